@@ -1,0 +1,82 @@
+"""Every error a user can meet. Each names the file, what is wrong and what to do.
+
+The command line prints an error as one line on standard error and ends with its `exit_code`
+(0 done; 1 some scans failed, the others done; 2 unusable arguments or input; 3 interrupted).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MrbridgeError(Exception):
+    """The base of all errors that mrbridge raises on purpose.
+
+    Args:
+        what: what is wrong, without a full stop at its end.
+        path: the file or folder that it is about, when there is one.
+        remedy: what the user can do, as a sentence.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, path: str | Path | None = None, remedy: str = "") -> None:
+        self.what = what
+        self.path = None if path is None else Path(path)
+        self.remedy = remedy
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        place = "" if self.path is None else f"{self.path}: "
+        remedy = f" {self.remedy}" if self.remedy else ""
+        return f"{place}{self.what}.{remedy}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.path, self.remedy))
+
+
+def _rebuild(
+    kind: type[MrbridgeError], what: str, path: Path | None, remedy: str
+) -> MrbridgeError:
+    """Errors cross process boundaries, where exceptions are pickled."""
+    return kind(what, path=path, remedy=remedy)
+
+
+class InputError(MrbridgeError):
+    """A file or folder that cannot be used."""
+
+
+class OutputError(MrbridgeError):
+    """A result that cannot be written where it was asked for."""
+
+
+class SettingsError(MrbridgeError):
+    """An option that does not exist or has an impossible value."""
+
+
+class StoreError(MrbridgeError):
+    """A prepared store that is absent, damaged or unfit for what was asked."""
+
+
+class BundleError(MrbridgeError):
+    """A bundle or run that is absent, damaged or of another version."""
+
+
+class SizeError(MrbridgeError):
+    """An image size that a network cannot take."""
+
+
+class SomeScansFailed(MrbridgeError):
+    """Part of a batch could not be done; the rest is done."""
+
+    exit_code = 1
+
+
+class Interrupted(MrbridgeError):
+    """The work was stopped and can be resumed."""
+
+    exit_code = 3
+
+
+class MrbridgeWarning(UserWarning):
+    """Something that was mended or assumed, and that the user should know."""

@@ -1,0 +1,72 @@
+"""Losses as pure functions of tensors. Every one is a mean, in float32.
+
+Sources: GAN, Goodfellow et al. 2014 (arXiv:1406.2661); least squares, Mao et al. 2017
+(arXiv:1611.04076); hinge, Lim and Ye 2017 (arXiv:1705.02894) and Miyato et al. 2018
+(arXiv:1802.05957); cycle and identity, Zhu et al. 2017 (arXiv:1703.10593).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+AdversarialKind = Literal["bce", "least_squares", "hinge"]
+
+
+def critic_loss(real_logits: Tensor, fake_logits: Tensor, kind: AdversarialKind) -> Tensor:
+    """What a critic minimises, the mean of its two halves (Zhu et al. 2017, section 4, halve it so
+    that the critic learns slower than the generator).
+
+    Args:
+        real_logits: the critic's answers to real images, any shape.
+        fake_logits: its answers to syntheses, any shape.
+        kind: `bce`: -log D(real) - log(1 - D(fake)), with D the logistic function of the logit;
+            `least_squares`: (real - 1)^2 + fake^2 (Mao et al. 2017, equation 9, targets 1 and 0);
+            `hinge`: max(0, 1 - real) + max(0, 1 + fake).
+    """
+    real, fake = real_logits.float(), fake_logits.float()
+    if kind == "bce":
+        # -log sigmoid(x) = softplus(-x) and -log(1 - sigmoid(x)) = softplus(x), without overflow.
+        return 0.5 * (functional.softplus(-real).mean() + functional.softplus(fake).mean())
+    if kind == "least_squares":
+        return 0.5 * ((real - 1).square().mean() + fake.square().mean())
+    return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
+
+
+def generator_loss(fake_logits: Tensor, kind: AdversarialKind) -> Tensor:
+    """What a generator minimises to be taken for real.
+
+    Args:
+        fake_logits: the critic's answers to syntheses, any shape.
+        kind: `bce`: -log D(fake), the non-saturating form (Goodfellow et al. 2014, section 3);
+            `least_squares`: (fake - 1)^2; `hinge`: -fake.
+    """
+    fake = fake_logits.float()
+    if kind == "bce":
+        return functional.softplus(-fake).mean()
+    if kind == "least_squares":
+        return (fake - 1).square().mean()
+    return -fake.mean()
+
+
+def cycle_loss(image: Tensor, returned: Tensor) -> Tensor:
+    """Mean absolute difference of an image and itself after there and back (Zhu et al., eq. 2)."""
+    return functional.l1_loss(returned.float(), image.float())
+
+
+def identity_loss(image: Tensor, unchanged: Tensor) -> Tensor:
+    """Mean absolute change by the generator whose output contrast the image already has.
+
+    Zhu et al. 2017, section 5.2.
+    """
+    return functional.l1_loss(unchanged.float(), image.float())
+
+
+def total_generator_loss(
+    adversarial: Tensor, cycle: Tensor, identity: Tensor, cycle_weight: float, identity_weight: float
+) -> Tensor:
+    """The sum that the generators minimise; both weights are absolute, not relative."""
+    return torch.stack([adversarial, cycle_weight * cycle, identity_weight * identity]).sum()

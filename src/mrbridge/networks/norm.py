@@ -1,0 +1,59 @@
+"""Instance normalisation that also takes a 1x1 map."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation with scale and offset (Ulyanov et al. 2016, arXiv:1607.08022).
+
+    PyTorch's own layer refuses a 1x1 map while training. The formula does not: one value minus its
+    own mean is zero, so what is left is the offset.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each channel of each image.
+
+        Args:
+            x: shape (batch, channels, rows, columns).
+        """
+        if x.shape[2] * x.shape[3] == 1:
+            # The parameters stay in the graph, so that every one of them has a gradient.
+            offset = self.bias + 0 * self.weight
+            return offset.to(x.dtype)[None, :, None, None].expand_as(x)
+        return nn.functional.instance_norm(
+            x, weight=self.weight.to(x.dtype), bias=self.bias.to(x.dtype), eps=self.eps
+        )
+
+
+def make_norm(kind: str, channels: int) -> nn.Module:
+    """The normalisation layer called `instance`, `batch` or `none`."""
+    if kind == "instance":
+        return InstanceNorm(channels)
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.Identity()
+
+
+def init_weights(network: nn.Module, generator: torch.Generator, std: float = 0.02) -> None:
+    """Draw convolution weights from N(0, std) and norm scales from N(1, std); biases are zero.
+
+    This is the initialisation of DCGAN (Radford et al. 2015, arXiv:1511.06434), which pix2pix and
+    CycleGAN took over.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, 0.0, std, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, InstanceNorm | nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, std, generator=generator)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,82 @@
+"""The PatchGAN critic."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mrbridge.errors import SizeError
+from mrbridge.networks.norm import make_norm
+from mrbridge.settings import Settings
+
+
+class PatchGANSettings(Settings):
+    """Settings of `PatchGAN`.
+
+    Attributes:
+        features: channels after the first block; they double in each further one, up to 8 times.
+        strided: how many blocks halve the image; 3 gives the 70x70 field of view.
+        norm: `instance`, `batch` or `none`.
+    """
+
+    kind: Literal["patchgan"] = "patchgan"
+    features: int = 64
+    strided: int = 3
+    norm: Literal["instance", "batch", "none"] = "instance"
+
+
+class PatchGAN(nn.Module):
+    """Judges overlapping patches, 70x70 by default: C64-C128-C256-C512-1, logits without activation.
+
+    Isola et al. 2017 (arXiv:1611.07004), section 6.1.2: 4x4 kernels, leaky ReLU of slope 0.2, no
+    norm in the first block. 256x256 gives 30x30 logits.
+    """
+
+    def __init__(self, settings: PatchGANSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        layers: list[nn.Module] = []
+        channels, width = 1, settings.features
+        for block in range(settings.strided + 1):
+            norm = settings.norm if block else "none"
+            stride = 2 if block < settings.strided else 1
+            layers += [
+                nn.Conv2d(channels, width, 4, stride=stride, padding=1, bias=False),
+                make_norm(norm, width),
+                nn.LeakyReLU(0.2),
+            ]
+            channels, width = width, min(2 * width, 8 * settings.features)
+        layers.append(nn.Conv2d(channels, 1, 4, padding=1))
+        self.layers = nn.Sequential(*layers)
+
+    def logits_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """How many logits an image of this size gets, (rows, columns)."""
+        return self._logits(rows), self._logits(columns)
+
+    def _logits(self, size: int) -> int:
+        for _ in range(self.settings.strided):
+            size = size // 2
+        return size - 2  # each of the two last convolutions, 4x4 with padding 1, takes one away
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Judge images.
+
+        Args:
+            x: shape (batch, 1, rows, columns), range [-1, 1].
+
+        Returns:
+            Logits, higher for real, shape (batch, 1, *logits_size), float32.
+
+        Raises:
+            SizeError: the image is too small to leave a logit.
+        """
+        rows, columns = x.shape[-2:]
+        if min(self.logits_size(rows, columns)) < 1:
+            smallest = 3 * 2**self.settings.strided
+            raise SizeError(
+                f"a PatchGAN with {self.settings.strided} strided blocks cannot judge "
+                f"{rows}x{columns} images",
+                remedy=f"Take at least {smallest}x{smallest}.",
+            )
+        return self.layers(x).float()

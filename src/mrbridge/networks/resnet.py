@@ -1,0 +1,107 @@
+"""The ResNet generator of CycleGAN."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mrbridge.networks.norm import make_norm
+from mrbridge.networks.unet import check_multiple
+from mrbridge.settings import Settings
+
+
+class ResNetSettings(Settings):
+    """Settings of `ResNet`.
+
+    Attributes:
+        features: channels after the 7x7 convolution; they double twice.
+        blocks: how many residual blocks; None takes 6 for images up to 128x128 and 9 above.
+        norm: `instance`, `batch` or `none`.
+        padding: `reflect` as published, or `zeros`, which is faster.
+    """
+
+    kind: Literal["resnet"] = "resnet"
+    features: int = 64
+    blocks: int | None = None
+    norm: Literal["instance", "batch", "none"] = "instance"
+    padding: Literal["reflect", "zeros"] = "reflect"
+
+
+class ResNet(nn.Module):
+    """7x7, two down, residual blocks, two up, 7x7, tanh.
+
+    Zhu et al. 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial
+    Networks" (arXiv:1703.10593), appendix 7.2, after Johnson et al. 2016: c7s1-64, d128, d256,
+    R256 six or nine times, u128, u64, c7s1-1.
+    """
+
+    multiple = 4
+
+    def __init__(self, settings: ResNetSettings, image_size: int) -> None:
+        super().__init__()
+        self.settings = settings
+        count = settings.blocks if settings.blocks is not None else (6 if image_size <= 128 else 9)
+        width, norm, mode = settings.features, settings.norm, settings.padding
+        layers: list[nn.Module] = [*_convolution(1, width, 7, 1, norm, mode)]
+        for _ in range(2):
+            layers += _convolution(width, 2 * width, 3, 2, norm, "zeros")
+            width *= 2
+        layers += [_ResidualBlock(width, norm, mode) for _ in range(count)]
+        for _ in range(2):
+            layers += [
+                nn.ConvTranspose2d(
+                    width, width // 2, 3, stride=2, padding=1, output_padding=1, bias=norm == "none"
+                ),
+                make_norm(norm, width // 2),
+                nn.ReLU(),
+            ]
+            width //= 2
+        layers.append(nn.Conv2d(width, 1, 7, padding=3, padding_mode=mode))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Translate images.
+
+        Args:
+            x: shape (batch, 1, rows, columns), range [-1, 1].
+
+        Returns:
+            The same shape and range.
+
+        Raises:
+            SizeError: rows or columns are not multiples of 4.
+        """
+        check_multiple(x, self.multiple, "a ResNet")
+        return torch.tanh(self.layers(x).float())
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, width: int, norm: str, mode: str) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *_convolution(width, width, 3, 1, norm, mode),
+            *_convolution(width, width, 3, 1, norm, mode)[:-1],
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def _convolution(
+    channels: int, width: int, kernel: int, stride: int, norm: str, mode: str
+) -> list[nn.Module]:
+    return [
+        nn.Conv2d(
+            channels,
+            width,
+            kernel,
+            stride=stride,
+            padding=kernel // 2,
+            padding_mode=mode,
+            bias=norm == "none",
+        ),
+        make_norm(norm, width),
+        nn.ReLU(),
+    ]

@@ -1,0 +1,126 @@
+"""The residual U-Net generator of two of the project's ancestors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mrbridge.networks.norm import make_norm
+from mrbridge.networks.unet import check_multiple
+from mrbridge.settings import Settings
+
+
+class ResUNetSettings(Settings):
+    """Settings of `ResUNet`.
+
+    Attributes:
+        levels: how often the image is halved.
+        features: channels after the first level; they double until `max_features`.
+        max_features: the widest level.
+        blocks: residual blocks at the coarsest level; each adds `max_features` channels.
+        norm: `instance`, `batch` or `none`.
+    """
+
+    kind: Literal["resunet"] = "resunet"
+    levels: int = 3
+    features: int = 64
+    max_features: int = 256
+    blocks: int = 6
+    norm: Literal["instance", "batch", "none"] = "instance"
+
+
+class ResUNet(nn.Module):
+    """Down blocks, residual blocks that concatenate, up blocks with skips, tanh.
+
+    A down block is a strided convolution, norm and leaky ReLU; a residual block is two convolutions
+    whose second output is concatenated with the block's input instead of added to it (so its width
+    grows, as in a DenseNet: Huang et al. 2017, arXiv:1608.06993); an up block is a transposed
+    convolution, norm and ReLU, whose output is concatenated with the encoder's map of its size (the
+    U-Net's skip: Ronneberger et al. 2015, arXiv:1505.04597).
+    """
+
+    def __init__(self, settings: ResUNetSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        norm = settings.norm
+        widths = [
+            min(settings.features * 2**level, settings.max_features)
+            for level in range(settings.levels)
+        ]
+        self.down = nn.ModuleList()
+        channels = 1
+        for width in widths:
+            self.down.append(_down_block(channels, width, norm))
+            channels = width
+        self.residual = nn.ModuleList()
+        for _ in range(settings.blocks):
+            self.residual.append(_ConcatenatingBlock(channels, widths[-1], norm))
+            channels += widths[-1]
+        self.up = nn.ModuleList()
+        for width in reversed(widths[:-1]):
+            self.up.append(_up_block(channels, width, norm))
+            channels = 2 * width
+        self.last = nn.ConvTranspose2d(channels, 1, 4, stride=2, padding=1)
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns must be multiples of this."""
+        return int(2**self.settings.levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Translate images.
+
+        Args:
+            x: shape (batch, 1, rows, columns), range [-1, 1].
+
+        Returns:
+            The same shape and range.
+
+        Raises:
+            SizeError: rows or columns are not multiples of 2**levels.
+        """
+        check_multiple(x, self.multiple, f"a residual U-Net of {self.settings.levels} levels")
+        skips: list[Tensor] = []
+        for block in self.down:
+            x = block(x)
+            skips.append(x)
+        skips.pop()
+        for block in self.residual:
+            x = block(x)
+        for block in self.up:
+            x = torch.cat([block(x), skips.pop()], dim=1)
+        return torch.tanh(self.last(x).float())
+
+
+class _ConcatenatingBlock(nn.Module):
+    def __init__(self, channels: int, width: int, norm: str) -> None:
+        super().__init__()
+        bias = norm == "none"
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=bias),
+            make_norm(norm, width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=bias),
+            make_norm(norm, width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.layers(x), x], dim=1)
+
+
+def _down_block(channels: int, width: int, norm: str) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=norm == "none"),
+        make_norm(norm, width),
+        nn.LeakyReLU(0.2),
+    )
+
+
+def _up_block(channels: int, width: int, norm: str) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=norm == "none"),
+        make_norm(norm, width),
+        nn.ReLU(),
+    )

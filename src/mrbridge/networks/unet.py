@@ -1,0 +1,123 @@
+"""The U-Net generator of pix2pix and of two of the project's ancestors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mrbridge.errors import SizeError
+from mrbridge.networks.norm import make_norm
+from mrbridge.settings import Settings
+
+
+class UNetSettings(Settings):
+    """Settings of `UNet`.
+
+    Attributes:
+        levels: how often the image is halved.
+        features: channels after the first level; they double until `max_features`.
+        max_features: the widest level.
+        dropout: probability in the inner up blocks.
+        dropout_blocks: how many of the innermost up blocks drop.
+        norm: `instance`, `batch` or `none`.
+    """
+
+    kind: Literal["unet"] = "unet"
+    levels: int = 8
+    features: int = 64
+    max_features: int = 512
+    dropout: float = 0.5
+    dropout_blocks: int = 3
+    norm: Literal["instance", "batch", "none"] = "instance"
+
+
+class UNet(nn.Module):
+    """U-Net with 4x4 kernels, strided convolutions and skip connections.
+
+    Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks"
+    (arXiv:1611.07004), section 6.1.1: encoder C64-C128-C256-C512-C512-C512-C512-C512, decoder in
+    mirror, leaky ReLU of slope 0.2 down and ReLU up, no norm in the first block; here with instance
+    norm and tanh at the end. Convolutions before a norm have no bias.
+
+    With 8 levels an image of 256x256 reaches 1x1.
+    """
+
+    def __init__(self, settings: UNetSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        widths = [
+            min(settings.features * 2**level, settings.max_features)
+            for level in range(settings.levels)
+        ]
+        self.down = nn.ModuleList()
+        channels = 1
+        for level, width in enumerate(widths):
+            norm = settings.norm if level else "none"
+            self.down.append(_down_block(channels, width, norm))
+            channels = width
+        self.up = nn.ModuleList()
+        for step, width in enumerate(reversed(widths[:-1])):
+            dropout = settings.dropout if step < settings.dropout_blocks else 0.0
+            self.up.append(_up_block(channels, width, settings.norm, dropout))
+            channels = 2 * width
+        self.last = nn.ConvTranspose2d(channels, 1, 4, stride=2, padding=1)
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns must be multiples of this."""
+        return int(2**self.settings.levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Translate images.
+
+        Args:
+            x: shape (batch, 1, rows, columns), range [-1, 1].
+
+        Returns:
+            The same shape and range.
+
+        Raises:
+            SizeError: rows or columns are not multiples of 2**levels.
+        """
+        check_multiple(x, self.multiple, f"a U-Net of {self.settings.levels} levels")
+        skips: list[Tensor] = []
+        for block in self.down:
+            x = block(x)
+            skips.append(x)
+        skips.pop()
+        for block in self.up:
+            x = torch.cat([block(x), skips.pop()], dim=1)
+        return torch.tanh(self.last(x).float())
+
+
+def check_multiple(x: Tensor, multiple: int, network: str) -> None:
+    """Refuse images whose sizes a network cannot halve.
+
+    Raises:
+        SizeError: rows or columns are not multiples of `multiple`.
+    """
+    rows, columns = x.shape[-2:]
+    if rows % multiple or columns % multiple:
+        raise SizeError(
+            f"{network} cannot take {rows}x{columns} images",
+            remedy=f"Rows and columns must be multiples of {multiple}.",
+        )
+
+
+def _down_block(channels: int, width: int, norm: str) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=False),
+        make_norm(norm, width),
+        nn.LeakyReLU(0.2),
+    )
+
+
+def _up_block(channels: int, width: int, norm: str, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=False),
+        make_norm(norm, width),
+        nn.Dropout(dropout) if dropout else nn.Identity(),
+        nn.ReLU(),
+    )

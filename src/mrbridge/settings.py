@@ -1,0 +1,115 @@
+"""The base of every stage's settings: frozen, strict, and helpful about misspelt keys.
+
+Each stage declares its settings beside its code; the command line and YAML files fill them in.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mrbridge.errors import SettingsError
+
+
+class Settings(BaseModel):
+    """A frozen set of options that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], *, origin: str | Path | None = None) -> Self:
+        """Validate `values` (nested mappings), naming every problem in words.
+
+        Raises:
+            SettingsError: an unknown key (with the nearest known one) or an impossible value.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            problems = "; ".join(_in_words(cls, detail) for detail in error.errors())
+            raise SettingsError(
+                problems, path=origin, remedy=f"Known keys: {', '.join(known_keys(cls))}."
+            ) from None
+
+    def changed(self, values: Mapping[str, Any], *, origin: str | Path | None = None) -> Self:
+        """A copy in which the keys of `values` (nested mappings) replace the present ones."""
+        return self.build(merged(self.model_dump(), values), origin=origin)
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every key of a settings class, nested ones dotted."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += known_keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, nested mappings key by key."""
+    result = dict(base)
+    for key, value in changes.items():
+        inner = result.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Turn `["a.b=3", "c=[1, 2]"]` into `{"a": {"b": 3}, "c": [1, 2]}`; values are YAML.
+
+    Raises:
+        SettingsError: an assignment without `=` or with a value that is not YAML.
+    """
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise SettingsError(
+                f"'{assignment}' is not an assignment", remedy="Write key=value, as in epochs=20."
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SettingsError(
+                f"the value in '{assignment}' is not YAML ({error})", remedy="Quote it."
+            ) from None
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        result = merged(result, value)
+    return result
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises:
+        SettingsError: the file cannot be read or does not hold a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(
+            f"cannot be read as YAML ({error})", path=path, remedy="Check the file."
+        ) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError("holds no key: value pairs", path=path, remedy="Write key: value.")
+    return values
+
+
+def _in_words(model: type[BaseModel], detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] != "extra_forbidden":
+        return f"'{key}' cannot be {detail['input']!r}: {detail['msg']}"
+    near = difflib.get_close_matches(key, known_keys(model), n=1, cutoff=0.5)
+    return f"there is no key '{key}'" + (f", did you mean '{near[0]}'?" if near else "")
