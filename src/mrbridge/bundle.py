@@ -1,0 +1,236 @@
+"""What a run ships: weights, configuration, intensity ranges and a card.
+
+A bundle is a folder of `bundle.json`, one `weights-….safetensors` and `card.md`. Nothing in it is
+ever unpickled. The weights are named by their content and `bundle.json` is replaced in one
+instant, so a reader meets the old bundle or the new one, never a mixture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from mrbridge import __version__
+from mrbridge.errors import BundleError, SettingsError
+from mrbridge.io.safety import atomic_path, sha256_of, write_json, write_text
+from mrbridge.networks import (
+    GeneratorSettings,
+    PatchGANSettings,
+    build_critic,
+    build_generator,
+    count_parameters,
+)
+from mrbridge.preparation.intensity import IntensityRecipe
+from mrbridge.preparation.pipeline import StandardSettings
+from mrbridge.settings import Settings
+
+VERSION = 1
+
+
+class Networks(Settings):
+    """The networks of a model and the image size that they are trained for."""
+
+    generator: GeneratorSettings
+    critic: PatchGANSettings = PatchGANSettings()
+    image_size: int = Field(default=256, ge=8)
+
+    def describe(self) -> dict[str, Any]:
+        """Parameter counts and the critic's logits, as `mrbridge info --json` tells them."""
+        generator = count_parameters(build_generator(self.generator, self.image_size))
+        critic = build_critic(self.critic)
+        logits = critic.logits_size(self.image_size, self.image_size)
+        return {
+            "generator": generator,
+            "critic": count_parameters(critic),
+            "total": 2 * (generator + count_parameters(critic)),
+            "critic_logits": list(logits),
+        }
+
+
+class BundleManifest(Settings):
+    """`bundle.json`: everything that inference needs, and where the model comes from."""
+
+    format: Literal["mrbridge-bundle"] = "mrbridge-bundle"
+    version: int = VERSION
+    created_by: str = f"mrbridge {__version__}"
+    source: str
+    target: str
+    preset: str
+    networks: Networks
+    standard: StandardSettings
+    typical: dict[str, IntensityRecipe]
+    pictures: bool
+    trained: dict[str, Any]
+    scores: dict[str, float]
+    weights: str = ""
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory.
+
+    Attributes:
+        manifest: what `bundle.json` says.
+        weights: tensors by name, `to_target.…` and `to_source.…`.
+        path: the folder that it came from, if any.
+    """
+
+    manifest: BundleManifest
+    weights: dict[str, Any]
+    path: Path | None = None
+
+    @property
+    def source(self) -> str:
+        """The contrast that `to_target` takes."""
+        return self.manifest.source
+
+    @property
+    def target(self) -> str:
+        """The contrast that `to_target` gives."""
+        return self.manifest.target
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the weights: which model this is."""
+        return self.manifest.weights_sha256
+
+    def generator_weights(self, name: str) -> dict[str, Any]:
+        """The tensors of `to_target` or `to_source`, their prefix taken off."""
+        prefix = f"{name}."
+        return {
+            key.removeprefix(prefix): value
+            for key, value in self.weights.items()
+            if key.startswith(prefix)
+        }
+
+
+def save_bundle(manifest: BundleManifest, weights: dict[str, Any], folder: str | Path) -> Bundle:
+    """Write a bundle; what was there before stays whole until the new one is."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save_safetensors({name: value.contiguous().cpu() for name, value in weights.items()})
+    digest = hashlib.sha256(content).hexdigest()
+    name = f"weights-{digest[:16]}.safetensors"
+    if not (folder / name).exists():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes(content)
+    manifest = manifest.model_copy(update={"weights": name, "weights_sha256": digest})
+    write_json(folder / "bundle.json", manifest.model_dump(mode="json"))
+    write_text(folder / "card.md", card(manifest))
+    for old in folder.glob("weights-*.safetensors"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+    return Bundle(manifest, weights, folder)
+
+
+def find_bundle(model: str | Path) -> Path:
+    """The bundle's folder for a run or a bundle.
+
+    Raises:
+        BundleError: there is neither.
+    """
+    model = Path(model)
+    for folder in (model, model / "bundle"):
+        if (folder / "bundle.json").is_file():
+            return folder
+    if not model.exists():
+        raise BundleError("does not exist", path=model, remedy="Name a run or a bundle.")
+    raise BundleError(
+        "is neither a run with a bundle nor a bundle",
+        path=model,
+        remedy="Train until the first validation, or name another folder.",
+    )
+
+
+def read_manifest(model: str | Path) -> BundleManifest:
+    """Read `bundle.json` of a run or bundle, without its weights.
+
+    Raises:
+        BundleError: it is absent, damaged or of a version that this mrbridge does not know.
+    """
+    path = find_bundle(model) / "bundle.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot be read ({error})", path=path, remedy="Get it anew.") from None
+    if not isinstance(values, dict) or values.get("format") != "mrbridge-bundle":
+        raise BundleError("is not an mrbridge bundle", path=path, remedy="Name another folder.")
+    if values.get("version") != VERSION:
+        raise BundleError(
+            f"has format version {values.get('version')}, this mrbridge reads {VERSION}",
+            path=path,
+            remedy="Take the mrbridge that wrote it.",
+        )
+    try:
+        return BundleManifest.build(values, origin=path)
+    except SettingsError as error:
+        raise BundleError(f"is damaged: {error.what}", path=path, remedy="Get it anew.") from None
+
+
+def load_bundle(model: str | Path) -> Bundle:
+    """Load a bundle from a run's or a bundle's folder, checking every byte of the weights.
+
+    Raises:
+        BundleError: it is absent, damaged, changed, or of an unknown version.
+    """
+    folder = find_bundle(model)
+    manifest = read_manifest(folder)
+    path = folder / Path(manifest.weights).name
+    if not path.is_file():
+        raise BundleError("its weights are missing", path=path, remedy="Get the bundle anew.")
+    if sha256_of(path) != manifest.weights_sha256:
+        raise BundleError(
+            "the weights are not those that bundle.json names (checksum differs)",
+            path=path,
+            remedy="Get the bundle anew from where it comes from.",
+        )
+    try:
+        weights = load_safetensors(path.read_bytes())
+    except SafetensorError as error:
+        raise BundleError(f"is damaged ({error})", path=path, remedy="Get it anew.") from None
+    return Bundle(manifest, weights, folder)
+
+
+def card(manifest: BundleManifest) -> str:
+    """The model card, in Markdown."""
+    source, target = manifest.source, manifest.target
+    counts = manifest.networks.describe()
+    trained = "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in manifest.trained.items())
+    scores = "\n".join(f"| {key} | {value:.4g} |" for key, value in manifest.scores.items())
+    return f"""# {source} ↔ {target}, preset `{manifest.preset}`
+
+Synthesises brain MR images of one contrast from the other. What it makes is synthetic: for
+research, not for diagnosis. It has seen only what is listed here; other scanners, sequences,
+ages and diseases may fail without any sign of it in the image.
+
+## Networks
+
+| | parameters |
+|---|---|
+| one generator (`{manifest.networks.generator.kind}`) | {counts["generator"]:,} |
+| one critic | {counts["critic"]:,} |
+| all four networks | {counts["total"]:,} |
+
+Images of {manifest.networks.image_size}x{manifest.networks.image_size} in training.
+
+## Training
+
+{trained}
+
+## Scores on the validation slices
+
+| score | value |
+|---|---|
+{scores}
+
+Made by {manifest.created_by}; weights SHA-256 `{manifest.weights_sha256}`.
+"""

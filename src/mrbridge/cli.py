@@ -1,0 +1,373 @@
+"""The command line: one command a verb, each a thin layer over the function of its name.
+
+Heavy imports live inside the verbs, so that `mrbridge --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from mrbridge import __version__
+from mrbridge.errors import MrbridgeError, MrbridgeWarning
+
+app = typer.Typer(
+    name="mrbridge",
+    help="Learns from unpaired scans to turn T1-weighted brain MR images into T2-weighted ones and "
+    "back. Everything it makes is synthetic: for research, not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@dataclass
+class _Verbosity:
+    quiet: bool = False
+    verbose: bool = False
+    json: bool = False
+
+
+_said = _Verbosity()
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; add tracebacks.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by side.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
+]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
+
+
+def _listen(quiet: bool, verbose: bool, as_json: bool) -> None:
+    """Apply -q, -v and --json."""
+    from mrbridge import progress
+
+    _said.quiet, _said.verbose, _said.json = quiet, verbose, as_json
+    progress.set_quiet(quiet)
+    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("mrbridge").setLevel(level)
+    if quiet:
+        warnings.simplefilter("ignore", MrbridgeWarning)
+
+
+def _answer(result: dict[str, Any], text: str) -> None:
+    """Print a verb's result: one JSON object, or words."""
+    if _said.json:
+        typer.echo(json.dumps(result))
+    elif not _said.quiet:
+        typer.echo(text)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"mrbridge {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: mrbridge demo -o demo --minutes 5")
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="A new folder.")],
+    minutes: Annotated[float, typer.Option(min=0.2, help="How long all of it may take.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other subjects.")] = 0,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """The whole chain on simulated subjects: phantom, prepare, train, translate, evaluate."""
+    _listen(quiet, verbose, as_json)
+    from mrbridge.demo import run_demo
+
+    summary = run_demo(out, minutes=minutes, seed=seed)
+    _answer(summary, f"The report: {out / 'report.html'}")
+
+
+@app.command(epilog="Example: mrbridge phantom -o phantom --subjects 8")
+def phantom(
+    out: Annotated[Path, typer.Option("-o", "--out", help="The BIDS data set to make.")],
+    subjects: Annotated[int | None, typer.Option(min=1, help="How many subjects.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same subjects.")] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    workers: Workers = 1,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate subjects whose T1w and T2w are in register, as a BIDS data set."""
+    _listen(quiet, verbose, as_json)
+    from mrbridge.phantom import PhantomSettings, write_bids
+
+    named = {"subjects": subjects, "seed": seed}
+    settings = PhantomSettings().changed(_layers(config, assignments, named))
+    path = write_bids(out, settings, workers=workers, overwrite=overwrite)
+    _answer({"path": str(path), "subjects": settings.subjects}, f"{settings.subjects} subjects in {path}")
+
+
+@app.command(epilog="Example: mrbridge prepare bids -o store --workers 2")
+def prepare(
+    source_paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SRC…",
+            help="A BIDS data set; a folder with a folder for each contrast; two folders, source "
+            "contrast first; or a CSV table (subject, session, contrast, path).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The store.")],
+    source: Annotated[str | None, typer.Option(help="Source contrast [T1w].")] = None,
+    target: Annotated[str | None, typer.Option(help="Target contrast [T2w].")] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    workers: Workers = 1,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Turn scans into a store that is fit to train on; run again, it does only what changed."""
+    _listen(quiet, verbose, as_json)
+    from mrbridge.preparation.pipeline import PrepareSettings
+    from mrbridge.preparation.pipeline import prepare as run
+
+    named = {"source": source, "target": target}
+    settings = PrepareSettings().changed(_layers(config, assignments, named))
+    paths = source_paths[0] if len(source_paths) == 1 else source_paths
+    store = run(paths, out, settings, workers=workers)
+    told: dict[str, Any] = {"path": str(store.path), "ignored": len(store.manifest.ignored)}
+    for contrast in (settings.source, settings.target):
+        told[contrast] = {
+            split: sum(
+                stop - start
+                for record in store.records(contrast=contrast, split=split)
+                for start, stop in record.segments[split]
+            )
+            for split in ("train", "val", "test")
+        }
+    words = ", ".join(
+        f"{contrast} {told[contrast]['train']} slices to train, {told[contrast]['val']} to "
+        f"validate, {told[contrast]['test']} to test"
+        for contrast in (settings.source, settings.target)
+    )
+    _answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
+
+
+@app.command(epilog="Example: mrbridge train store -o run --preset unet --set epochs=30")
+def train(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A prepared store.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The run's folder.")],
+    preset: Annotated[
+        str | None, typer.Option(help="bridge, unet, resunet or resnet [bridge].")
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Train a CycleGAN. RUN/bundle is ready at any time from the first validation on."""
+    _listen(quiet, verbose, as_json)
+    from mrbridge.training.run import train as run
+    from mrbridge.training.settings import resolve
+
+    changes = _layers(config, assignments, {})
+    if resume:
+        if preset is not None:
+            changes["preset"] = preset
+        result = run(store, out, resume=True, changes=changes, device=device)
+    else:
+        result = run(store, out, resolve(preset, changes), device=device)
+    last = result.rows[-1] if result.rows else {}
+    words = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
+    _answer({"path": str(out), "bundle": str(out / "bundle"), "last": last}, words)
+
+
+@app.command(epilog="Example: mrbridge translate -m run -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz")
+def translate(
+    model: Annotated[Path, typer.Option("-m", "--model", help="A run or a bundle.")],
+    image: Annotated[
+        Path, typer.Option("-i", "--in", help="A picture, a NIfTI file, or a folder of them.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A file for a file, else a folder.")],
+    to: Annotated[
+        str | None, typer.Option(help="The contrast to make [the one that the scan is not].")
+    ] = None,
+    match: Annotated[
+        Path | None, typer.Option(help="A scan whose range of intensities the result gets.")
+    ] = None,
+    device: Device = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what is synthetic or of that contrast already.")
+    ] = False,
+    volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4D file.")] = None,
+    assume: Annotated[
+        str | None, typer.Option(help="Orientation of a file that states none, such as RAS.")
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Translate scans into the other contrast, each on its own grid."""
+    _listen(quiet, verbose, as_json)
+    from mrbridge.inference.translate import translate as run
+
+    done = run(
+        model,
+        image,
+        out,
+        to=to,
+        match=match,
+        device=device,
+        force=force,
+        volume=volume,
+        assume=assume,
+    )
+    outputs = [str(item.output) for item in done]
+    _answer({"outputs": outputs}, f"{len(outputs)} translated: {outputs[0] if len(outputs) == 1 else out}")
+
+
+@app.command(epilog="Example: mrbridge evaluate -m run --pairs bids -o scores")
+def evaluate(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where tables and report go.")],
+    model: Annotated[Path | None, typer.Option("-m", "--model", help="A run or bundle.")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Scans with both contrasts: BIDS, folder or table.")
+    ] = None,
+    real: Annotated[Path | None, typer.Option(help="Real scans: a file or a folder.")] = None,
+    synthetic: Annotated[Path | None, typer.Option(help="Their syntheses.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Where to score: a file or a folder.")] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Score a model on pairs of scans, or syntheses against real scans."""
+    _listen(quiet, verbose, as_json)
+    from mrbridge.evaluation.evaluate import EvaluateSettings
+    from mrbridge.evaluation.evaluate import evaluate as run
+
+    settings = EvaluateSettings().changed(_layers(config, assignments, {}))
+    result = run(
+        model=model,
+        pairs=pairs,
+        real=real,
+        synthetic=synthetic,
+        mask=mask,
+        out=out,
+        settings=settings,
+        device=device,
+    )
+    _answer({"report": str(out / "report.html"), "summary": result.summary}, f"The report: {out / 'report.html'}")
+
+
+@app.command(epilog="Example: mrbridge info unet --json")
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL|PRESET", help="A run, bundle or preset.")],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Tell what a model or preset is: networks, parameters, data, scores, settings."""
+    _listen(quiet, verbose, as_json)
+    from mrbridge.training.settings import PRESETS, preset
+
+    if model in PRESETS or not Path(model).exists():
+        import yaml
+
+        settings = preset(model)
+        told = {"preset": model} | settings.networks.describe()
+        numbers = f"generator {told['generator']:,}, critic {told['critic']:,}, all four networks {told['total']:,} parameters"
+        text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+        _answer(told | {"settings": settings.model_dump(mode="json")}, f"{text}# {numbers}")
+        return
+    from mrbridge.bundle import card, read_manifest
+
+    manifest = read_manifest(model)
+    _answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
+
+
+def _layers(
+    config: Path | None, assignments: Sequence[str] | None, named: dict[str, Any]
+) -> dict[str, Any]:
+    """A YAML file, then the options that were given, then --set, each over the one before."""
+    from mrbridge.settings import merged, read_assignments, read_yaml
+
+    layer = read_yaml(config) if config else {}
+    layer = merged(layer, {key: value for key, value in named.items() if value is not None})
+    return merged(layer, read_assignments(assignments or []))
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return " ".join(record.getMessage().splitlines())
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Warnings of our own as one line; those of libraries only with -v."""
+    if issubclass(category, MrbridgeWarning) or _said.verbose:
+        sys.stderr.write(f"warning: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    logger = logging.getLogger("mrbridge")
+    logger.handlers, logger.propagate = [handler], False
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except MrbridgeError as error:
+        _complain(str(error))
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        hint = f" Try '{error.ctx.command_path} -h'." if getattr(error, "ctx", None) else ""
+        _complain(f"{error.format_message()}{hint}")
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted")
+        return 3
+    except OSError as error:
+        _complain(f"{error.filename or ''}: {error.strerror or error}. Check space and permissions.")
+        return 2
+    return 0
+
+
+def _complain(text: str) -> None:
+    if _said.verbose:
+        traceback.print_exc()
+    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+
+
+if __name__ == "__main__":
+    main()

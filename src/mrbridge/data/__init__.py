@@ -1,0 +1,1 @@
+"""From a prepared store to what a training step sees."""

@@ -1,0 +1,175 @@
+"""Unpaired training samples and held-out slices, drawn from a prepared store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mrbridge.errors import StoreError
+from mrbridge.preparation.geometry import fit_size
+from mrbridge.preparation.store import ScanRecord, Store
+
+if TYPE_CHECKING:
+    from mrbridge.data.augment import Augmentation
+
+MEMORY_LIMIT = 2 * 2**30
+"""Bytes of float16 slices that are kept in memory; a larger store is read slice by slice."""
+
+
+class Sample(NamedTuple):
+    """One training sample: two slices that need not show the same anatomy.
+
+    Attributes:
+        source: shape (1, rows, columns), range [-1, 1].
+        target: the same shape and range.
+    """
+
+    source: Tensor
+    target: Tensor
+
+
+class SliceBank:
+    """All stored slices of one contrast and split, each fitted to square images.
+
+    Args:
+        store: a prepared store.
+        contrast: which scans.
+        split: which part of them, `train`, `val` or `test`.
+        image_size: rows and columns of the images.
+    """
+
+    def __init__(self, store: Store, contrast: str, split: str, image_size: int) -> None:
+        self.store = store
+        self.image_size = image_size
+        self.places: list[tuple[ScanRecord, int]] = [
+            (record, position)
+            for record in store.records(contrast=contrast, split=split)
+            for start, stop in record.segments[split]
+            for position in range(start, stop)
+        ]
+        size = sum(2 * record.shape[1] * record.shape[2] for record, _ in self.places)
+        self._kept: dict[str, NDArray[np.float16]] | None = {} if size <= MEMORY_LIMIT else None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        """Slice `index`, shape (image_size, image_size), range [-1, 1]."""
+        return self.at(*self.places[index])
+
+    def at(self, record: ScanRecord, position: int) -> NDArray[np.float32]:
+        """The slice at a stored position of a scan, fitted to the image size."""
+        if self._kept is None:
+            image = self.store.slice(record, position)
+        else:
+            if record.id not in self._kept:
+                self._kept[record.id] = self.store.slices(record)
+            image = self._kept[record.id][position]
+        slices = image[None].astype(np.float32)
+        return fit_size(slices, self.image_size, self.image_size)[0][0]
+
+
+class UnpairedSlices(Dataset[Sample]):
+    """An endless, reproducible sequence of unpaired samples.
+
+    Sample n is a function of the seed and n alone, so a stopped training goes on exactly where it
+    was, in any number of processes. Each contrast runs through a new random order of all its slices
+    before any slice comes again; the two orders know nothing of each other.
+
+    Raises:
+        StoreError: the store has no training slice of a contrast.
+    """
+
+    def __init__(
+        self, store: Store, image_size: int, seed: int, augment: Augmentation | None = None
+    ) -> None:
+        settings = store.manifest.settings
+        self.banks = [
+            SliceBank(store, contrast, "train", image_size)
+            for contrast in (settings.source, settings.target)
+        ]
+        for bank, contrast in zip(self.banks, (settings.source, settings.target), strict=True):
+            if not len(bank):
+                raise StoreError(
+                    f"holds no training slice of {contrast}",
+                    path=store.path,
+                    remedy="Prepare it again with scans of both contrasts.",
+                )
+        self.seed = seed
+        self.augment = augment
+        self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
+
+    def __len__(self) -> int:
+        """How many samples make an epoch: every slice of the larger contrast once."""
+        return max(len(bank) for bank in self.banks)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index` of the sequence, which goes on beyond the first epoch."""
+        return Sample(*(self._draw(side, index) for side in (0, 1)))
+
+    def _draw(self, side: int, index: int) -> Tensor:
+        turn, place = divmod(index, len(self.banks[side]))
+        if self._orders.get(side, (-1, None))[0] != turn:
+            rng = np.random.default_rng([self.seed, side, turn])
+            self._orders[side] = (turn, rng.permutation(len(self.banks[side])))
+        image = self.banks[side][int(self._orders[side][1][place])]
+        if self.augment is not None:
+            draw = np.random.SeedSequence([self.seed, side, index]).generate_state(1)
+            image = self.augment(image, int(draw[0]))
+        return torch.from_numpy(np.ascontiguousarray(image))[None]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Slices for validation.
+
+    Attributes:
+        source: shape (slices, 1, rows, columns), range [-1, 1].
+        target: likewise, of another number of slices unless paired.
+        paired: whether slice i of both shows the same anatomy.
+        held_out: whether training never sees their subjects or slices.
+    """
+
+    source: Tensor
+    target: Tensor
+    paired: bool
+    held_out: bool
+
+
+def held_out_slices(store: Store, image_size: int, count: int) -> HeldOut:
+    """Choose up to `count` slices of each contrast, evenly spread, pairs where there are any.
+
+    The validation split is taken; a store without one gives training slices, told by `held_out`.
+    """
+    settings = store.manifest.settings
+    contrasts = (settings.source, settings.target)
+    split = "val" if all(store.records(contrast=c, split="val") for c in contrasts) else "train"
+    banks = [SliceBank(store, contrast, split, image_size) for contrast in contrasts]
+    pairs = [
+        (source, i, target, j)
+        for source, target, positions in store.pairs(split)
+        for i, j in positions
+    ]
+    if pairs and split == "val":
+        chosen = [pairs[k] for k in _spread(len(pairs), count)]
+        source = [banks[0].at(record, i) for record, i, _, _ in chosen]
+        target = [banks[1].at(record, j) for _, _, record, j in chosen]
+        return HeldOut(_stack(source), _stack(target), paired=True, held_out=True)
+    source, target = ([bank[k] for k in _spread(len(bank), count)] for bank in banks)
+    return HeldOut(_stack(source), _stack(target), paired=False, held_out=split == "val")
+
+
+def _spread(available: int, count: int) -> list[int]:
+    """At most `count` indices, each from the middle of an equal share of what is available."""
+    count = min(available, count)
+    return [int((k + 0.5) * available / count) for k in range(count)]
+
+
+def _stack(images: list[NDArray[np.float32]]) -> Tensor:
+    return torch.from_numpy(np.stack(images))[:, None]

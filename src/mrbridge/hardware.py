@@ -1,0 +1,35 @@
+"""What this machine computes fast with."""
+
+from __future__ import annotations
+
+import torch
+
+from mrbridge.errors import SettingsError
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes a CUDA device if there is one, else the CPU.
+
+    Raises:
+        SettingsError: the wanted device does not exist.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted not in ("cpu", "cuda"):
+        raise SettingsError(
+            f"there is no device '{wanted}'", remedy="Choose one of auto, cpu, cuda."
+        )
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("PyTorch finds no CUDA device", remedy="Take --device cpu or auto.")
+    return torch.device(wanted)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    # PyTorch has no public question for this; both are what its own tests ask.
+    return bool(
+        torch.cpu._is_avx512_bf16_supported()  # type: ignore[no-untyped-call]
+        or torch.cpu._is_amx_tile_supported()  # type: ignore[no-untyped-call]
+    )

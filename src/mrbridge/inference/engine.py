@@ -1,0 +1,148 @@
+"""The translator: a bundle, ready to turn scans into the other contrast."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mrbridge.bundle import Bundle, load_bundle
+from mrbridge.errors import SettingsError
+from mrbridge.hardware import choose_device, fast_bfloat16
+from mrbridge.networks import build_generator
+from mrbridge.preparation.geometry import fit_size, from_slices, size_multiple
+from mrbridge.preparation.intensity import IntensityRecipe
+from mrbridge.preparation.pipeline import Standard, standardise
+from mrbridge.progress import track
+from mrbridge.volume import Volume
+
+Stack = NDArray[np.float32]
+
+EMPTY = 0.002
+"""A slice with a smaller share of foreground is background throughout: instance norm would blow
+its noise up to an image."""
+
+_BATCH_PIXELS = 8 * 256 * 256
+
+
+class Translator:
+    """Translates volumes and slices with the generators of a bundle.
+
+    Args:
+        model: a bundle, or the path of a run or bundle.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+        SettingsError: there is no such device.
+    """
+
+    def __init__(self, model: Bundle | str | Path, device: str = "auto") -> None:
+        self.bundle = model if isinstance(model, Bundle) else load_bundle(model)
+        self.device = choose_device(device)
+        self._generators: dict[str, nn.Module] = {}
+
+    def translate(
+        self, volume: Volume, to: str | None = None, *, match: Volume | None = None
+    ) -> Volume:
+        """Translate a scan; the result lies on its grid, with its header.
+
+        Args:
+            volume: the scan; voxels of any real type.
+            to: the contrast to make; None makes the bundle's target, or its source if the scan is
+                known to be of the target contrast.
+            match: a scan of the wanted contrast whose range of intensities the result gets,
+                instead of the range that is typical for the training data.
+
+        Returns:
+            float32 voxels, finite; marked as synthetic. Voxels that are exactly zero outside the
+            anatomy stay zero.
+
+        Raises:
+            SettingsError: the bundle does not make this contrast.
+            InputError: the scan is constant or empty.
+        """
+        to = self.choose_contrast(volume, to)
+        standard = standardise(volume, self.bundle.manifest.standard)
+        made = self.translate_slices(standard.slices, to, foreground=standard.foreground)
+        range_out = self._range_of(volume, standard, to, match)
+        voxels = from_slices(range_out.restore(made), standard.grid).astype(np.float32)
+        background = from_slices((~standard.foreground).astype(np.float32), standard.grid) > 0.5
+        voxels[background & (volume.voxels == 0)] = 0
+        return replace(volume, voxels=voxels, contrast=to, synthetic=True)
+
+    def translate_slices(
+        self, slices: Stack, to: str, *, foreground: NDArray[np.bool_] | None = None
+    ) -> Stack:
+        """Translate standardised slices.
+
+        Args:
+            slices: shape (slices, rows, columns), range [-1, 1].
+            to: the contrast to make.
+            foreground: the same shape; slices with next to none of it become background (-1).
+
+        Returns:
+            The same shape and range, float32.
+        """
+        network = self._generator(to)
+        multiple = int(cast(Any, network).multiple)
+        rows, columns = (size_multiple(n, multiple) for n in slices.shape[1:])
+        wanted = np.arange(len(slices))
+        if foreground is not None:
+            wanted = np.flatnonzero(foreground.mean(axis=(1, 2)) >= EMPTY)
+        made = np.full(slices.shape, -1, np.float32)
+        size = max(1, _BATCH_PIXELS // (rows * columns))
+        batches = [wanted[k : k + size] for k in range(0, len(wanted), size)]
+        for batch in track(batches, f"to {to}", len(batches)):
+            fitted, undo = fit_size(slices[batch], rows, columns)
+            made[batch] = undo(self._run(network, fitted), -1.0)
+        return made
+
+    def choose_contrast(self, volume: Volume, to: str | None) -> str:
+        """The contrast to make of a scan: `to`, or the one that the scan is not.
+
+        Raises:
+            SettingsError: the bundle does not make it.
+        """
+        source, target = self.bundle.source, self.bundle.target
+        if to is None:
+            return source if volume.contrast == target else target
+        if to not in (source, target):
+            raise SettingsError(
+                f"this model makes {target} or {source}, not {to}",
+                path=self.bundle.path,
+                remedy=f"Say --to {target} or --to {source}.",
+            )
+        return to
+
+    def _run(self, network: nn.Module, slices: Stack) -> Stack:
+        images = torch.from_numpy(np.ascontiguousarray(slices))[:, None].to(self.device)
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bfloat16(self.device)),
+        ):
+            return cast(Stack, network(images)[:, 0].float().cpu().numpy())
+
+    def _generator(self, to: str) -> nn.Module:
+        name = "to_target" if to == self.bundle.target else "to_source"
+        if name not in self._generators:
+            networks = self.bundle.manifest.networks
+            network = build_generator(networks.generator, networks.image_size)
+            network.load_state_dict(self.bundle.generator_weights(name))
+            self._generators[name] = network.to(self.device).eval()
+        return self._generators[name]
+
+    def _range_of(
+        self, volume: Volume, standard: Standard, to: str, match: Volume | None
+    ) -> IntensityRecipe:
+        """Which intensities -1 and 1 stand for in the result."""
+        if match is not None:
+            return standardise(match, self.bundle.manifest.standard).recipe
+        if volume.is_picture and not self.bundle.manifest.pictures:
+            return standard.recipe  # a picture's own range: it has no typical one
+        return self.bundle.manifest.typical[to]

@@ -1,0 +1,283 @@
+"""The verb `translate`: a picture, a volume, or a folder of them, into the other contrast."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import NDArray
+
+from mrbridge import __version__
+from mrbridge.bundle import Bundle
+from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.inference.engine import Translator
+from mrbridge.io import is_readable, read, write
+from mrbridge.io.bids import derivative_name, guess_contrast, natural_key, parse_name
+from mrbridge.io.safety import sha256_of, sweep, write_json
+from mrbridge.progress import track
+from mrbridge.volume import Volume
+
+log = logging.getLogger(__name__)
+
+ArrayAndAffine = tuple[NDArray[Any], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One scan of a batch.
+
+    Attributes:
+        source: the file that was read.
+        output: the file that was written, None if it failed.
+        contrast: what was to be made.
+        error: why it failed, None if it did not.
+    """
+
+    source: Path
+    output: Path | None
+    contrast: str | None
+    error: str | None = None
+
+
+@overload
+def translate(
+    model: Bundle | str | Path, image: Volume | ArrayAndAffine, *, to: str | None = ..., **more: Any
+) -> Volume: ...
+@overload
+def translate(
+    model: Bundle | str | Path, image: SpatialImage, *, to: str | None = ..., **more: Any
+) -> SpatialImage: ...
+@overload
+def translate(
+    model: Bundle | str | Path, image: str | Path, out: str | Path, **more: Any
+) -> list[Translation]: ...
+def translate(
+    model: Bundle | str | Path,
+    image: Any,
+    out: str | Path | None = None,
+    *,
+    to: str | None = None,
+    match: str | Path | Volume | None = None,
+    device: str = "auto",
+    force: bool = False,
+    volume: int | None = None,
+    assume: str | None = None,
+) -> Any:
+    """Translate scans into the contrast that was not acquired.
+
+    Args:
+        model: a bundle, or the path of a run or bundle.
+        image: a path (file or folder), a `Volume`, a nibabel image, or an array (i, j, k) with its
+            affine (4, 4).
+        out: where to write, for paths: a file for a file, otherwise a folder.
+        to: the contrast to make; None makes the one that the scan is not, as far as its name or
+            header tells, else the model's target.
+        match: a scan of the wanted contrast whose intensity range the results get.
+        device: `auto`, `cpu` or `cuda`.
+        force: also translate what is synthetic or of the wanted contrast already.
+        volume: which volume of a 4D file.
+        assume: orientation, such as "RAS", of a file that states none.
+
+    Returns:
+        For paths, one `Translation` a scan; otherwise an object of the given kind (a `Volume` for
+        an array).
+
+    Raises:
+        InputError: the input cannot be used, or there is nothing to translate in a folder.
+        OutputError: the output cannot be written.
+        SomeScansFailed: of a folder some failed; the others are written and `report.json` tells.
+        BundleError: the model cannot be used.
+    """
+    translator = Translator(model, device)
+    reference = read(match) if isinstance(match, str | Path) else match
+    if isinstance(image, str | Path):
+        if out is None:
+            raise OutputError("no output is named", path=Path(image), remedy="Give `out`.")
+        job = _Job(translator, to, reference, force, volume, assume)
+        path, out = Path(image), Path(out)
+        if path.is_dir():
+            return _folder(job, path, out)
+        return [_file(job, path, _output_file(job, path, out))]
+    if isinstance(image, SpatialImage):
+        scan = Volume(np.asarray(image.dataobj, np.float32), np.asarray(image.affine, np.float64))
+        made = translator.translate(scan, to, match=reference)
+        header = image.header.copy()
+        header.set_data_dtype(np.float32)
+        return type(image)(made.voxels, image.affine, header)
+    if isinstance(image, tuple):
+        image = Volume(np.asarray(image[0]), np.asarray(image[1], np.float64))
+    return translator.translate(image, to, match=reference)
+
+
+@dataclass(frozen=True)
+class _Job:
+    translator: Translator
+    to: str | None
+    match: Volume | None
+    force: bool
+    volume: int | None
+    assume: str | None
+
+    def contrast_of(self, path: Path) -> str:
+        """The contrast to make of a file."""
+        bundle = self.translator.bundle
+        if self.to is not None or guess_contrast(path) != bundle.target:
+            return self.to or bundle.target
+        return bundle.source
+
+
+def _file(job: _Job, path: Path, output: Path) -> Translation:
+    """Translate one file."""
+    if output.resolve() == path.resolve():
+        raise OutputError("the output would replace its source", path=path, remedy="Name another.")
+    scan = read(path, volume=job.volume, assume=job.assume)
+    known = guess_contrast(path)
+    scan = replace(scan, contrast=scan.contrast or known)
+    to = job.translator.choose_contrast(scan, job.to)
+    if scan.synthetic and not job.force:
+        raise InputError("is synthetic already", path=path, remedy="Use --force to go on.")
+    if scan.contrast == to and not job.force:
+        raise InputError(f"is {to} already", path=path, remedy="Choose --to, or use --force.")
+    made = job.translator.translate(scan, to, match=job.match)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write(made, output, synthetic_note=_note(to))
+    if not made.is_picture:
+        write_json(_sidecar(output), _provenance(job, path, to))
+    return Translation(path, output, to)
+
+
+def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
+    """Translate a folder file by file; what fails does not stop the others."""
+    if out.resolve() == folder.resolve():
+        raise OutputError("is the input itself", path=out, remedy="Name another output folder.")
+    if out.suffix and is_readable(out):
+        raise OutputError(
+            "is the name of a file, but the input is a folder", path=out, remedy="Name a folder."
+        )
+    chosen, ignored = _choose(job, folder, out)
+    out.mkdir(parents=True, exist_ok=True)
+    done: list[Translation] = []
+    for path in track(chosen, "translate", len(chosen)):
+        output = out / path.relative_to(folder).parent / _name(path, job.contrast_of(path))
+        sweep(output.parent)
+        try:
+            done.append(_file(job, path, output))
+        except MrbridgeError as error:
+            log.error("%s", error)
+            done.append(Translation(path, None, job.contrast_of(path), error.what))
+    failed = [item for item in done if item.error]
+    write_json(out / "report.json", _report(job, folder, out, done, ignored))
+    if failed:
+        raise SomeScansFailed(
+            f"{len(failed)} of {len(done)} scans failed",
+            path=out / "report.json",
+            remedy="It lists them.",
+        )
+    return done
+
+
+def _choose(job: _Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Which files of a folder to translate, and why not the others."""
+    paths = sorted((p for p in folder.rglob("*") if p.is_file()), key=natural_key)
+    paths = [p for p in paths if not p.is_relative_to(out) and not p.name.startswith(".")]
+    images = [p for p in paths if is_readable(p)]
+    ignored = [(p, "not an image that mrbridge reads") for p in paths if not is_readable(p)]
+    bundle = job.translator.bundle
+    wanted = bundle.source if job.to in (None, bundle.target) else bundle.target
+    known = {p: guess_contrast(p) for p in images}
+    named = [p for p in images if known[p] == wanted]
+    chosen = named or [p for p in images if known[p] is None]
+    if job.to is None and not chosen:
+        chosen = [p for p in images if known[p] == bundle.target]
+    if not chosen:
+        raise InputError(
+            f"holds no {wanted} scan among {len(images)} images",
+            path=folder,
+            remedy="Name a folder of scans, and the contrast to make with --to.",
+        )
+    ignored += [
+        (p, f"is {known[p] or 'of unknown contrast'}, not {wanted}")
+        for p in images
+        if p not in set(chosen)
+    ]
+    return chosen, ignored
+
+
+def _name(path: Path, to: str) -> str:
+    """BIDS names become names of derivatives; any other name is kept, so that folders pair up."""
+    bids = parse_name(path)
+    return path.name if bids is None else derivative_name(bids, to)
+
+
+def _output_file(job: _Job, path: Path, out: Path) -> Path:
+    if not path.exists():
+        raise InputError("does not exist", path=path, remedy="Check the name.")
+    if out.is_dir() or not out.suffix:
+        return out / _name(path, job.contrast_of(path))
+    return out
+
+
+def _sidecar(output: Path) -> Path:
+    return output.with_name(output.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
+def _note(to: str) -> str:
+    return f"synthetic {to}, mrbridge {__version__}, research only, not for diagnosis"
+
+
+def _provenance(job: _Job, path: Path, to: str) -> dict[str, Any]:
+    bundle = job.translator.bundle
+    return {
+        "SyntheticData": True,
+        "Description": f"Synthetic {to}, for research, not for diagnosis.",
+        "Sources": [path.name],
+        "SpatialReference": path.name,
+        "GeneratedBy": [
+            {
+                "Name": "mrbridge",
+                "Version": __version__,
+                "Model": bundle.hash,
+                "Preset": bundle.manifest.preset,
+            }
+        ],
+    }
+
+
+def _report(
+    job: _Job,
+    folder: Path,
+    out: Path,
+    done: list[Translation],
+    ignored: list[tuple[Path, str]],
+) -> dict[str, Any]:
+    return {
+        "synthetic": True,
+        "note": "Synthetic images, for research, not for diagnosis.",
+        "created_by": f"mrbridge {__version__}",
+        "model": job.translator.bundle.hash,
+        "done": [
+            {
+                "source": str(item.source.relative_to(folder)),
+                "source_sha256": sha256_of(item.source),
+                "output": str(item.output.relative_to(out)),
+                "contrast": item.contrast,
+            }
+            for item in done
+            if item.output is not None
+        ],
+        "failed": [
+            {"source": str(item.source.relative_to(folder)), "error": item.error}
+            for item in done
+            if item.error
+        ],
+        "ignored": [
+            {"source": str(path.relative_to(folder)), "reason": reason} for path, reason in ignored
+        ],
+    }
+
+

@@ -1,0 +1,89 @@
+"""Reading and writing scans: one module a format, all behind `read` and `write`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mrbridge.errors import InputError, OutputError
+from mrbridge.io import nifti, picture
+from mrbridge.io.bids import guess_contrast
+from mrbridge.io.formats import FORMATS, is_readable
+from mrbridge.io.safety import suffix_of
+from mrbridge.volume import Volume
+
+__all__ = ["FORMATS", "is_readable", "read", "write"]
+
+_UNNAMED_NOTE = "synthetic by mrbridge, for research, not for diagnosis"
+
+
+def read(path: str | Path, *, volume: int | None = None, assume: str | None = None) -> Volume:
+    """Read a scan: NIfTI (`.nii`, `.nii.gz`) or a picture (`.png`, `.tif`, `.tiff`, `.jpg`).
+
+    Args:
+        path: the file.
+        volume: which volume of a 4D file, from 0; trailing axes of length 1 need none.
+        assume: the orientation, such as "RAS", of a NIfTI file that has neither qform nor sform.
+
+    Returns:
+        Finite real voxels, shape (i, j, k) in the order of the file; a picture is
+        (rows, columns, 1). Integers without a scale stay integers, all else is float32.
+
+    Raises:
+        InputError: absent, truncated, damaged, oversized, or of a kind that is not supported.
+    """
+    path = Path(path)
+    form = FORMATS.get(suffix_of(path))
+    if form is None:
+        raise InputError(
+            "is of no known format", path=path, remedy=f"Known: {', '.join(FORMATS)}."
+        )
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(what, path=path, remedy="Give the path of a scan.")
+    try:
+        if form == "nifti":
+            result = nifti.read(path, volume=volume, assume=assume)
+        elif volume:
+            raise InputError("is a picture: it has no volumes", path=path, remedy="Leave volume.")
+        else:
+            result = picture.read(path)
+    except OSError as error:
+        raise InputError(
+            f"cannot be read ({error.strerror or error})", path=path, remedy="Check the file."
+        ) from error
+    # Only the nearest folder: further up, a name says little about this file.
+    return replace(result, contrast=guess_contrast(Path(path.parent.name, path.name)))
+
+
+def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None) -> Path:
+    """Write a scan in the format that the suffix names, atomically, and check what was written.
+
+    Args:
+        volume: its header, where it has one, goes back as it came: for NIfTI the bytes of qform,
+            sform, units and spacings; for pictures bit depth and mode. Floats are written as
+            float32 into NIfTI; into pictures they are rounded and clipped to the depth.
+        path: the file; its folder is made where missing.
+        synthetic_note: marks the file as synthetic. A volume that is `synthetic` is always marked.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OutputError: the volume cannot be written in this format, or not in this place.
+    """
+    path = Path(path)
+    form = FORMATS.get(suffix_of(path))
+    if form is None:
+        raise OutputError(
+            "is of no known format", path=path, remedy=f"Known: {', '.join(FORMATS)}."
+        )
+    if synthetic_note is None and volume.synthetic:
+        synthetic_note = _UNNAMED_NOTE
+    if synthetic_note is not None and not synthetic_note.lower().startswith("synthetic"):
+        synthetic_note = f"synthetic: {synthetic_note}"
+    if form == "nifti":
+        nifti.write(volume, path, synthetic_note)
+    else:
+        picture.write(volume, path, synthetic_note)
+    return path

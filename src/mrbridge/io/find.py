@@ -1,0 +1,219 @@
+"""Finding the scans in what a user points at: a BIDS data set, folders, a table."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mrbridge.errors import InputError
+from mrbridge.io import bids
+from mrbridge.io.formats import FORMATS, is_picture, is_readable
+from mrbridge.io.safety import is_temporary
+
+_SKIPPED_IN_BIDS = ("derivatives", "sourcedata", "code")
+_SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ""}
+_COLUMNS = ("subject", "session", "contrast", "path")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One file and what is known of it before it is opened.
+
+    Attributes:
+        path: the file.
+        subject, session: None where nothing tells them.
+        contrast: a BIDS suffix such as T1w.
+        name: the file's name.
+        split: `train`, `val` or `test` where the user said so.
+    """
+
+    path: Path
+    subject: str | None
+    session: str | None
+    contrast: str
+    name: str
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class FoundScans:
+    """The scans in natural order, and the files that were left out, each with the reason."""
+
+    scans: list[Scan]
+    ignored: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def find_scans(
+    source: str | Path | Sequence[str | Path],
+    source_contrast: str = "T1w",
+    target_contrast: str = "T2w",
+) -> FoundScans:
+    """Find the scans of a BIDS data set, a folder, two folders, or a table.
+
+    Args:
+        source: a BIDS folder (`derivatives`, `sourcedata` and `code` are skipped; a column `split`
+            of `participants.tsv` counts); any other folder, in which file and folder names tell
+            contrast and subject; a `.csv` or `.tsv` table with the columns subject, session,
+            contrast, path (relative to the table) and optionally split; or a list of two folders,
+            source contrast first.
+        source_contrast, target_contrast: BIDS suffixes. Scans of others are ignored.
+
+    Raises:
+        InputError: `source` is absent or of none of these kinds, or a table is unusable.
+    """
+    contrasts = (source_contrast, target_contrast)
+    paths = [Path(source)] if isinstance(source, str | Path) else [Path(item) for item in source]
+    for path in paths:
+        if not path.exists():
+            raise InputError("does not exist", path=path, remedy="Check the path.")
+    if len(paths) == 2 and all(path.is_dir() for path in paths):
+        found = [_in_folder(path, told) for path, told in zip(paths, contrasts, strict=True)]
+        result = FoundScans(
+            [scan for part in found for scan in part.scans],
+            [item for part in found for item in part.ignored],
+        )
+    elif len(paths) == 1 and paths[0].is_dir():
+        root = paths[0]
+        result = _in_bids(root) if is_bids(root) else _in_folder(root, None)
+    elif len(paths) == 1 and paths[0].suffix.lower() in (".csv", ".tsv"):
+        result = _in_table(paths[0])
+    else:
+        raise InputError(
+            "is not a data set",
+            path=paths[0] if paths else None,
+            remedy="Give a folder, two folders (source contrast first), or a .csv or .tsv table.",
+        )
+    return _of_contrasts(result, contrasts)
+
+
+def is_bids(folder: Path) -> bool:
+    """Whether a folder is a BIDS data set: it says so, or has `sub-*` folders."""
+    if (folder / "dataset_description.json").is_file():
+        return True
+    return any(entry.is_dir() for entry in folder.glob("sub-*"))
+
+
+def _of_contrasts(found: FoundScans, contrasts: tuple[str, str]) -> FoundScans:
+    scans = sorted(found.scans, key=lambda scan: bids.natural_key(scan.path))
+    ignored = list(found.ignored)
+    ignored += [(s.path, f"is {s.contrast}") for s in scans if s.contrast not in contrasts]
+    ignored.sort(key=lambda item: bids.natural_key(item[0]))
+    return FoundScans([scan for scan in scans if scan.contrast in contrasts], ignored)
+
+
+def _in_bids(root: Path) -> FoundScans:
+    splits = _participant_splits(root / "participants.tsv")
+    found = FoundScans([])
+    for path in _files(root, skipped=_SKIPPED_IN_BIDS):
+        name = bids.parse_name(path)
+        if not is_readable(path):
+            if path.suffix.lower() not in _SIDECARS:
+                found.ignored.append((path, "is no scan"))
+        elif name is None:
+            found.ignored.append((path, "has no BIDS name"))
+        elif name.entities.get("desc") == "synth":
+            found.ignored.append((path, "is synthetic"))
+        elif (contrast := bids.guess_contrast(path)) is None:
+            found.ignored.append((path, f"is {name.suffix}, no contrast that mrbridge knows"))
+        else:
+            subject, session = name.entities["sub"], name.entities.get("ses")
+            split = splits.get(subject)
+            found.scans.append(Scan(path, subject, session, contrast, path.name, split))
+    return found
+
+
+def _in_folder(root: Path, told: str | None) -> FoundScans:
+    """Scans below `root`; all of them are of the contrast `told` where it is given."""
+    found = FoundScans([])
+    for path in _files(root):
+        relative = path.relative_to(root)
+        named = Path(root.name) / relative
+        if path.name.startswith("."):
+            found.ignored.append((path, "is hidden"))
+            continue
+        if not is_readable(path):
+            known = ", ".join(FORMATS)
+            found.ignored.append((path, f"is no scan in a known format ({known})"))
+            continue
+        contrast = told or bids.guess_contrast(named)
+        if contrast is None:
+            found.ignored.append((path, "its name tells no known contrast"))
+            continue
+        subject, session = bids.guess_subject(relative, picture=is_picture(path))
+        split = bids.guess_split(named)
+        found.scans.append(Scan(path, subject, session, contrast, path.name, split))
+    return found
+
+
+def _in_table(table: Path) -> FoundScans:
+    found = FoundScans([])
+    for line, row in _rows(table):
+        missing = [key for key in ("contrast", "path") if not row.get(key)]
+        if missing:
+            raise InputError(
+                f"line {line} has no {' and no '.join(missing)}",
+                path=table,
+                remedy=f"The columns are {', '.join(_COLUMNS)} and optionally split.",
+            )
+        path = table.parent / row["path"]
+        split = bids.read_split(row.get("split", ""))
+        if row.get("split") and split is None:
+            raise InputError(
+                f"line {line} has the split '{row['split']}'",
+                path=table,
+                remedy="Use train, val or test, or leave it empty.",
+            )
+        contrast = bids.guess_contrast(f"{row['contrast']}.nii.gz") or row["contrast"]
+        subject, session = row.get("subject") or None, row.get("session") or None
+        found.scans.append(Scan(path, subject, session, contrast, path.name, split))
+    return found
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and rows, keys in lower case, values stripped, empty lines left out."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot be read ({error})", path=table, remedy="Save it as UTF-8 text."
+        ) from None
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    rows = []
+    for number, row in enumerate(csv.DictReader(text.splitlines(), delimiter=separator), start=2):
+        clean = {
+            key.strip().lower(): value.strip()
+            for key, value in row.items()
+            if isinstance(key, str) and isinstance(value, str)
+        }
+        if any(clean.values()):
+            rows.append((number, clean))
+    return rows
+
+
+def _participant_splits(table: Path) -> dict[str, str]:
+    if not table.is_file():
+        return {}
+    splits = {}
+    for _, row in _rows(table):
+        split = bids.read_split(row.get("split", ""))
+        if split:
+            splits[row.get("participant_id", "").removeprefix("sub-")] = split
+    return splits
+
+
+def _files(root: Path, skipped: Sequence[str] = ()) -> Iterator[Path]:
+    """All files below `root`, in no order; hidden folders, other stores and leftovers not."""
+    for folder, names, files in os.walk(root):
+        top = Path(folder) == root
+        names[:] = [
+            name
+            for name in names
+            if not name.startswith(".")
+            and not name.endswith(".zarr")
+            and not (top and name in skipped)
+        ]
+        yield from (Path(folder, name) for name in files if not is_temporary(name))

@@ -1,0 +1,213 @@
+"""What keeps files whole: atomic writing, limits, checksums.
+
+A result is written to a temporary file in the same folder, flushed to disk and renamed, so that at
+any instant an old file is whole and a new one is whole or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mrbridge.errors import InputError, OutputError
+
+MAX_VOXELS = 2**30
+"""The most voxels that a volume may have; a header that promises more is taken for damage."""
+
+MAX_PIXELS = 2**26
+"""The most pixels that a picture may have."""
+
+MAX_PICTURE_BYTES = 2**29
+"""The largest picture file that is opened."""
+
+_STALE_SECONDS = 24 * 3600
+_TEMPORARY = re.compile(r"^\.~(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}")
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+_ours: set[str] = set()
+
+
+def suffix_of(path: str | Path) -> str:
+    """The suffix in lower case, `.nii.gz` as one."""
+    name = Path(path).name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what is written there becomes `path` on success.
+
+    The folder is made where it is missing. On any failure the temporary file is removed and an
+    old `path` stays as it was.
+
+    Raises:
+        OutputError: the folder or the file cannot be written.
+    """
+    path = Path(path)
+    with _writing(path):
+        if path.is_dir():
+            raise OutputError("is a folder", path=path, remedy="Choose another name.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path) as temporary:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary empty folder beside `path`; on success it takes the place of `path`.
+
+    Its files are not flushed one by one (a prepared scan has hundreds): their owner keeps a
+    checksum and finds damage when reading.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    path = Path(path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path) as temporary:
+            temporary.mkdir()
+            yield temporary
+            if path.exists():
+                with _temporary(path) as old:
+                    os.replace(path, old)
+                    os.replace(temporary, path)
+            else:
+                os.replace(temporary, path)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically. NaN and infinity are refused (ValueError).
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove temporary files and folders that a killed writer left in `folder`.
+
+    Those of writers that may still run are left: a live process of this computer, or another
+    computer on a shared disk within the last day.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        match = _TEMPORARY.match(entry.name)
+        if match and _is_orphan(entry, match["host"], int(match["pid"])):
+            _remove(entry)
+
+
+def is_temporary(path: str | Path) -> bool:
+    """Whether the name is one of an unfinished file of ours."""
+    return _TEMPORARY.match(Path(path).name) is not None
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"cannot be read ({error.strerror})", path=path, remedy="Check the file."
+        ) from None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror or error})",
+            path=path,
+            remedy="Check the free space and the permissions, or choose another place.",
+        ) from error
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    # The suffix stays, because writers choose the format by it; the stem does not, because with
+    # ours it could exceed the 255 bytes that a name may have.
+    name = f".~{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix_of(path)}"
+    temporary = path.with_name(name)
+    _ours.add(name)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        _ours.discard(name)
+
+
+def _flush(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        # Some systems cannot flush a folder; the rename is still atomic.
+        if not path.is_dir():
+            raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_orphan(entry: Path, host: str, pid: int) -> bool:
+    if entry.name in _ours:
+        return False
+    if host == _HOST:
+        return pid == os.getpid() or not _is_alive(pid) or _is_stale(entry)
+    return _is_stale(entry)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_stale(entry: Path) -> bool:
+    try:
+        return time.time() - entry.lstat().st_mtime > _STALE_SECONDS
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""Training: from a store to a run with a bundle."""

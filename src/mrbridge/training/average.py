@@ -1,0 +1,31 @@
+"""Exponential moving average of a network's weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def averaged_copy(network: M) -> M:
+    """A copy that takes no gradients and stays in evaluation mode."""
+    copied = copy.deepcopy(network).eval()
+    return copied.requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move `average` towards `network` after optimiser step number `step`, counted from 1.
+
+    Polyak averaging as in Yazici et al. 2019 (arXiv:1806.04498). The decay starts low, at
+    (1 + step) / (10 + step), so that the untrained weights are soon forgotten.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    old, new = list(average.parameters()), list(network.parameters())
+    torch._foreach_lerp_(old, new, 1 - decay)
+    for kept, current in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(current)

@@ -1,0 +1,261 @@
+"""What happens around the training steps: schedule, validation, checkpoints, signals."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from mrbridge.bundle import BundleManifest, save_bundle
+from mrbridge.data.dataset import HeldOut, Sample
+from mrbridge.training import pictures
+from mrbridge.training.checkpoint import link_checkpoint, save_checkpoint
+from mrbridge.training.cyclegan import CycleGAN
+from mrbridge.training.live import LiveView, clock
+from mrbridge.training.record import Record
+from mrbridge.training.settings import TrainSettings
+from mrbridge.training.validation import criterion, synthesise, validation_scores
+
+log = logging.getLogger(__name__)
+
+
+class StopOnSignal:
+    """Within it, the first SIGINT or SIGTERM asks for an orderly stop, a second SIGINT forces it.
+
+    Signals reach the main thread only; elsewhere it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+        log.warning("stopping after this step; a checkpoint is written")
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Keeper(pl.Callback):
+    """Keeps a run: sets the learning rate, counts, validates, saves, stops.
+
+    Args:
+        run: the run's folder.
+        settings: of the training.
+        manifest: of the bundle, without scores and weights.
+        held_out: the validation slices.
+        steps_per_epoch: optimiser steps that make an epoch.
+        signals: says whether somebody asked for an end.
+        state: what an earlier session's checkpoint holds, if any.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        settings: TrainSettings,
+        manifest: BundleManifest,
+        held_out: HeldOut,
+        steps_per_epoch: int,
+        signals: StopOnSignal,
+        state: dict[str, Any] | None,
+    ) -> None:
+        self.run, self.settings, self.manifest = run, settings, manifest
+        self.held_out, self.steps_per_epoch, self.signals = held_out, steps_per_epoch, signals
+        kept = state["keeper"] if state else {}
+        self.seconds: float = kept.get("seconds", 0.0)
+        self.best: float = kept.get("best", -math.inf)
+        self.sums: dict[str, Tensor] = kept.get("sums", {})
+        self.record = Record(run, kept.get("rows"))
+        self.live = LiveView()
+        self.finished = False
+        self._resumed = state is not None
+        self._tick = 0.0
+        self._epoch_began = 0.0
+        self._steps_in_session_epoch = 0
+
+    def _progress(self, step: int) -> float:
+        """Share of the training that is done, in [0, 1]."""
+        if self.settings.minutes is not None:
+            return min(1.0, self.seconds / (60 * self.settings.minutes))
+        return step / (self.settings.epochs * self.steps_per_epoch)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show what the untrained generators do."""
+        assert isinstance(pl_module, CycleGAN)
+        self.live.start()
+        if not self._resumed:
+            self._look(pl_module, 0)
+        self._tick = self._epoch_began = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set the learning rate: constant, then linearly to zero."""
+        assert isinstance(pl_module, CycleGAN)
+        share = rate_share(self._progress(pl_module.step), self.settings.decay_from)
+        pl_module.rate_share = share
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Sample,
+        batch_idx: int,
+    ) -> None:
+        """Count; at the end of an epoch validate and save; stop when it is time."""
+        model = pl_module
+        assert isinstance(model, CycleGAN)
+        for name, value in outputs.items():
+            self.sums[name] = self.sums[name] + value.float() if name in self.sums else value.float()
+        self._steps_in_session_epoch += 1
+        now = time.monotonic()
+        self.seconds += now - self._tick
+        self._tick = now
+
+        if self.settings.minutes is not None:
+            self.finished = self.seconds >= 60 * self.settings.minutes
+        else:
+            self.finished = model.step >= self.settings.epochs * self.steps_per_epoch
+        epoch, rest = divmod(model.step, self.steps_per_epoch)
+        if rest == 0 or self.finished:
+            self._end_epoch(model, epoch + (rest > 0))
+        elif self.signals.requested:
+            self._save(model)
+        self._show(model, outputs)
+        stop_after = self.settings.stop_after_epochs
+        paused = stop_after is not None and rest == 0 and epoch >= stop_after
+        if self.finished or self.signals.requested or paused:
+            trainer.should_stop = True
+        self._tick = time.monotonic()  # validation and saving do not count as training time
+
+    def _end_epoch(self, model: CycleGAN, epoch: int) -> None:
+        settings = self.settings
+        steps = (model.step - 1) % self.steps_per_epoch + 1
+        elapsed = time.monotonic() - self._epoch_began
+        row = {"epoch": float(epoch), "step": float(model.step)}
+        row |= {name: float(value) / steps for name, value in self.sums.items()}
+        row["learning_rate"] = settings.learning_rate * model.rate_share
+        row["seconds"] = self.seconds
+        images = 2 * settings.batch_size * self._steps_in_session_epoch
+        row["images_per_second"] = images / elapsed
+        self.sums = {}
+        if epoch % settings.validate_every == 0 or self.finished:
+            scores = self._look(model, epoch)
+            row |= scores
+            row["criterion"] = criterion(scores)
+            self.record.add(row)
+            is_best = row["criterion"] > self.best or not math.isfinite(self.best)
+            self.best = max(self.best, row["criterion"])
+            if is_best:
+                self._ship(model, row, scores)
+            self._save(model)
+            if is_best:
+                folder = self.run / "checkpoints"
+                link_checkpoint(folder / "last.ckpt", folder / "best.ckpt")
+            pictures.save_animation(self.run / "samples", self.run / "progress.gif")
+        else:
+            self.record.add(row)
+            if self.signals.requested:
+                self._save(model)
+        log.info("%s", _line(row))
+        self._epoch_began = time.monotonic()
+        self._steps_in_session_epoch = 0
+
+    def _look(self, model: CycleGAN, epoch: int) -> dict[str, float]:
+        """Validate and draw the sample sheet of an epoch."""
+        made = synthesise(model, self.held_out)
+        scores = validation_scores(made, self.held_out.paired)
+        title = f"epoch {epoch}, step {model.step}"
+        source, target = self.manifest.source, self.manifest.target
+        sheet = pictures.sample_sheet(made, self.settings.sample_slices, source, target, title)
+        pictures.save_sheet(sheet, self.run / "samples" / f"epoch_{epoch:04d}.png")
+        self.record.show(made, sheet, epoch)
+        return scores
+
+    def _ship(self, model: CycleGAN, row: dict[str, float], scores: dict[str, float]) -> None:
+        trained = self.manifest.trained | {
+            "epochs": int(row["epoch"]),
+            "steps": model.step,
+            "minutes": round(self.seconds / 60, 2),
+        }
+        manifest = self.manifest.model_copy(update={"trained": trained, "scores": scores})
+        save_bundle(manifest, model.shipped_weights(), self.run / "bundle")
+
+    def _save(self, model: CycleGAN) -> None:
+        state = model.state()
+        state["keeper"] = {
+            "seconds": self.seconds,
+            "best": self.best,
+            "sums": {name: value.cpu() for name, value in self.sums.items()},
+            "rows": self.record.rows,
+        }
+        save_checkpoint(state, self.run / "checkpoints" / "last.ckpt")
+
+    def _show(self, model: CycleGAN, outputs: dict[str, Tensor]) -> None:
+        """Redraw the live view."""
+        done = self._progress(model.step)
+        epoch, step = divmod(model.step, self.steps_per_epoch)
+        elapsed = max(1e-9, time.monotonic() - self._epoch_began)
+        speed = 2 * self.settings.batch_size * self._steps_in_session_epoch / elapsed
+        numbers = {
+            "epoch": f"{epoch + 1}, step {step} of {self.steps_per_epoch}",
+            "losses": "  ".join(f"{name} {float(value):.3f}" for name, value in outputs.items()),
+            "images a second": f"{speed:.2f}",
+            "time left": clock(self.seconds * (1 - done) / done) if done > 0 else "",
+        }
+        if self.record.rows:
+            numbers["last epoch"] = _line(self.record.rows[-1])
+        self.live.update(numbers)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close what is open."""
+        self.close()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Close what is open."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back and flush the records."""
+        self.live.stop()
+        self.record.close()
+
+
+def rate_share(progress: float, decay_from: float) -> float:
+    """The learning rate as a share of its start: 1, then from `decay_from` on linearly to 0.
+
+    Args:
+        progress: share of the training that is done, in [0, 1].
+        decay_from: share from which it falls; 1 keeps it constant.
+    """
+    if progress <= decay_from or decay_from >= 1:
+        return 1.0
+    return max(0.0, (1 - progress) / (1 - decay_from))
+
+
+def _line(row: dict[str, float]) -> str:
+    """An epoch's numbers in one line."""
+    hidden = ("epoch", "step", "seconds", "learning_rate", "criterion")
+    numbers = "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k not in hidden)
+    return f"epoch {int(row['epoch'])}  {clock(row['seconds'])}  {numbers}"

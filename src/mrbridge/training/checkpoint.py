@@ -1,0 +1,59 @@
+"""Checkpoints: tensors and plain numbers, whole or absent at every instant."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mrbridge.errors import InputError
+from mrbridge.io.safety import atomic_path
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write `state` to a temporary file in the same folder, flush it, and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def link_checkpoint(existing: Path, name: Path) -> None:
+    """Give a checkpoint a second name without writing it twice.
+
+    Checkpoints are replaced, never changed in place, so the two names part at the next save.
+    """
+    temporary = name.with_name(f".~{name.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(existing, temporary)
+    except OSError:  # a file system without hard links
+        with atomic_path(name) as copy:
+            copy.write_bytes(existing.read_bytes())
+        return
+    temporary.replace(name)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; only tensors and plain values are accepted, nothing is executed.
+
+    Raises:
+        InputError: it is absent or damaged.
+    """
+    if not path.is_file():
+        raise InputError(
+            "there is no checkpoint to resume from",
+            path=path,
+            remedy="Train without --resume, or name another run.",
+        )
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"the checkpoint is damaged ({str(error).splitlines()[0]})",
+            path=path,
+            remedy="Resume from checkpoints/best.ckpt: copy it over this one.",
+        ) from None
+    return state

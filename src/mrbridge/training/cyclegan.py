@@ -1,0 +1,172 @@
+"""The CycleGAN: two generators, two critics, and one training step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+
+from mrbridge import losses
+from mrbridge.data.dataset import Sample
+from mrbridge.networks import build_critic, build_generator
+from mrbridge.training.average import averaged_copy, follow
+from mrbridge.training.pool import ImagePool
+from mrbridge.training.settings import TrainSettings
+
+
+class CycleGAN(pl.LightningModule):
+    """Zhu et al. 2017 (arXiv:1703.10593) with averaged generators; it only wires.
+
+    `step` counts optimiser steps over all sessions of a run. Dropout draws from a random state that
+    is set from the seed and `step`, so a resumed training repeats an undisturbed one exactly.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.settings = settings
+        networks = settings.networks
+        rng = torch.Generator().manual_seed(settings.seed)
+        self.to_target = build_generator(networks.generator, networks.image_size, rng)
+        self.to_source = build_generator(networks.generator, networks.image_size, rng)
+        self.source_critic = build_critic(networks.critic, rng)
+        self.target_critic = build_critic(networks.critic, rng)
+        self.mean_to_target = averaged_copy(self.to_target)
+        self.mean_to_source = averaged_copy(self.to_source)
+        self.source_pool = ImagePool(settings.pool_size, settings.seed)
+        self.target_pool = ImagePool(settings.pool_size, settings.seed + 1)
+        self.step = 0
+        self.rate_share = 1.0
+        self._optimizer_states: list[dict[str, Any]] | None = None
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for the generators, Adam for the critics."""
+        generators = [*self.to_target.parameters(), *self.to_source.parameters()]
+        critics = [*self.source_critic.parameters(), *self.target_critic.parameters()]
+        rate, betas = self.settings.learning_rate, self.settings.betas
+        made: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(group, rate, betas, fused=True) for group in (generators, critics)
+        ]
+        if self._optimizer_states is not None:
+            for optimizer, state in zip(made, self._optimizer_states, strict=True):
+                optimizer.load_state_dict(state)
+            self._optimizer_states = None
+        return made
+
+    def training_step(self, batch: Sample, batch_idx: int) -> dict[str, Tensor]:
+        """One step of the generators, then one of the critics; returns the losses."""
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
+        generator_step, critic_step = self._optimizers()
+        for optimizer in (generator_step, critic_step):
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * self.rate_share
+
+        critics = nn.ModuleList([self.source_critic, self.target_critic])
+        critics.requires_grad_(False)
+        told, to_target, to_source = self._generator_losses(batch)
+        generator_step.zero_grad()
+        self.manual_backward(told["generators"])
+        generator_step.step()
+
+        critics.requires_grad_(True)
+        told |= self._critic_losses(batch, to_target.detach(), to_source.detach())
+        critic_step.zero_grad()
+        self.manual_backward(told["source_critic"] + told["target_critic"])
+        critic_step.step()
+
+        self.step += 1
+        for mean, network in self._averages():
+            follow(mean, network, self.settings.ema_decay, self.step)
+        return {name: value.detach() for name, value in told.items()}
+
+    def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
+        made = self.optimizers()
+        assert isinstance(made, list)
+        return made[0], made[1]
+
+    def _averages(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [
+            (self.mean_to_target, self.to_target),
+            (self.mean_to_source, self.to_source),
+        ]
+
+    def _generator_losses(self, batch: Sample) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        settings = self.settings
+        source, target = batch
+        to_target, same_target = self._translate(self.to_target, source, target)
+        to_source, same_source = self._translate(self.to_source, target, source)
+        back_to_source, back_to_target = self.to_source(to_target), self.to_target(to_source)
+        adversarial = losses.generator_loss(
+            self.target_critic(to_target), settings.adversarial
+        ) + losses.generator_loss(self.source_critic(to_source), settings.adversarial)
+        cycle = losses.cycle_loss(source, back_to_source) + losses.cycle_loss(
+            target, back_to_target
+        )
+        identity = torch.zeros_like(cycle)
+        if same_target is not None and same_source is not None:
+            identity = losses.identity_loss(target, same_target) + losses.identity_loss(
+                source, same_source
+            )
+        total = losses.total_generator_loss(
+            adversarial, cycle, identity, settings.cycle_weight, settings.identity_weight
+        )
+        told = {
+            "generators": total,
+            "adversarial": adversarial,
+            "cycle": cycle,
+            "identity": identity,
+        }
+        return told, to_target, to_source
+
+    def _translate(
+        self, generator: nn.Module, image: Tensor, same: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Translation and identity in one batch: instance norm keeps the images apart."""
+        if not self.settings.identity_weight:
+            return generator(image), None
+        translated, unchanged = generator(torch.cat([image, same])).split(len(image))
+        return translated, unchanged
+
+    def _critic_losses(
+        self, batch: Sample, to_target: Tensor, to_source: Tensor
+    ) -> dict[str, Tensor]:
+        told = {}
+        for name, critic, real, pool, fake in (
+            ("source_critic", self.source_critic, batch.source, self.source_pool, to_source),
+            ("target_critic", self.target_critic, batch.target, self.target_pool, to_target),
+        ):
+            both = critic(torch.cat([real, pool.exchange(fake)]))
+            real_logits, fake_logits = both.split(len(real))
+            told[name] = losses.critic_loss(real_logits, fake_logits, self.settings.adversarial)
+        return told
+
+    def shipped_weights(self) -> dict[str, Tensor]:
+        """The averaged generators' tensors, as a bundle holds them."""
+        return {
+            f"{name}.{key}": value
+            for name, network in (
+                ("to_target", self.mean_to_target),
+                ("to_source", self.mean_to_source),
+            )
+            for key, value in network.state_dict().items()
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on: tensors, lists and numbers only."""
+        return {
+            "step": self.step,
+            "networks": self.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers()],
+            "pools": [self.source_pool.state_dict(), self.target_pool.state_dict()],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`; the optimisers take theirs when they are made."""
+        self.step = state["step"]
+        self.load_state_dict(state["networks"])
+        self._optimizer_states = state["optimizers"]
+        for pool, kept in zip((self.source_pool, self.target_pool), state["pools"], strict=True):
+            pool.load_state_dict(kept, self.device)

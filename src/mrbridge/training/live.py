@@ -1,0 +1,44 @@
+"""The live view of a training in a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from mrbridge import progress
+
+
+class LiveView:
+    """A small table that is redrawn while a training runs; silent where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+
+    def start(self) -> None:
+        """Begin to draw, on terminals."""
+        if progress.wanted():
+            self._live = Live(console=Console(stderr=True), refresh_per_second=4)
+            self._live.start()
+
+    def update(self, numbers: dict[str, str]) -> None:
+        """Show these numbers by their names."""
+        if self._live is None:
+            return
+        table = Table(show_header=False, title="mrbridge train", title_justify="left")
+        for name, value in numbers.items():
+            table.add_row(name, value)
+        self._live.update(table)
+
+    def stop(self) -> None:
+        """Leave the last state on the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,213 @@
+"""The verb `train`: from a store to a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import yaml
+from pydantic import BaseModel
+
+from mrbridge.bundle import BundleManifest
+from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
+from mrbridge.data.loader import batches_from
+from mrbridge.errors import Interrupted, MrbridgeWarning, OutputError, SettingsError
+from mrbridge.hardware import choose_device, fast_bfloat16
+from mrbridge.io.safety import sweep, write_text
+from mrbridge.preparation.store import Store
+from mrbridge.settings import read_yaml
+from mrbridge.training.callbacks import Keeper, StopOnSignal
+from mrbridge.training.checkpoint import load_checkpoint
+from mrbridge.training.cyclegan import CycleGAN
+from mrbridge.training.settings import TrainSettings, resolve
+
+log = logging.getLogger(__name__)
+
+RESUMABLE = ("epochs", "minutes", "stop_after_epochs", "validate_every")
+"""What may change when a run is resumed; anything else would make it another run."""
+
+_FOREVER = 10**9  # steps, where the clock decides
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training on disk.
+
+    Attributes:
+        path: its folder; `path / "bundle"` is what it ships.
+        settings: the resolved settings.
+        rows: one mapping of numbers an epoch, as in `metrics.csv`.
+    """
+
+    path: Path
+    settings: TrainSettings
+    rows: list[dict[str, float]]
+
+
+def train(
+    store: str | Path | Store,
+    out: str | Path,
+    settings: TrainSettings | None = None,
+    *,
+    resume: bool = False,
+    changes: dict[str, Any] | None = None,
+    device: str = "auto",
+) -> Run:
+    """Train a CycleGAN on a prepared store.
+
+    Args:
+        store: the store or its path.
+        out: the run's folder.
+        settings: of a new run; None takes the default preset.
+        resume: go on with the run in `out`, exactly where it stopped, with its own settings.
+        changes: of a resumed run's settings; only `RESUMABLE` keys.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        OutputError: `out` holds something already and `resume` is not given.
+        SettingsError: a change that a resumed run cannot take.
+        StoreError: the store cannot be used.
+        Interrupted: somebody asked for an end; a checkpoint is written.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    run = Path(out)
+    state = None
+    if resume:
+        state = load_checkpoint(run / "checkpoints" / "last.ckpt")
+        settings = _resumed_settings(run, changes or {})
+    elif run.exists() and any(run.iterdir()):
+        raise OutputError(
+            "is not empty",
+            path=run,
+            remedy="Name a new folder, or go on with the run in it with --resume.",
+        )
+    settings = settings or resolve(None)
+    for folder in (run, run / "checkpoints", run / "samples"):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+    write_text(run / "settings.yaml", as_yaml(settings))
+
+    held_out = held_out_slices(store, settings.networks.image_size, settings.validation_slices)
+    if not held_out.held_out:
+        warnings.warn(
+            "the store holds nothing out: validation scores are of training slices",
+            MrbridgeWarning,
+            stacklevel=2,
+        )
+    dataset = _dataset(store, settings)
+    steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // settings.batch_size)
+    model = CycleGAN(settings)
+    if state is not None:
+        model.restore(state)
+    last_step = _FOREVER if settings.minutes else settings.epochs * steps_per_epoch
+    with StopOnSignal() as signals:
+        keeper = Keeper(
+            run,
+            settings,
+            _manifest(store, settings, held_out),
+            held_out,
+            steps_per_epoch,
+            signals,
+            state,
+        )
+        del state  # its tensors live on in the model and the optimisers
+        if model.step >= last_step:
+            keeper.close()
+            log.info("the run is complete already")
+            return Run(run, settings, keeper.record.rows)
+        loader = batches_from(dataset, settings.batch_size, model.step, last_step)
+        _trainer(settings, device, keeper).fit(model, loader)
+        if signals.requested and not keeper.finished:
+            raise Interrupted(
+                f"stopped at step {model.step}", path=run, remedy="Go on with --resume."
+            )
+    return Run(run, settings, keeper.record.rows)
+
+
+def _trainer(settings: TrainSettings, device: str, keeper: Keeper) -> pl.Trainer:
+    chosen = choose_device(device)
+    fast = settings.precision == "auto" and fast_bfloat16(chosen)
+    bfloat16 = settings.precision == "bfloat16" or fast
+    with _quiet_lightning():
+        return pl.Trainer(
+            accelerator=chosen.type,
+            devices=1,
+            precision="bf16-mixed" if bfloat16 else "32-true",
+            max_epochs=1,
+            callbacks=[keeper],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning announces hardware and hints that say nothing to our users."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("LT_SILENT", "1")
+    warnings.filterwarnings("ignore", module="lightning")
+    yield
+
+
+def _dataset(store: Store, settings: TrainSettings) -> UnpairedSlices:
+    from mrbridge.data.augment import make_augmentation  # MONAI takes seconds to import
+
+    size = settings.networks.image_size
+    augment = make_augmentation(settings.augment, size)
+    return UnpairedSlices(store, size, settings.seed, augment)
+
+
+def _manifest(store: Store, settings: TrainSettings, held_out: HeldOut) -> BundleManifest:
+    prepared = store.manifest.settings
+    records = store.records()
+    subjects = {record.subject for record in records if record.subject is not None}
+    trained: dict[str, Any] = {
+        "scans": {
+            contrast: len(store.records(contrast=contrast, split="train"))
+            for contrast in (prepared.source, prepared.target)
+        },
+        "subjects": len(subjects),
+        "validation": "held-out slices" if held_out.held_out else "training slices",
+        "validation_pairs": held_out.paired,
+    }
+    return BundleManifest(
+        source=prepared.source,
+        target=prepared.target,
+        preset=settings.preset,
+        networks=settings.networks,
+        standard=prepared.standard,
+        typical=store.manifest.typical,
+        pictures=all(record.spacing_mm is None for record in records),
+        trained=trained,
+        scores={},
+    )
+
+
+def _resumed_settings(run: Path, changes: dict[str, Any]) -> TrainSettings:
+    path = run / "settings.yaml"
+    kept = TrainSettings.build(read_yaml(path), origin=path)
+    fixed = [key for key in changes if key not in RESUMABLE]
+    if fixed:
+        raise SettingsError(
+            f"a resumed run keeps its {', '.join(sorted(fixed))}",
+            path=run,
+            remedy=f"Only {', '.join(RESUMABLE)} may change; start a new run for the rest.",
+        )
+    return kept.changed({"stop_after_epochs": None} | changes)
+
+
+def as_yaml(settings: BaseModel) -> str:
+    """Settings as YAML in the order in which they are declared."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+

@@ -1,0 +1,125 @@
+"""The settings of a training, and the presets."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mrbridge.bundle import Networks
+from mrbridge.data.augment import AugmentSettings
+from mrbridge.errors import SettingsError
+from mrbridge.losses import AdversarialKind
+from mrbridge.networks import PatchGANSettings, ResNetSettings, ResUNetSettings, UNetSettings
+from mrbridge.settings import Settings
+
+
+class TrainSettings(Settings):
+    """Everything that decides a training.
+
+    Attributes:
+        preset: the name under which the networks and weights below are known.
+        networks: generators, critics and image size.
+        adversarial: `bce`, `least_squares` or `hinge`.
+        cycle_weight: weight of the cycle loss.
+        identity_weight: weight of the identity loss; 0 leaves it out, and its share of the work.
+        learning_rate: Adam's step size before the decay.
+        betas: Adam's decay rates.
+        epochs: how often every slice of the larger contrast is seen.
+        minutes: train for this long instead; the learning rate then follows the clock.
+        stop_after_epochs: pause this session after so many epochs of the run, to be resumed.
+        decay_from: share of the training after which the learning rate falls linearly to zero.
+        batch_size: slices of each contrast in a step.
+        steps_per_epoch: length of an epoch; None sees every slice of the larger contrast once.
+        pool_size: past syntheses shown to the critics; 0 shows only the newest.
+        ema_decay: how slowly the averaged generators follow; 0 ships the newest weights.
+        augment: random changes to training slices.
+        precision: `auto` takes bfloat16 where the processor is fast at it.
+        validate_every: epochs between validations (each also draws a sample sheet, writes a
+            checkpoint and, if the scores are the best so far, the bundle).
+        validation_slices: at most this many held-out slices of each contrast.
+        sample_slices: rows of the sample sheets.
+        seed: of the initial weights, the order and the changes of the slices, the pool, dropout.
+    """
+
+    preset: str = "bridge"
+    networks: Networks
+    adversarial: AdversarialKind = "least_squares"
+    cycle_weight: float = Field(default=10.0, ge=0)
+    identity_weight: float = Field(default=5.0, ge=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+    epochs: int = Field(default=100, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+    stop_after_epochs: int | None = Field(default=None, ge=1)
+    decay_from: float = Field(default=0.5, ge=0, le=1)
+    batch_size: int = Field(default=1, ge=1)
+    steps_per_epoch: int | None = Field(default=None, ge=1)
+    pool_size: int = Field(default=50, ge=0)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    augment: AugmentSettings = AugmentSettings()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    validate_every: int = Field(default=1, ge=1)
+    validation_slices: int = Field(default=32, ge=1)
+    sample_slices: int = Field(default=4, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+PRESETS: dict[str, TrainSettings] = {
+    # Generators and critics, losses and weights of the original projects: DESIGN, section 6.
+    "unet": TrainSettings(
+        preset="unet",
+        networks=Networks(generator=UNetSettings()),
+        adversarial="bce",
+    ),
+    "resunet": TrainSettings(
+        preset="resunet",
+        networks=Networks(generator=ResUNetSettings()),
+        adversarial="bce",
+    ),
+    "resnet": TrainSettings(
+        preset="resnet",
+        networks=Networks(generator=ResNetSettings()),
+        adversarial="least_squares",
+        identity_weight=1.0,
+    ),
+    "bridge": TrainSettings(
+        preset="bridge",
+        networks=Networks(
+            generator=UNetSettings(features=32, max_features=256, dropout=0.0),
+            critic=PatchGANSettings(features=32),
+        ),
+        augment=AugmentSettings(bias_field=0.2, gamma=0.1, noise=0.02),
+    ),
+}
+
+
+def preset(name: str) -> TrainSettings:
+    """The settings of a preset.
+
+    Raises:
+        SettingsError: there is no preset of this name.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f", did you mean '{near[0]}'?" if near else ""
+        raise SettingsError(
+            f"there is no preset '{name}'{hint}", remedy=f"Choose one of {', '.join(PRESETS)}."
+        )
+    return PRESETS[name]
+
+
+def resolve(
+    preset_name: str | None, *layers: Mapping[str, Any], origin: str | None = None
+) -> TrainSettings:
+    """A preset with layers of changes (a YAML file, then assignments) laid over it."""
+    named = preset_name or next(
+        (str(layer["preset"]) for layer in reversed(layers) if "preset" in layer), "bridge"
+    )
+    settings = preset(named)
+    for layer in layers:
+        changes = {key: value for key, value in layer.items() if key != "preset"}
+        settings = settings.changed(changes, origin=origin)
+    return settings

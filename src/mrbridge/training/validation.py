@@ -1,0 +1,112 @@
+"""Scores on held-out slices, by the same functions as evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrbridge import metrics
+from mrbridge.data.dataset import HeldOut
+from mrbridge.training.cyclegan import CycleGAN
+
+Stack = NDArray[np.float32]
+FOREGROUND = 0.05
+"""Brightness, in the range of 2 above the background, from which a pixel counts as anatomy."""
+
+
+@dataclass(frozen=True)
+class Syntheses:
+    """What the averaged generators make of the held-out slices; each (slices, rows, columns).
+
+    Ranges are [-1, 1].
+    """
+
+    source: Stack
+    target: Stack
+    to_target: Stack
+    to_source: Stack
+    back_to_source: Stack
+    back_to_target: Stack
+    same_source: Stack
+    same_target: Stack
+
+
+@torch.no_grad()
+def synthesise(model: CycleGAN, slices: HeldOut, batch: int = 8) -> Syntheses:
+    """Run the averaged generators over the held-out slices, in the training's precision."""
+
+    def run(network: torch.nn.Module, images: Tensor) -> Tensor:
+        with model.trainer.precision_plugin.forward_context():
+            parts = [network(part.to(model.device)).cpu() for part in images.split(batch)]
+        return torch.cat(parts).float()
+
+    to_target, to_source = model.mean_to_target, model.mean_to_source
+    made_target, made_source = run(to_target, slices.source), run(to_source, slices.target)
+    stacks = [
+        slices.source,
+        slices.target,
+        made_target,
+        made_source,
+        run(to_source, made_target),
+        run(to_target, made_source),
+        run(to_source, slices.source),
+        run(to_target, slices.target),
+    ]
+    return Syntheses(*(cast(Stack, stack[:, 0].numpy()) for stack in stacks))
+
+
+def validation_scores(made: Syntheses, paired: bool) -> dict[str, float]:
+    """Cycle PSNR and SSIM, sliced Wasserstein distances and, of pairs, the `fit` scores."""
+    told = {
+        "swd_to_target": metrics.sliced_wasserstein(made.to_target, made.target, directions=128),
+        "swd_to_source": metrics.sliced_wasserstein(made.to_source, made.source, directions=128),
+    }
+    for name, image, back in (
+        ("source", made.source, made.back_to_source),
+        ("target", made.target, made.back_to_target),
+    ):
+        mask = _anatomy(image)
+        told[f"cycle_psnr_{name}"] = metrics.psnr(image, back, mask, 2.0)
+        told[f"cycle_ssim_{name}"] = _mean_ssim(image, back, mask, 2.0)
+    if paired:
+        for name, real, synthetic in (
+            ("target", made.target, made.to_target),
+            ("source", made.source, made.to_source),
+        ):
+            told[f"psnr_{name}"], told[f"ssim_{name}"] = _paired(real, synthetic)
+    return told
+
+
+def criterion(told: dict[str, float]) -> float:
+    """The one number, larger is better, by which a training's best state is chosen."""
+    if "psnr_target" in told:
+        return 0.5 * (told["psnr_target"] + told["psnr_source"])
+    return -0.5 * (told["swd_to_target"] + told["swd_to_source"])
+
+
+def _paired(real: Stack, synthetic: Stack) -> tuple[float, float]:
+    """PSNR and SSIM of kind `fit` (DESIGN, section 7), with one fit for all slices."""
+    mask = _anatomy(real)
+    truth = metrics.scaled(real + 1, mask)
+    scale, offset = metrics.fit_nonnegative(truth, synthetic, mask)
+    fitted = scale * synthetic + offset
+    return metrics.psnr(truth, fitted, mask, 1.0), _mean_ssim(truth, fitted, mask, 1.0)
+
+
+def _mean_ssim(real: Stack, synthetic: Stack, mask: NDArray[np.bool_], data_range: float) -> float:
+    """Slice by slice: held-out slices are not neighbours, so they have no third dimension."""
+    each = [
+        metrics.ssim(a, b, inside, data_range)
+        for a, b, inside in zip(real, synthetic, mask, strict=True)
+        if inside.any()
+    ]
+    return float(np.mean(each))
+
+
+def _anatomy(image: Stack) -> NDArray[np.bool_]:
+    return cast("NDArray[np.bool_]", image > -1 + FOREGROUND)
