@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+from typer.exceptions import Abort, TyperException
 
 from mrbridge import __version__
 from mrbridge.errors import MrbridgeError, MrbridgeWarning
@@ -25,7 +25,6 @@ app = typer.Typer(
     name="mrbridge",
     help="Learns from unpaired scans to turn T1-weighted brain MR images into T2-weighted ones and "
     "back. Everything it makes is synthetic: for research, not for diagnosis.",
-    no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -81,7 +80,8 @@ def _root(
 ) -> None:
     if version:
         typer.echo(f"mrbridge {__version__}")
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command(epilog="Example: mrbridge demo -o demo --minutes 5")
@@ -347,14 +347,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     except MrbridgeError as error:
         _complain(str(error))
         return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        hint = f" Try '{error.ctx.command_path} -h'." if getattr(error, "ctx", None) else ""
+    except TyperException as error:
+        context = getattr(error, "ctx", None)  # only errors of usage know their command
+        hint = f" Try '{context.command_path} -h'." if context else ""
         _complain(f"{error.format_message()}{hint}")
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, Abort):
         _complain("interrupted")
         return 3
     except OSError as error:

@@ -29,7 +29,8 @@ class MrbridgeError(Exception):
     def __str__(self) -> str:
         place = "" if self.path is None else f"{self.path}: "
         remedy = f" {self.remedy}" if self.remedy else ""
-        return f"{place}{self.what}.{remedy}"
+        stop = "" if self.what.endswith(("?", "!", ".")) else "."
+        return f"{place}{self.what}{stop}{remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.path, self.remedy))

@@ -10,13 +10,16 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 AdversarialKind = Literal["bce", "least_squares", "hinge"]
 
 
-def critic_loss(real_logits: Tensor, fake_logits: Tensor, kind: AdversarialKind) -> Tensor:
+def critic_loss(
+    real_logits: Float[Tensor, "*real"], fake_logits: Float[Tensor, "*fake"], kind: AdversarialKind
+) -> Float[Tensor, ""]:
     """What a critic minimises, the mean of its two halves (Zhu et al. 2017, section 4, halve it so
     that the critic learns slower than the generator).
 
@@ -36,7 +39,9 @@ def critic_loss(real_logits: Tensor, fake_logits: Tensor, kind: AdversarialKind)
     return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
 
 
-def generator_loss(fake_logits: Tensor, kind: AdversarialKind) -> Tensor:
+def generator_loss(
+    fake_logits: Float[Tensor, "*fake"], kind: AdversarialKind
+) -> Float[Tensor, ""]:
     """What a generator minimises to be taken for real.
 
     Args:
@@ -52,12 +57,16 @@ def generator_loss(fake_logits: Tensor, kind: AdversarialKind) -> Tensor:
     return -fake.mean()
 
 
-def cycle_loss(image: Tensor, returned: Tensor) -> Tensor:
+def cycle_loss(
+    image: Float[Tensor, "*shape"], returned: Float[Tensor, "*shape"]
+) -> Float[Tensor, ""]:
     """Mean absolute difference of an image and itself after there and back (Zhu et al., eq. 2)."""
     return functional.l1_loss(returned.float(), image.float())
 
 
-def identity_loss(image: Tensor, unchanged: Tensor) -> Tensor:
+def identity_loss(
+    image: Float[Tensor, "*shape"], unchanged: Float[Tensor, "*shape"]
+) -> Float[Tensor, ""]:
     """Mean absolute change by the generator whose output contrast the image already has.
 
     Zhu et al. 2017, section 5.2.

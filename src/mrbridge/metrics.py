@@ -159,6 +159,15 @@ def fit_nonnegative(
     return scale, mean_y - scale * mean_x
 
 
+def fitted(real: Array, synthetic: Array, mask: Array | None = None) -> NDArray[np.float32]:
+    """`synthetic` after `fit_nonnegative`: the image that the main scores (`fit`) compare.
+
+    Scale and offset are found inside the mask and applied everywhere.
+    """
+    scale, offset = fit_nonnegative(real, synthetic, mask)
+    return (synthetic * scale + offset).astype(np.float32)
+
+
 def scaled(image: Array, mask: Array | None = None) -> NDArray[np.float32]:
     """`image` divided by its 99.5th percentile inside the mask.
 
@@ -194,9 +203,7 @@ def scores(real: Array, synthetic: Array, mask: Array | None = None) -> Scores:
         raise InputError(
             "the true image has no signal inside the mask", remedy="Check image and mask."
         )
-    scale, offset = fit_nonnegative(truth, synthetic, inside)
-    fitted = (synthetic * scale + offset).astype(np.float32)
-    versions = {"fit": fitted, "plain": scaled(synthetic, inside)}
+    versions = {"fit": fitted(truth, synthetic, inside), "plain": scaled(synthetic, inside)}
     measures = {"psnr": psnr, "ssim": ssim, "mae": mae}
     return {
         kind: {name: measure(truth, version, inside, 1.0) for name, measure in measures.items()}

@@ -17,7 +17,7 @@ from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
 from mrbridge.inference.engine import Translator
 from mrbridge.io import is_readable, read, write
-from mrbridge.io.bids import derivative_name, guess_contrast, natural_key, parse_name
+from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.progress import track
 from mrbridge.volume import Volume

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mrbridge.errors import InputError, OutputError
 from mrbridge.io import nifti, picture
-from mrbridge.io.bids import guess_contrast
 from mrbridge.io.formats import FORMATS, is_readable
+from mrbridge.io.names import guess_contrast
 from mrbridge.io.safety import suffix_of
 from mrbridge.volume import Volume
 
@@ -35,9 +35,7 @@ def read(path: str | Path, *, volume: int | None = None, assume: str | None = No
     path = Path(path)
     form = FORMATS.get(suffix_of(path))
     if form is None:
-        raise InputError(
-            "is of no known format", path=path, remedy=f"Known: {', '.join(FORMATS)}."
-        )
+        raise InputError("is of no known format", path=path, remedy=f"Known: {', '.join(FORMATS)}.")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(what, path=path, remedy="Give the path of a scan.")

@@ -1,183 +1,231 @@
-"""Names: what a file's name says of it, after BIDS and after common habit.
-
-Source: the Brain Imaging Data Structure, https://bids-specification.readthedocs.io.
-"""
+"""Finding the scans in what a user points at: a BIDS data set, folders, a table."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mrbridge.volume import CONTRASTS
+from mrbridge.errors import InputError
+from mrbridge.io import names
+from mrbridge.io.formats import FORMATS, is_picture, is_readable
+from mrbridge.io.names import BidsName, derivative_name, guess_contrast, parse_name
+from mrbridge.io.safety import is_temporary
 
-_BIDS = re.compile(r"^((?:[a-zA-Z]+-[a-zA-Z0-9+]+_)+)([a-zA-Z0-9]+)(\.[a-zA-Z0-9.]+)$")
-_TOKENS = {
-    "T1w": {"t1", "t1w", "t1wi", "mprage", "memprage", "t1mprage"},
-    "T2w": {"t2", "t2w", "t2wi"},
-    "PDw": {"pd", "pdw"},
-    "FLAIR": {"flair", "t2flair"},
-}
-# Contrast agent, quantitative maps, T2*, and things drawn on a scan: not one of our contrasts.
-_OTHER = re.compile(
-    r"^(t1|t2|pd)w?(post|c|ce|gd|gad|map|star|starw|s|km)$|^(post|ce|gd|gad|postcontrast|star|"
-    r"map|mask|brainmask|seg|dseg|probseg|label|labels|lesion|lesions|brainmasks)$",
-    re.IGNORECASE,
-)
-_SESSION = re.compile(
-    r"^(ses|session|visit|study|timepoint|tp|scan|baseline|followup|year|month|week|day)"
-    r"[-_ ]?\w*$|^\d{8}$",
-    re.IGNORECASE,
-)
-_PLAIN_FOLDERS = {"anat", "nii", "nifti", "images", "image", "png", "data", "slices", "scans"}
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+__all__ = [
+    "BidsName",
+    "FoundScans",
+    "Scan",
+    "derivative_name",
+    "find_scans",
+    "guess_contrast",
+    "is_bids",
+    "parse_name",
+]
+
+_SKIPPED_IN_BIDS = ("derivatives", "sourcedata", "code")
+_SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ""}
+_COLUMNS = ("subject", "session", "contrast", "path")
 
 
 @dataclass(frozen=True)
-class BidsName:
-    """A BIDS file name in its parts.
+class Scan:
+    """One file and what is known of it before it is opened.
 
     Attributes:
-        entities: such as {"sub": "01", "ses": "2", "run": "1"}, in their order.
-        suffix: such as T1w.
-        extension: with its first dot, such as .nii.gz.
+        path: the file.
+        subject, session: None where nothing tells them.
+        contrast: a BIDS suffix such as T1w.
+        name: the file's name.
+        split: `train`, `val` or `test` where the user said so.
     """
 
-    entities: dict[str, str]
-    suffix: str
-    extension: str
-
-    def __str__(self) -> str:
-        parts = [f"{key}-{value}" for key, value in self.entities.items()]
-        return "_".join([*parts, self.suffix]) + self.extension
-
-
-def parse_name(path: str | Path) -> BidsName | None:
-    """The parts of a BIDS name; None where it is none (it must begin with `sub-`)."""
-    match = _BIDS.match(Path(path).name)
-    if match is None:
-        return None
-    pairs = [part.split("-") for part in match[1].rstrip("_").split("_")]
-    if pairs[0][0] != "sub":
-        return None
-    return BidsName({key: value for key, value in pairs}, match[2], match[3])
+    path: Path
+    subject: str | None
+    session: str | None
+    contrast: str
+    name: str
+    split: str | None = None
 
 
-def derivative_name(name: BidsName, contrast: str) -> str:
-    """The name of a synthetic scan: all entities of its source, `desc-synth`, the new suffix.
+@dataclass(frozen=True)
+class FoundScans:
+    """The scans in natural order, and the files that were left out, each with the reason."""
 
-    A raw file can never have this name (BIDS derivatives, `desc` entity).
+    scans: list[Scan]
+    ignored: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def find_scans(
+    source: str | Path | Sequence[str | Path],
+    source_contrast: str = "T1w",
+    target_contrast: str = "T2w",
+) -> FoundScans:
+    """Find the scans of a BIDS data set, a folder, two folders, or a table.
+
+    Args:
+        source: a BIDS folder (`derivatives`, `sourcedata` and `code` are skipped; a column `split`
+            of `participants.tsv` counts); any other folder, in which file and folder names tell
+            contrast and subject; a `.csv` or `.tsv` table with the columns subject, session,
+            contrast, path (relative to the table) and optionally split; or a list of two folders,
+            source contrast first.
+        source_contrast, target_contrast: BIDS suffixes. Scans of others are ignored.
+
+    Raises:
+        InputError: `source` is absent or of none of these kinds, or a table is unusable.
     """
-    entities = {key: value for key, value in name.entities.items() if key != "desc"}
-    return str(BidsName({**entities, "desc": "synth"}, contrast, name.extension))
+    contrasts = (source_contrast, target_contrast)
+    paths = [Path(source)] if isinstance(source, str | Path) else [Path(item) for item in source]
+    for path in paths:
+        if not path.exists():
+            raise InputError("does not exist", path=path, remedy="Check the path.")
+    if len(paths) == 2 and all(path.is_dir() for path in paths):
+        found = [_in_folder(path, told) for path, told in zip(paths, contrasts, strict=True)]
+        result = FoundScans(
+            [scan for part in found for scan in part.scans],
+            [item for part in found for item in part.ignored],
+        )
+    elif len(paths) == 1 and paths[0].is_dir():
+        root = paths[0]
+        result = _in_bids(root) if is_bids(root) else _in_folder(root, None)
+    elif len(paths) == 1 and paths[0].suffix.lower() in (".csv", ".tsv"):
+        result = _in_table(paths[0])
+    else:
+        raise InputError(
+            "is not a data set",
+            path=paths[0] if paths else None,
+            remedy="Give a folder, two folders (source contrast first), or a .csv or .tsv table.",
+        )
+    return _of_contrasts(result, contrasts)
 
 
-def guess_contrast(path: str | Path) -> str | None:
-    """The contrast that a path's names tell: BIDS suffix, else words in the file's name, else the
-    nearest folder that says one (`TrainT1`, `T2w`). Scans after contrast agent, maps and masks
-    give None, and so does a name that says two contrasts; FLAIR wins over T2.
-    """
-    path = Path(path)
-    name = parse_name(path)
-    if name is not None:
-        known = name.suffix in CONTRASTS and "ce" not in name.entities
-        return name.suffix if known else None
-    told = _told_by(_stem(path))
-    if told is not None:
-        return told or None
-    for folder in path.parents:
-        told = _told_by(folder.name)
-        if told is not None:
-            return told or None
-    return None
+def is_bids(folder: Path) -> bool:
+    """Whether a folder is a BIDS data set: it says so, or has `sub-*` folders."""
+    if (folder / "dataset_description.json").is_file():
+        return True
+    return any(entry.is_dir() for entry in folder.glob("sub-*"))
 
 
-def guess_split(relative: Path) -> str | None:
-    """`val` or `test` where a folder such as `testT1` says so. `train` says nothing."""
-    for folder in relative.parents:
-        for word in _words(folder.name):
-            split = _SPLITS.get(word.lower())
-            if split in ("val", "test"):
-                return split
-    return None
+def _of_contrasts(found: FoundScans, contrasts: tuple[str, str]) -> FoundScans:
+    scans = sorted(found.scans, key=lambda scan: names.natural_key(scan.path))
+    ignored = list(found.ignored)
+    ignored += [(s.path, f"is {s.contrast}") for s in scans if s.contrast not in contrasts]
+    ignored.sort(key=lambda item: names.natural_key(item[0]))
+    return FoundScans([scan for scan in scans if scan.contrast in contrasts], ignored)
 
 
-def read_split(word: str) -> str | None:
-    """`train`, `val` or `test` for the usual ways to write them, else None."""
-    return _SPLITS.get(word.strip().lower())
+def _in_bids(root: Path) -> FoundScans:
+    splits = _participant_splits(root / "participants.tsv")
+    found = FoundScans([])
+    for path in _files(root, skipped=_SKIPPED_IN_BIDS):
+        name = parse_name(path)
+        if not is_readable(path):
+            if path.suffix.lower() not in _SIDECARS:
+                found.ignored.append((path, "is no scan"))
+        elif name is None:
+            found.ignored.append((path, "has no BIDS name"))
+        elif name.entities.get("desc") == "synth":
+            found.ignored.append((path, "is synthetic"))
+        elif (contrast := guess_contrast(path)) is None:
+            found.ignored.append((path, f"is {name.suffix}, no contrast that mrbridge knows"))
+        else:
+            subject, session = name.entities["sub"], name.entities.get("ses")
+            split = splits.get(subject)
+            found.scans.append(Scan(path, subject, session, contrast, path.name, split))
+    return found
 
 
-def guess_subject(relative: Path, *, picture: bool) -> tuple[str | None, str | None]:
-    """Subject and session of a file, from its path relative to the folder that was given.
-
-    The subject is the nearest folder that names neither a contrast nor a session; without one, a
-    volume's subject is the rest of its name (`IXI002-Guys-0828-T1` is IXI002-Guys-0828), and a
-    picture has none.
-    """
-    name = parse_name(relative)
-    if name is not None:
-        return name.entities["sub"], name.entities.get("ses")
-    subject: str | None = None
-    sessions: list[str] = []
-    for folder in (part.name for part in relative.parents):
-        if not folder or folder.lower() in _PLAIN_FOLDERS or _told_by(folder) is not None:
+def _in_folder(root: Path, told: str | None) -> FoundScans:
+    """Scans below `root`; all of them are of the contrast `told` where it is given."""
+    found = FoundScans([])
+    for path in _files(root):
+        relative = path.relative_to(root)
+        named = Path(root.name) / relative
+        if path.name.startswith("."):
+            found.ignored.append((path, "is hidden"))
             continue
-        if _SPLITS.get(folder.lower()):
+        if not is_readable(path):
+            known = ", ".join(FORMATS)
+            found.ignored.append((path, f"is no scan in a known format ({known})"))
             continue
-        if not _SESSION.match(folder):
-            subject = folder
-            break
-        sessions.insert(0, folder)
-    rest = None if picture else _without_contrast(_stem(relative))
-    if subject is None:
-        subject = rest
-    elif rest and rest != subject:
-        sessions.append(rest)
-    return subject, "-".join(sessions) or None
+        contrast = told or guess_contrast(named)
+        if contrast is None:
+            found.ignored.append((path, "its name tells no known contrast"))
+            continue
+        subject, session = names.guess_subject(relative, picture=is_picture(path))
+        split = names.guess_split(named)
+        found.scans.append(Scan(path, subject, session, contrast, path.name, split))
+    return found
 
 
-def series_name(name: str) -> str:
-    """A picture's name without its contrast: equal for the two pictures of one slice."""
-    stem = _stem(Path(name))
-    return _without_contrast(stem) or stem
+def _in_table(table: Path) -> FoundScans:
+    found = FoundScans([])
+    for line, row in _rows(table):
+        missing = [key for key in ("contrast", "path") if not row.get(key)]
+        if missing:
+            raise InputError(
+                f"line {line} has no {' and no '.join(missing)}",
+                path=table,
+                remedy=f"The columns are {', '.join(_COLUMNS)} and optionally split.",
+            )
+        path = table.parent / row["path"]
+        split = names.read_split(row.get("split", ""))
+        if row.get("split") and split is None:
+            raise InputError(
+                f"line {line} has the split '{row['split']}'",
+                path=table,
+                remedy="Use train, val or test, or leave it empty.",
+            )
+        contrast = guess_contrast(f"{row['contrast']}.nii.gz") or row["contrast"]
+        subject, session = row.get("subject") or None, row.get("session") or None
+        found.scans.append(Scan(path, subject, session, contrast, path.name, split))
+    return found
 
 
-def natural_key(text: str | Path) -> list[tuple[int, int, str]]:
-    """A sort key by which `Image #9` comes before `Image #10`."""
-    parts = re.split(r"(\d+)", str(text).casefold())
-    numbers = [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts]
-    return [*numbers, (2, 0, str(text))]
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and rows, keys in lower case, values stripped, empty lines left out."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot be read ({error})", path=table, remedy="Save it as UTF-8 text."
+        ) from None
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    rows = []
+    for number, row in enumerate(csv.DictReader(text.splitlines(), delimiter=separator), start=2):
+        clean = {
+            key.strip().lower(): value.strip()
+            for key, value in row.items()
+            if isinstance(key, str) and isinstance(value, str)
+        }
+        if any(clean.values()):
+            rows.append((number, clean))
+    return rows
 
 
-def _stem(path: Path) -> str:
-    return path.name.split(".")[0] if path.name.lower().endswith(".nii.gz") else path.stem
+def _participant_splits(table: Path) -> dict[str, str]:
+    if not table.is_file():
+        return {}
+    splits = {}
+    for _, row in _rows(table):
+        split = names.read_split(row.get("split", ""))
+        if split:
+            splits[row.get("participant_id", "").removeprefix("sub-")] = split
+    return splits
 
 
-def _words(text: str) -> list[str]:
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
-    return [word for word in re.split(r"[^a-zA-Z0-9]+", apart) if word]
-
-
-def _told_by(text: str) -> str | None:
-    """A contrast; "" for something that is none of ours; None where nothing is said."""
-    words = _words(text)
-    said = {
-        contrast
-        for contrast, known in _TOKENS.items()
-        if any(word.lower() in known for word in words)
-    }
-    if any(_OTHER.match(word) for word in words):
-        return ""
-    if said == {"FLAIR", "T2w"}:
-        return "FLAIR"
-    if len(said) > 1:
-        return ""
-    return said.pop() if said else None
-
-
-def _without_contrast(stem: str) -> str | None:
-    words = [word for known in _TOKENS.values() for word in known]
-    pattern = rf"(?<![a-zA-Z0-9])({'|'.join(sorted(words, key=len, reverse=True))})(?![a-zA-Z0-9])"
-    rest = re.sub(pattern, "", stem, flags=re.IGNORECASE)
-    rest = re.sub(r"[-_ .]{2,}", "_", rest).strip("-_ .")
-    return rest or None
+def _files(root: Path, skipped: Sequence[str] = ()) -> Iterator[Path]:
+    """All files below `root`, in no order; hidden folders, other stores and leftovers not."""
+    for folder, folders, files in os.walk(root):
+        top = Path(folder) == root
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not name.endswith(".zarr")
+            and not (top and name in skipped)
+        ]
+        yield from (Path(folder, name) for name in files if not is_temporary(name))

@@ -76,9 +76,7 @@ def read(path: Path) -> Volume:
             f"is damaged or truncated ({error})", path=path, remedy="Get the file again."
         ) from None
     header = PictureHeader(form, mode, 8 * pixels.dtype.itemsize)
-    return Volume(
-        pixels[:, :, None], None, header, synthetic=note.lower().startswith("synthetic")
-    )
+    return Volume(pixels[:, :, None], None, header, synthetic=note.lower().startswith("synthetic"))
 
 
 def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
@@ -140,7 +138,8 @@ def _check_kind(image: Image.Image, path: Path) -> None:
             path=path,
             remedy="Save it as grey with 8 or 16 bit.",
         )
-    raw = str(image.tile[0].args) if image.tile else ""
+    tiles = getattr(image, "tile", [])
+    raw = str(tiles[0].args) if tiles else ""
     if image.mode in _CHANNELS and ";16" in raw:
         # Pillow would drop the lower 8 bits without a word.
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrbridge.errors import SizeError
@@ -59,7 +60,9 @@ class PatchGAN(nn.Module):
             size = size // 2
         return size - 2  # each of the two last convolutions, 4x4 with padding 1, takes one away
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch 1 rows columns"]
+    ) -> Float[Tensor, "batch 1 logit_rows logit_columns"]:
         """Judge images.
 
         Args:

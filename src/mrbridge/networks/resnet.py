@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrbridge.networks.norm import make_norm
@@ -61,7 +62,9 @@ class ResNet(nn.Module):
         layers.append(nn.Conv2d(width, 1, 7, padding=3, padding_mode=mode))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch 1 rows columns"]
+    ) -> Float[Tensor, "batch 1 rows columns"]:
         """Translate images.
 
         Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrbridge.networks.norm import make_norm
@@ -69,7 +70,9 @@ class ResUNet(nn.Module):
         """Rows and columns must be multiples of this."""
         return int(2**self.settings.levels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch 1 rows columns"]
+    ) -> Float[Tensor, "batch 1 rows columns"]:
         """Translate images.
 
         Args:

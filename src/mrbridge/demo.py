@@ -1,0 +1,136 @@
+"""The verb `demo`: the whole chain on simulated subjects, without a network."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from mrbridge.errors import OutputError
+from mrbridge.evaluation.evaluate import evaluate
+from mrbridge.inference.translate import translate
+from mrbridge.io.bids import find_scans
+from mrbridge.io.safety import write_json, write_text
+from mrbridge.phantom import PhantomSettings, write_bids
+from mrbridge.preparation.pipeline import PrepareSettings, StandardSettings, prepare
+from mrbridge.preparation.store import Store
+from mrbridge.settings import Settings
+from mrbridge.training.run import train
+from mrbridge.training.settings import TrainSettings, resolve
+
+log = logging.getLogger(__name__)
+
+
+class DemoSettings(Settings):
+    """What the demo leaves out for speed: everything is at 2 mm.
+
+    Attributes:
+        subjects: how many are simulated; two are kept for the report, two for validation.
+        spacing_mm: of the simulated scans and of the slices that the networks see.
+        reserve_seconds: what translation and evaluation take after the training.
+        least_training_seconds: trained at least so long, however short the time.
+    """
+
+    subjects: int = 12
+    spacing_mm: float = 2.0
+    reserve_seconds: float = 25.0
+    least_training_seconds: float = 12.0
+
+
+def run_demo(out: str | Path, *, minutes: float = 5.0, seed: int = 0) -> dict[str, Any]:
+    """Simulate, prepare, train, translate, evaluate.
+
+    Args:
+        out: a new folder; `phantom`, `store`, `run`, `translated`, `scores`, `report.html` and
+            `summary.json` appear in it.
+        minutes: how long all of it may take.
+        seed: of subjects, splits and training.
+
+    Returns:
+        What `summary.json` holds: scores of the model and of the floor in both directions, and the
+        seconds that each stage took.
+
+    Raises:
+        OutputError: the folder is not empty.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise OutputError("is not empty", path=out, remedy="Name a new folder.")
+    settings = DemoSettings()
+    stages = _Stages()
+
+    bids = write_bids(
+        out / "phantom",
+        PhantomSettings(subjects=settings.subjects, spacing_mm=settings.spacing_mm, seed=seed),
+    )
+    stages.end("phantom")
+    share = 2 / settings.subjects
+    store = prepare(
+        bids,
+        out / "store",
+        PrepareSettings(
+            standard=StandardSettings(spacing_mm=settings.spacing_mm),
+            validation_share=share,
+            test_share=share,
+            seed=seed,
+        ),
+    )
+    stages.end("prepare")
+    left = 60 * minutes - stages.total() - settings.reserve_seconds
+    run = train(
+        store, out / "run", _training(max(left, settings.least_training_seconds) / 60, seed)
+    )
+    stages.end("train")
+    table = _test_table(bids, store, out / "test.csv")
+    for scan in find_scans(table, store.manifest.settings.source, store.manifest.settings.target).scans:
+        translate(run.path, scan.path, out / "translated")
+    stages.end("translate")
+    scored = evaluate(model=run.path, pairs=table, out=out / "scores")
+    stages.end("evaluate")
+
+    report = out / "report.html"
+    write_text(report, (out / "scores" / "report.html").read_text(encoding="utf-8"))
+    summary: dict[str, Any] = {
+        "note": "Simulated subjects, synthetic images: for research, not for diagnosis.",
+        "report": str(report),
+        "minutes": minutes,
+        "seed": seed,
+        "scores": scored.summary,
+        "seconds": stages.seconds | {"all": round(stages.total(), 2)},
+    }
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+class _Stages:
+    """How long each stage took."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def end(self, stage: str) -> None:
+        now = time.monotonic()
+        self.seconds[stage] = round(now - self._last, 2)
+        log.info("%s: %.0f s", stage, now - self._last)
+        self._last = now
+
+    def total(self) -> float:
+        return time.monotonic() - self._began
+
+
+def _training(minutes: float, seed: int) -> TrainSettings:
+    return resolve("bridge", {"minutes": minutes, "seed": seed})
+
+
+def _test_table(bids: Path, store: Store, table: Path) -> Path:
+    """The scans of the test subjects, as a table of paths."""
+    lines = ["subject,contrast,path"]
+    lines += [
+        f"{record.subject},{record.contrast},{path.relative_to(table.parent)}"
+        for record in store.records(split="test")
+        for path in sorted(bids.glob(f"sub-*/anat/{record.name}"))
+    ]
+    write_text(table, "\n".join(lines) + "\n")
+    return table

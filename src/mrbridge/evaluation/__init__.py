@@ -1,0 +1,1 @@
+"""How far syntheses may be trusted: scores against true scans, figures and a report."""

@@ -1,0 +1,296 @@
+"""What is to be scored: true scans, their syntheses and masks, brought together by their names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mrbridge.errors import InputError
+from mrbridge.io.bids import guess_contrast, guess_subject, natural_key, parse_name, series_name
+from mrbridge.io.find import Scan, find_scans
+from mrbridge.io.formats import is_picture, is_readable
+from mrbridge.io.safety import suffix_of
+
+_SAYS_NOTHING = {"synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground"}
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Which contrast becomes which; `source` is None where only the synthesis is known."""
+
+    source: str | None
+    target: str
+
+    @property
+    def key(self) -> str:
+        """As in file names and JSON: `T1w_to_T2w`."""
+        return f"to_{self.target}" if self.source is None else f"{self.source}_to_{self.target}"
+
+    @property
+    def label(self) -> str:
+        """As in titles: `T1w → T2w`."""
+        return f"synthetic {self.target}" if self.source is None else f"{self.source} → {self.target}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject in one session, or one picture.
+
+    Attributes:
+        name: by which figures and tables call it: the subject's identifier, with the session.
+        subject: cases of one subject share this; they are never used to fit each other's floor.
+        images: true scans by contrast.
+        synthetic: a synthesis of the one true scan, where it was given rather than to be made.
+        mask: the file of its mask, if any.
+    """
+
+    name: str
+    subject: str
+    images: dict[str, Path]
+    synthetic: Path | None = None
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class FoundCases:
+    """Cases to score, cases of a single contrast, what was left out and why, and remarks."""
+
+    cases: list[Case]
+    singles: list[Case] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def find_pairs(pairs: str | Path | Sequence[str | Path], source: str, target: str) -> FoundCases:
+    """The pairs of a data set: scans of both contrasts of one subject and session.
+
+    Pictures of one subject, or of none, are paired by the rest of their names. Brain masks of
+    BIDS derivatives (`derivatives/*/sub-*/…_desc-brain_mask.nii.gz`) come along.
+
+    Args:
+        pairs: anything that `find_scans` understands.
+        source, target: the contrasts, as BIDS suffixes.
+
+    Raises:
+        InputError: nothing usable is there.
+    """
+    found = find_scans(list(pairs) if isinstance(pairs, list | tuple) else pairs, source, target)
+    left_out = [(path.name, reason) for path, reason in found.ignored]
+    if not found.scans:
+        raise InputError(
+            f"holds no {source} and no {target} scan",
+            path=pairs if isinstance(pairs, str | Path) else None,
+            remedy="Name a BIDS data set, a folder or a table with scans of these contrasts.",
+        )
+    masks = _brain_masks(Path(pairs)) if isinstance(pairs, str | Path) else {}
+    cases, singles, by_name = [], [], False
+    for group in _groups(found.scans).values():
+        for scans in _in_pairs(group, source, target):
+            images = {scan.contrast: scan.path for scan in scans}
+            case = _case_of(scans[0], images, masks)
+            (cases if len(images) == 2 else singles).append(case)
+            by_name |= len(images) == 2 and scans[0].subject is None
+    remarks = []
+    if by_name:
+        remarks.append(
+            "Pictures were paired by their names: that pictures of equal name show the same "
+            "slice of the same subject is taken on trust."
+        )
+    return FoundCases(_uniquely_named(cases), _uniquely_named(singles), left_out, remarks)
+
+
+def find_syntheses(real: str | Path, synthetic: str | Path) -> FoundCases:
+    """True scans and their syntheses, by path, by file name, or by BIDS entities without `desc`.
+
+    Args:
+        real: a file, or a folder of files.
+        synthetic: likewise; every synthesis needs its true scan, not the other way round.
+
+    Raises:
+        InputError: a path is absent, or nothing matches.
+    """
+    real, synthetic = Path(real), Path(synthetic)
+    syntheses = _files(synthetic)
+    inside = {path.resolve() for path, _ in syntheses}
+    reals = [
+        (path, relative)
+        for path, relative in _files(real)
+        if real.is_file() or (path.resolve() not in inside and "desc-synth" not in path.name)
+    ]
+    if real.is_file() and synthetic.is_file():
+        matched = [(syntheses[0][0], reals[0])]
+    else:
+        matched = [(path, partner(relative, reals)) for path, relative in syntheses]
+    cases, left_out = [], []
+    for path, found in matched:
+        if found is None:
+            left_out.append((path.name, "no true scan, or more than one, goes by this name"))
+            continue
+        name = _name_of_file(found[1], found[0])
+        contrast = guess_contrast(Path(found[0].parent.name, found[0].name)) or guess_contrast(path)
+        subject = guess_subject(found[1], picture=is_picture(found[0]))[0] or name
+        images = {contrast or "scan": found[0]}
+        cases.append(Case(name, subject, images, synthetic=path))
+    if not cases:
+        raise InputError(
+            "holds no synthesis that belongs to one of the true scans",
+            path=synthetic,
+            remedy="Give files of equal names, BIDS names, or one file each.",
+        )
+    return FoundCases(_uniquely_named(cases), [], left_out)
+
+
+def with_masks(cases: Iterable[Case], masks: str | Path) -> list[Case]:
+    """The cases with masks from a file (for all) or a folder (matched like syntheses).
+
+    A case without its mask keeps None.
+
+    Raises:
+        InputError: `masks` is absent or holds none.
+    """
+    files = _files(Path(masks))
+    if Path(masks).is_file():
+        return [replace(case, mask=files[0][0]) for case in cases]
+    found = []
+    for case in cases:
+        candidates = (
+            partner(Path(image.parent.name, image.name), files) for image in case.images.values()
+        )
+        match = next((candidate for candidate in candidates if candidate is not None), None)
+        found.append(replace(case, mask=None if match is None else match[0]))
+    return found
+
+
+def partner(relative: Path, candidates: Sequence[tuple[Path, Path]]) -> tuple[Path, Path] | None:
+    """The one candidate (path, relative path) that a file belongs to; None if none or several.
+
+    The most telling resemblance decides: the same relative path, the same name, then the same
+    words (contrast, `desc-…` and words such as `mask` left out) with the same contrast or folder.
+    """
+    words, contrast = _words(relative), guess_contrast(Path(relative.name))
+    alike = [item for item in candidates if _words(item[1]) == words]
+    beside = [item for item in alike if item[1].parent == relative.parent]
+
+    def of_contrast(items: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+        return [item for item in items if guess_contrast(Path(item[1].name)) == contrast]
+
+    attempts = [
+        [item for item in candidates if item[1] == relative],
+        [item for item in candidates if item[1].name == relative.name],
+        of_contrast(beside),
+        beside,
+    ]
+    if words:  # a bare `T2.nii.gz` says nothing outside its folder
+        attempts += [of_contrast(alike), alike]
+    return next((attempt[0] for attempt in attempts if len(attempt) == 1), None)
+
+
+def _groups(scans: Sequence[Scan]) -> dict[tuple[str, ...], list[Scan]]:
+    """Scans of one subject and session; pictures without a subject: of one name."""
+    groups: dict[tuple[str, ...], list[Scan]] = defaultdict(list)
+    for scan in scans:
+        if scan.subject is None:
+            groups["", "", series_name(scan.name)].append(scan)
+        else:
+            groups[scan.subject, scan.session or ""].append(scan)
+    return groups
+
+
+def _in_pairs(group: Sequence[Scan], source: str, target: str) -> Iterator[list[Scan]]:
+    """Split a group into pairs, by names where it has several scans of one contrast."""
+    if max(Counter(scan.contrast for scan in group).values()) == 1:
+        yield list(group)
+        return
+    by_name: dict[str, list[Scan]] = defaultdict(list)
+    for scan in group:
+        by_name[series_name(scan.name)].append(scan)
+    complete = [s for s in by_name.values() if sorted(x.contrast for x in s) == sorted((source, target))]
+    if complete:
+        yield from complete
+        return
+    firsts = {contrast: scan for scan in reversed(group) for contrast in [scan.contrast]}
+    if len(firsts) == 2 and not is_picture(group[0].path):
+        yield [firsts[source], firsts[target]]  # repeated runs of one session
+        return
+    yield from ([scan] for scan in group)
+
+
+def _case_of(scan: Scan, images: dict[str, Path], masks: dict[tuple[str, str], Path]) -> Case:
+    if scan.subject is None:
+        name = series_name(scan.name)
+        return Case(name, name, images)
+    bids = parse_name(scan.path) is not None
+    parts = [f"sub-{scan.subject}" if bids else scan.subject]
+    if scan.session:
+        parts.append(f"ses-{scan.session}" if bids else scan.session)
+    if is_picture(scan.path) and scan.subject not in scan.name:
+        parts.append(series_name(scan.name))
+    mask = masks.get((scan.subject, scan.session or ""))
+    return Case("_".join(parts), parts[0], images, mask=mask)
+
+
+def _brain_masks(root: Path) -> dict[tuple[str, str], Path]:
+    """Brain masks of BIDS derivatives by subject and session."""
+    masks: dict[tuple[str, str], Path] = {}
+    for path in sorted(root.glob("derivatives/*/sub-*/**/*_desc-brain_mask.nii.gz")):
+        name = parse_name(path)
+        if name is not None:
+            masks.setdefault((name.entities["sub"], name.entities.get("ses", "")), path)
+    return masks
+
+
+def _files(root: Path) -> list[tuple[Path, Path]]:
+    """Scans at or below `root`, each with its relative path, in natural order."""
+    if root.is_file():
+        return [(root, Path(root.parent.name, root.name))]
+    if not root.is_dir():
+        raise InputError("does not exist", path=root, remedy="Check the path.")
+    paths = [
+        (path, path.relative_to(root))
+        for path in root.rglob("*")
+        if is_readable(path) and not any(p.startswith(".") for p in path.relative_to(root).parts)
+    ]
+    if not paths:
+        raise InputError("holds no scan", path=root, remedy="Name a file, or a folder with scans.")
+    return sorted(paths, key=lambda item: natural_key(item[1]))
+
+
+def _words(relative: Path) -> tuple[str, ...]:
+    """The words of a file name that tell whose scan it is."""
+    stem = relative.name.removesuffix(suffix_of(relative))
+    stem = re.sub(r"desc-[a-zA-Z0-9]+", "", stem)
+    words = [word for word in re.split(r"[-_.\s]+", stem) if word]
+    return tuple(
+        word
+        for word in words
+        if word.lower() not in _SAYS_NOTHING and guess_contrast(Path(f"{word}.nii.gz")) is None
+    )
+
+
+def _name_of_file(relative: Path, path: Path) -> str:
+    name = parse_name(path)
+    if name is not None:
+        keys = [key for key in ("sub", "ses") if key in name.entities]
+        return "_".join(f"{key}-{name.entities[key]}" for key in keys)
+    if not _words(relative):  # `patient07/T2.nii.gz`
+        return relative.parent.name or path.parent.name
+    return relative.name[: -len(suffix_of(path))]
+
+
+def _uniquely_named(cases: Sequence[Case]) -> list[Case]:
+    """The cases, with the file's name added where several would go by one name."""
+    counts = Counter(case.name for case in cases)
+    result, seen = [], set()
+    for case in cases:
+        name = case.name
+        if counts[name] > 1:
+            first = next(iter(case.images.values()))
+            name = f"{name}_{first.name[: -len(suffix_of(first))]}"
+        while name in seen:
+            name += "_again"
+        seen.add(name)
+        result.append(replace(case, name=name))
+    return result

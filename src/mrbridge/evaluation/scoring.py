@@ -1,0 +1,360 @@
+"""The work on one case: read, translate, score against the truth, draw."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrbridge import metrics
+from mrbridge.errors import InputError
+from mrbridge.evaluation import figures
+from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.settings import EvaluateSettings
+from mrbridge.io import read
+from mrbridge.metrics import MonotoneMapping, Scores
+from mrbridge.preparation.geometry import SliceGrid, to_slices
+from mrbridge.preparation.intensity import foreground_mask
+from mrbridge.volume import Volume
+
+Stack = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+GRID_TOLERANCE_MM = 1e-3
+"""The furthest that corners of two scans may lie apart for their voxels to be compared."""
+
+_FLOOR_VALUES = 500_000  # voxels that a floor is fitted on, over all cases
+_MOST_VALUES, _LEAST_VALUES = 50_000, 1_000  # of one case
+_SMALLEST_SLICE = 0.25  # slices with a smaller share of the largest slice's mask are not judged
+_NO_MASK = "has no mask"
+
+
+class TranslatorLike(Protocol):
+    """What an evaluation needs of `mrbridge.inference.engine.Translator`."""
+
+    bundle: Any
+
+    def translate(self, volume: Volume, to: str) -> Volume:
+        """The scan in the contrast `to`, on its own grid."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the work on one case needs; picklable where `model` is a path or None.
+
+    Attributes:
+        case: what to score.
+        directions: of which the source (or, with a ready synthesis, the target) is in the case.
+        settings: how to score.
+        model: path of a run or bundle, a translator, or None with a ready synthesis.
+        device: for the model.
+        floors: the floor of each direction, by its key.
+        sampled: slices of this case that enter the sliced Wasserstein distance.
+        values: voxels of this case that floors of other cases are fitted on.
+        figures: the file to draw to, without what follows the case's name; None draws nothing.
+    """
+
+    case: Case
+    directions: tuple[Direction, ...]
+    settings: EvaluateSettings
+    model: Any = None
+    device: str = "auto"
+    floors: Mapping[str, MonotoneMapping] = field(default_factory=dict)
+    sampled: int = 1
+    values: int = _MOST_VALUES
+    figures: Path | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one case gave in one direction.
+
+    Attributes:
+        scores: by method (`model`, `floor`, `copy`); empty without a true target.
+        slices: numbers of the slices that have scores of their own, counted from 0, inferior first.
+        by_slice: by method, then `psnr` and `ssim`, one value for each of `slices`.
+        counts: joint histogram of true (rows) and fitted synthetic intensities, 0 to
+            `figures.HISTOGRAM_TOP`; None without a true target.
+        looks: by method and `real`: some slices, scaled, for the sliced Wasserstein distance.
+        cycle: `cycle` and `noisy`: scores of the source scan after there and back.
+        voxels: how many the mask holds.
+        pictures: the figures, by kind (`slices`, `by_slice`).
+    """
+
+    scores: dict[str, Scores] = field(default_factory=dict)
+    slices: list[int] = field(default_factory=list)
+    by_slice: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    counts: NDArray[np.int64] | None = None
+    looks: dict[str, Stack] = field(default_factory=dict)
+    cycle: dict[str, Scores] = field(default_factory=dict)
+    voxels: int = 0
+    pictures: dict[str, Path] = field(default_factory=dict)
+
+
+def values_per_case(cases: int) -> int:
+    """How many voxels of each case a floor is fitted on."""
+    return min(_MOST_VALUES, max(_LEAST_VALUES, _FLOOR_VALUES // max(1, cases)))
+
+
+def sample_case(job: Job) -> dict[str, tuple[Stack, Stack]]:
+    """Matching intensities (source, target) of one pair, for floors, by direction.
+
+    Both scaled by their 99.5th percentile inside the target's mask; shapes (values,).
+
+    Raises:
+        InputError: the pair cannot be scored: not on one grid, or without mask.
+    """
+    scans = _read_case(job)
+    result = {}
+    for direction in job.directions:
+        source, target = scans.stacks[str(direction.source)], scans.stacks[direction.target]
+        inside = scans.masks[direction.target]
+        # Of the name, so that a case gives the same voxels in whatever company it comes.
+        seed = [job.settings.seed, zlib.crc32(f"{job.case.name}/{direction.key}".encode())]
+        chosen = np.flatnonzero(inside)
+        if chosen.size > job.values:
+            chosen = np.random.default_rng(seed).choice(chosen, job.values, replace=False)
+        pair = (metrics.scaled(image, inside).ravel()[chosen] for image in (source, target))
+        result[direction.key] = (next(pair), next(pair))
+    return result
+
+
+def fit_floors(
+    cases: Sequence[Case], samples: Sequence[Mapping[str, tuple[Stack, Stack]]]
+) -> list[tuple[dict[str, MonotoneMapping], str]]:
+    """For each case the floor by direction, fitted on other subjects where there are any.
+
+    Returns:
+        A (floors, "others" or "itself") for each case.
+    """
+    result = []
+    for case in cases:
+        others = [s for other, s in zip(cases, samples, strict=True) if other.subject != case.subject]
+        chosen = others or [s for other, s in zip(cases, samples, strict=True) if other is case]
+        floors = {
+            key: metrics.fit_monotone(
+                np.concatenate([sample[key][0] for sample in chosen]),
+                np.concatenate([sample[key][1] for sample in chosen]),
+            )
+            for key in chosen[0]
+        }
+        result.append((floors, "others" if others else "itself"))
+    return result
+
+
+def score_case(job: Job) -> dict[str, Found]:
+    """Score one case in all its directions.
+
+    Raises:
+        InputError: it cannot be scored.
+        MrbridgeError: it cannot be translated.
+    """
+    scans = _read_case(job)
+    translator = None if job.model is None else _open_translator(job.model, job.device)
+    found = {}
+    for direction in job.directions:
+        paired = direction.target in scans.volumes
+        inside = scans.masks[direction.target if paired else str(direction.source)]
+        volume = scans.synthetic or _translated(translator, scans, direction)
+        images = {"model": to_slices(volume, None)[0]}
+        if direction.source is not None:
+            source = scans.stacks[direction.source]
+            images["copy"] = source
+            if direction.key in job.floors:
+                images["floor"] = _floor(job.floors[direction.key], source, inside, job)
+        result = Found(voxels=int(inside.sum()))
+        if paired:
+            result = _against_truth(job, scans, direction, images, inside)
+        cycle = {}
+        if translator is not None and job.settings.cycle:
+            cycle = _cycle(translator, scans, direction, volume, job)
+        looks = _looks(images | {"real": scans.stacks.get(direction.target)}, inside, job.sampled)
+        found[direction.key] = replace(result, cycle=cycle, looks=looks)
+    return found
+
+
+@dataclass(frozen=True)
+class _Scans:
+    """A case in memory; stacks and masks (slices, rows, columns) by contrast."""
+
+    volumes: dict[str, Volume]
+    stacks: dict[str, Stack]
+    masks: dict[str, Mask]
+    grid: SliceGrid
+    synthetic: Volume | None
+
+
+def _read_case(job: Job) -> _Scans:
+    case = job.case
+    volumes = {contrast: read(path) for contrast, path in case.images.items()}
+    for contrast, volume in volumes.items():
+        if volume.synthetic:
+            raise InputError(
+                "says of itself that it is synthetic, so it is no truth to score against",
+                path=case.images[contrast],
+                remedy="Give the scan as it was acquired.",
+            )
+    first, *others = volumes.values()
+    synthetic = None if case.synthetic is None else read(case.synthetic)
+    for other in [*others, *([] if synthetic is None else [synthetic])]:
+        _check_one_grid(first, other, case)
+    cut = {contrast: to_slices(volume, None) for contrast, volume in volumes.items()}
+    stacks = {contrast: stack for contrast, (stack, _) in cut.items()}
+    masks = {contrast: _mask(job, first, stack) for contrast, stack in stacks.items()}
+    return _Scans(volumes, stacks, masks, next(iter(cut.values()))[1], synthetic)
+
+
+def _check_one_grid(one: Volume, other: Volume, case: Case) -> None:
+    if one.voxels.shape != other.voxels.shape:
+        difference = f"shapes {one.voxels.shape} and {other.voxels.shape}"
+    elif (one.affine is None) != (other.affine is None):
+        difference = "one is a picture, the other lies in space"
+    elif one.affine is not None and other.affine is not None:
+        steps = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+        corners = steps * (np.array(one.voxels.shape) - 1)
+        moved = np.c_[corners, np.ones(8)] @ (one.affine - other.affine)[:3].T
+        distance = float(np.linalg.norm(moved, axis=1).max())
+        if distance <= GRID_TOLERANCE_MM:
+            return
+        difference = f"up to {distance:.3g} mm apart"
+    else:
+        return
+    raise InputError(
+        f"{case.name}: the scans are not on one grid ({difference})",
+        remedy="Register and resample one to the other first.",
+    )
+
+
+def _mask(job: Job, reference: Volume, stack: Stack) -> Mask:
+    case, kind = job.case, job.settings.mask
+    if case.mask is not None:
+        volume = read(case.mask)
+        _check_one_grid(reference, volume, replace(case, name=f"{case.name} and its mask"))
+        inside = to_slices(volume, None)[0] > 0.5 * min(1.0, float(volume.voxels.max()))
+    elif kind == "brain":
+        raise InputError(
+            f"{case.name}: {_NO_MASK} (…_desc-brain_mask.nii.gz in derivatives)",
+            remedy="Give masks, or score the foreground.",
+        )
+    else:
+        inside = np.ones(stack.shape, bool) if kind == "whole" else foreground_mask(stack)
+    if not inside.any():
+        raise InputError(f"{case.name}: the mask is empty", remedy="Check the scan and its mask.")
+    return inside
+
+
+def _translated(
+    translator: TranslatorLike | None, scans: _Scans, direction: Direction
+) -> Volume:
+    if translator is None or direction.source is None:
+        raise InputError("there is neither a synthesis nor a model to make one")
+    return translator.translate(scans.volumes[direction.source], direction.target)
+
+
+def _floor(mapping: MonotoneMapping, source: Stack, inside: Mask, job: Job) -> Stack:
+    """The source with its intensities mapped; where there is no anatomy, nothing.
+
+    A falling curve would otherwise turn the dark background bright, which nobody would do.
+    """
+    mapped = mapping.apply(metrics.scaled(source, inside))
+    if job.settings.mask == "whole" and job.case.mask is None:
+        return mapped
+    return np.where(inside | foreground_mask(source), mapped, np.float32(0))
+
+
+def _against_truth(
+    job: Job, scans: _Scans, direction: Direction, images: Mapping[str, Stack], inside: Mask
+) -> Found:
+    real = scans.stacks[direction.target]
+    truth = metrics.scaled(real, inside)
+    fitted = {method: metrics.fitted(truth, image, inside) for method, image in images.items()}
+    sizes = inside.sum(axis=(1, 2))
+    judged = np.flatnonzero(sizes >= max(1, _SMALLEST_SLICE * sizes.max()))
+    by_slice = {
+        method: _by_slice(truth, image, inside, judged) for method, image in fitted.items()
+    }
+    found = Found(
+        scores={method: metrics.scores(real, image, inside) for method, image in images.items()},
+        slices=judged.tolist(),
+        by_slice=by_slice,
+        counts=figures.count_jointly(truth[inside], fitted["model"][inside]),
+        voxels=int(inside.sum()),
+    )
+    if job.figures is None:
+        return found
+    panels = figures.Panels(
+        direction,
+        None if direction.source is None else metrics.scaled(scans.stacks[direction.source], inside),
+        # Outside the mask nothing is scored: there the synthesis is shown as it is.
+        np.where(inside, fitted["model"], metrics.scaled(images["model"], inside)),
+        truth,
+        inside,
+        scans.grid.spacing,
+    )
+    return replace(found, pictures=_draw(job.figures, direction, panels, found))
+
+
+def _draw(start: Path, direction: Direction, panels: figures.Panels, found: Found) -> dict[str, Path]:
+    pictures = {"slices": start.with_name(f"{start.name}_{direction.key}_slices.png")}
+    figures.draw_slices(panels, found.slices, found.by_slice["model"], pictures["slices"])
+    if len(found.slices) > 1:
+        pictures["by_slice"] = start.with_name(f"{start.name}_{direction.key}_by-slice.png")
+        figures.draw_by_slice(found.slices, found.by_slice, pictures["by_slice"])
+    return pictures
+
+
+def _by_slice(truth: Stack, image: Stack, inside: Mask, judged: NDArray[Any]) -> dict[str, list[float]]:
+    similarity = metrics.ssim_map(truth, image, 1.0)
+    return {
+        "psnr": [metrics.psnr(truth[k], image[k], inside[k], 1.0) for k in judged],
+        "ssim": [float(similarity[k][inside[k]].mean()) for k in judged],
+    }
+
+
+def _cycle(
+    translator: TranslatorLike, scans: _Scans, direction: Direction, made: Volume, job: Job
+) -> dict[str, Scores]:
+    """There and back, as it is and with noise on the way (Chu et al. 2017, arXiv:1712.02950)."""
+    contrast = str(direction.source)
+    source, inside = scans.stacks[contrast], scans.masks[contrast]
+    strength = job.settings.noise * float(np.percentile(made.voxels, metrics.REFERENCE_PERCENTILE))
+    noise = np.random.default_rng(job.settings.seed).standard_normal(made.voxels.shape, np.float32)
+    # Exact zeros are no tissue: noise there would change what counts as foreground.
+    noisy = np.where(made.voxels == 0, 0, made.voxels + np.float32(strength) * noise)
+    starts = {"cycle": made, "noisy": replace(made, voxels=noisy)}
+    return {
+        name: metrics.scores(source, to_slices(translator.translate(start, contrast), None)[0], inside)
+        for name, start in starts.items()
+    }
+
+
+def _looks(images: Mapping[str, Stack | None], inside: Mask, count: int) -> dict[str, Stack]:
+    """`count` slices of each image, evenly spread over those with anatomy."""
+    sizes = inside.sum(axis=(1, 2))
+    usable = np.flatnonzero(sizes >= max(1, _SMALLEST_SLICE * sizes.max()))
+    picked = usable[np.unique(np.linspace(0, len(usable) - 1, count).round().astype(int))]
+    return {
+        name: metrics.scaled(image, inside)[picked]
+        for name, image in images.items()
+        if image is not None
+    }
+
+
+@lru_cache(maxsize=1)
+def _load_translator(model: str, device: str) -> TranslatorLike:
+    from mrbridge.inference.engine import Translator
+
+    return Translator(model, device)
+
+
+def _open_translator(model: Any, device: str) -> TranslatorLike:
+    """A translator from a path, loaded once a process, or the translator that was given."""
+    if isinstance(model, str | Path):
+        return _load_translator(str(model), device)
+    return model  # type: ignore[no-any-return]

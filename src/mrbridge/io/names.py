@@ -1,0 +1,183 @@
+"""Names: what a file's name says of it, after BIDS and after common habit.
+
+Source: the Brain Imaging Data Structure, https://bids-specification.readthedocs.io.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrbridge.volume import CONTRASTS
+
+_BIDS = re.compile(r"^((?:[a-zA-Z]+-[a-zA-Z0-9+]+_)+)([a-zA-Z0-9]+)(\.[a-zA-Z0-9.]+)$")
+_TOKENS = {
+    "T1w": {"t1", "t1w", "t1wi", "mprage", "memprage", "t1mprage"},
+    "T2w": {"t2", "t2w", "t2wi"},
+    "PDw": {"pd", "pdw"},
+    "FLAIR": {"flair", "t2flair"},
+}
+# Contrast agent, quantitative maps, T2*, and things drawn on a scan: not one of our contrasts.
+_OTHER = re.compile(
+    r"^(t1|t2|pd)w?(post|c|ce|gd|gad|map|star|starw|s|km)$|^(post|ce|gd|gad|postcontrast|star|"
+    r"map|mask|brainmask|seg|dseg|probseg|label|labels|lesion|lesions|brainmasks)$",
+    re.IGNORECASE,
+)
+_SESSION = re.compile(
+    r"^(ses|session|visit|study|timepoint|tp|scan|baseline|followup|year|month|week|day)"
+    r"[-_ ]?\w*$|^\d{8}$",
+    re.IGNORECASE,
+)
+_PLAIN_FOLDERS = {"anat", "nii", "nifti", "images", "image", "png", "data", "slices", "scans"}
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class BidsName:
+    """A BIDS file name in its parts.
+
+    Attributes:
+        entities: such as {"sub": "01", "ses": "2", "run": "1"}, in their order.
+        suffix: such as T1w.
+        extension: with its first dot, such as .nii.gz.
+    """
+
+    entities: dict[str, str]
+    suffix: str
+    extension: str
+
+    def __str__(self) -> str:
+        parts = [f"{key}-{value}" for key, value in self.entities.items()]
+        return "_".join([*parts, self.suffix]) + self.extension
+
+
+def parse_name(path: str | Path) -> BidsName | None:
+    """The parts of a BIDS name; None where it is none (it must begin with `sub-`)."""
+    match = _BIDS.match(Path(path).name)
+    if match is None:
+        return None
+    pairs = [part.partition("-")[::2] for part in match[1].rstrip("_").split("_")]
+    if pairs[0][0] != "sub":
+        return None
+    return BidsName(dict(pairs), match[2], match[3])
+
+
+def derivative_name(name: BidsName, contrast: str) -> str:
+    """The name of a synthetic scan: all entities of its source, `desc-synth`, the new suffix.
+
+    A raw file can never have this name (BIDS derivatives, `desc` entity).
+    """
+    entities = {key: value for key, value in name.entities.items() if key != "desc"}
+    return str(BidsName({**entities, "desc": "synth"}, contrast, name.extension))
+
+
+def guess_contrast(path: str | Path) -> str | None:
+    """The contrast that a path's names tell: BIDS suffix, else words in the file's name, else the
+    nearest folder that says one (`TrainT1`, `T2w`). Scans after contrast agent, maps and masks
+    give None, and so does a name that says two contrasts; FLAIR wins over T2.
+    """
+    path = Path(path)
+    name = parse_name(path)
+    if name is not None:
+        known = name.suffix in CONTRASTS and "ce" not in name.entities
+        return name.suffix if known else None
+    told = _told_by(_stem(path))
+    if told is not None:
+        return told or None
+    for folder in path.parents:
+        told = _told_by(folder.name)
+        if told is not None:
+            return told or None
+    return None
+
+
+def guess_split(relative: Path) -> str | None:
+    """`val` or `test` where a folder such as `testT1` says so. `train` says nothing."""
+    for folder in relative.parents:
+        for word in _words(folder.name):
+            split = _SPLITS.get(word.lower())
+            if split in ("val", "test"):
+                return split
+    return None
+
+
+def read_split(word: str) -> str | None:
+    """`train`, `val` or `test` for the usual ways to write them, else None."""
+    return _SPLITS.get(word.strip().lower())
+
+
+def guess_subject(relative: Path, *, picture: bool) -> tuple[str | None, str | None]:
+    """Subject and session of a file, from its path relative to the folder that was given.
+
+    The subject is the nearest folder that names neither a contrast nor a session; without one, a
+    volume's subject is the rest of its name (`IXI002-Guys-0828-T1` is IXI002-Guys-0828), and a
+    picture has none.
+    """
+    name = parse_name(relative)
+    if name is not None:
+        return name.entities["sub"], name.entities.get("ses")
+    subject: str | None = None
+    sessions: list[str] = []
+    for folder in (part.name for part in relative.parents):
+        if not folder or folder.lower() in _PLAIN_FOLDERS or _told_by(folder) is not None:
+            continue
+        if _SPLITS.get(folder.lower()):
+            continue
+        if not _SESSION.match(folder):
+            subject = folder
+            break
+        sessions.insert(0, folder)
+    rest = None if picture else _without_contrast(_stem(relative))
+    if subject is None:
+        subject = rest
+    elif rest and rest != subject:
+        sessions.append(rest)
+    return subject, "-".join(sessions) or None
+
+
+def series_name(name: str) -> str:
+    """A picture's name without its contrast: equal for the two pictures of one slice."""
+    stem = _stem(Path(name))
+    return _without_contrast(stem) or stem
+
+
+def natural_key(text: str | Path) -> list[tuple[int, int, str]]:
+    """A sort key by which `Image #9` comes before `Image #10`."""
+    parts = re.split(r"(\d+)", str(text).casefold())
+    numbers = [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts]
+    return [*numbers, (2, 0, str(text))]
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0] if path.name.lower().endswith(".nii.gz") else path.stem
+
+
+def _words(text: str) -> list[str]:
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    return [word for word in re.split(r"[^a-zA-Z0-9]+", apart) if word]
+
+
+def _told_by(text: str) -> str | None:
+    """A contrast; "" for something that is none of ours; None where nothing is said."""
+    words = _words(text)
+    said = {
+        contrast
+        for contrast, known in _TOKENS.items()
+        if any(word.lower() in known for word in words)
+    }
+    if any(_OTHER.match(word) for word in words):
+        return ""
+    if said == {"FLAIR", "T2w"}:
+        return "FLAIR"
+    if len(said) > 1:
+        return ""
+    return said.pop() if said else None
+
+
+def _without_contrast(stem: str) -> str | None:
+    words = [word for known in _TOKENS.values() for word in known]
+    pattern = rf"(?<![a-zA-Z0-9])({'|'.join(sorted(words, key=len, reverse=True))})(?![a-zA-Z0-9])"
+    rest = re.sub(pattern, "", stem, flags=re.IGNORECASE)
+    rest = re.sub(r"[-_ .]{2,}", "_", rest).strip("-_ .")
+    return rest or None

@@ -1,0 +1,1 @@
+"""Preparation: from any supported input to a store that networks train on."""

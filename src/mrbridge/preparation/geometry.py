@@ -1,0 +1,180 @@
+"""From a volume to axial slices and back.
+
+Slices run from inferior to superior; within a slice rows run to posterior and columns to the
+patient's left, as in a DICOM axial picture. Orientation is changed by flips and permutations only.
+In-plane resampling keeps the edges of the field of view where they are. Every step has its undo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
+from numpy.typing import NDArray
+
+from mrbridge.volume import Volume
+
+_AXES = ("S", "P", "L")
+_TOLERANCE = 0.01  # spacings that differ by less are the same: no interpolation for nothing
+_BATCH = 64  # slices resampled at once, which bounds the memory
+
+
+@dataclass(frozen=True)
+class SliceGrid:
+    """Where slices came from, which is all that it takes to go back.
+
+    Attributes:
+        transform: flips and permutation from the source's axes to (slice, row, column), as
+            `nibabel.orientations` writes them: (source axis) -> (axis, direction).
+        full: (slices, rows, columns) before in-plane resampling.
+        shape: (slices, rows, columns) after it.
+        affine: (4, 4), from (slice, row, column) before resampling to RAS+ mm; None for pictures.
+        spacing: mm between slices, rows and columns after resampling; None for pictures.
+    """
+
+    transform: tuple[tuple[int, int], ...]
+    full: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64] | None
+    spacing: tuple[float, float, float] | None
+
+    @property
+    def hash(self) -> str:
+        """Equal for scans on one grid (to 0.01 mm), however they are stored."""
+        places: list[int] = []
+        if self.affine is not None:
+            steps = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+            corners = np.array(steps) * (np.array(self.full) - 1)
+            millimetres = corners @ self.affine[:3, :3].T + self.affine[:3, 3]
+            # The odd offset keeps round numbers of mm away from where the rounding flips.
+            places = np.floor(millimetres / 0.01 + 0.3137).astype(int).ravel().tolist()
+        return hashlib.sha256(repr((self.full, places)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The undo of `fit_size`: the rows and columns that there were."""
+
+    rows: int
+    columns: int
+
+    def __call__(self, slices: NDArray[Any], fill: float = -1.0) -> NDArray[Any]:
+        """Bring slices (..., rows, columns) back; what was cropped away is `fill`."""
+        return _centred(_centred(slices, -2, self.rows, fill), -1, self.columns, fill)
+
+
+def to_slices(volume: Volume, spacing_mm: float | None) -> tuple[NDArray[np.float32], SliceGrid]:
+    """Cut a volume into axial slices.
+
+    Args:
+        volume: any orientation; a picture is one slice as it is.
+        spacing_mm: in-plane spacing to resample to; None keeps what there is. Within 1 % nothing
+            is resampled.
+
+    Returns:
+        Slices (slices, rows, columns), float32, and the grid for `from_slices`.
+    """
+    if volume.affine is None:
+        slices = volume.voxels.transpose(2, 0, 1)
+        transform: tuple[tuple[int, int], ...] = ((1, 1), (2, 1), (0, 1))
+        affine = spacing = None
+    else:
+        ornt = ornt_transform(io_orientation(volume.affine), axcodes2ornt(_AXES))
+        slices = apply_orientation(volume.voxels, ornt)
+        transform = tuple((int(axis), int(flip)) for axis, flip in ornt)
+        affine = volume.affine @ inv_ornt_aff(ornt, volume.voxels.shape)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    full = (slices.shape[0], slices.shape[1], slices.shape[2])
+    values = np.ascontiguousarray(slices, dtype=np.float32)
+    if spacing is None:
+        return values, SliceGrid(transform, full, full, None, None)
+    rows, columns = (
+        _resampled_size(size, float(step), spacing_mm)
+        for size, step in zip(full[1:], spacing[1:], strict=True)
+    )
+    values = _resample(values, rows, columns)
+    new = (
+        float(spacing[0]),
+        float(spacing[1]) * full[1] / rows,
+        float(spacing[2]) * full[2] / columns,
+    )
+    return values, SliceGrid(transform, full, (full[0], rows, columns), affine, new)
+
+
+def from_slices(slices: NDArray[np.float32], grid: SliceGrid) -> NDArray[np.float32]:
+    """Undo `to_slices`: voxels in the shape and orientation of the source.
+
+    Bit-equal where nothing was resampled, otherwise up to the error of interpolation.
+
+    Args:
+        slices: (slices, rows, columns) of `grid.shape`.
+        grid: what `to_slices` gave.
+    """
+    if slices.shape != grid.shape:
+        raise ValueError(f"slices have the shape {slices.shape}, the grid {grid.shape}")
+    values = _resample(np.asarray(slices, np.float32), grid.full[1], grid.full[2])
+    back = ornt_transform(_canonical(), np.array(grid.transform, float))
+    return np.ascontiguousarray(apply_orientation(values, back))
+
+
+def fit_size(
+    slices: NDArray[Any], rows: int, columns: int, fill: float = -1.0
+) -> tuple[NDArray[Any], Fit]:
+    """Pad with `fill` or crop (..., rows, columns) about the centre, and tell how to undo it."""
+    undo = Fit(slices.shape[-2], slices.shape[-1])
+    fitted = _centred(_centred(slices, -2, rows, fill), -1, columns, fill)
+    return fitted, undo
+
+
+def size_multiple(size: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `size`."""
+    return -(-size // multiple) * multiple
+
+
+def _canonical() -> NDArray[np.float64]:
+    return np.array([[0, 1], [1, 1], [2, 1]], float)
+
+
+def _resampled_size(size: int, step: float, spacing_mm: float | None) -> int:
+    if spacing_mm is None or abs(step / spacing_mm - 1) <= _TOLERANCE:
+        return size
+    return max(1, round(size * step / spacing_mm))
+
+
+def _resample(slices: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
+    """Bicubic in-plane, edges aligned, antialiased where it shrinks, never beyond the range."""
+    if slices.shape[1:] == (rows, columns):
+        return slices
+    shrinks = rows < slices.shape[1] or columns < slices.shape[2]
+    result = np.empty((len(slices), rows, columns), np.float32)
+    for start in range(0, len(slices), _BATCH):
+        batch = torch.from_numpy(np.ascontiguousarray(slices[start : start + _BATCH]))[:, None]
+        result[start : start + _BATCH] = torch.nn.functional.interpolate(
+            batch, size=(rows, columns), mode="bicubic", antialias=shrinks
+        )[:, 0].numpy()
+    # Bicubic kernels overshoot at edges: air beside the scalp would become negative.
+    return np.clip(result, slices.min(), slices.max(), out=result)
+
+
+def _centred(slices: NDArray[Any], axis: int, size: int, fill: float) -> NDArray[Any]:
+    present = slices.shape[axis]
+    apart = abs(size - present)
+    # Padding and cropping put an odd pixel on the same side, so that each undoes the other.
+    before = apart // 2
+    if size >= present:
+        widths = [(0, 0)] * slices.ndim
+        widths[axis] = (before, apart - before)
+        return np.pad(slices, widths, constant_values=fill)
+    keep = [slice(None)] * slices.ndim
+    keep[axis] = slice(before, before + size)
+    return slices[tuple(keep)]

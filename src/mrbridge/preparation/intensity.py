@@ -1,0 +1,132 @@
+"""Intensities of MR have no unit: a recipe per scan brings them to [-1, 1], and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import ndimage
+
+from mrbridge.errors import InputError
+from mrbridge.settings import Settings
+
+
+class IntensityRecipe(Settings):
+    """The linear map of one scan: `low` goes to -1 and `high` to 1."""
+
+    low: float
+    high: float
+
+    def normalise(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Intensities of any shape to float32 in [-1, 1]; what lies outside is clipped."""
+        scaled = (values.astype(np.float32, copy=False) - np.float32(self.low)) * np.float32(
+            2.0 / (self.high - self.low)
+        )
+        scaled -= 1
+        return np.clip(scaled, -1, 1, out=scaled)
+
+    def restore(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """The inverse of `normalise`, linear and not clipped; -1 gives exactly `low`."""
+        half = np.float32((self.high - self.low) / 2)
+        return (values.astype(np.float32, copy=False) + 1) * half + np.float32(self.low)
+
+
+class IntensitySettings(Settings):
+    """How a recipe is found.
+
+    Attributes:
+        lower_percentile: of all voxels; it is the background.
+        upper_percentile: of the foreground; what is brighter is clipped (vessels, fat).
+    """
+
+    lower_percentile: float = Field(1.0, ge=0, le=50)
+    upper_percentile: float = Field(99.5, gt=50, le=100)
+
+
+def find_recipe(
+    voxels: NDArray[np.float32],
+    foreground: NDArray[np.bool_],
+    settings: IntensitySettings,
+    picture_depth: int | None = None,
+) -> IntensityRecipe:
+    """Find the intensity range of a scan.
+
+    Args:
+        voxels: intensities of any unit, any shape.
+        foreground: where the head is; same shape.
+        settings: the percentiles.
+        picture_depth: bits of a picture; None for a volume. Pictures of 8 bit keep the fixed range
+            0..255: whoever exported them chose their window.
+
+    Raises:
+        InputError: the image is constant or empty.
+    """
+    if voxels.min() == voxels.max():
+        raise InputError("is constant: it shows nothing", remedy="Leave it out.")
+    if picture_depth == 8:
+        return IntensityRecipe(low=0.0, high=255.0)
+    low = float(np.percentile(voxels, settings.lower_percentile))
+    if low < 0 and np.count_nonzero(voxels == 0) * 100 > settings.lower_percentile * voxels.size:
+        # Negative numbers beside exact zeros are ringing of an interpolation around an outside
+        # that was set to zero, and the outside is what must become -1.
+        low = 0.0
+    inside = voxels[foreground]
+    high = float(np.percentile(inside, settings.upper_percentile)) if inside.size else low
+    if not high > low:
+        high = float(voxels.max())
+    if not high > low:
+        raise InputError("shows nothing above its background", remedy="Leave it out.")
+    return IntensityRecipe(low=low, high=high)
+
+
+def foreground_mask(slices: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where the head (or the skull-stripped brain) is, holes filled slice by slice.
+
+    Args:
+        slices: intensities of any unit, (slices, rows, columns).
+
+    Returns:
+        A mask of the same shape; empty for a constant image.
+
+    The threshold is Otsu's (IEEE Trans. SMC 9:62, 1979) on the square root of the intensities,
+    halved: the root brings dark fluid and bright fat nearer to each other than to air.
+    """
+    background = float(np.median(slices[slices <= np.percentile(slices, 10)]))
+    top = float(np.percentile(slices, 99.9))
+    if not top > background:
+        top = float(slices.max())
+    if not top > background:
+        return np.zeros(slices.shape, bool)
+    roots = np.sqrt(np.clip((slices - background) / (top - background), 0, 1))
+    mask = roots > 0.5 * _otsu(roots)
+    return _solid(mask)
+
+
+def _otsu(values: NDArray[np.float32]) -> float:
+    """Otsu's threshold of values in [0, 1]."""
+    counts, edges = np.histogram(values, bins=256, range=(0, 1))
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    sums = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = sums / below - (sums[-1] - sums) / above
+        variance = np.nan_to_num(below * above * apart**2)
+    return float(edges[1:][int(np.argmax(variance))])
+
+
+def _solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Drop specks and fill holes, slice by slice (a slice may be all there is)."""
+    result = np.zeros_like(mask)
+    cross = ndimage.generate_binary_structure(2, 1)
+    for index, plane in enumerate(mask):
+        box = ndimage.find_objects(plane.astype(np.uint8))
+        if not box:
+            continue
+        view = plane[box[0]]
+        opened = ndimage.binary_opening(view, cross)
+        closed = ndimage.binary_closing(np.pad(opened, 3), cross, iterations=2)
+        result[index][box[0]] = ndimage.binary_fill_holes(closed)[3:-3, 3:-3]
+    return result

@@ -1,0 +1,312 @@
+"""From any supported input to a store.
+
+`standardise` is what a scan goes through, in training and in translation alike; `prepare` does it
+to a whole data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrbridge import scale
+from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.io import read
+from mrbridge.io.bids import FoundScans, Scan, find_scans
+from mrbridge.io.picture import PictureHeader
+from mrbridge.io.safety import sha256_of, sweep
+from mrbridge.preparation.geometry import SliceGrid, to_slices
+from mrbridge.preparation.intensity import IntensityRecipe, find_recipe, foreground_mask
+from mrbridge.preparation.settings import PrepareSettings, StandardSettings
+from mrbridge.preparation.split import Wish, split_scans
+from mrbridge.preparation.store import (
+    FORMAT,
+    Manifest,
+    Remark,
+    ScanRecord,
+    Store,
+    array_path,
+    data_hash,
+    is_store,
+    read_scan,
+    write_manifest,
+    write_scan,
+)
+from mrbridge.volume import Volume
+
+__all__ = ["PrepareSettings", "Standard", "StandardSettings", "prepare", "standardise"]
+
+_ARRAYS = 1  # raise it when the same settings begin to give other arrays
+
+
+@dataclass(frozen=True)
+class Standard:
+    """A scan as networks see it.
+
+    Attributes:
+        slices: float32 in [-1, 1], (slices, rows, columns), see `geometry`.
+        foreground: where the head is, same shape.
+        grid: the way back to the source's voxels.
+        recipe: the way back to the source's intensities.
+    """
+
+    slices: NDArray[np.float32]
+    foreground: NDArray[np.bool_]
+    grid: SliceGrid
+    recipe: IntensityRecipe
+
+
+@dataclass(frozen=True)
+class _Job:
+    scan: Scan
+    id: str
+    store: Path
+    settings: PrepareSettings
+
+
+def standardise(volume: Volume, settings: StandardSettings) -> Standard:
+    """Bring a volume to axial slices of the wanted spacing and to intensities in [-1, 1].
+
+    Raises:
+        InputError: the image is constant or empty.
+    """
+    raw, grid = to_slices(volume, settings.spacing_mm)
+    foreground = foreground_mask(raw)
+    depth = volume.header.depth if isinstance(volume.header, PictureHeader) else None
+    recipe = find_recipe(raw, foreground, settings.intensity, depth)
+    return Standard(recipe.normalise(raw), foreground, grid, recipe)
+
+
+def prepare(
+    source: str | Path | Sequence[str | Path],
+    out: str | Path,
+    settings: PrepareSettings | None = None,
+    *,
+    workers: int = 1,
+) -> Store:
+    """Prepare a data set for training.
+
+    Scans that are already in the store, from the same bytes with the same settings, are kept; the
+    result is the same for any number of workers.
+
+    Args:
+        source: a BIDS folder, a folder, two folders (source contrast first), or a table; see
+            `mrbridge.io.bids.find_scans`.
+        out: the store, new or to be resumed.
+        settings: contrasts, spacing, shares.
+        workers: processes.
+
+    Raises:
+        InputError: nothing usable of one of the contrasts.
+        OutputError: `out` is something else than a store, or cannot be written.
+        SomeScansFailed: some scans could not be used; the store is whole without them.
+    """
+    settings = settings or PrepareSettings()
+    out = Path(out)
+    found = _find(source, out, settings)
+    _make_ready(out)
+    jobs = _jobs(found.scans, out, settings)
+    wishes: list[Wish] = []
+    failures: list[Remark] = []
+    ignored = [Remark(name=_shown(path, source), reason=reason) for path, reason in found.ignored]
+    outcomes = scale.map_scans(_prepare_scan, jobs, workers=workers, label="Preparing")
+    for job, outcome in outcomes:
+        shown = _shown(job.scan.path, source)
+        if isinstance(outcome, MrbridgeError):
+            failures.append(Remark(name=shown, reason=outcome.what))
+        elif outcome is None:
+            ignored.append(Remark(name=shown, reason="shows nothing"))
+        else:
+            wishes.append(Wish(outcome, job.scan.split))
+    _check_contrasts(Counter(w.record.contrast for w in wishes), settings, failures)
+    manifest = _manifest(wishes, failures, ignored, settings)
+    _remove_others(out, {record.id for record in manifest.records})
+    write_manifest(out, manifest)
+    if failures:
+        told = "; ".join(f"{remark.name}: {remark.reason}" for remark in failures[:5])
+        more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
+        raise SomeScansFailed(
+            f"{len(failures)} of {len(jobs)} scans failed ({told}{more}); the store is whole "
+            "without them",
+            path=out,
+            remedy="Mend or remove them, and run mrbridge prepare again.",
+        )
+    return Store.open(out)
+
+
+def _find(
+    source: str | Path | Sequence[str | Path], out: Path, settings: PrepareSettings
+) -> FoundScans:
+    found = find_scans(source, settings.source, settings.target)
+    inside = out.resolve()
+    outside = [item for item in found.ignored if inside not in item[0].resolve().parents]
+    found = FoundScans(found.scans, outside)
+    present = Counter(scan.contrast for scan in found.scans)
+    missing = [c for c in (settings.source, settings.target) if not present[c]]
+    if missing:
+        told = ", ".join(f"{count} {contrast}" for contrast, count in sorted(present.items()))
+        reasons = Counter(reason for _, reason in found.ignored).most_common(3)
+        others = "; ".join(f"{count} files: {reason}" for reason, count in reasons)
+        first = source if isinstance(source, str | Path) else None
+        raise InputError(
+            f"holds no {' and no '.join(missing)} scans; found {told or 'no scans'}"
+            + (f" (left out: {others})" if others else ""),
+            path=first,
+            remedy="Name files or folders after their contrast, or give a table (subject, "
+            "session, contrast, path).",
+        )
+    return found
+
+
+def _make_ready(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and is_store(out)):
+        raise OutputError("exists and is no store", path=out, remedy="Choose another place.")
+    try:
+        (out / "scans").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be made ({error.strerror})", path=out, remedy="Choose another place."
+        ) from None
+    sweep(out)
+    sweep(out / "scans")
+
+
+def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[_Job]:
+    taken: set[str] = set()
+    jobs = []
+    for scan in scans:
+        stem = scan.name.split(".")[0]
+        parts = [scan.subject, scan.session, scan.contrast, stem]
+        plain = "_".join(re.sub(r"[^a-zA-Z0-9-]+", "-", p).strip("-") for p in parts if p)[:120]
+        id, number = plain, 1
+        while id.casefold() in taken:
+            number += 1
+            id = f"{plain}_{number}"
+        taken.add(id.casefold())
+        jobs.append(_Job(scan, id, out, settings))
+    return jobs
+
+
+def _prepare_scan(job: _Job) -> ScanRecord | None:
+    """Prepare one scan into the store, unless it is there; None for an empty picture."""
+    scan, settings = job.scan, job.settings
+    if not scan.path.is_file():
+        raise InputError("does not exist", path=scan.path, remedy="Check the path.")
+    source_sha256 = sha256_of(scan.path)
+    key = _key(source_sha256, scan, settings)
+    present = read_scan(job.store, job.id, key)
+    if present is not None:
+        return present
+    volume = read(scan.path)
+    if volume.synthetic:
+        raise InputError("is synthetic", path=scan.path, remedy="Train on acquired scans only.")
+    if volume.is_picture and volume.voxels.min() == volume.voxels.max():
+        return None
+    standard = standardise(volume, settings.standard)
+    filled = standard.foreground.mean(axis=(1, 2)) >= settings.min_foreground
+    kept = np.flatnonzero(filled)
+    if not kept.size:
+        if volume.is_picture:
+            return None
+        raise InputError(
+            f"no slice shows the head on {settings.min_foreground:.0%} of its pixels",
+            path=scan.path,
+            remedy="Leave it out, or lower min_foreground.",
+        )
+    values = standard.slices[kept].astype(np.float16)
+    record = ScanRecord(
+        id=job.id,
+        subject=scan.subject,
+        session=scan.session,
+        contrast=scan.contrast,
+        name=scan.name,
+        source_sha256=source_sha256,
+        key=key,
+        data_sha256=data_hash(values),
+        shape=(values.shape[0], values.shape[1], values.shape[2]),
+        spacing_mm=standard.grid.spacing,
+        slice_indices=kept.tolist(),
+        grid_hash=standard.grid.hash,
+        recipe=standard.recipe,
+    )
+    write_scan(job.store, record, values)
+    return record
+
+
+def _key(source_sha256: str, scan: Scan, settings: PrepareSettings) -> str:
+    told = [
+        FORMAT,
+        _ARRAYS,
+        source_sha256,
+        [scan.subject, scan.session, scan.contrast, scan.name],
+        settings.standard.model_dump(mode="json"),
+        settings.min_foreground,
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _check_contrasts(done: Counter[str], settings: PrepareSettings, failures: list[Remark]) -> None:
+    missing = [c for c in (settings.source, settings.target) if not done[c]]
+    if missing:
+        told = "; ".join(f"{remark.name}: {remark.reason}" for remark in failures[:5])
+        raise InputError(
+            f"no {' and no '.join(missing)} scan could be used ({told or 'all are empty'})",
+            remedy="Mend the scans, and run mrbridge prepare again.",
+        )
+
+
+def _manifest(
+    wishes: list[Wish], failures: list[Remark], ignored: list[Remark], settings: PrepareSettings
+) -> Manifest:
+    segments = split_scans(wishes, settings)
+    records = [
+        wish.record.model_copy(update={"segments": segments[wish.record.id]}) for wish in wishes
+    ]
+    return Manifest(
+        settings=settings,
+        records=records,
+        failures=failures,
+        ignored=ignored,
+        typical={
+            contrast: _typical([r for r in records if r.contrast == contrast])
+            for contrast in (settings.source, settings.target)
+        },
+    )
+
+
+def _typical(records: list[ScanRecord]) -> IntensityRecipe:
+    recipes = [r.recipe for r in records if r.segments.get("train")]
+    # A user's table may leave a contrast without training scans.
+    recipes = recipes or [r.recipe for r in records]
+    return IntensityRecipe(
+        low=float(np.median([recipe.low for recipe in recipes])),
+        high=float(np.median([recipe.high for recipe in recipes])),
+    )
+
+
+def _remove_others(out: Path, ids: set[str]) -> None:
+    """Arrays of scans that are gone: a store holds what its manifest says."""
+    wanted = {array_path(out, id).name for id in ids}
+    for entry in (out / "scans").glob("*.zarr"):
+        if entry.name not in wanted and not entry.name.startswith(".~"):
+            shutil.rmtree(entry)
+
+
+def _shown(path: Path, source: str | Path | Sequence[str | Path]) -> str:
+    """A path as the manifest tells it: below what the user gave, where it lies there."""
+    roots = [source] if isinstance(source, str | Path) else list(source)
+    for root in map(Path, roots):
+        base = root if root.is_dir() else root.parent
+        if path.is_relative_to(base):
+            relative = path.relative_to(base)
+            return str(Path(base.name) / relative if len(roots) > 1 else relative)
+    return str(path)

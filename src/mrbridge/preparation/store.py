@@ -1,0 +1,278 @@
+"""The prepared data set on disk: the one owner of its format.
+
+    STORE/manifest.json          what is there, readable; written last
+    STORE/scans/<id>.zarr        one array a scan, float16 (slices, rows, columns) in [-1, 1],
+                                 a chunk a slice, its record among the attributes
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from mrbridge.errors import StoreError
+from mrbridge.io.names import series_name
+from mrbridge.io.safety import atomic_folder, write_text
+from mrbridge.preparation.intensity import IntensityRecipe
+from mrbridge.preparation.settings import PrepareSettings
+from mrbridge.settings import Settings
+
+FORMAT = "mrbridge-store"
+_REMEDY = "Run mrbridge prepare again."
+
+Range = tuple[int, int]
+
+
+class ScanRecord(Settings):
+    """What the store knows of one scan.
+
+    Attributes:
+        id: names the array; made from subject, session, contrast and file name.
+        subject, session: None where nothing told them.
+        contrast: a BIDS suffix.
+        name: the file's name.
+        source_sha256: of the file's bytes.
+        key: hash of the file and of the settings that shape the array: what resuming compares.
+        data_sha256: of the array's bytes.
+        shape: (slices, rows, columns) of the array.
+        spacing_mm: between slices, rows, columns; None for pictures.
+        slice_indices: where in the full stack of slices (inferior to superior) each one lay.
+        grid_hash: equal for scans on one grid.
+        recipe: the intensity range.
+        segments: split (`train`, `val`, `test`) to half-open ranges of the array's slices.
+    """
+
+    id: str
+    subject: str | None
+    session: str | None
+    contrast: str
+    name: str
+    source_sha256: str
+    key: str
+    data_sha256: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None
+    slice_indices: list[int]
+    grid_hash: str
+    recipe: IntensityRecipe
+    segments: dict[str, list[Range]] = Field(default_factory=dict)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it came from a picture."""
+        return self.spacing_mm is None
+
+    def positions(self, split: str) -> list[int]:
+        """The slices of the array that belong to `split`."""
+        return [i for start, stop in self.segments.get(split, []) for i in range(start, stop)]
+
+
+class Remark(Settings):
+    """A file that is not in the store, and why."""
+
+    name: str
+    reason: str
+
+
+class Manifest(Settings):
+    """What a store holds; `typical` is the median recipe of each contrast's training scans."""
+
+    format: Literal["mrbridge-store"] = "mrbridge-store"
+    version: Literal[1] = 1
+    settings: PrepareSettings
+    records: list[ScanRecord]
+    failures: list[Remark]
+    ignored: list[Remark]
+    typical: dict[str, IntensityRecipe]
+
+
+class Store:
+    """A prepared data set, open for reading."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._arrays: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open a store.
+
+        Raises:
+            StoreError: absent, unfinished, or damaged.
+        """
+        path = Path(path)
+        file = path / "manifest.json"
+        if not file.is_file():
+            what = "is no store, or an unfinished one" if path.exists() else "does not exist"
+            raise StoreError(what, path=path, remedy=_REMEDY)
+        try:
+            manifest = Manifest.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise StoreError(f"is damaged ({first})", path=file, remedy=_REMEDY) from None
+        store = cls(path, manifest)
+        for record in manifest.records:
+            store._array(record)
+        return store
+
+    def records(self, contrast: str | None = None, split: str | None = None) -> list[ScanRecord]:
+        """The scans, those of one contrast, those with slices in one split; in a fixed order."""
+        return [
+            record
+            for record in self.manifest.records
+            if (contrast is None or record.contrast == contrast)
+            and (split is None or record.segments.get(split))
+        ]
+
+    def slices(self, record: ScanRecord) -> NDArray[np.float16]:
+        """All slices of a scan: float16, (slices, rows, columns), in [-1, 1].
+
+        Raises:
+            StoreError: they are not what preparation wrote.
+        """
+        values = self._read(record, slice(None))
+        if data_hash(values) != record.data_sha256:
+            raise self._damaged(record)
+        return values
+
+    def slice(self, record: ScanRecord, index: int) -> NDArray[np.float16]:
+        """One slice of a scan: float16, (rows, columns), in [-1, 1].
+
+        Raises:
+            StoreError: it is missing or cannot be read.
+        """
+        values = self._read(record, index)
+        # zarr gives the fill value, NaN here, for chunks that are not there.
+        if np.isnan(values).any():
+            raise self._damaged(record)
+        return values
+
+    def pairs(self, split: str) -> list[tuple[ScanRecord, ScanRecord, list[tuple[int, int]]]]:
+        """Scans of one subject and session on one grid, in both contrasts.
+
+        Returns:
+            For each pair the source's and the target's record, and (source slice, target slice)
+            for all slices of the split that show the same anatomy. Pictures pair by name within a
+            subject, and never without one.
+        """
+        settings = self.manifest.settings
+        targets: dict[tuple[str, ...], ScanRecord] = {}
+        for record in reversed(self.records(settings.target, split)):
+            if record.subject is not None:
+                targets[_anatomy(record)] = record
+        pairs = []
+        for source in self.records(settings.source, split):
+            target = targets.get(_anatomy(source)) if source.subject is not None else None
+            if target is None:
+                continue
+            places = {target.slice_indices[i]: i for i in target.positions(split)}
+            shared = [
+                (i, places[source.slice_indices[i]])
+                for i in source.positions(split)
+                if source.slice_indices[i] in places
+            ]
+            if shared:
+                pairs.append((source, target, shared))
+        return pairs
+
+    def _array(self, record: ScanRecord) -> Any:
+        if record.id not in self._arrays:
+            try:
+                array = zarr.open_array(array_path(self.path, record.id), mode="r")
+            except Exception:  # zarr raises what its many parts raise
+                raise self._damaged(record) from None
+            if array.shape != record.shape or array.dtype != np.float16:
+                raise self._damaged(record)
+            self._arrays[record.id] = array
+        return self._arrays[record.id]
+
+    def _read(self, record: ScanRecord, where: Any) -> NDArray[np.float16]:
+        array = self._array(record)
+        try:
+            return np.asarray(array[where])
+        except IndexError:
+            raise
+        except Exception:  # a damaged chunk: zstd, the codec or the file system complains
+            raise self._damaged(record) from None
+
+    def _damaged(self, record: ScanRecord) -> StoreError:
+        return StoreError(
+            "is damaged or missing", path=array_path(self.path, record.id), remedy=_REMEDY
+        )
+
+
+def array_path(store: Path, id: str) -> Path:
+    """Where a scan's array lies."""
+    return store / "scans" / f"{id}.zarr"
+
+
+def data_hash(values: NDArray[np.float16]) -> str:
+    """The SHA-256 of an array's bytes, little-endian, in C order."""
+    return hashlib.sha256(np.ascontiguousarray(values, "<f2").data).hexdigest()
+
+
+def write_scan(store: Path, record: ScanRecord, values: NDArray[np.float16]) -> None:
+    """Write one scan's array, atomically, in place of an older one.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with atomic_folder(array_path(store, record.id)) as temporary:
+        array = zarr.create_array(
+            store=temporary,
+            shape=values.shape,
+            chunks=(1, *values.shape[1:]),
+            dtype="float16",
+            fill_value=float("nan"),
+            attributes={"mrbridge": record.model_dump(mode="json", exclude={"segments"})},
+            overwrite=True,
+        )
+        array[:] = values
+
+
+def read_scan(store: Path, id: str, key: str) -> ScanRecord | None:
+    """The record of a scan that was prepared from the same file with the same settings and is
+    whole; None otherwise, however damaged it is.
+    """
+    try:
+        array = zarr.open_array(array_path(store, id), mode="r")
+        record = ScanRecord.model_validate(array.attrs["mrbridge"])
+        if record.key != key or array.shape != record.shape:
+            return None
+        return record if data_hash(np.asarray(array[:])) == record.data_sha256 else None
+    except Exception:  # absent or damaged in any way: it is made anew
+        return None
+
+
+def write_manifest(store: Path, manifest: Manifest) -> None:
+    """Write the manifest, which makes the store whole.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(store / "manifest.json", manifest.model_dump_json(indent=1) + "\n")
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a store, finished or not, that preparation may write into."""
+    if not any(path.iterdir()):
+        return True
+    try:
+        told = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        return isinstance(told, dict) and told.get("format") == FORMAT
+    except (OSError, ValueError, ValidationError):
+        visible = {entry.name for entry in path.iterdir() if not entry.name.startswith(".~")}
+        return "scans" in visible and visible <= {"scans", "manifest.json"}
+
+
+def _anatomy(record: ScanRecord) -> tuple[str, ...]:
+    name = series_name(record.name) if record.is_picture else ""
+    return (str(record.subject), str(record.session), record.grid_hash, name)
