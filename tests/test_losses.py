@@ -74,6 +74,11 @@ def test_cycle_and_identity_are_mean_absolute_differences():
     assert losses.cycle_loss(image, image).item() == 0.0
 
 
-def test_total_weights_its_parts():
-    parts = (torch.tensor(1.0), torch.tensor(0.2), torch.tensor(0.3))
-    assert losses.total_generator_loss(*parts, 10.0, 5.0).item() == pytest.approx(4.5)
+def test_coarse_loss_sees_regions_but_not_details():
+    image = torch.zeros(1, 1, 32, 32)
+    brighter = image + 0.5
+    stripes = image.clone()
+    stripes[..., ::2], stripes[..., 1::2] = 1, -1
+    assert losses.coarse_loss(image, brighter).item() == pytest.approx(0.5)
+    assert losses.coarse_loss(image, stripes).item() == pytest.approx(0, abs=1e-6)
+    assert losses.coarse_loss(image, stripes, cells=32).item() == pytest.approx(1)

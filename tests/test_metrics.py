@@ -232,9 +232,9 @@ class TestSlicedWasserstein:
         a, b = generator.normal(0, 1, 400), generator.uniform(-2, 2, 400)
         standard = [np.sort((v - v.mean()) / v.std()) for v in (a, b)]
         distance = np.abs(standard[0] - standard[1]).mean()
-        axes = np.random.default_rng(5).standard_normal((49, 64)).astype(np.float32)
-        axes /= np.linalg.norm(axes, axis=0)
-        expected = distance * np.abs(axes.sum(axis=0)).mean()
+        axes = np.random.default_rng(5).standard_normal((64, 49)).astype(np.float32)
+        axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+        expected = distance * np.abs(axes.sum(axis=1)).mean()
         wide_a, wide_b = (np.repeat(v[:, None], 49, axis=1).astype(np.float32) for v in (a, b))
         found = metrics._sliced(wide_a, wide_b, 64, np.random.default_rng(5))
         assert found == pytest.approx(expected, rel=0.05)  # |sum| also mirrors the skewed sets

@@ -204,7 +204,9 @@ def card(manifest: BundleManifest) -> str:
     """The model card, in Markdown."""
     source, target = manifest.source, manifest.target
     counts = manifest.networks.describe()
-    trained = "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in manifest.trained.items())
+    trained = "\n".join(
+        f"- {key.replace('_', ' ')}: {value}" for key, value in manifest.trained.items()
+    )
     scores = "\n".join(f"| {key} | {value:.4g} |" for key, value in manifest.scores.items())
     return f"""# {source} ↔ {target}, preset `{manifest.preset}`
 

@@ -121,7 +121,10 @@ def phantom(
     named = {"subjects": subjects, "seed": seed}
     settings = PhantomSettings().changed(_layers(config, assignments, named))
     path = write_bids(out, settings, workers=workers, overwrite=overwrite)
-    _answer({"path": str(path), "subjects": settings.subjects}, f"{settings.subjects} subjects in {path}")
+    _answer(
+        {"path": str(path), "subjects": settings.subjects},
+        f"{settings.subjects} subjects in {path}",
+    )
 
 
 @app.command(epilog="Example: mrbridge prepare bids -o store --workers 2")
@@ -244,7 +247,10 @@ def translate(
         assume=assume,
     )
     outputs = [str(item.output) for item in done]
-    _answer({"outputs": outputs}, f"{len(outputs)} translated: {outputs[0] if len(outputs) == 1 else out}")
+    _answer(
+        {"outputs": outputs},
+        f"{len(outputs)} translated: {outputs[0] if len(outputs) == 1 else out}",
+    )
 
 
 @app.command(epilog="Example: mrbridge evaluate -m run --pairs bids -o scores")
@@ -280,7 +286,10 @@ def evaluate(
         settings=settings,
         device=device,
     )
-    _answer({"report": str(out / "report.html"), "summary": result.summary}, f"The report: {out / 'report.html'}")
+    _answer(
+        {"report": str(out / "report.html"), "summary": result.summary},
+        f"The report: {out / 'report.html'}",
+    )
 
 
 @app.command(epilog="Example: mrbridge info unet --json")
@@ -299,7 +308,8 @@ def info(
 
         settings = preset(model)
         told = {"preset": model} | settings.networks.describe()
-        numbers = f"generator {told['generator']:,}, critic {told['critic']:,}, all four networks {told['total']:,} parameters"
+        counts = [f"{name} {told[name]:,}" for name in ("generator", "critic", "total")]
+        numbers = f"parameters: {', '.join(counts)} (two of each)"
         text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
         _answer(told | {"settings": settings.model_dump(mode="json")}, f"{text}# {numbers}")
         return
@@ -337,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     handler.setFormatter(_OneLine())
     logger = logging.getLogger("mrbridge")
     logger.handlers, logger.propagate = [handler], False
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.showwarning = _show_warning
     sys.exit(_run(arguments))
 
 
@@ -356,7 +366,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         _complain("interrupted")
         return 3
     except OSError as error:
-        _complain(f"{error.filename or ''}: {error.strerror or error}. Check space and permissions.")
+        _complain(
+            f"{error.filename or ''}: {error.strerror or error}. Check space and permissions."
+        )
         return 2
     return 0
 

@@ -83,7 +83,9 @@ def run_demo(out: str | Path, *, minutes: float = 5.0, seed: int = 0) -> dict[st
     )
     stages.end("train")
     table = _test_table(bids, store, out / "test.csv")
-    for scan in find_scans(table, store.manifest.settings.source, store.manifest.settings.target).scans:
+    for scan in find_scans(
+        table, store.manifest.settings.source, store.manifest.settings.target
+    ).scans:
         translate(run.path, scan.path, out / "translated")
     stages.end("translate")
     scored = evaluate(model=run.path, pairs=table, out=out / "scores")

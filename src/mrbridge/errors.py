@@ -36,9 +36,7 @@ class MrbridgeError(Exception):
         return (_rebuild, (type(self), self.what, self.path, self.remedy))
 
 
-def _rebuild(
-    kind: type[MrbridgeError], what: str, path: Path | None, remedy: str
-) -> MrbridgeError:
+def _rebuild(kind: type[MrbridgeError], what: str, path: Path | None, remedy: str) -> MrbridgeError:
     """Errors cross process boundaries, where exceptions are pickled."""
     return kind(what, path=path, remedy=remedy)
 

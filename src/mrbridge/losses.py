@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -39,9 +38,7 @@ def critic_loss(
     return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
 
 
-def generator_loss(
-    fake_logits: Float[Tensor, "*fake"], kind: AdversarialKind
-) -> Float[Tensor, ""]:
+def generator_loss(fake_logits: Float[Tensor, "*fake"], kind: AdversarialKind) -> Float[Tensor, ""]:
     """What a generator minimises to be taken for real.
 
     Args:
@@ -74,8 +71,27 @@ def identity_loss(
     return functional.l1_loss(unchanged.float(), image.float())
 
 
-def total_generator_loss(
-    adversarial: Tensor, cycle: Tensor, identity: Tensor, cycle_weight: float, identity_weight: float
-) -> Tensor:
-    """The sum that the generators minimise; both weights are absolute, not relative."""
-    return torch.stack([adversarial, cycle_weight * cycle, identity_weight * identity]).sum()
+def coarse_loss(
+    synthetic: Float[Tensor, "batch 1 rows columns"],
+    similar: Float[Tensor, "batch 1 rows columns"],
+    cells: int = 16,
+) -> Float[Tensor, ""]:
+    """Mean absolute difference of two images seen so coarsely that only regions count.
+
+    `similar` shows about the same anatomy of another person: details differ, but ventricles, white
+    matter and cortex lie in about the same places, and which of them are bright is what an
+    adversarial loss alone can take hundreds of epochs to find out. Both images are averaged over
+    overlapping windows of 1/16 of their size, as in the coarse levels of multi-resolution
+    registration (Thevenaz and Unser 2000, doi:10.1109/83.887976).
+
+    Args:
+        synthetic: what a generator made.
+        similar: a real image of that contrast.
+        cells: how many windows cover a side without overlap.
+    """
+    window = max(1, synthetic.shape[-1] // cells)
+    stride = max(1, window // 2)
+    blurred, similar = (
+        functional.avg_pool2d(image.float(), window, stride) for image in (synthetic, similar)
+    )
+    return functional.l1_loss(blurred, similar)

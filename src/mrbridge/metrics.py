@@ -302,10 +302,10 @@ def _sliced(a: Array, b: Array, directions: int, generator: np.random.Generator)
     distances = []
     for start in range(0, directions, 128):  # in portions, to bound the memory
         portion = min(128, directions - start)
-        axes = generator.standard_normal((a.shape[1], portion)).astype(np.float32)
-        axes /= np.linalg.norm(axes, axis=0)
-        sorted_a, sorted_b = np.sort(a @ axes, axis=0), np.sort(b @ axes, axis=0)
-        distances.append(np.abs(sorted_a[rank_a] - sorted_b[rank_b]).mean(axis=0))
+        axes = generator.standard_normal((portion, a.shape[1])).astype(np.float32)
+        axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+        sorted_a, sorted_b = np.sort(axes @ a.T, axis=1), np.sort(axes @ b.T, axis=1)
+        distances.append(np.abs(sorted_a[:, rank_a] - sorted_b[:, rank_b]).mean(axis=1))
     return float(np.concatenate(distances).mean())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from monai.transforms import (
@@ -16,8 +16,6 @@ from monai.transforms import (
 from numpy.typing import NDArray
 
 from mrbridge.settings import Settings
-
-Augmentation = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
 
 
 class AugmentSettings(Settings):
@@ -42,42 +40,45 @@ class AugmentSettings(Settings):
     noise: float = 0.0
 
 
-def make_augmentation(settings: AugmentSettings, image_size: int) -> Augmentation:
-    """Build the function (slice, seed) -> changed slice; equal seeds give equal changes.
+class Augmentation:
+    """Changes slices; equal seeds give equal changes.
 
-    Slices have shape (rows, columns) and the range [-1, 1], with background -1. Intensities are
-    moved to [0, 1] for the changes that multiply (bias field, gamma) and back.
+    Intensities are moved to [0, 1] for the changes that multiply (bias field, gamma) and back.
+
+    Args:
+        settings: which changes, how strong.
+        image_size: rows and columns of the slices.
     """
-    transforms = []
-    if settings.flip:
-        transforms.append(RandFlip(prob=0.5, spatial_axis=1))
-    if settings.rotate_degrees or settings.scale or settings.shift:
-        pixels = settings.shift * image_size
-        transforms.append(
-            RandAffine(
-                prob=1.0,
-                rotate_range=np.deg2rad(settings.rotate_degrees),
-                scale_range=(settings.scale, settings.scale),
-                translate_range=(pixels, pixels),
-                padding_mode="zeros",
+
+    def __init__(self, settings: AugmentSettings, image_size: int) -> None:
+        transforms: list[Any] = []
+        if settings.flip:
+            transforms.append(RandFlip(prob=0.5, spatial_axis=1))
+        if settings.rotate_degrees or settings.scale or settings.shift:
+            pixels = settings.shift * image_size
+            transforms.append(
+                RandAffine(
+                    prob=1.0,
+                    rotate_range=np.deg2rad(settings.rotate_degrees),
+                    scale_range=(settings.scale, settings.scale),
+                    translate_range=(pixels, pixels),
+                    padding_mode="zeros",
+                )
             )
-        )
-    if settings.bias_field:
-        transforms.append(
-            RandBiasField(degree=2, coeff_range=(0.0, settings.bias_field), prob=0.5)
-        )
-    if settings.gamma:
-        exponents = (1 / (1 + settings.gamma), 1 + settings.gamma)
-        transforms.append(RandAdjustContrast(prob=0.5, gamma=exponents))
-    if settings.noise:
-        transforms.append(RandGaussianNoise(prob=0.5, std=settings.noise / 2))
-    compose = Compose(transforms)
+        if settings.bias_field:
+            coefficients = (0.0, settings.bias_field)
+            transforms.append(RandBiasField(degree=2, coeff_range=coefficients, prob=0.5))
+        if settings.gamma:
+            exponents = (1 / (1 + settings.gamma), 1 + settings.gamma)
+            transforms.append(RandAdjustContrast(prob=0.5, gamma=exponents))
+        if settings.noise:
+            transforms.append(RandGaussianNoise(prob=0.5, std=settings.noise / 2))
+        self._change = Compose(transforms) if transforms else None
 
-    def augment(image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-        if not transforms:
+    def __call__(self, image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+        """Change a slice, shape (rows, columns), range [-1, 1] with background -1."""
+        if self._change is None:
             return image
-        compose.set_random_state(seed=seed % 2**32)
-        changed = np.asarray(compose((image[None] + 1) / 2))[0]
+        self._change.set_random_state(seed=seed % 2**32)
+        changed = np.asarray(self._change((image[None] + 1) / 2))[0]
         return np.clip(changed * 2 - 1, -1, 1).astype(np.float32)
-
-    return augment

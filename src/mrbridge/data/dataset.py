@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mrbridge.data.match import describe_all, nearest
 from mrbridge.errors import StoreError
 from mrbridge.preparation.geometry import fit_size
 from mrbridge.preparation.store import ScanRecord, Store
 
 if TYPE_CHECKING:
     from mrbridge.data.augment import Augmentation
+
+Partners = NDArray[np.int64]
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of float16 slices that are kept in memory; a larger store is read slice by slice."""
@@ -82,12 +85,26 @@ class UnpairedSlices(Dataset[Sample]):
     was, in any number of processes. Each contrast runs through a new random order of all its slices
     before any slice comes again; the two orders know nothing of each other.
 
+    Args:
+        store: a prepared store.
+        image_size: rows and columns of the images.
+        seed: of orders and changes.
+        augment: random changes; None leaves the slices as they are.
+        matches: 0, or from how many target slices of the most similar anatomy (`match.nearest`) the
+            partner of a source slice is drawn; the two are then changed alike. Slices of one
+            subject are never matched, so that no true pair is used.
+
     Raises:
         StoreError: the store has no training slice of a contrast.
     """
 
     def __init__(
-        self, store: Store, image_size: int, seed: int, augment: Augmentation | None = None
+        self,
+        store: Store,
+        image_size: int,
+        seed: int,
+        augment: Augmentation | None = None,
+        matches: int = 0,
     ) -> None:
         settings = store.manifest.settings
         self.banks = [
@@ -104,6 +121,7 @@ class UnpairedSlices(Dataset[Sample]):
         self.seed = seed
         self.augment = augment
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
+        self._partners = self._find_partners(matches) if matches else None
 
     def __len__(self) -> int:
         """How many samples make an epoch: every slice of the larger contrast once."""
@@ -111,18 +129,37 @@ class UnpairedSlices(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` of the sequence, which goes on beyond the first epoch."""
-        return Sample(*(self._draw(side, index) for side in (0, 1)))
+        if self._partners is None:
+            source, target = (self._place(side, index) for side in (0, 1))
+            return Sample(self._image(0, source, index, 0), self._image(1, target, index, 1))
+        # The sides take turns to lead, so that every slice of either contrast is seen.
+        leader = index % 2
+        place = self._place(leader, index // 2)
+        rng = np.random.default_rng([self.seed, 2, index])
+        places = {leader: place, 1 - leader: int(rng.choice(self._partners[leader][place]))}
+        return Sample(*(self._image(side, places[side], index, 0) for side in (0, 1)))
 
-    def _draw(self, side: int, index: int) -> Tensor:
+    def _place(self, side: int, index: int) -> int:
+        """Which slice of a contrast is number `index` of its endless sequence of orders."""
         turn, place = divmod(index, len(self.banks[side]))
         if self._orders.get(side, (-1, None))[0] != turn:
             rng = np.random.default_rng([self.seed, side, turn])
             self._orders[side] = (turn, rng.permutation(len(self.banks[side])))
-        image = self.banks[side][int(self._orders[side][1][place])]
+        return int(self._orders[side][1][place])
+
+    def _image(self, side: int, place: int, index: int, change: int) -> Tensor:
+        image = self.banks[side][place]
         if self.augment is not None:
-            draw = np.random.SeedSequence([self.seed, side, index]).generate_state(1)
+            draw = np.random.SeedSequence([self.seed, 3 + change, index]).generate_state(1)
             image = self.augment(image, int(draw[0]))
         return torch.from_numpy(np.ascontiguousarray(image))[None]
+
+    def _find_partners(self, count: int) -> tuple[Partners, Partners]:
+        """For every slice of each side its most similar slices of other people on the other."""
+        source, target = (describe_all(bank[k] for k in range(len(bank))) for bank in self.banks)
+        people = [[record.subject for record, _ in bank.places] for bank in self.banks]
+        same = np.array([[a is not None and a == b for b in people[1]] for a in people[0]])
+        return nearest(source, target, count, same), nearest(target, source, count, same.T)
 
 
 @dataclass(frozen=True)

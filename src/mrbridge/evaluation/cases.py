@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mrbridge.errors import InputError
-from mrbridge.io.bids import guess_contrast, guess_subject, natural_key, parse_name, series_name
-from mrbridge.io.find import Scan, find_scans
+from mrbridge.io.bids import Scan, find_scans
 from mrbridge.io.formats import is_picture, is_readable
+from mrbridge.io.names import guess_contrast, guess_subject, natural_key, parse_name, series_name
 from mrbridge.io.safety import suffix_of
 
 _SAYS_NOTHING = {"synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground"}
@@ -32,7 +32,7 @@ class Direction:
     @property
     def label(self) -> str:
         """As in titles: `T1w → T2w`."""
-        return f"synthetic {self.target}" if self.source is None else f"{self.source} → {self.target}"
+        return f"{self.source} → {self.target}" if self.source else f"synthetic {self.target}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,9 @@ def find_pairs(pairs: str | Path | Sequence[str | Path], source: str, target: st
             remedy="Name a BIDS data set, a folder or a table with scans of these contrasts.",
         )
     masks = _brain_masks(Path(pairs)) if isinstance(pairs, str | Path) else {}
-    cases, singles, by_name = [], [], False
+    cases: list[Case] = []
+    singles: list[Case] = []
+    by_name = False
     for group in _groups(found.scans).values():
         for scans in _in_pairs(group, source, target):
             images = {scan.contrast: scan.path for scan in scans}
@@ -120,12 +122,11 @@ def find_syntheses(real: str | Path, synthetic: str | Path) -> FoundCases:
         for path, relative in _files(real)
         if real.is_file() or (path.resolve() not in inside and "desc-synth" not in path.name)
     ]
-    if real.is_file() and synthetic.is_file():
-        matched = [(syntheses[0][0], reals[0])]
-    else:
-        matched = [(path, partner(relative, reals)) for path, relative in syntheses]
-    cases, left_out = [], []
-    for path, found in matched:
+    alone = real.is_file() and synthetic.is_file()
+    cases: list[Case] = []
+    left_out: list[tuple[str, str]] = []
+    for path, relative in syntheses:
+        found = reals[0] if alone else partner(relative, reals)
         if found is None:
             left_out.append((path.name, "no true scan, or more than one, goes by this name"))
             continue
@@ -207,7 +208,8 @@ def _in_pairs(group: Sequence[Scan], source: str, target: str) -> Iterator[list[
     by_name: dict[str, list[Scan]] = defaultdict(list)
     for scan in group:
         by_name[series_name(scan.name)].append(scan)
-    complete = [s for s in by_name.values() if sorted(x.contrast for x in s) == sorted((source, target))]
+    wanted = sorted((source, target))
+    complete = [s for s in by_name.values() if sorted(scan.contrast for scan in s) == wanted]
     if complete:
         yield from complete
         return
@@ -226,8 +228,6 @@ def _case_of(scan: Scan, images: dict[str, Path], masks: dict[tuple[str, str], P
     parts = [f"sub-{scan.subject}" if bids else scan.subject]
     if scan.session:
         parts.append(f"ses-{scan.session}" if bids else scan.session)
-    if is_picture(scan.path) and scan.subject not in scan.name:
-        parts.append(series_name(scan.name))
     mask = masks.get((scan.subject, scan.session or ""))
     return Case("_".join(parts), parts[0], images, mask=mask)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,6 @@ GRID_TOLERANCE_MM = 1e-3
 _FLOOR_VALUES = 500_000  # voxels that a floor is fitted on, over all cases
 _MOST_VALUES, _LEAST_VALUES = 50_000, 1_000  # of one case
 _SMALLEST_SLICE = 0.25  # slices with a smaller share of the largest slice's mask are not judged
-_NO_MASK = "has no mask"
 
 
 class TranslatorLike(Protocol):
@@ -52,7 +51,8 @@ class Job:
         case: what to score.
         directions: of which the source (or, with a ready synthesis, the target) is in the case.
         settings: how to score.
-        model: path of a run or bundle, a translator, or None with a ready synthesis.
+        model: a translator, the path of a run or bundle in a worker process, or None with a ready
+            synthesis.
         device: for the model.
         floors: the floor of each direction, by its key.
         sampled: slices of this case that enter the sliced Wasserstein distance.
@@ -77,8 +77,8 @@ class Found:
 
     Attributes:
         scores: by method (`model`, `floor`, `copy`); empty without a true target.
-        slices: numbers of the slices that have scores of their own, counted from 0, inferior first.
-        by_slice: by method, then `psnr` and `ssim`, one value for each of `slices`.
+        slices: which slices have scores of their own, counted from 0, inferior first.
+        by_slice: by method (`model`, `floor`), then `psnr` and `ssim`, a value for each slice.
         counts: joint histogram of true (rows) and fitted synthetic intensities, 0 to
             `figures.HISTOGRAM_TOP`; None without a true target.
         looks: by method and `real`: some slices, scaled, for the sliced Wasserstein distance.
@@ -134,9 +134,9 @@ def fit_floors(
         A (floors, "others" or "itself") for each case.
     """
     result = []
-    for case in cases:
-        others = [s for other, s in zip(cases, samples, strict=True) if other.subject != case.subject]
-        chosen = others or [s for other, s in zip(cases, samples, strict=True) if other is case]
+    for own, case in enumerate(cases):
+        others = [samples[k] for k, other in enumerate(cases) if other.subject != case.subject]
+        chosen = others or [samples[own]]
         floors = {
             key: metrics.fit_monotone(
                 np.concatenate([sample[key][0] for sample in chosen]),
@@ -156,7 +156,9 @@ def score_case(job: Job) -> dict[str, Found]:
         MrbridgeError: it cannot be translated.
     """
     scans = _read_case(job)
-    translator = None if job.model is None else _open_translator(job.model, job.device)
+    translator = job.model
+    if isinstance(translator, str | Path):
+        translator = _translator_of_worker(str(translator), job.device)
     found = {}
     for direction in job.directions:
         paired = direction.target in scans.volumes
@@ -202,15 +204,16 @@ def _read_case(job: Job) -> _Scans:
             )
     first, *others = volumes.values()
     synthetic = None if case.synthetic is None else read(case.synthetic)
+    path = next(iter(case.images.values()))
     for other in [*others, *([] if synthetic is None else [synthetic])]:
-        _check_one_grid(first, other, case)
+        _check_one_grid(first, other, "the scans of the pair", path)
     cut = {contrast: to_slices(volume, None) for contrast, volume in volumes.items()}
     stacks = {contrast: stack for contrast, (stack, _) in cut.items()}
     masks = {contrast: _mask(job, first, stack) for contrast, stack in stacks.items()}
     return _Scans(volumes, stacks, masks, next(iter(cut.values()))[1], synthetic)
 
 
-def _check_one_grid(one: Volume, other: Volume, case: Case) -> None:
+def _check_one_grid(one: Volume, other: Volume, what: str, path: Path) -> None:
     if one.voxels.shape != other.voxels.shape:
         difference = f"shapes {one.voxels.shape} and {other.voxels.shape}"
     elif (one.affine is None) != (other.affine is None):
@@ -226,7 +229,8 @@ def _check_one_grid(one: Volume, other: Volume, case: Case) -> None:
     else:
         return
     raise InputError(
-        f"{case.name}: the scans are not on one grid ({difference})",
+        f"{what} are not on one grid ({difference})",
+        path=path,
         remedy="Register and resample one to the other first.",
     )
 
@@ -235,23 +239,23 @@ def _mask(job: Job, reference: Volume, stack: Stack) -> Mask:
     case, kind = job.case, job.settings.mask
     if case.mask is not None:
         volume = read(case.mask)
-        _check_one_grid(reference, volume, replace(case, name=f"{case.name} and its mask"))
+        _check_one_grid(reference, volume, "scan and mask", case.mask)
         inside = to_slices(volume, None)[0] > 0.5 * min(1.0, float(volume.voxels.max()))
     elif kind == "brain":
         raise InputError(
-            f"{case.name}: {_NO_MASK} (…_desc-brain_mask.nii.gz in derivatives)",
+            "has no brain mask (…_desc-brain_mask.nii.gz in the data set's derivatives)",
+            path=next(iter(case.images.values())),
             remedy="Give masks, or score the foreground.",
         )
     else:
         inside = np.ones(stack.shape, bool) if kind == "whole" else foreground_mask(stack)
     if not inside.any():
-        raise InputError(f"{case.name}: the mask is empty", remedy="Check the scan and its mask.")
+        path = case.mask or next(iter(case.images.values()))
+        raise InputError("the mask is empty", path=path, remedy="Check the scan and its mask.")
     return inside
 
 
-def _translated(
-    translator: TranslatorLike | None, scans: _Scans, direction: Direction
-) -> Volume:
+def _translated(translator: TranslatorLike | None, scans: _Scans, direction: Direction) -> Volume:
     if translator is None or direction.source is None:
         raise InputError("there is neither a synthesis nor a model to make one")
     return translator.translate(scans.volumes[direction.source], direction.target)
@@ -276,8 +280,10 @@ def _against_truth(
     fitted = {method: metrics.fitted(truth, image, inside) for method, image in images.items()}
     sizes = inside.sum(axis=(1, 2))
     judged = np.flatnonzero(sizes >= max(1, _SMALLEST_SLICE * sizes.max()))
-    by_slice = {
-        method: _by_slice(truth, image, inside, judged) for method, image in fitted.items()
+    by_slice: dict[str, dict[str, list[float]]] = {
+        method: _by_slice(truth, fitted[method], inside, judged)
+        for method in fitted
+        if method != "copy"
     }
     found = Found(
         scores={method: metrics.scores(real, image, inside) for method, image in images.items()},
@@ -288,9 +294,10 @@ def _against_truth(
     )
     if job.figures is None:
         return found
+    source = None if direction.source is None else scans.stacks[direction.source]
     panels = figures.Panels(
         direction,
-        None if direction.source is None else metrics.scaled(scans.stacks[direction.source], inside),
+        None if source is None else metrics.scaled(source, inside),
         # Outside the mask nothing is scored: there the synthesis is shown as it is.
         np.where(inside, fitted["model"], metrics.scaled(images["model"], inside)),
         truth,
@@ -300,7 +307,9 @@ def _against_truth(
     return replace(found, pictures=_draw(job.figures, direction, panels, found))
 
 
-def _draw(start: Path, direction: Direction, panels: figures.Panels, found: Found) -> dict[str, Path]:
+def _draw(
+    start: Path, direction: Direction, panels: figures.Panels, found: Found
+) -> dict[str, Path]:
     pictures = {"slices": start.with_name(f"{start.name}_{direction.key}_slices.png")}
     figures.draw_slices(panels, found.slices, found.by_slice["model"], pictures["slices"])
     if len(found.slices) > 1:
@@ -309,7 +318,9 @@ def _draw(start: Path, direction: Direction, panels: figures.Panels, found: Foun
     return pictures
 
 
-def _by_slice(truth: Stack, image: Stack, inside: Mask, judged: NDArray[Any]) -> dict[str, list[float]]:
+def _by_slice(
+    truth: Stack, image: Stack, inside: Mask, judged: NDArray[Any]
+) -> dict[str, list[float]]:
     similarity = metrics.ssim_map(truth, image, 1.0)
     return {
         "psnr": [metrics.psnr(truth[k], image[k], inside[k], 1.0) for k in judged],
@@ -328,9 +339,10 @@ def _cycle(
     # Exact zeros are no tissue: noise there would change what counts as foreground.
     noisy = np.where(made.voxels == 0, 0, made.voxels + np.float32(strength) * noise)
     starts = {"cycle": made, "noisy": replace(made, voxels=noisy)}
+    returned = {name: translator.translate(start, contrast) for name, start in starts.items()}
     return {
-        name: metrics.scores(source, to_slices(translator.translate(start, contrast), None)[0], inside)
-        for name, start in starts.items()
+        name: metrics.scores(source, to_slices(volume, None)[0], inside)
+        for name, volume in returned.items()
     }
 
 
@@ -346,15 +358,16 @@ def _looks(images: Mapping[str, Stack | None], inside: Mask, count: int) -> dict
     }
 
 
-@lru_cache(maxsize=1)
-def _load_translator(model: str, device: str) -> TranslatorLike:
+def open_translator(model: Any, device: str) -> TranslatorLike:
+    """The translator of a run, a bundle's path or a bundle; a translator stays as it is."""
+    if hasattr(model, "translate"):
+        return cast(TranslatorLike, model)
     from mrbridge.inference.engine import Translator
 
     return Translator(model, device)
 
 
-def _open_translator(model: Any, device: str) -> TranslatorLike:
-    """A translator from a path, loaded once a process, or the translator that was given."""
-    if isinstance(model, str | Path):
-        return _load_translator(str(model), device)
-    return model  # type: ignore[no-any-return]
+@lru_cache(maxsize=1)
+def _translator_of_worker(model: str, device: str) -> TranslatorLike:
+    """Loaded once a process. A worker lives for one evaluation, so it never serves an old model."""
+    return open_translator(model, device)

@@ -27,6 +27,6 @@ class EvaluateSettings(Settings):
     mask: Literal["foreground", "whole", "brain"] = "foreground"
     cycle: bool = True
     noise: float = Field(default=0.02, gt=0, le=1)
-    wasserstein_slices: int = Field(default=256, ge=1)
+    wasserstein_slices: int = Field(default=96, ge=1)
     shown_cases: int = Field(default=6, ge=0)
     seed: int = Field(default=0, ge=0)

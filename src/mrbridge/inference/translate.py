@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
-
+from typing import Any
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
-from numpy.typing import NDArray
 
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
@@ -23,8 +21,6 @@ from mrbridge.progress import track
 from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)
-
-ArrayAndAffine = tuple[NDArray[Any], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -44,18 +40,6 @@ class Translation:
     error: str | None = None
 
 
-@overload
-def translate(
-    model: Bundle | str | Path, image: Volume | ArrayAndAffine, *, to: str | None = ..., **more: Any
-) -> Volume: ...
-@overload
-def translate(
-    model: Bundle | str | Path, image: SpatialImage, *, to: str | None = ..., **more: Any
-) -> SpatialImage: ...
-@overload
-def translate(
-    model: Bundle | str | Path, image: str | Path, out: str | Path, **more: Any
-) -> list[Translation]: ...
 def translate(
     model: Bundle | str | Path,
     image: Any,
@@ -279,5 +263,3 @@ def _report(
             {"source": str(path.relative_to(folder)), "reason": reason} for path, reason in ignored
         ],
     }
-
-

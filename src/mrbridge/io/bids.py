@@ -142,7 +142,6 @@ def _in_folder(root: Path, told: str | None) -> FoundScans:
     found = FoundScans([])
     for path in _files(root):
         relative = path.relative_to(root)
-        named = Path(root.name) / relative
         if path.name.startswith("."):
             found.ignored.append((path, "is hidden"))
             continue
@@ -150,12 +149,12 @@ def _in_folder(root: Path, told: str | None) -> FoundScans:
             known = ", ".join(FORMATS)
             found.ignored.append((path, f"is no scan in a known format ({known})"))
             continue
-        contrast = told or guess_contrast(named)
+        contrast = told or guess_contrast(relative)
         if contrast is None:
             found.ignored.append((path, "its name tells no known contrast"))
             continue
         subject, session = names.guess_subject(relative, picture=is_picture(path))
-        split = names.guess_split(named)
+        split = names.guess_split(relative)
         found.scans.append(Scan(path, subject, session, contrast, path.name, split))
     return found
 

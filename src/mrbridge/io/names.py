@@ -93,12 +93,18 @@ def guess_contrast(path: str | Path) -> str | None:
 
 
 def guess_split(relative: Path) -> str | None:
-    """`val` or `test` where a folder such as `testT1` says so. `train` says nothing."""
+    """`val` or `test` where a folder such as `test` or `testT1` says so and nothing else.
+
+    `train` says nothing: part of such a folder may still be held out.
+    """
     for folder in relative.parents:
-        for word in _words(folder.name):
-            split = _SPLITS.get(word.lower())
-            if split in ("val", "test"):
-                return split
+        words = {word.lower() for word in _words(folder.name)}
+        splits = {_SPLITS[word] for word in words if word in _SPLITS}
+        others = {
+            w for w in words if w not in _SPLITS and not any(w in t for t in _TOKENS.values())
+        }
+        if len(splits) == 1 and not others and splits != {"train"}:
+            return splits.pop()
     return None
 
 

@@ -156,7 +156,7 @@ def _read_layout(header: Any, path: Path) -> _Layout:
         raise _damaged(f"its header promises {math.prod(sizes)} voxels, over {MAX_VOXELS}", path)
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):
         raise _damaged(f"its data type {int(header['datatype'])} is unknown", path) from None
     if dtype.fields is not None or dtype.kind not in "iuf" or dtype.itemsize == 0:
         raise InputError(
@@ -339,7 +339,6 @@ def _header_for(volume: Volume, voxels: NDArray[Any]) -> Any:
     assert volume.affine is not None
     if isinstance(volume.header, nib.Nifti1Header):  # Nifti2Header is one too
         header = volume.header.copy()
-        header.extensions.clear()
         header["magic"] = header.single_magic
     else:
         header = nib.Nifti1Header()
@@ -362,6 +361,11 @@ def _header_for(volume: Volume, voxels: NDArray[Any]) -> Any:
 def _place(header: Any, affine: NDArray[np.float64]) -> None:
     header.set_qform(affine, code=1)  # also sets the spacings
     header.set_sform(affine, code=1)
+    # A quaternion cannot shear: better no qform than one that contradicts the sform.
+    _, qform = stored_affines(header)
+    shape = tuple(header.get_data_shape())
+    if qform is not None and _corner_distance(affine, qform, shape[:3]) > _ALIGNED_MM:
+        header["qform_code"] = 0
 
 
 def _mark(header: Any, note: str) -> None:

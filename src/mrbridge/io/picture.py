@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from mrbridge.errors import InputError, OutputError
+from mrbridge.errors import InputError, MrbridgeError, OutputError
 from mrbridge.io.safety import MAX_PICTURE_BYTES, MAX_PIXELS, atomic_path, suffix_of
 from mrbridge.volume import Volume
 
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _DESCRIPTION = 270  # TIFF 6.0 and Exif: ImageDescription
 _CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+_PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"  # PNG 1.2, 4.1.4: with its CRC
 _PLAIN = {"LA": "L", "RGBA": "RGB"}  # JPEG knows no transparency
 
 
@@ -58,8 +59,9 @@ def read(path: Path) -> Volume:
     data = path.read_bytes()
     try:
         with warnings.catch_warnings():
-            # Our own limit is lower than the one that Pillow warns of.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Our own limit is lower than the one that Pillow warns of, and odd metadata of a TIFF
+            # is no fault of its pixels.
+            warnings.simplefilter("ignore")
             _check_whole(data, path)
             with _open(data) as image:
                 _check_kind(image, path)
@@ -67,11 +69,13 @@ def read(path: Path) -> Volume:
                 form = "JPEG" if image.format == "MPO" else str(image.format)
                 note = _note(image)
                 mode, pixels = _grey(image, path)
+    except MrbridgeError:
+        raise
     except UnidentifiedImageError:
         raise InputError(
             "is not a PNG, TIFF or JPEG picture", path=path, remedy="Get the file again."
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's many parsers meet damage with any exception at all
         raise InputError(
             f"is damaged or truncated ({error})", path=path, remedy="Get the file again."
         ) from None
@@ -121,6 +125,8 @@ def _check_whole(data: bytes, path: Path) -> None:
         # Loading alone skips the CRC of a PNG's pixels and the end of a JPEG.
         if image.format == "PNG":
             image.verify()
+            if _PNG_END not in data:
+                raise EOFError("no end chunk")
         elif image.format in ("JPEG", "MPO") and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
             raise EOFError("no end-of-image marker")
 
@@ -200,7 +206,7 @@ def _coloured(pixels: NDArray[Any], mode: str) -> Image.Image:
     channels = [pixels] * (_CHANNELS[mode] - (mode in _PLAIN))
     if mode in _PLAIN:
         channels.append(np.full_like(pixels, 255))
-    return Image.fromarray(np.stack(channels, axis=2), mode=mode)
+    return Image.fromarray(np.stack(channels, axis=2))
 
 
 def _options(form: str, note: str | None) -> dict[str, Any]:

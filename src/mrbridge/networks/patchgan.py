@@ -28,7 +28,7 @@ class PatchGANSettings(Settings):
 
 
 class PatchGAN(nn.Module):
-    """Judges overlapping patches, 70x70 by default: C64-C128-C256-C512-1, logits without activation.
+    """Judges overlapping patches, 70x70 by default: C64-C128-C256-C512-1, no output activation.
 
     Isola et al. 2017 (arXiv:1611.07004), section 6.1.2: 4x4 kernels, leaky ReLU of slope 0.2, no
     norm in the first block. 256x256 gives 30x30 logits.

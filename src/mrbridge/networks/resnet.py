@@ -12,6 +12,8 @@ from mrbridge.networks.norm import make_norm
 from mrbridge.networks.unet import check_multiple
 from mrbridge.settings import Settings
 
+Padding = Literal["reflect", "zeros"]
+
 
 class ResNetSettings(Settings):
     """Settings of `ResNet`.
@@ -27,7 +29,7 @@ class ResNetSettings(Settings):
     features: int = 64
     blocks: int | None = None
     norm: Literal["instance", "batch", "none"] = "instance"
-    padding: Literal["reflect", "zeros"] = "reflect"
+    padding: Padding = "reflect"
 
 
 class ResNet(nn.Module):
@@ -81,7 +83,7 @@ class ResNet(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, width: int, norm: str, mode: str) -> None:
+    def __init__(self, width: int, norm: str, mode: Padding) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             *_convolution(width, width, 3, 1, norm, mode),
@@ -93,7 +95,7 @@ class _ResidualBlock(nn.Module):
 
 
 def _convolution(
-    channels: int, width: int, kernel: int, stride: int, norm: str, mode: str
+    channels: int, width: int, kernel: int, stride: int, norm: str, mode: Padding
 ) -> list[nn.Module]:
     return [
         nn.Conv2d(

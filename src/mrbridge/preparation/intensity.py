@@ -91,7 +91,8 @@ def foreground_mask(slices: NDArray[np.float32]) -> NDArray[np.bool_]:
         A mask of the same shape; empty for a constant image.
 
     The threshold is Otsu's (IEEE Trans. SMC 9:62, 1979) on the square root of the intensities,
-    halved: the root brings dark fluid and bright fat nearer to each other than to air.
+    halved: the root brings dark fluid and bright fat nearer to each other than to air. Where the
+    edge of the picture, which is air most often, is noisier than that, its noise counts instead.
     """
     background = float(np.median(slices[slices <= np.percentile(slices, 10)]))
     top = float(np.percentile(slices, 99.9))
@@ -100,8 +101,16 @@ def foreground_mask(slices: NDArray[np.float32]) -> NDArray[np.bool_]:
     if not top > background:
         return np.zeros(slices.shape, bool)
     roots = np.sqrt(np.clip((slices - background) / (top - background), 0, 1))
-    mask = roots > 0.5 * _otsu(roots)
-    return _solid(mask)
+    threshold = _otsu(roots)
+    noise = float(np.percentile(_edges(roots), 90))
+    return _solid(roots > max(0.5 * threshold, min(noise, threshold)))
+
+
+def _edges(slices: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The outermost three pixels of every slice, in one row."""
+    rows = np.concatenate([slices[:, :3], slices[:, -3:]], axis=1)
+    columns = np.concatenate([slices[:, :, :3], slices[:, :, -3:]], axis=2)
+    return np.concatenate([rows.ravel(), columns.ravel()])
 
 
 def _otsu(values: NDArray[np.float32]) -> float:
@@ -125,8 +134,11 @@ def _solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         box = ndimage.find_objects(plane.astype(np.uint8))
         if not box:
             continue
-        view = plane[box[0]]
-        opened = ndimage.binary_opening(view, cross)
-        closed = ndimage.binary_closing(np.pad(opened, 3), cross, iterations=2)
-        result[index][box[0]] = ndimage.binary_fill_holes(closed)[3:-3, 3:-3]
+        opened = np.pad(ndimage.binary_opening(plane[box[0]], cross), 3)
+        filled = ndimage.binary_fill_holes(ndimage.binary_closing(opened, cross, iterations=2))
+        labels, _ = ndimage.label(filled)
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        large = sizes > sizes.max() / 100
+        result[index][box[0]] = large[labels][3:-3, 3:-3]
     return result

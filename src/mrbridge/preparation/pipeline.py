@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mrbridge import scale
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
 from mrbridge.io import read
-from mrbridge.io.bids import FoundScans, Scan, find_scans
+from mrbridge.io.bids import FoundScans, Scan, find_scans, parse_name
 from mrbridge.io.picture import PictureHeader
 from mrbridge.io.safety import sha256_of, sweep
 from mrbridge.preparation.geometry import SliceGrid, to_slices
@@ -184,9 +184,7 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[_Job]
     taken: set[str] = set()
     jobs = []
     for scan in scans:
-        stem = scan.name.split(".")[0]
-        parts = [scan.subject, scan.session, scan.contrast, stem]
-        plain = "_".join(re.sub(r"[^a-zA-Z0-9-]+", "-", p).strip("-") for p in parts if p)[:120]
+        plain = _plain_id(scan)
         id, number = plain, 1
         while id.casefold() in taken:
             number += 1
@@ -194,6 +192,15 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[_Job]
         taken.add(id.casefold())
         jobs.append(_Job(scan, id, out, settings))
     return jobs
+
+
+def _plain_id(scan: Scan) -> str:
+    """What a scan is called: its BIDS name, or subject, session, contrast and file name."""
+    stem = scan.name.split(".")[0]
+    if parse_name(scan.name) is not None:
+        return stem
+    parts = [scan.subject, scan.session, scan.contrast, stem]
+    return "_".join(re.sub(r"[^a-zA-Z0-9-]+", "-", part).strip("-") for part in parts if part)[:120]
 
 
 def _prepare_scan(job: _Job) -> ScanRecord | None:

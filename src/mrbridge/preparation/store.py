@@ -120,7 +120,8 @@ class Store:
             raise StoreError(f"is damaged ({first})", path=file, remedy=_REMEDY) from None
         store = cls(path, manifest)
         for record in manifest.records:
-            store._array(record)
+            if not (array_path(path, record.id) / "zarr.json").is_file():
+                raise store._damaged(record)
         return store
 
     def records(self, contrast: str | None = None, split: str | None = None) -> list[ScanRecord]:

@@ -6,7 +6,7 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -25,7 +25,8 @@ def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
     (1 + step) / (10 + step), so that the untrained weights are soon forgotten.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    old, new = list(average.parameters()), list(network.parameters())
+    old: list[Tensor] = list(average.parameters())
+    new: list[Tensor] = list(network.parameters())
     torch._foreach_lerp_(old, new, 1 - decay)
     for kept, current in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(current)

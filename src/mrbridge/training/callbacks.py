@@ -38,10 +38,15 @@ class StopOnSignal:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
+        self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Take the signals over; what they did before comes back at the end."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
+                before = signal.signal(number, self._ask)
+                self._before.setdefault(number, before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
@@ -100,6 +105,7 @@ class Keeper(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show what the untrained generators do."""
         assert isinstance(pl_module, CycleGAN)
+        self.signals.listen()  # Lightning has put a handler of its own in front
         self.live.start()
         if not self._resumed:
             self._look(pl_module, 0)
@@ -110,8 +116,9 @@ class Keeper(pl.Callback):
     ) -> None:
         """Set the learning rate: constant, then linearly to zero."""
         assert isinstance(pl_module, CycleGAN)
-        share = rate_share(self._progress(pl_module.step), self.settings.decay_from)
-        pl_module.rate_share = share
+        progress = self._progress(pl_module.step)
+        pl_module.rate_share = rate_share(progress, self.settings.decay_from)
+        pl_module.match_share = max(0.0, 1 - progress / self.settings.match_until)
 
     def on_train_batch_end(
         self,
@@ -125,7 +132,7 @@ class Keeper(pl.Callback):
         model = pl_module
         assert isinstance(model, CycleGAN)
         for name, value in outputs.items():
-            self.sums[name] = self.sums[name] + value.float() if name in self.sums else value.float()
+            self.sums[name] = self.sums.get(name, 0.0) + value.float()
         self._steps_in_session_epoch += 1
         now = time.monotonic()
         self.seconds += now - self._tick

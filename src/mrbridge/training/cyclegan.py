@@ -40,6 +40,7 @@ class CycleGAN(pl.LightningModule):
         self.target_pool = ImagePool(settings.pool_size, settings.seed + 1)
         self.step = 0
         self.rate_share = 1.0
+        self.match_share = 1.0
         self._optimizer_states: list[dict[str, Any]] | None = None
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -60,9 +61,10 @@ class CycleGAN(pl.LightningModule):
         """One step of the generators, then one of the critics; returns the losses."""
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
         generator_step, critic_step = self._optimizers()
-        for optimizer in (generator_step, critic_step):
+        rate = self.settings.learning_rate * self.rate_share
+        for optimizer, factor in ((generator_step, 1.0), (critic_step, self.settings.critic_rate)):
             for group in optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * self.rate_share
+                group["lr"] = rate * factor
 
         critics = nn.ModuleList([self.source_critic, self.target_critic])
         critics.requires_grad_(False)
@@ -98,28 +100,30 @@ class CycleGAN(pl.LightningModule):
         source, target = batch
         to_target, same_target = self._translate(self.to_target, source, target)
         to_source, same_source = self._translate(self.to_source, target, source)
-        back_to_source, back_to_target = self.to_source(to_target), self.to_target(to_source)
-        adversarial = losses.generator_loss(
-            self.target_critic(to_target), settings.adversarial
-        ) + losses.generator_loss(self.source_critic(to_source), settings.adversarial)
-        cycle = losses.cycle_loss(source, back_to_source) + losses.cycle_loss(
-            target, back_to_target
-        )
-        identity = torch.zeros_like(cycle)
+        told = {
+            "adversarial": losses.generator_loss(
+                self.target_critic(to_target), settings.adversarial
+            )
+            + losses.generator_loss(self.source_critic(to_source), settings.adversarial),
+            "cycle": losses.cycle_loss(source, self.to_source(to_target))
+            + losses.cycle_loss(target, self.to_target(to_source)),
+        }
         if same_target is not None and same_source is not None:
-            identity = losses.identity_loss(target, same_target) + losses.identity_loss(
+            told["identity"] = losses.identity_loss(target, same_target) + losses.identity_loss(
                 source, same_source
             )
-        total = losses.total_generator_loss(
-            adversarial, cycle, identity, settings.cycle_weight, settings.identity_weight
-        )
-        told = {
-            "generators": total,
-            "adversarial": adversarial,
-            "cycle": cycle,
-            "identity": identity,
+        if settings.match_weight:
+            told["match"] = losses.coarse_loss(to_target, target) + losses.coarse_loss(
+                to_source, source
+            )
+        weights = {
+            "adversarial": 1.0,
+            "cycle": settings.cycle_weight,
+            "identity": settings.identity_weight,
+            "match": settings.match_weight * self.match_share,
         }
-        return told, to_target, to_source
+        total = torch.stack([weights[name] * value for name, value in told.items()]).sum()
+        return {"generators": total} | told, to_target, to_source
 
     def _translate(
         self, generator: nn.Module, image: Tensor, same: Tensor

@@ -45,9 +45,7 @@ class Record:
         text = io.StringIO()
         writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(
-            {name: _short(value) for name, value in row.items()} for row in self.rows
-        )
+        writer.writerows({name: _short(value) for name, value in row.items()} for row in self.rows)
         write_text(self._csv, text.getvalue())
 
     def show(self, made: Syntheses, sheet: Any, epoch: int) -> None:

@@ -161,11 +161,12 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _dataset(store: Store, settings: TrainSettings) -> UnpairedSlices:
-    from mrbridge.data.augment import make_augmentation  # MONAI takes seconds to import
+    from mrbridge.data.augment import Augmentation  # MONAI takes seconds to import
 
     size = settings.networks.image_size
-    augment = make_augmentation(settings.augment, size)
-    return UnpairedSlices(store, size, settings.seed, augment)
+    augment = Augmentation(settings.augment, size)
+    matches = settings.matches if settings.match_weight else 0
+    return UnpairedSlices(store, size, settings.seed, augment, matches)
 
 
 def _manifest(store: Store, settings: TrainSettings, held_out: HeldOut) -> BundleManifest:
@@ -210,4 +211,3 @@ def _resumed_settings(run: Path, changes: dict[str, Any]) -> TrainSettings:
 def as_yaml(settings: BaseModel) -> str:
     """Settings as YAML in the order in which they are declared."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-

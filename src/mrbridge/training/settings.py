@@ -25,7 +25,12 @@ class TrainSettings(Settings):
         adversarial: `bce`, `least_squares` or `hinge`.
         cycle_weight: weight of the cycle loss.
         identity_weight: weight of the identity loss; 0 leaves it out, and its share of the work.
+        match_weight: weight of the coarse likeness to slices of similar anatomy that the program
+            finds in other people (`data.match`); 0 draws slices of the two contrasts independently.
+        match_until: share of the training over which that weight falls linearly to zero.
+        matches: from how many similar slices the partner of a slice is drawn.
         learning_rate: Adam's step size before the decay.
+        critic_rate: the critics' step size, as a multiple of the generators'.
         betas: Adam's decay rates.
         epochs: how often every slice of the larger contrast is seen.
         minutes: train for this long instead; the learning rate then follows the clock.
@@ -49,7 +54,11 @@ class TrainSettings(Settings):
     adversarial: AdversarialKind = "least_squares"
     cycle_weight: float = Field(default=10.0, ge=0)
     identity_weight: float = Field(default=5.0, ge=0)
+    match_weight: float = Field(default=0.0, ge=0)
+    match_until: float = Field(default=1.0, gt=0, le=1)
+    matches: int = Field(default=3, ge=1)
     learning_rate: float = Field(default=2e-4, gt=0)
+    critic_rate: float = Field(default=1.0, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
     epochs: int = Field(default=100, ge=1)
     minutes: float | None = Field(default=None, gt=0)

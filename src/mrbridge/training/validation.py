@@ -109,4 +109,4 @@ def _mean_ssim(real: Stack, synthetic: Stack, mask: NDArray[np.bool_], data_rang
 
 
 def _anatomy(image: Stack) -> NDArray[np.bool_]:
-    return cast("NDArray[np.bool_]", image > -1 + FOREGROUND)
+    return image > -1 + FOREGROUND

@@ -1,0 +1,252 @@
+"""The verb `evaluate`: scores, figures and a report for a model, or for syntheses at hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrbridge.errors import InputError, MrbridgeError, SettingsError, SomeScansFailed
+from mrbridge.evaluation import figures, summary
+from mrbridge.evaluation.cases import Case, Direction, FoundCases, find_pairs, find_syntheses
+from mrbridge.evaluation.cases import with_masks as give_masks
+from mrbridge.evaluation.report import write_report
+from mrbridge.evaluation.result import Evaluation, Mode
+from mrbridge.evaluation.scoring import (
+    Job,
+    fit_floors,
+    open_translator,
+    sample_case,
+    score_case,
+    values_per_case,
+)
+from mrbridge.evaluation.settings import EvaluateSettings
+from mrbridge.evaluation.summary import Scored
+from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.scale import map_scans
+
+__all__ = ["EvaluateSettings", "Evaluation", "evaluate"]
+
+_OURS = re.compile(r"_(slices|by-slice|by-case|joint-histogram)\.png$")
+
+
+def evaluate(
+    model: Any = None,
+    pairs: str | Path | Sequence[str | Path] | None = None,
+    real: str | Path | None = None,
+    synthetic: str | Path | None = None,
+    mask: str | Path | None = None,
+    *,
+    out: str | Path,
+    settings: EvaluateSettings | None = None,
+    device: str = "auto",
+    workers: int = 1,
+) -> Evaluation:
+    """Score a model on pairs of true scans, or ready syntheses against true scans.
+
+    Either `model` and `pairs`: every scan is translated into the other contrast and compared with
+    the true one, beside a monotone intensity mapping (the floor) and the unchanged input (the
+    copy). Where no subject has both contrasts, only what needs no pairs is measured. Or `real` and
+    `synthetic`: the scores of what is there.
+
+    Args:
+        model: the path of a run or bundle, a bundle, or a `mrbridge.inference.engine.Translator`.
+        pairs: a BIDS data set, a folder, two folders or a table, as for `prepare`.
+        real: a true scan, or a folder of them.
+        synthetic: its synthesis, or a folder, matched by file names or BIDS entities.
+        mask: a mask for all, or a folder of masks, matched likewise; else `settings.mask` decides.
+        out: the folder to write to.
+        settings: how to score.
+        device: `auto`, `cpu` or `cuda`.
+        workers: processes; each loads the model from its path.
+
+    Returns:
+        The scores; files lie in `out`.
+
+    Raises:
+        SettingsError: neither or both of the two ways are asked for.
+        InputError: nothing could be scored.
+        SomeScansFailed: some cases could not be scored; all results of the others are written.
+    """
+    settings = settings or EvaluateSettings()
+    out = Path(out)
+    if model is not None and pairs is not None and real is None and synthetic is None:
+        translator = open_translator(model, device)
+        source, target = translator.bundle.source, translator.bundle.target
+        if workers <= 1 or not isinstance(model, str | Path):
+            model, workers = translator, 1  # only a path can be sent to other processes
+        found = find_pairs(pairs, source, target)
+        both = [Direction(source, target), Direction(target, source)]
+    elif real is not None and synthetic is not None and model is None and pairs is None:
+        translator, both = None, []
+        found = find_syntheses(real, synthetic)
+    else:
+        raise SettingsError(
+            "what to score is not clear",
+            remedy="Give a model and pairs, or true and synthetic scans.",
+        )
+    mode, cases, left_out = _what_to_score(found, both)
+    if mask is not None:
+        cases = give_masks(cases, mask)
+    elif settings.mask != "brain":
+        cases = [replace(case, mask=None) for case in cases]
+    jobs = [
+        Job(
+            case,
+            tuple(d for d in both if d.source in case.images)
+            or (Direction(None, next(iter(case.images))),),
+            settings,
+            model,
+            device,
+            sampled=max(1, settings.wasserstein_slices // len(cases)),
+            values=values_per_case(len(cases)),
+        )
+        for case in cases
+    ]
+    sweep(out)
+    sweep(out / "figures")
+    scored, failures = _run(jobs, mode, mask is not None, out, workers)
+    if not scored:
+        name, reason = failures[0]
+        raise InputError(
+            f"none of the {len(cases)} cases could be scored; {name}: {reason}",
+            remedy="Mend the scans, or name others.",
+        )
+    directions = tuple(dict.fromkeys(d for job in jobs for d in job.directions))
+    means = summary.summarise(scored)
+    result = Evaluation(
+        out=out,
+        mode=mode,
+        directions=directions,
+        cases=tuple(scored),
+        summary=means,
+        cycles=summary.summarise_cycles(scored),
+        wasserstein=summary.wasserstein(scored, directions, settings.seed),
+        verdicts=tuple(summary.judge(scored, direction, means) for direction in directions),
+        figures=_draw_overall(scored, directions, out / "figures"),
+        failures=tuple(failures),
+        left_out=tuple(left_out),
+        remarks=tuple(found.remarks),
+        settings=settings,
+        masks=settings.mask if mask is None else "given",
+        model_sha256=getattr(getattr(translator, "bundle", None), "hash", None),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_text(out / "scores.csv", summary.score_table(scored))
+    write_json(out / "scores.json", result.as_json())
+    write_report(result)
+    _remove_old_figures(result)
+    if failures:
+        told = "; ".join(f"{name}: {reason}" for name, reason in failures)
+        raise SomeScansFailed(
+            f"{len(failures)} of {len(cases)} cases could not be scored ({told})",
+            path=out,
+            remedy="The others are scored.",
+        )
+    return result
+
+
+def _what_to_score(
+    found: FoundCases, directions: Sequence[Direction]
+) -> tuple[Mode, list[Case], list[tuple[str, str]]]:
+    if not directions:
+        return "files", found.cases, found.left_out
+    if not found.cases:
+        return "unpaired", found.singles, found.left_out
+    alone = [
+        (path.name, f"its subject has no other contrast than {contrast}")
+        for case in found.singles
+        for contrast, path in case.images.items()
+    ]
+    return "pairs", found.cases, found.left_out + alone
+
+
+def _run(
+    jobs: Sequence[Job], mode: Mode, masked: bool, out: Path, workers: int
+) -> tuple[list[Scored], list[tuple[str, str]]]:
+    failures: list[tuple[str, str]] = []
+    ready = []
+    for job in jobs:
+        if masked and job.case.mask is None:
+            failures.append((job.case.name, "no mask goes by its name"))
+        else:
+            ready.append(job)
+    floor_on: dict[str, str] = {}
+    if mode == "pairs":
+        sampled = []
+        for job, values in map_scans(sample_case, ready, workers=workers, label="reading pairs"):
+            if isinstance(values, MrbridgeError):
+                failures.append((job.case.name, _reason(values)))
+            else:
+                sampled.append((job, values))
+        floors = fit_floors([job.case for job, _ in sampled], [values for _, values in sampled])
+        ready = [replace(job, floors=f) for (job, _), (f, _) in zip(sampled, floors, strict=True)]
+        floor_on = {job.case.name: on for job, (_, on) in zip(ready, floors, strict=True)}
+    ready = _with_figures(ready, out)
+    scored = []
+    for job, found in map_scans(score_case, ready, workers=workers, label="scoring"):
+        if isinstance(found, MrbridgeError):
+            failures.append((job.case.name, _reason(found)))
+        else:
+            scored.append(Scored(job.case, found, floor_on.get(job.case.name)))
+    return scored, failures
+
+
+def _with_figures(jobs: Sequence[Job], out: Path) -> list[Job]:
+    """The jobs; the first of them are told where to draw."""
+    shown, names = [], set()
+    for number, job in enumerate(jobs):
+        if number < job.settings.shown_cases:
+            stem = re.sub(r"[^\w.+-]+", "-", job.case.name)[:80].strip("-.") or "case"
+            stem = f"{stem}-{number + 1}" if stem in names else stem
+            names.add(stem)
+            job = replace(job, figures=out / "figures" / stem)
+        shown.append(job)
+    return shown
+
+
+def _reason(error: MrbridgeError) -> str:
+    """Without the path, which may tell a name that a report must not tell."""
+    return f"{error.path.name} {error.what}" if error.path else error.what
+
+
+def _draw_overall(
+    scored: Sequence[Scored], directions: Sequence[Direction], folder: Path
+) -> dict[str, dict[str, Path]]:
+    """Figures of all cases together: direction, kind, path."""
+    drawn: dict[str, dict[str, Path]] = {}
+    for direction in directions:
+        key = direction.key
+        cases = [one for one in scored if key in one.found and one.found[key].scores]
+        if not cases:
+            continue
+        paths = drawn[key] = {"joint": folder / f"all_{key}_joint-histogram.png"}
+        counts = [c for one in cases if (c := one.found[key].counts) is not None]
+        figures.draw_joint_histogram(np.sum(counts, axis=0), direction, paths["joint"])
+        if len(cases) > 1:
+            paths["by_case"] = folder / f"all_{key}_by-case.png"
+            values = {
+                method: {
+                    measure: [one.found[key].scores[method]["fit"][measure] for one in cases]
+                    for measure in ("psnr", "ssim")
+                }
+                for method in cases[0].found[key].scores
+            }
+            figures.draw_by_case([one.case.name for one in cases], values, paths["by_case"])
+    return drawn
+
+
+def _remove_old_figures(result: Evaluation) -> None:
+    """Figures of an earlier evaluation in this folder would pass for ours."""
+    ours = {path for paths in result.figures.values() for path in paths.values()}
+    for one in result.cases:
+        for found in one.found.values():
+            ours.update(found.pictures.values())
+    for path in (result.out / "figures").glob("*.png"):
+        if _OURS.search(path.name) and path not in ours:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,252 @@
+"""The pictures of an evaluation. matplotlib's figures are used without its global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from mrbridge.evaluation.cases import Direction
+from mrbridge.io.safety import atomic_path
+
+HISTOGRAM_TOP = 1.2
+"""The largest intensity of joint histograms, in units of the true scan's 99.5th percentile."""
+
+COLOURS = {"model": "#1f6fb4", "floor": "#d1742a", "copy": "#8a8f98"}
+"""One colour a method, told apart by the colour-blind too."""
+
+_HISTOGRAM_BINS = 120
+_DIFFERENCE = 0.5  # what the ends of the difference's colour bar stand for; the same in all figures
+_MARGIN = 0.04  # of the field of view, kept around the anatomy
+_SMALL = 8
+
+
+@dataclass(frozen=True)
+class Panels:
+    """What is shown side by side: stacks (slices, rows, columns), 1 is the 99.5th percentile.
+
+    Attributes:
+        direction: for the titles.
+        source: the input; None where it is not known.
+        synthetic: the synthesis as it is scored.
+        real: the true scan.
+        mask: where it is scored.
+        spacing: mm between slices, rows, columns; None for pictures.
+    """
+
+    direction: Direction
+    source: NDArray[Any] | None
+    synthetic: NDArray[Any]
+    real: NDArray[Any]
+    mask: NDArray[np.bool_]
+    spacing: tuple[float, float, float] | None
+
+
+def draw_slices(
+    panels: Panels, slices: Sequence[int], scores: Mapping[str, Sequence[float]], path: Path
+) -> None:
+    """Input, synthesis, truth and difference of the middle slice and the worst one.
+
+    Args:
+        panels: the stacks.
+        slices: numbers of the slices that have scores.
+        scores: their `psnr` and `ssim`.
+        path: the PNG to write.
+    """
+    middle, worst = len(slices) // 2, int(np.argmin(scores["ssim"]))
+    rows = [("middle", middle), ("worst", worst)] if worst != middle else [("worst", worst)]
+    if len(slices) == 1:
+        rows = [("", 0)]
+    titles = [f"synthetic {panels.direction.target}", f"real {panels.direction.target}"]
+    stacks = [panels.synthetic, panels.real]
+    if panels.source is not None:
+        titles.insert(0, f"input {panels.direction.source}")
+        stacks.insert(0, panels.source)
+    window = _window(panels)
+    aspect = 1.0 if panels.spacing is None else panels.spacing[1] / panels.spacing[2]
+    height, width = (part.stop - part.start for part in window)
+    columns = len(stacks) + 1
+    panel = 2.5  # inches wide
+    tall = panel * aspect * height / width + 0.12
+    figure = _figure(panel * columns + 1.0, tall * len(rows) + 0.4)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (word, position) in zip(axes, rows, strict=True):
+        number = slices[position]
+        for axis, stack in zip(line, stacks, strict=False):
+            axis.imshow(stack[number][window], cmap="gray", vmin=0, vmax=1.05, aspect=aspect)
+        difference = np.where(panels.mask, panels.synthetic - panels.real, np.nan)[number][window]
+        shown = line[-1].imshow(
+            difference, cmap="RdBu_r", vmin=-_DIFFERENCE, vmax=_DIFFERENCE, aspect=aspect
+        )
+        line[-1].set_facecolor("#d9dbde")
+        where = f"{word} slice, {number + 1} of {len(panels.real)}\n" if word else ""
+        line[0].set_ylabel(
+            f"{where}PSNR {scores['psnr'][position]:.1f} dB, SSIM {scores['ssim'][position]:.3f}",
+            fontsize=_SMALL,
+        )
+        if panels.spacing is not None:
+            _mark_sides(line[0])
+    for axis, title in zip(axes[0], [*titles, "synthetic − real"], strict=True):
+        axis.set_title(title, fontsize=_SMALL + 1)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    bar = figure.colorbar(shown, ax=list(axes[:, -1]), fraction=0.05, pad=0.03, extend="both")
+    bar.set_label("share of the true 99.5th percentile", fontsize=_SMALL - 1)
+    bar.ax.tick_params(labelsize=_SMALL - 1)
+    _save(figure, path)
+
+
+def draw_by_slice(
+    slices: Sequence[int], scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path
+) -> None:
+    """PSNR and SSIM of each slice, a line a method.
+
+    Args:
+        slices: their numbers, inferior first.
+        scores: by method, then `psnr` and `ssim`.
+        path: the PNG to write.
+    """
+    figure = _figure(9.5, 2.4)
+    for axis, (measure, label) in zip(figure.subplots(1, 2), _LABELS.items(), strict=True):
+        for method in _known(scores):
+            axis.plot(
+                [number + 1 for number in slices],
+                scores[method][measure],
+                color=COLOURS[method],
+                linewidth=1.6 if method == "model" else 1.0,
+                label=method,
+            )
+        axis.set_xlabel("slice, inferior to superior", fontsize=_SMALL)
+        axis.set_ylabel(label, fontsize=_SMALL)
+        _tidy(axis)
+    if len(scores) > 1:
+        figure.axes[0].legend(fontsize=_SMALL, frameon=False)
+    _save(figure, path)
+
+
+def draw_by_case(
+    names: Sequence[str], scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path
+) -> None:
+    """PSNR and SSIM of each case, a row a case: whether the model wins everywhere or on average.
+
+    Args:
+        names: of the cases.
+        scores: by method, then `psnr` and `ssim`, in the order of `names`.
+        path: the PNG to write.
+    """
+    figure = _figure(9.5, 1.2 + min(0.24, 12 / len(names)) * len(names))
+    places = np.arange(len(names))
+    for axis, (measure, label) in zip(
+        figure.subplots(1, 2, sharey=True), _LABELS.items(), strict=True
+    ):
+        if "floor" in scores:
+            axis.hlines(places, scores["floor"][measure], scores["model"][measure], color="#c9ccd1")
+        for method in reversed(_known(scores)):
+            axis.plot(
+                scores[method][measure], places, "o", color=COLOURS[method], ms=5, label=method
+            )
+        axis.set_xlabel(label, fontsize=_SMALL)
+        _tidy(axis)
+    first = figure.axes[0]
+    step = max(1, len(names) // 40)
+    first.set_yticks(places[::step], [names[k] for k in places[::step]])
+    first.set_ylim(len(names) - 0.5, -0.5)
+    handles, labels = first.get_legend_handles_labels() if len(scores) > 1 else ([], [])
+    figure.legend(
+        handles[::-1],
+        labels[::-1],
+        fontsize=_SMALL,
+        frameon=False,
+        ncols=3,
+        loc="outside upper left",
+    )
+    _save(figure, path)
+
+
+def count_jointly(real: NDArray[Any], synthetic: NDArray[Any]) -> NDArray[np.int64]:
+    """How often intensities meet: counts (bins of `real`, bins of `synthetic`), 0 to 1.2."""
+    edges = np.linspace(0, HISTOGRAM_TOP, _HISTOGRAM_BINS + 1)
+    x, y = (np.clip(values, 0, HISTOGRAM_TOP) for values in (real, synthetic))
+    return np.histogram2d(x, y, bins=(edges, edges))[0].astype(np.int64)
+
+
+def draw_joint_histogram(counts: NDArray[np.int64], direction: Direction, path: Path) -> None:
+    """Which true intensities became which synthetic ones.
+
+    Args:
+        counts: from `count_jointly`, summed over cases.
+        direction: for the labels.
+        path: the PNG to write.
+    """
+    figure = _figure(4.7, 3.9)
+    axis = figure.subplots()
+    extent = (0, HISTOGRAM_TOP, 0, HISTOGRAM_TOP)
+    shown = axis.imshow(
+        np.where(counts.T > 0, counts.T, np.nan),
+        origin="lower",
+        extent=extent,
+        norm=LogNorm(1, max(2, int(counts.max()))),
+        cmap="viridis",
+    )
+    axis.plot([0, HISTOGRAM_TOP], [0, HISTOGRAM_TOP], color="#d1742a", linewidth=1)
+    axis.set_xlabel(f"real {direction.target}", fontsize=_SMALL)
+    axis.set_ylabel(f"synthetic {direction.target}, fitted", fontsize=_SMALL)
+    _tidy(axis)
+    axis.grid(False)
+    bar = figure.colorbar(shown, ax=axis)
+    bar.set_label("voxels", fontsize=_SMALL)
+    bar.ax.tick_params(labelsize=_SMALL - 1)
+    _save(figure, path)
+
+
+_LABELS = {"psnr": "PSNR, dB", "ssim": "SSIM"}
+
+
+def _known(scores: Mapping[str, Any]) -> list[str]:
+    return [method for method in COLOURS if method in scores]
+
+
+def _window(panels: Panels) -> tuple[slice, slice]:
+    """Rows and columns that hold the anatomy, with a margin."""
+    shown = np.asarray(panels.mask.any(axis=0))
+    parts = []
+    for axis in (1, 0):
+        filled = np.flatnonzero(shown.any(axis=axis))
+        size = shown.shape[1 - axis]
+        margin = round(_MARGIN * size) + 1
+        first, last = int(filled[0]) - margin, int(filled[-1]) + margin
+        parts.append(slice(max(0, first), min(size, last + 1)))
+    return parts[0], parts[1]
+
+
+def _mark_sides(axis: Any) -> None:
+    """R and L: columns run to the patient's left, as radiologists look at slices."""
+    for x, letter in ((0.02, "R"), (0.98, "L")):
+        axis.text(
+            x, 0.98, letter, color="white", fontsize=_SMALL, transform=axis.transAxes,
+            ha="left" if letter == "R" else "right", va="top",
+        )  # fmt: skip
+
+
+def _tidy(axis: Any) -> None:
+    axis.tick_params(labelsize=_SMALL)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(True, color="#e6e8eb", linewidth=0.7)
+    axis.set_axisbelow(True)
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        # Nothing about this computer or moment in the file: equal input gives an equal file.
+        figure.savefig(temporary, format="png", metadata={"Software": None})

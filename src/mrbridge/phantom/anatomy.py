@@ -1,0 +1,282 @@
+"""From a subject's shape to noise-free signals: tissues painted over one another.
+
+Where tissues meet, a voxel holds a mixture, and its signal is the mean of theirs: painting with a
+share between 0 and 1 does just that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from mrbridge.phantom import tissues
+from mrbridge.phantom.fields import Array, Grid, knots_start, random_field, random_knots, spline
+from mrbridge.phantom.head import CHANNELS, Head, sample
+from mrbridge.phantom.lesions import Lesions
+from mrbridge.phantom.signals import FastSpinEcho, GradientEcho
+from mrbridge.phantom.tissues import LESION, Tissue
+
+# How relaxation differs by region in the same way in everybody (myelination, water content), and
+# from one person to the next: relative standard deviations, choices within the spread between the
+# studies named in tissues.py. Knots 30 mm apart: about the size of a lobe.
+_REGION_MM = 30.0
+_REGIONAL = {"grey t1": 0.05, "grey t2": 0.10, "white t1": 0.06, "white t2": 0.12}
+_PERSONAL = 0.4  # of the regional
+_POPULATION_SEED = 152
+_TEXTURE_MM, _TEXTURE = 5.0, 0.025
+
+# Fluid that moves between excitation and echo is lost to a spin echo: most about the brainstem.
+_PULSATION_CENTRE = np.array([0, -18, -26], np.float32)
+_PULSATION_MM = 20.0
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a perfect scanner would see.
+
+    Attributes:
+        t1w, t2w: signals, float32 (x, y, z), 1 being that of pure water after full recovery.
+        brain: share of brain (with ventricles and sulci) in each voxel.
+        lesions: share of lesion in each voxel.
+        white_signals: mean signal of white matter in each contrast, the yardstick of noise.
+    """
+
+    t1w: Array
+    t2w: Array
+    brain: Array
+    lesions: Array
+    white_signals: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """Two images of one grid that are painted in register.
+
+    Attributes:
+        t1w, t2w: float32 (x, y, z), painted in place.
+        grid: theirs.
+        places: (x, y, z, 3) template mm of their voxels.
+        sequences: of the T1w and of the T2w scan.
+    """
+
+    t1w: Array
+    t2w: Array
+    grid: Grid
+    places: Array
+    sequences: tuple[GradientEcho, FastSpinEcho]
+
+    def part(self, box: tuple[slice, slice, slice]) -> _Canvas:
+        """A canvas on a box of this one: painting there paints here."""
+        return _Canvas(
+            self.t1w[box], self.t2w[box], self.grid.part(box), self.places[box], self.sequences
+        )
+
+    def signals(self, density: float, t1: Array | float, t2: Array | float) -> tuple[Any, Any]:
+        """What tissue of this proton density, T1 and T2 (ms) gives in T1w and T2w."""
+        gradient_echo, spin_echo = self.sequences
+        t1w = gradient_echo.signal(density, t1, t2, tissues.STATIC_DEPHASING)
+        return t1w, spin_echo.signal(density, t1, t2)
+
+    def paint(self, share: Array, tissue: Tissue | None) -> None:
+        """Lay a tissue (None: air or bone, which give no signal) over what is there."""
+        if tissue is None:
+            return self.paint_signals(share, 0.0, 0.0)
+        t1w, t2w = self.signals(tissue.density, tissue.t1, tissue.t2)
+        return self.paint_signals(share, float(t1w), float(t2w))
+
+    def paint_signals(self, share: Array, t1w: Array | float, t2w: Array | float) -> None:
+        """Lay signals over what is there, where `share` (x, y, z) says how much of a voxel."""
+        for image, signal in ((self.t1w, t1w), (self.t2w, t2w)):
+            image += share * (signal - image)
+
+    def inside(self, distance: Array) -> Array:
+        """Share of a voxel that lies at negative signed distance (mm)."""
+        return np.clip(0.5 - distance / np.float32(self.grid.spacing[0]), 0, 1)
+
+
+def paint_head(
+    rng: np.random.Generator,
+    head: Head,
+    where: Array,
+    grid: Grid,
+    lesions: Lesions,
+    sequences: tuple[GradientEcho, FastSpinEcho],
+) -> Anatomy:
+    """The subject's signals on `grid`.
+
+    Args:
+        rng: draws the subject's tissues.
+        head: the template.
+        where: (x, y, z, 3) template millimetres of the grid's voxels.
+        grid: the subject's.
+        lesions: of the white matter.
+        sequences: of the T1w and of the T2w scan.
+    """
+    values = sample(head.maps, head.grid, where)
+    maps = dict(zip(CHANNELS, values, strict=True))
+    blank = np.zeros((3, *grid.shape), np.float32)
+    canvas = _Canvas(blank[0], blank[1], grid, where, sequences)
+    lesion = blank[2]
+    around_rng, fluid_rng, brain_rng, vessel_rng = rng.spawn(4)
+    pulsation = fluid_rng.uniform(0.1, 0.6)
+    _paint_around(around_rng, maps, canvas)
+    _paint_intracranial_fluid(pulsation, maps["hull"], canvas)
+    brain = maps["grey"] + maps["white"] + maps["fluid"]
+    x, y, z = ndimage.find_objects((brain > 0).astype(np.uint8))[0]
+    box = (x, y, z)
+    parts = {name: values[box] for name, values in maps.items()}
+    within = canvas.part(box)
+    shares = _shares(brain_rng, parts, within.grid)
+    relaxation = _relaxation(brain_rng, parts["iron"], within.grid)
+    white_signals = _paint_brain(pulsation, shares, relaxation, within)
+    lesion[box] = lesions.share(within.places, within.grid) * np.clip(1.3 * shares["white"], 0, 1)
+    t1, _ = relaxation["white"]
+    within.paint_signals(
+        lesion[box],
+        *within.signals(LESION.density, t1 * np.float32(lesions.t1_ratio), lesions.t2),
+    )
+    _paint_vessels(vessel_rng, parts, within)
+    return Anatomy(canvas.t1w, canvas.t2w, brain, lesion, white_signals)
+
+
+def _paint_around(rng: np.random.Generator, maps: dict[str, Array], canvas: _Canvas) -> None:
+    """Skin, fat, muscle, eyes, skull with marrow, air in sinuses."""
+    hull, surface, eye = maps["hull"], maps["surface"], maps["eye"]
+    grid, inside = canvas.grid, canvas.inside
+    canvas.paint(inside(surface), tissues.SKIN)
+    fat_mm = np.float32(rng.uniform(1.5, 5.0)) * np.exp(0.3 * random_field(rng, 30, grid))
+    canvas.paint(inside(surface + 1.8), tissues.FAT)
+    septa = np.clip(1.5 - 5 * np.abs(random_field(rng, 11, grid)), 0, 1)
+    below = inside(surface + 1.8 + fat_mm)
+    canvas.paint(below, tissues.MUSCLE)
+    canvas.paint(below * septa, tissues.FAT)
+    behind = np.where(canvas.places[..., 1] < 66, inside(eye - 7), np.float32(0))
+    canvas.paint(np.maximum(behind, inside(eye - 2)) * inside(surface + 2), tissues.FAT)
+    canvas.paint(inside(eye + 0.8), tissues.FLUID)
+    bone_mm = random_field(rng, 28, grid) + np.float32(rng.uniform(5.5, 7.5))
+    canvas.paint(inside(hull - bone_mm) * inside(surface + 3), None)
+    diploe = inside(hull - bone_mm + 1.5) * inside(1.5 - hull) * inside(surface + 5)
+    fatty = np.clip(0.75 + 0.2 * random_field(rng, 12, grid), 0, 1)
+    canvas.paint(diploe * fatty, tissues.MARROW)
+    canvas.paint(maps["air"] * inside(3 - hull), None)
+
+
+def _paint_intracranial_fluid(pulsation: float, hull: Array, canvas: _Canvas) -> None:
+    """Dura along the skull, and fluid within it."""
+    canvas.paint(canvas.inside(hull), tissues.DURA)
+    t1w, t2w = _fluid_signals(pulsation, canvas)
+    canvas.paint_signals(canvas.inside(hull + 1.2), t1w, t2w)
+
+
+def _fluid_signals(pulsation: float, canvas: _Canvas) -> tuple[float, Array]:
+    """Signals of cerebrospinal fluid. In T2w it is darker where it pulses, about the brainstem."""
+    fluid = tissues.FLUID
+    t1w, t2w = canvas.signals(fluid.density, fluid.t1, fluid.t2)
+    squares = ((canvas.places - _PULSATION_CENTRE) ** 2).sum(axis=-1)
+    loss = np.float32(pulsation) * np.exp(squares / np.float32(-2 * _PULSATION_MM**2))
+    return float(t1w), np.float32(t2w) * (1 - loss)
+
+
+def _paint_brain(
+    pulsation: float,
+    shares: dict[str, Array],
+    relaxation: dict[str, tuple[Array, Array]],
+    canvas: _Canvas,
+) -> tuple[float, float]:
+    """Grey matter, white matter, ventricles and sulci; returns the mean signals of white matter."""
+    signals = {"fluid": _fluid_signals(pulsation, canvas)}
+    for name, tissue in (("grey", tissues.GREY_MATTER), ("white", tissues.WHITE_MATTER)):
+        signals[name] = canvas.signals(tissue.density, *relaxation[name])
+    brain = shares["grey"] + shares["white"] + shares["fluid"]
+    for index, image in enumerate((canvas.t1w, canvas.t2w)):
+        image *= 1 - brain  # what is outside the brain keeps its part of the voxel
+        for name, share in shares.items():
+            image += share * signals[name][index]
+    white = shares["white"]
+    total = white.sum(dtype=np.float64)
+    t1w, t2w = (
+        float((white * signal).sum(dtype=np.float64) / total) for signal in signals["white"]
+    )
+    return t1w, t2w
+
+
+def _shares(rng: np.random.Generator, maps: dict[str, Array], grid: Grid) -> dict[str, Array]:
+    """Shares of grey, white, fluid: the template's, cortex and sulci made the subject's own."""
+    atrophy = rng.normal(-0.2, 0.4)
+    fluid = maps["fluid"] * np.exp(atrophy + 0.5 * random_field(rng, 16, grid))
+    grey = maps["grey"] * np.exp(0.5 * random_field(rng, 12, grid))
+    total = grey + maps["white"] + fluid
+    scale = (maps["grey"] + maps["white"] + maps["fluid"]) / np.maximum(total, 1e-6)
+    return {"grey": grey * scale, "white": maps["white"] * scale, "fluid": fluid * scale}
+
+
+def _relaxation(
+    rng: np.random.Generator, iron: Array, grid: Grid
+) -> dict[str, tuple[Array, Array]]:
+    """T1 and T2 in ms of grey and of white matter, voxel by voxel."""
+    population = np.random.default_rng(_POPULATION_SEED)
+    texture = 1 + _TEXTURE * random_field(rng, _TEXTURE_MM, grid)
+    # Iron grows through adult life (Hallgren 1958).
+    iron_rate = tissues.IRON_RELAXIVITY * rng.uniform(0.6, 1.3)
+    result = {}
+    for name, tissue in (("grey", tissues.GREY_MATTER), ("white", tissues.WHITE_MATTER)):
+        maps = []
+        for value, kind in ((tissue.t1, "t1"), (tissue.t2, "t2")):
+            knots = random_knots(population, _REGION_MM) + _PERSONAL * random_knots(rng, _REGION_MM)
+            regional = _REGIONAL[f"{name} {kind}"] * spline(
+                knots, knots_start(_REGION_MM), _REGION_MM, grid
+            )
+            value *= rng.normal(1, 0.03)
+            maps.append(np.float32(value) * (1 + regional) * texture)
+        t1, t2 = maps
+        result[name] = (t1, (1 / (1 / t2 + np.float32(iron_rate) * iron)).astype(np.float32))
+    return result
+
+
+def _paint_vessels(rng: np.random.Generator, maps: dict[str, Array], canvas: _Canvas) -> None:
+    """What lies in the fluid: falx, choroid plexus, vessels; and spaces around vessels.
+
+    Flowing blood leaves the slice of a spin echo before the echo and enters that of a gradient
+    echo unsaturated: dark in T2w, bright in T1w.
+    """
+    grid, fluid = canvas.grid, maps["fluid"]
+    canvas.paint(_folds_of_dura(canvas) * fluid, tissues.DURA)
+    deep = fluid * np.clip((-30 - maps["hull"]) / 5, 0, 1)
+    plexus = np.clip(1.5 * random_field(rng, 9, grid) - 1, 0, 0.8)
+    canvas.paint(deep * plexus, tissues.CHOROID_PLEXUS)
+    blood = tissues.BLOOD
+    steady, still = canvas.signals(blood.density, blood.t1, blood.t2)
+    fresh = blood.density * np.sin(np.deg2rad(canvas.sequences[0].flip_degrees))
+    sulci = fluid * np.clip((maps["hull"] + 34) / 8, 0, 1)
+    small = _thin_tubes(rng, 9, 1.0, grid) * sulci
+    for share, inflow, washout in (
+        (maps["sinus"], 0.03, 0.9),
+        (np.maximum(small, maps["artery"]), rng.uniform(0.05, 0.25), 0.95),
+    ):
+        t1w = (1 - inflow) * steady + inflow * fresh
+        canvas.paint_signals(share, float(t1w), float(still * (1 - washout)))
+    spaces = _thin_tubes(rng, 10, 0.45, grid) * np.clip(maps["white"] * 2 - 1, 0, 1)
+    canvas.paint(np.float32(rng.uniform(0.2, 0.8)) * spaces, tissues.FLUID)
+
+
+def _folds_of_dura(canvas: _Canvas) -> Array:
+    """Share of falx (between the hemispheres) and tentorium (above the cerebellum) in a voxel."""
+    x, y, z = (canvas.places[..., axis] for axis in range(3))
+    falx = np.where(z > 28, np.abs(x), np.inf)
+    roof = np.float32(6) - np.float32(0.2) * (-40 - y) - np.float32(0.4) * np.abs(x)
+    tentorium = np.where(y < -36, np.abs(z - roof), np.inf)
+    return canvas.inside(np.minimum(falx, tentorium).astype(np.float32) - np.float32(0.8))
+
+
+def _thin_tubes(rng: np.random.Generator, knot_mm: float, radius: float, grid: Grid) -> Array:
+    """Share of a voxel within winding tubes: where two random fields are both nearly zero."""
+    first, second = (random_field(rng, knot_mm, grid) for _ in range(2))
+    # The typical slope of such a field is about 1.9 a knot.
+    distance = np.hypot(first, second) * np.float32(knot_mm / 1.9)
+    step = max(grid.spacing)
+    # A tube thinner than a voxel fills a share of it.
+    fill = min(1.0, 2 * radius / step)
+    return np.clip(0.5 - (distance - max(radius, step / 2)) / step, 0, 1) * np.float32(fill)

@@ -1,0 +1,207 @@
+"""A BIDS data set of simulated subjects on disk."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mrbridge.errors import OutputError
+from mrbridge.io import write
+from mrbridge.io.safety import atomic_folder, sweep, write_json, write_text
+from mrbridge.phantom.settings import PhantomSettings
+from mrbridge.phantom.simulate import SimulatedSubject, simulate
+from mrbridge.scale import map_scans
+
+BIDS_VERSION = "1.10.0"
+
+SETTINGS_FILE = Path("code", "phantom.json")
+"""Where a data set keeps the settings that it was made with."""
+
+_ORIGIN = (
+    "Simulated. The anatomy is derived from the ICBM 152 nonlinear symmetric 2009a template "
+    "(copyright 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological "
+    "Institute, McGill University), as distributed with nilearn; its terms, which permit use and "
+    "distribution with this notice, apply to that part. No subject is a real person."
+)
+_CITATIONS = [
+    "Fonov et al. 2011, NeuroImage 54:313-327, doi:10.1016/j.neuroimage.2010.07.033",
+    "Fonov et al. 2009, NeuroImage 47:S102, doi:10.1016/S1053-8119(09)70884-5",
+]
+
+
+def write_bids(
+    out: str | Path, settings: PhantomSettings, *, workers: int = 1, overwrite: bool = False
+) -> Path:
+    """Write a data set: T1w and T2w of `settings.subjects` subjects, masks among its derivatives.
+
+    The folder is whole or absent: it is made under another name beside `out` and renamed. Where
+    `out` already holds the data set of the same settings and version, nothing is done.
+
+    Args:
+        out: folder of the data set; absent, empty, or an earlier data set of this kind.
+        settings: what to simulate.
+        workers: processes; the files do not depend on it.
+        overwrite: replace an earlier data set of other settings.
+
+    Returns:
+        `out`.
+
+    Raises:
+        OutputError: `out` holds anything else, or cannot be written.
+    """
+    out = Path(out)
+    if _is_complete(out, _stamp(settings), overwrite):
+        return out
+    if out.parent.is_dir():
+        sweep(out.parent)
+    with atomic_folder(out) as folder:
+        _describe(folder, settings)
+        work = partial(_write_subject, folder, settings)
+        for _, failure in map_scans(
+            work, range(settings.subjects), workers=workers, label="phantom"
+        ):
+            if failure is not None:
+                raise failure
+        write_json(folder / SETTINGS_FILE, _stamp(settings))
+    return out
+
+
+def _stamp(settings: PhantomSettings) -> dict[str, Any]:
+    return {"mrbridge": version("mrbridge"), "settings": settings.model_dump(mode="json")}
+
+
+def _is_complete(out: Path, stamp: dict[str, Any], overwrite: bool) -> bool:
+    """Whether `out` needs no work; refuses what must not be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        there = json.loads((out / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise OutputError(
+            "holds something other than a simulated data set",
+            path=out,
+            remedy="Choose an empty or new folder.",
+        ) from None
+    if there == stamp and not overwrite:
+        return True
+    if not overwrite:
+        raise OutputError(
+            "holds a simulated data set of other settings",
+            path=out,
+            remedy="Choose another folder, or replace it with --overwrite.",
+        )
+    return False
+
+
+def _write_subject(folder: Path, settings: PhantomSettings, index: int) -> None:
+    subject = simulate(settings, index)
+    name = f"sub-{subject.label}"
+    raw = folder / name / "anat"
+    derived = folder / "derivatives" / "phantom" / name / "anat"
+    write(subject.t1w, raw / f"{name}_T1w.nii.gz")
+    write(subject.t2w, raw / f"{name}_T2w.nii.gz")
+    write_json(raw / f"{name}_T1w.json", _t1w_sidecar(subject))
+    write_json(raw / f"{name}_T2w.json", _t2w_sidecar(subject))
+    masks = (
+        ("desc-brain", "Brain", subject.brain_mask),
+        ("label-lesion", "Lesion", subject.lesions),
+    )
+    for entity, kind, volume in masks:
+        write(volume, derived / f"{name}_{entity}_mask.nii.gz")
+        sources = [f"bids:raw:{name}/anat/{name}_{contrast}.nii.gz" for contrast in ("T1w", "T2w")]
+        write_json(derived / f"{name}_{entity}_mask.json", {"Type": kind, "Sources": sources})
+
+
+def _t1w_sidecar(subject: SimulatedSubject) -> dict[str, Any]:
+    sequence = subject.gradient_echo
+    return {
+        **_shared_fields(subject),
+        "ScanningSequence": "GR",
+        "SequenceVariant": "SP",
+        "MRAcquisitionType": "3D",
+        "PulseSequenceType": "spoiled gradient echo",
+        "RepetitionTime": round(sequence.tr / 1000, 6),
+        "EchoTime": round(sequence.te / 1000, 6),
+        "FlipAngle": sequence.flip_degrees,
+    }
+
+
+def _t2w_sidecar(subject: SimulatedSubject) -> dict[str, Any]:
+    sequence = subject.spin_echo
+    return {
+        **_shared_fields(subject),
+        "ScanningSequence": "SE",
+        "SequenceVariant": "SK",
+        "MRAcquisitionType": "2D",
+        "PulseSequenceType": "fast spin echo",
+        "RepetitionTime": round(sequence.tr / 1000, 6),
+        "EchoTime": round(sequence.te / 1000, 6),
+        "FlipAngle": 90,
+    }
+
+
+def _shared_fields(subject: SimulatedSubject) -> dict[str, Any]:
+    spacing = subject.t1w.spacing
+    assert spacing is not None  # simulated volumes have an affine
+    return {
+        "Simulated": True,
+        "Manufacturer": "mrbridge phantom (simulated)",
+        "MagneticFieldStrength": 3,
+        "SliceThickness": round(spacing[2], 6),
+    }
+
+
+def _describe(folder: Path, settings: PhantomSettings) -> None:
+    generator = {
+        "Name": "mrbridge",
+        "Version": version("mrbridge"),
+        "Description": f"mrbridge phantom, seed {settings.seed}: simulated subjects",
+    }
+    shared = {"BIDSVersion": BIDS_VERSION, "GeneratedBy": [generator], "License": _ORIGIN}
+    write_json(
+        folder / "dataset_description.json",
+        {
+            "Name": "mrbridge phantom (simulated)",
+            "DatasetType": "raw",
+            **shared,
+            "ReferencesAndLinks": _CITATIONS,
+        },
+    )
+    write_json(
+        folder / "derivatives" / "phantom" / "dataset_description.json",
+        {
+            "Name": "mrbridge phantom: masks (simulated)",
+            "DatasetType": "derivative",
+            **shared,
+            "DatasetLinks": {"raw": "../.."},
+        },
+    )
+    labels = [f"sub-{index + 1:02d}" for index in range(settings.subjects)]
+    rows = ["participant_id\tsimulated", *(f"{label}\tyes" for label in labels)]
+    write_text(folder / "participants.tsv", "\n".join(rows) + "\n")
+    write_json(
+        folder / "participants.json",
+        {
+            "simulated": {
+                "Description": "Whether the subject was simulated rather than scanned",
+                "Levels": {"yes": "simulated"},
+            }
+        },
+    )
+    write_text(folder / "README", _readme(settings))
+
+
+def _readme(settings: PhantomSettings) -> str:
+    return f"""# Simulated subjects
+
+{settings.subjects} simulated heads, T1w and T2w in register, made by mrbridge {version("mrbridge")}
+(`mrbridge phantom`, seed {settings.seed}). All options: `{SETTINGS_FILE.as_posix()}`.
+Masks of the brain and of white matter lesions: `derivatives/phantom`.
+
+{_ORIGIN}
+
+For research and tests, not for diagnosis.
+"""

@@ -1,0 +1,156 @@
+"""Which true scan belongs to which other scan, synthesis and mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mrbridge.errors import InputError
+from mrbridge.evaluation.cases import find_pairs, find_syntheses, partner, with_masks
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def pairs_of(root: Path) -> dict[str, dict[str, str]]:
+    found = find_pairs(root, "T1w", "T2w")
+    return {
+        case.name: {contrast: path.name for contrast, path in case.images.items()}
+        for case in found.cases
+    }
+
+
+class TestPairs:
+    def test_bids_subjects_and_sessions(self, tmp_path):
+        root = touch(
+            tmp_path,
+            "sub-01/anat/sub-01_T1w.nii.gz",
+            "sub-01/anat/sub-01_T2w.nii.gz",
+            "sub-02/ses-a/anat/sub-02_ses-a_T1w.nii.gz",
+            "sub-02/ses-a/anat/sub-02_ses-a_T2w.nii.gz",
+            "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii.gz",
+            "sub-03/anat/sub-03_T2w.nii.gz",
+        )
+        assert list(pairs_of(root)) == ["sub-01", "sub-02_ses-a"]
+        found = find_pairs(root, "T1w", "T2w")
+        assert [case.name for case in found.singles] == ["sub-02_ses-b", "sub-03"]
+        assert [case.subject for case in found.cases] == ["sub-01", "sub-02"]
+        assert found.remarks == []
+
+    def test_nested_folders(self, tmp_path):
+        root = touch(tmp_path, *(f"patient0{k}/T{c}.nii.gz" for k in (7, 8) for c in (1, 2)))
+        assert list(pairs_of(root)) == ["patient07", "patient08"]
+
+    def test_repeated_runs_give_one_pair(self, tmp_path):
+        names = ("run-1_T1w", "run-2_T1w", "T2w")
+        root = touch(tmp_path, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in names))
+        assert pairs_of(root) == {
+            "sub-01": {"T1w": "sub-01_run-1_T1w.nii.gz", "T2w": "sub-01_T2w.nii.gz"}
+        }
+
+    def test_runs_of_both_contrasts_are_paired_by_run(self, tmp_path):
+        names = ("run-1_T1w", "run-1_T2w", "run-2_T1w", "run-2_T2w")
+        root = touch(tmp_path, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in names))
+        found = find_pairs(root, "T1w", "T2w").cases
+        assert len({case.name for case in found}) == 2
+        for case in found:
+            runs = {path.name.split("_")[1] for path in case.images.values()}
+            assert len(runs) == 1
+
+    def test_pictures_are_paired_by_name_and_it_is_said(self, tmp_path):
+        root = touch(tmp_path, *(f"T{c}/slice {k}.png" for c in (1, 2) for k in (9, 10)))
+        touch(tmp_path, "T1/slice 11.png")
+        found = find_pairs(root, "T1w", "T2w")
+        assert [case.name for case in found.cases] == ["slice 9", "slice 10"]
+        assert [case.name for case in found.singles] == ["slice 11"]
+        assert "on trust" in found.remarks[0]
+
+    def test_a_table_pairs_what_names_cannot(self, tmp_path):
+        touch(tmp_path, "TrainT1/Image #10.png", "TrainT2/Image #70.png")
+        table = tmp_path / "pairs.csv"
+        table.write_text(
+            "subject,session,contrast,path\n"
+            "k10,,T1w,TrainT1/Image #10.png\nk10,,T2w,TrainT2/Image #70.png\n"
+        )
+        assert pairs_of(table) == {"k10": {"T1w": "Image #10.png", "T2w": "Image #70.png"}}
+        assert find_pairs(table, "T1w", "T2w").remarks == []
+
+    def test_brain_masks_of_derivatives_come_along(self, tmp_path):
+        mask = "derivatives/tool/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+        names = ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T2w.nii.gz", mask)
+        (case,) = find_pairs(touch(tmp_path, *names), "T1w", "T2w").cases
+        assert case.mask == tmp_path / mask
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(InputError, match="no T1w and no T2w"):
+            find_pairs(touch(tmp_path, "notes.md"), "T1w", "T2w")
+
+
+class TestSyntheses:
+    def test_two_files_need_no_names(self, tmp_path):
+        touch(tmp_path, "a/anything.nii.gz", "b/else.nii.gz")
+        found = find_syntheses(tmp_path / "a/anything.nii.gz", tmp_path / "b/else.nii.gz")
+        assert [(c.name, c.synthetic.name) for c in found.cases] == [("anything", "else.nii.gz")]
+
+    def test_equal_file_names(self, tmp_path):
+        touch(tmp_path, "real/x1.png", "real/x2.png", "fake/x2.png", "fake/x3.png")
+        found = find_syntheses(tmp_path / "real", tmp_path / "fake")
+        assert [case.name for case in found.cases] == ["x2"]
+        assert found.left_out == [("x3.png", "no true scan, or more than one, goes by this name")]
+
+    def test_bids_derivatives_inside_the_data_set(self, tmp_path):
+        root = touch(
+            tmp_path,
+            *(f"sub-0{k}/anat/sub-0{k}_T{c}w.nii.gz" for k in (1, 2) for c in (1, 2)),
+            *(f"derivatives/m/sub-0{k}/anat/sub-0{k}_desc-synth_T2w.nii.gz" for k in (1, 2)),
+        )
+        found = find_syntheses(root, root / "derivatives" / "m")
+        assert [case.name for case in found.cases] == ["sub-01", "sub-02"]
+        for case in found.cases:
+            assert case.images["T2w"].name == f"{case.name}_T2w.nii.gz"
+
+    def test_equal_names_in_folders_of_subjects(self, tmp_path):
+        names = [f"{part}/patient0{k}/T2.nii.gz" for part in ("real", "fake") for k in (1, 2)]
+        touch(tmp_path, *names)
+        found = find_syntheses(tmp_path / "real", tmp_path / "fake")
+        assert [case.name for case in found.cases] == ["patient01", "patient02"]
+        for case in found.cases:
+            assert case.synthetic.parent.name == case.images["T2w"].parent.name == case.name
+
+    def test_nothing_matches(self, tmp_path):
+        touch(tmp_path, "real/a.nii.gz", "fake/b.nii.gz")
+        with pytest.raises(InputError, match="no synthesis that belongs"):
+            find_syntheses(tmp_path / "real", tmp_path / "fake")
+        with pytest.raises(InputError, match="does not exist"):
+            find_syntheses(tmp_path / "real", tmp_path / "absent")
+
+    def test_two_candidates_are_none(self):
+        candidates = [(Path(name), Path(name)) for name in ("a/x_T2w.nii.gz", "b/x_T2w.nii.gz")]
+        assert partner(Path("c/x_T2w.nii.gz"), candidates) is None
+        assert partner(Path("b/x_desc-synth_T2w.nii.gz"), candidates) == candidates[1]
+
+    def test_a_bare_contrast_matches_nothing_outside_its_folder(self):
+        candidates = [(Path("patient07/T2.nii.gz"), Path("patient07/T2.nii.gz"))]
+        assert partner(Path("patient19/T2w_synthetic.nii.gz"), candidates) is None
+
+
+class TestMasks:
+    def test_one_file_for_all_and_a_folder_by_names(self, tmp_path):
+        root = touch(
+            tmp_path / "data",
+            *(f"sub-0{k}/anat/sub-0{k}_T{c}w.nii.gz" for k in (1, 2) for c in (1, 2)),
+        )
+        touch(tmp_path, "masks/sub-01_desc-brain_mask.nii.gz", "one.nii.gz")
+        cases = find_pairs(root, "T1w", "T2w").cases
+        assert {case.mask for case in with_masks(cases, tmp_path / "one.nii.gz")} == {
+            tmp_path / "one.nii.gz"
+        }
+        first, second = with_masks(cases, tmp_path / "masks")
+        assert first.mask == tmp_path / "masks/sub-01_desc-brain_mask.nii.gz"
+        assert second.mask is None

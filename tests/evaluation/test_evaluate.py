@@ -1,0 +1,300 @@
+"""The verb as a whole: what it writes, what it says, and what it does about faults."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from mrbridge.errors import InputError, SettingsError, SomeScansFailed
+from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate
+
+QUICK = EvaluateSettings(cycle=False, shown_cases=0, wasserstein_slices=3)
+
+
+def lines_of(out):
+    with open(out / "scores.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class TestPairs:
+    def test_everything_is_written_and_agrees(self, bids, world, tmp_path):
+        out = tmp_path / "out"
+        result = evaluate(world.Knowing(20), bids, out=out)
+        lines, scores = lines_of(out), json.loads((out / "scores.json").read_text())
+        assert len(lines) == 3 * 2 * 3 * 2
+        assert result.mode == scores["mode"] == "pairs"
+        assert scores["model_sha256"] == "ab" * 32
+        for direction in ("T1w_to_T2w", "T2w_to_T1w"):
+            values = [
+                float(line["psnr"])
+                for line in lines
+                if (line["direction"], line["method"], line["kind"]) == (direction, "model", "fit")
+            ]
+            summary = scores["summary"][direction]["model"]["fit"]["psnr"]
+            assert summary["mean"] == pytest.approx(np.mean(values), abs=1e-3)
+            assert summary["std"] == pytest.approx(np.std(values, ddof=1), abs=1e-3)
+            assert summary["n"] == 3
+            assert scores["cycles"][direction]["cycle"]["fit"]["psnr"]["mean"] > 0
+        assert {line["floor_fitted_on"] for line in lines if line["method"] == "floor"} == {
+            "others"
+        }
+        names = {path.name for path in (out / "figures").iterdir()}
+        assert {
+            "sub-01_T1w_to_T2w_slices.png",
+            "sub-03_T2w_to_T1w_by-slice.png",
+            "all_T1w_to_T2w_joint-histogram.png",
+            "all_T2w_to_T1w_by-case.png",
+        } <= names
+        assert not [name for name in names if name.startswith(".")]
+
+    def test_the_verdict_tells_better_from_worse(self, bids, world, tmp_path):
+        good = evaluate(world.Knowing(5), bids, out=tmp_path / "a", settings=QUICK)
+        assert [verdict.outcome for verdict in good.verdicts] == ["better", "better"]
+        assert "3 of 3" in good.verdicts[0].text
+        bad = evaluate(world.Copying(), bids, out=tmp_path / "b", settings=QUICK)
+        assert [verdict.outcome for verdict in bad.verdicts] == ["worse", "worse"]
+        assert "Warning: not better than the floor" in bad.report.read_text()
+        assert "Warning" not in good.report.read_text()
+
+    def test_a_perfect_model_is_written_as_json_can(self, bids, world, tmp_path):
+        evaluate(world.Knowing(), bids, out=tmp_path / "out", settings=QUICK)
+        text = (tmp_path / "out" / "scores.json").read_text()
+        assert "Infinity" not in text
+        assert "NaN" not in text
+
+    def test_one_subject_says_that_the_floor_was_fitted_on_itself(self, world, tmp_path):
+        world.save_subject(tmp_path / "data", "01", 1)
+        result = evaluate(world.Knowing(20), tmp_path / "data", out=tmp_path / "o", settings=QUICK)
+        assert result.cases[0].floor_on == "itself"
+        assert "flatters" in result.verdicts[0].text
+        assert result.summary["T1w_to_T2w"]["model"]["fit"]["psnr"]["std"] is None
+        assert lines_of(tmp_path / "o")[2]["floor_fitted_on"] == "itself"
+
+    def test_sessions_count_as_one_subject(self, world, tmp_path):
+        for session, seed in (("a", 1), ("b", 2)):
+            world.save_subject(tmp_path / "data", "01", seed, session=session)
+        world.save_subject(tmp_path / "data", "02", 3)
+        result = evaluate(world.Knowing(20), tmp_path / "data", out=tmp_path / "o", settings=QUICK)
+        assert len(result.cases) == 3
+        assert result.summary["T1w_to_T2w"]["model"]["fit"]["psnr"]["n"] == 2
+
+    def test_brain_masks_of_the_data_set(self, bids, world, tmp_path):
+        half = world.inside()
+        half[:12] = False
+        for number in (1, 2, 3):
+            folder = bids / "derivatives" / "phantom" / f"sub-0{number}" / "anat"
+            world.save(half, folder / f"sub-0{number}_desc-brain_mask.nii.gz")
+        brain = evaluate(
+            world.Knowing(), bids, out=tmp_path / "a", settings=QUICK.changed({"mask": "brain"})
+        )
+        assert brain.cases[0].found["T1w_to_T2w"].voxels == half.sum()
+        unasked = evaluate(world.Knowing(), bids, out=tmp_path / "b", settings=QUICK)
+        assert unasked.cases[0].found["T1w_to_T2w"].voxels > half.sum()
+
+    def test_figures_of_an_earlier_evaluation_go_and_other_files_stay(self, bids, world, tmp_path):
+        old = tmp_path / "out" / "figures" / "sub-99_T1w_to_T2w_slices.png"
+        kept = old.with_name("mine.png")
+        old.parent.mkdir(parents=True)
+        old.touch()
+        kept.touch()
+        evaluate(world.Knowing(), bids, out=tmp_path / "out", settings=QUICK)
+        assert not old.exists()
+        assert kept.exists()
+
+
+class TestFaults:
+    def test_a_pair_on_two_grids_is_named_and_the_others_are_done(self, bids, world, tmp_path):
+        world.save(np.ones((24, 28, 21)), bids / "sub-02/anat/sub-02_T2w.nii.gz")
+        with pytest.raises(SomeScansFailed, match=r"sub-02: .*not on one grid") as caught:
+            evaluate(world.Knowing(5), bids, out=tmp_path / "out", settings=QUICK)
+        assert caught.value.exit_code == 1
+        scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+        assert [case["case"] for case in scores["cases"]] == ["sub-01", "sub-03"]
+        assert [failure["name"] for failure in scores["failures"]] == ["sub-02"]
+        assert "sub-02" in (tmp_path / "out" / "report.html").read_text()
+
+    def test_a_damaged_file_is_named_and_the_others_are_done(self, bids, world, tmp_path):
+        path = bids / "sub-01/anat/sub-01_T1w.nii.gz"
+        path.write_bytes(path.read_bytes()[:200])
+        with pytest.raises(SomeScansFailed, match="sub-01"):
+            evaluate(world.Knowing(5), bids, out=tmp_path / "out", settings=QUICK)
+        assert len(lines_of(tmp_path / "out")) == 2 * 2 * 3 * 2
+
+    def test_nothing_left_is_an_error(self, world, tmp_path):
+        world.save_subject(tmp_path / "data", "01", 1)
+        world.save(np.ones((4, 4, 4)), tmp_path / "data/sub-01/anat/sub-01_T2w.nii.gz")
+        with pytest.raises(InputError, match="none of the 1 cases"):
+            evaluate(world.Knowing(), tmp_path / "data", out=tmp_path / "out")
+        assert not (tmp_path / "out" / "report.html").exists()
+
+    def test_masks_that_do_not_match_are_missed(self, bids, world, tmp_path):
+        for number in (1, 2):
+            world.save(world.inside(), tmp_path / "masks" / f"sub-0{number}_mask.nii.gz")
+        with pytest.raises(SomeScansFailed, match="sub-03: no mask"):
+            evaluate(
+                world.Knowing(), bids, mask=tmp_path / "masks", out=tmp_path / "o", settings=QUICK
+            )
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {},
+            {"model": "m"},
+            {"real": "a"},
+            {"model": "m", "pairs": "p", "real": "a"},
+            {"pairs": "p", "real": "a", "synthetic": "b"},
+        ],
+    )
+    def test_one_way_or_the_other(self, given, tmp_path):
+        with pytest.raises(SettingsError, match="not clear"):
+            evaluate(**given, out=tmp_path / "out")
+
+
+class TestUnpaired:
+    def test_it_is_said_and_what_can_be_measured_is(self, world, tmp_path):
+        root = tmp_path / "data"
+        for number in (1, 2, 3, 4):
+            contrast = "T1w" if number % 2 else "T2w"
+            t1w = world.t1w_of(number)
+            voxels = t1w if contrast == "T1w" else world.t2w_of(t1w)
+            world.save(voxels, root / f"sub-{number}/anat/sub-{number}_{contrast}.nii.gz")
+        result = evaluate(world.Knowing(5), root, out=tmp_path / "out")
+        assert result.mode == "unpaired"
+        assert result.summary == {}
+        assert [verdict.outcome for verdict in result.verdicts] == ["unknown", "unknown"]
+        assert set(result.wasserstein["T1w_to_T2w"]) == {"model", "copy", "real"}
+        assert result.cycles["T2w_to_T1w"]["cycle"]["fit"]["psnr"]["n"] == 2
+        assert "No subject has scans of both contrasts" in result.report.read_text()
+
+    def test_true_looking_syntheses_are_nearer_than_the_input(self, bids, world, tmp_path):
+        result = evaluate(world.Knowing(), bids, out=tmp_path / "out", settings=QUICK)
+        for distances in result.wasserstein.values():
+            assert distances["model"] == pytest.approx(0, abs=0.1)
+            assert distances["copy"] > 5
+
+
+class TestFiles:
+    @pytest.fixture
+    def syntheses(self, bids, world, tmp_path):
+        """What the knowing translator would write of the T1w scans."""
+        from mrbridge.io import read, write
+
+        for number in (1, 2, 3):
+            scan = read(bids / f"sub-0{number}/anat/sub-0{number}_T1w.nii.gz")
+            made = world.Knowing(20).translate(scan, "T2w")
+            write(made, tmp_path / "made" / f"sub-0{number}_desc-synth_T2w.nii.gz")
+        return tmp_path / "made"
+
+    def test_scores_are_those_of_the_model_on_pairs(self, bids, syntheses, world, tmp_path):
+        files = evaluate(real=bids, synthetic=syntheses, out=tmp_path / "a", settings=QUICK)
+        pairs = evaluate(world.Knowing(20), bids, out=tmp_path / "b", settings=QUICK)
+        one, other = files.summary["to_T2w"]["model"], pairs.summary["T1w_to_T2w"]["model"]
+        for kind in ("fit", "plain"):
+            for measure in ("psnr", "ssim", "mae"):
+                assert one[kind][measure]["mean"] == pytest.approx(other[kind][measure]["mean"])
+        assert set(files.summary["to_T2w"]) == {"model"}
+
+    def test_workers_change_nothing(self, bids, syntheses, tmp_path):
+        for workers in (1, 2):
+            evaluate(
+                real=bids,
+                synthetic=syntheses,
+                out=tmp_path / str(workers),
+                settings=QUICK,
+                workers=workers,
+            )
+        assert lines_of(tmp_path / "1") == lines_of(tmp_path / "2")
+
+    def test_single_files_and_a_mask(self, bids, syntheses, world, tmp_path):
+        half = world.inside()
+        half[:12] = False
+        result = evaluate(
+            real=bids / "sub-01/anat/sub-01_T2w.nii.gz",
+            synthetic=syntheses / "sub-01_desc-synth_T2w.nii.gz",
+            mask=world.save(half, tmp_path / "m.nii.gz"),
+            out=tmp_path / "out",
+        )
+        assert result.cases[0].found["to_T2w"].voxels == half.sum()
+        assert result.masks == "given"
+        assert "inside the masks that were given" in result.report.read_text()
+
+
+class TestPictures:
+    def test_each_picture_is_a_case_with_a_floor_from_the_others(self, world, tmp_path):
+        from mrbridge.io import write
+        from mrbridge.volume import Volume
+
+        rng = np.random.default_rng(0)
+        for number in (1, 2, 10):
+            x = np.zeros((40, 36, 1))
+            x[5:35, 5:30, 0] = rng.integers(50, 250, (30, 25))
+            for contrast, image in (("T1", x), ("T2", np.where(x > 0, 300 - x, 0))):
+                path = tmp_path / "data" / contrast / f"Image #{number}.png"
+                write(Volume(image.astype(np.uint8), None), path)
+        one_shown = QUICK.changed({"shown_cases": 1})
+        result = evaluate(
+            world.Copying(), tmp_path / "data", out=tmp_path / "o", settings=one_shown
+        )
+        assert [one.case.name for one in result.cases] == ["Image #1", "Image #2", "Image #10"]
+        assert {one.floor_on for one in result.cases} == {"others"}
+        summary = result.summary["T1w_to_T2w"]
+        assert summary["floor"]["fit"]["psnr"]["mean"] > 30
+        assert summary["model"]["fit"]["psnr"]["mean"] < 20
+        assert "on trust" in result.report.read_text()
+        drawn = sorted(path.name for path in (tmp_path / "o" / "figures").glob("Image*"))
+        assert drawn == [f"Image-1_{one}_slices.png" for one in ("T1w_to_T2w", "T2w_to_T1w")]
+        assert "Pictures of the first 1" in result.report.read_text()
+
+
+class TestReport:
+    @pytest.fixture
+    def page(self, bids, world, tmp_path):
+        some = EvaluateSettings(shown_cases=2, wasserstein_slices=3)
+        return evaluate(
+            world.Knowing(20), bids, out=tmp_path / "out", settings=some
+        ).report.read_text()
+
+    def test_needs_nothing_beside_itself(self, page, tmp_path):
+        assert "<script" not in page
+        assert not re.search(r"https?://|<link|url\(|@import", page)
+        sources = re.findall(r'src="([^"]{0,30})', page)
+        assert len(sources) == 2 * (2 + 2 * 2)
+        assert all(source.startswith("data:image/png;base64,") for source in sources)
+
+    def test_says_what_it_must(self, page):
+        for words in (
+            "for research, not for diagnosis",
+            "the model beats the floor by",
+            "ab" * 32,
+            "mrbridge 0.",
+            "Sliced Wasserstein",
+            "with noise",
+            "What this does not tell",
+        ):
+            assert words in page
+
+    def test_tells_no_path(self, page, tmp_path):
+        assert str(tmp_path) not in page
+        assert str(tmp_path) not in (tmp_path / "out" / "scores.json").read_text()
+
+    def test_names_cannot_become_markup(self, world, tmp_path):
+        (tmp_path / "data").mkdir()
+        t1w = world.t1w_of(1)
+        world.save(t1w, tmp_path / "data/a.nii.gz")
+        world.save(world.t2w_of(t1w), tmp_path / "data/b.nii.gz")
+        table = tmp_path / "data" / "pairs.csv"
+        evil = "<b>x</b>/../y"
+        table.write_text(
+            f"subject,session,contrast,path\n{evil},,T1w,a.nii.gz\n{evil},,T2w,b.nii.gz\n"
+        )
+        result = evaluate(world.Knowing(9), table, out=tmp_path / "out", settings=QUICK)
+        page = result.report.read_text()
+        assert "<b>x" not in page
+        assert "&lt;b&gt;x" in page
+        assert all(
+            p.parent == tmp_path / "out" / "figures" for p in (tmp_path / "out").rglob("*.png")
+        )

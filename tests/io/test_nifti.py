@@ -1,0 +1,423 @@
+"""NIfTI: bytes of the geometry, and every way in which a header can lie."""
+
+from __future__ import annotations
+
+import gzip
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from mrbridge import io
+from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
+from mrbridge.io import nifti
+from mrbridge.volume import Volume
+
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+GEOMETRY = (
+    *("srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "pixdim", "xyzt_units"),
+    *("sform_code", "qform_code", "dim"),
+)
+
+
+def header(kind: type = nib.Nifti1Header, endianness: str = "<") -> nib.Nifti1Header:
+    """A header with numbers that no writer would make up."""
+    result = kind(endianness=endianness)
+    result.set_data_dtype(np.int16)
+    result.set_data_shape((6, 5, 4))
+    result["pixdim"] = [-1, 0.7, 0.8, 3.3, 2.1, 0, 0, 0]
+    affine = np.array([[0, 0.8, 0.1, -3], [-0.7, 0, 0.2, 5], [0.1, 0.3, 3.3, 7], [0, 0, 0, 1.0]])
+    result.set_sform(affine, code=4)
+    result["xyzt_units"] = 10
+    result["qform_code"] = 0
+    result["descrip"] = b"scanner text"
+    return result
+
+
+def save(path: Path, head: nib.Nifti1Header, data: np.ndarray) -> Path:
+    """Write exactly this header and these numbers."""
+    head = head.copy()
+    head["vox_offset"] = head.sizeof_hdr + 4
+    head["magic"] = head.single_magic
+    raw = data.astype(head.get_data_dtype()).tobytes(order="F")
+    content = head.binaryblock + bytes(4) + raw
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def ramp(shape: tuple[int, ...] = (6, 5, 4)) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=np.int16).reshape(shape, order="F")
+
+
+def fields(path: Path) -> dict[str, bytes]:
+    head = nib.load(path).header
+    # nibabel's own reading is the witness.
+    return {name: head[name].tobytes() for name in GEOMETRY}
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])
+@pytest.mark.parametrize("endianness", ["<", ">"])
+def test_geometry_goes_back_byte_for_byte(kind: type, endianness: str, tmp_path: Path) -> None:
+    source = save(tmp_path / "in.nii.gz", header(kind, endianness), ramp())
+    volume = io.read(source)
+    np.testing.assert_array_equal(volume.voxels, ramp())
+    changed = Volume(volume.voxels * 0.5, volume.affine, volume.header)
+    out = io.write(changed, tmp_path / "out.nii")
+    assert fields(out) == fields(source)
+    np.testing.assert_array_equal(nib.load(out).get_fdata(), ramp() * 0.5)
+    assert nib.load(out).get_data_dtype().newbyteorder("=") == np.float32
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.tuples(*[st.integers(-180, 180)] * 3),
+    st.tuples(*[st.floats(0.3, 6)] * 3),
+    st.booleans(),
+    st.integers(0, 4),
+    st.integers(0, 4),
+)
+def test_any_affine_goes_back(angles, spacing, mirrored, qcode, scode) -> None:  # type: ignore[no-untyped-def]
+    if not qcode and not scode:
+        scode = 1
+    head = nib.Nifti1Header()
+    head.set_data_dtype(np.int16)
+    head.set_data_shape((6, 5, 4))
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * spacing
+    affine[:3, 0] *= -1 if mirrored else 1
+    head.set_qform(affine, code=qcode)
+    head.set_sform(affine, code=scode)
+    with tempfile.TemporaryDirectory() as folder:
+        source = save(Path(folder) / "in.nii", head, ramp())
+        volume = io.read(source)
+        np.testing.assert_allclose(volume.affine, affine, atol=2e-3)
+        out = io.write(volume, Path(folder) / "out.nii")
+        assert fields(out) == fields(source)
+        np.testing.assert_array_equal(nib.load(out).affine, nib.load(source).affine)
+
+
+@pytest.mark.parametrize(("code", "factor"), [(1, 1000), (3, 0.001)])
+def test_metres_and_micrometres_become_millimetres(
+    code: int, factor: float, tmp_path: Path
+) -> None:
+    head = header()
+    plain = io.read(save(tmp_path / "mm.nii", head, ramp())).affine
+    head["xyzt_units"] = code
+    source = save(tmp_path / "other.nii", head, ramp())
+    volume = io.read(source)
+    assert plain is not None
+    assert volume.affine is not None
+    np.testing.assert_allclose(volume.affine[:3], plain[:3] * factor)
+    assert fields(io.write(volume, tmp_path / "out.nii")) == fields(source)
+
+
+def test_a_changed_affine_is_written(tmp_path: Path) -> None:
+    volume = io.read(save(tmp_path / "in.nii", header(), ramp()))
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    out = io.write(Volume(volume.voxels, affine, volume.header), tmp_path / "out.nii")
+    np.testing.assert_array_equal(nib.load(out).affine, affine)
+
+
+def test_a_volume_made_here_gets_both_forms_unless_it_shears(tmp_path: Path) -> None:
+    out = io.write(Volume(ramp(), np.diag([1.0, 2.0, 3.0, 1.0])), tmp_path / "a.nii")
+    head = nib.load(out).header
+    assert (head["sform_code"], head["qform_code"], head["xyzt_units"]) == (1, 1, 2)
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.5
+    out = io.write(Volume(ramp(), sheared), tmp_path / "b.nii")
+    head = nib.load(out).header
+    assert (head["sform_code"], head["qform_code"]) == (1, 0)
+    np.testing.assert_array_equal(io.read(out).affine, sheared)
+
+
+def test_equal_scans_have_equal_files(tmp_path: Path) -> None:
+    volume = Volume(ramp(), np.eye(4))
+    first = io.write(volume, tmp_path / "one.nii.gz").read_bytes()
+    assert first == io.write(volume, tmp_path / "two.nii.gz").read_bytes()
+
+
+def test_the_suffix_may_be_wrong_about_gzip(tmp_path: Path) -> None:
+    plain = save(tmp_path / "a.nii", header(), ramp())
+    packed = save(tmp_path / "b.nii.gz", header(), ramp())
+    plain.rename(tmp_path / "c.nii.gz")
+    packed.rename(tmp_path / "d.nii")
+    for name in ("c.nii.gz", "d.nii"):
+        np.testing.assert_array_equal(io.read(tmp_path / name).voxels, ramp())
+
+
+def test_sform_wins_with_a_warning(tmp_path: Path) -> None:
+    head = header()
+    sform = head.get_sform()
+    head.set_qform(np.diag([0.7, 0.8, 3.3, 1]), code=1)
+    path = save(tmp_path / "in.nii", head, ramp())
+    with pytest.warns(MrbridgeWarning, match="differ"):
+        volume = io.read(path)
+    np.testing.assert_array_equal(volume.affine, sform)
+    assert "differ" in volume.notes[0]
+    assert fields(io.write(volume, tmp_path / "out.nii")) == fields(path)
+
+
+def test_no_orientation_is_refused_unless_assumed(tmp_path: Path) -> None:
+    head = header()
+    head["sform_code"] = 0
+    path = save(tmp_path / "in.nii", head, ramp())
+    with pytest.raises(InputError, match="orientation"):
+        io.read(path)
+    for code in ("RAS", "lps", "SAR", "PIL"):
+        with pytest.warns(MrbridgeWarning, match="assumed"):
+            volume = io.read(path, assume=code)
+        assert volume.affine is not None
+        assert "".join(nib.aff2axcodes(volume.affine)) == code.upper()
+        np.testing.assert_allclose(volume.spacing, (0.7, 0.8, 3.3), rtol=1e-6)
+        centre = volume.affine @ [2.5, 2, 1.5, 1]
+        np.testing.assert_allclose(centre[:3], 0, atol=1e-6)
+        assert fields(io.write(volume, tmp_path / "out.nii")) == fields(path)
+    for nonsense in ("RAX", "RLS", "RA", ""):
+        with pytest.raises(SettingsError, match="orientation"):
+            io.read(path, assume=nonsense)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(2.5, -7), (1e-30, 0), (-1, 300), (1e30, 1e30)])
+def test_scales_are_applied_without_wrapping(
+    slope: float, intercept: float, tmp_path: Path
+) -> None:
+    head = header()
+    head["scl_slope"], head["scl_inter"] = slope, intercept
+    data = np.full((6, 5, 4), 32767)
+    data[0, 0, 0] = -32768
+    volume = io.read(save(tmp_path / "in.nii", head, data))
+    expected = data * float(np.float32(slope)) + float(np.float32(intercept))
+    np.testing.assert_allclose(volume.voxels, expected, rtol=1e-6)
+    assert volume.voxels.dtype == np.float32
+    # What is written has its numbers as they are: a scale of 1.
+    np.testing.assert_array_equal(
+        nib.load(io.write(volume, tmp_path / "out.nii")).get_fdata(), volume.voxels
+    )
+
+
+@pytest.mark.parametrize("slope", [0, np.nan])
+def test_no_scale_keeps_integers(slope: float, tmp_path: Path) -> None:
+    head = header()
+    head["scl_slope"] = slope
+    assert io.read(save(tmp_path / "in.nii", head, ramp())).voxels.dtype == np.int16
+
+
+def test_an_overflowing_scale_is_mended_with_a_warning(tmp_path: Path) -> None:
+    head = header()
+    head.set_data_dtype(np.float64)
+    data = np.ones((6, 5, 4))
+    data[0, 0, 0], data[1, 0, 0], data[2, 0, 0] = 1e300, np.nan, -np.inf
+    with pytest.warns(MrbridgeWarning, match="3 voxels"):
+        volume = io.read(save(tmp_path / "in.nii", head, data))
+    assert volume.voxels[:3, 0, 0].tolist() == [1, 0, 1]
+
+
+def test_nothing_but_nan_is_refused(tmp_path: Path) -> None:
+    head = header()
+    head.set_data_dtype(np.float32)
+    with pytest.raises(InputError, match="no finite"):
+        io.read(save(tmp_path / "in.nii", head, np.full((6, 5, 4), np.nan)))
+
+
+def test_volumes_of_a_series(tmp_path: Path) -> None:
+    head = header()
+    head.set_data_shape((6, 5, 4, 3))
+    path = save(tmp_path / "in.nii.gz", head, ramp((6, 5, 4, 3)))
+    with pytest.raises(InputError, match="3 volumes"):
+        io.read(path)
+    for index in range(3):
+        volume = io.read(path, volume=index)
+        np.testing.assert_array_equal(volume.voxels, ramp((6, 5, 4, 3))[..., index])
+        out = nib.load(io.write(volume, tmp_path / "out.nii"))
+        assert out.shape == (6, 5, 4)
+        np.testing.assert_array_equal(out.affine, nib.load(path).affine)
+    with pytest.raises(InputError, match="no volume 3"):
+        io.read(path, volume=3)
+    with pytest.raises(InputError, match="no volume -1"):
+        io.read(path, volume=-1)
+
+
+@pytest.mark.parametrize(
+    ("stated", "read"), [((6, 5, 4, 1, 1), (6, 5, 4)), ((6, 5), (6, 5, 1)), ((6,), (6, 1, 1))]
+)
+def test_axes_of_length_one(stated: tuple[int, ...], read: tuple[int, ...], tmp_path: Path) -> None:
+    head = header()
+    head.set_data_shape(stated)
+    path = save(tmp_path / "in.nii", head, ramp(stated))
+    volume = io.read(path)
+    assert volume.voxels.shape == read
+    assert nib.load(io.write(volume, tmp_path / "out.nii")).shape == stated
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, "RGB"])
+def test_colour_and_complex_are_refused(dtype: object, tmp_path: Path) -> None:
+    head = header()
+    kind = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]) if dtype == "RGB" else dtype
+    head.set_data_dtype(kind)
+    path = save(tmp_path / "in.nii", head, np.zeros((6, 5, 4)))
+    with pytest.raises(InputError, match="colours or complex"):
+        io.read(path)
+
+
+LIES = {
+    "negative axis": ("dim", [3, -6, 5, 4, 1, 1, 1, 1]),
+    "zero axis": ("dim", [3, 6, 0, 4, 1, 1, 1, 1]),
+    "no axes": ("dim", [0, 6, 5, 4, 1, 1, 1, 1]),
+    "many axes": ("dim", [9, 6, 5, 4, 1, 1, 1, 1]),
+    "overflow": ("dim", [7, 32767, 32767, 32767, 32767, 32767, 32767, 32767]),
+    "more than the file": ("dim", [3, 600, 500, 400, 1, 1, 1, 1]),
+    "slightly more": ("dim", [3, 6, 5, 5, 1, 1, 1, 1]),
+    "unknown type": ("datatype", 3),
+    "offset in the header": ("vox_offset", 100),
+    "offset beyond": ("vox_offset", 1e6),
+    "no offset": ("vox_offset", np.nan),
+    "singular": ("srow_z", [0, 0, 0, 0]),
+    "not finite": ("srow_x", [np.nan, 0, 0, 0]),
+    "infinite scale": ("scl_inter", np.inf),
+}
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("lie", LIES)
+def test_headers_that_lie_are_refused(lie: str, suffix: str, tmp_path: Path) -> None:
+    head = header()
+    head["scl_slope"] = 1
+    raw = ramp().tobytes(order="F")
+    head["vox_offset"], head["magic"] = 352, b"n+1"
+    name, value = LIES[lie]
+    head[name] = value
+    path = tmp_path / f"lies{suffix}"
+    content = head.binaryblock + bytes(4) + raw
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    with pytest.raises(InputError, match="lies"):
+        io.read(path)
+
+
+def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = header()
+    head["vox_offset"], head["magic"] = 352, b"n+1"
+    content = head.binaryblock + bytes(4) + ramp().tobytes(order="F")
+    path = tmp_path / "bomb.nii.gz"
+    path.write_bytes(gzip.compress(content + bytes(64 << 20)))
+    unpacked = 0
+    original = gzip.GzipFile.read
+
+    def counted(self: gzip.GzipFile, size: int = -1) -> bytes:
+        nonlocal unpacked
+        block = original(self, size)
+        unpacked += len(block)
+        return block
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    with pytest.raises(InputError, match="far more"):
+        io.read(path)
+    assert unpacked < 8 << 20
+    # A little padding after the voxels is common and harmless.
+    path.write_bytes(gzip.compress(content + bytes(1000)))
+    np.testing.assert_array_equal(io.read(path).voxels, ramp())
+
+
+def test_a_promise_that_deflate_cannot_hold_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = header()
+    head["dim"] = [3, 1000, 1000, 1000, 1, 1, 1, 1]
+    head["vox_offset"], head["magic"] = 352, b"n+1"
+    path = tmp_path / "promise.nii.gz"
+    path.write_bytes(gzip.compress(head.binaryblock + bytes(100)))
+    monkeypatch.setattr(nifti, "_read_span", lambda *_: pytest.fail("began to read"))
+    with pytest.raises(InputError, match="promises"):
+        io.read(path)
+
+
+def test_the_crc_is_checked(tmp_path: Path) -> None:
+    path = save(tmp_path / "in.nii.gz", header(), ramp())
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # in the CRC itself: the voxels are all there
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="CRC"):
+        io.read(path)
+
+
+def test_two_gzip_members_are_one_file(tmp_path: Path) -> None:
+    content = save(tmp_path / "in.nii", header(), ramp()).read_bytes()
+    path = tmp_path / "two.nii.gz"
+    path.write_bytes(gzip.compress(content[:400]) + gzip.compress(content[400:]))
+    np.testing.assert_array_equal(io.read(path).voxels, ramp())
+
+
+def test_pairs_and_analyze_are_refused(tmp_path: Path) -> None:
+    head = header()
+    for magic in (b"ni1", b""):
+        head["magic"] = magic
+        path = tmp_path / "pair.nii"
+        path.write_bytes(head.binaryblock + bytes(500))
+        with pytest.raises(InputError, match="not a NIfTI"):
+            io.read(path)
+
+
+def test_marking_drops_names_and_display_window(tmp_path: Path) -> None:
+    head = header()
+    head["db_name"], head["cal_max"] = b"SMITH^JOHN", 900
+    volume = io.read(save(tmp_path / "in.nii", head, ramp()))
+    note = "synthetic T2w by mrbridge 0.1.0, for research, not for diagnosis"
+    out = io.write(volume, tmp_path / "out.nii", synthetic_note=note)
+    assert b"SMITH" not in out.read_bytes()
+    assert nib.load(out).header["descrip"].item().decode() == note
+    assert nib.load(out).header["cal_max"] == 0
+    assert b"SMITH" in io.write(volume, tmp_path / "same.nii").read_bytes()
+
+
+def test_a_picture_cannot_become_nifti(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no place in space"):
+        io.write(Volume(ramp((6, 5, 1)), None), tmp_path / "out.nii.gz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_comes_back_wrong_from_the_disk_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = io.write(Volume(ramp(), np.eye(4)), tmp_path / "out.nii")
+    before = path.read_bytes()
+    save_well = nifti._save
+
+    def save_badly(head: object, voxels: np.ndarray, path: Path, *, compressed: bool) -> None:
+        save_well(head, voxels + 1, path, compressed=compressed)
+
+    monkeypatch.setattr(nifti, "_save", save_badly)
+    with pytest.raises(OutputError, match="did not come back"):
+        io.write(Volume(ramp(), np.eye(4)), path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["open-ms-mni/patient07/T1.nii.gz", "open-ms-raw/patient01/study1_T2W.nii.gz"]
+)
+def test_real_scans(name: str, tmp_path: Path) -> None:
+    path = DATA / name
+    if not path.exists():
+        pytest.skip("the development data is not here")
+    volume = io.read(path)
+    image = nib.load(path)
+    np.testing.assert_array_equal(volume.voxels, np.asanyarray(image.dataobj))
+    np.testing.assert_array_equal(volume.affine, image.affine)
+    assert volume.contrast == ("T1w" if "T1" in name else "T2w")
+    small = Volume(volume.voxels[:, :, :2], volume.affine, volume.header)
+    out = nib.load(io.write(small, tmp_path / "out.nii.gz"))
+    np.testing.assert_array_equal(out.affine, image.affine)
+
+
+def test_extensions_do_not_travel(tmp_path: Path) -> None:
+    """They hold DICOM headers and histories: names, and an acquisition that is not the result's."""
+    head = header()
+    head.extensions.append(nib.nifti1.Nifti1Extension("comment", b"SMITH^JOHN"))
+    out = io.write(Volume(ramp(), head.get_sform(), head), tmp_path / "out.nii")
+    assert b"SMITH" not in out.read_bytes()
+    assert not nib.load(out).header.extensions
+    np.testing.assert_array_equal(io.read(out).voxels, ramp())

@@ -1,0 +1,144 @@
+"""Files stay whole, and nothing is left lying about."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mrbridge.errors import InputError, OutputError
+from mrbridge.io.safety import (
+    _HOST,
+    atomic_folder,
+    atomic_path,
+    is_temporary,
+    sha256_of,
+    sweep,
+    write_json,
+    write_text,
+)
+
+
+def test_a_file_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "scan.nii.gz"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.name.endswith(".nii.gz")
+        assert is_temporary(temporary)
+        temporary.write_bytes(b"whole")
+        assert not path.exists()
+    assert path.read_bytes() == b"whole"
+    assert os.listdir(path.parent) == ["scan.nii.gz"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
+def test_a_failure_leaves_the_old_file(error: type[BaseException], tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    expected = OutputError if error is OSError else error
+
+    def write_half() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise error("in the middle")
+
+    with pytest.raises(expected):
+        write_half()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "scan.zarr"
+    for text in ("old", "new"):
+        with atomic_folder(path) as temporary:
+            (temporary / text).write_text(text)
+    assert os.listdir(path) == ["new"]
+
+    def write_half() -> None:
+        with atomic_folder(path) as temporary:
+            (temporary / "half").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert os.listdir(path) == ["new"]
+    assert os.listdir(tmp_path) == ["scan.zarr"]
+
+
+def test_very_long_names(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 247 + ".nii.gz")
+    write_text(path, "fits")
+    assert path.read_text() == "fits"
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_json_is_readable_and_finite(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "Größe", "values": [1, 2.5]})
+    assert "Größe" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"score": float("nan")})
+    assert "Größe" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_sweeping_takes_the_dead_and_spares_the_living(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        names = {
+            "dead": f".~{_HOST}-{gone.pid}-00000001.nii",
+            "recycled": f".~{_HOST}-{os.getpid()}-00000002.nii",
+            "living": f".~{_HOST}-{living.pid}-00000003.nii",
+            "foreign": ".~ffffff-1-00000004.nii",
+            "foreign and old": ".~ffffff-1-00000005.nii",
+            "not ours": ".hidden",
+            "lock": ".~lock.report.odt#",
+        }
+        for name in names.values():
+            (tmp_path / name).touch()
+        (tmp_path / f".~{_HOST}-{gone.pid}-00000006.zarr").mkdir()
+        past = time.time() - 2 * 24 * 3600
+        os.utime(tmp_path / names["foreign and old"], (past, past))
+        with atomic_path(tmp_path / "mine.nii") as temporary:
+            temporary.touch()
+            sweep(tmp_path)
+            assert temporary.exists()
+        kept = {"living", "foreign", "not ours", "lock"}
+        assert set(os.listdir(tmp_path)) == {names[key] for key in kept} | {"mine.nii"}
+    finally:
+        living.communicate(b"\n")
+    sweep(tmp_path / "absent")
+
+
+def test_a_kill_at_any_instant_leaves_the_old_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    program = (
+        "import os, signal, sys\n"
+        "from mrbridge.io.safety import atomic_path\n"
+        f"with atomic_path({str(tmp_path / 'a.txt')!r}) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert len(os.listdir(tmp_path)) == 2
+    sweep(tmp_path)
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_checksums(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
+    with pytest.raises(InputError, match="absent"):
+        sha256_of(tmp_path / "absent")

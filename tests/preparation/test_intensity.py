@@ -1,0 +1,160 @@
+"""Intensities: there and back, and the head found in all kinds of air."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mrbridge.errors import InputError
+from mrbridge.io import read
+from mrbridge.preparation.geometry import to_slices
+from mrbridge.preparation.intensity import (
+    IntensityRecipe,
+    IntensitySettings,
+    find_recipe,
+    foreground_mask,
+)
+
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+DEFAULT = IntensitySettings()
+
+
+def head(noise: float = 0.0, scalp: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """A head of ellipses (fluid inside tissue, a dark skull, a bright scalp), and where it is."""
+    _, y, x = np.mgrid[0:6, 0:96, 0:96]
+    radius = ((y - 48) / 42) ** 2 + ((x - 48) / 34) ** 2
+    image = np.select([radius < 0.06, radius < 0.7], [0.12, 0.55], 0.0)
+    if scalp:
+        image = np.where((radius >= 0.7) & (radius < 1), np.where(radius > 0.85, 0.9, 0.03), image)
+    where = radius < (1 if scalp else 0.7)
+    if noise:
+        generator = np.random.default_rng(0)
+        parts = generator.normal(0, noise, (2, *image.shape))
+        image = np.hypot(image + parts[0], parts[1])  # Rician, as magnitude images have
+    return image.astype(np.float32), where
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    return 2 * float((first & second).sum()) / float(first.sum() + second.sum())
+
+
+@given(
+    st.floats(-1e4, 1e4), st.floats(1e-2, 1e5), st.lists(st.floats(0, 1), min_size=1, max_size=20)
+)
+def test_restoring_undoes_normalising(low: float, width: float, places: list[float]) -> None:
+    recipe = IntensityRecipe(low=low, high=low + width)
+    values = low + np.array(places) * width
+    back = recipe.restore(recipe.normalise(values))
+    np.testing.assert_allclose(back, values, atol=1e-5 * (abs(low) + width))
+
+
+def test_the_ends_of_the_range() -> None:
+    recipe = IntensityRecipe(low=10, high=30)
+    normal = recipe.normalise(np.array([0, 10, 20, 30, 99], np.uint16))
+    assert normal.dtype == np.float32
+    assert normal.tolist() == [-1, -1, 0, 1, 1]
+    # Restoring is linear and not clipped: a network may say more than the range.
+    assert recipe.restore(np.array([-1, 0, 1, 2])).tolist() == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 3e4])
+def test_the_unit_of_the_scanner_does_not_matter(factor: float) -> None:
+    image, _ = head(noise=0.02)
+    scaled = (image * factor).astype(np.float32)
+    masks = foreground_mask(image), foreground_mask(scaled)
+    np.testing.assert_array_equal(*masks)
+    first = find_recipe(image, masks[0], DEFAULT).normalise(image)
+    second = find_recipe(scaled, masks[1], DEFAULT).normalise(scaled)
+    np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+@pytest.mark.parametrize("noise", [0, 0.01, 0.03, 0.06])
+@pytest.mark.parametrize("scalp", [True, False])
+def test_the_head_is_found_in_noise_with_its_fluid(noise: float, scalp: bool) -> None:
+    image, where = head(noise, scalp)
+    mask = foreground_mask(image)
+    assert dice(mask, where) > 0.96
+    # The ventricles (dark in T1) lie inside.
+    assert mask[:, 44:52, 44:52].all()
+
+
+def test_ringing_around_a_stripped_brain_is_background() -> None:
+    image, where = head(scalp=False)
+    generator = np.random.default_rng(0)
+    ring = np.zeros_like(where)
+    ring[:, 1:] |= where[:, :-1]
+    ring[:, :-1] |= where[:, 1:]
+    ring &= ~where
+    image[ring] = -0.04 * generator.random(int(ring.sum()))
+    mask = foreground_mask(image)
+    assert dice(mask, where) > 0.98
+    recipe = find_recipe(image, mask, DEFAULT)
+    normal = recipe.normalise(image)
+    assert (normal[~where] == -1).all()
+    fluid = normal[:, 46:50, 46:50]
+    assert (fluid > -0.9).all(), "fluid inside the brain is not background"
+
+
+def test_a_mask_of_nothing() -> None:
+    assert not foreground_mask(np.full((2, 9, 9), 3.0, np.float32)).any()
+
+
+def test_the_head_may_touch_every_edge() -> None:
+    image, _ = head()
+    tight = image[:, 20:76, 24:72]
+    assert foreground_mask(tight).mean() > 0.95
+
+
+def test_pictures_of_eight_bit_keep_their_window() -> None:
+    image = np.linspace(3, 80, 99, dtype=np.float32).reshape(1, 9, 11)
+    mask = np.ones(image.shape, bool)
+    assert find_recipe(image, mask, DEFAULT, 8) == IntensityRecipe(low=0, high=255)
+    assert find_recipe(image, mask, DEFAULT, 16).high < 81
+
+
+@pytest.mark.parametrize("depth", [None, 8, 16])
+def test_a_constant_image_is_refused(depth: int | None) -> None:
+    image = np.full((1, 9, 9), 5, np.float32)
+    with pytest.raises(InputError, match="constant"):
+        find_recipe(image, foreground_mask(image), DEFAULT, depth)
+
+
+def test_one_bright_voxel_is_enough() -> None:
+    image = np.zeros((1, 9, 9), np.float32)
+    image[0, 4, 4] = 7
+    assert find_recipe(image, foreground_mask(image), DEFAULT) == IntensityRecipe(low=0, high=7)
+
+
+def test_settings_outside_their_range_are_refused() -> None:
+    with pytest.raises(ValidationError):
+        IntensitySettings(upper_percentile=101)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("open-ms-mni/patient07/T1.nii.gz", (0.15, 0.165)),
+        ("open-ms-mni/patient19/T2.nii.gz", (0.145, 0.16)),
+        ("open-ms-raw/patient04/study1_T1W.nii.gz", (0.33, 0.41)),
+        ("open-ms-raw/patient01/study1_T2W.nii.gz", (0.34, 0.43)),
+        ("seed-png/TrainT1/Image #10.png", (0.73, 0.79)),
+        ("seed-png/TrainT2/Image #73.png", (0.73, 0.79)),
+    ],
+)
+def test_real_heads(name: str, share: tuple[float, float]) -> None:
+    """Shares of the field of view, from masks that were looked at and found right."""
+    if not (DATA / name).exists():
+        pytest.skip("the development data is not here")
+    slices, _ = to_slices(read(DATA / name), 1.0)
+    mask = foreground_mask(slices)
+    assert share[0] < mask.mean() < share[1]
+    if "mni" in name:
+        # The true brain is where the stripped volume is not zero.
+        assert dice(mask, slices > 0) > 0.98
+        normal = find_recipe(slices, mask, DEFAULT).normalise(slices)
+        assert (normal[slices <= 0] == -1).all()

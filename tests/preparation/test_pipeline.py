@@ -1,0 +1,354 @@
+"""From files to a store: resumable, the same every time, and honest about what failed."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mrbridge
+from mrbridge import io
+from mrbridge.errors import InputError, OutputError, SettingsError, SomeScansFailed, StoreError
+from mrbridge.io.safety import _HOST
+from mrbridge.preparation import pipeline
+from mrbridge.preparation.geometry import from_slices
+from mrbridge.preparation.pipeline import (
+    PrepareSettings,
+    StandardSettings,
+    prepare,
+    standardise,
+)
+from mrbridge.preparation.store import Store
+from mrbridge.volume import Volume
+
+Maker = Callable[..., Path]
+Head = Callable[..., Volume]
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+
+
+def content(store: Path) -> dict[str, str]:
+    """Every file of a store and the hash of its bytes."""
+    return {
+        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(store.rglob("*"))
+        if path.is_file()
+    }
+
+
+def times(store: Path) -> dict[str, int]:
+    """When each array was made."""
+    return {p.parent.name: p.stat().st_mtime_ns for p in store.glob("scans/*.zarr/zarr.json")}
+
+
+def test_standardising_is_undone(head: Head) -> None:
+    volume = head(1, "T1w")
+    standard = standardise(volume, StandardSettings())
+    assert standard.slices.shape == (12, 24, 20)
+    assert standard.slices.min() == -1
+    assert standard.slices.max() == 1
+    assert standard.foreground.shape == standard.slices.shape
+    back = from_slices(standard.recipe.restore(standard.slices), standard.grid)
+    inside = volume.voxels <= standard.recipe.high
+    np.testing.assert_allclose(back[inside], volume.voxels[inside], atol=0.01)
+    assert (back[volume.voxels == 0] == 0).all(), "background zero stays zero"
+
+
+def test_the_way_it_is_stored_does_not_matter(head: Head) -> None:
+    volume = head(1, "T2w")
+    turned = np.ascontiguousarray(volume.voxels.transpose(2, 0, 1)[:, ::-1])
+    back = np.eye(4)[[1, 2, 0, 3]]  # from (k, i, j) to (i, j, k)
+    back[0, 1], back[0, 3] = -1, volume.voxels.shape[0] - 1
+    other = standardise(Volume(turned, volume.affine @ back), StandardSettings())
+    first = standardise(volume, StandardSettings())
+    np.testing.assert_array_equal(other.slices, first.slices)
+    assert other.grid.hash == first.grid.hash
+
+
+def test_a_bids_data_set(bids: Maker, tmp_path: Path) -> None:
+    store = mrbridge.prepare(bids(4), tmp_path / "store")
+    assert [r.contrast for r in store.records()] == ["T1w", "T2w"] * 4
+    assert {len(store.records("T1w", split)) for split in ("val", "test")} == {1}
+    for record in store.records():
+        values = store.slices(record)
+        assert values.shape == record.shape == (len(record.slice_indices), 24, 20)
+        assert 0 < len(record.slice_indices) < 12, "empty slices are left out"
+        assert values.min() == -1
+        assert values.max() == 1
+        assert record.spacing_mm == (3, 1, 1)
+        source = io.read(tmp_path / f"bids/sub-{record.subject}/anat/{record.name}")
+        full = standardise(source, StandardSettings())
+        np.testing.assert_array_equal(values, full.slices[record.slice_indices].astype("f2"))
+    ((source_scan, target_scan, shared),) = store.pairs("val")
+    assert source_scan.subject == target_scan.subject
+    assert len(shared) > 5
+    assert store.manifest.typical["T1w"].high == pytest.approx(710, abs=15)
+    assert store.manifest.failures == []
+
+
+def test_pictures(pictures: Maker, tmp_path: Path) -> None:
+    store = prepare(pictures(), tmp_path / "store")
+    assert len(store.records()) == 60
+    assert [r.name for r in store.records("T2w")[:7]][-2:] == ["Image #10.png", "Image #11.png"]
+    assert {r.recipe.high for r in store.records()} == {255.0}
+    counts = [len(store.records("T1w", split)) for split in ("train", "val", "test")]
+    assert counts == [30 - 3 - 6, 3, 0]
+    assert store.pairs("val") == []
+    two = prepare(
+        [tmp_path / "pictures/TrainT1", tmp_path / "pictures/TrainT2"], tmp_path / "store2"
+    )
+    assert [r.data_sha256 for r in two.records()] == [r.data_sha256 for r in store.records()]
+
+
+def test_a_table_with_splits(bids: Maker, tmp_path: Path) -> None:
+    bids(3)
+    rows = ["subject,session,contrast,path,split"]
+    for number, split in ((1, "train"), (2, "val"), (3, "test")):
+        for contrast in ("T1w", "T2w"):
+            name = f"sub-{number:02}_{contrast}.nii.gz"
+            rows.append(f"s{number},,{contrast},bids/sub-{number:02}/anat/{name},{split}")
+    (tmp_path / "scans.csv").write_text("\n".join(rows))
+    store = prepare(tmp_path / "scans.csv", tmp_path / "store")
+    told = {r.subject: list(r.segments) for r in store.records()}
+    assert told == {"s1": ["train"], "s2": ["val"], "s3": ["test"]}
+
+
+def test_any_number_of_workers_gives_the_same_store(bids: Maker, tmp_path: Path) -> None:
+    source = bids(2)
+    (source / "sub-02/anat/sub-02_run-2_T1w.nii.gz").write_bytes(b"broken")
+    for workers in (1, 2):
+        with pytest.raises(SomeScansFailed, match="run-2"):
+            prepare(source, tmp_path / f"store{workers}", workers=workers)
+    assert content(tmp_path / "store1") == content(tmp_path / "store2")
+
+
+def test_running_again_does_no_work(
+    bids: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = bids(2), tmp_path / "store"
+    prepare(source, out)
+    before, made = content(out), times(out)
+    monkeypatch.setattr(pipeline, "standardise", lambda *_: pytest.fail("work was done again"))
+    prepare(source, out)
+    assert content(out) == before
+    assert times(out) == made
+    # Another split is no work either.
+    settings = PrepareSettings(seed=7, validation_share=0.5)
+    assert prepare(source, out, settings).manifest.settings == settings
+    assert times(out) == made
+
+
+def test_a_changed_file_is_redone_and_only_that(bids: Maker, tmp_path: Path, head: Head) -> None:
+    source, out = bids(2), tmp_path / "store"
+    first = prepare(source, out)
+    made = times(out)
+    io.write(head(9, "T1w"), source / "sub-01/anat/sub-01_T1w.nii.gz")
+    second = prepare(source, out)
+    changed = {name for name, time in times(out).items() if time != made[name]}
+    assert changed == {"sub-01_T1w.zarr"}
+    assert first.records()[0].data_sha256 != second.records()[0].data_sha256
+    second.slices(second.records()[0])
+
+
+def test_changed_settings_redo(bids: Maker, tmp_path: Path) -> None:
+    source, out = bids(2), tmp_path / "store"
+    prepare(source, out)
+    store = prepare(source, out, PrepareSettings(standard=StandardSettings(spacing_mm=2)))
+    assert {r.shape[1:] for r in store.records()} == {(12, 10)}
+    fresh = prepare(source, tmp_path / "fresh", store.manifest.settings)
+    assert content(out) == content(fresh.path)
+    fuller = prepare(source, out, store.manifest.settings.changed({"min_foreground": 0}))
+    assert {len(r.slice_indices) for r in fuller.records()} == {12}
+
+
+def test_damage_is_mended_by_running_again(bids: Maker, tmp_path: Path) -> None:
+    source, out = bids(2), tmp_path / "store"
+    prepare(source, out)
+    before = content(out)
+    shutil.rmtree(out / "scans/sub-01_T1w.zarr/c/3")
+    shutil.rmtree(out / "scans/sub-02_T2w.zarr")
+    (out / "manifest.json").write_text("{")
+    prepare(source, out)
+    assert content(out) == before
+
+
+def test_leftovers_and_scans_that_are_gone_are_removed(bids: Maker, tmp_path: Path) -> None:
+    source, out = bids(3), tmp_path / "store"
+    prepare(source, out)
+    shutil.rmtree(source / "sub-03")
+    (out / "scans" / f".~{_HOST}-99999999-0a1b2c3d.zarr").mkdir()
+    (out / f".~{_HOST}-99999999-0a1b2c3d.json").touch()
+    prepare(source, out)
+    assert content(out) == content(prepare(source, tmp_path / "fresh").path)
+    assert not list(out.glob(".~*"))
+
+
+def test_a_bad_scan_does_not_stop_the_others(bids: Maker, tmp_path: Path, head: Head) -> None:
+    source, out = bids(3), tmp_path / "store"
+    truncated = source / "sub-02/anat/sub-02_T2w.nii.gz"
+    truncated.write_bytes(truncated.read_bytes()[:-100])
+    flat = Volume(np.full((8, 8, 8), 3, np.int16), np.eye(4))
+    io.write(flat, source / "sub-03/anat/sub-03_run-2_T1w.nii.gz")
+    mark = "synthetic T1w by mrbridge"
+    marked = source / "sub-03/anat/sub-03_run-3_T1w.nii.gz"
+    io.write(head(3, "T1w"), marked, synthetic_note=mark)
+    with pytest.raises(SomeScansFailed, match="3 of 8") as caught:
+        prepare(source, out)
+    assert caught.value.exit_code == 1
+    assert "sub-02_T2w" in str(caught.value)
+    store = Store.open(out)
+    assert len(store.records()) == 5
+    told = {Path(f.name).name: f.reason for f in store.manifest.failures}
+    assert "damaged" in told["sub-02_T2w.nii.gz"]
+    assert "constant" in told["sub-03_run-2_T1w.nii.gz"]
+    assert "synthetic" in told["sub-03_run-3_T1w.nii.gz"]
+    assert not Path(store.manifest.failures[0].name).is_absolute()
+
+
+def test_other_contrasts_are_ignored_with_a_reason(bids: Maker, tmp_path: Path) -> None:
+    store = prepare(bids(2, ("T1w", "T2w", "FLAIR")), tmp_path / "store")
+    told = {Path(i.name).name: i.reason for i in store.manifest.ignored}
+    assert told == {f"sub-0{n}_FLAIR.nii.gz": "is FLAIR" for n in (1, 2)}
+    other = prepare(tmp_path / "bids", tmp_path / "other", PrepareSettings(target="FLAIR"))
+    assert {r.contrast for r in other.records()} == {"T1w", "FLAIR"}
+
+
+def test_empty_pictures_are_ignored(pictures: Maker, tmp_path: Path) -> None:
+    source = pictures(12)
+    io.write(Volume(np.zeros((24, 20, 1), np.uint8), None), source / "TrainT1/Image #99.png")
+    speck = np.zeros((24, 20, 1), np.uint8)
+    speck[3, 3] = 200
+    io.write(Volume(speck, None), source / "TrainT1/Image #98.png")
+    store = prepare(source, tmp_path / "store")
+    assert [Path(i.name).name for i in store.manifest.ignored] == ["Image #98.png", "Image #99.png"]
+
+
+def test_a_missing_contrast_says_what_was_found(bids: Maker, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no T2w scans; found 2 T1w.*2 files: is PDw"):
+        prepare(bids(2, ("T1w", "PDw")), tmp_path / "store")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="found no scans"):
+        prepare(tmp_path / "empty", tmp_path / "store")
+    assert not (tmp_path / "store").exists(), "nothing is written"
+
+
+def test_a_contrast_of_which_nothing_is_usable(bids: Maker, tmp_path: Path) -> None:
+    source = bids(1)
+    (source / "sub-01/anat/sub-01_T2w.nii.gz").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"no T2w scan could be used.*sub-01_T2w"):
+        prepare(source, tmp_path / "store")
+
+
+def test_a_place_that_is_taken(bids: Maker, tmp_path: Path) -> None:
+    source = bids(1)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("mine")
+    (tmp_path / "folder" / "scans").mkdir()
+    for name in ("file", "folder"):
+        with pytest.raises(OutputError, match="no store"):
+            prepare(source, tmp_path / name)
+    assert (tmp_path / "folder/thesis.tex").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    prepare(source, tmp_path / "empty")
+
+
+def test_scans_of_one_name_do_not_overwrite_each_other(tmp_path: Path, head: Head) -> None:
+    for number, folder in enumerate(("a b", "a_b", "A-B")):
+        io.write(head(number, "T1w"), tmp_path / "in" / folder / "T1.nii.gz")
+    io.write(head(5, "T2w"), tmp_path / "in" / "c" / "T2.nii.gz")
+    store = prepare(tmp_path / "in", tmp_path / "store")
+    assert len({r.id.casefold() for r in store.records()}) == 4
+    assert len({r.data_sha256 for r in store.records()}) == 4
+    for record in store.records():
+        store.slices(record)
+
+
+def test_the_store_may_lie_inside_its_source(bids: Maker) -> None:
+    source = bids(2)
+    before = content(prepare(source, source / "derivatives/store").path)
+    assert content(prepare(source, source / "derivatives/store").path) == before
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(SettingsError, match="T9w"):
+        PrepareSettings(target="T9w")
+    with pytest.raises(SettingsError, match="both"):
+        PrepareSettings(target="T1w")
+    with pytest.raises(SettingsError, match="did you mean 'gap'"):
+        PrepareSettings.build({"gaps": 3})
+
+
+@pytest.mark.parametrize(("name", "records"), [("seed-png", 89), ("ixi-slices", 50)])
+def test_real_pictures(name: str, records: int, tmp_path: Path) -> None:
+    if not (DATA / name).exists():
+        pytest.skip("the development data is not here")
+    store = prepare(DATA / name, tmp_path / "store")
+    assert len(store.records()) == records
+    for contrast in ("T1w", "T2w"):
+        assert len(store.records(contrast, "val")) >= 2
+    shapes = {r.shape for r in store.records()}
+    assert shapes == ({(1, 217, 181)} if name == "seed-png" else {(1, 152, 256)})
+
+
+def test_real_volumes_unpaired(tmp_path: Path) -> None:
+    source = DATA / "open-ms-mni"
+    if not source.exists():
+        pytest.skip("the development data is not here")
+    table = tmp_path / "scans.csv"
+    table.write_text(
+        "subject,session,contrast,path\n"
+        f"patient07,,T1w,{source.resolve()}/patient07/T1.nii.gz\n"
+        f"patient19,,T2w,{source.resolve()}/patient19/T2.nii.gz\n"
+    )
+    store = prepare(table, tmp_path / "store")
+    first, second = store.records()
+    assert (first.subject, first.contrast) == ("patient07", "T1w")
+    assert (second.subject, second.contrast) == ("patient19", "T2w")
+    assert first.grid_hash == second.grid_hash
+    for record in (first, second):
+        assert set(record.segments) == {"train", "val"}
+        assert record.shape[1:] == (218, 182)
+        assert 100 < record.shape[0] < 160
+    held = [{r.slice_indices[i] for i in r.positions("val")} for r in (first, second)]
+    assert held[0] == held[1]
+
+
+def test_a_kill_leaves_a_store_that_is_resumed(bids: Maker, tmp_path: Path) -> None:
+    source, out = bids(2), tmp_path / "store"
+    program = (
+        "import os, signal\n"
+        "from mrbridge.preparation import pipeline, store\n"
+        "create, made = store.zarr.create_array, []\n"
+        "def killed(*arguments, **options):\n"
+        "    made.append(create(*arguments, **options))\n"
+        "    if len(made) == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return made[-1]\n"
+        "store.zarr.create_array = killed\n"
+        f"pipeline.prepare({str(source)!r}, {str(out)!r})\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    whole = times(out)
+    assert len(whole) == 2 + 1, "two whole arrays and a half one under a temporary name"
+    with pytest.raises(StoreError, match="unfinished"):
+        Store.open(out)
+    prepare(source, out)
+    kept = {name: time for name, time in whole.items() if not name.startswith(".~")}
+    assert kept.items() <= times(out).items(), "what was whole is kept"
+    assert content(out) == content(prepare(source, tmp_path / "fresh").path)
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 30), (30, 1, 30), (30, 30, 1), (3, 2, 5), (17, 33, 2)])
+def test_any_shape_can_be_standardised(shape: tuple[int, int, int]) -> None:
+    voxels = np.random.default_rng(0).integers(0, 900, shape).astype(np.int16)
+    affine = np.diag([0.7, 1.3, 5, 1.0])
+    volume = Volume(voxels, affine)
+    standard = standardise(volume, StandardSettings())
+    assert np.isfinite(standard.slices).all()
+    assert from_slices(standard.slices, standard.grid).shape == shape

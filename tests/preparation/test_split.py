@@ -1,0 +1,195 @@
+"""Splits: no leaks, nothing lost, the same every time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mrbridge.errors import InputError
+from mrbridge.preparation.intensity import IntensityRecipe
+from mrbridge.preparation.settings import PrepareSettings
+from mrbridge.preparation.split import Wish, split_scans
+from mrbridge.preparation.store import ScanRecord
+
+SPLITS = ("train", "val", "test")
+
+
+def record(
+    subject: str | None, contrast: str, *, slices: int = 40, first: int = 5, name: str = "a.nii"
+) -> ScanRecord:
+    picture = name.endswith(".png")
+    return ScanRecord(
+        id=f"{subject}_{contrast}_{name}",
+        subject=subject,
+        session=None,
+        contrast=contrast,
+        name=name,
+        source_sha256="",
+        key="",
+        data_sha256="",
+        shape=(1 if picture else slices, 8, 8),
+        spacing_mm=None if picture else (1, 1, 1),
+        slice_indices=[0] if picture else list(range(first, first + slices)),
+        grid_hash="grid",
+        recipe=IntensityRecipe(low=0, high=1),
+    )
+
+
+def cohort(both: int, only_t1w: int = 0, only_t2w: int = 0) -> list[Wish]:
+    wishes = [Wish(record(f"b{n}", c)) for n in range(both) for c in ("T1w", "T2w")]
+    wishes += [Wish(record(f"s{n}", "T1w")) for n in range(only_t1w)]
+    return wishes + [Wish(record(f"t{n}", "T2w")) for n in range(only_t2w)]
+
+
+def subjects(wishes: list[Wish], result: dict, split: str, contrast: str) -> set[str | None]:
+    return {
+        w.record.subject
+        for w in wishes
+        if w.record.contrast == contrast and split in result[w.record.id]
+    }
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(0, 12), st.integers(0, 6), st.integers(0, 6), st.integers(0, 99), st.floats(0, 0.5)
+)
+def test_laws(both: int, only_t1w: int, only_t2w: int, seed: int, share: float) -> None:
+    wishes = cohort(both, only_t1w, only_t2w)
+    if not both and not (only_t1w and only_t2w):
+        return
+    chosen = PrepareSettings(seed=seed, validation_share=share, test_share=share)
+    result = split_scans(wishes, chosen)
+    assert result == split_scans(wishes, chosen)
+    assert result.keys() == {wish.record.id for wish in wishes}
+    places: dict[str | None, set[str]] = defaultdict(set)
+    blocks = False
+    for wish in wishes:
+        segments = result[wish.record.id]
+        assert segments.keys() <= set(SPLITS)
+        places[wish.record.subject] |= segments.keys()
+        blocks |= len(segments) > 1
+        used = sorted(i for parts in segments.values() for a, b in parts for i in range(a, b))
+        assert len(used) == len(set(used))
+        assert set(used) <= set(range(wish.record.shape[0]))
+    for contrast in ("T1w", "T2w"):
+        assert subjects(wishes, result, "train", contrast), "a contrast without training scans"
+        assert share == 0 or subjects(wishes, result, "val", contrast)
+    if not blocks:
+        assert all(len(splits) == 1 for splits in places.values()), "a subject in two splits"
+    assert blocks or both + min(only_t1w, only_t2w) > 1 or share == 0
+
+
+def test_shares_of_subjects() -> None:
+    wishes = cohort(20)
+    result = split_scans(wishes, PrepareSettings(validation_share=0.2, test_share=0.1))
+    for contrast in ("T1w", "T2w"):
+        counts = [len(subjects(wishes, result, split, contrast)) for split in SPLITS]
+        assert counts == [14, 4, 2]
+
+
+def test_subjects_with_both_contrasts_are_held_out_first() -> None:
+    wishes = cohort(3, 10, 10)
+    result = split_scans(wishes, PrepareSettings())
+    for split in ("val", "test"):
+        held = subjects(wishes, result, split, "T1w")
+        assert held
+        assert held == subjects(wishes, result, split, "T2w")
+
+
+def test_unpaired_cohorts_hold_out_each_contrast() -> None:
+    wishes = cohort(0, 10, 5)
+    result = split_scans(wishes, PrepareSettings())
+    assert len(subjects(wishes, result, "val", "T1w")) == 1
+    assert len(subjects(wishes, result, "val", "T2w")) == 1
+
+
+def test_the_seed_chooses() -> None:
+    wishes = cohort(12)
+    chosen = {
+        frozenset(subjects(wishes, split_scans(wishes, PrepareSettings(seed=seed)), "val", "T1w"))
+        for seed in range(20)
+    }
+    assert len(chosen) > 4
+
+
+def test_too_few_subjects_give_up_a_block_of_the_same_anatomy() -> None:
+    """T1w of one subject, T2w of another, on one grid, of which different slices were kept."""
+    first, second = record("a", "T1w", slices=40, first=10), record("b", "T2w", slices=44, first=8)
+    result = split_scans([Wish(first), Wish(second)], PrepareSettings(gap=3))
+    held = []
+    for scan in (first, second):
+        segments = result[scan.id]
+        assert set(segments) == {"train", "val"}
+        ((start, stop),) = segments["val"]
+        held.append([scan.slice_indices[i] for i in range(start, stop)])
+        assert segments["train"] == [(0, start - 3), (stop + 3, scan.shape[0])]
+    assert held[0] == held[1]
+    assert len(held[0]) == 4
+
+
+def test_pictures_without_subjects_split_in_blocks_in_natural_order() -> None:
+    names = [f"Image #{n}.png" for n in range(2, 45)]
+    wishes = [Wish(record(None, c, name=n)) for c in ("T1w", "T2w") for n in sorted(names)]
+    result = split_scans(wishes, PrepareSettings(gap=3))
+    for contrast in ("T1w", "T2w"):
+        told = ["".join(result[f"None_{contrast}_{name}"]) for name in names]
+        assert {word or "gap" for word in told} == {"train", "val", "gap"}
+        start = told.index("val")
+        assert told[start - 3 : start + 7] == ["", "", "", *["val"] * 4, "", "", ""]
+        assert told.count("val") == 4
+        assert told.count("train") == 33
+
+
+def test_pictures_with_subjects_split_by_subject() -> None:
+    wishes = [
+        Wish(record(f"p{s}", c, name=f"{n}.png"))
+        for s in range(5)
+        for c in ("T1w", "T2w")
+        for n in range(4)
+    ]
+    result = split_scans(wishes, PrepareSettings())
+    for wish in wishes:
+        assert result[wish.record.id] in ({split: [(0, 1)]} for split in SPLITS)
+    held = subjects(wishes, result, "val", "T1w")
+    assert len(held) == 1
+    assert not held & subjects(wishes, result, "train", "T2w")
+
+
+def test_too_few_slices_all_train() -> None:
+    wishes = [Wish(record(None, c, slices=6)) for c in ("T1w", "T2w")]
+    result = split_scans(wishes, PrepareSettings())
+    assert all(segments == {"train": [(0, 6)]} for segments in result.values())
+
+
+def test_the_users_split_holds() -> None:
+    wishes = [
+        Wish(w.record, {"b0": "test", "b1": "val", "b2": "train"}.get(str(w.record.subject)))
+        for w in cohort(6)
+    ]
+    result = split_scans(wishes, PrepareSettings())
+    assert subjects(wishes, result, "test", "T1w") == {"b0"}
+    assert subjects(wishes, result, "val", "T2w") == {"b1"}
+    assert subjects(wishes, result, "train", "T1w") == {"b2", "b3", "b4", "b5"}
+
+
+def test_validation_is_found_where_the_user_names_only_a_test() -> None:
+    wishes = [Wish(w.record, "test" if w.record.subject == "b0" else None) for w in cohort(6)]
+    result = split_scans(wishes, PrepareSettings())
+    assert subjects(wishes, result, "test", "T1w") == {"b0"}
+    assert len(subjects(wishes, result, "val", "T1w") - {"b0"}) == 1
+
+
+def test_a_split_told_for_one_scan_holds_for_the_subject() -> None:
+    wishes = cohort(6)
+    wishes[0] = Wish(wishes[0].record, "test")
+    result = split_scans(wishes, PrepareSettings())
+    assert subjects(wishes, result, "test", "T2w") == {"b0"}
+
+
+def test_a_leak_in_the_users_table_is_refused() -> None:
+    wishes = [Wish(record("a", "T1w"), "train"), Wish(record("a", "T2w"), "test")]
+    with pytest.raises(InputError, match="subject a is in the splits"):
+        split_scans(wishes, PrepareSettings())

@@ -1,0 +1,38 @@
+"""Errors name the file, what is wrong and what to do, also across processes."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from mrbridge import errors
+from mrbridge.errors import InputError, MrbridgeError
+
+KINDS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, MrbridgeError)
+]
+
+
+def test_an_error_is_one_line() -> None:
+    error = InputError("is truncated", path="a/scan.nii.gz", remedy="Get it again.")
+    assert str(error) == "a/scan.nii.gz: is truncated. Get it again."
+    assert error.path == Path("a/scan.nii.gz")
+    assert str(InputError("is truncated")) == "is truncated."
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_errors_survive_pickling(kind: type[MrbridgeError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("what", path="where", remedy="Do.")))
+    assert type(error) is kind
+    assert str(error) == "where: what. Do."
+
+
+def test_exit_codes() -> None:
+    told = {kind.__name__: kind.exit_code for kind in KINDS}
+    assert told.pop("SomeScansFailed") == 1
+    assert told.pop("Interrupted") == 3
+    assert set(told.values()) == {2}

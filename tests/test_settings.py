@@ -1,0 +1,80 @@
+"""Settings refuse what they do not know, and say what was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field, ValidationError
+
+from mrbridge.errors import SettingsError
+from mrbridge.settings import Settings, known_keys, merged, read_assignments, read_yaml
+
+
+class Inner(Settings):
+    epochs: int = Field(3, ge=1)
+
+
+class Outer(Settings):
+    rate: float = 0.1
+    inner: Inner = Inner()
+
+
+def test_values_are_taken() -> None:
+    outer = Outer.build({"rate": 0.5, "inner": {"epochs": 7}})
+    assert (outer.rate, outer.inner.epochs) == (0.5, 7)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rat": 1}, "did you mean 'rate'"),
+        ({"inner": {"epoch": 1}}, r"did you mean 'inner\.epochs'"),
+        ({"zzz": 1}, "there is no key 'zzz'"),
+        ({"inner": {"epochs": 0}}, r"'inner\.epochs' cannot be 0"),
+        ({"rate": "fast"}, "'rate' cannot be 'fast'"),
+    ],
+)
+def test_problems_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        Outer.build(values, origin="run.yaml")
+    assert "run.yaml" in str(caught.value)
+    assert "Known keys: rate, inner.epochs" in str(caught.value)
+
+
+def test_settings_do_not_change() -> None:
+    outer = Outer()
+    with pytest.raises(ValidationError):
+        outer.rate = 3  # type: ignore[misc]
+    changed = outer.changed({"inner": {"epochs": 9}})
+    assert (outer.inner.epochs, changed.inner.epochs, changed.rate) == (3, 9, 0.1)
+
+
+def test_keys_and_merging() -> None:
+    assert known_keys(Outer) == ["rate", "inner.epochs"]
+    base = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert merged(base, {"a": {"b": 9}, "e": 4}) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
+    assert base == {"a": {"b": 1, "c": 2}, "d": 3}
+    assert merged({"a": {"b": 1}}, {"a": 5}) == {"a": 5}
+
+
+def test_assignments() -> None:
+    told = read_assignments(["a.b=3", "a.c=[1, 2]", "name=x=y", "empty="])
+    assert told == {"a": {"b": 3, "c": [1, 2]}, "name": "x=y", "empty": None}
+    for bad in ("novalue", "=3", "a=[1"):
+        with pytest.raises(SettingsError, match=r"assignment|YAML"):
+            read_assignments([bad])
+
+
+def test_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("rate: 0.5\ninner:\n  epochs: 4\n")
+    assert read_yaml(path) == {"rate": 0.5, "inner": {"epochs": 4}}
+    path.write_text("")
+    assert read_yaml(path) == {}
+    for bad in ("- a\n- b\n", "a: [1\n"):
+        path.write_text(bad)
+        with pytest.raises(SettingsError, match=r"run\.yaml"):
+            read_yaml(path)
+    with pytest.raises(SettingsError, match="absent"):
+        read_yaml(tmp_path / "absent.yaml")
