@@ -1,5 +1,168 @@
-"""Shapes of annotated functions are checked while the tests run."""
+"""Shapes of annotated functions are checked while the tests run; small data shared by all tests.
 
+The shared data are four subjects with both contrasts, a store made of them, a store made of
+pictures, settings of tiny networks, and a bundle of untrained ones. Heavy modules are imported
+inside the fixtures, so that tests without them stay quick.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["mrbridge.networks", "mrbridge.losses"], "beartype.beartype")
+
+if TYPE_CHECKING:
+    from mrbridge.bundle import Bundle
+    from mrbridge.preparation.store import Store
+    from mrbridge.training.settings import TrainSettings
+    from mrbridge.volume import Volume
+
+TINY_NETWORKS: dict[str, Any] = {
+    "image_size": 32,
+    "generator": {"kind": "unet", "levels": 4, "features": 4, "max_features": 8},
+    "critic": {"features": 4, "strided": 1},
+}
+
+
+def ellipsoids(
+    seed: int, contrast: str, shape: tuple[int, int, int] = (40, 48, 12), spacing: float = 1.0
+) -> Volume:
+    """A head of nested ellipsoids, a little different for each seed, stored with a flipped first
+    axis; whatever is bright in T1w is dark in T2w."""
+    from mrbridge.volume import Volume
+
+    i, j, k = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    rng = np.random.default_rng(seed)
+    i, j = i + rng.uniform(-0.05, 0.05), j + rng.uniform(-0.05, 0.05)
+    width = rng.uniform(0.8, 0.9, 3)
+    radius = (i / width[0]) ** 2 + (j / width[1]) ** 2 + (k / (1.2 * width[2])) ** 2
+    fluid = ((np.abs(i) - 0.2) / 0.12) ** 2 + (j / 0.4) ** 2 + (k / 0.7) ** 2 < 1
+    white = radius + 0.15 * np.sin(9 * i) * np.sin(7 * j) < 0.5
+    values = {"T1w": (60, 900, 500, 700), "T2w": (1000, 350, 550, 420)}[contrast]
+    voxels = np.select(
+        [fluid, white, radius < 0.8, radius < 1], [values[n] for n in range(4)], 0.0
+    ) + rng.normal(0, 8, shape) * (radius < 1)
+    affine = np.diag([-spacing, spacing, 4.0, 1.0])
+    affine[:3, 3] = [20, -24, -20]
+    return Volume(np.clip(voxels, 0, None).astype(np.int16), affine, contrast=contrast)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny networks are quicker on one thread, and other processes share the processor."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_scan() -> Callable[..., Volume]:
+    """Make one head: `make_scan(seed, contrast, shape=…, spacing=…)`."""
+    return ellipsoids
+
+
+@pytest.fixture(scope="session")
+def bids_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BIDS data set of four subjects with T1w and T2w in register."""
+    from mrbridge import io
+
+    root = tmp_path_factory.mktemp("data") / "bids"
+    for number in range(1, 5):
+        for contrast in ("T1w", "T2w"):
+            name = f"sub-{number:02}/anat/sub-{number:02}_{contrast}.nii.gz"
+            io.write(ellipsoids(number, contrast), root / name)
+    (root / "dataset_description.json").write_text('{"Name": "made by a test"}')
+    return root
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of pictures, TrainT1 and TrainT2, of one head."""
+    from mrbridge import io
+    from mrbridge.volume import Volume
+
+    root = tmp_path_factory.mktemp("data") / "pictures"
+    for contrast in ("T1w", "T2w"):
+        voxels = ellipsoids(7, contrast, (44, 36, 60)).voxels[:, :, 15:45] // 5
+        for number in range(voxels.shape[2]):
+            picture = Volume(voxels[:, :, number, None].astype(np.uint8), None)
+            io.write(picture, root / f"Train{contrast[:2]}" / f"Image #{number + 5}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_store(bids_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The BIDS data set, prepared: two subjects to train, one to validate, one to test."""
+    from mrbridge.preparation.pipeline import prepare
+
+    return prepare(bids_scans, tmp_path_factory.mktemp("data") / "store")
+
+
+@pytest.fixture(scope="session")
+def picture_store(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The pictures, prepared: split into blocks."""
+    from mrbridge.preparation.pipeline import prepare
+
+    return prepare(picture_folder, tmp_path_factory.mktemp("data") / "picture-store")
+
+
+@pytest.fixture(scope="session")
+def tiny_networks() -> dict[str, Any]:
+    """Networks that train in milliseconds, as nested settings."""
+    return copy.deepcopy(TINY_NETWORKS)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_networks: dict[str, Any]) -> Callable[..., TrainSettings]:
+    """Settings of a training of seconds: `tiny(preset="unet", epochs=2, …)`."""
+    from mrbridge.training.settings import resolve
+
+    def make(preset: str | None = None, **changes: Any) -> TrainSettings:
+        small: dict[str, Any] = {
+            "networks": tiny_networks,
+            "epochs": 2,
+            "steps_per_epoch": 2,
+            "validation_slices": 3,
+            "sample_slices": 2,
+        }
+        return resolve(preset, small, changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    small_store: Store, tiny_networks: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """A bundle of untrained tiny generators, on disk, with the store's intensity ranges."""
+    import torch
+
+    from mrbridge.bundle import BundleManifest, Networks, save_bundle
+    from mrbridge.networks import build_generator
+
+    networks = Networks.build(tiny_networks)
+    rng = torch.Generator().manual_seed(0)
+    weights = {
+        f"{name}.{key}": value
+        for name in ("to_target", "to_source")
+        for key, value in build_generator(networks.generator, 32, rng).state_dict().items()
+    }
+    manifest = BundleManifest(
+        source="T1w",
+        target="T2w",
+        preset="bridge",
+        networks=networks,
+        standard=small_store.manifest.settings.standard,
+        typical=small_store.manifest.typical,
+        pictures=False,
+        trained={"subjects": 2},
+        scores={"psnr_target": 12.5},
+    )
+    return save_bundle(manifest, weights, tmp_path_factory.mktemp("data") / "bundle")

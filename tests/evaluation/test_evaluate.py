@@ -8,9 +8,14 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
+from mrbridge.bundle import BundleManifest, Networks, save_bundle
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate
+from mrbridge.networks import UNetSettings, build_generator
+from mrbridge.preparation.intensity import IntensityRecipe
+from mrbridge.preparation.pipeline import StandardSettings
 
 QUICK = EvaluateSettings(cycle=False, shown_cases=0, wasserstein_slices=3)
 
@@ -61,10 +66,17 @@ class TestPairs:
         assert "Warning" not in good.report.read_text()
 
     def test_a_perfect_model_is_written_as_json_can(self, bids, world, tmp_path):
-        evaluate(world.Knowing(), bids, out=tmp_path / "out", settings=QUICK)
+        scan = bids / "sub-01/anat/sub-01_T2w.nii.gz"
+        world.save(world.t2w_of(world.t1w_of(1)), tmp_path / "same.nii.gz")
+        result = evaluate(
+            real=scan, synthetic=tmp_path / "same.nii.gz", out=tmp_path / "out", settings=QUICK
+        )
+        psnr = result.summary["to_T2w"]["model"]["plain"]["psnr"]
+        assert psnr == {"mean": None, "std": None, "n": 1}
         text = (tmp_path / "out" / "scores.json").read_text()
         assert "Infinity" not in text
         assert "NaN" not in text
+        assert "∞" in result.report.read_text()
 
     def test_one_subject_says_that_the_floor_was_fitted_on_itself(self, world, tmp_path):
         world.save_subject(tmp_path / "data", "01", 1)
@@ -104,6 +116,48 @@ class TestPairs:
         evaluate(world.Knowing(), bids, out=tmp_path / "out", settings=QUICK)
         assert not old.exists()
         assert kept.exists()
+
+
+class TestModel:
+    @pytest.fixture
+    def model(self, tmp_path):
+        """The bundle of a tiny, untrained model."""
+        ranges = {contrast: IntensityRecipe(low=0, high=1000) for contrast in ("T1w", "T2w")}
+        generator = UNetSettings(levels=3, features=4)
+        manifest = BundleManifest(
+            source="T1w",
+            target="T2w",
+            preset="test",
+            networks=Networks(generator=generator, image_size=64),
+            standard=StandardSettings(spacing_mm=2.0),
+            typical=ranges,
+            pictures=False,
+            trained={},
+            scores={},
+        )
+        torch.manual_seed(0)
+        weights = {
+            f"{name}.{key}": value
+            for name in ("to_target", "to_source")
+            for key, value in build_generator(generator, 64).state_dict().items()
+        }
+        return save_bundle(manifest, weights, tmp_path / "bundle")
+
+    def test_an_untrained_model_loses_to_the_floor_with_any_number_of_workers(
+        self, bids, model, tmp_path
+    ):
+        results = [
+            evaluate(str(model.path), bids, out=tmp_path / "1", settings=QUICK),
+            evaluate(str(model.path), bids, out=tmp_path / "2", settings=QUICK, workers=2),
+            evaluate(model, bids, out=tmp_path / "3", settings=QUICK),
+        ]
+        assert {result.model_sha256 for result in results} == {model.hash}
+        assert [verdict.outcome for verdict in results[0].verdicts] == ["worse", "worse"]
+        for result in results[1:]:
+            # One thread or several round differently.
+            for key, methods in result.summary.items():
+                expected = results[0].summary[key]["model"]["fit"]["psnr"]["mean"]
+                assert methods["model"]["fit"]["psnr"]["mean"] == pytest.approx(expected, abs=1e-2)
 
 
 class TestFaults:

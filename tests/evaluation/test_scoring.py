@@ -164,6 +164,13 @@ class TestFloor:
         for one in found.values():
             assert one.scores["floor"]["fit"]["psnr"] > 40
 
+    def test_leaves_the_background_black_though_the_curve_falls(self, job):
+        ((floors, _),) = fit_floors([job.case], [sample_case(job)])
+        assert floors[THERE.key].outputs[0] > floors[THERE.key].outputs[-1]
+        floor = score_case(replace(job, floors=floors, sampled=3))[THERE.key].looks["floor"]
+        assert (floor[:, :2, :2] == 0).all()
+        assert floor[:, 14, 12].min() > 0
+
     def test_cannot_know_what_intensity_does_not_tell(self, job):
         ((floors, _),) = fit_floors([job.case], [sample_case(job)])
         for one in score_case(replace(job, floors=floors)).values():

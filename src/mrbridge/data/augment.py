@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from monai.transforms import (
     Compose,
     RandAdjustContrast,
@@ -80,5 +83,16 @@ class Augmentation:
         if self._change is None:
             return image
         self._change.set_random_state(seed=seed % 2**32)
-        changed = np.asarray(self._change((image[None] + 1) / 2))[0]
+        with _one_thread():  # so small an image is changed several times slower on all of them
+            changed = np.asarray(self._change((image[None] + 1) / 2))[0]
         return np.clip(changed * 2 - 1, -1, 1).astype(np.float32)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -20,9 +20,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def number(value: float, digits: int) -> str:
-    """With a true minus sign; infinity (of equal images) as a sign too."""
-    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "∞"
+def number(value: float | None, digits: int) -> str:
+    """With a true minus sign; infinity (the PSNR of equal images, None in JSON) as a sign too."""
+    if value is None or not math.isfinite(value):
+        return "∞"
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def mean_and_std(value: Mapping[str, Any], digits: int) -> str:

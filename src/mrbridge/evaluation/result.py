@@ -24,7 +24,8 @@ class Evaluation:
         directions: that were scored.
         cases: the cases with their scores, by direction.
         summary: direction, method (`model`, `floor`, `copy`), kind (`fit`, `plain`), measure
-            (`psnr` in dB, `ssim`, `mae`), then `mean`, `std` and `n` over subjects.
+            (`psnr` in dB, `ssim`, `mae`), then `mean`, `std` and `n` over subjects. An infinite
+            mean (the PSNR of equal images) is None, as in JSON.
         cycles: direction, `cycle` or `noisy`, kind, measure, likewise.
         wasserstein: direction, method: sliced Wasserstein distance from the true scans.
         verdicts: a judgement in words for each direction.
@@ -71,8 +72,8 @@ class Evaluation:
             "settings": self.settings.model_dump(mode="json"),
             "masks": self.masks,
             "verdicts": [vars(verdict) for verdict in self.verdicts],
-            "summary": finite(self.summary),
-            "cycles": finite(self.cycles),
+            "summary": self.summary,
+            "cycles": self.cycles,
             "sliced_wasserstein": finite(self.wasserstein),
             "cases": [_case_as_json(one) for one in self.cases],
             "failures": [{"name": name, "reason": reason} for name, reason in self.failures],

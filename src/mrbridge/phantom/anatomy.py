@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.phantom import tissues
@@ -80,19 +81,19 @@ class _Canvas:
         t1w = gradient_echo.signal(density, t1, t2, tissues.STATIC_DEPHASING)
         return t1w, spin_echo.signal(density, t1, t2)
 
-    def paint(self, share: Array, tissue: Tissue | None) -> None:
+    def paint(self, share: NDArray[Any], tissue: Tissue | None) -> None:
         """Lay a tissue (None: air or bone, which give no signal) over what is there."""
         if tissue is None:
             return self.paint_signals(share, 0.0, 0.0)
         t1w, t2w = self.signals(tissue.density, tissue.t1, tissue.t2)
         return self.paint_signals(share, float(t1w), float(t2w))
 
-    def paint_signals(self, share: Array, t1w: Array | float, t2w: Array | float) -> None:
+    def paint_signals(self, share: NDArray[Any], t1w: Array | float, t2w: Array | float) -> None:
         """Lay signals over what is there, where `share` (x, y, z) says how much of a voxel."""
         for image, signal in ((self.t1w, t1w), (self.t2w, t2w)):
             image += share * (signal - image)
 
-    def inside(self, distance: Array) -> Array:
+    def inside(self, distance: NDArray[Any]) -> Array:
         """Share of a voxel that lies at negative signed distance (mm)."""
         return np.clip(0.5 - distance / np.float32(self.grid.spacing[0]), 0, 1)
 
@@ -158,7 +159,7 @@ def _paint_around(rng: np.random.Generator, maps: dict[str, Array], canvas: _Can
     canvas.paint(inside(eye + 0.8), tissues.FLUID)
     bone_mm = random_field(rng, 28, grid) + np.float32(rng.uniform(5.5, 7.5))
     canvas.paint(inside(hull - bone_mm) * inside(surface + 3), None)
-    diploe = inside(hull - bone_mm + 1.5) * inside(1.5 - hull) * inside(surface + 5)
+    diploe = inside(hull - bone_mm + 1.5) * inside(-(hull - 1.5)) * inside(surface + 5)
     fatty = np.clip(0.75 + 0.2 * random_field(rng, 12, grid), 0, 1)
     canvas.paint(diploe * fatty, tissues.MARROW)
     canvas.paint(maps["air"] * inside(3 - hull), None)

@@ -79,8 +79,8 @@ def spline(coefficients: Array, start_mm: NDArray[np.float64], knot_mm: float, g
         grid: where to evaluate. All of it lies one knot or more within the coefficients.
 
     Returns:
-        float32 of the grid's shape. Sums of four terms a axis, always in the same order: to the
-        bit the same on every computer and with any number of threads.
+        float32 of the grid's shape. Sums of four terms an axis, always in the same order: the
+        same to the bit with any number of threads.
     """
     field = coefficients.astype(np.float32)
     for axis in range(3):

@@ -96,7 +96,9 @@ def head_on(spacing_mm: float) -> Head:
         source, source_grid = native.maps[name]
         if sigma and source_grid is NATIVE:
             source = ndimage.gaussian_filter(source, sigma, mode="nearest")
-        maps[index] = resample(torch.from_numpy(source)[None], source_grid, grid)[0]
+        if source_grid.spacing != grid.spacing:
+            source = resample(torch.from_numpy(source)[None], source_grid, grid)[0]
+        maps[index] = source
     return Head(grid, torch.from_numpy(maps), native.ventricle_pull, native.sites, native.weights)
 
 

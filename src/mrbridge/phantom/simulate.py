@@ -43,9 +43,10 @@ class SimulatedSubject:
 def simulate(settings: PhantomSettings, index: int) -> SimulatedSubject:
     """Subject `index` (from 0) of a data set.
 
-    To the bit the same whenever and wherever it is called with the same seed, options and index;
-    the number of subjects does not matter. Options of the scanner (noise, bias, stripped) leave
-    the anatomy as it is.
+    To the bit the same whenever it is called with the same seed, options and index, in any process
+    and with any number of threads; the number of subjects does not matter. Options of the scanner
+    (noise, bias, stripped) leave the anatomy as it is. A voxel size of 2 mm takes about half a
+    second a subject and 1 mm some six seconds and 2 GB, besides a few seconds for the first.
     """
     streams = np.random.default_rng([settings.seed, index]).spawn(6)
     shape_rng, tissue_rng, lesion_rng, sequence_rng, t1w_rng, t2w_rng = streams

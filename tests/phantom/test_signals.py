@@ -1,0 +1,72 @@
+"""The signal equations against values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mrbridge.phantom import tissues
+from mrbridge.phantom.signals import (
+    FastSpinEcho,
+    GradientEcho,
+    spin_echo,
+    spoiled_gradient_echo,
+)
+
+
+def test_spin_echo_by_hand():
+    # T1 = 1000, T2 = 100, TR = 1000, TE = 100: 1 - 2 e^-0.95 + e^-1 = 0.594397, times e^-1.
+    assert spin_echo(1.0, 1000, 100, tr=1000, te=100) == pytest.approx(0.218667, abs=1e-6)
+
+
+def test_spin_echo_without_waiting_is_density():
+    assert spin_echo(0.7, 1000, 100, tr=1e6, te=1e-9) == pytest.approx(0.7)
+
+
+def test_spoiled_gradient_echo_by_hand():
+    # E1 = 1/2 (TR = T1 ln 2), 60 degrees: sin 60 * (1/2) / (1 - 1/4) = 0.577350; TE = T2*: / e.
+    signal = spoiled_gradient_echo(2.0, 1000, 40, tr=1000 * math.log(2), te=40, flip_degrees=60)
+    assert signal == pytest.approx(2 * 0.5773503 / math.e, abs=1e-6)
+
+
+def test_the_ernst_angle_gives_the_most_signal():
+    tr, t1 = 10.0, 900.0
+    ernst = math.degrees(math.acos(math.exp(-tr / t1)))
+    angles = np.array([ernst - 1, ernst, ernst + 1])
+    signals = [
+        spoiled_gradient_echo(1.0, t1, 50, tr=tr, te=3, flip_degrees=angle) for angle in angles
+    ]
+    assert int(np.argmax(signals)) == 1
+
+
+def test_the_equations_take_arrays():
+    t1 = np.array([[800.0, 1400.0]])
+    signal = spin_echo(1.0, t1, np.array([[70.0], [100.0]]), tr=4000, te=90)
+    assert signal.shape == (2, 2)
+    assert signal[1, 0] == pytest.approx(spin_echo(1.0, 800.0, 100.0, tr=4000, te=90))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tissues_are_ordered_as_radiologists_know_them(seed):
+    rng = np.random.default_rng(seed)
+    t1w, t2w = GradientEcho.draw(rng), FastSpinEcho.draw(rng)
+    order = (
+        tissues.FAT,
+        tissues.WHITE_MATTER,
+        tissues.GREY_MATTER,
+        tissues.FLUID,
+    )
+    in_t1w = [t1w.signal(t.density, t.t1, t.t2, tissues.STATIC_DEPHASING) for t in order]
+    assert in_t1w == sorted(in_t1w, reverse=True)
+    fluid, grey, white, muscle, dura = (
+        t2w.signal(t.density, t.t1, t.t2)
+        for t in (
+            tissues.FLUID,
+            tissues.GREY_MATTER,
+            tissues.WHITE_MATTER,
+            tissues.MUSCLE,
+            tissues.DURA,
+        )
+    )
+    assert fluid > 1.5 * grey
+    assert grey > white > muscle > dura
