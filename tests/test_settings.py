@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field, ValidationError
@@ -48,6 +49,30 @@ def test_settings_do_not_change() -> None:
         outer.rate = 3  # type: ignore[misc]
     changed = outer.changed({"inner": {"epochs": 9}})
     assert (outer.inner.epochs, changed.inner.epochs, changed.rate) == (3, 9, 0.1)
+
+
+class One(Settings):
+    kind: Literal["one"] = "one"
+    features: int = 1
+
+
+class Two(Settings):
+    kind: Literal["two"] = "two"
+    blocks: int = Field(2, ge=1)
+
+
+class Choice(Settings):
+    part: Annotated[One | Two, Field(discriminator="kind")] = One()
+
+
+def test_keys_of_a_field_that_is_one_of_several_kinds() -> None:
+    assert known_keys(Choice) == ["part.kind", "part.features", "part.blocks"]
+    with pytest.raises(
+        SettingsError, match=r"no key 'part\.feature', did you mean 'part\.features'"
+    ):
+        Choice.build({"part": {"kind": "one", "feature": 3}})
+    with pytest.raises(SettingsError, match=r"'part\.blocks' cannot be 0"):
+        Choice.build({"part": {"kind": "two", "blocks": 0}})
 
 
 def test_keys_and_merging() -> None:

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from mrbridge import __version__
-from mrbridge.errors import BundleError, SettingsError
+from mrbridge.errors import BundleError, SettingsError, SizeError
 from mrbridge.io.safety import atomic_path, sha256_of, write_json, write_text
 from mrbridge.networks import (
+    Generator,
     GeneratorSettings,
+    PatchGAN,
     PatchGANSettings,
     build_critic,
     build_generator,
@@ -36,23 +40,44 @@ VERSION = 1
 
 
 class Networks(Settings):
-    """The networks of a model and the image size that they are trained for."""
+    """The networks of a model and the image size that they are trained for.
+
+    Raises:
+        SizeError: the generator or the critic cannot take images of this size.
+    """
 
     generator: GeneratorSettings
     critic: PatchGANSettings = PatchGANSettings()
     image_size: int = Field(default=256, ge=8)
 
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Networks:
+        # Whoever trains learns of an impossible size here, before anything is written.
+        generator, critic = self._outlines()
+        multiple = generator.multiple
+        if self.image_size % multiple:
+            raise SizeError(
+                f"image_size cannot be {self.image_size} with this {self.generator.kind}",
+                remedy=f"Take a multiple of {multiple}, or fewer levels.",
+            )
+        critic.check_size(self.image_size, self.image_size)
+        return self
+
     def describe(self) -> dict[str, Any]:
         """Parameter counts and the critic's logits, as `mrbridge info --json` tells them."""
-        generator = count_parameters(build_generator(self.generator, self.image_size))
-        critic = build_critic(self.critic)
-        logits = critic.logits_size(self.image_size, self.image_size)
+        generator, critic = self._outlines()
+        counts = count_parameters(generator), count_parameters(critic)
         return {
-            "generator": generator,
-            "critic": count_parameters(critic),
-            "total": 2 * (generator + count_parameters(critic)),
-            "critic_logits": list(logits),
+            "generator": counts[0],
+            "critic": counts[1],
+            "total": 2 * sum(counts),
+            "critic_logits": list(critic.logits_size(self.image_size, self.image_size)),
         }
+
+    def _outlines(self) -> tuple[Generator, PatchGAN]:
+        """Generator and critic without numbers in them, which costs neither memory nor time."""
+        with torch.device("meta"):
+            return build_generator(self.generator, self.image_size), build_critic(self.critic)
 
 
 class BundleManifest(Settings):
@@ -114,7 +139,10 @@ class Bundle:
 
 
 def save_bundle(manifest: BundleManifest, weights: dict[str, Any], folder: str | Path) -> Bundle:
-    """Write a bundle; what was there before stays whole until the new one is."""
+    """Write a bundle; what was there before stays whole until the new one is.
+
+    Scores that are not finite are left out: JSON cannot hold them.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     content = save_safetensors({name: value.contiguous().cpu() for name, value in weights.items()})
@@ -123,7 +151,10 @@ def save_bundle(manifest: BundleManifest, weights: dict[str, Any], folder: str |
     if not (folder / name).exists():
         with atomic_path(folder / name) as temporary:
             temporary.write_bytes(content)
-    manifest = manifest.model_copy(update={"weights": name, "weights_sha256": digest})
+    scores = {key: value for key, value in manifest.scores.items() if math.isfinite(value)}
+    manifest = manifest.model_copy(
+        update={"weights": name, "weights_sha256": digest, "scores": scores}
+    )
     write_json(folder / "bundle.json", manifest.model_dump(mode="json"))
     write_text(folder / "card.md", card(manifest))
     for old in folder.glob("weights-*.safetensors"):
@@ -172,7 +203,7 @@ def read_manifest(model: str | Path) -> BundleManifest:
         )
     try:
         return BundleManifest.build(values, origin=path)
-    except SettingsError as error:
+    except (SettingsError, SizeError) as error:
         raise BundleError(f"is damaged: {error.what}", path=path, remedy="Get it anew.") from None
 
 
@@ -185,7 +216,7 @@ def load_bundle(model: str | Path) -> Bundle:
     folder = find_bundle(model)
     manifest = read_manifest(folder)
     path = folder / Path(manifest.weights).name
-    if not path.is_file():
+    if path.suffix != ".safetensors" or not path.is_file():
         raise BundleError("its weights are missing", path=path, remedy="Get the bundle anew.")
     if sha256_of(path) != manifest.weights_sha256:
         raise BundleError(

@@ -123,7 +123,20 @@ class _Stages:
 
 
 def _training(minutes: float, seed: int) -> TrainSettings:
-    return resolve("bridge", {"minutes": minutes, "seed": seed})
+    """The default preset, made smaller for images of 2 mm."""
+    return resolve(
+        "bridge",
+        {
+            "networks": {
+                "image_size": 128,
+                "generator": {"levels": 5, "features": 16, "max_features": 128},
+            },
+            "minutes": minutes,
+            "steps_per_epoch": 100,
+            "validation_slices": 16,
+            "seed": seed,
+        },
+    )
 
 
 def _test_table(bids: Path, store: Store, table: Path) -> Path:

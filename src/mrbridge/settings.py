@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -42,15 +43,16 @@ class Settings(BaseModel):
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every key of a settings class, nested ones dotted."""
+    """Every key of a settings class, nested ones dotted; those of all kinds where it is one of
+    several."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        inner = _models(field.annotation)
+        for kind in inner:
             keys += known_keys(kind, f"{prefix}{name}.")
-        else:
+        if not inner:
             keys.append(f"{prefix}{name}")
-    return keys
+    return list(dict.fromkeys(keys))
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,9 +109,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The settings class that a field holds, or the several that it may hold."""
+    union = get_origin(annotation) in (Union, UnionType)
+    kinds = get_args(annotation) if union else (annotation,)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
 def _in_words(model: type[BaseModel], detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
+    known = known_keys(model)
+    named = {part for key in known for part in key.split(".")}
+    *above, last = (str(part) for part in detail["loc"])
+    # Where a field may hold several kinds, pydantic also tells which it is: no part of the key.
+    key = ".".join([*(part for part in above if part in named), last])
     if detail["type"] != "extra_forbidden":
         return f"'{key}' cannot be {detail['input']!r}: {detail['msg']}"
-    near = difflib.get_close_matches(key, known_keys(model), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"there is no key '{key}'" + (f", did you mean '{near[0]}'?" if near else "")

@@ -18,6 +18,7 @@ from mrbridge.preparation.intensity import (
     IntensitySettings,
     find_recipe,
     foreground_mask,
+    median_recipe,
 )
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -158,3 +159,26 @@ def test_real_heads(name: str, share: tuple[float, float]) -> None:
         assert dice(mask, slices > 0) > 0.98
         normal = find_recipe(slices, mask, DEFAULT).normalise(slices)
         assert (normal[slices <= 0] == -1).all()
+
+
+def test_a_bright_tail_bends_the_range_and_the_bend_is_undone():
+    tissue, fat = np.linspace(0, 100, 901), np.linspace(250, 300, 99)
+    image = np.concatenate([tissue, fat]).astype(np.float32).reshape(1, 10, 100)
+    recipe = find_recipe(image, np.ones(image.shape, bool), DEFAULT)
+    assert recipe.knee == pytest.approx(np.percentile(image, 90), rel=1e-6)
+    mapped = recipe.normalise(image)
+    assert mapped[image <= 100].max() > 0.55  # tissue has most of the range
+    assert np.all(np.diff(mapped.ravel()[:990]) >= 0)
+    inside = (image > recipe.low) & (image < recipe.high)
+    np.testing.assert_allclose(recipe.restore(mapped)[inside], image[inside], rtol=1e-5, atol=1e-3)
+
+
+def test_no_tail_no_bend():
+    image = np.linspace(0, 100, 1000, dtype=np.float32).reshape(1, 10, 100)
+    assert find_recipe(image, np.ones(image.shape, bool), DEFAULT).knee is None
+
+
+def test_median_recipe_mixes_bent_and_straight_ones():
+    bent, straight = IntensityRecipe(low=0, high=100, knee=40), IntensityRecipe(low=0, high=100)
+    assert median_recipe([bent, bent, straight]).knee == pytest.approx(40)
+    assert median_recipe([bent, straight, straight]) == straight

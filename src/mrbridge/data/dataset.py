@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mrbridge.data.match import describe_all, nearest
 from mrbridge.errors import StoreError
 from mrbridge.preparation.geometry import fit_size
 from mrbridge.preparation.store import ScanRecord, Store
 
 if TYPE_CHECKING:
     from mrbridge.data.augment import Augmentation
-
-Partners = NDArray[np.int64]
+    from mrbridge.data.simulated import SimulatedPairs
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of float16 slices that are kept in memory; a larger store is read slice by slice."""
@@ -31,10 +29,13 @@ class Sample(NamedTuple):
     Attributes:
         source: shape (1, rows, columns), range [-1, 1].
         target: the same shape and range.
+        simulated: a simulated pair, shape (2, rows, columns): source contrast, then target
+            contrast; (0, rows, columns) where none is wanted.
     """
 
     source: Tensor
     target: Tensor
+    simulated: Tensor
 
 
 class SliceBank:
@@ -90,9 +91,7 @@ class UnpairedSlices(Dataset[Sample]):
         image_size: rows and columns of the images.
         seed: of orders and changes.
         augment: random changes; None leaves the slices as they are.
-        matches: 0, or from how many target slices of the most similar anatomy (`match.nearest`) the
-            partner of a source slice is drawn; the two are then changed alike. Slices of one
-            subject are never matched, so that no true pair is used.
+        simulated: adds a simulated pair to every sample; None adds none.
 
     Raises:
         StoreError: the store has no training slice of a contrast.
@@ -104,7 +103,7 @@ class UnpairedSlices(Dataset[Sample]):
         image_size: int,
         seed: int,
         augment: Augmentation | None = None,
-        matches: int = 0,
+        simulated: SimulatedPairs | None = None,
     ) -> None:
         settings = store.manifest.settings
         self.banks = [
@@ -120,8 +119,9 @@ class UnpairedSlices(Dataset[Sample]):
                 )
         self.seed = seed
         self.augment = augment
+        self.simulated = simulated
+        self._nothing = torch.empty(0, image_size, image_size)
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
-        self._partners = self._find_partners(matches) if matches else None
 
     def __len__(self) -> int:
         """How many samples make an epoch: every slice of the larger contrast once."""
@@ -129,15 +129,15 @@ class UnpairedSlices(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` of the sequence, which goes on beyond the first epoch."""
-        if self._partners is None:
-            source, target = (self._place(side, index) for side in (0, 1))
-            return Sample(self._image(0, source, index, 0), self._image(1, target, index, 1))
-        # The sides take turns to lead, so that every slice of either contrast is seen.
-        leader = index % 2
-        place = self._place(leader, index // 2)
-        rng = np.random.default_rng([self.seed, 2, index])
-        places = {leader: place, 1 - leader: int(rng.choice(self._partners[leader][place]))}
-        return Sample(*(self._image(side, places[side], index, 0) for side in (0, 1)))
+        source, target = (
+            self._changed(self.banks[side][self._place(side, index)], side, index)[None]
+            for side in (0, 1)
+        )
+        if self.simulated is None:
+            return Sample(source, target, self._nothing)
+        pair = self.simulated.pair(index).numpy()
+        # Both slices are changed alike, or they would no longer be a pair.
+        return Sample(source, target, torch.stack([self._changed(one, 2, index) for one in pair]))
 
     def _place(self, side: int, index: int) -> int:
         """Which slice of a contrast is number `index` of its endless sequence of orders."""
@@ -147,19 +147,12 @@ class UnpairedSlices(Dataset[Sample]):
             self._orders[side] = (turn, rng.permutation(len(self.banks[side])))
         return int(self._orders[side][1][place])
 
-    def _image(self, side: int, place: int, index: int, change: int) -> Tensor:
-        image = self.banks[side][place]
+    def _changed(self, image: NDArray[np.float32], change: int, index: int) -> Tensor:
+        """An image as it goes into a batch, (rows, columns); equal numbers change alike."""
         if self.augment is not None:
-            draw = np.random.SeedSequence([self.seed, 3 + change, index]).generate_state(1)
+            draw = np.random.SeedSequence([self.seed, 2 + change, index]).generate_state(1)
             image = self.augment(image, int(draw[0]))
-        return torch.from_numpy(np.ascontiguousarray(image))[None]
-
-    def _find_partners(self, count: int) -> tuple[Partners, Partners]:
-        """For every slice of each side its most similar slices of other people on the other."""
-        source, target = (describe_all(bank[k] for k in range(len(bank))) for bank in self.banks)
-        people = [[record.subject for record, _ in bank.places] for bank in self.banks]
-        same = np.array([[a is not None and a == b for b in people[1]] for a in people[0]])
-        return nearest(source, target, count, same), nearest(target, source, count, same.T)
+        return torch.from_numpy(np.ascontiguousarray(image))
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.utils.data import DataLoader
 
 from mrbridge.data.dataset import Sample, UnpairedSlices
+from mrbridge.errors import MrbridgeError
 
 _SPARE_FROM = 4  # processors
 
@@ -36,7 +40,37 @@ def batches_from(
     )
 
 
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Within it, errors of the loader's process read as if they were raised here.
+
+    PyTorch raises them again with the traceback of that process as their message.
+
+    Raises:
+        MrbridgeError: what was raised within.
+    """
+    try:
+        yield
+    except MrbridgeError as error:
+        if not error.what.startswith("Caught "):
+            raise
+        last_line = error.what.strip().splitlines()[-1]
+        raise type(error)(last_line.partition(": ")[2]) from None
+
+
 def _leave_signals_to_the_training(worker: int) -> None:
-    """A terminal sends Ctrl-C to this process too; it must outlive the training's last step."""
+    """Terminals and schedulers signal all processes; this one must outlive the last step.
+
+    It ends when the training ends it, or is gone. To ignore SIGTERM would not do: PyTorch and
+    Python send it to what is left when the training exits, and then wait.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _end_with_the_training() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

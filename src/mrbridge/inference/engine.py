@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.errors import SettingsError
+from mrbridge.errors import BundleError, SettingsError
 from mrbridge.hardware import choose_device, fast_bfloat16
 from mrbridge.networks import build_generator
 from mrbridge.preparation.geometry import fit_size, from_slices, size_multiple
@@ -132,8 +132,16 @@ class Translator:
         name = "to_target" if to == self.bundle.target else "to_source"
         if name not in self._generators:
             networks = self.bundle.manifest.networks
-            network = build_generator(networks.generator, networks.image_size)
-            network.load_state_dict(self.bundle.generator_weights(name))
+            with torch.device("meta"):  # its numbers come from the bundle
+                network = build_generator(networks.generator, networks.image_size)
+            try:
+                network.load_state_dict(self.bundle.generator_weights(name), assign=True)
+            except RuntimeError:
+                raise BundleError(
+                    "its weights do not fit its networks",
+                    path=self.bundle.path,
+                    remedy="Get the bundle anew.",
+                ) from None
             self._generators[name] = network.to(self.device).eval()
         return self._generators[name]
 

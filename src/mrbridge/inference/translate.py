@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from nibabel.spatialimages import SpatialImage
-
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
 from mrbridge.inference.engine import Translator
-from mrbridge.io import is_readable, read, write
+from mrbridge.inference.objects import as_volume, in_kind_of
+from mrbridge.io import FORMATS, is_readable, read, write
+from mrbridge.io.bids import NOT_RAW, is_bids
 from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.progress import track
@@ -46,7 +45,7 @@ def translate(
     out: str | Path | None = None,
     *,
     to: str | None = None,
-    match: str | Path | Volume | None = None,
+    match: Any = None,
     device: str = "auto",
     force: bool = False,
     volume: int | None = None,
@@ -61,10 +60,11 @@ def translate(
         out: where to write, for paths: a file for a file, otherwise a folder.
         to: the contrast to make; None makes the one that the scan is not, as far as its name or
             header tells, else the model's target.
-        match: a scan of the wanted contrast whose intensity range the results get.
+        match: a scan of the wanted contrast, a path or an object, whose intensity range the results
+            get.
         device: `auto`, `cpu` or `cuda`.
         force: also translate what is synthetic or of the wanted contrast already.
-        volume: which volume of a 4D file.
+        volume: which volume of a 4D scan.
         assume: orientation, such as "RAS", of a file that states none.
 
     Returns:
@@ -78,24 +78,20 @@ def translate(
         BundleError: the model cannot be used.
     """
     translator = Translator(model, device)
-    reference = read(match) if isinstance(match, str | Path) else match
+    reference = None
+    if match is not None:
+        reference = read(match) if isinstance(match, str | Path) else as_volume(match)
+    job = _Job(translator, to, reference, force, volume, assume)
     if isinstance(image, str | Path):
         if out is None:
             raise OutputError("no output is named", path=Path(image), remedy="Give `out`.")
-        job = _Job(translator, to, reference, force, volume, assume)
         path, out = Path(image), Path(out)
         if path.is_dir():
             return _folder(job, path, out)
         return [_file(job, path, _output_file(job, path, out))]
-    if isinstance(image, SpatialImage):
-        scan = Volume(np.asarray(image.dataobj, np.float32), np.asarray(image.affine, np.float64))
-        made = translator.translate(scan, to, match=reference)
-        header = image.header.copy()
-        header.set_data_dtype(np.float32)
-        return type(image)(made.voxels, image.affine, header)
-    if isinstance(image, tuple):
-        image = Volume(np.asarray(image[0]), np.asarray(image[1], np.float64))
-    return translator.translate(image, to, match=reference)
+    scan = as_volume(image, volume)
+    wanted = _check(job, scan, None)
+    return in_kind_of(image, translator.translate(scan, wanted, match=reference), _note(wanted))
 
 
 @dataclass(frozen=True)
@@ -107,26 +103,38 @@ class _Job:
     volume: int | None
     assume: str | None
 
-    def contrast_of(self, path: Path) -> str:
-        """The contrast to make of a file."""
+    def contrast_of(self, known: str | None) -> str:
+        """The contrast to make of a scan of a known or unknown contrast."""
         bundle = self.translator.bundle
-        if self.to is not None or guess_contrast(path) != bundle.target:
-            return self.to or bundle.target
-        return bundle.source
+        return self.to or (bundle.source if known == bundle.target else bundle.target)
 
 
-def _file(job: _Job, path: Path, output: Path) -> Translation:
-    """Translate one file."""
+def _check(job: _Job, scan: Volume, path: Path | None) -> str:
+    """The contrast to make of a scan, if it is fit for that."""
+    bundle = job.translator.bundle
+    to = job.translator.choose_contrast(scan, job.to)
+    if job.force:
+        return to
+    if scan.synthetic:
+        raise InputError("is synthetic already", path=path, remedy="Use --force to go on.")
+    if scan.contrast == to:
+        raise InputError(f"is {to} already", path=path, remedy="Choose --to, or use --force.")
+    if scan.contrast not in (None, bundle.source, bundle.target):
+        raise InputError(
+            f"is {scan.contrast}; this model takes {bundle.source} and {bundle.target}",
+            path=path,
+            remedy="Name another scan, or use --force.",
+        )
+    return to
+
+
+def _file(job: _Job, path: Path, output: Path, contrast: str | None = None) -> Translation:
+    """Translate one file, whose contrast its folders may have told."""
     if output.resolve() == path.resolve():
         raise OutputError("the output would replace its source", path=path, remedy="Name another.")
     scan = read(path, volume=job.volume, assume=job.assume)
-    known = guess_contrast(path)
-    scan = replace(scan, contrast=scan.contrast or known)
-    to = job.translator.choose_contrast(scan, job.to)
-    if scan.synthetic and not job.force:
-        raise InputError("is synthetic already", path=path, remedy="Use --force to go on.")
-    if scan.contrast == to and not job.force:
-        raise InputError(f"is {to} already", path=path, remedy="Choose --to, or use --force.")
+    scan = replace(scan, contrast=scan.contrast or contrast)
+    to = _check(job, scan, path)
     made = job.translator.translate(scan, to, match=job.match)
     output.parent.mkdir(parents=True, exist_ok=True)
     write(made, output, synthetic_note=_note(to))
@@ -146,14 +154,20 @@ def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
     chosen, ignored = _choose(job, folder, out)
     out.mkdir(parents=True, exist_ok=True)
     done: list[Translation] = []
+    taken: set[Path] = set()
     for path in track(chosen, "translate", len(chosen)):
-        output = out / path.relative_to(folder).parent / _name(path, job.contrast_of(path))
+        known = _contrast_below(folder, path)
+        to = job.contrast_of(known)
+        output = out / path.relative_to(folder).parent / _name(path, to)
         sweep(output.parent)
         try:
-            done.append(_file(job, path, output))
+            if output in taken:
+                raise OutputError(f"{output.name} is made of another scan already", path=path)
+            taken.add(output)
+            done.append(_file(job, path, output, known))
         except MrbridgeError as error:
             log.error("%s", error)
-            done.append(Translation(path, None, job.contrast_of(path), error.what))
+            done.append(Translation(path, None, to, error.what))
     failed = [item for item in done if item.error]
     write_json(out / "report.json", _report(job, folder, out, done, ignored))
     if failed:
@@ -167,13 +181,20 @@ def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
 
 def _choose(job: _Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Which files of a folder to translate, and why not the others."""
-    paths = sorted((p for p in folder.rglob("*") if p.is_file()), key=natural_key)
-    paths = [p for p in paths if not p.is_relative_to(out) and not p.name.startswith(".")]
+    results = out.resolve()
+    skipped = {folder / name for name in NOT_RAW} if is_bids(folder) else set()
+    paths = [
+        p
+        for p in sorted((p for p in folder.rglob("*") if p.is_file()), key=natural_key)
+        if not p.resolve().is_relative_to(results)
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        and not skipped & set(p.parents)
+    ]
     images = [p for p in paths if is_readable(p)]
     ignored = [(p, "not an image that mrbridge reads") for p in paths if not is_readable(p)]
     bundle = job.translator.bundle
     wanted = bundle.source if job.to in (None, bundle.target) else bundle.target
-    known = {p: guess_contrast(p) for p in images}
+    known = {p: _contrast_below(folder, p) for p in images}
     named = [p for p in images if known[p] == wanted]
     chosen = named or [p for p in images if known[p] is None]
     if job.to is None and not chosen:
@@ -192,6 +213,11 @@ def _choose(job: _Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[
     return chosen, ignored
 
 
+def _contrast_below(folder: Path, path: Path) -> str | None:
+    """What a path tells of its contrast, from the folder that was named downwards."""
+    return guess_contrast(Path(folder.resolve().name, path.relative_to(folder)))
+
+
 def _name(path: Path, to: str) -> str:
     """BIDS names become names of derivatives; any other name is kept, so that folders pair up."""
     bids = parse_name(path)
@@ -202,7 +228,12 @@ def _output_file(job: _Job, path: Path, out: Path) -> Path:
     if not path.exists():
         raise InputError("does not exist", path=path, remedy="Check the name.")
     if out.is_dir() or not out.suffix:
-        return out / _name(path, job.contrast_of(path))
+        known = guess_contrast(Path(path.resolve().parent.name, path.name))
+        return out / _name(path, job.contrast_of(known))
+    if not is_readable(out):
+        raise OutputError(
+            "is of no known format", path=out, remedy=f"Name a folder, or {', '.join(FORMATS)}."
+        )
     return out
 
 

@@ -15,6 +15,7 @@ from mrbridge.io.names import BidsName, derivative_name, guess_contrast, parse_n
 from mrbridge.io.safety import is_temporary
 
 __all__ = [
+    "NOT_RAW",
     "BidsName",
     "FoundScans",
     "Scan",
@@ -25,7 +26,9 @@ __all__ = [
     "parse_name",
 ]
 
-_SKIPPED_IN_BIDS = ("derivatives", "sourcedata", "code")
+NOT_RAW = ("derivatives", "sourcedata", "code")
+"""Folders of a BIDS data set that hold no raw scans."""
+
 _SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ""}
 _COLUMNS = ("subject", "session", "contrast", "path")
 
@@ -119,7 +122,7 @@ def _of_contrasts(found: FoundScans, contrasts: tuple[str, str]) -> FoundScans:
 def _in_bids(root: Path) -> FoundScans:
     splits = _participant_splits(root / "participants.tsv")
     found = FoundScans([])
-    for path in _files(root, skipped=_SKIPPED_IN_BIDS):
+    for path in _files(root, skipped=NOT_RAW):
         name = parse_name(path)
         if not is_readable(path):
             if path.suffix.lower() not in _SIDECARS:

@@ -15,6 +15,7 @@ from mrbridge.networks.resunet import ResUNet, ResUNetSettings
 from mrbridge.networks.unet import UNet, UNetSettings
 
 __all__ = [
+    "Generator",
     "GeneratorSettings",
     "PatchGAN",
     "PatchGANSettings",

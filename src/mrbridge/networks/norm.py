@@ -46,12 +46,20 @@ def make_norm(kind: str, channels: int) -> nn.Module:
 def init_weights(network: nn.Module, generator: torch.Generator, std: float = 0.02) -> None:
     """Draw convolution weights from N(0, std) and norm scales from N(1, std); biases are zero.
 
-    This is the initialisation of DCGAN (Radford et al. 2015, arXiv:1511.06434), which pix2pix and
-    CycleGAN took over.
+    Layers that no norm follows (those of a `refine` block) keep the scale of what passes through
+    them instead (He et al. 2015, arXiv:1502.01852).
+
+    The rest is the initialisation of DCGAN (Radford et al. 2015, arXiv:1511.06434), which pix2pix
+    and CycleGAN took over.
     """
+    refine = getattr(network, "refine", None)
+    unscaled = set() if refine is None else set(refine.modules())
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, 0.0, std, generator=generator)
+            if module in unscaled:
+                nn.init.kaiming_normal_(module.weight, 0.2, generator=generator)
+            else:
+                nn.init.normal_(module.weight, 0.0, std, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, InstanceNorm | nn.BatchNorm2d):

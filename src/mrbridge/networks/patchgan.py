@@ -55,6 +55,20 @@ class PatchGAN(nn.Module):
         """How many logits an image of this size gets, (rows, columns)."""
         return self._logits(rows), self._logits(columns)
 
+    def check_size(self, rows: int, columns: int) -> None:
+        """Refuse images that are too small to leave a logit.
+
+        Raises:
+            SizeError: they are.
+        """
+        if min(self.logits_size(rows, columns)) < 1:
+            smallest = 3 * 2**self.settings.strided
+            raise SizeError(
+                f"a PatchGAN with {self.settings.strided} strided blocks cannot judge "
+                f"{rows}x{columns} images",
+                remedy=f"Take at least {smallest}x{smallest}.",
+            )
+
     def _logits(self, size: int) -> int:
         for _ in range(self.settings.strided):
             size = size // 2
@@ -74,12 +88,5 @@ class PatchGAN(nn.Module):
         Raises:
             SizeError: the image is too small to leave a logit.
         """
-        rows, columns = x.shape[-2:]
-        if min(self.logits_size(rows, columns)) < 1:
-            smallest = 3 * 2**self.settings.strided
-            raise SizeError(
-                f"a PatchGAN with {self.settings.strided} strided blocks cannot judge "
-                f"{rows}x{columns} images",
-                remedy=f"Take at least {smallest}x{smallest}.",
-            )
+        self.check_size(*x.shape[-2:])
         return self.layers(x).float()

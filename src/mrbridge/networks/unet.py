@@ -23,6 +23,8 @@ class UNetSettings(Settings):
         dropout: probability in the inner up blocks.
         dropout_blocks: how many of the innermost up blocks drop.
         norm: `instance`, `batch` or `none`.
+        refine: channels of two more convolutions at full size, which see the input itself beside
+            the decoder's output; 0 leaves them out, as published.
     """
 
     kind: Literal["unet"] = "unet"
@@ -32,6 +34,7 @@ class UNetSettings(Settings):
     dropout: float = 0.5
     dropout_blocks: int = 3
     norm: Literal["instance", "batch", "none"] = "instance"
+    refine: int = 0
 
 
 class UNet(nn.Module):
@@ -43,6 +46,10 @@ class UNet(nn.Module):
     norm and tanh at the end. Convolutions before a norm have no bias.
 
     With 8 levels an image of 256x256 reaches 1x1.
+
+    The published network has no skip at full size: fine detail passes through the strided first
+    convolution. With `refine` the last convolutions see the input beside the decoder's output and
+    have no norm, so that an intensity keeps its meaning; they can draw a sharp image at once.
     """
 
     def __init__(self, settings: UNetSettings) -> None:
@@ -63,7 +70,8 @@ class UNet(nn.Module):
             dropout = settings.dropout if step < settings.dropout_blocks else 0.0
             self.up.append(_up_block(channels, width, settings.norm, dropout))
             channels = 2 * width
-        self.last = nn.ConvTranspose2d(channels, 1, 4, stride=2, padding=1)
+        self.last = nn.ConvTranspose2d(channels, settings.refine or 1, 4, stride=2, padding=1)
+        self.refine = _refinement(settings.refine) if settings.refine else None
 
     @property
     def multiple(self) -> int:
@@ -85,14 +93,17 @@ class UNet(nn.Module):
             SizeError: rows or columns are not multiples of 2**levels.
         """
         check_multiple(x, self.multiple, f"a U-Net of {self.settings.levels} levels")
-        skips: list[Tensor] = []
+        image, skips = x, list[Tensor]()
         for block in self.down:
             x = block(x)
             skips.append(x)
         skips.pop()
         for block in self.up:
             x = torch.cat([block(x), skips.pop()], dim=1)
-        return torch.tanh(self.last(x).float())
+        x = self.last(x)
+        if self.refine is not None:
+            x = self.refine(torch.cat([x, image.to(x.dtype)], dim=1))
+        return torch.tanh(x.float())
 
 
 def check_multiple(x: Tensor, multiple: int, network: str) -> None:
@@ -123,4 +134,12 @@ def _up_block(channels: int, width: int, norm: str, dropout: float) -> nn.Sequen
         make_norm(norm, width),
         nn.Dropout(dropout) if dropout else nn.Identity(),
         nn.ReLU(),
+    )
+
+
+def _refinement(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width + 1, width, 3, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(width, 1, 3, padding=1),
     )

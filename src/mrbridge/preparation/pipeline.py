@@ -25,7 +25,12 @@ from mrbridge.io.bids import FoundScans, Scan, find_scans, parse_name
 from mrbridge.io.picture import PictureHeader
 from mrbridge.io.safety import sha256_of, sweep
 from mrbridge.preparation.geometry import SliceGrid, to_slices
-from mrbridge.preparation.intensity import IntensityRecipe, find_recipe, foreground_mask
+from mrbridge.preparation.intensity import (
+    IntensityRecipe,
+    find_recipe,
+    foreground_mask,
+    median_recipe,
+)
 from mrbridge.preparation.settings import PrepareSettings, StandardSettings
 from mrbridge.preparation.split import Wish, split_scans
 from mrbridge.preparation.store import (
@@ -293,11 +298,7 @@ def _manifest(
 def _typical(records: list[ScanRecord]) -> IntensityRecipe:
     recipes = [r.recipe for r in records if r.segments.get("train")]
     # A user's table may leave a contrast without training scans.
-    recipes = recipes or [r.recipe for r in records]
-    return IntensityRecipe(
-        low=float(np.median([recipe.low for recipe in recipes])),
-        high=float(np.median([recipe.high for recipe in recipes])),
-    )
+    return median_recipe(recipes or [r.recipe for r in records])
 
 
 def _remove_others(out: Path, ids: set[str]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mrbridge.bundle import BundleManifest, save_bundle
 from mrbridge.data.dataset import HeldOut, Sample
+from mrbridge.errors import Interrupted
 from mrbridge.training import pictures
 from mrbridge.training.checkpoint import link_checkpoint, save_checkpoint
 from mrbridge.training.cyclegan import CycleGAN
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 
 class StopOnSignal:
     """Within it, the first SIGINT or SIGTERM asks for an orderly stop, a second SIGINT forces it.
+
+    Raises:
+        Interrupted: on a second SIGINT. KeyboardInterrupt would not do: Lightning makes exit code 1
+            of it.
 
     Signals reach the main thread only; elsewhere it does nothing.
     """
@@ -50,7 +55,9 @@ class StopOnSignal:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted(
+                "stopped at once", remedy="Go on from the last checkpoint with --resume."
+            )
         self.requested = True
         log.warning("stopping after this step; a checkpoint is written")
 
@@ -118,7 +125,8 @@ class Keeper(pl.Callback):
         assert isinstance(pl_module, CycleGAN)
         progress = self._progress(pl_module.step)
         pl_module.rate_share = rate_share(progress, self.settings.decay_from)
-        pl_module.match_share = max(0.0, 1 - progress / self.settings.match_until)
+        warm_up = self.settings.warm_up
+        pl_module.unpaired_share = min(1.0, progress / warm_up) if warm_up else 1.0
 
     def on_train_batch_end(
         self,
@@ -148,11 +156,15 @@ class Keeper(pl.Callback):
         elif self.signals.requested:
             self._save(model)
         self._show(model, outputs)
-        stop_after = self.settings.stop_after_epochs
-        paused = stop_after is not None and rest == 0 and epoch >= stop_after
-        if self.finished or self.signals.requested or paused:
+        if self.finished or self.signals.requested or self._is_pause(model):
             trainer.should_stop = True
         self._tick = time.monotonic()  # validation and saving do not count as training time
+
+    def _is_pause(self, model: CycleGAN) -> bool:
+        """Whether this is where the settings end the session."""
+        epoch, rest = divmod(model.step, self.steps_per_epoch)
+        stop_after = self.settings.stop_after_epochs
+        return stop_after is not None and rest == 0 and epoch >= stop_after
 
     def _end_epoch(self, model: CycleGAN, epoch: int) -> None:
         settings = self.settings
@@ -181,7 +193,7 @@ class Keeper(pl.Callback):
             pictures.save_animation(self.run / "samples", self.run / "progress.gif")
         else:
             self.record.add(row)
-            if self.signals.requested:
+            if self.signals.requested or self._is_pause(model):
                 self._save(model)
         log.info("%s", _line(row))
         self._epoch_began = time.monotonic()

@@ -46,7 +46,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(
             "there is no checkpoint to resume from",
             path=path,
-            remedy="Train without --resume, or name another run.",
+            remedy="Name another run, or remove this one and train it without --resume.",
         )
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

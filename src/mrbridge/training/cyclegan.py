@@ -40,7 +40,7 @@ class CycleGAN(pl.LightningModule):
         self.target_pool = ImagePool(settings.pool_size, settings.seed + 1)
         self.step = 0
         self.rate_share = 1.0
-        self.match_share = 1.0
+        self.unpaired_share = 1.0
         self._optimizer_states: list[dict[str, Any]] | None = None
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -97,9 +97,16 @@ class CycleGAN(pl.LightningModule):
 
     def _generator_losses(self, batch: Sample) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         settings = self.settings
-        source, target = batch
-        to_target, same_target = self._translate(self.to_target, source, target)
-        to_source, same_source = self._translate(self.to_source, target, source)
+        source, target = batch.source, batch.target
+        simulated_source, simulated_target = (
+            batch.simulated.split(1, dim=1) if (settings.simulated_weight) else (None, None)
+        )
+        to_target, same_target, paired_target = self._translate(
+            self.to_target, source, target, simulated_source
+        )
+        to_source, same_source, paired_source = self._translate(
+            self.to_source, target, source, simulated_target
+        )
         told = {
             "adversarial": losses.generator_loss(
                 self.target_critic(to_target), settings.adversarial
@@ -112,27 +119,37 @@ class CycleGAN(pl.LightningModule):
             told["identity"] = losses.identity_loss(target, same_target) + losses.identity_loss(
                 source, same_source
             )
-        if settings.match_weight:
-            told["match"] = losses.coarse_loss(to_target, target) + losses.coarse_loss(
-                to_source, source
-            )
+        if simulated_source is not None and simulated_target is not None:
+            assert paired_target is not None
+            assert paired_source is not None
+            told["simulated"] = losses.paired_loss(
+                paired_target, simulated_target
+            ) + losses.paired_loss(paired_source, simulated_source)
         weights = {
-            "adversarial": 1.0,
-            "cycle": settings.cycle_weight,
-            "identity": settings.identity_weight,
-            "match": settings.match_weight * self.match_share,
+            "adversarial": settings.adversarial_weight * self.unpaired_share,
+            "cycle": settings.cycle_weight * self.unpaired_share,
+            "identity": settings.identity_weight * self.unpaired_share,
+            "simulated": settings.simulated_weight,
         }
         total = torch.stack([weights[name] * value for name, value in told.items()]).sum()
         return {"generators": total} | told, to_target, to_source
 
     def _translate(
-        self, generator: nn.Module, image: Tensor, same: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Translation and identity in one batch: instance norm keeps the images apart."""
-        if not self.settings.identity_weight:
-            return generator(image), None
-        translated, unchanged = generator(torch.cat([image, same])).split(len(image))
-        return translated, unchanged
+        self, generator: nn.Module, image: Tensor, same: Tensor, simulated: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Translation, identity and simulated pairs in one batch: instance norm keeps them apart.
+
+        What is not wanted is None.
+        """
+        wanted = [image]
+        if self.settings.identity_weight:
+            wanted.append(same)
+        if simulated is not None:
+            wanted.append(simulated)
+        made = list(generator(torch.cat(wanted)).split(len(image)))
+        translated = made.pop(0)
+        unchanged = made.pop(0) if self.settings.identity_weight else None
+        return translated, unchanged, made.pop() if made else None
 
     def _critic_losses(
         self, batch: Sample, to_target: Tensor, to_source: Tensor

@@ -13,11 +13,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import yaml
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from pydantic import BaseModel
 
 from mrbridge.bundle import BundleManifest
 from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
-from mrbridge.data.loader import batches_from
+from mrbridge.data.loader import batches_from, plain_errors
+from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
 from mrbridge.errors import Interrupted, MrbridgeWarning, OutputError, SettingsError
 from mrbridge.hardware import choose_device, fast_bfloat16
 from mrbridge.io.safety import sweep, write_text
@@ -123,7 +125,8 @@ def train(
             log.info("the run is complete already")
             return Run(run, settings, keeper.record.rows)
         loader = batches_from(dataset, settings.batch_size, model.step, last_step)
-        _trainer(settings, device, keeper).fit(model, loader)
+        with plain_errors():
+            _trainer(settings, device, keeper).fit(model, loader)
         if signals.requested and not keeper.finished:
             raise Interrupted(
                 f"stopped at step {model.step}", path=run, remedy="Go on with --resume."
@@ -147,6 +150,8 @@ def _trainer(settings: TrainSettings, device: str, keeper: Keeper) -> pl.Trainer
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            # Named, so that Lightning does not find SLURM and take requeueing into its own hands.
+            plugins=[LightningEnvironment()],
         )
 
 
@@ -165,8 +170,33 @@ def _dataset(store: Store, settings: TrainSettings) -> UnpairedSlices:
 
     size = settings.networks.image_size
     augment = Augmentation(settings.augment, size)
-    matches = settings.matches if settings.match_weight else 0
-    return UnpairedSlices(store, size, settings.seed, augment, matches)
+    return UnpairedSlices(store, size, settings.seed, augment, _simulated(store, settings))
+
+
+def _simulated(store: Store, settings: TrainSettings) -> SimulatedPairs | None:
+    if not settings.simulated_weight:
+        return None
+    prepared = store.manifest.settings
+    unknown = {prepared.source, prepared.target} - set(CONTRASTS)
+    if unknown:
+        raise SettingsError(
+            f"{' and '.join(sorted(unknown))} cannot be simulated",
+            path=store.path,
+            remedy="Train without simulated pairs: --set simulated_weight=0 --set warm_up=0.",
+        )
+    return SimulatedPairs(
+        prepared.standard,
+        _holds_pictures(store),
+        prepared.source,
+        prepared.target,
+        settings.networks.image_size,
+        settings.simulated_subjects,
+        settings.seed,
+    )
+
+
+def _holds_pictures(store: Store) -> bool:
+    return all(record.is_picture for record in store.records())
 
 
 def _manifest(store: Store, settings: TrainSettings, held_out: HeldOut) -> BundleManifest:
@@ -189,7 +219,7 @@ def _manifest(store: Store, settings: TrainSettings, held_out: HeldOut) -> Bundl
         networks=settings.networks,
         standard=prepared.standard,
         typical=store.manifest.typical,
-        pictures=all(record.spacing_mm is None for record in records),
+        pictures=_holds_pictures(store),
         trained=trained,
         scores={},
     )
@@ -198,14 +228,19 @@ def _manifest(store: Store, settings: TrainSettings, held_out: HeldOut) -> Bundl
 def _resumed_settings(run: Path, changes: dict[str, Any]) -> TrainSettings:
     path = run / "settings.yaml"
     kept = TrainSettings.build(read_yaml(path), origin=path)
-    fixed = [key for key in changes if key not in RESUMABLE]
+    wanted = kept.changed({"stop_after_epochs": None} | changes)
+    fixed = [
+        key
+        for key in TrainSettings.model_fields
+        if key not in RESUMABLE and getattr(wanted, key) != getattr(kept, key)
+    ]
     if fixed:
         raise SettingsError(
             f"a resumed run keeps its {', '.join(sorted(fixed))}",
             path=run,
             remedy=f"Only {', '.join(RESUMABLE)} may change; start a new run for the rest.",
         )
-    return kept.changed({"stop_after_epochs": None} | changes)
+    return wanted
 
 
 def as_yaml(settings: BaseModel) -> str:

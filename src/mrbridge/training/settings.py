@@ -23,12 +23,14 @@ class TrainSettings(Settings):
         preset: the name under which the networks and weights below are known.
         networks: generators, critics and image size.
         adversarial: `bce`, `least_squares` or `hinge`.
+        adversarial_weight: weight of the generators' adversarial loss.
         cycle_weight: weight of the cycle loss.
         identity_weight: weight of the identity loss; 0 leaves it out, and its share of the work.
-        match_weight: weight of the coarse likeness to slices of similar anatomy that the program
-            finds in other people (`data.match`); 0 draws slices of the two contrasts independently.
-        match_until: share of the training over which that weight falls linearly to zero.
-        matches: from how many similar slices the partner of a slice is drawn.
+        simulated_weight: weight of the paired loss on simulated subjects (`data.simulated`), which
+            tell the generators from the first step what becomes of each tissue; 0 simulates none.
+        simulated_subjects: how many subjects are simulated.
+        warm_up: share of the training over which the adversarial, cycle and identity weights rise
+            linearly from zero, so that the simulated pairs come first.
         learning_rate: Adam's step size before the decay.
         critic_rate: the critics' step size, as a multiple of the generators'.
         betas: Adam's decay rates.
@@ -52,11 +54,12 @@ class TrainSettings(Settings):
     preset: str = "bridge"
     networks: Networks
     adversarial: AdversarialKind = "least_squares"
+    adversarial_weight: float = Field(default=1.0, ge=0)
     cycle_weight: float = Field(default=10.0, ge=0)
     identity_weight: float = Field(default=5.0, ge=0)
-    match_weight: float = Field(default=0.0, ge=0)
-    match_until: float = Field(default=1.0, gt=0, le=1)
-    matches: int = Field(default=3, ge=1)
+    simulated_weight: float = Field(default=0.0, ge=0)
+    simulated_subjects: int = Field(default=8, ge=1)
+    warm_up: float = Field(default=0.0, ge=0, le=1)
     learning_rate: float = Field(default=2e-4, gt=0)
     critic_rate: float = Field(default=1.0, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
@@ -94,12 +97,21 @@ PRESETS: dict[str, TrainSettings] = {
         adversarial="least_squares",
         identity_weight=1.0,
     ),
+    # A smaller U-Net without the dead 1x1 level, sharp from the start by its refining layers, told
+    # by simulated pairs what becomes of each tissue. No identity loss: it teaches to copy.
     "bridge": TrainSettings(
         preset="bridge",
         networks=Networks(
-            generator=UNetSettings(features=32, max_features=256, dropout=0.0),
+            generator=UNetSettings(
+                levels=6, features=32, max_features=256, dropout_blocks=0, dropout=0.0, refine=16
+            ),
             critic=PatchGANSettings(features=32),
         ),
+        identity_weight=0.0,
+        simulated_weight=30.0,
+        warm_up=0.6,
+        learning_rate=1e-3,
+        ema_decay=0.995,
         augment=AugmentSettings(bias_field=0.2, gamma=0.1, noise=0.02),
     ),
 }

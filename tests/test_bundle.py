@@ -1,0 +1,222 @@
+"""What a run ships: whole, checked, and never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mrbridge.bundle import (
+    Bundle,
+    Networks,
+    card,
+    find_bundle,
+    load_bundle,
+    read_manifest,
+    save_bundle,
+)
+from mrbridge.errors import BundleError, SizeError
+from mrbridge.inference.engine import Translator
+from mrbridge.networks import PatchGANSettings, ResNetSettings, UNetSettings
+
+
+@pytest.fixture
+def folder(tiny_bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle that a test may damage."""
+    assert tiny_bundle.path is not None
+    return shutil.copytree(tiny_bundle.path, tmp_path / "bundle")
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def weights_of(folder: Path) -> Path:
+    (path,) = folder.glob("weights-*.safetensors")
+    return path
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_round_trip(tiny_bundle: Bundle, folder: Path) -> None:
+    loaded = load_bundle(folder)
+    assert loaded.manifest == tiny_bundle.manifest
+    assert loaded.path == folder
+    assert loaded.hash == hashlib.sha256(weights_of(folder).read_bytes()).hexdigest()
+    assert loaded.weights.keys() == tiny_bundle.weights.keys()
+    for name, value in tiny_bundle.weights.items():
+        assert torch.equal(loaded.weights[name], value)
+
+
+def test_generators_are_told_apart(tiny_bundle: Bundle) -> None:
+    one, other = (tiny_bundle.generator_weights(name) for name in ("to_target", "to_source"))
+    assert one.keys() == other.keys()
+    assert not torch.equal(one["last.weight"], other["last.weight"])
+
+
+def test_saving_again_replaces_it(folder: Path) -> None:
+    old = load_bundle(folder)
+    weights = {name: value + 1 for name, value in old.weights.items()}
+    saved = save_bundle(old.manifest, weights, folder)
+    assert saved.hash != old.hash
+    assert load_bundle(folder).hash == saved.hash
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "bundle.json",
+        "card.md",
+        saved.manifest.weights,
+    ]
+
+
+def test_a_run_is_found_by_its_folder(folder: Path, tmp_path: Path) -> None:
+    assert find_bundle(folder) == folder
+    assert find_bundle(tmp_path) == tmp_path / "bundle"
+    assert read_manifest(tmp_path) == read_manifest(folder)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="does not exist"):
+        load_bundle(tmp_path / "absent")
+    with pytest.raises(BundleError, match="neither a run with a bundle nor a bundle"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0, 9, 400, -1])
+def test_a_flipped_byte_is_found(folder: Path, place: int) -> None:
+    path = weights_of(folder)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"weights-.*checksum differs"):
+        load_bundle(folder)
+
+
+def test_missing_weights(folder: Path) -> None:
+    weights_of(folder).unlink()
+    with pytest.raises(BundleError, match="weights are missing"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_version(folder: Path, version: Any) -> None:
+    edit(folder, version=version)
+    with pytest.raises(BundleError, match=r"bundle\.json: has format version"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "not an mrbridge bundle"),
+        ({"surprise": 1}, "damaged: there is no key 'surprise'"),
+        ({"typical": {"T1w": {"low": "x", "high": 1}}}, "damaged"),
+        ({"networks": {"generator": {"kind": "none"}}}, "damaged"),
+        ({"networks": {"generator": {"kind": "unet"}, "image_size": 100}}, "damaged"),
+    ],
+)
+def test_a_damaged_manifest(folder: Path, changes: dict[str, Any], message: str) -> None:
+    edit(folder, **changes)
+    with pytest.raises(BundleError, match=message):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00"])
+def test_a_manifest_that_is_no_json_object(folder: Path, content: bytes) -> None:
+    (folder / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"bundle\.json"):
+        read_manifest(folder)
+
+
+def test_a_pickle_is_refused_and_not_executed(folder: Path, tmp_path: Path) -> None:
+    content = pickle.dumps(Trap(tmp_path / "sprung"))
+    digest = hashlib.sha256(content).hexdigest()
+    for name in ("weights.pkl", "weights.pt", "weights.safetensors"):
+        (folder / name).write_bytes(content)
+        edit(folder, weights=name, weights_sha256=digest)
+        with pytest.raises(BundleError):
+            load_bundle(folder)
+    torch.save(Trap(tmp_path / "sprung"), folder / "torch.safetensors")
+    digest = hashlib.sha256((folder / "torch.safetensors").read_bytes()).hexdigest()
+    edit(folder, weights="torch.safetensors", weights_sha256=digest)
+    with pytest.raises(BundleError, match="damaged"):
+        load_bundle(folder)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("escape", ["../{}", "{absolute}", "sub/../../{}", "..", "", "."])
+def test_weights_outside_are_never_read(folder: Path, tmp_path: Path, escape: str) -> None:
+    outside = tmp_path / "outside.safetensors"
+    shutil.move(weights_of(folder), outside)
+    edit(folder, weights=escape.format(outside.name, absolute=outside))
+    with pytest.raises(BundleError, match="missing"):
+        load_bundle(folder)
+
+
+def test_weights_that_do_not_fit(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    for weights in (
+        {},
+        {name: value[:1] for name, value in bundle.weights.items()},
+        {**bundle.weights, "to_target.more": torch.zeros(1)},
+    ):
+        translator = Translator(Bundle(bundle.manifest, weights, folder), "cpu")
+        with pytest.raises(BundleError, match="do not fit"):
+            translator.translate_slices(torch.zeros(1, 32, 32).numpy(), "T2w")
+
+
+def test_scores_that_json_cannot_hold_are_left_out(folder: Path) -> None:
+    old = load_bundle(folder)
+    scores = {"a": float("nan"), "b": float("inf"), "c": 2.0}
+    save_bundle(old.manifest.model_copy(update={"scores": scores}), old.weights, folder)
+    assert load_bundle(folder).manifest.scores == {"c": 2.0}
+
+
+def test_the_card_warns_and_counts(tiny_bundle: Bundle) -> None:
+    text = card(tiny_bundle.manifest)
+    assert "not for diagnosis" in text
+    assert "T1w" in text
+    assert "T2w" in text
+    assert f"{tiny_bundle.manifest.networks.describe()['total']:,}" in text
+    assert "| psnr_target | 12.5 |" in text
+    assert tiny_bundle.hash in text
+
+
+def test_the_parameters_of_the_original_project() -> None:
+    told = Networks(generator=UNetSettings()).describe()
+    assert told == {
+        "generator": 54_408_833,
+        "critic": 2_763_521,
+        "total": 114_344_708,
+        "critic_logits": [30, 30],
+    }
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        ({"generator": UNetSettings(), "image_size": 100}, "multiple of 256"),
+        ({"generator": UNetSettings(), "image_size": 128}, "multiple of 256"),
+        ({"generator": ResNetSettings(), "image_size": 30}, "multiple of 4"),
+        (
+            {"generator": ResNetSettings(), "critic": PatchGANSettings(), "image_size": 16},
+            "at least 24x24",
+        ),
+    ],
+)
+def test_impossible_sizes_are_refused(networks: dict[str, Any], message: str) -> None:
+    with pytest.raises(SizeError, match=message):
+        Networks(**networks)

@@ -1,0 +1,243 @@
+"""The pool, the average, the schedule, and what one step may touch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mrbridge.data.dataset import Sample
+from mrbridge.training.average import averaged_copy, follow
+from mrbridge.training.callbacks import rate_share
+from mrbridge.training.cyclegan import CycleGAN
+from mrbridge.training.pool import ImagePool
+
+
+def numbered(*numbers: int) -> torch.Tensor:
+    """Images of one pixel."""
+    return torch.tensor(numbers, dtype=torch.float32)[:, None, None, None]
+
+
+class TestPool:
+    def test_the_first_images_come_back(self) -> None:
+        pool = ImagePool(5, 0)
+        for n in range(0, 4, 2):
+            assert torch.equal(pool.exchange(numbered(n, n + 1)), numbered(n, n + 1))
+        assert torch.equal(pool.exchange(numbered(4)), numbered(4))
+        assert len(pool.images) == 5
+
+    def test_then_about_half_are_swapped_for_past_ones(self) -> None:
+        pool = ImagePool(10, 0)
+        pool.exchange(numbered(*range(10)))
+        given = [int(pool.exchange(numbered(n)).item()) for n in range(10, 1010)]
+        swapped = [(n, old) for n, old in enumerate(given, start=10) if n != old]
+        # Five standard deviations of a binomial of 1000 throws.
+        assert abs(len(swapped) - 500) < 5 * np.sqrt(250)
+        assert all(old < n for n, old in swapped)
+        olds = [old for _, old in swapped]
+        assert len(set(olds)) == len(olds), "what was given away is no longer in the pool"
+
+    def test_what_is_kept_is_not_what_others_may_change(self) -> None:
+        pool = ImagePool(1, 0)
+        images = numbered(3)
+        pool.exchange(images)
+        images.fill_(9)
+        assert pool.images[0].item() == 3
+
+    def test_its_state_round_trips(self) -> None:
+        one = ImagePool(4, 0)
+        one.exchange(numbered(*range(9)))
+        other = ImagePool(4, 77)
+        other.load_state_dict(one.state_dict(), torch.device("cpu"))
+        later = numbered(*range(9, 60))
+        assert torch.equal(one.exchange(later), other.exchange(later))
+
+    def test_it_is_seeded_and_leaves_the_global_state_alone(self) -> None:
+        images = numbered(*range(100))
+        state = torch.get_rng_state()
+        first, again, other = (ImagePool(4, seed).exchange(images) for seed in (1, 1, 2))
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_without_a_size_it_gives_back_what_it_gets(self) -> None:
+        pool = ImagePool(0, 0)
+        for n in range(20):
+            assert pool.exchange(numbered(n)).item() == n
+
+
+class TestAverage:
+    def test_the_formula(self) -> None:
+        network, average = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        nn.init.constant_(network.weight, 1.0)
+        nn.init.constant_(average.weight, 0.0)
+        # Decay min(0.9, 2/11) after step 1: 0 * 2/11 + 1 * 9/11.
+        follow(average, network, 0.9, step=1)
+        assert average.weight.item() == pytest.approx(9 / 11)
+        # Decay min(0.9, 1001/1010) = 0.9: 9/11 * 0.9 + 3 * 0.1.
+        nn.init.constant_(network.weight, 3.0)
+        follow(average, network, 0.9, step=1000)
+        assert average.weight.item() == pytest.approx(0.9 * 9 / 11 + 0.3)
+
+    def test_it_converges(self) -> None:
+        network = nn.Linear(3, 3)
+        average = averaged_copy(nn.Linear(3, 3))
+        for step in range(1, 400):
+            follow(average, network, 0.95, step)
+        assert torch.allclose(average.weight, network.weight, atol=1e-5)
+
+    def test_no_decay_is_a_copy(self) -> None:
+        network, average = nn.Linear(3, 3), nn.Linear(3, 3)
+        follow(average, network, 0.0, 50)
+        assert torch.equal(average.weight, network.weight)
+
+    def test_buffers_are_copied_and_nothing_learns(self) -> None:
+        network = nn.BatchNorm2d(2)
+        average = averaged_copy(network)
+        network(torch.randn(4, 2, 3, 3))
+        follow(average, network, 0.999, 1)
+        assert torch.equal(average.running_mean, network.running_mean)
+        assert not average.training
+        assert not any(p.requires_grad for p in average.parameters())
+
+
+class TestSchedule:
+    def test_constant_then_linearly_to_zero(self) -> None:
+        assert [rate_share(p, 0.5) for p in (0, 0.2, 0.5)] == [1, 1, 1]
+        assert rate_share(0.75, 0.5) == pytest.approx(0.5)
+        assert rate_share(0.9, 0.5) == pytest.approx(0.2)
+        assert rate_share(1.0, 0.5) == 0
+        assert rate_share(0.25, 0.0) == pytest.approx(0.75)
+
+    def test_one_keeps_it_constant(self) -> None:
+        assert [rate_share(p, 1.0) for p in (0, 0.5, 1)] == [1, 1, 1]
+
+
+@pytest.fixture
+def wired(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A model with its optimisers, outside of a trainer, and one batch."""
+
+    def make(**changes: Any) -> SimpleNamespace:
+        model = CycleGAN(tiny("bridge", **changes))
+        optimizers = model.configure_optimizers()
+        monkeypatch.setattr(model, "optimizers", lambda: optimizers)
+        monkeypatch.setattr(model, "manual_backward", lambda loss: loss.backward())
+        rng = torch.Generator().manual_seed(1)
+        source, target = (torch.rand((2, 1, 32, 32), generator=rng) * 2 - 1 for _ in range(2))
+        return SimpleNamespace(model=model, optimizers=optimizers, batch=Sample(source, target))
+
+    return make
+
+
+def weights(*networks: nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for network in networks for p in network.parameters()]
+
+
+class TestStep:
+    def test_each_half_changes_its_own_networks_only(
+        self, wired: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        it = wired()
+        model = it.model
+        generators = (model.to_target, model.to_source)
+        critics = (model.source_critic, model.target_critic)
+        seen: dict[str, Any] = {}
+
+        def watched(name: str, optimizer: Any, networks: Any, others: Any) -> None:
+            original = optimizer.step
+
+            def step() -> None:
+                seen[f"{name} has gradients"] = [p.grad for n in networks for p in n.parameters()]
+                if name == "generators":  # before any critic step: nothing may have flowed there
+                    seen["critics' gradients"] = [p.grad for n in others for p in n.parameters()]
+                else:
+                    seen["generators' gradients after"] = [
+                        p.grad.clone() for n in others for p in n.parameters()
+                    ]
+                before, theirs = weights(*networks), weights(*others)
+                original()
+                after = weights(*networks)
+                seen[name] = any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+                seen[f"{name} left the others"] = all(
+                    torch.equal(a, b) for a, b in zip(theirs, weights(*others), strict=True)
+                )
+                if name == "generators":
+                    seen["generators' gradients"] = [
+                        p.grad.clone() for n in networks for p in n.parameters()
+                    ]
+
+            monkeypatch.setattr(optimizer, "step", step)
+
+        watched("generators", it.optimizers[0], generators, critics)
+        watched("critics", it.optimizers[1], critics, generators)
+        model.training_step(it.batch, 0)
+        assert seen["critics' gradients"] == [None] * len(seen["critics' gradients"])
+        for name in ("generators", "critics"):
+            assert seen[name]
+            assert seen[f"{name} left the others"]
+            assert all(grad is not None for grad in seen[f"{name} has gradients"])
+        for before, after in zip(
+            seen["generators' gradients"], seen["generators' gradients after"], strict=True
+        ):
+            assert torch.equal(before, after), "the critics' loss reached the generators"
+
+    def test_the_learning_rate_reaches_the_optimisers(
+        self, wired: Callable[..., SimpleNamespace]
+    ) -> None:
+        it = wired(learning_rate=1e-3, critic_rate=0.5)
+        it.model.rate_share = 0.25
+        it.model.training_step(it.batch, 0)
+        rates = [group["lr"] for o in it.optimizers for group in o.param_groups]
+        assert rates == pytest.approx([2.5e-4, 1.25e-4])
+        before = weights(it.model.to_target, it.model.source_critic)
+        it.model.rate_share = 0.0
+        it.model.training_step(it.batch, 1)
+        after = weights(it.model.to_target, it.model.source_critic)
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+    def test_the_generators_learn_to_reconstruct(
+        self, wired: Callable[..., SimpleNamespace]
+    ) -> None:
+        it = wired(learning_rate=5e-3, identity_weight=0.0)
+        told = [it.model.training_step(it.batch, n)["cycle"].item() for n in range(40)]
+        assert np.mean(told[-5:]) < 0.8 * told[0]
+
+    def test_the_total_is_the_weighted_sum(self, wired: Callable[..., SimpleNamespace]) -> None:
+        it = wired(cycle_weight=7.0, identity_weight=3.0, match_weight=2.0)
+        it.model.match_share = 0.5
+        told = it.model.training_step(it.batch, 0)
+        parts = {"adversarial": 1.0, "cycle": 7.0, "identity": 3.0, "match": 1.0}
+        expected = sum(weight * told[name].item() for name, weight in parts.items())
+        assert told["generators"].item() == pytest.approx(expected, rel=1e-5)
+
+    def test_losses_without_weight_are_not_computed(
+        self, wired: Callable[..., SimpleNamespace]
+    ) -> None:
+        told = wired(identity_weight=0.0, match_weight=0.0).model
+        batch = wired().batch
+        assert not {"identity", "match"} & set(told._generator_losses(batch)[0])
+
+    def test_translation_and_identity_in_one_batch_do_not_mix(
+        self, wired: Callable[..., SimpleNamespace]
+    ) -> None:
+        model = wired().model.eval()
+        source, target = wired().batch
+        with torch.no_grad():
+            both = model._translate(model.to_target, source, target)
+            apart = (model.to_target(source), model.to_target(target))
+        for one, other in zip(both, apart, strict=True):
+            assert torch.allclose(one, other, atol=1e-5)
+
+    def test_equal_seeds_make_equal_networks(self, tiny: Callable[..., Any]) -> None:
+        torch.manual_seed(1)
+        one = CycleGAN(tiny("bridge", seed=4))
+        torch.manual_seed(2)
+        other, third = CycleGAN(tiny("bridge", seed=4)), CycleGAN(tiny("bridge", seed=5))
+        assert torch.equal(one.to_target.last.weight, other.to_target.last.weight)
+        assert not torch.equal(one.to_target.last.weight, third.to_target.last.weight)
+        assert not torch.equal(one.to_target.last.weight, one.to_source.last.weight)

@@ -1,0 +1,193 @@
+"""A run that was stopped and resumed equals one that was not, to the bit."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mrbridge.data import loader
+from mrbridge.errors import InputError, Interrupted, OutputError, SettingsError, SizeError
+from mrbridge.preparation.store import Store
+from mrbridge.training.checkpoint import load_checkpoint
+from mrbridge.training.run import train
+from mrbridge.training.settings import PRESETS, TrainSettings
+
+SMALL: dict[str, dict[str, Any]] = {
+    # Five halvings bring 32x32 to 1x1, as eight bring 256x256.
+    "unet": {"levels": 5, "features": 4, "max_features": 8},
+    "resunet": {"features": 4, "max_features": 8, "blocks": 2},
+    "resnet": {"features": 4, "blocks": 2},
+}
+
+
+def shrunken(preset: str, **changes: Any) -> TrainSettings:
+    """A preset with its own losses, weights and augmentation, and few features."""
+    settings = PRESETS[preset]
+    kind = settings.networks.generator.kind
+    networks = {
+        "image_size": 32,
+        "generator": {"kind": kind, **SMALL[kind]},
+        "critic": {"features": 4, "strided": 1},
+    }
+    small = {
+        "epochs": 4,
+        "steps_per_epoch": 3,
+        "batch_size": 2,
+        "pool_size": 3,
+        "validation_slices": 2,
+        "sample_slices": 1,
+    }
+    return settings.changed({"networks": networks, **small, **changes})
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_two_and_two_epochs_are_four(
+    preset: str,
+    small_store: Store,
+    tmp_path: Path,
+    compare: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = shrunken(preset)
+    whole = train(small_store, tmp_path / "whole", settings, device="cpu")
+    halves = settings.changed({"stop_after_epochs": 2})
+    first = train(small_store, tmp_path / "halves", halves, device="cpu")
+    assert [row["epoch"] for row in first.rows] == [1, 2]
+    assert compare.runs(whole.path, first.path), "half a run cannot equal the whole one"
+    # Nor does it matter whether batches are made here or in a process of their own.
+    monkeypatch.setattr(loader, "_SPARE_FROM", 1 if loader._SPARE_FROM > 1 else 10_000)
+    second = train(small_store, tmp_path / "halves", resume=True, device="cpu")
+    assert [row["epoch"] for row in second.rows] == [1, 2, 3, 4]
+    assert compare.runs(whole.path, second.path) == []
+    assert second.settings == settings
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_signal_in_an_epoch_changes_nothing(
+    precision: str,
+    small_store: Store,
+    tmp_path: Path,
+    compare: SimpleNamespace,
+    signal_at: Callable[..., None],
+) -> None:
+    settings = shrunken("unet", precision=precision, epochs=3, match_weight=2.0)
+    whole = train(small_store, tmp_path / "whole", settings, device="cpu")
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    signal_at(4, signal.SIGTERM)
+    with pytest.raises(Interrupted, match="stopped at step 5") as caught:
+        train(small_store, tmp_path / "broken", settings, device="cpu")
+    assert caught.value.exit_code == 3
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    signal_at(7, signal.SIGINT)
+    with pytest.raises(Interrupted, match="stopped at step 8"):
+        train(small_store, tmp_path / "broken", resume=True, device="cpu")
+    signal_at(-1)
+    resumed = train(small_store, tmp_path / "broken", resume=True, device="cpu")
+    assert compare.runs(whole.path, resumed.path) == []
+
+
+def test_another_seed_is_another_run(
+    small_store: Store, tmp_path: Path, compare: SimpleNamespace
+) -> None:
+    runs = [
+        train(small_store, tmp_path / name, shrunken("bridge", epochs=1, seed=seed), device="cpu")
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert compare.runs(runs[0].path, runs[1].path) == []
+    assert compare.runs(runs[0].path, runs[2].path) != []
+
+
+def test_a_signal_in_the_first_epoch_leaves_a_checkpoint(
+    small_store: Store, tmp_path: Path, signal_at: Callable[..., None]
+) -> None:
+    signal_at(0, signal.SIGTERM)
+    with pytest.raises(Interrupted, match="stopped at step 1"):
+        train(small_store, tmp_path / "run", shrunken("bridge"), device="cpu")
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 1
+
+
+def test_a_second_interrupt_ends_at_once(
+    small_store: Store, tmp_path: Path, signal_at: Callable[..., None]
+) -> None:
+    signal_at(1, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(Interrupted, match="at once"):
+        train(small_store, tmp_path / "run", shrunken("bridge"), device="cpu")
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_pause_between_validations_leaves_a_checkpoint(
+    small_store: Store, tmp_path: Path, compare: SimpleNamespace
+) -> None:
+    settings = shrunken("bridge", validate_every=2)
+    whole = train(small_store, tmp_path / "whole", settings, device="cpu")
+    train(small_store, tmp_path / "run", settings.changed({"stop_after_epochs": 1}), device="cpu")
+    resumed = train(small_store, tmp_path / "run", resume=True, device="cpu")
+    assert compare.runs(whole.path, resumed.path) == []
+    assert "criterion" not in resumed.rows[0]
+    assert "criterion" in resumed.rows[1]
+
+
+def test_a_complete_run_is_resumed_to_nothing_and_can_be_prolonged(
+    small_store: Store, tmp_path: Path
+) -> None:
+    done = train(small_store, tmp_path / "run", shrunken("bridge", epochs=1), device="cpu")
+    before = (done.path / "checkpoints" / "last.ckpt").read_bytes()
+    again = train(small_store, done.path, resume=True, device="cpu")
+    assert again.rows == done.rows
+    assert (done.path / "checkpoints" / "last.ckpt").read_bytes() == before
+    longer = train(small_store, done.path, resume=True, changes={"epochs": 2}, device="cpu")
+    assert [row["epoch"] for row in longer.rows] == [1, 2]
+    assert longer.settings.epochs == 2
+
+
+class TestRefusals:
+    @pytest.fixture
+    def run(self, small_store: Store, tmp_path: Path) -> Path:
+        return train(small_store, tmp_path / "run", shrunken("bridge", epochs=1), device="cpu").path
+
+    def test_a_folder_with_something_in_it(self, small_store: Store, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(OutputError, match=r"not empty.*--resume"):
+            train(small_store, tmp_path, shrunken("bridge"), device="cpu")
+        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+    def test_resuming_nothing(self, small_store: Store, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no checkpoint"):
+            train(small_store, tmp_path / "absent", resume=True, device="cpu")
+        assert not (tmp_path / "absent").exists()
+
+    def test_changed_settings_are_named(self, small_store: Store, run: Path) -> None:
+        changes = {"seed": 3, "networks": {"image_size": 64}, "epochs": 9}
+        with pytest.raises(SettingsError, match="keeps its networks, seed"):
+            train(small_store, run, resume=True, changes=changes, device="cpu")
+
+    def test_the_same_settings_again_are_no_change(self, small_store: Store, run: Path) -> None:
+        changes = {"preset": "bridge", "batch_size": 2, "networks": {"image_size": 32}}
+        train(small_store, run, resume=True, changes=changes, device="cpu")
+
+    def test_a_misspelt_setting(self, small_store: Store, run: Path) -> None:
+        with pytest.raises(SettingsError, match="did you mean 'epochs'"):
+            train(small_store, run, resume=True, changes={"epoch": 3}, device="cpu")
+
+    def test_a_damaged_checkpoint(self, small_store: Store, run: Path) -> None:
+        path = run / "checkpoints" / "last.ckpt"
+        path.write_bytes(path.read_bytes()[:1000])
+        with pytest.raises(InputError, match=r"damaged.*best\.ckpt"):
+            train(small_store, run, resume=True, device="cpu")
+
+    def test_an_impossible_image_size_leaves_no_run(
+        self, small_store: Store, tmp_path: Path
+    ) -> None:
+        with pytest.raises(SizeError, match="multiple of 32"):
+            train(
+                small_store,
+                tmp_path / "odd",
+                shrunken("unet").changed({"networks": {"image_size": 40}}),
+                device="cpu",
+            )
+        assert not (tmp_path / "odd").exists()

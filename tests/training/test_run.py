@@ -1,0 +1,279 @@
+"""What a training leaves on disk."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mrbridge.bundle import load_bundle, read_manifest
+from mrbridge.data import loader
+from mrbridge.errors import MrbridgeError, MrbridgeWarning, StoreError
+from mrbridge.preparation.pipeline import prepare
+from mrbridge.preparation.store import Store, array_path
+from mrbridge.settings import read_yaml
+from mrbridge.training import callbacks
+from mrbridge.training.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
+from mrbridge.training.run import Run, train
+from mrbridge.training.settings import PRESETS, TrainSettings, preset, resolve
+
+
+@pytest.fixture(scope="module")
+def run(
+    small_store: Store, tiny: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """Three epochs, validated after the second and at the end."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return train(small_store, out, tiny(epochs=3, validate_every=2), device="cpu")
+
+
+def test_sample_sheets_from_the_untrained_networks_on(run: Run) -> None:
+    sheets = sorted((run.path / "samples").iterdir())
+    assert [sheet.name for sheet in sheets] == [f"epoch_{epoch:04d}.png" for epoch in (0, 2, 3)]
+    images = [np.asarray(Image.open(sheet)) for sheet in sheets]
+    assert len({image.shape for image in images}) == 1
+    assert images[0].shape[1] > 8 * 32
+    # The first column shows the same real slices in every sheet, the second what was made.
+    for sheet in images[1:]:
+        np.testing.assert_array_equal(sheet[52:, 4:36], images[0][52:, 4:36])
+        assert not np.array_equal(sheet[52:, 40:72], images[0][52:, 40:72])
+
+
+def test_the_animation_has_all_frames(run: Run) -> None:
+    with Image.open(run.path / "progress.gif") as animation:
+        assert animation.format == "GIF"
+        assert animation.n_frames == 3
+        assert animation.width == 960
+
+
+def test_metrics_hold_a_row_an_epoch(run: Run) -> None:
+    with open(run.path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    losses = ("generators", "adversarial", "cycle", "identity", "source_critic", "target_critic")
+    for row in rows:
+        for name in (*losses, "learning_rate", "seconds", "images_per_second"):
+            assert float(row[name]) >= 0
+    scores = (
+        *("swd_to_target", "swd_to_source", "psnr_target", "psnr_source", "criterion"),
+        *("ssim_target", "ssim_source", "cycle_psnr_source", "cycle_ssim_target"),
+    )
+    for name in scores:
+        assert rows[0][name] == "", "the first epoch was not validated"
+        assert np.isfinite([float(row[name]) for row in rows[1:]]).all()
+    assert float(rows[0]["learning_rate"]) == pytest.approx(2e-4)
+    assert float(rows[2]["learning_rate"]) < 2e-4
+
+
+def test_tensorboard_events_can_be_read(run: Run) -> None:
+    events = EventAccumulator(str(run.path / "tensorboard"), {"images": 0, "histograms": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"cycle", "learning_rate", "psnr_target"} <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("cycle")] == [1, 2, 3]
+    assert [event.step for event in events.Images("samples")] == [0, 2, 3]
+    assert "intensity/synthetic/target" in tags["histograms"]
+
+
+def test_settings_round_trip(run: Run) -> None:
+    assert TrainSettings.build(read_yaml(run.path / "settings.yaml")) == run.settings
+
+
+def test_nothing_temporary_is_left(run: Run) -> None:
+    assert list(run.path.rglob(".*")) == []
+
+
+def test_the_bundle_tells_where_it_comes_from(run: Run, small_store: Store) -> None:
+    bundle = load_bundle(run.path)
+    manifest = bundle.manifest
+    assert (manifest.source, manifest.target, manifest.preset) == ("T1w", "T2w", "bridge")
+    assert manifest.networks == run.settings.networks
+    assert manifest.typical == small_store.manifest.typical
+    assert manifest.trained["validation"] == "held-out slices"
+    assert manifest.trained["scans"] == {"T1w": 2, "T2w": 2}
+    best = max(run.rows[1:], key=lambda row: row["criterion"])
+    assert manifest.trained["epochs"] == best["epoch"]
+    assert manifest.scores["psnr_target"] == best["psnr_target"]
+
+
+def test_the_bundle_holds_the_averages_of_the_best_checkpoint(run: Run) -> None:
+    bundle = load_bundle(run.path)
+    networks = load_checkpoint(run.path / "checkpoints" / "best.ckpt")["networks"]
+    for name in ("to_target", "to_source"):
+        for key, value in bundle.generator_weights(name).items():
+            assert torch.equal(value, networks[f"mean_{name}.{key}"])
+
+
+def test_only_a_better_state_is_shipped(
+    small_store: Store,
+    tiny: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores = iter([1.0, 3.0, 2.0, float("nan"), 4.0])
+    monkeypatch.setattr(callbacks, "criterion", lambda _: next(scores))
+    shipped = []
+    for stop in range(1, 6):
+        changes = {"stop_after_epochs": stop}
+        settings = tiny(epochs=5, steps_per_epoch=1, **changes)
+        train(
+            small_store,
+            tmp_path / "run",
+            settings if stop == 1 else None,
+            resume=stop > 1,
+            changes=changes,
+            device="cpu",
+        )
+        best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")["step"]
+        shipped.append((best, read_manifest(tmp_path / "run").trained["steps"]))
+    assert shipped == [(1, 1), (2, 2), (2, 2), (2, 2), (5, 5)]
+
+
+def test_scores_that_are_not_finite_do_not_end_a_training(
+    small_store: Store, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"psnr_target": float("inf"), "psnr_source": 3.0, "swd_to_target": float("nan")}
+    monkeypatch.setattr(callbacks, "validation_scores", lambda *_: dict(told))
+    done = train(small_store, tmp_path / "run", tiny(epochs=1), device="cpu")
+    assert read_manifest(done.path).scores == {"psnr_source": 3.0}
+
+
+def test_training_by_the_clock_ends_in_time(
+    small_store: Store, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    done = train(small_store, tmp_path / "run", tiny(minutes=0.01), device="cpu")
+    assert done.rows[-1]["seconds"] == pytest.approx(0.6, abs=0.5)
+    assert done.rows[-1]["learning_rate"] < 0.5 * 2e-4
+    assert "criterion" in done.rows[-1]
+
+
+def test_pictures_train_without_pairs(
+    picture_store: Store, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    done = train(picture_store, tmp_path / "run", tiny(epochs=1), device="cpu")
+    assert "psnr_target" not in done.rows[-1]
+    assert np.isfinite(done.rows[-1]["criterion"])
+    assert load_bundle(done.path).manifest.pictures
+
+
+def test_a_store_that_holds_nothing_out_is_told(
+    small_store: Store, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    records = [
+        record.model_copy(update={"segments": {"train": [(0, record.shape[0])]}})
+        for record in small_store.manifest.records
+    ]
+    manifest = small_store.manifest.model_copy(update={"records": records})
+    store = Store(small_store.path, manifest)
+    with pytest.warns(MrbridgeWarning, match="holds nothing out"):
+        done = train(store, tmp_path / "run", tiny(epochs=1), device="cpu")
+    assert read_manifest(done.path).trained["validation"] == "training slices"
+
+
+@pytest.mark.parametrize("spare_from", [1, 10_000], ids=["beside", "here"])
+def test_a_damaged_store_is_told_in_one_line(
+    spare_from: int,
+    bids_scans: Path,
+    tiny: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loader, "_SPARE_FROM", spare_from)
+    store = prepare(bids_scans, tmp_path / "store")
+    record = store.records(contrast="T2w", split="train")[0]
+    for chunk in (array_path(store.path, record.id) / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    with pytest.raises(StoreError) as caught:
+        train(store, tmp_path / "run", tiny(match_weight=0.0), device="cpu")
+    told = str(caught.value)
+    assert f"{record.id}.zarr: is damaged or missing. Run mrbridge prepare again." in told
+    assert "\n" not in told
+    assert "Traceback" not in told
+
+
+class TestCheckpoint:
+    def test_round_trip(self, tmp_path: Path, compare: Any) -> None:
+        state = {"step": 3, "t": torch.arange(4), "list": [1.5, None, "x", {"a": True}]}
+        save_checkpoint(state, tmp_path / "new" / "last.ckpt")
+        assert compare.values(load_checkpoint(tmp_path / "new" / "last.ckpt"), state) == []
+
+    def test_objects_are_never_executed(self, tmp_path: Path) -> None:
+        torch.save({"step": Trap(tmp_path / "sprung")}, tmp_path / "last.ckpt")
+        with pytest.raises(MrbridgeError, match="damaged"):
+            load_checkpoint(tmp_path / "last.ckpt")
+        assert not (tmp_path / "sprung").exists()
+
+    def test_an_old_one_stays_when_writing_fails(self, tmp_path: Path) -> None:
+        path = tmp_path / "last.ckpt"
+        save_checkpoint({"step": 1}, path)
+        with pytest.raises(Exception, match="pickle"):
+            save_checkpoint({"step": lambda: None}, path)
+        assert load_checkpoint(path) == {"step": 1}
+        assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+    def test_a_second_name_parts_at_the_next_save(self, tmp_path: Path) -> None:
+        last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+        save_checkpoint({"step": 1}, last)
+        link_checkpoint(last, best)
+        save_checkpoint({"step": 2}, last)
+        assert (load_checkpoint(last), load_checkpoint(best)) == ({"step": 2}, {"step": 1})
+        link_checkpoint(last, best)
+        assert load_checkpoint(best) == {"step": 2}
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+class TestSettings:
+    def test_layers_lie_over_the_preset(self) -> None:
+        made = resolve("unet", {"epochs": 7, "networks": {"generator": {"features": 8}}})
+        assert (made.preset, made.epochs, made.adversarial) == ("unet", 7, "bce")
+        assert made.networks.generator.features == 8
+        assert made.networks.generator.levels == 8
+        assert resolve(None, {"preset": "resnet"}).networks.generator.kind == "resnet"
+        assert resolve(None) == PRESETS["bridge"]
+
+    def test_unknown_presets_name_the_nearest(self) -> None:
+        with pytest.raises(MrbridgeError, match="did you mean 'resunet'"):
+            preset("resunett")
+
+    @pytest.mark.parametrize(
+        ("change", "near"),
+        [
+            ({"epoch": 3}, "epochs"),
+            ({"learning_rat": 3}, "learning_rate"),
+            ({"augment": {"gama": 3}}, r"augment\.gamma"),
+            ({"networks": {"imagesize": 64}}, r"networks\.image_size"),
+            ({"networks": {"generator": {"feature": 64}}}, r"networks\.generator\.features"),
+        ],
+    )
+    def test_unknown_keys_name_the_nearest(self, change: dict[str, Any], near: str) -> None:
+        with pytest.raises(MrbridgeError, match=f"did you mean '.*{near}'"):
+            resolve("unet", change)
+
+    def test_the_original_presets(self) -> None:
+        unet, resunet, resnet = (PRESETS[name] for name in ("unet", "resunet", "resnet"))
+        for settings in (unet, resunet, resnet):
+            assert (settings.learning_rate, settings.betas) == (2e-4, (0.5, 0.999))
+            assert (settings.batch_size, settings.pool_size) == (1, 50)
+            assert settings.cycle_weight == 10
+            assert settings.match_weight == 0, "they are trained as they were published"
+        assert unet.adversarial == "bce"
+        assert (unet.identity_weight, resunet.identity_weight) == (5, 5)
+        assert (resnet.adversarial, resnet.identity_weight) == ("least_squares", 1)
