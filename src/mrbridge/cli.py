@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import signal
 import sys
 import traceback
 import warnings
@@ -68,9 +70,18 @@ def _listen(quiet: bool, verbose: bool, as_json: bool) -> None:
 def _answer(result: dict[str, Any], text: str) -> None:
     """Print a verb's result: one JSON object, or words."""
     if _said.json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(_plain(result), allow_nan=False))
     elif not _said.quiet:
         typer.echo(text)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @app.callback(invoke_without_command=True)
@@ -330,6 +341,14 @@ def _layers(
     return merged(layer, read_assignments(assignments or []))
 
 
+class _ToStderr(logging.StreamHandler[Any]):
+    """Writes to what standard error is now: a progress bar takes its place for a while."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return " ".join(record.getMessage().splitlines())
@@ -343,11 +362,13 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr()
     handler.setFormatter(_OneLine())
     logger = logging.getLogger("mrbridge")
     logger.handlers, logger.propagate = [handler], False
     warnings.showwarning = _show_warning
+    # Whatever runs ends as with Ctrl-C: temporary files are removed, the exit code is 3.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(_run(arguments))
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
 
 _quiet = False
+_bars: list[Progress] = []
 
 
 def set_quiet(quiet: bool) -> None:
@@ -23,9 +27,15 @@ def wanted() -> bool:
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items`, showing on a terminal how many are done and how long the rest will take."""
+    """Yield `items`, showing on a terminal how many are done and how long the rest will take.
+
+    One inside another, such as the slices of each scan, gets a line of its own below it.
+    """
     if not wanted():
         yield from items
+        return
+    if _bars:
+        yield from _below(_bars[-1], items, label, total)
         return
     from rich.console import Console
     from rich.progress import (
@@ -38,4 +48,16 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        yield from bar.track(items, description=label, total=total)
+        _bars.append(bar)
+        try:
+            yield from bar.track(items, description=label, total=total)
+        finally:
+            _bars.remove(bar)
+
+
+def _below(bar: Progress, items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
+    task = bar.add_task(label, total=total)
+    try:
+        yield from bar.track(items, task_id=task)
+    finally:
+        bar.remove_task(task)

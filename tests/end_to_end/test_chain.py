@@ -1,0 +1,102 @@
+"""Prepare, train, translate, evaluate: through the command line, on small data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrbridge import cli, io
+
+SEED_PNG = Path(__file__).parents[2] / ".." / "shared" / "data" / "seed-png"
+TINY = [
+    *("--set", "networks.image_size=32", "--set", "validation_slices=2", "--set", "epochs=1"),
+    *("--set", "networks.generator={levels: 4, features: 4, max_features: 8}"),
+    *("--set", "networks.critic={features: 4, strided: 1}", "--set", "steps_per_epoch=5"),
+]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Run a verb that must succeed, and give its JSON answer."""
+    logger = logging.getLogger("mrbridge")
+    before = (logger.handlers, logger.propagate, logger.level, warnings.showwarning)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: Any) -> dict[str, Any]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*(str(argument) for argument in arguments), "--json", "-q"])
+        out, err = capsys.readouterr()
+        assert caught.value.code == 0, err
+        told: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return told
+
+    yield call
+    logger.handlers, logger.propagate, level, warnings.showwarning = before
+    logger.setLevel(level)
+    signal.signal(signal.SIGTERM, handler)
+    cli._said = cli._Verbosity()
+
+
+def test_bids(run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None:
+    store, model = tmp_path / "store", tmp_path / "run"
+    run("prepare", bids_scans, "-o", store)
+    run("train", store, "-o", model, *TINY)
+    made = run("translate", "-m", model, "-i", bids_scans, "-o", tmp_path / "made")
+    assert len(made["outputs"]) == 4
+    for path in map(Path, made["outputs"]):
+        source = bids_scans / path.parent.relative_to(tmp_path / "made")
+        original = io.read(source / path.name.replace("_desc-synth_T2w", "_T1w"))
+        synthetic = io.read(path)
+        assert synthetic.affine.tobytes() == original.affine.tobytes()
+        assert synthetic.voxels.shape == original.voxels.shape
+        assert synthetic.synthetic
+        assert np.isfinite(synthetic.voxels).all()
+    told = run("evaluate", "-m", model, "--pairs", bids_scans, "-o", tmp_path / "scores")
+    assert Path(told["report"]).is_file()
+    assert told["summary"]
+    rows = (tmp_path / "scores" / "scores.csv").read_text().splitlines()
+    assert len(rows) > 8, "four subjects, two directions"
+    syntheses = run(
+        *("evaluate", "--real", bids_scans, "--synthetic", tmp_path / "made"),
+        *("-o", tmp_path / "files"),
+    )
+    assert Path(syntheses["report"]).is_file()
+
+
+def test_pictures(run: Callable[..., Any], picture_folder: Path, tmp_path: Path) -> None:
+    store, model = tmp_path / "store", tmp_path / "run"
+    told = run("prepare", picture_folder, "-o", store)
+    assert told["T1w"]["train"] > told["T1w"]["val"] > 0
+    run("train", store, "-o", model, *TINY)
+    made = run("translate", "-m", model, "-i", picture_folder / "TrainT2", "-o", tmp_path / "T1")
+    assert len(made["outputs"]) == 30
+
+
+@pytest.mark.skipif(not SEED_PNG.is_dir(), reason="the development data are not here")
+def test_the_pictures_of_the_original_projects(run: Callable[..., Any], tmp_path: Path) -> None:
+    source = tmp_path / "seed"
+    for contrast in ("T1", "T2"):
+        paths = sorted((SEED_PNG / f"Train{contrast}").glob("*.png"))[:14]
+        (source / f"Train{contrast}").mkdir(parents=True)
+        for path in paths:
+            shutil.copy(path, source / f"Train{contrast}")
+    run("prepare", source, "-o", tmp_path / "store")
+    run("train", tmp_path / "store", "-o", tmp_path / "run", *TINY)
+    made = run("translate", "-m", tmp_path / "run", "-i", source / "TrainT1", "-o", tmp_path / "T2")
+    assert len(made["outputs"]) == 14
+    for path in map(Path, made["outputs"]):
+        with Image.open(path) as synthetic, Image.open(source / "TrainT1" / path.name) as original:
+            assert (synthetic.size, synthetic.mode) == (original.size, original.mode)
+            assert synthetic.mode == "RGB"
+        assert io.read(path).synthetic

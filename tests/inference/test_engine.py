@@ -1,0 +1,200 @@
+"""An identity generator returns its input; what comes back lies where the input lay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrbridge import io
+from mrbridge.bundle import Bundle
+from mrbridge.errors import InputError, SettingsError
+from mrbridge.inference import engine
+from mrbridge.inference.engine import Translator
+from mrbridge.preparation.pipeline import StandardSettings, standardise
+from mrbridge.volume import Volume
+
+
+@pytest.fixture
+def identity(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Translator:
+    """A translator whose generators return their input."""
+    monkeypatch.setattr(Translator, "_run", lambda self, network, slices: slices)
+    return Translator(tiny_bundle, "cpu")
+
+
+def smooth_scan(make_scan: Callable[..., Volume], **how: Any) -> Volume:
+    """A scan without noise, which interpolation can bring back."""
+    from scipy import ndimage
+
+    scan = make_scan(3, "T1w", **how)
+    blurred = ndimage.gaussian_filter(scan.voxels.astype(np.float32), (2.0, 2.0, 0.5))
+    return replace(scan, voxels=blurred)
+
+
+AXES = ["LAS", "RAS", "PSR", "ILA"]
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_identity_in_every_orientation(
+    axes: str, identity: Translator, make_scan: Callable[..., Volume]
+) -> None:
+    from nibabel import Nifti1Image
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+    scan = make_scan(3, "T1w")
+    image = Nifti1Image(scan.voxels, scan.affine)
+    turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(axes))
+    image = image.as_reoriented(turn)
+    scan = Volume(np.asarray(image.dataobj), image.affine)
+    standard = standardise(scan, StandardSettings())
+    made = identity.translate(scan, "T2w", match=scan)
+    expected = np.clip(scan.voxels, standard.recipe.low, standard.recipe.high)
+    assert made.voxels.dtype == np.float32
+    np.testing.assert_array_equal(made.affine, scan.affine)
+    np.testing.assert_allclose(made.voxels, expected, atol=1e-3)
+    assert (made.contrast, made.synthetic) == ("T2w", True)
+
+
+@pytest.mark.parametrize("spacing", [0.7, 1.6])
+def test_identity_up_to_interpolation(
+    spacing: float, identity: Translator, make_scan: Callable[..., Volume]
+) -> None:
+    scan = smooth_scan(make_scan, shape=(61, 47, 9), spacing=spacing)
+    standard = standardise(scan, StandardSettings())
+    assert standard.grid.shape != standard.grid.full, "this scan must be resampled"
+    made = identity.translate(scan, "T2w", match=scan)
+    expected = np.clip(scan.voxels, standard.recipe.low, standard.recipe.high)
+    assert made.voxels.shape == scan.voxels.shape
+    # The coarser the slices that the network sees, the more of the edges is lost.
+    worst = np.abs(made.voxels - expected).max() / np.ptp(expected)
+    assert worst < 0.05
+
+
+def test_the_range_is_the_typical_one_of_the_wanted_contrast(
+    identity: Translator, make_scan: Callable[..., Volume]
+) -> None:
+    scan = make_scan(3, "T1w")
+    typical = identity.bundle.manifest.typical
+    for to in ("T1w", "T2w"):
+        made = identity.translate(scan, to)
+        assert made.voxels.max() == pytest.approx(typical[to].high, rel=1e-5)
+    doubled = replace(make_scan(4, "T2w"), voxels=2 * make_scan(4, "T2w").voxels)
+    matched = identity.translate(scan, "T2w", match=doubled)
+    assert matched.voxels.max() == pytest.approx(2 * typical["T2w"].high, rel=0.1)
+
+
+def test_background_stays_exactly_zero_and_all_is_finite(
+    tiny_bundle: Bundle, make_scan: Callable[..., Volume]
+) -> None:
+    scan = make_scan(3, "T1w")
+    made = Translator(tiny_bundle, "cpu").translate(scan)
+    corner = (slice(3), slice(3))
+    np.testing.assert_array_equal(scan.voxels[corner], 0)
+    np.testing.assert_array_equal(made.voxels[corner], 0)
+    assert np.isfinite(made.voxels).all()
+    assert np.ptp(made.voxels) > 0
+
+
+def test_the_input_is_not_changed(tiny_bundle: Bundle, make_scan: Callable[..., Volume]) -> None:
+    scan = make_scan(3, "T1w")
+    before = scan.voxels.copy()
+    Translator(tiny_bundle, "cpu").translate(scan)
+    np.testing.assert_array_equal(scan.voxels, before)
+    assert not scan.synthetic
+
+
+def test_slices_do_not_depend_on_the_batch(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translator = Translator(tiny_bundle, "cpu")
+    slices = np.random.default_rng(0).uniform(-1, 1, (7, 40, 35)).astype(np.float32)
+    made = []
+    for pixels in (1, 2 * 48 * 48, 10**9):
+        monkeypatch.setattr(engine, "_BATCH_PIXELS", pixels)
+        made.append(translator.translate_slices(slices, "T2w"))
+    for other in made[1:]:
+        np.testing.assert_allclose(other, made[0], atol=2e-3)
+    alone = translator.translate_slices(slices[4:5], "T2w")
+    np.testing.assert_allclose(alone[0], made[0][4], atol=2e-3)
+
+
+def test_slices_of_any_size_come_back_in_their_size(tiny_bundle: Bundle) -> None:
+    translator = Translator(tiny_bundle, "cpu")
+    for shape in [(1, 16, 16), (2, 33, 47), (3, 5, 70)]:
+        made = translator.translate_slices(np.zeros(shape, np.float32), "T1w")
+        assert made.shape == shape
+        assert made.dtype == np.float32
+        assert np.abs(made).max() <= 1
+
+
+def test_the_two_directions_differ(tiny_bundle: Bundle) -> None:
+    translator = Translator(tiny_bundle, "cpu")
+    slices = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32)).astype(np.float32)
+    made = [translator.translate_slices(slices, to) for to in ("T1w", "T2w")]
+    assert not np.allclose(made[0], made[1], atol=0.01)
+
+
+def test_slices_without_anatomy_become_background(tiny_bundle: Bundle) -> None:
+    slices = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
+    foreground = np.ones(slices.shape, bool)
+    foreground[1] = False
+    made = Translator(tiny_bundle, "cpu").translate_slices(slices, "T2w", foreground=foreground)
+    np.testing.assert_array_equal(made[1], -1)
+    assert (made[[0, 2]] > -1).any()
+
+
+def test_the_contrast_to_make(tiny_bundle: Bundle, make_scan: Callable[..., Volume]) -> None:
+    translator = Translator(tiny_bundle, "cpu")
+    unknown = replace(make_scan(1, "T1w"), contrast=None)
+    assert translator.choose_contrast(make_scan(1, "T1w"), None) == "T2w"
+    assert translator.choose_contrast(make_scan(1, "T2w"), None) == "T1w"
+    assert translator.choose_contrast(unknown, None) == "T2w"
+    assert translator.choose_contrast(unknown, "T1w") == "T1w"
+    with pytest.raises(SettingsError, match="makes T2w or T1w, not FLAIR"):
+        translator.choose_contrast(unknown, "FLAIR")
+
+
+def test_devices(tiny_bundle: Bundle) -> None:
+    assert Translator(tiny_bundle).device.type in ("cpu", "cuda")
+    with pytest.raises(SettingsError, match="no device 'tpu'"):
+        Translator(tiny_bundle, "tpu")
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_a_constant_scan_is_refused(
+    value: int, tiny_bundle: Bundle, make_scan: Callable[..., Volume]
+) -> None:
+    scan = make_scan(1, "T1w")
+    constant = replace(scan, voxels=np.full_like(scan.voxels, value))
+    with pytest.raises(InputError, match="constant"):
+        Translator(tiny_bundle, "cpu").translate(constant)
+
+
+@pytest.mark.parametrize("shape", [(40, 48, 1), (33, 21, 3), (17, 90, 4)])
+def test_odd_shapes_come_back(
+    shape: tuple[int, int, int], tiny_bundle: Bundle, make_scan: Callable[..., Volume]
+) -> None:
+    scan = make_scan(2, "T1w", shape=shape)
+    if not np.ptp(scan.voxels):  # a single slice at the edge of the head
+        scan = replace(scan, voxels=make_scan(2, "T1w", (40, 48, 3)).voxels[:, :, 1:2])
+    made = Translator(tiny_bundle, "cpu").translate(scan)
+    assert made.voxels.shape == scan.voxels.shape
+
+
+def test_the_written_header_says_where_the_voxels_lie_bit_for_bit(
+    tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
+) -> None:
+    path = io.write(make_scan(5, "T1w"), tmp_path / "sub-1_T1w.nii.gz")
+    scan = io.read(path)
+    made = Translator(tiny_bundle, "cpu").translate(scan)
+    back = io.read(io.write(made, tmp_path / "made.nii.gz"))
+    assert back.affine.tobytes() == scan.affine.tobytes()
+    for field in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "pixdim"):
+        assert back.header[field].tobytes() == scan.header[field].tobytes()
+    assert back.header["xyzt_units"] == scan.header["xyzt_units"]
+    np.testing.assert_array_equal(back.voxels, made.voxels)
+    assert back.synthetic

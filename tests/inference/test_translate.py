@@ -1,0 +1,324 @@
+"""The verb `translate`: files, folders and objects, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+import mrbridge
+from mrbridge import io
+from mrbridge.bundle import Bundle
+from mrbridge.errors import (
+    InputError,
+    MrbridgeWarning,
+    OutputError,
+    SettingsError,
+    SomeScansFailed,
+)
+from mrbridge.inference.translate import translate
+from mrbridge.volume import Volume
+
+
+@pytest.fixture
+def scan(make_scan: Callable[..., Volume], tmp_path: Path) -> Path:
+    """One NIfTI file with a BIDS name."""
+    return io.write(make_scan(6, "T1w"), tmp_path / "in" / "sub-06_run-2_T1w.nii.gz")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+class TestObjects:
+    def test_all_kinds_give_the_same(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
+        volume, image = io.read(scan), nib.load(scan)
+        (told,) = translate(tiny_bundle, scan, tmp_path / "out.nii.gz", device="cpu")
+        from_path = io.read(told.output)
+        from_volume = translate(tiny_bundle, volume, device="cpu")
+        from_image = translate(tiny_bundle, image, device="cpu")
+        from_array = mrbridge.translate(
+            tiny_bundle.path, (volume.voxels, volume.affine), device="cpu"
+        )
+        assert isinstance(from_volume, Volume)
+        assert type(from_image) is type(image)
+        assert isinstance(from_array, Volume)
+        expected = from_path.voxels
+        np.testing.assert_array_equal(from_volume.voxels, expected)
+        np.testing.assert_array_equal(np.asarray(from_image.dataobj), expected)
+        np.testing.assert_array_equal(from_array.voxels, expected)
+        for affine in (from_volume.affine, from_image.affine, from_array.affine):
+            np.testing.assert_array_equal(affine, volume.affine)
+        assert from_volume.synthetic
+        assert from_array.synthetic
+        assert bytes(from_image.header["descrip"].item()).startswith(b"synthetic T2w")
+        assert from_image.get_data_dtype() == np.float32
+        assert image.header["descrip"].item() == b"", "the input's header was changed"
+
+    def test_an_image_that_was_written_comes_back(
+        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
+        made = translate(tiny_bundle, nib.load(scan), device="cpu")
+        nib.save(made, tmp_path / "made.nii.gz")
+        assert io.read(tmp_path / "made.nii.gz").synthetic
+        np.testing.assert_array_equal(
+            nib.load(tmp_path / "made.nii.gz").get_fdata(dtype=np.float32), made.get_fdata()
+        )
+        with pytest.raises(InputError, match="synthetic already"):
+            translate(tiny_bundle, made, device="cpu")
+        translate(tiny_bundle, made, device="cpu", force=True)
+
+    def test_what_is_not_finite_is_replaced(self, tiny_bundle: Bundle, scan: Path) -> None:
+        volume = io.read(scan)
+        voxels = volume.voxels.astype(np.float32)
+        voxels[5, 5, 5], voxels[20, 20, 5], voxels[21, 20, 5] = np.nan, np.inf, -np.inf
+        for kind in (
+            replace(volume, voxels=voxels),
+            (voxels, volume.affine),
+            nib.Nifti1Image(voxels, volume.affine),
+        ):
+            with pytest.warns(MrbridgeWarning, match="3 voxels were NaN or infinite"):
+                made = translate(tiny_bundle, kind, device="cpu")
+            values = made.voxels if isinstance(made, Volume) else np.asarray(made.dataobj)
+            assert np.isfinite(values).all()
+
+    def test_four_axes(self, tiny_bundle: Bundle, scan: Path) -> None:
+        volume = io.read(scan)
+        alone = translate(tiny_bundle, volume, device="cpu").voxels
+        one = nib.Nifti1Image(volume.voxels[..., None], volume.affine)
+        np.testing.assert_array_equal(
+            np.asarray(translate(tiny_bundle, one, device="cpu").dataobj), alone
+        )
+        both = np.stack([0 * volume.voxels, volume.voxels], axis=3)
+        image = nib.Nifti1Image(both, volume.affine)
+        with pytest.raises(InputError, match="not three axes"):
+            translate(tiny_bundle, image, device="cpu")
+        made = translate(tiny_bundle, image, device="cpu", volume=1)
+        np.testing.assert_array_equal(np.asarray(made.dataobj), alone)
+
+    @pytest.mark.parametrize(
+        "image",
+        [
+            3,
+            (np.zeros((3, 3, 3)), np.eye(3)),
+            (np.zeros((3, 3, 3), complex), np.eye(4)),
+            (np.zeros((3, 3)), np.eye(4)),
+            (np.full((3, 3, 3), np.nan), np.eye(4)),
+            (np.zeros((3, 0, 3)), np.eye(4)),
+        ],
+    )
+    def test_what_is_no_scan(self, image: Any, tiny_bundle: Bundle) -> None:
+        with pytest.raises(InputError):
+            translate(tiny_bundle, image, device="cpu")
+
+    def test_match_takes_paths_and_objects(
+        self, tiny_bundle: Bundle, scan: Path, make_scan: Callable[..., Volume], tmp_path: Path
+    ) -> None:
+        reference = replace(make_scan(1, "T2w"), voxels=3 * make_scan(1, "T2w").voxels)
+        path = io.write(reference, tmp_path / "reference.nii.gz")
+        volume = io.read(scan)
+        plain = translate(tiny_bundle, volume, device="cpu").voxels
+        made = [
+            translate(tiny_bundle, volume, match=match, device="cpu").voxels
+            for match in (path, reference, nib.load(path))
+        ]
+        assert made[0].mean() > 2 * plain.mean()
+        for other in made[1:]:
+            np.testing.assert_array_equal(other, made[0])
+
+
+class TestFiles:
+    def test_file_to_file(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
+        before = scan.read_bytes()
+        out = tmp_path / "new" / "made.nii.gz"
+        (told,) = translate(tiny_bundle, scan, out, device="cpu")
+        assert (told.source, told.output, told.contrast, told.error) == (scan, out, "T2w", None)
+        assert sorted(tree(out.parent)) == ["made.json", "made.nii.gz"]
+        assert scan.read_bytes() == before
+        made, original = io.read(out), io.read(scan)
+        assert made.synthetic
+        assert made.voxels.shape == original.voxels.shape
+        assert made.affine.tobytes() == original.affine.tobytes()
+        told = json.loads((out.parent / "made.json").read_text())
+        assert told["SyntheticData"] is True
+        assert told["Sources"] == [scan.name]
+        assert told["SpatialReference"] == scan.name
+        assert told["GeneratedBy"][0]["Model"] == tiny_bundle.hash
+
+    def test_file_to_folder(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
+        translate(tiny_bundle, scan, tmp_path / "out", device="cpu")
+        assert sorted(tree(tmp_path / "out")) == [
+            "sub-06_run-2_desc-synth_T2w.json",
+            "sub-06_run-2_desc-synth_T2w.nii.gz",
+        ]
+
+    def test_both_directions(
+        self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
+    ) -> None:
+        path = io.write(make_scan(6, "T2w"), tmp_path / "sub-06_T2w.nii")
+        (told,) = translate(tiny_bundle, path, tmp_path / "out", device="cpu")
+        assert told.contrast == "T1w"
+        assert told.output.name == "sub-06_desc-synth_T1w.nii"
+
+    def test_only_the_name_and_its_folder_tell_the_contrast(
+        self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
+    ) -> None:
+        path = io.write(make_scan(6, "T1w"), tmp_path / "T2-project" / "john" / "scan.nii.gz")
+        (told,) = translate(tiny_bundle, path, tmp_path / "out", device="cpu")
+        assert told.contrast == "T2w"
+        assert told.output.name == "scan.nii.gz"
+
+    def test_refusals(
+        self, tiny_bundle: Bundle, scan: Path, make_scan: Callable[..., Volume], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        with pytest.raises(InputError, match=r"sub-06.*is T1w already.*--force"):
+            translate(tiny_bundle, scan, out, to="T1w", device="cpu")
+        with pytest.raises(SettingsError, match="not PDw"):
+            translate(tiny_bundle, scan, out, to="PDw", device="cpu")
+        flair = io.write(make_scan(6, "T2w"), tmp_path / "sub-06_FLAIR.nii.gz")
+        with pytest.raises(InputError, match="is FLAIR; this model takes T1w and T2w"):
+            translate(tiny_bundle, flair, out, device="cpu")
+        with pytest.raises(OutputError, match="replace its source"):
+            translate(tiny_bundle, scan, scan, device="cpu")
+        plain = shutil.copy(scan, tmp_path / "in" / "plain.nii.gz")
+        with pytest.raises(OutputError, match="replace its source"):
+            translate(tiny_bundle, plain, tmp_path / "in", device="cpu")
+        with pytest.raises(OutputError, match="no known format"):
+            translate(tiny_bundle, scan, tmp_path / "made.txt", device="cpu")
+        with pytest.raises(OutputError, match="cannot become a picture"):
+            translate(tiny_bundle, scan, tmp_path / "made.png", device="cpu")
+        with pytest.raises(OutputError, match="no output"):
+            translate(tiny_bundle, scan, device="cpu")
+        with pytest.raises(InputError, match="does not exist"):
+            translate(tiny_bundle, tmp_path / "absent.nii.gz", out, device="cpu")
+        assert not out.exists()
+        assert not (tmp_path / "made.png").exists()
+
+    def test_force(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
+        out = tmp_path / "made.nii.gz"
+        translate(tiny_bundle, scan, out, to="T1w", force=True, device="cpu")
+        with pytest.raises(InputError, match=r"made\.nii\.gz: is synthetic already"):
+            translate(tiny_bundle, out, tmp_path / "again.nii.gz", device="cpu")
+        translate(tiny_bundle, out, tmp_path / "again.nii.gz", force=True, device="cpu")
+        assert io.read(tmp_path / "again.nii.gz").synthetic
+
+    def test_a_damaged_scan_leaves_nothing(
+        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
+        scan.write_bytes(scan.read_bytes()[:-20])
+        with pytest.raises(InputError, match="damaged or truncated"):
+            translate(tiny_bundle, scan, tmp_path / "out" / "made.nii.gz", device="cpu")
+        assert not (tmp_path / "out").exists()
+
+    def test_pictures(self, tiny_bundle: Bundle, picture_folder: Path, tmp_path: Path) -> None:
+        source = picture_folder / "TrainT1" / "Image #10.png"
+        (told,) = translate(tiny_bundle, source, tmp_path / "out", device="cpu")
+        assert told.output == tmp_path / "out" / "Image #10.png"
+        with Image.open(told.output) as made, Image.open(source) as original:
+            assert (made.size, made.mode) == (original.size, original.mode)
+            assert any("synthetic T2w" in str(text) for text in made.text.values())
+        assert io.read(told.output).synthetic
+        assert sorted(tree(tmp_path / "out")) == ["Image #10.png"]
+        with pytest.raises(OutputError, match="cannot become NIfTI"):
+            translate(tiny_bundle, source, tmp_path / "made.nii.gz", device="cpu")
+
+
+class TestFolders:
+    def test_bids(self, tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path) -> None:
+        before = tree(bids_scans)
+        done = translate(tiny_bundle, bids_scans, tmp_path / "out", device="cpu")
+        assert [item.contrast for item in done] == ["T2w"] * 4
+        assert tree(bids_scans) == before
+        assert sorted(p for p in tree(tmp_path / "out") if p.endswith(".nii.gz")) == [
+            f"sub-0{n}/anat/sub-0{n}_desc-synth_T2w.nii.gz" for n in range(1, 5)
+        ]
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert report["model"] == tiny_bundle.hash
+        assert len(report["done"]) == 4
+        assert report["failed"] == []
+        reasons = {item["source"]: item["reason"] for item in report["ignored"]}
+        assert reasons["sub-01/anat/sub-01_T2w.nii.gz"] == "is T2w, not T1w"
+        assert str(tmp_path) not in json.dumps(report)
+
+    def test_the_other_contrast_of_the_same_folder(
+        self, tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
+    ) -> None:
+        done = translate(tiny_bundle, bids_scans, tmp_path, to="T1w", device="cpu")
+        assert {item.source.name[7:] for item in done} == {"T2w.nii.gz"}
+
+    def test_derivatives_of_a_bids_data_set_are_left_alone(
+        self, tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
+    ) -> None:
+        root = shutil.copytree(bids_scans, tmp_path / "bids")
+        first = root / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+        (root / "derivatives").mkdir()
+        shutil.copy(first, root / "derivatives" / "sub-01_space-MNI_T1w.nii.gz")
+        out = root / "derivatives" / "mrbridge"
+        done = translate(tiny_bundle, root, out, device="cpu")
+        again = translate(tiny_bundle, root, out, device="cpu")
+        assert [item.source for item in done] == [item.source for item in again]
+        assert len(done) == 4
+
+    def test_pictures_keep_their_names(
+        self, tiny_bundle: Bundle, picture_folder: Path, tmp_path: Path
+    ) -> None:
+        source = tmp_path / "TrainT1"
+        source.mkdir()
+        for number in (5, 9, 10):
+            shutil.copy(picture_folder / "TrainT1" / f"Image #{number}.png", source)
+        (source / "notes.txt").write_text("mine")
+        done = translate(tiny_bundle, source, tmp_path / "out", device="cpu")
+        names = ["Image #5.png", "Image #9.png", "Image #10.png"]
+        assert [item.output.name for item in done] == names
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert [item["source"] for item in report["ignored"]] == ["notes.txt"]
+        back = translate(tiny_bundle, picture_folder / "TrainT2", tmp_path / "back", device="cpu")
+        assert {item.contrast for item in back} == {"T1w"}
+
+    def test_one_broken_file_does_not_stop_the_others(
+        self, tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
+    ) -> None:
+        root = shutil.copytree(bids_scans, tmp_path / "bids")
+        broken = root / "sub-02" / "anat" / "sub-02_T1w.nii.gz"
+        broken.write_bytes(broken.read_bytes()[:-100])
+        before = tree(root)
+        with pytest.raises(SomeScansFailed, match="1 of 4 scans failed") as caught:
+            translate(tiny_bundle, root, tmp_path / "out", device="cpu")
+        assert caught.value.exit_code == 1
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        (failed,) = report["failed"]
+        assert failed["source"] == "sub-02/anat/sub-02_T1w.nii.gz"
+        assert "damaged or truncated" in failed["error"]
+        made = [p for p in tree(tmp_path / "out") if p.endswith(".nii.gz")]
+        assert len(made) == len(report["done"]) == 3
+        assert tree(root) == before
+        assert {p.name for p in tmp_path.iterdir()} == {"bids", "out"}, "written elsewhere"
+
+    def test_two_scans_never_become_one_file(
+        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
+        shutil.copy(scan, scan.with_name("sub-06_run-2_desc-denoised_T1w.nii.gz"))
+        with pytest.raises(SomeScansFailed):
+            translate(tiny_bundle, scan.parent, tmp_path / "out", device="cpu")
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert len(report["done"]) == 1
+        assert "made of another scan already" in report["failed"][0]["error"]
+
+    def test_refusals(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
+        with pytest.raises(OutputError, match="the input itself"):
+            translate(tiny_bundle, scan.parent, scan.parent, device="cpu")
+        with pytest.raises(OutputError, match="name of a file"):
+            translate(tiny_bundle, scan.parent, tmp_path / "out.nii.gz", device="cpu")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(InputError, match="holds no T1w scan among 0 images"):
+            translate(tiny_bundle, tmp_path / "empty", tmp_path / "out", device="cpu")
+        assert not (tmp_path / "out").exists()

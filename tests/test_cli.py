@@ -1,0 +1,370 @@
+"""The command line: help, answers, errors in one line, exit codes, signals."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrbridge import cli, io
+from mrbridge.bundle import Bundle
+from mrbridge.preparation.store import Store
+from mrbridge.training.checkpoint import load_checkpoint
+from mrbridge.training.run import train
+
+VERBS = ("demo", "phantom", "prepare", "train", "translate", "evaluate", "info")
+TINY = [
+    *("--set", "networks.image_size=32", "--set", "validation_slices=2", "--set", "epochs=1"),
+    *("--set", "networks.generator={levels: 4, features: 4, max_features: 8}"),
+    *("--set", "networks.critic={features: 4, strided: 1}", "--set", "steps_per_epoch=2"),
+]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Any]]:
+    """Run the command line in this process: `run("info", "unet")` gives (code, out, err)."""
+    logger = logging.getLogger("mrbridge")
+    before = (logger.handlers, logger.propagate, logger.level, warnings.showwarning)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    yield call
+    logger.handlers, logger.propagate, level, warnings.showwarning = before
+    logger.setLevel(level)
+    signal.signal(signal.SIGTERM, handler)
+    cli._said = cli._Verbosity()
+
+
+def answer(out: str) -> dict[str, Any]:
+    """The JSON object on the last line of standard output, strictly read."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    told = json.loads(out.splitlines()[-1], parse_constant=refuse)
+    assert isinstance(told, dict)
+    return told
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_an_example(verb: str, run: Callable[..., Any]) -> None:
+    for flag in ("-h", "--help"):
+        code, out, err = run(verb, flag)
+        assert (code, err) == (0, "")
+        assert f"Example: mrbridge {verb} " in out
+        for option in ("-q", "-v", "--json"):
+            assert option in out
+
+
+def test_root(run: Callable[..., Any]) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(verb in out for verb in VERBS)
+    assert "not for diagnosis" in out
+    assert run()[1] == out
+    assert run("--version") == (0, f"mrbridge {cli.__version__}\n", "")
+
+
+class TestInfo:
+    def test_the_original_u_net(self, run: Callable[..., Any]) -> None:
+        code, out, err = run("info", "unet", "--json")
+        told = answer(out)
+        assert (code, err) == (0, "")
+        assert told["generator"] == 54_408_833
+        assert told["critic"] == 2_763_521
+        assert told["total"] == 114_344_708
+        assert told["critic_logits"] == [30, 30]
+
+    @pytest.mark.parametrize("preset", ["bridge", "unet", "resunet", "resnet"])
+    def test_presets(self, preset: str, run: Callable[..., Any]) -> None:
+        told = answer(run("info", preset, "--json")[1])
+        assert told["total"] == 2 * (told["generator"] + told["critic"])
+        assert told["settings"]["preset"] == preset
+        code, out, _ = run("info", preset)
+        assert code == 0
+        assert f"{told['total']:,}" in out
+
+    def test_bundles(self, tiny_bundle: Bundle, run: Callable[..., Any]) -> None:
+        told = answer(run("info", tiny_bundle.path, "--json")[1])
+        assert told["weights_sha256"] == tiny_bundle.hash
+        assert told["total"] == tiny_bundle.manifest.networks.describe()["total"]
+        assert "not for diagnosis" in run("info", tiny_bundle.path)[1]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["info", "unett"], "did you mean 'unet'"),
+            (["info", "."], "neither a run with a bundle nor a bundle"),
+            (["train", "absent", "-o", "run"], "absent: does not exist"),
+            (["train", "absent", "-o", "run", "--preset", "brigde"], "did you mean 'bridge'"),
+            (["train", "absent", "-o", "run", "--set", "epoch=3"], "did you mean 'epochs'"),
+            (["train", "absent", "-o", "run", "--set", "epochs"], "Write key=value"),
+            (["train", "absent", "-o", "run", "--config", "no.yaml"], "no.yaml: cannot be read"),
+            (["train", "absent", "-o", "run", "--resume"], "no checkpoint"),
+            (["prepare", "absent", "-o", "store"], "absent: does not exist"),
+            (["prepare", ".", "-o", "store", "--source", "T3w"], "no known contrast"),
+            (["translate", "-m", "absent", "-i", "x.nii", "-o", "y"], "absent: does not exist"),
+            (["evaluate", "-o", "scores"], "what to score is not clear"),
+            (["phantom", "-o", "x", "--set", "subject=3"], "did you mean 'subjects'"),
+        ],
+    )
+    def test_one_line_that_says_what_to_do(
+        self,
+        arguments: list[str],
+        message: str,
+        run: Callable[..., Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert list(tmp_path.iterdir()) == [], "something was written"
+        code, _, err = run(*arguments, "-v")
+        assert code == 2
+        assert "Traceback (most recent call last)" in err
+        assert message in err.splitlines()[-1]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["trian"], "trian"),
+            (["train", "store"], "-o"),
+            (["train", "store", "-o", "x", "--epochs", "3"], "--epochs"),
+            (["demo", "-o", "x", "--minutes", "0"], "minutes"),
+            (["phantom", "-o", "x", "--subjects", "many"], "many"),
+        ],
+    )
+    def test_usage(self, arguments: list[str], message: str, run: Callable[..., Any]) -> None:
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert err.count("\n") == 1
+        assert "-h'" in err
+
+    def test_interrupted(self, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(**_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+        monkeypatch.setattr(cli, "app", interrupted)
+        assert run("info", "unet") == (3, "", "error: interrupted\n")
+
+    def test_numbers_that_json_cannot_hold_are_null(self) -> None:
+        told = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": -float("inf"), "e": 1}}
+        assert cli._plain(told) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": 1}}
+
+
+class TestVerbs:
+    """Every verb answers in JSON; the whole chain is in end_to_end."""
+
+    def test_phantom(self, run: Callable[..., Any], tmp_path: Path) -> None:
+        small = ["--subjects", 1, "--set", "spacing_mm=8"]
+        code, out, _ = run("phantom", "-o", tmp_path / "bids", *small, "--json")
+        assert code == 0
+        assert answer(out) == {"path": str(tmp_path / "bids"), "subjects": 1}
+        assert len(list((tmp_path / "bids").glob("sub-*/anat/*_T1w.nii.gz"))) == 1
+
+    def test_prepare(self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None:
+        code, out, err = run("prepare", bids_scans, "-o", tmp_path / "store", "--json")
+        assert (code, err) == (0, "")
+        told = answer(out)
+        assert told["T1w"] == told["T2w"] == {"train": 24, "val": 10, "test": 10}
+
+    def test_prepare_with_a_broken_scan(
+        self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path
+    ) -> None:
+        root = shutil.copytree(bids_scans, tmp_path / "bids")
+        (root / "sub-04" / "anat" / "sub-04_T1w.nii.gz").write_bytes(b"broken")
+        code, out, err = run("prepare", root, "-o", tmp_path / "store", "--json")
+        assert code == 1
+        assert "1 of 8 scans failed" in err
+        assert err.count("\n") == 1
+        assert len(Store.open(tmp_path / "store").records()) == 7
+
+    def test_train(self, run: Callable[..., Any], small_store: Store, tmp_path: Path) -> None:
+        path = tmp_path / "run"
+        code, out, err = run("train", small_store.path, "-o", path, "--json", "-q", *TINY)
+        assert (code, err) == (0, "")
+        told = answer(out)
+        assert told["bundle"] == str(path / "bundle")
+        assert told["last"]["step"] == 2
+        code, _, err = run("train", small_store.path, "-o", path, *TINY)
+        assert code == 2
+        assert "not empty" in err
+        # The same command with --resume goes on, or has nothing to do.
+        code, out, _ = run("train", small_store.path, "-o", path, "--json", "--resume", *TINY)
+        assert code == 0
+        assert answer(out)["last"]["step"] == 2
+        more = ["--resume", "--set", "epochs=2"]
+        code, out, err = run("train", small_store.path, "-o", path, "--json", *more)
+        assert answer(out)["last"]["step"] == 4
+        assert "epoch 2" in err
+        code, _, err = run("train", small_store.path, "-o", path, "--resume", "--set", "seed=9")
+        assert code == 2
+        assert "keeps its seed" in err
+
+    def test_train_from_a_file(
+        self, run: Callable[..., Any], small_store: Store, tmp_path: Path
+    ) -> None:
+        config = tmp_path / "tiny.yaml"
+        config.write_text(
+            "preset: resnet\nepochs: 1\nsteps_per_epoch: 1\nvalidation_slices: 2\n"
+            "networks:\n  image_size: 32\n  generator: {features: 4, blocks: 1}\n"
+            "  critic: {features: 4, strided: 1}\n"
+        )
+        path = tmp_path / "run"
+        more = ["--config", config, "--set", "steps_per_epoch=3", "-q", "--json"]
+        code, out, _ = run("train", small_store.path, "-o", path, *more)
+        assert code == 0
+        assert answer(out)["last"]["step"] == 3
+        assert answer(run("info", path, "--json")[1])["preset"] == "resnet"
+
+    def test_translate(
+        self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
+    ) -> None:
+        scan = bids_scans / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+        out_file = tmp_path / "made.nii.gz"
+        common = ["-m", tiny_bundle.path, "--device", "cpu", "--json"]
+        code, out, err = run("translate", *common, "-i", scan, "-o", out_file)
+        assert (code, err) == (0, "")
+        assert answer(out) == {"outputs": [str(out_file)]}
+        assert io.read(out_file).synthetic
+        code, _, err = run("translate", *common, "-i", out_file, "-o", tmp_path / "x.nii.gz")
+        assert code == 2
+        assert "made.nii.gz: is synthetic already. Use --force" in err
+
+    def test_translate_with_a_broken_scan(
+        self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
+    ) -> None:
+        root = shutil.copytree(bids_scans, tmp_path / "bids")
+        (root / "sub-03" / "anat" / "sub-03_T1w.nii.gz").write_bytes(b"broken")
+        code, _, err = run("translate", "-m", tiny_bundle.path, "-i", root, "-o", tmp_path / "out")
+        assert code == 1
+        assert "Traceback" not in err
+        assert "sub-03_T1w.nii.gz" in err
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert len(report["done"]) == 3
+
+    def test_evaluate(self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None:
+        real = bids_scans / "sub-01" / "anat" / "sub-01_T2w.nii.gz"
+        volume = io.read(real)
+        noisy = volume.voxels + np.random.default_rng(0).normal(0, 20, volume.voxels.shape)
+        synthetic = nib_save(noisy.astype(np.float32), volume.affine, tmp_path / "made_T2w.nii.gz")
+        files = ["--real", real, "--synthetic", synthetic]
+        code, out, _ = run("evaluate", *files, "-o", tmp_path / "scores", "--json")
+        assert code == 0
+        assert Path(answer(out)["report"]).is_file()
+        assert answer(out)["summary"]
+
+
+def nib_save(voxels: np.ndarray, affine: np.ndarray, path: Path) -> Path:
+    from mrbridge.volume import Volume
+
+    return io.write(Volume(voxels, affine), path)
+
+
+LAUNCH = (
+    "from mrbridge.data import loader; loader._SPARE_FROM = {spare_from}\n"
+    "from mrbridge import cli; cli.main()"
+)
+
+
+def start_training(store: Path, out: Path, spare_from: int) -> subprocess.Popen[str]:
+    """Train without end in a process group of its own."""
+    code = LAUNCH.format(spare_from=spare_from)
+    arguments = ["train", str(store), "-o", str(out), "--device", "cpu", *TINY]
+    endless = ["--set", "epochs=100000", "--set", "decay_from=1", "--set", "match_weight=0"]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, *endless, "--set", "steps_per_epoch=5"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_signals_end_a_training_with_a_checkpoint(
+    small_store: Store, tmp_path: Path, tiny: Callable[..., Any]
+) -> None:
+    """Ctrl-C goes to the whole group, as a terminal sends it; so does a scheduler's SIGTERM."""
+    cases = [("int", signal.SIGINT, 1), ("term", signal.SIGTERM, 10_000)]
+    running = {
+        name: (start_training(small_store.path, tmp_path / name, spare_from), number)
+        for name, number, spare_from in cases
+    }
+    try:
+        for name, (process, number) in running.items():
+            wait_for(tmp_path / name / "metrics.csv", process)
+            os.killpg(process.pid, number)
+        for name, (process, _) in running.items():
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == 3, err
+            assert out == ""
+            assert "Traceback" not in err
+            (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
+            assert told == err.splitlines()[-1]
+            state = load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")
+            assert f"stopped at step {state['step']}. Go on with --resume." in told
+            assert state["step"] > 5
+            with pytest.raises(ProcessLookupError):
+                os.killpg(process.pid, 0)  # nobody of the group is left
+    finally:
+        for process, _ in running.values():
+            if process.poll() is None:
+                process.kill()
+    # What was stopped in the middle equals, once resumed, what was never stopped.
+    path = tmp_path / "term"
+    epochs = load_checkpoint(path / "checkpoints" / "last.ckpt")["step"] // 5 + 1
+    resumed = train(
+        small_store,
+        path,
+        resume=True,
+        changes={"epochs": epochs, "validate_every": 1000},
+        device="cpu",
+    )
+    whole = train(
+        small_store,
+        tmp_path / "whole",
+        resumed.settings,
+        device="cpu",
+    )
+    states = [load_checkpoint(r.path / "checkpoints" / "last.ckpt") for r in (resumed, whole)]
+    for key, value in states[0]["networks"].items():
+        assert value.equal(states[1]["networks"][key]), key
+    for one, other in zip(resumed.rows, whole.rows, strict=True):
+        assert one["cycle"] == other["cycle"]
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 90) -> None:
+    """Wait until a training has written `path` and is in the next epoch."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if process.poll() is not None or time.monotonic() > end:
+            raise AssertionError(process.communicate()[1])
+        time.sleep(0.05)
+    time.sleep(0.4)

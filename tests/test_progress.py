@@ -1,0 +1,73 @@
+"""Progress shows on terminals only, and never changes what is iterated."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+
+import pytest
+
+from mrbridge import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def on_terminal() -> Iterator[Terminal]:
+    """Standard error is a terminal; within the test, as pytest replaces it between phases."""
+    made = Terminal()
+    progress.set_quiet(False)
+    with contextlib.redirect_stderr(made):
+        yield made
+    assert progress._bars == []
+
+
+@pytest.fixture(autouse=True)
+def _a_capable_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "_quiet", False)
+
+
+def test_items_pass_through() -> None:
+    with on_terminal() as terminal:
+        assert list(progress.track(range(5), "counting", 5)) == [0, 1, 2, 3, 4]
+    assert "counting" in terminal.getvalue()
+    assert "5/5" in terminal.getvalue()
+
+
+def test_nothing_is_shown_where_nobody_looks() -> None:
+    with on_terminal() as terminal:
+        progress.set_quiet(True)
+        assert list(progress.track(range(3), "counting", 3)) == [0, 1, 2]
+        progress.set_quiet(False)
+    assert terminal.getvalue() == ""
+    with contextlib.redirect_stderr(io.StringIO()) as plain:
+        assert list(progress.track(range(3), "counting", 3)) == [0, 1, 2]
+    assert plain.getvalue() == ""
+
+
+def test_one_inside_another_shares_the_display() -> None:
+    seen = []
+    with on_terminal() as terminal:
+        for scan in progress.track(["a", "b"], "scans", 2):
+            for number in progress.track(range(3), f"slices of {scan}", 3):
+                assert len(progress._bars) == 1
+                seen.append((scan, number))
+    assert seen == [(scan, number) for scan in "ab" for number in range(3)]
+    assert "scans" in terminal.getvalue()
+    assert "2/2" in terminal.getvalue()
+
+
+def test_an_error_ends_the_display() -> None:
+    def fail() -> None:
+        for _ in progress.track(range(3), "outer", 3):
+            for number in progress.track(range(3), "inner", 3):
+                if number == 1:
+                    raise ValueError("broken")
+
+    with on_terminal(), pytest.raises(ValueError, match="broken"):
+        fail()
