@@ -28,13 +28,15 @@ class DemoSettings(Settings):
     Attributes:
         subjects: how many are simulated; two are kept for the report, two for validation.
         spacing_mm: of the simulated scans and of the slices that the networks see.
-        reserve_seconds: what translation and evaluation take after the training.
+        few_subjects: how many when there are less than two minutes in all.
+        reserve_seconds: what starting the training, translation and evaluation take.
         least_training_seconds: trained at least so long, however short the time.
     """
 
     subjects: int = 12
+    few_subjects: int = 8
     spacing_mm: float = 2.0
-    reserve_seconds: float = 25.0
+    reserve_seconds: float = 40.0
     least_training_seconds: float = 12.0
 
 
@@ -60,12 +62,13 @@ def run_demo(out: str | Path, *, minutes: float = 5.0, seed: int = 0) -> dict[st
     settings = DemoSettings()
     stages = _Stages()
 
+    subjects = settings.subjects if minutes >= 2 else settings.few_subjects
     bids = write_bids(
         out / "phantom",
-        PhantomSettings(subjects=settings.subjects, spacing_mm=settings.spacing_mm, seed=seed),
+        PhantomSettings(subjects=subjects, spacing_mm=settings.spacing_mm, seed=seed),
     )
     stages.end("phantom")
-    share = 2 / settings.subjects
+    share = 2 / subjects
     store = prepare(
         bids,
         out / "store",

@@ -17,6 +17,7 @@ from mrbridge.networks.norm import InstanceNorm
 
 SMALL = [
     UNetSettings(levels=4, features=4, max_features=16),
+    UNetSettings(levels=3, features=4, max_features=16, refine=4),
     ResUNetSettings(levels=2, features=4, max_features=8, blocks=2),
     ResNetSettings(features=4, blocks=1),
     ResNetSettings(features=4, blocks=1, padding="zeros", norm="batch"),
@@ -67,7 +68,7 @@ def test_logits_size_tells_what_forward_gives(size):
     assert critic.logits_size(*size) == tuple(critic(torch.zeros(1, 1, *size)).shape[2:])
 
 
-@pytest.mark.parametrize("settings", SMALL, ids=lambda s: f"{s.kind}-{s.norm}")
+@pytest.mark.parametrize("settings", SMALL, ids=str)
 def test_generators_keep_shape_and_range_and_train(settings):
     network = build_generator(settings, 32, rng())
     image = torch.randn(2, 1, 32, 48).clamp(-1, 1)
@@ -79,7 +80,7 @@ def test_generators_keep_shape_and_range_and_train(settings):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("settings", SMALL[:3], ids=lambda s: s.kind)
+@pytest.mark.parametrize("settings", SMALL[:4], ids=str)
 def test_images_of_a_batch_do_not_touch_each_other(settings):
     network = build_generator(settings, 32, rng()).eval()
     images = torch.randn(2, 1, 32, 32).clamp(-1, 1)
@@ -88,7 +89,7 @@ def test_images_of_a_batch_do_not_touch_each_other(settings):
     torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("settings", SMALL[:3], ids=lambda s: s.kind)
+@pytest.mark.parametrize("settings", SMALL[:4], ids=str)
 def test_a_seed_fixes_the_weights(settings):
     one, same = (build_generator(settings, 32, rng(3)).state_dict() for _ in range(2))
     other = build_generator(settings, 32, rng(4)).state_dict()
@@ -144,3 +145,17 @@ def test_instance_norm_centres_and_scales_each_image():
     out = InstanceNorm(3)(x)
     torch.testing.assert_close(out.mean((2, 3)), torch.zeros(2, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.var((2, 3), correction=0), torch.ones(2, 3), atol=1e-3, rtol=0)
+
+
+def test_refining_layers_see_the_input_at_full_size():
+    settings = UNetSettings(levels=2, features=4, max_features=4, refine=4)
+    network = build_generator(settings, 32, rng()).eval()
+    with torch.no_grad():
+        network.last.weight.zero_()  # nothing of the decoder is left
+        network.last.bias.zero_()
+        spot = torch.zeros(1, 1, 32, 32)
+        spot[0, 0, 16, 16] = 1
+        change = (network(spot) - network(torch.zeros_like(spot))).abs()[0, 0]
+    reached = torch.nonzero(change > 1e-7)
+    assert reached.min() >= 14
+    assert reached.max() <= 18

@@ -44,7 +44,8 @@ MUSCLE = Tissue(t1=1412, t2=50, density=1.0)
 
 # T1: 382 (de Bazelaire 2004, subcutaneous fat). T2: 68 there; trains of refocusing pulses
 # lengthen it (Henkelman 1992), the factor of 1.5 is a choice. Density: 1 in BrainWeb; less here
-# (a choice), since connective tissue takes part of the room.
+# (a choice), since connective tissue takes part of the room, and since clinical T1w scans show fat
+# about three times as bright as the middle of the head, not five times.
 FAT = Tissue(t1=382, t2=68 * 1.5, density=0.55)
 
 # T1 and T2: 586 and 49 (de Bazelaire 2004, vertebral marrow). Density: a choice: bone trabeculae
