@@ -62,6 +62,20 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def quick_phantom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated subjects of ellipsoids: the true phantom takes seconds."""
+    from types import SimpleNamespace
+
+    from mrbridge.data import simulated
+
+    def simulate(settings: Any, index: int) -> SimpleNamespace:
+        seed = settings.seed % 1000 + index
+        return SimpleNamespace(t1w=ellipsoids(seed, "T1w"), t2w=ellipsoids(seed, "T2w"))
+
+    monkeypatch.setattr(simulated, "simulate", simulate)
+
+
 @pytest.fixture(scope="session")
 def make_scan() -> Callable[..., Volume]:
     """Make one head: `make_scan(seed, contrast, shape=…, spacing=…)`."""
@@ -127,6 +141,7 @@ def tiny(tiny_networks: dict[str, Any]) -> Callable[..., TrainSettings]:
     def make(preset: str | None = None, **changes: Any) -> TrainSettings:
         small: dict[str, Any] = {
             "networks": tiny_networks,
+            "simulated_subjects": 1,
             "epochs": 2,
             "steps_per_epoch": 2,
             "validation_slices": 3,

@@ -29,6 +29,7 @@ TINY = [
     *("--set", "networks.image_size=32", "--set", "validation_slices=2", "--set", "epochs=1"),
     *("--set", "networks.generator={levels: 4, features: 4, max_features: 8}"),
     *("--set", "networks.critic={features: 4, strided: 1}", "--set", "steps_per_epoch=2"),
+    *("--set", "simulated_subjects=1"),
 ]
 
 
@@ -120,7 +121,6 @@ class TestErrors:
             (["train", "absent", "-o", "run", "--set", "epoch=3"], "did you mean 'epochs'"),
             (["train", "absent", "-o", "run", "--set", "epochs"], "Write key=value"),
             (["train", "absent", "-o", "run", "--config", "no.yaml"], "no.yaml: cannot be read"),
-            (["train", "absent", "-o", "run", "--resume"], "no checkpoint"),
             (["prepare", "absent", "-o", "store"], "absent: does not exist"),
             (["prepare", ".", "-o", "store", "--source", "T3w"], "no known contrast"),
             (["translate", "-m", "absent", "-i", "x.nii", "-o", "y"], "absent: does not exist"),
@@ -155,7 +155,7 @@ class TestErrors:
             (["train", "store"], "-o"),
             (["train", "store", "-o", "x", "--epochs", "3"], "--epochs"),
             (["demo", "-o", "x", "--minutes", "0"], "minutes"),
-            (["phantom", "-o", "x", "--subjects", "many"], "many"),
+            (["phantom", "-o", "x", "--subjects", "many"], "--subjects"),
         ],
     )
     def test_usage(self, arguments: list[str], message: str, run: Callable[..., Any]) -> None:
@@ -178,6 +178,7 @@ class TestErrors:
         assert cli._plain(told) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": 1}}
 
 
+@pytest.mark.usefixtures("quick_phantom")
 class TestVerbs:
     """Every verb answers in JSON; the whole chain is in end_to_end."""
 
@@ -199,7 +200,7 @@ class TestVerbs:
     ) -> None:
         root = shutil.copytree(bids_scans, tmp_path / "bids")
         (root / "sub-04" / "anat" / "sub-04_T1w.nii.gz").write_bytes(b"broken")
-        code, out, err = run("prepare", root, "-o", tmp_path / "store", "--json")
+        code, _, err = run("prepare", root, "-o", tmp_path / "store", "--json")
         assert code == 1
         assert "1 of 8 scans failed" in err
         assert err.count("\n") == 1
@@ -297,7 +298,8 @@ def start_training(store: Path, out: Path, spare_from: int) -> subprocess.Popen[
     """Train without end in a process group of its own."""
     code = LAUNCH.format(spare_from=spare_from)
     arguments = ["train", str(store), "-o", str(out), "--device", "cpu", *TINY]
-    endless = ["--set", "epochs=100000", "--set", "decay_from=1", "--set", "match_weight=0"]
+    endless = ["--set", "epochs=100000", "--set", "decay_from=1", "--set", "simulated_weight=0"]
+    endless += ["--set", "warm_up=0"]
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments, *endless, "--set", "steps_per_epoch=5"],
         stdout=subprocess.PIPE,

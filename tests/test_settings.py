@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from mrbridge.errors import SettingsError
 from mrbridge.settings import Settings, known_keys, merged, read_assignments, read_yaml
@@ -73,6 +73,22 @@ def test_keys_of_a_field_that_is_one_of_several_kinds() -> None:
         Choice.build({"part": {"kind": "one", "feature": 3}})
     with pytest.raises(SettingsError, match=r"'part\.blocks' cannot be 0"):
         Choice.build({"part": {"kind": "two", "blocks": 0}})
+
+
+class Range(Settings):
+    low: int = 0
+    high: int = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Range:
+        if self.low > self.high:
+            raise ValueError("low is above high")
+        return self
+
+
+def test_values_that_do_not_go_together() -> None:
+    with pytest.raises(SettingsError, match=r"^low is above high\. Known keys: low, high\.$"):
+        Range.build({"low": 3})
 
 
 def test_keys_and_merging() -> None:

@@ -381,7 +381,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except TyperException as error:
         context = getattr(error, "ctx", None)  # only errors of usage know their command
         hint = f" Try '{context.command_path} -h'." if context else ""
-        _complain(f"{error.format_message()}{hint}")
+        _complain(f"{error.format_message().removesuffix('.')}.{hint}")
         return 2
     except (KeyboardInterrupt, Abort):
         _complain("interrupted")

@@ -117,6 +117,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _in_words(model: type[BaseModel], detail: Any) -> str:
+    if not detail["loc"]:  # values that are possible alone, but not together
+        return str(detail["msg"]).removeprefix("Value error, ")
     known = known_keys(model)
     named = {part for key in known for part in key.split(".")}
     *above, last = (str(part) for part in detail["loc"])

@@ -17,11 +17,14 @@ from PIL import Image
 
 from mrbridge import cli, io
 
+pytestmark = pytest.mark.usefixtures("quick_phantom")
+
 SEED_PNG = Path(__file__).parents[2] / ".." / "shared" / "data" / "seed-png"
 TINY = [
     *("--set", "networks.image_size=32", "--set", "validation_slices=2", "--set", "epochs=1"),
     *("--set", "networks.generator={levels: 4, features: 4, max_features: 8}"),
     *("--set", "networks.critic={features: 4, strided: 1}", "--set", "steps_per_epoch=5"),
+    *("--set", "simulated_subjects=1"),
 ]
 
 
@@ -98,5 +101,4 @@ def test_the_pictures_of_the_original_projects(run: Callable[..., Any], tmp_path
     for path in map(Path, made["outputs"]):
         with Image.open(path) as synthetic, Image.open(source / "TrainT1" / path.name) as original:
             assert (synthetic.size, synthetic.mode) == (original.size, original.mode)
-            assert synthetic.mode == "RGB"
         assert io.read(path).synthetic

@@ -123,13 +123,14 @@ def wired(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> SimpleNa
     """A model with its optimisers, outside of a trainer, and one batch."""
 
     def make(**changes: Any) -> SimpleNamespace:
-        model = CycleGAN(tiny("bridge", **changes))
+        model = CycleGAN(tiny("bridge", **{"identity_weight": 5.0, **changes}))
         optimizers = model.configure_optimizers()
         monkeypatch.setattr(model, "optimizers", lambda: optimizers)
         monkeypatch.setattr(model, "manual_backward", lambda loss: loss.backward())
         rng = torch.Generator().manual_seed(1)
         source, target = (torch.rand((2, 1, 32, 32), generator=rng) * 2 - 1 for _ in range(2))
-        return SimpleNamespace(model=model, optimizers=optimizers, batch=Sample(source, target))
+        batch = Sample(source, target, torch.cat([source.flip(0), target.flip(0)], dim=1))
+        return SimpleNamespace(model=model, optimizers=optimizers, batch=batch)
 
     return make
 
@@ -203,35 +204,52 @@ class TestStep:
     def test_the_generators_learn_to_reconstruct(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
-        it = wired(learning_rate=5e-3, identity_weight=0.0)
+        it = wired(learning_rate=5e-3, identity_weight=0.0, simulated_weight=0.0)
         told = [it.model.training_step(it.batch, n)["cycle"].item() for n in range(40)]
         assert np.mean(told[-5:]) < 0.8 * told[0]
 
     def test_the_total_is_the_weighted_sum(self, wired: Callable[..., SimpleNamespace]) -> None:
-        it = wired(cycle_weight=7.0, identity_weight=3.0, match_weight=2.0)
-        it.model.match_share = 0.5
+        it = wired(
+            cycle_weight=7.0, identity_weight=3.0, simulated_weight=2.0, adversarial_weight=0.6
+        )
+        it.model.unpaired_share = 0.5
         told = it.model.training_step(it.batch, 0)
-        parts = {"adversarial": 1.0, "cycle": 7.0, "identity": 3.0, "match": 1.0}
+        parts = {"adversarial": 0.3, "cycle": 3.5, "identity": 1.5, "simulated": 2.0}
         expected = sum(weight * told[name].item() for name, weight in parts.items())
         assert told["generators"].item() == pytest.approx(expected, rel=1e-5)
 
     def test_losses_without_weight_are_not_computed(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
-        told = wired(identity_weight=0.0, match_weight=0.0).model
-        batch = wired().batch
-        assert not {"identity", "match"} & set(told._generator_losses(batch)[0])
+        model = wired(identity_weight=0.0, simulated_weight=0.0).model
+        nothing = torch.empty(2, 0, 32, 32)
+        batch = wired().batch._replace(simulated=nothing)
+        assert set(model._generator_losses(batch)[0]) == {"generators", "adversarial", "cycle"}
 
-    def test_translation_and_identity_in_one_batch_do_not_mix(
+    def test_images_of_one_batch_do_not_mix(self, wired: Callable[..., SimpleNamespace]) -> None:
+        model = wired().model.eval()
+        source, target, simulated = wired().batch
+        images = (source, target, simulated[:, :1])
+        with torch.no_grad():
+            together = model._translate(model.to_target, *images)
+            apart = [model.to_target(image) for image in images]
+        for one, other in zip(together, apart, strict=True):
+            assert torch.allclose(one, other, atol=1e-5)
+
+    def test_what_is_not_wanted_is_not_translated(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
-        model = wired().model.eval()
-        source, target = wired().batch
-        with torch.no_grad():
-            both = model._translate(model.to_target, source, target)
-            apart = (model.to_target(source), model.to_target(target))
-        for one, other in zip(both, apart, strict=True):
-            assert torch.allclose(one, other, atol=1e-5)
+        source, target, simulated = wired().batch
+        model = wired(identity_weight=0.0).model
+        translated, same, paired = model._translate(
+            model.to_target, source, target, simulated[:, :1]
+        )
+        assert translated.shape == paired.shape == source.shape
+        assert same is None
+        model = wired(identity_weight=1.0).model
+        translated, same, paired = model._translate(model.to_target, source, target, None)
+        assert translated.shape == same.shape == source.shape
+        assert paired is None
 
     def test_equal_seeds_make_equal_networks(self, tiny: Callable[..., Any]) -> None:
         torch.manual_seed(1)

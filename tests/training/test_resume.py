@@ -17,6 +17,8 @@ from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import train
 from mrbridge.training.settings import PRESETS, TrainSettings
 
+pytestmark = pytest.mark.usefixtures("quick_phantom")
+
 SMALL: dict[str, dict[str, Any]] = {
     # Five halvings bring 32x32 to 1x1, as eight bring 256x256.
     "unet": {"levels": 5, "features": 4, "max_features": 8},
@@ -41,6 +43,7 @@ def shrunken(preset: str, **changes: Any) -> TrainSettings:
         "pool_size": 3,
         "validation_slices": 2,
         "sample_slices": 1,
+        "simulated_subjects": 1,
     }
     return settings.changed({"networks": networks, **small, **changes})
 
@@ -75,7 +78,7 @@ def test_a_signal_in_an_epoch_changes_nothing(
     compare: SimpleNamespace,
     signal_at: Callable[..., None],
 ) -> None:
-    settings = shrunken("unet", precision=precision, epochs=3, match_weight=2.0)
+    settings = shrunken("unet", precision=precision, epochs=3, simulated_weight=2.0, warm_up=0.5)
     whole = train(small_store, tmp_path / "whole", settings, device="cpu")
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     signal_at(4, signal.SIGTERM)

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mrbridge.bundle import load_bundle, read_manifest
 from mrbridge.data import loader
-from mrbridge.errors import MrbridgeError, MrbridgeWarning, StoreError
+from mrbridge.errors import MrbridgeError, MrbridgeWarning, SettingsError, StoreError
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import Store, array_path
 from mrbridge.settings import read_yaml
@@ -24,6 +24,8 @@ from mrbridge.training.checkpoint import link_checkpoint, load_checkpoint, save_
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import PRESETS, TrainSettings, preset, resolve
 
+pytestmark = pytest.mark.usefixtures("quick_phantom")
+
 
 @pytest.fixture(scope="module")
 def run(
@@ -31,7 +33,10 @@ def run(
 ) -> Run:
     """Three epochs, validated after the second and at the end."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    return train(small_store, out, tiny(epochs=3, validate_every=2), device="cpu")
+    settings = tiny(
+        epochs=3, validate_every=2, identity_weight=1.0, simulated_weight=0.0, warm_up=0.0
+    )
+    return train(small_store, out, settings, device="cpu")
 
 
 def test_sample_sheets_from_the_untrained_networks_on(run: Run) -> None:
@@ -69,8 +74,9 @@ def test_metrics_hold_a_row_an_epoch(run: Run) -> None:
     for name in scores:
         assert rows[0][name] == "", "the first epoch was not validated"
         assert np.isfinite([float(row[name]) for row in rows[1:]]).all()
-    assert float(rows[0]["learning_rate"]) == pytest.approx(2e-4)
-    assert float(rows[2]["learning_rate"]) < 2e-4
+    rate = run.settings.learning_rate
+    assert float(rows[0]["learning_rate"]) == pytest.approx(rate)
+    assert float(rows[2]["learning_rate"]) < rate
 
 
 def test_tensorboard_events_can_be_read(run: Run) -> None:
@@ -151,7 +157,7 @@ def test_training_by_the_clock_ends_in_time(
 ) -> None:
     done = train(small_store, tmp_path / "run", tiny(minutes=0.01), device="cpu")
     assert done.rows[-1]["seconds"] == pytest.approx(0.6, abs=0.5)
-    assert done.rows[-1]["learning_rate"] < 0.5 * 2e-4
+    assert done.rows[-1]["learning_rate"] < 0.5 * done.settings.learning_rate
     assert "criterion" in done.rows[-1]
 
 
@@ -193,11 +199,26 @@ def test_a_damaged_store_is_told_in_one_line(
         if chunk.is_file():
             chunk.write_bytes(b"damaged")
     with pytest.raises(StoreError) as caught:
-        train(store, tmp_path / "run", tiny(match_weight=0.0), device="cpu")
+        train(store, tmp_path / "run", tiny(simulated_weight=0.0), device="cpu")
     told = str(caught.value)
     assert f"{record.id}.zarr: is damaged or missing. Run mrbridge prepare again." in told
     assert "\n" not in told
     assert "Traceback" not in told
+
+
+def test_what_cannot_be_simulated_is_named(
+    small_store: Store, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings = small_store.manifest.settings.model_copy(update={"target": "PDw"})
+    records = [
+        record.model_copy(update={"contrast": "PDw"}) if record.contrast == "T2w" else record
+        for record in small_store.manifest.records
+    ]
+    manifest = small_store.manifest.model_copy(update={"settings": settings, "records": records})
+    store = Store(small_store.path, manifest)
+    with pytest.raises(SettingsError, match=r"PDw cannot be simulated.*simulated_weight=0"):
+        train(store, tmp_path / "run", tiny("bridge"), device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 class TestCheckpoint:
@@ -273,7 +294,8 @@ class TestSettings:
             assert (settings.learning_rate, settings.betas) == (2e-4, (0.5, 0.999))
             assert (settings.batch_size, settings.pool_size) == (1, 50)
             assert settings.cycle_weight == 10
-            assert settings.match_weight == 0, "they are trained as they were published"
+            assert settings.simulated_weight == settings.warm_up == 0, "trained as published"
+            assert settings.adversarial_weight == 1
         assert unet.adversarial == "bce"
         assert (unet.identity_weight, resunet.identity_weight) == (5, 5)
         assert (resnet.adversarial, resnet.identity_weight) == ("least_squares", 1)

@@ -91,10 +91,6 @@ def train(
             remedy="Name a new folder, or go on with the run in it with --resume.",
         )
     settings = settings or resolve(None)
-    for folder in (run, run / "checkpoints", run / "samples"):
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-    write_text(run / "settings.yaml", as_yaml(settings))
 
     held_out = held_out_slices(store, settings.networks.image_size, settings.validation_slices)
     if not held_out.held_out:
@@ -104,6 +100,11 @@ def train(
             stacklevel=2,
         )
     dataset = _dataset(store, settings)
+    # Only now: what cannot be trained leaves no folder that would be in the way of the next try.
+    for folder in (run, run / "checkpoints", run / "samples"):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+    write_text(run / "settings.yaml", as_yaml(settings))
     steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // settings.batch_size)
     model = CycleGAN(settings)
     if state is not None:
