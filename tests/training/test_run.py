@@ -15,7 +15,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mrbridge.bundle import load_bundle, read_manifest
 from mrbridge.data import loader
-from mrbridge.errors import MrbridgeError, MrbridgeWarning, SettingsError, StoreError
+from mrbridge.errors import (
+    MrbridgeError,
+    MrbridgeWarning,
+    OutputError,
+    SettingsError,
+    StoreError,
+)
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import Store, array_path
 from mrbridge.settings import read_yaml
@@ -299,3 +305,17 @@ class TestSettings:
         assert unet.adversarial == "bce"
         assert (unet.identity_weight, resunet.identity_weight) == (5, 5)
         assert (resnet.adversarial, resnet.identity_weight) == ("least_squares", 1)
+
+
+def test_a_run_killed_before_its_first_checkpoint_can_begin_again(
+    small_store: Store, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (run / "samples").mkdir(parents=True)
+    (run / "samples" / "epoch_0000.png").write_bytes(b"half")
+    with pytest.raises(OutputError, match="not empty"):
+        train(small_store, run, tiny("unet"), device="cpu")  # not known to be a run
+    (run / "settings.yaml").write_text("preset: unet\n")
+    assert train(small_store, run, tiny("unet"), device="cpu").rows
+    with pytest.raises(OutputError, match="--resume"):
+        train(small_store, run, tiny("unet"), device="cpu")

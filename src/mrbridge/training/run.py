@@ -80,51 +80,39 @@ def train(
     """
     store = store if isinstance(store, Store) else Store.open(store)
     run = Path(out)
-    state = None
+    state = load_checkpoint(run / "checkpoints" / "last.ckpt") if resume else None
     if resume:
-        state = load_checkpoint(run / "checkpoints" / "last.ckpt")
         settings = _resumed_settings(run, changes or {})
-    elif run.exists() and any(run.iterdir()):
-        raise OutputError(
-            "is not empty",
-            path=run,
-            remedy="Name a new folder, or go on with the run in it with --resume.",
-        )
+    else:
+        _refuse_foreign(run)
     settings = settings or resolve(None)
 
     held_out = held_out_slices(store, settings.networks.image_size, settings.validation_slices)
+    dataset = _dataset(store, settings)
+    steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // settings.batch_size)
+    last_step = _FOREVER if settings.minutes else settings.epochs * steps_per_epoch
+    if state is not None and _is_complete(state, settings, last_step):
+        log.info("the run is complete already")
+        return Run(run, settings, state["keeper"]["rows"])
     if not held_out.held_out:
         warnings.warn(
             "the store holds nothing out: validation scores are of training slices",
             MrbridgeWarning,
             stacklevel=2,
         )
-    dataset = _dataset(store, settings)
+    dataset.simulated = _simulated(store, settings)
+    model = CycleGAN(settings)
     # Only now: what cannot be trained leaves no folder that would be in the way of the next try.
     for folder in (run, run / "checkpoints", run / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
     write_text(run / "settings.yaml", as_yaml(settings))
-    steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // settings.batch_size)
-    model = CycleGAN(settings)
     if state is not None:
         model.restore(state)
-    last_step = _FOREVER if settings.minutes else settings.epochs * steps_per_epoch
+    manifest = _manifest(store, settings, held_out)
     with StopOnSignal() as signals:
-        keeper = Keeper(
-            run,
-            settings,
-            _manifest(store, settings, held_out),
-            held_out,
-            steps_per_epoch,
-            signals,
-            state,
-        )
+        keeper = Keeper(run, settings, manifest, held_out, steps_per_epoch, signals, state)
         del state  # its tensors live on in the model and the optimisers
-        if model.step >= last_step:
-            keeper.close()
-            log.info("the run is complete already")
-            return Run(run, settings, keeper.record.rows)
         loader = batches_from(dataset, settings.batch_size, model.step, last_step)
         with plain_errors():
             _trainer(settings, device, keeper).fit(model, loader)
@@ -133,6 +121,29 @@ def train(
                 f"stopped at step {model.step}", path=run, remedy="Go on with --resume."
             )
     return Run(run, settings, keeper.record.rows)
+
+
+def _refuse_foreign(run: Path) -> None:
+    """Refuse a folder that holds something, but for a run that was killed before it kept anything.
+
+    Raises:
+        OutputError: there is something that a new run would mix with.
+    """
+    if not run.exists() or not any(run.iterdir()):
+        return
+    kept = [run / "bundle", *run.glob("checkpoints/*.ckpt")]
+    if not (run / "settings.yaml").is_file() or any(path.exists() for path in kept):
+        raise OutputError(
+            "is not empty",
+            path=run,
+            remedy="Name a new folder, or go on with the run in it with --resume.",
+        )
+
+
+def _is_complete(state: dict[str, Any], settings: TrainSettings, last_step: int) -> bool:
+    if settings.minutes is not None:
+        return bool(state["keeper"]["seconds"] >= 60 * settings.minutes)
+    return bool(state["step"] >= last_step)
 
 
 def _trainer(settings: TrainSettings, device: str, keeper: Keeper) -> pl.Trainer:
@@ -171,7 +182,7 @@ def _dataset(store: Store, settings: TrainSettings) -> UnpairedSlices:
 
     size = settings.networks.image_size
     augment = Augmentation(settings.augment, size)
-    return UnpairedSlices(store, size, settings.seed, augment, _simulated(store, settings))
+    return UnpairedSlices(store, size, settings.seed, augment)
 
 
 def _simulated(store: Store, settings: TrainSettings) -> SimulatedPairs | None:

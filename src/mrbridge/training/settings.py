@@ -76,7 +76,7 @@ class TrainSettings(Settings):
     validate_every: int = Field(default=1, ge=1)
     validation_slices: int = Field(default=32, ge=1)
     sample_slices: int = Field(default=4, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
 
 PRESETS: dict[str, TrainSettings] = {
