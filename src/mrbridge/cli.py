@@ -277,6 +277,7 @@ def evaluate(
     config: Config = None,
     assignments: Assignments = None,
     device: Device = "auto",
+    workers: Workers = 1,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -296,6 +297,7 @@ def evaluate(
         out=out,
         settings=settings,
         device=device,
+        workers=workers,
     )
     _answer(
         {"report": str(out / "report.html"), "summary": result.summary},
