@@ -78,7 +78,7 @@ def validation_scores(made: Syntheses, paired: bool) -> dict[str, float]:
             ("target", made.target, made.to_target),
             ("source", made.source, made.to_source),
         ):
-            told[f"psnr_{name}"], told[f"ssim_{name}"] = _paired(real, synthetic)
+            told[f"psnr_{name}"], told[f"ssim_{name}"] = paired_scores(real, synthetic)
     return told
 
 
@@ -89,7 +89,7 @@ def criterion(told: dict[str, float]) -> float:
     return -0.5 * (told["swd_to_target"] + told["swd_to_source"])
 
 
-def _paired(real: Stack, synthetic: Stack) -> tuple[float, float]:
+def paired_scores(real: Stack, synthetic: Stack) -> tuple[float, float]:
     """PSNR and SSIM of kind `fit` (DESIGN, section 7), with one fit for all slices."""
     mask = _anatomy(real)
     truth = metrics.scaled(real + 1, mask)
