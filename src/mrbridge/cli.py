@@ -109,7 +109,7 @@ def demo(
     from mrbridge.demo import run_demo
 
     summary = run_demo(out, minutes=minutes, seed=seed)
-    _answer(summary, f"The report: {out / 'report.html'}")
+    _answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
 
 
 @app.command(epilog="Example: mrbridge phantom -o phantom --subjects 8")

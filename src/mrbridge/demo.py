@@ -21,6 +21,12 @@ from mrbridge.training.settings import TrainSettings, resolve
 
 log = logging.getLogger(__name__)
 
+_NOTE = (
+    "Simulated subjects, synthetic images: for research, not for diagnosis. The preset learns from "
+    "other simulated subjects besides, so these scores say that the chain works, not how well real "
+    "scans are translated."
+)
+
 
 class DemoSettings(Settings):
     """What the demo leaves out for speed: everything is at 2 mm.
@@ -97,7 +103,7 @@ def run_demo(out: str | Path, *, minutes: float = 5.0, seed: int = 0) -> dict[st
     report = out / "report.html"
     write_text(report, (out / "scores" / "report.html").read_text(encoding="utf-8"))
     summary: dict[str, Any] = {
-        "note": "Simulated subjects, synthetic images: for research, not for diagnosis.",
+        "note": _NOTE,
         "report": str(report),
         "minutes": minutes,
         "seed": seed,
