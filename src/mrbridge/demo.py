@@ -42,7 +42,7 @@ class DemoSettings(Settings):
     subjects: int = 12
     few_subjects: int = 8
     spacing_mm: float = 2.0
-    reserve_seconds: float = 40.0
+    reserve_seconds: float = 48.0
     least_training_seconds: float = 12.0
 
 
