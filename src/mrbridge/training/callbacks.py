@@ -155,7 +155,8 @@ class Keeper(pl.Callback):
             self._end_epoch(model, epoch + (rest > 0))
         elif self.signals.requested:
             self._save(model)
-        self._show(model, outputs)
+        if self.live.is_on:
+            self._show(model, outputs)
         if self.finished or self.signals.requested or self._is_pause(model):
             trainer.should_stop = True
         self._tick = time.monotonic()  # validation and saving do not count as training time

@@ -15,6 +15,11 @@ class LiveView:
     def __init__(self) -> None:
         self._live: Live | None = None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anybody sees it: gathering the numbers costs time, on a GPU a wait each."""
+        return self._live is not None
+
     def start(self) -> None:
         """Begin to draw, on terminals."""
         if progress.wanted():
