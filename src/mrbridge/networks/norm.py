@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mrbridge.networks.convolution import Convolution, DoublingConvolution, HalvingConvolution
+
 
 class InstanceNorm(nn.Module):
     """Instance normalisation with scale and offset (Ulyanov et al. 2016, arXiv:1607.08022).
@@ -28,9 +30,19 @@ class InstanceNorm(nn.Module):
         if x.shape[2] * x.shape[3] == 1:
             # The parameters stay in the graph, so that every one of them has a gradient.
             offset = self.bias + 0 * self.weight
-            return offset.to(x.dtype)[None, :, None, None].expand_as(x)
+            return offset.to(x.dtype)[None, :, None, None].expand_as(x).contiguous()
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            # With the channels last, PyTorch's instance norm copies everything to and fro; its
+            # batch norm of one image is the same formula, and takes statistics in float32.
+            images = x.contiguous(memory_format=torch.channels_last).split(1)
+            return torch.cat([self._of_one(image) for image in images])
         return nn.functional.instance_norm(
             x, weight=self.weight.to(x.dtype), bias=self.bias.to(x.dtype), eps=self.eps
+        )
+
+    def _of_one(self, image: Tensor) -> Tensor:
+        return nn.functional.batch_norm(
+            image, None, None, self.weight, self.bias, training=True, eps=self.eps
         )
 
 
@@ -52,10 +64,11 @@ def init_weights(network: nn.Module, generator: torch.Generator, std: float = 0.
     The rest is the initialisation of DCGAN (Radford et al. 2015, arXiv:1511.06434), which pix2pix
     and CycleGAN took over.
     """
+    convolutions = HalvingConvolution | DoublingConvolution | Convolution | nn.Conv2d
     refine = getattr(network, "refine", None)
     unscaled = set() if refine is None else set(refine.modules())
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, convolutions | nn.ConvTranspose2d):
             if module in unscaled:
                 nn.init.kaiming_normal_(module.weight, 0.2, generator=generator)
             else:

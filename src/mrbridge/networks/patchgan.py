@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrbridge.errors import SizeError
+from mrbridge.networks.convolution import Convolution, HalvingConvolution
 from mrbridge.networks.norm import make_norm
 from mrbridge.settings import Settings
 
@@ -41,11 +42,12 @@ class PatchGAN(nn.Module):
         channels, width = 1, settings.features
         for block in range(settings.strided + 1):
             norm = settings.norm if block else "none"
-            stride = 2 if block < settings.strided else 1
             layers += [
-                nn.Conv2d(channels, width, 4, stride=stride, padding=1, bias=False),
+                HalvingConvolution(channels, width)
+                if block < settings.strided
+                else Convolution(channels, width, 4),
                 make_norm(norm, width),
-                nn.LeakyReLU(0.2),
+                nn.LeakyReLU(0.2, inplace=norm != "none"),
             ]
             channels, width = width, min(2 * width, 8 * settings.features)
         layers.append(nn.Conv2d(channels, 1, 4, padding=1))

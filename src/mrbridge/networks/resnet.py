@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mrbridge.networks.convolution import Convolution, Padding
 from mrbridge.networks.norm import make_norm
 from mrbridge.networks.unet import check_multiple
 from mrbridge.settings import Settings
-
-Padding = Literal["reflect", "zeros"]
 
 
 class ResNetSettings(Settings):
@@ -58,7 +57,7 @@ class ResNet(nn.Module):
                     width, width // 2, 3, stride=2, padding=1, output_padding=1, bias=norm == "none"
                 ),
                 make_norm(norm, width // 2),
-                nn.ReLU(),
+                nn.ReLU(inplace=norm != "none"),
             ]
             width //= 2
         layers.append(nn.Conv2d(width, 1, 7, padding=3, padding_mode=mode))
@@ -97,16 +96,19 @@ class _ResidualBlock(nn.Module):
 def _convolution(
     channels: int, width: int, kernel: int, stride: int, norm: str, mode: Padding
 ) -> list[nn.Module]:
-    return [
-        nn.Conv2d(
+    bias = norm == "none"
+    same_size = kernel == 3 and stride == 1
+    convolution: nn.Module = (
+        Convolution(channels, width, kernel, bias, mode)
+        if same_size
+        else nn.Conv2d(
             channels,
             width,
             kernel,
             stride=stride,
             padding=kernel // 2,
             padding_mode=mode,
-            bias=norm == "none",
-        ),
-        make_norm(norm, width),
-        nn.ReLU(),
-    ]
+            bias=bias,
+        )
+    )
+    return [convolution, make_norm(norm, width), nn.ReLU(inplace=norm != "none")]

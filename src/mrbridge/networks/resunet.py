@@ -8,6 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mrbridge.networks.convolution import (
+    Convolution,
+    DoublingConvolution,
+    HalvingConvolution,
+)
 from mrbridge.networks.norm import make_norm
 from mrbridge.networks.unet import check_multiple
 from mrbridge.settings import Settings
@@ -63,7 +68,7 @@ class ResUNet(nn.Module):
         for width in reversed(widths[:-1]):
             self.up.append(_up_block(channels, width, norm))
             channels = 2 * width
-        self.last = nn.ConvTranspose2d(channels, 1, 4, stride=2, padding=1)
+        self.last = DoublingConvolution(channels, 1, bias=True)
 
     @property
     def multiple(self) -> int:
@@ -102,10 +107,10 @@ class _ConcatenatingBlock(nn.Module):
         super().__init__()
         bias = norm == "none"
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=bias),
+            Convolution(channels, width, 3, bias),
             make_norm(norm, width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=bias),
+            nn.ReLU(inplace=norm != "none"),
+            Convolution(width, width, 3, bias),
             make_norm(norm, width),
         )
 
@@ -115,15 +120,15 @@ class _ConcatenatingBlock(nn.Module):
 
 def _down_block(channels: int, width: int, norm: str) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=norm == "none"),
+        HalvingConvolution(channels, width, bias=norm == "none"),
         make_norm(norm, width),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(0.2, inplace=norm != "none"),
     )
 
 
 def _up_block(channels: int, width: int, norm: str) -> nn.Sequential:
     return nn.Sequential(
-        nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=norm == "none"),
+        DoublingConvolution(channels, width, bias=norm == "none"),
         make_norm(norm, width),
-        nn.ReLU(),
+        nn.ReLU(inplace=norm != "none"),
     )

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrbridge.errors import SizeError
+from mrbridge.networks.convolution import DoublingConvolution, HalvingConvolution
 from mrbridge.networks.norm import make_norm
 from mrbridge.settings import Settings
 
@@ -70,7 +71,7 @@ class UNet(nn.Module):
             dropout = settings.dropout if step < settings.dropout_blocks else 0.0
             self.up.append(_up_block(channels, width, settings.norm, dropout))
             channels = 2 * width
-        self.last = nn.ConvTranspose2d(channels, settings.refine or 1, 4, stride=2, padding=1)
+        self.last = DoublingConvolution(channels, settings.refine or 1, bias=True)
         self.refine = _refinement(settings.refine) if settings.refine else None
 
     @property
@@ -122,18 +123,18 @@ def check_multiple(x: Tensor, multiple: int, network: str) -> None:
 
 def _down_block(channels: int, width: int, norm: str) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=False),
+        HalvingConvolution(channels, width),
         make_norm(norm, width),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(0.2, inplace=norm != "none"),
     )
 
 
 def _up_block(channels: int, width: int, norm: str, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=False),
+        DoublingConvolution(channels, width),
         make_norm(norm, width),
         nn.Dropout(dropout) if dropout else nn.Identity(),
-        nn.ReLU(),
+        nn.ReLU(inplace=norm != "none"),
     )
 
 

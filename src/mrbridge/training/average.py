@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from mrbridge.networks import as_it_lies
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -25,8 +27,8 @@ def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
     (1 + step) / (10 + step), so that the untrained weights are soon forgotten.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    old: list[Tensor] = list(average.parameters())
-    new: list[Tensor] = list(network.parameters())
+    old: list[Tensor] = [as_it_lies(parameter) for parameter in average.parameters()]
+    new: list[Tensor] = [as_it_lies(parameter) for parameter in network.parameters()]
     torch._foreach_lerp_(old, new, 1 - decay)
     for kept, current in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(current)

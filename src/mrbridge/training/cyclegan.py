@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mrbridge import losses
 from mrbridge.data.dataset import Sample
-from mrbridge.networks import build_critic, build_generator
+from mrbridge.networks import as_it_lies, build_critic, build_generator, unchanged_weights
 from mrbridge.training.average import averaged_copy, follow
 from mrbridge.training.pool import ImagePool
 from mrbridge.training.settings import TrainSettings
@@ -45,11 +45,15 @@ class CycleGAN(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generators, Adam for the critics."""
-        generators = [*self.to_target.parameters(), *self.to_source.parameters()]
-        critics = [*self.source_critic.parameters(), *self.target_critic.parameters()]
         rate, betas = self.settings.learning_rate, self.settings.betas
         made: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(group, rate, betas, fused=True) for group in (generators, critics)
+            torch.optim.Adam(
+                [as_it_lies(parameter) for parameter in group.parameters()],
+                rate,
+                betas,
+                fused=True,
+            )
+            for group in (self._generators(), self._critics())
         ]
         if self._optimizer_states is not None:
             for optimizer, state in zip(made, self._optimizer_states, strict=True):
@@ -66,18 +70,18 @@ class CycleGAN(pl.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
 
-        critics = nn.ModuleList([self.source_critic, self.target_critic])
+        generators, critics = self._generators(), self._critics()
         critics.requires_grad_(False)
-        told, to_target, to_source = self._generator_losses(batch)
-        generator_step.zero_grad()
+        with unchanged_weights():
+            told, to_target, to_source = self._generator_losses(batch)
         self.manual_backward(told["generators"])
-        generator_step.step()
+        _step(generator_step, generators)
 
         critics.requires_grad_(True)
-        told |= self._critic_losses(batch, to_target.detach(), to_source.detach())
-        critic_step.zero_grad()
+        with unchanged_weights():
+            told |= self._critic_losses(batch, to_target.detach(), to_source.detach())
         self.manual_backward(told["source_critic"] + told["target_critic"])
-        critic_step.step()
+        _step(critic_step, critics)
 
         self.step += 1
         for mean, network in self._averages():
@@ -88,6 +92,12 @@ class CycleGAN(pl.LightningModule):
         made = self.optimizers()
         assert isinstance(made, list)
         return made[0], made[1]
+
+    def _generators(self) -> nn.ModuleList:
+        return nn.ModuleList([self.to_target, self.to_source])
+
+    def _critics(self) -> nn.ModuleList:
+        return nn.ModuleList([self.source_critic, self.target_critic])
 
     def _averages(self) -> list[tuple[nn.Module, nn.Module]]:
         return [
@@ -191,3 +201,13 @@ class CycleGAN(pl.LightningModule):
         self._optimizer_states = state["optimizers"]
         for pool, kept in zip((self.source_pool, self.target_pool), state["pools"], strict=True):
             pool.load_state_dict(kept, self.device)
+
+
+def _step(optimizer: LightningOptimizer, networks: nn.Module) -> None:
+    """Step with the gradients of `networks`, and let go of them: their memory is needed next."""
+    views = [view for group in optimizer.param_groups for view in group["params"]]
+    for view, parameter in zip(views, networks.parameters(), strict=True):
+        view.grad = None if parameter.grad is None else as_it_lies(parameter.grad)
+    optimizer.step()
+    optimizer.zero_grad()
+    networks.zero_grad()

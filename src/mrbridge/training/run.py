@@ -21,7 +21,7 @@ from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
 from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
 from mrbridge.errors import Interrupted, MrbridgeWarning, OutputError, SettingsError
-from mrbridge.hardware import choose_device, fast_bfloat16
+from mrbridge.hardware import choose_device, fast_bfloat16, keep_memory
 from mrbridge.io.safety import sweep, write_text
 from mrbridge.preparation.store import Store
 from mrbridge.settings import read_yaml
@@ -78,6 +78,7 @@ def train(
         StoreError: the store cannot be used.
         Interrupted: somebody asked for an end; a checkpoint is written.
     """
+    keep_memory()
     store = store if isinstance(store, Store) else Store.open(store)
     run = Path(out)
     state = load_checkpoint(run / "checkpoints" / "last.ckpt") if resume else None

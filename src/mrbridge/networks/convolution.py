@@ -1,0 +1,279 @@
+"""Convolutions that know the fastest way on a CPU; elsewhere they are PyTorch's.
+
+On a CPU, images go through the network with their channels last, and a convolution is one batched
+matrix product between linear maps (`schemes`). Weights have PyTorch's shapes and names, so a bundle
+does not know how it was computed; in memory they lie as the products want them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from mrbridge.networks.schemes import (
+    Columns,
+    HalvingWinograd,
+    Scheme,
+    SmallWinograd,
+    SteadyWinograd,
+)
+
+Padding = Literal["reflect", "zeros"]
+
+Size = tuple[int, int, int, int]
+
+_ENOUGH_PIXELS = 16 * 16
+"""Results of one image from which saved products outweigh larger packed weights."""
+_ENOUGH_CHANNELS = 16
+"""Channels and features below which the maps cost more than the products."""
+
+
+class HalvingConvolution(nn.Module):
+    """4x4 convolution with stride 2 and padding 1.
+
+    Args:
+        channels: of the image.
+        features: of the result, half the size.
+        bias: whether it adds an offset a feature.
+    """
+
+    def __init__(self, channels: int, features: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = _weight(4, channels, features)
+        self.bias = nn.Parameter(torch.empty(features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, rows, columns), both even, to (n, features, rows / 2, columns / 2)."""
+        n, _, rows, columns = x.shape
+        if not _by_products(x) or rows % 2 or columns % 2:
+            return functional.conv2d(x, self.weight, self.bias, stride=2, padding=1)
+        features, channels = self.weight.shape[:2]
+        h, w = rows // 2, columns // 2
+        scheme = _halving_scheme(features, channels, h, w)
+        return _with(self.bias, _apply(_Convolution, x, self.weight, scheme, (n, h, w, features)))
+
+
+class DoublingConvolution(nn.Module):
+    """4x4 transposed convolution with stride 2 and padding 1.
+
+    Args:
+        channels: of the image.
+        features: of the result, twice the size.
+        bias: whether it adds an offset a feature.
+    """
+
+    def __init__(self, channels: int, features: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = _weight(4, features, channels)
+        self.bias = nn.Parameter(torch.empty(features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, rows, columns) to (n, features, 2 rows, 2 columns)."""
+        if not _by_products(x):
+            return functional.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
+        n, _, rows, columns = x.shape
+        channels, features = self.weight.shape[:2]
+        scheme = _halving_scheme(channels, features, rows, columns)
+        size = (n, 2 * rows, 2 * columns, features)
+        return _with(self.bias, _apply(_TransposedConvolution, x, self.weight, scheme, size))
+
+
+class Convolution(nn.Module):
+    """3x3 convolution that keeps the size, or 4x4 convolution that takes one pixel away.
+
+    Args:
+        channels: of the image.
+        features: of the result.
+        kernel: 3 or 4; one pixel is added on every side in both cases.
+        bias: whether it adds an offset a feature.
+        padding: `zeros` or `reflect`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        features: int,
+        kernel: int,
+        bias: bool = False,
+        padding: Padding = "zeros",
+    ) -> None:
+        super().__init__()
+        self.weight = _weight(kernel, channels, features)
+        self.bias = nn.Parameter(torch.empty(features)) if bias else None
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, rows, columns) to (n, features, rows, columns), or one less each."""
+        n, _, rows, columns = x.shape
+        features, _, kernel, _ = self.weight.shape
+        scheme = self._scheme(x)
+        if kernel == 3 and (scheme is not None or self.padding == "reflect"):
+            mode = "constant" if self.padding == "zeros" else "reflect"
+            x = functional.pad(x, (1, 1, 1, 1), mode)
+        if scheme is None:
+            padded = self.padding == "reflect"
+            return functional.conv2d(x, self.weight, self.bias, padding=0 if padded else 1)
+        less = kernel - 3
+        size = (n, rows - less, columns - less, features)
+        return _with(self.bias, _apply(_Convolution, x, self.weight, scheme, size))
+
+    def _scheme(self, x: Tensor) -> Scheme | None:
+        """None is PyTorch's way."""
+        rows, columns = x.shape[2:]
+        features, channels, kernel, _ = self.weight.shape
+        block = 2 if kernel == 3 else 4
+        large = rows * columns >= _ENOUGH_PIXELS and min(features, channels) >= _ENOUGH_CHANNELS
+        if not (_by_products(x) and large) or rows % block or columns % block:
+            return None
+        return SmallWinograd() if kernel == 3 else SteadyWinograd()
+
+
+@contextmanager
+def unchanged_weights() -> Iterator[None]:
+    """Within it weights do not change, and are packed for the products only once.
+
+    Several calls of a network then share the packed weights and the way back through them.
+    """
+    global _packed
+    outer, _packed = _packed, {}
+    try:
+        yield
+    finally:
+        _packed = outer
+
+
+_packed: dict[tuple[int, Scheme, torch.dtype, bool], Tensor] | None = None
+
+
+def as_it_lies(x: Tensor) -> Tensor:
+    """A view of dense `x` with its axes in the order of memory, for element-wise kernels.
+
+    PyTorch's fused Adam copies anything that is not contiguous, at several times its own cost.
+    """
+    strides = x.stride()
+    order = sorted(range(x.dim()), key=lambda axis: strides[axis], reverse=True)
+    return x.detach().permute(order)
+
+
+def _weight(kernel: int, channels: int, features: int) -> nn.Parameter:
+    """(features, channels, kernel, kernel), which lies in memory the other way round."""
+    return nn.Parameter(torch.empty(kernel, kernel, channels, features).permute(3, 2, 0, 1))
+
+
+def _with(bias: Tensor | None, x: Tensor) -> Tensor:
+    return x if bias is None else x + bias.to(x.dtype)[:, None, None]
+
+
+def _by_products(x: Tensor) -> bool:
+    """Whether to go the CPU's way; a graph that leaves for elsewhere has plain convolutions."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _halving_scheme(features: int, channels: int, h: int, w: int) -> Scheme:
+    even = not (h % 2 or w % 2)
+    if even and h * w >= _ENOUGH_PIXELS and min(features, channels) >= _ENOUGH_CHANNELS:
+        return HalvingWinograd()
+    return Columns()
+
+
+def _apply(
+    function: type[torch.autograd.Function],
+    x: Tensor,
+    weight: Tensor,
+    scheme: Scheme,
+    size: Size,
+) -> Tensor:
+    """The convolution of (n, channels, rows, columns), in the type that autocast asks for."""
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    with torch.autocast("cpu", enabled=False):
+        packed = _pack(weight, scheme, dtype)
+        image = x.to(dtype).permute(0, 2, 3, 1).contiguous()
+        result: Tensor = function.apply(image, packed, scheme, size)
+        return result.permute(0, 3, 1, 2)
+
+
+def _pack(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
+    wants_gradient = weight.requires_grad and torch.is_grad_enabled()
+    key = (id(weight), scheme, dtype, wants_gradient)
+    if _packed is not None and key in _packed:
+        return _packed[key]
+    packed: Tensor = _Pack.apply(weight, scheme, dtype)
+    if _packed is not None:
+        _packed[key] = packed
+    return packed
+
+
+class _Pack(torch.autograd.Function):
+    """The weight as matrices; the gradients of all calls come back through here at once."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
+        ctx.scheme = scheme
+        return scheme.pack(weight.permute(2, 3, 1, 0).contiguous()).to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.scheme.unpack(gradient).permute(3, 2, 0, 1), None, None
+
+
+class _Convolution(torch.autograd.Function):
+    """collect(expand(x) @ packed)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: Tensor, scheme: Scheme, size: Size) -> Tensor:
+        expanded = scheme.expand(x)
+        ctx.scheme, ctx.size = scheme, x.shape
+        _keep(ctx, x, expanded, packed)
+        return scheme.collect(torch.bmm(expanded, packed), size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        kept, packed = ctx.saved_tensors
+        scheme: Scheme = ctx.scheme
+        spread = scheme.spread(gradient.contiguous())
+        of_x = of_packed = None
+        if ctx.needs_input_grad[0]:
+            of_x = scheme.contract(torch.bmm(spread, packed.transpose(1, 2)), ctx.size)
+        if ctx.needs_input_grad[1]:
+            expanded = kept if scheme.keeps_expanded else scheme.expand(kept)
+            of_packed = torch.bmm(expanded.transpose(1, 2), spread)
+        return of_x, of_packed, None, None
+
+
+class _TransposedConvolution(torch.autograd.Function):
+    """contract(spread(x) @ packed^T): the adjoint of `_Convolution`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: Tensor, scheme: Scheme, size: Size) -> Tensor:
+        spread = scheme.spread(x)
+        ctx.scheme, ctx.size = scheme, x.shape
+        _keep(ctx, x, spread, packed)
+        return scheme.contract(torch.bmm(spread, packed.transpose(1, 2)), size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        kept, packed = ctx.saved_tensors
+        scheme: Scheme = ctx.scheme
+        expanded = scheme.expand(gradient.contiguous())
+        of_x = of_packed = None
+        if ctx.needs_input_grad[0]:
+            of_x = scheme.collect(torch.bmm(expanded, packed), ctx.size)
+        if ctx.needs_input_grad[1]:
+            spread = kept if scheme.keeps_expanded else scheme.spread(kept)
+            of_packed = torch.bmm(expanded.transpose(1, 2), spread)
+        return of_x, of_packed, None, None
+
+
+def _keep(ctx: Any, image: Tensor, matrices: Tensor, packed: Tensor) -> None:
+    """Keep for the way back what the gradient of the weights will need, if one is wanted."""
+    wanted = matrices if ctx.scheme.keeps_expanded else image
+    ctx.save_for_backward(wanted if ctx.needs_input_grad[1] else None, packed)

@@ -1,0 +1,153 @@
+"""The convolutions equal PyTorch's, forwards and backwards, whichever way they go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mrbridge.networks import as_it_lies, unchanged_weights
+from mrbridge.networks import convolution as module_under_test
+from mrbridge.networks.convolution import Convolution, DoublingConvolution, HalvingConvolution
+
+Plain = Callable[[Tensor, nn.Module], Tensor]
+
+
+def halved(x: Tensor, layer: nn.Module) -> Tensor:
+    return functional.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
+
+
+def doubled(x: Tensor, layer: nn.Module) -> Tensor:
+    return functional.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=1)
+
+
+def same(x: Tensor, layer: nn.Module) -> Tensor:
+    return functional.conv2d(x, layer.weight, layer.bias, padding=1)
+
+
+def reflected(x: Tensor, layer: nn.Module) -> Tensor:
+    return functional.conv2d(functional.pad(x, (1, 1, 1, 1), "reflect"), layer.weight, layer.bias)
+
+
+CASES: list[tuple[Callable[[], nn.Module], tuple[int, ...], Plain]] = [
+    (lambda: HalvingConvolution(16, 24), (2, 16, 32, 48), halved),
+    (lambda: HalvingConvolution(3, 4, bias=True), (2, 3, 6, 10), halved),
+    (lambda: HalvingConvolution(1, 4), (2, 1, 8, 12), halved),
+    (lambda: HalvingConvolution(5, 4), (3, 5, 2, 2), halved),
+    (lambda: HalvingConvolution(5, 4), (1, 5, 7, 9), halved),
+    (lambda: DoublingConvolution(24, 16), (2, 24, 16, 24), doubled),
+    (lambda: DoublingConvolution(5, 3, bias=True), (2, 5, 3, 5), doubled),
+    (lambda: DoublingConvolution(5, 1, bias=True), (2, 5, 8, 4), doubled),
+    (lambda: Convolution(16, 20, 4), (2, 16, 32, 24), same),
+    (lambda: Convolution(16, 20, 4, bias=True), (2, 16, 18, 17), same),
+    (lambda: Convolution(16, 20, 3), (2, 16, 32, 18), same),
+    (lambda: Convolution(16, 20, 3, bias=True), (1, 16, 17, 19), same),
+    (lambda: Convolution(16, 20, 3, padding="reflect"), (2, 16, 16, 18), reflected),
+    (lambda: Convolution(3, 2, 3, bias=True, padding="reflect"), (2, 3, 5, 6), reflected),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[2].__name__}-{case[1]}")
+def case(request):
+    make, size, plain = request.param
+    rng = torch.Generator().manual_seed(0)
+    layer = make().double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, generator=rng)
+    x = torch.randn(size, dtype=torch.float64, generator=rng, requires_grad=True)
+    return layer, x, plain
+
+
+def test_results_and_gradients_are_those_of_pytorch(case):
+    layer, x, plain = case
+    made, wanted = layer(x), plain(x, layer)
+    torch.testing.assert_close(made, wanted, rtol=0, atol=1e-11)
+    change = torch.randn_like(wanted)
+    inputs = [x, *layer.parameters()]
+    for ours, theirs in zip(
+        torch.autograd.grad(made, inputs, change),
+        torch.autograd.grad(wanted, inputs, change),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+def test_two_calls_share_the_packed_weights_and_their_gradients_add_up(case):
+    layer, x, _ = case
+    whole = torch.cat([x, 2 * x]).detach()
+    layer(whole).square().sum().backward()
+    wanted = [parameter.grad for parameter in layer.parameters()]
+    layer.zero_grad()
+    with unchanged_weights():
+        total = layer(x).square().sum() + layer(2 * x).square().sum()
+    total.backward()
+    for parameter, gradient in zip(layer.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_packed_weights_do_not_outlive_a_change():
+    layer = HalvingConvolution(16, 16)
+    nn.init.ones_(layer.weight)
+    x = torch.randn(1, 16, 32, 32)
+    with torch.no_grad(), unchanged_weights():
+        before = layer(x)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+        with unchanged_weights():
+            torch.testing.assert_close(layer(x), 2 * before)
+        torch.testing.assert_close(layer(x), 2 * before)
+
+
+def test_frozen_weights_let_gradients_through_to_the_image():
+    layer = HalvingConvolution(16, 16)
+    nn.init.normal_(layer.weight)
+    layer.requires_grad_(False)
+    x = torch.randn(1, 16, 32, 32, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+    assert layer.weight.grad is None
+
+
+def test_under_autocast_it_computes_in_bfloat16_and_the_gradient_is_float32():
+    layer = HalvingConvolution(16, 16)
+    nn.init.normal_(layer.weight)
+    x = torch.randn(1, 16, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = layer(x)
+    made.float().square().sum().backward()
+    assert made.dtype == torch.bfloat16
+    assert layer.weight.grad.dtype == torch.float32
+    assert layer.weight.grad.shape == layer.weight.shape
+
+
+def test_a_graph_that_is_exported_has_plain_convolutions():
+    layer = HalvingConvolution(16, 16)
+    nn.init.normal_(layer.weight)
+    program = torch.export.export(layer, (torch.randn(1, 16, 32, 32),))
+    called = {str(node.target) for node in program.graph.nodes}
+    assert any("conv2d" in name or "convolution" in name for name in called)
+    assert not any("bmm" in name for name in called)
+
+
+def test_small_layers_are_not_worth_the_maps(monkeypatch):
+    def fail(*args: object) -> None:
+        raise AssertionError("a layer this small went by products")
+
+    monkeypatch.setattr(module_under_test, "_apply", fail)
+    layer = Convolution(3, 4, 3)
+    nn.init.normal_(layer.weight)
+    layer(torch.randn(1, 3, 8, 8))
+
+
+def test_dense_memory_is_seen_in_its_own_order():
+    weight = HalvingConvolution(3, 5).weight
+    view = as_it_lies(weight)
+    assert weight.shape == (5, 3, 4, 4)
+    assert not weight.is_contiguous()
+    assert view.is_contiguous()
+    assert view.data_ptr() == weight.data_ptr()
+    assert not view.requires_grad
