@@ -30,8 +30,10 @@ Size = tuple[int, int, int, int]
 
 _ENOUGH_PIXELS = 16 * 16
 """Results of one image from which saved products outweigh larger packed weights."""
-_ENOUGH_CHANNELS = 16
-"""Channels and features below which the maps cost more than the products."""
+_ENOUGH_CHANNELS = 64
+_ENOUGH_FEATURES = 128
+"""Below them the maps cost what the products save: see docs/explanation/performance.md. Channels
+are those of the larger image, features those of the smaller one."""
 
 
 class HalvingConvolution(nn.Module):
@@ -51,12 +53,12 @@ class HalvingConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, rows, columns), both even, to (n, features, rows / 2, columns / 2)."""
         n, _, rows, columns = x.shape
-        if not _by_products(x) or rows % 2 or columns % 2:
-            return functional.conv2d(x, self.weight, self.bias, stride=2, padding=1)
         features, channels = self.weight.shape[:2]
-        h, w = rows // 2, columns // 2
-        scheme = _halving_scheme(features, channels, h, w)
-        return _with(self.bias, _apply(_Convolution, x, self.weight, scheme, (n, h, w, features)))
+        scheme = _halving_scheme(x, features, channels, rows, columns)
+        if scheme is None:
+            return functional.conv2d(x, self.weight, self.bias, stride=2, padding=1)
+        size = (n, rows // 2, columns // 2, features)
+        return _with(self.bias, _apply(_Convolution, x, self.weight, scheme, size))
 
 
 class DoublingConvolution(nn.Module):
@@ -75,11 +77,11 @@ class DoublingConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, rows, columns) to (n, features, 2 rows, 2 columns)."""
-        if not _by_products(x):
-            return functional.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
         n, _, rows, columns = x.shape
         channels, features = self.weight.shape[:2]
-        scheme = _halving_scheme(channels, features, rows, columns)
+        scheme = _halving_scheme(x, channels, features, 2 * rows, 2 * columns)
+        if scheme is None:
+            return functional.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
         size = (n, 2 * rows, 2 * columns, features)
         return _with(self.bias, _apply(_TransposedConvolution, x, self.weight, scheme, size))
 
@@ -175,11 +177,19 @@ def _by_products(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _halving_scheme(features: int, channels: int, h: int, w: int) -> Scheme:
-    even = not (h % 2 or w % 2)
-    if even and h * w >= _ENOUGH_PIXELS and min(features, channels) >= _ENOUGH_CHANNELS:
-        return HalvingWinograd()
-    return Columns()
+def _halving_scheme(
+    x: Tensor, features: int, channels: int, rows: int, columns: int
+) -> Scheme | None:
+    """The scheme between an image of `channels`, rows x columns, and a result half its size.
+
+    None is PyTorch's own way.
+    """
+    if not _by_products(x) or rows % 2 or columns % 2:
+        return None
+    if rows * columns < 4 * _ENOUGH_PIXELS or channels == 1:
+        return Columns()
+    worth_it = channels >= _ENOUGH_CHANNELS and features >= _ENOUGH_FEATURES
+    return HalvingWinograd() if worth_it and not (rows % 4 or columns % 4) else None
 
 
 def _apply(
