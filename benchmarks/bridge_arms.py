@@ -21,10 +21,9 @@ from typing import Any
 
 import torch
 
+from material import simulated_store
 from mrbridge import metrics
 from mrbridge.data.dataset import held_out_slices
-from mrbridge.phantom import PhantomSettings, write_bids
-from mrbridge.preparation.pipeline import PrepareSettings, StandardSettings, prepare
 from mrbridge.preparation.store import Store
 from mrbridge.training.run import train
 from mrbridge.training.settings import resolve
@@ -51,18 +50,6 @@ ARMS: dict[str, dict[str, Any]] = {
         "networks": {"generator": {"refine": 0}},
     },
 }
-
-
-def make_store(folder: Path, seed: int) -> Store:
-    """Twelve subjects: two held out for validation, two unused."""
-    bids = write_bids(folder / "bids", PhantomSettings(subjects=12, spacing_mm=2.0, seed=seed))
-    settings = PrepareSettings(
-        standard=StandardSettings(spacing_mm=2.0),
-        validation_share=1 / 6,
-        test_share=1 / 6,
-        seed=seed,
-    )
-    return prepare(bids, folder / "store", settings)
 
 
 def floor(store: Store) -> dict[str, float]:
@@ -96,7 +83,7 @@ def main() -> None:
     names = ("psnr_target", "ssim_target", "psnr_source", "ssim_source")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store = make_store(folder, given.seed)
+        store = simulated_store(folder, subjects=12, spacing_mm=2.0, seed=given.seed)
         scores = floor(store)
         print(json.dumps(facts | {"arm": "floor"} | {k: round(scores[k], 3) for k in names}))
         for number, arm in enumerate(given.arms):

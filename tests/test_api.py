@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +43,53 @@ def test_importing_is_light(code: str) -> None:
     told = f"{code}\nimport sys; print('HEAVY', sorted(set({HEAVY}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+WRONG = [
+    ("trian", "did you mean"),
+    ("train store", "-o"),
+    ("train . -o run --epochs 3", "--epochs"),
+    ("train absent -o run", "absent: does not exist"),
+    ("train . -o run", ".: is no store"),
+    ("train . -o run --preset brigde", "did you mean 'bridge'"),
+    ("train . -o full", "full: is not empty"),
+    ("info unett", "did you mean 'unet'"),
+    ("demo -o full", "full: is not empty"),
+    ("train . -o run --set epochs", "key=value"),
+    ("train . -o run --config absent.yaml", "absent.yaml: cannot be read"),
+    ("prepare absent -o store", "absent: does not exist"),
+    ("prepare . -o store", "holds no T1w and no T2w scans"),
+    ("prepare . -o store --source T9w", "'T9w' is no known contrast"),
+    ("prepare . -o store --set gaps=2", "did you mean 'gap'"),
+    ("translate -m absent -i scan.nii -o made.nii", "absent: does not exist"),
+    ("translate -m . -i scan.nii -o made.nii", "scan.nii: does not exist"),
+    ("export -m absent -o exported", "absent: does not exist"),
+    ("evaluate -m absent --pairs . -o scores", "absent: does not exist"),
+    ("evaluate --real . --synthetic absent -o scores", "absent: does not exist"),
+    ("evaluate --real . --synthetic . -o scores --set maks=whole", "did you mean 'mask'"),
+    ("info", "MODEL|PRESET"),
+]
+
+
+def test_what_is_plainly_wrong_is_told_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    program = (
+        "import contextlib, io, json, sys\n"
+        "from mrbridge import cli\n"
+        f"for command, _ in {WRONG}:\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as said:\n"
+        "        code = cli._run(command.split())\n"
+        "    slow = sorted({'torch', 'lightning', 'zarr', 'matplotlib'} & set(sys.modules))\n"
+        "    print(json.dumps([command, code, said.getvalue(), slow]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == len(WRONG)
+    for (command, message), (ran, code, said, slow) in zip(WRONG, told, strict=True):
+        assert (ran, code, slow) == (command, 2, [])
+        assert said.startswith("error: ")
+        assert message.casefold() in said.casefold()
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mrbridge import errors
-from mrbridge.errors import InputError, MrbridgeError
+from mrbridge.errors import InputError, MrbridgeError, StoreError, must_exist
 
 KINDS = [
     kind
@@ -36,3 +36,11 @@ def test_exit_codes() -> None:
     assert told.pop("SomeScansFailed") == 1
     assert told.pop("Interrupted") == 3
     assert set(told.values()) == {2}
+
+
+def test_what_must_exist(tmp_path: Path) -> None:
+    must_exist(tmp_path)
+    with pytest.raises(InputError, match=r"absent: does not exist\. Check the path"):
+        must_exist(tmp_path / "absent")
+    with pytest.raises(StoreError, match=r"absent: does not exist\. Make it"):
+        must_exist(str(tmp_path / "absent"), StoreError, "Make it.")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import time
 import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -19,6 +22,42 @@ def work(number: int) -> int:
         warnings.warn("four.nii: is even", MrbridgeWarning, stacklevel=1)
     time.sleep(0.05 * (number == 0))  # the first is the last to be done
     return number * number
+
+
+class Array:
+    """A result that weak references can watch."""
+
+
+def large(number: int) -> Array:
+    return Array()
+
+
+class Watched(Sequence[int]):
+    """Numbers that tell how many of them were taken."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.taken = count, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self.count):
+            self.taken += 1
+            yield number
+
+
+def surroundings(number: int) -> dict[str, Any]:
+    time.sleep(0.2)  # so that both processes get one
+    import numpy as np
+    import threadpoolctl
+
+    np.ones((2, 2)) @ np.ones((2, 2))
+    pools = threadpoolctl.threadpool_info()
+    return {"pid": os.getpid(), "threads": {pool["num_threads"] for pool in pools}}
 
 
 def broken(number: int) -> int:
@@ -54,3 +93,31 @@ def test_a_killed_worker_is_told() -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nothing_to_do(workers: int) -> None:
     assert list(map_scans(work, [], workers=workers, label="Working")) == []
+
+
+def test_results_do_not_pile_up() -> None:
+    items, alive = Watched(60), weakref.WeakSet[Array]()
+    for done, (item, result) in enumerate(map_scans(large, items, workers=2, label="Working")):
+        assert item == done
+        assert items.taken <= done + 10, "no more than a few are handed out ahead"
+        assert isinstance(result, Array)
+        alive.add(result)
+        del result
+        assert len(alive) <= 1, "what was taken is kept"
+    assert done == 59
+
+
+def test_what_is_not_wanted_any_more_is_not_done() -> None:
+    items = Watched(10_000)
+    outcomes = map_scans(large, items, workers=2, label="Working")
+    assert next(outcomes)[0] == 0
+    outcomes.close()  # type: ignore[attr-defined]
+    assert items.taken < 20
+
+
+def test_processes_side_by_side_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    outcomes = map_scans(surroundings, [1, 2], workers=2, label="Working", imports=["numpy"])
+    told = [result for _, result in outcomes]
+    assert all(isinstance(one, dict) and one["threads"] == {1} for one in told)
+    assert len({one["pid"] for one in told} | {os.getpid()}) == 3

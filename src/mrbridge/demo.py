@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mrbridge.errors import OutputError
+from mrbridge.errors import must_be_new
 from mrbridge.evaluation.evaluate import evaluate
 from mrbridge.inference.translate import translate
 from mrbridge.io.bids import find_scans
@@ -63,8 +63,7 @@ def run_demo(out: str | Path, *, minutes: float = 5.0, seed: int = 0) -> dict[st
         OutputError: the folder is not empty.
     """
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise OutputError("is not empty", path=out, remedy="Name a new folder.")
+    must_be_new(out)
     settings = DemoSettings()
     stages = _Stages()
 

@@ -65,6 +65,30 @@ class SizeError(MrbridgeError):
     """An image size that a network cannot take."""
 
 
+def must_exist(
+    path: str | Path, kind: type[MrbridgeError] = InputError, remedy: str = "Check the path."
+) -> None:
+    """Refuse a path at which nothing lies.
+
+    The command line asks this before it imports what takes seconds.
+
+    Raises:
+        MrbridgeError: of that kind.
+    """
+    if not Path(path).exists():
+        raise kind("does not exist", path=path, remedy=remedy)
+
+
+def must_be_new(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        OutputError: it does, or is a file.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise OutputError("is not empty", path=folder, remedy="Name a new folder.")
+
+
 class SomeScansFailed(MrbridgeError):
     """Part of a batch could not be done; the rest is done."""
 

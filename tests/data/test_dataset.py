@@ -152,7 +152,8 @@ def test_the_loader_gives_the_steps_that_were_asked_for(
     spare_from: int, small_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "_SPARE_FROM", spare_from)
-    dataset = UnpairedSlices(small_store, SIZE, 0)
+    augment = Augmentation(AugmentSettings(bias_field=0.2, gamma=0.1, noise=0.02), SIZE)
+    dataset = UnpairedSlices(small_store, SIZE, 0, augment)
     state = torch.get_rng_state()
     batches = list(batches_from(dataset, 2, 3, 5))
     assert torch.equal(torch.get_rng_state(), state), "the global random state was used"

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy import ndimage
 
 from mrbridge.errors import InputError
 from mrbridge.io import read
+from mrbridge.preparation import intensity
 from mrbridge.preparation.geometry import to_slices
 from mrbridge.preparation.intensity import (
     IntensityRecipe,
@@ -99,6 +101,23 @@ def test_ringing_around_a_stripped_brain_is_background() -> None:
     assert (normal[~where] == -1).all()
     fluid = normal[:, 46:50, 46:50]
     assert (fluid > -0.9).all(), "fluid inside the brain is not background"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_specks_go_and_holes_are_filled_as_scipy_does_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    blobs = ndimage.gaussian_filter(rng.normal(size=(4, 33 + seed, 40)), (0, seed / 2, seed / 2))
+    mask = blobs > np.quantile(blobs, rng.uniform(0.2, 0.8))
+    mask[2] = False
+    expected = np.zeros_like(mask)
+    for index, plane in enumerate(np.pad(mask, ((0, 0), (3, 3), (3, 3)))):
+        opened = ndimage.binary_opening(plane)
+        filled = ndimage.binary_fill_holes(ndimage.binary_closing(opened, iterations=2))
+        labels, count = ndimage.label(filled)
+        sizes = ndimage.sum_labels(filled, labels, range(1, count + 1))
+        large = 1 + np.flatnonzero(sizes > max(sizes, default=0) / 100)
+        expected[index] = np.isin(labels, large)[3:-3, 3:-3]
+    np.testing.assert_array_equal(intensity._solid(mask), expected)
 
 
 def test_a_mask_of_nothing() -> None:

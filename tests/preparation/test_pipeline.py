@@ -170,7 +170,7 @@ def test_damage_is_mended_by_running_again(bids: Maker, tmp_path: Path) -> None:
     source, out = bids(2), tmp_path / "store"
     prepare(source, out)
     before = content(out)
-    shutil.rmtree(out / "scans/sub-01_T1w.zarr/c/3")
+    shutil.rmtree(out / "scans/sub-01_T1w.zarr/c")
     shutil.rmtree(out / "scans/sub-02_T2w.zarr")
     (out / "manifest.json").write_text("{")
     prepare(source, out)
@@ -323,14 +323,15 @@ def test_a_kill_leaves_a_store_that_is_resumed(bids: Maker, tmp_path: Path) -> N
     source, out = bids(2), tmp_path / "store"
     program = (
         "import os, signal\n"
-        "from mrbridge.preparation import pipeline, store\n"
-        "create, made = store.zarr.create_array, []\n"
+        "import zarr\n"
+        "from mrbridge.preparation import pipeline\n"
+        "create, made = zarr.create_array, []\n"
         "def killed(*arguments, **options):\n"
         "    made.append(create(*arguments, **options))\n"
         "    if len(made) == 3:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return made[-1]\n"
-        "store.zarr.create_array = killed\n"
+        "zarr.create_array = killed\n"
         f"pipeline.prepare({str(source)!r}, {str(out)!r})\n"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9

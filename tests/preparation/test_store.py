@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from mrbridge.errors import StoreError
 from mrbridge.preparation.intensity import IntensityRecipe
@@ -93,39 +94,72 @@ def test_records_by_contrast_and_split(store: Store) -> None:
     assert store.records("T2w")[0].positions("val") == [1, 2]
 
 
-def test_a_chunk_is_a_slice(store: Store) -> None:
+def test_a_chunk_is_a_slice_and_a_scan_is_a_file(store: Store) -> None:
     told = json.loads((array_path(store.path, "t1") / "zarr.json").read_text())
     assert told["zarr_format"] == 3
-    assert told["chunk_grid"]["configuration"]["chunk_shape"] == [1, 9, 7]
+    (sharding,) = told["codecs"]
+    assert sharding["configuration"]["chunk_shape"] == [1, 9, 7]
     assert told["data_type"] == "float16"
     assert told["attributes"]["mrbridge"]["contrast"] == "T1w"
+    assert file_of(store, "t1").is_file()
 
 
-def chunks(store: Store) -> list[Path]:
-    return sorted(p for p in (array_path(store.path, "t1") / "c").rglob("*") if p.is_file())
+def file_of(store: Store, id: str) -> Path:
+    """The one file that holds the slices of a scan."""
+    (path,) = (p for p in (array_path(store.path, id) / "c").rglob("*") if p.is_file())
+    return path
 
 
-def test_a_missing_chunk_is_told(store: Store) -> None:
-    scan = store.records()[0]
-    chunks(store)[2].unlink()
+def test_a_missing_file_is_told(store: Store) -> None:
+    scan, other = store.records()
+    file_of(store, "t1").unlink()
     with pytest.raises(StoreError, match=r"t1\.zarr.*prepare again"):
         store.slices(scan)
     with pytest.raises(StoreError):
         store.slice(scan, 2)
-    np.testing.assert_array_equal(store.slice(scan, 1), values(1)[1])
+    assert np.isfinite(store.slice(other, 1)).all()
 
 
-def test_a_damaged_chunk_is_told(store: Store) -> None:
+def test_a_damaged_file_is_told(store: Store) -> None:
     scan = store.records()[0]
-    first, second = chunks(store)[:2]
-    second.write_bytes(first.read_bytes())  # readable, and wrong
+    path = file_of(store, "t1")
+    whole = path.read_bytes()
+    path.write_bytes(file_of(store, "t2").read_bytes())  # readable, and wrong
     with pytest.raises(StoreError):
         store.slices(scan)
-    second.write_bytes(b"garbage")
+    for damaged in (b"garbage", whole[: len(whole) // 2], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError):
+            store.slices(scan)
+        with pytest.raises(StoreError):
+            store.slice(scan, 1)
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        with pytest.raises(StoreError):
+            store.slices(scan)
+
+
+def test_a_store_with_a_file_for_each_slice_is_read(store: Store) -> None:
+    """As they were written before a scan was one file."""
+    scan, whole = store.records()[0], store.slices(store.records()[0])
+    path = array_path(store.path, "t1")
+    attributes = dict(zarr.open_array(path, mode="r").attrs)
+    array = zarr.create_array(
+        store=path,
+        shape=whole.shape,
+        chunks=(1, *whole.shape[1:]),
+        dtype="float16",
+        fill_value=float("nan"),
+        attributes=attributes,
+        overwrite=True,
+    )
+    array[:] = whole
+    np.testing.assert_array_equal(Store.open(store.path).slices(scan), whole)
+    (path / "c" / "1" / "0" / "0").unlink()
+    again = Store.open(store.path)
+    np.testing.assert_array_equal(again.slice(scan, 0), whole[0])
     with pytest.raises(StoreError):
-        store.slices(scan)
-    with pytest.raises(StoreError):
-        store.slice(scan, 1)
+        again.slice(scan, 1)
 
 
 def test_an_index_beyond_the_scan_is_a_bug_of_the_caller(store: Store) -> None:
@@ -165,7 +199,7 @@ def test_only_a_whole_scan_of_the_same_key_is_kept(store: Store) -> None:
     assert kept.model_copy(update={"segments": {"train": [(0, 4)]}}) == store.records()[0]
     assert read_scan(store.path, "t1", "other") is None
     assert read_scan(store.path, "absent", "k") is None
-    chunks(store)[0].unlink()
+    file_of(store, "t1").unlink()
     assert read_scan(store.path, "t1", "k") is None
 
 

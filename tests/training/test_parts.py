@@ -15,7 +15,9 @@ from mrbridge.data.dataset import Sample
 from mrbridge.training.average import averaged_copy, follow
 from mrbridge.training.callbacks import rate_share
 from mrbridge.training.cyclegan import CycleGAN
+from mrbridge.training.names import PRESET_NAMES
 from mrbridge.training.pool import ImagePool
+from mrbridge.training.settings import PRESETS
 
 
 def numbered(*numbers: int) -> torch.Tensor:
@@ -250,3 +252,7 @@ class TestStep:
         assert torch.equal(one.to_target.last.weight, other.to_target.last.weight)
         assert not torch.equal(one.to_target.last.weight, third.to_target.last.weight)
         assert not torch.equal(one.to_target.last.weight, one.to_source.last.weight)
+
+
+def test_the_presets_are_the_named_ones() -> None:
+    assert tuple(PRESETS) == PRESET_NAMES

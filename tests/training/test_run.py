@@ -319,3 +319,20 @@ def test_a_run_killed_before_its_first_checkpoint_can_begin_again(
     assert train(small_store, run, tiny("unet"), device="cpu").rows
     with pytest.raises(OutputError, match="--resume"):
         train(small_store, run, tiny("unet"), device="cpu")
+
+
+@pytest.mark.usefixtures("quick_phantom")
+def test_a_resumed_run_does_not_simulate_again(
+    small_store: Store,
+    tmp_path: Path,
+    tiny: Callable[..., TrainSettings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train(small_store, tmp_path / "run", tiny(simulated_weight=1.0, epochs=1), device="cpu")
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("simulated again")
+
+    monkeypatch.setattr("mrbridge.data.simulated.simulate", forbidden)
+    more = train(small_store, tmp_path / "run", resume=True, changes={"epochs": 2}, device="cpu")
+    assert more.rows[-1]["epoch"] == 2

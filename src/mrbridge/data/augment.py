@@ -1,24 +1,15 @@
-"""Random changes to training slices, by MONAI."""
+"""Random changes to training slices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import numpy as np
 import torch
-from monai.transforms import (
-    Compose,
-    RandAdjustContrast,
-    RandAffine,
-    RandBiasField,
-    RandFlip,
-    RandGaussianNoise,
-)
+from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 
 from mrbridge.settings import Settings
+
+_OFTEN = 0.5  # how often a change other than the move is made
 
 
 class AugmentSettings(Settings):
@@ -27,11 +18,12 @@ class AugmentSettings(Settings):
     Attributes:
         flip: mirror left and right half of the time.
         rotate_degrees: largest rotation, either way.
-        scale: largest relative change of size.
+        scale: largest relative change of size, along rows and along columns.
         shift: largest shift, as a share of the image.
-        bias_field: largest coefficient of the smooth multiplicative field.
-        gamma: largest relative change of the exponent of the intensities.
-        noise: standard deviation of Gaussian noise, in the image's range of 2.
+        bias_field: largest coefficient of the smooth multiplicative field, half of the time.
+        gamma: largest relative change of the exponent of the intensities, half of the time.
+        noise: largest standard deviation of Gaussian noise, in the image's range of 2, half of the
+            time.
     """
 
     flip: bool = True
@@ -44,9 +36,11 @@ class AugmentSettings(Settings):
 
 
 class Augmentation:
-    """Changes slices; equal seeds give equal changes.
+    """Changes slices; generators in equal states give equal changes.
 
-    Intensities are moved to [0, 1] for the changes that multiply (bias field, gamma) and back.
+    A training waits for its loader, so this takes about a millisecond, of which the interpolation
+    is PyTorch's. Nothing in it runs on several threads: an image is too small to gain by them, and
+    on few processors they would wait for those of the training.
 
     Args:
         settings: which changes, how strong.
@@ -54,45 +48,62 @@ class Augmentation:
     """
 
     def __init__(self, settings: AugmentSettings, image_size: int) -> None:
-        transforms: list[Any] = []
-        if settings.flip:
-            transforms.append(RandFlip(prob=0.5, spatial_axis=1))
+        self.settings = settings
+        self.image_size = image_size
+        # Centres of the pixels, the image's edges being at -1 and 1.
+        self._places = ((np.arange(image_size) + 0.5) * 2 / image_size - 1).astype(np.float32)
+        self._polynomials = legvander(self._places, 2).astype(np.float32)  # (rows, degrees)
+
+    def __call__(
+        self, images: NDArray[np.float32], rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """Change slices, all of them alike but for the noise.
+
+        Args:
+            images: shape (slices, rows, columns), range [-1, 1] with background -1; left as is.
+            rng: what decides.
+
+        Returns:
+            The same shape and range.
+        """
+        settings = self.settings
+        if settings.flip and rng.random() < _OFTEN:
+            images = images[..., ::-1]
+        values = (images + np.float32(1)) / np.float32(2)  # air is 0, for the changes that multiply
         if settings.rotate_degrees or settings.scale or settings.shift:
-            pixels = settings.shift * image_size
-            transforms.append(
-                RandAffine(
-                    prob=1.0,
-                    rotate_range=np.deg2rad(settings.rotate_degrees),
-                    scale_range=(settings.scale, settings.scale),
-                    translate_range=(pixels, pixels),
-                    padding_mode="zeros",
-                )
-            )
-        if settings.bias_field:
-            coefficients = (0.0, settings.bias_field)
-            transforms.append(RandBiasField(degree=2, coeff_range=coefficients, prob=0.5))
-        if settings.gamma:
-            exponents = (1 / (1 + settings.gamma), 1 + settings.gamma)
-            transforms.append(RandAdjustContrast(prob=0.5, gamma=exponents))
-        if settings.noise:
-            transforms.append(RandGaussianNoise(prob=0.5, std=settings.noise / 2))
-        self._change = Compose(transforms) if transforms else None
+            values = self._moved(values, rng)
+        if settings.bias_field and rng.random() < _OFTEN:
+            values *= self._bias_field(rng)
+        if settings.gamma and rng.random() < _OFTEN:
+            largest = 1 + settings.gamma
+            values **= np.float32(rng.uniform(1 / largest, largest))
+        if settings.noise and rng.random() < _OFTEN:
+            noise = rng.standard_normal(values.shape, np.float32)
+            values += np.float32(rng.uniform(0, settings.noise / 2)) * noise
+        values *= 2
+        values -= 1
+        return np.clip(values, -1, 1, out=values)
 
-    def __call__(self, image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-        """Change a slice, shape (rows, columns), range [-1, 1] with background -1."""
-        if self._change is None:
-            return image
-        self._change.set_random_state(seed=seed % 2**32)
-        with _one_thread():  # so small an image is changed several times slower on all of them
-            changed = np.asarray(self._change((image[None] + 1) / 2))[0]
-        return np.clip(changed * 2 - 1, -1, 1).astype(np.float32)
+    def _moved(self, values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Rotated, scaled and shifted, bilinear; what comes in from outside is air, 0."""
+        settings, places = self.settings, self._places
+        angle = np.deg2rad(rng.uniform(-1, 1) * settings.rotate_degrees)
+        rows, columns = 1 + rng.uniform(-1, 1, 2) * settings.scale
+        down, right = rng.uniform(-1, 1, 2) * 2 * settings.shift
+        # Where each pixel comes from: the column first, as `grid_sample` wants it.
+        cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+        row, column = (places * np.float32(rows))[:, None], places * np.float32(columns)
+        origin = np.empty((1, len(places), len(places), 2), np.float32)
+        np.add(column * cosine + np.float32(right), row * sine, out=origin[0, ..., 0])
+        np.subtract(row * cosine + np.float32(down), column * sine, out=origin[0, ..., 1])
+        moved = torch.nn.functional.grid_sample(
+            torch.from_numpy(values)[None], torch.from_numpy(origin), align_corners=False
+        )
+        return moved[0].numpy()
 
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    def _bias_field(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        """A smooth field above 0, (rows, columns): the exponential of a polynomial."""
+        coefficients = rng.uniform(0, self.settings.bias_field, (3, 3)).astype(np.float32)
+        # Of the second degree: the triangle of terms whose degrees sum to at most 2.
+        coefficients[1, 2] = coefficients[2, 1] = coefficients[2, 2] = 0
+        return np.exp(self._polynomials @ coefficients @ self._polynomials.T)

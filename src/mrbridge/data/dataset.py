@@ -41,6 +41,9 @@ class Sample(NamedTuple):
 class SliceBank:
     """All stored slices of one contrast and split, each fitted to square images.
 
+    A scan is read when its first slice is asked for, fitted once, and kept as it is stored, in
+    half precision.
+
     Args:
         store: a prepared store.
         contrast: which scans.
@@ -57,7 +60,8 @@ class SliceBank:
             for start, stop in record.segments[split]
             for position in range(start, stop)
         ]
-        size = sum(2 * record.shape[1] * record.shape[2] for record, _ in self.places)
+        scans = {record.id: record.shape[0] for record, _ in self.places}
+        size = 2 * image_size**2 * sum(scans.values())
         self._kept: dict[str, NDArray[np.float16]] | None = {} if size <= MEMORY_LIMIT else None
 
     def __len__(self) -> int:
@@ -70,13 +74,13 @@ class SliceBank:
     def at(self, record: ScanRecord, position: int) -> NDArray[np.float32]:
         """The slice at a stored position of a scan, fitted to the image size."""
         if self._kept is None:
-            image = self.store.slice(record, position)
-        else:
-            if record.id not in self._kept:
-                self._kept[record.id] = self.store.slices(record)
-            image = self._kept[record.id][position]
-        slices = image[None].astype(np.float32)
-        return fit_size(slices, self.image_size, self.image_size)[0][0]
+            return self._fitted(self.store.slice(record, position)).astype(np.float32)
+        if record.id not in self._kept:
+            self._kept[record.id] = self._fitted(self.store.slices(record))
+        return self._kept[record.id][position].astype(np.float32)
+
+    def _fitted(self, images: NDArray[np.float16]) -> NDArray[np.float16]:
+        return np.ascontiguousarray(fit_size(images, self.image_size, self.image_size)[0])
 
 
 class UnpairedSlices(Dataset[Sample]):
@@ -130,14 +134,13 @@ class UnpairedSlices(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` of the sequence, which goes on beyond the first epoch."""
         source, target = (
-            self._changed(self.banks[side][self._place(side, index)], side, index)[None]
+            self._changed(self.banks[side][self._place(side, index)][None], side, index)
             for side in (0, 1)
         )
         if self.simulated is None:
             return Sample(source, target, self._nothing)
-        pair = self.simulated.pair(index).numpy()
-        # Both slices are changed alike, or they would no longer be a pair.
-        return Sample(source, target, torch.stack([self._changed(one, 2, index) for one in pair]))
+        # Both slices in one call: changed apart, they would no longer be a pair.
+        return Sample(source, target, self._changed(self.simulated.pair(index), 2, index))
 
     def _place(self, side: int, index: int) -> int:
         """Which slice of a contrast is number `index` of its endless sequence of orders."""
@@ -147,12 +150,11 @@ class UnpairedSlices(Dataset[Sample]):
             self._orders[side] = (turn, rng.permutation(len(self.banks[side])))
         return int(self._orders[side][1][place])
 
-    def _changed(self, image: NDArray[np.float32], change: int, index: int) -> Tensor:
-        """An image as it goes into a batch, (rows, columns); equal numbers change alike."""
+    def _changed(self, images: NDArray[np.float32], part: int, index: int) -> Tensor:
+        """Images as they go into a batch, (slices, rows, columns); part 0 to 2 of a sample."""
         if self.augment is not None:
-            draw = np.random.SeedSequence([self.seed, 2 + change, index]).generate_state(1)
-            image = self.augment(image, int(draw[0]))
-        return torch.from_numpy(np.ascontiguousarray(image))
+            images = self.augment(images, np.random.default_rng([self.seed, 2 + part, index]))
+        return torch.from_numpy(images)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,15 @@ without any pair of real scans.
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+import hashlib
+import json
+import zipfile
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from mrbridge.io.safety import atomic_path
 from mrbridge.phantom import PhantomSettings, simulate
 from mrbridge.preparation.geometry import fit_size
 from mrbridge.preparation.intensity import IntensitySettings
@@ -40,6 +44,11 @@ class SimulatedPairs:
         image_size: rows and columns of the slices.
         subjects: how many subjects.
         seed: of the subjects and of the order of the pairs.
+        cache: a file that keeps the pairs, since a subject at 1 mm takes seconds to simulate; one
+            that is damaged or was made of something else is replaced. None keeps none.
+
+    Raises:
+        OutputError: `cache` cannot be written.
     """
 
     def __init__(
@@ -51,30 +60,40 @@ class SimulatedPairs:
         image_size: int,
         subjects: int,
         seed: int,
+        cache: Path | None = None,
     ) -> None:
         self.seed = seed
         if pictures:
             straight = IntensitySettings(knee_percentile=100)
             spacing = _FIELD_OF_VIEW_MM / image_size
             standard = StandardSettings(spacing_mm=spacing, intensity=straight)
-        spacing = standard.spacing_mm or 1.0
-        found = []
-        for index in track(range(subjects), "simulate", subjects):
-            settings = PhantomSettings(
-                spacing_mm=spacing, seed=_SEED + seed, stripped=index % 2 == 1
+        phantoms = [
+            PhantomSettings(
+                spacing_mm=standard.spacing_mm or 1.0, seed=_SEED + seed, stripped=index % 2 == 1
             )
-            subject = simulate(settings, index)
+            for index in range(subjects)
+        ]
+        key = _key(standard, source, target, image_size, phantoms)
+        kept = None if cache is None else _kept(cache, key)
+        if kept is not None:
+            self.pairs: NDArray[np.float16] = kept
+            return
+        found = []
+        for index, phantom in enumerate(track(phantoms, "simulate", subjects)):
+            subject = simulate(phantom, index)
             scans = {"T1w": subject.t1w, "T2w": subject.t2w}
             found.append(_pairs(scans[source], scans[target], standard, image_size))
-        self.pairs: NDArray[np.float16] = np.concatenate(found)
+        self.pairs = np.concatenate(found)
+        if cache is not None:
+            _keep(cache, key, self.pairs)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def pair(self, index: int) -> Tensor:
+    def pair(self, index: int) -> NDArray[np.float32]:
         """Pair `index` of an endless random sequence, shape (2, rows, columns), range [-1, 1]."""
         rng = np.random.default_rng([self.seed, 5, index])
-        return torch.from_numpy(self.pairs[rng.integers(len(self.pairs))].astype(np.float32))
+        return self.pairs[rng.integers(len(self.pairs))].astype(np.float32)
 
 
 def _pairs(
@@ -85,3 +104,31 @@ def _pairs(
     shown = prepared[0].foreground.mean(axis=(1, 2)) >= _LEAST_FOREGROUND
     fitted = [fit_size(scan.slices[shown], image_size, image_size)[0] for scan in prepared]
     return np.stack(fitted, axis=1).astype(np.float16)
+
+
+def _key(
+    standard: StandardSettings,
+    source: str,
+    target: str,
+    image_size: int,
+    phantoms: list[PhantomSettings],
+) -> str:
+    """A hash of all that decides the pairs, but for the code."""
+    made_from = [standard.model_dump(mode="json"), source, target, image_size]
+    told = [*made_from, *(phantom.model_dump(mode="json") for phantom in phantoms)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _keep(cache: Path, key: str, pairs: NDArray[np.float16]) -> None:
+    with atomic_path(cache) as temporary, open(temporary, "wb") as file:
+        np.savez(file, key=np.array(key), pairs=pairs)
+
+
+def _kept(cache: Path, key: str) -> NDArray[np.float16] | None:
+    """The pairs in a file of this key; None where there is none, or a damaged one."""
+    try:
+        # An archive of arrays, each with a checksum that is verified as it is read.
+        with np.load(cache, allow_pickle=False) as kept:
+            return kept["pairs"] if str(kept["key"]) == key else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

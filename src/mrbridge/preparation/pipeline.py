@@ -53,6 +53,9 @@ __all__ = ["PrepareSettings", "Standard", "StandardSettings", "prepare", "standa
 _ARRAYS = 1  # raise it when the same settings begin to give other arrays
 
 
+_SLOW_IMPORTS = ("torch", "zarr")  # by resampling and by the store, where they are needed
+
+
 @dataclass(frozen=True)
 class Standard:
     """A scan as networks see it.
@@ -123,7 +126,9 @@ def prepare(
     wishes: list[Wish] = []
     failures: list[Remark] = []
     ignored = [Remark(name=_shown(path, source), reason=reason) for path, reason in found.ignored]
-    outcomes = scale.map_scans(_prepare_scan, jobs, workers=workers, label="Preparing")
+    outcomes = scale.map_scans(
+        _prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
+    )
     for job, outcome in outcomes:
         shown = _shown(job.scan.path, source)
         if isinstance(outcome, MrbridgeError):

@@ -2,7 +2,9 @@
 
     STORE/manifest.json          what is there, readable; written last
     STORE/scans/<id>.zarr        one array a scan, float16 (slices, rows, columns) in [-1, 1],
-                                 a chunk a slice, its record among the attributes
+                                 a chunk a slice, all in one file, its record among the attributes
+
+Zarr is imported where an array is opened: that there is no store is told before.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -13,11 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from mrbridge.errors import StoreError
+from mrbridge.errors import StoreError, must_exist
 from mrbridge.io.names import series_name
 from mrbridge.io.safety import atomic_folder, write_text
 from mrbridge.preparation.intensity import IntensityRecipe
@@ -111,8 +112,8 @@ class Store:
         path = Path(path)
         file = path / "manifest.json"
         if not file.is_file():
-            what = "is no store, or an unfinished one" if path.exists() else "does not exist"
-            raise StoreError(what, path=path, remedy=_REMEDY)
+            must_exist(path, StoreError, _REMEDY)
+            raise StoreError("is no store, or an unfinished one", path=path, remedy=_REMEDY)
         try:
             manifest = Manifest.model_validate(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
@@ -186,6 +187,8 @@ class Store:
 
     def _array(self, record: ScanRecord) -> Any:
         if record.id not in self._arrays:
+            import zarr
+
             try:
                 array = zarr.open_array(array_path(self.path, record.id), mode="r")
             except Exception:  # zarr raises what its many parts raise
@@ -226,11 +229,16 @@ def write_scan(store: Path, record: ScanRecord, values: NDArray[np.float16]) -> 
     Raises:
         OutputError: it cannot be written.
     """
+    import zarr
+
     with atomic_folder(array_path(store, record.id)) as temporary:
         array = zarr.create_array(
             store=temporary,
             shape=values.shape,
             chunks=(1, *values.shape[1:]),
+            # One file (a shard) for all slices, half the work of a file for each; and a cohort
+            # would have hundreds of thousands of them.
+            shards=values.shape,
             dtype="float16",
             fill_value=float("nan"),
             attributes={"mrbridge": record.model_dump(mode="json", exclude={"segments"})},
@@ -243,6 +251,8 @@ def read_scan(store: Path, id: str, key: str) -> ScanRecord | None:
     """The record of a scan that was prepared from the same file with the same settings and is
     whole; None otherwise, however damaged it is.
     """
+    import zarr
+
     try:
         array = zarr.open_array(array_path(store, id), mode="r")
         record = ScanRecord.model_validate(array.attrs["mrbridge"])

@@ -17,10 +17,11 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from pydantic import BaseModel
 
 from mrbridge.bundle import BundleManifest
+from mrbridge.data.augment import Augmentation
 from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
 from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
-from mrbridge.errors import Interrupted, MrbridgeWarning, OutputError, SettingsError
+from mrbridge.errors import Interrupted, MrbridgeWarning, SettingsError
 from mrbridge.hardware import choose_device, fast_bfloat16, keep_memory
 from mrbridge.io.safety import sweep, write_text
 from mrbridge.preparation.store import Store
@@ -28,6 +29,7 @@ from mrbridge.settings import read_yaml
 from mrbridge.training.callbacks import Keeper, StopOnSignal
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.cyclegan import CycleGAN
+from mrbridge.training.names import refuse_foreign
 from mrbridge.training.settings import TrainSettings, resolve
 
 log = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ def train(
     if resume:
         settings = _resumed_settings(run, changes or {})
     else:
-        _refuse_foreign(run)
+        refuse_foreign(run)
     settings = settings or resolve(None)
 
     held_out = held_out_slices(store, settings.networks.image_size, settings.validation_slices)
@@ -101,13 +103,14 @@ def train(
             MrbridgeWarning,
             stacklevel=2,
         )
-    dataset.simulated = _simulated(store, settings)
+    _check_simulated(store, settings)
     model = CycleGAN(settings)
     # Only now: what cannot be trained leaves no folder that would be in the way of the next try.
     for folder in (run, run / "checkpoints", run / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
     write_text(run / "settings.yaml", as_yaml(settings))
+    dataset.simulated = _simulated(store, settings, run / "simulated.npz")
     if state is not None:
         model.restore(state)
     manifest = _manifest(store, settings, held_out)
@@ -122,23 +125,6 @@ def train(
                 f"stopped at step {model.step}", path=run, remedy="Go on with --resume."
             )
     return Run(run, settings, keeper.record.rows)
-
-
-def _refuse_foreign(run: Path) -> None:
-    """Refuse a folder that holds something, but for a run that was killed before it kept anything.
-
-    Raises:
-        OutputError: there is something that a new run would mix with.
-    """
-    if not run.exists() or not any(run.iterdir()):
-        return
-    kept = [run / "bundle", *run.glob("checkpoints/*.ckpt")]
-    if not (run / "settings.yaml").is_file() or any(path.exists() for path in kept):
-        raise OutputError(
-            "is not empty",
-            path=run,
-            remedy="Name a new folder, or go on with the run in it with --resume.",
-        )
 
 
 def _is_complete(state: dict[str, Any], settings: TrainSettings, last_step: int) -> bool:
@@ -179,24 +165,26 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _dataset(store: Store, settings: TrainSettings) -> UnpairedSlices:
-    from mrbridge.data.augment import Augmentation  # MONAI takes seconds to import
-
     size = settings.networks.image_size
     augment = Augmentation(settings.augment, size)
     return UnpairedSlices(store, size, settings.seed, augment)
 
 
-def _simulated(store: Store, settings: TrainSettings) -> SimulatedPairs | None:
-    if not settings.simulated_weight:
-        return None
+def _check_simulated(store: Store, settings: TrainSettings) -> None:
     prepared = store.manifest.settings
     unknown = {prepared.source, prepared.target} - set(CONTRASTS)
-    if unknown:
+    if settings.simulated_weight and unknown:
         raise SettingsError(
             f"{' and '.join(sorted(unknown))} cannot be simulated",
             path=store.path,
             remedy="Train without simulated pairs: --set simulated_weight=0 --set warm_up=0.",
         )
+
+
+def _simulated(store: Store, settings: TrainSettings, cache: Path) -> SimulatedPairs | None:
+    if not settings.simulated_weight:
+        return None
+    prepared = store.manifest.settings
     return SimulatedPairs(
         prepared.standard,
         _holds_pictures(store),
@@ -205,6 +193,7 @@ def _simulated(store: Store, settings: TrainSettings) -> SimulatedPairs | None:
         settings.networks.image_size,
         settings.simulated_subjects,
         settings.seed,
+        cache,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,10 +9,10 @@ from pydantic import Field
 
 from mrbridge.bundle import Networks
 from mrbridge.data.augment import AugmentSettings
-from mrbridge.errors import SettingsError
 from mrbridge.losses import AdversarialKind
 from mrbridge.networks import PatchGANSettings, ResNetSettings, ResUNetSettings, UNetSettings
 from mrbridge.settings import Settings
+from mrbridge.training.names import check_preset
 
 
 class TrainSettings(Settings):
@@ -123,12 +122,7 @@ def preset(name: str) -> TrainSettings:
     Raises:
         SettingsError: there is no preset of this name.
     """
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f", did you mean '{near[0]}'?" if near else ""
-        raise SettingsError(
-            f"there is no preset '{name}'{hint}", remedy=f"Choose one of {', '.join(PRESETS)}."
-        )
+    check_preset(name)
     return PRESETS[name]
 
 

@@ -1,0 +1,256 @@
+"""What all benchmarks share: taking turns, fresh processes, and one JSON line that tells all.
+
+Rivals run in turn (A, B, A, B, …) in one process, so that a machine that grows hot or busy slows
+all of them alike; figures are medians. Seconds are of a monotonic clock. Memory is the peak of the
+resident set of a fresh process, in GiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from mrbridge.hardware import fast_bfloat16
+
+Result = TypeVar("Result")
+
+_PACKAGES = ("mrbridge", "torch", "numpy", "lightning", "onnxruntime", "openvino")
+
+_LAUNCHER = """
+import json, os, sys, time
+began = time.perf_counter()
+child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+_, status, used = os.wait4(child, 0)
+told = [time.perf_counter() - began, used.ru_maxrss, os.waitstatus_to_exitcode(status)]
+with open(int(sys.argv[1]), "w") as report:
+    json.dump(told, report)
+"""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one rival took.
+
+    Attributes:
+        seconds: of each counted call.
+        first: of the very first one, which is not counted where there was a warm-up: it pays for
+            caches, compilation and memory.
+    """
+
+    seconds: list[float]
+    first: float
+
+    @property
+    def median(self) -> float:
+        """Of the counted calls, in seconds."""
+        return statistics.median(self.seconds)
+
+    def told(self, per: int = 1) -> dict[str, float]:
+        """Median, least and most, divided by `per` things done in a call, for the JSON line."""
+        return {
+            "seconds": self.median / per,
+            "seconds_min": min(self.seconds) / per,
+            "seconds_max": max(self.seconds) / per,
+            "seconds_first": self.first / per,
+        }
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ran in a fresh process.
+
+    Attributes:
+        seconds: from its start to its end.
+        peak_gib: most memory that it, or any one of its children, held resident.
+        output: what it wrote to standard output.
+        errors: what it wrote to standard error.
+    """
+
+    seconds: float
+    peak_gib: float
+    output: str
+    errors: str
+
+
+def in_turn(
+    rivals: Mapping[str, Callable[[], Result]], repeats: int, warm_up: int
+) -> dict[str, list[Result]]:
+    """Call every rival in turn, `warm_up + repeats` times each.
+
+    Returns:
+        All results of each, those of the warm-up first.
+    """
+    results: dict[str, list[Result]] = {name: [] for name in rivals}
+    for _ in range(warm_up + repeats):
+        for name, call in rivals.items():
+            results[name].append(call())
+    return results
+
+
+def alternate(
+    rivals: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warm_up: int,
+    device: torch.device | None = None,
+) -> dict[str, Timing]:
+    """Time every rival in turn; on a CUDA device until its work is done."""
+
+    def timed(call: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        call()
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    calls = {name: partial(timed, call) for name, call in rivals.items()}
+    results = in_turn(calls, repeats, warm_up)
+    return {name: Timing(seconds[warm_up:], seconds[0]) for name, seconds in results.items()}
+
+
+def run_command(command: Sequence[str | Path], code: int = 0) -> Finished:
+    """Run a command, its program named by its whole path, in a fresh process.
+
+    A small launcher stands between: Linux lets a child begin with the peak memory of the process
+    that started it, and this one holds libraries and networks.
+
+    Raises:
+        RuntimeError: it ended with another exit code than `code`.
+    """
+    read_end, write_end = os.pipe()
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(write_end)]
+    done = subprocess.run(
+        [*launcher, *map(str, command)],
+        capture_output=True,
+        text=True,
+        pass_fds=[write_end],
+        check=False,
+    )
+    os.close(write_end)
+    with open(read_end) as report:
+        told = report.read()
+    seconds, peak, ended = json.loads(told) if told else (0, 0, None)
+    if ended != code:
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit code {ended}\n{done.stderr}")
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB on Linux
+    return Finished(seconds, peak * unit / 2**30, done.stdout, done.stderr)
+
+
+def alternate_commands(
+    commands: Mapping[str, Callable[[], Finished]], repeats: int, warm_up: int
+) -> dict[str, dict[str, float]]:
+    """Run whole commands in turn; seconds and peak memory of each for the JSON line."""
+    told: dict[str, dict[str, float]] = {}
+    for name, done in in_turn(commands, repeats, warm_up).items():
+        timing = Timing([one.seconds for one in done[warm_up:]], done[0].seconds)
+        told[name] = timing.told() | {"peak_memory_gib": max(one.peak_gib for one in done)}
+    return told
+
+
+def mrbridge_command(*arguments: str | Path) -> list[str]:
+    """The command `mrbridge …` of this environment."""
+    return [sys.executable, "-m", "mrbridge.cli", *map(str, arguments)]
+
+
+def options(
+    description: str | None, repeats: int | None = None, warm_up: int = 1
+) -> argparse.ArgumentParser:
+    """A parser of what all benchmarks understand; without `repeats` nothing is repeated."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    if repeats is not None:
+        parser.add_argument("--repeats", type=int, default=repeats, help="counted calls of each")
+        parser.add_argument("--warm-up", type=int, default=warm_up, help="calls before these")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: only shows that it runs")
+    parser.add_argument("--out", type=Path, help="also append the JSON line to this file")
+    return parser
+
+
+def read(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, **quick: Any
+) -> argparse.Namespace:
+    """The options that were given; with `--quick`, those of `quick` are the defaults."""
+    if parser.parse_args(arguments).quick:
+        parser.set_defaults(**quick)
+    return parser.parse_args(arguments)
+
+
+def report(name: str, given: argparse.Namespace, figures: Mapping[str, Any]) -> None:
+    """Print one JSON line: the benchmark, where and with what it ran, and its figures."""
+    asked = {key: value for key, value in vars(given).items() if key != "out"}
+    told = {
+        "benchmark": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+        "options": asked,
+        **_rounded(figures),
+    }
+    line = json.dumps(told, default=str)
+    print(line, flush=True)
+    if given.out is not None:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        with given.out.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """What it runs on: processor, cores that may be used, threads, memory, bfloat16, GPU."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return {
+        "processor": _processor(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        "bfloat16": fast_bfloat16(torch.device("cpu")),
+        "gpu": gpu,
+        "system": platform.platform(terse=True),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the installed packages that matter."""
+    told = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            told[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return told | {"torch": str(torch.__version__)}  # which also says how it was built
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    told = {key.strip(): value.strip() for key, value in facts.items()}
+    name = told.get("model name", platform.machine())
+    return f"{name} (family {told.get('cpu family')}, model {told.get('model')})"
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to five significant digits: more is noise."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return value

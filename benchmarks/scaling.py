@@ -1,0 +1,109 @@
+"""Whether time grows linearly, and memory not at all, with the number of scans.
+
+    python benchmarks/scaling.py [--scans 10 100 1000] [--workers 1] [--out FILE]
+
+Prints one JSON line. The scans are small NIfTI files (32x32x8 voxels of a simulated head, noise
+added to each), so that what is counted is the work around a scan. For each number of them
+`prepare` (half of them T1w, half T2w) and `translate` of a folder (all T1w, a tiny network) run as
+whole commands in fresh processes.
+
+- `seconds`, `peak_memory_gib` (of the largest process) by number of scans;
+- `seconds_a_scan`: between each number and the next, so without the time to start;
+- `slope_ratio`: the last of these over the first, 1 where time is linear; None of two numbers;
+- `mib_a_thousand_scans`: how much more memory the most scans took than the fewest, by their number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness import Finished, mrbridge_command, options, read, report, run_command
+from material import cropped, settings_of, untrained_bundle
+from mrbridge import io
+from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate
+from mrbridge.volume import Volume
+
+SHAPE = (32, 32, 8)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = options(__doc__)
+    parser.add_argument("--scans", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--workers", type=int, default=1, help="of prepare")
+    given = read(parser, arguments, scans=[4, 8])
+    figures: dict[str, list[Finished]] = {"prepare": [], "translate": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spacing = 6.0  # 32x38 voxels in a slice
+        untrained_bundle(folder / "bundle", settings_of("bridge", 32, quick=True), spacing)
+        head = simulate(PhantomSettings(spacing_mm=spacing, seed=given.seed), 0)
+        for count in given.scans:
+            for verb, done in run_verbs(folder / str(count), head, count, spacing, given).items():
+                figures[verb].append(done)
+            shutil.rmtree(folder / str(count))
+    told = {verb: growth(given.scans, done) for verb, done in figures.items()}
+    report("scaling", given, {"shape": SHAPE} | told)
+
+
+def run_verbs(
+    folder: Path, head: SimulatedSubject, count: int, spacing: float, given: argparse.Namespace
+) -> dict[str, Finished]:
+    """Prepare and translate `count` scans, each written for this."""
+    rng = np.random.default_rng(given.seed)
+    model = folder.parent / "bundle"
+    write_scans(folder / "pairs", {"T1w": head.t1w, "T2w": head.t2w}, count // 2, rng)
+    write_scans(folder / "single", {"T1w": head.t1w}, count, rng)
+    prepare = mrbridge_command(
+        *("prepare", "-q", folder / "pairs", "-o", folder / "store"),
+        *("--workers", str(given.workers), "--set", f"standard.spacing_mm={spacing}"),
+    )
+    translate = mrbridge_command(
+        "translate", "-q", "-m", model, "-i", folder / "single", "-o", folder / "made"
+    )
+    return {"prepare": run_command(prepare), "translate": run_command(translate)}
+
+
+def write_scans(
+    folder: Path, heads: dict[str, Volume], subjects: int, rng: np.random.Generator
+) -> None:
+    """A BIDS data set of noisy copies of one head."""
+    for contrast, head in heads.items():
+        small = cropped(head, SHAPE)
+        for number in range(1, subjects + 1):
+            noisy = small.voxels + rng.integers(0, 20, small.voxels.shape) * (small.voxels > 0)
+            label = f"sub-{number:05d}"
+            scan = Volume(noisy.astype(np.int16), small.affine, contrast=contrast)
+            io.write(scan, folder / label / "anat" / f"{label}_{contrast}.nii.gz")
+    (folder / "dataset_description.json").write_text('{"Name": "scaling"}', encoding="utf-8")
+
+
+def growth(scans: list[int], done: list[Finished]) -> dict[str, Any]:
+    """Figures of one verb by number of scans, in ascending order."""
+    each = sorted(zip(scans, done, strict=True), key=lambda pair: pair[0])
+    slopes = [
+        (more.seconds - fewer.seconds) / (many - few)
+        for (few, fewer), (many, more) in pairwise(each)
+    ]
+    (least, first), (most, last) = each[0], each[-1]
+    grown = 1024 * (last.peak_gib - first.peak_gib)
+    return {
+        "by_scans": {
+            str(count): {"seconds": one.seconds, "peak_memory_gib": one.peak_gib}
+            for count, one in each
+        },
+        "seconds_a_scan": slopes,
+        "slope_ratio": slopes[-1] / slopes[0] if len(slopes) > 1 else None,
+        "mib_a_thousand_scans": 1000 * grown / (most - least) if most > least else None,
+    }
+
+
+if __name__ == "__main__":
+    main()

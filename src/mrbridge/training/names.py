@@ -1,0 +1,42 @@
+"""What can be told of a training before PyTorch is imported: presets' names, the run's folder."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from mrbridge.errors import OutputError, SettingsError
+
+PRESET_NAMES = ("unet", "resunet", "resnet", "bridge")
+
+
+def check_preset(name: str) -> None:
+    """Refuse a name that no preset has.
+
+    Raises:
+        SettingsError: with the nearest name.
+    """
+    if name in PRESET_NAMES:
+        return
+    near = difflib.get_close_matches(name, PRESET_NAMES, n=1)
+    hint = f", did you mean '{near[0]}'?" if near else ""
+    raise SettingsError(
+        f"there is no preset '{name}'{hint}", remedy=f"Choose one of {', '.join(PRESET_NAMES)}."
+    )
+
+
+def refuse_foreign(run: Path) -> None:
+    """Refuse a folder that holds something, but for a run that was killed before it kept anything.
+
+    Raises:
+        OutputError: there is something that a new run would mix with.
+    """
+    if not run.exists() or not any(run.iterdir()):
+        return
+    kept = [run / "bundle", *run.glob("checkpoints/*.ckpt")]
+    if not (run / "settings.yaml").is_file() or any(path.exists() for path in kept):
+        raise OutputError(
+            "is not empty",
+            path=run,
+            remedy="Name a new folder, or go on with the run in it with --resume.",
+        )
