@@ -69,6 +69,39 @@ def test_generators_are_told_apart(tiny_bundle: Bundle) -> None:
     assert not torch.equal(one["last.weight"], other["last.weight"])
 
 
+def test_a_generator_is_built_for_inference(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    for name in ("to_target", "to_source"):
+        network = bundle.build(name)
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, bundle.weights[f"{name}.{key}"])
+    assert [bundle.generator_that_makes(c) for c in ("T2w", "T1w")] == ["to_target", "to_source"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is in memory")
+def test_weights_that_nobody_uses_stay_in_their_file(tmp_path: Path, folder: Path) -> None:
+    size = 2**24
+    weights = {"to_target.w": torch.ones(size // 4), "to_source.w": torch.ones(size // 4)}
+    save_bundle(read_manifest(folder), weights, tmp_path / "large")
+    loaded = load_bundle(tmp_path / "large")
+    assert resident(tmp_path / "large") < size / 2
+    assert loaded.weights["to_target.w"].sum() == size // 4
+    assert size <= resident(tmp_path / "large") < 1.5 * size
+
+
+def resident(folder: Path) -> int:
+    """Bytes in memory of the files of a folder that are mapped."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(maxsplit=1)[0]:
+            inside = str(folder) in line
+        elif inside and line.startswith("Rss:"):
+            total += 1024 * int(line.split()[1])
+    return total
+
+
 def test_saving_again_replaces_it(folder: Path) -> None:
     old = load_bundle(folder)
     weights = {name: value + 1 for name, value in old.weights.items()}

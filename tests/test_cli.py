@@ -24,7 +24,7 @@ from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import train
 
-VERBS = ("demo", "phantom", "prepare", "train", "translate", "evaluate", "info")
+VERBS = ("demo", "phantom", "prepare", "train", "translate", "evaluate", "export", "info")
 TINY = [
     *("--set", "networks.image_size=32", "--set", "validation_slices=2", "--set", "epochs=1"),
     *("--set", "networks.generator={levels: 4, features: 4, max_features: 8}"),
@@ -117,13 +117,19 @@ class TestErrors:
             (["info", "unett"], "did you mean 'unet'"),
             (["info", "."], "neither a run with a bundle nor a bundle"),
             (["train", "absent", "-o", "run"], "absent: does not exist"),
-            (["train", "absent", "-o", "run", "--preset", "brigde"], "did you mean 'bridge'"),
-            (["train", "absent", "-o", "run", "--set", "epoch=3"], "did you mean 'epochs'"),
-            (["train", "absent", "-o", "run", "--set", "epochs"], "Write key=value"),
-            (["train", "absent", "-o", "run", "--config", "no.yaml"], "no.yaml: cannot be read"),
+            (["train", "{store}", "-o", "run", "--preset", "brigde"], "did you mean 'bridge'"),
+            (["train", "{store}", "-o", "run", "--set", "epoch=3"], "did you mean 'epochs'"),
+            (["train", ".", "-o", "run", "--set", "epochs"], "Write key=value"),
+            (["train", ".", "-o", "run", "--config", "no.yaml"], "no.yaml: cannot be read"),
+            (["train", ".", "-o", "run"], ".: is no store"),
             (["prepare", "absent", "-o", "store"], "absent: does not exist"),
             (["prepare", ".", "-o", "store", "--source", "T3w"], "no known contrast"),
             (["translate", "-m", "absent", "-i", "x.nii", "-o", "y"], "absent: does not exist"),
+            (["translate", "-m", ".", "-i", "x.nii", "-o", "y"], "x.nii: does not exist"),
+            (["export", "-m", "absent", "-o", "y"], "absent: does not exist"),
+            (["evaluate", "-o", "y", "-m", "absent", "--pairs", "."], "absent: does not exist"),
+            (["evaluate", "-o", "y", "-m", ".", "--pairs", "none"], "none: does not exist"),
+            (["evaluate", "-o", "y", "--set", "maks=none"], "did you mean 'mask'"),
             (["evaluate", "-o", "scores"], "what to score is not clear"),
             (["phantom", "-o", "x", "--set", "subject=3"], "did you mean 'subjects'"),
         ],
@@ -133,10 +139,12 @@ class TestErrors:
         arguments: list[str],
         message: str,
         run: Callable[..., Any],
+        small_store: Store,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.chdir(tmp_path)
+        arguments = [argument.format(store=small_store.path) for argument in arguments]
         code, out, err = run(*arguments)
         assert (code, out) == (2, "")
         assert message in err
@@ -257,6 +265,37 @@ class TestVerbs:
         code, _, err = run("translate", *common, "-i", out_file, "-o", tmp_path / "x.nii.gz")
         assert code == 2
         assert "made.nii.gz: is synthetic already. Use --force" in err
+
+    def test_translate_with_an_engine(
+        self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
+    ) -> None:
+        scan = bids_scans / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+        files = ["-m", tiny_bundle.path, "-i", scan, "-o", tmp_path / "made.nii.gz"]
+        assert run("translate", *files, "--engine", "torch")[0] == 0
+        code, _, err = run("translate", *files, "--engine", "tflite")
+        assert code == 2
+        assert "no engine 'tflite'. Choose one of auto, torch" in err
+
+    def test_export(
+        self,
+        run: Callable[..., Any],
+        tiny_bundle: Bundle,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        pytest.importorskip("onnxscript")
+        from mrbridge.inference import export
+
+        monkeypatch.setattr(export, "_as_onnx", lambda bundle, generator: b"a network")
+        out_folder = tmp_path / "exported"
+        code, out, err = run("export", "-m", tiny_bundle.path, "-o", out_folder, "--json")
+        assert (code, err) == (0, "")
+        assert answer(out) == {
+            "outputs": [str(out_folder / f"{name}.onnx") for name in ("T1w_to_T2w", "T2w_to_T1w")]
+        }
+        code, _, err = run("export", "-m", tiny_bundle.path, "-o", out_folder, "--to", "tflite")
+        assert code == 2
+        assert "cannot export to 'tflite'. Choose one of onnx" in err
 
     def test_translate_with_a_broken_scan(
         self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path

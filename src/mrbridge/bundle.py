@@ -16,8 +16,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 
 from mrbridge import __version__
@@ -33,7 +32,7 @@ from mrbridge.networks import (
     count_parameters,
 )
 from mrbridge.preparation.intensity import IntensityRecipe
-from mrbridge.preparation.pipeline import StandardSettings
+from mrbridge.preparation.settings import StandardSettings
 from mrbridge.settings import Settings
 
 VERSION = 1
@@ -105,7 +104,8 @@ class Bundle:
 
     Attributes:
         manifest: what `bundle.json` says.
-        weights: tensors by name, `to_target.…` and `to_source.…`.
+        weights: tensors by name, `to_target.…` and `to_source.…`. Those of a loaded bundle stay in
+            its file until they are used.
         path: the folder that it came from, if any.
     """
 
@@ -128,6 +128,10 @@ class Bundle:
         """SHA-256 of the weights: which model this is."""
         return self.manifest.weights_sha256
 
+    def generator_that_makes(self, contrast: str) -> Literal["to_target", "to_source"]:
+        """Which of the two generators makes this contrast, one of `source` and `target`."""
+        return "to_target" if contrast == self.target else "to_source"
+
     def generator_weights(self, name: str) -> dict[str, Any]:
         """The tensors of `to_target` or `to_source`, their prefix taken off."""
         prefix = f"{name}."
@@ -136,6 +140,23 @@ class Bundle:
             for key, value in self.weights.items()
             if key.startswith(prefix)
         }
+
+    def build(self, name: str) -> Generator:
+        """The generator `to_target` or `to_source`, for inference, in float32 on the CPU.
+
+        Raises:
+            BundleError: the weights do not fit the networks.
+        """
+        networks = self.manifest.networks
+        with torch.device("meta"):  # its numbers come from the bundle
+            network = build_generator(networks.generator, networks.image_size)
+        try:
+            network.load_state_dict(self.generator_weights(name), assign=True)
+        except RuntimeError:
+            raise BundleError(
+                "its weights do not fit its networks", path=self.path, remedy="Get the bundle anew."
+            ) from None
+        return network.eval().requires_grad_(False)
 
 
 def save_bundle(manifest: BundleManifest, weights: dict[str, Any], folder: str | Path) -> Bundle:
@@ -210,6 +231,8 @@ def read_manifest(model: str | Path) -> BundleManifest:
 def load_bundle(model: str | Path) -> Bundle:
     """Load a bundle from a run's or a bundle's folder, checking every byte of the weights.
 
+    The weights are mapped into memory, so that the generator that nobody asks for costs none.
+
     Raises:
         BundleError: it is absent, damaged, changed, or of an unknown version.
     """
@@ -225,7 +248,8 @@ def load_bundle(model: str | Path) -> Bundle:
             remedy="Get the bundle anew from where it comes from.",
         )
     try:
-        weights = load_safetensors(path.read_bytes())
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise BundleError(f"is damaged ({error})", path=path, remedy="Get it anew.") from None
     return Bundle(manifest, weights, folder)

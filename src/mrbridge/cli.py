@@ -1,6 +1,7 @@
 """The command line: one command a verb, each a thin layer over the function of its name.
 
-Heavy imports live inside the verbs, so that `mrbridge --help` answers at once.
+Heavy imports live inside the verbs, so that `mrbridge --help` answers at once; what can be refused
+without them (a path at which nothing lies, a folder that is no store) is refused before.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from mrbridge import __version__
-from mrbridge.errors import MrbridgeError, MrbridgeWarning
+from mrbridge.errors import (
+    BundleError,
+    MrbridgeError,
+    MrbridgeWarning,
+    StoreError,
+    must_be_new,
+    must_exist,
+)
 
 app = typer.Typer(
     name="mrbridge",
@@ -106,6 +114,7 @@ def demo(
 ) -> None:
     """The whole chain on simulated subjects: phantom, prepare, train, translate, evaluate."""
     _listen(quiet, verbose, as_json)
+    must_be_new(out)
     from mrbridge.demo import run_demo
 
     summary = run_demo(out, minutes=minutes, seed=seed)
@@ -127,10 +136,10 @@ def phantom(
 ) -> None:
     """Simulate subjects whose T1w and T2w are in register, as a BIDS data set."""
     _listen(quiet, verbose, as_json)
+    changes = _layers(config, assignments, {"subjects": subjects, "seed": seed})
     from mrbridge.phantom import PhantomSettings, write_bids
 
-    named = {"subjects": subjects, "seed": seed}
-    settings = PhantomSettings().changed(_layers(config, assignments, named))
+    settings = PhantomSettings().changed(changes)
     path = write_bids(out, settings, workers=workers, overwrite=overwrite)
     _answer(
         {"path": str(path), "subjects": settings.subjects},
@@ -160,11 +169,13 @@ def prepare(
 ) -> None:
     """Turn scans into a store that is fit to train on; run again, it does only what changed."""
     _listen(quiet, verbose, as_json)
+    for path in source_paths:
+        must_exist(path)
+    changes = _layers(config, assignments, {"source": source, "target": target})
     from mrbridge.preparation.pipeline import PrepareSettings
     from mrbridge.preparation.pipeline import prepare as run
 
-    named = {"source": source, "target": target}
-    settings = PrepareSettings().changed(_layers(config, assignments, named))
+    settings = PrepareSettings().changed(changes)
     paths = source_paths[0] if len(source_paths) == 1 else source_paths
     store = run(paths, out, settings, workers=workers)
     told: dict[str, Any] = {"path": str(store.path), "ignored": len(store.manifest.ignored)}
@@ -202,16 +213,26 @@ def train(
 ) -> None:
     """Train a CycleGAN. RUN/bundle is ready at any time from the first validation on."""
     _listen(quiet, verbose, as_json)
+    must_exist(store, StoreError, "Run mrbridge prepare first.")
+    changes = _layers(config, assignments, {})
+    from mrbridge.training.names import check_preset, refuse_foreign
+
+    if preset is not None:
+        check_preset(preset)
+    if not resume:
+        refuse_foreign(out)
+    from mrbridge.preparation.store import Store
+
+    opened = Store.open(store)
     from mrbridge.training.run import train as run
     from mrbridge.training.settings import resolve
 
-    changes = _layers(config, assignments, {})
     if resume:
         if preset is not None:
             changes["preset"] = preset
-        result = run(store, out, resume=True, changes=changes, device=device)
+        result = run(opened, out, resume=True, changes=changes, device=device)
     else:
-        result = run(store, out, resolve(preset, changes), device=device)
+        result = run(opened, out, resolve(preset, changes), device=device)
     last = result.rows[-1] if result.rows else {}
     words = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
     _answer({"path": str(out), "bundle": str(out / "bundle"), "last": last}, words)
@@ -231,6 +252,9 @@ def translate(
         Path | None, typer.Option(help="A scan whose range of intensities the result gets.")
     ] = None,
     device: Device = "auto",
+    engine: Annotated[
+        str, typer.Option(help="What computes: auto, torch, onnx or openvino.")
+    ] = "auto",
     force: Annotated[
         bool, typer.Option("--force", help="Also what is synthetic or of that contrast already.")
     ] = False,
@@ -244,6 +268,10 @@ def translate(
 ) -> None:
     """Translate scans into the other contrast, each on its own grid."""
     _listen(quiet, verbose, as_json)
+    _must_be_a_model(model)
+    must_exist(image, remedy="Check the name.")
+    if match is not None:
+        must_exist(match)
     from mrbridge.inference.translate import translate as run
 
     done = run(
@@ -253,6 +281,7 @@ def translate(
         to=to,
         match=match,
         device=device,
+        engine=engine,
         force=force,
         volume=volume,
         assume=assume,
@@ -284,10 +313,17 @@ def evaluate(
 ) -> None:
     """Score a model on pairs of scans, or syntheses against real scans."""
     _listen(quiet, verbose, as_json)
-    from mrbridge.evaluation.evaluate import EvaluateSettings
+    if model is not None:
+        _must_be_a_model(model)
+    for path in (pairs, real, synthetic, mask):
+        if path is not None:
+            must_exist(path)
+    changes = _layers(config, assignments, {})
+    from mrbridge.evaluation.settings import EvaluateSettings
+
+    settings = EvaluateSettings().changed(changes)
     from mrbridge.evaluation.evaluate import evaluate as run
 
-    settings = EvaluateSettings().changed(_layers(config, assignments, {}))
     result = run(
         model=model,
         pairs=pairs,
@@ -305,6 +341,24 @@ def evaluate(
     )
 
 
+@app.command(epilog="Example: mrbridge export -m run --to onnx -o exported")
+def export(
+    model: Annotated[Path, typer.Option("-m", "--model", help="A run or a bundle.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A folder.")],
+    to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Write both generators for other runtimes."""
+    _listen(quiet, verbose, as_json)
+    _must_be_a_model(model)
+    from mrbridge.inference.export import export as run
+
+    outputs = [str(path) for path in run(model, out, to=to)]
+    _answer({"outputs": outputs}, f"written: {' and '.join(outputs)}")
+
+
 @app.command(epilog="Example: mrbridge info unet --json")
 def info(
     model: Annotated[str, typer.Argument(metavar="MODEL|PRESET", help="A run, bundle or preset.")],
@@ -314,10 +368,13 @@ def info(
 ) -> None:
     """Tell what a model or preset is: networks, parameters, data, scores, settings."""
     _listen(quiet, verbose, as_json)
-    from mrbridge.training.settings import PRESETS, preset
+    from mrbridge.training.names import PRESET_NAMES, check_preset
 
-    if model in PRESETS or not Path(model).exists():
+    if model in PRESET_NAMES or not Path(model).exists():
+        check_preset(model)
         import yaml
+
+        from mrbridge.training.settings import preset
 
         settings = preset(model)
         told = {"preset": model} | settings.networks.describe()
@@ -330,6 +387,10 @@ def info(
 
     manifest = read_manifest(model)
     _answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
+
+
+def _must_be_a_model(path: Path) -> None:
+    must_exist(path, BundleError, "Name a run or a bundle.")
 
 
 def _layers(

@@ -15,14 +15,35 @@ from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference import engine
 from mrbridge.inference.engine import Translator
+from mrbridge.inference.engines import torch_engine
 from mrbridge.preparation.pipeline import StandardSettings, standardise
 from mrbridge.volume import Volume
 
 
+class CopyingEngine:
+    """An engine whose generator returns its input, and which knows what it got."""
+
+    multiple = 16
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, slices: np.ndarray) -> np.ndarray:
+        self.shapes.append(slices.shape)
+        return slices
+
+
 @pytest.fixture
-def identity(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Translator:
+def copying(monkeypatch: pytest.MonkeyPatch) -> CopyingEngine:
+    """The engine that translators open from now on."""
+    made = CopyingEngine()
+    monkeypatch.setattr(engine, "open_engine", lambda *_: made)
+    return made
+
+
+@pytest.fixture
+def identity(tiny_bundle: Bundle, copying: CopyingEngine) -> Translator:
     """A translator whose generators return their input."""
-    monkeypatch.setattr(Translator, "_run", lambda self, network, slices: slices)
     return Translator(tiny_bundle, "cpu")
 
 
@@ -110,11 +131,11 @@ def test_the_input_is_not_changed(tiny_bundle: Bundle, make_scan: Callable[..., 
 def test_slices_do_not_depend_on_the_batch(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    translator = Translator(tiny_bundle, "cpu")
+    translator = Translator(tiny_bundle, "cpu", "torch")
     slices = np.random.default_rng(0).uniform(-1, 1, (7, 40, 35)).astype(np.float32)
     made = []
     for pixels in (1, 2 * 48 * 48, 10**9):
-        monkeypatch.setattr(engine, "_BATCH_PIXELS", pixels)
+        monkeypatch.setattr(torch_engine, "_BATCH_PIXELS", pixels)
         made.append(translator.translate_slices(slices, "T2w"))
     for other in made[1:]:
         np.testing.assert_allclose(other, made[0], atol=2e-3)
@@ -129,6 +150,20 @@ def test_slices_of_any_size_come_back_in_their_size(tiny_bundle: Bundle) -> None
         assert made.shape == shape
         assert made.dtype == np.float32
         assert np.abs(made).max() <= 1
+
+
+def test_the_engine_gets_the_slices_that_show_something(
+    identity: Translator, copying: CopyingEngine
+) -> None:
+    slices = np.random.default_rng(0).uniform(-1, 1, (6, 37, 60)).astype(np.float32)
+    foreground = np.ones(slices.shape, bool)
+    foreground[[0, 3]] = False
+    made = identity.translate_slices(slices, "T2w", foreground=foreground)
+    assert copying.shapes == [(4, 48, 64)]
+    np.testing.assert_array_equal(made[[1, 2, 4, 5]], slices[[1, 2, 4, 5]])
+    np.testing.assert_array_equal(made[[0, 3]], -1)
+    nothing = identity.translate_slices(slices, "T2w", foreground=np.zeros_like(foreground))
+    np.testing.assert_array_equal(nothing, -1)
 
 
 def test_the_two_directions_differ(tiny_bundle: Bundle) -> None:

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.errors import BundleError, SettingsError
-from mrbridge.hardware import choose_device, fast_bfloat16
-from mrbridge.networks import build_generator
+from mrbridge.errors import SettingsError
+from mrbridge.inference.engines import Engine, Stack, choose_engine, open_engine
 from mrbridge.preparation.geometry import fit_size, from_slices, size_multiple
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.pipeline import Standard, standardise
-from mrbridge.progress import track
 from mrbridge.volume import Volume
-
-Stack = NDArray[np.float32]
 
 EMPTY = 0.002
 """A slice with a smaller share of foreground is background throughout: instance norm would blow
 its noise up to an image."""
-
-_BATCH_PIXELS = 8 * 256 * 256
 
 
 class Translator:
@@ -36,16 +27,19 @@ class Translator:
     Args:
         model: a bundle, or the path of a run or bundle.
         device: `auto`, `cpu` or `cuda`.
+        engine: what computes: `auto` or one of `mrbridge.inference.engines.ENGINES`.
 
     Raises:
         BundleError: the bundle cannot be used.
-        SettingsError: there is no such device.
+        SettingsError: there is no such device or engine, or the engine is not installed.
     """
 
-    def __init__(self, model: Bundle | str | Path, device: str = "auto") -> None:
+    def __init__(
+        self, model: Bundle | str | Path, device: str = "auto", engine: str = "auto"
+    ) -> None:
+        self.engine, self.device = choose_engine(engine, device)
         self.bundle = model if isinstance(model, Bundle) else load_bundle(model)
-        self.device = choose_device(device)
-        self._generators: dict[str, nn.Module] = {}
+        self._engines: dict[str, Engine] = {}
 
     def translate(
         self, volume: Volume, to: str | None = None, *, match: Volume | None = None
@@ -89,18 +83,15 @@ class Translator:
         Returns:
             The same shape and range, float32.
         """
-        network = self._generator(to)
-        multiple = int(cast(Any, network).multiple)
-        rows, columns = (size_multiple(n, multiple) for n in slices.shape[1:])
+        engine = self._engine_for(to)
+        rows, columns = (size_multiple(n, engine.multiple) for n in slices.shape[1:])
         wanted = np.arange(len(slices))
         if foreground is not None:
             wanted = np.flatnonzero(foreground.mean(axis=(1, 2)) >= EMPTY)
         made = np.full(slices.shape, -1, np.float32)
-        size = max(1, _BATCH_PIXELS // (rows * columns))
-        batches = [wanted[k : k + size] for k in range(0, len(wanted), size)]
-        for batch in track(batches, f"to {to}", len(batches)):
-            fitted, undo = fit_size(slices[batch], rows, columns)
-            made[batch] = undo(self._run(network, fitted), -1.0)
+        if wanted.size:
+            fitted, undo = fit_size(slices[wanted], rows, columns)
+            made[wanted] = undo(engine.run(fitted), -1.0)
         return made
 
     def choose_contrast(self, volume: Volume, to: str | None) -> str:
@@ -120,30 +111,11 @@ class Translator:
             )
         return to
 
-    def _run(self, network: nn.Module, slices: Stack) -> Stack:
-        images = torch.from_numpy(np.ascontiguousarray(slices))[:, None].to(self.device)
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bfloat16(self.device)),
-        ):
-            return cast(Stack, network(images)[:, 0].float().cpu().numpy())
-
-    def _generator(self, to: str) -> nn.Module:
-        name = "to_target" if to == self.bundle.target else "to_source"
-        if name not in self._generators:
-            networks = self.bundle.manifest.networks
-            with torch.device("meta"):  # its numbers come from the bundle
-                network = build_generator(networks.generator, networks.image_size)
-            try:
-                network.load_state_dict(self.bundle.generator_weights(name), assign=True)
-            except RuntimeError:
-                raise BundleError(
-                    "its weights do not fit its networks",
-                    path=self.bundle.path,
-                    remedy="Get the bundle anew.",
-                ) from None
-            self._generators[name] = network.to(self.device).eval()
-        return self._generators[name]
+    def _engine_for(self, to: str) -> Engine:
+        generator = self.bundle.generator_that_makes(to)
+        if generator not in self._engines:
+            self._engines[generator] = open_engine(self.engine, self.bundle, generator, self.device)
+        return self._engines[generator]
 
     def _range_of(
         self, volume: Volume, standard: Standard, to: str, match: Volume | None

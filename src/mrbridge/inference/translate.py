@@ -47,6 +47,7 @@ def translate(
     to: str | None = None,
     match: Any = None,
     device: str = "auto",
+    engine: str = "auto",
     force: bool = False,
     volume: int | None = None,
     assume: str | None = None,
@@ -63,6 +64,7 @@ def translate(
         match: a scan of the wanted contrast, a path or an object, whose intensity range the results
             get.
         device: `auto`, `cpu` or `cuda`.
+        engine: what computes: `auto`, `torch`, `onnx` or `openvino`.
         force: also translate what is synthetic or of the wanted contrast already.
         volume: which volume of a 4D scan.
         assume: orientation, such as "RAS", of a file that states none.
@@ -77,7 +79,7 @@ def translate(
         SomeScansFailed: of a folder some failed; the others are written and `report.json` tells.
         BundleError: the model cannot be used.
     """
-    translator = Translator(model, device)
+    translator = Translator(model, device, engine)
     reference = None
     if match is not None:
         reference = read(match) if isinstance(match, str | Path) else as_volume(match)

@@ -383,7 +383,7 @@ def _save(header: Any, voxels: NDArray[Any], path: Path, *, compressed: bool) ->
             raw.writelines(blocks)
             return
         # No name and no time in the gzip header, so that equal scans have equal files.
-        with gzip.GzipFile("", "wb", compresslevel=3, fileobj=raw, mtime=0) as stream:
+        with gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
             stream.writelines(blocks)
 
 

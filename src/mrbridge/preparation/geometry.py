@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from nibabel.orientations import (
     apply_orientation,
     axcodes2ornt,
@@ -155,6 +154,8 @@ def _resample(slices: NDArray[np.float32], rows: int, columns: int) -> NDArray[n
     """Bicubic in-plane, edges aligned, antialiased where it shrinks, never beyond the range."""
     if slices.shape[1:] == (rows, columns):
         return slices
+    import torch  # a second, which scans of the wanted spacing do not need
+
     shrinks = rows < slices.shape[1] or columns < slices.shape[2]
     result = np.empty((len(slices), rows, columns), np.float32)
     for start in range(0, len(slices), _BATCH):

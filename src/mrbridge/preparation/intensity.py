@@ -176,16 +176,37 @@ def _otsu(values: NDArray[np.float32]) -> float:
 def _solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Drop specks and fill holes, slice by slice (a slice may be all there is)."""
     result = np.zeros_like(mask)
-    cross = ndimage.generate_binary_structure(2, 1)
     for index, plane in enumerate(mask):
-        box = ndimage.find_objects(plane.astype(np.uint8))
+        box = ndimage.find_objects(plane.view(np.uint8))
         if not box:
             continue
-        opened = np.pad(ndimage.binary_opening(plane[box[0]], cross), 3)
-        filled = ndimage.binary_fill_holes(ndimage.binary_closing(opened, cross, iterations=2))
-        labels, _ = ndimage.label(filled)
+        opened = _dilated(_eroded(np.pad(plane[box[0]], 3)))
+        closed = _eroded(_eroded(_dilated(_dilated(opened))))
+        outside, _ = ndimage.label(~closed)
+        labels, _ = ndimage.label(outside != outside[0, 0])  # the padding is outside
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
         large = sizes > sizes.max() / 100
         result[index][box[0]] = large[labels][3:-3, 3:-3]
+    return result
+
+
+def _eroded(plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Without the pixels that have a neighbour outside, of four: as `ndimage.binary_erosion`, but
+    several times as fast. The outermost pixels must be unset."""
+    result = plane.copy()
+    result[1:] &= plane[:-1]
+    result[:-1] &= plane[1:]
+    result[:, 1:] &= plane[:, :-1]
+    result[:, :-1] &= plane[:, 1:]
+    return result
+
+
+def _dilated(plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """With the four neighbours of every pixel: as `ndimage.binary_dilation`."""
+    result = plane.copy()
+    result[1:] |= plane[:-1]
+    result[:-1] |= plane[1:]
+    result[:, 1:] |= plane[:, :-1]
+    result[:, :-1] |= plane[:, 1:]
     return result

@@ -1,0 +1,47 @@
+"""The engine of ONNX Runtime: float32 on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from mrbridge.bundle import Bundle
+from mrbridge.inference.engines import Stack, in_batches
+from mrbridge.inference.export import exported
+
+_BATCH_PIXELS = 4 * 256 * 256
+_WARNINGS = 3  # onnxruntime.SessionOptions.log_severity_level: errors and worse
+
+
+class OnnxEngine:
+    """An exported generator in ONNX Runtime, with as many threads as PyTorch has."""
+
+    def __init__(self, file: Path, multiple: int) -> None:
+        self.multiple = multiple
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = _WARNINGS
+        self._session = onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, slices: Stack) -> Stack:
+        """See `Engine.run`."""
+        return in_batches(self._batch, slices, _BATCH_PIXELS)
+
+    def _batch(self, slices: Stack) -> Stack:
+        made: Stack = self._session.run(None, {"image": slices[:, None]})[0][:, 0]
+        return np.clip(made, -1, 1, out=made)  # its tanh may pass 1 by a bit
+
+
+def open_engine(bundle: Bundle, generator: str, device: torch.device) -> OnnxEngine:
+    """The generator `to_target` or `to_source`, exported at its first use.
+
+    Raises:
+        BundleError: the weights do not fit the networks.
+    """
+    file = exported(bundle, generator)
+    return OnnxEngine(file.path, file.multiple)
