@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -33,6 +36,32 @@ def fast_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported())
     # PyTorch has no public question for this; both are what its own tests ask.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@contextmanager
+def quick_kernels(device: torch.device) -> Iterator[None]:
+    """Within it, CUDA takes its fastest kernels; on a CPU nothing changes.
+
+    Matrices that stay float32 are multiplied in TF32, as cuDNN does with convolutions anyway: 10
+    bits of mantissa, 8 of exponent. cuDNN tries its algorithms once for every size that it meets,
+    which pays where sizes repeat, and may choose another one in the next process.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    precision, tries = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.benchmark = tries
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether `torch.compile` can be expected to work: for CUDA it writes Triton."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def keep_memory() -> None:

@@ -203,9 +203,14 @@ def _apply(
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     with torch.autocast("cpu", enabled=False):
         packed = _pack(weight, scheme, dtype)
-        image = x.to(dtype).permute(0, 2, 3, 1).contiguous()
+        image = _channels_last(x.to(dtype).permute(0, 2, 3, 1))
         result: Tensor = function.apply(image, packed, scheme, size)
         return result.permute(0, 3, 1, 2)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """An image whose pixels' channels lie together; a part of a wider image may stay in it."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _pack(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
@@ -248,7 +253,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         kept, packed = ctx.saved_tensors
         scheme: Scheme = ctx.scheme
-        spread = scheme.spread(gradient.contiguous())
+        spread = scheme.spread(_channels_last(gradient))
         of_x = of_packed = None
         if ctx.needs_input_grad[0]:
             of_x = scheme.contract(torch.bmm(spread, packed.transpose(1, 2)), ctx.size)
@@ -273,7 +278,7 @@ class _TransposedConvolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         kept, packed = ctx.saved_tensors
         scheme: Scheme = ctx.scheme
-        expanded = scheme.expand(gradient.contiguous())
+        expanded = scheme.expand(_channels_last(gradient))
         of_x = of_packed = None
         if ctx.needs_input_grad[0]:
             of_x = scheme.collect(torch.bmm(expanded, packed), ctx.size)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mrbridge.networks.convolution import Convolution, DoublingConvolution, HalvingConvolution
 
@@ -32,18 +35,51 @@ class InstanceNorm(nn.Module):
             offset = self.bias + 0 * self.weight
             return offset.to(x.dtype)[None, :, None, None].expand_as(x).contiguous()
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            # With the channels last, PyTorch's instance norm copies everything to and fro; its
-            # batch norm of one image is the same formula, and takes statistics in float32.
-            images = x.contiguous(memory_format=torch.channels_last).split(1)
-            return torch.cat([self._of_one(image) for image in images])
+            result: Tensor = _ChannelsLast.apply(x, self.weight, self.bias, self.eps)
+            return result
         return nn.functional.instance_norm(
             x, weight=self.weight.to(x.dtype), bias=self.bias.to(x.dtype), eps=self.eps
         )
 
-    def _of_one(self, image: Tensor) -> Tensor:
-        return nn.functional.batch_norm(
-            image, None, None, self.weight, self.bias, training=True, eps=self.eps
-        )
+
+class _ChannelsLast(torch.autograd.Function):
+    """Instance norm of images with the channels last.
+
+    PyTorch's own copies them to and fro; its batch norm of one image is the same formula, and takes
+    its statistics in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        result = torch.empty_like(x)
+        statistics = weight.new_empty(2, *x.shape[:2])
+        for index in range(len(x)):
+            mean, inverse = statistics[:, index]
+            torch.native_batch_norm(
+                x[index : index + 1], weight, bias, None, None, True, 0.0, eps,
+                out=(result[index : index + 1], mean, inverse),
+            )  # fmt: skip
+        ctx.save_for_backward(x, weight, statistics)
+        ctx.eps = eps
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, statistics = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_x = torch.empty_like(x)
+        of_both = weight.new_empty(len(x), 2, len(weight))
+        for index in range(len(x)):
+            mean, inverse = statistics[:, index]
+            one = slice(index, index + 1)
+            torch.ops.aten.native_batch_norm_backward.out(
+                gradient[one], x[one], weight, None, None, mean, inverse, True, ctx.eps,
+                [True, True, True], out0=of_x[one], out1=of_both[index, 0], out2=of_both[index, 1],
+            )  # fmt: skip
+        of_weight, of_bias = of_both.sum(dim=0)
+        return of_x, of_weight, of_bias, None
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:

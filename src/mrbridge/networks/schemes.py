@@ -251,12 +251,10 @@ class SmallWinograd:
         n, rows, columns, channels = size
         h, w = rows // 2 - 1, columns // 2 - 1
         tiles = expanded.view(4, 4, n, h, w, channels)
-        across = expanded.new_zeros(4, n, h, columns, channels)
-        for k, part in enumerate(_pixels_of_four(*tiles.unbind(1))):
-            across[:, :, :, k : k + 2 * w - 1 : 2] += part
-        image = expanded.new_zeros(n, rows, columns, channels)
-        for k, part in enumerate(_pixels_of_four(*across.unbind(0))):
-            image[:, k : k + 2 * h - 1 : 2] += part
+        across = expanded.new_empty(4, n, h, columns, channels)
+        _overlap_fours([part.movedim(3, 0) for part in tiles.unbind(1)], across.movedim(3, 0))
+        image = expanded.new_empty(n, rows, columns, channels)
+        _overlap_fours([part.movedim(1, 0) for part in across], image.movedim(1, 0))
         return image
 
     def collect(self, products: Tensor, size: Sequence[int]) -> Tensor:
@@ -300,9 +298,22 @@ def _three_of_taps(u0: Tensor, u1: Tensor, u2: Tensor, u3: Tensor) -> list[Tenso
     return [u0 + outer, (u1 - u2) / 2, outer + u3]
 
 
-def _pixels_of_four(x0: Tensor, x1: Tensor, x2: Tensor, x3: Tensor) -> list[Tensor]:
-    """Adjoint of F(2, 3)'s differences: what the four pixels of a tile get."""
-    return [x0, x1 - x2 + x3, x1 + x2 - x0, -x3]
+def _overlap_fours(products: Sequence[Tensor], pixels: Tensor) -> None:
+    """Adjoint of F(2, 3)'s differences along the first axis.
+
+    Tile t gives its products x0, x1 - x2 + x3, x1 + x2 - x0 and -x3 to pixels 2 t to 2 t + 3.
+    """
+    x0, x1, x2, x3 = products
+    even, odd = pixels[0::2], pixels[1::2]
+    even[:-1] = x0
+    even[-1] = 0
+    even[1:] += x1
+    even[1:] += x2
+    even[1:] -= x0
+    torch.sub(x1, x2, out=odd[:-1])
+    odd[-1] = 0
+    odd[:-1] += x3
+    odd[1:] -= x3
 
 
 def _to_cells(image: Tensor, h: int, w: int, top: int, left: int) -> Tensor:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from mrbridge import losses
 from mrbridge.data.dataset import Sample
-from mrbridge.networks import as_it_lies, build_critic, build_generator, unchanged_weights
+from mrbridge.networks import build_critic, build_generator, unchanged_weights
 from mrbridge.training.average import averaged_copy, follow
+from mrbridge.training.compiling import Compiled
+from mrbridge.training.layout import FlatParameters, lay_out
 from mrbridge.training.pool import ImagePool
 from mrbridge.training.settings import TrainSettings
 
@@ -21,7 +23,9 @@ class CycleGAN(pl.LightningModule):
     """Zhu et al. 2017 (arXiv:1703.10593) with averaged generators; it only wires.
 
     `step` counts optimiser steps over all sessions of a run. Dropout draws from a random state that
-    is set from the seed and `step`, so a resumed training repeats an undisturbed one exactly.
+    is set from the seed and `step`, so a resumed training repeats an undisturbed one exactly on a
+    CPU. On CUDA it sees the same samples, pool and dropout, but sums of many threads round anew in
+    every run, resumed or not.
     """
 
     def __init__(self, settings: TrainSettings) -> None:
@@ -42,27 +46,38 @@ class CycleGAN(pl.LightningModule):
         self.rate_share = 1.0
         self.unpaired_share = 1.0
         self._optimizer_states: list[dict[str, Any]] | None = None
+        self._flat: list[FlatParameters] = []
+        self._compiled: Compiled | None = None
+
+    def compile_networks(self) -> None:
+        """Train compiled generators and critics from the first step on, if that works here."""
+        networks = (self.to_target, self.to_source, self.source_critic, self.target_critic)
+        self._compiled = Compiled(networks)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for the generators, Adam for the critics."""
+        """Adam for the generators, Adam for the critics; the device is known by now."""
         rate, betas = self.settings.learning_rate, self.settings.betas
+        lay_out(self, self.device)
+        for pool in (self.source_pool, self.target_pool):
+            pool.images = [image.to(self.device) for image in pool.images]
+        self._flat = [FlatParameters(n.parameters()) for n in (self._generators(), self._critics())]
         made: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(
-                [as_it_lies(parameter) for parameter in group.parameters()],
-                rate,
-                betas,
-                fused=True,
-            )
-            for group in (self._generators(), self._critics())
+            torch.optim.Adam(flat.vectors, rate, betas, fused=True) for flat in self._flat
         ]
         if self._optimizer_states is not None:
-            for optimizer, state in zip(made, self._optimizer_states, strict=True):
-                optimizer.load_state_dict(state)
+            for optimizer, flat, state in zip(
+                made, self._flat, self._optimizer_states, strict=True
+            ):
+                optimizer.load_state_dict(flat.flattened(state))
             self._optimizer_states = None
         return made
 
     def training_step(self, batch: Sample, batch_idx: int) -> dict[str, Tensor]:
         """One step of the generators, then one of the critics; returns the losses."""
+        if self._compiled is not None:
+            if not self._compiled.is_rehearsed:
+                self._rehearse(self._compiled, batch)
+            self._compiled.begin_step()
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
         generator_step, critic_step = self._optimizers()
         rate = self.settings.learning_rate * self.rate_share
@@ -70,23 +85,49 @@ class CycleGAN(pl.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
 
-        generators, critics = self._generators(), self._critics()
-        critics.requires_grad_(False)
+        of_generators, of_critics = self._flat
+        self._critics().requires_grad_(False)
         with unchanged_weights():
             told, to_target, to_source = self._generator_losses(batch)
         self.manual_backward(told["generators"])
-        _step(generator_step, generators)
+        _step(generator_step, of_generators)
 
-        critics.requires_grad_(True)
+        self._critics().requires_grad_(True)
         with unchanged_weights():
-            told |= self._critic_losses(batch, to_target.detach(), to_source.detach())
+            told |= self._critic_losses(
+                batch,
+                self.target_pool.exchange(to_target.detach()),
+                self.source_pool.exchange(to_source.detach()),
+            )
         self.manual_backward(told["source_critic"] + told["target_critic"])
-        _step(critic_step, critics)
+        _step(critic_step, of_critics)
 
         self.step += 1
         for mean, network in self._averages():
             follow(mean, network, self.settings.ema_decay, self.step)
         return {name: value.detach() for name, value in told.items()}
+
+    def _rehearse(self, compiled: Compiled, batch: Sample) -> None:
+        """Compile the networks on a batch, without any trace in weights, statistics or pools."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.buffers()]
+
+        def step() -> None:
+            self._critics().requires_grad_(False)
+            told, to_target, to_source = self._generator_losses(batch)
+            self.manual_backward(told["generators"])
+            self._critics().requires_grad_(True)
+            told = self._critic_losses(batch, to_target.detach(), to_source.detach())
+            self.manual_backward(told["source_critic"] + told["target_critic"])
+            for flat in self._flat:
+                flat.drop_gradients()
+
+        try:
+            compiled.rehearse(step, self.device)
+        finally:
+            for flat in self._flat:
+                flat.drop_gradients()
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
     def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
         made = self.optimizers()
@@ -164,12 +205,13 @@ class CycleGAN(pl.LightningModule):
     def _critic_losses(
         self, batch: Sample, to_target: Tensor, to_source: Tensor
     ) -> dict[str, Tensor]:
+        """What the critics make of real images and of syntheses, new or past ones."""
         told = {}
-        for name, critic, real, pool, fake in (
-            ("source_critic", self.source_critic, batch.source, self.source_pool, to_source),
-            ("target_critic", self.target_critic, batch.target, self.target_pool, to_target),
+        for name, critic, real, fake in (
+            ("source_critic", self.source_critic, batch.source, to_source),
+            ("target_critic", self.target_critic, batch.target, to_target),
         ):
-            both = critic(torch.cat([real, pool.exchange(fake)]))
+            both = critic(torch.cat([real, fake]))
             real_logits, fake_logits = both.split(len(real))
             told[name] = losses.critic_loss(real_logits, fake_logits, self.settings.adversarial)
         return told
@@ -190,7 +232,10 @@ class CycleGAN(pl.LightningModule):
         return {
             "step": self.step,
             "networks": self.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers()],
+            "optimizers": [
+                flat.shaped(optimizer.state_dict())
+                for flat, optimizer in zip(self._flat, self._optimizers(), strict=True)
+            ],
             "pools": [self.source_pool.state_dict(), self.target_pool.state_dict()],
         }
 
@@ -203,11 +248,8 @@ class CycleGAN(pl.LightningModule):
             pool.load_state_dict(kept, self.device)
 
 
-def _step(optimizer: LightningOptimizer, networks: nn.Module) -> None:
-    """Step with the gradients of `networks`, and let go of them: their memory is needed next."""
-    views = [view for group in optimizer.param_groups for view in group["params"]]
-    for view, parameter in zip(views, networks.parameters(), strict=True):
-        view.grad = None if parameter.grad is None else as_it_lies(parameter.grad)
+def _step(optimizer: LightningOptimizer, parameters: FlatParameters) -> None:
+    """Step with the gradients of `parameters`, and let go of them: their memory is needed next."""
+    parameters.take_gradients()
     optimizer.step()
-    optimizer.zero_grad()
-    networks.zero_grad()
+    parameters.drop_gradients()

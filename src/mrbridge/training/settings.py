@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mrbridge.bundle import Networks
 from mrbridge.data.augment import AugmentSettings
@@ -43,6 +43,9 @@ class TrainSettings(Settings):
         ema_decay: how slowly the averaged generators follow; 0 ships the newest weights.
         augment: random changes to training slices.
         precision: `auto` takes bfloat16 where the processor is fast at it.
+        compile: `on` compiles the networks (`torch.compile`; on CUDA with CUDA graphs), `off` does
+            not; `auto` does on CUDA, where the training is long enough to pay for it. On a CPU it
+            was slower than our own convolutions.
         validate_every: epochs between validations (each also draws a sample sheet, writes a
             checkpoint and, if the scores are the best so far, the bundle).
         validation_slices: at most this many held-out slices of each contrast.
@@ -72,10 +75,17 @@ class TrainSettings(Settings):
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     augment: AugmentSettings = AugmentSettings()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
     validate_every: int = Field(default=1, ge=1)
     validation_slices: int = Field(default=32, ge=1)
     sample_slices: int = Field(default=4, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _as_yaml_reads_it(cls, value: object) -> object:
+        """In YAML, on and off are other words for true and false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 PRESETS: dict[str, TrainSettings] = {
