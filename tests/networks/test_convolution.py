@@ -12,6 +12,7 @@ from torch.nn import functional
 from mrbridge.networks import as_it_lies, unchanged_weights
 from mrbridge.networks import convolution as module_under_test
 from mrbridge.networks.convolution import Convolution, DoublingConvolution, HalvingConvolution
+from mrbridge.networks.schemes import HalvingWinograd
 
 Plain = Callable[[Tensor, nn.Module], Tensor]
 
@@ -143,6 +144,15 @@ def test_small_layers_are_not_worth_the_maps(monkeypatch):
     layer = Convolution(3, 4, 3)
     nn.init.normal_(layer.weight)
     layer(torch.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("learning", "scheme"), [(True, HalvingWinograd), (False, type(None))])
+def test_what_is_only_translated_is_rounded_less(learning: bool, scheme: type):
+    with torch.set_grad_enabled(learning):
+        chosen = module_under_test._halving_scheme(torch.empty(1), 256, 64, 256, 256)
+        large = module_under_test._halving_scheme(torch.empty(1), 256, 128, 256, 256)
+    assert isinstance(chosen, scheme)
+    assert isinstance(large, HalvingWinograd)
 
 
 def test_dense_memory_is_seen_in_its_own_order():
