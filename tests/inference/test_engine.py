@@ -135,7 +135,7 @@ def test_slices_do_not_depend_on_the_batch(
     slices = np.random.default_rng(0).uniform(-1, 1, (7, 40, 35)).astype(np.float32)
     made = []
     for pixels in (1, 2 * 48 * 48, 10**9):
-        monkeypatch.setattr(torch_engine, "_BATCH_PIXELS", pixels)
+        monkeypatch.setitem(torch_engine._BATCH_PIXELS, "cpu", pixels)
         made.append(translator.translate_slices(slices, "T2w"))
     for other in made[1:]:
         np.testing.assert_allclose(other, made[0], atol=2e-3)

@@ -226,13 +226,24 @@ def _pack(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
     return packed
 
 
+def _as_products_want(weight: Tensor) -> Tensor:
+    """(kernel, kernel, channels, features), contiguous; loaded weights lie as PyTorch's do."""
+    features, channels, kernel, _ = weight.shape
+    if not weight.is_contiguous():
+        return weight.permute(2, 3, 1, 0).contiguous()
+    # In two steps, each of which PyTorch does in blocks: four times as fast as one.
+    columns = weight.view(features, -1).t().contiguous()
+    swapped = columns.view(channels, kernel * kernel, features).transpose(0, 1)
+    return swapped.reshape(kernel, kernel, channels, features)
+
+
 class _Pack(torch.autograd.Function):
     """The weight as matrices; the gradients of all calls come back through here at once."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
         ctx.scheme = scheme
-        return scheme.pack(weight.permute(2, 3, 1, 0).contiguous()).to(dtype)
+        return scheme.pack(_as_products_want(weight)).to(dtype)
 
     @staticmethod
     @once_differentiable
