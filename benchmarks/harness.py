@@ -1,16 +1,18 @@
 """What all benchmarks share: taking turns, fresh processes, and one JSON line that tells all.
 
-Rivals run in turn (A, B, A, B, …) in one process, so that a machine that grows hot or busy slows
-all of them alike; figures are medians. Seconds are of a monotonic clock. Memory is the peak of the
-resident set of a fresh process, in GiB.
+Rivals run in turn (A, B, A, B, …), so that a machine that grows hot or busy slows all of them
+alike, in this process or each in one of its own; figures are medians. Seconds are of a monotonic
+clock. Memory is the peak of the resident set of a fresh process, in GiB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,6 +123,69 @@ def alternate(
     calls = {name: partial(timed, call) for name, call in rivals.items()}
     results = in_turn(calls, repeats, warm_up)
     return {name: Timing(seconds[warm_up:], seconds[0]) for name, seconds in results.items()}
+
+
+class OwnProcess:
+    """A rival for `alternate` that lives in a process of its own, and waits there for its turn.
+
+    What one rival does to memory and caches of its process then cannot help or hinder another.
+
+    Args:
+        make: makes what is called; picklable, defined in a module.
+        device: waited for, if it is a CUDA device, before a call counts as done.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[], object]], device: torch.device) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, device), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __call__(self, times: int = 1) -> None:
+        """Call it `times` times, and wait.
+
+        Raises:
+            RuntimeError: the process failed; it has told why on standard error.
+        """
+        try:
+            self._pipe.send(times)
+            self._pipe.recv()
+        except (EOFError, BrokenPipeError):
+            raise RuntimeError("a rival's process has ended") from None
+
+    def close(self) -> dict[str, float]:
+        """End the process; the most memory that it held, and its share of a CUDA device's."""
+        self._pipe.send(0)
+        told: dict[str, float] = self._pipe.recv()
+        self._process.join()
+        return told
+
+
+def _serve(
+    pipe: Connection, make: Callable[[], Callable[[], object]], device: torch.device
+) -> None:
+    call = make()
+    while times := pipe.recv():
+        for _ in range(times):
+            call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        pipe.send(None)
+    told = {"peak_memory_gib": _peak_gib()}
+    if device.type == "cuda":
+        told["peak_device_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    pipe.send(told)
+
+
+def _peak_gib() -> float:
+    """Most memory that this process ever held resident, in GiB."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
+    # Not ru_maxrss, which begins with that of the process that started this one.
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 2**30
 
 
 def run_command(command: Sequence[str | Path], code: int = 0) -> Finished:
