@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mrbridge.settings import Settings
+
+_CPU = torch.device("cpu")
 
 _OFTEN = 0.5  # how often a change other than the move is made
 
@@ -35,24 +40,39 @@ class AugmentSettings(Settings):
     noise: float = 0.0
 
 
+# What is drawn for an image, as a row of numbers: what each of them says.
+_MIRROR = slice(0, 1)  # 1, or -1 to swap left and right
+_MOVE = slice(1, 7)  # where a pixel comes from, as (column, row): by its column, by its row, and 1
+_FIELD = slice(7, 16)  # coefficients of the bias field, 3x3
+_EXPONENT = slice(16, 17)
+_NOISE = slice(17, 18)  # its standard deviation, of a range of 1
+_NOTHING = np.array([1, *(1, 0), *(0, 1), *(0, 0), *[0] * 9, 1, 0], np.float32)
+
+
 class Augmentation:
     """Changes slices; generators in equal states give equal changes.
 
-    A training waits for its loader, so this takes about a millisecond, of which the interpolation
-    is PyTorch's. Nothing in it runs on several threads: an image is too small to gain by them, and
-    on few processors they would wait for those of the training.
+    What is to be changed is drawn on the CPU, a row of numbers an image (`draw`); the change itself
+    is made where the images are (`apply`). For one image on a CPU the two take less than a
+    millisecond, of which half is the interpolation: a training waits for its loader.
 
     Args:
         settings: which changes, how strong.
         image_size: rows and columns of the slices.
+        device: where the images are that `apply` gets.
     """
 
-    def __init__(self, settings: AugmentSettings, image_size: int) -> None:
+    def __init__(
+        self, settings: AugmentSettings, image_size: int, device: torch.device = _CPU
+    ) -> None:
         self.settings = settings
         self.image_size = image_size
         # Centres of the pixels, the image's edges being at -1 and 1.
-        self._places = ((np.arange(image_size) + 0.5) * 2 / image_size - 1).astype(np.float32)
-        self._polynomials = legvander(self._places, 2).astype(np.float32)  # (rows, degrees)
+        places = ((np.arange(image_size) + 0.5) * 2 / image_size - 1).astype(np.float32)
+        self._places = torch.from_numpy(places).to(device)
+        polynomials = legvander(places, 2).astype(np.float32)  # (rows, degrees)
+        self._polynomials = torch.from_numpy(polynomials).to(device)
+        self._moves = bool(settings.rotate_degrees or settings.scale or settings.shift)
 
     def __call__(
         self, images: NDArray[np.float32], rng: np.random.Generator
@@ -66,44 +86,93 @@ class Augmentation:
         Returns:
             The same shape and range.
         """
-        settings = self.settings
+        drawn = self.draw(rng)[None]
+        noise = None
+        if drawn[0, _NOISE]:
+            noise = torch.from_numpy(rng.standard_normal((1, *images.shape), np.float32))
+        changed = self.apply(
+            torch.from_numpy(images)[None], drawn, torch.from_numpy(drawn), noise
+        )
+        return changed[0].numpy()
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        """What is to become of an image, for `apply`: shape (numbers,)."""
+        settings, drawn = self.settings, _NOTHING.copy()
         if settings.flip and rng.random() < _OFTEN:
-            images = images[..., ::-1]
-        values = (images + np.float32(1)) / np.float32(2)  # air is 0, for the changes that multiply
-        if settings.rotate_degrees or settings.scale or settings.shift:
-            values = self._moved(values, rng)
+            drawn[_MIRROR] = -1
+        if self._moves:
+            angle = np.deg2rad(rng.uniform(-1, 1) * settings.rotate_degrees)
+            rows, columns = 1 + rng.uniform(-1, 1, 2) * settings.scale
+            down, right = rng.uniform(-1, 1, 2) * 2 * settings.shift
+            cosine, sine = math.cos(angle), math.sin(angle)
+            side = float(drawn[0])
+            drawn[_MOVE] = (
+                *(side * columns * cosine, -columns * sine),
+                *(side * rows * sine, rows * cosine),
+                *(side * right, down),
+            )
         if settings.bias_field and rng.random() < _OFTEN:
-            values *= self._bias_field(rng)
+            coefficients = rng.uniform(0, settings.bias_field, (3, 3))
+            # Of the second degree: the triangle of terms whose degrees sum to at most 2.
+            coefficients[1, 2] = coefficients[2, 1] = coefficients[2, 2] = 0
+            drawn[_FIELD] = coefficients.ravel()
         if settings.gamma and rng.random() < _OFTEN:
             largest = 1 + settings.gamma
-            values **= np.float32(rng.uniform(1 / largest, largest))
+            drawn[_EXPONENT] = rng.uniform(1 / largest, largest)
         if settings.noise and rng.random() < _OFTEN:
-            noise = rng.standard_normal(values.shape, np.float32)
-            values += np.float32(rng.uniform(0, settings.noise / 2)) * noise
-        values *= 2
-        values -= 1
-        return np.clip(values, -1, 1, out=values)
+            drawn[_NOISE] = rng.uniform(0, settings.noise / 2)
+        return drawn
 
-    def _moved(self, values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-        """Rotated, scaled and shifted, bilinear; what comes in from outside is air, 0."""
-        settings, places = self.settings, self._places
-        angle = np.deg2rad(rng.uniform(-1, 1) * settings.rotate_degrees)
-        rows, columns = 1 + rng.uniform(-1, 1, 2) * settings.scale
-        down, right = rng.uniform(-1, 1, 2) * 2 * settings.shift
-        # Where each pixel comes from: the column first, as `grid_sample` wants it.
-        cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        row, column = (places * np.float32(rows))[:, None], places * np.float32(columns)
-        origin = np.empty((1, len(places), len(places), 2), np.float32)
-        np.add(column * cosine + np.float32(right), row * sine, out=origin[0, ..., 0])
-        np.subtract(row * cosine + np.float32(down), column * sine, out=origin[0, ..., 1])
-        moved = torch.nn.functional.grid_sample(
-            torch.from_numpy(values)[None], torch.from_numpy(origin), align_corners=False
-        )
-        return moved[0].numpy()
+    def apply(
+        self, images: Tensor, drawn: NDArray[np.float32], there: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """Change images as was drawn; the slices of one image alike but for the noise.
 
-    def _bias_field(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """A smooth field above 0, (rows, columns): the exponential of a polynomial."""
-        coefficients = rng.uniform(0, self.settings.bias_field, (3, 3)).astype(np.float32)
-        # Of the second degree: the triangle of terms whose degrees sum to at most 2.
-        coefficients[1, 2] = coefficients[2, 1] = coefficients[2, 2] = 0
-        return np.exp(self._polynomials @ coefficients @ self._polynomials.T)
+        Args:
+            images: shape (images, slices, rows, columns), range [-1, 1] with background -1; left
+                as they are.
+            drawn: rows of `draw`, (images, numbers).
+            there: the same on the device of the images.
+            noise: of mean 0 and standard deviation 1, the shape of the images; None where none
+                is drawn.
+
+        Returns:
+            The same shape and range.
+        """
+        values = images.add(1).mul_(0.5)  # air is 0, for the changes that multiply
+        if self._moves:
+            values = self._moved(values, there[:, _MOVE])
+        elif (drawn[:, _MIRROR] < 0).any():
+            values = torch.where(there[:, _MIRROR, None, None] < 0, values.flip(-1), values)
+        if drawn[:, _FIELD].any():
+            coefficients = there[:, _FIELD].view(-1, 3, 3)
+            field = self._polynomials @ coefficients @ self._polynomials.T
+            values.mul_(_exponential(field)[:, None])
+        if (drawn[:, _EXPONENT] != 1).any():
+            values = _power(values, there[:, _EXPONENT, None, None])
+        if noise is not None:
+            values.addcmul_(noise, there[:, _NOISE, None, None])
+        return values.mul_(2).sub_(1).clamp_(-1, 1)
+
+    def _moved(self, values: Tensor, move: Tensor) -> Tensor:
+        """Mirrored, rotated, scaled and shifted, bilinear; what comes in from outside is air, 0."""
+        by_column, by_row, shift = move.view(-1, 3, 1, 2).unbind(1)  # each (images, 1, 2)
+        places = self._places[:, None]
+        # Column and row as one complex number: half the passes, and as `grid_sample` wants them.
+        columns = torch.view_as_complex(places * by_column)
+        rows = torch.view_as_complex(places * by_row + shift)
+        origin = torch.view_as_real(columns[:, None] + rows[:, :, None])
+        return torch.nn.functional.grid_sample(values, origin, align_corners=False)
+
+
+# On a CPU, NumPy's are about twice as fast as PyTorch's on one thread.
+
+
+def _exponential(x: Tensor) -> Tensor:
+    return torch.from_numpy(np.exp(x.numpy())) if x.device.type == "cpu" else x.exp()
+
+
+def _power(x: Tensor, exponent: Tensor) -> Tensor:
+    if x.device.type == "cpu":
+        return torch.from_numpy(np.power(x.numpy(), exponent.numpy()))
+    return x.pow(exponent)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -79,6 +81,12 @@ class SliceBank:
             self._kept[record.id] = self._fitted(self.store.slices(record))
         return self._kept[record.id][position].astype(np.float32)
 
+    def scans(self) -> Iterator[NDArray[np.float16]]:
+        """All slices in their order, a scan at a time: (slices, image_size, image_size)."""
+        for _, places in groupby(self.places, key=lambda place: place[0].id):
+            records, positions = zip(*places, strict=True)
+            yield self._fitted(self.store.slices(records[0]))[list(positions)]
+
     def _fitted(self, images: NDArray[np.float16]) -> NDArray[np.float16]:
         return np.ascontiguousarray(fit_size(images, self.image_size, self.image_size)[0])
 
@@ -134,7 +142,7 @@ class UnpairedSlices(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` of the sequence, which goes on beyond the first epoch."""
         source, target = (
-            self._changed(self.banks[side][self._place(side, index)][None], side, index)
+            self._changed(self.banks[side][self.place(side, index)][None], side, index)
             for side in (0, 1)
         )
         if self.simulated is None:
@@ -142,18 +150,22 @@ class UnpairedSlices(Dataset[Sample]):
         # Both slices in one call: changed apart, they would no longer be a pair.
         return Sample(source, target, self._changed(self.simulated.pair(index), 2, index))
 
-    def _place(self, side: int, index: int) -> int:
-        """Which slice of a contrast is number `index` of its endless sequence of orders."""
+    def place(self, side: int, index: int) -> int:
+        """Which slice of a contrast (0 source, 1 target) is in sample `index`."""
         turn, place = divmod(index, len(self.banks[side]))
         if self._orders.get(side, (-1, None))[0] != turn:
             rng = np.random.default_rng([self.seed, side, turn])
             self._orders[side] = (turn, rng.permutation(len(self.banks[side])))
         return int(self._orders[side][1][place])
 
+    def rng(self, part: int, index: int) -> np.random.Generator:
+        """What decides how a part of sample `index` is changed: 0 source, 1 target, 2 pair."""
+        return np.random.default_rng([self.seed, 2 + part, index])
+
     def _changed(self, images: NDArray[np.float32], part: int, index: int) -> Tensor:
-        """Images as they go into a batch, (slices, rows, columns); part 0 to 2 of a sample."""
+        """Images as they go into a batch, (slices, rows, columns)."""
         if self.augment is not None:
-            images = self.augment(images, np.random.default_rng([self.seed, 2 + part, index]))
+            images = self.augment(images, self.rng(part, index))
         return torch.from_numpy(images)
 
 

@@ -12,32 +12,58 @@ import torch
 from torch.utils.data import DataLoader
 
 from mrbridge.data.dataset import Sample, UnpairedSlices
+from mrbridge.data.resident import ResidentBatches, ResidentSlices, fits
 from mrbridge.errors import MrbridgeError
 
 _SPARE_FROM = 4  # processors
+_PROCESSES_FOR_CUDA = 8  # at most: one makes some hundred samples a second, a GPU takes more
+_CPU = torch.device("cpu")
 
 
 def batches_from(
-    dataset: UnpairedSlices, batch_size: int, first_step: int, last_step: int
-) -> DataLoader[Sample]:
+    dataset: UnpairedSlices,
+    batch_size: int,
+    first_step: int,
+    last_step: int,
+    device: torch.device = _CPU,
+) -> DataLoader[Sample] | ResidentBatches:
     """Batches `first_step` (included) to `last_step` (excluded) of the endless sequence.
 
-    Where processors are to spare, a process of its own prepares them while the last step is
-    computed. On two cores it would only push the training's threads aside, which wait for one
-    another at every operation.
+    On a CUDA device that has room for all slices they are kept and changed there. Otherwise, where
+    processors are to spare, processes of their own prepare batches while the last step is computed:
+    one for a training on a CPU, more for CUDA. On two cores it would only push the training's
+    threads aside, which wait for one another at every operation.
+
+    Args:
+        dataset: where samples come from, its simulated pairs included.
+        batch_size: samples in a batch.
+        first_step: of the batches, each of one step.
+        last_step: likewise.
+        device: of the training.
     """
-    beside = (os.cpu_count() or 1) >= _SPARE_FROM
+    if device.type == "cuda" and fits(dataset, device):
+        slices = ResidentSlices(dataset, device)
+        return ResidentBatches(slices, batch_size, first_step, last_step)
+    processes = _processes(device)
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=range(first_step * batch_size, last_step * batch_size),
         drop_last=True,
-        num_workers=1 if beside else 0,
-        prefetch_factor=4 if beside else None,
+        num_workers=processes,
+        prefetch_factor=4 if processes else None,
+        pin_memory=device.type == "cuda",
         worker_init_fn=_leave_signals_to_the_training,
         # A generator of its own: without one, the loader draws from the global random state.
         generator=torch.Generator(),
     )
+
+
+def _processes(device: torch.device) -> int:
+    processors = os.cpu_count() or 1
+    if processors < _SPARE_FROM:
+        return 0
+    return min(_PROCESSES_FOR_CUDA, processors // 2) if device.type == "cuda" else 1
 
 
 @contextmanager

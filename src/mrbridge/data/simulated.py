@@ -92,8 +92,12 @@ class SimulatedPairs:
 
     def pair(self, index: int) -> NDArray[np.float32]:
         """Pair `index` of an endless random sequence, shape (2, rows, columns), range [-1, 1]."""
+        return self.pairs[self.place(index)].astype(np.float32)
+
+    def place(self, index: int) -> int:
+        """Which of `pairs` is number `index` of that sequence."""
         rng = np.random.default_rng([self.seed, 5, index])
-        return self.pairs[rng.integers(len(self.pairs))].astype(np.float32)
+        return int(rng.integers(len(self.pairs)))
 
 
 def _pairs(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 import yaml
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from pydantic import BaseModel
@@ -22,19 +23,20 @@ from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
 from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
 from mrbridge.errors import Interrupted, MrbridgeWarning, SettingsError
-from mrbridge.hardware import choose_device, fast_bfloat16, keep_memory
+from mrbridge.hardware import choose_device, fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.io.safety import sweep, write_text
 from mrbridge.preparation.store import Store
 from mrbridge.settings import read_yaml
 from mrbridge.training.callbacks import Keeper, StopOnSignal
 from mrbridge.training.checkpoint import load_checkpoint
+from mrbridge.training.compiling import pays
 from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.names import refuse_foreign
 from mrbridge.training.settings import TrainSettings, resolve
 
 log = logging.getLogger(__name__)
 
-RESUMABLE = ("epochs", "minutes", "stop_after_epochs", "validate_every")
+RESUMABLE = ("epochs", "minutes", "stop_after_epochs", "validate_every", "compile")
 """What may change when a run is resumed; anything else would make it another run."""
 
 _FOREVER = 10**9  # steps, where the clock decides
@@ -81,6 +83,7 @@ def train(
         Interrupted: somebody asked for an end; a checkpoint is written.
     """
     keep_memory()
+    chosen = choose_device(device)
     store = store if isinstance(store, Store) else Store.open(store)
     run = Path(out)
     state = load_checkpoint(run / "checkpoints" / "last.ckpt") if resume else None
@@ -113,13 +116,14 @@ def train(
     dataset.simulated = _simulated(store, settings, run / "simulated.npz")
     if state is not None:
         model.restore(state)
+    if pays(settings, last_step, chosen):
+        model.compile_networks()
     manifest = _manifest(store, settings, held_out)
-    with StopOnSignal() as signals:
+    with StopOnSignal() as signals, plain_errors(), quick_kernels(chosen):
         keeper = Keeper(run, settings, manifest, held_out, steps_per_epoch, signals, state)
         del state  # its tensors live on in the model and the optimisers
-        loader = batches_from(dataset, settings.batch_size, model.step, last_step)
-        with plain_errors():
-            _trainer(settings, device, keeper).fit(model, loader)
+        loader = batches_from(dataset, settings.batch_size, model.step, last_step, chosen)
+        _trainer(settings, chosen, keeper).fit(model, loader)
         if signals.requested and not keeper.finished:
             raise Interrupted(
                 f"stopped at step {model.step}", path=run, remedy="Go on with --resume."
@@ -133,13 +137,12 @@ def _is_complete(state: dict[str, Any], settings: TrainSettings, last_step: int)
     return bool(state["step"] >= last_step)
 
 
-def _trainer(settings: TrainSettings, device: str, keeper: Keeper) -> pl.Trainer:
-    chosen = choose_device(device)
-    fast = settings.precision == "auto" and fast_bfloat16(chosen)
+def _trainer(settings: TrainSettings, device: torch.device, keeper: Keeper) -> pl.Trainer:
+    fast = settings.precision == "auto" and fast_bfloat16(device)
     bfloat16 = settings.precision == "bfloat16" or fast
     with _quiet_lightning():
         return pl.Trainer(
-            accelerator=chosen.type,
+            accelerator=device.type,
             devices=1,
             precision="bf16-mixed" if bfloat16 else "32-true",
             max_epochs=1,

@@ -1,0 +1,337 @@
+"""The whole benchmark of a GPU, in one command and within a given time.
+
+    python benchmarks/gpu.py [--minutes 8] [--parts steps_unet …] [--quick] [--device cuda]
+        [--out FILE]
+
+Every part runs in a fresh process, so that a failing one takes no other with it, and appends its
+JSON lines to `benchmarks/results/gpu-NAME.jsonl` (NAME is the device's) as soon as it has them. A
+part that would not fit into the time left is skipped, one that takes longer is stopped: the last
+line says which. Parts, the most telling first:
+
+- `matrix_rate`: see `matrix_rate.py`;
+- `steps_PRESET`: seconds of a training step at batch 1: ours in either memory layout, compiled and
+  not, against the textbook's loop in float32 (TF32 where cuDNN takes it by itself) and bfloat16;
+- `sweep_PRESET`: our step at growing batch sizes, compiled and not: images a second, peak memory;
+- `train`: a whole `train` on a store of simulated heads, data on the device or from the loader:
+  images a second between the first epoch and the last, and how busy the GPU was;
+- `translate`: see `translate_volume.py`, engine torch;
+- `parity`: see `parity.py`, short.
+
+`seconds_first` is the first step: of compiled networks it holds the compilation. An image is a
+slice of either contrast. Checks first that there is a CUDA device, and ends with exit code 2 if not.
+Tests that need one run by `pytest tests/training/test_cuda.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+import matrix_rate
+import parity
+import translate_volume
+from harness import Timing, alternate, options, read, report
+from material import QUICK_SIZE, QUICK_SPACING_MM, samples, settings_of, simulated_store
+from mrbridge.data import loader
+from mrbridge.hardware import can_compile, quick_kernels
+from mrbridge.training import layout
+from mrbridge.training.run import train
+from mrbridge.training.settings import TrainSettings
+from textbook import TextbookCycleGAN, step_operations
+from train_step import Step, mrbridge_step
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BATCHES = (1, 2, 4, 8, 16, 32)
+TRAINED_EPOCHS = 4
+
+Figures = Iterator[dict[str, Any]]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run all parts, or one of them in this process."""
+    given = _given(arguments)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("PyTorch finds no CUDA device; --quick --device cpu only shows that all runs")
+        raise SystemExit(2)
+    if given.out is None:
+        given.out = RESULTS / f"gpu-{_name(given.device)}.jsonl"
+    if given.only:
+        run_part(given.only, given)
+    else:
+        run_all(given, in_fresh_process)
+
+
+def run_all(
+    given: argparse.Namespace, run: Callable[[str, argparse.Namespace, float], str]
+) -> None:
+    """Run the parts that fit into the time, and say what became of each.
+
+    Args:
+        given: the options.
+        run: runs a part of this name within so many seconds, and says how it ended.
+    """
+    began = time.monotonic()
+    ended: dict[str, Any] = {}
+    for name in given.parts:
+        left = 60 * given.minutes - (time.monotonic() - began)
+        if left < (0 if given.quick else PARTS[name][0]):
+            ended[name] = {"ended": "skipped: no time left"}
+            continue
+        started = time.monotonic()
+        ended[name] = {"ended": run(name, given, left)}
+        ended[name]["seconds"] = time.monotonic() - started
+    report("gpu", given, {"seconds": time.monotonic() - began, "parts": ended})
+
+
+def in_fresh_process(name: str, given: argparse.Namespace, seconds: float) -> str:
+    """Run a part in a process of its own, with at most so many seconds."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--only", name]
+    command += ["--device", given.device, "--out", str(given.out), "--seed", str(given.seed)]
+    command += ["--quick"] * given.quick
+    try:
+        done = subprocess.run(
+            command, timeout=seconds, capture_output=True, text=True, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "stopped: no time left"
+    print(done.stdout, end="", flush=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        return f"failed with exit code {done.returncode}: {lines[-1][:300]}"
+    return "done"
+
+
+def run_part(name: str, given: argparse.Namespace) -> None:
+    """Run a part here; its lines are printed and appended as they come."""
+    for figures in PARTS[name][1](given):
+        report(f"gpu_{name}", given, figures)
+
+
+def steps(preset: str, given: argparse.Namespace) -> Figures:
+    """Layouts and compilation against the textbook, one after another: graphs share no memory."""
+    device = torch.device(given.device)
+    settings = _settings(preset, given)
+    operations = step_operations(settings, settings.batch_size) / 1e12
+    arms: dict[str, Callable[[], Step]] = {
+        "channels_last": partial(ours, settings, device, compiled=False),
+        "contiguous": partial(ours, settings, device, compiled=False, channels_last=False),
+        "textbook": lambda: TextbookCycleGAN(settings, device).step,
+        "textbook_bf16": lambda: TextbookCycleGAN(settings, device, True).step,
+    }
+    if can_compile(device):
+        arms["compiled_channels_last"] = partial(ours, settings, device, compiled=True)
+        arms["compiled_contiguous"] = partial(
+            ours, settings, device, compiled=True, channels_last=False
+        )
+    for arm, make in arms.items():
+        # The textbook's loop as PyTorch comes.
+        kernels = nullcontext() if arm.startswith("textbook") else quick_kernels(device)
+        with kernels:
+            figures = measured(make, settings, device, given.repeats)
+        rate = operations / figures["seconds"]
+        yield {"preset": preset, "arm": arm, "batch": settings.batch_size, "tflops": rate} | figures
+
+
+def sweep(preset: str, given: argparse.Namespace) -> Figures:
+    """Our step at growing batch sizes, until the memory is full."""
+    device = torch.device(given.device)
+    ways = [True, False] if can_compile(device) else [False]
+    for batch in BATCHES[:2] if given.quick else BATCHES:
+        settings = _settings(preset, given, batch_size=batch)
+        operations = step_operations(settings, batch) / 1e12
+        for compiled in ways:
+            told = {"preset": preset, "batch": batch, "compiled": compiled}
+            try:
+                with quick_kernels(device):
+                    make = partial(ours, settings, device, compiled)
+                    figures = measured(make, settings, device, given.repeats)
+            except torch.OutOfMemoryError:
+                yield told | {"out_of_memory": True}
+                return
+            yield told | {"tflops": operations / figures["seconds"]} | figures
+
+
+def ours(
+    settings: TrainSettings, device: torch.device, compiled: bool, channels_last: bool = True
+) -> Step:
+    """The step of mrbridge; without `channels_last` weights lie as PyTorch makes them."""
+    chosen = nullcontext() if channels_last else _contiguous()
+    with chosen:
+        step, model = mrbridge_step(settings, device)
+    if compiled:
+        model.compile_networks()
+    return step
+
+
+def measured(
+    make: Callable[[], Step], settings: TrainSettings, device: torch.device, repeats: int
+) -> dict[str, Any]:
+    """Seconds of a step, images a second and peak device memory, with nothing else around.
+
+    Steps are timed in blocks without waiting for the device in between, as a training runs.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    drawn = cycle(samples(settings, 4, settings.seed, device))
+    step = make()
+    first = alternate({"first": lambda: step(next(drawn))}, 1, 0, device)["first"].first
+    block = 4 if repeats > 1 else 1
+
+    def steps_on_end() -> None:
+        for _ in range(block):
+            step(next(drawn))
+
+    timing = alternate({"steps": steps_on_end}, repeats, 2, device)["steps"]
+    told: dict[str, Any] = Timing(timing.seconds, first * block).told(per=block)
+    told["images_per_second"] = 2 * settings.batch_size / told["seconds"]
+    if device.type == "cuda":
+        told["peak_device_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return told
+
+
+def trainings(given: argparse.Namespace) -> Figures:
+    """Whole trainings, the data on the device and from the loader."""
+    device = torch.device(given.device)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spacing = QUICK_SPACING_MM if given.quick else 2.0
+        store = simulated_store(folder, 6, spacing, given.seed)
+        for preset, batch in (("unet", 1), ("bridge", 16)):
+            settings = _settings(
+                preset,
+                given,
+                batch_size=2 if given.quick else batch,
+                epochs=TRAINED_EPOCHS,
+                steps_per_epoch=3 if given.quick else 100,
+                validate_every=TRAINED_EPOCHS,
+                simulated_subjects=1,
+                validation_slices=2,
+                sample_slices=1,
+                compile="on" if can_compile(device) else "off",
+            )
+            for data in ("resident", "loader"):
+                told = {"preset": preset, "batch": settings.batch_size, "data": data}
+                with mock.patch.object(loader, "fits", lambda *_, here=data: here == "resident"):
+                    began = time.perf_counter()
+                    with busy(device) as shares:
+                        run = train(store, folder / f"{preset}-{data}", settings, device=device.type)
+                # Of an epoch without start and validation; the clock stops for those.
+                rows = run.rows[1:-1]
+                seconds = rows[-1]["seconds"] - run.rows[0]["seconds"]
+                images = 2 * settings.batch_size * (rows[-1]["step"] - run.rows[0]["step"])
+                told |= {"images_per_second": images / seconds, "gpu_busy_share": shares.get("gpu")}
+                yield told | {"command_seconds": time.perf_counter() - began}
+
+
+@contextmanager
+def busy(device: torch.device) -> Iterator[dict[str, float]]:
+    """Within it, nvidia-smi looks every second; then `gpu` is the median share of time in kernels.
+
+    Without nvidia-smi there is none.
+    """
+    told: dict[str, float] = {}
+    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-l1"]
+    try:
+        watch = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
+    except OSError:
+        yield told
+        return
+    try:
+        yield told
+    finally:
+        watch.terminate()
+        lines = watch.communicate()[0].split()
+        seen = [int(line) for line in lines if line.isdecimal()]
+        if device.type == "cuda" and seen:
+            told["gpu"] = statistics.median(seen) / 100
+
+
+def translate(given: argparse.Namespace) -> Figures:
+    """A whole head; the script appends its own line."""
+    arguments = ["--engines", "torch", "--repeats", "1"]
+    translate_volume.main([*arguments, "--device", given.device, *_shared(given)])
+    return iter(())
+
+
+def scores(given: argparse.Namespace) -> Figures:
+    """Float32 against bfloat16; the script appends its own line."""
+    sizes = [] if given.quick else ["--preset", "bridge", "--steps", "200", "--seeds", "0", "1"]
+    parity.main(["--device", given.device, *sizes, *_shared(given)])
+    return iter(())
+
+
+def rates(given: argparse.Namespace) -> Figures:
+    """Matrix products and copies; the script appends its own line."""
+    matrix_rate.main(["--rounds", "1", *_shared(given)])
+    return iter(())
+
+
+PARTS: dict[str, tuple[float, Callable[[argparse.Namespace], Figures]]] = {
+    "matrix_rate": (15, rates),
+    "steps_unet": (30, partial(steps, "unet")),
+    "steps_bridge": (30, partial(steps, "bridge")),
+    "sweep_unet": (30, partial(sweep, "unet")),
+    "train": (40, trainings),
+    "translate": (30, translate),
+    "sweep_bridge": (30, partial(sweep, "bridge")),
+    "steps_resnet": (30, partial(steps, "resnet")),
+    "steps_resunet": (30, partial(steps, "resunet")),
+    "parity": (45, scores),
+}
+"""Parts by name: the least seconds for which it is worth to begin, and what it does."""
+
+
+@contextmanager
+def _contiguous() -> Iterator[None]:
+    """Within it, models are laid out with their channels first."""
+
+    def lay_out(networks: torch.nn.Module, device: torch.device) -> None:
+        for parameter in networks.parameters():
+            parameter.data = parameter.data.contiguous()
+
+    with mock.patch("mrbridge.training.cyclegan.lay_out", lay_out):
+        assert layout.lay_out is not lay_out
+        yield
+
+
+def _settings(preset: str, given: argparse.Namespace, **changes: Any) -> TrainSettings:
+    size = QUICK_SIZE if given.quick else 256
+    return settings_of(preset, size, given.quick, seed=given.seed, **changes)
+
+
+def _shared(given: argparse.Namespace) -> list[str]:
+    out = ["--out", str(given.out), "--seed", str(given.seed)]
+    return out + ["--quick"] * given.quick
+
+
+def _name(device: str) -> str:
+    name = torch.cuda.get_device_name() if device == "cuda" else "none"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _given(arguments: list[str] | None) -> argparse.Namespace:
+    parser = options(__doc__, repeats=10)
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
+    parser.add_argument("--only", choices=list(PARTS), help="this part alone, in this process")
+    return read(parser, arguments, repeats=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Training data that lie on the device: batches are gathered and changed there.
+
+A GPU would wait for slices that are read, changed and sent one by one. Kept there in half
+precision, they only need telling which slices come next and what becomes of them: a few numbers an
+image, drawn on the CPU as always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrbridge.data.augment import Augmentation
+from mrbridge.data.dataset import Sample, SliceBank, UnpairedSlices
+from mrbridge.progress import track
+
+SHARE = 0.25
+"""Of the device's free memory, what the slices may take at most; the rest is the training's."""
+
+
+def fits(dataset: UnpairedSlices, device: torch.device) -> bool:
+    """Whether all slices and simulated pairs fit into `SHARE` of what a CUDA device has free."""
+    slices = sum(len(bank) for bank in dataset.banks)
+    if dataset.simulated is not None:
+        slices += 2 * len(dataset.simulated)
+    free, _ = torch.cuda.mem_get_info(device)
+    return slices * 2 * dataset.banks[0].image_size ** 2 <= SHARE * free
+
+
+class ResidentSlices:
+    """The samples of a data set, made in batches on a device.
+
+    Sample n is that of the data set, up to rounding. Only its noise is another one: it is drawn on
+    the device, and is a function of the seed, of the batch's place in the sequence and of its size.
+
+    Args:
+        dataset: which slices, which changes; its simulated pairs must be there already.
+        device: where the slices are kept, in half precision.
+
+    Raises:
+        StoreError: a scan cannot be read.
+    """
+
+    def __init__(self, dataset: UnpairedSlices, device: torch.device) -> None:
+        self.dataset = dataset
+        self.device = device
+        # Each (slices, 1 or 2, rows, columns): source, target and, if there are any, pairs.
+        self._parts = [_sent(bank, device) for bank in dataset.banks]
+        if dataset.simulated is not None:
+            self._parts.append(torch.from_numpy(dataset.simulated.pairs).to(device))
+        self._size = dataset.banks[0].image_size
+        self._augment: Augmentation | None = None
+        if dataset.augment is not None:
+            self._augment = Augmentation(dataset.augment.settings, self._size, device)
+        self._noise = torch.Generator(device)
+
+    def batch(self, first: int, count: int) -> Sample:
+        """Samples `first` to `first + count` of the endless sequence, stacked.
+
+        Returns:
+            On the device: source and target (count, 1, rows, columns), pairs (count, 2, rows,
+            columns) or, if there are none, (count, 0, rows, columns).
+        """
+        indices = range(first, first + count)
+        changed = [self._part(part, indices) for part in range(len(self._parts))]
+        if len(changed) < len(Sample._fields):
+            changed.append(torch.empty(count, 0, self._size, self._size, device=self.device))
+        return Sample(*changed)
+
+    def _part(self, part: int, indices: range) -> Tensor:
+        places = np.array([self._place(part, index) for index in indices])
+        images = self._parts[part][self._send(places)].float()
+        if self._augment is None:
+            return images
+        rngs = [self.dataset.rng(part, index) for index in indices]
+        drawn = np.stack([self._augment.draw(rng) for rng in rngs])
+        noise = None
+        if self._augment.settings.noise:
+            seeds = np.random.SeedSequence([self.dataset.seed, 6 + part, indices.start])
+            self._noise.manual_seed(int(seeds.generate_state(1)[0]))
+            noise = torch.randn(images.shape, generator=self._noise, device=self.device)
+        return self._augment.apply(images, drawn, self._send(drawn), noise)
+
+    def _place(self, part: int, index: int) -> int:
+        if part < len(self.dataset.banks):
+            return self.dataset.place(part, index)
+        assert self.dataset.simulated is not None
+        return self.dataset.simulated.place(index)
+
+    def _send(self, numbers: NDArray[np.generic]) -> Tensor:
+        """To the device; from pinned memory, since the CPU would wait for any other copy."""
+        there = torch.from_numpy(numbers)
+        if self.device.type == "cuda":
+            there = there.pin_memory()
+        return there.to(self.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class ResidentBatches:
+    """Batches `first_step` (included) to `last_step` (excluded), as a trainer iterates over them.
+
+    Attributes:
+        slices: what they are made of.
+        batch_size: samples in each.
+        first_step: where the sequence is entered.
+        last_step: where it is left.
+    """
+
+    slices: ResidentSlices
+    batch_size: int
+    first_step: int
+    last_step: int
+
+    def __len__(self) -> int:
+        return self.last_step - self.first_step
+
+    def __iter__(self) -> Iterator[Sample]:
+        for step in range(self.first_step, self.last_step):
+            yield self.slices.batch(step * self.batch_size, self.batch_size)
+
+
+def _sent(bank: SliceBank, device: torch.device) -> Tensor:
+    """All slices of a bank, (slices, 1, rows, columns), float16; the host keeps a scan at most."""
+    kept = torch.empty(
+        (len(bank), 1, bank.image_size, bank.image_size), dtype=torch.float16, device=device
+    )
+    scans = len({record.id for record, _ in bank.places})
+    first = 0
+    for images in track(bank.scans(), "read", scans):
+        kept[first : first + len(images), 0] = torch.from_numpy(images).to(device)
+        first += len(images)
+    return kept
