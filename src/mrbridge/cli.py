@@ -6,6 +6,7 @@ without them (a path at which nothing lies, a folder that is no store) is refuse
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -432,7 +433,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     # Whatever runs ends as with Ctrl-C: temporary files are removed, the exit code is 3.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(_run(arguments))
+    code = _run(arguments)
+    # Python looks through all objects for cycles once more before it ends: a second, with PyTorch.
+    gc.freeze()
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -41,7 +41,7 @@ def batches_from(
         last_step: likewise.
         device: of the training.
     """
-    if device.type == "cuda" and fits(dataset, device):
+    if fits(dataset, device):
         slices = ResidentSlices(dataset, device)
         return ResidentBatches(slices, batch_size, first_step, last_step)
     processes = _processes(device)

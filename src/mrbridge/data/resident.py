@@ -24,7 +24,12 @@ SHARE = 0.25
 
 
 def fits(dataset: UnpairedSlices, device: torch.device) -> bool:
-    """Whether all slices and simulated pairs fit into `SHARE` of what a CUDA device has free."""
+    """Whether all slices and simulated pairs fit into `SHARE` of what a CUDA device has free.
+
+    A CPU has nothing to gain: its slices lie in its memory already.
+    """
+    if device.type != "cuda":
+        return False
     slices = sum(len(bank) for bank in dataset.banks)
     if dataset.simulated is not None:
         slices += 2 * len(dataset.simulated)

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor
 
 from mrbridge.bundle import BundleManifest, save_bundle
@@ -142,6 +143,9 @@ class Keeper(pl.Callback):
         for name, value in outputs.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.float()
         self._steps_in_session_epoch += 1
+        epoch, rest = divmod(model.step, self.steps_per_epoch)
+        if rest == 0 and model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)  # or its work would not be in anybody's time
         now = time.monotonic()
         self.seconds += now - self._tick
         self._tick = now
@@ -150,7 +154,6 @@ class Keeper(pl.Callback):
             self.finished = self.seconds >= 60 * self.settings.minutes
         else:
             self.finished = model.step >= self.settings.epochs * self.steps_per_epoch
-        epoch, rest = divmod(model.step, self.steps_per_epoch)
         if rest == 0 or self.finished:
             self._end_epoch(model, epoch + (rest > 0))
         elif self.signals.requested:
