@@ -104,9 +104,7 @@ def in_fresh_process(name: str, given: argparse.Namespace, seconds: float) -> st
     command += ["--device", given.device, "--out", str(given.out), "--seed", str(given.seed)]
     command += ["--quick"] * given.quick
     try:
-        done = subprocess.run(
-            command, timeout=seconds, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, timeout=seconds, capture_output=True, text=True, check=False)
     except subprocess.TimeoutExpired:
         return "stopped: no time left"
     print(done.stdout, end="", flush=True)
@@ -232,7 +230,9 @@ def trainings(given: argparse.Namespace) -> Figures:
                 with mock.patch.object(loader, "fits", lambda *_, here=data: here == "resident"):
                     began = time.perf_counter()
                     with busy(device) as shares:
-                        run = train(store, folder / f"{preset}-{data}", settings, device=device.type)
+                        run = train(
+                            store, folder / f"{preset}-{data}", settings, device=device.type
+                        )
                 # Of an epoch without start and validation; the clock stops for those.
                 rows = run.rows[1:-1]
                 seconds = rows[-1]["seconds"] - run.rows[0]["seconds"]

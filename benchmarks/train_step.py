@@ -1,7 +1,8 @@
 """What a training step costs, against the matrix rate and against a textbook's loop.
 
     python benchmarks/train_step.py [--presets unet bridge resunet resnet] [--size 256]
-        [--rivals textbook textbook_bf16] [--steps 45] [--device cpu] [--repeats 7] [--out FILE]
+        [--rivals textbook textbook_bf16] [--steps 45] [--set KEY=VALUE …] [--device cpu]
+        [--repeats 7] [--out FILE]
 
 Prints one JSON line a preset. The arms take turns, step by step, each in a process of its own, and
 so do the products of matrices that give the rates:
@@ -36,6 +37,7 @@ from matrix_rate import QUICK_SIZE as QUICK_MATRIX
 from matrix_rate import MatrixProduct
 from mrbridge.data.dataset import Sample
 from mrbridge.hardware import fast_bfloat16, keep_memory
+from mrbridge.settings import read_assignments
 from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.settings import PRESETS, TrainSettings
 from textbook import TextbookCycleGAN, step_operations
@@ -80,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     for preset in given.presets:
         settings = settings_of(
             preset, given.size, given.quick, batch_size=given.batch, seed=given.seed
-        )
+        ).changed(read_assignments(given.set))
         report("train_step", given, {"preset": preset} | compare(settings, given, device))
 
 
@@ -134,6 +136,7 @@ def _given(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--presets", nargs="+", default=["unet"], choices=list(PRESETS))
     parser.add_argument("--rivals", nargs="*", default=rivals, choices=rivals)
     parser.add_argument("--size", type=int, default=256, help="rows and columns")
+    parser.add_argument("--set", nargs="*", default=[], help="settings, as `mrbridge train --set`")
     parser.add_argument("--batch", type=int, default=1, help="slices of each contrast in a step")
     parser.add_argument("--steps", type=int, default=45, help="of the epoch")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])

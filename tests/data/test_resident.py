@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ from mrbridge.data.augment import Augmentation, AugmentSettings
 from mrbridge.data.dataset import Sample, SliceBank, UnpairedSlices
 from mrbridge.data.loader import batches_from
 from mrbridge.data.resident import ResidentBatches, ResidentSlices, fits
+from mrbridge.data.simulated import SimulatedPairs
 from mrbridge.preparation.store import Store
 
 SIZE = 32
@@ -34,10 +33,8 @@ def dataset(
     return made
 
 
-def simulated(images: np.ndarray) -> SimpleNamespace:
+def simulated(images: np.ndarray) -> SimulatedPairs:
     """Pairs without a simulation."""
-    from mrbridge.data.simulated import SimulatedPairs
-
     made = object.__new__(SimulatedPairs)
     made.seed, made.pairs = 5, images
     return made

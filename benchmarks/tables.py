@@ -1,0 +1,133 @@
+"""The tables of docs/explanation/performance.md, made of the JSON lines in a folder.
+
+    python benchmarks/tables.py [benchmarks/results]
+
+Prints Markdown, a table a benchmark, of the last line of each kind in the folder's `*.jsonl`: what
+the documentation says is what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+Rows = list[list[str]]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print all tables for which there are lines."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("benchmarks/results"))
+    lines = read_lines(parser.parse_args(arguments).folder)
+    for name, (head, rows_of) in TABLES.items():
+        rows = [row for line in lines if line["benchmark"] == name for row in rows_of(line)]
+        if rows:
+            print(f"{name}\n\n{markdown(head, rows)}\n")
+
+
+def read_lines(folder: Path) -> list[Line]:
+    """The last line of every benchmark and choice of options, oldest first; quick ones left out."""
+    last: dict[str, Line] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for text in path.read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            if "benchmark" not in line or line["options"]["quick"]:
+                continue
+            key = [line["benchmark"], line.get("preset"), line["options"], line["machine"]["gpu"]]
+            last[json.dumps(key)] = line
+    return sorted(last.values(), key=lambda line: str(line["date"]))
+
+
+def markdown(head: Iterable[str], rows: Rows) -> str:
+    """A table in Markdown."""
+    cells = [list(head), *rows]
+    cells.insert(1, ["---"] * len(cells[0]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def _matrix_rate(line: Line) -> Rows:
+    return [
+        [device, *(f"{rates[key]['best']:.3g}" for key in rates)]
+        for device, rates in line["rates"].items()
+    ]
+
+
+def _train_step(line: Line) -> Rows:
+    changed = " ".join(line["options"].get("set", []))
+    rows = []
+    for name, arm in line["arms"].items():
+        ratio = arm.get("times_mrbridge", 1.0)
+        rows.append(
+            [
+                f"`{line['preset']}` {changed}".strip(),
+                name.replace("_", " "),
+                f"{arm['seconds']:.2f}",
+                f"{arm['images_per_second']:.2f}",
+                f"{arm['tflops']:.2f}",
+                f"{100 * arm['share_of_bfloat16_rate']:.0f} %",
+                f"{arm['peak_memory_gib']:.1f}",
+                f"{ratio:.2f}",
+            ]
+        )
+    return rows
+
+
+def _translate_volume(line: Line) -> Rows:
+    rows = []
+    for name, engine in line["engines"].items():
+        psnr = engine["psnr"]
+        rows.append(
+            [
+                name,
+                f"{1000 * engine['slices']['seconds']:.0f}",
+                f"{engine['times_floor']:.2f}",
+                f"{engine['volume']['seconds']:.1f}",
+                f"{engine['command']['seconds']:.1f}",
+                f"{engine['command']['peak_memory_gib']:.2f}",
+                f"{engine['max_difference']:.4f}",
+                "" if psnr is None else f"{psnr:.1f}",
+            ]
+        )
+    return rows
+
+
+def _parity(line: Line) -> Rows:
+    rows = []
+    for name, score in line["scores"].items():
+        means = [
+            sum(score[precision]) / len(score[precision]) for precision in ("float32", "bfloat16")
+        ]
+        numbers = (*means, score["difference"], score["spread"])
+        rows.append([f"`{line['options']['preset']}`", name, *(f"{n:.3f}" for n in numbers)])
+    return rows
+
+
+TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
+    "matrix_rate": (["device", "float32 TFLOP/s", "bfloat16 TFLOP/s", "copy GB/s"], _matrix_rate),
+    "train_step": (
+        [
+            *("preset", "arm", "seconds", "images a second", "TFLOP/s"),
+            *("share of the bfloat16 rate", "peak GiB", "times mrbridge's seconds"),
+        ],
+        _train_step,
+    ),
+    "translate_volume": (
+        [
+            *("engine", "ms a slice", "times the floor", "volume s", "command s", "peak GiB"),
+            *("largest difference", "PSNR dB"),
+        ],
+        _translate_volume,
+    ),
+    "parity": (
+        ["preset", "score", "float32", "bfloat16", "difference", "spread over seeds"],
+        _parity,
+    ),
+}
+
+
+if __name__ == "__main__":
+    main()
