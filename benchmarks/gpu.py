@@ -13,31 +13,34 @@ line says which. Parts, the most telling first:
   not, against the textbook's loop in float32 (TF32 where cuDNN takes it by itself) and bfloat16;
 - `sweep_PRESET`: our step at growing batch sizes, compiled and not: images a second, peak memory;
 - `train`: a whole `train` on a store of simulated heads, data on the device or from the loader:
-  images a second between the first epoch and the last, and how busy the GPU was;
+  images a second after the first epoch, and how busy nvidia-smi saw the GPU from start to end;
 - `translate`: see `translate_volume.py`, engine torch;
 - `parity`: see `parity.py`, short.
 
 `seconds_first` is the first step: of compiled networks it holds the compilation. An image is a
-slice of either contrast. Checks first that there is a CUDA device, and ends with exit code 2 if not.
-Tests that need one run by `pytest tests/training/test_cuda.py`.
+slice of either contrast. Without a CUDA device it ends with exit code 2, before anything else.
+Tests that need one: `pytest tests/training/test_cuda.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -48,6 +51,7 @@ import translate_volume
 from harness import Timing, alternate, options, read, report
 from material import QUICK_SIZE, QUICK_SPACING_MM, samples, settings_of, simulated_store
 from mrbridge.data import loader
+from mrbridge.errors import MrbridgeWarning
 from mrbridge.hardware import can_compile, quick_kernels
 from mrbridge.training import cyclegan
 from mrbridge.training.run import train
@@ -57,7 +61,7 @@ from train_step import Step, mrbridge_step
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCHES = (1, 2, 4, 8, 16, 32)
-TRAINED_EPOCHS = 4
+TRAINED_EPOCHS = 3
 
 Figures = Iterator[dict[str, Any]]
 
@@ -89,34 +93,39 @@ def run_all(
     ended: dict[str, Any] = {}
     for name in given.parts:
         left = 60 * given.minutes - (time.monotonic() - began)
-        if left < (0 if given.quick else PARTS[name][0]):
+        part = PARTS[name]
+        if left < (0 if given.quick else part.least):
             ended[name] = {"ended": "skipped: no time left"}
             continue
         started = time.monotonic()
-        ended[name] = {"ended": run(name, given, left)}
+        ended[name] = {"ended": run(name, given, min(left, part.most))}
         ended[name]["seconds"] = time.monotonic() - started
     report("gpu", given, {"seconds": time.monotonic() - began, "parts": ended})
 
 
 def in_fresh_process(name: str, given: argparse.Namespace, seconds: float) -> str:
-    """Run a part in a process of its own, with at most so many seconds."""
+    """Run a part in a process of its own, with at most so many seconds for it and its children."""
     command = [sys.executable, str(Path(__file__).resolve()), "--only", name]
     command += ["--device", given.device, "--out", str(given.out), "--seed", str(given.seed)]
-    command += ["--quick"] * given.quick
-    try:
-        done = subprocess.run(command, timeout=seconds, capture_output=True, text=True, check=False)
-    except subprocess.TimeoutExpired:
-        return "stopped: no time left"
-    print(done.stdout, end="", flush=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        return f"failed with exit code {done.returncode}: {lines[-1][:300]}"
-    return "done"
+    command += ["--repeats", str(given.repeats)] + ["--quick"] * given.quick
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stderr=errors, start_new_session=True)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return "stopped: no time left"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        errors.seek(0)
+        lines = errors.read().strip().splitlines() or ["no message"]
+    return f"failed with exit code {code}: {lines[-1][:300]}" if code else "done"
 
 
 def run_part(name: str, given: argparse.Namespace) -> None:
     """Run a part here; its lines are printed and appended as they come."""
-    for figures in PARTS[name][1](given):
+    for figures in PARTS[name].run(given):
         report(f"gpu_{name}", given, figures)
 
 
@@ -124,44 +133,37 @@ def steps(preset: str, given: argparse.Namespace) -> Figures:
     """Layouts and compilation against the textbook, one after another: graphs share no memory."""
     device = torch.device(given.device)
     settings = _settings(preset, given)
-    operations = step_operations(settings, settings.batch_size) / 1e12
     arms: dict[str, Callable[[], Step]] = {
         "channels_last": partial(ours, settings, device, compiled=False),
-        "contiguous": partial(ours, settings, device, compiled=False, channels_last=False),
-        "textbook": lambda: TextbookCycleGAN(settings, device).step,
         "textbook_bf16": lambda: TextbookCycleGAN(settings, device, True).step,
+        "textbook": lambda: TextbookCycleGAN(settings, device).step,
+        "contiguous": partial(ours, settings, device, compiled=False, channels_last=False),
     }
     if can_compile(device):
-        arms["compiled_channels_last"] = partial(ours, settings, device, compiled=True)
-        arms["compiled_contiguous"] = partial(
-            ours, settings, device, compiled=True, channels_last=False
-        )
+        for layout, last in (("channels_last", True), ("contiguous", False)):
+            arms[f"compiled_{layout}"] = partial(
+                ours, settings, device, compiled=True, channels_last=last
+            )
     for arm, make in arms.items():
         # The textbook's loop as PyTorch comes.
         kernels = nullcontext() if arm.startswith("textbook") else quick_kernels(device)
         with kernels:
             figures = measured(make, settings, device, given.repeats)
-        rate = operations / figures["seconds"]
-        yield {"preset": preset, "arm": arm, "batch": settings.batch_size, "tflops": rate} | figures
+        yield {"preset": preset, "arm": arm} | figures
 
 
 def sweep(preset: str, given: argparse.Namespace) -> Figures:
-    """Our step at growing batch sizes, until the memory is full."""
+    """Our step at growing batch sizes, until the memory is full; compiled ones last."""
     device = torch.device(given.device)
-    ways = [True, False] if can_compile(device) else [False]
-    for batch in BATCHES[:2] if given.quick else BATCHES:
-        settings = _settings(preset, given, batch_size=batch)
-        operations = step_operations(settings, batch) / 1e12
-        for compiled in ways:
-            told = {"preset": preset, "batch": batch, "compiled": compiled}
-            try:
-                with quick_kernels(device):
-                    make = partial(ours, settings, device, compiled)
-                    figures = measured(make, settings, device, given.repeats)
-            except torch.OutOfMemoryError:
-                yield told | {"out_of_memory": True}
-                return
-            yield told | {"tflops": operations / figures["seconds"]} | figures
+    for compiled in (False, True) if can_compile(device) else (False,):
+        for batch in BATCHES[:2] if given.quick else BATCHES:
+            settings = _settings(preset, given, batch_size=batch)
+            with quick_kernels(device):
+                make = partial(ours, settings, device, compiled)
+                figures = measured(make, settings, device, given.repeats)
+            yield {"preset": preset, "compiled": compiled} | figures
+            if "failed" in figures:
+                break
 
 
 def ours(
@@ -181,25 +183,34 @@ def measured(
 ) -> dict[str, Any]:
     """Seconds of a step, images a second and peak device memory, with nothing else around.
 
-    Steps are timed in blocks without waiting for the device in between, as a training runs.
+    Steps are timed in blocks without waiting for the device in between, as a training runs. What
+    does not fit into the memory, or cannot be compiled, says so as `failed`.
     """
+    told: dict[str, Any] = {"batch": settings.batch_size}
     if device.type == "cuda":
         torch.compiler.reset()  # gives back the memory of CUDA graphs
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     drawn = cycle(samples(settings, 4, settings.seed, device))
-    step = make()
-    first = alternate({"first": lambda: step(next(drawn))}, 1, 0, device)["first"].first
     block = 4 if repeats > 1 else 1
 
-    def steps_on_end() -> None:
-        for _ in range(block):
+    def on_end(step: Step, count: int) -> None:
+        for _ in range(count):
             step(next(drawn))
 
-    timing = alternate({"steps": steps_on_end}, repeats, 2, device)["steps"]
-    told: dict[str, Any] = Timing(timing.seconds, first * block).told(per=block)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", MrbridgeWarning)  # a compilation that fell back
+            step = make()
+            first = alternate({"first": partial(on_end, step, 1)}, 1, 0, device)["first"].first
+            timing = alternate({"steps": partial(on_end, step, block)}, repeats, 2, device)["steps"]
+    except (torch.OutOfMemoryError, MrbridgeWarning) as error:
+        return told | {"failed": str(error).splitlines()[0]}
+    told |= Timing(timing.seconds, first * block).told(per=block)
     told["images_per_second"] = 2 * settings.batch_size / told["seconds"]
+    operations = step_operations(settings, settings.batch_size) / 1e12
+    told["tflops"] = operations / told["seconds"]
     if device.type == "cuda":
         told["peak_device_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
     return told
@@ -233,10 +244,10 @@ def trainings(given: argparse.Namespace) -> Figures:
                         run = train(
                             store, folder / f"{preset}-{data}", settings, device=device.type
                         )
-                # Of an epoch without start and validation; the clock stops for those.
-                rows = run.rows[1:-1]
-                seconds = rows[-1]["seconds"] - run.rows[0]["seconds"]
-                images = 2 * settings.batch_size * (rows[-1]["step"] - run.rows[0]["step"])
+                # Without the first epoch, which warms up, and without validation.
+                first, last = run.rows[0], run.rows[-1]
+                seconds = last["seconds"] - first["seconds"]
+                images = 2 * settings.batch_size * (last["step"] - first["step"])
                 told |= {"images_per_second": images / seconds, "gpu_busy_share": shares.get("gpu")}
                 yield told | {"command_seconds": time.perf_counter() - began}
 
@@ -284,19 +295,26 @@ def rates(given: argparse.Namespace) -> Figures:
     return iter(())
 
 
-PARTS: dict[str, tuple[float, Callable[[argparse.Namespace], Figures]]] = {
-    "matrix_rate": (15, rates),
-    "steps_unet": (30, partial(steps, "unet")),
-    "steps_bridge": (30, partial(steps, "bridge")),
-    "sweep_unet": (30, partial(sweep, "unet")),
-    "train": (40, trainings),
-    "translate": (30, translate),
-    "sweep_bridge": (30, partial(sweep, "bridge")),
-    "steps_resnet": (30, partial(steps, "resnet")),
-    "steps_resunet": (30, partial(steps, "resunet")),
-    "parity": (45, scores),
+class Part(NamedTuple):
+    """What it does, and for how many seconds it is worth to begin it, or to wait for its end."""
+
+    run: Callable[[argparse.Namespace], Figures]
+    least: float
+    most: float
+
+
+PARTS = {
+    "matrix_rate": Part(rates, 15, 40),
+    "steps_unet": Part(partial(steps, "unet"), 30, 110),
+    "steps_bridge": Part(partial(steps, "bridge"), 30, 70),
+    "sweep_unet": Part(partial(sweep, "unet"), 30, 80),
+    "train": Part(trainings, 40, 120),
+    "translate": Part(translate, 30, 60),
+    "sweep_bridge": Part(partial(sweep, "bridge"), 30, 60),
+    "steps_resnet": Part(partial(steps, "resnet"), 20, 60),
+    "steps_resunet": Part(partial(steps, "resunet"), 20, 60),
+    "parity": Part(scores, 45, 120),
 }
-"""Parts by name: the least seconds for which it is worth to begin, and what it does."""
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from mrbridge.hardware import fast_bfloat16
 
 Result = TypeVar("Result")
 
-_PACKAGES = ("mrbridge", "torch", "numpy", "lightning", "onnxruntime", "openvino")
+_PACKAGES = ("mrbridge", "torch", "numpy", "lightning", "onnxruntime")
 
 _LAUNCHER = """
 import json, os, sys, time

@@ -1,6 +1,6 @@
 """What the translation of a whole head costs, engine by engine.
 
-    python benchmarks/translate_volume.py [--engines torch onnx openvino] [--preset unet]
+    python benchmarks/translate_volume.py [--engines torch onnx] [--preset unet]
         [--model RUN] [--device cpu] [--repeats 3] [--out FILE]
 
 Prints one JSON line. The scan is a simulated T1w head of 182x218x182 voxels of 1 mm, the model an

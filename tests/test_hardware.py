@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mrbridge.errors import SettingsError
-from mrbridge.hardware import choose_device, fast_bfloat16
+from mrbridge.hardware import can_compile, choose_device, fast_bfloat16, quick_kernels
 
 
 def test_auto_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +27,19 @@ def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bfloat16_is_answered_for_this_processor() -> None:
     assert fast_bfloat16(torch.device("cpu")) in (True, False)
+
+
+def test_quick_kernels_are_for_cuda_and_for_a_while() -> None:
+    def chosen() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+
+    before = chosen()
+    with quick_kernels(torch.device("cpu")):
+        assert chosen() == before
+    with quick_kernels(torch.device("cuda")):
+        assert chosen() == ("high", True)
+    assert chosen() == before
+
+
+def test_a_cpu_is_not_expected_to_compile() -> None:
+    assert not can_compile(torch.device("cpu"))

@@ -253,9 +253,7 @@ def translate(
         Path | None, typer.Option(help="A scan whose range of intensities the result gets.")
     ] = None,
     device: Device = "auto",
-    engine: Annotated[
-        str, typer.Option(help="What computes: auto, torch, onnx or openvino.")
-    ] = "auto",
+    engine: Annotated[str, typer.Option(help="What computes: auto, torch or onnx.")] = "auto",
     force: Annotated[
         bool, typer.Option("--force", help="Also what is synthetic or of that contrast already.")
     ] = False,

@@ -89,10 +89,9 @@ def test_a_part_runs_in_a_process_of_its_own(gpu: ModuleType, tmp_path: Path) ->
 def test_parts_that_no_longer_fit_are_skipped_and_failures_go_on(
     gpu: ModuleType, tmp_path: Path
 ) -> None:
-    given = gpu._given(
-        ["--device", "cpu", "--minutes", "0.6", "--out", str(tmp_path / "x.jsonl")]
-        + ["--parts", "parity", "steps_unet", "matrix_rate"]
-    )
+    parts = ["--parts", "parity", "steps_unet", "matrix_rate"]
+    out = str(tmp_path / "x.jsonl")
+    given = gpu._given(["--device", "cpu", "--minutes", "0.6", "--out", out, *parts])
     gpu.run_all(given, lambda name, *_: "failed" if name == "steps_unet" else "done")
     (line,) = lines_of(tmp_path / "x.jsonl")
     ended = {name: part["ended"] for name, part in line["parts"].items()}

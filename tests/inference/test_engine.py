@@ -28,7 +28,7 @@ class CopyingEngine:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def run(self, slices: np.ndarray) -> np.ndarray:
+    def run(self, slices: np.ndarray, precise: bool = False) -> np.ndarray:
         self.shapes.append(slices.shape)
         return slices
 
@@ -233,3 +233,19 @@ def test_the_written_header_says_where_the_voxels_lie_bit_for_bit(
     assert back.header["xyzt_units"] == scan.header["xyzt_units"]
     np.testing.assert_array_equal(back.voxels, made.voxels)
     assert back.synthetic
+
+
+def test_faint_slices_are_computed_in_float32(tiny_bundle: Bundle) -> None:
+    translator = Translator(tiny_bundle, "cpu", "torch")
+    slices = np.full((3, 32, 32), -1, np.float32)
+    slices[:2] = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32))
+    foreground = np.zeros(slices.shape, bool)
+    foreground[0] = True
+    foreground[1, :2] = True  # 6 %
+    made = translator.translate_slices(slices, "T2w", foreground=foreground)
+
+    engine = translator._engine_for("T2w")
+    fast, precise = (engine.run(slices[:2], precise) for precise in (False, True))
+    np.testing.assert_array_equal(made[1], precise[1])
+    np.testing.assert_allclose(made[0], fast[0], atol=1e-6)
+    assert (made[2] == -1).all()

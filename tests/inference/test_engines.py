@@ -181,13 +181,13 @@ class TestChoosing:
         with pytest.raises(SettingsError, match=r"no engine 'tflite'.*auto, torch"):
             Translator(tiny_bundle, "cpu", "tflite")
 
-    @pytest.mark.parametrize("name", ["onnx", "openvino"])
+    @pytest.mark.parametrize("name", ["onnx"])
     def test_one_that_is_not_installed(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engines, "find_spec", lambda package: None)
         with pytest.raises(SettingsError, match=rf"needs .*pip install 'mrbridge\[{name}\]'"):
             choose_engine(name, "cpu")
 
-    @pytest.mark.parametrize("name", ["onnx", "openvino"])
+    @pytest.mark.parametrize("name", ["onnx"])
     def test_those_of_the_cpu(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engines, "find_spec", lambda package: object())
         with pytest.raises(SettingsError, match="CPU only"):

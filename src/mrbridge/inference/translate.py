@@ -64,7 +64,7 @@ def translate(
         match: a scan of the wanted contrast, a path or an object, whose intensity range the results
             get.
         device: `auto`, `cpu` or `cuda`.
-        engine: what computes: `auto`, `torch`, `onnx` or `openvino`.
+        engine: what computes: `auto`, `torch` or `onnx`.
         force: also translate what is synthetic or of the wanted contrast already.
         volume: which volume of a 4D scan.
         assume: orientation, such as "RAS", of a file that states none.

@@ -81,7 +81,7 @@ class FlatParameters:
         return self._each(state, of_vector)
 
     def _each(self, state: dict[str, Any], change: Any) -> dict[str, Any]:
-        """A state in which the tensors that belong to a parameter, but for the step, are changed."""
+        """A state whose tensors are changed, but for the numbers of the step."""
         kept = {
             number: {
                 name: value

@@ -27,11 +27,12 @@ class Engine(Protocol):
 
     multiple: int
 
-    def run(self, slices: Stack) -> Stack:
+    def run(self, slices: Stack, precise: bool = False) -> Stack:
         """Translate slices, in batches that the engine is fast with.
 
         Args:
             slices: any number of them, shape (slices, rows, columns), range [-1, 1].
+            precise: in float32, where the engine would take something faster.
 
         Returns:
             The same shape and range, float32.
@@ -45,9 +46,6 @@ class _Kind(NamedTuple):
 
 _KINDS = {
     "torch": _Kind("mrbridge.inference.engines.torch_engine", ()),
-    "openvino": _Kind(
-        "mrbridge.inference.engines.openvino_engine", ("openvino", "onnx", "onnxscript")
-    ),
     "onnx": _Kind("mrbridge.inference.engines.onnx_engine", ("onnxruntime", "onnx", "onnxscript")),
 }
 

@@ -28,8 +28,8 @@ class OnnxEngine:
             str(file), options, providers=["CPUExecutionProvider"]
         )
 
-    def run(self, slices: Stack) -> Stack:
-        """See `Engine.run`."""
+    def run(self, slices: Stack, precise: bool = False) -> Stack:
+        """See `Engine.run`; it is always precise."""
         return in_batches(self._batch, slices, _BATCH_PIXELS)
 
     def _batch(self, slices: Stack) -> Stack:

@@ -22,9 +22,9 @@ class TorchEngine:
         self._device = device
         keep_memory()
 
-    def run(self, slices: Stack) -> Stack:
+    def run(self, slices: Stack, precise: bool = False) -> Stack:
         """See `Engine.run`."""
-        fast = fast_bfloat16(self._device)
+        fast = fast_bfloat16(self._device) and not precise
         pixels = _BATCH_PIXELS[self._device.type]
         with (
             torch.inference_mode(),

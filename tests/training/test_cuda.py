@@ -1,0 +1,177 @@
+"""What only a GPU can show; skipped without one."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mrbridge.bundle import Bundle
+from mrbridge.data import loader
+from mrbridge.data.augment import Augmentation, AugmentSettings
+from mrbridge.data.dataset import UnpairedSlices
+from mrbridge.data.resident import ResidentSlices
+from mrbridge.errors import MrbridgeWarning
+from mrbridge.hardware import can_compile
+from mrbridge.inference.engine import Translator
+from mrbridge.networks import PatchGAN, ResNet, ResUNet, UNet
+from mrbridge.preparation.store import Store
+from mrbridge.training.run import train
+from mrbridge.training.settings import PRESETS
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.usefixtures("quick_phantom", "unchecked"),
+]
+
+CUDA = torch.device("cuda")
+SMALL: dict[str, dict[str, Any]] = {
+    "unet": {"levels": 5, "features": 4, "max_features": 8, "dropout": 0.0},
+    "bridge": {"levels": 4, "features": 4, "max_features": 8, "refine": 4},
+    "resunet": {"features": 4, "max_features": 8, "blocks": 2},
+    "resnet": {"features": 4, "blocks": 2},
+}
+"""Generators without dropout, whose numbers are others when compiled."""
+
+LOSSES = ("generators", "cycle", "source_critic", "target_critic")
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the tests' checks of shapes away, which cannot be compiled."""
+    for network in (UNet, ResUNet, ResNet, PatchGAN):
+        monkeypatch.setattr(network, "forward", inspect.unwrap(network.forward))
+
+
+def loss_rows(rows: list[dict[str, float]]) -> np.ndarray:
+    return np.array([[row[name] for name in LOSSES] for row in rows])
+
+
+@pytest.fixture
+def settings(tiny: Callable[..., Any]) -> Callable[..., Any]:
+    """Without dropout and noise, whose numbers are others on another device."""
+
+    def make(**changes: Any) -> Any:
+        quiet = {"augment": {"noise": 0.0}, "networks": {"generator": {"dropout": 0.0}}}
+        small = {"precision": "float32", "learning_rate": 1e-4, "steps_per_epoch": 4, **changes}
+        return tiny("bridge", **small).changed(quiet)
+
+    return make
+
+
+def test_training_is_that_of_the_cpu(
+    small_store: Store, settings: Callable[..., Any], tmp_path: Path
+) -> None:
+    found = [
+        loss_rows(train(small_store, tmp_path / device, settings(), device=device).rows)
+        for device in ("cpu", "cuda")
+    ]
+    np.testing.assert_allclose(found[1], found[0], rtol=0.02)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("preset", list(SMALL))
+def test_compiled_networks_learn_the_same(
+    preset: str, precision: str, small_store: Store, tmp_path: Path
+) -> None:
+    if not can_compile(CUDA):
+        pytest.skip("needs Triton")
+    critic = {"features": 4, "strided": 1}
+    networks = {"image_size": 32, "generator": SMALL[preset], "critic": critic}
+    short = {"epochs": 2, "steps_per_epoch": 4, "validation_slices": 2, "sample_slices": 1}
+    exact = {"precision": precision, "learning_rate": 1e-4}
+    base = PRESETS[preset].changed({"networks": networks, **short, **exact})
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MrbridgeWarning)  # it may not fall back
+        for word in ("off", "on"):
+            run = train(
+                small_store, tmp_path / word, base.changed({"compile": word}), device="cuda"
+            )
+            found.append(loss_rows(run.rows))
+    np.testing.assert_allclose(found[1], found[0], rtol=0.05 if precision == "bfloat16" else 0.02)
+
+
+@pytest.mark.parametrize("word", ["off", "on"])
+def test_a_resumed_run_goes_on_as_it_would_have(
+    word: str, small_store: Store, settings: Callable[..., Any], tmp_path: Path
+) -> None:
+    if word == "on" and not can_compile(CUDA):
+        pytest.skip("needs Triton")
+    base = settings(epochs=4, pool_size=2, compile=word)
+    whole = train(small_store, tmp_path / "whole", base, device="cuda")
+    halves = base.changed({"stop_after_epochs": 2})
+    train(small_store, tmp_path / "halves", halves, device="cuda")
+    more = train(small_store, tmp_path / "halves", resume=True, device="cuda")
+    np.testing.assert_allclose(loss_rows(more.rows), loss_rows(whole.rows), rtol=0.02)
+
+
+def test_a_run_goes_on_on_another_device(
+    small_store: Store, settings: Callable[..., Any], tmp_path: Path
+) -> None:
+    base = settings(epochs=4, pool_size=2)
+    whole = train(small_store, tmp_path / "whole", base, device="cpu")
+    train(small_store, tmp_path / "run", base.changed({"stop_after_epochs": 1}), device="cpu")
+    for epoch, device in ((2, "cuda"), (3, "cpu"), (4, "cuda")):
+        changes = {"stop_after_epochs": epoch}
+        run = train(small_store, tmp_path / "run", resume=True, changes=changes, device=device)
+    np.testing.assert_allclose(loss_rows(run.rows), loss_rows(whole.rows), rtol=0.02)
+
+
+def test_dropout_draws_anew_in_every_compiled_step() -> None:
+    if not can_compile(CUDA):
+        pytest.skip("needs Triton")
+    dropping = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.Dropout(0.5))
+    dropping.cuda().compile(mode="reduce-overhead")
+    image = torch.rand(1, 1, 32, 32, device=CUDA)
+
+    def made(seed: int) -> torch.Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        torch.manual_seed(seed)
+        result: torch.Tensor = dropping(image).detach().clone()
+        return result
+
+    for _ in range(3):  # warmed up, recorded, replayed
+        made(0)
+    one, other, again = made(1), made(2), made(1)
+    assert torch.equal(one, again), "the seed decides"
+    assert not torch.equal(one, other)
+
+
+def test_data_on_the_device_are_those_of_the_loader(
+    small_store: Store, settings: Callable[..., Any], tmp_path: Path
+) -> None:
+    augment = Augmentation(AugmentSettings(bias_field=0.2, gamma=0.1), 32)
+    data = UnpairedSlices(small_store, 32, 0, augment)
+    made = ResidentSlices(data, CUDA).batch(5, 4)
+    for side in (0, 1):
+        assert made[side].device.type == "cuda"
+        expected = torch.stack([data[5 + n][side] for n in range(4)])
+        torch.testing.assert_close(made[side].cpu(), expected, atol=1e-3, rtol=0)
+
+
+def test_the_loader_feeds_it_too(
+    small_store: Store,
+    settings: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resident = train(small_store, tmp_path / "resident", settings(), device="cuda")
+    monkeypatch.setattr(loader, "fits", lambda *_: False)
+    loaded = train(small_store, tmp_path / "loaded", settings(), device="cuda")
+    np.testing.assert_allclose(loss_rows(loaded.rows), loss_rows(resident.rows), rtol=0.02)
+
+
+def test_translations_agree(tiny_bundle: Bundle) -> None:
+    rng = np.random.default_rng(0)
+    slices = rng.uniform(-1, 1, (5, 40, 48)).astype(np.float32)
+    made = [Translator(tiny_bundle, device, "torch") for device in ("cpu", "cuda")]
+    there, here = (one.translate_slices(slices, "T2w") for one in made)
+    # In units of a range of 1; bfloat16 on both sides.
+    assert np.abs(there - here).max() / 2 < 0.02
