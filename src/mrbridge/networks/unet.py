@@ -94,7 +94,8 @@ class UNet(nn.Module):
             SizeError: rows or columns are not multiples of 2**levels.
         """
         check_multiple(x, self.multiple, f"a U-Net of {self.settings.levels} levels")
-        image, skips = x, list[Tensor]()
+        image = x
+        skips: list[Tensor] = []
         for block in self.down:
             x = block(x)
             skips.append(x)
