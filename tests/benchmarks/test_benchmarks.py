@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -51,6 +53,14 @@ def test_train_step_without_rivals_and_epoch(run_script: Run) -> None:
     (arm,) = told["arms"].values()
     assert 0.1 < arm["peak_memory_gib"] < 3
     assert "epoch_0_seconds" not in told
+
+
+def test_profile_step(run_script: Run) -> None:
+    (told,) = run_script("profile_step", "--quick")
+    times = told["milliseconds"]
+    whole = times.pop("all")
+    assert sum(times.values()) == pytest.approx(whole, rel=1e-3)
+    assert any("conv" in name or "bmm" in name for name in times)
 
 
 def test_parity(run_script: Run) -> None:
@@ -153,3 +163,19 @@ def test_growth_tells_a_slope_between_numbers_of_scans(
     assert told["seconds_a_scan"] == pytest.approx([0.1, 0.2])
     assert told["slope_ratio"] == pytest.approx(2)
     assert told["mib_a_thousand_scans"] == pytest.approx(100)
+
+
+def test_tables_tell_what_the_lines_hold(
+    tmp_path: Path,
+    run_script: Run,
+    script: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables = script("tables")
+    (told,) = run_script("matrix_rate", "--quick", "--out", str(tmp_path / "lines.jsonl"))
+    assert tables.read_lines(tmp_path) == [], "figures of quick runs mean nothing"
+    told["options"]["quick"] = False
+    (tmp_path / "lines.jsonl").write_text(json.dumps(told))
+    tables.main([str(tmp_path)])
+    rate = told["rates"]["cpu"]["float32_tflops"]["best"]
+    assert f"| cpu | {rate:.3g} |" in capsys.readouterr().out
