@@ -35,8 +35,8 @@ def read_lines(folder: Path) -> list[Line]:
     for path in sorted(folder.glob("*.jsonl")):
         for text in path.read_text(encoding="utf-8").splitlines():
             line = json.loads(text)
-            if "benchmark" not in line or line["options"]["quick"]:
-                continue
+            if line.get("options", {"quick": True})["quick"]:
+                continue  # or of a script that does not use the harness
             key = [line["benchmark"], line.get("preset"), line["options"], line["machine"]["gpu"]]
             last[json.dumps(key)] = line
     return sorted(last.values(), key=lambda line: str(line["date"]))
@@ -73,6 +73,21 @@ def _train_step(line: Line) -> Rows:
                 f"{ratio:.2f}",
             ]
         )
+    return rows
+
+
+def _layers(line: Line) -> Rows:
+    rows = []
+    for layer in line["layers"]:
+        kind, channels, size, features = layer["layer"]
+        times = layer["milliseconds"]
+        cells = [
+            f"{times[f'{way} forward']:.1f} / {times[f'{way} both']:.1f}"
+            for way in ("mrbridge", "channels_last", "channels_first")
+        ]
+        errors = [f"{layer['error'][way]:.4f}" for way in ("mrbridge", "channels_last")]
+        name = f"{kind}, {channels} channels at {size}x{size}, {features} features"
+        rows.append([name, f"{layer['floor']:.1f}", *cells, *errors])
     return rows
 
 
@@ -114,6 +129,13 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
             *("share of the bfloat16 rate", "peak GiB", "times mrbridge's seconds"),
         ],
         _train_step,
+    ),
+    "layers": (
+        [
+            *("layer", "floor ms", "mrbridge", "channels last", "channels first"),
+            *("error of mrbridge", "of PyTorch"),
+        ],
+        _layers,
     ),
     "translate_volume": (
         [

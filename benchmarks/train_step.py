@@ -9,7 +9,8 @@ so do the products of matrices that give the rates:
 
 - `mrbridge`: the step of `mrbridge train`, without loader and trainer;
 - `textbook`: the same networks and losses in plain float32 PyTorch (`textbook.py`);
-- `textbook_bf16`: the same under bfloat16 autocast.
+- `textbook_bf16`: the same under bfloat16 autocast;
+- `memory_not_kept` (if asked for): mrbridge's step with the C library's own way to free memory.
 
 `operations_tflop` are those of the convolutions which the step needs, counted on the textbook's
 networks; every arm's TFLOP/s are these over its seconds, whatever it really computes.
@@ -47,13 +48,16 @@ Step = Callable[[Sample], dict[str, torch.Tensor]]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def mrbridge_step(settings: TrainSettings, device: torch.device) -> tuple[Step, CycleGAN]:
+def mrbridge_step(
+    settings: TrainSettings, device: torch.device, keeps_memory: bool = True
+) -> tuple[Step, CycleGAN]:
     """The training step of mrbridge in the precision that it chooses here, without Lightning.
 
     Returns:
         The step, and the model that it trains.
     """
-    keep_memory()  # as a training does
+    if keeps_memory:
+        keep_memory()  # as a training does
     model = CycleGAN(settings).to(device)
     wired: Any = model
     optimizers = tuple(wired.configure_optimizers())
@@ -72,6 +76,7 @@ ARMS: dict[str, Callable[[TrainSettings, torch.device], Step]] = {
     "mrbridge": lambda settings, device: mrbridge_step(settings, device)[0],
     "textbook": lambda settings, device: TextbookCycleGAN(settings, device).step,
     "textbook_bf16": lambda settings, device: TextbookCycleGAN(settings, device, True).step,
+    "memory_not_kept": lambda settings, device: mrbridge_step(settings, device, False)[0],
 }
 
 
@@ -132,9 +137,10 @@ def _arm(name: str, settings: TrainSettings, device: torch.device) -> Callable[[
 
 def _given(arguments: list[str] | None) -> argparse.Namespace:
     rivals = [name for name in ARMS if name != "mrbridge"]
+    usual = ["textbook", "textbook_bf16"]
     parser = options(__doc__, repeats=7, warm_up=2)
     parser.add_argument("--presets", nargs="+", default=["unet"], choices=list(PRESETS))
-    parser.add_argument("--rivals", nargs="*", default=rivals, choices=rivals)
+    parser.add_argument("--rivals", nargs="*", default=usual, choices=rivals)
     parser.add_argument("--size", type=int, default=256, help="rows and columns")
     parser.add_argument("--set", nargs="*", default=[], help="settings, as `mrbridge train --set`")
     parser.add_argument("--batch", type=int, default=1, help="slices of each contrast in a step")

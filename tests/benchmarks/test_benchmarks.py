@@ -63,6 +63,15 @@ def test_profile_step(run_script: Run) -> None:
     assert any("conv" in name or "bmm" in name for name in times)
 
 
+def test_layers(run_script: Run) -> None:
+    (told,) = run_script("layers", "--quick")
+    assert {layer["layer"][0] for layer in told["layers"]} == {"halving", "doubling"}
+    for layer in told["layers"]:
+        assert len(layer["milliseconds"]) == 6
+        assert all(time > 0 for time in [*layer["milliseconds"].values(), layer["floor"]])
+        assert 0 < layer["error"]["channels_last"] < layer["error"]["mrbridge"] < 0.02
+
+
 def test_parity(run_script: Run) -> None:
     (told,) = run_script("parity", "--quick")
     assert {"generators", "cycle", "identity", "source_critic"} <= set(told["curves"])
