@@ -135,11 +135,11 @@ class TestModel:
             trained={},
             scores={},
         )
-        torch.manual_seed(0)
+        rng = torch.Generator().manual_seed(0)
         weights = {
             f"{name}.{key}": value
             for name in ("to_target", "to_source")
-            for key, value in build_generator(generator, 64).state_dict().items()
+            for key, value in build_generator(generator, 64, rng).state_dict().items()
         }
         return save_bundle(manifest, weights, tmp_path / "bundle")
 
