@@ -10,7 +10,8 @@ so do the products of matrices that give the rates:
 - `mrbridge`: the step of `mrbridge train`, without loader and trainer;
 - `textbook`: the same networks and losses in plain float32 PyTorch (`textbook.py`);
 - `textbook_bf16`: the same under bfloat16 autocast;
-- `memory_not_kept` (if asked for): mrbridge's step with the C library's own way to free memory.
+- `memory_not_kept` (if asked for): mrbridge's step with the C library's own way to free memory;
+- `compiled` (if asked for): mrbridge's step with networks compiled by `torch.compile`.
 
 `operations_tflop` are those of the convolutions which the step needs, counted on the textbook's
 networks; every arm's TFLOP/s are these over its seconds, whatever it really computes.
@@ -49,7 +50,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def mrbridge_step(
-    settings: TrainSettings, device: torch.device, keeps_memory: bool = True
+    settings: TrainSettings,
+    device: torch.device,
+    keeps_memory: bool = True,
+    compiled: bool = False,
 ) -> tuple[Step, CycleGAN]:
     """The training step of mrbridge in the precision that it chooses here, without Lightning.
 
@@ -59,6 +63,8 @@ def mrbridge_step(
     if keeps_memory:
         keep_memory()  # as a training does
     model = CycleGAN(settings).to(device)
+    if compiled:
+        model.compile_networks()
     wired: Any = model
     optimizers = tuple(wired.configure_optimizers())
     wired._optimizers = lambda: optimizers
@@ -77,6 +83,7 @@ ARMS: dict[str, Callable[[TrainSettings, torch.device], Step]] = {
     "textbook": lambda settings, device: TextbookCycleGAN(settings, device).step,
     "textbook_bf16": lambda settings, device: TextbookCycleGAN(settings, device, True).step,
     "memory_not_kept": lambda settings, device: mrbridge_step(settings, device, False)[0],
+    "compiled": lambda settings, device: mrbridge_step(settings, device, compiled=True)[0],
 }
 
 
