@@ -66,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
 class Layer:
     """One layer, and the ways through it."""
 
+    ways = ("mrbridge", "channels_last", "channels_first")
+
     def __init__(self, kind: str, channels: int, size: int, features: int, images: int) -> None:
         larger, smaller = (images, channels, size, size), (images, features, size // 2, size // 2)
         halves = kind == "halving"
@@ -80,25 +82,32 @@ class Layer:
             functional.conv2d if halves else functional.conv_transpose2d
         )
         self.image = torch.randn(larger if halves else smaller)
+        # As the layer before would hand them over.
+        self.images = {
+            way: self.image.bfloat16().contiguous(
+                memory_format=torch.contiguous_format
+                if way == "channels_first"
+                else torch.channels_last
+            )
+            for way in self.ways
+        }
         self.change = torch.randn(smaller if halves else larger).bfloat16()
         self.operations = 2 * 16 * channels * features * images * (size // 2) ** 2
-        self.ways = ("mrbridge", "channels_last", "channels_first")
 
     def forward(self, way: str) -> Tensor:
         """The result, (images, channels, rows, columns), bfloat16."""
-        layout = torch.contiguous_format if way == "channels_first" else torch.channels_last
-        image = self.image.bfloat16().contiguous(memory_format=layout).requires_grad_()
+        image = self.images[way].requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             if way == "mrbridge":
                 made: Tensor = self.module(image)
                 return made
-            weight = self.module.weight.contiguous(memory_format=layout)
-            return self.plain(image, weight, stride=2, padding=1)
+            return self.plain(image, self.module.weight, stride=2, padding=1)
 
     def both(self, way: str) -> None:
         """Forwards, and back to image and weights."""
         self.forward(way).backward(self.change)
         self.module.zero_grad()
+        self.images[way].grad = None
 
     def error(self, way: str) -> float:
         """Relative to float32 direct convolution."""
