@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrbridge.networks import as_it_lies, unchanged_weights
 from mrbridge.networks import convolution as module_under_test
+from mrbridge.networks import unchanged_weights
 from mrbridge.networks.convolution import Convolution, DoublingConvolution, HalvingConvolution
 from mrbridge.networks.schemes import HalvingWinograd
 
@@ -153,13 +153,3 @@ def test_what_is_only_translated_is_rounded_less(learning: bool, scheme: type):
         large = module_under_test._halving_scheme(torch.empty(1), 256, 128, 256, 256)
     assert isinstance(chosen, scheme)
     assert isinstance(large, HalvingWinograd)
-
-
-def test_dense_memory_is_seen_in_its_own_order():
-    weight = HalvingConvolution(3, 5).weight
-    view = as_it_lies(weight)
-    assert weight.shape == (5, 3, 4, 4)
-    assert not weight.is_contiguous()
-    assert view.is_contiguous()
-    assert view.data_ptr() == weight.data_ptr()
-    assert not view.requires_grad

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from mrbridge.networks.convolution import as_it_lies, unchanged_weights
+from mrbridge.networks.convolution import unchanged_weights
 from mrbridge.networks.norm import init_weights
 from mrbridge.networks.patchgan import PatchGAN, PatchGANSettings
 from mrbridge.networks.resnet import ResNet, ResNetSettings
@@ -26,7 +26,6 @@ __all__ = [
     "ResUNetSettings",
     "UNet",
     "UNetSettings",
-    "as_it_lies",
     "build_critic",
     "build_generator",
     "count_parameters",

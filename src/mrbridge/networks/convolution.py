@@ -154,16 +154,6 @@ def unchanged_weights() -> Iterator[None]:
 _packed: dict[tuple[int, Scheme, torch.dtype, bool], Tensor] | None = None
 
 
-def as_it_lies(x: Tensor) -> Tensor:
-    """A view of dense `x` with its axes in the order of memory, for element-wise kernels.
-
-    PyTorch's fused Adam copies anything that is not contiguous, at several times its own cost.
-    """
-    strides = x.stride()
-    order = sorted(range(x.dim()), key=lambda axis: strides[axis], reverse=True)
-    return x.detach().permute(order)
-
-
 def _weight(kernel: int, channels: int, features: int) -> nn.Parameter:
     """(features, channels, kernel, kernel), which lies in memory the other way round."""
     return nn.Parameter(torch.empty(kernel, kernel, channels, features).permute(3, 2, 0, 1))

@@ -6,9 +6,9 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mrbridge.networks import as_it_lies
+from mrbridge.training.layout import FlatParameters
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,8 +27,7 @@ def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
     (1 + step) / (10 + step), so that the untrained weights are soon forgotten.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    old: list[Tensor] = [as_it_lies(parameter) for parameter in average.parameters()]
-    new: list[Tensor] = [as_it_lies(parameter) for parameter in network.parameters()]
+    old, new = (FlatParameters(one.parameters()).vectors for one in (average, network))
     torch._foreach_lerp_(old, new, 1 - decay)
     for kept, current in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(current)
