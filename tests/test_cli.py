@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrbridge import cli, io
+from mrbridge import cli, console, io
 from mrbridge.bundle import Bundle
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
@@ -51,7 +51,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Any]]:
     logger.handlers, logger.propagate, level, warnings.showwarning = before
     logger.setLevel(level)
     signal.signal(signal.SIGTERM, handler)
-    cli._said = cli._Verbosity()
+    console.said = console.Verbosity()
 
 
 def answer(out: str) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class TestErrors:
 
     def test_numbers_that_json_cannot_hold_are_null(self) -> None:
         told = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": -float("inf"), "e": 1}}
-        assert cli._plain(told) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": 1}}
+        assert console.plain(told) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": 1}}
 
 
 @pytest.mark.usefixtures("quick_phantom")

@@ -7,26 +7,20 @@ without them (a path at which nothing lies, a folder that is no store) is refuse
 from __future__ import annotations
 
 import gc
-import json
-import logging
-import math
 import signal
 import sys
-import traceback
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.exceptions import Abort, TyperException
 
-from mrbridge import __version__
+from mrbridge import __version__, console
+from mrbridge.console import answer, complain, listen
 from mrbridge.errors import (
     BundleError,
     MrbridgeError,
-    MrbridgeWarning,
     StoreError,
     must_be_new,
     must_exist,
@@ -43,15 +37,6 @@ app = typer.Typer(
 )
 
 
-@dataclass
-class _Verbosity:
-    quiet: bool = False
-    verbose: bool = False
-    json: bool = False
-
-
-_said = _Verbosity()
-
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; add tracebacks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -62,35 +47,6 @@ Assignments = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
 ]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
-
-
-def _listen(quiet: bool, verbose: bool, as_json: bool) -> None:
-    """Apply -q, -v and --json."""
-    from mrbridge import progress
-
-    _said.quiet, _said.verbose, _said.json = quiet, verbose, as_json
-    progress.set_quiet(quiet)
-    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
-    logging.getLogger("mrbridge").setLevel(level)
-    if quiet:
-        warnings.simplefilter("ignore", MrbridgeWarning)
-
-
-def _answer(result: dict[str, Any], text: str) -> None:
-    """Print a verb's result: one JSON object, or words."""
-    if _said.json:
-        typer.echo(json.dumps(_plain(result), allow_nan=False))
-    elif not _said.quiet:
-        typer.echo(text)
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @app.callback(invoke_without_command=True)
@@ -114,12 +70,12 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The whole chain on simulated subjects: phantom, prepare, train, translate, evaluate."""
-    _listen(quiet, verbose, as_json)
+    listen(quiet, verbose, as_json)
     must_be_new(out)
     from mrbridge.demo import run_demo
 
     summary = run_demo(out, minutes=minutes, seed=seed)
-    _answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
+    answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
 
 
 @app.command(epilog="Example: mrbridge phantom -o phantom --subjects 8")
@@ -136,13 +92,13 @@ def phantom(
     as_json: Json = False,
 ) -> None:
     """Simulate subjects whose T1w and T2w are in register, as a BIDS data set."""
-    _listen(quiet, verbose, as_json)
+    listen(quiet, verbose, as_json)
     changes = _layers(config, assignments, {"subjects": subjects, "seed": seed})
     from mrbridge.phantom import PhantomSettings, write_bids
 
     settings = PhantomSettings().changed(changes)
     path = write_bids(out, settings, workers=workers, overwrite=overwrite)
-    _answer(
+    answer(
         {"path": str(path), "subjects": settings.subjects},
         f"{settings.subjects} subjects in {path}",
     )
@@ -169,7 +125,7 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Turn scans into a store that is fit to train on; run again, it does only what changed."""
-    _listen(quiet, verbose, as_json)
+    listen(quiet, verbose, as_json)
     for path in source_paths:
         must_exist(path)
     changes = _layers(config, assignments, {"source": source, "target": target})
@@ -194,7 +150,7 @@ def prepare(
         f"validate, {told[contrast]['test']} to test"
         for contrast in (settings.source, settings.target)
     )
-    _answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
+    answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
 
 
 @app.command(epilog="Example: mrbridge train store -o run --preset unet --set epochs=30")
@@ -213,7 +169,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a CycleGAN. RUN/bundle is ready at any time from the first validation on."""
-    _listen(quiet, verbose, as_json)
+    listen(quiet, verbose, as_json)
     must_exist(store, StoreError, "Run mrbridge prepare first.")
     changes = _layers(config, assignments, {})
     from mrbridge.training.names import check_preset, refuse_foreign
@@ -236,7 +192,7 @@ def train(
         result = run(opened, out, resolve(preset, changes), device=device)
     last = result.rows[-1] if result.rows else {}
     words = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
-    _answer({"path": str(out), "bundle": str(out / "bundle"), "last": last}, words)
+    answer({"path": str(out), "bundle": str(out / "bundle"), "last": last}, words)
 
 
 @app.command(epilog="Example: mrbridge translate -m run -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz")
@@ -266,7 +222,7 @@ def translate(
     as_json: Json = False,
 ) -> None:
     """Translate scans into the other contrast, each on its own grid."""
-    _listen(quiet, verbose, as_json)
+    listen(quiet, verbose, as_json)
     _must_be_a_model(model)
     must_exist(image, remedy="Check the name.")
     if match is not None:
@@ -286,7 +242,7 @@ def translate(
         assume=assume,
     )
     outputs = [str(item.output) for item in done]
-    _answer(
+    answer(
         {"outputs": outputs},
         f"{len(outputs)} translated: {outputs[0] if len(outputs) == 1 else out}",
     )
@@ -311,7 +267,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a model on pairs of scans, or syntheses against real scans."""
-    _listen(quiet, verbose, as_json)
+    listen(quiet, verbose, as_json)
     if model is not None:
         _must_be_a_model(model)
     for path in (pairs, real, synthetic, mask):
@@ -334,7 +290,7 @@ def evaluate(
         device=device,
         workers=workers,
     )
-    _answer(
+    answer(
         {"report": str(out / "report.html"), "summary": result.summary},
         f"The report: {out / 'report.html'}",
     )
@@ -350,12 +306,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write both generators for other runtimes."""
-    _listen(quiet, verbose, as_json)
+    listen(quiet, verbose, as_json)
     _must_be_a_model(model)
     from mrbridge.inference.export import export as run
 
     outputs = [str(path) for path in run(model, out, to=to)]
-    _answer({"outputs": outputs}, f"written: {' and '.join(outputs)}")
+    answer({"outputs": outputs}, f"written: {' and '.join(outputs)}")
 
 
 @app.command(epilog="Example: mrbridge info unet --json")
@@ -366,7 +322,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Tell what a model or preset is: networks, parameters, data, scores, settings."""
-    _listen(quiet, verbose, as_json)
+    listen(quiet, verbose, as_json)
     from mrbridge.training.names import PRESET_NAMES, check_preset
 
     if model in PRESET_NAMES or not Path(model).exists():
@@ -380,12 +336,12 @@ def info(
         counts = [f"{name} {told[name]:,}" for name in ("generator", "critic", "total")]
         numbers = f"parameters: {', '.join(counts)} (two of each)"
         text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-        _answer(told | {"settings": settings.model_dump(mode="json")}, f"{text}# {numbers}")
+        answer(told | {"settings": settings.model_dump(mode="json")}, f"{text}# {numbers}")
         return
     from mrbridge.bundle import card, read_manifest
 
     manifest = read_manifest(model)
-    _answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
+    answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
 
 
 def _must_be_a_model(path: Path) -> None:
@@ -403,32 +359,9 @@ def _layers(
     return merged(layer, read_assignments(assignments or []))
 
 
-class _ToStderr(logging.StreamHandler[Any]):
-    """Writes to what standard error is now: a progress bar takes its place for a while."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
-
-
-class _OneLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return " ".join(record.getMessage().splitlines())
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Warnings of our own as one line; those of libraries only with -v."""
-    if issubclass(category, MrbridgeWarning) or _said.verbose:
-        sys.stderr.write(f"warning: {message}\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
-    handler = _ToStderr()
-    handler.setFormatter(_OneLine())
-    logger = logging.getLogger("mrbridge")
-    logger.handlers, logger.propagate = [handler], False
-    warnings.showwarning = _show_warning
+    console.set_up()
     # Whatever runs ends as with Ctrl-C: temporary files are removed, the exit code is 3.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = _run(arguments)
@@ -441,28 +374,20 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except MrbridgeError as error:
-        _complain(str(error))
+        complain(str(error))
         return error.exit_code
     except TyperException as error:
         context = getattr(error, "ctx", None)  # only errors of usage know their command
         hint = f" Try '{context.command_path} -h'." if context else ""
-        _complain(f"{error.format_message().removesuffix('.')}.{hint}")
+        complain(f"{error.format_message().removesuffix('.')}.{hint}")
         return 2
     except (KeyboardInterrupt, Abort):
-        _complain("interrupted")
+        complain("interrupted")
         return 3
     except OSError as error:
-        _complain(
-            f"{error.filename or ''}: {error.strerror or error}. Check space and permissions."
-        )
+        complain(f"{error.filename or ''}: {error.strerror or error}. Check space and permissions.")
         return 2
     return 0
-
-
-def _complain(text: str) -> None:
-    if _said.verbose:
-        traceback.print_exc()
-    sys.stderr.write(f"error: {' '.join(text.split())}\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""What the command line says, and how loud: words, JSON, one line an error or warning."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import traceback
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from mrbridge.errors import MrbridgeWarning
+
+
+@dataclass
+class Verbosity:
+    """What was asked for with -q, -v and --json."""
+
+    quiet: bool = False
+    verbose: bool = False
+    json: bool = False
+
+
+said = Verbosity()
+
+
+def set_up() -> None:
+    """Log and warn on standard error."""
+    handler = _ToStderr()
+    handler.setFormatter(_OneLine())
+    logger = logging.getLogger("mrbridge")
+    logger.handlers, logger.propagate = [handler], False
+    warnings.showwarning = _show_warning
+
+
+def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
+    """Apply -q, -v and --json."""
+    from mrbridge import progress
+
+    said.quiet, said.verbose, said.json = quiet, verbose, as_json
+    progress.set_quiet(quiet)
+    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("mrbridge").setLevel(level)
+    if quiet:
+        warnings.simplefilter("ignore", MrbridgeWarning)
+
+
+def answer(result: dict[str, Any], text: str) -> None:
+    """Print a verb's result: one JSON object, or words."""
+    if said.json:
+        typer.echo(json.dumps(plain(result), allow_nan=False))
+    elif not said.quiet:
+        typer.echo(text)
+
+
+def plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def complain(text: str) -> None:
+    """Say in one line what went wrong; with -v, where."""
+    if said.verbose:
+        traceback.print_exc()
+    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+
+
+class _ToStderr(logging.StreamHandler[Any]):
+    """Writes to what standard error is now: a progress bar takes its place for a while."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return " ".join(record.getMessage().splitlines())
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Warnings of our own as one line; those of libraries only with -v."""
+    if issubclass(category, MrbridgeWarning) or said.verbose:
+        sys.stderr.write(f"warning: {message}\n")
