@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrbridge import cli, io
+from mrbridge import cli, console, io
 
 pytestmark = pytest.mark.usefixtures("quick_phantom")
 
@@ -48,7 +48,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., dict[str, 
     logger.handlers, logger.propagate, level, warnings.showwarning = before
     logger.setLevel(level)
     signal.signal(signal.SIGTERM, handler)
-    cli._said = cli._Verbosity()
+    console.said = console.Verbosity()
 
 
 def test_bids(run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None:
