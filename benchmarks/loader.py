@@ -10,7 +10,8 @@ first counted batch to the last, `step_seconds` the median from one batch to the
 wait, the trainer and its callbacks, without validation). The first third of the steps, which reads
 the scans into memory, is not counted, but is in `waiting_share_from_start`. Then the same loader is
 emptied with nothing between the batches: `slices_per_second`. A batch holds a slice of either
-contrast, and with simulated pairs two more, times the batch size.
+contrast, with simulated subjects four more, with pairs two more, times the batch size; `pairs` is
+how many of them the training knew or found.
 """
 
 from __future__ import annotations
@@ -103,12 +104,13 @@ def measure(
     with mock.patch.object(run, "batches_from", watched):
         run.train(store, folder, settings, device=given.device)
     loader, dataset = made[0]
-    slices = 4 if settings.simulated_weight else 2
+    slices = 2 + 4 * bool(settings.simulated_weight) + 2 * bool(dataset.pairs)
     per_batch = alone(original(dataset, settings.batch_size, 0, 2 * given.steps), given.steps)
     return {
         **waiting(loader, skip=given.steps // 3),
         "waiting_share_from_start": waiting(loader, skip=0)["waiting_share"],
         "batch_seconds": per_batch,
+        "pairs": len(dataset.pairs),
         "slices_per_second": slices * settings.batch_size / per_batch,
     }
 

@@ -57,7 +57,10 @@ def settings_of(preset: str, size: int, quick: bool = False, **changes: Any) -> 
 
 
 def samples(settings: TrainSettings, count: int, seed: int, device: torch.device) -> list[Sample]:
-    """Random smooth images with a background of -1, such as loaders give: `count` batches."""
+    """Random smooth images with a background of -1, such as loaders give: `count` batches.
+
+    Simulated slices are there if the settings want them, pairs never.
+    """
     rng = torch.Generator().manual_seed(seed)
     size, batch = settings.networks.image_size, settings.batch_size
     line = torch.linspace(-1, 1, size)
@@ -70,8 +73,8 @@ def samples(settings: TrainSettings, count: int, seed: int, device: torch.device
         smooth = functional.interpolate(coarse, size=(size, size), mode="bilinear") * 2 - 1
         return torch.where(inside, smooth, -1.0).to(device)
 
-    simulated = 2 if settings.simulated_weight else 0
-    return [Sample(images(1), images(1), images(simulated)) for _ in range(count)]
+    simulated = 4 if settings.simulated_weight else 0
+    return [Sample(images(1), images(1), images(simulated), images(0)) for _ in range(count)]
 
 
 def subject(seed: int, quick: bool = False) -> SimulatedSubject:

@@ -4,7 +4,7 @@
         [--subjects 12] [--device cpu] [--out FILE]
 
 Prints one JSON line. For every seed the preset is trained twice by `train` on the same simulated
-subjects (2 mm), from the same weights, in the same order: in float32 and in bfloat16. Then
+subjects (2 mm), from the same random weights, in the same order: in float32 and in bfloat16. Then
 
 - `curves`: each loss, the mean over seeds of means over windows of 20 steps, in either precision,
   and beside them the standard deviation over the seeds in float32 (`spread`);
@@ -30,7 +30,8 @@ from mrbridge.training.settings import PRESETS
 PRECISIONS = ("float32", "bfloat16")
 SCORES = ("psnr_target", "ssim_target", "psnr_source", "ssim_source")
 LOSSES = (
-    *("generators", "adversarial", "cycle", "identity", "simulated"),
+    *("generators", "adversarial", "cycle", "identity", "back_translation", "simulated"),
+    "paired",
     *("source_critic", "target_critic"),
 )
 WINDOW = 20
@@ -67,9 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
                     validate_every=windows,
                     simulated_subjects=2,
                 )
-                run = train(
-                    store, Path(name) / f"{precision}-{seed}", settings, device=given.device
-                )
+                folder = Path(name) / f"{precision}-{seed}"
+                run = train(store, folder, settings, device=given.device, start="scratch")
                 found[precision].append(run.rows)
     report("parity", given, figures(found))
 

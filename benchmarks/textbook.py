@@ -1,17 +1,19 @@
 """The networks of the presets and their training as a textbook writes them: the yardstick.
 
-Plain layers of PyTorch, one call a loss, Adam as it comes, no averaged weights. Nothing here is
-shared with mrbridge but the settings, so that the two can be compared; tests show that they hold
-the same parameters, give the same images and the same losses.
+Plain layers of PyTorch, one call a loss, Adam as it comes; averaged weights only where a loss asks
+for them. Nothing here is shared with mrbridge but the settings, so that the two can be compared;
+tests show that they hold the same parameters, give the same images and the same losses.
 
 U-Net and PatchGAN: Isola et al. 2017 (arXiv:1611.07004). ResNet and the loop: Zhu et al. 2017
-(arXiv:1703.10593). Only what the presets use: instance norm with scale and offset.
+(arXiv:1703.10593). SSIM: Wang et al. 2004 (doi:10.1109/TIP.2003.819861). Only what the presets use:
+instance norm with scale and offset.
 """
 
 from __future__ import annotations
 
 import random
 from contextlib import nullcontext
+from copy import deepcopy
 from itertools import chain
 from typing import Literal
 
@@ -214,8 +216,32 @@ class Pool:
         return old
 
 
+def structure(made: Tensor, answer: Tensor) -> Tensor:
+    """1 - SSIM of images in [-1, 1], averaged where either is brighter than the background."""
+    x, y = (functional.pad(i.float(), (5, 5, 5, 5), value=-1.0) for i in (made, answer))
+    mean_x, mean_y = _blurred(x), _blurred(y)
+    variances = _blurred(x * x) - mean_x**2 + _blurred(y * y) - mean_y**2
+    covariance = _blurred(x * y) - mean_x * mean_y
+    first, second = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    ssim = (2 * mean_x * mean_y + first) * (2 * covariance + second)
+    ssim = ssim / ((mean_x**2 + mean_y**2 + first) * (variances + second))
+    inside = (torch.maximum(mean_x, mean_y) > -0.98).float()
+    return ((1 - ssim) * inside).sum() / inside.sum().clamp(min=1)
+
+
+def _blurred(image: Tensor) -> Tensor:
+    """Local means of (batch, 1, rows, columns), of what lies a window within its border."""
+    window = torch.exp(-0.5 * (torch.arange(-5, 6, device=image.device) / 1.5) ** 2)
+    window = window / window.sum()
+    image = functional.conv2d(image, window.view(1, 1, 1, 11))
+    return functional.conv2d(image, window.view(1, 1, 11, 1))
+
+
 class TextbookCycleGAN:
     """The published loop: a step of the generators, then one of the critics.
+
+    Where neither the adversarial nor the cycle loss has a weight, as in `bridge`, real slices are
+    not translated, and the critics do not learn.
 
     Args:
         settings: which networks, losses and weights.
@@ -241,19 +267,30 @@ class TextbookCycleGAN:
             self._critic_parameters(), rate * settings.critic_rate, betas
         )
         self.pools = [Pool(settings.pool_size, settings.seed + side) for side in (0, 1)]
+        self.steps = 0
+        if settings.back_translation_weight:
+            self.mean_to_target = deepcopy(self.to_target).eval().requires_grad_(False)
+            self.mean_to_source = deepcopy(self.to_source).eval().requires_grad_(False)
 
     def step(self, sample: Sample) -> dict[str, Tensor]:
         """One step on (batch, 1, rows, columns) images; returns the losses."""
         self._let_critics_learn(False)
         self.generator_step.zero_grad()
         with self._precision():
-            loss, fake_target, fake_source = self._generator_loss(sample)
+            loss, fakes = self._generator_loss(sample)
         loss.backward()
         self.generator_step.step()
+        self.steps += 1
+        if self.settings.back_translation_weight:
+            self._average(self.mean_to_target, self.to_target)
+            self._average(self.mean_to_source, self.to_source)
+        told = {"generators": loss.detach()}
+        if fakes is None:
+            return told
 
+        fake_target, fake_source = fakes
         self._let_critics_learn(True)
         self.critic_step.zero_grad()
-        told = {"generators": loss.detach()}
         for name, network, real, fake, pool in (
             ("source_critic", self.source_critic, sample.source, fake_source, self.pools[0]),
             ("target_critic", self.target_critic, sample.target, fake_target, self.pools[1]),
@@ -266,26 +303,65 @@ class TextbookCycleGAN:
         self.critic_step.step()
         return told
 
-    def _generator_loss(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
-        settings, (source, target, simulated) = self.settings, sample
-        fake_target, fake_source = self.to_target(source), self.to_source(target)
-        loss = self._judged(self.target_critic(fake_target), 1.0)
-        loss = loss + self._judged(self.source_critic(fake_source), 1.0)
-        loss = loss * settings.adversarial_weight
+    def _generator_loss(self, sample: Sample) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """The weighted sum of all losses, and the translations for the critics, if they learn."""
+        settings, (source, target, simulated, paired) = self.settings, sample
         distance = functional.l1_loss
-        cycle = distance(self.to_source(fake_target), source)
-        cycle = cycle + distance(self.to_target(fake_source), target)
-        loss = loss + settings.cycle_weight * cycle
+        loss, fakes = torch.zeros((), device=self.device), None
+        if settings.adversarial_weight or settings.cycle_weight:
+            fakes = fake_target, fake_source = self.to_target(source), self.to_source(target)
+            fooled = self._judged(self.target_critic(fake_target), 1.0)
+            fooled = fooled + self._judged(self.source_critic(fake_source), 1.0)
+            loss = fooled * settings.adversarial_weight
+        if fakes is not None and settings.cycle_weight:
+            cycle = distance(self.to_source(fake_target), source)
+            cycle = cycle + distance(self.to_target(fake_source), target)
+            loss = loss + settings.cycle_weight * cycle
         if settings.identity_weight:
             same = distance(self.to_target(target), target)
             same = same + distance(self.to_source(source), source)
             loss = loss + settings.identity_weight * same
+        if settings.back_translation_weight:
+            back = self._taught(self.to_target, self._question(self.mean_to_source, target), target)
+            question = self._question(self.mean_to_target, source)
+            back = back + self._taught(self.to_source, question, source)
+            loss = loss + settings.back_translation_weight * back
         if settings.simulated_weight:
-            first, second = simulated.split(1, 1)
-            paired = distance(self.to_target(first), second)
-            paired = paired + distance(self.to_source(second), first)
-            loss = loss + settings.simulated_weight * paired
-        return loss, fake_target, fake_source
+            seen_source, source_answer, seen_target, target_answer = simulated.split(1, 1)
+            known = self._taught(self.to_target, seen_source, target_answer)
+            known = known + self._taught(self.to_source, seen_target, source_answer)
+            loss = loss + settings.simulated_weight * known
+        if paired.shape[1]:
+            first, second = paired.split(1, 1)
+            known = self._taught(self.to_target, first, second)
+            known = known + self._taught(self.to_source, second, first)
+            loss = loss + settings.paired_weight * known
+        return loss, fakes
+
+    def _taught(self, network: nn.Module, given: Tensor, answer: Tensor) -> Tensor:
+        """How far a generator is from a known answer."""
+        made = network(given)
+        loss = functional.l1_loss(made, answer)
+        if self.settings.structure_weight:
+            with self._float32():
+                loss = loss + self.settings.structure_weight * structure(made, answer)
+        return loss
+
+    @torch.no_grad()
+    def _question(self, average: nn.Module, real: Tensor) -> Tensor:
+        """A synthesis of a real image, with a random exponent and noise (`back_translated`)."""
+        made = (average(real).float() + 1) / 2
+        each = (len(made), 1, 1, 1)
+        exponents = 1.2 ** (2 * torch.rand(each, device=self.device) - 1)
+        noise = torch.randn_like(made) * (0.03 * torch.rand(each, device=self.device))
+        return (2 * made.clamp(0, 1) ** exponents - 1 + noise).clamp(-1, 1)
+
+    @torch.no_grad()
+    def _average(self, average: nn.Module, network: nn.Module) -> None:
+        """Follow a generator, quicker in the beginning, as mrbridge does."""
+        decay = min(self.settings.ema_decay, (1 + self.steps) / (10 + self.steps))
+        for kept, new in zip(average.parameters(), network.parameters(), strict=True):
+            kept.lerp_(new, 1 - decay)
 
     def _judged(self, logits: Tensor, wanted: float) -> Tensor:
         labels = torch.full_like(logits, wanted)
@@ -304,17 +380,21 @@ class TextbookCycleGAN:
     def _precision(self) -> torch.autocast | nullcontext[None]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
+    def _float32(self) -> torch.autocast | nullcontext[None]:
+        """Convolutions of squares would lose the variances in bfloat16."""
+        return torch.autocast(self.device.type, enabled=False) if self.bfloat16 else nullcontext()
+
 
 def step_operations(settings: TrainSettings, batch: int = 1) -> int:
     """Operations of the convolutions of one training step, two a multiplication and addition.
 
     As direct convolutions, their padding counted like pixels; no gradients of the critics' weights
-    in the generators' step, none of the input images. Counted on the meta device: nothing is
-    computed.
+    in the generators' step, none of the input images. Without pairs. Counted on the meta device:
+    nothing is computed.
     """
     meta, size = torch.device("meta"), settings.networks.image_size
     image = torch.empty(batch, 1, size, size, device=meta)
-    sample = Sample(image, image, torch.cat((image, image), 1))
+    sample = Sample(image, image, torch.cat([image] * 4, 1), image[:, :0])
     loop = TextbookCycleGAN(settings, meta)
     with FlopCounterMode(display=False) as counter:
         loop.step(sample)

@@ -65,15 +65,21 @@ def _one_thread() -> None:
 @pytest.fixture
 def quick_phantom(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated subjects of ellipsoids: the true phantom takes seconds."""
+    from dataclasses import replace
     from types import SimpleNamespace
 
     from mrbridge.data import simulated
 
-    def simulate(settings: Any, index: int) -> SimpleNamespace:
-        seed = settings.seed % 1000 + index
-        return SimpleNamespace(t1w=ellipsoids(seed, "T1w"), t2w=ellipsoids(seed, "T2w"))
+    def varied_subject(seed: int, index: int, spacing_mm: float) -> SimpleNamespace:
+        scans = {c: ellipsoids(seed % 1000 + index, c) for c in ("T1w", "T2w")}
+        tops = {"T1w": 0.04, "T2w": 0.6}
+        canonical = {
+            c: replace(v, voxels=(v.voxels * (tops[c] / v.voxels.max())).astype(np.float32))
+            for c, v in scans.items()
+        }
+        return SimpleNamespace(seen=scans, canonical=canonical, stripped=False)
 
-    monkeypatch.setattr(simulated, "simulate", simulate)
+    monkeypatch.setattr(simulated, "varied_subject", varied_subject)
 
 
 @pytest.fixture(scope="session")
@@ -181,3 +187,12 @@ def tiny_bundle(
         scores={"psnr_target": 12.5},
     )
     return save_bundle(manifest, weights, tmp_path_factory.mktemp("data") / "bundle")
+
+
+@pytest.fixture
+def as_shipped(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """The tiny bundle in the place of the one that comes with mrbridge."""
+    from mrbridge import models
+
+    monkeypatch.setattr(models, "shipped", lambda: tiny_bundle.path)
+    return tiny_bundle

@@ -34,6 +34,7 @@ def test_other_names_are_not() -> None:
     "code",
     [
         "import mrbridge",
+        "import mrbridge.models",
         "import mrbridge.cli",
         "import mrbridge.cli; mrbridge.cli._run(['--help'])",
         "import mrbridge.cli; mrbridge.cli._run(['train', '-h'])",
@@ -67,7 +68,8 @@ WRONG = [
     ("evaluate -m absent --pairs . -o scores", "absent: does not exist"),
     ("evaluate --real . --synthetic absent -o scores", "absent: does not exist"),
     ("evaluate --real . --synthetic . -o scores --set maks=whole", "did you mean 'mask'"),
-    ("info", "MODEL|PRESET"),
+    ("train . -o run --from absent", "absent: does not exist. Say auto, shipped or scratch"),
+    ("train . -o run --resume --from scratch", "run: a resumed run has weights already"),
 ]
 
 

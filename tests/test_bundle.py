@@ -80,6 +80,18 @@ def test_a_generator_is_built_for_inference(folder: Path) -> None:
     assert [bundle.generator_that_makes(c) for c in ("T2w", "T1w")] == ["to_target", "to_source"]
 
 
+def test_half_precision_becomes_float32(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    half = {name: value.half() for name, value in tiny_bundle.weights.items()}
+    bundle = load_bundle(save_bundle(tiny_bundle.manifest, half, tmp_path / "half").path)
+    assert {value.dtype for value in bundle.weights.values()} == {torch.float16}
+    for name in ("to_target", "to_source"):
+        for key, value in bundle.build(name).state_dict().items():
+            assert value.dtype == torch.float32
+            torch.testing.assert_close(
+                value, tiny_bundle.weights[f"{name}.{key}"], rtol=2**-11, atol=2**-24
+            )
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is in memory")
 def test_weights_that_nobody_uses_stay_in_their_file(tmp_path: Path, folder: Path) -> None:
     size = 2**24
@@ -119,6 +131,16 @@ def test_a_run_is_found_by_its_folder(folder: Path, tmp_path: Path) -> None:
     assert find_bundle(folder) == folder
     assert find_bundle(tmp_path) == tmp_path / "bundle"
     assert read_manifest(tmp_path) == read_manifest(folder)
+
+
+def test_the_shipped_model_goes_by_a_word(
+    as_shipped: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_bundle("shipped").path == as_shipped.path
+    assert Translator("shipped", "cpu").bundle.hash == as_shipped.hash
+    shutil.move(folder, tmp_path / "shipped")
+    assert find_bundle("shipped") == Path("shipped"), "what lies in the working directory wins"
 
 
 def test_nothing_there(tmp_path: Path) -> None:

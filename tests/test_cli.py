@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrbridge import cli, console, io
+from mrbridge import cli, console, io, models
 from mrbridge.bundle import Bundle
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
-from mrbridge.training.run import train
+from mrbridge.training.run import Run, train
+from mrbridge.training.settings import TrainSettings
 
 VERBS = ("demo", "phantom", "prepare", "train", "translate", "evaluate", "export", "info")
 TINY = [
@@ -109,6 +110,12 @@ class TestInfo:
         assert told["total"] == tiny_bundle.manifest.networks.describe()["total"]
         assert "not for diagnosis" in run("info", tiny_bundle.path)[1]
 
+    def test_the_shipped_model(self, as_shipped: Bundle, run: Callable[..., Any]) -> None:
+        for arguments in (["info"], ["info", "shipped"]):
+            code, out, err = run(*arguments)
+            assert (code, err) == (0, "")
+            assert as_shipped.hash in out
+
 
 class TestErrors:
     @pytest.mark.parametrize(
@@ -122,6 +129,8 @@ class TestErrors:
             (["train", ".", "-o", "run", "--set", "epochs"], "Write key=value"),
             (["train", ".", "-o", "run", "--config", "no.yaml"], "no.yaml: cannot be read"),
             (["train", ".", "-o", "run"], ".: is no store"),
+            (["train", ".", "-o", "run", "--from", "absent"], "absent: does not exist. Say auto"),
+            (["train", ".", "-o", "run", "--resume", "--from", "auto"], "Leave out --from"),
             (["prepare", "absent", "-o", "store"], "absent: does not exist"),
             (["prepare", ".", "-o", "store", "--source", "T3w"], "no known contrast"),
             (["translate", "-m", "absent", "-i", "x.nii", "-o", "y"], "absent: does not exist"),
@@ -252,6 +261,31 @@ class TestVerbs:
         assert answer(out)["last"]["step"] == 3
         assert answer(run("info", path, "--json")[1])["preset"] == "resnet"
 
+    @pytest.mark.parametrize("start", [None, "auto", "scratch", "shipped", "run"])
+    def test_train_from_weights(
+        self,
+        start: str | None,
+        run: Callable[..., Any],
+        as_shipped: Bundle,
+        small_store: Store,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        asked: list[dict[str, Any]] = []
+
+        def instead(store: Store, out: Path, settings: TrainSettings, **more: Any) -> Run:
+            asked.append(more)
+            return Run(out, settings, [])
+
+        monkeypatch.setattr("mrbridge.training.run.train", instead)
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "run").mkdir()
+        given = [] if start is None else ["--from", start]
+        code, _, err = run("train", small_store.path, "-o", tmp_path / "new", *given)
+        assert (code, err) == (0, "")
+        chosen = {} if start is None else {"start": start}
+        assert asked == [{"device": "auto"} | chosen], "the default stands in `train` alone"
+
     def test_translate(
         self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
     ) -> None:
@@ -260,11 +294,41 @@ class TestVerbs:
         common = ["-m", tiny_bundle.path, "--device", "cpu", "--json"]
         code, out, err = run("translate", *common, "-i", scan, "-o", out_file)
         assert (code, err) == (0, "")
-        assert answer(out) == {"outputs": [str(out_file)]}
+        assert answer(out) == {"outputs": [str(out_file)], "model": tiny_bundle.hash}
         assert io.read(out_file).synthetic
         code, _, err = run("translate", *common, "-i", out_file, "-o", tmp_path / "x.nii.gz")
         assert code == 2
         assert "made.nii.gz: is synthetic already. Use --force" in err
+
+    def test_translate_with_the_shipped_model(
+        self, run: Callable[..., Any], as_shipped: Bundle, bids_scans: Path, tmp_path: Path
+    ) -> None:
+        scan = bids_scans / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+        files = ["-i", scan, "-o", tmp_path / "made.nii.gz"]
+        code, out, err = run("translate", *files, "--json")
+        assert code == 0
+        assert answer(out)["model"] == as_shipped.hash
+        assert "the shipped model, trained on simulated subjects alone" in err
+        assert err.count("\n") == 1
+        assert run("translate", *files, "-m", "shipped")[::2] == (0, "")
+        assert run("translate", *files, "-q") == (0, "", "")
+
+    def test_no_model_at_all(
+        self, run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(models, "_HERE", tmp_path)
+        for arguments in (
+            ["translate", "-i", tmp_path, "-o", tmp_path / "out"],
+            ["evaluate", "--pairs", tmp_path, "-o", tmp_path / "out"],
+            ["export", "-m", "shipped", "-o", tmp_path / "out"],
+            ["train", tmp_path, "-o", tmp_path / "out", "--from", "shipped"],
+            ["info"],
+        ):
+            code, out, err = run(*arguments)
+            assert (code, out) == (2, "")
+            assert err.startswith(f"error: {tmp_path / 't1w_t2w'}: holds no shipped model. Name")
+            assert err.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
 
     def test_translate_with_an_engine(
         self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
@@ -319,6 +383,16 @@ class TestVerbs:
         assert code == 0
         assert Path(answer(out)["report"]).is_file()
         assert answer(out)["summary"]
+
+    def test_evaluate_the_shipped_model(
+        self, run: Callable[..., Any], as_shipped: Bundle, bids_scans: Path, tmp_path: Path
+    ) -> None:
+        quick = [f"--set={name}" for name in ("cycle=no", "shown_cases=0", "wasserstein_slices=2")]
+        files = ["--pairs", bids_scans, "-o", tmp_path / "scores"]
+        code, out, err = run("evaluate", *files, *quick, "--json")
+        assert code == 0
+        assert answer(out)["model"] == as_shipped.hash
+        assert "with the shipped model" in err
 
 
 def nib_save(voxels: np.ndarray, affine: np.ndarray, path: Path) -> Path:
@@ -398,7 +472,8 @@ def test_signals_end_a_training_with_a_checkpoint(
     for key, value in states[0]["networks"].items():
         assert value.equal(states[1]["networks"][key]), key
     for one, other in zip(resumed.rows, whole.rows, strict=True):
-        assert one["cycle"] == other["cycle"]
+        for loss in ("generators", "back_translation"):
+            assert one[loss] == other[loss]
 
 
 def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 90) -> None:

@@ -22,6 +22,7 @@ from safetensors.torch import save as save_safetensors
 from mrbridge import __version__
 from mrbridge.errors import BundleError, SettingsError, SizeError
 from mrbridge.io.safety import atomic_path, sha256_of, write_json, write_text
+from mrbridge.models import locate
 from mrbridge.networks import (
     Generator,
     GeneratorSettings,
@@ -141,6 +142,13 @@ class Bundle:
             if key.startswith(prefix)
         }
 
+    def _in_float32(self, name: str) -> dict[str, Any]:
+        """The tensors of a generator; some bundles hold them in half precision."""
+        return {
+            key: value.float() if value.is_floating_point() else value
+            for key, value in self.generator_weights(name).items()
+        }
+
     def build(self, name: str) -> Generator:
         """The generator `to_target` or `to_source`, for inference, in float32 on the CPU.
 
@@ -151,7 +159,7 @@ class Bundle:
         with torch.device("meta"):  # its numbers come from the bundle
             network = build_generator(networks.generator, networks.image_size)
         try:
-            network.load_state_dict(self.generator_weights(name), assign=True)
+            network.load_state_dict(self._in_float32(name), assign=True)
         except RuntimeError:
             raise BundleError(
                 "its weights do not fit its networks", path=self.path, remedy="Get the bundle anew."
@@ -187,18 +195,20 @@ def save_bundle(manifest: BundleManifest, weights: dict[str, Any], folder: str |
 def find_bundle(model: str | Path) -> Path:
     """The bundle's folder for a run or a bundle.
 
+    Args:
+        model: its path, or `shipped`: the bundle that comes with mrbridge, unless the working
+            directory has a folder of that name.
+
     Raises:
         BundleError: there is neither.
     """
-    model = Path(model)
-    for folder in (model, model / "bundle"):
+    place = locate(model)
+    for folder in (place, place / "bundle"):
         if (folder / "bundle.json").is_file():
             return folder
-    if not model.exists():
-        raise BundleError("does not exist", path=model, remedy="Name a run or a bundle.")
     raise BundleError(
         "is neither a run with a bundle nor a bundle",
-        path=model,
+        path=place,
         remedy="Train until the first validation, or name another folder.",
     )
 
@@ -229,7 +239,7 @@ def read_manifest(model: str | Path) -> BundleManifest:
 
 
 def load_bundle(model: str | Path) -> Bundle:
-    """Load a bundle from a run's or a bundle's folder, checking every byte of the weights.
+    """Load the bundle of a run, a bundle's folder or `shipped`, checking every byte of the weights.
 
     The weights are mapped into memory, so that the generator that nobody asks for costs none.
 

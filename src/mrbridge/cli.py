@@ -18,12 +18,18 @@ from typer.exceptions import Abort, TyperException
 
 from mrbridge import __version__, console
 from mrbridge.console import answer, complain, listen
-from mrbridge.errors import (
-    BundleError,
-    MrbridgeError,
-    StoreError,
-    must_be_new,
-    must_exist,
+from mrbridge.errors import MrbridgeError, SettingsError, StoreError, must_be_new, must_exist
+from mrbridge.models import SHIPPED, locate
+from mrbridge.options import (
+    Assignments,
+    Config,
+    Device,
+    Json,
+    Model,
+    Quiet,
+    Verbose,
+    Workers,
+    layered,
 )
 
 app = typer.Typer(
@@ -35,18 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; add tracebacks.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by side.")]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
-]
-Config = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -93,7 +87,7 @@ def phantom(
 ) -> None:
     """Simulate subjects whose T1w and T2w are in register, as a BIDS data set."""
     listen(quiet, verbose, as_json)
-    changes = _layers(config, assignments, {"subjects": subjects, "seed": seed})
+    changes = layered(config, assignments, {"subjects": subjects, "seed": seed})
     from mrbridge.phantom import PhantomSettings, write_bids
 
     settings = PhantomSettings().changed(changes)
@@ -128,7 +122,7 @@ def prepare(
     listen(quiet, verbose, as_json)
     for path in source_paths:
         must_exist(path)
-    changes = _layers(config, assignments, {"source": source, "target": target})
+    changes = layered(config, assignments, {"source": source, "target": target})
     from mrbridge.preparation.pipeline import PrepareSettings
     from mrbridge.preparation.pipeline import prepare as run
 
@@ -160,6 +154,10 @@ def train(
     preset: Annotated[
         str | None, typer.Option(help="bridge, unet, resunet or resnet [bridge].")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="First weights: shipped, scratch, a run or a bundle [auto]."),
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
@@ -171,7 +169,13 @@ def train(
     """Train a CycleGAN. RUN/bundle is ready at any time from the first validation on."""
     listen(quiet, verbose, as_json)
     must_exist(store, StoreError, "Run mrbridge prepare first.")
-    changes = _layers(config, assignments, {})
+    if resume and start is not None:
+        raise SettingsError(
+            "a resumed run has weights already", path=out, remedy="Leave out --from, or --resume."
+        )
+    if start not in (None, "auto", "scratch"):
+        locate(start, "Say auto, shipped or scratch, or name a run or a bundle.")
+    changes = layered(config, assignments, {})
     from mrbridge.training.names import check_preset, refuse_foreign
 
     if preset is not None:
@@ -189,19 +193,21 @@ def train(
             changes["preset"] = preset
         result = run(opened, out, resume=True, changes=changes, device=device)
     else:
-        result = run(opened, out, resolve(preset, changes), device=device)
+        given: dict[str, Any] = {} if start is None else {"start": start}
+        result = run(opened, out, resolve(preset, changes), device=device, **given)
     last = result.rows[-1] if result.rows else {}
     words = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
-    answer({"path": str(out), "bundle": str(out / "bundle"), "last": last}, words)
+    told = {"path": str(out), "bundle": str(out / "bundle"), "last": last}
+    answer(told | {"kept_beginning": result.kept_beginning}, words)
 
 
-@app.command(epilog="Example: mrbridge translate -m run -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz")
+@app.command(epilog="Example: mrbridge translate -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz")
 def translate(
-    model: Annotated[Path, typer.Option("-m", "--model", help="A run or a bundle.")],
     image: Annotated[
         Path, typer.Option("-i", "--in", help="A picture, a NIfTI file, or a folder of them.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="A file for a file, else a folder.")],
+    model: Model = None,
     to: Annotated[
         str | None, typer.Option(help="The contrast to make [the one that the scan is not].")
     ] = None,
@@ -223,7 +229,7 @@ def translate(
 ) -> None:
     """Translate scans into the other contrast, each on its own grid."""
     listen(quiet, verbose, as_json)
-    _must_be_a_model(model)
+    locate(model)
     must_exist(image, remedy="Check the name.")
     if match is not None:
         must_exist(match)
@@ -243,7 +249,7 @@ def translate(
     )
     outputs = [str(item.output) for item in done]
     answer(
-        {"outputs": outputs},
+        {"outputs": outputs, "model": done[0].model},
         f"{len(outputs)} translated: {outputs[0] if len(outputs) == 1 else out}",
     )
 
@@ -251,7 +257,7 @@ def translate(
 @app.command(epilog="Example: mrbridge evaluate -m run --pairs bids -o scores")
 def evaluate(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where tables and report go.")],
-    model: Annotated[Path | None, typer.Option("-m", "--model", help="A run or bundle.")] = None,
+    model: Model = None,
     pairs: Annotated[
         Path | None, typer.Option(help="Scans with both contrasts: BIDS, folder or table.")
     ] = None,
@@ -269,11 +275,11 @@ def evaluate(
     """Score a model on pairs of scans, or syntheses against real scans."""
     listen(quiet, verbose, as_json)
     if model is not None:
-        _must_be_a_model(model)
+        locate(model)
     for path in (pairs, real, synthetic, mask):
         if path is not None:
             must_exist(path)
-    changes = _layers(config, assignments, {})
+    changes = layered(config, assignments, {})
     from mrbridge.evaluation.settings import EvaluateSettings
 
     settings = EvaluateSettings().changed(changes)
@@ -291,14 +297,18 @@ def evaluate(
         workers=workers,
     )
     answer(
-        {"report": str(out / "report.html"), "summary": result.summary},
+        {
+            "report": str(out / "report.html"),
+            "model": result.model_sha256,
+            "summary": result.summary,
+        },
         f"The report: {out / 'report.html'}",
     )
 
 
 @app.command(epilog="Example: mrbridge export -m run --to onnx -o exported")
 def export(
-    model: Annotated[Path, typer.Option("-m", "--model", help="A run or a bundle.")],
+    model: Annotated[Path, typer.Option("-m", "--model", help="A run or a bundle, or shipped.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="A folder.")],
     to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
     quiet: Quiet = False,
@@ -307,7 +317,7 @@ def export(
 ) -> None:
     """Write both generators for other runtimes."""
     listen(quiet, verbose, as_json)
-    _must_be_a_model(model)
+    locate(model)
     from mrbridge.inference.export import export as run
 
     outputs = [str(path) for path in run(model, out, to=to)]
@@ -316,7 +326,9 @@ def export(
 
 @app.command(epilog="Example: mrbridge info unet --json")
 def info(
-    model: Annotated[str, typer.Argument(metavar="MODEL|PRESET", help="A run, bundle or preset.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|PRESET", help="A run, a bundle, shipped or a preset.")
+    ] = SHIPPED,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -325,7 +337,7 @@ def info(
     listen(quiet, verbose, as_json)
     from mrbridge.training.names import PRESET_NAMES, check_preset
 
-    if model in PRESET_NAMES or not Path(model).exists():
+    if model in PRESET_NAMES or not (model == SHIPPED or Path(model).exists()):
         check_preset(model)
         import yaml
 
@@ -342,21 +354,6 @@ def info(
 
     manifest = read_manifest(model)
     answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
-
-
-def _must_be_a_model(path: Path) -> None:
-    must_exist(path, BundleError, "Name a run or a bundle.")
-
-
-def _layers(
-    config: Path | None, assignments: Sequence[str] | None, named: dict[str, Any]
-) -> dict[str, Any]:
-    """A YAML file, then the options that were given, then --set, each over the one before."""
-    from mrbridge.settings import merged, read_assignments, read_yaml
-
-    layer = read_yaml(config) if config else {}
-    layer = merged(layer, {key: value for key, value in named.items() if value is not None})
-    return merged(layer, read_assignments(assignments or []))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

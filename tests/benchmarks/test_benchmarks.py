@@ -72,9 +72,16 @@ def test_layers(run_script: Run) -> None:
         assert 0 < layer["error"]["channels_last"] < layer["error"]["mrbridge"] < 0.02
 
 
-def test_parity(run_script: Run) -> None:
-    (told,) = run_script("parity", "--quick")
-    assert {"generators", "cycle", "identity", "source_critic"} <= set(told["curves"])
+@pytest.mark.parametrize(
+    ("preset", "losses"),
+    [
+        ("unet", {"generators", "cycle", "identity", "source_critic"}),
+        ("bridge", {"generators", "back_translation", "simulated"}),
+    ],
+)
+def test_parity(preset: str, losses: set[str], run_script: Run) -> None:
+    (told,) = run_script("parity", "--quick", "--preset", preset)
+    assert losses <= set(told["curves"])
     for curve in told["curves"].values():
         assert len(curve["float32"]) == len(curve["bfloat16"]) == len(curve["spread"]) == 1
         assert curve["bfloat16"] == pytest.approx(curve["float32"], rel=0.1)
@@ -118,7 +125,9 @@ def test_prepare(run_script: Run) -> None:
 def test_loader(run_script: Run) -> None:
     lines = run_script("loader", "--quick")
     assert [told["preset"] for told in lines] == ["unet", "bridge"]
-    for told, slices in zip(lines, (2, 4), strict=True):
+    assert lines[0]["pairs"] == 0
+    slices_of_both = (2, 6 + 2 * bool(lines[1]["pairs"]))
+    for told, slices in zip(lines, slices_of_both, strict=True):
         assert 0 <= told["waiting_share"] < 1
         assert 0 < told["waiting_share_from_start"] < 1
         assert told["waiting_seconds"] < told["step_seconds"]

@@ -28,15 +28,17 @@ def dataset(
     made = UnpairedSlices(store, SIZE, 5, changed)
     if pairs:
         rng = np.random.default_rng(0)
-        images = rng.uniform(-1, 1, (7, 2, SIZE, SIZE)).astype(np.float16)
+        images = rng.uniform(-1, 1, (7, 4, SIZE, SIZE)).astype(np.float16)
         made.simulated = simulated(images)
+        made.pairs = [(0, 3), (5, 1), (2, 2)]
+        made.vary = changed  # noise, of which there always is some, differs on a device
     return made
 
 
 def simulated(images: np.ndarray) -> SimulatedPairs:
-    """Pairs without a simulation."""
+    """Groups without a simulation."""
     made = object.__new__(SimulatedPairs)
-    made.seed, made.pairs = 5, images
+    made.seed, made.groups, made._ends = 5, images, np.array([3, 7])
     return made
 
 
@@ -75,17 +77,17 @@ def test_noise_has_the_strength_that_was_drawn(small_store: Store) -> None:
     mild = AugmentSettings(flip=False, rotate_degrees=0, scale=0, shift=0, noise=0.2)
     data = dataset(small_store, mild)
     assert data.simulated is not None
-    data.simulated.pairs[:] = 0  # grey: nothing is cut off
+    data.simulated.groups[:] = 0  # grey: nothing is cut off
     clean = dataset(small_store, mild)
     clean.simulated = data.simulated
     batch = ResidentSlices(data, CPU).batch(0, 64).simulated
     loaded = torch.stack([clean[n].simulated for n in range(64)])
-    found, expected = batch.std((1, 2, 3)), loaded.std((1, 2, 3))
+    found, expected = batch[:, ::2].std((1, 2, 3)), loaded[:, ::2].std((1, 2, 3))
     # The standard deviation of 2048 numbers is known to about 1.6 %.
     torch.testing.assert_close(found, expected, rtol=0.08, atol=1e-6)
-    assert (expected > 0.01).sum() > 15
+    assert (expected > 0.003).sum() > 15
     assert (expected == 0).sum() > 15
-    assert not torch.allclose(batch[:, 0], batch[:, 1]), "each slice has noise of its own"
+    assert not torch.allclose(batch[:, 0], batch[:, 2]), "each slice has noise of its own"
 
 
 def test_scans_come_in_the_order_of_the_slices(small_store: Store) -> None:
@@ -105,7 +107,7 @@ def test_only_what_fits_is_kept_on_a_gpu(
     small_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = dataset(small_store)
-    size = 2 * SIZE**2 * (sum(map(len, data.banks)) + 2 * 7)
+    size = 2 * SIZE**2 * sum(map(len, data.banks))
     gpu = torch.device("cuda")
     for free, expected in ((size / resident.SHARE + 4, True), (size / resident.SHARE - 4, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 2 * free))

@@ -1,4 +1,4 @@
-"""Simulated pairs are pairs, look like the store's scans, and repeat."""
+"""Simulated groups show one head, look like the store's scans, and repeat."""
 
 from pathlib import Path
 
@@ -8,12 +8,13 @@ import pytest
 from mrbridge.data import simulated as module
 from mrbridge.data.augment import Augmentation, AugmentSettings
 from mrbridge.data.dataset import UnpairedSlices
-from mrbridge.data.simulated import SimulatedPairs
+from mrbridge.data.simulated import CANONICAL, SimulatedPairs, draw_group, varied
 from mrbridge.preparation.pipeline import StandardSettings
 from mrbridge.preparation.store import Store
 
 SIZE = 32
 COARSE = StandardSettings(spacing_mm=8.0)
+SEEN, ANSWERS = slice(0, 4, 2), slice(1, 4, 2)
 
 
 def simulated(
@@ -27,50 +28,110 @@ def pairs() -> SimulatedPairs:
     return simulated()
 
 
-def test_a_pair_is_two_images_in_range(pairs: SimulatedPairs) -> None:
-    pair = pairs.pair(0)
-    assert pair.shape == (2, SIZE, SIZE)
-    assert pair.dtype == np.float32
-    assert -1 <= pair.min() < 0 < pair.max() <= 1
+def test_a_group_is_four_images_in_range(pairs: SimulatedPairs) -> None:
+    group = pairs.group(0)
+    assert group.shape == (4, SIZE, SIZE)
+    assert group.dtype == np.float32
+    for image in group:
+        assert -1 <= image.min() < -0.5 < image.max() <= 1
 
 
 def test_the_seed_and_the_index_decide(pairs: SimulatedPairs) -> None:
     again, other = simulated(), simulated(seed=1)
-    assert np.array_equal(pairs.pairs, again.pairs)
-    assert np.array_equal(pairs.pair(7), again.pair(7))
-    assert not np.array_equal(pairs.pair(7), pairs.pair(8))
-    assert pairs.pairs.shape != other.pairs.shape or not np.array_equal(pairs.pairs, other.pairs)
+    assert np.array_equal(pairs.groups, again.groups)
+    assert np.array_equal(pairs.group(7), again.group(7))
+    assert not np.array_equal(pairs.group(7), pairs.group(8))
+    same_shape = pairs.groups.shape == other.groups.shape
+    assert not same_shape or not np.array_equal(pairs.groups, other.groups)
 
 
-def test_both_contrasts_show_the_same_head_differently(pairs: SimulatedPairs) -> None:
-    t1w, t2w = pairs.pairs[:, 0].astype(float), pairs.pairs[:, 1].astype(float)
-    overlap = ((t1w > -0.8) & (t2w > -0.8)).sum() / ((t1w > -0.8) | (t2w > -0.8)).sum()
-    assert overlap > 0.7
-    inside = (t1w > -0.8) & (t2w > -0.8)
+def test_all_images_of_a_group_show_the_same_head(pairs: SimulatedPairs) -> None:
+    bright = pairs.groups.astype(float) > -0.9
+    for one in range(4):
+        for other in range(one):
+            both = (bright[:, one] & bright[:, other]).sum()
+            assert both / (bright[:, one] | bright[:, other]).sum() > 0.6
+
+
+def test_the_two_contrasts_differ(pairs: SimulatedPairs) -> None:
+    t1w, t2w = (pairs.groups[:, n].astype(float) for n in (1, 3))
+    inside = (t1w > -0.95) & (t2w > -0.95)
     assert np.corrcoef(t1w[inside], t2w[inside])[0, 1] < 0.5
+
+
+def test_answers_have_one_scale_in_all_subjects() -> None:
+    """White matter of T1w comes just below the knee, in whole heads and in brains alone."""
+    fine = StandardSettings(spacing_mm=4.0)
+    modes = []
+    for index in range(4):
+        subject = module.varied_subject(3, index, 4.0)
+        groups = module.subject_groups(subject, fine, ("T1w", "T2w"), 64)
+        middle = groups[len(groups) // 2, 1, 24:40, 24:40].astype(float)
+        modes.append(np.percentile(middle, 90))
+    assert np.ptp(modes) < 0.25
+    assert 0.1 < min(modes) <= max(modes) < 0.75
 
 
 def test_source_and_target_can_change_places(pairs: SimulatedPairs) -> None:
     # Which slices show enough is told by the source, so that the sets may differ at the ends.
     swapped = simulated(source="T2w", target="T1w")
-    means, swapped_means = pairs.pairs.mean((0, 2, 3)), swapped.pairs.mean((0, 2, 3))
-    np.testing.assert_allclose(means, swapped_means[::-1], atol=0.1)
+    means, swapped_means = pairs.groups.mean((0, 2, 3)), swapped.groups.mean((0, 2, 3))
+    np.testing.assert_allclose(means[[2, 3, 0, 1]], swapped_means, atol=0.1)
 
 
-def test_a_sample_carries_its_pair_and_both_slices_are_changed_alike(
+def test_a_subject_of_few_slices_is_seen_as_often() -> None:
+    made = object.__new__(SimulatedPairs)
+    levels = np.arange(100)[:, None, None, None] * np.ones((1, 4, 8, 8))
+    made.seed, made.groups, made._ends = 0, levels, np.array([4, 100])
+    # Both slices of a mixed group are of one subject.
+    few = [made.group(index).max() < 4 for index in range(400)]
+    assert 150 < sum(few) < 250
+    assert all(made.group(index).min() >= 4 for index in range(400) if not few[index])
+
+
+def test_parts_of_another_slice_stay_in_register() -> None:
+    """Each image of a group is the same function of place, before and after."""
+    rng = np.random.default_rng(1)
+    base = rng.uniform(0, 0.2, (6, 1, 32, 32))
+    groups = base + np.array([0.0, 0.2, 0.4, 0.6])[None, :, None, None]
+    drawn = [draw_group(groups, np.random.default_rng(seed)) for seed in range(30)]
+    for group in drawn:
+        for image in (1, 2, 3):
+            np.testing.assert_allclose(group[image] - group[0], 0.2 * image, atol=1e-6)
+    whole = [any(np.allclose(group[0], one[0]) for one in groups) for group in drawn]
+    assert 3 <= sum(whole) <= 18, "most are mixed, some are not"
+
+
+def test_a_sample_carries_its_group_and_all_slices_move_alike(
     small_store: Store, pairs: SimulatedPairs
 ) -> None:
     plain = UnpairedSlices(small_store, SIZE, 0, None, pairs)[3]
-    assert np.array_equal(plain.simulated, pairs.pair(3))
+    assert np.array_equal(plain.simulated, pairs.group(3))
     mirror = AugmentSettings(rotate_degrees=0, scale=0, shift=0)
     flipped = UnpairedSlices(small_store, SIZE, 0, Augmentation(mirror, SIZE), pairs)
+    flipped.vary = Augmentation(mirror, SIZE, looks=(0, 2))
     seen = set()
     for index in range(12):
-        pair, changed = pairs.pair(index), flipped[index].simulated.numpy()
-        same, turned = (np.allclose(changed, p, atol=1e-6) for p in (pair, pair[..., ::-1]))
+        group, changed = pairs.group(index), flipped[index].simulated.numpy()
+        same, turned = (np.allclose(changed, p, atol=1e-6) for p in (group, group[..., ::-1]))
         assert same or turned
         seen.add(bool(turned))
     assert seen == {True, False}
+
+
+def test_only_what_is_seen_changes_its_looks() -> None:
+    change = varied(SIZE)
+    strong = change.settings.changed({"rotate_degrees": 0, "scale": 0, "shift": 0, "flip": False})
+    change = Augmentation(strong, SIZE, looks=change.looks)
+    group = np.random.default_rng(0).uniform(-1, 1, (4, SIZE, SIZE)).astype(np.float32)
+    changed = [change(group, np.random.default_rng(seed)) for seed in range(16)]
+    assert all(np.allclose(one[ANSWERS], group[ANSWERS], atol=1e-6) for one in changed)
+    assert sum(np.abs(one[SEEN] - group[SEEN]).max() > 0.05 for one in changed) >= 4
+
+
+def test_white_is_one_and_black_is_minus_one_in_canonical_answers() -> None:
+    for contrast, tissue in (("T1w", 0.0095), ("T2w", 0.0)):
+        assert CANONICAL[contrast].normalise(np.array([tissue]))[0] == -1
 
 
 def test_without_simulation_a_sample_carries_none(small_store: Store) -> None:
@@ -81,16 +142,16 @@ def test_pairs_that_were_kept_are_not_simulated_again(
     tmp_path: Path, pairs: SimulatedPairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "run" / "simulated.npz"
-    assert np.array_equal(simulated(cache=cache).pairs, pairs.pairs)
+    assert np.array_equal(simulated(cache=cache).groups, pairs.groups)
 
     def forbidden(*_: object) -> None:
         raise AssertionError("simulated again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "simulate", forbidden)
+        patched.setattr(module, "varied_subject", forbidden)
         again = simulated(cache=cache)
-        assert again.pairs.dtype == np.float16
-        assert np.array_equal(again.pairs, pairs.pairs)
+        assert again.groups.dtype == np.float16
+        assert np.array_equal(again.groups, pairs.groups)
         # Of another seed or of other contrasts they would be others.
         for change in ({"seed": 1}, {"source": "T2w", "target": "T1w"}):
             with pytest.raises(AssertionError, match="simulated again"):
@@ -112,5 +173,5 @@ def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, pairs: Simula
             "other": b"not an archive",
         }[damage]
     )
-    assert np.array_equal(simulated(cache=cache).pairs, pairs.pairs)
+    assert np.array_equal(simulated(cache=cache).groups, pairs.groups)
     assert len(cache.read_bytes()) == len(whole)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mrbridge import models
 from mrbridge.bundle import Bundle, load_bundle, save_bundle
 from mrbridge.errors import BundleError, OutputError, SettingsError
 from mrbridge.inference import export as module
@@ -112,6 +113,21 @@ class TestKept:
         (tmp_path / "cache").write_text("in the way too")
         with pytest.raises(OutputError, match="cannot be written"):
             exported(bundle, "to_target")
+
+    def test_nothing_is_written_into_an_installed_mrbridge(
+        self,
+        bundle: Bundle,
+        quick: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setattr(models, "_HERE", bundle.path.parent)
+        made = exported(bundle, "to_target").path
+        assert made.is_relative_to(tmp_path / "cache" / "mrbridge")
+        assert not (bundle.path / "onnx").exists()
+        assert exported(bundle, "to_target").path == made
+        assert quick == ["to_target"]
 
     def test_weights_that_do_not_fit(self, bundle: Bundle) -> None:
         broken = Bundle(bundle.manifest, {}, bundle.path)

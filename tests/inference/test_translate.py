@@ -135,12 +135,33 @@ class TestObjects:
             np.testing.assert_array_equal(other, made[0])
 
 
+class TestNoModelNamed:
+    SAID = "translating with the shipped model, trained on simulated subjects alone"
+
+    def test_it_is_the_shipped_one_and_this_is_said(
+        self, as_shipped: Bundle, scan: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        volume = io.read(scan)
+        caplog.set_level("INFO", "mrbridge")
+        named = translate(as_shipped, volume, device="cpu")
+        assert translate("shipped", volume, device="cpu").voxels.tobytes() == named.voxels.tobytes()
+        assert self.SAID not in caplog.text, "somebody who names it knows"
+        for made in (translate(None, volume, device="cpu"), translate(image=volume, device="cpu")):
+            np.testing.assert_array_equal(made.voxels, named.voxels)
+        assert [self.SAID in message for message in caplog.messages] == [True, True]
+
+    def test_a_scan_in_the_place_of_the_model(self, scan: Path) -> None:
+        with pytest.raises(InputError, match=r"no scan is named.*image="):
+            translate(nib.load(scan))
+
+
 class TestFiles:
     def test_file_to_file(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
         before = scan.read_bytes()
         out = tmp_path / "new" / "made.nii.gz"
         (told,) = translate(tiny_bundle, scan, out, device="cpu")
         assert (told.source, told.output, told.contrast, told.error) == (scan, out, "T2w", None)
+        assert told.model == tiny_bundle.hash
         assert sorted(tree(out.parent)) == ["made.json", "made.nii.gz"]
         assert scan.read_bytes() == before
         made, original = io.read(out), io.read(scan)

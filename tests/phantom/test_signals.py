@@ -7,8 +7,10 @@ import pytest
 
 from mrbridge.phantom import tissues
 from mrbridge.phantom.signals import (
+    ConventionalSpinEcho,
     FastSpinEcho,
     GradientEcho,
+    PreparedGradientEcho,
     spin_echo,
     spoiled_gradient_echo,
 )
@@ -70,3 +72,35 @@ def test_tissues_are_ordered_as_radiologists_know_them(seed):
     )
     assert fluid > 1.5 * grey
     assert grey > white > muscle > dura
+
+
+def test_the_train_of_an_inversion_is_that_of_its_pulses_one_by_one():
+    sequence = PreparedGradientEcho(2300, 900, 7.0, 100, 3.0, 9.0)
+    t1 = 1200.0
+    before = 900 - 7.0 * 100 / 2
+    after = 2300 - before - 7.0 * 100
+    cosine, sine = math.cos(math.radians(9)), math.sin(math.radians(9))
+
+    def relax(m: float, time: float) -> float:
+        return 1 + (m - 1) * math.exp(-time / t1)
+
+    m = 1.0
+    for _ in range(30):  # inversions, until each is like the last
+        m = relax(-m, before)
+        for pulse in range(100):
+            if pulse == 50:
+                middle = m
+            m = relax(m * cosine, 7.0)
+        m = relax(m, after)
+    decay = math.exp(-3.0 * (1 / 80 + 0.01))
+    expected = 0.8 * abs(middle) * sine * decay
+    assert sequence.signal(0.8, t1, 80.0, 0.01) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [PreparedGradientEcho, GradientEcho, ConventionalSpinEcho])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_t1_weighted_sequence_shows_white_above_grey_above_fluid(kind, seed):
+    sequence = kind.draw(np.random.default_rng(seed))
+    tissue = (tissues.WHITE_MATTER, tissues.GREY_MATTER, tissues.FLUID)
+    signals = [sequence.signal(t.density, t.t1, t.t2, tissues.STATIC_DEPHASING) for t in tissue]
+    assert signals == sorted(signals, reverse=True)

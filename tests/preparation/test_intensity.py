@@ -16,12 +16,16 @@ from mrbridge.io import read
 from mrbridge.preparation import intensity
 from mrbridge.preparation.geometry import to_slices
 from mrbridge.preparation.intensity import (
+    FLOOR,
     IntensityRecipe,
     IntensitySettings,
+    blank_outside,
     find_recipe,
     foreground_mask,
     median_recipe,
 )
+from mrbridge.preparation.pipeline import StandardSettings, standardise
+from mrbridge.volume import Volume
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 DEFAULT = IntensitySettings()
@@ -201,3 +205,53 @@ def test_median_recipe_mixes_bent_and_straight_ones():
     bent, straight = IntensityRecipe(low=0, high=100, knee=40), IntensityRecipe(low=0, high=100)
     assert median_recipe([bent, bent, straight]).knee == pytest.approx(40)
     assert median_recipe([bent, straight, straight]) == straight
+
+
+def stripped(black: float = 0.0) -> np.ndarray:
+    """A brain with black fluid within it, and nothing around it: (3, 40, 40)."""
+    y, x = np.mgrid[:40, :40]
+    away = np.hypot(y - 20, x - 20)
+    brain = np.where(away < 15, 100.0, 0.0)
+    brain[away < 4] = black
+    return np.stack([brain] * 3).astype(np.float32)
+
+
+class TestBlankOutside:
+    def test_what_leads_to_the_edge_is_outside_and_what_is_enclosed_is_not(self) -> None:
+        outside = blank_outside(stripped())
+        assert outside is not None
+        assert np.array_equal(outside[0], np.hypot(*(np.mgrid[:40, :40] - 20)) >= 15)
+
+    def test_noise_around_a_head_is_not_blank(self) -> None:
+        noise = np.random.default_rng(0).uniform(0.1, 2, (3, 40, 40)).astype(np.float32)
+        assert blank_outside(stripped() + noise) is None
+
+    def test_a_head_that_fills_the_picture_has_no_outside(self) -> None:
+        assert blank_outside(np.ones((2, 40, 40), np.float32)) is None
+        assert blank_outside(stripped()[:, 8:32, 8:32]) is None
+
+    def test_black_fluid_differs_from_the_outside_and_comes_back(self) -> None:
+        scan = stripped()
+        volume = Volume(scan.transpose(1, 2, 0), np.eye(4))
+        standard = standardise(volume, StandardSettings())
+        levels = np.unique(standard.slices)
+        assert levels == pytest.approx([-1, FLOOR, 1])
+        assert standard.foreground.sum() == 3 * (np.hypot(*(np.mgrid[:40, :40] - 20)) < 15).sum()
+        assert standard.recipe.restore(standard.slices).min() == 0
+        assert standard.recipe.restore(standard.slices).max() == pytest.approx(100)
+
+
+@given(st.floats(-50, 50), st.floats(1, 500), st.sampled_from([-1.0, -0.9, -0.8, -0.3]))
+def test_a_floor_is_undone(low: float, width: float, floor: float) -> None:
+    recipe = IntensityRecipe(low=low, high=low + width, knee=low + 0.4 * width, floor=floor)
+    values = np.linspace(low, low + width, 50).astype(np.float32)
+    normal = recipe.normalise(values)
+    assert normal[0] == pytest.approx(floor, abs=1e-5)
+    assert normal[-1] == pytest.approx(1, abs=1e-5)
+    assert recipe.restore(normal) == pytest.approx(values, abs=1e-3 * width)
+    assert recipe.restore(np.array([-1.0])) == pytest.approx([low], abs=1e-3 * width)
+
+
+def test_the_floor_in_the_middle_of_several() -> None:
+    some = [IntensityRecipe(low=0, high=10, floor=f) for f in (-0.8, -0.8, -1.0)]
+    assert median_recipe(some).floor == -0.8

@@ -27,6 +27,9 @@ pytestmark = pytest.mark.usefixtures("quick_phantom")
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
+PLAYED = {"adversarial_weight": 1.0, "cycle_weight": 10.0}
+"""So that the critics learn, and generators translate what they made."""
+
 
 class TestWhetherItPays:
     @pytest.fixture(autouse=True)
@@ -89,7 +92,7 @@ def test_compiled_and_plain_trainings_agree(
 ) -> None:
     # Dropout draws other numbers in a compiled network.
     still = {"networks": {"generator": {"dropout": 0.0}}}
-    settings = tiny(preset, precision="float32", learning_rate=1e-4).changed(still)
+    settings = tiny(preset, precision="float32", learning_rate=1e-4, **PLAYED).changed(still)
     with warnings.catch_warnings():
         warnings.simplefilter("error", MrbridgeWarning)
         rows = [
@@ -100,7 +103,9 @@ def test_compiled_and_plain_trainings_agree(
         ]
     assert len(traced) == 4, "two generators and two critics"
     for plain, compiled in zip(*rows, strict=True):
-        for name in ("generators", "cycle", "source_critic", "target_critic", "psnr_target"):
+        names = ["generators", "cycle", "source_critic", "target_critic", "psnr_target"]
+        names += ["back_translation", "simulated"] if preset == "bridge" else []
+        for name in names:
             assert compiled[name] == pytest.approx(plain[name], rel=1e-3), name
 
 
@@ -134,7 +139,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, at_call: int) -> 
     monkeypatch.setattr(nn.Module, "compile", compile_badly)
 
 
-@pytest.mark.parametrize("at_call", [1, 4, 8], ids=["generator", "cycle", "critic"])
+@pytest.mark.parametrize("at_call", [1, 4, 5, 8], ids=["generator", "judged", "cycle", "critic"])
 def test_where_it_fails_the_training_is_the_plain_one(
     at_call: int,
     small_store: Store,
@@ -144,7 +149,7 @@ def test_where_it_fails_the_training_is_the_plain_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     batch_norm = {"networks": {"generator": {"norm": "batch"}}}
-    settings = tiny("bridge", simulated_weight=0.0, warm_up=0.0).changed(batch_norm)
+    settings = tiny("bridge", simulated_weight=0.0, warm_up=0.0, **PLAYED).changed(batch_norm)
     plain = train(small_store, tmp_path / "off", settings, device="cpu")
     failing(monkeypatch, RuntimeError("no compiler\nand a long story"), at_call)
     with pytest.warns(MrbridgeWarning, match=r"trained without \(no compiler\)") as told:

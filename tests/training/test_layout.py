@@ -26,7 +26,7 @@ def make(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[
     settings = tiny("unet", precision="float32", pool_size=2)
     rng = torch.Generator().manual_seed(1)
     images = [torch.rand((1, 1, 32, 32), generator=rng) * 2 - 1 for _ in range(2)]
-    batch = Sample(*images, torch.empty(1, 0, 32, 32))
+    batch = Sample(*images, *[torch.empty(1, 0, 32, 32)] * 2)
 
     def made(channels_last: bool, state: dict[str, Any] | None = None) -> SimpleNamespace:
         model = CycleGAN(settings)

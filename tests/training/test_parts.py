@@ -15,9 +15,18 @@ from mrbridge.data.dataset import Sample
 from mrbridge.training.average import averaged_copy, follow
 from mrbridge.training.callbacks import rate_share
 from mrbridge.training.cyclegan import CycleGAN
+from mrbridge.training.lessons import answer_all, back_translated
 from mrbridge.training.names import PRESET_NAMES
 from mrbridge.training.pool import ImagePool
 from mrbridge.training.settings import PRESETS
+
+NOTHING: dict[str, Any] = {
+    "adversarial_weight": 0.0,
+    "cycle_weight": 0.0,
+    "identity_weight": 0.0,
+    "back_translation_weight": 0.0,
+    "simulated_weight": 0.0,
+}
 
 
 def numbered(*numbers: int) -> torch.Tensor:
@@ -125,13 +134,22 @@ def wired(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> SimpleNa
     """A model with its optimisers, outside of a trainer, and one batch."""
 
     def make(**changes: Any) -> SimpleNamespace:
-        model = CycleGAN(tiny("bridge", **{"identity_weight": 5.0, **changes}))
+        every = {
+            "adversarial_weight": 1.0,
+            "cycle_weight": 10.0,
+            "identity_weight": 5.0,
+            "back_translation_weight": 1.0,
+            "simulated_weight": 1.0,
+        }
+        model = CycleGAN(tiny("bridge", **{**every, **changes}))
         optimizers = model.configure_optimizers()
         monkeypatch.setattr(model, "optimizers", lambda: optimizers)
         monkeypatch.setattr(model, "manual_backward", lambda loss: loss.backward())
         rng = torch.Generator().manual_seed(1)
         source, target = (torch.rand((2, 1, 32, 32), generator=rng) * 2 - 1 for _ in range(2))
-        batch = Sample(source, target, torch.cat([source.flip(0), target.flip(0)], dim=1))
+        turned = [source.flip(0), target.flip(0)]
+        group = torch.cat([turned[0], turned[0], turned[1], turned[1]], dim=1)
+        batch = Sample(source, target, group, torch.cat([source, target], dim=1))
         return SimpleNamespace(model=model, optimizers=optimizers, batch=batch)
 
     return make
@@ -197,52 +215,119 @@ class TestStep:
     def test_the_generators_learn_to_reconstruct(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
-        it = wired(learning_rate=5e-3, identity_weight=0.0, simulated_weight=0.0)
+        it = wired(learning_rate=5e-3, **{**NOTHING, "cycle_weight": 10.0, "paired_weight": 0.0})
         told = [it.model.training_step(it.batch, n)["cycle"].item() for n in range(40)]
+        assert np.mean(told[-5:]) < 0.8 * told[0]
+
+    @pytest.mark.parametrize("loss", ["back_translation", "simulated", "paired"])
+    def test_the_generators_learn_each_lesson(
+        self, loss: str, wired: Callable[..., SimpleNamespace]
+    ) -> None:
+        it = wired(learning_rate=5e-3, **{**NOTHING, "paired_weight": 0.0, f"{loss}_weight": 1.0})
+        told = [it.model.training_step(it.batch, n)[loss].item() for n in range(40)]
         assert np.mean(told[-5:]) < 0.8 * told[0]
 
     def test_the_total_is_the_weighted_sum(self, wired: Callable[..., SimpleNamespace]) -> None:
         it = wired(
-            cycle_weight=7.0, identity_weight=3.0, simulated_weight=2.0, adversarial_weight=0.6
+            cycle_weight=7.0,
+            identity_weight=3.0,
+            simulated_weight=2.0,
+            adversarial_weight=0.6,
+            back_translation_weight=4.0,
+            paired_weight=9.0,
         )
         it.model.unpaired_share = 0.5
         told = it.model.training_step(it.batch, 0)
-        parts = {"adversarial": 0.3, "cycle": 3.5, "identity": 1.5, "simulated": 2.0}
+        parts = {
+            "adversarial": 0.3,
+            "cycle": 3.5,
+            "identity": 1.5,
+            "back_translation": 2.0,
+            "simulated": 2.0,
+            "paired": 9.0,
+        }
         expected = sum(weight * told[name].item() for name, weight in parts.items())
         assert told["generators"].item() == pytest.approx(expected, rel=1e-5)
 
     def test_losses_without_weight_are_not_computed(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
-        model = wired(identity_weight=0.0, simulated_weight=0.0).model
         nothing = torch.empty(2, 0, 32, 32)
-        batch = wired().batch._replace(simulated=nothing)
+        batch = wired().batch._replace(simulated=nothing, paired=nothing)
+        model = wired(identity_weight=0.0, back_translation_weight=0.0).model
         assert set(model._generator_losses(batch)[0]) == {"generators", "adversarial", "cycle"}
+        model = wired(**{**NOTHING, "back_translation_weight": 1.0}).model
+        told, translations = model._generator_losses(batch)
+        assert set(told) == {"generators", "back_translation"}
+        assert translations == [], "nobody wants them"
+
+    def test_critics_that_nobody_asks_do_not_learn(
+        self, wired: Callable[..., SimpleNamespace]
+    ) -> None:
+        it = wired(**{**NOTHING, "back_translation_weight": 1.0})
+        before = weights(it.model.source_critic, it.model.target_critic)
+        told = it.model.training_step(it.batch, 0)
+        after = weights(it.model.source_critic, it.model.target_critic)
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert "source_critic" not in told
+
+    def test_each_direction_is_given_one_contrast_and_answers_the_other(
+        self, wired: Callable[..., SimpleNamespace]
+    ) -> None:
+        """Every lesson, told by images whose level names them."""
+        model = wired(adversarial_weight=0.0, cycle_weight=0.0).model
+        level = lambda *values: torch.tensor(values)[None, :, None, None].expand(  # noqa: E731
+            1, len(values), 32, 32
+        )
+        batch = Sample(level(0.1), level(0.2), level(0.3, 0.4, 0.5, 0.6), level(0.7, 0.8))
+        expected = {
+            0: {"identity": (0.2, 0.2), "simulated": (0.3, 0.6), "paired": (0.7, 0.8)},
+            1: {"identity": (0.1, 0.1), "simulated": (0.5, 0.4), "paired": (0.8, 0.7)},
+        }
+        for direction, wanted in expected.items():
+            lessons = {
+                lesson.loss: lesson for lesson in model._lessons(batch, direction, model._weights())
+            }
+            back = lessons.pop("back_translation")
+            assert torch.equal(back.answer, batch.target if direction == 0 else batch.source)
+            found = {
+                name: (lesson.given.mean().item(), lesson.answer.mean().item())
+                for name, lesson in lessons.items()
+            }
+            assert set(found) == set(wanted)
+            for name, pair in wanted.items():
+                assert found[name] == pytest.approx(pair, abs=1e-5)
+
+    def test_answers_of_simulated_subjects_get_the_looks_of_the_data(
+        self, wired: Callable[..., SimpleNamespace]
+    ) -> None:
+        it = wired()
+        canonical = np.linspace(-1, 1, 4000, dtype=np.float32)
+        it.model.looks[1].fit(canonical, (np.sqrt((canonical + 1) / 2) * 2 - 1).astype(np.float32))
+        lessons = it.model._lessons(it.batch, 0, it.model._weights())
+        simulated = next(lesson for lesson in lessons if lesson.loss == "simulated")
+        expected = ((it.batch.simulated[:, 3:] + 1) / 2).sqrt() * 2 - 1
+        torch.testing.assert_close(simulated.answer, expected, atol=0.1, rtol=0)
 
     def test_images_of_one_batch_do_not_mix(self, wired: Callable[..., SimpleNamespace]) -> None:
         model = wired().model.eval()
-        source, target, simulated = wired().batch
-        images = (source, target, simulated[:, :1])
+        images = [wired().batch.source, wired().batch.target, wired().batch.simulated[:, :1]]
         with torch.no_grad():
-            together = model._translate(model.to_target, *images)
+            together = answer_all(model.to_target, images)
             apart = [model.to_target(image) for image in images]
         for one, other in zip(together, apart, strict=True):
             assert torch.allclose(one, other, atol=1e-5)
 
-    def test_what_is_not_wanted_is_not_translated(
+    def test_back_translation_gives_no_gradient_to_the_other_generator(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
-        source, target, simulated = wired().batch
-        model = wired(identity_weight=0.0).model
-        translated, same, paired = model._translate(
-            model.to_target, source, target, simulated[:, :1]
-        )
-        assert translated.shape == paired.shape == source.shape
-        assert same is None
-        model = wired(identity_weight=1.0).model
-        translated, same, paired = model._translate(model.to_target, source, target, None)
-        assert translated.shape == same.shape == source.shape
-        assert paired is None
+        model = wired().model
+        given = back_translated(model.to_source, wired().batch.target)
+        assert not given.requires_grad
+        assert given.abs().max() <= 1
+        torch.manual_seed(3)
+        again = back_translated(model.to_source, wired().batch.target)
+        assert not torch.equal(given, again), "its looks vary"
 
     def test_equal_seeds_make_equal_networks(self, tiny: Callable[..., Any]) -> None:
         torch.manual_seed(1)

@@ -29,6 +29,7 @@ from mrbridge.training import callbacks
 from mrbridge.training.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import PRESETS, TrainSettings, preset, resolve
+from mrbridge.training.validation import criterion
 
 pytestmark = pytest.mark.usefixtures("quick_phantom")
 
@@ -39,9 +40,8 @@ def run(
 ) -> Run:
     """Three epochs, validated after the second and at the end."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    settings = tiny(
-        epochs=3, validate_every=2, identity_weight=1.0, simulated_weight=0.0, warm_up=0.0
-    )
+    played = {"adversarial_weight": 1.0, "cycle_weight": 10.0, "identity_weight": 1.0}
+    settings = tiny(epochs=3, validate_every=2, simulated_weight=0.0, warm_up=0.0, **played)
     return train(small_store, out, settings, device="cpu")
 
 
@@ -69,13 +69,17 @@ def test_metrics_hold_a_row_an_epoch(run: Run) -> None:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert [row["step"] for row in rows] == ["2", "4", "6"]
-    losses = ("generators", "adversarial", "cycle", "identity", "source_critic", "target_critic")
+    losses = (
+        *("generators", "adversarial", "cycle", "identity", "back_translation"),
+        *("source_critic", "target_critic"),
+    )
     for row in rows:
         for name in (*losses, "learning_rate", "seconds", "images_per_second"):
             assert float(row[name]) >= 0
     scores = (
         *("swd_to_target", "swd_to_source", "psnr_target", "psnr_source", "criterion"),
         *("ssim_target", "ssim_source", "cycle_psnr_source", "cycle_ssim_target"),
+        *("guard_agreement_to_target", "guard_likeness_to_source", "guard_verdict_to_target"),
     )
     for name in scores:
         assert rows[0][name] == "", "the first epoch was not validated"
@@ -89,7 +93,8 @@ def test_tensorboard_events_can_be_read(run: Run) -> None:
     events = EventAccumulator(str(run.path / "tensorboard"), {"images": 0, "histograms": 0})
     events.Reload()
     tags = events.Tags()
-    assert {"cycle", "learning_rate", "psnr_target"} <= set(tags["scalars"])
+    expected = {"cycle", "learning_rate", "psnr_target", "guard_mean_distance_to_source"}
+    assert expected <= set(tags["scalars"])
     assert [event.step for event in events.Scalars("cycle")] == [1, 2, 3]
     assert [event.step for event in events.Images("samples")] == [0, 2, 3]
     assert "intensity/synthetic/target" in tags["histograms"]
@@ -103,6 +108,10 @@ def test_nothing_temporary_is_left(run: Run) -> None:
     assert list(run.path.rglob(".*")) == []
 
 
+def looks_right(row: dict[str, float]) -> bool:
+    return not (row["guard_verdict_to_target"] or row["guard_verdict_to_source"])
+
+
 def test_the_bundle_tells_where_it_comes_from(run: Run, small_store: Store) -> None:
     bundle = load_bundle(run.path)
     manifest = bundle.manifest
@@ -111,7 +120,7 @@ def test_the_bundle_tells_where_it_comes_from(run: Run, small_store: Store) -> N
     assert manifest.typical == small_store.manifest.typical
     assert manifest.trained["validation"] == "held-out slices"
     assert manifest.trained["scans"] == {"T1w": 2, "T2w": 2}
-    best = max(run.rows[1:], key=lambda row: row["criterion"])
+    best = max(run.rows[1:], key=lambda row: (looks_right(row), row["criterion"]))
     assert manifest.trained["epochs"] == best["epoch"]
     assert manifest.scores["psnr_target"] == best["psnr_target"]
 
@@ -152,10 +161,17 @@ def test_only_a_better_state_is_shipped(
 def test_scores_that_are_not_finite_do_not_end_a_training(
     small_store: Store, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {"psnr_target": float("inf"), "psnr_source": 3.0, "swd_to_target": float("nan")}
+    told = {"psnr_target": float("inf"), "swd_to_source": 3.0, "swd_to_target": float("nan")}
     monkeypatch.setattr(callbacks, "validation_scores", lambda *_: dict(told))
     done = train(small_store, tmp_path / "run", tiny(epochs=1), device="cpu")
-    assert read_manifest(done.path).scores == {"psnr_source": 3.0}
+    assert read_manifest(done.path).scores == {"swd_to_source": 3.0}
+
+
+def test_pairs_do_not_decide_what_is_best() -> None:
+    apart = {"swd_to_target": 3.0, "swd_to_source": 5.0}
+    assert criterion(apart) == -4.0
+    assert criterion(apart | {"psnr_target": 30.0, "psnr_source": 30.0}) == -4.0
+    assert criterion(apart | {"swd_to_target": 2.0}) > criterion(apart), "closer is better"
 
 
 def test_training_by_the_clock_ends_in_time(
@@ -333,6 +349,6 @@ def test_a_resumed_run_does_not_simulate_again(
     def forbidden(*_: object) -> None:
         raise AssertionError("simulated again")
 
-    monkeypatch.setattr("mrbridge.data.simulated.simulate", forbidden)
+    monkeypatch.setattr("mrbridge.data.simulated.varied_subject", forbidden)
     more = train(small_store, tmp_path / "run", resume=True, changes={"epochs": 2}, device="cpu")
     assert more.rows[-1]["epoch"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -60,12 +61,18 @@ class Augmentation:
         settings: which changes, how strong.
         image_size: rows and columns of the slices.
         device: where the images are that `apply` gets.
+        looks: which slices of an image change their intensities; None: all. All of them move.
     """
 
     def __init__(
-        self, settings: AugmentSettings, image_size: int, device: torch.device = _CPU
+        self,
+        settings: AugmentSettings,
+        image_size: int,
+        device: torch.device = _CPU,
+        looks: Sequence[int] | None = None,
     ) -> None:
         self.settings = settings
+        self.looks = None if looks is None else list(looks)
         self.image_size = image_size
         # Centres of the pixels, the image's edges being at -1 and 1.
         places = ((np.arange(image_size) + 0.5) * 2 / image_size - 1).astype(np.float32)
@@ -92,6 +99,11 @@ class Augmentation:
             noise = torch.from_numpy(rng.standard_normal((1, *images.shape), np.float32))
         changed = self.apply(torch.from_numpy(images)[None], drawn, torch.from_numpy(drawn), noise)
         return changed[0].numpy()
+
+    def without_looks(self) -> Augmentation:
+        """The same moves, without any change of intensities."""
+        moves = self.settings.changed({"bias_field": 0, "gamma": 0, "noise": 0})
+        return Augmentation(moves, self.image_size, self._places.device)
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float32]:
         """What is to become of an image, for `apply`: shape (numbers,)."""
@@ -142,6 +154,20 @@ class Augmentation:
             values = self._moved(values, there[:, _MOVE])
         elif (drawn[:, _MIRROR] < 0).any():
             values = torch.where(there[:, _MIRROR, None, None] < 0, values.flip(-1), values)
+        if self.looks is None:
+            self._change_looks(values, drawn, there, noise)
+        else:
+            # A copy of the slices that change, since indices by a list do not share memory.
+            looks = values[:, self.looks]
+            noise = None if noise is None else noise[:, self.looks]
+            self._change_looks(looks, drawn, there, noise)
+            values[:, self.looks] = looks
+        return values.mul_(2).sub_(1).clamp_(-1, 1)
+
+    def _change_looks(
+        self, values: Tensor, drawn: NDArray[np.float32], there: Tensor, noise: Tensor | None
+    ) -> None:
+        """Change intensities in [0, 1] in place: field, exponent, noise."""
         if self.settings.bias_field and drawn[:, _FIELD].any():
             coefficients = there[:, _FIELD].view(-1, 3, 3)
             field = self._polynomials @ coefficients @ self._polynomials.T
@@ -149,8 +175,8 @@ class Augmentation:
         if self.settings.gamma and (drawn[:, _EXPONENT] != 1).any():
             _power_(values, there[:, _EXPONENT, None, None])
         if noise is not None:
-            values.addcmul_(noise, there[:, _NOISE, None, None])
-        return values.mul_(2).sub_(1).clamp_(-1, 1)
+            # What was blank stays blank: it says where the anatomy ends.
+            values.addcmul_(noise * (values > 0), there[:, _NOISE, None, None])
 
     def _moved(self, values: Tensor, move: Tensor) -> Tensor:
         """Mirrored, rotated, scaled and shifted, bilinear; what comes in from outside is air, 0."""

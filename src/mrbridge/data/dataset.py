@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mrbridge.data.augment import Augmentation
+from mrbridge.data.simulated import SimulatedPairs, varied
 from mrbridge.errors import StoreError
 from mrbridge.preparation.geometry import fit_size
 from mrbridge.preparation.store import ScanRecord, Store
 
-if TYPE_CHECKING:
-    from mrbridge.data.augment import Augmentation
-    from mrbridge.data.simulated import SimulatedPairs
+PAIR = 9
+"""The number of the pairs among the parts of a sample."""
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of float16 slices that are kept in memory; a larger store is read slice by slice."""
@@ -31,13 +32,17 @@ class Sample(NamedTuple):
     Attributes:
         source: shape (1, rows, columns), range [-1, 1].
         target: the same shape and range.
-        simulated: a simulated pair, shape (2, rows, columns): source contrast, then target
-            contrast; (0, rows, columns) where none is wanted.
+        simulated: slices of a simulated subject, shape (4, rows, columns): the source contrast as
+            seen and as it shall be answered, then the target contrast likewise; (0, rows, columns)
+            where none is wanted.
+        paired: two slices that show the same anatomy, source contrast first, shape (2, rows,
+            columns); (0, rows, columns) where there are none.
     """
 
     source: Tensor
     target: Tensor
     simulated: Tensor
+    paired: Tensor
 
 
 class SliceBank:
@@ -103,7 +108,7 @@ class UnpairedSlices(Dataset[Sample]):
         image_size: rows and columns of the images.
         seed: of orders and changes.
         augment: random changes; None leaves the slices as they are.
-        simulated: adds a simulated pair to every sample; None adds none.
+        simulated: adds simulated slices to every sample; None adds none.
 
     Raises:
         StoreError: the store has no training slice of a contrast.
@@ -118,10 +123,10 @@ class UnpairedSlices(Dataset[Sample]):
         simulated: SimulatedPairs | None = None,
     ) -> None:
         settings = store.manifest.settings
-        self.banks = [
-            SliceBank(store, contrast, "train", image_size)
-            for contrast in (settings.source, settings.target)
-        ]
+        self.banks = (
+            SliceBank(store, settings.source, "train", image_size),
+            SliceBank(store, settings.target, "train", image_size),
+        )
         for bank, contrast in zip(self.banks, (settings.source, settings.target), strict=True):
             if not len(bank):
                 raise StoreError(
@@ -132,6 +137,10 @@ class UnpairedSlices(Dataset[Sample]):
         self.seed = seed
         self.augment = augment
         self.simulated = simulated
+        self.pairs: list[tuple[int, int]] = []
+        """Indices of source and target slices that show the same anatomy, if any shall be used."""
+        self.move = None if augment is None else augment.without_looks()
+        self.vary = None if augment is None else varied(image_size)
         self._nothing = torch.empty(0, image_size, image_size)
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
@@ -142,30 +151,39 @@ class UnpairedSlices(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` of the sequence, which goes on beyond the first epoch."""
         source, target = (
-            self._changed(self.banks[side][self.place(side, index)][None], side, index)
+            self._changed(
+                self.banks[side][self.place(side, index)][None], side, index, self.augment
+            )
             for side in (0, 1)
         )
-        if self.simulated is None:
-            return Sample(source, target, self._nothing)
-        # Both slices in one call: changed apart, they would no longer be a pair.
-        return Sample(source, target, self._changed(self.simulated.pair(index), 2, index))
+        # All slices of a group or pair in one call: changed apart, they would no longer match.
+        group = pair = self._nothing
+        if self.simulated is not None:
+            group = self._changed(self.simulated.group(index), 2, index, self.vary)
+        if self.pairs:
+            places = zip(self.banks, self.pairs[self.place(PAIR, index)], strict=True)
+            pair = self._changed(np.stack([bank[n] for bank, n in places]), PAIR, index, self.move)
+        return Sample(source, target, group, pair)
 
     def place(self, side: int, index: int) -> int:
-        """Which slice of a contrast (0 source, 1 target) is in sample `index`."""
-        turn, place = divmod(index, len(self.banks[side]))
+        """Which slice (side 0 source, 1 target) or pair (`PAIR`) is in sample `index`."""
+        count = len(self.pairs) if side == PAIR else len(self.banks[side])
+        turn, place = divmod(index, count)
         if self._orders.get(side, (-1, None))[0] != turn:
             rng = np.random.default_rng([self.seed, side, turn])
-            self._orders[side] = (turn, rng.permutation(len(self.banks[side])))
+            self._orders[side] = (turn, rng.permutation(count))
         return int(self._orders[side][1][place])
 
     def rng(self, part: int, index: int) -> np.random.Generator:
-        """What decides how a part of sample `index` is changed: 0 source, 1 target, 2 pair."""
+        """What decides how a part (0 source, 1 target, 2 simulated, `PAIR`) of a sample changes."""
         return np.random.default_rng([self.seed, 2 + part, index])
 
-    def _changed(self, images: NDArray[np.float32], part: int, index: int) -> Tensor:
+    def _changed(
+        self, images: NDArray[np.float32], part: int, index: int, change: Augmentation | None
+    ) -> Tensor:
         """Images as they go into a batch, (slices, rows, columns)."""
-        if self.augment is not None:
-            images = self.augment(images, self.rng(part, index))
+        if change is not None:
+            images = change(images, self.rng(part, index))
         return torch.from_numpy(images)
 
 

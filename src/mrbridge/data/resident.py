@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrbridge.data.augment import Augmentation
-from mrbridge.data.dataset import Sample, SliceBank, UnpairedSlices
+from mrbridge.data.dataset import PAIR, Sample, SliceBank, UnpairedSlices
 from mrbridge.progress import track
 
 SHARE = 0.25
@@ -24,15 +24,13 @@ SHARE = 0.25
 
 
 def fits(dataset: UnpairedSlices, device: torch.device) -> bool:
-    """Whether all slices and simulated pairs fit into `SHARE` of what a CUDA device has free.
+    """Whether all slices fit into `SHARE` of what a CUDA device has free.
 
     A CPU has nothing to gain: its slices lie in its memory already.
     """
     if device.type != "cuda":
         return False
     slices = sum(len(bank) for bank in dataset.banks)
-    if dataset.simulated is not None:
-        slices += 2 * len(dataset.simulated)
     free, _ = torch.cuda.mem_get_info(device)
     return slices * 2 * dataset.banks[0].image_size ** 2 <= SHARE * free
 
@@ -44,7 +42,7 @@ class ResidentSlices:
     the device, and is a function of the seed, of the batch's place in the sequence and of its size.
 
     Args:
-        dataset: which slices, which changes; its simulated pairs must be there already.
+        dataset: which slices, which changes.
         device: where the slices are kept, in half precision.
 
     Raises:
@@ -54,48 +52,62 @@ class ResidentSlices:
     def __init__(self, dataset: UnpairedSlices, device: torch.device) -> None:
         self.dataset = dataset
         self.device = device
-        # Each (slices, 1 or 2, rows, columns): source, target and, if there are any, pairs.
-        self._parts = [_sent(bank, device) for bank in dataset.banks]
-        if dataset.simulated is not None:
-            self._parts.append(torch.from_numpy(dataset.simulated.pairs).to(device))
+        # Each (slices, 1 or 4, rows, columns).
+        self._parts = {part: _sent(bank, device) for part, bank in enumerate(dataset.banks)}
+        self._pairs = torch.tensor(dataset.pairs, device=device)  # (pairs, 2)
         self._size = dataset.banks[0].image_size
-        self._augment: Augmentation | None = None
-        if dataset.augment is not None:
-            self._augment = Augmentation(dataset.augment.settings, self._size, device)
+        self._changes = {
+            part: Augmentation(change.settings, self._size, device, change.looks)
+            for part, change in (
+                (0, dataset.augment),
+                (1, dataset.augment),
+                (2, dataset.vary),
+                (PAIR, dataset.move),
+            )
+            if change is not None
+        }
         self._noise = torch.Generator(device)
 
     def batch(self, first: int, count: int) -> Sample:
         """Samples `first` to `first + count` of the endless sequence, stacked.
 
         Returns:
-            On the device: source and target (count, 1, rows, columns), pairs (count, 2, rows,
-            columns) or, if there are none, (count, 0, rows, columns).
+            On the device: source and target (count, 1, rows, columns), simulated groups (count, 4,
+            rows, columns), pairs (count, 2, rows, columns); of groups or pairs that are not wanted
+            (count, 0, rows, columns).
         """
         indices = range(first, first + count)
-        changed = [self._part(part, indices) for part in range(len(self._parts))]
-        if len(changed) < len(Sample._fields):
-            changed.append(torch.empty(count, 0, self._size, self._size, device=self.device))
-        return Sample(*changed)
+        source, target = (
+            self._changed(self._gathered(part, indices), part, indices) for part in (0, 1)
+        )
+        group = pair = torch.empty(count, 0, self._size, self._size, device=self.device)
+        if self.dataset.simulated is not None:
+            # Mixed on the CPU, as they are drawn.
+            drawn = np.stack([self.dataset.simulated.group(index) for index in indices])
+            group = self._changed(self._send(drawn), 2, indices)
+        if self.dataset.pairs:
+            places = np.array([self.dataset.place(PAIR, index) for index in indices])
+            sides = self._pairs[self._send(places)].unbind(1)
+            both = [self._parts[part][side] for part, side in enumerate(sides)]
+            pair = self._changed(torch.cat(both, dim=1).float(), PAIR, indices)
+        return Sample(source, target, group, pair)
 
-    def _part(self, part: int, indices: range) -> Tensor:
-        places = np.array([self._place(part, index) for index in indices])
-        images = self._parts[part][self._send(places)].float()
-        if self._augment is None:
+    def _gathered(self, part: int, indices: range) -> Tensor:
+        places = np.array([self.dataset.place(part, index) for index in indices])
+        return self._parts[part][self._send(places)].float()
+
+    def _changed(self, images: Tensor, part: int, indices: range) -> Tensor:
+        if part not in self._changes:
             return images
+        change = self._changes[part]
         rngs = [self.dataset.rng(part, index) for index in indices]
-        drawn = np.stack([self._augment.draw(rng) for rng in rngs])
+        drawn = np.stack([change.draw(rng) for rng in rngs])
         noise = None
-        if self._augment.settings.noise:
+        if change.settings.noise:
             seeds = np.random.SeedSequence([self.dataset.seed, 6 + part, indices.start])
             self._noise.manual_seed(int(seeds.generate_state(1)[0]))
             noise = torch.randn(images.shape, generator=self._noise, device=self.device)
-        return self._augment.apply(images, drawn, self._send(drawn), noise)
-
-    def _place(self, part: int, index: int) -> int:
-        if part < len(self.dataset.banks):
-            return self.dataset.place(part, index)
-        assert self.dataset.simulated is not None
-        return self.dataset.simulated.place(index)
+        return change.apply(images, drawn, self._send(drawn), noise)
 
     def _send(self, numbers: NDArray[np.generic]) -> Tensor:
         """To the device; from pinned memory, since the CPU would wait for any other copy."""

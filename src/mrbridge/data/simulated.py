@@ -1,8 +1,8 @@
 """Simulated pairs: slices of subjects whose two contrasts are both known.
 
-An unpaired objective alone tends to copy, or to swap tissues, for hundreds of epochs. A few
-simulated subjects tell a generator what becomes of fluid, grey and white matter, bone and fat,
-without any pair of real scans.
+An unpaired objective alone tends to copy, or to swap tissues, for hundreds of epochs. Simulated
+subjects tell a generator what becomes of fluid, grey and white matter, bone and fat, without any
+pair of real scans.
 """
 
 from __future__ import annotations
@@ -13,18 +13,35 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from mrbridge.data.augment import Augmentation, AugmentSettings
 from mrbridge.io.safety import atomic_path
-from mrbridge.phantom import PhantomSettings, simulate
-from mrbridge.preparation.geometry import fit_size
-from mrbridge.preparation.intensity import IntensitySettings
+from mrbridge.phantom.varied import VariedSubject, varied_subject
+from mrbridge.preparation.geometry import fit_size, to_slices
+from mrbridge.preparation.intensity import IntensityRecipe, IntensitySettings
 from mrbridge.preparation.pipeline import StandardSettings, standardise
 from mrbridge.progress import track
-from mrbridge.volume import Volume
 
 CONTRASTS = ("T1w", "T2w")
 """What can be simulated."""
+
+CANONICAL = {
+    "T1w": IntensityRecipe(low=0.0095, high=0.075, knee=0.042),
+    "T2w": IntensityRecipe(low=0.0, high=0.68),
+}
+"""Where the canonical signals lie in [-1, 1]: the same in every subject, with a whole head or not.
+
+In T1w white matter comes just below the knee and fluid just above black, in T2w fluid comes to 1.
+"""
+
+_SEEN = (0, 2)  # which images of a group are given to a generator; the others are answers
+_VARIETY = AugmentSettings(rotate_degrees=12, scale=0.15, shift=0.04, gamma=0.6, noise=0.03)
+
+_MIX_OFTEN = 0.7  # how often parts of a slice come from another slice, and
+_MIX_SHARE = (0.1, 0.5)  # how much of it
+_MIX_KNOTS = (5, 12)  # knots along an edge of the random field that outlines the parts
 
 _FIELD_OF_VIEW_MM = 256.0
 _LEAST_FOREGROUND = 0.02
@@ -32,19 +49,19 @@ _SEED = 982_451_653  # added to the training's seed: the demo's own subjects hav
 
 
 class SimulatedPairs:
-    """Pairs of slices of simulated subjects, prepared as the store's scans are.
+    """Groups of slices of simulated subjects: each contrast as seen, and as it shall be answered.
 
-    Every second subject is skull-stripped, since stores hold whole heads or stripped brains.
+    Scans vary in protocol, noise, field, slice thickness, skull or none; answers are canonical.
 
     Args:
         standard: how the store's scans were prepared.
         pictures: whether they are pictures, which have no spacing and a fixed range.
-        source: contrast of the first slice of a pair, T1w or T2w.
-        target: contrast of the second one.
+        source: contrast of the first two slices of a group, T1w or T2w.
+        target: contrast of the other two.
         image_size: rows and columns of the slices.
         subjects: how many subjects.
-        seed: of the subjects and of the order of the pairs.
-        cache: a file that keeps the pairs, since a subject at 1 mm takes seconds to simulate; one
+        seed: of the subjects and of the order of the groups.
+        cache: a file that keeps the groups, since a subject at 1 mm takes seconds to simulate; one
             that is damaged or was made of something else is replaced. None keeps none.
 
     Raises:
@@ -67,46 +84,82 @@ class SimulatedPairs:
             straight = IntensitySettings(knee_percentile=100)
             spacing = _FIELD_OF_VIEW_MM / image_size
             standard = StandardSettings(spacing_mm=spacing, intensity=straight)
-        phantoms = [
-            PhantomSettings(
-                spacing_mm=standard.spacing_mm or 1.0, seed=_SEED + seed, stripped=index % 2 == 1
-            )
-            for index in range(subjects)
-        ]
-        key = _key(standard, source, target, image_size, phantoms)
+        key = _key(standard, source, target, image_size, subjects, seed)
         kept = None if cache is None else _kept(cache, key)
-        if kept is not None:
-            self.pairs: NDArray[np.float16] = kept
-            return
-        found = []
-        for index, phantom in enumerate(track(phantoms, "simulate", subjects)):
-            subject = simulate(phantom, index)
-            scans = {"T1w": subject.t1w, "T2w": subject.t2w}
-            found.append(_pairs(scans[source], scans[target], standard, image_size))
-        self.pairs = np.concatenate(found)
-        if cache is not None:
-            _keep(cache, key, self.pairs)
+        if kept is None:
+            groups = [
+                subject_groups(
+                    varied_subject(_SEED + seed, index, standard.spacing_mm or 1.0),
+                    standard,
+                    (source, target),
+                    image_size,
+                )
+                for index in track(range(subjects), "simulate", subjects)
+            ]
+            ends = np.cumsum([len(group) for group in groups])
+            kept = np.concatenate(groups), ends
+            if cache is not None:
+                _keep(cache, key, *kept)
+        self.groups, self._ends = kept
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.groups)
 
-    def pair(self, index: int) -> NDArray[np.float32]:
-        """Pair `index` of an endless random sequence, shape (2, rows, columns), range [-1, 1]."""
-        return self.pairs[self.place(index)].astype(np.float32)
+    def group(self, index: int) -> NDArray[np.float32]:
+        """Group `index` of an endless random sequence.
 
-    def place(self, index: int) -> int:
-        """Which of `pairs` is number `index` of that sequence."""
+        Returns:
+            Shape (4, rows, columns), range [-1, 1]: the source contrast as seen and as answered,
+            then the target contrast likewise.
+        """
         rng = np.random.default_rng([self.seed, 5, index])
-        return int(rng.integers(len(self.pairs)))
+        # A subject is drawn first, then one of its slices: thick slices are few.
+        subject = int(rng.integers(len(self._ends)))
+        start = int(self._ends[subject - 1]) if subject else 0
+        return draw_group(self.groups[start : self._ends[subject]], rng)
 
 
-def _pairs(
-    source: Volume, target: Volume, standard: StandardSettings, image_size: int
+def draw_group(groups: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float32]:
+    """One of a subject's groups, (groups, 4, rows, columns), mostly with parts of another.
+
+    All simulated subjects come from one template: a network would learn where in a head each tissue
+    lies, and paint white matter over ventricles that are larger than it ever saw. Parts of another
+    slice, turned at random, tell it to look at the image instead (after CutMix, Yun et al. 2019,
+    arXiv:1905.04899; both slices are of one scan, so that intensities keep their meaning).
+    """
+    group = groups[rng.integers(len(groups))].astype(np.float32)
+    if rng.random() >= _MIX_OFTEN:
+        return group
+    donor = groups[rng.integers(len(groups))].astype(np.float32)
+    donor = np.rot90(donor, int(rng.integers(4)), axes=(1, 2))
+    knots = int(rng.integers(*_MIX_KNOTS))
+    field = torch.from_numpy(rng.standard_normal((1, 1, knots, knots), np.float32))
+    smooth = torch.nn.functional.interpolate(field, size=group.shape[1:], mode="bicubic")
+    outline = smooth[0, 0].numpy()
+    chosen = outline > np.quantile(outline[::4, ::4], 1 - rng.uniform(*_MIX_SHARE))
+    return np.where(chosen, donor, group)
+
+
+def varied(image_size: int) -> Augmentation:
+    """What changes groups: all images move alike, only those that are seen change their looks."""
+    return Augmentation(_VARIETY, image_size, looks=_SEEN)
+
+
+def subject_groups(
+    subject: VariedSubject,
+    standard: StandardSettings,
+    contrasts: tuple[str, str],
+    image_size: int,
 ) -> NDArray[np.float16]:
-    """All slices of a subject that show something, (slices, 2, rows, columns)."""
-    prepared = [standardise(scan, standard) for scan in (source, target)]
-    shown = prepared[0].foreground.mean(axis=(1, 2)) >= _LEAST_FOREGROUND
-    fitted = [fit_size(scan.slices[shown], image_size, image_size)[0] for scan in prepared]
+    """All slices of a subject that show something, (slices, 4, rows, columns) as in `group`."""
+    images = []
+    for contrast in contrasts:
+        seen = standardise(subject.seen[contrast], standard)
+        answer, _ = to_slices(subject.canonical[contrast], standard.spacing_mm)
+        images += [seen.slices, CANONICAL[contrast].normalise(answer)]
+        if contrast == contrasts[0]:
+            shown = seen.foreground.mean(axis=(1, 2)) >= _LEAST_FOREGROUND
+    fitted = [fit_size(slices[shown], image_size, image_size)[0] for slices in images]
     return np.stack(fitted, axis=1).astype(np.float16)
 
 
@@ -115,24 +168,24 @@ def _key(
     source: str,
     target: str,
     image_size: int,
-    phantoms: list[PhantomSettings],
+    subjects: int,
+    seed: int,
 ) -> str:
-    """A hash of all that decides the pairs, but for the code."""
-    made_from = [standard.model_dump(mode="json"), source, target, image_size]
-    told = [*made_from, *(phantom.model_dump(mode="json") for phantom in phantoms)]
+    """A hash of all that decides the groups, but for the code."""
+    told = [2, standard.model_dump(mode="json"), source, target, image_size, subjects, seed]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _keep(cache: Path, key: str, pairs: NDArray[np.float16]) -> None:
+def _keep(cache: Path, key: str, groups: NDArray[np.float16], ends: NDArray[np.int64]) -> None:
     with atomic_path(cache) as temporary, open(temporary, "wb") as file:
-        np.savez(file, key=np.array(key), pairs=pairs)
+        np.savez(file, key=np.array(key), groups=groups, ends=ends)
 
 
-def _kept(cache: Path, key: str) -> NDArray[np.float16] | None:
-    """The pairs in a file of this key; None where there is none, or a damaged one."""
+def _kept(cache: Path, key: str) -> tuple[NDArray[np.float16], NDArray[np.int64]] | None:
+    """The groups in a file of this key; None where there is none, or a damaged one."""
     try:
         # An archive of arrays, each with a checksum that is verified as it is read.
         with np.load(cache, allow_pickle=False) as kept:
-            return kept["pairs"] if str(kept["key"]) == key else None
+            return (kept["groups"], kept["ends"]) if str(kept["key"]) == key else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -28,6 +28,7 @@ from mrbridge.evaluation.scoring import (
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Scored
 from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.models import unnamed
 from mrbridge.scale import map_scans
 
 __all__ = ["EvaluateSettings", "Evaluation", "evaluate"]
@@ -49,13 +50,14 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on pairs of true scans, or ready syntheses against true scans.
 
-    Either `model` and `pairs`: every scan is translated into the other contrast and compared with
+    Either `pairs` and a `model`: every scan is translated into the other contrast and compared with
     the true one, beside a monotone intensity mapping (the floor) and the unchanged input (the
     copy). Where no subject has both contrasts, only what needs no pairs is measured. Or `real` and
     `synthetic`: the scores of what is there.
 
     Args:
-        model: the path of a run or bundle, a bundle, or a `mrbridge.inference.engine.Translator`.
+        model: the path of a run or bundle, `shipped`, a bundle, or a
+            `mrbridge.inference.engine.Translator`; None takes the shipped model for `pairs`.
         pairs: a BIDS data set, a folder, two folders or a table, as for `prepare`.
         real: a true scan, or a folder of them.
         synthetic: its synthesis, or a folder, matched by file names or BIDS entities.
@@ -75,7 +77,8 @@ def evaluate(
     """
     settings = settings or EvaluateSettings()
     out = Path(out)
-    if model is not None and pairs is not None and real is None and synthetic is None:
+    if pairs is not None and real is None and synthetic is None:
+        model = unnamed() if model is None else model
         translator = open_translator(model, device)
         source, target = translator.bundle.source, translator.bundle.target
         if workers <= 1 or not isinstance(model, str | Path):
@@ -88,7 +91,7 @@ def evaluate(
     else:
         raise SettingsError(
             "what to score is not clear",
-            remedy="Give a model and pairs, or true and synthetic scans.",
+            remedy="Give pairs, with or without a model, or true and synthetic scans.",
         )
     mode, cases, left_out = _what_to_score(found, both)
     if mask is not None:

@@ -359,7 +359,7 @@ def _looks(images: Mapping[str, Stack | None], inside: Mask, count: int) -> dict
 
 
 def open_translator(model: Any, device: str) -> TranslatorLike:
-    """The translator of a run, a bundle's path or a bundle; a translator stays as it is."""
+    """The translator of a model that is named or loaded; a translator stays as it is."""
     if hasattr(model, "bundle"):  # not `translate`, which a path as a string has too
         return cast(TranslatorLike, model)
     from mrbridge.inference.engine import Translator

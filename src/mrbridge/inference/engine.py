@@ -29,7 +29,7 @@ class Translator:
     """Translates volumes and slices with the generators of a bundle.
 
     Args:
-        model: a bundle, or the path of a run or bundle.
+        model: a bundle, the path of a run or bundle, or `shipped`.
         device: `auto`, `cpu` or `cuda`.
         engine: what computes: `auto` or one of `mrbridge.inference.engines.ENGINES`.
 

@@ -22,6 +22,7 @@ from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import InputError, OutputError, SettingsError
 from mrbridge.inference.engines import choose_engine
 from mrbridge.io.safety import atomic_path, sha256_of
+from mrbridge.models import is_installed
 from mrbridge.networks import Generator, build_generator
 
 FORMATS = ("onnx",)
@@ -44,7 +45,7 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
     """Write both generators for other runtimes.
 
     Args:
-        model: a bundle, or the path of a run or bundle.
+        model: a bundle, the path of a run or bundle, or `shipped`.
         out: the folder that gets `<source>_to_<target>.onnx` and `<target>_to_<source>.onnx`.
         to: one of `FORMATS`.
 
@@ -79,9 +80,9 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
 def exported(bundle: Bundle, generator: str) -> Exported:
     """The ONNX file of `to_target` or `to_source`, made if it is not there yet.
 
-    It lies in the bundle's folder, or in the user's cache where that cannot be written. Its name
-    tells what it was made from and the checksum of its content, which is compared at each use: a
-    stale or damaged file is made anew.
+    It lies in the bundle's folder, or in the user's cache where that cannot be written or belongs
+    to mrbridge itself. Its name tells what it was made from and the checksum of its content, which
+    is compared at each use: a stale or damaged file is made anew.
 
     Raises:
         BundleError: the weights do not fit the networks.
@@ -92,7 +93,8 @@ def exported(bundle: Bundle, generator: str) -> Exported:
         multiple = int(build_generator(networks.generator, networks.image_size).multiple)
     origin = [_EXPORT, bundle.hash, networks.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:16]
-    folders = [folder for folder in (bundle.path, _cache()) if folder is not None]
+    own = [] if bundle.path is None or is_installed(bundle.path) else [bundle.path]
+    folders = [*own, _cache()]
     for folder in folders:
         for path in sorted((folder / "onnx").glob(f"{generator}-{key}-*.onnx")):
             if _is_whole(path):

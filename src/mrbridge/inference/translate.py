@@ -16,6 +16,7 @@ from mrbridge.io import FORMATS, is_readable, read, write
 from mrbridge.io.bids import NOT_RAW, is_bids
 from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
 from mrbridge.io.safety import sha256_of, sweep, write_json
+from mrbridge.models import unnamed
 from mrbridge.progress import track
 from mrbridge.volume import Volume
 
@@ -30,18 +31,20 @@ class Translation:
         source: the file that was read.
         output: the file that was written, None if it failed.
         contrast: what was to be made.
+        model: SHA-256 of the weights that made it, or were to.
         error: why it failed, None if it did not.
     """
 
     source: Path
     output: Path | None
     contrast: str | None
+    model: str
     error: str | None = None
 
 
 def translate(
-    model: Bundle | str | Path,
-    image: Any,
+    model: Bundle | str | Path | None = None,
+    image: Any = None,
     out: str | Path | None = None,
     *,
     to: str | None = None,
@@ -55,9 +58,10 @@ def translate(
     """Translate scans into the contrast that was not acquired.
 
     Args:
-        model: a bundle, or the path of a run or bundle.
+        model: a bundle, the path of a run or bundle, or `shipped`; None takes the shipped model
+            too, and says so.
         image: a path (file or folder), a `Volume`, a nibabel image, or an array (i, j, k) with its
-            affine (4, 4).
+            affine (4, 4). Never left out, though `model` before it may be.
         out: where to write, for paths: a file for a file, otherwise a folder.
         to: the contrast to make; None makes the one that the scan is not, as far as its name or
             header tells, else the model's target.
@@ -79,7 +83,9 @@ def translate(
         SomeScansFailed: of a folder some failed; the others are written and `report.json` tells.
         BundleError: the model cannot be used.
     """
-    translator = Translator(model, device, engine)
+    if image is None:
+        raise InputError("no scan is named", remedy="Without a model, say image=….")
+    translator = Translator(unnamed() if model is None else model, device, engine)
     reference = None
     if match is not None:
         reference = read(match) if isinstance(match, str | Path) else as_volume(match)
@@ -142,7 +148,7 @@ def _file(job: _Job, path: Path, output: Path, contrast: str | None = None) -> T
     write(made, output, synthetic_note=_note(to))
     if not made.is_picture:
         write_json(_sidecar(output), _provenance(job, path, to))
-    return Translation(path, output, to)
+    return Translation(path, output, to, job.translator.bundle.hash)
 
 
 def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
@@ -169,7 +175,7 @@ def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
             done.append(_file(job, path, output, known))
         except MrbridgeError as error:
             log.error("%s", error)
-            done.append(Translation(path, None, to, error.what))
+            done.append(Translation(path, None, to, job.translator.bundle.hash, error.what))
     failed = [item for item in done if item.error]
     write_json(out / "report.json", _report(job, folder, out, done, ignored))
     if failed:

@@ -17,8 +17,8 @@ from mrbridge.phantom import tissues
 from mrbridge.phantom.fields import Array, Grid, knots_start, random_field, random_knots, spline
 from mrbridge.phantom.head import CHANNELS, Head, sample
 from mrbridge.phantom.lesions import Lesions
-from mrbridge.phantom.signals import FastSpinEcho, GradientEcho
-from mrbridge.phantom.tissues import LESION, Tissue
+from mrbridge.phantom.signals import FastSpinEcho, T1Weighted
+from mrbridge.phantom.tissues import LESION, Matter, Tissue
 
 # How relaxation differs by region in the same way in everybody (myelination, water content), and
 # from one person to the next: relative standard deviations, choices within the spread between the
@@ -67,7 +67,7 @@ class _Canvas:
     t2w: Array
     grid: Grid
     places: Array
-    sequences: tuple[GradientEcho, FastSpinEcho]
+    sequences: tuple[T1Weighted, FastSpinEcho]
 
     def part(self, box: tuple[slice, slice, slice]) -> _Canvas:
         """A canvas on a box of this one: painting there paints here."""
@@ -77,8 +77,8 @@ class _Canvas:
 
     def signals(self, density: float, t1: Array | float, t2: Array | float) -> tuple[Any, Any]:
         """What tissue of this proton density, T1 and T2 (ms) gives in T1w and T2w."""
-        gradient_echo, spin_echo = self.sequences
-        t1w = gradient_echo.signal(density, t1, t2, tissues.STATIC_DEPHASING)
+        t1_weighted, spin_echo = self.sequences
+        t1w = t1_weighted.signal(density, t1, t2, tissues.STATIC_DEPHASING)
         return t1w, spin_echo.signal(density, t1, t2)
 
     def paint(self, share: NDArray[Any], tissue: Tissue | None) -> None:
@@ -104,7 +104,8 @@ def paint_head(
     where: Array,
     grid: Grid,
     lesions: Lesions,
-    sequences: tuple[GradientEcho, FastSpinEcho],
+    sequences: tuple[T1Weighted, FastSpinEcho],
+    matter: Matter = tissues.TYPICAL,
 ) -> Anatomy:
     """The subject's signals on `grid`.
 
@@ -115,6 +116,7 @@ def paint_head(
         grid: the subject's.
         lesions: of the white matter.
         sequences: of the T1w and of the T2w scan.
+        matter: grey and white, before this subject's own variation.
     """
     values = sample(head.maps, head.grid, where)
     maps = dict(zip(CHANNELS, values, strict=True))
@@ -130,9 +132,9 @@ def paint_head(
     box = (x, y, z)
     parts = {name: values[box] for name, values in maps.items()}
     within = canvas.part(box)
-    shares = _shares(brain_rng, parts, within.grid)
-    relaxation = _relaxation(brain_rng, parts["iron"], within.grid)
-    white_signals = _paint_brain(pulsation, shares, relaxation, within)
+    shares = _shares(brain_rng, parts, within.grid, matter.atrophy)
+    relaxation = _relaxation(brain_rng, parts["iron"], within.grid, matter)
+    white_signals = _paint_brain(pulsation, shares, relaxation, within, matter)
     lesion[box] = lesions.share(within.places, within.grid) * np.clip(1.3 * shares["white"], 0, 1)
     t1, _ = relaxation["white"]
     within.paint_signals(
@@ -186,10 +188,11 @@ def _paint_brain(
     shares: dict[str, Array],
     relaxation: dict[str, tuple[Array, Array]],
     canvas: _Canvas,
+    matter: Matter,
 ) -> tuple[float, float]:
     """Grey matter, white matter, ventricles and sulci; returns the mean signals of white matter."""
     signals = {"fluid": _fluid_signals(pulsation, canvas)}
-    for name, tissue in (("grey", tissues.GREY_MATTER), ("white", tissues.WHITE_MATTER)):
+    for name, tissue in (("grey", matter.grey), ("white", matter.white)):
         signals[name] = canvas.signals(tissue.density, *relaxation[name])
     brain = shares["grey"] + shares["white"] + shares["fluid"]
     for index, image in enumerate((canvas.t1w, canvas.t2w)):
@@ -204,9 +207,12 @@ def _paint_brain(
     return t1w, t2w
 
 
-def _shares(rng: np.random.Generator, maps: dict[str, Array], grid: Grid) -> dict[str, Array]:
+def _shares(
+    rng: np.random.Generator, maps: dict[str, Array], grid: Grid, atrophy: float | None
+) -> dict[str, Array]:
     """Shares of grey, white, fluid: the template's, cortex and sulci made the subject's own."""
-    atrophy = rng.normal(-0.2, 0.4)
+    drawn = rng.normal(-0.2, 0.4)
+    atrophy = drawn if atrophy is None else atrophy
     fluid = maps["fluid"] * np.exp(atrophy + 0.5 * random_field(rng, 16, grid))
     grey = maps["grey"] * np.exp(0.5 * random_field(rng, 12, grid))
     total = grey + maps["white"] + fluid
@@ -215,7 +221,7 @@ def _shares(rng: np.random.Generator, maps: dict[str, Array], grid: Grid) -> dic
 
 
 def _relaxation(
-    rng: np.random.Generator, iron: Array, grid: Grid
+    rng: np.random.Generator, iron: Array, grid: Grid, matter: Matter
 ) -> dict[str, tuple[Array, Array]]:
     """T1 and T2 in ms of grey and of white matter, voxel by voxel."""
     population = np.random.default_rng(_POPULATION_SEED)
@@ -223,7 +229,7 @@ def _relaxation(
     # Iron grows through adult life (Hallgren 1958).
     iron_rate = tissues.IRON_RELAXIVITY * rng.uniform(0.6, 1.3)
     result = {}
-    for name, tissue in (("grey", tissues.GREY_MATTER), ("white", tissues.WHITE_MATTER)):
+    for name, tissue in (("grey", matter.grey), ("white", matter.white)):
         maps = []
         for value, kind in ((tissue.t1, "t1"), (tissue.t2, "t2")):
             knots = random_knots(population, _REGION_MM) + _PERSONAL * random_knots(rng, _REGION_MM)

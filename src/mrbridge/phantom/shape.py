@@ -18,11 +18,19 @@ _CENTRE = np.array([0.0, -18.0, 10.0])
 _DISPLACEMENTS = ((90.0, 2.5), (44.0, 1.7), (22.0, 0.9), (12.0, 0.55))
 
 
-def deformation(rng: np.random.Generator, head: Head, grid: Grid) -> Array:
+def deformation(
+    rng: np.random.Generator, head: Head, grid: Grid, widening: float | None = None
+) -> Array:
     """Where in the template each voxel of the subject's head comes from.
 
     Head size and proportions, position in the scanner, size of the ventricles, shape of lobes and
     gyri. Small enough to be invertible: no tissue folds over.
+
+    Args:
+        rng: draws the shape.
+        head: the template.
+        grid: the subject's.
+        widening: by how much the walls of the ventricles are moved, mm, at most 9; None draws it.
 
     Returns:
         (x, y, z, 3) MNI millimetres for the voxels of `grid`.
@@ -38,7 +46,8 @@ def deformation(rng: np.random.Generator, head: Head, grid: Grid) -> Array:
         for axis in range(3):
             place[..., axis] += amplitude * random_field(rng, knot_mm, lattice)
     # Coordinates that lag behind on the way out of the ventricles make them wider.
-    widening = np.clip(rng.normal(1.5, 2.5), -2.5, 6.0)
+    drawn = np.clip(rng.normal(1.5, 2.5), -2.5, 6.0)
+    widening = drawn if widening is None else widening
     pull = sample(torch.from_numpy(head.ventricle_pull), COARSE, place.astype(np.float32))
     place -= widening * np.moveaxis(pull, 0, -1)
     offset = (place - base).astype(np.float32)

@@ -1,13 +1,14 @@
 """The signal equations, and the sequences that a simulated scanner runs.
 
 Sources: Haacke et al., Magnetic Resonance Imaging: Physical Principles and Sequence Design (1999),
-sections 8.2 (spin echo) and 18.1 (spoiled gradient echo, the Ernst formula).
+sections 8.2 (spin echo) and 18.1 (spoiled gradient echo, the Ernst formula); Deichmann et al. 2000
+(NeuroImage 12:112, doi:10.1006/nimg.2000.0601), inversion before a train of gradient echoes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,19 @@ def spoiled_gradient_echo(
     return density * np.sin(flip) * (1 - e1) / (1 - np.cos(flip) * e1) * np.exp(-te / t2_star)
 
 
+class T1Weighted(Protocol):
+    """A T1-weighted sequence."""
+
+    @property
+    def flip_degrees(self) -> float:
+        """Angle of the excitation."""
+        ...
+
+    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
+        """Signal of tissue with these properties; `static_dephasing` is 1/T2* - 1/T2 in 1/ms."""
+        ...
+
+
 @dataclass(frozen=True)
 class GradientEcho:
     """A T1-weighted 3D spoiled gradient echo. Times in ms."""
@@ -61,11 +75,78 @@ class GradientEcho:
         )
 
     def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
-        """Signal of tissue with these properties; `static_dephasing` is 1/T2* - 1/T2 in 1/ms."""
+        """As `T1Weighted` says."""
         t2_star = 1 / (1 / t2 + static_dephasing)
         return spoiled_gradient_echo(
             density, t1, t2_star, tr=self.tr, te=self.te, flip_degrees=self.flip_degrees
         )
+
+
+@dataclass(frozen=True)
+class PreparedGradientEcho:
+    """A gradient echo after an inversion (MPRAGE). Times in ms.
+
+    Attributes:
+        tr: between two inversions.
+        ti: from the inversion to the middle of the train, where the contrast is decided.
+        spacing: between two pulses of the train.
+        pulses: of the train.
+        te, flip_degrees: of each of them.
+    """
+
+    tr: float
+    ti: float
+    spacing: float
+    pulses: int
+    te: float
+    flip_degrees: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> PreparedGradientEcho:
+        """Parameters within the range of clinical protocols at 3 T (a choice)."""
+        return cls(
+            tr=rng.uniform(1700, 2500),
+            ti=rng.uniform(820, 1100),
+            spacing=rng.uniform(6.5, 8.5),
+            pulses=int(rng.integers(140, 190)),
+            te=rng.uniform(2.2, 4.0),
+            flip_degrees=rng.uniform(7, 12),
+        )
+
+    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
+        """As `T1Weighted` says; the magnitude, in the steady state of many inversions."""
+        train = self.spacing * self.pulses
+        before = np.exp(-(self.ti - train / 2) / t1)
+        after = np.exp(-(self.tr - self.ti - train / 2) / t1)
+        cosine = np.cos(np.deg2rad(self.flip_degrees))
+        e1 = np.exp(-self.spacing / t1)
+        steady = (1 - e1) / (1 - cosine * e1)
+        half = (cosine * e1) ** (self.pulses / 2)
+        # Linear in what is left from the inversion before: m = left + slope * m is solved for m.
+        left = 1 + (steady + (1 - before - steady) * half**2 - 1) * after
+        inverted = left / (1 + before * half**2 * after)
+        first = 1 - (1 + inverted) * before
+        middle = steady + (first - steady) * half
+        decay = np.exp(-self.te * (1 / t2 + static_dephasing))
+        return density * np.abs(middle) * np.sin(np.deg2rad(self.flip_degrees)) * decay
+
+
+@dataclass(frozen=True)
+class ConventionalSpinEcho:
+    """A T1-weighted 2D spin echo. Times in ms."""
+
+    tr: float
+    te: float
+    flip_degrees: float = 90.0
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> ConventionalSpinEcho:
+        """Parameters within the range of clinical protocols (a choice)."""
+        return cls(tr=rng.uniform(400, 750), te=rng.uniform(8, 18))
+
+    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
+        """As `T1Weighted` says; the echo undoes static dephasing."""
+        return spin_echo(density, t1, t2, tr=self.tr, te=self.te)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,24 @@ GREY_MATTER = Tissue(t1=1550, t2=99, density=0.86)
 # (Stanisz 2005) and 79.6 (Wansapura 1999). Density: 0.77 (BrainWeb).
 WHITE_MATTER = Tissue(t1=850, t2=74, density=0.77)
 
+
+@dataclass(frozen=True)
+class Matter:
+    """Grey and white matter of a subject, before regions and iron differ.
+
+    Attributes:
+        grey, white: the tissues.
+        atrophy: logarithm of how much fluid there is in sulci, against the template; None draws it.
+    """
+
+    grey: Tissue = GREY_MATTER
+    white: Tissue = WHITE_MATTER
+    atrophy: float | None = None
+
+
+TYPICAL = Matter()
+
+
 # T1: 4070 (Rooney 2007, at 1.5 T; it hardly depends on field strength). T2: a choice between the
 # 329 of BrainWeb, which includes motion, and about 2000 of resting fluid. Density: 1 (BrainWeb).
 FLUID = Tissue(t1=4070, t2=1400, density=1.0)

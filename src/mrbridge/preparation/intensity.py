@@ -13,6 +13,11 @@ from scipy import ndimage
 from mrbridge.errors import InputError
 from mrbridge.settings import Settings
 
+FLOOR = -0.8
+"""What the darkest anatomy becomes where the outside is blank."""
+
+_BLANK, _BLANK_EDGE = 0.2, 0.99  # shares of exact zeros, of all pixels and of the outermost ones
+
 KNEE_LEVEL = 0.6
 """What a recipe's knee becomes: tissue gets 80 % of [-1, 1], the bright tail the rest."""
 
@@ -23,11 +28,16 @@ class IntensityRecipe(Settings):
     A `knee` goes to 0.6. Whole heads have one: their fat is several times as bright as the brain,
     which a single line would squeeze into a third of the range (landmarks as in Nyul et al. 2000,
     doi:10.1109/42.836373, of which these are three).
+
+    Where everything around the anatomy was set to zero, `low` goes to a `floor` above -1 (and the
+    knee, its level and the rest of the range move up in proportion): -1 then says "outside", and
+    fluid that is as black as the outside can be told from it.
     """
 
     low: float
     high: float
     knee: float | None = None
+    floor: float = Field(default=-1.0, ge=-1, lt=0)
 
     @property
     def bend(self) -> float:
@@ -52,11 +62,22 @@ class IntensityRecipe(Settings):
             for start, level, slope in self._lines()
         ]
         mapped = pieces[0] if len(pieces) == 1 else np.minimum(*pieces)
-        return np.clip(mapped, -1, 1, out=mapped)
+        np.clip(mapped, -1, 1, out=mapped)
+        return mapped if self.floor == -1 else self._raised(mapped)
+
+    def _raised(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """From [-1, 1] to [floor, 1]."""
+        return (values + 1) * np.float32((1 - self.floor) / 2) + np.float32(self.floor)
+
+    def _lowered(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The inverse of `_raised`."""
+        return (values - np.float32(self.floor)) * np.float32(2 / (1 - self.floor)) - 1
 
     def restore(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """The inverse of `normalise`, not clipped; -1 gives exactly `low`."""
+        """The inverse of `normalise`, not clipped; what is below the floor gives exactly `low`."""
         values = values.astype(np.float32, copy=False)
+        if self.floor != -1:
+            values = np.maximum(self._lowered(values), np.float32(-1))
         pieces = [
             (values - np.float32(level)) * np.float32(1 / slope) + np.float32(start)
             for start, level, slope in self._lines()
@@ -70,7 +91,9 @@ def median_recipe(recipes: Sequence[IntensityRecipe]) -> IntensityRecipe:
         float(np.median(landmarks))
         for landmarks in zip(*((r.low, r.bend, r.high) for r in recipes), strict=True)
     )
-    typical = IntensityRecipe(low=low, high=high)
+    typical = IntensityRecipe(
+        low=low, high=high, floor=float(np.median([r.floor for r in recipes]))
+    )
     bends = low < knee < typical.bend * (1 - 1e-9)
     return typical.model_copy(update={"knee": knee}) if bends else typical
 
@@ -128,6 +151,22 @@ def find_recipe(
     return recipe.model_copy(update={"knee": knee}) if low < knee < recipe.bend else recipe
 
 
+def blank_outside(slices: NDArray[np.float32]) -> NDArray[np.bool_] | None:
+    """Where everything around the anatomy was set to zero; None if it was not.
+
+    Args:
+        slices: intensities of any unit, (slices, rows, columns).
+
+    Returns:
+        A mask of the same shape: exact zeros that lead to the edge of their slice. Zeros that the
+        anatomy encloses belong to it.
+    """
+    zero = slices == 0
+    if zero.mean() < _BLANK or _edges(zero).mean() < _BLANK_EDGE:
+        return None
+    return np.stack([plane & ~ndimage.binary_fill_holes(~plane) for plane in zero])
+
+
 def foreground_mask(slices: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Where the head (or the skull-stripped brain) is, holes filled slice by slice.
 
@@ -153,7 +192,7 @@ def foreground_mask(slices: NDArray[np.float32]) -> NDArray[np.bool_]:
     return _solid(roots > max(0.5 * threshold, min(noise, threshold)))
 
 
-def _edges(slices: NDArray[np.float32]) -> NDArray[np.float32]:
+def _edges(slices: NDArray[Any]) -> NDArray[Any]:
     """The outermost three pixels of every slice, in one row."""
     rows = np.concatenate([slices[:, :3], slices[:, -3:]], axis=1)
     columns = np.concatenate([slices[:, :, :3], slices[:, :, -3:]], axis=2)

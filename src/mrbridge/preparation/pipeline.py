@@ -26,7 +26,9 @@ from mrbridge.io.picture import PictureHeader
 from mrbridge.io.safety import sha256_of, sweep
 from mrbridge.preparation.geometry import SliceGrid, to_slices
 from mrbridge.preparation.intensity import (
+    FLOOR,
     IntensityRecipe,
+    blank_outside,
     find_recipe,
     foreground_mask,
     median_recipe,
@@ -91,7 +93,13 @@ def standardise(volume: Volume, settings: StandardSettings) -> Standard:
     foreground = foreground_mask(raw)
     depth = volume.header.depth if isinstance(volume.header, PictureHeader) else None
     recipe = find_recipe(raw, foreground, settings.intensity, depth)
-    return Standard(recipe.normalise(raw), foreground, grid, recipe)
+    outside = blank_outside(raw) if depth is None else None
+    if outside is None:
+        return Standard(recipe.normalise(raw), foreground, grid, recipe)
+    recipe = recipe.model_copy(update={"floor": FLOOR})
+    slices = recipe.normalise(raw)
+    slices[outside] = -1
+    return Standard(slices, foreground | ~outside, grid, recipe)
 
 
 def prepare(

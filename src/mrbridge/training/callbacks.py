@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import threading
 import time
@@ -18,13 +17,21 @@ from torch import Tensor
 from mrbridge.bundle import BundleManifest, save_bundle
 from mrbridge.data.dataset import HeldOut, Sample
 from mrbridge.errors import Interrupted
-from mrbridge.training import pictures
-from mrbridge.training.checkpoint import link_checkpoint, save_checkpoint
+from mrbridge.training import guard, pictures
+from mrbridge.training.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
 from mrbridge.training.cyclegan import CycleGAN
-from mrbridge.training.live import LiveView, clock
+from mrbridge.training.guard import Reference, readings
+from mrbridge.training.live import LiveView, clock, epoch_line
 from mrbridge.training.record import Record
 from mrbridge.training.settings import TrainSettings
-from mrbridge.training.validation import criterion, synthesise, validation_scores
+from mrbridge.training.validation import (
+    Syntheses,
+    criterion,
+    shipped_syntheses,
+    synthesise,
+    validation_scores,
+)
+from mrbridge.training.watch import GRACE, Watch
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +75,10 @@ class StopOnSignal:
 
 
 class Keeper(pl.Callback):
-    """Keeps a run: sets the learning rate, counts, validates, saves, stops.
+    """Keeps a run: sets the learning rate, counts, validates, guards, saves, stops.
+
+    `bundle` and `checkpoints/best.ckpt` hold one state, the best one: at first the model that the
+    training begins with, if any; then whatever is better by `criterion` and looks right to `guard`.
 
     Args:
         run: the run's folder.
@@ -78,6 +88,7 @@ class Keeper(pl.Callback):
         steps_per_epoch: optimiser steps that make an epoch.
         signals: says whether somebody asked for an end.
         state: what an earlier session's checkpoint holds, if any.
+        begun: whether a new training begins with a trained model, whose weights are in it already.
     """
 
     def __init__(
@@ -89,12 +100,16 @@ class Keeper(pl.Callback):
         steps_per_epoch: int,
         signals: StopOnSignal,
         state: dict[str, Any] | None,
+        begun: bool = False,
     ) -> None:
         self.run, self.settings, self.manifest = run, settings, manifest
         self.held_out, self.steps_per_epoch, self.signals = held_out, steps_per_epoch, signals
         kept = state["keeper"] if state else {}
         self.seconds: float = kept.get("seconds", 0.0)
-        self.best: float = kept.get("best", -math.inf)
+        self.watch = Watch(**kept.get("watch", {}))
+        self.begun: bool = kept.get("begun", begun)
+        reference = kept.get("reference")
+        self.reference = None if reference is None else Reference.from_state(reference)
         self.sums: dict[str, Tensor] = kept.get("sums", {})
         self.record = Record(run, kept.get("rows"))
         self.live = LiveView()
@@ -111,13 +126,26 @@ class Keeper(pl.Callback):
         return step / (self.settings.epochs * self.steps_per_epoch)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show what the untrained generators do."""
+        """Show what the generators do before they learn anything; ship them if it is something."""
         assert isinstance(pl_module, CycleGAN)
         self.signals.listen()  # Lightning has put a handler of its own in front
         self.live.start()
         if not self._resumed:
-            self._look(pl_module, 0)
+            made, scores = self._look(pl_module, 0)
+            self.reference = self._find_reference(pl_module, made)
+            if self.begun:
+                self.watch.begin(criterion(scores))
+                self._ship(pl_module, 0, scores)
+                self._save_best(pl_module)
         self._tick = self._epoch_began = time.monotonic()
+
+    def _find_reference(self, model: CycleGAN, made: Syntheses) -> Reference | None:
+        """What tells the guard which tissues are bright: the beginning, or the shipped model."""
+        if self.begun:
+            return Reference.of("the model it began with", made.to_target, made.to_source)
+        source, target = self.manifest.source, self.manifest.target
+        known = shipped_syntheses(model, source, target, self.held_out)
+        return None if known is None else Reference.of("the shipped model", *known)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -125,7 +153,8 @@ class Keeper(pl.Callback):
         """Set the learning rate: constant, then linearly to zero."""
         assert isinstance(pl_module, CycleGAN)
         progress = self._progress(pl_module.step)
-        pl_module.rate_share = rate_share(progress, self.settings.decay_from)
+        share = rate_share(progress, self.settings.decay_from)
+        pl_module.rate_share = share * self.watch.rate
         warm_up = self.settings.warm_up
         pl_module.unpaired_share = min(1.0, progress / warm_up) if warm_up else 1.0
 
@@ -182,29 +211,70 @@ class Keeper(pl.Callback):
         row["images_per_second"] = images / elapsed
         self.sums = {}
         if epoch % settings.validate_every == 0 or self.finished:
-            scores = self._look(model, epoch)
-            row |= scores
-            row["criterion"] = criterion(scores)
-            self.record.add(row)
-            is_best = row["criterion"] > self.best or not math.isfinite(self.best)
-            self.best = max(self.best, row["criterion"])
-            if is_best:
-                self._ship(model, row, scores)
-            self._save(model)
-            if is_best:
-                folder = self.run / "checkpoints"
-                link_checkpoint(folder / "last.ckpt", folder / "best.ckpt")
-            pictures.save_animation(self.run / "samples", self.run / "progress.gif")
+            self._validate(model, epoch, row)
         else:
             self.record.add(row)
             if self.signals.requested or self._is_pause(model):
                 self._save(model)
-        log.info("%s", _line(row))
+        wrong = self.watch.standing if "criterion" in row else None
+        log.info("%s", epoch_line(row, wrong or {}))
         self._epoch_began = time.monotonic()
         self._steps_in_session_epoch = 0
 
-    def _look(self, model: CycleGAN, epoch: int) -> dict[str, float]:
-        """Validate and draw the sample sheet of an epoch."""
+    def _validate(self, model: CycleGAN, epoch: int, row: dict[str, float]) -> None:
+        """Score, guard, record and save a state; ship it, go back from it, or end with it."""
+        made, scores = self._look(model, epoch)
+        row |= scores
+        row["criterion"] = criterion(scores)
+        is_right = self._guard(made, row)
+        self.record.add(row)
+        counts = self.begun or self._progress(model.step) >= GRACE
+        is_best = self.watch.note(row["criterion"], is_right, counts)
+        if is_best:
+            self._ship(model, epoch, scores)
+            self._save_best(model)
+        goes_back = not self.finished and self.watch.wants_restart(self.settings)
+        if goes_back:
+            self._go_back(model)
+        if goes_back or not is_best:
+            self._save(model)
+        pictures.save_animation(self.run / "samples", self.run / "progress.gif")
+        why = self.watch.why_end(self.settings)
+        if why is not None and not self.finished:
+            self.finished = True
+            log.warning("the training ends here: %s; the best state stays in the bundle", why)
+
+    def _guard(self, made: Syntheses, row: dict[str, float]) -> bool:
+        """Put what the guard reads into a row and say what is new; returns whether all is right."""
+        told = readings(made, self.reference)
+        row |= guard.columns(told)
+        name = None if self.reference is None else self.reference.name
+        wrong = guard.words(told, self.manifest.source, self.manifest.target, name)
+        for sentence in self.watch.news(wrong):
+            log.warning("%s", sentence)
+        return not wrong
+
+    def _go_back(self, model: CycleGAN) -> None:
+        """Take the best state again, with a lower learning rate; time and steps go on.
+
+        With the step goes the order of the slices: the training does not repeat what led it astray.
+        """
+        if self.watch.best_is_right:
+            state = load_checkpoint(self.run / "checkpoints" / "best.ckpt")
+        else:
+            state = _untrained(model)  # nothing was ever right
+        model.restore(state | {"step": model.step})
+        model.trainer.strategy.setup_optimizers(model.trainer)  # they take over the state's
+        self.watch.restart()
+        log.warning(
+            "back to %s with %g times the learning rate (restart %d)",
+            "the best state" if self.watch.best_is_right else "the beginning",
+            self.watch.rate,
+            self.watch.restarts,
+        )
+
+    def _look(self, model: CycleGAN, epoch: int) -> tuple[Syntheses, dict[str, float]]:
+        """Synthesise and score the held-out slices, and draw the sample sheet of an epoch."""
         made = synthesise(model, self.held_out)
         scores = validation_scores(made, self.held_out.paired)
         title = f"epoch {epoch}, step {model.step}"
@@ -212,22 +282,31 @@ class Keeper(pl.Callback):
         sheet = pictures.sample_sheet(made, self.settings.sample_slices, source, target, title)
         pictures.save_sheet(sheet, self.run / "samples" / f"epoch_{epoch:04d}.png")
         self.record.show(made, sheet, epoch)
-        return scores
+        return made, scores
 
-    def _ship(self, model: CycleGAN, row: dict[str, float], scores: dict[str, float]) -> None:
+    def _ship(self, model: CycleGAN, epoch: int, scores: dict[str, float]) -> None:
         trained = self.manifest.trained | {
-            "epochs": int(row["epoch"]),
+            "epochs": epoch,
             "steps": model.step,
             "minutes": round(self.seconds / 60, 2),
         }
+        if self.watch.keeps_beginning:
+            trained["kept"] = "the model it began with"
         manifest = self.manifest.model_copy(update={"trained": trained, "scores": scores})
         save_bundle(manifest, model.shipped_weights(), self.run / "bundle")
+
+    def _save_best(self, model: CycleGAN) -> None:
+        folder = self.run / "checkpoints"
+        self._save(model)
+        link_checkpoint(folder / "last.ckpt", folder / "best.ckpt")
 
     def _save(self, model: CycleGAN) -> None:
         state = model.state()
         state["keeper"] = {
             "seconds": self.seconds,
-            "best": self.best,
+            "watch": self.watch.state(),
+            "begun": self.begun,
+            "reference": None if self.reference is None else self.reference.state(),
             "sums": {name: value.cpu() for name, value in self.sums.items()},
             "rows": self.record.rows,
         }
@@ -246,11 +325,19 @@ class Keeper(pl.Callback):
             "time left": clock(self.seconds * (1 - done) / done) if done > 0 else "",
         }
         if self.record.rows:
-            numbers["last epoch"] = _line(self.record.rows[-1])
+            numbers["last epoch"] = epoch_line(self.record.rows[-1], {})
+        if self.watch.standing is not None:
+            numbers["guard"] = "; ".join(self.watch.standing.values()) or "nothing wrong"
         self.live.update(numbers)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close what is open."""
+        """Say what the training came to, if to nothing, and close what is open."""
+        if self.finished and self.watch.keeps_beginning:
+            log.warning(
+                "training did not improve on the model it began with (criterion %.4g): the bundle "
+                "is still that model",
+                self.watch.best,
+            )
         self.close()
 
     def on_exception(
@@ -265,6 +352,17 @@ class Keeper(pl.Callback):
         self.record.close()
 
 
+def _untrained(model: CycleGAN) -> dict[str, Any]:
+    """The state of a model before its first step: the random weights of its seed."""
+    fresh = CycleGAN(model.settings)
+    looks = {name: v for name, v in model.state_dict().items() if name.startswith("looks.")}
+    return {
+        "networks": fresh.state_dict() | looks,  # what the data look like is not learned by steps
+        "optimizers": None,
+        "pools": [fresh.source_pool.state_dict(), fresh.target_pool.state_dict()],
+    }
+
+
 def rate_share(progress: float, decay_from: float) -> float:
     """The learning rate as a share of its start: 1, then from `decay_from` on linearly to 0.
 
@@ -275,10 +373,3 @@ def rate_share(progress: float, decay_from: float) -> float:
     if progress <= decay_from or decay_from >= 1:
         return 1.0
     return max(0.0, (1 - progress) / (1 - decay_from))
-
-
-def _line(row: dict[str, float]) -> str:
-    """An epoch's numbers in one line."""
-    hidden = ("epoch", "step", "seconds", "learning_rate", "criterion")
-    numbers = "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k not in hidden)
-    return f"epoch {int(row['epoch'])}  {clock(row['seconds'])}  {numbers}"

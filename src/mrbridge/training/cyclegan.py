@@ -10,11 +10,14 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from mrbridge import losses
+from mrbridge.bundle import Bundle
 from mrbridge.data.dataset import Sample
 from mrbridge.networks import build_critic, build_generator, unchanged_weights
 from mrbridge.training.average import averaged_copy, follow
 from mrbridge.training.compiling import Compiled
 from mrbridge.training.layout import FlatParameters, lay_out
+from mrbridge.training.lessons import Lesson, answer_all, back_translated, shortfall
+from mrbridge.training.looks import Looks
 from mrbridge.training.pool import ImagePool
 from mrbridge.training.settings import TrainSettings
 
@@ -45,9 +48,28 @@ class CycleGAN(pl.LightningModule):
         self.step = 0
         self.rate_share = 1.0
         self.unpaired_share = 1.0
+        self.looks = nn.ModuleList([Looks(), Looks()])
+        """How the canonical answers of simulated subjects look in the data: source, target."""
         self._optimizer_states: list[dict[str, Any]] | None = None
         self._flat: list[FlatParameters] = []
         self._compiled: Compiled | None = None
+
+    def begin_from(self, bundle: Bundle, target: str) -> None:
+        """Take the generators of a bundle instead of random ones.
+
+        Args:
+            bundle: of the same generators and contrasts.
+            target: the contrast that `to_target` makes.
+        """
+        makes_target = bundle.generator_that_makes(target)
+        makes_source = "to_source" if makes_target == "to_target" else "to_target"
+        for name, networks in (
+            (makes_target, (self.to_target, self.mean_to_target)),
+            (makes_source, (self.to_source, self.mean_to_source)),
+        ):
+            weights = bundle.build(name).state_dict()
+            for network in networks:
+                network.load_state_dict(weights)
 
     def compile_networks(self) -> None:
         """Train compiled generators and critics from the first step on, if that works here."""
@@ -88,19 +110,21 @@ class CycleGAN(pl.LightningModule):
         of_generators, of_critics = self._flat
         self._critics().requires_grad_(False)
         with unchanged_weights():
-            told, to_target, to_source = self._generator_losses(batch)
+            told, translations = self._generator_losses(batch)
         self.manual_backward(told["generators"])
         _step(generator_step, of_generators)
 
-        self._critics().requires_grad_(True)
-        with unchanged_weights():
-            told |= self._critic_losses(
-                batch,
-                self.target_pool.exchange(to_target.detach()),
-                self.source_pool.exchange(to_source.detach()),
-            )
-        self.manual_backward(told["source_critic"] + told["target_critic"])
-        _step(critic_step, of_critics)
+        if translations:
+            self._critics().requires_grad_(True)
+            to_target, to_source = (image.detach() for image in translations)
+            with unchanged_weights():
+                told |= self._critic_losses(
+                    batch,
+                    self.target_pool.exchange(to_target),
+                    self.source_pool.exchange(to_source),
+                )
+            self.manual_backward(told["source_critic"] + told["target_critic"])
+            _step(critic_step, of_critics)
 
         self.step += 1
         for mean, network in self._averages():
@@ -113,11 +137,12 @@ class CycleGAN(pl.LightningModule):
 
         def step() -> None:
             self._critics().requires_grad_(False)
-            told, to_target, to_source = self._generator_losses(batch)
+            told, translations = self._generator_losses(batch)
             self.manual_backward(told["generators"])
             self._critics().requires_grad_(True)
-            told = self._critic_losses(batch, to_target.detach(), to_source.detach())
-            self.manual_backward(told["source_critic"] + told["target_critic"])
+            if translations:
+                told = self._critic_losses(batch, *(image.detach() for image in translations))
+                self.manual_backward(told["source_critic"] + told["target_critic"])
             for flat in self._flat:
                 flat.drop_gradients()
 
@@ -146,61 +171,70 @@ class CycleGAN(pl.LightningModule):
             (self.mean_to_source, self.to_source),
         ]
 
-    def _generator_losses(self, batch: Sample) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        settings = self.settings
-        source, target = batch.source, batch.target
-        simulated_source, simulated_target = (
-            batch.simulated.split(1, dim=1) if (settings.simulated_weight) else (None, None)
-        )
-        to_target, same_target, paired_target = self._translate(
-            self.to_target, source, target, simulated_source
-        )
-        to_source, same_source, paired_source = self._translate(
-            self.to_source, target, source, simulated_target
-        )
-        told = {
-            "adversarial": losses.generator_loss(
-                self.target_critic(to_target), settings.adversarial
-            )
-            + losses.generator_loss(self.source_critic(to_source), settings.adversarial),
-            "cycle": losses.cycle_loss(source, self.to_source(to_target))
-            + losses.cycle_loss(target, self.to_target(to_source)),
-        }
-        if same_target is not None and same_source is not None:
-            told["identity"] = losses.identity_loss(target, same_target) + losses.identity_loss(
-                source, same_source
-            )
-        if simulated_source is not None and simulated_target is not None:
-            assert paired_target is not None
-            assert paired_source is not None
-            told["simulated"] = losses.paired_loss(
-                paired_target, simulated_target
-            ) + losses.paired_loss(paired_source, simulated_source)
-        weights = {
-            "adversarial": settings.adversarial_weight * self.unpaired_share,
-            "cycle": settings.cycle_weight * self.unpaired_share,
-            "identity": settings.identity_weight * self.unpaired_share,
-            "simulated": settings.simulated_weight,
-        }
-        total = torch.stack([weights[name] * value for name, value in told.items()]).sum()
-        return {"generators": total} | told, to_target, to_source
+    def _generator_losses(self, batch: Sample) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """All losses of the generators, `generators` being their weighted sum, and translations.
 
-    def _translate(
-        self, generator: nn.Module, image: Tensor, same: Tensor, simulated: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Translation, identity and simulated pairs in one batch: instance norm keeps them apart.
-
-        What is not wanted is None.
+        The translations of source and target slices are there if a critic or the cycle wants them.
         """
-        wanted = [image]
+        settings = self.settings
+        weights = self._weights()
+        plays = bool(settings.adversarial_weight or settings.cycle_weight)
+        told: dict[str, Tensor] = {}
+        translations = []
+        for direction, own in ((0, batch.source), (1, batch.target)):
+            lessons = self._lessons(batch, direction, weights)
+            images = [own] * plays + [lesson.given for lesson in lessons]
+            made = answer_all((self.to_target, self.to_source)[direction], images)
+            translations += made[:plays]
+            for lesson, image in zip(lessons, made[plays:], strict=True):
+                structure = 0.0 if lesson.loss == "identity" else settings.structure_weight
+                loss = shortfall(image, lesson, structure)
+                told[lesson.loss] = told[lesson.loss] + loss if lesson.loss in told else loss
+        if plays:
+            to_target, to_source = translations
+            told["adversarial"] = losses.generator_loss(
+                self.target_critic(to_target), settings.adversarial
+            ) + losses.generator_loss(self.source_critic(to_source), settings.adversarial)
+        if settings.cycle_weight:
+            told["cycle"] = losses.cycle_loss(
+                batch.source, self.to_source(to_target)
+            ) + losses.cycle_loss(batch.target, self.to_target(to_source))
+        total = torch.stack([weights[name] * value for name, value in told.items()]).sum()
+        return {"generators": total} | told, translations
+
+    def _weights(self) -> dict[str, float]:
+        """The weight of each loss at this moment of the training."""
+        settings = self.settings
+        unpaired = {
+            "adversarial": settings.adversarial_weight,
+            "cycle": settings.cycle_weight,
+            "identity": settings.identity_weight,
+            "back_translation": settings.back_translation_weight,
+        }
+        return {name: weight * self.unpaired_share for name, weight in unpaired.items()} | {
+            "simulated": settings.simulated_weight,
+            "paired": settings.paired_weight,
+        }
+
+    def _lessons(self, batch: Sample, direction: int, weights: dict[str, float]) -> list[Lesson]:
+        """What the generator of a direction (0 to the target, 1 to the source) is given."""
+        other = (batch.target, batch.source)[direction]
+        lessons = []
         if self.settings.identity_weight:
-            wanted.append(same)
-        if simulated is not None:
-            wanted.append(simulated)
-        made = list(generator(torch.cat(wanted)).split(len(image)))
-        translated = made.pop(0)
-        unchanged = made.pop(0) if self.settings.identity_weight else None
-        return translated, unchanged, made.pop() if made else None
+            lessons.append(Lesson("identity", other, other))
+        if weights["back_translation"]:
+            back = (self.mean_to_source, self.mean_to_target)[direction]
+            lessons.append(Lesson("back_translation", back_translated(back, other), other))
+        if weights["simulated"] and batch.simulated.shape[1]:
+            given, answer = ((0, 3), (2, 1))[direction]
+            group = batch.simulated
+            wanted = self.looks[1 - direction](group[:, answer : answer + 1])
+            lessons.append(Lesson("simulated", group[:, given : given + 1], wanted))
+        if batch.paired.shape[1]:
+            given, answer = (0, 1) if direction == 0 else (1, 0)
+            both = batch.paired.split(1, dim=1)
+            lessons.append(Lesson("paired", both[given], both[answer]))
+        return lessons
 
     def _critic_losses(
         self, batch: Sample, to_target: Tensor, to_source: Tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -47,3 +49,17 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def epoch_line(row: dict[str, float], wrong: Mapping[str, str]) -> str:
+    """An epoch's numbers in one line.
+
+    Args:
+        row: as in `metrics.csv`.
+        wrong: what the guard says of it, by direction.
+    """
+    hidden = ("epoch", "step", "seconds", "learning_rate", "criterion")
+    shown = {k: v for k, v in row.items() if k not in hidden and not k.startswith("guard_")}
+    numbers = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+    told = "".join(f"  ({words})" for words in wrong.values())
+    return f"epoch {int(row['epoch'])}  {clock(row['seconds'])}  {numbers}{told}"

@@ -17,7 +17,7 @@ import yaml
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from pydantic import BaseModel
 
-from mrbridge.bundle import BundleManifest
+from mrbridge.bundle import BundleManifest, load_bundle
 from mrbridge.data.augment import Augmentation
 from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
@@ -25,18 +25,31 @@ from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
 from mrbridge.errors import Interrupted, MrbridgeWarning, SettingsError
 from mrbridge.hardware import choose_device, fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.io.safety import sweep, write_text
+from mrbridge.models import SHIPPED
 from mrbridge.preparation.store import Store
 from mrbridge.settings import read_yaml
 from mrbridge.training.callbacks import Keeper, StopOnSignal
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.compiling import pays
 from mrbridge.training.cyclegan import CycleGAN
+from mrbridge.training.looks import Looks, learn_looks
 from mrbridge.training.names import refuse_foreign
 from mrbridge.training.settings import TrainSettings, resolve
+from mrbridge.training.start import beginning
+from mrbridge.training.supervision import choose_pairs, share_weights
+from mrbridge.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
-RESUMABLE = ("epochs", "minutes", "stop_after_epochs", "validate_every", "compile")
+RESUMABLE = (
+    "epochs",
+    "minutes",
+    "stop_after_epochs",
+    "validate_every",
+    "compile",
+    "guard",
+    "patience",
+)
 """What may change when a run is resumed; anything else would make it another run."""
 
 _FOREVER = 10**9  # steps, where the clock decides
@@ -50,11 +63,14 @@ class Run:
         path: its folder; `path / "bundle"` is what it ships.
         settings: the resolved settings.
         rows: one mapping of numbers an epoch, as in `metrics.csv`.
+        kept_beginning: whether the bundle is still the model that training began with, since no
+            state was better.
     """
 
     path: Path
     settings: TrainSettings
     rows: list[dict[str, float]]
+    kept_beginning: bool = False
 
 
 def train(
@@ -65,6 +81,7 @@ def train(
     resume: bool = False,
     changes: dict[str, Any] | None = None,
     device: str = "auto",
+    start: str | Path = "auto",
 ) -> Run:
     """Train a CycleGAN on a prepared store.
 
@@ -75,8 +92,11 @@ def train(
         resume: go on with the run in `out`, exactly where it stopped, with its own settings.
         changes: of a resumed run's settings; only `RESUMABLE` keys.
         device: `auto`, `cpu` or `cuda`.
+        start: of a new run: `auto` (the shipped model where networks and contrasts are its own),
+            `scratch` (random weights), `shipped`, or a run or bundle.
 
     Raises:
+        BundleError: the model to start from is absent or damaged.
         OutputError: `out` holds something already and `resume` is not given.
         SettingsError: a change that a resumed run cannot take.
         StoreError: the store cannot be used.
@@ -92,14 +112,23 @@ def train(
     else:
         refuse_foreign(run)
     settings = settings or resolve(None)
+    prepared = store.manifest.settings
+    begun = None
+    if not resume:
+        begun = beginning(start, settings, prepared.source, prepared.target)
 
     held_out = held_out_slices(store, settings.networks.image_size, settings.validation_slices)
     dataset = _dataset(store, settings)
+    dataset.pairs = choose_pairs(settings, store, dataset.banks)
+    if not resume:  # a resumed run's settings have been through this
+        settings = share_weights(settings, dataset)
+        settings = settings if begun is None else settings.changed({"warm_up": 0.0})
     steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // settings.batch_size)
     last_step = _FOREVER if settings.minutes else settings.epochs * steps_per_epoch
     if state is not None and _is_complete(state, settings, last_step):
         log.info("the run is complete already")
-        return Run(run, settings, state["keeper"]["rows"])
+        kept = state["keeper"]
+        return Run(run, settings, kept["rows"], Watch(**kept["watch"]).keeps_beginning)
     if not held_out.held_out:
         warnings.warn(
             "the store holds nothing out: validation scores are of training slices",
@@ -108,6 +137,9 @@ def train(
         )
     _check_simulated(store, settings)
     model = CycleGAN(settings)
+    if begun is not None:
+        model.begin_from(begun, prepared.target)
+        _learn_looks(model, dataset, (prepared.source, prepared.target), chosen)
     # Only now: what cannot be trained leaves no folder that would be in the way of the next try.
     for folder in (run, run / "checkpoints", run / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +152,8 @@ def train(
         model.compile_networks()
     manifest = _manifest(store, settings, held_out)
     with StopOnSignal() as signals, plain_errors(), quick_kernels(chosen):
-        keeper = Keeper(run, settings, manifest, held_out, steps_per_epoch, signals, state)
+        begins = begun is not None
+        keeper = Keeper(run, settings, manifest, held_out, steps_per_epoch, signals, state, begins)
         del state  # its tensors live on in the model and the optimisers
         loader = batches_from(dataset, settings.batch_size, model.step, last_step, chosen)
         _trainer(settings, chosen, keeper).fit(model, loader)
@@ -128,10 +161,12 @@ def train(
             raise Interrupted(
                 f"stopped at step {model.step}", path=run, remedy="Go on with --resume."
             )
-    return Run(run, settings, keeper.record.rows)
+    return Run(run, settings, keeper.record.rows, keeper.watch.keeps_beginning)
 
 
 def _is_complete(state: dict[str, Any], settings: TrainSettings, last_step: int) -> bool:
+    if Watch(**state["keeper"]["watch"]).why_end(settings) is not None:
+        return True
     if settings.minutes is not None:
         return bool(state["keeper"]["seconds"] >= 60 * settings.minutes)
     return bool(state["step"] >= last_step)
@@ -182,6 +217,18 @@ def _check_simulated(store: Store, settings: TrainSettings) -> None:
             path=store.path,
             remedy="Train without simulated pairs: --set simulated_weight=0 --set warm_up=0.",
         )
+
+
+def _learn_looks(
+    model: CycleGAN, dataset: UnpairedSlices, contrasts: tuple[str, str], device: torch.device
+) -> None:
+    """Bring the simulated subjects' answers to the contrast of the data."""
+    if model.settings.simulated_weight:
+        source, target = model.looks
+        assert isinstance(source, Looks)
+        assert isinstance(target, Looks)
+        canonical = load_bundle(SHIPPED)
+        learn_looks((source, target), canonical, dataset.banks, contrasts, device)
 
 
 def _simulated(store: Store, settings: TrainSettings, cache: Path) -> SimulatedPairs | None:

@@ -25,11 +25,21 @@ class TrainSettings(Settings):
         adversarial_weight: weight of the generators' adversarial loss.
         cycle_weight: weight of the cycle loss.
         identity_weight: weight of the identity loss; 0 leaves it out, and its share of the work.
+        supervision: `unpaired` uses no pair that the store knows of; `paired` learns from those
+            alone; `weak` from both.
+        find_pairs: look for slices of both contrasts that show the same anatomy though nobody said
+            so, and learn from them as pairs (`data.pairs`).
+        paired_weight: weight of the loss on pairs. The unpaired losses count for the slices that
+            have no partner: where all have one, they are left out.
+        back_translation_weight: weight of the loss on syntheses of real slices, which the other
+            generator shall turn into those slices again; 0 leaves it out.
+        structure_weight: of the structure loss (1 - SSIM) beside every absolute difference from a
+            known answer, identity and cycle excepted.
         simulated_weight: weight of the paired loss on simulated subjects (`data.simulated`), which
             tell the generators from the first step what becomes of each tissue; 0 simulates none.
         simulated_subjects: how many subjects are simulated.
-        warm_up: share of the training over which the adversarial, cycle and identity weights rise
-            linearly from zero, so that the simulated pairs come first.
+        warm_up: share of the training over which the unpaired weights rise linearly from zero, so
+            that the simulated pairs come first; none where it begins from a model, which is warm.
         learning_rate: Adam's step size before the decay.
         critic_rate: the critics' step size, as a multiple of the generators'.
         betas: Adam's decay rates.
@@ -49,6 +59,12 @@ class TrainSettings(Settings):
         validate_every: epochs between validations (each also draws a sample sheet, writes a
             checkpoint and, if the scores are the best so far, the bundle).
         validation_slices: at most this many held-out slices of each contrast.
+        guard: what happens when generators copy their input, swap bright and dark tissues or go
+            blank (`training.guard`): `warn` says so; `stop` ends the training when two validations
+            in a row found it; `restart` then goes back to the best state with half the learning
+            rate, three times at most, before it ends. The best bundle stays in all cases.
+        patience: end when so many validations in a row have brought no better criterion; None
+            trains to the end.
         sample_slices: rows of the sample sheets.
         seed: of the initial weights, the order and the changes of the slices, the pool, dropout.
     """
@@ -59,6 +75,11 @@ class TrainSettings(Settings):
     adversarial_weight: float = Field(default=1.0, ge=0)
     cycle_weight: float = Field(default=10.0, ge=0)
     identity_weight: float = Field(default=5.0, ge=0)
+    supervision: Literal["unpaired", "paired", "weak"] = "unpaired"
+    find_pairs: bool = False
+    paired_weight: float = Field(default=10.0, ge=0)
+    back_translation_weight: float = Field(default=0.0, ge=0)
+    structure_weight: float = Field(default=0.0, ge=0)
     simulated_weight: float = Field(default=0.0, ge=0)
     simulated_subjects: int = Field(default=8, ge=1)
     warm_up: float = Field(default=0.0, ge=0, le=1)
@@ -78,6 +99,8 @@ class TrainSettings(Settings):
     compile: Literal["auto", "on", "off"] = "auto"
     validate_every: int = Field(default=1, ge=1)
     validation_slices: int = Field(default=32, ge=1)
+    guard: Literal["warn", "stop", "restart"] = "warn"
+    patience: int | None = Field(default=None, ge=1)
     sample_slices: int = Field(default=4, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
 
@@ -106,8 +129,10 @@ PRESETS: dict[str, TrainSettings] = {
         adversarial="least_squares",
         identity_weight=1.0,
     ),
-    # A smaller U-Net without the dead 1x1 level, sharp from the start by its refining layers, told
-    # by simulated pairs what becomes of each tissue. No identity loss: it teaches to copy.
+    # A smaller U-Net without the dead 1x1 level, sharp from the start by its refining layers. It
+    # goes on from the shipped model: simulated subjects keep it from forgetting what becomes of
+    # each tissue, back-translation teaches it the data's contrast. No identity loss, which teaches
+    # to copy; docs/explanation/quality.md shows what each part brings.
     "bridge": TrainSettings(
         preset="bridge",
         networks=Networks(
@@ -116,12 +141,19 @@ PRESETS: dict[str, TrainSettings] = {
             ),
             critic=PatchGANSettings(features=32),
         ),
+        adversarial_weight=0.0,
+        cycle_weight=0.0,
         identity_weight=0.0,
-        simulated_weight=30.0,
+        back_translation_weight=1.0,
+        find_pairs=True,
+        paired_weight=1.0,
+        simulated_weight=1.0,
+        simulated_subjects=4,
+        structure_weight=0.2,
         warm_up=0.6,
-        learning_rate=1e-3,
-        ema_decay=0.995,
-        augment=AugmentSettings(bias_field=0.2, gamma=0.1, noise=0.02),
+        learning_rate=2e-4,
+        ema_decay=0.998,
+        augment=AugmentSettings(rotate_degrees=8.0, scale=0.08),
     ),
 }
 

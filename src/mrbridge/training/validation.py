@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -10,8 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrbridge import metrics
+from mrbridge import metrics, models
+from mrbridge.bundle import load_bundle, read_manifest
 from mrbridge.data.dataset import HeldOut
+from mrbridge.errors import BundleError
+from mrbridge.networks import build_generator
 from mrbridge.training.cyclegan import CycleGAN
 
 Stack = NDArray[np.float32]
@@ -36,15 +40,9 @@ class Syntheses:
     same_target: Stack
 
 
-@torch.no_grad()
-def synthesise(model: CycleGAN, slices: HeldOut, batch: int = 8) -> Syntheses:
+def synthesise(model: CycleGAN, slices: HeldOut) -> Syntheses:
     """Run the averaged generators over the held-out slices, in the training's precision."""
-
-    def run(network: torch.nn.Module, images: Tensor) -> Tensor:
-        with model.trainer.precision_plugin.forward_context():
-            parts = [network(part.to(model.device)).cpu() for part in images.split(batch)]
-        return torch.cat(parts).float()
-
+    run = partial(_run, model)
     to_target, to_source = model.mean_to_target, model.mean_to_source
     made_target, made_source = run(to_target, slices.source), run(to_source, slices.target)
     stacks = [
@@ -60,6 +58,46 @@ def synthesise(model: CycleGAN, slices: HeldOut, batch: int = 8) -> Syntheses:
     return Syntheses(*(cast(Stack, stack[:, 0].numpy()) for stack in stacks))
 
 
+def shipped_syntheses(
+    model: CycleGAN, source: str, target: str, slices: HeldOut
+) -> tuple[Stack, Stack] | None:
+    """What the model that comes with mrbridge makes of the held-out slices.
+
+    Args:
+        model: whose device and precision are taken.
+        source, target: the contrasts of the training.
+        slices: what to translate.
+
+    Returns:
+        Synthetic targets and sources, each (slices, rows, columns), range [-1, 1]; None where no
+        model comes along, or not for these contrasts or this size of images.
+    """
+    try:
+        manifest = read_manifest(models.shipped())
+        networks = manifest.networks
+        with torch.device("meta"):  # only its shape is asked for
+            outline = build_generator(networks.generator, networks.image_size)
+        fits = slices.source.shape[-1] % outline.multiple == 0
+        if {manifest.source, manifest.target} != {source, target} or not fits:
+            return None
+        bundle = load_bundle(models.shipped())
+        generators = [bundle.build(bundle.generator_that_makes(c)) for c in (target, source)]
+    except BundleError:  # a damaged one is none either: it is not what the training is about
+        return None
+    made_target, made_source = (
+        _run(model, generator.to(model.device), images)[:, 0].numpy()
+        for generator, images in zip(generators, (slices.source, slices.target), strict=True)
+    )
+    return made_target, made_source
+
+
+@torch.no_grad()
+def _run(model: CycleGAN, network: torch.nn.Module, images: Tensor, batch: int = 8) -> Tensor:
+    with model.trainer.precision_plugin.forward_context():
+        parts = [network(part.to(model.device)).cpu() for part in images.split(batch)]
+    return torch.cat(parts).float()
+
+
 def validation_scores(made: Syntheses, paired: bool) -> dict[str, float]:
     """Cycle PSNR and SSIM, sliced Wasserstein distances and, of pairs, the `fit` scores."""
     told = {
@@ -70,7 +108,7 @@ def validation_scores(made: Syntheses, paired: bool) -> dict[str, float]:
         ("source", made.source, made.back_to_source),
         ("target", made.target, made.back_to_target),
     ):
-        mask = _anatomy(image)
+        mask = anatomy(image)
         told[f"cycle_psnr_{name}"] = metrics.psnr(image, back, mask, 2.0)
         told[f"cycle_ssim_{name}"] = _mean_ssim(image, back, mask, 2.0)
     if paired:
@@ -83,15 +121,17 @@ def validation_scores(made: Syntheses, paired: bool) -> dict[str, float]:
 
 
 def criterion(told: dict[str, float]) -> float:
-    """The one number, larger is better, by which a training's best state is chosen."""
-    if "psnr_target" in told:
-        return 0.5 * (told["psnr_target"] + told["psnr_source"])
+    """The one number, larger is better, by which a training's best state is chosen.
+
+    It needs no pairs: who trains on unpaired scans has none, and where held-out slices happen to be
+    pairs, choosing by them would make their scores too good.
+    """
     return -0.5 * (told["swd_to_target"] + told["swd_to_source"])
 
 
 def paired_scores(real: Stack, synthetic: Stack) -> tuple[float, float]:
     """PSNR and SSIM of kind `fit` (DESIGN, section 7), with one fit for all slices."""
-    mask = _anatomy(real)
+    mask = anatomy(real)
     truth = metrics.scaled(real + 1, mask)
     scale, offset = metrics.fit_nonnegative(truth, synthetic, mask)
     fitted = scale * synthetic + offset
@@ -108,5 +148,6 @@ def _mean_ssim(real: Stack, synthetic: Stack, mask: NDArray[np.bool_], data_rang
     return float(np.mean(each))
 
 
-def _anatomy(image: Stack) -> NDArray[np.bool_]:
+def anatomy(image: Stack) -> NDArray[np.bool_]:
+    """Which pixels of images in [-1, 1] show something; any shape."""
     return image > -1 + FOREGROUND

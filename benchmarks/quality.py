@@ -1,0 +1,299 @@
+"""How well arms translate real scans that no arm was shown as pairs: one JSON line an arm.
+
+    python benchmarks/quality.py --data ../shared/data [--set ms] [--minutes 20] [--seeds 0 1 2]
+        [--arms shipped bridge …] [--out benchmarks/results/quality.jsonl]
+    python benchmarks/quality.py --summary benchmarks/results/quality.jsonl
+
+Sets: `ms` trains on the T1w of patient07 and the T2w of patient19 of open-ms-mni, `ms-swapped` the
+other way round; both score both patients, whose scans of the other contrast no training saw.
+`seed-png` trains on the two folders of slices and scores the pairs that are hidden in them.
+Scores are those of DESIGN, section 7: kind `fit` inside the brain, in three dimensions, for
+patients; kind `plain` over whole slices for seed-png. Every arm starts from the same store; threads
+are those of the environment (OMP_NUM_THREADS).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from harness import machine, versions
+from mrbridge import io, metrics
+from mrbridge.inference.engine import Translator
+from mrbridge.models import SHIPPED
+from mrbridge.preparation.pipeline import prepare
+from mrbridge.preparation.store import Store
+from mrbridge.training.run import train
+from mrbridge.training.settings import resolve
+from mrbridge.volume import Volume
+
+PATIENTS = ("patient07", "patient19")
+
+NO_LESSONS: dict[str, Any] = {
+    "back_translation_weight": 0.0,
+    "simulated_weight": 0.0,
+    "structure_weight": 0.0,
+    "find_pairs": False,
+}
+PUBLISHED: dict[str, Any] = NO_LESSONS | {
+    "adversarial_weight": 1.0,
+    "cycle_weight": 10.0,
+    "identity_weight": 5.0,
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train.
+
+    Attributes:
+        changes: of the preset `bridge`.
+        start: where it begins.
+        pairs: whether it is shown pairs: of the one patient when the other is scored.
+    """
+
+    changes: dict[str, Any]
+    start: str = "shipped"
+    pairs: bool = False
+
+
+ARMS: dict[str, Arm | None] = {
+    "floor": None,
+    "shipped": None,
+    "bridge": Arm({}),
+    "bridge without simulated subjects": Arm({"simulated_weight": 0.0}),
+    "bridge without back-translation": Arm({"back_translation_weight": 0.0}),
+    "bridge without structure": Arm({"structure_weight": 0.0}),
+    "bridge with critics": Arm({"adversarial_weight": 0.05}),
+    "bridge from scratch": Arm({"learning_rate": 1e-3}, start="scratch"),
+    "published objective": Arm(PUBLISHED, start="scratch"),
+    "published objective from shipped": Arm(PUBLISHED),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair of scans that is scored.
+
+    Attributes:
+        name: of the subject or slice.
+        scans: by contrast.
+        mask: where it counts; None: everywhere.
+    """
+
+    name: str
+    scans: dict[str, Volume]
+    mask: NDArray[np.bool_] | None
+
+
+def patients(data: Path) -> Iterator[Case]:
+    """Both patients, inside their brains."""
+    for name in PATIENTS:
+        folder = data / "open-ms-mni" / name
+        scans = {f"{c}w": io.read(folder / f"{c}.nii.gz") for c in ("T1", "T2")}
+        mask = (scans["T1w"].voxels > 0) & (scans["T2w"].voxels > 0)
+        yield Case(name, scans, mask)
+
+
+def hidden_pairs(data: Path) -> Iterator[Case]:
+    """The pairs of seed-png, as its README tells them."""
+    folders = {"T1w": data / "seed-png" / "TrainT1", "T2w": data / "seed-png" / "TrainT2"}
+    found = {
+        contrast: {int(re.findall(r"\d+", path.name)[-1]): path for path in folder.glob("*.png")}
+        for contrast, folder in folders.items()
+    }
+    for number, path in sorted(found["T1w"].items()):
+        partner = found["T2w"][number + (60 if number <= 40 else 70)]
+        scans = {c: io.read(p) for c, p in (("T1w", path), ("T2w", partner))}
+        yield Case(f"slice {number}", scans, None)
+
+
+def patients_store(data: Path, folder: Path, swapped: bool) -> Store:
+    """T1w of one patient and T2w of the other to train, the pairs of both to validate.
+
+    Validation scores are told, and nothing is chosen by them.
+    """
+    source, target = PATIENTS[::-1] if swapped else PATIENTS
+    rows = [("source", source, "T1", "train"), ("target", target, "T2", "train")]
+    rows += [(f"held{n}", p, c, "val") for n, p in enumerate(PATIENTS) for c in ("T1", "T2")]
+    with open(folder / "table.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("subject", "session", "contrast", "path", "split"))
+        for subject, patient, contrast, split in rows:
+            path = (data / "open-ms-mni" / patient / f"{contrast}.nii.gz").resolve()
+            writer.writerow((subject, "1", f"{contrast}w", path, split))
+    return prepare(folder / "table.csv", folder / "store")
+
+
+def scores(cases: list[Case], model: Path | str, kind: str) -> dict[str, Any]:
+    """PSNR and SSIM by direction: of each case and their mean."""
+    translator = Translator(model)
+    made = {
+        (case.name, to): translator.translate(replace(case.scans[given], contrast=given), to)
+        for case in cases
+        for given, to in (("T1w", "T2w"), ("T2w", "T1w"))
+    }
+    return _told(cases, {key: volume.voxels for key, volume in made.items()}, kind)
+
+
+def floor(cases: list[Case], kind: str) -> dict[str, Any]:
+    """The best rising or falling curve, learned on the pairs of the other cases."""
+    made = {}
+    for case in cases:
+        others = [other for other in cases if other is not case]
+        for given, to in (("T1w", "T2w"), ("T2w", "T1w")):
+            parts = [
+                [metrics.scaled(other.scans[c].voxels, other.mask) for c in (given, to)]
+                for other in others
+            ]
+            insides = [
+                np.ones(p[0].shape, bool) if o.mask is None else o.mask
+                for p, o in zip(parts, others, strict=True)
+            ]
+            values = [
+                np.concatenate(
+                    [part[side][inside] for part, inside in zip(parts, insides, strict=True)]
+                )
+                for side in (0, 1)
+            ]
+            curve = metrics.fit_monotone(*values)
+            made[case.name, to] = curve.apply(metrics.scaled(case.scans[given].voxels, case.mask))
+    return _told(cases, made, kind)
+
+
+def _told(cases: list[Case], made: dict[tuple[str, str], Any], kind: str) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for to in ("T2w", "T1w"):
+        each = {}
+        for case in cases:
+            real, synthetic = case.scans[to].voxels, made[case.name, to]
+            found = metrics.scores(real, synthetic, case.mask)[kind]
+            each[case.name] = [round(found["psnr"], 2), round(found["ssim"], 3)]
+        mean = np.mean(list(each.values()), axis=0)
+        told[f"to {to}"] = {"mean": [round(float(m), 3) for m in mean]}
+        if len(each) <= 4:
+            told[f"to {to}"] |= each
+    return told
+
+
+def summary(results: Path) -> None:
+    """Spearman's correlation of the criterion with the paired scores, over all checkpoints."""
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    points = [point for line in lines for point in line.get("checkpoints", [])]
+    table = {key: [point.get(key, np.nan) for point in points] for key in points[0]}
+    for paired in ("psnr", "ssim"):
+        for name in table:
+            if name not in ("psnr", "ssim"):
+                told = stats.spearmanr(table[name], table[paired], nan_policy="omit").statistic
+                print(f"{name:24} {paired}  {told:.2f}  ({len(points)} checkpoints)")
+
+
+def checkpoints(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """What each validation told without pairs, and its paired scores, mean of both directions."""
+    kept = []
+    for row in rows:
+        if "psnr_target" not in row:
+            continue
+        point = {
+            name: round(0.5 * (row[f"{name}_target"] + row[f"{name}_source"]), 4)
+            for name in ("psnr", "ssim", "cycle_psnr", "cycle_ssim")
+        }
+        swd = 0.5 * (row["swd_to_target"] + row["swd_to_source"])
+        point |= {"minus_swd": round(-swd, 3), "criterion": round(row["criterion"], 4)}
+        kept.append(point)
+    return kept
+
+
+def main() -> None:
+    """Train and score the arms, or sum up their results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--set", choices=("ms", "ms-swapped", "seed-png"), default="ms")
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--keep", type=Path, help="folder for the runs; removed without it")
+    parser.add_argument("--summary", type=Path)
+    given = parser.parse_args()
+    if given.summary is not None:
+        return summary(given.summary)
+    is_seed = given.set == "seed-png"
+    cases = list((hidden_pairs if is_seed else patients)(given.data))
+    kind = "plain" if is_seed else "fit"
+    with tempfile.TemporaryDirectory() as name:
+        folder = given.keep or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_seed:
+            folders = [given.data / "seed-png" / f"Train{c}" for c in ("T1", "T2")]
+            store = prepare(folders, folder / "store")
+        else:
+            store = patients_store(given.data, folder, given.set == "ms-swapped")
+        for arm in given.arms:
+            for seed in given.seeds if ARMS[arm] else [0]:
+                _run(given, arm, seed, store, folder, cases, kind)
+    return None
+
+
+def _run(
+    given: argparse.Namespace,
+    name: str,
+    seed: int,
+    store: Store,
+    folder: Path,
+    cases: list[Case],
+    kind: str,
+) -> None:
+    """One arm with one seed: its line."""
+    arm = ARMS[name]
+    line: dict[str, Any] = {
+        "benchmark": "quality",
+        "set": given.set,
+        "arm": name,
+        "kind": kind,
+        "threads": torch.get_num_threads(),
+    }
+    if arm is None:
+        line["scores"] = floor(cases, kind) if name == "floor" else scores(cases, SHIPPED, kind)
+    else:
+        changes = {"minutes": given.minutes, "seed": seed, "steps_per_epoch": 60, "guard": "warn"}
+        settings = resolve("bridge", arm.changes, changes)
+        began = time.monotonic()
+        run = train(
+            store,
+            folder / f"{name}-{seed}".replace(" ", "-"),
+            settings,
+            device="cpu",
+            start=arm.start,
+        )
+        line |= {
+            "minutes": given.minutes,
+            "seed": seed,
+            "seconds with everything": round(time.monotonic() - began),
+            "steps": int(run.rows[-1]["step"]),
+            "kept what it began with": run.kept_beginning,
+            "scores": scores(cases, run.path, kind),
+            "checkpoints": checkpoints(run.rows),
+        }
+    text = json.dumps(line | {"machine": machine(), "versions": versions()})
+    print(text, flush=True)
+    if given.out is not None:
+        with open(given.out, "a") as file:
+            file.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Varied subjects: one anatomy, scanned at will, and always the same answer."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from mrbridge.phantom.varied import VariedSubject, varied_subject
+
+SPACING = 4.0
+
+
+@pytest.fixture(scope="module")
+def subjects() -> list[VariedSubject]:
+    return [varied_subject(11, index, SPACING) for index in range(8)]
+
+
+def test_equal_seeds_give_equal_subjects(subjects: list[VariedSubject]) -> None:
+    again = varied_subject(11, 2, SPACING)
+    for contrast in ("T1w", "T2w"):
+        assert np.array_equal(again.seen[contrast].voxels, subjects[2].seen[contrast].voxels)
+        same = again.canonical[contrast].voxels == subjects[2].canonical[contrast].voxels
+        assert same.all()
+    assert not np.array_equal(again.seen["T1w"].voxels, varied_subject(12, 2, SPACING).seen["T1w"])
+
+
+def test_all_images_lie_on_one_grid(subjects: list[VariedSubject]) -> None:
+    for subject in subjects:
+        volumes = [*subject.seen.values(), *subject.canonical.values()]
+        assert len({volume.voxels.shape for volume in volumes}) == 1
+        assert len({volume.affine.tobytes() for volume in volumes}) == 1
+        assert all(np.isfinite(volume.voxels).all() for volume in volumes)
+
+
+def test_some_are_stripped_and_some_have_thick_slices() -> None:
+    drawn = [varied_subject(5, index, 8.0) for index in range(14)]
+    assert {subject.stripped for subject in drawn} == {True, False}
+    fine = [varied_subject(5, index, 2.5) for index in range(6)]
+    assert len({subject.seen["T1w"].voxels.shape[2] for subject in fine}) > 1
+
+
+def test_a_stripped_head_is_black_around_the_brain_in_every_image(
+    subjects: list[VariedSubject],
+) -> None:
+    stripped = next(subject for subject in subjects if subject.stripped)
+    outside = ~ndimage.binary_dilation(stripped.canonical["T2w"].voxels > 0, iterations=1)
+    assert outside.mean() > 0.5
+    for volume in (*stripped.seen.values(), *stripped.canonical.values()):
+        assert not volume.voxels[outside].any()
+
+
+def test_the_answer_does_not_depend_on_the_scanner(subjects: list[VariedSubject]) -> None:
+    """White matter's canonical T1w is the same in all; how dark fluid is seen to be is not."""
+    canonical, seen = [], []
+    for subject in subjects:
+        t1w, t2w = (subject.canonical[c].voxels for c in ("T1w", "T2w"))
+        middle = tuple(slice(n // 3, 2 * n // 3) for n in t1w.shape)
+        top = np.percentile(t1w[middle], 85)
+        white, fluid = np.abs(t1w / top - 1) < 0.05, t2w > 0.55
+        canonical.append(top)
+        scan = subject.seen["T1w"].voxels
+        seen.append(np.median(scan[fluid]) / np.median(scan[white]))
+    assert np.std(canonical) / np.mean(canonical) < 0.04
+    assert np.ptp(seen) > 0.15
+
+
+def test_fluid_is_dark_in_t1w_and_bright_in_t2w(subjects: list[VariedSubject]) -> None:
+    for subject in subjects:
+        t1w, t2w = (subject.canonical[c].voxels for c in ("T1w", "T2w"))
+        fluid = t2w > 0.55
+        assert fluid.sum() > 50
+        assert np.median(t1w[fluid]) < 0.6 * np.percentile(t1w[t1w > 0.01], 60)

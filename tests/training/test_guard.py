@@ -1,0 +1,724 @@
+"""What the guard tells of syntheses, and what a training does about it."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+
+from mrbridge import models
+from mrbridge.bundle import Bundle, load_bundle, read_manifest, save_bundle
+from mrbridge.networks import build_generator
+from mrbridge.preparation.store import Store
+from mrbridge.training import callbacks, guard
+from mrbridge.training.callbacks import Keeper
+from mrbridge.training.checkpoint import load_checkpoint
+from mrbridge.training.guard import Reading, Reference, Verdict, read
+from mrbridge.training.live import LiveView
+from mrbridge.training.run import Run, train
+from mrbridge.training.settings import TrainSettings
+from mrbridge.training.validation import Syntheses
+from mrbridge.training.watch import Watch
+from mrbridge.volume import Volume
+
+Stack = NDArray[np.float32]
+DIRECTIONS = ("to_target", "to_source")
+
+
+@pytest.fixture(scope="module")
+def heads(make_scan: Callable[..., Volume]) -> dict[str, Stack]:
+    """Slices of a head in both contrasts, (12, 80, 96), in [-1, 1]."""
+
+    def stack(contrast: str) -> Stack:
+        voxels = make_scan(3, contrast, shape=(80, 96, 12)).voxels.astype(np.float32)
+        return np.moveaxis(2 * voxels / voxels.max() - 1, 2, 0)
+
+    return {contrast: stack(contrast) for contrast in ("T1w", "T2w")}
+
+
+@pytest.fixture(scope="module", params=[("T1w", "T2w"), ("T2w", "T1w")], ids="-".join)
+def case(request: Any, heads: dict[str, Stack]) -> SimpleNamespace:
+    """A direction: what is given, the reference, and changes of what is made.
+
+    The reference is a blurred, paler version of the true image: no model makes the truth.
+    """
+    given, real = (heads[contrast] for contrast in request.param)
+    inside = given > -0.95
+    reference = ndimage.gaussian_filter(0.8 * real - 0.2, (0, 1, 1))
+
+    def reversed_order(image: Stack) -> Stack:
+        """The same intensities inside the head, the brightest where the darkest were."""
+        made = image.copy()
+        ranks = stats.rankdata(-image[inside], method="ordinal") - 1
+        made[inside] = np.sort(image[inside])[ranks]
+        return made
+
+    def noisy(image: Stack, spread: float) -> Stack:
+        noise = np.random.default_rng(0).normal(0, spread, image.shape)
+        return np.clip(image + noise, -1, 1).astype(np.float32)
+
+    return SimpleNamespace(
+        given=given,
+        real=real,
+        inside=inside,
+        reference=reference,
+        reversed=reversed_order,
+        noisy=noisy,
+        read=lambda made, reference=reference: read(given, made, real, reference),
+    )
+
+
+class TestReading:
+    def test_what_the_reference_makes_is_right(self, case: SimpleNamespace) -> None:
+        told = case.read(case.reference)
+        assert told.verdict is None
+        assert told.agreement == pytest.approx(1)
+        assert told.gradients == pytest.approx(1)
+
+    def test_the_truth_is_right(self, case: SimpleNamespace) -> None:
+        told = case.read(case.real)
+        assert told.verdict is None
+        assert 0.5 < told.agreement < 1
+        assert told.mean_distance == 0
+        assert case.read(case.real, None).verdict is None
+
+    @pytest.mark.parametrize("like", ["reference", "real"])
+    def test_tissues_in_reversed_order_are_inverted(self, case: SimpleNamespace, like: str) -> None:
+        image = getattr(case, like)
+        told = case.read(case.reversed(image))
+        assert told.verdict == Verdict.INVERTED
+        assert told.agreement < -0.3
+        assert told.gradients is not None
+        assert told.gradients < -0.3
+
+    def test_a_negative_is_inverted_with_a_reference_or_without(
+        self, case: SimpleNamespace
+    ) -> None:
+        assert case.read(-case.reference).verdict == Verdict.INVERTED
+        told = case.read(-case.real, None)
+        assert (told.verdict, told.gradients) == (Verdict.INVERTED, None)
+        assert told.agreement == pytest.approx(-1)
+        assert told.mean_distance > 5
+
+    @pytest.mark.parametrize("with_reference", [True, False])
+    @pytest.mark.parametrize(
+        "change",
+        [lambda x: x, lambda x: 2 * ((x + 1) / 2) ** 2 - 1, lambda x: 0.5 * x - 0.5],
+        ids=["plain", "darker", "paler"],
+    )
+    def test_the_input_is_a_copy(
+        self, case: SimpleNamespace, change: Callable[[Stack], Stack], with_reference: bool
+    ) -> None:
+        told = case.read(change(case.given), case.reference if with_reference else None)
+        assert told.verdict == Verdict.COPY
+        assert told.likeness == pytest.approx(1)
+        assert told.nmi > 1.3
+
+    @pytest.mark.parametrize("spread", [0.05, 0.15, 0.3])
+    def test_noise_flips_nothing(self, case: SimpleNamespace, spread: float) -> None:
+        assert case.read(case.noisy(case.reference, spread)).verdict is None
+        wrong = case.reversed(case.reference)
+        assert case.read(case.noisy(wrong, spread)).verdict == Verdict.INVERTED
+        nothing = case.noisy(np.zeros_like(case.given), 1.0)
+        told = case.read(nothing)
+        assert told.verdict is None
+        assert abs(told.agreement) < 0.05
+        assert told.nmi == pytest.approx(1, abs=0.05)
+
+    def test_a_copy_with_noise(self, case: SimpleNamespace) -> None:
+        assert case.read(case.noisy(case.given, 0.05)).verdict == Verdict.COPY
+
+    @pytest.mark.parametrize("value", [-1.0, 0.3, 1.0])
+    def test_next_to_nothing_inside_the_head_is_collapsed(
+        self, case: SimpleNamespace, value: float
+    ) -> None:
+        made = np.where(case.inside, np.float32(value), np.float32(-1)) + 0.01 * case.reference
+        assert case.read(made).verdict == Verdict.COLLAPSED
+        assert case.read(made, None).verdict == Verdict.COLLAPSED
+
+    def test_numbers_that_are_none_are_collapsed(self, case: SimpleNamespace) -> None:
+        made = case.reference.copy()
+        made[0, 0, 0] = np.nan
+        assert case.read(made).verdict == Verdict.COLLAPSED
+
+    def test_a_reference_that_is_blank_tells_nothing(self, case: SimpleNamespace) -> None:
+        blank = np.where(case.inside, np.float32(0.3), np.float32(-1)) - 0.001 * case.reference
+        told = case.read(case.reference, blank)
+        assert (told.verdict, told.gradients) == (None, None)
+
+    def test_contrasts_that_are_alike_are_no_copies(self, case: SimpleNamespace) -> None:
+        """As T2w and PDw: the reference's syntheses resemble their input themselves."""
+        texture = np.random.default_rng(1).normal(0, 1, case.given.shape)
+        texture = ndimage.gaussian_filter(texture, (0, 2, 2))
+        like = (case.given + 0.06 * texture / texture.std()).astype(np.float32)
+        told = read(case.given, case.noisy(like, 0.005), like, like)
+        assert told.likeness > guard.COPY_FROM, "else this shows nothing"
+        assert told.verdict is None
+        assert read(case.given, case.given, like, like).verdict == Verdict.COPY
+
+    def test_nothing_to_see(self, case: SimpleNamespace) -> None:
+        black = np.full_like(case.given, -1)
+        assert read(black, black, black, black).verdict is None
+
+    def test_a_part_of_the_slices_does_not_hide_the_others(self, case: SimpleNamespace) -> None:
+        made = case.reversed(case.reference)
+        made[:3] = case.reference[:3]
+        assert case.read(made).verdict == Verdict.INVERTED
+
+
+class TestMeasures:
+    def test_mutual_information(self) -> None:
+        rng = np.random.default_rng(0)
+        a, b = rng.uniform(-1, 1, (2, 100_000))
+        assert guard.mutual_information(a, a) == pytest.approx(2)
+        assert guard.mutual_information(a, -a) == pytest.approx(2, abs=0.02), "signs are no matter"
+        assert guard.mutual_information(a, b) == pytest.approx(1, abs=0.01)
+        # Half of the pixels tell all, the others nothing: in between.
+        mixed = np.where(np.arange(a.size) % 2, a, b)
+        assert 1.05 < guard.mutual_information(a, mixed) < 1.5
+
+    def test_ranks_see_no_rising_change(self) -> None:
+        a = np.random.default_rng(0).uniform(-1, 1, 999)
+        assert guard.rank_correlation(a, np.exp(5 * a)) == pytest.approx(1)
+        assert guard.correlation(a, np.exp(5 * a)) < 0.9
+        assert guard.rank_correlation(a, -a) == pytest.approx(-1)
+        assert guard.correlation(a, np.zeros_like(a)) == 0
+
+    def test_gradients_see_no_slow_field(self, heads: dict[str, Stack]) -> None:
+        image = heads["T2w"]
+        field = 3 * np.linspace(-1, 1, image.shape[2], dtype=np.float32) + image
+        inside = image > -0.9
+        assert guard.gradient_correlation(image, field, inside) > 0.9
+        assert guard.correlation(image[inside], field[inside]) < 0.6
+
+    def test_mean_distance_is_in_units_of_halves(self) -> None:
+        real = np.zeros((4, 16, 16), np.float32)
+        real[::2] += 0.2
+        assert guard.mean_distance(real, real) == 0
+        assert guard.mean_distance(real + 0.3, real) == pytest.approx(0.3 / 0.2)
+        assert guard.mean_distance(real[:1] - 0.1, real[:1]) == pytest.approx(2), "of one slice"
+
+
+def reading(verdict: Verdict | None = None, gradients: float | None = 0.8) -> Reading:
+    return Reading(0.9, gradients, 0.1, 1.1, 0.5, verdict)
+
+
+def test_words_name_contrasts_and_reference() -> None:
+    told = {"to_target": reading(Verdict.INVERTED), "to_source": reading(Verdict.COPY)}
+    words = guard.words(told, "T1w", "T2w", "the model it began with")
+    assert words == {
+        "to_target": "T1w to T2w looks inverted: bright and dark tissues are swapped against the "
+        "model it began with",
+        "to_source": "T2w to T1w copies its input: the synthetic T1w still looks like T2w",
+    }
+    told = {"to_target": reading(), "to_source": reading(Verdict.INVERTED, None)}
+    assert guard.words(told, "T1w", "T2w", None) == {
+        "to_source": "T2w to T1w looks inverted: its mean image is a negative of the mean real T1w"
+    }
+    told = {"to_target": reading(Verdict.COLLAPSED), "to_source": reading()}
+    assert "has gone blank" in guard.words(told, "T1w", "T2w", None)["to_target"]
+
+
+def test_columns_are_numbers() -> None:
+    told = guard.columns({"to_target": reading(Verdict.COPY), "to_source": reading(None, None)})
+    assert told["guard_verdict_to_target"] == Verdict.COPY == 2
+    assert told["guard_verdict_to_source"] == 0
+    assert told["guard_agreement_to_target"] == 0.9
+    assert "guard_gradients_to_source" not in told
+    assert len(told) == 11
+
+
+def test_each_direction_is_read_against_its_own_images(heads: dict[str, Stack]) -> None:
+    source, target = heads["T1w"], heads["T2w"]
+    nothing = np.zeros_like(source)
+    made = Syntheses(source, target, target, -source, nothing, nothing, nothing, nothing)
+    told = guard.readings(made, Reference.of("it", target, source))
+    assert {name: r.verdict for name, r in told.items()} == {
+        "to_target": None,
+        "to_source": Verdict.INVERTED,
+    }
+    swapped = guard.readings(replace(made, to_source=source), Reference.of("it", -target, source))
+    assert swapped["to_target"].verdict == Verdict.INVERTED
+    assert swapped["to_source"].verdict is None
+    copies = replace(made, to_target=source, to_source=target)
+    assert {r.verdict for r in guard.readings(copies, None).values()} == {Verdict.COPY}
+    # A store that was prepared anew holds other slices out: the reference says nothing of them.
+    short = Reference.of("it", -target[1:], source[1:])
+    assert guard.readings(made, short)["to_target"].verdict is None
+
+
+# -- Trainings -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tiny: Callable[..., Any]) -> Callable[..., TrainSettings]:
+    """Tiny trainings without simulated pairs, of the tiny bundle's generators."""
+
+    def make(**changes: Any) -> TrainSettings:
+        small = {"simulated_weight": 0.0, "warm_up": 0.0, "pool_size": 2, "epochs": 6, **changes}
+        return tiny("unet", **small)
+
+    return make
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put words into the guard's mouth: `told(verdicts, criteria)`, one of each a validation.
+
+    What is right of a verdict is `R`, what is wrong `W`; the last one stands for all that follow.
+    A beginning needs a criterion too, and no verdict.
+    """
+
+    def each(values: Any) -> Iterator[Any]:
+        for value in values:
+            yield value
+        while True:
+            yield value
+
+    def put(verdicts: str, criteria: list[float] | None = None) -> None:
+        read_as, scored_as = each(verdicts), each(criteria or [1.0])
+
+        def readings(*_: Any) -> dict[str, Reading]:
+            verdict = Verdict.INVERTED if next(read_as) == "W" else None
+            return {"to_target": reading(verdict), "to_source": reading()}
+
+        monkeypatch.setattr(callbacks, "readings", readings)
+        monkeypatch.setattr(callbacks, "criterion", lambda _: next(scored_as))
+
+    return put
+
+
+def steps_of(run: Path, name: str) -> int:
+    return int(load_checkpoint(run / "checkpoints" / f"{name}.ckpt")["step"])
+
+
+def watch_of(run: Path) -> Watch:
+    return Watch(**load_checkpoint(run / "checkpoints" / "last.ckpt")["keeper"]["watch"])
+
+
+def bundle_is(run: Path, other: Bundle) -> bool:
+    """Whether the run ships the generators of another bundle."""
+    mine = load_bundle(run)
+    return all(
+        torch.equal(value, other.weights[name].float()) for name, value in mine.weights.items()
+    )
+
+
+def test_verdicts_are_warned_of_once_and_recorded(
+    small_store: Store,
+    settings: Callable[..., Any],
+    told: Callable[..., None],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told("RWWRW")
+    caplog.set_level(logging.INFO, "mrbridge")
+    run = train(small_store, tmp_path / "run", settings(epochs=5), device="cpu", start="scratch")
+    assert len(run.rows) == 5, "by default the guard only warns"
+    warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert [message.split(":")[0] for message in warned] == ["T1w to T2w looks inverted"] * 2
+    epochs = [m for m in caplog.messages if m.startswith("epoch ")]
+    assert ["inverted" in line for line in epochs] == [False, True, True, False, True]
+    assert not any("guard_" in line for line in epochs), "the numbers are in metrics.csv"
+    with open(run.path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["guard_verdict_to_target"] for row in rows] == ["0", "1", "1", "0", "1"]
+    assert {row["guard_verdict_to_source"] for row in rows} == {"0"}
+
+
+def test_the_live_view_shows_the_verdict(
+    small_store: Store,
+    settings: Callable[..., Any],
+    told: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told("RW")
+    shown: list[str | None] = []
+    monkeypatch.setattr(LiveView, "is_on", True)
+    monkeypatch.setattr(LiveView, "update", lambda _, numbers: shown.append(numbers.get("guard")))
+    train(small_store, tmp_path / "run", settings(epochs=2), device="cpu", start="scratch")
+    assert shown[:3] == [None, "nothing wrong", "nothing wrong"]
+    assert "T1w to T2w looks inverted" in str(shown[3])
+
+
+class TestStop:
+    def test_a_verdict_that_holds_ends_the_training(
+        self,
+        small_store: Store,
+        settings: Callable[..., Any],
+        told: Callable[..., None],
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        told("RWRWW", [1, 2, 3, 4, 5])
+        run = train(
+            *(small_store, tmp_path / "run", settings(guard="stop")), device="cpu", start="scratch"
+        )
+        assert [row["epoch"] for row in run.rows] == [1, 2, 3, 4, 5]
+        assert "ends here: it has gone wrong in 2 validations" in caplog.text
+        assert read_manifest(run.path).trained["epochs"] == 3, "the last state that looked right"
+        assert (steps_of(run.path, "best"), steps_of(run.path, "last")) == (6, 10)
+        again = train(small_store, run.path, resume=True, device="cpu")
+        assert again.rows == run.rows, "it is complete"
+        more = train(small_store, run.path, resume=True, changes={"guard": "warn"}, device="cpu")
+        assert [row["epoch"] for row in more.rows] == [1, 2, 3, 4, 5, 6]
+
+    def test_random_weights_have_time_to_become_right(
+        self,
+        small_store: Store,
+        settings: Callable[..., Any],
+        told: Callable[..., None],
+        tmp_path: Path,
+    ) -> None:
+        told("W")
+        long = settings(guard="stop", epochs=30, steps_per_epoch=1)
+        run = train(small_store, tmp_path / "run", long, device="cpu", start="scratch")
+        assert len(run.rows) == 4, "epochs 3 and 4 are the first two after a tenth of 30"
+
+    def test_a_trained_model_has_none(
+        self,
+        small_store: Store,
+        settings: Callable[..., Any],
+        told: Callable[..., None],
+        tmp_path: Path,
+        tiny_bundle: Bundle,
+    ) -> None:
+        told("W")
+        long = settings(guard="stop", epochs=30, steps_per_epoch=1, stop_after_epochs=1)
+        run = train(small_store, tmp_path / "run", long, device="cpu", start=tiny_bundle.path)
+        assert len(train(small_store, run.path, resume=True, device="cpu").rows) == 2
+
+
+class TestRestart:
+    def test_it_goes_back_to_the_best_state_with_half_the_rate(
+        self,
+        small_store: Store,
+        settings: Callable[..., Any],
+        told: Callable[..., None],
+        compare: SimpleNamespace,
+        tmp_path: Path,
+    ) -> None:
+        told("RRWW", [1, 3, 4, 5])
+        chosen = settings(guard="restart", decay_from=1.0, stop_after_epochs=4)
+        run = train(small_store, tmp_path / "run", chosen, device="cpu", start="scratch")
+        best, last = (
+            load_checkpoint(run.path / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")
+        )
+        assert (best["step"], last["step"]) == (4, 8), "the clock is not turned back"
+        for part in ("networks", "optimizers", "pools"):
+            assert compare.values(best[part], last[part]) == []
+        assert last["optimizers"][0]["state"], "Adam's moments are among them"
+        assert watch_of(run.path).restarts == 1
+        told("R", [2])
+        more = train(*(small_store, run.path), resume=True, changes={"epochs": 5}, device="cpu")
+        rates = [row["learning_rate"] / chosen.learning_rate for row in more.rows]
+        assert rates == pytest.approx([1, 1, 1, 1, 0.5])
+        assert [row["step"] for row in more.rows] == [2, 4, 6, 8, 10]
+        assert read_manifest(run.path).trained["epochs"] == 2
+
+    def test_a_resumed_run_goes_on_as_one_that_was_not_stopped(
+        self,
+        small_store: Store,
+        settings: Callable[..., Any],
+        told: Callable[..., None],
+        compare: SimpleNamespace,
+        tmp_path: Path,
+    ) -> None:
+        verdicts = "RRWWWWR"
+        chosen = settings(guard="restart", epochs=7)
+        told(verdicts)
+        whole = train(small_store, tmp_path / "whole", chosen, device="cpu", start="scratch")
+        told("R" * 7)
+        calm = train(small_store, tmp_path / "calm", chosen, device="cpu", start="scratch")
+        assert compare.runs(whole.path, calm.path), "going back twice must make a difference"
+        told(verdicts)
+        # In between, right after the first restart, and after the first wrong validation.
+        for stop in (3, 4, 5, None):
+            changes = {"stop_after_epochs": stop}
+            fresh = chosen.changed(changes) if stop == 3 else None
+            resumed = train(
+                small_store,
+                tmp_path / "parts",
+                fresh,
+                resume=fresh is None,
+                changes=changes,
+                device="cpu",
+                **({"start": "scratch"} if fresh else {}),
+            )
+        assert watch_of(resumed.path).restarts == 2
+        assert compare.runs(whole.path, resumed.path) == []
+
+    def test_three_times_at_most(
+        self,
+        small_store: Store,
+        settings: Callable[..., Any],
+        told: Callable[..., None],
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        told("RW")
+        chosen = settings(guard="restart", epochs=20, steps_per_epoch=1)
+        run = train(small_store, tmp_path / "run", chosen, device="cpu", start="scratch")
+        assert len(run.rows) == 1 + 4 * 2
+        assert caplog.text.count("back to the best state") == 3
+        assert "ends here: it has gone wrong in 2 validations in a row, after 3" in caplog.text
+        assert read_manifest(run.path).trained["epochs"] == 1
+
+    def test_where_nothing_was_ever_right_it_begins_anew(
+        self,
+        small_store: Store,
+        settings: Callable[..., Any],
+        told: Callable[..., None],
+        compare: SimpleNamespace,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        told("W")
+        chosen = settings(guard="restart", stop_after_epochs=2)
+        run = train(small_store, tmp_path / "run", chosen, device="cpu", start="scratch")
+        state = load_checkpoint(run.path / "checkpoints" / "last.ckpt")
+        untrained = callbacks.CycleGAN(chosen)
+        assert compare.values(state["networks"], dict(untrained.state_dict())) == []
+        assert [kept["state"] for kept in state["optimizers"]] == [{}, {}]
+        assert [kept["images"] for kept in state["pools"]] == [[], []]
+        assert state["step"] == 4
+        assert "back to the beginning with 0.5 times the learning rate" in caplog.text
+        assert train(small_store, run.path, resume=True, device="cpu").rows[-1]["epoch"] == 6
+
+    def test_a_model_that_it_began_with_is_gone_back_to(
+        self,
+        small_store: Store,
+        settings: Callable[..., Any],
+        told: Callable[..., None],
+        tiny_bundle: Bundle,
+        tmp_path: Path,
+    ) -> None:
+        told("W")
+        chosen = settings(guard="restart", stop_after_epochs=2)
+        run = train(small_store, tmp_path / "run", chosen, device="cpu", start=tiny_bundle.path)
+        networks = load_checkpoint(run.path / "checkpoints" / "last.ckpt")["networks"]
+        for name in DIRECTIONS:
+            for key, value in tiny_bundle.generator_weights(name).items():
+                assert torch.equal(networks[f"{name}.{key}"], value)
+                assert torch.equal(networks[f"mean_{name}.{key}"], value)
+
+
+def test_a_plateau_ends_the_training(
+    small_store: Store,
+    settings: Callable[..., Any],
+    told: Callable[..., None],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told("R", [1, 2, 0, 1, 9])
+    run = train(
+        *(small_store, tmp_path / "run", settings(patience=2)), device="cpu", start="scratch"
+    )
+    assert len(run.rows) == 4
+    assert "ends here: no validation was better in the last 2" in caplog.text
+    assert train(small_store, run.path, resume=True, device="cpu").rows == run.rows
+    changes = {"patience": 3}
+    told("R", [9])
+    more = train(small_store, run.path, resume=True, changes=changes, device="cpu")
+    assert len(more.rows) == 6
+    assert read_manifest(run.path).trained["epochs"] == 5
+
+
+class TestBeginning:
+    @pytest.fixture
+    def begin(
+        self, small_store: Store, settings: Callable[..., Any], tiny_bundle: Bundle, tmp_path: Path
+    ) -> Callable[..., Run]:
+        def train_from_bundle(**changes: Any) -> Run:
+            chosen = settings(epochs=3, **changes)
+            out = tmp_path / "run"
+            return train(small_store, out, chosen, device="cpu", start=tiny_bundle.path)
+
+        return train_from_bundle
+
+    def test_it_is_shipped_at_once(
+        self,
+        begin: Callable[..., Run],
+        tiny_bundle: Bundle,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        seen: list[dict[str, Any]] = []
+        original = Keeper.on_train_batch_start
+
+        def watched(self: Keeper, *arguments: Any) -> None:
+            if not seen:
+                seen.append(read_manifest(tmp_path / "run").trained)
+                assert bundle_is(tmp_path / "run", tiny_bundle)
+                assert steps_of(tmp_path / "run", "best") == 0
+            original(self, *arguments)
+
+        monkeypatch.setattr(Keeper, "on_train_batch_start", watched)
+        begin()
+        assert (seen[0]["epochs"], seen[0]["steps"]) == (0, 0)
+        assert seen[0]["kept"] == "the model it began with"
+
+    def test_nothing_worse_replaces_it(
+        self,
+        begin: Callable[..., Run],
+        told: Callable[..., None],
+        small_store: Store,
+        tiny_bundle: Bundle,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        told("RRW", [2.0, 1.0, 2.0, 3.0])  # worse, equal, better but wrong
+        run = begin()
+        assert run.kept_beginning
+        assert bundle_is(run.path, tiny_bundle)
+        assert read_manifest(run.path).trained["kept"] == "the model it began with"
+        assert caplog.text.count("training did not improve on the model it began with") == 1
+        assert [row["criterion"] for row in run.rows] == [1, 2, 3]
+        assert train(small_store, run.path, resume=True, device="cpu").kept_beginning
+
+    def test_something_better_does(
+        self,
+        begin: Callable[..., Run],
+        told: Callable[..., None],
+        tiny_bundle: Bundle,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        told("R", [2.0, 1.0, 2.5, 2.2])
+        run = begin()
+        assert not run.kept_beginning
+        assert not bundle_is(run.path, tiny_bundle)
+        trained = read_manifest(run.path).trained
+        assert trained["epochs"] == 2
+        assert "kept" not in trained
+        assert "did not improve" not in caplog.text
+
+    def test_a_pause_says_nothing_yet(
+        self,
+        begin: Callable[..., Run],
+        told: Callable[..., None],
+        small_store: Store,
+        tiny_bundle: Bundle,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        told("R", [2.0, 1.0])
+        run = begin(stop_after_epochs=1)
+        assert "did not improve" not in caplog.text
+        assert train(small_store, run.path, resume=True, device="cpu").kept_beginning
+        assert "did not improve" in caplog.text
+        assert bundle_is(run.path, tiny_bundle)
+
+    def test_the_true_criterion_keeps_it_too(
+        self, begin: Callable[..., Run], tiny_bundle: Bundle
+    ) -> None:
+        """A training that only ruins weights: everything after the beginning is worse."""
+        run = begin(learning_rate=1.0, critic_rate=1e-3)
+        assert run.kept_beginning
+        assert bundle_is(run.path, tiny_bundle)
+
+    def test_random_weights_are_nothing_to_ship(
+        self, small_store: Store, settings: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        run = train(
+            *(small_store, tmp_path / "run", settings(epochs=1)), device="cpu", start="scratch"
+        )
+        assert not run.kept_beginning
+        assert "kept" not in read_manifest(run.path).trained
+
+
+class TestReference:
+    def reference(self, run: Path) -> Reference | None:
+        state = load_checkpoint(run / "checkpoints" / "last.ckpt")["keeper"]["reference"]
+        return None if state is None else Reference.from_state(state)
+
+    def test_it_is_what_the_beginning_makes_and_stays_so(
+        self,
+        small_store: Store,
+        settings: Callable[..., Any],
+        tiny_bundle: Bundle,
+        tmp_path: Path,
+        compare: SimpleNamespace,
+    ) -> None:
+        whole = train(
+            small_store,
+            tmp_path / "whole",
+            settings(epochs=2),
+            device="cpu",
+            start=tiny_bundle.path,
+        )
+        halves = settings(epochs=2, stop_after_epochs=1)
+        train(small_store, tmp_path / "run", halves, device="cpu", start=tiny_bundle.path)
+        first = self.reference(tmp_path / "run")
+        train(small_store, tmp_path / "run", resume=True, device="cpu")
+        second = self.reference(tmp_path / "run")
+        assert first is not None
+        assert second is not None
+        assert first.name == second.name == "the model it began with"
+        np.testing.assert_array_equal(first.to_target, second.to_target)
+        assert compare.runs(whole.path, tmp_path / "run") == []
+        assert "guard_gradients_to_target" in whole.rows[0]
+
+    def test_without_a_beginning_it_is_the_shipped_model(
+        self,
+        small_store: Store,
+        settings: Callable[..., Any],
+        as_shipped: Bundle,
+        tmp_path: Path,
+    ) -> None:
+        run = train(
+            *(small_store, tmp_path / "run", settings(epochs=1)), device="cpu", start="scratch"
+        )
+        found = self.reference(run.path)
+        assert found is not None
+        assert found.name == "the shipped model"
+        begun = train(
+            *(small_store, tmp_path / "begun", settings(epochs=1)),
+            device="cpu",
+            start=as_shipped.path,
+        )
+        same = self.reference(begun.path)
+        assert same is not None
+        for name in DIRECTIONS:
+            np.testing.assert_allclose(getattr(found, name), getattr(same, name), atol=2e-3)
+        assert not np.allclose(found.to_target, found.to_source, atol=2e-3)
+
+    @pytest.mark.parametrize("why", ["absent", "other contrasts", "other sizes"])
+    def test_where_it_does_not_fit_there_is_none(
+        self,
+        why: str,
+        small_store: Store,
+        settings: Callable[..., Any],
+        tiny_bundle: Bundle,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        shipped = tmp_path / "shipped"
+        if why == "other contrasts":
+            manifest = tiny_bundle.manifest.model_copy(update={"target": "FLAIR"})
+            save_bundle(manifest, tiny_bundle.weights, shipped)
+        elif why == "other sizes":  # six levels take multiples of 64; the images here have 32
+            large = tiny_bundle.manifest.networks.changed(
+                {"image_size": 64, "generator": {"levels": 6}}
+            )
+            network = build_generator(large.generator, 64, torch.Generator().manual_seed(0))
+            weights = {
+                f"{n}.{k}": v.clone() for n in DIRECTIONS for k, v in network.state_dict().items()
+            }
+            manifest = tiny_bundle.manifest.model_copy(update={"networks": large})
+            save_bundle(manifest, weights, shipped)
+        monkeypatch.setattr(models, "shipped", lambda: models.locate(shipped))
+        run = train(
+            *(small_store, tmp_path / "run", settings(epochs=1)), device="cpu", start="scratch"
+        )
+        assert self.reference(run.path) is None
+        assert "guard_gradients_to_target" not in run.rows[0]
+        assert "guard_agreement_to_target" in run.rows[0]

@@ -1,0 +1,161 @@
+"""Where a training begins, which pairs it learns from, and how answers get the data's looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mrbridge.bundle import Bundle, load_bundle
+from mrbridge.data.dataset import UnpairedSlices
+from mrbridge.errors import BundleError, SettingsError
+from mrbridge.preparation.store import Store
+from mrbridge.training.cyclegan import CycleGAN
+from mrbridge.training.looks import Looks, learn_looks
+from mrbridge.training.run import train
+from mrbridge.training.start import beginning
+from mrbridge.training.supervision import choose_pairs, share_weights
+
+
+class TestBeginning:
+    def test_random_weights_on_request(self, tiny: Callable[..., Any]) -> None:
+        assert beginning("scratch", tiny("bridge"), "T1w", "T2w") is None
+
+    def test_a_bundle_of_the_same_networks(
+        self, tiny: Callable[..., Any], tiny_bundle: Bundle
+    ) -> None:
+        assert tiny_bundle.path is not None
+        settings = tiny("bridge").changed(
+            {"networks": tiny_bundle.manifest.networks.model_dump(mode="json")}
+        )
+        begun = beginning(tiny_bundle.path, settings, "T1w", "T2w")
+        assert begun is not None
+        assert begun.hash == tiny_bundle.hash
+        model = CycleGAN(settings)
+        model.begin_from(begun, "T2w")
+        expected = tiny_bundle.build("to_target").state_dict()
+        for network in (model.to_target, model.mean_to_target):
+            for name, value in network.state_dict().items():
+                assert torch.equal(value, expected[name])
+
+    def test_contrasts_the_other_way_round_swap_the_generators(
+        self, tiny: Callable[..., Any], tiny_bundle: Bundle
+    ) -> None:
+        settings = tiny("bridge").changed(
+            {"networks": tiny_bundle.manifest.networks.model_dump(mode="json")}
+        )
+        model = CycleGAN(settings)
+        model.begin_from(tiny_bundle, "T1w")
+        expected = tiny_bundle.build("to_source").state_dict()
+        assert all(torch.equal(v, expected[n]) for n, v in model.to_target.state_dict().items())
+
+    def test_other_networks_are_refused_by_name_and_left_by_default(
+        self, tiny: Callable[..., Any], tiny_bundle: Bundle, as_shipped: Bundle
+    ) -> None:
+        assert tiny_bundle.path is not None
+        wider = {"networks": {"generator": {"features": 6}}}
+        settings = tiny("bridge").changed(wider)
+        with pytest.raises(SettingsError, match="other generators"):
+            beginning(tiny_bundle.path, settings, "T1w", "T2w")
+        with pytest.raises(SettingsError, match="other generators and other contrasts"):
+            beginning(tiny_bundle.path, settings, "T1w", "PDw")
+        assert beginning("auto", settings, "T1w", "T2w") is None
+
+    def test_what_is_not_there_is_refused(self, tiny: Callable[..., Any], tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match="does not exist"):
+            beginning(tmp_path / "none", tiny("bridge"), "T1w", "T2w")
+
+    def test_a_run_says_what_it_began_with(
+        self, tiny: Callable[..., Any], tiny_bundle: Bundle, small_store: Store, tmp_path: Path
+    ) -> None:
+        networks = tiny_bundle.manifest.networks.model_dump(mode="json")
+        settings = tiny("bridge", epochs=1, simulated_weight=0.0, learning_rate=1e-12).changed(
+            {"networks": networks}
+        )
+        train(small_store, tmp_path / "run", settings, device="cpu", start=tiny_bundle.path)
+        kept = load_bundle(tmp_path / "run")
+        for name, value in tiny_bundle.weights.items():
+            torch.testing.assert_close(kept.weights[name], value, atol=1e-5, rtol=0)
+
+
+class TestPairs:
+    def test_the_store_s_pairs_are_used_only_on_request(
+        self, tiny: Callable[..., Any], small_store: Store
+    ) -> None:
+        settings = tiny("bridge", find_pairs=True)
+        dataset = UnpairedSlices(small_store, settings.networks.image_size, 0)
+        assert choose_pairs(settings, small_store, dataset.banks) == []
+        for supervision in ("paired", "weak"):
+            wanted = settings.changed({"supervision": supervision})
+            assert len(choose_pairs(wanted, small_store, dataset.banks)) > 5
+
+    def test_none_to_be_had_is_refused(
+        self, tiny: Callable[..., Any], picture_store: Store
+    ) -> None:
+        settings = tiny("bridge", supervision="paired")
+        dataset = UnpairedSlices(picture_store, settings.networks.image_size, 0)
+        with pytest.raises(SettingsError, match="needs pairs, and the store has none"):
+            choose_pairs(settings, picture_store, dataset.banks)
+
+    def test_unpaired_losses_count_for_what_has_no_partner(
+        self, tiny: Callable[..., Any], small_store: Store
+    ) -> None:
+        settings = tiny("bridge", cycle_weight=8.0, back_translation_weight=2.0, paired_weight=3.0)
+        dataset = UnpairedSlices(small_store, settings.networks.image_size, 0)
+        assert share_weights(settings, dataset) == settings
+        half = len(dataset.banks[0]) // 2
+        dataset.pairs = [(n, n) for n in range(half)]
+        alone = max(1 - half / len(bank) for bank in dataset.banks)
+        shared = share_weights(settings, dataset)
+        assert shared.cycle_weight == pytest.approx(8 * alone)
+        assert shared.back_translation_weight == pytest.approx(2 * alone)
+        assert shared.paired_weight == 3
+        only = share_weights(settings.changed({"supervision": "paired"}), dataset)
+        assert only.cycle_weight == only.back_translation_weight == 0
+
+    def test_a_training_on_pairs_learns_them(
+        self, tiny: Callable[..., Any], small_store: Store, tmp_path: Path
+    ) -> None:
+        settings = tiny("bridge", supervision="paired", epochs=4, learning_rate=3e-3)
+        run = train(small_store, tmp_path / "run", settings, device="cpu", start="scratch")
+        told = [row["paired"] for row in run.rows]
+        assert told[-1] < 0.9 * told[0]
+        assert "adversarial" not in run.rows[0]
+
+
+class TestLooks:
+    def test_at_first_nothing_changes(self) -> None:
+        images = torch.linspace(-1, 1, 500)[None]
+        torch.testing.assert_close(Looks()(images), images, atol=1e-6, rtol=0)
+
+    def test_a_curve_is_learned(self) -> None:
+        canonical = np.random.default_rng(0).uniform(-1, 1, 20_000).astype(np.float32)
+        looks = Looks()
+        looks.fit(canonical, (2 * ((canonical + 1) / 2) ** 2 - 1).astype(np.float32))
+        images = torch.linspace(-0.9, 0.9, 50)
+        expected = 2 * ((images + 1) / 2) ** 2 - 1
+        torch.testing.assert_close(looks(images), expected, atol=0.05, rtol=0)
+        assert looks(torch.tensor([-1.0])).item() == -1
+
+    def test_there_and_back_tells_the_looks_without_a_pair(
+        self, small_store: Store, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A model that answers canonically: brighter by a known curve than the data."""
+
+        class Squash(torch.nn.Module):
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                return 2 * ((images + 1) / 2) ** 0.8 - 1
+
+        monkeypatch.setattr(Bundle, "build", lambda self, name: Squash())
+        banks = UnpairedSlices(small_store, 32, 0).banks
+        looks = (Looks(), Looks())
+        learn_looks(looks, replace(tiny_bundle), banks, ("T1w", "T2w"), torch.device("cpu"))
+        made = torch.linspace(0.2, 0.6, 20)  # what both contrasts hold
+        for curve in looks:
+            undone = 2 * ((made + 1) / 2) ** (1 / 0.64) - 1
+            torch.testing.assert_close(curve(made), undone, atol=0.2, rtol=0)
