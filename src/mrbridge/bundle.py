@@ -95,6 +95,7 @@ class BundleManifest(Settings):
     pictures: bool
     trained: dict[str, Any]
     scores: dict[str, float]
+    limits: tuple[str, ...] = ()
     weights: str = ""
     weights_sha256: str = ""
 
@@ -272,7 +273,14 @@ def card(manifest: BundleManifest) -> str:
     trained = "\n".join(
         f"- {key.replace('_', ' ')}: {value}" for key, value in manifest.trained.items()
     )
-    scores = "\n".join(f"| {key} | {value:.4g} |" for key, value in manifest.scores.items())
+    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in manifest.scores.items())
+    scores = (
+        f"\n## Scores on the validation slices\n\n| score | value |\n|---|---|\n{rows}\n"
+        if rows
+        else ""
+    )
+    limits = "\n".join(f"- {limit}" for limit in manifest.limits)
+    limits = f"\n## Where it is known to fail\n\n{limits}\n" if limits else ""
     return f"""# {source} ↔ {target}, preset `{manifest.preset}`
 
 Synthesises brain MR images of one contrast from the other. What it makes is synthetic: for
@@ -292,12 +300,6 @@ Images of {manifest.networks.image_size}x{manifest.networks.image_size} in train
 ## Training
 
 {trained}
-
-## Scores on the validation slices
-
-| score | value |
-|---|---|
-{scores}
-
+{limits}{scores}
 Made by {manifest.created_by}; weights SHA-256 `{manifest.weights_sha256}`.
 """

@@ -1,0 +1,82 @@
+"""The bench that decides: its floor, its scores and its summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrbridge.volume import Volume
+
+
+@pytest.fixture
+def quality(script: Callable[[str], ModuleType]) -> Any:
+    return script("quality")
+
+
+def case(quality: Any, name: str, seed: int) -> Any:
+    """A pair of scans of which one is a falling curve of the other."""
+    t1w = np.random.default_rng(seed).uniform(0.1, 1, (10, 10, 9)).astype(np.float32)
+    t2w = (1.2 - t1w**2).astype(np.float32)
+    scans = {
+        contrast: Volume(voxels, np.eye(4), contrast=contrast)
+        for contrast, voxels in (("T1w", t1w), ("T2w", t2w))
+    }
+    return quality.Case(name, scans, t1w > 0)
+
+
+def test_the_floor_knows_a_curve_that_others_follow_too(quality: Any) -> None:
+    told = quality.floor([case(quality, "one", 1), case(quality, "two", 2)], "fit")
+    for direction in ("to T2w", "to T1w"):
+        psnr, ssim = told[direction]["mean"]
+        assert psnr > 30
+        assert ssim > 0.95
+        assert set(told[direction]) == {"mean", "one", "two"}
+
+
+def test_the_floor_of_one_case_comes_from_the_others(quality: Any) -> None:
+    strange = case(quality, "strange", 3)
+    strange.scans["T2w"] = strange.scans["T1w"]
+    told = quality.floor([case(quality, "one", 1), strange], "fit")
+    assert told["to T2w"]["strange"][0] < 20
+
+
+def test_the_summary_ranks_what_was_told_without_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quality: Any
+) -> None:
+    points = [
+        {"psnr": n, "ssim": 0.1 * n, "cycle_psnr": n**2, "minus_swd": -n, "criterion": n}
+        for n in (1.0, 2.0, 3.0, 4.0)
+    ]
+    lines = [{"arm": "floor"}, {"arm": "a", "checkpoints": points[:2]}]
+    lines += [{"arm": "b", "checkpoints": points[2:]}]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    quality.summary(tmp_path / "r.jsonl")
+    told = {
+        tuple(line.split()[:2]): line.split()[2] for line in capsys.readouterr().out.splitlines()
+    }
+    assert told["cycle_psnr", "psnr"] == "1.00"
+    assert told["minus_swd", "ssim"] == "-1.00"
+
+
+def test_checkpoints_are_validations_with_pairs(quality: Any) -> None:
+    row = {
+        f"{name}_{side}": value
+        for name, value in (
+            ("psnr", 18.0),
+            ("ssim", 0.6),
+            ("cycle_psnr", 20.0),
+            ("cycle_ssim", 0.7),
+        )
+        for side in ("target", "source")
+    }
+    row |= {"swd_to_target": 10.0, "swd_to_source": 20.0, "criterion": 1.5}
+    kept = quality.checkpoints([{"epoch": 1.0}, row])
+    assert len(kept) == 1
+    assert kept[0]["minus_swd"] == -15
+    assert kept[0]["psnr"] == 18
