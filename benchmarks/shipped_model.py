@@ -26,6 +26,7 @@ from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.io.safety import atomic_path
 from mrbridge.networks import build_generator, unchanged_weights
 from mrbridge.phantom.varied import varied_subject
+from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.settings import StandardSettings
 from mrbridge.scale import map_scans
 from mrbridge.training.average import averaged_copy, follow
@@ -177,6 +178,13 @@ def train(given: argparse.Namespace, lessons: Lessons) -> None:
             tick = time.monotonic()
 
 
+def shown(recipe: IntensityRecipe) -> IntensityRecipe:
+    """The range in which answers are written: black is 0, the brightest 1000."""
+    scale = 1000 / (recipe.high - recipe.low)
+    knee = None if recipe.knee is None else round(scale * (recipe.knee - recipe.low), 1)
+    return IntensityRecipe(low=0, high=1000, knee=knee)
+
+
 def ship(
     given: argparse.Namespace, means: dict[str, torch.nn.Module], step: int, seconds: float
 ) -> None:
@@ -192,7 +200,7 @@ def ship(
         preset="bridge",
         networks=preset("bridge").networks,
         standard=StandardSettings(),
-        typical=CANONICAL,
+        typical={contrast: shown(recipe) for contrast, recipe in CANONICAL.items()},
         pictures=False,
         trained={
             "simulated subjects": given.subjects,

@@ -216,19 +216,28 @@ def stripped(black: float = 0.0) -> np.ndarray:
     return np.stack([brain] * 3).astype(np.float32)
 
 
+def outside_of(scan: np.ndarray) -> np.ndarray | None:
+    return blank_outside(scan, foreground_mask(scan))
+
+
 class TestBlankOutside:
     def test_what_leads_to_the_edge_is_outside_and_what_is_enclosed_is_not(self) -> None:
-        outside = blank_outside(stripped())
+        outside = outside_of(stripped())
         assert outside is not None
         assert np.array_equal(outside[0], np.hypot(*(np.mgrid[:40, :40] - 20)) >= 15)
 
     def test_noise_around_a_head_is_not_blank(self) -> None:
         noise = np.random.default_rng(0).uniform(0.1, 2, (3, 40, 40)).astype(np.float32)
-        assert blank_outside(stripped() + noise) is None
+        assert outside_of(stripped() + noise) is None
+
+    def test_nor_where_only_some_of_it_was_zeroed(self) -> None:
+        noise = np.random.default_rng(0).uniform(0.1, 2, (3, 40, 40)).astype(np.float32)
+        noise[:, np.hypot(*(np.mgrid[:40, :40] - 20)) > 18] = 0
+        assert outside_of(stripped() + noise) is None
 
     def test_a_head_that_fills_the_picture_has_no_outside(self) -> None:
-        assert blank_outside(np.ones((2, 40, 40), np.float32)) is None
-        assert blank_outside(stripped()[:, 8:32, 8:32]) is None
+        assert outside_of(np.ones((2, 40, 40), np.float32)) is None
+        assert outside_of(stripped()[:, 8:32, 8:32]) is None
 
     def test_black_fluid_differs_from_the_outside_and_comes_back(self) -> None:
         scan = stripped()

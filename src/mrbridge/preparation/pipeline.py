@@ -93,7 +93,7 @@ def standardise(volume: Volume, settings: StandardSettings) -> Standard:
     foreground = foreground_mask(raw)
     depth = volume.header.depth if isinstance(volume.header, PictureHeader) else None
     recipe = find_recipe(raw, foreground, settings.intensity, depth)
-    outside = blank_outside(raw) if depth is None else None
+    outside = blank_outside(raw, foreground) if depth is None else None
     if outside is None:
         return Standard(recipe.normalise(raw), foreground, grid, recipe)
     recipe = recipe.model_copy(update={"floor": FLOOR})
