@@ -74,6 +74,7 @@ ARMS: dict[str, Arm | None] = {
     "floor": None,
     "shipped": None,
     "bridge": Arm({}),
+    "bridge, simulated weight 0.3": Arm({"simulated_weight": 0.3}),
     "bridge without simulated subjects": Arm({"simulated_weight": 0.0}),
     "bridge without back-translation": Arm({"back_translation_weight": 0.0}),
     "bridge without structure": Arm({"structure_weight": 0.0}),

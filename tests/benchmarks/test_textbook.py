@@ -141,8 +141,9 @@ def test_operations_of_the_bridge_step_are_those_that_are_needed(textbook: Modul
     settings = resolve("bridge")
     forward = textbook.forward_operations(settings.networks.generator, 256, 256, 256)
     first_of_generator = 128 * 128 * 32 * 16 * 2
-    # Of five maps an SSIM, two of which are of the answer alone; across and down.
-    blurs = 2 * 256 * 256 * 11 * 2
+    # Of five maps an SSIM, two of which are of the answer alone; across rows of which five more lie
+    # beyond either border, and down.
+    blurs = (266 + 256) * 256 * 11 * 2
     # Two generators: a question without gradients, and two answers with both gradients, but for the
     # given images. No critics, no translations besides.
     wanted = 2 * (forward + 2 * (3 * forward - first_of_generator) + 2 * (5 + 3) * blurs)
