@@ -74,7 +74,7 @@ ARMS: dict[str, Arm | None] = {
     "floor": None,
     "shipped": None,
     "bridge": Arm({}),
-    "bridge, simulated weight 0.3": Arm({"simulated_weight": 0.3}),
+    "bridge, simulated weight 1": Arm({"simulated_weight": 1.0}),
     "bridge without simulated subjects": Arm({"simulated_weight": 0.0}),
     "bridge without back-translation": Arm({"back_translation_weight": 0.0}),
     "bridge without structure": Arm({"structure_weight": 0.0}),
@@ -191,8 +191,13 @@ def _told(cases: list[Case], made: dict[tuple[str, str], Any], kind: str) -> dic
 
 
 def summary(results: Path) -> None:
-    """Spearman's correlation of the criterion with the paired scores, over all checkpoints."""
+    """Print a table of the arms, and Spearman's correlation of what was told without pairs with the
+    paired scores, over all checkpoints."""
     lines = [json.loads(line) for line in results.read_text().splitlines()]
+    for line in lines:
+        if "scores" in line:
+            print(f"| {line['set']} | {line['arm']} | {line.get('steps', '')} | ", end="")
+            print(" | ".join(_cell(told) for told in line["scores"].values()), "|")
     points = [point for line in lines for point in line.get("checkpoints", [])]
     table = {key: [point.get(key, np.nan) for point in points] for key in points[0]}
     for paired in ("psnr", "ssim"):
@@ -200,6 +205,11 @@ def summary(results: Path) -> None:
             if name not in ("psnr", "ssim"):
                 told = stats.spearmanr(table[name], table[paired], nan_policy="omit").statistic
                 print(f"{name:24} {paired}  {told:.2f}  ({len(points)} checkpoints)")
+
+
+def _cell(told: dict[str, list[float]]) -> str:
+    """Scores of a direction: the mean, then each case."""
+    return "; ".join(f"{psnr:.2f} / {ssim:.3f}" for psnr, ssim in told.values())
 
 
 def checkpoints(rows: list[dict[str, float]]) -> list[dict[str, float]]:
