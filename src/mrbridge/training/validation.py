@@ -124,7 +124,8 @@ def criterion(told: dict[str, float]) -> float:
     """The one number, larger is better, by which a training's best state is chosen.
 
     It needs no pairs: who trains on unpaired scans has none, and where held-out slices happen to be
-    pairs, choosing by them would make their scores too good.
+    pairs, choosing by them would make their scores too good. How it follows the scores of pairs:
+    docs/explanation/quality.md.
     """
     return -0.5 * (told["swd_to_target"] + told["swd_to_source"])
 
