@@ -3,7 +3,7 @@
     python benchmarks/shipped_model.py --work DIR [--subjects 64] [--minutes 20] [--seed 0]
 
 Writes `DIR/bundle`. Subjects are simulated once and kept in DIR; a training that was stopped goes
-on where it was (call it again). Two cores take about ten minutes for the subjects.
+on where it was (call it again).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 from mrbridge import losses
 from mrbridge.bundle import BundleManifest, save_bundle
 from mrbridge.data.simulated import CANONICAL, draw_group, subject_groups, varied
+from mrbridge.errors import MrbridgeError
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.io.safety import atomic_path
 from mrbridge.networks import build_generator, unchanged_weights
@@ -101,13 +102,13 @@ def main() -> None:
     keep_memory()
     work = partial(simulated, given.work)
     paths = []
-    for path, failure in map_scans(
+    for _, outcome in map_scans(
         work, range(given.subjects), workers=given.workers, label="simulate"
     ):
-        if failure is not None:
-            raise failure
-        paths.append(path)
-    train(given, Lessons([simulated(given.work, n) for n in range(given.subjects)], given.seed))
+        if isinstance(outcome, MrbridgeError):
+            raise outcome
+        paths.append(outcome)
+    train(given, Lessons(sorted(paths), given.seed))
 
 
 def train(given: argparse.Namespace, lessons: Lessons) -> None:

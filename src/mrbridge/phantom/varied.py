@@ -55,9 +55,10 @@ _BLACK = 1.1  # what may be taken off a T1w scan, as a share of fluid's signal, 
 _BLACK_OFTEN = 0.6  # how often: in many scans fluid is as dark as air
 _BRAIN_EDGE = (0.3, 0.85)  # where a stripping tool may cut, as a share of brain, smoothed
 
-# The canonical look: grey matter lies two thirds of the way from fluid to white matter in T1w, an
-# eighth of the way from white matter to fluid in T2w, as in clinical MPRAGE and fast spin echo
-# scans. The relaxation times that bring this about are at the lower end of those in tissues.py.
+# The canonical look: grey matter lies three quarters of the way from fluid to white matter in T1w,
+# a ninth of the way from white matter to fluid in T2w, near what the two patients of open-ms-mni
+# show. The relaxation times that bring this about are at or below the lower end of those in
+# tissues.py: a choice of looks, not a claim about tissue.
 _CANONICAL_SEQUENCES = GradientEcho(8.0, 3.0, 16.0), FastSpinEcho(5500, 105)
 _CANONICAL_MATTER = Matter(
     grey=Tissue(t1=1250, t2=84, density=GREY_MATTER.density),
@@ -84,7 +85,7 @@ class VariedSubject:
 def varied_subject(seed: int, index: int, spacing_mm: float = 1.0) -> VariedSubject:
     """Subject `index` (from 0) of an endless sequence; the same whenever it is called.
 
-    A voxel size of 1 mm takes about ten seconds and 3 GB, besides a few seconds for the first.
+    A voxel size of 1 mm takes about ten seconds, besides a few for the first.
     """
     streams = np.random.default_rng([seed, index]).spawn(5)
     shape_rng, look_rng, lesion_rng, *scan_rngs = streams
