@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from mrbridge.bundle import Bundle, Networks, save_bundle
+from mrbridge.bundle import Bundle, Networks, load_bundle, save_bundle
 from mrbridge.errors import SettingsError
+from mrbridge.hardware import fast_bfloat16
 from mrbridge.inference import engines
 from mrbridge.inference.engine import Translator
 from mrbridge.inference.engines import ENGINES, Engine, choose_engine, in_batches, open_engine
 from mrbridge.networks import build_generator
+from mrbridge.phantom.varied import varied_subject
 from mrbridge.preparation.geometry import fit_size
 from mrbridge.preparation.pipeline import StandardSettings, standardise
 from mrbridge.volume import Volume
@@ -115,6 +117,16 @@ class TestEveryEngine:
         apart = np.abs(engine.run(heads["T1w"]) - expected) / 2  # of the range [-1, 1]
         assert apart.max() < 1e-2
         assert -20 * np.log10(np.sqrt(np.mean(apart**2))) > 50  # PSNR, dB
+
+    @pytest.mark.parametrize(("contrast", "name"), [("T1w", "to_target"), ("T2w", "to_source")])
+    def test_the_shipped_model_hides_its_rounding(self, contrast: str, name: str) -> None:
+        voxels = varied_subject(2, 0, 2.0).seen[contrast].voxels[:, :, 24:60:6]
+        fine = Volume(np.kron(voxels, np.ones((2, 2, 1), np.int16)), np.eye(4))
+        slices, _ = fit_size(standardise(fine, StandardSettings()).slices, 192, 256)
+        fast = open_engine("torch", load_bundle("shipped"), name, CPU)
+        apart = np.abs(fast.run(slices) - fast.run(slices, precise=True)) / 2
+        assert apart.max() < 1e-2
+        assert (apart.max() > 0) == fast_bfloat16(CPU)
 
     def test_shape_type_and_range(self, engine: Engine) -> None:
         rng = np.random.default_rng(0)

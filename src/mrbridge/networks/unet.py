@@ -13,6 +13,9 @@ from mrbridge.networks.convolution import DoublingConvolution, HalvingConvolutio
 from mrbridge.networks.norm import make_norm
 from mrbridge.settings import Settings
 
+_FINE_LEVELS = 2
+"""Levels whose rounding to bfloat16 shows in the image, from the full size on."""
+
 
 class UNetSettings(Settings):
     """Settings of `UNet`.
@@ -96,16 +99,29 @@ class UNet(nn.Module):
         check_multiple(x, self.multiple, f"a U-Net of {self.settings.levels} levels")
         image = x
         skips: list[Tensor] = []
-        for block in self.down:
-            x = block(x)
+        for level, block in enumerate(self.down):
+            x = self._fine(block, x) if level < _FINE_LEVELS else block(x)
             skips.append(x)
         skips.pop()
-        for block in self.up:
-            x = torch.cat([block(x), skips.pop()], dim=1)
-        x = self.last(x)
+        for level, block in zip(range(len(self.up), 0, -1), self.up, strict=True):
+            x = self._fine(block, x) if level < _FINE_LEVELS else block(x)
+            x = torch.cat([x, skips.pop()], dim=1)
+        x = self._fine(self.last, x)
         if self.refine is not None:
-            x = self.refine(torch.cat([x, image.to(x.dtype)], dim=1))
+            x = self._fine(self.refine, torch.cat([x, image.to(x.dtype)], dim=1))
         return torch.tanh(x.float())
+
+    def _fine(self, block: nn.Module, x: Tensor) -> Tensor:
+        """A block of the finest levels: in float32 where an image is made to be kept.
+
+        With `refine` an image sees what these levels computed without a norm between, and so their
+        rounding to bfloat16: up to 1.7 % of the range in single voxels, 0.6 % without. It takes
+        two fifths longer; training does not need it.
+        """
+        if self.refine is None or not torch.is_inference_mode_enabled():
+            return block(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return block(x.float())
 
 
 def check_multiple(x: Tensor, multiple: int, network: str) -> None:
