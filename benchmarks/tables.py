@@ -93,10 +93,13 @@ def _layers(line: Line) -> Rows:
 
 def _translate_volume(line: Line) -> Rows:
     rows = []
+    given = line["options"]
+    model = f"`{given['preset']}`, untrained" if given["model"] is None else given["model"]
     for name, engine in line["engines"].items():
         psnr = engine["psnr"]
         rows.append(
             [
+                model,
                 name,
                 f"{1000 * engine['slices']['seconds']:.0f}",
                 f"{engine['times_floor']:.2f}",
@@ -139,7 +142,7 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
     ),
     "translate_volume": (
         [
-            *("engine", "ms a slice", "times the floor", "volume s", "command s", "peak GiB"),
+            *("model", "engine", "ms a slice", "times the floor", "volume s", "command s", "peak GiB"),
             *("largest difference", "PSNR dB"),
         ],
         _translate_volume,

@@ -115,8 +115,8 @@ class UNet(nn.Module):
         """A block of the finest levels: in float32 where an image is made to be kept.
 
         With `refine` an image sees what these levels computed without a norm between, and so their
-        rounding to bfloat16: up to 1.7 % of the range in single voxels, 0.6 % without. It takes
-        two fifths longer; training does not need it.
+        rounding to bfloat16: over 1 % of the range in single voxels (docs/explanation/
+        performance.md). Training does not need it.
         """
         if self.refine is None or not torch.is_inference_mode_enabled():
             return block(x)
