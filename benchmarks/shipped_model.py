@@ -1,6 +1,6 @@
 """Train the model that mrbridge ships, on simulated subjects alone.
 
-    python benchmarks/shipped_model.py --work DIR [--subjects 64] [--minutes 20] [--seed 0]
+    python benchmarks/shipped_model.py --work DIR [--subjects 64] [--steps 2700] [--seed 0]
 
 Writes `DIR/bundle`. Subjects are simulated once and kept in DIR; a training that was stopped goes
 on where it was (call it again).
@@ -88,12 +88,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--subjects", type=int, default=64)
-    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--steps", type=int, default=2700)
     parser.add_argument(
         "--schedule",
-        type=float,
-        default=40,
-        help="minutes after which the learning rate would be zero; training to its end fits the "
+        type=int,
+        default=5400,
+        help="steps after which the learning rate would be zero; training to its end fits the "
         "simulated subjects better and real scans worse",
     )
     parser.add_argument("--seed", type=int, default=0)
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def train(given: argparse.Namespace, lessons: Lessons) -> None:
-    """Both generators side by side, until the minutes are over."""
+    """Both generators side by side."""
     settings = preset("bridge").networks
     rng = torch.Generator().manual_seed(given.seed)
     names = ("to_target", "to_source")
@@ -134,8 +134,8 @@ def train(given: argparse.Namespace, lessons: Lessons) -> None:
     bfloat16 = fast_bfloat16(torch.device("cpu"))
     sums, saved = np.zeros(4), seconds
     tick = time.monotonic()
-    while seconds < 60 * given.minutes:
-        progress = min(1.0, seconds / (60 * given.schedule))
+    while step < given.steps:
+        progress = min(1.0, step / given.schedule)
         rate = RATE * min(1, (step + 1) / WARM_STEPS) * (0.5 + 0.5 * math.cos(math.pi * progress))
         batch = lessons.batch(step)
         step += 1
@@ -164,7 +164,7 @@ def train(given: argparse.Namespace, lessons: Lessons) -> None:
                 json.dumps({"step": step, "minutes": round(seconds / 60, 1)} | numbers), flush=True
             )
             sums[:] = 0
-        if seconds - saved > SAVE_SECONDS or seconds >= 60 * given.minutes:
+        if seconds - saved > SAVE_SECONDS or step == given.steps:
             saved = seconds
             sides = [
                 {

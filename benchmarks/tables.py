@@ -142,7 +142,15 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
     ),
     "translate_volume": (
         [
-            *("model", "engine", "ms a slice", "times the floor", "volume s", "command s", "peak GiB"),
+            *(
+                "model",
+                "engine",
+                "ms a slice",
+                "times the floor",
+                "volume s",
+                "command s",
+                "peak GiB",
+            ),
             *("largest difference", "PSNR dB"),
         ],
         _translate_volume,

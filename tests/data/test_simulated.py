@@ -82,7 +82,7 @@ def test_source_and_target_can_change_places(pairs: SimulatedPairs) -> None:
 def test_a_subject_of_few_slices_is_seen_as_often() -> None:
     made = object.__new__(SimulatedPairs)
     levels = np.arange(100)[:, None, None, None] * np.ones((1, 4, 8, 8))
-    made.seed, made.groups, made._ends = 0, levels, np.array([4, 100])
+    made.seed, made.groups, made._ends, made._t1w = 0, levels, np.array([4, 100]), 0
     # Both slices of a mixed group are of one subject.
     few = [made.group(index).max() < 4 for index in range(400)]
     assert 150 < sum(few) < 250
@@ -100,6 +100,36 @@ def test_parts_of_another_slice_stay_in_register() -> None:
             np.testing.assert_allclose(group[image] - group[0], 0.2 * image, atol=1e-6)
     whole = [any(np.allclose(group[0], one[0]) for one in groups) for group in drawn]
     assert 3 <= sum(whole) <= 18, "most are mixed, some are not"
+
+
+@pytest.mark.parametrize("t1w", [0, 2])
+def test_fluid_of_t1w_is_darkened_and_nothing_else(t1w: int) -> None:
+    """A head of fluid (-0.3), grey (0.1) and white matter (0.6) in T1w, air outside, bone dark."""
+    levels = np.array([-1.0, -0.8, -0.3, 0.1, 0.6])
+    tissue = np.random.default_rng(0).integers(0, 5, (32, 32))
+    group = np.zeros((4, 32, 32))
+    group[t1w] = levels[tissue]
+    group[(t1w + 3) % 4] = np.where(tissue == 2, 1.0, -0.5)
+    drawn = [draw_group(group[None], np.random.default_rng(n), t1w) for n in range(60)]
+    drawn = [g for g in drawn if np.array_equal(g[(t1w + 3) % 4], group[(t1w + 3) % 4])]
+    assert len(drawn) > 8, "those that are not mixed"
+    changed = 0
+    for one in drawn:
+        others = np.arange(4) != t1w
+        np.testing.assert_array_equal(one[others], group.astype(np.float32)[others])
+        air, bone, fluid, grey, white = [one[t1w][tissue == n].mean() for n in range(5)]
+        assert (air, bone) == (-1, pytest.approx(-0.8))
+        assert bone <= fluid < grey < white <= 1
+        changed += fluid < -0.4
+        if fluid < -0.4:
+            assert (1 - white) / (1 - grey) == pytest.approx(0.4 / 0.9, rel=1e-3)  # stretched
+    assert 0.4 < changed / len(drawn) < 0.95
+
+
+def test_without_fluid_nothing_is_darkened() -> None:
+    group = np.full((1, 4, 8, 8), 0.25)
+    for n in range(20):
+        np.testing.assert_array_equal(draw_group(group, np.random.default_rng(n)), group[0])
 
 
 def test_a_sample_carries_its_group_and_all_slices_move_alike(

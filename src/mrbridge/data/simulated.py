@@ -43,6 +43,12 @@ _MIX_OFTEN = 0.7  # how often parts of a slice come from another slice, and
 _MIX_SHARE = (0.1, 0.5)  # how much of it
 _MIX_KNOTS = (5, 12)  # knots along an edge of the random field that outlines the parts
 
+_DARK_OFTEN = 0.7  # how often fluid of T1w is brought down towards black, and
+_DARK_SHARE = (0.7, 1.05)  # how far: 1 is as dark as the darkest
+_FLUID = 0.85  # canonical T2w from which a pixel is fluid alone, and
+_ENOUGH_FLUID = 60  # how many such pixels tell its level
+_BRIGHT = 0.5  # fluid that would be brighter than that in T1w is left alone
+
 _FIELD_OF_VIEW_MM = 256.0
 _LEAST_FOREGROUND = 0.02
 _SEED = 982_451_653  # added to the training's seed: the demo's own subjects have small seeds
@@ -80,6 +86,7 @@ class SimulatedPairs:
         cache: Path | None = None,
     ) -> None:
         self.seed = seed
+        self._t1w = 0 if source == "T1w" else 2
         if pictures:
             straight = IntensitySettings(knee_percentile=100)
             spacing = _FIELD_OF_VIEW_MM / image_size
@@ -116,11 +123,43 @@ class SimulatedPairs:
         # A subject is drawn first, then one of its slices: thick slices are few.
         subject = int(rng.integers(len(self._ends)))
         start = int(self._ends[subject - 1]) if subject else 0
-        return draw_group(self.groups[start : self._ends[subject]], rng)
+        return draw_group(self.groups[start : self._ends[subject]], rng, self._t1w)
 
 
-def draw_group(groups: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float32]:
-    """One of a subject's groups, (groups, 4, rows, columns), mostly with parts of another.
+def draw_group(
+    groups: NDArray[np.float16], rng: np.random.Generator, t1w: int = 0
+) -> NDArray[np.float32]:
+    """One of a subject's groups, (groups, 4, rows, columns), with other parts and darker fluid.
+
+    Args:
+        groups: of one subject.
+        rng: decides.
+        t1w: which image of a group is the T1w scan as it is seen, 0 or 2.
+    """
+    group = _mixed(groups, rng)
+    if rng.random() < _DARK_OFTEN:
+        _darken_fluid(group[t1w], group[(t1w + 3) % 4] > _FLUID, rng.uniform(*_DARK_SHARE))
+    return group
+
+
+def _darken_fluid(t1w: NDArray[np.float32], fluid: NDArray[np.bool_], share: float) -> None:
+    """Stretch a T1w slice downwards, in place, until its fluid is near its darkest value.
+
+    In scans that were stripped and corrected, fluid is often as dark as nothing; what is half as
+    dark is then cortex beside a sulcus, not fluid. Signal equations alone seldom give that.
+    """
+    inside = t1w > -1
+    if fluid.sum() < _ENOUGH_FLUID:
+        return
+    darkest = float(t1w[inside].min())
+    level = darkest + share * max(0.0, float(np.median(t1w[fluid])) - darkest)
+    if level < _BRIGHT:
+        stretched = darkest + (t1w - level) * (1 - darkest) / (1 - level)
+        t1w[inside] = np.clip(stretched, darkest, 1)[inside]
+
+
+def _mixed(groups: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float32]:
+    """One of a subject's groups, mostly with parts of another.
 
     All simulated subjects come from one template: a network would learn where in a head each tissue
     lies, and paint white matter over ventricles that are larger than it ever saw. Parts of another
