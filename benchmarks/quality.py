@@ -6,7 +6,8 @@
 
 Sets: `ms` trains on the T1w of patient07 and the T2w of patient19 of open-ms-mni, `ms-swapped` the
 other way round; both score both patients, whose scans of the other contrast no training saw.
-`seed-png` trains on the two folders of slices and scores the pairs that are hidden in them.
+`seed-png` trains on the two folders of slices and scores the pairs that are hidden in them. Arms of
+pairs are trained once for each patient, on the pair of the other one, for the minutes each.
 Scores are those of DESIGN, section 7: kind `fit` inside the brain, in three dimensions, for
 patients; kind `plain` over whole slices for seed-png. Every arm starts from the same store; threads
 are those of the environment (OMP_NUM_THREADS).
@@ -36,7 +37,7 @@ from mrbridge.inference.engine import Translator
 from mrbridge.models import SHIPPED
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import Store
-from mrbridge.training.run import train
+from mrbridge.training.run import Run, train
 from mrbridge.training.settings import resolve
 from mrbridge.volume import Volume
 
@@ -53,6 +54,8 @@ PUBLISHED: dict[str, Any] = NO_LESSONS | {
     "cycle_weight": 10.0,
     "identity_weight": 5.0,
 }
+
+PAIRED: dict[str, Any] = {"supervision": "paired"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,13 @@ ARMS: dict[str, Arm | None] = {
     "bridge from scratch": Arm({"learning_rate": 1e-3}, start="scratch"),
     "published objective": Arm(PUBLISHED, start="scratch"),
     "published objective from shipped": Arm(PUBLISHED),
+    "pairs of the other patient, from scratch": Arm(
+        PAIRED | {"learning_rate": 1e-3, "structure_weight": 0.0}, start="scratch", pairs=True
+    ),
+    "pairs of the other patient": Arm(PAIRED, pairs=True),
 }
+
+NEED_PATIENTS = [name for name, arm in ARMS.items() if arm is not None and arm.pairs]
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,22 @@ def patients_store(data: Path, folder: Path, swapped: bool) -> Store:
     source, target = PATIENTS[::-1] if swapped else PATIENTS
     rows = [("source", source, "T1", "train"), ("target", target, "T2", "train")]
     rows += [(f"held{n}", p, c, "val") for n, p in enumerate(PATIENTS) for c in ("T1", "T2")]
+    return _prepared(data, folder, rows)
+
+
+def pairs_store(data: Path, folder: Path, scored: str) -> Store:
+    """The pair of the patient that is not `scored` to train, that of the other to validate."""
+    rows = [
+        (patient, patient, contrast, "val" if patient == scored else "train")
+        for patient in PATIENTS
+        for contrast in ("T1", "T2")
+    ]
+    folder.mkdir(parents=True)
+    return _prepared(data, folder, rows)
+
+
+def _prepared(data: Path, folder: Path, rows: list[tuple[str, str, str, str]]) -> Store:
+    """A store of (subject, patient, T1 or T2, split)."""
     with open(folder / "table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("subject", "session", "contrast", "path", "split"))
@@ -190,6 +215,16 @@ def _told(cases: list[Case], made: dict[tuple[str, str], Any], kind: str) -> dic
     return told
 
 
+def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was told of single cases as what is told of all."""
+    told = {}
+    for to in parts[0]:
+        each = {name: got for part in parts for name, got in part[to].items() if name != "mean"}
+        mean = np.mean(list(each.values()), axis=0)
+        told[to] = {"mean": [round(float(m), 3) for m in mean]} | each
+    return told
+
+
 def summary(results: Path) -> None:
     """Print a table of the arms, and Spearman's correlation of what was told without pairs with the
     paired scores, over all checkpoints."""
@@ -235,7 +270,7 @@ def main() -> None:
     parser.add_argument("--set", choices=("ms", "ms-swapped", "seed-png"), default="ms")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="all without it")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--keep", type=Path, help="folder for the runs; removed without it")
     parser.add_argument("--summary", type=Path)
@@ -253,10 +288,23 @@ def main() -> None:
             store = prepare(folders, folder / "store")
         else:
             store = patients_store(given.data, folder, given.set == "ms-swapped")
-        for arm in given.arms:
+        for arm in given.arms or list(ARMS):
+            if is_seed and arm in NEED_PATIENTS:
+                print(f"{arm}: seed-png has no patients, and bridge finds its pairs itself")
+                continue
             for seed in given.seeds if ARMS[arm] else [0]:
                 _run(given, arm, seed, store, folder, cases, kind)
     return None
+
+
+def _train(
+    given: argparse.Namespace, name: str, arm: Arm, seed: int, store: Store, folder: Path
+) -> Run:
+    """The run of an arm, which went on for the minutes given."""
+    changes = {"minutes": given.minutes, "seed": seed, "steps_per_epoch": 60, "guard": "warn"}
+    settings = resolve("bridge", arm.changes, changes)
+    path = folder / f"{name}-{seed}".replace(" ", "-").replace(",", "")
+    return train(store, path, settings, device="cpu", start=arm.start)
 
 
 def _run(
@@ -280,25 +328,23 @@ def _run(
     if arm is None:
         line["scores"] = floor(cases, kind) if name == "floor" else scores(cases, SHIPPED, kind)
     else:
-        changes = {"minutes": given.minutes, "seed": seed, "steps_per_epoch": 60, "guard": "warn"}
-        settings = resolve("bridge", arm.changes, changes)
+        line |= {"minutes": given.minutes, "seed": seed}
         began = time.monotonic()
-        run = train(
-            store,
-            folder / f"{name}-{seed}".replace(" ", "-"),
-            settings,
-            device="cpu",
-            start=arm.start,
-        )
-        line |= {
-            "minutes": given.minutes,
-            "seed": seed,
-            "seconds with everything": round(time.monotonic() - began),
-            "steps": int(run.rows[-1]["step"]),
-            "kept what it began with": run.kept_beginning,
-            "scores": scores(cases, run.path, kind),
-            "checkpoints": checkpoints(run.rows),
-        }
+        if arm.pairs:
+            parts = []
+            for case in cases:
+                inside = folder / f"pairs-{case.name}-{'-'.join(name.split())}-{seed}"
+                trained_on = pairs_store(given.data, inside, case.name)
+                run = _train(given, name, arm, seed, trained_on, inside)
+                parts.append(scores([case], run.path, kind))
+            line["scores"] = _joined(parts)
+        else:
+            run = _train(given, name, arm, seed, store, folder)
+            line["kept what it began with"] = run.kept_beginning
+            line["scores"] = scores(cases, run.path, kind)
+            line["checkpoints"] = checkpoints(run.rows)
+        line["seconds with everything"] = round(time.monotonic() - began)
+        line["steps"] = int(run.rows[-1]["step"])
     text = json.dumps(line | {"machine": machine(), "versions": versions()})
     print(text, flush=True)
     if given.out is not None:

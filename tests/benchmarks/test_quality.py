@@ -80,3 +80,12 @@ def test_checkpoints_are_validations_with_pairs(quality: Any) -> None:
     assert len(kept) == 1
     assert kept[0]["minus_swd"] == -15
     assert kept[0]["psnr"] == 18
+
+
+def test_cases_that_were_scored_apart_are_joined(quality: Any) -> None:
+    parts = [
+        {"to T2w": {"mean": [1.0, 0.1], "a": [1.0, 0.1]}},
+        {"to T2w": {"mean": [3.0, 0.5], "b": [3.0, 0.5]}},
+    ]
+    joined = quality._joined(parts)
+    assert joined == {"to T2w": {"mean": [2.0, 0.3], "a": [1.0, 0.1], "b": [3.0, 0.5]}}
