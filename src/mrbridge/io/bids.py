@@ -131,12 +131,12 @@ def _in_bids(root: Path) -> FoundScans:
             found.ignored.append((path, "has no BIDS name"))
         elif name.entities.get("desc") == "synth":
             found.ignored.append((path, "is synthetic"))
-        elif (contrast := guess_contrast(path)) is None:
-            found.ignored.append((path, f"is {name.suffix}, no contrast that mrbridge knows"))
+        elif reason := names.why_not_a_contrast(name):
+            found.ignored.append((path, reason))
         else:
             subject, session = name.entities["sub"], name.entities.get("ses")
             split = splits.get(subject)
-            found.scans.append(Scan(path, subject, session, contrast, path.name, split))
+            found.scans.append(Scan(path, subject, session, name.suffix, path.name, split))
     return found
 
 
