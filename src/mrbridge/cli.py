@@ -22,14 +22,19 @@ from mrbridge.errors import MrbridgeError, SettingsError, StoreError, must_be_ne
 from mrbridge.models import SHIPPED, locate
 from mrbridge.options import (
     Assignments,
+    BidsFilter,
     Config,
     Device,
     Json,
     Model,
+    Overwrite,
+    Participants,
     Quiet,
+    Sessions,
     Verbose,
     Workers,
     layered,
+    spread,
 )
 
 app = typer.Typer(
@@ -204,7 +209,10 @@ def train(
 @app.command(epilog="Example: mrbridge translate -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz")
 def translate(
     image: Annotated[
-        Path, typer.Option("-i", "--in", help="A picture, a NIfTI file, or a folder of them.")
+        Path,
+        typer.Option(
+            "-i", "--in", help="A picture, a NIfTI file, a folder of them, or a BIDS data set."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="A file for a file, else a folder.")],
     model: Model = None,
@@ -223,6 +231,13 @@ def translate(
     assume: Annotated[
         str | None, typer.Option(help="Orientation of a file that states none, such as RAS.")
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Numbers of volumes: float32, int16, uint16, uint8 or int32.")
+    ] = "float32",
+    participant_label: Participants = None,
+    session_label: Sessions = None,
+    bids_filter_file: BidsFilter = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -246,12 +261,19 @@ def translate(
         force=force,
         volume=volume,
         assume=assume,
+        dtype=dtype,
+        participants=participant_label or (),
+        sessions=session_label or (),
+        bids_filter=bids_filter_file,
+        overwrite=overwrite,
     )
     outputs = [str(item.output) for item in done]
-    answer(
-        {"outputs": outputs, "model": done[0].model},
-        f"{len(outputs)} translated: {outputs[0] if len(outputs) == 1 else out}",
-    )
+    skipped = sum(item.skipped for item in done)
+    told: dict[str, Any] = {"outputs": outputs, "model": done[0].model, "skipped": skipped}
+    words = f"{len(outputs) - skipped} translated"
+    if skipped:
+        words += f", {skipped} skipped that were done already"
+    answer(told, f"{words}: {outputs[0] if len(outputs) == 1 else out}")
 
 
 @app.command(epilog="Example: mrbridge evaluate -m run --pairs bids -o scores")
@@ -356,20 +378,20 @@ def info(
     answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
+def main(arguments: Sequence[str] | None = None, program: typer.Typer = app) -> None:
+    """Run a command line and leave with its exit code."""
     console.set_up()
     # Whatever runs ends as with Ctrl-C: temporary files are removed, the exit code is 3.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = _run(arguments)
+    code = _run(program, sys.argv[1:] if arguments is None else arguments)
     # Python looks through all objects for cycles once more before it ends: a second, with PyTorch.
     gc.freeze()
     sys.exit(code)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(program: typer.Typer, arguments: Sequence[str]) -> int:
     try:
-        app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        program(args=spread(arguments), standalone_mode=False)
     except MrbridgeError as error:
         complain(str(error))
         return error.exit_code
