@@ -63,7 +63,8 @@ def spread(arguments: Sequence[str]) -> list[str]:
     option = ""
     for argument in arguments:
         if argument.startswith("-"):
-            option = argument if argument in _SEVERAL else ""
+            option = argument.partition("=")[0]
+            option = option if option in _SEVERAL else ""
             result.append(argument)
         elif option and result[-1] != option:
             result += [option, argument]
