@@ -29,7 +29,7 @@ from mrbridge.io.bids_selection import Selection
 from mrbridge.io.names import derivative_name, parse_name
 from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.preparation.geometry import to_slices
-from mrbridge.preparation.intensity import blank_outside, foreground_mask
+from mrbridge.preparation.intensity import foreground_mask, has_surroundings
 from mrbridge.progress import track
 from mrbridge.volume import Volume
 
@@ -251,7 +251,7 @@ def _translate(
     stripped = _skull_stripped(synthesis.source, metadata)
     if stripped is None:
         log.warning(
-            "%s: only zeros lie around the anatomy, so nobody can tell whether the skull was "
+            "%s: nothing lies around the anatomy, so nobody can tell whether the skull was "
             'removed. State it, as in T1w.json: {"SkullStripped": true}',
             scan.name,
         )
@@ -269,7 +269,7 @@ def _skull_stripped(scan: Volume, metadata: dict[str, Any]) -> bool | None:
     if isinstance(told, bool):
         return told
     slices, _ = to_slices(scan, None)
-    return None if blank_outside(slices, foreground_mask(slices)) is not None else False
+    return False if has_surroundings(slices, foreground_mask(slices)) else None
 
 
 def _report(plan: Plan, done: list[Outcome], found: FoundScans) -> dict[str, Any]:
