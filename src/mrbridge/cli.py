@@ -246,8 +246,12 @@ def translate(
     listen(quiet, verbose, as_json)
     locate(model)
     must_exist(image, remedy="Check the name.")
-    if match is not None:
-        must_exist(match)
+    for path in (match, bids_filter_file):
+        if path is not None:
+            must_exist(path)
+    from mrbridge.inference.integers import check_number_type
+
+    check_number_type(dtype)
     from mrbridge.inference.translate import translate as run
 
     done = run(
@@ -383,15 +387,16 @@ def main(arguments: Sequence[str] | None = None, program: typer.Typer = app) -> 
     console.set_up()
     # Whatever runs ends as with Ctrl-C: temporary files are removed, the exit code is 3.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = _run(program, sys.argv[1:] if arguments is None else arguments)
+    code = _run(arguments, program)
     # Python looks through all objects for cycles once more before it ends: a second, with PyTorch.
     gc.freeze()
     sys.exit(code)
 
 
-def _run(program: typer.Typer, arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str] | None, program: typer.Typer = app) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        program(args=spread(arguments), standalone_mode=False)
+        program(args=spread(given), standalone_mode=False)
     except MrbridgeError as error:
         complain(str(error))
         return error.exit_code

@@ -141,18 +141,21 @@ def test_skull_stripping_is_measured_where_nobody_tells(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Noise around the head says that nothing was cut away; zeros may say either."""
+    """Noise around says that nothing was cut away, and so does a size that no brain has."""
     (root / "T1w.json").unlink()
     noisy = make_scan(0, "T1w", shape=(30, 32, 3))
     noise = np.random.default_rng(0).integers(1, 30, noisy.voxels.shape)
     noisy.voxels[:] += noise.astype(np.int16)
     io.write(noisy, root / SCANS[0])
+    large = make_scan(1, "T1w", shape=(30, 32, 40), spacing=8.0)
+    assert np.count_nonzero(large.voxels) * 8 * 8 * 4 > 2.3e6
+    io.write(large, root / SCANS[1])
     run(tiny_bundle, root, tmp_path / "out", participants=["01"])
-    told = [read(tmp_path / "out" / name.replace("nii.gz", "json")) for name in MADE[:2]]
-    assert told[0]["SkullStripped"] is False
-    assert "SkullStripped" not in told[1]
-    assert "run-1" not in caplog.text
-    assert "sub-01_ses-1_run-2_T1w.nii.gz: nothing lies around" in caplog.text
+    told = [read(tmp_path / "out" / name.replace("nii.gz", "json")) for name in MADE[:3]]
+    assert told[0]["SkullStripped"] is told[1]["SkullStripped"] is False
+    assert "SkullStripped" not in told[2]
+    assert "ses-1" not in caplog.text
+    assert "sub-01_ses-2_acq-fast_rec-n_T1w.nii.gz: nothing tells whether the skull" in caplog.text
 
 
 def test_what_the_data_set_says_of_itself(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
@@ -180,6 +183,19 @@ def test_among_the_derivatives_of_its_source(tiny_bundle: Bundle, root: Path) ->
     assert len(run(tiny_bundle, root, out)) == 4
     assert read(out / "dataset_description.json")["DatasetLinks"] == {"raw": "../.."}
     assert all(item.skipped for item in run(tiny_bundle, root, out))
+
+
+def test_what_is_stated_later_reaches_what_was_made_before(
+    tiny_bundle: Bundle, root: Path, tmp_path: Path
+) -> None:
+    (root / "T1w.json").unlink()
+    out = tmp_path / "out"
+    run(tiny_bundle, root, out, participants=["01"])
+    sidecar = out / MADE[2].replace("nii.gz", "json")
+    before = read(sidecar)
+    write(root / "T1w.json", SkullStripped=True)
+    assert all(item.skipped for item in run(tiny_bundle, root, out, participants=["01"]))
+    assert read(sidecar) == {**before, "SkullStripped": True} != before
 
 
 class TestSelection:

@@ -21,6 +21,7 @@ from mrbridge.inference.derivatives import (
     uri,
     with_fingerprint,
 )
+from mrbridge.inference.source_facts import shows_more_than_a_brain, still_true
 from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import write
 from mrbridge.io.bids import FoundScans, Scan, find_scans
@@ -28,23 +29,12 @@ from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_selection import Selection
 from mrbridge.io.names import derivative_name, parse_name
 from mrbridge.io.safety import sweep, write_json, write_text
-from mrbridge.preparation.geometry import to_slices
-from mrbridge.preparation.intensity import foreground_mask, has_surroundings
 from mrbridge.progress import track
-from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)
 
 TABLE = Path("logs", "group.tsv")
 """Where the state of every scan is written."""
-
-_STILL_TRUE = (
-    *("BodyPart", "BodyPartDetails", "BodyPartDetailsOntology", "Simulated"),
-    *("AnatomicalLandmarkCoordinates", "AnatomicalLandmarkCoordinateSystem"),
-    *("AnatomicalLandmarkCoordinateUnits", "AnatomicalLandmarkCoordinateSystemDescription"),
-)
-"""Fields of a source's sidecar that hold for its synthesis: the body is the same and lies where it
-lay. All others tell how it was scanned, and a synthesis was not."""
 
 
 @dataclass(frozen=True)
@@ -235,41 +225,39 @@ def _translate(
         raise InputError("its content is not here", path=scan.path, remedy="Run: datalad get.")
     made_of = fingerprint(scan.path, plan.bundle.hash, plan.options)
     other = difference(output, made_of)
+    metadata = read_metadata(scan.path, plan.root)
     if other == "" and not overwrite:
+        _refresh(sidecar_path(output), still_true(metadata))
         return Outcome(scan.path, output, plan.contrasts[1], skipped=True, details=made_of)
     if other and not overwrite:
         raise OutputError(
             f"is there already, {other}", path=output, remedy="Replace it with --overwrite."
         )
-    metadata = read_metadata(scan.path, plan.root)
     if metadata.get("SyntheticData") is True:
         raise InputError("is synthetic already", path=scan.path, remedy="Name acquired scans.")
     synthesis = make(scan.path)
     write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
     told = provenance(plan.bundle, synthesis, uri(scan.path, plan.root))
-    told |= {key: metadata[key] for key in _STILL_TRUE if key in metadata}
-    stripped = _skull_stripped(synthesis.source, metadata)
-    if stripped is None:
+    told |= still_true(metadata)
+    if "SkullStripped" not in told and shows_more_than_a_brain(synthesis.source):
+        told["SkullStripped"] = False
+    if "SkullStripped" not in told:
         log.warning(
-            "%s: nothing lies around the anatomy, so nobody can tell whether the skull was "
-            'removed. State it, as in T1w.json: {"SkullStripped": true}',
+            "%s: nothing tells whether the skull was removed, which the standard wants to be "
+            'told. State it, as in T1w.json: {"SkullStripped": true}, and run this again',
             scan.name,
         )
-    else:
-        told["SkullStripped"] = stripped
     write_json(sidecar_path(output), with_fingerprint(told, made_of, output))
     rounding = synthesis.rounding
     details = made_of if rounding is None else {**made_of, "Rounding": rounding.told()}
     return Outcome(scan.path, output, synthesis.contrast, details=details)
 
 
-def _skull_stripped(scan: Volume, metadata: dict[str, Any]) -> bool | None:
-    """Whether the skull was removed; None where neither a sidecar nor the air around tells."""
-    told = metadata.get("SkullStripped")
-    if isinstance(told, bool):
-        return told
-    slices, _ = to_slices(scan, None)
-    return False if has_surroundings(slices, foreground_mask(slices)) else None
+def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
+    """Let a sidecar say what its source's say by now."""
+    told = json.loads(sidecar.read_text(encoding="utf-8"))
+    if {**told, **facts} != told:
+        write_json(sidecar, {**told, **facts})
 
 
 def _report(plan: Plan, done: list[Outcome], found: FoundScans) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
 from mrbridge.inference.integers import Rounding
+from mrbridge.io.safety import suffix_of
 from mrbridge.volume import Volume
 
 
@@ -35,8 +36,8 @@ def note(contrast: str) -> str:
 
 
 def sidecar_path(image: Path) -> Path:
-    """Where the sidecar of a volume lies."""
-    return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    """Where the sidecar of an image lies."""
+    return image.with_name(image.name[: -len(suffix_of(image))] + ".json")
 
 
 def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, Any]:
