@@ -134,3 +134,7 @@ def bids_app(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the BIDS App and leave with its exit code."""
     cli.main(arguments, app)
+
+
+if __name__ == "__main__":
+    main()

@@ -382,8 +382,8 @@ def info(
     answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
 
 
-def main(arguments: Sequence[str] | None = None, program: typer.Typer = app) -> None:
-    """Run a command line and leave with its exit code."""
+def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = None) -> None:
+    """Run a command line, this one unless told otherwise, and leave with its exit code."""
     console.set_up()
     # Whatever runs ends as with Ctrl-C: temporary files are removed, the exit code is 3.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -393,10 +393,10 @@ def main(arguments: Sequence[str] | None = None, program: typer.Typer = app) -> 
     sys.exit(code)
 
 
-def _run(arguments: Sequence[str] | None, program: typer.Typer = app) -> int:
+def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        program(args=spread(given), standalone_mode=False)
+        (program or app)(args=spread(given), standalone_mode=False)
     except MrbridgeError as error:
         complain(str(error))
         return error.exit_code
