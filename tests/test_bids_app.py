@@ -111,7 +111,10 @@ def test_a_bad_scan(
         (("{bids}", "{out}", "participant", "--participant-label", "9"), "has no participant 9"),
         (("{bids}", "{out}", "participant", "--to", "CT"), "makes T2w or T1w, not CT"),
         (("{bids}", "{out}", "group", "--to", "CT"), "makes T2w or T1w, not CT"),
-        (("{bids}", "{out}", "participant", "--bids-filter-file", "no.json"), "no.json: does not exist"),
+        (
+            ("{bids}", "{out}", "participant", "--bids-filter-file", "no.json"),
+            "no.json: does not exist",
+        ),
     ],
 )
 def test_refusals(

@@ -380,6 +380,7 @@ class TestFaults:
             run(tiny_bundle, root, tmp_path / "out", participants=["02"])
         (failed,) = read(tmp_path / "out/logs/report.json")["failed"]
         assert failed["error"] == "is synthetic already"
+        run(tiny_bundle, root, tmp_path / "out", participants=["02"], force=True)
 
     def test_a_broken_sidecar(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
         (root / "sub-02/anat/sub-02_T1w.json").write_text("{")
