@@ -422,6 +422,35 @@ class TestFaults:
         run(tiny_bundle, copy, out)
         assert read(out / "dataset_description.json")["DatasetLinks"] == {"raw": "../copy"}
 
+    def test_stopped_at_any_write(
+        self,
+        tiny_bundle: Bundle,
+        root: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """What is there is whole, and the next run brings what an undisturbed one has."""
+        replace, calls = os.replace, iter(())
+
+        def stopping(*paths: Any) -> None:
+            if next(calls, None) == "stop":
+                raise KeyboardInterrupt
+            replace(*paths)
+
+        run(tiny_bundle, root, tmp_path / "calm", participants=["02"])
+        calm = {k: v for k, v in tree(tmp_path / "calm").items() if "logs" not in k}
+        monkeypatch.setattr(os, "replace", stopping)
+        for count in range(len(calm) + 1):
+            out = tmp_path / f"stopped-{count}"
+            calls = iter([*["go"] * count, "stop"])
+            with pytest.raises(KeyboardInterrupt):
+                run(tiny_bundle, root, out, participants=["02"])
+            there = tree(out)
+            assert len(there) == count
+            assert there.items() <= calm.items()
+            run(tiny_bundle, root, out, participants=["02"])
+            assert {k: v for k, v in tree(out).items() if "logs" not in k} == calm
+
     def test_leftovers_of_a_kill_are_swept(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path
     ) -> None:
