@@ -362,6 +362,16 @@ class TestFaults:
         assert "damaged or truncated" in failed["error"]
         assert sorted(p for p in tree(out) if ".nii" in p) == sorted({*MADE} - {MADE[1]})
 
+    def test_two_scans_never_become_one(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        shutil.copy(root / SCANS[0], root / SCANS[0].replace("run-1", "run-1_desc-denoised"))
+        shutil.copy(root / SCANS[0], root / SCANS[3].replace(".nii", ".nii.gz"))
+        with pytest.raises(SomeScansFailed, match="2 of 6"):
+            run(tiny_bundle, root, tmp_path / "out")
+        failed = read(tmp_path / "out/logs/report.json")["failed"]
+        assert all("is made of another scan already" in row["error"] for row in failed)
+
     def test_content_that_was_not_fetched(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path
     ) -> None:

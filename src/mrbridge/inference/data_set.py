@@ -35,6 +35,7 @@ from mrbridge.progress import track
 log = logging.getLogger(__name__)
 
 Maker = Callable[[Path, bool], Synthesis]
+"""Reads and translates a scan, of which a sidecar may say that it is synthetic."""
 
 TABLE = Path("logs", "group.tsv")
 """Where the state of every scan is written."""
@@ -95,7 +96,7 @@ def translate_data_set(plan: Plan, make: Maker, *, overwrite: bool = False) -> l
 
     Args:
         plan: what is to be done.
-        make: reads and translates one scan, of which a sidecar may say that it is synthetic.
+        make: reads and translates one scan.
         overwrite: make again what is there, too.
 
     Raises:
@@ -112,9 +113,9 @@ def translate_data_set(plan: Plan, make: Maker, *, overwrite: bool = False) -> l
         output = _output(plan, scan)
         sweep(output.parent)
         try:
-            if output in taken:
+            if sidecar_path(output) in taken:
                 raise OutputError(f"{output.name} is made of another scan already", path=scan.path)
-            taken.add(output)
+            taken.add(sidecar_path(output))
             done.append(_translate(plan, scan, output, make, overwrite))
         except MrbridgeError as error:
             log.error("%s", error)
