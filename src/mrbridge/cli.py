@@ -22,14 +22,19 @@ from mrbridge.errors import MrbridgeError, SettingsError, StoreError, must_be_ne
 from mrbridge.models import SHIPPED, locate
 from mrbridge.options import (
     Assignments,
+    BidsFilter,
     Config,
     Device,
     Json,
     Model,
+    Overwrite,
+    Participants,
     Quiet,
+    Sessions,
     Verbose,
     Workers,
     layered,
+    spread,
 )
 
 app = typer.Typer(
@@ -204,7 +209,10 @@ def train(
 @app.command(epilog="Example: mrbridge translate -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz")
 def translate(
     image: Annotated[
-        Path, typer.Option("-i", "--in", help="A picture, a NIfTI file, or a folder of them.")
+        Path,
+        typer.Option(
+            "-i", "--in", help="A picture, a NIfTI file, a folder of them, or a BIDS data set."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="A file for a file, else a folder.")],
     model: Model = None,
@@ -223,6 +231,13 @@ def translate(
     assume: Annotated[
         str | None, typer.Option(help="Orientation of a file that states none, such as RAS.")
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Numbers of volumes: float32, int16, uint16, uint8 or int32.")
+    ] = "float32",
+    participant_label: Participants = None,
+    session_label: Sessions = None,
+    bids_filter_file: BidsFilter = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -231,8 +246,12 @@ def translate(
     listen(quiet, verbose, as_json)
     locate(model)
     must_exist(image, remedy="Check the name.")
-    if match is not None:
-        must_exist(match)
+    for path in (match, bids_filter_file):
+        if path is not None:
+            must_exist(path)
+    from mrbridge.inference.integers import check_number_type
+
+    check_number_type(dtype)
     from mrbridge.inference.translate import translate as run
 
     done = run(
@@ -246,12 +265,19 @@ def translate(
         force=force,
         volume=volume,
         assume=assume,
+        dtype=dtype,
+        participants=participant_label or (),
+        sessions=session_label or (),
+        bids_filter=bids_filter_file,
+        overwrite=overwrite,
     )
     outputs = [str(item.output) for item in done]
-    answer(
-        {"outputs": outputs, "model": done[0].model},
-        f"{len(outputs)} translated: {outputs[0] if len(outputs) == 1 else out}",
-    )
+    skipped = sum(item.skipped for item in done)
+    told: dict[str, Any] = {"outputs": outputs, "model": done[0].model, "skipped": skipped}
+    words = f"{len(outputs) - skipped} translated"
+    if skipped:
+        words += f", {skipped} skipped that were done already"
+    answer(told, f"{words}: {outputs[0] if len(outputs) == 1 else out}")
 
 
 @app.command(epilog="Example: mrbridge evaluate -m run --pairs bids -o scores")
@@ -356,20 +382,21 @@ def info(
     answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
+def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = None) -> None:
+    """Run a command line, this one unless told otherwise, and leave with its exit code."""
     console.set_up()
     # Whatever runs ends as with Ctrl-C: temporary files are removed, the exit code is 3.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = _run(arguments)
+    code = _run(arguments, program)
     # Python looks through all objects for cycles once more before it ends: a second, with PyTorch.
     gc.freeze()
     sys.exit(code)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        (program or app)(args=spread(given), standalone_mode=False)
     except MrbridgeError as error:
         complain(str(error))
         return error.exit_code

@@ -1,19 +1,31 @@
-"""The verb `translate`: a picture, a volume, or a folder of them, into the other contrast."""
+"""The verb `translate`: a picture, a volume, a folder of them or a BIDS data set."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
-from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.errors import (
+    InputError,
+    MrbridgeError,
+    OutputError,
+    SettingsError,
+    SomeScansFailed,
+)
+from mrbridge.inference.data_set import Plan, translate_data_set
 from mrbridge.inference.engine import Translator
+from mrbridge.inference.integers import Rounding, check_number_type, rounded
 from mrbridge.inference.objects import as_volume, in_kind_of
+from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import FORMATS, is_readable, read, write
-from mrbridge.io.bids import NOT_RAW, is_bids
+from mrbridge.io.bids import is_bids
+from mrbridge.io.bids_selection import Selection, select
 from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.models import unnamed
@@ -33,6 +45,8 @@ class Translation:
         contrast: what was to be made.
         model: SHA-256 of the weights that made it, or were to.
         error: why it failed, None if it did not.
+        skipped: whether the output was there already, made of the same.
+        rounding: what became of its intensities, where it was made now and of integers.
     """
 
     source: Path
@@ -40,6 +54,8 @@ class Translation:
     contrast: str | None
     model: str
     error: str | None = None
+    skipped: bool = False
+    rounding: Rounding | None = None
 
 
 def translate(
@@ -54,6 +70,11 @@ def translate(
     force: bool = False,
     volume: int | None = None,
     assume: str | None = None,
+    dtype: str = "float32",
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    bids_filter: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Any:
     """Translate scans into the contrast that was not acquired.
 
@@ -64,7 +85,8 @@ def translate(
             affine (4, 4). Never left out, though `model` before it may be.
         out: where to write, for paths: a file for a file, otherwise a folder.
         to: the contrast to make; None makes the one that the scan is not, as far as its name or
-            header tells, else the model's target.
+            header tells, else the model's target. Of a BIDS data set: None makes the model's
+            target.
         match: a scan of the wanted contrast, a path or an object, whose intensity range the results
             get.
         device: `auto`, `cpu` or `cuda`.
@@ -72,6 +94,11 @@ def translate(
         force: also translate what is synthetic or of the wanted contrast already.
         volume: which volume of a 4D scan.
         assume: orientation, such as "RAS", of a file that states none.
+        dtype: the number type of volumes that are made, one of `integers.NUMBER_TYPES`.
+        participants, sessions, bids_filter: of a BIDS data set, which scans: labels, and a JSON
+            file of queries (see `mrbridge.io.bids_selection`).
+        overwrite: of a BIDS data set, make again what is there already. Otherwise what is there
+            and was made of the same scan by the same model is left alone.
 
     Returns:
         For paths, one `Translation` a scan; otherwise an object of the given kind (a `Volume` for
@@ -80,26 +107,40 @@ def translate(
     Raises:
         InputError: the input cannot be used, or there is nothing to translate in a folder.
         OutputError: the output cannot be written.
+        SettingsError: an option has an impossible value, such as a contrast that the model does
+            not make.
         SomeScansFailed: of a folder some failed; the others are written and `report.json` tells.
         BundleError: the model cannot be used.
     """
     if image is None:
         raise InputError("no scan is named", remedy="Without a model, say image=….")
+    check_number_type(dtype)
     translator = Translator(unnamed() if model is None else model, device, engine)
+    if to is not None:
+        translator.bundle.must_make(to)
     reference = None
     if match is not None:
         reference = read(match) if isinstance(match, str | Path) else as_volume(match)
-    job = _Job(translator, to, reference, force, volume, assume)
+    job = _Job(translator, to, reference, force, volume, assume, dtype)
+    selection = select(participants, sessions, bids_filter)
     if isinstance(image, str | Path):
         if out is None:
             raise OutputError("no output is named", path=Path(image), remedy="Give `out`.")
         path, out = Path(image), Path(out)
+        if path.is_dir() and is_bids(path):
+            return _data_set(job, path, out, selection, overwrite)
+        if selection != Selection() or overwrite:
+            raise SettingsError(
+                "participants, sessions, filters and overwriting are for BIDS data sets",
+                path=path,
+                remedy="Leave them out, or name the folder of a data set.",
+            )
         if path.is_dir():
             return _folder(job, path, out)
         return [_file(job, path, _output_file(job, path, out))]
     scan = as_volume(image, volume)
-    wanted = _check(job, scan, None)
-    return in_kind_of(image, translator.translate(scan, wanted, match=reference), _note(wanted))
+    synthesis = _synthesise(job, scan, None)
+    return in_kind_of(image, synthesis.made, note(synthesis.contrast))
 
 
 @dataclass(frozen=True)
@@ -110,6 +151,7 @@ class _Job:
     force: bool
     volume: int | None
     assume: str | None
+    dtype: str
 
     def contrast_of(self, known: str | None) -> str:
         """The contrast to make of a scan of a known or unknown contrast."""
@@ -142,13 +184,65 @@ def _file(job: _Job, path: Path, output: Path, contrast: str | None = None) -> T
         raise OutputError("the output would replace its source", path=path, remedy="Name another.")
     scan = read(path, volume=job.volume, assume=job.assume)
     scan = replace(scan, contrast=scan.contrast or contrast)
-    to = _check(job, scan, path)
-    made = job.translator.translate(scan, to, match=job.match)
+    synthesis = _synthesise(job, scan, path)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write(made, output, synthetic_note=_note(to))
-    if not made.is_picture:
-        write_json(_sidecar(output), _provenance(job, path, to))
-    return Translation(path, output, to, job.translator.bundle.hash)
+    write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
+    bundle = job.translator.bundle
+    if not scan.is_picture:
+        write_json(sidecar_path(output), provenance(bundle, synthesis, path.name))
+    rounding = synthesis.rounding
+    return Translation(path, output, synthesis.contrast, bundle.hash, rounding=rounding)
+
+
+def _synthesise(job: _Job, scan: Volume, path: Path | None) -> Synthesis:
+    """Translate one scan that was read, if it is fit for that."""
+    to = _check(job, scan, path)
+    if job.dtype != "float32" and scan.is_picture:
+        raise SettingsError(
+            "a picture keeps its depth", path=path, remedy="Leave the number type to volumes."
+        )
+    made = job.translator.translate(scan, to, match=job.match)
+    rounding: Rounding | None = None
+    if job.dtype != "float32":
+        made, rounding = rounded(made, job.dtype, job.translator.range_of(to, job.match))
+        log.info(
+            "%s: rounded to %s after multiplication with %g, %d voxels clipped",
+            "the scan" if path is None else path.name,
+            *(rounding.dtype, rounding.factor, rounding.clipped),
+        )
+    return Synthesis(scan, made, to, rounding)
+
+
+def _data_set(
+    job: _Job, root: Path, out: Path, selection: Selection, overwrite: bool
+) -> list[Translation]:
+    """Translate a BIDS data set into derivatives."""
+
+    def make(path: Path, synthetic: bool) -> Synthesis:
+        scan = read(path, volume=job.volume, assume=job.assume)
+        return _synthesise(job, replace(scan, synthetic=scan.synthetic or synthetic), path)
+
+    match = None if job.match is None else hashlib.sha256(job.match.voxels.tobytes()).hexdigest()
+    asked = {
+        "NumberType": None if job.dtype == "float32" else job.dtype,
+        "Match": match,
+        "Volume": job.volume,
+        "Assume": job.assume,
+    }
+    options = {key: value for key, value in asked.items() if value is not None}
+    bundle = job.translator.bundle
+    plan = Plan(root, out, bundle, job.to, selection, options)
+    return [
+        Translation(
+            item.source,
+            item.output,
+            item.contrast,
+            bundle.hash,
+            skipped=item.skipped,
+            rounding=item.rounding,
+        )
+        for item in translate_data_set(plan, make, overwrite=overwrite)
+    ]
 
 
 def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
@@ -190,13 +284,11 @@ def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
 def _choose(job: _Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Which files of a folder to translate, and why not the others."""
     results = out.resolve()
-    skipped = {folder / name for name in NOT_RAW} if is_bids(folder) else set()
     paths = [
         p
         for p in sorted((p for p in folder.rglob("*") if p.is_file()), key=natural_key)
         if not p.resolve().is_relative_to(results)
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-        and not skipped & set(p.parents)
     ]
     images = [p for p in paths if is_readable(p)]
     ignored = [(p, "not an image that mrbridge reads") for p in paths if not is_readable(p)]
@@ -245,32 +337,6 @@ def _output_file(job: _Job, path: Path, out: Path) -> Path:
     return out
 
 
-def _sidecar(output: Path) -> Path:
-    return output.with_name(output.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-
-
-def _note(to: str) -> str:
-    return f"synthetic {to}, mrbridge {__version__}, research only, not for diagnosis"
-
-
-def _provenance(job: _Job, path: Path, to: str) -> dict[str, Any]:
-    bundle = job.translator.bundle
-    return {
-        "SyntheticData": True,
-        "Description": f"Synthetic {to}, for research, not for diagnosis.",
-        "Sources": [path.name],
-        "SpatialReference": path.name,
-        "GeneratedBy": [
-            {
-                "Name": "mrbridge",
-                "Version": __version__,
-                "Model": bundle.hash,
-                "Preset": bundle.manifest.preset,
-            }
-        ],
-    }
-
-
 def _report(
     job: _Job,
     folder: Path,
@@ -289,6 +355,7 @@ def _report(
                 "source_sha256": sha256_of(item.source),
                 "output": str(item.output.relative_to(out)),
                 "contrast": item.contrast,
+                **({} if item.rounding is None else {"rounding": item.rounding.told()}),
             }
             for item in done
             if item.output is not None

@@ -105,10 +105,10 @@ def find_scans(
 
 
 def is_bids(folder: Path) -> bool:
-    """Whether a folder is a BIDS data set: it says so, or has `sub-*` folders."""
+    """Whether a folder is a BIDS data set: it says so, or has `sub-*` folders with BIDS names."""
     if (folder / "dataset_description.json").is_file():
         return True
-    return any(entry.is_dir() for entry in folder.glob("sub-*"))
+    return any(is_readable(path) and parse_name(path) for path in folder.glob("sub-*/**/*"))
 
 
 def _of_contrasts(found: FoundScans, contrasts: tuple[str, str]) -> FoundScans:
@@ -131,12 +131,12 @@ def _in_bids(root: Path) -> FoundScans:
             found.ignored.append((path, "has no BIDS name"))
         elif name.entities.get("desc") == "synth":
             found.ignored.append((path, "is synthetic"))
-        elif (contrast := guess_contrast(path)) is None:
-            found.ignored.append((path, f"is {name.suffix}, no contrast that mrbridge knows"))
+        elif reason := names.why_not_a_contrast(name):
+            found.ignored.append((path, reason))
         else:
             subject, session = name.entities["sub"], name.entities.get("ses")
             split = splits.get(subject)
-            found.scans.append(Scan(path, subject, session, contrast, path.name, split))
+            found.scans.append(Scan(path, subject, session, name.suffix, path.name, split))
     return found
 
 
