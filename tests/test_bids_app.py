@@ -95,7 +95,7 @@ def test_a_bad_scan(
     out = root / "derivatives" / "mrbridge"
     code, _, err = run(root, out, "participant", "-m", tiny_bundle.path, "--device", "cpu")
     assert code == 1
-    assert f"error: {out / 'logs' / 'report.json'}: 1 of 4 scans failed. It lists them." in err
+    assert f"error: {out / 'report.json'}: 1 of 4 scans failed. It lists them." in err
     assert len(made(out)) == 3
 
 

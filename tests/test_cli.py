@@ -370,7 +370,7 @@ class TestVerbs:
         assert code == 1
         assert "Traceback" not in err
         assert "sub-03_T1w.nii.gz" in err
-        report = json.loads((tmp_path / "out" / "logs" / "report.json").read_text())
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert len(report["done"]) == 3
 
     def test_evaluate(self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None:

@@ -99,14 +99,15 @@ def test_all_runs_sessions_and_acquisitions(
     assert tree(root) == before
     assert names(done, root) == [0, 1, 2, 3]
     sidecars = {name.replace(".gz", "").replace(".nii", ".json") for name in MADE}
-    described = {"dataset_description.json", "README", "descriptions.tsv", "logs/report.json"}
+    described = {"dataset_description.json", "README", "descriptions.tsv", "report.json"}
+    described.add(".bidsignore")
     assert set(tree(out)) == {*MADE, *sidecars, *described}
     for source, made in zip(SCANS, MADE, strict=False):
         was, now = io.read(root / source), io.read(out / made)
         assert now.synthetic
         assert now.voxels.dtype == np.float32
         assert was.affine.tobytes() == now.affine.tobytes()
-    report = read(out / "logs/report.json")
+    report = read(out / "report.json")
     assert [row["output"] for row in report["done"]] == list(MADE)
     assert report["ignored"] == [{"source": SCANS[4], "reason": "is T2w, not T1w"}]
     assert str(tmp_path) not in json.dumps(report)
@@ -207,7 +208,7 @@ class TestSelection:
         write(tmp_path / "f.json", t1w={"run": [1, None], "acquisition": None})
         done = run(tiny_bundle, root, tmp_path / "out", bids_filter=tmp_path / "f.json")
         assert names(done, root) == [0, 3]
-        ignored = read(tmp_path / "out/logs/report.json")["ignored"]
+        ignored = read(tmp_path / "out/report.json")["ignored"]
         assert {"source": SCANS[1], "reason": "is left out by the filter file (run)"} in ignored
 
     def test_nothing_is_left(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
@@ -270,8 +271,8 @@ class TestDoneAlready:
         assert [(item.skipped, item.error) for item in again] == [(True, None)] * 4
         assert all(item.output.is_file() for item in again)
         after = tree(out)
-        report = json.loads(after.pop("logs/report.json"))
-        before.pop("logs/report.json")
+        report = json.loads(after.pop("report.json"))
+        before.pop("report.json")
         assert after == before
         assert (len(report["done"]), len(report["skipped"])) == (0, 4)
 
@@ -286,8 +287,8 @@ class TestDoneAlready:
         again = run(tiny_bundle, root, out)
         assert [item.skipped for item in again] == [False, False, True, True]
         after = tree(out)
-        assert {key: after[key] for key in before if "logs" not in key} == {
-            key: before[key] for key in before if "logs" not in key
+        assert {key: after[key] for key in before if key != "report.json"} == {
+            key: before[key] for key in before if key != "report.json"
         }
 
     def test_something_else_is_replaced_on_request_alone(
@@ -306,7 +307,7 @@ class TestDoneAlready:
             with pytest.raises(SomeScansFailed) as caught:
                 run(model, root, out, **options)
             assert caught.value.exit_code == 1
-            return [row["error"] for row in read(out / "logs/report.json")["failed"]]
+            return [row["error"] for row in read(out / "report.json")["failed"]]
 
         assert errors(other_bundle) == ["is there already, by another model"] * 4
         assert errors(tiny_bundle, dtype="int16") == ["is there already, with other options"] * 4
@@ -317,8 +318,8 @@ class TestDoneAlready:
         (out / MADE[3]).write_bytes(bytes(changed))
         assert errors(tiny_bundle)[1:] == ["is there already, and was changed since it was made"]
         (out / MADE[3]).write_bytes(before[MADE[3]])
-        assert {k: v for k, v in tree(out).items() if "logs" not in k} == {
-            k: v for k, v in before.items() if "logs" not in k
+        assert {k: v for k, v in tree(out).items() if k != "report.json"} == {
+            k: v for k, v in before.items() if k != "report.json"
         }
         done = run(other_bundle, root, out, overwrite=True)
         assert not any(item.skipped for item in done)
@@ -340,10 +341,10 @@ class TestDoneAlready:
         out = tmp_path / "out"
         run(tiny_bundle, root, out, participants=["01"])
         run(tiny_bundle, root, out, participants=["02"])
-        report = read(out / "logs/report.json")
+        report = read(out / "report.json")
         assert [row["output"] for row in report["done"]] == list(MADE)
         run(tiny_bundle, root, out, participants=["02"])
-        report = read(out / "logs/report.json")
+        report = read(out / "report.json")
         assert (len(report["done"]), len(report["skipped"])) == (3, 1)
 
 
@@ -356,7 +357,7 @@ class TestFaults:
         bad.write_bytes(bad.read_bytes()[:-9])
         with pytest.raises(SomeScansFailed, match="1 of 4 scans failed"):
             run(tiny_bundle, root, out)
-        report = read(out / "logs/report.json")
+        report = read(out / "report.json")
         (failed,) = report["failed"]
         assert failed["source"] == SCANS[1]
         assert "damaged or truncated" in failed["error"]
@@ -369,7 +370,7 @@ class TestFaults:
         shutil.copy(root / SCANS[0], root / SCANS[3].replace(".nii", ".nii.gz"))
         with pytest.raises(SomeScansFailed, match="2 of 6"):
             run(tiny_bundle, root, tmp_path / "out")
-        failed = read(tmp_path / "out/logs/report.json")["failed"]
+        failed = read(tmp_path / "out/report.json")["failed"]
         assert all("is made of another scan already" in row["error"] for row in failed)
 
     def test_content_that_was_not_fetched(
@@ -379,7 +380,7 @@ class TestFaults:
         (root / SCANS[3]).symlink_to(".git/annex/objects/key")
         with pytest.raises(SomeScansFailed):
             run(tiny_bundle, root, tmp_path / "out", participants=["02"])
-        (failed,) = read(tmp_path / "out/logs/report.json")["failed"]
+        (failed,) = read(tmp_path / "out/report.json")["failed"]
         assert failed["error"] == "its content is not here"
 
     def test_what_says_that_it_is_synthetic(
@@ -388,7 +389,7 @@ class TestFaults:
         write(root / "sub-02/anat/sub-02_T1w.json", SyntheticData=True)
         with pytest.raises(SomeScansFailed):
             run(tiny_bundle, root, tmp_path / "out", participants=["02"])
-        (failed,) = read(tmp_path / "out/logs/report.json")["failed"]
+        (failed,) = read(tmp_path / "out/report.json")["failed"]
         assert failed["error"] == "is synthetic already"
         run(tiny_bundle, root, tmp_path / "out", participants=["02"], force=True)
 
@@ -396,7 +397,7 @@ class TestFaults:
         (root / "sub-02/anat/sub-02_T1w.json").write_text("{")
         with pytest.raises(SomeScansFailed):
             run(tiny_bundle, root, tmp_path / "out")
-        report = read(tmp_path / "out/logs/report.json")
+        report = read(tmp_path / "out/report.json")
         assert (len(report["done"]), len(report["failed"])) == (3, 1)
 
     def test_places_that_are_refused(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
@@ -448,7 +449,7 @@ class TestFaults:
             replace(*paths)
 
         run(tiny_bundle, root, tmp_path / "calm", participants=["02"])
-        calm = {k: v for k, v in tree(tmp_path / "calm").items() if "logs" not in k}
+        calm = {k: v for k, v in tree(tmp_path / "calm").items() if k != "report.json"}
         monkeypatch.setattr(os, "replace", stopping)
         for count in range(len(calm) + 1):
             out = tmp_path / f"stopped-{count}"
@@ -459,7 +460,7 @@ class TestFaults:
             assert len(there) == count
             assert there.items() <= calm.items()
             run(tiny_bundle, root, out, participants=["02"])
-            assert {k: v for k, v in tree(out).items() if "logs" not in k} == calm
+            assert {k: v for k, v in tree(out).items() if k != "report.json"} == calm
 
     def test_leftovers_of_a_kill_are_swept(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path
@@ -492,5 +493,5 @@ def test_whole_numbers_are_told_of(tiny_bundle: Bundle, root: Path, tmp_path: Pa
     assert nib.load(out / MADE[3]).get_data_dtype() == np.int16
     told = read(out / MADE[3].replace(".nii", ".json"))["Rounding"]
     assert told == {"NumberType": "int16", "Factor": 1.0, "ClippedVoxels": 0}
-    (row,) = read(out / "logs/report.json")["done"]
+    (row,) = read(out / "report.json")["done"]
     assert row["rounding"] == told

@@ -22,8 +22,8 @@ from mrbridge.io.safety import sha256_of, write_json, write_text
 LINK = "raw"
 """The name of the source data set in BIDS URIs."""
 
-REPORT = Path("logs", "report.json")
-"""In `logs`, since the standard knows no other place for it."""
+REPORT = Path("report.json")
+"""At the root, as for every other input; the standard does not know it, so `.bidsignore` does."""
 
 _README = """# Synthetic images
 
@@ -32,7 +32,7 @@ For research, not for diagnosis.
 
 `desc-synth` in a name marks a synthesis. It lies on the grid of the scan that its sidecar names
 under `Sources`; the sidecar also names the model by the SHA-256 of its weights.
-`logs/report.json` lists what was made, left alone, left out and what failed.
+`report.json` lists what was made, left alone, left out and what failed.
 """
 _DESCRIPTIONS = (
     "desc_id\tdescription\n"
@@ -109,7 +109,8 @@ def describe(root: Path, out: Path) -> None:
         told["License"] = source["License"]
     if {**there, **told} != there:
         write_json(out / DESCRIPTION, {**there, **told})
-    for name, text in (("README", _README), ("descriptions.tsv", _DESCRIPTIONS)):
+    files = {"README": _README, "descriptions.tsv": _DESCRIPTIONS, ".bidsignore": f"{REPORT}\n"}
+    for name, text in files.items():
         if not (out / name).exists():
             write_text(out / name, text)
 
