@@ -144,6 +144,7 @@ def train(
     for folder in (run, run / "checkpoints", run / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
+    sweep(run / "bundle")
     write_text(run / "settings.yaml", as_yaml(settings))
     dataset.simulated = _simulated(store, settings, run / "simulated.npz")
     if state is not None:
