@@ -118,11 +118,12 @@ def run(job: dict[str, Any], answer: int, ready: int) -> None:
 
 def serve() -> None:
     """Do jobs until standard input ends."""
+    import torch
+    import zarr  # noqa: F401
+
     import mrbridge.inference.translate
     import mrbridge.preparation.pipeline
     import mrbridge.training.run  # noqa: F401
-    import torch
-    import zarr  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -139,6 +139,8 @@ def prepare(
     )
     for job, outcome in outcomes:
         shown = _shown(job.scan.path, source)
+        if isinstance(outcome, OutputError):
+            raise outcome  # no fault of the scan, and the others would meet it too
         if isinstance(outcome, MrbridgeError):
             failures.append(Remark(name=shown, reason=outcome.what))
         elif outcome is None:

@@ -1,4 +1,6 @@
-"""SIGKILL at any instant: what is there is whole, and going on ends as if nothing had happened."""
+"""SIGKILL at any instant, and full disks: what is there is whole, nothing else is left, and going on
+ends as if nothing had happened.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.training.conftest import differences
 
 from mrbridge import io
 from mrbridge.bundle import Bundle, load_bundle, read_manifest, save_bundle
@@ -24,7 +27,6 @@ from mrbridge.io.safety import is_temporary
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.volume import Volume
-from tests.training.conftest import differences
 
 Content = dict[str, str]
 IN_A_ROW = 3
@@ -273,3 +275,26 @@ def test_many_kills(
     name: str, count: int, server: Server, cases: dict[str, Case], tmp_path: Path
 ) -> None:
     assert len(kill(server, cases[name], count, 2, tmp_path)) >= count
+
+
+@pytest.mark.parametrize("name", ["prepare", "data set", "files", "train"])
+def test_a_full_disk(name: str, server: Server, cases: dict[str, Case], tmp_path: Path) -> None:
+    """Files cannot grow beyond a size: writing fails at their beginning or in the middle."""
+    case, out = cases[name], tmp_path / "out"
+    if case.old is not None:
+        shutil.copytree(case.old, out)
+    arguments = case.given | {"out": out}
+    failed = 0
+    for size in (0, 300, 3000, 30000):
+        told = server.run(case.verb, arguments, file_size=size)
+        if told["ended"] == "failed":
+            failed += 1
+            assert told["code"] in (1, 2), told["trace"]
+            if told["code"] == 2:
+                assert "cannot be written (" in told["error"], told["trace"]
+                assert "Check the free space" in told["error"]
+        case.check_whole(out)
+        assert not [path for path in out.rglob("*") if is_temporary(path)]
+    assert failed >= 2
+    assert server.run(case.verb, arguments)["ended"] == "done"
+    case.check_same(out)
