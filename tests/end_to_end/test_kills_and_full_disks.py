@@ -1,5 +1,5 @@
-"""SIGKILL at any instant, and full disks: what is there is whole, nothing else is left, and going on
-ends as if nothing had happened.
+"""SIGKILL at any instant, and full disks: what is there is whole, and going on ends as if nothing
+had happened.
 """
 
 from __future__ import annotations

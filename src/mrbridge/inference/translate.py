@@ -185,7 +185,6 @@ def _file(job: _Job, path: Path, output: Path, contrast: str | None = None) -> T
     scan = read(path, volume=job.volume, assume=job.assume)
     scan = replace(scan, contrast=scan.contrast or contrast)
     synthesis = _synthesise(job, scan, path)
-    output.parent.mkdir(parents=True, exist_ok=True)
     write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
     bundle = job.translator.bundle
     if not scan.is_picture:
@@ -201,7 +200,10 @@ def _synthesise(job: _Job, scan: Volume, path: Path | None) -> Synthesis:
         raise SettingsError(
             "a picture keeps its depth", path=path, remedy="Leave the number type to volumes."
         )
-    made = job.translator.translate(scan, to, match=job.match)
+    try:
+        made = job.translator.translate(scan, to, match=job.match)
+    except InputError as error:  # of the voxels alone, which know no file
+        raise InputError(error.what, path=error.path or path, remedy=error.remedy) from error
     rounding: Rounding | None = None
     if job.dtype != "float32":
         made, rounding = rounded(made, job.dtype, job.translator.range_of(to, job.match))
@@ -254,7 +256,6 @@ def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
             "is the name of a file, but the input is a folder", path=out, remedy="Name a folder."
         )
     chosen, ignored = _choose(job, folder, out)
-    out.mkdir(parents=True, exist_ok=True)
     done: list[Translation] = []
     taken: set[Path] = set()
     for path in track(chosen, "translate", len(chosen)):

@@ -24,6 +24,7 @@ _CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 _PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"  # PNG 1.2, 4.1.4: with its CRC
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG 1.2, 4.1.1: samples of a pixel by colour type
 _BLOCK = 1 << 20
+_TOO_LARGE = "Crop or shrink it; no slice is so large."
 _PLAIN = {"LA": "L", "RGBA": "RGB"}  # JPEG knows no transparency
 
 
@@ -58,7 +59,9 @@ def read(path: Path) -> Volume:
     """
     size = path.stat().st_size
     if size > MAX_PICTURE_BYTES:
-        raise InputError(f"has {size} bytes, over {MAX_PICTURE_BYTES}", path=path)
+        raise InputError(
+            f"has {size} bytes, over {MAX_PICTURE_BYTES}", path=path, remedy=_TOO_LARGE
+        )
     data = path.read_bytes()
     try:
         with warnings.catch_warnings():
@@ -123,7 +126,9 @@ def _check_whole(data: bytes, path: Path) -> None:
     with _open(data) as image:
         if image.width * image.height > MAX_PIXELS:
             raise InputError(
-                f"has {image.width} x {image.height} pixels, over {MAX_PIXELS}", path=path
+                f"has {image.width} x {image.height} pixels, over {MAX_PIXELS}",
+                path=path,
+                remedy=_TOO_LARGE,
             )
         # Loading alone skips the CRC of a PNG's pixels and the end of a JPEG.
         if image.format == "PNG":

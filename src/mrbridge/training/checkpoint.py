@@ -56,9 +56,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        best = path.with_name("best.ckpt")
         raise InputError(
-            f"the checkpoint is damaged ({str(error).splitlines()[0]})",
+            # PyTorch goes on for a paragraph.
+            f"the checkpoint is damaged ({str(error).splitlines()[0].split('. ')[0]})",
             path=path,
-            remedy="Resume from checkpoints/best.ckpt: copy it over this one.",
+            remedy="Resume from checkpoints/best.ckpt: copy it over this one."
+            if best.is_file() and best != path
+            else "Train anew.",
         ) from None
     return state
