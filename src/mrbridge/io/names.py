@@ -11,6 +11,9 @@ from pathlib import Path
 
 from mrbridge.volume import CONTRASTS
 
+BIDS_VERSION = "1.10.0"
+"""The version of the standard that data sets of ours follow."""
+
 _BIDS = re.compile(r"^((?:[a-zA-Z]+-[a-zA-Z0-9+]+_)+)([a-zA-Z0-9]+)(\.[a-zA-Z0-9.]+)$")
 _TOKENS = {
     "T1w": {"t1", "t1w", "t1wi", "mprage", "memprage", "t1mprage"},

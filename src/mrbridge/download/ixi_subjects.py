@@ -1,0 +1,200 @@
+"""What is told beside the scans of IXI: licence, citation, hospitals, ages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mrbridge.download.files import Expected, fetch
+from mrbridge.download.folder import write_citation
+from mrbridge.download.http import Session
+from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.io.names import BIDS_VERSION
+from mrbridge.io.safety import write_json, write_text
+
+PAGE = "https://brain-development.org/ixi-dataset/"
+LICENCE = "CC BY-SA 3.0"
+TABLE = "IXI.xls"
+
+_ACKNOWLEDGE = f"Please acknowledge the source of the IXI data, {PAGE}"
+_TERMS = "https://creativecommons.org/licenses/by-sa/3.0/legalcode"
+_COLUMNS = {
+    "site": {
+        "Description": "Hospital in London where the subject was scanned",
+        "Levels": {
+            "Guys": "Guy's Hospital, Philips 1.5 T",
+            "HH": "Hammersmith Hospital, Philips 3 T",
+            "IOP": "Institute of Psychiatry, GE 1.5 T",
+        },
+    },
+    "sex": {"Description": "Sex", "Levels": {"M": "male", "F": "female"}},
+    "age": {"Description": "Age when scanned", "Units": "year"},
+    "height": {"Description": "Height", "Units": "cm"},
+    "weight": {"Description": "Weight", "Units": "kg"},
+}
+_FROM_TABLE = {"sex": "SEX_ID", "age": "AGE", "height": "HEIGHT", "weight": "WEIGHT"}
+_UNKNOWN = "n/a"
+
+
+def write_description(out: Path) -> None:
+    """Write what makes the folder a BIDS data set: description, licence, citation, README."""
+    write_json(
+        out / "dataset_description.json",
+        {
+            "Name": "IXI",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "raw",
+            "License": LICENCE,
+            "HowToAcknowledge": _ACKNOWLEDGE,
+            "Funding": ["EPSRC GR/S21533/02"],
+            "ReferencesAndLinks": [PAGE],
+            "GeneratedBy": [
+                {
+                    "Name": "mrbridge",
+                    "Version": version("mrbridge"),
+                    "Description": "mrbridge download ixi: the files as they are, with BIDS names",
+                }
+            ],
+        },
+    )
+    write_text(
+        out / "LICENSE",
+        f"IXI ({PAGE})\n\nThis data is made available under the Creative Commons {LICENCE} "
+        f"license\n({_TERMS}). {_ACKNOWLEDGE}\n",
+    )
+    write_text(
+        out / "README",
+        f"""# IXI
+
+MR images of healthy subjects, collected by the IXI project (Information eXtraction from Images) at
+Guy's Hospital, Hammersmith Hospital and the Institute of Psychiatry in London. Source: {PAGE}
+
+The files are as the site has them; only their names were changed, by `mrbridge download ixi`:
+IXI002-Guys-0828-T1.nii.gz is sub-002/anat/sub-002_T1w.nii.gz.
+""",
+    )
+    write_citation(
+        out,
+        title="IXI Dataset",
+        url=PAGE,
+        authors=["IXI project, Imperial College London"],
+        license="CC-BY-SA-3.0",
+    )
+
+
+def write_table(session: Session, out: Path, sites: Mapping[str, str], site: str) -> None:
+    """Write participants.tsv for subjects that it does not tell of yet.
+
+    Rows and columns that are there stay as they are: people add to this table.
+
+    Args:
+        session: the connections.
+        out: the data set.
+        sites: hospital of each subject (three digits).
+        site: the address of the folder in which the site's own table is.
+    """
+    path = out / "participants.tsv"
+    rows = _read(path)
+    known = {row["participant_id"] for row in rows}
+    new = [label for label in sorted(sites) if f"sub-{label}" not in known]
+    if not new:
+        return
+    people = _read_people(session, out, site)
+    for label in new:
+        told = people.get(int(label), {})
+        rows.append({"participant_id": f"sub-{label}", "site": sites[label], **told})
+    columns = list(
+        dict.fromkeys(["participant_id", *_COLUMNS, *(key for row in rows for key in row)])
+    )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval=_UNKNOWN, delimiter="\t", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: row["participant_id"]))
+    write_text(path, text.getvalue())
+    write_json(out / "participants.json", _COLUMNS)
+
+
+def read_people(data: bytes) -> dict[int, dict[str, str]]:
+    """Sex, age, height and weight of each subject in the site's table, by number.
+
+    Dates of birth are left out. Some subjects have several rows: what these disagree in is
+    unknown, and so are heights and weights of 0.
+
+    Raises:
+        ValueError: it is not the table that is known.
+    """
+    import python_calamine
+
+    try:
+        book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data))
+        head, *rows = book.get_sheet_by_index(0).to_python()
+        titles = [str(title) for title in head]
+        places = {key: _find(titles, title) for key, title in _FROM_TABLE.items()}
+        number = _find(titles, "IXI_ID")
+    except (python_calamine.CalamineError, StopIteration, IndexError, ValueError) as error:
+        raise ValueError(str(error) or "it is empty") from None
+    people: dict[int, dict[str, str]] = {}
+    for row in rows:
+        subject = row[number]
+        if not isinstance(subject, int | float):
+            continue
+        told = {key: _value(key, row[place]) for key, place in places.items()}
+        before = people.setdefault(int(subject), told)
+        people[int(subject)] = {key: _agreed(before[key], value) for key, value in told.items()}
+    return people
+
+
+def _read_people(session: Session, out: Path, site: str) -> dict[int, dict[str, str]]:
+    """The site's table, where it can be had and read; else what to know about that is said."""
+    path = out / "sourcedata" / TABLE
+    try:
+        fetch(session, f"{site.rstrip('/')}/{TABLE}", path, Expected())
+    except InputError as error:
+        warnings.warn(f"no ages and sexes of the subjects: {error}", MrbridgeWarning, stacklevel=3)
+        return {}
+    try:
+        people = read_people(path.read_bytes())
+    except ValueError as error:
+        warnings.warn(
+            f"{path}: no ages and sexes of the subjects, the table cannot be read ({error})",
+            MrbridgeWarning,
+            stacklevel=3,
+        )
+        return {}
+    path.unlink()  # it tells dates of birth
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()
+    return people
+
+
+def _find(titles: Sequence[str], wanted: str) -> int:
+    for place, title in enumerate(titles):
+        if title.split(" ")[0].upper() == wanted:
+            return place
+    raise ValueError(f"it has no column {wanted}")
+
+
+def _value(key: str, cell: Any) -> str:
+    if not isinstance(cell, int | float) or isinstance(cell, bool) or cell <= 0:
+        return _UNKNOWN
+    if key == "sex":
+        return {1: "M", 2: "F"}.get(int(cell), _UNKNOWN)
+    return f"{cell:.2f}".rstrip("0").rstrip(".")
+
+
+def _agreed(first: str, second: str) -> str:
+    if _UNKNOWN in (first, second):
+        return second if first == _UNKNOWN else first
+    return first if first == second else _UNKNOWN
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [dict(row) for row in csv.DictReader(file, delimiter="\t")]
