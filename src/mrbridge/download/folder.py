@@ -15,7 +15,7 @@ import yaml
 
 from mrbridge.download.http import Stopped
 from mrbridge.errors import Interrupted, MrbridgeError, OutputError
-from mrbridge.io.safety import write_json, write_text
+from mrbridge.io.safety import sweep, write_json, write_text
 
 try:
     import fcntl
@@ -109,6 +109,8 @@ class Folder:
                             path=self.path,
                             remedy="Wait for it.",
                         ) from None
+                for place in (self.path, *self.path.glob("sub-*/**/anat")):
+                    sweep(place)
                 self.save()
                 yield
         except OSError as error:
