@@ -35,9 +35,11 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         repeated: list[str] = []
         current: str | None = None
-        for argument in args:
+        for argument, after in zip(args, [*args[1:], "-"], strict=False):
             if argument.startswith("-"):
                 current = argument if argument in _SEVERAL else None
+                if current and after.startswith("-"):
+                    raise SettingsError(f"{current} is followed by no value", remedy="Name one.")
             elif current is not None and repeated[-1] != current:
                 repeated.append(current)
             repeated.append(argument)

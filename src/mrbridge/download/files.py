@@ -26,6 +26,7 @@ MAX_UNPACKED = 4 * MAX_VOXELS
 _ANNEX = re.compile(r"^(MD5|SHA1|SHA256|SHA512)E?-s(\d+)--([0-9a-f]+)")
 _BLOCK = 1 << 20
 _ROUNDS = 3
+_WORTH = 1 << 16  # bytes from which on a part is worth being kept for the next start
 _SURPLUS = 1 << 16  # bytes beyond the listed size after which nothing more is taken
 
 
@@ -172,10 +173,9 @@ def _receive(
     if known is not None and known.length is not None and start > known.length:
         raise Changed(url)
     reading = session.read(url, start, known)
-    with part.open("wb" if known is None else "ab") as file:
+    noted = known is not None
+    with part.open("ab" if noted else "wb") as file:
         for block in reading:
-            if file.tell() == 0:
-                write_json(_note(part), asdict(reading.version))
             if expected.size is not None and reading.position > expected.size + _SURPLUS:
                 raise InputError(
                     f"{url} sends more than the {expected.size} bytes that its archive lists",
@@ -183,6 +183,9 @@ def _receive(
                 )
             file.write(block)
             advance(len(block))
+            if not noted and file.tell() >= _WORTH:
+                write_json(_note(part), asdict(reading.version))
+                noted = True
     return reading.version
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import random
 import re
+import ssl
 import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cache
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -90,6 +92,7 @@ class Session:
         self.reached: set[str] = set()
         self._client = httpx.Client(
             timeout=self.settings.timeout_seconds,
+            verify=_trust(),
             follow_redirects=True,
             headers={"User-Agent": f"mrbridge/{version('mrbridge')}"},
         )
@@ -305,6 +308,12 @@ class _Busy(Exception):
     def __init__(self, why: str, asked: float | None) -> None:
         super().__init__(why)
         self.why, self.asked = why, asked
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """Whose certificates are believed: httpx's default, loaded once for all sessions."""
+    return httpx.create_ssl_context()
 
 
 def _version(response: httpx.Response) -> Version:
