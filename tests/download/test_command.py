@@ -63,7 +63,7 @@ def test_a_dry_run(
 ) -> None:
     code, out, err = run("ixi", "-o", tmp_path / "x", "--mirror", server.url, "--dry-run")
     assert (code, err) == (0, "")
-    assert out.startswith("IXI: 2 files, ")
+    assert out.startswith("IXI: 2 archives, ")
     assert not (tmp_path / "x").exists()
 
 

@@ -127,11 +127,18 @@ def test_a_damaged_scan_without_a_checksum(
 
 
 class TestGzip:
-    @pytest.mark.parametrize("joined", [1, 3])
-    def test_whole(self, tmp_path: Path, joined: int) -> None:
+    @pytest.mark.parametrize("content", [scan(3), scan(3) * 3, scan(3) + bytes(3_000_000)])
+    def test_whole(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "a.nii.gz"
-        path.write_bytes(scan(3) * joined)
+        path.write_bytes(content)
         check_gzip(path, path)
+
+    @pytest.mark.parametrize("more", [b"x", bytes(9) + b"x", scan(3)[:-1]])
+    def test_with_more_behind_it(self, tmp_path: Path, more: bytes) -> None:
+        path = tmp_path / "a.nii.gz"
+        path.write_bytes(scan(3) + more)
+        with pytest.raises(InputError, match="came (damaged|truncated)"):
+            check_gzip(path, path)
 
     @pytest.mark.parametrize("cut", [1, 8, 100, 10_000_000])
     def test_cut(self, tmp_path: Path, cut: int) -> None:

@@ -141,12 +141,15 @@ def check_gzip(file: Path, path: Path) -> None:
         with file.open("rb") as stream:
             while block := stream.read(_BLOCK):
                 while block:
+                    if unpack.eof:  # gzip files may be joined, and padded with zeros
+                        block = block.lstrip(b"\0")
+                        if not block:
+                            break
+                        unpack = zlib.decompressobj(zlib.MAX_WBITS | 16)
                     count += len(unpack.decompress(block, _BLOCK))
-                    block = unpack.unconsumed_tail
+                    block = unpack.unused_data if unpack.eof else unpack.unconsumed_tail
                     if count > MAX_UNPACKED:
                         raise InputError("unpacks to more than any scan", path=path)
-                    if unpack.eof and unpack.unused_data:  # gzip files may be joined
-                        block, unpack = unpack.unused_data, zlib.decompressobj(zlib.MAX_WBITS | 16)
     except zlib.error as error:
         raise InputError(f"came damaged ({error})", path=path, remedy="Try again later.") from None
     if not unpack.eof:

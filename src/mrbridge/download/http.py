@@ -9,6 +9,8 @@ Source: RFC 9110 (HTTP Semantics), sections 8.8 (validators), 10.2.3 (Retry-Afte
 
 from __future__ import annotations
 
+import json
+import logging
 import random
 import re
 import ssl
@@ -28,7 +30,10 @@ import httpx
 from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError
 
+log = logging.getLogger(__name__)
+
 _BUSY = {408, 425, 429, 500, 502, 503, 504, 522, 524}
+_LONGEST_ANSWER = 1 << 26  # bytes; the list of a folder has some kilobytes
 _LATER = "Run the same command again later: it goes on where it stopped."
 _MD5 = re.compile(r'^"([0-9a-f]{32})"$')
 _RANGE = re.compile(r"^bytes (?:(\d+)-\d+|\*)/(\d+|\*)$")
@@ -117,9 +122,13 @@ class Session:
         patience = Patience(self, url)
         while True:
             with patience, self._request("POST", url, json=question) as response:
-                response.read()
+                text = bytearray()
+                for block in response.iter_bytes():
+                    text += block
+                    if len(text) > _LONGEST_ANSWER:
+                        raise InputError(f"{url} does not come to an end with its answer")
                 try:
-                    return response.json()
+                    return json.loads(text)
                 except ValueError:
                     raise InputError(
                         f"{url} answers with something else than JSON "
@@ -298,7 +307,9 @@ class Patience:
             )
         doubled = settings.first_wait_seconds * 2 ** (self._failures - 1)
         jittered = min(longest, doubled) * self._chance.uniform(0.5, 1)
-        if self._session.stop.wait(jittered if asked is None else asked):
+        seconds = jittered if asked is None else asked
+        log.debug("%s: %s, next try in %.1f seconds", self._url, why, seconds)
+        if self._session.stop.wait(seconds):
             raise Stopped
 
 

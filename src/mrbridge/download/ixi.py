@@ -79,6 +79,7 @@ def download_ixi(
         missing_files=len(missing),
         missing_bytes=_sum(part.missing for part in missing),
         licence=LICENCE,
+        kind="archives",
         note=""
         if labels is None
         else "From these archives only the scans of the named subjects are taken.",
@@ -91,6 +92,7 @@ def download_ixi(
     )
     failed: dict[str, str] = {}
     if not dry_run:
+        plan.announce()
         with folder.writing():
             write_description(out)
             failed = _transfer(session, folder, missing, plan)

@@ -298,6 +298,7 @@ def download_openneuro(
     folder.must_have_room(to_come)
     failed: dict[str, str] = {}
     if not dry_run:
+        plan.announce()
         with folder.writing():
             folder.save(url=snapshot.url)
             _write_licence(out, snapshot)
@@ -348,7 +349,10 @@ def _write_licence(out: Path, snapshot: Snapshot) -> None:
 
 
 def _is_there(out: Path, file: RemoteFile) -> bool:
-    """A file has its final name only when it was whole; its size tells whether it still is."""
+    """A file has its final name only when it was whole; a scan's size tells whether it still is.
+
+    Tables and descriptions people may have changed since: they stay.
+    """
     path = out / file.path
     if not path.is_file():
         return False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mrbridge.download.folder import in_words
 from mrbridge.errors import SomeScansFailed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -15,10 +18,11 @@ class Plan:
 
     Attributes:
         title: the data set and its version.
-        files: how many files (of an archive that is taken apart on the way: archives).
+        files: how many files.
         bytes: their size; None where a server does not tell.
         missing_files, missing_bytes: the part of them that is not here yet.
         licence: in the words of the archive.
+        kind: what these files are: archives, where they are taken apart on the way.
         note: what else should be known before it begins.
     """
 
@@ -28,13 +32,18 @@ class Plan:
     missing_files: int
     missing_bytes: int | None
     licence: str
+    kind: str = "files"
     note: str = ""
+
+    def announce(self) -> None:
+        """Say it before anything begins."""
+        log.info("%s", self.in_words())
 
     def in_words(self) -> str:
         """One line for people."""
-        words = f"{self.title}: {self.files} files, {in_words(self.bytes)}"
+        words = f"{self.title}: {self.files} {self.kind}, {in_words(self.bytes)}"
         if self.missing_files < self.files:
-            words += f"; to come: {self.missing_files} files, {in_words(self.missing_bytes)}"
+            words += f"; to come: {self.missing_files} {self.kind}, {in_words(self.missing_bytes)}"
         return f"{words}. Licence: {self.licence}.{f' {self.note}' if self.note else ''}"
 
 
@@ -75,5 +84,5 @@ class Report:
             raise SomeScansFailed(
                 f"{len(self.failed)} could not be had, the first {name}: {why}",
                 path=self.path,
-                remedy="Run the same command again: it tries only what is missing.",
+                remedy="The same command again tries only what is missing.",
             )

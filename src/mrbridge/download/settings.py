@@ -22,4 +22,4 @@ class DownloadSettings(Settings):
     attempts: int = Field(default=6, ge=1)
     first_wait_seconds: float = Field(default=1.0, ge=0)
     longest_wait_seconds: float = Field(default=120.0, ge=0)
-    timeout_seconds: float = Field(default=30.0, gt=0)
+    timeout_seconds: float = Field(default=60.0, gt=0)
