@@ -137,7 +137,7 @@ class TestGzip:
     def test_with_more_behind_it(self, tmp_path: Path, more: bytes) -> None:
         path = tmp_path / "a.nii.gz"
         path.write_bytes(scan(3) + more)
-        with pytest.raises(InputError, match="came (damaged|truncated)"):
+        with pytest.raises(InputError, match=r"came (damaged|truncated)"):
             check_gzip(path, path)
 
     @pytest.mark.parametrize("cut", [1, 8, 100, 10_000_000])

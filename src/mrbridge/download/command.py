@@ -115,7 +115,8 @@ def openneuro(
     listen(quiet, verbose, as_json)
     _check(contrast, mirror)
     settings = layered(config, assignments, {"workers": workers})
-    from mrbridge.download.openneuro import SITE, download_openneuro
+    from mrbridge.download.openneuro import download_openneuro
+    from mrbridge.download.snapshot import SITE
 
     _run(
         settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import threading
@@ -72,7 +73,7 @@ class Folder:
     def save(self, **changes: Any) -> None:
         """Change the record and write it; threads may call this."""
         with self._guard:
-            self.record = {**self.record, **changes}
+            self.record = {**self.record, **copy.deepcopy(changes)}
             write_json(self.path / RECORD, self.record)
 
     def must_have_room(self, count: int) -> None:

@@ -247,7 +247,8 @@ class Reading:
             raise Changed(self.url)
         if start is None or start > self.position:
             raise _Busy("it sends another part than was asked for", None)
-        self.version, self._begun = now, True
+        if not self._begun:
+            self.version, self._begun = now, True
         surplus = self.position - start  # a server without ranges begins at the beginning
         for block in response.iter_raw():
             if surplus < len(block):

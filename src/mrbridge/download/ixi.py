@@ -9,6 +9,7 @@ Source: https://brain-development.org/ixi-dataset
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -30,8 +31,8 @@ from mrbridge.io.safety import atomic_path
 SITE = "https://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
 ARCHIVES = {"T1w": "IXI-T1.tar", "T2w": "IXI-T2.tar", "PDw": "IXI-PD.tar"}
 
-_SCAN = re.compile(r"^IXI(\d{3})-([A-Za-z]+)-\d{4}-(T1|T2|PD)\.nii\.gz$")
-_LABEL = re.compile(r"^(?:sub-|IXI)?(\d{1,3})$")
+_SCAN = re.compile(r"IXI([0-9]{3})-([A-Za-z]+)-[0-9]{4}-(T1|T2|PD)\.nii\.gz")
+_LABEL = re.compile(r"(?:sub-|IXI)?([0-9]{1,3})")
 _ROOM_FOR_SCAN = 20 << 20  # bytes; those of IXI have about 10 MB
 _ROUNDS = 3
 
@@ -80,9 +81,7 @@ def download_ixi(
         missing_bytes=_sum(part.missing for part in missing),
         licence=LICENCE,
         kind="archives",
-        note=""
-        if labels is None
-        else "From these archives only the scans of the named subjects are taken.",
+        note="Only the scans of the named subjects are taken from these." if labels else "",
     )
     folder.must_have_room(
         sum(
@@ -98,8 +97,8 @@ def download_ixi(
             failed = _transfer(session, folder, missing, plan)
             sites = {label: name for part in parts for label, name in part.state["sites"].items()}
             write_table(session, out, sites, site)
-    for part in parts:
-        failed |= {} if dry_run else part.absent(failed)
+        for part in parts:
+            failed |= part.absent()
     return Report(str(out), plan, sum(part.scans() for part in parts), failed, dry_run)
 
 
@@ -154,8 +153,8 @@ class _Part:
             self.labels is not None and set(self.labels) <= set(state["labels"])
         )
         if not covers or len(here) < len(state["files"]):
-            return {**fresh, "files": here, "sites": state["sites"]}
-        return {**state, "labels": self.labels}
+            return {**fresh, "files": here, "sites": dict(state["sites"])}
+        return {**copy.deepcopy(state), "labels": self.labels}
 
     @property
     def missing(self) -> int:
@@ -170,7 +169,7 @@ class _Part:
         """How many of the wanted scans are here."""
         return sum(self.labels is None or _subject(p) in self.labels for p in self.state["files"])
 
-    def absent(self, failed: dict[str, str]) -> dict[str, str]:
+    def absent(self) -> dict[str, str]:
         """The named subjects of whom the archive has no scan."""
         if self.labels is None or not self.state["complete"]:
             return {}
@@ -180,7 +179,7 @@ class _Part:
 
     def find(self, name: str) -> re.Match[str] | None:
         """Subject and site in an entry's name; None where it is no scan that is wanted."""
-        match = _SCAN.match(PurePosixPath(name).name)
+        match = _SCAN.fullmatch(PurePosixPath(name).name)
         if match is None or f"{match[3]}w" != self.contrast:
             return None
         return match if self.labels is None or match[1] in self.labels else None
@@ -292,7 +291,7 @@ def _sum(sizes: Iterable[int | None]) -> int | None:
 
 
 def _label(subject: str) -> str:
-    match = _LABEL.match(subject)
+    match = _LABEL.fullmatch(subject)
     if match is None:
         raise SettingsError(
             f"'{subject}' is no subject of IXI", remedy="Give numbers, such as 2 or 002."
