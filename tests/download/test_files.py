@@ -241,7 +241,7 @@ def test_a_kill_in_the_middle(server: Server, session: Session, tmp_path: Path) 
     child = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/a", str(path)])
     part = tmp_path / "a.part"
     deadline = time.monotonic() + 20
-    while not (part.is_file() and part.stat().st_size > 50_000) and time.monotonic() < deadline:
+    while "a.part.json" not in leftovers(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()
