@@ -50,6 +50,7 @@ class Server(ThreadingHTTPServer):
         files: what there is; more may be added at any time.
         requests: method, path and Range of each request.
         sent: bytes of content that were sent.
+        connections: how many were made.
         graphql: gives the answer to a GraphQL request.
     """
 
@@ -60,12 +61,17 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, Served] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.sent = 0
+        self.connections = 0
         self.graphql: Callable[[dict[str, Any]], Any] | None = None
         self.guard = threading.Lock()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that go away are no news."""
@@ -104,8 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
         headers: dict[str, str | None] = {"ETag": file.etag}
         asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
         if file.ranges and asked and condition in (None, file.headers.get("ETag", file.etag)):
-            start, status = int(asked.removeprefix("bytes=").split("-")[0]), 206
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            first, last = asked.removeprefix("bytes=").split("-")
+            start, status = int(first), 206
+            content = content[: int(last) + 1] if last else content
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(file.content)}"
         body, told = content[start:], len(content) - start
         kind, value = fault if isinstance(fault, tuple) else (None, None)
         if kind == "lie":

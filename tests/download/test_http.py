@@ -33,6 +33,20 @@ def test_what_comes_is_the_rest_of_the_file(
 
 
 @pytest.mark.parametrize(
+    ("start", "until"), [(0, 1), (0, 70_000), (5, 6), (9, 199_999), (7, 300_000)]
+)
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_part_ends_where_it_is_told_to(
+    server: Server, session: Session, start: int, until: int, ranges: bool
+) -> None:
+    server.files["/a"] = Served(CONTENT, ranges=ranges, faults=[("drop", 40_000)])
+    came = b"".join(session.read(f"{server.url}/a", start, None, until))
+    assert came == CONTENT[start:until]
+    if ranges:
+        assert server.sent == len(came)
+
+
+@pytest.mark.parametrize(
     "faults",
     [
         [("drop", 70_000)],

@@ -23,6 +23,7 @@ BLOCK = 512
 """Bytes of a tar block: an entry's header, and what its content is padded to."""
 
 _LONGEST_READ = 1 << 20  # also what tarfile may ask for to read a long name
+_PEEK = 8 * BLOCK  # bytes that are asked for where an entry begins: its header, and some more
 _NEAR = 1 << 20  # bytes that are quicker to read through than to ask for another part
 
 
@@ -122,9 +123,10 @@ class _Stream:
         self.last = b""
         self._session, self._url, self._known = session, url, known
         self._advance = advance
-        self._position = start
-        self._pending = b""  # came, but was not yet asked for
+        self._position = start  # the byte that is asked for next
+        self._pending = b""  # from there on, what has come already
         self._reading: Reading | None = None
+        self._peek_end: int | None = None
 
     def tell(self) -> int:
         return self._position
@@ -137,8 +139,13 @@ class _Stream:
         if length is not None and position > length:
             raise InputError(f"{self._url} is no whole tar file (an entry ends beyond its end)")
         if gap > _NEAR:
+            if self._peek_end is not None and self._reading is not None:
+                for _ in self._reading:  # an answer that is read to its end leaves the line open
+                    pass
             self.close()
             self._position = position
+            # Most often only a header is wanted here; more would come in vain.
+            self._peek_end = position + _PEEK
             self._advance(gap)
         while self._position < position and self.read(
             min(position - self._position, _LONGEST_READ)
@@ -148,10 +155,8 @@ class _Stream:
     def read(self, count: int) -> bytes:
         if not 0 <= count <= _LONGEST_READ:
             raise InputError(f"{self._url} is no tar file of scans: a header of {count} bytes")
-        if self._reading is None:
-            self._reading = self._session.read(self._url, self._position, self._known)
         parts, missing = [self._pending], count - len(self._pending)
-        while missing > 0 and (block := next(self._reading, None)) is not None:
+        while missing > 0 and (block := self._next(self._position + count - missing)):
             parts.append(block)
             missing -= len(block)
         came = b"".join(parts)
@@ -160,10 +165,21 @@ class _Stream:
         self._advance(len(self.last))
         return self.last
 
+    def _next(self, start: int) -> bytes | None:
+        """What comes from byte `start` on; nothing at the end of the file."""
+        if self._reading is None:
+            self._reading = self._session.read(self._url, start, self._known, self._peek_end)
+        block = next(self._reading, None)
+        if block is None and self._peek_end is not None and start >= self._peek_end:
+            self._reading = self._peek_end = None
+            return self._next(start)
+        return block
+
     def close(self) -> None:
         if self._reading is not None:
             self._reading.close()
-        self._reading, self._pending = None, b""
+        self._reading = self._peek_end = None
+        self._pending = b""
 
 
 @contextmanager

@@ -147,9 +147,14 @@ class Session:
             with patience, self.get(url, {}) as response:
                 return _version(response)
 
-    def read(self, url: str, start: int = 0, known: Version | None = None) -> Reading:
-        """A remote file's bytes from `start` on; `known` is the state that it must have."""
-        return Reading(self, url, start, known)
+    def read(
+        self, url: str, start: int = 0, known: Version | None = None, until: int | None = None
+    ) -> Reading:
+        """A remote file's bytes from `start` on, to the byte before `until` or to its end.
+
+        `known` is the state that it must have.
+        """
+        return Reading(self, url, start, known, until)
 
     @contextmanager
     def get(self, url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
@@ -197,10 +202,13 @@ class Reading:
         Stopped: the session was stopped.
     """
 
-    def __init__(self, session: Session, url: str, start: int, known: Version | None) -> None:
+    def __init__(
+        self, session: Session, url: str, start: int, known: Version | None, until: int | None
+    ) -> None:
         self.url = url
         self.version = known or Version()
         self.position = start
+        self._until = until
         self._session = session
         self._begun = known is not None
         self._blocks = self._all()
@@ -225,20 +233,27 @@ class Reading:
                     yield block
                     if self._session.stop.is_set():
                         raise Stopped
-                if self.version.length is None:
+                if self._end() is None:
                     return
                 if not self._is_over():
                     raise _Busy("it ended too early", None)
 
+    def _end(self) -> int | None:
+        """The byte after the last that is wanted; None for the end of a file of unknown length."""
+        ends = [end for end in (self._until, self.version.length) if end is not None]
+        return min(ends, default=None)
+
     def _is_over(self) -> bool:
-        return self.version.length is not None and self.position >= self.version.length
+        end = self._end()
+        return end is not None and self.position >= end
 
     def _wish(self) -> dict[str, str]:
-        if self.position == 0:
+        if self.position == 0 and self._until is None:
             return {}
         proof = self.version.proof
         condition = {"If-Range": proof} if proof else {}
-        return {"Range": f"bytes={self.position}-"} | condition
+        last = "" if self._until is None else self._until - 1
+        return {"Range": f"bytes={self.position}-{last}"} | condition
 
     def _from_position(self, response: httpx.Response) -> Iterator[bytes]:
         """The blocks of an answer from the position on, once it is the file that was begun."""
@@ -251,9 +266,13 @@ class Reading:
             self.version, self._begun = now, True
         surplus = self.position - start  # a server without ranges begins at the beginning
         for block in response.iter_raw():
-            if surplus < len(block):
-                yield block[surplus:]
-            surplus = max(0, surplus - len(block))
+            end = self._end()
+            rest, surplus = block[surplus:], max(0, surplus - len(block))
+            wanted = rest if end is None else rest[: end - self.position]
+            if wanted:
+                yield wanted
+            if len(wanted) < len(rest):  # a server without ranges goes on to the end
+                return
 
 
 class Patience:
