@@ -423,6 +423,26 @@ class TestTable:
         assert report.failed == {}
         assert participants(out)["sub-002"]["site"] == "Guys"
 
+    def test_out_of_reach_once(
+        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path
+    ) -> None:
+        table = server.files.pop("/IXI.xls")
+        with pytest.warns(MrbridgeWarning, match="no ages"):
+            get(session, server, out)
+        server.files["/IXI.xls"] = table
+        get(session, server, out)
+        assert participants(out)["sub-002"]["age"] == "35.8"
+
+    @pytest.mark.parametrize("content", ["a\tb\n1\t2\n", "participant_id\nsub-002\tx\n"])
+    def test_a_table_that_people_spoiled(
+        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path, content: str
+    ) -> None:
+        get(session, server, out, subjects=["2"])
+        (out / "participants.tsv").write_text(content)
+        with pytest.raises(InputError, match="is no table of participants any more"):
+            get(session, server, out)
+        assert (out / "participants.tsv").read_text() == content
+
     @pytest.mark.parametrize("content", [b"", b"no table", b"\xd0\xcf\x11\xe0" + bytes(600)])
     def test_unreadable(
         self, ixi: dict[str, bytes], server: Server, session: Session, out: Path, content: bytes

@@ -176,19 +176,23 @@ def _receive(
     if known is not None and known.length is not None and start > known.length:
         raise Changed(url)
     reading = session.read(url, start, known)
-    noted = known is not None
+    noted, most = known is not None, None if expected.size is None else expected.size + _SURPLUS
     with part.open("ab" if noted else "wb") as file:
         for block in reading:
-            if expected.size is not None and reading.position > expected.size + _SURPLUS:
-                raise InputError(
-                    f"{url} sends more than the {expected.size} bytes that its archive lists",
-                    remedy="Try again later, or tell the archive.",
-                )
+            if most is not None and reading.position > most:
+                break
             file.write(block)
             advance(len(block))
             if not noted and file.tell() >= _WORTH:
                 write_json(_note(part), asdict(reading.version))
                 noted = True
+    if most is not None and reading.position > most:
+        reading.close()
+        _give_up(part, advance)
+        raise InputError(
+            f"{url} sends more than the {expected.size} bytes that its archive lists",
+            remedy="Try again later, or tell the archive.",
+        )
     return reading.version
 
 

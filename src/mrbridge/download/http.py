@@ -129,7 +129,7 @@ class Session:
                         raise InputError(f"{url} does not come to an end with its answer")
                 try:
                     return json.loads(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise InputError(
                         f"{url} answers with something else than JSON "
                         f"(status {response.status_code})",
@@ -327,7 +327,7 @@ class Patience:
             )
         doubled = settings.first_wait_seconds * 2 ** (self._failures - 1)
         jittered = min(longest, doubled) * self._chance.uniform(0.5, 1)
-        seconds = jittered if asked is None else asked
+        seconds = max(jittered, asked or 0.0)
         log.debug("%s: %s, next try in %.1f seconds", self._url, why, seconds)
         if self._session.stop.wait(seconds):
             raise Stopped

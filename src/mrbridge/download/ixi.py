@@ -96,7 +96,7 @@ def download_ixi(
             write_description(out)
             failed = _transfer(session, folder, missing, plan)
             sites = {label: name for part in parts for label, name in part.state["sites"].items()}
-            write_table(session, out, sites, site)
+            write_table(session, folder, sites, site)
         for part in parts:
             failed |= part.absent()
     return Report(str(out), plan, sum(part.scans() for part in parts), failed, dry_run)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.download.files import Expected, fetch
-from mrbridge.download.folder import write_citation
+from mrbridge.download.folder import Folder, write_citation
 from mrbridge.download.http import Session
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.names import BIDS_VERSION
@@ -39,10 +39,21 @@ _COLUMNS = {
 }
 _FROM_TABLE = {"sex": "SEX_ID", "age": "AGE", "height": "HEIGHT", "weight": "WEIGHT"}
 _UNKNOWN = "n/a"
+_README = f"""# IXI
+
+MR images of healthy subjects, collected by the IXI project (Information eXtraction from Images) at
+Guy's Hospital, Hammersmith Hospital and the Institute of Psychiatry in London. Source: {PAGE}
+
+The files are as the site has them; only their names were changed, by `mrbridge download ixi`:
+IXI002-Guys-0828-T1.nii.gz is sub-002/anat/sub-002_T1w.nii.gz.
+"""
 
 
 def write_description(out: Path) -> None:
-    """Write what makes the folder a BIDS data set: description, licence, citation, README."""
+    """Write what makes the folder a BIDS data set, unless it is there: description, licence,
+    citation, README."""
+    if (out / "README").exists():  # the last of them
+        return
     write_json(
         out / "dataset_description.json",
         {
@@ -65,18 +76,7 @@ def write_description(out: Path) -> None:
     write_text(
         out / "LICENSE",
         f"IXI ({PAGE})\n\nThis data is made available under the Creative Commons {LICENCE} "
-        f"license\n({_TERMS}). {_ACKNOWLEDGE}\n",
-    )
-    write_text(
-        out / "README",
-        f"""# IXI
-
-MR images of healthy subjects, collected by the IXI project (Information eXtraction from Images) at
-Guy's Hospital, Hammersmith Hospital and the Institute of Psychiatry in London. Source: {PAGE}
-
-The files are as the site has them; only their names were changed, by `mrbridge download ixi`:
-IXI002-Guys-0828-T1.nii.gz is sub-002/anat/sub-002_T1w.nii.gz.
-""",
+        f"license\n({_TERMS}).\n{_ACKNOWLEDGE}\n",
     )
     write_citation(
         out,
@@ -85,38 +85,45 @@ IXI002-Guys-0828-T1.nii.gz is sub-002/anat/sub-002_T1w.nii.gz.
         authors=["IXI project, Imperial College London"],
         license="CC-BY-SA-3.0",
     )
+    write_text(out / "README", _README)
 
 
-def write_table(session: Session, out: Path, sites: Mapping[str, str], site: str) -> None:
+def write_table(session: Session, folder: Folder, sites: Mapping[str, str], site: str) -> None:
     """Write participants.tsv for subjects that it does not tell of yet.
 
-    Rows and columns that are there stay as they are: people add to this table.
+    What is there stays as it is, except for what was unknown: people add to this table.
 
     Args:
         session: the connections.
-        out: the data set.
+        folder: the data set; its record tells whether the site's own table could be read before.
         sites: hospital of each subject (three digits).
         site: the address of the folder in which the site's own table is.
+
+    Raises:
+        InputError: participants.tsv is no such table any more.
     """
-    path = out / "participants.tsv"
-    rows = _read(path)
-    known = {row["participant_id"] for row in rows}
-    new = [label for label in sorted(sites) if f"sub-{label}" not in known]
-    if not new:
+    path = folder.path / "participants.tsv"
+    columns, rows = _read(path)
+    new = [label for label in sorted(sites) if f"sub-{label}" not in rows]
+    if not new and (not rows or folder.record.get("table_read")):
         return
-    people = _read_people(session, out, site)
+    people = _read_people(session, folder.path, site)
     for label in new:
-        told = people.get(int(label), {})
-        rows.append({"participant_id": f"sub-{label}", "site": sites[label], **told})
-    columns = list(
-        dict.fromkeys(["participant_id", *_COLUMNS, *(key for row in rows for key in row)])
-    )
+        rows[f"sub-{label}"] = {"participant_id": f"sub-{label}", "site": sites[label]}
+    for name, row in rows.items():
+        number = name.removeprefix("sub-")
+        for key, value in (people or {}).get(int(number) if number.isdecimal() else -1, {}).items():
+            if row.get(key, _UNKNOWN) == _UNKNOWN:
+                row[key] = value
     text = io.StringIO()
+    columns = list(dict.fromkeys([*columns, "participant_id", *_COLUMNS]))
     writer = csv.DictWriter(text, columns, restval=_UNKNOWN, delimiter="\t", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: row["participant_id"]))
+    writer.writerows(rows.values())
     write_text(path, text.getvalue())
-    write_json(out / "participants.json", _COLUMNS)
+    if not (folder.path / "participants.json").exists():
+        write_json(folder.path / "participants.json", _COLUMNS)
+    folder.save(table_read=people is not None)
 
 
 def read_people(data: bytes) -> dict[int, dict[str, str]]:
@@ -149,14 +156,14 @@ def read_people(data: bytes) -> dict[int, dict[str, str]]:
     return people
 
 
-def _read_people(session: Session, out: Path, site: str) -> dict[int, dict[str, str]]:
-    """The site's table, where it can be had and read; else what to know about that is said."""
+def _read_people(session: Session, out: Path, site: str) -> dict[int, dict[str, str]] | None:
+    """The site's table; None where it cannot be had or read, which is said."""
     path = out / "sourcedata" / TABLE
     try:
         fetch(session, f"{site.rstrip('/')}/{TABLE}", path, Expected())
     except InputError as error:
         warnings.warn(f"no ages and sexes of the subjects: {error}", MrbridgeWarning, stacklevel=3)
-        return {}
+        return None
     try:
         people = read_people(path.read_bytes())
     except ValueError as error:
@@ -165,7 +172,7 @@ def _read_people(session: Session, out: Path, site: str) -> dict[int, dict[str, 
             MrbridgeWarning,
             stacklevel=3,
         )
-        return {}
+        return None
     path.unlink()  # it tells dates of birth
     if not any(path.parent.iterdir()):
         path.parent.rmdir()
@@ -193,8 +200,20 @@ def _agreed(first: str, second: str) -> str:
     return first if first == second else _UNKNOWN
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def _read(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Columns, and rows by subject, of the table that is there."""
     if not path.is_file():
-        return []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return [dict(row) for row in csv.DictReader(file, delimiter="\t")]
+        return [], {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t", restkey="", restval=_UNKNOWN)
+            rows = {row["participant_id"]: row for row in reader}
+            if any("" in row for row in rows.values()):
+                raise KeyError("a column without a name")
+            return list(reader.fieldnames or []), rows
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"is no table of participants any more ({error})",
+            path=path,
+            remedy="Mend it, or move it away: it is written anew.",
+        ) from None

@@ -90,8 +90,8 @@ def _transfer(
 
 
 def _write_licence(out: Path, snapshot: Snapshot) -> None:
-    """Licence and citation beside the data, where the data set brings none of its own."""
-    own = {file.path for file in snapshot.files}
+    """Licence and citation beside the data, unless it brings its own or they are there."""
+    own = {file.path for file in snapshot.files} | {path.name for path in out.iterdir()}
     about = snapshot.about
     name = str(about.get("Name") or snapshot.dataset)
     doi = str(about.get("DatasetDOI") or "").removeprefix("doi:")

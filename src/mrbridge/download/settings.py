@@ -14,7 +14,7 @@ class DownloadSettings(Settings):
         workers: files that are transferred side by side.
         attempts: tries in a row that bring no byte, before a file is given up.
         first_wait_seconds: the wait after the first of them; each later one doubles.
-        longest_wait_seconds: the longest wait, also where a server asks for a longer one.
+        longest_wait_seconds: the longest wait; a server that asks for more ends the transfer.
         timeout_seconds: silence after which a connection counts as broken.
     """
 
