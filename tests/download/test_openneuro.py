@@ -328,7 +328,7 @@ def test_ctrl_c(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "wait", interrupt)
+        patch.setattr(folder, "as_completed", interrupt)
         with pytest.raises(Interrupted, match="goes on from here"):
             get(session, archive, out)
     assert session.stop.is_set()

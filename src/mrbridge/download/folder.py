@@ -6,14 +6,15 @@ import copy
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from mrbridge import progress
 from mrbridge.download.http import Stopped
 from mrbridge.errors import Interrupted, MrbridgeError, OutputError
 from mrbridge.io.safety import sweep, write_json, write_text
@@ -128,10 +129,18 @@ def together(
     *,
     workers: int,
     stop: threading.Event,
+    label: str | None = None,
 ) -> dict[Item, MrbridgeError]:
     """Do `work` for every item in several threads; give those that failed.
 
     A disk that is full fails for all: then nothing more is begun.
+
+    Args:
+        items: what to do it for.
+        work: may raise; a `MrbridgeError` is the item's alone.
+        workers: threads.
+        stop: is set where all shall end.
+        label: of a bar that counts the items.
 
     Raises:
         Interrupted: Ctrl-C, or a signal that acts like it.
@@ -141,23 +150,21 @@ def together(
     with ThreadPoolExecutor(max_workers=workers) as pool:
         futures = {pool.submit(work, item): item for item in items}
         try:
-            waiting = set(futures)
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    error = future.exception()
-                    if isinstance(error, MrbridgeError) and not isinstance(error, OutputError):
-                        failed[futures[future]] = error
-                    elif error is not None:
-                        raise error
-        except (KeyboardInterrupt, Stopped):
+            done: Iterable[Future[None]] = as_completed(futures)
+            for future in progress.track(done, label, len(items)) if label else done:
+                error = future.exception()
+                if isinstance(error, MrbridgeError) and not isinstance(error, OutputError):
+                    failed[futures[future]] = error
+                elif error is not None:
+                    raise error
+        except BaseException as error:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            if not isinstance(error, KeyboardInterrupt | Stopped):
+                raise
             raise Interrupted(
                 "was interrupted", remedy="Run the same command again: it goes on from here."
             ) from None
-        finally:
-            if waiting:
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
     return failed
 
 

@@ -158,41 +158,50 @@ class Archive:
         version = self.find_version(dataset, version)
         place = {"dataset": dataset, "tag": version}
         told = self._ask(_ABOUT, "snapshot", _Listed, **place)
-        wanted: list[RemoteFile] = []
+        wanted: dict[str, RemoteFile] = {}
         folders = self._sort(told.files, "", contrasts, wanted)
         folders = _only(folders, subjects, dataset)
-        # Level by level, so that the requests of one level can run side by side.
-        while folders:
-            answers: dict[tuple[str, str], list[_Entry]] = {}
-
-            def ask(folder: tuple[str, str], into: dict[Any, list[_Entry]] = answers) -> None:
-                told = self._ask(_TREE, "snapshot", _Listed, **place, tree=folder[1])
-                into[folder] = told.files
-
-            failed = together(
-                folders, ask, workers=self._session.settings.workers, stop=self._session.stop
-            )
-            for error in failed.values():
-                raise error
+        while folders:  # level by level, so that the requests of one level can run side by side
+            entries = self._list_folders(folders, place)
             folders = [
                 below
                 for folder in folders
-                for below in self._sort(answers[folder], folder[0], contrasts, wanted)
+                for below in self._sort(entries[folder], folder[0], contrasts, wanted)
             ]
-        if not any(is_scan(file.path) for file in wanted):
+        if not any(is_scan(path) for path in wanted):
             raise InputError(
                 f"{dataset} {version} has no scans of {' or '.join(contrasts)} for these subjects",
                 remedy="Choose another --contrast or other --subjects.",
             )
         about = {key: value for key, value in (told.description or {}).items() if value}
-        return Snapshot(dataset, version, about, tuple(wanted))
+        return Snapshot(dataset, version, about, tuple(wanted.values()))
+
+    def _list_folders(
+        self, folders: Sequence[tuple[str, str]], place: dict[str, str]
+    ) -> dict[tuple[str, str], list[_Entry]]:
+        """What is in folders, each given by its path and its tree's id."""
+        entries: dict[tuple[str, str], list[_Entry]] = {}
+
+        def ask(folder: tuple[str, str]) -> None:
+            entries[folder] = self._ask(_TREE, "snapshot", _Listed, **place, tree=folder[1]).files
+
+        failed = together(
+            folders,
+            ask,
+            workers=self._session.settings.workers,
+            stop=self._session.stop,
+            label=f"{place['dataset']} {place['tag']}: folders",
+        )
+        for error in failed.values():
+            raise error
+        return entries
 
     def _sort(
         self,
         entries: Sequence[_Entry],
         above: str,
         contrasts: Sequence[str],
-        wanted: list[RemoteFile],
+        wanted: dict[str, RemoteFile],
     ) -> list[tuple[str, str]]:
         """Add a folder's wanted files to `wanted`; give its folders that may hold more."""
         folders = []
@@ -205,7 +214,7 @@ class Archive:
                 if _may_hold_scans(path):
                     folders.append((path, entry.id))
             elif _is_wanted(path, contrasts):
-                wanted.append(self._file(path, entry))
+                wanted[path] = self._file(path, entry)
         return folders
 
     def _file(self, path: str, entry: _Entry) -> RemoteFile:
