@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -400,6 +401,19 @@ class TestTable:
         people = read_people(TABLE.read_bytes())
         assert people[15] == {"sex": "M", "age": "24.22", "height": "181", "weight": "90"}
         assert people[2]["sex"] == "F"
+
+    def test_a_damaged_one_is_refused_or_read(self) -> None:
+        chance, whole = random.Random(0), TABLE.read_bytes()
+        refused = 0
+        for _ in range(300):
+            data = bytearray(whole)
+            for _ in range(chance.choice([1, 8, 64])):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            try:
+                read_people(bytes(data))
+            except ValueError:
+                refused += 1
+        assert 0 < refused < 300
 
     def test_what_people_added_stays(
         self, ixi: dict[str, bytes], server: Server, session: Session, out: Path

@@ -135,22 +135,22 @@ def read_people(data: bytes) -> dict[int, dict[str, str]]:
     Raises:
         ValueError: it is not the table that is known.
     """
-    import python_calamine
+    import xlrd
 
     try:
-        book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data))
-        head, *rows = book.get_sheet_by_index(0).to_python()
-        titles = [str(title) for title in head]
+        book = xlrd.open_workbook(file_contents=data, logfile=io.StringIO())
+        head, *rows = book.sheet_by_index(0).get_rows()
+        titles = [str(cell.value) for cell in head]
         places = {key: _find(titles, title) for key, title in _FROM_TABLE.items()}
         number = _find(titles, "IXI_ID")
-    except (python_calamine.CalamineError, StopIteration, IndexError, ValueError) as error:
-        raise ValueError(str(error) or "it is empty") from None
+    except Exception as error:  # of a damaged file, xlrd also raises what Python does
+        raise ValueError(str(error) or type(error).__name__) from None
     people: dict[int, dict[str, str]] = {}
     for row in rows:
-        subject = row[number]
-        if not isinstance(subject, int | float):
+        subject = row[number].value
+        if not isinstance(subject, float) or not subject.is_integer():
             continue
-        told = {key: _value(key, row[place]) for key, place in places.items()}
+        told = {key: _value(key, row[place].value) for key, place in places.items()}
         before = people.setdefault(int(subject), told)
         people[int(subject)] = {key: _agreed(before[key], value) for key, value in told.items()}
     return people
@@ -187,7 +187,7 @@ def _find(titles: Sequence[str], wanted: str) -> int:
 
 
 def _value(key: str, cell: Any) -> str:
-    if not isinstance(cell, int | float) or isinstance(cell, bool) or cell <= 0:
+    if not isinstance(cell, float) or not 0 < cell < 1000:
         return _UNKNOWN
     if key == "sex":
         return {1: "M", 2: "F"}.get(int(cell), _UNKNOWN)
