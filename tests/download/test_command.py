@@ -12,6 +12,8 @@ from tests.download.server import Server
 
 from mrbridge import cli, progress
 
+AGAIN = "The same command again tries only what is missing."
+
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
@@ -68,14 +70,19 @@ def test_a_dry_run(
 
 
 def test_what_failed_is_told_and_the_code_is_1(
-    ixi: dict[str, bytes], server: Server, run: Callable[..., Any], tmp_path: Path
+    ixi: dict[str, bytes],
+    server: Server,
+    run: Callable[..., Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     arguments = ["--subjects", "2", "400", "-o", tmp_path / "x", "--mirror", server.url, "--json"]
     code, out, err = run("ixi", *arguments)
     assert code == 1
     assert len(json.loads(out.splitlines()[-1])["failed"]) == 2
-    assert err.count("\n") == 1
-    assert "2 could not be had, the first sub-400 T1w" in err
+    each = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert each == [f"sub-400 T{n}w: IXI-T{n}.tar has no such scan" for n in (1, 2)]
+    assert err == f"error: {tmp_path / 'x'}: 2 could not be had. {AGAIN}\n"
 
 
 def test_no_bar_without_a_terminal(

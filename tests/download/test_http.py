@@ -164,6 +164,23 @@ def test_no_network_is_said_soon() -> None:
     assert time.monotonic() - begin < 2
 
 
+def test_where_the_network_went_the_next_files_try_less_long(
+    server: Server, session: Session
+) -> None:
+    for name in "abc":
+        server.files[f"/{name}"] = Served(CONTENT, faults=[("drop", 10)])
+    assert everything(session, f"{server.url}/a") == CONTENT
+    server.shutdown()
+    server.server_close()
+    waits = []
+    session.stop.wait = lambda seconds=None: waits.append(seconds)  # type: ignore[method-assign]
+    for name, tries in (("b", session.settings.attempts), ("c", 2)):
+        waits.clear()
+        with pytest.raises(InputError, match=r"goes on where|Check the network"):
+            everything(session, f"{server.url}/{name}")
+        assert len(waits) == tries - 1
+
+
 @pytest.mark.parametrize("url", ["ftp://x.org/a", "nonsense", "http://[::1"])
 def test_what_is_no_address(session: Session, url: str) -> None:
     with pytest.raises(InputError):

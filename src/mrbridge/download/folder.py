@@ -47,8 +47,12 @@ class Folder:
             OutputError: it holds something that was not begun by this download.
         """
         self.path = path
+        self._identity = identity
         self._guard = threading.Lock()
-        self.record: dict[str, Any] = {**identity}
+        self.record = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        path, identity = self.path, self._identity
         if path.is_file():
             raise OutputError("is a file", path=path, remedy="Name a new folder.")
         if not (path / RECORD).is_file():
@@ -58,7 +62,7 @@ class Folder:
                     path=path,
                     remedy="Name a new folder.",
                 )
-            return
+            return {**identity}
         try:
             found: dict[str, Any] = json.loads((path / RECORD).read_text(encoding="utf-8"))
             differs = any(found.get(key, value) != value for key, value in identity.items())
@@ -69,7 +73,7 @@ class Folder:
         if differs:
             holds = " ".join(str(found[key]) for key in _IDENTITY if key in found)
             raise OutputError(f"holds {holds}", path=path, remedy="Name a new folder.")
-        self.record = {**found, **identity}
+        return {**found, **identity}
 
     def save(self, **changes: Any) -> None:
         """Change the record and write it; threads may call this."""
@@ -113,6 +117,7 @@ class Folder:
                         ) from None
                 for place in (self.path, *self.path.glob("sub-*/**/anat")):
                     sweep(place)
+                self.record = self._read()  # another may have written since it was looked at
                 self.save()
                 yield
         except OSError as error:

@@ -33,6 +33,7 @@ from mrbridge.errors import InputError
 log = logging.getLogger(__name__)
 
 _BUSY = {408, 425, 429, 500, 502, 503, 504, 522, 524}
+_CONNECT_SECONDS = 15.0  # a server that is there takes up a connection sooner
 _LONGEST_ANSWER = 1 << 26  # bytes; the list of a folder has some kilobytes
 _LATER = "Run the same command again later: it goes on where it stopped."
 _MD5 = re.compile(r'^"([0-9a-f]{32})"$')
@@ -96,7 +97,10 @@ class Session:
         self.stop = stop or threading.Event()
         self.reached: set[str] = set()
         self._client = httpx.Client(
-            timeout=self.settings.timeout_seconds,
+            timeout=httpx.Timeout(
+                self.settings.timeout_seconds,
+                connect=min(_CONNECT_SECONDS, self.settings.timeout_seconds),
+            ),
             verify=_trust(),
             follow_redirects=True,
             headers={"User-Agent": f"mrbridge/{version('mrbridge')}"},
@@ -315,8 +319,10 @@ class Patience:
         settings = self._session.settings
         self._failures += 1
         # Where nobody ever answered there is most likely no network: say so soon.
-        reached = httpx.URL(self._url).host in self._session.reached
+        host = httpx.URL(self._url).host
+        reached = host in self._session.reached
         if self._failures >= (settings.attempts if reached else min(2, settings.attempts)):
+            self._session.reached.discard(host)  # the next file need not try as long
             what = "cannot be transferred" if reached else "cannot be reached"
             remedy = _LATER if reached else "Check the network, or name another server (--mirror)."
             raise InputError(f"{self._url} {what} ({why})", remedy=remedy)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 from mrbridge.download.folder import in_words
 from mrbridge.errors import SomeScansFailed
 
 log = logging.getLogger(__name__)
+
+_NAMED = 20  # failures that are said one by one; --json has all
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,16 @@ class Report:
         return f"{self.path}: {self.scans} scans. Licence: {self.plan.licence}."
 
     def must_be_whole(self) -> None:
-        """Raises:
-        SomeScansFailed: something could not be had.
+        """Say what could not be had, where there is something.
+
+        Raises:
+            SomeScansFailed: there is.
         """
+        for name, why in islice(self.failed.items(), _NAMED):
+            log.error("%s: %s", name, why)
         if self.failed:
-            name, why = next(iter(self.failed.items()))
             raise SomeScansFailed(
-                f"{len(self.failed)} could not be had, the first {name}: {why}",
+                f"{len(self.failed)} could not be had",
                 path=self.path,
                 remedy="The same command again tries only what is missing.",
             )

@@ -103,7 +103,8 @@ class Snapshot:
     @property
     def licence(self) -> str:
         """As the data set states it."""
-        return str(self.about.get("License") or "not stated in dataset_description.json")
+        stated = " ".join(str(self.about.get("License") or "").split())
+        return stated or "not stated in dataset_description.json"
 
     @property
     def url(self) -> str:
