@@ -38,6 +38,13 @@ def test_help_shows_an_example(verb: str, run: Callable[..., Any]) -> None:
             assert option in out
 
 
+def test_alone_it_shows_its_help(run: Callable[..., Any]) -> None:
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert out == run("-h")[1]
+    assert "Example: mrbridge download ixi" in out
+
+
 def test_the_five_data_sets_are_named(run: Callable[..., Any]) -> None:
     words = " ".join(run("openneuro", "-h")[1].split())
     for name in ("ds002330 --version 1.1.0", "ds002382 1.0.1", "ds003717 1.0.1"):

@@ -21,7 +21,6 @@ app = typer.Typer(
     name="download",
     help="Real data from public archives, as BIDS data sets with their licence beside them.",
     epilog="Example: mrbridge download ixi --contrast T1w T2w -o ixi",
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
@@ -56,6 +55,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would come, an
 Workers = Annotated[
     int | None, typer.Option(min=1, max=32, help="Files that come side by side [4].")
 ]
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command(cls=_Command, epilog="Example: mrbridge download ixi --contrast T1w T2w -o ixi")
@@ -97,7 +102,9 @@ def ixi(
     "(others with T1w and T2w: ds002382 1.0.1, ds003717 1.0.1, ds003745 1.0.0, ds004285 1.0.0)",
 )
 def openneuro(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Such as ds002330.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Such as ds002330; name it first.")
+    ],
     out: Out,
     version: Annotated[str | None, typer.Option(help="Such as 1.1.0 [the newest].")] = None,
     contrast: Contrast = None,

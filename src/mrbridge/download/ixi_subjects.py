@@ -135,7 +135,7 @@ def read_people(data: bytes) -> dict[int, dict[str, str]]:
     Raises:
         ValueError: it is not the table that is known.
     """
-    import xlrd
+    import xlrd  # plain Python: compiled readers end the process on some damaged files
 
     try:
         book = xlrd.open_workbook(file_contents=data, logfile=io.StringIO())
