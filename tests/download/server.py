@@ -143,9 +143,10 @@ class _Handler(BaseHTTPRequestHandler):
             if slow:
                 threading.Event().wait(slow)
             block = body[place : place + (1 << 14)]
+            if status < 400:  # counted before, so that who has read it all finds it counted
+                with self.server.guard:
+                    self.server.sent += len(block)
             self.wfile.write(block)
-            if status < 400:
-                self.server.sent += len(block)
 
 
 def scan(seed: int, shape: tuple[int, int, int] = (12, 10, 8)) -> bytes:

@@ -32,7 +32,7 @@ _ROOT_FILES = re.compile(
 _DATASET = re.compile(r"^ds\d{6}$")
 _LABEL = re.compile(r"^(sub|ses)-[a-zA-Z0-9+]+$")
 _PASSING = re.compile(r"^(502|504)|ECONNREFUSED|timeout$|^fetch failed$")
-_FIELDS = "id filename size directory annexed urls"
+_FIELDS = "id filename size directory urls"
 _SNAPSHOTS = (
     "query ($dataset: ID!) { dataset(id: $dataset) "
     "{ id snapshots { tag } latestSnapshot { tag } } }"
@@ -49,13 +49,15 @@ _TREE = (
 
 
 class _Entry(BaseModel):
-    """A file or folder as OpenNeuro lists it (type DatasetFile of its schema)."""
+    """A file or folder as OpenNeuro lists it (type DatasetFile of its schema).
+
+    The id is that of a folder's git tree, or of a file's content: a git-annex key, or a git hash.
+    """
 
     id: str
     filename: str
     size: int | None = None
     directory: bool | None = None
-    annexed: bool | None = None
     urls: list[str | None] | None = None
 
 
@@ -223,8 +225,7 @@ class Archive:
         urls = [url for url in entry.urls or [] if url and urlsplit(url).scheme in schemes]
         if not urls:
             raise InputError(f"the archive tells no address of {path}", remedy="Try again later.")
-        annexed = Expected.from_annex(entry.id) if entry.annexed else None
-        return RemoteFile(path, urls[0], annexed or Expected(entry.size))
+        return RemoteFile(path, urls[0], Expected.from_annex(entry.id) or Expected(entry.size))
 
     def _ask(self, query: str, key: str, kind: type[Answer], **variables: str) -> Answer:
         """What a query gives under `key`.
