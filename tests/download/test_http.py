@@ -6,6 +6,7 @@ import random
 import threading
 import time
 
+import httpx
 import pytest
 from tests.download.server import Served, Server
 
@@ -210,3 +211,30 @@ def test_an_md5_is_believed_of_s3_alone(server: Server, session: Session) -> Non
         CONTENT, headers={"ETag": tag[:-1] + '-2"', "x-amz-request-id": "1"}
     )
     assert session.look(f"{server.url}/a").md5 is None
+
+
+@pytest.mark.parametrize(
+    ("target", "fine"), [("https://y.org/b", True), ("http://x.org/a", False), ("/b", True)]
+)
+def test_encryption_is_never_left(session: Session, target: str, fine: bool) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url == "https://x.org/a":
+            return httpx.Response(302, headers={"Location": target})
+        return httpx.Response(200, content=CONTENT)
+
+    session._client = httpx.Client(transport=httpx.MockTransport(answer), follow_redirects=True)
+    if fine:
+        assert session.look("https://x.org/a").length == len(CONTENT)
+    else:
+        with pytest.raises(InputError, match="which is not encrypted"):
+            session.look("https://x.org/a")
+
+
+@pytest.mark.parametrize("told", [b"[" * 100_000, b"\xff", b"", b'"' + b"x" * 2_000_000 + b'"'])
+def test_answers_that_are_no_json(
+    server: Server, session: Session, told: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_LONGEST_ANSWER", 1_000_000)
+    server.graphql = lambda question: told
+    with pytest.raises(InputError, match=r"something else than JSON|does not come to an end"):
+        session.ask(f"{server.url}/crn/graphql", {"query": "x"})
