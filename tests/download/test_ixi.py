@@ -53,6 +53,7 @@ def test_all_of_it(ixi: dict[str, bytes], server: Server, session: Session, out:
     found = find_scans(out)
     assert {(s.subject, s.contrast) for s in found.scans} >= {("002", "T1w"), ("013", "T2w")}
     assert len(found.scans) == 7
+    assert found.ignored == []  # what stands beside them is no news to prepare
     about = json.loads((out / "dataset_description.json").read_text())
     assert about["License"] == "CC BY-SA 3.0"
     assert "brain-development.org" in about["HowToAcknowledge"]

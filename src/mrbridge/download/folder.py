@@ -26,7 +26,7 @@ except ImportError:  # Windows has no advisory locks of this kind
 
 RECORD = ".mrbridge-download.json"
 _IDENTITY = ("source", "dataset", "version")
-_LOCK = ".mrbridge-download.lock"
+_LOCK = ".mrbridge-download-lock"
 _SPARE = 64 << 20  # bytes of disk that are left alone
 
 Item = TypeVar("Item")
