@@ -18,6 +18,7 @@ from typer.exceptions import Abort, TyperException
 
 from mrbridge import __version__, console
 from mrbridge.console import answer, complain, listen
+from mrbridge.download.command import app as download
 from mrbridge.errors import MrbridgeError, SettingsError, StoreError, must_be_new, must_exist
 from mrbridge.models import SHIPPED, locate
 from mrbridge.options import (
@@ -46,6 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(download)
 
 
 @app.callback(invoke_without_command=True)

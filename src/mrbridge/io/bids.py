@@ -29,7 +29,7 @@ __all__ = [
 NOT_RAW = ("derivatives", "sourcedata", "code")
 """Folders of a BIDS data set that hold no raw scans."""
 
-_SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ""}
+_SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ".cff", ""}
 _COLUMNS = ("subject", "session", "contrast", "path")
 
 

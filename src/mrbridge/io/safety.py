@@ -59,9 +59,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path) as temporary:
             yield temporary
-            _flush(temporary)
-            os.replace(temporary, path)
-            _flush(path.parent)
+            settle(temporary, path)
+
+
+def settle(finished: Path, path: Path) -> None:
+    """Flush a finished file to disk and give it its final name, in the same folder.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with _writing(path):
+        _flush(finished)
+        os.replace(finished, path)
+        _flush(path.parent)
 
 
 @contextmanager
