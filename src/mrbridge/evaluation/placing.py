@@ -23,7 +23,7 @@ Stack = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 _SYNTHESIS = "synthesis"  # beside the contrasts of true scans
-_AS_THICK = 1.1  # slices whose thickness differs by less are equally thick
+_AS_THICK = 1.05  # slices whose thickness differs by less are equally thick
 
 
 @dataclass(frozen=True)
