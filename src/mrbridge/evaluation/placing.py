@@ -183,7 +183,7 @@ def _check_one_grid(one: Volume, other: Volume, what: str, path: Path) -> None:
         raise InputError(
             f"{what} are not on one grid ({difference})",
             path=path,
-            remedy="Register and resample one to the other first.",
+            remedy="Register one to the other first, or say --register auto.",
         )
 
 

@@ -306,11 +306,11 @@ def _registered(volume: Volume, job: _Job) -> tuple[Volume, dict[str, Any] | Non
     """
     if job.reference is None:
         return volume, None
-    from mrbridge.preparation.register import register
+    from mrbridge.preparation.register import Kind, register
     from mrbridge.preparation.resample import resample
 
     reference = read(job.reference)
-    kind = "affine" if job.settings.registration == "affine" else "rigid"
+    kind: Kind = "affine" if job.settings.registration == "affine" else "rigid"
     found = register(volume, reference, kind, job.settings.seed)
     moved = resample(volume, reference, found.transform)
     return moved, {"reference": job.reference.name} | found.as_json()

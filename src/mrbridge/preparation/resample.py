@@ -83,7 +83,7 @@ def resample(
         shares = _on_grid(_blurred(some, volume, onto), onto, transform, "linear")
         voxels[shares < _NOTHING] = 0
     voxels = voxels.astype(np.float32 if smooth else volume.voxels.dtype, copy=False)
-    return replace(volume, voxels=voxels, affine=reference.copy(), header=None)
+    return replace(volume, voxels=voxels, affine=np.array(reference, np.float64), header=None)
 
 
 def _on_grid(
