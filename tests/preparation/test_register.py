@@ -83,7 +83,7 @@ class TestMotion:
 
     def test_and_what_it_says_of_itself_holds(self, head, found):
         assert found.after > found.before + 0.1
-        assert found.displacement_mm > errors(head, np.eye(4))[1]  # corners lie further out
+        assert found.displacement_mm > errors(head, np.eye(4))[1]  # the scalp lies further out
         assert found.residual_mm < 0.5
         assert found.agreeing >= 5
         assert found.overlap > 0.9

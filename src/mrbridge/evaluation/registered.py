@@ -61,8 +61,8 @@ def registered_section(result: Evaluation) -> str:
         '<div class="wide"><table>\n<thead><tr>'
         + "".join(f"<th>{head}</th>" for head in heads)
         + f"</tr></thead>\n<tbody>\n{''.join(rows)}</tbody></table></div>\n"
-        '<p class="faint"><em>Moved by</em>: the furthest way of a corner of the box around the '
-        "head. <em>Known to</em>: the largest distance between the places to which two searches "
-        "put such a corner, of those that began elsewhere, looked at other voxels and ended as "
+        '<p class="faint"><em>Moved by</em>: the furthest way of any point of the head. '
+        "<em>Known to</em>: the largest distance between the places to which two searches put a "
+        "point of the head, of those that began elsewhere, looked at other voxels and ended as "
         f"well; pairs beyond {AGREEMENT_MM:g} mm are refused.</p>\n"
     )

@@ -74,13 +74,13 @@ def resample(
         values = values.astype(np.uint8)
     image = to_image(replace(volume, voxels=values))
     if smooth:
-        image = _blurred(image, volume, onto)
+        image = blurred(image, volume, onto)
     voxels = _on_grid(image, onto, transform, interpolation)
     if smooth:
         # Splines ring around edges: beyond the range, and where there was nothing at all.
         voxels = np.clip(voxels, min(0, values.min()), max(0, values.max()))
         some = to_image(replace(volume, voxels=(values != 0).astype(np.float32)))
-        shares = _on_grid(_blurred(some, volume, onto), onto, transform, "linear")
+        shares = _on_grid(blurred(some, volume, onto), onto, transform, "linear")
         voxels[shares < _NOTHING] = 0
     voxels = voxels.astype(np.float32 if smooth else volume.voxels.dtype, copy=False)
     return replace(volume, voxels=voxels, affine=np.array(reference, np.float64), header=None)
@@ -196,7 +196,7 @@ def _geometry(affine: Matrix) -> dict[str, list[float]]:
     }
 
 
-def _blurred(image: sitk.Image, volume: Volume, onto: Volume) -> sitk.Image:
+def blurred(image: sitk.Image, volume: Volume, onto: Volume) -> sitk.Image:
     """Blurred along each of its axes to the voxel size of `onto` there, where that is larger.
 
     As in Cardoso et al. 2015 (doi:10.1007/978-3-319-24571-3_11): a Gaussian whose variance is the
