@@ -118,6 +118,17 @@ def prepare(
     out: Annotated[Path, typer.Option("-o", "--out", help="The store.")],
     source: Annotated[str | None, typer.Option(help="Source contrast [T1w].")] = None,
     target: Annotated[str | None, typer.Option(help="Target contrast [T2w].")] = None,
+    registration: Annotated[
+        str | None,
+        typer.Option(
+            "--register",
+            help="Bring each subject's target contrast onto its source's grid: none, rigid or "
+            "affine [none].",
+        ),
+    ] = None,
+    bias: Annotated[
+        str | None, typer.Option(help="Even out the coil's brightness: none or n4 [none].")
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
     workers: Workers = 1,
@@ -129,7 +140,9 @@ def prepare(
     listen(quiet, verbose, as_json)
     for path in source_paths:
         must_exist(path)
-    changes = layered(config, assignments, {"source": source, "target": target})
+    named = {"source": source, "target": target, "registration": registration}
+    standard = None if bias is None else {"bias": bias}
+    changes = layered(config, assignments, named | {"standard": standard})
     from mrbridge.preparation.pipeline import PrepareSettings
     from mrbridge.preparation.pipeline import prepare as run
 
@@ -292,6 +305,12 @@ def evaluate(
     real: Annotated[Path | None, typer.Option(help="Real scans: a file or a folder.")] = None,
     synthetic: Annotated[Path | None, typer.Option(help="Their syntheses.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Where to score: a file or a folder.")] = None,
+    registration: Annotated[
+        str | None,
+        typer.Option(
+            "--register", help="Pairs that are not on one grid: auto, off, rigid, affine."
+        ),
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
     device: Device = "auto",
@@ -307,7 +326,7 @@ def evaluate(
     for path in (pairs, real, synthetic, mask):
         if path is not None:
             must_exist(path)
-    changes = layered(config, assignments, {})
+    changes = layered(config, assignments, {"registration": registration})
     from mrbridge.evaluation.settings import EvaluateSettings
 
     settings = EvaluateSettings().changed(changes)
