@@ -147,6 +147,24 @@ def prepare(
     answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
 
 
+@app.command(epilog="Example: mrbridge inspect study")
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A folder or zip of DICOM, or scans in files.")
+    ],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """List what is there: series or files, contrast and why, sizes, gaps, what cannot be used."""
+    listen(quiet, verbose, as_json)
+    must_exist(path)
+    from mrbridge.preparation.inspect import inspect as run
+
+    found = run(path)
+    answer(found.told(), found.words())
+
+
 @app.command(epilog="Example: mrbridge train store -o run --preset unet --set epochs=30")
 def train(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="A prepared store.")],
@@ -204,7 +222,12 @@ def train(
 @app.command(epilog="Example: mrbridge translate -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz")
 def translate(
     image: Annotated[
-        Path, typer.Option("-i", "--in", help="A picture, a NIfTI file, or a folder of them.")
+        Path,
+        typer.Option(
+            "-i",
+            "--in",
+            help="A picture, a NIfTI file, a folder of them, or a DICOM folder or zip.",
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="A file for a file, else a folder.")],
     model: Model = None,
@@ -222,6 +245,15 @@ def translate(
     volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4D file.")] = None,
     assume: Annotated[
         str | None, typer.Option(help="Orientation of a file that states none, such as RAS.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Which DICOM series: its number or UID [by contrast].")
+    ] = None,
+    allow_gaps: Annotated[
+        bool, typer.Option("--allow-gaps", help="Fill missing DICOM slices by interpolation.")
+    ] = False,
+    form: Annotated[
+        str | None, typer.Option("--as", help="What DICOM becomes: dicom or nifti [dicom].")
     ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -246,6 +278,9 @@ def translate(
         force=force,
         volume=volume,
         assume=assume,
+        series=series,
+        allow_gaps=allow_gaps,
+        form=form,
     )
     outputs = [str(item.output) for item in done]
     answer(

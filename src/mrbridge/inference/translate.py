@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +11,16 @@ from mrbridge import __version__
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
 from mrbridge.inference.engine import Translator
+from mrbridge.inference.job import Job, Translation, check, note, provenance, sidecar
 from mrbridge.inference.objects import as_volume, in_kind_of
-from mrbridge.io import FORMATS, is_readable, read, write
+from mrbridge.io import FORMATS, is_dicom, is_readable, read, write
 from mrbridge.io.bids import NOT_RAW, is_bids
 from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.models import unnamed
 from mrbridge.progress import track
-from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Translation:
-    """One scan of a batch.
-
-    Attributes:
-        source: the file that was read.
-        output: the file that was written, None if it failed.
-        contrast: what was to be made.
-        model: SHA-256 of the weights that made it, or were to.
-        error: why it failed, None if it did not.
-    """
-
-    source: Path
-    output: Path | None
-    contrast: str | None
-    model: str
-    error: str | None = None
 
 
 def translate(
@@ -54,6 +35,9 @@ def translate(
     force: bool = False,
     volume: int | None = None,
     assume: str | None = None,
+    series: str | None = None,
+    allow_gaps: bool = False,
+    form: str | None = None,
 ) -> Any:
     """Translate scans into the contrast that was not acquired.
 
@@ -72,6 +56,9 @@ def translate(
         force: also translate what is synthetic or of the wanted contrast already.
         volume: which volume of a 4D scan.
         assume: orientation, such as "RAS", of a file that states none.
+        series: which DICOM series, by number or UID; None chooses by contrast.
+        allow_gaps: fill missing DICOM slices by interpolation.
+        form: `nifti` writes NIfTI also of DICOM; `dicom` is what DICOM becomes.
 
     Returns:
         For paths, one `Translation` a scan; otherwise an object of the given kind (a `Volume` for
@@ -89,69 +76,54 @@ def translate(
     reference = None
     if match is not None:
         reference = read(match) if isinstance(match, str | Path) else as_volume(match)
-    job = _Job(translator, to, reference, force, volume, assume)
+    job = Job(translator, to, reference, force, volume, assume)
     if isinstance(image, str | Path):
         if out is None:
             raise OutputError("no output is named", path=Path(image), remedy="Give `out`.")
         path, out = Path(image), Path(out)
+        if is_dicom(path):
+            from mrbridge.inference.dicom import translate_dicom
+
+            wishes = {"series": series, "allow_gaps": allow_gaps, "form": form}
+            return [translate_dicom(job, path, out, **wishes)]
+        _refuse_wishes(path, series, allow_gaps, form)
         if path.is_dir():
             return _folder(job, path, out)
         return [_file(job, path, _output_file(job, path, out))]
     scan = as_volume(image, volume)
-    wanted = _check(job, scan, None)
-    return in_kind_of(image, translator.translate(scan, wanted, match=reference), _note(wanted))
+    wanted = check(job, scan, None)
+    return in_kind_of(image, translator.translate(scan, wanted, match=reference), note(wanted))
 
 
-@dataclass(frozen=True)
-class _Job:
-    translator: Translator
-    to: str | None
-    match: Volume | None
-    force: bool
-    volume: int | None
-    assume: str | None
-
-    def contrast_of(self, known: str | None) -> str:
-        """The contrast to make of a scan of a known or unknown contrast."""
-        bundle = self.translator.bundle
-        return self.to or (bundle.source if known == bundle.target else bundle.target)
-
-
-def _check(job: _Job, scan: Volume, path: Path | None) -> str:
-    """The contrast to make of a scan, if it is fit for that."""
-    bundle = job.translator.bundle
-    to = job.translator.choose_contrast(scan, job.to)
-    if job.force:
-        return to
-    if scan.synthetic:
-        raise InputError("is synthetic already", path=path, remedy="Use --force to go on.")
-    if scan.contrast == to:
-        raise InputError(f"is {to} already", path=path, remedy="Choose --to, or use --force.")
-    if scan.contrast not in (None, bundle.source, bundle.target):
-        raise InputError(
-            f"is {scan.contrast}; this model takes {bundle.source} and {bundle.target}",
+def _refuse_wishes(path: Path, series: str | None, allow_gaps: bool, form: str | None) -> None:
+    """What can only be wished for a DICOM series."""
+    if form == "dicom":
+        raise OutputError(
+            "cannot become DICOM: it has no patient, no study and no frame of reference, and "
+            "invented ones would be worse than none",
             path=path,
-            remedy="Name another scan, or use --force.",
+            remedy="Translate the DICOM series that it was made of.",
         )
-    return to
+    if series is not None or allow_gaps:
+        raise InputError("is no DICOM series", path=path, remedy="Leave --series and --allow-gaps.")
 
 
-def _file(job: _Job, path: Path, output: Path, contrast: str | None = None) -> Translation:
+def _file(job: Job, path: Path, output: Path, contrast: str | None = None) -> Translation:
     """Translate one file, whose contrast its folders may have told."""
     if output.resolve() == path.resolve():
         raise OutputError("the output would replace its source", path=path, remedy="Name another.")
     scan = read(path, volume=job.volume, assume=job.assume)
     scan = replace(scan, contrast=scan.contrast or contrast)
-    to = _check(job, scan, path)
+    to = check(job, scan, path)
     made = job.translator.translate(scan, to, match=job.match)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write(made, output, synthetic_note=_note(to))
+    write(made, output, synthetic_note=note(to))
     if not made.is_picture:
-        write_json(_sidecar(output), _provenance(job, path, to))
+        write_json(sidecar(output), provenance(job, path.name, to))
     return Translation(path, output, to, job.translator.bundle.hash)
 
 
-def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
+def _folder(job: Job, folder: Path, out: Path) -> list[Translation]:
     """Translate a folder file by file; what fails does not stop the others."""
     if out.resolve() == folder.resolve():
         raise OutputError("is the input itself", path=out, remedy="Name another output folder.")
@@ -187,7 +159,7 @@ def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
     return done
 
 
-def _choose(job: _Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Which files of a folder to translate, and why not the others."""
     results = out.resolve()
     skipped = {folder / name for name in NOT_RAW} if is_bids(folder) else set()
@@ -232,7 +204,7 @@ def _name(path: Path, to: str) -> str:
     return path.name if bids is None else derivative_name(bids, to)
 
 
-def _output_file(job: _Job, path: Path, out: Path) -> Path:
+def _output_file(job: Job, path: Path, out: Path) -> Path:
     if not path.exists():
         raise InputError("does not exist", path=path, remedy="Check the name.")
     if out.is_dir() or not out.suffix:
@@ -245,34 +217,8 @@ def _output_file(job: _Job, path: Path, out: Path) -> Path:
     return out
 
 
-def _sidecar(output: Path) -> Path:
-    return output.with_name(output.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-
-
-def _note(to: str) -> str:
-    return f"synthetic {to}, mrbridge {__version__}, research only, not for diagnosis"
-
-
-def _provenance(job: _Job, path: Path, to: str) -> dict[str, Any]:
-    bundle = job.translator.bundle
-    return {
-        "SyntheticData": True,
-        "Description": f"Synthetic {to}, for research, not for diagnosis.",
-        "Sources": [path.name],
-        "SpatialReference": path.name,
-        "GeneratedBy": [
-            {
-                "Name": "mrbridge",
-                "Version": __version__,
-                "Model": bundle.hash,
-                "Preset": bundle.manifest.preset,
-            }
-        ],
-    }
-
-
 def _report(
-    job: _Job,
+    job: Job,
     folder: Path,
     out: Path,
     done: list[Translation],

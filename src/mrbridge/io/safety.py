@@ -65,11 +65,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
     """Give a temporary empty folder beside `path`; on success it takes the place of `path`.
 
-    Its files are not flushed one by one (a prepared scan has hundreds): their owner keeps a
-    checksum and finds damage when reading.
+    Its files are flushed to disk one by one only where it is `flushed` (a prepared scan has
+    hundreds): the others' owner keeps a checksum and finds damage when reading.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -80,6 +80,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         with _temporary(path) as temporary:
             temporary.mkdir()
             yield temporary
+            if flushed:
+                for file in temporary.iterdir():
+                    _flush(file)
+                _flush(temporary)
             if path.exists():
                 with _temporary(path) as old:
                     os.replace(path, old)

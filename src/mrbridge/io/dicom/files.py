@@ -1,0 +1,207 @@
+"""Finding DICOM files: in a folder or a zip, with any name or none, among anything else.
+
+A zip is never unpacked: its members are read where they lie, so the paths that they claim reach no
+disk and only headers are read to list them.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pydicom
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from mrbridge.errors import InputError
+from mrbridge.io.formats import starts_as_dicom, walk
+
+MAX_FILES = 200_000
+"""The most files that are looked through; more is no study."""
+
+MAX_FILE_BYTES = 2**32
+"""The largest DICOM file that is opened."""
+
+_DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """A file of a folder, or a member of a zip.
+
+    Attributes:
+        path: the file, or the zip.
+        member: its name in the zip.
+        size: bytes, unpacked.
+    """
+
+    path: Path
+    size: int
+    member: str | None = None
+    _archive: zipfile.ZipFile | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def shown(self) -> Path:
+        """The path that a message names."""
+        return self.path if self.member is None else self.path / self.member
+
+    @property
+    def name(self) -> str:
+        """The file's name alone."""
+        return self.shown.name
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """Its bytes."""
+        if self._archive is None or self.member is None:
+            with open(self.path, "rb") as file:
+                yield file
+        else:
+            with self._archive.open(self.member) as file:
+                yield file
+
+    def header(self, tags: tuple[str, ...] | None) -> Dataset:
+        """What stands before the pixels: the tags that are named, or all.
+
+        Raises:
+            InputError: it is no DICOM file, or is damaged.
+        """
+        with self._reading() as file:
+            return pydicom.dcmread(
+                file, stop_before_pixels=True, specific_tags=None if tags is None else list(tags)
+            )
+
+    def whole(self) -> Dataset:
+        """All of it.
+
+        Raises:
+            InputError: it is no DICOM file, or is damaged.
+        """
+        with self._reading() as file:
+            # A member of a zip is read to its end, where its CRC is checked.
+            return pydicom.dcmread(io.BytesIO(file.read()))
+
+    @contextmanager
+    def _reading(self) -> Iterator[IO[bytes]]:
+        if self.size > MAX_FILE_BYTES:
+            raise InputError(f"has {self.size} bytes, over {MAX_FILE_BYTES}", path=self.shown)
+        try:
+            with calm(), self.open() as file:
+                yield file
+        except InputError:
+            raise
+        except InvalidDicomError:
+            raise InputError("is no DICOM file", path=self.shown, remedy="Leave it out.") from None
+        except OSError as error:
+            raise InputError(
+                f"cannot be read ({error.strerror or 'damaged'})",
+                path=self.shown,
+                remedy="Get it again from where it came.",
+            ) from None
+        except MemoryError:
+            raise
+        except Exception:
+            # Parsers meet damage with any exception at all, whose words may hold a patient's data.
+            raise damaged(self) from None
+
+
+def damaged(file: DicomFile, what: str = "is damaged or truncated") -> InputError:
+    """The error for a file that breaks off or breaks the rules."""
+    return InputError(what, path=file.shown, remedy="Get it again from where it came.")
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Keep pydicom from telling of odd values: its words may hold a patient's data."""
+    settings = config.settings
+    before = settings.reading_validation_mode, settings.writing_validation_mode
+    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        settings.reading_validation_mode, settings.writing_validation_mode = before
+
+
+def find_files(path: str | Path) -> Iterator[tuple[DicomFile, str | None]]:
+    """All files below a folder or in a zip, or the one file.
+
+    Yields:
+        Each file, and why it is no DICOM file where its first bytes or its name say so.
+
+    Raises:
+        InputError: the path does not exist, or is a zip that cannot or should not be opened.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = _in_folder(path)
+    elif path.suffix.lower() == ".zip" and path.is_file():
+        files = _in_zip(path)
+    elif path.is_file():
+        files = iter([DicomFile(path, path.stat().st_size)])
+    else:
+        raise InputError("does not exist", path=path, remedy="Check the path.")
+    for number, file in enumerate(files):
+        if number >= MAX_FILES:
+            raise InputError(
+                f"holds more than {MAX_FILES} files", path=path, remedy="Name one study of it."
+            )
+        yield file, _reason_against(file)
+
+
+def _reason_against(file: DicomFile) -> str | None:
+    try:
+        with file.open() as stream:
+            return None if starts_as_dicom(stream) else "is no DICOM file"
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        return "cannot be read"
+
+
+def _in_folder(root: Path) -> Iterator[DicomFile]:
+    for path in walk(root):
+        yield DicomFile(path, path.stat().st_size)
+
+
+def _in_zip(path: Path) -> Iterator[DicomFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        raise InputError(
+            "is no whole zip", path=path, remedy="Get it again from where it came."
+        ) from None
+    for info in sorted(archive.infolist(), key=lambda info: info.filename):
+        if info.is_dir():
+            continue
+        _refuse_bomb(info, path)
+        if not Path(info.filename).name.startswith("."):
+            yield DicomFile(path, info.file_size, info.filename, archive)
+
+
+def _refuse_bomb(info: zipfile.ZipInfo, path: Path) -> None:
+    member = path / info.filename
+    if info.flag_bits & 1:
+        raise InputError("is encrypted", path=member, remedy="Unpack the zip first.")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(
+            "is packed in an unusual way", path=member, remedy="Unpack the zip and name the folder."
+        )
+    if info.file_size > min(MAX_FILE_BYTES, info.compress_size * _DEFLATE_LIMIT + 1024):
+        raise InputError(
+            f"promises {info.file_size} bytes out of {info.compress_size}",
+            path=member,
+            remedy="Take it for damaged.",
+        )
+
+
+def text_of(value: Any) -> str:
+    """A header's value as one plain line."""
+    return " ".join(str("" if value is None else value).split())
