@@ -48,7 +48,8 @@ def read(
         if is_dicom(path):
             from mrbridge.io import dicom  # half a second, which other formats do not need
 
-            return dicom.read(path, series=series, allow_gaps=allow_gaps)
+            chosen = dicom.choose_series(dicom.find_series(path), None, series)
+            return dicom.read_series(chosen, allow_gaps=allow_gaps)
         raise InputError(
             "is of no known format",
             path=path,

@@ -120,6 +120,7 @@ def _dicom(path: Path) -> Inspection:
 
     listing = find_series(path)
     ignored = [(_below(file, path), reason) for file, reason in listing.ignored]
+    ignored += [(_below(error.path or path, path), error.what) for error in listing.damaged]
     return Inspection(path, "dicom", [_series_item(one) for one in listing.series], ignored)
 
 

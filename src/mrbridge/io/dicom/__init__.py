@@ -8,12 +8,9 @@ Source: DICOM PS3, https://www.dicomstandard.org.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mrbridge.io.dicom.read import DicomHeader, read_series
 from mrbridge.io.dicom.series import Listing, Series, choose_series, find_series
 from mrbridge.io.dicom.write import Origin, must_be_ours, write_series
-from mrbridge.volume import Volume
 
 __all__ = [
     "DicomHeader",
@@ -23,17 +20,6 @@ __all__ = [
     "choose_series",
     "find_series",
     "must_be_ours",
-    "read",
     "read_series",
     "write_series",
 ]
-
-
-def read(path: str | Path, *, series: str | None = None, allow_gaps: bool = False) -> Volume:
-    """Read the one series of a folder, zip or file, or the one that is named.
-
-    Raises:
-        InputError: there is none or there are several, or it cannot be read.
-    """
-    listing = find_series(path)
-    return read_series(choose_series(listing, None, series), allow_gaps=allow_gaps)

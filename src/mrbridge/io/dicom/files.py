@@ -7,6 +7,7 @@ disk and only headers are read to list them.
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 import zipfile
 import zlib
@@ -30,6 +31,7 @@ MAX_FILES = 200_000
 MAX_FILE_BYTES = 2**32
 """The largest DICOM file that is opened."""
 
+_CHUNK = 1 << 20
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
 
 
@@ -86,7 +88,6 @@ class DicomFile:
             InputError: it is no DICOM file, or is damaged.
         """
         with self._reading() as file:
-            # A member of a zip is read to its end, where its CRC is checked.
             return pydicom.dcmread(io.BytesIO(file.read()))
 
     @contextmanager
@@ -121,15 +122,17 @@ def damaged(file: DicomFile, what: str = "is damaged or truncated") -> InputErro
 @contextmanager
 def calm() -> Iterator[None]:
     """Keep pydicom from telling of odd values: its words may hold a patient's data."""
-    settings = config.settings
+    settings, logger = config.settings, logging.getLogger("pydicom")
     before = settings.reading_validation_mode, settings.writing_validation_mode
     settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
+    was_silent, logger.disabled = logger.disabled, True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         settings.reading_validation_mode, settings.writing_validation_mode = before
+        logger.disabled = was_silent
 
 
 def find_files(path: str | Path) -> Iterator[tuple[DicomFile, str | None]]:
@@ -159,11 +162,16 @@ def find_files(path: str | Path) -> Iterator[tuple[DicomFile, str | None]]:
 
 
 def _reason_against(file: DicomFile) -> str | None:
+    """What cannot be read is no junk: reading it later says what is wrong."""
     try:
         with file.open() as stream:
-            return None if starts_as_dicom(stream) else "is no DICOM file"
+            found = starts_as_dicom(stream)
+            # A member's CRC stands at its end: a flipped bit could make a slice another series'.
+            while file.member is not None and stream.read(_CHUNK):
+                pass
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError):
-        return "cannot be read"
+        return None
+    return None if found else "is no DICOM file"
 
 
 def _in_folder(root: Path) -> Iterator[DicomFile]:

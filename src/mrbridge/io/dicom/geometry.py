@@ -7,6 +7,7 @@ runs to the right, front and head (RAS+).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -118,9 +119,14 @@ def name_gaps(geometry: Geometry, slices: Sequence[Slice]) -> str:
 def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The common plane (3, 3) and each slice's position (slices, 3), LPS mm."""
     first = plane_of(slices[0])
-    sizes = {(part.number("Rows"), part.number("Columns")) for part in slices}
-    if len(sizes) > 1:
-        raise InputError("its images differ in size", remedy="Choose another series.")
+    sizes = [(part.number("Columns"), part.number("Rows")) for part in slices]
+    usual = Counter(sizes).most_common(1)[0][0]
+    for part, size in zip(slices, sizes, strict=True):
+        if size != usual:
+            raise InputError(
+                f"its images differ in size ({part.shown} is unlike the others)",
+                remedy="Choose another series.",
+            )
     places = []
     for part in slices:
         plane, place = plane_of(part), part.numbers("ImagePositionPatient")

@@ -72,6 +72,7 @@ _TOP = (
     "RescaleSlope",
     "RescaleIntercept",
     "ModalityLUTSequence",
+    "DirectoryRecordSequence",
 )
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 # Sequence of a functional group, its tag, and the classic tag of that meaning.
@@ -151,15 +152,20 @@ class Slice:
 
 
 def slices_of(file: DicomFile) -> list[Slice]:
-    """The slices of a DICOM file; a file that holds no image is one slice without rows.
+    """The slices of a DICOM file; an object without an image is one slice without rows, an index
+    of files (DICOMDIR) none.
 
     Raises:
         InputError: it is damaged.
     """
     header = file.header(_TOP)
     one = Slice(file, None, header)
+    if "DirectoryRecordSequence" in header:
+        return []
     if not one.uid or not one.text("SOPClassUID") or not one.text("SeriesInstanceUID"):
         raise damaged(file, "does not say what it is (it lacks UIDs)")
+    if one.text("SOPClassUID") in (MR, *_ENHANCED) and not one.number("Rows"):
+        raise damaged(file)
     return list(_frames(file, header)) if one.text("SOPClassUID") in _ENHANCED else [one]
 
 

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from mrbridge.errors import InputError
+from mrbridge.io.dicom.classify import classify
 from mrbridge.io.dicom.contrast import guess_contrast
 from mrbridge.io.dicom.files import calm, find_files
-from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps, plane_of
-from mrbridge.io.dicom.header import ENHANCED_MR, LEGACY_MR, MR, Slice, class_name, slices_of
+from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
+from mrbridge.io.dicom.header import Slice, slices_of
 
-_MR = (MR, ENHANCED_MR, LEGACY_MR)
-_SCREEN = {"SCREEN SAVE", "CSA REPORT", "REPORT", "SCREENSHOT"}
-_ROI = re.compile(r"(?<![a-z])(roi|rois|region of interest)(?![a-z])", re.IGNORECASE)
-_LOCALISER = re.compile(
-    r"locali[sz]er|(?<![a-z])loc(?![a-z])|scout|survey|(?<![a-z])(3|three).?pl", re.IGNORECASE
-)
-_PHASE = {"P", "PHASE", "PHASE MAP", "R", "I", "REAL", "IMAGINARY"}
-_MAPS = {
-    *("ADC", "FA", "TRACEW", "TENSOR", "DIFFUSION", "EADC", "PERFUSION", "ASL", "RELCBF", "CBF"),
-    *("CBV", "MTT", "TTP", "TTEST", "T1 MAP", "T2 MAP", "T2_STAR MAP", "R2 MAP", "R2_STAR MAP"),
-    *("B0 MAP", "FIELD_MAP", "SWI", "MNIP", "MINIP", "MIP", "PROJECTION IMAGE", "SUBTRACTION"),
-    *("SUB", "MODULUS SUBTRACT", "DENSITY MAP", "DIFFUSION MAP", "VELOCITY MAP", "FMRI"),
-}
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
 
 
@@ -109,12 +96,14 @@ class Listing:
     Attributes:
         path: the folder, zip or file.
         series: in the order of their numbers.
-        ignored: files that are no DICOM files or cannot be read, each with the reason.
+        ignored: files that are no DICOM files, each with the reason.
+        damaged: DICOM files that cannot be read. Each may be a slice of any series.
     """
 
     path: Path
     series: list[Series]
     ignored: list[tuple[Path, str]] = field(default_factory=list)
+    damaged: list[InputError] = field(default_factory=list)
 
 
 @calm()
@@ -126,22 +115,25 @@ def find_series(path: str | Path) -> Listing:
     """
     path = Path(path)
     groups: dict[tuple[str, str], list[Slice]] = defaultdict(list)
-    ignored: list[tuple[Path, str]] = []
+    listing = Listing(path, [])
     for file, reason in find_files(path):
-        if reason is None:
-            try:
-                found = slices_of(file)
-            except InputError as error:
-                reason = error.what
-            else:
-                groups[found[0].text("StudyInstanceUID"), found[0].text("SeriesInstanceUID")] += (
-                    found
-                )
-                continue
-        ignored.append((file.shown, reason))
+        if reason is not None:
+            listing.ignored.append((file.shown, reason))
+            continue
+        try:
+            found = slices_of(file)
+        except InputError as error:
+            listing.damaged.append(error)
+            continue
+        if not found:
+            listing.ignored.append((file.shown, "is an index of files (DICOMDIR)"))
+            continue
+        first = found[0]
+        groups[first.text("StudyInstanceUID"), first.text("SeriesInstanceUID")] += found
     series = _with_numbers([one for slices in groups.values() for one in _split(slices)])
     series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.echo or 0))
-    return Listing(path, series, ignored)
+    listing.series.extend(series)
+    return listing
 
 
 def choose_series(
@@ -154,8 +146,11 @@ def choose_series(
         named: a SeriesNumber, `number:echo`, or SeriesInstanceUID, which decides instead.
 
     Raises:
-        InputError: none or several fit, or the one that is named cannot be read.
+        InputError: none or several fit, the one that is named cannot be read, or a file is damaged
+            that might be a slice of it.
     """
+    if listing.damaged:
+        raise listing.damaged[0]
     if named is not None:
         return _named(listing, named)
     images = [one for one in listing.series if one.is_image]
@@ -225,7 +220,7 @@ def _with_numbers(series: list[Series]) -> list[Series]:
 
 def _split(slices: list[Slice]) -> list[Series]:
     """One series for each echo; those of a MEMPRAGE, which are all T1w, are combined."""
-    kind, reason = _classify(slices)
+    kind, reason = classify(slices)
     if kind not in ("anatomical", "synthetic"):
         return [_series(kind, reason, [slices])]
     echoes = _by_echo(slices)
@@ -284,98 +279,3 @@ def _series(
 
 def _alike(one: Geometry, other: Geometry) -> bool:
     return one.missing == other.missing and np.allclose(one.affine, other.affine, atol=1e-3)
-
-
-def _classify(slices: list[Slice]) -> tuple[str, InputError | None]:
-    """What a series is, and why it is no image of the anatomy, or None."""
-    for kind, test in _TESTS:
-        found = test(slices)
-        if found:
-            return kind, InputError(
-                found, remedy="Choose the series that it was made of, or another."
-            )
-    first = slices[0]
-    marks = (first.text(k).lower() for k in ("SeriesDescription", "ImageComments"))
-    synthetic = first.text("SyntheticData").upper() == "YES" or any(
-        mark.startswith("synthetic") for mark in marks
-    )
-    return ("synthetic" if synthetic else "anatomical"), None
-
-
-def _no_image(slices: list[Slice]) -> str:
-    first = slices[0]
-    rows, columns = first.number("Rows"), first.number("Columns")
-    if not rows or not columns or rows < 1 or columns < 1:
-        return f"holds no image ({class_name(first)})"
-    return ""
-
-
-def _other_modality(slices: list[Slice]) -> str:
-    first = slices[0]
-    modality = first.text("Modality").upper()
-    if first.text("SOPClassUID") not in _MR and modality != "MR":
-        return f"is {modality or class_name(first)}, not MR"
-    return ""
-
-
-def _screen_save(slices: list[Slice]) -> str:
-    for part in slices:
-        if part.number("SamplesPerPixel") not in (None, 1):
-            return "is in colour, a picture of a screen or a map"
-        if part.text("PhotometricInterpretation").upper() == "PALETTE COLOR":
-            return "is in colour, a picture of a screen or a map"
-        if _SCREEN & set(part.words("ImageType")):
-            return "is a picture of a screen"
-        if part.text("SOPClassUID") not in _MR:
-            return f"is no MR image but {class_name(part)}"
-    return ""
-
-
-def _roi(slices: list[Slice]) -> str:
-    first = slices[0]
-    drawn = "ROI" in first.words("ImageType") or _ROI.search(first.text("SeriesDescription"))
-    return "is a region that somebody drew (ROI)" if drawn else ""
-
-
-def _derived_map(slices: list[Slice]) -> str:
-    types = slices[0].words("ImageType")
-    named = [word for word in types if word in _MAPS]
-    if not named:
-        return ""
-    return f"is a derived map ({', '.join(named[:3])})" + (
-        ", stored as a mosaic" if "MOSAIC" in types else ""
-    )
-
-
-def _mosaic(slices: list[Slice]) -> str:
-    found = any("MOSAIC" in part.words("ImageType") for part in slices)
-    return "is a mosaic: all slices of a volume in one image" if found else ""
-
-
-def _phase(slices: list[Slice]) -> str:
-    types = slices[0].words("ImageType")
-    found = _PHASE & set(types[2:])
-    return f"holds {found.pop().lower()} images, not magnitude" if found else ""
-
-
-def _localiser(slices: list[Slice]) -> str:
-    first = slices[0]
-    if "LOCALIZER" in first.words("ImageType") or _LOCALISER.search(
-        first.text("SeriesDescription")
-    ):
-        return "is a localiser"
-    planes = [plane_of(part) for part in slices]
-    turns = {tuple(plane[2].round(1) + 0.0) for plane in planes if plane is not None}
-    return "is a localiser (its slices are not parallel)" if 1 < len(turns) <= 4 else ""
-
-
-_TESTS: tuple[tuple[str, Callable[[list[Slice]], str]], ...] = (
-    ("no image", _no_image),
-    ("other modality", _other_modality),
-    ("screen save", _screen_save),
-    ("ROI", _roi),
-    ("derived map", _derived_map),
-    ("mosaic", _mosaic),
-    ("localiser", _localiser),
-    ("phase", _phase),
-)
