@@ -120,7 +120,7 @@ def save(folder: Path, made: Sequence[Dataset], seed: int = 1, prefix: str = "IM
 def write_series(folder: Path, volume: Volume | None = None, **how: Any) -> list[Path]:
     """A series in a folder: by default the marked phantom as a T1w scan, number 5."""
     number = how.get("number", 5)
-    made = datasets(volume or marked(), **(T1W | how))
+    made = datasets(volume or marked(), **(how if "ScanningSequence" in how else T1W | how))
     return save(folder, made, seed=number, prefix=f"IM{number}")
 
 

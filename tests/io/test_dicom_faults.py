@@ -215,6 +215,19 @@ class TestZip:
             error = refused(archive.with_name(f"{share}.zip"), "damaged|cannot be read|is no DICOM")
             assert info.filename in str(error)
 
+    def test_a_flipped_bit_in_a_header_is_found_in_the_list(self, tmp_path: Path) -> None:
+        """Else the slice would belong to another series, and be missing without a word."""
+        paths = write_series(tmp_path / "study")
+        archive = tmp_path / "stored.zip"
+        with zipfile.ZipFile(archive, "w") as opened:
+            for path in paths:
+                opened.write(path, path.name)
+        data = bytearray(archive.read_bytes())
+        uid = find_series(paths[0]).series[0].uid.encode()
+        data[data.index(uid) + len(uid) - 1] ^= 1
+        archive.write_bytes(data)
+        assert paths[0].name in str(refused(archive, "damaged"))
+
     def test_an_encrypted_one(self, archive: Path) -> None:
         data = bytearray(archive.read_bytes())
         entry = data.rindex(b"PK\x01\x02")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__
-from mrbridge.errors import InputError, OutputError, SettingsError
+from mrbridge.errors import InputError, OutputError
 from mrbridge.inference.job import Job, Translation, check, note, provenance, sidecar
 from mrbridge.io import FORMATS, write
 from mrbridge.io.dicom import (
@@ -22,9 +22,6 @@ from mrbridge.io.dicom import (
 from mrbridge.io.safety import suffix_of, write_json
 from mrbridge.volume import Volume
 
-FORMS = ("dicom", "nifti")
-"""What a DICOM series can become."""
-
 
 def translate_dicom(
     job: Job, path: Path, out: Path, *, series: str | None, allow_gaps: bool, form: str | None
@@ -37,12 +34,11 @@ def translate_dicom(
         out: the folder of the derived series; for NIfTI a file, or a folder.
         series: which one, by number or UID; None chooses by contrast.
         allow_gaps: fill missing slices by interpolation.
-        form: one of `FORMS`; None takes NIfTI where `out` is named so, else DICOM.
+        form: `dicom` or `nifti`; None takes NIfTI where `out` is named so, else DICOM.
 
     Raises:
         InputError: no series fits or several do, or it cannot be used.
         OutputError: the output cannot be written there.
-        SettingsError: there is no such form.
     """
     form = _form(form, out)
     if job.volume is not None or job.assume is not None:
@@ -71,8 +67,6 @@ def _form(form: str | None, out: Path) -> str:
     nifti = FORMATS.get(suffix_of(out)) == "nifti"
     if form is None:
         return "nifti" if nifti else "dicom"
-    if form not in FORMS:
-        raise SettingsError(f"there is no form '{form}'", remedy=f"Say {' or '.join(FORMS)}.")
     if form == "dicom" and nifti:
         raise OutputError("is the name of a NIfTI file", path=out, remedy="Name a folder.")
     return form

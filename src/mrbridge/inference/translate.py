@@ -9,18 +9,22 @@ from typing import Any
 
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
-from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.errors import InputError, MrbridgeError, OutputError, SettingsError, SomeScansFailed
 from mrbridge.inference.engine import Translator
 from mrbridge.inference.job import Job, Translation, check, note, provenance, sidecar
 from mrbridge.inference.objects import as_volume, in_kind_of
 from mrbridge.io import FORMATS, is_dicom, is_readable, read, write
 from mrbridge.io.bids import NOT_RAW, is_bids
+from mrbridge.io.formats import is_picture
 from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.models import unnamed
 from mrbridge.progress import track
 
 log = logging.getLogger(__name__)
+
+FORMS = ("dicom", "nifti")
+"""What a DICOM series can become."""
 
 
 def translate(
@@ -69,9 +73,12 @@ def translate(
         OutputError: the output cannot be written.
         SomeScansFailed: of a folder some failed; the others are written and `report.json` tells.
         BundleError: the model cannot be used.
+        SettingsError: the model does not make this contrast, or there is no such form or engine.
     """
     if image is None:
         raise InputError("no scan is named", remedy="Without a model, say image=….")
+    if form not in (None, *FORMS):
+        raise SettingsError(f"there is no form '{form}'", remedy=f"Say {' or '.join(FORMS)}.")
     translator = Translator(unnamed() if model is None else model, device, engine)
     reference = None
     if match is not None:
@@ -104,8 +111,10 @@ def _refuse_wishes(path: Path, series: str | None, allow_gaps: bool, form: str |
             path=path,
             remedy="Translate the DICOM series that it was made of.",
         )
-    if series is not None or allow_gaps:
-        raise InputError("is no DICOM series", path=path, remedy="Leave --series and --allow-gaps.")
+    if series is not None or allow_gaps or (form is not None and is_picture(path)):
+        raise InputError(
+            "is no DICOM series", path=path, remedy="Leave --series, --allow-gaps and --as."
+        )
 
 
 def _file(job: Job, path: Path, output: Path, contrast: str | None = None) -> Translation:

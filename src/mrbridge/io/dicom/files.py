@@ -77,9 +77,10 @@ class DicomFile:
             InputError: it is no DICOM file, or is damaged.
         """
         with self._reading() as file:
-            return pydicom.dcmread(
-                file, stop_before_pixels=True, specific_tags=None if tags is None else list(tags)
-            )
+            # A member of a zip is read to its end, where its CRC is checked.
+            source = file if self.member is None else io.BytesIO(file.read())
+            wanted = None if tags is None else list(tags)
+            return pydicom.dcmread(source, stop_before_pixels=True, specific_tags=wanted)
 
     def whole(self) -> Dataset:
         """All of it.

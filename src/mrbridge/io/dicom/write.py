@@ -153,7 +153,8 @@ def must_be_ours(folder: Path) -> None:
 def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:
     """Unsigned 16-bit numbers, and the slope and intercept that bring them back.
 
-    Integers that fit are kept as they are. Zero comes back as exactly zero.
+    Integers that fit are kept as they are. Zero comes back as zero, exactly so where nothing is
+    negative.
 
     Raises:
         OutputError: voxels that are not finite.
