@@ -34,7 +34,7 @@ def test_series(study: Path) -> None:
     assert (first.name, first.kind, first.problem) == (
         "1",
         "localiser",
-        "is a localiser. Choose the series that it was made of, or another.",
+        "is a localiser. Choose another series.",
     )
     assert (second.name, second.contrast, second.gaps, second.problem) == ("3", "T1w", 0, None)
     assert second.shape == (20, 24, 7)
@@ -54,7 +54,7 @@ def test_words_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert ended.value.code == 0
     out = capsys.readouterr().out
     assert "1 of 3 series can be translated as they are" in out
-    assert "4 is T2w: long echo and repetition" in out
+    assert "4: T2w, long echo and repetition" in out
     assert "with --allow-gaps" in out
     with pytest.raises(SystemExit):
         cli.main(["inspect", str(study), "--json"])

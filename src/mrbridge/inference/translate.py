@@ -91,8 +91,9 @@ def translate(
         if is_dicom(path):
             from mrbridge.inference.dicom import translate_dicom
 
-            wishes = {"series": series, "allow_gaps": allow_gaps, "form": form}
-            return [translate_dicom(job, path, out, **wishes)]
+            return [
+                translate_dicom(job, path, out, series=series, allow_gaps=allow_gaps, form=form)
+            ]
         _refuse_wishes(path, series, allow_gaps, form)
         if path.is_dir():
             return _folder(job, path, out)

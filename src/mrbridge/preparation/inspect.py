@@ -85,11 +85,12 @@ class Inspection:
         ]
         for item in self.items:
             if item.contrast and self.form == "dicom":
-                lines.append(f"  {item.name} is {item.contrast}: {item.reason}")
+                lines.append(f"  {item.name}: {item.contrast}, {item.reason}")
             if item.problem:
-                lines.append(f"  {item.name} {item.problem}")
+                lines.append(f"  {item.name}: {item.problem}")
         reasons = Counter(reason for _, reason in self.ignored)
-        lines += [f"{count} other files: {reason}" for reason, count in reasons.most_common()]
+        for reason, count in reasons.most_common():
+            lines.append(f"{count} other file{'s' if count > 1 else ''}: {reason}")
         return "\n".join(lines)
 
 

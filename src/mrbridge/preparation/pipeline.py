@@ -138,7 +138,7 @@ def prepare(
         _prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
     )
     for job, outcome in outcomes:
-        shown = _shown(job.scan.path, source)
+        shown = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
         if isinstance(outcome, MrbridgeError):
             failures.append(Remark(name=shown, reason=outcome.what))
         elif outcome is None:
@@ -224,14 +224,14 @@ def _plain_id(scan: Scan) -> str:
 def _prepare_scan(job: _Job) -> ScanRecord | None:
     """Prepare one scan into the store, unless it is there; None for an empty picture."""
     scan, settings = job.scan, job.settings
-    if not scan.path.is_file():
+    if scan.series is None and not scan.path.is_file():
         raise InputError("does not exist", path=scan.path, remedy="Check the path.")
-    source_sha256 = sha256_of(scan.path)
+    source_sha256 = _source_sha256(scan)
     key = _key(source_sha256, scan, settings)
     present = read_scan(job.store, job.id, key)
     if present is not None:
         return present
-    volume = read(scan.path)
+    volume = read(scan.path, series=scan.series)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Train on acquired scans only.")
     if volume.is_picture and volume.voxels.min() == volume.voxels.max():
@@ -265,6 +265,14 @@ def _prepare_scan(job: _Job) -> ScanRecord | None:
     )
     write_scan(job.store, record, values)
     return record
+
+
+def _source_sha256(scan: Scan) -> str:
+    if scan.series is None:
+        return sha256_of(scan.path)
+    from mrbridge.io.dicom.scans import series_sha256
+
+    return series_sha256(scan.path, scan.series)
 
 
 def _key(source_sha256: str, scan: Scan, settings: PrepareSettings) -> str:

@@ -40,7 +40,7 @@ def classify(slices: list[Slice]) -> tuple[str, InputError | None]:
         found = test(slices)
         if found:
             return kind, InputError(
-                found, remedy="Choose the series that it was made of, or another."
+                found, remedy="Choose another series."
             )
     first = slices[0]
     marks = (first.text(k).lower() for k in ("SeriesDescription", "ImageComments"))

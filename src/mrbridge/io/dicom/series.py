@@ -62,6 +62,11 @@ class Series:
         return number if self.echo is None else f"{number}:{self.echo}"
 
     @property
+    def selector(self) -> str:
+        """What `--series` takes wherever numbers may be borne twice: the UID, with the echo."""
+        return self.uid if self.echo is None else f"{self.uid}:{self.echo}"
+
+    @property
     def gaps(self) -> int:
         """Slices that are missing."""
         return len(self.geometry.missing) if self.geometry else 0
@@ -180,7 +185,7 @@ def choose_series(
 
 
 def _named(listing: Listing, named: str) -> Series:
-    fitting = [one for one in listing.series if named in (one.label, one.uid)]
+    fitting = [one for one in listing.series if named in (one.label, one.uid, one.selector)]
     # The number alone means all echoes of a series.
     fitting = fitting or [one for one in listing.series if named == str(one.number)]
     if len(fitting) > 1:
