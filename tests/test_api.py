@@ -64,6 +64,8 @@ WRONG = [
     ("prepare . -o store --set gaps=2", "did you mean 'gap'"),
     ("translate -m absent -i scan.nii -o made.nii", "absent: does not exist"),
     ("translate -m . -i scan.nii -o made.nii", "scan.nii: does not exist"),
+    ("translate -i full -o made --bids-filter-file absent.json", "absent.json: does not exist"),
+    ("translate -i full -o made --dtype int12", "no number type 'int12'"),
     ("export -m absent -o exported", "absent: does not exist"),
     ("evaluate -m absent --pairs . -o scores", "absent: does not exist"),
     ("evaluate --real . --synthetic absent -o scores", "absent: does not exist"),

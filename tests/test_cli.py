@@ -294,7 +294,7 @@ class TestVerbs:
         common = ["-m", tiny_bundle.path, "--device", "cpu", "--json"]
         code, out, err = run("translate", *common, "-i", scan, "-o", out_file)
         assert (code, err) == (0, "")
-        assert answer(out) == {"outputs": [str(out_file)], "model": tiny_bundle.hash}
+        assert answer(out) == {"outputs": [str(out_file)], "model": tiny_bundle.hash, "skipped": 0}
         assert io.read(out_file).synthetic
         code, _, err = run("translate", *common, "-i", out_file, "-o", tmp_path / "x.nii.gz")
         assert code == 2
@@ -370,7 +370,7 @@ class TestVerbs:
         assert code == 1
         assert "Traceback" not in err
         assert "sub-03_T1w.nii.gz" in err
-        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        report = json.loads((tmp_path / "out" / "logs" / "report.json").read_text())
         assert len(report["done"]) == 3
 
     def test_evaluate(self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None:

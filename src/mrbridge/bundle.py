@@ -134,6 +134,19 @@ class Bundle:
         """Which of the two generators makes this contrast, one of `source` and `target`."""
         return "to_target" if contrast == self.target else "to_source"
 
+    def must_make(self, contrast: str) -> None:
+        """Refuse a contrast that neither generator makes.
+
+        Raises:
+            SettingsError: it is neither `source` nor `target`.
+        """
+        if contrast not in (self.source, self.target):
+            raise SettingsError(
+                f"this model makes {self.target} or {self.source}, not {contrast}",
+                path=self.path,
+                remedy=f"Say --to {self.target} or --to {self.source}.",
+            )
+
     def generator_weights(self, name: str) -> dict[str, Any]:
         """The tensors of `to_target` or `to_source`, their prefix taken off."""
         prefix = f"{name}."

@@ -21,15 +21,23 @@ from mrbridge.console import answer, complain, listen
 from mrbridge.errors import MrbridgeError, SettingsError, StoreError, must_be_new, must_exist
 from mrbridge.models import SHIPPED, locate
 from mrbridge.options import (
+    AllowGaps,
     Assignments,
+    BidsFilter,
     Config,
     Device,
+    Form,
     Json,
     Model,
+    Overwrite,
+    Participants,
     Quiet,
+    Series,
+    Sessions,
     Verbose,
     Workers,
     layered,
+    spread,
 )
 
 app = typer.Typer(
@@ -105,7 +113,8 @@ def prepare(
         typer.Argument(
             metavar="SRC…",
             help="A BIDS data set; a folder with a folder for each contrast; two folders, source "
-            "contrast first; or a CSV table (subject, session, contrast, path).",
+            "contrast first; a folder or zip of DICOM files; or a CSV table (subject, session, "
+            "contrast, path).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The store.")],
@@ -226,7 +235,8 @@ def translate(
         typer.Option(
             "-i",
             "--in",
-            help="A picture, a NIfTI file, a folder of them, or a DICOM folder or zip.",
+            help="A picture, a NIfTI file, a folder of them, a BIDS data set, or a DICOM folder "
+            "or zip.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="A file for a file, else a folder.")],
@@ -246,15 +256,16 @@ def translate(
     assume: Annotated[
         str | None, typer.Option(help="Orientation of a file that states none, such as RAS.")
     ] = None,
-    series: Annotated[
-        str | None, typer.Option(help="Which DICOM series: its number or UID [by contrast].")
-    ] = None,
-    allow_gaps: Annotated[
-        bool, typer.Option("--allow-gaps", help="Fill missing DICOM slices by interpolation.")
-    ] = False,
-    form: Annotated[
-        str | None, typer.Option("--as", help="What DICOM becomes: dicom or nifti [dicom].")
-    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Numbers of volumes: float32, int16, uint16, uint8 or int32.")
+    ] = "float32",
+    participant_label: Participants = None,
+    session_label: Sessions = None,
+    bids_filter_file: BidsFilter = None,
+    overwrite: Overwrite = False,
+    series: Series = None,
+    allow_gaps: AllowGaps = False,
+    form: Form = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -263,8 +274,12 @@ def translate(
     listen(quiet, verbose, as_json)
     locate(model)
     must_exist(image, remedy="Check the name.")
-    if match is not None:
-        must_exist(match)
+    for path in (match, bids_filter_file):
+        if path is not None:
+            must_exist(path)
+    from mrbridge.inference.integers import check_number_type
+
+    check_number_type(dtype)
     from mrbridge.inference.translate import translate as run
 
     done = run(
@@ -278,15 +293,22 @@ def translate(
         force=force,
         volume=volume,
         assume=assume,
+        dtype=dtype,
+        participants=participant_label or (),
+        sessions=session_label or (),
+        bids_filter=bids_filter_file,
+        overwrite=overwrite,
         series=series,
         allow_gaps=allow_gaps,
         form=form,
     )
     outputs = [str(item.output) for item in done]
-    answer(
-        {"outputs": outputs, "model": done[0].model},
-        f"{len(outputs)} translated: {outputs[0] if len(outputs) == 1 else out}",
-    )
+    skipped = sum(item.skipped for item in done)
+    told: dict[str, Any] = {"outputs": outputs, "model": done[0].model, "skipped": skipped}
+    words = f"{len(outputs) - skipped} translated"
+    if skipped:
+        words += f", {skipped} skipped that were done already"
+    answer(told, f"{words}: {outputs[0] if len(outputs) == 1 else out}")
 
 
 @app.command(epilog="Example: mrbridge evaluate -m run --pairs bids -o scores")
@@ -391,20 +413,21 @@ def info(
     answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
+def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = None) -> None:
+    """Run a command line, this one unless told otherwise, and leave with its exit code."""
     console.set_up()
     # Whatever runs ends as with Ctrl-C: temporary files are removed, the exit code is 3.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = _run(arguments)
+    code = _run(arguments, program)
     # Python looks through all objects for cycles once more before it ends: a second, with PyTorch.
     gc.freeze()
     sys.exit(code)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        (program or app)(args=spread(given), standalone_mode=False)
     except MrbridgeError as error:
         complain(str(error))
         return error.exit_code

@@ -21,6 +21,66 @@ Assignments = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
 ]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
+Participants = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--participant-label",
+        "--participant_label",
+        metavar="LABEL…",
+        help="Of a BIDS data set: only these, as in 01 02.",
+    ),
+]
+Sessions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--session-label",
+        "--session_label",
+        metavar="LABEL…",
+        help="Of a BIDS data set: only these.",
+    ),
+]
+BidsFilter = Annotated[
+    Path | None,
+    typer.Option(
+        "--bids-filter-file",
+        metavar="FILE",
+        help='Of a BIDS data set: JSON such as {"t1w": {"acquisition": null}}.',
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Of a BIDS data set: make again what is there.")
+]
+
+Series = Annotated[
+    str | None, typer.Option(help="Which DICOM series: its number or UID [by contrast].")
+]
+AllowGaps = Annotated[
+    bool, typer.Option("--allow-gaps", help="Fill missing DICOM slices by interpolation.")
+]
+Form = Annotated[
+    str | None, typer.Option("--as", help="What DICOM becomes: dicom or nifti [dicom].")
+]
+
+_SEVERAL = ("--participant-label", "--participant_label", "--session-label", "--session_label")
+
+
+def spread(arguments: Sequence[str]) -> list[str]:
+    """`--participant-label 01 02`, as the BIDS-App convention has it, with the option before each.
+
+    Labels end where the next option begins.
+    """
+    result: list[str] = []
+    option = ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            option = argument.partition("=")[0]
+            option = option if option in _SEVERAL else ""
+            result.append(argument)
+        elif option and result[-1] != option:
+            result += [option, argument]
+        else:
+            result.append(argument)
+    return result
 
 
 def layered(

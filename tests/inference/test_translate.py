@@ -262,7 +262,7 @@ class TestFolders:
         assert sorted(p for p in tree(tmp_path / "out") if p.endswith(".nii.gz")) == [
             f"sub-0{n}/anat/sub-0{n}_desc-synth_T2w.nii.gz" for n in range(1, 5)
         ]
-        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        report = json.loads((tmp_path / "out" / "logs" / "report.json").read_text())
         assert report["model"] == tiny_bundle.hash
         assert len(report["done"]) == 4
         assert report["failed"] == []
@@ -315,7 +315,7 @@ class TestFolders:
         with pytest.raises(SomeScansFailed, match="1 of 4 scans failed") as caught:
             translate(tiny_bundle, root, tmp_path / "out", device="cpu")
         assert caught.value.exit_code == 1
-        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        report = json.loads((tmp_path / "out" / "logs" / "report.json").read_text())
         (failed,) = report["failed"]
         assert failed["source"] == "sub-02/anat/sub-02_T1w.nii.gz"
         assert "damaged or truncated" in failed["error"]

@@ -52,8 +52,8 @@ class TestOutput:
         assert made.voxels.shape == source.voxels.shape
         told = json.loads((out / "report.json").read_text())
         assert told["series"]["number"] == number
-        assert told["model"] == tiny_bundle.hash
-        assert told["synthetic"] is True
+        assert told["GeneratedBy"][0]["Model"] == tiny_bundle.hash
+        assert told["SyntheticData"] is True
 
     def test_it_is_what_the_same_voxels_give_in_nifti(
         self, tiny_bundle: Bundle, study: Path, tmp_path: Path

@@ -37,7 +37,7 @@ from mrbridge.io.dicom.write import quantise
 from mrbridge.volume import Volume
 
 ORIGIN = Origin("T2w", "mrbridge", "1.2.3", "ab" * 32)
-REPORT = {"synthetic": True, "series": {}}
+REPORT = {"SyntheticData": True, "series": {}}
 
 
 def derived(source: Path, out: Path, voxels: np.ndarray | None = None, **how: Any) -> list[Dataset]:

@@ -362,9 +362,12 @@ def test_pairs_and_analyze_are_refused(tmp_path: Path) -> None:
             io.read(path)
 
 
-def test_marking_drops_names_and_display_window(tmp_path: Path) -> None:
-    head = header()
-    head["db_name"], head["cal_max"] = b"SMITH^JOHN", 900
+@pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])
+def test_marking_drops_names_and_display_window(kind: type, tmp_path: Path) -> None:
+    head = header(kind)
+    head["aux_file"], head["cal_max"] = b"SMITH^JOHN", 900
+    if "db_name" in head:  # NIfTI-2 has none
+        head["db_name"] = b"SMITH^JOHN"
     volume = io.read(save(tmp_path / "in.nii", head, ramp()))
     note = "synthetic T2w by mrbridge 0.1.0, for research, not for diagnosis"
     out = io.write(volume, tmp_path / "out.nii", synthetic_note=note)

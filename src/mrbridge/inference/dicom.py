@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__
-from mrbridge.errors import InputError, OutputError
-from mrbridge.inference.job import Job, Translation, check, note, provenance, sidecar
+from mrbridge.bundle import Bundle
+from mrbridge.errors import OutputError
+from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import FORMATS, write
 from mrbridge.io.dicom import (
     DicomHeader,
@@ -23,44 +26,63 @@ from mrbridge.io.safety import suffix_of, write_json
 from mrbridge.volume import Volume
 
 
-def translate_dicom(
-    job: Job, path: Path, out: Path, *, series: str | None, allow_gaps: bool, form: str | None
-) -> Translation:
-    """Translate one series of a folder, a zip or a file.
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
 
-    Args:
-        job: model and wishes.
-        path: what holds the series.
+    Attributes:
+        path: what holds the series: a folder, a zip or a file.
         out: the folder of the derived series; for NIfTI a file, or a folder.
+        bundle: the model.
+        to: the contrast to make, None makes what the model can.
         series: which one, by number or UID; None chooses by contrast.
         allow_gaps: fill missing slices by interpolation.
         form: `dicom` or `nifti`; None takes NIfTI where `out` is named so, else DICOM.
+    """
+
+    path: Path
+    out: Path
+    bundle: Bundle
+    to: str | None
+    series: str | None
+    allow_gaps: bool
+    form: str | None
+
+
+def translate_series(plan: Plan, make: Callable[[Volume], Synthesis]) -> tuple[Path, str]:
+    """Translate one series of a folder, a zip or a file.
+
+    Args:
+        plan: what is to be done.
+        make: translates a scan, or refuses it.
+
+    Returns:
+        The folder or file that was written, and the contrast that was made.
 
     Raises:
         InputError: no series fits or several do, or it cannot be used.
         OutputError: the output cannot be written there.
     """
-    form = _form(form, out)
-    if job.volume is not None or job.assume is not None:
-        raise InputError("is DICOM", path=path, remedy="Leave --volume and --assume.")
+    form = _form(plan.form, plan.out)
     if form == "dicom":
-        _refuse_place(path, out)
-    listing = find_series(path)
-    chosen = choose_series(listing, _wanted(job), series)
-    scan = read_series(chosen, allow_gaps=allow_gaps)
-    to = check(job, scan, path)
-    made = job.translator.translate(scan, to, match=job.match)
-    report = _report(job, scan, to, listing)
+        _refuse_place(plan.path, plan.out)
+    listing = find_series(plan.path)
+    chosen = choose_series(listing, _wanted(plan), plan.series)
+    synthesis = make(read_series(chosen, allow_gaps=plan.allow_gaps))
+    to = synthesis.contrast
+    told = provenance(plan.bundle, synthesis, f"urn:oid:{chosen.uid}")
+    series = _told_of(synthesis.source)
     if form == "dicom":
-        origin = Origin(to, "mrbridge", __version__, job.translator.bundle.hash)
-        write_series(made, out, origin, report)
-        return Translation(path, out, to, job.translator.bundle.hash)
+        origin = Origin(to, "mrbridge", __version__, plan.bundle.hash)
+        report = told | {"series": series} | _others(listing, series["uid"])
+        write_series(synthesis.made, plan.out, origin, report)
+        return plan.out, to
+    out = plan.out
     if FORMATS.get(suffix_of(out)) != "nifti":
         out = out / f"series-{chosen.label.replace(':', '-')}_desc-synth_{to}.nii.gz"
-    write(made, out, synthetic_note=note(to))
-    source = f"urn:oid:{chosen.uid}"
-    write_json(sidecar(out), provenance(job, source, to) | {"Source": report["series"]})
-    return Translation(path, out, to, job.translator.bundle.hash)
+    write(synthesis.made, out, synthetic_note=note(to))
+    write_json(sidecar_path(out), told | {"SourceSeries": series})
+    return out, to
 
 
 def _form(form: str | None, out: Path) -> str:
@@ -84,39 +106,38 @@ def _refuse_place(path: Path, out: Path) -> None:
     must_be_ours(out)
 
 
-def _wanted(job: Job) -> list[str]:
+def _wanted(plan: Plan) -> list[str]:
     """The contrasts that can be made into what is wanted, the likeliest first."""
-    source, target = job.translator.bundle.source, job.translator.bundle.target
-    if job.to is None:
+    source, target = plan.bundle.source, plan.bundle.target
+    if plan.to is None:
         return [source, target]
-    return [target if job.to == source else source]
+    return [target if plan.to == source else source]
 
 
-def _report(job: Job, scan: Volume, to: str, listing: Listing) -> dict[str, Any]:
-    """What was done. File names and UIDs only: folders are often called after the patient."""
+def _told_of(scan: Volume) -> dict[str, Any]:
+    """What was translated. UIDs only: folders are often called after the patient."""
     header = scan.header
     assert isinstance(header, DicomHeader)
     series = header.series
     return {
-        "synthetic": True,
-        "note": f"Synthetic {to}, for research, not for diagnosis.",
-        "created_by": f"mrbridge {__version__}",
-        "model": job.translator.bundle.hash,
-        "contrast": to,
-        "series": {
-            "uid": series.uid,
-            "number": series.number,
-            "contrast": scan.contrast,
-            "contrast_reason": series.contrast_reason,
-            "slices": len(series.slices),
-            "echoes": len(series.echoes),
-            "interpolated_mm": [round(header.geometry.positions[n], 3) for n in header.filled],
-            "notes": list(scan.notes),
-        },
+        "uid": series.uid,
+        "number": series.number,
+        "contrast": scan.contrast,
+        "contrast_reason": series.contrast_reason,
+        "slices": len(series.slices),
+        "echoes": len(series.echoes),
+        "interpolated_mm": [round(header.geometry.positions[n], 3) for n in header.filled],
+        "notes": list(scan.notes),
+    }
+
+
+def _others(listing: Listing, uid: str) -> dict[str, Any]:
+    """What was not translated."""
+    return {
         "not_translated": [
-            {"series": other.uid, "number": other.number, "kind": other.kind}
+            {"uid": other.uid, "number": other.number, "kind": other.kind}
             for other in listing.series
-            if other is not series
+            if other.uid != uid
         ],
         "ignored": [{"file": path.name, "reason": reason} for path, reason in listing.ignored],
     }

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.errors import SettingsError
 from mrbridge.inference.engines import Engine, Stack, choose_engine, open_engine
 from mrbridge.preparation.geometry import fit_size, from_slices, size_multiple
 from mrbridge.preparation.intensity import IntensityRecipe
@@ -68,7 +67,7 @@ class Translator:
         to = self.choose_contrast(volume, to)
         standard = standardise(volume, self.bundle.manifest.standard)
         made = self.translate_slices(standard.slices, to, foreground=standard.foreground)
-        range_out = self._range_of(volume, standard, to, match)
+        range_out = self._range_for(volume, standard, to, match)
         voxels = from_slices(range_out.restore(made), standard.grid).astype(np.float32)
         background = from_slices((~standard.foreground).astype(np.float32), standard.grid) > 0.5
         voxels[background & (volume.voxels == 0)] = 0
@@ -109,16 +108,21 @@ class Translator:
         Raises:
             SettingsError: the bundle does not make it.
         """
-        source, target = self.bundle.source, self.bundle.target
         if to is None:
+            source, target = self.bundle.source, self.bundle.target
             return source if volume.contrast == target else target
-        if to not in (source, target):
-            raise SettingsError(
-                f"this model makes {target} or {source}, not {to}",
-                path=self.bundle.path,
-                remedy=f"Say --to {target} or --to {source}.",
-            )
+        self.bundle.must_make(to)
         return to
+
+    def range_of(self, to: str, match: Volume | None) -> IntensityRecipe:
+        """The range of intensities that syntheses of volumes get: of `match`, or the typical one.
+
+        Raises:
+            InputError: `match` is constant or empty.
+        """
+        if match is not None:
+            return standardise(match, self.bundle.manifest.standard).recipe
+        return self.bundle.manifest.typical[to]
 
     def _engine_for(self, to: str) -> Engine:
         generator = self.bundle.generator_that_makes(to)
@@ -126,12 +130,10 @@ class Translator:
             self._engines[generator] = open_engine(self.engine, self.bundle, generator, self.device)
         return self._engines[generator]
 
-    def _range_of(
+    def _range_for(
         self, volume: Volume, standard: Standard, to: str, match: Volume | None
     ) -> IntensityRecipe:
         """Which intensities -1 and 1 stand for in the result."""
-        if match is not None:
-            return standardise(match, self.bundle.manifest.standard).recipe
-        if volume.is_picture and not self.bundle.manifest.pictures:
+        if match is None and volume.is_picture and not self.bundle.manifest.pictures:
             return standard.recipe  # a picture's own range: it has no typical one
-        return self.bundle.manifest.typical[to]
+        return self.range_of(to, match)

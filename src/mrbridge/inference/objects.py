@@ -52,7 +52,7 @@ def in_kind_of(image: Any, made: Volume, note: str) -> Any:
     if not isinstance(image, SpatialImage):
         return made
     header = image.header.copy()
-    header.set_data_dtype(np.float32)
+    header.set_data_dtype(made.voxels.dtype)
     if "descrip" in header:
         header["descrip"] = note.encode("ascii", "replace")[:79]
     return type(image)(made.voxels, image.affine, header)

@@ -1,30 +1,63 @@
-"""The verb `translate`: a picture, a volume, or a folder of them, into the other contrast."""
+"""The verb `translate`: a picture, a volume, a folder of them, BIDS data sets and DICOM series."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
-from mrbridge.errors import InputError, MrbridgeError, OutputError, SettingsError, SomeScansFailed
+from mrbridge.errors import (
+    InputError,
+    MrbridgeError,
+    OutputError,
+    SettingsError,
+    SomeScansFailed,
+)
+from mrbridge.inference.data_set import Plan, translate_data_set
 from mrbridge.inference.engine import Translator
-from mrbridge.inference.job import Job, Translation, check, note, provenance, sidecar
+from mrbridge.inference.integers import Rounding, check_number_type, rounded
 from mrbridge.inference.objects import as_volume, in_kind_of
+from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import FORMATS, is_dicom, is_readable, read, write
-from mrbridge.io.bids import NOT_RAW, is_bids
+from mrbridge.io.bids import is_bids
+from mrbridge.io.bids_selection import Selection, select
 from mrbridge.io.formats import is_picture
 from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.models import unnamed
 from mrbridge.progress import track
+from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)
 
 FORMS = ("dicom", "nifti")
 """What a DICOM series can become."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One scan of a batch.
+
+    Attributes:
+        source: the file that was read.
+        output: the file that was written, None if it failed.
+        contrast: what was to be made.
+        model: SHA-256 of the weights that made it, or were to.
+        error: why it failed, None if it did not.
+        skipped: whether the output was there already, made of the same.
+    """
+
+    source: Path
+    output: Path | None
+    contrast: str | None
+    model: str
+    error: str | None = None
+    skipped: bool = False
 
 
 def translate(
@@ -39,6 +72,11 @@ def translate(
     force: bool = False,
     volume: int | None = None,
     assume: str | None = None,
+    dtype: str = "float32",
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    bids_filter: str | Path | None = None,
+    overwrite: bool = False,
     series: str | None = None,
     allow_gaps: bool = False,
     form: str | None = None,
@@ -52,7 +90,8 @@ def translate(
             affine (4, 4). Never left out, though `model` before it may be.
         out: where to write, for paths: a file for a file, otherwise a folder.
         to: the contrast to make; None makes the one that the scan is not, as far as its name or
-            header tells, else the model's target.
+            header tells, else the model's target. Of a BIDS data set: None makes the model's
+            target.
         match: a scan of the wanted contrast, a path or an object, whose intensity range the results
             get.
         device: `auto`, `cpu` or `cuda`.
@@ -60,9 +99,15 @@ def translate(
         force: also translate what is synthetic or of the wanted contrast already.
         volume: which volume of a 4D scan.
         assume: orientation, such as "RAS", of a file that states none.
-        series: which DICOM series, by number or UID; None chooses by contrast.
-        allow_gaps: fill missing DICOM slices by interpolation.
-        form: `nifti` writes NIfTI also of DICOM; `dicom` is what DICOM becomes.
+        dtype: the number type of volumes that are made, one of `integers.NUMBER_TYPES`.
+        participants, sessions, bids_filter: of a BIDS data set, which scans: labels, and a JSON
+            file of queries (see `mrbridge.io.bids_selection`).
+        overwrite: of a BIDS data set, make again what is there already. Otherwise what is there
+            and was made of the same scan by the same model is left alone.
+        series: of DICOM, which series, by number or UID; None chooses by contrast.
+        allow_gaps: of DICOM, fill missing slices by interpolation.
+        form: of DICOM, what it becomes, one of `FORMS`; None keeps DICOM, unless `out` is the name
+            of a NIfTI file.
 
     Returns:
         For paths, one `Translation` a scan; otherwise an object of the given kind (a `Volume` for
@@ -71,36 +116,129 @@ def translate(
     Raises:
         InputError: the input cannot be used, or there is nothing to translate in a folder.
         OutputError: the output cannot be written.
+        SettingsError: an option has an impossible value, such as a contrast that the model does
+            not make.
         SomeScansFailed: of a folder some failed; the others are written and `report.json` tells.
         BundleError: the model cannot be used.
-        SettingsError: the model does not make this contrast, or there is no such form or engine.
     """
     if image is None:
         raise InputError("no scan is named", remedy="Without a model, say image=….")
+    check_number_type(dtype)
     if form not in (None, *FORMS):
         raise SettingsError(f"there is no form '{form}'", remedy=f"Say {' or '.join(FORMS)}.")
     translator = Translator(unnamed() if model is None else model, device, engine)
+    if to is not None:
+        translator.bundle.must_make(to)
     reference = None
     if match is not None:
         reference = read(match) if isinstance(match, str | Path) else as_volume(match)
-    job = Job(translator, to, reference, force, volume, assume)
+    job = _Job(translator, to, reference, force, volume, assume, dtype)
+    selection = select(participants, sessions, bids_filter)
     if isinstance(image, str | Path):
         if out is None:
             raise OutputError("no output is named", path=Path(image), remedy="Give `out`.")
         path, out = Path(image), Path(out)
+        if path.is_dir() and is_bids(path):
+            _refuse_wishes(path, series, allow_gaps, form)
+            return _data_set(job, path, out, selection, overwrite)
+        if selection != Selection() or overwrite:
+            raise SettingsError(
+                "participants, sessions, filters and overwriting are for BIDS data sets",
+                path=path,
+                remedy="Leave them out, or name the folder of a data set.",
+            )
         if is_dicom(path):
-            from mrbridge.inference.dicom import translate_dicom
-
-            return [
-                translate_dicom(job, path, out, series=series, allow_gaps=allow_gaps, form=form)
-            ]
+            return [_dicom(job, path, out, series, allow_gaps, form)]
         _refuse_wishes(path, series, allow_gaps, form)
         if path.is_dir():
             return _folder(job, path, out)
         return [_file(job, path, _output_file(job, path, out))]
     scan = as_volume(image, volume)
-    wanted = check(job, scan, None)
-    return in_kind_of(image, translator.translate(scan, wanted, match=reference), note(wanted))
+    synthesis = _synthesise(job, scan, None)
+    return in_kind_of(image, synthesis.made, note(synthesis.contrast))
+
+
+@dataclass(frozen=True)
+class _Job:
+    translator: Translator
+    to: str | None
+    match: Volume | None
+    force: bool
+    volume: int | None
+    assume: str | None
+    dtype: str
+
+    def contrast_of(self, known: str | None) -> str:
+        """The contrast to make of a scan of a known or unknown contrast."""
+        bundle = self.translator.bundle
+        return self.to or (bundle.source if known == bundle.target else bundle.target)
+
+
+def _check(job: _Job, scan: Volume, path: Path | None) -> str:
+    """The contrast to make of a scan, if it is fit for that."""
+    bundle = job.translator.bundle
+    to = job.translator.choose_contrast(scan, job.to)
+    if job.force:
+        return to
+    if scan.synthetic:
+        raise InputError("is synthetic already", path=path, remedy="Use --force to go on.")
+    if scan.contrast == to:
+        raise InputError(f"is {to} already", path=path, remedy="Choose --to, or use --force.")
+    if scan.contrast not in (None, bundle.source, bundle.target):
+        raise InputError(
+            f"is {scan.contrast}; this model takes {bundle.source} and {bundle.target}",
+            path=path,
+            remedy="Name another scan, or use --force.",
+        )
+    return to
+
+
+def _file(job: _Job, path: Path, output: Path, contrast: str | None = None) -> Translation:
+    """Translate one file, whose contrast its folders may have told."""
+    if output.resolve() == path.resolve():
+        raise OutputError("the output would replace its source", path=path, remedy="Name another.")
+    scan = read(path, volume=job.volume, assume=job.assume)
+    scan = replace(scan, contrast=scan.contrast or contrast)
+    synthesis = _synthesise(job, scan, path)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
+    bundle = job.translator.bundle
+    if not scan.is_picture:
+        write_json(sidecar_path(output), provenance(bundle, synthesis, path.name))
+    return Translation(path, output, synthesis.contrast, bundle.hash)
+
+
+def _synthesise(job: _Job, scan: Volume, path: Path | None) -> Synthesis:
+    """Translate one scan that was read, if it is fit for that."""
+    to = _check(job, scan, path)
+    if job.dtype != "float32" and scan.is_picture:
+        raise SettingsError(
+            "a picture keeps its depth", path=path, remedy="Leave the number type to volumes."
+        )
+    made = job.translator.translate(scan, to, match=job.match)
+    rounding: Rounding | None = None
+    if job.dtype != "float32":
+        made, rounding = rounded(made, job.dtype, job.translator.range_of(to, job.match))
+        log.info(
+            "%s: rounded to %s after multiplication with %g, %d voxels clipped",
+            "the scan" if path is None else path.name,
+            *(rounding.dtype, rounding.factor, rounding.clipped),
+        )
+    return Synthesis(scan, made, to, rounding)
+
+
+def _dicom(
+    job: _Job, path: Path, out: Path, series: str | None, allow_gaps: bool, form: str | None
+) -> Translation:
+    """Translate one DICOM series."""
+    from mrbridge.inference import dicom  # half a second, which other formats do not need
+
+    if job.volume is not None or job.assume is not None:
+        raise InputError("is DICOM", path=path, remedy="Leave --volume and --assume.")
+    bundle = job.translator.bundle
+    plan = dicom.Plan(path, out, bundle, job.to, series, allow_gaps, form)
+    output, contrast = dicom.translate_series(plan, lambda scan: _synthesise(job, scan, path))
+    return Translation(path, output, contrast, bundle.hash)
 
 
 def _refuse_wishes(path: Path, series: str | None, allow_gaps: bool, form: str | None) -> None:
@@ -118,22 +256,31 @@ def _refuse_wishes(path: Path, series: str | None, allow_gaps: bool, form: str |
         )
 
 
-def _file(job: Job, path: Path, output: Path, contrast: str | None = None) -> Translation:
-    """Translate one file, whose contrast its folders may have told."""
-    if output.resolve() == path.resolve():
-        raise OutputError("the output would replace its source", path=path, remedy="Name another.")
-    scan = read(path, volume=job.volume, assume=job.assume)
-    scan = replace(scan, contrast=scan.contrast or contrast)
-    to = check(job, scan, path)
-    made = job.translator.translate(scan, to, match=job.match)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write(made, output, synthetic_note=note(to))
-    if not made.is_picture:
-        write_json(sidecar(output), provenance(job, path.name, to))
-    return Translation(path, output, to, job.translator.bundle.hash)
+def _data_set(
+    job: _Job, root: Path, out: Path, selection: Selection, overwrite: bool
+) -> list[Translation]:
+    """Translate a BIDS data set into derivatives."""
+
+    def make(path: Path) -> Synthesis:
+        return _synthesise(job, read(path, volume=job.volume, assume=job.assume), path)
+
+    match = None if job.match is None else hashlib.sha256(job.match.voxels.tobytes()).hexdigest()
+    asked = {
+        "NumberType": None if job.dtype == "float32" else job.dtype,
+        "Match": match,
+        "Volume": job.volume,
+        "Assume": job.assume,
+    }
+    options = {key: value for key, value in asked.items() if value is not None}
+    bundle = job.translator.bundle
+    plan = Plan(root, out, bundle, job.to, selection, options)
+    return [
+        Translation(item.source, item.output, item.contrast, bundle.hash, item.error, item.skipped)
+        for item in translate_data_set(plan, make, overwrite=overwrite)
+    ]
 
 
-def _folder(job: Job, folder: Path, out: Path) -> list[Translation]:
+def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
     """Translate a folder file by file; what fails does not stop the others."""
     if out.resolve() == folder.resolve():
         raise OutputError("is the input itself", path=out, remedy="Name another output folder.")
@@ -169,16 +316,14 @@ def _folder(job: Job, folder: Path, out: Path) -> list[Translation]:
     return done
 
 
-def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+def _choose(job: _Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Which files of a folder to translate, and why not the others."""
     results = out.resolve()
-    skipped = {folder / name for name in NOT_RAW} if is_bids(folder) else set()
     paths = [
         p
         for p in sorted((p for p in folder.rglob("*") if p.is_file()), key=natural_key)
         if not p.resolve().is_relative_to(results)
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-        and not skipped & set(p.parents)
     ]
     images = [p for p in paths if is_readable(p)]
     ignored = [(p, "not an image that mrbridge reads") for p in paths if not is_readable(p)]
@@ -214,7 +359,7 @@ def _name(path: Path, to: str) -> str:
     return path.name if bids is None else derivative_name(bids, to)
 
 
-def _output_file(job: Job, path: Path, out: Path) -> Path:
+def _output_file(job: _Job, path: Path, out: Path) -> Path:
     if not path.exists():
         raise InputError("does not exist", path=path, remedy="Check the name.")
     if out.is_dir() or not out.suffix:
@@ -228,7 +373,7 @@ def _output_file(job: Job, path: Path, out: Path) -> Path:
 
 
 def _report(
-    job: Job,
+    job: _Job,
     folder: Path,
     out: Path,
     done: list[Translation],

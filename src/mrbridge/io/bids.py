@@ -73,10 +73,10 @@ def find_scans(
     Args:
         source: a BIDS folder (`derivatives`, `sourcedata` and `code` are skipped; a column `split`
             of `participants.tsv` counts); a folder or zip of DICOM files, whose timing tells the
-            contrasts (see `mrbridge.io.dicom.scans`); any other folder, in which file and folder names tell
-            contrast and subject; a `.csv` or `.tsv` table with the columns subject, session,
-            contrast, path (relative to the table) and optionally split; or a list of two folders,
-            source contrast first.
+            contrasts (see `mrbridge.io.dicom.scans`); any other folder, in which file and folder
+            names tell contrast and subject; a `.csv` or `.tsv` table with the columns subject,
+            session, contrast, path (relative to the table) and optionally split; or a list of two
+            folders, source contrast first.
         source_contrast, target_contrast: BIDS suffixes. Scans of others are ignored.
 
     Raises:
@@ -139,12 +139,12 @@ def _in_bids(root: Path) -> FoundScans:
             found.ignored.append((path, "has no BIDS name"))
         elif name.entities.get("desc") == "synth":
             found.ignored.append((path, "is synthetic"))
-        elif (contrast := guess_contrast(path)) is None:
-            found.ignored.append((path, f"is {name.suffix}, no contrast that mrbridge knows"))
+        elif reason := names.why_not_a_contrast(name):
+            found.ignored.append((path, reason))
         else:
             subject, session = name.entities["sub"], name.entities.get("ses")
             split = splits.get(subject)
-            found.scans.append(Scan(path, subject, session, contrast, path.name, split))
+            found.scans.append(Scan(path, subject, session, name.suffix, path.name, split))
     return found
 
 

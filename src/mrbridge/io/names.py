@@ -11,6 +11,18 @@ from pathlib import Path
 
 from mrbridge.volume import CONTRASTS
 
+BIDS_VERSION = "1.10.0"
+"""The version of the standard that what we write follows."""
+
+ENTITIES = (
+    *("sub", "tpl", "ses", "cohort", "sample", "task", "tracksys", "acq", "nuc", "voi", "ce"),
+    *("trc", "stain", "rec", "dir", "run", "mod", "echo", "flip", "inv", "mt", "part", "proc"),
+    *("hemi", "space", "split", "recording", "chunk", "atlas", "seg", "scale", "res", "den"),
+    *("label", "desc"),
+)
+"""The entities in the order in which the standard wants them in a name
+(bids-specification, `src/schema/rules/entities.yaml`)."""
+
 _BIDS = re.compile(r"^((?:[a-zA-Z]+-[a-zA-Z0-9+]+_)+)([a-zA-Z0-9]+)(\.[a-zA-Z0-9.]+)$")
 _TOKENS = {
     "T1w": {"t1", "t1w", "t1wi", "mprage", "memprage", "t1mprage"},
@@ -66,10 +78,23 @@ def parse_name(path: str | Path) -> BidsName | None:
 def derivative_name(name: BidsName, contrast: str) -> str:
     """The name of a synthetic scan: all entities of its source, `desc-synth`, the new suffix.
 
-    A raw file can never have this name (BIDS derivatives, `desc` entity).
+    A raw file can never have this name (BIDS derivatives, `desc` entity). Entities stand in the
+    order of the standard; those that it does not know stand before `desc`.
     """
-    entities = {key: value for key, value in name.entities.items() if key != "desc"}
-    return str(BidsName({**entities, "desc": "synth"}, contrast, name.extension))
+    entities = {**name.entities, "desc": "synth"}
+    places = {key: place for place, key in enumerate(ENTITIES)}
+    ordered = sorted(entities, key=lambda key: places.get(key, len(ENTITIES) - 1.5))
+    return str(BidsName({key: entities[key] for key in ordered}, contrast, name.extension))
+
+
+def why_not_a_contrast(name: BidsName) -> str | None:
+    """Why a BIDS name is not that of a scan of one of our contrasts; None where it is."""
+    if name.suffix not in CONTRASTS:
+        return f"is {name.suffix}, no contrast that mrbridge knows"
+    if "ce" in name.entities:
+        return "was taken after contrast agent"
+    part = name.entities.get("part", "mag")
+    return None if part == "mag" else f"is the {part} part of a complex image"
 
 
 def guess_contrast(path: str | Path) -> str | None:
@@ -80,8 +105,7 @@ def guess_contrast(path: str | Path) -> str | None:
     path = Path(path)
     name = parse_name(path)
     if name is not None:
-        known = name.suffix in CONTRASTS and "ce" not in name.entities
-        return name.suffix if known else None
+        return name.suffix if why_not_a_contrast(name) is None else None
     told = _told_by(_stem(path))
     if told is not None:
         return told or None

@@ -371,7 +371,9 @@ def _place(header: Any, affine: NDArray[np.float64]) -> None:
 def _mark(header: Any, note: str) -> None:
     """Write the note; drop what only held for the source: its names and its display window."""
     header["descrip"] = note.encode("ascii", "replace")[:79]
-    header["db_name"], header["aux_file"] = b"", b""
+    for field in ("db_name", "aux_file"):
+        if field in header:  # NIfTI-2 has no db_name
+            header[field] = b""
     header["cal_min"], header["cal_max"] = 0, 0
 
 

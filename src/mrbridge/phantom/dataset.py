@@ -10,12 +10,11 @@ from typing import Any
 
 from mrbridge.errors import OutputError
 from mrbridge.io import write
+from mrbridge.io.names import BIDS_VERSION
 from mrbridge.io.safety import atomic_folder, sweep, write_json, write_text
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.simulate import SimulatedSubject, simulate
 from mrbridge.scale import map_scans
-
-BIDS_VERSION = "1.10.0"
 
 SETTINGS_FILE = Path("code", "phantom.json")
 """Where a data set keeps the settings that it was made with."""

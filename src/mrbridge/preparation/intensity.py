@@ -177,6 +177,18 @@ def blank_outside(
     return outside if inside <= _BLANK_MARGIN * np.count_nonzero(foreground) else None
 
 
+def has_surroundings(slices: NDArray[np.float32], foreground: NDArray[np.bool_]) -> bool:
+    """Whether there is more than the anatomy, such as the noise of air: then nothing was cut away.
+
+    False says nothing: a whole head may fill its picture, or lie in air that was set to zero.
+
+    Args:
+        slices: intensities of any unit, (slices, rows, columns).
+        foreground: where the head or brain is; same shape.
+    """
+    return bool(np.count_nonzero(slices) > _BLANK_MARGIN * np.count_nonzero(foreground) > 0)
+
+
 def foreground_mask(slices: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Where the head (or the skull-stripped brain) is, holes filled slice by slice.
 

@@ -39,9 +39,7 @@ def classify(slices: list[Slice]) -> tuple[str, InputError | None]:
     for kind, test in _TESTS:
         found = test(slices)
         if found:
-            return kind, InputError(
-                found, remedy="Choose another series."
-            )
+            return kind, InputError(found, remedy="Choose another series.")
     first = slices[0]
     marks = (first.text(k).lower() for k in ("SeriesDescription", "ImageComments"))
     synthetic = first.text("SyntheticData").upper() == "YES" or any(

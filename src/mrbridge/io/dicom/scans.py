@@ -25,8 +25,8 @@ def find_scans(root: Path, told: str | None) -> FoundScans:
         InputError: the zip cannot be opened.
     """
     listing = find_series(root)
-    found = FoundScans([], [*listing.ignored])
-    found.ignored += [(error.path or root, error.what) for error in listing.damaged]
+    damaged = [(error.path or root, error.what) for error in listing.damaged]
+    found = FoundScans([], listing.ignored + damaged)
     for series in listing.series:
         contrast = told or series.contrast
         if series.why_not is not None or contrast is None:
@@ -54,7 +54,8 @@ def series_sha256(root: Path, selector: str) -> str:
     files = {part.uid: part.file for echo in series.echoes for part in echo}
     for _, file in sorted(files.items()):
         with file.open() as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

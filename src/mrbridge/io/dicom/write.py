@@ -143,7 +143,7 @@ def must_be_ours(folder: Path) -> None:
         return
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        ours = report["synthetic"] is True and "series" in report
+        ours = report["SyntheticData"] is True and "series" in report
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours or not all(_OURS.match(entry.name) for entry in folder.iterdir()):

@@ -1,0 +1,305 @@
+"""A BIDS data set in, its derivatives out: scan by scan, what is done already left alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrbridge import __version__
+from mrbridge.bundle import Bundle
+from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.inference.derivatives import (
+    REPORT,
+    check_place,
+    describe,
+    difference,
+    fingerprint,
+    uri,
+    with_fingerprint,
+)
+from mrbridge.inference.source_facts import shows_more_than_a_brain, still_true
+from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
+from mrbridge.io import write
+from mrbridge.io.bids import FoundScans, Scan, find_scans
+from mrbridge.io.bids_metadata import read_metadata
+from mrbridge.io.bids_selection import Selection
+from mrbridge.io.names import derivative_name, parse_name
+from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.progress import track
+
+log = logging.getLogger(__name__)
+
+TABLE = Path("logs", "group.tsv")
+"""Where the state of every scan is written."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done with a data set.
+
+    Attributes:
+        root: the BIDS data set.
+        out: the data set of derivatives.
+        bundle: the model.
+        to: the contrast to make; None makes the model's target.
+        selection: which scans.
+        options: what besides scan and model decides over a result, for its fingerprint.
+    """
+
+    root: Path
+    out: Path
+    bundle: Bundle
+    to: str | None
+    selection: Selection = field(default_factory=Selection)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def contrasts(self) -> tuple[str, str]:
+        """What is taken and what is made."""
+        source, target = self.bundle.source, self.bundle.target
+        return (source, target) if self.to in (None, target) else (target, source)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one scan.
+
+    Attributes:
+        source: the scan.
+        output: its synthesis; None if it failed.
+        contrast: what was to be made.
+        skipped: whether it was there already.
+        error: why it failed.
+        details: of the synthesis, for the report.
+    """
+
+    source: Path
+    output: Path | None
+    contrast: str
+    skipped: bool = False
+    error: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def translate_data_set(
+    plan: Plan, make: Callable[[Path], Synthesis], *, overwrite: bool = False
+) -> list[Outcome]:
+    """Translate the scans of a data set; what fails does not stop the others.
+
+    Args:
+        plan: what is to be done.
+        make: reads and translates one scan.
+        overwrite: make again what is there, too.
+
+    Raises:
+        InputError: there is nothing to translate.
+        OutputError: the derivatives cannot be written there.
+        SomeScansFailed: some failed; the others are written and the report tells.
+    """
+    check_place(plan.root, plan.out)
+    found = _find(plan)
+    describe(plan.root, plan.out)
+    done: list[Outcome] = []
+    taken: set[Path] = set()
+    for scan in track(found.scans, "translate", len(found.scans)):
+        output = _output(plan, scan)
+        sweep(output.parent)
+        try:
+            if output in taken:
+                raise OutputError(f"{output.name} is made of another scan already", path=scan.path)
+            taken.add(output)
+            done.append(_translate(plan, scan, output, make, overwrite))
+        except MrbridgeError as error:
+            log.error("%s", error)
+            done.append(Outcome(scan.path, None, plan.contrasts[1], error=error.what))
+    sweep(plan.out / REPORT.parent)
+    write_json(plan.out / REPORT, _report(plan, done, found))
+    failed = [item for item in done if item.error]
+    if failed:
+        raise SomeScansFailed(
+            f"{len(failed)} of {len(done)} scans failed",
+            path=plan.out / REPORT,
+            remedy="It lists them.",
+        )
+    return done
+
+
+def check_data_set(plan: Plan) -> list[tuple[Scan, str]]:
+    """Look whether every scan has its synthesis, and write a table of it.
+
+    Returns:
+        Every scan and its state: `done`, `missing`, or how its synthesis differs from the one that
+        would be made now.
+
+    Raises:
+        InputError: there is nothing to translate.
+        OutputError: the table cannot be written.
+    """
+    check_place(plan.root, plan.out)
+    found = _find(plan)
+    states: list[tuple[Scan, str]] = []
+    rows = ["participant_id\tsession_id\tsource\toutput\tstate"]
+    for scan in track(found.scans, "check", len(found.scans)):
+        output = _output(plan, scan)
+        try:
+            other = difference(output, fingerprint(scan.path, plan.bundle.hash, plan.options))
+        except InputError as error:
+            other = error.what
+        state = "missing" if other is None else other or "done"
+        states.append((scan, state))
+        cells = (
+            f"sub-{scan.subject}",
+            f"ses-{scan.session}" if scan.session else "n/a",
+            scan.path.relative_to(plan.root).as_posix(),
+            output.relative_to(plan.out).as_posix(),
+            state,
+        )
+        rows.append("\t".join(cells))
+    write_text(plan.out / TABLE, "\n".join(rows) + "\n")
+    return states
+
+
+def _find(plan: Plan) -> FoundScans:
+    """The scans to translate, and what is left out.
+
+    Raises:
+        InputError: there are none.
+    """
+    taken, made = plan.contrasts
+    everything = find_scans(plan.root, taken, made)
+    found = FoundScans(
+        [scan for scan in everything.scans if scan.contrast == taken],
+        everything.ignored
+        + [
+            (scan.path, f"is {scan.contrast}, not {taken}")
+            for scan in everything.scans
+            if scan.contrast != taken
+        ],
+    )
+    if not found.scans:
+        others = len(everything.scans)
+        remedy = f"To make {taken} from its {others} {made} scans, say --to {taken}."
+        raise InputError(
+            f"holds no {taken} scan to make {made} from",
+            path=plan.root,
+            remedy=remedy if others else "Name a BIDS data set with scans of this contrast.",
+        )
+    chosen = plan.selection.apply(found, plan.root)
+    if not chosen.scans:
+        raise InputError(
+            f"has no {taken} scan that fits what was asked for ({len(found.scans)} do not)",
+            path=plan.root,
+            remedy="Look at the participants, the sessions and the filter file.",
+        )
+    _warn_of_gaps(plan, chosen)
+    return chosen
+
+
+def _warn_of_gaps(plan: Plan, chosen: FoundScans) -> None:
+    taken = plan.contrasts[0]
+    having = {scan.subject for scan in chosen.scans}
+    for label in plan.selection.participants:
+        if label not in having:
+            log.warning("sub-%s: has no %s scan that fits what was asked for", label, taken)
+    if plan.selection.origin is not None and taken not in plan.selection.queries:
+        log.warning(
+            "%s: has no query '%s', so it leaves out nothing", plan.selection.origin, taken.lower()
+        )
+
+
+def _output(plan: Plan, scan: Scan) -> Path:
+    name = parse_name(scan.path)
+    assert name is not None  # the finder takes no other names
+    folder = plan.out / scan.path.relative_to(plan.root).parent
+    return folder / derivative_name(name, plan.contrasts[1])
+
+
+def _translate(
+    plan: Plan, scan: Scan, output: Path, make: Callable[[Path], Synthesis], overwrite: bool
+) -> Outcome:
+    if scan.path.is_symlink() and not scan.path.exists():
+        raise InputError("its content is not here", path=scan.path, remedy="Run: datalad get.")
+    made_of = fingerprint(scan.path, plan.bundle.hash, plan.options)
+    other = difference(output, made_of)
+    metadata = read_metadata(scan.path, plan.root)
+    if other == "" and not overwrite:
+        _refresh(sidecar_path(output), still_true(metadata))
+        return Outcome(scan.path, output, plan.contrasts[1], skipped=True, details=made_of)
+    if other and not overwrite:
+        raise OutputError(
+            f"is there already, {other}", path=output, remedy="Replace it with --overwrite."
+        )
+    if metadata.get("SyntheticData") is True:
+        raise InputError("is synthetic already", path=scan.path, remedy="Name acquired scans.")
+    synthesis = make(scan.path)
+    write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
+    told = provenance(plan.bundle, synthesis, uri(scan.path, plan.root))
+    told |= still_true(metadata)
+    if "SkullStripped" not in told and shows_more_than_a_brain(synthesis.source):
+        told["SkullStripped"] = False
+    if "SkullStripped" not in told:
+        log.warning(
+            "%s: nothing tells whether the skull was removed, which the standard wants to be "
+            'told. State it, as in T1w.json: {"SkullStripped": true}, and run this again',
+            scan.name,
+        )
+    write_json(sidecar_path(output), with_fingerprint(told, made_of, output))
+    rounding = synthesis.rounding
+    details = made_of if rounding is None else {**made_of, "Rounding": rounding.told()}
+    return Outcome(scan.path, output, synthesis.contrast, details=details)
+
+
+def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
+    """Let a sidecar say what its source's say by now."""
+    told = json.loads(sidecar.read_text(encoding="utf-8"))
+    if {**told, **facts} != told:
+        write_json(sidecar, {**told, **facts})
+
+
+def _report(plan: Plan, done: list[Outcome], found: FoundScans) -> dict[str, Any]:
+    """This run's outcomes, beside those of scans that earlier runs took."""
+    rows: dict[str, list[dict[str, Any]]] = {"done": [], "skipped": [], "failed": []}
+    for item in done:
+        row: dict[str, Any] = {"source": item.source.relative_to(plan.root).as_posix()}
+        if item.output is None:
+            rows["failed"].append(row | {"contrast": item.contrast, "error": item.error})
+            continue
+        row["source_sha256"] = item.details["Source"]
+        row["output"] = item.output.relative_to(plan.out).as_posix()
+        row["contrast"] = item.contrast
+        row["model"] = item.details["Model"]
+        if "Rounding" in item.details:
+            row["rounding"] = item.details["Rounding"]
+        rows["skipped" if item.skipped else "done"].append(row)
+    seen = {row["source"] for part in rows.values() for row in part}
+    earlier = _earlier(plan.out / REPORT)
+    return {
+        "synthetic": True,
+        "note": "Synthetic images, for research, not for diagnosis.",
+        "created_by": f"mrbridge {__version__}",
+        "model": plan.bundle.hash,
+        **{
+            key: [row for row in earlier.get(key, []) if row.get("source") not in seen] + part
+            for key, part in rows.items()
+        },
+        "ignored": [
+            {"source": path.relative_to(plan.root).as_posix(), "reason": reason}
+            for path, reason in found.ignored
+        ],
+    }
+
+
+def _earlier(report: Path) -> dict[str, list[dict[str, Any]]]:
+    """What an earlier run reported; nothing where it cannot be read."""
+    try:
+        told = json.loads(report.read_text(encoding="utf-8"))
+        return {
+            key: [row for row in told[key] if isinstance(row, dict)]
+            for key in ("done", "skipped", "failed")
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,0 +1,194 @@
+"""A BIDS data set of derivatives: what it says of itself, and what it has already.
+
+Source: BIDS 1.10, "BIDS Derivatives" and "BIDS URI".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from mrbridge import __version__
+from mrbridge.errors import MrbridgeError, OutputError
+from mrbridge.inference.synthesis import sidecar_path
+from mrbridge.io import is_readable, read
+from mrbridge.io.bids_metadata import DESCRIPTION, read_description
+from mrbridge.io.names import BIDS_VERSION
+from mrbridge.io.safety import sha256_of, write_json, write_text
+
+LINK = "raw"
+"""The name of the source data set in BIDS URIs."""
+
+REPORT = Path("logs", "report.json")
+"""In `logs`, since the standard knows no other place for it."""
+
+_README = """# Synthetic images
+
+Every image here was made by mrbridge from another scan of the same person: it was never acquired.
+For research, not for diagnosis.
+
+`desc-synth` in a name marks a synthesis. It lies on the grid of the scan that its sidecar names
+under `Sources`; the sidecar also names the model by the SHA-256 of its weights.
+`logs/report.json` lists what was made, left alone, left out and what failed.
+"""
+_DESCRIPTIONS = (
+    "desc_id\tdescription\n"
+    "desc-synth\tSynthetic image by mrbridge, made from the scan that its sidecar names\n"
+)
+
+
+def check_place(root: Path, out: Path) -> None:
+    """Refuse a folder that derivatives of a data set must not be written into.
+
+    Args:
+        root: the source data set.
+        out: where derivatives are to go.
+
+    Raises:
+        OutputError: it is the data set itself, lies among its raw scans, or is another data set.
+    """
+    inside, outer = out.resolve(), root.resolve()
+    if inside == outer:
+        raise OutputError("is the input itself", path=out, remedy="Name another output folder.")
+    if out.suffix and is_readable(out):
+        raise OutputError(
+            "is the name of a file, but the input is a folder", path=out, remedy="Name a folder."
+        )
+    if outer in inside.parents and outer / "derivatives" not in inside.parents:
+        raise OutputError(
+            "lies among the raw scans",
+            path=out,
+            remedy=f"Name {root / 'derivatives' / 'mrbridge'}, or a folder outside.",
+        )
+    there = read_description(out)
+    if there and not (there.get("DatasetType") == "derivative" and _is_ours(there)):
+        raise OutputError(
+            "is a data set that mrbridge did not make", path=out, remedy="Name another folder."
+        )
+    linked = there.get("DatasetLinks", {}).get(LINK)
+    if isinstance(linked, str) and "://" not in linked:
+        other = (out / unquote(linked)).resolve()
+        if other.is_dir() and other != outer:
+            raise OutputError(
+                f"holds derivatives of another data set, {linked}",
+                path=out,
+                remedy="Name another folder.",
+            )
+
+
+def describe(root: Path, out: Path) -> None:
+    """Write what a data set of derivatives says of itself; what a user added to it stays.
+
+    Raises:
+        InputError: the source data set's description is no JSON.
+        OutputError: it cannot be written.
+    """
+    source, there = read_description(root), read_description(out)
+    link = _link(root, out)
+    origin = {"URL": link}
+    if isinstance(source.get("DatasetDOI"), str):
+        origin["DOI"] = source["DatasetDOI"]
+    told = {
+        "Name": there.get("Name") or f"Synthetic images of: {source.get('Name') or 'a data set'}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [
+            {
+                "Name": "mrbridge",
+                "Version": __version__,
+                "Description": "Synthetic images, for research, not for diagnosis",
+            }
+        ],
+        "SourceDatasets": [origin],
+        "DatasetLinks": {**there.get("DatasetLinks", {}), LINK: link},
+    }
+    if "License" in source:
+        told["License"] = source["License"]
+    if {**there, **told} != there:
+        write_json(out / DESCRIPTION, {**there, **told})
+    for name, text in (("README", _README), ("descriptions.tsv", _DESCRIPTIONS)):
+        if not (out / name).exists():
+            write_text(out / name, text)
+
+
+def uri(scan: Path, root: Path) -> str:
+    """The BIDS URI of a scan of the source data set."""
+    return f"bids:{LINK}:{scan.relative_to(root).as_posix()}"
+
+
+def fingerprint(scan: Path, model: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What a synthesis follows from.
+
+    Args:
+        scan: the source.
+        model: SHA-256 of the weights.
+        options: whatever else changes voxels.
+
+    Raises:
+        InputError: the scan cannot be read.
+    """
+    return {"Source": sha256_of(scan), "Model": model, "Options": options}
+
+
+def difference(output: Path, made_of: dict[str, Any]) -> str | None:
+    """How a synthesis that is there differs from the one that would be made.
+
+    Returns:
+        "" where it is the same, bit for bit; None where there is none, or an unfinished one; else
+        what is different.
+    """
+    if not output.is_file():
+        return None
+    told = _fingerprint_in(sidecar_path(output))
+    if told is None:  # killed between image and sidecar, or not ours
+        return None if _is_marked(output) else "by another program"
+    if told.get("SHA256") != sha256_of(output):
+        return "and was changed since it was made"
+    names = {"Source": "of another source file", "Model": "by another model"}
+    for key, value in made_of.items():
+        if told.get(key) != value:
+            return names.get(key, "with other options")
+    return ""
+
+
+def with_fingerprint(
+    sidecar: dict[str, Any], made_of: dict[str, Any], output: Path
+) -> dict[str, Any]:
+    """A sidecar that also says what a synthesis follows from, and what it is."""
+    return {**sidecar, "Fingerprint": {**made_of, "SHA256": sha256_of(output)}}
+
+
+def _fingerprint_in(sidecar: Path) -> dict[str, Any] | None:
+    try:
+        told = json.loads(sidecar.read_text(encoding="utf-8"))["Fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _is_marked(output: Path) -> bool:
+    """Whether an image says of itself that mrbridge made it."""
+    try:
+        scan = read(output)
+    except MrbridgeError:
+        return False
+    return scan.synthetic and b"mrbridge" in scan.header["descrip"].item()
+
+
+def _is_ours(description: dict[str, Any]) -> bool:
+    makers = description.get("GeneratedBy")
+    return isinstance(makers, list) and any(
+        isinstance(maker, dict) and maker.get("Name") == "mrbridge" for maker in makers
+    )
+
+
+def _link(root: Path, out: Path) -> str:
+    """Where the source data set lies, seen from its derivatives: both may move together."""
+    try:
+        relative = os.path.relpath(root.resolve(), out.resolve())
+    except ValueError:  # on another drive
+        return root.resolve().as_uri()
+    return quote(Path(relative).as_posix())

@@ -1,0 +1,68 @@
+"""One synthesis, and what is written down of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrbridge import __version__
+from mrbridge.bundle import Bundle
+from mrbridge.inference.integers import Rounding
+from mrbridge.io.safety import suffix_of
+from mrbridge.volume import Volume
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """A scan and what was made of it.
+
+    Attributes:
+        source: the scan as it was read.
+        made: the synthesis on its grid.
+        contrast: of the synthesis.
+        rounding: what became of its intensities, where it is of integers.
+    """
+
+    source: Volume
+    made: Volume
+    contrast: str
+    rounding: Rounding | None
+
+
+def note(contrast: str) -> str:
+    """The mark that every file carries in itself."""
+    return f"synthetic {contrast}, mrbridge {__version__}, research only, not for diagnosis"
+
+
+def sidecar_path(image: Path) -> Path:
+    """Where the sidecar of an image lies."""
+    return image.with_name(image.name[: -len(suffix_of(image))] + ".json")
+
+
+def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, Any]:
+    """What the sidecar of a synthesis says.
+
+    Args:
+        bundle: the model.
+        synthesis: what it made.
+        source: the scan that it was made of: a file name or a BIDS URI.
+    """
+    maker: dict[str, Any] = {
+        "Name": "mrbridge",
+        "Version": __version__,
+        "Model": bundle.hash,
+        "Preset": bundle.manifest.preset,
+    }
+    if bundle.manifest.scores:
+        maker["HeldOutScores"] = bundle.manifest.scores
+    told: dict[str, Any] = {
+        "SyntheticData": True,
+        "Description": f"Synthetic {synthesis.contrast}, for research, not for diagnosis.",
+        "Sources": [source],
+        "SpatialReference": source,
+        "GeneratedBy": [maker],
+    }
+    if synthesis.rounding is not None:
+        told["Rounding"] = synthesis.rounding.told()
+    return told

@@ -1,0 +1,79 @@
+"""What we write is BIDS: the validator of the standard finds no error in it.
+
+bids-validator carries the schema of the standard within itself and needs no network.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrbridge.bundle import Bundle
+from mrbridge.inference.data_set import Plan, check_data_set
+from mrbridge.inference.translate import translate
+from mrbridge.phantom import PhantomSettings, write_bids
+
+PROGRAM = shutil.which("bids-validator-deno", path=str(Path(sys.executable).parent)) or (
+    shutil.which("bids-validator-deno")
+)
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="bids-validator-deno is not installed")
+
+
+def errors(root: Path) -> list[tuple[str, str | None]]:
+    """Codes and places of the errors in a data set and in its derivatives."""
+    command = [str(PROGRAM), str(root), "--recursive", "--format", "json"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+    parts: list[dict[str, Any]] = [told, *told.get("derivativesSummary", {}).values()]
+    assert all(part["summary"]["totalFiles"] for part in parts)
+    return [
+        (issue["code"], issue.get("location"))
+        for part in parts
+        for issue in part["issues"]["issues"]
+        if issue["severity"] == "error"
+    ]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated subject, and one with a session of two runs."""
+    root = write_bids(
+        tmp_path_factory.mktemp("bids") / "raw data", PhantomSettings(subjects=1, spacing_mm=8)
+    )
+    anat = root / "sub-01" / "anat"
+    there = root / "sub-02" / "ses-1" / "anat"
+    there.mkdir(parents=True)
+    for ending in ("nii.gz", "json"):
+        for run in ("1", "2"):
+            name = f"sub-02_ses-1_acq-fast_run-{run}_T1w.{ending}"
+            shutil.copy(anat / f"sub-01_T1w.{ending}", there / name)
+    with (root / "participants.tsv").open("a") as table:
+        table.write("sub-02\tyes\n")
+    return root
+
+
+def test_the_phantom(raw: Path) -> None:
+    assert errors(raw) == []
+
+
+def test_derivatives_beside_the_source(raw: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert len(translate(tiny_bundle, raw, out, device="cpu")) == 3
+    check_data_set(Plan(raw, out, tiny_bundle, None))
+    assert errors(out) == []
+
+
+def test_the_merged_data_set(raw: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    merged = shutil.copytree(raw, tmp_path / "merged")
+    for to in ("T2w", "T1w"):
+        translate(tiny_bundle, merged, merged / "derivatives" / "mrbridge", to=to, device="cpu")
+    assert errors(merged) == []
+    # The validator did look at them: a name that the standard does not know is found.
+    (merged / "derivatives" / "mrbridge" / "stray.txt").touch()
+    assert ("NOT_INCLUDED", "/stray.txt") in errors(merged)

@@ -1,0 +1,456 @@
+"""BIDS data sets in, derivatives out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mrbridge import io
+from mrbridge.bundle import Bundle, load_bundle, save_bundle
+from mrbridge.errors import InputError, OutputError, SettingsError, SomeScansFailed
+from mrbridge.inference import translate as verb
+from mrbridge.inference.data_set import Plan, check_data_set
+from mrbridge.inference.translate import Translation, translate
+from mrbridge.volume import Volume
+
+SCANS = (
+    "sub-01/ses-1/anat/sub-01_ses-1_run-1_T1w.nii.gz",
+    "sub-01/ses-1/anat/sub-01_ses-1_run-2_T1w.nii.gz",
+    "sub-01/ses-2/anat/sub-01_ses-2_acq-fast_rec-n_T1w.nii.gz",
+    "sub-02/anat/sub-02_T1w.nii",
+    "sub-02/anat/sub-02_T2w.nii.gz",
+)
+MADE = (
+    "sub-01/ses-1/anat/sub-01_ses-1_run-1_desc-synth_T2w.nii.gz",
+    "sub-01/ses-1/anat/sub-01_ses-1_run-2_desc-synth_T2w.nii.gz",
+    "sub-01/ses-2/anat/sub-01_ses-2_acq-fast_rec-n_desc-synth_T2w.nii.gz",
+    "sub-02/anat/sub-02_desc-synth_T2w.nii",
+)
+
+
+@pytest.fixture
+def root(make_scan: Callable[..., Volume], tmp_path: Path) -> Path:
+    """A data set with runs, sessions and acquisitions."""
+    root = tmp_path / "raw data"
+    for number, name in enumerate(SCANS):
+        contrast = name.split("_")[-1][:3]
+        io.write(make_scan(number, contrast, shape=(30, 32, 3)), root / name)
+    write(root / "dataset_description.json", Name="Set", BIDSVersion="1.10.0", License="CC0")
+    write(root / "T1w.json", EchoTime=0.003, RepetitionTime=2, SkullStripped=True)
+    write(
+        root / "sub-02/anat/sub-02_T1w.json",
+        FlipAngle=9,
+        SkullStripped=False,
+        BodyPart="BRAIN",
+        AnatomicalLandmarkCoordinates={"AC": [1, 2, 3]},
+        PatientName="Jane",
+    )
+    return root
+
+
+def write(path: Path, **told: Any) -> None:
+    path.write_text(json.dumps(told))
+
+
+def read(path: Path) -> dict[str, Any]:
+    told = json.loads(path.read_text())
+    assert isinstance(told, dict)
+    return told
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def run(model: Any, root: Path, out: Path, **options: Any) -> list[Translation]:
+    done = translate(model, root, out, device="cpu", **options)
+    assert isinstance(done, list)
+    return done
+
+
+def names(done: list[Translation], root: Path) -> list[int]:
+    return [SCANS.index(item.source.relative_to(root).as_posix()) for item in done]
+
+
+@pytest.fixture
+def other_bundle(tiny_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """The tiny bundle with one number changed: another model."""
+    weights = dict(load_bundle(tiny_bundle.path).weights)
+    weights["to_target.last.bias"] = weights["to_target.last.bias"] + 0.1
+    return save_bundle(tiny_bundle.manifest, weights, tmp_path / "other")
+
+
+def test_all_runs_sessions_and_acquisitions(
+    tiny_bundle: Bundle, root: Path, tmp_path: Path
+) -> None:
+    before = tree(root)
+    out = tmp_path / "out"
+    done = run(tiny_bundle, root, out)
+    assert tree(root) == before
+    assert names(done, root) == [0, 1, 2, 3]
+    sidecars = {name.replace(".gz", "").replace(".nii", ".json") for name in MADE}
+    described = {"dataset_description.json", "README", "descriptions.tsv", "logs/report.json"}
+    assert set(tree(out)) == {*MADE, *sidecars, *described}
+    for source, made in zip(SCANS, MADE, strict=False):
+        was, now = io.read(root / source), io.read(out / made)
+        assert now.synthetic
+        assert now.voxels.dtype == np.float32
+        assert was.affine.tobytes() == now.affine.tobytes()
+    report = read(out / "logs/report.json")
+    assert [row["output"] for row in report["done"]] == list(MADE)
+    assert report["ignored"] == [{"source": SCANS[4], "reason": "is T2w, not T1w"}]
+    assert str(tmp_path) not in json.dumps(report)
+
+
+def test_what_a_sidecar_says(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+    run(tiny_bundle, root, tmp_path / "out", participants=["02"])
+    told = read(tmp_path / "out/sub-02/anat/sub-02_desc-synth_T2w.json")
+    assert told["SyntheticData"] is True
+    assert "not for diagnosis" in told["Description"]
+    uri = f"bids:raw:{SCANS[3]}"
+    assert (told["Sources"], told["SpatialReference"]) == ([uri], uri)
+    (maker,) = told["GeneratedBy"]
+    assert (maker["Name"], maker["Model"]) == ("mrbridge", tiny_bundle.hash)
+    assert maker["HeldOutScores"] == tiny_bundle.manifest.scores != {}
+    # What holds for the body holds for its synthesis; how it was scanned, and who, does not.
+    assert told["SkullStripped"] is False
+    assert told["BodyPart"] == "BRAIN"
+    assert told["AnatomicalLandmarkCoordinates"] == {"AC": [1, 2, 3]}
+    assert not {"EchoTime", "RepetitionTime", "FlipAngle", "PatientName"} & told.keys()
+
+
+def test_sidecars_above_count(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+    run(tiny_bundle, root, tmp_path / "out", participants=["01"])
+    assert read(tmp_path / "out" / MADE[0].replace("nii.gz", "json"))["SkullStripped"] is True
+
+
+def test_skull_stripping_is_measured_where_nobody_tells(
+    tiny_bundle: Bundle,
+    root: Path,
+    make_scan: Callable[..., Volume],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Noise around says that nothing was cut away, and so does a size that no brain has."""
+    (root / "T1w.json").unlink()
+    noisy = make_scan(0, "T1w", shape=(30, 32, 3))
+    noise = np.random.default_rng(0).integers(1, 30, noisy.voxels.shape)
+    noisy.voxels[:] += noise.astype(np.int16)
+    io.write(noisy, root / SCANS[0])
+    large = make_scan(1, "T1w", shape=(30, 32, 40), spacing=8.0)
+    assert np.count_nonzero(large.voxels) * 8 * 8 * 4 > 2.3e6
+    io.write(large, root / SCANS[1])
+    run(tiny_bundle, root, tmp_path / "out", participants=["01"])
+    told = [read(tmp_path / "out" / name.replace("nii.gz", "json")) for name in MADE[:3]]
+    assert told[0]["SkullStripped"] is told[1]["SkullStripped"] is False
+    assert "SkullStripped" not in told[2]
+    assert "ses-1" not in caplog.text
+    assert "sub-01_ses-2_acq-fast_rec-n_T1w.nii.gz: nothing tells whether the skull" in caplog.text
+
+
+def test_what_the_data_set_says_of_itself(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(tiny_bundle, root, out, participants=["02"])
+    told = read(out / "dataset_description.json")
+    assert told["DatasetType"] == "derivative"
+    assert told["License"] == "CC0"
+    assert told["GeneratedBy"][0]["Name"] == "mrbridge"
+    assert told["DatasetLinks"] == {"raw": "../raw%20data"}
+    assert told["SourceDatasets"] == [{"URL": "../raw%20data"}]
+    assert (out / "descriptions.tsv").read_text().splitlines()[1].startswith("desc-synth\t")
+    assert "not for diagnosis" in (out / "README").read_text()
+    # What a user adds stays.
+    write(out / "dataset_description.json", **{**told, "Name": "Mine", "Authors": ["A", "B"]})
+    (out / "README").write_text("mine")
+    run(tiny_bundle, root, out)
+    again = read(out / "dataset_description.json")
+    assert (again["Name"], again["Authors"]) == ("Mine", ["A", "B"])
+    assert (out / "README").read_text() == "mine"
+
+
+def test_among_the_derivatives_of_its_source(tiny_bundle: Bundle, root: Path) -> None:
+    out = root / "derivatives" / "mrbridge"
+    assert len(run(tiny_bundle, root, out)) == 4
+    assert read(out / "dataset_description.json")["DatasetLinks"] == {"raw": "../.."}
+    assert all(item.skipped for item in run(tiny_bundle, root, out))
+
+
+def test_what_is_stated_later_reaches_what_was_made_before(
+    tiny_bundle: Bundle, root: Path, tmp_path: Path
+) -> None:
+    (root / "T1w.json").unlink()
+    out = tmp_path / "out"
+    run(tiny_bundle, root, out, participants=["01"])
+    sidecar = out / MADE[2].replace("nii.gz", "json")
+    before = read(sidecar)
+    write(root / "T1w.json", SkullStripped=True)
+    assert all(item.skipped for item in run(tiny_bundle, root, out, participants=["01"]))
+    assert read(sidecar) == {**before, "SkullStripped": True} != before
+
+
+class TestSelection:
+    def test_labels(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+        done = run(tiny_bundle, root, tmp_path / "out", participants=["sub-01"], sessions=["2"])
+        assert names(done, root) == [2]
+
+    def test_a_filter_file(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+        write(tmp_path / "f.json", t1w={"run": [1, None], "acquisition": None})
+        done = run(tiny_bundle, root, tmp_path / "out", bids_filter=tmp_path / "f.json")
+        assert names(done, root) == [0, 3]
+        ignored = read(tmp_path / "out/logs/report.json")["ignored"]
+        assert {"source": SCANS[1], "reason": "is left out by the filter file (run)"} in ignored
+
+    def test_nothing_is_left(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"no T1w scan that fits.*4 do not"):
+            run(tiny_bundle, root, tmp_path / "out", participants=["02"], sessions=["2"])
+        assert not (tmp_path / "out").exists()
+
+    def test_gaps_are_told(
+        self,
+        tiny_bundle: Bundle,
+        root: Path,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        write(tmp_path / "f.json", t2w={"run": 1})
+        run(
+            tiny_bundle,
+            root,
+            tmp_path / "out",
+            participants=["01", "02"],
+            sessions=["2"],
+            bids_filter=tmp_path / "f.json",
+        )
+        assert "sub-02: has no T1w scan that fits" in caplog.text
+        assert "has no query 't1w'" in caplog.text
+
+    def test_only_of_data_sets(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+        for options in ({"participants": ["01"]}, {"overwrite": True}):
+            with pytest.raises(SettingsError, match="for BIDS data sets"):
+                run(tiny_bundle, root / SCANS[0], tmp_path / "out", **options)
+
+
+class TestDirection:
+    def test_the_other_way(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+        done = run(tiny_bundle, root, tmp_path / "out", to="T1w")
+        assert [item.output.name for item in done] == ["sub-02_desc-synth_T1w.nii.gz"]
+
+    def test_choices_are_named(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match=r"makes T2w or T1w, not FLAIR.*--to T2w"):
+            run(tiny_bundle, root, tmp_path / "out", to="FLAIR")
+        for scan in SCANS[:4]:
+            (root / scan).unlink()
+        with pytest.raises(InputError, match=r"no T1w scan.*its 1 T2w scans, say --to T1w"):
+            run(tiny_bundle, root, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        (root / SCANS[4]).unlink()
+        with pytest.raises(InputError, match="no T1w scan to make T2w from"):
+            run(tiny_bundle, root, tmp_path / "out")
+
+
+class TestDoneAlready:
+    def test_nothing_is_made_twice(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = tmp_path / "out"
+        run(tiny_bundle, root, out)
+        before = tree(out)
+        monkeypatch.setattr(verb, "_synthesise", None)
+        again = run(tiny_bundle, root, out)
+        assert [(item.skipped, item.error) for item in again] == [(True, None)] * 4
+        assert all(item.output.is_file() for item in again)
+        after = tree(out)
+        report = json.loads(after.pop("logs/report.json"))
+        before.pop("logs/report.json")
+        assert after == before
+        assert (len(report["done"]), len(report["skipped"])) == (0, 4)
+
+    def test_what_is_missing_or_unfinished_is_made(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        run(tiny_bundle, root, out)
+        before = tree(out)
+        (out / MADE[0]).unlink()
+        (out / MADE[1].replace("nii.gz", "json")).unlink()  # killed in between
+        again = run(tiny_bundle, root, out)
+        assert [item.skipped for item in again] == [False, False, True, True]
+        after = tree(out)
+        assert {key: after[key] for key in before if "logs" not in key} == {
+            key: before[key] for key in before if "logs" not in key
+        }
+
+    def test_something_else_is_replaced_on_request_alone(
+        self,
+        tiny_bundle: Bundle,
+        other_bundle: Bundle,
+        root: Path,
+        make_scan: Callable[..., Volume],
+        tmp_path: Path,
+    ) -> None:
+        out = tmp_path / "out"
+        run(tiny_bundle, root, out)
+        before = tree(out)
+
+        def errors(model: Bundle, **options: Any) -> list[str]:
+            with pytest.raises(SomeScansFailed) as caught:
+                run(model, root, out, **options)
+            assert caught.value.exit_code == 1
+            return [row["error"] for row in read(out / "logs/report.json")["failed"]]
+
+        assert errors(other_bundle) == ["is there already, by another model"] * 4
+        assert errors(tiny_bundle, dtype="int16") == ["is there already, with other options"] * 4
+        io.write(make_scan(9, "T1w", shape=(30, 32, 3)), root / SCANS[0])
+        assert errors(tiny_bundle) == ["is there already, of another source file"]
+        changed = bytearray((out / MADE[3]).read_bytes())
+        changed[-1] ^= 1
+        (out / MADE[3]).write_bytes(bytes(changed))
+        assert errors(tiny_bundle)[1:] == ["is there already, and was changed since it was made"]
+        (out / MADE[3]).write_bytes(before[MADE[3]])
+        assert {k: v for k, v in tree(out).items() if "logs" not in k} == {
+            k: v for k, v in before.items() if "logs" not in k
+        }
+        done = run(other_bundle, root, out, overwrite=True)
+        assert not any(item.skipped for item in done)
+        assert all(item.skipped for item in run(other_bundle, root, out))
+        assert tree(out)[MADE[1]] != before[MADE[1]]
+
+    def test_a_foreign_image_is_kept(
+        self, tiny_bundle: Bundle, root: Path, make_scan: Callable[..., Volume], tmp_path: Path
+    ) -> None:
+        foreign = io.write(make_scan(3, "T2w"), tmp_path / "out" / MADE[3])
+        before = foreign.read_bytes()
+        with pytest.raises(SomeScansFailed):
+            run(tiny_bundle, root, tmp_path / "out", participants=["02"])
+        assert foreign.read_bytes() == before
+
+    def test_reports_of_other_participants_stay(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        run(tiny_bundle, root, out, participants=["01"])
+        run(tiny_bundle, root, out, participants=["02"])
+        report = read(out / "logs/report.json")
+        assert [row["output"] for row in report["done"]] == list(MADE)
+        run(tiny_bundle, root, out, participants=["02"])
+        report = read(out / "logs/report.json")
+        assert (len(report["done"]), len(report["skipped"])) == (3, 1)
+
+
+class TestFaults:
+    def test_a_bad_scan_does_not_stop_the_others(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        bad = root / SCANS[1]
+        bad.write_bytes(bad.read_bytes()[:-9])
+        with pytest.raises(SomeScansFailed, match="1 of 4 scans failed"):
+            run(tiny_bundle, root, out)
+        report = read(out / "logs/report.json")
+        (failed,) = report["failed"]
+        assert failed["source"] == SCANS[1]
+        assert "damaged or truncated" in failed["error"]
+        assert sorted(p for p in tree(out) if ".nii" in p) == sorted({*MADE} - {MADE[1]})
+
+    def test_content_that_was_not_fetched(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        (root / SCANS[3]).unlink()
+        (root / SCANS[3]).symlink_to(".git/annex/objects/key")
+        with pytest.raises(SomeScansFailed):
+            run(tiny_bundle, root, tmp_path / "out", participants=["02"])
+        (failed,) = read(tmp_path / "out/logs/report.json")["failed"]
+        assert failed["error"] == "its content is not here"
+
+    def test_what_says_that_it_is_synthetic(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        write(root / "sub-02/anat/sub-02_T1w.json", SyntheticData=True)
+        with pytest.raises(SomeScansFailed):
+            run(tiny_bundle, root, tmp_path / "out", participants=["02"])
+        (failed,) = read(tmp_path / "out/logs/report.json")["failed"]
+        assert failed["error"] == "is synthetic already"
+
+    def test_a_broken_sidecar(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+        (root / "sub-02/anat/sub-02_T1w.json").write_text("{")
+        with pytest.raises(SomeScansFailed):
+            run(tiny_bundle, root, tmp_path / "out")
+        report = read(tmp_path / "out/logs/report.json")
+        assert (len(report["done"]), len(report["failed"])) == (3, 1)
+
+    def test_places_that_are_refused(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+        before = tree(tmp_path)
+        for out, message in (
+            (root, "the input itself"),
+            (root / "synth", r"among the raw scans.*derivatives/mrbridge"),
+            (root / "derivatives", "among the raw scans"),
+            (tmp_path / "out.nii.gz", "name of a file"),
+        ):
+            with pytest.raises(OutputError, match=message):
+                run(tiny_bundle, root, out)
+        assert tree(tmp_path) == before
+        for told in (
+            {"DatasetType": "raw", "GeneratedBy": [{"Name": "mrbridge"}]},
+            {"DatasetType": "derivative", "GeneratedBy": [{"Name": "another"}]},
+            {"DatasetType": "derivative"},
+        ):
+            other = tmp_path / "there"
+            other.mkdir(exist_ok=True)
+            write(other / "dataset_description.json", **told)
+            with pytest.raises(OutputError, match="mrbridge did not make"):
+                run(tiny_bundle, root, other)
+            assert list(tree(other)) == ["dataset_description.json"]
+
+    def test_two_data_sets_in_one(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        run(tiny_bundle, root, out, participants=["02"])
+        copy = shutil.copytree(root, tmp_path / "copy")
+        with pytest.raises(OutputError, match="derivatives of another data set"):
+            run(tiny_bundle, copy, out)
+        shutil.rmtree(root)  # moved rather than copied
+        run(tiny_bundle, copy, out)
+        assert read(out / "dataset_description.json")["DatasetLinks"] == {"raw": "../copy"}
+
+    def test_leftovers_of_a_kill_are_swept(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "out/sub-02/anat"
+        folder.mkdir(parents=True)
+        left = folder / f".~000000-{os.getpid()}-00000000.nii"
+        left.touch()
+        os.utime(left, (0, 0))
+        run(tiny_bundle, root, tmp_path / "out", participants=["02"])
+        assert not left.exists()
+
+
+class TestCheck:
+    def test_states(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        run(tiny_bundle, root, out, participants=["01"])
+        (out / MADE[0]).unlink()
+        states = check_data_set(Plan(root, out, tiny_bundle, None))
+        assert [state for _, state in states] == ["missing", "done", "done", "missing"]
+        head, *rows = (out / "logs/group.tsv").read_text().splitlines()
+        assert head.split("\t") == ["participant_id", "session_id", "source", "output", "state"]
+        assert rows[0].split("\t") == ["sub-01", "ses-1", SCANS[0], MADE[0], "missing"]
+        assert rows[3].split("\t")[1] == "n/a"
+
+
+def test_whole_numbers_are_told_of(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(tiny_bundle, root, out, participants=["02"], dtype="int16")
+    assert nib.load(out / MADE[3]).get_data_dtype() == np.int16
+    told = read(out / MADE[3].replace(".nii", ".json"))["Rounding"]
+    assert told == {"NumberType": "int16", "Factor": 1.0, "ClippedVoxels": 0}
+    (row,) = read(out / "logs/report.json")["done"]
+    assert row["rounding"] == told

@@ -1,0 +1,140 @@
+"""Which scans of a BIDS data set are wanted, and what its sidecars say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrbridge.errors import InputError, SettingsError
+from mrbridge.io.bids import find_scans
+from mrbridge.io.bids_metadata import read_metadata
+from mrbridge.io.bids_selection import select
+
+NAMES = (
+    "sub-01/ses-a/anat/sub-01_ses-a_run-1_T1w.nii.gz",
+    "sub-01/ses-a/anat/sub-01_ses-a_run-02_T1w.nii.gz",
+    "sub-01/ses-b/anat/sub-01_ses-b_acq-fast_T1w.nii.gz",
+    "sub-02/ses-a/anat/sub-02_ses-a_rec-norm_T1w.nii.gz",
+    "sub-02/ses-a/anat/sub-02_ses-a_T2w.nii.gz",
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in NAMES:
+        path = tmp_path / "bids" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "bids"
+
+
+def kept(root: Path, *arguments: Any, **query: Any) -> list[int]:
+    """Which of `NAMES` remain."""
+    if query:
+        path = root.parent / "filter.json"
+        path.write_text(json.dumps(query))
+        arguments = ((), (), path)
+    found = select(*arguments).apply(find_scans(root), root)
+    assert len(found.scans) + len(found.ignored) == len(NAMES), "each is kept or told of"
+    return sorted(NAMES.index(scan.path.relative_to(root).as_posix()) for scan in found.scans)
+
+
+def test_labels_with_and_without_their_prefix(root: Path) -> None:
+    assert kept(root) == [0, 1, 2, 3, 4]
+    assert kept(root, ["02"]) == kept(root, ["sub-02"]) == [3, 4]
+    assert kept(root, ["01", "02"], ["ses-a"]) == [0, 1, 3, 4]
+    assert kept(root, ["01"], ["b"]) == [2]
+
+
+def test_labels_that_are_not_there(root: Path) -> None:
+    with pytest.raises(InputError, match=r"has no participant 03 and no 4\. It has 01, 02\."):
+        kept(root, ["01", "03", "4"])
+    with pytest.raises(InputError, match=r"has no session c\. It has a, b\."):
+        kept(root, [], ["c"])
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, [0, 1, 2, 3]),
+        ({"session": "a"}, [0, 1, 3]),
+        ({"session": ["a", "b"], "acquisition": None}, [0, 1, 3]),
+        ({"acquisition": "*"}, [2]),
+        ({"acq": ["fast", None], "subject": "01"}, [0, 1, 2]),
+        ({"run": 1}, [0]),
+        ({"run": 2}, [1]),
+        ({"run": "02"}, [1]),
+        ({"run": None}, [2, 3]),
+        ({"reconstruction": "norm", "suffix": "T1w", "datatype": "anat"}, [3]),
+        ({"extension": [".nii.gz", ".nii"], "space": None}, [0, 1, 2, 3]),
+        ({"suffix": "T2w"}, []),
+    ],
+)
+def test_queries_as_pybids_has_them(query: dict[str, Any], expected: list[int], root: Path) -> None:
+    assert kept(root, t1w=query, bold={"task": "rest"}) == [*expected, 4]
+
+
+def test_the_case_of_a_suffix_does_not_matter(root: Path) -> None:
+    assert kept(root, T1w={"run": 1}) == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("{", InputError, "is no JSON"),
+        ("[]", InputError, "holds no queries"),
+        ('{"t1w": "01"}', InputError, "holds no queries"),
+        ('{"t1w": {"sesion": "01"}}', SettingsError, "'sesion'. did you mean 'session'"),
+    ],
+)
+def test_unusable_filter_files(text: str, kind: type, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "filter.json"
+    path.write_text(text)
+    with pytest.raises(kind, match=message) as caught:
+        select((), (), path)
+    assert caught.value.path == path
+    with pytest.raises(InputError, match="cannot be read"):
+        select((), (), tmp_path / "absent.json")
+
+
+def test_parts_of_complex_images_and_contrast_agent_are_no_plain_contrast(tmp_path: Path) -> None:
+    for entity in ("part-mag", "part-phase", "ce-gd", "echo-2"):
+        path = tmp_path / "sub-1" / "anat" / f"sub-1_{entity}_T1w.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = find_scans(tmp_path)
+    assert {scan.name for scan in found.scans} == {
+        "sub-1_part-mag_T1w.nii.gz",
+        "sub-1_echo-2_T1w.nii.gz",
+    }
+    assert {reason for _, reason in found.ignored} == {
+        "is the phase part of a complex image",
+        "was taken after contrast agent",
+    }
+
+
+class TestInheritance:
+    def test_nearer_and_narrower_wins(self, root: Path) -> None:
+        scan = root / NAMES[0]
+        assert read_metadata(scan, root) == {}
+        for place, told in {
+            "T1w.json": {"A": 1, "B": 1, "C": 1, "D": 1},
+            "T2w.json": {"A": "of another suffix"},
+            "run-1_T1w.json": {"B": 2},
+            "run-2_T1w.json": {"B": "of another run"},
+            "sub-01/sub-01_T1w.json": {"C": 3},
+            "sub-01/ses-a/anat/sub-01_ses-a_run-1_T1w.json": {"D": 4},
+            "sub-01/ses-b/anat/sub-01_ses-b_T1w.json": {"A": "of another session"},
+        }.items():
+            (root / place).write_text(json.dumps(told))
+        (root.parent / "T1w.json").write_text('{"A": "outside"}')
+        assert read_metadata(scan, root) == {"A": 1, "B": 2, "C": 3, "D": 4}
+
+    @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
+    def test_a_broken_sidecar_is_named(self, text: str, root: Path) -> None:
+        (root / "T1w.json").write_bytes(text.encode("latin-1"))
+        with pytest.raises(InputError, match=r"T1w\.json.*JSON"):
+            read_metadata(root / NAMES[0], root)
