@@ -100,6 +100,8 @@ class TestSlices:
             ("PixelSpacing", None, "pixel spacing"),
             ("PixelSpacing", [0, 0], "pixel spacing"),
             ("Rows", 23, "differ in size"),
+            ("StudyInstanceUID", "1.2.3", "several studies"),
+            ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.7", "is no MR image"),
             ("RescaleSlope", 0, "slope is 0"),
             ("PhotometricInterpretation", "MONOCHROME1", "unusual way"),
         ],
@@ -144,6 +146,28 @@ class TestFiles:
         paths = write_series(tmp_path)
         paths[place].write_bytes(paths[place].read_bytes()[:200])
         assert refused(tmp_path, "damaged or truncated|does not say").path == paths[place]
+
+    @pytest.mark.parametrize("size", [0, 100])
+    def test_nor_is_one_that_has_lost_its_beginning(self, size: int, tmp_path: Path) -> None:
+        paths = write_series(tmp_path)
+        paths[6].write_bytes(paths[6].read_bytes()[:size])
+        assert refused(tmp_path, "is named like the DICOM files beside it").path == paths[6]
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (b"\x00\x52\x30\x92SQ", b"\x00\x52\x30\x92S\xd1"),  # a type that does not exist
+            (b"-23.", b"-2?."),  # a number that is none
+        ],
+    )
+    def test_enhanced_values_that_cannot_be_parsed(
+        self, old: bytes, new: bytes, tmp_path: Path
+    ) -> None:
+        (path,) = save(tmp_path, [enhanced(marked())])
+        data = path.read_bytes()
+        assert old in data
+        path.write_bytes(data.replace(old, new))
+        refused(tmp_path, "damaged|where it lies|promises|pixel spacing")
 
     def test_an_index_of_files_is_left_out(self, tmp_path: Path) -> None:
         write_series(tmp_path)

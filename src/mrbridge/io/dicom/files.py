@@ -31,6 +31,8 @@ MAX_FILES = 200_000
 MAX_FILE_BYTES = 2**32
 """The largest DICOM file that is opened."""
 
+NO_DICOM = "is no DICOM file"
+
 _CHUNK = 1 << 20
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
 
@@ -101,7 +103,7 @@ class DicomFile:
         except InputError:
             raise
         except InvalidDicomError:
-            raise InputError("is no DICOM file", path=self.shown, remedy="Leave it out.") from None
+            raise InputError(NO_DICOM, path=self.shown, remedy="Leave it out.") from None
         except OSError as error:
             raise InputError(
                 f"cannot be read ({error.strerror or 'damaged'})",
@@ -172,7 +174,7 @@ def _reason_against(file: DicomFile) -> str | None:
                 pass
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError):
         return None
-    return None if found else "is no DICOM file"
+    return None if found else NO_DICOM
 
 
 def _in_folder(root: Path) -> Iterator[DicomFile]:

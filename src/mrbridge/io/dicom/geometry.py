@@ -122,6 +122,11 @@ def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.fl
     sizes = [(part.number("Columns"), part.number("Rows")) for part in slices]
     usual = Counter(sizes).most_common(1)[0][0]
     for part, size in zip(slices, sizes, strict=True):
+        if part.text("StudyInstanceUID") != slices[0].text("StudyInstanceUID"):
+            raise InputError(
+                f"its files are of several studies ({slices[0].shown}, {part.shown})",
+                remedy="Get them again from where they came.",
+            )
         if size != usual:
             raise InputError(
                 f"its images differ in size ({part.shown} is unlike the others)",

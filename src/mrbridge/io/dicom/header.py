@@ -15,6 +15,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from mrbridge.errors import InputError
 from mrbridge.io.dicom.files import DicomFile, damaged, text_of
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -158,6 +159,21 @@ def slices_of(file: DicomFile) -> list[Slice]:
     Raises:
         InputError: it is damaged.
     """
+    try:
+        return _slices_of(file)
+    except (InputError, MemoryError):
+        raise
+    except Exception:
+        # Values are parsed when they are first looked at, and damage ends in any exception at all.
+        raise damaged(file) from None
+
+
+def class_name(part: Slice) -> str:
+    """What kind of object the file is, in the standard's words."""
+    return UID(part.text("SOPClassUID")).name
+
+
+def _slices_of(file: DicomFile) -> list[Slice]:
     header = file.header(_TOP)
     one = Slice(file, None, header)
     if "DirectoryRecordSequence" in header:
@@ -167,11 +183,6 @@ def slices_of(file: DicomFile) -> list[Slice]:
     if one.text("SOPClassUID") in (MR, *_ENHANCED) and not one.number("Rows"):
         raise damaged(file)
     return list(_frames(file, header)) if one.text("SOPClassUID") in _ENHANCED else [one]
-
-
-def class_name(part: Slice) -> str:
-    """What kind of object the file is, in the standard's words."""
-    return UID(part.text("SOPClassUID")).name
 
 
 def _frames(file: DicomFile, header: Dataset) -> Iterator[Slice]:

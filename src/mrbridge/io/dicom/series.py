@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ import numpy as np
 from mrbridge.errors import InputError
 from mrbridge.io.dicom.classify import classify
 from mrbridge.io.dicom.contrast import guess_contrast
-from mrbridge.io.dicom.files import calm, find_files
+from mrbridge.io.dicom.files import NO_DICOM, calm, find_files
 from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
 from mrbridge.io.dicom.header import Slice, slices_of
 
@@ -119,12 +120,14 @@ def find_series(path: str | Path) -> Listing:
         InputError: the path does not exist, or is a zip that cannot or should not be opened.
     """
     path = Path(path)
-    groups: dict[tuple[str, str], list[Slice]] = defaultdict(list)
+    groups: dict[str, list[Slice]] = defaultdict(list)
     listing = Listing(path, [])
+    alike: set[Path] = set()
     for file, reason in find_files(path):
         if reason is not None:
             listing.ignored.append((file.shown, reason))
             continue
+        alike.add(_unnumbered(file.shown))
         try:
             found = slices_of(file)
         except InputError as error:
@@ -133,12 +136,29 @@ def find_series(path: str | Path) -> Listing:
         if not found:
             listing.ignored.append((file.shown, "is an index of files (DICOMDIR)"))
             continue
-        first = found[0]
-        groups[first.text("StudyInstanceUID"), first.text("SeriesInstanceUID")] += found
+        groups[found[0].text("SeriesInstanceUID")] += found
     series = _with_numbers([one for slices in groups.values() for one in _split(slices)])
     series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.echo or 0))
     listing.series.extend(series)
+    _suspect(listing, alike)
     return listing
+
+
+def _suspect(listing: Listing, alike: set[Path]) -> None:
+    """Take what is named like the DICOM files beside it and is none for one that is cut short."""
+    for item in list(listing.ignored):
+        file, reason = item
+        plain = _unnumbered(file)
+        if reason == NO_DICOM and plain in alike and plain.name != file.name:
+            listing.ignored.remove(item)
+            what = "is named like the DICOM files beside it, but is none: damaged or truncated"
+            listing.damaged.append(
+                InputError(what, path=file, remedy="Get it again, or remove it.")
+            )
+
+
+def _unnumbered(file: Path) -> Path:
+    return file.with_name(re.sub(r"\d+", "#", file.name))
 
 
 def choose_series(
