@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -123,7 +122,7 @@ def by_dcm2niix(out: Path, folder: Path) -> Volume:
     """What dcm2niix makes of a folder."""
     import nibabel as nib
 
-    program = shutil.which("dcm2niix") or pytest.importorskip("dcm2niix").bin
+    program = pytest.importorskip("dcm2niix").bin
     out.mkdir()
     subprocess.run(
         [program, "-b", "n", "-z", "n", "-f", "made", "-o", out, folder],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,7 +227,8 @@ class TestWords:
     def test_dciodvfy_finds_no_error_that_the_source_has_not(
         self, source: Path, tmp_path: Path
     ) -> None:
-        program = shutil.which("dciodvfy")
+        beside = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+        program = shutil.which("dciodvfy", path=os.pathsep.join(beside))
         if program is None:
             pytest.skip("dciodvfy (dicom3tools) is not installed")
         paths = write_source(tmp_path / "gap")

@@ -84,12 +84,12 @@ def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
                 for file in temporary.iterdir():
                     _flush(file)
                 _flush(temporary)
-            if path.exists():
+            if not path.exists():
+                os.replace(temporary, path)
+            elif not _exchange(temporary, path):
                 with _temporary(path) as old:
                     os.replace(path, old)
                     os.replace(temporary, path)
-            else:
-                os.replace(temporary, path)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -170,6 +170,19 @@ def _temporary(path: Path) -> Iterator[Path]:
     finally:
         _remove(temporary)
         _ours.discard(name)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step, so that no kill finds either absent; False where
+    the system cannot (Linux can, by renameat2).
+    """
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def _flush(path: Path) -> None:
