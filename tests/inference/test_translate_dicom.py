@@ -154,7 +154,8 @@ class TestRefusals:
         [
             (".", {}, "folder of the source"),
             ("inside", {}, "folder of the source"),
-            ("../made.png", {}, "name of a picture"),
+            ("../made.png", {}, "name of a file; a derived series has many"),
+            ("../made.dcm", {}, "name of a file; a derived series has many"),
             ("../made.nii", {"form": "dicom"}, "name of a NIfTI file"),
         ],
     )

@@ -53,7 +53,7 @@ def test_words_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None
         cli.main(["inspect", str(study)])
     assert ended.value.code == 0
     out = capsys.readouterr().out
-    assert "1 of 3 series can be translated as they are" in out
+    assert "1 of 3 series can be used as they are" in out
     assert "4: T2w, long echo and repetition" in out
     assert "with --allow-gaps" in out
     with pytest.raises(SystemExit):

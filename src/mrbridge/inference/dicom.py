@@ -101,8 +101,10 @@ def _refuse_place(path: Path, out: Path) -> None:
         raise OutputError(
             "lies in the folder of the source, or around it", path=out, remedy="Name another."
         )
-    if FORMATS.get(suffix_of(out)) == "picture":
-        raise OutputError("is the name of a picture", path=out, remedy="Name a folder.")
+    if suffix_of(out) in (".dcm", ".zip", *FORMATS):
+        raise OutputError(
+            "is the name of a file; a derived series has many", path=out, remedy="Name a folder."
+        )
     must_be_ours(out)
 
 

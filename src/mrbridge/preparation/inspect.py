@@ -35,7 +35,7 @@ class Item:
         shape: of the image (i, j, k); None where it has none.
         spacing_mm: along i, j, k.
         gaps: slices that are missing.
-        problem: why it cannot be translated as it is; None if it can.
+        problem: why it cannot be used as it is; None if it can.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Inspection:
         noun = "series" if self.form == "dicom" else "files"
         lines = [
             _table(self),
-            f"{usable} of {len(self.items)} {noun} can be translated as they are",
+            f"{usable} of {len(self.items)} {noun} can be used as they are",
         ]
         for item in self.items:
             if item.contrast and self.form == "dicom":
