@@ -362,6 +362,16 @@ class TestFaults:
         assert "damaged or truncated" in failed["error"]
         assert sorted(p for p in tree(out) if ".nii" in p) == sorted({*MADE} - {MADE[1]})
 
+    def test_two_scans_never_become_one(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        shutil.copy(root / SCANS[0], root / SCANS[0].replace("run-1", "run-1_desc-denoised"))
+        shutil.copy(root / SCANS[0], root / SCANS[3].replace(".nii", ".nii.gz"))
+        with pytest.raises(SomeScansFailed, match="2 of 6"):
+            run(tiny_bundle, root, tmp_path / "out")
+        failed = read(tmp_path / "out/logs/report.json")["failed"]
+        assert all("is made of another scan already" in row["error"] for row in failed)
+
     def test_content_that_was_not_fetched(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path
     ) -> None:
@@ -380,6 +390,7 @@ class TestFaults:
             run(tiny_bundle, root, tmp_path / "out", participants=["02"])
         (failed,) = read(tmp_path / "out/logs/report.json")["failed"]
         assert failed["error"] == "is synthetic already"
+        run(tiny_bundle, root, tmp_path / "out", participants=["02"], force=True)
 
     def test_a_broken_sidecar(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
         (root / "sub-02/anat/sub-02_T1w.json").write_text("{")
@@ -420,6 +431,35 @@ class TestFaults:
         shutil.rmtree(root)  # moved rather than copied
         run(tiny_bundle, copy, out)
         assert read(out / "dataset_description.json")["DatasetLinks"] == {"raw": "../copy"}
+
+    def test_stopped_at_any_write(
+        self,
+        tiny_bundle: Bundle,
+        root: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """What is there is whole, and the next run brings what an undisturbed one has."""
+        replace, calls = os.replace, iter(())
+
+        def stopping(*paths: Any) -> None:
+            if next(calls, None) == "stop":
+                raise KeyboardInterrupt
+            replace(*paths)
+
+        run(tiny_bundle, root, tmp_path / "calm", participants=["02"])
+        calm = {k: v for k, v in tree(tmp_path / "calm").items() if "logs" not in k}
+        monkeypatch.setattr(os, "replace", stopping)
+        for count in range(len(calm) + 1):
+            out = tmp_path / f"stopped-{count}"
+            calls = iter([*["go"] * count, "stop"])
+            with pytest.raises(KeyboardInterrupt):
+                run(tiny_bundle, root, out, participants=["02"])
+            there = tree(out)
+            assert len(there) == count
+            assert there.items() <= calm.items()
+            run(tiny_bundle, root, out, participants=["02"])
+            assert {k: v for k, v in tree(out).items() if "logs" not in k} == calm
 
     def test_leftovers_of_a_kill_are_swept(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path

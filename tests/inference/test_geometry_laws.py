@@ -141,7 +141,7 @@ def test_the_identity_gives_back_every_orientation_bit_for_bit(
 
 @st.composite
 def volumes(draw: st.DrawFn, step: st.SearchStrategy[float]) -> Volume:
-    """Blobs of 24 mm and more in the plane, on oblique grids of one slice and more."""
+    """Blobs of 24 mm and more in the plane, on oblique, sheared grids of one slice and more."""
     angles = draw(st.tuples(*[st.floats(-180, 180)] * 3))
     affine = affine_of(angles, (1, 1, 1))
     slicing = int(np.flatnonzero(nib.io_orientation(affine)[:, 0] == 2)[0])
@@ -149,7 +149,8 @@ def volumes(draw: st.DrawFn, step: st.SearchStrategy[float]) -> Volume:
     spacing[slicing] = draw(st.floats(0.5, 7))
     shape = [int(24 / s) + draw(st.integers(1, 9)) for s in spacing]
     shape[slicing] = draw(st.integers(1, 5))
-    affine[:3, :3] *= spacing
+    shear = draw(st.sampled_from([0.0, 0.05, -0.1]))
+    affine[:3, :3] = affine[:3, :3] @ (np.eye(3) + shear * np.eye(3, k=1)) * spacing
     return head(tuple(shape), affine)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mrbridge.errors import InputError
-from mrbridge.io.bids import FoundScans, find_scans
+from mrbridge.io.bids import FoundScans, find_scans, is_bids
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
@@ -75,6 +75,17 @@ def test_a_nested_folder_with_strays(tmp_path: Path) -> None:
     found = find_scans(tmp_path)
     assert told(found) == [("p2", None, "T1w", "T1.nii.gz"), ("p10", None, "T2w", "T2.nii.gz")]
     assert set(reasons(found)) == {"T1POST.nii.gz", "readme.txt", "._T2.nii.gz"}
+
+
+def test_folders_that_only_begin_like_bids(tmp_path: Path) -> None:
+    make(tmp_path, "sub-01/T1.nii.gz", "sub-01/T2.nii.gz", "sub-02/scan.json")
+    assert not is_bids(tmp_path)
+    assert told(find_scans(tmp_path)) == [
+        ("sub-01", None, "T1w", "T1.nii.gz"),
+        ("sub-01", None, "T2w", "T2.nii.gz"),
+    ]
+    make(tmp_path, "sub-02/anat/sub-02_T1w.nii.gz")
+    assert is_bids(tmp_path)
 
 
 def test_contrast_folders_of_pictures(tmp_path: Path) -> None:

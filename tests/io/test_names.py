@@ -95,6 +95,13 @@ def test_a_derivative_keeps_its_entities_and_says_that_it_is_synthetic() -> None
     assert derivative_name(name, "T2w") == "sub-01_ses-2_desc-synth_T2w.nii.gz"
 
 
+def test_a_derivative_has_its_entities_in_the_order_of_the_standard() -> None:
+    name = parse_name("sub-01_run-1_odd-x_part-mag_rec-n_acq-fast_space-T1w_T1w.nii")
+    assert name is not None
+    made = "sub-01_acq-fast_rec-n_run-1_part-mag_space-T1w_odd-x_desc-synth_T2w.nii"
+    assert derivative_name(name, "T2w") == made
+
+
 def test_natural_order() -> None:
     names = ["Image #10.png", "image #9.png", "Image #100.png", "Image #9b.png", "a", "10", "9"]
     expected = ["9", "10", "a", "image #9.png", "Image #9b.png", "Image #10.png", "Image #100.png"]

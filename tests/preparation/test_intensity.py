@@ -22,6 +22,7 @@ from mrbridge.preparation.intensity import (
     blank_outside,
     find_recipe,
     foreground_mask,
+    has_surroundings,
     median_recipe,
 )
 from mrbridge.preparation.pipeline import StandardSettings, standardise
@@ -238,6 +239,16 @@ class TestBlankOutside:
     def test_a_head_that_fills_the_picture_has_no_outside(self) -> None:
         assert outside_of(np.ones((2, 40, 40), np.float32)) is None
         assert outside_of(stripped()[:, 8:32, 8:32]) is None
+
+    def test_surroundings_are_told_only_where_there_are_some(self) -> None:
+        noise = np.random.default_rng(0).uniform(0.1, 2, (3, 40, 40)).astype(np.float32)
+        partly = np.where(np.hypot(*(np.mgrid[:40, :40] - 20)) > 18, 0, noise)
+        for around, told in ((noise, True), (partly, True), (0 * noise, False)):
+            scan = stripped() + around
+            assert has_surroundings(scan, foreground_mask(scan)) is told
+        cropped = stripped()[:, 8:32, 8:32]  # touches its edge: nobody can tell
+        assert not has_surroundings(cropped, foreground_mask(cropped))
+        assert not has_surroundings(cropped, np.zeros(cropped.shape, bool))
 
     def test_black_fluid_differs_from_the_outside_and_comes_back(self) -> None:
         scan = stripped()

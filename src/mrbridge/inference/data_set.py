@@ -21,6 +21,7 @@ from mrbridge.inference.derivatives import (
     uri,
     with_fingerprint,
 )
+from mrbridge.inference.integers import Rounding
 from mrbridge.inference.source_facts import shows_more_than_a_brain, still_true
 from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import write
@@ -32,6 +33,9 @@ from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.progress import track
 
 log = logging.getLogger(__name__)
+
+Maker = Callable[[Path, bool], Synthesis]
+"""Reads and translates a scan, of which a sidecar may say that it is synthetic."""
 
 TABLE = Path("logs", "group.tsv")
 """Where the state of every scan is written."""
@@ -74,7 +78,8 @@ class Outcome:
         contrast: what was to be made.
         skipped: whether it was there already.
         error: why it failed.
-        details: of the synthesis, for the report.
+        made_of: what the synthesis follows from.
+        rounding: what became of its intensities, where it was made now and of integers.
     """
 
     source: Path
@@ -82,12 +87,11 @@ class Outcome:
     contrast: str
     skipped: bool = False
     error: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
+    made_of: dict[str, Any] = field(default_factory=dict)
+    rounding: Rounding | None = None
 
 
-def translate_data_set(
-    plan: Plan, make: Callable[[Path], Synthesis], *, overwrite: bool = False
-) -> list[Outcome]:
+def translate_data_set(plan: Plan, make: Maker, *, overwrite: bool = False) -> list[Outcome]:
     """Translate the scans of a data set; what fails does not stop the others.
 
     Args:
@@ -109,9 +113,9 @@ def translate_data_set(
         output = _output(plan, scan)
         sweep(output.parent)
         try:
-            if output in taken:
+            if sidecar_path(output) in taken:
                 raise OutputError(f"{output.name} is made of another scan already", path=scan.path)
-            taken.add(output)
+            taken.add(sidecar_path(output))
             done.append(_translate(plan, scan, output, make, overwrite))
         except MrbridgeError as error:
             log.error("%s", error)
@@ -218,9 +222,7 @@ def _output(plan: Plan, scan: Scan) -> Path:
     return folder / derivative_name(name, plan.contrasts[1])
 
 
-def _translate(
-    plan: Plan, scan: Scan, output: Path, make: Callable[[Path], Synthesis], overwrite: bool
-) -> Outcome:
+def _translate(plan: Plan, scan: Scan, output: Path, make: Maker, overwrite: bool) -> Outcome:
     if scan.path.is_symlink() and not scan.path.exists():
         raise InputError("its content is not here", path=scan.path, remedy="Run: datalad get.")
     made_of = fingerprint(scan.path, plan.bundle.hash, plan.options)
@@ -228,14 +230,12 @@ def _translate(
     metadata = read_metadata(scan.path, plan.root)
     if other == "" and not overwrite:
         _refresh(sidecar_path(output), still_true(metadata))
-        return Outcome(scan.path, output, plan.contrasts[1], skipped=True, details=made_of)
+        return Outcome(scan.path, output, plan.contrasts[1], skipped=True, made_of=made_of)
     if other and not overwrite:
         raise OutputError(
             f"is there already, {other}", path=output, remedy="Replace it with --overwrite."
         )
-    if metadata.get("SyntheticData") is True:
-        raise InputError("is synthetic already", path=scan.path, remedy="Name acquired scans.")
-    synthesis = make(scan.path)
+    synthesis = make(scan.path, metadata.get("SyntheticData") is True)
     write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
     told = provenance(plan.bundle, synthesis, uri(scan.path, plan.root))
     told |= still_true(metadata)
@@ -249,8 +249,7 @@ def _translate(
         )
     write_json(sidecar_path(output), with_fingerprint(told, made_of, output))
     rounding = synthesis.rounding
-    details = made_of if rounding is None else {**made_of, "Rounding": rounding.told()}
-    return Outcome(scan.path, output, synthesis.contrast, details=details)
+    return Outcome(scan.path, output, synthesis.contrast, made_of=made_of, rounding=rounding)
 
 
 def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
@@ -268,12 +267,12 @@ def _report(plan: Plan, done: list[Outcome], found: FoundScans) -> dict[str, Any
         if item.output is None:
             rows["failed"].append(row | {"contrast": item.contrast, "error": item.error})
             continue
-        row["source_sha256"] = item.details["Source"]
+        row["source_sha256"] = item.made_of["Source"]
         row["output"] = item.output.relative_to(plan.out).as_posix()
         row["contrast"] = item.contrast
-        row["model"] = item.details["Model"]
-        if "Rounding" in item.details:
-            row["rounding"] = item.details["Rounding"]
+        row["model"] = item.made_of["Model"]
+        if item.rounding is not None:
+            row["rounding"] = item.rounding.told()
         rows["skipped" if item.skipped else "done"].append(row)
     seen = {row["source"] for part in rows.values() for row in part}
     earlier = _earlier(plan.out / REPORT)

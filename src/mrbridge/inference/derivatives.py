@@ -68,7 +68,7 @@ def check_place(root: Path, out: Path) -> None:
         raise OutputError(
             "is a data set that mrbridge did not make", path=out, remedy="Name another folder."
         )
-    linked = there.get("DatasetLinks", {}).get(LINK)
+    linked = _links(there).get(LINK)
     if isinstance(linked, str) and "://" not in linked:
         other = (out / unquote(linked)).resolve()
         if other.is_dir() and other != outer:
@@ -103,7 +103,7 @@ def describe(root: Path, out: Path) -> None:
             }
         ],
         "SourceDatasets": [origin],
-        "DatasetLinks": {**there.get("DatasetLinks", {}), LINK: link},
+        "DatasetLinks": {**_links(there), LINK: link},
     }
     if "License" in source:
         told["License"] = source["License"]
@@ -176,6 +176,11 @@ def _is_marked(output: Path) -> bool:
     except MrbridgeError:
         return False
     return scan.synthetic and b"mrbridge" in scan.header["descrip"].item()
+
+
+def _links(description: dict[str, Any]) -> dict[str, Any]:
+    links = description.get("DatasetLinks")
+    return links if isinstance(links, dict) else {}
 
 
 def _is_ours(description: dict[str, Any]) -> bool:

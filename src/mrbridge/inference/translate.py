@@ -50,6 +50,7 @@ class Translation:
         model: SHA-256 of the weights that made it, or were to.
         error: why it failed, None if it did not.
         skipped: whether the output was there already, made of the same.
+        rounding: what became of its intensities, where it was made now and of integers.
     """
 
     source: Path
@@ -58,6 +59,7 @@ class Translation:
     model: str
     error: str | None = None
     skipped: bool = False
+    rounding: Rounding | None = None
 
 
 def translate(
@@ -205,7 +207,8 @@ def _file(job: _Job, path: Path, output: Path, contrast: str | None = None) -> T
     bundle = job.translator.bundle
     if not scan.is_picture:
         write_json(sidecar_path(output), provenance(bundle, synthesis, path.name))
-    return Translation(path, output, synthesis.contrast, bundle.hash)
+    rounding = synthesis.rounding
+    return Translation(path, output, synthesis.contrast, bundle.hash, rounding=rounding)
 
 
 def _synthesise(job: _Job, scan: Volume, path: Path | None) -> Synthesis:
@@ -261,8 +264,9 @@ def _data_set(
 ) -> list[Translation]:
     """Translate a BIDS data set into derivatives."""
 
-    def make(path: Path) -> Synthesis:
-        return _synthesise(job, read(path, volume=job.volume, assume=job.assume), path)
+    def make(path: Path, synthetic: bool) -> Synthesis:
+        scan = read(path, volume=job.volume, assume=job.assume)
+        return _synthesise(job, replace(scan, synthetic=scan.synthetic or synthetic), path)
 
     match = None if job.match is None else hashlib.sha256(job.match.voxels.tobytes()).hexdigest()
     asked = {
@@ -275,7 +279,14 @@ def _data_set(
     bundle = job.translator.bundle
     plan = Plan(root, out, bundle, job.to, selection, options)
     return [
-        Translation(item.source, item.output, item.contrast, bundle.hash, item.error, item.skipped)
+        Translation(
+            item.source,
+            item.output,
+            item.contrast,
+            bundle.hash,
+            skipped=item.skipped,
+            rounding=item.rounding,
+        )
         for item in translate_data_set(plan, make, overwrite=overwrite)
     ]
 
@@ -390,6 +401,7 @@ def _report(
                 "source_sha256": sha256_of(item.source),
                 "output": str(item.output.relative_to(out)),
                 "contrast": item.contrast,
+                **({} if item.rounding is None else {"rounding": item.rounding.told()}),
             }
             for item in done
             if item.output is not None

@@ -113,10 +113,10 @@ def find_scans(
 
 
 def is_bids(folder: Path) -> bool:
-    """Whether a folder is a BIDS data set: it says so, or has `sub-*` folders."""
+    """Whether a folder is a BIDS data set: it says so, or has `sub-*` folders with BIDS names."""
     if (folder / "dataset_description.json").is_file():
         return True
-    return any(entry.is_dir() for entry in folder.glob("sub-*"))
+    return any(is_readable(path) and parse_name(path) for path in folder.glob("sub-*/**/*"))
 
 
 def _of_contrasts(found: FoundScans, contrasts: tuple[str, str]) -> FoundScans:

@@ -12,7 +12,9 @@ from pathlib import Path
 from mrbridge.volume import CONTRASTS
 
 BIDS_VERSION = "1.10.0"
-"""The version of the standard that what we write follows."""
+"""The version of the standard that data sets of ours follow."""
+
+_BIDS = re.compile(r"^((?:[a-zA-Z]+-[a-zA-Z0-9+]+_)+)([a-zA-Z0-9]+)(\.[a-zA-Z0-9.]+)$")
 
 ENTITIES = (
     *("sub", "tpl", "ses", "cohort", "sample", "task", "tracksys", "acq", "nuc", "voi", "ce"),
@@ -23,7 +25,6 @@ ENTITIES = (
 """The entities in the order in which the standard wants them in a name
 (bids-specification, `src/schema/rules/entities.yaml`)."""
 
-_BIDS = re.compile(r"^((?:[a-zA-Z]+-[a-zA-Z0-9+]+_)+)([a-zA-Z0-9]+)(\.[a-zA-Z0-9.]+)$")
 _TOKENS = {
     "T1w": {"t1", "t1w", "t1wi", "mprage", "memprage", "t1mprage"},
     "T2w": {"t2", "t2w", "t2wi"},
