@@ -84,6 +84,13 @@ class TestOutput:
         two = run(tiny_bundle, study, tmp_path / "2")
         np.testing.assert_array_equal(io.read(one).voxels, io.read(two).voxels)
 
+    def test_folders_called_as_in_bids(
+        self, tiny_bundle: Bundle, study: Path, tmp_path: Path
+    ) -> None:
+        study.rename(study / "../sub-01")
+        out = run(tiny_bundle, tmp_path, tmp_path.with_name("out"))
+        assert io.read(out).synthetic
+
     def test_a_series_as_reference(self, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
         """`match` takes a folder of one series."""
         run(tiny_bundle, study, tmp_path / "real", to="T1w")

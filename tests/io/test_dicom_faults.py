@@ -371,6 +371,7 @@ class TestSeveral:
         assert io.read(study, series="1.2.3.4").voxels.shape == (20, 24, 7)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 def test_odd_values_are_no_crash(tmp_path: Path) -> None:
     """Values that break the rules of their type, as old exports have them."""
     made = datasets(marked(), **T1W)
@@ -388,6 +389,11 @@ def test_odd_values_are_no_crash(tmp_path: Path) -> None:
     assert series.label == series.uid
     assert series.contrast == "T1w"
     assert "description" in series.contrast_reason
+
+
+def test_descriptions_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    write_series(tmp_path, SeriesDescription="t1\x1b[2J\n mprage")
+    assert find_series(tmp_path).series[0].description == "t1[2J mprage"
 
 
 def test_private_tags_are_not_needed(tmp_path: Path) -> None:

@@ -219,6 +219,7 @@ class TestWords:
         save(tmp_path / "source", made)
         assert derived(tmp_path / "source", tmp_path / "out")[0].PatientName == made[0].PatientName
 
+    @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
     def test_odd_values_come_along(self, tmp_path: Path) -> None:
         write_source(tmp_path / "source", PatientBirthDate="17.03.1970", PatientSex="?")
         made = derived(tmp_path / "source", tmp_path / "out")

@@ -140,8 +140,10 @@ def translate(
         if out is None:
             raise OutputError("no output is named", path=Path(image), remedy="Give `out`.")
         path, out = Path(image), Path(out)
-        if path.is_dir() and is_bids(path):
+        dicom = is_dicom(path)  # first: folders called sub-01 may hold what a scanner sent
+        if not dicom:
             _refuse_wishes(path, series, allow_gaps, form)
+        if not dicom and path.is_dir() and is_bids(path):
             return _data_set(job, path, out, selection, overwrite)
         if selection != Selection() or overwrite:
             raise SettingsError(
@@ -149,9 +151,8 @@ def translate(
                 path=path,
                 remedy="Leave them out, or name the folder of a data set.",
             )
-        if is_dicom(path):
+        if dicom:
             return [_dicom(job, path, out, series, allow_gaps, form)]
-        _refuse_wishes(path, series, allow_gaps, form)
         if path.is_dir():
             return _folder(job, path, out)
         return [_file(job, path, _output_file(job, path, out))]

@@ -214,5 +214,6 @@ def _refuse_bomb(info: zipfile.ZipInfo, path: Path) -> None:
 
 
 def text_of(value: Any) -> str:
-    """A header's value as one plain line."""
-    return " ".join(str("" if value is None else value).split())
+    """A header's value as one plain line, without what would steer a terminal."""
+    line = " ".join(str("" if value is None else value).split())
+    return "".join(letter for letter in line if letter.isprintable())
