@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEGLosslessSV1,
+    generate_uid,
+)
+from tests.io.test_dicom_read import compress
 from tests.studies import MR, NAME, T1W, T2W, datasets, enhanced, marked, save, write_series
 
 from mrbridge import io
@@ -200,6 +207,38 @@ class TestFiles:
         write_series(tmp_path)
         monkeypatch.setattr("mrbridge.io.dicom.read.MAX_VOXELS", 1000)
         refused(tmp_path, "over 1000 voxels")
+
+    @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+    def test_a_deflated_bomb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        one = datasets(marked((9, 9, 1)))[0]
+        one.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        one.add_new("ImageComments", "LT", " " * 10_000_000)
+        (path,) = save(tmp_path, [one])
+        assert path.stat().st_size < 100_000
+        monkeypatch.setattr(dicom_files, "MAX_INFLATED", 9_000_000)
+        refused(tmp_path, "grows to more than 9000000 bytes")
+
+    def test_a_decoder_that_ends_its_process(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """GDCM aborts on some damaged files; here its process is ended before it answers."""
+        for path in write_series(tmp_path):
+            compress(path, JPEGLosslessSV1)
+        popen = subprocess.Popen
+
+        def ended(arguments: list[str], **how: Any) -> Any:
+            return popen([*arguments[:1], "-c", "import os; os.abort()"], **how)
+
+        monkeypatch.setattr("mrbridge.io.dicom.decode.subprocess.Popen", ended)
+        refused(tmp_path, r"IM\d+: its pixels are damaged or truncated")
+
+    def test_a_decoder_that_does_not_end(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for path in write_series(tmp_path):
+            compress(path, JPEGLosslessSV1)
+        monkeypatch.setattr("mrbridge.io.dicom.decode._MOST_SECONDS", 0.0)
+        refused(tmp_path, r"IM\d+: its pixels are damaged or truncated")
 
     def test_too_many_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_series(tmp_path)

@@ -21,6 +21,7 @@ import pydicom
 from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mrbridge.errors import InputError
 from mrbridge.io.formats import starts_as_dicom, walk
@@ -31,9 +32,13 @@ MAX_FILES = 200_000
 MAX_FILE_BYTES = 2**32
 """The largest DICOM file that is opened."""
 
+MAX_INFLATED = 2**30
+"""The most bytes that a deflated file may hold."""
+
 NO_DICOM = "is no DICOM file"
 
 _CHUNK = 1 << 20
+_MAGIC_END = 132  # PS3.10, 7.1: a preamble of 128 bytes, then DICM
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
 
 
@@ -78,29 +83,41 @@ class DicomFile:
         Raises:
             InputError: it is no DICOM file, or is damaged.
         """
-        with self._reading() as file:
+        with self._guarded(), self.open() as file:
             # A member of a zip is read to its end, where its CRC is checked.
             source = file if self.member is None else io.BytesIO(file.read())
+            _refuse_inflating(source, self)
             wanted = None if tags is None else list(tags)
             return pydicom.dcmread(source, stop_before_pixels=True, specific_tags=wanted)
 
-    def whole(self) -> Dataset:
-        """All of it.
+    def read(self) -> bytes:
+        """All of its bytes.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        with self._guarded(), self.open() as file:
+            return file.read()
+
+    def whole(self, data: bytes) -> Dataset:
+        """All of it, from its bytes.
 
         Raises:
             InputError: it is no DICOM file, or is damaged.
         """
-        with self._reading() as file:
-            return pydicom.dcmread(io.BytesIO(file.read()))
+        with self._guarded():
+            source = io.BytesIO(data)
+            _refuse_inflating(source, self)
+            return pydicom.dcmread(source)
 
     @contextmanager
-    def _reading(self) -> Iterator[IO[bytes]]:
+    def _guarded(self) -> Iterator[None]:
         if self.size > MAX_FILE_BYTES:
             raise InputError(f"has {self.size} bytes, over {MAX_FILE_BYTES}", path=self.shown)
         try:
-            with calm(), self.open() as file:
-                yield file
-        except InputError:
+            with calm():
+                yield
+        except (InputError, MemoryError):
             raise
         except InvalidDicomError:
             raise InputError(NO_DICOM, path=self.shown, remedy="Leave it out.") from None
@@ -110,8 +127,6 @@ class DicomFile:
                 path=self.shown,
                 remedy="Get it again from where it came.",
             ) from None
-        except MemoryError:
-            raise
         except Exception:
             # Parsers meet damage with any exception at all, whose words may hold a patient's data.
             raise damaged(self) from None
@@ -175,6 +190,21 @@ def _reason_against(file: DicomFile) -> str | None:
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError):
         return None
     return None if found else NO_DICOM
+
+
+def _refuse_inflating(source: IO[bytes], file: DicomFile) -> None:
+    """Refuse a deflated file that grows beyond the limit: pydicom inflates it in one go."""
+    start = source.read(_MAGIC_END + 12)
+    # PS3.10, 7.1: the group of the file meta information begins with its own length.
+    length = int.from_bytes(start[-4:], "little")
+    meta = source.read(min(length, _CHUNK))
+    if DeflatedExplicitVRLittleEndian.encode() in meta:
+        inflater, grown = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while block := inflater.unconsumed_tail or source.read(_CHUNK):
+            grown += len(inflater.decompress(block, _CHUNK))
+            if grown > MAX_INFLATED:
+                raise damaged(file, f"grows to more than {MAX_INFLATED} bytes")
+    source.seek(0)
 
 
 def _in_folder(root: Path) -> Iterator[DicomFile]:

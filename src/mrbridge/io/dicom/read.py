@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import UID
+from pydicom.uid import UID, RLELossless
 
-from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning
+from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.io.dicom.decode import Decoder
 from mrbridge.io.dicom.files import DicomFile, calm, damaged
 from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
 from mrbridge.io.dicom.header import Slice
@@ -125,24 +127,35 @@ def _stack(slices: Sequence[Slice], geometry: Geometry) -> NDArray[Any]:
 
 def _planes(slices: Sequence[Slice], shape: tuple[int, int]) -> Iterator[tuple[int, NDArray[Any]]]:
     """Each slice's index and pixels (rows, columns); every file is opened once."""
-    opened: tuple[DicomFile, Dataset] | None = None
-    for index, part in enumerate(slices):
-        if opened is None or opened[0] is not part.file:
-            whole = part.file.whole()
-            _refuse_unreadable(part, whole)
-            opened = part.file, whole
-        try:
-            plane = pixel_array(opened[1], index=part.frame or 0)
-        except (MrbridgeError, MemoryError):
-            raise
-        except Exception:  # decoders meet damage with any exception at all
-            raise damaged(part.file, "its pixels are damaged or truncated") from None
-        if plane.shape != shape or plane.dtype.kind not in "iu":
-            raise damaged(part.file, f"its pixels have the shape {plane.shape}, not {shape}")
-        yield index, plane
+    opened: DicomFile | None = None
+    with ExitStack() as stack:
+        decoder: Decoder | None = None
+        for index, part in enumerate(slices):
+            if opened is not part.file:
+                opened = part.file
+                data = opened.read()
+                whole = opened.whole(data)
+                coded = _refuse_unreadable(part, whole)
+                if coded and decoder is None:
+                    decoder = stack.enter_context(Decoder())
+            else:
+                data = b""
+            try:
+                if coded and decoder is not None:
+                    plane = decoder.decode(data, part.frame or 0)
+                else:
+                    plane = pixel_array(whole, index=part.frame or 0)
+            except MemoryError:
+                raise
+            except Exception:  # decoders meet damage with any exception at all
+                raise damaged(part.file, "its pixels are damaged or truncated") from None
+            if plane.shape != shape or plane.dtype.kind not in "iu":
+                raise damaged(part.file, f"its pixels have the shape {plane.shape}, not {shape}")
+            yield index, plane
 
 
-def _refuse_unreadable(part: Slice, whole: Dataset) -> None:
+def _refuse_unreadable(part: Slice, whole: Dataset) -> bool:
+    """Refuse what no decoder can do; whether one that is not written in Python must."""
     syntax = UID(str(whole.file_meta.get("TransferSyntaxUID", "")))
     if "PixelData" not in whole:
         raise damaged(part.file, "ends before its pixels")
@@ -164,6 +177,7 @@ def _refuse_unreadable(part: Slice, whole: Dataset) -> None:
             path=part.file.shown,
             remedy="Export it as plain grey (MONOCHROME2).",
         )
+    return syntax.is_encapsulated and syntax != RLELossless
 
 
 def _scale(part: Slice) -> tuple[float, float]:
