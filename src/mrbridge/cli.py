@@ -22,15 +22,18 @@ from mrbridge.download.command import app as download
 from mrbridge.errors import MrbridgeError, SettingsError, StoreError, must_be_new, must_exist
 from mrbridge.models import SHIPPED, locate
 from mrbridge.options import (
+    AllowGaps,
     Assignments,
     BidsFilter,
     Config,
     Device,
+    Form,
     Json,
     Model,
     Overwrite,
     Participants,
     Quiet,
+    Series,
     Sessions,
     Verbose,
     Workers,
@@ -112,7 +115,8 @@ def prepare(
         typer.Argument(
             metavar="SRC…",
             help="A BIDS data set; a folder with a folder for each contrast; two folders, source "
-            "contrast first; or a CSV table (subject, session, contrast, path).",
+            "contrast first; a folder or zip of DICOM files; or a CSV table (subject, session, "
+            "contrast, path).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The store.")],
@@ -165,6 +169,24 @@ def prepare(
         for contrast in (settings.source, settings.target)
     )
     answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
+
+
+@app.command(epilog="Example: mrbridge inspect study")
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A folder or zip of DICOM, or scans in files.")
+    ],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """List what is there: series or files, contrast and why, sizes, gaps, what cannot be used."""
+    listen(quiet, verbose, as_json)
+    must_exist(path)
+    from mrbridge.preparation.inspect import inspect as run
+
+    found = run(path)
+    answer(found.told(), found.words())
 
 
 @app.command(epilog="Example: mrbridge train store -o run --preset unet --set epochs=30")
@@ -226,7 +248,10 @@ def translate(
     image: Annotated[
         Path,
         typer.Option(
-            "-i", "--in", help="A picture, a NIfTI file, a folder of them, or a BIDS data set."
+            "-i",
+            "--in",
+            help="A picture, a NIfTI file, a folder of them, a BIDS data set, or a DICOM folder "
+            "or zip.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="A file for a file, else a folder.")],
@@ -253,6 +278,9 @@ def translate(
     session_label: Sessions = None,
     bids_filter_file: BidsFilter = None,
     overwrite: Overwrite = False,
+    series: Series = None,
+    allow_gaps: AllowGaps = False,
+    form: Form = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -285,6 +313,9 @@ def translate(
         sessions=session_label or (),
         bids_filter=bids_filter_file,
         overwrite=overwrite,
+        series=series,
+        allow_gaps=allow_gaps,
+        form=form,
     )
     outputs = [str(item.output) for item in done]
     skipped = sum(item.skipped for item in done)

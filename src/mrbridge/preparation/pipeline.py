@@ -86,7 +86,7 @@ class _Job:
     id: str
     store: Path
     settings: PrepareSettings
-    reference: Path | None = None
+    reference: Scan | None = None
 
 
 def standardise(volume: Volume, settings: StandardSettings) -> Standard:
@@ -147,7 +147,7 @@ def prepare(
         _prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
     )
     for job, outcome in outcomes:
-        shown = _shown(job.scan.path, source)
+        shown = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
         if isinstance(outcome, MrbridgeError):
             failures.append(Remark(name=shown, reason=outcome.what))
         elif outcome is None:
@@ -227,13 +227,13 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[_Job]
 
 def _references(
     scans: list[Scan], settings: PrepareSettings
-) -> dict[tuple[str | None, str | None], Path]:
+) -> dict[tuple[str | None, str | None], Scan]:
     """What scans of the target contrast are registered to, by subject and session: the first scan
     of the source contrast. Pictures, and scans of nobody, are registered to nothing."""
     if settings.registration == "none":
         return {}
     return {
-        (scan.subject, scan.session): scan.path
+        (scan.subject, scan.session): scan
         for scan in reversed(scans)
         if scan.contrast == settings.source
         and scan.subject is not None
@@ -253,14 +253,14 @@ def _plain_id(scan: Scan) -> str:
 def _prepare_scan(job: _Job) -> ScanRecord | None:
     """Prepare one scan into the store, unless it is there; None for an empty picture."""
     scan, settings = job.scan, job.settings
-    if not scan.path.is_file():
+    if scan.series is None and not scan.path.is_file():
         raise InputError("does not exist", path=scan.path, remedy="Check the path.")
-    source_sha256 = sha256_of(scan.path)
+    source_sha256 = _source_sha256(scan)
     key = _key(source_sha256, job)
     present = read_scan(job.store, job.id, key)
     if present is not None:
         return present
-    volume = read(scan.path)
+    volume = read(scan.path, series=scan.series)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Train on acquired scans only.")
     if volume.is_picture and volume.voxels.min() == volume.voxels.max():
@@ -309,11 +309,19 @@ def _registered(volume: Volume, job: _Job) -> tuple[Volume, dict[str, Any] | Non
     from mrbridge.preparation.register import Kind, register
     from mrbridge.preparation.resample import resample
 
-    reference = read(job.reference)
+    reference = read(job.reference.path, series=job.reference.series)
     kind: Kind = "affine" if job.settings.registration == "affine" else "rigid"
     found = register(volume, reference, kind, job.settings.seed)
     moved = resample(volume, reference, found.transform)
     return moved, {"reference": job.reference.name} | found.as_json()
+
+
+def _source_sha256(scan: Scan) -> str:
+    if scan.series is None:
+        return sha256_of(scan.path)
+    from mrbridge.io.dicom.scans import series_sha256
+
+    return series_sha256(scan.path, scan.series)
 
 
 def _key(source_sha256: str, job: _Job) -> str:
@@ -327,7 +335,7 @@ def _key(source_sha256: str, job: _Job) -> str:
         settings.min_foreground,
     ]
     if job.reference is not None:
-        told.append([settings.registration, settings.seed, sha256_of(job.reference)])
+        told.append([settings.registration, settings.seed, _source_sha256(job.reference)])
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
