@@ -242,6 +242,14 @@ class TestWords:
         derived(tmp_path / "enhanced", tmp_path / "out-enhanced")
         with pytest.warns(MrbridgeWarning):
             derived(tmp_path / "gap", tmp_path / "out-gap", allow_gaps=True)
+        # Of an unpaired part of the body nothing needs to be said, or an empty laterality.
+        write_source(tmp_path / "brain", BodyPartExamined="BRAIN")
+        write_source(tmp_path / "side", Laterality="")
+        for name in ("brain", "side"):
+            made = derived(tmp_path / name, tmp_path / f"out-{name}")
+            assert made[0].SeriesNumber == 5001
+            before = _complaints(program, [next((tmp_path / name).iterdir())])
+            assert _complaints(program, sorted((tmp_path / f"out-{name}").glob("*.dcm"))) <= before
         known = _complaints(program, [next(source.iterdir())])
         for out in ("out", "out-enhanced", "out-gap"):
             files = sorted((tmp_path / out).glob("*.dcm"))
