@@ -140,6 +140,9 @@ class TestErrors:
             (["evaluate", "-o", "y", "-m", ".", "--pairs", "none"], "none: does not exist"),
             (["evaluate", "-o", "y", "--set", "maks=none"], "did you mean 'mask'"),
             (["evaluate", "-o", "scores"], "what to score is not clear"),
+            (["evaluate", "-o", "y", "--register", "no"], "'off', 'rigid' or 'affine'"),
+            (["prepare", ".", "-o", "store", "--register", "auto"], "'none', 'rigid' or 'affine'"),
+            (["prepare", ".", "-o", "store", "--bias", "yes"], "'none' or 'n4'"),
             (["phantom", "-o", "x", "--set", "subject=3"], "did you mean 'subjects'"),
         ],
     )

@@ -18,18 +18,22 @@ from typer.exceptions import Abort, TyperException
 
 from mrbridge import __version__, console
 from mrbridge.console import answer, complain, listen
+from mrbridge.download.command import app as download
 from mrbridge.errors import MrbridgeError, SettingsError, StoreError, must_be_new, must_exist
 from mrbridge.models import SHIPPED, locate
 from mrbridge.options import (
+    AllowGaps,
     Assignments,
     BidsFilter,
     Config,
     Device,
+    Form,
     Json,
     Model,
     Overwrite,
     Participants,
     Quiet,
+    Series,
     Sessions,
     Verbose,
     Workers,
@@ -46,6 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(download)
 
 
 @app.callback(invoke_without_command=True)
@@ -110,12 +115,24 @@ def prepare(
         typer.Argument(
             metavar="SRC…",
             help="A BIDS data set; a folder with a folder for each contrast; two folders, source "
-            "contrast first; or a CSV table (subject, session, contrast, path).",
+            "contrast first; a folder or zip of DICOM files; or a CSV table (subject, session, "
+            "contrast, path).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The store.")],
     source: Annotated[str | None, typer.Option(help="Source contrast [T1w].")] = None,
     target: Annotated[str | None, typer.Option(help="Target contrast [T2w].")] = None,
+    registration: Annotated[
+        str | None,
+        typer.Option(
+            "--register",
+            help="Bring each subject's target contrast onto its source's grid: none, rigid or "
+            "affine [none].",
+        ),
+    ] = None,
+    bias: Annotated[
+        str | None, typer.Option(help="Even out the coil's brightness: none or n4 [none].")
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
     workers: Workers = 1,
@@ -127,7 +144,9 @@ def prepare(
     listen(quiet, verbose, as_json)
     for path in source_paths:
         must_exist(path)
-    changes = layered(config, assignments, {"source": source, "target": target})
+    named = {"source": source, "target": target, "registration": registration}
+    standard = None if bias is None else {"bias": bias}
+    changes = layered(config, assignments, named | {"standard": standard})
     from mrbridge.preparation.pipeline import PrepareSettings
     from mrbridge.preparation.pipeline import prepare as run
 
@@ -150,6 +169,24 @@ def prepare(
         for contrast in (settings.source, settings.target)
     )
     answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
+
+
+@app.command(epilog="Example: mrbridge inspect study")
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A folder or zip of DICOM, or scans in files.")
+    ],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """List what is there: series or files, contrast and why, sizes, gaps, what cannot be used."""
+    listen(quiet, verbose, as_json)
+    must_exist(path)
+    from mrbridge.preparation.inspect import inspect as run
+
+    found = run(path)
+    answer(found.told(), found.words())
 
 
 @app.command(epilog="Example: mrbridge train store -o run --preset unet --set epochs=30")
@@ -211,7 +248,10 @@ def translate(
     image: Annotated[
         Path,
         typer.Option(
-            "-i", "--in", help="A picture, a NIfTI file, a folder of them, or a BIDS data set."
+            "-i",
+            "--in",
+            help="A picture, a NIfTI file, a folder of them, a BIDS data set, or a DICOM folder "
+            "or zip.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="A file for a file, else a folder.")],
@@ -238,6 +278,9 @@ def translate(
     session_label: Sessions = None,
     bids_filter_file: BidsFilter = None,
     overwrite: Overwrite = False,
+    series: Series = None,
+    allow_gaps: AllowGaps = False,
+    form: Form = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -270,6 +313,9 @@ def translate(
         sessions=session_label or (),
         bids_filter=bids_filter_file,
         overwrite=overwrite,
+        series=series,
+        allow_gaps=allow_gaps,
+        form=form,
     )
     outputs = [str(item.output) for item in done]
     skipped = sum(item.skipped for item in done)
@@ -290,6 +336,12 @@ def evaluate(
     real: Annotated[Path | None, typer.Option(help="Real scans: a file or a folder.")] = None,
     synthetic: Annotated[Path | None, typer.Option(help="Their syntheses.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Where to score: a file or a folder.")] = None,
+    registration: Annotated[
+        str | None,
+        typer.Option(
+            "--register", help="Pairs that are not on one grid: auto, off, rigid, affine."
+        ),
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
     device: Device = "auto",
@@ -305,7 +357,7 @@ def evaluate(
     for path in (pairs, real, synthetic, mask):
         if path is not None:
             must_exist(path)
-    changes = layered(config, assignments, {})
+    changes = layered(config, assignments, {"registration": registration})
     from mrbridge.evaluation.settings import EvaluateSettings
 
     settings = EvaluateSettings().changed(changes)

@@ -51,6 +51,16 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Of a BIDS data set: make again what is there.")
 ]
 
+Series = Annotated[
+    str | None, typer.Option(help="Which DICOM series: its number or UID [by contrast].")
+]
+AllowGaps = Annotated[
+    bool, typer.Option("--allow-gaps", help="Fill missing DICOM slices by interpolation.")
+]
+Form = Annotated[
+    str | None, typer.Option("--as", help="What DICOM becomes: dicom or nifti [dicom].")
+]
+
 _SEVERAL = ("--participant-label", "--participant_label", "--session-label", "--session_label")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -53,6 +54,33 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
             yield from bar.track(items, description=label, total=total)
         finally:
             _bars.remove(bar)
+
+
+@contextmanager
+def transfer(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Give a function that is told how many bytes came; on a terminal it shows speed and time left.
+
+    It may be called by several threads. `total` is None where nobody knows it.
+    """
+    if not wanted():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(
+        *columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+    ) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def _below(bar: Progress, items: Iterable[T], label: str, total: int | None) -> Iterator[T]:

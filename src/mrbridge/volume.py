@@ -21,8 +21,9 @@ class Volume:
             (rows, columns, 1).
         affine: (4, 4) float64, from voxel index (i, j, k, 1) to RAS+ millimetres; None for a
             picture, which has no place in space.
-        header: the header of the file that it came from (`nibabel.Nifti1Header`, or
-            `io.picture.PictureHeader`), kept so that it can go back as it came; None if made here.
+        header: the header of the file that it came from (`nibabel.Nifti1Header`,
+            `io.picture.PictureHeader` or `io.dicom.DicomHeader`), kept so that it can go back as
+            it came; None if made here.
         contrast: its BIDS suffix where known (`T1w`, `T2w`, `PDw`, `FLAIR`).
         synthetic: whether the file says of itself that it was synthesised.
         notes: what reading mended or assumed, in words.

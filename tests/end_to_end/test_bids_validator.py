@@ -34,8 +34,8 @@ def passes(root: Path) -> bool:
 def errors(root: Path) -> list[tuple[str, str | None]]:
     """Codes and places of the errors in a data set and in its derivatives.
 
-    `.bidsignore` does not count in derivatives that are met so (version 3.0.2), so that the one file
-    that it names is left out here.
+    `.bidsignore` does not count in derivatives that are met so (version 3.0.2), so that the one
+    file that it names is left out here.
     """
     command = [str(PROGRAM), str(root), "--recursive", "--format", "json"]
     told = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)

@@ -16,6 +16,7 @@ from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate
 from mrbridge.networks import UNetSettings, build_generator
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.pipeline import StandardSettings
+from mrbridge.preparation.register import Registration
 
 QUICK = EvaluateSettings(cycle=False, shown_cases=0, wasserstein_slices=3)
 
@@ -163,13 +164,25 @@ class TestModel:
 class TestFaults:
     def test_a_pair_on_two_grids_is_named_and_the_others_are_done(self, bids, world, tmp_path):
         world.save(np.ones((24, 28, 21)), bids / "sub-02/anat/sub-02_T2w.nii.gz")
+        never = QUICK.changed({"registration": "off"})
         with pytest.raises(SomeScansFailed, match=r"sub-02: .*not on one grid") as caught:
-            evaluate(world.Knowing(5), bids, out=tmp_path / "out", settings=QUICK)
+            evaluate(world.Knowing(5), bids, out=tmp_path / "out", settings=never)
         assert caught.value.exit_code == 1
         scores = json.loads((tmp_path / "out" / "scores.json").read_text())
         assert [case["case"] for case in scores["cases"]] == ["sub-01", "sub-03"]
         assert [failure["name"] for failure in scores["failures"]] == ["sub-02"]
         assert "sub-02" in (tmp_path / "out" / "report.html").read_text()
+
+    def test_a_pair_that_cannot_be_registered_is_named_and_the_others_are_done(
+        self, bids, world, tmp_path
+    ):
+        world.save(np.ones((24, 28, 21)), bids / "sub-02/anat/sub-02_T2w.nii.gz")
+        with pytest.raises(SomeScansFailed, match=r"sub-02: T2w and T1w .* shows nothing"):
+            evaluate(world.Knowing(5), bids, out=tmp_path / "out", settings=QUICK)
+        scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+        assert [case["case"] for case in scores["cases"]] == ["sub-01", "sub-03"]
+        assert [case["registration"] for case in scores["cases"]] == [None, None]
+        assert "Registration</h2>" not in (tmp_path / "out" / "report.html").read_text()
 
     def test_a_damaged_file_is_named_and_the_others_are_done(self, bids, world, tmp_path):
         path = bids / "sub-01/anat/sub-01_T1w.nii.gz"
@@ -206,6 +219,46 @@ class TestFaults:
     def test_one_way_or_the_other(self, given, tmp_path):
         with pytest.raises(SettingsError, match="not clear"):
             evaluate(**given, out=tmp_path / "out")
+
+
+class TestRegistered:
+    @pytest.fixture
+    def moved(self, bids, world, monkeypatch):
+        """The T2w scan of sub-02 lies 4 mm elsewhere, and that is found out."""
+        affine = world.AFFINE.copy()
+        affine[0, 3] += 4
+        t2w = world.t2w_of(world.t1w_of(2))
+        world.save(t2w, bids / "sub-02/anat/sub-02_T2w.nii.gz", affine)
+        back = np.eye(4)
+        back[0, 3] = -4
+        found = Registration(back, "rigid", 0.4, 0.9, 4.0, 0.125, 8, 9, 1.0)
+        monkeypatch.setattr("mrbridge.evaluation.placing.register", lambda *_: found)
+        return bids
+
+    def test_table_json_and_report_say_so(self, moved, world, tmp_path):
+        out = tmp_path / "out"
+        result = evaluate(world.Knowing(5), moved, out=out, settings=QUICK)
+        told = {
+            line["case"]: (line["registered"], line["displacement_mm"], line["residual_mm"])
+            for line in lines_of(out)
+        }
+        assert told["sub-01"] == told["sub-03"] == ("no", "", "")
+        assert told["sub-02"] == ("rigid", "4.000", "0.125")
+        cases = {one["case"]: one for one in json.loads((out / "scores.json").read_text())["cases"]}
+        assert cases["sub-01"]["registration"] is None
+        assert cases["sub-02"]["registration"]["scored_on_grid_of"] == "T1w"
+        assert cases["sub-02"]["registration"]["moving_to_fixed_ras_mm"][0] == [1, 0, 0, -4]
+        page = result.report.read_text()
+        assert "1 of 3 pairs did not lie on one grid and were registered" in page
+        assert "0.400 → 0.900" in page
+        assert [verdict.outcome for verdict in result.verdicts] == ["better", "better"]
+
+    def test_a_pair_brought_back_scores_as_if_it_had_never_left(self, moved, world, tmp_path):
+        result = evaluate(world.Knowing(5), moved, out=tmp_path / "out", settings=QUICK)
+        here, back = (
+            one.found["T1w_to_T2w"].scores["model"]["fit"]["psnr"] for one in result.cases[:2]
+        )
+        assert back == pytest.approx(here, abs=1)
 
 
 class TestUnpaired:

@@ -61,9 +61,12 @@ class TestSummary:
 
     def test_table_has_a_line_for_each_score(self):
         lines = summary.score_table([scored("a,b", (20, 0.5))]).splitlines()
-        assert lines[0] == "case,subject,direction,method,kind,psnr,ssim,mae,floor_fitted_on"
-        assert lines[1] == '"a,b","a,b",T1w_to_T2w,model,fit,20,0.5,0.1,'
-        assert lines[3] == '"a,b","a,b",T1w_to_T2w,floor,fit,20,0.8,0.1,others'
+        assert lines[0] == (
+            "case,subject,direction,method,kind,psnr,ssim,mae,floor_fitted_on,"
+            "registered,displacement_mm,residual_mm"
+        )
+        assert lines[1] == '"a,b","a,b",T1w_to_T2w,model,fit,20,0.5,0.1,,no,,'
+        assert lines[3] == '"a,b","a,b",T1w_to_T2w,floor,fit,20,0.8,0.1,others,no,,'
         assert len(lines) == 5
 
 

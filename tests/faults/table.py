@@ -68,8 +68,8 @@ ROWS = {
     "whole": (
         "Full disks, kills, two writers",
         "An old output stays whole, a new one is whole or absent. Results are written to a "
-        "temporary file in the same folder, flushed to disk, reopened and checked, then renamed; temporary "
-        "files are swept.",
+        "temporary file in the same folder, flushed to disk, reopened and checked, then renamed; "
+        "temporary files are swept.",
     ),
     "stopped": (
         "SIGTERM or Ctrl-C in training",

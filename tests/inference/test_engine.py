@@ -249,3 +249,20 @@ def test_faint_slices_are_computed_in_float32(tiny_bundle: Bundle) -> None:
     np.testing.assert_array_equal(made[1], precise[1])
     np.testing.assert_allclose(made[0], fast[0], atol=1e-6)
     assert (made[2] == -1).all()
+
+
+def test_what_preparation_evens_out_translation_evens_out_too(
+    tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
+) -> None:
+    """With an identity generator: a field on the input is off the result, and not put back."""
+    plain = smooth_scan(make_scan, shape=(40, 48, 24), spacing=4.0)
+    slope = np.exp(np.linspace(-0.4, 0.4, 40, dtype=np.float32))[:, None, None]
+    uneven = replace(plain, voxels=plain.voxels * slope)
+    apart = {}
+    for name in ("none", "n4"):
+        standard = StandardSettings(spacing_mm=None, bias=name)
+        manifest = tiny_bundle.manifest.model_copy(update={"standard": standard})
+        translator = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
+        one, other = (translator.translate(scan, "T2w").voxels for scan in (plain, uneven))
+        apart[name] = np.abs(one - other).mean()
+    assert apart["n4"] < 0.5 * apart["none"]

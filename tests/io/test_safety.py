@@ -36,6 +36,42 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["scan.nii.gz"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs renameat2")
+def test_a_folder_is_never_absent_while_it_is_replaced(tmp_path: Path) -> None:
+    """A reader that looks without a pause finds the old one or the new one."""
+    path = tmp_path / "scan"
+    with atomic_folder(path) as temporary:
+        (temporary / "0").touch()
+    looks = (
+        "import os, sys\n"
+        "print('ready', flush=True)\n"
+        "while not os.path.exists(sys.argv[1] + '/last'):\n"
+        "    assert os.path.isdir(sys.argv[1])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", looks, path], stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        for number in range(300):
+            with atomic_folder(path, flushed=number % 100 == 0) as temporary:
+                (temporary / str(number)).touch()
+        with atomic_folder(path) as temporary:
+            (temporary / "last").touch()
+        assert reader.wait(10) == 0
+    assert os.listdir(tmp_path) == ["scan"]
+    assert os.listdir(path) == ["last"]
+
+
+def test_a_folder_is_replaced_where_places_cannot_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrbridge.io.safety._exchange", lambda one, other: False)
+    for number in range(2):
+        with atomic_folder(tmp_path / "scan") as temporary:
+            (temporary / str(number)).touch()
+    assert os.listdir(tmp_path / "scan") == ["1"]
+    assert os.listdir(tmp_path) == ["scan"]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
 def test_a_failure_leaves_the_old_file(error: type[BaseException], tmp_path: Path) -> None:
     path = tmp_path / "a.txt"

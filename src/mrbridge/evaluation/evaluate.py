@@ -21,6 +21,7 @@ from mrbridge.evaluation.scoring import (
     Job,
     fit_floors,
     open_translator,
+    place_case,
     sample_case,
     score_case,
     values_per_case,
@@ -179,6 +180,8 @@ def _run(
             failures.append((job.case.name, "no mask goes by its name"))
         else:
             ready.append(job)
+    if mode != "unpaired":
+        ready = _placed(ready, failures, workers)
     floor_on: dict[str, str] = {}
     if mode == "pairs":
         sampled = []
@@ -196,8 +199,19 @@ def _run(
         if isinstance(found, MrbridgeError):
             failures.append((job.case.name, _reason(found)))
         else:
-            scored.append(Scored(job.case, found, floor_on.get(job.case.name)))
+            scored.append(Scored(job.case, found, floor_on.get(job.case.name), job.placement))
     return scored, failures
+
+
+def _placed(jobs: Sequence[Job], failures: list[tuple[str, str]], workers: int) -> list[Job]:
+    """The jobs whose scans lie on one grid, or are known to come onto one; the others fail."""
+    placed = []
+    for job, found in map_scans(place_case, jobs, workers=workers, label="bringing pairs together"):
+        if isinstance(found, MrbridgeError):
+            failures.append((job.case.name, _reason(found)))
+        else:
+            placed.append(replace(job, placement=found))
+    return placed
 
 
 def _with_figures(jobs: Sequence[Job], out: Path) -> list[Job]:

@@ -18,6 +18,7 @@ from mrbridge.evaluation.markup import (
     score_table,
     words_table,
 )
+from mrbridge.evaluation.registered import registered_remark, registered_section
 from mrbridge.evaluation.result import Evaluation
 from mrbridge.evaluation.summary import MEASURES, METHODS, Scored
 from mrbridge.io.formats import is_picture
@@ -69,6 +70,7 @@ def write_report(result: Evaluation) -> None:
         _overall(result),
         _cases(result),
         _without_pairs(result),
+        registered_section(result),
         _not_scored(result),
         _method(result),
         _limits(),
@@ -115,7 +117,7 @@ def _head(result: Evaluation, title: str) -> str:
         f"<h1>{escape(title)}: how good is it?</h1>\n"
         f'<p class="faint">{extent}, {escape(result.date[:10])}, mrbridge {__version__}</p>\n'
         '<p class="notice">Synthetic images: for research, not for diagnosis.</p>\n'
-        f"{verdicts}<p>{_MODES[result.mode]}</p>\n{remarks}{failed}"
+        f"{verdicts}<p>{_MODES[result.mode]}</p>\n{registered_remark(result)}{remarks}{failed}"
     )
 
 

@@ -97,5 +97,6 @@ def _case_as_json(one: Scored) -> dict[str, Any]:
         "case": one.case.name,
         "subject": one.case.subject,
         "floor_fitted_on": one.floor_on,
+        "registration": None if one.placement is None else one.placement.as_json(),
         "directions": directions,
     }

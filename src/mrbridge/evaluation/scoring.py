@@ -16,18 +16,18 @@ from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation import figures
 from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.placing import (
+    Mask,
+    PlacedScans,
+    Placement,
+    Stack,
+    read_placed,
+    register_pair,
+)
 from mrbridge.evaluation.settings import EvaluateSettings
-from mrbridge.io import read
 from mrbridge.metrics import MonotoneMapping, Scores
-from mrbridge.preparation.geometry import SliceGrid, to_slices
 from mrbridge.preparation.intensity import foreground_mask
 from mrbridge.volume import Volume
-
-Stack = NDArray[np.float32]
-Mask = NDArray[np.bool_]
-
-GRID_TOLERANCE_MM = 1e-3
-"""The furthest that corners of two scans may lie apart for their voxels to be compared."""
 
 _FLOOR_VALUES = 500_000  # voxels that a floor is fitted on, over all cases
 _MOST_VALUES, _LEAST_VALUES = 50_000, 1_000  # of one case
@@ -58,6 +58,7 @@ class Job:
         sampled: slices of this case that enter the sliced Wasserstein distance.
         values: voxels of this case that floors of other cases are fitted on.
         figures: the file to draw to, without what follows the case's name; None draws nothing.
+        placement: how a pair that does not lie on one grid comes onto one.
     """
 
     case: Case
@@ -69,6 +70,7 @@ class Job:
     sampled: int = 1
     values: int = _MOST_VALUES
     figures: Path | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,15 @@ def values_per_case(cases: int) -> int:
     return min(_MOST_VALUES, max(_LEAST_VALUES, _FLOOR_VALUES // max(1, cases)))
 
 
+def place_case(job: Job) -> Placement | None:
+    """Register a pair, where that has to be done.
+
+    Raises:
+        InputError: a scan cannot be read, or registration did not converge.
+    """
+    return register_pair(job.case, job.settings)
+
+
 def sample_case(job: Job) -> dict[str, tuple[Stack, Stack]]:
     """Matching intensities (source, target) of one pair, for floors, by direction.
 
@@ -110,7 +121,7 @@ def sample_case(job: Job) -> dict[str, tuple[Stack, Stack]]:
     Raises:
         InputError: the pair cannot be scored: not on one grid, or without mask.
     """
-    scans = _read_case(job)
+    scans = read_placed(job.case, job.settings, job.placement)
     result = {}
     for direction in job.directions:
         source, target = scans.stacks[str(direction.source)], scans.stacks[direction.target]
@@ -155,7 +166,7 @@ def score_case(job: Job) -> dict[str, Found]:
         InputError: it cannot be scored.
         MrbridgeError: it cannot be translated.
     """
-    scans = _read_case(job)
+    scans = read_placed(job.case, job.settings, job.placement)
     translator = job.model
     if isinstance(translator, str | Path):
         translator = _translator_of_worker(str(translator), job.device)
@@ -164,7 +175,7 @@ def score_case(job: Job) -> dict[str, Found]:
         paired = direction.target in scans.volumes
         inside = scans.masks[direction.target if paired else str(direction.source)]
         volume = scans.synthetic or _translated(translator, scans, direction)
-        images = {"model": to_slices(volume, None)[0]}
+        images = {"model": scans.stack_of(volume, direction.source)}
         if direction.source is not None:
             source = scans.stacks[direction.source]
             images["copy"] = source
@@ -181,81 +192,9 @@ def score_case(job: Job) -> dict[str, Found]:
     return found
 
 
-@dataclass(frozen=True)
-class _Scans:
-    """A case in memory; stacks and masks (slices, rows, columns) by contrast."""
-
-    volumes: dict[str, Volume]
-    stacks: dict[str, Stack]
-    masks: dict[str, Mask]
-    grid: SliceGrid
-    synthetic: Volume | None
-
-
-def _read_case(job: Job) -> _Scans:
-    case = job.case
-    volumes = {contrast: read(path) for contrast, path in case.images.items()}
-    for contrast, volume in volumes.items():
-        if volume.synthetic:
-            raise InputError(
-                "says of itself that it is synthetic, so it is no truth to score against",
-                path=case.images[contrast],
-                remedy="Give the scan as it was acquired.",
-            )
-    first, *others = volumes.values()
-    synthetic = None if case.synthetic is None else read(case.synthetic)
-    path = next(iter(case.images.values()))
-    for other in [*others, *([] if synthetic is None else [synthetic])]:
-        _check_one_grid(first, other, "the scans of the pair", path)
-    cut = {contrast: to_slices(volume, None) for contrast, volume in volumes.items()}
-    stacks = {contrast: stack for contrast, (stack, _) in cut.items()}
-    masks = {contrast: _mask(job, first, stack) for contrast, stack in stacks.items()}
-    return _Scans(volumes, stacks, masks, next(iter(cut.values()))[1], synthetic)
-
-
-def _check_one_grid(one: Volume, other: Volume, what: str, path: Path) -> None:
-    if one.voxels.shape != other.voxels.shape:
-        difference = f"shapes {one.voxels.shape} and {other.voxels.shape}"
-    elif (one.affine is None) != (other.affine is None):
-        difference = "one is a picture, the other lies in space"
-    elif one.affine is not None and other.affine is not None:
-        steps = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-        corners = steps * (np.array(one.voxels.shape) - 1)
-        moved = np.c_[corners, np.ones(8)] @ (one.affine - other.affine)[:3].T
-        distance = float(np.linalg.norm(moved, axis=1).max())
-        if distance <= GRID_TOLERANCE_MM:
-            return
-        difference = f"up to {distance:.3g} mm apart"
-    else:
-        return
-    raise InputError(
-        f"{what} are not on one grid ({difference})",
-        path=path,
-        remedy="Register and resample one to the other first.",
-    )
-
-
-def _mask(job: Job, reference: Volume, stack: Stack) -> Mask:
-    case, kind = job.case, job.settings.mask
-    if case.mask is not None:
-        volume = read(case.mask)
-        _check_one_grid(reference, volume, "scan and mask", case.mask)
-        inside = to_slices(volume, None)[0] > 0.5 * min(1.0, float(volume.voxels.max()))
-    elif kind == "brain":
-        raise InputError(
-            "has no brain mask (…_desc-brain_mask.nii.gz in the data set's derivatives)",
-            path=next(iter(case.images.values())),
-            remedy="Give masks, or score the foreground.",
-        )
-    else:
-        inside = np.ones(stack.shape, bool) if kind == "whole" else foreground_mask(stack)
-    if not inside.any():
-        path = case.mask or next(iter(case.images.values()))
-        raise InputError("the mask is empty", path=path, remedy="Check the scan and its mask.")
-    return inside
-
-
-def _translated(translator: TranslatorLike | None, scans: _Scans, direction: Direction) -> Volume:
+def _translated(
+    translator: TranslatorLike | None, scans: PlacedScans, direction: Direction
+) -> Volume:
     if translator is None or direction.source is None:
         raise InputError("there is neither a synthesis nor a model to make one")
     return translator.translate(scans.volumes[direction.source], direction.target)
@@ -273,7 +212,7 @@ def _floor(mapping: MonotoneMapping, source: Stack, inside: Mask, job: Job) -> S
 
 
 def _against_truth(
-    job: Job, scans: _Scans, direction: Direction, images: Mapping[str, Stack], inside: Mask
+    job: Job, scans: PlacedScans, direction: Direction, images: Mapping[str, Stack], inside: Mask
 ) -> Found:
     real = scans.stacks[direction.target]
     truth = metrics.scaled(real, inside)
@@ -329,7 +268,7 @@ def _by_slice(
 
 
 def _cycle(
-    translator: TranslatorLike, scans: _Scans, direction: Direction, made: Volume, job: Job
+    translator: TranslatorLike, scans: PlacedScans, direction: Direction, made: Volume, job: Job
 ) -> dict[str, Scores]:
     """There and back, as it is and with noise on the way (Chu et al. 2017, arXiv:1712.02950)."""
     contrast = str(direction.source)
@@ -341,7 +280,7 @@ def _cycle(
     starts = {"cycle": made, "noisy": replace(made, voxels=noisy)}
     returned = {name: translator.translate(start, contrast) for name, start in starts.items()}
     return {
-        name: metrics.scores(source, to_slices(volume, None)[0], inside)
+        name: metrics.scores(source, scans.stack_of(volume, contrast), inside)
         for name, volume in returned.items()
     }
 

@@ -15,6 +15,7 @@ import numpy as np
 from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.placing import Placement
 from mrbridge.evaluation.scoring import Found
 from mrbridge.metrics import Scores
 
@@ -27,11 +28,13 @@ Outcome = Literal["better", "mixed", "worse", "unknown"]
 
 @dataclass(frozen=True)
 class Scored:
-    """A case with what it gave, by direction key; `floor_on`: "others", "itself" or None."""
+    """A case with what it gave, by direction key; `floor_on`: "others", "itself" or None;
+    `placement`: how its scans were brought onto one grid, if they did not lie on one."""
 
     case: Case
     found: dict[str, Found]
     floor_on: str | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True)
@@ -146,16 +149,21 @@ def score_table(scored: Sequence[Scored]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = ["case", "subject", "direction", "method", "kind"]
-    writer.writerow([*keys, *MEASURES, "floor_fitted_on"])
+    registered = ["registered", "displacement_mm", "residual_mm"]
+    writer.writerow([*keys, *MEASURES, "floor_fitted_on", *registered])
     for one in scored:
+        ends = ["no", "", ""]
+        if one.placement is not None:
+            found_place = one.placement.found
+            shown = (found_place.displacement_mm, found_place.residual_mm)
+            ends = [found_place.kind, *(f"{value:.3f}" for value in shown)]
         for key, found in one.found.items():
             for method in METHODS:
                 for kind, values in found.scores.get(method, {}).items():
                     numbers = [f"{values[measure]:.6g}" for measure in MEASURES]
                     fitted_on = one.floor_on if method == "floor" else ""
-                    writer.writerow(
-                        [one.case.name, one.case.subject, key, method, kind, *numbers, fitted_on]
-                    )
+                    names = [one.case.name, one.case.subject, key, method, kind]
+                    writer.writerow([*names, *numbers, fitted_on, *ends])
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""The verb `translate`: a picture, a volume, a folder of them or a BIDS data set."""
+"""The verb `translate`: a picture, a volume, a folder of them, BIDS data sets and DICOM series."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from mrbridge.inference.engine import Translator
 from mrbridge.inference.integers import Rounding, check_number_type, rounded
 from mrbridge.inference.objects import as_volume, in_kind_of
 from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
-from mrbridge.io import FORMATS, is_readable, read, write
+from mrbridge.io import FORMATS, is_dicom, is_readable, read, write
 from mrbridge.io.bids import is_bids
 from mrbridge.io.bids_selection import Selection, select
+from mrbridge.io.formats import is_picture
 from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.models import unnamed
@@ -33,6 +34,9 @@ from mrbridge.progress import track
 from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)
+
+FORMS = ("dicom", "nifti")
+"""What a DICOM series can become."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,9 @@ def translate(
     sessions: Sequence[str] = (),
     bids_filter: str | Path | None = None,
     overwrite: bool = False,
+    series: str | None = None,
+    allow_gaps: bool = False,
+    form: str | None = None,
 ) -> Any:
     """Translate scans into the contrast that was not acquired.
 
@@ -99,6 +106,10 @@ def translate(
             file of queries (see `mrbridge.io.bids_selection`).
         overwrite: of a BIDS data set, make again what is there already. Otherwise what is there
             and was made of the same scan by the same model is left alone.
+        series: of DICOM, which series, by number or UID; None chooses by contrast.
+        allow_gaps: of DICOM, fill missing slices by interpolation.
+        form: of DICOM, what it becomes, one of `FORMS`; None keeps DICOM, unless `out` is the name
+            of a NIfTI file.
 
     Returns:
         For paths, one `Translation` a scan; otherwise an object of the given kind (a `Volume` for
@@ -115,6 +126,8 @@ def translate(
     if image is None:
         raise InputError("no scan is named", remedy="Without a model, say image=….")
     check_number_type(dtype)
+    if form not in (None, *FORMS):
+        raise SettingsError(f"there is no form '{form}'", remedy=f"Say {' or '.join(FORMS)}.")
     translator = Translator(unnamed() if model is None else model, device, engine)
     if to is not None:
         translator.bundle.must_make(to)
@@ -127,7 +140,10 @@ def translate(
         if out is None:
             raise OutputError("no output is named", path=Path(image), remedy="Give `out`.")
         path, out = Path(image), Path(out)
-        if path.is_dir() and is_bids(path):
+        dicom = is_dicom(path)  # first: folders called sub-01 may hold what a scanner sent
+        if not dicom:
+            _refuse_wishes(path, series, allow_gaps, form)
+        if not dicom and path.is_dir() and is_bids(path):
             return _data_set(job, path, out, selection, overwrite)
         if selection != Selection() or overwrite:
             raise SettingsError(
@@ -135,6 +151,8 @@ def translate(
                 path=path,
                 remedy="Leave them out, or name the folder of a data set.",
             )
+        if dicom:
+            return [_dicom(job, path, out, series, allow_gaps, form)]
         if path.is_dir():
             return _folder(job, path, out)
         return [_file(job, path, _output_file(job, path, out))]
@@ -213,6 +231,35 @@ def _synthesise(job: _Job, scan: Volume, path: Path | None) -> Synthesis:
             *(rounding.dtype, rounding.factor, rounding.clipped),
         )
     return Synthesis(scan, made, to, rounding)
+
+
+def _dicom(
+    job: _Job, path: Path, out: Path, series: str | None, allow_gaps: bool, form: str | None
+) -> Translation:
+    """Translate one DICOM series."""
+    from mrbridge.inference import dicom  # half a second, which other formats do not need
+
+    if job.volume is not None or job.assume is not None:
+        raise InputError("is DICOM", path=path, remedy="Leave --volume and --assume.")
+    bundle = job.translator.bundle
+    plan = dicom.Plan(path, out, bundle, job.to, series, allow_gaps, form)
+    output, contrast = dicom.translate_series(plan, lambda scan: _synthesise(job, scan, path))
+    return Translation(path, output, contrast, bundle.hash)
+
+
+def _refuse_wishes(path: Path, series: str | None, allow_gaps: bool, form: str | None) -> None:
+    """What can only be wished for a DICOM series."""
+    if form == "dicom":
+        raise OutputError(
+            "cannot become DICOM: it has no patient, no study and no frame of reference, and "
+            "invented ones would be worse than none",
+            path=path,
+            remedy="Translate the DICOM series that it was made of.",
+        )
+    if series is not None or allow_gaps or (form is not None and is_picture(path)):
+        raise InputError(
+            "is no DICOM series", path=path, remedy="Leave --series, --allow-gaps and --as."
+        )
 
 
 def _data_set(

@@ -7,23 +7,33 @@ from pathlib import Path
 
 from mrbridge.errors import InputError, OutputError
 from mrbridge.io import nifti, picture
-from mrbridge.io.formats import FORMATS, is_readable
+from mrbridge.io.formats import FORMATS, is_dicom, is_readable
 from mrbridge.io.names import guess_contrast
 from mrbridge.io.safety import suffix_of
 from mrbridge.volume import Volume
 
-__all__ = ["FORMATS", "is_readable", "read", "write"]
+__all__ = ["FORMATS", "is_dicom", "is_readable", "read", "write"]
 
 _UNNAMED_NOTE = "synthetic by mrbridge, for research, not for diagnosis"
 
 
-def read(path: str | Path, *, volume: int | None = None, assume: str | None = None) -> Volume:
-    """Read a scan: NIfTI (`.nii`, `.nii.gz`) or a picture (`.png`, `.tif`, `.tiff`, `.jpg`).
+def read(
+    path: str | Path,
+    *,
+    volume: int | None = None,
+    assume: str | None = None,
+    series: str | None = None,
+    allow_gaps: bool = False,
+) -> Volume:
+    """Read a scan: NIfTI (`.nii`, `.nii.gz`), a picture (`.png`, `.tif`, `.tiff`, `.jpg`), or a
+    DICOM series.
 
     Args:
-        path: the file.
+        path: the file; for DICOM a folder, a zip or one file.
         volume: which volume of a 4D file, from 0; trailing axes of length 1 need none.
         assume: the orientation, such as "RAS", of a NIfTI file that has neither qform nor sform.
+        series: which DICOM series, by number or UID, where there are several.
+        allow_gaps: fill missing DICOM slices by interpolation, with a warning.
 
     Returns:
         Finite real voxels, shape (i, j, k) in the order of the file; a picture is
@@ -35,7 +45,16 @@ def read(path: str | Path, *, volume: int | None = None, assume: str | None = No
     path = Path(path)
     form = FORMATS.get(suffix_of(path))
     if form is None:
-        raise InputError("is of no known format", path=path, remedy=f"Known: {', '.join(FORMATS)}.")
+        if is_dicom(path):
+            from mrbridge.io import dicom  # half a second, which other formats do not need
+
+            chosen = dicom.choose_series(dicom.find_series(path), None, series)
+            return dicom.read_series(chosen, allow_gaps=allow_gaps)
+        raise InputError(
+            "is of no known format",
+            path=path,
+            remedy=f"Known: {', '.join(FORMATS)}, and folders of DICOM files.",
+        )
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(what, path=path, remedy="Give the path of a scan.")

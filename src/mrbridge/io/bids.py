@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mrbridge.errors import InputError
 from mrbridge.io import names
-from mrbridge.io.formats import FORMATS, is_picture, is_readable
+from mrbridge.io.formats import FORMATS, is_dicom, is_picture, is_readable
 from mrbridge.io.names import BidsName, derivative_name, guess_contrast, parse_name
 from mrbridge.io.safety import is_temporary
 
@@ -29,7 +29,7 @@ __all__ = [
 NOT_RAW = ("derivatives", "sourcedata", "code")
 """Folders of a BIDS data set that hold no raw scans."""
 
-_SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ""}
+_SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ".cff", ""}
 _COLUMNS = ("subject", "session", "contrast", "path")
 
 
@@ -43,6 +43,7 @@ class Scan:
         contrast: a BIDS suffix such as T1w.
         name: the file's name.
         split: `train`, `val` or `test` where the user said so.
+        series: which series of `path`, where it holds DICOM files.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Scan:
     contrast: str
     name: str
     split: str | None = None
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,15 @@ def find_scans(
     source_contrast: str = "T1w",
     target_contrast: str = "T2w",
 ) -> FoundScans:
-    """Find the scans of a BIDS data set, a folder, two folders, or a table.
+    """Find the scans of a BIDS data set, a folder, two folders, a table, or DICOM files.
 
     Args:
         source: a BIDS folder (`derivatives`, `sourcedata` and `code` are skipped; a column `split`
-            of `participants.tsv` counts); any other folder, in which file and folder names tell
-            contrast and subject; a `.csv` or `.tsv` table with the columns subject, session,
-            contrast, path (relative to the table) and optionally split; or a list of two folders,
-            source contrast first.
+            of `participants.tsv` counts); a folder or zip of DICOM files, whose timing tells the
+            contrasts (see `mrbridge.io.dicom.scans`); any other folder, in which file and folder
+            names tell contrast and subject; a `.csv` or `.tsv` table with the columns subject,
+            session, contrast, path (relative to the table) and optionally split; or a list of two
+            folders, source contrast first.
         source_contrast, target_contrast: BIDS suffixes. Scans of others are ignored.
 
     Raises:
@@ -85,11 +88,16 @@ def find_scans(
         if not path.exists():
             raise InputError("does not exist", path=path, remedy="Check the path.")
     if len(paths) == 2 and all(path.is_dir() for path in paths):
-        found = [_in_folder(path, told) for path, told in zip(paths, contrasts, strict=True)]
+        found = [
+            (_in_dicom if is_dicom(path) else _in_folder)(path, told)
+            for path, told in zip(paths, contrasts, strict=True)
+        ]
         result = FoundScans(
             [scan for part in found for scan in part.scans],
             [item for part in found for item in part.ignored],
         )
+    elif len(paths) == 1 and is_dicom(paths[0]):
+        result = _in_dicom(paths[0], None)
     elif len(paths) == 1 and paths[0].is_dir():
         root = paths[0]
         result = _in_bids(root) if is_bids(root) else _in_folder(root, None)
@@ -138,6 +146,13 @@ def _in_bids(root: Path) -> FoundScans:
             split = splits.get(subject)
             found.scans.append(Scan(path, subject, session, name.suffix, path.name, split))
     return found
+
+
+def _in_dicom(root: Path, told: str | None) -> FoundScans:
+    """Series below `root`, all of the contrast `told` where it is given."""
+    from mrbridge.io.dicom.scans import find_scans  # half a second, which other inputs do not need
+
+    return find_scans(root, told)
 
 
 def _in_folder(root: Path, told: str | None) -> FoundScans:

@@ -59,17 +59,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path) as temporary:
             yield temporary
-            _flush(temporary)
-            os.replace(temporary, path)
-            _flush(path.parent)
+            settle(temporary, path)
+
+
+def settle(finished: Path, path: Path) -> None:
+    """Flush a finished file to disk and give it its final name, in the same folder.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with _writing(path):
+        _flush(finished)
+        os.replace(finished, path)
+        _flush(path.parent)
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
     """Give a temporary empty folder beside `path`; on success it takes the place of `path`.
 
-    Its files are not flushed one by one (a prepared scan has hundreds): their owner keeps a
-    checksum and finds damage when reading.
+    Its files are flushed to disk one by one only where it is `flushed` (a prepared scan has
+    hundreds): the others' owner keeps a checksum and finds damage when reading.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -80,12 +90,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         with _temporary(path) as temporary:
             temporary.mkdir()
             yield temporary
-            if path.exists():
+            if flushed:
+                for file in temporary.iterdir():
+                    _flush(file)
+                _flush(temporary)
+            if not path.exists():
+                os.replace(temporary, path)
+            elif not _exchange(temporary, path):
                 with _temporary(path) as old:
                     os.replace(path, old)
                     os.replace(temporary, path)
-            else:
-                os.replace(temporary, path)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -166,6 +180,19 @@ def _temporary(path: Path) -> Iterator[Path]:
     finally:
         _remove(temporary)
         _ours.discard(name)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step, so that no kill finds either absent; False where
+    the system cannot (Linux can, by renameat2).
+    """
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def _flush(path: Path) -> None:

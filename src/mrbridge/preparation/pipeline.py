@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,10 @@ from mrbridge import scale
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
 from mrbridge.io import read
 from mrbridge.io.bids import FoundScans, Scan, find_scans, parse_name
+from mrbridge.io.formats import is_picture
 from mrbridge.io.picture import PictureHeader
 from mrbridge.io.safety import sha256_of, sweep
+from mrbridge.preparation.bias import without_bias
 from mrbridge.preparation.geometry import SliceGrid, to_slices
 from mrbridge.preparation.intensity import (
     FLOOR,
@@ -77,10 +80,13 @@ class Standard:
 
 @dataclass(frozen=True)
 class _Job:
+    """`reference`: the scan that this one is to be registered to, if any."""
+
     scan: Scan
     id: str
     store: Path
     settings: PrepareSettings
+    reference: Scan | None = None
 
 
 def standardise(volume: Volume, settings: StandardSettings) -> Standard:
@@ -91,6 +97,9 @@ def standardise(volume: Volume, settings: StandardSettings) -> Standard:
     """
     raw, grid = to_slices(volume, settings.spacing_mm)
     foreground = foreground_mask(raw)
+    if settings.bias == "n4":
+        raw = without_bias(raw, foreground, grid.spacing)
+        foreground = foreground_mask(raw)
     depth = volume.header.depth if isinstance(volume.header, PictureHeader) else None
     recipe = find_recipe(raw, foreground, settings.intensity, depth)
     outside = blank_outside(raw, foreground) if depth is None else None
@@ -138,7 +147,7 @@ def prepare(
         _prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
     )
     for job, outcome in outcomes:
-        shown = _shown(job.scan.path, source)
+        shown = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
         if isinstance(outcome, OutputError):
             raise outcome  # no fault of the scan, and the others would meet it too
         if isinstance(outcome, MrbridgeError):
@@ -202,6 +211,7 @@ def _make_ready(out: Path) -> None:
 
 def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[_Job]:
     taken: set[str] = set()
+    references = _references(scans, settings)
     jobs = []
     for scan in scans:
         plain = _plain_id(scan)
@@ -210,8 +220,27 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[_Job]
             number += 1
             id = f"{plain}_{number}"
         taken.add(id.casefold())
-        jobs.append(_Job(scan, id, out, settings))
+        reference = None
+        if scan.contrast == settings.target:
+            reference = references.get((scan.subject, scan.session))
+        jobs.append(_Job(scan, id, out, settings, reference))
     return jobs
+
+
+def _references(
+    scans: list[Scan], settings: PrepareSettings
+) -> dict[tuple[str | None, str | None], Scan]:
+    """What scans of the target contrast are registered to, by subject and session: the first scan
+    of the source contrast. Pictures, and scans of nobody, are registered to nothing."""
+    if settings.registration == "none":
+        return {}
+    return {
+        (scan.subject, scan.session): scan
+        for scan in reversed(scans)
+        if scan.contrast == settings.source
+        and scan.subject is not None
+        and not is_picture(scan.path)
+    }
 
 
 def _plain_id(scan: Scan) -> str:
@@ -226,18 +255,19 @@ def _plain_id(scan: Scan) -> str:
 def _prepare_scan(job: _Job) -> ScanRecord | None:
     """Prepare one scan into the store, unless it is there; None for an empty picture."""
     scan, settings = job.scan, job.settings
-    if not scan.path.is_file():
+    if scan.series is None and not scan.path.is_file():
         raise InputError("does not exist", path=scan.path, remedy="Check the path.")
-    source_sha256 = sha256_of(scan.path)
-    key = _key(source_sha256, scan, settings)
+    source_sha256 = _source_sha256(scan)
+    key = _key(source_sha256, job)
     present = read_scan(job.store, job.id, key)
     if present is not None:
         return present
-    volume = read(scan.path)
+    volume = read(scan.path, series=scan.series)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Train on acquired scans only.")
     if volume.is_picture and volume.voxels.min() == volume.voxels.max():
         return None
+    volume, registration = _registered(volume, job)
     standard = standardise(volume, settings.standard)
     filled = standard.foreground.mean(axis=(1, 2)) >= settings.min_foreground
     kept = np.flatnonzero(filled)
@@ -264,13 +294,41 @@ def _prepare_scan(job: _Job) -> ScanRecord | None:
         slice_indices=kept.tolist(),
         grid_hash=standard.grid.hash,
         recipe=standard.recipe,
+        registration=registration,
     )
     write_scan(job.store, record, values)
     return record
 
 
-def _key(source_sha256: str, scan: Scan, settings: PrepareSettings) -> str:
-    told = [
+def _registered(volume: Volume, job: _Job) -> tuple[Volume, dict[str, Any] | None]:
+    """The scan on the grid of its reference, and how it came there, as the record tells it.
+
+    Raises:
+        InputError: registration did not converge.
+    """
+    if job.reference is None:
+        return volume, None
+    from mrbridge.preparation.register import Kind, register
+    from mrbridge.preparation.resample import resample
+
+    reference = read(job.reference.path, series=job.reference.series)
+    kind: Kind = "affine" if job.settings.registration == "affine" else "rigid"
+    found = register(volume, reference, kind, job.settings.seed)
+    moved = resample(volume, reference, found.transform)
+    return moved, {"reference": job.reference.name} | found.as_json()
+
+
+def _source_sha256(scan: Scan) -> str:
+    if scan.series is None:
+        return sha256_of(scan.path)
+    from mrbridge.io.dicom.scans import series_sha256
+
+    return series_sha256(scan.path, scan.series)
+
+
+def _key(source_sha256: str, job: _Job) -> str:
+    scan, settings = job.scan, job.settings
+    told: list[Any] = [
         FORMAT,
         _ARRAYS,
         source_sha256,
@@ -278,6 +336,8 @@ def _key(source_sha256: str, scan: Scan, settings: PrepareSettings) -> str:
         settings.standard.model_dump(mode="json"),
         settings.min_foreground,
     ]
+    if job.reference is not None:
+        told.append([settings.registration, settings.seed, _source_sha256(job.reference)])
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from mrbridge.errors import SettingsError
@@ -15,10 +17,13 @@ class StandardSettings(Settings):
 
     Attributes:
         spacing_mm: in-plane spacing to resample volumes to; None keeps each scan's own.
+        bias: `n4` divides each scan by the smooth field of its receiving coil, as found by N4. The
+            field of an input is not put onto its synthesis.
         intensity: how the intensity range is found.
     """
 
     spacing_mm: float | None = Field(1.0, gt=0)
+    bias: Literal["none", "n4"] = "none"
     intensity: IntensitySettings = IntensitySettings()
 
 
@@ -27,6 +32,8 @@ class PrepareSettings(Settings):
 
     Attributes:
         source, target: the two contrasts, BIDS suffixes.
+        registration: `rigid` and `affine` bring each scan of the target contrast onto the grid of
+            the source contrast's scan of the same subject and session, for training on pairs.
         standard: what every scan goes through.
         min_foreground: share of a slice's pixels that must show the head; emptier ones are left
             out.
@@ -38,6 +45,7 @@ class PrepareSettings(Settings):
 
     source: str = "T1w"
     target: str = "T2w"
+    registration: Literal["none", "rigid", "affine"] = "none"
     standard: StandardSettings = StandardSettings()
     min_foreground: float = Field(0.02, ge=0, lt=1)
     validation_share: float = Field(0.1, ge=0, lt=1)

@@ -47,6 +47,8 @@ class ScanRecord(Settings):
         slice_indices: where in the full stack of slices (inferior to superior) each one lay.
         grid_hash: equal for scans on one grid.
         recipe: the intensity range.
+        registration: how the scan was brought onto the grid of its subject's source scan: the
+            file's name, and what `Registration.as_json` tells; None where it was not.
         segments: split (`train`, `val`, `test`) to half-open ranges of the array's slices.
     """
 
@@ -63,6 +65,7 @@ class ScanRecord(Settings):
     slice_indices: list[int]
     grid_hash: str
     recipe: IntensityRecipe
+    registration: dict[str, Any] | None = None
     segments: dict[str, list[Range]] = Field(default_factory=dict)
 
     @property

@@ -1,0 +1,163 @@
+"""`mrbridge download`: its verbs and their options; what they need is imported inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from mrbridge.console import answer, listen
+from mrbridge.errors import SettingsError
+from mrbridge.options import Assignments, Config, Json, Quiet, Verbose, layered
+
+if TYPE_CHECKING:
+    from mrbridge.download.http import Session
+    from mrbridge.download.report import Report
+
+app = typer.Typer(
+    name="download",
+    help="Real data from public archives, as BIDS data sets with their licence beside them.",
+    epilog="Example: mrbridge download ixi --contrast T1w T2w -o ixi",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+_SEVERAL = ("--contrast", "--subjects")
+
+
+class _Command(TyperCommand):
+    """A command some of whose options take several values: `--contrast T1w T2w`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        repeated: list[str] = []
+        current: str | None = None
+        for argument, after in zip(args, [*args[1:], "-"], strict=False):
+            if argument.startswith("-"):
+                current = argument if argument in _SEVERAL else None
+                if current and after.startswith("-"):
+                    raise SettingsError(f"{current} is followed by no value", remedy="Name one.")
+            elif current is not None and repeated[-1] != current:
+                repeated.append(current)
+            repeated.append(argument)
+        return super().parse_args(ctx, repeated)
+
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="A new folder, or one to go on with.")]
+Contrast = Annotated[list[str] | None, typer.Option("--contrast", help="One or several [T1w T2w].")]
+Subjects = Annotated[
+    list[str] | None, typer.Option("--subjects", help="One or several, such as 002 012 [all].")
+]
+Mirror = Annotated[str | None, typer.Option(metavar="URL", help="Another server of the same data.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would come, and stop.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, max=32, help="Files that come side by side [4].")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(cls=_Command, epilog="Example: mrbridge download ixi --contrast T1w T2w -o ixi")
+def ixi(
+    out: Out,
+    contrast: Contrast = None,
+    subjects: Subjects = None,
+    mirror: Mirror = None,
+    dry_run: DryRun = False,
+    workers: Workers = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """IXI: nearly 600 healthy subjects, T1w, T2w and PDw. CC BY-SA 3.0."""
+    listen(quiet, verbose, as_json)
+    _check(contrast, mirror)
+    settings = layered(config, assignments, {"workers": workers})
+    from mrbridge.download.ixi import SITE, download_ixi
+
+    _run(
+        settings,
+        lambda session: download_ixi(
+            session,
+            out,
+            contrasts=contrast or ("T1w", "T2w"),
+            subjects=subjects,
+            site=mirror or SITE,
+            dry_run=dry_run,
+        ),
+    )
+
+
+@app.command(
+    cls=_Command,
+    epilog="Example: mrbridge download openneuro ds002330 --version 1.1.0 -o ds002330  "
+    "(others with T1w and T2w: ds002382 1.0.1, ds003717 1.0.1, ds003745 1.0.0, ds004285 1.0.0)",
+)
+def openneuro(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Such as ds002330; name it first.")
+    ],
+    out: Out,
+    version: Annotated[str | None, typer.Option(help="Such as 1.1.0 [the newest].")] = None,
+    contrast: Contrast = None,
+    subjects: Subjects = None,
+    mirror: Mirror = None,
+    dry_run: DryRun = False,
+    workers: Workers = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """A data set of OpenNeuro: scans of the wanted contrasts and what describes them."""
+    listen(quiet, verbose, as_json)
+    _check(contrast, mirror)
+    settings = layered(config, assignments, {"workers": workers})
+    from mrbridge.download.openneuro import download_openneuro
+    from mrbridge.download.snapshot import SITE
+
+    _run(
+        settings,
+        lambda session: download_openneuro(
+            session,
+            dataset,
+            out,
+            version=version,
+            contrasts=contrast or ("T1w", "T2w"),
+            subjects=subjects,
+            site=mirror or SITE,
+            dry_run=dry_run,
+        ),
+    )
+
+
+def _run(changes: dict[str, Any], download: Callable[[Session], Report]) -> None:
+    from mrbridge.download.http import Session
+    from mrbridge.download.settings import DownloadSettings
+
+    with Session(DownloadSettings().changed(changes)) as session:
+        report = download(session)
+    answer(report.as_json(), report.in_words())
+    report.must_be_whole()
+
+
+def _check(contrasts: list[str] | None, mirror: str | None) -> None:
+    from mrbridge.volume import CONTRASTS
+
+    unknown = [name for name in contrasts or () if name not in CONTRASTS]
+    if unknown:
+        raise SettingsError(
+            f"'{unknown[0]}' is no contrast that mrbridge knows",
+            remedy=f"Known: {', '.join(CONTRASTS)}.",
+        )
+    if mirror is not None and not mirror.startswith(("https://", "http://")):
+        raise SettingsError(f"'{mirror}' is no address", remedy="Begin it with https://.")

@@ -1,0 +1,145 @@
+"""Translating a DICOM series: chosen by contrast or by name, back as a derived series or NIfTI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrbridge import __version__
+from mrbridge.bundle import Bundle
+from mrbridge.errors import OutputError
+from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
+from mrbridge.io import FORMATS, write
+from mrbridge.io.dicom import (
+    DicomHeader,
+    Listing,
+    Origin,
+    choose_series,
+    find_series,
+    must_be_ours,
+    read_series,
+    write_series,
+)
+from mrbridge.io.safety import suffix_of, write_json
+from mrbridge.volume import Volume
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        path: what holds the series: a folder, a zip or a file.
+        out: the folder of the derived series; for NIfTI a file, or a folder.
+        bundle: the model.
+        to: the contrast to make, None makes what the model can.
+        series: which one, by number or UID; None chooses by contrast.
+        allow_gaps: fill missing slices by interpolation.
+        form: `dicom` or `nifti`; None takes NIfTI where `out` is named so, else DICOM.
+    """
+
+    path: Path
+    out: Path
+    bundle: Bundle
+    to: str | None
+    series: str | None
+    allow_gaps: bool
+    form: str | None
+
+
+def translate_series(plan: Plan, make: Callable[[Volume], Synthesis]) -> tuple[Path, str]:
+    """Translate one series of a folder, a zip or a file.
+
+    Args:
+        plan: what is to be done.
+        make: translates a scan, or refuses it.
+
+    Returns:
+        The folder or file that was written, and the contrast that was made.
+
+    Raises:
+        InputError: no series fits or several do, or it cannot be used.
+        OutputError: the output cannot be written there.
+    """
+    form = _form(plan.form, plan.out)
+    if form == "dicom":
+        _refuse_place(plan.path, plan.out)
+    listing = find_series(plan.path)
+    chosen = choose_series(listing, _wanted(plan), plan.series)
+    synthesis = make(read_series(chosen, allow_gaps=plan.allow_gaps))
+    to = synthesis.contrast
+    told = provenance(plan.bundle, synthesis, f"urn:oid:{chosen.uid}")
+    series = _told_of(synthesis.source)
+    if form == "dicom":
+        origin = Origin(to, "mrbridge", __version__, plan.bundle.hash)
+        report = told | {"series": series} | _others(listing, series["uid"])
+        write_series(synthesis.made, plan.out, origin, report)
+        return plan.out, to
+    out = plan.out
+    if FORMATS.get(suffix_of(out)) != "nifti":
+        out = out / f"series-{chosen.label.replace(':', '-')}_desc-synth_{to}.nii.gz"
+    write(synthesis.made, out, synthetic_note=note(to))
+    write_json(sidecar_path(out), told | {"SourceSeries": series})
+    return out, to
+
+
+def _form(form: str | None, out: Path) -> str:
+    nifti = FORMATS.get(suffix_of(out)) == "nifti"
+    if form is None:
+        return "nifti" if nifti else "dicom"
+    if form == "dicom" and nifti:
+        raise OutputError("is the name of a NIfTI file", path=out, remedy="Name a folder.")
+    return form
+
+
+def _refuse_place(path: Path, out: Path) -> None:
+    """Refuse a folder that would be taken for the source's, or whose files would be lost."""
+    source, place = path.resolve(), out.resolve()
+    if place == source or (source.is_dir() and source in place.parents) or place in source.parents:
+        raise OutputError(
+            "lies in the folder of the source, or around it", path=out, remedy="Name another."
+        )
+    if suffix_of(out) in (".dcm", ".zip", *FORMATS):
+        raise OutputError(
+            "is the name of a file; a derived series has many", path=out, remedy="Name a folder."
+        )
+    must_be_ours(out)
+
+
+def _wanted(plan: Plan) -> list[str]:
+    """The contrasts that can be made into what is wanted, the likeliest first."""
+    source, target = plan.bundle.source, plan.bundle.target
+    if plan.to is None:
+        return [source, target]
+    return [target if plan.to == source else source]
+
+
+def _told_of(scan: Volume) -> dict[str, Any]:
+    """What was translated. UIDs only: folders are often called after the patient."""
+    header = scan.header
+    assert isinstance(header, DicomHeader)
+    series = header.series
+    return {
+        "uid": series.uid,
+        "number": series.number,
+        "contrast": scan.contrast,
+        "contrast_reason": series.contrast_reason,
+        "slices": len(series.slices),
+        "echoes": len(series.echoes),
+        "interpolated_mm": [round(header.geometry.positions[n], 3) for n in header.filled],
+        "notes": list(scan.notes),
+    }
+
+
+def _others(listing: Listing, uid: str) -> dict[str, Any]:
+    """What was not translated."""
+    return {
+        "not_translated": [
+            {"uid": other.uid, "number": other.number, "kind": other.kind}
+            for other in listing.series
+            if other.uid != uid
+        ],
+        "ignored": [{"file": path.name, "reason": reason} for path, reason in listing.ignored],
+    }

@@ -1,0 +1,25 @@
+"""DICOM series, in and out: found, told apart, sorted, read; and derived series written.
+
+What is read is a folder or a zip with several series and anything else in it, not a file. Series
+are sorted by where their slices lie; whatever is missing, there twice or no anatomy is named.
+
+Source: DICOM PS3, https://www.dicomstandard.org.
+"""
+
+from __future__ import annotations
+
+from mrbridge.io.dicom.read import DicomHeader, read_series
+from mrbridge.io.dicom.series import Listing, Series, choose_series, find_series
+from mrbridge.io.dicom.write import Origin, must_be_ours, write_series
+
+__all__ = [
+    "DicomHeader",
+    "Listing",
+    "Origin",
+    "Series",
+    "choose_series",
+    "find_series",
+    "must_be_ours",
+    "read_series",
+    "write_series",
+]

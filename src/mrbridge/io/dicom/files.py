@@ -1,0 +1,249 @@
+"""Finding DICOM files: in a folder or a zip, with any name or none, among anything else.
+
+A zip is never unpacked: its members are read where they lie, so the paths that they claim reach no
+disk and only headers are read to list them.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pydicom
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from mrbridge.errors import InputError
+from mrbridge.io.formats import starts_as_dicom, walk
+
+MAX_FILES = 200_000
+"""The most files that are looked through; more is no study."""
+
+MAX_FILE_BYTES = 2**32
+"""The largest DICOM file that is opened."""
+
+MAX_INFLATED = 2**30
+"""The most bytes that a deflated file may hold."""
+
+NO_DICOM = "is no DICOM file"
+
+_CHUNK = 1 << 20
+_MAGIC_END = 132  # PS3.10, 7.1: a preamble of 128 bytes, then DICM
+_DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """A file of a folder, or a member of a zip.
+
+    Attributes:
+        path: the file, or the zip.
+        member: its name in the zip.
+        size: bytes, unpacked.
+    """
+
+    path: Path
+    size: int
+    member: str | None = None
+    _archive: zipfile.ZipFile | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def shown(self) -> Path:
+        """The path that a message names."""
+        return self.path if self.member is None else self.path / self.member
+
+    @property
+    def name(self) -> str:
+        """The file's name alone."""
+        return self.shown.name
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """Its bytes."""
+        if self._archive is None or self.member is None:
+            with open(self.path, "rb") as file:
+                yield file
+        else:
+            with self._archive.open(self.member) as file:
+                yield file
+
+    def header(self, tags: tuple[str, ...] | None) -> Dataset:
+        """What stands before the pixels: the tags that are named, or all.
+
+        Raises:
+            InputError: it is no DICOM file, or is damaged.
+        """
+        with self._guarded(), self.open() as file:
+            # A member of a zip is read to its end, where its CRC is checked.
+            source = file if self.member is None else io.BytesIO(file.read())
+            _refuse_inflating(source, self)
+            wanted = None if tags is None else list(tags)
+            return pydicom.dcmread(source, stop_before_pixels=True, specific_tags=wanted)
+
+    def read(self) -> bytes:
+        """All of its bytes.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        with self._guarded(), self.open() as file:
+            return file.read()
+
+    def whole(self, data: bytes) -> Dataset:
+        """All of it, from its bytes.
+
+        Raises:
+            InputError: it is no DICOM file, or is damaged.
+        """
+        with self._guarded():
+            source = io.BytesIO(data)
+            _refuse_inflating(source, self)
+            return pydicom.dcmread(source)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        if self.size > MAX_FILE_BYTES:
+            raise InputError(f"has {self.size} bytes, over {MAX_FILE_BYTES}", path=self.shown)
+        try:
+            with calm():
+                yield
+        except (InputError, MemoryError):
+            raise
+        except InvalidDicomError:
+            raise InputError(NO_DICOM, path=self.shown, remedy="Leave it out.") from None
+        except OSError as error:
+            raise InputError(
+                f"cannot be read ({error.strerror or 'damaged'})",
+                path=self.shown,
+                remedy="Get it again from where it came.",
+            ) from None
+        except Exception:
+            # Parsers meet damage with any exception at all, whose words may hold a patient's data.
+            raise damaged(self) from None
+
+
+def damaged(file: DicomFile, what: str = "is damaged or truncated") -> InputError:
+    """The error for a file that breaks off or breaks the rules."""
+    return InputError(what, path=file.shown, remedy="Get it again from where it came.")
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Keep pydicom from telling of odd values: its words may hold a patient's data."""
+    settings, logger = config.settings, logging.getLogger("pydicom")
+    before = settings.reading_validation_mode, settings.writing_validation_mode
+    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
+    was_silent, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        settings.reading_validation_mode, settings.writing_validation_mode = before
+        logger.disabled = was_silent
+
+
+def find_files(path: str | Path) -> Iterator[tuple[DicomFile, str | None]]:
+    """All files below a folder or in a zip, or the one file.
+
+    Yields:
+        Each file, and why it is no DICOM file where its first bytes or its name say so.
+
+    Raises:
+        InputError: the path does not exist, or is a zip that cannot or should not be opened.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = _in_folder(path)
+    elif path.suffix.lower() == ".zip" and path.is_file():
+        files = _in_zip(path)
+    elif path.is_file():
+        files = iter([DicomFile(path, path.stat().st_size)])
+    else:
+        raise InputError("does not exist", path=path, remedy="Check the path.")
+    for number, file in enumerate(files):
+        if number >= MAX_FILES:
+            raise InputError(
+                f"holds more than {MAX_FILES} files", path=path, remedy="Name one study of it."
+            )
+        yield file, _reason_against(file)
+
+
+def _reason_against(file: DicomFile) -> str | None:
+    """What cannot be read is no junk: reading it later says what is wrong."""
+    try:
+        with file.open() as stream:
+            found = starts_as_dicom(stream)
+            # A member's CRC stands at its end: a flipped bit could make a slice another series'.
+            while file.member is not None and stream.read(_CHUNK):
+                pass
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        return None
+    return None if found else NO_DICOM
+
+
+def _refuse_inflating(source: IO[bytes], file: DicomFile) -> None:
+    """Refuse a deflated file that grows beyond the limit: pydicom inflates it in one go."""
+    start = source.read(_MAGIC_END + 12)
+    # PS3.10, 7.1: the group of the file meta information begins with its own length.
+    length = int.from_bytes(start[-4:], "little")
+    meta = source.read(min(length, _CHUNK))
+    if DeflatedExplicitVRLittleEndian.encode() in meta:
+        inflater, grown = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while block := inflater.unconsumed_tail or source.read(_CHUNK):
+            grown += len(inflater.decompress(block, _CHUNK))
+            if grown > MAX_INFLATED:
+                raise damaged(file, f"grows to more than {MAX_INFLATED} bytes")
+    source.seek(0)
+
+
+def _in_folder(root: Path) -> Iterator[DicomFile]:
+    for path in walk(root):
+        yield DicomFile(path, path.stat().st_size)
+
+
+def _in_zip(path: Path) -> Iterator[DicomFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        raise InputError(
+            "is no whole zip", path=path, remedy="Get it again from where it came."
+        ) from None
+    for info in sorted(archive.infolist(), key=lambda info: info.filename):
+        if info.is_dir():
+            continue
+        _refuse_bomb(info, path)
+        if not Path(info.filename).name.startswith("."):
+            yield DicomFile(path, info.file_size, info.filename, archive)
+
+
+def _refuse_bomb(info: zipfile.ZipInfo, path: Path) -> None:
+    member = path / info.filename
+    if info.flag_bits & 1:
+        raise InputError("is encrypted", path=member, remedy="Unpack the zip first.")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(
+            "is packed in an unusual way", path=member, remedy="Unpack the zip and name the folder."
+        )
+    if info.file_size > min(MAX_FILE_BYTES, info.compress_size * _DEFLATE_LIMIT + 1024):
+        raise InputError(
+            f"promises {info.file_size} bytes out of {info.compress_size}",
+            path=member,
+            remedy="Take it for damaged.",
+        )
+
+
+def text_of(value: Any) -> str:
+    """A header's value as one plain line, without what would steer a terminal."""
+    line = " ".join(str("" if value is None else value).split())
+    return "".join(letter for letter in line if letter.isprintable())

@@ -1,0 +1,67 @@
+"""The scans of a DICOM folder as preparation takes them: one a series, subjects by pseudonym."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from mrbridge.io.bids import FoundScans, Scan
+from mrbridge.io.dicom.files import calm
+from mrbridge.io.dicom.series import Series, choose_series, find_series
+
+
+def find_scans(root: Path, told: str | None) -> FoundScans:
+    """The series of a folder or zip, of any number of patients, that are whole.
+
+    Args:
+        root: the folder or zip.
+        told: the contrast of all of them; None takes what each series' timing says.
+
+    Returns:
+        Scans whose `series` is a SeriesInstanceUID. Subject and session are hashes of the patient's
+        and the study's identifier: equal for one patient, and nobody's name.
+
+    Raises:
+        InputError: the zip cannot be opened.
+    """
+    listing = find_series(root)
+    damaged = [(error.path or root, error.what) for error in listing.damaged]
+    found = FoundScans([], listing.ignored + damaged)
+    for series in listing.series:
+        contrast = told or series.contrast
+        if series.why_not is not None or contrast is None:
+            reason = series.why_not or f"is of no known contrast: {series.contrast_reason}"
+            found.ignored.append((root / _name(series), reason))
+            continue
+        study = _pseudonym(series.study)
+        patient = series.slices[0].text("PatientID")
+        subject = _pseudonym(f"patient {patient}" if patient else series.study)
+        found.scans.append(
+            Scan(root, subject, study, contrast, _name(series), series=series.selector)
+        )
+    return found
+
+
+@calm()
+def series_sha256(root: Path, selector: str) -> str:
+    """The SHA-256 of a series: of its files' bytes, in the order of their UIDs.
+
+    Raises:
+        InputError: there is no such series, or it cannot be read.
+    """
+    series = choose_series(find_series(root), None, selector)
+    digest = hashlib.sha256()
+    files = {part.uid: part.file for echo in series.echoes for part in echo}
+    for _, file in sorted(files.items()):
+        with file.open() as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _name(series: Series) -> str:
+    return f"series-{series.label.replace(':', '-')}"
+
+
+def _pseudonym(told: str) -> str:
+    return hashlib.sha256(f"mrbridge {told}".encode()).hexdigest()[:12]

@@ -1,0 +1,306 @@
+"""The series of a folder: what each is, whether it can be translated, and if not, why not."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from mrbridge.errors import InputError
+from mrbridge.io.dicom.classify import classify
+from mrbridge.io.dicom.contrast import guess_contrast
+from mrbridge.io.dicom.files import NO_DICOM, calm, find_files
+from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
+from mrbridge.io.dicom.header import Slice, slices_of
+
+_ECHO_APART_MS = 0.05  # echo times closer than this are one echo
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One image: a series, or one echo of it.
+
+    Attributes:
+        uid, study: SeriesInstanceUID and StudyInstanceUID.
+        number: SeriesNumber, None where there is none.
+        echo: which echo it is, from 1; None where the series has one, or where all are combined.
+        description: SeriesDescription.
+        kind: `anatomical`, `localiser`, `mosaic`, `derived map`, `phase`, `ROI`, `screen save`,
+            `synthetic`, `other modality` or `no image`.
+        contrast, contrast_reason: the guess, and why.
+        echoes: the slices of each echo that is combined into this image; mostly one.
+        geometry: where the slices lie; None where they make no stack.
+        refusal: why it cannot be read, None if it can.
+        taken: the numbers of all series of the study in this listing.
+    """
+
+    uid: str
+    study: str
+    number: int | None
+    echo: int | None
+    description: str
+    kind: str
+    contrast: str | None
+    contrast_reason: str
+    echoes: tuple[tuple[Slice, ...], ...]
+    geometry: Geometry | None = None
+    refusal: InputError | None = None
+    taken: frozenset[int] = frozenset()
+
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        """Those of the first echo, in the order of the files."""
+        return self.echoes[0]
+
+    @property
+    def label(self) -> str:
+        """What `--series` calls it: its number, with the echo where there are several."""
+        number = self.uid if self.number is None else str(self.number)
+        return number if self.echo is None else f"{number}:{self.echo}"
+
+    @property
+    def selector(self) -> str:
+        """What `--series` takes wherever numbers may be borne twice: the UID, with the echo."""
+        return self.uid if self.echo is None else f"{self.uid}:{self.echo}"
+
+    @property
+    def gaps(self) -> int:
+        """Slices that are missing."""
+        return len(self.geometry.missing) if self.geometry else 0
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it can be translated, perhaps with its gaps filled."""
+        return self.refusal is None and self.kind in ("anatomical", "synthetic")
+
+    @property
+    def why_not(self) -> str | None:
+        """Why it cannot be translated as it is; None if it can."""
+        if self.refusal is not None:
+            return str(self.refusal)
+        if self.kind == "synthetic":
+            return "is synthetic already"
+        if self.geometry and self.gaps:
+            return f"{name_gaps(self.geometry, self.slices)}; --allow-gaps fills them"
+        return None
+
+    @property
+    def words(self) -> str:
+        """It in one line; descriptions are the scanner's, not the patient's."""
+        shown = f" '{self.description}'" if self.description else ""
+        return f"{self.label}{shown} ({self.contrast or self.kind}, {len(self.slices)} slices)"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a folder or zip.
+
+    Attributes:
+        path: the folder, zip or file.
+        series: in the order of their numbers.
+        ignored: files that are no DICOM files, each with the reason.
+        damaged: DICOM files that cannot be read. Each may be a slice of any series.
+    """
+
+    path: Path
+    series: list[Series]
+    ignored: list[tuple[Path, str]] = field(default_factory=list)
+    damaged: list[InputError] = field(default_factory=list)
+
+
+@calm()
+def find_series(path: str | Path) -> Listing:
+    """List the series of a folder, a zip or a file, from headers alone.
+
+    Raises:
+        InputError: the path does not exist, or is a zip that cannot or should not be opened.
+    """
+    path = Path(path)
+    groups: dict[str, list[Slice]] = defaultdict(list)
+    listing = Listing(path, [])
+    alike: set[Path] = set()
+    for file, reason in find_files(path):
+        if reason is not None:
+            listing.ignored.append((file.shown, reason))
+            continue
+        alike.add(_unnumbered(file.shown))
+        try:
+            found = slices_of(file)
+        except InputError as error:
+            listing.damaged.append(error)
+            continue
+        if not found:
+            listing.ignored.append((file.shown, "is an index of files (DICOMDIR)"))
+            continue
+        groups[found[0].text("SeriesInstanceUID")] += found
+    series = _with_numbers([one for slices in groups.values() for one in _split(slices)])
+    series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.echo or 0))
+    listing.series.extend(series)
+    _suspect(listing, alike)
+    return listing
+
+
+def _suspect(listing: Listing, alike: set[Path]) -> None:
+    """Take what is named like the DICOM files beside it and is none for one that is cut short."""
+    for item in list(listing.ignored):
+        file, reason = item
+        plain = _unnumbered(file)
+        if reason == NO_DICOM and plain in alike and plain.name != file.name:
+            listing.ignored.remove(item)
+            what = "is named like the DICOM files beside it, but is none: damaged or truncated"
+            listing.damaged.append(
+                InputError(what, path=file, remedy="Get it again, or remove it.")
+            )
+
+
+def _unnumbered(file: Path) -> Path:
+    return file.with_name(re.sub(r"\d+", "#", file.name))
+
+
+def choose_series(
+    listing: Listing, contrasts: Sequence[str] | None, named: str | None = None
+) -> Series:
+    """The one series to read.
+
+    Args:
+        contrasts: those that are wanted, the first that there is wins; None takes any.
+        named: a SeriesNumber, `number:echo`, or SeriesInstanceUID, which decides instead.
+
+    Raises:
+        InputError: none or several fit, the one that is named cannot be read, or a file is damaged
+            that might be a slice of it.
+    """
+    if listing.damaged:
+        raise listing.damaged[0]
+    if named is not None:
+        return _named(listing, named)
+    images = [one for one in listing.series if one.is_image]
+    real = [one for one in images if one.kind != "synthetic"]
+    for pool in (real, images):
+        for contrast in contrasts or (None,):
+            fitting = [one for one in pool if contrast in (None, one.contrast)]
+            if len(fitting) == 1:
+                return fitting[0]
+            if fitting:
+                what = f"series of {contrast}" if contrast else "series"
+                raise InputError(
+                    f"holds {len(fitting)} {what}: {_in_words(fitting)}",
+                    path=listing.path,
+                    remedy=f"Choose one with --series, as in --series {fitting[0].label}.",
+                )
+    if not listing.series:
+        raise InputError(
+            "holds no DICOM series", path=listing.path, remedy="Name the folder of a study."
+        )
+    wanted = f"{' or '.join(contrasts)} series" if contrasts else "series"
+    raise InputError(
+        f"holds no {wanted} that can be used: {_in_words(listing.series, why=True)}",
+        path=listing.path,
+        remedy="Choose one with --series, or see mrbridge inspect.",
+    )
+
+
+def _named(listing: Listing, named: str) -> Series:
+    fitting = [one for one in listing.series if named in (one.label, one.uid, one.selector)]
+    # The number alone means all echoes of a series.
+    fitting = fitting or [one for one in listing.series if named == str(one.number)]
+    if len(fitting) > 1:
+        told = ", ".join(f"{one.label} of {one.uid}" for one in fitting)
+        raise InputError(
+            f"holds {len(fitting)} series that '{named}' may mean: {told}",
+            path=listing.path,
+            remedy="Name one by number and echo, or by its UID.",
+        )
+    if not fitting:
+        raise InputError(
+            f"holds no series '{named}'; there are: {_in_words(listing.series) or 'none'}",
+            path=listing.path,
+            remedy="Choose one of them.",
+        )
+    if fitting[0].refusal is not None:
+        refusal = fitting[0].refusal
+        raise InputError(
+            f"series {fitting[0].label}: {refusal.what}", path=listing.path, remedy=refusal.remedy
+        )
+    return fitting[0]
+
+
+def _in_words(series: Iterable[Series], *, why: bool = False) -> str:
+    return "; ".join(
+        one.words + (f": {one.refusal.what}" if why and one.refusal else "") for one in series
+    )
+
+
+def _with_numbers(series: list[Series]) -> list[Series]:
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for one in series:
+        if one.number is not None:
+            numbers[one.study].add(one.number)
+    return [replace(one, taken=frozenset(numbers[one.study])) for one in series]
+
+
+def _split(slices: list[Slice]) -> list[Series]:
+    """One series for each echo; those of a MEMPRAGE, which are all T1w, are combined."""
+    kind, reason = classify(slices)
+    if kind not in ("anatomical", "synthetic"):
+        return [_series(kind, reason, [slices])]
+    echoes = _by_echo(slices)
+    guesses = {guess_contrast(echo[0])[0] for echo in echoes}
+    same_size = len({len(echo) for echo in echoes}) == 1
+    if len(echoes) == 1 or (guesses == {"T1w"} and same_size):
+        return [_series(kind, reason, echoes)]
+    return [_series(kind, reason, [echo], number) for number, echo in enumerate(echoes, start=1)]
+
+
+def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
+    """Slices by echo time, short first; all in one list where a time is missing."""
+    times = [time for part in slices if (time := part.number("EchoTime")) is not None]
+    told = sorted(set(times))
+    if len(told) < 2 or len(times) < len(slices):
+        return [slices]
+    starts = [told[0]]
+    for time in told[1:]:
+        if time - starts[-1] > _ECHO_APART_MS:
+            starts.append(time)
+    echoes: list[list[Slice]] = [[] for _ in starts]
+    for part, time in zip(slices, times, strict=True):
+        echoes[sum(time >= start for start in starts) - 1].append(part)
+    return echoes
+
+
+def _series(
+    kind: str, reason: InputError | None, echoes: list[list[Slice]], echo: int | None = None
+) -> Series:
+    first = echoes[0][0]
+    geometry = None
+    if reason is None:
+        try:
+            stacks = [arrange(stack) for stack in echoes]
+            if any(not _alike(stack, stacks[0]) for stack in stacks):
+                raise InputError("its echoes do not lie alike", remedy="Choose another series.")
+            geometry = stacks[0]
+        except InputError as error:
+            reason, geometry = error, None
+    contrast, contrast_reason = guess_contrast(first)
+    number = first.number("SeriesNumber")
+    return Series(
+        uid=first.text("SeriesInstanceUID"),
+        study=first.text("StudyInstanceUID"),
+        number=None if number is None else int(number),
+        echo=echo,
+        description=first.text("SeriesDescription"),
+        kind=kind,
+        contrast=contrast,
+        contrast_reason=contrast_reason,
+        echoes=tuple(tuple(stack) for stack in echoes),
+        geometry=geometry,
+        refusal=reason,
+    )
+
+
+def _alike(one: Geometry, other: Geometry) -> bool:
+    return one.missing == other.missing and np.allclose(one.affine, other.affine, atol=1e-3)

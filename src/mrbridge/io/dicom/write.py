@@ -1,0 +1,381 @@
+"""A derived series: a synthetic volume as DICOM files that lie where their source lies.
+
+A derived image says what it was made of, by whom, and that it is synthetic, in every place where a
+viewer or an archive may look; rare tags do not survive de-identification. What is taken over from
+the source is named one by one, so that neither private tags nor the timing of a sequence that made
+other images come along. UIDs follow from the source, the model and the voxels: the same translation
+gives the same bytes.
+
+Source: PS3.3, A.4 (MR Image IOD), C.7.6.1, C.8.3.1, C.12.1; PS3.16, CID 7005, 7202, 7203.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
+
+from mrbridge.errors import OutputError
+from mrbridge.io.dicom.files import calm
+from mrbridge.io.dicom.header import MR, Slice
+from mrbridge.io.dicom.read import DicomHeader, read_series
+from mrbridge.io.dicom.series import find_series
+from mrbridge.io.safety import atomic_folder, sweep, write_json
+from mrbridge.volume import Volume
+
+REPORT = "report.json"
+
+_KEPT = (
+    "SpecificCharacterSet",
+    "TimezoneOffsetFromUTC",
+    # Patient
+    *("PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence"),
+    *("PatientBirthDate", "PatientBirthTime", "PatientSex", "OtherPatientIDsSequence"),
+    *("OtherPatientNames", "EthnicGroup", "PatientComments", "PatientSpeciesDescription"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
+    # Study
+    *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID"),
+    *("AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyDescription"),
+    *("PatientAge", "PatientSize", "PatientWeight", "AdditionalPatientHistory"),
+    # Series and frame of reference
+    *(
+        "BodyPartExamined",
+        "Laterality",
+        "PatientPosition",
+        "FrameOfReferenceUID",
+        "PositionReferenceIndicator",
+    ),
+    # When what this was made of was acquired
+    *("AcquisitionDate", "AcquisitionTime"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+    "RecognizableVisualFeatures",
+)
+_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
+    *("ReferringPhysicianName", "StudyID", "AccessionNumber", "PatientPosition"),
+    *("PositionReferenceIndicator", "SliceThickness"),
+    # Type 2 in the MR image module, and no longer true of this image
+    *("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"),
+)
+"""Tags that must be there, and are empty where nothing is known."""
+
+_SCANNER = (
+    *("Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName"),
+    *("DeviceSerialNumber", "SoftwareVersions"),
+)
+_TOP = 65535
+_ALIGNED_MM = 1e-3
+_OURS = re.compile(r"^(\d+\.dcm|report\.json)$")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a derived series says of its making.
+
+    Attributes:
+        contrast: what it shows.
+        software, version: who made it.
+        model: SHA-256 of the weights.
+    """
+
+    contrast: str
+    software: str
+    version: str
+    model: str
+
+
+@calm()
+def write_series(
+    volume: Volume, folder: Path, origin: Origin, report: dict[str, Any]
+) -> list[Path]:
+    """Write a derived MR series, one classic single-frame file a slice, also of an enhanced source.
+
+    The folder appears whole or not at all, is read back before, and takes the place of an earlier
+    one of ours only.
+
+    Args:
+        volume: a translation of what `read_series` gave, on its grid.
+        folder: new, empty, or an earlier output.
+        origin: who made it.
+        report: what goes into `report.json` beside the files.
+
+    Raises:
+        OutputError: the volume does not come from DICOM, the folder holds other files, or it
+            cannot be written.
+    """
+    header = volume.header
+    if not isinstance(header, DicomHeader):
+        raise OutputError(
+            "only what was DICOM can become DICOM: it takes the patient, the study and the frame "
+            "of reference from its source",
+            path=folder,
+            remedy="Write NIfTI, or translate the DICOM series.",
+        )
+    must_be_ours(folder)
+    stored, slope, intercept = quantise(volume.voxels)
+    common = _common(header, volume, origin, stored, slope, intercept)
+    sweep(folder.parent)
+    written = []
+    with atomic_folder(folder, flushed=True) as temporary:
+        for number, place in enumerate(_order(header), start=1):
+            one = _instance(common, header, origin, stored[:, :, place], place, number)
+            name = f"{number:04}.dcm"
+            one.save_as(temporary / name, enforce_file_format=True)
+            written.append(folder / name)
+        _check(temporary, stored, slope, intercept, volume)
+        write_json(temporary / REPORT, report)
+    return written
+
+
+def must_be_ours(folder: Path) -> None:
+    """Refuse a folder whose files a derived series would replace, unless it is one itself.
+
+    Raises:
+        OutputError: it holds something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        ours = report["SyntheticData"] is True and "series" in report
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours or not all(_OURS.match(entry.name) for entry in folder.iterdir()):
+        raise OutputError("holds other files", path=folder, remedy="Name a new folder.")
+
+
+def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:
+    """Unsigned 16-bit numbers, and the slope and intercept that bring them back.
+
+    Integers that fit are kept as they are. Zero comes back as zero, exactly so where nothing is
+    negative.
+
+    Raises:
+        OutputError: voxels that are not finite.
+    """
+    values = np.asarray(voxels, np.float64)
+    if not np.isfinite(values).all():
+        raise OutputError("its voxels are not finite", remedy="Check the model.")
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    if low >= 0 and high <= _TOP and np.array_equal(values, np.rint(values)):
+        return values.astype(np.uint16), 1.0, 0.0
+    # One step is kept free at each end, since the slope is rounded to what a DS can hold.
+    slope = float(format_number_as_ds((high - low) / (_TOP - 2)))
+    below = int(np.ceil(-low / slope))
+    intercept = float(format_number_as_ds(-below * slope))
+    stored = np.clip(np.rint(values / slope) + below, 0, _TOP).astype(np.uint16)
+    return stored, slope, intercept
+
+
+def _order(header: DicomHeader) -> list[int]:
+    """Places in the order in which the source counts its instances."""
+    places = list(range(len(header.geometry.order)))
+    ends = [header.geometry.order[place] for place in (0, -1)]
+    first, last = (header.series.slices[n].number("InstanceNumber") for n in ends if n is not None)
+    return places[::-1] if first is not None and last is not None and first > last else places
+
+
+def _common(
+    header: DicomHeader,
+    volume: Volume,
+    origin: Origin,
+    stored: NDArray[np.uint16],
+    slope: float,
+    intercept: float,
+) -> Dataset:
+    """What all files of the series say."""
+    first = header.series.slices[0]
+    source = first.file.header((*_KEPT, *_SCANNER, "ContributingEquipmentSequence"))
+    made = Dataset()
+    for keyword in _KEPT:
+        if keyword in source:
+            made[keyword] = copy.deepcopy(source[keyword])
+    told = [header.series.uid, origin.model, origin.contrast, origin.version, str(slope)]
+    digest = hashlib.sha256(json.dumps(told).encode() + stored.tobytes()).hexdigest()
+    made.SeriesInstanceUID = _uid(digest, "series")
+    if not made.get("FrameOfReferenceUID"):
+        made.FrameOfReferenceUID = _uid(digest, "frame of reference")
+    made.SOPClassUID, made.Modality = MR, "MR"
+    made.SeriesNumber = _free_number(header)
+    made.SeriesDescription = f"SYNTHETIC {origin.contrast} ({origin.software}), not for diagnosis"
+    made.Manufacturer = made.ManufacturerModelName = origin.software
+    made.SoftwareVersions = origin.version
+    made.ContributingEquipmentSequence = _equipment(source, origin)
+    made.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SYNTHETIC"]
+    made.SyntheticData, made.BurnedInAnnotation = "YES", "NO"
+    made.DerivationCodeSequence = Sequence([_code("113062", "Pixel by pixel calculation")])
+    made.SourceImageSequence = _sources(header)
+    # Type 1, and none of the other terms is true: not any sequence that a scanner plays.
+    made.ScanningSequence, made.SequenceVariant = "RM", "NONE"
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.Columns, made.Rows = stored.shape[:2]
+    made.BitsAllocated = made.BitsStored = 16
+    made.HighBit, made.PixelRepresentation = 15, 0
+    made.RescaleSlope, made.RescaleIntercept = _decimal(slope), _decimal(intercept)
+    made.RescaleType = "US"
+    made.WindowCenter, made.WindowWidth = _window(volume.voxels)
+    made.setdefault("LossyImageCompression", "00")
+    if len(header.geometry.order) > 1:
+        made.SpacingBetweenSlices = _decimal(header.geometry.spacing[2])
+    made.remove_private_tags()
+    return made
+
+
+def _instance(
+    common: Dataset,
+    header: DicomHeader,
+    origin: Origin,
+    pixels: NDArray[np.uint16],
+    place: int,
+    number: int,
+) -> Dataset:
+    """The file of one place; pixels (columns, rows)."""
+    one = Dataset()
+    one.update(common)
+    one.SOPInstanceUID = _uid(common.SeriesInstanceUID, str(place))
+    one.InstanceNumber = number
+    model = header.geometry
+    index = model.order[place]
+    nearest = header.series.slices[next(n for n in model.order if n is not None)]
+    part = nearest if index is None else header.series.slices[index]
+    for keyword in ("ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        if keyword in part.header:
+            one[keyword] = copy.deepcopy(part.header[keyword])
+    if index is None:
+        ras = model.affine @ [0, 0, place, 1]
+        one.ImagePositionPatient = [_decimal(value) for value in ras[:3] * [-1, -1, 1]]
+    else:
+        one["ImagePositionPatient"] = copy.deepcopy(part.header["ImagePositionPatient"])
+    one.SliceLocation = _decimal(model.positions[place])
+    words = _words(header, origin, filled=index is None)
+    one.ImageComments = one.DerivationDescription = words
+    for keyword in _EMPTY:
+        if keyword not in one:
+            setattr(one, keyword, None)
+    one.PixelData = np.ascontiguousarray(pixels.T, "<u2").tobytes()
+    one["PixelData"].VR = "OW"
+    one.file_meta = FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return one
+
+
+def _words(header: DicomHeader, origin: Origin, *, filled: bool) -> str:
+    """ASCII, under 1024 characters (the length of an ST)."""
+    lines = [
+        f"SYNTHETIC {origin.contrast}: computed by {origin.software} {origin.version} from another "
+        f"MR series, not acquired. For research, not for diagnosis. Model {origin.model[:16]}."
+    ]
+    count = len(header.filled)
+    if count:
+        lines.append(
+            f"{count} of {len(header.geometry.order)} slices were missing in the source and were "
+            "filled by interpolation."
+        )
+    if filled:
+        lines.append("THIS SLICE is one of them: nothing was acquired here.")
+    if len(header.series.echoes) > 1:
+        lines.append(f"{len(header.series.echoes)} echoes were combined (root mean square).")
+    return " ".join(lines)
+
+
+def _sources(header: DicomHeader) -> Sequence:
+    """References to all that went in: every slice depends on the intensities of all."""
+    by_file: dict[str, list[Slice]] = {}
+    for echo in header.series.echoes:
+        for part in echo:
+            by_file.setdefault(part.uid, []).append(part)
+    items = []
+    for uid, parts in by_file.items():
+        item = Dataset()
+        item.ReferencedSOPClassUID = parts[0].text("SOPClassUID")
+        item.ReferencedSOPInstanceUID = uid
+        frames = sorted(part.frame + 1 for part in parts if part.frame is not None)
+        if frames:
+            item.ReferencedFrameNumber = frames
+        item.SpatialLocationsPreserved = "YES"
+        item.PurposeOfReferenceCodeSequence = Sequence(
+            [_code("121322", "Source image for image processing operation")]
+        )
+        items.append(item)
+    return Sequence(items)
+
+
+def _equipment(source: Dataset, origin: Origin) -> Sequence:
+    """Who contributed before, the scanner, and this program."""
+    scanner = Dataset()
+    for keyword in _SCANNER:
+        if source.get(keyword):
+            scanner[keyword] = copy.deepcopy(source[keyword])
+    scanner.setdefault("Manufacturer", "unknown")
+    scanner.PurposeOfReferenceCodeSequence = Sequence([_code("109101", "Acquisition Equipment")])
+    ours = Dataset()
+    ours.Manufacturer = ours.ManufacturerModelName = origin.software
+    ours.SoftwareVersions = origin.version
+    ours.ContributionDescription = f"Synthesis of {origin.contrast}, model {origin.model[:16]}"
+    ours.PurposeOfReferenceCodeSequence = Sequence([_code("109102", "Processing Equipment")])
+    before = source.get("ContributingEquipmentSequence") or []
+    return Sequence([*map(copy.deepcopy, before), scanner, ours])
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
+
+
+def _free_number(header: DicomHeader) -> int:
+    """A number that no series of the study bears here: 5001 for the first made of series 5."""
+    number = (header.series.number or 9) * 1000 + 1
+    while number in header.series.taken:
+        number += 1
+    return number
+
+
+def _window(voxels: NDArray[Any]) -> tuple[str, str]:
+    """Centre and width between robust percentiles of what is not background."""
+    shown = voxels[voxels > 0]
+    low, high = np.percentile(shown if shown.size else voxels, [1, 99.5])
+    return _decimal((low + high) / 2), _decimal(max(high - low, 1.0))
+
+
+def _decimal(value: float) -> str:
+    return format_number_as_ds(float(value))
+
+
+def _uid(*told: str) -> str:
+    """A UID that follows from the words (PS3.5, B.2: 2.25 and a UUID)."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, ' '.join(told)).int}"
+
+
+def _check(
+    folder: Path, stored: NDArray[np.uint16], slope: float, intercept: float, volume: Volume
+) -> None:
+    """Read the files as anybody would, and compare."""
+    series = find_series(folder).series
+    same = len(series) == 1 and series[0].is_image
+    if same:
+        read = read_series(series[0])
+        expected = stored if (slope, intercept) == (1, 0) else stored * slope + intercept
+        assert read.affine is not None
+        assert volume.affine is not None
+        corners = np.array(np.meshgrid(*[[0, n - 1] for n in stored.shape])).reshape(3, -1)
+        apart = (read.affine - volume.affine) @ np.vstack([corners, np.ones(8)])
+        same = np.array_equal(read.voxels, expected.astype(read.voxels.dtype)) and bool(
+            np.abs(apart).max() < _ALIGNED_MM
+        )
+    if not same:
+        raise OutputError(
+            "did not come back as it was written", path=folder, remedy="Check the disk."
+        )

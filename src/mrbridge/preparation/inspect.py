@@ -1,0 +1,223 @@
+"""What lies in a folder: series or files, their contrasts, sizes, spacings and faults.
+
+Only headers are read.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrbridge.errors import InputError, must_exist
+from mrbridge.io import is_dicom, is_readable
+from mrbridge.io.formats import is_picture, walk
+from mrbridge.io.names import guess_contrast, natural_key
+
+if TYPE_CHECKING:
+    from mrbridge.io.dicom import Series
+
+
+@dataclass(frozen=True)
+class Item:
+    """A series or a file.
+
+    Attributes:
+        name: what `--series` calls the series, or the file below the folder.
+        uid: of the series; None for a file.
+        description: what the scanner called it.
+        kind: what it is, such as `anatomical` or `localiser`.
+        contrast, reason: the guess, and why.
+        shape: of the image (i, j, k); None where it has none.
+        spacing_mm: along i, j, k.
+        gaps: slices that are missing.
+        problem: why it cannot be used as it is; None if it can.
+    """
+
+    name: str
+    uid: str | None
+    description: str
+    kind: str
+    contrast: str | None
+    reason: str
+    shape: tuple[int, ...] | None
+    spacing_mm: tuple[float, ...] | None
+    gaps: int
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What there is.
+
+    Attributes:
+        path: what was looked at.
+        form: `dicom` or `files`.
+        items: in the order of their numbers or names.
+        ignored: other files, each with the reason.
+    """
+
+    path: Path
+    form: str
+    items: list[Item]
+    ignored: list[tuple[str, str]]
+
+    def told(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "path": str(self.path),
+            "form": self.form,
+            "items": [asdict(item) for item in self.items],
+            "ignored": [{"file": name, "reason": reason} for name, reason in self.ignored],
+        }
+
+    def words(self) -> str:
+        """A table, then what is wrong, then what was ignored."""
+        usable = sum(item.problem is None for item in self.items)
+        noun = "series" if self.form == "dicom" else "files"
+        lines = [
+            _table(self),
+            f"{usable} of {len(self.items)} {noun} can be used as they are",
+        ]
+        for item in self.items:
+            if item.contrast and self.form == "dicom":
+                lines.append(f"  {item.name}: {item.contrast}, {item.reason}")
+            if item.problem:
+                lines.append(f"  {item.name}: {item.problem}")
+        reasons = Counter(reason for _, reason in self.ignored)
+        for reason, count in reasons.most_common():
+            lines.append(f"{count} other file{'s' if count > 1 else ''}: {reason}")
+        return "\n".join(lines)
+
+
+def inspect(path: str | Path) -> Inspection:
+    """Look at a folder, a zip or a file.
+
+    Raises:
+        InputError: there is nothing to look at, or it is a store.
+    """
+    path = Path(path)
+    must_exist(path)
+    if (path / "manifest.json").is_file():
+        raise InputError(
+            "is a store, not a folder of scans", path=path, remedy="Name what it was made of."
+        )
+    found = _dicom(path) if is_dicom(path) else _files(path)
+    if not found.items:
+        reasons = Counter(reason for _, reason in found.ignored).most_common(3)
+        told = "; ".join(f"{count} files: {reason}" for reason, count in reasons)
+        raise InputError(
+            "holds no scan" + (f" ({told})" if told else ""), path=path, remedy="Name another."
+        )
+    return found
+
+
+def _dicom(path: Path) -> Inspection:
+    from mrbridge.io.dicom import find_series
+
+    listing = find_series(path)
+    ignored = [(_below(file, path), reason) for file, reason in listing.ignored]
+    ignored += [(_below(error.path or path, path), error.what) for error in listing.damaged]
+    return Inspection(path, "dicom", [_series_item(one) for one in listing.series], ignored)
+
+
+def _series_item(series: Series) -> Item:
+    first, geometry = series.slices[0], series.geometry
+    shape = spacing = None
+    if geometry is not None:
+        columns, rows = int(first.number("Columns") or 0), int(first.number("Rows") or 0)
+        shape = columns, rows, len(geometry.order) - series.gaps
+        spacing = tuple(round(step, 4) for step in geometry.spacing)
+    return Item(
+        name=series.label,
+        uid=series.uid,
+        description=series.description,
+        kind=series.kind,
+        contrast=series.contrast,
+        reason=series.contrast_reason,
+        shape=shape,
+        spacing_mm=spacing,
+        gaps=series.gaps,
+        problem=series.why_not,
+    )
+
+
+def _files(path: Path) -> Inspection:
+    items, ignored = [], []
+    for file in sorted(walk(path) if path.is_dir() else [path], key=natural_key):
+        if is_readable(file):
+            items.append(_file_item(file, path))
+        else:
+            ignored.append((_below(file, path), "is no scan in a known format"))
+    return Inspection(path, "files", items, ignored)
+
+
+def _file_item(file: Path, root: Path) -> Item:
+    shape: tuple[int, ...] | None = None
+    spacing: tuple[float, ...] | None = None
+    problem = None
+    try:
+        shape, spacing = _picture(file) if is_picture(file) else _nifti(file)
+    except Exception:  # header parsers meet damage with any exception at all
+        problem = "cannot be read"
+    if shape is not None and len(shape) > 3:
+        problem = f"holds {shape[3]} volumes; --volume chooses one"
+    contrast = guess_contrast(Path(root.resolve().name, file.relative_to(root)))
+    reason = "by its name" if contrast else "its name does not tell"
+    kind = "picture" if is_picture(file) else "volume"
+    return Item(_below(file, root), None, "", kind, contrast, reason, shape, spacing, 0, problem)
+
+
+def _nifti(file: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    import nibabel as nib
+
+    header: Any = nib.load(file).header
+    shape = tuple(int(size) for size in header.get_data_shape())
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape, tuple(round(float(step), 4) for step in header.get_zooms()[:3])
+
+
+def _picture(file: Path) -> tuple[tuple[int, ...], None]:
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return (image.height, image.width, 1), None
+
+
+def _below(file: Path, root: Path) -> str:
+    return str(file.relative_to(root)) if file != root else file.name
+
+
+def _table(found: Inspection) -> str:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if found.form == "dicom":
+        table = Table("series", "description", "contrast", "size", "slices", "mm", "gaps", "usable")
+    else:
+        table = Table("file", "contrast", "size", "slices", "mm", "usable")
+    for item in found.items:
+        # What strangers wrote is no markup.
+        table.add_row(*[Text(cell) for cell in _cells(item, found.form)])
+    page = StringIO()
+    Console(file=page, width=shutil.get_terminal_size((120, 24)).columns).print(table)
+    return page.getvalue().rstrip()
+
+
+def _cells(item: Item, form: str) -> Iterator[str]:
+    yield item.name
+    if form == "dicom":
+        yield item.description
+    yield item.contrast or ("-" if item.kind in ("anatomical", "volume", "picture") else item.kind)
+    yield "-" if item.shape is None else " x ".join(map(str, item.shape[:2]))
+    yield "-" if item.shape is None else str(item.shape[2] if len(item.shape) > 2 else 1)
+    yield "-" if item.spacing_mm is None else " x ".join(f"{mm:.3g}" for mm in item.spacing_mm)
+    if form == "dicom":
+        yield str(item.gaps) if item.shape else "-"
+    yield "yes" if item.problem is None else "with --allow-gaps" if item.gaps else "no"

@@ -1,0 +1,215 @@
+"""Bringing a volume onto the grid of another one.
+
+Positions are RAS+ millimetres here, as in every `Volume`; SimpleITK counts them LPS+ and is kept
+behind these functions. A transform is a (4, 4) matrix that says where a point of the moving scan
+lies in the fixed one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrbridge.errors import InputError
+from mrbridge.volume import Volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+Matrix = NDArray[np.floating[Any]]
+Interpolation = Literal["cubic", "linear", "nearest"]
+
+GRID_TOLERANCE_MM = 1e-3
+"""The furthest that corners of two scans may lie apart for their voxels to be compared."""
+
+_NOTHING = 0.01  # voxels with a smaller share of what is not exactly zero are zero
+_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS+ to LPS+ and back
+
+
+def grid_difference(one: Volume, other: Volume) -> str | None:
+    """How the grids of two scans differ, in words; None where voxel lies on voxel."""
+    if one.voxels.shape != other.voxels.shape:
+        return f"shapes {one.voxels.shape} and {other.voxels.shape}"
+    if one.affine is None and other.affine is None:
+        return None
+    if one.affine is None or other.affine is None:
+        return "one is a picture, the other lies in space"
+    corners = box_corners(np.zeros(3), np.array(one.voxels.shape) - 1)
+    distance = furthest(moved(corners, one.affine), moved(corners, other.affine))
+    return None if distance <= GRID_TOLERANCE_MM else f"up to {distance:.3g} mm apart"
+
+
+def resample(
+    volume: Volume,
+    onto: Volume,
+    transform: Matrix | None = None,
+    interpolation: Interpolation = "cubic",
+) -> Volume:
+    """The volume as it would have been scanned on the grid of `onto`.
+
+    Where the new voxels are larger than the old ones, the image is first blurred to their size, so
+    that a thick slice is an average and not a thin sample of itself.
+
+    Args:
+        volume: what to bring; voxels of any real type.
+        onto: whose shape (i, j, k) and affine the result gets; its voxels do not matter.
+        transform: (4, 4), from positions in `volume` to positions in `onto`, RAS+ mm; None where
+            both lie in one space.
+        interpolation: `cubic` B-splines, clipped to the range of the image, since they overshoot at
+            edges; `linear`; or `nearest`, for masks, which are not blurred and keep their type.
+
+    Returns:
+        float32 (a mask: its own type); 0 where `volume` shows nothing, or exact zeros.
+
+    Raises:
+        InputError: one of both is a picture.
+    """
+    reference = _affine(onto)
+    smooth = interpolation != "nearest"
+    values = volume.voxels.astype(np.float32) if smooth else volume.voxels
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    image = to_image(replace(volume, voxels=values))
+    if smooth:
+        image = blurred(image, volume, onto)
+    voxels = _on_grid(image, onto, transform, interpolation)
+    if smooth:
+        # Splines ring around edges: beyond the range, and where there was nothing at all.
+        voxels = np.clip(voxels, min(0, values.min()), max(0, values.max()))
+        some = to_image(replace(volume, voxels=(values != 0).astype(np.float32)))
+        shares = _on_grid(blurred(some, volume, onto), onto, transform, "linear")
+        voxels[shares < _NOTHING] = 0
+    voxels = voxels.astype(np.float32 if smooth else volume.voxels.dtype, copy=False)
+    return replace(volume, voxels=voxels, affine=np.array(reference, np.float64), header=None)
+
+
+def _on_grid(
+    image: sitk.Image, onto: Volume, transform: Matrix | None, interpolation: Interpolation
+) -> NDArray[Any]:
+    """The values of an image at the voxels of `onto`, shape (i, j, k); 0 outside the image."""
+    import SimpleITK as sitk
+
+    kinds = {"cubic": sitk.sitkBSpline, "linear": sitk.sitkLinear}
+    filter = sitk.ResampleImageFilter()
+    filter.SetNumberOfThreads(1)
+    filter.SetSize([int(n) for n in onto.voxels.shape])
+    for name, value in _geometry(_affine(onto)).items():
+        getattr(filter, f"SetOutput{name}")(value)
+    filter.SetTransform(to_sitk(np.eye(4) if transform is None else transform))
+    filter.SetInterpolator(kinds.get(interpolation, sitk.sitkNearestNeighbor))
+    return np.ascontiguousarray(np.transpose(sitk.GetArrayFromImage(filter.Execute(image))))
+
+
+def covered(volume: Volume, onto: Volume, transform: Matrix | None = None) -> NDArray[np.bool_]:
+    """Which voxels of `onto` the field of view of `volume` reaches; shape (i, j, k) of `onto`."""
+    everywhere = replace(volume, voxels=np.ones(volume.voxels.shape, np.uint8))
+    return resample(everywhere, onto, transform, "nearest").voxels.astype(bool)
+
+
+def to_image(volume: Volume) -> sitk.Image:
+    """A volume as SimpleITK has it: axes (k, j, i) in memory, positions LPS+ mm.
+
+    Raises:
+        InputError: a picture, which has no place in space.
+    """
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(np.transpose(volume.voxels)))
+    for name, value in _geometry(_affine(volume)).items():
+        getattr(image, f"Set{name}")(value)
+    return image
+
+
+def from_image(image: sitk.Image) -> Volume:
+    """The undo of `to_image`, bit for bit but for rounding of the affine."""
+    import SimpleITK as sitk
+
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    voxels = np.ascontiguousarray(np.transpose(sitk.GetArrayFromImage(image)))
+    return Volume(voxels, _FLIP @ affine)
+
+
+def to_sitk(transform: Matrix) -> sitk.AffineTransform:
+    """A matrix from moving to fixed, RAS+, as ITK wants it: from fixed to moving, LPS+."""
+    import SimpleITK as sitk
+
+    matrix = flipped(np.linalg.inv(transform))
+    result = sitk.AffineTransform(3)
+    result.SetMatrix(matrix[:3, :3].ravel().tolist())
+    result.SetTranslation(matrix[:3, 3].tolist())
+    return result
+
+
+def from_sitk(transform: sitk.Transform) -> Matrix:
+    """The undo of `to_sitk`, for a linear transform of any kind, whatever its centre."""
+    points = np.concatenate([np.zeros((1, 3)), np.eye(3)])
+    images = np.array([transform.TransformPoint(point) for point in points.tolist()])
+    matrix = np.eye(4)
+    matrix[:3, :3] = (images[1:] - images[0]).T
+    matrix[:3, 3] = images[0]
+    return flipped(np.linalg.inv(matrix))
+
+
+def flipped(transform: Matrix) -> Matrix:
+    """A transform of RAS+ positions as one of LPS+ positions, or back."""
+    return np.asarray(_FLIP @ transform @ _FLIP)
+
+
+def moved(points: Matrix, matrix: Matrix) -> Matrix:
+    """Points, shape (n, 3), through a (4, 4) matrix."""
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def furthest(one: Matrix, other: Matrix) -> float:
+    """The largest distance between points and their counterparts, shapes (n, 3)."""
+    return float(np.linalg.norm(one - other, axis=1).max())
+
+
+def box_corners(low: NDArray[Any], high: NDArray[Any]) -> Matrix:
+    """The eight corners of a box, shape (8, 3)."""
+    steps = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
+    return np.asarray(low + steps * (np.asarray(high) - low))
+
+
+def _affine(volume: Volume) -> Matrix:
+    if volume.affine is None:
+        raise InputError(
+            "a picture has no place in space, so nothing can be brought onto its grid",
+            remedy="Give volumes.",
+        )
+    return volume.affine
+
+
+def _geometry(affine: Matrix) -> dict[str, list[float]]:
+    """Spacing, direction and origin as SimpleITK's setters are called."""
+    turned = _FLIP @ affine
+    spacing = np.linalg.norm(turned[:3, :3], axis=0)
+    return {
+        "Spacing": spacing.tolist(),
+        "Direction": (turned[:3, :3] / spacing).ravel().tolist(),
+        "Origin": turned[:3, 3].tolist(),
+    }
+
+
+def blurred(image: sitk.Image, volume: Volume, onto: Volume) -> sitk.Image:
+    """Blurred along each of its axes to the voxel size of `onto` there, where that is larger.
+
+    As in Cardoso et al. 2015 (doi:10.1007/978-3-319-24571-3_11): a Gaussian whose variance is the
+    difference of those of both voxels' profiles, each of the full width of its voxel at half its
+    height.
+    """
+    import SimpleITK as sitk
+
+    own, new = _affine(volume)[:3, :3], _affine(onto)[:3, :3]
+    spacing = np.linalg.norm(own, axis=0)
+    # How far a step of one voxel of `onto`, along whichever axis, takes one along each own axis.
+    reach = np.abs((own / spacing).T @ new).max(axis=1)
+    sigma = np.sqrt(np.maximum(reach**2 - spacing**2, 0)) / 2.355
+    for axis in np.flatnonzero(sigma > 0.1 * spacing):
+        image = sitk.RecursiveGaussian(image, float(sigma[axis]), False, 0, int(axis))
+    return image

@@ -1,0 +1,206 @@
+"""The verb `translate` on DICOM: which series is taken, what comes out, what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from tests.studies import NAME, T1W, T2W, datasets, save
+
+from mrbridge import cli, io
+from mrbridge.bundle import Bundle
+from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
+from mrbridge.inference.translate import translate
+from mrbridge.volume import Volume
+
+
+@pytest.fixture
+def study(tmp_path: Path, make_scan: Callable[..., Volume]) -> Path:
+    """A T1w and a T2w series of one head, a map and junk, all in one folder."""
+    folder = tmp_path / NAME
+    for number, (contrast, tags) in enumerate((("T1w", T1W), ("T2w", T2W)), start=3):
+        save(folder, datasets(make_scan(6, contrast), number, **tags), prefix=f"IM{number}")
+    adc = T2W | {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}
+    save(folder, datasets(make_scan(6, "T2w"), 9, **adc), prefix="IM9")
+    (folder / "README.md").write_text(NAME)
+    return folder
+
+
+def run(model: Bundle, path: Path, out: Path, **how: Any) -> Path:
+    (told,) = translate(model, path, out, device="cpu", **how)
+    assert told.output is not None
+    return told.output
+
+
+class TestOutput:
+    @pytest.mark.parametrize(("to", "number"), [(None, 3), ("T2w", 3), ("T1w", 4)])
+    def test_the_series_is_chosen_by_contrast(
+        self, to: str | None, number: int, tiny_bundle: Bundle, study: Path, tmp_path: Path
+    ) -> None:
+        out = run(tiny_bundle, study, tmp_path / "out", to=to)
+        source, made = io.read(study, series=str(number)), io.read(out)
+        assert made.synthetic
+        assert made.contrast == (to or "T2w")
+        np.testing.assert_array_equal(made.affine, source.affine)
+        assert made.voxels.shape == source.voxels.shape
+        told = json.loads((out / "report.json").read_text())
+        assert told["series"]["number"] == number
+        assert told["GeneratedBy"][0]["Model"] == tiny_bundle.hash
+        assert told["SyntheticData"] is True
+
+    def test_it_is_what_the_same_voxels_give_in_nifti(
+        self, tiny_bundle: Bundle, study: Path, tmp_path: Path
+    ) -> None:
+        scan = io.read(study, series="3")
+        path = io.write(scan, tmp_path / "scan_T1w.nii.gz")
+        run(tiny_bundle, path, tmp_path / "made.nii.gz")
+        expected = io.read(tmp_path / "made.nii.gz").voxels
+        made = io.read(run(tiny_bundle, study, tmp_path / "out")).voxels
+        assert np.abs(made - expected).max() <= np.ptp(expected) / 65000
+        assert ((expected == 0) == (made == 0)).all()
+
+    @pytest.mark.parametrize("out", ["made.nii.gz", "folder"])
+    def test_as_nifti(self, out: str, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
+        path = run(tiny_bundle, study, tmp_path / out, form="nifti")
+        made = io.read(path)
+        assert made.synthetic
+        np.testing.assert_allclose(made.affine, io.read(study, series="3").affine, atol=1e-4)
+        told = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        assert told["SyntheticData"] is True
+        assert told["Sources"][0].startswith("urn:oid:")
+
+    def test_a_zip(self, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+            for path in study.iterdir():
+                archive.write(path, path.name)
+        one = run(tiny_bundle, tmp_path / "study.zip", tmp_path / "1")
+        two = run(tiny_bundle, study, tmp_path / "2")
+        np.testing.assert_array_equal(io.read(one).voxels, io.read(two).voxels)
+
+    def test_folders_called_as_in_bids(
+        self, tiny_bundle: Bundle, study: Path, tmp_path: Path
+    ) -> None:
+        study.rename(study / "../sub-01")
+        out = run(tiny_bundle, tmp_path, tmp_path.with_name("out"))
+        assert io.read(out).synthetic
+
+    def test_a_series_as_reference(self, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
+        """`match` takes a folder of one series."""
+        run(tiny_bundle, study, tmp_path / "real", to="T1w")
+        run(tiny_bundle, study, tmp_path / "out", match=tmp_path / "real")
+
+    def test_again_gives_the_same_bytes(
+        self, tiny_bundle: Bundle, study: Path, tmp_path: Path
+    ) -> None:
+        first = run(tiny_bundle, study, tmp_path / "out")
+        before = {path.name: path.read_bytes() for path in first.iterdir()}
+        run(tiny_bundle, study, tmp_path / "out")
+        assert {path.name: path.read_bytes() for path in first.iterdir()} == before
+
+
+class TestRefusals:
+    def test_gaps(self, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
+        paths = sorted(study.glob("IM3*"))
+        middle = {path for path in paths if pydicom.dcmread(path).InstanceNumber in (5, 6)}
+        for path in middle:
+            path.unlink()
+        with pytest.raises(InputError, match=r"2 of 12 slices are missing.*--allow-gaps"):
+            run(tiny_bundle, study, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        with pytest.warns(MrbridgeWarning, match="filled by interpolation"):
+            out = run(tiny_bundle, study, tmp_path / "out", allow_gaps=True)
+        told = json.loads((out / "report.json").read_text())
+        assert len(told["series"]["interpolated_mm"]) == 2
+        assert "filled by interpolation" in told["series"]["notes"][0]
+
+    def test_several_that_fit(
+        self, tiny_bundle: Bundle, study: Path, tmp_path: Path, make_scan: Callable[..., Volume]
+    ) -> None:
+        save(study, datasets(make_scan(7, "T1w"), 7, **T1W), prefix="IM7")
+        with pytest.raises(InputError, match=r"2 series of T1w: 3 .*; 7 .*--series 3"):
+            run(tiny_bundle, study, tmp_path / "out")
+        out = run(tiny_bundle, study, tmp_path / "out", series="7")
+        assert json.loads((out / "report.json").read_text())["series"]["number"] == 7
+
+    def test_a_wrong_series(self, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="holds no series '8'; there are: 3 "):
+            run(tiny_bundle, study, tmp_path / "out", series="8")
+        with pytest.raises(InputError, match="is a derived map"):
+            run(tiny_bundle, study, tmp_path / "out", series="9")
+        with pytest.raises(InputError, match="is T2w already"):
+            run(tiny_bundle, study, tmp_path / "out", series="4", to="T2w")
+
+    def test_what_is_synthetic(self, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
+        out = run(tiny_bundle, study, tmp_path / "out")
+        with pytest.raises(InputError, match=r"is synthetic already.*--force"):
+            run(tiny_bundle, out, tmp_path / "back")
+        back = run(tiny_bundle, out, tmp_path / "back", force=True)
+        assert io.read(back).contrast == "T1w"
+
+    def test_nifti_becomes_no_dicom(
+        self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
+    ) -> None:
+        path = io.write(make_scan(6, "T1w"), tmp_path / "in" / "a_T1w.nii.gz")
+        for image in (path, path.parent):
+            with pytest.raises(OutputError, match="cannot become DICOM: it has no patient"):
+                run(tiny_bundle, image, tmp_path / "out", form="dicom")
+            with pytest.raises(InputError, match="is no DICOM series"):
+                run(tiny_bundle, image, tmp_path / "out", series="3")
+        with pytest.raises(SettingsError, match="no form 'jpeg'"):
+            run(tiny_bundle, path, tmp_path / "out", form="jpeg")
+
+    @pytest.mark.parametrize(
+        ("out", "how", "match"),
+        [
+            (".", {}, "folder of the source"),
+            ("inside", {}, "folder of the source"),
+            ("../made.png", {}, "name of a file; a derived series has many"),
+            ("../made.dcm", {}, "name of a file; a derived series has many"),
+            ("../made.nii", {"form": "dicom"}, "name of a NIfTI file"),
+        ],
+    )
+    def test_places(self, out: str, how: Any, match: str, tiny_bundle: Bundle, study: Path) -> None:
+        with pytest.raises(OutputError, match=match):
+            run(tiny_bundle, study, study / out, **how)
+
+    def test_wishes_for_other_formats(
+        self, tiny_bundle: Bundle, study: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(InputError, match="is DICOM"):
+            run(tiny_bundle, study, tmp_path / "out", volume=1)
+        with pytest.raises(SettingsError, match="no form 'jpeg'"):
+            run(tiny_bundle, study, tmp_path / "out", form="jpeg")
+
+
+def test_nobody_is_named(
+    as_shipped: Bundle,
+    study: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither in what is said, nor in names, nor in the report; the folder is the user's word."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.chdir(study)
+    for arguments in (
+        ["inspect", ".", "-v"],
+        ["inspect", ".", "--json"],
+        ["translate", "-i", ".", "-o", str(tmp_path / "out"), "-v", "--device", "cpu"],
+        ["translate", "-i", ".", "-o", str(tmp_path / "made.nii.gz"), "-v", "--device", "cpu"],
+        ["translate", "-i", ".", "-o", str(tmp_path / "out"), "-v", "--series", "99"],
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(arguments)
+    said = [*capfd.readouterr(), caplog.text]
+    said += [path.name for path in tmp_path.rglob("*") if study not in (path, *path.parents)]
+    said += [path.read_text() for path in [tmp_path / "out/report.json", tmp_path / "made.json"]]
+    for text in said:
+        assert NAME.split("^")[0] not in text

@@ -1,0 +1,100 @@
+"""What `inspect` tells of a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.studies import T1W, T2W, write_series
+
+from mrbridge import cli, io
+from mrbridge.errors import InputError
+from mrbridge.preparation.inspect import inspect
+from mrbridge.preparation.store import Store
+from mrbridge.volume import Volume
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A T1w series, a T2w series that lacks a slice, a localiser, and junk."""
+    write_series(tmp_path, number=3)
+    write_series(tmp_path, number=4, **T2W)[3].unlink()
+    localiser = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    write_series(tmp_path, number=1, **(T1W | localiser))
+    (tmp_path / "README").write_text("hello")
+    return tmp_path
+
+
+def test_series(study: Path) -> None:
+    found = inspect(study)
+    assert found.form == "dicom"
+    first, second, third = found.items
+    assert (first.name, first.kind, first.problem) == (
+        "1",
+        "localiser",
+        "is a localiser. Choose another series.",
+    )
+    assert (second.name, second.contrast, second.gaps, second.problem) == ("3", "T1w", 0, None)
+    assert second.shape == (20, 24, 7)
+    assert second.spacing_mm == pytest.approx((0.7, 0.9, 4.5))
+    assert (
+        second.reason == "gradient echo after inversion, short echo (TE 2.9 ms, TR 2300 ms, "
+        "TI 900 ms)"
+    )
+    assert (third.contrast, third.gaps, third.shape) == ("T2w", 1, (20, 24, 6))
+    assert "1 of 7 slices is missing" in str(third.problem)
+    assert found.ignored == [("README", "is no DICOM file")]
+
+
+def test_words_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["inspect", str(study)])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "1 of 3 series can be used as they are" in out
+    assert "4: T2w, long echo and repetition" in out
+    assert "with --allow-gaps" in out
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", str(study), "--json"])
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [item["contrast"] for item in told["items"]] == ["T1w", "T1w", "T2w"]
+    assert told["items"][2]["gaps"] == 1
+
+
+def test_markup_of_strangers_is_text(tmp_path: Path) -> None:
+    write_series(tmp_path, SeriesDescription="[red]t1[/] [link=x]")
+    assert "[red]t1[/]" in inspect(tmp_path).words()
+
+
+def test_files(make_scan: Callable[..., Volume], picture_folder: Path, tmp_path: Path) -> None:
+    io.write(make_scan(6, "T1w"), tmp_path / "in" / "sub-01_T1w.nii.gz")
+    (tmp_path / "in" / "broken_T2w.nii").write_bytes(b"no")
+    (tmp_path / "in" / "notes.txt").write_text("hello")
+    found = inspect(tmp_path / "in")
+    broken, whole = found.items
+    assert (whole.name, whole.contrast, whole.shape) == ("sub-01_T1w.nii.gz", "T1w", (40, 48, 12))
+    assert whole.spacing_mm == (1, 1, 4)
+    assert (broken.contrast, broken.problem) == ("T2w", "cannot be read")
+    assert found.ignored == [("notes.txt", "is no scan in a known format")]
+    pictures = inspect(picture_folder)
+    assert {item.contrast for item in pictures.items} == {"T1w", "T2w"}
+    assert pictures.items[0].shape == (44, 36, 1)
+    assert "by its name" not in pictures.words()
+
+
+def test_one_file(make_scan: Callable[..., Volume], tmp_path: Path) -> None:
+    path = io.write(make_scan(6, "T2w"), tmp_path / "x_T2w.nii")
+    (item,) = inspect(path).items
+    assert (item.name, item.contrast) == ("x_T2w.nii", "T2w")
+
+
+def test_refusals(small_store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a store"):
+        inspect(small_store.path)
+    with pytest.raises(InputError, match="does not exist"):
+        inspect(tmp_path / "nothing")
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(InputError, match="holds no scan"):
+        inspect(tmp_path)
