@@ -27,8 +27,8 @@ from mrbridge import cli, console
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "faults.md"
 
-MODULES = ("scans", "places", "models")
-"""Where faults are registered; those of DICOM join as one more."""
+MODULES = ("scans", "dicom", "places", "models")
+"""Where faults are registered."""
 
 ROWS = {
     "damage": (
@@ -59,6 +59,12 @@ ROWS = {
     "numbers": (
         "Number types and intensity scales",
         "int16, uint16 and extreme scales do not wrap around; background zero stays zero.",
+    ),
+    "dicom": (
+        "DICOM",
+        "A missing or duplicate slice is named; a gap is refused unless `--allow-gaps`; of several "
+        "series one is chosen by contrast or `--series`; compressed and enhanced files are "
+        "decoded, or clearly unsupported.",
     ),
     "contrast": (
         "Nothing to synthesise",

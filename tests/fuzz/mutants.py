@@ -9,9 +9,11 @@ from __future__ import annotations
 import gzip
 import struct
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +293,97 @@ def damaged_png(rng: Random, seeds: list[tuple[str, bytes]]) -> Mutant:
     return Mutant(joined(parts), ".png", how, False)
 
 
+# DICOM. Source of the layout: PS3.5, 7.1 and PS3.10, 7.1.
+_LONG = (b"OB", b"OW", b"SQ", b"UN", b"UT", b"UC", b"UR", b"OF", b"OD", b"OL", b"OV", b"SV", b"UV")
+_VALUES = (
+    b"",
+    b"0",
+    b"-1",
+    b"1e400",
+    b"nan",
+    b"inf\\1",
+    b"9" * 40,
+    b"1.2.3",
+    b"\xff\xfe",
+    b"a^b\\c",
+)
+_BY_CHANCE = 0.5  # of the mutants have bytes damaged as they lie
+
+
+def dicom_seeds() -> list[tuple[str, bytes]]:
+    """One slice, as it is, scaled and deflated; an enhanced image; a zip of a series."""
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+    from tests import studies
+
+    volume = Volume(_phantom((9, 8, 3), np.uint16), studies.oblique())
+    plain = studies.datasets(volume, **studies.T1W)
+    deflated = studies.datasets(volume, 6, **studies.T2W)[1]
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    scaled = studies.datasets(volume, 7, slope=0.5, **studies.T1W)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        ones = [plain[1], scaled, deflated, studies.enhanced(volume, 8)]
+        paths = studies.save(Path(folder) / "ones", ones)
+        seeds = [("", path.read_bytes()) for path in paths]
+        packed = Path(folder) / "study.zip"
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in studies.save(Path(folder) / "series", plain):
+                archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
+        return [*seeds, (".zip", packed.read_bytes())]
+
+
+def elements(content: bytes) -> list[tuple[int, int, int]]:
+    """Elements of an explicit little-endian file: where each begins, its value, its end."""
+    found, at = [], 132
+    while at + 8 <= len(content):
+        if content[at + 4 : at + 6] in _LONG:
+            value, size = at + 12, int.from_bytes(content[at + 8 : at + 12], "little")
+        else:
+            value, size = at + 8, int.from_bytes(content[at + 6 : at + 8], "little")
+        end = value + (0 if size == 0xFFFFFFFF else size)
+        found.append((at, value, end))
+        at = end
+    return found
+
+
+def damaged_dicom(rng: Random, seeds: list[tuple[str, bytes]]) -> Mutant:
+    """Bytes damaged as they lie; or elements changed, lost, repeated, with lengths that lie."""
+    suffix, content = seeds[int(rng.integers(len(seeds)))]
+    _, other = seeds[int(rng.integers(len(seeds)))]
+    if suffix == ".zip" and rng.random() < 0.5:  # where a CRC covers it
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            members = archive.infolist()
+        member = members[int(rng.integers(len(members)))]
+        inside = member.header_offset + 30 + len(member.filename)
+        data = bytearray(content)
+        data[inside + int(rng.integers(member.compress_size))] ^= 1 << int(rng.integers(8))
+        return Mutant(bytes(data), suffix, "packed bytes: flip", True)
+    if suffix == ".zip" or rng.random() < _BY_CHANCE:
+        damaged, how = damaged_bytes(rng, content, other)
+        return Mutant(damaged, suffix, f"bytes: {how}", False)
+    at, value, end = elements(content)[int(rng.integers(len(elements(content))))]
+    data, is_long = bytearray(content), content[at + 4 : at + 6] in _LONG
+    how = str(rng.choice(["length", "type", "value", "value", "lose", "repeat", "tag"]))
+    if how == "length":
+        where, width = (at + 8, 4) if is_long else (at + 6, 2)
+        size = int(rng.choice([0, 1, 2, 255, 65535, 2**31 - 1, 2**32 - 1]))
+        data[where : where + width] = (size % 256**width).to_bytes(width, "little")
+    elif how == "type":
+        data[at + 4 : at + 6] = bytes(rng.choice([b"SQ", b"OB", b"DS", b"US", b"FD", b"PN", b"??"]))
+    elif how == "value":
+        text = bytes(_VALUES[int(rng.integers(len(_VALUES)))])
+        text = text if rng.random() < 0.7 else rng.bytes(end - value)
+        data[value:end] = text[: end - value].ljust(end - value)
+    elif how == "lose":
+        del data[at:end]
+    elif how == "repeat":
+        data[at:at] = data[at:end]
+    else:
+        data[at : at + 4] = rng.bytes(4)
+    return Mutant(bytes(data), suffix, f"element: {how}", False)
+
+
 KINDS = {
     "nifti": Kind(nifti_seeds, damaged_nifti),
     "png": Kind(png_seeds, damaged_png),
+    "dicom": Kind(dicom_seeds, damaged_dicom),
 }

@@ -1,6 +1,6 @@
 """Feed damaged files to the readers and see that nothing but our own errors comes out.
 
-    python tests/fuzz/readers.py --seed 0 --seconds 60 --mutants 20000 nifti png
+    python tests/fuzz/readers.py --seed 0 --seconds 60 --mutants 20000 nifti png dicom
 
 Each mutant is read or refused with an error of mrbridge, within 5 seconds and 1 GB; where the
 format carries a check it is refused or reads as the file that it was made of. One JSON line a kind;
@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-from mutants import KINDS, Kind, Mutant  # type: ignore[import-not-found]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.fuzz.mutants import KINDS, Kind, Mutant
 
 from mrbridge.errors import MrbridgeError
 from mrbridge.volume import Volume

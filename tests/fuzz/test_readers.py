@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).with_name("readers.py")
-KINDS = ("nifti", "png")
+KINDS = ("nifti", "png", "dicom")
 
 
 def fuzz(tmp_path: Path, *arguments: Any, blind: str = "") -> tuple[int, list[dict[str, Any]]]:

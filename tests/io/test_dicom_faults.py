@@ -240,6 +240,12 @@ class TestFiles:
         monkeypatch.setattr("mrbridge.io.dicom.decode._MOST_SECONDS", 0.0)
         refused(tmp_path, r"IM\d+: its pixels are damaged or truncated")
 
+    def test_a_length_that_lies_takes_no_memory(self, tmp_path: Path) -> None:
+        path = write_series(tmp_path)[0]
+        with dicom_files.DicomFile(path, path.stat().st_size).open() as file:
+            assert file.read(2**62) == path.read_bytes()
+            assert file.read(2**62) == b""
+
     def test_too_many_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_series(tmp_path)
         monkeypatch.setattr(dicom_files, "MAX_FILES", 5)
