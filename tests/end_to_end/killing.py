@@ -97,7 +97,8 @@ class Instants:
 
 def run(job: dict[str, Any], answer: int, ready: int) -> None:
     """In the fork: run the verb and tell how it went."""
-    instants = Instants(job["arguments"]["out"], job.get("instant"))
+    # Beside `out`, where a folder that takes its place is made.
+    instants = Instants(str(Path(job["arguments"]["out"]).parent), job.get("instant"))
     instants.watch()
     told: dict[str, Any] = {"ended": "done"}
     os.write(ready, b"!")
