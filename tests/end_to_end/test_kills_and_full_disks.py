@@ -275,7 +275,7 @@ def test_some_kills(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("prepare", 40), ("data set", 40), ("files", 40), ("dicom", 40), ("train", 60)],
+    [("prepare", 40), ("data set", 40), ("files", 40), ("dicom", 40), ("train", 40)],
 )
 def test_many_kills(
     name: str, count: int, server: Server, cases: dict[str, Case], tmp_path: Path
