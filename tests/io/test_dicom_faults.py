@@ -297,6 +297,15 @@ class TestZip:
         archive.write_bytes(data)
         assert paths[0].name in str(refused(archive, "damaged"))
 
+    def test_a_name_that_cannot_be_decoded(self, archive: Path) -> None:
+        with zipfile.ZipFile(archive) as opened:
+            info = opened.infolist()[3]
+        data = bytearray(archive.read_bytes())
+        data[info.header_offset + 7] |= 8  # APPNOTE.TXT, 4.4.4: the name is in UTF-8
+        data[info.header_offset + 31] = 0xAB
+        archive.write_bytes(data)
+        assert info.filename in str(refused(archive, "damaged"))
+
     def test_an_encrypted_one(self, archive: Path) -> None:
         data = bytearray(archive.read_bytes())
         entry = data.rindex(b"PK\x01\x02")
