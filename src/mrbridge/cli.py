@@ -26,6 +26,7 @@ from mrbridge.options import (
     Assignments,
     BidsFilter,
     Config,
+    Dask,
     Device,
     Form,
     Json,
@@ -39,6 +40,7 @@ from mrbridge.options import (
     Workers,
     layered,
     spread,
+    who_works,
 )
 
 app = typer.Typer(
@@ -136,6 +138,7 @@ def prepare(
     config: Config = None,
     assignments: Assignments = None,
     workers: Workers = 1,
+    dask: Dask = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -144,6 +147,7 @@ def prepare(
     listen(quiet, verbose, as_json)
     for path in source_paths:
         must_exist(path)
+    crew = who_works(workers, dask)
     named = {"source": source, "target": target, "registration": registration}
     standard = None if bias is None else {"bias": bias}
     changes = layered(config, assignments, named | {"standard": standard})
@@ -152,7 +156,7 @@ def prepare(
 
     settings = PrepareSettings().changed(changes)
     paths = source_paths[0] if len(source_paths) == 1 else source_paths
-    store = run(paths, out, settings, workers=workers)
+    store = run(paths, out, settings, workers=crew)
     told: dict[str, Any] = {"path": str(store.path), "ignored": len(store.manifest.ignored)}
     for contrast in (settings.source, settings.target):
         told[contrast] = {
@@ -281,6 +285,8 @@ def translate(
     series: Series = None,
     allow_gaps: AllowGaps = False,
     form: Form = None,
+    workers: Workers = 1,
+    dask: Dask = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -316,6 +322,7 @@ def translate(
         series=series,
         allow_gaps=allow_gaps,
         form=form,
+        workers=who_works(workers, dask),
     )
     outputs = [str(item.output) for item in done]
     skipped = sum(item.skipped for item in done)
@@ -346,6 +353,7 @@ def evaluate(
     assignments: Assignments = None,
     device: Device = "auto",
     workers: Workers = 1,
+    dask: Dask = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -372,7 +380,7 @@ def evaluate(
         out=out,
         settings=settings,
         device=device,
-        workers=workers,
+        workers=who_works(workers, dask),
     )
     answer(
         {
