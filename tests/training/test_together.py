@@ -128,7 +128,5 @@ def test_a_signal_ends_all_of_them(small_store: Store, tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="stopped at step"):
         train_together(2, small_store.path, run, settings=wanted, device="cpu")
     over.set()
-    stopped = checkpoint(run)["step"]
-    done = {"epochs": stopped + 2}
-    result = train_together(2, small_store.path, run, resume=True, changes=done, device="cpu")
-    assert result.rows[-1]["step"] == stopped + 2
+    stopped = checkpoint(run)
+    assert 0 < stopped["step"] == len(stopped["keeper"]["rows"]) < 10_000

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge import console
-from mrbridge.errors import MrbridgeError
+from mrbridge.errors import Interrupted, MrbridgeError
 from mrbridge.training.ranks import MEETING
 from mrbridge.training.run import Run, train
 
@@ -42,7 +42,7 @@ def train_together(devices: int, store: Path, out: Path, **options: Any) -> Run:
     context = multiprocessing.get_context("spawn")
     processes: list[BaseProcess] = []
     answers: list[Connection] = []
-    with tempfile.TemporaryDirectory() as folder, _signals_passed_on(processes):
+    with tempfile.TemporaryDirectory() as folder, _signals_passed_on(processes) as asked:
         for rank in range(devices):
             ours, theirs = context.Pipe(duplex=False)
             place = {
@@ -59,7 +59,7 @@ def train_together(devices: int, store: Path, out: Path, **options: Any) -> Run:
             processes.append(process)
             answers.append(ours)
         try:
-            return _first_answer(answers)
+            return _first_answer(answers, asked)
         finally:
             for process in processes:
                 process.join(_GRACE_SECONDS)
@@ -68,7 +68,7 @@ def train_together(devices: int, store: Path, out: Path, **options: Any) -> Run:
                 process.join()
 
 
-def _first_answer(answers: Sequence[Connection]) -> Run:
+def _first_answer(answers: Sequence[Connection], asked: list[int]) -> Run:
     """What the first process gives, or the first error of any."""
     open_ones = list(answers)
     run: Run | None = None
@@ -79,6 +79,10 @@ def _first_answer(answers: Sequence[Connection]) -> Run:
             try:
                 told = answer.recv()
             except EOFError:
+                if asked:
+                    raise Interrupted(
+                        "stopped before it had begun", remedy="Begin again, or --resume."
+                    ) from None
                 raise MrbridgeError(
                     "a process of the training was killed, most often for want of memory",
                     remedy="Go on with --resume.",
@@ -113,20 +117,26 @@ def _take_part(
 
 
 @contextmanager
-def _signals_passed_on(processes: list[BaseProcess]) -> Iterator[None]:
-    """Within it, SIGTERM goes on to the processes; terminals send them SIGINT by themselves."""
+def _signals_passed_on(processes: list[BaseProcess]) -> Iterator[list[int]]:
+    """Within it, SIGTERM goes on to the processes; terminals send them SIGINT by themselves.
+
+    Yields:
+        The signals that came.
+    """
+    asked: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
+        asked.append(number)
         for process in processes:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGTERM)
 
     before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: None),
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: asked.append(number)),
         signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
     }
     try:
-        yield
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
