@@ -209,7 +209,7 @@ class Keeper(pl.Callback):
         row |= {name: float(value) / steps for name, value in self.sums.items()}
         row["learning_rate"] = settings.learning_rate * model.rate_share
         row["seconds"] = self.seconds
-        images = 2 * settings.batch_size * self._steps_in_session_epoch
+        images = 2 * settings.batch_size * self._steps_in_session_epoch * model.ranks.count
         row["images_per_second"] = images / elapsed
         self.sums = {}
         if epoch % settings.validate_every == 0 or self.finished:
@@ -321,7 +321,8 @@ class Keeper(pl.Callback):
         done = self._progress(model.step)
         epoch, step = divmod(model.step, self.steps_per_epoch)
         elapsed = max(1e-9, time.monotonic() - self._epoch_began)
-        speed = 2 * self.settings.batch_size * self._steps_in_session_epoch / elapsed
+        images = 2 * self.settings.batch_size * self._steps_in_session_epoch * model.ranks.count
+        speed = images / elapsed
         numbers = {
             "epoch": f"{epoch + 1}, step {step} of {self.steps_per_epoch}",
             "losses": "  ".join(f"{name} {float(value):.3f}" for name, value in outputs.items()),

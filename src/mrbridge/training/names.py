@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from mrbridge.errors import OutputError, SettingsError
 from mrbridge.io.safety import is_temporary
 
 PRESET_NAMES = ("unet", "resunet", "resnet", "bridge")
+
+
+def is_follower() -> bool:
+    """Whether this is one of several processes that train together, but not the first of them."""
+    return int(os.environ.get("RANK", "0")) > 0
 
 
 def check_preset(name: str) -> None:
