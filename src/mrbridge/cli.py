@@ -130,6 +130,20 @@ def prepare(
             "affine [none].",
         ),
     ] = None,
+    brain: Annotated[
+        str | None,
+        typer.Option(
+            help="Leave the brain alone, all else becomes 0: none, auto, hd-bet (the program) or "
+            "mask (yours) [none]."
+        ),
+    ] = None,
+    brain_mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Where masks lie, from the scan's folder [{entities}_desc-brain_mask.nii.gz].",
+        ),
+    ] = None,
     bias: Annotated[
         str | None, typer.Option(help="Even out the coil's brightness: none or n4 [none].")
     ] = None,
@@ -145,8 +159,9 @@ def prepare(
     for path in source_paths:
         must_exist(path)
     named = {"source": source, "target": target, "registration": registration}
-    standard = None if bias is None else {"bias": bias}
-    changes = layered(config, assignments, named | {"standard": standard})
+    cleaned = {"brain": brain, "brain_mask": brain_mask, "bias": bias}
+    standard = {key: value for key, value in cleaned.items() if value is not None}
+    changes = layered(config, assignments, named | {"standard": standard or None})
     from mrbridge.preparation.pipeline import PrepareSettings
     from mrbridge.preparation.pipeline import prepare as run
 

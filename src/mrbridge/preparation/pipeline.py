@@ -27,6 +27,7 @@ from mrbridge.io.formats import is_picture
 from mrbridge.io.picture import PictureHeader
 from mrbridge.io.safety import sha256_of, sweep
 from mrbridge.preparation.bias import without_bias
+from mrbridge.preparation.brain import check_pattern, find_brain, hd_bet_program, litres, mask_path
 from mrbridge.preparation.geometry import SliceGrid, to_slices
 from mrbridge.preparation.intensity import (
     FLOOR,
@@ -70,45 +71,64 @@ class Standard:
         foreground: where the head is, same shape.
         grid: the way back to the source's voxels.
         recipe: the way back to the source's intensities.
+        brain: where the brain is, in the source's own voxels (i, j, k); None where it was not
+            looked for.
     """
 
     slices: NDArray[np.float32]
     foreground: NDArray[np.bool_]
     grid: SliceGrid
     recipe: IntensityRecipe
+    brain: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
 class _Job:
-    """`reference`: the scan that this one is to be registered to, if any."""
+    """`reference`: the scan that this one is to be registered to, if any; `mask`: its brain mask,
+    where the user gave one."""
 
     scan: Scan
     id: str
     store: Path
     settings: PrepareSettings
     reference: Scan | None = None
+    mask: Path | None = None
 
 
-def standardise(volume: Volume, settings: StandardSettings) -> Standard:
+def standardise(volume: Volume, settings: StandardSettings, mask: Volume | None = None) -> Standard:
     """Bring a volume to axial slices of the wanted spacing and to intensities in [-1, 1].
 
+    Args:
+        volume: the scan.
+        settings: what is done.
+        mask: the brain mask that belongs to it, where `settings.brain` is `mask`.
+
     Raises:
-        InputError: the image is constant or empty.
+        InputError: the image is constant or empty, or no plausible brain was found in it.
+        SettingsError: HD-BET is wanted and not installed.
     """
     raw, grid = to_slices(volume, settings.spacing_mm)
-    foreground = foreground_mask(raw)
+    brain = kept = None
+    if settings.brain != "none":
+        brain = find_brain(volume, settings.brain, mask)
+        shown = Volume(brain.astype(np.uint8), volume.affine)
+        kept = to_slices(shown, settings.spacing_mm)[0] > 0.5
+        raw = np.where(kept, raw, np.float32(0))
+    foreground = foreground_mask(raw) if kept is None else kept
     if settings.bias == "n4":
         raw = without_bias(raw, foreground, grid.spacing)
-        foreground = foreground_mask(raw)
+        foreground = foreground_mask(raw) if kept is None else kept
     depth = volume.header.depth if isinstance(volume.header, PictureHeader) else None
     recipe = find_recipe(raw, foreground, settings.intensity, depth)
-    outside = blank_outside(raw, foreground) if depth is None else None
+    outside = None if kept is None else ~kept
+    if kept is None and depth is None:
+        outside = blank_outside(raw, foreground)
     if outside is None:
         return Standard(recipe.normalise(raw), foreground, grid, recipe)
     recipe = recipe.model_copy(update={"floor": FLOOR})
     slices = recipe.normalise(raw)
     slices[outside] = -1
-    return Standard(slices, foreground | ~outside, grid, recipe)
+    return Standard(slices, foreground | ~outside, grid, recipe, brain)
 
 
 def prepare(
@@ -137,6 +157,9 @@ def prepare(
     """
     settings = settings or PrepareSettings()
     out = Path(out)
+    if settings.standard.brain == "hd-bet":
+        hd_bet_program()  # once, not for each scan
+    check_pattern(settings.standard.brain_mask)
     found = _find(source, out, settings)
     _make_ready(out)
     jobs = _jobs(found.scans, out, settings)
@@ -221,7 +244,10 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[_Job]
         reference = None
         if scan.contrast == settings.target:
             reference = references.get((scan.subject, scan.session))
-        jobs.append(_Job(scan, id, out, settings, reference))
+        mask = None
+        if settings.standard.brain == "mask" and scan.series is None:
+            mask = mask_path(scan.path, settings.standard.brain_mask)
+        jobs.append(_Job(scan, id, out, settings, reference, mask))
     return jobs
 
 
@@ -265,8 +291,9 @@ def _prepare_scan(job: _Job) -> ScanRecord | None:
         raise InputError("is synthetic", path=scan.path, remedy="Train on acquired scans only.")
     if volume.is_picture and volume.voxels.min() == volume.voxels.max():
         return None
-    volume, registration = _registered(volume, job)
-    standard = standardise(volume, settings.standard)
+    mask = None if job.mask is None else read(job.mask)
+    volume, mask, registration = _registered(volume, mask, job)
+    standard = standardise(volume, settings.standard, mask)
     filled = standard.foreground.mean(axis=(1, 2)) >= settings.min_foreground
     kept = np.flatnonzero(filled)
     if not kept.size:
@@ -293,19 +320,23 @@ def _prepare_scan(job: _Job) -> ScanRecord | None:
         grid_hash=standard.grid.hash,
         recipe=standard.recipe,
         registration=registration,
+        brain_litres=None if standard.brain is None else round(litres(standard.brain, volume), 4),
     )
     write_scan(job.store, record, values)
     return record
 
 
-def _registered(volume: Volume, job: _Job) -> tuple[Volume, dict[str, Any] | None]:
-    """The scan on the grid of its reference, and how it came there, as the record tells it.
+def _registered(
+    volume: Volume, mask: Volume | None, job: _Job
+) -> tuple[Volume, Volume | None, dict[str, Any] | None]:
+    """The scan and its mask on the grid of its reference, and how they came there, as the record
+    tells it.
 
     Raises:
         InputError: registration did not converge.
     """
     if job.reference is None:
-        return volume, None
+        return volume, mask, None
     from mrbridge.preparation.register import Kind, register
     from mrbridge.preparation.resample import resample
 
@@ -313,7 +344,9 @@ def _registered(volume: Volume, job: _Job) -> tuple[Volume, dict[str, Any] | Non
     kind: Kind = "affine" if job.settings.registration == "affine" else "rigid"
     found = register(volume, reference, kind, job.settings.seed)
     moved = resample(volume, reference, found.transform)
-    return moved, {"reference": job.reference.name} | found.as_json()
+    if mask is not None:
+        mask = resample(mask, reference, found.transform, "nearest")
+    return moved, mask, {"reference": job.reference.name} | found.as_json()
 
 
 def _source_sha256(scan: Scan) -> str:
@@ -336,6 +369,8 @@ def _key(source_sha256: str, job: _Job) -> str:
     ]
     if job.reference is not None:
         told.append([settings.registration, settings.seed, _source_sha256(job.reference)])
+    if job.mask is not None:
+        told.append(["mask", sha256_of(job.mask)])
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

@@ -17,12 +17,19 @@ class StandardSettings(Settings):
 
     Attributes:
         spacing_mm: in-plane spacing to resample volumes to; None keeps each scan's own.
+        brain: `auto`, `hd-bet` and `mask` leave the brain alone: all outside becomes 0, and in the
+            synthesis, too. `auto` finds it by the template of the ICBM, `hd-bet` by the program of
+            that name, `mask` takes masks that lie beside the scans.
+        brain_mask: for `mask`, where: a path from the scan's folder, with `{stem}` (its name
+            without extension) or `{entities}` (that without its contrast, too) in it.
         bias: `n4` divides each scan by the smooth field of its receiving coil, as found by N4. The
             field of an input is not put onto its synthesis.
         intensity: how the intensity range is found.
     """
 
     spacing_mm: float | None = Field(1.0, gt=0)
+    brain: Literal["none", "auto", "hd-bet", "mask"] = "none"
+    brain_mask: str = "{entities}_desc-brain_mask.nii.gz"
     bias: Literal["none", "n4"] = "none"
     intensity: IntensitySettings = IntensitySettings()
 

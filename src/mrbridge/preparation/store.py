@@ -49,6 +49,7 @@ class ScanRecord(Settings):
         recipe: the intensity range.
         registration: how the scan was brought onto the grid of its subject's source scan: the
             file's name, and what `Registration.as_json` tells; None where it was not.
+        brain_litres: the volume of the brain, where all else was taken away; None where it was not.
         segments: split (`train`, `val`, `test`) to half-open ranges of the array's slices.
     """
 
@@ -66,6 +67,7 @@ class ScanRecord(Settings):
     grid_hash: str
     recipe: IntensityRecipe
     registration: dict[str, Any] | None = None
+    brain_litres: float | None = None
     segments: dict[str, list[Range]] = Field(default_factory=dict)
 
     @property
