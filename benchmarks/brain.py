@@ -1,12 +1,12 @@
-"""How well `--brain auto` finds brains: Dice against the masks of simulated heads, and, of real scans,
-between the masks of the contrasts of one session, which lie in one scanner space.
+"""How well `--brain auto` finds brains: Dice against the masks of simulated heads, and, of real
+scans, between the masks of the contrasts of one session, which lie in one scanner space.
 
     python benchmarks/brain.py --subjects 3 [--sessions FOLDER…]
 
-A folder of `--sessions` holds the NIfTI scans of one session. One JSON line each. Simulated heads are
-deformed ICBM templates, so that their Dice flatters; that between contrasts is bounded by how far the
-scans lie apart, and says nothing of an error that they share.
-"""  # fmt: skip
+A folder of `--sessions` holds the NIfTI scans of one session. One JSON line each. Simulated heads
+are deformed ICBM templates, so that their Dice flatters; that between contrasts is bounded by how
+far the scans lie apart, and says nothing of an error that they share.
+"""
 
 from __future__ import annotations
 

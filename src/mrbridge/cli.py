@@ -147,6 +147,13 @@ def prepare(
     bias: Annotated[
         str | None, typer.Option(help="Even out the coil's brightness: none or n4 [none].")
     ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM:TO",
+            help="Which slices: 20%:80% of those that show the head, or -40mm:60mm [all].",
+        ),
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
     workers: Workers = 1,
@@ -158,7 +165,7 @@ def prepare(
     listen(quiet, verbose, as_json)
     for path in source_paths:
         must_exist(path)
-    named = {"source": source, "target": target, "registration": registration}
+    named = {"source": source, "target": target, "registration": registration, "slices": slices}
     cleaned = {"brain": brain, "brain_mask": brain_mask, "bias": bias}
     standard = {key: value for key, value in cleaned.items() if value is not None}
     changes = layered(config, assignments, named | {"standard": standard or None})
@@ -178,12 +185,21 @@ def prepare(
             )
             for split in ("train", "val", "test")
         }
+    told["subjects"] = store.counts()
     words = ", ".join(
         f"{contrast} {told[contrast]['train']} slices to train, {told[contrast]['val']} to "
         f"validate, {told[contrast]['test']} to test"
         for contrast in (settings.source, settings.target)
     )
+    words += f"; {_spread_of(told['subjects'])}"
     answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
+
+
+def _spread_of(counts: dict[str, dict[str, int]]) -> str:
+    """How many slices subjects have, in words."""
+    sums = sorted(sum(of_one.values()) for of_one in counts.values())
+    several = f"{sums[0]} to {sums[-1]}" if sums[0] < sums[-1] else str(sums[0])
+    return f"{len(sums)} subject{'s' if len(sums) > 1 else ''} of {several} slices"
 
 
 @app.command(epilog="Example: mrbridge inspect study")

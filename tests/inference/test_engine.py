@@ -266,3 +266,26 @@ def test_what_preparation_evens_out_translation_evens_out_too(
         one, other = (translator.translate(scan, "T2w").voxels for scan in (plain, uneven))
         apart[name] = np.abs(one - other).mean()
     assert apart["n4"] < 0.5 * apart["none"]
+
+
+def test_a_model_of_brains_leaves_nothing_outside(
+    tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
+) -> None:
+    """What preparation takes away, translation takes away: the rest is 0, whatever it was."""
+    scan = make_scan(3, "T1w")
+    assert scan.affine is not None
+    large = np.diag([4.0, 4.0, 4.0, 1.0]) @ scan.affine  # a brain of litres in few voxels
+    scan = replace(scan, voxels=scan.voxels + 50, affine=large, header=None)
+    places = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in scan.voxels.shape]), 0)
+    inside = (places**2).sum(0).transpose(1, 0, 2) < 0.7
+    size = float(np.count_nonzero(inside)) * abs(np.linalg.det(large[:3, :3])) / 1e6
+    large[:3] *= (1.4 / size) ** (1 / 3)
+    scan = replace(scan, affine=large)
+    standard = StandardSettings(spacing_mm=None, brain="mask")
+    manifest = tiny_bundle.manifest.model_copy(update={"standard": standard})
+    translator = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
+    made = translator.translate(scan, "T2w", mask=Volume(inside.astype(np.uint8), large))
+    assert (made.voxels[~inside] == 0).all()
+    assert (made.voxels[inside] > 0).mean() > 0.5
+    with pytest.raises(InputError, match="no brain mask"):
+        translator.translate(scan, "T2w")

@@ -38,6 +38,7 @@ from mrbridge.preparation.intensity import (
     median_recipe,
 )
 from mrbridge.preparation.settings import PrepareSettings, StandardSettings
+from mrbridge.preparation.slice_range import SliceRange
 from mrbridge.preparation.split import Wish, split_scans
 from mrbridge.preparation.store import (
     FORMAT,
@@ -295,7 +296,16 @@ def _prepare_scan(job: _Job) -> ScanRecord | None:
     volume, mask, registration = _registered(volume, mask, job)
     standard = standardise(volume, settings.standard, mask)
     filled = standard.foreground.mean(axis=(1, 2)) >= settings.min_foreground
-    kept = np.flatnonzero(filled)
+    wanted = filled
+    if settings.slices is not None:
+        wanted = filled & SliceRange.parse(settings.slices).holds(filled, standard.grid)
+    kept = np.flatnonzero(wanted)
+    if filled.any() and not kept.size:
+        raise InputError(
+            f"no slice that shows the head lies within {settings.slices}",
+            path=scan.path,
+            remedy="Leave it out, or widen the range.",
+        )
     if not kept.size:
         if volume.is_picture:
             return None
@@ -369,6 +379,8 @@ def _key(source_sha256: str, job: _Job) -> str:
     ]
     if job.reference is not None:
         told.append([settings.registration, settings.seed, _source_sha256(job.reference)])
+    if settings.slices is not None:
+        told.append(["slices", settings.slices])
     if job.mask is not None:
         told.append(["mask", sha256_of(job.mask)])
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from mrbridge.errors import SettingsError
 from mrbridge.preparation.intensity import IntensitySettings
+from mrbridge.preparation.slice_range import SliceRange
 from mrbridge.settings import Settings
 from mrbridge.volume import CONTRASTS
 
@@ -44,6 +45,8 @@ class PrepareSettings(Settings):
         standard: what every scan goes through.
         min_foreground: share of a slice's pixels that must show the head; emptier ones are left
             out.
+        slices: which of the others: `20%:80%` of those that show the head, from the lowest to the
+            highest, or `-40mm:60mm` along the third axis of each scan's own space; None takes all.
         validation_share, test_share: of the subjects; where there are too few, validation is a
             block of slices and there is no test split.
         gap: neighbouring slices that are dropped on either side of such a block.
@@ -55,6 +58,7 @@ class PrepareSettings(Settings):
     registration: Literal["none", "rigid", "affine"] = "none"
     standard: StandardSettings = StandardSettings()
     min_foreground: float = Field(0.02, ge=0, lt=1)
+    slices: str | None = None
     validation_share: float = Field(0.1, ge=0, lt=1)
     test_share: float = Field(0.1, ge=0, lt=1)
     gap: int = Field(3, ge=0)
@@ -71,4 +75,6 @@ class PrepareSettings(Settings):
             raise SettingsError(
                 f"source and target are both {self.source}", remedy="Choose two contrasts."
             )
+        if self.slices is not None:
+            SliceRange.parse(self.slices)
         return self

@@ -139,6 +139,14 @@ class Store:
             and (split is None or record.segments.get(split))
         ]
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Slices of each subject by contrast; scans of nobody count as those of `unknown`."""
+        result: dict[str, dict[str, int]] = {}
+        for record in self.records():
+            of_one = result.setdefault(record.subject or "unknown", {})
+            of_one[record.contrast] = of_one.get(record.contrast, 0) + record.shape[0]
+        return result
+
     def slices(self, record: ScanRecord) -> NDArray[np.float16]:
         """All slices of a scan: float16, (slices, rows, columns), in [-1, 1].
 
