@@ -147,6 +147,9 @@ def prepare(
     bias: Annotated[
         str | None, typer.Option(help="Even out the coil's brightness: none or n4 [none].")
     ] = None,
+    intensity: Annotated[
+        str | None, typer.Option(help="How ranges are found: percentile or zscore [percentile].")
+    ] = None,
     slices: Annotated[
         str | None,
         typer.Option(
@@ -167,7 +170,9 @@ def prepare(
         must_exist(path)
     named = {"source": source, "target": target, "registration": registration, "slices": slices}
     cleaned = {"brain": brain, "brain_mask": brain_mask, "bias": bias}
-    standard = {key: value for key, value in cleaned.items() if value is not None}
+    standard: dict[str, Any] = {key: value for key, value in cleaned.items() if value is not None}
+    if intensity is not None:
+        standard["intensity"] = {"method": intensity}
     changes = layered(config, assignments, named | {"standard": standard or None})
     from mrbridge.preparation.pipeline import PrepareSettings
     from mrbridge.preparation.pipeline import prepare as run

@@ -289,3 +289,22 @@ def test_a_model_of_brains_leaves_nothing_outside(
     assert (made.voxels[inside] > 0).mean() > 0.5
     with pytest.raises(InputError, match="no brain mask"):
         translator.translate(scan, "T2w")
+
+
+def test_translation_counts_in_deviations_as_preparation_did(
+    tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
+) -> None:
+    """The network sees the same of a scan and of the scan with another gain: z-scores."""
+    scan = make_scan(3, "T1w")
+    brighter = replace(scan, voxels=(scan.voxels * 3.0).astype(np.float32))
+    standard = StandardSettings().changed({"intensity": {"method": "zscore"}})
+    manifest = tiny_bundle.manifest.model_copy(update={"standard": standard})
+    zscored = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
+    plain = Translator(tiny_bundle, "cpu")
+    one, other = (zscored.translate(each, "T2w").voxels for each in (scan, brighter))
+    np.testing.assert_allclose(one, other, atol=0.01 * np.ptp(one))
+    assert np.abs(one - plain.translate(scan, "T2w").voxels).max() > 0.05 * np.ptp(one)
+    back = zscored.translate(scan, "T2w", match=scan).voxels
+    recipe = standardise(scan, standard).recipe
+    inside = (scan.voxels > recipe.low) & (scan.voxels < recipe.high)
+    assert np.abs(back - scan.voxels)[inside].mean() < 0.02 * np.ptp(scan.voxels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,15 +105,20 @@ class IntensitySettings(Settings):
     """How a recipe is found.
 
     Attributes:
+        method: `percentile` takes the range from background to bright tissue; `zscore` counts from
+            the foreground's mean in its standard deviations, and what is not foreground becomes -1.
         lower_percentile: of all voxels; it is the background.
         upper_percentile: of the foreground; what is brighter is clipped (vessels, spikes).
         knee_percentile: of the foreground; where it lies below 80 % of the range, the range bends
             there. 100 never bends.
+        zscore_limit: standard deviations above (or below) the mean that become 1 (or -1).
     """
 
+    method: Literal["percentile", "zscore"] = "percentile"
     lower_percentile: float = Field(1.0, ge=0, le=50)
     upper_percentile: float = Field(99.5, gt=50, le=100)
     knee_percentile: float = Field(90.0, gt=50, le=100)
+    zscore_limit: float = Field(3.0, gt=0)
 
 
 def find_recipe(
@@ -144,6 +149,8 @@ def find_recipe(
         # that was set to zero, and the outside is what must become -1.
         low = 0.0
     inside = voxels[foreground]
+    if settings.method == "zscore":
+        return _zscore(inside, low, settings.zscore_limit)
     high = float(np.percentile(inside, settings.upper_percentile)) if inside.size else low
     if not high > low:
         high = float(voxels.max())
@@ -152,6 +159,17 @@ def find_recipe(
     recipe = IntensityRecipe(low=low, high=high)
     knee = float(np.percentile(inside, settings.knee_percentile)) if inside.size else high
     return recipe.model_copy(update={"knee": knee}) if low < knee < recipe.bend else recipe
+
+
+def _zscore(inside: NDArray[np.float32], background: float, limit: float) -> IntensityRecipe:
+    """The straight line that makes (value - mean) / (limit * standard deviation) of a value; it
+    begins at the background, below which no tissue lies."""
+    mean = float(inside.mean(dtype=np.float64)) if inside.size else 0.0
+    unit = limit * float(inside.std(dtype=np.float64)) if inside.size else 0.0
+    low = max(background, mean - unit)
+    if not (unit > 0 and low < mean):
+        raise InputError("shows nothing above its background", remedy="Leave it out.")
+    return IntensityRecipe(low=low, high=mean + unit, floor=max(-1.0, (low - mean) / unit))
 
 
 def blank_outside(

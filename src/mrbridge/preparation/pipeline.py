@@ -124,9 +124,13 @@ def standardise(volume: Volume, settings: StandardSettings, mask: Volume | None 
     outside = None if kept is None else ~kept
     if kept is None and depth is None:
         outside = blank_outside(raw, foreground)
+    scored = settings.intensity.method == "zscore" and depth != 8  # those keep their range
+    if scored and outside is None:
+        outside = ~foreground
     if outside is None:
         return Standard(recipe.normalise(raw), foreground, grid, recipe)
-    recipe = recipe.model_copy(update={"floor": FLOOR})
+    if not scored:
+        recipe = recipe.model_copy(update={"floor": FLOOR})
     slices = recipe.normalise(raw)
     slices[outside] = -1
     return Standard(slices, foreground | ~outside, grid, recipe, brain)
