@@ -148,7 +148,8 @@ def prepare(
         str | None, typer.Option(help="Even out the coil's brightness: none or n4 [none].")
     ] = None,
     intensity: Annotated[
-        str | None, typer.Option(help="How ranges are found: percentile or zscore [percentile].")
+        str | None,
+        typer.Option(help="How ranges are found: percentile, nyul or zscore [percentile]."),
     ] = None,
     slices: Annotated[
         str | None,

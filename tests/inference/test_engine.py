@@ -308,3 +308,26 @@ def test_translation_counts_in_deviations_as_preparation_did(
     recipe = standardise(scan, standard).recipe
     inside = (scan.voxels > recipe.low) & (scan.voxels < recipe.high)
     assert np.abs(back - scan.voxels)[inside].mean() < 0.02 * np.ptp(scan.voxels)
+
+
+def test_translation_brings_the_source_onto_its_scale_and_the_result_off_its_own(
+    tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
+) -> None:
+    """With an identity generator, of one scale for both: the scan comes back, whatever its gain."""
+    scan = make_scan(3, "T1w")
+    standard = StandardSettings().changed({"intensity": {"method": "nyul"}})
+    plain = standardise(scan, standard).recipe
+    levels = tuple(np.linspace(-0.9, 1, len(plain.landmarks)).tolist())
+    scaled = standardise(scan, standard, None, levels).recipe
+    assert scaled.levels == levels
+    manifest = tiny_bundle.manifest.model_copy(
+        update={"standard": standard, "typical": {"T1w": scaled, "T2w": scaled}}
+    )
+    translator = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
+    inside = (scan.voxels > scaled.low) & (scan.voxels < scaled.high)
+    for gain in (1, 4):
+        louder = replace(scan, voxels=(gain * scan.voxels).astype(np.float32))
+        for match, factor in ((None, 1), (louder, gain)):
+            made = translator.translate(louder, "T2w", match=match).voxels
+            error = np.abs(made - factor * scan.voxels)[inside].mean()
+            assert error < 0.01 * factor * np.ptp(scan.voxels)

@@ -71,7 +71,9 @@ class Translator:
             InputError: the scan is constant or empty, or no plausible brain was found in it.
         """
         to = self.choose_contrast(volume, to)
-        standard = standardise(volume, self.bundle.manifest.standard, mask)
+        other = self.bundle.source if to == self.bundle.target else self.bundle.target
+        levels = self.bundle.manifest.typical[other].levels
+        standard = standardise(volume, self.bundle.manifest.standard, mask, levels)
         made = self.translate_slices(standard.slices, to, foreground=standard.foreground)
         range_out = self._range_for(volume, standard, to, match)
         voxels = from_slices(range_out.restore(made), standard.grid).astype(np.float32)
@@ -129,7 +131,8 @@ class Translator:
             InputError: `match` is constant or empty.
         """
         if match is not None:
-            return standardise(match, self.bundle.manifest.standard).recipe
+            levels = self.bundle.manifest.typical[to].levels
+            return standardise(match, self.bundle.manifest.standard, None, levels).recipe
         return self.bundle.manifest.typical[to]
 
     def _engine_for(self, to: str) -> Engine:

@@ -37,6 +37,7 @@ from mrbridge.preparation.intensity import (
     foreground_mask,
     median_recipe,
 )
+from mrbridge.preparation.nyul import learned_levels, on_scale, rescaled
 from mrbridge.preparation.settings import PrepareSettings, StandardSettings
 from mrbridge.preparation.slice_range import SliceRange
 from mrbridge.preparation.split import Wish, split_scans
@@ -49,6 +50,7 @@ from mrbridge.preparation.store import (
     array_path,
     data_hash,
     is_store,
+    read_array,
     read_scan,
     write_manifest,
     write_scan,
@@ -96,13 +98,20 @@ class _Job:
     mask: Path | None = None
 
 
-def standardise(volume: Volume, settings: StandardSettings, mask: Volume | None = None) -> Standard:
+def standardise(
+    volume: Volume,
+    settings: StandardSettings,
+    mask: Volume | None = None,
+    levels: tuple[float, ...] = (),
+) -> Standard:
     """Bring a volume to axial slices of the wanted spacing and to intensities in [-1, 1].
 
     Args:
         volume: the scan.
         settings: what is done.
         mask: the brain mask that belongs to it, where `settings.brain` is `mask`.
+        levels: the standard scale of its contrast, where the intensities' method is `nyul` and one
+            was learned.
 
     Raises:
         InputError: the image is constant or empty, or no plausible brain was found in it.
@@ -127,10 +136,11 @@ def standardise(volume: Volume, settings: StandardSettings, mask: Volume | None 
     scored = settings.intensity.method == "zscore" and depth != 8  # those keep their range
     if scored and outside is None:
         outside = ~foreground
+    if outside is not None and not scored:
+        recipe = recipe.model_copy(update={"floor": FLOOR})
+    recipe = on_scale(recipe, levels)
     if outside is None:
         return Standard(recipe.normalise(raw), foreground, grid, recipe)
-    if not scored:
-        recipe = recipe.model_copy(update={"floor": FLOOR})
     slices = recipe.normalise(raw)
     slices[outside] = -1
     return Standard(slices, foreground | ~outside, grid, recipe, brain)
@@ -184,6 +194,8 @@ def prepare(
             wishes.append(Wish(outcome, job.scan.split))
     _check_contrasts(Counter(w.record.contrast for w in wishes), settings, failures)
     manifest = _manifest(wishes, failures, ignored, settings)
+    if settings.standard.intensity.method == "nyul":
+        manifest = _standard_scale(manifest, out, {job.id: job for job in jobs})
     _remove_others(out, {record.id for record in manifest.records})
     write_manifest(out, manifest)
     if failures:
@@ -417,6 +429,38 @@ def _manifest(
             for contrast in (settings.source, settings.target)
         },
     )
+
+
+def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, _Job]) -> Manifest:
+    """All scans on the scale of their contrast, which is learned of the training scans here."""
+    records: dict[str, ScanRecord] = {}
+    typical: dict[str, IntensityRecipe] = {}
+    for contrast in manifest.typical:
+        ours = [record for record in manifest.records if record.contrast == contrast]
+        train = [record.recipe for record in ours if record.segments.get("train")]
+        levels = learned_levels(train or [record.recipe for record in ours])
+        for record in ours:
+            records[record.id] = _rescaled(record, levels, out, jobs[record.id])
+        typical[contrast] = _typical([records[record.id] for record in ours])
+    placed = [records[record.id] for record in manifest.records]
+    return manifest.model_copy(update={"records": placed, "typical": typical})
+
+
+def _rescaled(record: ScanRecord, levels: tuple[float, ...], out: Path, job: _Job) -> ScanRecord:
+    """A scan whose array is brought onto a scale, unless it lies there."""
+    segments = {"segments": record.segments}
+    if record.recipe.levels == levels or not record.recipe.landmarks:
+        return record
+    if record.recipe.levels:  # of another scale: from the source again, to the bit as at first
+        shutil.rmtree(array_path(out, record.id))
+        anew = _prepare_scan(job)
+        assert anew is not None
+        record = anew
+    recipe = on_scale(record.recipe, levels)
+    values = rescaled(read_array(out, record), record.recipe, recipe)
+    record = record.model_copy(update={"recipe": recipe, "data_sha256": data_hash(values)})
+    write_scan(out, record, values)
+    return record.model_copy(update=segments)
 
 
 def _typical(records: list[ScanRecord]) -> IntensityRecipe:

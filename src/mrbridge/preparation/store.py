@@ -276,6 +276,13 @@ def read_scan(store: Path, id: str, key: str) -> ScanRecord | None:
         return None
 
 
+def read_array(store: Path, record: ScanRecord) -> NDArray[np.float16]:
+    """The slices of a scan that was just written, before there is a manifest."""
+    import zarr
+
+    return np.asarray(zarr.open_array(array_path(store, record.id), mode="r")[:])
+
+
 def write_manifest(store: Path, manifest: Manifest) -> None:
     """Write the manifest, which makes the store whole.
 
