@@ -70,7 +70,9 @@ def quick_phantom(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from mrbridge.data import simulated
 
-    def varied_subject(seed: int, index: int, spacing_mm: float) -> SimpleNamespace:
+    def varied_subject(
+        seed: int, index: int, spacing_mm: float, stripped: bool | None = None
+    ) -> SimpleNamespace:
         scans = {c: ellipsoids(seed % 1000 + index, c) for c in ("T1w", "T2w")}
         tops = {"T1w": 0.04, "T2w": 0.6}
         canonical = {

@@ -143,6 +143,12 @@ class TestErrors:
             (["evaluate", "-o", "y", "--register", "no"], "'off', 'rigid' or 'affine'"),
             (["prepare", ".", "-o", "store", "--register", "auto"], "'none', 'rigid' or 'affine'"),
             (["prepare", ".", "-o", "store", "--bias", "yes"], "'none' or 'n4'"),
+            (["prepare", ".", "-o", "store", "--brain", "bet"], "'auto', 'hd-bet' or 'mask'"),
+            (
+                ["prepare", ".", "-o", "store", "--intensity", "z"],
+                "'percentile', 'nyul' or 'zscore'",
+            ),
+            (["prepare", ".", "-o", "store", "--slices", "20:80"], "Write 20%:80%"),
             (["phantom", "-o", "x", "--set", "subject=3"], "did you mean 'subjects'"),
         ],
     )

@@ -132,8 +132,33 @@ def prepare(
             "affine [none].",
         ),
     ] = None,
+    brain: Annotated[
+        str | None,
+        typer.Option(
+            help="Leave the brain alone, all else becomes 0: none, auto, hd-bet (the program) or "
+            "mask (yours) [none]."
+        ),
+    ] = None,
+    brain_mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Where masks lie, from the scan's folder [{entities}_desc-brain_mask.nii.gz].",
+        ),
+    ] = None,
     bias: Annotated[
         str | None, typer.Option(help="Even out the coil's brightness: none or n4 [none].")
+    ] = None,
+    intensity: Annotated[
+        str | None,
+        typer.Option(help="How ranges are found: percentile, nyul or zscore [percentile]."),
+    ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM:TO",
+            help="Which slices: 20%:80% of those that show the head, or -40mm:60mm [all].",
+        ),
     ] = None,
     config: Config = None,
     assignments: Assignments = None,
@@ -148,9 +173,12 @@ def prepare(
     for path in source_paths:
         must_exist(path)
     crew = who_works(workers, dask)
-    named = {"source": source, "target": target, "registration": registration}
-    standard = None if bias is None else {"bias": bias}
-    changes = layered(config, assignments, named | {"standard": standard})
+    named = {"source": source, "target": target, "registration": registration, "slices": slices}
+    cleaned = {"brain": brain, "brain_mask": brain_mask, "bias": bias}
+    standard: dict[str, Any] = {key: value for key, value in cleaned.items() if value is not None}
+    if intensity is not None:
+        standard["intensity"] = {"method": intensity}
+    changes = layered(config, assignments, named | {"standard": standard or None})
     from mrbridge.preparation.pipeline import PrepareSettings
     from mrbridge.preparation.pipeline import prepare as run
 
@@ -167,12 +195,21 @@ def prepare(
             )
             for split in ("train", "val", "test")
         }
+    told["subjects"] = store.counts()
     words = ", ".join(
         f"{contrast} {told[contrast]['train']} slices to train, {told[contrast]['val']} to "
         f"validate, {told[contrast]['test']} to test"
         for contrast in (settings.source, settings.target)
     )
+    words += f"; {_spread_of(told['subjects'])}"
     answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
+
+
+def _spread_of(counts: dict[str, dict[str, int]]) -> str:
+    """How many slices subjects have, in words."""
+    sums = sorted(sum(of_one.values()) for of_one in counts.values())
+    several = f"{sums[0]} to {sums[-1]}" if sums[0] < sums[-1] else str(sums[0])
+    return f"{len(sums)} subject{'s' if len(sums) > 1 else ''} of {several} slices"
 
 
 @app.command(epilog="Example: mrbridge inspect study")

@@ -266,3 +266,68 @@ def test_what_preparation_evens_out_translation_evens_out_too(
         one, other = (translator.translate(scan, "T2w").voxels for scan in (plain, uneven))
         apart[name] = np.abs(one - other).mean()
     assert apart["n4"] < 0.5 * apart["none"]
+
+
+def test_a_model_of_brains_leaves_nothing_outside(
+    tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
+) -> None:
+    """What preparation takes away, translation takes away: the rest is 0, whatever it was."""
+    scan = make_scan(3, "T1w")
+    assert scan.affine is not None
+    large = np.diag([4.0, 4.0, 4.0, 1.0]) @ scan.affine  # a brain of litres in few voxels
+    scan = replace(scan, voxels=scan.voxels + 50, affine=large, header=None)
+    places = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in scan.voxels.shape]), 0)
+    inside = (places**2).sum(0).transpose(1, 0, 2) < 0.7
+    size = float(np.count_nonzero(inside)) * abs(np.linalg.det(large[:3, :3])) / 1e6
+    large[:3] *= (1.4 / size) ** (1 / 3)
+    scan = replace(scan, affine=large)
+    standard = StandardSettings(spacing_mm=None, brain="mask")
+    manifest = tiny_bundle.manifest.model_copy(update={"standard": standard})
+    translator = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
+    made = translator.translate(scan, "T2w", mask=Volume(inside.astype(np.uint8), large))
+    assert (made.voxels[~inside] == 0).all()
+    assert (made.voxels[inside] > 0).mean() > 0.5
+    with pytest.raises(InputError, match="no brain mask"):
+        translator.translate(scan, "T2w")
+
+
+def test_translation_counts_in_deviations_as_preparation_did(
+    tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
+) -> None:
+    """The network sees the same of a scan and of the scan with another gain: z-scores."""
+    scan = make_scan(3, "T1w")
+    brighter = replace(scan, voxels=(scan.voxels * 3.0).astype(np.float32))
+    standard = StandardSettings().changed({"intensity": {"method": "zscore"}})
+    manifest = tiny_bundle.manifest.model_copy(update={"standard": standard})
+    zscored = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
+    plain = Translator(tiny_bundle, "cpu")
+    one, other = (zscored.translate(each, "T2w").voxels for each in (scan, brighter))
+    np.testing.assert_allclose(one, other, atol=0.01 * np.ptp(one))
+    assert np.abs(one - plain.translate(scan, "T2w").voxels).max() > 0.05 * np.ptp(one)
+    back = zscored.translate(scan, "T2w", match=scan).voxels
+    recipe = standardise(scan, standard).recipe
+    inside = (scan.voxels > recipe.low) & (scan.voxels < recipe.high)
+    assert np.abs(back - scan.voxels)[inside].mean() < 0.02 * np.ptp(scan.voxels)
+
+
+def test_translation_brings_the_source_onto_its_scale_and_the_result_off_its_own(
+    tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
+) -> None:
+    """With an identity generator, of one scale for both: the scan comes back, whatever its gain."""
+    scan = make_scan(3, "T1w")
+    standard = StandardSettings().changed({"intensity": {"method": "nyul"}})
+    plain = standardise(scan, standard).recipe
+    levels = tuple(np.linspace(-0.9, 1, len(plain.landmarks)).tolist())
+    scaled = standardise(scan, standard, None, levels).recipe
+    assert scaled.levels == levels
+    manifest = tiny_bundle.manifest.model_copy(
+        update={"standard": standard, "typical": {"T1w": scaled, "T2w": scaled}}
+    )
+    translator = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
+    inside = (scan.voxels > scaled.low) & (scan.voxels < scaled.high)
+    for gain in (1, 4):
+        louder = replace(scan, voxels=(gain * scan.voxels).astype(np.float32))
+        for match, factor in ((None, 1), (louder, gain)):
+            made = translator.translate(louder, "T2w", match=match).voxels
+            error = np.abs(made - factor * scan.voxels)[inside].mean()
+            assert error < 0.01 * factor * np.ptp(scan.voxels)

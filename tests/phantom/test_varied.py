@@ -69,3 +69,15 @@ def test_fluid_is_dark_in_t1w_and_bright_in_t2w(subjects: list[VariedSubject]) -
         fluid = t2w > 0.55
         assert fluid.sum() > 50
         assert np.median(t1w[fluid]) < 0.6 * np.percentile(t1w[t1w > 0.01], 60)
+
+
+def test_chance_can_be_overruled_and_nothing_else_changes() -> None:
+    for index in (0, 1):
+        free = varied_subject(11, index, 8.0)
+        same, other = (
+            varied_subject(11, index, 8.0, wish) for wish in (free.stripped, not free.stripped)
+        )
+        assert other.stripped is not free.stripped
+        for contrast, scan in free.seen.items():
+            np.testing.assert_array_equal(scan.voxels, same.seen[contrast].voxels)
+            assert (other.seen[contrast].voxels == 0).mean() != (scan.voxels == 0).mean()

@@ -275,3 +275,52 @@ def test_a_floor_is_undone(low: float, width: float, floor: float) -> None:
 def test_the_floor_in_the_middle_of_several() -> None:
     some = [IntensityRecipe(low=0, high=10, floor=f) for f in (-0.8, -0.8, -1.0)]
     assert median_recipe(some).floor == -0.8
+
+
+class TestZscore:
+    settings = IntensitySettings(method="zscore")
+
+    def test_mean_and_deviation_of_the_foreground_are_the_same_in_all(self) -> None:
+        scan, inside = head(noise=5.0)
+        for factor, offset in ((1.0, 0.0), (7.5, 0.0), (0.2, 3.0)):
+            values = (scan * factor + offset).astype(np.float32)
+            recipe = find_recipe(values, inside, self.settings)
+            exact = (values[inside] - values[inside].mean()) / (3 * values[inside].std())
+            within = (exact < 1) & (values[inside] > recipe.low)
+            assert within.mean() > 0.9
+            np.testing.assert_allclose(
+                recipe.normalise(values)[inside][within], exact[within], atol=1e-4
+            )
+            np.testing.assert_allclose(
+                recipe.restore(recipe.normalise(values))[inside][within],
+                values[inside][within],
+                rtol=1e-4,
+                atol=1e-3 * factor,
+            )
+
+    def test_another_limit_spreads_less(self) -> None:
+        scan, inside = head()
+        wide = IntensitySettings(method="zscore", zscore_limit=6)
+        near, far = (find_recipe(scan, inside, one) for one in (self.settings, wide))
+        middle = scan[inside].mean()
+        deviation = scan[inside].std()
+        for offset in (0.5 * deviation, deviation):
+            value = np.array([middle + offset], np.float32)
+            ratio = far.normalise(value) / near.normalise(value)
+            assert ratio == pytest.approx(0.5, rel=1e-3)
+
+    def test_what_is_no_foreground_is_black(self) -> None:
+        scan, _ = head(noise=5.0)
+        volume = Volume(scan.transpose(2, 1, 0), np.eye(4))
+        wanted = StandardSettings(spacing_mm=None, intensity=self.settings)
+        standard = standardise(volume, wanted)
+        assert (standard.slices[~standard.foreground] == -1).all()
+        assert abs(float(standard.slices[standard.foreground].mean())) < 0.1
+        plain = standardise(volume, StandardSettings(spacing_mm=None))
+        assert (plain.slices[~plain.foreground] > -1).any()
+
+    def test_a_flat_foreground_has_no_scores(self) -> None:
+        flat = np.zeros((1, 20, 20), np.float32)
+        flat[0, 5:15, 5:15] = 100
+        with pytest.raises(InputError, match="nothing above"):
+            find_recipe(flat, flat > 0, self.settings)

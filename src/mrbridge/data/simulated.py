@@ -91,13 +91,16 @@ class SimulatedPairs:
             straight = IntensitySettings(knee_percentile=100)
             spacing = _FIELD_OF_VIEW_MM / image_size
             standard = StandardSettings(spacing_mm=spacing, intensity=straight)
+        # What lies outside the brain is not even simulated, where the store does not have it.
+        stripped = True if standard.brain != "none" else None
+        simulated = standard.model_copy(update={"brain": "none"})
         key = _key(standard, source, target, image_size, subjects, seed)
         kept = None if cache is None else _kept(cache, key)
         if kept is None:
             groups = [
                 subject_groups(
-                    varied_subject(_SEED + seed, index, standard.spacing_mm or 1.0),
-                    standard,
+                    varied_subject(_SEED + seed, index, standard.spacing_mm or 1.0, stripped),
+                    simulated,
                     (source, target),
                     image_size,
                 )

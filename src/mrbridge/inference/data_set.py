@@ -243,8 +243,11 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
     made_of = fingerprint(scan.path, plan.bundle.hash, plan.options)
     other = difference(output, made_of)
     metadata = read_metadata(scan.path, plan.root)
+    facts = still_true(metadata)
+    if plan.bundle.manifest.standard.brain != "none":
+        facts["SkullStripped"] = True  # whatever the source is
     if other == "" and not overwrite:
-        _refresh(sidecar_path(output), still_true(metadata))
+        _refresh(sidecar_path(output), facts)
         return Outcome(scan.path, output, plan.contrasts[1], skipped=True, made_of=made_of)
     if other and not overwrite:
         raise OutputError(
@@ -253,7 +256,7 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
     synthesis = make(scan.path, metadata.get("SyntheticData") is True)
     write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
     told = provenance(plan.bundle, synthesis, uri(scan.path, plan.root))
-    told |= still_true(metadata)
+    told |= facts
     if "SkullStripped" not in told and shows_more_than_a_brain(synthesis.source):
         told["SkullStripped"] = False
     if "SkullStripped" not in told:

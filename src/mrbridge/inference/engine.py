@@ -56,7 +56,12 @@ class Translator:
         return Elsewhere(model, self.bundle.hash, self.device.type, self.engine)
 
     def translate(
-        self, volume: Volume, to: str | None = None, *, match: Volume | None = None
+        self,
+        volume: Volume,
+        to: str | None = None,
+        *,
+        match: Volume | None = None,
+        mask: Volume | None = None,
     ) -> Volume:
         """Translate a scan; the result lies on its grid, with its header.
 
@@ -66,22 +71,27 @@ class Translator:
                 known to be of the target contrast.
             match: a scan of the wanted contrast whose range of intensities the result gets,
                 instead of the range that is typical for the training data.
+            mask: the brain mask that belongs to the scan, for models that want one.
 
         Returns:
             float32 voxels, finite; marked as synthetic. Voxels that are exactly zero outside the
-            anatomy stay zero.
+            anatomy stay zero; where the model was trained on brains alone, all outside is zero.
 
         Raises:
             SettingsError: the bundle does not make this contrast.
-            InputError: the scan is constant or empty.
+            InputError: the scan is constant or empty, or no plausible brain was found in it.
         """
         to = self.choose_contrast(volume, to)
-        standard = standardise(volume, self.bundle.manifest.standard)
+        other = self.bundle.source if to == self.bundle.target else self.bundle.target
+        levels = self.bundle.manifest.typical[other].levels
+        standard = standardise(volume, self.bundle.manifest.standard, mask, levels)
         made = self.translate_slices(standard.slices, to, foreground=standard.foreground)
         range_out = self._range_for(volume, standard, to, match)
         voxels = from_slices(range_out.restore(made), standard.grid).astype(np.float32)
         background = from_slices((~standard.foreground).astype(np.float32), standard.grid) > 0.5
         voxels[background & (volume.voxels == 0)] = 0
+        if standard.brain is not None:
+            voxels[~standard.brain] = 0
         return replace(volume, voxels=voxels, contrast=to, synthetic=True)
 
     def translate_slices(
@@ -132,7 +142,8 @@ class Translator:
             InputError: `match` is constant or empty.
         """
         if match is not None:
-            return standardise(match, self.bundle.manifest.standard).recipe
+            levels = self.bundle.manifest.typical[to].levels
+            return standardise(match, self.bundle.manifest.standard, None, levels).recipe
         return self.bundle.manifest.typical[to]
 
     def _engine_for(self, to: str) -> Engine:

@@ -63,6 +63,8 @@ def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, A
         "SpatialReference": source,
         "GeneratedBy": [maker],
     }
+    if bundle.manifest.standard.brain != "none":
+        told["SkullStripped"] = True
     if synthesis.rounding is not None:
         told["Rounding"] = synthesis.rounding.told()
     return told

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
 from mrbridge.errors import (
@@ -31,6 +33,7 @@ from mrbridge.io.formats import is_picture
 from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.models import unnamed
+from mrbridge.preparation.brain import find_brain, mask_path
 from mrbridge.scale import Workers, map_scans, reachable, stays_here
 from mrbridge.volume import Volume
 
@@ -138,7 +141,7 @@ def translate(
         translator.bundle.must_make(to)
     reference = None
     if match is not None:
-        reference = read(match) if isinstance(match, str | Path) else as_volume(match)
+        reference = _reference(translator, match)
     job = _Job(translator, to, reference, force, volume, assume, dtype)
     selection = select(participants, sessions, bids_filter)
     if isinstance(image, str | Path):
@@ -247,8 +250,9 @@ def _synthesise(job: _Job, scan: Volume, path: Path | None) -> Synthesis:
         raise SettingsError(
             "a picture keeps its depth", path=path, remedy="Leave the number type to volumes."
         )
+    mask = _mask(job.translator, path)
     try:
-        made = job.translator.translate(scan, to, match=job.match)
+        made = job.translator.translate(scan, to, match=job.match, mask=mask)
     except InputError as error:  # of the voxels alone, which know no file
         raise InputError(error.what, path=error.path or path, remedy=error.remedy) from error
     rounding: Rounding | None = None
@@ -260,6 +264,26 @@ def _synthesise(job: _Job, scan: Volume, path: Path | None) -> Synthesis:
             *(rounding.dtype, rounding.factor, rounding.clipped),
         )
     return Synthesis(scan, made, to, rounding)
+
+
+def _reference(translator: Translator, match: Any) -> Volume:
+    """What is to be matched, its brain alone where a mask beside it and the model say so."""
+    if not isinstance(match, str | Path):
+        return as_volume(match)
+    scan, mask = read(match), _mask(translator, Path(match))
+    if mask is None:
+        return scan
+    inside = find_brain(scan, "mask", mask)
+    return replace(scan, voxels=np.where(inside, scan.voxels, 0).astype(scan.voxels.dtype))
+
+
+def _mask(translator: Translator, path: Path | None) -> Volume | None:
+    """The brain mask that lies beside a scan, where the model was trained on brains so masked."""
+    standard = translator.bundle.manifest.standard
+    if standard.brain != "mask" or path is None or not path.is_file():
+        return None
+    found = mask_path(path, standard.brain_mask)
+    return None if found is None else read(found)
 
 
 def _dicom(

@@ -84,10 +84,13 @@ class VariedSubject:
     stripped: bool
 
 
-def varied_subject(seed: int, index: int, spacing_mm: float = 1.0) -> VariedSubject:
+def varied_subject(
+    seed: int, index: int, spacing_mm: float = 1.0, stripped: bool | None = None
+) -> VariedSubject:
     """Subject `index` (from 0) of an endless sequence; the same whenever it is called.
 
-    A voxel size of 1 mm takes about ten seconds, besides a few for the first.
+    `stripped` leaves the brain alone, or not; None leaves it to chance. A voxel size of 1 mm takes
+    about ten seconds, besides a few for the first.
     """
     shape_rng, look_rng, lesion_rng, t1w_rng, t2w_rng, fat_rng = np.random.default_rng(
         [seed, index]
@@ -96,7 +99,8 @@ def varied_subject(seed: int, index: int, spacing_mm: float = 1.0) -> VariedSubj
     where = deformation(shape_rng, head, head.grid, look_rng.uniform(*_WIDENING_MM))
     halo = look_rng.uniform(*_HALO) if look_rng.random() < _HALO_OFTEN else 1.0
     lesions = Lesions.draw(lesion_rng, _LESIONS, head, t1_ratio=_T1_OF_LESIONS, halo=halo)
-    stripped = bool(look_rng.random() < _STRIPPED)
+    chance = bool(look_rng.random() < _STRIPPED)
+    stripped = chance if stripped is None else stripped
     thickness = look_rng.uniform(*_THICKNESS_MM) if look_rng.random() < _THICK else 0.0
     grid = Grid.over_field_of_view((spacing_mm, spacing_mm, max(spacing_mm, thickness)))
     sequences = _draw_t1_weighted(look_rng), _draw_t2_weighted(look_rng)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ _BLANK_MARGIN = 1.08
 """How much larger than the foreground what is not blank may be: 1.00 to 1.01 times in stripped
 brains of open-ms-mni, 1.16 to 1.25 times in whole heads of open-ms-raw with partly zeroed air."""
 
+_DECILES = tuple(range(10, 100, 10))
+
 KNEE_LEVEL = 0.6
 """What a recipe's knee becomes: tissue gets 80 % of [-1, 1], the bright tail the rest."""
 
@@ -35,12 +37,17 @@ class IntensityRecipe(Settings):
     Where everything around the anatomy was set to zero, `low` goes to a `floor` above -1 (and the
     knee, its level and the rest of the range move up in proportion): -1 then says "outside", and
     fluid that is as black as the outside can be told from it.
+
+    `levels`, where there are any, replace all that: the `landmarks` go to them, straight lines
+    between, and what lies beyond the ends to the ends. See `nyul`.
     """
 
     low: float
     high: float
     knee: float | None = None
     floor: float = Field(default=-1.0, ge=-1, lt=0)
+    landmarks: tuple[float, ...] = ()
+    levels: tuple[float, ...] = ()
 
     @property
     def bend(self) -> float:
@@ -60,6 +67,8 @@ class IntensityRecipe(Settings):
     def normalise(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Intensities of any shape to float32 in [-1, 1]; what lies outside is clipped."""
         values = values.astype(np.float32, copy=False)
+        if self.levels:
+            return np.interp(values, self.landmarks, self.levels).astype(np.float32)
         pieces = [
             (values - np.float32(start)) * np.float32(slope) + np.float32(level)
             for start, level, slope in self._lines()
@@ -77,8 +86,11 @@ class IntensityRecipe(Settings):
         return (values - np.float32(self.floor)) * np.float32(2 / (1 - self.floor)) - 1
 
     def restore(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """The inverse of `normalise`, not clipped; what is below the floor gives exactly `low`."""
+        """The inverse of `normalise`; what is below the floor gives exactly `low`. Only `levels`
+        clip."""
         values = values.astype(np.float32, copy=False)
+        if self.levels:
+            return np.interp(values, self.levels, self.landmarks).astype(np.float32)
         if self.floor != -1:
             values = np.maximum(self._lowered(values), np.float32(-1))
         pieces = [
@@ -98,22 +110,34 @@ def median_recipe(recipes: Sequence[IntensityRecipe]) -> IntensityRecipe:
         low=low, high=high, floor=float(np.median([r.floor for r in recipes]))
     )
     bends = low < knee < typical.bend * (1 - 1e-9)
-    return typical.model_copy(update={"knee": knee}) if bends else typical
+    if bends:
+        typical = typical.model_copy(update={"knee": knee})
+    if not all(r.levels and r.levels == recipes[0].levels for r in recipes):
+        return typical
+    middle = np.median([r.landmarks for r in recipes], axis=0).tolist()
+    return typical.model_copy(update={"landmarks": tuple(middle), "levels": recipes[0].levels})
 
 
 class IntensitySettings(Settings):
     """How a recipe is found.
 
     Attributes:
+        method: `percentile` takes the range from background to bright tissue; `zscore` counts from
+            the foreground's mean in its standard deviations, and what is not foreground becomes -1;
+            `nyul` brings the deciles of all scans of a contrast to where those of the training
+            scans lie on average.
         lower_percentile: of all voxels; it is the background.
         upper_percentile: of the foreground; what is brighter is clipped (vessels, spikes).
         knee_percentile: of the foreground; where it lies below 80 % of the range, the range bends
             there. 100 never bends.
+        zscore_limit: standard deviations above (or below) the mean that become 1 (or -1).
     """
 
+    method: Literal["percentile", "nyul", "zscore"] = "percentile"
     lower_percentile: float = Field(1.0, ge=0, le=50)
     upper_percentile: float = Field(99.5, gt=50, le=100)
     knee_percentile: float = Field(90.0, gt=50, le=100)
+    zscore_limit: float = Field(3.0, gt=0)
 
 
 def find_recipe(
@@ -144,6 +168,8 @@ def find_recipe(
         # that was set to zero, and the outside is what must become -1.
         low = 0.0
     inside = voxels[foreground]
+    if settings.method == "zscore":
+        return _zscore(inside, low, settings.zscore_limit)
     high = float(np.percentile(inside, settings.upper_percentile)) if inside.size else low
     if not high > low:
         high = float(voxels.max())
@@ -151,7 +177,30 @@ def find_recipe(
         raise InputError("shows nothing above its background", remedy="Leave it out.")
     recipe = IntensityRecipe(low=low, high=high)
     knee = float(np.percentile(inside, settings.knee_percentile)) if inside.size else high
-    return recipe.model_copy(update={"knee": knee}) if low < knee < recipe.bend else recipe
+    if low < knee < recipe.bend:
+        recipe = recipe.model_copy(update={"knee": knee})
+    if settings.method != "nyul" or not inside.size:
+        return recipe
+    deciles = np.clip(np.percentile(inside, _DECILES), low, high)
+    return recipe.model_copy(update={"landmarks": rising([low, *deciles.tolist(), high])})
+
+
+def rising(values: Sequence[float]) -> tuple[float, ...]:
+    """Numbers that rise or stay, moved apart by a millionth of their range where they stay."""
+    steps = np.arange(len(values)) * 1e-6
+    apart = np.maximum.accumulate(values) + steps * (values[-1] - values[0])
+    return tuple(float(value) for value in apart)
+
+
+def _zscore(inside: NDArray[np.float32], background: float, limit: float) -> IntensityRecipe:
+    """The straight line that makes (value - mean) / (limit * standard deviation) of a value; it
+    begins at the background, below which no tissue lies."""
+    mean = float(inside.mean(dtype=np.float64)) if inside.size else 0.0
+    unit = limit * float(inside.std(dtype=np.float64)) if inside.size else 0.0
+    low = max(background, mean - unit)
+    if not (unit > 0 and low < mean):
+        raise InputError("shows nothing above its background", remedy="Leave it out.")
+    return IntensityRecipe(low=low, high=mean + unit, floor=max(-1.0, (low - mean) / unit))
 
 
 def blank_outside(

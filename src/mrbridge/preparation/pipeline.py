@@ -1,8 +1,4 @@
-"""From any supported input to a store.
-
-`standardise` is what a scan goes through, in training and in translation alike; `prepare` does it
-to a whole data set.
-"""
+"""From any supported input to a store."""
 
 from __future__ import annotations
 
@@ -17,27 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mrbridge import scale
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
 from mrbridge.io import read
 from mrbridge.io.bids import FoundScans, Scan, find_scans, parse_name
 from mrbridge.io.formats import is_picture
-from mrbridge.io.picture import PictureHeader
 from mrbridge.io.safety import sha256_of, sweep
-from mrbridge.preparation.bias import without_bias
-from mrbridge.preparation.geometry import SliceGrid, to_slices
-from mrbridge.preparation.intensity import (
-    FLOOR,
-    IntensityRecipe,
-    blank_outside,
-    find_recipe,
-    foreground_mask,
-    median_recipe,
-)
+from mrbridge.preparation.brain import check_pattern, hd_bet_program, litres, mask_path
+from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
+from mrbridge.preparation.nyul import learned_levels, on_scale, rescaled
 from mrbridge.preparation.settings import PrepareSettings, StandardSettings
+from mrbridge.preparation.slice_range import SliceRange
 from mrbridge.preparation.split import Wish, split_scans
+from mrbridge.preparation.standard import Standard, standardise
 from mrbridge.preparation.store import (
     FORMAT,
     Manifest,
@@ -47,6 +36,7 @@ from mrbridge.preparation.store import (
     array_path,
     data_hash,
     is_store,
+    read_array,
     read_scan,
     write_manifest,
     write_scan,
@@ -62,53 +52,16 @@ _SLOW_IMPORTS = ("torch", "zarr")  # by resampling and by the store, where they 
 
 
 @dataclass(frozen=True)
-class Standard:
-    """A scan as networks see it.
-
-    Attributes:
-        slices: float32 in [-1, 1], (slices, rows, columns), see `geometry`.
-        foreground: where the head is, same shape.
-        grid: the way back to the source's voxels.
-        recipe: the way back to the source's intensities.
-    """
-
-    slices: NDArray[np.float32]
-    foreground: NDArray[np.bool_]
-    grid: SliceGrid
-    recipe: IntensityRecipe
-
-
-@dataclass(frozen=True)
 class _Job:
-    """`reference`: the scan that this one is to be registered to, if any."""
+    """`reference`: the scan that this one is to be registered to, if any; `mask`: its brain mask,
+    where the user gave one."""
 
     scan: Scan
     id: str
     store: Path
     settings: PrepareSettings
     reference: Scan | None = None
-
-
-def standardise(volume: Volume, settings: StandardSettings) -> Standard:
-    """Bring a volume to axial slices of the wanted spacing and to intensities in [-1, 1].
-
-    Raises:
-        InputError: the image is constant or empty.
-    """
-    raw, grid = to_slices(volume, settings.spacing_mm)
-    foreground = foreground_mask(raw)
-    if settings.bias == "n4":
-        raw = without_bias(raw, foreground, grid.spacing)
-        foreground = foreground_mask(raw)
-    depth = volume.header.depth if isinstance(volume.header, PictureHeader) else None
-    recipe = find_recipe(raw, foreground, settings.intensity, depth)
-    outside = blank_outside(raw, foreground) if depth is None else None
-    if outside is None:
-        return Standard(recipe.normalise(raw), foreground, grid, recipe)
-    recipe = recipe.model_copy(update={"floor": FLOOR})
-    slices = recipe.normalise(raw)
-    slices[outside] = -1
-    return Standard(slices, foreground | ~outside, grid, recipe)
+    mask: Path | None = None
 
 
 def prepare(
@@ -138,6 +91,9 @@ def prepare(
     """
     settings = settings or PrepareSettings()
     source, out = scale.reachable(source, workers), Path(scale.reachable(out, workers))
+    if settings.standard.brain == "hd-bet":
+        hd_bet_program()  # once, not for each scan
+    check_pattern(settings.standard.brain_mask)
     found = _find(source, out, settings)
     _make_ready(out)
     jobs = _jobs(found.scans, out, settings)
@@ -159,6 +115,8 @@ def prepare(
             wishes.append(Wish(outcome, job.scan.split))
     _check_contrasts(Counter(w.record.contrast for w in wishes), settings, failures)
     manifest = _manifest(wishes, failures, ignored, settings)
+    if settings.standard.intensity.method == "nyul":
+        manifest = _standard_scale(manifest, out, {job.id: job for job in jobs})
     _remove_others(out, {record.id for record in manifest.records})
     write_manifest(out, manifest)
     if failures:
@@ -224,7 +182,10 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[_Job]
         reference = None
         if scan.contrast == settings.target:
             reference = references.get((scan.subject, scan.session))
-        jobs.append(_Job(scan, id, out, settings, reference))
+        mask = None
+        if settings.standard.brain == "mask" and scan.series is None:
+            mask = mask_path(scan.path, settings.standard.brain_mask)
+        jobs.append(_Job(scan, id, out, settings, reference, mask))
     return jobs
 
 
@@ -268,10 +229,20 @@ def _prepare_scan(job: _Job) -> ScanRecord | None:
         raise InputError("is synthetic", path=scan.path, remedy="Train on acquired scans only.")
     if volume.is_picture and volume.voxels.min() == volume.voxels.max():
         return None
-    volume, registration = _registered(volume, job)
-    standard = standardise(volume, settings.standard)
+    mask = None if job.mask is None else read(job.mask)
+    volume, mask, registration = _registered(volume, mask, job)
+    standard = standardise(volume, settings.standard, mask)
     filled = standard.foreground.mean(axis=(1, 2)) >= settings.min_foreground
-    kept = np.flatnonzero(filled)
+    wanted = filled
+    if settings.slices is not None:
+        wanted = filled & SliceRange.parse(settings.slices).holds(filled, standard.grid)
+    kept = np.flatnonzero(wanted)
+    if filled.any() and not kept.size:
+        raise InputError(
+            f"no slice that shows the head lies within {settings.slices}",
+            path=scan.path,
+            remedy="Leave it out, or widen the range.",
+        )
     if not kept.size:
         if volume.is_picture:
             return None
@@ -296,19 +267,23 @@ def _prepare_scan(job: _Job) -> ScanRecord | None:
         grid_hash=standard.grid.hash,
         recipe=standard.recipe,
         registration=registration,
+        brain_litres=None if standard.brain is None else round(litres(standard.brain, volume), 4),
     )
     write_scan(job.store, record, values)
     return record
 
 
-def _registered(volume: Volume, job: _Job) -> tuple[Volume, dict[str, Any] | None]:
-    """The scan on the grid of its reference, and how it came there, as the record tells it.
+def _registered(
+    volume: Volume, mask: Volume | None, job: _Job
+) -> tuple[Volume, Volume | None, dict[str, Any] | None]:
+    """The scan and its mask on the grid of its reference, and how they came there, as the record
+    tells it.
 
     Raises:
         InputError: registration did not converge.
     """
     if job.reference is None:
-        return volume, None
+        return volume, mask, None
     from mrbridge.preparation.register import Kind, register
     from mrbridge.preparation.resample import resample
 
@@ -316,7 +291,9 @@ def _registered(volume: Volume, job: _Job) -> tuple[Volume, dict[str, Any] | Non
     kind: Kind = "affine" if job.settings.registration == "affine" else "rigid"
     found = register(volume, reference, kind, job.settings.seed)
     moved = resample(volume, reference, found.transform)
-    return moved, {"reference": job.reference.name} | found.as_json()
+    if mask is not None:
+        mask = resample(mask, reference, found.transform, "nearest")
+    return moved, mask, {"reference": job.reference.name} | found.as_json()
 
 
 def _source_sha256(scan: Scan) -> str:
@@ -339,6 +316,10 @@ def _key(source_sha256: str, job: _Job) -> str:
     ]
     if job.reference is not None:
         told.append([settings.registration, settings.seed, _source_sha256(job.reference)])
+    if settings.slices is not None:
+        told.append(["slices", settings.slices])
+    if job.mask is not None:
+        told.append(["mask", sha256_of(job.mask)])
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
@@ -369,6 +350,38 @@ def _manifest(
             for contrast in (settings.source, settings.target)
         },
     )
+
+
+def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, _Job]) -> Manifest:
+    """All scans on the scale of their contrast, which is learned of the training scans here."""
+    records: dict[str, ScanRecord] = {}
+    typical: dict[str, IntensityRecipe] = {}
+    for contrast in manifest.typical:
+        ours = [record for record in manifest.records if record.contrast == contrast]
+        train = [record.recipe for record in ours if record.segments.get("train")]
+        levels = learned_levels(train or [record.recipe for record in ours])
+        for record in ours:
+            records[record.id] = _rescaled(record, levels, out, jobs[record.id])
+        typical[contrast] = _typical([records[record.id] for record in ours])
+    placed = [records[record.id] for record in manifest.records]
+    return manifest.model_copy(update={"records": placed, "typical": typical})
+
+
+def _rescaled(record: ScanRecord, levels: tuple[float, ...], out: Path, job: _Job) -> ScanRecord:
+    """A scan whose array is brought onto a scale, unless it lies there."""
+    segments = {"segments": record.segments}
+    if record.recipe.levels == levels or not record.recipe.landmarks:
+        return record
+    if record.recipe.levels:  # of another scale: from the source again, to the bit as at first
+        shutil.rmtree(array_path(out, record.id))
+        anew = _prepare_scan(job)
+        assert anew is not None
+        record = anew
+    recipe = on_scale(record.recipe, levels)
+    values = rescaled(read_array(out, record), record.recipe, recipe)
+    record = record.model_copy(update={"recipe": recipe, "data_sha256": data_hash(values)})
+    write_scan(out, record, values)
+    return record.model_copy(update=segments)
 
 
 def _typical(records: list[ScanRecord]) -> IntensityRecipe:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from mrbridge.errors import SettingsError
 from mrbridge.preparation.intensity import IntensitySettings
+from mrbridge.preparation.slice_range import SliceRange
 from mrbridge.settings import Settings
 from mrbridge.volume import CONTRASTS
 
@@ -17,12 +18,19 @@ class StandardSettings(Settings):
 
     Attributes:
         spacing_mm: in-plane spacing to resample volumes to; None keeps each scan's own.
+        brain: `auto`, `hd-bet` and `mask` leave the brain alone: all outside becomes 0, and in the
+            synthesis, too. `auto` finds it by the template of the ICBM, `hd-bet` by the program of
+            that name, `mask` takes masks that lie beside the scans.
+        brain_mask: for `mask`, where: a path from the scan's folder, with `{stem}` (its name
+            without extension) or `{entities}` (that without its contrast, too) in it.
         bias: `n4` divides each scan by the smooth field of its receiving coil, as found by N4. The
             field of an input is not put onto its synthesis.
         intensity: how the intensity range is found.
     """
 
     spacing_mm: float | None = Field(1.0, gt=0)
+    brain: Literal["none", "auto", "hd-bet", "mask"] = "none"
+    brain_mask: str = "{entities}_desc-brain_mask.nii.gz"
     bias: Literal["none", "n4"] = "none"
     intensity: IntensitySettings = IntensitySettings()
 
@@ -37,6 +45,8 @@ class PrepareSettings(Settings):
         standard: what every scan goes through.
         min_foreground: share of a slice's pixels that must show the head; emptier ones are left
             out.
+        slices: which of the others: `20%:80%` of those that show the head, from the lowest to the
+            highest, or `-40mm:60mm` along the third axis of each scan's own space; None takes all.
         validation_share, test_share: of the subjects; where there are too few, validation is a
             block of slices and there is no test split.
         gap: neighbouring slices that are dropped on either side of such a block.
@@ -48,6 +58,7 @@ class PrepareSettings(Settings):
     registration: Literal["none", "rigid", "affine"] = "none"
     standard: StandardSettings = StandardSettings()
     min_foreground: float = Field(0.02, ge=0, lt=1)
+    slices: str | None = None
     validation_share: float = Field(0.1, ge=0, lt=1)
     test_share: float = Field(0.1, ge=0, lt=1)
     gap: int = Field(3, ge=0)
@@ -64,4 +75,6 @@ class PrepareSettings(Settings):
             raise SettingsError(
                 f"source and target are both {self.source}", remedy="Choose two contrasts."
             )
+        if self.slices is not None:
+            SliceRange.parse(self.slices)
         return self

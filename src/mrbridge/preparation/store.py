@@ -49,6 +49,7 @@ class ScanRecord(Settings):
         recipe: the intensity range.
         registration: how the scan was brought onto the grid of its subject's source scan: the
             file's name, and what `Registration.as_json` tells; None where it was not.
+        brain_litres: the volume of the brain, where all else was taken away; None where it was not.
         segments: split (`train`, `val`, `test`) to half-open ranges of the array's slices.
     """
 
@@ -66,6 +67,7 @@ class ScanRecord(Settings):
     grid_hash: str
     recipe: IntensityRecipe
     registration: dict[str, Any] | None = None
+    brain_litres: float | None = None
     segments: dict[str, list[Range]] = Field(default_factory=dict)
 
     @property
@@ -136,6 +138,14 @@ class Store:
             if (contrast is None or record.contrast == contrast)
             and (split is None or record.segments.get(split))
         ]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Slices of each subject by contrast; scans of nobody count as those of `unknown`."""
+        result: dict[str, dict[str, int]] = {}
+        for record in self.records():
+            of_one = result.setdefault(record.subject or "unknown", {})
+            of_one[record.contrast] = of_one.get(record.contrast, 0) + record.shape[0]
+        return result
 
     def slices(self, record: ScanRecord) -> NDArray[np.float16]:
         """All slices of a scan: float16, (slices, rows, columns), in [-1, 1].
@@ -264,6 +274,13 @@ def read_scan(store: Path, id: str, key: str) -> ScanRecord | None:
         return record if data_hash(np.asarray(array[:])) == record.data_sha256 else None
     except Exception:  # absent or damaged in any way: it is made anew
         return None
+
+
+def read_array(store: Path, record: ScanRecord) -> NDArray[np.float16]:
+    """The slices of a scan that was just written, before there is a manifest."""
+    import zarr
+
+    return np.asarray(zarr.open_array(array_path(store, record.id), mode="r")[:])
 
 
 def write_manifest(store: Path, manifest: Manifest) -> None:
