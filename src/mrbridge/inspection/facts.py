@@ -30,7 +30,7 @@ BINS = 64
 _MARGIN = 3  # pixels away from the anatomy's edge, where noise and sharpness are measured
 _MEASURED = 12  # slices, evenly spread, in which they are
 _FAR = 0.01  # of all pixels: fewer foreground pixels than this are no slice to judge
-_TOUCH = 0.1  # of a side of the picture that anatomy must cover to count as cut off there
+_TOUCH = 0.2  # of a side of the picture that anatomy must cover: a round head that is cut by 3 mm
 
 
 @dataclass(frozen=True)

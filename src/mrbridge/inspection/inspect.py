@@ -172,7 +172,14 @@ def _jobs(path: Path) -> tuple[str, list[Job], list[tuple[str, str]]]:
     root = path if path.is_dir() else path.parent
     ignored = [(_below(file, root), reason) for file, reason in found.ignored]
     form = "dicom" if is_dicom(path) else "files"
-    return form, [Job(_name(scan, root), scan, allow_gaps=True) for scan in found.scans], ignored
+    names: Counter[str] = Counter()
+    jobs = []
+    for scan in found.scans:
+        name = _name(scan, root)
+        names[name] += 1  # a table may name a file twice
+        unique = name if names[name] == 1 else f"{name} ({names[name]})"
+        jobs.append(Job(unique, scan, allow_gaps=True))
+    return form, jobs, ignored
 
 
 def _name(scan: Scan, root: Path) -> str:
