@@ -32,6 +32,7 @@ _SAME = 0.95
 neighbouring slices of one head, 1 mm apart, reach 0.99."""
 _BLUR = 3.0  # pixels of a thumbnail; coarser structure is alike in all heads
 _AT_ONCE = 512  # hashes that are compared with all others together
+_NEIGHBOURS = 16  # scans that one scan is compared with more closely
 
 
 def find_alike(facts: Sequence[Facts]) -> list[Finding]:
@@ -58,17 +59,32 @@ def near_duplicates(
     if len(thumbnails) < 2:
         return []
     hashes = np.stack([_hash(one) for one in thumbnails])
-    result = []
-    for start in range(0, len(hashes), _AT_ONCE):
-        part = hashes[start : start + _AT_ONCE]
-        apart = np.zeros((len(part), len(hashes)), np.uint16)
-        for word in range(hashes.shape[1]):
-            apart += np.bitwise_count(part[:, None, word] ^ hashes[None, :, word])
-        for row, column in zip(*np.nonzero(apart <= _BITS_APART), strict=True):
-            i, j = start + int(row), int(column)
-            if i < j and (likeness := _likeness(thumbnails[i], thumbnails[j])) >= _SAME:
-                result.append((i, j, likeness))
-    return result
+    candidates = [
+        pair for start in range(0, len(hashes), _AT_ONCE) for pair in _nearest(hashes, start)
+    ]
+    # Half precision halves the memory of a data set in which everything is alike.
+    fine = {n: _fine(thumbnails[n]) for n in sorted({n for pair in candidates for n in pair})}
+    likeness = [float(np.vdot(fine[i].astype(np.float32), fine[j])) for i, j in candidates]
+    return [
+        (i, j, like) for (i, j), like in zip(candidates, likeness, strict=True) if like >= _SAME
+    ]
+
+
+def _nearest(hashes: NDArray[np.uint64], start: int) -> list[tuple[int, int]]:
+    """Pairs i < j of nearly equal hashes, for `_AT_ONCE` numbers i from `start` on; of each i the
+    `_NEIGHBOURS` nearest only, so that work grows with the number of scans however alike they are.
+    """
+    part = hashes[start : start + _AT_ONCE]
+    apart = np.zeros((len(part), len(hashes)), np.uint16)
+    for word in range(hashes.shape[1]):
+        apart += np.bitwise_count(part[:, None, word] ^ hashes[None, :, word])
+    pairs = []
+    for row, distances in enumerate(apart):
+        later = np.flatnonzero(distances <= _BITS_APART)
+        later = later[later > start + row]
+        order = np.argsort(distances[later], kind="stable")[:_NEIGHBOURS]
+        pairs += [(start + row, int(j)) for j in sorted(later[order])]
+    return pairs
 
 
 def _hash(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -77,21 +93,20 @@ def _hash(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.packbits(waves > waves[0]).view(np.uint64)
 
 
-def _likeness(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    fine = []
-    for image in (one, other):
-        values = image.astype(np.float32)
-        values -= ndimage.gaussian_filter(values, _BLUR)
-        values -= values.mean()
-        fine.append(values / max(float(np.linalg.norm(values)), 1e-6))
-    return float((fine[0] * fine[1]).sum())
+def _fine(thumbnail: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """Its fine structure, as a vector of length 1."""
+    values = thumbnail.astype(np.float32)
+    values -= ndimage.gaussian_filter(values, _BLUR)
+    values -= values.mean()
+    return (values / max(float(np.linalg.norm(values)), 1e-6)).astype(np.float16)
 
 
 def _sides_agree(one: Facts, other: Facts) -> bool:
     """Volumes with one equal slice may differ elsewhere."""
     if one.side_view is None or other.side_view is None:
         return True
-    return _likeness(one.side_view, other.side_view) >= _SAME
+    sides = [_fine(side).astype(np.float32) for side in (one.side_view, other.side_view)]
+    return float(np.vdot(*sides)) >= _SAME
 
 
 def _exact(facts: Sequence[Facts]) -> list[list[int]]:

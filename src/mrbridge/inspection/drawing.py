@@ -47,7 +47,9 @@ def histograms(contrast: str, scans: Sequence[Facts], outliers: Sequence[str]) -
         f"<title>{escape(scans[n].name)}</title></polyline>"
         for n in drawn
     )
-    told = f"Intensities inside the head, {contrast}: median and 5th to 95th percentile of scans"
+    told = f"Intensities inside the head, {contrast}"
+    if len(scans) > 1:
+        told += f": median and 5th to 95th percentile of {len(scans)} scans"
     return (
         f'<figure><svg class="plot" role="img" viewBox="0 0 {_WIDTH} {_HEIGHT + _BASE}" '
         f'aria-label="{escape(told)}"><polygon class="band" points="{band}"/>'
@@ -61,7 +63,7 @@ def histograms(contrast: str, scans: Sequence[Facts], outliers: Sequence[str]) -
 
 def _names(scans: Sequence[Facts], drawn: Sequence[int], outliers: Sequence[str]) -> str:
     if not drawn:
-        return "; no scan stands out"
+        return ""
     names = ", ".join(scans[n].name for n in drawn)
     count = sum(one.name in outliers for one in scans)
     more = f" and {count - len(drawn)} more" if count > len(drawn) else ""

@@ -232,7 +232,9 @@ def _provenance(found: Inspection) -> str:
     return (
         "<h2>How it was done</h2>\n"
         f"<p>{counted(len(found.facts), 'scan')} in {found.seconds:.0f} s{memory} in the main "
-        "process. Copies are found by the SHA-256 of their voxels; near copies by a perceptual "
+        "process. Looked for were unequal counts, copies, near copies, wrong contrasts, turned "
+        "images, truncated fields of view, noise, motion, unusual intensities and hidden pairs. "
+        "Copies are found by the SHA-256 of their voxels; near copies by a perceptual "
         "hash and the correlation of fine structure in thumbnails of the middle slice; hidden "
         "pairs by mutual information, in place and shifted. A scan is an outlier beyond five "
         "robust standard deviations of its contrast. What is not found here may still be there: "

@@ -313,15 +313,30 @@ def _outliers(values: NDArray[np.float64], floor: float) -> list[tuple[int, floa
 
 
 def _mended(facts: Sequence[Facts]) -> list[Finding]:
-    groups = tuple(Group((one.name,), note) for one in facts for note in one.notes)
-    if not groups:
-        return []
-    return [
-        Finding(
-            "mended while reading",
-            "note",
-            "Something was missing or contradictory, and was mended or assumed.",
-            "Check whether the files can be had whole.",
-            groups,
+    gaps: dict[bool, list[Facts]] = {True: [], False: []}
+    for one in facts:
+        if one.notes:
+            gaps[one.job.allow_gaps and any(" missing" in note for note in one.notes)].append(one)
+    findings = []
+    if gaps[True]:
+        findings.append(
+            Finding(
+                "incomplete series",
+                "warning",
+                "Slices are missing; they were interpolated for this page alone.",
+                "Fetch the series again. prepare leaves such series out; translate --allow-gaps "
+                "fills them.",
+                tuple(Group((one.name,), "; ".join(one.notes)) for one in gaps[True]),
+            )
         )
-    ]
+    if gaps[False]:
+        findings.append(
+            Finding(
+                "mended while reading",
+                "note",
+                "Something was missing or contradictory, and was mended or assumed.",
+                "Check the files.",
+                tuple(Group((one.name,), "; ".join(one.notes)) for one in gaps[False]),
+            )
+        )
+    return findings
