@@ -40,8 +40,13 @@ def find_alike(facts: Sequence[Facts]) -> list[Finding]:
     exact = _exact(facts)
     copies = {frozenset(pair) for group in exact for pair in combinations(group, 2)}
     near: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
+    sides: dict[int, NDArray[np.float16] | None] = {}
     for i, j, likeness in near_duplicates([one.thumbnail for one in facts]):
-        if frozenset((i, j)) not in copies and _sides_agree(facts[i], facts[j]):
+        for n in (i, j):
+            if n not in sides:
+                side = facts[n].side_view
+                sides[n] = None if side is None else _fine(side)
+        if frozenset((i, j)) not in copies and _sides_agree(sides[i], sides[j]):
             near[_relation(facts[i], facts[j])].append((i, j, likeness))
     return [*_told_exact(facts, exact), *_told_near(facts, near)]
 
@@ -101,12 +106,11 @@ def _fine(thumbnail: NDArray[np.uint8]) -> NDArray[np.float16]:
     return (values / max(float(np.linalg.norm(values)), 1e-6)).astype(np.float16)
 
 
-def _sides_agree(one: Facts, other: Facts) -> bool:
+def _sides_agree(one: NDArray[np.float16] | None, other: NDArray[np.float16] | None) -> bool:
     """Volumes with one equal slice may differ elsewhere."""
-    if one.side_view is None or other.side_view is None:
+    if one is None or other is None:
         return True
-    sides = [_fine(side).astype(np.float32) for side in (one.side_view, other.side_view)]
-    return float(np.vdot(*sides)) >= _SAME
+    return float(np.vdot(one.astype(np.float32), other)) >= _SAME
 
 
 def _exact(facts: Sequence[Facts]) -> list[list[int]]:
@@ -171,13 +175,13 @@ def _chains(pairs: list[tuple[int, int, float]]) -> list[tuple[list[int], float]
         shape=(len(names), len(names)),
     )
     count, labels = connected_components(links, directed=False)
-    chains = [
-        [n for n, label in zip(names, labels, strict=True) if label == k] for k in range(count)
-    ]
-    return [
-        (chain, max(likeness for i, _, likeness in pairs if i in members))
-        for chain, members in zip(chains, map(set, chains), strict=True)
-    ]
+    chains: list[tuple[list[int], float]] = [([], 0.0) for _ in range(count)]
+    for n, label in zip(names, labels, strict=True):
+        chains[label][0].append(n)
+    for i, _, likeness in pairs:
+        members, most = chains[labels[places[i]]]
+        chains[labels[places[i]]] = members, max(most, likeness)
+    return chains
 
 
 _EXACT: dict[str, tuple[Severity, str, str]] = {

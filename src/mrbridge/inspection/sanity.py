@@ -15,7 +15,7 @@ _LEAST = 5  # scans of a kind from which on one of them can be an outlier
 _Z = 5.0  # robust standard deviations
 _TEXTURE_FLOOR = 0.15  # the least such deviation, of the logarithm: factors below 2.1 are normal
 _HISTOGRAM_FLOOR = 0.03  # likewise of the distance between histograms, in [-1, 1]
-_CLEAR, _PLAIN = 0.05, 0.3
+_CLEAR, _PLAIN = 0.15, 0.3
 """Tilt (see `facts.measure_tilt`) from which on a label is doubted, and from which on firmly. T1w
 has -0.96 to -0.12 and T2w 0.10 to 0.99 in the 170 slices of five open data sets."""
 _CUT = 0.25  # share of a volume's slices that must be cut off at a side
