@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import InputError
-from mrbridge.inspection.fix import check_table, write_fixed
+from mrbridge.inspection.fix import check_source, check_table, write_fixed
 from mrbridge.inspection.inspect import check_report, inspect_images
 from mrbridge.inspection.report import write_report
 from mrbridge.page import counted
@@ -36,6 +36,7 @@ def run(
         check_report(out)
     if fix is not None:
         check_table(fix)
+        check_source(path)
     if path.is_file() and path.suffix.lower() not in (".csv", ".tsv", ".zip"):
         raise InputError(
             "is a single file: there is nothing to compare it with",

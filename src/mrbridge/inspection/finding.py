@@ -9,6 +9,8 @@ from typing import Any, Literal
 Severity = Literal["fault", "warning", "note"]
 """`fault`: training on it would be wrong; `warning`: look at it; `note`: good to know."""
 
+_SHOWN = 3  # names of a group, in words
+
 SEVERITIES: tuple[Severity, ...] = ("fault", "warning", "note")
 
 
@@ -23,6 +25,12 @@ class Group:
 
     names: tuple[str, ...]
     remark: str = ""
+
+    def words(self) -> str:
+        """The first names, how many more, and the remark."""
+        more = len(self.names) - _SHOWN
+        shown = " = ".join(self.names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        return f"{shown} ({self.remark})" if self.remark else shown
 
 
 @dataclass(frozen=True)

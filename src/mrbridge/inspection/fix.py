@@ -11,6 +11,7 @@ from pathlib import Path
 from mrbridge.errors import InputError, OutputError
 from mrbridge.inspection.facts import Facts
 from mrbridge.inspection.inspect import Inspection
+from mrbridge.io.formats import is_dicom
 from mrbridge.io.safety import write_text
 
 _COLUMNS = ("subject", "session", "contrast", "path", "split")
@@ -27,6 +28,21 @@ def check_table(table: Path) -> None:
         raise OutputError("is no name for a table", path=table, remedy="Let it end in .csv.")
     if table.exists():
         raise OutputError("exists", path=table, remedy="Name a new file.")
+
+
+def check_source(source: Path) -> None:
+    """Refuse what no table can tell: it names files, one a scan.
+
+    Raises:
+        InputError: the source is a store, or holds DICOM files.
+    """
+    if (source / "manifest.json").is_file():
+        what, remedy = "a store", "Mend what the store was made of."
+    elif is_dicom(source):
+        what, remedy = "DICOM", "Leave out --fix, and remove what the page names."
+    else:
+        return
+    raise InputError(f"is {what}: a table names files, one a scan", path=source, remedy=remedy)
 
 
 def write_fixed(found: Inspection, table: Path) -> list[tuple[str, str]]:
@@ -47,15 +63,7 @@ def write_fixed(found: Inspection, table: Path) -> list[tuple[str, str]]:
         OutputError: it cannot be written, or something lies there.
     """
     check_table(table)
-    if found.form != "files":
-        what = "a store" if found.form == "store" else "DICOM"
-        raise InputError(
-            f"is {what}: a table names files, one a scan",
-            path=found.path,
-            remedy="Mend what the store was made of."
-            if found.form == "store"
-            else "Leave out --fix, and remove what the page names.",
-        )
+    check_source(found.path)
     left_out = [(job.name, reason) for job, reason in found.failed]
     copies = _copies(found.facts)
     page = StringIO()

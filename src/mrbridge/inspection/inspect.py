@@ -21,6 +21,7 @@ from mrbridge.io.formats import is_dicom
 from mrbridge.page import counted
 from mrbridge.preparation.store import Store
 
+_SHOWN = 3  # groups of a finding, in words
 _IMPORTS = ("mrbridge.preparation.pipeline",)
 
 
@@ -76,11 +77,8 @@ class Inspection:
         """The verdict, then a line for each finding."""
         lines = [self.verdict]
         for finding in self.findings:
-            names = "; ".join(
-                " = ".join(group.names) + (f" ({group.remark})" if group.remark else "")
-                for group in finding.groups[:3]
-            )
-            more = len(finding.groups) - 3
+            names = "; ".join(group.words() for group in finding.groups[:_SHOWN])
+            more = len(finding.groups) - _SHOWN
             tail = f" {names}" + (f"; and {more} more" if more > 0 else "") if names else ""
             lines.append(f"{finding.severity}: {finding.kind}: {finding.text}{tail}")
         return "\n".join(lines)
