@@ -71,7 +71,7 @@ class Inspection:
             counted(counts[s], s) for s in ("fault", "warning", "note") if counts[s]
         )
         kinds = ", ".join(dict.fromkeys(finding.kind for finding in self.findings))
-        return f"{start}: {found}: {kinds}."
+        return f"{start}: {found} ({kinds})."
 
     def words(self) -> str:
         """The verdict, then a line for each finding."""
