@@ -1,11 +1,12 @@
 """Whether time grows linearly, and memory not at all, with the number of scans.
 
-    python benchmarks/scaling.py [--scans 10 100 1000] [--workers 1] [--out FILE]
+    python benchmarks/scaling.py [--scans 10 100 1000] [--verbs inspect] [--workers 1] [--out FILE]
 
 Prints one JSON line. The scans are small NIfTI files (32x32x8 voxels of a simulated head, noise
 added to each), so that what is counted is the work around a scan. For each number of them
-`prepare` (half of them T1w, half T2w) and `translate` of a folder (all T1w, a tiny network) run as
-whole commands in fresh processes.
+`prepare` and `inspect` (half of them T1w, half T2w) and `translate` of a folder (all T1w, a tiny
+network) run as whole commands in fresh processes. For `inspect` this is the worst case: all scans
+are nearly equal, so each is compared with others closely.
 
 - `seconds`, `peak_memory_gib` (of the largest process) by number of scans;
 - `seconds_a_scan`: between each number and the next, so without the time to start;
@@ -31,15 +32,17 @@ from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate
 from mrbridge.volume import Volume
 
 SHAPE = (32, 32, 8)
+VERBS = ("prepare", "inspect", "translate")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = options(__doc__)
     parser.add_argument("--scans", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--workers", type=int, default=1, help="of prepare")
+    parser.add_argument("--workers", type=int, default=1, help="of prepare and inspect")
+    parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS))
     given = read(parser, arguments, scans=[4, 8])
-    figures: dict[str, list[Finished]] = {"prepare": [], "translate": []}
+    figures: dict[str, list[Finished]] = {verb: [] for verb in given.verbs}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spacing = 6.0  # 32x38 voxels in a slice
@@ -56,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run_verbs(
     folder: Path, head: SimulatedSubject, count: int, spacing: float, given: argparse.Namespace
 ) -> dict[str, Finished]:
-    """Prepare and translate `count` scans, each written for this."""
+    """Prepare, inspect and translate `count` scans, as wanted, each written for this."""
     rng = np.random.default_rng(given.seed)
     model = folder.parent / "bundle"
     write_scans(folder / "pairs", {"T1w": head.t1w, "T2w": head.t2w}, count // 2, rng)
@@ -65,10 +68,15 @@ def run_verbs(
         *("prepare", "-q", folder / "pairs", "-o", folder / "store"),
         *("--workers", str(given.workers), "--set", f"standard.spacing_mm={spacing}"),
     )
+    inspect = mrbridge_command(
+        *("inspect", "-q", folder / "pairs", "-o", folder / "page.html"),
+        *("--workers", str(given.workers)),
+    )
     translate = mrbridge_command(
         "translate", "-q", "-m", model, "-i", folder / "single", "-o", folder / "made"
     )
-    return {"prepare": run_command(prepare), "translate": run_command(translate)}
+    commands = {"prepare": prepare, "inspect": inspect, "translate": translate}
+    return {verb: run_command(commands[verb]) for verb in given.verbs}
 
 
 def write_scans(

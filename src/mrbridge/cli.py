@@ -212,22 +212,44 @@ def _spread_of(counts: dict[str, dict[str, int]]) -> str:
     return f"{len(sums)} subject{'s' if len(sums) > 1 else ''} of {several} slices"
 
 
-@app.command(epilog="Example: mrbridge inspect study")
+@app.command(epilog="Example: mrbridge inspect bids -o report.html --workers 2")
 def inspect(
     path: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A folder or zip of DICOM, or scans in files.")
+        Path,
+        typer.Argument(
+            metavar="SRC|STORE",
+            help="A BIDS data set, a folder of NIfTI files or pictures, a table, a folder or zip "
+            "of DICOM files, one scan, or a prepared store.",
+        ),
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Also look at the images, and write this page (.html)."),
+    ] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also look at the images, and write a table (.csv) for prepare that leaves out "
+            "exact copies and what cannot be read. The source is not changed."
+        ),
+    ] = None,
+    workers: Workers = 1,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """List what is there: series or files, contrast and why, sizes, gaps, what cannot be used."""
+    """Tell what is there and what is wrong; without -o or --fix only headers are read."""
     listen(quiet, verbose, as_json)
     must_exist(path)
-    from mrbridge.preparation.inspect import inspect as run
+    if out is None and fix is None:
+        from mrbridge.preparation.inspect import inspect as list_headers
 
-    found = run(path)
-    answer(found.told(), found.words())
+        listed = list_headers(path)
+        answer(listed.told(), listed.words())
+        return
+    from mrbridge.inspection.command import run
+
+    answer(*run(path, out, fix, workers))
 
 
 @app.command(epilog="Example: mrbridge train store -o run --preset unet --set epochs=30")

@@ -163,7 +163,7 @@ def test_startup(run_script: Run) -> None:
 
 def test_scaling(run_script: Run) -> None:
     (told,) = run_script("scaling", "--quick")
-    for verb in ("prepare", "translate"):
+    for verb in ("prepare", "inspect", "translate"):
         assert set(told[verb]["by_scans"]) == {"4", "8"}
         for one in told[verb]["by_scans"].values():
             assert one["seconds"] > 0

@@ -90,9 +90,35 @@ def test_one_file(make_scan: Callable[..., Volume], tmp_path: Path) -> None:
     assert (item.name, item.contrast) == ("x_T2w.nii", "T2w")
 
 
-def test_refusals(small_store: Store, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a store"):
-        inspect(small_store.path)
+def test_a_store(small_store: Store) -> None:
+    found = inspect(small_store.path)
+    assert found.form == "store"
+    assert [item.contrast for item in found.items].count("T1w") == 4
+    assert found.items[0].shape == (48, 40, 10)  # slices that show the head
+    assert found.items[0].spacing_mm == pytest.approx((1, 1, 4))
+    assert "8 of 8 scans can be used as they are: 4 T1w, 4 T2w" in found.words()
+
+
+def test_a_table(make_scan: Callable[..., Volume], tmp_path: Path) -> None:
+    io.write(make_scan(6, "T1w"), tmp_path / "one.nii.gz")
+    table = tmp_path / "table.csv"
+    table.write_text("subject,contrast,path\n01,T1w,one.nii.gz\n02,T2w,gone.nii.gz\n")
+    found = inspect(table)
+    assert found.form == "table"
+    told = {item.name: (item.contrast, item.problem) for item in found.items}
+    assert told == {"one.nii.gz": ("T1w", None), "gone.nii.gz": ("T2w", "cannot be read")}
+
+
+def test_a_long_listing_is_cut_in_words_only(picture_folder: Path, tmp_path: Path) -> None:
+    one = next((picture_folder / "TrainT1").iterdir()).read_bytes()
+    for number in range(103):
+        (tmp_path / f"T1_{number}.png").write_bytes(one)
+    found = inspect(tmp_path)
+    assert len(found.told()["items"]) == 103
+    assert "and 3 more" in found.words()
+
+
+def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         inspect(tmp_path / "nothing")
     (tmp_path / "a.txt").write_text("hello")

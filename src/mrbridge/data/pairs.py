@@ -20,6 +20,7 @@ Pairs = list[tuple[int, int]]
 """Indices of training slices: of the source contrast, of the target contrast."""
 
 _MOST = 2_000  # slices of a contrast; the search grows with the product of the two numbers
+_AT_ONCE = 64  # images of which joint histograms are made together
 _THUMBNAIL = 64  # rows and columns
 _LEVELS = 16  # of intensity, in thumbnails
 _FINE_LEVELS = 32
@@ -56,16 +57,26 @@ def found_pairs(banks: tuple[SliceBank, SliceBank]) -> Pairs:
     """
     if max(len(bank) for bank in banks) > _MOST:
         return []
-    images = [np.stack([bank[n] for n in range(len(bank))]) for bank in banks]
-    shared = _shared_information(*(_thumbnails(stack) for stack in images))
-    best_target, best_source = shared.argmax(axis=1), shared.argmax(axis=0)
+    images = tuple(np.stack([bank[n] for n in range(len(bank))]) for bank in banks)
     return [
-        (i, int(j))
-        for i, j in enumerate(best_target)
-        if best_source[j] == i
-        and not _of_one_subject(banks[0].places[i][0], banks[1].places[j][0])
+        (i, j)
+        for i, j in best_matches(images[0], images[1])
+        if not _of_one_subject(banks[0].places[i][0], banks[1].places[j][0])
         and are_in_register(images[0][i], images[1][j])
     ]
+
+
+def best_matches(sources: NDArray[np.float32], targets: NDArray[np.float32]) -> Pairs:
+    """Images that are each other's best match by normalised mutual information of thumbnails.
+
+    Every image has a best match, right or not: `are_in_register` tells.
+
+    Args:
+        sources, targets: shape (images, rows, columns), range [-1, 1].
+    """
+    shared = _shared_information(_thumbnails(sources), _thumbnails(targets))
+    best_target, best_source = shared.argmax(axis=1), shared.argmax(axis=0)
+    return [(i, int(j)) for i, j in enumerate(best_target) if best_source[j] == i]
 
 
 def _of_one_subject(one: ScanRecord, other: ScanRecord) -> bool:
@@ -122,19 +133,31 @@ def _shared_information(one: Tensor, other: Tensor) -> NDArray[np.float32]:
     """
     counts = int(max(one.max(), other.max())) + 1
     pixels = one[0].numel()
-    first, second = (
-        torch.nn.functional.one_hot(stack.flatten(1), counts).float().transpose(1, 2)
-        for stack in (one, other)
+    # Joint histograms of some images with some others at a time, as one product of matrices.
+    together = torch.cat(
+        [
+            torch.cat([_joint_entropy(part, few, counts) for few in other.split(_AT_ONCE)], dim=1)
+            for part in one.split(_AT_ONCE)
+        ]
     )
-    # Joint histograms of all images with all others: one product of matrices.
-    rows = []
-    wide = second.reshape(-1, pixels).T
-    for part in first.split(64):
-        joint = (part.reshape(-1, pixels) @ wide) / pixels
-        rows.append(_entropy(joint.view(len(part), counts, len(other), counts), (1, 3)))
-    together = torch.cat(rows)
-    alone = [_entropy(stack.sum(dim=2) / pixels, (1,)) for stack in (first, second)]
+    alone = [
+        torch.cat(
+            [_entropy(_one_hot(few, counts).sum(2) / pixels, (1,)) for few in stack.split(_AT_ONCE)]
+        )
+        for stack in (one, other)
+    ]
     return ((alone[0][:, None] + alone[1]) / together.clamp(min=1e-9)).numpy()
+
+
+def _joint_entropy(one: Tensor, other: Tensor, counts: int) -> Tensor:
+    first, second = (_one_hot(stack, counts).flatten(0, 1) for stack in (one, other))
+    joint = (first @ second.T) / one[0].numel()
+    return _entropy(joint.view(len(one), counts, len(other), counts), (1, 3))
+
+
+def _one_hot(images: Tensor, counts: int) -> Tensor:
+    """(images, levels, pixels), 1 where a pixel is of a level."""
+    return (images.flatten(1)[:, None] == torch.arange(counts)[:, None]).float()
 
 
 def _entropy(shares: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from mrbridge.evaluation.summary import MEASURES
 
 HEADINGS = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "mae": "MAE ↓"}
 DIGITS = {"psnr": 2, "ssim": 3, "mae": 3}
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 case`, `2 cases`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def number(value: float | None, digits: int) -> str:
@@ -62,22 +55,4 @@ def score_table(rows: Iterable[tuple[str, Sequence[str]]]) -> str:
         '<div class="wide"><table>\n<thead><tr><th></th><th class="group" colspan="3">fitted</th>'
         f'<th class="group" colspan="3">plain</th></tr>\n<tr><th></th>{heads}</tr></thead>\n'
         f"<tbody>\n{body}</tbody></table></div>\n"
-    )
-
-
-def words_table(rows: Iterable[tuple[str, str]]) -> str:
-    """A table of names and reasons."""
-    body = "".join(
-        f'<tr><td class="words">{escape(name)}</td><td class="words">{escape(reason)}</td></tr>\n'
-        for name, reason in rows
-    )
-    return f'<div class="wide"><table><tbody>\n{body}</tbody></table></div>\n'
-
-
-def figure(path: Path, caption: str) -> str:
-    """A picture with its caption, embedded in the page."""
-    image = base64.b64encode(path.read_bytes()).decode("ascii")
-    return (
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{image}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from mrbridge.evaluation.markup import counted, number
+from mrbridge.evaluation.markup import number
 from mrbridge.evaluation.result import Evaluation
+from mrbridge.page import counted
 from mrbridge.preparation.register import AGREEMENT_MM
 
 

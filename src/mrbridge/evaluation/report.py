@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 
 from mrbridge import __version__
 from mrbridge.evaluation.cases import Direction
 from mrbridge.evaluation.markup import (
     DIGITS,
     HEADINGS,
-    counted,
-    figure,
     number,
     score_cells,
     score_table,
-    words_table,
 )
 from mrbridge.evaluation.registered import registered_remark, registered_section
 from mrbridge.evaluation.result import Evaluation
 from mrbridge.evaluation.summary import MEASURES, METHODS, Scored
 from mrbridge.io.formats import is_picture
 from mrbridge.io.safety import write_text
+from mrbridge.page import counted, figure, page, words_table
 
 _OUTCOMES = {
     "better": "Better than the floor",
@@ -76,23 +73,7 @@ def write_report(result: Evaluation) -> None:
         _limits(),
         _provenance(result),
     ]
-    style = files("mrbridge.evaluation").joinpath("report.css").read_text(encoding="utf-8")
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}: evaluation</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{"".join(sections)}</main>
-</body>
-</html>
-"""
-    write_text(result.report, page)
+    write_text(result.report, page(f"{title}: evaluation", sections))
 
 
 def _head(result: Evaluation, title: str) -> str:
@@ -156,10 +137,10 @@ def _overall(result: Evaluation) -> str:
         paths = result.figures.get(direction.key, {})
         if "by_case" in paths:
             caption = f"{direction.label}: each case by each method, fitted."
-            parts.append(figure(paths["by_case"], caption))
+            parts.append(figure(paths["by_case"].read_bytes(), caption))
     joint = [
         figure(
-            result.figures[direction.key]["joint"],
+            result.figures[direction.key]["joint"].read_bytes(),
             f"{direction.label}: which true intensity (across) became which synthetic one (up), "
             "fitted; colours count voxels on a logarithmic scale. A perfect synthesis lies on "
             "the line.",
@@ -235,11 +216,14 @@ def _pictures(one: Scored, direction: Direction) -> str:
     )
     parts = [
         f"<h3>{escape(one.case.name)}, {escape(direction.label)}</h3>\n",
-        figure(found.pictures["slices"], caption),
+        figure(found.pictures["slices"].read_bytes(), caption),
     ]
     if "by_slice" in found.pictures:
         parts.append(
-            figure(found.pictures["by_slice"], "Score of each slice with enough anatomy to judge.")
+            figure(
+                found.pictures["by_slice"].read_bytes(),
+                "Score of each slice with enough anatomy to judge.",
+            )
         )
     return "".join(parts)
 

@@ -13,6 +13,7 @@ from mrbridge.io import names
 from mrbridge.io.formats import FORMATS, is_dicom, is_picture, is_readable
 from mrbridge.io.names import BidsName, derivative_name, guess_contrast, parse_name
 from mrbridge.io.safety import is_temporary
+from mrbridge.volume import CONTRASTS
 
 __all__ = [
     "NOT_RAW",
@@ -20,6 +21,7 @@ __all__ = [
     "FoundScans",
     "Scan",
     "derivative_name",
+    "find_all_scans",
     "find_scans",
     "guess_contrast",
     "is_bids",
@@ -84,6 +86,18 @@ def find_scans(
     """
     contrasts = (source_contrast, target_contrast)
     paths = [Path(source)] if isinstance(source, str | Path) else [Path(item) for item in source]
+    return _of_contrasts(_found(paths, contrasts), contrasts)
+
+
+def find_all_scans(source: str | Path) -> FoundScans:
+    """As `find_scans` of one folder, zip or table: scans of all contrasts that mrbridge knows, and
+    DICOM series with gaps too."""
+    return _of_contrasts(_found([Path(source)], CONTRASTS[:2], allow_gaps=True), CONTRASTS)
+
+
+def _found(
+    paths: Sequence[Path], contrasts: tuple[str, ...], *, allow_gaps: bool = False
+) -> FoundScans:
     for path in paths:
         if not path.exists():
             raise InputError("does not exist", path=path, remedy="Check the path.")
@@ -97,7 +111,7 @@ def find_scans(
             [item for part in found for item in part.ignored],
         )
     elif len(paths) == 1 and is_dicom(paths[0]):
-        result = _in_dicom(paths[0], None)
+        result = _in_dicom(paths[0], None, allow_gaps=allow_gaps)
     elif len(paths) == 1 and paths[0].is_dir():
         root = paths[0]
         result = _in_bids(root) if is_bids(root) else _in_folder(root, None)
@@ -109,7 +123,7 @@ def find_scans(
             path=paths[0] if paths else None,
             remedy="Give a folder, two folders (source contrast first), or a .csv or .tsv table.",
         )
-    return _of_contrasts(result, contrasts)
+    return result
 
 
 def is_bids(folder: Path) -> bool:
@@ -119,7 +133,7 @@ def is_bids(folder: Path) -> bool:
     return any(is_readable(path) and parse_name(path) for path in folder.glob("sub-*/**/*"))
 
 
-def _of_contrasts(found: FoundScans, contrasts: tuple[str, str]) -> FoundScans:
+def _of_contrasts(found: FoundScans, contrasts: Sequence[str]) -> FoundScans:
     scans = sorted(found.scans, key=lambda scan: names.natural_key(scan.path))
     ignored = list(found.ignored)
     ignored += [(s.path, f"is {s.contrast}") for s in scans if s.contrast not in contrasts]
@@ -148,11 +162,11 @@ def _in_bids(root: Path) -> FoundScans:
     return found
 
 
-def _in_dicom(root: Path, told: str | None) -> FoundScans:
+def _in_dicom(root: Path, told: str | None, *, allow_gaps: bool = False) -> FoundScans:
     """Series below `root`, all of the contrast `told` where it is given."""
     from mrbridge.io.dicom.scans import find_scans  # half a second, which other inputs do not need
 
-    return find_scans(root, told)
+    return find_scans(root, told, allow_gaps=allow_gaps)
 
 
 def _in_folder(root: Path, told: str | None) -> FoundScans:

@@ -1,6 +1,6 @@
-"""What lies in a folder: series or files, their contrasts, sizes, spacings and faults.
+"""What lies in a folder, table or store: series or files, contrasts, sizes, spacings, faults.
 
-Only headers are read.
+Only headers are read; `mrbridge.inspection` looks at the images.
 """
 
 from __future__ import annotations
@@ -8,18 +8,21 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrbridge.errors import InputError, must_exist
 from mrbridge.io import is_dicom, is_readable
+from mrbridge.io.bids import find_all_scans
 from mrbridge.io.formats import is_picture, walk
 from mrbridge.io.names import guess_contrast, natural_key
 
 if TYPE_CHECKING:
     from mrbridge.io.dicom import Series
+
+_ROWS = 100  # of the table in words
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Inspection:
 
     Attributes:
         path: what was looked at.
-        form: `dicom` or `files`.
+        form: `dicom`, `files`, `table` or `store`.
         items: in the order of their numbers or names.
         ignored: other files, each with the reason.
     """
@@ -78,11 +81,14 @@ class Inspection:
     def words(self) -> str:
         """A table, then what is wrong, then what was ignored."""
         usable = sum(item.problem is None for item in self.items)
-        noun = "series" if self.form == "dicom" else "files"
+        noun = {"dicom": "series", "store": "scans"}.get(self.form, "files")
         lines = [
             _table(self),
             f"{usable} of {len(self.items)} {noun} can be used as they are",
         ]
+        counts = Counter(item.contrast or "of no known contrast" for item in self.items)
+        told = ", ".join(f"{count} {contrast}" for contrast, count in sorted(counts.items()))
+        lines[-1] += f": {told}" if self.form != "dicom" else ""
         for item in self.items:
             if item.contrast and self.form == "dicom":
                 lines.append(f"  {item.name}: {item.contrast}, {item.reason}")
@@ -95,18 +101,20 @@ class Inspection:
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Look at a folder, a zip or a file.
+    """Look at a folder, a zip, a table, a store or a file.
 
     Raises:
-        InputError: there is nothing to look at, or it is a store.
+        InputError: there is nothing to look at.
+        StoreError: a store is damaged.
     """
     path = Path(path)
     must_exist(path)
     if (path / "manifest.json").is_file():
-        raise InputError(
-            "is a store, not a folder of scans", path=path, remedy="Name what it was made of."
-        )
-    found = _dicom(path) if is_dicom(path) else _files(path)
+        found = _store(path)
+    elif path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
+        found = _in_table(path)
+    else:
+        found = _dicom(path) if is_dicom(path) else _files(path)
     if not found.items:
         reasons = Counter(reason for _, reason in found.ignored).most_common(3)
         told = "; ".join(f"{count} files: {reason}" for reason, count in reasons)
@@ -114,6 +122,38 @@ def inspect(path: str | Path) -> Inspection:
             "holds no scan" + (f" ({told})" if told else ""), path=path, remedy="Name another."
         )
     return found
+
+
+def _store(path: Path) -> Inspection:
+    from mrbridge.preparation.store import Store
+
+    manifest = Store.open(path).manifest
+    items = [
+        Item(
+            name=record.id,
+            uid=None,
+            description="",
+            kind="picture" if record.is_picture else "volume",
+            contrast=record.contrast,
+            reason="as it was prepared",
+            shape=(*record.shape[1:], record.shape[0]),
+            spacing_mm=record.spacing_mm and (*record.spacing_mm[1:], record.spacing_mm[0]),
+            gaps=0,
+            problem=None,
+        )
+        for record in manifest.records
+    ]
+    left = [*manifest.failures, *manifest.ignored]
+    return Inspection(path, "store", items, [(remark.name, remark.reason) for remark in left])
+
+
+def _in_table(path: Path) -> Inspection:
+    found = find_all_scans(path)
+    items = [
+        replace(_file_item(scan.path, path.parent), contrast=scan.contrast, reason="by the table")
+        for scan in found.scans
+    ]
+    return Inspection(path, "table", items, [(_below(f, path.parent), r) for f, r in found.ignored])
 
 
 def _dicom(path: Path) -> Inspection:
@@ -166,7 +206,8 @@ def _file_item(file: Path, root: Path) -> Item:
         problem = "cannot be read"
     if shape is not None and len(shape) > 3:
         problem = f"holds {shape[3]} volumes; --volume chooses one"
-    contrast = guess_contrast(Path(root.resolve().name, file.relative_to(root)))
+    below = file.relative_to(root) if file.is_relative_to(root) else file.name
+    contrast = guess_contrast(Path(root.resolve().name, below))
     reason = "by its name" if contrast else "its name does not tell"
     kind = "picture" if is_picture(file) else "volume"
     return Item(_below(file, root), None, "", kind, contrast, reason, shape, spacing, 0, problem)
@@ -190,7 +231,9 @@ def _picture(file: Path) -> tuple[tuple[int, ...], None]:
 
 
 def _below(file: Path, root: Path) -> str:
-    return str(file.relative_to(root)) if file != root else file.name
+    if file == root:
+        return file.name
+    return str(file.relative_to(root) if file.is_relative_to(root) else file)
 
 
 def _table(found: Inspection) -> str:
@@ -202,12 +245,13 @@ def _table(found: Inspection) -> str:
         table = Table("series", "description", "contrast", "size", "slices", "mm", "gaps", "usable")
     else:
         table = Table("file", "contrast", "size", "slices", "mm", "usable")
-    for item in found.items:
+    for item in found.items[:_ROWS]:
         # What strangers wrote is no markup.
         table.add_row(*[Text(cell) for cell in _cells(item, found.form)])
     page = StringIO()
     Console(file=page, width=shutil.get_terminal_size((120, 24)).columns).print(table)
-    return page.getvalue().rstrip()
+    more = len(found.items) - _ROWS
+    return page.getvalue().rstrip() + (f"\nand {more} more; --json lists all" if more > 0 else "")
 
 
 def _cells(item: Item, form: str) -> Iterator[str]:

@@ -127,7 +127,7 @@ class Store:
         store = cls(path, manifest)
         for record in manifest.records:
             if not (array_path(path, record.id) / "zarr.json").is_file():
-                raise store._damaged(record)
+                raise _damaged(path, record)
         return store
 
     def records(self, contrast: str | None = None, split: str | None = None) -> list[ScanRecord]:
@@ -153,10 +153,7 @@ class Store:
         Raises:
             StoreError: they are not what preparation wrote.
         """
-        values = self._read(record, slice(None))
-        if data_hash(values) != record.data_sha256:
-            raise self._damaged(record)
-        return values
+        return _checked(self._read(record, slice(None)), self.path, record)
 
     def slice(self, record: ScanRecord, index: int) -> NDArray[np.float16]:
         """One slice of a scan: float16, (rows, columns), in [-1, 1].
@@ -167,7 +164,7 @@ class Store:
         values = self._read(record, index)
         # zarr gives the fill value, NaN here, for chunks that are not there.
         if np.isnan(values).any():
-            raise self._damaged(record)
+            raise _damaged(self.path, record)
         return values
 
     def pairs(self, split: str) -> list[tuple[ScanRecord, ScanRecord, list[tuple[int, int]]]]:
@@ -200,15 +197,7 @@ class Store:
 
     def _array(self, record: ScanRecord) -> Any:
         if record.id not in self._arrays:
-            import zarr
-
-            try:
-                array = zarr.open_array(array_path(self.path, record.id), mode="r")
-            except Exception:  # zarr raises what its many parts raise
-                raise self._damaged(record) from None
-            if array.shape != record.shape or array.dtype != np.float16:
-                raise self._damaged(record)
-            self._arrays[record.id] = array
+            self._arrays[record.id] = _open_array(self.path, record)
         return self._arrays[record.id]
 
     def _read(self, record: ScanRecord, where: Any) -> NDArray[np.float16]:
@@ -218,12 +207,43 @@ class Store:
         except IndexError:
             raise
         except Exception:  # a damaged chunk: zstd, the codec or the file system complains
-            raise self._damaged(record) from None
+            raise _damaged(self.path, record) from None
 
-    def _damaged(self, record: ScanRecord) -> StoreError:
-        return StoreError(
-            "is damaged or missing", path=array_path(self.path, record.id), remedy=_REMEDY
-        )
+
+def read_slices(store: Path, record: ScanRecord) -> NDArray[np.float16]:
+    """All slices of one scan, as `Store.slices`, of a store that is not open.
+
+    Raises:
+        StoreError: they are not what preparation wrote.
+    """
+    array = _open_array(store, record)
+    try:
+        values = np.asarray(array[:])
+    except Exception:  # as in Store._read
+        raise _damaged(store, record) from None
+    return _checked(values, store, record)
+
+
+def _open_array(store: Path, record: ScanRecord) -> Any:
+    import zarr
+
+    try:
+        array = zarr.open_array(array_path(store, record.id), mode="r")
+    except Exception:  # zarr raises what its many parts raise
+        raise _damaged(store, record) from None
+    if array.shape != record.shape or array.dtype != np.float16:
+        raise _damaged(store, record)
+    return array
+
+
+def _checked(values: NDArray[np.float16], store: Path, record: ScanRecord) -> NDArray[np.float16]:
+    if data_hash(values) != record.data_sha256:
+        raise _damaged(store, record)
+    return values
+
+
+def _damaged(store: Path, record: ScanRecord) -> StoreError:
+    return StoreError("is damaged or missing", path=array_path(store, record.id), remedy=_REMEDY)
 
 
 def array_path(store: Path, id: str) -> Path:

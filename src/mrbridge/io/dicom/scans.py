@@ -10,12 +10,13 @@ from mrbridge.io.dicom.files import calm
 from mrbridge.io.dicom.series import Series, choose_series, find_series
 
 
-def find_scans(root: Path, told: str | None) -> FoundScans:
+def find_scans(root: Path, told: str | None, *, allow_gaps: bool = False) -> FoundScans:
     """The series of a folder or zip, of any number of patients, that are whole.
 
     Args:
         root: the folder or zip.
         told: the contrast of all of them; None takes what each series' timing says.
+        allow_gaps: also those that lack slices.
 
     Returns:
         Scans whose `series` is a SeriesInstanceUID. Subject and session are hashes of the patient's
@@ -29,7 +30,8 @@ def find_scans(root: Path, told: str | None) -> FoundScans:
     found = FoundScans([], listing.ignored + damaged)
     for series in listing.series:
         contrast = told or series.contrast
-        if series.why_not is not None or contrast is None:
+        whole = series.why_not is None or (allow_gaps and series.is_image and series.gaps > 0)
+        if not whole or contrast is None:
             reason = series.why_not or f"is of no known contrast: {series.contrast_reason}"
             found.ignored.append((root / _name(series), reason))
             continue

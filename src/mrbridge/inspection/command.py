@@ -1,0 +1,63 @@
+"""What `mrbridge inspect` does beyond listing headers: page and table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mrbridge.errors import InputError
+from mrbridge.inspection.fix import check_source, check_table, write_fixed
+from mrbridge.inspection.inspect import check_report, inspect_images
+from mrbridge.inspection.report import write_report
+from mrbridge.page import counted
+
+_NAMED = 5
+
+
+def run(
+    path: Path, out: Path | None, fix: Path | None, workers: int = 1
+) -> tuple[dict[str, Any], str]:
+    """Inspect, and write what is wanted.
+
+    Args:
+        path: a data set or a store.
+        out: the page; None writes none.
+        fix: the table; None writes none.
+        workers: processes.
+
+    Returns:
+        The result for JSON, and in words.
+
+    Raises:
+        InputError: nothing can be inspected, or a table cannot tell it.
+        OutputError: page or table cannot be written there.
+    """
+    if out is not None:
+        check_report(out)
+    if fix is not None:
+        check_table(fix)
+        check_source(path)
+    if path.is_file() and path.suffix.lower() not in (".csv", ".tsv", ".zip"):
+        raise InputError(
+            "is a single file: there is nothing to compare it with",
+            path=path,
+            remedy="Name its folder, or leave out -o and --fix.",
+        )
+    found = inspect_images(path, workers=workers)
+    told, lines = found.told(), [found.words()]
+    if fix is not None:
+        left_out = write_fixed(found, fix)
+        told["table"] = str(fix)
+        told["left_out"] = [{"scan": name, "reason": reason} for name, reason in left_out]
+        kept = len(found.facts) + len(found.failed) - len(left_out)
+        named = "; ".join(f"{name} {reason}" for name, reason in left_out[:_NAMED])
+        more = f"; and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+        lines.append(
+            f"The table: {fix}: {counted(kept, 'scan')}"
+            + (f", without {len(left_out)} ({named}{more})" if left_out else ", all of them")
+        )
+    if out is not None:
+        write_report(found, out)
+        told["report"] = str(out)
+        lines.append(f"The page: {out}")
+    return told, "\n".join(lines)

@@ -1,0 +1,217 @@
+"""Looking at every scan of a data set or store."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrbridge import scale
+from mrbridge.errors import InputError, MrbridgeError, OutputError
+from mrbridge.inspection.alike import find_alike, find_hidden_pairs
+from mrbridge.inspection.facts import Facts, Job, find_facts
+from mrbridge.inspection.finding import Finding, Group, Severity, by_severity
+from mrbridge.inspection.sanity import find_faults
+from mrbridge.io.bids import Scan, find_all_scans
+from mrbridge.io.formats import is_dicom
+from mrbridge.page import counted
+from mrbridge.preparation.store import Store
+
+_SHOWN = 3  # groups of a finding, in words
+_IMPORTS = ("mrbridge.preparation.pipeline",)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        path: what was inspected.
+        form: `store`, `dicom` or `files`.
+        facts: of every scan that could be read.
+        failed: the scans that could not, each with the reason.
+        ignored: files that are no scans of a contrast that mrbridge knows, each with the reason.
+        findings: the worst first.
+        seconds: how long it took.
+    """
+
+    path: Path
+    form: str
+    facts: list[Facts]
+    failed: list[tuple[Job, str]]
+    ignored: list[tuple[str, str]]
+    findings: list[Finding]
+    seconds: float
+
+    @property
+    def contrasts(self) -> dict[str, int]:
+        """How many scans of each contrast could be read."""
+        return dict(sorted(Counter(one.contrast for one in self.facts).items()))
+
+    @property
+    def worst(self) -> Severity | None:
+        """The severity of the worst finding."""
+        return self.findings[0].severity if self.findings else None
+
+    @property
+    def verdict(self) -> str:
+        """In a sentence or two."""
+        told = ", ".join(f"{count} {contrast}" for contrast, count in self.contrasts.items())
+        subjects = {one.job.scan.subject for one in self.facts} - {None}
+        people = f" of {counted(len(subjects), 'subject')}" if subjects else ""
+        start = f"{counted(len(self.facts), 'scan')}{people} ({told})"
+        if not self.findings:
+            return f"{start}: nothing wrong was found."
+        counts = Counter(finding.severity for finding in self.findings)
+        found = " and ".join(
+            counted(counts[s], s) for s in ("fault", "warning", "note") if counts[s]
+        )
+        kinds = ", ".join(dict.fromkeys(finding.kind for finding in self.findings))
+        return f"{start}: {found} ({kinds})."
+
+    def words(self) -> str:
+        """The verdict, then a line for each finding."""
+        lines = [self.verdict]
+        for finding in self.findings:
+            names = "; ".join(group.words() for group in finding.groups[:_SHOWN])
+            more = len(finding.groups) - _SHOWN
+            tail = f" {names}" + (f"; and {more} more" if more > 0 else "") if names else ""
+            lines.append(f"{finding.severity}: {finding.kind}: {finding.text}{tail}")
+        return "\n".join(lines)
+
+    def told(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "path": str(self.path),
+            "form": self.form,
+            "contrasts": self.contrasts,
+            "verdict": self.verdict,
+            "findings": [finding.told() for finding in self.findings],
+            "failed": [{"scan": job.name, "reason": reason} for job, reason in self.failed],
+            "ignored": [{"file": name, "reason": reason} for name, reason in self.ignored],
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def inspect_images(path: str | Path, *, workers: int = 1) -> Inspection:
+    """Read every scan and look for what is wrong. The source is never changed.
+
+    Args:
+        path: a BIDS data set, folders of NIfTI files or pictures, a table, a folder or zip of
+            DICOM files, or a prepared store.
+        workers: processes.
+
+    Raises:
+        InputError: there is nothing that can be read.
+        StoreError: a store is damaged.
+    """
+    path, began = Path(path), time.monotonic()
+    form, jobs, ignored = _jobs(path)
+    facts: list[Facts] = []
+    failed: list[tuple[Job, str]] = []
+    for job, outcome in scale.map_scans(
+        find_facts, jobs, workers=workers, label="Inspecting", imports=_IMPORTS
+    ):
+        if isinstance(outcome, MrbridgeError):
+            failed.append((job, outcome.what))
+        else:
+            facts.append(outcome)
+    if not facts:
+        reasons = Counter([*(r for _, r in failed), *(r for _, r in ignored)]).most_common(3)
+        told = "; ".join(f"{counted(count, 'file')}: {reason}" for reason, count in reasons)
+        raise InputError(
+            "holds no scan that can be inspected" + (f" ({told})" if told else ""),
+            path=path,
+            remedy="Name files or folders after their contrast, or give a table (subject, "
+            "session, contrast, path).",
+        )
+    findings = find_everything(facts, failed)
+    return Inspection(path, form, facts, failed, ignored, findings, time.monotonic() - began)
+
+
+def find_everything(
+    facts: Sequence[Facts], failed: Sequence[tuple[Job, str]] = ()
+) -> list[Finding]:
+    """All findings, the worst first.
+
+    Args:
+        facts: of the scans that could be read, at least one.
+        failed: those that could not, each with the reason.
+    """
+    return by_severity(
+        [*_unreadable(failed), *find_alike(facts), *find_faults(facts), *find_hidden_pairs(facts)]
+    )
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has had so far, in bytes; None where nobody tells."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _jobs(path: Path) -> tuple[str, list[Job], list[tuple[str, str]]]:
+    if (path / "manifest.json").is_file():
+        store = Store.open(path)
+        records = store.records()
+        scans = [Scan(path, r.subject, r.session, r.contrast, r.name) for r in records]
+        left = [*store.manifest.failures, *store.manifest.ignored]
+        ignored = [(remark.name, remark.reason) for remark in left]
+        jobs = [Job(r.id, scan, r) for r, scan in zip(records, scans, strict=True)]
+        return "store", jobs, ignored
+    found = find_all_scans(path)
+    root = path if path.is_dir() else path.parent
+    ignored = [(_below(file, root), reason) for file, reason in found.ignored]
+    form = "dicom" if is_dicom(path) else "files"
+    names: Counter[str] = Counter()
+    jobs = []
+    for scan in found.scans:
+        name = _name(scan, root)
+        names[name] += 1  # a table may name a file twice
+        unique = name if names[name] == 1 else f"{name} ({names[name]})"
+        jobs.append(Job(unique, scan, allow_gaps=True))
+    return form, jobs, ignored
+
+
+def _name(scan: Scan, root: Path) -> str:
+    if scan.series is None:
+        return _below(scan.path, root)
+    return f"{scan.subject} {scan.name}"  # numbers of series begin anew with every patient
+
+
+def _below(file: Path, root: Path) -> str:
+    return str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
+
+
+def _unreadable(failed: Sequence[tuple[Job, str]]) -> list[Finding]:
+    if not failed:
+        return []
+    groups = tuple(Group((job.name,), reason) for job, reason in failed)
+    return [
+        Finding(
+            "unreadable scans",
+            "fault",
+            f"{counted(len(failed), 'scan')} cannot be used.",
+            "Fetch or export them again; --fix leaves them out.",
+            groups,
+        )
+    ]
+
+
+def check_report(out: Path) -> None:
+    """Refuse a place where a page does not belong: it could be a scan.
+
+    Raises:
+        OutputError: the name does not end as a page's does.
+    """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(
+            "is no name for a page", path=out, remedy="Let it end in .html, as report.html does."
+        )

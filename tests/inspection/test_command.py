@@ -1,0 +1,207 @@
+"""The page, the table and the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.inspection.conftest import head
+
+from mrbridge import cli, io
+from mrbridge.errors import InputError, OutputError
+from mrbridge.inspection.command import run
+from mrbridge.inspection.inspect import inspect_images
+from mrbridge.io.bids import find_scans
+from mrbridge.io.safety import sha256_of
+from mrbridge.preparation.store import Store
+from mrbridge.volume import Volume
+
+_VOID = {"meta", "img", "br", "line", "polyline", "polygon"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements that are closed, pictures, words."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.words = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in _VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+@pytest.fixture
+def messy(clean_folder: Path, tmp_path: Path) -> Path:
+    """A copy, a copy under another contrast, a broken file, and a name that is markup."""
+    folder = tmp_path / "messy"
+    shutil.copytree(clean_folder, folder)
+    shutil.copy(folder / "sub-01_T1w.nii.gz", folder / "sub-08_T1w.nii.gz")
+    shutil.copy(folder / "sub-02_T1w.nii.gz", folder / "sub-09_T2w.nii.gz")
+    (folder / "sub-10_T2w.nii.gz").write_bytes(b"broken")
+    io.write(head(12, "T1w"), folder / "<b>&T1.nii.gz")
+    (folder / "notes.txt").write_text("hello")
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in folder.iterdir()}
+
+
+def test_the_page_needs_nothing_beside_itself(messy: Path, tmp_path: Path) -> None:
+    before = hashes(messy)
+    out = tmp_path / "report.html"
+    run(messy, out, None)
+    page = Page(out)
+    assert hashes(messy) == before
+    loaded = [value for _, key, value in page.attributes if key in ("src", "href", "srcset")]
+    assert loaded
+    assert all(value.startswith("data:image/png;base64,") for value in loaded)
+    assert not re.search(r"url\(|@import|<script|https?://", out.read_text(encoding="utf-8"))
+    described = [value for tag, key, value in page.attributes if (tag, key) == ("img", "alt")]
+    assert len(described) == len(loaded)
+    assert all(described)
+
+
+def test_names_of_strangers_are_text(messy: Path, tmp_path: Path) -> None:
+    run(messy, tmp_path / "report.html", None)
+    assert "<b>" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<b>&T1.nii.gz" in Page(tmp_path / "report.html").words
+
+
+def test_the_page_says_what_is_wrong(messy: Path, tmp_path: Path) -> None:
+    run(messy, tmp_path / "report.html", None)
+    words = Page(tmp_path / "report.html").words
+    assert "Not fit to train on as it is" in words
+    for told in ("Exact duplicates", "Unreadable scans", "sub-10_T2w.nii.gz", "80", "2 × 2"):
+        assert told in words
+
+
+def test_a_clean_page(clean_folder: Path, tmp_path: Path) -> None:
+    told, text = run(clean_folder, tmp_path / "report.html", None)
+    assert told["findings"] == []
+    assert text.startswith("12 scans of 6 subjects (6 T1w, 6 T2w): nothing wrong was found.")
+    assert "Nothing wrong was found" in Page(tmp_path / "report.html").words
+
+
+def test_workers_find_the_same(messy: Path) -> None:
+    one, two = inspect_images(messy), inspect_images(messy, workers=2)
+    assert one.findings == two.findings
+    assert [a.sha256 for a in one.facts] == [b.sha256 for b in two.facts]
+
+
+def test_the_table_leaves_out_what_is_certainly_wrong(messy: Path, tmp_path: Path) -> None:
+    before = hashes(messy)
+    table = tmp_path / "tables" / "fixed.csv"
+    told, _ = run(messy, None, table)
+    assert hashes(messy) == before
+    left = {entry["scan"]: entry["reason"] for entry in told["left_out"]}
+    assert left.pop("sub-10_T2w.nii.gz")
+    assert left == {
+        "sub-08_T1w.nii.gz": "is a copy of sub-01_T1w.nii.gz",
+        "sub-02_T1w.nii.gz": "has a copy under another contrast",
+        "sub-09_T2w.nii.gz": "has a copy under another contrast",
+    }
+    # Preparation takes it, and reads the same scans as from the folder.
+    found = {s.path.resolve(): (s.subject, s.contrast) for s in find_scans(table).scans}
+    folder = {s.path.resolve(): (s.subject, s.contrast) for s in find_scans(messy).scans}
+    gone = {messy / entry["scan"] for entry in told["left_out"]}
+    assert found == {path: known for path, known in folder.items() if path not in gone}
+    assert [f.kind for f in inspect_images(table).findings] == ["unequal counts"]
+
+
+def test_of_copies_the_held_out_one_stays(clean_folder: Path, tmp_path: Path) -> None:
+    with open(tmp_path / "in.csv", "w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["subject", "contrast", "path", "split"])
+        rows.writerow(["1", "T1w", clean_folder / "sub-01_T1w.nii.gz", "train"])
+        rows.writerow(["2", "T1w", clean_folder / "sub-01_T1w.nii.gz", "test"])
+    shutil.copy(clean_folder / "sub-01_T1w.nii.gz", tmp_path / "copy.nii.gz")
+    with open(tmp_path / "in.csv", "a", newline="") as stream:
+        csv.writer(stream).writerow(["3", "T1w", "copy.nii.gz", "val"])
+    found = inspect_images(tmp_path / "in.csv")
+    assert found.findings[0].severity == "fault"
+    run(tmp_path / "in.csv", None, tmp_path / "out.csv")
+    (kept,) = find_scans(tmp_path / "out.csv").scans
+    assert (kept.subject, kept.split) == ("2", "test")
+
+
+def test_a_store(small_store: Store, tmp_path: Path) -> None:
+    told, _ = run(small_store.path, tmp_path / "report.html", None)
+    assert told["form"] == "store"
+    assert told["contrasts"] == {"T1w": 4, "T2w": 4}
+    assert not [finding for finding in told["findings"] if finding["severity"] == "fault"]
+    words = Page(tmp_path / "report.html").words
+    assert "train" in words
+    assert "val" in words
+    with pytest.raises(InputError, match="is a store"):
+        run(small_store.path, None, tmp_path / "fixed.csv")
+
+
+def test_pictures(tmp_path: Path) -> None:
+    for contrast in ("T1w", "T2w"):
+        voxels = head(1, contrast).voxels[:, :, 8:12] // 5
+        for number in range(4):
+            picture = Volume(voxels[:, :, number, None].astype(np.uint8), None)
+            io.write(picture, tmp_path / "in" / contrast[:2] / f"{number}.png")
+    told, _ = run(tmp_path / "in", tmp_path / "report.html", None)
+    pairs = next(f for f in told["findings"] if f["kind"] == "hidden pairs")
+    assert [g["scans"] for g in pairs["groups"]] == [
+        [f"T1/{n}.png", f"T2/{n}.png"] for n in range(4)
+    ]
+
+
+def test_the_command_line(
+    clean_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.html"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["inspect", str(clean_folder), "-o", str(out), "--json"])
+    assert ended.value.code == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["report"] == str(out)
+    assert told["contrasts"] == {"T1w": 6, "T2w": 6}
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", str(clean_folder)])
+    listing = capsys.readouterr().out
+    assert "12 of 12 files can be used as they are: 6 T1w, 6 T2w" in listing
+
+
+def test_refusals(clean_folder: Path, tmp_path: Path) -> None:
+    scan = clean_folder / "sub-01_T1w.nii.gz"
+    before = sha256_of(scan)
+    with pytest.raises(OutputError, match="no name for a page"):
+        run(clean_folder, scan, None)
+    with pytest.raises(OutputError, match="no name for a table"):
+        run(clean_folder, None, scan)
+    (tmp_path / "mine.csv").write_text("subject")
+    with pytest.raises(OutputError, match="exists"):
+        run(clean_folder, None, tmp_path / "mine.csv")
+    with pytest.raises(InputError, match="single file"):
+        run(scan, tmp_path / "r.html", None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no scan"):
+        run(tmp_path / "empty", tmp_path / "r.html", None)
+    assert sha256_of(scan) == before
+    assert not (tmp_path / "r.html").exists()

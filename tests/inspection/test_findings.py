@@ -1,0 +1,191 @@
+"""Clean data give no finding; every planted fault is found, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from tests.inspection.conftest import facts_of, head
+
+from mrbridge.inspection.facts import Facts
+from mrbridge.inspection.finding import Finding
+from mrbridge.inspection.inspect import find_everything
+from mrbridge.volume import Volume
+
+NAME = "sub-03_T2w.nii.gz"
+Spoilt = Callable[[Volume], list[Facts]]
+
+
+def only(findings: list[Finding], kind: str, *names: str) -> Finding:
+    """The single finding, of this kind and of these scans."""
+    assert [finding.kind for finding in findings] == [kind]
+    (finding,) = findings
+    assert sorted(name for group in finding.groups for name in group.names) == sorted(names)
+    return finding
+
+
+def changed(change: Callable[[np.ndarray], np.ndarray]) -> Volume:
+    volume = head(3, "T2w")
+    return replace(volume, voxels=change(volume.voxels.astype(float)).astype(np.int16))
+
+
+def test_clean_data_give_no_finding(clean: list[Facts]) -> None:
+    assert find_everything(clean) == []
+
+
+def test_the_order_of_scans_does_not_matter(clean: list[Facts], spoilt: Spoilt) -> None:
+    facts = spoilt(changed(lambda v: v[:, ::-1]))
+    assert find_everything(facts[::-1]) == find_everything(facts)
+    assert find_everything(clean[::-1]) == []
+
+
+def test_an_exact_copy_under_another_subject(clean: list[Facts], tmp_path: Path) -> None:
+    facts = [*clean, facts_of(tmp_path, head(3, "T2w"), "07", "T2w")]
+    facts.append(facts_of(tmp_path, head(7, "T1w"), "07", "T1w"))
+    found = only(find_everything(facts), "exact duplicates", NAME, "sub-07_T2w.nii.gz")
+    assert found.severity == "fault"
+    assert "several subjects" in found.text
+
+
+def test_a_copy_stored_in_another_orientation_is_a_copy(clean: list[Facts], tmp_path: Path) -> None:
+    volume = head(3, "T2w")
+    affine = volume.affine @ np.array(
+        [[-1, 0, 0, volume.voxels.shape[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], float
+    )
+    turned = Volume(volume.voxels[::-1].copy(), affine)
+    other = facts_of(tmp_path, turned, "07", "T2w")
+    assert other.orientation == "LAS"
+    assert other.sha256 == next(one for one in clean if one.name == NAME).sha256
+
+
+def test_a_copy_under_the_other_contrast(clean: list[Facts], tmp_path: Path) -> None:
+    kept = [one for one in clean if one.name != "sub-03_T1w.nii.gz"]
+    facts = [*kept, facts_of(tmp_path, head(3, "T2w"), "03", "T1w")]
+    found = find_everything(facts)
+    assert found[0].kind == "exact duplicates"
+    assert found[0].severity == "fault"
+    assert "at least one of the names is wrong" in found[0].text
+    # Which of the two is wrong is told by the image.
+    doubted = next(f for f in found if f.kind == "doubtful contrast labels")
+    assert [group.names for group in doubted.groups] == [("sub-03_T1w.nii.gz",)]
+
+
+def test_a_wrong_label_is_told_by_the_image(clean: list[Facts], tmp_path: Path) -> None:
+    facts = [
+        facts_of(tmp_path, head(9, "T1w"), "03", "T2w") if o.name == NAME else o for o in clean
+    ]
+    found = find_everything(facts)
+    doubted = next(f for f in found if f.kind == "doubtful contrast labels")
+    assert [group.names for group in doubted.groups] == [(NAME,)]
+    assert "very likely T1w" in doubted.groups[0].remark
+    # Its histogram, noise and such are those of the other contrast; of other scans nothing is said.
+    assert {name for f in found for group in f.groups for name in group.names} == {NAME}
+
+
+def test_a_near_copy_of_another_subject(clean: list[Facts], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    copy = changed(lambda v: 0.9 * v + 20 * (v > 0) + rng.normal(0, 8, v.shape) * (v > 0))
+    facts = [*clean, facts_of(tmp_path, copy, "07", "T2w")]
+    facts.append(facts_of(tmp_path, head(7, "T1w"), "07", "T1w"))
+    found = only(find_everything(facts), "near-duplicates", NAME, "sub-07_T2w.nii.gz")
+    assert found.severity == "warning"
+
+
+def test_a_near_copy_that_is_held_out_is_a_fault(clean: list[Facts], tmp_path: Path) -> None:
+    def in_split(one: Facts, split: str) -> Facts:
+        return replace(one, job=replace(one.job, scan=replace(one.job.scan, split=split)))
+
+    copy = facts_of(tmp_path, changed(lambda v: 0.95 * v), "07", "T2w")
+    facts = [*(in_split(one, "train") for one in clean), in_split(copy, "val")]
+    kinds = {f.kind: f.severity for f in find_everything(facts)}
+    assert kinds["near-duplicates across splits"] == "fault"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda v: v[:, :, ::-1], "upside down"),
+        (lambda v: v[:, ::-1], "front to back"),
+    ],
+)
+def test_a_turned_volume(
+    spoilt: Spoilt, change: Callable[[np.ndarray], np.ndarray], word: str
+) -> None:
+    found = only(find_everything(spoilt(changed(change))), "turned against the majority", NAME)
+    assert found.groups[0].remark == word
+
+
+def test_left_and_right_are_told_by_the_header_alone(clean: list[Facts], spoilt: Spoilt) -> None:
+    volume = head(3, "T2w")
+    affine = volume.affine * np.array([-1, 1, 1, 1.0])
+    found = only(find_everything(spoilt(Volume(volume.voxels, affine))), "stored mirrored", NAME)
+    assert found.severity == "note"
+    # The same mirror without the header's word goes unseen, and the page says so.
+    assert find_everything(spoilt(Volume(volume.voxels[::-1].copy(), volume.affine))) == []
+
+
+def test_a_field_of_view_that_is_too_small(spoilt: Spoilt) -> None:
+    volume = head(3, "T2w")
+    found = find_everything(spoilt(Volume(volume.voxels[25:], volume.affine)))
+    cut = next(f for f in found if f.kind == "truncated field of view")
+    assert [group.names for group in cut.groups] == [(NAME,)]
+    assert cut.groups[0].remark.startswith("left (")  # i grows to the patient's right
+
+
+def test_a_noisy_scan(spoilt: Spoilt) -> None:
+    rng = np.random.default_rng(0)
+    noisy = changed(lambda v: np.clip(v + rng.normal(0, 120, v.shape) * (v > 0), 0, None))
+    found = find_everything(spoilt(noisy))
+    assert {f.kind for f in found} <= {"noise and motion", "unusual intensities"}
+    spoiled = next(f for f in found if f.kind == "noise and motion")
+    assert {group.names for group in spoiled.groups} == {(NAME,)}
+    assert "noisy" in spoiled.groups[0].remark
+
+
+def test_a_blurred_scan(spoilt: Spoilt) -> None:
+    blurred = changed(lambda v: ndimage.gaussian_filter(v, (2.5, 2.5, 0)))
+    found = find_everything(spoilt(blurred))
+    spoiled = next(f for f in found if f.kind == "noise and motion")
+    assert {name for f in found for g in f.groups for name in g.names} == {NAME}
+    assert any("smooth" in g.remark or "blurred" in g.remark for g in spoiled.groups)
+
+
+def test_more_noise_measures_as_more_noise(clean: list[Facts], spoilt: Spoilt) -> None:
+    rng = np.random.default_rng(0)
+    levels = []
+    for sigma in (0, 20, 60, 120):
+        noisy = changed(
+            lambda v, s=sigma: np.clip(v + rng.normal(0, s, v.shape) * (v > 0), 0, None)
+        )
+        levels.append(next(o for o in spoilt(noisy) if o.name == NAME).noise)
+    assert levels == sorted(levels)
+
+
+def test_a_lacking_contrast_is_named(clean: list[Facts]) -> None:
+    found = only(find_everything([o for o in clean if o.name != NAME]), "unequal counts", "03")
+    assert found.groups[0].remark == "no T2w"
+
+
+def test_counts_of_nobody_s_scans(clean: list[Facts]) -> None:
+    def nobody(one: Facts) -> Facts:
+        return replace(one, job=replace(one.job, scan=replace(one.job.scan, subject=None)))
+
+    facts = [nobody(one) for one in clean if one.contrast == "T1w" or "01" in one.name]
+    counts = next(f for f in find_everything(facts) if f.kind == "unequal counts")
+    assert counts.severity == "warning"
+    assert "6 T1w" in counts.text
+
+
+def test_hidden_pairs_of_unnamed_subjects_are_found(clean: list[Facts]) -> None:
+    def renamed(one: Facts) -> Facts:
+        subject = f"{one.contrast}-{one.job.scan.subject}"
+        return replace(one, job=replace(one.job, scan=replace(one.job.scan, subject=subject)))
+
+    found = next(f for f in find_everything([*map(renamed, clean)]) if f.kind == "hidden pairs")
+    assert {group.names for group in found.groups} == {
+        (f"sub-0{n}_T1w.nii.gz", f"sub-0{n}_T2w.nii.gz") for n in range(1, 7)
+    }
