@@ -6,7 +6,9 @@
 
 Sets: `ms` trains on the T1w of patient07 and the T2w of patient19 of open-ms-mni, `ms-swapped` the
 other way round; both score both patients, whose scans of the other contrast no training saw.
-`seed-png` trains on the two folders of slices and scores the pairs that are hidden in them. Arms of
+`seed-png` trains on the two folders of slices and scores the pairs that are hidden in them.
+`whole-heads` trains nothing: `evaluate` scores the shipped model and the floor on the visits of
+open-ms-raw, registered, inside the foreground, mean over patients. Arms of
 pairs are trained once for each patient, on the pair of the other one, for the minutes each.
 Scores are those of DESIGN, section 7: kind `fit` inside the brain, in three dimensions, for
 patients; kind `plain` over whole slices for seed-png. Every arm starts from the same store; threads
@@ -33,6 +35,8 @@ from scipy import stats
 
 from harness import machine, versions
 from mrbridge import io, metrics
+from mrbridge.evaluation.evaluate import evaluate
+from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.inference.engine import Translator
 from mrbridge.models import SHIPPED
 from mrbridge.preparation.pipeline import prepare
@@ -41,6 +45,7 @@ from mrbridge.training.run import Run, train
 from mrbridge.training.settings import resolve
 from mrbridge.volume import Volume
 
+SETS = ("ms", "ms-swapped", "seed-png", "whole-heads")
 PATIENTS = ("patient07", "patient19")
 
 NO_LESSONS: dict[str, Any] = {
@@ -225,6 +230,34 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return told
 
 
+def whole_heads(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """Scores of the shipped model and of the floor on open-ms-raw, whose scans lie apart."""
+    rows = []
+    for patient in sorted((data / "open-ms-raw").glob("patient*")):
+        for path in sorted(patient.glob("study*_T[12]W.nii.gz")):
+            visit, contrast = path.name.split(".")[0].split("_")
+            rows.append((patient.name, visit, contrast.replace("W", "w"), path.resolve()))
+    with open(folder / "table.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("subject", "session", "contrast", "path"), *rows])
+    settings = EvaluateSettings(cycle=False, shown_cases=0)
+    found = evaluate(SHIPPED, folder / "table.csv", out=folder / "scores", settings=settings)
+    told = json.loads((found.out / "scores.json").read_text())["summary"]
+    for arm, method in (("floor", "floor"), ("shipped", "model")):
+        yield {
+            "arm": arm,
+            "scores": {
+                f"to {direction.split('_')[-1]}": {
+                    "mean": [
+                        round(methods[method]["fit"][score]["mean"], 3)
+                        for score in ("psnr", "ssim")
+                    ]
+                }
+                for direction, methods in told.items()
+            },
+        }
+
+
 def summary(results: Path) -> None:
     """Print a table of the arms, and Spearman's correlation of what was told without pairs with the
     paired scores, over all checkpoints."""
@@ -267,7 +300,7 @@ def main() -> None:
     """Train and score the arms, or sum up their results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--set", choices=("ms", "ms-swapped", "seed-png"), default="ms")
+    parser.add_argument("--set", choices=SETS, default="ms")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="all without it")
@@ -277,6 +310,11 @@ def main() -> None:
     given = parser.parse_args()
     if given.summary is not None:
         return summary(given.summary)
+    if given.set == "whole-heads":
+        with tempfile.TemporaryDirectory() as name:
+            for told in whole_heads(given.data, Path(name)):
+                _tell(given, {"benchmark": "quality", "set": given.set, "kind": "fit"} | told)
+        return None
     is_seed = given.set == "seed-png"
     cases = list((hidden_pairs if is_seed else patients)(given.data))
     kind = "plain" if is_seed else "fit"
@@ -345,6 +383,11 @@ def _run(
             line["checkpoints"] = checkpoints(run.rows)
         line["seconds with everything"] = round(time.monotonic() - began)
         line["steps"] = int(run.rows[-1]["step"])
+    _tell(given, line)
+
+
+def _tell(given: argparse.Namespace, line: dict[str, Any]) -> None:
+    """Print a line, and keep it."""
     text = json.dumps(line | {"machine": machine(), "versions": versions()})
     print(text, flush=True)
     if given.out is not None:
