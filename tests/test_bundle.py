@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.data import golden_bundle
 
 from mrbridge.bundle import (
     Bundle,
@@ -166,10 +167,16 @@ def test_missing_weights(folder: Path) -> None:
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
-def test_another_version(folder: Path, version: Any) -> None:
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [(0, "Take the mrbridge that wrote it"), (2, "Update mrbridge"), ("1", ""), (True, "")],
+)
+def test_another_version(folder: Path, version: Any, remedy: str) -> None:
     edit(folder, version=version)
-    with pytest.raises(BundleError, match=r"bundle\.json: has format version"):
+    with pytest.raises(BundleError, match=rf"bundle\.json: has format version.*{remedy}"):
+        load_bundle(folder)
+    edit(folder, version=None)
+    with pytest.raises(BundleError, match="has format version None"):
         load_bundle(folder)
 
 
@@ -210,6 +217,42 @@ def test_a_pickle_is_refused_and_not_executed(folder: Path, tmp_path: Path) -> N
     with pytest.raises(BundleError, match="damaged"):
         load_bundle(folder)
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "ckpt", "pkl", "bin"])
+def test_a_pickle_in_the_place_of_a_model_is_named(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model.{suffix}"
+    torch.save(Trap(tmp_path / "sprung"), path)
+    with pytest.raises(BundleError, match=rf"model\.{suffix}: is a pickle .*never opened.*folder"):
+        load_bundle(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_file_of_a_bundle_is_not_the_bundle(folder: Path) -> None:
+    for path in (folder / "bundle.json", weights_of(folder)):
+        with pytest.raises(BundleError, match=r"a bundle is a folder.*that holds bundle\.json"):
+            load_bundle(path)
+
+
+def test_no_unpickler_is_ever_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    made = Translator(folder, "cpu").translate_slices(torch.zeros(1, 32, 32).numpy(), "T2w")
+    assert made.shape == (1, 32, 32)
+
+
+def test_the_golden_bundle_loads_and_makes_what_it_made() -> None:
+    expected = json.loads((golden_bundle.FOLDER / "expected.json").read_text())
+    made = golden_bundle.numbers(golden_bundle.FOLDER)
+    assert made.keys() == expected.keys() == {"T1w", "T2w"}
+    for contrast, told in expected.items():
+        for name in ("mean", "spread", "row"):
+            assert made[contrast][name] == pytest.approx(told[name], rel=1e-3, abs=0.05)
+    assert load_bundle(golden_bundle.FOLDER).manifest.version == 1
 
 
 @pytest.mark.parametrize("escape", ["../{}", "{absolute}", "sub/../../{}", "..", "", "."])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import time
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,8 +68,21 @@ def broken(number: int) -> int:
     return number // 0
 
 
-def dies(number: int) -> int:
-    os._exit(9)
+def dies_of_three(number: int) -> int:
+    if number == 3:
+        os._exit(9)
+    return number
+
+
+def dies_once(mark: Path, number: int) -> int:
+    if number == 2 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def says(number: int) -> None:
+    logging.getLogger("mrbridge.tests").info("100 %% of %d", number)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -85,9 +102,29 @@ def test_a_bug_is_raised(workers: int) -> None:
         list(map_scans(broken, [1, 2], workers=workers, label="Working"))
 
 
-def test_a_killed_worker_is_told() -> None:
-    with pytest.raises(MrbridgeError, match="killed"):
-        list(map_scans(dies, [1, 2], workers=2, label="Working"))
+def test_what_kills_every_process_is_told_and_the_others_are_done() -> None:
+    outcomes = list(map_scans(dies_of_three, range(9), workers=2, label="Working"))
+    assert [item for item, _ in outcomes] == list(range(9))
+    killed = outcomes.pop(3)[1]
+    assert isinstance(killed, MrbridgeError)
+    assert "3 processes were killed" in killed.what
+    assert all(result == item for item, result in outcomes)
+
+
+def test_a_process_killed_once_changes_nothing(tmp_path: Path) -> None:
+    work = partial(dies_once, tmp_path / "died")
+    outcomes = list(map_scans(work, range(9), workers=2, label="Working"))
+    assert outcomes == [(number, number * number) for number in range(9)]
+    assert (tmp_path / "died").exists()
+
+
+def test_logs_of_other_processes_are_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="mrbridge"):
+        list(map_scans(says, [1, 2], workers=2, label="Working"))
+    assert [(r.name, r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("mrbridge.tests", "INFO", "100 % of 1"),
+        ("mrbridge.tests", "INFO", "100 % of 2"),
+    ]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -38,6 +38,8 @@ from mrbridge.settings import Settings
 
 VERSION = 1
 
+_PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
+
 
 class Networks(Settings):
     """The networks of a model and the image size that they are trained for.
@@ -217,6 +219,18 @@ def find_bundle(model: str | Path) -> Path:
         BundleError: there is neither.
     """
     place = locate(model)
+    if place.suffix.lower() in _PICKLES and place.is_file():
+        raise BundleError(
+            f"is a pickle ({place.suffix}), which could run anything: it is never opened",
+            path=place,
+            remedy="Name a run, or a bundle: a folder of safetensors and JSON.",
+        )
+    if place.is_file():
+        raise BundleError(
+            "is a file; a bundle is a folder",
+            path=place,
+            remedy="Name the folder that holds bundle.json.",
+        )
     for folder in (place, place / "bundle"):
         if (folder / "bundle.json").is_file():
             return folder
@@ -240,11 +254,13 @@ def read_manifest(model: str | Path) -> BundleManifest:
         raise BundleError(f"cannot be read ({error})", path=path, remedy="Get it anew.") from None
     if not isinstance(values, dict) or values.get("format") != "mrbridge-bundle":
         raise BundleError("is not an mrbridge bundle", path=path, remedy="Name another folder.")
-    if values.get("version") != VERSION:
+    version = values.get("version")
+    if type(version) is not int or version != VERSION:
+        is_newer = type(version) is int and version > VERSION
         raise BundleError(
-            f"has format version {values.get('version')}, this mrbridge reads {VERSION}",
+            f"has format version {version}, this mrbridge reads {VERSION}",
             path=path,
-            remedy="Take the mrbridge that wrote it.",
+            remedy="Update mrbridge." if is_newer else "Take the mrbridge that wrote it.",
         )
     try:
         return BundleManifest.build(values, origin=path)

@@ -26,6 +26,7 @@ from mrbridge.options import (
     Assignments,
     BidsFilter,
     Config,
+    Dask,
     Device,
     Form,
     Json,
@@ -39,6 +40,7 @@ from mrbridge.options import (
     Workers,
     layered,
     spread,
+    who_works,
 )
 
 app = typer.Typer(
@@ -136,6 +138,7 @@ def prepare(
     config: Config = None,
     assignments: Assignments = None,
     workers: Workers = 1,
+    dask: Dask = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -144,6 +147,7 @@ def prepare(
     listen(quiet, verbose, as_json)
     for path in source_paths:
         must_exist(path)
+    crew = who_works(workers, dask)
     named = {"source": source, "target": target, "registration": registration}
     standard = None if bias is None else {"bias": bias}
     changes = layered(config, assignments, named | {"standard": standard})
@@ -152,7 +156,7 @@ def prepare(
 
     settings = PrepareSettings().changed(changes)
     paths = source_paths[0] if len(source_paths) == 1 else source_paths
-    store = run(paths, out, settings, workers=workers)
+    store = run(paths, out, settings, workers=crew)
     told: dict[str, Any] = {"path": str(store.path), "ignored": len(store.manifest.ignored)}
     for contrast in (settings.source, settings.target):
         told[contrast] = {
@@ -226,12 +230,17 @@ def train(
     assignments: Assignments = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     device: Device = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes that train together, each on a device of its own.")
+    ] = 1,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Train a CycleGAN. RUN/bundle is ready at any time from the first validation on."""
-    listen(quiet, verbose, as_json)
+    from mrbridge.training.names import check_preset, is_follower, refuse_foreign
+
+    listen(quiet or is_follower(), verbose, as_json and not is_follower())
     must_exist(store, StoreError, "Run mrbridge prepare first.")
     if resume and start is not None:
         raise SettingsError(
@@ -240,11 +249,9 @@ def train(
     if start not in (None, "auto", "scratch"):
         locate(start, "Say auto, shipped or scratch, or name a run or a bundle.")
     changes = layered(config, assignments, {})
-    from mrbridge.training.names import check_preset, refuse_foreign
-
     if preset is not None:
         check_preset(preset)
-    if not resume:
+    if not resume and not is_follower():
         refuse_foreign(out)
     from mrbridge.preparation.store import Store
 
@@ -255,10 +262,15 @@ def train(
     if resume:
         if preset is not None:
             changes["preset"] = preset
-        result = run(opened, out, resume=True, changes=changes, device=device)
+        given: dict[str, Any] = {"resume": True, "changes": changes}
     else:
-        given: dict[str, Any] = {} if start is None else {"start": start}
-        result = run(opened, out, resolve(preset, changes), device=device, **given)
+        given = {"settings": resolve(preset, changes)} | ({} if start is None else {"start": start})
+    if devices > 1:
+        from mrbridge.training.together import train_together
+
+        result = train_together(devices, opened.path, out, device=device, **given)
+    else:
+        result = run(opened, out, device=device, **given)
     last = result.rows[-1] if result.rows else {}
     words = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
     told = {"path": str(out), "bundle": str(out / "bundle"), "last": last}
@@ -303,6 +315,8 @@ def translate(
     series: Series = None,
     allow_gaps: AllowGaps = False,
     form: Form = None,
+    workers: Workers = 1,
+    dask: Dask = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -338,6 +352,7 @@ def translate(
         series=series,
         allow_gaps=allow_gaps,
         form=form,
+        workers=who_works(workers, dask),
     )
     outputs = [str(item.output) for item in done]
     skipped = sum(item.skipped for item in done)
@@ -368,6 +383,7 @@ def evaluate(
     assignments: Assignments = None,
     device: Device = "auto",
     workers: Workers = 1,
+    dask: Dask = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -394,7 +410,7 @@ def evaluate(
         out=out,
         settings=settings,
         device=device,
-        workers=workers,
+        workers=who_works(workers, dask),
     )
     answer(
         {

@@ -8,11 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
+from mrbridge.errors import SettingsError
+
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; add tracebacks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by side.")]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="Work on a Dask cluster instead: its scheduler, as tcp://host:8786."
+    ),
+]
 Model = Annotated[
     Path | None, typer.Option("-m", "--model", help="A run or a bundle [the shipped model].")
 ]
@@ -62,6 +70,19 @@ Form = Annotated[
 ]
 
 _SEVERAL = ("--participant-label", "--participant_label", "--session-label", "--session_label")
+
+
+def who_works(workers: int, dask: str | None) -> int | str:
+    """What `mrbridge.scale.map_scans` takes for its workers.
+
+    Raises:
+        SettingsError: both processes and a cluster are asked for.
+    """
+    if dask is not None and workers != 1:
+        raise SettingsError(
+            "work is shared out by --workers here, or by --dask elsewhere", remedy="Leave one out."
+        )
+    return workers if dask is None else dask
 
 
 def spread(arguments: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.studies import write_series
 
 from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import find_pairs, find_syntheses, partner, with_masks
@@ -154,3 +155,9 @@ class TestMasks:
         first, second = with_masks(cases, tmp_path / "masks")
         assert first.mask == tmp_path / "masks/sub-01_desc-brain_mask.nii.gz"
         assert second.mask is None
+
+
+def test_dicom_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path)
+    with pytest.raises(InputError, match=r"is DICOM.*NIfTI"):
+        find_pairs(tmp_path, "T1w", "T2w")

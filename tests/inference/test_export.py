@@ -158,6 +158,7 @@ class TestVerb:
     def test_they_tell_what_they_are(self, written: list[Path], tiny_bundle: Bundle) -> None:
         told = {p.key: p.value for p in onnx.load(str(written[1])).metadata_props}
         assert (told["source"], told["target"]) == ("T2w", "T1w")
+        assert told["bias_correction"] == "none"
         assert (told["spacing_mm"], told["range"], told["multiple"]) == ("1", "[-1, 1]", "16")
         assert told["bundle_sha256"] == tiny_bundle.hash
         assert "synthetic; for research, not for diagnosis" in told["description"]

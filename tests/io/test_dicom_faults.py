@@ -240,6 +240,12 @@ class TestFiles:
         monkeypatch.setattr("mrbridge.io.dicom.decode._MOST_SECONDS", 0.0)
         refused(tmp_path, r"IM\d+: its pixels are damaged or truncated")
 
+    def test_a_length_that_lies_takes_no_memory(self, tmp_path: Path) -> None:
+        path = write_series(tmp_path)[0]
+        with dicom_files.DicomFile(path, path.stat().st_size).open() as file:
+            assert file.read(2**62) == path.read_bytes()
+            assert file.read(2**62) == b""
+
     def test_too_many_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_series(tmp_path)
         monkeypatch.setattr(dicom_files, "MAX_FILES", 5)
@@ -290,6 +296,15 @@ class TestZip:
         data[data.index(uid) + len(uid) - 1] ^= 1
         archive.write_bytes(data)
         assert paths[0].name in str(refused(archive, "damaged"))
+
+    def test_a_name_that_cannot_be_decoded(self, archive: Path) -> None:
+        with zipfile.ZipFile(archive) as opened:
+            info = opened.infolist()[3]
+        data = bytearray(archive.read_bytes())
+        data[info.header_offset + 7] |= 8  # APPNOTE.TXT, 4.4.4: the name is in UTF-8
+        data[info.header_offset + 31] = 0xAB
+        archive.write_bytes(data)
+        assert info.filename in str(refused(archive, "damaged"))
 
     def test_an_encrypted_one(self, archive: Path) -> None:
         data = bytearray(archive.read_bytes())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -240,6 +242,14 @@ class TestWords:
         derived(tmp_path / "enhanced", tmp_path / "out-enhanced")
         with pytest.warns(MrbridgeWarning):
             derived(tmp_path / "gap", tmp_path / "out-gap", allow_gaps=True)
+        # Of an unpaired part of the body nothing needs to be said, or an empty laterality.
+        write_source(tmp_path / "brain", BodyPartExamined="BRAIN")
+        write_source(tmp_path / "side", Laterality="")
+        for name in ("brain", "side"):
+            made = derived(tmp_path / name, tmp_path / f"out-{name}")
+            assert made[0].SeriesNumber == 5001
+            before = _complaints(program, [next((tmp_path / name).iterdir())])
+            assert _complaints(program, sorted((tmp_path / f"out-{name}").glob("*.dcm"))) <= before
         known = _complaints(program, [next(source.iterdir())])
         for out in ("out", "out-enhanced", "out-gap"):
             files = sorted((tmp_path / out).glob("*.dcm"))
@@ -350,3 +360,39 @@ def test_one_mark_of_several_is_enough(mark: str, source: Path, tmp_path: Path) 
         one.ImageType = ["DERIVED", "SECONDARY"]
         one.save_as(path)
     assert find_series(tmp_path / "out").series[0].kind == "synthetic"
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_instant_leaves_a_whole_series(source: Path, tmp_path: Path) -> None:
+    """A writer that replaces its output again and again is killed at random."""
+    code = (
+        "import sys, numpy as np\n"
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "from mrbridge import io\n"
+        "from mrbridge.io.dicom import Origin, write_series\n"
+        "scan = io.read(sys.argv[1])\n"
+        "for number in range(1, 10**6):\n"
+        "    made = replace(scan, voxels=np.full(scan.voxels.shape, number, np.float32))\n"
+        "    write_series(made, Path(sys.argv[2]), Origin('T2w', 'mrbridge', '1', 'ab' * 32),\n"
+        "                 {'SyntheticData': True, 'series': {}})\n"
+        "    print(number, flush=True)\n"
+    )
+    rng = random.Random(5)
+    out = tmp_path / "out" / "series"
+    for _ in range(12):
+        command = [sys.executable, "-c", code, source, out]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(rng.uniform(0, 0.3))
+            writer.kill()
+            last = max([int(line) for line in writer.stdout] or [1])
+        (series,) = find_series(out).series
+        voxels = io.read(out).voxels
+        assert len(series.slices) == 7
+        assert voxels.min() == voxels.max()
+        assert voxels.max() in (last, last + 1)
+        assert (out / "report.json").is_file()
+    derived(source, out)
+    assert [path.name for path in out.parent.iterdir()] == ["series"]

@@ -81,8 +81,11 @@ def test_colour_is_refused(channel: int, tmp_path: Path) -> None:
         io.read(tmp_path / "in.png")
 
 
-def png(width: int, height: int, depth: int, kind: int, rows: bytes) -> bytes:
-    """A PNG made by hand."""
+def png(
+    width: int, height: int, depth: int, kind: int, rows: bytes, packed: bytes | None = None
+) -> bytes:
+    """A PNG made by hand, of rows or of what they were packed to."""
+    packed = zlib.compress(rows) if packed is None else packed
 
     def chunk(name: bytes, data: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(name + data))
@@ -90,7 +93,7 @@ def png(width: int, height: int, depth: int, kind: int, rows: bytes) -> bytes:
 
     head = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n"
-    return start + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return start + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
 def test_sixteen_bit_colour_is_refused_rather_than_cut(tmp_path: Path) -> None:
@@ -140,6 +143,29 @@ def test_a_flipped_bit_in_the_pixels_is_found(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
         io.read(path)
+
+
+def test_the_checksum_of_the_pixels_is_checked(tmp_path: Path) -> None:
+    """Every CRC is right here, and Pillow reads it; only the Adler-32 tells."""
+    rows = zlib.compress((b"\0" + bytes(range(4))) * 3, 0)
+    place = rows.index(bytes(range(4)))
+    wrong = rows[:place] + b"\7" + rows[place + 1 :]
+    path = tmp_path / "in.png"
+    for packed, message in ((wrong, "incorrect data check"), (rows[:-4], "end too early")):
+        path.write_bytes(png(4, 3, 8, 0, b"", packed))
+        with pytest.raises(InputError, match=message):
+            io.read(path)
+    path.write_bytes(png(4, 3, 8, 0, b"", rows))
+    assert io.read(path).voxels[:, :, 0].tolist() == [[0, 1, 2, 3]] * 3
+    path.write_bytes(png(4, 3, 8, 0, bytes(4 << 20)))
+    with pytest.raises(InputError, match="far more pixels"):
+        io.read(path)
+
+
+def test_pixels_that_fill_a_block_to_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "in.png"
+    path.write_bytes(png(1023, 1024, 8, 0, bytes(1 << 20)))
+    assert io.read(path).voxels.shape == (1024, 1023, 1)
 
 
 @pytest.mark.parametrize("depth", [8, 16])

@@ -173,6 +173,24 @@ def test_a_kill_at_any_instant_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.parametrize("first", ["one", "other"])
+def test_two_writers_of_one_file(first: str, tmp_path: Path) -> None:
+    """Neither sees the other's half; the one that is done last is what is there."""
+    path = tmp_path / "scan.nii.gz"
+    writers = {name: atomic_path(path) for name in ("one", "other")}
+    temporary = {name: writer.__enter__() for name, writer in writers.items()}
+    assert temporary["one"] != temporary["other"]
+    texts = {"one": "1" * 9, "other": "2" * 9}
+    for name, text in texts.items():
+        temporary[name].write_text(text)
+    last = {"one": "other", "other": "one"}[first]
+    for name in (first, last):
+        sweep(tmp_path)
+        writers[name].__exit__(None, None, None)
+        assert path.read_text() == texts[name]
+    assert os.listdir(tmp_path) == ["scan.nii.gz"]
+
+
 def test_checksums(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     assert sha256_of(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()

@@ -139,7 +139,7 @@ def test_affine_finds_a_stretch_that_rigid_does_not(head):
     stretch = MOTION @ np.diag([1.06, 0.95, 1.03, 1])
     bent = replace(head.t2w, affine=np.linalg.inv(stretch) @ head.t2w.affine)
     rigid, affine = (register(bent, head.t1w, kind) for kind in ("rigid", "affine"))
-    assert errors(head, affine.transform, stretch)[0] < 0.5
+    assert errors(head, affine.transform, stretch)[0] < 1
     assert errors(head, rigid.transform, stretch)[0] > 1.5
     assert affine.after > rigid.after
 

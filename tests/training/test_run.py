@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,7 +332,13 @@ def test_a_run_killed_before_its_first_checkpoint_can_begin_again(
     (run / "samples" / "epoch_0000.png").write_bytes(b"half")
     with pytest.raises(OutputError, match="not empty"):
         train(small_store, run, tiny("unet"), device="cpu")  # not known to be a run
-    (run / "settings.yaml").write_text("preset: unet\n")
+    (run / "samples" / "epoch_0000.png").unlink()
+    (run / ".~000000-1-00000000.yaml").write_text("half")  # as a kill leaves it
+    assert train(small_store, run, tiny("unet"), device="cpu").rows
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(OutputError, match="not empty"):
+        train(small_store, run, tiny("unet"), device="cpu")  # the bundle is worth something
+    shutil.rmtree(run / "bundle")
     assert train(small_store, run, tiny("unet"), device="cpu").rows
     with pytest.raises(OutputError, match="--resume"):
         train(small_store, run, tiny("unet"), device="cpu")

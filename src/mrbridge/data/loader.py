@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader
@@ -26,6 +27,7 @@ def batches_from(
     first_step: int,
     last_step: int,
     device: torch.device = _CPU,
+    share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Sample] | ResidentBatches:
     """Batches `first_step` (included) to `last_step` (excluded) of the endless sequence.
 
@@ -40,15 +42,16 @@ def batches_from(
         first_step: of the batches, each of one step.
         last_step: likewise.
         device: of the training.
+        share: (n, of m) where m processes train together: of every step's m batches the n-th.
     """
     if fits(dataset, device):
         slices = ResidentSlices(dataset, device)
-        return ResidentBatches(slices, batch_size, first_step, last_step)
+        return ResidentBatches(slices, batch_size, first_step, last_step, share)
     processes = _processes(device)
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=range(first_step * batch_size, last_step * batch_size),
+        sampler=_Indices(batch_size, first_step, last_step, share),
         drop_last=True,
         num_workers=processes,
         prefetch_factor=4 if processes else None,
@@ -57,6 +60,25 @@ def batches_from(
         # A generator of its own: without one, the loader draws from the global random state.
         generator=torch.Generator(),
     )
+
+
+@dataclass(frozen=True)
+class _Indices:
+    """The samples of some steps, in order, of which every process takes its share."""
+
+    batch_size: int
+    first_step: int
+    last_step: int
+    share: tuple[int, int]
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        number, count = self.share
+        for step in range(self.first_step, self.last_step):
+            start = (step * count + number) * self.batch_size
+            yield from range(start, start + self.batch_size)
 
 
 def _processes(device: torch.device) -> int:

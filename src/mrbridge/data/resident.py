@@ -126,19 +126,22 @@ class ResidentBatches:
         batch_size: samples in each.
         first_step: where the sequence is entered.
         last_step: where it is left.
+        share: (n, of m), see `loader.batches_from`.
     """
 
     slices: ResidentSlices
     batch_size: int
     first_step: int
     last_step: int
+    share: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
         return self.last_step - self.first_step
 
     def __iter__(self) -> Iterator[Sample]:
         for step in range(self.first_step, self.last_step):
-            yield self.slices.batch(step * self.batch_size, self.batch_size)
+            first = (step * self.share[1] + self.share[0]) * self.batch_size
+            yield self.slices.batch(first, self.batch_size)
 
 
 def _sent(bank: SliceBank, device: torch.device) -> Tensor:

@@ -85,6 +85,13 @@ def find_pairs(pairs: str | Path | Sequence[str | Path], source: str, target: st
             path=pairs if isinstance(pairs, str | Path) else None,
             remedy="Name a BIDS data set, a folder or a table with scans of these contrasts.",
         )
+    series = next((scan for scan in found.scans if scan.series is not None), None)
+    if series is not None:
+        raise InputError(
+            "is DICOM, and pairs are compared as files",
+            path=series.path,
+            remedy="Convert both contrasts to NIfTI first, in register.",
+        )
     masks = _brain_masks(Path(pairs)) if isinstance(pairs, str | Path) else {}
     cases: list[Case] = []
     singles: list[Case] = []

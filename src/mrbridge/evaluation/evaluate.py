@@ -30,7 +30,7 @@ from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Scored
 from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.models import unnamed
-from mrbridge.scale import map_scans
+from mrbridge.scale import Workers, map_scans, reachable, stays_here
 
 __all__ = ["EvaluateSettings", "Evaluation", "evaluate"]
 
@@ -47,7 +47,7 @@ def evaluate(
     out: str | Path,
     settings: EvaluateSettings | None = None,
     device: str = "auto",
-    workers: int = 1,
+    workers: Workers = 1,
 ) -> Evaluation:
     """Score a model on pairs of true scans, or ready syntheses against true scans.
 
@@ -66,7 +66,9 @@ def evaluate(
         out: the folder to write to.
         settings: how to score.
         device: `auto`, `cpu` or `cuda`.
-        workers: processes; each loads the model from its path.
+        workers: processes, or the address of a Dask scheduler, whose workers see the same files
+            at the same absolute paths; each loads the model from its path. A model that has none
+            is used in this process alone.
 
     Returns:
         The scores; files lie in `out`.
@@ -77,13 +79,19 @@ def evaluate(
         SomeScansFailed: some cases could not be scored; all results of the others are written.
     """
     settings = settings or EvaluateSettings()
-    out = Path(out)
+    out = Path(reachable(out, workers))
+    pairs, real, synthetic, mask = (
+        reachable(given, workers) for given in (pairs, real, synthetic, mask)
+    )
     if pairs is not None and real is None and synthetic is None:
         model = unnamed() if model is None else model
         translator = open_translator(model, device)
         source, target = translator.bundle.source, translator.bundle.target
-        if workers <= 1 or not isinstance(model, str | Path):
-            model, workers = translator, 1  # only a path can be sent to other processes
+        told = getattr(translator, "elsewhere", lambda: None)()
+        if stays_here(workers) or told is None:
+            model, workers = translator, 1
+        else:
+            model = told
         found = find_pairs(pairs, source, target)
         both = [Direction(source, target), Direction(target, source)]
     elif real is not None and synthetic is not None and model is None and pairs is None:
@@ -106,7 +114,6 @@ def evaluate(
             or (Direction(None, next(iter(case.images))),),
             settings,
             model,
-            device,
             sampled=max(1, settings.wasserstein_slices // len(cases)),
             values=values_per_case(len(cases)),
         )
@@ -171,7 +178,7 @@ def _what_to_score(
 
 
 def _run(
-    jobs: Sequence[Job], mode: Mode, masked: bool, out: Path, workers: int
+    jobs: Sequence[Job], mode: Mode, masked: bool, out: Path, workers: Workers
 ) -> tuple[list[Scored], list[tuple[str, str]]]:
     failures: list[tuple[str, str]] = []
     ready = []
@@ -203,7 +210,7 @@ def _run(
     return scored, failures
 
 
-def _placed(jobs: Sequence[Job], failures: list[tuple[str, str]], workers: int) -> list[Job]:
+def _placed(jobs: Sequence[Job], failures: list[tuple[str, str]], workers: Workers) -> list[Job]:
     """The jobs whose scans lie on one grid, or are known to come onto one; the others fail."""
     placed = []
     for job, found in map_scans(place_case, jobs, workers=workers, label="bringing pairs together"):

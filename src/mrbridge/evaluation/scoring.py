@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -45,15 +44,14 @@ class TranslatorLike(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """All that the work on one case needs; picklable where `model` is a path or None.
+    """All that the work on one case needs; picklable where `model` is told or None.
 
     Attributes:
         case: what to score.
         directions: of which the source (or, with a ready synthesis, the target) is in the case.
         settings: how to score.
-        model: a translator, the path of a run or bundle in a worker process, or None with a ready
+        model: a translator, the `Elsewhere` of one for other processes, or None with a ready
             synthesis.
-        device: for the model.
         floors: the floor of each direction, by its key.
         sampled: slices of this case that enter the sliced Wasserstein distance.
         values: voxels of this case that floors of other cases are fitted on.
@@ -65,7 +63,6 @@ class Job:
     directions: tuple[Direction, ...]
     settings: EvaluateSettings
     model: Any = None
-    device: str = "auto"
     floors: Mapping[str, MonotoneMapping] = field(default_factory=dict)
     sampled: int = 1
     values: int = _MOST_VALUES
@@ -168,8 +165,8 @@ def score_case(job: Job) -> dict[str, Found]:
     """
     scans = read_placed(job.case, job.settings, job.placement)
     translator = job.model
-    if isinstance(translator, str | Path):
-        translator = _translator_of_worker(str(translator), job.device)
+    if hasattr(translator, "open"):  # told from elsewhere
+        translator = translator.open()
     found = {}
     for direction in job.directions:
         paired = direction.target in scans.volumes
@@ -304,9 +301,3 @@ def open_translator(model: Any, device: str) -> TranslatorLike:
     from mrbridge.inference.engine import Translator
 
     return Translator(model, device)
-
-
-@lru_cache(maxsize=1)
-def _translator_of_worker(model: str, device: str) -> TranslatorLike:
-    """Loaded once a process. A worker lives for one evaluation, so it never serves an old model."""
-    return open_translator(model, device)

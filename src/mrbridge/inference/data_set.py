@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from mrbridge.io.bids_selection import Selection
 from mrbridge.io.names import derivative_name, parse_name
 from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.progress import track
+from mrbridge.scale import Workers, map_scans
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ Maker = Callable[[Path, bool], Synthesis]
 
 TABLE = Path("logs", "group.tsv")
 """Where the state of every scan is written."""
+
+SLOW_IMPORTS = ("mrbridge.inference.engine", "mrbridge.inference.engines.torch_engine")
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,16 @@ class Outcome:
     rounding: Rounding | None = None
 
 
-def translate_data_set(plan: Plan, make: Maker, *, overwrite: bool = False) -> list[Outcome]:
+def translate_data_set(
+    plan: Plan, make: Maker, *, overwrite: bool = False, workers: Workers = 1
+) -> list[Outcome]:
     """Translate the scans of a data set; what fails does not stop the others.
 
     Args:
         plan: what is to be done.
-        make: reads and translates one scan.
+        make: reads and translates one scan; picklable where others work.
         overwrite: make again what is there, too.
+        workers: who does the work, see `mrbridge.scale.map_scans`.
 
     Raises:
         InputError: there is nothing to translate.
@@ -109,17 +116,19 @@ def translate_data_set(plan: Plan, make: Maker, *, overwrite: bool = False) -> l
     describe(plan.root, plan.out)
     done: list[Outcome] = []
     taken: set[Path] = set()
-    for scan in track(found.scans, "translate", len(found.scans)):
-        output = _output(plan, scan)
-        sweep(output.parent)
-        try:
-            if sidecar_path(output) in taken:
-                raise OutputError(f"{output.name} is made of another scan already", path=scan.path)
-            taken.add(sidecar_path(output))
-            done.append(_translate(plan, scan, output, make, overwrite))
-        except MrbridgeError as error:
-            log.error("%s", error)
-            done.append(Outcome(scan.path, None, plan.contrasts[1], error=error.what))
+    items: list[tuple[Scan, bool]] = []
+    for scan in found.scans:
+        sidecar = sidecar_path(_output(plan, scan))
+        items.append((scan, sidecar in taken))
+        taken.add(sidecar)
+    function = partial(_translate, plan, make, overwrite)
+    for (scan, _), result in map_scans(
+        function, items, workers=workers, label="translate", imports=SLOW_IMPORTS
+    ):
+        if isinstance(result, MrbridgeError):
+            log.error("%s", result)
+            result = Outcome(scan.path, None, plan.contrasts[1], error=result.what)
+        done.append(result)
     sweep(plan.out / REPORT.parent)
     write_json(plan.out / REPORT, _report(plan, done, found))
     failed = [item for item in done if item.error]
@@ -222,7 +231,13 @@ def _output(plan: Plan, scan: Scan) -> Path:
     return folder / derivative_name(name, plan.contrasts[1])
 
 
-def _translate(plan: Plan, scan: Scan, output: Path, make: Maker, overwrite: bool) -> Outcome:
+def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]) -> Outcome:
+    """Translate a scan, unless it is done, or its place is taken by another one."""
+    scan, is_taken = item
+    output = _output(plan, scan)
+    sweep(output.parent)
+    if is_taken:
+        raise OutputError(f"{output.name} is made of another scan already", path=scan.path)
     if scan.path.is_symlink() and not scan.path.exists():
         raise InputError("its content is not here", path=scan.path, remedy="Run: datalad get.")
     made_of = fingerprint(scan.path, plan.bundle.hash, plan.options)

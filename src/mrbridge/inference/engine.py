@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrbridge.bundle import Bundle, load_bundle
+from mrbridge.errors import BundleError
 from mrbridge.inference.engines import Engine, Stack, choose_engine, open_engine
+from mrbridge.models import SHIPPED, is_installed
 from mrbridge.preparation.geometry import fit_size, from_slices, size_multiple
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.pipeline import Standard, standardise
@@ -43,6 +46,14 @@ class Translator:
         self.engine, self.device = choose_engine(engine, device)
         self.bundle = model if isinstance(model, Bundle) else load_bundle(model)
         self._engines: dict[str, Engine] = {}
+
+    def elsewhere(self) -> Elsewhere | None:
+        """How other processes come to this translator; None where its bundle is only in memory."""
+        path = self.bundle.path
+        if path is None:
+            return None
+        model = SHIPPED if is_installed(path) else str(path.absolute())
+        return Elsewhere(model, self.bundle.hash, self.device.type, self.engine)
 
     def translate(
         self, volume: Volume, to: str | None = None, *, match: Volume | None = None
@@ -137,3 +148,39 @@ class Translator:
         if match is None and volume.is_picture and not self.bundle.manifest.pictures:
             return standard.recipe  # a picture's own range: it has no typical one
         return self.range_of(to, match)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A translator as other processes are told of it, instead of all its weights.
+
+    Attributes:
+        model: the path of its bundle, or `shipped`.
+        sha256: of the weights that it must have.
+        device: where it computes.
+        engine: what computes.
+    """
+
+    model: str
+    sha256: str
+    device: str
+    engine: str
+
+    def open(self) -> Translator:
+        """The translator, loaded once in every process.
+
+        Raises:
+            BundleError: the bundle is absent, damaged, or another one by now.
+            SettingsError: the device or the engine is not there.
+        """
+        return _opened(self)
+
+
+@lru_cache(maxsize=1)
+def _opened(told: Elsewhere) -> Translator:
+    translator = Translator(told.model, told.device, told.engine)
+    if translator.bundle.hash != told.sha256:
+        raise BundleError(
+            "was replaced since the work began", path=translator.bundle.path, remedy="Begin again."
+        )
+    return translator

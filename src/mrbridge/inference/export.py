@@ -188,6 +188,7 @@ def _metadata(bundle: Bundle, generator: str, multiple: int) -> dict[str, str]:
         "source": source,
         "target": target,
         "spacing_mm": "as scanned" if spacing is None else f"{spacing:g}",
+        "bias_correction": bundle.manifest.standard.bias,
         "range": "[-1, 1]",
         "multiple": str(multiple),
         "layout": "batch, 1, rows to posterior, columns to the patient's left; axial slices",

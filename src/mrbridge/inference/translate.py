@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from mrbridge.errors import (
     SettingsError,
     SomeScansFailed,
 )
-from mrbridge.inference.data_set import Plan, translate_data_set
-from mrbridge.inference.engine import Translator
+from mrbridge.inference.data_set import SLOW_IMPORTS, Plan, translate_data_set
+from mrbridge.inference.engine import Elsewhere, Translator
 from mrbridge.inference.integers import Rounding, check_number_type, rounded
 from mrbridge.inference.objects import as_volume, in_kind_of
 from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
@@ -30,7 +31,7 @@ from mrbridge.io.formats import is_picture
 from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.models import unnamed
-from mrbridge.progress import track
+from mrbridge.scale import Workers, map_scans, reachable, stays_here
 from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def translate(
     series: str | None = None,
     allow_gaps: bool = False,
     form: str | None = None,
+    workers: Workers = 1,
 ) -> Any:
     """Translate scans into the contrast that was not acquired.
 
@@ -110,6 +112,9 @@ def translate(
         allow_gaps: of DICOM, fill missing slices by interpolation.
         form: of DICOM, what it becomes, one of `FORMS`; None keeps DICOM, unless `out` is the name
             of a NIfTI file.
+        workers: for the scans of a folder or a data set: processes, or the address of a Dask
+            scheduler, whose workers see the same files at the same absolute paths. Each loads the
+            model from its path; one that has none is used in this process alone.
 
     Returns:
         For paths, one `Translation` a scan; otherwise an object of the given kind (a `Volume` for
@@ -139,12 +144,12 @@ def translate(
     if isinstance(image, str | Path):
         if out is None:
             raise OutputError("no output is named", path=Path(image), remedy="Give `out`.")
-        path, out = Path(image), Path(out)
+        path, out = Path(reachable(image, workers)), Path(reachable(out, workers))
         dicom = is_dicom(path)  # first: folders called sub-01 may hold what a scanner sent
         if not dicom:
             _refuse_wishes(path, series, allow_gaps, form)
         if not dicom and path.is_dir() and is_bids(path):
-            return _data_set(job, path, out, selection, overwrite)
+            return _data_set(job, path, out, selection, overwrite, workers)
         if selection != Selection() or overwrite:
             raise SettingsError(
                 "participants, sessions, filters and overwriting are for BIDS data sets",
@@ -154,7 +159,7 @@ def translate(
         if dicom:
             return [_dicom(job, path, out, series, allow_gaps, form)]
         if path.is_dir():
-            return _folder(job, path, out)
+            return _folder(job, path, out, workers)
         return [_file(job, path, _output_file(job, path, out))]
     scan = as_volume(image, volume)
     synthesis = _synthesise(job, scan, None)
@@ -175,6 +180,30 @@ class _Job:
         """The contrast to make of a scan of a known or unknown contrast."""
         bundle = self.translator.bundle
         return self.to or (bundle.source if known == bundle.target else bundle.target)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A job on its way to other processes, without the translator, which each opens for itself."""
+
+    elsewhere: Elsewhere
+    rest: tuple[Any, ...]
+
+    def opened(self) -> _Job:
+        return _Job(self.elsewhere.open(), *self.rest)
+
+
+def _send(job: _Job, workers: Workers) -> tuple[_Job | _Sent, Workers]:
+    """A job as those who work on it get it, and who they are."""
+    told = None if stays_here(workers) else job.translator.elsewhere()
+    if told is None:
+        return job, 1
+    rest = (job.to, job.match, job.force, job.volume, job.assume, job.dtype)
+    return _Sent(told, rest), workers
+
+
+def _arrived(job: _Job | _Sent) -> _Job:
+    return job.opened() if isinstance(job, _Sent) else job
 
 
 def _check(job: _Job, scan: Volume, path: Path | None) -> str:
@@ -203,7 +232,6 @@ def _file(job: _Job, path: Path, output: Path, contrast: str | None = None) -> T
     scan = read(path, volume=job.volume, assume=job.assume)
     scan = replace(scan, contrast=scan.contrast or contrast)
     synthesis = _synthesise(job, scan, path)
-    output.parent.mkdir(parents=True, exist_ok=True)
     write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
     bundle = job.translator.bundle
     if not scan.is_picture:
@@ -219,7 +247,10 @@ def _synthesise(job: _Job, scan: Volume, path: Path | None) -> Synthesis:
         raise SettingsError(
             "a picture keeps its depth", path=path, remedy="Leave the number type to volumes."
         )
-    made = job.translator.translate(scan, to, match=job.match)
+    try:
+        made = job.translator.translate(scan, to, match=job.match)
+    except InputError as error:  # of the voxels alone, which know no file
+        raise InputError(error.what, path=error.path or path, remedy=error.remedy) from error
     rounding: Rounding | None = None
     if job.dtype != "float32":
         made, rounding = rounded(made, job.dtype, job.translator.range_of(to, job.match))
@@ -261,14 +292,9 @@ def _refuse_wishes(path: Path, series: str | None, allow_gaps: bool, form: str |
 
 
 def _data_set(
-    job: _Job, root: Path, out: Path, selection: Selection, overwrite: bool
+    job: _Job, root: Path, out: Path, selection: Selection, overwrite: bool, workers: Workers
 ) -> list[Translation]:
     """Translate a BIDS data set into derivatives."""
-
-    def make(path: Path, synthetic: bool) -> Synthesis:
-        scan = read(path, volume=job.volume, assume=job.assume)
-        return _synthesise(job, replace(scan, synthetic=scan.synthetic or synthetic), path)
-
     match = None if job.match is None else hashlib.sha256(job.match.voxels.tobytes()).hexdigest()
     asked = {
         "NumberType": None if job.dtype == "float32" else job.dtype,
@@ -278,7 +304,10 @@ def _data_set(
     }
     options = {key: value for key, value in asked.items() if value is not None}
     bundle = job.translator.bundle
-    plan = Plan(root, out, bundle, job.to, selection, options)
+    named = replace(bundle, weights={})  # which model it is, without what would be sent around
+    plan = Plan(root, out, named, job.to, selection, options)
+    sent, workers = _send(job, workers)
+    make = partial(_make, sent)
     return [
         Translation(
             item.source,
@@ -288,11 +317,18 @@ def _data_set(
             skipped=item.skipped,
             rounding=item.rounding,
         )
-        for item in translate_data_set(plan, make, overwrite=overwrite)
+        for item in translate_data_set(plan, make, overwrite=overwrite, workers=workers)
     ]
 
 
-def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
+def _make(job: _Job | _Sent, path: Path, synthetic: bool) -> Synthesis:
+    """Read and translate a scan of a data set."""
+    job = _arrived(job)
+    scan = read(path, volume=job.volume, assume=job.assume)
+    return _synthesise(job, replace(scan, synthetic=scan.synthetic or synthetic), path)
+
+
+def _folder(job: _Job, folder: Path, out: Path, workers: Workers) -> list[Translation]:
     """Translate a folder file by file; what fails does not stop the others."""
     if out.resolve() == folder.resolve():
         raise OutputError("is the input itself", path=out, remedy="Name another output folder.")
@@ -301,22 +337,25 @@ def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
             "is the name of a file, but the input is a folder", path=out, remedy="Name a folder."
         )
     chosen, ignored = _choose(job, folder, out)
-    out.mkdir(parents=True, exist_ok=True)
-    done: list[Translation] = []
+    items: list[_Item] = []
     taken: set[Path] = set()
-    for path in track(chosen, "translate", len(chosen)):
+    for path in chosen:
         known = _contrast_below(folder, path)
         to = job.contrast_of(known)
         output = out / path.relative_to(folder).parent / _name(path, to)
-        sweep(output.parent)
-        try:
-            if output in taken:
-                raise OutputError(f"{output.name} is made of another scan already", path=path)
-            taken.add(output)
-            done.append(_file(job, path, output, known))
-        except MrbridgeError as error:
-            log.error("%s", error)
-            done.append(Translation(path, None, to, job.translator.bundle.hash, error.what))
+        items.append(_Item(path, output, known, to, output in taken))
+        taken.add(output)
+    done: list[Translation] = []
+    sent, workers = _send(job, workers)
+    function = partial(_file_of_folder, sent)
+    for item, result in map_scans(
+        function, items, workers=workers, label="translate", imports=SLOW_IMPORTS
+    ):
+        if isinstance(result, MrbridgeError):
+            log.error("%s", result)
+            model = job.translator.bundle.hash
+            result = Translation(item.path, None, item.to, model, result.what)
+        done.append(result)
     failed = [item for item in done if item.error]
     write_json(out / "report.json", _report(job, folder, out, done, ignored))
     if failed:
@@ -326,6 +365,25 @@ def _folder(job: _Job, folder: Path, out: Path) -> list[Translation]:
             remedy="It lists them.",
         )
     return done
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A file of a folder: the contrast that it is known to have, the one to make, and where to,
+    unless that place is taken."""
+
+    path: Path
+    output: Path
+    known: str | None
+    to: str
+    is_taken: bool
+
+
+def _file_of_folder(job: _Job | _Sent, item: _Item) -> Translation:
+    sweep(item.output.parent)
+    if item.is_taken:
+        raise OutputError(f"{item.output.name} is made of another scan already", path=item.path)
+    return _file(_arrived(job), item.path, item.output, item.known)
 
 
 def _choose(job: _Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jp
 _DESCRIPTION = 270  # TIFF 6.0 and Exif: ImageDescription
 _CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 _PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"  # PNG 1.2, 4.1.4: with its CRC
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG 1.2, 4.1.1: samples of a pixel by colour type
+_BLOCK = 1 << 20
+_TOO_LARGE = "Crop or shrink it; no slice is so large."
 _PLAIN = {"LA": "L", "RGBA": "RGB"}  # JPEG knows no transparency
 
 
@@ -55,7 +59,9 @@ def read(path: Path) -> Volume:
     """
     size = path.stat().st_size
     if size > MAX_PICTURE_BYTES:
-        raise InputError(f"has {size} bytes, over {MAX_PICTURE_BYTES}", path=path)
+        raise InputError(
+            f"has {size} bytes, over {MAX_PICTURE_BYTES}", path=path, remedy=_TOO_LARGE
+        )
     data = path.read_bytes()
     try:
         with warnings.catch_warnings():
@@ -120,15 +126,42 @@ def _check_whole(data: bytes, path: Path) -> None:
     with _open(data) as image:
         if image.width * image.height > MAX_PIXELS:
             raise InputError(
-                f"has {image.width} x {image.height} pixels, over {MAX_PIXELS}", path=path
+                f"has {image.width} x {image.height} pixels, over {MAX_PIXELS}",
+                path=path,
+                remedy=_TOO_LARGE,
             )
         # Loading alone skips the CRC of a PNG's pixels and the end of a JPEG.
         if image.format == "PNG":
             image.verify()
             if _PNG_END not in data:
                 raise EOFError("no end chunk")
+            _check_pixels(data)
         elif image.format in ("JPEG", "MPO") and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
             raise EOFError("no end-of-image marker")
+
+
+def _check_pixels(data: bytes) -> None:
+    """Inflate the pixels of a PNG whose chunks are whole to the end of their stream.
+
+    Its Adler-32 is there, and Pillow does not come so far.
+    """
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    bits = width * data[24] * _SAMPLES.get(data[25], 4)
+    most = 2 * height * (1 + (bits + 7) // 8) + _BLOCK  # interlaced rows are shorter, and more
+    stream = zlib.decompressobj()
+    at, inflated = 8, 0
+    while at + 8 <= len(data):
+        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        block = data[at + 8 : at + 8 + size] if name == b"IDAT" else b""
+        while block and not stream.eof:
+            inflated += len(stream.decompress(block, _BLOCK))
+            block = stream.unconsumed_tail
+            if inflated > most:
+                raise ValueError("far more pixels than its header promises")
+        at += 12 + size
+    stream.flush()  # the last block may have held back its end
+    if not stream.eof:
+        raise EOFError("its pixels end too early")
 
 
 def _check_kind(image: Image.Image, path: Path) -> None:

@@ -88,6 +88,13 @@ class _Canvas:
         t1w, t2w = self.signals(tissue.density, tissue.t1, tissue.t2)
         return self.paint_signals(share, float(t1w), float(t2w))
 
+    def paint_fat(self, share: NDArray[Any], in_fast_spin_echo: Tissue) -> None:
+        """Lay fat over what is there: in T2w it is brighter than its own relaxation tells."""
+        t1w, _ = self.signals(tissues.FAT.density, tissues.FAT.t1, tissues.FAT.t2)
+        seen = in_fast_spin_echo
+        _, t2w = self.signals(seen.density, seen.t1, seen.t2)
+        self.paint_signals(share, float(t1w), float(t2w))
+
     def paint_signals(self, share: NDArray[Any], t1w: Array | float, t2w: Array | float) -> None:
         """Lay signals over what is there, where `share` (x, y, z) says how much of a voxel."""
         for image, signal in ((self.t1w, t1w), (self.t2w, t2w)):
@@ -125,7 +132,7 @@ def paint_head(
     lesion = blank[2]
     around_rng, fluid_rng, brain_rng, vessel_rng = rng.spawn(4)
     pulsation = fluid_rng.uniform(0.1, 0.6)
-    _paint_around(around_rng, maps, canvas)
+    _paint_around(around_rng, maps, canvas, matter.fat)
     _paint_intracranial_fluid(pulsation, maps["hull"], canvas)
     brain = maps["grey"] + maps["white"] + maps["fluid"]
     x, y, z = ndimage.find_objects((brain > 0).astype(np.uint8))[0]
@@ -145,19 +152,21 @@ def paint_head(
     return Anatomy(canvas.t1w, canvas.t2w, brain, lesion, white_signals)
 
 
-def _paint_around(rng: np.random.Generator, maps: dict[str, Array], canvas: _Canvas) -> None:
+def _paint_around(
+    rng: np.random.Generator, maps: dict[str, Array], canvas: _Canvas, fat: Tissue
+) -> None:
     """Skin, fat, muscle, eyes, skull with marrow, air in sinuses."""
     hull, surface, eye = maps["hull"], maps["surface"], maps["eye"]
     grid, inside = canvas.grid, canvas.inside
     canvas.paint(inside(surface), tissues.SKIN)
     fat_mm = np.float32(rng.uniform(1.5, 5.0)) * np.exp(0.3 * random_field(rng, 30, grid))
-    canvas.paint(inside(surface + 1.8), tissues.FAT)
+    canvas.paint_fat(inside(surface + 1.8), fat)
     septa = np.clip(1.5 - 5 * np.abs(random_field(rng, 11, grid)), 0, 1)
     below = inside(surface + 1.8 + fat_mm)
     canvas.paint(below, tissues.MUSCLE)
-    canvas.paint(below * septa, tissues.FAT)
+    canvas.paint_fat(below * septa, fat)
     behind = np.where(canvas.places[..., 1] < 66, inside(eye - 7), np.float32(0))
-    canvas.paint(np.maximum(behind, inside(eye - 2)) * inside(surface + 2), tissues.FAT)
+    canvas.paint_fat(np.maximum(behind, inside(eye - 2)) * inside(surface + 2), fat)
     canvas.paint(inside(eye + 0.8), tissues.FLUID)
     bone_mm = random_field(rng, 28, grid) + np.float32(rng.uniform(5.5, 7.5))
     canvas.paint(inside(hull - bone_mm) * inside(surface + 3), None)

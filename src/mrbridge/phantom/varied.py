@@ -29,6 +29,7 @@ from mrbridge.phantom.signals import (
     T1Weighted,
 )
 from mrbridge.phantom.tissues import (
+    FAT_IN_FAST_SPIN_ECHO,
     FLUID,
     GREY_MATTER,
     STATIC_DEPHASING,
@@ -53,6 +54,7 @@ _BIAS = (0.0, 0.3)
 _BLUR_MM = (0.0, 0.9)
 _BLACK = 1.1  # what may be taken off a T1w scan, as a share of fluid's signal, and
 _BLACK_OFTEN = 0.6  # how often: in many scans fluid is as dark as air
+_T2_OF_FAT = (90.0, 220.0)  # ms, as trains of refocusing pulses see it
 _BRAIN_EDGE = (0.3, 0.85)  # where a stripping tool may cut, as a share of brain, smoothed
 
 # The canonical look: grey matter lies three quarters of the way from fluid to white matter in T1w,
@@ -87,8 +89,9 @@ def varied_subject(seed: int, index: int, spacing_mm: float = 1.0) -> VariedSubj
 
     A voxel size of 1 mm takes about ten seconds, besides a few for the first.
     """
-    streams = np.random.default_rng([seed, index]).spawn(5)
-    shape_rng, look_rng, lesion_rng, *scan_rngs = streams
+    shape_rng, look_rng, lesion_rng, t1w_rng, t2w_rng, fat_rng = np.random.default_rng(
+        [seed, index]
+    ).spawn(6)
     head = head_on(spacing_mm)
     where = deformation(shape_rng, head, head.grid, look_rng.uniform(*_WIDENING_MM))
     halo = look_rng.uniform(*_HALO) if look_rng.random() < _HALO_OFTEN else 1.0
@@ -97,7 +100,8 @@ def varied_subject(seed: int, index: int, spacing_mm: float = 1.0) -> VariedSubj
     thickness = look_rng.uniform(*_THICKNESS_MM) if look_rng.random() < _THICK else 0.0
     grid = Grid.over_field_of_view((spacing_mm, spacing_mm, max(spacing_mm, thickness)))
     sequences = _draw_t1_weighted(look_rng), _draw_t2_weighted(look_rng)
-    matter = _draw_matter(look_rng)
+    fat = replace(FAT_IN_FAST_SPIN_ECHO, t2=fat_rng.uniform(*_T2_OF_FAT))
+    matter = replace(_draw_matter(look_rng), fat=fat)
     same_shape = replace(_CANONICAL_MATTER, atrophy=matter.atrophy)
 
     def painted(sequences: tuple[T1Weighted, FastSpinEcho], matter: Matter) -> Anatomy:
@@ -120,7 +124,7 @@ def varied_subject(seed: int, index: int, spacing_mm: float = 1.0) -> VariedSubj
             _scanned(rng, shown(signal), white, grid, keep), grid.affine, contrast=contrast
         )
         for contrast, rng, signal, white in zip(
-            ("T1w", "T2w"), scan_rngs, (t1w, met.t2w), met.white_signals, strict=True
+            ("T1w", "T2w"), (t1w_rng, t2w_rng), (t1w, met.t2w), met.white_signals, strict=True
         )
     }
     canonical = {

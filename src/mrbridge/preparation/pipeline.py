@@ -116,7 +116,7 @@ def prepare(
     out: str | Path,
     settings: PrepareSettings | None = None,
     *,
-    workers: int = 1,
+    workers: scale.Workers = 1,
 ) -> Store:
     """Prepare a data set for training.
 
@@ -128,7 +128,8 @@ def prepare(
             `mrbridge.io.bids.find_scans`.
         out: the store, new or to be resumed.
         settings: contrasts, spacing, shares.
-        workers: processes.
+        workers: processes, or the address of a Dask scheduler, whose workers see the same files
+            at the same absolute paths.
 
     Raises:
         InputError: nothing usable of one of the contrasts.
@@ -136,7 +137,7 @@ def prepare(
         SomeScansFailed: some scans could not be used; the store is whole without them.
     """
     settings = settings or PrepareSettings()
-    out = Path(out)
+    source, out = scale.reachable(source, workers), Path(scale.reachable(out, workers))
     found = _find(source, out, settings)
     _make_ready(out)
     jobs = _jobs(found.scans, out, settings)
@@ -148,6 +149,8 @@ def prepare(
     )
     for job, outcome in outcomes:
         shown = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
+        if isinstance(outcome, OutputError):
+            raise outcome  # no fault of the scan, and the others would meet it too
         if isinstance(outcome, MrbridgeError):
             failures.append(Remark(name=shown, reason=outcome.what))
         elif outcome is None:

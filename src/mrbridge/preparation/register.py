@@ -244,7 +244,14 @@ class _Search:
         part, whole = fixed.cropped(), moving.volume
         # Of equally thick slices: else the optimum is off by half a millimetre and more.
         images = blurred(to_image(part), part, whole), blurred(to_image(whole), whole, part)
-        self.levels = [tuple(_coarser(image, mm) for image in images) for mm in _LEVELS_MM]
+        # ITK's steps mix turns (or entries of a matrix) and shifts. Counted in the head's radius of
+        # gyration instead of millimetres, one of either moves the head as far as one of the other.
+        square = np.square(fixed.points - fixed.centre).mean()
+        self.unit = math.sqrt(2 * float(square))
+        self.levels = [
+            tuple(_in_units(_coarser(image, mm), self.unit) for image in images)
+            for mm in _LEVELS_MM
+        ]
 
     def coarse_ends(self) -> list[Matrix]:
         """Where the starts end on the coarsest grid, best first.
@@ -312,19 +319,20 @@ class _Search:
 
         method = self._method(level, _SAMPLES[level], seed)
         method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=_STEPS_MM[level],
-            minStep=_LAST_STEP_MM,
+            learningRate=_STEPS_MM[level] / self.unit,
+            minStep=_LAST_STEP_MM / self.unit,
             numberOfIterations=_ITERATIONS,
             relaxationFactor=_RELAXATION,
             gradientMagnitudeTolerance=1e-6,
         )
-        method.SetOptimizerScales(self._scales(kind))
         method.SetInitialTransform(self._to_sitk(start, kind), inPlace=False)
         try:
             found = method.Execute(*self.levels[level])
         except RuntimeError:  # no overlap at all
             return 0.0, start
-        return -float(method.GetMetricValue()), from_sitk(sitk.Transform(found))
+        matrix = from_sitk(sitk.Transform(found))
+        matrix[:3, 3] *= self.unit
+        return -float(method.GetMetricValue()), matrix
 
     def _method(self, level: int, samples: int, seed: int) -> sitk.ImageRegistrationMethod:
         import SimpleITK as sitk
@@ -339,13 +347,6 @@ class _Search:
         method.SetInterpolator(sitk.sitkLinear)
         return method
 
-    def _scales(self, kind: Kind) -> list[float]:
-        """How far, squared, a step of one in each parameter moves the head: turns or entries of the
-        matrix, then shifts. (By its corners, as ITK would estimate it, turns come out too slow:
-        searches then ended up to 1.2 mm apart, and 0.4 mm so.)"""
-        square = float(np.square(self.fixed.points - self.fixed.centre).mean())
-        return [2 * square] * 3 + [1.0] * 3 if kind == "rigid" else [square] * 9 + [1.0] * 3
-
     def _to_sitk(self, transform: Matrix, kind: Kind) -> sitk.Transform:
         """About the centre of the fixed head, so that turning hardly shifts it."""
         import SimpleITK as sitk
@@ -353,10 +354,10 @@ class _Search:
         inverse = flipped(np.linalg.inv(transform))
         centre = self.fixed.centre * (-1, -1, 1)  # LPS+
         result = sitk.Euler3DTransform() if kind == "rigid" else sitk.AffineTransform(3)
-        result.SetCenter(centre.tolist())
+        result.SetCenter((centre / self.unit).tolist())
         result.SetMatrix(inverse[:3, :3].ravel().tolist(), *([1e-6] if kind == "rigid" else []))
         shift = inverse[:3, :3] @ centre + inverse[:3, 3] - centre
-        result.SetTranslation(shift.tolist())
+        result.SetTranslation((shift / self.unit).tolist())
         return result
 
 
@@ -367,6 +368,16 @@ def _coarser(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     sizes = zip(image.GetSpacing(), image.GetSize(), strict=True)
     factors = [max(1, min(round(spacing_mm / step), size // 4)) for step, size in sizes]
     return sitk.BinShrink(image, factors) if max(factors) > 1 else image
+
+
+def _in_units(image: sitk.Image, unit: float) -> sitk.Image:
+    """The same image, its positions counted in another unit than millimetres."""
+    import SimpleITK as sitk
+
+    result = sitk.Image(image)
+    result.SetSpacing([step / unit for step in image.GetSpacing()])
+    result.SetOrigin([place / unit for place in image.GetOrigin()])
+    return result
 
 
 def _shift(by: Matrix) -> Matrix:

@@ -114,7 +114,7 @@ class Keeper(pl.Callback):
         self.record = Record(run, kept.get("rows"))
         self.live = LiveView()
         self.finished = False
-        self._resumed = state is not None
+        self._is_new = state is None or state["step"] == 0
         self._tick = 0.0
         self._epoch_began = 0.0
         self._steps_in_session_epoch = 0
@@ -130,7 +130,9 @@ class Keeper(pl.Callback):
         assert isinstance(pl_module, CycleGAN)
         self.signals.listen()  # Lightning has put a handler of its own in front
         self.live.start()
-        if not self._resumed:
+        if self._is_new:
+            # Before anything is shipped, so that a run with a bundle can always be resumed.
+            self._save(pl_module)
             made, scores = self._look(pl_module, 0)
             self.reference = self._find_reference(pl_module, made)
             if self.begun:
@@ -207,7 +209,7 @@ class Keeper(pl.Callback):
         row |= {name: float(value) / steps for name, value in self.sums.items()}
         row["learning_rate"] = settings.learning_rate * model.rate_share
         row["seconds"] = self.seconds
-        images = 2 * settings.batch_size * self._steps_in_session_epoch
+        images = 2 * settings.batch_size * self._steps_in_session_epoch * model.ranks.count
         row["images_per_second"] = images / elapsed
         self.sums = {}
         if epoch % settings.validate_every == 0 or self.finished:
@@ -230,6 +232,8 @@ class Keeper(pl.Callback):
         self.record.add(row)
         counts = self.begun or self._progress(model.step) >= GRACE
         is_best = self.watch.note(row["criterion"], is_right, counts)
+        # The checkpoint comes last: whoever is killed before it does all of this again.
+        pictures.save_animation(self.run / "samples", self.run / "progress.gif")
         if is_best:
             self._ship(model, epoch, scores)
             self._save_best(model)
@@ -238,7 +242,6 @@ class Keeper(pl.Callback):
             self._go_back(model)
         if goes_back or not is_best:
             self._save(model)
-        pictures.save_animation(self.run / "samples", self.run / "progress.gif")
         why = self.watch.why_end(self.settings)
         if why is not None and not self.finished:
             self.finished = True
@@ -297,10 +300,11 @@ class Keeper(pl.Callback):
 
     def _save_best(self, model: CycleGAN) -> None:
         folder = self.run / "checkpoints"
-        self._save(model)
-        link_checkpoint(folder / "last.ckpt", folder / "best.ckpt")
+        # In this order: a run that is killed in between makes the best state again.
+        self._save(model, "best.ckpt")
+        link_checkpoint(folder / "best.ckpt", folder / "last.ckpt")
 
-    def _save(self, model: CycleGAN) -> None:
+    def _save(self, model: CycleGAN, name: str = "last.ckpt") -> None:
         state = model.state()
         state["keeper"] = {
             "seconds": self.seconds,
@@ -310,14 +314,15 @@ class Keeper(pl.Callback):
             "sums": {name: value.cpu() for name, value in self.sums.items()},
             "rows": self.record.rows,
         }
-        save_checkpoint(state, self.run / "checkpoints" / "last.ckpt")
+        save_checkpoint(state, self.run / "checkpoints" / name)
 
     def _show(self, model: CycleGAN, outputs: dict[str, Tensor]) -> None:
         """Redraw the live view."""
         done = self._progress(model.step)
         epoch, step = divmod(model.step, self.steps_per_epoch)
         elapsed = max(1e-9, time.monotonic() - self._epoch_began)
-        speed = 2 * self.settings.batch_size * self._steps_in_session_epoch / elapsed
+        images = 2 * self.settings.batch_size * self._steps_in_session_epoch * model.ranks.count
+        speed = images / elapsed
         numbers = {
             "epoch": f"{epoch + 1}, step {step} of {self.steps_per_epoch}",
             "losses": "  ".join(f"{name} {float(value):.3f}" for name, value in outputs.items()),

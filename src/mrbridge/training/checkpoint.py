@@ -14,26 +14,31 @@ from mrbridge.io.safety import atomic_path
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write `state` to a temporary file in the same folder, flush it, and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `state` to a temporary file in the same folder, flush it, and rename it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # what PyTorch makes of a full disk
+            raise OSError(f"PyTorch: {str(error).splitlines()[0]}") from error
 
 
 def link_checkpoint(existing: Path, name: Path) -> None:
     """Give a checkpoint a second name without writing it twice.
 
     Checkpoints are replaced, never changed in place, so the two names part at the next save.
+
+    Raises:
+        OutputError: it cannot be written.
     """
-    temporary = name.with_name(f".~{name.name}")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(existing, temporary)
-    except OSError:  # a file system without hard links
-        with atomic_path(name) as copy:
-            copy.write_bytes(existing.read_bytes())
-        return
-    temporary.replace(name)
+    with atomic_path(name) as temporary:
+        try:
+            os.link(existing, temporary)
+        except OSError:  # a file system without hard links
+            temporary.write_bytes(existing.read_bytes())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -51,9 +56,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        best = path.with_name("best.ckpt")
         raise InputError(
-            f"the checkpoint is damaged ({str(error).splitlines()[0]})",
+            # PyTorch goes on for a paragraph.
+            f"the checkpoint is damaged ({str(error).splitlines()[0].split('. ')[0]})",
             path=path,
-            remedy="Resume from checkpoints/best.ckpt: copy it over this one.",
+            remedy="Resume from checkpoints/best.ckpt: copy it over this one."
+            if best.is_file() and best != path
+            else "Train anew.",
         ) from None
     return state

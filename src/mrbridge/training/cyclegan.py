@@ -19,6 +19,7 @@ from mrbridge.training.layout import FlatParameters, lay_out
 from mrbridge.training.lessons import Lesson, answer_all, back_translated, shortfall
 from mrbridge.training.looks import Looks
 from mrbridge.training.pool import ImagePool
+from mrbridge.training.ranks import Ranks
 from mrbridge.training.settings import TrainSettings
 
 
@@ -29,12 +30,16 @@ class CycleGAN(pl.LightningModule):
     is set from the seed and `step`, so a resumed training repeats an undisturbed one exactly on a
     CPU. On CUDA it sees the same samples, pool and dropout, but sums of many threads round anew in
     every run, resumed or not.
+
+    Where several processes train together, each makes its own part of a step's losses; gradients
+    and losses are averaged over them, and all keep the same pools, of the syntheses of all.
     """
 
-    def __init__(self, settings: TrainSettings) -> None:
+    def __init__(self, settings: TrainSettings, ranks: Ranks | None = None) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.settings = settings
+        self.ranks = ranks or Ranks()
         networks = settings.networks
         rng = torch.Generator().manual_seed(settings.seed)
         self.to_target = build_generator(networks.generator, networks.image_size, rng)
@@ -100,7 +105,7 @@ class CycleGAN(pl.LightningModule):
             if not self._compiled.is_rehearsed:
                 self._rehearse(self._compiled, batch)
             self._compiled.begin_step()
-        torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.step + (self.ranks.rank << 40))
         generator_step, critic_step = self._optimizers()
         rate = self.settings.learning_rate * self.rate_share
         for optimizer, factor in ((generator_step, 1.0), (critic_step, self.settings.critic_rate)):
@@ -112,7 +117,7 @@ class CycleGAN(pl.LightningModule):
         with unchanged_weights():
             told, translations = self._generator_losses(batch)
         self.manual_backward(told["generators"])
-        _step(generator_step, of_generators)
+        _step(generator_step, of_generators, self.ranks)
 
         if translations:
             self._critics().requires_grad_(True)
@@ -120,16 +125,22 @@ class CycleGAN(pl.LightningModule):
             with unchanged_weights():
                 told |= self._critic_losses(
                     batch,
-                    self.target_pool.exchange(to_target),
-                    self.source_pool.exchange(to_source),
+                    self._exchanged(self.target_pool, to_target),
+                    self._exchanged(self.source_pool, to_source),
                 )
             self.manual_backward(told["source_critic"] + told["target_critic"])
-            _step(critic_step, of_critics)
+            _step(critic_step, of_critics, self.ranks)
 
         self.step += 1
         for mean, network in self._averages():
             follow(mean, network, self.settings.ema_decay, self.step)
-        return {name: value.detach() for name, value in told.items()}
+        losses_now = {name: value.detach() for name, value in told.items()}
+        self.ranks.average(list(losses_now.values()))
+        return losses_now
+
+    def _exchanged(self, pool: ImagePool, images: Tensor) -> Tensor:
+        """What a critic is shown for new syntheses; the pool sees those of all processes."""
+        return self.ranks.own(pool.exchange(self.ranks.joined(images)))
 
     def _rehearse(self, compiled: Compiled, batch: Sample) -> None:
         """Compile the networks on a batch, without any trace in weights, statistics or pools."""
@@ -265,6 +276,7 @@ class CycleGAN(pl.LightningModule):
         """Everything that the next step depends on: tensors, lists and numbers only."""
         return {
             "step": self.step,
+            "processes": self.ranks.count,
             "networks": self.state_dict(),
             "optimizers": [
                 flat.shaped(optimizer.state_dict())
@@ -282,8 +294,9 @@ class CycleGAN(pl.LightningModule):
             pool.load_state_dict(kept, self.device)
 
 
-def _step(optimizer: LightningOptimizer, parameters: FlatParameters) -> None:
-    """Step with the gradients of `parameters`, and let go of them: their memory is needed next."""
+def _step(optimizer: LightningOptimizer, parameters: FlatParameters, ranks: Ranks) -> None:
+    """Step with the mean gradients of `parameters`, and let go of them: their memory is needed."""
     parameters.take_gradients()
+    ranks.average([vector.grad for vector in parameters.vectors if vector.grad is not None])
     optimizer.step()
     parameters.drop_gradients()

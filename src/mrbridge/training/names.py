@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from mrbridge.errors import OutputError, SettingsError
+from mrbridge.io.safety import is_temporary
 
 PRESET_NAMES = ("unet", "resunet", "resnet", "bridge")
+
+
+def is_follower() -> bool:
+    """Whether this is one of several processes that train together, but not the first of them."""
+    return int(os.environ.get("RANK", "0")) > 0
 
 
 def check_preset(name: str) -> None:
@@ -26,12 +33,14 @@ def check_preset(name: str) -> None:
 
 
 def refuse_foreign(run: Path) -> None:
-    """Refuse a folder that holds something, but for a run that was killed before it kept anything.
+    """Refuse a folder with files in it, but for a run that was killed before it kept anything.
 
     Raises:
         OutputError: there is something that a new run would mix with.
     """
-    if not run.exists() or not any(run.iterdir()):
+    if not run.is_file() and not any(
+        path.is_file() and not is_temporary(path) for path in run.rglob("*")
+    ):
         return
     kept = [run / "bundle", *run.glob("checkpoints/*.ckpt")]
     if not (run / "settings.yaml").is_file() or any(path.exists() for path in kept):

@@ -31,9 +31,11 @@ from mrbridge.settings import read_yaml
 from mrbridge.training.callbacks import Keeper, StopOnSignal
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.compiling import pays
+from mrbridge.training.concert import Concert
 from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.looks import Looks, learn_looks
 from mrbridge.training.names import refuse_foreign
+from mrbridge.training.ranks import Ranks, meeting
 from mrbridge.training.settings import TrainSettings, resolve
 from mrbridge.training.start import beginning
 from mrbridge.training.supervision import choose_pairs, share_weights
@@ -83,7 +85,7 @@ def train(
     device: str = "auto",
     start: str | Path = "auto",
 ) -> Run:
-    """Train a CycleGAN on a prepared store.
+    """Train a CycleGAN on a prepared store; where `torchrun` started several processes, together.
 
     Args:
         store: the store or its path.
@@ -103,14 +105,28 @@ def train(
         Interrupted: somebody asked for an end; a checkpoint is written.
     """
     keep_memory()
-    chosen = choose_device(device)
+    with meeting(choose_device(device)) as (ranks, chosen):
+        return _train(store, Path(out), settings, resume, changes or {}, chosen, start, ranks)
+
+
+def _train(
+    store: str | Path | Store,
+    run: Path,
+    settings: TrainSettings | None,
+    resume: bool,
+    changes: dict[str, Any],
+    chosen: torch.device,
+    start: str | Path,
+    ranks: Ranks,
+) -> Run:
+    """Train as one of `ranks`."""
     store = store if isinstance(store, Store) else Store.open(store)
-    run = Path(out)
     state = load_checkpoint(run / "checkpoints" / "last.ckpt") if resume else None
     if resume:
-        settings = _resumed_settings(run, changes or {})
-    else:
+        settings = _resumed_settings(run, changes)
+    elif ranks.is_first:  # the others might find what it has written
         refuse_foreign(run)
+    _check_count(state, ranks, run)
     settings = settings or resolve(None)
     prepared = store.manifest.settings
     begun = None
@@ -123,7 +139,8 @@ def train(
     if not resume:  # a resumed run's settings have been through this
         settings = share_weights(settings, dataset)
         settings = settings if begun is None else settings.changed({"warm_up": 0.0})
-    steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // settings.batch_size)
+    together = settings.batch_size * ranks.count
+    steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // together)
     last_step = _FOREVER if settings.minutes else settings.epochs * steps_per_epoch
     if state is not None and _is_complete(state, settings, last_step):
         log.info("the run is complete already")
@@ -136,32 +153,58 @@ def train(
             stacklevel=2,
         )
     _check_simulated(store, settings)
-    model = CycleGAN(settings)
+    model = CycleGAN(settings, ranks)
     if begun is not None:
         model.begin_from(begun, prepared.target)
         _learn_looks(model, dataset, (prepared.source, prepared.target), chosen)
     # Only now: what cannot be trained leaves no folder that would be in the way of the next try.
-    for folder in (run, run / "checkpoints", run / "samples"):
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-    write_text(run / "settings.yaml", as_yaml(settings))
-    dataset.simulated = _simulated(store, settings, run / "simulated.npz")
+    if ranks.is_first:
+        for folder in (run, run / "checkpoints", run / "samples"):
+            folder.mkdir(parents=True, exist_ok=True)
+            sweep(folder)
+        sweep(run / "bundle")
+        write_text(run / "settings.yaml", as_yaml(settings))
+        dataset.simulated = _simulated(store, settings, run / "simulated.npz")
+    ranks.wait()
+    if not ranks.is_first:  # only now, when they lie there ready to be read
+        dataset.simulated = _simulated(store, settings, run / "simulated.npz")
     if state is not None:
         model.restore(state)
+    ranks.agree(model)
     if pays(settings, last_step, chosen):
         model.compile_networks()
     manifest = _manifest(store, settings, held_out)
     with StopOnSignal() as signals, plain_errors(), quick_kernels(chosen):
         begins = begun is not None
-        keeper = Keeper(run, settings, manifest, held_out, steps_per_epoch, signals, state, begins)
+        keeper = None
+        if ranks.is_first:
+            keeper = Keeper(
+                run, settings, manifest, held_out, steps_per_epoch, signals, state, begins
+            )
         del state  # its tensors live on in the model and the optimisers
-        loader = batches_from(dataset, settings.batch_size, model.step, last_step, chosen)
-        _trainer(settings, chosen, keeper).fit(model, loader)
-        if signals.requested and not keeper.finished:
+        concert = Concert(ranks, signals, keeper)
+        loader = batches_from(
+            dataset, settings.batch_size, model.step, last_step, chosen, ranks.share
+        )
+        _trainer(settings, chosen, concert.callbacks()).fit(model, loader)
+        if signals.requested and not concert.finished:
             raise Interrupted(
                 f"stopped at step {model.step}", path=run, remedy="Go on with --resume."
             )
+    if keeper is None:
+        return Run(run, settings, [])
     return Run(run, settings, keeper.record.rows, keeper.watch.keeps_beginning)
+
+
+def _check_count(state: dict[str, Any] | None, ranks: Ranks, run: Path) -> None:
+    """Refuse to go on with another number of processes: it would be another training."""
+    before = ranks.count if state is None else state.get("processes", 1)
+    if before != ranks.count:
+        raise SettingsError(
+            f"this run was trained by {before} processes together, not by {ranks.count}",
+            path=run,
+            remedy=f"Go on with --devices {before}, or with as many processes of torchrun.",
+        )
 
 
 def _is_complete(state: dict[str, Any], settings: TrainSettings, last_step: int) -> bool:
@@ -172,22 +215,25 @@ def _is_complete(state: dict[str, Any], settings: TrainSettings, last_step: int)
     return bool(state["step"] >= last_step)
 
 
-def _trainer(settings: TrainSettings, device: torch.device, keeper: Keeper) -> pl.Trainer:
+def _trainer(
+    settings: TrainSettings, device: torch.device, callbacks: list[pl.Callback]
+) -> pl.Trainer:
     fast = settings.precision == "auto" and fast_bfloat16(device)
     bfloat16 = settings.precision == "bfloat16" or fast
     with _quiet_lightning():
         return pl.Trainer(
             accelerator=device.type,
-            devices=1,
+            devices=1 if device.index is None else [device.index],
             precision="bf16-mixed" if bfloat16 else "32-true",
             max_epochs=1,
-            callbacks=[keeper],
+            callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            # Named, so that Lightning does not find SLURM and take requeueing into its own hands.
+            # Named, so that Lightning finds neither SLURM, whose requeueing it would take into its
+            # own hands, nor torchrun: to Lightning each process trains alone (`training.ranks`).
             plugins=[LightningEnvironment()],
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import warnings
 import zipfile
 import zlib
@@ -42,6 +43,16 @@ _MAGIC_END = 132  # PS3.10, 7.1: a preamble of 128 bytes, then DICM
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
 
 
+class _Bounded(io.BufferedReader):
+    """A file that makes no room for more than it holds, whatever length an element claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As much as is wanted and there."""
+        if size is not None and size > _CHUNK:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
 @dataclass(frozen=True)
 class DicomFile:
     """A file of a folder, or a member of a zip.
@@ -71,7 +82,7 @@ class DicomFile:
     def open(self) -> Iterator[IO[bytes]]:
         """Its bytes."""
         if self._archive is None or self.member is None:
-            with open(self.path, "rb") as file:
+            with _Bounded(io.FileIO(self.path)) as file:
                 yield file
         else:
             with self._archive.open(self.member) as file:
@@ -187,7 +198,7 @@ def _reason_against(file: DicomFile) -> str | None:
             # A member's CRC stands at its end: a flipped bit could make a slice another series'.
             while file.member is not None and stream.read(_CHUNK):
                 pass
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+    except Exception:  # zipfile meets damage with many, a name that cannot be decoded among them
         return None
     return None if found else NO_DICOM
 

@@ -50,7 +50,13 @@ _KEPT = (
     *("AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyDescription"),
     *("PatientAge", "PatientSize", "PatientWeight", "AdditionalPatientHistory"),
     # Series and frame of reference
-    *("BodyPartExamined", "PatientPosition", "FrameOfReferenceUID", "PositionReferenceIndicator"),
+    *(
+        "BodyPartExamined",
+        "Laterality",
+        "PatientPosition",
+        "FrameOfReferenceUID",
+        "PositionReferenceIndicator",
+    ),
     # When what this was made of was acquired
     *("AcquisitionDate", "AcquisitionTime"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),

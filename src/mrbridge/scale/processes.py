@@ -1,0 +1,106 @@
+"""Processes of this computer, one of which may be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from mrbridge.errors import MrbridgeError
+from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer
+
+AHEAD = 4
+"""Items a process that are handed out before the oldest result is taken: enough that no process
+waits, and a bound on the results that wait in memory behind a slow one."""
+
+TRIES = 3
+"""Processes that one item may kill."""
+
+
+def in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, imports: Sequence[str]
+) -> Iterator[tuple[Item, Result | MrbridgeError]]:
+    """See `mrbridge.scale.map_scans`."""
+    context = _context([_module(function), *imports])
+    rest = iter(items)
+    is_broken = True
+    while is_broken:
+        is_broken = False
+        pool = _pool(min(workers, max(1, len(items))), context)
+        waiting: deque[tuple[Item, Future[Outcome[Result]]]] = deque()
+        try:
+            for item in rest:
+                waiting.append((item, _hand_out(pool, function, item)))
+                if len(waiting) > AHEAD * workers:
+                    yield _oldest(waiting)
+            while waiting:
+                yield _oldest(waiting)
+        except BrokenProcessPool:
+            is_broken = True
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        # Who killed a process is not known; alone, each can only kill its own.
+        for item, future in waiting:
+            is_lost = isinstance(future.exception(), BrokenProcessPool)
+            outcome = _alone(function, item, context) if is_lost else future.result()
+            yield item, outcome.told()
+
+
+def _pool(workers: int, context: BaseContext) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=calm)
+
+
+def _hand_out(
+    pool: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item
+) -> Future[Outcome[Result]]:
+    """Hand an item to a pool; a broken one answers at once that it is."""
+    try:
+        return pool.submit(call, function, item)
+    except BrokenProcessPool as error:
+        refused: Future[Outcome[Result]] = Future()
+        refused.set_exception(error)
+        return refused
+
+
+def _oldest(
+    waiting: deque[tuple[Item, Future[Outcome[Any]]]],
+) -> tuple[Item, Any]:
+    """Wait for the result of the item that was handed out first, and take both."""
+    item, future = waiting[0]
+    outcome = future.result()
+    waiting.popleft()
+    return item, outcome.told()
+
+
+def _alone(function: Callable[[Item], Result], item: Item, context: BaseContext) -> Outcome[Result]:
+    """Do again what may have killed a process, with nothing beside it that wants memory."""
+    for _ in range(TRIES - 1):
+        with _pool(1, context) as pool:
+            try:
+                return pool.submit(call, function, item).result()
+            except BrokenProcessPool:
+                continue
+    return killer(f"{TRIES} processes")
+
+
+def _context(imports: Sequence[str]) -> BaseContext:
+    """How processes start: never as a fork of this one, whose threads (torch has them) it may hang.
+
+    They are forks of a server that does nothing but import, so that the seconds that PyTorch and
+    others take are paid once; where a system has no such thing, each starts anew. The first list
+    of imports holds for all of a process's pools.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mrbridge.one_thread", *imports])
+    return context
+
+
+def _module(function: Callable[..., object]) -> str:
+    """Where a function, or the function in a `functools.partial`, is defined."""
+    return str(getattr(function, "func", function).__module__)

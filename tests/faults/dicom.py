@@ -1,0 +1,140 @@
+"""Faults of DICOM studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.uid import UID
+from tests import studies
+from tests.data.golden_bundle import scan
+from tests.faults.scans import put, stored
+from tests.faults.table import Said, Workshop, fault, law
+
+from mrbridge.volume import Volume
+
+
+def study(**tags: Any) -> list[Path]:
+    """A series of six slices in the folder `study`."""
+    volume = Volume(np.tile(scan().voxels.astype("u2"), (1, 1, 2)), studies.oblique())
+    return studies.write_series(Path("study"), volume, **tags)
+
+
+def derived(workshop: Workshop, out: str = "out") -> None:
+    """What was made: marked, of the same patient, and nobody is named elsewhere."""
+    made = [path for path in Path(out).iterdir() if path.suffix != ".json"]
+    assert made
+    for path in made:
+        one = dcmread(path)
+        assert one.SyntheticData == "YES"
+        assert one.PatientName == studies.NAME
+        assert not [element for element in one if element.tag.is_private]
+    name = studies.NAME.split("^")[0]
+    for path in Path(out).glob("*.json"):
+        assert name not in path.read_text()
+
+
+@fault("dicom")
+def missing_slice(workshop: Workshop) -> Said:
+    """A slice is missing"""
+    study()[3].unlink()
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def filled_slice(workshop: Workshop) -> Said:
+    """The same with `--allow-gaps`"""
+    study()[3].unlink()
+    said = workshop.translate("study", "--allow-gaps", out="out")
+    derived(workshop)
+    return said
+
+
+@fault("dicom")
+def duplicate_slice(workshop: Workshop) -> Said:
+    """A slice is there twice"""
+    paths = study()
+    Path("study/copy").write_bytes(paths[3].read_bytes())
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def several_series(workshop: Workshop) -> Said:
+    """Two series of the contrast"""
+    study(number=3)
+    study(number=7)
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def one_series(workshop: Workshop) -> Said:
+    """The same with `--series 7`"""
+    study(number=3)
+    study(number=7)
+    said = workshop.translate("study", "--series", 7, out="out")
+    derived(workshop)
+    return said
+
+
+@fault("dicom")
+def truncated_slice(workshop: Workshop) -> Said:
+    """A slice that was cut short"""
+    path = study()[3]
+    path.write_bytes(path.read_bytes()[:-100])
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def unknown_compression(workshop: Workshop) -> Said:
+    """Pixels that are compressed as a film"""
+    for path in study():
+        one = dcmread(path)
+        one.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.102")  # MPEG-4
+        one.PixelData = b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+        one["PixelData"].is_undefined_length = True
+        one.save_as(path)
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def localiser(workshop: Workshop) -> Said:
+    """Nothing but a localiser"""
+    study(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def no_place(workshop: Workshop) -> Said:
+    """A slice that does not say where it lies"""
+    path = study()[3]
+    one = dcmread(path)
+    del one.ImagePositionPatient
+    one.save_as(path)
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def synthetic_series(workshop: Workshop) -> Said:
+    """A series that mrbridge made"""
+    study()
+    assert workshop.translate("study", out="out").code == 0
+    return workshop.refuses("out", out="again")
+
+
+@fault("dicom")
+def nifti_to_dicom(workshop: Workshop) -> Said:
+    """A NIfTI file that is to become DICOM"""
+    return workshop.refuses(put(*stored()), "--as", "dicom", out="out")
+
+
+_READ, _FAULTS = "tests/io/test_dicom_read.py", "tests/io/test_dicom_faults.py"
+law("dicom", "compressed files are decoded", f"{_READ}::test_compressed_syntaxes")
+law("dicom", "enhanced multi-frame files are read", f"{_READ}::test_enhanced")
+law("dicom", "one series is chosen by its contrast", f"{_FAULTS}::test_one_is_chosen_by_contrast")
+law("dicom", "maps, mosaics, phases, screen saves are told apart", f"{_FAULTS}::test_each_is_told_apart_and_refused")  # fmt: skip  # noqa: E501
+law("dicom", "private tags are neither needed nor kept", f"{_FAULTS}::test_private_tags_are_not_needed")  # fmt: skip  # noqa: E501
+law("dicom", "a bomb in a zip", f"{_FAULTS}::test_a_bomb")
+law("dicom", "a kill at any instant leaves a whole series", "tests/io/test_dicom_write.py::test_a_kill_at_any_instant_leaves_a_whole_series")  # fmt: skip  # noqa: E501
+law("names", "nor of a DICOM series, but in the derived one itself", "tests/inference/test_translate_dicom.py::test_nobody_is_named")  # fmt: skip  # noqa: E501

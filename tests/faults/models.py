@@ -1,0 +1,199 @@
+"""Faults of models and of trainings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from tests.faults.scans import put, stored
+from tests.faults.table import MODEL, Said, Workshop, fault, law
+
+
+def copy() -> Path:
+    """A bundle that may be spoilt."""
+    return Path(shutil.copytree(MODEL, "model"))
+
+
+def edit(**changes: Any) -> None:
+    """Change what its bundle.json says."""
+    path = Path("model/bundle.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def refused(workshop: Workshop, model: str = "model") -> Said:
+    """Translate with a model that must be refused."""
+    path = put(*stored())
+    return workshop.refused("translate", "-m", model, "-i", path, "-o", "out.nii.gz")
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("sprung"),))
+
+
+@fault("bundle")
+def changed_byte(workshop: Workshop) -> Said:
+    """A changed byte in the weights"""
+    (path,) = copy().glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+    return refused(workshop)
+
+
+@fault("bundle")
+def checkpoint_as_model(workshop: Workshop) -> Said:
+    """A checkpoint of PyTorch in the place of a model"""
+    Path("model.ckpt").write_bytes(pickle.dumps(Trap()))
+    said = refused(workshop, "model.ckpt")
+    assert not Path("sprung").exists()
+    return said
+
+
+@fault("bundle")
+def pickle_inside(workshop: Workshop) -> Said:
+    """A pickle under the name of the weights, its checksum right"""
+    copy()
+    content = pickle.dumps(Trap())
+    Path("model/weights.safetensors").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    edit(weights="weights.safetensors", weights_sha256=digest)
+    said = refused(workshop)
+    assert not Path("sprung").exists()
+    return said
+
+
+@fault("bundle")
+def outside(workshop: Workshop) -> Said:
+    """Weights that would lie outside the bundle"""
+    (path,) = copy().glob("*.safetensors")
+    path.rename("elsewhere.safetensors")
+    edit(weights="../elsewhere.safetensors")
+    return refused(workshop)
+
+
+@fault("bundle")
+def newer(workshop: Workshop) -> Said:
+    """A newer version of the format"""
+    copy()
+    edit(version=2)
+    return refused(workshop)
+
+
+@fault("bundle")
+def older(workshop: Workshop) -> Said:
+    """An older version that nobody ever wrote"""
+    copy()
+    edit(version=0)
+    return refused(workshop)
+
+
+@fault("bundle")
+def unreadable(workshop: Workshop) -> Said:
+    """A bundle.json that was cut short"""
+    path = copy() / "bundle.json"
+    path.write_text(path.read_text()[:300])
+    return refused(workshop)
+
+
+@fault("bundle")
+def unknown_key(workshop: Workshop) -> Said:
+    """A bundle.json that says what no version says"""
+    copy()
+    edit(networks={"generator": {"kind": "unet", "lvels": 3}})
+    return refused(workshop)
+
+
+@fault("bundle")
+def no_model(workshop: Workshop) -> Said:
+    """A folder that is no model"""
+    Path("model").mkdir()
+    return refused(workshop)
+
+
+law("bundle", "bundles of version 1 keep loading", "tests/test_bundle.py::test_the_golden_bundle_loads_and_makes_what_it_made")  # fmt: skip  # noqa: E501
+law("bundle", "no unpickler is ever made", "tests/test_bundle.py::test_no_unpickler_is_ever_made")
+
+
+SMALL = [
+    *("--set", "networks.image_size=16", "--set", "validation_slices=1", "--set", "epochs=2"),
+    *("--set", "networks.generator={levels: 3, features: 2, max_features: 4}"),
+    *("--set", "networks.critic={features: 2, strided: 1}", "--set", "steps_per_epoch=2"),
+    *("--set", "simulated_weight=0", "--set", "warm_up=0", "--set", "sample_slices=1"),
+]
+
+
+def train(workshop: Workshop, *more: str) -> Said:
+    """Train on two small subjects."""
+    if not Path("store").exists():
+        Path("in").mkdir()
+        for number in (1, 2):
+            for contrast in ("T1w", "T2w"):
+                put(*stored(), name=f"in/sub-0{number}_{contrast}.nii.gz")
+        assert workshop.run("prepare", "in", "-o", "store").code == 0
+    options = ["--device", "cpu", "-q", *more, *([] if "--resume" in more else SMALL)]
+    preset = [] if "--resume" in more else ["--preset", "unet", "--from", "scratch"]
+    return workshop.run("train", "store", "-o", "run", *preset, *options)
+
+
+def stopped(workshop: Workshop, number: signal.Signals) -> Said:
+    """Train and send a signal in the second step."""
+    from mrbridge.training.cyclegan import CycleGAN
+
+    step = CycleGAN.training_step
+
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        if self.step == 1:
+            os.kill(os.getpid(), number)
+        return step(self, batch, batch_idx)
+
+    with mock.patch.object(CycleGAN, "training_step", training_step):
+        return train(workshop)
+
+
+@fault("stopped")
+def terminated(workshop: Workshop) -> Said:
+    """SIGTERM"""
+    said = stopped(workshop, signal.SIGTERM)
+    assert train(workshop, "--resume").code == 0
+    return said
+
+
+@fault("stopped")
+def interrupted(workshop: Workshop) -> Said:
+    """Ctrl-C"""
+    said = stopped(workshop, signal.SIGINT)
+    assert Path("run/checkpoints/last.ckpt").is_file()
+    return said
+
+
+@fault("stopped")
+def not_resumed(workshop: Workshop) -> Said:
+    """The same run again without `--resume`"""
+    stopped(workshop, signal.SIGTERM)
+    before = workshop.tree()
+    said = train(workshop)
+    assert workshop.tree() == before
+    return said
+
+
+@fault("stopped")
+def damaged_checkpoint(workshop: Workshop) -> Said:
+    """`--resume` with a damaged checkpoint"""
+    stopped(workshop, signal.SIGTERM)
+    path = Path("run/checkpoints/last.ckpt")
+    path.write_bytes(path.read_bytes()[:1000])
+    return train(workshop, "--resume")
+
+
+law("stopped", "a resumed run equals one that was never stopped, to the bit", "tests/training/test_resume.py::test_a_signal_in_an_epoch_changes_nothing")  # fmt: skip  # noqa: E501
+law("stopped", "signals to a whole group of processes", "tests/test_cli.py::test_signals_end_a_training_with_a_checkpoint")  # fmt: skip  # noqa: E501

@@ -1,0 +1,399 @@
+"""Faults of scans: what is in a file."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+from tests.data.golden_bundle import scan
+from tests.faults.table import Said, Workshop, fault, law
+from tests.fuzz.mutants import chunks, joined
+
+NAME = "sub-01_T1w.nii.gz"
+
+
+def stored(dtype: Any = np.int16, shape: tuple[int, ...] | None = None) -> tuple[Any, bytes]:
+    """Header and voxels of a whole scan, to be spoilt."""
+    volume = scan()
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape or volume.voxels.shape)
+    header.set_sform(volume.affine, code=1)
+    header.set_qform(volume.affine, code=1)
+    header.set_xyzt_units("mm")
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    return header, volume.voxels.astype(dtype).tobytes(order="F")
+
+
+def put(header: Any, voxels: bytes, name: str = NAME, behind: bytes = b"") -> Path:
+    """Write them, packed where the name says so."""
+    content = header.binaryblock + bytes(4) + voxels + behind
+    Path(name).write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+    return Path(name)
+
+
+def made(path: str = "out.nii.gz") -> Any:
+    """What was translated: finite, marked."""
+    image = nib.load(path)
+    assert np.isfinite(image.get_fdata()).all()
+    assert image.header["descrip"].item().startswith(b"synthetic")
+    return image
+
+
+def same_place(path: Path, out: str = "out.nii.gz") -> None:
+    """Shape and every byte of the geometry are those of the source."""
+    source, result = nib.load(path).header, made(out).header
+    for name in ("srow_x", "srow_y", "srow_z", "pixdim", "dim", "sform_code", "qform_code"):
+        assert source[name].tobytes() == result[name].tobytes()
+
+
+@fault("damage")
+def truncated(workshop: Workshop) -> Said:
+    """A `.nii.gz` that was cut short"""
+    path = put(*stored())
+    path.write_bytes(path.read_bytes()[:-30])
+    return workshop.refuses(path)
+
+
+@fault("damage")
+def truncated_plain(workshop: Workshop) -> Said:
+    """A `.nii` that was cut short"""
+    path = put(*stored(), name="sub-01_T1w.nii")
+    path.write_bytes(path.read_bytes()[:-30])
+    return workshop.refuses(path)
+
+
+@fault("damage")
+def flipped(workshop: Workshop) -> Said:
+    """A flipped bit in a `.nii.gz`"""
+    path = put(*stored())
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1  # of the CRC: all voxels are there and right
+    path.write_bytes(content)
+    return workshop.refuses(path)
+
+
+@fault("damage")
+def promise(workshop: Workshop) -> Said:
+    """A header that promises more than the file holds"""
+    header, voxels = stored()
+    header["dim"][1:4] = 600, 500, 400
+    return workshop.refuses(put(header, voxels))
+
+
+@fault("damage")
+def oversized(workshop: Workshop) -> Said:
+    """A header that promises more than any scan has"""
+    header, voxels = stored()
+    header["dim"][1:4] = 32767, 32767, 32767
+    return workshop.refuses(put(header, voxels))
+
+
+@fault("damage")
+def gzip_bomb(workshop: Workshop) -> Said:
+    """A gzip bomb behind the voxels"""
+    return workshop.refuses(put(*stored(), behind=bytes(16 << 20)))
+
+
+@fault("damage")
+def no_nifti(workshop: Workshop) -> Said:
+    """Something else under the name of a NIfTI file"""
+    Path(NAME).write_text("The page could not be found. " * 40)
+    return workshop.refuses(NAME)
+
+
+def picture() -> bytes:
+    """A whole PNG."""
+    grey = scan().voxels[:, :, 1] // 4
+    Image.fromarray(grey.astype(np.uint8)).save("whole.png")
+    return Path("whole.png").read_bytes()
+
+
+@fault("damage")
+def flipped_png(workshop: Workshop) -> Said:
+    """A flipped bit in a PNG"""
+    content = bytearray(picture())
+    content[content.index(b"IDAT") + 20] ^= 1
+    Path("slice_T1w.png").write_bytes(content)
+    return workshop.refuses("slice_T1w.png", out="out.png")
+
+
+@fault("damage")
+def wrong_pixels_png(workshop: Workshop) -> Said:
+    """A PNG whose pixels are not those that were packed (Adler-32)"""
+    parts = dict(chunks(picture()))
+    rows = bytearray(zlib.compress(zlib.decompress(parts[b"IDAT"]), 0))
+    rows[100] ^= 1
+    parts[b"IDAT"] = bytes(rows)
+    Path("slice_T1w.png").write_bytes(joined(list(parts.items())))
+    return workshop.refuses("slice_T1w.png", out="out.png")
+
+
+@fault("damage")
+def png_bomb(workshop: Workshop) -> Said:
+    """A PNG that promises 64 million pixels and more"""
+    parts = dict(chunks(picture()))
+    parts[b"IHDR"] = (9000).to_bytes(4, "big") * 2 + parts[b"IHDR"][8:]
+    Path("slice_T1w.png").write_bytes(joined(list(parts.items())))
+    return workshop.refuses("slice_T1w.png", out="out.png")
+
+
+law("damage", "any damage at all: a minute of mutants", "tests/fuzz/test_readers.py::test_a_minute")
+law("damage", "cut at any length", "tests/contracts/test_formats.py::test_truncation_is_refused_at_any_length")  # fmt: skip  # noqa: E501
+law("damage", "headers that lie otherwise", "tests/io/test_nifti.py::test_headers_that_lie_are_refused")  # fmt: skip  # noqa: E501
+
+
+@fault("values")
+def not_finite(workshop: Workshop) -> Said:
+    """NaN and infinity in some voxels"""
+    header, voxels = stored(np.float32)
+    values = np.frombuffer(voxels, np.float32).copy()
+    values[[700, 701, 702]] = np.nan, np.inf, -np.inf
+    said = workshop.translate(put(header, values.tobytes()))
+    made()
+    return said
+
+
+@fault("values")
+def nothing_finite(workshop: Workshop) -> Said:
+    """NaN in all voxels"""
+    header, voxels = stored(np.float32)
+    return workshop.refuses(put(header, np.full(len(voxels) // 4, np.nan, "f4").tobytes()))
+
+
+@fault("values")
+def constant(workshop: Workshop) -> Said:
+    """An image of one value"""
+    header, voxels = stored()
+    return workshop.refuses(put(header, np.full(len(voxels) // 2, 7, np.int16).tobytes()))
+
+
+@fault("values")
+def no_length(workshop: Workshop) -> Said:
+    """An axis of length zero"""
+    header, voxels = stored()
+    header["dim"][2] = 0
+    return workshop.refuses(put(header, voxels))
+
+
+law("values", "what is not finite is never written", "tests/contracts/test_formats.py::test_values_that_are_not_finite_are_never_written")  # fmt: skip  # noqa: E501
+
+
+@fault("kinds")
+def four_axes(workshop: Workshop) -> Said:
+    """Several volumes in one file"""
+    header, voxels = stored(shape=(18, 20, 3, 2))
+    return workshop.refuses(put(header, voxels * 2))
+
+
+@fault("kinds")
+def one_of_several(workshop: Workshop) -> Said:
+    """The same with `--volume 1`"""
+    header, voxels = stored(shape=(18, 20, 3, 2))
+    said = workshop.translate(put(header, bytes(len(voxels)) + voxels), "--volume", 1)
+    assert made().shape == (18, 20, 3)
+    return said
+
+
+@fault("kinds")
+def no_such_volume(workshop: Workshop) -> Said:
+    """A volume that the file does not have"""
+    header, voxels = stored(shape=(18, 20, 3, 2))
+    return workshop.refuses(put(header, voxels * 2), "--volume", 2)
+
+
+@fault("kinds")
+def colour(workshop: Workshop) -> Said:
+    """RGB voxels"""
+    header, voxels = stored()
+    header.set_data_dtype(np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    return workshop.refuses(put(header, voxels * 2))
+
+
+@fault("kinds")
+def complex_numbers(workshop: Workshop) -> Said:
+    """Complex voxels"""
+    return workshop.refuses(put(*stored(np.complex64)))
+
+
+@fault("kinds")
+def coloured_picture(workshop: Workshop) -> Said:
+    """A picture in colour"""
+    pixels = np.zeros((20, 20, 3), np.uint8)
+    pixels[4, 4] = 9, 8, 7
+    Image.fromarray(pixels).save("slice_T1w.png")
+    return workshop.refuses("slice_T1w.png", out="out.png")
+
+
+law("kinds", "trailing axes of length 1 are dropped", "tests/io/test_nifti.py::test_axes_of_length_one")  # fmt: skip  # noqa: E501
+
+
+@fault("geometry")
+def one_slice(workshop: Workshop) -> Said:
+    """One thick slice of an odd size"""
+    header, voxels = stored(shape=(17, 19, 1))
+    header["pixdim"][3] = 5
+    path = put(header, voxels[: 17 * 19 * 2])
+    said = workshop.translate(path)
+    same_place(path)
+    return said
+
+
+@fault("geometry")
+def sheared(workshop: Workshop) -> Said:
+    """A sheared affine"""
+    header, voxels = stored()
+    header["qform_code"], header["srow_x"] = 0, [-1, 0.3, 0.1, 9]
+    path = put(header, voxels)
+    said = workshop.translate(path)
+    same_place(path)
+    return said
+
+
+law("geometry", "all 48 orientations", "tests/inference/test_geometry_laws.py::test_the_identity_gives_back_every_orientation_bit_for_bit")  # fmt: skip  # noqa: E501
+law("geometry", "how a scan is stored does not change what is made of it", "tests/inference/test_geometry_laws.py::test_how_a_scan_is_stored_does_not_change_what_is_made_of_it")  # fmt: skip  # noqa: E501
+law("geometry", "codes and units, bit for bit", "tests/inference/test_geometry_laws.py::test_codes_units_and_axes_come_back_bit_for_bit")  # fmt: skip  # noqa: E501
+
+
+@fault("orientation")
+def forms_differ(workshop: Workshop) -> Said:
+    """qform and sform differ"""
+    header, voxels = stored()
+    header["qoffset_x"] = 30
+    path = put(header, voxels)
+    said = workshop.translate(path)
+    same_place(path)
+    return said
+
+
+@fault("orientation")
+def no_form(workshop: Workshop) -> Said:
+    """Neither qform nor sform"""
+    header, voxels = stored()
+    header["qform_code"] = header["sform_code"] = 0
+    return workshop.refuses(put(header, voxels))
+
+
+@fault("orientation")
+def assumed(workshop: Workshop) -> Said:
+    """The same with `--assume LPS`"""
+    header, voxels = stored()
+    header["qform_code"] = header["sform_code"] = 0
+    path = put(header, voxels)
+    said = workshop.translate(path, "--assume", "LPS")
+    same_place(path)
+    return said
+
+
+@fault("orientation")
+def singular(workshop: Workshop) -> Said:
+    """An affine that is flat"""
+    header, voxels = stored()
+    header["srow_z"] = 0
+    return workshop.refuses(put(header, voxels))
+
+
+@fault("numbers")
+def extreme_scale(workshop: Workshop) -> Said:
+    """A scale of 1e30 in the header"""
+    header, voxels = stored()
+    header["scl_slope"], header["scl_inter"] = 1e30, 0
+    said = workshop.translate(put(header, voxels))
+    values, outside = made().get_fdata(), np.frombuffer(voxels, np.int16) == 0
+    assert values.min() >= 0
+    assert (values.ravel(order="F")[outside] < 100).mean() > 0.5
+    return said
+
+
+@fault("numbers")
+def infinite_scale(workshop: Workshop) -> Said:
+    """An infinite intercept in the header"""
+    header, voxels = stored()
+    header["scl_slope"], header["scl_inter"] = 1, np.inf
+    return workshop.refuses(put(header, voxels))
+
+
+@fault("numbers")
+def no_number_type(workshop: Workshop) -> Said:
+    """A number type that results cannot have"""
+    return workshop.refuses(put(*stored()), "--dtype", "int64")
+
+
+law("numbers", "extreme scales do not wrap", "tests/io/test_nifti.py::test_scales_are_applied_without_wrapping")  # fmt: skip  # noqa: E501
+law("numbers", "results of whole numbers do not wrap", "tests/inference/test_integers.py::test_nothing_wraps")  # fmt: skip  # noqa: E501
+law("numbers", "background zero stays zero", "tests/preparation/test_pipeline.py::test_standardising_is_undone")  # fmt: skip  # noqa: E501
+
+
+@fault("contrast")
+def synthetic_already(workshop: Workshop) -> Said:
+    """A scan that mrbridge made"""
+    assert workshop.translate(put(*stored())).code == 0
+    return workshop.refuses("out.nii.gz", out="again.nii.gz")
+
+
+@fault("contrast")
+def wanted_already(workshop: Workshop) -> Said:
+    """A scan of the wanted contrast"""
+    return workshop.refuses(put(*stored()), "--to", "T1w")
+
+
+@fault("contrast")
+def another_contrast(workshop: Workshop) -> Said:
+    """A scan of a contrast that the model does not know"""
+    return workshop.refuses(put(*stored(), name="sub-01_FLAIR.nii.gz"))
+
+
+@fault("contrast")
+def forced(workshop: Workshop) -> Said:
+    """A scan that mrbridge made, with `--force`"""
+    assert workshop.translate(put(*stored())).code == 0
+    said = workshop.translate("out.nii.gz", "--force", out="again.nii.gz")
+    made("again.nii.gz")
+    return said
+
+
+@fault("contrast")
+def trained_on_synthetic(workshop: Workshop) -> Said:
+    """Synthetic scans among those to train on"""
+    assert workshop.translate(put(*stored())).code == 0
+    Path("scans").mkdir()
+    put(*stored(), name="scans/a_T1w.nii.gz")
+    Path("out.nii.gz").rename("scans/a_T2w.nii.gz")
+    return workshop.run("prepare", "scans", "-o", "store")
+
+
+@fault("names")
+def name_in_header(workshop: Workshop) -> Said:
+    """A patient's name in the header and in an extension"""
+    header, voxels = stored()
+    header["descrip"], header["db_name"], header["aux_file"] = 3 * [b"DOE^JANE"]
+    header["vox_offset"] = 352 + 32
+    extension = (32).to_bytes(4, "little") + (6).to_bytes(4, "little") + b"DOE^JANE".ljust(24)
+    content = header.binaryblock + b"\1\0\0\0" + extension + voxels
+    Path(NAME).write_bytes(gzip.compress(content))
+    said = workshop.translate(NAME, "-v")
+    assert "DOE" not in said.out + said.err
+    for name, written in workshop.tree().items():
+        if name != NAME:
+            assert b"DOE" not in (gzip.decompress(written) if name.endswith("gz") else written)
+    return said
+
+
+@fault("names")
+def name_in_picture(workshop: Workshop) -> Said:
+    """A patient's name in a picture's text"""
+    parts = chunks(picture())
+    parts.insert(1, (b"tEXt", b"Title\0DOE^JANE"))
+    Path("slice_T1w.png").write_bytes(joined(parts))
+    said = workshop.translate("slice_T1w.png", "-v", out="out.png")
+    assert b"DOE" not in Path("out.png").read_bytes()
+    assert "DOE" not in said.out + said.err
+    return said
+
+
+law("names", "sidecars of the source are not copied", "tests/inference/test_data_set.py::test_what_a_sidecar_says")  # fmt: skip  # noqa: E501

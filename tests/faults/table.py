@@ -1,0 +1,259 @@
+"""The table of faults: what a user can meet, how it is brought about, and how the page is written.
+
+A fault is a function under `@fault(row)` in one of the modules that `everything` imports; its
+docstring is its name on the page. It gets a `Workshop`, does what a user would do, checks what must
+hold afterwards and returns what the command line said. A law is a row's property that another test
+shows and that has no message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+import re
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.data.golden_bundle import FOLDER as MODEL
+
+from mrbridge import cli, console
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reference" / "faults.md"
+
+MODULES = ("scans", "dicom", "places", "models")
+"""Where faults are registered."""
+
+ROWS = {
+    "damage": (
+        "Damaged files and bombs",
+        "A truncated or bit-flipped file, a header that promises more than the file or the limit "
+        "holds, a gzip or PNG bomb: refused, named, nothing is written.",
+    ),
+    "values": (
+        "Values that are none",
+        "NaN or infinity is replaced with a warning; a constant or empty image and an axis of "
+        "length zero are refused. What is written is always finite.",
+    ),
+    "kinds": (
+        "Images that are not one real volume",
+        "4D is refused, unless `--volume N` chooses; RGB and complex numbers are refused. Trailing "
+        "axes of length 1 are dropped.",
+    ),
+    "geometry": (
+        "Odd geometry",
+        "One slice, odd sizes, thick slices, any of the 48 orientations, sheared and oblique "
+        "affines are translated: same shape, affine the same to the bit.",
+    ),
+    "orientation": (
+        "Orientation",
+        "Where qform and sform differ it is the sform, with a warning; where both are zero the "
+        "scan is refused unless `--assume` says.",
+    ),
+    "numbers": (
+        "Number types and intensity scales",
+        "int16, uint16 and extreme scales do not wrap around; background zero stays zero.",
+    ),
+    "dicom": (
+        "DICOM",
+        "A missing or duplicate slice is named; a gap is refused unless `--allow-gaps`; of several "
+        "series one is chosen by contrast or `--series`; compressed and enhanced files are "
+        "decoded, or clearly unsupported.",
+    ),
+    "contrast": (
+        "Nothing to synthesise",
+        "What is synthetic already, or of the wanted contrast already, is refused unless "
+        "`--force`.",
+    ),
+    "whole": (
+        "Full disks, kills, two writers",
+        "An old output stays whole, a new one is whole or absent. Results are written to a "
+        "temporary file in the same folder, flushed to disk, reopened and checked, then renamed; "
+        "temporary files are swept.",
+    ),
+    "stopped": (
+        "SIGTERM or Ctrl-C in training",
+        "A checkpoint is written and `--resume` goes on exactly: weights, optimisers, schedules, "
+        "pools, random states.",
+    ),
+    "bundle": (
+        "A bundle from elsewhere",
+        "safetensors and JSON alone; checksums are verified; nothing is ever unpickled.",
+    ),
+    "names": (
+        "Names of patients",
+        "Never in logs, file names, sidecars or reports.",
+    ),
+    "batch": (
+        "A batch with one bad scan",
+        "The others finish, the exit code is 1, and the report lists it.",
+    ),
+    "nothing": ("No network, no GPU", "Everything works without them."),
+}
+"""The rows of the safety table: heading, what happens."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the command line said: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """What a user reads, in one line: errors and warnings, or else the answer."""
+        lines = [line for line in self.err.splitlines() if line.startswith(("error", "warning"))]
+        return " ".join(lines) or self.out.strip()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault; `run` brings it about."""
+
+    row: str
+    run: Callable[[Workshop], Said]
+
+    @property
+    def name(self) -> str:
+        """The function's."""
+        return self.run.__name__
+
+    @property
+    def what(self) -> str:
+        """Its docstring, in one line."""
+        return " ".join((self.run.__doc__ or "").split()).removesuffix(".")
+
+
+FAULTS: list[Fault] = []
+LAWS: list[tuple[str, str, str]] = []
+"""Row, what holds, and the test that shows it (`file::name`)."""
+
+
+def fault(row: str) -> Callable[[Callable[[Workshop], Said]], Callable[[Workshop], Said]]:
+    """Put a fault into a row of the table."""
+
+    def keep(run: Callable[[Workshop], Said]) -> Callable[[Workshop], Said]:
+        FAULTS.append(Fault(row, run))
+        return run
+
+    return keep
+
+
+def law(row: str, what: str, test: str) -> None:
+    """Put a property into a row of the table."""
+    LAWS.append((row, what, test))
+
+
+def everything() -> list[Fault]:
+    """All faults, in the order of the rows."""
+    for module in MODULES:
+        importlib.import_module(f"tests.faults.{module}")
+    return sorted(FAULTS, key=lambda fault: list(ROWS).index(fault.row))
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """An empty folder, which is the working directory, and the command line."""
+
+    folder: Path
+
+    def run(self, *arguments: object) -> Said:
+        """Run a command line in this process."""
+        out, err = io.StringIO(), io.StringIO()
+        code = 0
+        with _as_it_was(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.main([str(argument) for argument in arguments])
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return Said(code, out.getvalue(), err.getvalue())
+
+    def translate(self, image: object, *more: object, out: str = "out.nii.gz") -> Said:
+        """Translate with a small model on the CPU."""
+        return self.run("translate", "-m", MODEL, "-i", image, "-o", out, "--device", "cpu", *more)
+
+    def refused(self, *arguments: object, code: int = 2) -> Said:
+        """Run what must be refused in one line, with nothing written."""
+        before = self.tree()
+        said = self.run(*arguments)
+        assert said.code == code, said
+        assert said.err.count("\n") == said.err.count("error: ") == 1, said.err
+        assert self.tree() == before, "something was written"
+        return said
+
+    def refuses(self, image: object, *more: object, out: str = "out.nii.gz") -> Said:
+        """Translate what must be refused."""
+        return self.refused(
+            *("translate", "-m", MODEL, "-i", image, "-o", out, "--device", "cpu"), *more
+        )
+
+    def tree(self) -> dict[str, bytes]:
+        """Every file and its bytes."""
+        return {
+            path.relative_to(self.folder).as_posix(): path.read_bytes()
+            for path in self.folder.rglob("*")
+            if path.is_file()
+        }
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Undo what the command line does to its process."""
+    logger = logging.getLogger("mrbridge")
+    before = (logger.handlers, logger.propagate, logger.level)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            yield
+    finally:
+        logger.handlers, logger.propagate, level = before
+        logger.setLevel(level)
+        signal.signal(signal.SIGTERM, handler)
+        console.said = console.Verbosity()
+
+
+def bring_about(found: Fault, folder: Path) -> Said:
+    """Run a fault in a folder of its own."""
+    before = Path.cwd()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    try:
+        return found.run(Workshop(folder))
+    finally:
+        os.chdir(before)
+
+
+def line(found: Fault, said: Said) -> str:
+    """The fault's line on the page."""
+    message = re.sub(r"\s+", " ", said.message).replace("|", "\\|")
+    test = f"`test_faults.py::test_fault[{found.name}]`"
+    return f"| {found.what} | {said.code} | `{message}` | {test} |"
+
+
+def page(lines: dict[str, str]) -> str:
+    """The page, of the lines of all faults by name."""
+    parts = [
+        "# What can go wrong, and what mrbridge says",
+        "",
+        "Written by `python -m tests.faults.write`, which brings every fault about; a test "
+        "compares. Exit codes: 0 done (a warning says what was mended), 1 some scans failed and "
+        "the others are done, 2 refused, 3 stopped and resumable. Tests lie in `tests/faults`, or "
+        "where a path is given; where no message stands, none is given.",
+    ]
+    found = everything()
+    for row, (title, what) in ROWS.items():
+        of_row = [lines[fault.name] for fault in found if fault.row == row]
+        of_row += [f"| {told} | | | `{test}` |" for at, told, test in LAWS if at == row]
+        if of_row:
+            head = ["| fault | exit code | message | test |", "|---|---|---|---|"]
+            parts += ["", f"## {title}", "", what, "", *head, *of_row]
+    return "\n".join(parts) + "\n"
