@@ -102,9 +102,10 @@ def _groups(finding: Finding, facts: dict[str, Facts]) -> str:
         named = list(finding.groups)
     if named:
         rows = [(" = ".join(group.names), group.remark) for group in named[:_PAIRS]]
+        count = "1 entry" if len(named) == 1 else f"{len(named)} entries"
+        shut = "" if pictured else " open"
         parts.append(
-            f"<details><summary>{counted(len(named), 'entry').replace('entrys', 'entries')} by "
-            f"name</summary>\n{words_table(rows)}</details>\n"
+            f"<details{shut}><summary>{count} by name</summary>\n{words_table(rows)}</details>\n"
         )
         if len(named) > _PAIRS:
             parts.append(

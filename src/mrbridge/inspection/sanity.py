@@ -250,7 +250,7 @@ def _texture_outliers(facts: Sequence[Facts]) -> list[Finding]:
     for one in facts:
         spacing = one.spacing and tuple(round(step, 1) for step in one.spacing)
         kinds[one.contrast, spacing].append(one)
-    groups = []
+    remarks: dict[str, list[str]] = defaultdict(list)
     for scans in kinds.values():
         for measure, high, low in (
             ("noise", "noisy", "unusually smooth"),
@@ -262,8 +262,8 @@ def _texture_outliers(facts: Sequence[Facts]) -> list[Finding]:
                 factor = float(np.exp(values[number] - np.median(values)))
                 word = high if z > 0 else low
                 remark = f"{word} ({measure} {factor:.2g} times the median, z {z:+.1f})"
-                groups.append(Group((known[number].name,), remark))
-    if not groups:
+                remarks[known[number].name].append(remark)
+    if not remarks:
         return []
     return [
         Finding(
@@ -271,7 +271,7 @@ def _texture_outliers(facts: Sequence[Facts]) -> list[Finding]:
             "warning",
             "Noise or sharpness is far from that of the other scans of the contrast.",
             "Look at them, and leave out what is spoilt.",
-            tuple(groups),
+            tuple(Group((name,), "; ".join(told)) for name, told in remarks.items()),
         )
     ]
 
