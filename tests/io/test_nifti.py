@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -424,3 +426,21 @@ def test_extensions_do_not_travel(tmp_path: Path) -> None:
     assert b"SMITH" not in out.read_bytes()
     assert not nib.load(out).header.extensions
     np.testing.assert_array_equal(io.read(out).voxels, ramp())
+
+
+def test_pydicom_is_not_loaded_for_nifti() -> None:
+    command = "import sys, mrbridge.io.nifti; sys.exit('pydicom' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
+
+
+def test_a_header_extension_that_is_no_dicom_is_no_matter(tmp_path: Path) -> None:
+    """In a process of its own, as the command line is: there nibabel knows no pydicom."""
+    image = nib.Nifti1Image(np.ones((3, 4, 2), np.int16), np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(2, b"\xff\xfe\x00\x01\xff\xff no"))
+    nib.save(image, tmp_path / "in.nii")
+    command = (
+        "import sys; from pathlib import Path; from mrbridge.io import read;"
+        "sys.exit(int(read(Path(sys.argv[1])).voxels.sum() != 24))"
+    )
+    done = subprocess.run([sys.executable, "-c", command, str(tmp_path / "in.nii")], check=False)
+    assert done.returncode == 0

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.lean_nibabel import SpatialImage
 from mrbridge.volume import Volume
 
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import (
+from numpy.typing import NDArray
+
+from mrbridge.lean_nibabel import (
     apply_orientation,
     axcodes2ornt,
     inv_ornt_aff,
     io_orientation,
     ornt_transform,
 )
-from numpy.typing import NDArray
-
 from mrbridge.volume import Volume
 
 _AXES = ("S", "P", "L")
