@@ -6,6 +6,7 @@ Only headers are read; `mrbridge.inspection` looks at the images.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ from mrbridge.io.names import guess_contrast, natural_key
 if TYPE_CHECKING:
     from mrbridge.io.dicom import Series
 
+_UNLIMITED = 10_000  # characters in a line
 _ROWS = 100  # of the table in words
 
 
@@ -249,7 +251,9 @@ def _table(found: Inspection) -> str:
         # What strangers wrote is no markup.
         table.add_row(*[Text(cell) for cell in _cells(item, found.form)])
     page = StringIO()
-    Console(file=page, width=shutil.get_terminal_size((120, 24)).columns).print(table)
+    # In a file or a pipe nothing is cut off: whoever reads it there may search for it.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNLIMITED
+    Console(file=page, width=width).print(table)
     more = len(found.items) - _ROWS
     return page.getvalue().rstrip() + (f"\nand {more} more; --json lists all" if more > 0 else "")
 
