@@ -151,16 +151,23 @@ def _call_there(function: Callable[[Item], Result], item: Item) -> tuple[Outcome
 def _oldest(
     client: Any, function: Callable[[Item], Result], waiting: deque[tuple[Item, Any]]
 ) -> tuple[Item, Result | MrbridgeError]:
-    """Wait for the result of the item that was sent first; one that failed has a second try."""
+    """Wait for the result of the item that was sent first; one that failed has a second try.
+
+    So has one whose workers died: it may only have waited in them behind another that killed them.
+    """
     from distributed import KilledWorker
 
     item, future = waiting.popleft()
     try:
         outcome, worker = _received(client, future)
-        if isinstance(outcome.result, MrbridgeError) and len(client.nthreads()) > 1:
-            outcome, _ = _received(client, _submit(client, function, item, but=worker))
+        again = isinstance(outcome.result, MrbridgeError) and len(client.nthreads()) > 1
     except KilledWorker:
-        outcome = killer("several workers")
+        outcome, worker, again = killer("several workers"), None, True
+    if again:
+        try:
+            outcome, _ = _received(client, _submit(client, function, item, but=worker))
+        except KilledWorker:
+            outcome = killer("several workers")
     return item, outcome.told()
 
 
