@@ -107,7 +107,7 @@ def test_a_bad_scan(
         (("{bids}", "{out}"), "Missing argument"),
         (("{out}", "{out}", "participant"), "is no BIDS data set"),
         (("{bids}", "{bids}", "participant"), "is the input itself"),
-        (("{bids}", "{out}", "participant", "--participant-label"), "requires an argument"),
+        (("{bids}", "{out}", "participant", "--participant-label"), "--participant-label is followed by no value"),
         (("{bids}", "{out}", "participant", "--participant-label", "9"), "has no participant 9"),
         (("{bids}", "{out}", "participant", "--to", "CT"), "makes T2w or T1w, not CT"),
         (("{bids}", "{out}", "group", "--to", "CT"), "makes T2w or T1w, not CT"),

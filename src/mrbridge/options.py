@@ -69,7 +69,10 @@ Form = Annotated[
     str | None, typer.Option("--as", help="What DICOM becomes: dicom or nifti [dicom].")
 ]
 
-_SEVERAL = ("--participant-label", "--participant_label", "--session-label", "--session_label")
+_SEVERAL = (
+    *("--participant-label", "--participant_label", "--session-label", "--session_label"),
+    *("--contrast", "--subjects"),
+)
 
 
 def who_works(workers: int, dask: str | None) -> int | str:
@@ -88,14 +91,19 @@ def who_works(workers: int, dask: str | None) -> int | str:
 def spread(arguments: Sequence[str]) -> list[str]:
     """`--participant-label 01 02`, as the BIDS-App convention has it, with the option before each.
 
-    Labels end where the next option begins.
+    Values end where the next option begins.
+
+    Raises:
+        SettingsError: such an option is followed by no value.
     """
     result: list[str] = []
     option = ""
-    for argument in arguments:
+    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=True):
         if argument.startswith("-"):
             option = argument.partition("=")[0]
             option = option if option in _SEVERAL else ""
+            if argument == option and after.startswith("-"):
+                raise SettingsError(f"{option} is followed by no value", remedy="Name one.")
             result.append(argument)
         elif option and result[-1] != option:
             result += [option, argument]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from mrbridge.console import answer, listen
 from mrbridge.errors import SettingsError
@@ -24,26 +23,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-
-_SEVERAL = ("--contrast", "--subjects")
-
-
-class _Command(TyperCommand):
-    """A command some of whose options take several values: `--contrast T1w T2w`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        repeated: list[str] = []
-        current: str | None = None
-        for argument, after in zip(args, [*args[1:], "-"], strict=False):
-            if argument.startswith("-"):
-                current = argument if argument in _SEVERAL else None
-                if current and after.startswith("-"):
-                    raise SettingsError(f"{current} is followed by no value", remedy="Name one.")
-            elif current is not None and repeated[-1] != current:
-                repeated.append(current)
-            repeated.append(argument)
-        return super().parse_args(ctx, repeated)
-
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="A new folder, or one to go on with.")]
 Contrast = Annotated[list[str] | None, typer.Option("--contrast", help="One or several [T1w T2w].")]
@@ -63,7 +42,7 @@ def _root(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command(cls=_Command, epilog="Example: mrbridge download ixi --contrast T1w T2w -o ixi")
+@app.command(epilog="Example: mrbridge download ixi --contrast T1w T2w -o ixi")
 def ixi(
     out: Out,
     contrast: Contrast = None,
@@ -97,7 +76,6 @@ def ixi(
 
 
 @app.command(
-    cls=_Command,
     epilog="Example: mrbridge download openneuro ds002330 --version 1.1.0 -o ds002330  "
     "(others with T1w and T2w: ds002382 1.0.1, ds003717 1.0.1, ds003745 1.0.0, ds004285 1.0.0)",
 )
