@@ -15,6 +15,7 @@ import pytest
 
 from mrbridge import __version__, bids_app, cli, console
 from mrbridge.bundle import Bundle
+from mrbridge.errors import SettingsError
 from mrbridge.options import spread
 
 
@@ -107,7 +108,7 @@ def test_a_bad_scan(
         (("{bids}", "{out}"), "Missing argument"),
         (("{out}", "{out}", "participant"), "is no BIDS data set"),
         (("{bids}", "{bids}", "participant"), "is the input itself"),
-        (("{bids}", "{out}", "participant", "--participant-label"), "--participant-label is followed by no value"),
+        (("{bids}", "{out}", "participant", "--participant-label"), "is followed by no value"),
         (("{bids}", "{out}", "participant", "--participant-label", "9"), "has no participant 9"),
         (("{bids}", "{out}", "participant", "--to", "CT"), "makes T2w or T1w, not CT"),
         (("{bids}", "{out}", "group", "--to", "CT"), "makes T2w or T1w, not CT"),
@@ -138,4 +139,7 @@ def test_several_labels_after_one_option() -> None:
         *("a", "--participant-label", "1", "--participant-label", "2", "-q", "b"),
         *("--session-label=3", "--session-label", "4"),
     ]
-    assert spread(["--participant-label"]) == ["--participant-label"]
+    for cut_off in (["--participant-label"], ["--contrast", "-q"]):
+        with pytest.raises(SettingsError, match="is followed by no value"):
+            spread(cut_off)
+    assert spread([]) == []

@@ -98,7 +98,8 @@ def spread(arguments: Sequence[str]) -> list[str]:
     """
     result: list[str] = []
     option = ""
-    for argument, after in zip(arguments, [*arguments[1:], "-"], strict=True):
+    following = [*arguments, "-"][1:]
+    for argument, after in zip(arguments, following, strict=True):
         if argument.startswith("-"):
             option = argument.partition("=")[0]
             option = option if option in _SEVERAL else ""
