@@ -146,6 +146,14 @@ def prepare(
             help="Where masks lie, from the scan's folder [{entities}_desc-brain_mask.nii.gz].",
         ),
     ] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(help="Slices along the ICBM template's axes: none, rigid or affine [none]."),
+    ] = None,
+    denoise: Annotated[
+        bool | None,
+        typer.Option("--denoise/--no-denoise", help="Take away noise [no-denoise]."),
+    ] = None,
     bias: Annotated[
         str | None, typer.Option(help="Even out the coil's brightness: none or n4 [none].")
     ] = None,
@@ -174,7 +182,13 @@ def prepare(
         must_exist(path)
     crew = who_works(workers, dask)
     named = {"source": source, "target": target, "registration": registration, "slices": slices}
-    cleaned = {"brain": brain, "brain_mask": brain_mask, "bias": bias}
+    cleaned = {
+        "brain": brain,
+        "brain_mask": brain_mask,
+        "align": align,
+        "denoise": denoise,
+        "bias": bias,
+    }
     standard: dict[str, Any] = {key: value for key, value in cleaned.items() if value is not None}
     if intensity is not None:
         standard["intensity"] = {"method": intensity}

@@ -291,6 +291,37 @@ def test_a_model_of_brains_leaves_nothing_outside(
         translator.translate(scan, "T2w")
 
 
+def test_what_was_aligned_is_turned_back(
+    tiny_bundle: Bundle,
+    copying: CopyingEngine,
+    make_scan: Callable[..., Volume],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tilted for the network, back in its place for the reader; what no slice reached is dark."""
+    from mrbridge.preparation import align
+
+    angle = np.radians(12)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    found = align.Alignment(turn, "rigid", 0.4, 0.1, 12.0, (0.9, 0.9))
+    monkeypatch.setattr(align, "align", lambda *_: found)
+    scan = smooth_scan(make_scan, shape=(60, 72, 48))
+    standard = StandardSettings(align="rigid")
+    manifest = tiny_bundle.manifest.model_copy(update={"standard": standard})
+    translator = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
+    made = translator.translate(scan, "T2w", match=scan)
+    recipe = standardise(scan, StandardSettings()).recipe
+    expected = np.clip(scan.voxels, recipe.low, recipe.high)
+    np.testing.assert_array_equal(made.affine, scan.affine)
+    assert made.voxels.shape == scan.voxels.shape
+    assert np.isfinite(made.voxels).all()
+    off = np.abs(made.voxels - expected) / np.ptp(expected)
+    assert off.mean() < 0.01
+    assert np.percentile(off, 99) < 0.1
+    plain = Translator(tiny_bundle, "cpu").translate(scan, "T2w", match=scan)
+    assert np.abs(made.voxels - plain.voxels).max() > 0.02 * np.ptp(expected), "it was not turned"
+
+
 def test_translation_counts_in_deviations_as_preparation_did(
     tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
 ) -> None:

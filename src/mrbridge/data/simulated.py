@@ -93,7 +93,10 @@ class SimulatedPairs:
             standard = StandardSettings(spacing_mm=spacing, intensity=straight)
         # What lies outside the brain is not even simulated, where the store does not have it.
         stripped = True if standard.brain != "none" else None
-        simulated = standard.model_copy(update={"brain": "none"})
+        # They lie along the template's axes, more or less, on one grid with their answers; and a
+        # network that has seen noise does not mind its absence.
+        left = {"brain": "none", "align": "none", "denoise": False}
+        simulated = standard.model_copy(update=left)
         key = _key(standard, source, target, image_size, subjects, seed)
         kept = None if cache is None else _kept(cache, key)
         if kept is None:

@@ -13,7 +13,7 @@ from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import BundleError
 from mrbridge.inference.engines import Engine, Stack, choose_engine, open_engine
 from mrbridge.models import SHIPPED, is_installed
-from mrbridge.preparation.geometry import fit_size, from_slices, size_multiple
+from mrbridge.preparation.geometry import fit_size, size_multiple
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.pipeline import Standard, standardise
 from mrbridge.volume import Volume
@@ -87,8 +87,9 @@ class Translator:
         standard = standardise(volume, self.bundle.manifest.standard, mask, levels)
         made = self.translate_slices(standard.slices, to, foreground=standard.foreground)
         range_out = self._range_for(volume, standard, to, match)
-        voxels = from_slices(range_out.restore(made), standard.grid).astype(np.float32)
-        background = from_slices((~standard.foreground).astype(np.float32), standard.grid) > 0.5
+        outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
+        voxels = standard.to_voxels(range_out.restore(made), outside).astype(np.float32)
+        background = standard.to_voxels((~standard.foreground).astype(np.float32), 1.0) > 0.5
         voxels[background & (volume.voxels == 0)] = 0
         if standard.brain is not None:
             voxels[~standard.brain] = 0
@@ -143,7 +144,8 @@ class Translator:
         """
         if match is not None:
             levels = self.bundle.manifest.typical[to].levels
-            return standardise(match, self.bundle.manifest.standard, None, levels).recipe
+            still = self.bundle.manifest.standard.model_copy(update={"align": "none"})
+            return standardise(match, still, None, levels).recipe
         return self.bundle.manifest.typical[to]
 
     def _engine_for(self, to: str) -> Engine:

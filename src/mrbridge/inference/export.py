@@ -188,6 +188,8 @@ def _metadata(bundle: Bundle, generator: str, multiple: int) -> dict[str, str]:
         "source": source,
         "target": target,
         "spacing_mm": "as scanned" if spacing is None else f"{spacing:g}",
+        "alignment": bundle.manifest.standard.align,
+        "denoised": str(bundle.manifest.standard.denoise).lower(),
         "bias_correction": bundle.manifest.standard.bias,
         "range": "[-1, 1]",
         "multiple": str(multiple),

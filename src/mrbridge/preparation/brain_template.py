@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,10 @@ _LITRES = (0.6, 2.3)  # an end with more or less has taken the scalp, or a ventr
 _RADIUS_MM = 45.0
 _BINS = 32
 _SAMPLES, _ITERATIONS = (4_000, 12_000, 30_000), (30, 60, 60)  # of starts, of those followed, last
+
+
+# Of scans in memory: who looks for the brain and aligns the scan, searches once.
+_FOUND: WeakKeyDictionary[Volume, tuple[_Search, list[sitk.AffineTransform]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,51 @@ def brain_by_template(volume: Volume) -> NDArray[np.bool_]:
     Raises:
         InputError: a picture, an image that shows nothing, or no place for the template is found.
     """
+    return np.asarray(
+        resample(_template().mask, volume, template_fits(volume, 1)[0].transform, "nearest").voxels
+        > 0
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """One place and shape of the template in a scan.
+
+    Attributes:
+        transform: (4, 4), affine, from positions in the template to positions in the scan, RAS+ mm.
+        information: mutual information in nats at 2 mm.
+    """
+
+    transform: Matrix
+    information: float
+
+
+def template_fits(volume: Volume, count: int) -> list[Fit]:
+    """The best places of the template in a scan, each of a search of its own, best first.
+
+    Args:
+        volume: as for `brain_by_template`.
+        count: how many are followed to the end; there may be fewer.
+
+    Raises:
+        InputError: a picture, an image that shows nothing, or no place for the template is found.
+    """
+    search, ends = _ends(volume)
+    fits = [search.last(end) for end in ends[:count]]
+    return sorted(fits, key=lambda fit: -fit.information)
+
+
+def template_brain() -> Volume:
+    """The template's brain mask at 2 mm, ventricles and sulci included; uint8."""
+    return _template().mask
+
+
+def _ends(volume: Volume) -> tuple[_Search, list[sitk.AffineTransform]]:
+    """Of the drawing that fits best: its search, and the ends at 4 mm, best first."""
     if volume.affine is None:
         raise InputError("is a picture: its brain cannot be told", remedy="Say --brain none.")
+    if volume in _FOUND:
+        return _FOUND[volume]
     template = _template()
     scan, start, size = _seen(volume)
     searches = [_Search(drawing, template.around, scan) for drawing in template.drawings]
@@ -98,10 +146,10 @@ def brain_by_template(volume: Volume) -> NDArray[np.bool_]:
     fitting = [end for end in ends if _LITRES[0] <= own * _growth(end[1]) <= _LITRES[1]]
     if not fitting:
         raise InputError("no brain was found", remedy="See whether it shows a head.")
-    _, best, search = max(fitting, key=lambda end: end[0])
-    found = np.linalg.inv(from_sitk(search.last(best)))  # from template to scan, RAS+ mm
-    inside = resample(template.mask, volume, found, "nearest").voxels > 0
-    return np.asarray(inside)
+    fitting.sort(key=lambda end: -end[0])
+    search = fitting[0][2]
+    _FOUND[volume] = search, [end for _, end, other in fitting if other is search]
+    return _FOUND[volume]
 
 
 def _growth(template_to_scan: sitk.AffineTransform) -> float:
@@ -166,11 +214,12 @@ class _Search:
             results.append((value, affine))
         return results
 
-    def last(self, affine: sitk.AffineTransform) -> sitk.Transform:
+    def last(self, affine: sitk.AffineTransform) -> Fit:
         """One of the ends, followed at 2 mm."""
         import SimpleITK as sitk
 
-        return sitk.Transform(self._followed(affine, 2, 0.2)[1])
+        value, end = self._followed(affine, 2, 0.2)
+        return Fit(np.linalg.inv(from_sitk(sitk.Transform(end))), value)
 
     def _followed(
         self,

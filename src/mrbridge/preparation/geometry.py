@@ -48,6 +48,17 @@ class SliceGrid:
     spacing: tuple[float, float, float] | None
 
     @property
+    def stored_affine(self) -> NDArray[np.float64] | None:
+        """(4, 4), from (slice, row, column) after resampling to RAS+ mm; None for pictures."""
+        if self.affine is None:
+            return None
+        steps = np.array(self.full) / np.array(self.shape)
+        result = self.affine.copy()
+        result[:3, :3] = self.affine[:3, :3] * steps
+        result[:3, 3] += self.affine[:3, :3] @ ((steps - 1) / 2)  # edges stay where they are
+        return result
+
+    @property
     def hash(self) -> str:
         """Equal for scans on one grid (to 0.01 mm), however they are stored."""
         places: list[int] = []

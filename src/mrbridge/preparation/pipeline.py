@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mrbridge import scale
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
@@ -23,6 +24,7 @@ from mrbridge.io.safety import sha256_of, sweep
 from mrbridge.preparation.brain import check_pattern, hd_bet_program, litres, mask_path
 from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
 from mrbridge.preparation.nyul import learned_levels, on_scale, rescaled
+from mrbridge.preparation.reference import Place, place_beside
 from mrbridge.preparation.settings import PrepareSettings, StandardSettings
 from mrbridge.preparation.slice_range import SliceRange
 from mrbridge.preparation.split import Wish, split_scans
@@ -41,7 +43,6 @@ from mrbridge.preparation.store import (
     write_manifest,
     write_scan,
 )
-from mrbridge.volume import Volume
 
 __all__ = ["PrepareSettings", "Standard", "StandardSettings", "prepare", "standardise"]
 
@@ -230,8 +231,9 @@ def _prepare_scan(job: _Job) -> ScanRecord | None:
     if volume.is_picture and volume.voxels.min() == volume.voxels.max():
         return None
     mask = None if job.mask is None else read(job.mask)
-    volume, mask, registration = _registered(volume, mask, job)
-    standard = standardise(volume, settings.standard, mask)
+    place = Place() if job.reference is None else place_beside(volume, job.reference, settings)
+    standard = standardise(volume, settings.standard, mask, placement=place.placement)
+    alignment = standard.alignment or place.alignment
     filled = standard.foreground.mean(axis=(1, 2)) >= settings.min_foreground
     wanted = filled
     if settings.slices is not None:
@@ -266,34 +268,18 @@ def _prepare_scan(job: _Job) -> ScanRecord | None:
         slice_indices=kept.tolist(),
         grid_hash=standard.grid.hash,
         recipe=standard.recipe,
-        registration=registration,
+        affine=_rows(standard.grid.stored_affine),
+        registration=place.registration,
+        alignment=None if alignment is None else alignment.as_json(),
+        noise=None if standard.noise is None else float(f"{standard.noise:.4g}"),
         brain_litres=None if standard.brain is None else round(litres(standard.brain, volume), 4),
     )
     write_scan(job.store, record, values)
     return record
 
 
-def _registered(
-    volume: Volume, mask: Volume | None, job: _Job
-) -> tuple[Volume, Volume | None, dict[str, Any] | None]:
-    """The scan and its mask on the grid of its reference, and how they came there, as the record
-    tells it.
-
-    Raises:
-        InputError: registration did not converge.
-    """
-    if job.reference is None:
-        return volume, mask, None
-    from mrbridge.preparation.register import Kind, register
-    from mrbridge.preparation.resample import resample
-
-    reference = read(job.reference.path, series=job.reference.series)
-    kind: Kind = "affine" if job.settings.registration == "affine" else "rigid"
-    found = register(volume, reference, kind, job.settings.seed)
-    moved = resample(volume, reference, found.transform)
-    if mask is not None:
-        mask = resample(mask, reference, found.transform, "nearest")
-    return moved, mask, {"reference": job.reference.name} | found.as_json()
+def _rows(affine: NDArray[np.float64] | None) -> list[list[float]] | None:
+    return None if affine is None else np.round(affine, 8).tolist()
 
 
 def _source_sha256(scan: Scan) -> str:

@@ -23,6 +23,10 @@ class StandardSettings(Settings):
             that name, `mask` takes masks that lie beside the scans.
         brain_mask: for `mask`, where: a path from the scan's folder, with `{stem}` (its name
             without extension) or `{entities}` (that without its contrast, too) in it.
+        align: `rigid` and `affine` turn each scan so that its slices lie along the axes of the ICBM
+            template; `affine` gives it the template's size, too. Syntheses are turned back.
+        denoise: takes away the noise of each scan, as far as it can be told from the head. The
+            noise of an input is not put onto its synthesis.
         bias: `n4` divides each scan by the smooth field of its receiving coil, as found by N4. The
             field of an input is not put onto its synthesis.
         intensity: how the intensity range is found.
@@ -31,6 +35,8 @@ class StandardSettings(Settings):
     spacing_mm: float | None = Field(1.0, gt=0)
     brain: Literal["none", "auto", "hd-bet", "mask"] = "none"
     brain_mask: str = "{entities}_desc-brain_mask.nii.gz"
+    align: Literal["none", "rigid", "affine"] = "none"
+    denoise: bool = False
     bias: Literal["none", "n4"] = "none"
     intensity: IntensitySettings = IntensitySettings()
 

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrbridge.io.picture import PictureHeader
+from mrbridge.preparation.align import Alignment, aligned
 from mrbridge.preparation.bias import without_bias
 from mrbridge.preparation.brain import find_brain
-from mrbridge.preparation.geometry import SliceGrid, to_slices
+from mrbridge.preparation.geometry import SliceGrid, from_slices, to_slices
 from mrbridge.preparation.intensity import (
     FLOOR,
     IntensityRecipe,
@@ -18,7 +19,9 @@ from mrbridge.preparation.intensity import (
     find_recipe,
     foreground_mask,
 )
+from mrbridge.preparation.noise import without_noise
 from mrbridge.preparation.nyul import on_scale
+from mrbridge.preparation.placement import Placement
 from mrbridge.preparation.settings import StandardSettings
 from mrbridge.volume import Volume
 
@@ -34,6 +37,10 @@ class Standard:
         recipe: the way back to the source's intensities.
         brain: where the brain is, in the source's own voxels (i, j, k); None where it was not
             looked for.
+        noise: standard deviation of the noise that was taken away, in the source's unit; None
+            where it was left.
+        alignment: how the scan came to lie along the template's axes; None where it did not.
+        placement: where it was brought to before it was cut; None where it was left.
     """
 
     slices: NDArray[np.float32]
@@ -41,6 +48,19 @@ class Standard:
     grid: SliceGrid
     recipe: IntensityRecipe
     brain: NDArray[np.bool_] | None = None
+    noise: float | None = None
+    alignment: Alignment | None = None
+    placement: Placement | None = None
+
+    def to_voxels(self, slices: NDArray[np.float32], beyond: float) -> NDArray[np.float32]:
+        """Slices of this grid, of any unit, as voxels of the source, shape (i, j, k).
+
+        Args:
+            slices: (slices, rows, columns).
+            beyond: what a voxel becomes that no slice reaches.
+        """
+        voxels = from_slices(slices, self.grid)
+        return voxels if self.placement is None else self.placement.undone(voxels, beyond)
 
 
 def standardise(
@@ -48,6 +68,7 @@ def standardise(
     settings: StandardSettings,
     mask: Volume | None = None,
     levels: tuple[float, ...] = (),
+    placement: Placement | None = None,
 ) -> Standard:
     """Bring a volume to axial slices of the wanted spacing and to intensities in [-1, 1].
 
@@ -57,23 +78,52 @@ def standardise(
         mask: the brain mask that belongs to it, where `settings.brain` is `mask`.
         levels: the standard scale of its contrast, where the intensities' method is `nyul` and one
             was learned.
+        placement: where the scan is brought to, if that is known already; else it is aligned as
+            `settings.align` says.
 
     Raises:
-        InputError: the image is constant or empty, or no plausible brain was found in it.
+        InputError: the image is constant or empty, no plausible brain was found in it, or it could
+            not be aligned.
         SettingsError: HD-BET is wanted and not installed.
     """
-    raw, grid = to_slices(volume, settings.spacing_mm)
-    brain = kept = None
+    alignment = noise = brain = kept = None
+    if placement is None and settings.align != "none":
+        alignment, placement = aligned(volume, settings.align, settings.spacing_mm)
     if settings.brain != "none":
         brain = find_brain(volume, settings.brain, mask)
-        shown = Volume(brain.astype(np.uint8), volume.affine)
-        kept = to_slices(shown, settings.spacing_mm)[0] > 0.5
+    cleaned = volume
+    if settings.denoise:  # on the grid of the scanner: elsewhere, neighbours share their noise
+        cleaned, noise = without_noise(volume)
+    if placement is not None:
+        cleaned = placement.placed(cleaned)
+    raw, grid = to_slices(cleaned, settings.spacing_mm)
+    if brain is not None:
+        shown = brain if placement is None else placement.placed_mask(brain)
+        there = Volume(shown.astype(np.uint8), cleaned.affine)
+        kept = to_slices(there, settings.spacing_mm)[0] > 0.5
         raw = np.where(kept, raw, np.float32(0))
     foreground = foreground_mask(raw) if kept is None else kept
     if settings.bias == "n4":
         raw = without_bias(raw, foreground, grid.spacing)
         foreground = foreground_mask(raw) if kept is None else kept
     depth = volume.header.depth if isinstance(volume.header, PictureHeader) else None
+    recipe, outside = _range(raw, foreground, settings, depth, kept)
+    recipe = on_scale(recipe, levels)
+    slices = recipe.normalise(raw)
+    if outside is not None:
+        slices[outside] = -1
+        foreground = foreground | ~outside
+    return Standard(slices, foreground, grid, recipe, brain, noise, alignment, placement)
+
+
+def _range(
+    raw: NDArray[np.float32],
+    foreground: NDArray[np.bool_],
+    settings: StandardSettings,
+    depth: int | None,
+    kept: NDArray[np.bool_] | None,
+) -> tuple[IntensityRecipe, NDArray[np.bool_] | None]:
+    """The intensity range, and what is not shown at all: what is not `kept`, if that is known."""
     recipe = find_recipe(raw, foreground, settings.intensity, depth)
     outside = None if kept is None else ~kept
     if kept is None and depth is None:
@@ -83,9 +133,4 @@ def standardise(
         outside = ~foreground
     if outside is not None and not scored:
         recipe = recipe.model_copy(update={"floor": FLOOR})
-    recipe = on_scale(recipe, levels)
-    if outside is None:
-        return Standard(recipe.normalise(raw), foreground, grid, recipe)
-    slices = recipe.normalise(raw)
-    slices[outside] = -1
-    return Standard(slices, foreground | ~outside, grid, recipe, brain)
+    return recipe, outside

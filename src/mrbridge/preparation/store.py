@@ -47,8 +47,14 @@ class ScanRecord(Settings):
         slice_indices: where in the full stack of slices (inferior to superior) each one lay.
         grid_hash: equal for scans on one grid.
         recipe: the intensity range.
+        affine: (4, 4), from where a pixel lies in the full stack (slice, row, column) to RAS+ mm:
+            of the scanner, of the subject's source scan, or of the template; None for pictures.
         registration: how the scan was brought onto the grid of its subject's source scan: the
             file's name, and what `Registration.as_json` tells; None where it was not.
+        alignment: how the scan, or the source scan that it was registered to, was brought to lie
+            along the template's axes, as `Alignment.as_json` tells; None where it was not.
+        noise: standard deviation of the noise that was taken away, in the file's unit; None where
+            it was left.
         brain_litres: the volume of the brain, where all else was taken away; None where it was not.
         segments: split (`train`, `val`, `test`) to half-open ranges of the array's slices.
     """
@@ -66,7 +72,10 @@ class ScanRecord(Settings):
     slice_indices: list[int]
     grid_hash: str
     recipe: IntensityRecipe
+    affine: list[list[float]] | None = None
     registration: dict[str, Any] | None = None
+    alignment: dict[str, Any] | None = None
+    noise: float | None = None
     brain_litres: float | None = None
     segments: dict[str, list[Range]] = Field(default_factory=dict)
 
