@@ -156,6 +156,22 @@ class TestDecision:
         with pytest.raises(InputError, match=r"searches end 5\.0 mm apart"):
             align(head(), "rigid")
 
+    def test_one_that_went_astray_is_not_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        astray = turn(30, 0, (0, 50, 0)) @ SIZE
+
+        def answer(values: tuple[float, float, float]) -> None:
+            fits = list(map(Fit, (SIZE, SIZE, astray), values))
+            monkeypatch.setattr(module, "template_fits", lambda *_: fits)
+
+        answer((0.4, 0.39, 0.15))
+        assert align(head(), "rigid").residual_mm == 0
+        answer((0.4, 0.39, 0.35))
+        with pytest.raises(InputError, match="mm apart"):
+            align(head(), "rigid")
+        answer((0.4, 0.2, 0.15))
+        with pytest.raises(InputError, match="but one search"):
+            align(head(), "rigid")
+
     @pytest.mark.parametrize(
         ("ends", "information", "why"),
         [

@@ -39,6 +39,7 @@ LEAST_SEEN = 0.5
 """Share of the brain that lies in the field of view at least."""
 
 _FOLLOWED = 3  # searches that are followed to the end
+_LOST = 0.75  # those that reach less than this share of the best one's information went astray
 _POINTS = 2000  # of the template's brain, on which distances are measured
 
 
@@ -50,9 +51,9 @@ class Alignment:
         transform: (4, 4), from positions in the scan to positions in the template, RAS+ mm.
         kind: `rigid` (6 degrees of freedom) or `affine` (12).
         information: mutual information with the template in nats, by the affine transform.
-        residual_mm: how far the searches that were followed to the end lie apart: of the two that
-            lie furthest, root mean square over the brain of the distance between the places in the
-            scan to which they bring the template.
+        residual_mm: how far searches end apart that reach three quarters of the best one's
+            information: of the two furthest, root mean square over the brain of the distance
+            between the places in the scan to which they bring the template.
         angle: by which the head is turned, in degrees.
         sizes: smallest and largest size of the brain beside the template's, along any direction.
     """
@@ -111,7 +112,8 @@ def align(volume: Volume, kind: Kind) -> Alignment:
     best = fits[0]
     points = _brain_points()
     there = moved(points, best.transform)
-    places = [moved(points, fit.transform) for fit in fits]
+    least = _LOST * best.information
+    places = [moved(points, fit.transform) for fit in fits if fit.information >= least]
     sizes = np.linalg.svd(best.transform[:3, :3], compute_uv=False)
     turn = nearest_rigid(there, points)
     result = Alignment(
@@ -122,7 +124,7 @@ def align(volume: Volume, kind: Kind) -> Alignment:
         angle=float(np.degrees(np.arccos(np.clip((np.trace(turn[:3, :3]) - 1) / 2, -1, 1)))),
         sizes=(float(sizes.min()), float(sizes.max())),
     )
-    _must_be_plausible(result, len(fits), float(np.linalg.det(best.transform[:3, :3])))
+    _must_be_plausible(result, len(places), float(np.linalg.det(best.transform[:3, :3])))
     _must_be_seen(there, volume)
     return result
 
@@ -157,7 +159,7 @@ def _apart(one: Matrix, other: Matrix) -> float:
 def _must_be_plausible(found: Alignment, searches: int, growth: float) -> None:
     """Refuse what did not converge or is no adult's head."""
     if searches < 2:
-        raise _refusal("but one search ends at a brain of any plausible size")
+        raise _refusal("but one search ends well")
     if found.residual_mm > AGREEMENT_MM:
         raise _refusal(f"searches end {found.residual_mm:.1f} mm apart")
     if found.information < LEAST_INFORMATION:

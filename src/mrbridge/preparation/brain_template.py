@@ -42,10 +42,6 @@ _BINS = 32
 _SAMPLES, _ITERATIONS = (4_000, 12_000, 30_000), (30, 60, 60)  # of starts, of those followed, last
 
 
-# Of scans in memory: who looks for the brain and aligns the scan, searches once.
-_FOUND: WeakKeyDictionary[Volume, tuple[_Search, list[sitk.AffineTransform]]] = WeakKeyDictionary()
-
-
 @dataclass(frozen=True)
 class _Template:
     """At 2 mm: drawings to be looked at within `around`, and the mask that is wanted."""
@@ -115,6 +111,9 @@ class Fit:
 def template_fits(volume: Volume, count: int) -> list[Fit]:
     """The best places of the template in a scan, each of a search of its own, best first.
 
+    Those of the drawing that fits best come before those of the other one, with which they share
+    no measure.
+
     Args:
         volume: as for `brain_by_template`.
         count: how many are followed to the end; there may be fewer.
@@ -122,9 +121,10 @@ def template_fits(volume: Volume, count: int) -> list[Fit]:
     Raises:
         InputError: a picture, an image that shows nothing, or no place for the template is found.
     """
-    search, ends = _ends(volume)
-    fits = [search.last(end) for end in ends[:count]]
-    return sorted(fits, key=lambda fit: -fit.information)
+    ends = _ends(volume)
+    fits = [(search is not ends[0][0], search.last(end)) for search, end in ends[:count]]
+    fits.sort(key=lambda fit: (fit[0], -fit[1].information))
+    return [fit for _, fit in fits]
 
 
 def template_brain() -> Volume:
@@ -132,8 +132,20 @@ def template_brain() -> Volume:
     return _template().mask
 
 
-def _ends(volume: Volume) -> tuple[_Search, list[sitk.AffineTransform]]:
-    """Of the drawing that fits best: its search, and the ends at 4 mm, best first."""
+def template_head() -> Volume:
+    """The template, T1w, at 2 mm; float32."""
+    return _template().drawings[0]
+
+
+_Ends = list[tuple["_Search", "sitk.AffineTransform"]]
+
+# Of scans in memory: who looks for the brain and aligns the scan, searches once.
+_FOUND: WeakKeyDictionary[Volume, _Ends] = WeakKeyDictionary()
+
+
+def _ends(volume: Volume) -> _Ends:
+    """Where searches end at 4 mm: those of the drawing that fits best, then the others, each best
+    first."""
     if volume.affine is None:
         raise InputError("is a picture: its brain cannot be told", remedy="Say --brain none.")
     if volume in _FOUND:
@@ -146,9 +158,9 @@ def _ends(volume: Volume) -> tuple[_Search, list[sitk.AffineTransform]]:
     fitting = [end for end in ends if _LITRES[0] <= own * _growth(end[1]) <= _LITRES[1]]
     if not fitting:
         raise InputError("no brain was found", remedy="See whether it shows a head.")
-    fitting.sort(key=lambda end: -end[0])
-    search = fitting[0][2]
-    _FOUND[volume] = search, [end for _, end, other in fitting if other is search]
+    best = max(fitting, key=lambda end: end[0])[2]
+    fitting.sort(key=lambda end: (end[2] is not best, -end[0]))
+    _FOUND[volume] = [(search, end) for _, end, search in fitting]
     return _FOUND[volume]
 
 
