@@ -106,7 +106,8 @@ def align(volume: Volume, kind: Kind) -> Alignment:
     """
     if volume.affine is None:
         raise InputError(
-            "is a picture: there is no telling where it lies in a head", remedy="Say --align none."
+            "is a picture: there is no telling where it lies in a head",
+            remedy="Prepare with --align none.",
         )
     fits = template_fits(volume, _FOLLOWED)
     best = fits[0]
@@ -185,5 +186,6 @@ def _must_be_seen(places: Matrix, volume: Volume) -> None:
 def _refusal(why: str) -> InputError:
     return InputError(
         f"alignment with the template did not converge: {why}",
-        remedy="See whether it shows an adult's head the right way up, or say --align none.",
+        remedy="See whether it shows a whole adult's head the right way up; leave it out, or "
+        "prepare with --align none.",
     )

@@ -76,7 +76,9 @@ def along_axes(volume: Volume, transform: Matrix, spacing_mm: float | None) -> P
         InputError: a picture, or an image that shows nothing.
     """
     if volume.affine is None:
-        raise InputError("is a picture, which has no place in space", remedy="Say --align none.")
+        raise InputError(
+            "is a picture, which has no place in space", remedy="Prepare with --align none."
+        )
     slices, grid = to_slices(volume, None)
     head = np.argwhere(from_slices(foreground_mask(slices).astype(np.float32), grid) > 0.5)
     if not len(head):
