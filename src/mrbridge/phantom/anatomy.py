@@ -148,7 +148,7 @@ def paint_head(
         lesion[box],
         *within.signals(LESION.density, t1 * np.float32(lesions.t1_ratio), lesions.t2),
     )
-    _paint_vessels(vessel_rng, parts, within)
+    _paint_vessels(vessel_rng, parts, within, matter.inflow)
     return Anatomy(canvas.t1w, canvas.t2w, brain, lesion, white_signals)
 
 
@@ -252,11 +252,13 @@ def _relaxation(
     return result
 
 
-def _paint_vessels(rng: np.random.Generator, maps: dict[str, Array], canvas: _Canvas) -> None:
+def _paint_vessels(
+    rng: np.random.Generator, maps: dict[str, Array], canvas: _Canvas, inflow: float | None
+) -> None:
     """What lies in the fluid: falx, choroid plexus, vessels; and spaces around vessels.
 
     Flowing blood leaves the slice of a spin echo before the echo and enters that of a gradient
-    echo unsaturated: dark in T2w, bright in T1w.
+    echo unsaturated: dark in T2w, and in T1w dark or bright.
     """
     grid, fluid = canvas.grid, maps["fluid"]
     canvas.paint(_folds_of_dura(canvas) * fluid, tissues.DURA)
@@ -265,14 +267,21 @@ def _paint_vessels(rng: np.random.Generator, maps: dict[str, Array], canvas: _Ca
     canvas.paint(deep * plexus, tissues.CHOROID_PLEXUS)
     blood = tissues.BLOOD
     steady, still = canvas.signals(blood.density, blood.t1, blood.t2)
-    fresh = blood.density * np.sin(np.deg2rad(canvas.sequences[0].flip_degrees))
+    t1_weighted = canvas.sequences[0]
+    fresh = blood.density * np.sin(np.deg2rad(t1_weighted.flip_degrees))
+    drawn = rng.uniform(0.0, 0.25)
     sulci = fluid * np.clip((maps["hull"] + 34) / 8, 0, 1)
-    small = _thin_tubes(rng, 9, 1.0, grid) * sulci
-    for share, inflow, washout in (
-        (maps["sinus"], 0.03, 0.9),
-        (np.maximum(small, maps["artery"]), rng.uniform(0.05, 0.25), 0.95),
+    around = np.clip(1 - fluid - maps["grey"] - maps["white"], 0, 1)
+    subarachnoid = sulci + around * canvas.inside(maps["hull"] + np.float32(1.2))
+    small = _thin_tubes(rng, 9, 1.0, grid) * subarachnoid
+    for share, fresh_share, washout in (
+        (maps["sinus"], 0.0, 0.9),
+        (np.maximum(small, maps["artery"]), drawn if inflow is None else inflow, 0.95),
     ):
-        t1w = (1 - inflow) * steady + inflow * fresh
+        if t1_weighted.refocused:
+            t1w = (1 - washout) * steady
+        else:
+            t1w = (1 - fresh_share) * steady + fresh_share * fresh
         canvas.paint_signals(share, float(t1w), float(still * (1 - washout)))
     spaces = _thin_tubes(rng, 10, 0.45, grid) * np.clip(maps["white"] * 2 - 1, 0, 1)
     canvas.paint(np.float32(rng.uniform(0.2, 0.8)) * spaces, tissues.FLUID)
