@@ -127,3 +127,25 @@ def test_flowing_blood_is_dark_in_a_spin_echo_and_bright_in_a_gradient_echo(
     arteries = head.maps[CHANNELS.index("artery")].numpy() > 0.9
     white = np.percentile(fresh, 80)
     assert (np.median(fresh[arteries]) < 0.4 * white) is np.bool_(refocused)
+
+
+def test_some_skulls_touch_the_brain_and_some_leave_fluid_around_it() -> None:
+    head = head_on(2.0)
+    maps = dict(zip(CHANNELS, head.maps.numpy(), strict=True))
+    beside = maps["grey"] + maps["white"] + maps["fluid"] + maps["sinus"] < 0.05
+    shell = (maps["hull"] < -1.5) & (maps["hull"] > -3) & beside
+    where = np.stack(np.broadcast_arrays(*head.grid.mesh()), axis=-1)
+    shell &= where[..., 2] > 10
+    shares = []
+    for seed in range(8):
+        t2w = paint_head(
+            np.random.default_rng(seed),
+            head,
+            where,
+            head.grid,
+            Lesions.draw(np.random.default_rng(2), (0, 0), head),
+            (GradientEcho(9, 3, 18), FastSpinEcho(5000, 100)),
+        ).t2w
+        shares.append(np.mean(t2w[shell] > 0.5 * t2w.max()))
+    assert min(shares) < 0.2
+    assert max(shares) > 0.5

@@ -29,6 +29,11 @@ _PERSONAL = 0.4  # of the regional
 _POPULATION_SEED = 152
 _TEXTURE_MM, _TEXTURE = 5.0, 0.025
 
+# How far bone lies inside the template's hull, which leaves fluid everywhere around the brain: in
+# many people the crowns of gyri touch the dura. How much thicker bone is at the base of the skull.
+_TIGHT_MM, _TIGHT_WANDERS_MM, _TIGHTEST_MM = (0.0, 2.6), 0.7, 3.2
+_BASE_MM, _BASE_BELOW = (0.0, 12.0), -28.0
+
 # Fluid that moves between excitation and echo is lost to a spin echo: most about the brainstem.
 _PULSATION_CENTRE = np.array([0, -18, -26], np.float32)
 _PULSATION_MM = 20.0
@@ -132,6 +137,7 @@ def paint_head(
     lesion = blank[2]
     around_rng, fluid_rng, brain_rng, vessel_rng = rng.spawn(4)
     pulsation = fluid_rng.uniform(0.1, 0.6)
+    maps["hull"] = maps["hull"] + _tightness(around_rng, grid)
     _paint_around(around_rng, maps, canvas, matter.fat)
     _paint_intracranial_fluid(pulsation, maps["hull"], canvas)
     brain = maps["grey"] + maps["white"] + maps["fluid"]
@@ -152,6 +158,12 @@ def paint_head(
     return Anatomy(canvas.t1w, canvas.t2w, brain, lesion, white_signals)
 
 
+def _tightness(rng: np.random.Generator, grid: Grid) -> Array:
+    """How much nearer to the brain this subject's skull lies than the template's, mm."""
+    wanders = np.float32(_TIGHT_WANDERS_MM) * random_field(rng, 35, grid)
+    return np.clip(np.float32(rng.uniform(*_TIGHT_MM)) + wanders, 0, _TIGHTEST_MM)
+
+
 def _paint_around(
     rng: np.random.Generator, maps: dict[str, Array], canvas: _Canvas, fat: Tissue
 ) -> None:
@@ -169,6 +181,8 @@ def _paint_around(
     canvas.paint_fat(np.maximum(behind, inside(eye - 2)) * inside(surface + 2), fat)
     canvas.paint(inside(eye + 0.8), tissues.FLUID)
     bone_mm = random_field(rng, 28, grid) + np.float32(rng.uniform(5.5, 7.5))
+    low = 1 / (1 + np.exp((canvas.places[..., 2] - np.float32(_BASE_BELOW)) / 4))
+    bone_mm += np.float32(rng.uniform(*_BASE_MM)) * low
     canvas.paint(inside(hull - bone_mm) * inside(surface + 3), None)
     diploe = inside(hull - bone_mm + 1.5) * inside(-(hull - 1.5)) * inside(surface + 5)
     fatty = np.clip(0.75 + 0.2 * random_field(rng, 12, grid), 0, 1)
