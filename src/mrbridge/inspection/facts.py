@@ -179,7 +179,7 @@ def _from_file(job: Job) -> Loaded:
     scan = job.scan
     if scan.series is None and not scan.path.is_file():
         raise InputError("does not exist", path=scan.path, remedy="Check the path.")
-    volume = read(scan.path, series=scan.series, allow_gaps=job.allow_gaps)
+    volume = read(scan.path, series=scan.series, allow_gaps=job.allow_gaps, files=scan.files)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Leave it out.")
     standard = standardise(volume, StandardSettings(spacing_mm=None))
