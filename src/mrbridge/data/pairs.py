@@ -44,7 +44,8 @@ def found_pairs(banks: tuple[SliceBank, SliceBank]) -> Pairs:
     Slices that are known to be of one subject are left aside: who wants those as pairs says so.
 
     Two slices are a pair if each is the other's best match by mutual information and if a shift by
-    three pixels takes much of the shared information away (`mrbridge.data.likeness`). Beyond 2,000 slices of a contrast none are searched.
+    three pixels takes much of the shared information away (`mrbridge.data.likeness`). Beyond 2,000
+    slices of a contrast none are searched.
     """
     if max(len(bank) for bank in banks) > _MOST:
         return []

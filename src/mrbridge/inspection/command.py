@@ -10,12 +10,13 @@ from mrbridge.inspection.fix import check_source, check_table, write_fixed
 from mrbridge.inspection.inspect import check_report, inspect_images
 from mrbridge.inspection.report import write_report
 from mrbridge.page import counted
+from mrbridge.scale import Workers
 
 _NAMED = 5
 
 
 def run(
-    path: Path, out: Path | None, fix: Path | None, workers: int = 1
+    path: Path, out: Path | None, fix: Path | None, workers: Workers = 1
 ) -> tuple[dict[str, Any], str]:
     """Inspect, and write what is wanted.
 
@@ -23,7 +24,7 @@ def run(
         path: a data set or a store.
         out: the page; None writes none.
         fix: the table; None writes none.
-        workers: processes.
+        workers: processes, or the address of a Dask scheduler.
 
     Returns:
         The result for JSON, and in words.

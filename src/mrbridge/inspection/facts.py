@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +134,14 @@ class Facts:
     def is_picture(self) -> bool:
         """Whether it has no place in space."""
         return self.spacing is None
+
+
+def by_contrast(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
+    """The scans of each contrast, in their order."""
+    groups: dict[str, list[Facts]] = defaultdict(list)
+    for one in facts:
+        groups[one.contrast].append(one)
+    return dict(sorted(groups.items()))
 
 
 def find_facts(job: Job) -> Facts:

@@ -12,9 +12,10 @@ from typing import Any
 
 from mrbridge import scale
 from mrbridge.errors import InputError, MrbridgeError, OutputError
-from mrbridge.inspection.alike import find_alike, find_hidden_pairs
+from mrbridge.inspection.alike import find_alike
 from mrbridge.inspection.facts import Facts, Job, find_facts
 from mrbridge.inspection.finding import Finding, Group, Severity, by_severity
+from mrbridge.inspection.hidden import find_hidden_pairs
 from mrbridge.inspection.sanity import find_faults
 from mrbridge.io.bids import Scan, find_all_scans
 from mrbridge.io.formats import is_dicom
@@ -97,20 +98,23 @@ class Inspection:
         }
 
 
-def inspect_images(path: str | Path, *, workers: int = 1) -> Inspection:
+def inspect_images(path: str | Path, *, workers: scale.Workers = 1) -> Inspection:
     """Read every scan and look for what is wrong. The source is never changed.
+
+    What is found is the same for any number of workers.
 
     Args:
         path: a BIDS data set, folders of NIfTI files or pictures, a table, a folder or zip of
             DICOM files, or a prepared store.
-        workers: processes.
+        workers: processes, or the address of a Dask scheduler, whose workers see the same files
+            at the same absolute paths.
 
     Raises:
         InputError: there is nothing that can be read.
         StoreError: a store is damaged.
     """
     path, began = Path(path), time.monotonic()
-    form, jobs, ignored = _jobs(path)
+    form, jobs, ignored = _jobs(Path(scale.reachable(path, workers)))
     facts: list[Facts] = []
     failed: list[tuple[Job, str]] = []
     for job, outcome in scale.map_scans(
@@ -129,22 +133,27 @@ def inspect_images(path: str | Path, *, workers: int = 1) -> Inspection:
             remedy="Name files or folders after their contrast, or give a table (subject, "
             "session, contrast, path).",
         )
-    findings = find_everything(facts, failed)
+    findings = find_everything(facts, failed, workers)
     return Inspection(path, form, facts, failed, ignored, findings, time.monotonic() - began)
 
 
 def find_everything(
-    facts: Sequence[Facts], failed: Sequence[tuple[Job, str]] = ()
+    facts: Sequence[Facts],
+    failed: Sequence[tuple[Job, str]] = (),
+    workers: scale.Workers = 1,
 ) -> list[Finding]:
     """All findings, the worst first.
 
     Args:
         facts: of the scans that could be read, at least one.
         failed: those that could not, each with the reason.
+        workers: who reads scans again, where these facts are not enough.
     """
-    return by_severity(
-        [*_unreadable(failed), *find_alike(facts), *find_faults(facts), *find_hidden_pairs(facts)]
+    told = (
+        *(_unreadable(failed), find_hidden_pairs(facts, workers)),
+        *(find_alike(facts), find_faults(facts)),
     )
+    return by_severity([finding for some in told for finding in some])
 
 
 def peak_memory() -> int | None:

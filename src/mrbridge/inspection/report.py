@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mrbridge import __version__
 from mrbridge.inspection.drawing import histograms, tile
-from mrbridge.inspection.facts import Facts
+from mrbridge.inspection.facts import Facts, by_contrast
 from mrbridge.inspection.finding import Finding, Group
 from mrbridge.inspection.inspect import Inspection, peak_memory
 from mrbridge.io.names import natural_key
@@ -179,11 +179,11 @@ def _intensities(found: Inspection) -> str:
     ]
     parts = [
         histograms(contrast, scans, outliers)
-        for contrast, scans in _by_contrast(found.facts).items()
+        for contrast, scans in by_contrast(found.facts).items()
     ]
     rows = [
         [contrast, *_ends([one.range[0] for one in scans]), *_ends([one.range[1] for one in scans])]
-        for contrast, scans in _by_contrast(found.facts).items()
+        for contrast, scans in by_contrast(found.facts).items()
     ]
     heads = ["contrast", "black, from", "to", "white, from", "to"]
     return (
@@ -200,7 +200,7 @@ def _ends(values: Sequence[float]) -> list[str]:
 
 def _montages(found: Inspection) -> str:
     parts = ["<h2>Montages</h2>\n"]
-    for contrast, scans in _by_contrast(found.facts).items():
+    for contrast, scans in by_contrast(found.facts).items():
         count = min(_TILES, len(scans))
         chosen = [scans[int((k + 0.5) * len(scans) / count)] for k in range(count)]
         some = f", {count} of {len(scans)}, evenly spread" if count < len(scans) else ""
@@ -242,13 +242,6 @@ def _provenance(found: Inspection) -> str:
         "only the middle slice and the sagittal plane of a volume are compared.</p>\n"
         "<p>For research, not for diagnosis.</p>\n"
     )
-
-
-def _by_contrast(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
-    groups: dict[str, list[Facts]] = defaultdict(list)
-    for one in facts:
-        groups[one.contrast].append(one)
-    return dict(sorted(groups.items()))
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
