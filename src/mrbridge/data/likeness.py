@@ -14,8 +14,8 @@ Thumbnail = NDArray[np.uint8]
 CANDIDATES = 32
 """Images of the other contrast, the nearest by their edges, of which the best match is one."""
 
-_AT_ONCE = 512  # images whose edges are compared with all others together
-_PAIRS_AT_ONCE = 256  # of which joint histograms are counted together
+_AT_ONCE = 64  # images whose edges are found, and compared with all others, together
+_PAIRS_AT_ONCE = 64  # of which joint histograms are counted together
 _CELL = 4  # pixels of a thumbnail, each way, over which edges are gathered
 _LEVELS = 16  # of intensity, in thumbnails
 _FINE_LEVELS = 32

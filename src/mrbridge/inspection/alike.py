@@ -23,7 +23,7 @@ _SAME = 0.95
 """Correlation of fine structure: at least 0.98 in such copies, at most 0.64 between people;
 neighbouring slices of one head, 1 mm apart, reach 0.99."""
 _BLUR = 3.0  # pixels of a thumbnail; coarser structure is alike in all heads
-_AT_ONCE = 512  # hashes that are compared with all others together
+_AT_ONCE = 64  # hashes that are compared with all others together
 _NEIGHBOURS = 16  # scans that one scan is compared with more closely
 
 
@@ -145,7 +145,7 @@ def _told_near(
     for key, (kind, severity, text, remedy) in _NEAR.items():
         if key in near:
             groups = tuple(
-                Group(tuple(facts[n].name for n in chain), f"likeness {likeness:.3f}")
+                Group(tuple(facts[n].name for n in chain), f"likeness up to {likeness:.3f}")
                 for chain, likeness in _chains(near[key])
             )
             findings.append(Finding(kind, severity, text, remedy, groups))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from mrbridge.inspection.facts import Facts, Job, find_facts
 from mrbridge.inspection.finding import Finding, Group, Severity, by_severity
 from mrbridge.inspection.hidden import find_hidden_pairs
 from mrbridge.inspection.sanity import find_faults
+from mrbridge.inspection.verdict import headline, sentences
 from mrbridge.io.bids import Scan, find_all_scans
 from mrbridge.io.formats import is_dicom
 from mrbridge.page import counted
@@ -49,6 +49,11 @@ class Inspection:
     seconds: float
 
     @property
+    def called(self) -> str:
+        """What it is of. Folders and files of DICOM often bear names of patients."""
+        return "DICOM" if self.form == "dicom" else self.path.resolve().name or "data"
+
+    @property
     def contrasts(self) -> dict[str, int]:
         """How many scans of each contrast could be read."""
         return dict(sorted(Counter(one.contrast for one in self.facts).items()))
@@ -59,20 +64,14 @@ class Inspection:
         return self.findings[0].severity if self.findings else None
 
     @property
+    def headline(self) -> str:
+        """The verdict in a line."""
+        return headline(self.facts, self.findings)
+
+    @property
     def verdict(self) -> str:
-        """In a sentence or two."""
-        told = ", ".join(f"{count} {contrast}" for contrast, count in self.contrasts.items())
-        subjects = {one.job.scan.subject for one in self.facts} - {None}
-        people = f" of {counted(len(subjects), 'subject')}" if subjects else ""
-        start = f"{counted(len(self.facts), 'scan')}{people} ({told})"
-        if not self.findings:
-            return f"{start}: nothing wrong was found."
-        counts = Counter(finding.severity for finding in self.findings)
-        found = " and ".join(
-            counted(counts[s], s) for s in ("fault", "warning", "note") if counts[s]
-        )
-        kinds = ", ".join(dict.fromkeys(finding.kind for finding in self.findings))
-        return f"{start}: {found} ({kinds})."
+        """In a line and some sentences."""
+        return f"{self.headline}. {sentences(self.facts, self.findings)}"
 
     def words(self) -> str:
         """The verdict, then a line for each finding."""
@@ -90,6 +89,7 @@ class Inspection:
             "path": str(self.path),
             "form": self.form,
             "contrasts": self.contrasts,
+            "headline": self.headline,
             "verdict": self.verdict,
             "findings": [finding.told() for finding in self.findings],
             "failed": [{"scan": job.name, "reason": reason} for job, reason in self.failed],
@@ -114,7 +114,7 @@ def inspect_images(path: str | Path, *, workers: scale.Workers = 1) -> Inspectio
         StoreError: a store is damaged.
     """
     path, began = Path(path), time.monotonic()
-    form, jobs, ignored = _jobs(Path(scale.reachable(path, workers)))
+    form, jobs, ignored = _jobs(path.absolute())  # as all workers understand it
     facts: list[Facts] = []
     failed: list[tuple[Job, str]] = []
     for job, outcome in scale.map_scans(
@@ -154,16 +154,6 @@ def find_everything(
         *(find_alike(facts), find_faults(facts)),
     )
     return by_severity([finding for some in told for finding in some])
-
-
-def peak_memory() -> int | None:
-    """The most memory that this process has had so far, in bytes; None where nobody tells."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _jobs(path: Path) -> tuple[str, list[Job], list[tuple[str, str]]]:

@@ -243,11 +243,15 @@ def _mended(facts: Sequence[Facts]) -> list[Finding]:
             gaps[one.job.allow_gaps and any(" missing" in note for note in one.notes)].append(one)
     findings = []
     if gaps[True]:
+        incomplete = set(gaps[True])
+        whole = {one.contrast for one in facts if one not in incomplete}
+        lost = sorted({one.contrast for one in gaps[True]} - whole)
+        without = f", and no whole {' or '.join(lost)} series is left to prepare" if lost else ""
         findings.append(
             Finding(
                 "incomplete series",
-                "warning",
-                "Slices are missing; they were interpolated for this page alone.",
+                "fault" if lost else "warning",
+                f"Slices are missing{without}. They were interpolated for this page alone.",
                 "Fetch the series again. prepare leaves such series out; translate --allow-gaps "
                 "fills them.",
                 tuple(Group((one.name,), "; ".join(one.notes)) for one in gaps[True]),

@@ -20,7 +20,7 @@ _View = Callable[[_Thumbnail], _Thumbnail]
 _COMPARED = 128  # scans, evenly spread, with which each is compared
 _NEAREST = 3  # of these, the most alike, that tell how well a scan fits
 _BACKGROUND = 25  # and below, of 255
-_AT_ONCE = 512
+_AT_ONCE = 64
 _PICTURE_GAIN, _VOLUME_GAIN = 0.01, 0.05
 """How much more alike, in correlation, most scans must be as they are than turned. Axial slices of
 heads are nearly alike upside down; sagittal ones are not."""
@@ -106,7 +106,7 @@ def _fit(
 
 
 def _vectors(images: list[_Thumbnail], view: _View) -> NDArray[np.float32]:
-    """Each as a vector of length 1 and mean 0, its head in the middle: where it lies is no matter."""
+    """Each as a vector of length 1 and mean 0, its head in the middle wherever it lay."""
     values = np.stack([_centred(view(image)).ravel() for image in images]).astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
