@@ -201,7 +201,7 @@ def slices_of_a_head() -> list[np.ndarray]:
     for number in range(24):
         rng = np.random.default_rng(number)
         size = 0.85 - 0.02 * number
-        middle = rng.uniform(-0.12, 0.12)
+        middle = rng.uniform(-0.3, 0.3)
         u, v = (x - middle) / size, y / (0.7 * size)
         narrow = u + 0.25 * v**2  # a forehead is narrower than the back of the head
         head = narrow**2 + v**2 < 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -41,7 +42,7 @@ def find_hidden_pairs(facts: Sequence[Facts], workers: scale.Workers = 1) -> lis
             continue
         candidates += _candidates(*banks)
     pairs = _confirmed(candidates, workers)
-    findings = [_told(pairs, len(facts))] if pairs else []
+    findings = [_told(pairs, facts)] if pairs else []
     if unsearched:
         findings.append(
             Finding(
@@ -54,22 +55,29 @@ def find_hidden_pairs(facts: Sequence[Facts], workers: scale.Workers = 1) -> lis
     return findings
 
 
-def _told(pairs: list[_Pair], count: int) -> Finding:
+def _told(pairs: list[_Pair], facts: Sequence[Facts]) -> Finding:
     groups = [Group((one.name, other.name)) for one, other in pairs]
     groups.sort(key=lambda group: natural_key(group.names[0]))
     named = len({name for group in groups for name in group.names})
     text = (
         f"{len(groups)} pairs that nobody wrote down: the two images show the same anatomy "
-        f"pixel by pixel in two contrasts ({named} of {count} scans)."
+        f"pixel by pixel in two contrasts ({named} of {len(facts)} scans)."
     )
     is_leak = any(leaks(pair) for pair in pairs)
     if is_leak:
         text += " Of some, one image is trained on and the other held out."
+    report = "Call the data paired" if are_most(len(pairs), facts) else "Tell of them"
     remedy = (
-        "Call the data paired when you report results. Give both scans of a pair one subject "
-        "in a table to score on them; mrbridge train uses such pairs by itself."
+        f"{report} when you report results. Give both scans of a pair one subject in a table to "
+        "score on them; mrbridge train uses such pairs by itself."
     )
     return Finding("hidden pairs", "warning" if is_leak else "note", text, remedy, tuple(groups))
+
+
+def are_most(pairs: int, facts: Sequence[Facts]) -> bool:
+    """Whether so many pairs are more than half of what pairs there could be at all."""
+    counts = Counter(one.contrast for one in facts)
+    return len(counts) > 1 and pairs > min(counts.values()) / 2
 
 
 def _candidates(sources: list[Facts], targets: list[Facts]) -> list[_Pair]:

@@ -93,12 +93,12 @@ def _findings(found: Inspection, complete: str) -> str:
 
 
 def _groups(finding: Finding, facts: dict[str, Facts], complete: str) -> str:
-    """The first groups as pictures; those without, or all pairs, by name."""
+    """The first groups as pictures; the others, or all pairs where there are others, by name."""
     shown = finding.groups[:_GROUPS]
     pictured = [group for group in shown if any(name in facts for name in group.names)]
     parts = [f'<div class="groups">\n{"".join(_group(g, facts) for g in pictured)}</div>\n']
     named = [group for group in finding.groups if group not in pictured]
-    if finding.kind == "hidden pairs":
+    if named and finding.kind == "hidden pairs":
         named = list(finding.groups)
     if named:
         names = "".join(f"<li>{escape(group.words())}</li>\n" for group in named[:_BY_NAME])

@@ -8,6 +8,7 @@ from itertools import combinations
 
 from mrbridge.inspection.facts import Facts
 from mrbridge.inspection.finding import Finding
+from mrbridge.inspection.hidden import are_most
 from mrbridge.page import counted
 from mrbridge.volume import CONTRASTS
 
@@ -31,8 +32,7 @@ def headline(facts: Sequence[Facts], findings: Sequence[Finding]) -> str:
     if not findings:
         return _NOTHING
     hidden = sum(len(finding.groups) for finding in findings if finding.kind == "hidden pairs")
-    counts = Counter(one.contrast for one in facts)
-    if findings[0].severity == "note" and hidden > min(counts.values()) / 2:
+    if findings[0].severity == "note" and are_most(hidden, facts):
         return _PAIRED
     return _HEADLINES[findings[0].severity]
 
