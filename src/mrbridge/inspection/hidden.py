@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
@@ -10,6 +11,7 @@ import numpy as np
 
 from mrbridge import scale
 from mrbridge.data.likeness import are_in_register, best_matches
+from mrbridge.errors import MrbridgeWarning
 from mrbridge.inspection.alike import leaks
 from mrbridge.inspection.facts import Facts, Job, load
 from mrbridge.inspection.finding import Finding, Group
@@ -104,7 +106,9 @@ def _confirmed(candidates: list[_Pair], workers: scale.Workers) -> list[_Pair]:
 
 def _is_in_register(jobs: tuple[Job, Job]) -> bool:
     """Whether the middle slice of one scan, and the slice at its place in the other, are."""
-    first, second = map(load, jobs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MrbridgeWarning)  # they were told at the first reading
+        first, second = map(load, jobs)
     place = first.indices[len(first.slices) // 2]
     if place not in second.indices:
         return False
