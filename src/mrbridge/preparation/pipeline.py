@@ -224,7 +224,7 @@ def _prepare_scan(job: _Job) -> ScanRecord | None:
     present = read_scan(job.store, job.id, key)
     if present is not None:
         return present
-    volume = read(scan.path, series=scan.series)
+    volume = read(scan.path, series=scan.series, files=scan.files)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Train on acquired scans only.")
     if volume.is_picture and volume.voxels.min() == volume.voxels.max():
@@ -287,7 +287,7 @@ def _registered(
     from mrbridge.preparation.register import Kind, register
     from mrbridge.preparation.resample import resample
 
-    reference = read(job.reference.path, series=job.reference.series)
+    reference = read(job.reference.path, series=job.reference.series, files=job.reference.files)
     kind: Kind = "affine" if job.settings.registration == "affine" else "rigid"
     found = register(volume, reference, kind, job.settings.seed)
     moved = resample(volume, reference, found.transform)
@@ -301,7 +301,7 @@ def _source_sha256(scan: Scan) -> str:
         return sha256_of(scan.path)
     from mrbridge.io.dicom.scans import series_sha256
 
-    return series_sha256(scan.path, scan.series)
+    return series_sha256(scan.path, scan.series, scan.files)
 
 
 def _key(source_sha256: str, job: _Job) -> str:
