@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrbridge import io
-from mrbridge.data.pairs import are_in_register, information
+from mrbridge.data.likeness import are_in_register, information
 from mrbridge.preparation.pipeline import StandardSettings, standardise
 
 Slices = NDArray[np.float32]

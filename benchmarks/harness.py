@@ -39,7 +39,8 @@ import json, os, sys, time
 began = time.perf_counter()
 child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
 _, status, used = os.wait4(child, 0)
-told = [time.perf_counter() - began, used.ru_maxrss, os.waitstatus_to_exitcode(status)]
+cpu = used.ru_utime + used.ru_stime
+told = [time.perf_counter() - began, cpu, used.ru_maxrss, os.waitstatus_to_exitcode(status)]
 with open(int(sys.argv[1]), "w") as report:
     json.dump(told, report)
 """
@@ -79,12 +80,14 @@ class Finished:
 
     Attributes:
         seconds: from its start to its end.
+        cpu_seconds: of processors, its own and its children's.
         peak_gib: most memory that it, or any one of its children, held resident.
         output: what it wrote to standard output.
         errors: what it wrote to standard error.
     """
 
     seconds: float
+    cpu_seconds: float
     peak_gib: float
     output: str
     errors: str
@@ -209,11 +212,11 @@ def run_command(command: Sequence[str | Path], code: int = 0) -> Finished:
     os.close(write_end)
     with open(read_end) as report:
         told = report.read()
-    seconds, peak, ended = json.loads(told) if told else (0, 0, None)
+    seconds, cpu, peak, ended = json.loads(told) if told else (0, 0, 0, None)
     if ended != code:
         raise RuntimeError(f"{' '.join(map(str, command))}: exit code {ended}\n{done.stderr}")
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB on Linux
-    return Finished(seconds, peak * unit / 2**30, done.stdout, done.stderr)
+    return Finished(seconds, cpu, peak * unit / 2**30, done.stdout, done.stderr)
 
 
 def alternate_commands(

@@ -11,10 +11,12 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning, SettingsError
+from mrbridge.inspection.command import run as inspect
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.scale import cluster, map_scans, reachable
 
@@ -133,6 +135,29 @@ def test_a_store_is_the_same_though_a_worker_is_killed(
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("shared/scans/*")}
     prepare(Path("."), out, workers=address)
     assert {path: path.stat().st_mtime_ns for path in before} == before, "done again"
+
+
+def test_an_inspection_is_the_same_though_a_worker_is_killed(
+    address: str, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(picture_folder)  # paths are made absolute before they are sent
+    for crew in (1, 2):
+        inspect(Path("."), tmp_path / str(crew) / "page.html", None, workers=crew)
+    with distributed.Client(address, set_as_default=False) as client:
+        victims = list(client.run(os.getpid).values())[:1]
+
+    def killing(*given: Any, **named: Any) -> Iterator[Any]:
+        for outcome in map_scans(*given, **named):
+            while victims:  # others are in its hands
+                os.kill(victims.pop(), signal.SIGKILL)
+            yield outcome
+
+    monkeypatch.setattr("mrbridge.scale.map_scans", killing)
+    inspect(Path("."), tmp_path / "dask" / "page.html", None, workers=address)
+    assert not victims
+    assert "hidden pairs" in (tmp_path / "1" / "page.html").read_text(), "which are looked at twice"
+    assert set(files(tmp_path / "1")) == {"page.html", "page.findings.json"}
+    assert files(tmp_path / "1") == files(tmp_path / "2") == files(tmp_path / "dask")
 
 
 def files(folder: Path) -> dict[str, bytes]:

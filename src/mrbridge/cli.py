@@ -248,6 +248,7 @@ def inspect(
         ),
     ] = None,
     workers: Workers = 1,
+    dask: Dask = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -255,6 +256,7 @@ def inspect(
     """Tell what is there and what is wrong; without -o or --fix only headers are read."""
     listen(quiet, verbose, as_json)
     must_exist(path)
+    crew = who_works(workers, dask)
     if out is None and fix is None:
         from mrbridge.preparation.inspect import inspect as list_headers
 
@@ -263,7 +265,7 @@ def inspect(
         return
     from mrbridge.inspection.command import run
 
-    answer(*run(path, out, fix, workers))
+    answer(*run(path, out, fix, crew))
 
 
 @app.command(epilog="Example: mrbridge train store -o run --preset unet --set epochs=30")

@@ -166,6 +166,7 @@ def test_scaling(run_script: Run) -> None:
     for verb in ("prepare", "inspect", "translate"):
         assert set(told[verb]["by_scans"]) == {"4", "8"}
         for one in told[verb]["by_scans"].values():
+            assert one["cpu_seconds"] > 0
             assert one["seconds"] > 0
             assert 0.01 < one["peak_memory_gib"] < 4
 
@@ -176,9 +177,13 @@ def test_growth_tells_a_slope_between_numbers_of_scans(
     scaling, harness = script("scaling"), script("harness")
     # Two seconds to start, a tenth a scan up to 100, a fifth from there on; 1 MiB in ten scans.
     measured = {10: (3.0, 1.0), 100: (12.0, 1.0 + 9 / 1024), 200: (32.0, 1.0 + 19 / 1024)}
-    done = [harness.Finished(seconds, peak, "", "") for seconds, peak in measured.values()]
+    # What else the machine was doing meanwhile is no matter.
+    done = [
+        scaling.told_of(harness.Finished(2 * seconds, seconds, peak, "", ""))
+        for seconds, peak in measured.values()
+    ]
     told = scaling.growth(list(measured), done)
-    assert told["seconds_a_scan"] == pytest.approx([0.1, 0.2])
+    assert told["cpu_seconds_a_scan"] == pytest.approx([0.1, 0.2])
     assert told["slope_ratio"] == pytest.approx(2)
     assert told["mib_a_thousand_scans"] == pytest.approx(100)
 

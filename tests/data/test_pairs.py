@@ -10,7 +10,8 @@ import pytest
 from scipy import ndimage
 
 from mrbridge.data.dataset import SliceBank
-from mrbridge.data.pairs import are_in_register, found_pairs, information, known_pairs
+from mrbridge.data.likeness import are_in_register, information
+from mrbridge.data.pairs import found_pairs, known_pairs
 from mrbridge.preparation.store import Store
 
 SIZE = 96

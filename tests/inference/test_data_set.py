@@ -18,6 +18,7 @@ from mrbridge.bundle import Bundle, load_bundle, save_bundle
 from mrbridge.errors import InputError, OutputError, SettingsError, SomeScansFailed
 from mrbridge.inference import translate as verb
 from mrbridge.inference.data_set import Plan, check_data_set
+from mrbridge.inference.source_facts import skull_stripped
 from mrbridge.inference.translate import Translation, translate
 from mrbridge.volume import Volume
 
@@ -133,6 +134,29 @@ def test_what_a_sidecar_says(tiny_bundle: Bundle, root: Path, tmp_path: Path) ->
 def test_sidecars_above_count(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
     run(tiny_bundle, root, tmp_path / "out", participants=["01"])
     assert read(tmp_path / "out" / MADE[0].replace("nii.gz", "json"))["SkullStripped"] is True
+
+
+@pytest.mark.parametrize(
+    ("radii", "noise", "stripped"),
+    [
+        ((65, 80, 60), 0, True),  # a brain: 1.3 litres
+        ((65, 80, 60), 9, False),  # air around it
+        ((80, 95, 80), 0, False),  # 2.5 litres: a head
+        ((80, 95, 40), 0, None),  # 1.3 litres of a head
+        ((45, 50, 50), 0, None),  # too little for a brain
+        ((55, 110, 55), 0, None),  # too long for one
+    ],
+)
+def test_what_proves_that_the_skull_was_removed(
+    radii: tuple[float, ...], noise: int, stripped: bool | None
+) -> None:
+    spacing = (3.0, 3.0, 4.0)
+    axes = [np.arange(-120, 120, step) for step in spacing]
+    mesh = np.meshgrid(*axes, indexing="ij")
+    inside = sum((x / radius) ** 2 for x, radius in zip(mesh, radii, strict=True)) < 1
+    voxels = np.where(inside, 700, noise).astype(np.int16)
+    scan = Volume(voxels, np.diag([*spacing, 1.0]), contrast="T1w")
+    assert skull_stripped(scan) is stripped
 
 
 def test_skull_stripping_is_measured_where_nobody_tells(

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,11 @@ from tests.inspection.conftest import head
 from mrbridge import cli, io
 from mrbridge.errors import InputError, OutputError
 from mrbridge.inspection.command import run
-from mrbridge.inspection.inspect import inspect_images
+from mrbridge.inspection.complete import write_complete
+from mrbridge.inspection.facts import Facts
+from mrbridge.inspection.finding import Finding, Group
+from mrbridge.inspection.inspect import Inspection, inspect_images
+from mrbridge.inspection.report import write_report
 from mrbridge.io.bids import find_scans
 from mrbridge.io.safety import sha256_of
 from mrbridge.preparation.store import Store
@@ -94,6 +99,7 @@ def test_the_page_says_what_is_wrong(messy: Path, tmp_path: Path) -> None:
     run(messy, tmp_path / "report.html", None)
     words = Page(tmp_path / "report.html").words
     assert "Not fit to train on as it is" in words
+    assert "The same voxels stand under several contrasts" in words
     for told in ("Exact duplicates", "Unreadable scans", "sub-10_T2w.nii.gz", "80", "2 × 2"):
         assert told in words
 
@@ -101,14 +107,81 @@ def test_the_page_says_what_is_wrong(messy: Path, tmp_path: Path) -> None:
 def test_a_clean_page(clean_folder: Path, tmp_path: Path) -> None:
     told, text = run(clean_folder, tmp_path / "report.html", None)
     assert told["findings"] == []
-    assert text.startswith("12 scans of 6 subjects (6 T1w, 6 T2w): nothing wrong was found.")
+    assert text.startswith(
+        "Nothing wrong was found. 12 scans of 6 subjects (6 T1w, 6 T2w). 6 of 6 subjects have both "
+        "T1w and T2w, on one grid: syntheses can be scored on them."
+    )
+    assert re.search(r"\nIt took \d+ s", text)
     assert "Nothing wrong was found" in Page(tmp_path / "report.html").words
 
 
-def test_workers_find_the_same(messy: Path) -> None:
-    one, two = inspect_images(messy), inspect_images(messy, workers=2)
-    assert one.findings == two.findings
-    assert [a.sha256 for a in one.facts] == [b.sha256 for b in two.facts]
+def test_workers_write_the_same(messy: Path, tmp_path: Path) -> None:
+    pages = [tmp_path / str(workers) / "page.html" for workers in (1, 2)]
+    for workers, page in enumerate(pages, start=1):
+        run(messy, page, None, workers=workers)
+    for suffix in (".html", ".findings.json"):
+        one, two = (page.with_suffix(suffix).read_bytes() for page in pages)
+        assert one == two
+
+
+def test_all_of_it_lies_beside_the_page(messy: Path, tmp_path: Path) -> None:
+    told, _ = run(messy, tmp_path / "report.html", None)
+    complete = json.loads((tmp_path / "report.findings.json").read_text())
+    assert told["complete"] == str(tmp_path / "report.findings.json")
+    for key in ("findings", "failed", "ignored", "contrasts", "headline", "verdict"):
+        assert complete[key] == told[key]
+    assert complete["of"] == "messy"
+    scans = {one["scan"]: one for one in complete["scans"]}
+    assert len(scans) == len(complete["scans"]) == 15
+    assert scans["sub-01_T1w.nii.gz"]["shape"] == [24, 96, 80]
+    assert scans["sub-01_T1w.nii.gz"]["spacing_mm"] == [4, 2, 2]
+    assert scans["sub-08_T1w.nii.gz"]["sha256"] == scans["sub-01_T1w.nii.gz"]["sha256"]
+    assert "report.findings.json" in Page(tmp_path / "report.html").words
+
+
+def many_findings(clean_folder: Path, count: int) -> Inspection:
+    """An inspection of as many subjects, in which all scans are in a finding, and pairs."""
+    found = inspect_images(clean_folder)
+
+    def another(number: int) -> Facts:
+        kept = found.facts[number % len(found.facts)]
+        scan = replace(kept.job.scan, subject=f"{number:05}")
+        return replace(kept, job=replace(kept.job, name=f"scan-{number:05}", scan=scan))
+
+    facts = [another(number) for number in range(count)]
+    names = [one.name for one in facts]
+    findings = [
+        Finding(
+            "noise and motion", "warning", "Noise.", "Look.", tuple(Group((n,)) for n in names)
+        ),
+        Finding(
+            "hidden pairs",
+            "note",
+            "Pairs.",
+            "Look.",
+            tuple(Group(pair) for pair in zip(names[::2], names[1::2], strict=True)),
+        ),
+        Finding("exact duplicates", "fault", "All.", "Look.", (Group(tuple(names)),)),
+    ]
+    return replace(found, facts=facts, findings=findings)
+
+
+def test_a_page_of_many_scans_is_no_longer_than_one_of_some(
+    clean_folder: Path, tmp_path: Path
+) -> None:
+    sizes = []
+    for count in (1_000, 4_000):
+        found = many_findings(clean_folder, count)
+        write_report(found, tmp_path / "page.html")
+        write_complete(found, tmp_path / "page.html")
+        sizes.append((tmp_path / "page.html").stat().st_size)
+        words = Page(tmp_path / "page.html").words
+        assert f"{count} scans, 4 shown" in words
+        assert f"The first 200 of {count - 12}; page.findings.json" in words
+        assert f"The first 40 of {count};" in words
+        complete = (tmp_path / "page.findings.json").read_text()
+        assert complete.count(f'"scan-{count - 1:05}"') == 4  # three findings and the scan itself
+    assert sizes[1] < 1.05 * sizes[0] < 1_000_000
 
 
 def test_the_table_leaves_out_what_is_certainly_wrong(messy: Path, tmp_path: Path) -> None:
@@ -166,6 +239,9 @@ def test_pictures(tmp_path: Path) -> None:
             picture = Volume(voxels[:, :, number, None].astype(np.uint8), None)
             io.write(picture, tmp_path / "in" / contrast[:2] / f"{number}.png")
     told, _ = run(tmp_path / "in", tmp_path / "report.html", None)
+    assert told["headline"] == (
+        "Fit to train on, but not as unpaired data: the contrasts are paired in hiding"
+    )
     pairs = next(f for f in told["findings"] if f["kind"] == "hidden pairs")
     assert [g["scans"] for g in pairs["groups"]] == [
         [f"T1/{n}.png", f"T2/{n}.png"] for n in range(4)
@@ -176,6 +252,10 @@ def test_the_command_line(
     clean_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "r.html"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["inspect", str(clean_folder), "-o", str(out), "--workers", "2", "--dask", "tcp:"])
+    assert ended.value.code == 2
+    assert "--workers here, or by --dask" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         cli.main(["inspect", str(clean_folder), "-o", str(out), "--json"])
     assert ended.value.code == 0

@@ -11,9 +11,11 @@ import pytest
 from scipy import ndimage
 from tests.inspection.conftest import facts_of, head
 
+from mrbridge.inspection.alike import find_alike
 from mrbridge.inspection.facts import Facts
 from mrbridge.inspection.finding import Finding
 from mrbridge.inspection.inspect import find_everything
+from mrbridge.inspection.turned import find_turned
 from mrbridge.volume import Volume
 
 NAME = "sub-03_T2w.nii.gz"
@@ -189,3 +191,59 @@ def test_hidden_pairs_of_unnamed_subjects_are_found(clean: list[Facts]) -> None:
     assert {group.names for group in found.groups} == {
         (f"sub-0{n}_T1w.nii.gz", f"sub-0{n}_T2w.nii.gz") for n in range(1, 7)
     }
+
+
+def slices_of_a_head() -> list[np.ndarray]:
+    """Thumbnails from the neck to the top: large ones below, small ones above, which lie apart; the
+    face to the left, as in some exports."""
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    images = []
+    for number in range(24):
+        rng = np.random.default_rng(number)
+        size = 0.85 - 0.02 * number
+        middle = rng.uniform(-0.3, 0.3)
+        u, v = (x - middle) / size, y / (0.7 * size)
+        narrow = u + 0.25 * v**2  # a forehead is narrower than the back of the head
+        head = narrow**2 + v**2 < 1
+        eyes = ((u + 0.6) ** 2 + (np.abs(v) - 0.4) ** 2 < 0.02) & (number < 10)
+        fluid = (u - 0.1) ** 2 + (v / 0.5) ** 2 < 0.04
+        image = np.where(head, 150 + rng.normal(0, 5, head.shape), 0)
+        images.append(np.where(eyes, 240, np.where(fluid & head, 60, image)).astype(np.uint8))
+    return images
+
+
+def pictured(clean: list[Facts], images: list[np.ndarray]) -> list[Facts]:
+    """Facts of pictures that look like these."""
+    kept = replace(clean[0], spacing=None, side_view=None)
+    return [
+        replace(kept, thumbnail=image, job=replace(kept.job, name=f"{number}.png"))
+        for number, image in enumerate(images)
+    ]
+
+
+def test_slices_from_below_to_above_are_not_turned(clean: list[Facts]) -> None:
+    assert find_turned(pictured(clean, slices_of_a_head())) == []
+
+
+@pytest.mark.parametrize(
+    ("turn", "word"), [(lambda a: a[:, ::-1], "mirrored"), (np.rot90, "turned by 90°")]
+)
+def test_turned_slices(
+    clean: list[Facts], turn: Callable[[np.ndarray], np.ndarray], word: str
+) -> None:
+    images = slices_of_a_head()
+    for number in (3, 15):
+        images[number] = turn(images[number])
+    (found,) = find_turned(pictured(clean, images))
+    assert [(g.names, g.remark) for g in found.groups] == [(("3.png",), word), (("15.png",), word)]
+
+
+def test_many_copies_are_one_group(clean: list[Facts]) -> None:
+    def copy(number: int) -> Facts:
+        scan = replace(clean[0].job.scan, subject=str(number))
+        return replace(clean[0], job=replace(clean[0].job, name=f"copy {number}", scan=scan))
+
+    found = find_alike([*clean[1:], *(copy(number) for number in range(1_000))])
+    (exact,) = [finding for finding in found if finding.kind == "exact duplicates"]
+    assert [len(group.names) for group in exact.groups] == [1_000]
+    assert "several subjects" in exact.text

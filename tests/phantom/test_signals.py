@@ -10,7 +10,9 @@ from mrbridge.phantom.signals import (
     ConventionalSpinEcho,
     FastSpinEcho,
     GradientEcho,
+    InversionSpinEcho,
     PreparedGradientEcho,
+    inversion_spin_echo,
     spin_echo,
     spoiled_gradient_echo,
 )
@@ -97,7 +99,25 @@ def test_the_train_of_an_inversion_is_that_of_its_pulses_one_by_one():
     assert sequence.signal(0.8, t1, 80.0, 0.01) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", [PreparedGradientEcho, GradientEcho, ConventionalSpinEcho])
+def test_an_inversion_before_a_spin_echo_is_its_pulses_one_by_one():
+    t1, tr, ti, te = 1300.0, 2000.0, 700.0, 40.0
+
+    def relax(m: float, time: float) -> float:
+        return 1 + (m - 1) * math.exp(-time / t1)
+
+    m = 1.0
+    for _ in range(30):  # repetitions, until each is like the last
+        excited = relax(-m, ti)
+        m = relax(-relax(0.0, te / 2), tr - ti - te / 2)
+    signal = inversion_spin_echo(0.8, t1, 90.0, tr=tr, ti=ti, te=te)
+    assert signal == pytest.approx(0.8 * abs(excited) * math.exp(-te / 90), rel=1e-6)
+    # With a short inversion time the magnetisation is still upside down: its magnitude is seen.
+    assert inversion_spin_echo(1.0, t1, 90.0, tr=tr, ti=100.0, te=te) > 0
+
+
+@pytest.mark.parametrize(
+    "kind", [PreparedGradientEcho, GradientEcho, ConventionalSpinEcho, InversionSpinEcho]
+)
 @pytest.mark.parametrize("seed", range(4))
 def test_every_t1_weighted_sequence_shows_white_above_grey_above_fluid(kind, seed):
     sequence = kind.draw(np.random.default_rng(seed))

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mrbridge.phantom.varied import VariedSubject, varied_subject
+from mrbridge.phantom.anatomy import paint_head
+from mrbridge.phantom.fields import Grid
+from mrbridge.phantom.head import CHANNELS, head_on
+from mrbridge.phantom.lesions import Lesions
+from mrbridge.phantom.signals import ConventionalSpinEcho, FastSpinEcho, GradientEcho
+from mrbridge.phantom.tissues import Matter
+from mrbridge.phantom.varied import VariedSubject, _stripping, varied_subject
 
 SPACING = 4.0
 
@@ -81,3 +87,65 @@ def test_chance_can_be_overruled_and_nothing_else_changes() -> None:
         for contrast, scan in free.seen.items():
             np.testing.assert_array_equal(scan.voxels, same.seen[contrast].voxels)
             assert (other.seen[contrast].voxels == 0).mean() != (scan.voxels == 0).mean()
+
+
+def test_stripping_cuts_into_one_place_and_leaves_a_rim_at_another() -> None:
+    grid = Grid.over_field_of_view((2.0, 2.0, 3.0))
+    brain = np.zeros(grid.shape, np.float32)
+    edge = grid.shape[0] // 2
+    brain[:edge] = 1
+    cuts = [_stripping(np.random.default_rng(seed), brain, grid) for seed in range(6)]
+    # Where along x the brain ends, in mm beyond its true end, for every row.
+    beyond = np.stack([(cut.sum(axis=0) - edge) * 2.0 for cut in cuts])
+    assert set(np.unique(cuts)) == {0.0, 1.0}
+    assert -0.8 - 2 < beyond.mean() < 2.2 + 2
+    assert np.ptp(beyond.mean(axis=(1, 2))) > 1  # tools differ
+    assert max(np.ptp(where) for where in beyond) > 3  # and one tool from place to place
+    assert np.abs(np.diff(beyond, axis=1)).max() <= 4  # smoothly
+
+
+@pytest.mark.parametrize(("refocused", "brighter"), [(True, False), (False, True)])
+def test_flowing_blood_is_dark_in_a_spin_echo_and_bright_in_a_gradient_echo(
+    refocused: bool, brighter: bool
+) -> None:
+    head = head_on(2.0)
+    t1_weighted = ConventionalSpinEcho(550, 12) if refocused else GradientEcho(9, 3, 18)
+    painted = [
+        paint_head(
+            np.random.default_rng(0),
+            head,
+            np.stack(np.broadcast_arrays(*head.grid.mesh()), axis=-1),
+            head.grid,
+            Lesions.draw(np.random.default_rng(2), (0, 0), head),
+            (t1_weighted, FastSpinEcho(5000, 100)),
+            Matter(inflow=inflow),
+        ).t1w
+        for inflow in (0.0, 0.25)
+    ]
+    still, fresh = painted
+    assert (fresh > still + 0.01).any() is np.bool_(brighter)
+    arteries = head.maps[CHANNELS.index("artery")].numpy() > 0.9
+    white = np.percentile(fresh, 80)
+    assert (np.median(fresh[arteries]) < 0.4 * white) is np.bool_(refocused)
+
+
+def test_some_skulls_touch_the_brain_and_some_leave_fluid_around_it() -> None:
+    head = head_on(2.0)
+    maps = dict(zip(CHANNELS, head.maps.numpy(), strict=True))
+    beside = maps["grey"] + maps["white"] + maps["fluid"] + maps["sinus"] < 0.05
+    shell = (maps["hull"] < -1.5) & (maps["hull"] > -3) & beside
+    where = np.stack(np.broadcast_arrays(*head.grid.mesh()), axis=-1)
+    shell &= where[..., 2] > 10
+    shares = []
+    for seed in range(8):
+        t2w = paint_head(
+            np.random.default_rng(seed),
+            head,
+            where,
+            head.grid,
+            Lesions.draw(np.random.default_rng(2), (0, 0), head),
+            (GradientEcho(9, 3, 18), FastSpinEcho(5000, 100)),
+        ).t2w
+        shares.append(np.mean(t2w[shell] > 0.5 * t2w.max()))
+    assert min(shares) < 0.2
+    assert max(shares) > 0.5

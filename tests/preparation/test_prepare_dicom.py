@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from tests.studies import NAME, T1W, T2W, datasets, save
 
 from mrbridge import io
+from mrbridge.errors import InputError, SomeScansFailed
+from mrbridge.io.bids import find_scans
+from mrbridge.io.dicom.files import DicomFile
+from mrbridge.io.dicom.scans import series_sha256
 from mrbridge.preparation.pipeline import prepare, standardise
 from mrbridge.preparation.settings import StandardSettings
+from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
 
@@ -71,3 +79,67 @@ def test_again_does_nothing(cohort: Path, tmp_path_factory: pytest.TempPathFacto
     before = {path: path.stat().st_mtime_ns for path in (out / "scans").rglob("*")}
     prepare(cohort, out)
     assert {path: path.stat().st_mtime_ns for path in (out / "scans").rglob("*")} == before
+
+
+def test_no_series_is_looked_for_twice(
+    cohort: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: Counter[Path] = Counter()
+    read = DicomFile.header
+
+    def counted(self: DicomFile, tags: tuple[str, ...] | None) -> Dataset:
+        opened[self.path] += 1
+        return read(self, tags)
+
+    monkeypatch.setattr(DicomFile, "header", counted)
+    prepare(cohort, tmp_path_factory.mktemp("prepared") / "store")
+    # For the listing, for its series' hash, and for its voxels, however many others there are.
+    assert max(opened.values()) == 3
+    assert len(opened) == sum(path.is_file() for path in cohort.rglob("*"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_scan_is_read_from_its_own_files(
+    cohort: Path, tmp_path_factory: pytest.TempPathFactory, packed: bool
+) -> None:
+    source = cohort
+    if packed:
+        archive = tmp_path_factory.mktemp("packed") / "cohort"
+        source = Path(shutil.make_archive(str(archive), "zip", cohort))
+    for scan in find_scans(source).scans:
+        whole = io.read(source, series=scan.series)
+        found = io.read(source, series=scan.series, files=scan.files)
+        assert len(scan.files) == 12
+        assert np.array_equal(found.voxels, whole.voxels)
+        assert np.array_equal(found.affine, whole.affine)
+        known = series_sha256(source, scan.series, scan.files)
+        assert known == series_sha256(source, scan.series)
+
+
+def test_a_damaged_file_spoils_only_what_lies_beside_it(
+    cohort: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    spoilt = min((cohort / f"{NAME}2").iterdir())
+    spoilt.write_bytes(spoilt.read_bytes()[:300])
+    out = tmp_path_factory.mktemp("prepared") / "store"
+    # One series lacks a slice now, and the other cannot know that the slice was not its own.
+    with pytest.raises(SomeScansFailed, match="1 of 7 scans failed"):
+        prepare(cohort, out)
+    subjects = Counter(record.subject for record in Store.open(out).manifest.records)
+    assert sorted(subjects.values()) == [2, 2, 2]
+
+
+def test_a_damaged_file_in_a_folder_of_its_own_may_be_anybody_s(cohort: Path) -> None:
+    (cohort / "lost").mkdir()
+    spoilt = next((cohort / f"{NAME}2").iterdir())
+    (cohort / "lost" / "IM1").write_bytes(spoilt.read_bytes()[:300])
+    for scan in find_scans(cohort).scans:
+        with pytest.raises(InputError, match="does not say what it is"):
+            io.read(cohort, series=scan.series, files=scan.files)
+
+
+def test_a_file_that_went_away_is_missed(cohort: Path) -> None:
+    scan = find_scans(cohort).scans[0]
+    (cohort / scan.files[3]).unlink()
+    with pytest.raises(InputError, match="is gone"):
+        io.read(cohort, series=scan.series, files=scan.files)

@@ -23,7 +23,7 @@ from mrbridge.inference.derivatives import (
     with_fingerprint,
 )
 from mrbridge.inference.integers import Rounding
-from mrbridge.inference.source_facts import shows_more_than_a_brain, still_true
+from mrbridge.inference.source_facts import skull_stripped, still_true
 from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import write
 from mrbridge.io.bids import FoundScans, Scan, find_scans
@@ -257,8 +257,8 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
     write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
     told = provenance(plan.bundle, synthesis, uri(scan.path, plan.root))
     told |= facts
-    if "SkullStripped" not in told and shows_more_than_a_brain(synthesis.source):
-        told["SkullStripped"] = False
+    if "SkullStripped" not in told and (measured := skull_stripped(synthesis.source)) is not None:
+        told["SkullStripped"] = measured
     if "SkullStripped" not in told:
         log.warning(
             "%s: nothing tells whether the skull was removed, which the standard wants to be "

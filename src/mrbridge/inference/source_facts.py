@@ -17,9 +17,13 @@ _STILL_TRUE = (
     *("AnatomicalLandmarkCoordinateUnits", "AnatomicalLandmarkCoordinateSystemDescription"),
 )
 
-_LARGER_THAN_A_BRAIN = 2.2
-"""Litres. The brain of the ICBM 152 template, larger than most, has 1.9 with its fluid; the whole
+_LITRES = 0.7, 2.2
+"""The brain of the ICBM 152 template, larger than most, has 1.9 litres with its fluid; the whole
 heads of open-ms-raw have 2.4 to 2.9, the stripped brains of open-ms-mni 1.1, measured alike."""
+
+_EXTENT_MM = 95.0, 200.0
+"""Along each axis. The ICBM 152 template's brain measures 141, 178 and more than 120 mm; a head of
+95 mm along one axis, cut from 150 by 190 mm, would still have some 2.1 litres with its skin."""
 
 
 def still_true(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -30,12 +34,22 @@ def still_true(metadata: dict[str, Any]) -> dict[str, Any]:
     return {key: metadata[key] for key in _STILL_TRUE if key in metadata}
 
 
-def shows_more_than_a_brain(scan: Volume) -> bool:
-    """Whether the skull was certainly not removed, by the noise of air around or by the size.
+def skull_stripped(scan: Volume) -> bool | None:
+    """Whether the skull was removed, where the image proves it; None where it does not.
 
-    False says nothing: a whole head may be small and lie in air that was set to zero.
+    Air with noise in it, or more than any brain has, prove that it was not. Zero all around, the
+    volume of a brain and a brain's extent along each axis prove that it was: what is left of a
+    head of that extent is larger, and a part of a head with that volume is flatter.
     """
     slices, grid = to_slices(scan, None)
-    head = foreground_mask(slices)
-    litres = np.count_nonzero(head) * math.prod(grid.spacing or (0,)) / 1e6
-    return bool(litres > _LARGER_THAN_A_BRAIN or has_surroundings(slices, head))
+    shown = foreground_mask(slices)
+    spacing = grid.spacing or (0.0, 0.0, 0.0)
+    litres = np.count_nonzero(shown) * math.prod(spacing) / 1e6
+    if litres > _LITRES[1] or has_surroundings(slices, shown):
+        return False
+    extent = [
+        np.ptp(np.flatnonzero(shown.any(axis=others))) * step if shown.any() else 0.0
+        for others, step in zip(((1, 2), (0, 2), (0, 1)), spacing, strict=True)
+    ]
+    is_a_brain = litres > _LITRES[0] and min(extent) > _EXTENT_MM[0] and max(extent) < _EXTENT_MM[1]
+    return True if is_a_brain else None

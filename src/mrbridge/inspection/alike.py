@@ -1,10 +1,9 @@
-"""Scans that are alike: copies, near copies, and two contrasts of one slice."""
+"""Scans that are alike: copies and near copies."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +12,8 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mrbridge.errors import MrbridgeError
-from mrbridge.inspection.facts import Facts, load
+from mrbridge.inspection.facts import Facts
 from mrbridge.inspection.finding import Finding, Group, Severity
-from mrbridge.io.names import natural_key
-from mrbridge.preparation.geometry import fit_size
-from mrbridge.volume import CONTRASTS
-
-MOST_SEARCHED = 1_000
-"""Scans of a contrast up to which hidden pairs are searched: the work grows with the product."""
 
 _FREQUENCIES = 16  # of the perceptual hash, along each axis
 _BITS_APART = 24
@@ -31,14 +23,12 @@ _SAME = 0.95
 """Correlation of fine structure: at least 0.98 in such copies, at most 0.64 between people;
 neighbouring slices of one head, 1 mm apart, reach 0.99."""
 _BLUR = 3.0  # pixels of a thumbnail; coarser structure is alike in all heads
-_AT_ONCE = 512  # hashes that are compared with all others together
+_AT_ONCE = 64  # hashes that are compared with all others together
 _NEIGHBOURS = 16  # scans that one scan is compared with more closely
 
 
 def find_alike(facts: Sequence[Facts]) -> list[Finding]:
     """Exact and near duplicates."""
-    exact = _exact(facts)
-    copies = {frozenset(pair) for group in exact for pair in combinations(group, 2)}
     near: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
     sides: dict[int, NDArray[np.float16] | None] = {}
     for i, j, likeness in near_duplicates([one.thumbnail for one in facts]):
@@ -46,9 +36,9 @@ def find_alike(facts: Sequence[Facts]) -> list[Finding]:
             if n not in sides:
                 side = facts[n].side_view
                 sides[n] = None if side is None else _fine(side)
-        if frozenset((i, j)) not in copies and _sides_agree(sides[i], sides[j]):
-            near[_relation(facts[i], facts[j])].append((i, j, likeness))
-    return [*_told_exact(facts, exact), *_told_near(facts, near)]
+        if facts[i].sha256 != facts[j].sha256 and _sides_agree(sides[i], sides[j]):
+            near[_relation([facts[i], facts[j]])].append((i, j, likeness))
+    return [*_told_exact(facts), *_told_near(facts, near)]
 
 
 def near_duplicates(
@@ -79,16 +69,15 @@ def _nearest(hashes: NDArray[np.uint64], start: int) -> list[tuple[int, int]]:
     """Pairs i < j of nearly equal hashes, for `_AT_ONCE` numbers i from `start` on; of each i the
     `_NEIGHBOURS` nearest only, so that work grows with the number of scans however alike they are.
     """
-    part = hashes[start : start + _AT_ONCE]
-    apart = np.zeros((len(part), len(hashes)), np.uint16)
+    part, others = hashes[start : start + _AT_ONCE], hashes[start:]
+    apart = np.zeros((len(part), len(others)), np.uint16)
     for word in range(hashes.shape[1]):
-        apart += np.bitwise_count(part[:, None, word] ^ hashes[None, :, word])
+        apart += np.bitwise_count(part[:, None, word] ^ others[None, :, word])
     pairs = []
     for row, distances in enumerate(apart):
-        later = np.flatnonzero(distances <= _BITS_APART)
-        later = later[later > start + row]
+        later = row + 1 + np.flatnonzero(distances[row + 1 :] <= _BITS_APART)
         order = np.argsort(distances[later], kind="stable")[:_NEIGHBOURS]
-        pairs += [(start + row, int(j)) for j in sorted(later[order])]
+        pairs += [(start + row, start + int(j)) for j in sorted(later[order])]
     return pairs
 
 
@@ -113,38 +102,35 @@ def _sides_agree(one: NDArray[np.float16] | None, other: NDArray[np.float16] | N
     return float(np.vdot(one.astype(np.float32), other)) >= _SAME
 
 
-def _exact(facts: Sequence[Facts]) -> list[list[int]]:
-    groups: dict[str, list[int]] = defaultdict(list)
-    for number, one in enumerate(facts):
-        groups[one.sha256].append(number)
+def _exact(facts: Sequence[Facts]) -> list[list[Facts]]:
+    groups: dict[str, list[Facts]] = defaultdict(list)
+    for one in facts:
+        groups[one.sha256].append(one)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _relation(one: Facts, other: Facts) -> str:
-    """What makes two nearly equal scans a fault, the worst first."""
-    if one.contrast != other.contrast:
+def _relation(scans: Sequence[Facts]) -> str:
+    """What makes equal or nearly equal scans a fault, the worst first."""
+    if len({one.contrast for one in scans}) > 1:
         return "contrasts"
-    if _leaks([one, other]):
+    if leaks(scans):
         return "splits"
-    subjects = one.job.scan.subject, other.job.scan.subject
-    return "subjects" if None not in subjects and subjects[0] != subjects[1] else "neighbours"
+    subjects = {one.job.scan.subject for one in scans} - {None}
+    return "subjects" if len(subjects) > 1 else "neighbours"
 
 
-def _leaks(scans: Iterable[Facts]) -> bool:
+def leaks(scans: Iterable[Facts]) -> bool:
     """Whether some are trained on and others are held out."""
     splits = {split for one in scans for split in one.job.splits}
     return "train" in splits and len(splits) > 1
 
 
-def _told_exact(facts: Sequence[Facts], groups: list[list[int]]) -> list[Finding]:
+def _told_exact(facts: Sequence[Facts]) -> list[Finding]:
     told: dict[str, list[Group]] = defaultdict(list)
-    for group in groups:
-        scans = [facts[n] for n in group]
+    for scans in _exact(facts):
         contrasts = {one.contrast for one in scans}
-        relations = {_relation(one, other) for one, other in combinations(scans, 2)}
-        key = next(kind for kind in _EXACT if kind in relations)
         remark = " and ".join(sorted(contrasts)) if len(contrasts) > 1 else ""
-        told[key].append(Group(tuple(one.name for one in scans), remark))
+        told[_relation(scans)].append(Group(tuple(one.name for one in scans), remark))
     return [
         Finding("exact duplicates", severity, text, remedy, tuple(told[key]))
         for key, (severity, text, remedy) in _EXACT.items()
@@ -159,7 +145,7 @@ def _told_near(
     for key, (kind, severity, text, remedy) in _NEAR.items():
         if key in near:
             groups = tuple(
-                Group(tuple(facts[n].name for n in chain), f"likeness {likeness:.3f}")
+                Group(tuple(facts[n].name for n in chain), f"likeness up to {likeness:.3f}")
                 for chain, likeness in _chains(near[key])
             )
             findings.append(Finding(kind, severity, text, remedy, groups))
@@ -232,78 +218,3 @@ _NEAR: dict[str, tuple[str, Severity, str, str]] = {
         "Split neighbours by blocks, as prepare does, never one by one.",
     ),
 }
-
-
-def find_hidden_pairs(facts: Sequence[Facts]) -> list[Finding]:
-    """Scans of two contrasts that show one head in register although nothing says so."""
-    groups: list[Group] = []
-    leaks = False
-    unsearched = []
-    for first, second in combinations(CONTRASTS, 2):
-        banks = [[one for one in facts if one.contrast == c] for c in (first, second)]
-        if not all(banks):
-            continue
-        if max(map(len, banks)) > MOST_SEARCHED:
-            unsearched.append(f"{first} and {second}")
-            continue
-        for one, other in _hidden(*banks):
-            groups.append(Group((one.name, other.name)))
-            leaks = leaks or _leaks([one, other])
-    findings = []
-    if groups:
-        groups.sort(key=lambda group: natural_key(group.names[0]))
-        searched = len({name for group in groups for name in group.names})
-        text = (
-            f"{len(groups)} pairs that nobody wrote down: the two images show the same anatomy "
-            f"pixel by pixel in two contrasts ({searched} of {len(facts)} scans)."
-        )
-        if leaks:
-            text += " Of some, one image is trained on and the other held out."
-        remedy = (
-            "Call the data paired when you report results. Give both scans of a pair one subject "
-            "in a table to score on them; mrbridge train uses such pairs by itself."
-        )
-        findings.append(
-            Finding("hidden pairs", "warning" if leaks else "note", text, remedy, tuple(groups))
-        )
-    if unsearched:
-        findings.append(
-            Finding(
-                "hidden pairs",
-                "note",
-                f"Not searched between {', '.join(unsearched)}: more than {MOST_SEARCHED} scans.",
-                "Inspect a part of the data to search there.",
-            )
-        )
-    return findings
-
-
-def _hidden(sources: list[Facts], targets: list[Facts]) -> list[tuple[Facts, Facts]]:
-    from mrbridge.data.pairs import best_matches  # imports torch
-
-    stacks = [
-        np.stack([one.thumbnail for one in bank]).astype(np.float32) / 127.5 - 1
-        for bank in (sources, targets)
-    ]
-    candidates = [(sources[i], targets[j]) for i, j in best_matches(*stacks)]
-    return [(one, other) for one, other in candidates if _is_hidden_pair(one, other)]
-
-
-def _is_hidden_pair(one: Facts, other: Facts) -> bool:
-    """Whether two scans, not of one known subject, are in register; both are read again."""
-    from mrbridge.data.pairs import are_in_register
-
-    subjects = one.job.scan.subject, other.job.scan.subject
-    if one.is_picture != other.is_picture or (subjects[0] == subjects[1] and subjects[0]):
-        return False
-    try:
-        first, second = load(one.job), load(other.job)
-    except MrbridgeError:  # it was there a moment ago
-        return False
-    place = first.indices[len(first.slices) // 2]
-    if place not in second.indices:
-        return False
-    images = first.slices[len(first.slices) // 2], second.slices[second.indices.index(place)]
-    rows, columns = np.max([image.shape for image in images], axis=0)
-    fitted = [fit_size(image, int(rows), int(columns))[0] for image in images]
-    return are_in_register(fitted[0], fitted[1])

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import InputError
+from mrbridge.inspection.complete import write_complete
 from mrbridge.inspection.fix import check_source, check_table, write_fixed
 from mrbridge.inspection.inspect import check_report, inspect_images
 from mrbridge.inspection.report import write_report
 from mrbridge.page import counted
+from mrbridge.scale import Workers
 
 _NAMED = 5
 
 
 def run(
-    path: Path, out: Path | None, fix: Path | None, workers: int = 1
+    path: Path, out: Path | None, fix: Path | None, workers: Workers = 1
 ) -> tuple[dict[str, Any], str]:
     """Inspect, and write what is wanted.
 
@@ -23,7 +26,7 @@ def run(
         path: a data set or a store.
         out: the page; None writes none.
         fix: the table; None writes none.
-        workers: processes.
+        workers: processes, or the address of a Dask scheduler.
 
     Returns:
         The result for JSON, and in words.
@@ -58,6 +61,21 @@ def run(
         )
     if out is not None:
         write_report(found, out)
-        told["report"] = str(out)
-        lines.append(f"The page: {out}")
+        complete = write_complete(found, out)
+        told |= {"report": str(out), "complete": str(complete)}
+        lines.append(f"The page: {out}; all of it: {complete}")
+    memory = _peak_memory_mib()
+    told["peak_memory_mib"] = memory
+    tail = "" if memory is None else f", {memory} MiB of memory in the main process"
+    lines.append(f"It took {found.seconds:.0f} s{tail}.")
     return told, "\n".join(lines)
+
+
+def _peak_memory_mib() -> int | None:
+    """The most memory that this process has had so far; None where nobody tells."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, else KiB
+    return round(peak / 2**20 if sys.platform == "darwin" else peak / 2**10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from html import escape
 from io import BytesIO
 
@@ -33,7 +33,7 @@ def png(thumbnail: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def histograms(contrast: str, scans: Sequence[Facts], outliers: Sequence[str]) -> str:
+def histograms(contrast: str, scans: Sequence[Facts], outliers: Set[str]) -> str:
     """The median histogram of a contrast, the band of 9 scans in 10, and the outliers' own."""
     shares = np.stack([one.histogram for one in scans])
     # Pictures of 8 bit have empty bins between their levels once a window was applied.
@@ -61,7 +61,7 @@ def histograms(contrast: str, scans: Sequence[Facts], outliers: Sequence[str]) -
     )
 
 
-def _names(scans: Sequence[Facts], drawn: Sequence[int], outliers: Sequence[str]) -> str:
+def _names(scans: Sequence[Facts], drawn: Sequence[int], outliers: Set[str]) -> str:
     if not drawn:
         return ""
     names = ", ".join(scans[n].name for n in drawn)

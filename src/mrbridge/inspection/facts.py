@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,6 +136,14 @@ class Facts:
         return self.spacing is None
 
 
+def by_contrast(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
+    """The scans of each contrast, in their order."""
+    groups: dict[str, list[Facts]] = defaultdict(list)
+    for one in facts:
+        groups[one.contrast].append(one)
+    return dict(sorted(groups.items()))
+
+
 def find_facts(job: Job) -> Facts:
     """Look at one scan.
 
@@ -179,7 +189,7 @@ def _from_file(job: Job) -> Loaded:
     scan = job.scan
     if scan.series is None and not scan.path.is_file():
         raise InputError("does not exist", path=scan.path, remedy="Check the path.")
-    volume = read(scan.path, series=scan.series, allow_gaps=job.allow_gaps)
+    volume = read(scan.path, series=scan.series, allow_gaps=job.allow_gaps, files=scan.files)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Leave it out.")
     standard = standardise(volume, StandardSettings(spacing_mm=None))

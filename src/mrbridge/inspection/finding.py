@@ -51,6 +51,11 @@ class Finding:
     remedy: str
     groups: tuple[Group, ...] = ()
 
+    @property
+    def gist(self) -> str:
+        """The first sentence of what was found."""
+        return self.text.partition(". ")[0].removesuffix(".") + "."
+
     def told(self) -> dict[str, Any]:
         """For JSON."""
         return {

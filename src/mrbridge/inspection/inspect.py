@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,10 +11,12 @@ from typing import Any
 
 from mrbridge import scale
 from mrbridge.errors import InputError, MrbridgeError, OutputError
-from mrbridge.inspection.alike import find_alike, find_hidden_pairs
+from mrbridge.inspection.alike import find_alike
 from mrbridge.inspection.facts import Facts, Job, find_facts
 from mrbridge.inspection.finding import Finding, Group, Severity, by_severity
+from mrbridge.inspection.hidden import find_hidden_pairs
 from mrbridge.inspection.sanity import find_faults
+from mrbridge.inspection.verdict import headline, sentences
 from mrbridge.io.bids import Scan, find_all_scans
 from mrbridge.io.formats import is_dicom
 from mrbridge.page import counted
@@ -48,6 +49,11 @@ class Inspection:
     seconds: float
 
     @property
+    def called(self) -> str:
+        """What it is of. Folders and files of DICOM often bear names of patients."""
+        return "DICOM" if self.form == "dicom" else self.path.resolve().name or "data"
+
+    @property
     def contrasts(self) -> dict[str, int]:
         """How many scans of each contrast could be read."""
         return dict(sorted(Counter(one.contrast for one in self.facts).items()))
@@ -58,20 +64,14 @@ class Inspection:
         return self.findings[0].severity if self.findings else None
 
     @property
+    def headline(self) -> str:
+        """The verdict in a line."""
+        return headline(self.facts, self.findings)
+
+    @property
     def verdict(self) -> str:
-        """In a sentence or two."""
-        told = ", ".join(f"{count} {contrast}" for contrast, count in self.contrasts.items())
-        subjects = {one.job.scan.subject for one in self.facts} - {None}
-        people = f" of {counted(len(subjects), 'subject')}" if subjects else ""
-        start = f"{counted(len(self.facts), 'scan')}{people} ({told})"
-        if not self.findings:
-            return f"{start}: nothing wrong was found."
-        counts = Counter(finding.severity for finding in self.findings)
-        found = " and ".join(
-            counted(counts[s], s) for s in ("fault", "warning", "note") if counts[s]
-        )
-        kinds = ", ".join(dict.fromkeys(finding.kind for finding in self.findings))
-        return f"{start}: {found} ({kinds})."
+        """In a line and some sentences."""
+        return f"{self.headline}. {sentences(self.facts, self.findings)}"
 
     def words(self) -> str:
         """The verdict, then a line for each finding."""
@@ -89,6 +89,7 @@ class Inspection:
             "path": str(self.path),
             "form": self.form,
             "contrasts": self.contrasts,
+            "headline": self.headline,
             "verdict": self.verdict,
             "findings": [finding.told() for finding in self.findings],
             "failed": [{"scan": job.name, "reason": reason} for job, reason in self.failed],
@@ -97,20 +98,23 @@ class Inspection:
         }
 
 
-def inspect_images(path: str | Path, *, workers: int = 1) -> Inspection:
+def inspect_images(path: str | Path, *, workers: scale.Workers = 1) -> Inspection:
     """Read every scan and look for what is wrong. The source is never changed.
+
+    What is found is the same for any number of workers.
 
     Args:
         path: a BIDS data set, folders of NIfTI files or pictures, a table, a folder or zip of
             DICOM files, or a prepared store.
-        workers: processes.
+        workers: processes, or the address of a Dask scheduler, whose workers see the same files
+            at the same absolute paths.
 
     Raises:
         InputError: there is nothing that can be read.
         StoreError: a store is damaged.
     """
     path, began = Path(path), time.monotonic()
-    form, jobs, ignored = _jobs(path)
+    form, jobs, ignored = _jobs(path.absolute())  # as all workers understand it
     facts: list[Facts] = []
     failed: list[tuple[Job, str]] = []
     for job, outcome in scale.map_scans(
@@ -129,32 +133,27 @@ def inspect_images(path: str | Path, *, workers: int = 1) -> Inspection:
             remedy="Name files or folders after their contrast, or give a table (subject, "
             "session, contrast, path).",
         )
-    findings = find_everything(facts, failed)
+    findings = find_everything(facts, failed, workers)
     return Inspection(path, form, facts, failed, ignored, findings, time.monotonic() - began)
 
 
 def find_everything(
-    facts: Sequence[Facts], failed: Sequence[tuple[Job, str]] = ()
+    facts: Sequence[Facts],
+    failed: Sequence[tuple[Job, str]] = (),
+    workers: scale.Workers = 1,
 ) -> list[Finding]:
     """All findings, the worst first.
 
     Args:
         facts: of the scans that could be read, at least one.
         failed: those that could not, each with the reason.
+        workers: who reads scans again, where these facts are not enough.
     """
-    return by_severity(
-        [*_unreadable(failed), *find_alike(facts), *find_faults(facts), *find_hidden_pairs(facts)]
+    told = (
+        *(_unreadable(failed), find_hidden_pairs(facts, workers)),
+        *(find_alike(facts), find_faults(facts)),
     )
-
-
-def peak_memory() -> int | None:
-    """The most memory that this process has had so far, in bytes; None where nobody tells."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return by_severity([finding for some in told for finding in some])
 
 
 def _jobs(path: Path) -> tuple[str, list[Job], list[tuple[str, str]]]:

@@ -1,4 +1,4 @@
-"""The page of an inspection: one file that needs nothing beside itself."""
+"""The page of an inspection: one file that needs nothing beside itself, of bounded length."""
 
 from __future__ import annotations
 
@@ -9,76 +9,75 @@ from html import escape
 from pathlib import Path
 
 from mrbridge import __version__
+from mrbridge.inspection.complete import beside
 from mrbridge.inspection.drawing import histograms, tile
-from mrbridge.inspection.facts import Facts
+from mrbridge.inspection.facts import Facts, by_contrast
 from mrbridge.inspection.finding import Finding, Group
-from mrbridge.inspection.inspect import Inspection, peak_memory
+from mrbridge.inspection.inspect import Inspection
+from mrbridge.inspection.verdict import sentences
 from mrbridge.io.names import natural_key
 from mrbridge.io.safety import write_text
 from mrbridge.page import counted, page, words_table
 
 _OUTCOMES = {
-    "fault": ("worse", "Not fit to train on as it is"),
-    "warning": ("mixed", "Look at some scans before you train"),
-    "note": ("better", "Fit to train on, with remarks"),
-    None: ("better", "Nothing wrong was found"),
+    "fault": "worse",
+    "warning": "mixed",
+    "note": "better",
+    None: "better",
 }
 _ROWS = 40  # of a table of subjects
 _TILES = 24  # of a montage
 _GROUPS = 12  # of a finding that are shown with thumbnails
 _IN_GROUP = 4  # thumbnails of a group
-_PAIRS = 200  # hidden pairs that are named
+_BY_NAME = 200  # groups of a finding that are named
+_OPEN = 60  # names that are shown without a click
 _NAMED = 4  # files named for each reason
 _GRIDS = 12
 
 
 def write_report(found: Inspection, out: Path) -> None:
-    """Write the page.
+    """Write the page, the same for any number of workers.
 
     Raises:
         OutputError: it cannot be written.
     """
     sections = [
         _head(found),
-        _findings(found),
+        _findings(found, beside(out).name),
         _counts(found),
         _grids(found),
         _intensities(found),
         _montages(found),
         _left_out(found),
-        _provenance(found),
+        _provenance(found, beside(out).name),
     ]
-    write_text(out, page(f"{_called(found)}: inspection", sections))
-
-
-def _called(found: Inspection) -> str:
-    """What the page is about. Folders and files of DICOM often bear names of patients."""
-    return "DICOM" if found.form == "dicom" else found.path.resolve().name or "data"
+    write_text(out, page(f"{found.called}: inspection", sections))
 
 
 def _head(found: Inspection) -> str:
-    outcome, words = _OUTCOMES[found.worst]
     rows = "".join(
-        f"<li><strong>{finding.severity}</strong>: {escape(finding.kind)}{_extent(finding)}</li>\n"
+        f"<li><strong>{finding.severity}</strong>: {escape(finding.kind)}{_extent(finding)}. "
+        f"{escape(finding.gist)}</li>\n"
         for finding in found.findings
     )
     listed = f"<ul>\n{rows}</ul>\n" if rows else ""
     return (
-        f"<h1>{escape(_called(found))}: what is there?</h1>\n"
+        f"<h1>{escape(found.called)}: what is there?</h1>\n"
         f'<p class="faint">{datetime.now(UTC):%Y-%m-%d}, mrbridge {__version__}</p>\n'
-        f'<div class="verdict {outcome}"><strong>{words}</strong>{escape(found.verdict)}'
+        f'<div class="verdict {_OUTCOMES[found.worst]}"><strong>{escape(found.headline)}</strong>'
+        f"{escape(sentences(found.facts, found.findings))}"
         f"{listed}</div>\n"
     )
 
 
 def _extent(finding: Finding) -> str:
-    if not finding.groups:
+    if not finding.groups or finding.gist[0].isdigit():  # that says how many
         return ""
     several = any(len(group.names) > 1 for group in finding.groups)
     return f" ({counted(len(finding.groups), 'group' if several else 'scan')})"
 
 
-def _findings(found: Inspection) -> str:
+def _findings(found: Inspection, complete: str) -> str:
     if not found.findings:
         return ""
     facts = {one.name: one for one in found.facts}
@@ -88,38 +87,42 @@ def _findings(found: Inspection) -> str:
             f"<h3>{escape(finding.kind[:1].upper() + finding.kind[1:])} "
             f'<span class="severity {finding.severity}">{finding.severity}</span></h3>\n'
             f"<p>{escape(finding.text)}</p>\n<p><strong>What to do:</strong> "
-            f"{escape(finding.remedy)}</p>\n{_groups(finding, facts)}"
+            f"{escape(finding.remedy)}</p>\n{_groups(finding, facts, complete)}"
         )
     return "".join(parts)
 
 
-def _groups(finding: Finding, facts: dict[str, Facts]) -> str:
+def _groups(finding: Finding, facts: dict[str, Facts], complete: str) -> str:
+    """The first groups as pictures; the others, or all pairs where there are others, by name."""
     shown = finding.groups[:_GROUPS]
     pictured = [group for group in shown if any(name in facts for name in group.names)]
     parts = [f'<div class="groups">\n{"".join(_group(g, facts) for g in pictured)}</div>\n']
     named = [group for group in finding.groups if group not in pictured]
-    if finding.kind == "hidden pairs":
+    if named and finding.kind == "hidden pairs":
         named = list(finding.groups)
     if named:
-        rows = [(" = ".join(group.names), group.remark) for group in named[:_PAIRS]]
+        names = "".join(f"<li>{escape(group.words())}</li>\n" for group in named[:_BY_NAME])
         count = "1 entry" if len(named) == 1 else f"{len(named)} entries"
-        shut = "" if pictured else " open"
+        is_open = " open" if not pictured or len(named) <= _OPEN else ""
         parts.append(
-            f"<details{shut}><summary>{count} by name</summary>\n{words_table(rows)}</details>\n"
+            f"<details{is_open}><summary>{count} by name</summary>\n"
+            f'<ul class="names">\n{names}</ul></details>\n'
         )
-        if len(named) > _PAIRS:
+        if len(named) > _BY_NAME:
             parts.append(
-                f'<p class="faint">The first {_PAIRS} of {len(named)}; --json tells all.</p>\n'
+                f'<p class="faint">The first {_BY_NAME} of {len(named)}; {escape(complete)}, '
+                "beside this page, names all.</p>\n"
             )
     return "".join(parts) if pictured or named else ""
 
 
 def _group(group: Group, facts: dict[str, Facts]) -> str:
-    known = [name for name in group.names if name in facts]
-    tiles = "".join(tile(facts[name]) for name in known[:_IN_GROUP])
-    more = len(group.names) - min(len(known), _IN_GROUP)
-    remark = group.remark + (f" and {more} more" if more else "")
-    told = f"<p>{escape(remark)}</p>\n" if remark else ""
+    known = [name for name in group.names if name in facts][:_IN_GROUP]
+    tiles = "".join(tile(facts[name]) for name in known)
+    more = len(group.names) - len(known)
+    remarks = [f"{len(group.names)} scans, {len(known)} shown"] if more else []
+    remarks += [group.remark] if group.remark else []
+    told = f"<p>{escape('; '.join(remarks))}</p>\n" if remarks else ""
     return f'<div class="together"><div class="tiles">{tiles}</div>{told}</div>\n'
 
 
@@ -157,6 +160,7 @@ def _grids(found: Inspection) -> str:
         [contrast, " × ".join(map(str, shape)), spacing, str(count)]
         for (contrast, shape, spacing), count in kinds.most_common(_GRIDS)
     ]
+    rows.sort(key=lambda row: row[0])
     more = len(kinds) - _GRIDS
     tail = f'<p class="faint">And {more} rarer ones.</p>\n' if more > 0 else ""
     heads = ["contrast", "slices × rows × columns", "mm", "scans"]
@@ -170,20 +174,20 @@ def _spacing(one: Facts) -> str:
 
 
 def _intensities(found: Inspection) -> str:
-    outliers = [
+    outliers = {
         name
         for finding in found.findings
         if finding.kind == "unusual intensities"
         for group in finding.groups
         for name in group.names
-    ]
+    }
     parts = [
         histograms(contrast, scans, outliers)
-        for contrast, scans in _by_contrast(found.facts).items()
+        for contrast, scans in by_contrast(found.facts).items()
     ]
     rows = [
         [contrast, *_ends([one.range[0] for one in scans]), *_ends([one.range[1] for one in scans])]
-        for contrast, scans in _by_contrast(found.facts).items()
+        for contrast, scans in by_contrast(found.facts).items()
     ]
     heads = ["contrast", "black, from", "to", "white, from", "to"]
     return (
@@ -195,13 +199,15 @@ def _intensities(found: Inspection) -> str:
 
 
 def _ends(values: Sequence[float]) -> list[str]:
-    return [f"{end:.4g}".replace("-", "−") for end in (min(values), max(values))]
+    ends = min(values), max(values)
+    told = [f"{end:,.0f}" if abs(end) >= 1000 else f"{end:.4g}" for end in ends]
+    return [end.replace("-", "−") for end in told]
 
 
 def _montages(found: Inspection) -> str:
     parts = ["<h2>Montages</h2>\n"]
-    for contrast, scans in _by_contrast(found.facts).items():
-        count = min(_TILES, len(scans))
+    for contrast, scans in by_contrast(found.facts).items():
+        count = _TILES if len(scans) > 1.5 * _TILES else len(scans)
         chosen = [scans[int((k + 0.5) * len(scans) / count)] for k in range(count)]
         some = f", {count} of {len(scans)}, evenly spread" if count < len(scans) else ""
         tiles = "".join(tile(one) for one in chosen)
@@ -227,28 +233,20 @@ def _left_out(found: Inspection) -> str:
     return f"<h2>Not looked at</h2>\n{words_table(rows[:_ROWS])}"
 
 
-def _provenance(found: Inspection) -> str:
-    peak = peak_memory()
-    memory = "" if peak is None else f", with at most {peak / 2**20:.0f} MiB of memory"
+def _provenance(found: Inspection, complete: str) -> str:
     return (
         "<h2>How it was done</h2>\n"
-        f"<p>{counted(len(found.facts), 'scan')} in {found.seconds:.0f} s{memory} in the main "
-        "process. Looked for were unequal counts, copies, near copies, wrong contrasts, turned "
-        "images, truncated fields of view, noise, motion, unusual intensities and hidden pairs. "
+        "<p>All scans and findings, with all measures, are in "
+        f"{escape(complete)}, beside this page. Looked for were unequal counts, copies, near "
+        "copies, wrong contrasts, turned images, truncated fields of view, noise, motion, unusual "
+        "intensities and hidden pairs. "
         "Copies are found by the SHA-256 of their voxels; near copies by a perceptual "
         "hash and the correlation of fine structure in thumbnails of the middle slice; hidden "
-        "pairs by mutual information, in place and shifted. A scan is an outlier beyond five "
-        "robust standard deviations of its contrast. What is not found here may still be there: "
-        "only the middle slice and the sagittal plane of a volume are compared.</p>\n"
+        "pairs by edges, then mutual information, in place and shifted. A scan is an outlier "
+        "beyond five robust standard deviations of its contrast. What is not found here may still "
+        "be there: only the middle slice and the sagittal plane of a volume are compared.</p>\n"
         "<p>For research, not for diagnosis.</p>\n"
     )
-
-
-def _by_contrast(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
-    groups: dict[str, list[Facts]] = defaultdict(list)
-    for one in facts:
-        groups[one.contrast].append(one)
-    return dict(sorted(groups.items()))
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mrbridge.inspection.facts import BINS, Facts
+from mrbridge.inspection.facts import BINS, Facts, by_contrast
 from mrbridge.inspection.finding import Finding, Group
+from mrbridge.inspection.turned import LEAST_SCANS, find_turned
 
-_LEAST = 5  # scans of a kind from which on one of them can be an outlier
 _Z = 5.0  # robust standard deviations
 _TEXTURE_FLOOR = 0.15  # the least such deviation, of the logarithm: factors below 2.1 are normal
 _HISTOGRAM_FLOOR = 0.03  # likewise of the distance between histograms, in [-1, 1]
@@ -20,24 +20,15 @@ _CLEAR, _PLAIN = 0.15, 0.3
 has -0.96 to -0.12 and T2w 0.10 to 0.99 in the 170 slices of five open data sets."""
 _CUT = 0.25  # share of a volume's slices that must be cut off at a side
 _MUCH_LARGER = 1.5
-_Thumbnail = NDArray[np.uint8]
-_View = Callable[[_Thumbnail], _Thumbnail]
 
 
 def find_faults(facts: Sequence[Facts]) -> list[Finding]:
     """All findings that need no comparison of each scan with each other one."""
     parts = (
-        *(_unequal_counts, _wrong_labels, _turned, _mirrored),
+        *(_unequal_counts, _wrong_labels, find_turned, _mirrored),
         *(_cut_off, _texture_outliers, _histogram_outliers, _mended),
     )
     return [finding for part in parts for finding in part(facts)]
-
-
-def _by_contrast(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
-    groups: dict[str, list[Facts]] = defaultdict(list)
-    for one in facts:
-        groups[one.contrast].append(one)
-    return dict(sorted(groups.items()))
 
 
 def _unequal_counts(facts: Sequence[Facts]) -> list[Finding]:
@@ -126,78 +117,11 @@ def _wrong_labels(facts: Sequence[Facts]) -> list[Finding]:
     ]
 
 
-_UPSIDE_DOWN: tuple[str, _View] = ("upside down", lambda image: image[::-1])
-_PICTURE_VIEWS: tuple[tuple[str, _View], ...] = (
-    _UPSIDE_DOWN,
-    ("mirrored", lambda image: image[:, ::-1]),
-    ("turned by 90°", lambda image: np.rot90(image, 1)),
-    ("turned by 90°", lambda image: np.rot90(image, -1)),
-)
-_VOLUME_VIEWS: tuple[tuple[str, _View], ...] = (
-    _UPSIDE_DOWN,
-    ("front to back", lambda image: image[:, ::-1]),
-)
-
-
-def _turned(facts: Sequence[Facts]) -> list[Finding]:
-    """Scans that fit the others of their contrast better when they are turned."""
-    groups = []
-    for scans in _by_contrast(facts).values():
-        pictures = [one for one in scans if one.is_picture]
-        volumes = [one for one in scans if one.side_view is not None]
-        # Axial slices of heads are nearly alike upside down, sagittal ones are not.
-        groups += _turned_views(pictures, [p.thumbnail for p in pictures], _PICTURE_VIEWS, 0.01)
-        sides = [v.side_view for v in volumes if v.side_view is not None]
-        groups += _turned_views(volumes, sides, _VOLUME_VIEWS, 0.05)
-    if not groups:
-        return []
-    return [
-        Finding(
-            "turned against the majority",
-            "warning",
-            "These fit the others of their contrast better when they are turned. Left and right "
-            "cannot be told by the image: heads are too nearly symmetric.",
-            "Look at them. Of a volume the header is wrong; of a picture the export was another.",
-            tuple(groups),
-        )
-    ]
-
-
-def _turned_views(
-    scans: list[Facts],
-    images: list[_Thumbnail],
-    views: tuple[tuple[str, _View], ...],
-    least: float,
-) -> list[Group]:
-    if len(scans) < _LEAST:
-        return []
-    typical = _unit(np.median(np.stack([_unit(image) for image in images]), axis=0))
-    found: dict[int, tuple[float, str]] = {}
-    for word, view in views:
-        gains = np.array(
-            [float(((_unit(image) - _unit(view(image))) * typical).sum()) for image in images]
-        )
-        # Where most are no better as they are than turned, nobody can tell.
-        middle = float(np.median(gains))
-        if middle < least:
-            continue
-        for number in np.flatnonzero(gains < -max(least, middle / 2)):
-            gain = float(-gains[number])
-            found[int(number)] = max(found.get(int(number), (0.0, "")), (gain, word))
-    return [Group((scans[n].name,), word) for n, (_, word) in sorted(found.items())]
-
-
-def _unit(image: NDArray[np.generic]) -> NDArray[np.float32]:
-    values = image.astype(np.float32)
-    values = values - values.mean()
-    return values / max(float(np.linalg.norm(values)), 1e-6)
-
-
 def _mirrored(facts: Sequence[Facts]) -> list[Finding]:
     """Volumes that run to the other side than most do, told by their headers alone."""
     known = [one for one in facts if one.orientation is not None]
     sides = Counter(_handed(one) for one in known)
-    if len(sides) < 2 or len(known) < _LEAST:
+    if len(sides) < 2 or len(known) < LEAST_SCANS:
         return []
     rare, count = min(sides.items(), key=lambda item: item[1])
     if count > 0.2 * len(known):
@@ -285,7 +209,7 @@ def histogram_distances(scans: Sequence[Facts]) -> NDArray[np.float64]:
 
 def _histogram_outliers(facts: Sequence[Facts]) -> list[Finding]:
     groups = []
-    for scans in _by_contrast(facts).values():
+    for scans in by_contrast(facts).values():
         distances = histogram_distances(scans)
         for number, z in _outliers(distances, _HISTOGRAM_FLOOR):
             if z > 0:
@@ -305,7 +229,7 @@ def _histogram_outliers(facts: Sequence[Facts]) -> list[Finding]:
 
 def _outliers(values: NDArray[np.float64], floor: float) -> list[tuple[int, float]]:
     """Numbers and robust z-scores (by median and MAD, at least `floor`) beyond the limit."""
-    if len(values) < _LEAST:
+    if len(values) < LEAST_SCANS:
         return []
     apart = values - np.median(values)
     spread = max(1.4826 * float(np.median(np.abs(apart))), floor)
@@ -319,11 +243,15 @@ def _mended(facts: Sequence[Facts]) -> list[Finding]:
             gaps[one.job.allow_gaps and any(" missing" in note for note in one.notes)].append(one)
     findings = []
     if gaps[True]:
+        incomplete = set(gaps[True])
+        whole = {one.contrast for one in facts if one not in incomplete}
+        lost = sorted({one.contrast for one in gaps[True]} - whole)
+        without = f", and no whole {' or '.join(lost)} series is left to prepare" if lost else ""
         findings.append(
             Finding(
                 "incomplete series",
-                "warning",
-                "Slices are missing; they were interpolated for this page alone.",
+                "fault" if lost else "warning",
+                f"Slices are missing{without}. They were interpolated for this page alone.",
                 "Fetch the series again. prepare leaves such series out; translate --allow-gaps "
                 "fills them.",
                 tuple(Group((one.name,), "; ".join(one.notes)) for one in gaps[True]),

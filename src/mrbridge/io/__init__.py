@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def read(
     assume: str | None = None,
     series: str | None = None,
     allow_gaps: bool = False,
+    files: Collection[str] = (),
 ) -> Volume:
     """Read a scan: NIfTI (`.nii`, `.nii.gz`), a picture (`.png`, `.tif`, `.tiff`, `.jpg`), or a
     DICOM series.
@@ -34,6 +36,8 @@ def read(
         assume: the orientation, such as "RAS", of a NIfTI file that has neither qform nor sform.
         series: which DICOM series, by number or UID, where there are several.
         allow_gaps: fill missing DICOM slices by interpolation, with a warning.
+        files: below `path`, the files of the DICOM series, where they are known; none looks
+            through all.
 
     Returns:
         Finite real voxels, shape (i, j, k) in the order of the file; a picture is
@@ -48,7 +52,7 @@ def read(
         if is_dicom(path):
             from mrbridge.io import dicom  # half a second, which other formats do not need
 
-            chosen = dicom.choose_series(dicom.find_series(path), None, series)
+            chosen = dicom.choose_series(dicom.find_series(path, files), None, series)
             return dicom.read_series(chosen, allow_gaps=allow_gaps)
         raise InputError(
             "is of no known format",

@@ -46,6 +46,7 @@ class Scan:
         name: the file's name.
         split: `train`, `val` or `test` where the user said so.
         series: which series of `path`, where it holds DICOM files.
+        files: below `path`, those that hold the series, so that nobody looks through all again.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Scan:
     name: str
     split: str | None = None
     series: str | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

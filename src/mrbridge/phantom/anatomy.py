@@ -29,6 +29,11 @@ _PERSONAL = 0.4  # of the regional
 _POPULATION_SEED = 152
 _TEXTURE_MM, _TEXTURE = 5.0, 0.025
 
+# How far bone lies inside the template's hull, which leaves fluid everywhere around the brain: in
+# many people the crowns of gyri touch the dura. How much thicker bone is at the base of the skull.
+_TIGHT_MM, _TIGHT_WANDERS_MM, _TIGHTEST_MM = (0.0, 2.6), 0.7, 3.2
+_BASE_MM, _BASE_BELOW = (0.0, 12.0), -28.0
+
 # Fluid that moves between excitation and echo is lost to a spin echo: most about the brainstem.
 _PULSATION_CENTRE = np.array([0, -18, -26], np.float32)
 _PULSATION_MM = 20.0
@@ -132,6 +137,7 @@ def paint_head(
     lesion = blank[2]
     around_rng, fluid_rng, brain_rng, vessel_rng = rng.spawn(4)
     pulsation = fluid_rng.uniform(0.1, 0.6)
+    maps["hull"] = maps["hull"] + _tightness(around_rng, grid)
     _paint_around(around_rng, maps, canvas, matter.fat)
     _paint_intracranial_fluid(pulsation, maps["hull"], canvas)
     brain = maps["grey"] + maps["white"] + maps["fluid"]
@@ -148,8 +154,14 @@ def paint_head(
         lesion[box],
         *within.signals(LESION.density, t1 * np.float32(lesions.t1_ratio), lesions.t2),
     )
-    _paint_vessels(vessel_rng, parts, within)
+    _paint_vessels(vessel_rng, parts, within, matter.inflow)
     return Anatomy(canvas.t1w, canvas.t2w, brain, lesion, white_signals)
+
+
+def _tightness(rng: np.random.Generator, grid: Grid) -> Array:
+    """How much nearer to the brain this subject's skull lies than the template's, mm."""
+    wanders = np.float32(_TIGHT_WANDERS_MM) * random_field(rng, 35, grid)
+    return np.clip(np.float32(rng.uniform(*_TIGHT_MM)) + wanders, 0, _TIGHTEST_MM)
 
 
 def _paint_around(
@@ -169,6 +181,8 @@ def _paint_around(
     canvas.paint_fat(np.maximum(behind, inside(eye - 2)) * inside(surface + 2), fat)
     canvas.paint(inside(eye + 0.8), tissues.FLUID)
     bone_mm = random_field(rng, 28, grid) + np.float32(rng.uniform(5.5, 7.5))
+    low = 1 / (1 + np.exp((canvas.places[..., 2] - np.float32(_BASE_BELOW)) / 4))
+    bone_mm += np.float32(rng.uniform(*_BASE_MM)) * low
     canvas.paint(inside(hull - bone_mm) * inside(surface + 3), None)
     diploe = inside(hull - bone_mm + 1.5) * inside(-(hull - 1.5)) * inside(surface + 5)
     fatty = np.clip(0.75 + 0.2 * random_field(rng, 12, grid), 0, 1)
@@ -252,11 +266,13 @@ def _relaxation(
     return result
 
 
-def _paint_vessels(rng: np.random.Generator, maps: dict[str, Array], canvas: _Canvas) -> None:
+def _paint_vessels(
+    rng: np.random.Generator, maps: dict[str, Array], canvas: _Canvas, inflow: float | None
+) -> None:
     """What lies in the fluid: falx, choroid plexus, vessels; and spaces around vessels.
 
     Flowing blood leaves the slice of a spin echo before the echo and enters that of a gradient
-    echo unsaturated: dark in T2w, bright in T1w.
+    echo unsaturated: dark in T2w, and in T1w dark or bright.
     """
     grid, fluid = canvas.grid, maps["fluid"]
     canvas.paint(_folds_of_dura(canvas) * fluid, tissues.DURA)
@@ -265,14 +281,21 @@ def _paint_vessels(rng: np.random.Generator, maps: dict[str, Array], canvas: _Ca
     canvas.paint(deep * plexus, tissues.CHOROID_PLEXUS)
     blood = tissues.BLOOD
     steady, still = canvas.signals(blood.density, blood.t1, blood.t2)
-    fresh = blood.density * np.sin(np.deg2rad(canvas.sequences[0].flip_degrees))
+    t1_weighted = canvas.sequences[0]
+    fresh = blood.density * np.sin(np.deg2rad(t1_weighted.flip_degrees))
+    drawn = rng.uniform(0.0, 0.25)
     sulci = fluid * np.clip((maps["hull"] + 34) / 8, 0, 1)
-    small = _thin_tubes(rng, 9, 1.0, grid) * sulci
-    for share, inflow, washout in (
-        (maps["sinus"], 0.03, 0.9),
-        (np.maximum(small, maps["artery"]), rng.uniform(0.05, 0.25), 0.95),
+    around = np.clip(1 - fluid - maps["grey"] - maps["white"], 0, 1)
+    subarachnoid = sulci + around * canvas.inside(maps["hull"] + np.float32(1.2))
+    small = _thin_tubes(rng, 9, 1.0, grid) * subarachnoid
+    for share, fresh_share, washout in (
+        (maps["sinus"], 0.0, 0.9),
+        (np.maximum(small, maps["artery"]), drawn if inflow is None else inflow, 0.95),
     ):
-        t1w = (1 - inflow) * steady + inflow * fresh
+        if t1_weighted.refocused:
+            t1w = (1 - washout) * steady
+        else:
+            t1w = (1 - fresh_share) * steady + fresh_share * fresh
         canvas.paint_signals(share, float(t1w), float(still * (1 - washout)))
     spaces = _thin_tubes(rng, 10, 0.45, grid) * np.clip(maps["white"] * 2 - 1, 0, 1)
     canvas.paint(np.float32(rng.uniform(0.2, 0.8)) * spaces, tissues.FLUID)

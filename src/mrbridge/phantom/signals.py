@@ -1,14 +1,15 @@
 """The signal equations, and the sequences that a simulated scanner runs.
 
 Sources: Haacke et al., Magnetic Resonance Imaging: Physical Principles and Sequence Design (1999),
-sections 8.2 (spin echo) and 18.1 (spoiled gradient echo, the Ernst formula); Deichmann et al. 2000
-(NeuroImage 12:112, doi:10.1006/nimg.2000.0601), inversion before a train of gradient echoes.
+sections 8.2 (spin echo, inversion recovery) and 18.1 (spoiled gradient echo, the Ernst formula);
+Deichmann et al. 2000 (NeuroImage 12:112, doi:10.1006/nimg.2000.0601), inversion before a train of
+gradient echoes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +45,24 @@ def spoiled_gradient_echo(
     return density * np.sin(flip) * (1 - e1) / (1 - np.cos(flip) * e1) * np.exp(-te / t2_star)
 
 
+def inversion_spin_echo(
+    density: Real, t1: Real, t2: Real, *, tr: float, ti: float, te: float
+) -> Any:
+    """Magnitude of a 180-90-180 degree spin echo after an inversion.
+
+    density * |1 - 2 exp(-TI / T1) + 2 exp(-(TR - TE/2) / T1) - exp(-TR / T1)| * exp(-TE / T2)
+
+    Arguments as for `spin_echo`; `ti` is the time from the inversion to the excitation, ms.
+    """
+    recovery = 1 - 2 * np.exp(-ti / t1) + 2 * np.exp(-(tr - te / 2) / t1) - np.exp(-tr / t1)
+    return density * np.abs(recovery) * np.exp(-te / t2)
+
+
 class T1Weighted(Protocol):
     """A T1-weighted sequence."""
+
+    refocused: ClassVar[bool]
+    """Whether a pulse makes a spin echo: blood that has flowed on until then is lost to it."""
 
     @property
     def flip_degrees(self) -> float:
@@ -61,6 +78,7 @@ class T1Weighted(Protocol):
 class GradientEcho:
     """A T1-weighted 3D spoiled gradient echo. Times in ms."""
 
+    refocused: ClassVar[bool] = False
     tr: float
     te: float
     flip_degrees: float
@@ -94,6 +112,7 @@ class PreparedGradientEcho:
         te, flip_degrees: of each of them.
     """
 
+    refocused: ClassVar[bool] = False
     tr: float
     ti: float
     spacing: float
@@ -135,6 +154,7 @@ class PreparedGradientEcho:
 class ConventionalSpinEcho:
     """A T1-weighted 2D spin echo. Times in ms."""
 
+    refocused: ClassVar[bool] = True
     tr: float
     te: float
     flip_degrees: float = 90.0
@@ -147,6 +167,26 @@ class ConventionalSpinEcho:
     def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
         """As `T1Weighted` says; the echo undoes static dephasing."""
         return spin_echo(density, t1, t2, tr=self.tr, te=self.te)
+
+
+@dataclass(frozen=True)
+class InversionSpinEcho:
+    """A T1-weighted 2D spin echo after an inversion (TIRM, T1-FLAIR). Times in ms."""
+
+    refocused: ClassVar[bool] = True
+    tr: float
+    ti: float
+    te: float
+    flip_degrees: float = 90.0
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> InversionSpinEcho:
+        """Parameters within the range of clinical protocols, which null fluid (a choice)."""
+        return cls(tr=rng.uniform(1700, 2200), ti=rng.uniform(850, 1000), te=rng.uniform(8, 25))
+
+    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
+        """As `T1Weighted` says; the echo undoes static dephasing."""
+        return inversion_spin_echo(density, t1, t2, tr=self.tr, ti=self.ti, te=self.te)
 
 
 @dataclass(frozen=True)

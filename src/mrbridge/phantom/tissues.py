@@ -60,8 +60,8 @@ MARROW = Tissue(t1=586, t2=49, density=0.85)
 # As muscle (BrainWeb has one class for both); the shorter T1 and T2 are those of BrainWeb.
 SKIN = Tissue(t1=900, t2=47, density=0.8)
 
-# Dense connective tissue, dark in T2w: all three are choices.
-DURA = Tissue(t1=900, t2=28, density=0.7)
+# Dense connective tissue, dark in T2w, no brighter than grey matter in T1w: all three are choices.
+DURA = Tissue(t1=1000, t2=25, density=0.5)
 
 # Tissue and fluid mixed: all three are choices.
 CHOROID_PLEXUS = Tissue(t1=1500, t2=160, density=0.9)
@@ -79,12 +79,15 @@ class Matter:
         grey, white: the tissues.
         atrophy: logarithm of how much fluid there is in sulci, against the template; None draws it.
         fat: as a fast spin echo sees it.
+        inflow: share of blood in arteries and in vessels of the sulci that comes unsaturated into
+            the slice of a gradient echo; None draws it.
     """
 
     grey: Tissue = GREY_MATTER
     white: Tissue = WHITE_MATTER
     atrophy: float | None = None
     fat: Tissue = FAT_IN_FAST_SPIN_ECHO
+    inflow: float | None = None
 
 
 TYPICAL = Matter()

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import ndtr
 
 from mrbridge.phantom.anatomy import Anatomy, paint_head
-from mrbridge.phantom.fields import Array, Grid
+from mrbridge.phantom.fields import Array, Grid, random_field
 from mrbridge.phantom.head import head_on
 from mrbridge.phantom.lesions import Lesions
 from mrbridge.phantom.scanner import blurred, digitised, receive_field, rician, thick_slices
@@ -25,6 +26,7 @@ from mrbridge.phantom.signals import (
     ConventionalSpinEcho,
     FastSpinEcho,
     GradientEcho,
+    InversionSpinEcho,
     PreparedGradientEcho,
     T1Weighted,
 )
@@ -55,7 +57,9 @@ _BLUR_MM = (0.0, 0.9)
 _BLACK = 1.1  # what may be taken off a T1w scan, as a share of fluid's signal, and
 _BLACK_OFTEN = 0.6  # how often: in many scans fluid is as dark as air
 _T2_OF_FAT = (90.0, 220.0)  # ms, as trains of refocusing pulses see it
-_BRAIN_EDGE = (0.3, 0.85)  # where a stripping tool may cut, as a share of brain, smoothed
+_CUT_MM = (-0.8, 2.2)  # how far from the brain's edge a stripping tool cuts, and
+_CUT_WANDERS_MM = (0.0, 1.5)  # how much that differs from place to place (standard deviation)
+_CUT_KNOT_MM, _CUT_SMOOTH_MM = 22.0, 2.5
 
 # The canonical look: grey matter lies three quarters of the way from fluid to white matter in T1w,
 # a ninth of the way from white matter to fluid in T2w, near what the two patients of open-ms-mni
@@ -65,6 +69,7 @@ _CANONICAL_SEQUENCES = GradientEcho(8.0, 3.0, 16.0), FastSpinEcho(5500, 105)
 _CANONICAL_MATTER = Matter(
     grey=Tissue(t1=1250, t2=84, density=GREY_MATTER.density),
     white=Tissue(t1=870, t2=74, density=WHITE_MATTER.density),
+    inflow=0.0,
 )
 
 
@@ -117,9 +122,9 @@ def varied_subject(
         return signal if grid.shape == head.grid.shape else thick_slices(signal, head.grid, grid)
 
     met, ideal = painted(sequences, matter), painted(_CANONICAL_SEQUENCES, same_shape)
-    edge = look_rng.uniform(*_BRAIN_EDGE)
-    brain = ndimage.gaussian_filter(shown(met.brain), 1.2 / spacing_mm) > edge
-    keep = brain.astype(np.float32) if stripped else np.ones(grid.shape, np.float32)
+    keep = _stripping(look_rng, shown(met.brain), grid)
+    if not stripped:
+        keep = np.ones_like(keep)
     black = look_rng.uniform(0, _BLACK) if look_rng.random() < _BLACK_OFTEN else 0.0
     fluid = sequences[0].signal(FLUID.density, FLUID.t1, FLUID.t2, STATIC_DEPHASING)
     t1w = np.maximum(met.t1w - np.float32(black * fluid), 0)
@@ -138,9 +143,23 @@ def varied_subject(
     return VariedSubject(seen, canonical, stripped)
 
 
+def _stripping(rng: np.random.Generator, brain: Array, grid: Grid) -> Array:
+    """1 where a tool leaves the brain, 0 elsewhere, from the share of brain in each voxel.
+
+    Tools leave a rim of fluid, dura and bone in places, and cut into the cortex in others: what is
+    dark in both contrasts at the edge of a stripped brain is as often one of those as fluid.
+    """
+    cut = rng.uniform(*_CUT_MM) + rng.uniform(*_CUT_WANDERS_MM) * random_field(
+        rng, _CUT_KNOT_MM, grid
+    )
+    # The smoothed edge of a half-space is a normal distribution of the distance from it.
+    soft = ndimage.gaussian_filter(brain, [_CUT_SMOOTH_MM / step for step in grid.spacing])
+    return (soft > ndtr(-cut / _CUT_SMOOTH_MM)).astype(np.float32)
+
+
 def _draw_t1_weighted(rng: np.random.Generator) -> T1Weighted:
-    kinds = (PreparedGradientEcho, GradientEcho, ConventionalSpinEcho)
-    return kinds[rng.choice(3, p=(0.45, 0.35, 0.2))].draw(rng)
+    kinds = (PreparedGradientEcho, GradientEcho, ConventionalSpinEcho, InversionSpinEcho)
+    return kinds[rng.choice(4, p=(0.4, 0.25, 0.15, 0.2))].draw(rng)
 
 
 def _draw_t2_weighted(rng: np.random.Generator) -> FastSpinEcho:

@@ -225,7 +225,7 @@ def _prepare_scan(job: _Job) -> ScanRecord | None:
     present = read_scan(job.store, job.id, key)
     if present is not None:
         return present
-    volume = read(scan.path, series=scan.series)
+    volume = read(scan.path, series=scan.series, files=scan.files)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Train on acquired scans only.")
     if volume.is_picture and volume.voxels.min() == volume.voxels.max():
@@ -287,7 +287,7 @@ def _source_sha256(scan: Scan) -> str:
         return sha256_of(scan.path)
     from mrbridge.io.dicom.scans import series_sha256
 
-    return series_sha256(scan.path, scan.series)
+    return series_sha256(scan.path, scan.series, scan.files)
 
 
 def _key(source_sha256: str, job: _Job) -> str:

@@ -36,7 +36,7 @@ def place_beside(volume: Volume, reference: Scan, settings: PrepareSettings) -> 
     """
     from mrbridge.preparation.register import Kind, register
 
-    fixed = read(reference.path, series=reference.series)
+    fixed = read(reference.path, series=reference.series, files=reference.files)
     kind: Kind = "affine" if settings.registration == "affine" else "rigid"
     found = register(volume, fixed, kind, settings.seed)
     told = {"reference": reference.name} | found.as_json()

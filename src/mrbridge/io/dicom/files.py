@@ -12,7 +12,7 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +72,10 @@ class DicomFile:
     def shown(self) -> Path:
         """The path that a message names."""
         return self.path if self.member is None else self.path / self.member
+
+    def below(self, root: Path) -> str:
+        """Its name in a folder or zip."""
+        return self.member or self.path.relative_to(root).as_posix()
 
     @property
     def name(self) -> str:
@@ -164,8 +168,14 @@ def calm() -> Iterator[None]:
         logger.disabled = was_silent
 
 
-def find_files(path: str | Path) -> Iterator[tuple[DicomFile, str | None]]:
+def find_files(
+    path: str | Path, only: Collection[str] = ()
+) -> Iterator[tuple[DicomFile, str | None]]:
     """All files below a folder or in a zip, or the one file.
+
+    Args:
+        path: the folder, zip or file.
+        only: names of files in it (`DicomFile.below`) that are wanted alone; none means all.
 
     Yields:
         Each file, and why it is no DICOM file where its first bytes or its name say so.
@@ -175,9 +185,9 @@ def find_files(path: str | Path) -> Iterator[tuple[DicomFile, str | None]]:
     """
     path = Path(path)
     if path.is_dir():
-        files = _in_folder(path)
+        files = _named_in_folder(path, only) if only else _in_folder(path)
     elif path.suffix.lower() == ".zip" and path.is_file():
-        files = _in_zip(path)
+        files = _in_zip(path, frozenset(only))
     elif path.is_file():
         files = iter([DicomFile(path, path.stat().st_size)])
     else:
@@ -223,7 +233,15 @@ def _in_folder(root: Path) -> Iterator[DicomFile]:
         yield DicomFile(path, path.stat().st_size)
 
 
-def _in_zip(path: Path) -> Iterator[DicomFile]:
+def _named_in_folder(root: Path, only: Collection[str]) -> Iterator[DicomFile]:
+    for name in sorted(only):
+        path = root / name
+        if not path.is_file():
+            raise InputError("is gone", path=path, remedy="Leave the folder alone meanwhile.")
+        yield DicomFile(path, path.stat().st_size)
+
+
+def _in_zip(path: Path, only: Collection[str]) -> Iterator[DicomFile]:
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
@@ -231,7 +249,7 @@ def _in_zip(path: Path) -> Iterator[DicomFile]:
             "is no whole zip", path=path, remedy="Get it again from where it came."
         ) from None
     for info in sorted(archive.infolist(), key=lambda info: info.filename):
-        if info.is_dir():
+        if info.is_dir() or (only and info.filename not in only):
             continue
         _refuse_bomb(info, path)
         if not Path(info.filename).name.startswith("."):

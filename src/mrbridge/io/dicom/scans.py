@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 from mrbridge.io.bids import FoundScans, Scan
 from mrbridge.io.dicom.files import calm
-from mrbridge.io.dicom.series import Series, choose_series, find_series
+from mrbridge.io.dicom.series import Listing, Series, choose_series, find_series
 
 
 def find_scans(root: Path, told: str | None, *, allow_gaps: bool = False) -> FoundScans:
@@ -20,7 +22,8 @@ def find_scans(root: Path, told: str | None, *, allow_gaps: bool = False) -> Fou
 
     Returns:
         Scans whose `series` is a SeriesInstanceUID. Subject and session are hashes of the patient's
-        and the study's identifier: equal for one patient, and nobody's name.
+        and the study's identifier: equal for one patient, and nobody's name. Their `files` are
+        those of the series and the damaged ones beside them, each of which may be a slice of it.
 
     Raises:
         InputError: the zip cannot be opened.
@@ -28,6 +31,7 @@ def find_scans(root: Path, told: str | None, *, allow_gaps: bool = False) -> Fou
     listing = find_series(root)
     damaged = [(error.path or root, error.what) for error in listing.damaged]
     found = FoundScans([], listing.ignored + damaged)
+    suspects = _suspects(listing)
     for series in listing.series:
         contrast = told or series.contrast
         whole = series.why_not is None or (allow_gaps and series.is_image and series.gaps > 0)
@@ -39,19 +43,55 @@ def find_scans(root: Path, told: str | None, *, allow_gaps: bool = False) -> Fou
         patient = series.slices[0].text("PatientID")
         subject = _pseudonym(f"patient {patient}" if patient else series.study)
         found.scans.append(
-            Scan(root, subject, study, contrast, _name(series), series=series.selector)
+            Scan(
+                *(root, subject, study, contrast, _name(series)),
+                series=series.selector,
+                files=_files(series, root, suspects),
+            )
         )
     return found
 
 
+def _files(series: Series, root: Path, suspects: dict[Path | None, set[str]]) -> tuple[str, ...]:
+    """Names of the files that hold a series, or may."""
+    held = {part.file for echo in series.echoes for part in echo}
+    folders = {file.shown.parent for file in held}
+    maybe = {name for folder in (*folders, None) for name in suspects.get(folder, ())}
+    return tuple(sorted(maybe | {file.below(root) for file in held}))
+
+
+def _suspects(listing: Listing) -> dict[Path | None, set[str]]:
+    """Damaged files, each a slice of nobody knows which series, by the folder that tells of whose:
+    their own; None, which means any, where no series has a file in it."""
+    root = listing.path
+    folders = {
+        part.file.shown.parent
+        for series in listing.series
+        for echo in series.echoes
+        for part in echo
+    }
+    suspects: dict[Path | None, set[str]] = defaultdict(set)
+    for error in listing.damaged:
+        path = error.path or root
+        suspects[path.parent if path.parent in folders else None].add(
+            path.relative_to(root).as_posix()
+        )
+    return suspects
+
+
 @calm()
-def series_sha256(root: Path, selector: str) -> str:
+def series_sha256(root: Path, selector: str, files: Collection[str] = ()) -> str:
     """The SHA-256 of a series: of its files' bytes, in the order of their UIDs.
+
+    Args:
+        root: the folder or zip.
+        selector: of the series.
+        files: in it, those of the series; none looks through all.
 
     Raises:
         InputError: there is no such series, or it cannot be read.
     """
-    series = choose_series(find_series(root), None, selector)
+    series = choose_series(find_series(root, files), None, selector)
     digest = hashlib.sha256()
     files = {part.uid: part.file for echo in series.echoes for part in echo}
     for _, file in sorted(files.items()):

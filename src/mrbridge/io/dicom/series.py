@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -113,8 +113,12 @@ class Listing:
 
 
 @calm()
-def find_series(path: str | Path) -> Listing:
+def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
     """List the series of a folder, a zip or a file, from headers alone.
+
+    Args:
+        path: the folder, zip or file.
+        only: names of files in it that are looked at alone; none means all.
 
     Raises:
         InputError: the path does not exist, or is a zip that cannot or should not be opened.
@@ -123,7 +127,7 @@ def find_series(path: str | Path) -> Listing:
     groups: dict[str, list[Slice]] = defaultdict(list)
     listing = Listing(path, [])
     alike: set[Path] = set()
-    for file, reason in find_files(path):
+    for file, reason in find_files(path, only):
         if reason is not None:
             listing.ignored.append((file.shown, reason))
             continue
