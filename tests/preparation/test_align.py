@@ -13,7 +13,7 @@ from scipy import ndimage
 from mrbridge import io
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
 from mrbridge.preparation import align as module
-from mrbridge.preparation import register, standard
+from mrbridge.preparation import brain_template, register, standard
 from mrbridge.preparation.align import AGREEMENT_MM, Alignment, align, nearest_rigid
 from mrbridge.preparation.brain_template import Fit
 from mrbridge.preparation.pipeline import PrepareSettings, prepare, standardise
@@ -192,6 +192,30 @@ class TestDecision:
     def test_pictures(self) -> None:
         with pytest.raises(InputError, match="picture"):
             align(Volume(np.ones((8, 8, 1), np.uint8), None), "rigid")
+
+
+def test_who_asks_for_brain_and_alignment_searches_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import SimpleITK as sitk
+
+    searches = []
+
+    class Search:
+        def __init__(self, *_: object) -> None:
+            searches.append(self)
+
+        def ends(self, *_: object) -> list[tuple[float, sitk.AffineTransform]]:
+            return [(0.4, sitk.AffineTransform(3)), (0.3, sitk.AffineTransform(3))]
+
+        def last(self, _: object) -> Fit:
+            return Fit(np.diag([0.9, 0.9, 0.9, 1]), 0.4)
+
+    monkeypatch.setattr(brain_template, "_Search", Search)
+    drawings = len(brain_template._template().drawings)
+    for number in (1, 2):
+        scan = head()
+        align(scan, "rigid")
+        assert brain_template.brain_by_template(scan).any()
+        assert len(searches) == number * drawings
 
 
 KNOWN = turn(9, 0, (2, -3, 6))
