@@ -126,6 +126,23 @@ def test_fluid_of_t1w_is_darkened_and_nothing_else(t1w: int) -> None:
     assert 0.4 < changed / len(drawn) < 0.95
 
 
+@pytest.mark.parametrize(("cut_away", "darkest"), [(True, -0.8), (False, -0.56)])
+def test_fluid_becomes_as_dark_as_bone_only_where_there_is_no_skull(
+    cut_away: bool, darkest: float
+) -> None:
+    """Fluid at -0.3, the darkest at -0.8: how far down fluid is brought at most."""
+    tissue = np.random.default_rng(0).integers(1, 5, (32, 32))
+    if cut_away:
+        tissue[:20] = 0
+    group = np.zeros((4, 32, 32))
+    group[0] = np.array([-1.0, -0.8, -0.3, 0.1, 0.6])[tissue]
+    group[3] = np.where(tissue == 2, 1.0, -0.5)
+    drawn = [draw_group(group[None], np.random.default_rng(n)) for n in range(200)]
+    fluid = [one[0][tissue == 2].max() for one in drawn if np.array_equal(one[3], group[3])]
+    assert len(fluid) > 30
+    assert min(fluid) == pytest.approx(darkest, abs=0.02)
+
+
 def test_without_fluid_nothing_is_darkened() -> None:
     group = np.full((1, 4, 8, 8), 0.25)
     for n in range(20):

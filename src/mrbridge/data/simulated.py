@@ -44,7 +44,9 @@ _MIX_SHARE = (0.1, 0.5)  # how much of it
 _MIX_KNOTS = (5, 12)  # knots along an edge of the random field that outlines the parts
 
 _DARK_OFTEN = 0.7  # how often fluid of T1w is brought down towards black, and
-_DARK_SHARE = (0.7, 1.05)  # how far: 1 is as dark as the darkest
+_DARK_SHARE = (0.7, 1.05)  # how far: 1 is as dark as the darkest; but
+_DARK_SHARE_OF_HEADS = (0.0, 0.6)  # where there is a skull, which is darker than fluid
+_CUT_AWAY = 0.5  # share of a slice that is black, from which all but a brain was cut away
 _FLUID = 0.85  # canonical T2w from which a pixel is fluid alone, and
 _ENOUGH_FLUID = 60  # how many such pixels tell its level
 _BRIGHT = 0.5  # fluid that would be brighter than that in T1w is left alone
@@ -144,7 +146,9 @@ def draw_group(
     """
     group = _mixed(groups, rng)
     if rng.random() < _DARK_OFTEN:
-        _darken_fluid(group[t1w], group[(t1w + 3) % 4] > _FLUID, rng.uniform(*_DARK_SHARE))
+        is_brain = (group[t1w] <= -1).mean() > _CUT_AWAY
+        share = rng.uniform(*(_DARK_SHARE if is_brain else _DARK_SHARE_OF_HEADS))
+        _darken_fluid(group[t1w], group[(t1w + 3) % 4] > _FLUID, share)
     return group
 
 
@@ -152,7 +156,8 @@ def _darken_fluid(t1w: NDArray[np.float32], fluid: NDArray[np.bool_], share: flo
     """Stretch a T1w slice downwards, in place, until its fluid is near its darkest value.
 
     In scans that were stripped and corrected, fluid is often as dark as nothing; what is half as
-    dark is then cortex beside a sulcus, not fluid. Signal equations alone seldom give that.
+    dark is then cortex beside a sulcus, not fluid. Signal equations alone seldom give that. In
+    whole heads bone stays darker than fluid, or nothing but its place would tell them apart.
     """
     inside = t1w > -1
     if fluid.sum() < _ENOUGH_FLUID:
