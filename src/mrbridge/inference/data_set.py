@@ -31,6 +31,7 @@ from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_selection import Selection
 from mrbridge.io.names import derivative_name, parse_name
 from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.io.transfer import fetch
 from mrbridge.progress import track
 from mrbridge.scale import Workers, map_scans
 
@@ -272,6 +273,7 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
 
 def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
     """Let a sidecar say what its source's say by now."""
+    fetch(sidecar)
     told = json.loads(sidecar.read_text(encoding="utf-8"))
     if {**told, **facts} != told:
         write_json(sidecar, {**told, **facts})
@@ -312,6 +314,7 @@ def _report(plan: Plan, done: list[Outcome], found: FoundScans) -> dict[str, Any
 
 def _earlier(report: Path) -> dict[str, list[dict[str, Any]]]:
     """What an earlier run reported; nothing where it cannot be read."""
+    fetch(report)
     try:
         told = json.loads(report.read_text(encoding="utf-8"))
         return {
