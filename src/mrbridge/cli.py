@@ -262,7 +262,7 @@ def inspect(
             parser=_place,
             metavar=_PLACE,
             help="Also look at the images, and write a table (.csv) for prepare that leaves out "
-            "exact copies and what cannot be read. The source is not changed."
+            "exact copies and what cannot be read. The source is not changed.",
         ),
     ] = None,
     workers: Workers = 1,

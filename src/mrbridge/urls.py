@@ -21,7 +21,8 @@ _MIRRORED = re.compile(
 )
 _SECRET = re.compile(r"(?P<kind>[a-z][a-z0-9+.-]*:/{1,2})[^/\s@]*@", re.IGNORECASE)
 _SIGNED = re.compile(
-    r"""(?P<url>https?:/{1,2}[^\s?]*)\?[^\s"')]*(sig|token|credential|key)[^\s"')]*""", re.IGNORECASE
+    r"""(?P<url>https?:/{1,2}[^\s?]*)\?[^\s"')]*(sig|token|credential|key)[^\s"')]*""",
+    re.IGNORECASE,
 )
 
 

@@ -115,7 +115,7 @@ def _listed(url: str) -> Iterator[tuple[str, int | None]]:
     system.invalidate_cache()
     root = key.rstrip("/")
     for found, facts in system.find(root, detail=True).items():
-        name = str(found)[len(root) :].lstrip("/")
+        name = str(found)[len(root) + 1 :]
         below = str(found) == root or str(found).startswith(f"{root}/")
         # A key of an object store may be anything, `../../etc` too.
         if below and (not name or _is_plain(name.split("/"))):
