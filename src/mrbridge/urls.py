@@ -58,7 +58,7 @@ def masked(text: str) -> str:
 
 
 def shown(place: str | Path) -> str:
-    """Text or a path as users may see it: URLs where it names paths that mirror them, and no secrets."""
+    """Text or a path as users may see it: URLs in the place of their mirrors, and no secrets."""
     text = str(place)
     if isinstance(place, Path) and is_url(place):
         text = "://".join(parts(place))

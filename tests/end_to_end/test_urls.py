@@ -14,17 +14,18 @@ from typing import Any
 
 import fsspec
 import pytest
+from tests.studies import write_series
 
 from mrbridge import cli, io
 from mrbridge.bundle import Bundle, read_manifest
 from mrbridge.errors import SomeScansFailed
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate
 from mrbridge.inference.translate import translate
+from mrbridge.io.places import here
 from mrbridge.preparation.pipeline import PrepareSettings, prepare
 from mrbridge.preparation.store import Store
 from mrbridge.training.run import train
 from mrbridge.training.settings import TrainSettings
-from tests.studies import write_series
 
 OF_TIME = re.compile(rb'"date": "[^"]*"|[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:+]*')
 
@@ -192,6 +193,19 @@ def test_dicom(memory: Any, tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert io.read(tmp_path / "series").synthetic
 
 
+def test_a_cohort_does_not_fill_the_temporary_folder(
+    memory: Any, cloud: str, tiny_bundle: Bundle
+) -> None:
+    settings = PrepareSettings().changed({"registration": "rigid"})
+    store = prepare(cloud, "memory://cloud/store", settings)
+    done = translate(tiny_bundle, cloud, "memory://cloud/bids/derivatives/mrbridge")
+    kept = [*here(cloud).rglob("*.nii.gz"), *store.path.rglob("c/0/0/0")]
+    assert len(kept) == 8 + 4 + 8
+    kept += [item.output for item in done]
+    assert max(path.stat().st_size for path in kept) < 100
+
+
+@pytest.mark.slow
 def test_evaluation_gives_the_same_scores(
     memory: Any, cloud: str, bids_scans: Path, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -203,6 +217,18 @@ def test_evaluation_gives_the_same_scores(
     assert there["scores.csv"] == here["scores.csv"]
     same = [OF_TIME.sub(b"", files["scores.json"]) for files in (here, there)]
     assert same[0] == same[1]
+
+
+def test_syntheses_are_scored_as_local_ones(
+    memory: Any, cloud: str, bids_scans: Path, tmp_path: Path
+) -> None:
+    real, synthetic = (f"sub-{n}/anat/sub-{n}_T2w.nii.gz" for n in ("01", "02"))
+    settings = EvaluateSettings(shown_cases=0, mask="foreground", registration="off")
+    for root, out in ((bids_scans, tmp_path / "scores"), (cloud, "memory://cloud/scores")):
+        evaluate(real=f"{root}/{real}", synthetic=f"{root}/{synthetic}", out=out, settings=settings)
+    written = at(memory, "/cloud/scores")
+    assert written["scores.csv"] == (tmp_path / "scores" / "scores.csv").read_bytes()
+    assert "report.html" in written
 
 
 def test_the_command_line_speaks_of_urls(

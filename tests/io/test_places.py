@@ -1,4 +1,4 @@
-"""Places by URL: what is written comes back, nothing is fetched before it is read, faults are told."""
+"""Places by URL: what is written comes back, what is not read is not fetched, faults are told."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
         monkeypatch.setattr(Bucket, name, empty)
     monkeypatch.setattr(Bucket, "failure", None)
     monkeypatch.setattr(Bucket, "listing", None)
-    yield Bucket()
+    return Bucket()
 
 
 def fails(failure: Exception) -> None:

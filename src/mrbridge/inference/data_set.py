@@ -31,7 +31,7 @@ from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_selection import Selection
 from mrbridge.io.names import derivative_name, parse_name
 from mrbridge.io.safety import sweep, write_json, write_text
-from mrbridge.io.transfer import fetch
+from mrbridge.io.transfer import fetch, release_when_done
 from mrbridge.progress import track
 from mrbridge.scale import Workers, map_scans
 
@@ -123,9 +123,8 @@ def translate_data_set(
         items.append((scan, sidecar in taken))
         taken.add(sidecar)
     function = partial(_translate, plan, make, overwrite)
-    for (scan, _), result in map_scans(
-        function, items, workers=workers, label="translate", imports=SLOW_IMPORTS
-    ):
+    outcomes = map_scans(function, items, workers=workers, label="translate", imports=SLOW_IMPORTS)
+    for (scan, _), result in release_when_done(outcomes, items, partial(_touched, plan)):
         if isinstance(result, MrbridgeError):
             log.error("%s", result)
             result = Outcome(scan.path, None, plan.contrasts[1], error=result.what)
@@ -230,6 +229,10 @@ def _output(plan: Plan, scan: Scan) -> Path:
     assert name is not None  # the finder takes no other names
     folder = plan.out / scan.path.relative_to(plan.root).parent
     return folder / derivative_name(name, plan.contrasts[1])
+
+
+def _touched(plan: Plan, item: tuple[Scan, bool]) -> list[Path]:
+    return [item[0].path, _output(plan, item[0])]
 
 
 def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]) -> Outcome:

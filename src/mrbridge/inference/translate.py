@@ -94,9 +94,9 @@ def translate(
     Args:
         model: a bundle, the path of a run or bundle, or `shipped`; None takes the shipped model
             too, and says so.
-        image: a path or URL (file or folder), a `Volume`, a nibabel image, or an array (i, j, k) with its
-            affine (4, 4). Never left out, though `model` before it may be.
-        out: where to write, for paths, by path or URL: a file for a file, otherwise a folder.
+        image: a path or URL (file or folder), a `Volume`, a nibabel image, or an array (i, j, k)
+            with its affine (4, 4). Never left out, though `model` before it may be.
+        out: where to write, for paths and URLs: a file for a file, otherwise a folder.
         to: the contrast to make; None makes the one that the scan is not, as far as its name or
             header tells, else the model's target. Of a BIDS data set: None makes the model's
             target.

@@ -11,13 +11,17 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SettingsError
 from mrbridge.urls import MIRROR_SUFFIX, url_of
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _STUB = b"mrbridge: a stub, not fetched yet; bytes: "
 _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
@@ -54,9 +58,36 @@ def fetch(path: Path) -> None:
 
 
 def release(path: Path) -> None:
-    """Make a fetched file a stub again, so that it takes no room; it can be fetched again."""
-    if url_of(path) is not None and path.is_file() and _stub_size(path) is None:
-        write_stub(path, path.stat().st_size)
+    """Make a fetched file, or all below a folder, stubs again, which take no room; they can be
+    fetched again."""
+    if url_of(path) is None:
+        return
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and _stub_size(file) is None:
+            write_stub(file, file.stat().st_size)
+
+
+def release_when_done(
+    outcomes: Iterable[tuple[Item, Result]],
+    items: Sequence[Item],
+    touched: Callable[[Item], Sequence[Path]],
+) -> Iterator[tuple[Item, Result]]:
+    """Pass on outcomes, and release what no later item touches: a cohort is larger than a temporary
+    folder.
+
+    Args:
+        outcomes: items with their results, one after the other.
+        items: all of them.
+        touched: the files and folders that an item reads or writes.
+    """
+    waiting = Counter(path for item in items for path in touched(item))
+    for item, result in outcomes:
+        paths = touched(item)
+        waiting.subtract(paths)
+        for path in paths:
+            if not waiting[path]:
+                release(path)
+        yield item, result
 
 
 def write_stub(path: Path, size: int | None) -> None:
@@ -66,8 +97,12 @@ def write_stub(path: Path, size: int | None) -> None:
         path: where.
         size: of the file at the URL, in bytes, where it is known.
     """
-    temporary = _temporary(path)
-    temporary.write_bytes(_STUB + str("" if size is None else size).encode())
+    told = _STUB + str("" if size is None else size).encode()
+    if not path.exists():
+        path.write_bytes(told)
+        return
+    temporary = _temporary(path)  # somebody may be reading the old one
+    temporary.write_bytes(told)
     os.replace(temporary, path)
 
 

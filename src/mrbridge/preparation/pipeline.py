@@ -20,7 +20,7 @@ from mrbridge.io.bids import FoundScans, Scan, find_scans, parse_name
 from mrbridge.io.formats import is_picture
 from mrbridge.io.places import here
 from mrbridge.io.safety import sha256_of, sweep
-from mrbridge.io.transfer import remove
+from mrbridge.io.transfer import fetch, release_when_done, remove
 from mrbridge.preparation.brain import check_pattern, hd_bet_program, litres, mask_path
 from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
 from mrbridge.preparation.nyul import learned_levels, on_scale, rescaled
@@ -105,7 +105,7 @@ def prepare(
     outcomes = scale.map_scans(
         _prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
     )
-    for job, outcome in outcomes:
+    for job, outcome in release_when_done(outcomes, jobs, _touched):
         shown = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
         if isinstance(outcome, OutputError):
             raise outcome  # no fault of the scan, and the others would meet it too
@@ -131,6 +131,13 @@ def prepare(
             remedy="Mend or remove them, and run mrbridge prepare again.",
         )
     return Store.open(out)
+
+
+def _touched(job: _Job) -> list[Path]:
+    """The files that are read and written for a scan."""
+    reference = None if job.reference is None else job.reference.path
+    read = [path for path in (job.scan.path, reference, job.mask) if path is not None]
+    return [*read, array_path(job.store, job.id)]
 
 
 def _find(
@@ -219,6 +226,7 @@ def _plain_id(scan: Scan) -> str:
 def _prepare_scan(job: _Job) -> ScanRecord | None:
     """Prepare one scan into the store, unless it is there; None for an empty picture."""
     scan, settings = job.scan, job.settings
+    fetch(scan.path)
     if scan.series is None and not scan.path.is_file():
         raise InputError("does not exist", path=scan.path, remedy="Check the path.")
     source_sha256 = _source_sha256(scan)
