@@ -226,6 +226,13 @@ def test_a_failing_fetch(bucket: Bucket, failure: Exception, words: str) -> None
         fetch(path)
 
 
+def test_nothing_is_sent_to_a_web_page() -> None:
+    with pytest.raises(
+        OutputError, match=r"^https://host/x\.json: can only be read\. Name a folder"
+    ):
+        write_text(path_of("https://host/x.json"), "{}")
+
+
 def test_no_permission_to_list(bucket: Bucket) -> None:
     fails(PermissionError("Forbidden"))
     with pytest.raises(InputError, match=r"counted://b/in: may not be read \(Forbidden\)"):
@@ -246,7 +253,7 @@ def test_a_failing_send_leaves_no_part_of_a_file(bucket: Bucket) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("simplecache::s3://b/x", "a chain of URLs is not taken"),
+        ("simplecache::s3://b/x", "is a chain of URLs"),
         ("nosuch://b/x", "no kind of URL is called nosuch"),
         ("s3://", "is no whole URL"),
         ("s3://b/../../x", "is no whole URL"),

@@ -51,22 +51,21 @@ def path_of(url: str | Path) -> Path:
     Raises:
         SettingsError: it is a chain of URLs, holds a password, or names nothing.
     """
-    if "::" in str(url):
-        raise SettingsError(
-            "a chain of URLs is not taken", path=masked(str(url)), remedy="Name the last one alone."
-        )
+    told = masked(str(url))
+    if "::" in told:
+        raise SettingsError(f"{told}: is a chain of URLs", remedy="Name the last one alone.")
     kind, rest = parts(url)
     if kind in ("file", "local"):
         return Path("/", rest)
-    if masked(str(url)) != str(url):
+    if told != str(url):
         raise SettingsError(
-            "holds a name, a password or a signature, which others may read in lists of processes",
-            path=masked(str(url)),
+            f"{told}: holds a name, a password or a signature, which others may read in lists of "
+            "processes",
             remedy="Leave it out; docs/how-to/cloud.md tells where credentials belong.",
         )
     names = rest.split("/")
     if not rest or not _is_plain(names):
-        raise SettingsError("is no whole URL", path=str(url), remedy="Write s3://bucket/name.")
+        raise SettingsError(f"{told}: is no whole URL", remedy="Write s3://bucket/name.")
     return _root() / kind / Path(*names)
 
 

@@ -8,6 +8,7 @@ finds a stub, which no format takes for a scan. fsspec does the transfers.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import uuid
@@ -118,6 +119,10 @@ def send(finished: Path, path: Path) -> None:
     url = url_of(path)
     if url is None:
         return
+    if url.startswith(("http://", "https://")):
+        raise OutputError(
+            "can only be read", path=path, remedy="Name a folder, or a bucket as s3://bucket/name."
+        )
     with reaching(path, OutputError):
         system, key = open_url(url)
         if finished.is_file():
@@ -156,6 +161,8 @@ def open_url(url: str) -> tuple[Any, str]:
     """The file system of a URL, and what it calls the place."""
     import fsspec
 
+    for name in ("gcsfs", "s3fs"):  # they tell over many lines what `reaching` tells in one
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     system, key = fsspec.core.url_to_fs(url)
     return system, str(key)
 
@@ -184,7 +191,8 @@ def _told(error: Exception, path: Path, kind: type[MrbridgeError]) -> MrbridgeEr
         what, remedy = f"needs a package for {scheme}://", f"Run {install}."
         return SettingsError(what, path=path, remedy=remedy)
     if isinstance(error, ValueError) and "rotocol" in words:
-        return SettingsError(f"no kind of URL is called {scheme}", path=path, remedy="Check it.")
+        remedy = "Take s3://, gs://, or another one that fsspec knows."
+        return SettingsError(f"no kind of URL is called {scheme}", path=path, remedy=remedy)
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return kind(
             f"has no room in {_root(path).parent} ({error.strerror})",
