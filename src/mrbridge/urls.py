@@ -15,10 +15,9 @@ MIRROR_SUFFIX = ".places"
 
 _URL = re.compile(r"(?P<kind>[a-z][a-z0-9+.-]+):/{1,2}(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _CHAINED = re.compile(r"[a-z][a-z0-9+.-]*::", re.IGNORECASE)
-_MIRRORED = re.compile(
-    r"""[^\s"'(]*/\.~[0-9a-f]{6}-\d+-[0-9a-f]{8}\.places/(?P<kind>[a-z][a-z0-9+.-]+)/?""",
-    re.IGNORECASE,
-)
+_ROOT = r"/\.~[0-9a-f]{6}-\d+-[0-9a-f]{8}\.places/(?P<kind>[a-z][a-z0-9+.-]+)(?:/|$)"
+_MIRRORED = re.compile(_ROOT, re.IGNORECASE)
+_MIRRORED_IN_TEXT = re.compile(r"""[^\s"'(]*""" + _ROOT, re.IGNORECASE)
 _SECRET = re.compile(r"(?P<kind>[a-z][a-z0-9+.-]*:/{1,2})[^/\s@]*@", re.IGNORECASE)
 _SIGNED = re.compile(
     r"""(?P<url>https?:/{1,2}[^\s?]*)\?[^\s"')]*(sig|token|credential|key)[^\s"')]*""",
@@ -46,7 +45,7 @@ def url_of(path: Path) -> str | None:
     text = str(path)
     if MIRROR_SUFFIX not in text:
         return None
-    match = _MIRRORED.match(text)
+    match = _MIRRORED.search(text)
     return None if match is None else f"{match['kind']}://{text[match.end() :]}"
 
 
@@ -60,6 +59,8 @@ def masked(text: str) -> str:
 def shown(place: str | Path) -> str:
     """Text or a path as users may see it: URLs in the place of their mirrors, and no secrets."""
     text = str(place)
-    if isinstance(place, Path) and is_url(place):
-        text = "://".join(parts(place))
-    return masked(_MIRRORED.sub(r"\g<kind>://", text) if MIRROR_SUFFIX in text else text)
+    if isinstance(place, Path):
+        text = "://".join(parts(place)) if is_url(place) else url_of(place) or text
+    if MIRROR_SUFFIX in text:
+        text = _MIRRORED_IN_TEXT.sub(r"\g<kind>://", text)
+    return masked(text)

@@ -19,6 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SettingsError
+from mrbridge.io import places
 from mrbridge.io.bids import find_scans
 from mrbridge.io.places import here, path_of
 from mrbridge.io.safety import atomic_folder, sha256_of, write_text
@@ -36,6 +37,7 @@ class Bucket(MemoryFileSystem):
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
     fetched: ClassVar[list[str]] = []
+    sent: ClassVar[list[str]] = []
     failure: ClassVar[Exception | None] = None
 
     @classmethod
@@ -59,13 +61,14 @@ class Bucket(MemoryFileSystem):
         if self.failure is not None:
             self.pipe_file(rpath, Path(lpath).read_bytes()[:10])
             raise self.failure
+        self.sent.append(lpath)
         super().put_file(lpath, rpath, **kwargs)
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     fsspec.register_implementation("counted", Bucket, clobber=True)
-    for name, empty in (("store", {}), ("pseudo_dirs", [""]), ("fetched", [])):
+    for name, empty in (("store", {}), ("pseudo_dirs", [""]), ("fetched", []), ("sent", [])):
         monkeypatch.setattr(Bucket, name, empty)
     monkeypatch.setattr(Bucket, "failure", None)
     monkeypatch.setattr(Bucket, "listing", None)
@@ -281,6 +284,26 @@ def test_secrets_are_masked_wherever_they_stand() -> None:
     assert masked(text) == "from ftp://***@host/x and https://h/y?*** not https://h/z?page=2"
     error = MrbridgeError("copied from ftp://ann:geheim@host/x", path=Path("s3://b/x"))
     assert str(error) == "s3://b/x: copied from ftp://***@host/x."
+
+
+def test_a_temporary_folder_with_a_space_in_its_name(
+    bucket: Bucket, scan: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my scans").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "my scans"))
+    monkeypatch.setattr(places, "_mirrors", [])
+    path = io.write(scan, "counted://b/sub-01_T1w.nii.gz")
+    assert path.is_relative_to(tmp_path)
+    assert bucket.find("/b") == ["/b/sub-01_T1w.nii.gz"]
+    assert str(InputError("is odd", path=path)) == "counted://b/sub-01_T1w.nii.gz: is odd."
+
+
+def test_of_an_array_the_metadata_go_last(bucket: Bucket) -> None:
+    with atomic_folder(here("counted://b/store") / "x.zarr") as folder:
+        (folder / "zarr.json").write_text("{}")
+        (folder / "c" / "0").mkdir(parents=True)
+        (folder / "c" / "0" / "1").write_text("numbers")
+    assert [Path(name).name for name in bucket.sent] == ["1", "zarr.json"]
 
 
 def test_mirrors_are_shown_as_urls(bucket: Bucket) -> None:
