@@ -12,7 +12,17 @@ import pytest
 
 import mrbridge
 
-HEAVY = ("torch", "lightning", "monai", "matplotlib", "nibabel", "nilearn", "zarr", "scipy")
+HEAVY = (
+    "fsspec",
+    "torch",
+    "lightning",
+    "monai",
+    "matplotlib",
+    "nibabel",
+    "nilearn",
+    "zarr",
+    "scipy",
+)
 
 
 def test_every_public_name_is_there() -> None:

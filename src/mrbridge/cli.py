@@ -19,7 +19,14 @@ from typer.exceptions import Abort, TyperException
 from mrbridge import __version__, console
 from mrbridge.console import answer, complain, listen
 from mrbridge.download.command import app as download
-from mrbridge.errors import MrbridgeError, SettingsError, StoreError, must_be_new, must_exist
+from mrbridge.errors import (
+    MrbridgeError,
+    SettingsError,
+    StoreError,
+    must_be_here,
+    must_be_new,
+    must_exist,
+)
 from mrbridge.models import SHIPPED, locate
 from mrbridge.options import (
     AllowGaps,
@@ -42,6 +49,7 @@ from mrbridge.options import (
     spread,
     who_works,
 )
+from mrbridge.urls import is_url
 
 app = typer.Typer(
     name="mrbridge",
@@ -53,6 +61,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(download)
+
+_PLACE = "PATH|URL"
+
+
+def _place(text: str) -> Path:
+    """A path, or the mirror of what lies at a URL."""
+    if not is_url(text):
+        return Path(text)
+    from mrbridge.io.places import here
+
+    path: Path = here(text)
+    return path
 
 
 @app.callback(invoke_without_command=True)
@@ -116,12 +136,15 @@ def prepare(
         list[Path],
         typer.Argument(
             metavar="SRC…",
+            parser=_place,
             help="A BIDS data set; a folder with a folder for each contrast; two folders, source "
             "contrast first; a folder or zip of DICOM files; or a CSV table (subject, session, "
-            "contrast, path).",
+            "contrast, path). Any by path or URL, such as s3://bucket/bids.",
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The store.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", parser=_place, metavar=_PLACE, help="The store.")
+    ],
     source: Annotated[str | None, typer.Option(help="Source contrast [T1w].")] = None,
     target: Annotated[str | None, typer.Option(help="Target contrast [T2w].")] = None,
     registration: Annotated[
@@ -232,19 +255,28 @@ def inspect(
         Path,
         typer.Argument(
             metavar="SRC|STORE",
+            parser=_place,
             help="A BIDS data set, a folder of NIfTI files or pictures, a table, a folder or zip "
             "of DICOM files, one scan, or a prepared store.",
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Also look at the images, and write this page (.html)."),
+        typer.Option(
+            "-o",
+            "--out",
+            parser=_place,
+            metavar=_PLACE,
+            help="Also look at the images, and write this page (.html).",
+        ),
     ] = None,
     fix: Annotated[
         Path | None,
         typer.Option(
+            parser=_place,
+            metavar=_PLACE,
             help="Also look at the images, and write a table (.csv) for prepare that leaves out "
-            "exact copies and what cannot be read. The source is not changed."
+            "exact copies and what cannot be read. The source is not changed.",
         ),
     ] = None,
     workers: Workers = 1,
@@ -270,7 +302,10 @@ def inspect(
 
 @app.command(epilog="Example: mrbridge train store -o run --preset unet --set epochs=30")
 def train(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="A prepared store.")],
+    store: Annotated[
+        Path,
+        typer.Argument(metavar="STORE", parser=_place, help="A prepared store, by path or URL."),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The run's folder.")],
     preset: Annotated[
         str | None, typer.Option(help="bridge, unet, resunet or resnet [bridge].")
@@ -291,8 +326,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a CycleGAN. RUN/bundle is ready at any time from the first validation on."""
-    from mrbridge.training.names import check_preset, is_follower, refuse_foreign
+    from mrbridge.training.names import check_preset, is_follower, refuse_foreign, refuse_url
 
+    refuse_url(out)
     listen(quiet or is_follower(), verbose, as_json and not is_follower())
     must_exist(store, StoreError, "Run mrbridge prepare first.")
     if resume and start is not None:
@@ -337,17 +373,33 @@ def translate(
         typer.Option(
             "-i",
             "--in",
+            parser=_place,
+            metavar=_PLACE,
             help="A picture, a NIfTI file, a folder of them, a BIDS data set, or a DICOM folder "
             "or zip.",
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="A file for a file, else a folder.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            parser=_place,
+            metavar=_PLACE,
+            help="A file for a file, else a folder.",
+        ),
+    ],
     model: Model = None,
     to: Annotated[
         str | None, typer.Option(help="The contrast to make [the one that the scan is not].")
     ] = None,
     match: Annotated[
-        Path | None, typer.Option(help="A scan whose range of intensities the result gets.")
+        Path | None,
+        typer.Option(
+            parser=_place,
+            metavar=_PLACE,
+            help="A scan whose range of intensities the result gets.",
+        ),
     ] = None,
     device: Device = "auto",
     engine: Annotated[str, typer.Option(help="What computes: auto, torch or onnx.")] = "auto",
@@ -418,14 +470,32 @@ def translate(
 
 @app.command(epilog="Example: mrbridge evaluate -m run --pairs bids -o scores")
 def evaluate(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Where tables and report go.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", parser=_place, metavar=_PLACE, help="Where tables and report go."
+        ),
+    ],
     model: Model = None,
     pairs: Annotated[
-        Path | None, typer.Option(help="Scans with both contrasts: BIDS, folder or table.")
+        Path | None,
+        typer.Option(
+            parser=_place,
+            metavar=_PLACE,
+            help="Scans with both contrasts: BIDS, folder or table.",
+        ),
     ] = None,
-    real: Annotated[Path | None, typer.Option(help="Real scans: a file or a folder.")] = None,
-    synthetic: Annotated[Path | None, typer.Option(help="Their syntheses.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="Where to score: a file or a folder.")] = None,
+    real: Annotated[
+        Path | None,
+        typer.Option(parser=_place, metavar=_PLACE, help="Real scans: a file or a folder."),
+    ] = None,
+    synthetic: Annotated[
+        Path | None, typer.Option(parser=_place, metavar=_PLACE, help="Their syntheses.")
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(parser=_place, metavar=_PLACE, help="Where to score: a file or a folder."),
+    ] = None,
     registration: Annotated[
         str | None,
         typer.Option(
@@ -506,6 +576,7 @@ def info(
     listen(quiet, verbose, as_json)
     from mrbridge.training.names import PRESET_NAMES, check_preset
 
+    must_be_here(model, "Copy the model to this machine first.")
     if model in PRESET_NAMES or not (model == SHIPPED or Path(model).exists()):
         check_preset(model)
         import yaml

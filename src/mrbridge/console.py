@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from mrbridge.errors import MrbridgeWarning
+from mrbridge.urls import shown
 
 
 @dataclass
@@ -54,15 +55,17 @@ def answer(result: dict[str, Any], text: str) -> None:
     if said.json:
         typer.echo(json.dumps(plain(result), allow_nan=False))
     elif not said.quiet:
-        typer.echo(text)
+        typer.echo(shown(text))
 
 
 def plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
+    """What JSON can hold: NaN and infinity become null; paths that mirror URLs, the URLs."""
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
+    if isinstance(value, str):
+        return shown(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -70,7 +73,7 @@ def complain(text: str) -> None:
     """Say in one line what went wrong; with -v, where."""
     if said.verbose:
         traceback.print_exc()
-    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    sys.stderr.write(f"error: {shown(' '.join(text.split()))}\n")
 
 
 class _ToStderr(logging.StreamHandler[Any]):
@@ -83,10 +86,10 @@ class _ToStderr(logging.StreamHandler[Any]):
 
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return " ".join(record.getMessage().splitlines())
+        return shown(" ".join(record.getMessage().splitlines()))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Warnings of our own as one line; those of libraries only with -v."""
     if issubclass(category, MrbridgeWarning) or said.verbose:
-        sys.stderr.write(f"warning: {message}\n")
+        sys.stderr.write(f"warning: {shown(str(message))}\n")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mrbridge.urls import is_url, shown
+
 
 class MrbridgeError(Exception):
     """The base of all errors that mrbridge raises on purpose.
@@ -21,13 +23,13 @@ class MrbridgeError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, *, path: str | Path | None = None, remedy: str = "") -> None:
-        self.what = what
+        self.what = shown(what)
         self.path = None if path is None else Path(path)
-        self.remedy = remedy
-        super().__init__(what)
+        self.remedy = shown(remedy)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
-        place = "" if self.path is None else f"{self.path}: "
+        place = "" if self.path is None else f"{shown(self.path)}: "
         remedy = f" {self.remedy}" if self.remedy else ""
         stop = "" if self.what.endswith(("?", "!", ".")) else "."
         return f"{place}{self.what}{stop}{remedy}"
@@ -65,6 +67,16 @@ class SizeError(MrbridgeError):
     """An image size that a network cannot take."""
 
 
+def must_be_here(path: str | Path, remedy: str = "Name a folder of this machine.") -> None:
+    """Refuse a URL where only a path will do.
+
+    Raises:
+        SettingsError: it is one.
+    """
+    if is_url(path):
+        raise SettingsError("is a URL, which this cannot take", path=path, remedy=remedy)
+
+
 def must_exist(
     path: str | Path, kind: type[MrbridgeError] = InputError, remedy: str = "Check the path."
 ) -> None:
@@ -75,6 +87,7 @@ def must_exist(
     Raises:
         MrbridgeError: of that kind.
     """
+    must_be_here(path)
     if not Path(path).exists():
         raise kind("does not exist", path=path, remedy=remedy)
 
@@ -84,7 +97,9 @@ def must_be_new(folder: Path) -> None:
 
     Raises:
         OutputError: it does, or is a file.
+        SettingsError: it is a URL.
     """
+    must_be_here(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise OutputError("is not empty", path=folder, remedy="Name a new folder.")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrbridge.console import answer, listen
-from mrbridge.errors import SettingsError
+from mrbridge.errors import SettingsError, must_be_here
 from mrbridge.options import Assignments, Config, Json, Quiet, Verbose, layered
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def ixi(
     """IXI: nearly 600 healthy subjects, T1w, T2w and PDw. CC BY-SA 3.0."""
     listen(quiet, verbose, as_json)
     _check(contrast, mirror)
+    must_be_here(out)
     settings = layered(config, assignments, {"workers": workers})
     from mrbridge.download.ixi import SITE, download_ixi
 
@@ -99,6 +100,7 @@ def openneuro(
     """A data set of OpenNeuro: scans of the wanted contrasts and what describes them."""
     listen(quiet, verbose, as_json)
     _check(contrast, mirror)
+    must_be_here(out)
     settings = layered(config, assignments, {"workers": workers})
     from mrbridge.download.openneuro import download_openneuro
     from mrbridge.download.snapshot import SITE

@@ -28,7 +28,9 @@ from mrbridge.evaluation.scoring import (
 )
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Scored
+from mrbridge.io.places import here
 from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.io.transfer import remove
 from mrbridge.models import unnamed
 from mrbridge.scale import Workers, map_scans, reachable, stays_here
 
@@ -79,9 +81,9 @@ def evaluate(
         SomeScansFailed: some cases could not be scored; all results of the others are written.
     """
     settings = settings or EvaluateSettings()
-    out = Path(reachable(out, workers))
+    out = Path(reachable(here(out), workers))
     pairs, real, synthetic, mask = (
-        reachable(given, workers) for given in (pairs, real, synthetic, mask)
+        reachable(here(given), workers) for given in (pairs, real, synthetic, mask)
     )
     if pairs is not None and real is None and synthetic is None:
         model = unnamed() if model is None else model
@@ -273,4 +275,4 @@ def _remove_old_figures(result: Evaluation) -> None:
             ours.update(found.pictures.values())
     for path in (result.out / "figures").glob("*.png"):
         if _OURS.search(path.name) and path not in ours:
-            path.unlink(missing_ok=True)
+            remove(path)

@@ -31,6 +31,7 @@ from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_selection import Selection
 from mrbridge.io.names import derivative_name, parse_name
 from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.io.transfer import fetch, release_when_done
 from mrbridge.progress import track
 from mrbridge.scale import Workers, map_scans
 
@@ -122,9 +123,8 @@ def translate_data_set(
         items.append((scan, sidecar in taken))
         taken.add(sidecar)
     function = partial(_translate, plan, make, overwrite)
-    for (scan, _), result in map_scans(
-        function, items, workers=workers, label="translate", imports=SLOW_IMPORTS
-    ):
+    outcomes = map_scans(function, items, workers=workers, label="translate", imports=SLOW_IMPORTS)
+    for (scan, _), result in release_when_done(outcomes, items, partial(_touched, plan)):
         if isinstance(result, MrbridgeError):
             log.error("%s", result)
             result = Outcome(scan.path, None, plan.contrasts[1], error=result.what)
@@ -231,6 +231,10 @@ def _output(plan: Plan, scan: Scan) -> Path:
     return folder / derivative_name(name, plan.contrasts[1])
 
 
+def _touched(plan: Plan, item: tuple[Scan, bool]) -> list[Path]:
+    return [item[0].path, _output(plan, item[0])]
+
+
 def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]) -> Outcome:
     """Translate a scan, unless it is done, or its place is taken by another one."""
     scan, is_taken = item
@@ -272,6 +276,7 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
 
 def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
     """Let a sidecar say what its source's say by now."""
+    fetch(sidecar)
     told = json.loads(sidecar.read_text(encoding="utf-8"))
     if {**told, **facts} != told:
         write_json(sidecar, {**told, **facts})
@@ -312,6 +317,7 @@ def _report(plan: Plan, done: list[Outcome], found: FoundScans) -> dict[str, Any
 
 def _earlier(report: Path) -> dict[str, list[dict[str, Any]]]:
     """What an earlier run reported; nothing where it cannot be read."""
+    fetch(report)
     try:
         told = json.loads(report.read_text(encoding="utf-8"))
         return {

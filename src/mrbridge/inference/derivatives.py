@@ -18,6 +18,8 @@ from mrbridge.io import is_readable, read
 from mrbridge.io.bids_metadata import DESCRIPTION, read_description
 from mrbridge.io.names import BIDS_VERSION
 from mrbridge.io.safety import sha256_of, write_json, write_text
+from mrbridge.io.transfer import fetch
+from mrbridge.urls import url_of
 
 LINK = "raw"
 """The name of the source data set in BIDS URIs."""
@@ -163,6 +165,7 @@ def with_fingerprint(
 
 
 def _fingerprint_in(sidecar: Path) -> dict[str, Any] | None:
+    fetch(sidecar)
     try:
         told = json.loads(sidecar.read_text(encoding="utf-8"))["Fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -193,8 +196,18 @@ def _is_ours(description: dict[str, Any]) -> bool:
 
 def _link(root: Path, out: Path) -> str:
     """Where the source data set lies, seen from its derivatives: both may move together."""
+    far, near = url_of(root), url_of(out)
+    if far and _bucket(far) != _bucket(near or ""):
+        return far
+    if near and not far:
+        return root.resolve().as_uri()
     try:
         relative = os.path.relpath(root.resolve(), out.resolve())
     except ValueError:  # on another drive
         return root.resolve().as_uri()
     return quote(Path(relative).as_posix())
+
+
+def _bucket(url: str) -> list[str]:
+    """The kind of a URL, and its bucket or host."""
+    return url.split("/")[:3]

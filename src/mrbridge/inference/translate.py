@@ -31,6 +31,7 @@ from mrbridge.io.bids import is_bids
 from mrbridge.io.bids_selection import Selection, select
 from mrbridge.io.formats import is_picture
 from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
+from mrbridge.io.places import here
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.models import unnamed
 from mrbridge.preparation.brain import find_brain, mask_path
@@ -93,9 +94,9 @@ def translate(
     Args:
         model: a bundle, the path of a run or bundle, or `shipped`; None takes the shipped model
             too, and says so.
-        image: a path (file or folder), a `Volume`, a nibabel image, or an array (i, j, k) with its
-            affine (4, 4). Never left out, though `model` before it may be.
-        out: where to write, for paths: a file for a file, otherwise a folder.
+        image: a path or URL (file or folder), a `Volume`, a nibabel image, or an array (i, j, k)
+            with its affine (4, 4). Never left out, though `model` before it may be.
+        out: where to write, for paths and URLs: a file for a file, otherwise a folder.
         to: the contrast to make; None makes the one that the scan is not, as far as its name or
             header tells, else the model's target. Of a BIDS data set: None makes the model's
             target.
@@ -146,8 +147,8 @@ def translate(
     selection = select(participants, sessions, bids_filter)
     if isinstance(image, str | Path):
         if out is None:
-            raise OutputError("no output is named", path=Path(image), remedy="Give `out`.")
-        path, out = Path(reachable(image, workers)), Path(reachable(out, workers))
+            raise OutputError("no output is named", path=image, remedy="Give `out`.")
+        path, out = (Path(reachable(here(place), workers)) for place in (image, out))
         dicom = is_dicom(path)  # first: folders called sub-01 may hold what a scanner sent
         if not dicom:
             _refuse_wishes(path, series, allow_gaps, form)
@@ -270,7 +271,8 @@ def _reference(translator: Translator, match: Any) -> Volume:
     """What is to be matched, its brain alone where a mask beside it and the model say so."""
     if not isinstance(match, str | Path):
         return as_volume(match)
-    scan, mask = read(match), _mask(translator, Path(match))
+    match = Path(here(match))
+    scan, mask = read(match), _mask(translator, match)
     if mask is None:
         return scan
     inside = find_brain(scan, "mask", mask)

@@ -13,6 +13,7 @@ from mrbridge.inspection.facts import Facts
 from mrbridge.inspection.inspect import Inspection
 from mrbridge.io.formats import is_dicom
 from mrbridge.io.safety import write_text
+from mrbridge.urls import url_of
 
 _COLUMNS = ("subject", "session", "contrast", "path", "split")
 _HELD_OUT_FIRST = ("test", "val")
@@ -72,7 +73,7 @@ def write_fixed(found: Inspection, table: Path) -> list[tuple[str, str]]:
     folder = table.resolve().parent
     for one in found.facts:
         scan = one.job.scan
-        path = os.path.relpath(scan.path.resolve(), folder)
+        path = _from(folder, scan.path)
         reason = copies.get(one.name) or _why_not_a_cell(path)
         if reason:
             left_out.append((one.name, reason))
@@ -82,6 +83,13 @@ def write_fixed(found: Inspection, table: Path) -> list[tuple[str, str]]:
         )
     write_text(table, page.getvalue())
     return left_out
+
+
+def _from(folder: Path, scan: Path) -> str:
+    """A scan as a table in that folder names it: a URL where it lies at one, else relative, unless
+    only the table lies at a URL."""
+    path = scan.resolve()
+    return url_of(path) or (str(path) if url_of(folder) else os.path.relpath(path, folder))
 
 
 def _copies(facts: list[Facts]) -> dict[str, str]:

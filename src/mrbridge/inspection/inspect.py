@@ -19,8 +19,10 @@ from mrbridge.inspection.sanity import find_faults
 from mrbridge.inspection.verdict import headline, sentences
 from mrbridge.io.bids import Scan, find_all_scans
 from mrbridge.io.formats import is_dicom
+from mrbridge.io.places import here
 from mrbridge.page import counted
 from mrbridge.preparation.store import Store
+from mrbridge.urls import shown
 
 _SHOWN = 3  # groups of a finding, in words
 _IMPORTS = ("mrbridge.preparation.pipeline",)
@@ -86,7 +88,7 @@ class Inspection:
     def told(self) -> dict[str, Any]:
         """All of it, for JSON."""
         return {
-            "path": str(self.path),
+            "path": shown(self.path),
             "form": self.form,
             "contrasts": self.contrasts,
             "headline": self.headline,
@@ -113,7 +115,7 @@ def inspect_images(path: str | Path, *, workers: scale.Workers = 1) -> Inspectio
         InputError: there is nothing that can be read.
         StoreError: a store is damaged.
     """
-    path, began = Path(path), time.monotonic()
+    path, began = Path(here(path)), time.monotonic()
     form, jobs, ignored = _jobs(path.absolute())  # as all workers understand it
     facts: list[Facts] = []
     failed: list[tuple[Job, str]] = []
@@ -186,7 +188,7 @@ def _name(scan: Scan, root: Path) -> str:
 
 
 def _below(file: Path, root: Path) -> str:
-    return str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
+    return str(file.relative_to(root)) if file.is_relative_to(root) else shown(file)
 
 
 def _unreadable(failed: Sequence[tuple[Job, str]]) -> list[Finding]:

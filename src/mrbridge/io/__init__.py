@@ -10,7 +10,9 @@ from mrbridge.errors import InputError, OutputError
 from mrbridge.io import nifti, picture
 from mrbridge.io.formats import FORMATS, is_dicom, is_readable
 from mrbridge.io.names import guess_contrast
+from mrbridge.io.places import here
 from mrbridge.io.safety import suffix_of
+from mrbridge.io.transfer import fetch
 from mrbridge.volume import Volume
 
 __all__ = ["FORMATS", "is_dicom", "is_readable", "read", "write"]
@@ -31,7 +33,7 @@ def read(
     DICOM series.
 
     Args:
-        path: the file; for DICOM a folder, a zip or one file.
+        path: the file, or its URL; for DICOM a folder, a zip or one file.
         volume: which volume of a 4D file, from 0; trailing axes of length 1 need none.
         assume: the orientation, such as "RAS", of a NIfTI file that has neither qform nor sform.
         series: which DICOM series, by number or UID, where there are several.
@@ -46,7 +48,8 @@ def read(
     Raises:
         InputError: absent, truncated, damaged, oversized, or of a kind that is not supported.
     """
-    path = Path(path)
+    path = Path(here(path))
+    fetch(path)
     form = FORMATS.get(suffix_of(path))
     if form is None:
         if is_dicom(path):
@@ -84,16 +87,16 @@ def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None
         volume: its header, where it has one, goes back as it came: for NIfTI the bytes of qform,
             sform, units and spacings; for pictures bit depth and mode. Floats are written as
             float32 into NIfTI; into pictures they are rounded and clipped to the depth.
-        path: the file; its folder is made where missing.
+        path: the file, or its URL; its folder is made where missing.
         synthetic_note: marks the file as synthetic. A volume that is `synthetic` is always marked.
 
     Returns:
-        `path`.
+        `path`; of a URL the copy that is here until the process ends.
 
     Raises:
         OutputError: the volume cannot be written in this format, or not in this place.
     """
-    path = Path(path)
+    path = Path(here(path))
     form = FORMATS.get(suffix_of(path))
     if form is None:
         raise OutputError(

@@ -12,7 +12,9 @@ from mrbridge.errors import InputError
 from mrbridge.io import names
 from mrbridge.io.formats import FORMATS, is_dicom, is_picture, is_readable
 from mrbridge.io.names import BidsName, derivative_name, guess_contrast, parse_name
+from mrbridge.io.places import here, named
 from mrbridge.io.safety import is_temporary
+from mrbridge.io.transfer import fetch
 from mrbridge.volume import CONTRASTS
 
 __all__ = [
@@ -79,22 +81,23 @@ def find_scans(
             of `participants.tsv` counts); a folder or zip of DICOM files, whose timing tells the
             contrasts (see `mrbridge.io.dicom.scans`); any other folder, in which file and folder
             names tell contrast and subject; a `.csv` or `.tsv` table with the columns subject,
-            session, contrast, path (relative to the table) and optionally split; or a list of two
-            folders, source contrast first.
+            session, contrast, path (relative to the table, or a URL) and optionally split; or a
+            list of two folders, source contrast first. Any of them may be named by URL.
         source_contrast, target_contrast: BIDS suffixes. Scans of others are ignored.
 
     Raises:
         InputError: `source` is absent or of none of these kinds, or a table is unusable.
     """
     contrasts = (source_contrast, target_contrast)
-    paths = [Path(source)] if isinstance(source, str | Path) else [Path(item) for item in source]
+    several = [source] if isinstance(source, str | Path) else source
+    paths = [Path(here(item)) for item in several]
     return _of_contrasts(_found(paths, contrasts), contrasts)
 
 
 def find_all_scans(source: str | Path) -> FoundScans:
     """As `find_scans` of one folder, zip or table: scans of all contrasts that mrbridge knows, and
     DICOM series with gaps too."""
-    return _of_contrasts(_found([Path(source)], CONTRASTS[:2], allow_gaps=True), CONTRASTS)
+    return _of_contrasts(_found([Path(here(source))], CONTRASTS[:2], allow_gaps=True), CONTRASTS)
 
 
 def _found(
@@ -203,7 +206,7 @@ def _in_table(table: Path) -> FoundScans:
                 path=table,
                 remedy=f"The columns are {', '.join(_COLUMNS)} and optionally split.",
             )
-        path = table.parent / row["path"]
+        path = named(row["path"], table.parent)
         split = names.read_split(row.get("split", ""))
         if row.get("split") and split is None:
             raise InputError(
@@ -219,6 +222,7 @@ def _in_table(table: Path) -> FoundScans:
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Line numbers and rows, keys in lower case, values stripped, empty lines left out."""
+    fetch(table)
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

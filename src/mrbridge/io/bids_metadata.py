@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import InputError
+from mrbridge.io.transfer import fetch
 
 DESCRIPTION = "dataset_description.json"
 
@@ -58,6 +59,7 @@ def _parts(path: Path) -> tuple[set[str], str]:
 
 def _read(path: Path) -> dict[str, Any]:
     remedy = "Mend it; bids-validator tells more."
+    fetch(path)
     try:
         told = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

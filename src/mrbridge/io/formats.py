@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from mrbridge.io.safety import is_temporary, suffix_of
+from mrbridge.io.transfer import fetch
 
 FORMATS = {
     ".nii": "nifti",
@@ -45,7 +46,7 @@ def is_dicom(path: str | Path) -> bool:
     for file in walk(path):
         if FORMATS.get(suffix_of(file)) == "nifti":
             return False
-        found = found or _has_magic(file)
+        found = found or (suffix_of(file) not in FORMATS and _has_magic(file))
     return found
 
 
@@ -65,6 +66,7 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def _has_magic(path: Path) -> bool:
+    fetch(path)
     try:
         with open(path, "rb") as stream:
             return starts_as_dicom(stream)

@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mrbridge.errors import InputError, OutputError
+from mrbridge.errors import InputError, OutputError, must_be_here
+from mrbridge.io.transfer import fetch, send
 
 MAX_VOXELS = 2**30
 """The most voxels that a volume may have; a header that promises more is taken for damage."""
@@ -53,6 +54,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         OutputError: the folder or the file cannot be written.
     """
     path = Path(path)
+    must_be_here(path)
     with _writing(path):
         if path.is_dir():
             raise OutputError("is a folder", path=path, remedy="Choose another name.")
@@ -63,12 +65,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def settle(finished: Path, path: Path) -> None:
-    """Flush a finished file to disk and give it its final name, in the same folder.
+    """Flush a finished file to disk and give it its final name, in the same folder; send it to its
+    URL before, where the folder mirrors one.
 
     Raises:
         OutputError: it cannot be written.
     """
     with _writing(path):
+        send(finished, path)
         _flush(finished)
         os.replace(finished, path)
         _flush(path.parent)
@@ -85,11 +89,13 @@ def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
         OutputError: the folder cannot be written.
     """
     path = Path(path)
+    must_be_here(path)
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path) as temporary:
             temporary.mkdir()
             yield temporary
+            send(temporary, path)
             if flushed:
                 for file in temporary.iterdir():
                     _flush(file)
@@ -141,12 +147,20 @@ def is_temporary(path: str | Path) -> bool:
     return _TEMPORARY.match(Path(path).name) is not None
 
 
+def temporary_name(suffix: str) -> str:
+    """A new name of something unfinished, which `sweep` removes when this process is gone."""
+    name = f".~{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}"
+    _ours.add(name)
+    return name
+
+
 def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal.
 
     Raises:
         InputError: it cannot be read.
     """
+    fetch(Path(path))
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -172,14 +186,12 @@ def _writing(path: Path) -> Iterator[None]:
 def _temporary(path: Path) -> Iterator[Path]:
     # The suffix stays, because writers choose the format by it; the stem does not, because with
     # ours it could exceed the 255 bytes that a name may have.
-    name = f".~{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix_of(path)}"
-    temporary = path.with_name(name)
-    _ours.add(name)
+    temporary = path.with_name(temporary_name(suffix_of(path)))
     try:
         yield temporary
     finally:
         _remove(temporary)
-        _ours.discard(name)
+        _ours.discard(temporary.name)
 
 
 def _exchange(one: Path, other: Path) -> bool:

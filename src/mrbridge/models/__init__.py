@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from mrbridge.errors import BundleError
+from mrbridge.errors import BundleError, must_be_here
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def locate(
     if model is None or (str(model) == SHIPPED and not Path(model).is_dir()):
         return shipped()
     path = Path(model)
+    must_be_here(path, "Copy the model to this machine first.")
     if not path.exists():
         raise BundleError("does not exist", path=path, remedy=remedy)
     return path

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mrbridge.errors import OutputError
+from mrbridge.errors import OutputError, must_be_here
 from mrbridge.io import write
 from mrbridge.io.names import BIDS_VERSION
 from mrbridge.io.safety import atomic_folder, sweep, write_json, write_text
@@ -51,6 +51,7 @@ def write_bids(
     Raises:
         OutputError: `out` holds anything else, or cannot be written.
     """
+    must_be_here(out)
     out = Path(out)
     if _is_complete(out, _stamp(settings), overwrite):
         return out

@@ -19,6 +19,9 @@ from mrbridge.io import is_dicom, is_readable
 from mrbridge.io.bids import find_all_scans
 from mrbridge.io.formats import is_picture, walk
 from mrbridge.io.names import guess_contrast, natural_key
+from mrbridge.io.places import here
+from mrbridge.io.transfer import fetch
+from mrbridge.urls import shown
 
 if TYPE_CHECKING:
     from mrbridge.io.dicom import Series
@@ -74,7 +77,7 @@ class Inspection:
     def told(self) -> dict[str, Any]:
         """All of it, for JSON."""
         return {
-            "path": str(self.path),
+            "path": shown(self.path),
             "form": self.form,
             "items": [asdict(item) for item in self.items],
             "ignored": [{"file": name, "reason": reason} for name, reason in self.ignored],
@@ -109,7 +112,7 @@ def inspect(path: str | Path) -> Inspection:
         InputError: there is nothing to look at.
         StoreError: a store is damaged.
     """
-    path = Path(path)
+    path = Path(here(path))
     must_exist(path)
     if (path / "manifest.json").is_file():
         found = _store(path)
@@ -202,6 +205,7 @@ def _file_item(file: Path, root: Path) -> Item:
     shape: tuple[int, ...] | None = None
     spacing: tuple[float, ...] | None = None
     problem = None
+    fetch(file)
     try:
         shape, spacing = _picture(file) if is_picture(file) else _nifti(file)
     except Exception:  # header parsers meet damage with any exception at all
@@ -235,7 +239,7 @@ def _picture(file: Path) -> tuple[tuple[int, ...], None]:
 def _below(file: Path, root: Path) -> str:
     if file == root:
         return file.name
-    return str(file.relative_to(root) if file.is_relative_to(root) else file)
+    return str(file.relative_to(root)) if file.is_relative_to(root) else shown(file)
 
 
 def _table(found: Inspection) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFai
 from mrbridge.io import read
 from mrbridge.io.bids import FoundScans, Scan, find_scans, parse_name
 from mrbridge.io.formats import is_picture
+from mrbridge.io.places import here
 from mrbridge.io.safety import sha256_of, sweep
+from mrbridge.io.transfer import fetch, release_when_done, remove
 from mrbridge.preparation.brain import check_pattern, hd_bet_program, litres, mask_path
 from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
 from mrbridge.preparation.nyul import learned_levels, on_scale, rescaled
@@ -43,6 +44,7 @@ from mrbridge.preparation.store import (
     write_manifest,
     write_scan,
 )
+from mrbridge.urls import shown
 
 __all__ = ["PrepareSettings", "Standard", "StandardSettings", "prepare", "standardise"]
 
@@ -78,9 +80,9 @@ def prepare(
     result is the same for any number of workers.
 
     Args:
-        source: a BIDS folder, a folder, two folders (source contrast first), or a table; see
-            `mrbridge.io.bids.find_scans`.
-        out: the store, new or to be resumed.
+        source: a BIDS folder, a folder, two folders (source contrast first), or a table, by path
+            or URL; see `mrbridge.io.bids.find_scans`.
+        out: the store, new or to be resumed, by path or URL.
         settings: contrasts, spacing, shares.
         workers: processes, or the address of a Dask scheduler, whose workers see the same files
             at the same absolute paths.
@@ -91,7 +93,7 @@ def prepare(
         SomeScansFailed: some scans could not be used; the store is whole without them.
     """
     settings = settings or PrepareSettings()
-    source, out = scale.reachable(source, workers), Path(scale.reachable(out, workers))
+    source, out = scale.reachable(here(source), workers), Path(scale.reachable(here(out), workers))
     if settings.standard.brain == "hd-bet":
         hd_bet_program()  # once, not for each scan
     check_pattern(settings.standard.brain_mask)
@@ -104,7 +106,7 @@ def prepare(
     outcomes = scale.map_scans(
         _prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
     )
-    for job, outcome in outcomes:
+    for job, outcome in release_when_done(outcomes, jobs, _touched):
         shown = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
         if isinstance(outcome, OutputError):
             raise outcome  # no fault of the scan, and the others would meet it too
@@ -130,6 +132,13 @@ def prepare(
             remedy="Mend or remove them, and run mrbridge prepare again.",
         )
     return Store.open(out)
+
+
+def _touched(job: _Job) -> list[Path]:
+    """The files that are read and written for a scan."""
+    reference = None if job.reference is None else job.reference.path
+    read = [path for path in (job.scan.path, reference, job.mask) if path is not None]
+    return [*read, array_path(job.store, job.id)]
 
 
 def _find(
@@ -218,6 +227,7 @@ def _plain_id(scan: Scan) -> str:
 def _prepare_scan(job: _Job) -> ScanRecord | None:
     """Prepare one scan into the store, unless it is there; None for an empty picture."""
     scan, settings = job.scan, job.settings
+    fetch(scan.path)
     if scan.series is None and not scan.path.is_file():
         raise InputError("does not exist", path=scan.path, remedy="Check the path.")
     source_sha256 = _source_sha256(scan)
@@ -359,7 +369,7 @@ def _rescaled(record: ScanRecord, levels: tuple[float, ...], out: Path, job: _Jo
     if record.recipe.levels == levels or not record.recipe.landmarks:
         return record
     if record.recipe.levels:  # of another scale: from the source again, to the bit as at first
-        shutil.rmtree(array_path(out, record.id))
+        remove(array_path(out, record.id))
         anew = _prepare_scan(job)
         assert anew is not None
         record = anew
@@ -381,7 +391,7 @@ def _remove_others(out: Path, ids: set[str]) -> None:
     wanted = {array_path(out, id).name for id in ids}
     for entry in (out / "scans").glob("*.zarr"):
         if entry.name not in wanted and not entry.name.startswith(".~"):
-            shutil.rmtree(entry)
+            remove(entry)
 
 
 def _shown(path: Path, source: str | Path | Sequence[str | Path]) -> str:
@@ -392,4 +402,4 @@ def _shown(path: Path, source: str | Path | Sequence[str | Path]) -> str:
         if path.is_relative_to(base):
             relative = path.relative_to(base)
             return str(Path(base.name) / relative if len(roots) > 1 else relative)
-    return str(path)
+    return shown(path)

@@ -20,7 +20,9 @@ from pydantic import Field, ValidationError
 
 from mrbridge.errors import StoreError, must_exist
 from mrbridge.io.names import series_name
+from mrbridge.io.places import here
 from mrbridge.io.safety import atomic_folder, write_text
+from mrbridge.io.transfer import fetch
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.settings import Settings
@@ -118,16 +120,18 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
-        """Open a store.
+        """Open a store, at a path or a URL.
 
         Raises:
+            InputError: the URL cannot be reached.
             StoreError: absent, unfinished, or damaged.
         """
-        path = Path(path)
+        path = Path(here(path))
         file = path / "manifest.json"
         if not file.is_file():
             must_exist(path, StoreError, _REMEDY)
             raise StoreError("is no store, or an unfinished one", path=path, remedy=_REMEDY)
+        fetch(file)
         try:
             manifest = Manifest.model_validate(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
@@ -236,6 +240,7 @@ def read_slices(store: Path, record: ScanRecord) -> NDArray[np.float16]:
 def _open_array(store: Path, record: ScanRecord) -> Any:
     import zarr
 
+    fetch(array_path(store, record.id))
     try:
         array = zarr.open_array(array_path(store, record.id), mode="r")
     except Exception:  # zarr raises what its many parts raise
@@ -295,6 +300,7 @@ def read_scan(store: Path, id: str, key: str) -> ScanRecord | None:
     """
     import zarr
 
+    fetch(array_path(store, id))
     try:
         array = zarr.open_array(array_path(store, id), mode="r")
         record = ScanRecord.model_validate(array.attrs["mrbridge"])
@@ -309,6 +315,7 @@ def read_array(store: Path, record: ScanRecord) -> NDArray[np.float16]:
     """The slices of a scan that was just written, before there is a manifest."""
     import zarr
 
+    fetch(array_path(store, record.id))
     return np.asarray(zarr.open_array(array_path(store, record.id), mode="r")[:])
 
 
@@ -325,6 +332,7 @@ def is_store(path: Path) -> bool:
     """Whether a folder is a store, finished or not, that preparation may write into."""
     if not any(path.iterdir()):
         return True
+    fetch(path / "manifest.json")
     try:
         told = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         return isinstance(told, dict) and told.get("format") == FORMAT

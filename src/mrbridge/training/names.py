@@ -6,7 +6,7 @@ import difflib
 import os
 from pathlib import Path
 
-from mrbridge.errors import OutputError, SettingsError
+from mrbridge.errors import OutputError, SettingsError, must_be_here
 from mrbridge.io.safety import is_temporary
 
 PRESET_NAMES = ("unet", "resunet", "resnet", "bridge")
@@ -29,6 +29,17 @@ def check_preset(name: str) -> None:
     hint = f", did you mean '{near[0]}'?" if near else ""
     raise SettingsError(
         f"there is no preset '{name}'{hint}", remedy=f"Choose one of {', '.join(PRESET_NAMES)}."
+    )
+
+
+def refuse_url(run: str | Path) -> None:
+    """Refuse a run at a URL: checkpoints are written all the time, and read when it is resumed.
+
+    Raises:
+        SettingsError: it is one.
+    """
+    must_be_here(
+        run, "Train into a folder of this machine, and copy the run or its bundle when it is done."
     )
 
 

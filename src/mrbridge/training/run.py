@@ -34,7 +34,7 @@ from mrbridge.training.compiling import pays
 from mrbridge.training.concert import Concert
 from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.looks import Looks, learn_looks
-from mrbridge.training.names import refuse_foreign
+from mrbridge.training.names import refuse_foreign, refuse_url
 from mrbridge.training.ranks import Ranks, meeting
 from mrbridge.training.settings import TrainSettings, resolve
 from mrbridge.training.start import beginning
@@ -88,7 +88,7 @@ def train(
     """Train a CycleGAN on a prepared store; where `torchrun` started several processes, together.
 
     Args:
-        store: the store or its path.
+        store: the store, its path or its URL.
         out: the run's folder.
         settings: of a new run; None takes the default preset.
         resume: go on with the run in `out`, exactly where it stopped, with its own settings.
@@ -100,10 +100,11 @@ def train(
     Raises:
         BundleError: the model to start from is absent or damaged.
         OutputError: `out` holds something already and `resume` is not given.
-        SettingsError: a change that a resumed run cannot take.
+        SettingsError: a change that a resumed run cannot take, or `out` is a URL.
         StoreError: the store cannot be used.
         Interrupted: somebody asked for an end; a checkpoint is written.
     """
+    refuse_url(out)
     keep_memory()
     with meeting(choose_device(device)) as (ranks, chosen):
         return _train(store, Path(out), settings, resume, changes or {}, chosen, start, ranks)

@@ -26,6 +26,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mrbridge.errors import InputError
 from mrbridge.io.formats import starts_as_dicom, walk
+from mrbridge.io.transfer import fetch
 
 MAX_FILES = 200_000
 """The most files that are looked through; more is no study."""
@@ -184,6 +185,7 @@ def find_files(
         InputError: the path does not exist, or is a zip that cannot or should not be opened.
     """
     path = Path(path)
+    fetch(path)
     if path.is_dir():
         files = _named_in_folder(path, only) if only else _in_folder(path)
     elif path.suffix.lower() == ".zip" and path.is_file():

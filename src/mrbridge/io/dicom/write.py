@@ -33,6 +33,7 @@ from mrbridge.io.dicom.header import MR, Slice
 from mrbridge.io.dicom.read import DicomHeader, read_series
 from mrbridge.io.dicom.series import find_series
 from mrbridge.io.safety import atomic_folder, sweep, write_json
+from mrbridge.io.transfer import fetch
 from mrbridge.volume import Volume
 
 REPORT = "report.json"
@@ -147,6 +148,7 @@ def must_be_ours(folder: Path) -> None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
+    fetch(folder / REPORT)
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         ours = report["SyntheticData"] is True and "series" in report
