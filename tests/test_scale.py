@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import mrbridge
 from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning
 from mrbridge.scale import map_scans
 
@@ -158,3 +161,47 @@ def test_processes_side_by_side_have_one_thread_each(monkeypatch: pytest.MonkeyP
     told = [result for _, result in outcomes]
     assert all(isinstance(one, dict) and one["threads"] == {1} for one in told)
     assert len({one["pid"] for one in told} | {os.getpid()}) == 3
+
+
+def idle(folder: str) -> None:
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def test_processes_end_with_the_one_that_hands_out_the_work(tmp_path: Path) -> None:
+    code = f"""
+from mrbridge.scale import map_scans
+from tests.test_scale import idle
+if __name__ == "__main__":
+    list(map_scans(idle, [{str(tmp_path)!r}] * 2, workers=2, label="idle"))
+"""
+    script = tmp_path.with_suffix(".py")
+    script.write_text(code)
+    root = Path(__file__).parents[1]
+    source = Path(mrbridge.__file__).parents[1]
+    paths = os.pathsep.join([str(source), str(root)])
+    main = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": paths})
+
+    def eventually(true: Callable[[], bool]) -> bool:
+        end = time.monotonic() + 60
+        while not true() and time.monotonic() < end:
+            time.sleep(0.1)
+        return true()
+
+    assert eventually(lambda: len(list(tmp_path.iterdir())) == 2)
+    main.kill()
+    main.wait()
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+
+    def ended() -> bool:
+        return not any(is_alive(pid) for pid in pids)
+
+    assert eventually(ended)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

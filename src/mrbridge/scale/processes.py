@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mrbridge.errors import MrbridgeError
@@ -51,7 +54,25 @@ def in_processes(
 
 
 def _pool(workers: int, context: BaseContext) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=calm)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+
+
+def _begin() -> None:
+    """What a process does first."""
+    calm()
+    threading.Thread(
+        target=_end_with, args=(multiprocessing.parent_process(),), daemon=True
+    ).start()
+
+
+def _end_with(parent: BaseProcess | None) -> None:
+    """End when the process that hands out the work is gone: killed, it could not say so.
+
+    The pool's queues would never tell: each process holds both ends of them.
+    """
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _hand_out(
