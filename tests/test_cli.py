@@ -485,11 +485,12 @@ def test_signals_end_a_training_with_a_checkpoint(
             assert one[loss] == other[loss]
 
 
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 90) -> None:
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 300) -> None:
     """Wait until a training has written `path` and is in the next epoch."""
     end = time.monotonic() + seconds
     while not path.exists():
         if process.poll() is not None or time.monotonic() > end:
+            process.kill()  # it would train without end
             raise AssertionError(process.communicate()[1])
         time.sleep(0.05)
     time.sleep(0.4)
