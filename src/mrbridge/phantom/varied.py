@@ -55,7 +55,7 @@ _NOISE = (0.0, 0.07)
 _BIAS = (0.0, 0.3)
 _BLUR_MM = (0.0, 0.9)
 _BLACK = 1.1  # what may be taken off a T1w scan, as a share of fluid's signal, and
-_BLACK_OFTEN = 0.6  # how often: in many scans fluid is as dark as air
+_BLACK_OFTEN = 0.6  # how often: in many stripped scans fluid is as dark as air
 _T2_OF_FAT = (90.0, 220.0)  # ms, as trains of refocusing pulses see it
 _CUT_MM = (-0.8, 2.2)  # how far from the brain's edge a stripping tool cuts, and
 _CUT_WANDERS_MM = (0.0, 1.5)  # how much that differs from place to place (standard deviation)
@@ -126,6 +126,8 @@ def varied_subject(
     if not stripped:
         keep = np.ones_like(keep)
     black = look_rng.uniform(0, _BLACK) if look_rng.random() < _BLACK_OFTEN else 0.0
+    if not stripped:  # bone would be no darker than fluid, and only its place would tell
+        black = 0.0
     fluid = sequences[0].signal(FLUID.density, FLUID.t1, FLUID.t2, STATIC_DEPHASING)
     t1w = np.maximum(met.t1w - np.float32(black * fluid), 0)
     seen = {
