@@ -454,7 +454,7 @@ def test_signals_end_a_training_with_a_checkpoint(
             assert told == err.splitlines()[-1]
             state = load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")
             assert f"stopped at step {state['step']}. Go on with --resume." in told
-            assert state["step"] > 5
+            assert state["step"] >= 5
             with pytest.raises(ProcessLookupError):
                 os.killpg(process.pid, 0)  # nobody of the group is left
     finally:
