@@ -23,11 +23,13 @@ from mrbridge.errors import (
     SettingsError,
     StoreError,
 )
+from mrbridge.io.safety import temporary_name
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import Store, array_path
 from mrbridge.settings import read_yaml
 from mrbridge.training import callbacks
 from mrbridge.training.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
+from mrbridge.training.names import refuse_foreign
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import PRESETS, TrainSettings, preset, resolve
 from mrbridge.training.validation import criterion
@@ -359,3 +361,15 @@ def test_a_resumed_run_does_not_simulate_again(
     monkeypatch.setattr("mrbridge.data.simulated.varied_subject", forbidden)
     more = train(small_store, tmp_path / "run", resume=True, changes={"epochs": 2}, device="cpu")
     assert more.rows[-1]["epoch"] == 2
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_first_checkpoint_is_begun_anew(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "settings.yaml").touch()
+    (tmp_path / "checkpoints" / temporary_name(".ckpt")).touch()
+    refuse_foreign(tmp_path)
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(OutputError, match="is not empty.*--resume"):
+        refuse_foreign(tmp_path)

@@ -54,7 +54,8 @@ def refuse_foreign(run: Path) -> None:
     ):
         return
     kept = [run / "bundle", *run.glob("checkpoints/*.ckpt")]
-    if not (run / "settings.yaml").is_file() or any(path.exists() for path in kept):
+    is_begun = any(path.exists() and not is_temporary(path) for path in kept)
+    if is_begun or not (run / "settings.yaml").is_file():
         raise OutputError(
             "is not empty",
             path=run,
