@@ -371,5 +371,5 @@ def test_a_run_that_was_killed_while_it_wrote_its_first_checkpoint_is_begun_anew
     (tmp_path / "checkpoints" / temporary_name(".ckpt")).touch()
     refuse_foreign(tmp_path)
     (tmp_path / "checkpoints" / "last.ckpt").touch()
-    with pytest.raises(OutputError, match="is not empty.*--resume"):
+    with pytest.raises(OutputError, match=r"is not empty.*--resume"):
         refuse_foreign(tmp_path)
