@@ -139,10 +139,11 @@ def test_sidecars_above_count(tiny_bundle: Bundle, root: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("radii", "noise", "stripped"),
     [
-        ((65, 80, 60), 0, True),  # a brain: 1.3 litres
-        ((65, 80, 60), 9, False),  # air around it
+        ((65, 80, 66), 0, True),  # a brain: 1.4 litres
+        ((65, 80, 66), 9, False),  # air around it
         ((80, 95, 80), 0, False),  # 2.5 litres: a head
         ((80, 95, 40), 0, None),  # 1.3 litres of a head
+        ((75, 85, 55), 0, None),  # 1.5 litres of one, as low as no brain
         ((45, 50, 50), 0, None),  # too little for a brain
         ((55, 110, 55), 0, None),  # too long for one
     ],

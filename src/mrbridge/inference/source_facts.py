@@ -21,9 +21,10 @@ _LITRES = 0.7, 2.2
 """The brain of the ICBM 152 template, larger than most, has 1.9 litres with its fluid; the whole
 heads of open-ms-raw have 2.4 to 2.9, the stripped brains of open-ms-mni 1.1, measured alike."""
 
-_EXTENT_MM = 95.0, 200.0
-"""Along each axis. The ICBM 152 template's brain measures 141, 178 and more than 120 mm; a head of
-95 mm along one axis, cut from 150 by 190 mm, would still have some 2.1 litres with its skin."""
+_EXTENT_MM = 115.0, 200.0
+"""Along each axis, the shortest and the longest. Measured alike: 118 to 159 in the brains of
+open-ms-mni, 144 to 180 in the template's; of the heads of open-ms-raw, one is cut to a height of
+114 and has 2.4 litres all the same."""
 
 
 def still_true(metadata: dict[str, Any]) -> dict[str, Any]:
