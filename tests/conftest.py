@@ -8,13 +8,18 @@ inside the fixtures, so that tests without them stay quick.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+
+from mrbridge import cli, console
 
 install_import_hook(["mrbridge.networks", "mrbridge.losses"], "beartype.beartype")
 
@@ -60,6 +65,33 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """A command line in this process sets up logging, warnings and signals: for one test alone."""
+    logger = logging.getLogger("mrbridge")
+    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    show, handler = warnings.showwarning, signal.getsignal(signal.SIGTERM)
+    yield
+    logger.handlers, logger.propagate, warnings.showwarning = handlers, propagate, show
+    logger.setLevel(level)
+    signal.signal(signal.SIGTERM, handler)
+    console.said = console.Verbosity()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: `run("info", "unet")` gives (code, out, err)."""
+
+    def call(*arguments: Any, main: Callable[..., None] = cli.main) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return call
 
 
 @pytest.fixture

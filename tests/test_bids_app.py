@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-import signal
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mrbridge import __version__, bids_app, cli, console
+from mrbridge import __version__, bids_app, cli
 from mrbridge.bundle import Bundle
 from mrbridge.errors import SettingsError
 from mrbridge.options import spread
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Any]]:
-    """Run a command line in this process: `run("bids", "out", "participant")`."""
-    logger = logging.getLogger("mrbridge")
-    before = (logger.handlers, logger.propagate, logger.level, warnings.showwarning)
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments: Any, main: Callable[..., None] = bids_app.main) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    yield call
-    logger.handlers, logger.propagate, level, warnings.showwarning = before
-    logger.setLevel(level)
-    signal.signal(signal.SIGTERM, handler)
-    console.said = console.Verbosity()
+def run(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A command line of the BIDS App: `run("bids", "out", "participant")`."""
+    return partial(run, main=bids_app.main)
 
 
 def made(out: Path) -> list[str]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +30,6 @@ TINY = [
     *("--set", "networks.critic={features: 4, strided: 1}", "--set", "steps_per_epoch=2"),
     *("--set", "simulated_subjects=1"),
 ]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Any]]:
-    """Run the command line in this process: `run("info", "unet")` gives (code, out, err)."""
-    logger = logging.getLogger("mrbridge")
-    before = (logger.handlers, logger.propagate, logger.level, warnings.showwarning)
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    yield call
-    logger.handlers, logger.propagate, level, warnings.showwarning = before
-    logger.setLevel(level)
-    signal.signal(signal.SIGTERM, handler)
-    console.said = console.Verbosity()
 
 
 def answer(out: str) -> dict[str, Any]:

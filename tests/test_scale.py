@@ -19,6 +19,7 @@ import pytest
 
 import mrbridge
 from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning
+from mrbridge.io.safety import _is_alive
 from mrbridge.scale import map_scans
 
 
@@ -194,14 +195,6 @@ if __name__ == "__main__":
     pids = [int(path.name) for path in tmp_path.iterdir()]
 
     def ended() -> bool:
-        return not any(is_alive(pid) for pid in pids)
+        return not any(_is_alive(pid) for pid in pids)
 
     assert eventually(ended)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-import signal
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrbridge import cli, console, io
+from mrbridge import io
 
 pytestmark = pytest.mark.usefixtures("quick_phantom")
 
@@ -29,26 +26,16 @@ TINY = [
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Run a verb that must succeed, and give its JSON answer."""
-    logger = logging.getLogger("mrbridge")
-    before = (logger.handlers, logger.propagate, logger.level, warnings.showwarning)
-    handler = signal.getsignal(signal.SIGTERM)
+def run(run: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """A verb that must succeed, and its JSON answer."""
 
     def call(*arguments: Any) -> dict[str, Any]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main([*(str(argument) for argument in arguments), "--json", "-q"])
-        out, err = capsys.readouterr()
-        assert caught.value.code == 0, err
+        code, out, err = run(*arguments, "--json", "-q")
+        assert code == 0, err
         told: dict[str, Any] = json.loads(out.splitlines()[-1])
         return told
 
-    yield call
-    logger.handlers, logger.propagate, level, warnings.showwarning = before
-    logger.setLevel(level)
-    signal.signal(signal.SIGTERM, handler)
-    console.said = console.Verbosity()
+    return call
 
 
 def test_bids(run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None:

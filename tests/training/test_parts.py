@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mrbridge.data.dataset import Sample
-from mrbridge.training.average import averaged_copy, follow
+from mrbridge.training.average import averaged_copy, between, follow
 from mrbridge.training.callbacks import rate_share
 from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.lessons import answer_all, back_translated
@@ -115,6 +115,21 @@ class TestAverage:
         assert torch.equal(average.running_mean, network.running_mean)
         assert not average.training
         assert not any(p.requires_grad for p in average.parameters())
+
+    def test_between_two_networks_each_has_its_share(self) -> None:
+        first, last = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+        last(torch.randn(4, 2, 3, 3))  # statistics, and a count, of its own
+        nn.init.constant_(last.weight, 5.0)
+        made = between(first, last, 0.25)
+        assert made.weight.tolist() == [4.0, 4.0]
+        torch.testing.assert_close(
+            made.running_mean, 0.25 * first.running_mean + 0.75 * last.running_mean
+        )
+        assert made.num_batches_tracked == last.num_batches_tracked
+        assert first.weight.tolist() == [1.0, 1.0]
+        assert not made.training
+        for share, same in ((0.0, last), (1.0, first)):
+            assert torch.equal(between(first, last, share).weight, same.weight)
 
 
 class TestSchedule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.data.dataset import UnpairedSlices
 from mrbridge.errors import BundleError, SettingsError
 from mrbridge.preparation.store import Store
+from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.looks import Looks, learn_looks
 from mrbridge.training.run import train
@@ -82,6 +84,46 @@ class TestBeginning:
         for name, value in tiny_bundle.weights.items():
             torch.testing.assert_close(kept.weights[name], value, atol=1e-5, rtol=0)
 
+    def test_what_is_shipped_lies_between_the_beginning_and_the_training(
+        self,
+        tiny: Callable[..., Any],
+        tiny_bundle: Bundle,
+        small_store: Store,
+        tmp_path: Path,
+        compare: Any,
+    ) -> None:
+        networks = tiny_bundle.manifest.networks.model_dump(mode="json")
+        settings = tiny(
+            "bridge", epochs=3, simulated_weight=0.0, beginning_share=0.75, ema_decay=0.5
+        ).changed({"networks": networks})
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        train(small_store, whole, settings, device="cpu", start=tiny_bundle.path)
+        best = load_checkpoint(whole / "checkpoints" / "best.ckpt")["networks"]
+        moved = 0.0
+        for name, value in load_bundle(whole).weights.items():
+            first, last = tiny_bundle.weights[name], best[f"mean_{name}"]
+            torch.testing.assert_close(value, 0.75 * first + 0.25 * last)
+            moved = max(moved, float((last - first).abs().max()))
+        assert moved > 1e-4
+
+        # What it began with may be gone when the run is resumed.
+        gone = tmp_path / "gone"
+        shutil.copytree(tiny_bundle.path, gone)
+        paused = settings.changed({"stop_after_epochs": 1})
+        train(small_store, parts, paused, device="cpu", start=gone)
+        shutil.rmtree(gone)
+        train(small_store, parts, resume=True, device="cpu")
+        assert compare.runs(whole, parts) == []
+
+    def test_a_training_from_scratch_ships_what_it_learned_alone(
+        self, tiny: Callable[..., Any], small_store: Store, tmp_path: Path
+    ) -> None:
+        settings = tiny("bridge", simulated_weight=0.0, beginning_share=0.75)
+        train(small_store, tmp_path / "run", settings, device="cpu", start="scratch")
+        best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")["networks"]
+        for name, value in load_bundle(tmp_path / "run").weights.items():
+            assert torch.equal(value, best[f"mean_{name}"])
+
 
 class TestPairs:
     def test_the_store_s_pairs_are_used_only_on_request(
@@ -105,7 +147,13 @@ class TestPairs:
     def test_unpaired_losses_count_for_what_has_no_partner(
         self, tiny: Callable[..., Any], small_store: Store
     ) -> None:
-        settings = tiny("bridge", cycle_weight=8.0, back_translation_weight=2.0, paired_weight=3.0)
+        settings = tiny(
+            "bridge",
+            cycle_weight=8.0,
+            back_translation_weight=2.0,
+            paired_weight=3.0,
+            beginning_share=0.5,
+        )
         dataset = UnpairedSlices(small_store, settings.networks.image_size, 0)
         assert share_weights(settings, dataset) == settings
         half = len(dataset.banks[0]) // 2
@@ -115,8 +163,9 @@ class TestPairs:
         assert shared.cycle_weight == pytest.approx(8 * alone)
         assert shared.back_translation_weight == pytest.approx(2 * alone)
         assert shared.paired_weight == 3
+        assert shared.beginning_share == pytest.approx(0.5 * alone)
         only = share_weights(settings.changed({"supervision": "paired"}), dataset)
-        assert only.cycle_weight == only.back_translation_weight == 0
+        assert only.cycle_weight == only.back_translation_weight == only.beginning_share == 0
 
     def test_a_training_on_pairs_learns_them(
         self, tiny: Callable[..., Any], small_store: Store, tmp_path: Path
@@ -126,6 +175,24 @@ class TestPairs:
         told = [row["paired"] for row in run.rows]
         assert told[-1] < 0.9 * told[0]
         assert "adversarial" not in run.rows[0]
+
+    def test_what_comes_first_is_there(self, tiny: Callable[..., Any], small_store: Store) -> None:
+        settings = tiny("bridge", warm_up=0.6)
+        dataset = UnpairedSlices(small_store, settings.networks.image_size, 0)
+        assert share_weights(settings, dataset).warm_up == 0.6
+        assert share_weights(settings, dataset, begun=True).warm_up == 0
+        alone = settings.changed({"simulated_weight": 0.0})
+        assert share_weights(alone, dataset).warm_up == 0
+        dataset.pairs = [(0, 0)]
+        assert share_weights(alone, dataset).warm_up == 0.6
+
+    def test_a_training_without_any_loss_is_refused(
+        self, tiny: Callable[..., Any], small_store: Store, tmp_path: Path
+    ) -> None:
+        nothing = tiny("bridge", simulated_weight=0.0, back_translation_weight=0.0)
+        with pytest.raises(SettingsError, match="nothing to learn from"):
+            train(small_store, tmp_path / "run", nothing, device="cpu", start="scratch")
+        assert not (tmp_path / "run").exists()
 
 
 class TestLooks:

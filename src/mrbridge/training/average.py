@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's weights."""
+"""Averages of weights: over a training, and with the weights that it began with."""
 
 from __future__ import annotations
 
@@ -31,3 +31,20 @@ def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
     torch._foreach_lerp_(old, new, 1 - decay)
     for kept, current in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(current)
+
+
+@torch.no_grad()
+def between(beginning: M, end: nn.Module, share: float) -> M:
+    """A network between two of one kind, its weights `share` of `beginning`'s and the rest `end`'s.
+
+    Weights of a network trained widely, averaged with those of its fine-tuned copy, keep most of
+    what both know: WiSE-FT, Wortsman et al. 2022 (arXiv:2109.01903).
+    """
+    made = averaged_copy(beginning)
+    weights = made.state_dict()
+    for name, final in end.state_dict().items():
+        if final.is_floating_point():
+            weights[name].lerp_(final, 1 - share)
+        else:
+            weights[name].copy_(final)
+    return made

@@ -13,7 +13,7 @@ from mrbridge import losses
 from mrbridge.bundle import Bundle
 from mrbridge.data.dataset import Sample
 from mrbridge.networks import build_critic, build_generator, unchanged_weights
-from mrbridge.training.average import averaged_copy, follow
+from mrbridge.training.average import averaged_copy, between, follow
 from mrbridge.training.compiling import Compiled
 from mrbridge.training.layout import FlatParameters, lay_out
 from mrbridge.training.lessons import Lesson, answer_all, back_translated, shortfall
@@ -48,6 +48,8 @@ class CycleGAN(pl.LightningModule):
         self.target_critic = build_critic(networks.critic, rng)
         self.mean_to_target = averaged_copy(self.to_target)
         self.mean_to_source = averaged_copy(self.to_source)
+        self.beginning = nn.ModuleList()
+        """The generators that training began with, to target and to source, if they count."""
         self.source_pool = ImagePool(settings.pool_size, settings.seed)
         self.target_pool = ImagePool(settings.pool_size, settings.seed + 1)
         self.step = 0
@@ -75,6 +77,13 @@ class CycleGAN(pl.LightningModule):
             weights = bundle.build(name).state_dict()
             for network in networks:
                 network.load_state_dict(weights)
+        if self.settings.beginning_share:
+            self._remember_beginning()
+
+    def _remember_beginning(self) -> None:
+        self.beginning.extend(
+            [averaged_copy(self.mean_to_target), averaged_copy(self.mean_to_source)]
+        )
 
     def compile_networks(self) -> None:
         """Train compiled generators and critics from the first step on, if that works here."""
@@ -261,14 +270,23 @@ class CycleGAN(pl.LightningModule):
             told[name] = losses.critic_loss(real_logits, fake_logits, self.settings.adversarial)
         return told
 
+    def shipped(self) -> tuple[nn.Module, nn.Module]:
+        """The generators to target and to source that are validated and put into a bundle.
+
+        The averaged ones; `settings.beginning_share` of the way back to those it began with.
+        """
+        averages = (self.mean_to_target, self.mean_to_source)
+        if not self.beginning:
+            return averages
+        share = self.settings.beginning_share
+        to_target, to_source = map(between, self.beginning, averages, (share, share))
+        return to_target, to_source
+
     def shipped_weights(self) -> dict[str, Tensor]:
-        """The averaged generators' tensors, as a bundle holds them."""
+        """The tensors of `shipped`, as a bundle holds them."""
         return {
             f"{name}.{key}": value
-            for name, network in (
-                ("to_target", self.mean_to_target),
-                ("to_source", self.mean_to_source),
-            )
+            for name, network in zip(("to_target", "to_source"), self.shipped(), strict=True)
             for key, value in network.state_dict().items()
         }
 
@@ -288,6 +306,8 @@ class CycleGAN(pl.LightningModule):
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`; the optimisers take theirs when they are made."""
         self.step = state["step"]
+        if not self.beginning and any(name.startswith("beginning.") for name in state["networks"]):
+            self._remember_beginning()  # as something to load the weights into
         self.load_state_dict(state["networks"])
         self._optimizer_states = state["optimizers"]
         for pool, kept in zip((self.source_pool, self.target_pool), state["pools"], strict=True):

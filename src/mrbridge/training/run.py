@@ -138,8 +138,7 @@ def _train(
     dataset = _dataset(store, settings)
     dataset.pairs = choose_pairs(settings, store, dataset.banks)
     if not resume:  # a resumed run's settings have been through this
-        settings = share_weights(settings, dataset)
-        settings = settings if begun is None else settings.changed({"warm_up": 0.0})
+        settings = share_weights(settings, dataset, begun is not None)
     together = settings.batch_size * ranks.count
     steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // together)
     last_step = _FOREVER if settings.minutes else settings.epochs * steps_per_epoch
@@ -262,7 +261,7 @@ def _check_simulated(store: Store, settings: TrainSettings) -> None:
         raise SettingsError(
             f"{' and '.join(sorted(unknown))} cannot be simulated",
             path=store.path,
-            remedy="Train without simulated pairs: --set simulated_weight=0 --set warm_up=0.",
+            remedy="Train without simulated pairs: --set simulated_weight=0.",
         )
 
 

@@ -38,6 +38,8 @@ class TrainSettings(Settings):
         simulated_weight: weight of the paired loss on simulated subjects (`data.simulated`), which
             tell the generators from the first step what becomes of each tissue; 0 simulates none.
         simulated_subjects: how many subjects are simulated.
+        beginning_share: where a training goes on from a model, that model's share in the weights
+            that are validated and shipped; the rest is what was learned (`average.between`).
         warm_up: share of the training over which the unpaired weights rise linearly from zero, so
             that the simulated pairs come first; none where it begins from a model, which is warm.
         learning_rate: Adam's step size before the decay.
@@ -82,6 +84,7 @@ class TrainSettings(Settings):
     structure_weight: float = Field(default=0.0, ge=0)
     simulated_weight: float = Field(default=0.0, ge=0)
     simulated_subjects: int = Field(default=8, ge=1)
+    beginning_share: float = Field(default=0.0, ge=0, lt=1)
     warm_up: float = Field(default=0.0, ge=0, le=1)
     learning_rate: float = Field(default=2e-4, gt=0)
     critic_rate: float = Field(default=1.0, gt=0)
@@ -131,8 +134,9 @@ PRESETS: dict[str, TrainSettings] = {
     ),
     # A smaller U-Net without the dead 1x1 level, sharp from the start by its refining layers. It
     # goes on from the shipped model: simulated subjects keep it from forgetting what becomes of
-    # each tissue, back-translation teaches it the data's contrast. No identity loss, which teaches
-    # to copy; docs/explanation/quality.md shows what each part brings.
+    # each tissue, back-translation teaches it the data's contrast. What is shipped lies half way
+    # between the beginning and the end, and is better on other people than both. No identity
+    # loss, which teaches to copy; docs/explanation/quality.md shows what each part brings.
     "bridge": TrainSettings(
         preset="bridge",
         networks=Networks(
@@ -150,6 +154,7 @@ PRESETS: dict[str, TrainSettings] = {
         simulated_weight=0.3,
         simulated_subjects=4,
         structure_weight=0.2,
+        beginning_share=0.5,
         warm_up=0.6,
         learning_rate=2e-4,
         ema_decay=0.998,

@@ -16,13 +16,14 @@ _HARDLY_ANY = 0.25
 """Share of slices without a partner, of the contrast with more of them, that is not worth the
 unpaired losses."""
 
-_UNPAIRED = (
+_LOSSES = (
     "adversarial_weight",
     "cycle_weight",
     "identity_weight",
     "back_translation_weight",
     "simulated_weight",
 )
+_UNPAIRED = (*_LOSSES, "beginning_share")
 
 
 def choose_pairs(
@@ -56,15 +57,38 @@ def choose_pairs(
     return pairs
 
 
-def share_weights(settings: TrainSettings, dataset: UnpairedSlices) -> TrainSettings:
-    """The settings with all but the paired weight cut to the share of slices without a partner."""
-    if not dataset.pairs:
-        return settings
-    alone = 0.0
-    if settings.supervision != "paired":
-        alone = max(
-            1 - len({pair[side] for pair in dataset.pairs}) / len(bank)
-            for side, bank in enumerate(dataset.banks)
+def share_weights(
+    settings: TrainSettings, dataset: UnpairedSlices, begun: bool = False
+) -> TrainSettings:
+    """The settings with the weights that are left for this data.
+
+    All but the paired one are cut to the share of slices without a partner, and so is the
+    beginning's share in what is shipped: pairs know better. Nothing warms up where there is nothing
+    to learn from before, nor where training goes on from a model.
+
+    Args:
+        settings: of the training.
+        dataset: its slices and pairs.
+        begun: whether it goes on from a model.
+
+    Raises:
+        SettingsError: no loss has any weight.
+    """
+    if dataset.pairs:
+        alone = 0.0
+        if settings.supervision != "paired":
+            alone = max(
+                1 - len({pair[side] for pair in dataset.pairs}) / len(bank)
+                for side, bank in enumerate(dataset.banks)
+            )
+        share = alone if alone > _HARDLY_ANY else 0.0
+        settings = settings.changed({name: share * getattr(settings, name) for name in _UNPAIRED})
+    pairs = bool(dataset.pairs and settings.paired_weight)
+    if not pairs and not any(getattr(settings, name) for name in _LOSSES):
+        raise SettingsError(
+            "there is nothing to learn from: no loss has any weight",
+            remedy="Raise one of them, such as --set back_translation_weight=1.",
         )
-    share = alone if alone > _HARDLY_ANY else 0.0
-    return settings.changed({name: share * getattr(settings, name) for name in _UNPAIRED})
+    if begun or not (pairs or settings.simulated_weight):
+        settings = settings.changed({"warm_up": 0.0})
+    return settings

@@ -25,7 +25,7 @@ FOREGROUND = 0.05
 
 @dataclass(frozen=True)
 class Syntheses:
-    """What the averaged generators make of the held-out slices; each (slices, rows, columns).
+    """What the generators to be shipped make of the held-out slices; (slices, rows, columns) each.
 
     Ranges are [-1, 1].
     """
@@ -41,9 +41,9 @@ class Syntheses:
 
 
 def synthesise(model: CycleGAN, slices: HeldOut) -> Syntheses:
-    """Run the averaged generators over the held-out slices, in the training's precision."""
+    """Run what would be shipped over the held-out slices, in the training's precision."""
     run = partial(_run, model)
-    to_target, to_source = model.mean_to_target, model.mean_to_source
+    to_target, to_source = model.shipped()
     made_target, made_source = run(to_target, slices.source), run(to_source, slices.target)
     stacks = [
         slices.source,
