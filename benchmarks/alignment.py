@@ -10,7 +10,6 @@ motion, which alignment is to undo. One JSON line each.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness import measure_scans
 from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.phantom.settings import PhantomSettings
@@ -120,17 +120,5 @@ def simulated(subjects: int, thickness_mm: float | None) -> None:
             told(f"sim-{subject.label}_{contrast}", replace(scan, affine=there), mask)
 
 
-def main() -> None:
-    """Parse the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--subjects", type=int, default=2)
-    parser.add_argument("--thickness", type=float, default=None, help="mm of the slices [2]")
-    parser.add_argument("--sessions", type=Path, nargs="*", default=[])
-    given = parser.parse_args()
-    simulated(given.subjects, given.thickness)
-    for folder in given.sessions:
-        session(folder)
-
-
 if __name__ == "__main__":
-    main()
+    measure_scans(__doc__, 2, simulated, session)

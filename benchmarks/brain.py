@@ -10,7 +10,6 @@ far the scans lie apart, and says nothing of an error that they share.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness import measure_scans
 from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.phantom.settings import PhantomSettings
@@ -77,17 +77,5 @@ def session(folder: Path) -> None:
         print(json.dumps(told), flush=True)
 
 
-def main() -> None:
-    """Parse the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--subjects", type=int, default=3)
-    parser.add_argument("--thickness", type=float, default=None, help="mm of the slices [2]")
-    parser.add_argument("--sessions", type=Path, nargs="*", default=[])
-    given = parser.parse_args()
-    simulated(given.subjects, given.thickness)
-    for folder in given.sessions:
-        session(folder)
-
-
 if __name__ == "__main__":
-    main()
+    measure_scans(__doc__, 3, simulated, session)

@@ -249,6 +249,30 @@ def options(
     return parser
 
 
+def measure_scans(
+    description: str | None,
+    subjects: int,
+    simulated: Callable[[int, float | None], None],
+    session: Callable[[Path], None],
+) -> None:
+    """Read the command line of a measurement on simulated heads and on real scans, and do it.
+
+    Args:
+        description: of the script.
+        subjects: how many are simulated without a word.
+        simulated: measures that many subjects, with slices of that thickness in mm.
+        session: measures a folder of the scans of one session.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--subjects", type=int, default=subjects)
+    parser.add_argument("--thickness", type=float, default=None, help="mm of the slices [2]")
+    parser.add_argument("--sessions", type=Path, nargs="*", default=[])
+    given = parser.parse_args()
+    simulated(given.subjects, given.thickness)
+    for folder in given.sessions:
+        session(folder)
+
+
 def read(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None, **quick: Any
 ) -> argparse.Namespace:

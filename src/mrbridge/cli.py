@@ -46,10 +46,11 @@ from mrbridge.options import (
     Verbose,
     Workers,
     layered,
+    place_argument,
+    place_option,
     spread,
     who_works,
 )
-from mrbridge.urls import is_url
 
 app = typer.Typer(
     name="mrbridge",
@@ -61,18 +62,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(download)
-
-_PLACE = "PATH|URL"
-
-
-def _place(text: str) -> Path:
-    """A path, or the mirror of what lies at a URL."""
-    if not is_url(text):
-        return Path(text)
-    from mrbridge.io.places import here
-
-    path: Path = here(text)
-    return path
 
 
 @app.callback(invoke_without_command=True)
@@ -134,17 +123,14 @@ def phantom(
 def prepare(
     source_paths: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="SRC…",
-            parser=_place,
+        place_argument(
+            "SRC…",
             help="A BIDS data set; a folder with a folder for each contrast; two folders, source "
             "contrast first; a folder or zip of DICOM files; or a CSV table (subject, session, "
             "contrast, path). Any by path or URL, such as s3://bucket/bids.",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", parser=_place, metavar=_PLACE, help="The store.")
-    ],
+    out: Annotated[Path, place_option("-o", "--out", help="The store.")],
     source: Annotated[str | None, typer.Option(help="Source contrast [T1w].")] = None,
     target: Annotated[str | None, typer.Option(help="Target contrast [T2w].")] = None,
     registration: Annotated[
@@ -253,28 +239,23 @@ def _spread_of(counts: dict[str, dict[str, int]]) -> str:
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(
-            metavar="SRC|STORE",
-            parser=_place,
+        place_argument(
+            "SRC|STORE",
             help="A BIDS data set, a folder of NIfTI files or pictures, a table, a folder or zip "
             "of DICOM files, one scan, or a prepared store.",
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
+        place_option(
             "-o",
             "--out",
-            parser=_place,
-            metavar=_PLACE,
             help="Also look at the images, and write this page (.html).",
         ),
     ] = None,
     fix: Annotated[
         Path | None,
-        typer.Option(
-            parser=_place,
-            metavar=_PLACE,
+        place_option(
             help="Also look at the images, and write a table (.csv) for prepare that leaves out "
             "exact copies and what cannot be read. The source is not changed.",
         ),
@@ -304,7 +285,7 @@ def inspect(
 def train(
     store: Annotated[
         Path,
-        typer.Argument(metavar="STORE", parser=_place, help="A prepared store, by path or URL."),
+        place_argument("STORE", help="A prepared store, by path or URL."),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The run's folder.")],
     preset: Annotated[
@@ -370,22 +351,18 @@ def train(
 def translate(
     image: Annotated[
         Path,
-        typer.Option(
+        place_option(
             "-i",
             "--in",
-            parser=_place,
-            metavar=_PLACE,
             help="A picture, a NIfTI file, a folder of them, a BIDS data set, or a DICOM folder "
             "or zip.",
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option(
+        place_option(
             "-o",
             "--out",
-            parser=_place,
-            metavar=_PLACE,
             help="A file for a file, else a folder.",
         ),
     ],
@@ -395,9 +372,7 @@ def translate(
     ] = None,
     match: Annotated[
         Path | None,
-        typer.Option(
-            parser=_place,
-            metavar=_PLACE,
+        place_option(
             help="A scan whose range of intensities the result gets.",
         ),
     ] = None,
@@ -472,29 +447,23 @@ def translate(
 def evaluate(
     out: Annotated[
         Path,
-        typer.Option(
-            "-o", "--out", parser=_place, metavar=_PLACE, help="Where tables and report go."
-        ),
+        place_option("-o", "--out", help="Where tables and report go."),
     ],
     model: Model = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(
-            parser=_place,
-            metavar=_PLACE,
+        place_option(
             help="Scans with both contrasts: BIDS, folder or table.",
         ),
     ] = None,
     real: Annotated[
         Path | None,
-        typer.Option(parser=_place, metavar=_PLACE, help="Real scans: a file or a folder."),
+        place_option(help="Real scans: a file or a folder."),
     ] = None,
-    synthetic: Annotated[
-        Path | None, typer.Option(parser=_place, metavar=_PLACE, help="Their syntheses.")
-    ] = None,
+    synthetic: Annotated[Path | None, place_option(help="Their syntheses.")] = None,
     mask: Annotated[
         Path | None,
-        typer.Option(parser=_place, metavar=_PLACE, help="Where to score: a file or a folder."),
+        place_option(help="Where to score: a file or a folder."),
     ] = None,
     registration: Annotated[
         str | None,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training.small import SMALL_RESNET
 
 from mrbridge.data.dataset import UnpairedSlices
 from mrbridge.data.loader import batches_from
@@ -27,20 +28,7 @@ from mrbridge.training.together import train_together
 def settings(**changes: Any) -> TrainSettings:
     """The losses of a CycleGAN and a pool that is soon full. No dropout and no back-translation:
     each process draws its own random numbers for them."""
-    small = {
-        "networks": {
-            "image_size": 32,
-            "generator": {"kind": "resnet", "features": 4, "blocks": 2},
-            "critic": {"features": 4, "strided": 1},
-        },
-        "precision": "float32",
-        "epochs": 1,
-        "steps_per_epoch": 1,
-        "pool_size": 3,
-        "validation_slices": 2,
-        "sample_slices": 1,
-    }
-    return resolve("resnet", small, changes)
+    return resolve("resnet", SMALL_RESNET, {"steps_per_epoch": 1, "pool_size": 3}, changes)
 
 
 def checkpoint(run: Path) -> dict[str, Any]:

@@ -13,23 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.training.small import SMALL_RESNET
 
 from mrbridge.preparation.store import Store
 from mrbridge.training.settings import TrainSettings, resolve
 from mrbridge.training.together import train_together
 
-SMALL: dict[str, Any] = {
-    "networks": {
-        "image_size": 32,
-        "generator": {"kind": "resnet", "features": 4, "blocks": 2},
-        "critic": {"features": 4, "strided": 1},
-    },
-    "precision": "float32",
-    "epochs": 1,
-    "steps_per_epoch": 2,
-    "validation_slices": 2,
-    "sample_slices": 1,
-}
+SMALL = SMALL_RESNET | {"steps_per_epoch": 2}
 SECONDS = 900
 """Half a minute on an idle machine; others may share it."""
 

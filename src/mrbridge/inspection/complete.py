@@ -24,18 +24,10 @@ def write_complete(found: Inspection, page: Path) -> Path:
     Raises:
         OutputError: it cannot be written.
     """
-    told = {
-        "mrbridge": __version__,
-        "of": found.called,
-        "form": found.form,
-        "headline": found.headline,
-        "verdict": found.verdict,
-        "contrasts": found.contrasts,
-        "findings": [finding.told() for finding in found.findings],
-        "failed": [{"scan": job.name, "reason": reason} for job, reason in found.failed],
-        "ignored": _ignored(found),
-        "scans": [_scan(one) for one in found.facts],
-    }
+    told = found.told()
+    del told["path"], told["seconds"]  # the page beside it is the same wherever and however made
+    told = {"mrbridge": __version__, "of": found.called} | told
+    told |= {"ignored": _ignored(found), "scans": [_scan(one) for one in found.facts]}
     # Names of files may hold bytes that are no text: json writes them as escapes.
     write_text(beside(page), json.dumps(told, indent=1) + "\n")
     return beside(page)

@@ -134,8 +134,8 @@ PRESETS: dict[str, TrainSettings] = {
     ),
     # A smaller U-Net without the dead 1x1 level, sharp from the start by its refining layers. It
     # goes on from the shipped model: simulated subjects keep it from forgetting what becomes of
-    # each tissue, back-translation teaches it the data's contrast. What is shipped lies half way
-    # between the beginning and the end, and is better on other people than both. No identity
+    # each tissue, back-translation teaches it the data's contrast. What is shipped lies
+    # between the beginning and the end, which is better on other people than both. No identity
     # loss, which teaches to copy; docs/explanation/quality.md shows what each part brings.
     "bridge": TrainSettings(
         preset="bridge",
@@ -154,7 +154,7 @@ PRESETS: dict[str, TrainSettings] = {
         simulated_weight=0.3,
         simulated_subjects=4,
         structure_weight=0.2,
-        beginning_share=0.5,
+        beginning_share=0.4,
         warm_up=0.6,
         learning_rate=2e-4,
         ema_decay=0.998,
