@@ -3,16 +3,18 @@
     python benchmarks/quality.py --data ../shared/data [--set ms] [--minutes 20] [--seeds 0 1 2]
         [--arms shipped bridge …] [--out benchmarks/results/quality.jsonl]
     python benchmarks/quality.py --summary benchmarks/results/quality.jsonl
+        [--figure docs/explanation/quality.svg]
 
 Sets: `ms` trains on the T1w of patient07 and the T2w of patient19 of open-ms-mni, `ms-swapped` the
 other way round; both score both patients, whose scans of the other contrast no training saw.
 `seed-png` trains on the two folders of slices and scores the pairs that are hidden in them.
 `whole-heads` trains nothing: `evaluate` scores the shipped model and the floor on the visits of
-open-ms-raw, registered, inside the foreground, mean over patients. Arms of
-pairs are trained once for each patient, on the pair of the other one, for the minutes each.
-Scores are those of DESIGN, section 7: kind `fit` inside the brain, in three dimensions, for
-patients; kind `plain` over whole slices for seed-png. Every arm starts from the same store; threads
-are those of the environment (OMP_NUM_THREADS).
+open-ms-raw, registered, inside the foreground, mean over patients. Arms of pairs are trained once
+for each patient, on the pair of the other one, for the minutes each. `preset …` are the original
+presets with their own networks, losses and weights. Scores are those of DESIGN, section 7: kind
+`fit` inside the brain, in three dimensions, for patients; kind `plain` over whole slices for
+seed-png. Every arm starts from the same store; threads are those of the environment
+(OMP_NUM_THREADS).
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -68,14 +72,16 @@ class Arm:
     """A way to train.
 
     Attributes:
-        changes: of the preset `bridge`.
+        changes: of the preset.
         start: where it begins.
         pairs: whether it is shown pairs: of the one patient when the other is scored.
+        preset: of all that is not changed.
     """
 
     changes: dict[str, Any]
     start: str = "shipped"
     pairs: bool = False
+    preset: str = "bridge"
 
 
 ARMS: dict[str, Arm | None] = {
@@ -85,6 +91,7 @@ ARMS: dict[str, Arm | None] = {
     "bridge, simulated weight 1": Arm({"simulated_weight": 1.0}),
     "bridge without simulated subjects": Arm({"simulated_weight": 0.0}),
     "bridge without back-translation": Arm({"back_translation_weight": 0.0}),
+    "bridge without its beginning's share": Arm({"beginning_share": 0.0}),
     "bridge without structure": Arm({"structure_weight": 0.0}),
     "bridge with critics": Arm({"adversarial_weight": 0.05}),
     "bridge from scratch": Arm({"learning_rate": 1e-3}, start="scratch"),
@@ -94,6 +101,9 @@ ARMS: dict[str, Arm | None] = {
         PAIRED | {"learning_rate": 1e-3, "structure_weight": 0.0}, start="scratch", pairs=True
     ),
     "pairs of the other patient": Arm(PAIRED, pairs=True),
+    "preset unet": Arm({}, start="scratch", preset="unet"),
+    "preset resunet": Arm({}, start="scratch", preset="resunet"),
+    "preset resnet": Arm({}, start="scratch", preset="resnet"),
 }
 
 NEED_PATIENTS = [name for name, arm in ARMS.items() if arm is not None and arm.pairs]
@@ -270,9 +280,34 @@ def summary(results: Path) -> None:
     table = {key: [point.get(key, np.nan) for point in points] for key in points[0]}
     for paired in ("psnr", "ssim"):
         for name in table:
-            if name not in ("psnr", "ssim"):
+            if name not in ("psnr", "ssim", "minutes"):
                 told = stats.spearmanr(table[name], table[paired], nan_policy="omit").statistic
                 print(f"{name:24} {paired}  {told:.2f}  ({len(points)} checkpoints)")
+
+
+def figure(results: Path, path: Path) -> None:
+    """Draw how the paired scores grew with the minutes of training, for each arm, to an SVG file.
+
+    Of the last run of each arm with the first seed on `ms`. They are those of validation: slice by
+    slice, where the tables score in three dimensions. No training saw them.
+    """
+    runs = {}
+    for line in map(json.loads, results.read_text().splitlines()):
+        points = [point for point in line.get("checkpoints", []) if "minutes" in point]
+        if line["set"] == "ms" and points and line["seed"] == 0:
+            runs[line["arm"]] = points
+    drawn = Figure(figsize=(9, 3.6), layout="constrained")
+    for axis, score, name in zip(
+        drawn.subplots(1, 2), ("psnr", "ssim"), ("PSNR in dB", "SSIM"), strict=True
+    ):
+        for arm, points in runs.items():
+            axis.plot(*([p[key] for p in points] for key in ("minutes", score)), ".-", label=arm)
+        axis.set(xlabel="minutes on one thread", ylabel=f"{name}, mean of both directions")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    drawn.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    with rc_context({"svg.hashsalt": "mrbridge"}):
+        drawn.savefig(path, metadata={"Date": None})
 
 
 def _cell(told: dict[str, list[float]]) -> str:
@@ -292,6 +327,7 @@ def checkpoints(rows: list[dict[str, float]]) -> list[dict[str, float]]:
         }
         swd = 0.5 * (row["swd_to_target"] + row["swd_to_source"])
         point |= {"minus_swd": round(-swd, 3), "criterion": round(row["criterion"], 4)}
+        point["minutes"] = round(row["seconds"] / 60, 2)
         kept.append(point)
     return kept
 
@@ -307,9 +343,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--keep", type=Path, help="folder for the runs; removed without it")
     parser.add_argument("--summary", type=Path)
+    parser.add_argument("--figure", type=Path, help="of the summary; an SVG file")
     given = parser.parse_args()
     if given.summary is not None:
-        return summary(given.summary)
+        summary(given.summary)
+        return figure(given.summary, given.figure) if given.figure is not None else None
     if given.set == "whole-heads":
         with tempfile.TemporaryDirectory() as name:
             for told in whole_heads(given.data, Path(name)):
@@ -340,7 +378,7 @@ def _train(
 ) -> Run:
     """The run of an arm, which went on for the minutes given."""
     changes = {"minutes": given.minutes, "seed": seed, "steps_per_epoch": 60, "guard": "warn"}
-    settings = resolve("bridge", arm.changes, changes)
+    settings = resolve(arm.preset, arm.changes, changes)
     path = folder / f"{name}-{seed}".replace(" ", "-").replace(",", "")
     return train(store, path, settings, device="cpu", start=arm.start)
 

@@ -75,11 +75,28 @@ def test_checkpoints_are_validations_with_pairs(quality: Any) -> None:
         )
         for side in ("target", "source")
     }
-    row |= {"swd_to_target": 10.0, "swd_to_source": 20.0, "criterion": 1.5}
+    row |= {"swd_to_target": 10.0, "swd_to_source": 20.0, "criterion": 1.5, "seconds": 90.0}
     kept = quality.checkpoints([{"epoch": 1.0}, row])
     assert len(kept) == 1
     assert kept[0]["minus_swd"] == -15
     assert kept[0]["psnr"] == 18
+    assert kept[0]["minutes"] == 1.5
+
+
+def test_the_figure_shows_the_last_run_of_each_arm(quality: Any, tmp_path: Path) -> None:
+    def line(arm: str, seed: int, height: float) -> str:
+        points = [{"psnr": height + n, "ssim": 0.1 * n, "minutes": n} for n in range(3)]
+        return json.dumps({"set": "ms", "arm": arm, "seed": seed, "checkpoints": points})
+
+    results, images = tmp_path / "r.jsonl", (tmp_path / "one.svg", tmp_path / "two.svg")
+    runs = [line("bridge", 0, 9.0), line("bridge", 1, 5.0), line("preset unet", 0, 3.0)]
+    results.write_text("\n".join([*runs, json.dumps({"set": "ms", "arm": "floor"})]))
+    quality.figure(results, images[0])
+    assert "preset unet" in (told := images[0].read_text())
+    assert "floor" not in told
+    results.write_text("\n".join([line("bridge", 0, 1.0), *runs]))
+    quality.figure(results, images[1])
+    assert images[1].read_text() == told
 
 
 def test_cases_that_were_scored_apart_are_joined(quality: Any) -> None:
