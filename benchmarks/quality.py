@@ -1,20 +1,20 @@
 """How well arms translate real scans that no arm was shown as pairs: one JSON line an arm.
 
     python benchmarks/quality.py --data ../shared/data [--set ms] [--minutes 20] [--seeds 0 1 2]
-        [--arms shipped bridge …] [--out benchmarks/results/quality.jsonl]
+        [--arms shipped bridge …] [--shares 0 0.5] [--out benchmarks/results/quality.jsonl]
     python benchmarks/quality.py --summary benchmarks/results/quality.jsonl
         [--figure docs/explanation/quality.svg]
 
 Sets: `ms` trains on the T1w of patient07 and the T2w of patient19 of open-ms-mni, `ms-swapped` the
 other way round; both score both patients, whose scans of the other contrast no training saw.
 `seed-png` trains on the two folders of slices and scores the pairs that are hidden in them.
-`whole-heads` trains nothing: `evaluate` scores the shipped model and the floor on the visits of
-open-ms-raw, registered, inside the foreground, mean over patients. Arms of pairs are trained once
-for each patient, on the pair of the other one, for the minutes each. `preset …` are the original
-presets with their own networks, losses and weights. Scores are those of DESIGN, section 7: kind
-`fit` inside the brain, in three dimensions, for patients; kind `plain` over whole slices for
-seed-png. Every arm starts from the same store; threads are those of the environment
-(OMP_NUM_THREADS).
+`whole-heads` and `healthy-head` train nothing: `evaluate` scores the shipped model and the floor on
+the visits of open-ms-raw (mean over patients) or on the adult of adi-brain-dicom, registered,
+inside the foreground. Arms of pairs are trained once for each patient, on the pair of the other
+one, for the minutes each. `preset …` are the original presets with their own networks, losses and
+weights. Scores are those of DESIGN, section 7: kind `fit` inside the brain, in three dimensions,
+for patients; kind `plain` over whole slices for seed-png. Every arm starts from the same store;
+threads are those of the environment (OMP_NUM_THREADS).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,17 +39,21 @@ from scipy import stats
 
 from harness import machine, versions
 from mrbridge import io, metrics
+from mrbridge.bundle import load_bundle, save_bundle
 from mrbridge.evaluation.evaluate import evaluate
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.inference.engine import Translator
+from mrbridge.io import dicom
 from mrbridge.models import SHIPPED
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import Store
+from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import resolve
 from mrbridge.volume import Volume
 
-SETS = ("ms", "ms-swapped", "seed-png", "whole-heads")
+SETS = ("ms", "ms-swapped", "seed-png", "whole-heads", "healthy-head")
+TO = ("T2w", "T1w")
 PATIENTS = ("patient07", "patient19")
 
 NO_LESSONS: dict[str, Any] = {
@@ -217,7 +221,7 @@ def floor(cases: list[Case], kind: str) -> dict[str, Any]:
 
 def _told(cases: list[Case], made: dict[tuple[str, str], Any], kind: str) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    for to in ("T2w", "T1w"):
+    for to in TO:
         each = {}
         for case in cases:
             real, synthetic = case.scans[to].voxels, made[case.name, to]
@@ -227,6 +231,22 @@ def _told(cases: list[Case], made: dict[tuple[str, str], Any], kind: str) -> dic
         told[f"to {to}"] = {"mean": [round(float(m), 3) for m in mean]}
         if len(each) <= 4:
             told[f"to {to}"] |= each
+    return told
+
+
+def by_share(
+    cases: list[Case], run: Path, shares: Iterable[float], kind: str
+) -> dict[str, dict[str, Any]]:
+    """Scores of the last state of a run that began with the shipped model, by the share of it that
+    is kept, whatever the run's own was."""
+    first, manifest = load_bundle(SHIPPED).weights, load_bundle(run).manifest
+    last = load_checkpoint(run / "checkpoints" / "last.ckpt")["networks"]
+    told = {}
+    for share in shares:
+        weights = {n: torch.lerp(last[f"mean_{n}"], w.float(), share) for n, w in first.items()}
+        with tempfile.TemporaryDirectory() as name:
+            save_bundle(manifest, weights, Path(name) / "bundle")
+            told[str(share)] = scores(cases, Path(name) / "bundle", kind)
     return told
 
 
@@ -240,32 +260,60 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return told
 
 
-def whole_heads(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
-    """Scores of the shipped model and of the floor on open-ms-raw, whose scans lie apart."""
+def whole_heads(data: Path, folder: Path, healthy: bool) -> Iterator[dict[str, Any]]:
+    """Scores of the shipped model and of the floor on scans of whole heads, which lie apart.
+
+    Args:
+        data: the scans.
+        folder: for tables and results.
+        healthy: the adult of adi-brain-dicom, with a floor learned on open-ms-raw, instead of the
+            patients of open-ms-raw.
+    """
     rows = []
     for patient in sorted((data / "open-ms-raw").glob("patient*")):
         for path in sorted(patient.glob("study*_T[12]W.nii.gz")):
             visit, contrast = path.name.split(".")[0].split("_")
             rows.append((patient.name, visit, contrast.replace("W", "w"), path.resolve()))
+    if healthy:
+        listing = dicom.find_series(data / "adi-brain-dicom")
+        for contrast in ("T1w", "T2w"):
+            found = dicom.choose_series(listing, [contrast])
+            scan = dicom.read_series(found, allow_gaps=True)  # each lacks a slice
+            path = (folder / f"adi_{contrast}.nii.gz").resolve()
+            rows.append(("adi", "1", contrast, io.write(scan, path)))
     with open(folder / "table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([("subject", "session", "contrast", "path"), *rows])
     settings = EvaluateSettings(cycle=False, shown_cases=0)
     found = evaluate(SHIPPED, folder / "table.csv", out=folder / "scores", settings=settings)
-    told = json.loads((found.out / "scores.json").read_text())["summary"]
+    with open(found.out / "scores.csv", newline="") as file:
+        told = [row for row in csv.DictReader(file) if row["kind"] == "fit"]
     for arm, method in (("floor", "floor"), ("shipped", "model")):
         yield {
             "arm": arm,
-            "scores": {
-                f"to {direction.split('_')[-1]}": {
-                    "mean": [
-                        round(methods[method]["fit"][score]["mean"], 3)
-                        for score in ("psnr", "ssim")
-                    ]
-                }
-                for direction, methods in told.items()
-            },
+            "scores": {f"to {to}": _by_subject(told, method, to, healthy) for to in TO},
         }
+
+
+def _by_subject(
+    rows: list[dict[str, str]], method: str, to: str, healthy: bool
+) -> dict[str, list[float]]:
+    """PSNR and SSIM of each subject, a mean over its visits, and the mean over subjects."""
+    each = {
+        subject: np.mean(
+            [
+                [float(row["psnr"]), float(row["ssim"])]
+                for row in rows
+                if (row["subject"], row["method"]) == (subject, method)
+                and row["direction"].endswith(f"to_{to}")
+            ],
+            axis=0,
+        )
+        for subject in sorted({row["subject"] for row in rows})
+        if (subject == "adi") == healthy
+    }
+    told = {"mean": np.mean(list(each.values()), axis=0)} | each
+    return {name: [round(float(value), 3) for value in pair] for name, pair in told.items()}
 
 
 def summary(results: Path) -> None:
@@ -273,9 +321,12 @@ def summary(results: Path) -> None:
     paired scores, over all checkpoints."""
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     for line in lines:
-        if "scores" in line:
-            print(f"| {line['set']} | {line['arm']} | {line.get('steps', '')} | ", end="")
-            print(" | ".join(_cell(told) for told in line["scores"].values()), "|")
+        named = {line["arm"]: line["scores"]} if "scores" in line else {}
+        for share, told in line.get("by share", {}).items():
+            named[f"{line['arm']}, {share} of its beginning"] = told
+        for arm, of_arm in named.items():
+            print(f"| {line['set']} | {arm} | {line.get('steps', '')} | ", end="")
+            print(" | ".join(_cell(told) for told in of_arm.values()), "|")
     points = [point for line in lines for point in line.get("checkpoints", [])]
     table = {key: [point.get(key, np.nan) for point in points] for key in points[0]}
     for paired in ("psnr", "ssim"):
@@ -339,6 +390,13 @@ def main() -> None:
     parser.add_argument("--set", choices=SETS, default="ms")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument(
+        "--shares",
+        type=float,
+        nargs="*",
+        default=[],
+        help="of the beginning, with which the last state is scored too",
+    )
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="all without it")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--keep", type=Path, help="folder for the runs; removed without it")
@@ -348,9 +406,9 @@ def main() -> None:
     if given.summary is not None:
         summary(given.summary)
         return figure(given.summary, given.figure) if given.figure is not None else None
-    if given.set == "whole-heads":
+    if given.set in ("whole-heads", "healthy-head"):
         with tempfile.TemporaryDirectory() as name:
-            for told in whole_heads(given.data, Path(name)):
+            for told in whole_heads(given.data, Path(name), given.set == "healthy-head"):
                 _tell(given, {"benchmark": "quality", "set": given.set, "kind": "fit"} | told)
         return None
     is_seed = given.set == "seed-png"
@@ -419,6 +477,8 @@ def _run(
             line["kept what it began with"] = run.kept_beginning
             line["scores"] = scores(cases, run.path, kind)
             line["checkpoints"] = checkpoints(run.rows)
+            if given.shares and arm.start == "shipped":
+                line["by share"] = by_share(cases, run.path, given.shares, kind)
         line["seconds with everything"] = round(time.monotonic() - began)
         line["steps"] = int(run.rows[-1]["step"])
     _tell(given, line)

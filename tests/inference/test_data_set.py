@@ -18,8 +18,9 @@ from mrbridge.bundle import Bundle, load_bundle, save_bundle
 from mrbridge.errors import InputError, OutputError, SettingsError, SomeScansFailed
 from mrbridge.inference import translate as verb
 from mrbridge.inference.data_set import Plan, check_data_set
+from mrbridge.inference.job import Translation
 from mrbridge.inference.source_facts import skull_stripped
-from mrbridge.inference.translate import Translation, translate
+from mrbridge.inference.translate import translate
 from mrbridge.volume import Volume
 
 SCANS = (
@@ -291,7 +292,7 @@ class TestDoneAlready:
         out = tmp_path / "out"
         run(tiny_bundle, root, out)
         before = tree(out)
-        monkeypatch.setattr(verb, "_synthesise", None)
+        monkeypatch.setattr(verb, "synthesise", None)
         again = run(tiny_bundle, root, out)
         assert [(item.skipped, item.error) for item in again] == [(True, None)] * 4
         assert all(item.output.is_file() for item in again)

@@ -1,0 +1,180 @@
+"""The verb `translate` on a folder of files, and what its results are called."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mrbridge import __version__
+from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.inference.data_set import SLOW_IMPORTS
+from mrbridge.inference.job import Job, SentJob, Translation, translate_file
+from mrbridge.io import FORMATS, is_readable
+from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
+from mrbridge.io.safety import sha256_of, sweep, write_json
+from mrbridge.scale import Workers, map_scans
+
+log = logging.getLogger(__name__)
+
+
+def translate_folder(job: Job, folder: Path, out: Path, workers: Workers) -> list[Translation]:
+    """Translate a folder file by file; what fails does not stop the others.
+
+    Raises:
+        InputError: it holds nothing to translate.
+        OutputError: `out` is the folder itself, or the name of a file.
+        SomeScansFailed: the others are written, and `report.json` tells.
+    """
+    if out.resolve() == folder.resolve():
+        raise OutputError("is the input itself", path=out, remedy="Name another output folder.")
+    if out.suffix and is_readable(out):
+        raise OutputError(
+            "is the name of a file, but the input is a folder", path=out, remedy="Name a folder."
+        )
+    chosen, ignored = _choose(job, folder, out)
+    items: list[_Item] = []
+    taken: set[Path] = set()
+    for path in chosen:
+        known = _contrast_below(folder, path)
+        to = job.contrast_of(known)
+        output = out / path.relative_to(folder).parent / _name(path, to)
+        items.append(_Item(path, output, known, to, output in taken))
+        taken.add(output)
+    done: list[Translation] = []
+    sent, workers = job.sent(workers)
+    function = partial(_file_of_folder, sent)
+    for item, result in map_scans(
+        function, items, workers=workers, label="translate", imports=SLOW_IMPORTS
+    ):
+        if isinstance(result, MrbridgeError):
+            log.error("%s", result)
+            model = job.translator.bundle.hash
+            result = Translation(item.path, None, item.to, model, result.what)
+        done.append(result)
+    failed = [item for item in done if item.error]
+    write_json(out / "report.json", _report(job, folder, out, done, ignored))
+    if failed:
+        raise SomeScansFailed(
+            f"{len(failed)} of {len(done)} scans failed",
+            path=out / "report.json",
+            remedy="It lists them.",
+        )
+    return done
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A file of a folder: the contrast that it is known to have, the one to make, and where to,
+    unless that place is taken."""
+
+    path: Path
+    output: Path
+    known: str | None
+    to: str
+    is_taken: bool
+
+
+def _file_of_folder(job: Job | SentJob, item: _Item) -> Translation:
+    sweep(item.output.parent)
+    if item.is_taken:
+        raise OutputError(f"{item.output.name} is made of another scan already", path=item.path)
+    return translate_file(job.opened(), item.path, item.output, item.known)
+
+
+def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Which files of a folder to translate, and why not the others."""
+    results = out.resolve()
+    paths = [
+        p
+        for p in sorted((p for p in folder.rglob("*") if p.is_file()), key=natural_key)
+        if not p.resolve().is_relative_to(results)
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    ]
+    images = [p for p in paths if is_readable(p)]
+    ignored = [(p, "not an image that mrbridge reads") for p in paths if not is_readable(p)]
+    bundle = job.translator.bundle
+    wanted = bundle.source if job.to in (None, bundle.target) else bundle.target
+    known = {p: _contrast_below(folder, p) for p in images}
+    named = [p for p in images if known[p] == wanted]
+    chosen = named or [p for p in images if known[p] is None]
+    if job.to is None and not chosen:
+        chosen = [p for p in images if known[p] == bundle.target]
+    if not chosen:
+        raise InputError(
+            f"holds no {wanted} scan among {len(images)} images",
+            path=folder,
+            remedy="Name a folder of scans, and the contrast to make with --to.",
+        )
+    ignored += [
+        (p, f"is {known[p] or 'of unknown contrast'}, not {wanted}")
+        for p in images
+        if p not in set(chosen)
+    ]
+    return chosen, ignored
+
+
+def _contrast_below(folder: Path, path: Path) -> str | None:
+    """What a path tells of its contrast, from the folder that was named downwards."""
+    return guess_contrast(Path(folder.resolve().name, path.relative_to(folder)))
+
+
+def _name(path: Path, to: str) -> str:
+    """BIDS names become names of derivatives; any other name is kept, so that folders pair up."""
+    bids = parse_name(path)
+    return path.name if bids is None else derivative_name(bids, to)
+
+
+def output_file(job: Job, path: Path, out: Path) -> Path:
+    """Where the translation of one file goes that shall lie at or in `out`.
+
+    Raises:
+        InputError: the file does not exist.
+        OutputError: `out` is the name of something else than a scan.
+    """
+    if not path.exists():
+        raise InputError("does not exist", path=path, remedy="Check the name.")
+    if out.is_dir() or not out.suffix:
+        known = guess_contrast(Path(path.resolve().parent.name, path.name))
+        return out / _name(path, job.contrast_of(known))
+    if not is_readable(out):
+        raise OutputError(
+            "is of no known format", path=out, remedy=f"Name a folder, or {', '.join(FORMATS)}."
+        )
+    return out
+
+
+def _report(
+    job: Job,
+    folder: Path,
+    out: Path,
+    done: list[Translation],
+    ignored: list[tuple[Path, str]],
+) -> dict[str, Any]:
+    return {
+        "synthetic": True,
+        "note": "Synthetic images, for research, not for diagnosis.",
+        "created_by": f"mrbridge {__version__}",
+        "model": job.translator.bundle.hash,
+        "done": [
+            {
+                "source": str(item.source.relative_to(folder)),
+                "source_sha256": sha256_of(item.source),
+                "output": str(item.output.relative_to(out)),
+                "contrast": item.contrast,
+                **({} if item.rounding is None else {"rounding": item.rounding.told()}),
+            }
+            for item in done
+            if item.output is not None
+        ],
+        "failed": [
+            {"source": str(item.source.relative_to(folder)), "error": item.error}
+            for item in done
+            if item.error
+        ],
+        "ignored": [
+            {"source": str(path.relative_to(folder)), "reason": reason} for path, reason in ignored
+        ],
+    }

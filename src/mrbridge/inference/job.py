@@ -1,0 +1,178 @@
+"""One scan of the verb `translate`: what is asked, read, made and written."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrbridge.errors import InputError, OutputError, SettingsError
+from mrbridge.inference.engine import Elsewhere, Translator
+from mrbridge.inference.integers import Rounding, rounded
+from mrbridge.inference.objects import as_volume
+from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
+from mrbridge.io import read, write
+from mrbridge.io.places import here
+from mrbridge.io.safety import write_json
+from mrbridge.preparation.brain import find_brain, mask_path
+from mrbridge.scale import Workers, stays_here
+from mrbridge.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One scan of a batch.
+
+    Attributes:
+        source: the file that was read.
+        output: the file that was written, None if it failed.
+        contrast: what was to be made.
+        model: SHA-256 of the weights that made it, or were to.
+        error: why it failed, None if it did not.
+        skipped: whether the output was there already, made of the same.
+        rounding: what became of its intensities, where it was made now and of integers.
+    """
+
+    source: Path
+    output: Path | None
+    contrast: str | None
+    model: str
+    error: str | None = None
+    skipped: bool = False
+    rounding: Rounding | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of every scan; the attributes are those of `inference.translate.translate`."""
+
+    translator: Translator
+    to: str | None
+    match: Volume | None
+    force: bool
+    volume: int | None
+    assume: str | None
+    dtype: str
+
+    def contrast_of(self, known: str | None) -> str:
+        """The contrast to make of a scan of a known or unknown contrast."""
+        bundle = self.translator.bundle
+        return self.to or (bundle.source if known == bundle.target else bundle.target)
+
+    def sent(self, workers: Workers) -> tuple[Job | SentJob, Workers]:
+        """As those who work on it get it, and who they are."""
+        told = None if stays_here(workers) else self.translator.elsewhere()
+        if told is None:
+            return self, 1
+        rest = (self.to, self.match, self.force, self.volume, self.assume, self.dtype)
+        return SentJob(told, rest), workers
+
+    def opened(self) -> Job:
+        """As it is where it stays."""
+        return self
+
+
+@dataclass(frozen=True)
+class SentJob:
+    """A job on its way to other processes, without the translator, which each opens for itself."""
+
+    elsewhere: Elsewhere
+    rest: tuple[Any, ...]
+
+    def opened(self) -> Job:
+        """As it is where it has arrived."""
+        return Job(self.elsewhere.open(), *self.rest)
+
+
+def _contrast_for(job: Job, scan: Volume, path: Path | None) -> str:
+    """The contrast to make of a scan, if it is fit for that."""
+    bundle = job.translator.bundle
+    to = job.translator.choose_contrast(scan, job.to)
+    if job.force:
+        return to
+    if scan.synthetic:
+        raise InputError("is synthetic already", path=path, remedy="Use --force to go on.")
+    if scan.contrast == to:
+        raise InputError(f"is {to} already", path=path, remedy="Choose --to, or use --force.")
+    if scan.contrast not in (None, bundle.source, bundle.target):
+        raise InputError(
+            f"is {scan.contrast}; this model takes {bundle.source} and {bundle.target}",
+            path=path,
+            remedy="Name another scan, or use --force.",
+        )
+    return to
+
+
+def translate_file(job: Job, path: Path, output: Path, contrast: str | None = None) -> Translation:
+    """Read, translate and write one file, whose contrast its folders may have told.
+
+    Raises:
+        InputError: it cannot be read, or is not fit to be translated.
+        OutputError: the output cannot be written, or would replace the file.
+        SettingsError: a picture is wanted in another type of numbers.
+    """
+    if output.resolve() == path.resolve():
+        raise OutputError("the output would replace its source", path=path, remedy="Name another.")
+    scan = read(path, volume=job.volume, assume=job.assume)
+    scan = replace(scan, contrast=scan.contrast or contrast)
+    synthesis = synthesise(job, scan, path)
+    write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
+    bundle = job.translator.bundle
+    if not scan.is_picture:
+        write_json(sidecar_path(output), provenance(bundle, synthesis, path.name))
+    rounding = synthesis.rounding
+    return Translation(path, output, synthesis.contrast, bundle.hash, rounding=rounding)
+
+
+def synthesise(job: Job, scan: Volume, path: Path | None) -> Synthesis:
+    """Translate one scan that was read, if it is fit for that.
+
+    Raises:
+        InputError: it is synthetic, of the wanted contrast already, or of another that is known.
+        SettingsError: it is a picture, and wanted in another type of numbers.
+    """
+    to = _contrast_for(job, scan, path)
+    if job.dtype != "float32" and scan.is_picture:
+        raise SettingsError(
+            "a picture keeps its depth", path=path, remedy="Leave the number type to volumes."
+        )
+    mask = _mask(job.translator, path)
+    try:
+        made = job.translator.translate(scan, to, match=job.match, mask=mask)
+    except InputError as error:  # of the voxels alone, which know no file
+        raise InputError(error.what, path=error.path or path, remedy=error.remedy) from error
+    rounding: Rounding | None = None
+    if job.dtype != "float32":
+        made, rounding = rounded(made, job.dtype, job.translator.range_of(to, job.match))
+        log.info(
+            "%s: rounded to %s after multiplication with %g, %d voxels clipped",
+            "the scan" if path is None else path.name,
+            *(rounding.dtype, rounding.factor, rounding.clipped),
+        )
+    return Synthesis(scan, made, to, rounding)
+
+
+def reference_of(translator: Translator, match: Any) -> Volume:
+    """What is to be matched, its brain alone where a mask beside it and the model say so."""
+    if not isinstance(match, str | Path):
+        return as_volume(match)
+    match = Path(here(match))
+    scan, mask = read(match), _mask(translator, match)
+    if mask is None:
+        return scan
+    inside = find_brain(scan, "mask", mask)
+    return replace(scan, voxels=np.where(inside, scan.voxels, 0).astype(scan.voxels.dtype))
+
+
+def _mask(translator: Translator, path: Path | None) -> Volume | None:
+    """The brain mask that lies beside a scan, where the model was trained on brains so masked."""
+    standard = translator.bundle.manifest.standard
+    if standard.brain != "mask" or path is None or not path.is_file():
+        return None
+    found = mask_path(path, standard.brain_mask)
+    return None if found is None else read(found)
