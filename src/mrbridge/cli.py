@@ -46,11 +46,10 @@ from mrbridge.options import (
     Verbose,
     Workers,
     layered,
-    place_argument,
-    place_option,
     spread,
     who_works,
 )
+from mrbridge.place_options import place_argument, place_option
 
 app = typer.Typer(
     name="mrbridge",

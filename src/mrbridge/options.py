@@ -9,28 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from mrbridge.errors import SettingsError
-from mrbridge.urls import is_url
-
-
-def _place(text: str) -> Path:
-    """A path, or the mirror of what lies at a URL."""
-    if not is_url(text):
-        return Path(text)
-    from mrbridge.io.places import here
-
-    path: Path = here(text)
-    return path
-
-
-def place_option(*names: str, help: str) -> Any:
-    """An option that takes a path or a URL."""
-    return typer.Option(*names, parser=_place, metavar="PATH|URL", help=help)
-
-
-def place_argument(metavar: str, help: str) -> Any:
-    """An argument that takes a path or a URL."""
-    return typer.Argument(metavar=metavar, parser=_place, help=help)
-
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; add tracebacks.")]
