@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mrbridge.bundle import load_bundle, read_manifest
 from mrbridge.data import loader
+from mrbridge.data.dataset import HeldOut, UnpairedSlices
 from mrbridge.errors import (
     MrbridgeError,
     MrbridgeWarning,
@@ -32,7 +35,13 @@ from mrbridge.training.checkpoint import link_checkpoint, load_checkpoint, save_
 from mrbridge.training.names import refuse_foreign
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import PRESETS, TrainSettings, preset, resolve
-from mrbridge.training.validation import criterion
+from mrbridge.training.validation import (
+    Compared,
+    Syntheses,
+    criterion,
+    synthesise,
+    validation_scores,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_phantom")
 
@@ -164,17 +173,57 @@ def test_only_a_better_state_is_shipped(
 def test_scores_that_are_not_finite_do_not_end_a_training(
     small_store: Store, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {"psnr_target": float("inf"), "swd_to_source": 3.0, "swd_to_target": float("nan")}
+    told = {"psnr_target": float("inf"), "detail_to_source": 3.0, "detail_to_target": float("nan")}
     monkeypatch.setattr(callbacks, "validation_scores", lambda *_: dict(told))
     done = train(small_store, tmp_path / "run", tiny(epochs=1), device="cpu")
-    assert read_manifest(done.path).scores == {"swd_to_source": 3.0}
+    assert read_manifest(done.path).scores == {"detail_to_source": 3.0}
 
 
 def test_pairs_do_not_decide_what_is_best() -> None:
-    apart = {"swd_to_target": 3.0, "swd_to_source": 5.0}
+    apart = {"detail_to_target": 3.0, "detail_to_source": 5.0}
     assert criterion(apart) == -4.0
     assert criterion(apart | {"psnr_target": 30.0, "psnr_source": 30.0}) == -4.0
-    assert criterion(apart | {"swd_to_target": 2.0}) > criterion(apart), "closer is better"
+    assert criterion(apart | {"detail_to_target": 2.0}) > criterion(apart), "closer is better"
+
+
+def test_training_slices_judge_where_no_pairs_are_learned(
+    small_store: Store, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out slices may be few neighbours, of other anatomy in each contrast."""
+    seen: dict[str, HeldOut] = {}
+    for name, changes in (("alone", {}), ("pairs", {"supervision": "paired"})):
+        monkeypatch.setattr(
+            callbacks,
+            "synthesise",
+            lambda model, held_out, name=name: (
+                seen.setdefault(name, held_out) and synthesise(model, held_out)
+            ),
+        )
+        settings = tiny(epochs=1, validation_slices=5, **changes)
+        train(small_store, tmp_path / name, settings, device="cpu", start="scratch")
+    assert seen["pairs"].compared is None
+    compared = seen["alone"].compared
+    assert compared is not None
+    banks = UnpairedSlices(small_store, settings.networks.image_size, 0).banks
+    for images, bank in zip(compared, banks, strict=True):
+        assert len(images) == 5
+        places = [k for k in range(len(bank)) for one in images if np.array_equal(one[0], bank[k])]
+        assert len(places) >= 5
+        assert max(places) - min(places) > len(bank) / 2, "from all over the scans"
+
+
+def test_detail_is_compared_on_the_slices_that_are_meant_for_it(
+    small_store: Store, tiny: Callable[..., Any]
+) -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 3, 32, 32)).astype(np.float32)
+    coarse = ndimage.gaussian_filter(first, (0, 3, 3))
+    alike = Syntheses(*[first] * 8)
+    apart = replace(alike, compared=Compared(first, first, coarse, second))
+    assert criterion(validation_scores(alike, paired=False)) == 0
+    told = validation_scores(apart, paired=False)
+    assert told["swd_to_target"] == 0
+    assert told["detail_to_target"] > told["detail_to_source"] > 0
 
 
 def test_training_by_the_clock_ends_in_time(
