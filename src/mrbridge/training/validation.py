@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
@@ -52,7 +52,7 @@ class Syntheses:
     back_to_target: Stack
     same_source: Stack
     same_target: Stack
-    compared: Compared | None = None
+    compared: Compared | None = field(default=None, kw_only=True)
 
 
 def synthesise(model: CycleGAN, slices: HeldOut) -> Syntheses:
@@ -75,7 +75,7 @@ def synthesise(model: CycleGAN, slices: HeldOut) -> Syntheses:
         source, target = slices.compared
         images = (source, target, run(to_target, source), run(to_source, target))
         compared = Compared(*map(_stack, images))
-    return replace(Syntheses(*map(_stack, stacks)), compared=compared)
+    return Syntheses(*map(_stack, stacks), compared=compared)
 
 
 def _stack(images: Tensor) -> Stack:
