@@ -236,17 +236,17 @@ def _told(cases: list[Case], made: dict[tuple[str, str], Any], kind: str) -> dic
 
 def by_share(
     cases: list[Case], run: Path, shares: Iterable[float], kind: str
-) -> dict[str, dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Scores of the last state of a run that began with the shipped model, by the share of it that
     is kept, whatever the run's own was."""
     first, manifest = load_bundle(SHIPPED).weights, load_bundle(run).manifest
     last = load_checkpoint(run / "checkpoints" / "last.ckpt")["networks"]
-    told = {}
+    told = []
     for share in shares:
         weights = {n: torch.lerp(last[f"mean_{n}"], w.float(), share) for n, w in first.items()}
         with tempfile.TemporaryDirectory() as name:
             save_bundle(manifest, weights, Path(name) / "bundle")
-            told[str(share)] = scores(cases, Path(name) / "bundle", kind)
+            told.append({"share": share, "scores": scores(cases, Path(name) / "bundle", kind)})
     return told
 
 
@@ -322,8 +322,8 @@ def summary(results: Path) -> None:
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     for line in lines:
         named = {line["arm"]: line["scores"]} if "scores" in line else {}
-        for share, told in line.get("by share", {}).items():
-            named[f"{line['arm']}, {share} of its beginning"] = told
+        for told in line.get("by share", []):
+            named[f"{line['arm']}, {told['share']} of its beginning"] = told["scores"]
         for arm, of_arm in named.items():
             print(f"| {line['set']} | {arm} | {line.get('steps', '')} | ", end="")
             print(" | ".join(_cell(told) for told in of_arm.values()), "|")

@@ -217,7 +217,6 @@ def sliced_wasserstein(
     *,
     seed: int = 0,
     directions: int = _DIRECTIONS,
-    level: int | None = None,
 ) -> float:
     """How differently two sets of pictures look, without pairing them; smaller is better.
 
@@ -234,8 +233,6 @@ def sliced_wasserstein(
         b: likewise; the number and size of its pictures may differ.
         seed: of patches and directions.
         directions: how many projections.
-        level: of this band of the pyramid alone, 0 the finest, or of the coarsest that small
-            pictures have; None: the mean of all bands and of what is left below them.
 
     Raises:
         InputError: a set is empty or its pictures are smaller than 16 pixels.
@@ -244,9 +241,6 @@ def sliced_wasserstein(
     shortest = min(min(stack.shape[1:]) for stack in stacks_a + stacks_b)
     levels = 1 + max(0, int(math.log2(shortest / _COARSEST)))
     patches_a, patches_b = _patches(stacks_a, levels, seed), _patches(stacks_b, levels, seed)
-    if level is not None:
-        chosen = min(level, max(0, levels - 2))
-        patches_a, patches_b = patches_a[chosen : chosen + 1], patches_b[chosen : chosen + 1]
     generator = np.random.default_rng(seed)
     distances = [
         _sliced(one, other, directions, generator)

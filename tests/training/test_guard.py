@@ -293,7 +293,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return {"to_target": reading(verdict), "to_source": reading()}
 
         monkeypatch.setattr(callbacks, "readings", readings)
-        monkeypatch.setattr(callbacks, "criterion", lambda _: next(scored_as))
+        monkeypatch.setattr(callbacks, "criterion", lambda *_: next(scored_as))
 
     return put
 

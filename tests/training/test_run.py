@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy import ndimage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mrbridge.bundle import load_bundle, read_manifest
+from mrbridge.bundle import Bundle, load_bundle, read_manifest
 from mrbridge.data import loader
-from mrbridge.data.dataset import HeldOut, UnpairedSlices
 from mrbridge.errors import (
     MrbridgeError,
     MrbridgeWarning,
@@ -35,13 +32,7 @@ from mrbridge.training.checkpoint import link_checkpoint, load_checkpoint, save_
 from mrbridge.training.names import refuse_foreign
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import PRESETS, TrainSettings, preset, resolve
-from mrbridge.training.validation import (
-    Compared,
-    Syntheses,
-    criterion,
-    synthesise,
-    validation_scores,
-)
+from mrbridge.training.validation import criterion
 
 pytestmark = pytest.mark.usefixtures("quick_phantom")
 
@@ -152,7 +143,7 @@ def test_only_a_better_state_is_shipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores = iter([1.0, 3.0, 2.0, float("nan"), 4.0])
-    monkeypatch.setattr(callbacks, "criterion", lambda _: next(scores))
+    monkeypatch.setattr(callbacks, "criterion", lambda *_: next(scores))
     shipped = []
     for stop in range(1, 6):
         changes = {"stop_after_epochs": stop}
@@ -173,57 +164,35 @@ def test_only_a_better_state_is_shipped(
 def test_scores_that_are_not_finite_do_not_end_a_training(
     small_store: Store, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {"psnr_target": float("inf"), "detail_to_source": 3.0, "detail_to_target": float("nan")}
+    told = {"psnr_target": float("inf"), "swd_to_source": 3.0, "swd_to_target": float("nan")}
     monkeypatch.setattr(callbacks, "validation_scores", lambda *_: dict(told))
     done = train(small_store, tmp_path / "run", tiny(epochs=1), device="cpu")
-    assert read_manifest(done.path).scores == {"detail_to_source": 3.0}
+    assert read_manifest(done.path).scores == {"swd_to_source": 3.0}
 
 
 def test_pairs_do_not_decide_what_is_best() -> None:
-    apart = {"detail_to_target": 3.0, "detail_to_source": 5.0}
-    assert criterion(apart) == -4.0
-    assert criterion(apart | {"psnr_target": 30.0, "psnr_source": 30.0}) == -4.0
-    assert criterion(apart | {"detail_to_target": 2.0}) > criterion(apart), "closer is better"
+    apart = {"swd_to_target": 3.0, "swd_to_source": 5.0}
+    apart |= {"cycle_psnr_source": 20.0, "cycle_psnr_target": 22.0}
+    for anchored, expected in ((False, -4.0), (True, 21.0)):
+        assert criterion(apart, anchored) == expected
+        pairs = {"psnr_target": 30.0, "psnr_source": 30.0}
+        assert criterion(apart | pairs, anchored) == expected
+        nearer = {"swd_to_target": 2.0, "cycle_psnr_target": 23.0}
+        assert criterion(apart | nearer, anchored) > expected, "closer is better"
 
 
-def test_training_slices_judge_where_no_pairs_are_learned(
-    small_store: Store, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_keeps_its_beginning_is_chosen_by_the_cycle(
+    small_store: Store, tiny: Callable[..., Any], tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    """Held-out slices may be few neighbours, of other anatomy in each contrast."""
-    seen: dict[str, HeldOut] = {}
-    for name, changes in (("alone", {}), ("pairs", {"supervision": "paired"})):
-        monkeypatch.setattr(
-            callbacks,
-            "synthesise",
-            lambda model, held_out, name=name: (
-                seen.setdefault(name, held_out) and synthesise(model, held_out)
-            ),
-        )
-        settings = tiny(epochs=1, validation_slices=5, **changes)
-        train(small_store, tmp_path / name, settings, device="cpu", start="scratch")
-    assert seen["pairs"].compared is None
-    compared = seen["alone"].compared
-    assert compared is not None
-    banks = UnpairedSlices(small_store, settings.networks.image_size, 0).banks
-    for images, bank in zip(compared, banks, strict=True):
-        assert len(images) == 5
-        places = [k for k in range(len(bank)) for one in images if np.array_equal(one[0], bank[k])]
-        assert len(places) >= 5
-        assert max(places) - min(places) > len(bank) / 2, "from all over the scans"
-
-
-def test_detail_is_compared_on_the_slices_that_are_meant_for_it(
-    small_store: Store, tiny: Callable[..., Any]
-) -> None:
-    rng = np.random.default_rng(0)
-    first, second = rng.normal(size=(2, 3, 32, 32)).astype(np.float32)
-    coarse = ndimage.gaussian_filter(first, (0, 3, 3))
-    alike = Syntheses(*[first] * 8)
-    apart = replace(alike, compared=Compared(first, first, coarse, second))
-    assert criterion(validation_scores(alike, paired=False)) == 0
-    told = validation_scores(apart, paired=False)
-    assert told["swd_to_target"] == 0
-    assert told["detail_to_target"] > told["detail_to_source"] > 0
+    networks = tiny_bundle.manifest.networks.model_dump(mode="json")
+    for share in (0.0, 0.5):
+        settings = tiny("bridge", epochs=2, simulated_weight=0.0, beginning_share=share)
+        settings = settings.changed({"networks": networks})
+        out = tmp_path / str(share)
+        run = train(small_store, out, settings, device="cpu", start=tiny_bundle.path)
+        for row in run.rows:
+            assert row["criterion"] == criterion(row, anchored=share > 0)
+            assert (row["criterion"] > 0) == (share > 0)
 
 
 def test_training_by_the_clock_ends_in_time(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -196,15 +196,12 @@ class HeldOut:
         target: likewise, of another number of slices unless paired.
         paired: whether slice i of both shows the same anatomy.
         held_out: whether training never sees their subjects or slices.
-        compared: other slices of source and target, (slices, 1, rows, columns) each, with whose
-            looks syntheses are compared; None compares with the ones above.
     """
 
     source: Tensor
     target: Tensor
     paired: bool
     held_out: bool
-    compared: tuple[Tensor, Tensor] | None = None
 
 
 def held_out_slices(store: Store, image_size: int, count: int) -> HeldOut:
@@ -228,12 +225,6 @@ def held_out_slices(store: Store, image_size: int, count: int) -> HeldOut:
         return HeldOut(_stack(source), _stack(target), paired=True, held_out=True)
     source, target = ([bank[k] for k in _spread(len(bank), count)] for bank in banks)
     return HeldOut(_stack(source), _stack(target), paired=False, held_out=split == "val")
-
-
-def evenly_spread(banks: Iterable[SliceBank], count: int) -> tuple[Tensor, Tensor]:
-    """Up to `count` slices of a source and of a target bank, for `HeldOut.compared`."""
-    source, target = (_stack([bank[k] for k in _spread(len(bank), count)]) for bank in banks)
-    return source, target
 
 
 def _spread(available: int, count: int) -> list[int]:

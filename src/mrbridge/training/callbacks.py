@@ -136,7 +136,7 @@ class Keeper(pl.Callback):
             made, scores = self._look(pl_module, 0)
             self.reference = self._find_reference(pl_module, made)
             if self.begun:
-                self.watch.begin(criterion(scores))
+                self.watch.begin(criterion(scores, bool(pl_module.beginning)))
                 self._ship(pl_module, 0, scores)
                 self._save_best(pl_module)
         self._tick = self._epoch_began = time.monotonic()
@@ -227,7 +227,7 @@ class Keeper(pl.Callback):
         """Score, guard, record and save a state; ship it, go back from it, or end with it."""
         made, scores = self._look(model, epoch)
         row |= scores
-        row["criterion"] = criterion(scores)
+        row["criterion"] = criterion(scores, bool(model.beginning))
         is_right = self._guard(made, row)
         self.record.add(row)
         counts = self.begun or self._progress(model.step) >= GRACE

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from mrbridge.bundle import BundleManifest, load_bundle
 from mrbridge.data.augment import Augmentation
-from mrbridge.data.dataset import HeldOut, UnpairedSlices, evenly_spread, held_out_slices
+from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
 from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
 from mrbridge.errors import Interrupted, MrbridgeWarning, SettingsError
@@ -137,9 +137,6 @@ def _train(
     held_out = held_out_slices(store, settings.networks.image_size, settings.validation_slices)
     dataset = _dataset(store, settings)
     dataset.pairs = choose_pairs(settings, store, dataset.banks)
-    if not dataset.pairs:  # no answer to a training slice is known: all of them may judge
-        compared = evenly_spread(dataset.banks, settings.validation_slices)
-        held_out = replace(held_out, compared=compared)
     if not resume:  # a resumed run's settings have been through this
         settings = share_weights(settings, dataset, begun is not None)
     together = settings.batch_size * ranks.count
