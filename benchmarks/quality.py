@@ -327,13 +327,21 @@ def summary(results: Path) -> None:
         for arm, of_arm in named.items():
             print(f"| {line['set']} | {arm} | {line.get('steps', '')} | ", end="")
             print(" | ".join(_cell(told) for told in of_arm.values()), "|")
-    points = [point for line in lines for point in line.get("checkpoints", [])]
-    table = {key: [point.get(key, np.nan) for point in points] for key in points[0]}
-    for paired in ("psnr", "ssim"):
-        for name in table:
-            if name not in ("psnr", "ssim", "minutes"):
-                told = stats.spearmanr(table[name], table[paired], nan_policy="omit").statistic
-                print(f"{name:24} {paired}  {told:.2f}  ({len(points)} checkpoints)")
+    for anchored in (False, True):  # each kind is judged by a criterion of its own
+        points = [
+            point
+            for line in lines
+            for point in line.get("checkpoints", [])
+            if bool(line.get("beginning share")) == anchored
+        ]
+        table = {key: [point.get(key, np.nan) for point in points] for key in (*points, {})[0]}
+        for paired in ("psnr", "ssim"):
+            for name in table:
+                if name not in ("psnr", "ssim", "minutes"):
+                    rho = stats.spearmanr(table[name], table[paired], nan_policy="omit").statistic
+                    kind = "with" if anchored else "without"
+                    where = f"{len(points)} checkpoints {kind} a share of the beginning"
+                    print(f"{name:24} {paired}  {rho:.2f}  ({where})")
 
 
 def figure(results: Path, path: Path) -> None:
@@ -475,6 +483,7 @@ def _run(
         else:
             run = _train(given, name, arm, seed, store, folder)
             line["kept what it began with"] = run.kept_beginning
+            line["beginning share"] = run.settings.beginning_share * (arm.start != "scratch")
             line["scores"] = scores(cases, run.path, kind)
             line["checkpoints"] = checkpoints(run.rows)
             if given.shares and arm.start == "shipped":
