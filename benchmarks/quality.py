@@ -95,6 +95,7 @@ ARMS: dict[str, Arm | None] = {
     "bridge, simulated weight 1": Arm({"simulated_weight": 1.0}),
     "bridge without simulated subjects": Arm({"simulated_weight": 0.0}),
     "bridge without back-translation": Arm({"back_translation_weight": 0.0}),
+    "bridge without found pairs": Arm({"find_pairs": False}),
     "bridge without its beginning's share": Arm({"beginning_share": 0.0}),
     "bridge without structure": Arm({"structure_weight": 0.0}),
     "bridge with critics": Arm({"adversarial_weight": 0.05}),
