@@ -348,14 +348,15 @@ def summary(results: Path) -> None:
 def figure(results: Path, path: Path) -> None:
     """Draw how the paired scores grew with the minutes of training, for each arm, to an SVG file.
 
-    Of the last run of each arm with the first seed on `ms`. They are those of validation: slice by
-    slice, where the tables score in three dimensions. No training saw them.
+    Of the longest run of each arm with the first seed on `ms`. They are those of validation: slice
+    by slice, where the tables score in three dimensions. No training saw them.
     """
     runs = {}
     for line in map(json.loads, results.read_text().splitlines()):
         points = [point for point in line.get("checkpoints", []) if "minutes" in point]
         if line["set"] == "ms" and points and line["seed"] == 0:
-            runs[line["arm"]] = points
+            known = runs.get(line["arm"], points)
+            runs[line["arm"]] = max(known, points, key=lambda run: run[-1]["minutes"])
     drawn = Figure(figsize=(9, 3.6), layout="constrained")
     for axis, score, name in zip(
         drawn.subplots(1, 2), ("psnr", "ssim"), ("PSNR in dB", "SSIM"), strict=True

@@ -83,9 +83,9 @@ def test_checkpoints_are_validations_with_pairs(quality: Any) -> None:
     assert kept[0]["minutes"] == 1.5
 
 
-def test_the_figure_shows_the_last_run_of_each_arm(quality: Any, tmp_path: Path) -> None:
-    def line(arm: str, seed: int, height: float) -> str:
-        points = [{"psnr": height + n, "ssim": 0.1 * n, "minutes": n} for n in range(3)]
+def test_the_figure_shows_the_longest_run_of_each_arm(quality: Any, tmp_path: Path) -> None:
+    def line(arm: str, seed: int, height: float, length: int = 3) -> str:
+        points = [{"psnr": height + n, "ssim": 0.1 * n, "minutes": n} for n in range(length)]
         return json.dumps({"set": "ms", "arm": arm, "seed": seed, "checkpoints": points})
 
     results, images = tmp_path / "r.jsonl", (tmp_path / "one.svg", tmp_path / "two.svg")
@@ -94,7 +94,7 @@ def test_the_figure_shows_the_last_run_of_each_arm(quality: Any, tmp_path: Path)
     quality.figure(results, images[0])
     assert "preset unet" in (told := images[0].read_text())
     assert "floor" not in told
-    results.write_text("\n".join([line("bridge", 0, 1.0), *runs]))
+    results.write_text("\n".join([line("bridge", 0, 1.0, 2), *runs, line("bridge", 0, 1.0, 2)]))
     quality.figure(results, images[1])
     assert images[1].read_text() == told
 
