@@ -282,10 +282,7 @@ def inspect(
 
 @app.command(epilog="Example: mrbridge train store -o run --preset unet --set epochs=30")
 def train(
-    store: Annotated[
-        Path,
-        place_argument("STORE", help="A prepared store, by path or URL."),
-    ],
+    store: Annotated[Path, place_argument("STORE", help="A prepared store, by path or URL.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The run's folder.")],
     preset: Annotated[
         str | None, typer.Option(help="bridge, unet, resunet or resnet [bridge].")
@@ -357,23 +354,13 @@ def translate(
             "or zip.",
         ),
     ],
-    out: Annotated[
-        Path,
-        place_option(
-            "-o",
-            "--out",
-            help="A file for a file, else a folder.",
-        ),
-    ],
+    out: Annotated[Path, place_option("-o", "--out", help="A file for a file, else a folder.")],
     model: Model = None,
     to: Annotated[
         str | None, typer.Option(help="The contrast to make [the one that the scan is not].")
     ] = None,
     match: Annotated[
-        Path | None,
-        place_option(
-            help="A scan whose range of intensities the result gets.",
-        ),
+        Path | None, place_option(help="A scan whose range of intensities the result gets.")
     ] = None,
     device: Device = "auto",
     engine: Annotated[str, typer.Option(help="What computes: auto, torch or onnx.")] = "auto",
@@ -444,26 +431,14 @@ def translate(
 
 @app.command(epilog="Example: mrbridge evaluate -m run --pairs bids -o scores")
 def evaluate(
-    out: Annotated[
-        Path,
-        place_option("-o", "--out", help="Where tables and report go."),
-    ],
+    out: Annotated[Path, place_option("-o", "--out", help="Where tables and report go.")],
     model: Model = None,
     pairs: Annotated[
-        Path | None,
-        place_option(
-            help="Scans with both contrasts: BIDS, folder or table.",
-        ),
+        Path | None, place_option(help="Scans with both contrasts: BIDS, folder or table.")
     ] = None,
-    real: Annotated[
-        Path | None,
-        place_option(help="Real scans: a file or a folder."),
-    ] = None,
+    real: Annotated[Path | None, place_option(help="Real scans: a file or a folder.")] = None,
     synthetic: Annotated[Path | None, place_option(help="Their syntheses.")] = None,
-    mask: Annotated[
-        Path | None,
-        place_option(help="Where to score: a file or a folder."),
-    ] = None,
+    mask: Annotated[Path | None, place_option(help="Where to score: a file or a folder.")] = None,
     registration: Annotated[
         str | None,
         typer.Option(

@@ -10,7 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from mrbridge.bundle import Bundle, load_bundle
+from mrbridge.preparation.store import Store
+from mrbridge.training.checkpoint import load_checkpoint
+from mrbridge.training.run import train
 from mrbridge.volume import Volume
 
 
@@ -97,6 +102,26 @@ def test_the_figure_shows_the_longest_run_of_each_arm(quality: Any, tmp_path: Pa
     results.write_text("\n".join([line("bridge", 0, 1.0, 2), *runs, line("bridge", 0, 1.0, 2)]))
     quality.figure(results, images[1])
     assert images[1].read_text() == told
+
+
+def test_shares_lie_between_the_shipped_model_and_the_end_of_a_run(
+    quality: Any,
+    tiny: Any,
+    tiny_bundle: Bundle,
+    small_store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    networks = tiny_bundle.manifest.networks.model_dump(mode="json")
+    settings = tiny("bridge", simulated_weight=0.0).changed({"networks": networks})
+    run = train(small_store, tmp_path / "run", settings, device="cpu", start=tiny_bundle.path).path
+    monkeypatch.setattr(quality, "SHIPPED", tiny_bundle.path)
+    monkeypatch.setattr(quality, "scores", lambda _, path, kind: load_bundle(path).weights)
+    told = {one["share"]: one["scores"] for one in quality.by_share([], run, (0.0, 1.0), "fit")}
+    last = load_checkpoint(run / "checkpoints" / "last.ckpt")["networks"]
+    for name, first in tiny_bundle.weights.items():
+        assert torch.equal(told[1.0][name], first)
+        assert torch.equal(told[0.0][name], last[f"mean_{name}"])
 
 
 def test_cases_that_were_scored_apart_are_joined(quality: Any) -> None:
