@@ -1,7 +1,7 @@
 """How well arms translate real scans that no arm was shown as pairs: one JSON line an arm.
 
-    python benchmarks/quality.py --data ../shared/data [--set ms] [--minutes 20] [--seeds 0 1 2]
-        [--arms shipped bridge …] [--shares 0 0.5] [--out benchmarks/results/quality.jsonl]
+    python benchmarks/quality.py --data ../shared/data [--set ms] [--minutes 20] [--recipe]
+        [--seeds 0 1 2] [--arms shipped bridge …] [--shares 0 0.5] [--out benchmarks/results/quality.jsonl]
     python benchmarks/quality.py --summary benchmarks/results/quality.jsonl
         [--figure docs/explanation/quality.svg]
 
@@ -399,6 +399,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--set", choices=SETS, default="ms")
     parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument(
+        "--recipe", action="store_true", help="all epochs of the preset, however long they take"
+    )
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument(
         "--shares",
@@ -445,7 +448,9 @@ def _train(
     given: argparse.Namespace, name: str, arm: Arm, seed: int, store: Store, folder: Path
 ) -> Run:
     """The run of an arm, which went on for the minutes given."""
-    changes = {"minutes": given.minutes, "seed": seed, "steps_per_epoch": 60, "guard": "warn"}
+    changes = {"seed": seed, "guard": "warn"}
+    if not given.recipe:
+        changes |= {"minutes": given.minutes, "steps_per_epoch": 60}
     settings = resolve(arm.preset, arm.changes, changes)
     path = folder / f"{name}-{seed}".replace(" ", "-").replace(",", "")
     return train(store, path, settings, device="cpu", start=arm.start)
@@ -472,7 +477,7 @@ def _run(
     if arm is None:
         line["scores"] = floor(cases, kind) if name == "floor" else scores(cases, SHIPPED, kind)
     else:
-        line |= {"minutes": given.minutes, "seed": seed}
+        line |= {"minutes": None if given.recipe else given.minutes, "seed": seed}
         began = time.monotonic()
         if arm.pairs:
             parts = []
