@@ -1,7 +1,8 @@
 """How well arms translate real scans that no arm was shown as pairs: one JSON line an arm.
 
     python benchmarks/quality.py --data ../shared/data [--set ms] [--minutes 20] [--recipe]
-        [--seeds 0 1 2] [--arms shipped bridge …] [--shares 0 0.5] [--out benchmarks/results/quality.jsonl]
+        [--seeds 0 1 2] [--arms shipped bridge …] [--shares 0 0.5]
+        [--out benchmarks/results/quality.jsonl]
     python benchmarks/quality.py --summary benchmarks/results/quality.jsonl
         [--figure docs/explanation/quality.svg]
 
@@ -106,6 +107,17 @@ ARMS: dict[str, Arm | None] = {
         PAIRED | {"learning_rate": 1e-3, "structure_weight": 0.0}, start="scratch", pairs=True
     ),
     "pairs of the other patient": Arm(PAIRED, pairs=True),
+    **{
+        f"pairs of the other patient, small ResNet, {name}": Arm(
+            PAIRED
+            | {"learning_rate": 1e-3}
+            | {"networks": {"generator": {"features": 32, "padding": padding}}},
+            start="scratch",
+            pairs=True,
+            preset="resnet",
+        )
+        for name, padding in (("reflected borders", "reflect"), ("zeros around", "zeros"))
+    },
     "preset unet": Arm({}, start="scratch", preset="unet"),
     "preset resunet": Arm({}, start="scratch", preset="resunet"),
     "preset resnet": Arm({}, start="scratch", preset="resnet"),

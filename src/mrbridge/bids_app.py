@@ -29,6 +29,7 @@ from mrbridge.options import (
     Sessions,
     Verbose,
 )
+from mrbridge.quick_imports import quick_imports
 
 app = typer.Typer(
     add_completion=False,
@@ -108,9 +109,10 @@ def bids_app(
             as_json=as_json,
         )
         return
-    from mrbridge.bundle import load_bundle
-    from mrbridge.inference.data_set import TABLE, Plan, check_data_set
-    from mrbridge.io.bids_selection import select
+    with quick_imports():
+        from mrbridge.bundle import load_bundle
+        from mrbridge.inference.data_set import TABLE, Plan, check_data_set
+        from mrbridge.io.bids_selection import select
 
     bundle = load_bundle(locate(model))
     if to is not None:

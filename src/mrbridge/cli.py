@@ -50,6 +50,7 @@ from mrbridge.options import (
     who_works,
 )
 from mrbridge.place_options import place_argument, place_option
+from mrbridge.quick_imports import quick_imports
 
 app = typer.Typer(
     name="mrbridge",
@@ -86,7 +87,8 @@ def demo(
     """The whole chain on simulated subjects: phantom, prepare, train, translate, evaluate."""
     listen(quiet, verbose, as_json)
     must_be_new(out)
-    from mrbridge.demo import run_demo
+    with quick_imports():
+        from mrbridge.demo import run_demo
 
     summary = run_demo(out, minutes=minutes, seed=seed)
     answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
@@ -108,7 +110,8 @@ def phantom(
     """Simulate subjects whose T1w and T2w are in register, as a BIDS data set."""
     listen(quiet, verbose, as_json)
     changes = layered(config, assignments, {"subjects": subjects, "seed": seed})
-    from mrbridge.phantom import PhantomSettings, write_bids
+    with quick_imports():
+        from mrbridge.phantom import PhantomSettings, write_bids
 
     settings = PhantomSettings().changed(changes)
     path = write_bids(out, settings, workers=workers, overwrite=overwrite)
@@ -201,8 +204,9 @@ def prepare(
     if intensity is not None:
         standard["intensity"] = {"method": intensity}
     changes = layered(config, assignments, named | {"standard": standard or None})
-    from mrbridge.preparation.pipeline import PrepareSettings
-    from mrbridge.preparation.pipeline import prepare as run
+    with quick_imports():
+        from mrbridge.preparation.pipeline import PrepareSettings
+        from mrbridge.preparation.pipeline import prepare as run
 
     settings = PrepareSettings().changed(changes)
     paths = source_paths[0] if len(source_paths) == 1 else source_paths
@@ -275,7 +279,8 @@ def inspect(
         listed = list_headers(path)
         answer(listed.told(), listed.words())
         return
-    from mrbridge.inspection.command import run
+    with quick_imports():
+        from mrbridge.inspection.command import run
 
     answer(*run(path, out, fix, crew))
 
@@ -319,11 +324,13 @@ def train(
         check_preset(preset)
     if not resume and not is_follower():
         refuse_foreign(out)
-    from mrbridge.preparation.store import Store
+    with quick_imports():
+        from mrbridge.preparation.store import Store
 
     opened = Store.open(store)
-    from mrbridge.training.run import train as run
-    from mrbridge.training.settings import resolve
+    with quick_imports():
+        from mrbridge.training.run import train as run
+        from mrbridge.training.settings import resolve
 
     if resume:
         if preset is not None:
@@ -394,10 +401,12 @@ def translate(
     for path in (match, bids_filter_file):
         if path is not None:
             must_exist(path)
-    from mrbridge.inference.integers import check_number_type
+    with quick_imports():
+        from mrbridge.inference.integers import check_number_type
 
     check_number_type(dtype)
-    from mrbridge.inference.translate import translate as run
+    with quick_imports():
+        from mrbridge.inference.translate import translate as run
 
     done = run(
         model,
@@ -462,10 +471,12 @@ def evaluate(
         if path is not None:
             must_exist(path)
     changes = layered(config, assignments, {"registration": registration})
-    from mrbridge.evaluation.settings import EvaluateSettings
+    with quick_imports():
+        from mrbridge.evaluation.settings import EvaluateSettings
 
     settings = EvaluateSettings().changed(changes)
-    from mrbridge.evaluation.evaluate import evaluate as run
+    with quick_imports():
+        from mrbridge.evaluation.evaluate import evaluate as run
 
     result = run(
         model=model,
@@ -500,7 +511,8 @@ def export(
     """Write both generators for other runtimes."""
     listen(quiet, verbose, as_json)
     locate(model)
-    from mrbridge.inference.export import export as run
+    with quick_imports():
+        from mrbridge.inference.export import export as run
 
     outputs = [str(path) for path in run(model, out, to=to)]
     answer({"outputs": outputs}, f"written: {' and '.join(outputs)}")
@@ -524,7 +536,8 @@ def info(
         check_preset(model)
         import yaml
 
-        from mrbridge.training.settings import preset
+        with quick_imports():
+            from mrbridge.training.settings import preset
 
         settings = preset(model)
         told = {"preset": model} | settings.networks.describe()
@@ -533,7 +546,8 @@ def info(
         text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
         answer(told | {"settings": settings.model_dump(mode="json")}, f"{text}# {numbers}")
         return
-    from mrbridge.bundle import card, read_manifest
+    with quick_imports():
+        from mrbridge.bundle import card, read_manifest
 
     manifest = read_manifest(model)
     answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))

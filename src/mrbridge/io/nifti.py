@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
+from mrbridge.io.gzipped import gzipped
 from mrbridge.io.safety import MAX_VOXELS, atomic_path, suffix_of
 from mrbridge.lean_nibabel import (
     HeaderDataError,
@@ -382,14 +383,9 @@ def _mark(header: Any, note: str) -> None:
 
 def _save(header: Any, voxels: NDArray[Any], path: Path, *, compressed: bool) -> None:
     data = voxels.astype(header.get_data_dtype(), copy=False)
-    blocks = (header.binaryblock, bytes(4), data.tobytes(order="F"))
-    with open(path, "wb") as raw:
-        if not compressed:
-            raw.writelines(blocks)
-            return
-        # No name and no time in the gzip header, so that equal scans have equal files.
-        with gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
-            stream.writelines(blocks)
+    content = b"".join((header.binaryblock, bytes(4), data.tobytes(order="F")))
+    with open(path, "wb") as file:
+        file.writelines(gzipped(content) if compressed else [content])
 
 
 def _damaged(what: str, path: Path) -> InputError:
