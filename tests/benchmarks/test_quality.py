@@ -51,6 +51,15 @@ def test_the_floor_of_one_case_comes_from_the_others(quality: Any) -> None:
     assert told["to T2w"]["strange"][0] < 20
 
 
+def test_a_curve_of_any_shape_may_turn_back(quality: Any) -> None:
+    cases = [case(quality, "one", 1), case(quality, "two", 2)]
+    for known in cases:
+        t1w, t2w = known.scans["T1w"], known.scans["T2w"]
+        t2w.voxels[:] = np.square(np.round(t1w.voxels, 2) - 0.55)
+    rising_or_falling = quality.floor(cases, "fit")["to T2w"]["mean"][0]
+    assert quality.floor(cases, "fit", any_shape=True)["to T2w"]["mean"][0] > rising_or_falling + 10
+
+
 def test_the_summary_ranks_what_was_told_without_pairs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], quality: Any
 ) -> None:
