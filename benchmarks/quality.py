@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def pairs_store(data: Path, folder: Path, scored: str) -> Store:
         for patient in PATIENTS
         for contrast in ("T1", "T2")
     ]
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return _prepared(data, folder, rows)
 
 
@@ -263,15 +264,27 @@ def by_share(
 ) -> list[dict[str, Any]]:
     """Scores of the last state of a run that began with the shipped model, by the share of it that
     is kept, whatever the run's own was."""
-    first, manifest = load_bundle(SHIPPED).weights, load_bundle(run).manifest
-    last = load_checkpoint(run / "checkpoints" / "last.ckpt")["networks"]
+    first, last = load_bundle(SHIPPED).weights, _last_weights(run)
     told = []
     for share in shares:
-        weights = {n: torch.lerp(last[f"mean_{n}"], w.float(), share) for n, w in first.items()}
-        with tempfile.TemporaryDirectory() as name:
-            save_bundle(manifest, weights, Path(name) / "bundle")
-            told.append({"share": share, "scores": scores(cases, Path(name) / "bundle", kind)})
+        weights = {name: torch.lerp(last[name], w.float(), share) for name, w in first.items()}
+        told.append({"share": share, "scores": _weights_scores(cases, run, weights, kind)})
     return told
+
+
+def _last_weights(run: Path) -> dict[str, torch.Tensor]:
+    """The averaged generators at the end of a run, by the names that a bundle gives them."""
+    last = load_checkpoint(run / "checkpoints" / "last.ckpt")["networks"]
+    return {name.removeprefix("mean_"): w for name, w in last.items() if name.startswith("mean_")}
+
+
+def _weights_scores(
+    cases: list[Case], run: Path, weights: dict[str, torch.Tensor], kind: str
+) -> dict[str, Any]:
+    """Scores of other weights in the bundle of a run."""
+    with tempfile.TemporaryDirectory() as name:
+        save_bundle(load_bundle(run).manifest, weights, Path(name) / "bundle")
+        return scores(cases, Path(name) / "bundle", kind)
 
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -346,6 +359,8 @@ def summary(results: Path) -> None:
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     for line in lines:
         named = {line["arm"]: line["scores"]} if "scores" in line else {}
+        if "last state" in line:
+            named[f"{line['arm']}, its last state"] = line["last state"]
         for told in line.get("by share", []):
             named[f"{line['arm']}, {told['share']} of its beginning"] = told["scores"]
         for arm, of_arm in named.items():
@@ -371,27 +386,53 @@ def summary(results: Path) -> None:
 def figure(results: Path, path: Path) -> None:
     """Draw how the paired scores grew with the minutes of training, for each arm, to an SVG file.
 
-    Of the longest run of each arm with the first seed on `ms`. They are those of validation: slice
-    by slice, where the tables score in three dimensions. No training saw them.
+    Of the longest run of each arm with the first seed: on `ms` the scores of validation, slice by
+    slice, where the tables score in three dimensions; on `seed-png` those of what a run shipped so
+    far. No training saw them.
     """
-    runs = {}
-    for line in map(json.loads, results.read_text().splitlines()):
-        points = [point for point in line.get("checkpoints", []) if "minutes" in point]
-        if line["set"] == "ms" and points and line["seed"] == 0:
-            known = runs.get(line["arm"], points)
-            runs[line["arm"]] = max(known, points, key=lambda run: run[-1]["minutes"])
-    drawn = Figure(figsize=(9, 3.6), layout="constrained")
-    for axis, score, name in zip(
-        drawn.subplots(1, 2), ("psnr", "ssim"), ("PSNR in dB", "SSIM"), strict=True
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    sets = {name: curves for name in ("ms", "seed-png") if (curves := _curves(lines, name))}
+    drawn = Figure(figsize=(9, 0.6 + 2.9 * len(sets)), layout="constrained")
+    colours = {arm: f"C{n}" for n, arm in enumerate(dict.fromkeys(chain(*sets.values())))}
+    for row, (name, curves) in zip(
+        drawn.subplots(len(sets), 2, squeeze=False), sets.items(), strict=True
     ):
-        for arm, points in runs.items():
-            axis.plot(*([p[key] for p in points] for key in ("minutes", score)), ".-", label=arm)
-        axis.set(xlabel="minutes on one thread", ylabel=f"{name}, mean of both directions")
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    drawn.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
+        for axis, score, unit in zip(row, (1, 2), ("PSNR in dB", "SSIM"), strict=True):
+            for arm, points in curves.items():
+                minutes, heights = zip(*((p[0], p[score]) for p in points), strict=True)
+                axis.plot(minutes, heights, ".-", color=colours[arm], label=arm)
+            axis.set(xlabel="minutes on one thread", ylabel=f"{unit}, mean of both directions")
+            axis.set_title(name, fontsize="medium", loc="left")
+            axis.grid(alpha=0.3)
+            axis.spines[["top", "right"]].set_visible(False)
+    shown = {
+        label: handle
+        for axis in drawn.axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    drawn.legend(shown.values(), shown, loc="outside right center", frameon=False)
     with rc_context({"svg.hashsalt": "mrbridge"}):
         drawn.savefig(path, metadata={"Date": None})
+
+
+def _curves(lines: list[dict[str, Any]], of_set: str) -> dict[str, list[tuple[float, ...]]]:
+    """(minutes, PSNR, SSIM) of the longest run of each arm with the first seed."""
+    runs: dict[str, list[tuple[float, ...]]] = {}
+    for line in lines:
+        if line["set"] != of_set or line.get("seed") != 0:
+            continue
+        points = [
+            (point["minutes"], *np.mean(list(point["scores"].values()), axis=0).tolist())
+            for point in line.get("on the way", [])
+        ] or [
+            (point["minutes"], point["psnr"], point["ssim"])
+            for point in line.get("checkpoints", [])
+            if "minutes" in point
+        ]
+        known = runs.get(line["arm"], [])
+        if points and (not known or points[-1][0] > known[-1][0]):
+            runs[line["arm"]] = points
+    return runs
 
 
 def _cell(told: dict[str, list[float]]) -> str:
@@ -435,7 +476,14 @@ def main() -> None:
     )
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="all without it")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--keep", type=Path, help="folder for the runs; removed without it")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder for the runs, which go on there if they were stopped; removed without it",
+    )
+    parser.add_argument(
+        "--score-every", type=int, metavar="EPOCHS", help="score what the run ships so far, too"
+    )
     parser.add_argument("--summary", type=Path)
     parser.add_argument("--figure", type=Path, help="of the summary; an SVG file")
     given = parser.parse_args()
@@ -469,14 +517,26 @@ def main() -> None:
 
 def _train(
     given: argparse.Namespace, name: str, arm: Arm, seed: int, store: Store, folder: Path
-) -> Run:
-    """The run of an arm, which went on for the minutes given."""
+) -> Iterator[Run]:
+    """The run of an arm: after every so many epochs, if that is wished, and when it has ended."""
     changes = {"seed": seed, "guard": "warn"}
     if not given.recipe:
         changes |= {"minutes": given.minutes, "steps_per_epoch": 60}
     settings = resolve(arm.preset, arm.changes, changes)
     path = folder / f"{name}-{seed}".replace(" ", "-").replace(",", "")
-    return train(store, path, settings, device="cpu", start=arm.start)
+    epoch = 0
+    while True:
+        end = (epoch // given.score_every + 1) * given.score_every if given.score_every else None
+        until = {"stop_after_epochs": end}
+        if (path / "checkpoints" / "last.ckpt").is_file():
+            run = train(store, path, resume=True, changes=until, device="cpu")
+        else:
+            run = train(store, path, settings.changed(until), device="cpu", start=arm.start)
+        before, epoch = epoch, int(run.rows[-1]["epoch"])
+        if epoch > before:
+            yield run
+        if epoch != end:
+            return
 
 
 def _run(
@@ -509,20 +569,33 @@ def _run(
             for case in cases:
                 inside = folder / f"pairs-{case.name}-{'-'.join(name.split())}-{seed}"
                 trained_on = pairs_store(given.data, inside, case.name)
-                run = _train(given, name, arm, seed, trained_on, inside)
+                *_, run = _train(given, name, arm, seed, trained_on, inside)
                 parts.append(scores([case], run.path, kind))
             line["scores"] = _joined(parts)
         else:
-            run = _train(given, name, arm, seed, store, folder)
+            points = []
+            for run in _train(given, name, arm, seed, store, folder):
+                if given.score_every:
+                    points.append(_on_the_way(run, scores(cases, run.path, kind)))
+            line |= {"on the way": points} if points else {}
             line["kept what it began with"] = run.kept_beginning
             line["beginning share"] = run.settings.beginning_share * (arm.start != "scratch")
             line["scores"] = scores(cases, run.path, kind)
             line["checkpoints"] = checkpoints(run.rows)
+            if arm.start == "scratch":
+                line["last state"] = _weights_scores(cases, run.path, _last_weights(run.path), kind)
             if given.shares and arm.start == "shipped":
                 line["by share"] = by_share(cases, run.path, given.shares, kind)
         line["seconds with everything"] = round(time.monotonic() - began)
         line["steps"] = int(run.rows[-1]["step"])
     _tell(given, line)
+
+
+def _on_the_way(run: Run, told: dict[str, Any]) -> dict[str, Any]:
+    """What the bundle of a run is worth so far: mean scores by direction."""
+    last = run.rows[-1]
+    means = {to: of["mean"] for to, of in told.items()}
+    return {"minutes": round(last["seconds"] / 60, 2), "step": int(last["step"]), "scores": means}
 
 
 def _tell(given: argparse.Namespace, line: dict[str, Any]) -> None:

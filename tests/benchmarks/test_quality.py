@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -111,6 +112,40 @@ def test_the_figure_shows_the_longest_run_of_each_arm(quality: Any, tmp_path: Pa
     results.write_text("\n".join([line("bridge", 0, 1.0, 2), *runs, line("bridge", 0, 1.0, 2)]))
     quality.figure(results, images[1])
     assert images[1].read_text() == told
+
+
+def test_a_run_in_stages_is_the_run_in_one_go(
+    quality: Any, tiny: Any, small_store: Store, tmp_path: Path
+) -> None:
+    kept = {"preset", "minutes", "stop_after_epochs", "seed", "guard"}
+    changes = tiny("unet", epochs=3).model_dump(mode="json", exclude=kept)
+    arm = quality.Arm(changes, start="scratch", preset="unet")
+
+    def runs(folder: str, score_every: int | None) -> list[Any]:
+        given = Namespace(recipe=True, score_every=score_every)
+        return list(quality._train(given, "arm", arm, 0, small_store, tmp_path / folder))
+
+    (whole,), stages = runs("one", None), runs("two", 2)
+    assert [int(run.rows[-1]["epoch"]) for run in stages] == [2, 3]
+    weights = [load_bundle(run.path).weights for run in (whole, stages[-1])]
+    assert all(torch.equal(w, weights[1][name]) for name, w in weights[0].items())
+    (again,) = runs("two", 2)  # nothing is left to do
+    assert int(again.rows[-1]["epoch"]) == 3
+
+
+def test_the_figure_has_a_row_a_set(quality: Any, tmp_path: Path) -> None:
+    points = [
+        {"minutes": n, "scores": {"to T2w": [9.0 + n, 0.1 * n], "to T1w": [8.0, 0.2]}}
+        for n in (1, 2)
+    ]
+    line = {"set": "seed-png", "arm": "preset unet", "seed": 0, "on the way": points}
+    assert quality._curves([line], "seed-png") == {
+        "preset unet": [(1, 9.0, pytest.approx(0.15)), (2, 9.5, pytest.approx(0.2))]
+    }
+    assert not quality._curves([line], "ms")
+    (tmp_path / "r.jsonl").write_text(json.dumps(line))
+    quality.figure(tmp_path / "r.jsonl", tmp_path / "one.svg")
+    assert "seed-png" in (tmp_path / "one.svg").read_text()
 
 
 def test_shares_lie_between_the_shipped_model_and_the_end_of_a_run(
