@@ -19,7 +19,7 @@ import pytest
 
 import mrbridge
 from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning
-from mrbridge.io.safety import _is_alive
+from mrbridge.io.safety import is_alive
 from mrbridge.scale import map_scans
 
 
@@ -195,6 +195,6 @@ if __name__ == "__main__":
     pids = [int(path.name) for path in tmp_path.iterdir()]
 
     def ended() -> bool:
-        return not any(_is_alive(pid) for pid in pids)
+        return not any(is_alive(pid) for pid in pids)
 
     assert eventually(ended)

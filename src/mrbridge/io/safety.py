@@ -231,11 +231,11 @@ def _is_orphan(entry: Path, host: str, pid: int) -> bool:
     if entry.name in _ours:
         return False
     if host == _HOST:
-        return pid == os.getpid() or not _is_alive(pid) or _is_stale(entry)
+        return pid == os.getpid() or not is_alive(pid) or _is_stale(entry)
     return _is_stale(entry)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
