@@ -535,7 +535,7 @@ def _train(
         before, epoch = epoch, int(run.rows[-1]["epoch"])
         if epoch > before:
             yield run
-        if epoch != end:
+        if end is None or epoch < end or epoch == before:
             return
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -118,19 +118,21 @@ def test_a_run_in_stages_is_the_run_in_one_go(
     quality: Any, tiny: Any, small_store: Store, tmp_path: Path
 ) -> None:
     kept = {"preset", "minutes", "stop_after_epochs", "seed", "guard"}
-    changes = tiny("unet", epochs=3).model_dump(mode="json", exclude=kept)
+    changes = tiny("unet", epochs=5).model_dump(mode="json", exclude=kept)
     arm = quality.Arm(changes, start="scratch", preset="unet")
 
-    def runs(folder: str, score_every: int | None) -> list[Any]:
+    def stages(folder: str, score_every: int | None) -> Iterator[Any]:
         given = Namespace(recipe=True, score_every=score_every)
-        return list(quality._train(given, "arm", arm, 0, small_store, tmp_path / folder))
+        return quality._train(given, "arm", arm, 0, small_store, tmp_path / folder)
 
-    (whole,), stages = runs("one", None), runs("two", 2)
-    assert [int(run.rows[-1]["epoch"]) for run in stages] == [2, 3]
-    weights = [load_bundle(run.path).weights for run in (whole, stages[-1])]
+    (whole,) = stages("one", None)
+    next(stages("two", 2))  # and stopped there
+    went_on = list(stages("two", 1))
+    assert [int(run.rows[-1]["epoch"]) for run in went_on] == [3, 4, 5]
+    weights = [load_bundle(run.path).weights for run in (whole, went_on[-1])]
     assert all(torch.equal(w, weights[1][name]) for name, w in weights[0].items())
-    (again,) = runs("two", 2)  # nothing is left to do
-    assert int(again.rows[-1]["epoch"]) == 3
+    (again,) = stages("two", 2)  # nothing is left to do
+    assert int(again.rows[-1]["epoch"]) == 5
 
 
 def test_the_figure_has_a_row_a_set(quality: Any, tmp_path: Path) -> None:
