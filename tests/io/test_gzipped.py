@@ -19,7 +19,7 @@ def content(size: int) -> bytes:
 def test_what_goes_in_comes_out_of_one_member(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BLOCK", 1000)
     data = content(size)
-    file = b"".join(gzipped(data))
+    file = b"".join(gzipped([data[: size // 3], b"", data[size // 3 :]]))
     assert gzip.decompress(file) == data
     stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
     assert stream.decompress(file) == data
@@ -32,9 +32,13 @@ def test_equal_data_are_equal_files_on_any_machine(monkeypatch: pytest.MonkeyPat
     files = set()
     for processors in (1, 2, 7):
         monkeypatch.setattr(os, "cpu_count", lambda count=processors: count)
-        files.add(b"".join(gzipped(content(9500))))
+        files.add(b"".join(gzipped([content(9500)])))
     assert len(files) == 1
 
 
+def test_nothing_is_a_file_too() -> None:
+    assert gzip.decompress(b"".join(gzipped([]))) == b""
+
+
 def test_it_compresses() -> None:
-    assert len(b"".join(gzipped(bytes(1 << 20)))) < 1 << 13
+    assert len(b"".join(gzipped([bytes(1 << 20)]))) < 1 << 13

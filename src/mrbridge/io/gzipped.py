@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from itertools import repeat
 
 _BLOCK = 4 << 20
@@ -16,20 +17,22 @@ _HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))
 """Deflate, no name and no time, fastest algorithm, unknown system (RFC 1952, section 2.3)."""
 
 
-def gzipped(data: bytes, level: int = 1) -> Iterator[bytes]:
-    """A gzip file of one member, in pieces; equal data give equal files on any machine.
+def gzipped(parts: Sequence[bytes], level: int = 1) -> Iterator[bytes]:
+    """A gzip file of one member, in pieces; equal parts give equal files on any machine.
 
     Blocks are compressed apart and end on a byte boundary, as `Z_SYNC_FLUSH` of zlib leaves them,
     so that one deflate stream can be put together of them: the way of pigz (M. Adler). zlib leaves
     Python's lock meanwhile, and as many threads as there are processors work.
     """
-    view = memoryview(data)
-    blocks = [view[start : start + _BLOCK] for start in range(0, len(view), _BLOCK)] or [view]
+    views = [memoryview(part) for part in parts]
+    starts = [(view, start) for view in views for start in range(0, len(view), _BLOCK)]
+    blocks = [view[start : start + _BLOCK] for view, start in starts] or [memoryview(b"")]
     is_last = [False] * (len(blocks) - 1) + [True]
     yield _HEADER
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(_deflated, blocks, is_last, repeat(level))
-    yield struct.pack("<II", zlib.crc32(view), len(view) & 0xFFFFFFFF)
+    size = sum(map(len, views))
+    yield struct.pack("<II", reduce(lambda crc, v: zlib.crc32(v, crc), views, 0), size % 2**32)
 
 
 def _deflated(block: memoryview, is_last: bool, level: int) -> bytes:

@@ -383,9 +383,9 @@ def _mark(header: Any, note: str) -> None:
 
 def _save(header: Any, voxels: NDArray[Any], path: Path, *, compressed: bool) -> None:
     data = voxels.astype(header.get_data_dtype(), copy=False)
-    content = b"".join((header.binaryblock, bytes(4), data.tobytes(order="F")))
+    parts = (header.binaryblock, bytes(4), data.tobytes(order="F"))
     with open(path, "wb") as file:
-        file.writelines(gzipped(content) if compressed else [content])
+        file.writelines(gzipped(parts) if compressed else parts)
 
 
 def _damaged(what: str, path: Path) -> InputError:
