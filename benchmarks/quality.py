@@ -9,13 +9,14 @@
 Sets: `ms` trains on the T1w of patient07 and the T2w of patient19 of open-ms-mni, `ms-swapped` the
 other way round; both score both patients, whose scans of the other contrast no training saw.
 `seed-png` trains on the two folders of slices and scores the pairs that are hidden in them.
-`whole-heads` and `healthy-head` train nothing: `evaluate` scores the shipped model and the floor on
-the visits of open-ms-raw (mean over patients) or on the adult of adi-brain-dicom, registered,
-inside the foreground. Arms of pairs are trained once for each patient, on the pair of the other
-one, for the minutes each. `preset …` are the original presets with their own networks, losses and
-weights. Scores are those of DESIGN, section 7: kind `fit` inside the brain, in three dimensions,
-for patients; kind `plain` over whole slices for seed-png. Every arm starts from the same store;
-threads are those of the environment (OMP_NUM_THREADS).
+`whole-heads`, `healthy-head` and `healthy-brain` train nothing: `evaluate` scores the shipped
+model, other runs (`--models`) and the floor on the visits of open-ms-raw (mean over patients), on
+the adult of adi-brain-dicom or on that adult's brain, registered, inside the foreground. Arms of
+pairs are trained once for each patient, on the pair of the other one, for the minutes each.
+`preset …` are the original presets with their own networks, losses and weights. Scores are those
+of DESIGN, section 7: kind `fit` inside the brain, in three dimensions, for patients; kind `plain`
+over whole slices for seed-png. Every arm starts from the same store; threads are those of the
+environment (OMP_NUM_THREADS).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.inference.engine import Translator
 from mrbridge.io import dicom
 from mrbridge.models import SHIPPED
+from mrbridge.preparation.brain import find_brain
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
@@ -55,7 +57,8 @@ from mrbridge.training.run import Run, train
 from mrbridge.training.settings import resolve
 from mrbridge.volume import Volume
 
-SETS = ("ms", "ms-swapped", "seed-png", "whole-heads", "healthy-head")
+APART = ("whole-heads", "healthy-head", "healthy-brain")
+SETS = ("ms", "ms-swapped", "seed-png", *APART)
 TO = ("T2w", "T1w")
 PATIENTS = ("patient07", "patient19")
 
@@ -297,39 +300,57 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return told
 
 
-def whole_heads(data: Path, folder: Path, healthy: bool) -> Iterator[dict[str, Any]]:
-    """Scores of the shipped model and of the floor on scans of whole heads, which lie apart.
+def scans_apart(
+    data: Path, folder: Path, of_set: str, models: list[Path | str]
+) -> Iterator[dict[str, Any]]:
+    """Scores of models and of the floor on scans that do not lie on one grid.
 
     Args:
         data: the scans.
         folder: for tables and results.
-        healthy: the adult of adi-brain-dicom, with a floor learned on open-ms-raw, instead of the
-            patients of open-ms-raw.
+        of_set: `whole-heads` scores the patients of open-ms-raw; `healthy-head` the adult of
+            adi-brain-dicom, with a floor learned on them; `healthy-brain` that adult's brain, as
+            `prepare --brain auto` finds it, with a floor learned on the patients of open-ms-mni.
+        models: the first one's floor is told.
     """
-    rows = []
-    for patient in sorted((data / "open-ms-raw").glob("patient*")):
-        for path in sorted(patient.glob("study*_T[12]W.nii.gz")):
-            visit, contrast = path.name.split(".")[0].split("_")
-            rows.append((patient.name, visit, contrast.replace("W", "w"), path.resolve()))
-    if healthy:
-        listing = dicom.find_series(data / "adi-brain-dicom")
-        for contrast in ("T1w", "T2w"):
-            found = dicom.choose_series(listing, [contrast])
-            scan = dicom.read_series(found, allow_gaps=True)  # each lacks a slice
-            path = (folder / f"adi_{contrast}.nii.gz").resolve()
-            rows.append(("adi", "1", contrast, io.write(scan, path)))
+    rows: list[tuple[str, str, str, Path]] = []
+    pattern = (
+        "patient*/T[12].nii.gz" if of_set == "healthy-brain" else "patient*/study*_T[12]W.nii.gz"
+    )
+    patients_of = "open-ms-mni" if of_set == "healthy-brain" else "open-ms-raw"
+    for path in sorted((data / patients_of).glob(pattern)):
+        visit, _, contrast = path.name.split(".")[0].rpartition("_")
+        rows.append((path.parent.name, visit or "1", f"{contrast[:2]}w", path.resolve()))
+    if of_set != "whole-heads":
+        rows += _healthy(data, folder, stripped=of_set == "healthy-brain")
     with open(folder / "table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([("subject", "session", "contrast", "path"), *rows])
     settings = EvaluateSettings(cycle=False, shown_cases=0)
-    found = evaluate(SHIPPED, folder / "table.csv", out=folder / "scores", settings=settings)
-    with open(found.out / "scores.csv", newline="") as file:
-        told = [row for row in csv.DictReader(file) if row["kind"] == "fit"]
-    for arm, method in (("floor", "floor"), ("shipped", "model")):
-        yield {
-            "arm": arm,
-            "scores": {f"to {to}": _by_subject(told, method, to, healthy) for to in TO},
-        }
+    for number, model in enumerate(models):
+        out = folder / f"scores{number}"
+        found = evaluate(model, folder / "table.csv", out=out, settings=settings)
+        with open(found.out / "scores.csv", newline="") as file:
+            told = [row for row in csv.DictReader(file) if row["kind"] == "fit"]
+        for arm, method in (("floor", "floor"), (Path(model).name, "model")):
+            if arm != "floor" or number == 0:
+                by_direction = {
+                    f"to {to}": _by_subject(told, method, to, of_set != "whole-heads") for to in TO
+                }
+                yield {"arm": arm, "scores": by_direction}
+
+
+def _healthy(data: Path, folder: Path, stripped: bool) -> Iterator[tuple[str, str, str, Path]]:
+    """The rows of the adult of adi-brain-dicom, whose two series are written to `folder`."""
+    listing = dicom.find_series(data / "adi-brain-dicom")
+    for contrast in ("T1w", "T2w"):
+        found = dicom.choose_series(listing, [contrast])
+        scan = dicom.read_series(found, allow_gaps=True)  # each lacks a slice
+        if stripped:
+            brain = find_brain(scan, "auto")
+            scan = replace(scan, voxels=np.where(brain, scan.voxels, 0).astype(scan.voxels.dtype))
+        path = (folder / f"adi_{contrast}.nii.gz").resolve()
+        yield "adi", "1", contrast, io.write(scan, path)
 
 
 def _by_subject(
@@ -475,6 +496,9 @@ def main() -> None:
         help="of the beginning, with which the last state is scored too",
     )
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="all without it")
+    parser.add_argument(
+        "--models", type=Path, nargs="*", default=[], help="runs that sets without training score"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument(
         "--keep",
@@ -490,9 +514,9 @@ def main() -> None:
     if given.summary is not None:
         summary(given.summary)
         return figure(given.summary, given.figure) if given.figure is not None else None
-    if given.set in ("whole-heads", "healthy-head"):
+    if given.set in APART:
         with tempfile.TemporaryDirectory() as name:
-            for told in whole_heads(given.data, Path(name), given.set == "healthy-head"):
+            for told in scans_apart(given.data, Path(name), given.set, [SHIPPED, *given.models]):
                 _tell(given, {"benchmark": "quality", "set": given.set, "kind": "fit"} | told)
         return None
     is_seed = given.set == "seed-png"

@@ -170,6 +170,21 @@ def test_shares_lie_between_the_shipped_model_and_the_end_of_a_run(
         assert torch.equal(told[0.0][name], last[f"mean_{name}"])
 
 
+def test_a_patient_counts_once_whatever_the_visits(quality: Any) -> None:
+    def row(subject: str, psnr: float, method: str = "model") -> dict[str, str]:
+        told = {"subject": subject, "method": method, "direction": "T1w_to_T2w"}
+        return told | {"psnr": str(psnr), "ssim": "0.5"}
+
+    rows = [row("a", 10.0), row("a", 12.0), row("b", 20.0), row("adi", 99.0), row("a", 1, "floor")]
+    rows += [row("a", 50.0) | {"direction": "T2w_to_T1w"}]
+    told = quality._by_subject(rows, "model", "T2w", False)
+    assert told == {"mean": [15.5, 0.5], "a": [11.0, 0.5], "b": [20.0, 0.5]}
+    assert quality._by_subject(rows, "model", "T2w", True) == {
+        "mean": [99.0, 0.5],
+        "adi": [99.0, 0.5],
+    }
+
+
 def test_cases_that_were_scored_apart_are_joined(quality: Any) -> None:
     parts = [
         {"to T2w": {"mean": [1.0, 0.1], "a": [1.0, 0.1]}},
