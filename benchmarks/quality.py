@@ -30,34 +30,28 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
 
 from harness import machine, versions
 from mrbridge import io, metrics
 from mrbridge.bundle import load_bundle, save_bundle
-from mrbridge.evaluation.evaluate import evaluate
-from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.inference.engine import Translator
-from mrbridge.io import dicom
 from mrbridge.models import SHIPPED
-from mrbridge.preparation.brain import find_brain
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import resolve
 from mrbridge.volume import Volume
+from quality_apart import SETS as APART
+from quality_apart import scans_apart
+from quality_results import figure, summary
 
-APART = ("whole-heads", "healthy-head", "healthy-brain")
 SETS = ("ms", "ms-swapped", "seed-png", *APART)
 TO = ("T2w", "T1w")
 PATIENTS = ("patient07", "patient19")
@@ -300,167 +294,6 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return told
 
 
-def scans_apart(
-    data: Path, folder: Path, of_set: str, models: list[Path | str]
-) -> Iterator[dict[str, Any]]:
-    """Scores of models and of the floor on scans that do not lie on one grid.
-
-    Args:
-        data: the scans.
-        folder: for tables and results.
-        of_set: `whole-heads` scores the patients of open-ms-raw; `healthy-head` the adult of
-            adi-brain-dicom, with a floor learned on them; `healthy-brain` that adult's brain, as
-            `prepare --brain auto` finds it, with a floor learned on the patients of open-ms-mni.
-        models: the first one's floor is told.
-    """
-    rows: list[tuple[str, str, str, Path]] = []
-    pattern = (
-        "patient*/T[12].nii.gz" if of_set == "healthy-brain" else "patient*/study*_T[12]W.nii.gz"
-    )
-    patients_of = "open-ms-mni" if of_set == "healthy-brain" else "open-ms-raw"
-    for path in sorted((data / patients_of).glob(pattern)):
-        visit, _, contrast = path.name.split(".")[0].rpartition("_")
-        rows.append((path.parent.name, visit or "1", f"{contrast[:2]}w", path.resolve()))
-    if of_set != "whole-heads":
-        rows += _healthy(data, folder, stripped=of_set == "healthy-brain")
-    with open(folder / "table.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerows([("subject", "session", "contrast", "path"), *rows])
-    settings = EvaluateSettings(cycle=False, shown_cases=0)
-    for number, model in enumerate(models):
-        out = folder / f"scores{number}"
-        found = evaluate(model, folder / "table.csv", out=out, settings=settings)
-        with open(found.out / "scores.csv", newline="") as file:
-            told = [row for row in csv.DictReader(file) if row["kind"] == "fit"]
-        for arm, method in (("floor", "floor"), (Path(model).name, "model")):
-            if arm != "floor" or number == 0:
-                by_direction = {
-                    f"to {to}": _by_subject(told, method, to, of_set != "whole-heads") for to in TO
-                }
-                yield {"arm": arm, "scores": by_direction}
-
-
-def _healthy(data: Path, folder: Path, stripped: bool) -> Iterator[tuple[str, str, str, Path]]:
-    """The rows of the adult of adi-brain-dicom, whose two series are written to `folder`."""
-    listing = dicom.find_series(data / "adi-brain-dicom")
-    for contrast in ("T1w", "T2w"):
-        found = dicom.choose_series(listing, [contrast])
-        scan = dicom.read_series(found, allow_gaps=True)  # each lacks a slice
-        if stripped:
-            brain = find_brain(scan, "auto")
-            scan = replace(scan, voxels=np.where(brain, scan.voxels, 0).astype(scan.voxels.dtype))
-        path = (folder / f"adi_{contrast}.nii.gz").resolve()
-        yield "adi", "1", contrast, io.write(scan, path)
-
-
-def _by_subject(
-    rows: list[dict[str, str]], method: str, to: str, healthy: bool
-) -> dict[str, list[float]]:
-    """PSNR and SSIM of each subject, a mean over its visits, and the mean over subjects."""
-    each = {
-        subject: np.mean(
-            [
-                [float(row["psnr"]), float(row["ssim"])]
-                for row in rows
-                if (row["subject"], row["method"]) == (subject, method)
-                and row["direction"].endswith(f"to_{to}")
-            ],
-            axis=0,
-        )
-        for subject in sorted({row["subject"] for row in rows})
-        if (subject == "adi") == healthy
-    }
-    told = {"mean": np.mean(list(each.values()), axis=0)} | each
-    return {name: [round(float(value), 3) for value in pair] for name, pair in told.items()}
-
-
-def summary(results: Path) -> None:
-    """Print a table of the arms, and Spearman's correlation of what was told without pairs with the
-    paired scores, over all checkpoints."""
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    for line in lines:
-        named = {line["arm"]: line["scores"]} if "scores" in line else {}
-        if "last state" in line:
-            named[f"{line['arm']}, its last state"] = line["last state"]
-        for told in line.get("by share", []):
-            named[f"{line['arm']}, {told['share']} of its beginning"] = told["scores"]
-        for arm, of_arm in named.items():
-            print(f"| {line['set']} | {arm} | {line.get('steps', '')} | ", end="")
-            print(" | ".join(_cell(told) for told in of_arm.values()), "|")
-    for anchored in (False, True):  # each kind is judged by a criterion of its own
-        points = [
-            point
-            for line in lines
-            for point in line.get("checkpoints", [])
-            if bool(line.get("beginning share")) == anchored
-        ]
-        table = {key: [point.get(key, np.nan) for point in points] for key in (*points, {})[0]}
-        for paired in ("psnr", "ssim"):
-            for name in table:
-                if name not in ("psnr", "ssim", "minutes"):
-                    rho = stats.spearmanr(table[name], table[paired], nan_policy="omit").statistic
-                    kind = "with" if anchored else "without"
-                    where = f"{len(points)} checkpoints {kind} a share of the beginning"
-                    print(f"{name:24} {paired}  {rho:.2f}  ({where})")
-
-
-def figure(results: Path, path: Path) -> None:
-    """Draw how the paired scores grew with the minutes of training, for each arm, to an SVG file.
-
-    Of the longest run of each arm with the first seed: on `ms` the scores of validation, slice by
-    slice, where the tables score in three dimensions; on `seed-png` those of what a run shipped so
-    far. No training saw them.
-    """
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    sets = {name: curves for name in ("ms", "seed-png") if (curves := _curves(lines, name))}
-    drawn = Figure(figsize=(9, 0.6 + 2.9 * len(sets)), layout="constrained")
-    colours = {arm: f"C{n}" for n, arm in enumerate(dict.fromkeys(chain(*sets.values())))}
-    for row, (name, curves) in zip(
-        drawn.subplots(len(sets), 2, squeeze=False), sets.items(), strict=True
-    ):
-        for axis, score, unit in zip(row, (1, 2), ("PSNR in dB", "SSIM"), strict=True):
-            for arm, points in curves.items():
-                minutes, heights = zip(*((p[0], p[score]) for p in points), strict=True)
-                axis.plot(minutes, heights, ".-", color=colours[arm], label=arm)
-            axis.set(xlabel="minutes on one thread", ylabel=f"{unit}, mean of both directions")
-            axis.set_title(name, fontsize="medium", loc="left")
-            axis.grid(alpha=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
-    shown = {
-        label: handle
-        for axis in drawn.axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    drawn.legend(shown.values(), shown, loc="outside right center", frameon=False)
-    with rc_context({"svg.hashsalt": "mrbridge"}):
-        drawn.savefig(path, metadata={"Date": None})
-
-
-def _curves(lines: list[dict[str, Any]], of_set: str) -> dict[str, list[tuple[float, ...]]]:
-    """(minutes, PSNR, SSIM) of the longest run of each arm with the first seed."""
-    runs: dict[str, list[tuple[float, ...]]] = {}
-    for line in lines:
-        if line["set"] != of_set or line.get("seed") != 0:
-            continue
-        points = [
-            (point["minutes"], *np.mean(list(point["scores"].values()), axis=0).tolist())
-            for point in line.get("on the way", [])
-        ] or [
-            (point["minutes"], point["psnr"], point["ssim"])
-            for point in line.get("checkpoints", [])
-            if "minutes" in point
-        ]
-        known = runs.get(line["arm"], [])
-        if points and (not known or points[-1][0] > known[-1][0]):
-            runs[line["arm"]] = points
-    return runs
-
-
-def _cell(told: dict[str, list[float]]) -> str:
-    """Scores of a direction: the mean, then each case."""
-    return "; ".join(f"{psnr:.2f} / {ssim:.3f}" for psnr, ssim in told.values())
-
-
 def checkpoints(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     """What each validation told without pairs, and its paired scores, mean of both directions."""
     kept = []
@@ -513,12 +346,15 @@ def main() -> None:
     given = parser.parse_args()
     if given.summary is not None:
         summary(given.summary)
-        return figure(given.summary, given.figure) if given.figure is not None else None
+        if given.figure is not None:
+            figure(given.summary, given.figure)
+        return
     if given.set in APART:
+        models = [SHIPPED, *given.models]
         with tempfile.TemporaryDirectory() as name:
-            for told in scans_apart(given.data, Path(name), given.set, [SHIPPED, *given.models]):
+            for told in scans_apart(given.data, Path(name), given.set, models):
                 _tell(given, {"benchmark": "quality", "set": given.set, "kind": "fit"} | told)
-        return None
+        return
     is_seed = given.set == "seed-png"
     cases = list((hidden_pairs if is_seed else patients)(given.data))
     kind = "plain" if is_seed else "fit"
@@ -536,7 +372,6 @@ def main() -> None:
                 continue
             for seed in given.seeds if ARMS[arm] else [0]:
                 _run(given, arm, seed, store, folder, cases, kind)
-    return None
 
 
 def _train(

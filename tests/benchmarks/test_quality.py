@@ -25,6 +25,16 @@ def quality(script: Callable[[str], ModuleType]) -> Any:
     return script("quality")
 
 
+@pytest.fixture
+def results(script: Callable[[str], ModuleType]) -> Any:
+    return script("quality_results")
+
+
+@pytest.fixture
+def apart(script: Callable[[str], ModuleType]) -> Any:
+    return script("quality_apart")
+
+
 def case(quality: Any, name: str, seed: int) -> Any:
     """A pair of scans of which one is a falling curve of the other."""
     t1w = np.random.default_rng(seed).uniform(0.1, 1, (10, 10, 9)).astype(np.float32)
@@ -62,7 +72,7 @@ def test_a_curve_of_any_shape_may_turn_back(quality: Any) -> None:
 
 
 def test_the_summary_ranks_what_was_told_without_pairs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], quality: Any
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], results: Any
 ) -> None:
     points = [
         {"psnr": n, "ssim": 0.1 * n, "cycle_psnr": n**2, "minus_swd": -n, "criterion": n}
@@ -71,7 +81,7 @@ def test_the_summary_ranks_what_was_told_without_pairs(
     lines = [{"arm": "floor"}, {"arm": "a", "checkpoints": points[:2]}]
     lines += [{"arm": "b", "checkpoints": points[2:]}]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    quality.summary(tmp_path / "r.jsonl")
+    results.summary(tmp_path / "r.jsonl")
     told = {
         tuple(line.split()[:2]): line.split()[2] for line in capsys.readouterr().out.splitlines()
     }
@@ -98,19 +108,19 @@ def test_checkpoints_are_validations_with_pairs(quality: Any) -> None:
     assert kept[0]["minutes"] == 1.5
 
 
-def test_the_figure_shows_the_longest_run_of_each_arm(quality: Any, tmp_path: Path) -> None:
+def test_the_figure_shows_the_longest_run_of_each_arm(results: Any, tmp_path: Path) -> None:
     def line(arm: str, seed: int, height: float, length: int = 3) -> str:
         points = [{"psnr": height + n, "ssim": 0.1 * n, "minutes": n} for n in range(length)]
         return json.dumps({"set": "ms", "arm": arm, "seed": seed, "checkpoints": points})
 
-    results, images = tmp_path / "r.jsonl", (tmp_path / "one.svg", tmp_path / "two.svg")
+    lines, images = tmp_path / "r.jsonl", (tmp_path / "one.svg", tmp_path / "two.svg")
     runs = [line("bridge", 0, 9.0), line("bridge", 1, 5.0), line("preset unet", 0, 3.0)]
-    results.write_text("\n".join([*runs, json.dumps({"set": "ms", "arm": "floor"})]))
-    quality.figure(results, images[0])
+    lines.write_text("\n".join([*runs, json.dumps({"set": "ms", "arm": "floor"})]))
+    results.figure(lines, images[0])
     assert "preset unet" in (told := images[0].read_text())
     assert "floor" not in told
-    results.write_text("\n".join([line("bridge", 0, 1.0, 2), *runs, line("bridge", 0, 1.0, 2)]))
-    quality.figure(results, images[1])
+    lines.write_text("\n".join([line("bridge", 0, 1.0, 2), *runs, line("bridge", 0, 1.0, 2)]))
+    results.figure(lines, images[1])
     assert images[1].read_text() == told
 
 
@@ -135,18 +145,18 @@ def test_a_run_in_stages_is_the_run_in_one_go(
     assert int(again.rows[-1]["epoch"]) == 5
 
 
-def test_the_figure_has_a_row_a_set(quality: Any, tmp_path: Path) -> None:
+def test_the_figure_has_a_row_a_set(results: Any, tmp_path: Path) -> None:
     points = [
         {"minutes": n, "scores": {"to T2w": [9.0 + n, 0.1 * n], "to T1w": [8.0, 0.2]}}
         for n in (1, 2)
     ]
     line = {"set": "seed-png", "arm": "preset unet", "seed": 0, "on the way": points}
-    assert quality._curves([line], "seed-png") == {
+    assert results._curves([line], "seed-png") == {
         "preset unet": [(1, 9.0, pytest.approx(0.15)), (2, 9.5, pytest.approx(0.2))]
     }
-    assert not quality._curves([line], "ms")
+    assert not results._curves([line], "ms")
     (tmp_path / "r.jsonl").write_text(json.dumps(line))
-    quality.figure(tmp_path / "r.jsonl", tmp_path / "one.svg")
+    results.figure(tmp_path / "r.jsonl", tmp_path / "one.svg")
     assert "seed-png" in (tmp_path / "one.svg").read_text()
 
 
@@ -170,16 +180,16 @@ def test_shares_lie_between_the_shipped_model_and_the_end_of_a_run(
         assert torch.equal(told[0.0][name], last[f"mean_{name}"])
 
 
-def test_a_patient_counts_once_whatever_the_visits(quality: Any) -> None:
+def test_a_patient_counts_once_whatever_the_visits(apart: Any) -> None:
     def row(subject: str, psnr: float, method: str = "model") -> dict[str, str]:
         told = {"subject": subject, "method": method, "direction": "T1w_to_T2w"}
         return told | {"psnr": str(psnr), "ssim": "0.5"}
 
     rows = [row("a", 10.0), row("a", 12.0), row("b", 20.0), row("adi", 99.0), row("a", 1, "floor")]
     rows += [row("a", 50.0) | {"direction": "T2w_to_T1w"}]
-    told = quality._by_subject(rows, "model", "T2w", False)
+    told = apart._by_subject(rows, "model", "T2w", False)
     assert told == {"mean": [15.5, 0.5], "a": [11.0, 0.5], "b": [20.0, 0.5]}
-    assert quality._by_subject(rows, "model", "T2w", True) == {
+    assert apart._by_subject(rows, "model", "T2w", True) == {
         "mean": [99.0, 0.5],
         "adi": [99.0, 0.5],
     }

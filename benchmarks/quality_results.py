@@ -1,0 +1,100 @@
+"""What `quality.py` found: a table, correlations and a figure of its lines."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from scipy import stats
+
+
+def summary(results: Path) -> None:
+    """Print a table of the arms, and Spearman's correlation of what was told without pairs with the
+    paired scores, over all checkpoints."""
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    for line in lines:
+        named = {line["arm"]: line["scores"]} if "scores" in line else {}
+        if "last state" in line:
+            named[f"{line['arm']}, its last state"] = line["last state"]
+        for told in line.get("by share", []):
+            named[f"{line['arm']}, {told['share']} of its beginning"] = told["scores"]
+        for arm, of_arm in named.items():
+            print(f"| {line['set']} | {arm} | {line.get('steps', '')} | ", end="")
+            print(" | ".join(_cell(told) for told in of_arm.values()), "|")
+    for anchored in (False, True):  # each kind is judged by a criterion of its own
+        points = [
+            point
+            for line in lines
+            for point in line.get("checkpoints", [])
+            if bool(line.get("beginning share")) == anchored
+        ]
+        table = {key: [point.get(key, np.nan) for point in points] for key in (*points, {})[0]}
+        for paired in ("psnr", "ssim"):
+            for name in table:
+                if name not in ("psnr", "ssim", "minutes"):
+                    rho = stats.spearmanr(table[name], table[paired], nan_policy="omit").statistic
+                    kind = "with" if anchored else "without"
+                    where = f"{len(points)} checkpoints {kind} a share of the beginning"
+                    print(f"{name:24} {paired}  {rho:.2f}  ({where})")
+
+
+def figure(results: Path, path: Path) -> None:
+    """Draw how the paired scores grew with the minutes of training, for each arm, to an SVG file.
+
+    Of the longest run of each arm with the first seed: on `ms` the scores of validation, slice by
+    slice, where the tables score in three dimensions; on `seed-png` those of what a run shipped so
+    far. No training saw them.
+    """
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    sets = {name: curves for name in ("ms", "seed-png") if (curves := _curves(lines, name))}
+    drawn = Figure(figsize=(9, 0.6 + 2.9 * len(sets)), layout="constrained")
+    colours = {arm: f"C{n}" for n, arm in enumerate(dict.fromkeys(chain(*sets.values())))}
+    for row, (name, curves) in zip(
+        drawn.subplots(len(sets), 2, squeeze=False), sets.items(), strict=True
+    ):
+        for axis, score, unit in zip(row, (1, 2), ("PSNR in dB", "SSIM"), strict=True):
+            for arm, points in curves.items():
+                minutes, heights = zip(*((p[0], p[score]) for p in points), strict=True)
+                axis.plot(minutes, heights, ".-", color=colours[arm], label=arm)
+            axis.set(xlabel="minutes on one thread", ylabel=f"{unit}, mean of both directions")
+            axis.set_title(name, fontsize="medium", loc="left")
+            axis.grid(alpha=0.3)
+            axis.spines[["top", "right"]].set_visible(False)
+    shown = {
+        label: handle
+        for axis in drawn.axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    drawn.legend(shown.values(), shown, loc="outside right center", frameon=False)
+    with rc_context({"svg.hashsalt": "mrbridge"}):
+        drawn.savefig(path, metadata={"Date": None})
+
+
+def _curves(lines: list[dict[str, Any]], of_set: str) -> dict[str, list[tuple[float, ...]]]:
+    """(minutes, PSNR, SSIM) of the longest run of each arm with the first seed."""
+    runs: dict[str, list[tuple[float, ...]]] = {}
+    for line in lines:
+        if line["set"] != of_set or line.get("seed") != 0:
+            continue
+        points = [
+            (point["minutes"], *np.mean(list(point["scores"].values()), axis=0).tolist())
+            for point in line.get("on the way", [])
+        ] or [
+            (point["minutes"], point["psnr"], point["ssim"])
+            for point in line.get("checkpoints", [])
+            if "minutes" in point
+        ]
+        known = runs.get(line["arm"], [])
+        if points and (not known or points[-1][0] > known[-1][0]):
+            runs[line["arm"]] = points
+    return runs
+
+
+def _cell(told: dict[str, list[float]]) -> str:
+    """Scores of a direction: the mean, then each case."""
+    return "; ".join(f"{psnr:.2f} / {ssim:.3f}" for psnr, ssim in told.values())
