@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mrbridge.phantom.head import head_on
-from mrbridge.phantom.shape import deformation, to_subject
+from mrbridge.phantom.shape import LARGEST, deformation, to_subject
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,29 @@ def test_places_are_found_again(head):
     back = where[tuple(index.T)] + (found - (start + index * step))
     # Exact but for the change of the deformation within a voxel of 4 mm.
     assert np.linalg.norm(back - places, axis=1).max() < 1.5
+
+
+def growth(where, head):
+    """The volume of a head in units of the template's, of the affine part of its deformation."""
+    x, y, z = (np.broadcast_to(axis, head.grid.shape).ravel() for axis in head.grid.mesh())
+    places = np.stack([x, y, z, np.ones_like(x)], axis=1)
+    matrix = np.linalg.lstsq(places, where.reshape(-1, 3), rcond=None)[0][:3]
+    return 1 / np.linalg.det(matrix)
+
+
+def test_no_head_is_larger_than_the_largest(head):
+    heads = [
+        deformation(np.random.default_rng(seed), head, head.grid, largest=largest)
+        for seed in range(8)
+        for largest in (np.inf, LARGEST)
+    ]
+    free, bounded = heads[::2], heads[1::2]
+    sizes = [growth(one, head) for one in free]
+    assert max(sizes) > LARGEST + 0.05 > 1 > min(sizes)
+    for before, after, size in zip(free, bounded, sizes, strict=True):
+        if size < LARGEST - 0.02:
+            np.testing.assert_array_equal(after, before)
+        assert growth(after, head) < LARGEST + 0.02
 
 
 def test_subjects_have_shapes_of_their_own(head):

@@ -18,8 +18,17 @@ _CENTRE = np.array([0.0, -18.0, 10.0])
 _DISPLACEMENTS = ((90.0, 2.5), (44.0, 1.7), (22.0, 0.9), (12.0, 0.55))
 
 
+LARGEST = 1.05
+"""By how much a simulated adult's head may exceed the template's, whose brain with its fluid, 1.9
+litres, is a large one already: beyond 2.2 litres `prepare` takes no brain for an adult's."""
+
+
 def deformation(
-    rng: np.random.Generator, head: Head, grid: Grid, widening: float | None = None
+    rng: np.random.Generator,
+    head: Head,
+    grid: Grid,
+    widening: float | None = None,
+    largest: float = np.inf,
 ) -> Array:
     """Where in the template each voxel of the subject's head comes from.
 
@@ -31,6 +40,7 @@ def deformation(
         head: the template.
         grid: the subject's.
         widening: by how much the walls of the ventricles are moved, mm, at most 9; None draws it.
+        largest: a head that would be larger, by volume in units of the template's, is shrunk to it.
 
     Returns:
         (x, y, z, 3) MNI millimetres for the voxels of `grid`.
@@ -38,7 +48,8 @@ def deformation(
     lattice = _lattice()
     x, y, z = (a.astype(np.float32) for a in lattice.mesh())
     base = np.stack(np.broadcast_arrays(x, y, z), axis=-1).astype(np.float64)
-    size = 1 / (rng.normal(1.0, 0.03) * (1 + rng.normal(0, 0.02, 3)))
+    growth = rng.normal(1.0, 0.03) * (1 + rng.normal(0, 0.02, 3))
+    size = max(1.0, float(growth.prod()) / largest) ** (1 / 3) / growth
     turn = Rotation.from_euler("xyz", rng.normal(0, 2.5, 3), degrees=True).as_matrix()
     shift = rng.normal(0, 1.5, 3)
     place = (base - _CENTRE - shift) @ (np.diag(size) @ turn).T + _CENTRE

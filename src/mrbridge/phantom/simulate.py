@@ -13,7 +13,7 @@ from mrbridge.phantom.head import head_on
 from mrbridge.phantom.lesions import Lesions
 from mrbridge.phantom.scanner import blurred, digitised, receive_field, rician, thick_slices
 from mrbridge.phantom.settings import PhantomSettings
-from mrbridge.phantom.shape import deformation
+from mrbridge.phantom.shape import LARGEST, deformation
 from mrbridge.phantom.signals import FastSpinEcho, GradientEcho
 from mrbridge.volume import Volume
 
@@ -52,7 +52,7 @@ def simulate(settings: PhantomSettings, index: int) -> SimulatedSubject:
     shape_rng, tissue_rng, lesion_rng, sequence_rng, t1w_rng, t2w_rng = streams
     spacing = settings.spacing_mm
     head = head_on(spacing)
-    where = deformation(shape_rng, head, head.grid)
+    where = deformation(shape_rng, head, head.grid, largest=LARGEST)
     lesions = Lesions.draw(lesion_rng, settings.lesions, head)
     sequences = GradientEcho.draw(sequence_rng), FastSpinEcho.draw(sequence_rng)
     anatomy = paint_head(tissue_rng, head, where, head.grid, lesions, sequences)
