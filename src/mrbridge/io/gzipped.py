@@ -8,16 +8,17 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
-from itertools import repeat
 
 _BLOCK = 4 << 20
 """Bytes that are compressed at once: always the same, so that equal data give equal files."""
+
+_LEVEL = 1  # the fastest
 
 _HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))
 """Deflate, no name and no time, fastest algorithm, unknown system (RFC 1952, section 2.3)."""
 
 
-def gzipped(parts: Sequence[bytes], level: int = 1) -> Iterator[bytes]:
+def gzipped(parts: Sequence[bytes]) -> Iterator[bytes]:
     """A gzip file of one member, in pieces; equal parts give equal files on any machine.
 
     Blocks are compressed apart and end on a byte boundary, as `Z_SYNC_FLUSH` of zlib leaves them,
@@ -30,11 +31,11 @@ def gzipped(parts: Sequence[bytes], level: int = 1) -> Iterator[bytes]:
     is_last = [False] * (len(blocks) - 1) + [True]
     yield _HEADER
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(_deflated, blocks, is_last, repeat(level))
+        yield from pool.map(_deflated, blocks, is_last)
     size = sum(map(len, views))
     yield struct.pack("<II", reduce(lambda crc, v: zlib.crc32(v, crc), views, 0), size % 2**32)
 
 
-def _deflated(block: memoryview, is_last: bool, level: int) -> bytes:
-    stream = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+def _deflated(block: memoryview, is_last: bool) -> bytes:
+    stream = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
     return stream.compress(block) + stream.flush(zlib.Z_FINISH if is_last else zlib.Z_SYNC_FLUSH)

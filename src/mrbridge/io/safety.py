@@ -236,6 +236,7 @@ def _is_orphan(entry: Path, host: str, pid: int) -> bool:
 
 
 def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs, whoever owns it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
