@@ -471,8 +471,7 @@ def evaluate(
         if path is not None:
             must_exist(path)
     changes = layered(config, assignments, {"registration": registration})
-    with quick_imports():
-        from mrbridge.evaluation.settings import EvaluateSettings
+    from mrbridge.evaluation.settings import EvaluateSettings
 
     settings = EvaluateSettings().changed(changes)
     with quick_imports():

@@ -12,8 +12,7 @@ def quick_imports() -> Iterator[None]:
     """Import without looking for cycles meanwhile, and never look through what was imported.
 
     An import makes hundreds of thousands of objects that stay; Python's collector goes through
-    them again and again while their number grows: a quarter of the time that PyTorch's import
-    takes. See `gc.freeze` in Python's documentation.
+    them again and again while their number grows. See `gc.freeze` in Python's documentation.
     """
     was_on = gc.isenabled()
     gc.disable()
