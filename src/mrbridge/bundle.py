@@ -22,7 +22,7 @@ from safetensors.torch import save as save_safetensors
 from mrbridge import __version__
 from mrbridge.errors import BundleError, SettingsError, SizeError
 from mrbridge.io.safety import atomic_path, sha256_of, write_json, write_text
-from mrbridge.models import locate
+from mrbridge.models import bundle_folder, locate
 from mrbridge.networks import (
     Generator,
     GeneratorSettings,
@@ -231,9 +231,9 @@ def find_bundle(model: str | Path) -> Path:
             path=place,
             remedy="Name the folder that holds bundle.json.",
         )
-    for folder in (place, place / "bundle"):
-        if (folder / "bundle.json").is_file():
-            return folder
+    folder = bundle_folder(place)
+    if folder is not None:
+        return folder
     raise BundleError(
         "is neither a run with a bundle nor a bundle",
         path=place,

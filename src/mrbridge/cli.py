@@ -27,7 +27,7 @@ from mrbridge.errors import (
     must_be_new,
     must_exist,
 )
-from mrbridge.models import SHIPPED, locate
+from mrbridge.models import SHIPPED, locate, weights_file
 from mrbridge.options import (
     AllowGaps,
     Assignments,
@@ -396,15 +396,19 @@ def translate(
 ) -> None:
     """Translate scans into the other contrast, each on its own grid."""
     listen(quiet, verbose, as_json)
-    locate(model)
+    place = locate(model)
     must_exist(image, remedy="Check the name.")
     for path in (match, bids_filter_file):
         if path is not None:
             must_exist(path)
     with quick_imports():
         from mrbridge.inference.integers import check_number_type
+        from mrbridge.io.safety import begin_sha256
 
     check_number_type(dtype)
+    weights = weights_file(place)
+    if weights is not None:
+        begin_sha256(weights)  # on another core while PyTorch is imported
     with quick_imports():
         from mrbridge.inference.translate import translate as run
 

@@ -16,6 +16,7 @@ from mrbridge.io.safety import (
     _HOST,
     atomic_folder,
     atomic_path,
+    begin_sha256,
     is_temporary,
     sha256_of,
     sweep,
@@ -194,5 +195,18 @@ def test_two_writers_of_one_file(first: str, tmp_path: Path) -> None:
 def test_checksums(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     assert sha256_of(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
+    with pytest.raises(InputError, match="absent"):
+        sha256_of(tmp_path / "absent")
+
+
+def test_a_checksum_that_was_begun_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for content in (b"content", b"other", b""):
+        path.write_bytes(content)
+        begin_sha256(path)
+        assert sha256_of(path) == hashlib.sha256(content).hexdigest()
+        path.write_bytes(b"newer")
+        assert sha256_of(path) == hashlib.sha256(b"newer").hexdigest()
+    begin_sha256(tmp_path / "absent")
     with pytest.raises(InputError, match="absent"):
         sha256_of(tmp_path / "absent")

@@ -15,8 +15,11 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from mrbridge.errors import InputError, OutputError, must_be_here
@@ -35,6 +38,7 @@ _STALE_SECONDS = 24 * 3600
 _TEMPORARY = re.compile(r"^\.~(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}")
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 _ours: set[str] = set()
+_begun: dict[Path, Future[str]] = {}
 
 
 def suffix_of(path: str | Path) -> str:
@@ -161,13 +165,37 @@ def sha256_of(path: str | Path) -> str:
         InputError: it cannot be read.
     """
     fetch(Path(path))
+    begun = _begun.pop(Path(path), None)
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _sha256(path) if begun is None else begun.result()
     except OSError as error:
         raise InputError(
             f"cannot be read ({error.strerror})", path=path, remedy="Check the file."
         ) from None
+
+
+def begin_sha256(path: str | Path) -> None:
+    """Sum up a file beside what follows; the next `sha256_of` it waits for that.
+
+    For large files: one call of hashlib, which lets other threads run meanwhile.
+    """
+    begun = _begun[Path(path)] = Future[str]()
+
+    def work() -> None:
+        try:
+            begun.set_result(_sha256(path))
+        except BaseException as error:  # whoever asks for the sum gets it
+            begun.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+
+
+def _sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return hashlib.sha256().hexdigest()
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return hashlib.sha256(content).hexdigest()
 
 
 @contextmanager

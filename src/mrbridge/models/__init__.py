@@ -8,6 +8,7 @@ No PyTorch here, so that the command line can refuse at once a model that is not
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -69,6 +70,25 @@ def locate(
     if not path.exists():
         raise BundleError("does not exist", path=path, remedy=remedy)
     return path
+
+
+def bundle_folder(place: Path) -> Path | None:
+    """The folder of the bundle that a run or a bundle is known by, if it has one."""
+    return next((f for f in (place, place / "bundle") if (f / "bundle.json").is_file()), None)
+
+
+def weights_file(place: Path) -> Path | None:
+    """The weights of a run or bundle; None where they are not to be found, which `load_bundle`
+    explains."""
+    folder = bundle_folder(place)
+    if folder is None:
+        return None
+    try:
+        name = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))["weights"]
+        path = folder / Path(name).name
+        return path if path.is_file() else None
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
 
 
 def is_installed(folder: Path) -> bool:
