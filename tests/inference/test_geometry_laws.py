@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -151,6 +151,7 @@ def volumes(draw: st.DrawFn, step: st.SearchStrategy[float]) -> Volume:
     shape[slicing] = draw(st.integers(1, 5))
     shear = draw(st.sampled_from([0.0, 0.05, -0.1]))
     affine[:3, :3] = affine[:3, :3] @ (np.eye(3) + shear * np.eye(3, k=1)) * spacing
+    assume(nib.io_orientation(affine)[slicing, 0] == 2)  # shear may turn what lies at 45 degrees
     return head(tuple(shape), affine)
 
 

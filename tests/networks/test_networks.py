@@ -81,6 +81,20 @@ def test_generators_keep_shape_and_range_and_train(settings):
 
 
 @pytest.mark.parametrize("settings", SMALL[:4], ids=str)
+def test_a_faint_contrast_survives_bfloat16_where_an_image_is_kept(settings):
+    network = build_generator(settings, 64, rng()).eval()
+    faint = 0.9 + 0.01 * torch.rand(2, 1, 64, 64, generator=rng(1))
+    with torch.no_grad():
+        exact = network(faint)
+        with torch.autocast("cpu", torch.bfloat16):
+            as_in_training = network(faint)
+            with torch.inference_mode():
+                kept = network(faint)
+    assert (kept - exact).square().mean() < 0.5 * (as_in_training - exact).square().mean()
+    assert (kept - exact).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("settings", SMALL[:4], ids=str)
 def test_images_of_a_batch_do_not_touch_each_other(settings):
     network = build_generator(settings, 32, rng()).eval()
     images = torch.randn(2, 1, 32, 32).clamp(-1, 1)

@@ -33,8 +33,8 @@ _ENOUGH_PIXELS = 16 * 16
 _ENOUGH_CHANNELS = 64
 _ENOUGH_FEATURES = 128
 """Below them the maps cost what the products save: see docs/explanation/performance.md. Channels
-are those of the larger image, features those of the smaller one. Without gradients 64 channels save
-nothing either, but their rounding shows in the image: twice as many are wanted then."""
+are those of the larger image, features those of the smaller one. Without gradients less is saved,
+and the scheme's rounding shows in the image that is kept: four times as many channels then."""
 
 
 class HalvingConvolution(nn.Module):
@@ -179,7 +179,7 @@ def _halving_scheme(
         return None
     if rows * columns < 4 * _ENOUGH_PIXELS or channels == 1:
         return Columns()
-    enough = _ENOUGH_CHANNELS if torch.is_grad_enabled() else 2 * _ENOUGH_CHANNELS
+    enough = _ENOUGH_CHANNELS if torch.is_grad_enabled() else 4 * _ENOUGH_CHANNELS
     worth_it = channels >= enough and features >= _ENOUGH_FEATURES
     return HalvingWinograd() if worth_it and not (rows % 4 or columns % 4) else None
 

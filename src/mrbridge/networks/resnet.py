@@ -10,8 +10,12 @@ from torch import Tensor, nn
 
 from mrbridge.networks.convolution import Convolution, Padding
 from mrbridge.networks.norm import make_norm
+from mrbridge.networks.precision import precisely
 from mrbridge.networks.unet import check_multiple
 from mrbridge.settings import Settings
+
+_FIRST_LAYERS = 3
+"""The 7x7 convolution, its norm and ReLU, whose rounding to bfloat16 shows in the image."""
 
 
 class ResNetSettings(Settings):
@@ -78,7 +82,8 @@ class ResNet(nn.Module):
             SizeError: rows or columns are not multiples of 4.
         """
         check_multiple(x, self.multiple, "a ResNet")
-        return torch.tanh(self.layers(x).float())
+        x = precisely(self.layers[:_FIRST_LAYERS], x)
+        return torch.tanh(self.layers[_FIRST_LAYERS:](x).float())
 
 
 class _ResidualBlock(nn.Module):

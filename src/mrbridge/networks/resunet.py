@@ -14,6 +14,7 @@ from mrbridge.networks.convolution import (
     HalvingConvolution,
 )
 from mrbridge.networks.norm import make_norm
+from mrbridge.networks.precision import precisely
 from mrbridge.networks.unet import check_multiple
 from mrbridge.settings import Settings
 
@@ -91,14 +92,15 @@ class ResUNet(nn.Module):
         """
         check_multiple(x, self.multiple, f"a residual U-Net of {self.settings.levels} levels")
         skips: list[Tensor] = []
-        for block in self.down:
-            x = block(x)
+        for level, block in enumerate(self.down):
+            x = block(x) if level else precisely(block, x)
             skips.append(x)
         skips.pop()
         for block in self.residual:
             x = block(x)
         for block in self.up:
-            x = torch.cat([block(x), skips.pop()], dim=1)
+            x = block(x)
+            x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)
         return torch.tanh(self.last(x).float())
 
 

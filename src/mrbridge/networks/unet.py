@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mrbridge.errors import SizeError
 from mrbridge.networks.convolution import DoublingConvolution, HalvingConvolution
 from mrbridge.networks.norm import make_norm
+from mrbridge.networks.precision import precisely
 from mrbridge.settings import Settings
 
 _FINE_LEVELS = 2
@@ -100,7 +101,7 @@ class UNet(nn.Module):
         image = x
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
-            x = _precisely(block, x) if level < _FINE_LEVELS else block(x)
+            x = precisely(block, x) if level < _FINE_LEVELS else block(x)
             skips.append(x)
         skips.pop()
         for block in self.up:
@@ -110,19 +111,6 @@ class UNet(nn.Module):
         if self.refine is not None:
             x = self.refine(torch.cat([x, image.to(x.dtype)], dim=1))
         return torch.tanh(x.float())
-
-
-def _precisely(block: nn.Module, x: Tensor) -> Tensor:
-    """A block of the encoder's finest levels: in float32 where an image is made to be kept.
-
-    What they round, instance norms of all later levels enlarge, most where a slice shows little:
-    up to 4 % of the range in single voxels, and half of that in full slices (docs/explanation/
-    performance.md). They are a tenth of the operations. Training does not need it.
-    """
-    if not torch.is_inference_mode_enabled():
-        return block(x)
-    with torch.autocast(x.device.type, enabled=False):
-        return block(x.float())
 
 
 def check_multiple(x: Tensor, multiple: int, network: str) -> None:
