@@ -16,7 +16,7 @@ import mrbridge
 from mrbridge import io
 from mrbridge.errors import InputError, OutputError, SettingsError, SomeScansFailed, StoreError
 from mrbridge.io.safety import _HOST
-from mrbridge.preparation import pipeline
+from mrbridge.preparation import job
 from mrbridge.preparation.geometry import from_slices
 from mrbridge.preparation.pipeline import (
     PrepareSettings,
@@ -133,7 +133,7 @@ def test_running_again_does_no_work(
     source, out = bids(2), tmp_path / "store"
     prepare(source, out)
     before, made = content(out), times(out)
-    monkeypatch.setattr(pipeline, "standardise", lambda *_: pytest.fail("work was done again"))
+    monkeypatch.setattr(job, "standardise", lambda *_: pytest.fail("work was done again"))
     prepare(source, out)
     assert content(out) == before
     assert times(out) == made

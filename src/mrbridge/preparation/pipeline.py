@@ -1,37 +1,27 @@
-"""From any supported input to a store."""
+"""The verb `prepare`: from any supported input to a store."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from mrbridge import scale
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
-from mrbridge.io import read
 from mrbridge.io.bids import FoundScans, Scan, find_scans, parse_name
 from mrbridge.io.formats import is_picture
 from mrbridge.io.places import here
-from mrbridge.io.safety import sha256_of, sweep
-from mrbridge.io.transfer import fetch, release_when_done, remove
-from mrbridge.preparation.brain import check_pattern, hd_bet_program, litres, mask_path
+from mrbridge.io.safety import sweep
+from mrbridge.io.transfer import release_when_done, remove
+from mrbridge.preparation.brain import check_pattern, hd_bet_program, mask_path
 from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
+from mrbridge.preparation.job import Job, prepare_scan
 from mrbridge.preparation.nyul import learned_levels, on_scale, rescaled
-from mrbridge.preparation.reference import Place, place_beside
 from mrbridge.preparation.settings import PrepareSettings, StandardSettings
-from mrbridge.preparation.slice_range import SliceRange
 from mrbridge.preparation.split import Wish, split_scans
 from mrbridge.preparation.standard import Standard, standardise
 from mrbridge.preparation.store import (
-    FORMAT,
     Manifest,
     Remark,
     ScanRecord,
@@ -40,7 +30,6 @@ from mrbridge.preparation.store import (
     data_hash,
     is_store,
     read_array,
-    read_scan,
     write_manifest,
     write_scan,
 )
@@ -48,23 +37,7 @@ from mrbridge.urls import shown
 
 __all__ = ["PrepareSettings", "Standard", "StandardSettings", "prepare", "standardise"]
 
-_ARRAYS = 1  # raise it when the same settings begin to give other arrays
-
-
 _SLOW_IMPORTS = ("torch", "zarr")  # by resampling and by the store, where they are needed
-
-
-@dataclass(frozen=True)
-class _Job:
-    """`reference`: the scan that this one is to be registered to, if any; `mask`: its brain mask,
-    where the user gave one."""
-
-    scan: Scan
-    id: str
-    store: Path
-    settings: PrepareSettings
-    reference: Scan | None = None
-    mask: Path | None = None
 
 
 def prepare(
@@ -104,9 +77,9 @@ def prepare(
     failures: list[Remark] = []
     ignored = [Remark(name=_shown(path, source), reason=reason) for path, reason in found.ignored]
     outcomes = scale.map_scans(
-        _prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
+        prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
     )
-    for job, outcome in release_when_done(outcomes, jobs, _touched):
+    for job, outcome in release_when_done(outcomes, jobs, lambda job: job.touched):
         shown = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
         if isinstance(outcome, OutputError):
             raise outcome  # no fault of the scan, and the others would meet it too
@@ -132,13 +105,6 @@ def prepare(
             remedy="Mend or remove them, and run mrbridge prepare again.",
         )
     return Store.open(out)
-
-
-def _touched(job: _Job) -> list[Path]:
-    """The files that are read and written for a scan."""
-    reference = None if job.reference is None else job.reference.path
-    read = [path for path in (job.scan.path, reference, job.mask) if path is not None]
-    return [*read, array_path(job.store, job.id)]
 
 
 def _find(
@@ -178,7 +144,7 @@ def _make_ready(out: Path) -> None:
     sweep(out / "scans")
 
 
-def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[_Job]:
+def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[Job]:
     taken: set[str] = set()
     references = _references(scans, settings)
     jobs = []
@@ -195,7 +161,7 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[_Job]
         mask = None
         if settings.standard.brain == "mask" and scan.series is None:
             mask = mask_path(scan.path, settings.standard.brain_mask)
-        jobs.append(_Job(scan, id, out, settings, reference, mask))
+        jobs.append(Job(scan, id, out, settings, reference, mask))
     return jobs
 
 
@@ -222,101 +188,6 @@ def _plain_id(scan: Scan) -> str:
         return stem
     parts = [scan.subject, scan.session, scan.contrast, stem]
     return "_".join(re.sub(r"[^a-zA-Z0-9-]+", "-", part).strip("-") for part in parts if part)[:120]
-
-
-def _prepare_scan(job: _Job) -> ScanRecord | None:
-    """Prepare one scan into the store, unless it is there; None for an empty picture."""
-    scan, settings = job.scan, job.settings
-    fetch(scan.path)
-    if scan.series is None and not scan.path.is_file():
-        raise InputError("does not exist", path=scan.path, remedy="Check the path.")
-    source_sha256 = _source_sha256(scan)
-    key = _key(source_sha256, job)
-    present = read_scan(job.store, job.id, key)
-    if present is not None:
-        return present
-    volume = read(scan.path, series=scan.series, files=scan.files)
-    if volume.synthetic:
-        raise InputError("is synthetic", path=scan.path, remedy="Train on acquired scans only.")
-    if volume.is_picture and volume.voxels.min() == volume.voxels.max():
-        return None
-    mask = None if job.mask is None else read(job.mask)
-    place = Place() if job.reference is None else place_beside(volume, job.reference, settings)
-    standard = standardise(volume, settings.standard, mask, placement=place.placement)
-    alignment = standard.alignment or place.alignment
-    filled = standard.foreground.mean(axis=(1, 2)) >= settings.min_foreground
-    wanted = filled
-    if settings.slices is not None:
-        wanted = filled & SliceRange.parse(settings.slices).holds(filled, standard.grid)
-    kept = np.flatnonzero(wanted)
-    if filled.any() and not kept.size:
-        raise InputError(
-            f"no slice that shows the head lies within {settings.slices}",
-            path=scan.path,
-            remedy="Leave it out, or widen the range.",
-        )
-    if not kept.size:
-        if volume.is_picture:
-            return None
-        raise InputError(
-            f"no slice shows the head on {settings.min_foreground:.0%} of its pixels",
-            path=scan.path,
-            remedy="Leave it out, or lower min_foreground.",
-        )
-    values = standard.slices[kept].astype(np.float16)
-    record = ScanRecord(
-        id=job.id,
-        subject=scan.subject,
-        session=scan.session,
-        contrast=scan.contrast,
-        name=scan.name,
-        source_sha256=source_sha256,
-        key=key,
-        data_sha256=data_hash(values),
-        shape=(values.shape[0], values.shape[1], values.shape[2]),
-        spacing_mm=standard.grid.spacing,
-        slice_indices=kept.tolist(),
-        grid_hash=standard.grid.hash,
-        recipe=standard.recipe,
-        affine=_rows(standard.grid.stored_affine),
-        registration=place.registration,
-        alignment=None if alignment is None else alignment.as_json(),
-        noise=None if standard.noise is None else float(f"{standard.noise:.4g}"),
-        brain_litres=None if standard.brain is None else round(litres(standard.brain, volume), 4),
-    )
-    write_scan(job.store, record, values)
-    return record
-
-
-def _rows(affine: NDArray[np.float64] | None) -> list[list[float]] | None:
-    return None if affine is None else np.round(affine, 8).tolist()
-
-
-def _source_sha256(scan: Scan) -> str:
-    if scan.series is None:
-        return sha256_of(scan.path)
-    from mrbridge.io.dicom.scans import series_sha256
-
-    return series_sha256(scan.path, scan.series, scan.files)
-
-
-def _key(source_sha256: str, job: _Job) -> str:
-    scan, settings = job.scan, job.settings
-    told: list[Any] = [
-        FORMAT,
-        _ARRAYS,
-        source_sha256,
-        [scan.subject, scan.session, scan.contrast, scan.name],
-        settings.standard.model_dump(mode="json"),
-        settings.min_foreground,
-    ]
-    if job.reference is not None:
-        told.append([settings.registration, settings.seed, _source_sha256(job.reference)])
-    if settings.slices is not None:
-        told.append(["slices", settings.slices])
-    if job.mask is not None:
-        told.append(["mask", sha256_of(job.mask)])
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _check_contrasts(done: Counter[str], settings: PrepareSettings, failures: list[Remark]) -> None:
@@ -348,7 +219,7 @@ def _manifest(
     )
 
 
-def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, _Job]) -> Manifest:
+def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, Job]) -> Manifest:
     """All scans on the scale of their contrast, which is learned of the training scans here."""
     records: dict[str, ScanRecord] = {}
     typical: dict[str, IntensityRecipe] = {}
@@ -363,14 +234,14 @@ def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, _Job]) -> Man
     return manifest.model_copy(update={"records": placed, "typical": typical})
 
 
-def _rescaled(record: ScanRecord, levels: tuple[float, ...], out: Path, job: _Job) -> ScanRecord:
+def _rescaled(record: ScanRecord, levels: tuple[float, ...], out: Path, job: Job) -> ScanRecord:
     """A scan whose array is brought onto a scale, unless it lies there."""
     segments = {"segments": record.segments}
     if record.recipe.levels == levels or not record.recipe.landmarks:
         return record
     if record.recipe.levels:  # of another scale: from the source again, to the bit as at first
         remove(array_path(out, record.id))
-        anew = _prepare_scan(job)
+        anew = prepare_scan(job)
         assert anew is not None
         record = anew
     recipe = on_scale(record.recipe, levels)
