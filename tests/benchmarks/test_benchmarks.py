@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+
+from mrbridge.hardware import fast_bfloat16
 
 Run = Callable[..., list[dict[str, Any]]]
 
@@ -102,6 +105,15 @@ def test_translate_volume(run_script: Run) -> None:
     check_command(engine["command"])
     assert engine["volume"]["seconds"] < engine["command"]["seconds"]
     assert (engine["max_difference"], engine["psnr"]) == (0, None)
+
+
+def test_rounding(run_script: Run) -> None:
+    (told,) = run_script("rounding", "--quick")
+    assert 0 <= told["faint"] < told["slices"]
+    for way in ("kept", "throughout"):
+        assert told[way]["max_difference_not_faint"] <= told[way]["max_difference"]
+    if fast_bfloat16(torch.device("cpu")):
+        assert 0 < told["kept"]["max_difference"] < told["throughout"]["max_difference"]
 
 
 def test_differences_are_of_a_range_of_one(script: Callable[[str], ModuleType]) -> None:
