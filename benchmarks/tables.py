@@ -37,7 +37,8 @@ def read_lines(folder: Path) -> list[Line]:
             line = json.loads(text)
             if line.get("options", {"quick": True})["quick"]:
                 continue  # or of a script that does not use the harness
-            key = [line["benchmark"], line.get("preset"), line["options"], line["machine"]["gpu"]]
+            what = [line.get(name) for name in ("preset", "model", "scan")]
+            key = [line["benchmark"], what, line["options"], line["machine"]["gpu"]]
             last[json.dumps(key)] = line
     return sorted(last.values(), key=lambda line: str(line["date"]))
 
@@ -113,6 +114,12 @@ def _translate_volume(line: Line) -> Rows:
     return rows
 
 
+def _rounding(line: Line) -> Rows:
+    ways = [line[name] for name in ("throughout", "kept")]
+    cells = [f"{way['max_difference']:.4f} / {way['psnr']:.1f}" for way in ways]
+    return [[line["model"], line["scan"], str(line["slices"]), str(line["faint"]), *cells]]
+
+
 def _parity(line: Line) -> Rows:
     rows = []
     for name, score in line["scores"].items():
@@ -154,6 +161,10 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
             *("largest difference", "PSNR dB"),
         ],
         _translate_volume,
+    ),
+    "rounding": (
+        ["model", "scan", "slices", "faint", "bfloat16 throughout", "as translated"],
+        _rounding,
     ),
     "parity": (
         ["preset", "score", "float32", "bfloat16", "difference", "spread over seeds"],

@@ -10,7 +10,7 @@ def precisely(layers: nn.Module, x: Tensor) -> Tensor:
     """A generator's first layers: in float32 where an image is made to be kept.
 
     What they round, the instance norms of all later layers enlarge, most where a slice shows
-    little: to 4 % of the range in single voxels (docs/explanation/performance.md). They are a tenth
+    little: to 5 % of the range in single voxels (docs/explanation/performance.md). They are a tenth
     of the operations or less. Training does not need it.
     """
     if not torch.is_inference_mode_enabled():
