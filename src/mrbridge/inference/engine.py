@@ -24,7 +24,7 @@ its noise up to an image."""
 
 FAINT = 0.05
 """Likewise, instance norm makes so much of the little in a slice with a smaller share that rounding
-to bfloat16 shows: up to 2 % of the range, measured, instead of under 1 %."""
+to bfloat16 shows: up to 2 % of the range, measured, instead of about 1 %."""
 
 
 class Translator:
