@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -33,6 +32,9 @@ MAX_PIXELS = 2**26
 
 MAX_PICTURE_BYTES = 2**29
 """The largest picture file that is opened."""
+
+_PART_BYTES = 2**24
+"""Of a file that is summed up: after each part a thread may wait for the others to let it go on."""
 
 _STALE_SECONDS = 24 * 3600
 _TEMPORARY = re.compile(r"^\.~(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}")
@@ -175,10 +177,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def begin_sha256(path: str | Path) -> None:
-    """Sum up a file beside what follows; the next `sha256_of` it waits for that.
-
-    For large files: one call of hashlib, which lets other threads run meanwhile.
-    """
+    """Sum up a file beside what follows; the next `sha256_of` it waits for that."""
     begun = _begun[Path(path)] = Future[str]()
 
     def work() -> None:
@@ -191,11 +190,12 @@ def begin_sha256(path: str | Path) -> None:
 
 
 def _sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return hashlib.sha256().hexdigest()
-        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        part = memoryview(bytearray(min(_PART_BYTES, os.fstat(file.fileno()).st_size) or 1))
+        while read := file.readinto(part):
+            digest.update(part[:read])
+    return digest.hexdigest()
 
 
 @contextmanager
