@@ -40,7 +40,8 @@ _STALE_SECONDS = 24 * 3600
 _TEMPORARY = re.compile(r"^\.~(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}")
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 _ours: set[str] = set()
-_begun: dict[Path, Future[str]] = {}
+_Stamp = tuple[int, int, int, int]  # device, inode, bytes, ns of the last change
+_begun: dict[Path, tuple[_Stamp | None, Future[str]]] = {}
 
 
 def suffix_of(path: str | Path) -> str:
@@ -167,9 +168,11 @@ def sha256_of(path: str | Path) -> str:
         InputError: it cannot be read.
     """
     fetch(Path(path))
-    begun = _begun.pop(Path(path), None)
+    stamp, begun = _begun.pop(Path(path), (None, None))
     try:
-        return _sha256(path) if begun is None else begun.result()
+        if begun is not None and stamp == _stamp(path):
+            return begun.result()
+        return _sha256(path)
     except OSError as error:
         raise InputError(
             f"cannot be read ({error.strerror})", path=path, remedy="Check the file."
@@ -177,8 +180,9 @@ def sha256_of(path: str | Path) -> str:
 
 
 def begin_sha256(path: str | Path) -> None:
-    """Sum up a file beside what follows; the next `sha256_of` it waits for that."""
-    begun = _begun[Path(path)] = Future[str]()
+    """Sum up a file beside what follows; the next `sha256_of` it, if unchanged, waits for that."""
+    begun = Future[str]()
+    _begun[Path(path)] = _stamp(path), begun
 
     def work() -> None:
         try:
@@ -187,6 +191,15 @@ def begin_sha256(path: str | Path) -> None:
             begun.set_exception(error)
 
     Thread(target=work, daemon=True).start()
+
+
+def _stamp(path: str | Path) -> _Stamp | None:
+    """What tells a file from another one, or from itself after a change; None where is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _sha256(path: str | Path) -> str:
