@@ -204,7 +204,7 @@ def scores(cases: list[Case], model: Path | str, kind: str) -> dict[str, Any]:
         for case in cases
         for given, to in (("T1w", "T2w"), ("T2w", "T1w"))
     }
-    return _told(cases, {key: volume.voxels for key, volume in made.items()}, kind)
+    return told_of(cases, {key: volume.voxels for key, volume in made.items()}, kind)
 
 
 def floor(cases: list[Case], kind: str, any_shape: bool = False) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def floor(cases: list[Case], kind: str, any_shape: bool = False) -> dict[str, An
             ]
             curve = _any_curve(*values) if any_shape else metrics.fit_monotone(*values).apply
             made[case.name, to] = curve(metrics.scaled(case.scans[given].voxels, case.mask))
-    return _told(cases, made, kind)
+    return told_of(cases, made, kind)
 
 
 def _any_curve(x: NDArray[Any], y: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -241,7 +241,8 @@ def _any_curve(x: NDArray[Any], y: NDArray[Any]) -> Callable[[NDArray[Any]], NDA
     return partial(np.interp, xp=sums_x / counts, fp=sums_y / counts)
 
 
-def _told(cases: list[Case], made: dict[tuple[str, str], Any], kind: str) -> dict[str, Any]:
+def told_of(cases: list[Case], made: dict[tuple[str, str], Any], kind: str) -> dict[str, Any]:
+    """PSNR and SSIM by direction of what was made, by case and contrast, and their mean."""
     told: dict[str, Any] = {}
     for to in TO:
         each = {}

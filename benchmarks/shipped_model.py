@@ -58,7 +58,7 @@ def simulated(work: Path, index: int) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         subject = varied_subject(SUBJECT_SEED, index)
-        groups = subject_groups(subject, StandardSettings(), ("T1w", "T2w"), SIZE)
+        groups = subject_groups(subject, StandardSettings(), ("T1w", "T2w"), SIZE, "all")
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, groups)
     return path
@@ -203,6 +203,7 @@ def ship(
         standard=StandardSettings(),
         typical={contrast: shown(recipe) for contrast, recipe in CANONICAL.items()},
         pictures=False,
+        planes=preset("bridge").planes,
         trained={
             "simulated subjects": given.subjects,
             "real scans": 0,

@@ -96,6 +96,7 @@ def _translate_volume(line: Line) -> Rows:
     rows = []
     given = line["options"]
     model = f"`{given['preset']}`, untrained" if given["model"] is None else given["model"]
+    model += f", {given['planes']}" if given.get("planes") else ""
     for name, engine in line["engines"].items():
         psnr = engine["psnr"]
         rows.append(

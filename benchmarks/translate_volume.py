@@ -1,7 +1,7 @@
 """What the translation of a whole head costs, engine by engine.
 
     python benchmarks/translate_volume.py [--engines torch onnx] [--preset unet]
-        [--model RUN] [--device cpu] [--repeats 3] [--out FILE]
+        [--model RUN] [--planes axial] [--device cpu] [--repeats 3] [--out FILE]
 
 Prints one JSON line. The scan is a simulated T1w head of 182x218x182 voxels of 1 mm, the model an
 untrained one of the preset, or `--model`. The engines take turns. For each:
@@ -12,10 +12,10 @@ untrained one of the preset, or `--model`. The engines take turns. For each:
 - `command`: seconds of the whole `mrbridge translate` in a fresh process, from its start to the
   written file, and its peak memory. `seconds_first` is that of the first run, in which an engine
   may have to export the model;
-- `max_difference`, `psnr`: how far its slices of the whole head lie from those of the first engine,
+- `max_difference`, `psnr`: how far its axial slices of the whole head lie from the first engine's,
   in units of the intensity range (the networks' -1 to 1 is a range of 1 here).
 
-`floor_seconds` is what the slices that hold anatomy would take at the rate of bfloat16 matrix
+`floor_seconds` is what the axial slices that hold anatomy would take at the rate of bfloat16 matrix
 products measured in this run: operations of the generator's convolutions for one slice, padded as
 the network needs it, times their number. `times_floor` is `slices` against the floor of one slice.
 """
@@ -28,7 +28,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ from mrbridge.networks import build_generator
 from mrbridge.preparation.geometry import size_multiple
 from mrbridge.preparation.pipeline import Standard, standardise
 from mrbridge.training.settings import PRESETS
-from mrbridge.volume import Volume
+from mrbridge.volume import Planes, Volume
 from textbook import forward_operations
 
 SHAPE = (182, 218, 182)
@@ -70,6 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
     parser.add_argument("--preset", default="unet", choices=list(PRESETS))
     parser.add_argument("--model", type=Path, help="a run or bundle instead of an untrained one")
+    parser.add_argument("--planes", choices=get_args(Planes), help="instead of the model's")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--slices", type=int, default=16, help="of the stack that is timed")
     given = read(parser, arguments, engines=["torch"], repeats=1, warm_up=0, slices=4)
@@ -88,11 +89,11 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     io.write(head, folder / "head.nii.gz")
     engines = [name for name in given.engines if _is_usable(name, given.device)]
     commands = {
-        name: partial(run_command, _command(model, folder, name, given.device)) for name in engines
+        name: partial(run_command, _command(model, folder, name, given)) for name in engines
     }
     # Before anything here uses the model: an engine exports it at its very first use.
     whole_commands = alternate_commands(commands, given.repeats, given.warm_up)
-    translators = {name: Translator(model, given.device, name) for name in engines}
+    translators = {name: Translator(model, given.device, name, given.planes) for name in engines}
     standard = standardise(head, read_manifest(model).standard)
     figures = network_figures(translators, standard, head, given)
     for name, told in whole_commands.items():
@@ -101,11 +102,11 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     return {"shape": list(head.voxels.shape), "not_usable": left_out} | figures
 
 
-def _command(model: Path, folder: Path, engine: str, device: str) -> list[str]:
+def _command(model: Path, folder: Path, engine: str, given: argparse.Namespace) -> list[str]:
     scans = ("-i", folder / "head.nii.gz", "-o", folder / f"{engine}.nii.gz")
-    return mrbridge_command(
-        "translate", "-q", "-m", model, *scans, "--engine", engine, "--device", device
-    )
+    planes = () if given.planes is None else ("--planes", given.planes)
+    how = ("--engine", engine, "--device", given.device, *planes)
+    return mrbridge_command("translate", "-q", "-m", model, *scans, *how)
 
 
 def network_figures(

@@ -326,6 +326,14 @@ class TestVerbs:
         assert code == 2
         assert "no engine 'tflite'. Choose one of auto, torch" in err
 
+    def test_translate_in_planes_that_there_are_not(
+        self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path
+    ) -> None:
+        files = ["-i", bids_scans, "-o", tmp_path / "made"]
+        code, _, err = run("translate", *files, "--planes", "both")
+        assert (code, (tmp_path / "made").exists()) == (2, False)
+        assert err == "error: there are no planes 'both'. Say axial or all.\n"
+
     def test_export(
         self,
         run: Callable[..., Any],

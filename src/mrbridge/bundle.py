@@ -35,6 +35,7 @@ from mrbridge.networks import (
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.settings import StandardSettings
 from mrbridge.settings import Settings
+from mrbridge.volume import Planes
 
 VERSION = 1
 
@@ -95,6 +96,7 @@ class BundleManifest(Settings):
     standard: StandardSettings
     typical: dict[str, IntensityRecipe]
     pictures: bool
+    planes: Planes = "axial"
     trained: dict[str, Any]
     scores: dict[str, float]
     limits: tuple[str, ...] = ()
@@ -310,6 +312,11 @@ def card(manifest: BundleManifest) -> str:
     )
     limits = "\n".join(f"- {limit}" for limit in manifest.limits)
     limits = f"\n## Where it is known to fail\n\n{limits}\n" if limits else ""
+    cut = (
+        "Volumes of thin slices are translated in three planes, of which the mean is taken."
+        if manifest.planes == "all"
+        else "Volumes are translated by their axial slices."
+    )
     return f"""# {source} ↔ {target}, preset `{manifest.preset}`
 
 Synthesises brain MR images of one contrast from the other. What it makes is synthetic: for
@@ -324,7 +331,7 @@ ages and diseases may fail without any sign of it in the image.
 | one critic | {counts["critic"]:,} |
 | all four networks | {counts["total"]:,} |
 
-Images of {manifest.networks.image_size}x{manifest.networks.image_size} in training.
+Images of {manifest.networks.image_size}x{manifest.networks.image_size} in training. {cut}
 
 ## Training
 

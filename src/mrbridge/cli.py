@@ -371,6 +371,10 @@ def translate(
     ] = None,
     device: Device = "auto",
     engine: Annotated[str, typer.Option(help="What computes: auto, torch or onnx.")] = "auto",
+    planes: Annotated[
+        str | None,
+        typer.Option(help="How volumes are cut: axial, or all three, slower [the model's way]."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also what is synthetic or of that contrast already.")
     ] = False,
@@ -404,8 +408,10 @@ def translate(
     with quick_imports():
         from mrbridge.inference.integers import check_number_type
         from mrbridge.io.safety import begin_sha256
+        from mrbridge.preparation.planes import check_planes
 
     check_number_type(dtype)
+    check_planes(planes)
     weights = weights_file(place)
     if weights is not None:
         begin_sha256(weights)  # on another core while PyTorch is imported
@@ -420,6 +426,7 @@ def translate(
         match=match,
         device=device,
         engine=engine,
+        planes=planes,
         force=force,
         volume=volume,
         assume=assume,

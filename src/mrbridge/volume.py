@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 CONTRASTS = ("T1w", "T2w", "PDw", "FLAIR")
 """The contrasts that mrbridge knows, by their BIDS suffixes."""
+
+Planes = Literal["axial", "all"]
+"""In which planes a volume is cut for the networks: in one, or in three where slices are thin."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mrbridge.hardware import fast_bfloat16
+from mrbridge.volume import Volume
 
 Run = Callable[..., list[dict[str, Any]]]
 
@@ -105,6 +106,20 @@ def test_translate_volume(run_script: Run) -> None:
     check_command(engine["command"])
     assert engine["volume"]["seconds"] < engine["command"]["seconds"]
     assert (engine["max_difference"], engine["psnr"]) == (0, None)
+
+
+def test_thicker_slices_stay_where_they_were(script: Callable[[str], ModuleType]) -> None:
+    """The mean of two slices lies between them, and covers what they covered."""
+    affine = np.diag([2.0, -1.0, 3.0, 1.0])
+    affine[:3, 3] = 5, 6, 7
+    voxels = np.arange(2 * 3 * 7).reshape(2, 3, 7)
+    thick = script("planes").thicker(Volume(voxels, affine), 2)
+    assert thick.voxels.shape == (2, 3, 3)
+    np.testing.assert_array_equal(thick.voxels[..., 1], voxels[..., 2:4].mean(-1))
+    np.testing.assert_allclose(thick.affine @ (0, 0, 1, 1), affine @ (0, 0, 2.5, 1))
+    turned = Volume(voxels.transpose(2, 0, 1), affine[:, [2, 0, 1, 3]])
+    again = script("planes").thicker(turned, 2)
+    np.testing.assert_array_equal(again.voxels, thick.voxels.transpose(2, 0, 1))
 
 
 def test_rounding(run_script: Run) -> None:

@@ -124,6 +124,7 @@ def test_what_a_sidecar_says(tiny_bundle: Bundle, root: Path, tmp_path: Path) ->
     assert (told["Sources"], told["SpatialReference"]) == ([uri], uri)
     (maker,) = told["GeneratedBy"]
     assert (maker["Name"], maker["Model"]) == ("mrbridge", tiny_bundle.hash)
+    assert maker["Planes"] == ["axial"]
     assert maker["HeldOutScores"] == tiny_bundle.manifest.scores != {}
     # What holds for the body holds for its synthesis; how it was scanned, and who, does not.
     assert told["SkullStripped"] is False
@@ -336,7 +337,9 @@ class TestDoneAlready:
             return [row["error"] for row in read(out / "report.json")["failed"]]
 
         assert errors(other_bundle) == ["is there already, by another model"] * 4
-        assert errors(tiny_bundle, dtype="int16") == ["is there already, with other options"] * 4
+        for options in ({"dtype": "int16"}, {"planes": "all"}):
+            assert errors(tiny_bundle, **options) == ["is there already, with other options"] * 4
+        assert all(item.skipped for item in run(tiny_bundle, root, out, planes="axial"))
         io.write(make_scan(9, "T1w", shape=(30, 32, 3)), root / SCANS[0])
         assert errors(tiny_bundle) == ["is there already, of another source file"]
         changed = bytearray((out / MADE[3]).read_bytes())

@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy import ndimage
 
 from mrbridge import io
 from mrbridge.bundle import Bundle
@@ -47,30 +50,89 @@ def identity(tiny_bundle: Bundle, copying: CopyingEngine) -> Translator:
     return Translator(tiny_bundle, "cpu")
 
 
+def store_as(volume: Volume, axes: str) -> Volume:
+    """The same anatomy in another orientation."""
+    image = nib.Nifti1Image(volume.voxels, volume.affine)
+    turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(axes))
+    image = image.as_reoriented(turn)
+    return Volume(np.asarray(image.dataobj), image.affine)
+
+
 def smooth_scan(make_scan: Callable[..., Volume], **how: Any) -> Volume:
     """A scan without noise, which interpolation can bring back."""
-    from scipy import ndimage
-
     scan = make_scan(3, "T1w", **how)
     blurred = ndimage.gaussian_filter(scan.voxels.astype(np.float32), (2.0, 2.0, 0.5))
     return replace(scan, voxels=blurred)
 
 
+class LevellingEngine(CopyingEngine):
+    """An engine that makes of each slice its mean, which differs from plane to plane."""
+
+    def run(self, slices: np.ndarray, precise: bool = False) -> np.ndarray:
+        made = super().run(slices, precise)
+        return np.broadcast_to(made.mean(axis=(1, 2), keepdims=True), made.shape)
+
+
 AXES = ["LAS", "RAS", "PSR", "ILA"]
+
+
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 3)])
+@pytest.mark.parametrize("axes", AXES)
+def test_identity_in_three_planes(
+    axes: str, spacing: tuple[int, ...], tiny_bundle: Bundle, copying: CopyingEngine
+) -> None:
+    rng = np.random.default_rng(0)
+    coarse = ndimage.gaussian_filter(rng.random((40, 44, 66)).astype(np.float32), 4)
+    kept = coarse[:, :, :: spacing[2]]
+    scan = store_as(Volume(kept, np.diag([*spacing, 1.0])), axes)
+    standard = standardise(scan, StandardSettings())
+    made = Translator(tiny_bundle, "cpu", planes="all").translate(scan, "T2w", match=scan)
+    seen = sorted(shape[0] for shape in copying.shapes)
+    assert seen == sorted([40, 44, kept.shape[2]]), "sagittal, coronal, axial slices"
+    expected = np.clip(scan.voxels, standard.recipe.low, standard.recipe.high)
+    np.testing.assert_array_equal(made.affine, scan.affine)
+    worst = np.abs(made.voxels - expected).max() / np.ptp(expected)
+    assert worst < (1e-5 if spacing[2] == 1 else 0.03)
+
+
+def test_three_planes_are_the_mean_of_what_each_makes(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "open_engine", lambda *_: LevellingEngine())
+    # Of multiples of 16, so that nothing is added to them.
+    voxels = np.random.default_rng(0).uniform(100, 900, (32, 48, 64)).astype(np.float32)
+    scan = Volume(voxels, np.eye(4))
+    made = Translator(tiny_bundle, "cpu", planes="all").translate(scan, "T2w", match=scan)
+    standard = standardise(scan, StandardSettings())
+    levels = [standard.slices.mean(axis, keepdims=True) for axis in ((1, 2), (0, 2), (0, 1))]
+    expected = standard.recipe.restore(sum(levels) / 3)
+    np.testing.assert_allclose(made.voxels, standard.to_voxels(expected, 0.0), rtol=1e-5)
+
+
+def test_whose_planes_are_taken(tiny_bundle: Bundle) -> None:
+    manifest = tiny_bundle.manifest.model_copy(update={"planes": "all"})
+    bundle = replace(tiny_bundle, manifest=manifest)
+    scan = Volume(np.zeros((8, 8, 70)), np.eye(4))
+    for told, given, planes in (
+        (tiny_bundle, None, 1),
+        (tiny_bundle, "all", 3),
+        (bundle, None, 3),
+        (bundle, "axial", 1),
+    ):
+        translator = Translator(told, "cpu", planes=given)
+        assert len(translator.planes_for(scan)) == planes
+        there = translator.elsewhere()
+        assert there is not None
+        assert len(there.open().planes_for(scan)) == planes, "also in another process"
+    with pytest.raises(SettingsError, match="no planes 'sagittal'"):
+        Translator(bundle, "cpu", planes="sagittal")
 
 
 @pytest.mark.parametrize("axes", AXES)
 def test_identity_in_every_orientation(
     axes: str, identity: Translator, make_scan: Callable[..., Volume]
 ) -> None:
-    from nibabel import Nifti1Image
-    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-
-    scan = make_scan(3, "T1w")
-    image = Nifti1Image(scan.voxels, scan.affine)
-    turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(axes))
-    image = image.as_reoriented(turn)
-    scan = Volume(np.asarray(image.dataobj), image.affine)
+    scan = store_as(make_scan(3, "T1w"), axes)
     standard = standardise(scan, StandardSettings())
     made = identity.translate(scan, "T2w", match=scan)
     expected = np.clip(scan.voxels, standard.recipe.low, standard.recipe.high)

@@ -119,6 +119,7 @@ def test_the_bundle_tells_where_it_comes_from(run: Run, small_store: Store) -> N
     bundle = load_bundle(run.path)
     manifest = bundle.manifest
     assert (manifest.source, manifest.target, manifest.preset) == ("T1w", "T2w", "bridge")
+    assert manifest.planes == "all"
     assert manifest.networks == run.settings.networks
     assert manifest.typical == small_store.manifest.typical
     assert manifest.trained["validation"] == "held-out slices"

@@ -16,6 +16,7 @@ from mrbridge.models import SHIPPED, is_installed
 from mrbridge.preparation.geometry import fit_size, size_multiple
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.pipeline import Standard, standardise
+from mrbridge.preparation.planes import Mask, check_planes, in_three_planes, planes_for
 from mrbridge.volume import Volume
 
 EMPTY = 0.002
@@ -34,17 +35,25 @@ class Translator:
         model: a bundle, the path of a run or bundle, or `shipped`.
         device: `auto`, `cpu` or `cuda`.
         engine: what computes: `auto` or one of `mrbridge.inference.engines.ENGINES`.
+        planes: in which volumes are cut: one of `volume.Planes`; None takes the bundle's.
 
     Raises:
         BundleError: the bundle cannot be used.
-        SettingsError: there is no such device or engine, or the engine is not installed.
+        SettingsError: there is no such device, engine or choice of planes, or the engine is not
+            installed.
     """
 
     def __init__(
-        self, model: Bundle | str | Path, device: str = "auto", engine: str = "auto"
+        self,
+        model: Bundle | str | Path,
+        device: str = "auto",
+        engine: str = "auto",
+        planes: str | None = None,
     ) -> None:
+        check_planes(planes)
         self.engine, self.device = choose_engine(engine, device)
         self.bundle = model if isinstance(model, Bundle) else load_bundle(model)
+        self.planes = planes or self.bundle.manifest.planes
         self._engines: dict[str, Engine] = {}
 
     def elsewhere(self) -> Elsewhere | None:
@@ -53,7 +62,7 @@ class Translator:
         if path is None:
             return None
         model = SHIPPED if is_installed(path) else str(path.absolute())
-        return Elsewhere(model, self.bundle.hash, self.device.type, self.engine)
+        return Elsewhere(model, self.bundle.hash, self.device.type, self.engine, self.planes)
 
     def translate(
         self,
@@ -85,7 +94,7 @@ class Translator:
         other = self.bundle.source if to == self.bundle.target else self.bundle.target
         levels = self.bundle.manifest.typical[other].levels
         standard = standardise(volume, self.bundle.manifest.standard, mask, levels)
-        made = self.translate_slices(standard.slices, to, foreground=standard.foreground)
+        made = self._translate_stack(standard, to, self.planes_for(volume))
         range_out = self._range_for(volume, standard, to, match)
         outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
         voxels = standard.to_voxels(range_out.restore(made), outside).astype(np.float32)
@@ -95,9 +104,7 @@ class Translator:
             voxels[~standard.brain] = 0
         return replace(volume, voxels=voxels, contrast=to, synthetic=True)
 
-    def translate_slices(
-        self, slices: Stack, to: str, *, foreground: NDArray[np.bool_] | None = None
-    ) -> Stack:
+    def translate_slices(self, slices: Stack, to: str, *, foreground: Mask | None = None) -> Stack:
         """Translate standardised slices.
 
         Args:
@@ -114,7 +121,7 @@ class Translator:
         wanted = np.arange(len(slices))
         faint = np.zeros(len(slices), bool)
         if foreground is not None:
-            shares = foreground.mean(axis=(1, 2))
+            shares = _shares(foreground)
             wanted, faint = np.flatnonzero(shares >= EMPTY), shares < FAINT
         made = np.full(slices.shape, -1, np.float32)
         for precise in (False, True):
@@ -123,6 +130,22 @@ class Translator:
                 fitted, undo = fit_size(slices[chosen], rows, columns)
                 made[chosen] = undo(engine.run(fitted, precise), -1.0)
         return made
+
+    def planes_for(self, volume: Volume) -> tuple[str, ...]:
+        """In which planes a volume is cut by this translator, such as `("axial",)`."""
+        return planes_for(volume, self.planes)
+
+    def _translate_stack(self, standard: Standard, to: str, planes: tuple[str, ...]) -> Stack:
+        """Translate the slices of a volume; the mean where they are cut in several planes."""
+        slices, foreground = standard.slices, standard.foreground
+        if planes == ("axial",):
+            return self.translate_slices(slices, to, foreground=foreground)
+
+        def make(slices: Stack, foreground: Mask) -> tuple[Stack, Mask]:
+            made = self.translate_slices(slices, to, foreground=foreground)
+            return made, _shares(foreground) >= EMPTY
+
+        return in_three_planes(slices, foreground, standard.grid, make)
 
     def choose_contrast(self, volume: Volume, to: str | None) -> str:
         """The contrast to make of a scan: `to`, or the one that the scan is not.
@@ -163,6 +186,11 @@ class Translator:
         return self.range_of(to, match)
 
 
+def _shares(foreground: Mask) -> NDArray[np.float64]:
+    """Of each slice, how much is foreground."""
+    return foreground.mean(axis=(1, 2))
+
+
 @dataclass(frozen=True)
 class Elsewhere:
     """A translator as other processes are told of it, instead of all its weights.
@@ -172,12 +200,14 @@ class Elsewhere:
         sha256: of the weights that it must have.
         device: where it computes.
         engine: what computes.
+        planes: in which volumes are cut.
     """
 
     model: str
     sha256: str
     device: str
     engine: str
+    planes: str
 
     def open(self) -> Translator:
         """The translator, loaded once in every process.
@@ -191,7 +221,7 @@ class Elsewhere:
 
 @lru_cache(maxsize=1)
 def _opened(told: Elsewhere) -> Translator:
-    translator = Translator(told.model, told.device, told.engine)
+    translator = Translator(told.model, told.device, told.engine, told.planes)
     if translator.bundle.hash != told.sha256:
         raise BundleError(
             "was replaced since the work began", path=translator.bundle.path, remedy="Begin again."

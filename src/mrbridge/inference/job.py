@@ -154,7 +154,7 @@ def synthesise(job: Job, scan: Volume, path: Path | None) -> Synthesis:
             "the scan" if path is None else path.name,
             *(rounding.dtype, rounding.factor, rounding.clipped),
         )
-    return Synthesis(scan, made, to, rounding)
+    return Synthesis(scan, made, to, job.translator.planes_for(scan), rounding)
 
 
 def reference_of(translator: Translator, match: Any) -> Volume:

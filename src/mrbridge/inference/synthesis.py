@@ -21,12 +21,14 @@ class Synthesis:
         source: the scan as it was read.
         made: the synthesis on its grid.
         contrast: of the synthesis.
+        planes: in which the scan was cut.
         rounding: what became of its intensities, where it is of integers.
     """
 
     source: Volume
     made: Volume
     contrast: str
+    planes: tuple[str, ...]
     rounding: Rounding | None
 
 
@@ -54,6 +56,8 @@ def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, A
         "Model": bundle.hash,
         "Preset": bundle.manifest.preset,
     }
+    if not synthesis.source.is_picture:
+        maker["Planes"] = list(synthesis.planes)
     if bundle.manifest.scores:
         maker["HeldOutScores"] = bundle.manifest.scores
     told: dict[str, Any] = {

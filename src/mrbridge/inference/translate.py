@@ -50,6 +50,7 @@ def translate(
     match: Any = None,
     device: str = "auto",
     engine: str = "auto",
+    planes: str | None = None,
     force: bool = False,
     volume: int | None = None,
     assume: str | None = None,
@@ -78,6 +79,8 @@ def translate(
             get.
         device: `auto`, `cpu` or `cuda`.
         engine: what computes: `auto`, `torch` or `onnx`.
+        planes: in which volumes are cut: `axial`, or `all` three where slices are thin, which is
+            better and takes three times as long; None takes the model's.
         force: also translate what is synthetic or of the wanted contrast already.
         volume: which volume of a 4D scan.
         assume: orientation, such as "RAS", of a file that states none.
@@ -111,7 +114,7 @@ def translate(
     check_number_type(dtype)
     if form not in (None, *FORMS):
         raise SettingsError(f"there is no form '{form}'", remedy=f"Say {' or '.join(FORMS)}.")
-    translator = Translator(unnamed() if model is None else model, device, engine)
+    translator = Translator(unnamed() if model is None else model, device, engine, planes)
     if to is not None:
         translator.bundle.must_make(to)
     reference = None
@@ -178,14 +181,15 @@ def _data_set(
 ) -> list[Translation]:
     """Translate a BIDS data set into derivatives."""
     match = None if job.match is None else hashlib.sha256(job.match.voxels.tobytes()).hexdigest()
+    bundle, planes = job.translator.bundle, job.translator.planes
     asked = {
+        "Planes": None if planes == bundle.manifest.planes else planes,
         "NumberType": None if job.dtype == "float32" else job.dtype,
         "Match": match,
         "Volume": job.volume,
         "Assume": job.assume,
     }
     options = {key: value for key, value in asked.items() if value is not None}
-    bundle = job.translator.bundle
     named = replace(bundle, weights={})  # which model it is, without what would be sent around
     plan = Plan(root, out, named, job.to, selection, options)
     sent, workers = job.sent(workers)

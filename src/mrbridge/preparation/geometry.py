@@ -109,10 +109,10 @@ def to_slices(volume: Volume, spacing_mm: float | None) -> tuple[NDArray[np.floa
     if spacing is None:
         return values, SliceGrid(transform, full, full, None, None)
     rows, columns = (
-        _resampled_size(size, float(step), spacing_mm)
+        resampled_size(size, float(step), spacing_mm)
         for size, step in zip(full[1:], spacing[1:], strict=True)
     )
-    values = _resample(values, rows, columns)
+    values = resample(values, rows, columns)
     new = (
         float(spacing[0]),
         float(spacing[1]) * full[1] / rows,
@@ -132,7 +132,7 @@ def from_slices(slices: NDArray[np.float32], grid: SliceGrid) -> NDArray[np.floa
     """
     if slices.shape != grid.shape:
         raise ValueError(f"slices have the shape {slices.shape}, the grid {grid.shape}")
-    values = _resample(np.asarray(slices, np.float32), grid.full[1], grid.full[2])
+    values = resample(np.asarray(slices, np.float32), grid.full[1], grid.full[2])
     back = ornt_transform(_canonical(), np.array(grid.transform, float))
     return np.ascontiguousarray(apply_orientation(values, back))
 
@@ -155,14 +155,15 @@ def _canonical() -> NDArray[np.float64]:
     return np.array([[0, 1], [1, 1], [2, 1]], float)
 
 
-def _resampled_size(size: int, step: float, spacing_mm: float | None) -> int:
+def resampled_size(size: int, step: float, spacing_mm: float | None) -> int:
+    """How many pixels of `spacing_mm` cover `size` of `step` mm; within 1 % they stay as many."""
     if spacing_mm is None or abs(step / spacing_mm - 1) <= _TOLERANCE:
         return size
     return max(1, round(size * step / spacing_mm))
 
 
-def _resample(slices: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
-    """Bicubic in-plane, edges aligned, antialiased where it shrinks, never beyond the range."""
+def resample(slices: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
+    """Bring slices to another size: bicubic, edges aligned, antialiased, never beyond the range."""
     if slices.shape[1:] == (rows, columns):
         return slices
     import torch  # a second, which scans of the wanted spacing do not need

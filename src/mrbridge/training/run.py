@@ -289,6 +289,7 @@ def _simulated(store: Store, settings: TrainSettings, cache: Path) -> SimulatedP
         settings.networks.image_size,
         settings.simulated_subjects,
         settings.seed,
+        settings.planes,
         cache,
     )
 
@@ -318,6 +319,7 @@ def _manifest(store: Store, settings: TrainSettings, held_out: HeldOut) -> Bundl
         standard=prepared.standard,
         typical=store.manifest.typical,
         pictures=_holds_pictures(store),
+        planes=settings.planes,
         trained=trained,
         scores={},
     )

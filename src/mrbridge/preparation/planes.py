@@ -1,0 +1,115 @@
+"""Volumes cut in three planes, and the mean of what is made of their slices.
+
+A network sees one slice at a time. What it makes of a voxel in the axial, the coronal and the
+sagittal slice differs, partly at random: the mean is nearer to the truth than each, and has no
+steps between slices. View aggregation is common in segmentation (Roy et al. 2019, QuickNAT,
+NeuroImage 186; Henschel et al. 2020, FastSurfer, NeuroImage 219); here one network takes all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrbridge.errors import SettingsError
+from mrbridge.lean_nibabel import io_orientation
+from mrbridge.preparation.geometry import SliceGrid, resample, resampled_size
+from mrbridge.volume import Planes, Volume
+
+Stack = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+OTHERS = {"coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
+"""The other planes: which axes of axial slices become slices, rows (upwards, before `cut` turns
+them) and columns."""
+
+_HALF = 0.5
+
+_THIN_MM = 8.0
+"""The thickest slices with which it was measured to be better (docs/explanation/quality.md)."""
+
+_HIGH_MM = 64.0
+"""A lower stack shows too little of a head from the side: instance norm needs its tissues."""
+
+
+def check_planes(wanted: str | None) -> None:
+    """Refuse what is none of `volume.Planes`, None excepted.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    known = get_args(Planes)
+    if wanted not in (None, *known):
+        raise SettingsError(f"there are no planes '{wanted}'", remedy=f"Say {' or '.join(known)}.")
+
+
+def planes_for(volume: Volume, wanted: str) -> tuple[str, ...]:
+    """In which planes a volume is cut: all only where its axial slices are thin, and many."""
+    if volume.affine is None or volume.spacing is None or wanted == "axial":
+        return ("axial",)
+    (upwards,) = np.flatnonzero(io_orientation(volume.affine)[:, 0] == 2)  # its axis nearest to S
+    thickness = volume.spacing[upwards]
+    is_high = thickness * volume.voxels.shape[upwards] >= _HIGH_MM
+    return ("axial", *OTHERS) if thickness <= _THIN_MM and is_high else ("axial",)
+
+
+def in_three_planes(
+    slices: Stack,
+    foreground: Mask,
+    grid: SliceGrid,
+    make: Callable[[Stack, Mask], tuple[Stack, Mask]],
+) -> Stack:
+    """The mean of what is made of axial, coronal and sagittal slices.
+
+    Args:
+        slices: axial ones, shape (slices, rows, columns), range [-1, 1].
+        foreground: the same shape.
+        grid: where they lie; its distance between slices becomes that between rows, for the other
+            planes.
+        make: gives, of slices and their foreground, what is made of them, and which slices it was
+            made of, shape (slices,). The others do not count.
+
+    Returns:
+        The same shape and range; -1 where nothing was made.
+    """
+    total, count = _counted(*make(slices, foreground))
+    rows = height(grid)
+    high, inside = with_height(slices, rows), with_height(foreground.astype(np.float32), rows)
+    for plane in OTHERS:
+        made, there = make(cut(high, plane), cut(inside, plane) > _HALF)
+        for sum_of_all, part in zip((total, count), _counted(made, there), strict=True):
+            sum_of_all += with_height(uncut(part, plane), len(slices))
+    return np.where(count > _HALF, total / np.maximum(count, _HALF), np.float32(-1))
+
+
+def height(grid: SliceGrid) -> int:
+    """How many axial slices as far apart as their rows are as high as those of a grid."""
+    assert grid.spacing is not None
+    return resampled_size(grid.shape[0], *grid.spacing[:2])
+
+
+def cut(stack: NDArray[Any], plane: str) -> NDArray[Any]:
+    """Axial slices (slices, rows, columns) as coronal or sagittal ones; superior is up."""
+    return np.ascontiguousarray(stack.transpose(OTHERS[plane])[:, ::-1])
+
+
+def uncut(stack: NDArray[Any], plane: str) -> NDArray[Any]:
+    """Undo `cut`."""
+    return np.ascontiguousarray(stack[:, ::-1].transpose(np.argsort(OTHERS[plane])))
+
+
+def _counted(made: Stack, there: Mask) -> tuple[Stack, Stack]:
+    """What was made and how often, zero where nothing was."""
+    count = np.broadcast_to(there[:, None, None], made.shape).astype(np.float32)
+    return made * count, count
+
+
+def with_height(stack: Stack, slices: int) -> Stack:
+    """Axial slices in another number, which cover the same height; bicubic where they are not."""
+    if len(stack) == slices:
+        return stack
+    seen = np.ascontiguousarray(stack.transpose(1, 0, 2))  # rows, slices, columns
+    return np.ascontiguousarray(resample(seen, slices, stack.shape[2]).transpose(1, 0, 2))
