@@ -58,7 +58,7 @@ def simulated(work: Path, index: int) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         subject = varied_subject(SUBJECT_SEED, index)
-        groups = subject_groups(subject, StandardSettings(), ("T1w", "T2w"), SIZE, "all")
+        groups = subject_groups(subject, StandardSettings(), ("T1w", "T2w"), SIZE)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, groups)
     return path

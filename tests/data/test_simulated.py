@@ -20,7 +20,7 @@ SEEN, ANSWERS = slice(0, 4, 2), slice(1, 4, 2)
 def simulated(
     *, seed: int = 0, source: str = "T1w", target: str = "T2w", cache: Path | None = None
 ) -> SimulatedPairs:
-    return SimulatedPairs(COARSE, False, source, target, SIZE, 2, seed, cache=cache)
+    return SimulatedPairs(COARSE, False, source, target, SIZE, 2, seed, cache)
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +45,12 @@ def test_the_seed_and_the_index_decide(pairs: SimulatedPairs) -> None:
     assert not same_shape or not np.array_equal(pairs.groups, other.groups)
 
 
-def least_overlap(groups: np.ndarray) -> float:
-    """Of what is shown by any two images of the groups."""
-    bright = groups.astype(float) > -0.9
-    return min(
-        (bright[:, one] & bright[:, other]).sum() / (bright[:, one] | bright[:, other]).sum()
-        for one in range(4)
-        for other in range(one)
-    )
-
-
 def test_all_images_of_a_group_show_the_same_head(pairs: SimulatedPairs) -> None:
-    assert least_overlap(pairs.groups) > 0.6
+    bright = pairs.groups.astype(float) > -0.9
+    for one in range(4):
+        for other in range(one):
+            both = (bright[:, one] & bright[:, other]).sum()
+            assert both / (bright[:, one] | bright[:, other]).sum() > 0.6
 
 
 def test_the_two_contrasts_differ(pairs: SimulatedPairs) -> None:
@@ -76,17 +70,6 @@ def test_answers_have_one_scale_in_all_subjects() -> None:
         modes.append(np.percentile(middle, 90))
     assert np.ptp(modes) < 0.25
     assert 0.1 < min(modes) <= max(modes) < 0.75
-
-
-def test_groups_of_three_planes() -> None:
-    """The axial ones as ever, then the same head from the front and from the side."""
-    fine = StandardSettings(spacing_mm=4.0)
-    subject = module.varied_subject(3, 0, 4.0)
-    axial = module.subject_groups(subject, fine, ("T1w", "T2w"), 64)
-    groups = module.subject_groups(subject, fine, ("T1w", "T2w"), 64, "all")
-    assert len(groups) > 2 * len(axial)
-    np.testing.assert_array_equal(groups[: len(axial)], axial)
-    assert least_overlap(groups[len(axial) :]) > 0.6
 
 
 def test_source_and_target_can_change_places(pairs: SimulatedPairs) -> None:

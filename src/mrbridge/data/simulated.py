@@ -22,9 +22,7 @@ from mrbridge.phantom.varied import VariedSubject, varied_subject
 from mrbridge.preparation.geometry import fit_size, to_slices
 from mrbridge.preparation.intensity import IntensityRecipe, IntensitySettings
 from mrbridge.preparation.pipeline import StandardSettings, standardise
-from mrbridge.preparation.planes import OTHERS, cut, height, with_height
 from mrbridge.progress import track
-from mrbridge.volume import Planes
 
 CONTRASTS = ("T1w", "T2w")
 """What can be simulated."""
@@ -55,7 +53,6 @@ _BRIGHT = 0.5  # fluid that would be brighter than that in T1w is left alone
 
 _FIELD_OF_VIEW_MM = 256.0
 _LEAST_FOREGROUND = 0.02
-_OF_A_PLANE = 60  # slices; three planes then come to as many as all axial ones of a head
 _SEED = 982_451_653  # added to the training's seed: the demo's own subjects have small seeds
 
 
@@ -72,7 +69,6 @@ class SimulatedPairs:
         image_size: rows and columns of the slices.
         subjects: how many subjects.
         seed: of the subjects and of the order of the groups.
-        planes: in which volumes are cut; pictures in one.
         cache: a file that keeps the groups, since a subject at 1 mm takes seconds to simulate; one
             that is damaged or was made of something else is replaced. None keeps none.
 
@@ -89,7 +85,6 @@ class SimulatedPairs:
         image_size: int,
         subjects: int,
         seed: int,
-        planes: Planes = "axial",
         cache: Path | None = None,
     ) -> None:
         self.seed = seed
@@ -98,14 +93,13 @@ class SimulatedPairs:
             straight = IntensitySettings(knee_percentile=100)
             spacing = _FIELD_OF_VIEW_MM / image_size
             standard = StandardSettings(spacing_mm=spacing, intensity=straight)
-            planes = "axial"
         # What lies outside the brain is not even simulated, where the store does not have it.
         stripped = True if standard.brain != "none" else None
         # They lie along the template's axes, more or less, on one grid with their answers; and a
         # network that has seen noise does not mind its absence.
         left = {"brain": "none", "align": "none", "denoise": False}
         simulated = standard.model_copy(update=left)
-        key = _key(standard, source, target, image_size, subjects, seed, planes)
+        key = _key(standard, source, target, image_size, subjects, seed)
         kept = None if cache is None else _kept(cache, key)
         if kept is None:
             groups = [
@@ -114,7 +108,6 @@ class SimulatedPairs:
                     simulated,
                     (source, target),
                     image_size,
-                    planes,
                 )
                 for index in track(range(subjects), "simulate", subjects)
             ]
@@ -207,39 +200,15 @@ def subject_groups(
     standard: StandardSettings,
     contrasts: tuple[str, str],
     image_size: int,
-    planes: Planes = "axial",
 ) -> NDArray[np.float16]:
-    """The slices of a subject that show something, (slices, 4, rows, columns) as in `group`.
-
-    All axial ones, or `_OF_A_PLANE` of each plane.
-    """
+    """All slices of a subject that show something, (slices, 4, rows, columns) as in `group`."""
     images = []
     for contrast in contrasts:
         seen = standardise(subject.seen[contrast], standard)
         answer, _ = to_slices(subject.canonical[contrast], standard.spacing_mm)
         images += [seen.slices, CANONICAL[contrast].normalise(answer)]
         if contrast == contrasts[0]:
-            foreground, rows = seen.foreground.astype(np.float32), height(seen.grid)
-    if planes == "axial":
-        return _shown(images, foreground, image_size)
-    high = [with_height(slices, rows) for slices in (*images, foreground)]
-    parts = [_shown(images, foreground, image_size, _OF_A_PLANE)]
-    for plane in OTHERS:
-        *turned, inside = (cut(slices, plane) for slices in high)
-        parts.append(_shown(turned, inside, image_size, _OF_A_PLANE))
-    return np.concatenate(parts)
-
-
-def _shown(
-    images: list[NDArray[np.float32]],
-    foreground: NDArray[np.float32],
-    image_size: int,
-    at_most: int | None = None,
-) -> NDArray[np.float16]:
-    """Groups of the slices that show something, or of so many of them, evenly apart."""
-    shown = np.flatnonzero(foreground.mean(axis=(1, 2)) >= _LEAST_FOREGROUND)
-    if at_most is not None and len(shown) > at_most:
-        shown = shown[np.linspace(0, len(shown) - 1, at_most).round().astype(int)]
+            shown = seen.foreground.mean(axis=(1, 2)) >= _LEAST_FOREGROUND
     fitted = [fit_size(slices[shown], image_size, image_size)[0] for slices in images]
     return np.stack(fitted, axis=1).astype(np.float16)
 
@@ -251,10 +220,9 @@ def _key(
     image_size: int,
     subjects: int,
     seed: int,
-    planes: Planes,
 ) -> str:
     """A hash of all that decides the groups, but for the code."""
-    told = [3, standard.model_dump(mode="json"), source, target, image_size, subjects, seed, planes]
+    told = [2, standard.model_dump(mode="json"), source, target, image_size, subjects, seed]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

@@ -289,7 +289,6 @@ def _simulated(store: Store, settings: TrainSettings, cache: Path) -> SimulatedP
         settings.networks.image_size,
         settings.simulated_subjects,
         settings.seed,
-        settings.planes,
         cache,
     )
 
