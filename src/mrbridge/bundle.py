@@ -313,7 +313,7 @@ def card(manifest: BundleManifest) -> str:
     limits = "\n".join(f"- {limit}" for limit in manifest.limits)
     limits = f"\n## Where it is known to fail\n\n{limits}\n" if limits else ""
     cut = (
-        "Volumes of thin slices are translated in three planes, of which the mean is taken."
+        "Volumes are translated in three planes, of which the mean is taken."
         if manifest.planes == "all"
         else "Volumes are translated by their axial slices."
     )

@@ -12,7 +12,8 @@ CONTRASTS = ("T1w", "T2w", "PDw", "FLAIR")
 """The contrasts that mrbridge knows, by their BIDS suffixes."""
 
 Planes = Literal["axial", "all"]
-"""In which planes a volume is cut for the networks: in one, or in three where slices are thin."""
+"""In which planes a volume is cut for the networks: in one, or in all three
+(`preparation.planes`)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,8 +79,8 @@ def translate(
             get.
         device: `auto`, `cpu` or `cuda`.
         engine: what computes: `auto`, `torch` or `onnx`.
-        planes: in which volumes are cut: `axial`, or `all` three where slices are thin, which is
-            better and takes three times as long; None takes the model's.
+        planes: in which volumes are cut: `axial`, or `all` three, which is better and takes
+            three times as long (`preparation.planes`); None takes the model's.
         force: also translate what is synthetic or of the wanted contrast already.
         volume: which volume of a 4D scan.
         assume: orientation, such as "RAS", of a file that states none.

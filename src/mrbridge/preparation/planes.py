@@ -28,8 +28,9 @@ them) and columns."""
 
 _HALF = 0.5
 
-_THIN_MM = 8.0
-"""The thickest slices with which it was measured to be better (docs/explanation/quality.md)."""
+_THICK_MM = 8.0
+"""The thickest axial slices with which all planes were measured to be better than one
+(docs/explanation/quality.md)."""
 
 _HIGH_MM = 64.0
 """A lower stack shows too little of a head from the side: instance norm needs its tissues."""
@@ -47,13 +48,13 @@ def check_planes(wanted: str | None) -> None:
 
 
 def planes_for(volume: Volume, wanted: str) -> tuple[str, ...]:
-    """In which planes a volume is cut: all only where its axial slices are thin, and many."""
+    """In which planes a volume is cut: all but where axial slices are few or very thick."""
     if volume.affine is None or volume.spacing is None or wanted == "axial":
         return ("axial",)
     (upwards,) = np.flatnonzero(io_orientation(volume.affine)[:, 0] == 2)  # its axis nearest to S
     thickness = volume.spacing[upwards]
     is_high = thickness * volume.voxels.shape[upwards] >= _HIGH_MM
-    return ("axial", *OTHERS) if thickness <= _THIN_MM and is_high else ("axial",)
+    return ("axial", *OTHERS) if thickness <= _THICK_MM and is_high else ("axial",)
 
 
 def in_three_planes(
