@@ -419,6 +419,7 @@ def _run(
     }
     if arm is None:
         is_curve = name != "shipped"
+        line |= {} if is_curve else {"planes": load_bundle(SHIPPED).manifest.planes}
         any_shape = name == "curve of any shape"
         line["scores"] = floor(cases, kind, any_shape) if is_curve else scores(cases, SHIPPED, kind)
     else:
@@ -439,6 +440,7 @@ def _run(
                     points.append(_on_the_way(run, scores(cases, run.path, kind)))
             line |= {"on the way": points} if points else {}
             line["kept what it began with"] = run.kept_beginning
+            line["planes"] = run.settings.planes
             line["beginning share"] = run.settings.beginning_share * (arm.start != "scratch")
             line["scores"] = scores(cases, run.path, kind)
             line["checkpoints"] = checkpoints(run.rows)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mrbridge import io
+from mrbridge.bundle import load_bundle
 from mrbridge.evaluation.evaluate import evaluate
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import dicom
@@ -57,7 +58,8 @@ def scans_apart(
                 by_direction = {
                     f"to {to}": _by_subject(told, method, to, of_set != "whole-heads") for to in _TO
                 }
-                yield {"arm": arm, "scores": by_direction}
+                cut = {} if arm == "floor" else {"planes": load_bundle(model).manifest.planes}
+                yield {"arm": arm, **cut, "scores": by_direction}
 
 
 def _healthy(data: Path, folder: Path, stripped: bool) -> Iterator[tuple[str, str, str, Path]]:

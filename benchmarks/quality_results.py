@@ -18,7 +18,8 @@ def summary(results: Path) -> None:
     paired scores, over all checkpoints."""
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     for line in lines:
-        named = {line["arm"]: line["scores"]} if "scores" in line else {}
+        cut = ", three planes" if line.get("planes") == "all" else ""
+        named = {line["arm"] + cut: line["scores"]} if "scores" in line else {}
         if "last state" in line:
             named[f"{line['arm']}, its last state"] = line["last state"]
         for told in line.get("by share", []):
