@@ -33,8 +33,9 @@ def test_stages_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_training_fits_the_demo() -> None:
-    settings = demo._training(0.5, 3)
+    settings = demo._training(0.5, 3, "axial")
     assert (settings.minutes, settings.seed, settings.preset) == (0.5, 3, "bridge")
+    assert settings.planes == "axial"
 
 
 def test_the_test_subjects_become_a_table(bids_scans: Path, small_store: Store) -> None:

@@ -18,6 +18,7 @@ from mrbridge.preparation.store import Store
 from mrbridge.settings import Settings
 from mrbridge.training.run import train
 from mrbridge.training.settings import TrainSettings, resolve
+from mrbridge.volume import Planes
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ class DemoSettings(Settings):
     Attributes:
         subjects: how many are simulated; two are kept for the report, two for validation.
         spacing_mm: of the simulated scans and of the slices that the networks see.
-        few_subjects: how many when there are less than two minutes in all.
+        few_subjects: how many when there are less than two minutes in all; volumes are then cut in
+            one plane instead of three.
         reserve_seconds: what starting the training, translation and evaluation take.
         least_training_seconds: trained at least so long, however short the time.
     """
@@ -42,7 +44,7 @@ class DemoSettings(Settings):
     subjects: int = 12
     few_subjects: int = 8
     spacing_mm: float = 2.0
-    reserve_seconds: float = 48.0
+    reserve_seconds: float = 66.0
     least_training_seconds: float = 12.0
 
 
@@ -67,7 +69,8 @@ def run_demo(out: str | Path, *, minutes: float = 5.0, seed: int = 0) -> dict[st
     settings = DemoSettings()
     stages = _Stages()
 
-    subjects = settings.subjects if minutes >= 2 else settings.few_subjects
+    is_short = minutes < 2
+    subjects = settings.few_subjects if is_short else settings.subjects
     bids = write_bids(
         out / "phantom",
         PhantomSettings(subjects=subjects, spacing_mm=settings.spacing_mm, seed=seed),
@@ -86,9 +89,8 @@ def run_demo(out: str | Path, *, minutes: float = 5.0, seed: int = 0) -> dict[st
     )
     stages.end("prepare")
     left = 60 * minutes - stages.total() - settings.reserve_seconds
-    run = train(
-        store, out / "run", _training(max(left, settings.least_training_seconds) / 60, seed)
-    )
+    trained_for = max(left, settings.least_training_seconds) / 60
+    run = train(store, out / "run", _training(trained_for, seed, "axial" if is_short else "all"))
     stages.end("train")
     table = _test_table(bids, store, out / "test.csv")
     for scan in find_scans(
@@ -130,7 +132,7 @@ class _Stages:
         return time.monotonic() - self._began
 
 
-def _training(minutes: float, seed: int) -> TrainSettings:
+def _training(minutes: float, seed: int, planes: Planes) -> TrainSettings:
     """The default preset for images of 2 mm, from the model that comes with mrbridge."""
     return resolve(
         "bridge",
@@ -139,6 +141,7 @@ def _training(minutes: float, seed: int) -> TrainSettings:
             "minutes": minutes,
             "steps_per_epoch": 100,
             "validation_slices": 16,
+            "planes": planes,
             "seed": seed,
         },
     )
