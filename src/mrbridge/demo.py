@@ -44,7 +44,7 @@ class DemoSettings(Settings):
     subjects: int = 12
     few_subjects: int = 8
     spacing_mm: float = 2.0
-    reserve_seconds: float = 66.0
+    reserve_seconds: float = 90.0
     least_training_seconds: float = 12.0
 
 
