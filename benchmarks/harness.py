@@ -285,20 +285,18 @@ def read(
 def report(name: str, given: argparse.Namespace, figures: Mapping[str, Any]) -> None:
     """Print one JSON line: the benchmark, where and with what it ran, and its figures."""
     asked = {key: value for key, value in vars(given).items() if key != "out"}
-    told = {
-        "benchmark": name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "versions": versions(),
-        "options": asked,
-        **_rounded(figures),
-    }
-    line = json.dumps(told, default=str)
-    print(line, flush=True)
-    if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        with given.out.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    keep_line({"benchmark": name, "date": date, "options": asked, **_rounded(figures)}, given.out)
+
+
+def keep_line(line: Mapping[str, Any], out: Path | None) -> None:
+    """Print a line with the machine and versions, and append it to a file if one is named."""
+    text = json.dumps({**line, "machine": machine(), "versions": versions()}, default=str)
+    print(text, flush=True)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
 
 
 def machine() -> dict[str, Any]:

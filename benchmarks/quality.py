@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import re
 import tempfile
 import time
@@ -37,7 +36,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness import machine, versions
+from harness import keep_line
 from mrbridge import io, metrics
 from mrbridge.bundle import load_bundle, save_bundle
 from mrbridge.inference.engine import Translator
@@ -354,7 +353,9 @@ def main() -> None:
         models = [SHIPPED, *given.models]
         with tempfile.TemporaryDirectory() as name:
             for told in scans_apart(given.data, Path(name), given.set, models):
-                _tell(given, {"benchmark": "quality", "set": given.set, "kind": "fit"} | told)
+                keep_line(
+                    {"benchmark": "quality", "set": given.set, "kind": "fit"} | told, given.out
+                )
         return
     is_seed = given.set == "seed-png"
     cases = list((hidden_pairs if is_seed else patients)(given.data))
@@ -450,7 +451,7 @@ def _run(
                 line["by share"] = by_share(cases, run.path, given.shares, kind)
         line["seconds with everything"] = round(time.monotonic() - began)
         line["steps"] = int(run.rows[-1]["step"])
-    _tell(given, line)
+    keep_line(line, given.out)
 
 
 def _on_the_way(run: Run, told: dict[str, Any]) -> dict[str, Any]:
@@ -458,15 +459,6 @@ def _on_the_way(run: Run, told: dict[str, Any]) -> dict[str, Any]:
     last = run.rows[-1]
     means = {to: of["mean"] for to, of in told.items()}
     return {"minutes": round(last["seconds"] / 60, 2), "step": int(last["step"]), "scores": means}
-
-
-def _tell(given: argparse.Namespace, line: dict[str, Any]) -> None:
-    """Print a line, and keep it."""
-    text = json.dumps(line | {"machine": machine(), "versions": versions()})
-    print(text, flush=True)
-    if given.out is not None:
-        with open(given.out, "a") as file:
-            file.write(text + "\n")
 
 
 if __name__ == "__main__":

@@ -407,8 +407,8 @@ def translate(
             must_exist(path)
     with quick_imports():
         from mrbridge.inference.integers import check_number_type
+        from mrbridge.inference.planes import check_planes
         from mrbridge.io.safety import begin_sha256
-        from mrbridge.preparation.planes import check_planes
 
     check_number_type(dtype)
     check_planes(planes)

@@ -13,7 +13,7 @@ CONTRASTS = ("T1w", "T2w", "PDw", "FLAIR")
 
 Planes = Literal["axial", "all"]
 """In which planes a volume is cut for the networks: in one, or in all three
-(`preparation.planes`)."""
+(`inference.planes`)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import BundleError
 from mrbridge.inference.engines import Engine, Stack, choose_engine, open_engine
+from mrbridge.inference.planes import Mask, check_planes, in_three_planes, planes_for
 from mrbridge.models import SHIPPED, is_installed
 from mrbridge.preparation.geometry import fit_size, size_multiple
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.pipeline import Standard, standardise
-from mrbridge.preparation.planes import Mask, check_planes, in_three_planes, planes_for
 from mrbridge.volume import Volume
 
 EMPTY = 0.002

@@ -80,7 +80,7 @@ def translate(
         device: `auto`, `cpu` or `cuda`.
         engine: what computes: `auto`, `torch` or `onnx`.
         planes: in which volumes are cut: `axial`, or `all` three, which is better and takes
-            three times as long (`preparation.planes`); None takes the model's.
+            three times as long (`inference.planes`); None takes the model's.
         force: also translate what is synthetic or of the wanted contrast already.
         volume: which volume of a 4D scan.
         assume: orientation, such as "RAS", of a file that states none.

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrbridge.errors import SettingsError
-from mrbridge.preparation.geometry import SliceGrid
-from mrbridge.preparation.planes import (
+from mrbridge.inference.planes import (
     OTHERS,
+    _height,
+    _with_height,
     check_planes,
     cut,
-    height,
     in_three_planes,
     planes_for,
     uncut,
-    with_height,
 )
+from mrbridge.preparation.geometry import SliceGrid
 from mrbridge.volume import Volume
 
 SIZES = st.tuples(*[st.integers(1, 9)] * 3)
@@ -52,9 +52,9 @@ def test_the_head_stands_upright() -> None:
 @pytest.mark.parametrize(("spacing", "rows"), [(1.0, 20), (1.005, 20), (3.0, 60), (0.5, 10)])
 def test_slices_become_as_far_apart_as_rows(spacing: float, rows: int) -> None:
     shape = (20, 4, 5)
-    assert height(grid_of(shape, spacing)) == rows
+    assert _height(grid_of(shape, spacing)) == rows
     ramp = np.broadcast_to(np.linspace(-1, 1, 20, dtype=np.float32)[:, None, None], shape)
-    high = with_height(ramp, rows)
+    high = _with_height(ramp, rows)
     assert high.shape == (rows, 4, 5)
     places = (np.arange(rows) + 0.5) * 20 / rows - 0.5
     expected = np.interp(places, np.arange(20), ramp[:, 0, 0])

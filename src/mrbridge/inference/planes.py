@@ -29,8 +29,8 @@ them) and columns."""
 _HALF = 0.5
 
 _THICK_MM = 8.0
-"""The thickest axial slices with which all planes were measured to be better than one
-(docs/explanation/quality.md)."""
+"""The thickest axial slices of the patients with which all planes were measured to be better than
+one (docs/explanation/quality.md)."""
 
 _HIGH_MM = 64.0
 """A lower stack shows too little of a head from the side: instance norm needs its tissues."""
@@ -77,19 +77,13 @@ def in_three_planes(
         The same shape and range; -1 where nothing was made.
     """
     total, count = _counted(*make(slices, foreground))
-    rows = height(grid)
-    high, inside = with_height(slices, rows), with_height(foreground.astype(np.float32), rows)
+    rows = _height(grid)
+    high, inside = _with_height(slices, rows), _with_height(foreground.astype(np.float32), rows)
     for plane in OTHERS:
         made, there = make(cut(high, plane), cut(inside, plane) > _HALF)
         for sum_of_all, part in zip((total, count), _counted(made, there), strict=True):
-            sum_of_all += with_height(uncut(part, plane), len(slices))
+            sum_of_all += _with_height(uncut(part, plane), len(slices))
     return np.where(count > _HALF, total / np.maximum(count, _HALF), np.float32(-1))
-
-
-def height(grid: SliceGrid) -> int:
-    """How many axial slices as far apart as their rows are as high as those of a grid."""
-    assert grid.spacing is not None
-    return resampled_size(grid.shape[0], *grid.spacing[:2])
 
 
 def cut(stack: NDArray[Any], plane: str) -> NDArray[Any]:
@@ -108,7 +102,13 @@ def _counted(made: Stack, there: Mask) -> tuple[Stack, Stack]:
     return made * count, count
 
 
-def with_height(stack: Stack, slices: int) -> Stack:
+def _height(grid: SliceGrid) -> int:
+    """How many axial slices as far apart as their rows are as high as those of a grid."""
+    assert grid.spacing is not None
+    return resampled_size(grid.shape[0], *grid.spacing[:2])
+
+
+def _with_height(stack: Stack, slices: int) -> Stack:
     """Axial slices in another number, which cover the same height; bicubic where they are not."""
     if len(stack) == slices:
         return stack
