@@ -29,7 +29,7 @@ def study(tmp_path: Path, make_scan: Callable[..., Volume]) -> Path:
         save(folder, datasets(make_scan(6, contrast), number, **tags), prefix=f"IM{number}")
     adc = T2W | {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}
     save(folder, datasets(make_scan(6, "T2w"), 9, **adc), prefix="IM9")
-    (folder / "README.md").write_text(NAME)
+    (folder / f"{NAME}.pdf").write_text(NAME)
     return folder
 
 
@@ -199,6 +199,8 @@ def test_nobody_is_named(
     ):
         with pytest.raises(SystemExit):
             cli.main(arguments)
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["ignored"] == [{"files": 1, "reason": "is no DICOM file"}]
     said = [*capfd.readouterr(), caplog.text]
     said += [path.name for path in tmp_path.rglob("*") if study not in (path, *path.parents)]
     said += [path.read_text() for path in [tmp_path / "out/report.json", tmp_path / "made.json"]]

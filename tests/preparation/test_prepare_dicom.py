@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def cohort(tmp_path: Path, make_scan: Callable[..., Volume]) -> Path:
         for place, one in enumerate(made):
             one.PatientID, one.StudyInstanceUID = f"P{patient}", f"1.2.{patient}"
             one.SeriesInstanceUID, one.SOPInstanceUID = series, f"{series}.{place}"[:64]
-        return save(tmp_path / f"{NAME}{patient}", made, prefix=f"IM{number}")
+        return save(tmp_path / f"{NAME}{patient}", made, prefix=f"{NAME}.MR.{number}.")
 
     for patient in range(1, 5):
         add(patient, 3, "T1w", T1W)
@@ -45,6 +46,7 @@ def cohort(tmp_path: Path, make_scan: Callable[..., Volume]) -> Path:
 
 
 def test_a_cohort(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (cohort / f"{NAME}2" / f"{NAME}.pdf").write_text(NAME)
     out = tmp_path_factory.mktemp("prepared") / "store"
     store = prepare(cohort, out)
     records = store.manifest.records
@@ -54,9 +56,10 @@ def test_a_cohort(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
         by_subject.setdefault(record.subject, set()).add(record.contrast)
     assert len(by_subject) == 4
     assert all(contrasts == {"T1w", "T2w"} for contrasts in by_subject.values())
-    (left_out,) = store.manifest.ignored
+    letter, left_out = store.manifest.ignored
+    assert (letter.name, letter.reason) == ("a file", "is no DICOM file")
     assert left_out.name == "series-5"
-    assert "1 of 12 slices is missing" in left_out.reason
+    assert re.search(r"1 of 12 slices is missing .* between image \d+ and", left_out.reason)
     told = (out / "manifest.json").read_text() + "".join(p.name for p in out.rglob("*"))
     for secret in (NAME.split("^")[0], "P1", "P2"):
         assert secret not in told

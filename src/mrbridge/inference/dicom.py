@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,12 +135,13 @@ def _told_of(scan: Volume) -> dict[str, Any]:
 
 
 def _others(listing: Listing, uid: str) -> dict[str, Any]:
-    """What was not translated."""
+    """What was not translated; files are counted, since their names may be the patient's."""
+    reasons = Counter(reason for _, reason in listing.ignored)
     return {
         "not_translated": [
             {"uid": other.uid, "number": other.number, "kind": other.kind}
             for other in listing.series
             if other.uid != uid
         ],
-        "ignored": [{"file": path.name, "reason": reason} for path, reason in listing.ignored],
+        "ignored": [{"files": count, "reason": reason} for reason, count in reasons.items()],
     }

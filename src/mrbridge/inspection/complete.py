@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,10 @@ def write_complete(found: Inspection, page: Path) -> Path:
     told = found.told()
     del told["path"], told["seconds"]  # the page beside it is the same wherever and however made
     told = {"mrbridge": __version__, "of": found.called} | told
-    told |= {"ignored": _ignored(found), "scans": [_scan(one) for one in found.facts]}
+    told |= {"scans": [_scan(one) for one in found.facts]}
     # Names of files may hold bytes that are no text: json writes them as escapes.
     write_text(beside(page), json.dumps(told, indent=1) + "\n")
     return beside(page)
-
-
-def _ignored(found: Inspection) -> list[dict[str, Any]]:
-    if found.form != "dicom":
-        return [{"file": name, "reason": reason} for name, reason in found.ignored]
-    counts = Counter(reason for _, reason in found.ignored)
-    return [{"files": count, "reason": reason} for reason, count in counts.items()]
 
 
 def _scan(one: Facts) -> dict[str, Any]:

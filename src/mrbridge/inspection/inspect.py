@@ -21,6 +21,7 @@ from mrbridge.io.bids import Scan, find_all_scans
 from mrbridge.io.formats import is_dicom
 from mrbridge.io.places import here
 from mrbridge.page import counted
+from mrbridge.preparation.inspect import told_of_ignored
 from mrbridge.preparation.store import Store
 from mrbridge.urls import shown
 
@@ -95,7 +96,7 @@ class Inspection:
             "verdict": self.verdict,
             "findings": [finding.told() for finding in self.findings],
             "failed": [{"scan": job.name, "reason": reason} for job, reason in self.failed],
-            "ignored": [{"file": name, "reason": reason} for name, reason in self.ignored],
+            "ignored": told_of_ignored(self.form, self.ignored),
             "seconds": round(self.seconds, 1),
         }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -80,7 +80,7 @@ class Inspection:
             "path": shown(self.path),
             "form": self.form,
             "items": [asdict(item) for item in self.items],
-            "ignored": [{"file": name, "reason": reason} for name, reason in self.ignored],
+            "ignored": told_of_ignored(self.form, self.ignored),
         }
 
     def words(self) -> str:
@@ -103,6 +103,17 @@ class Inspection:
         for reason, count in reasons.most_common():
             lines.append(f"{count} other file{'s' if count > 1 else ''}: {reason}")
         return "\n".join(lines)
+
+
+def told_of_ignored(form: str, ignored: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Files that are left out, for JSON, which is kept.
+
+    Those of DICOM are counted by reason: scanners and archives call files after the patient.
+    """
+    if form != "dicom":
+        return [{"file": name, "reason": reason} for name, reason in ignored]
+    counts = Counter(reason for _, reason in ignored)
+    return [{"files": count, "reason": reason} for reason, count in counts.items()]
 
 
 def inspect(path: str | Path) -> Inspection:

@@ -78,11 +78,6 @@ class DicomFile:
         """Its name in a folder or zip."""
         return self.member or self.path.relative_to(root).as_posix()
 
-    @property
-    def name(self) -> str:
-        """The file's name alone."""
-        return self.shown.name
-
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """Its bytes."""

@@ -183,7 +183,8 @@ def _refuse_duplicates(
             remedy="Leave one of them, or choose another series.",
         )
     told = "; ".join(
-        f"{slices[order[n]].shown} and {slices[order[n + 1]].shown} at {along[order[n]]:.2f} mm"
+        f"{' and '.join(dict.fromkeys(slices[k].shown for k in order[n : n + 2]))} "
+        f"at {along[order[n]]:.2f} mm"
         for n in twice[:_ALL_NAMED]
     )
     noun = "slice is" if twice.size == 1 else "slices are"

@@ -116,8 +116,15 @@ class Slice:
 
     @property
     def shown(self) -> str:
-        """How a message names it: the file, and the frame from 1."""
-        return self.file.name + ("" if self.frame is None else f" frame {self.frame + 1}")
+        """How a message names it: by its number, never by its file.
+
+        Messages are kept in manifests and reports, and files may be called after the patient, as
+        some scanners export them.
+        """
+        if self.frame is not None:
+            return f"frame {self.frame + 1}"
+        number = self.number("InstanceNumber")
+        return "an image without number" if number is None else f"image {number:.0f}"
 
     def text(self, keyword: str) -> str:
         """A tag as one line, empty where it is absent."""

@@ -24,13 +24,14 @@ def find_scans(root: Path, told: str | None, *, allow_gaps: bool = False) -> Fou
         Scans whose `series` is a SeriesInstanceUID. Subject and session are hashes of the patient's
         and the study's identifier: equal for one patient, and nobody's name. Their `files` are
         those of the series and the damaged ones beside them, each of which may be a slice of it.
+        What is ignored has no file's name: manifests keep it, and it may be the patient's.
 
     Raises:
         InputError: the zip cannot be opened.
     """
     listing = find_series(root)
-    damaged = [(error.path or root, error.what) for error in listing.damaged]
-    found = FoundScans([], listing.ignored + damaged)
+    reasons = [reason for _, reason in listing.ignored] + [one.what for one in listing.damaged]
+    found = FoundScans([], [(root / "a file", reason) for reason in reasons])
     suspects = _suspects(listing)
     for series in listing.series:
         contrast = told or series.contrast
