@@ -94,6 +94,15 @@ def test_a_faint_contrast_survives_bfloat16_where_an_image_is_kept(settings):
     assert (kept - exact).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("settings", [SMALL[0], SMALL[2]], ids=str)
+def test_what_the_last_layer_makes_is_not_rounded_where_it_is_kept(settings):
+    network = build_generator(settings, 64, rng()).eval()
+    image = torch.rand(1, 1, 64, 64, generator=rng(1))
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        levels = network(image).unique()
+    assert len(levels) > 0.8 * image.numel(), "bfloat16 has some hundred"
+
+
 @pytest.mark.parametrize("settings", SMALL[:4], ids=str)
 def test_images_of_a_batch_do_not_touch_each_other(settings):
     network = build_generator(settings, 32, rng()).eval()

@@ -101,7 +101,7 @@ class ResUNet(nn.Module):
         for block in self.up:
             x = block(x)
             x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)
-        return torch.tanh(self.last(x).float())
+        return torch.tanh(precisely(self.last, x).float())
 
 
 class _ConcatenatingBlock(nn.Module):

@@ -14,7 +14,7 @@ from mrbridge.networks.norm import make_norm
 from mrbridge.networks.precision import precisely
 from mrbridge.settings import Settings
 
-_FINE_LEVELS = 2
+_FINE_LEVELS = 3
 """Levels of the encoder, from the full size on, whose rounding to bfloat16 shows in the image."""
 
 
@@ -107,9 +107,10 @@ class UNet(nn.Module):
         for block in self.up:
             x = block(x)
             x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)
-        x = self.last(x)
-        if self.refine is not None:
-            x = self.refine(torch.cat([x, image.to(x.dtype)], dim=1))
+        if self.refine is None:
+            x = precisely(self.last, x)
+        else:
+            x = self.refine(torch.cat([self.last(x), image.to(x.dtype)], dim=1))
         return torch.tanh(x.float())
 
 
