@@ -12,7 +12,8 @@ other way round; both score both patients, whose scans of the other contrast no 
 `whole-heads`, `healthy-head` and `healthy-brain` train nothing: `evaluate` scores the shipped
 model, other runs (`--models`) and the floor on the visits of open-ms-raw (mean over patients), on
 the adult of adi-brain-dicom or on that adult's brain, registered, inside the foreground. Arms of
-pairs are trained once for each patient, on the pair of the other one, for the minutes each.
+pairs are trained once for each patient, on the pair of the other one, for the minutes each; arms of
+pseudo-pairs on the scans of `ms`, each beside the other patient's that was bent onto it.
 `preset …` are the original presets with their own networks, losses and weights. Scores are those
 of DESIGN, section 7: kind `fit` inside the brain, in three dimensions, for patients; kind `plain`
 over whole slices for seed-png. Every arm starts from the same store; threads are those of the
@@ -30,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,10 +50,12 @@ from mrbridge.training.settings import resolve
 from mrbridge.volume import Volume
 from quality_apart import SETS as APART
 from quality_apart import scans_apart
+from quality_pseudo import bent
 from quality_results import figure, summary
 
 SETS = ("ms", "ms-swapped", "seed-png", *APART)
 TO = ("T2w", "T1w")
+Row = tuple[str, str, Path, str]  # subject, contrast, scan, split
 PATIENTS = ("patient07", "patient19")
 
 NO_LESSONS: dict[str, Any] = {
@@ -68,6 +71,7 @@ PUBLISHED: dict[str, Any] = NO_LESSONS | {
 }
 
 PAIRED: dict[str, Any] = {"supervision": "paired"}
+FROM_SCRATCH: dict[str, Any] = PAIRED | {"learning_rate": 1e-3, "structure_weight": 0.0}
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,15 @@ class Arm:
     Attributes:
         changes: of the preset.
         start: where it begins.
-        pairs: whether it is shown pairs: of the one patient when the other is scored.
+        shown: `scans` of one contrast of each patient; their `pseudo-pairs`, each scan beside the
+            other patient's that was bent onto it; or `pairs`: of the one patient when the other is
+            scored.
         preset: of all that is not changed.
     """
 
     changes: dict[str, Any]
     start: str = "shipped"
-    pairs: bool = False
+    shown: Literal["scans", "pseudo-pairs", "pairs"] = "scans"
     preset: str = "bridge"
 
 
@@ -102,17 +108,17 @@ ARMS: dict[str, Arm | None] = {
     "bridge from scratch": Arm({"learning_rate": 1e-3}, start="scratch"),
     "published objective": Arm(PUBLISHED, start="scratch"),
     "published objective from shipped": Arm(PUBLISHED),
-    "pairs of the other patient, from scratch": Arm(
-        PAIRED | {"learning_rate": 1e-3, "structure_weight": 0.0}, start="scratch", pairs=True
-    ),
-    "pairs of the other patient": Arm(PAIRED, pairs=True),
+    "pairs of the other patient, from scratch": Arm(FROM_SCRATCH, start="scratch", shown="pairs"),
+    "pairs of the other patient": Arm(PAIRED, shown="pairs"),
+    "pseudo-pairs, from scratch": Arm(FROM_SCRATCH, start="scratch", shown="pseudo-pairs"),
+    "pseudo-pairs": Arm(PAIRED, shown="pseudo-pairs"),
     **{
         f"pairs of the other patient, small ResNet, {name}": Arm(
             PAIRED
             | {"learning_rate": 1e-3}
             | {"networks": {"generator": {"features": 32, "padding": padding}}},
             start="scratch",
-            pairs=True,
+            shown="pairs",
             preset="resnet",
         )
         for name, padding in (("reflected borders", "reflect"), ("zeros around", "zeros"))
@@ -122,7 +128,7 @@ ARMS: dict[str, Arm | None] = {
     "preset resnet": Arm({}, start="scratch", preset="resnet"),
 }
 
-NEED_PATIENTS = [name for name, arm in ARMS.items() if arm is not None and arm.pairs]
+NEED_PATIENTS = [name for name, arm in ARMS.items() if arm is not None and arm.shown != "scans"]
 
 
 @dataclass(frozen=True)
@@ -168,30 +174,56 @@ def patients_store(data: Path, folder: Path, swapped: bool) -> Store:
     Validation scores are told, and nothing is chosen by them.
     """
     source, target = PATIENTS[::-1] if swapped else PATIENTS
-    rows = [("source", source, "T1", "train"), ("target", target, "T2", "train")]
-    rows += [(f"held{n}", p, c, "val") for n, p in enumerate(PATIENTS) for c in ("T1", "T2")]
-    return _prepared(data, folder, rows)
+    rows = [
+        ("source", "T1w", _scan(data, source, "T1w"), "train"),
+        ("target", "T2w", _scan(data, target, "T2w"), "train"),
+    ]
+    return _prepared(folder, rows + _held_out(data))
+
+
+def pseudo_pairs_store(data: Path, folder: Path, swapped: bool) -> Store:
+    """The same scans to train, each with the other patient's bent onto it for its partner."""
+    names = dict(zip(TO[::-1], PATIENTS[::-1] if swapped else PATIENTS, strict=True))
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for fixed, moving in (("T1w", "T2w"), ("T2w", "T1w")):
+        onto = _scan(data, names[fixed], fixed)
+        made = folder / f"{names[moving]}_on_{names[fixed]}_{moving}.nii.gz"
+        io.write(bent(io.read(_scan(data, names[moving], moving)), io.read(onto)), made)
+        rows += [(fixed, fixed, onto, "train"), (fixed, moving, made, "train")]
+    return _prepared(folder, rows + _held_out(data))
 
 
 def pairs_store(data: Path, folder: Path, scored: str) -> Store:
     """The pair of the patient that is not `scored` to train, that of the other to validate."""
     rows = [
-        (patient, patient, contrast, "val" if patient == scored else "train")
+        (patient, contrast, _scan(data, patient, contrast), "val" if patient == scored else "train")
         for patient in PATIENTS
-        for contrast in ("T1", "T2")
+        for contrast in TO
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    return _prepared(data, folder, rows)
+    return _prepared(folder, rows)
 
 
-def _prepared(data: Path, folder: Path, rows: list[tuple[str, str, str, str]]) -> Store:
-    """A store of (subject, patient, T1 or T2, split)."""
+def _held_out(data: Path) -> list[Row]:
+    return [
+        (f"held{n}", contrast, _scan(data, patient, contrast), "val")
+        for n, patient in enumerate(PATIENTS)
+        for contrast in TO
+    ]
+
+
+def _scan(data: Path, patient: str, contrast: str) -> Path:
+    return data / "open-ms-mni" / patient / f"{contrast.removesuffix('w')}.nii.gz"
+
+
+def _prepared(folder: Path, rows: list[Row]) -> Store:
+    """A store of these scans."""
     with open(folder / "table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("subject", "session", "contrast", "path", "split"))
-        for subject, patient, contrast, split in rows:
-            path = (data / "open-ms-mni" / patient / f"{contrast}.nii.gz").resolve()
-            writer.writerow((subject, "1", f"{contrast}w", path, split))
+        for subject, contrast, path, split in rows:
+            writer.writerow((subject, "1", contrast, path.resolve(), split))
     return prepare(folder / "table.csv", folder / "store")
 
 
@@ -426,7 +458,10 @@ def _run(
     else:
         line |= {"minutes": None if given.recipe else given.minutes, "seed": seed}
         began = time.monotonic()
-        if arm.pairs:
+        if arm.shown == "pseudo-pairs":
+            folder = folder / "pseudo-pairs"
+            store = pseudo_pairs_store(given.data, folder, given.set == "ms-swapped")
+        if arm.shown == "pairs":
             parts = []
             for case in cases:
                 inside = folder / f"pairs-{case.name}-{'-'.join(name.split())}-{seed}"

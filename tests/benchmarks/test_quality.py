@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.preparation.store import Store
@@ -202,3 +204,22 @@ def test_cases_that_were_scored_apart_are_joined(quality: Any) -> None:
     ]
     joined = quality._joined(parts)
     assert joined == {"to T2w": {"mean": [2.0, 0.3], "a": [1.0, 0.1], "b": [3.0, 0.5]}}
+
+
+def test_a_scan_is_bent_onto_another_of_another_contrast(
+    make_scan: Callable[..., Volume], script: Callable[[str], ModuleType]
+) -> None:
+    shape = (24, 28, 20)
+    fixed, truth = (make_scan(1, c, shape=shape, spacing=3.0) for c in ("T1w", "T2w"))
+    places = np.indices(shape).astype(float)
+    places += 1.25 * np.sin(places[[1, 2, 0]] / 4.5)  # voxels
+    moving = replace(truth, voxels=ndimage.map_coordinates(truth.voxels, places, order=1))
+    made = script("quality_pseudo").bent(moving, fixed)
+    assert made.voxels.shape == shape
+    assert (made.voxels[fixed.voxels == 0] == 0).all()
+    inside = truth.voxels > 0
+
+    def likeness(voxels: np.ndarray) -> float:
+        return float(np.corrcoef(voxels[inside], truth.voxels[inside])[0, 1])
+
+    assert likeness(made.voxels) > likeness(moving.voxels) + 0.1
