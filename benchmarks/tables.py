@@ -80,16 +80,31 @@ def _train_step(line: Line) -> Rows:
 def _layers(line: Line) -> Rows:
     rows = []
     for layer in line["layers"]:
-        kind, channels, size, features = layer["layer"]
         times = layer["milliseconds"]
         cells = [
             f"{times[f'{way} forward']:.1f} / {times[f'{way} both']:.1f}"
             for way in ("mrbridge", "channels_last", "channels_first")
         ]
         errors = [f"{layer['error'][way]:.4f}" for way in ("mrbridge", "channels_last")]
-        name = f"{kind}, {channels} channels at {size}x{size}, {features} features"
-        rows.append([name, f"{layer['floor']:.1f}", *cells, *errors])
+        rows.append([_layer(layer), f"{layer['floor']:.1f}", *cells, *errors])
     return rows
+
+
+def _schemes(line: Line) -> Rows:
+    rows = []
+    for layer in line["layers"]:
+        cells = [
+            f"{layer[part][value]:.1f}"
+            for part in ("products", "maps")
+            for value in ("milliseconds", "floor")
+        ]
+        rows.append([_layer(layer), *cells])
+    return rows
+
+
+def _layer(told: Line) -> str:
+    kind, channels, size, features = told["layer"]
+    return f"{kind}, {channels} channels at {size}x{size}, {features} features"
 
 
 def _translate_volume(line: Line) -> Rows:
@@ -147,6 +162,10 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
             *("error of mrbridge", "of PyTorch"),
         ],
         _layers,
+    ),
+    "schemes": (
+        ["layer", "products ms", "their floor", "maps ms", "their floor"],
+        _schemes,
     ),
     "translate_volume": (
         [

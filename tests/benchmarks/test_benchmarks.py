@@ -76,6 +76,21 @@ def test_layers(run_script: Run) -> None:
         assert 0 < layer["error"]["channels_last"] < layer["error"]["mrbridge"] < 0.02
 
 
+def test_schemes(run_script: Run) -> None:
+    (told,) = run_script("schemes", "--quick")
+    for layer in told["layers"]:
+        for part in ("products", "maps"):
+            assert layer[part]["milliseconds"] > 0
+            assert layer[part]["floor"] > 0
+    assert set(told["times_floor"]) == {"products", "maps"}
+
+
+def test_operations_and_bytes_of_a_scheme(script: Callable[[str], ModuleType]) -> None:
+    parts = script("schemes").Parts(64, 8, 128, 1)  # four blocks of 2x2 results
+    assert parts.operations == 3 * 2 * 9 * 4 * 256 * 128
+    assert parts.bytes == 2 * 2 * (9 * 4 * 256 + 8 * 8 * 64 + 9 * 4 * 128 + 4 * 4 * 128)
+
+
 @pytest.mark.parametrize(
     ("preset", "losses"),
     [
