@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -61,9 +62,13 @@ def ellipsoids(
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Tiny networks are quicker on one thread, and other processes share the processor."""
+    """Tiny networks are quicker on one thread, and other processes share the processor.
+
+    So do those that tests start: sums in another order would not be the same to the bit.
+    """
     import torch
 
+    os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
 

@@ -413,7 +413,6 @@ def start_training(store: Path, out: Path, spare_from: int) -> subprocess.Popen[
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 import torch
 from tests.training.small import SMALL_RESNET
 
+from mrbridge import console
 from mrbridge.data.dataset import UnpairedSlices
 from mrbridge.data.loader import batches_from
 from mrbridge.data.resident import ResidentBatches, ResidentSlices
 from mrbridge.errors import Interrupted, SettingsError
 from mrbridge.preparation.store import Store
+from mrbridge.training import together
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.ranks import Ranks
 from mrbridge.training.run import train
@@ -55,6 +58,29 @@ def test_alone_nothing_is_shared_out() -> None:
     alone.average([images])
     assert alone.any(True) is True
     assert alone.of_first([1]) == [1]
+
+
+@pytest.mark.parametrize(("told", "threads"), [(None, 2), ("3", 4)])
+def test_processes_share_the_threads_unless_told_how_many(
+    monkeypatch: pytest.MonkeyPatch, told: str | None, threads: int
+) -> None:
+    place = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    for name in place:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if told is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+    found = []
+    monkeypatch.setattr(together, "train", lambda *_, **__: found.append(torch.get_num_threads()))
+    ours, theirs = Pipe()
+    torch.set_num_threads(4)  # what PyTorch made of the machine, or of what it was told
+    try:
+        together._take_part(place, console.said, theirs, Path(), Path(), {})
+    finally:
+        torch.set_num_threads(1)
+    assert ours.recv() is None
+    assert found == [threads]
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def torchrun(
         *("train", str(store), "-o", str(run), "--preset", "resnet", "--config", str(config)),
         *("--device", "cpu", "--json"),
     ]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    env = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [subprocess.Popen(command, env=env, **pipes) for _ in range(nodes)]
 

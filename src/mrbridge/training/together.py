@@ -17,6 +17,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mrbridge import console
 from mrbridge.errors import Interrupted, MrbridgeError
 from mrbridge.training.ranks import MEETING
@@ -103,8 +105,10 @@ def _take_part(
     out: Path,
     options: dict[str, Any],
 ) -> None:
-    """Train as one of several processes; only the first speaks."""
+    """Train as one of several processes, on its share of the cores; only the first speaks."""
     os.environ.update(place)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(place["WORLD_SIZE"])))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     console.set_up()
