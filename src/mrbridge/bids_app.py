@@ -30,6 +30,7 @@ from mrbridge.options import (
     Verbose,
 )
 from mrbridge.quick_imports import quick_imports
+from mrbridge.verbs import images
 
 app = typer.Typer(
     add_completion=False,
@@ -94,7 +95,7 @@ def bids_app(
             "is no BIDS data set", path=bids_dir, remedy="It has sub-… folders; see bids-validator."
         )
     if analysis_level is Level.participant:
-        cli.translate(
+        images.translate(
             image=bids_dir,
             out=output_dir,
             model=model,

@@ -1,0 +1,144 @@
+"""The verbs about bundles: train, export, info."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mrbridge.console import answer, listen
+from mrbridge.errors import (
+    SettingsError,
+    StoreError,
+    must_be_here,
+    must_exist,
+)
+from mrbridge.models import SHIPPED, locate
+from mrbridge.options import (
+    Assignments,
+    Config,
+    Device,
+    Json,
+    Quiet,
+    Verbose,
+    layered,
+)
+from mrbridge.place_options import place_argument
+from mrbridge.quick_imports import quick_imports
+
+
+def train(
+    store: Annotated[Path, place_argument("STORE", help="A prepared store, by path or URL.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The run's folder.")],
+    preset: Annotated[
+        str | None, typer.Option(help="bridge, unet, resunet or resnet [bridge].")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="First weights: shipped, scratch, a run or a bundle [auto]."),
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
+    device: Device = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes that train together, each on a device of its own.")
+    ] = 1,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Train a CycleGAN. RUN/bundle is ready at any time from the first validation on."""
+    from mrbridge.training.names import check_preset, is_follower, refuse_foreign, refuse_url
+
+    refuse_url(out)
+    listen(quiet or is_follower(), verbose, as_json and not is_follower())
+    must_exist(store, StoreError, "Run mrbridge prepare first.")
+    if resume and start is not None:
+        raise SettingsError(
+            "a resumed run has weights already", path=out, remedy="Leave out --from, or --resume."
+        )
+    if start not in (None, "auto", "scratch"):
+        locate(start, "Say auto, shipped or scratch, or name a run or a bundle.")
+    changes = layered(config, assignments, {})
+    if preset is not None:
+        check_preset(preset)
+    if not resume and not is_follower():
+        refuse_foreign(out)
+    with quick_imports():
+        from mrbridge.preparation.store import Store
+
+    opened = Store.open(store)
+    with quick_imports():
+        from mrbridge.training.run import train as run
+        from mrbridge.training.settings import resolve
+
+    if resume:
+        if preset is not None:
+            changes["preset"] = preset
+        given: dict[str, Any] = {"resume": True, "changes": changes}
+    else:
+        given = {"settings": resolve(preset, changes)} | ({} if start is None else {"start": start})
+    if devices > 1:
+        from mrbridge.training.together import train_together
+
+        result = train_together(devices, opened.path, out, device=device, **given)
+    else:
+        result = run(opened, out, device=device, **given)
+    last = result.rows[-1] if result.rows else {}
+    words = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
+    told = {"path": str(out), "bundle": str(out / "bundle"), "last": last}
+    answer(told | {"kept_beginning": result.kept_beginning}, words)
+
+
+def export(
+    model: Annotated[Path, typer.Option("-m", "--model", help="A run or a bundle, or shipped.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A folder.")],
+    to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Write both generators for other runtimes."""
+    listen(quiet, verbose, as_json)
+    locate(model)
+    with quick_imports():
+        from mrbridge.inference.export import export as run
+
+    outputs = [str(path) for path in run(model, out, to=to)]
+    answer({"outputs": outputs}, f"written: {' and '.join(outputs)}")
+
+
+def info(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|PRESET", help="A run, a bundle, shipped or a preset.")
+    ] = SHIPPED,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Tell what a model or preset is: networks, parameters, data, scores, settings."""
+    listen(quiet, verbose, as_json)
+    from mrbridge.training.names import PRESET_NAMES, check_preset
+
+    must_be_here(model, "Copy the model to this machine first.")
+    if model in PRESET_NAMES or not (model == SHIPPED or Path(model).exists()):
+        check_preset(model)
+        import yaml
+
+        with quick_imports():
+            from mrbridge.training.settings import preset
+
+        settings = preset(model)
+        told = {"preset": model} | settings.networks.describe()
+        counts = [f"{name} {told[name]:,}" for name in ("generator", "critic", "total")]
+        numbers = f"parameters: {', '.join(counts)} (two of each)"
+        text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+        answer(told | {"settings": settings.model_dump(mode="json")}, f"{text}# {numbers}")
+        return
+    with quick_imports():
+        from mrbridge.bundle import card, read_manifest
+
+    manifest = read_manifest(model)
+    answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))

@@ -1,0 +1,233 @@
+"""The verbs that make, prepare and look at scans: demo, phantom, prepare, inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mrbridge.console import answer, listen
+from mrbridge.errors import (
+    must_be_new,
+    must_exist,
+)
+from mrbridge.options import (
+    Assignments,
+    Config,
+    Dask,
+    Json,
+    Quiet,
+    Verbose,
+    Workers,
+    layered,
+    who_works,
+)
+from mrbridge.place_options import place_argument, place_option
+from mrbridge.quick_imports import quick_imports
+
+
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="A new folder.")],
+    minutes: Annotated[float, typer.Option(min=0.2, help="How long all of it may take.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other subjects.")] = 0,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """The whole chain on simulated subjects: phantom, prepare, train, translate, evaluate."""
+    listen(quiet, verbose, as_json)
+    must_be_new(out)
+    with quick_imports():
+        from mrbridge.demo import run_demo
+
+    summary = run_demo(out, minutes=minutes, seed=seed)
+    answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
+
+
+def phantom(
+    out: Annotated[Path, typer.Option("-o", "--out", help="The BIDS data set to make.")],
+    subjects: Annotated[int | None, typer.Option(min=1, help="How many subjects.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same subjects.")] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    workers: Workers = 1,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate subjects whose T1w and T2w are in register, as a BIDS data set."""
+    listen(quiet, verbose, as_json)
+    changes = layered(config, assignments, {"subjects": subjects, "seed": seed})
+    with quick_imports():
+        from mrbridge.phantom import PhantomSettings, write_bids
+
+    settings = PhantomSettings().changed(changes)
+    path = write_bids(out, settings, workers=workers, overwrite=overwrite)
+    answer(
+        {"path": str(path), "subjects": settings.subjects},
+        f"{settings.subjects} subjects in {path}",
+    )
+
+
+def prepare(
+    source_paths: Annotated[
+        list[Path],
+        place_argument(
+            "SRC…",
+            help="A BIDS data set; a folder with a folder for each contrast; two folders, source "
+            "contrast first; a folder or zip of DICOM files; or a CSV table (subject, session, "
+            "contrast, path). Any by path or URL, such as s3://bucket/bids.",
+        ),
+    ],
+    out: Annotated[Path, place_option("-o", "--out", help="The store.")],
+    source: Annotated[str | None, typer.Option(help="Source contrast [T1w].")] = None,
+    target: Annotated[str | None, typer.Option(help="Target contrast [T2w].")] = None,
+    registration: Annotated[
+        str | None,
+        typer.Option(
+            "--register",
+            help="Bring each subject's target contrast onto its source's grid: none, rigid or "
+            "affine [none].",
+        ),
+    ] = None,
+    brain: Annotated[
+        str | None,
+        typer.Option(
+            help="Leave the brain alone, all else becomes 0: none, auto, hd-bet (the program) or "
+            "mask (yours) [none]."
+        ),
+    ] = None,
+    brain_mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Where masks lie, from the scan's folder [{entities}_desc-brain_mask.nii.gz].",
+        ),
+    ] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(help="Slices along the ICBM template's axes: none, rigid or affine [none]."),
+    ] = None,
+    denoise: Annotated[
+        bool | None,
+        typer.Option("--denoise/--no-denoise", help="Take away noise [no-denoise]."),
+    ] = None,
+    bias: Annotated[
+        str | None, typer.Option(help="Even out the coil's brightness: none or n4 [none].")
+    ] = None,
+    intensity: Annotated[
+        str | None,
+        typer.Option(help="How ranges are found: percentile, nyul or zscore [percentile]."),
+    ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM:TO",
+            help="Which slices: 20%:80% of those that show the head, or -40mm:60mm [all].",
+        ),
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    workers: Workers = 1,
+    dask: Dask = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Turn scans into a store that is fit to train on; run again, it does only what changed."""
+    listen(quiet, verbose, as_json)
+    for path in source_paths:
+        must_exist(path)
+    crew = who_works(workers, dask)
+    named = {"source": source, "target": target, "registration": registration, "slices": slices}
+    cleaned = {
+        "brain": brain,
+        "brain_mask": brain_mask,
+        "align": align,
+        "denoise": denoise,
+        "bias": bias,
+    }
+    standard: dict[str, Any] = {key: value for key, value in cleaned.items() if value is not None}
+    if intensity is not None:
+        standard["intensity"] = {"method": intensity}
+    changes = layered(config, assignments, named | {"standard": standard or None})
+    with quick_imports():
+        from mrbridge.preparation.pipeline import PrepareSettings
+        from mrbridge.preparation.pipeline import prepare as run
+
+    settings = PrepareSettings().changed(changes)
+    paths = source_paths[0] if len(source_paths) == 1 else source_paths
+    store = run(paths, out, settings, workers=crew)
+    told: dict[str, Any] = {"path": str(store.path), "ignored": len(store.manifest.ignored)}
+    for contrast in (settings.source, settings.target):
+        told[contrast] = {
+            split: sum(
+                stop - start
+                for record in store.records(contrast=contrast, split=split)
+                for start, stop in record.segments[split]
+            )
+            for split in ("train", "val", "test")
+        }
+    told["subjects"] = store.counts()
+    words = ", ".join(
+        f"{contrast} {told[contrast]['train']} slices to train, {told[contrast]['val']} to "
+        f"validate, {told[contrast]['test']} to test"
+        for contrast in (settings.source, settings.target)
+    )
+    words += f"; {_spread_of(told['subjects'])}"
+    answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
+
+
+def _spread_of(counts: dict[str, dict[str, int]]) -> str:
+    """How many slices subjects have, in words."""
+    sums = sorted(sum(of_one.values()) for of_one in counts.values())
+    several = f"{sums[0]} to {sums[-1]}" if sums[0] < sums[-1] else str(sums[0])
+    return f"{len(sums)} subject{'s' if len(sums) > 1 else ''} of {several} slices"
+
+
+def inspect(
+    path: Annotated[
+        Path,
+        place_argument(
+            "SRC|STORE",
+            help="A BIDS data set, a folder of NIfTI files or pictures, a table, a folder or zip "
+            "of DICOM files, one scan, or a prepared store.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        place_option(
+            "-o",
+            "--out",
+            help="Also look at the images, and write this page (.html).",
+        ),
+    ] = None,
+    fix: Annotated[
+        Path | None,
+        place_option(
+            help="Also look at the images, and write a table (.csv) for prepare that leaves out "
+            "exact copies and what cannot be read. The source is not changed.",
+        ),
+    ] = None,
+    workers: Workers = 1,
+    dask: Dask = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Tell what is there and what is wrong; without -o or --fix only headers are read."""
+    listen(quiet, verbose, as_json)
+    must_exist(path)
+    crew = who_works(workers, dask)
+    if out is None and fix is None:
+        from mrbridge.preparation.inspect import inspect as list_headers
+
+        listed = list_headers(path)
+        answer(listed.told(), listed.words())
+        return
+    with quick_imports():
+        from mrbridge.inspection.command import run
+
+    answer(*run(path, out, fix, crew))
