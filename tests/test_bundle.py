@@ -199,6 +199,8 @@ def test_another_version(folder: Path, version: Any, remedy: str) -> None:
         ({"surprise": 1}, "damaged: there is no key 'surprise'"),
         ({"typical": {"T1w": {"low": "x", "high": 1}}}, "damaged"),
         ({"networks": {"generator": {"kind": "none"}}}, "damaged"),
+        ({"networks": {"generator": {"kind": "unet", "features": -4}}}, "damaged"),
+        ({"networks": {"generator": {"kind": "resnet", "blocks": 10**9}}}, "damaged"),
         ({"networks": {"generator": {"kind": "unet"}, "image_size": 100}}, "damaged"),
     ],
 )
@@ -208,11 +210,12 @@ def test_a_damaged_manifest(folder: Path, changes: dict[str, Any], message: str)
         read_manifest(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00", b"[" * 200_000])
 def test_a_manifest_that_is_no_json_object(folder: Path, content: bytes) -> None:
     (folder / "bundle.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"bundle\.json"):
         read_manifest(folder)
+    assert weights_file(folder) is None
 
 
 def test_a_pickle_is_refused_and_not_executed(folder: Path, tmp_path: Path) -> None:

@@ -73,6 +73,21 @@ def test_keys_of_a_field_that_is_one_of_several_kinds() -> None:
         Choice.build({"part": {"kind": "one", "feature": 3}})
     with pytest.raises(SettingsError, match=r"'part\.blocks' cannot be 0"):
         Choice.build({"part": {"kind": "two", "blocks": 0}})
+    with pytest.raises(SettingsError, match=r"no key 'part\.features'\. Known"):
+        Choice.build({"part": {"kind": "two", "features": 3}})
+
+
+def test_another_kind_brings_its_own_values() -> None:
+    changed = Choice(part=One(features=7)).changed({"part": {"kind": "two"}})
+    assert changed == Choice(part=Two())
+    assert changed.changed({"part": {"kind": "two", "blocks": 5}}).part == Two(blocks=5)
+    assert Choice(part=One(features=7)).changed({"part": {"kind": "one"}}).part == One(features=7)
+
+
+def test_no_setting_is_infinite() -> None:
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(SettingsError, match="finite"):
+            Outer.build({"rate": value})
 
 
 class Range(Settings):
@@ -102,7 +117,7 @@ def test_keys_and_merging() -> None:
 def test_assignments() -> None:
     told = read_assignments(["a.b=3", "a.c=[1, 2]", "name=x=y", "empty="])
     assert told == {"a": {"b": 3, "c": [1, 2]}, "name": "x=y", "empty": None}
-    for bad in ("novalue", "=3", "a=[1"):
+    for bad in ("novalue", "=3", "a=[1", "a=" + "[" * 10_000):
         with pytest.raises(SettingsError, match=r"assignment|YAML"):
             read_assignments([bad])
 
@@ -113,7 +128,7 @@ def test_yaml(tmp_path: Path) -> None:
     assert read_yaml(path) == {"rate": 0.5, "inner": {"epochs": 4}}
     path.write_text("")
     assert read_yaml(path) == {}
-    for bad in ("- a\n- b\n", "a: [1\n"):
+    for bad in ("- a\n- b\n", "a: [1\n", "[" * 10_000):
         path.write_text(bad)
         with pytest.raises(SettingsError, match=r"run\.yaml"):
             read_yaml(path)

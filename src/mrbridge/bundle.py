@@ -8,7 +8,6 @@ instant, so a reader meets the old bundle or the new one, never a mixture.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.torch import save as save_safetensors
 from mrbridge import __version__
 from mrbridge.errors import BundleError, SettingsError, SizeError
 from mrbridge.io.safety import atomic_path, sha256_of, write_json, write_text
+from mrbridge.json_text import parse_json
 from mrbridge.models import bundle_folder, locate
 from mrbridge.networks import (
     Generator,
@@ -51,7 +51,7 @@ class Networks(Settings):
 
     generator: GeneratorSettings
     critic: PatchGANSettings = PatchGANSettings()
-    image_size: int = Field(default=256, ge=8)
+    image_size: int = Field(default=256, ge=8, le=8192)
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Networks:
@@ -251,7 +251,7 @@ def read_manifest(model: str | Path) -> BundleManifest:
     """
     path = find_bundle(model) / "bundle.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot be read ({error})", path=path, remedy="Get it anew.") from None
     if not isinstance(values, dict) or values.get("format") != "mrbridge-bundle":

@@ -20,7 +20,7 @@ from mrbridge.errors import SettingsError
 class Settings(BaseModel):
     """A frozen set of options that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, origin: str | Path | None = None) -> Self:
@@ -56,12 +56,17 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, nested mappings key by key."""
+    """`base` with `changes` laid over it, nested mappings key by key.
+
+    Where `changes` names another `kind` than a mapping in `base` is of, nothing of that one stays.
+    """
     result = dict(base)
     for key, value in changes.items():
         inner = result.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            is_other = "kind" in inner and value.get("kind", inner["kind"]) != inner["kind"]
+            value = merged({} if is_other else inner, value)
+        result[key] = value
     return result
 
 
@@ -80,7 +85,7 @@ def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             )
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise SettingsError(
                 f"the value in '{assignment}' is not YAML ({error})", remedy="Quote it."
             ) from None
@@ -98,7 +103,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise SettingsError(
             f"cannot be read as YAML ({error})", path=path, remedy="Check the file."
         ) from None
@@ -119,12 +124,29 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 def _in_words(model: type[BaseModel], detail: Any) -> str:
     if not detail["loc"]:  # values that are possible alone, but not together
         return str(detail["msg"]).removeprefix("Value error, ")
-    known = known_keys(model)
-    named = {part for key in known for part in key.split(".")}
     *above, last = (str(part) for part in detail["loc"])
-    # Where a field may hold several kinds, pydantic also tells which it is: no part of the key.
-    key = ".".join([*(part for part in above if part in named), last])
+    prefix = ""
+    kinds = [model]
+    for part in above:
+        fields = {name: field for kind in kinds for name, field in kind.model_fields.items()}
+        if part in fields:
+            prefix += f"{part}."
+            kinds = _models(fields[part].annotation)
+        else:  # which of several kinds a field holds: no part of the key
+            kinds = [kind for kind in kinds if _is_called(kind, part)] or kinds
+    key = prefix + last
     if detail["type"] != "extra_forbidden":
         return f"'{key}' cannot be {detail['input']!r}: {detail['msg']}"
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"there is no key '{key}'" + (f", did you mean '{near[0]}'?" if near else "")
+    here = {name: prefix + name for kind in kinds for name in known_keys(kind)}
+    elsewhere = {name.rpartition(".")[2]: name for name in known_keys(model)}
+    if prefix:  # what the other kinds have is of no use here
+        elsewhere = {name: at for name, at in elsewhere.items() if not at.startswith(prefix)}
+    for known, cutoff in ((here, 0.8), (elsewhere, 0.8), (here, 0.5)):
+        for near in difflib.get_close_matches(last, known, n=1, cutoff=cutoff):
+            return f"there is no key '{key}', did you mean '{known[near]}'?"
+    return f"there is no key '{key}'"
+
+
+def _is_called(model: type[BaseModel], kind: str) -> bool:
+    field = model.model_fields.get("kind")
+    return field is not None and field.default == kind

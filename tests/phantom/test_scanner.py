@@ -35,6 +35,16 @@ def test_thick_slices_split_thin_ones_where_edges_do_not_meet():
     np.testing.assert_allclose(thick_slices(z, fine, thick), expected, atol=0.5)
 
 
+def test_slices_a_little_thicker_are_means_too():
+    fine, thick = (Grid.over_field_of_view((8.0, 8.0, step)) for step in (8.0, 8.2))
+    assert fine.shape == thick.shape
+    z = np.broadcast_to(fine.axes[2], fine.shape).astype(np.float32)
+    inner = np.s_[:, :, 2:-2]  # at the edge there is nothing to take the mean with
+    expected = np.broadcast_to(thick.axes[2], thick.shape)
+    np.testing.assert_allclose(thick_slices(z, fine, thick)[inner], expected[inner], atol=0.5)
+    np.testing.assert_array_equal(thick_slices(z, fine, fine), z)
+
+
 def test_the_receive_field_stays_within_its_strength():
     field = receive_field(np.random.default_rng(0), Grid.over_field_of_view((6.0,) * 3), 0.3)
     assert np.exp(-0.3) <= field.min() < 0.95

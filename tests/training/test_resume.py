@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,15 @@ from typing import Any
 import pytest
 
 from mrbridge.data import loader
-from mrbridge.errors import InputError, Interrupted, OutputError, SettingsError, SizeError
+from mrbridge.errors import (
+    InputError,
+    Interrupted,
+    MrbridgeWarning,
+    OutputError,
+    SettingsError,
+    SizeError,
+)
+from mrbridge.preparation.pipeline import PrepareSettings, prepare
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import train
@@ -172,6 +181,42 @@ class TestRefusals:
     def test_the_same_settings_again_are_no_change(self, small_store: Store, run: Path) -> None:
         changes = {"preset": "bridge", "batch_size": 2, "networks": {"image_size": 32}}
         train(small_store, run, resume=True, changes=changes, device="cpu")
+
+    def test_what_pairs_leave_to_other_losses_is_no_change(
+        self, small_store: Store, tmp_path: Path
+    ) -> None:
+        asked = {"supervision": "weak", "cycle_weight": 10.0, "steps_per_epoch": 2}
+        settings = shrunken("bridge", epochs=2, stop_after_epochs=1, **asked)
+        whole = train(small_store, tmp_path / "run", settings, device="cpu", start="scratch")
+        assert "cycle" not in whole.rows[0]
+        run = train(small_store, whole.path, resume=True, changes=asked, device="cpu")
+        assert "cycle" not in run.rows[1]
+        assert run.settings.cycle_weight == 10
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"source": "T2w", "target": "T1w"}, "translates T1w to T2w, not T2w to T1w"),
+            ({"standard": {"intensity": {"method": "zscore"}}}, "prepared in another way"),
+        ],
+    )
+    def test_a_store_of_another_kind(
+        self, run: Path, bids_scans: Path, tmp_path: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        settings = PrepareSettings().changed(changes)
+        other = prepare(bids_scans, tmp_path / "other", settings)
+        before = (run / "checkpoints" / "last.ckpt").read_bytes()
+        with pytest.raises(SettingsError, match=message):
+            train(other, run, resume=True, changes={"epochs": 2}, device="cpu")
+        assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+
+    def test_a_store_of_other_scans(self, run: Path, bids_scans: Path, tmp_path: Path) -> None:
+        fewer = tmp_path / "fewer"
+        shutil.copytree(bids_scans, fewer)
+        shutil.rmtree(next(fewer.glob("sub-*")))
+        store = prepare(fewer, tmp_path / "store")
+        with pytest.warns(MrbridgeWarning, match="other scans than this run was trained on"):
+            train(store, run, resume=True, changes={"epochs": 2}, device="cpu")
 
     def test_a_misspelt_setting(self, small_store: Store, run: Path) -> None:
         with pytest.raises(SettingsError, match="did you mean 'epochs'"):

@@ -209,6 +209,34 @@ def test_training_by_the_clock_ends_in_time(
     assert "criterion" in done.rows[-1]
 
 
+def test_an_epoch_that_the_clock_cut_is_made_whole(
+    small_store: Store, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, count = itertools.count(), callbacks.Keeper.on_train_batch_end
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: next(looks) / 10))
+
+    def all_ones(self: Any, trainer: Any, model: Any, outputs: Any, *others: Any) -> None:
+        count(self, trainer, model, dict.fromkeys(outputs, torch.ones(())), *others)
+
+    monkeypatch.setattr(callbacks.Keeper, "on_train_batch_end", all_ones)
+    settings = tiny("unet", steps_per_epoch=10**6, minutes=0.02)
+    (cut,) = train(small_store, tmp_path / "measured", settings, device="cpu").rows
+    length = int(cut["step"]) - 3  # the clock ends its second epoch after a few steps
+    settings = settings.changed({"steps_per_epoch": length})
+    run = train(small_store, tmp_path / "run", settings, device="cpu")
+    assert len(run.rows) == 2
+    assert length < run.rows[-1]["step"] < 2 * length
+    longer = train(small_store, run.path, resume=True, changes={"minutes": 0.05}, device="cpu")
+    assert [row["epoch"] for row in longer.rows[:3]] == [1, 2, 3]
+    assert longer.rows[1]["step"] == 2 * length
+    with (run.path / "metrics.csv").open() as file:
+        assert [float(row["epoch"]) for row in csv.DictReader(file)] == [
+            row["epoch"] for row in longer.rows
+        ]
+    means = [row["cycle"] for row in (*run.rows, *longer.rows)]
+    assert means == [1.0] * len(means)
+
+
 def test_pictures_train_without_pairs(
     picture_store: Store, tiny: Callable[..., Any], tmp_path: Path
 ) -> None:

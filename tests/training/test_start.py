@@ -166,6 +166,10 @@ class TestPairs:
         assert shared.beginning_share == pytest.approx(0.5 * alone)
         only = share_weights(settings.changed({"supervision": "paired"}), dataset)
         assert only.cycle_weight == only.back_translation_weight == only.beginning_share == 0
+        without = settings.changed({"paired_weight": 0.0})
+        assert share_weights(without, dataset) == without
+        with pytest.raises(SettingsError, match="--set paired_weight=1"):
+            share_weights(without.changed({"supervision": "paired"}), dataset)
 
     def test_a_training_on_pairs_learns_them(
         self, tiny: Callable[..., Any], small_store: Store, tmp_path: Path

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from mrbridge.settings import Settings
@@ -33,12 +34,12 @@ class AugmentSettings(Settings):
     """
 
     flip: bool = True
-    rotate_degrees: float = 5.0
-    scale: float = 0.05
-    shift: float = 0.03
-    bias_field: float = 0.0
-    gamma: float = 0.0
-    noise: float = 0.0
+    rotate_degrees: float = Field(default=5.0, ge=0, le=180)
+    scale: float = Field(default=0.05, ge=0, lt=1)
+    shift: float = Field(default=0.03, ge=0, le=1)
+    bias_field: float = Field(default=0.0, ge=0, le=10)
+    gamma: float = Field(default=0.0, ge=0, le=10)
+    noise: float = Field(default=0.0, ge=0, le=2)
 
 
 # What is drawn for an image, as a row of numbers: what each of them says.

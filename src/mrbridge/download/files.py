@@ -7,7 +7,6 @@ of the remote file it is a part of; the next start goes on there.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import warnings
 import zlib
@@ -19,6 +18,7 @@ from typing import Any
 from mrbridge.download.http import Changed, Session, Version
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError
 from mrbridge.io.safety import MAX_VOXELS, settle, suffix_of, write_json
+from mrbridge.json_text import parse_json
 
 MAX_UNPACKED = 4 * MAX_VOXELS
 """The most bytes that a `.nii.gz` may unpack to: a float32 volume of the most voxels allowed."""
@@ -222,7 +222,7 @@ def _note(part: Path) -> Path:
 def _read_note(part: Path) -> Version | None:
     """The state that a part belongs to; None where that cannot be told, so that it is no use."""
     try:
-        told: dict[str, Any] = json.loads(_note(part).read_text(encoding="utf-8"))
+        told: dict[str, Any] = parse_json(_note(part).read_text(encoding="utf-8"))
         version = Version(**told)
     except (OSError, ValueError, TypeError):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from mrbridge import progress
 from mrbridge.download.http import Stopped
 from mrbridge.errors import Interrupted, MrbridgeError, OutputError
 from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.json_text import parse_json
 
 try:
     import fcntl
@@ -64,7 +64,7 @@ class Folder:
                 )
             return {**identity}
         try:
-            found: dict[str, Any] = json.loads((path / RECORD).read_text(encoding="utf-8"))
+            found: dict[str, Any] = parse_json((path / RECORD).read_text(encoding="utf-8"))
             differs = any(found.get(key, value) != value for key, value in identity.items())
         except (OSError, ValueError, AttributeError):
             raise OutputError(

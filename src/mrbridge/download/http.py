@@ -9,7 +9,6 @@ Source: RFC 9110 (HTTP Semantics), sections 8.8 (validators), 10.2.3 (Retry-Afte
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import re
@@ -29,6 +28,7 @@ import httpx
 
 from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError
+from mrbridge.json_text import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +132,8 @@ class Session:
                     if len(text) > _LONGEST_ANSWER:
                         raise InputError(f"{url} does not come to an end with its answer")
                 try:
-                    return json.loads(text)
-                except (ValueError, RecursionError):
+                    return parse_json(text)
+                except ValueError:
                     raise InputError(
                         f"{url} answers with something else than JSON "
                         f"(status {response.status_code})",

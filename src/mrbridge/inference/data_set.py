@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from mrbridge.io.bids_selection import Selection
 from mrbridge.io.names import derivative_name, parse_name
 from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.io.transfer import fetch, release_when_done
+from mrbridge.json_text import parse_json
 from mrbridge.progress import track
 from mrbridge.scale import Workers, map_scans
 
@@ -277,7 +277,7 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
 def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
     """Let a sidecar say what its source's say by now."""
     fetch(sidecar)
-    told = json.loads(sidecar.read_text(encoding="utf-8"))
+    told = parse_json(sidecar.read_text(encoding="utf-8"))
     if {**told, **facts} != told:
         write_json(sidecar, {**told, **facts})
 
@@ -319,7 +319,7 @@ def _earlier(report: Path) -> dict[str, list[dict[str, Any]]]:
     """What an earlier run reported; nothing where it cannot be read."""
     fetch(report)
     try:
-        told = json.loads(report.read_text(encoding="utf-8"))
+        told = parse_json(report.read_text(encoding="utf-8"))
         return {
             key: [row for row in told[key] if isinstance(row, dict)]
             for key in ("done", "skipped", "failed")

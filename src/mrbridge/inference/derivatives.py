@@ -5,7 +5,6 @@ Source: BIDS 1.10, "BIDS Derivatives" and "BIDS URI".
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mrbridge.io.bids_metadata import DESCRIPTION, read_description
 from mrbridge.io.names import BIDS_VERSION
 from mrbridge.io.safety import sha256_of, write_json, write_text
 from mrbridge.io.transfer import fetch
+from mrbridge.json_text import parse_json
 from mrbridge.urls import url_of
 
 LINK = "raw"
@@ -167,7 +167,7 @@ def with_fingerprint(
 def _fingerprint_in(sidecar: Path) -> dict[str, Any] | None:
     fetch(sidecar)
     try:
-        told = json.loads(sidecar.read_text(encoding="utf-8"))["Fingerprint"]
+        told = parse_json(sidecar.read_text(encoding="utf-8"))["Fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return told if isinstance(told, dict) else None

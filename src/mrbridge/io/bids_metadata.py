@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import InputError
 from mrbridge.io.transfer import fetch
+from mrbridge.json_text import parse_json
 
 DESCRIPTION = "dataset_description.json"
 
@@ -61,7 +61,7 @@ def _read(path: Path) -> dict[str, Any]:
     remedy = "Mend it; bids-validator tells more."
     fetch(path)
     try:
-        told = json.loads(path.read_text(encoding="utf-8-sig"))
+        told = parse_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from None
     except ValueError as error:

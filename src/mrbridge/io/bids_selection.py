@@ -6,7 +6,6 @@ Sources: the BIDS-App convention (Gorgolewski et al. 2017, doi:10.1371/journal.p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -17,6 +16,7 @@ from mrbridge.errors import InputError, SettingsError
 from mrbridge.io import names
 from mrbridge.io.bids import FoundScans, Scan
 from mrbridge.io.names import BidsName, parse_name
+from mrbridge.json_text import parse_json
 
 ANY = "*"
 """In a query: the entity must be there, whatever its value. `null`: it must not be there."""
@@ -138,7 +138,7 @@ def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
     """The queries of our contrasts; those for other images, such as `bold`, say nothing to us."""
     remedy = 'Write queries such as {"t1w": {"session": "01", "acquisition": null}}.'
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from None
     except ValueError as error:

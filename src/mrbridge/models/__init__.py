@@ -8,11 +8,11 @@ No PyTorch here, so that the command line can refuse at once a model that is not
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 from mrbridge.errors import BundleError, must_be_here
+from mrbridge.json_text import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def weights_file(place: Path) -> Path | None:
     if folder is None:
         return None
     try:
-        name = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))["weights"]
+        name = parse_json((folder / "bundle.json").read_text(encoding="utf-8"))["weights"]
         path = folder / Path(name).name
         return path if path.is_file() else None
     except (OSError, ValueError, TypeError, LookupError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from mrbridge.errors import SizeError
@@ -23,8 +24,8 @@ class PatchGANSettings(Settings):
     """
 
     kind: Literal["patchgan"] = "patchgan"
-    features: int = 64
-    strided: int = 3
+    features: int = Field(default=64, ge=1, le=4096)
+    strided: int = Field(default=3, ge=0, le=12)
     norm: Literal["instance", "batch", "none"] = "instance"
 
 

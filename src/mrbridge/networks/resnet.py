@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from mrbridge.networks.convolution import Convolution, Padding
@@ -29,8 +30,8 @@ class ResNetSettings(Settings):
     """
 
     kind: Literal["resnet"] = "resnet"
-    features: int = 64
-    blocks: int | None = None
+    features: int = Field(default=64, ge=1, le=4096)
+    blocks: int | None = Field(default=None, ge=0, le=100)
     norm: Literal["instance", "batch", "none"] = "instance"
     padding: Padding = "reflect"
 

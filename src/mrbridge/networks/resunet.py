@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from mrbridge.networks.convolution import (
@@ -31,10 +32,10 @@ class ResUNetSettings(Settings):
     """
 
     kind: Literal["resunet"] = "resunet"
-    levels: int = 3
-    features: int = 64
-    max_features: int = 256
-    blocks: int = 6
+    levels: int = Field(default=3, ge=1, le=12)
+    features: int = Field(default=64, ge=1, le=4096)
+    max_features: int = Field(default=256, ge=1, le=4096)
+    blocks: int = Field(default=6, ge=0, le=100)
     norm: Literal["instance", "batch", "none"] = "instance"
 
 

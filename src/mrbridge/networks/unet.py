@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from mrbridge.errors import SizeError
@@ -33,13 +34,13 @@ class UNetSettings(Settings):
     """
 
     kind: Literal["unet"] = "unet"
-    levels: int = 8
-    features: int = 64
-    max_features: int = 512
-    dropout: float = 0.5
-    dropout_blocks: int = 3
+    levels: int = Field(default=8, ge=1, le=12)
+    features: int = Field(default=64, ge=1, le=4096)
+    max_features: int = Field(default=512, ge=1, le=4096)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    dropout_blocks: int = Field(default=3, ge=0)
     norm: Literal["instance", "batch", "none"] = "instance"
-    refine: int = 0
+    refine: int = Field(default=0, ge=0, le=4096)
 
 
 class UNet(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from mrbridge.errors import OutputError, must_be_here
 from mrbridge.io import write
 from mrbridge.io.names import BIDS_VERSION
 from mrbridge.io.safety import atomic_folder, sweep, write_json, write_text
+from mrbridge.json_text import parse_json
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.simulate import SimulatedSubject, simulate
 from mrbridge.scale import map_scans
@@ -78,7 +78,7 @@ def _is_complete(out: Path, stamp: dict[str, Any], overwrite: bool) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     try:
-        there = json.loads((out / SETTINGS_FILE).read_text(encoding="utf-8"))
+        there = parse_json((out / SETTINGS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise OutputError(
             "holds something other than a simulated data set",

@@ -29,6 +29,8 @@ def thick_slices(signal: Array, source: Grid, target: Grid) -> Array:
     A slice profile is taken for a rectangle.
     """
     fine, thick = source.axes[2], target.axes[2]
+    if np.array_equal(fine, thick):
+        return signal
     half, whole = source.spacing[2] / 2, target.spacing[2] / 2
     low = np.maximum.outer(thick - whole, fine - half)
     high = np.minimum.outer(thick + whole, fine + half)

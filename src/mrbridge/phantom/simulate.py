@@ -58,7 +58,9 @@ def simulate(settings: PhantomSettings, index: int) -> SimulatedSubject:
     anatomy = paint_head(tissue_rng, head, where, head.grid, lesions, sequences)
     thickness = settings.slice_thickness_mm or spacing
     grid = Grid.over_field_of_view((spacing, spacing, thickness))
-    brain, lesion = (_on(grid, head.grid, share) for share in (anatomy.brain, anatomy.lesions))
+    brain, lesion = (
+        thick_slices(share, head.grid, grid) for share in (anatomy.brain, anatomy.lesions)
+    )
     mask = brain >= 0.5
     t1w, t2w = (
         _acquire(rng, settings, signal, yardstick, head.grid, grid, mask)
@@ -78,10 +80,6 @@ def simulate(settings: PhantomSettings, index: int) -> SimulatedSubject:
     )
 
 
-def _on(grid: Grid, source: Grid, share: Array) -> Array:
-    return share if grid.shape == source.shape else thick_slices(share, source, grid)
-
-
 def _acquire(
     rng: np.random.Generator,
     settings: PhantomSettings,
@@ -92,7 +90,7 @@ def _acquire(
     mask: NDArray[np.bool_],
 ) -> NDArray[np.int16]:
     """The scan of a noise-free signal: blur, slices, receive field, noise, gain."""
-    image = _on(grid, source, blurred(signal))
+    image = thick_slices(blurred(signal), source, grid)
     field_rng, noise_rng = rng.spawn(2)
     sigma = settings.noise * rng.uniform(0.7, 1.3) * yardstick
     top = rng.uniform(400, 3000)

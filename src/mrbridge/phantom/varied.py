@@ -119,7 +119,7 @@ def varied_subject(
         return paint_head(rng, head, where, head.grid, lesions, sequences, matter)
 
     def shown(signal: Array) -> Array:
-        return signal if grid.shape == head.grid.shape else thick_slices(signal, head.grid, grid)
+        return thick_slices(signal, head.grid, grid)
 
     met, ideal = painted(sequences, matter), painted(_CANONICAL_SEQUENCES, same_shape)
     keep = _stripping(look_rng, shown(met.brain), grid)

@@ -10,7 +10,6 @@ Zarr is imported where an array is opened: that there is no store is told before
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from mrbridge.io.names import series_name
 from mrbridge.io.places import here
 from mrbridge.io.safety import atomic_folder, write_text
 from mrbridge.io.transfer import fetch
+from mrbridge.json_text import parse_json
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.settings import Settings
@@ -133,7 +133,7 @@ class Store:
             raise StoreError("is no store, or an unfinished one", path=path, remedy=_REMEDY)
         fetch(file)
         try:
-            manifest = Manifest.model_validate(json.loads(file.read_text(encoding="utf-8")))
+            manifest = Manifest.model_validate(parse_json(file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise StoreError(f"is damaged ({first})", path=file, remedy=_REMEDY) from None
@@ -334,7 +334,7 @@ def is_store(path: Path) -> bool:
         return True
     fetch(path / "manifest.json")
     try:
-        told = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        told = parse_json((path / "manifest.json").read_text(encoding="utf-8"))
         return isinstance(told, dict) and told.get("format") == FORMAT
     except (OSError, ValueError, ValidationError):
         visible = {entry.name for entry in path.iterdir() if not entry.name.startswith(".~")}

@@ -87,6 +87,7 @@ class Keeper(pl.Callback):
         held_out: the validation slices.
         steps_per_epoch: optimiser steps that make an epoch.
         signals: says whether somebody asked for an end.
+        data: what tells the store's data from another's (`training.resume`).
         state: what an earlier session's checkpoint holds, if any.
         begun: whether a new training begins with a trained model, whose weights are in it already.
     """
@@ -99,11 +100,13 @@ class Keeper(pl.Callback):
         held_out: HeldOut,
         steps_per_epoch: int,
         signals: StopOnSignal,
+        data: dict[str, Any],
         state: dict[str, Any] | None,
         begun: bool = False,
     ) -> None:
         self.run, self.settings, self.manifest = run, settings, manifest
         self.held_out, self.steps_per_epoch, self.signals = held_out, steps_per_epoch, signals
+        self.data = data
         kept = state["keeper"] if state else {}
         self.seconds: float = kept.get("seconds", 0.0)
         self.watch = Watch(**kept.get("watch", {}))
@@ -111,7 +114,11 @@ class Keeper(pl.Callback):
         reference = kept.get("reference")
         self.reference = None if reference is None else Reference.from_state(reference)
         self.sums: dict[str, Tensor] = kept.get("sums", {})
-        self.record = Record(run, kept.get("rows"))
+        self.summed: int = kept.get("summed", 0)
+        rows = kept.get("rows", [])
+        if rows and rows[-1]["step"] % steps_per_epoch:
+            rows = rows[:-1]  # a part of an epoch, which is now made whole
+        self.record = Record(run, rows)
         self.live = LiveView()
         self.finished = False
         self._is_new = state is None or state["step"] == 0
@@ -173,6 +180,7 @@ class Keeper(pl.Callback):
         assert isinstance(model, CycleGAN)
         for name, value in outputs.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.float()
+        self.summed += 1
         self._steps_in_session_epoch += 1
         epoch, rest = divmod(model.step, self.steps_per_epoch)
         if rest == 0 and model.device.type == "cuda":
@@ -203,15 +211,15 @@ class Keeper(pl.Callback):
 
     def _end_epoch(self, model: CycleGAN, epoch: int) -> None:
         settings = self.settings
-        steps = (model.step - 1) % self.steps_per_epoch + 1
         elapsed = time.monotonic() - self._epoch_began
         row = {"epoch": float(epoch), "step": float(model.step)}
-        row |= {name: float(value) / steps for name, value in self.sums.items()}
+        row |= {name: float(value) / self.summed for name, value in self.sums.items()}
         row["learning_rate"] = settings.learning_rate * model.rate_share
         row["seconds"] = self.seconds
         images = 2 * settings.batch_size * self._steps_in_session_epoch * model.ranks.count
         row["images_per_second"] = images / elapsed
-        self.sums = {}
+        if model.step % self.steps_per_epoch == 0:
+            self.sums, self.summed = {}, 0
         if epoch % settings.validate_every == 0 or self.finished:
             self._validate(model, epoch, row)
         else:
@@ -312,7 +320,9 @@ class Keeper(pl.Callback):
             "begun": self.begun,
             "reference": None if self.reference is None else self.reference.state(),
             "sums": {name: value.cpu() for name, value in self.sums.items()},
+            "summed": self.summed,
             "rows": self.record.rows,
+            "data": self.data,
         }
         save_checkpoint(state, self.run / "checkpoints" / name)
 

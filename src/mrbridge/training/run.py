@@ -27,7 +27,6 @@ from mrbridge.hardware import choose_device, fast_bfloat16, keep_memory, quick_k
 from mrbridge.io.safety import sweep, write_text
 from mrbridge.models import SHIPPED
 from mrbridge.preparation.store import Store
-from mrbridge.settings import read_yaml
 from mrbridge.training.callbacks import Keeper, StopOnSignal
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.compiling import pays
@@ -36,23 +35,13 @@ from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.looks import Looks, learn_looks
 from mrbridge.training.names import refuse_foreign, refuse_url
 from mrbridge.training.ranks import Ranks, meeting
+from mrbridge.training.resume import check_count, check_data, identity, resumed_settings
 from mrbridge.training.settings import TrainSettings, resolve
 from mrbridge.training.start import beginning
 from mrbridge.training.supervision import choose_pairs, share_weights
 from mrbridge.training.watch import Watch
 
 log = logging.getLogger(__name__)
-
-RESUMABLE = (
-    "epochs",
-    "minutes",
-    "stop_after_epochs",
-    "validate_every",
-    "compile",
-    "guard",
-    "patience",
-)
-"""What may change when a run is resumed; anything else would make it another run."""
 
 _FOREVER = 10**9  # steps, where the clock decides
 
@@ -63,7 +52,7 @@ class Run:
 
     Attributes:
         path: its folder; `path / "bundle"` is what it ships.
-        settings: the resolved settings.
+        settings: the resolved settings, as asked for: pairs may leave the other losses less.
         rows: one mapping of numbers an epoch, as in `metrics.csv`.
         kept_beginning: whether the bundle is still the model that training began with, since no
             state was better.
@@ -92,7 +81,7 @@ def train(
         out: the run's folder.
         settings: of a new run; None takes the default preset.
         resume: go on with the run in `out`, exactly where it stopped, with its own settings.
-        changes: of a resumed run's settings; only `RESUMABLE` keys.
+        changes: of a resumed run's settings; only keys of `training.resume.RESUMABLE`.
         device: `auto`, `cpu` or `cuda`.
         start: of a new run: `auto` (the shipped model where networks and contrasts are its own),
             `scratch` (random weights), `shipped`, or a run or bundle.
@@ -100,7 +89,7 @@ def train(
     Raises:
         BundleError: the model to start from is absent or damaged.
         OutputError: `out` holds something already and `resume` is not given.
-        SettingsError: a change that a resumed run cannot take, or `out` is a URL.
+        SettingsError: a change or a store that a resumed run cannot take, or `out` is a URL.
         StoreError: the store cannot be used.
         Interrupted: somebody asked for an end; a checkpoint is written.
     """
@@ -123,29 +112,30 @@ def _train(
     """Train as one of `ranks`."""
     store = store if isinstance(store, Store) else Store.open(store)
     state = load_checkpoint(run / "checkpoints" / "last.ckpt") if resume else None
-    if resume:
-        settings = _resumed_settings(run, changes)
-    elif ranks.is_first:  # the others might find what it has written
-        refuse_foreign(run)
-    _check_count(state, ranks, run)
-    settings = settings or resolve(None)
     prepared = store.manifest.settings
     begun = None
-    if not resume:
-        begun = beginning(start, settings, prepared.source, prepared.target)
+    if state is not None:
+        asked = resumed_settings(run, changes)
+        check_count(state, ranks.count, run)
+        check_data(state, store, run)
+    else:
+        if ranks.is_first:  # the others might find what it has written
+            refuse_foreign(run)
+        asked = settings or resolve(None)
+        begun = beginning(start, asked, prepared.source, prepared.target)
+    is_begun = begun is not None if state is None else bool(state["keeper"]["begun"])
 
-    held_out = held_out_slices(store, settings.networks.image_size, settings.validation_slices)
-    dataset = _dataset(store, settings)
-    dataset.pairs = choose_pairs(settings, store, dataset.banks)
-    if not resume:  # a resumed run's settings have been through this
-        settings = share_weights(settings, dataset, begun is not None)
+    held_out = held_out_slices(store, asked.networks.image_size, asked.validation_slices)
+    dataset = _dataset(store, asked)
+    dataset.pairs = choose_pairs(asked, store, dataset.banks)
+    settings = share_weights(asked, dataset, is_begun)
     together = settings.batch_size * ranks.count
     steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // together)
     last_step = _FOREVER if settings.minutes else settings.epochs * steps_per_epoch
     if state is not None and _is_complete(state, settings, last_step):
         log.info("the run is complete already")
         kept = state["keeper"]
-        return Run(run, settings, kept["rows"], Watch(**kept["watch"]).keeps_beginning)
+        return Run(run, asked, kept["rows"], Watch(**kept["watch"]).keeps_beginning)
     if not held_out.held_out:
         warnings.warn(
             "the store holds nothing out: validation scores are of training slices",
@@ -163,7 +153,7 @@ def _train(
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder)
         sweep(run / "bundle")
-        write_text(run / "settings.yaml", as_yaml(settings))
+        write_text(run / "settings.yaml", as_yaml(asked))
         dataset.simulated = _simulated(store, settings, run / "simulated.npz")
     ranks.wait()
     if not ranks.is_first:  # only now, when they lie there ready to be read
@@ -175,11 +165,11 @@ def _train(
         model.compile_networks()
     manifest = _manifest(store, settings, held_out)
     with StopOnSignal() as signals, plain_errors(), quick_kernels(chosen):
-        begins = begun is not None
         keeper = None
         if ranks.is_first:
             keeper = Keeper(
-                run, settings, manifest, held_out, steps_per_epoch, signals, state, begins
+                *(run, settings, manifest, held_out, steps_per_epoch, signals),
+                *(identity(store), state, is_begun),
             )
         del state  # its tensors live on in the model and the optimisers
         concert = Concert(ranks, signals, keeper)
@@ -192,19 +182,8 @@ def _train(
                 f"stopped at step {model.step}", path=run, remedy="Go on with --resume."
             )
     if keeper is None:
-        return Run(run, settings, [])
-    return Run(run, settings, keeper.record.rows, keeper.watch.keeps_beginning)
-
-
-def _check_count(state: dict[str, Any] | None, ranks: Ranks, run: Path) -> None:
-    """Refuse to go on with another number of processes: it would be another training."""
-    before = ranks.count if state is None else state.get("processes", 1)
-    if before != ranks.count:
-        raise SettingsError(
-            f"this run was trained by {before} processes together, not by {ranks.count}",
-            path=run,
-            remedy=f"Go on with --devices {before}, or with as many processes of torchrun.",
-        )
+        return Run(run, asked, [])
+    return Run(run, asked, keeper.record.rows, keeper.watch.keeps_beginning)
 
 
 def _is_complete(state: dict[str, Any], settings: TrainSettings, last_step: int) -> bool:
@@ -322,24 +301,6 @@ def _manifest(store: Store, settings: TrainSettings, held_out: HeldOut) -> Bundl
         trained=trained,
         scores={},
     )
-
-
-def _resumed_settings(run: Path, changes: dict[str, Any]) -> TrainSettings:
-    path = run / "settings.yaml"
-    kept = TrainSettings.build(read_yaml(path), origin=path)
-    wanted = kept.changed({"stop_after_epochs": None} | changes)
-    fixed = [
-        key
-        for key in TrainSettings.model_fields
-        if key not in RESUMABLE and getattr(wanted, key) != getattr(kept, key)
-    ]
-    if fixed:
-        raise SettingsError(
-            f"a resumed run keeps its {', '.join(sorted(fixed))}",
-            path=run,
-            remedy=f"Only {', '.join(RESUMABLE)} may change; start a new run for the rest.",
-        )
-    return wanted
 
 
 def as_yaml(settings: BaseModel) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -14,6 +14,8 @@ from mrbridge.networks import PatchGANSettings, ResNetSettings, ResUNetSettings,
 from mrbridge.settings import Settings
 from mrbridge.training.names import check_preset
 from mrbridge.volume import Planes
+
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainSettings(Settings):
@@ -92,7 +94,7 @@ class TrainSettings(Settings):
     warm_up: float = Field(default=0.0, ge=0, le=1)
     learning_rate: float = Field(default=2e-4, gt=0)
     critic_rate: float = Field(default=1.0, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[DecayRate, DecayRate] = (0.5, 0.999)
     epochs: int = Field(default=100, ge=1)
     minutes: float | None = Field(default=None, gt=0)
     stop_after_epochs: int | None = Field(default=None, ge=1)

@@ -74,20 +74,24 @@ def share_weights(
     Raises:
         SettingsError: no loss has any weight.
     """
-    if dataset.pairs:
-        alone = 0.0
-        if settings.supervision != "paired":
-            alone = max(
-                1 - len({pair[side] for pair in dataset.pairs}) / len(bank)
-                for side, bank in enumerate(dataset.banks)
-            )
-        share = alone if alone > _HARDLY_ANY else 0.0
-        settings = settings.changed({name: share * getattr(settings, name) for name in _UNPAIRED})
     pairs = bool(dataset.pairs and settings.paired_weight)
+    share = 1.0
+    if settings.supervision == "paired":
+        share = 0.0
+    elif pairs:
+        alone = max(
+            1 - len({pair[side] for pair in dataset.pairs}) / len(bank)
+            for side, bank in enumerate(dataset.banks)
+        )
+        share = alone if alone > _HARDLY_ANY else 0.0
+        log.info("the share of slices without a partner is what other losses weigh: %.2f", share)
+    if share < 1:
+        settings = settings.changed({name: share * getattr(settings, name) for name in _UNPAIRED})
     if not pairs and not any(getattr(settings, name) for name in _LOSSES):
         raise SettingsError(
             "there is nothing to learn from: no loss has any weight",
-            remedy="Raise one of them, such as --set back_translation_weight=1.",
+            remedy="Raise one of them, such as --set "
+            + ("paired_weight=1." if share == 0 else "back_translation_weight=1."),
         )
     if begun or not (pairs or settings.simulated_weight):
         settings = settings.changed({"warm_up": 0.0})

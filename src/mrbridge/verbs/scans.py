@@ -30,7 +30,9 @@ from mrbridge.quick_imports import quick_imports
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="A new folder.")],
     minutes: Annotated[float, typer.Option(min=0.2, help="How long all of it may take.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other subjects.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Another seed, other subjects.")
+    ] = 0,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,

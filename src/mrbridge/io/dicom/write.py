@@ -34,6 +34,7 @@ from mrbridge.io.dicom.read import DicomHeader, read_series
 from mrbridge.io.dicom.series import find_series
 from mrbridge.io.safety import atomic_folder, sweep, write_json
 from mrbridge.io.transfer import fetch
+from mrbridge.json_text import parse_json
 from mrbridge.volume import Volume
 
 REPORT = "report.json"
@@ -150,7 +151,7 @@ def must_be_ours(folder: Path) -> None:
         return
     fetch(folder / REPORT)
     try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        report = parse_json((folder / REPORT).read_text(encoding="utf-8"))
         ours = report["SyntheticData"] is True and "series" in report
     except (OSError, ValueError, KeyError, TypeError):
         ours = False

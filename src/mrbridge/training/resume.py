@@ -1,0 +1,103 @@
+"""What a run must have kept, and what may change, for a later session to go on with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from mrbridge.errors import MrbridgeWarning, SettingsError
+from mrbridge.preparation.store import Store
+from mrbridge.settings import read_yaml
+from mrbridge.training.settings import TrainSettings
+
+RESUMABLE = (
+    "epochs",
+    "minutes",
+    "stop_after_epochs",
+    "validate_every",
+    "compile",
+    "guard",
+    "patience",
+)
+"""What may change when a run is resumed; anything else would make it another run."""
+
+
+def resumed_settings(run: Path, changes: dict[str, Any]) -> TrainSettings:
+    """The settings of a run, with changes that it can take.
+
+    Raises:
+        SettingsError: the run has none, or a change would make it another run.
+    """
+    path = run / "settings.yaml"
+    kept = TrainSettings.build(read_yaml(path), origin=path)
+    wanted = kept.changed({"stop_after_epochs": None} | changes)
+    fixed = [
+        key
+        for key in TrainSettings.model_fields
+        if key not in RESUMABLE and getattr(wanted, key) != getattr(kept, key)
+    ]
+    if fixed:
+        raise SettingsError(
+            f"a resumed run keeps its {', '.join(sorted(fixed))}",
+            path=run,
+            remedy=f"Only {', '.join(RESUMABLE)} may change; start a new run for the rest.",
+        )
+    return wanted
+
+
+def check_count(state: dict[str, Any], count: int, run: Path) -> None:
+    """Refuse to go on with another number of processes: it would be another training.
+
+    Raises:
+        SettingsError: it is another number.
+    """
+    before = state.get("processes", 1)
+    if before != count:
+        raise SettingsError(
+            f"this run was trained by {before} processes together, not by {count}",
+            path=run,
+            remedy=f"Go on with --devices {before}, or with as many processes of torchrun.",
+        )
+
+
+def identity(store: Store) -> dict[str, Any]:
+    """What tells one store's data from another's, wherever it lies: for a checkpoint."""
+    prepared = store.manifest.settings
+    scans = [(one.contrast, one.data_sha256, one.segments) for one in store.records()]
+    return {
+        "contrasts": [prepared.source, prepared.target],
+        "standard": prepared.standard.model_dump(mode="json"),
+        "scans": hashlib.sha256(json.dumps(scans).encode()).hexdigest(),
+    }
+
+
+def check_data(state: dict[str, Any], store: Store, run: Path) -> None:
+    """Refuse data of another kind than a run was trained on; say where it holds other scans.
+
+    Raises:
+        SettingsError: other contrasts, or scans that were prepared in another way: the weights
+            would stand for something else than the bundle says.
+    """
+    before, now = state["keeper"].get("data"), identity(store)
+    if before is None:
+        return
+    remedy = "Name the run's own store, or start a new run with --from this one."
+    if before["contrasts"] != now["contrasts"]:
+        was, is_now = (" to ".join(one["contrasts"]) for one in (before, now))
+        raise SettingsError(f"this run translates {was}, not {is_now}", path=run, remedy=remedy)
+    if before["standard"] != now["standard"]:
+        raise SettingsError(
+            "this run was trained on scans that were prepared in another way",
+            path=run,
+            remedy=remedy,
+        )
+    if before["scans"] != now["scans"]:
+        warnings.warn(
+            f"{run}: the store holds other scans than this run was trained on; it goes on with "
+            "these",
+            MrbridgeWarning,
+            stacklevel=2,
+        )
