@@ -62,7 +62,7 @@ def figure(results: Path, path: Path) -> None:
             for arm, points in curves.items():
                 minutes, heights = zip(*((p[0], p[score]) for p in points), strict=True)
                 axis.plot(minutes, heights, ".-", color=colours[arm], label=arm)
-            axis.set(xlabel="minutes on one thread", ylabel=f"{unit}, mean of both directions")
+            axis.set(xlabel="minutes of training", ylabel=f"{unit}, mean of both directions")
             axis.set_title(name, fontsize="medium", loc="left")
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)

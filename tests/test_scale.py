@@ -32,6 +32,12 @@ def work(number: int) -> int:
     return number * number
 
 
+def hungry(number: int) -> int:
+    if number == 1:
+        raise MemoryError
+    return number
+
+
 class Array:
     """A result that weak references can watch."""
 
@@ -198,3 +204,11 @@ if __name__ == "__main__":
         return not any(is_alive(pid) for pid in pids)
 
     assert eventually(ended)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_needs_too_much_memory_does_not_stop_the_others(workers: int) -> None:
+    told = [result for _, result in map_scans(hungry, [0, 1, 2], workers=workers, label="x")]
+    assert [told[0], told[2]] == [0, 2]
+    assert isinstance(told[1], MrbridgeError)
+    assert "more memory than there is" in str(told[1])

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -30,7 +31,10 @@ said = Verbosity()
 
 
 def set_up() -> None:
-    """Log and warn on standard error."""
+    """Log and warn on standard error; nothing that is said fails for want of a character."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     handler = _ToStderr()
     handler.setFormatter(_OneLine())
     logger = logging.getLogger("mrbridge")

@@ -41,11 +41,16 @@ class KnowingTranslator:
     """Makes the true other contrast, with as much noise as wanted."""
 
     def __init__(self, noise: float = 0.0) -> None:
-        self.bundle = SimpleNamespace(source="T1w", target="T2w", hash="ab" * 32)
+        self.bundle = SimpleNamespace(
+            source="T1w",
+            target="T2w",
+            hash="ab" * 32,
+            manifest=SimpleNamespace(standard=SimpleNamespace(brain="none")),
+        )
         self.noise = noise
         self.calls: list[str] = []
 
-    def translate(self, volume: Volume, to: str) -> Volume:
+    def translate(self, volume: Volume, to: str, *, mask: Volume | None = None) -> Volume:
         self.calls.append(to)
         known = volume.voxels
         made = t2w_of(known) if to == "T2w" else (1100 + field(known.shape) - known) / 0.8
@@ -57,7 +62,7 @@ class KnowingTranslator:
 class CopyingTranslator(KnowingTranslator):
     """Returns its input."""
 
-    def translate(self, volume: Volume, to: str) -> Volume:
+    def translate(self, volume: Volume, to: str, *, mask: Volume | None = None) -> Volume:
         return replace(volume, contrast=to, synthetic=True)
 
 

@@ -108,6 +108,25 @@ class TestPairs:
         unasked = evaluate(world.Knowing(), bids, out=tmp_path / "b", settings=QUICK)
         assert unasked.cases[0].found["T1w_to_T2w"].voxels > half.sum()
 
+    def test_a_model_of_masked_brains_gets_the_masks(self, bids, world, tmp_path):
+        for number in (1, 2, 3):
+            folder = bids / f"sub-0{number}" / "anat"
+            world.save(world.inside(), folder / f"sub-0{number}_desc-brain_mask.nii.gz")
+        seen = []
+
+        class Masked(world.Knowing):
+            def translate(self, volume, to, *, mask=None):
+                seen.append(mask.voxels.sum())
+                return super().translate(volume, to)
+
+        model = Masked()
+        model.bundle.manifest.standard = StandardSettings(brain="mask")
+        settings = QUICK.changed({"cycle": True})
+        result = evaluate(model, bids, out=tmp_path / "out", settings=settings)
+        assert len(result.cases) == 3
+        assert len(seen) == 3 * 2 * 3  # there, back, and back with noise
+        assert set(seen) == {world.inside().sum()}
+
     def test_figures_of_an_earlier_evaluation_go_and_other_files_stay(self, bids, world, tmp_path):
         old = tmp_path / "out" / "figures" / "sub-99_T1w_to_T2w_slices.png"
         kept = old.with_name("mine.png")

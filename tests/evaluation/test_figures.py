@@ -78,7 +78,7 @@ class TestJointHistogram:
 def test_by_case_and_by_slice_are_drawn(number, tmp_path):
     values = list(np.linspace(0.1, 0.9, number))
     scores = {m: {"psnr": values, "ssim": values} for m in ("model", "floor", "copy")}
-    figures.draw_by_case([f"sub-{k}" for k in range(number)], scores, tmp_path / "a.png")
+    figures.draw_by_case([f"${k}_{{$" for k in range(number)], scores, tmp_path / "a.png")
     figures.draw_by_slice(list(range(number)), scores, tmp_path / "b.png")
     for name in ("a.png", "b.png"):
         with Image.open(tmp_path / name) as image:

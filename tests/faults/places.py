@@ -68,6 +68,13 @@ def over_its_source(workshop: Workshop) -> Said:
 
 
 @fault("whole")
+def over_an_acquired_scan(workshop: Workshop) -> Said:
+    """A result in the place of a scan that was acquired"""
+    put(*stored(), name="sub-01_T2w.nii.gz")
+    return workshop.refuses(put(*stored()), out="sub-01_T2w.nii.gz")
+
+
+@fault("whole")
 def foreign_store(workshop: Workshop) -> Said:
     """A store where something else lies"""
     for contrast in ("T1w", "T2w"):

@@ -53,6 +53,14 @@ def same_place(path: Path, out: str = "out.nii.gz") -> None:
 
 
 @fault("damage")
+def metres(workshop: Workshop) -> Said:
+    """A header that calls its millimetres metres"""
+    header, voxels = stored()
+    header.set_xyzt_units("meter")
+    return workshop.refuses(put(header, voxels))
+
+
+@fault("damage")
 def truncated(workshop: Workshop) -> Said:
     """A `.nii.gz` that was cut short"""
     path = put(*stored())

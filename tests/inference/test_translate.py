@@ -76,6 +76,25 @@ class TestObjects:
             translate(tiny_bundle, made, device="cpu")
         translate(tiny_bundle, made, device="cpu", force=True)
 
+    def test_names_in_the_header_do_not_come_along(
+        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
+        image = nib.load(scan)
+        text = b"Patient: Doe^John"
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", text))
+        for field in ("db_name", "aux_file", "intent_name"):
+            image.header[field] = b"Doe^John"
+        image.header["cal_max"] = 120
+        nib.save(image, tmp_path / "named_T1w.nii")
+        made = translate(tiny_bundle, image, device="cpu")
+        nib.save(made, tmp_path / "object.nii")
+        translate(tiny_bundle, tmp_path / "named_T1w.nii", tmp_path / "file.nii", device="cpu")
+        assert b"Doe" in (tmp_path / "named_T1w.nii").read_bytes()
+        for name in ("object.nii", "file.nii"):
+            assert b"Doe" not in (tmp_path / name).read_bytes()
+            assert nib.load(tmp_path / name).header["cal_max"] == 0
+        assert image.header["cal_max"] == 120
+
     def test_what_is_not_finite_is_replaced(self, tiny_bundle: Bundle, scan: Path) -> None:
         volume = io.read(scan)
         voxels = volume.voxels.astype(np.float32)
@@ -89,6 +108,14 @@ class TestObjects:
                 made = translate(tiny_bundle, kind, device="cpu")
             values = made.voxels if isinstance(made, Volume) else np.asarray(made.dataobj)
             assert np.isfinite(values).all()
+
+    @pytest.mark.parametrize("value", [0.0, np.nan])
+    def test_an_affine_without_inverse(self, tiny_bundle: Bundle, scan: Path, value: float) -> None:
+        affine = np.diag([1.0, 1.0, value, 1.0])
+        voxels = io.read(scan).voxels
+        for kind in ((voxels, affine), nib.spatialimages.SpatialImage(voxels, affine)):
+            with pytest.raises(InputError, match="no inverse"):
+                translate(tiny_bundle, kind, device="cpu")
 
     def test_four_axes(self, tiny_bundle: Bundle, scan: Path) -> None:
         volume = io.read(scan)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.bids import FoundScans, find_scans, is_bids
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -166,3 +166,39 @@ def test_real_folders(name: str, count: int, subjects: set[str | None]) -> None:
     assert len(found.scans) == count
     assert {scan.subject for scan in found.scans} == subjects
     assert {scan.contrast for scan in found.scans} == {"T1w", "T2w"}
+
+
+def test_number_one_of_two_sites_is_two_people(tmp_path: Path) -> None:
+    one = [f"T{n}/001/a_T{n}.nii.gz" for n in (1, 2)]
+    make(tmp_path / "one", *one, "T1/train/anat/001/b_T1.nii.gz")
+    found = find_scans(tmp_path / "one")  # contrasts and splits are no places of their own
+    assert {scan.subject for scan in found.scans} == {"001"}
+    sites = [f"{site}/001/{contrast}.nii.gz" for site in "AB" for contrast in ("T1", "T2")]
+    make(tmp_path / "two", *sites, "A/002/T1.nii.gz", "sub-001_T1w.nii.gz")
+    with pytest.warns(MrbridgeWarning, match=r"1 names .* several people: A/001, B/001"):
+        found = find_scans(tmp_path / "two")
+    subjects = [(scan.subject, scan.contrast) for scan in found.scans]
+    assert sorted(subjects) == [
+        ("001", "T1w"),
+        ("002", "T1w"),
+        ("A_001", "T1w"),
+        ("A_001", "T2w"),
+        ("B_001", "T1w"),
+        ("B_001", "T2w"),
+    ]
+
+
+def test_a_quotation_mark_in_a_participants_table_is_a_character(tmp_path: Path) -> None:
+    make(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii.gz")
+    (tmp_path / "participants.tsv").write_text(
+        'participant_id\tnote\tsplit\nsub-01\t"left early\ttest\nsub-02\t\tval\n'
+    )
+    assert [scan.split for scan in find_scans(tmp_path).scans] == ["test", "val"]
+
+
+def test_a_cell_without_end_is_told(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(
+        'subject,session,contrast,path\n1,,T1w,"' + "x" * 200_000 + "\n"
+    )
+    with pytest.raises(InputError, match=r"table\.csv: is no table"):
+        find_scans(tmp_path / "table.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from mrbridge.errors import InputError
 from mrbridge.preparation.geometry import fit_size, from_slices, size_multiple, to_slices
 from mrbridge.volume import Volume
 
@@ -213,3 +215,12 @@ def test_shrinking_does_not_alias() -> None:
     voxels[::2] = 1
     slices, _ = to_slices(Volume(voxels, np.diag([0.35, 0.35, 3, 1.0])), 1.0)
     assert np.abs(slices[0, :, 3:-3] - 0.5).max() < 0.05
+
+
+@pytest.mark.parametrize("step", [1e-3, 1e3])
+def test_metres_and_micrometres_taken_for_millimetres_are_refused(step: float) -> None:
+    volume = random_volume((40, 48, 3), np.diag([step, step, step, 1]))
+    told = re.escape(f"slices would be {48 * step:.3g} x {40 * step:.3g} mm")
+    with pytest.raises(InputError, match=told):
+        to_slices(volume, 1.0)
+    assert to_slices(volume, None)[0].shape == (3, 48, 40)  # where nothing is resampled, it works

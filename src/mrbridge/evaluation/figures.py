@@ -157,6 +157,8 @@ def draw_by_case(
     first = figure.axes[0]
     step = max(1, len(names) // 40)
     first.set_yticks(places[::step], [names[k] for k in places[::step]])
+    for text in first.get_yticklabels():
+        text.set_parse_math(False)  # a name may hold any character
     first.set_ylim(len(names) - 0.5, -0.5)
     handles, labels = first.get_legend_handles_labels() if len(scores) > 1 else ([], [])
     figure.legend(

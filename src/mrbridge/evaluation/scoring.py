@@ -25,6 +25,7 @@ from mrbridge.evaluation.placing import (
 )
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.metrics import MonotoneMapping, Scores
+from mrbridge.preparation.brain import mask_beside
 from mrbridge.preparation.intensity import foreground_mask
 from mrbridge.volume import Volume
 
@@ -38,8 +39,8 @@ class TranslatorLike(Protocol):
 
     bundle: Any
 
-    def translate(self, volume: Volume, to: str) -> Volume:
-        """The scan in the contrast `to`, on its own grid."""
+    def translate(self, volume: Volume, to: str, *, mask: Volume | None = None) -> Volume:
+        """The scan in the contrast `to`, on its own grid; `mask` shows a wanted brain."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def score_case(job: Job) -> dict[str, Found]:
     for direction in job.directions:
         paired = direction.target in scans.volumes
         inside = scans.masks[direction.target if paired else str(direction.source)]
-        volume = scans.synthetic or _translated(translator, scans, direction)
+        volume = scans.synthetic or _translated(translator, job.case, scans, direction)
         images = {"model": scans.stack_of(volume, direction.source)}
         if direction.source is not None:
             source = scans.stacks[direction.source]
@@ -190,11 +191,20 @@ def score_case(job: Job) -> dict[str, Found]:
 
 
 def _translated(
-    translator: TranslatorLike | None, scans: PlacedScans, direction: Direction
+    translator: TranslatorLike | None, case: Case, scans: PlacedScans, direction: Direction
 ) -> Volume:
     if translator is None or direction.source is None:
         raise InputError("there is neither a synthesis nor a model to make one")
-    return translator.translate(scans.volumes[direction.source], direction.target)
+    mask = _mask(translator, case, direction.source)
+    return translator.translate(scans.volumes[direction.source], direction.target, mask=mask)
+
+
+def _mask(translator: TranslatorLike, case: Case, contrast: str) -> Volume | None:
+    """The brain mask that lies beside a scan, where the model was trained on brains so masked."""
+    standard = translator.bundle.manifest.standard
+    if standard.brain != "mask":
+        return None
+    return mask_beside(case.images[contrast], standard.brain_mask)
 
 
 def _floor(mapping: MonotoneMapping, source: Stack, inside: Mask, job: Job) -> Stack:
@@ -275,7 +285,10 @@ def _cycle(
     # Exact zeros are no tissue: noise there would change what counts as foreground.
     noisy = np.where(made.voxels == 0, 0, made.voxels + np.float32(strength) * noise)
     starts = {"cycle": made, "noisy": replace(made, voxels=noisy)}
-    returned = {name: translator.translate(start, contrast) for name, start in starts.items()}
+    mask = _mask(translator, job.case, contrast)  # the synthesis lies on the source's grid
+    returned = {
+        name: translator.translate(start, contrast, mask=mask) for name, start in starts.items()
+    }
     return {
         name: metrics.scores(source, scans.stack_of(volume, contrast), inside)
         for name, volume in returned.items()

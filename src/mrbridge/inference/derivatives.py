@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from mrbridge import __version__
-from mrbridge.errors import MrbridgeError, OutputError
+from mrbridge.errors import OutputError
+from mrbridge.inference.outputs import is_ours
 from mrbridge.inference.synthesis import sidecar_path
-from mrbridge.io import is_readable, read
+from mrbridge.io import is_readable
 from mrbridge.io.bids_metadata import DESCRIPTION, read_description
 from mrbridge.io.names import BIDS_VERSION
 from mrbridge.io.safety import sha256_of, write_json, write_text
@@ -147,7 +148,7 @@ def difference(output: Path, made_of: dict[str, Any]) -> str | None:
         return None
     told = _fingerprint_in(sidecar_path(output))
     if told is None:  # killed between image and sidecar, or not ours
-        return None if _is_marked(output) else "by another program"
+        return None if is_ours(output) else "by another program"
     if told.get("SHA256") != sha256_of(output):
         return "and was changed since it was made"
     names = {"Source": "of another source file", "Model": "by another model"}
@@ -171,15 +172,6 @@ def _fingerprint_in(sidecar: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return told if isinstance(told, dict) else None
-
-
-def _is_marked(output: Path) -> bool:
-    """Whether an image says of itself that mrbridge made it."""
-    try:
-        scan = read(output)
-    except MrbridgeError:
-        return False
-    return scan.synthetic and b"mrbridge" in scan.header["descrip"].item()
 
 
 def _links(description: dict[str, Any]) -> dict[str, Any]:

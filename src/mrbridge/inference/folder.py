@@ -12,7 +12,9 @@ from mrbridge import __version__
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
 from mrbridge.inference.data_set import SLOW_IMPORTS
 from mrbridge.inference.job import Job, SentJob, Translation, translate_file
+from mrbridge.inference.synthesis import sidecar_path
 from mrbridge.io import FORMATS, is_readable
+from mrbridge.io.formats import is_picture
 from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.scale import Workers, map_scans
@@ -36,13 +38,14 @@ def translate_folder(job: Job, folder: Path, out: Path, workers: Workers) -> lis
         )
     chosen, ignored = _choose(job, folder, out)
     items: list[_Item] = []
-    taken: set[Path] = set()
+    taken: set[Path] = set()  # sidecars: those of `a.nii` and `a.nii.gz` are one
     for path in chosen:
         known = _contrast_below(folder, path)
         to = job.contrast_of(known)
         output = out / path.relative_to(folder).parent / _name(path, to)
-        items.append(_Item(path, output, known, to, output in taken))
-        taken.add(output)
+        place = output if is_picture(output) else sidecar_path(output)
+        items.append(_Item(path, output, known, to, place in taken))
+        taken.add(place)
     done: list[Translation] = []
     sent, workers = job.sent(workers)
     function = partial(_file_of_folder, sent)
@@ -87,10 +90,11 @@ def _file_of_folder(job: Job | SentJob, item: _Item) -> Translation:
 def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Which files of a folder to translate, and why not the others."""
     results = out.resolve()
+    below = folder.resolve() in results.parents  # else what is there may be what was named
     paths = [
         p
         for p in sorted((p for p in folder.rglob("*") if p.is_file()), key=natural_key)
-        if not p.resolve().is_relative_to(results)
+        if not (below and p.resolve().is_relative_to(results))
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     ]
     images = [p for p in paths if is_readable(p)]

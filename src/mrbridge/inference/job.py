@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from mrbridge.errors import InputError, OutputError, SettingsError
+from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference.engine import Elsewhere, Translator
 from mrbridge.inference.integers import Rounding, rounded
 from mrbridge.inference.objects import as_volume
+from mrbridge.inference.outputs import check_free
 from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import read, write
 from mrbridge.io.places import here
 from mrbridge.io.safety import write_json
-from mrbridge.preparation.brain import find_brain, mask_path
+from mrbridge.preparation.brain import find_brain, mask_beside
 from mrbridge.scale import Workers, stays_here
 from mrbridge.volume import Volume
 
@@ -113,11 +114,10 @@ def translate_file(job: Job, path: Path, output: Path, contrast: str | None = No
 
     Raises:
         InputError: it cannot be read, or is not fit to be translated.
-        OutputError: the output cannot be written, or would replace the file.
+        OutputError: the output cannot be written, or would replace what is no synthesis.
         SettingsError: a picture is wanted in another type of numbers.
     """
-    if output.resolve() == path.resolve():
-        raise OutputError("the output would replace its source", path=path, remedy="Name another.")
+    check_free(path, output)
     scan = read(path, volume=job.volume, assume=job.assume)
     scan = replace(scan, contrast=scan.contrast or contrast)
     synthesis = synthesise(job, scan, path)
@@ -174,5 +174,4 @@ def _mask(translator: Translator, path: Path | None) -> Volume | None:
     standard = translator.bundle.manifest.standard
     if standard.brain != "mask" or path is None or not path.is_file():
         return None
-    found = mask_path(path, standard.brain_mask)
-    return None if found is None else read(found)
+    return mask_beside(path, standard.brain_mask)

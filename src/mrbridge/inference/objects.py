@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.io.nifti import mark
 from mrbridge.lean_nibabel import SpatialImage
 from mrbridge.volume import Volume
 
@@ -33,6 +34,7 @@ def as_volume(image: Any, index: int | None = None) -> Volume:
     if isinstance(image, SpatialImage):
         if image.affine is None:
             raise InputError("the image has no affine", remedy="Give it one.")
+        _check_affine(np.asarray(image.affine, np.float64))
         voxels = _three_axes(np.asanyarray(image.dataobj), index)
         marked = "descrip" in image.header and _says_synthetic(image.header["descrip"])
         return Volume(_finite(voxels), np.asarray(image.affine, np.float64), synthetic=marked)
@@ -40,6 +42,7 @@ def as_volume(image: Any, index: int | None = None) -> Volume:
         voxels, affine = np.asarray(image[0]), np.asarray(image[1], np.float64)
         if affine.shape != (4, 4):
             raise InputError(f"the affine has shape {affine.shape}", remedy="Give one of (4, 4).")
+        _check_affine(affine)
         return Volume(_finite(_three_axes(voxels, index)), affine)
     raise InputError(
         f"a {type(image).__name__} is no scan",
@@ -53,9 +56,15 @@ def in_kind_of(image: Any, made: Volume, note: str) -> Any:
         return made
     header = image.header.copy()
     header.set_data_dtype(made.voxels.dtype)
-    if "descrip" in header:
-        header["descrip"] = note.encode("ascii", "replace")[:79]
+    mark(header, note)
+    if getattr(header, "extensions", None):
+        header.extensions = type(header.extensions)()  # they may name the patient
     return type(image)(made.voxels, image.affine, header)
+
+
+def _check_affine(affine: NDArray[np.float64]) -> None:
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        raise InputError("the affine has no inverse", remedy="Give the image's place in space.")
 
 
 def _three_axes(voxels: NDArray[Any], index: int | None) -> NDArray[Any]:

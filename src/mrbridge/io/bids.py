@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io import names
 from mrbridge.io.formats import FORMATS, is_dicom, is_picture, is_readable
 from mrbridge.io.names import BidsName, derivative_name, guess_contrast, parse_name
@@ -193,7 +196,35 @@ def _in_folder(root: Path, told: str | None) -> FoundScans:
         subject, session = names.guess_subject(relative, picture=is_picture(path))
         split = names.guess_split(relative)
         found.scans.append(Scan(path, subject, session, contrast, path.name, split))
-    return found
+    return FoundScans(_told_apart(found.scans, root), found.ignored)
+
+
+def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
+    """Scans whose subjects are called by all their folders where one name lies in several places:
+    number 1 of one site is not number 1 of another."""
+    places: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    own: dict[Path, tuple[str, ...]] = {}
+    for scan in scans:
+        folders = names.subject_folders(scan.path.relative_to(root))
+        if scan.subject is not None and folders and parse_name(scan.path) is None:
+            own[scan.path] = folders
+            places[scan.subject].add(folders)
+    several = sorted(subject for subject, found in places.items() if len(found) > 1)
+    if not several:
+        return list(scans)
+    example = ", ".join("/".join(folders) for folders in sorted(places[several[0]])[:2])
+    warnings.warn(
+        f"{root}: {len(several)} names of subjects lie in several folders, and are taken for "
+        f"several people: {example}",
+        MrbridgeWarning,
+        stacklevel=2,
+    )
+    return [
+        replace(scan, subject="_".join(own[scan.path]))
+        if scan.subject in several and scan.path in own
+        else scan
+        for scan in scans
+    ]
 
 
 def _in_table(table: Path) -> FoundScans:
@@ -231,8 +262,15 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         ) from None
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
+    # In BIDS, and in most tables with tabs, a quotation mark is a character like others.
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    lines = text.splitlines()
+    try:
+        table_rows = list(csv.DictReader(lines, delimiter=separator, quoting=quoting))
+    except csv.Error as error:
+        raise InputError(f"is no table ({error})", path=table, remedy="Check its quotes.") from None
     rows = []
-    for number, row in enumerate(csv.DictReader(text.splitlines(), delimiter=separator), start=2):
+    for number, row in enumerate(table_rows, start=2):
         clean = {
             key.strip().lower(): value.strip()
             for key, value in row.items()

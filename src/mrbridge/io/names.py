@@ -34,7 +34,14 @@ _TOKENS = {
 # Contrast agent, quantitative maps, T2*, and things drawn on a scan: not one of our contrasts.
 _OTHER = re.compile(
     r"^(t1|t2|pd)w?(post|c|ce|gd|gad|map|star|starw|s|km)$|^(post|ce|gd|gad|postcontrast|star|"
-    r"map|mask|brainmask|seg|dseg|probseg|label|labels|lesion|lesions|brainmasks)$",
+    r"map|mask|brainmask|seg|dseg|probseg|label|labels|lesion|lesions|brainmasks|gado\w*|"
+    r"enhanced|enh)$",
+    re.IGNORECASE,
+)
+# The same in several words: T1+C, T1_C, T1 contrast; "no contrast" is none.
+_AGENT = re.compile(
+    r"t[12]w?[-_ +]+c(?![a-z0-9])|\+ ?(c|gd|gad)(?![a-z0-9])"
+    r"|(?<!no)(?<!non)(?<!pre)(?<!without)[-_ +]contrast(?![a-z0-9])",
     re.IGNORECASE,
 )
 _SESSION = re.compile(
@@ -138,6 +145,17 @@ def read_split(word: str) -> str | None:
     return _SPLITS.get(word.strip().lower())
 
 
+def subject_folders(relative: Path) -> tuple[str, ...]:
+    """The folders of a path that may name a subject or what is above it, such as a site: all that
+    name neither a contrast, a session, a split nor something that every data set has."""
+    return tuple(part for part in relative.parts[:-1] if _may_be_subject(part))
+
+
+def _may_be_subject(folder: str) -> bool:
+    named = folder.lower() in _PLAIN_FOLDERS or folder.lower() in _SPLITS
+    return not (named or _told_by(folder) is not None or _SESSION.match(folder))
+
+
 def guess_subject(relative: Path, *, picture: bool) -> tuple[str | None, str | None]:
     """Subject and session of a file, from its path relative to the folder that was given.
 
@@ -197,7 +215,7 @@ def _told_by(text: str) -> str | None:
         for contrast, known in _TOKENS.items()
         if any(word.lower() in known for word in words)
     }
-    if any(_OTHER.match(word) for word in words):
+    if _AGENT.search(text) or any(_OTHER.match(word) for word in words):
         return ""
     if said == {"FLAIR", "T2w"}:
         return "FLAIR"

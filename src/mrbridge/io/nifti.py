@@ -96,7 +96,7 @@ def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
     except HeaderDataError as error:
         raise OutputError(f"cannot be NIfTI ({error})", path=path) from None
     if synthetic_note is not None:
-        _mark(header, synthetic_note)
+        mark(header, synthetic_note)
     with atomic_path(path) as temporary:
         _save(header, voxels, temporary, compressed=suffix_of(path) == ".nii.gz")
         _, written = _load(temporary, None)
@@ -372,13 +372,16 @@ def _place(header: Any, affine: NDArray[np.float64]) -> None:
         header["qform_code"] = 0
 
 
-def _mark(header: Any, note: str) -> None:
-    """Write the note; drop what only held for the source: its names and its display window."""
-    header["descrip"] = note.encode("ascii", "replace")[:79]
-    for field in ("db_name", "aux_file"):
+def mark(header: Any, note: str) -> None:
+    """Write the note; drop what only held for the source: its names and its display window.
+
+    Fields that a header of another kind does not have are passed over.
+    """
+    values = {"descrip": note.encode("ascii", "replace")[:79], "cal_min": 0, "cal_max": 0}
+    values |= dict.fromkeys(("db_name", "aux_file", "intent_name"), b"")
+    for field, value in values.items():
         if field in header:  # NIfTI-2 has no db_name
-            header[field] = b""
-    header["cal_min"], header["cal_max"] = 0, 0
+            header[field] = value
 
 
 def _save(header: Any, voxels: NDArray[Any], path: Path, *, compressed: bool) -> None:

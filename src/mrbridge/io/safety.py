@@ -118,11 +118,13 @@ def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically.
 
+    Bytes of file names that are no text (surrogates, in Python) are written as escapes.
+
     Raises:
         OutputError: it cannot be written.
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: str | Path, value: Any) -> None:

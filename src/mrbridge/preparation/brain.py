@@ -151,6 +151,16 @@ def _brain_of_mask(volume: Volume, mask: Volume | None) -> NDArray[np.bool_]:
     return np.asarray(mask.voxels > 0)
 
 
+def mask_beside(scan: Path, pattern: str) -> Volume | None:
+    """The brain mask that `mask_path` finds, read; None where there is none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    found = mask_path(scan, pattern)
+    return None if found is None else read(found)
+
+
 def mask_path(scan: Path, pattern: str) -> Path | None:
     """The brain mask that belongs to a scan; None where there is none.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mrbridge.errors import InputError
 from mrbridge.lean_nibabel import (
     apply_orientation,
     axcodes2ornt,
@@ -25,6 +26,7 @@ from mrbridge.volume import Volume
 
 _AXES = ("S", "P", "L")
 _TOLERANCE = 0.01  # spacings that differ by less are the same: no interpolation for nothing
+_SMALLEST_MM, _LARGEST_MM = 2.0, 2000.0  # no slice of a head, with or without air, is beyond
 _BATCH = 64  # slices resampled at once, which bounds the memory
 
 
@@ -93,6 +95,9 @@ def to_slices(volume: Volume, spacing_mm: float | None) -> tuple[NDArray[np.floa
 
     Returns:
         Slices (slices, rows, columns), float32, and the grid for `from_slices`.
+
+    Raises:
+        InputError: it is to be resampled, and its slices cannot be of a head.
     """
     if volume.affine is None:
         slices = volume.voxels.transpose(2, 0, 1)
@@ -105,6 +110,8 @@ def to_slices(volume: Volume, spacing_mm: float | None) -> tuple[NDArray[np.floa
         affine = volume.affine @ inv_ornt_aff(ornt, volume.voxels.shape)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
     full = (slices.shape[0], slices.shape[1], slices.shape[2])
+    if spacing is not None and spacing_mm is not None:
+        _check_extent(full, spacing)
     values = np.ascontiguousarray(slices, dtype=np.float32)
     if spacing is None:
         return values, SliceGrid(transform, full, full, None, None)
@@ -153,6 +160,19 @@ def size_multiple(size: int, multiple: int) -> int:
 
 def _canonical() -> NDArray[np.float64]:
     return np.array([[0, 1], [1, 1], [2, 1]], float)
+
+
+def _check_extent(shape: tuple[int, int, int], spacing: NDArray[np.float64]) -> None:
+    """Refuse slices whose size in mm must be a mistake, such as metres taken for millimetres.
+
+    Resampling them would take all memory there is, or leave a single pixel.
+    """
+    extents = [size * float(step) for size, step in zip(shape[1:], spacing[1:], strict=True)]
+    if not _SMALLEST_MM <= max(extents) <= _LARGEST_MM:
+        raise InputError(
+            f"its slices would be {extents[0]:.3g} x {extents[1]:.3g} mm large",
+            remedy="Check the voxel size in its header, and the unit (xyzt_units of NIfTI).",
+        )
 
 
 def resampled_size(size: int, step: float, spacing_mm: float | None) -> int:

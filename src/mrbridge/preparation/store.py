@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from mrbridge.errors import StoreError, must_exist
 from mrbridge.io.names import series_name
 from mrbridge.io.places import here
-from mrbridge.io.safety import atomic_folder, write_text
+from mrbridge.io.safety import atomic_folder, write_json
 from mrbridge.io.transfer import fetch
 from mrbridge.json_text import parse_json
 from mrbridge.preparation.intensity import IntensityRecipe
@@ -325,7 +325,7 @@ def write_manifest(store: Path, manifest: Manifest) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    write_text(store / "manifest.json", manifest.model_dump_json(indent=1) + "\n")
+    write_json(store / "manifest.json", manifest.model_dump(mode="json"))
 
 
 def is_store(path: Path) -> bool:

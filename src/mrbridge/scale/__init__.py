@@ -8,7 +8,7 @@ from typing import Any
 
 from mrbridge import progress
 from mrbridge.errors import MrbridgeError
-from mrbridge.scale.calls import Item, Result
+from mrbridge.scale.calls import Item, Result, too_large
 
 Workers = int | str
 """Who does the work: that many processes, or a Dask cluster, named by its scheduler's address."""
@@ -86,6 +86,9 @@ def _here(
 ) -> Iterator[tuple[Item, Result | MrbridgeError]]:
     for item in items:
         try:
-            yield item, function(item)
+            result: Result | MrbridgeError = function(item)
         except MrbridgeError as error:
-            yield item, error
+            result = error
+        except MemoryError:
+            result = too_large()
+        yield item, result

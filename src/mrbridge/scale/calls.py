@@ -48,8 +48,17 @@ def call(function: Callable[[Item], Result], item: Item) -> Outcome[Result]:
             result = function(item)
         except MrbridgeError as error:
             result = error
+        except MemoryError:
+            result = too_large()
     warned = [str(w.message) for w in caught if issubclass(w.category, MrbridgeWarning)]
     return Outcome(result, tuple(warned), tuple(logged))
+
+
+def too_large() -> MrbridgeError:
+    """What comes of an item that asks for more memory than there is."""
+    return MrbridgeError(
+        "needs more memory than there is", remedy="Check the voxel sizes in its header."
+    )
 
 
 def killer(victims: str) -> Outcome[Any]:
