@@ -29,10 +29,10 @@ def test_values_are_taken() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rat": 1}, "did you mean 'rate'"),
-        ({"inner": {"epoch": 1}}, r"did you mean 'inner\.epochs'"),
-        ({"zzz": 1}, "there is no key 'zzz'"),
-        ({"inner": {"epochs": 0}}, r"'inner\.epochs' cannot be 0"),
+        ({"rat": 1}, r"did you mean 'rate'\?$"),
+        ({"inner": {"epoch": 1}}, r"did you mean 'inner\.epochs'\?$"),
+        ({"zzz": 1}, "there is no key 'zzz', nor one like it. Known keys: rate, inner.epochs.$"),
+        ({"inner": {"epochs": 0}}, r"'inner\.epochs' cannot be 0.* Choose another value\.$"),
         ({"rate": "fast"}, "'rate' cannot be 'fast'"),
     ],
 )
@@ -40,7 +40,6 @@ def test_problems_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message) as caught:
         Outer.build(values, origin="run.yaml")
     assert "run.yaml" in str(caught.value)
-    assert "Known keys: rate, inner.epochs" in str(caught.value)
 
 
 def test_settings_do_not_change() -> None:
@@ -73,7 +72,7 @@ def test_keys_of_a_field_that_is_one_of_several_kinds() -> None:
         Choice.build({"part": {"kind": "one", "feature": 3}})
     with pytest.raises(SettingsError, match=r"'part\.blocks' cannot be 0"):
         Choice.build({"part": {"kind": "two", "blocks": 0}})
-    with pytest.raises(SettingsError, match=r"no key 'part\.features'\. Known"):
+    with pytest.raises(SettingsError, match=r"no key 'part\.features', nor one like it\. Known"):
         Choice.build({"part": {"kind": "two", "features": 3}})
 
 
@@ -102,7 +101,7 @@ class Range(Settings):
 
 
 def test_values_that_do_not_go_together() -> None:
-    with pytest.raises(SettingsError, match=r"^low is above high\. Known keys: low, high\.$"):
+    with pytest.raises(SettingsError, match=r"^low is above high\. Choose another value\.$"):
         Range.build({"low": 3})
 
 

@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mrbridge.errors import SettingsError
 
+_OTHER_VALUE = "Choose another value."
+_NOT_NEAR = ", nor one like it"
+
 
 class Settings(BaseModel):
     """A frozen set of options that refuses keys it does not know."""
@@ -32,10 +35,11 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            problems = "; ".join(_in_words(cls, detail) for detail in error.errors())
-            raise SettingsError(
-                problems, path=origin, remedy=f"Known keys: {', '.join(known_keys(cls))}."
-            ) from None
+            problems = [_in_words(cls, detail) for detail in error.errors()]
+            remedy = "" if any("did you mean" in words for words in problems) else _OTHER_VALUE
+            if any(words.endswith(_NOT_NEAR) for words in problems):
+                remedy = f"Known keys: {', '.join(known_keys(cls))}."
+            raise SettingsError("; ".join(problems), path=origin, remedy=remedy) from None
 
     def changed(self, values: Mapping[str, Any], *, origin: str | Path | None = None) -> Self:
         """A copy in which the keys of `values` (nested mappings) replace the present ones."""
@@ -144,7 +148,7 @@ def _in_words(model: type[BaseModel], detail: Any) -> str:
     for known, cutoff in ((here, 0.8), (elsewhere, 0.8), (here, 0.5)):
         for near in difflib.get_close_matches(last, known, n=1, cutoff=cutoff):
             return f"there is no key '{key}', did you mean '{known[near]}'?"
-    return f"there is no key '{key}'"
+    return f"there is no key '{key}'{_NOT_NEAR}"
 
 
 def _is_called(model: type[BaseModel], kind: str) -> bool:
