@@ -116,8 +116,8 @@ class Keeper(pl.Callback):
         self.sums: dict[str, Tensor] = kept.get("sums", {})
         self.summed: int = kept.get("summed", 0)
         rows = kept.get("rows", [])
-        if rows and rows[-1]["step"] % steps_per_epoch:
-            rows = rows[:-1]  # a part of an epoch, which is now made whole
+        if state and rows and self.summed and rows[-1]["step"] == state["step"]:
+            rows = rows[:-1]  # the clock had cut this epoch, which is now made whole
         self.record = Record(run, rows)
         self.live = LiveView()
         self.finished = False
