@@ -195,16 +195,8 @@ def _translated(
 ) -> Volume:
     if translator is None or direction.source is None:
         raise InputError("there is neither a synthesis nor a model to make one")
-    mask = _mask(translator, case, direction.source)
+    mask = mask_beside(case.images[direction.source], translator.bundle.manifest.standard)
     return translator.translate(scans.volumes[direction.source], direction.target, mask=mask)
-
-
-def _mask(translator: TranslatorLike, case: Case, contrast: str) -> Volume | None:
-    """The brain mask that lies beside a scan, where the model was trained on brains so masked."""
-    standard = translator.bundle.manifest.standard
-    if standard.brain != "mask":
-        return None
-    return mask_beside(case.images[contrast], standard.brain_mask)
 
 
 def _floor(mapping: MonotoneMapping, source: Stack, inside: Mask, job: Job) -> Stack:
@@ -285,7 +277,8 @@ def _cycle(
     # Exact zeros are no tissue: noise there would change what counts as foreground.
     noisy = np.where(made.voxels == 0, 0, made.voxels + np.float32(strength) * noise)
     starts = {"cycle": made, "noisy": replace(made, voxels=noisy)}
-    mask = _mask(translator, job.case, contrast)  # the synthesis lies on the source's grid
+    # The synthesis lies on the source's grid.
+    mask = mask_beside(job.case.images[contrast], translator.bundle.manifest.standard)
     returned = {
         name: translator.translate(start, contrast, mask=mask) for name, start in starts.items()
     }

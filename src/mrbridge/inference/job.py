@@ -171,7 +171,6 @@ def reference_of(translator: Translator, match: Any) -> Volume:
 
 def _mask(translator: Translator, path: Path | None) -> Volume | None:
     """The brain mask that lies beside a scan, where the model was trained on brains so masked."""
-    standard = translator.bundle.manifest.standard
-    if standard.brain != "mask" or path is None or not path.is_file():
+    if path is None or not path.is_file():
         return None
-    return mask_beside(path, standard.brain_mask)
+    return mask_beside(path, translator.bundle.manifest.standard)

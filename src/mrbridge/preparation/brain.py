@@ -25,6 +25,7 @@ from mrbridge.preparation.brain_template import brain_by_template
 from mrbridge.preparation.geometry import from_slices, to_slices
 from mrbridge.preparation.intensity import blank_outside, foreground_mask
 from mrbridge.preparation.resample import grid_difference, resample
+from mrbridge.preparation.settings import StandardSettings
 from mrbridge.volume import Volume
 
 BrainKind = Literal["none", "auto", "hd-bet", "mask"]
@@ -151,13 +152,14 @@ def _brain_of_mask(volume: Volume, mask: Volume | None) -> NDArray[np.bool_]:
     return np.asarray(mask.voxels > 0)
 
 
-def mask_beside(scan: Path, pattern: str) -> Volume | None:
-    """The brain mask that `mask_path` finds, read; None where there is none.
+def mask_beside(scan: Path, standard: StandardSettings) -> Volume | None:
+    """The brain mask that belongs to a scan, where brains are to be masked; None where there is
+    none.
 
     Raises:
         InputError: it cannot be read.
     """
-    found = mask_path(scan, pattern)
+    found = mask_path(scan, standard.brain_mask) if standard.brain == "mask" else None
     return None if found is None else read(found)
 
 
