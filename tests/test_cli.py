@@ -203,8 +203,11 @@ class TestVerbs:
     ) -> None:
         root = shutil.copytree(bids_scans, tmp_path / "bids")
         (root / "sub-04" / "anat" / "sub-04_T1w.nii.gz").write_bytes(b"broken")
-        code, _, err = run("prepare", root, "-o", tmp_path / "store", "--json")
+        code, out, err = run("prepare", root, "-o", tmp_path / "store", "--json")
         assert code == 1
+        told = answer(out)
+        assert list(told["failed"]) == ["sub-04/anat/sub-04_T1w.nii.gz"]
+        assert told["T1w"]["train"] < told["T2w"]["train"]
         assert "1 of 8 scans failed" in err
         assert err.count("\n") == 1
         assert len(Store.open(tmp_path / "store").records()) == 7
@@ -280,7 +283,8 @@ class TestVerbs:
         common = ["-m", tiny_bundle.path, "--device", "cpu", "--json"]
         code, out, err = run("translate", *common, "-i", scan, "-o", out_file)
         assert (code, err) == (0, "")
-        assert answer(out) == {"outputs": [str(out_file)], "model": tiny_bundle.hash, "skipped": 0}
+        told = {"outputs": [str(out_file)], "model": tiny_bundle.hash, "skipped": 0, "failed": {}}
+        assert answer(out) == told
         assert io.read(out_file).synthetic
         code, _, err = run("translate", *common, "-i", out_file, "-o", tmp_path / "x.nii.gz")
         assert code == 2
@@ -359,13 +363,31 @@ class TestVerbs:
         self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
     ) -> None:
         root = shutil.copytree(bids_scans, tmp_path / "bids")
-        (root / "sub-03" / "anat" / "sub-03_T1w.nii.gz").write_bytes(b"broken")
-        code, _, err = run("translate", "-m", tiny_bundle.path, "-i", root, "-o", tmp_path / "out")
-        assert code == 1
+        bad = root / "sub-03" / "anat" / "sub-03_T1w.nii.gz"
+        bad.write_bytes(b"broken")
+        common = ("translate", "-m", tiny_bundle.path, "-i", root, "-o", tmp_path / "out")
+        code, out, err = run(*common)
+        assert (code, out) == (1, f"3 translated: {tmp_path / 'out'}\n")
         assert "Traceback" not in err
         assert "sub-03_T1w.nii.gz" in err
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert len(report["done"]) == 3
+        code, out, _ = run(*common, "--json", "-q")
+        told = answer(out)
+        assert (code, told["skipped"], len(told["outputs"])) == (1, 3, 3)
+        assert told["failed"] == {str(bad): "is too short for a NIfTI header"}
+
+    def test_evaluate_with_a_broken_scan(
+        self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
+    ) -> None:
+        root = shutil.copytree(bids_scans, tmp_path / "bids")
+        (root / "sub-03" / "anat" / "sub-03_T1w.nii.gz").write_bytes(b"broken")
+        common = ("evaluate", "-m", tiny_bundle.path, "--pairs", root, "-o", tmp_path / "out")
+        code, out, err = run(*common, "--device", "cpu", "--json", "-q")
+        told = answer(out)
+        assert (code, list(told["failed"])) == (1, ["sub-03"])
+        assert Path(told["report"]).is_file()
+        assert "1 of 4 cases could not be scored" in err
 
     def test_evaluate(self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None:
         real = bids_scans / "sub-01" / "anat" / "sub-01_T2w.nii.gz"

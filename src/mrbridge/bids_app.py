@@ -122,16 +122,16 @@ def bids_app(
     plan = Plan(bids_dir, output_dir, bundle, to, selection)
     states = Counter(state for _, state in check_data_set(plan))
     lacking = states.total() - states["done"]
+    answer(
+        {"table": str(output_dir / TABLE), "states": dict(states)},
+        f"{states['done']} of {states.total()} scans have their synthesis: {output_dir / TABLE}",
+    )
     if lacking:
         raise SomeScansFailed(
             f"{lacking} of {states.total()} scans have no synthesis by this model",
             path=output_dir / TABLE,
             remedy="It lists them; run the participant level.",
         )
-    answer(
-        {"table": str(output_dir / TABLE), "states": dict(states)},
-        f"{states['done']} scans have their synthesis: {output_dir / TABLE}",
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

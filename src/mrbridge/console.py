@@ -8,14 +8,17 @@ import math
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
-from mrbridge.errors import MrbridgeWarning
+from mrbridge.errors import MrbridgeWarning, SomeScansFailed
 from mrbridge.urls import shown
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -60,6 +63,17 @@ def answer(result: dict[str, Any], text: str) -> None:
         typer.echo(json.dumps(plain(result), allow_nan=False))
     elif not said.quiet:
         typer.echo(shown(text))
+
+
+def as_far_as_done(work: Callable[[], Result]) -> tuple[Result, SomeScansFailed | None]:
+    """What a batch has done, and the error if some of it failed.
+
+    Whoever asks gives the answer first, and raises the error then.
+    """
+    try:
+        return work(), None
+    except SomeScansFailed as error:
+        return error.result, error
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ The command line prints an error as one line on standard error and ends with its
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mrbridge.urls import is_url, shown
 
@@ -105,9 +106,21 @@ def must_be_new(folder: Path) -> None:
 
 
 class SomeScansFailed(MrbridgeError):
-    """Part of a batch could not be done; the rest is done."""
+    """Part of a batch could not be done; the rest is done.
+
+    Args:
+        what, path, remedy: as of every error.
+        result: what would have been returned without it: what is done. It does not cross to
+            another process.
+    """
 
     exit_code = 1
+
+    def __init__(
+        self, what: str, *, path: str | Path | None = None, remedy: str = "", result: Any = None
+    ) -> None:
+        super().__init__(what, path=path, remedy=remedy)
+        self.result = result
 
 
 class Interrupted(MrbridgeError):

@@ -187,6 +187,7 @@ class TestFaults:
         with pytest.raises(SomeScansFailed, match=r"sub-02: .*not on one grid") as caught:
             evaluate(world.Knowing(5), bids, out=tmp_path / "out", settings=never)
         assert caught.value.exit_code == 1
+        assert [scored.case.name for scored in caught.value.result.cases] == ["sub-01", "sub-03"]
         scores = json.loads((tmp_path / "out" / "scores.json").read_text())
         assert [case["case"] for case in scores["cases"]] == ["sub-01", "sub-03"]
         assert [failure["name"] for failure in scores["failures"]] == ["sub-02"]

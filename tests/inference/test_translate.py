@@ -342,6 +342,7 @@ class TestFolders:
         with pytest.raises(SomeScansFailed, match="1 of 4 scans failed") as caught:
             translate(tiny_bundle, root, tmp_path / "out", device="cpu")
         assert caught.value.exit_code == 1
+        assert [item.output is None for item in caught.value.result] == [False, True, False, False]
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         (failed,) = report["failed"]
         assert failed["source"] == "sub-02/anat/sub-02_T1w.nii.gz"

@@ -202,6 +202,7 @@ def test_a_bad_scan_does_not_stop_the_others(bids: Maker, tmp_path: Path, head: 
     assert caught.value.exit_code == 1
     assert "sub-02_T2w" in str(caught.value)
     store = Store.open(out)
+    assert caught.value.result.manifest == store.manifest
     assert len(store.records()) == 5
     told = {Path(f.name).name: f.reason for f in store.manifest.failures}
     assert "damaged" in told["sub-02_T2w.nii.gz"]

@@ -160,6 +160,7 @@ def evaluate(
             f"{len(failures)} of {len(cases)} cases could not be scored ({told})",
             path=out,
             remedy="The others are scored.",
+            result=result,
         )
     return result
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
-from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.errors import InputError, MrbridgeError, OutputError
 from mrbridge.inference.derivatives import (
     REPORT,
     check_place,
@@ -110,7 +110,6 @@ def translate_data_set(
     Raises:
         InputError: there is nothing to translate.
         OutputError: the derivatives cannot be written there.
-        SomeScansFailed: some failed; the others are written and the report tells.
     """
     check_place(plan.root, plan.out)
     found = _find(plan)
@@ -131,13 +130,6 @@ def translate_data_set(
         done.append(result)
     sweep(plan.out / REPORT.parent)
     write_json(plan.out / REPORT, _report(plan, done, found))
-    failed = [item for item in done if item.error]
-    if failed:
-        raise SomeScansFailed(
-            f"{len(failed)} of {len(done)} scans failed",
-            path=plan.out / REPORT,
-            remedy="It lists them.",
-        )
     return done
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__
-from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.errors import InputError, MrbridgeError, OutputError
 from mrbridge.inference.data_set import SLOW_IMPORTS
+from mrbridge.inference.derivatives import REPORT
 from mrbridge.inference.job import Job, SentJob, Translation, translate_file
 from mrbridge.inference.synthesis import sidecar_path
 from mrbridge.io import FORMATS, is_readable
@@ -28,7 +29,6 @@ def translate_folder(job: Job, folder: Path, out: Path, workers: Workers) -> lis
     Raises:
         InputError: it holds nothing to translate.
         OutputError: `out` is the folder itself, or the name of a file.
-        SomeScansFailed: the others are written, and `report.json` tells.
     """
     if out.resolve() == folder.resolve():
         raise OutputError("is the input itself", path=out, remedy="Name another output folder.")
@@ -57,14 +57,7 @@ def translate_folder(job: Job, folder: Path, out: Path, workers: Workers) -> lis
             model = job.translator.bundle.hash
             result = Translation(item.path, None, item.to, model, result.what)
         done.append(result)
-    failed = [item for item in done if item.error]
-    write_json(out / "report.json", _report(job, folder, out, done, ignored))
-    if failed:
-        raise SomeScansFailed(
-            f"{len(failed)} of {len(done)} scans failed",
-            path=out / "report.json",
-            remedy="It lists them.",
-        )
+    write_json(out / REPORT, _report(job, folder, out, done, ignored))
     return done
 
 

@@ -14,8 +14,10 @@ from mrbridge.errors import (
     InputError,
     OutputError,
     SettingsError,
+    SomeScansFailed,
 )
 from mrbridge.inference.data_set import Plan, translate_data_set
+from mrbridge.inference.derivatives import REPORT
 from mrbridge.inference.engine import Translator
 from mrbridge.inference.folder import output_file, translate_folder
 from mrbridge.inference.integers import check_number_type
@@ -107,6 +109,7 @@ def translate(
         SettingsError: an option has an impossible value, such as a contrast that the model does
             not make.
         SomeScansFailed: of a folder some failed; the others are written and `report.json` tells.
+            Its `result` is what is returned otherwise.
         BundleError: the model cannot be used.
     """
     if image is None:
@@ -130,7 +133,7 @@ def translate(
         if not dicom:
             _refuse_wishes(path, series, allow_gaps, form)
         if not dicom and path.is_dir() and is_bids(path):
-            return _data_set(job, path, out, selection, overwrite, workers)
+            return _all_of(_data_set(job, path, out, selection, overwrite, workers), out)
         if selection != Selection() or overwrite:
             raise SettingsError(
                 "participants, sessions, filters and overwriting are for BIDS data sets",
@@ -140,7 +143,7 @@ def translate(
         if dicom:
             return [_dicom(job, path, out, series, allow_gaps, form)]
         if path.is_dir():
-            return translate_folder(job, path, out, workers)
+            return _all_of(translate_folder(job, path, out, workers), out)
         return [translate_file(job, path, output_file(job, path, out))]
     scan = as_volume(image, volume)
     synthesis = synthesise(job, scan, None)
@@ -200,11 +203,25 @@ def _data_set(
             item.output,
             item.contrast,
             bundle.hash,
+            error=item.error,
             skipped=item.skipped,
             rounding=item.rounding,
         )
         for item in translate_data_set(plan, make, overwrite=overwrite, workers=workers)
     ]
+
+
+def _all_of(done: list[Translation], out: Path) -> list[Translation]:
+    """What was done of a folder, if none of it failed."""
+    failed = sum(item.error is not None for item in done)
+    if failed:
+        raise SomeScansFailed(
+            f"{failed} of {len(done)} scans failed",
+            path=out / REPORT,
+            remedy="It lists them.",
+            result=done,
+        )
+    return done
 
 
 def _make(job: Job | SentJob, path: Path, synthetic: bool) -> Synthesis:

@@ -95,6 +95,7 @@ def prepare(
         manifest = _standard_scale(manifest, out, {job.id: job for job in jobs})
     _remove_others(out, {record.id for record in manifest.records})
     write_manifest(out, manifest)
+    store = Store.open(out)
     if failures:
         told = "; ".join(f"{remark.name}: {remark.reason}" for remark in failures[:5])
         more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
@@ -103,8 +104,9 @@ def prepare(
             "without them",
             path=out,
             remedy="Mend or remove them, and run mrbridge prepare again.",
+            result=store,
         )
-    return Store.open(out)
+    return store
 
 
 def _find(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from mrbridge.console import answer, listen
-from mrbridge.errors import (
-    must_exist,
-)
+from mrbridge.console import answer, as_far_as_done, listen
+from mrbridge.errors import must_exist
 from mrbridge.models import locate, weights_file
 from mrbridge.options import (
     AllowGaps,
@@ -103,35 +101,42 @@ def translate(
     with quick_imports():
         from mrbridge.inference.translate import translate as run
 
-    done = run(
-        model,
-        image,
-        out,
-        to=to,
-        match=match,
-        device=device,
-        engine=engine,
-        planes=planes,
-        force=force,
-        volume=volume,
-        assume=assume,
-        dtype=dtype,
-        participants=participant_label or (),
-        sessions=session_label or (),
-        bids_filter=bids_filter_file,
-        overwrite=overwrite,
-        series=series,
-        allow_gaps=allow_gaps,
-        form=form,
-        workers=who_works(workers, dask),
+    done, failure = as_far_as_done(
+        lambda: run(
+            model,
+            image,
+            out,
+            to=to,
+            match=match,
+            device=device,
+            engine=engine,
+            planes=planes,
+            force=force,
+            volume=volume,
+            assume=assume,
+            dtype=dtype,
+            participants=participant_label or (),
+            sessions=session_label or (),
+            bids_filter=bids_filter_file,
+            overwrite=overwrite,
+            series=series,
+            allow_gaps=allow_gaps,
+            form=form,
+            workers=who_works(workers, dask),
+        )
     )
-    outputs = [str(item.output) for item in done]
+    outputs = [str(item.output) for item in done if item.output is not None]
+    failed = {str(item.source): item.error for item in done if item.error}
     skipped = sum(item.skipped for item in done)
-    told: dict[str, Any] = {"outputs": outputs, "model": done[0].model, "skipped": skipped}
     words = f"{len(outputs) - skipped} translated"
     if skipped:
         words += f", {skipped} skipped that were done already"
-    answer(told, f"{words}: {outputs[0] if len(outputs) == 1 else out}")
+    answer(
+        {"outputs": outputs, "model": done[0].model, "skipped": skipped, "failed": failed},
+        f"{words}: {outputs[0] if len(outputs) == 1 else out}",
+    )
+    if failure:
+        raise failure
 
 
 def evaluate(
@@ -172,22 +177,27 @@ def evaluate(
     with quick_imports():
         from mrbridge.evaluation.evaluate import evaluate as run
 
-    result = run(
-        model=model,
-        pairs=pairs,
-        real=real,
-        synthetic=synthetic,
-        mask=mask,
-        out=out,
-        settings=settings,
-        device=device,
-        workers=who_works(workers, dask),
+    result, failure = as_far_as_done(
+        lambda: run(
+            model=model,
+            pairs=pairs,
+            real=real,
+            synthetic=synthetic,
+            mask=mask,
+            out=out,
+            settings=settings,
+            device=device,
+            workers=who_works(workers, dask),
+        )
     )
     answer(
         {
             "report": str(out / "report.html"),
             "model": result.model_sha256,
             "summary": result.summary,
+            "failed": dict(result.failures),
         },
         f"The report: {out / 'report.html'}",
     )
+    if failure:
+        raise failure

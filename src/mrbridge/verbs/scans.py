@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mrbridge.console import answer, listen
+from mrbridge.console import answer, as_far_as_done, listen
 from mrbridge.errors import (
     must_be_new,
     must_exist,
@@ -161,8 +161,13 @@ def prepare(
 
     settings = PrepareSettings().changed(changes)
     paths = source_paths[0] if len(source_paths) == 1 else source_paths
-    store = run(paths, out, settings, workers=crew)
-    told: dict[str, Any] = {"path": str(store.path), "ignored": len(store.manifest.ignored)}
+    store, failure = as_far_as_done(lambda: run(paths, out, settings, workers=crew))
+    manifest = store.manifest
+    told: dict[str, Any] = {
+        "path": str(store.path),
+        "ignored": len(manifest.ignored),
+        "failed": {remark.name: remark.reason for remark in manifest.failures},
+    }
     for contrast in (settings.source, settings.target):
         told[contrast] = {
             split: sum(
@@ -180,6 +185,8 @@ def prepare(
     )
     words += f"; {_spread_of(told['subjects'])}"
     answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
+    if failure:
+        raise failure
 
 
 def _spread_of(counts: dict[str, dict[str, int]]) -> str:
