@@ -64,6 +64,18 @@ def test_sixteen_bit_however_stored(mode: str, tmp_path: Path) -> None:
         assert back.header.depth == 16
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_whose_white_is_zero(dtype: type, tmp_path: Path) -> None:
+    top = np.iinfo(dtype).max
+    pixels = (np.arange(20).reshape(4, 5) * (top // 30)).astype(dtype)
+    path = tmp_path / "white_is_zero.tif"
+    # Pillow turns pixels of 8 bit over when it writes them so, those of 16 bit not.
+    stored = pixels if dtype == np.uint8 else top - pixels
+    Image.fromarray(stored).save(path, tiffinfo={262: 0})
+    assert (top - pixels).tobytes() in path.read_bytes(), "not stored so"
+    assert np.array_equal(io.read(path).voxels[:, :, 0], pixels)
+
+
 def test_a_grey_palette_becomes_grey(tmp_path: Path) -> None:
     image = Image.fromarray(GREY, "L").convert("P")
     image.save(tmp_path / "in.png")

@@ -20,6 +20,7 @@ from mrbridge.volume import Volume
 
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _DESCRIPTION = 270  # TIFF 6.0 and Exif: ImageDescription
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0: PhotometricInterpretation
 _CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 _PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"  # PNG 1.2, 4.1.4: with its CRC
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG 1.2, 4.1.1: samples of a pixel by colour type
@@ -194,7 +195,8 @@ def _grey(image: Image.Image, path: Path) -> tuple[str, NDArray[Any]]:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise InputError("is outside 0..65535", path=path, remedy="Save it with 16 bit.")
-        return "L", values.astype(np.uint16)
+        grey = values.astype(np.uint16)
+        return "L", ~grey if _white_is_zero(image) else grey
     palette = image.mode == "P"
     if palette:
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
@@ -209,6 +211,12 @@ def _grey(image: Image.Image, path: Path) -> tuple[str, NDArray[Any]]:
             "is in colour (its channels differ)", path=path, remedy="MR pictures must be grey."
         )
     return "L" if palette else image.mode, first.copy()
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    """Whether a TIFF's numbers grow towards black, which Pillow heeds in 8 bit alone."""
+    tags = getattr(image, "tag_v2", {})
+    return bool(tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
 
 
 def _note(image: Image.Image) -> str:
