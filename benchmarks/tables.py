@@ -130,6 +130,16 @@ def _translate_volume(line: Line) -> Rows:
     return rows
 
 
+_STAGES = (
+    *("imports", "opening", "reading", "standardising", "network", "faint", "writing"),
+    *("leaving", "others", "whole"),
+)
+
+
+def _stages(line: Line) -> Rows:
+    return [[stage, f"{line['seconds'][stage]:.2f}"] for stage in _STAGES]
+
+
 def _rounding(line: Line) -> Rows:
     ways = [line[name] for name in ("throughout", "kept")]
     cells = [f"{way['max_difference']:.4f} / {way['psnr']:.1f}" for way in ways]
@@ -182,6 +192,7 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
         ],
         _translate_volume,
     ),
+    "stages": (["stage", "s"], _stages),
     "rounding": (
         ["model", "scan", "slices", "faint", "bfloat16 throughout", "as translated"],
         _rounding,

@@ -68,10 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = options(__doc__, repeats=3)
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
-    parser.add_argument("--preset", default="unet", choices=list(PRESETS))
-    parser.add_argument("--model", type=Path, help="a run or bundle instead of an untrained one")
-    parser.add_argument("--planes", choices=get_args(Planes), help="instead of the model's")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    model_options(parser)
     parser.add_argument("--slices", type=int, default=16, help="of the stack that is timed")
     given = read(parser, arguments, engines=["torch"], repeats=1, warm_up=0, slices=4)
     with tempfile.TemporaryDirectory() as name:
@@ -79,17 +76,44 @@ def main(arguments: list[str] | None = None) -> None:
     report("translate_volume", given, figures)
 
 
-def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """All figures; models and scans are kept in `folder`."""
+def model_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command line say what translates, and how."""
+    parser.add_argument("--preset", default="unet", choices=list(PRESETS))
+    parser.add_argument("--model", type=Path, help="a run or bundle instead of an untrained one")
+    parser.add_argument("--planes", choices=get_args(Planes), help="instead of the model's")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+
+
+def head_and_model(folder: Path, given: argparse.Namespace) -> tuple[Path, Volume]:
+    """The model, and the scan, which is also written into `folder`, as the model may be."""
     model = given.model
     if model is None:
         model, size = folder / "bundle", QUICK_IMAGE if given.quick else 256
         untrained_bundle(model, settings_of(given.preset, size, given.quick, seed=given.seed))
     head = cropped(subject(given.seed, given.quick).t1w, SHAPE)
     io.write(head, folder / "head.nii.gz")
+    return model, head
+
+
+def translate_arguments(
+    model: Path, folder: Path, engine: str, given: argparse.Namespace
+) -> list[str]:
+    """The verb `translate` for the scan in `folder`, with its options."""
+    planes = () if given.planes is None else ("--planes", given.planes)
+    scans = ("-i", folder / "head.nii.gz", "-o", folder / f"{engine}.nii.gz")
+    how = ("--engine", engine, "--device", given.device, *planes)
+    return [str(word) for word in ("translate", "-q", "-m", model, *scans, *how)]
+
+
+def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """All figures; models and scans are kept in `folder`."""
+    model, head = head_and_model(folder, given)
     engines = [name for name in given.engines if _is_usable(name, given.device)]
     commands = {
-        name: partial(run_command, _command(model, folder, name, given)) for name in engines
+        name: partial(
+            run_command, mrbridge_command(*translate_arguments(model, folder, name, given))
+        )
+        for name in engines
     }
     # Before anything here uses the model: an engine exports it at its very first use.
     whole_commands = alternate_commands(commands, given.repeats, given.warm_up)
@@ -100,13 +124,6 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         figures["engines"][name]["command"] = told
     left_out = [name for name in given.engines if name not in engines]
     return {"shape": list(head.voxels.shape), "not_usable": left_out} | figures
-
-
-def _command(model: Path, folder: Path, engine: str, given: argparse.Namespace) -> list[str]:
-    scans = ("-i", folder / "head.nii.gz", "-o", folder / f"{engine}.nii.gz")
-    planes = () if given.planes is None else ("--planes", given.planes)
-    how = ("--engine", engine, "--device", given.device, *planes)
-    return mrbridge_command("translate", "-q", "-m", model, *scans, *how)
 
 
 def network_figures(

@@ -111,6 +111,16 @@ def test_parity(preset: str, losses: set[str], run_script: Run) -> None:
     assert all(seconds > 0 for each in told["seconds_a_step"].values() for seconds in each)
 
 
+def test_stages(run_script: Run) -> None:
+    (told,) = run_script("stages", "--quick")
+    seconds = told["seconds"]
+    whole = seconds.pop("whole")
+    assert all(seconds[stage] > 0 for stage in set(seconds) - {"faint", "others"})
+    assert seconds["faint"] >= 0
+    assert sum(seconds.values()) == pytest.approx(whole, abs=0.01)
+    assert -0.01 < seconds["others"] < 0.8 * whole
+
+
 def test_translate_volume(run_script: Run) -> None:
     (told,) = run_script("translate_volume", "--quick")
     assert told["floor_seconds"] > 0
