@@ -303,7 +303,7 @@ def test_faint_slices_are_computed_in_float32(tiny_bundle: Bundle) -> None:
     slices[:2] = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32))
     foreground = np.zeros(slices.shape, bool)
     foreground[0] = True
-    foreground[1, :1] = True  # 3 %
+    foreground[1, :1, :10] = True  # 1 %
     made = translator.translate_slices(slices, "T2w", foreground=foreground)
 
     engine = translator._engine_for("T2w")

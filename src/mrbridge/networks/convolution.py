@@ -33,8 +33,7 @@ _ENOUGH_PIXELS = 16 * 16
 _ENOUGH_CHANNELS = 64
 _ENOUGH_FEATURES = 128
 """Below them the maps cost what the products save: see docs/explanation/performance.md. Channels
-are those of the larger image, features those of the smaller one. Without gradients less is saved,
-and the scheme's rounding shows in the image that is kept: four times as many channels then."""
+are those of the larger image, features those of the smaller one."""
 
 
 class HalvingConvolution(nn.Module):
@@ -179,8 +178,9 @@ def _halving_scheme(
         return None
     if rows * columns < 4 * _ENOUGH_PIXELS or channels == 1:
         return Columns()
-    enough = _ENOUGH_CHANNELS if torch.is_grad_enabled() else 4 * _ENOUGH_CHANNELS
-    worth_it = channels >= enough and features >= _ENOUGH_FEATURES
+    # Without gradients it saves nothing, and its rounding would show in an image that is kept.
+    enough = channels >= _ENOUGH_CHANNELS and features >= _ENOUGH_FEATURES
+    worth_it = enough and torch.is_grad_enabled()
     return HalvingWinograd() if worth_it and not (rows % 4 or columns % 4) else None
 
 
