@@ -178,7 +178,7 @@ def _halving_scheme(
         return None
     if rows * columns < 4 * _ENOUGH_PIXELS or channels == 1:
         return Columns()
-    # Without gradients it saves nothing, and its rounding would show in an image that is kept.
+    # Without gradients it saves little, and its rounding would show in an image that is kept.
     enough = channels >= _ENOUGH_CHANNELS and features >= _ENOUGH_FEATURES
     worth_it = enough and torch.is_grad_enabled()
     return HalvingWinograd() if worth_it and not (rows % 4 or columns % 4) else None
