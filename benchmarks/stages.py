@@ -109,7 +109,8 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
 
     runs = in_turn({"command": once}, given.repeats, given.warm_up)["command"][given.warm_up :]
     medians = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
-    others = 2 * medians["whole"] - sum(medians.values())
+    told_of = sum(seconds for stage, seconds in medians.items() if stage != "whole")
+    others = medians["whole"] - told_of
     return {"shape": list(head.voxels.shape), "seconds": medians | {"others": others}}
 
 

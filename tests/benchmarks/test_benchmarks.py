@@ -114,11 +114,9 @@ def test_parity(preset: str, losses: set[str], run_script: Run) -> None:
 def test_stages(run_script: Run) -> None:
     (told,) = run_script("stages", "--quick")
     seconds = told["seconds"]
-    whole = seconds.pop("whole")
     assert all(seconds[stage] > 0 for stage in set(seconds) - {"faint", "others"})
     assert seconds["faint"] >= 0
-    assert sum(seconds.values()) == pytest.approx(whole, abs=0.01)
-    assert -0.01 < seconds["others"] < 0.8 * whole
+    assert -0.01 < seconds["others"] < 0.8 * seconds["whole"], "stages overlap, or tell too little"
 
 
 def test_translate_volume(run_script: Run) -> None:
