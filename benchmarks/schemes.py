@@ -21,6 +21,7 @@ from harness import alternate, options, read, report
 from layers import CPU, LAYERS
 from matrix_rate import QUICK_SIZE, Copy, MatrixProduct
 from mrbridge.hardware import keep_memory
+from mrbridge.networks.compiled_schemes import compiled_scheme
 from mrbridge.networks.schemes import HalvingWinograd
 
 
@@ -61,10 +62,10 @@ class Parts:
     """The products and the maps of one layer, told by its larger image."""
 
     def __init__(self, channels: int, size: int, features: int, images: int) -> None:
-        scheme = HalvingWinograd()
+        scheme = compiled_scheme(HalvingWinograd(), torch.bfloat16)
         larger, smaller = (images, size, size, channels), (images, size // 2, size // 2, features)
         image, result = torch.randn(larger).bfloat16(), torch.randn(smaller).bfloat16()
-        packed = scheme.pack(torch.randn(4, 4, channels, features)).bfloat16()
+        packed = scheme.pack(torch.randn(4, 4, channels, features), torch.bfloat16)
         expanded, spread = scheme.expand(image), scheme.spread(result)
         self._products: list[Callable[[], Tensor]] = [
             lambda: torch.bmm(expanded, packed),

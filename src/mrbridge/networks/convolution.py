@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from mrbridge.networks.compiled_schemes import compiled_scheme
 from mrbridge.networks.schemes import (
     Columns,
     HalvingWinograd,
@@ -115,12 +116,11 @@ class Convolution(nn.Module):
         n, _, rows, columns = x.shape
         features, _, kernel, _ = self.weight.shape
         scheme = self._scheme(x)
-        if kernel == 3 and (scheme is not None or self.padding == "reflect"):
-            mode = "constant" if self.padding == "zeros" else "reflect"
-            x = functional.pad(x, (1, 1, 1, 1), mode)
+        reflected = kernel == 3 and self.padding == "reflect"
+        if reflected:
+            x = functional.pad(x, (1, 1, 1, 1), "reflect")
         if scheme is None:
-            padded = self.padding == "reflect"
-            return functional.conv2d(x, self.weight, self.bias, padding=0 if padded else 1)
+            return functional.conv2d(x, self.weight, self.bias, padding=0 if reflected else 1)
         less = kernel - 3
         size = (n, rows - less, columns - less, features)
         return _with(self.bias, _apply(_Convolution, x, self.weight, scheme, size))
@@ -133,7 +133,9 @@ class Convolution(nn.Module):
         large = rows * columns >= _ENOUGH_PIXELS and min(features, channels) >= _ENOUGH_CHANNELS
         if not (_by_products(x) and large) or rows % block or columns % block:
             return None
-        return SmallWinograd() if kernel == 3 else SteadyWinograd()
+        if kernel == 4:
+            return SteadyWinograd()
+        return SmallWinograd(border=0 if self.padding == "reflect" else 1)
 
 
 @contextmanager
@@ -150,7 +152,7 @@ def unchanged_weights() -> Iterator[None]:
         _packed = outer
 
 
-_packed: dict[tuple[int, Scheme, torch.dtype, bool], Tensor] | None = None
+_packed: dict[tuple[int, Scheme, torch.dtype, bool], tuple[Tensor, _Owed]] | None = None
 
 
 def _weight(kernel: int, channels: int, features: int) -> nn.Parameter:
@@ -193,10 +195,12 @@ def _apply(
 ) -> Tensor:
     """The convolution of (n, channels, rows, columns), in the type that autocast asks for."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if weight.dtype == torch.float32:
+        scheme = compiled_scheme(scheme, dtype)
     with torch.autocast("cpu", enabled=False):
-        packed = _pack(weight, scheme, dtype)
+        packed, owed = _pack(weight, scheme, dtype)
         image = _channels_last(x.to(dtype).permute(0, 2, 3, 1))
-        result: Tensor = function.apply(image, packed, scheme, size)
+        result: Tensor = function.apply(image, packed, owed, scheme, size)
         return result.permute(0, 3, 1, 2)
 
 
@@ -205,15 +209,16 @@ def _channels_last(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _pack(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
+def _pack(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> tuple[Tensor, _Owed]:
     wants_gradient = weight.requires_grad and torch.is_grad_enabled()
     key = (id(weight), scheme, dtype, wants_gradient)
     if _packed is not None and key in _packed:
         return _packed[key]
-    packed: Tensor = _Pack.apply(weight, scheme, dtype)
+    owed = _Owed()
+    packed: Tensor = _Pack.apply(weight, scheme, dtype, owed)
     if _packed is not None:
-        _packed[key] = packed
-    return packed
+        _packed[key] = packed, owed
+    return packed, owed
 
 
 def _as_products_want(weight: Tensor) -> Tensor:
@@ -227,68 +232,115 @@ def _as_products_want(weight: Tensor) -> Tensor:
     return swapped.reshape(kernel, kernel, channels, features)
 
 
+class _Owed:
+    """The gradient of packed weights, as the calls on the way back find their parts of it.
+
+    A part is `left^T @ right`. Where the matrices are smaller than their product, they are kept,
+    and one product is made of those of all calls: to write large gradients takes longer than to
+    compute them. Autograd itself would add up as many products as there are calls.
+    """
+
+    def __init__(self) -> None:
+        self._task = -1
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._sum: Tensor | None = None
+
+    def add(self, left: Tensor, right: Tensor) -> None:
+        """Add a part: matrices (products, m, k) and (products, m, features)."""
+        task = torch._C._current_graph_task_id()
+        if task != self._task:  # what a backward pass left that did not ask for the weights
+            self._task, self._kept, self._sum = task, [], None
+        m, k, features = left.shape[1], left.shape[2], right.shape[2]
+        if m * (k + features) < k * features:
+            self._kept.append((left, right))
+        else:
+            self._add(torch.bmm(left.transpose(1, 2), right))
+
+    def total(self) -> Tensor:
+        """The sum, (products, k, features), which is then forgotten."""
+        if self._kept:
+            left, right = (torch.cat(parts, dim=1) for parts in zip(*self._kept, strict=True))
+            self._kept = []
+            self._add(torch.bmm(left.transpose(1, 2), right))
+        total, self._sum = self._sum, None
+        assert total is not None, "no call has come back"
+        return total
+
+    def _add(self, part: Tensor) -> None:
+        self._sum = part if self._sum is None else self._sum.add_(part)
+
+
 class _Pack(torch.autograd.Function):
-    """The weight as matrices; the gradients of all calls come back through here at once."""
+    """The weight as matrices; the gradients of all calls come back through here at once.
+
+    They do so in `owed`, and autograd, which waits for all calls that it goes back through, is
+    given none.
+    """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Tensor:
-        ctx.scheme = scheme
-        return scheme.pack(_as_products_want(weight)).to(dtype)
+    def forward(
+        ctx: Any, weight: Tensor, scheme: Scheme, dtype: torch.dtype, owed: _Owed
+    ) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.scheme, ctx.owed = scheme, owed
+        return scheme.pack(_as_products_want(weight), dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.scheme.unpack(gradient).permute(3, 2, 0, 1), None, None
+    def backward(ctx: Any, gradient: None) -> tuple[Tensor, None, None, None]:
+        return ctx.scheme.unpack(ctx.owed.total()).permute(3, 2, 0, 1), None, None, None
 
 
 class _Convolution(torch.autograd.Function):
     """collect(expand(x) @ packed)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, packed: Tensor, scheme: Scheme, size: Size) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, packed: Tensor, owed: _Owed, scheme: Scheme, size: Size
+    ) -> Tensor:
         expanded = scheme.expand(x)
-        ctx.scheme, ctx.size = scheme, x.shape
+        ctx.owed, ctx.scheme, ctx.size = owed, scheme, x.shape
         _keep(ctx, x, expanded, packed)
         return scheme.collect(torch.bmm(expanded, packed), size)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         kept, packed = ctx.saved_tensors
         scheme: Scheme = ctx.scheme
         spread = scheme.spread(_channels_last(gradient))
-        of_x = of_packed = None
+        of_x = None
         if ctx.needs_input_grad[0]:
             of_x = scheme.contract(torch.bmm(spread, packed.transpose(1, 2)), ctx.size)
         if ctx.needs_input_grad[1]:
-            expanded = kept if scheme.keeps_expanded else scheme.expand(kept)
-            of_packed = torch.bmm(expanded.transpose(1, 2), spread)
-        return of_x, of_packed, None, None
+            ctx.owed.add(kept if scheme.keeps_expanded else scheme.expand(kept), spread)
+        return of_x, None, None, None, None
 
 
 class _TransposedConvolution(torch.autograd.Function):
     """contract(spread(x) @ packed^T): the adjoint of `_Convolution`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, packed: Tensor, scheme: Scheme, size: Size) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, packed: Tensor, owed: _Owed, scheme: Scheme, size: Size
+    ) -> Tensor:
         spread = scheme.spread(x)
-        ctx.scheme, ctx.size = scheme, x.shape
+        ctx.owed, ctx.scheme, ctx.size = owed, scheme, x.shape
         _keep(ctx, x, spread, packed)
         return scheme.contract(torch.bmm(spread, packed.transpose(1, 2)), size)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         kept, packed = ctx.saved_tensors
         scheme: Scheme = ctx.scheme
         expanded = scheme.expand(_channels_last(gradient))
-        of_x = of_packed = None
+        of_x = None
         if ctx.needs_input_grad[0]:
             of_x = scheme.collect(torch.bmm(expanded, packed), ctx.size)
         if ctx.needs_input_grad[1]:
-            spread = kept if scheme.keeps_expanded else scheme.spread(kept)
-            of_packed = torch.bmm(expanded.transpose(1, 2), spread)
-        return of_x, of_packed, None, None
+            ctx.owed.add(expanded, kept if scheme.keeps_expanded else scheme.spread(kept))
+        return of_x, None, None, None, None
 
 
 def _keep(ctx: Any, image: Tensor, matrices: Tensor, packed: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mrbridge.errors import SizeError
 from mrbridge.networks.convolution import Convolution, HalvingConvolution
-from mrbridge.networks.norm import make_norm
+from mrbridge.networks.norm import norm_and_activation
 from mrbridge.settings import Settings
 
 
@@ -47,8 +47,7 @@ class PatchGAN(nn.Module):
                 HalvingConvolution(channels, width)
                 if block < settings.strided
                 else Convolution(channels, width, 4),
-                make_norm(norm, width),
-                nn.LeakyReLU(0.2, inplace=norm != "none"),
+                *norm_and_activation(norm, width, 0.2),
             ]
             channels, width = width, min(2 * width, 8 * settings.features)
         layers.append(nn.Conv2d(channels, 1, 4, padding=1))

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mrbridge.networks.convolution import Convolution, Padding
-from mrbridge.networks.norm import make_norm
+from mrbridge.networks.norm import norm_and_activation
 from mrbridge.networks.precision import precisely
 from mrbridge.networks.unet import check_multiple
 from mrbridge.settings import Settings
@@ -61,8 +61,7 @@ class ResNet(nn.Module):
                 nn.ConvTranspose2d(
                     width, width // 2, 3, stride=2, padding=1, output_padding=1, bias=norm == "none"
                 ),
-                make_norm(norm, width // 2),
-                nn.ReLU(inplace=norm != "none"),
+                *norm_and_activation(norm, width // 2, 0.0),
             ]
             width //= 2
         layers.append(nn.Conv2d(width, 1, 7, padding=3, padding_mode=mode))
@@ -92,7 +91,7 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             *_convolution(width, width, 3, 1, norm, mode),
-            *_convolution(width, width, 3, 1, norm, mode)[:-1],
+            *_convolution(width, width, 3, 1, norm, mode, slope=1.0),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +99,13 @@ class _ResidualBlock(nn.Module):
 
 
 def _convolution(
-    channels: int, width: int, kernel: int, stride: int, norm: str, mode: Padding
+    channels: int,
+    width: int,
+    kernel: int,
+    stride: int,
+    norm: str,
+    mode: Padding,
+    slope: float = 0.0,
 ) -> list[nn.Module]:
     bias = norm == "none"
     same_size = kernel == 3 and stride == 1
@@ -117,4 +122,4 @@ def _convolution(
             bias=bias,
         )
     )
-    return [convolution, make_norm(norm, width), nn.ReLU(inplace=norm != "none")]
+    return [convolution, *norm_and_activation(norm, width, slope)]

@@ -14,7 +14,7 @@ from mrbridge.networks.convolution import (
     DoublingConvolution,
     HalvingConvolution,
 )
-from mrbridge.networks.norm import make_norm
+from mrbridge.networks.norm import norm_and_activation
 from mrbridge.networks.precision import precisely
 from mrbridge.networks.unet import check_multiple
 from mrbridge.settings import Settings
@@ -111,10 +111,9 @@ class _ConcatenatingBlock(nn.Module):
         bias = norm == "none"
         self.layers = nn.Sequential(
             Convolution(channels, width, 3, bias),
-            make_norm(norm, width),
-            nn.ReLU(inplace=norm != "none"),
+            *norm_and_activation(norm, width, 0.0),
             Convolution(width, width, 3, bias),
-            make_norm(norm, width),
+            norm_and_activation(norm, width, 1.0)[0],
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,14 +123,12 @@ class _ConcatenatingBlock(nn.Module):
 def _down_block(channels: int, width: int, norm: str) -> nn.Sequential:
     return nn.Sequential(
         HalvingConvolution(channels, width, bias=norm == "none"),
-        make_norm(norm, width),
-        nn.LeakyReLU(0.2, inplace=norm != "none"),
+        *norm_and_activation(norm, width, 0.2),
     )
 
 
 def _up_block(channels: int, width: int, norm: str) -> nn.Sequential:
     return nn.Sequential(
         DoublingConvolution(channels, width, bias=norm == "none"),
-        make_norm(norm, width),
-        nn.ReLU(inplace=norm != "none"),
+        *norm_and_activation(norm, width, 0.0),
     )

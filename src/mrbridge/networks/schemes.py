@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ class Scheme(Protocol):
 
     keeps_expanded: ClassVar[bool]
 
-    def pack(self, weight: Tensor) -> Tensor:
-        """The weight as matrices, (products, k, features)."""
+    def pack(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight as matrices of a type, (products, k, features)."""
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Adjoint of `pack`: the gradient of the weight, in float32 at least."""
@@ -64,8 +64,8 @@ class Columns:
 
     keeps_expanded: ClassVar[bool] = True
 
-    def pack(self, weight: Tensor) -> Tensor:
-        return weight.reshape(1, -1, weight.shape[-1])
+    def pack(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        return weight.reshape(1, -1, weight.shape[-1]).to(dtype)
 
     def unpack(self, packed: Tensor) -> Tensor:
         return _precise(packed).view(4, 4, -1, packed.shape[-1])
@@ -115,12 +115,12 @@ class HalvingWinograd:
 
     keeps_expanded: ClassVar[bool] = True
 
-    def pack(self, weight: Tensor) -> Tensor:
+    def pack(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         channels, features = weight.shape[2:]
         taps = weight.view(2, 2, 2, 2, channels, features).transpose(1, 2)
         down = torch.stack([taps[0], taps[0] + taps[1], taps[1]])
         both = torch.stack([down[:, 0], down[:, 0] + down[:, 1], down[:, 1]], dim=1)
-        return both.view(9, 4 * channels, features)
+        return both.view(9, 4 * channels, features).to(dtype)
 
     def unpack(self, packed: Tensor) -> Tensor:
         features = packed.shape[-1]
@@ -171,8 +171,8 @@ class SteadyWinograd:
     keeps_expanded: ClassVar[bool] = False
     halving: ClassVar[HalvingWinograd] = HalvingWinograd()
 
-    def pack(self, weight: Tensor) -> Tensor:
-        return self.halving.pack(weight)
+    def pack(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.halving.pack(weight, dtype)
 
     def unpack(self, packed: Tensor) -> Tensor:
         return self.halving.unpack(packed)
@@ -209,18 +209,23 @@ class SteadyWinograd:
 
 @dataclass(frozen=True)
 class SmallWinograd:
-    """3x3 kernels with stride 1 over an image padded already, by F(2x2, 3x3): 16 instead of 36.
+    """3x3 kernels with stride 1 by F(2x2, 3x3): 16 multiplications instead of 36.
 
     Lavin and Gray 2016 (arXiv:1509.09308), section 4.1. Results come in blocks of 2x2, so h and w
     are even.
+
+    Attributes:
+        border: pixels of zeros that are added on every side of the image: 1, or 0 where it has a
+            border already.
     """
 
     keeps_expanded: ClassVar[bool] = False
+    border: Literal[0, 1]
 
-    def pack(self, weight: Tensor) -> Tensor:
+    def pack(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         down = torch.stack(_taps_of_three(*weight.unbind(0)))
         both = torch.stack(_taps_of_three(*down.unbind(1)), dim=1)
-        return both.view(16, *weight.shape[2:])
+        return both.view(16, *weight.shape[2:]).to(dtype)
 
     def unpack(self, packed: Tensor) -> Tensor:
         both = _precise(packed).view(4, 4, *packed.shape[1:])
@@ -228,6 +233,7 @@ class SmallWinograd:
         return torch.stack(_three_of_taps(*down.unbind(1)), dim=1)
 
     def expand(self, image: Tensor) -> Tensor:
+        image = functional.pad(image, (0, 0, *[self.border] * 4))
         n, rows, columns, channels = image.shape
         h, w = rows // 2 - 1, columns // 2 - 1
         expanded = image.new_empty(4, 4, n, h, w, channels)
@@ -249,13 +255,15 @@ class SmallWinograd:
 
     def contract(self, expanded: Tensor, size: Sequence[int]) -> Tensor:
         n, rows, columns, channels = size
+        rows, columns = rows + 2 * self.border, columns + 2 * self.border
         h, w = rows // 2 - 1, columns // 2 - 1
         tiles = expanded.view(4, 4, n, h, w, channels)
         across = expanded.new_empty(4, n, h, columns, channels)
         _overlap_fours([part.movedim(3, 0) for part in tiles.unbind(1)], across.movedim(3, 0))
         image = expanded.new_empty(n, rows, columns, channels)
         _overlap_fours([part.movedim(1, 0) for part in across], image.movedim(1, 0))
-        return image
+        inner = slice(self.border, -self.border or None)
+        return image[:, inner, inner]
 
     def collect(self, products: Tensor, size: Sequence[int]) -> Tensor:
         n, h, w, features = size

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mrbridge.errors import SizeError
 from mrbridge.networks.convolution import DoublingConvolution, HalvingConvolution
-from mrbridge.networks.norm import make_norm
+from mrbridge.networks.norm import norm_and_activation
 from mrbridge.networks.precision import precisely
 from mrbridge.settings import Settings
 
@@ -132,18 +132,14 @@ def check_multiple(x: Tensor, multiple: int, network: str) -> None:
 def _down_block(channels: int, width: int, norm: str) -> nn.Sequential:
     return nn.Sequential(
         HalvingConvolution(channels, width),
-        make_norm(norm, width),
-        nn.LeakyReLU(0.2, inplace=norm != "none"),
+        *norm_and_activation(norm, width, 0.2),
     )
 
 
 def _up_block(channels: int, width: int, norm: str, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        DoublingConvolution(channels, width),
-        make_norm(norm, width),
-        nn.Dropout(dropout) if dropout else nn.Identity(),
-        nn.ReLU(inplace=norm != "none"),
-    )
+    normed, activation = norm_and_activation(norm, width, 0.0)
+    dropping = nn.Dropout(dropout) if dropout else nn.Identity()
+    return nn.Sequential(DoublingConvolution(channels, width), normed, dropping, activation)
 
 
 def _refinement(width: int) -> nn.Sequential:
