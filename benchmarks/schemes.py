@@ -62,8 +62,8 @@ class Parts:
     """The products and the maps of one layer, told by its larger image."""
 
     def __init__(self, channels: int, size: int, features: int, images: int) -> None:
-        scheme = compiled_scheme(HalvingWinograd(), torch.bfloat16)
         larger, smaller = (images, size, size, channels), (images, size // 2, size // 2, features)
+        scheme = compiled_scheme(HalvingWinograd(), smaller, torch.bfloat16)
         image, result = torch.randn(larger).bfloat16(), torch.randn(smaller).bfloat16()
         packed = scheme.pack(torch.randn(4, 4, channels, features), torch.bfloat16)
         expanded, spread = scheme.expand(image), scheme.spread(result)

@@ -30,6 +30,7 @@ from mrbridge.phantom.varied import varied_subject
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.settings import StandardSettings
 from mrbridge.scale import map_scans
+from mrbridge.training.adam import Adam
 from mrbridge.training.average import averaged_copy, follow
 from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
 from mrbridge.training.layout import FlatParameters
@@ -119,7 +120,7 @@ def train(given: argparse.Namespace, lessons: Lessons) -> None:
     networks = [build_generator(settings.generator, SIZE, rng) for _ in names]
     means = [averaged_copy(network) for network in networks]
     flats = [FlatParameters(network.parameters()) for network in networks]
-    optimizers = [torch.optim.Adam(flat.vectors, RATE, (0.9, 0.999), fused=True) for flat in flats]
+    optimizers = [Adam(flat.vectors, RATE, (0.9, 0.999)) for flat in flats]
     step, seconds = 0, 0.0
     checkpoint = given.work / "last.ckpt"
     if checkpoint.exists():

@@ -10,14 +10,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.networks.test_schemes import CASES, FEATURES
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mrbridge.networks import passes
-from mrbridge.networks.compiled_schemes import compiled_scheme
+from mrbridge.networks.compiled_schemes import (
+    CompiledColumns,
+    CompiledShifts,
+    CompiledWinograd,
+    compiled_scheme,
+)
 from mrbridge.networks.convolution import Convolution, DoublingConvolution, HalvingConvolution
 from mrbridge.networks.norm import InstanceNorm
+from mrbridge.networks.schemes import (
+    Columns,
+    HalvingWinograd,
+    Scheme,
+    SmallWinograd,
+    SteadyWinograd,
+)
 
 BF16 = torch.bfloat16
 
@@ -56,6 +67,11 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tens
     return torch.randn(*shape, generator=rng).to(dtype)
 
 
+def dot(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape
+    return float((a.double() * b.double()).sum())
+
+
 def close(made: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
     """Equal to a wanted result in float32, but for one rounding to `dtype`."""
     assert made.dtype == dtype
@@ -72,45 +88,110 @@ def test_they_are_there_where_a_compiler_was():
     assert passes.compiled(torch.float64) is None
 
 
+def padded(image: Tensor, border: int, reflects: bool = False) -> Tensor:
+    """(n, channels, rows, columns) of (n, rows, columns, channels), with a border."""
+    return functional.pad(image.movedim(3, 1), [border] * 4, "reflect" if reflects else "constant")
+
+
+def winograd(rule: str, results: int, interleaved: int = 1) -> CompiledWinograd:
+    return CompiledWinograd(rule, results, 2, cell=2, border=1, interleaved=interleaved)
+
+
+# scheme, kernel, stride, border, whether it mirrors, image size
+WAYS = [
+    (CompiledColumns(), 4, 2, 1, False, (2, 6, 10, 35)),
+    (CompiledColumns(), 4, 2, 1, False, (2, 6, 10, 1)),
+    (winograd("two_of_two", 2), 4, 2, 1, False, (2, 8, 12, 35)),
+    (winograd("two_of_two", 2, 2), 4, 1, 1, False, (2, 8, 12, 35)),
+    (winograd("three_of_two", 3), 4, 2, 1, False, (2, 12, 24, 35)),
+    (winograd("three_of_two", 3), 4, 2, 1, False, (1, 8, 20, 3)),  # blocks beyond the results
+    (winograd("three_of_two", 3, 2), 4, 1, 1, False, (2, 8, 16, 35)),
+    (CompiledWinograd("two_of_three", 2, 3, cell=1, border=1), 3, 1, 1, False, (2, 6, 8, 35)),
+    (CompiledWinograd("two_of_three", 2, 3, cell=1, border=0), 3, 1, 0, False, (2, 6, 8, 35)),
+    (CompiledShifts(4, 1, False), 4, 1, 1, False, (2, 9, 12, 35)),
+    (CompiledShifts(3, 1, True), 3, 1, 1, True, (2, 5, 8, 35)),
+    (CompiledShifts(7, 3, True), 7, 1, 3, True, (1, 15, 4, 5)),
+]
+FEATURES = 19
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: f"{way[0]}-{way[-1]}")
+def way(request: pytest.FixtureRequest):
+    return request.param
+
+
+def test_schemes_are_the_convolution(way, processor: str):
+    scheme, kernel, stride, border, reflects, size = way
+    image, weight = draw(*size), draw(kernel, kernel, size[3], FEATURES, seed=1)
+    wanted = functional.conv2d(
+        padded(image, border, reflects).double(), weight.permute(3, 2, 0, 1).double(), stride=stride
+    ).movedim(1, 3)
+    for dtype, error in ((torch.float32, 1e-6), (BF16, 0.008)):
+        products = torch.bmm(scheme.expand(image.to(dtype)), scheme.pack(weight, dtype))
+        made = scheme.collect(products, wanted.shape)
+        assert made.dtype == dtype
+        assert (made - wanted).norm() < error * wanted.norm()
+
+
+def test_maps_have_their_adjoints(way, processor: str):
+    scheme, kernel, stride, border, _, size = way
+    image, weight = draw(*size), draw(kernel, kernel, size[3], FEATURES, seed=1)
+    expanded, packed = scheme.expand(image), scheme.pack(weight, torch.float32)
+    other = draw(*expanded.shape, seed=2)
+    assert dot(expanded, other) == pytest.approx(dot(image, scheme.contract(other, size)), rel=1e-4)
+    other = draw(*packed.shape, seed=3)
+    assert dot(packed, other) == pytest.approx(dot(weight, scheme.unpack(other)), rel=1e-4)
+    products = draw(*torch.bmm(expanded, packed).shape, seed=4)
+    h, w = ((pixels + 2 * border - kernel) // stride + 1 for pixels in size[1:3])
+    result = draw(size[0], h, w, FEATURES, seed=5)
+    collected = scheme.collect(products, result.shape)
+    assert dot(result, collected) == pytest.approx(dot(products, scheme.spread(result)), rel=1e-4)
+
+
+def test_an_image_may_be_a_part_of_a_wider_one(way, processor: str):
+    scheme, kernel, stride, border, _, size = way
+    wide = draw(*size[:3], size[3] + 5)[..., 2:-3]
+    assert torch.equal(scheme.expand(wide), scheme.expand(wide.contiguous()))
+    h, w = ((pixels + 2 * border - kernel) // stride + 1 for pixels in size[1:3])
+    wide = draw(size[0], h, w, FEATURES + 5)[..., 2:-3]
+    assert torch.equal(scheme.spread(wide), scheme.spread(wide.contiguous()))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[2]}")
-def test_maps_are_those_of_the_scheme(case, dtype: torch.dtype, processor: str):
-    scheme, kernel, image_size, result_size, _ = case
-    compiled = compiled_scheme(scheme, dtype)
-    assert compiled != scheme
-    size = (*result_size, FEATURES)
-    image, weight = draw(*image_size, dtype=dtype), draw(kernel, kernel, image_size[-1], FEATURES)
-    expanded, packed = scheme.expand(image.float()), scheme.pack(weight, torch.float32)
-    close(compiled.expand(image), expanded, dtype)
-    close(compiled.pack(weight, dtype), packed, dtype)
-
-    other = draw(*packed.shape, seed=1, dtype=dtype)
-    torch.testing.assert_close(compiled.unpack(other), scheme.unpack(other.float()))
-    products = draw(*torch.bmm(expanded, packed).shape, seed=2, dtype=dtype)
-    close(compiled.collect(products, size), scheme.collect(products.float(), size), dtype)
-    result = draw(*size, seed=3, dtype=dtype)
-    close(compiled.spread(result), scheme.spread(result.float()), dtype)
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[2]}")
-def test_the_image_comes_back_together(case, processor: str):
-    scheme, _, image_size, _, _ = case
-    compiled = compiled_scheme(scheme, torch.float32)
-    expanded = draw(*scheme.expand(torch.zeros(image_size)).shape)
-    wanted = scheme.contract(expanded, image_size)
-    torch.testing.assert_close(compiled.contract(expanded, image_size), wanted)
-    made = compiled_scheme(scheme, BF16).contract(expanded.to(BF16), image_size)
-    assert (made.float() - wanted).norm() < 0.006 * wanted.norm()
+@pytest.mark.parametrize(
+    ("compiled", "scheme"),
+    [
+        (CompiledColumns(), Columns()),
+        (winograd("two_of_two", 2), HalvingWinograd()),
+        (winograd("two_of_two", 2, 2), SteadyWinograd()),
+        (CompiledWinograd("two_of_three", 2, 3, cell=1, border=1), SmallWinograd(border=1)),
+        (CompiledWinograd("two_of_three", 2, 3, cell=1, border=0), SmallWinograd(border=0)),
+    ],
+    ids=str,
+)
+def test_maps_are_pytorchs_rounded_once(
+    compiled: Scheme, scheme: Scheme, dtype: torch.dtype, processor: str
+):
+    image = draw(2, 8, 12, 35, dtype=dtype)
+    close(compiled.expand(image), scheme.expand(image.float()), dtype)
+    size = 3 if isinstance(scheme, SmallWinograd) else 4
+    weight = draw(size, size, 35, FEATURES)
+    close(compiled.pack(weight, dtype), scheme.pack(weight, torch.float32), dtype)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[2]}")
-def test_an_image_may_be_a_part_of_a_wider_one(case, processor: str):
-    scheme, _, image_size, result_size, _ = case
-    compiled = compiled_scheme(scheme, torch.float32)
-    image = draw(*image_size[:3], image_size[3] + 5)[..., 2:-3]
-    assert torch.equal(compiled.expand(image), compiled.expand(image.contiguous()))
-    result = draw(*result_size, FEATURES + 5)[..., 2:-3]
-    assert torch.equal(compiled.spread(result), compiled.spread(result.contiguous()))
+@pytest.mark.parametrize(
+    ("scheme", "h", "results"),
+    [
+        (HalvingWinograd(), 16, 2), (HalvingWinograd(), 32, 3), (HalvingWinograd(), 64, 3),
+        (SteadyWinograd(), 31, 3), (SteadyWinograd(), 15, 2), (SmallWinograd(border=1), 64, 2),
+    ],
+)  # fmt: skip
+def test_the_rule_with_the_fewest_products_is_taken(
+    scheme: Scheme, h: int, results: int, processor: str
+):
+    taken = compiled_scheme(scheme, (2, h, h), BF16)
+    assert isinstance(taken, CompiledWinograd)
+    assert taken.results == results
 
 
 @pytest.mark.parametrize("make", [
@@ -118,6 +199,7 @@ def test_an_image_may_be_a_part_of_a_wider_one(case, processor: str):
     lambda: DoublingConvolution(64, 128), lambda: DoublingConvolution(64, 1, bias=True),
     lambda: Convolution(64, 65, 4), lambda: Convolution(64, 65, 3),
     lambda: Convolution(64, 65, 3, padding="reflect"),
+    lambda: Convolution(64, 1, 7, bias=True, padding="reflect"), lambda: Convolution(64, 1, 4),
 ])  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
 def test_convolutions_do_the_same_without(
@@ -141,7 +223,7 @@ def test_convolutions_do_the_same_without(
     for made, wanted in zip(ours, results(), strict=True):
         assert made.dtype == wanted.dtype
         error = (made.float() - wanted.float()).norm() / wanted.float().norm()
-        assert error < (1e-6 if dtype == torch.float32 else 0.01)
+        assert error < (1e-5 if dtype == torch.float32 else 0.01)
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
@@ -207,7 +289,8 @@ def test_nothing_depends_on_how_many_threads_there_are(processor: str):
 
 
 def test_without_them_the_schemes_are_pytorchs(without: None):
-    assert all(compiled_scheme(scheme, BF16) == scheme for scheme, *_ in CASES)
+    for scheme in (Columns(), HalvingWinograd(), SteadyWinograd(), SmallWinograd(border=1)):
+        assert compiled_scheme(scheme, (1, 64, 64), BF16) == scheme
     assert InstanceNorm(3)(draw(1, 3, 4, 4)).isfinite().all()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -90,10 +91,21 @@ class TestAverage:
         # Decay min(0.9, 2/11) after step 1: 0 * 2/11 + 1 * 9/11.
         follow(average, network, 0.9, step=1)
         assert average.weight.item() == pytest.approx(9 / 11)
-        # Decay min(0.9, 1001/1010) = 0.9: 9/11 * 0.9 + 3 * 0.1.
+        # Decay min(0.1, 41/50) = 0.1: 9/11 * 0.1 + 3 * 0.9.
         nn.init.constant_(network.weight, 3.0)
-        follow(average, network, 0.9, step=1000)
-        assert average.weight.item() == pytest.approx(0.9 * 9 / 11 + 0.3)
+        follow(average, network, 0.1, step=40)
+        assert average.weight.item() == pytest.approx(0.1 * 9 / 11 + 2.7)
+
+    def test_later_it_follows_every_fourth_step_by_the_decays_of_four(self) -> None:
+        network, average = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        nn.init.constant_(network.weight, 1.0)
+        nn.init.constant_(average.weight, 0.0)
+        for step in (41, 42, 43):
+            follow(average, network, 0.9, step)
+            assert average.weight.item() == 0
+        follow(average, network, 0.9, 44)
+        decays = (42 / 51, 43 / 52, 44 / 53, 45 / 54)
+        assert average.weight.item() == pytest.approx(1 - math.prod(decays))
 
     def test_it_converges(self) -> None:
         network = nn.Linear(3, 3)
@@ -104,7 +116,7 @@ class TestAverage:
 
     def test_no_decay_is_a_copy(self) -> None:
         network, average = nn.Linear(3, 3), nn.Linear(3, 3)
-        follow(average, network, 0.0, 50)
+        follow(average, network, 0.0, 52)
         assert torch.equal(average.weight, network.weight)
 
     def test_buffers_are_copied_and_nothing_learns(self) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from mrbridge.networks.compiled_schemes import compiled_scheme
+from mrbridge.networks.compiled_schemes import CompiledShifts, compiled_scheme
+from mrbridge.networks.passes import compiled
 from mrbridge.networks.schemes import (
     Columns,
     HalvingWinograd,
@@ -31,10 +32,12 @@ Size = tuple[int, int, int, int]
 
 _ENOUGH_PIXELS = 16 * 16
 """Results of one image from which saved products outweigh larger packed weights."""
-_ENOUGH_CHANNELS = 64
-_ENOUGH_FEATURES = 128
-"""Below them the maps cost what the products save: see docs/explanation/performance.md. Channels
-are those of the larger image, features those of the smaller one."""
+_ENOUGH = {True: (32, 64), False: (64, 128)}
+"""Channels of the larger image and features of the smaller one, with and without compiled passes,
+below which the maps cost what the products save: see docs/explanation/performance.md."""
+_FEW_TAPS = 64
+"""Taps times features up to which they are fewer than what a convolution computes at the least."""
+_ENOUGH_CHANNELS_OF_TAPS = 16
 
 
 class HalvingConvolution(nn.Module):
@@ -57,7 +60,7 @@ class HalvingConvolution(nn.Module):
         features, channels = self.weight.shape[:2]
         scheme = _halving_scheme(x, features, channels, rows, columns)
         if scheme is None:
-            return functional.conv2d(x, self.weight, self.bias, stride=2, padding=1)
+            return functional.conv2d(x, _in_order(x, self.weight), self.bias, stride=2, padding=1)
         size = (n, rows // 2, columns // 2, features)
         return _with(self.bias, _apply(_Convolution, x, self.weight, scheme, size))
 
@@ -82,18 +85,20 @@ class DoublingConvolution(nn.Module):
         channels, features = self.weight.shape[:2]
         scheme = _halving_scheme(x, channels, features, 2 * rows, 2 * columns)
         if scheme is None:
-            return functional.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
+            return functional.conv_transpose2d(
+                x, _in_order(x, self.weight), self.bias, stride=2, padding=1
+            )
         size = (n, 2 * rows, 2 * columns, features)
         return _with(self.bias, _apply(_TransposedConvolution, x, self.weight, scheme, size))
 
 
 class Convolution(nn.Module):
-    """3x3 convolution that keeps the size, or 4x4 convolution that takes one pixel away.
+    """Convolution with stride 1: odd kernels keep the size, even ones take one pixel away.
 
     Args:
         channels: of the image.
         features: of the result.
-        kernel: 3 or 4; one pixel is added on every side in both cases.
+        kernel: rows and columns; (kernel - 1) // 2 pixels are added on every side.
         bias: whether it adds an offset a feature.
         padding: `zeros` or `reflect`.
     """
@@ -115,27 +120,31 @@ class Convolution(nn.Module):
         """(n, channels, rows, columns) to (n, features, rows, columns), or one less each."""
         n, _, rows, columns = x.shape
         features, _, kernel, _ = self.weight.shape
-        scheme = self._scheme(x)
-        reflected = kernel == 3 and self.padding == "reflect"
-        if reflected:
-            x = functional.pad(x, (1, 1, 1, 1), "reflect")
+        border, less = (kernel - 1) // 2, 1 - kernel % 2
+        scheme = self._scheme(x, border)
+        if self.padding == "reflect" and not isinstance(scheme, CompiledShifts):
+            x, border = functional.pad(x, [border] * 4, "reflect"), 0
         if scheme is None:
-            return functional.conv2d(x, self.weight, self.bias, padding=0 if reflected else 1)
-        less = kernel - 3
+            return functional.conv2d(x, _in_order(x, self.weight), self.bias, padding=border)
         size = (n, rows - less, columns - less, features)
         return _with(self.bias, _apply(_Convolution, x, self.weight, scheme, size))
 
-    def _scheme(self, x: Tensor) -> Scheme | None:
+    def _scheme(self, x: Tensor, border: int) -> Scheme | None:
         """None is PyTorch's way."""
         rows, columns = x.shape[2:]
         features, channels, kernel, _ = self.weight.shape
-        block = 2 if kernel == 3 else 4
-        large = rows * columns >= _ENOUGH_PIXELS and min(features, channels) >= _ENOUGH_CHANNELS
-        if not (_by_products(x) and large) or rows % block or columns % block:
+        reflects = self.padding == "reflect"
+        if not _by_products(x) or rows * columns < _ENOUGH_PIXELS:
             return None
-        if kernel == 4:
-            return SteadyWinograd()
-        return SmallWinograd(border=0 if self.padding == "reflect" else 1)
+        in_passes = compiled(_dtype(x)) is not None
+        few = features * kernel**2 <= _FEW_TAPS and channels >= _ENOUGH_CHANNELS_OF_TAPS
+        if few and torch.is_grad_enabled() and in_passes:
+            return CompiledShifts(kernel, border, reflects)
+        block = {3: 2, 4: 4}.get(kernel)
+        large = min(features, channels) >= _ENOUGH[in_passes][0]
+        if block is None or not large or rows % block or columns % block:
+            return None
+        return SteadyWinograd() if kernel == 4 else SmallWinograd(border=0 if reflects else 1)
 
 
 @contextmanager
@@ -160,6 +169,11 @@ def _weight(kernel: int, channels: int, features: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(kernel, kernel, channels, features).permute(3, 2, 0, 1))
 
 
+def _in_order(x: Tensor, weight: Tensor) -> Tensor:
+    """The weight as PyTorch's own convolution takes it: on a CPU some of its ways want no other."""
+    return weight.contiguous() if _by_products(x) else weight
+
+
 def _with(bias: Tensor | None, x: Tensor) -> Tensor:
     return x if bias is None else x + bias.to(x.dtype)[:, None, None]
 
@@ -181,7 +195,8 @@ def _halving_scheme(
     if rows * columns < 4 * _ENOUGH_PIXELS or channels == 1:
         return Columns()
     # Without gradients it saves little, and its rounding would show in an image that is kept.
-    enough = channels >= _ENOUGH_CHANNELS and features >= _ENOUGH_FEATURES
+    least_channels, least_features = _ENOUGH[compiled(_dtype(x)) is not None]
+    enough = channels >= least_channels and features >= least_features
     worth_it = enough and torch.is_grad_enabled()
     return HalvingWinograd() if worth_it and not (rows % 4 or columns % 4) else None
 
@@ -193,15 +208,21 @@ def _apply(
     scheme: Scheme,
     size: Size,
 ) -> Tensor:
-    """The convolution of (n, channels, rows, columns), in the type that autocast asks for."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    """The convolution of (n, channels, rows, columns)."""
+    dtype = _dtype(x)
     if weight.dtype == torch.float32:
-        scheme = compiled_scheme(scheme, dtype)
+        h, w = x.shape[2:] if function is _TransposedConvolution else size[1:3]
+        scheme = compiled_scheme(scheme, (len(x), h, w), dtype)
     with torch.autocast("cpu", enabled=False):
         packed, owed = _pack(weight, scheme, dtype)
         image = _channels_last(x.to(dtype).permute(0, 2, 3, 1))
         result: Tensor = function.apply(image, packed, owed, scheme, size)
         return result.permute(0, 3, 1, 2)
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    """The type that autocast asks for."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -101,15 +101,12 @@ E* pixel(const Image& image, long n, long row, long column) {
          column * image.column_step;
 }
 
-// ---- Winograd's rules along one axis: two neighbouring results of a filter from P products.
+// ---- Winograd's rules along one axis: R neighbouring results of a filter of T taps from R + T - 1
+// products of a map of the data and a map of the taps. F(R, T) is their usual name.
 
-template <int P>
-struct Rule;
-
-// Two taps: y0 = (d0 - d1) g0 + d1 (g0 + g1), y1 = (d2 - d1) g1 + d1 (g0 + g1).
-template <>
-struct Rule<3> {
-  static constexpr int kTaps = 2;
+// Winograd 1980: y0 = (d0 - d1) g0 + d1 (g0 + g1), y1 = (d2 - d1) g1 + d1 (g0 + g1).
+struct TwoOfTwo {
+  static constexpr int kResults = 2, kTaps = 2, kProducts = 3;
   template <class V>
   static void data(const V* d, V* x) {
     x[0] = d[0] - d[1], x[1] = d[1], x[2] = d[2] - d[1];
@@ -136,10 +133,10 @@ struct Rule<3> {
   }
 };
 
-// Three taps: Lavin and Gray 2016 (arXiv:1509.09308), section 4.1.
-template <>
-struct Rule<4> {
-  static constexpr int kTaps = 3;
+// Lavin and Gray 2016 (arXiv:1509.09308), section 4.1: F(2, 3). Polynomials are multiplied at the
+// points 0, 1, -1 and infinity, of which only halves come into the taps.
+struct FourPoints {
+  static constexpr int kProducts = 4;
   template <class V>
   static void data(const V* d, V* x) {
     x[0] = d[0] - d[2], x[1] = d[1] + d[2], x[2] = d[2] - d[1], x[3] = d[1] - d[3];
@@ -148,6 +145,10 @@ struct Rule<4> {
   static void data_adjoint(const V* x, V* d) {
     d[0] = x[0], d[1] = x[1] - x[2] + x[3], d[2] = x[1] + x[2] - x[0], d[3] = -x[3];
   }
+};
+
+struct TwoOfThree : FourPoints {
+  static constexpr int kResults = 2, kTaps = 3;
   template <class V>
   static void result(const V* x, V* y) {
     y[0] = x[0] + x[1] + x[2], y[1] = x[1] - x[2] - x[3];
@@ -168,36 +169,58 @@ struct Rule<4> {
   }
 };
 
-// A rule along columns, then along rows: `in` is A x A, `out` is B x B.
+// F(3, 2), at the same points.
+struct ThreeOfTwo : FourPoints {
+  static constexpr int kResults = 3, kTaps = 2;
+  template <class V>
+  static void result(const V* x, V* y) {
+    y[0] = x[0] + x[1] + x[2], y[1] = x[1] - x[2], y[2] = x[1] + x[2] - x[3];
+  }
+  template <class V>
+  static void result_adjoint(const V* y, V* x) {
+    x[0] = y[0], x[1] = y[0] + y[1] + y[2], x[2] = y[0] - y[1] + y[2], x[3] = -y[2];
+  }
+  template <class V>
+  static void taps(const V* g, V* u) {
+    u[0] = g[0], u[1] = (g[0] + g[1]) * 0.5f, u[2] = (g[0] - g[1]) * 0.5f, u[3] = g[1];
+  }
+  template <class V>
+  static void taps_adjoint(const V* u, V* g) {
+    g[0] = u[0] + (u[1] + u[2]) * 0.5f, g[1] = u[3] + (u[1] - u[2]) * 0.5f;
+  }
+};
+
+// A map of a rule along columns, then along rows: `in` is A x A, `out` is B x B.
 #define ALONG_BOTH(NAME, A, B)                                        \
-  template <int P, class V>                                           \
+  template <class Rule, class V>                                      \
   inline void NAME##_both(const V* in, V* out) {                      \
     V half[(A) * (B)];                                                \
     _Pragma("GCC unroll 4") for (int i = 0; i < (A); ++i)             \
-        Rule<P>::NAME(in + i * (A), half + i * (B));                  \
+        Rule::NAME(in + i * (A), half + i * (B));                     \
     _Pragma("GCC unroll 4") for (int j = 0; j < (B); ++j) {           \
       V from[A], to[B];                                               \
       _Pragma("GCC unroll 4") for (int i = 0; i < (A); ++i)           \
           from[i] = half[i * (B) + j];                                \
-      Rule<P>::NAME(from, to);                                        \
+      Rule::NAME(from, to);                                           \
       _Pragma("GCC unroll 4") for (int i = 0; i < (B); ++i)           \
           out[i * (B) + j] = to[i];                                   \
     }                                                                 \
   }
-ALONG_BOTH(data, P, P)
-ALONG_BOTH(result, P, 2)
-ALONG_BOTH(result_adjoint, 2, P)
-ALONG_BOTH(taps, Rule<P>::kTaps, P)
-ALONG_BOTH(taps_adjoint, P, Rule<P>::kTaps)
+ALONG_BOTH(data, Rule::kProducts, Rule::kProducts)
+ALONG_BOTH(result, Rule::kProducts, Rule::kResults)
+ALONG_BOTH(result_adjoint, Rule::kResults, Rule::kProducts)
+ALONG_BOTH(taps, Rule::kTaps, Rule::kProducts)
+ALONG_BOTH(taps_adjoint, Rule::kProducts, Rule::kTaps)
 
-// ---- Maps of a scheme with P products an axis, over cells of S x S pixels.
+// ---- Maps of a scheme with P products and R results an axis, over cells of S x S pixels.
 //
-// Tile (i, j) reads P x P cells from cell (2 i, 2 j) on and gives 2 x 2 results. Products lie
+// Tile (i, j) reads P x P cells from cell (R i, R j) on and gives R x R results. Products lie
 // `step` numbers apart; in each, a row is a tile's S x S x channels (image) or channels (result).
 
-template <int P, int S, class E>
+template <class Rule, int S, class E>
 void expand(const Image& image, long top, long left, long tiles_down, long tiles_across, E* out,
             long step, int threads) {
+  constexpr int P = Rule::kProducts, R = Rule::kResults;
   const long channels = image.channels;
   IN_PARALLEL(2)
   for (long n = 0; n < image.n; ++n)
@@ -207,8 +230,8 @@ void expand(const Image& image, long top, long left, long tiles_down, long tiles
           const E* from[P * P];
           bool inside = true;
           for (int k = 0; k < P * P; ++k) {
-            from[k] = pixel<E>(image, n, top + (2 * i + k / P) * S + phase / S,
-                               left + (2 * j + k % P) * S + phase % S);
+            from[k] = pixel<E>(image, n, top + (R * i + k / P) * S + phase / S,
+                               left + (R * j + k % P) * S + phase % S);
             inside &= from[k] != nullptr;
           }
           E* to = out + (((n * tiles_down + i) * tiles_across + j) * S * S + phase) * channels;
@@ -219,7 +242,7 @@ void expand(const Image& image, long top, long left, long tiles_down, long tiles
 #pragma GCC unroll 16
               for (int k = 0; k < P * P; ++k)
                 d[k] = all_inside.value || from[k] ? load<V>(from[k] + c) : zero;
-              data_both<P>(d, x);
+              data_both<Rule>(d, x);
 #pragma GCC unroll 16
               for (int k = 0; k < P * P; ++k) store(to + k * step + c, x[k]);
             });
@@ -228,11 +251,13 @@ void expand(const Image& image, long top, long left, long tiles_down, long tiles
         }
 }
 
-// Gathered by pairs of cells, to which the tile below and to the right of their first one and its
-// neighbours above and to the left give: a cell of a tile beyond its second is in the next pair.
-template <int P, int S, class E>
+// Gathered by groups of R x R cells, to which four tiles give: the one that begins there, and its
+// neighbours above and to the left, whose last P - R cells lie there.
+template <class Rule, int S, class E>
 void contract(const E* in, long step, long tiles_down, long tiles_across, const Image& image,
               long top, long left, int added, int threads) {
+  constexpr int P = Rule::kProducts, R = Rule::kResults;
+  static_assert(P <= 2 * R);
   const long channels = image.channels;
   IN_PARALLEL(2)
   for (long n = 0; n < image.n; ++n)
@@ -240,7 +265,6 @@ void contract(const E* in, long step, long tiles_down, long tiles_across, const 
       for (long j = 0; j <= tiles_across; ++j)
         for (int phase = 0; phase < S * S; ++phase) {
           const E* from[2][2];
-          E* to[2][2];
           for (int a = 0; a < 2; ++a)
             for (int b = 0; b < 2; ++b) {
               const long down = i - a, across = j - b;
@@ -249,136 +273,141 @@ void contract(const E* in, long step, long tiles_down, long tiles_across, const 
               from[a][b] = is_tile ? in + (((n * tiles_down + down) * tiles_across + across) * S *
                                                S + phase) * channels
                                    : nullptr;
-              to[a][b] = pixel<E>(image, n, top + (2 * i + a) * S + phase / S,
-                                  left + (2 * j + b) * S + phase % S);
             }
+          E* to[R * R];
+          for (int k = 0; k < R * R; ++k)
+            to[k] = pixel<E>(image, n, top + (R * i + k / R) * S + phase / S,
+                             left + (R * j + k % R) * S + phase % S);
           each(channels, [&](long c, auto zero) {
             using V = decltype(zero);
-            V sum[2][2] = {};
+            V sum[R * R] = {};
 #pragma GCC unroll 2
             for (int a = 0; a < 2; ++a)
 #pragma GCC unroll 2
               for (int b = 0; b < 2; ++b) {
                 if (!from[a][b]) continue;
-                V half[2][P];
+                V half[R][P];
 #pragma GCC unroll 4
                 for (int q = 0; q < P; ++q) {
-                  V x[P], d[4] = {};
+                  V x[P], d[2 * R] = {};
 #pragma GCC unroll 4
                   for (int p = 0; p < P; ++p)
                     x[p] = load<V>(from[a][b] + (p * P + q) * step + c);
-                  Rule<P>::data_adjoint(x, d);
-                  half[0][q] = d[2 * a], half[1][q] = d[2 * a + 1];
+                  Rule::data_adjoint(x, d);
+#pragma GCC unroll 4
+                  for (int u = 0; u < R; ++u) half[u][q] = d[R * a + u];
                 }
-#pragma GCC unroll 2
-                for (int u = 0; u < 2; ++u) {
-                  V d[4] = {};
-                  Rule<P>::data_adjoint(half[u], d);
-                  sum[u][0] += d[2 * b], sum[u][1] += d[2 * b + 1];
+#pragma GCC unroll 4
+                for (int u = 0; u < R; ++u) {
+                  V d[2 * R] = {};
+                  Rule::data_adjoint(half[u], d);
+#pragma GCC unroll 4
+                  for (int v = 0; v < R; ++v) sum[u * R + v] += d[R * b + v];
                 }
               }
-#pragma GCC unroll 4
-            for (int k = 0; k < 4; ++k) {
-              E* place = to[k / 2][k % 2];
-              if (!place) continue;
-              if (added) sum[k / 2][k % 2] += load<V>(place + c);
-              store(place + c, sum[k / 2][k % 2]);
+#pragma GCC unroll 9
+            for (int k = 0; k < R * R; ++k) {
+              if (!to[k]) continue;
+              if (added) sum[k] += load<V>(to[k] + c);
+              store(to[k] + c, sum[k]);
             }
           });
         }
 }
 
-template <int P, class E>
+template <class Rule, class E>
 void collect(const E* in, long step, long tiles_down, long tiles_across, const Image& result,
              int threads) {
+  constexpr int P = Rule::kProducts, R = Rule::kResults;
   const long channels = result.channels;
   IN_PARALLEL(2)
   for (long n = 0; n < result.n; ++n)
     for (long i = 0; i < tiles_down; ++i)
       for (long j = 0; j < tiles_across; ++j) {
-        E* to[4];
-        for (int k = 0; k < 4; ++k) to[k] = pixel<E>(result, n, 2 * i + k / 2, 2 * j + k % 2);
+        E* to[R * R];
+        for (int k = 0; k < R * R; ++k) to[k] = pixel<E>(result, n, R * i + k / R, R * j + k % R);
         const E* from = in + ((n * tiles_down + i) * tiles_across + j) * channels;
         each(channels, [&](long c, auto zero) {
           using V = decltype(zero);
-          V x[P * P], y[4];
+          V x[P * P], y[R * R];
 #pragma GCC unroll 16
           for (int k = 0; k < P * P; ++k) x[k] = load<V>(from + k * step + c);
-          result_both<P>(x, y);
-#pragma GCC unroll 4
-          for (int k = 0; k < 4; ++k)
+          result_both<Rule>(x, y);
+#pragma GCC unroll 9
+          for (int k = 0; k < R * R; ++k)
             if (to[k]) store(to[k] + c, y[k]);
         });
       }
 }
 
-template <int P, class E>
+template <class Rule, class E>
 void spread(const Image& result, long tiles_down, long tiles_across, E* out, long step,
             int threads) {
+  constexpr int P = Rule::kProducts, R = Rule::kResults;
   const long channels = result.channels;
   IN_PARALLEL(2)
   for (long n = 0; n < result.n; ++n)
     for (long i = 0; i < tiles_down; ++i)
       for (long j = 0; j < tiles_across; ++j) {
-        const E* from[4];
-        for (int k = 0; k < 4; ++k) from[k] = pixel<E>(result, n, 2 * i + k / 2, 2 * j + k % 2);
+        const E* from[R * R];
+        for (int k = 0; k < R * R; ++k)
+          from[k] = pixel<E>(result, n, R * i + k / R, R * j + k % R);
         E* to = out + ((n * tiles_down + i) * tiles_across + j) * channels;
         each(channels, [&](long c, auto zero) {
           using V = decltype(zero);
-          V y[4], x[P * P];
-#pragma GCC unroll 4
-          for (int k = 0; k < 4; ++k) y[k] = from[k] ? load<V>(from[k] + c) : zero;
-          result_adjoint_both<P>(y, x);
+          V y[R * R], x[P * P];
+#pragma GCC unroll 9
+          for (int k = 0; k < R * R; ++k) y[k] = from[k] ? load<V>(from[k] + c) : zero;
+          result_adjoint_both<Rule>(y, x);
 #pragma GCC unroll 16
           for (int k = 0; k < P * P; ++k) store(to + k * step + c, x[k]);
         });
       }
 }
 
-// Weights (taps, taps, channels, features), in float32, and matrices (products, rows, features), a
-// row being a pixel of a cell and a channel.
+// Weights (S x taps, S x taps, channels, features), in float32, and matrices (products, rows,
+// features), a row being a pixel of a cell and a channel.
 
-template <int P, int S>
+template <class Rule, int S>
 long tap(int k, long row, long channels) {
-  constexpr int kTaps = Rule<P>::kTaps;
+  constexpr int T = Rule::kTaps;
   const long phase = row / channels, c = row % channels;
-  const long down = k / kTaps * S + phase / S, across = k % kTaps * S + phase % S;
-  return (down * kTaps * S + across) * channels + c;
+  return ((k / T * S + phase / S) * T * S + k % T * S + phase % S) * channels + c;
 }
 
-template <int P, int S, class E>
+template <class Rule, int S, class E>
 void pack(const float* weight, long channels, long features, E* out, int threads) {
-  constexpr int kTaps = Rule<P>::kTaps;
+  constexpr int P = Rule::kProducts, T = Rule::kTaps;
   const long rows = S * S * channels;
   IN_PARALLEL(1)
   for (long row = 0; row < rows; ++row)
     each(features, [&](long f, auto zero) {
       using V = decltype(zero);
-      V g[kTaps * kTaps], u[P * P];
-#pragma GCC unroll 16
-      for (int k = 0; k < kTaps * kTaps; ++k)
-        g[k] = load<V>(weight + tap<P, S>(k, row, channels) * features + f);
-      taps_both<P>(g, u);
+      V g[T * T], u[P * P];
+#pragma GCC unroll 9
+      for (int k = 0; k < T * T; ++k)
+        g[k] = load<V>(weight + tap<Rule, S>(k, row, channels) * features + f);
+      taps_both<Rule>(g, u);
 #pragma GCC unroll 16
       for (int k = 0; k < P * P; ++k) store(out + (k * rows + row) * features + f, u[k]);
     });
 }
 
-template <int P, int S, class E>
+template <class Rule, int S, class E>
 void unpack(const E* in, long channels, long features, float* weight, int threads) {
-  constexpr int kTaps = Rule<P>::kTaps;
+  constexpr int P = Rule::kProducts, T = Rule::kTaps;
   const long rows = S * S * channels;
   IN_PARALLEL(1)
   for (long row = 0; row < rows; ++row)
     each(features, [&](long f, auto zero) {
       using V = decltype(zero);
-      V u[P * P], g[kTaps * kTaps];
+      V u[P * P], g[T * T];
 #pragma GCC unroll 16
       for (int k = 0; k < P * P; ++k) u[k] = load<V>(in + (k * rows + row) * features + f);
-      taps_adjoint_both<P>(u, g);
-#pragma GCC unroll 16
-      for (int k = 0; k < kTaps * kTaps; ++k)
-        store(weight + tap<P, S>(k, row, channels) * features + f, g[k]);
+      taps_adjoint_both<Rule>(u, g);
+#pragma GCC unroll 9
+      for (int k = 0; k < T * T; ++k)
+        store(weight + tap<Rule, S>(k, row, channels) * features + f, g[k]);
     });
 }
 
@@ -428,6 +457,99 @@ void fold(const E* in, const Image& image, int threads) {
             if (from[k]) sum += load<decltype(zero)>(from[k] + c);
           store(to + c, sum);
         });
+      }
+}
+
+// ---- Shifts: results of a filter with stride 1, of products of every pixel with every tap.
+//
+// Products are (n, rows, columns, taps, taps, features); the result at (i, j) is the sum of those of
+// tap (a, b) at pixel (i + a - before, j + b - before). Outside the image they are zero, or those
+// of the pixels mirrored at its outermost ones.
+
+struct Shifts {
+  long taps, before;
+  bool reflects;
+  long rows, columns;  // of the image
+
+  // Whether no border comes into the results, or from the pixels, around here.
+  bool is_inside(long row, long column) const {
+    const long far = taps - 1;
+    return row >= far && column >= far && row < rows - far && column < columns - far;
+  }
+
+  // The pixel that is seen at a place, or -1 if there is only zero.
+  long pixel_at(long place, long size) const {
+    if (place >= 0 && place < size) return place;
+    if (!reflects) return -1;
+    return place < 0 ? -place : 2 * (size - 1) - place;
+  }
+
+  // The results to which a pixel is brought by a tap: how many, three at most, and which.
+  int results_of(long pixel, long tap, long size, long results, long* found) const {
+    int count = 0;
+    const auto add = [&](long place) {
+      const long result = place + before - tap;
+      if (result >= 0 && result < results) found[count++] = result;
+    };
+    add(pixel);
+    if (reflects && pixel > 0) add(-pixel);
+    if (reflects && pixel < size - 1) add(2 * (size - 1) - pixel);
+    return count;
+  }
+};
+
+template <class E>
+void shift_sum(const E* in, const Shifts& by, const Image& result, int threads) {
+  const long features = result.channels, taps = by.taps;
+  IN_PARALLEL(2)
+  for (long n = 0; n < result.n; ++n)
+    for (long i = 0; i < result.rows; ++i)
+      for (long j = 0; j < result.columns; ++j)
+        for (long f = 0; f < features; ++f) {
+          const bool inside = by.is_inside(i, j);
+          float sum = 0;
+          for (long a = 0; a < taps; ++a)
+            for (long b = 0; b < taps; ++b) {
+              long row = i + a - by.before, column = j + b - by.before;
+              if (!inside) {
+                row = by.pixel_at(row, by.rows), column = by.pixel_at(column, by.columns);
+                if (row < 0 || column < 0) continue;
+              }
+              const long at = (n * by.rows + row) * by.columns + column;
+              sum += load<float>(in + ((at * taps + a) * taps + b) * features + f);
+            }
+          store(pixel<E>(result, n, i, j) + f, sum);
+        }
+}
+
+// The adjoint of `shift_sum`.
+template <class E>
+void shift_copy(const Image& result, const Shifts& by, E* out, int threads) {
+  const long features = result.channels, taps = by.taps;
+  IN_PARALLEL(2)
+  for (long n = 0; n < result.n; ++n)
+    for (long row = 0; row < by.rows; ++row)
+      for (long column = 0; column < by.columns; ++column) {
+        const bool inside = by.is_inside(row, column);
+        E* to = out + ((n * by.rows + row) * by.columns + column) * taps * taps * features;
+        for (long a = 0; a < taps; ++a)
+          for (long b = 0; b < taps; ++b, to += features) {
+            if (inside) {
+              const E* from = pixel<E>(result, n, row + by.before - a, column + by.before - b);
+              for (long f = 0; f < features; ++f) to[f] = from[f];
+              continue;
+            }
+            long down[3], across[3];
+            const int downs = by.results_of(row, a, by.rows, result.rows, down);
+            const int acrosses = by.results_of(column, b, by.columns, result.columns, across);
+            for (long f = 0; f < features; ++f) {
+              float sum = 0;
+              for (int d = 0; d < downs; ++d)
+                for (int c = 0; c < acrosses; ++c)
+                  sum += load<float>(pixel<E>(result, n, down[d], across[c]) + f);
+              store(to + f, sum);
+            }
+          }
       }
 }
 
@@ -592,41 +714,74 @@ void norm_backward(const Norm& over, const E* gradient, long gradient_step, cons
   });
 }
 
+// ---- Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), for gradients of either kind.
+
+struct Adam {
+  float rate, beta1, beta2, eps;  // the rate divided by 1 - beta1^t, the step being number t
+  float correction;               // the root of 1 - beta2^t
+};
+
+template <class E>
+void adam(const Adam& with, long count, const E* gradient, float* weights, float* first,
+          float* second, int threads) {
+  constexpr long kBlock = 4096;
+  IN_PARALLEL(1)
+  for (long begin = 0; begin < count; begin += kBlock) {
+    const long end = begin + kBlock < count ? begin + kBlock : count;
+    for (long k = begin; k < end; ++k) {
+      const float g = load<float>(gradient + k);
+      const float mean = first[k] + (1 - with.beta1) * (g - first[k]);
+      const float square = second[k] * with.beta2 + (1 - with.beta2) * g * g;
+      first[k] = mean, second[k] = square;
+      weights[k] -= with.rate * mean / (__builtin_sqrtf(square) / with.correction + with.eps);
+    }
+  }
+}
+
 }  // namespace
 
-// ---- What `passes.py` calls: every function for both kinds of numbers, both rules by name.
+// ---- What `passes.py` calls: every function for both kinds of numbers, rules by name.
 
-#define SCHEME(NAME, P, S, KIND, E)                                                               \
+#define SCHEME(NAME, RULE, S, KIND, E)                                                            \
   void NAME##_expand_##KIND(const Image* image, long top, long left, long down, long across,      \
                             E* out, long step, int threads) {                                     \
-    expand<P, S>(*image, top, left, down, across, out, step, threads);                            \
+    expand<RULE, S>(*image, top, left, down, across, out, step, threads);                         \
   }                                                                                               \
   void NAME##_contract_##KIND(const E* in, long step, long down, long across, const Image* image, \
                               long top, long left, int added, int threads) {                      \
-    contract<P, S>(in, step, down, across, *image, top, left, added, threads);                    \
+    contract<RULE, S>(in, step, down, across, *image, top, left, added, threads);                 \
   }                                                                                               \
   void NAME##_collect_##KIND(const E* in, long step, long down, long across,                      \
                              const Image* result, int threads) {                                  \
-    collect<P>(in, step, down, across, *result, threads);                                         \
+    collect<RULE>(in, step, down, across, *result, threads);                                      \
   }                                                                                               \
   void NAME##_spread_##KIND(const Image* result, long down, long across, E* out, long step,       \
                             int threads) {                                                        \
-    spread<P>(*result, down, across, out, step, threads);                                         \
+    spread<RULE>(*result, down, across, out, step, threads);                                      \
   }                                                                                               \
   void NAME##_pack_##KIND(const float* weight, long channels, long features, E* out,              \
                           int threads) {                                                          \
-    pack<P, S>(weight, channels, features, out, threads);                                         \
+    pack<RULE, S>(weight, channels, features, out, threads);                                      \
   }                                                                                               \
   void NAME##_unpack_##KIND(const E* in, long channels, long features, float* weight,             \
                             int threads) {                                                        \
-    unpack<P, S>(in, channels, features, weight, threads);                                        \
+    unpack<RULE, S>(in, channels, features, weight, threads);                                     \
   }
 
 #define ALL(KIND, E)                                                                              \
-  SCHEME(halving, 3, 2, KIND, E)                                                                  \
-  SCHEME(small, 4, 1, KIND, E)                                                                    \
+  SCHEME(two_of_two, TwoOfTwo, 2, KIND, E)                                                        \
+  SCHEME(three_of_two, ThreeOfTwo, 2, KIND, E)                                                    \
+  SCHEME(two_of_three, TwoOfThree, 1, KIND, E)                                                    \
   void patches_##KIND(const Image* image, E* out, int threads) { patches(*image, out, threads); } \
   void fold_##KIND(const E* in, const Image* image, int threads) { fold(in, *image, threads); }   \
+  void shift_sum_##KIND(const E* in, long taps, long before, int reflects, long rows,             \
+                        long columns, const Image* result, int threads) {                         \
+    shift_sum(in, {taps, before, reflects != 0, rows, columns}, *result, threads);                \
+  }                                                                                               \
+  void shift_copy_##KIND(const Image* result, long taps, long before, int reflects, long rows,    \
+                         long columns, E* out, int threads) {                                     \
+    shift_copy(*result, {taps, before, reflects != 0, rows, columns}, out, threads);              \
+  }                                                                                               \
   void norm_##KIND(long n, long pixels, long channels, const float* weight, const float* bias,    \
                    float slope, float* statistics, float* partial, const E* x, float eps, E* y,   \
                    int threads) {                                                                 \
@@ -638,6 +793,10 @@ void norm_backward(const Norm& over, const E* gradient, long gradient_step, cons
                             float* of_both, int threads) {                                        \
     norm_backward({n, pixels, channels, weight, bias, slope, statistics, partial, threads},       \
                   gradient, gradient_step, x, of_x, of_both);                                     \
+  }                                                                                               \
+  void adam_##KIND(float rate, float beta1, float beta2, float eps, float correction, long count, \
+                   const E* gradient, float* weights, float* first, float* second, int threads) { \
+    adam({rate, beta1, beta2, eps, correction}, count, gradient, weights, first, second, threads); \
   }
 
 extern "C" {

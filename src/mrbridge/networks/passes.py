@@ -40,19 +40,25 @@ class _Image(ctypes.Structure):
 
 _IMAGE = ctypes.POINTER(_Image)
 _NORM = [_LONG] * 3 + [_ADDRESS] * 2 + [_FLOAT] + [_ADDRESS] * 2
-_SIGNATURES: dict[str, list[Any]] = {
+_RULES = ("two_of_two", "three_of_two", "two_of_three")
+_MAPS: dict[str, list[Any]] = {
     "expand": [_IMAGE, _LONG, _LONG, _LONG, _LONG, _ADDRESS, _LONG],
     "contract": [_ADDRESS, _LONG, _LONG, _LONG, _IMAGE, _LONG, _LONG, _INT],
     "collect": [_ADDRESS, _LONG, _LONG, _LONG, _IMAGE],
     "spread": [_IMAGE, _LONG, _LONG, _ADDRESS, _LONG],
     "pack": [_ADDRESS, _LONG, _LONG, _ADDRESS],
     "unpack": [_ADDRESS, _LONG, _LONG, _ADDRESS],
+}
+_OTHERS: dict[str, list[Any]] = {
     "patches": [_IMAGE, _ADDRESS],
     "fold": [_ADDRESS, _IMAGE],
+    "shift_sum": [_ADDRESS, _LONG, _LONG, _INT, _LONG, _LONG, _IMAGE],
+    "shift_copy": [_IMAGE, _LONG, _LONG, _INT, _LONG, _LONG, _ADDRESS],
     "norm": [*_NORM, _ADDRESS, _FLOAT, _ADDRESS],
     "norm_backward": [*_NORM, _ADDRESS, _LONG, _ADDRESS, _ADDRESS, _ADDRESS],
+    "adam": [_FLOAT] * 5 + [_LONG] + [_ADDRESS] * 4,
 }
-"""Arguments of the functions in passes.cpp, but for the number of threads at the end."""
+"""Arguments of the functions in passes.cpp: of the maps that every rule has, and of the others."""
 
 
 def _image(x: Tensor) -> _Image:
@@ -77,14 +83,12 @@ class Passes:
 
     def __init__(self, library: ctypes.CDLL, kind: str) -> None:
         self._functions = {}
-        for name in ("halving", "small", "patches", "fold", "norm", "norm_backward"):
-            maps = ("expand", "contract", "collect", "spread", "pack", "unpack")
-            for each in [f"{name}_{of}" for of in maps] if name in ("halving", "small") else [name]:
-                function = getattr(library, f"{each}_{kind}")
-                signature = _SIGNATURES[each.removeprefix("halving_").removeprefix("small_")]
-                function.argtypes = [*signature, _INT]
-                function.restype = None
-                self._functions[each] = function, [_GIVEN.get(kind) for kind in signature]
+        of_rules = {f"{rule}_{name}": kinds for rule in _RULES for name, kinds in _MAPS.items()}
+        for name, kinds in (of_rules | _OTHERS).items():
+            function = getattr(library, f"{name}_{kind}")
+            function.argtypes = [*kinds, _INT]  # the number of threads comes last
+            function.restype = None
+            self._functions[name] = function, [_GIVEN.get(one) for one in kinds]
 
     def __call__(self, name: str, *arguments: Any) -> None:
         """Call a function of passes.cpp on tensors and numbers, with PyTorch's threads."""

@@ -50,7 +50,7 @@ class PatchGAN(nn.Module):
                 *norm_and_activation(norm, width, 0.2),
             ]
             channels, width = width, min(2 * width, 8 * settings.features)
-        layers.append(nn.Conv2d(channels, 1, 4, padding=1))
+        layers.append(Convolution(channels, 1, 4, bias=True))
         self.layers = nn.Sequential(*layers)
 
     def logits_size(self, rows: int, columns: int) -> tuple[int, int]:

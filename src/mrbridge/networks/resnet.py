@@ -64,7 +64,7 @@ class ResNet(nn.Module):
                 *norm_and_activation(norm, width // 2, 0.0),
             ]
             width //= 2
-        layers.append(nn.Conv2d(width, 1, 7, padding=3, padding_mode=mode))
+        layers.append(Convolution(width, 1, 7, bias=True, padding=mode))
         self.layers = nn.Sequential(*layers)
 
     def forward(

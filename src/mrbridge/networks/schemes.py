@@ -40,7 +40,7 @@ class Scheme(Protocol):
         """The weight as matrices of a type, (products, k, features)."""
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """Adjoint of `pack`: the gradient of the weight, in float32 at least."""
+        """Adjoint of `pack`: the gradient of the weight; where it is a sum, in float32 at least."""
 
     def expand(self, image: Tensor) -> Tensor:
         """The image as matrices, (products, m, k)."""
@@ -68,7 +68,7 @@ class Columns:
         return weight.reshape(1, -1, weight.shape[-1]).to(dtype)
 
     def unpack(self, packed: Tensor) -> Tensor:
-        return _precise(packed).view(4, 4, -1, packed.shape[-1])
+        return packed.view(4, 4, -1, packed.shape[-1])
 
     def expand(self, image: Tensor) -> Tensor:
         n, rows, columns, channels = image.shape

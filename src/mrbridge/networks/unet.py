@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mrbridge.errors import SizeError
-from mrbridge.networks.convolution import DoublingConvolution, HalvingConvolution
+from mrbridge.networks.convolution import Convolution, DoublingConvolution, HalvingConvolution
 from mrbridge.networks.norm import norm_and_activation
 from mrbridge.networks.precision import precisely
 from mrbridge.settings import Settings
@@ -111,8 +111,17 @@ class UNet(nn.Module):
         if self.refine is None:
             x = precisely(self.last, x)
         else:
-            x = self.refine(torch.cat([self.last(x), image.to(x.dtype)], dim=1))
+            x = self.refine(_beside(self.last(x), image))
         return torch.tanh(x.float())
+
+
+def _beside(x: Tensor, image: Tensor) -> Tensor:
+    """The channels of both, in memory last as those of `x`, whatever the image's layout says.
+
+    An image of one channel lies in both ways at once, and PyTorch would then choose the other.
+    """
+    parts = [part.permute(0, 2, 3, 1) for part in (x, image.to(x.dtype))]
+    return torch.cat(parts, dim=3).permute(0, 3, 1, 2)
 
 
 def check_multiple(x: Tensor, multiple: int, network: str) -> None:
@@ -146,5 +155,5 @@ def _refinement(width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(width + 1, width, 3, padding=1),
         nn.LeakyReLU(0.2),
-        nn.Conv2d(width, 1, 3, padding=1),
+        Convolution(width, 1, 3, bias=True),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TypeVar
 
 import torch
@@ -11,6 +12,10 @@ from torch import nn
 from mrbridge.training.layout import FlatParameters
 
 M = TypeVar("M", bound=nn.Module)
+
+_EACH, _EVERY = 40, 4
+"""Averages follow each of the first steps, and then every few: hundreds of steps are in them by
+then, and to read and write all weights takes as long as it does in the optimiser."""
 
 
 def averaged_copy(network: M) -> M:
@@ -24,13 +29,17 @@ def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
     """Move `average` towards `network` after optimiser step number `step`, counted from 1.
 
     Polyak averaging as in Yazici et al. 2019 (arXiv:1806.04498). The decay starts low, at
-    (1 + step) / (10 + step), so that the untrained weights are soon forgotten.
+    (1 + step) / (10 + step), so that the untrained weights are soon forgotten. From step 40 on
+    only every fourth step does something, by the decays of four.
     """
-    decay = min(decay, (1 + step) / (10 + step))
+    if step > _EACH and step % _EVERY:
+        return
+    steps = range(step - _EVERY + 1, step + 1) if step > _EACH else [step]
+    kept = math.prod(min(decay, (1 + number) / (10 + number)) for number in steps)
     old, new = (FlatParameters(one.parameters()).vectors for one in (average, network))
-    torch._foreach_lerp_(old, new, 1 - decay)
-    for kept, current in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(current)
+    torch._foreach_lerp_(old, new, 1 - kept)
+    for held, current in zip(average.buffers(), network.buffers(), strict=True):
+        held.copy_(current)
 
 
 @torch.no_grad()

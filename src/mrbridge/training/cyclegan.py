@@ -13,6 +13,7 @@ from mrbridge import losses
 from mrbridge.bundle import Bundle
 from mrbridge.data.dataset import Sample
 from mrbridge.networks import build_critic, build_generator, unchanged_weights
+from mrbridge.training.adam import Adam
 from mrbridge.training.average import averaged_copy, between, follow
 from mrbridge.training.compiling import Compiled
 from mrbridge.training.layout import FlatParameters, lay_out
@@ -97,9 +98,7 @@ class CycleGAN(pl.LightningModule):
         for pool in (self.source_pool, self.target_pool):
             pool.images = [image.to(self.device) for image in pool.images]
         self._flat = [FlatParameters(n.parameters()) for n in (self._generators(), self._critics())]
-        made: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(flat.vectors, rate, betas, fused=True) for flat in self._flat
-        ]
+        made: list[torch.optim.Optimizer] = [Adam(flat.vectors, rate, betas) for flat in self._flat]
         if self._optimizer_states is not None:
             for optimizer, flat, state in zip(
                 made, self._flat, self._optimizer_states, strict=True
@@ -317,6 +316,9 @@ class CycleGAN(pl.LightningModule):
 def _step(optimizer: LightningOptimizer, parameters: FlatParameters, ranks: Ranks) -> None:
     """Step with the mean gradients of `parameters`, and let go of them: their memory is needed."""
     parameters.take_gradients()
+    if ranks.count > 1:
+        for vector in parameters.vectors:
+            vector.grad = None if vector.grad is None else vector.grad.float()
     ranks.average([vector.grad for vector in parameters.vectors if vector.grad is not None])
     optimizer.step()
     parameters.drop_gradients()

@@ -40,9 +40,14 @@ class FlatParameters:
             parameter.detach().permute(order).view(-1)
             for parameter, order in zip(self.parameters, self._orders, strict=True)
         ]
+        for tensor in (*self.parameters, *self.vectors):
+            tensor.grad_dtype = None  # gradients stay in the type in which they were computed
 
     def take_gradients(self) -> None:
-        """Give the vectors the gradients of the parameters, which share memory where they can."""
+        """Give the vectors the gradients of the parameters, which share memory where they can.
+
+        They may be in bfloat16 where the weights are in float32: `adam.Adam` takes both.
+        """
         for vector, parameter, order in zip(
             self.vectors, self.parameters, self._orders, strict=True
         ):
