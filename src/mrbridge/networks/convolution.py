@@ -171,7 +171,7 @@ def _weight(kernel: int, channels: int, features: int) -> nn.Parameter:
 
 def _in_order(x: Tensor, weight: Tensor) -> Tensor:
     """The weight as PyTorch's own convolution takes it: on a CPU some of its ways want no other."""
-    return weight.contiguous() if _by_products(x) else weight
+    return weight.contiguous() if x.device.type == "cpu" else weight
 
 
 def _with(bias: Tensor | None, x: Tensor) -> Tensor:
