@@ -15,7 +15,7 @@ OFF = {"flip": False, "rotate_degrees": 0.0, "scale": 0.0, "shift": 0.0}
 def changed(images: np.ndarray, seed: int, **settings: object) -> np.ndarray:
     """Slices after the changes that `settings` switch on, all others being off."""
     augment = Augmentation(AugmentSettings.build({**OFF, **settings}), SIZE)
-    return augment(images, np.random.default_rng(seed))
+    return augment(images[None], [np.random.default_rng(seed)])[0]
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def image() -> np.ndarray:
 def test_equal_seeds_give_equal_changes(image: np.ndarray) -> None:
     settings = AugmentSettings(bias_field=0.3, gamma=0.2, noise=0.05)
     one, other = Augmentation(settings, SIZE), Augmentation(settings, SIZE)
-    other(image, np.random.default_rng(1))  # what came before does not count
-    made = [augment(image, np.random.default_rng(7)) for augment in (one, other)]
+    other(image[None], [np.random.default_rng(1)])  # what came before does not count
+    made = [augment(image[None], [np.random.default_rng(7)])[0] for augment in (one, other)]
     np.testing.assert_array_equal(*made)
-    assert not np.array_equal(made[0], one(image, np.random.default_rng(8)))
+    assert not np.array_equal(made[0], one(image[None], [np.random.default_rng(8)])[0])
 
 
 def test_the_number_of_threads_changes_nothing(image: np.ndarray) -> None:
@@ -180,3 +180,13 @@ def test_the_noise_has_at_most_the_standard_deviation_that_was_asked_for() -> No
     found = [changed(grey, seed, noise=0.1).std() for seed in range(60)]
     assert 15 <= sum(one < 1e-6 for one in found) <= 45
     assert 0.08 < max(found) < 0.105
+
+
+def test_images_of_a_batch_change_as_they_would_alone(image: np.ndarray) -> None:
+    strong = AugmentSettings(bias_field=0.3, gamma=0.2, noise=0.05)
+    augment = Augmentation(strong, SIZE)
+    for seed in range(8):
+        rngs = [[np.random.default_rng([seed, n]) for n in range(3)] for _ in range(2)]
+        both = augment(np.stack([image, image, image]), rngs[0])
+        for made, rng in zip(both, rngs[1], strict=True):
+            np.testing.assert_allclose(made, augment(image[None], [rng])[0], atol=1e-6)

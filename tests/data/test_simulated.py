@@ -171,7 +171,7 @@ def test_only_what_is_seen_changes_its_looks() -> None:
     strong = change.settings.changed({"rotate_degrees": 0, "scale": 0, "shift": 0, "flip": False})
     change = Augmentation(strong, SIZE, looks=change.looks)
     group = np.random.default_rng(0).uniform(-1, 1, (4, SIZE, SIZE)).astype(np.float32)
-    changed = [change(group, np.random.default_rng(seed)) for seed in range(16)]
+    changed = [change(group[None], [np.random.default_rng(seed)])[0] for seed in range(16)]
     assert all(np.allclose(one[ANSWERS], group[ANSWERS], atol=1e-6) for one in changed)
     assert sum(np.abs(one[SEEN] - group[SEEN]).max() > 0.05 for one in changed) >= 4
 

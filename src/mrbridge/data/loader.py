@@ -53,6 +53,7 @@ def batches_from(
         batch_size=batch_size,
         sampler=_Indices(batch_size, first_step, last_step, share),
         drop_last=True,
+        collate_fn=_together,
         num_workers=processes,
         prefetch_factor=4 if processes else None,
         pin_memory=device.type == "cuda",
@@ -60,6 +61,12 @@ def batches_from(
         # A generator of its own: without one, the loader draws from the global random state.
         generator=torch.Generator(),
     )
+
+
+def _together(samples: list[Sample]) -> Sample:
+    """Samples as a batch; a single one is not copied."""
+    parts = zip(*samples, strict=True)
+    return Sample(*(part[0][None] if len(part) == 1 else torch.stack(part) for part in parts))
 
 
 @dataclass(frozen=True)

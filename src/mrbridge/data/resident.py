@@ -106,7 +106,8 @@ class ResidentSlices:
         if change.settings.noise:
             seeds = np.random.SeedSequence([self.dataset.seed, 6 + part, indices.start])
             self._noise.manual_seed(int(seeds.generate_state(1)[0]))
-            noise = torch.randn(images.shape, generator=self._noise, device=self.device)
+            shape = change.noise_shape(images.shape)
+            noise = torch.randn(shape, generator=self._noise, device=self.device)
         return change.apply(images, drawn, self._send(drawn), noise)
 
     def _send(self, numbers: NDArray[np.generic]) -> Tensor:

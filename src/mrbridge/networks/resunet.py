@@ -19,6 +19,9 @@ from mrbridge.networks.precision import precisely
 from mrbridge.networks.unet import check_multiple
 from mrbridge.settings import Settings
 
+_FINE_LEVELS = 3
+"""Levels of the encoder, from the full size on, whose rounding to bfloat16 shows in the image."""
+
 
 class ResUNetSettings(Settings):
     """Settings of `ResUNet`.
@@ -94,7 +97,7 @@ class ResUNet(nn.Module):
         check_multiple(x, self.multiple, f"a residual U-Net of {self.settings.levels} levels")
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
-            x = block(x) if level else precisely(block, x)
+            x = precisely(block, x) if level < _FINE_LEVELS else block(x)
             skips.append(x)
         skips.pop()
         for block in self.residual:

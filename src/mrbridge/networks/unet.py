@@ -15,7 +15,7 @@ from mrbridge.networks.norm import norm_and_activation
 from mrbridge.networks.precision import precisely
 from mrbridge.settings import Settings
 
-_FINE_LEVELS = 3
+_FINE_LEVELS = 4
 """Levels of the encoder, from the full size on, whose rounding to bfloat16 shows in the image."""
 
 
