@@ -164,6 +164,18 @@ def test_the_loader_gives_the_steps_that_were_asked_for(
             assert torch.equal(batch[side], expected)
 
 
+def test_the_loader_goes_on_after_what_it_made_ahead(
+    small_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "_SPARE_FROM", 10_000)
+    dataset = UnpairedSlices(small_store, SIZE, 0)
+    batches = batches_from(dataset, 1, 0, 2 * loader._BURST + 3)
+    made = list(batches)
+    assert len(made) == len(batches) == 2 * loader._BURST + 3
+    for index, batch in enumerate(made):
+        assert torch.equal(batch.source[0], dataset[index].source)
+
+
 def test_the_loaders_process_ends_when_the_training_says_so_only(
     small_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch.utils.data import DataLoader
@@ -17,6 +18,9 @@ from mrbridge.data.resident import ResidentBatches, ResidentSlices, fits
 from mrbridge.errors import MrbridgeError
 
 _SPARE_FROM = 4  # processors
+_BURST = 8
+"""Samples made at a time where the training makes them itself. Each step throws all that belongs to
+the loader out of the caches: the first sample after one takes up to twice the time of the next."""
 _PROCESSES_FOR_CUDA = 8  # at most: one makes some hundred samples a second, a GPU takes more
 _CPU = torch.device("cpu")
 
@@ -28,7 +32,7 @@ def batches_from(
     last_step: int,
     device: torch.device = _CPU,
     share: tuple[int, int] = (0, 1),
-) -> DataLoader[Sample] | ResidentBatches:
+) -> DataLoader[Sample] | ResidentBatches | BatchesInBursts:
     """Batches `first_step` (included) to `last_step` (excluded) of the endless sequence.
 
     On a CUDA device that has room for all slices they are kept and changed there. Otherwise, where
@@ -48,7 +52,7 @@ def batches_from(
         slices = ResidentSlices(dataset, device)
         return ResidentBatches(slices, batch_size, first_step, last_step, share)
     processes = _processes(device)
-    return DataLoader(
+    batches = DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=_Indices(batch_size, first_step, last_step, share),
@@ -61,6 +65,23 @@ def batches_from(
         # A generator of its own: without one, the loader draws from the global random state.
         generator=torch.Generator(),
     )
+    return batches if processes else BatchesInBursts(batches, max(1, _BURST // batch_size))
+
+
+@dataclass(frozen=True)
+class BatchesInBursts:
+    """The same batches, of which `burst` are made before the first of them is given."""
+
+    batches: DataLoader[Sample]
+    burst: int
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Sample]:
+        batches = iter(self.batches)
+        while burst := list(islice(batches, self.burst)):
+            yield from burst
 
 
 def _together(samples: list[Sample]) -> Sample:

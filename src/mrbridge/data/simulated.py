@@ -159,14 +159,16 @@ def _darken_fluid(t1w: NDArray[np.float32], fluid: NDArray[np.bool_], share: flo
     dark is then cortex beside a sulcus, not fluid. Signal equations alone seldom give that. In
     whole heads bone stays darker than fluid, or nothing but its place would tell them apart.
     """
-    inside = t1w > -1
-    if fluid.sum() < _ENOUGH_FLUID:
+    if np.count_nonzero(fluid) < _ENOUGH_FLUID:
         return
-    darkest = float(t1w[inside].min())
-    level = darkest + share * max(0.0, float(np.median(t1w[fluid])) - darkest)
+    # Masks are multiplied by: to choose by them takes ten times as long.
+    outside = t1w <= -1
+    darkest = float((t1w + np.float32(2) * outside).min())
+    usual = float(torch.from_numpy(t1w[fluid]).median())
+    level = darkest + share * max(0.0, usual - darkest)
     if level < _BRIGHT:
-        stretched = darkest + (t1w - level) * (1 - darkest) / (1 - level)
-        t1w[inside] = np.clip(stretched, darkest, 1)[inside]
+        stretched = darkest + (t1w - level) * ((1 - darkest) / (1 - level))
+        t1w[:] = (np.clip(stretched, darkest, 1) + 1) * ~outside - 1
 
 
 def _mixed(groups: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 def precisely(layers: nn.Module, x: Tensor) -> Tensor:
-    """A generator's first layers, and its last: in float32 where an image is made to be kept.
+    """Layers in float32 where an image is made to be kept: the U-Nets' first and last, all ResNet's.
 
     What the first round, the instance norms of all later layers enlarge, most where a slice shows
     little: to 5 % of the range in single voxels; what the last rounds is seen as it is
-    (docs/explanation/performance.md). They are a fifth of the operations or less. Training does
-    not need it.
+    (docs/explanation/performance.md). Of a U-Net they are a third of the operations or less.
+    Training does not need it.
     """
     if not torch.is_inference_mode_enabled():
         return layers(x)

@@ -15,10 +15,6 @@ from mrbridge.networks.precision import precisely
 from mrbridge.networks.unet import check_multiple
 from mrbridge.settings import Settings
 
-_FIRST_LAYERS = 3
-"""The 7x7 convolution, its norm and ReLU, whose rounding to bfloat16 shows in the image."""
-
-
 class ResNetSettings(Settings):
     """Settings of `ResNet`.
 
@@ -82,8 +78,8 @@ class ResNet(nn.Module):
             SizeError: rows or columns are not multiples of 4.
         """
         check_multiple(x, self.multiple, "a ResNet")
-        x = precisely(self.layers[:_FIRST_LAYERS], x)
-        return torch.tanh(self.layers[_FIRST_LAYERS:](x).float())
+        # All of it: one rounding in the sum that the residual blocks add to shows in the image.
+        return torch.tanh(precisely(self.layers, x).float())
 
 
 class _ResidualBlock(nn.Module):
