@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def precisely(layers: nn.Module, x: Tensor) -> Tensor:
-    """Layers in float32 where an image is made to be kept: the U-Nets' first and last, all ResNet's.
+    """Layers in float32 where an image is made to be kept: U-Nets' first and last, a ResNet's all.
 
     What the first round, the instance norms of all later layers enlarge, most where a slice shows
     little: to 5 % of the range in single voxels; what the last rounds is seen as it is

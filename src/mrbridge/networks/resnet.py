@@ -15,6 +15,7 @@ from mrbridge.networks.precision import precisely
 from mrbridge.networks.unet import check_multiple
 from mrbridge.settings import Settings
 
+
 class ResNetSettings(Settings):
     """Settings of `ResNet`.
 
