@@ -152,6 +152,18 @@ class TestErrors:
         assert message in err.splitlines()[-1]
 
     @pytest.mark.parametrize(
+        "arguments", [["info", "unett"], ["trian"], ["translate", "-i", "x.nii"], ["info", "--no"]]
+    )
+    def test_with_json_it_is_the_answer_too(
+        self, arguments: list[str], run: Callable[..., Any]
+    ) -> None:
+        code, out, err = run(*arguments, "--json")
+        assert out.count("\n") == 1
+        assert answer(out) == {"error": err.removeprefix("error: ").rstrip(), "exit_code": code}
+        assert code == 2
+        assert run(*arguments)[1] == "", "an option of one command line is heard by the next"
+
+    @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["trian"], "trian"),
@@ -175,6 +187,8 @@ class TestErrors:
 
         monkeypatch.setattr(cli, "app", interrupted)
         assert run("info", "unet") == (3, "", "error: interrupted\n")
+        told = '{"error": "interrupted", "exit_code": 3}\n'
+        assert run("info", "unet", "--json") == (3, told, "error: interrupted\n")
 
     def test_numbers_that_json_cannot_hold_are_null(self) -> None:
         told = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": -float("inf"), "e": 1}}

@@ -69,22 +69,21 @@ def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = N
 
 def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
+    console.said.json = "--json" in given  # for errors that come before a verb can listen
+    console.said.answered = False
     try:
         (program or app)(args=spread(given), standalone_mode=False)
     except MrbridgeError as error:
-        complain(str(error))
-        return error.exit_code
+        return complain(str(error), error.exit_code)
     except TyperException as error:
         context = getattr(error, "ctx", None)  # only errors of usage know their command
         hint = f" Try '{context.command_path} -h'." if context else ""
-        complain(f"{error.format_message().removesuffix('.')}.{hint}")
-        return 2
+        return complain(f"{error.format_message().removesuffix('.')}.{hint}", 2)
     except (KeyboardInterrupt, Abort):
-        complain("interrupted")
-        return 3
+        return complain("interrupted", 3)
     except OSError as error:
-        complain(f"{error.filename or ''}: {error.strerror or error}. Check space and permissions.")
-        return 2
+        what = f"{error.filename or ''}: {error.strerror or error}"
+        return complain(f"{what}. Check space and permissions.", 2)
     return 0
 
 

@@ -23,11 +23,12 @@ Result = TypeVar("Result")
 
 @dataclass
 class Verbosity:
-    """What was asked for with -q, -v and --json."""
+    """What was asked for with -q, -v and --json, and whether a verb has given its answer."""
 
     quiet: bool = False
     verbose: bool = False
     json: bool = False
+    answered: bool = False
 
 
 said = Verbosity()
@@ -59,6 +60,7 @@ def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
 
 def answer(result: dict[str, Any], text: str) -> None:
     """Print a verb's result: one JSON object, or words."""
+    said.answered = True
     if said.json:
         typer.echo(json.dumps(plain(result), allow_nan=False))
     elif not said.quiet:
@@ -87,11 +89,20 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def complain(text: str) -> None:
-    """Say in one line what went wrong; with -v, where."""
+def complain(text: str, code: int) -> int:
+    """Say in one line what went wrong; with -v, where; with --json as an answer, if none was given.
+
+    Args:
+        text: what went wrong.
+        code: the exit code, which is returned.
+    """
     if said.verbose:
         traceback.print_exc()
-    sys.stderr.write(f"error: {shown(' '.join(text.split()))}\n")
+    line = " ".join(text.split())
+    sys.stderr.write(f"error: {shown(line)}\n")
+    if said.json and not said.answered:
+        answer({"error": line, "exit_code": code}, "")
+    return code
 
 
 class _ToStderr(logging.StreamHandler[Any]):

@@ -246,8 +246,9 @@ def page(lines: dict[str, str]) -> str:
         "",
         "Written by `python -m tests.faults.write`, which brings every fault about; a test "
         "compares. Exit codes: 0 done (a warning says what was mended), 1 some scans failed and "
-        "the others are done, 2 refused, 3 stopped and resumable. Tests lie in `tests/faults`, or "
-        "where a path is given; where no message stands, none is given.",
+        "the others are done, 2 refused, 3 stopped and resumable; `--json` answers with "
+        '`{"error": …, "exit_code": …}` where there is nothing else to tell. Tests lie in '
+        "`tests/faults`, or where a path is given; where no message stands, none is given.",
     ]
     found = everything()
     for row, (title, what) in ROWS.items():
