@@ -226,6 +226,14 @@ def test_convolutions_do_the_same_without(
         assert error < (1e-5 if dtype == torch.float32 else 0.01)
 
 
+def test_an_image_with_too_few_rows_to_mirror_is_refused(processor: str):
+    layer = Convolution(64, 1, 7, padding="reflect")
+    nn.init.ones_(layer.weight)
+    assert layer(draw(1, 64, 4, 128)).shape == (1, 1, 4, 128)
+    with pytest.raises(RuntimeError, match="Padding size"):
+        layer(draw(1, 64, 3, 128))
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("size", [(2, 64, 20, 13), (3, 83, 2, 3), (1, 5, 40, 41)])
 def test_norms_are_pytorchs(slope: float, size: tuple[int, ...], processor: str):

@@ -138,7 +138,8 @@ class Convolution(nn.Module):
             return None
         in_passes = compiled(_dtype(x)) is not None
         few = features * kernel**2 <= _FEW_TAPS and channels >= _ENOUGH_CHANNELS_OF_TAPS
-        if few and torch.is_grad_enabled() and in_passes:
+        mirrors = not reflects or min(rows, columns) > border  # or PyTorch says why it cannot
+        if few and mirrors and torch.is_grad_enabled() and in_passes:
             return CompiledShifts(kernel, border, reflects)
         block = {3: 2, 4: 4}.get(kernel)
         large = min(features, channels) >= _ENOUGH[in_passes][0]
