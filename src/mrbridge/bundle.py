@@ -84,7 +84,13 @@ class Networks(Settings):
 
 
 class BundleManifest(Settings):
-    """`bundle.json`: everything that inference needs, and where the model comes from."""
+    """`bundle.json`: everything that inference needs, and where the model comes from.
+
+    Attributes:
+        least_size: rows and columns to which smaller slices are padded, so that as much surrounds
+            them as in training: instance norms see it (docs/decisions/0013-surroundings.md). 0 is
+            no more than the generator needs.
+    """
 
     format: Literal["mrbridge-bundle"] = "mrbridge-bundle"
     version: int = VERSION
@@ -97,6 +103,7 @@ class BundleManifest(Settings):
     typical: dict[str, IntensityRecipe]
     pictures: bool
     planes: Planes = "axial"
+    least_size: int = Field(default=0, ge=0, le=8192)
     trained: dict[str, Any]
     scores: dict[str, float]
     limits: tuple[str, ...] = ()

@@ -228,6 +228,16 @@ def test_the_engine_gets_the_slices_that_show_something(
     np.testing.assert_array_equal(nothing, -1)
 
 
+def test_slices_get_as_much_around_them_as_in_training(
+    tiny_bundle: Bundle, copying: CopyingEngine
+) -> None:
+    manifest = tiny_bundle.manifest.model_copy(update={"least_size": 64})
+    translator = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
+    slices = np.random.default_rng(0).uniform(-1, 1, (2, 37, 70)).astype(np.float32)
+    np.testing.assert_array_equal(translator.translate_slices(slices, "T2w"), slices)
+    assert copying.shapes == [(2, 64, 80)]
+
+
 def test_the_two_directions_differ(tiny_bundle: Bundle) -> None:
     translator = Translator(tiny_bundle, "cpu")
     slices = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32)).astype(np.float32)

@@ -122,6 +122,7 @@ def test_the_bundle_tells_where_it_comes_from(run: Run, small_store: Store) -> N
     manifest = bundle.manifest
     assert (manifest.source, manifest.target, manifest.preset) == ("T1w", "T2w", "bridge")
     assert manifest.planes == "all"
+    assert manifest.least_size == run.settings.networks.image_size
     assert manifest.networks == run.settings.networks
     assert manifest.typical == small_store.manifest.typical
     assert manifest.trained["validation"] == "held-out slices"

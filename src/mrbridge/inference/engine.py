@@ -117,7 +117,8 @@ class Translator:
             The same shape and range, float32.
         """
         engine = self._engine_for(to)
-        rows, columns = (size_multiple(n, engine.multiple) for n in slices.shape[1:])
+        least = self.bundle.manifest.least_size
+        rows, columns = (size_multiple(max(n, least), engine.multiple) for n in slices.shape[1:])
         wanted = np.arange(len(slices))
         faint = np.zeros(len(slices), bool)
         if foreground is not None:

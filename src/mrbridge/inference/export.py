@@ -193,6 +193,7 @@ def _metadata(bundle: Bundle, generator: str, multiple: int) -> dict[str, str]:
         "bias_correction": bundle.manifest.standard.bias,
         "range": "[-1, 1]",
         "multiple": str(multiple),
+        "least_size": str(bundle.manifest.least_size),
         "layout": "batch, 1, rows to posterior, columns to the patient's left; axial slices",
         "intensities": bundle.manifest.standard.intensity.model_dump_json(),
         "typical": bundle.manifest.typical[target].model_dump_json(),

@@ -298,6 +298,7 @@ def _manifest(store: Store, settings: TrainSettings, held_out: HeldOut) -> Bundl
         typical=store.manifest.typical,
         pictures=_holds_pictures(store),
         planes=settings.planes,
+        least_size=settings.networks.image_size,
         trained=trained,
         scores={},
     )
