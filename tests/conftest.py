@@ -222,6 +222,7 @@ def tiny_bundle(
         standard=small_store.manifest.settings.standard,
         typical=small_store.manifest.typical,
         pictures=False,
+        least_size=16,
         trained={"subjects": 2},
         scores={"psnr_target": 12.5},
     )

@@ -160,7 +160,7 @@ class TestVerb:
         assert (told["source"], told["target"]) == ("T2w", "T1w")
         assert told["bias_correction"] == "none"
         assert (told["spacing_mm"], told["range"], told["multiple"]) == ("1", "[-1, 1]", "16")
-        assert told["least_size"] == str(tiny_bundle.manifest.least_size)
+        assert told["least_size"] == str(tiny_bundle.manifest.least_size) == "16"
         assert told["bundle_sha256"] == tiny_bundle.hash
         assert "synthetic; for research, not for diagnosis" in told["description"]
         typical = tiny_bundle.manifest.typical["T1w"]
