@@ -581,7 +581,9 @@ class TestBeginning:
         run = begin()
         assert run.kept_beginning
         assert bundle_is(run.path, tiny_bundle)
-        assert read_manifest(run.path).trained["kept"] == "the model it began with"
+        manifest = read_manifest(run.path)
+        assert manifest.trained["kept"] == "the model it began with"
+        assert manifest.least_size == tiny_bundle.manifest.least_size
         assert caplog.text.count("training did not improve on the model it began with") == 1
         assert [row["criterion"] for row in run.rows] == [1, 2, 3]
         assert train(small_store, run.path, resume=True, device="cpu").kept_beginning
@@ -597,9 +599,11 @@ class TestBeginning:
         run = begin()
         assert not run.kept_beginning
         assert not bundle_is(run.path, tiny_bundle)
-        trained = read_manifest(run.path).trained
-        assert trained["epochs"] == 2
-        assert "kept" not in trained
+        manifest = read_manifest(run.path)
+        assert manifest.trained["epochs"] == 2
+        assert "kept" not in manifest.trained
+        size = run.settings.networks.image_size
+        assert manifest.least_size == size != tiny_bundle.manifest.least_size
         assert "did not improve" not in caplog.text
 
     def test_a_pause_says_nothing_yet(

@@ -89,7 +89,8 @@ class Keeper(pl.Callback):
         signals: says whether somebody asked for an end.
         data: what tells the store's data from another's (`training.resume`).
         state: what an earlier session's checkpoint holds, if any.
-        begun: whether a new training begins with a trained model, whose weights are in it already.
+        beginning: of the bundle that a new training begins with, whose weights are in the model
+            already; None where there is none, or where the training goes on.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Keeper(pl.Callback):
         signals: StopOnSignal,
         data: dict[str, Any],
         state: dict[str, Any] | None,
-        begun: bool = False,
+        beginning: BundleManifest | None = None,
     ) -> None:
         self.run, self.settings, self.manifest = run, settings, manifest
         self.held_out, self.steps_per_epoch, self.signals = held_out, steps_per_epoch, signals
@@ -110,7 +111,8 @@ class Keeper(pl.Callback):
         kept = state["keeper"] if state else {}
         self.seconds: float = kept.get("seconds", 0.0)
         self.watch = Watch(**kept.get("watch", {}))
-        self.begun: bool = kept.get("begun", begun)
+        self.beginning = beginning
+        self.begun: bool = kept.get("begun", beginning is not None)
         reference = kept.get("reference")
         self.reference = None if reference is None else Reference.from_state(reference)
         self.sums: dict[str, Tensor] = kept.get("sums", {})
@@ -304,6 +306,9 @@ class Keeper(pl.Callback):
         if self.watch.keeps_beginning:
             trained["kept"] = "the model it began with"
         manifest = self.manifest.model_copy(update={"trained": trained, "scores": scores})
+        if self.watch.keeps_beginning and self.beginning is not None:
+            # It has not yet got used to what surrounds the slices of this training.
+            manifest = manifest.model_copy(update={"least_size": self.beginning.least_size})
         save_bundle(manifest, model.shipped_weights(), self.run / "bundle")
 
     def _save_best(self, model: CycleGAN) -> None:

@@ -169,7 +169,7 @@ def _train(
         if ranks.is_first:
             keeper = Keeper(
                 *(run, settings, manifest, held_out, steps_per_epoch, signals),
-                *(identity(store), state, is_begun),
+                *(identity(store), state, None if begun is None else begun.manifest),
             )
         del state  # its tensors live on in the model and the optimisers
         concert = Concert(ranks, signals, keeper)
