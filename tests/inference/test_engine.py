@@ -238,6 +238,28 @@ def test_slices_get_as_much_around_them_as_in_training(
     assert copying.shapes == [(2, 64, 80)]
 
 
+@pytest.mark.parametrize(
+    ("least", "axial", "upright"), [(112, (112, 112), (96, 112)), (0, (96, 80), (80, 96))]
+)
+def test_upright_slices_get_as_much_above_as_axial_ones_in_front(
+    least: int,
+    axial: tuple[int, int],
+    upright: tuple[int, int],
+    tiny_bundle: Bundle,
+    copying: CopyingEngine,
+) -> None:
+    """Heads of 96 rows have 16 more around them at 112, so that 70 rows become 86, and these 96."""
+    manifest = tiny_bundle.manifest.model_copy(update={"least_size": least, "planes": "all"})
+    voxels = np.random.default_rng(0).uniform(100, 900, (80, 96, 70)).astype(np.float32)
+    Translator(replace(tiny_bundle, manifest=manifest), "cpu").translate(
+        Volume(voxels, np.eye(4)), "T2w"
+    )
+    sizes = {shape[0]: shape[1:] for shape in copying.shapes}
+    assert sizes[70] == axial
+    assert sizes[80] == upright, "sagittal"
+    assert sizes[96] == (upright[0], max(80, least)), "coronal"
+
+
 def test_the_two_directions_differ(tiny_bundle: Bundle) -> None:
     translator = Translator(tiny_bundle, "cpu")
     slices = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32)).astype(np.float32)

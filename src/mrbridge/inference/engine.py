@@ -104,7 +104,14 @@ class Translator:
             voxels[~standard.brain] = 0
         return replace(volume, voxels=voxels, contrast=to, synthetic=True)
 
-    def translate_slices(self, slices: Stack, to: str, *, foreground: Mask | None = None) -> Stack:
+    def translate_slices(
+        self,
+        slices: Stack,
+        to: str,
+        *,
+        foreground: Mask | None = None,
+        least: tuple[int, int] | None = None,
+    ) -> Stack:
         """Translate standardised slices.
 
         Args:
@@ -112,13 +119,15 @@ class Translator:
             to: the contrast to make.
             foreground: the same shape; slices with next to none of it become background (-1),
                 and those with little of it are computed in float32.
+            least: rows and columns to which smaller slices are padded; None takes the bundle's
+                `least_size`, which suits axial slices.
 
         Returns:
             The same shape and range, float32.
         """
         engine = self._engine_for(to)
-        least = self.bundle.manifest.least_size
-        rows, columns = (size_multiple(max(n, least), engine.multiple) for n in slices.shape[1:])
+        sizes = zip(slices.shape[1:], least or 2 * (self.bundle.manifest.least_size,), strict=True)
+        rows, columns = (size_multiple(max(size), engine.multiple) for size in sizes)
         wanted = np.arange(len(slices))
         faint = np.zeros(len(slices), bool)
         if foreground is not None:
@@ -142,8 +151,12 @@ class Translator:
         if planes == ("axial",):
             return self.translate_slices(slices, to, foreground=foreground)
 
-        def make(slices: Stack, foreground: Mask) -> tuple[Stack, Mask]:
-            made = self.translate_slices(slices, to, foreground=foreground)
+        size = self.bundle.manifest.least_size
+        around = size - slices.shape[1]  # above and below heads in the axial slices of training
+
+        def make(part: Stack, foreground: Mask) -> tuple[Stack, Mask]:
+            least = (part.shape[1] + around, size)
+            made = self.translate_slices(part, to, foreground=foreground, least=least)
             return made, _shares(foreground) >= EMPTY
 
         return in_three_planes(slices, foreground, standard.grid, make)
