@@ -7,13 +7,13 @@
         [--figure docs/explanation/quality.svg]
 
 Sets: `ms` trains on the T1w of patient07 and the T2w of patient19 of open-ms-mni, `ms-swapped` the
-other way round; both score both patients, whose scans of the other contrast no training saw.
+other way round; both score both patients: of each pair, a training saw one scan, never both.
 `seed-png` trains on the two folders of slices and scores the pairs that are hidden in them.
-`whole-heads`, `healthy-head` and `healthy-brain` train nothing: `evaluate` scores the shipped
+`whole-heads`, `healthy-head` and `other-brains` train nothing: `evaluate` scores the shipped
 model, other runs (`--models`) and the floor on the visits of open-ms-raw (mean over patients), on
-the adult of adi-brain-dicom or on that adult's brain, registered, inside the foreground. Arms of
-pairs are trained once for each patient, on the pair of the other one, for the minutes each; arms of
-pseudo-pairs on the scans of `ms`, each beside the other patient's that was bent onto it.
+the adult of adi-brain-dicom, or on the brains of all three, registered, inside the foreground.
+Arms of pairs are trained once for each patient, on the pair of the other one, for the minutes each;
+arms of pseudo-pairs on the scans of `ms`, each beside the other patient's that was bent onto it.
 `preset …` are the original presets with their own networks, losses and weights. Scores are those
 of DESIGN, section 7: kind `fit` inside the brain, in three dimensions, for patients; kind `plain`
 over whole slices for seed-png. Every arm starts from the same store; threads are those of the

@@ -17,8 +17,12 @@ from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import dicom
 from mrbridge.preparation.brain import find_brain
 
-SETS = ("whole-heads", "healthy-head", "healthy-brain")
+SETS = ("whole-heads", "healthy-head", "other-brains")
 _TO = ("T2w", "T1w")
+_APART = "apart"  # a subject that several people are, so that none's floor is learned on another
+_VISIT = "visit"
+
+Row = tuple[str, str, str, Path]  # subject, session, contrast, scan
 
 
 def scans_apart(
@@ -30,20 +34,17 @@ def scans_apart(
         data: the scans.
         folder: for tables and results.
         of_set: `whole-heads` scores the patients of open-ms-raw; `healthy-head` the adult of
-            adi-brain-dicom, with a floor learned on them; `healthy-brain` that adult's brain, as
-            `prepare --brain auto` finds it, with a floor learned on the patients of open-ms-mni.
+            adi-brain-dicom, with a floor learned on them; `other-brains` the brains of all three,
+            as `prepare --brain auto` finds them, with a floor learned on the patients of
+            open-ms-mni.
         models: the first one's floor is told.
     """
-    rows: list[tuple[str, str, str, Path]] = []
-    pattern = (
-        "patient*/T[12].nii.gz" if of_set == "healthy-brain" else "patient*/study*_T[12]W.nii.gz"
-    )
-    patients_of = "open-ms-mni" if of_set == "healthy-brain" else "open-ms-raw"
-    for path in sorted((data / patients_of).glob(pattern)):
-        visit, _, contrast = path.name.split(".")[0].rpartition("_")
-        rows.append((path.parent.name, visit or "1", f"{contrast[:2]}w", path.resolve()))
-    if of_set != "whole-heads":
-        rows += _healthy(data, folder, stripped=of_set == "healthy-brain")
+    patients, adult = _patients(data), _adult(data, folder)
+    rows = {
+        "whole-heads": lambda: patients,
+        "healthy-head": lambda: patients + adult,
+        "other-brains": lambda: _teachers(data) + _brains(patients + adult, folder),
+    }[of_set]()
     with open(folder / "table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([("subject", "session", "contrast", "path"), *rows])
@@ -55,42 +56,64 @@ def scans_apart(
             told = [row for row in csv.DictReader(file) if row["kind"] == "fit"]
         for arm, method in (("floor", "floor"), (Path(model).name, "model")):
             if arm != "floor" or number == 0:
-                by_direction = {
-                    f"to {to}": _by_subject(told, method, to, of_set != "whole-heads") for to in _TO
-                }
+                of_arm = [row for row in told if row["method"] == method]
+                by_direction = {f"to {to}": _by_person(of_arm, to, of_set) for to in _TO}
                 cut = {} if arm == "floor" else {"planes": load_bundle(model).manifest.planes}
                 yield {"arm": arm, **cut, "scores": by_direction}
 
 
-def _healthy(data: Path, folder: Path, stripped: bool) -> Iterator[tuple[str, str, str, Path]]:
-    """The rows of the adult of adi-brain-dicom, whose two series are written to `folder`."""
+def _teachers(data: Path) -> list[Row]:
+    """The patients of open-ms-mni."""
+    return [
+        (path.parent.name, "1", f"{path.name[:2]}w", path.resolve())
+        for path in sorted((data / "open-ms-mni").glob("patient*/T[12].nii.gz"))
+    ]
+
+
+def _patients(data: Path) -> list[Row]:
+    """The visits of the patients of open-ms-raw."""
+    rows = []
+    for path in sorted((data / "open-ms-raw").glob("patient*/study*_T[12]W.nii.gz")):
+        visit, contrast = path.name.split(".")[0].split("_")
+        rows.append((path.parent.name, visit, f"{contrast[:2]}w", path.resolve()))
+    return rows
+
+
+def _adult(data: Path, folder: Path) -> list[Row]:
+    """The adult of adi-brain-dicom, whose two series are written to `folder`."""
     listing = dicom.find_series(data / "adi-brain-dicom")
+    rows = []
     for contrast in ("T1w", "T2w"):
         found = dicom.choose_series(listing, [contrast])
         scan = dicom.read_series(found, allow_gaps=True)  # each lacks a slice
-        if stripped:
-            brain = find_brain(scan, "auto")
-            scan = replace(scan, voxels=np.where(brain, scan.voxels, 0).astype(scan.voxels.dtype))
         path = (folder / f"adi_{contrast}.nii.gz").resolve()
-        yield "adi", "1", contrast, io.write(scan, path)
+        rows.append(("adi", "1", contrast, io.write(scan, path)))
+    return rows
 
 
-def _by_subject(
-    rows: list[dict[str, str]], method: str, to: str, healthy: bool
-) -> dict[str, list[float]]:
-    """PSNR and SSIM of each subject, a mean over its visits, and the mean over subjects."""
-    each = {
-        subject: np.mean(
-            [
-                [float(row["psnr"]), float(row["ssim"])]
-                for row in rows
-                if (row["subject"], row["method"]) == (subject, method)
-                and row["direction"].endswith(f"to_{to}")
-            ],
-            axis=0,
-        )
-        for subject in sorted({row["subject"] for row in rows})
-        if (subject == "adi") == healthy
-    }
+def _brains(rows: list[Row], folder: Path) -> list[Row]:
+    """The brains of these heads alone, written to `folder`, as sessions of one subject."""
+    made = []
+    for person, visit, contrast, path in rows:
+        scan = io.read(path)
+        inside = find_brain(scan, "auto")
+        brain = replace(scan, voxels=np.where(inside, scan.voxels, 0).astype(scan.voxels.dtype))
+        out = (folder / f"{person}_{visit}_brain_{contrast}.nii.gz").resolve()
+        made.append((_APART, f"{person}{_VISIT}{visit}", contrast, io.write(brain, out)))
+    return made
+
+
+def _by_person(rows: list[dict[str, str]], to: str, of_set: str) -> dict[str, list[float]]:
+    """PSNR and SSIM of each person that a set scores, a mean over its visits, and their mean."""
+    by_person: dict[str, list[list[float]]] = {}
+    for row in sorted(rows, key=lambda row: row["case"]):
+        person = row["subject"]
+        if person == _APART:
+            person = row["case"].removeprefix(f"{_APART}_").split(_VISIT)[0]
+        elif of_set == "other-brains" or (of_set == "healthy-head" and person != "adi"):
+            continue  # only a teacher of floors
+        if row["direction"].endswith(f"to_{to}"):
+            by_person.setdefault(person, []).append([float(row["psnr"]), float(row["ssim"])])
+    each = {person: np.mean(told, axis=0) for person, told in by_person.items()}
     told = {"mean": np.mean(list(each.values()), axis=0)} | each
     return {name: [round(float(value), 3) for value in pair] for name, pair in told.items()}

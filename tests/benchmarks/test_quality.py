@@ -182,19 +182,20 @@ def test_shares_lie_between_the_shipped_model_and_the_end_of_a_run(
         assert torch.equal(told[0.0][name], last[f"mean_{name}"])
 
 
-def test_a_patient_counts_once_whatever_the_visits(apart: Any) -> None:
-    def row(subject: str, psnr: float, method: str = "model") -> dict[str, str]:
-        told = {"subject": subject, "method": method, "direction": "T1w_to_T2w"}
+def test_a_person_counts_once_whatever_the_visits(apart: Any) -> None:
+    def row(case: str, psnr: float) -> dict[str, str]:
+        told = {"case": case, "subject": case.split("_")[0], "direction": "T1w_to_T2w"}
         return told | {"psnr": str(psnr), "ssim": "0.5"}
 
-    rows = [row("a", 10.0), row("a", 12.0), row("b", 20.0), row("adi", 99.0), row("a", 1, "floor")]
-    rows += [row("a", 50.0) | {"direction": "T2w_to_T1w"}]
-    told = apart._by_subject(rows, "model", "T2w", False)
+    rows = [row("a_1", 10.0), row("a_2", 12.0), row("b_1", 20.0), row("adi_1", 99.0)]
+    rows += [row("a_3", 50.0) | {"direction": "T2w_to_T1w"}]
+    told = apart._by_person(rows[:3] + rows[4:], "T2w", "whole-heads")
     assert told == {"mean": [15.5, 0.5], "a": [11.0, 0.5], "b": [20.0, 0.5]}
-    assert apart._by_subject(rows, "model", "T2w", True) == {
-        "mean": [99.0, 0.5],
-        "adi": [99.0, 0.5],
-    }
+    alone = apart._by_person(rows, "T2w", "healthy-head")
+    assert alone == {"mean": [99.0, 0.5], "adi": [99.0, 0.5]}
+    brains = [row("apart_avisit1", 10.0), row("apart_avisit2", 12.0), row("apart_adivisit1", 5.0)]
+    told = apart._by_person([*rows, *brains], "T2w", "other-brains")
+    assert told == {"mean": [8.0, 0.5], "a": [11.0, 0.5], "adi": [5.0, 0.5]}
 
 
 def test_cases_that_were_scored_apart_are_joined(quality: Any) -> None:
