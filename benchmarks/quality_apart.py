@@ -12,6 +12,7 @@ import numpy as np
 
 from mrbridge import io
 from mrbridge.bundle import load_bundle
+from mrbridge.errors import SomeScansFailed
 from mrbridge.evaluation.evaluate import evaluate
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import dicom
@@ -51,8 +52,11 @@ def scans_apart(
     settings = EvaluateSettings(cycle=False, shown_cases=0)
     for number, model in enumerate(models):
         out = folder / f"scores{number}"
-        found = evaluate(model, folder / "table.csv", out=out, settings=settings)
-        with open(found.out / "scores.csv", newline="") as file:
+        try:
+            evaluate(model, folder / "table.csv", out=out, settings=settings)
+        except SomeScansFailed as error:  # such as two brains that could not be brought together
+            print(error)
+        with open(out / "scores.csv", newline="") as file:
             told = [row for row in csv.DictReader(file) if row["kind"] == "fit"]
         for arm, method in (("floor", "floor"), (Path(model).name, "model")):
             if arm != "floor" or number == 0:
