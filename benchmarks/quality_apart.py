@@ -40,12 +40,11 @@ def scans_apart(
             open-ms-mni.
         models: the first one's floor is told.
     """
-    patients, adult = _patients(data), _adult(data, folder)
-    rows = {
-        "whole-heads": lambda: patients,
-        "healthy-head": lambda: patients + adult,
-        "other-brains": lambda: _teachers(data) + _brains(patients + adult, folder),
-    }[of_set]()
+    rows = _patients(data)
+    if of_set != "whole-heads":
+        rows += _adult(data, folder)
+    if of_set == "other-brains":
+        rows = _teachers(data) + _brains(rows, folder)
     with open(folder / "table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([("subject", "session", "contrast", "path"), *rows])

@@ -18,6 +18,7 @@ from scipy import ndimage, stats
 
 from mrbridge import models
 from mrbridge.bundle import Bundle, load_bundle, read_manifest, save_bundle
+from mrbridge.errors import Interrupted
 from mrbridge.networks import build_generator
 from mrbridge.preparation.store import Store
 from mrbridge.training import callbacks, guard
@@ -587,6 +588,28 @@ class TestBeginning:
         assert caplog.text.count("training did not improve on the model it began with") == 1
         assert [row["criterion"] for row in run.rows] == [1, 2, 3]
         assert train(small_store, run.path, resume=True, device="cpu").kept_beginning
+
+    def test_it_is_shipped_as_it_was_by_whoever_was_stopped_before(
+        self,
+        begin: Callable[..., Run],
+        told: Callable[..., None],
+        small_store: Store,
+        tiny_bundle: Bundle,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        told("R", [2.0, 1.0, 1.0, 1.0, 1.0])
+
+        def stopped(*_: Any) -> None:
+            raise Interrupted("stopped")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Keeper, "_ship", stopped)
+            with pytest.raises(Interrupted):
+                begin()
+        run = train(small_store, tmp_path / "run", resume=True, device="cpu")
+        assert run.kept_beginning
+        assert read_manifest(run.path).least_size == tiny_bundle.manifest.least_size
 
     def test_something_better_does(
         self,

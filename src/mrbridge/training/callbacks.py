@@ -111,7 +111,8 @@ class Keeper(pl.Callback):
         kept = state["keeper"] if state else {}
         self.seconds: float = kept.get("seconds", 0.0)
         self.watch = Watch(**kept.get("watch", {}))
-        self.beginning = beginning
+        # Kept too: whoever was stopped before the first step ships the beginning when resumed.
+        self.least_size: int = kept.get("least_size", beginning.least_size if beginning else 0)
         self.begun: bool = kept.get("begun", beginning is not None)
         reference = kept.get("reference")
         self.reference = None if reference is None else Reference.from_state(reference)
@@ -303,12 +304,12 @@ class Keeper(pl.Callback):
             "steps": model.step,
             "minutes": round(self.seconds / 60, 2),
         }
+        least_size = self.manifest.least_size
         if self.watch.keeps_beginning:
             trained["kept"] = "the model it began with"
-        manifest = self.manifest.model_copy(update={"trained": trained, "scores": scores})
-        if self.watch.keeps_beginning and self.beginning is not None:
-            # It has not yet got used to what surrounds the slices of this training.
-            manifest = manifest.model_copy(update={"least_size": self.beginning.least_size})
+            least_size = self.least_size  # it has not got used to this training's surroundings
+        told = {"trained": trained, "scores": scores, "least_size": least_size}
+        manifest = self.manifest.model_copy(update=told)
         save_bundle(manifest, model.shipped_weights(), self.run / "bundle")
 
     def _save_best(self, model: CycleGAN) -> None:
@@ -323,6 +324,7 @@ class Keeper(pl.Callback):
             "seconds": self.seconds,
             "watch": self.watch.state(),
             "begun": self.begun,
+            "least_size": self.least_size,
             "reference": None if self.reference is None else self.reference.state(),
             "sums": {name: value.cpu() for name, value in self.sums.items()},
             "summed": self.summed,
