@@ -24,7 +24,8 @@ from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.inference.engine import Translator
 from mrbridge.lean_nibabel import io_orientation
 from mrbridge.volume import Planes, Volume
-from quality import TO, Case, patients, told_of
+from quality_scores import told_of
+from quality_sets import TO, Case, patients
 
 Line = dict[str, Any]
 

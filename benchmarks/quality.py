@@ -1,62 +1,66 @@
 """How well arms translate real scans that no arm was shown as pairs: one JSON line an arm.
 
     python benchmarks/quality.py --data ../shared/data [--set ms] [--minutes 20] [--recipe]
-        [--seeds 0 1 2] [--arms shipped bridge …] [--shares 0 0.5]
+        [--seeds 0 1 2] [--arms shipped bridge …] [--shares 0 0.5] [--models RUN …]
         [--out benchmarks/results/quality.jsonl]
     python benchmarks/quality.py --summary benchmarks/results/quality.jsonl
         [--figure docs/explanation/quality.svg]
 
 Sets: `ms` trains on the T1w of patient07 and the T2w of patient19 of open-ms-mni, `ms-swapped` the
 other way round; both score both patients: of each pair, a training saw one scan, never both.
-`seed-png` trains on the two folders of slices and scores the pairs that are hidden in them.
-`whole-heads`, `healthy-head` and `other-brains` train nothing: `evaluate` scores the shipped
-model, other runs (`--models`) and the floor on the visits of open-ms-raw (mean over patients), on
-the adult of adi-brain-dicom, or on the brains of all three, registered, inside the foreground.
+`seed-png` trains on the two folders of slices and scores the pairs that are hidden in them;
+`mni-slices` trains on two folders of slices of patient07, of which three in four have a partner,
+and scores these and their like.
+`evaluate` registers and scores inside the foreground: in `whole-heads` the visits of open-ms-raw
+(mean over patients), trained on the T1w of one visit of one of them and the T2w of one of the
+other; in `healthy-head` the adult of adi-brain-dicom, trained alike; in `other-brains` the brains
+of all three, trained as `ms`. These three score the floor and the shipped model unless `--arms`
+says more.
 Arms of pairs are trained once for each patient, on the pair of the other one, for the minutes each;
 arms of pseudo-pairs on the scans of `ms`, each beside the other patient's that was bent onto it.
 `preset …` are the original presets with their own networks, losses and weights. Scores are those
 of DESIGN, section 7: kind `fit` inside the brain, in three dimensions, for patients; kind `plain`
-over whole slices for seed-png. Every arm starts from the same store; threads are those of the
+over whole slices for pictures. Every arm starts from the same store; threads are those of the
 environment (OMP_NUM_THREADS).
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from harness import keep_line
-from mrbridge import io, metrics
 from mrbridge.bundle import load_bundle, save_bundle
-from mrbridge.inference.engine import Translator
 from mrbridge.models import SHIPPED
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import resolve
-from mrbridge.volume import Volume
 from quality_apart import SETS as APART
-from quality_apart import scans_apart
-from quality_pseudo import bent
+from quality_apart import scores_apart, table_apart
 from quality_results import figure, summary
+from quality_scores import floor, joined, scores
+from quality_sets import (
+    Case,
+    heads_store,
+    hidden_pairs,
+    pairs_store,
+    patients,
+    patients_store,
+    pseudo_pairs_store,
+    sliced,
+)
 
-SETS = ("ms", "ms-swapped", "seed-png", *APART)
-TO = ("T2w", "T1w")
-Row = tuple[str, str, Path, str]  # subject, contrast, scan, split
-PATIENTS = ("patient07", "patient19")
+SETS = ("ms", "ms-swapped", "seed-png", "mni-slices", *APART)
 
 NO_LESSONS: dict[str, Any] = {
     "back_translation_weight": 0.0,
@@ -131,165 +135,54 @@ ARMS: dict[str, Arm | None] = {
 NEED_PATIENTS = [name for name, arm in ARMS.items() if arm is not None and arm.shown != "scans"]
 
 
+Scores = dict[str, Any]
+"""PSNR and SSIM by direction: of each case or person, and their mean."""
+
+
 @dataclass(frozen=True)
-class Case:
-    """A pair of scans that is scored.
+class Bench:
+    """A set: what it trains on, and how it scores.
 
     Attributes:
-        name: of the subject or slice.
-        scans: by contrast.
-        mask: where it counts; None: everywhere.
+        name: of the set.
+        kind: of its scores.
+        store: to train on.
+        cases: that are scored; none where `evaluate` scores.
+        score: of a model.
+        curve: scores of the best rising or falling one, or of one of any shape.
     """
 
     name: str
-    scans: dict[str, Volume]
-    mask: NDArray[np.bool_] | None
+    kind: str
+    store: Store
+    cases: list[Case]
+    score: Callable[[Path | str], Scores]
+    curve: Callable[[bool], Scores]
 
 
-def patients(data: Path) -> Iterator[Case]:
-    """Both patients, inside their brains."""
-    for name in PATIENTS:
-        folder = data / "open-ms-mni" / name
-        scans = {f"{c}w": io.read(folder / f"{c}.nii.gz") for c in ("T1", "T2")}
-        mask = (scans["T1w"].voxels > 0) & (scans["T2w"].voxels > 0)
-        yield Case(name, scans, mask)
-
-
-def hidden_pairs(data: Path) -> Iterator[Case]:
-    """The pairs of seed-png, as its README tells them."""
-    folders = {"T1w": data / "seed-png" / "TrainT1", "T2w": data / "seed-png" / "TrainT2"}
-    found = {
-        contrast: {int(re.findall(r"\d+", path.name)[-1]): path for path in folder.glob("*.png")}
-        for contrast, folder in folders.items()
-    }
-    for number, path in sorted(found["T1w"].items()):
-        partner = found["T2w"][number + (60 if number <= 40 else 70)]
-        scans = {c: io.read(p) for c, p in (("T1w", path), ("T2w", partner))}
-        yield Case(f"slice {number}", scans, None)
-
-
-def patients_store(data: Path, folder: Path, swapped: bool) -> Store:
-    """T1w of one patient and T2w of the other to train, the pairs of both to validate.
-
-    Validation scores are told, and nothing is chosen by them.
-    """
-    source, target = PATIENTS[::-1] if swapped else PATIENTS
-    rows = [
-        ("source", "T1w", _scan(data, source, "T1w"), "train"),
-        ("target", "T2w", _scan(data, target, "T2w"), "train"),
-    ]
-    return _prepared(folder, rows + _held_out(data))
-
-
-def pseudo_pairs_store(data: Path, folder: Path, swapped: bool) -> Store:
-    """The same scans to train, each with the other patient's bent onto it for its partner."""
-    names = dict(zip(TO[::-1], PATIENTS[::-1] if swapped else PATIENTS, strict=True))
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for fixed, moving in (("T1w", "T2w"), ("T2w", "T1w")):
-        onto = _scan(data, names[fixed], fixed)
-        made = folder / f"{names[moving]}_on_{names[fixed]}_{moving}.nii.gz"
-        io.write(bent(io.read(_scan(data, names[moving], moving)), io.read(onto)), made)
-        rows += [(fixed, fixed, onto, "train"), (fixed, moving, made, "train")]
-    return _prepared(folder, rows + _held_out(data))
-
-
-def pairs_store(data: Path, folder: Path, scored: str) -> Store:
-    """The pair of the patient that is not `scored` to train, that of the other to validate."""
-    rows = [
-        (patient, contrast, _scan(data, patient, contrast), "val" if patient == scored else "train")
-        for patient in PATIENTS
-        for contrast in TO
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    return _prepared(folder, rows)
-
-
-def _held_out(data: Path) -> list[Row]:
-    return [
-        (f"held{n}", contrast, _scan(data, patient, contrast), "val")
-        for n, patient in enumerate(PATIENTS)
-        for contrast in TO
-    ]
-
-
-def _scan(data: Path, patient: str, contrast: str) -> Path:
-    return data / "open-ms-mni" / patient / f"{contrast.removesuffix('w')}.nii.gz"
-
-
-def _prepared(folder: Path, rows: list[Row]) -> Store:
-    """A store of these scans."""
-    with open(folder / "table.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("subject", "session", "contrast", "path", "split"))
-        for subject, contrast, path, split in rows:
-            writer.writerow((subject, "1", contrast, path.resolve(), split))
-    return prepare(folder / "table.csv", folder / "store")
-
-
-def scores(cases: list[Case], model: Path | str, kind: str) -> dict[str, Any]:
-    """PSNR and SSIM by direction: of each case and their mean."""
-    translator = Translator(model)
-    made = {
-        (case.name, to): translator.translate(replace(case.scans[given], contrast=given), to)
-        for case in cases
-        for given, to in (("T1w", "T2w"), ("T2w", "T1w"))
-    }
-    return told_of(cases, {key: volume.voxels for key, volume in made.items()}, kind)
-
-
-def floor(cases: list[Case], kind: str, any_shape: bool = False) -> dict[str, Any]:
-    """The best rising or falling curve, or one of any shape, learned on the pairs of the others."""
-    made = {}
-    for case in cases:
-        others = [other for other in cases if other is not case]
-        for given, to in (("T1w", "T2w"), ("T2w", "T1w")):
-            parts = [
-                [metrics.scaled(other.scans[c].voxels, other.mask) for c in (given, to)]
-                for other in others
-            ]
-            insides = [
-                np.ones(p[0].shape, bool) if o.mask is None else o.mask
-                for p, o in zip(parts, others, strict=True)
-            ]
-            values = [
-                np.concatenate(
-                    [part[side][inside] for part, inside in zip(parts, insides, strict=True)]
-                )
-                for side in (0, 1)
-            ]
-            curve = _any_curve(*values) if any_shape else metrics.fit_monotone(*values).apply
-            made[case.name, to] = curve(metrics.scaled(case.scans[given].voxels, case.mask))
-    return told_of(cases, made, kind)
-
-
-def _any_curve(x: NDArray[Any], y: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """The mean of `y` by `x`, in 64 bins of equal numbers, straight lines between their middles."""
-    edges = np.unique(np.quantile(x, np.linspace(0, 1, 65)[:-1]))
-    which = np.searchsorted(edges, x, side="right") - 1
-    sums = np.stack([np.bincount(which, values) for values in (np.ones_like(x), x, y)])
-    counts, sums_x, sums_y = sums[:, sums[0] > 0]  # many equal values may leave a bin empty
-    return partial(np.interp, xp=sums_x / counts, fp=sums_y / counts)
-
-
-def told_of(cases: list[Case], made: dict[tuple[str, str], Any], kind: str) -> dict[str, Any]:
-    """PSNR and SSIM by direction of what was made, by case and contrast, and their mean."""
-    told: dict[str, Any] = {}
-    for to in TO:
-        each = {}
-        for case in cases:
-            real, synthetic = case.scans[to].voxels, made[case.name, to]
-            found = metrics.scores(real, synthetic, case.mask)[kind]
-            each[case.name] = [round(found["psnr"], 2), round(found["ssim"], 3)]
-        mean = np.mean(list(each.values()), axis=0)
-        told[f"to {to}"] = {"mean": [round(float(m), 3) for m in mean]}
-        if len(each) <= 4:
-            told[f"to {to}"] |= each
-    return told
+def bench(data: Path, folder: Path, name: str) -> Bench:
+    """The set of this name; `folder` is for what it has to make."""
+    if name in APART:
+        table = table_apart(data, folder / "scored", name)
+        of_brains = name == "other-brains"
+        store = patients_store(data, folder, False) if of_brains else heads_store(data, folder)
+        score = partial(scores_apart, table, name)
+        return Bench(name, "fit", store, [], score, lambda _: score(SHIPPED, "floor"))
+    if name.startswith("ms"):
+        store = patients_store(data, folder, name == "ms-swapped")
+        kind, cases = "fit", list(patients(data))
+    else:
+        kind, folders = "plain", [data / "seed-png" / f"Train{c}" for c in ("T1", "T2")]
+        if name == "mni-slices":
+            folders = [folder / "slices" / c for c in ("T1w", "T2w")]
+        cases = list(hidden_pairs(data)) if name == "seed-png" else sliced(data, folder / "slices")
+        store = prepare(folders, folder / "store")
+    score = partial(scores, cases, kind=kind)
+    return Bench(name, kind, store, cases, score, partial(floor, cases, kind))
 
 
 def by_share(
-    cases: list[Case], run: Path, shares: Iterable[float], kind: str
+    score: Callable[[Path], Scores], run: Path, shares: Iterable[float]
 ) -> list[dict[str, Any]]:
     """Scores of the last state of a run that began with the shipped model, by the share of it that
     is kept, whatever the run's own was."""
@@ -297,7 +190,7 @@ def by_share(
     told = []
     for share in shares:
         weights = {name: torch.lerp(last[name], w.float(), share) for name, w in first.items()}
-        told.append({"share": share, "scores": _weights_scores(cases, run, weights, kind)})
+        told.append({"share": share, "scores": _weights_scores(score, run, weights)})
     return told
 
 
@@ -308,22 +201,12 @@ def _last_weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def _weights_scores(
-    cases: list[Case], run: Path, weights: dict[str, torch.Tensor], kind: str
-) -> dict[str, Any]:
+    score: Callable[[Path], Scores], run: Path, weights: dict[str, torch.Tensor]
+) -> Scores:
     """Scores of other weights in the bundle of a run."""
     with tempfile.TemporaryDirectory() as name:
         save_bundle(load_bundle(run).manifest, weights, Path(name) / "bundle")
-        return scores(cases, Path(name) / "bundle", kind)
-
-
-def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was told of single cases as what is told of all."""
-    told = {}
-    for to in parts[0]:
-        each = {name: got for part in parts for name, got in part[to].items() if name != "mean"}
-        mean = np.mean(list(each.values()), axis=0)
-        told[to] = {"mean": [round(float(m), 3) for m in mean]} | each
-    return told
+        return score(Path(name) / "bundle")
 
 
 def checkpoints(rows: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -360,9 +243,9 @@ def main() -> None:
         default=[],
         help="of the beginning, with which the last state is scored too",
     )
-    parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="all without it")
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), help="all that a set has")
     parser.add_argument(
-        "--models", type=Path, nargs="*", default=[], help="runs that sets without training score"
+        "--models", type=Path, nargs="*", default=[], help="other runs, which are scored too"
     )
     parser.add_argument("--out", type=Path)
     parser.add_argument(
@@ -381,31 +264,32 @@ def main() -> None:
         if given.figure is not None:
             figure(given.summary, given.figure)
         return
-    if given.set in APART:
-        models = [SHIPPED, *given.models]
-        with tempfile.TemporaryDirectory() as name:
-            for told in scans_apart(given.data, Path(name), given.set, models):
-                keep_line(
-                    {"benchmark": "quality", "set": given.set, "kind": "fit"} | told, given.out
-                )
-        return
-    is_seed = given.set == "seed-png"
-    cases = list((hidden_pairs if is_seed else patients)(given.data))
-    kind = "plain" if is_seed else "fit"
     with tempfile.TemporaryDirectory() as name:
         folder = given.keep or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        if is_seed:
-            folders = [given.data / "seed-png" / f"Train{c}" for c in ("T1", "T2")]
-            store = prepare(folders, folder / "store")
-        else:
-            store = patients_store(given.data, folder, given.set == "ms-swapped")
-        for arm in given.arms or list(ARMS):
-            if is_seed and arm in NEED_PATIENTS:
-                print(f"{arm}: seed-png has no patients, and bridge finds its pairs itself")
+        at = bench(given.data, folder, given.set)
+        for arm in given.arms or (["floor", "shipped"] if given.set in APART else list(ARMS)):
+            if not at.cases and arm == "curve of any shape":
+                print(f"{arm}: {given.set} has only the floor of evaluate")
+                continue
+            if arm in NEED_PATIENTS and not given.set.startswith("ms"):
+                print(f"{arm}: {given.set} has no pairs of two patients to learn from")
                 continue
             for seed in given.seeds if ARMS[arm] else [0]:
-                _run(given, arm, seed, store, folder, cases, kind)
+                _run(given, arm, seed, at, folder)
+        for model in given.models:
+            line = {"planes": load_bundle(model).manifest.planes, "scores": at.score(model)}
+            keep_line(_line(at, model.name) | line, given.out)
+
+
+def _line(at: Bench, arm: str) -> dict[str, Any]:
+    return {
+        "benchmark": "quality",
+        "set": at.name,
+        "arm": arm,
+        "kind": at.kind,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _train(
@@ -432,58 +316,44 @@ def _train(
             return
 
 
-def _run(
-    given: argparse.Namespace,
-    name: str,
-    seed: int,
-    store: Store,
-    folder: Path,
-    cases: list[Case],
-    kind: str,
-) -> None:
+def _run(given: argparse.Namespace, name: str, seed: int, at: Bench, folder: Path) -> None:
     """One arm with one seed: its line."""
-    arm = ARMS[name]
-    line: dict[str, Any] = {
-        "benchmark": "quality",
-        "set": given.set,
-        "arm": name,
-        "kind": kind,
-        "threads": torch.get_num_threads(),
-    }
+    arm, store = ARMS[name], at.store
+    line = _line(at, name)
     if arm is None:
         is_curve = name != "shipped"
         line |= {} if is_curve else {"planes": load_bundle(SHIPPED).manifest.planes}
         any_shape = name == "curve of any shape"
-        line["scores"] = floor(cases, kind, any_shape) if is_curve else scores(cases, SHIPPED, kind)
+        line["scores"] = at.curve(any_shape) if is_curve else at.score(SHIPPED)
     else:
         line |= {"minutes": None if given.recipe else given.minutes, "seed": seed}
         began = time.monotonic()
         if arm.shown == "pseudo-pairs":
             folder = folder / "pseudo-pairs"
-            store = pseudo_pairs_store(given.data, folder, given.set == "ms-swapped")
+            store = pseudo_pairs_store(given.data, folder, at.name == "ms-swapped")
         if arm.shown == "pairs":
             parts = []
-            for case in cases:
+            for case in at.cases:
                 inside = folder / f"pairs-{case.name}-{'-'.join(name.split())}-{seed}"
                 trained_on = pairs_store(given.data, inside, case.name)
                 *_, run = _train(given, name, arm, seed, trained_on, inside)
-                parts.append(scores([case], run.path, kind))
-            line["scores"] = _joined(parts)
+                parts.append(scores([case], run.path, at.kind))
+            line["scores"] = joined(parts)
         else:
             points = []
             for run in _train(given, name, arm, seed, store, folder):
                 if given.score_every:
-                    points.append(_on_the_way(run, scores(cases, run.path, kind)))
+                    points.append(_on_the_way(run, at.score(run.path)))
             line |= {"on the way": points} if points else {}
             line["kept what it began with"] = run.kept_beginning
             line["planes"] = run.settings.planes
             line["beginning share"] = run.settings.beginning_share * (arm.start != "scratch")
-            line["scores"] = scores(cases, run.path, kind)
+            line["scores"] = at.score(run.path)
             line["checkpoints"] = checkpoints(run.rows)
             if arm.start == "scratch":
-                line["last state"] = _weights_scores(cases, run.path, _last_weights(run.path), kind)
+                line["last state"] = _weights_scores(at.score, run.path, _last_weights(run.path))
             if given.shares and arm.start == "shipped":
-                line["by share"] = by_share(cases, run.path, given.shares, kind)
+                line["by share"] = by_share(at.score, run.path, given.shares)
         line["seconds with everything"] = round(time.monotonic() - began)
         line["steps"] = int(run.rows[-1]["step"])
     keep_line(line, given.out)

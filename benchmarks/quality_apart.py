@@ -1,9 +1,9 @@
-"""The sets of `quality.py` that train nothing: scans that do not lie on one grid."""
+"""The sets of `quality.py` whose scans do not lie on one grid."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,35 +11,32 @@ from typing import Any
 import numpy as np
 
 from mrbridge import io
-from mrbridge.bundle import load_bundle
 from mrbridge.errors import SomeScansFailed
 from mrbridge.evaluation.evaluate import evaluate
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import dicom
 from mrbridge.preparation.brain import find_brain
+from quality_sets import TO
 
 SETS = ("whole-heads", "healthy-head", "other-brains")
-_TO = ("T2w", "T1w")
 _APART = "apart"  # a subject that several people are, so that none's floor is learned on another
 _VISIT = "visit"
 
 Row = tuple[str, str, str, Path]  # subject, session, contrast, scan
 
 
-def scans_apart(
-    data: Path, folder: Path, of_set: str, models: list[Path | str]
-) -> Iterator[dict[str, Any]]:
-    """Scores of models and of the floor on scans that do not lie on one grid.
+def table_apart(data: Path, folder: Path, of_set: str) -> Path:
+    """The scans of a set, as a table that `evaluate` reads.
 
     Args:
         data: the scans.
-        folder: for tables and results.
+        folder: for the table, and for scans that have to be made.
         of_set: `whole-heads` scores the patients of open-ms-raw; `healthy-head` the adult of
             adi-brain-dicom, with a floor learned on them; `other-brains` the brains of all three,
             as `prepare --brain auto` finds them, with a floor learned on the patients of
             open-ms-mni.
-        models: the first one's floor is told.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     rows = _patients(data)
     if of_set != "whole-heads":
         rows += _adult(data, folder)
@@ -48,21 +45,31 @@ def scans_apart(
     with open(folder / "table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([("subject", "session", "contrast", "path"), *rows])
+    return folder / "table.csv"
+
+
+def scores_apart(
+    table: Path, of_set: str, model: Path | str, method: str = "model"
+) -> dict[str, Any]:
+    """Mean scores by direction: of the people that a set scores, and of each.
+
+    Args:
+        table: of `table_apart`.
+        of_set: its set.
+        model: what translates.
+        method: `model`, or `floor`.
+    """
     settings = EvaluateSettings(cycle=False, shown_cases=0)
-    for number, model in enumerate(models):
-        out = folder / f"scores{number}"
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "scores"
         try:
-            evaluate(model, folder / "table.csv", out=out, settings=settings)
+            evaluate(model, table, out=out, settings=settings)
         except SomeScansFailed as error:  # such as two brains that could not be brought together
             print(error)
         with open(out / "scores.csv", newline="") as file:
             told = [row for row in csv.DictReader(file) if row["kind"] == "fit"]
-        for arm, method in (("floor", "floor"), (Path(model).name, "model")):
-            if arm != "floor" or number == 0:
-                of_arm = [row for row in told if row["method"] == method]
-                by_direction = {f"to {to}": _by_person(of_arm, to, of_set) for to in _TO}
-                cut = {} if arm == "floor" else {"planes": load_bundle(model).manifest.planes}
-                yield {"arm": arm, **cut, "scores": by_direction}
+    of_method = [row for row in told if row["method"] == method]
+    return {f"to {to}": _by_person(of_method, to, of_set) for to in TO}
 
 
 def _teachers(data: Path) -> list[Row]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from mrbridge import io
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
@@ -28,6 +29,16 @@ def quality(script: Callable[[str], ModuleType]) -> Any:
 
 
 @pytest.fixture
+def scoring(script: Callable[[str], ModuleType]) -> Any:
+    return script("quality_scores")
+
+
+@pytest.fixture
+def sets(script: Callable[[str], ModuleType]) -> Any:
+    return script("quality_sets")
+
+
+@pytest.fixture
 def results(script: Callable[[str], ModuleType]) -> Any:
     return script("quality_results")
 
@@ -37,7 +48,7 @@ def apart(script: Callable[[str], ModuleType]) -> Any:
     return script("quality_apart")
 
 
-def case(quality: Any, name: str, seed: int) -> Any:
+def case(sets: Any, name: str, seed: int) -> Any:
     """A pair of scans of which one is a falling curve of the other."""
     t1w = np.random.default_rng(seed).uniform(0.1, 1, (10, 10, 9)).astype(np.float32)
     t2w = (1.2 - t1w**2).astype(np.float32)
@@ -45,11 +56,11 @@ def case(quality: Any, name: str, seed: int) -> Any:
         contrast: Volume(voxels, np.eye(4), contrast=contrast)
         for contrast, voxels in (("T1w", t1w), ("T2w", t2w))
     }
-    return quality.Case(name, scans, t1w > 0)
+    return sets.Case(name, scans, t1w > 0)
 
 
-def test_the_floor_knows_a_curve_that_others_follow_too(quality: Any) -> None:
-    told = quality.floor([case(quality, "one", 1), case(quality, "two", 2)], "fit")
+def test_the_floor_knows_a_curve_that_others_follow_too(scoring: Any, sets: Any) -> None:
+    told = scoring.floor([case(sets, "one", 1), case(sets, "two", 2)], "fit")
     for direction in ("to T2w", "to T1w"):
         psnr, ssim = told[direction]["mean"]
         assert psnr > 30
@@ -57,20 +68,48 @@ def test_the_floor_knows_a_curve_that_others_follow_too(quality: Any) -> None:
         assert set(told[direction]) == {"mean", "one", "two"}
 
 
-def test_the_floor_of_one_case_comes_from_the_others(quality: Any) -> None:
-    strange = case(quality, "strange", 3)
+def test_the_floor_of_one_case_comes_from_the_others(scoring: Any, sets: Any) -> None:
+    strange = case(sets, "strange", 3)
     strange.scans["T2w"] = strange.scans["T1w"]
-    told = quality.floor([case(quality, "one", 1), strange], "fit")
+    told = scoring.floor([case(sets, "one", 1), strange], "fit")
     assert told["to T2w"]["strange"][0] < 20
 
 
-def test_a_curve_of_any_shape_may_turn_back(quality: Any) -> None:
-    cases = [case(quality, "one", 1), case(quality, "two", 2)]
+def test_a_curve_of_any_shape_may_turn_back(scoring: Any, sets: Any) -> None:
+    cases = [case(sets, "one", 1), case(sets, "two", 2)]
     for known in cases:
         t1w, t2w = known.scans["T1w"], known.scans["T2w"]
         t2w.voxels[:] = np.square(np.round(t1w.voxels, 2) - 0.55)
-    rising_or_falling = quality.floor(cases, "fit")["to T2w"]["mean"][0]
-    assert quality.floor(cases, "fit", any_shape=True)["to T2w"]["mean"][0] > rising_or_falling + 10
+    rising_or_falling = scoring.floor(cases, "fit")["to T2w"]["mean"][0]
+    assert scoring.floor(cases, "fit", any_shape=True)["to T2w"]["mean"][0] > rising_or_falling + 10
+
+
+def test_slices_of_one_patient_have_partners_that_no_name_tells(sets: Any, tmp_path: Path) -> None:
+    """Every slice has a colour of its own, which tells its place; at the top lies the front."""
+    scan = np.tile(np.arange(150, dtype=np.float32), (6, 8, 1))
+    scan[:, -1] *= 0.5
+    for contrast in ("T1", "T2"):
+        path = tmp_path / "open-ms-mni" / "patient07" / f"{contrast}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        io.write(Volume(scan, np.diag([-1.0, 1.0, 1.0, 1.0])), path)
+    cases = sets.sliced(tmp_path, tmp_path / "out")
+    assert len(cases) == 50
+    colours = [int(case.scans["T1w"].voxels[-1, 0, 0]) for case in cases]
+    assert len(set(colours)) == 50
+    assert (np.diff([int(case.scans["T1w"].voxels[0, 0, 0]) for case in cases]) > 0).all()
+    assert all(
+        case.scans["T2w"].voxels[0, 0, 0] < c for case, c in zip(cases, colours, strict=True)
+    )
+    numbers = {
+        contrast: {
+            colours.index(int(io.read(path).voxels[-1, 0, 0])): path.name
+            for path in (tmp_path / "out" / contrast).iterdir()
+        }
+        for contrast in ("T1w", "T2w")
+    }
+    partners = set(numbers["T1w"]) & set(numbers["T2w"])
+    assert (len(numbers["T1w"]), len(numbers["T2w"]), len(partners)) == (40, 40, 30)
+    assert sum(numbers["T1w"][n] == numbers["T2w"][n] for n in partners) < 5
 
 
 def test_the_summary_ranks_what_was_told_without_pairs(
@@ -174,8 +213,8 @@ def test_shares_lie_between_the_shipped_model_and_the_end_of_a_run(
     settings = tiny("bridge", simulated_weight=0.0).changed({"networks": networks})
     run = train(small_store, tmp_path / "run", settings, device="cpu", start=tiny_bundle.path).path
     monkeypatch.setattr(quality, "SHIPPED", tiny_bundle.path)
-    monkeypatch.setattr(quality, "scores", lambda _, path, kind: load_bundle(path).weights)
-    told = {one["share"]: one["scores"] for one in quality.by_share([], run, (0.0, 1.0), "fit")}
+    shares = quality.by_share(lambda path: load_bundle(path).weights, run, (0.0, 1.0))
+    told = {one["share"]: one["scores"] for one in shares}
     last = load_checkpoint(run / "checkpoints" / "last.ckpt")["networks"]
     for name, first in tiny_bundle.weights.items():
         assert torch.equal(told[1.0][name], first)
@@ -198,12 +237,12 @@ def test_a_person_counts_once_whatever_the_visits(apart: Any) -> None:
     assert told == {"mean": [8.0, 0.5], "a": [11.0, 0.5], "adi": [5.0, 0.5]}
 
 
-def test_cases_that_were_scored_apart_are_joined(quality: Any) -> None:
+def test_cases_that_were_scored_apart_are_joined(scoring: Any) -> None:
     parts = [
         {"to T2w": {"mean": [1.0, 0.1], "a": [1.0, 0.1]}},
         {"to T2w": {"mean": [3.0, 0.5], "b": [3.0, 0.5]}},
     ]
-    joined = quality._joined(parts)
+    joined = scoring.joined(parts)
     assert joined == {"to T2w": {"mean": [2.0, 0.3], "a": [1.0, 0.1], "b": [3.0, 0.5]}}
 
 
