@@ -14,8 +14,11 @@ and scores these and their like.
 `evaluate` registers and scores inside the foreground: in `whole-heads` the visits of open-ms-raw
 (mean over patients), trained on the T1w of one visit of one of them and the T2w of one of the
 other; in `healthy-head` the adult of adi-brain-dicom, trained alike; in `other-brains` the brains
-of all three, trained as `ms`. These three score the floor and the shipped model unless `--arms`
+of all three, trained as `ms`. These score the floor and the shipped model unless `--arms`
 says more.
+In `stranger` and `stranger-head` a training has both contrasts of one patient alone, of open-ms-mni
+or two visits of open-ms-raw, may not look for pairs in them, and is scored on the other patient, of
+whom it saw nothing.
 Arms of pairs are trained once for each patient, on the pair of the other one, for the minutes each;
 arms of pseudo-pairs on the scans of `ms`, each beside the other patient's that was bent onto it.
 `preset …` are the original presets with their own networks, losses and weights. Scores are those
@@ -51,6 +54,7 @@ from quality_results import figure, summary
 from quality_scores import floor, joined, scores
 from quality_sets import (
     Case,
+    alone_store,
     heads_store,
     hidden_pairs,
     pairs_store,
@@ -60,12 +64,11 @@ from quality_sets import (
     sliced,
 )
 
-SETS = ("ms", "ms-swapped", "seed-png", "mni-slices", *APART)
+SETS = ("ms", "ms-swapped", "stranger", "seed-png", "mni-slices", *APART)
 
 NO_LESSONS: dict[str, Any] = {
     "back_translation_weight": 0.0,
     "simulated_weight": 0.0,
-    "structure_weight": 0.0,
     "find_pairs": False,
 }
 PUBLISHED: dict[str, Any] = NO_LESSONS | {
@@ -75,7 +78,7 @@ PUBLISHED: dict[str, Any] = NO_LESSONS | {
 }
 
 PAIRED: dict[str, Any] = {"supervision": "paired"}
-FROM_SCRATCH: dict[str, Any] = PAIRED | {"learning_rate": 1e-3, "structure_weight": 0.0}
+FROM_SCRATCH: dict[str, Any] = PAIRED | {"learning_rate": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,12 @@ ARMS: dict[str, Arm | None] = {
     "shipped": None,
     "bridge": Arm({}),
     "bridge, simulated weight 1": Arm({"simulated_weight": 1.0}),
+    "bridge, simulated weight 0.3": Arm({"simulated_weight": 0.3}),
     "bridge without simulated subjects": Arm({"simulated_weight": 0.0}),
     "bridge without back-translation": Arm({"back_translation_weight": 0.0}),
     "bridge without found pairs": Arm({"find_pairs": False}),
     "bridge without its beginning's share": Arm({"beginning_share": 0.0}),
-    "bridge without structure": Arm({"structure_weight": 0.0}),
+    "bridge with structure": Arm({"structure_weight": 0.2}),
     "bridge with critics": Arm({"adversarial_weight": 0.05}),
     "bridge from scratch": Arm({"learning_rate": 1e-3}, start="scratch"),
     "published objective": Arm(PUBLISHED, start="scratch"),
@@ -132,6 +136,8 @@ ARMS: dict[str, Arm | None] = {
     "preset resnet": Arm({}, start="scratch", preset="resnet"),
 }
 
+CHEAP = ["floor", "shipped"]
+CURVES = ("floor", "curve of any shape")
 NEED_PATIENTS = [name for name, arm in ARMS.items() if arm is not None and arm.shown != "scans"]
 
 
@@ -165,10 +171,16 @@ def bench(data: Path, folder: Path, name: str) -> Bench:
     if name in APART:
         table = table_apart(data, folder / "scored", name)
         of_brains = name == "other-brains"
-        store = patients_store(data, folder, False) if of_brains else heads_store(data, folder)
+        store = (
+            patients_store(data, folder, False)
+            if of_brains
+            else heads_store(data, folder, name == "stranger-head")
+        )
         score = partial(scores_apart, table, name)
         return Bench(name, "fit", store, [], score, lambda _: score(SHIPPED, "floor"))
-    if name.startswith("ms"):
+    if name == "stranger":
+        kind, cases, store = "fit", list(patients(data))[1:], alone_store(data, folder)
+    elif name.startswith("ms"):
         store = patients_store(data, folder, name == "ms-swapped")
         kind, cases = "fit", list(patients(data))
     else:
@@ -268,17 +280,23 @@ def main() -> None:
         folder = given.keep or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         at = bench(given.data, folder, given.set)
-        for arm in given.arms or (["floor", "shipped"] if given.set in APART else list(ARMS)):
-            if not at.cases and arm == "curve of any shape":
+        usual = CHEAP if given.set in APART else list(ARMS)
+        for arm in usual if given.arms is None else given.arms:
+            if arm == "curve of any shape" and not at.cases:
                 print(f"{arm}: {given.set} has only the floor of evaluate")
                 continue
-            if arm in NEED_PATIENTS and not given.set.startswith("ms"):
+            if arm in CURVES and len(at.cases) == 1:
+                print(f"{arm}: that of ms, as the other patient taught it")
+                continue
+            if arm in NEED_PATIENTS and given.set not in ("ms", "ms-swapped"):
                 print(f"{arm}: {given.set} has no pairs of two patients to learn from")
                 continue
             for seed in given.seeds if ARMS[arm] else [0]:
                 _run(given, arm, seed, at, folder)
         for model in given.models:
             line = {"planes": load_bundle(model).manifest.planes, "scores": at.score(model)}
+            if given.shares:
+                line["by share"] = by_share(at.score, model, given.shares)
             keep_line(_line(at, model.name) | line, given.out)
 
 
@@ -297,6 +315,8 @@ def _train(
 ) -> Iterator[Run]:
     """The run of an arm: after every so many epochs, if that is wished, and when it has ended."""
     changes = {"seed": seed, "guard": "warn"}
+    if given.set.startswith("stranger"):
+        changes["find_pairs"] = False
     if not given.recipe:
         changes |= {"minutes": given.minutes, "steps_per_epoch": 60}
     settings = resolve(arm.preset, arm.changes, changes)
@@ -347,9 +367,15 @@ def _run(given: argparse.Namespace, name: str, seed: int, at: Bench, folder: Pat
             line |= {"on the way": points} if points else {}
             line["kept what it began with"] = run.kept_beginning
             line["planes"] = run.settings.planes
-            line["beginning share"] = run.settings.beginning_share * (arm.start != "scratch")
+            line["weights"] = {
+                "simulated": run.settings.simulated_weight,
+                "structure": run.settings.structure_weight,
+                "beginning": run.settings.beginning_share,
+            }
             line["scores"] = at.score(run.path)
-            line["checkpoints"] = checkpoints(run.rows)
+            if kept := checkpoints(run.rows):
+                line["beginning share"] = run.settings.beginning_share * (arm.start != "scratch")
+                line["checkpoints"] = kept
             if arm.start == "scratch":
                 line["last state"] = _weights_scores(at.score, run.path, _last_weights(run.path))
             if given.shares and arm.start == "shipped":

@@ -18,9 +18,10 @@ from mrbridge.io import dicom
 from mrbridge.preparation.brain import find_brain
 from quality_sets import TO
 
-SETS = ("whole-heads", "healthy-head", "other-brains")
+SETS = ("whole-heads", "stranger-head", "healthy-head", "other-brains")
 _APART = "apart"  # a subject that several people are, so that none's floor is learned on another
 _VISIT = "visit"
+_SCORED_ALONE = {"healthy-head": "adi", "stranger-head": "patient04"}
 
 Row = tuple[str, str, str, Path]  # subject, session, contrast, scan
 
@@ -38,7 +39,7 @@ def table_apart(data: Path, folder: Path, of_set: str) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = _patients(data)
-    if of_set != "whole-heads":
+    if of_set not in ("whole-heads", "stranger-head"):
         rows += _adult(data, folder)
     if of_set == "other-brains":
         rows = _teachers(data) + _brains(rows, folder)
@@ -120,8 +121,8 @@ def _by_person(rows: list[dict[str, str]], to: str, of_set: str) -> dict[str, li
         person = row["subject"]
         if person == _APART:
             person = row["case"].removeprefix(f"{_APART}_").split(_VISIT)[0]
-        elif of_set == "other-brains" or (of_set == "healthy-head" and person != "adi"):
-            continue  # only a teacher of floors
+        elif of_set == "other-brains" or person != _SCORED_ALONE.get(of_set, person):
+            continue  # only a teacher, of floors or of models
         if row["direction"].endswith(f"to_{to}"):
             by_person.setdefault(person, []).append([float(row["psnr"]), float(row["ssim"])])
     each = {person: np.mean(told, axis=0) for person, told in by_person.items()}

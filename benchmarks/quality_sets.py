@@ -86,13 +86,20 @@ def sliced(data: Path, folder: Path) -> list[Case]:
     return [Case(f"slice {n}", {c: pictures[c][n] for c in TO}, None) for n in range(50)]
 
 
-def heads_store(data: Path, folder: Path) -> Store:
-    """A visit's T1w of one patient of open-ms-raw and a visit's T2w of the other: whole heads."""
-    visits = (("patient01", "study2", "T1w"), ("patient04", "study1", "T2w"))
+def heads_store(data: Path, folder: Path, alone: bool) -> Store:
+    """A visit's T1w of patient01 (open-ms-raw) and a visit's T2w of patient04, whole heads, or
+    `alone` another visit's of the same patient."""
+    other = ("patient01", "study1", "T2w") if alone else ("patient04", "study1", "T2w")
     rows: list[Row] = [
-        (patient, c, data / "open-ms-raw" / patient / f"{visit}_{c.upper()}.nii.gz", "train")
-        for patient, visit, c in visits
+        (f"their {c}", c, data / "open-ms-raw" / who / f"{visit}_{c.upper()}.nii.gz", "train")
+        for who, visit, c in (("patient01", "study2", "T1w"), other)
     ]
+    return _prepared(folder, rows)
+
+
+def alone_store(data: Path, folder: Path) -> Store:
+    """Both scans of patient07 (open-ms-mni) as if of two people: nobody knows that they match."""
+    rows: list[Row] = [(f"their {c}", c, _scan(data, PATIENTS[0], c), "train") for c in TO]
     return _prepared(folder, rows)
 
 

@@ -173,7 +173,7 @@ def test_a_run_in_stages_is_the_run_in_one_go(
     arm = quality.Arm(changes, start="scratch", preset="unet")
 
     def stages(folder: str, score_every: int | None) -> Iterator[Any]:
-        given = Namespace(recipe=True, score_every=score_every)
+        given = Namespace(recipe=True, score_every=score_every, set="ms")
         return quality._train(given, "arm", arm, 0, small_store, tmp_path / folder)
 
     (whole,) = stages("one", None)
@@ -232,6 +232,8 @@ def test_a_person_counts_once_whatever_the_visits(apart: Any) -> None:
     assert told == {"mean": [15.5, 0.5], "a": [11.0, 0.5], "b": [20.0, 0.5]}
     alone = apart._by_person(rows, "T2w", "healthy-head")
     assert alone == {"mean": [99.0, 0.5], "adi": [99.0, 0.5]}
+    other = apart._by_person([*rows, row("patient04_1", 7.0)], "T2w", "stranger-head")
+    assert other == {"mean": [7.0, 0.5], "patient04": [7.0, 0.5]}
     brains = [row("apart_avisit1", 10.0), row("apart_avisit2", 12.0), row("apart_adivisit1", 5.0)]
     told = apart._by_person([*rows, *brains], "T2w", "other-brains")
     assert told == {"mean": [8.0, 0.5], "a": [11.0, 0.5], "adi": [5.0, 0.5]}

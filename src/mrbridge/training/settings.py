@@ -37,7 +37,8 @@ class TrainSettings(Settings):
         back_translation_weight: weight of the loss on syntheses of real slices, which the other
             generator shall turn into those slices again; 0 leaves it out.
         structure_weight: of the structure loss (1 - SSIM) beside every absolute difference from a
-            known answer, identity and cycle excepted.
+            known answer, identity and cycle excepted; no preset has it, since it brought nothing
+            that could be measured (docs/explanation/quality.md).
         simulated_weight: weight of the paired loss on simulated subjects (`data.simulated`), which
             tell the generators from the first step what becomes of each tissue; 0 simulates none.
         simulated_subjects: how many subjects are simulated.
@@ -157,10 +158,9 @@ PRESETS: dict[str, TrainSettings] = {
         back_translation_weight=1.0,
         find_pairs=True,
         paired_weight=1.0,
-        simulated_weight=0.3,
+        simulated_weight=0.1,
         simulated_subjects=4,
-        structure_weight=0.2,
-        beginning_share=0.4,
+        beginning_share=0.25,
         planes="all",
         warm_up=0.6,
         learning_rate=2e-4,
