@@ -137,13 +137,16 @@ def test_operations_of_the_unet_step_are_those_that_are_needed(textbook: ModuleT
     assert textbook.step_operations(settings, batch=2) == 2 * wanted
 
 
-def test_operations_of_the_bridge_step_are_those_that_are_needed(textbook: ModuleType) -> None:
-    settings = resolve("bridge")
+@pytest.mark.parametrize("has_structure", [False, True])
+def test_operations_of_the_bridge_step_are_those_that_are_needed(
+    textbook: ModuleType, has_structure: bool
+) -> None:
+    settings = resolve("bridge", {"structure_weight": 0.2} if has_structure else {})
     forward = textbook.forward_operations(settings.networks.generator, 256, 256, 256)
     first_of_generator = 128 * 128 * 32 * 16 * 2
     # Of five maps an SSIM, two of which are of the answer alone; across rows of which five more lie
     # beyond either border, and down.
-    blurs = (266 + 256) * 256 * 11 * 2
+    blurs = has_structure * (266 + 256) * 256 * 11 * 2
     # Two generators: a question without gradients, and two answers with both gradients, but for the
     # given images. No critics, no translations besides.
     wanted = 2 * (forward + 2 * (3 * forward - first_of_generator) + 2 * (5 + 3) * blurs)
