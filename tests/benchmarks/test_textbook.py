@@ -69,12 +69,19 @@ def test_networks_give_the_same_images(
 
 
 @pytest.mark.parametrize("with_pairs", [False, True], ids=["unpaired", "pairs"])
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize(
+    ("preset", "structure"), [*((preset, 0.0) for preset in PRESETS), ("bridge", 0.2)]
+)
 def test_a_step_has_the_same_losses_and_the_same_result(
-    preset: str, with_pairs: bool, textbook: ModuleType, script: Callable[[str], ModuleType]
+    preset: str,
+    structure: float,
+    with_pairs: bool,
+    textbook: ModuleType,
+    script: Callable[[str], ModuleType],
 ) -> None:
     material, train_step = script("material"), script("train_step")
     settings = material.settings_of(preset, 32, quick=True, precision="float32")
+    settings = settings.changed({"structure_weight": structure})
     if isinstance(settings.networks.generator, UNetSettings):
         settings = settings.changed({"networks": {"generator": {"dropout": 0.0}}})
     loop = textbook.TextbookCycleGAN(settings, CPU)
