@@ -27,6 +27,9 @@ def summary(results: Path) -> None:
         for arm, of_arm in named.items():
             print(f"| {line['set']} | {arm} | {line.get('steps', '')} | ", end="")
             print(" | ".join(_cell(told) for told in of_arm.values()), "|")
+    for line in lines:
+        if len(points := line.get("checkpoints", [])) > 10:
+            _told_within(line, points)
     for anchored in (False, True):  # each kind is judged by a criterion of its own
         points = [
             point
@@ -42,6 +45,18 @@ def summary(results: Path) -> None:
                     kind = "with" if anchored else "without"
                     where = f"{len(points)} checkpoints {kind} a share of the beginning"
                     print(f"{name:24} {paired}  {rho:.2f}  ({where})")
+
+
+def _told_within(line: dict[str, Any], points: list[dict[str, float]]) -> None:
+    """Print the same of the checkpoints of one run."""
+    told = [
+        f"{name} {paired} {stats.spearmanr(*zip(*both, strict=True)).statistic:.2f}"
+        for name in ("cycle_psnr", "minus_swd")
+        for paired in ("psnr", "ssim")
+        if all(name in point for point in points)
+        for both in [[(point[name], point[paired]) for point in points]]
+    ]
+    print(f"{line['set']}, {line['arm']}, {len(points)} checkpoints of one run:", *told, sep="  ")
 
 
 def figure(results: Path, path: Path) -> None:
