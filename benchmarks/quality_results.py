@@ -28,7 +28,8 @@ def summary(results: Path) -> None:
             print(f"| {line['set']} | {arm} | {line.get('steps', '')} | ", end="")
             print(" | ".join(_cell(told) for told in of_arm.values()), "|")
     for line in lines:
-        if len(points := line.get("checkpoints", [])) > 10:
+        points = line.get("checkpoints", [])
+        if len(points) > 10 and len({point["psnr"] for point in points}) > 1:
             _told_within(line, points)
     for anchored in (False, True):  # each kind is judged by a criterion of its own
         points = [
