@@ -1,4 +1,5 @@
-"""How well slices of one head are told from others: one JSON line a kind of pair.
+"""How well slices of one head are told from others: one JSON line a kind of pair, and one of the
+pairs that a training finds for each set of pictures of `quality.py`.
 
     python benchmarks/found_pairs.py --data ../shared/data
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrbridge import io
+from mrbridge.data.dataset import SliceBank
 from mrbridge.data.likeness import are_in_register, information
-from mrbridge.preparation.pipeline import StandardSettings, standardise
+from mrbridge.data.pairs import found_pairs
+from mrbridge.preparation.pipeline import StandardSettings, prepare, standardise
+from quality_sets import PICTURES
 
 Slices = NDArray[np.float32]
 Rivals = Iterator[tuple[str, Slices, Slices]]
@@ -64,8 +69,26 @@ def people(data: Path) -> Rivals:
             yield "open-ms-mni, another person", source, scans[stranger, "T2"][place]
 
 
+def found_in(data: Path, of_set: str) -> dict[str, int]:
+    """Of the pictures that are kept for training: how many partners there are, and how many of the
+    pairs that are found are right."""
+    with tempfile.TemporaryDirectory() as name:
+        cases, folders = PICTURES[of_set](data, Path(name) / "slices")
+        store = prepare(folders, Path(name) / "store")
+        banks = tuple(SliceBank(store, contrast, "train", 256) for contrast in ("T1w", "T2w"))
+        shown = []
+        for folder, bank, contrast in zip(folders, banks, ("T1w", "T2w"), strict=True):
+            known = {case.scans[contrast].voxels.tobytes(): case.name for case in cases}
+            pictures = [io.read(folder / record.name) for record, _ in bank.places]
+            shown.append([known.get(picture.voxels.tobytes()) for picture in pictures])
+        found = [(shown[0][i], shown[1][j]) for i, j in found_pairs(banks)]
+    partners = (set(shown[0]) & set(shown[1])) - {None}
+    right = sum(one == other and one is not None for one, other in found)
+    return {"partners": len(partners), "found": len(found), "right": right}
+
+
 def main() -> None:
-    """Print a line for every kind."""
+    """Print a line for every kind and set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     given = parser.parse_args()
@@ -87,6 +110,9 @@ def main() -> None:
         for name, values in numbers.items():
             line[name] = [round(float(np.percentile(values, q)), 3) for q in (0, 50, 100)]
         print(json.dumps(line))
+    for of_set in PICTURES:
+        told = {"benchmark": "found_pairs", "set": of_set} | found_in(given.data, of_set)
+        print(json.dumps(told))
 
 
 if __name__ == "__main__":

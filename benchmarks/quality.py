@@ -4,7 +4,7 @@
         [--seeds 0 1 2] [--arms shipped bridge …] [--shares 0 0.5] [--models RUN …]
         [--out benchmarks/results/quality.jsonl]
     python benchmarks/quality.py --summary benchmarks/results/quality.jsonl
-        [--figure docs/explanation/quality.svg]
+        [--figure docs/explanation/pictures/training.svg]
 
 Sets: `ms` trains on the T1w of patient07 and the T2w of patient19 of open-ms-mni, `ms-swapped` the
 other way round; both score both patients: of each pair, a training saw one scan, never both.
@@ -17,8 +17,8 @@ other; in `healthy-head` the adult of adi-brain-dicom, trained alike; in `other-
 of all three, trained as `ms`. These score the floor and the shipped model unless `--arms`
 says more.
 In `stranger` and `stranger-head` a training has both contrasts of one patient alone, of open-ms-mni
-or two visits of open-ms-raw, may not look for pairs in them, and is scored on the other patient, of
-whom it saw nothing.
+or two visits of open-ms-raw, learns from no pairs, and is scored on the other patient, of whom it
+saw nothing.
 Arms of pairs are trained once for each patient, on the pair of the other one, for the minutes each;
 arms of pseudo-pairs on the scans of `ms`, each beside the other patient's that was bent onto it.
 `preset …` are the original presets with their own networks, losses and weights. Scores are those
@@ -53,18 +53,17 @@ from quality_apart import scores_apart, table_apart
 from quality_results import figure, summary
 from quality_scores import floor, joined, scores
 from quality_sets import (
+    PICTURES,
     Case,
     alone_store,
     heads_store,
-    hidden_pairs,
     pairs_store,
     patients,
     patients_store,
     pseudo_pairs_store,
-    sliced,
 )
 
-SETS = ("ms", "ms-swapped", "stranger", "seed-png", "mni-slices", *APART)
+SETS = ("ms", "ms-swapped", "stranger", *PICTURES, *APART)
 
 NO_LESSONS: dict[str, Any] = {
     "back_translation_weight": 0.0,
@@ -140,7 +139,6 @@ CHEAP = ["floor", "shipped"]
 CURVES = ("floor", "curve of any shape")
 NEED_PATIENTS = [name for name, arm in ARMS.items() if arm is not None and arm.shown != "scans"]
 
-
 Scores = dict[str, Any]
 """PSNR and SSIM by direction: of each case or person, and their mean."""
 
@@ -170,25 +168,21 @@ def bench(data: Path, folder: Path, name: str) -> Bench:
     """The set of this name; `folder` is for what it has to make."""
     if name in APART:
         table = table_apart(data, folder / "scored", name)
-        of_brains = name == "other-brains"
-        store = (
-            patients_store(data, folder, False)
-            if of_brains
-            else heads_store(data, folder, name == "stranger-head")
-        )
+        if name == "other-brains":
+            store = patients_store(data, folder, swapped=False)
+        else:
+            store = heads_store(data, folder, alone=name == "stranger-head")
         score = partial(scores_apart, table, name)
         return Bench(name, "fit", store, [], score, lambda _: score(SHIPPED, "floor"))
-    if name == "stranger":
-        kind, cases, store = "fit", list(patients(data))[1:], alone_store(data, folder)
-    elif name.startswith("ms"):
-        store = patients_store(data, folder, name == "ms-swapped")
-        kind, cases = "fit", list(patients(data))
-    else:
-        kind, folders = "plain", [data / "seed-png" / f"Train{c}" for c in ("T1", "T2")]
-        if name == "mni-slices":
-            folders = [folder / "slices" / c for c in ("T1w", "T2w")]
-        cases = list(hidden_pairs(data)) if name == "seed-png" else sliced(data, folder / "slices")
+    kind = "plain" if name in PICTURES else "fit"
+    if name in PICTURES:
+        cases, folders = PICTURES[name](data, folder / "slices")
         store = prepare(folders, folder / "store")
+    elif name == "stranger":
+        cases, store = list(patients(data))[1:], alone_store(data, folder)
+    else:
+        cases = list(patients(data))
+        store = patients_store(data, folder, swapped=name == "ms-swapped")
     score = partial(scores, cases, kind=kind)
     return Bench(name, kind, store, cases, score, partial(floor, cases, kind))
 
@@ -315,8 +309,6 @@ def _train(
 ) -> Iterator[Run]:
     """The run of an arm: after every so many epochs, if that is wished, and when it has ended."""
     changes = {"seed": seed, "guard": "warn"}
-    if given.set.startswith("stranger"):
-        changes["find_pairs"] = False
     if not given.recipe:
         changes |= {"minutes": given.minutes, "steps_per_epoch": 60}
     settings = resolve(arm.preset, arm.changes, changes)

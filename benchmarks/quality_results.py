@@ -50,14 +50,12 @@ def summary(results: Path) -> None:
 
 def _told_within(line: dict[str, Any], points: list[dict[str, float]]) -> None:
     """Print the same of the checkpoints of one run."""
-    told = [
-        f"{name} {paired} {stats.spearmanr(*zip(*both, strict=True)).statistic:.2f}"
-        for name in ("cycle_psnr", "minus_swd")
-        for paired in ("psnr", "ssim")
-        if all(name in point for point in points)
-        for both in [[(point[name], point[paired]) for point in points]]
-    ]
-    print(f"{line['set']}, {line['arm']}, {len(points)} checkpoints of one run:", *told, sep="  ")
+    told = [f"{line['set']}, {line['arm']}, {len(points)} checkpoints of one run:"]
+    for name in ("cycle_psnr", "minus_swd"):
+        for paired in ("psnr", "ssim"):
+            columns = ([point[key] for point in points] for key in (name, paired))
+            told.append(f"{name} {paired} {stats.spearmanr(*columns).statistic:.2f}")
+    print(*told, sep="  ")
 
 
 def figure(results: Path, path: Path) -> None:

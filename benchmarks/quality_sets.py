@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,10 @@ class Case:
     mask: NDArray[np.bool_] | None
 
 
+Pictures = tuple[list[Case], list[Path]]
+"""What is scored, and the folders of T1w and T2w to train on."""
+
+
 def patients(data: Path) -> Iterator[Case]:
     """Both patients, inside their brains."""
     for name in PATIENTS:
@@ -46,27 +50,29 @@ def patients(data: Path) -> Iterator[Case]:
         yield Case(name, scans, mask)
 
 
-def hidden_pairs(data: Path) -> Iterator[Case]:
+def hidden_pairs(data: Path, _: Path) -> Pictures:
     """The pairs of seed-png, as its README tells them."""
-    folders = {"T1w": data / "seed-png" / "TrainT1", "T2w": data / "seed-png" / "TrainT2"}
-    found = {
-        contrast: {int(re.findall(r"\d+", path.name)[-1]): path for path in folder.glob("*.png")}
-        for contrast, folder in folders.items()
-    }
-    for number, path in sorted(found["T1w"].items()):
-        partner = found["T2w"][number + (60 if number <= 40 else 70)]
+    folders = [data / "seed-png" / f"Train{contrast}" for contrast in ("T1", "T2")]
+    found = [
+        {int(re.findall(r"\d+", path.name)[-1]): path for path in folder.glob("*.png")}
+        for folder in folders
+    ]
+    cases = []
+    for number, path in sorted(found[0].items()):
+        partner = found[1][number + (60 if number <= 40 else 70)]
         scans = {c: io.read(p) for c, p in (("T1w", path), ("T2w", partner))}
-        yield Case(f"slice {number}", scans, None)
+        cases.append(Case(f"slice {number}", scans, None))
+    return cases, folders
 
 
-def sliced(data: Path, folder: Path) -> list[Case]:
+def sliced(data: Path, folder: Path) -> Pictures:
     """Every other axial slice of patient07 (open-ms-mni) as a picture, 8 bit.
 
     Of a random order the first 40 of 50 are written to `folder/T1w` and the last 40 to
     `folder/T2w`, numbered anew: 30 have a partner that no name tells, 20 have none.
 
     Returns:
-        All 50, whether their partner can be found or not.
+        All 50, whether their partner can be found or not, and the two folders.
     """
     pictures = {}
     for contrast in TO:
@@ -83,23 +89,35 @@ def sliced(data: Path, folder: Path) -> list[Case]:
         (folder / contrast).mkdir(parents=True, exist_ok=True)
         for number, place in enumerate(rng.permutation(shown)):
             io.write(pictures[contrast][place], folder / contrast / f"slice{number:02}.png")
-    return [Case(f"slice {n}", {c: pictures[c][n] for c in TO}, None) for n in range(50)]
+    cases = [Case(f"slice {n}", {c: pictures[c][n] for c in TO}, None) for n in range(50)]
+    return cases, [folder / "T1w", folder / "T2w"]
+
+
+PICTURES: dict[str, Callable[[Path, Path], Pictures]] = {
+    "seed-png": hidden_pairs,
+    "mni-slices": sliced,
+}
+"""Sets of pictures: from the scans, and a folder for pictures that have to be made."""
 
 
 def heads_store(data: Path, folder: Path, alone: bool) -> Store:
     """A visit's T1w of patient01 (open-ms-raw) and a visit's T2w of patient04, whole heads, or
     `alone` another visit's of the same patient."""
-    other = ("patient01", "study1", "T2w") if alone else ("patient04", "study1", "T2w")
+    visits = (
+        ("patient01", "study2", "T1w"),
+        ("patient01" if alone else "patient04", "study1", "T2w"),
+    )
     rows: list[Row] = [
-        (f"their {c}", c, data / "open-ms-raw" / who / f"{visit}_{c.upper()}.nii.gz", "train")
-        for who, visit, c in (("patient01", "study2", "T1w"), other)
+        (who, c, data / "open-ms-raw" / who / f"{visit}_{c.upper()}.nii.gz", "train")
+        for who, visit, c in visits
     ]
     return _prepared(folder, rows)
 
 
 def alone_store(data: Path, folder: Path) -> Store:
-    """Both scans of patient07 (open-ms-mni) as if of two people: nobody knows that they match."""
-    rows: list[Row] = [(f"their {c}", c, _scan(data, PATIENTS[0], c), "train") for c in TO]
+    """Both scans of patient07 (open-ms-mni), in which no training looks for pairs: the subject is
+    one."""
+    rows: list[Row] = [(PATIENTS[0], c, _scan(data, PATIENTS[0], c), "train") for c in TO]
     return _prepared(folder, rows)
 
 

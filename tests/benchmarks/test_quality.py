@@ -17,9 +17,12 @@ from scipy import ndimage
 
 from mrbridge import io
 from mrbridge.bundle import Bundle, load_bundle
+from mrbridge.data.dataset import SliceBank
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import train
+from mrbridge.training.settings import resolve
+from mrbridge.training.supervision import choose_pairs
 from mrbridge.volume import Volume
 
 
@@ -92,7 +95,7 @@ def test_slices_of_one_patient_have_partners_that_no_name_tells(sets: Any, tmp_p
         path = tmp_path / "open-ms-mni" / "patient07" / f"{contrast}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         io.write(Volume(scan, np.diag([-1.0, 1.0, 1.0, 1.0])), path)
-    cases = sets.sliced(tmp_path, tmp_path / "out")
+    cases, folders = sets.sliced(tmp_path, tmp_path / "out")
     assert len(cases) == 50
     colours = [int(case.scans["T1w"].voxels[-1, 0, 0]) for case in cases]
     assert len(set(colours)) == 50
@@ -103,13 +106,36 @@ def test_slices_of_one_patient_have_partners_that_no_name_tells(sets: Any, tmp_p
     numbers = {
         contrast: {
             colours.index(int(io.read(path).voxels[-1, 0, 0])): path.name
-            for path in (tmp_path / "out" / contrast).iterdir()
+            for path in folder.iterdir()
         }
-        for contrast in ("T1w", "T2w")
+        for contrast, folder in zip(("T1w", "T2w"), folders, strict=True)
     }
     partners = set(numbers["T1w"]) & set(numbers["T2w"])
     assert (len(numbers["T1w"]), len(numbers["T2w"]), len(partners)) == (40, 40, 30)
-    assert sum(numbers["T1w"][n] == numbers["T2w"][n] for n in partners) < 5
+    apart = {int(numbers["T1w"][n][5:7]) - int(numbers["T2w"][n][5:7]) for n in partners}
+    assert len(apart) > 10, "the numbers of partners have nothing to do with one another"
+
+
+def test_a_stranger_is_scored_by_a_training_that_may_learn_from_no_pairs(
+    quality: Any, make_scan: Callable[..., Volume], tmp_path: Path
+) -> None:
+    for seed, patient in enumerate(("patient07", "patient19")):
+        folder = tmp_path / "open-ms-mni" / patient
+        folder.mkdir(parents=True)
+        for contrast in ("T1", "T2"):
+            scan = make_scan(seed, f"{contrast}w", shape=(24, 28, 20), spacing=3.0)
+            io.write(scan, folder / f"{contrast}.nii.gz")
+    (tmp_path / "made").mkdir()
+    at = quality.bench(tmp_path, tmp_path / "made", "stranger")
+    assert [case.name for case in at.cases] == ["patient19"]
+    assert {
+        record.subject
+        for record in at.store.records("T1w", "train") + at.store.records("T2w", "train")
+    } == {"patient07"}
+    banks = tuple(SliceBank(at.store, contrast, "train", 32) for contrast in ("T1w", "T2w"))
+    assert all(len(bank) > 0 for bank in banks)
+    assert choose_pairs(resolve("bridge"), at.store, banks) == []
+    assert choose_pairs(resolve("bridge", {"supervision": "weak"}), at.store, banks)
 
 
 def test_the_summary_ranks_what_was_told_without_pairs(
@@ -173,7 +199,7 @@ def test_a_run_in_stages_is_the_run_in_one_go(
     arm = quality.Arm(changes, start="scratch", preset="unet")
 
     def stages(folder: str, score_every: int | None) -> Iterator[Any]:
-        given = Namespace(recipe=True, score_every=score_every, set="ms")
+        given = Namespace(recipe=True, score_every=score_every)
         return quality._train(given, "arm", arm, 0, small_store, tmp_path / folder)
 
     (whole,) = stages("one", None)
