@@ -37,8 +37,8 @@ class TrainSettings(Settings):
         back_translation_weight: weight of the loss on syntheses of real slices, which the other
             generator shall turn into those slices again; 0 leaves it out.
         structure_weight: of the structure loss (1 - SSIM) beside every absolute difference from a
-            known answer, identity and cycle excepted; no preset has it, since it brought nothing
-            that could be measured (docs/explanation/quality.md).
+            known answer, identity and cycle excepted; no preset has it, since it did not
+            pay (docs/explanation/quality.md).
         simulated_weight: weight of the paired loss on simulated subjects (`data.simulated`), which
             tell the generators from the first step what becomes of each tissue; 0 simulates none.
         simulated_subjects: how many subjects are simulated.
