@@ -61,9 +61,9 @@ def _told_within(line: dict[str, Any], points: list[dict[str, float]]) -> None:
 def figure(results: Path, path: Path) -> None:
     """Draw how the paired scores grew with the minutes of training, for each arm, to an SVG file.
 
-    Of the longest run of each arm with the first seed: on `ms` the scores of validation, slice by
-    slice, where the tables score in three dimensions; on `seed-png` those of what a run shipped so
-    far. No training saw them.
+    Of each arm, the last run with the first seed that took more than half the time of the longest:
+    on `ms` the scores of validation, slice by slice, where the tables score in three dimensions; on
+    `seed-png` those of what a run shipped so far. No training saw them.
     """
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     sets = {name: curves for name in ("ms", "seed-png") if (curves := _curves(lines, name))}
@@ -91,8 +91,8 @@ def figure(results: Path, path: Path) -> None:
 
 
 def _curves(lines: list[dict[str, Any]], of_set: str) -> dict[str, list[tuple[float, ...]]]:
-    """(minutes, PSNR, SSIM) of the longest run of each arm with the first seed."""
-    runs: dict[str, list[tuple[float, ...]]] = {}
+    """(minutes, PSNR, SSIM) of one run of each arm, as `figure` chooses it."""
+    runs: dict[str, list[list[tuple[float, ...]]]] = {}
     for line in lines:
         if line["set"] != of_set or line.get("seed") != 0:
             continue
@@ -104,10 +104,13 @@ def _curves(lines: list[dict[str, Any]], of_set: str) -> dict[str, list[tuple[fl
             for point in line.get("checkpoints", [])
             if "minutes" in point
         ]
-        known = runs.get(line["arm"], [])
-        if points and (not known or points[-1][0] > known[-1][0]):
-            runs[line["arm"]] = points
-    return runs
+        if points:
+            runs.setdefault(line["arm"], []).append(points)
+    longest = {arm: max(points[-1][0] for points in of_arm) for arm, of_arm in runs.items()}
+    return {
+        arm: [points for points in of_arm if points[-1][0] > longest[arm] / 2][-1]
+        for arm, of_arm in runs.items()
+    }
 
 
 def _cell(told: dict[str, list[float]]) -> str:
