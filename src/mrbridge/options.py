@@ -55,6 +55,14 @@ BidsFilter = Annotated[
         help='Of a BIDS data set: JSON such as {"t1w": {"acquisition": null}}.',
     ),
 ]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Also what its name or header says to be something else: a mask, a map, a scan after "
+        "a contrast agent.",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Of a BIDS data set: make again what is there.")
 ]

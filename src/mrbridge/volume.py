@@ -29,6 +29,8 @@ class Volume:
             `io.picture.PictureHeader` or `io.dicom.DicomHeader`), kept so that it can go back as
             it came; None if made here.
         contrast: its BIDS suffix where known (`T1w`, `T2w`, `PDw`, `FLAIR`).
+        other: why it is known to be none of these contrasts, as in "is a phase image"; None where
+            it is not known to be something else.
         synthetic: whether the file says of itself that it was synthesised.
         notes: what reading mended or assumed, in words.
     """
@@ -38,6 +40,7 @@ class Volume:
     header: Any = None
     contrast: str | None = None
     synthetic: bool = False
+    other: str | None = None
     notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from mrbridge.download.files import Expected, fetch
 from mrbridge.download.folder import Folder, write_citation
 from mrbridge.download.http import Session
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.io.names import BIDS_VERSION
+from mrbridge.io.bids_name import BIDS_VERSION
 from mrbridge.io.safety import write_json, write_text
 
 PAGE = "https://brain-development.org/ixi-dataset/"

@@ -21,7 +21,8 @@ from mrbridge.download.files import Expected
 from mrbridge.download.folder import together
 from mrbridge.download.http import Patience, Session
 from mrbridge.errors import InputError
-from mrbridge.io.names import guess_contrast, parse_name
+from mrbridge.io.bids_name import parse_name
+from mrbridge.io.contrast import guess_contrast
 from mrbridge.io.safety import suffix_of
 
 SITE = "https://openneuro.org"

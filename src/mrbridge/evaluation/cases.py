@@ -10,8 +10,10 @@ from pathlib import Path
 
 from mrbridge.errors import InputError
 from mrbridge.io.bids import Scan, find_scans
+from mrbridge.io.bids_name import parse_name
+from mrbridge.io.contrast import guess_contrast, of_path
 from mrbridge.io.formats import is_picture, is_readable
-from mrbridge.io.names import guess_contrast, guess_subject, natural_key, parse_name, series_name
+from mrbridge.io.names import guess_subject, natural_key, series_name
 from mrbridge.io.safety import suffix_of
 
 _SAYS_NOTHING = {"synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground"}
@@ -64,7 +66,9 @@ class FoundCases:
     remarks: list[str] = field(default_factory=list)
 
 
-def find_pairs(pairs: str | Path | Sequence[str | Path], source: str, target: str) -> FoundCases:
+def find_pairs(
+    pairs: str | Path | Sequence[str | Path], source: str, target: str, *, force: bool = False
+) -> FoundCases:
     """The pairs of a data set: scans of both contrasts of one subject and session.
 
     Pictures of one subject, or of none, are paired by the rest of their names. Brain masks of
@@ -73,11 +77,13 @@ def find_pairs(pairs: str | Path | Sequence[str | Path], source: str, target: st
     Args:
         pairs: anything that `find_scans` understands.
         source, target: the contrasts, as BIDS suffixes.
+        force: as of `find_scans`.
 
     Raises:
         InputError: nothing usable is there.
     """
-    found = find_scans(list(pairs) if isinstance(pairs, list | tuple) else pairs, source, target)
+    several = list(pairs) if isinstance(pairs, list | tuple) else pairs
+    found = find_scans(several, source, target, force=force)
     left_out = [(path.name, reason) for path, reason in found.ignored]
     if not found.scans:
         raise InputError(
@@ -111,27 +117,28 @@ def find_pairs(pairs: str | Path | Sequence[str | Path], source: str, target: st
     return FoundCases(_uniquely_named(cases), _uniquely_named(singles), left_out, remarks)
 
 
-def find_syntheses(real: str | Path, synthetic: str | Path) -> FoundCases:
+def find_syntheses(real: str | Path, synthetic: str | Path, *, force: bool = False) -> FoundCases:
     """True scans and their syntheses, by path, by file name, or by BIDS entities without `desc`.
 
     Args:
         real: a file, or a folder of files.
         synthetic: likewise; every synthesis needs its true scan, not the other way round.
+        force: also take files whose names say something else, such as masks.
 
     Raises:
-        InputError: a path is absent, or nothing matches.
+        InputError: a path is absent, its name says something else, or nothing matches.
     """
     real, synthetic = Path(real), Path(synthetic)
-    syntheses = _files(synthetic)
+    left_out: list[tuple[str, str]] = []
+    syntheses = _scans(synthetic, left_out, force=force)
     inside = {path.resolve() for path, _ in syntheses}
     reals = [
         (path, relative)
-        for path, relative in _files(real)
+        for path, relative in _scans(real, [], force=force)
         if real.is_file() or (path.resolve() not in inside and "desc-synth" not in path.name)
     ]
     alone = real.is_file() and synthetic.is_file()
     cases: list[Case] = []
-    left_out: list[tuple[str, str]] = []
     for path, relative in syntheses:
         found = reals[0] if alone else partner(relative, reals)
         if found is None:
@@ -263,6 +270,22 @@ def _files(root: Path) -> list[tuple[Path, Path]]:
     if not paths:
         raise InputError("holds no scan", path=root, remedy="Name a file, or a folder with scans.")
     return sorted(paths, key=lambda item: natural_key(item[1]))
+
+
+def _scans(root: Path, left_out: list[tuple[str, str]], *, force: bool) -> list[tuple[Path, Path]]:
+    """The files of `_files` whose names do not say that they are something else."""
+    kept = []
+    for path, relative in _files(root):
+        identity = of_path(relative)
+        if identity.is_other and not force:
+            if root.is_file():
+                raise InputError(
+                    identity.reason, path=path, remedy="Name another scan, or use --force."
+                )
+            left_out.append((path.name, identity.reason))
+        else:
+            kept.append((path, relative))
+    return kept
 
 
 def _words(relative: Path) -> tuple[str, ...]:

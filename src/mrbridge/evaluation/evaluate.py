@@ -50,6 +50,7 @@ def evaluate(
     settings: EvaluateSettings | None = None,
     device: str = "auto",
     workers: Workers = 1,
+    force: bool = False,
 ) -> Evaluation:
     """Score a model on pairs of true scans, or ready syntheses against true scans.
 
@@ -71,6 +72,7 @@ def evaluate(
         workers: processes, or the address of a Dask scheduler, whose workers see the same files
             at the same absolute paths; each loads the model from its path. A model that has none
             is used in this process alone.
+        force: also score what its name or header says to be something else, such as a mask.
 
     Returns:
         The scores; files lie in `out`.
@@ -94,11 +96,11 @@ def evaluate(
             model, workers = translator, 1
         else:
             model = told
-        found = find_pairs(pairs, source, target)
+        found = find_pairs(pairs, source, target, force=force)
         both = [Direction(source, target), Direction(target, source)]
     elif real is not None and synthetic is not None and model is None and pairs is None:
         translator, both = None, []
-        found = find_syntheses(real, synthetic)
+        found = find_syntheses(real, synthetic, force=force)
     else:
         raise SettingsError(
             "what to score is not clear",

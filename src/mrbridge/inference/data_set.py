@@ -27,8 +27,8 @@ from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_pa
 from mrbridge.io import write
 from mrbridge.io.bids import FoundScans, Scan, find_scans
 from mrbridge.io.bids_metadata import read_metadata
+from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.bids_selection import Selection
-from mrbridge.io.names import derivative_name, parse_name
 from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.io.transfer import fetch, release_when_done
 from mrbridge.json_text import parse_json
@@ -57,6 +57,7 @@ class Plan:
         to: the contrast to make; None makes the model's target.
         selection: which scans.
         options: what besides scan and model decides over a result, for its fingerprint.
+        force: also what its name says to be something else.
     """
 
     root: Path
@@ -65,6 +66,7 @@ class Plan:
     to: str | None
     selection: Selection = field(default_factory=Selection)
     options: dict[str, Any] = field(default_factory=dict)
+    force: bool = False
 
     @property
     def contrasts(self) -> tuple[str, str]:
@@ -175,7 +177,7 @@ def _find(plan: Plan) -> FoundScans:
         InputError: there are none.
     """
     taken, made = plan.contrasts
-    everything = find_scans(plan.root, taken, made)
+    everything = find_scans(plan.root, taken, made, force=plan.force)
     found = FoundScans(
         [scan for scan in everything.scans if scan.contrast == taken],
         everything.ignored

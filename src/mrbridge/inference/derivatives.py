@@ -16,7 +16,7 @@ from mrbridge.inference.outputs import is_ours
 from mrbridge.inference.synthesis import sidecar_path
 from mrbridge.io import is_readable
 from mrbridge.io.bids_metadata import DESCRIPTION, read_description
-from mrbridge.io.names import BIDS_VERSION
+from mrbridge.io.bids_name import BIDS_VERSION
 from mrbridge.io.safety import sha256_of, write_json, write_text
 from mrbridge.io.transfer import fetch
 from mrbridge.json_text import parse_json

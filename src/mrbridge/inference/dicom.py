@@ -39,6 +39,7 @@ class Plan:
         series: which one, by number or UID; None chooses by contrast.
         allow_gaps: fill missing slices by interpolation.
         form: `dicom` or `nifti`; None takes NIfTI where `out` is named so, else DICOM.
+        force: also a series that is known to be something else than an anatomical scan.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Plan:
     series: str | None
     allow_gaps: bool
     form: str | None
+    force: bool = False
 
 
 def translate_series(plan: Plan, make: Callable[[Volume], Synthesis]) -> tuple[Path, str]:
@@ -68,7 +70,7 @@ def translate_series(plan: Plan, make: Callable[[Volume], Synthesis]) -> tuple[P
     if form == "dicom":
         _refuse_place(plan.path, plan.out)
     listing = find_series(plan.path)
-    chosen = choose_series(listing, _wanted(plan), plan.series)
+    chosen = choose_series(listing, _wanted(plan), plan.series, force=plan.force)
     synthesis = make(read_series(chosen, allow_gaps=plan.allow_gaps))
     to = synthesis.contrast
     told = provenance(plan.bundle, synthesis, f"urn:oid:{chosen.uid}")
@@ -139,7 +141,12 @@ def _others(listing: Listing, uid: str) -> dict[str, Any]:
     reasons = Counter(reason for _, reason in listing.ignored)
     return {
         "not_translated": [
-            {"uid": other.uid, "number": other.number, "kind": other.kind}
+            {
+                "uid": other.uid,
+                "number": other.number,
+                "kind": other.kind,
+                "reason": other.what_is_wrong,
+            }
             for other in listing.series
             if other.uid != uid
         ],

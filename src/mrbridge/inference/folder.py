@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from mrbridge.inference.derivatives import REPORT
 from mrbridge.inference.job import Job, SentJob, Translation, translate_file
 from mrbridge.inference.synthesis import sidecar_path
 from mrbridge.io import FORMATS, is_readable
+from mrbridge.io.bids_name import derivative_name, parse_name
+from mrbridge.io.contrast import Identity, of_path
 from mrbridge.io.formats import is_picture
-from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
+from mrbridge.io.names import natural_key
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.scale import Workers, map_scans
 
@@ -40,7 +43,7 @@ def translate_folder(job: Job, folder: Path, out: Path, workers: Workers) -> lis
     items: list[_Item] = []
     taken: set[Path] = set()  # sidecars: those of `a.nii` and `a.nii.gz` are one
     for path in chosen:
-        known = _contrast_below(folder, path)
+        known = _identity_below(folder, path).contrast
         to = job.contrast_of(known)
         output = out / path.relative_to(folder).parent / _name(path, to)
         place = output if is_picture(output) else sidecar_path(output)
@@ -94,28 +97,35 @@ def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[P
     ignored = [(p, "not an image that mrbridge reads") for p in paths if not is_readable(p)]
     bundle = job.translator.bundle
     wanted = bundle.source if job.to in (None, bundle.target) else bundle.target
-    known = {p: _contrast_below(folder, p) for p in images}
-    named = [p for p in images if known[p] == wanted]
-    chosen = named or [p for p in images if known[p] is None]
+    known = {p: _identity_below(folder, p) for p in images}
+    usable = [p for p in images if job.force or not known[p].is_other]
+    chosen = [p for p in usable if known[p].contrast == wanted]
     if job.to is None and not chosen:
-        chosen = [p for p in images if known[p] == bundle.target]
+        chosen = [p for p in usable if known[p].contrast == bundle.target]
+    chosen = chosen or [p for p in usable if known[p].contrast is None]
     if not chosen:
+        reasons = Counter(_why_not(known[p], wanted) for p in images).most_common(3)
+        told = "; ".join(f"{count} files: {reason}" for reason, count in reasons)
         raise InputError(
-            f"holds no {wanted} scan among {len(images)} images",
+            f"holds no {wanted} scan among {len(images)} images" + (f" ({told})" if told else ""),
             path=folder,
             remedy="Name a folder of scans, and the contrast to make with --to.",
         )
-    ignored += [
-        (p, f"is {known[p] or 'of unknown contrast'}, not {wanted}")
-        for p in images
-        if p not in set(chosen)
-    ]
+    taken = set(chosen)
+    ignored += [(p, _why_not(known[p], wanted)) for p in images if p not in taken]
     return chosen, ignored
 
 
-def _contrast_below(folder: Path, path: Path) -> str | None:
-    """What a path tells of its contrast, from the folder that was named downwards."""
-    return guess_contrast(Path(folder.resolve().name, path.relative_to(folder)))
+def _why_not(identity: Identity, wanted: str) -> str:
+    """Why a file is not translated."""
+    if identity.is_other:
+        return identity.reason
+    return f"is {identity.contrast or 'of unknown contrast'}, not {wanted}"
+
+
+def _identity_below(folder: Path, path: Path) -> Identity:
+    """What a path says of its image, from the folder that was named downwards."""
+    return of_path(Path(folder.resolve().name, path.relative_to(folder)))
 
 
 def _name(path: Path, to: str) -> str:
@@ -134,7 +144,7 @@ def output_file(job: Job, path: Path, out: Path) -> Path:
     if not path.exists():
         raise InputError("does not exist", path=path, remedy="Check the name.")
     if out.is_dir() or not out.suffix:
-        known = guess_contrast(Path(path.resolve().parent.name, path.name))
+        known = of_path(Path(path.resolve().parent.name, path.name)).contrast
         return out / _name(path, job.contrast_of(known))
     if not is_readable(out):
         raise OutputError(
@@ -161,6 +171,7 @@ def _report(
                 "source_sha256": sha256_of(item.source),
                 "output": str(item.output.relative_to(out)),
                 "contrast": item.contrast,
+                **({"note": item.note} if item.note else {}),
                 **({} if item.rounding is None else {"rounding": item.rounding.told()}),
             }
             for item in done

@@ -37,6 +37,7 @@ class Translation:
         error: why it failed, None if it did not.
         skipped: whether the output was there already, made of the same.
         rounding: what became of its intensities, where it was made now and of integers.
+        note: what its user should know of it, such as that its contrast was taken on trust.
     """
 
     source: Path
@@ -46,6 +47,7 @@ class Translation:
     error: str | None = None
     skipped: bool = False
     rounding: Rounding | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Job:
         """The contrast to make of a scan of a known or unknown contrast."""
         bundle = self.translator.bundle
         return self.to or (bundle.source if known == bundle.target else bundle.target)
+
+    def taken_for(self, to: str) -> str:
+        """What is said of a scan of unknown contrast, of which a contrast is made."""
+        bundle = self.translator.bundle
+        return f"it is taken for {bundle.source if to == bundle.target else bundle.target}"
 
     def sent(self, workers: Workers) -> tuple[Job | SentJob, Workers]:
         """As those who work on it get it, and who they are."""
@@ -96,6 +103,8 @@ def _contrast_for(job: Job, scan: Volume, path: Path | None) -> str:
     to = job.translator.choose_contrast(scan, job.to)
     if job.force:
         return to
+    if scan.other:
+        raise InputError(scan.other, path=path, remedy="Name another scan, or use --force.")
     if scan.synthetic:
         raise InputError("is synthetic already", path=path, remedy="Use --force to go on.")
     if scan.contrast == to:
@@ -106,6 +115,8 @@ def _contrast_for(job: Job, scan: Volume, path: Path | None) -> str:
             path=path,
             remedy="Name another scan, or use --force.",
         )
+    if scan.contrast is None and path is not None:
+        log.warning("%s: nothing says which contrast it is; %s", path.name, job.taken_for(to))
     return to
 
 
@@ -119,14 +130,16 @@ def translate_file(job: Job, path: Path, output: Path, contrast: str | None = No
     """
     check_free(path, output)
     scan = read(path, volume=job.volume, assume=job.assume)
-    scan = replace(scan, contrast=scan.contrast or contrast)
+    scan = replace(scan, contrast=scan.contrast or (None if scan.other else contrast))
     synthesis = synthesise(job, scan, path)
     write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
     bundle = job.translator.bundle
     if not scan.is_picture:
         write_json(sidecar_path(output), provenance(bundle, synthesis, path.name))
-    rounding = synthesis.rounding
-    return Translation(path, output, synthesis.contrast, bundle.hash, rounding=rounding)
+    rounding, to = synthesis.rounding, synthesis.contrast
+    unknown = scan.contrast is None
+    told = f"nothing says which contrast it is; {job.taken_for(to)}" if unknown else None
+    return Translation(path, output, to, bundle.hash, rounding=rounding, note=told)
 
 
 def synthesise(job: Job, scan: Volume, path: Path | None) -> Synthesis:

@@ -67,6 +67,8 @@ def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, A
         "SpatialReference": source,
         "GeneratedBy": [maker],
     }
+    if synthesis.source.contrast is None:
+        told["Description"] += " Nothing says which contrast its source is."
     if bundle.manifest.standard.brain != "none":
         told["SkullStripped"] = True
     if synthesis.rounding is not None:

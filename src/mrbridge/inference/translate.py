@@ -83,7 +83,8 @@ def translate(
         engine: what computes: `auto`, `torch` or `onnx`.
         planes: in which volumes are cut: `axial`, or `all` three, which is better and takes
             three times as long (`inference.planes`); None takes the model's.
-        force: also translate what is synthetic or of the wanted contrast already.
+        force: also translate what is synthetic or of the wanted contrast already, and what is known
+            to be something else, such as a mask or a scan after a contrast agent.
         volume: which volume of a 4D scan.
         assume: orientation, such as "RAS", of a file that states none.
         dtype: the number type of volumes that are made, one of `integers.NUMBER_TYPES`.
@@ -159,7 +160,7 @@ def _dicom(
     if job.volume is not None or job.assume is not None:
         raise InputError("is DICOM", path=path, remedy="Leave --volume and --assume.")
     bundle = job.translator.bundle
-    plan = dicom.Plan(path, out, bundle, job.to, series, allow_gaps, form)
+    plan = dicom.Plan(path, out, bundle, job.to, series, allow_gaps, form, job.force)
     output, contrast = dicom.translate_series(plan, lambda scan: synthesise(job, scan, path))
     return Translation(path, output, contrast, bundle.hash)
 
@@ -194,7 +195,7 @@ def _data_set(
     }
     options = {key: value for key, value in asked.items() if value is not None}
     named = replace(bundle, weights={})  # which model it is, without what would be sent around
-    plan = Plan(root, out, named, job.to, selection, options)
+    plan = Plan(root, out, named, job.to, selection, options, job.force)
     sent, workers = job.sent(workers)
     make = partial(_make, sent)
     return [

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mrbridge.errors import InputError, OutputError
 from mrbridge.io import nifti, picture
+from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_dicom, is_readable
-from mrbridge.io.names import guess_contrast
 from mrbridge.io.places import here
 from mrbridge.io.safety import suffix_of
 from mrbridge.io.transfer import fetch
@@ -27,6 +27,7 @@ def read(
     assume: str | None = None,
     series: str | None = None,
     allow_gaps: bool = False,
+    force: bool = False,
     files: Collection[str] = (),
 ) -> Volume:
     """Read a scan: NIfTI (`.nii`, `.nii.gz`), a picture (`.png`, `.tif`, `.tiff`, `.jpg`), or a
@@ -38,6 +39,7 @@ def read(
         assume: the orientation, such as "RAS", of a NIfTI file that has neither qform nor sform.
         series: which DICOM series, by number or UID, where there are several.
         allow_gaps: fill missing DICOM slices by interpolation, with a warning.
+        force: also read a DICOM series that is known to be something else than an anatomical scan.
         files: below `path`, the files of the DICOM series, where they are known; none looks
             through all.
 
@@ -55,7 +57,7 @@ def read(
         if is_dicom(path):
             from mrbridge.io import dicom  # half a second, which other formats do not need
 
-            chosen = dicom.choose_series(dicom.find_series(path, files), None, series)
+            chosen = dicom.choose_series(dicom.find_series(path, files), None, series, force=force)
             return dicom.read_series(chosen, allow_gaps=allow_gaps)
         raise InputError(
             "is of no known format",
@@ -77,7 +79,9 @@ def read(
             f"cannot be read ({error.strerror or error})", path=path, remedy="Check the file."
         ) from error
     # Only the nearest folder: further up, a name says little about this file.
-    return replace(result, contrast=guess_contrast(Path(path.parent.name, path.name)))
+    identity = of_path(Path(path.resolve().parent.name, path.name))
+    other = identity.reason if identity.is_other else None
+    return replace(result, contrast=identity.contrast, other=other)
 
 
 def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None) -> Path:

@@ -13,8 +13,9 @@ from typing import Literal
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io import names
+from mrbridge.io.bids_name import parse_name
+from mrbridge.io.contrast import Identity, of_path, of_text
 from mrbridge.io.formats import FORMATS, is_dicom, is_picture, is_readable
-from mrbridge.io.names import BidsName, derivative_name, guess_contrast, parse_name
 from mrbridge.io.places import here, named
 from mrbridge.io.safety import is_temporary
 from mrbridge.io.transfer import fetch
@@ -22,15 +23,11 @@ from mrbridge.volume import CONTRASTS
 
 __all__ = [
     "NOT_RAW",
-    "BidsName",
     "FoundScans",
     "Scan",
-    "derivative_name",
     "find_all_scans",
     "find_scans",
-    "guess_contrast",
     "is_bids",
-    "parse_name",
 ]
 
 NOT_RAW = ("derivatives", "sourcedata", "code")
@@ -76,6 +73,8 @@ def find_scans(
     source: str | Path | Sequence[str | Path],
     source_contrast: str = "T1w",
     target_contrast: str = "T2w",
+    *,
+    force: bool = False,
 ) -> FoundScans:
     """Find the scans of a BIDS data set, a folder, two folders, a table, or DICOM files.
 
@@ -87,6 +86,8 @@ def find_scans(
             session, contrast, path (relative to the table, or a URL) and optionally split; or a
             list of two folders, source contrast first. Any of them may be named by URL.
         source_contrast, target_contrast: BIDS suffixes. Scans of others are ignored.
+        force: also take what its name or header says to be something else (a mask, a map, a scan
+            after a contrast agent), where a table or two folders say its contrast, or a BIDS name.
 
     Raises:
         InputError: `source` is absent or of none of these kinds, or a table is unusable.
@@ -94,7 +95,7 @@ def find_scans(
     contrasts = (source_contrast, target_contrast)
     several = [source] if isinstance(source, str | Path) else source
     paths = [Path(here(item)) for item in several]
-    return _of_contrasts(_found(paths, contrasts), contrasts)
+    return _of_contrasts(_found(paths, contrasts, force=force), contrasts)
 
 
 def find_all_scans(source: str | Path) -> FoundScans:
@@ -104,14 +105,18 @@ def find_all_scans(source: str | Path) -> FoundScans:
 
 
 def _found(
-    paths: Sequence[Path], contrasts: tuple[str, ...], *, allow_gaps: bool = False
+    paths: Sequence[Path],
+    contrasts: tuple[str, ...],
+    *,
+    allow_gaps: bool = False,
+    force: bool = False,
 ) -> FoundScans:
     for path in paths:
         if not path.exists():
             raise InputError("does not exist", path=path, remedy="Check the path.")
     if len(paths) == 2 and all(path.is_dir() for path in paths):
         found = [
-            (_in_dicom if is_dicom(path) else _in_folder)(path, told)
+            (_in_dicom if is_dicom(path) else _in_folder)(path, told, force=force)
             for path, told in zip(paths, contrasts, strict=True)
         ]
         result = FoundScans(
@@ -122,9 +127,9 @@ def _found(
         result = _in_dicom(paths[0], None, allow_gaps=allow_gaps)
     elif len(paths) == 1 and paths[0].is_dir():
         root = paths[0]
-        result = _in_bids(root) if is_bids(root) else _in_folder(root, None)
+        result = _in_bids(root, force=force) if is_bids(root) else _in_folder(root, None)
     elif len(paths) == 1 and paths[0].suffix.lower() in (".csv", ".tsv"):
-        result = _in_table(paths[0])
+        result = _in_table(paths[0], force=force)
     else:
         raise InputError(
             "is not a data set",
@@ -149,7 +154,7 @@ def _of_contrasts(found: FoundScans, contrasts: Sequence[str]) -> FoundScans:
     return FoundScans([scan for scan in scans if scan.contrast in contrasts], ignored)
 
 
-def _in_bids(root: Path) -> FoundScans:
+def _in_bids(root: Path, *, force: bool = False) -> FoundScans:
     splits = _participant_splits(root / "participants.tsv")
     found = FoundScans([])
     for path in _files(root, skipped=NOT_RAW):
@@ -161,7 +166,7 @@ def _in_bids(root: Path) -> FoundScans:
             found.ignored.append((path, "has no BIDS name"))
         elif name.entities.get("desc") == "synth":
             found.ignored.append((path, "is synthetic"))
-        elif reason := names.why_not_a_contrast(name):
+        elif reason := _why_not(of_path(path.name), force=force and name.suffix in CONTRASTS):
             found.ignored.append((path, reason))
         else:
             subject, session = name.entities["sub"], name.entities.get("ses")
@@ -170,14 +175,21 @@ def _in_bids(root: Path) -> FoundScans:
     return found
 
 
-def _in_dicom(root: Path, told: str | None, *, allow_gaps: bool = False) -> FoundScans:
+def _why_not(identity: Identity, *, force: bool) -> str | None:
+    """Why an image is left out whose contrast nobody stated; None where it is not."""
+    return None if identity.contrast is not None or force else identity.reason
+
+
+def _in_dicom(
+    root: Path, told: str | None, *, allow_gaps: bool = False, force: bool = False
+) -> FoundScans:
     """Series below `root`, all of the contrast `told` where it is given."""
     from mrbridge.io.dicom.scans import find_scans  # half a second, which other inputs do not need
 
-    return find_scans(root, told, allow_gaps=allow_gaps)
+    return find_scans(root, told, allow_gaps=allow_gaps, force=force)
 
 
-def _in_folder(root: Path, told: str | None) -> FoundScans:
+def _in_folder(root: Path, told: str | None, *, force: bool = False) -> FoundScans:
     """Scans below `root`; all of them are of the contrast `told` where it is given."""
     found = FoundScans([])
     for path in _files(root):
@@ -189,9 +201,10 @@ def _in_folder(root: Path, told: str | None) -> FoundScans:
             known = ", ".join(FORMATS)
             found.ignored.append((path, f"is no scan in a known format ({known})"))
             continue
-        contrast = told or guess_contrast(relative)
-        if contrast is None:
-            found.ignored.append((path, "its name tells no known contrast"))
+        identity = of_path(relative)
+        contrast = told or identity.contrast
+        if contrast is None or (identity.is_other and not force):
+            found.ignored.append((path, identity.reason))
             continue
         subject, session = names.guess_subject(relative, picture=is_picture(path))
         split = names.guess_split(relative)
@@ -227,7 +240,7 @@ def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
     ]
 
 
-def _in_table(table: Path) -> FoundScans:
+def _in_table(table: Path, *, force: bool = False) -> FoundScans:
     found = FoundScans([])
     for line, row in _rows(table):
         missing = [key for key in ("contrast", "path") if not row.get(key)]
@@ -245,7 +258,11 @@ def _in_table(table: Path) -> FoundScans:
                 path=table,
                 remedy="Use train, val or test, or leave it empty.",
             )
-        contrast = guess_contrast(f"{row['contrast']}.nii.gz") or row["contrast"]
+        contrast = of_text(row["contrast"]).contrast or row["contrast"]
+        identity = of_path(path.name)
+        if identity.is_other and not force:
+            found.ignored.append((path, identity.reason))
+            continue
         subject, session = row.get("subject") or None, row.get("session") or None
         found.scans.append(Scan(path, subject, session, contrast, path.name, split))
     return found

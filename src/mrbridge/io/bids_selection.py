@@ -15,8 +15,9 @@ from typing import Any
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.io import names
 from mrbridge.io.bids import FoundScans, Scan
-from mrbridge.io.names import BidsName, parse_name
+from mrbridge.io.bids_name import ENTITIES, BidsName, parse_name
 from mrbridge.json_text import parse_json
+from mrbridge.volume import CONTRASTS
 
 ANY = "*"
 """In a query: the entity must be there, whatever its value. `null`: it must not be there."""
@@ -145,7 +146,7 @@ def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"is no JSON ({error})", path=path, remedy=remedy) from None
     if not isinstance(told, dict) or not all(isinstance(query, dict) for query in told.values()):
         raise InputError("holds no queries by kind of image", path=path, remedy=remedy)
-    contrasts = {contrast.lower(): contrast for contrast in names.CONTRASTS}
+    contrasts = {contrast.lower(): contrast for contrast in CONTRASTS}
     return {
         contrasts[kind.lower()]: {_entity(key, path): value for key, value in query.items()}
         for kind, query in told.items()
@@ -154,7 +155,7 @@ def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _entity(key: str, path: Path) -> str:
-    known = {*_ENTITIES, *names.ENTITIES, *_PARTS}
+    known = {*_ENTITIES, *ENTITIES, *_PARTS}
     if key in known:
         return _ENTITIES.get(key, key)
     close = get_close_matches(key, known, 1)

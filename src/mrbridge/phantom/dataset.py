@@ -9,7 +9,7 @@ from typing import Any
 
 from mrbridge.errors import OutputError, must_be_here
 from mrbridge.io import write
-from mrbridge.io.names import BIDS_VERSION
+from mrbridge.io.bids_name import BIDS_VERSION
 from mrbridge.io.safety import atomic_folder, sweep, write_json, write_text
 from mrbridge.json_text import parse_json
 from mrbridge.phantom.settings import PhantomSettings

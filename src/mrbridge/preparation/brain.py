@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.io import read, write
-from mrbridge.io.names import parse_name
+from mrbridge.io.bids_name import parse_name
 from mrbridge.io.safety import suffix_of
 from mrbridge.preparation.brain_template import brain_by_template
 from mrbridge.preparation.geometry import from_slices, to_slices

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from mrbridge.errors import InputError, must_exist
 from mrbridge.io import is_dicom, is_readable
 from mrbridge.io.bids import find_all_scans
+from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import is_picture, walk
-from mrbridge.io.names import guess_contrast, natural_key
+from mrbridge.io.names import natural_key
 from mrbridge.io.places import here
 from mrbridge.io.transfer import fetch
 from mrbridge.urls import shown
@@ -224,10 +225,22 @@ def _file_item(file: Path, root: Path) -> Item:
     if shape is not None and len(shape) > 3:
         problem = f"holds {shape[3]} volumes; --volume chooses one"
     below = file.relative_to(root) if file.is_relative_to(root) else file.name
-    contrast = guess_contrast(Path(root.resolve().name, below))
-    reason = "by its name" if contrast else "its name does not tell"
-    kind = "picture" if is_picture(file) else "volume"
-    return Item(_below(file, root), None, "", kind, contrast, reason, shape, spacing, 0, problem)
+    identity = of_path(Path(root.resolve().name, below))
+    if problem is None and identity.is_other:
+        problem = f"{identity.reason}; --force takes it all the same"
+    kind = identity.kind or ("picture" if is_picture(file) else "volume")
+    return Item(
+        name=_below(file, root),
+        uid=None,
+        description="",
+        kind=kind,
+        contrast=identity.contrast,
+        reason=identity.reason,
+        shape=shape,
+        spacing_mm=spacing,
+        gaps=0,
+        problem=problem,
+    )
 
 
 def _nifti(file: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:

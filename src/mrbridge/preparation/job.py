@@ -77,7 +77,7 @@ def prepare_scan(job: Job) -> ScanRecord | None:
     present = read_scan(job.store, job.id, key)
     if present is not None:
         return present
-    volume = read(scan.path, series=scan.series, files=scan.files)
+    volume = read(scan.path, series=scan.series, force=True, files=scan.files)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Train on acquired scans only.")
     if volume.is_picture and volume.voxels.min() == volume.voxels.max():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mrbridge import scale
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
-from mrbridge.io.bids import FoundScans, Scan, find_scans, parse_name
+from mrbridge.io.bids import FoundScans, Scan, find_scans
+from mrbridge.io.bids_name import parse_name
 from mrbridge.io.formats import is_picture
 from mrbridge.io.places import here
 from mrbridge.io.safety import sweep
@@ -46,6 +47,7 @@ def prepare(
     settings: PrepareSettings | None = None,
     *,
     workers: scale.Workers = 1,
+    force: bool = False,
 ) -> Store:
     """Prepare a data set for training.
 
@@ -59,6 +61,7 @@ def prepare(
         settings: contrasts, spacing, shares.
         workers: processes, or the address of a Dask scheduler, whose workers see the same files
             at the same absolute paths.
+        force: also take what its name or header says to be something else (see `find_scans`).
 
     Raises:
         InputError: nothing usable of one of the contrasts.
@@ -70,7 +73,7 @@ def prepare(
     if settings.standard.brain == "hd-bet":
         hd_bet_program()  # once, not for each scan
     check_pattern(settings.standard.brain_mask)
-    found = _find(source, out, settings)
+    found = _find(source, out, settings, force=force)
     _make_ready(out)
     jobs = _jobs(found.scans, out, settings)
     wishes: list[Wish] = []
@@ -110,9 +113,13 @@ def prepare(
 
 
 def _find(
-    source: str | Path | Sequence[str | Path], out: Path, settings: PrepareSettings
+    source: str | Path | Sequence[str | Path],
+    out: Path,
+    settings: PrepareSettings,
+    *,
+    force: bool,
 ) -> FoundScans:
-    found = find_scans(source, settings.source, settings.target)
+    found = find_scans(source, settings.source, settings.target, force=force)
     inside = out.resolve()
     outside = [item for item in found.ignored if inside not in item[0].resolve().parents]
     found = FoundScans(found.scans, outside)

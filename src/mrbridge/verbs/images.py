@@ -17,6 +17,7 @@ from mrbridge.options import (
     Config,
     Dask,
     Device,
+    Force,
     Form,
     Json,
     Model,
@@ -59,7 +60,12 @@ def translate(
         typer.Option(help="How volumes are cut: axial, or all three, slower [the model's way]."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also what is synthetic or of that contrast already.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Also what is synthetic or of that contrast already, or is something else by its "
+            "name or header: a mask, a map, a scan after a contrast agent.",
+        ),
     ] = False,
     volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4D file.")] = None,
     assume: Annotated[
@@ -154,6 +160,7 @@ def evaluate(
             "--register", help="Pairs that are not on one grid: auto, off, rigid, affine."
         ),
     ] = None,
+    force: Force = False,
     config: Config = None,
     assignments: Assignments = None,
     device: Device = "auto",
@@ -188,6 +195,7 @@ def evaluate(
             settings=settings,
             device=device,
             workers=who_works(workers, dask),
+            force=force,
         )
     )
     answer(

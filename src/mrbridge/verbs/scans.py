@@ -16,6 +16,7 @@ from mrbridge.options import (
     Assignments,
     Config,
     Dask,
+    Force,
     Json,
     Quiet,
     Verbose,
@@ -130,6 +131,7 @@ def prepare(
             help="Which slices: 20%:80% of those that show the head, or -40mm:60mm [all].",
         ),
     ] = None,
+    force: Force = False,
     config: Config = None,
     assignments: Assignments = None,
     workers: Workers = 1,
@@ -161,7 +163,7 @@ def prepare(
 
     settings = PrepareSettings().changed(changes)
     paths = source_paths[0] if len(source_paths) == 1 else source_paths
-    store, failure = as_far_as_done(lambda: run(paths, out, settings, workers=crew))
+    store, failure = as_far_as_done(lambda: run(paths, out, settings, workers=crew, force=force))
     manifest = store.manifest
     told: dict[str, Any] = {
         "path": str(store.path),

@@ -12,7 +12,7 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ import pydicom
 from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mrbridge.errors import InputError
@@ -88,7 +89,7 @@ class DicomFile:
             with self._archive.open(self.member) as file:
                 yield file
 
-    def header(self, tags: tuple[str, ...] | None) -> Dataset:
+    def header(self, tags: Sequence[str | tuple[int, int]] | None) -> Dataset:
         """What stands before the pixels: the tags that are named, or all.
 
         Raises:
@@ -98,7 +99,7 @@ class DicomFile:
             # A member of a zip is read to its end, where its CRC is checked.
             source = file if self.member is None else io.BytesIO(file.read())
             _refuse_inflating(source, self)
-            wanted = None if tags is None else list(tags)
+            wanted = None if tags is None else [Tag(tag) for tag in tags]
             return pydicom.dcmread(source, stop_before_pixels=True, specific_tags=wanted)
 
     def read(self) -> bytes:

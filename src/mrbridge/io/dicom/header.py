@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
 from mrbridge.errors import InputError
+from mrbridge.io.contrast.dicom import GE_PART, SIEMENS_TYPE, Keyword
 from mrbridge.io.dicom.files import DicomFile, damaged, text_of
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -23,8 +23,13 @@ ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
 LEGACY_MR = "1.2.840.10008.5.1.4.1.1.4.4"
 """SOP classes of MR images: classic, enhanced, converted legacy (PS3.4, B.5)."""
 
+
 _ENHANCED = (ENHANCED_MR, LEGACY_MR)
-_TOP = (
+_TOP: tuple[Keyword, ...] = (
+    (0x0021, 0x0011),
+    SIEMENS_TYPE,
+    (0x0043, 0x0010),
+    GE_PART,
     "SpecificCharacterSet",
     "SOPClassUID",
     "SOPInstanceUID",
@@ -58,6 +63,15 @@ _TOP = (
     "FlipAngle",
     "AngioFlag",
     "ContrastBolusAgent",
+    "ContrastBolusAgentSequence",
+    "ComplexImageComponent",
+    "ScanOptions",
+    "MRAcquisitionType",
+    "EchoPlanarPulseSequence",
+    "MagnetizationTransfer",
+    "NumberOfTemporalPositions",
+    "Spoiling",
+    "SteadyStatePulseSequence",
     "DiffusionBValue",
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -90,7 +104,10 @@ _PER_FRAME = (
     ("MRTimingAndRelatedParametersSequence", "FlipAngle", "FlipAngle"),
     ("MRModifierSequence", "InversionTimes", "InversionTime"),
     ("MRDiffusionSequence", "DiffusionBValue", "DiffusionBValue"),
+    ("MRModifierSequence", "Spoiling", "Spoiling"),
+    ("MRModifierSequence", "MagnetizationTransfer", "MagnetizationTransfer"),
     ("MRImageFrameTypeSequence", "FrameType", "ImageType"),
+    ("MRImageFrameTypeSequence", "ComplexImageComponent", "ComplexImageComponent"),
     ("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"),
 )
 
@@ -126,11 +143,11 @@ class Slice:
         number = self.number("InstanceNumber")
         return "an image without number" if number is None else f"image {number:.0f}"
 
-    def text(self, keyword: str) -> str:
+    def text(self, keyword: Keyword) -> str:
         """A tag as one line, empty where it is absent."""
         return text_of(_value(self.header, keyword))
 
-    def words(self, keyword: str) -> tuple[str, ...]:
+    def words(self, keyword: Keyword) -> tuple[str, ...]:
         """A tag of several values, in capitals."""
         value = _value(self.header, keyword)
         values = (
@@ -138,7 +155,7 @@ class Slice:
         )
         return tuple(text_of(item).upper() for item in values)
 
-    def numbers(self, keyword: str) -> tuple[float, ...]:
+    def numbers(self, keyword: Keyword) -> tuple[float, ...]:
         """A tag of numbers; empty where it is absent, or one of them is no finite number."""
         value = _value(self.header, keyword)
         values = (
@@ -154,7 +171,7 @@ class Slice:
             return ()
         return found if all(math.isfinite(item) for item in found) else ()
 
-    def number(self, keyword: str) -> float | None:
+    def number(self, keyword: Keyword) -> float | None:
         """The first of a tag's numbers."""
         return next(iter(self.numbers(keyword)), None)
 
@@ -173,11 +190,6 @@ def slices_of(file: DicomFile) -> list[Slice]:
     except Exception:
         # Values are parsed when they are first looked at, and damage ends in any exception at all.
         raise damaged(file) from None
-
-
-def class_name(part: Slice) -> str:
-    """What kind of object the file is, in the standard's words."""
-    return UID(part.text("SOPClassUID")).name
 
 
 def _slices_of(file: DicomFile) -> list[Slice]:
@@ -224,9 +236,16 @@ def _count(header: Dataset, file: DicomFile) -> int:
         raise damaged(file, "has a number of frames that is none") from None
 
 
-def _value(header: Dataset, keyword: str) -> Any:
+def _value(header: Dataset, keyword: Keyword) -> Any:
     try:
-        return header.get(keyword)
+        if isinstance(keyword, str):
+            return header.get(keyword)
+        element = header.get(keyword)
+        value = None if element is None else element.value
+        if isinstance(value, bytes):  # a private tag whose type is not written down
+            short = len(value) == 2 and keyword == GE_PART
+            return int.from_bytes(value, "little") if short else value.decode("ascii").split("\\")
+        return value
     except MemoryError:
         raise
     except Exception:  # a value that pydicom cannot parse is a value that is not there

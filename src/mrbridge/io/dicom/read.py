@@ -84,7 +84,8 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
         geometry.affine,
         DicomHeader(series, geometry, geometry.missing),
         series.contrast,
-        synthetic=series.kind == "synthetic",
+        synthetic=series.synthetic,
+        other=series.identity.reason if series.identity.is_other else None,
         notes=tuple(notes),
     )
 

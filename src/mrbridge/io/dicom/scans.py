@@ -12,13 +12,16 @@ from mrbridge.io.dicom.files import calm
 from mrbridge.io.dicom.series import Listing, Series, choose_series, find_series
 
 
-def find_scans(root: Path, told: str | None, *, allow_gaps: bool = False) -> FoundScans:
+def find_scans(
+    root: Path, told: str | None, *, allow_gaps: bool = False, force: bool = False
+) -> FoundScans:
     """The series of a folder or zip, of any number of patients, that are whole.
 
     Args:
         root: the folder or zip.
         told: the contrast of all of them; None takes what each series' timing says.
         allow_gaps: also those that lack slices.
+        force: with `told`, also series that are known to be something else.
 
     Returns:
         Scans whose `series` is a SeriesInstanceUID. Subject and session are hashes of the patient's
@@ -33,12 +36,25 @@ def find_scans(root: Path, told: str | None, *, allow_gaps: bool = False) -> Fou
     reasons = [reason for _, reason in listing.ignored] + [one.what for one in listing.damaged]
     found = FoundScans([], [(root / "a file", reason) for reason in reasons])
     suspects = _suspects(listing)
+    plain = {
+        (series.study, series.contrast)
+        for series in listing.series
+        if series.is_image and not series.identity.is_doubtful
+    }
     for series in listing.series:
         contrast = told or series.contrast
+        forced = force and told is not None and series.refusal is None and not series.gaps
         whole = series.why_not is None or (allow_gaps and series.is_image and series.gaps > 0)
-        if not whole or contrast is None:
-            reason = series.why_not or f"is of no known contrast: {series.contrast_reason}"
-            found.ignored.append((root / _name(series), reason))
+        reason = series.why_not
+        if contrast is None:
+            reason = reason or f"is of no known contrast: {series.contrast_reason}"
+        elif told is None and series.identity.is_doubtful and (series.study, contrast) in plain:
+            whole, reason = (
+                False,
+                f"is doubtful beside a plain {contrast}: {series.contrast_reason}",
+            )
+        if contrast is None or not (whole or forced):
+            found.ignored.append((root / _name(series), reason or ""))
             continue
         study = _pseudonym(series.study)
         patient = series.slices[0].text("PatientID")
@@ -92,7 +108,7 @@ def series_sha256(root: Path, selector: str, files: Collection[str] = ()) -> str
     Raises:
         InputError: there is no such series, or it cannot be read.
     """
-    series = choose_series(find_series(root, files), None, selector)
+    series = choose_series(find_series(root, files), None, selector, force=True)
     digest = hashlib.sha256()
     files = {part.uid: part.file for echo in series.echoes for part in echo}
     for _, file in sorted(files.items()):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from mrbridge.errors import InputError
-from mrbridge.io.dicom.classify import classify
-from mrbridge.io.dicom.contrast import guess_contrast
+from mrbridge.io.contrast import Identity
+from mrbridge.io.contrast.dicom import of_series, part_of
 from mrbridge.io.dicom.files import NO_DICOM, calm, find_files
 from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
 from mrbridge.io.dicom.header import Slice, slices_of
 
+_UNREADABLE = ("no image", "screen save", "mosaic")
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
 
 
@@ -29,9 +30,8 @@ class Series:
         number: SeriesNumber, None where there is none.
         echo: which echo it is, from 1; None where the series has one, or where all are combined.
         description: SeriesDescription.
-        kind: `anatomical`, `localiser`, `mosaic`, `derived map`, `phase`, `ROI`, `screen save`,
-            `synthetic`, `other modality` or `no image`.
-        contrast, contrast_reason: the guess, and why.
+        identity: which image it is, and how that is known.
+        synthetic: whether it says of itself that it was synthesised.
         echoes: the slices of each echo that is combined into this image; mostly one.
         geometry: where the slices lie; None where they make no stack.
         refusal: why it cannot be read, None if it can.
@@ -43,9 +43,8 @@ class Series:
     number: int | None
     echo: int | None
     description: str
-    kind: str
-    contrast: str | None
-    contrast_reason: str
+    identity: Identity
+    synthetic: bool
     echoes: tuple[tuple[Slice, ...], ...]
     geometry: Geometry | None = None
     refusal: InputError | None = None
@@ -73,20 +72,42 @@ class Series:
         return len(self.geometry.missing) if self.geometry else 0
 
     @property
+    def kind(self) -> str:
+        """`anatomical`, `synthetic`, or what else it is, such as `localizer` or `phase`."""
+        return self.identity.kind or ("synthetic" if self.synthetic else "anatomical")
+
+    @property
+    def contrast(self) -> str | None:
+        """The contrast that it shows, where that is known and one of ours."""
+        return self.identity.contrast
+
+    @property
+    def contrast_reason(self) -> str:
+        """Why that is thought."""
+        return self.identity.reason
+
+    @property
     def is_image(self) -> bool:
         """Whether it can be translated, perhaps with its gaps filled."""
-        return self.refusal is None and self.kind in ("anatomical", "synthetic")
+        return self.refusal is None and not self.identity.is_other
 
     @property
     def why_not(self) -> str | None:
         """Why it cannot be translated as it is; None if it can."""
+        if self.identity.is_other and self.identity.kind not in _UNREADABLE:
+            return f"{self.identity.reason}. Choose another series, or use --force."
         if self.refusal is not None:
             return str(self.refusal)
-        if self.kind == "synthetic":
+        if self.synthetic:
             return "is synthetic already"
         if self.geometry and self.gaps:
             return f"{name_gaps(self.geometry, self.slices)}; --allow-gaps fills them"
         return None
+
+    @property
+    def what_is_wrong(self) -> str:
+        """Why it cannot be read, or is none of our contrasts, or how its contrast is known."""
+        return self.refusal.what if self.refusal is not None else self.identity.reason
 
     @property
     def words(self) -> str:
@@ -166,36 +187,40 @@ def _unnumbered(file: Path) -> Path:
 
 
 def choose_series(
-    listing: Listing, contrasts: Sequence[str] | None, named: str | None = None
+    listing: Listing,
+    contrasts: Sequence[str] | None,
+    named: str | None = None,
+    *,
+    force: bool = False,
 ) -> Series:
     """The one series to read.
+
+    A series that is known to be something else is never chosen. One whose description contradicts
+    its timing is chosen only where no plain one fits, and one of unknown contrast only where
+    nothing else does.
 
     Args:
         contrasts: those that are wanted, the first that there is wins; None takes any.
         named: a SeriesNumber, `number:echo`, or SeriesInstanceUID, which decides instead.
+        force: also take a series that is known to be something else, where it is named or alone.
 
     Raises:
-        InputError: none or several fit, the one that is named cannot be read, or a file is damaged
-            that might be a slice of it.
+        InputError: none or several fit, the one that is named cannot be read or is something else,
+            or a file is damaged that might be a slice of it.
     """
     if listing.damaged:
         raise listing.damaged[0]
     if named is not None:
-        return _named(listing, named)
-    images = [one for one in listing.series if one.is_image]
-    real = [one for one in images if one.kind != "synthetic"]
-    for pool in (real, images):
-        for contrast in contrasts or (None,):
-            fitting = [one for one in pool if contrast in (None, one.contrast)]
-            if len(fitting) == 1:
-                return fitting[0]
-            if fitting:
-                what = f"series of {contrast}" if contrast else "series"
-                raise InputError(
-                    f"holds {len(fitting)} {what}: {_in_words(fitting)}",
-                    path=listing.path,
-                    remedy=f"Choose one with --series, as in --series {fitting[0].label}.",
-                )
+        return _named(listing, named, force=force)
+    for what, fitting in _pools(listing, contrasts, force=force):
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            raise InputError(
+                f"holds {len(fitting)} {what}: {_in_words(fitting)}",
+                path=listing.path,
+                remedy=f"Choose one with --series, as in --series {fitting[0].label}.",
+            )
     if not listing.series:
         raise InputError(
             "holds no DICOM series", path=listing.path, remedy="Name the folder of a study."
@@ -208,10 +233,37 @@ def choose_series(
     )
 
 
-def _named(listing: Listing, named: str) -> Series:
+def _pools(
+    listing: Listing, contrasts: Sequence[str] | None, *, force: bool
+) -> Iterator[tuple[str, list[Series]]]:
+    """What may be chosen, the best first, each with what it is called."""
+    images = [one for one in listing.series if one.is_image]
+    acquired = [one for one in images if not one.synthetic]
+    for pool in (acquired, images):
+        if contrasts is None:
+            yield "series", pool
+            continue
+        for doubtful in (False, True):
+            for contrast in contrasts:
+                yield (
+                    f"series of {contrast}",
+                    [
+                        one
+                        for one in pool
+                        if one.contrast == contrast and one.identity.is_doubtful == doubtful
+                    ],
+                )
+    yield "series of unknown contrast", [one for one in images if one.identity.is_unknown]
+    if force:
+        yield "series", [one for one in listing.series if one.refusal is None]
+
+
+def _named(listing: Listing, named: str, *, force: bool) -> Series:
     fitting = [one for one in listing.series if named in (one.label, one.uid, one.selector)]
     # The number alone means all echoes of a series.
     fitting = fitting or [one for one in listing.series if named == str(one.number)]
+    if len(fitting) > 1:  # magnitude and phase images of one series bear one number
+        fitting = [one for one in fitting if one.is_image] or fitting
     if len(fitting) > 1:
         told = ", ".join(f"{one.label} of {one.uid}" for one in fitting)
         raise InputError(
@@ -230,13 +282,17 @@ def _named(listing: Listing, named: str) -> Series:
         raise InputError(
             f"series {fitting[0].label}: {refusal.what}", path=listing.path, remedy=refusal.remedy
         )
+    if fitting[0].identity.is_other and not force:
+        raise InputError(
+            f"series {fitting[0].label} {fitting[0].identity.reason}",
+            path=listing.path,
+            remedy="Choose another series, or use --force.",
+        )
     return fitting[0]
 
 
 def _in_words(series: Iterable[Series], *, why: bool = False) -> str:
-    return "; ".join(
-        one.words + (f": {one.refusal.what}" if why and one.refusal else "") for one in series
-    )
+    return "; ".join(one.words + (f": {one.what_is_wrong}" if why else "") for one in series)
 
 
 def _with_numbers(series: list[Series]) -> list[Series]:
@@ -248,16 +304,28 @@ def _with_numbers(series: list[Series]) -> list[Series]:
 
 
 def _split(slices: list[Slice]) -> list[Series]:
-    """One series for each echo; those of a MEMPRAGE, which are all T1w, are combined."""
-    kind, reason = classify(slices)
-    if kind not in ("anatomical", "synthetic"):
-        return [_series(kind, reason, [slices])]
+    """One series for each echo; those of a MEMPRAGE, which are all T1w, are combined.
+
+    Phase, real and imaginary images beside magnitude images of one series, as Philips writes them,
+    are a series of their own.
+    """
+    magnitude = [image for image in slices if part_of(image) == "magnitude"]
+    others = [image for image in slices if part_of(image) != "magnitude"]
+    if magnitude and others:
+        return [*_split(magnitude), *_split(others)]
+    identity = of_series(slices)
+    if identity.kind in _UNREADABLE:
+        refusal = InputError(identity.reason, remedy="Choose another series.")
+        return [_series(identity, [slices], refusal=refusal)]
     echoes = _by_echo(slices)
-    guesses = {guess_contrast(echo[0])[0] for echo in echoes}
+    identities = [identity if identity.is_other else of_series(echo) for echo in echoes]
     same_size = len({len(echo) for echo in echoes}) == 1
-    if len(echoes) == 1 or (guesses == {"T1w"} and same_size):
-        return [_series(kind, reason, echoes)]
-    return [_series(kind, reason, [echo], number) for number, echo in enumerate(echoes, start=1)]
+    if len(echoes) == 1 or ({one.contrast for one in identities} == {"T1w"} and same_size):
+        return [_series(identities[0], echoes)]
+    return [
+        _series(one, [echo], number)
+        for number, (one, echo) in enumerate(zip(identities, echoes, strict=True), start=1)
+    ]
 
 
 def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
@@ -277,32 +345,35 @@ def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
 
 
 def _series(
-    kind: str, reason: InputError | None, echoes: list[list[Slice]], echo: int | None = None
+    identity: Identity,
+    echoes: list[list[Slice]],
+    echo: int | None = None,
+    refusal: InputError | None = None,
 ) -> Series:
     first = echoes[0][0]
     geometry = None
-    if reason is None:
+    if refusal is None:
         try:
             stacks = [arrange(stack) for stack in echoes]
             if any(not _alike(stack, stacks[0]) for stack in stacks):
                 raise InputError("its echoes do not lie alike", remedy="Choose another series.")
             geometry = stacks[0]
         except InputError as error:
-            reason, geometry = error, None
-    contrast, contrast_reason = guess_contrast(first)
+            refusal, geometry = error, None
     number = first.number("SeriesNumber")
+    marks = (first.text(k).lower() for k in ("SeriesDescription", "ImageComments"))
     return Series(
         uid=first.text("SeriesInstanceUID"),
         study=first.text("StudyInstanceUID"),
         number=None if number is None else int(number),
         echo=echo,
         description=first.text("SeriesDescription"),
-        kind=kind,
-        contrast=contrast,
-        contrast_reason=contrast_reason,
+        identity=identity,
+        synthetic=first.text("SyntheticData").upper() == "YES"
+        or any(mark.startswith("synthetic") for mark in marks),
         echoes=tuple(tuple(stack) for stack in echoes),
         geometry=geometry,
-        refusal=reason,
+        refusal=refusal,
     )
 
 
