@@ -112,7 +112,7 @@ def test_parts_of_complex_images_and_contrast_agent_are_no_plain_contrast(tmp_pa
     }
     assert {reason for _, reason in found.ignored} == {
         "is the phase part of a complex image",
-        "was taken after contrast agent",
+        "was taken after a contrast agent",
     }
 
 

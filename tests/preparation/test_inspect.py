@@ -33,8 +33,8 @@ def test_series(study: Path) -> None:
     first, second, third = found.items
     assert (first.name, first.kind, first.problem) == (
         "1",
-        "localiser",
-        "is a localiser. Choose another series.",
+        "localizer",
+        "is a localizer. Choose another series, or use --force.",
     )
     assert (second.name, second.contrast, second.gaps, second.problem) == ("3", "T1w", 0, None)
     assert second.shape == (20, 24, 7)
@@ -59,7 +59,7 @@ def test_words_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         cli.main(["inspect", str(study), "--json"])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [item["contrast"] for item in told["items"]] == ["T1w", "T1w", "T2w"]
+    assert [item["contrast"] for item in told["items"]] == [None, "T1w", "T2w"]
     assert told["items"][2]["gaps"] == 1
 
 

@@ -48,9 +48,11 @@ def of_path(path: str | Path) -> Identity:
         return found
     for folder in path.parents:
         told = _of_folder(folder.name)
+        if told.is_other and len(normalised(folder.name).split()) > 3:
+            continue  # "ms_lesion_study_2020" holds more than lesions
         if found.is_unknown and not told.is_unknown:
             found = told
-        elif told.kind == "mask" and len(normalised(folder.name).split()) < 3:
+        elif told.kind == "mask":
             return told
     return found
 
