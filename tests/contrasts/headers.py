@@ -122,6 +122,7 @@ HEADERS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("T1w", MPRAGE | {"Siemens (0021,1175)": ["M", "NORM"]}),
         ("T1w", MPRAGE | {"ImageType": [*PRIMARY, "M_FFE", "M", "FFE"],
                           "ComplexImageComponent": "REAL"}),
+        (OTHER, MPRAGE | {"ImageType": [*PRIMARY, "M", "ND"], "ComplexImageComponent": "PHASE"}),
         ("T1w", MPRAGE | {"ComplexImageComponent": "MAGNITUDE"}),
         (OTHER, MPRAGE | {"SeriesDescription": "t1_mprage_sag_phase"}),
         (OTHER, MPRAGE | {"ImageType": ["DERIVED", "PRIMARY", "ADC"]}),

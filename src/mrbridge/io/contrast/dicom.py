@@ -126,8 +126,8 @@ def of_series(slices: Sequence[Header]) -> Identity:
 def part_of(image: Header) -> str:
     """Which part of a complex image a slice holds: `magnitude`, `phase`, `real` or `imaginary`.
 
-    ImageType comes before ComplexImageComponent: Philips writes REAL there for magnitude images
-    (dcm2niix, issue 256).
+    A magnitude ImageType comes before a real ComplexImageComponent, which Philips writes for
+    magnitude images too (dcm2niix, issue 256).
     """
     types = [*image.words("ImageType")[2:], *image.words(SIEMENS_TYPE)]
     parts = [_PARTS[word] for word in (t if t in _PARTS else t.split("_")[0] for t in types)
@@ -136,7 +136,7 @@ def part_of(image: Header) -> str:
     component = _PARTS.get(image.text("ComplexImageComponent").upper(), "magnitude")
     if ge is not None and 0 < ge < len(_GE_PARTS):
         return _GE_PARTS[int(ge)]
-    if component != "magnitude" and "magnitude" not in parts:
+    if component != "magnitude" and not (component == "real" and "magnitude" in parts):
         return component
     return next((part for part in parts if part != "magnitude"), "magnitude")
 

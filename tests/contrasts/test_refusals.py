@@ -1,0 +1,220 @@
+"""What is known to be something else is refused by every verb; --force takes it all the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.studies import T1W, T2W, write_series
+
+from mrbridge import io
+from mrbridge.bundle import Bundle
+from mrbridge.io.bids import find_scans
+from mrbridge.volume import Volume
+
+pytestmark = pytest.mark.usefixtures("as_shipped")
+
+Run = Callable[..., tuple[int, str, str]]
+MakeScan = Callable[..., Volume]
+
+
+@pytest.fixture
+def put(make_scan: MakeScan, tmp_path: Path) -> Callable[..., Path]:
+    """Write a scan of a simulated subject under any name."""
+
+    def write(name: str, contrast: str = "T1w", subject: int = 6) -> Path:
+        return io.write(make_scan(subject, contrast), tmp_path / name)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("T1POST.nii.gz", "was taken after a contrast agent"),
+        ("T1_mask.nii.gz", "is a mask"),
+        ("sub-01_ce-gd_T1w.nii.gz", "was taken after a contrast agent"),
+        ("T1map.nii.gz", "is a quantitative map"),
+        ("t1_mprage_ph.nii.gz", "is a phase"),
+        ("swi.nii.gz", "is weighted by T2*"),
+        ("masks/001.nii.gz", "is a mask"),
+    ],
+)
+def test_translate_refuses_a_file(
+    name: str, reason: str, put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.nii.gz"
+    code, _, error = run("translate", "-i", put(name), "-o", out)
+    assert code == 2
+    assert reason in error
+    assert "--force" in error
+    assert not out.exists()
+    code, _, _ = run("translate", "-i", put(name), "-o", out, "--force", "--to", "T2w")
+    assert code == 0
+    assert out.exists()
+
+
+def test_a_file_of_unknown_contrast_is_taken_and_that_is_said(
+    put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    code, _, said = run("translate", "-i", put("scan.nii.gz"), "-o", tmp_path / "out.nii.gz")
+    assert code == 0
+    assert "scan.nii.gz: nothing says which contrast it is; it is taken for T1w" in said
+    sidecar = json.loads((tmp_path / "out.json").read_text())
+    assert "Nothing says which contrast its source is" in sidecar["Description"]
+
+
+def test_translate_takes_of_a_folder_what_is_known_first(
+    put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    for name in ("in/a_T1.nii.gz", "in/a_T1_KM.nii.gz", "in/a_T1_seg.nii.gz", "in/a.nii.gz"):
+        put(name)
+    assert run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")[0] == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["source"] for row in report["done"]] == ["a_T1.nii.gz"]
+    reasons = {row["source"]: row["reason"] for row in report["ignored"]}
+    assert "contrast agent" in reasons["a_T1_KM.nii.gz"]
+    assert "mask" in reasons["a_T1_seg.nii.gz"]
+    assert "unknown contrast" in reasons["a.nii.gz"]
+
+
+def test_translate_takes_the_unknown_only_where_nothing_is_known(
+    put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    put("in/a.nii.gz")
+    put("in/a_mask.nii.gz")
+    assert run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")[0] == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["source"] for row in report["done"]] == ["a.nii.gz"]
+    assert "nothing says which contrast it is" in report["done"][0]["note"]
+
+
+def test_translate_refuses_a_folder_of_other_images(
+    put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    put("in/a_t1ce.nii.gz")
+    put("in/a_seg.nii.gz")
+    code, _, error = run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 2
+    assert "contrast agent" in error
+    assert "mask" in error
+    assert run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out", "--force")[0] == 0
+
+
+def test_bids_leaves_out_scans_after_an_agent(
+    put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    anat = "bids/sub-01/anat/sub-01"
+    for name in ("_T1w", "_ce-none_T1w", "_ce-gd_T1w", "_acq-postgad_T1w", "_UNIT1"):
+        put(f"{anat}{name}.nii.gz")
+    found = find_scans(tmp_path / "bids")
+    assert {scan.name for scan in found.scans} == {
+        "sub-01_T1w.nii.gz",
+        "sub-01_ce-none_T1w.nii.gz",
+    }
+    forced = find_scans(tmp_path / "bids", force=True)
+    assert len(forced.scans) == 4
+    (tmp_path / "bids" / "dataset_description.json").write_text(
+        '{"Name": "x", "BIDSVersion": "1.10.0"}'
+    )
+    code, _, _ = run("translate", "-i", tmp_path / "bids", "-o", tmp_path / "out")
+    assert code == 0
+    made = sorted(path.name for path in (tmp_path / "out").rglob("*.nii.gz"))
+    assert made == ["sub-01_ce-none_desc-synth_T2w.nii.gz", "sub-01_desc-synth_T2w.nii.gz"]
+
+
+def test_prepare_leaves_out_what_two_folders_and_tables_call_t1w(
+    put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    rows = ["subject,contrast,path"]
+    for subject in range(4):
+        for contrast in ("T1w", "T2w"):
+            path = put(f"{contrast}/s{subject}.nii.gz", contrast, 6 + subject)
+            rows.append(f"s{subject},{contrast},{path}")
+    for name in ("T1w/s0_mask.nii.gz", "T1w/s1_KM.nii.gz"):
+        rows.append(f"s9,T1w,{put(name)}")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(rows))
+    for number, source in enumerate([[tmp_path / "T1w", tmp_path / "T2w"], [table]]):
+        found = find_scans(source if len(source) > 1 else source[0])
+        assert len(found.scans) == 8
+        assert {path.name for path, _ in found.ignored} == {"s0_mask.nii.gz", "s1_KM.nii.gz"}
+        assert len(find_scans(source if len(source) > 1 else source[0], force=True).scans) == 10
+        code, out, _ = run("prepare", *source, "-o", tmp_path / f"store{number}", "--json")
+        assert code == 0
+        assert json.loads(out.splitlines()[-1])["ignored"] == 2
+    code, out, _ = run("prepare", table, "-o", tmp_path / "forced", "--force", "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["ignored"] == 0
+
+
+def test_evaluate_scores_no_masks(put: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    real, made = put("real/a_T2w.nii.gz", "T2w"), put("made/a_T2w.nii.gz", "T2w")
+    mask = put("real/a_T2w_seg.nii.gz", "T2w")
+    out = tmp_path / "out"
+    assert run("evaluate", "--real", real.parent, "--synthetic", made.parent, "-o", out)[0] == 0
+    code, _, error = run("evaluate", "--real", mask, "--synthetic", made, "-o", tmp_path / "o2")
+    assert code == 2
+    assert "is a mask" in error
+
+
+def test_inspect_says_what_is_something_else(
+    put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    put("in/a_T1.nii.gz")
+    put("in/a_T1POST.nii.gz")
+    _, out, _ = run("inspect", tmp_path / "in")
+    assert "1 of 2 files can be used as they are" in out
+    assert "a_T1POST.nii.gz: was taken after a contrast agent" in out
+
+
+AGENT = T1W | {"ContrastBolusAgent": "Gadovist"}
+FIELD_MAP = T1W | {"SeriesDescription": "gre_field_mapping"}
+
+
+@pytest.mark.parametrize("tags", [AGENT, FIELD_MAP, T1W | {"ComplexImageComponent": "PHASE"}])
+def test_dicom_series_that_are_something_else(
+    tags: dict[str, Any], run: Run, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "in", number=7, **tags)
+    arguments = ("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")
+    for more in ((), ("--series", "7")):
+        code, _, error = run(*arguments, *more)
+        assert code == 2
+        assert not (tmp_path / "out").exists()
+    assert "--force" in error
+    assert run(*arguments, "--series", "7", "--force", "--to", "T2w")[0] == 0
+
+
+def test_the_plain_series_is_taken_before_the_doubtful_one(run: Run, tmp_path: Path) -> None:
+    doubtful = {**T1W, "SeriesDescription": "t2 tse"}
+    write_series(tmp_path / "in", number=3, **doubtful)
+    write_series(tmp_path / "in", number=4, **T2W)
+    assert run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")[0] == 0
+    report = json.loads(next((tmp_path / "out").glob("*.json")).read_text())
+    assert (report["series"]["number"], report["series"]["contrast"]) == (4, "T2w")
+    found = find_scans(tmp_path / "in")
+    assert {scan.contrast for scan in found.scans} == {"T1w", "T2w"}
+    write_series(tmp_path / "in", number=5, **T1W)
+    names = [scan.name for scan in find_scans(tmp_path / "in").scans if scan.contrast == "T1w"]
+    assert names == ["series-5"]
+
+
+def test_magnitude_is_taken_from_a_series_that_holds_phase_too(
+    run: Run, tmp_path: Path, as_shipped: Bundle
+) -> None:
+    del as_shipped
+    write_series(tmp_path / "in", number=4, **T1W)
+    for path in write_series(tmp_path / "phase", number=4, **T1W):
+        import pydicom
+
+        header = pydicom.dcmread(path)
+        header.ImageType = ["ORIGINAL", "PRIMARY", "P"]
+        header.SOPInstanceUID += ".1"
+        header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
+        header.save_as(tmp_path / "in" / f"p{path.name}")
+    assert run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")[0] == 0
+    assert run("translate", "-i", tmp_path / "in", "-o", tmp_path / "o2", "--series", "4")[0] == 0
