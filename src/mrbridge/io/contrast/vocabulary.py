@@ -20,7 +20,7 @@ GLUED = frozenset(
     apres avant sin con tras senza dopo
     gd gad gado gadolinium contrast contraste contrasto kontrast ce km mdc enhanced enh injection
     contrastenhanced enhancement agent bolus
-    map maps mapping rho relax ratio swi hemo haemo mag magnitude phase real imag imaginary
+    map maps mapping rho relax ir ratio swi hemo haemo mag magnitude phase real imag imaginary
     brain head skull skullstripped stripped bet mask masks masked label labels seg segs
     segmentation dseg lesion lesions filled roi prob pve csf gm wm tissue first subcort warp inverse
     warped field bias corr corrected biascorr grad r1 r2 r2s jac jacobian affine template to mni reg
@@ -42,7 +42,7 @@ _T2 = r"(?:t2|t2w|t2wi)"
 _SURE_AGENT = (
     r"gd|gad|gado[a-z]*|gadavist|magnevist|dotarem|prohance|multihance|omniscan|clariscan|"
     r"primovist|eovist|vueway|elucirem|artirem|contrast[a-z]*|kontrast[a-z]*|km|mdc|pdc|civ|"
-    r"inject[a-z]*|injekt[a-z]*|iniezione|inyeccion|ce|enhanced|enhancement|enh"
+    r"inj|inject[a-z]*|injekt[a-z]*|iniezione|inyeccion|ce|enhanced|enhancement|enh"
 )
 _AGENT = (
     rf"(?:{_SURE_AGENT}|mezzo di contrasto|medio de contraste|produit de contraste|produit|agent|"
@@ -72,8 +72,8 @@ OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
             "mask",
             "is a mask, a segmentation or a label map",
             r"""
-            [a-z]*(?:mask|masks|masque|maske|maschera|mascara)|[a-z]*seg|segs|segm|
-            segment(?:s|ation|ations|ed|ierung|azione|acion)?|probseg|labels?|labelmap|
+            [a-z]*(?:mask|masks|masque|maske|maschera|mascara)|(?:a|d|f|pve|prob|synth|sam|spm)?seg|segs|segm|
+            segment(?:s|ation|ations|ed|ierung|azione|acion)?|labels?|labelmap|
             (?:[a-z]*parc|parcellations?|ribbon)|rois?|vois?|contours?|annotations?|ground truth|
             groundtruth|pve|mixeltype|posteriors?|lesions?(?! filled)|lasion(?:en)?|prob|
             probability
@@ -144,7 +144,7 @@ OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
         (
             "derived map",
             "is one of the scans of a quantitative map",
-            r"vfa[0-9]*|despot[0-9]?|mpm|variable flip[a-z]*",
+            r"vfa[0-9]*|magic|symri|mdme|qalas|despot[0-9]?|mpm|variable flip[a-z]*",
         ),
         (
             "functional",
@@ -212,7 +212,7 @@ OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
         (
             "derived map",
             "is a difference of two images",
-            r"(?:pre|post|gd|contrast|dyn) sub|subtr[a-z]*|sustraccion|difference",
+            r"(?:pre|post|gd|contrast|dyn) sub|sub$|subtr[a-z]*|sustraccion|difference",
         ),
         (
             "fat",
@@ -276,7 +276,7 @@ CONTRASTS: tuple[tuple[str, str, re.Pattern[str]], ...] = (
     ("T2w", "full", _words(r"t2w|t2wi|t2 weighted")),
     ("T2w", "bare", _words(r"t2")),
     ("PDw", "full", _words(r"pdw|pdwi|proton ?dens[a-z]*|dens[a-z]*|proton")),
-    ("PDw", "bare", _words(r"pd")),
+    ("PDw", "bare", _words(r"pd|dp")),
 )  # fmt: skip
 # The space that an image was brought into is not what it shows: T1_reg_to_T2, T1_space-T2w.
 SPACE = re.compile(

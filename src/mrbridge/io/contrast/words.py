@@ -45,8 +45,8 @@ def normalised(text: str) -> str:
     plain = "".join(c for c in plain if not unicodedata.combining(c))
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain).lower()
     plain = re.sub(r"\bw ?/ ?(and|&|\+)? ?w ?/ ?o\b|\bw ?(/|&|\+) ?wo\b", " with without ", plain)
-    plain = re.sub(r"\bw ?[/\\] ?o\b|\bs ?/ ?c\b", " without ", plain)
-    plain = re.sub(r"\bw ?/ ?(?=[a-z])|\bc ?/ ?(?=c\b)", " with ", plain)
+    plain = re.sub(r"\bw ?[/\\] ?o\b|\bs ?/", " without ", plain)
+    plain = re.sub(r"\b[wc] ?/ ?(?=[a-z])", " with ", plain)
     plain = re.sub(r"\+ ?(?=(c|ce|gd|gado?|gado\w*|km|mdc|contrast\w*|kontrast\w*)(?![a-z]))",
                    " with ", plain)  # fmt: skip
     plain = re.sub(r"(?<![a-z])c ?\+", " with contrast ", plain)
@@ -111,7 +111,7 @@ def says_no_agent(text: str) -> bool:
     said = normalised(text)
     return agent_in(text) is None and bool(
         WITHOUT.search(said)
-        or re.search(r"\b(?:pre|nativ|native|nativo|basale|unenhanced|plain)\b", said)
+        or re.search(r"\b(?:pre|nativ[aeo]?|natif|basale?|unenhanced|plain)\b", said)
     )
 
 
