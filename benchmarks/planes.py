@@ -6,7 +6,7 @@
 The two patients of open-ms-mni at 1 mm, thicker slices as means of neighbouring ones, both
 directions, scored as in `quality.py` against the real scan of the same thickness. The shipped
 model saw none of them; what other models saw is theirs to tell. Seconds are of all four
-translations alone.
+translations only.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ and scores these and their like.
 other; in `healthy-head` the adult of adi-brain-dicom, trained alike; in `other-brains` the brains
 of all three, trained as `ms`. These score the floor and the shipped model unless `--arms`
 says more.
-In `stranger` and `stranger-head` a training has both contrasts of one patient alone, of open-ms-mni
+In `stranger` and `stranger-head` a training has both contrasts of only one patient, of open-ms-mni
 or two visits of open-ms-raw, learns from no pairs, and is scored on the other patient, of whom it
 saw nothing.
 Arms of pairs are trained once for each patient, on the pair of the other one, for the minutes each;

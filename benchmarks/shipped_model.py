@@ -1,4 +1,4 @@
-"""Train the model that mrbridge ships, on simulated subjects alone.
+"""Train the model that mrbridge ships, on simulated subjects only.
 
     python benchmarks/shipped_model.py --work DIR [--subjects 64] [--steps 2700] [--seed 0]
 
@@ -41,7 +41,7 @@ SUBJECT_SEED = 20_261_121
 RATE, BATCH, EMA, STRUCTURE, SAVE_SECONDS = 1e-3, 2, 0.9995, 0.2, 300
 WARM_STEPS = 200
 LIMITS = (
-    "It has seen simulated subjects alone, all deformed from one template of an adult brain: no "
+    "It has seen only simulated subjects, all deformed from one template of an adult brain: no "
     "children, tumours, haemorrhage, implants, nor what surgery leaves.",
     "Lesions of white matter that T1w does not show are missing in a T2w made from it, and a T1w "
     "made from T2w may show them too little.",
@@ -66,7 +66,7 @@ def simulated(work: Path, index: int) -> Path:
 
 
 class Lessons:
-    """An endless sequence of batches, a function of the seed and the step alone."""
+    """An endless sequence of batches, a function only of the seed and the step."""
 
     def __init__(self, paths: list[Path], seed: int) -> None:
         self.subjects = [np.load(path, mmap_mode="r") for path in paths]

@@ -74,7 +74,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """A command line in this process sets up logging, warnings and signals: for one test alone."""
+    """A command line in this process sets up logging, warnings and signals: for one test only."""
     logger = logging.getLogger("mrbridge")
     handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
     show, handler = warnings.showwarning, signal.getsignal(signal.SIGTERM)

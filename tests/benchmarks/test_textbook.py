@@ -151,7 +151,7 @@ def test_operations_of_the_bridge_step_are_those_that_are_needed(
     settings = resolve("bridge", {"structure_weight": 0.2} if has_structure else {})
     forward = textbook.forward_operations(settings.networks.generator, 256, 256, 256)
     first_of_generator = 128 * 128 * 32 * 16 * 2
-    # Of five maps an SSIM, two of which are of the answer alone; across rows of which five more lie
+    # Of five maps an SSIM, two of which are only of the answer; across rows of which five more lie
     # beyond either border, and down.
     blurs = has_structure * (266 + 256) * 256 * 11 * 2
     # Two generators: a question without gradients, and two answers with both gradients, but for the

@@ -70,7 +70,7 @@ def evaluate(
         device: `auto`, `cpu` or `cuda`.
         workers: processes, or the address of a Dask scheduler, whose workers see the same files
             at the same absolute paths; each loads the model from its path. A model that has none
-            is used in this process alone.
+            is used only in this process.
 
     Returns:
         The scores; files lie in `out`.

@@ -84,7 +84,8 @@ class Translator:
 
         Returns:
             float32 voxels, finite; marked as synthetic. Voxels that are exactly zero outside the
-            anatomy stay zero; where the model was trained on brains alone, all outside is zero.
+            anatomy stay zero; where the model was trained on skull-stripped scans, everything
+            outside the brain is zero.
 
         Raises:
             SettingsError: the bundle does not make this contrast.

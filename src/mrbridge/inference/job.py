@@ -144,7 +144,7 @@ def synthesise(job: Job, scan: Volume, path: Path | None) -> Synthesis:
     mask = _mask(job.translator, path)
     try:
         made = job.translator.translate(scan, to, match=job.match, mask=mask)
-    except InputError as error:  # of the voxels alone, which know no file
+    except InputError as error:  # of the voxels, which know no file
         raise InputError(error.what, path=error.path or path, remedy=error.remedy) from error
     rounding: Rounding | None = None
     if job.dtype != "float32":
@@ -158,7 +158,7 @@ def synthesise(job: Job, scan: Volume, path: Path | None) -> Synthesis:
 
 
 def reference_of(translator: Translator, match: Any) -> Volume:
-    """What is to be matched, its brain alone where a mask beside it and the model say so."""
+    """What is to be matched, only its brain where a mask beside it and the model say so."""
     if not isinstance(match, str | Path):
         return as_volume(match)
     match = Path(here(match))

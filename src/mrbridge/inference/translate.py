@@ -90,14 +90,14 @@ def translate(
         participants, sessions, bids_filter: of a BIDS data set, which scans: labels, and a JSON
             file of queries (see `mrbridge.io.bids_selection`).
         overwrite: of a BIDS data set, make again what is there already. Otherwise what is there
-            and was made of the same scan by the same model is left alone.
+            and was made of the same scan by the same model is kept.
         series: of DICOM, which series, by number or UID; None chooses by contrast.
         allow_gaps: of DICOM, fill missing slices by interpolation.
         form: of DICOM, what it becomes, one of `FORMS`; None keeps DICOM, unless `out` is the name
             of a NIfTI file.
         workers: for the scans of a folder or a data set: processes, or the address of a Dask
             scheduler, whose workers see the same files at the same absolute paths. Each loads the
-            model from its path; one that has none is used in this process alone.
+            model from its path; one that has none is used only in this process.
 
     Returns:
         For paths, one `Translation` a scan; otherwise an object of the given kind (a `Volume` for

@@ -214,7 +214,7 @@ def _grey(image: Image.Image, path: Path) -> tuple[str, NDArray[Any]]:
 
 
 def _white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF's numbers grow towards black, which Pillow heeds in 8 bit alone."""
+    """Whether a TIFF's numbers grow towards black, which Pillow heeds only in 8 bit."""
     tags = getattr(image, "tag_v2", {})
     return bool(tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
 

@@ -1,7 +1,7 @@
 """Between a URL and its mirror: fetching what is read, sending what is written.
 
 A file of the mirror is a stub until it is read: a line that says so, and the size that was listed.
-Readers call `fetch` first, which does nothing for a path of this machine alone; who forgets it
+Readers call `fetch` first, which does nothing for a local path; who forgets it
 finds a stub, which no format takes for a scan. fsspec does the transfers.
 """
 

@@ -46,7 +46,7 @@ def in_processes(
             is_broken = True
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        # Who killed a process is not known; alone, each can only kill its own.
+        # Who killed a process is not known; one at a time, each can only kill its own.
         for item, future in waiting:
             is_lost = isinstance(future.exception(), BrokenProcessPool)
             outcome = _alone(function, item, context) if is_lost else future.result()

@@ -212,7 +212,7 @@ def _trainer(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             # Named, so that Lightning finds neither SLURM, whose requeueing it would take into its
-            # own hands, nor torchrun: to Lightning each process trains alone (`training.ranks`).
+            # own hands, nor torchrun: to Lightning each process is the only one (`training.ranks`).
             plugins=[LightningEnvironment()],
         )
 

@@ -28,8 +28,8 @@ class TrainSettings(Settings):
         adversarial_weight: weight of the generators' adversarial loss.
         cycle_weight: weight of the cycle loss.
         identity_weight: weight of the identity loss; 0 leaves it out, and its share of the work.
-        supervision: `unpaired` uses no pair that the store knows of; `paired` learns from those
-            alone; `weak` from both.
+        supervision: `unpaired` uses no pair that the store knows of; `paired` learns only
+            from those; `weak` from both.
         find_pairs: look for slices of both contrasts that show the same anatomy though nobody said
             so, and learn from them as pairs (`data.pairs`).
         paired_weight: weight of the loss on pairs. The unpaired losses count for the slices that

@@ -97,8 +97,8 @@ def prepare(
     brain: Annotated[
         str | None,
         typer.Option(
-            help="Leave the brain alone, all else becomes 0: none, auto, hd-bet (the program) or "
-            "mask (yours) [none]."
+            help="Skull-strip: keep only the brain, set everything else to 0. One of none, auto, "
+            "hd-bet (the program) or mask (yours) [none]."
         ),
     ] = None,
     brain_mask: Annotated[

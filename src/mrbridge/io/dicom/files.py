@@ -171,7 +171,7 @@ def find_files(
 
     Args:
         path: the folder, zip or file.
-        only: names of files in it (`DicomFile.below`) that are wanted alone; none means all.
+        only: names of files in it (`DicomFile.below`) that are wanted; none means all.
 
     Yields:
         Each file, and why it is no DICOM file where its first bytes or its name say so.
@@ -234,7 +234,7 @@ def _named_in_folder(root: Path, only: Collection[str]) -> Iterator[DicomFile]:
     for name in sorted(only):
         path = root / name
         if not path.is_file():
-            raise InputError("is gone", path=path, remedy="Leave the folder alone meanwhile.")
+            raise InputError("is gone", path=path, remedy="Do not change the folder meanwhile.")
         yield DicomFile(path, path.stat().st_size)
 
 
