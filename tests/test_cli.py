@@ -60,6 +60,12 @@ def test_brain_option_says_what_it_removes(run: Callable[..., Any]) -> None:
     assert "alone" not in said, "to leave the brain alone would be not to touch it"
 
 
+def test_train_says_what_it_trains(run: Callable[..., Any]) -> None:
+    _, out, _ = run("train", "-h")
+    assert "Train a translation model." in out
+    assert "CycleGAN" not in out, "the default preset has neither critics nor cycle"
+
+
 def test_root(run: Callable[..., Any]) -> None:
     code, out, _ = run("--help")
     assert code == 0

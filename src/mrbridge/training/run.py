@@ -74,7 +74,7 @@ def train(
     device: str = "auto",
     start: str | Path = "auto",
 ) -> Run:
-    """Train a CycleGAN on a prepared store; where `torchrun` started several processes, together.
+    """Train a translation model on a prepared store; where `torchrun` started several processes, together.
 
     Args:
         store: the store, its path or its URL.

@@ -49,7 +49,7 @@ def train(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Train a CycleGAN. RUN/bundle is ready at any time from the first validation on."""
+    """Train a translation model. RUN/bundle is ready at any time from the first validation on."""
     from mrbridge.training.names import check_preset, is_follower, refuse_foreign, refuse_url
 
     refuse_url(out)
