@@ -74,7 +74,9 @@ def train(
     device: str = "auto",
     start: str | Path = "auto",
 ) -> Run:
-    """Train a translation model on a prepared store; where `torchrun` started several processes, together.
+    """Train a translation model on a prepared store.
+
+    Where `torchrun` started several processes, they train it together.
 
     Args:
         store: the store, its path or its URL.
