@@ -110,7 +110,6 @@ ARMS: dict[str, Arm | None] = {
     "bridge without back-translation": Arm({"back_translation_weight": 0.0}),
     "bridge without found pairs": Arm({"find_pairs": False}),
     "bridge without its beginning's share": Arm({"beginning_share": 0.0}),
-    "bridge with structure": Arm({"structure_weight": 0.2}),
     "bridge with critics": Arm({"adversarial_weight": 0.05}),
     "bridge from scratch": Arm({"learning_rate": 1e-3}, start="scratch"),
     "published objective": Arm(PUBLISHED, start="scratch"),
@@ -361,7 +360,6 @@ def _run(given: argparse.Namespace, name: str, seed: int, at: Bench, folder: Pat
             line["planes"] = run.settings.planes
             line["weights"] = {
                 "simulated": run.settings.simulated_weight,
-                "structure": run.settings.structure_weight,
                 "beginning": run.settings.beginning_share,
             }
             line["scores"] = at.score(run.path)

@@ -193,6 +193,20 @@ class TestRefusals:
         assert "cycle" not in run.rows[1]
         assert run.settings.cycle_weight == 10
 
+    def test_a_run_that_names_the_removed_structure_loss(
+        self, small_store: Store, run: Path
+    ) -> None:
+        """Settings of older runs have it, with weight 0 unless somebody asked for more."""
+        file = run / "settings.yaml"
+        kept = file.read_text()
+        file.write_text(kept + "structure_weight: 0.0\n")
+        longer = train(small_store, run, resume=True, changes={"epochs": 2}, device="cpu")
+        assert [row["epoch"] for row in longer.rows] == [1, 2]
+        file.write_text(kept + "structure_weight: 0.2\n")
+        with pytest.raises(SettingsError, match="structure loss was removed") as caught:
+            train(small_store, run, resume=True, device="cpu")
+        assert caught.value.path == file
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [

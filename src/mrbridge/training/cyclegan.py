@@ -17,7 +17,7 @@ from mrbridge.training.adam import Adam
 from mrbridge.training.average import averaged_copy, between, follow
 from mrbridge.training.compiling import Compiled
 from mrbridge.training.layout import FlatParameters, lay_out
-from mrbridge.training.lessons import Lesson, answer_all, back_translated, shortfall
+from mrbridge.training.lessons import Lesson, answer_all, back_translated
 from mrbridge.training.looks import Looks
 from mrbridge.training.pool import ImagePool
 from mrbridge.training.ranks import Ranks
@@ -206,8 +206,7 @@ class CycleGAN(pl.LightningModule):
             made = answer_all((self.to_target, self.to_source)[direction], images)
             translations += made[:plays]
             for lesson, image in zip(lessons, made[plays:], strict=True):
-                structure = 0.0 if lesson.loss == "identity" else settings.structure_weight
-                loss = shortfall(image, lesson, structure)
+                loss = losses.paired_loss(image, lesson.answer)
                 told[lesson.loss] = told[lesson.loss] + loss if lesson.loss in told else loss
         if plays:
             to_target, to_source = translations
