@@ -35,7 +35,13 @@ from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.looks import Looks, learn_looks
 from mrbridge.training.names import refuse_foreign, refuse_url
 from mrbridge.training.ranks import Ranks, meeting
-from mrbridge.training.resume import check_count, check_data, identity, resumed_settings
+from mrbridge.training.resume import (
+    check_count,
+    check_critics,
+    check_data,
+    identity,
+    resumed_settings,
+)
 from mrbridge.training.settings import TrainSettings, resolve
 from mrbridge.training.start import beginning
 from mrbridge.training.supervision import choose_pairs, share_weights
@@ -131,6 +137,8 @@ def _train(
     dataset = _dataset(store, asked)
     dataset.pairs = choose_pairs(asked, store, dataset.banks)
     settings = share_weights(asked, dataset, is_begun)
+    if state is not None:
+        check_critics(state, settings, run)
     together = settings.batch_size * ranks.count
     steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // together)
     last_step = _FOREVER if settings.minutes else settings.epochs * steps_per_epoch
