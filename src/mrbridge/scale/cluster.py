@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mrbridge.errors import MrbridgeError, SettingsError
+from mrbridge.quiet import at_level
 from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer
 
 log = logging.getLogger(__name__)
@@ -66,24 +67,24 @@ def _client(address: str) -> Iterator[Any]:
     import distributed
 
     # What these would say on several lines is said below on one.
-    for name in ("distributed.client", "distributed.core", "distributed.scheduler"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        client = distributed.Client(address, timeout=REACH_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TypeError):
-        raise SettingsError(
-            f"no Dask scheduler answers at {address}",
-            remedy="Start one with: dask scheduler --host 127.0.0.1.",
-        ) from None
-    try:
-        yield client
-    except (CancelledError, distributed.CancelledError, distributed.comm.CommClosedError):
-        raise MrbridgeError(
-            f"the Dask scheduler at {address} is gone",
-            remedy="Start it and run this again: what is done is not done twice.",
-        ) from None
-    finally:
-        client.close(timeout=REACH_SECONDS)
+    names = [f"distributed.{name}" for name in ("client", "core", "scheduler")]
+    with at_level(logging.CRITICAL, *names):
+        try:
+            client = distributed.Client(address, timeout=REACH_SECONDS, set_as_default=False)
+        except (OSError, ValueError, TypeError):
+            raise SettingsError(
+                f"no Dask scheduler answers at {address}",
+                remedy="Start one with: dask scheduler --host 127.0.0.1.",
+            ) from None
+        try:
+            yield client
+        except (CancelledError, distributed.CancelledError, distributed.comm.CommClosedError):
+            raise MrbridgeError(
+                f"the Dask scheduler at {address} is gone",
+                remedy="Start it and run this again: what is done is not done twice.",
+            ) from None
+        finally:
+            client.close(timeout=REACH_SECONDS)
 
 
 def _check_workers(client: Any, address: str) -> int:

@@ -71,6 +71,7 @@ def train(
 
     opened = Store.open(store)
     with quick_imports():
+        from mrbridge.hardware import keep_memory
         from mrbridge.training.run import train as run
         from mrbridge.training.settings import resolve
 
@@ -80,6 +81,7 @@ def train(
         given: dict[str, Any] = {"resume": True, "changes": changes}
     else:
         given = {"settings": resolve(preset, changes)} | ({} if start is None else {"start": start})
+    keep_memory()
     if devices > 1:
         from mrbridge.training.together import train_together
 

@@ -42,7 +42,9 @@ def demo(
     must_be_new(out)
     with quick_imports():
         from mrbridge.demo import run_demo
+        from mrbridge.hardware import keep_memory
 
+    keep_memory()
     summary = run_demo(out, minutes=minutes, seed=seed)
     answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
 

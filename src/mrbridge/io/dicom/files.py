@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -27,6 +26,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from mrbridge.errors import InputError
 from mrbridge.io.formats import starts_as_dicom, walk
 from mrbridge.io.transfer import fetch
+from mrbridge.quiet import Shared, without_warnings
 
 MAX_FILES = 200_000
 """The most files that are looked through; more is no study."""
@@ -149,19 +149,21 @@ def damaged(file: DicomFile, what: str = "is damaged or truncated") -> InputErro
 
 
 @contextmanager
-def calm() -> Iterator[None]:
-    """Keep pydicom from telling of odd values: its words may hold a patient's data."""
+def _calm() -> Iterator[None]:
     settings, logger = config.settings, logging.getLogger("pydicom")
     before = settings.reading_validation_mode, settings.writing_validation_mode
     settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
     was_silent, logger.disabled = logger.disabled, True
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             yield
     finally:
         settings.reading_validation_mode, settings.writing_validation_mode = before
         logger.disabled = was_silent
+
+
+calm = Shared(_calm)
+"""Keeps pydicom from telling of odd values: its words may hold a patient's data."""
 
 
 def find_files(
