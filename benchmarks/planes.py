@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from nibabel.orientations import io_orientation
 
 from harness import keep_line
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.inference.engine import Translator
-from mrbridge.lean_nibabel import io_orientation
 from mrbridge.volume import Planes, Volume
 from quality_scores import told_of
 from quality_sets import TO, Case, patients
