@@ -6,6 +6,7 @@ import gzip
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -20,7 +21,6 @@ from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsEr
 from mrbridge.io import nifti
 from mrbridge.volume import Volume
 
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 GEOMETRY = (
     *("srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "pixdim", "xyzt_units"),
@@ -404,10 +404,8 @@ def test_what_comes_back_wrong_from_the_disk_is_not_kept(
 @pytest.mark.parametrize(
     "name", ["open-ms-mni/patient07/T1.nii.gz", "open-ms-raw/patient01/study1_T2W.nii.gz"]
 )
-def test_real_scans(name: str, tmp_path: Path) -> None:
-    path = DATA / name
-    if not path.exists():
-        pytest.skip("the development data is not here")
+def test_real_scans(name: str, real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    path = real_data(name)
     volume = io.read(path)
     image = nib.load(path)
     np.testing.assert_array_equal(volume.voxels, np.asanyarray(image.dataobj))
