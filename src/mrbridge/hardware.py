@@ -14,7 +14,7 @@ from mrbridge.errors import SettingsError
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` takes a CUDA device if there is one, else the CPU.
+    """`auto` takes a CUDA device if there is one, else the CPU. CUDA is experimental.
 
     Raises:
         SettingsError: the wanted device does not exist.

@@ -59,7 +59,7 @@ class TrainSettings(Settings):
         augment: random changes to training slices.
         precision: `auto` takes bfloat16 where the processor is fast at it.
         compile: `on` compiles the networks (`torch.compile`; on CUDA with CUDA graphs), `off` does
-            not; `auto` does on CUDA, where the training is long enough to pay for it. On a CPU it
+            not; `auto` does on CUDA (experimental), where the training is long enough. On a CPU it
             takes minutes, and PyTorch's convolutions instead of our own.
         validate_every: epochs between validations (each also draws a sample sheet, writes a
             checkpoint and, if the scores are the best so far, the bundle).
