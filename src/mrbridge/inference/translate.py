@@ -23,7 +23,6 @@ from mrbridge.inference.folder import output_file, translate_folder
 from mrbridge.inference.integers import check_number_type
 from mrbridge.inference.job import (
     Job,
-    SentJob,
     Translation,
     reference_of,
     synthesise,
@@ -195,8 +194,7 @@ def _data_set(
     options = {key: value for key, value in asked.items() if value is not None}
     named = replace(bundle, weights={})  # which model it is, without what would be sent around
     plan = Plan(root, out, named, job.to, selection, options)
-    sent, workers = job.sent(workers)
-    make = partial(_make, sent)
+    make, workers = partial(_make, job), job.workers(workers)
     return [
         Translation(
             item.source,
@@ -224,8 +222,7 @@ def _all_of(done: list[Translation], out: Path) -> list[Translation]:
     return done
 
 
-def _make(job: Job | SentJob, path: Path, synthetic: bool) -> Synthesis:
+def _make(job: Job, path: Path, synthetic: bool) -> Synthesis:
     """Read and translate a scan of a data set."""
-    job = job.opened()
     scan = read(path, volume=job.volume, assume=job.assume)
     return synthesise(job, replace(scan, synthetic=scan.synthetic or synthetic), path)

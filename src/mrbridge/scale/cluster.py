@@ -19,7 +19,7 @@ from typing import Any
 
 from mrbridge.errors import MrbridgeError, SettingsError
 from mrbridge.quiet import at_level
-from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer
+from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer, packed
 
 log = logging.getLogger(__name__)
 
@@ -128,8 +128,7 @@ def _submit(
         others = [worker for worker in workers if _host(worker) != _host(but)] or workers
     return client.submit(
         _call_there,
-        function,
-        item,
+        packed(function, item),
         pure=False,  # the function is asked to do something, not only to tell
         workers=others or None,
         allow_other_workers=bool(others),  # they may die meanwhile
@@ -140,13 +139,13 @@ def _host(worker: str) -> str:
     return worker.rpartition(":")[0]
 
 
-def _call_there(function: Callable[[Item], Result], item: Item) -> tuple[Outcome[Result], str]:
+def _call_there(work: bytes) -> tuple[Outcome[Any], str]:
     """Do an item in a worker; tells which it was."""
     from distributed import get_worker
 
     with _one_at_a_time:
         calm()
-        return call(function, item), get_worker().address
+        return call(work), get_worker().address
 
 
 def _oldest(
