@@ -349,7 +349,7 @@ def _given(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
-    parser.add_argument("--only", choices=list(PARTS), help="this part alone, in this process")
+    parser.add_argument("--only", choices=list(PARTS), help="only this part, in this process")
     return read(parser, arguments, repeats=1)
 
 

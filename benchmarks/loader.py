@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
 def measure(
     store: Store, settings: TrainSettings, folder: Path, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """Train once, watching the loader, then empty the loader alone."""
+    """Train once, watching the loader, then empty only the loader."""
     made: list[tuple[Watched, Any]] = []
     original: Callable[..., Any] = run.batches_from
 

@@ -68,7 +68,7 @@ class Copy:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """The rate of matrix products alone, in TFLOP/s."""
+    """The rate of only the matrix products, in TFLOP/s."""
     product = MatrixProduct(device, dtype)
     return product.rate(alternate({"product": product}, repeats, 2, device)["product"])
 

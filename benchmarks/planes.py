@@ -6,7 +6,7 @@
 The two patients of open-ms-mni at 1 mm, thicker slices as means of neighbouring ones, both
 directions, scored as in `quality.py` against the real scan of the same thickness. The shipped
 model saw none of them; what other models saw is theirs to tell. Seconds are of all four
-translations alone.
+translations only.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from nibabel.orientations import io_orientation
 
 from harness import keep_line
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.inference.engine import Translator
-from mrbridge.lean_nibabel import io_orientation
 from mrbridge.volume import Planes, Volume
 from quality_scores import told_of
 from quality_sets import TO, Case, patients

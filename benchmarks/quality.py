@@ -16,7 +16,7 @@ and scores these and their like.
 other; in `healthy-head` the adult of adi-brain-dicom, trained alike; in `other-brains` the brains
 of all three, trained as `ms`. These score the floor and the shipped model unless `--arms`
 says more.
-In `stranger` and `stranger-head` a training has both contrasts of one patient alone, of open-ms-mni
+In `stranger` and `stranger-head` a training has both contrasts of only one patient, of open-ms-mni
 or two visits of open-ms-raw, learns from no pairs, and is scored on the other patient, of whom it
 saw nothing.
 Arms of pairs are trained once for each patient, on the pair of the other one, for the minutes each;
@@ -110,7 +110,6 @@ ARMS: dict[str, Arm | None] = {
     "bridge without back-translation": Arm({"back_translation_weight": 0.0}),
     "bridge without found pairs": Arm({"find_pairs": False}),
     "bridge without its beginning's share": Arm({"beginning_share": 0.0}),
-    "bridge with structure": Arm({"structure_weight": 0.2}),
     "bridge with critics": Arm({"adversarial_weight": 0.05}),
     "bridge from scratch": Arm({"learning_rate": 1e-3}, start="scratch"),
     "published objective": Arm(PUBLISHED, start="scratch"),
@@ -361,7 +360,6 @@ def _run(given: argparse.Namespace, name: str, seed: int, at: Bench, folder: Pat
             line["planes"] = run.settings.planes
             line["weights"] = {
                 "simulated": run.settings.simulated_weight,
-                "structure": run.settings.structure_weight,
                 "beginning": run.settings.beginning_share,
             }
             line["scores"] = at.score(run.path)

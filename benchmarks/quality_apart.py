@@ -103,7 +103,7 @@ def _adult(data: Path, folder: Path) -> list[Row]:
 
 
 def _brains(rows: list[Row], folder: Path) -> list[Row]:
-    """The brains of these heads alone, written to `folder`, as sessions of one subject."""
+    """These heads, skull-stripped, written to `folder`, as sessions of one subject."""
     made = []
     for person, visit, contrast, path in rows:
         scan = io.read(path)

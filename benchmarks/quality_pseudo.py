@@ -27,7 +27,7 @@ def bent(moving: Volume, fixed: Volume, seed: int = 0) -> Volume:
     maximises mutual information (Mattes et al. 2003, doi:10.1109/TMI.2003.809072), coarse to fine.
 
     Args:
-        moving, fixed: brains alone, zero around, in one space (such as MNI's).
+        moving, fixed: skull-stripped, zero around, in one space (such as MNI's).
         seed: of the voxels at which the information is measured.
 
     Returns:

@@ -3,8 +3,8 @@
     python benchmarks/schemes.py [--images 2] [--repeats 15] [--out FILE]
 
 Prints one JSON line. Per layer that goes by Winograd's scheme (see `layers.py`), milliseconds in
-bfloat16 of a training step's three products alone (forwards, to the image, to the weights) and of
-its four maps alone (the image expanded, products collected, and their adjoints), each beside its
+bfloat16 of a training step's three products only (forwards, to the image, to the weights) and of
+its four maps only (the image expanded, products collected, and their adjoints), each beside its
 floor of the same run: the products' operations at the rate of one large product, and the bytes that
 the maps have to read and write at the bandwidth of a copy.
 """

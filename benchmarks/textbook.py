@@ -216,27 +216,6 @@ class Pool:
         return old
 
 
-def structure(made: Tensor, answer: Tensor) -> Tensor:
-    """1 - SSIM of images in [-1, 1], averaged where either is brighter than the background."""
-    x, y = (functional.pad(i.float(), (5, 5, 5, 5), value=-1.0) for i in (made, answer))
-    mean_x, mean_y = _blurred(x), _blurred(y)
-    variances = _blurred(x * x) - mean_x**2 + _blurred(y * y) - mean_y**2
-    covariance = _blurred(x * y) - mean_x * mean_y
-    first, second = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    ssim = (2 * mean_x * mean_y + first) * (2 * covariance + second)
-    ssim = ssim / ((mean_x**2 + mean_y**2 + first) * (variances + second))
-    inside = (torch.maximum(mean_x, mean_y) > -0.98).float()
-    return ((1 - ssim) * inside).sum() / inside.sum().clamp(min=1)
-
-
-def _blurred(image: Tensor) -> Tensor:
-    """Local means of (batch, 1, rows, columns), of what lies a window within its border."""
-    window = torch.exp(-0.5 * (torch.arange(-5, 6, device=image.device) / 1.5) ** 2)
-    window = window / window.sum()
-    image = functional.conv2d(image, window.view(1, 1, 1, 11))
-    return functional.conv2d(image, window.view(1, 1, 11, 1))
-
-
 class TextbookCycleGAN:
     """The published loop: a step of the generators, then one of the critics.
 
@@ -341,11 +320,7 @@ class TextbookCycleGAN:
     def _taught(self, network: nn.Module, given: Tensor, answer: Tensor) -> Tensor:
         """How far a generator is from a known answer."""
         made = network(given)
-        loss = functional.l1_loss(made, answer)
-        if self.settings.structure_weight:
-            with self._float32():
-                loss = loss + self.settings.structure_weight * structure(made, answer)
-        return loss
+        return functional.l1_loss(made, answer)
 
     @torch.no_grad()
     def _question(self, average: nn.Module, real: Tensor) -> Tensor:
@@ -379,10 +354,6 @@ class TextbookCycleGAN:
 
     def _precision(self) -> torch.autocast | nullcontext[None]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
-
-    def _float32(self) -> torch.autocast | nullcontext[None]:
-        """Convolutions of squares would lose the variances in bfloat16."""
-        return torch.autocast(self.device.type, enabled=False) if self.bfloat16 else nullcontext()
 
 
 def step_operations(settings: TrainSettings, batch: int = 1) -> int:

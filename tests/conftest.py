@@ -60,6 +60,54 @@ def ellipsoids(
     return Volume(np.clip(voxels, 0, None).astype(np.int16), affine, contrast=contrast)
 
 
+DATA_VARIABLE = "MRBRIDGE_TEST_DATA"
+NO_DATA = "real scans are missing"
+
+
+def _real_data() -> Path:
+    named = os.environ.get(DATA_VARIABLE)
+    return Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a folder of real scans that was named and is not there: all its tests would skip."""
+    if os.environ.get(DATA_VARIABLE) and not _real_data().is_dir():
+        raise pytest.UsageError(f"{DATA_VARIABLE}: {_real_data()} is not a folder")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that read real scans: `-m needs_data` selects them."""
+    for item in items:
+        if "real_data" in getattr(item, "fixturenames", ()):
+            item.add_marker("needs_data")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests were skipped for want of real scans."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(NO_DATA in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.write_line(
+            f"{count} tests were skipped because {NO_DATA}: set {DATA_VARIABLE} "
+            "(see CONTRIBUTING.md)",
+            yellow=True,
+        )
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Find real scans by name: `real_data("seed-png")`. Skips the test where they are missing."""
+
+    def find(name: str) -> Path:
+        path = _real_data() / name
+        if not path.exists():
+            pytest.skip(f"{NO_DATA}: {name}")
+        return path.resolve()
+
+    return find
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Tiny networks are quicker on one thread, and other processes share the processor.
@@ -74,7 +122,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """A command line in this process sets up logging, warnings and signals: for one test alone."""
+    """A command line in this process sets up logging, warnings and signals: for one test only."""
     logger = logging.getLogger("mrbridge")
     handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
     show, handler = warnings.showwarning, signal.getsignal(signal.SIGTERM)

@@ -35,6 +35,11 @@ def test_every_public_name_is_there() -> None:
         assert function.__doc__
 
 
+def test_public_names_are_listed_before_their_first_use() -> None:
+    code = "import mrbridge; assert set(mrbridge.__all__) <= set(dir(mrbridge)), dir(mrbridge)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_other_names_are_not() -> None:
     with pytest.raises(AttributeError, match="no attribute 'tranlsate'"):
         _ = mrbridge.tranlsate

@@ -1,4 +1,7 @@
-"""The wheel brings compiled passes where there is a compiler; it is pure Python elsewhere."""
+"""The wheel brings compiled passes where there is a compiler; it is pure Python elsewhere.
+
+It also tells type checkers that the package is annotated (PEP 561).
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ def build(folder: Path, monkeypatch: pytest.MonkeyPatch, compiler: str) -> tuple
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     (wheel,) = (folder / "dist").iterdir()
     names = zipfile.ZipFile(wheel).namelist()
+    assert "mrbridge/py.typed" in names
     return wheel.name, sorted(Path(name).name for name in names if Path(name).stem[:6] == "passes")
 
 

@@ -53,6 +53,19 @@ def test_help_shows_an_example(verb: str, run: Callable[..., Any]) -> None:
             assert option in out
 
 
+def test_brain_option_says_what_it_removes(run: Callable[..., Any]) -> None:
+    _, out, _ = run("prepare", "-h")
+    said = " ".join(out.replace("│", " ").split())
+    assert "keep only the brain" in said
+    assert "alone" not in said, "to leave the brain alone would be not to touch it"
+
+
+def test_train_says_what_it_trains(run: Callable[..., Any]) -> None:
+    _, out, _ = run("train", "-h")
+    assert "Train a translation model." in out
+    assert "CycleGAN" not in out, "the default preset has neither critics nor cycle"
+
+
 def test_root(run: Callable[..., Any]) -> None:
     code, out, _ = run("--help")
     assert code == 0
@@ -287,7 +300,7 @@ class TestVerbs:
         code, _, err = run("train", small_store.path, "-o", tmp_path / "new", *given)
         assert (code, err) == (0, "")
         chosen = {} if start is None else {"start": start}
-        assert asked == [{"device": "auto"} | chosen], "the default stands in `train` alone"
+        assert asked == [{"device": "auto"} | chosen], "the default stands only in `train`"
 
     def test_translate(
         self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
@@ -312,7 +325,7 @@ class TestVerbs:
         code, out, err = run("translate", *files, "--json")
         assert code == 0
         assert answer(out)["model"] == as_shipped.hash
-        assert "the shipped model, trained on simulated subjects alone" in err
+        assert "the shipped model, trained on simulated subjects only" in err
         assert err.count("\n") == 1
         assert run("translate", *files, "-m", "shipped")[::2] == (0, "")
         assert run("translate", *files, "-q") == (0, "", "")

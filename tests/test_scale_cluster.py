@@ -25,7 +25,7 @@ distributed = pytest.importorskip("distributed")
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A scheduler and two workers, each a process of one thread, on 127.0.0.1 alone."""
+    """A scheduler and two workers, each a process of one thread, only on 127.0.0.1."""
     import dask
 
     with (

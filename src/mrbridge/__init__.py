@@ -36,3 +36,8 @@ def __getattr__(name: str) -> Any:
     if name not in _VERBS:
         raise AttributeError(f"module 'mrbridge' has no attribute '{name}'")
     return getattr(import_module(_VERBS[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names too, so that they complete before their first use."""
+    return sorted(globals() | dict.fromkeys(_VERBS))

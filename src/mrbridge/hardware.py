@@ -14,7 +14,7 @@ from mrbridge.errors import SettingsError
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` takes a CUDA device if there is one, else the CPU.
+    """`auto` takes a CUDA device if there is one, else the CPU. CUDA is experimental.
 
     Raises:
         SettingsError: the wanted device does not exist.
@@ -65,7 +65,10 @@ def can_compile(device: torch.device) -> bool:
 
 
 def keep_memory() -> None:
-    """Keep freed memory for the next step, instead of giving it back to the system.
+    """Keep freed memory for the next training step, instead of giving it back to the system.
+
+    It changes the whole process, for good. So only the command line calls it, and processes that
+    mrbridge starts to train in; a program that calls `mrbridge.train` may call it before.
 
     By default glibc maps large blocks anew each time, and every new page costs a fault: a training
     step that makes and drops a gigabyte then spends a tenth of its time there. Elsewhere than on

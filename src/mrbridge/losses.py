@@ -9,14 +9,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
-
-# A Gaussian of standard deviation 1.5, cut off at 5 pixels.
-_WINDOW = torch.exp(-0.5 * (torch.arange(-5.0, 6.0) / 1.5) ** 2)
-_WINDOW /= _WINDOW.sum()
 
 AdversarialKind = Literal["bce", "least_squares", "hinge"]
 
@@ -84,34 +79,3 @@ def paired_loss(
     Of the other contrast of the same anatomy, where it is known: in simulated pairs.
     """
     return functional.l1_loss(synthetic.float(), real.float())
-
-
-def structure_loss(
-    synthetic: Float[Tensor, "batch 1 rows columns"], real: Float[Tensor, "batch 1 rows columns"]
-) -> Float[Tensor, ""]:
-    """1 - mean SSIM of two images in [-1, 1], over what is brighter than the background of either.
-
-    Wang et al. 2004 (doi:10.1109/TIP.2003.819861), window and constants as in `metrics.ssim`; as a
-    loss beside the absolute difference as in Zhao et al. 2017 (arXiv:1511.08861).
-    """
-    # Variances are small differences of large numbers: never in half precision.
-    with torch.autocast(synthetic.device.type, enabled=False):
-        return _structure(synthetic.float(), real.float())
-
-
-def _structure(x: Tensor, y: Tensor) -> Tensor:
-    half = len(_WINDOW) // 2
-    x, y = (functional.pad(image, [half] * 4, value=-1.0) for image in (x, y))
-    products = torch.cat([x, y, x * x, y * y, x * y], dim=1)
-    taps = _WINDOW.to(products.device)
-    across = taps.view(1, 1, 1, -1).expand(5, 1, 1, -1)
-    down = taps.view(1, 1, -1, 1).expand(5, 1, -1, 1)
-    products = functional.conv2d(functional.conv2d(products, across, groups=5), down, groups=5)
-    mean_x, mean_y, xx, yy, xy = products.split(1, dim=1)
-    first, second = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    var_x, var_y, covariance = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
-    likeness = ((2 * mean_x * mean_y + first) * (2 * covariance + second)) / (
-        (mean_x**2 + mean_y**2 + first) * (var_x + var_y + second)
-    )
-    inside = (torch.maximum(mean_x, mean_y) > -0.98).float().detach()
-    return ((1 - likeness) * inside).sum() / inside.sum().clamp(min=1)

@@ -13,7 +13,7 @@ from mrbridge.errors import SettingsError
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; add tracebacks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda (experimental).")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by side.")]
 Dask = Annotated[
     str | None,

@@ -35,8 +35,9 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
     if not wanted():
         yield from items
         return
-    if _bars:
-        yield from _below(_bars[-1], items, label, total)
+    outer = _bars[-1:]  # in one step: another thread may be closing its bar
+    if outer:
+        yield from _below(outer[0], items, label, total)
         return
     from rich.console import Console
     from rich.progress import (

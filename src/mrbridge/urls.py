@@ -41,7 +41,7 @@ def parts(url: str | Path) -> tuple[str, str]:
 
 
 def url_of(path: Path) -> str | None:
-    """The URL that a path mirrors; None for a path of this machine alone."""
+    """The URL that a path mirrors; None for a local path."""
     text = str(path)
     if MIRROR_SUFFIX not in text:
         return None

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from mrbridge import losses
 from mrbridge.networks import UNetSettings, build_critic, build_generator, count_parameters
 from mrbridge.training.settings import PRESETS, resolve
 
@@ -69,26 +68,24 @@ def test_networks_give_the_same_images(
 
 
 @pytest.mark.parametrize("with_pairs", [False, True], ids=["unpaired", "pairs"])
-@pytest.mark.parametrize(
-    ("preset", "structure"), [*((preset, 0.0) for preset in PRESETS), ("bridge", 0.2)]
-)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_step_has_the_same_losses_and_the_same_result(
     preset: str,
-    structure: float,
     with_pairs: bool,
     textbook: ModuleType,
     script: Callable[[str], ModuleType],
 ) -> None:
     material, train_step = script("material"), script("train_step")
     settings = material.settings_of(preset, 32, quick=True, precision="float32")
-    settings = settings.changed({"structure_weight": structure})
     if isinstance(settings.networks.generator, UNetSettings):
         settings = settings.changed({"networks": {"generator": {"dropout": 0.0}}})
     loop = textbook.TextbookCycleGAN(settings, CPU)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(train_step, "fast_bfloat16", lambda device: False)
         step, model = train_step.mrbridge_step(settings, CPU)
-    names = ["to_target", "to_source", "source_critic", "target_critic"]
+    names = ["to_target", "to_source"]
+    if settings.adversarial_weight:
+        names += ["source_critic", "target_critic"]
     if settings.back_translation_weight:
         names += ["mean_to_target", "mean_to_source"]
     for name in names:
@@ -144,28 +141,14 @@ def test_operations_of_the_unet_step_are_those_that_are_needed(textbook: ModuleT
     assert textbook.step_operations(settings, batch=2) == 2 * wanted
 
 
-@pytest.mark.parametrize("has_structure", [False, True])
-def test_operations_of_the_bridge_step_are_those_that_are_needed(
-    textbook: ModuleType, has_structure: bool
-) -> None:
-    settings = resolve("bridge", {"structure_weight": 0.2} if has_structure else {})
+def test_operations_of_the_bridge_step_are_those_that_are_needed(textbook: ModuleType) -> None:
+    settings = resolve("bridge")
     forward = textbook.forward_operations(settings.networks.generator, 256, 256, 256)
     first_of_generator = 128 * 128 * 32 * 16 * 2
-    # Of five maps an SSIM, two of which are of the answer alone; across rows of which five more lie
-    # beyond either border, and down.
-    blurs = has_structure * (266 + 256) * 256 * 11 * 2
     # Two generators: a question without gradients, and two answers with both gradients, but for the
     # given images. No critics, no translations besides.
-    wanted = 2 * (forward + 2 * (3 * forward - first_of_generator) + 2 * (5 + 3) * blurs)
+    wanted = 2 * (forward + 2 * (3 * forward - first_of_generator))
     assert textbook.step_operations(settings) == wanted
-
-
-def test_images_that_are_alike_have_one_structure(textbook: ModuleType) -> None:
-    rng = torch.Generator().manual_seed(0)
-    image, other = (torch.rand(2, 1, 40, 32, generator=rng) * 2 - 1 for _ in range(2))
-    assert float(textbook.structure(image, image)) == pytest.approx(0, abs=1e-6)
-    expected = losses.structure_loss(image, other)
-    assert float(textbook.structure(image, other)) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_the_pool_gives_back_what_it_was_given(textbook: ModuleType) -> None:

@@ -60,7 +60,7 @@ def test_the_two_contrasts_differ(pairs: SimulatedPairs) -> None:
 
 
 def test_answers_have_one_scale_in_all_subjects() -> None:
-    """White matter of T1w comes just below the knee, in whole heads and in brains alone."""
+    """White matter of T1w comes just below the knee, in whole heads and in skull-stripped ones."""
     fine = StandardSettings(spacing_mm=4.0)
     modes = []
     for index in range(4):

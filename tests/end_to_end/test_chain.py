@@ -16,7 +16,6 @@ from mrbridge import io
 
 pytestmark = pytest.mark.usefixtures("quick_phantom")
 
-SEED_PNG = Path(__file__).parents[2] / ".." / "shared" / "data" / "seed-png"
 TINY = [
     *("--set", "networks.image_size=32", "--set", "validation_slices=2", "--set", "epochs=1"),
     *("--set", "networks.generator={levels: 4, features: 4, max_features: 8}"),
@@ -73,11 +72,12 @@ def test_pictures(run: Callable[..., Any], picture_folder: Path, tmp_path: Path)
     assert len(made["outputs"]) == 30
 
 
-@pytest.mark.skipif(not SEED_PNG.is_dir(), reason="the development data are not here")
-def test_the_pictures_of_the_original_projects(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_pictures_of_the_original_projects(
+    run: Callable[..., Any], real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
     source = tmp_path / "seed"
     for contrast in ("T1", "T2"):
-        paths = sorted((SEED_PNG / f"Train{contrast}").glob("*.png"))[:14]
+        paths = sorted((real_data("seed-png") / f"Train{contrast}").glob("*.png"))[:14]
         (source / f"Train{contrast}").mkdir(parents=True)
         for path in paths:
             shutil.copy(path, source / f"Train{contrast}")

@@ -45,6 +45,7 @@ class KnowingTranslator:
             source="T1w",
             target="T2w",
             hash="ab" * 32,
+            path=None,
             manifest=SimpleNamespace(standard=SimpleNamespace(brain="none")),
         )
         self.noise = noise

@@ -84,7 +84,7 @@ ROWS = {
     ),
     "bundle": (
         "A bundle from elsewhere",
-        "safetensors and JSON alone; checksums are verified; nothing is ever unpickled.",
+        "safetensors and JSON only; checksums are verified; nothing is ever unpickled.",
     ),
     "names": (
         "Names of patients",

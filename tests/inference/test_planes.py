@@ -91,8 +91,8 @@ def test_the_mean_is_of_the_planes_in_which_something_was_made() -> None:
         np.testing.assert_array_equal(foreground, cut(inside, plane))
     assert made[3, 5, 2] == pytest.approx(0.2), "all three"
     assert made[3, 1, 2] == pytest.approx(0.25), "no coronal slice there"
-    assert made[3, 1, 8] == pytest.approx(-0.5), "the axial slice alone"
-    assert made[0, 5, 8] == pytest.approx(0.1), "the coronal one alone"
+    assert made[3, 1, 8] == pytest.approx(-0.5), "only the axial slice"
+    assert made[0, 5, 8] == pytest.approx(0.1), "only the coronal one"
     assert made[0, 0, 9] == -1, "none"
 
 

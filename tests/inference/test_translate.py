@@ -163,7 +163,7 @@ class TestObjects:
 
 
 class TestNoModelNamed:
-    SAID = "translating with the shipped model, trained on simulated subjects alone"
+    SAID = "translating with the shipped model, trained on simulated subjects only"
 
     def test_it_is_the_shipped_one_and_this_is_said(
         self, as_shipped: Bundle, scan: Path, caplog: pytest.LogCaptureFixture

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from mrbridge.bundle import Bundle, load_bundle, save_bundle
 from mrbridge.errors import BundleError, SomeScansFailed
 from mrbridge.inference.engine import Translator
 from mrbridge.inference.translate import translate
+from mrbridge.volume import Volume
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -91,19 +94,31 @@ def test_a_model_in_memory_stays_in_this_process(
     assert len(translate(bundle, folder, tmp_path / "out", workers=2)) == 3
 
 
-def test_a_model_that_was_replaced_is_not_used(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    save_bundle(tiny_bundle.manifest, tiny_bundle.weights, tmp_path)
-    told = Translator(tmp_path, "cpu").elsewhere()
-    assert told is not None
-    weights: dict[str, Any] = dict(load_bundle(tmp_path).weights)
+def test_a_model_that_was_replaced_is_not_used(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    save_bundle(tiny_bundle.manifest, tiny_bundle.weights, tmp_path / "model")
+    before = load_bundle(tmp_path / "model")
+    sent = pickle.dumps(Translator(before, "cpu"))
+    weights: dict[str, Any] = dict(before.weights)
     weights["to_target.last.bias"] = weights["to_target.last.bias"] + 0.1
-    save_bundle(tiny_bundle.manifest, weights, tmp_path)
+    save_bundle(tiny_bundle.manifest, weights, tmp_path / "model")
     with pytest.raises(BundleError, match="was replaced"):
-        told.open()
+        pickle.loads(sent)
+    with pytest.raises(SomeScansFailed) as caught:
+        translate(before, folder, tmp_path / "out", device="cpu", workers=2)
+    assert ["was replaced" in item.error for item in caught.value.result] == [True] * 4
 
 
-def test_the_shipped_model_is_sent_by_name() -> None:
-    told = Translator("shipped", "cpu").elsewhere()
-    assert told is not None
-    assert told.model == "shipped"
-    assert told.open() is told.open()
+def test_a_translator_is_pickled_as_the_path_of_its_model(
+    tiny_bundle: Bundle, make_scan: Callable[..., Volume]
+) -> None:
+    translator = Translator("shipped", "cpu")
+    sent = pickle.dumps(translator)
+    assert len(sent) < 1000
+    assert pickle.loads(sent) is pickle.loads(sent), "loaded once in a process"
+    assert pickle.loads(sent).bundle.hash == translator.bundle.hash
+    scan = make_scan(1, "T1w")
+    in_memory = Translator(Bundle(tiny_bundle.manifest, dict(tiny_bundle.weights)), "cpu")
+    expected = Translator(tiny_bundle, "cpu").translate(scan).voxels
+    assert (pickle.loads(pickle.dumps(in_memory)).translate(scan).voxels == expected).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,19 +11,21 @@ import pytest
 from mrbridge.inspection.finding import Finding
 from mrbridge.inspection.inspect import Inspection, inspect_images
 
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::mrbridge.errors.MrbridgeWarning"),
-    pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is missing"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::mrbridge.errors.MrbridgeWarning")
+
+FoundIn = Callable[[str], tuple[Inspection, dict[str, Finding]]]
 
 
-def found_in(name: str) -> tuple[Inspection, dict[str, Finding]]:
-    found = inspect_images(DATA / name)
-    return found, {finding.kind: finding for finding in found.findings}
+@pytest.fixture
+def found_in(real_data: Callable[[str], Path]) -> FoundIn:
+    def find(name: str) -> tuple[Inspection, dict[str, Finding]]:
+        found = inspect_images(real_data(name))
+        return found, {finding.kind: finding for finding in found.findings}
+
+    return find
 
 
-def test_seed_png_is_paired_in_hiding() -> None:
+def test_seed_png_is_paired_in_hiding(found_in: FoundIn) -> None:
     found, findings = found_in("seed-png")
     assert found.headline.startswith("Fit to train on, but not as unpaired data")
     pairs = [
@@ -35,7 +38,7 @@ def test_seed_png_is_paired_in_hiding() -> None:
     assert set(findings) == {"hidden pairs", "images that are nearly equal", "unequal counts"}
 
 
-def test_ixi_slices_hold_two_pairs_and_a_near_copy() -> None:
+def test_ixi_slices_hold_two_pairs_and_a_near_copy(found_in: FoundIn) -> None:
     found, findings = found_in("ixi-slices")
     assert found.headline == "Fit to train on, with remarks"
     assert {group.names for group in findings["hidden pairs"].groups} == {
@@ -49,7 +52,7 @@ def test_ixi_slices_hold_two_pairs_and_a_near_copy() -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_wrong_with_the_patients() -> None:
+def test_nothing_is_wrong_with_the_patients(found_in: FoundIn) -> None:
     for name, told in (("open-ms-mni", "on one grid"), ("open-ms-raw", "on different grids")):
         found, findings = found_in(name)
         assert not findings
@@ -57,7 +60,7 @@ def test_nothing_is_wrong_with_the_patients() -> None:
 
 
 @pytest.mark.slow
-def test_a_study_that_lacks_slices_cannot_be_prepared() -> None:
+def test_a_study_that_lacks_slices_cannot_be_prepared(found_in: FoundIn) -> None:
     found, findings = found_in("adi-brain-dicom")
     assert found.headline == "Not fit to train on as it is"
     assert "no whole T1w or T2w series is left" in findings["incomplete series"].gist

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.bids import FoundScans, find_scans, is_bids
-
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 def make(root: Path, *names: str) -> Path:
@@ -159,10 +158,10 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
         ("open-ms-raw", 6, {"patient01", "patient04"}),
     ],
 )
-def test_real_folders(name: str, count: int, subjects: set[str | None]) -> None:
-    if not (DATA / name).exists():
-        pytest.skip("the development data is not here")
-    found = find_scans(DATA / name)
+def test_real_folders(
+    name: str, count: int, subjects: set[str | None], real_data: Callable[[str], Path]
+) -> None:
+    found = find_scans(real_data(name))
     assert len(found.scans) == count
     assert {scan.subject for scan in found.scans} == subjects
     assert {scan.contrast for scan in found.scans} == {"T1w", "T2w"}

@@ -351,7 +351,7 @@ def test_its_own_series_is_told_apart(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark", ["SeriesDescription", "ImageComments", "SyntheticData"])
 def test_one_mark_of_several_is_enough(mark: str, source: Path, tmp_path: Path) -> None:
-    """De-identification strips tags: each mark alone must do."""
+    """De-identification strips tags: each mark must be enough by itself."""
     derived(source, tmp_path / "out")
     for path in (tmp_path / "out").glob("*.dcm"):
         one = pydicom.dcmread(path)

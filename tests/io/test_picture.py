@@ -5,6 +5,7 @@ from __future__ import annotations
 import io as memory
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from mrbridge.io import picture
 from mrbridge.io.picture import PictureHeader
 from mrbridge.volume import Volume
 
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 GREY = np.linspace(0, 255, 11 * 7).reshape(11, 7).astype(np.uint8)
 DEEP = np.linspace(0, 65535, 11 * 7).reshape(11, 7).astype(np.uint16)
 
@@ -219,10 +219,10 @@ def test_any_reader_sees_the_mark(suffix: str, tmp_path: Path) -> None:
         ("ixi-slices/T2/slice-01.png", PictureHeader("PNG", "L", 16)),
     ],
 )
-def test_real_pictures(name: str, header: PictureHeader, tmp_path: Path) -> None:
-    path = DATA / name
-    if not path.exists():
-        pytest.skip("the development data is not here")
+def test_real_pictures(
+    name: str, header: PictureHeader, real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = real_data(name)
     volume = io.read(path)
     assert volume.header == header
     assert volume.contrast == ("T1w" if "T1" in name else "T2w")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import torch
@@ -102,6 +104,61 @@ def test_packed_weights_do_not_outlive_a_change():
         with unchanged_weights():
             torch.testing.assert_close(layer(x), 2 * before)
         torch.testing.assert_close(layer(x), 2 * before)
+
+
+def in_thread(work: Callable[[], object]) -> Future[object]:
+    return ThreadPoolExecutor(1).submit(work)
+
+
+def test_threads_do_not_leave_each_other_packed_weights():
+    """A begins, B begins, A ends, B ends: each once restored what the other one had put there."""
+    layer = HalvingConvolution(64, 128)
+    nn.init.normal_(layer.weight, std=0.05)
+    images = torch.randn(2, 64, 32, 36, generator=torch.Generator().manual_seed(0))
+    a_has_begun, b_has_begun, a_has_ended = Event(), Event(), Event()
+
+    def a() -> None:
+        with unchanged_weights():
+            layer(images)
+            a_has_begun.set()
+            assert b_has_begun.wait(10)
+
+    def b() -> None:
+        assert a_has_begun.wait(10)
+        with unchanged_weights():
+            b_has_begun.set()
+            assert a_has_ended.wait(10)
+
+    of_a, of_b = in_thread(a), in_thread(b)
+    of_a.result()
+    a_has_ended.set()
+    of_b.result()
+    with torch.no_grad():
+        layer.weight.mul_(-1)
+    expected = halved(images, layer)
+    for made in (layer(images), in_thread(lambda: layer(images)).result()):
+        torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.weight.mul_(-1),
+        lambda layer: layer.load_state_dict({"weight": -layer.weight}),
+        lambda layer: setattr(layer.weight, "data", -layer.weight.data),
+        lambda layer: setattr(layer, "weight", nn.Parameter(-layer.weight.detach())),
+    ],
+    ids=["in place", "loaded", "other data", "other parameter"],
+)
+def test_weights_that_change_after_all_are_packed_again(change: Callable[[nn.Module], object]):
+    layer = HalvingConvolution(64, 128)
+    nn.init.normal_(layer.weight, std=0.05)
+    images = torch.randn(2, 64, 32, 36, generator=torch.Generator().manual_seed(0))
+    with unchanged_weights():
+        before = layer(images)
+        with torch.no_grad():
+            change(layer)
+        torch.testing.assert_close(layer(images), -before, atol=1e-4, rtol=1e-4)
 
 
 def test_frozen_weights_let_gradients_through_to_the_image():

@@ -28,7 +28,7 @@ def subject():
 
 @pytest.fixture(scope="module")
 def perfect():
-    """Lesions alone differ from `healthy`."""
+    """Only lesions differ from `healthy`."""
     return simulate(PERFECT.changed({"lesions": [40, 40], "spacing_mm": 2.0}), 0)
 
 
@@ -77,7 +77,7 @@ def test_scans_are_in_register(subject):
 
 
 def test_contrasts_show_tissues_in_their_order(healthy):
-    """Classes found in the T1w scan alone have the textbook order in T2w."""
+    """Classes found only from the T1w scan have the textbook order in T2w."""
     t1w, t2w = (v.voxels.astype(float) for v in (healthy.t1w, healthy.t2w))
     core = ndimage.binary_erosion(healthy.brain_mask.voxels, iterations=4)
     fluid, grey, white = (

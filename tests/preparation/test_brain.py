@@ -1,4 +1,4 @@
-"""The brain alone: found, told, taken over from others, and refused where it cannot be one."""
+"""Skull stripping: found, told, taken over from others, and refused where it cannot be one."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,6 @@ from mrbridge.preparation.intensity import (
 from mrbridge.preparation.pipeline import StandardSettings, standardise
 from mrbridge.volume import Volume
 
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 DEFAULT = IntensitySettings()
 
 
@@ -171,11 +171,11 @@ def test_settings_outside_their_range_are_refused() -> None:
         ("seed-png/TrainT2/Image #73.png", (0.73, 0.79)),
     ],
 )
-def test_real_heads(name: str, share: tuple[float, float]) -> None:
+def test_real_heads(
+    name: str, share: tuple[float, float], real_data: Callable[[str], Path]
+) -> None:
     """Shares of the field of view, from masks that were looked at and found right."""
-    if not (DATA / name).exists():
-        pytest.skip("the development data is not here")
-    slices, _ = to_slices(read(DATA / name), 1.0)
+    slices, _ = to_slices(read(real_data(name)), 1.0)
     mask = foreground_mask(slices)
     assert share[0] < mask.mean() < share[1]
     if "mni" in name:

@@ -1,4 +1,4 @@
-"""The standard scale: monotone, learned on training scans alone, and undone."""
+"""The standard scale: monotone, learned only on training scans, and undone."""
 
 from __future__ import annotations
 

@@ -29,7 +29,6 @@ from mrbridge.volume import Volume
 
 Maker = Callable[..., Path]
 Head = Callable[..., Volume]
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 def content(store: Path) -> dict[str, str]:
@@ -286,10 +285,10 @@ def test_settings_are_checked() -> None:
 
 
 @pytest.mark.parametrize(("name", "records"), [("seed-png", 89), ("ixi-slices", 50)])
-def test_real_pictures(name: str, records: int, tmp_path: Path) -> None:
-    if not (DATA / name).exists():
-        pytest.skip("the development data is not here")
-    store = prepare(DATA / name, tmp_path / "store")
+def test_real_pictures(
+    name: str, records: int, real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    store = prepare(real_data(name), tmp_path / "store")
     assert len(store.records()) == records
     for contrast in ("T1w", "T2w"):
         assert len(store.records(contrast, "val")) >= 2
@@ -297,10 +296,8 @@ def test_real_pictures(name: str, records: int, tmp_path: Path) -> None:
     assert shapes == ({(1, 217, 181)} if name == "seed-png" else {(1, 152, 256)})
 
 
-def test_real_volumes_unpaired(tmp_path: Path) -> None:
-    source = DATA / "open-ms-mni"
-    if not source.exists():
-        pytest.skip("the development data is not here")
+def test_real_volumes_unpaired(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    source = real_data("open-ms-mni")
     table = tmp_path / "scans.csv"
     table.write_text(
         "subject,session,contrast,path\n"

@@ -288,15 +288,23 @@ class TestStep:
         assert set(told) == {"generators", "back_translation"}
         assert translations == [], "nobody wants them"
 
-    def test_critics_that_nobody_asks_do_not_learn(
+    @pytest.mark.parametrize("loss", ["back_translation", "cycle"])
+    def test_critics_are_built_only_where_their_loss_has_a_weight(
+        self, loss: str, wired: Callable[..., SimpleNamespace]
+    ) -> None:
+        it = wired(**{**NOTHING, f"{loss}_weight": 1.0})
+        told = it.model.training_step(it.batch, 0)
+        assert {"source_critic", "adversarial"}.isdisjoint(told)
+        assert len(it.optimizers) == 1
+        assert not any("critic" in name for name in it.model.state_dict())
+
+    def test_generators_begin_the_same_without_critics(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
-        it = wired(**{**NOTHING, "back_translation_weight": 1.0})
-        before = weights(it.model.source_critic, it.model.target_critic)
-        told = it.model.training_step(it.batch, 0)
-        after = weights(it.model.source_critic, it.model.target_critic)
-        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-        assert "source_critic" not in told
+        played, not_played = (wired(adversarial_weight=weight).model for weight in (1.0, 0.0))
+        for name in ("to_target", "to_source"):
+            one, other = (weights(getattr(model, name)) for model in (played, not_played))
+            assert all(map(torch.equal, one, other))
 
     def test_each_direction_is_given_one_contrast_and_answers_the_other(
         self, wired: Callable[..., SimpleNamespace]

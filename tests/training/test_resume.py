@@ -22,7 +22,8 @@ from mrbridge.errors import (
 )
 from mrbridge.preparation.pipeline import PrepareSettings, prepare
 from mrbridge.preparation.store import Store
-from mrbridge.training.checkpoint import load_checkpoint
+from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
+from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.run import train
 from mrbridge.training.settings import PRESETS, TrainSettings
 
@@ -144,6 +145,25 @@ def test_a_pause_between_validations_leaves_a_checkpoint(
     assert "criterion" in resumed.rows[1]
 
 
+def test_a_checkpoint_with_critics_that_nothing_asks_for(
+    small_store: Store, tmp_path: Path, compare: SimpleNamespace
+) -> None:
+    """Older versions built critics for every training, and never used those of `bridge`."""
+    settings = shrunken("bridge")
+    whole = train(small_store, tmp_path / "whole", settings, device="cpu")
+    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    train(small_store, tmp_path / "run", settings.changed({"stop_after_epochs": 2}), device="cpu")
+    state = load_checkpoint(file)
+    assert not any("critic" in name for name in state["networks"])
+    assert len(state["optimizers"]) == 1
+    judged = CycleGAN(settings.changed({"adversarial_weight": 1.0})).state_dict()
+    state["networks"] |= {name: value for name, value in judged.items() if "critic" in name}
+    state["optimizers"] *= 2
+    save_checkpoint(state, file)
+    resumed = train(small_store, tmp_path / "run", resume=True, device="cpu")
+    assert compare.runs(whole.path, resumed.path) == []
+
+
 def test_a_complete_run_is_resumed_to_nothing_and_can_be_prolonged(
     small_store: Store, tmp_path: Path
 ) -> None:
@@ -192,6 +212,31 @@ class TestRefusals:
         run = train(small_store, whole.path, resume=True, changes=asked, device="cpu")
         assert "cycle" not in run.rows[1]
         assert run.settings.cycle_weight == 10
+
+    def test_a_run_that_names_the_removed_structure_loss(
+        self, small_store: Store, run: Path
+    ) -> None:
+        """Settings of older runs have it, with weight 0 unless somebody asked for more."""
+        file = run / "settings.yaml"
+        kept = file.read_text()
+        file.write_text(kept + "structure_weight: 0.0\n")
+        longer = train(small_store, run, resume=True, changes={"epochs": 2}, device="cpu")
+        assert [row["epoch"] for row in longer.rows] == [1, 2]
+        file.write_text(kept + "structure_weight: 0.2\n")
+        with pytest.raises(SettingsError, match="structure loss was removed") as caught:
+            train(small_store, run, resume=True, device="cpu")
+        assert caught.value.path == file
+
+    def test_critics_that_the_run_did_not_have(self, small_store: Store, tmp_path: Path) -> None:
+        """As when pairs had taken all weight, and the store holds scans without partners by now."""
+        settings = shrunken("unet", epochs=2, stop_after_epochs=1)
+        run = train(small_store, tmp_path / "run", settings, device="cpu").path
+        file = run / "checkpoints" / "last.ckpt"
+        state = load_checkpoint(file)
+        state["networks"] = {k: v for k, v in state["networks"].items() if "critic" not in k}
+        save_checkpoint(state, file)
+        with pytest.raises(SettingsError, match="trained without critics"):
+            train(small_store, run, resume=True, device="cpu")
 
     @pytest.mark.parametrize(
         ("changes", "message"),

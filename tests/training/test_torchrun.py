@@ -81,7 +81,7 @@ def test_it_trains_what_devices_train(
     told = ended(torchrun(nodes, each, small_store.path, tmp_path / "run"))
     assert [code for code, _, _ in told] == [0] * nodes, told[0][2]
     lines = [line for _, out, _ in told for line in out.splitlines() if line]
-    assert len(lines) == 1  # the first process alone answers
+    assert len(lines) == 1  # only the first process answers
     assert json.loads(lines[0])["path"] == str(tmp_path / "run")
     assert compare.runs(wanted.path, tmp_path / "run") == []
 

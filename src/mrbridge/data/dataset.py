@@ -99,7 +99,7 @@ class SliceBank:
 class UnpairedSlices(Dataset[Sample]):
     """An endless, reproducible sequence of unpaired samples.
 
-    Sample n is a function of the seed and n alone, so a stopped training goes on exactly where it
+    Sample n is a function only of the seed and n, so a stopped training goes on exactly where it
     was, in any number of processes. Each contrast runs through a new random order of all its slices
     before any slice comes again; the two orders know nothing of each other.
 

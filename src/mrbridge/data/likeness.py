@@ -1,4 +1,4 @@
-"""Which images of two contrasts show the same anatomy, told by the images alone."""
+"""Which images of two contrasts show the same anatomy, by the images only."""
 
 from __future__ import annotations
 

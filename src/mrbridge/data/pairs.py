@@ -39,7 +39,7 @@ def known_pairs(store: Store, banks: tuple[SliceBank, SliceBank]) -> Pairs:
 
 
 def found_pairs(banks: tuple[SliceBank, SliceBank]) -> Pairs:
-    """Training slices that show the same anatomy pixel by pixel, told by their images alone.
+    """Training slices that show the same anatomy pixel by pixel, by their images only.
 
     Slices that are known to be of one subject are left aside: who wants those as pairs says so.
 

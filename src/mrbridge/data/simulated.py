@@ -1,6 +1,6 @@
 """Simulated pairs: slices of subjects whose two contrasts are both known.
 
-An unpaired objective alone tends to copy, or to swap tissues, for hundreds of epochs. Simulated
+A purely unpaired objective tends to copy, or to swap tissues, for hundreds of epochs. Simulated
 subjects tell a generator what becomes of fluid, grey and white matter, bone and fat, without any
 pair of real scans.
 """
@@ -47,9 +47,9 @@ _DARK_OFTEN = 0.7  # how often fluid of T1w is brought down towards black, and
 _DARK_SHARE = (0.7, 1.05)  # how far: 1 is as dark as the darkest; but
 _DARK_SHARE_OF_HEADS = (0.0, 0.6)  # where there is a skull, which is darker than fluid
 _CUT_AWAY = 0.5  # share of a slice that is black, from which all but a brain was cut away
-_FLUID = 0.85  # canonical T2w from which a pixel is fluid alone, and
+_FLUID = 0.85  # canonical T2w from which a pixel is only fluid, and
 _ENOUGH_FLUID = 60  # how many such pixels tell its level
-_BRIGHT = 0.5  # fluid that would be brighter than that in T1w is left alone
+_BRIGHT = 0.5  # fluid that would be brighter than that in T1w is left unchanged
 
 _FIELD_OF_VIEW_MM = 256.0
 _LEAST_FOREGROUND = 0.02

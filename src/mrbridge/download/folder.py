@@ -27,7 +27,7 @@ except ImportError:  # Windows has no advisory locks of this kind
 RECORD = ".mrbridge-download.json"
 _IDENTITY = ("source", "dataset", "version")
 _LOCK = ".mrbridge-download-lock"
-_SPARE = 64 << 20  # bytes of disk that are left alone
+_SPARE = 64 << 20  # bytes of disk that are left free
 
 Item = TypeVar("Item")
 
@@ -142,7 +142,7 @@ def together(
 
     Args:
         items: what to do it for.
-        work: may raise; a `MrbridgeError` is the item's alone.
+        work: may raise; a `MrbridgeError` concerns only the item.
         workers: threads.
         stop: is set where all shall end.
         label: of a bar that counts the items.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from mrbridge.evaluation.report import write_report
 from mrbridge.evaluation.result import Evaluation, Mode
 from mrbridge.evaluation.scoring import (
     Job,
+    TranslatorLike,
     fit_floors,
     open_translator,
     place_case,
@@ -32,7 +33,10 @@ from mrbridge.io.places import here
 from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.io.transfer import remove
 from mrbridge.models import unnamed
-from mrbridge.scale import Workers, map_scans, reachable, stays_here
+from mrbridge.scale import Workers, map_scans, reachable
+
+if TYPE_CHECKING:
+    from mrbridge.bundle import Bundle
 
 __all__ = ["EvaluateSettings", "Evaluation", "evaluate"]
 
@@ -40,7 +44,7 @@ _OURS = re.compile(r"_(slices|by-slice|by-case|joint-histogram)\.png$")
 
 
 def evaluate(
-    model: Any = None,
+    model: Bundle | str | Path | TranslatorLike | None = None,
     pairs: str | Path | Sequence[str | Path] | None = None,
     real: str | Path | None = None,
     synthetic: str | Path | None = None,
@@ -71,7 +75,7 @@ def evaluate(
         device: `auto`, `cpu` or `cuda`.
         workers: processes, or the address of a Dask scheduler, whose workers see the same files
             at the same absolute paths; each loads the model from its path. A model that has none
-            is used in this process alone.
+            is used only in this process.
         force: also score what its name or header says to be something else, such as a mask.
 
     Returns:
@@ -84,22 +88,19 @@ def evaluate(
     """
     settings = settings or EvaluateSettings()
     out = Path(reachable(here(out), workers))
+    translator: TranslatorLike | None = None
     pairs, real, synthetic, mask = (
         reachable(here(given), workers) for given in (pairs, real, synthetic, mask)
     )
     if pairs is not None and real is None and synthetic is None:
-        model = unnamed() if model is None else model
-        translator = open_translator(model, device)
+        translator = open_translator(unnamed() if model is None else model, device)
         source, target = translator.bundle.source, translator.bundle.target
-        told = getattr(translator, "elsewhere", lambda: None)()
-        if stays_here(workers) or told is None:
-            model, workers = translator, 1
-        else:
-            model = told
+        if translator.bundle.path is None:
+            workers = 1
         found = find_pairs(pairs, source, target, force=force)
         both = [Direction(source, target), Direction(target, source)]
     elif real is not None and synthetic is not None and model is None and pairs is None:
-        translator, both = None, []
+        both = []
         found = find_syntheses(real, synthetic, force=force)
     else:
         raise SettingsError(
@@ -117,7 +118,7 @@ def evaluate(
             tuple(d for d in both if d.source in case.images)
             or (Direction(None, next(iter(case.images))),),
             settings,
-            model,
+            translator,
             sampled=max(1, settings.wasserstein_slices // len(cases)),
             values=values_per_case(len(cases)),
         )
@@ -149,7 +150,7 @@ def evaluate(
         remarks=tuple(found.remarks),
         settings=settings,
         masks=settings.mask if mask is None else "given",
-        model_sha256=getattr(getattr(translator, "bundle", None), "hash", None),
+        model_sha256=None if translator is None else translator.bundle.hash,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     write_text(out / "scores.csv", summary.score_table(scored))

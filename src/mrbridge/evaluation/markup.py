@@ -21,7 +21,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 def mean_and_std(value: Mapping[str, Any], digits: int) -> str:
-    """`23.1 ± 0.4`, or the mean alone where there is a single subject."""
+    """`23.1 ± 0.4`, or only the mean where there is a single subject."""
     mean = number(value["mean"], digits)
     return mean if value["std"] is None else f"{mean} ± {number(value['std'], digits)}"
 

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from mrbridge.preparation.brain import mask_beside
 from mrbridge.preparation.intensity import foreground_mask
 from mrbridge.volume import Volume
 
+if TYPE_CHECKING:
+    from mrbridge.bundle import Bundle
+
 _FLOOR_VALUES = 500_000  # voxels that a floor is fitted on, over all cases
 _MOST_VALUES, _LEAST_VALUES = 50_000, 1_000  # of one case
 _SMALLEST_SLICE = 0.25  # slices with a smaller share of the largest slice's mask are not judged
@@ -37,7 +40,7 @@ _SMALLEST_SLICE = 0.25  # slices with a smaller share of the largest slice's mas
 class TranslatorLike(Protocol):
     """What an evaluation needs of `mrbridge.inference.engine.Translator`."""
 
-    bundle: Any
+    bundle: Bundle
 
     def translate(self, volume: Volume, to: str, *, mask: Volume | None = None) -> Volume:
         """The scan in the contrast `to`, on its own grid; `mask` shows a wanted brain."""
@@ -45,14 +48,13 @@ class TranslatorLike(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """All that the work on one case needs; picklable where `model` is told or None.
+    """All that the work on one case needs; picklable where `model` is.
 
     Attributes:
         case: what to score.
         directions: of which the source (or, with a ready synthesis, the target) is in the case.
         settings: how to score.
-        model: a translator, the `Elsewhere` of one for other processes, or None with a ready
-            synthesis.
+        model: a translator, or None with a ready synthesis.
         floors: the floor of each direction, by its key.
         sampled: slices of this case that enter the sliced Wasserstein distance.
         values: voxels of this case that floors of other cases are fitted on.
@@ -63,7 +65,7 @@ class Job:
     case: Case
     directions: tuple[Direction, ...]
     settings: EvaluateSettings
-    model: Any = None
+    model: TranslatorLike | None = None
     floors: Mapping[str, MonotoneMapping] = field(default_factory=dict)
     sampled: int = 1
     values: int = _MOST_VALUES
@@ -166,8 +168,6 @@ def score_case(job: Job) -> dict[str, Found]:
     """
     scans = read_placed(job.case, job.settings, job.placement)
     translator = job.model
-    if hasattr(translator, "open"):  # told from elsewhere
-        translator = translator.open()
     found = {}
     for direction in job.directions:
         paired = direction.target in scans.volumes
@@ -300,10 +300,9 @@ def _looks(images: Mapping[str, Stack | None], inside: Mask, count: int) -> dict
     }
 
 
-def open_translator(model: Any, device: str) -> TranslatorLike:
+def open_translator(model: Bundle | str | Path | TranslatorLike, device: str) -> TranslatorLike:
     """The translator of a model that is named or loaded; a translator stays as it is."""
-    if hasattr(model, "bundle"):  # not `translate`, which a path as a string has too
-        return cast(TranslatorLike, model)
+    from mrbridge.bundle import Bundle
     from mrbridge.inference.engine import Translator
 
-    return Translator(model, device)
+    return Translator(model, device) if isinstance(model, Bundle | str | Path) else model

@@ -1,4 +1,4 @@
-"""A BIDS data set in, its derivatives out: scan by scan, what is done already left alone."""
+"""A BIDS data set in, its derivatives out: scan by scan, what is done already stays unchanged."""
 
 from __future__ import annotations
 

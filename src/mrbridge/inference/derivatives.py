@@ -35,7 +35,7 @@ For research, not for diagnosis.
 
 `desc-synth` in a name marks a synthesis. It lies on the grid of the scan that its sidecar names
 under `Sources`; the sidecar also names the model by the SHA-256 of its weights.
-`report.json` lists what was made, left alone, left out and what failed.
+`report.json` lists what was made, kept unchanged, left out and what failed.
 """
 _DESCRIPTIONS = (
     "desc_id\tdescription\n"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,13 +57,17 @@ class Translator:
         self.planes = planes or self.bundle.manifest.planes
         self._engines: dict[str, Engine] = {}
 
-    def elsewhere(self) -> Elsewhere | None:
-        """How other processes come to this translator; None where its bundle is only in memory."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is the path of its bundle, which is loaded anew; without a path, all of it.
+
+        A bundle that is another one by then is refused.
+        """
+        given = self.device.type, self.engine, self.planes
         path = self.bundle.path
         if path is None:
-            return None
+            return Translator, (self.bundle, *given)
         model = SHIPPED if is_installed(path) else str(path.absolute())
-        return Elsewhere(model, self.bundle.hash, self.device.type, self.engine, self.planes)
+        return _reopened, (model, self.bundle.hash, *given)
 
     def translate(
         self,
@@ -84,7 +89,8 @@ class Translator:
 
         Returns:
             float32 voxels, finite; marked as synthetic. Voxels that are exactly zero outside the
-            anatomy stay zero; where the model was trained on brains alone, all outside is zero.
+            anatomy stay zero; where the model was trained on skull-stripped scans, everything
+            outside the brain is zero.
 
         Raises:
             SettingsError: the bundle does not make this contrast.
@@ -205,38 +211,16 @@ def _shares(foreground: Mask) -> NDArray[np.float64]:
     return foreground.mean(axis=(1, 2))
 
 
-@dataclass(frozen=True)
-class Elsewhere:
-    """A translator as other processes are told of it, instead of all its weights.
-
-    Attributes:
-        model: the path of its bundle, or `shipped`.
-        sha256: of the weights that it must have.
-        device: where it computes.
-        engine: what computes.
-        planes: in which volumes are cut.
-    """
-
-    model: str
-    sha256: str
-    device: str
-    engine: str
-    planes: str
-
-    def open(self) -> Translator:
-        """The translator, loaded once in every process.
-
-        Raises:
-            BundleError: the bundle is absent, damaged, or another one by now.
-            SettingsError: the device or the engine is not there.
-        """
-        return _opened(self)
-
-
 @lru_cache(maxsize=1)
-def _opened(told: Elsewhere) -> Translator:
-    translator = Translator(told.model, told.device, told.engine, told.planes)
-    if translator.bundle.hash != told.sha256:
+def _reopened(model: str, sha256: str, device: str, engine: str, planes: str) -> Translator:
+    """A translator that was sent to this process, loaded once.
+
+    Raises:
+        BundleError: the bundle is absent, damaged, or another one by now.
+        SettingsError: the device or the engine is not there.
+    """
+    translator = Translator(model, device, engine, planes)
+    if translator.bundle.hash != sha256:
         raise BundleError(
             "was replaced since the work began", path=translator.bundle.path, remedy="Begin again."
         )

@@ -13,7 +13,7 @@ from mrbridge import __version__
 from mrbridge.errors import InputError, MrbridgeError, OutputError
 from mrbridge.inference.data_set import SLOW_IMPORTS
 from mrbridge.inference.derivatives import REPORT
-from mrbridge.inference.job import Job, SentJob, Translation, translate_file
+from mrbridge.inference.job import Job, Translation, translate_file
 from mrbridge.inference.synthesis import sidecar_path
 from mrbridge.io import FORMATS, is_readable
 from mrbridge.io.bids_name import derivative_name, parse_name
@@ -50,10 +50,9 @@ def translate_folder(job: Job, folder: Path, out: Path, workers: Workers) -> lis
         items.append(_Item(path, output, known, to, place in taken))
         taken.add(place)
     done: list[Translation] = []
-    sent, workers = job.sent(workers)
-    function = partial(_file_of_folder, sent)
+    function = partial(_file_of_folder, job)
     for item, result in map_scans(
-        function, items, workers=workers, label="translate", imports=SLOW_IMPORTS
+        function, items, workers=job.workers(workers), label="translate", imports=SLOW_IMPORTS
     ):
         if isinstance(result, MrbridgeError):
             log.error("%s", result)
@@ -76,11 +75,11 @@ class _Item:
     is_taken: bool
 
 
-def _file_of_folder(job: Job | SentJob, item: _Item) -> Translation:
+def _file_of_folder(job: Job, item: _Item) -> Translation:
     sweep(item.output.parent)
     if item.is_taken:
         raise OutputError(f"{item.output.name} is made of another scan already", path=item.path)
-    return translate_file(job.opened(), item.path, item.output, item.known)
+    return translate_file(job, item.path, item.output, item.known)
 
 
 def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:

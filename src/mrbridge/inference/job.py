@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrbridge.errors import InputError, SettingsError
-from mrbridge.inference.engine import Elsewhere, Translator
+from mrbridge.inference.engine import Translator
 from mrbridge.inference.integers import Rounding, rounded
 from mrbridge.inference.objects import as_volume
 from mrbridge.inference.outputs import check_free
@@ -19,7 +19,7 @@ from mrbridge.io import read, write
 from mrbridge.io.places import here
 from mrbridge.io.safety import write_json
 from mrbridge.preparation.brain import find_brain, mask_beside
-from mrbridge.scale import Workers, stays_here
+from mrbridge.scale import Workers
 from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -72,29 +72,9 @@ class Job:
         bundle = self.translator.bundle
         return f"it is taken for {bundle.source if to == bundle.target else bundle.target}"
 
-    def sent(self, workers: Workers) -> tuple[Job | SentJob, Workers]:
-        """As those who work on it get it, and who they are."""
-        told = None if stays_here(workers) else self.translator.elsewhere()
-        if told is None:
-            return self, 1
-        rest = (self.to, self.match, self.force, self.volume, self.assume, self.dtype)
-        return SentJob(told, rest), workers
-
-    def opened(self) -> Job:
-        """As it is where it stays."""
-        return self
-
-
-@dataclass(frozen=True)
-class SentJob:
-    """A job on its way to other processes, without the translator, which each opens for itself."""
-
-    elsewhere: Elsewhere
-    rest: tuple[Any, ...]
-
-    def opened(self) -> Job:
-        """As it is where it has arrived."""
-        return Job(self.elsewhere.open(), *self.rest)
+    def workers(self, wanted: Workers) -> Workers:
+        """Who works on it: only this process where the model is in its memory, and in no file."""
+        return 1 if self.translator.bundle.path is None else wanted
 
 
 def _contrast_for(job: Job, scan: Volume, path: Path | None) -> str:
@@ -157,7 +137,7 @@ def synthesise(job: Job, scan: Volume, path: Path | None) -> Synthesis:
     mask = _mask(job.translator, path)
     try:
         made = job.translator.translate(scan, to, match=job.match, mask=mask)
-    except InputError as error:  # of the voxels alone, which know no file
+    except InputError as error:  # of the voxels, which know no file
         raise InputError(error.what, path=error.path or path, remedy=error.remedy) from error
     rounding: Rounding | None = None
     if job.dtype != "float32":
@@ -171,7 +151,7 @@ def synthesise(job: Job, scan: Volume, path: Path | None) -> Synthesis:
 
 
 def reference_of(translator: Translator, match: Any) -> Volume:
-    """What is to be matched, its brain alone where a mask beside it and the model say so."""
+    """What is to be matched, only its brain where a mask beside it and the model say so."""
     if not isinstance(match, str | Path):
         return as_volume(match)
     match = Path(here(match))

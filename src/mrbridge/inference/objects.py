@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.nifti import mark
-from mrbridge.lean_nibabel import SpatialImage
 from mrbridge.volume import Volume
 
 

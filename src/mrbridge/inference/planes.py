@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from mrbridge.errors import SettingsError
-from mrbridge.lean_nibabel import io_orientation
 from mrbridge.preparation.geometry import SliceGrid, resample, resampled_size
 from mrbridge.volume import Planes, Volume
 

@@ -23,7 +23,6 @@ from mrbridge.inference.folder import output_file, translate_folder
 from mrbridge.inference.integers import check_number_type
 from mrbridge.inference.job import (
     Job,
-    SentJob,
     Translation,
     reference_of,
     synthesise,
@@ -91,14 +90,14 @@ def translate(
         participants, sessions, bids_filter: of a BIDS data set, which scans: labels, and a JSON
             file of queries (see `mrbridge.io.bids_selection`).
         overwrite: of a BIDS data set, make again what is there already. Otherwise what is there
-            and was made of the same scan by the same model is left alone.
+            and was made of the same scan by the same model is kept.
         series: of DICOM, which series, by number or UID; None chooses by contrast.
         allow_gaps: of DICOM, fill missing slices by interpolation.
         form: of DICOM, what it becomes, one of `FORMS`; None keeps DICOM, unless `out` is the name
             of a NIfTI file.
         workers: for the scans of a folder or a data set: processes, or the address of a Dask
             scheduler, whose workers see the same files at the same absolute paths. Each loads the
-            model from its path; one that has none is used in this process alone.
+            model from its path; one that has none is used only in this process.
 
     Returns:
         For paths, one `Translation` a scan; otherwise an object of the given kind (a `Volume` for
@@ -196,8 +195,7 @@ def _data_set(
     options = {key: value for key, value in asked.items() if value is not None}
     named = replace(bundle, weights={})  # which model it is, without what would be sent around
     plan = Plan(root, out, named, job.to, selection, options, job.force)
-    sent, workers = job.sent(workers)
-    make = partial(_make, sent)
+    make, workers = partial(_make, job), job.workers(workers)
     return [
         Translation(
             item.source,
@@ -225,8 +223,7 @@ def _all_of(done: list[Translation], out: Path) -> list[Translation]:
     return done
 
 
-def _make(job: Job | SentJob, path: Path, synthetic: bool) -> Synthesis:
+def _make(job: Job, path: Path, synthetic: bool) -> Synthesis:
     """Read and translate a scan of a data set."""
-    job = job.opened()
     scan = read(path, volume=job.volume, assume=job.assume)
     return synthesise(job, replace(scan, synthetic=scan.synthetic or synthetic), path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -16,7 +17,6 @@ from scipy import ndimage
 from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.io.bids import Scan
-from mrbridge.lean_nibabel import aff2axcodes
 from mrbridge.preparation.geometry import to_slices
 from mrbridge.preparation.intensity import IntensityRecipe, foreground_mask
 from mrbridge.preparation.pipeline import StandardSettings, standardise

@@ -109,8 +109,8 @@ def _wrong_labels(facts: Sequence[Facts]) -> list[Finding]:
             "doubtful contrast labels",
             "warning" if firm else "note",
             "Inside the head of these, the image is not what its name says: in T1w the darkest "
-            "tissue (fluid) stands apart from the rest, in T2w the brightest. The middle slice "
-            "alone is judged, so a slice without fluid, or great pathology, can mislead.",
+            "tissue (fluid) stands apart from the rest, in T2w the brightest. Only the middle "
+            "slice is judged, so a slice without fluid, or great pathology, can mislead.",
             "Look at them, and rename what is wrong.",
             tuple(groups),
         )
@@ -118,7 +118,7 @@ def _wrong_labels(facts: Sequence[Facts]) -> list[Finding]:
 
 
 def _mirrored(facts: Sequence[Facts]) -> list[Finding]:
-    """Volumes that run to the other side than most do, told by their headers alone."""
+    """Volumes that run to the other side than most do, by their headers only."""
     known = [one for one in facts if one.orientation is not None]
     sides = Counter(_handed(one) for one in known)
     if len(sides) < 2 or len(known) < LEAST_SCANS:
@@ -251,7 +251,7 @@ def _mended(facts: Sequence[Facts]) -> list[Finding]:
             Finding(
                 "incomplete series",
                 "fault" if lost else "warning",
-                f"Slices are missing{without}. They were interpolated for this page alone.",
+                f"Slices are missing{without}. They were interpolated for this page only.",
                 "Fetch the series again. prepare leaves such series out; translate --allow-gaps "
                 "fills them.",
                 tuple(Group((one.name,), "; ".join(one.notes)) for one in gaps[True]),

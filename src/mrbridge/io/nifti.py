@@ -16,19 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+import nibabel as nib
 import numpy as np
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
 from mrbridge.io.gzipped import gzipped
 from mrbridge.io.safety import MAX_VOXELS, atomic_path, suffix_of
-from mrbridge.lean_nibabel import (
-    HeaderDataError,
-    apply_read_scaling,
-    axcodes2ornt,
-    inv_ornt_aff,
-    nib,
-)
 from mrbridge.volume import Volume
 
 _CHUNK = 1 << 20

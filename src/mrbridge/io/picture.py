@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mrbridge.errors import InputError, MrbridgeError, OutputError
 from mrbridge.io.safety import MAX_PICTURE_BYTES, MAX_PIXELS, atomic_path, suffix_of
+from mrbridge.quiet import without_warnings
 from mrbridge.volume import Volume
 
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -65,10 +65,9 @@ def read(path: Path) -> Volume:
         )
     data = path.read_bytes()
     try:
-        with warnings.catch_warnings():
-            # Our own limit is lower than the one that Pillow warns of, and odd metadata of a TIFF
-            # is no fault of its pixels.
-            warnings.simplefilter("ignore")
+        # Our own limit is lower than the one that Pillow warns of, and odd metadata of a TIFF is no
+        # fault of its pixels.
+        with without_warnings():
             _check_whole(data, path)
             with _open(data) as image:
                 _check_kind(image, path)
@@ -214,7 +213,7 @@ def _grey(image: Image.Image, path: Path) -> tuple[str, NDArray[Any]]:
 
 
 def _white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF's numbers grow towards black, which Pillow heeds in 8 bit alone."""
+    """Whether a TIFF's numbers grow towards black, which Pillow heeds only in 8 bit."""
     tags = getattr(image, "tag_v2", {})
     return bool(tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
 

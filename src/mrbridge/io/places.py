@@ -53,7 +53,7 @@ def path_of(url: str | Path) -> Path:
     """
     told = masked(str(url))
     if "::" in told:
-        raise SettingsError(f"{told}: is a chain of URLs", remedy="Name the last one alone.")
+        raise SettingsError(f"{told}: is a chain of URLs", remedy="Name only the last one.")
     kind, rest = parts(url)
     if kind in ("file", "local"):
         return Path("/", rest)

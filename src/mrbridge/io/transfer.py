@@ -1,7 +1,7 @@
 """Between a URL and its mirror: fetching what is read, sending what is written.
 
 A file of the mirror is a stub until it is read: a line that says so, and the size that was listed.
-Readers call `fetch` first, which does nothing for a path of this machine alone; who forgets it
+Readers call `fetch` first, which does nothing for a local path; who forgets it
 finds a stub, which no format takes for a scan. fsspec does the transfers.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SettingsError
+from mrbridge.quiet import Shared, at_level
 from mrbridge.urls import MIRROR_SUFFIX, url_of
 
 Item = TypeVar("Item")
@@ -161,8 +162,6 @@ def open_url(url: str) -> tuple[Any, str]:
     """The file system of a URL, and what it calls the place."""
     import fsspec
 
-    for name in ("gcsfs", "s3fs"):  # they tell over many lines what `reaching` tells in one
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     system, key = fsspec.core.url_to_fs(url)
     return system, str(key)
 
@@ -176,11 +175,16 @@ def reaching(path: Path, kind: type[MrbridgeError]) -> Iterator[None]:
         kind: what to raise.
     """
     try:
-        yield
+        with _quiet_file_systems():
+            yield
     except MrbridgeError:
         raise
     except Exception as error:  # each of fsspec's many file systems has its own
         raise _told(error, path, kind) from error
+
+
+# They tell over many lines what `reaching` tells in one.
+_quiet_file_systems = Shared(lambda: at_level(logging.CRITICAL, "gcsfs", "s3fs"))
 
 
 def _told(error: Exception, path: Path, kind: type[MrbridgeError]) -> MrbridgeError:

@@ -1,7 +1,7 @@
 """The model that mrbridge ships, and where a model lies that somebody names.
 
 The bundle in `t1w_t2w`, beside this module, was trained by `benchmarks/shipped_model.py` on
-simulated subjects alone: it has never seen a scan of a person.
+simulated subjects only: it has never seen a scan of a person.
 
 No PyTorch here, so that the command line can refuse at once a model that is not there.
 """
@@ -44,7 +44,7 @@ def unnamed() -> Path:
     """
     folder = shipped()
     log.info(
-        "translating with the shipped model, trained on simulated subjects alone; "
+        "translating with the shipped model, trained on simulated subjects only; "
         "name another with -m"
     )
     return folder

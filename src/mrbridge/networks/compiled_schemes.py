@@ -192,7 +192,7 @@ class CompiledShifts:
     A convolution computes features by the dozen, whatever their number. Here taps stand in their
     place: one product (pixels, channels) @ (channels, taps x features). It is the adjoint of what
     `Columns` does for a single channel. Products are rounded before they are added up, so this is
-    for training alone.
+    for training only.
 
     Attributes:
         taps: along one axis.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from contextvars import ContextVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -152,17 +153,32 @@ class Convolution(nn.Module):
 def unchanged_weights() -> Iterator[None]:
     """Within it weights do not change, and are packed for the products only once.
 
-    Several calls of a network then share the packed weights and the way back through them.
+    Several calls of a network then share the packed weights and the way back through them. It holds
+    for the calling thread (and the calling task of asyncio) only.
     """
-    global _packed
-    outer, _packed = _packed, {}
+    token = _packed.set({})
     try:
         yield
     finally:
-        _packed = outer
+        _packed.reset(token)
 
 
-_packed: dict[tuple[int, Scheme, torch.dtype, bool], tuple[Tensor, _Owed]] | None = None
+class _Key(NamedTuple):
+    """Which packed weights: a weight that was changed or replaced after all is packed again."""
+
+    weight: int
+    version: int
+    address: int
+    scheme: Scheme
+    dtype: torch.dtype
+    wants_gradient: bool
+
+
+_packed: ContextVar[dict[_Key, tuple[Tensor, Tensor, _Owed]] | None] = ContextVar(
+    "packed_weights", default=None
+)
+"""Of each key the weight, which it keeps alive so that no other can have its `id`, the packed
+weight and its gradient."""
 
 
 def _weight(kernel: int, channels: int, features: int) -> nn.Parameter:
@@ -233,13 +249,15 @@ def _channels_last(x: Tensor) -> Tensor:
 
 def _pack(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> tuple[Tensor, _Owed]:
     wants_gradient = weight.requires_grad and torch.is_grad_enabled()
-    key = (id(weight), scheme, dtype, wants_gradient)
-    if _packed is not None and key in _packed:
-        return _packed[key]
+    version = -1 if weight.is_inference() else weight._version  # inference tensors have none
+    key = _Key(id(weight), version, weight.data_ptr(), scheme, dtype, wants_gradient)
+    kept = _packed.get()
+    if kept is not None and key in kept:
+        return kept[key][1:]
     owed = _Owed()
     packed: Tensor = _Pack.apply(weight, scheme, dtype, owed)
-    if _packed is not None:
-        _packed[key] = packed, owed
+    if kept is not None:
+        kept[key] = weight, packed, owed
     return packed, owed
 
 

@@ -42,7 +42,7 @@ from mrbridge.phantom.tissues import (
 from mrbridge.volume import Volume
 
 # What scanners differ in. All ranges are choices, wider than what is met.
-_STRIPPED = 0.6  # share of subjects whose brain alone is left
+_STRIPPED = 0.6  # share of subjects that are skull-stripped
 _THICK = 0.35  # share of subjects with thick slices
 _THICKNESS_MM = (2.0, 5.0)
 _LESIONS = (0, 30)
@@ -94,7 +94,7 @@ def varied_subject(
 ) -> VariedSubject:
     """Subject `index` (from 0) of an endless sequence; the same whenever it is called.
 
-    `stripped` leaves the brain alone, or not; None leaves it to chance. A voxel size of 1 mm takes
+    `stripped` keeps only the brain, or not; None leaves it to chance. A voxel size of 1 mm takes
     about ten seconds, besides a few for the first.
     """
     shape_rng, look_rng, lesion_rng, t1w_rng, t2w_rng, fat_rng = np.random.default_rng(

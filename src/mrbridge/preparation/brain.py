@@ -1,4 +1,4 @@
-"""Leaving the brain alone of a head: by the template, by HD-BET, or by a mask of the user's.
+"""Skull stripping: by the template, by HD-BET, or by a mask of the user's.
 
 Whatever found it, a mask that cannot be an adult's brain is refused: an image that lost half of its
 brain, or kept its scalp, would be learned from like any other.

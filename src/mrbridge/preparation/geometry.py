@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
-from mrbridge.errors import InputError
-from mrbridge.lean_nibabel import (
+from nibabel.orientations import (
     apply_orientation,
     axcodes2ornt,
     inv_ornt_aff,
     io_orientation,
     ornt_transform,
 )
+from numpy.typing import NDArray
+
+from mrbridge.errors import InputError
 from mrbridge.volume import Volume
 
 _AXES = ("S", "P", "L")

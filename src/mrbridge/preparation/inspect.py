@@ -244,7 +244,7 @@ def _file_item(file: Path, root: Path) -> Item:
 
 
 def _nifti(file: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    from mrbridge.lean_nibabel import nib
+    import nibabel as nib
 
     header: Any = nib.load(file).header
     shape = tuple(int(size) for size in header.get_data_shape())

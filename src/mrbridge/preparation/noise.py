@@ -21,7 +21,7 @@ from mrbridge.volume import Volume
 
 _BLOCK = 8  # edge of the squares in which noise is measured
 _QUIETEST = 5.0  # per cent of them, which show next to nothing else
-_QUIET = 0.735  # what is measured in those, where there is noise of 1 alone
+_QUIET = 0.735  # what is measured in those, where there is only noise of 1
 _LEAST_BLOCKS = 20
 _LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
 _NOTHING = 1e-4  # of the bright tissue: rounding, no noise
@@ -87,7 +87,7 @@ def noise_level(slices: NDArray[np.float32], foreground: NDArray[np.bool_]) -> f
 
 
 def _blocks(plane: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Means over squares, whole ones alone."""
+    """Means over squares, whole ones only."""
     rows, columns = (size // _BLOCK for size in plane.shape)
     whole = plane[: rows * _BLOCK, : columns * _BLOCK].astype(np.float64)
     return whole.reshape(rows, _BLOCK, columns, _BLOCK).mean(axis=(1, 3))

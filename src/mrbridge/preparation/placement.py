@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError
-from mrbridge.lean_nibabel import io_orientation
 from mrbridge.preparation.geometry import from_slices, to_slices
 from mrbridge.preparation.intensity import foreground_mask
 from mrbridge.preparation.resample import Matrix, box_corners, covered, moved, resample

@@ -18,7 +18,7 @@ class StandardSettings(Settings):
 
     Attributes:
         spacing_mm: in-plane spacing to resample volumes to; None keeps each scan's own.
-        brain: `auto`, `hd-bet` and `mask` leave the brain alone: all outside becomes 0, and in the
+        brain: `auto`, `hd-bet` and `mask` keep only the brain: all outside becomes 0, and in the
             synthesis, too. `auto` finds it by the template of the ICBM, `hd-bet` by the program of
             that name, `mask` takes masks that lie beside the scans.
         brain_mask: for `mask`, where: a path from the scan's folder, with `{stem}` (its name

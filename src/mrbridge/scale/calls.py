@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,12 +40,22 @@ class Outcome(Generic[Result]):
         return self.result
 
 
-def call(function: Callable[[Item], Result], item: Item) -> Outcome[Result]:
-    """Call `function` in a process whose warnings and logs nobody sees."""
+def packed(function: Callable[[Item], Result], item: Item) -> bytes:
+    """A function and its item, as other processes get them.
+
+    They unpack both in `call`: what fails there, such as a model that is not to be found, is the
+    error of this item. Where a pool unpacks, it is the end of the process.
+    """
+    return pickle.dumps((function, item))
+
+
+def call(packed: bytes) -> Outcome[Any]:
+    """Do what was `packed` in a process whose warnings and logs nobody sees."""
     with warnings.catch_warnings(record=True) as caught, _listening() as logged:
         warnings.simplefilter("always", MrbridgeWarning)
-        result: Result | MrbridgeError
+        result: Any
         try:
+            function, item = pickle.loads(packed)
             result = function(item)
         except MrbridgeError as error:
             result = error

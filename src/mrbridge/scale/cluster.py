@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from mrbridge.errors import MrbridgeError, SettingsError
-from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer
+from mrbridge.quiet import at_level
+from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer, packed
 
 log = logging.getLogger(__name__)
 
@@ -66,24 +67,24 @@ def _client(address: str) -> Iterator[Any]:
     import distributed
 
     # What these would say on several lines is said below on one.
-    for name in ("distributed.client", "distributed.core", "distributed.scheduler"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        client = distributed.Client(address, timeout=REACH_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TypeError):
-        raise SettingsError(
-            f"no Dask scheduler answers at {address}",
-            remedy="Start one with: dask scheduler --host 127.0.0.1.",
-        ) from None
-    try:
-        yield client
-    except (CancelledError, distributed.CancelledError, distributed.comm.CommClosedError):
-        raise MrbridgeError(
-            f"the Dask scheduler at {address} is gone",
-            remedy="Start it and run this again: what is done is not done twice.",
-        ) from None
-    finally:
-        client.close(timeout=REACH_SECONDS)
+    names = [f"distributed.{name}" for name in ("client", "core", "scheduler")]
+    with at_level(logging.CRITICAL, *names):
+        try:
+            client = distributed.Client(address, timeout=REACH_SECONDS, set_as_default=False)
+        except (OSError, ValueError, TypeError):
+            raise SettingsError(
+                f"no Dask scheduler answers at {address}",
+                remedy="Start one with: dask scheduler --host 127.0.0.1.",
+            ) from None
+        try:
+            yield client
+        except (CancelledError, distributed.CancelledError, distributed.comm.CommClosedError):
+            raise MrbridgeError(
+                f"the Dask scheduler at {address} is gone",
+                remedy="Start it and run this again: what is done is not done twice.",
+            ) from None
+        finally:
+            client.close(timeout=REACH_SECONDS)
 
 
 def _check_workers(client: Any, address: str) -> int:
@@ -127,8 +128,7 @@ def _submit(
         others = [worker for worker in workers if _host(worker) != _host(but)] or workers
     return client.submit(
         _call_there,
-        function,
-        item,
+        packed(function, item),
         pure=False,  # the function is asked to do something, not only to tell
         workers=others or None,
         allow_other_workers=bool(others),  # they may die meanwhile
@@ -139,13 +139,13 @@ def _host(worker: str) -> str:
     return worker.rpartition(":")[0]
 
 
-def _call_there(function: Callable[[Item], Result], item: Item) -> tuple[Outcome[Result], str]:
+def _call_there(work: bytes) -> tuple[Outcome[Any], str]:
     """Do an item in a worker; tells which it was."""
     from distributed import get_worker
 
     with _one_at_a_time:
         calm()
-        return call(function, item), get_worker().address
+        return call(work), get_worker().address
 
 
 def _oldest(

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mrbridge.errors import MrbridgeError
-from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer
+from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer, packed
 
 AHEAD = 4
 """Items a process that are handed out before the oldest result is taken: enough that no process
@@ -34,10 +34,10 @@ def in_processes(
     while is_broken:
         is_broken = False
         pool = _pool(min(workers, max(1, len(items))), context)
-        waiting: deque[tuple[Item, Future[Outcome[Result]]]] = deque()
+        waiting: deque[tuple[Item, Future[Outcome[Any]]]] = deque()
         try:
             for item in rest:
-                waiting.append((item, _hand_out(pool, function, item)))
+                waiting.append((item, _hand_out(pool, packed(function, item))))
                 if len(waiting) > AHEAD * workers:
                     yield _oldest(waiting)
             while waiting:
@@ -46,10 +46,10 @@ def in_processes(
             is_broken = True
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        # Who killed a process is not known; alone, each can only kill its own.
+        # Who killed a process is not known; one at a time, each can only kill its own.
         for item, future in waiting:
             is_lost = isinstance(future.exception(), BrokenProcessPool)
-            outcome = _alone(function, item, context) if is_lost else future.result()
+            outcome = _alone(packed(function, item), context) if is_lost else future.result()
             yield item, outcome.told()
 
 
@@ -75,14 +75,12 @@ def _end_with(parent: BaseProcess | None) -> None:
         os._exit(1)
 
 
-def _hand_out(
-    pool: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item
-) -> Future[Outcome[Result]]:
+def _hand_out(pool: ProcessPoolExecutor, work: bytes) -> Future[Outcome[Any]]:
     """Hand an item to a pool; a broken one answers at once that it is."""
     try:
-        return pool.submit(call, function, item)
+        return pool.submit(call, work)
     except BrokenProcessPool as error:
-        refused: Future[Outcome[Result]] = Future()
+        refused: Future[Outcome[Any]] = Future()
         refused.set_exception(error)
         return refused
 
@@ -97,12 +95,12 @@ def _oldest(
     return item, outcome.told()
 
 
-def _alone(function: Callable[[Item], Result], item: Item, context: BaseContext) -> Outcome[Result]:
+def _alone(work: bytes, context: BaseContext) -> Outcome[Any]:
     """Do again what may have killed a process, with nothing beside it that wants memory."""
     for _ in range(TRIES - 1):
         with _pool(1, context) as pool:
             try:
-                return pool.submit(call, function, item).result()
+                return pool.submit(call, work).result()
             except BrokenProcessPool:
                 continue
     return killer(f"{TRIES} processes")

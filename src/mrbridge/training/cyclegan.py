@@ -1,4 +1,4 @@
-"""The CycleGAN: two generators, two critics, and one training step."""
+"""Two generators, two critics if an adversarial loss is wanted, and one training step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mrbridge.training.adam import Adam
 from mrbridge.training.average import averaged_copy, between, follow
 from mrbridge.training.compiling import Compiled
 from mrbridge.training.layout import FlatParameters, lay_out
-from mrbridge.training.lessons import Lesson, answer_all, back_translated, shortfall
+from mrbridge.training.lessons import Lesson, answer_all, back_translated
 from mrbridge.training.looks import Looks
 from mrbridge.training.pool import ImagePool
 from mrbridge.training.ranks import Ranks
@@ -45,8 +45,12 @@ class CycleGAN(pl.LightningModule):
         rng = torch.Generator().manual_seed(settings.seed)
         self.to_target = build_generator(networks.generator, networks.image_size, rng)
         self.to_source = build_generator(networks.generator, networks.image_size, rng)
-        self.source_critic = build_critic(networks.critic, rng)
-        self.target_critic = build_critic(networks.critic, rng)
+        # Drawn last, so that generators start from the same weights with and without critics.
+        self.source_critic: nn.Module | None = None
+        self.target_critic: nn.Module | None = None
+        if settings.adversarial_weight:
+            self.source_critic = build_critic(networks.critic, rng)
+            self.target_critic = build_critic(networks.critic, rng)
         self.mean_to_target = averaged_copy(self.to_target)
         self.mean_to_source = averaged_copy(self.to_source)
         self.beginning = nn.ModuleList()
@@ -88,16 +92,16 @@ class CycleGAN(pl.LightningModule):
 
     def compile_networks(self) -> None:
         """Train compiled generators and critics from the first step on, if that works here."""
-        networks = (self.to_target, self.to_source, self.source_critic, self.target_critic)
-        self._compiled = Compiled(networks)
+        self._compiled = Compiled([self.to_target, self.to_source, *self._critics()])
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for the generators, Adam for the critics; the device is known by now."""
+        """Adam for the generators, Adam for the critics if any; the device is known by now."""
         rate, betas = self.settings.learning_rate, self.settings.betas
         lay_out(self, self.device)
         for pool in (self.source_pool, self.target_pool):
             pool.images = [image.to(self.device) for image in pool.images]
-        self._flat = [FlatParameters(n.parameters()) for n in (self._generators(), self._critics())]
+        groups = [self._generators(), self._critics()] if self._critics() else [self._generators()]
+        self._flat = [FlatParameters(group.parameters()) for group in groups]
         made: list[torch.optim.Optimizer] = [Adam(flat.vectors, rate, betas) for flat in self._flat]
         if self._optimizer_states is not None:
             for optimizer, flat, state in zip(
@@ -108,26 +112,25 @@ class CycleGAN(pl.LightningModule):
         return made
 
     def training_step(self, batch: Sample, batch_idx: int) -> dict[str, Tensor]:
-        """One step of the generators, then one of the critics; returns the losses."""
+        """One step of the generators, then one of the critics if any; returns the losses."""
         if self._compiled is not None:
             if not self._compiled.is_rehearsed:
                 self._rehearse(self._compiled, batch)
             self._compiled.begin_step()
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step + (self.ranks.rank << 40))
-        generator_step, critic_step = self._optimizers()
+        optimizers = self._optimizers()
         rate = self.settings.learning_rate * self.rate_share
-        for optimizer, factor in ((generator_step, 1.0), (critic_step, self.settings.critic_rate)):
+        for optimizer, factor in zip(optimizers, (1.0, self.settings.critic_rate), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
 
-        of_generators, of_critics = self._flat
         self._critics().requires_grad_(False)
         with unchanged_weights():
             told, translations = self._generator_losses(batch)
         self.manual_backward(told["generators"])
-        _step(generator_step, of_generators, self.ranks)
+        _step(optimizers[0], self._flat[0], self.ranks)
 
-        if translations:
+        if self._critics():
             self._critics().requires_grad_(True)
             to_target, to_source = (image.detach() for image in translations)
             with unchanged_weights():
@@ -137,7 +140,7 @@ class CycleGAN(pl.LightningModule):
                     self._exchanged(self.source_pool, to_source),
                 )
             self.manual_backward(told["source_critic"] + told["target_critic"])
-            _step(critic_step, of_critics, self.ranks)
+            _step(optimizers[1], self._flat[1], self.ranks)
 
         self.step += 1
         for mean, network in self._averages():
@@ -159,7 +162,7 @@ class CycleGAN(pl.LightningModule):
             told, translations = self._generator_losses(batch)
             self.manual_backward(told["generators"])
             self._critics().requires_grad_(True)
-            if translations:
+            if self._critics():
                 told = self._critic_losses(batch, *(image.detach() for image in translations))
                 self.manual_backward(told["source_critic"] + told["target_critic"])
             for flat in self._flat:
@@ -173,16 +176,19 @@ class CycleGAN(pl.LightningModule):
             for buffer, before in buffers:
                 buffer.copy_(before)
 
-    def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
+    def _optimizers(self) -> list[LightningOptimizer]:
+        """Of the generators, and of the critics if any: Lightning unpacks a list of one."""
         made = self.optimizers()
-        assert isinstance(made, list)
-        return made[0], made[1]
+        return made if isinstance(made, list) else [made]
 
     def _generators(self) -> nn.ModuleList:
         return nn.ModuleList([self.to_target, self.to_source])
 
     def _critics(self) -> nn.ModuleList:
-        return nn.ModuleList([self.source_critic, self.target_critic])
+        """Of source and target; empty where the adversarial loss has no weight."""
+        return nn.ModuleList(
+            [one for one in (self.source_critic, self.target_critic) if one is not None]
+        )
 
     def _averages(self) -> list[tuple[nn.Module, nn.Module]]:
         return [
@@ -197,7 +203,8 @@ class CycleGAN(pl.LightningModule):
         """
         settings = self.settings
         weights = self._weights()
-        plays = bool(settings.adversarial_weight or settings.cycle_weight)
+        critics = self._critics()
+        plays = bool(critics or settings.cycle_weight)
         told: dict[str, Tensor] = {}
         translations = []
         for direction, own in ((0, batch.source), (1, batch.target)):
@@ -206,14 +213,15 @@ class CycleGAN(pl.LightningModule):
             made = answer_all((self.to_target, self.to_source)[direction], images)
             translations += made[:plays]
             for lesson, image in zip(lessons, made[plays:], strict=True):
-                structure = 0.0 if lesson.loss == "identity" else settings.structure_weight
-                loss = shortfall(image, lesson, structure)
+                loss = losses.paired_loss(image, lesson.answer)
                 told[lesson.loss] = told[lesson.loss] + loss if lesson.loss in told else loss
         if plays:
             to_target, to_source = translations
+        if critics:
+            of_source, of_target = critics
             told["adversarial"] = losses.generator_loss(
-                self.target_critic(to_target), settings.adversarial
-            ) + losses.generator_loss(self.source_critic(to_source), settings.adversarial)
+                of_target(to_target), settings.adversarial
+            ) + losses.generator_loss(of_source(to_source), settings.adversarial)
         if settings.cycle_weight:
             told["cycle"] = losses.cycle_loss(
                 batch.source, self.to_source(to_target)
@@ -260,9 +268,10 @@ class CycleGAN(pl.LightningModule):
     ) -> dict[str, Tensor]:
         """What the critics make of real images and of syntheses, new or past ones."""
         told = {}
+        of_source, of_target = self._critics()
         for name, critic, real, fake in (
-            ("source_critic", self.source_critic, batch.source, to_source),
-            ("target_critic", self.target_critic, batch.target, to_target),
+            ("source_critic", of_source, batch.source, to_source),
+            ("target_critic", of_target, batch.target, to_target),
         ):
             both = critic(torch.cat([real, fake]))
             real_logits, fake_logits = both.split(len(real))
@@ -303,14 +312,26 @@ class CycleGAN(pl.LightningModule):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; the optimisers take theirs when they are made."""
+        """Go on from `state`; the optimisers take theirs when they are made.
+
+        Older checkpoints hold critics even where the adversarial loss has no weight: left out.
+        """
         self.step = state["step"]
         if not self.beginning and any(name.startswith("beginning.") for name in state["networks"]):
             self._remember_beginning()  # as something to load the weights into
-        self.load_state_dict(state["networks"])
-        self._optimizer_states = state["optimizers"]
+        networks, optimizers = state["networks"], state["optimizers"]
+        if not self._critics():
+            networks = {name: v for name, v in networks.items() if not is_of_critic(name)}
+            optimizers = None if optimizers is None else optimizers[:1]
+        self.load_state_dict(networks)
+        self._optimizer_states = optimizers
         for pool, kept in zip((self.source_pool, self.target_pool), state["pools"], strict=True):
             pool.load_state_dict(kept, self.device)
+
+
+def is_of_critic(name: str) -> bool:
+    """Whether a tensor of a `CycleGAN`'s state, by its name, belongs to one of the critics."""
+    return name.startswith(("source_critic.", "target_critic."))
 
 
 def _step(optimizer: LightningOptimizer, parameters: FlatParameters, ranks: Ranks) -> None:

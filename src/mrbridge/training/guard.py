@@ -27,7 +27,7 @@ INVERTED_BELOW = -0.15
 """Mean of the correlations of intensities and of gradients with the reference's.
 
 True images have 0.50 to 0.88, with noise or not; the same images with the order of their
-intensities reversed -0.80 to -0.37; noise alone -0.01 to 0.01.
+intensities reversed -0.80 to -0.37; pure noise -0.01 to 0.01.
 """
 
 INVERTED_MEAN_BELOW = -0.3

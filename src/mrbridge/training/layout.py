@@ -16,7 +16,7 @@ def lay_out(networks: nn.Module, device: torch.device) -> None:
 
     On a CPU they stay as `networks.convolution` made them. cuDNN's bfloat16 kernels take weights
     and images with their channels last; from any other layout it would copy them at every call.
-    Images of one channel lie in both ways at once, so that the weights alone decide. Call it before
+    Images of one channel lie in both ways at once, so that only the weights decide. Call it before
     the optimiser is made: parameters stay the same objects, their memory is new.
     """
     if device.type == "cuda":

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mrbridge import losses
-
 _EXPONENT = 1.2  # gamma of syntheses that are given to a generator, at most; at least its inverse
 _NOISE = 0.03  # standard deviation of what is added to them, at most, of a range of 2
 
@@ -34,14 +32,6 @@ def answer_all(generator: nn.Module, images: Sequence[Tensor]) -> list[Tensor]:
     if not images:
         return []
     return list(generator(torch.cat(list(images))).split([len(image) for image in images]))
-
-
-def shortfall(made: Tensor, lesson: Lesson, structure_weight: float) -> Tensor:
-    """How far a generator's answer is from the right one: absolute difference and structure."""
-    difference = losses.paired_loss(made, lesson.answer)
-    if not structure_weight:
-        return difference
-    return difference + structure_weight * losses.structure_loss(made, lesson.answer)
 
 
 @torch.no_grad()

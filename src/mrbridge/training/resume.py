@@ -11,6 +11,7 @@ from typing import Any
 from mrbridge.errors import MrbridgeWarning, SettingsError
 from mrbridge.preparation.store import Store
 from mrbridge.settings import read_yaml
+from mrbridge.training.cyclegan import is_of_critic
 from mrbridge.training.settings import TrainSettings
 
 RESUMABLE = (
@@ -60,6 +61,22 @@ def check_count(state: dict[str, Any], count: int, run: Path) -> None:
             f"this run was trained by {before} processes together, not by {count}",
             path=run,
             remedy=f"Go on with --devices {before}, or with as many processes of torchrun.",
+        )
+
+
+def check_critics(state: dict[str, Any], settings: TrainSettings, run: Path) -> None:
+    """Refuse to go on with an adversarial loss that a run did not have until now.
+
+    It happens where the run's store left all weight to pairs, and this one does not.
+
+    Raises:
+        SettingsError: the adversarial loss has a weight, and the checkpoint has no critics.
+    """
+    if settings.adversarial_weight and not any(map(is_of_critic, state["networks"])):
+        raise SettingsError(
+            "this run was trained without critics, which the adversarial loss on these scans needs",
+            path=run,
+            remedy="Name the run's own store, or start a new run with --from this one.",
         )
 
 

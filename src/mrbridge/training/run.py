@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +22,11 @@ from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
 from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
 from mrbridge.errors import Interrupted, MrbridgeWarning, SettingsError
-from mrbridge.hardware import choose_device, fast_bfloat16, keep_memory, quick_kernels
+from mrbridge.hardware import choose_device, fast_bfloat16, quick_kernels
 from mrbridge.io.safety import sweep, write_text
 from mrbridge.models import SHIPPED
 from mrbridge.preparation.store import Store
+from mrbridge.quiet import at_level
 from mrbridge.training.callbacks import Keeper, StopOnSignal
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.compiling import pays
@@ -35,7 +35,13 @@ from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.looks import Looks, learn_looks
 from mrbridge.training.names import refuse_foreign, refuse_url
 from mrbridge.training.ranks import Ranks, meeting
-from mrbridge.training.resume import check_count, check_data, identity, resumed_settings
+from mrbridge.training.resume import (
+    check_count,
+    check_critics,
+    check_data,
+    identity,
+    resumed_settings,
+)
 from mrbridge.training.settings import TrainSettings, resolve
 from mrbridge.training.start import beginning
 from mrbridge.training.supervision import choose_pairs, share_weights
@@ -74,7 +80,9 @@ def train(
     device: str = "auto",
     start: str | Path = "auto",
 ) -> Run:
-    """Train a CycleGAN on a prepared store; where `torchrun` started several processes, together.
+    """Train a translation model on a prepared store.
+
+    Where `torchrun` started several processes, they train it together.
 
     Args:
         store: the store, its path or its URL.
@@ -94,8 +102,7 @@ def train(
         Interrupted: somebody asked for an end; a checkpoint is written.
     """
     refuse_url(out)
-    keep_memory()
-    with meeting(choose_device(device)) as (ranks, chosen):
+    with meeting(choose_device(device)) as (ranks, chosen), _as_it_was(chosen):
         return _train(store, Path(out), settings, resume, changes or {}, chosen, start, ranks)
 
 
@@ -129,6 +136,8 @@ def _train(
     dataset = _dataset(store, asked)
     dataset.pairs = choose_pairs(asked, store, dataset.banks)
     settings = share_weights(asked, dataset, is_begun)
+    if state is not None:
+        check_critics(state, settings, run)
     together = settings.batch_size * ranks.count
     steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // together)
     last_step = _FOREVER if settings.minutes else settings.epochs * steps_per_epoch
@@ -199,32 +208,38 @@ def _trainer(
 ) -> pl.Trainer:
     fast = settings.precision == "auto" and fast_bfloat16(device)
     bfloat16 = settings.precision == "bfloat16" or fast
-    with _quiet_lightning():
-        return pl.Trainer(
-            accelerator=device.type,
-            devices=1 if device.index is None else [device.index],
-            precision="bf16-mixed" if bfloat16 else "32-true",
-            max_epochs=1,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            # Named, so that Lightning finds neither SLURM, whose requeueing it would take into its
-            # own hands, nor torchrun: to Lightning each process trains alone (`training.ranks`).
-            plugins=[LightningEnvironment()],
-        )
+    return pl.Trainer(
+        accelerator=device.type,
+        devices=1 if device.index is None else [device.index],
+        precision="bf16-mixed" if bfloat16 else "32-true",
+        max_epochs=1,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        # Named, so that Lightning finds neither SLURM, whose requeueing it would take into its
+        # own hands, nor torchrun: to Lightning each process is the only one (`training.ranks`).
+        plugins=[LightningEnvironment()],
+    )
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning announces hardware and hints that say nothing to our users."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("LT_SILENT", "1")
-    warnings.filterwarnings("ignore", module="lightning")
-    yield
+def _as_it_was(device: torch.device) -> Iterator[None]:
+    """Within it Lightning is quiet; afterwards the process is as before.
+
+    Lightning announces hardware and hints that say nothing to our users. Every step seeds PyTorch's
+    random numbers, which may be the caller's too.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        at_level(logging.ERROR, "lightning.pytorch", "lightning.fabric"),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", module="lightning")
+        yield
 
 
 def _dataset(store: Store, settings: TrainSettings) -> UnpairedSlices:

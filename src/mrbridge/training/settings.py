@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mrbridge.bundle import Networks
 from mrbridge.data.augment import AugmentSettings
@@ -28,17 +28,14 @@ class TrainSettings(Settings):
         adversarial_weight: weight of the generators' adversarial loss.
         cycle_weight: weight of the cycle loss.
         identity_weight: weight of the identity loss; 0 leaves it out, and its share of the work.
-        supervision: `unpaired` uses no pair that the store knows of; `paired` learns from those
-            alone; `weak` from both.
+        supervision: `unpaired` uses no pair that the store knows of; `paired` learns only
+            from those; `weak` from both.
         find_pairs: look for slices of both contrasts that show the same anatomy though nobody said
             so, and learn from them as pairs (`data.pairs`).
         paired_weight: weight of the loss on pairs. The unpaired losses count for the slices that
             have no partner: where all have one, they are left out.
         back_translation_weight: weight of the loss on syntheses of real slices, which the other
             generator shall turn into those slices again; 0 leaves it out.
-        structure_weight: of the structure loss (1 - SSIM) beside every absolute difference from a
-            known answer, identity and cycle excepted; no preset has it, since it did not
-            pay (docs/explanation/quality.md).
         simulated_weight: weight of the paired loss on simulated subjects (`data.simulated`), which
             tell the generators from the first step what becomes of each tissue; 0 simulates none.
         simulated_subjects: how many subjects are simulated.
@@ -62,7 +59,7 @@ class TrainSettings(Settings):
         augment: random changes to training slices.
         precision: `auto` takes bfloat16 where the processor is fast at it.
         compile: `on` compiles the networks (`torch.compile`; on CUDA with CUDA graphs), `off` does
-            not; `auto` does on CUDA, where the training is long enough to pay for it. On a CPU it
+            not; `auto` does on CUDA (experimental), where the training is long enough. On a CPU it
             takes minutes, and PyTorch's convolutions instead of our own.
         validate_every: epochs between validations (each also draws a sample sheet, writes a
             checkpoint and, if the scores are the best so far, the bundle).
@@ -87,7 +84,6 @@ class TrainSettings(Settings):
     find_pairs: bool = False
     paired_weight: float = Field(default=10.0, ge=0)
     back_translation_weight: float = Field(default=0.0, ge=0)
-    structure_weight: float = Field(default=0.0, ge=0)
     simulated_weight: float = Field(default=0.0, ge=0)
     simulated_subjects: int = Field(default=8, ge=1)
     beginning_share: float = Field(default=0.0, ge=0, lt=1)
@@ -113,6 +109,16 @@ class TrainSettings(Settings):
     patience: int | None = Field(default=None, ge=1)
     sample_slices: int = Field(default=4, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_structure_loss(cls, values: object) -> object:
+        """Settings of older runs name the weight of a loss that is gone: 0 in every preset."""
+        if not isinstance(values, Mapping) or "structure_weight" not in values:
+            return values
+        if values["structure_weight"] != 0:
+            raise ValueError("the structure loss was removed: 'structure_weight' can only be 0")
+        return {key: value for key, value in values.items() if key != "structure_weight"}
 
     @field_validator("compile", mode="before")
     @classmethod

@@ -21,6 +21,7 @@ import torch
 
 from mrbridge import console
 from mrbridge.errors import Interrupted, MrbridgeError
+from mrbridge.hardware import keep_memory
 from mrbridge.training.ranks import MEETING
 from mrbridge.training.run import Run, train
 
@@ -111,6 +112,7 @@ def _take_part(
         torch.set_num_threads(max(1, torch.get_num_threads() // int(place["WORLD_SIZE"])))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    keep_memory()
     console.set_up()
     console.listen(said.quiet or place["RANK"] != "0", said.verbose, said.json)
     try:

@@ -49,7 +49,7 @@ def train(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Train a CycleGAN. RUN/bundle is ready at any time from the first validation on."""
+    """Train a translation model. RUN/bundle is ready at any time from the first validation on."""
     from mrbridge.training.names import check_preset, is_follower, refuse_foreign, refuse_url
 
     refuse_url(out)
@@ -71,6 +71,7 @@ def train(
 
     opened = Store.open(store)
     with quick_imports():
+        from mrbridge.hardware import keep_memory
         from mrbridge.training.run import train as run
         from mrbridge.training.settings import resolve
 
@@ -80,6 +81,7 @@ def train(
         given: dict[str, Any] = {"resume": True, "changes": changes}
     else:
         given = {"settings": resolve(preset, changes)} | ({} if start is None else {"start": start})
+    keep_memory()
     if devices > 1:
         from mrbridge.training.together import train_together
 

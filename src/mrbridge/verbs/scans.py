@@ -43,7 +43,9 @@ def demo(
     must_be_new(out)
     with quick_imports():
         from mrbridge.demo import run_demo
+        from mrbridge.hardware import keep_memory
 
+    keep_memory()
     summary = run_demo(out, minutes=minutes, seed=seed)
     answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
 
@@ -98,8 +100,8 @@ def prepare(
     brain: Annotated[
         str | None,
         typer.Option(
-            help="Leave the brain alone, all else becomes 0: none, auto, hd-bet (the program) or "
-            "mask (yours) [none]."
+            help="Skull-strip: keep only the brain, set everything else to 0. One of none, auto, "
+            "hd-bet (the program) or mask (yours) [none]."
         ),
     ] = None,
     brain_mask: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mrbridge.bundle import Bundle
-from mrbridge.hardware import fast_bfloat16, keep_memory
+from mrbridge.hardware import fast_bfloat16
 from mrbridge.inference.engines import Stack, in_batches
 from mrbridge.networks import Generator, unchanged_weights
 
@@ -20,7 +20,6 @@ class TorchEngine:
         self.multiple = int(network.multiple)
         self._network = network.to(device)
         self._device = device
-        keep_memory()
 
     def run(self, slices: Stack, precise: bool = False) -> Stack:
         """See `Engine.run`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
@@ -28,6 +27,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from mrbridge.errors import InputError
 from mrbridge.io.formats import starts_as_dicom, walk
 from mrbridge.io.transfer import fetch
+from mrbridge.quiet import Shared, without_warnings
 
 MAX_FILES = 200_000
 """The most files that are looked through; more is no study."""
@@ -150,19 +150,21 @@ def damaged(file: DicomFile, what: str = "is damaged or truncated") -> InputErro
 
 
 @contextmanager
-def calm() -> Iterator[None]:
-    """Keep pydicom from telling of odd values: its words may hold a patient's data."""
+def _calm() -> Iterator[None]:
     settings, logger = config.settings, logging.getLogger("pydicom")
     before = settings.reading_validation_mode, settings.writing_validation_mode
     settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
     was_silent, logger.disabled = logger.disabled, True
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             yield
     finally:
         settings.reading_validation_mode, settings.writing_validation_mode = before
         logger.disabled = was_silent
+
+
+calm = Shared(_calm)
+"""Keeps pydicom from telling of odd values: its words may hold a patient's data."""
 
 
 def find_files(
@@ -172,7 +174,7 @@ def find_files(
 
     Args:
         path: the folder, zip or file.
-        only: names of files in it (`DicomFile.below`) that are wanted alone; none means all.
+        only: names of files in it (`DicomFile.below`) that are wanted; none means all.
 
     Yields:
         Each file, and why it is no DICOM file where its first bytes or its name say so.
@@ -235,7 +237,7 @@ def _named_in_folder(root: Path, only: Collection[str]) -> Iterator[DicomFile]:
     for name in sorted(only):
         path = root / name
         if not path.is_file():
-            raise InputError("is gone", path=path, remedy="Leave the folder alone meanwhile.")
+            raise InputError("is gone", path=path, remedy="Do not change the folder meanwhile.")
         yield DicomFile(path, path.stat().st_size)
 
 

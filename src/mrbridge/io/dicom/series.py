@@ -135,11 +135,11 @@ class Listing:
 
 @calm()
 def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
-    """List the series of a folder, a zip or a file, from headers alone.
+    """List the series of a folder, a zip or a file, from headers only.
 
     Args:
         path: the folder, zip or file.
-        only: names of files in it that are looked at alone; none means all.
+        only: names of files in it to look at; none means all.
 
     Raises:
         InputError: the path does not exist, or is a zip that cannot or should not be opened.
@@ -260,7 +260,7 @@ def _pools(
 
 def _named(listing: Listing, named: str, *, force: bool) -> Series:
     fitting = [one for one in listing.series if named in (one.label, one.uid, one.selector)]
-    # The number alone means all echoes of a series.
+    # The number without an echo means all echoes of a series.
     fitting = fitting or [one for one in listing.series if named == str(one.number)]
     if len(fitting) > 1:  # magnitude and phase images of one series bear one number
         fitting = [one for one in fitting if one.is_image] or fitting

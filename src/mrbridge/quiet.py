@@ -1,0 +1,67 @@
+"""Keeps other libraries quiet for a while, and the process as it was afterwards."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from threading import Lock
+
+
+class Shared:
+    """A change of global state that several threads make at the same time.
+
+    `warnings.catch_warnings` and the like put back what they found. Where threads overlap, that is
+    what another thread had set, and it stays. Here the first thread makes the change, and the last
+    one undoes it. Call it for the context manager.
+
+    Args:
+        change: gives the context manager that makes the change and undoes it.
+    """
+
+    def __init__(self, change: Callable[[], AbstractContextManager[object]]) -> None:
+        self._change = change
+        self._lock = Lock()
+        self._inside = 0
+        self._undo = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Within it the change holds."""
+        with self._lock:
+            if not self._inside:
+                self._undo.enter_context(self._change())
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._undo.close()
+
+
+@contextmanager
+def _ignoring() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+without_warnings = Shared(_ignoring)
+"""Within `without_warnings()`, no warning is shown, of any thread."""
+
+
+@contextmanager
+def at_level(level: int, *names: str) -> Iterator[None]:
+    """Within it, these loggers and those below them drop messages below `level`."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, kept in zip(loggers, before, strict=True):
+            logger.setLevel(kept)
