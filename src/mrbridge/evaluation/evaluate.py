@@ -28,6 +28,7 @@ from mrbridge.evaluation.scoring import (
 )
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Scored
+from mrbridge.io.bids import log_left_out
 from mrbridge.io.places import here
 from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.io.transfer import remove
@@ -105,6 +106,7 @@ def evaluate(
             remedy="Give pairs, with or without a model, or true and synthetic scans.",
         )
     mode, cases, left_out = _what_to_score(found, both)
+    log_left_out([(Path(name), reason) for name, reason in left_out], Path())
     if mask is not None:
         cases = give_masks(cases, mask)
     elif settings.mask != "brain":

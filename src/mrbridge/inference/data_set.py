@@ -25,7 +25,7 @@ from mrbridge.inference.integers import Rounding
 from mrbridge.inference.source_facts import skull_stripped, still_true
 from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import write
-from mrbridge.io.bids import FoundScans, Scan, find_scans
+from mrbridge.io.bids import FoundScans, Scan, find_scans, log_left_out, prefer_raw, why_left_out
 from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_selection import Selection
 from mrbridge.io.names import derivative_name, parse_name
@@ -113,6 +113,7 @@ def translate_data_set(
     """
     check_place(plan.root, plan.out)
     found = _find(plan)
+    log_left_out(found.ignored, plan.root)
     describe(plan.root, plan.out)
     done: list[Outcome] = []
     taken: set[Path] = set()
@@ -175,7 +176,8 @@ def _find(plan: Plan) -> FoundScans:
         InputError: there are none.
     """
     taken, made = plan.contrasts
-    everything = find_scans(plan.root, taken, made)
+    datatypes = plan.selection.datatypes(taken)
+    everything = find_scans(plan.root, taken, made, datatypes=datatypes, raw_first=False)
     found = FoundScans(
         [scan for scan in everything.scans if scan.contrast == taken],
         everything.ignored
@@ -189,7 +191,7 @@ def _find(plan: Plan) -> FoundScans:
         others = len(everything.scans)
         remedy = f"To make {taken} from its {others} {made} scans, say --to {taken}."
         raise InputError(
-            f"holds no {taken} scan to make {made} from",
+            f"holds no {taken} scan to make {made} from{why_left_out(everything.ignored)}",
             path=plan.root,
             remedy=remedy if others else "Name a BIDS data set with scans of this contrast.",
         )
@@ -201,7 +203,7 @@ def _find(plan: Plan) -> FoundScans:
             remedy="Look at the participants, the sessions and the filter file.",
         )
     _warn_of_gaps(plan, chosen)
-    return chosen
+    return prefer_raw(chosen)
 
 
 def _warn_of_gaps(plan: Plan, chosen: FoundScans) -> None:
@@ -234,8 +236,6 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
     sweep(output.parent)
     if is_taken:
         raise OutputError(f"{output.name} is made of another scan already", path=scan.path)
-    if scan.path.is_symlink() and not scan.path.exists():
-        raise InputError("its content is not here", path=scan.path, remedy="Run: datalad get.")
     made_of = fingerprint(scan.path, plan.bundle.hash, plan.options)
     other = difference(output, made_of)
     metadata = read_metadata(scan.path, plan.root)

@@ -15,9 +15,17 @@ from mrbridge.inference.derivatives import REPORT
 from mrbridge.inference.job import Job, SentJob, Translation, translate_file
 from mrbridge.inference.synthesis import sidecar_path
 from mrbridge.io import FORMATS, is_readable
+from mrbridge.io.bids import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
 from mrbridge.io.formats import is_picture
-from mrbridge.io.names import derivative_name, guess_contrast, natural_key, parse_name
+from mrbridge.io.names import (
+    derivative_name,
+    guess_contrast,
+    guess_subject,
+    natural_key,
+    parse_name,
+)
 from mrbridge.io.safety import sha256_of, sweep, write_json
+from mrbridge.io.transfer import fetch
 from mrbridge.scale import Workers, map_scans
 
 log = logging.getLogger(__name__)
@@ -37,6 +45,7 @@ def translate_folder(job: Job, folder: Path, out: Path, workers: Workers) -> lis
             "is the name of a file, but the input is a folder", path=out, remedy="Name a folder."
         )
     chosen, ignored = _choose(job, folder, out)
+    log_left_out(ignored, folder)
     items: list[_Item] = []
     taken: set[Path] = set()  # sidecars: those of `a.nii` and `a.nii.gz` are one
     for path in chosen:
@@ -86,12 +95,15 @@ def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[P
     below = folder.resolve() in results.parents  # else what is there may be what was named
     paths = [
         p
-        for p in sorted((p for p in folder.rglob("*") if p.is_file()), key=natural_key)
-        if not (below and p.resolve().is_relative_to(results))
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        for p in sorted(folder.rglob("*"), key=natural_key)
+        if (p.is_file() or (p.is_symlink() and not p.exists()))
+        and not (below and p.parent.resolve().is_relative_to(results))
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts[:-1])
     ]
+    ignored = [(p, "is hidden") for p in paths if p.name.startswith(".") and is_readable(p)]
+    paths = [p for p in paths if not p.name.startswith(".")]
     images = [p for p in paths if is_readable(p)]
-    ignored = [(p, "not an image that mrbridge reads") for p in paths if not is_readable(p)]
+    ignored += [(p, "not an image that mrbridge reads") for p in paths if not is_readable(p)]
     bundle = job.translator.bundle
     wanted = bundle.source if job.to in (None, bundle.target) else bundle.target
     known = {p: _contrast_below(folder, p) for p in images}
@@ -101,7 +113,8 @@ def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[P
         chosen = [p for p in images if known[p] == bundle.target]
     if not chosen:
         raise InputError(
-            f"holds no {wanted} scan among {len(images)} images",
+            f"holds no {wanted} scan among {len(images)} images"
+            + why_left_out([(p, f"is {known[p]}") for p in images]),
             path=folder,
             remedy="Name a folder of scans, and the contrast to make with --to.",
         )
@@ -110,7 +123,13 @@ def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[P
         for p in images
         if p not in set(chosen)
     ]
-    return chosen, ignored
+    found = prefer_raw(FoundScans([_scan(folder, p, known[p] or wanted) for p in chosen], ignored))
+    return [scan.path for scan in found.scans], found.ignored
+
+
+def _scan(folder: Path, path: Path, contrast: str) -> Scan:
+    subject, session = guess_subject(path.relative_to(folder), picture=is_picture(path))
+    return Scan(path, subject, session, contrast, path.name)
 
 
 def _contrast_below(folder: Path, path: Path) -> str | None:
@@ -131,6 +150,7 @@ def output_file(job: Job, path: Path, out: Path) -> Path:
         InputError: the file does not exist.
         OutputError: `out` is the name of something else than a scan.
     """
+    fetch(path)
     if not path.exists():
         raise InputError("does not exist", path=path, remedy="Check the name.")
     if out.is_dir() or not out.suffix:
