@@ -25,7 +25,15 @@ from mrbridge.inference.integers import Rounding
 from mrbridge.inference.source_facts import skull_stripped, still_true
 from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import write
-from mrbridge.io.bids import FoundScans, Scan, find_scans, log_left_out, prefer_raw, why_left_out
+from mrbridge.io.bids import (
+    FoundScans,
+    Scan,
+    find_scans,
+    log_left_out,
+    outside,
+    prefer_raw,
+    why_left_out,
+)
 from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_selection import Selection
 from mrbridge.io.names import derivative_name, parse_name
@@ -203,7 +211,7 @@ def _find(plan: Plan) -> FoundScans:
             remedy="Look at the participants, the sessions and the filter file.",
         )
     _warn_of_gaps(plan, chosen)
-    return prefer_raw(chosen)
+    return outside(prefer_raw(chosen), plan.out)
 
 
 def _warn_of_gaps(plan: Plan, chosen: FoundScans) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "guess_contrast",
     "is_bids",
     "log_left_out",
+    "outside",
     "parse_name",
     "prefer_raw",
     "why_left_out",
@@ -181,6 +182,17 @@ def _oddity(item: tuple[Scan, BidsName]) -> tuple[bool, bool, int, str]:
     return not_fetched(scan.path) is not None, name.suffix != scan.contrast, place, scan.name
 
 
+def outside(found: FoundScans, out: Path) -> FoundScans:
+    """What was found, without what lies in or around a folder of results."""
+    place = out.resolve()
+
+    def is_result(path: Path) -> bool:
+        path = path.resolve()
+        return path == place or place in path.parents or path in place.parents
+
+    return FoundScans(found.scans, [item for item in found.ignored if not is_result(item[0])])
+
+
 def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) -> None:
     """Say what was left out, by reason: how many files, and one of them.
 
@@ -192,17 +204,17 @@ def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) 
     examples = {reason: path for path, reason in reversed(ignored)}
     for reason, count in counts.most_common(_REASONS):
         path = examples[reason]
-        such = ""
+        told = "1 file" if count == 1 else f"{count} files"
         if root is not None:
-            below = path.relative_to(root) if path.is_relative_to(root) else path
-            such = f", {'such as ' if count > 1 else ''}{shown(below)}"
-        log.info("left out: %d file%s: %s%s", count, "s" if count > 1 else "", reason, such)
+            below = shown(path.relative_to(root) if path.is_relative_to(root) else path)
+            told = below if count == 1 else f"{told}, such as {below}"
+        log.info("left out (%s): %s", reason, told)
     if len(counts) > _REASONS:
         log.info("left out for %d other reasons: see report.json", len(counts) - _REASONS)
 
 
 def why_left_out(ignored: Sequence[tuple[Path, str]]) -> str:
-    """The most common reasons, in brackets for an error's line; empty where nothing was left out."""
+    """The most common reasons, in brackets for the line of an error; empty without any."""
     counts = Counter(reason for _, reason in ignored).most_common(3)
     told = "; ".join(
         f"{count} file{'s' if count > 1 else ''}: {reason}" for reason, count in counts
@@ -222,7 +234,9 @@ def _found(
     allow_gaps: bool = False,
 ) -> FoundScans:
     for path in paths:
-        fetch(path)
+        error = not_fetched(path)
+        if error is not None:
+            raise error
         if not path.exists():
             raise InputError("does not exist", path=path, remedy="Check the path.")
     if len(paths) == 2 and all(path.is_dir() for path in paths):
@@ -251,7 +265,7 @@ def _found(
 
 
 def is_bids(folder: Path) -> bool:
-    """Whether a folder is a BIDS data set: it says so, or has BIDS names in `sub-*/[ses-*/]anat`."""
+    """Whether a folder is a BIDS data set: it says so, or has BIDS names in `sub-*/…/anat`."""
     description = folder / "dataset_description.json"
     if description.is_file() or description.is_symlink():
         return True
@@ -270,8 +284,7 @@ def _of_contrasts(found: FoundScans, contrasts: Sequence[str]) -> FoundScans:
 def _in_bids(root: Path, datatypes: Collection[str | None]) -> FoundScans:
     splits = _participant_splits(root / "participants.tsv")
     is_listed = _bidsignore(root / ".bidsignore")
-    above = [root / name for name in NOT_RAW if (root / name).is_dir()]
-    found = FoundScans([], [(folder, f"is in {folder.name}") for folder in above])
+    found = FoundScans([], list(_not_raw(root)))
     for path in _files(root, skipped=NOT_RAW):
         relative = path.relative_to(root)
         if not is_readable(path):
@@ -291,6 +304,15 @@ def _in_bids(root: Path, datatypes: Collection[str | None]) -> FoundScans:
         split = splits.get(subject)
         found.scans.append(Scan(path, subject, session, name.suffix, path.name, split))
     return found
+
+
+def _not_raw(root: Path) -> Iterator[tuple[Path, str]]:
+    """What lies in the folders of a data set that hold no raw scans, with the reason. Nobody looks
+    further into them: they may hold more files than all the rest."""
+    for folder in (root / name for name in NOT_RAW):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not path.name.startswith(".") and (path.is_dir() or is_readable(path)):
+                yield path, f"is in {folder.name}"
 
 
 def _canonical(name: BidsName | None) -> BidsName | None:

@@ -66,9 +66,9 @@ def walk(root: Path, *, links: bool = False) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
-            if not name.startswith(".") and not is_temporary(path):
-                if path.is_file() or (links and path.is_symlink()):
-                    yield path
+            is_there = path.is_file() or (links and path.is_symlink())
+            if is_there and not name.startswith(".") and not is_temporary(path):
+                yield path
 
 
 def _has_magic(path: Path) -> bool:

@@ -15,6 +15,7 @@ from mrbridge.io.bids import (
     Scan,
     find_scans,
     log_left_out,
+    outside,
     parse_name,
     why_left_out,
 )
@@ -128,10 +129,7 @@ def prepare(
 def _find(
     source: str | Path | Sequence[str | Path], out: Path, settings: PrepareSettings
 ) -> FoundScans:
-    found = find_scans(source, settings.source, settings.target)
-    inside = out.resolve()
-    outside = [item for item in found.ignored if inside not in item[0].resolve().parents]
-    found = FoundScans(found.scans, outside)
+    found = outside(find_scans(source, settings.source, settings.target), out)
     present = Counter(scan.contrast for scan in found.scans)
     missing = [c for c in (settings.source, settings.target) if not present[c]]
     if missing:
