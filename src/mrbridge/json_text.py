@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 _MARKS = (
@@ -30,7 +31,8 @@ def decode(data: bytes) -> tuple[str, str]:
             return data.decode("utf-8-sig" if encoding == "utf-8" else encoding), encoding
     for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
         if data[first:200:2] and not any(data[first:200:2]):
-            return data.decode(encoding), "utf-16"
+            with suppress(UnicodeDecodeError):
+                return data.decode(encoding), "utf-16"
     if b"\0" in data:
         raise ValueError("it is not text")
     try:

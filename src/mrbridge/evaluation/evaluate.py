@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,11 +32,13 @@ from mrbridge.evaluation.summary import Scored
 from mrbridge.io.bids import log_left_out
 from mrbridge.io.places import here
 from mrbridge.io.safety import sweep, write_json, write_text
-from mrbridge.io.transfer import remove
+from mrbridge.io.transfer import not_fetched, remove
 from mrbridge.models import unnamed
 from mrbridge.scale import Workers, map_scans, reachable, stays_here
 
 __all__ = ["EvaluateSettings", "Evaluation", "evaluate"]
+
+log = logging.getLogger(__name__)
 
 _OURS = re.compile(r"_(slices|by-slice|by-case|joint-histogram)\.png$")
 
@@ -199,7 +202,7 @@ def _run(
         sampled = []
         for job, values in map_scans(sample_case, ready, workers=workers, label="reading pairs"):
             if isinstance(values, MrbridgeError):
-                failures.append((job.case.name, _reason(values)))
+                failures.append(_failure(job, values))
             else:
                 sampled.append((job, values))
         floors = fit_floors([job.case for job, _ in sampled], [values for _, values in sampled])
@@ -209,7 +212,7 @@ def _run(
     scored = []
     for job, found in map_scans(score_case, ready, workers=workers, label="scoring"):
         if isinstance(found, MrbridgeError):
-            failures.append((job.case.name, _reason(found)))
+            failures.append(_failure(job, found))
         else:
             scored.append(Scored(job.case, found, floor_on.get(job.case.name), job.placement))
     return scored, failures
@@ -220,7 +223,7 @@ def _placed(jobs: Sequence[Job], failures: list[tuple[str, str]], workers: Worke
     placed = []
     for job, found in map_scans(place_case, jobs, workers=workers, label="bringing pairs together"):
         if isinstance(found, MrbridgeError):
-            failures.append((job.case.name, _reason(found)))
+            failures.append(_failure(job, found))
         else:
             placed.append(replace(job, placement=found))
     return placed
@@ -239,9 +242,11 @@ def _with_figures(jobs: Sequence[Job], out: Path) -> list[Job]:
     return shown
 
 
-def _reason(error: MrbridgeError) -> str:
-    """Without the path, which may tell a name that a report must not tell."""
-    return f"{error.path.name} {error.what}" if error.path else error.what
+def _failure(job: Job, error: MrbridgeError) -> tuple[str, str]:
+    """Case and reason, without the path, which may tell a name that a report must not tell."""
+    if error.path is not None and not_fetched(error.path) is not None:
+        log.error("%s", error)  # with the command that fetches it
+    return job.case.name, f"{error.path.name} {error.what}" if error.path else error.what
 
 
 def _draw_overall(

@@ -25,7 +25,7 @@ from mrbridge.io.names import (
     parse_name,
 )
 from mrbridge.io.safety import sha256_of, sweep, write_json
-from mrbridge.io.transfer import fetch
+from mrbridge.io.transfer import fetch, not_fetched
 from mrbridge.scale import Workers, map_scans
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,10 @@ def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[P
     ignored = [(p, "is hidden") for p in paths if p.name.startswith(".") and is_readable(p)]
     paths = [p for p in paths if not p.name.startswith(".")]
     images = [p for p in paths if is_readable(p)]
-    ignored += [(p, "not an image that mrbridge reads") for p in paths if not is_readable(p)]
+    for p in paths:
+        if not is_readable(p):
+            missing = not_fetched(p)
+            ignored.append((p, missing.what if missing else "not an image that mrbridge reads"))
     bundle = job.translator.bundle
     wanted = bundle.source if job.to in (None, bundle.target) else bundle.target
     known = {p: _contrast_below(folder, p) for p in images}
@@ -114,7 +117,7 @@ def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[P
     if not chosen:
         raise InputError(
             f"holds no {wanted} scan among {len(images)} images"
-            + why_left_out([(p, f"is {known[p]}") for p in images]),
+            + why_left_out([*((p, f"is {known[p]}") for p in images), *ignored]),
             path=folder,
             remedy="Name a folder of scans, and the contrast to make with --to.",
         )
@@ -154,7 +157,7 @@ def output_file(job: Job, path: Path, out: Path) -> Path:
     if not path.exists():
         raise InputError("does not exist", path=path, remedy="Check the name.")
     if out.is_dir() or not out.suffix:
-        known = guess_contrast(Path(path.resolve().parent.name, path.name))
+        known = guess_contrast(Path(path.parent.resolve().name, path.name))
         return out / _name(path, job.contrast_of(known))
     if not is_readable(out):
         raise OutputError(

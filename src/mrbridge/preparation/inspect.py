@@ -229,7 +229,8 @@ def _file_item(file: Path, root: Path) -> Item:
     if shape is not None and len(shape) > 3:
         problem = f"holds {shape[3]} volumes; --volume chooses one"
     below = file.relative_to(root) if file.is_relative_to(root) else file.name
-    contrast = guess_contrast(Path(root.resolve().name, below))
+    folder = root if file != root else root.parent
+    contrast = guess_contrast(Path(folder.resolve().name, below if file != root else file.name))
     reason = "by its name" if contrast else "its name does not tell"
     kind = "picture" if is_picture(file) else "volume"
     return Item(_below(file, root), None, "", kind, contrast, reason, shape, spacing, 0, problem)

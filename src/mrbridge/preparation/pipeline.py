@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from mrbridge.io.bids import (
 from mrbridge.io.formats import is_picture
 from mrbridge.io.places import here
 from mrbridge.io.safety import sweep, write_json
-from mrbridge.io.transfer import release_when_done, remove
+from mrbridge.io.transfer import not_fetched, release_when_done, remove
 from mrbridge.preparation.brain import check_pattern, hd_bet_program, mask_path
 from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
 from mrbridge.preparation.job import Job, prepare_scan
@@ -45,6 +46,8 @@ from mrbridge.preparation.store import (
 from mrbridge.urls import shown
 
 __all__ = ["PrepareSettings", "Standard", "StandardSettings", "prepare", "standardise"]
+
+log = logging.getLogger(__name__)
 
 REPORT = "report.json"
 """In the store, beside the manifest: what was left out and what failed."""
@@ -96,6 +99,8 @@ def prepare(
         if isinstance(outcome, OutputError):
             raise outcome  # no fault of the scan, and the others would meet it too
         if isinstance(outcome, MrbridgeError):
+            if outcome.path is not None and not_fetched(outcome.path) is not None:
+                log.error("%s", outcome)  # with the command that fetches it
             failures.append(Remark(name=shown, reason=outcome.what))
         elif outcome is None:
             ignored.append(Remark(name=shown, reason="shows nothing"))
