@@ -84,7 +84,7 @@ def test_only_the_folders_of_raw_scans_count(tmp_path: Path) -> None:
     assert [(s.subject, s.session) for s in found.scans] == [("01", "1")]
     assert {str(p.relative_to(tmp_path)): reason for p, reason in found.ignored} == left_out
     asked = find_scans(tmp_path, datatypes=("extra_data", None))
-    assert [s.path.parent.name for s in asked.scans] == ["extra_data", "ses-1"]
+    assert [s.path.parent.name for s in asked.scans] == ["ses-1", "extra_data"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
@@ -100,7 +100,7 @@ def test_bidsignore(encoding: str, tmp_path: Path) -> None:
     else:
         found = find_scans(tmp_path)
     assert [scan.name for scan in found.scans] == [
-        f"sub-01_{name}.nii.gz" for name in ("acq-new_T1w", "T1w", "T2w")
+        f"sub-01_{name}.nii.gz" for name in ("T1w", "T2w", "acq-new_T1w")
     ]
     assert set(reasons(found).values()) == {"is listed in .bidsignore"}
 
@@ -112,9 +112,9 @@ def test_raw_before_derived(tmp_path: Path) -> None:
     make(tmp_path, "sub-02/anat/sub-02_desc-brain_T1w.nii.gz")
     found = find_scans(tmp_path)
     assert [scan.name for scan in found.scans] == [
-        "sub-01_acq-x_T1w.nii.gz",
         "sub-01_T1w.nii.gz",
         "sub-01_T2w.nii.gz",
+        "sub-01_acq-x_T1w.nii.gz",
         "sub-02_desc-brain_T1w.nii.gz",
     ]
     assert reasons(found) == {

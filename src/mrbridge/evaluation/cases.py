@@ -102,7 +102,7 @@ def find_pairs(pairs: str | Path | Sequence[str | Path], source: str, target: st
         pairs_of_group = list(_in_pairs(group, source, target))
         paired = {scan.path for scans in pairs_of_group for scan in scans}
         left_out += [
-            (scan.path.name, "its partner is not clear among several scans of its subject")
+            (scan.path.name, "another scan of its subject and contrast makes the pair")
             for scan in group
             if scan.path not in paired
         ]

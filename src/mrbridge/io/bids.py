@@ -274,11 +274,18 @@ def is_bids(folder: Path) -> bool:
 
 
 def _of_contrasts(found: FoundScans, contrasts: Sequence[str]) -> FoundScans:
-    scans = sorted(found.scans, key=lambda scan: names.natural_key(scan.path))
+    scans = sorted(found.scans, key=_order)
     ignored = list(found.ignored)
     ignored += [(s.path, f"is {s.contrast}") for s in scans if s.contrast not in contrasts]
     ignored.sort(key=lambda item: names.natural_key(item[0]))
     return FoundScans([scan for scan in scans if scan.contrast in contrasts], ignored)
+
+
+def _order(scan: Scan) -> tuple[object, ...]:
+    """In one folder the plain scan of a session stands before those with more in their names."""
+    name = parse_name(scan.path)
+    folder, own = names.natural_key(scan.path.parent), names.natural_key(scan.path.name)
+    return folder, 0 if name is None else len(name.entities), own
 
 
 def _in_bids(root: Path, datatypes: Collection[str | None]) -> FoundScans:
