@@ -89,7 +89,8 @@ def must_exist(
         MrbridgeError: of that kind.
     """
     must_be_here(path)
-    if not Path(path).exists():
+    # What is a link to nothing is told better by whoever reads it: it may be of a DataLad data set.
+    if not Path(path).exists() and not Path(path).is_symlink():
         raise kind("does not exist", path=path, remedy=remedy)
 
 

@@ -1,18 +1,58 @@
-"""JSON from elsewhere."""
+"""Text and JSON from elsewhere."""
 
 from __future__ import annotations
 
+import codecs
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
-def parse_json(text: str | bytes | bytearray) -> Any:
+
+def decode(data: bytes) -> tuple[str, str]:
+    """The text of a file, and its encoding: `utf-8`, `utf-16`, `utf-32` or `cp1252`.
+
+    A byte order mark decides. Without one, zeros in every second byte mean UTF-16; all else is
+    UTF-8, or where it is not, Windows-1252, the superset of Latin-1 that spreadsheets write.
+
+    Raises:
+        ValueError: it is not text.
+    """
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return data.decode("utf-8-sig" if encoding == "utf-8" else encoding), encoding
+    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if data[first:200:2] and not any(data[first:200:2]):
+            with suppress(UnicodeDecodeError):
+                return data.decode(encoding), "utf-16"
+    if b"\0" in data:
+        raise ValueError("it is not text")
+    try:
+        return data.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace"), "cp1252"
+
+
+def parse_json(text: str | bytes | bytearray, constant: Callable[[str], Any] | None = None) -> Any:
     """What a JSON text holds.
+
+    Args:
+        text: the text.
+        constant: what `NaN`, `Infinity` and `-Infinity` become, which JSON does not have; None
+            takes them as numbers.
 
     Raises:
         ValueError: it is no JSON, or is nested deeper than Python reads it.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=constant)
     except RecursionError:
         raise ValueError("nested too deep") from None

@@ -78,7 +78,7 @@ def test_translate_takes_of_a_folder_what_is_known_first(
     reasons = {row["source"]: row["reason"] for row in report["ignored"]}
     assert "contrast agent" in reasons["a_T1_KM.nii.gz"]
     assert "mask" in reasons["a_T1_seg.nii.gz"]
-    assert "unknown contrast" in reasons["a.nii.gz"]
+    assert "does not say which contrast" in reasons["a.nii.gz"]
 
 
 def test_translate_takes_the_unknown_only_where_nothing_is_known(

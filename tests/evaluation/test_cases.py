@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.studies import write_series
 
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.evaluation.cases import find_pairs, find_syntheses, partner, with_masks
 
 
@@ -54,6 +54,26 @@ class TestPairs:
         assert pairs_of(root) == {
             "sub-01": {"T1w": "sub-01_run-1_T1w.nii.gz", "T2w": "sub-01_T2w.nii.gz"}
         }
+        (left_out,) = find_pairs(root, "T1w", "T2w").left_out
+        assert left_out[0] == "sub-01_run-2_T1w.nii.gz"
+
+    def test_the_plain_scan_of_a_session_makes_the_pair(self, tmp_path):
+        names = ("acq-spine_T1w", "T1w", "desc-brain_T1w", "T2w")
+        root = touch(tmp_path, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in names))
+        assert pairs_of(root) == {
+            "sub-01": {"T1w": "sub-01_T1w.nii.gz", "T2w": "sub-01_T2w.nii.gz"}
+        }
+
+    def test_a_mask_that_is_not_fetched_is_not_used(self, tmp_path):
+        root = touch(tmp_path, *(f"sub-01/anat/sub-01_T{k}w.nii.gz" for k in (1, 2)))
+        mask = root / "derivatives/x/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+        mask.parent.mkdir(parents=True)
+        mask.symlink_to(".git/annex/objects/k")
+        with pytest.warns(
+            MrbridgeWarning, match=r"brain_mask\.nii\.gz: is not fetched.*datalad get"
+        ):
+            (case,) = find_pairs(root, "T1w", "T2w").cases
+        assert case.mask is None
 
     def test_runs_of_both_contrasts_are_paired_by_run(self, tmp_path):
         names = ("run-1_T1w", "run-1_T2w", "run-2_T1w", "run-2_T2w")

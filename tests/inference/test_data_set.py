@@ -15,7 +15,7 @@ import pytest
 
 from mrbridge import io
 from mrbridge.bundle import Bundle, load_bundle, save_bundle
-from mrbridge.errors import InputError, OutputError, SettingsError, SomeScansFailed
+from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError, SomeScansFailed
 from mrbridge.inference import translate as verb
 from mrbridge.inference.data_set import Plan, check_data_set
 from mrbridge.inference.job import Translation
@@ -395,12 +395,50 @@ class TestFaults:
     def test_two_scans_never_become_one(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path
     ) -> None:
-        shutil.copy(root / SCANS[0], root / SCANS[0].replace("run-1", "run-1_desc-denoised"))
-        shutil.copy(root / SCANS[0], root / SCANS[3].replace(".nii", ".nii.gz"))
-        with pytest.raises(SomeScansFailed, match="2 of 6"):
+        for desc in ("denoised", "smoothed"):
+            shutil.copy(root / SCANS[3], root / SCANS[3].replace("T1w", f"desc-{desc}_T1w"))
+        (root / SCANS[3]).unlink()
+        with pytest.raises(SomeScansFailed, match="1 of 5"):
             run(tiny_bundle, root, tmp_path / "out")
-        failed = read(tmp_path / "out/report.json")["failed"]
-        assert all("is made of another scan already" in row["error"] for row in failed)
+        (failed,) = read(tmp_path / "out/report.json")["failed"]
+        assert "is made of another scan already" in failed["error"]
+
+    def test_doubles_are_left_out_unless_asked_for(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        derived = SCANS[0].replace("run-1", "run-1_desc-denoised")
+        shutil.copy(root / SCANS[0], root / derived)
+        shutil.copy(root / SCANS[0], root / SCANS[3].replace(".nii", ".nii.gz"))
+        caplog.set_level("INFO", "mrbridge")
+        done = run(tiny_bundle, root, tmp_path / "out")
+        assert [item.error for item in done] == [None] * 4
+        ignored = {
+            row["source"]: row["reason"] for row in read(tmp_path / "out/report.json")["ignored"]
+        }
+        assert set(ignored) == {derived, SCANS[3], SCANS[4]}
+        assert f"left out (is derived (desc-denoised), and the raw scan is there): {derived}" in (
+            caplog.text
+        )
+        write(tmp_path / "f.json", t1w={"description": "denoised"})
+        (asked,) = run(tiny_bundle, root, tmp_path / "asked", bids_filter=tmp_path / "f.json")
+        assert asked.source == root / derived
+
+    def test_what_a_filter_file_asks_for_elsewhere(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        other = root / "sub-02/extra/sub-02_T1w.nii"
+        other.parent.mkdir()
+        shutil.copy(root / SCANS[3], other)
+        write(tmp_path / "f.json", t1w={"datatype": "extra"})
+        (done,) = run(tiny_bundle, root, tmp_path / "out", bids_filter=tmp_path / "f.json")
+        assert done.source == other
+
+    def test_a_session_that_only_names_tell(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        (root / SCANS[3]).rename(root / "sub-02/anat/sub-02_ses-9_T1w.nii")
+        (done,) = run(tiny_bundle, root, tmp_path / "out", sessions=["9"])
+        assert done.output.name == "sub-02_ses-9_desc-synth_T2w.nii"
 
     def test_content_that_was_not_fetched(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path
@@ -410,7 +448,7 @@ class TestFaults:
         with pytest.raises(SomeScansFailed):
             run(tiny_bundle, root, tmp_path / "out", participants=["02"])
         (failed,) = read(tmp_path / "out/report.json")["failed"]
-        assert failed["error"] == "its content is not here"
+        assert failed["error"] == "is not fetched (datalad get)"
 
     def test_what_says_that_it_is_synthetic(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path
@@ -422,12 +460,37 @@ class TestFaults:
         assert failed["error"] == "is synthetic already"
         run(tiny_bundle, root, tmp_path / "out", participants=["02"], force=True)
 
-    def test_a_broken_sidecar(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+    def test_a_broken_sidecar_stops_nothing(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
         (root / "sub-02/anat/sub-02_T1w.json").write_text("{")
-        with pytest.raises(SomeScansFailed):
+        with pytest.warns(MrbridgeWarning, match=r"sub-02_T1w\.json: is no JSON"):
             run(tiny_bundle, root, tmp_path / "out")
         report = read(tmp_path / "out/report.json")
-        assert (len(report["done"]), len(report["failed"])) == (3, 1)
+        assert (len(report["done"]), len(report["failed"])) == (4, 0)
+
+    def test_values_that_json_does_not_have(
+        self, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        (root / "sub-02/anat/sub-02_T1w.json").write_text(
+            '{"SkullStripped": NaN, "AnatomicalLandmarkCoordinates": {"AC": [NaN, 1, 2]}}'
+        )
+        with pytest.warns(MrbridgeWarning, match=r"sub-02_T1w\.json: holds NaN"):
+            run(tiny_bundle, root, tmp_path / "out", participants=["02"])
+        told = read(tmp_path / "out/sub-02/anat/sub-02_desc-synth_T2w.json")
+        assert told["AnatomicalLandmarkCoordinates"] == {"AC": [None, 1, 2]}
+
+    @pytest.mark.parametrize("text", [b"{", b"[]", '{"Name": "Zürich"}'.encode("latin-1")])
+    def test_a_broken_description_stops_only_where_it_would_be_rewritten(
+        self, text: bytes, tiny_bundle: Bundle, root: Path, tmp_path: Path
+    ) -> None:
+        (root / "dataset_description.json").write_bytes(text)
+        out = tmp_path / "out"
+        with pytest.warns(MrbridgeWarning, match=r"raw data/dataset_description\.json"):
+            run(tiny_bundle, root, out, participants=["02"])
+        (out / "dataset_description.json").write_bytes(b"{")
+        with pytest.raises(InputError, match=r"out/dataset_description\.json: is no JSON"):
+            run(tiny_bundle, root, out, participants=["02"])
 
     def test_places_that_are_refused(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
         before = tree(tmp_path)

@@ -355,12 +355,56 @@ class TestFolders:
     def test_two_scans_never_become_one_file(
         self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
     ) -> None:
-        shutil.copy(scan, scan.with_name("sub-06_run-2_desc-denoised_T1w.nii.gz"))
+        for desc in ("denoised", "smoothed"):
+            shutil.copy(scan, scan.with_name(f"sub-06_run-2_desc-{desc}_T1w.nii.gz"))
+        scan.unlink()
         with pytest.raises(SomeScansFailed):
             translate(tiny_bundle, scan.parent, tmp_path / "out", device="cpu")
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert len(report["done"]) == 1
         assert "made of another scan already" in report["failed"][0]["error"]
+
+    def test_raw_before_derived(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
+        shutil.copy(scan, scan.with_name("sub-06_run-2_desc-brain_T1w.nii.gz"))
+        (done,) = translate(tiny_bundle, scan.parent, tmp_path / "out", device="cpu")
+        assert done.source == scan
+        (left_out,) = json.loads((tmp_path / "out" / "report.json").read_text())["ignored"]
+        assert left_out["source"] == "sub-06_run-2_desc-brain_T1w.nii.gz"
+
+    def test_content_that_is_not_fetched(
+        self,
+        tiny_bundle: Bundle,
+        scan: Path,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        pointers = {
+            "a_T1w.nii.gz": ("/annex/objects/MD5E-s83--00.nii.gz\n", "datalad get"),
+            "b_T1w.nii.gz": ("../.git/annex/objects/x/y/k/k", "datalad get"),
+            "c_T1w.nii.gz": (
+                "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+                "git lfs pull",
+            ),
+            "d e_T1w.nii.gz": ("", "datalad get"),
+        }
+        for name, (text, _) in pointers.items():
+            scan.with_name(name).write_text(text)
+        linked = scan.with_name("d e_T1w.nii.gz")
+        linked.unlink()
+        linked.symlink_to("../.git/annex/objects/x/y/k/k")
+        with pytest.raises(SomeScansFailed, match="4 of 5") as caught:
+            translate(tiny_bundle, scan.parent, tmp_path / "out", device="cpu")
+        assert sum(item.output is not None for item in caught.value.result) == 1
+        assert f"Run: datalad get '{linked}'" in caplog.text
+        failed = json.loads((tmp_path / "out" / "report.json").read_text())["failed"]
+        told = {row["source"]: row["error"] for row in failed}
+        assert told == {n: f"is not fetched ({command})" for n, (_, command) in pointers.items()}
+        for name, (_, command) in pointers.items():
+            with pytest.raises(InputError, match=rf"is not fetched.*Run: {command}"):
+                translate(tiny_bundle, scan.with_name(name), tmp_path / "x.nii.gz", device="cpu")
+        scan.with_name("f_T1w.nii.gz").symlink_to("nowhere.nii.gz")
+        with pytest.raises(InputError, match="is a link to a file that does not exist"):
+            translate(tiny_bundle, scan.with_name("f_T1w.nii.gz"), tmp_path / "x", device="cpu")
 
     def test_refusals(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="the input itself"):

@@ -39,8 +39,8 @@ def test_a_bids_data_set(tmp_path: Path) -> None:
         "sub-9/ses-a/anat/notes.pdf",
         "sub-9/ses-a/anat/sub-9_ses-a_desc-synth_T1w.nii.gz",
         "derivatives/x/sub-10_T2w.nii.gz",
-        "sourcedata/sub-10_T2w.nii.gz",
-        "code/sub-10_T2w.nii.gz",
+        "sourcedata/sub-11_T2w.nii.gz",
+        "code/run.py",
     )
     (tmp_path / "participants.tsv").write_text(
         "participant_id\tsplit\nsub-10\ttrain\nsub-9\tvalidation\n"
@@ -56,8 +56,167 @@ def test_a_bids_data_set(tmp_path: Path) -> None:
         "sub-9_ses-a_task-rest_bold.nii.gz",
         "sub-9_ses-a_desc-synth_T1w.nii.gz",
         "notes.pdf",
+        "x",
+        "sub-11_T2w.nii.gz",
     }
+    assert reasons(found)["x"] == "is in derivatives"
     assert "synthetic" in reasons(found)["sub-9_ses-a_desc-synth_T1w.nii.gz"]
+
+
+def test_only_the_folders_of_raw_scans_count(tmp_path: Path) -> None:
+    left_out = {
+        "sub-01/derivatives/tool/sub-01/anat/sub-01_T1w.nii.gz": "is in derivatives",
+        "sub-01/ses-1/sourcedata/sub-01_ses-1_T1w.nii.gz": "is in sourcedata",
+        "sub-01/ses-1/code/anat/sub-01_ses-1_T1w.nii.gz": "is in code",
+        "rawdata_backup/sub-01/anat/sub-01_T1w.nii.gz": "is not in sub-*/anat or sub-*/ses-*/anat",
+        "sub-01/ses-1/anat/old/sub-01_ses-1_T1w.nii.gz": "is not in sub-*/anat or sub-*/ses-*/anat",
+        "sub-01_T1w.nii.gz": "is not in sub-*/anat or sub-*/ses-*/anat",
+        "sub-01/ses-1/extra_data/sub-01_ses-1_T1w.nii.gz": "is in extra_data, not in anat",
+        "sub-01/ses-1/sub-01_ses-1_T1w.nii.gz": "is in no folder, not in anat",
+        "sub-01_old/anat/sub-01_T1w.nii.gz": "names another subject than its folder",
+        "sub-04/anat/sub-004_T1w.nii.gz": "names another subject than its folder",
+        "sub-01/ses-1/anat/sub-01_ses-2_T1w.nii.gz": "names another session than its folder",
+    }
+    make(tmp_path, "dataset_description.json", "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz")
+    make(tmp_path, *left_out)
+    found = find_scans(tmp_path)
+    assert [(s.subject, s.session) for s in found.scans] == [("01", "1")]
+    assert {str(p.relative_to(tmp_path)): reason for p, reason in found.ignored} == left_out
+    asked = find_scans(tmp_path, datatypes=("extra_data", None))
+    assert [s.path.parent.name for s in asked.scans] == ["ses-1", "extra_data"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+def test_bidsignore(encoding: str, tmp_path: Path) -> None:
+    names = ["T1w", "acq-spine_T1w", "acq-new_T1w", "run-2_T1w", "T2w"]
+    make(tmp_path, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in names))
+    make(tmp_path, "sub-02/anat/sub-02_T1w.nii.gz")
+    lines = ["# Rücken", "*_acq-*", "!*_acq-new_*", "/sub-02/", "sub-01/**/*run-2*", ""]
+    (tmp_path / ".bidsignore").write_bytes("\r\n".join(lines).encode(encoding))
+    if encoding == "latin-1":
+        with pytest.warns(MrbridgeWarning, match=r"\.bidsignore: is not UTF-8"):
+            found = find_scans(tmp_path)
+    else:
+        found = find_scans(tmp_path)
+    assert [scan.name for scan in found.scans] == [
+        f"sub-01_{name}.nii.gz" for name in ("T1w", "T2w", "acq-new_T1w")
+    ]
+    assert set(reasons(found).values()) == {"is listed in .bidsignore"}
+
+
+def test_raw_before_derived(tmp_path: Path) -> None:
+    folder = "sub-01/anat/sub-01"
+    make(tmp_path, f"{folder}_T1w.nii.gz", f"{folder}_acq-x_T1w.nii.gz", f"{folder}_T2w.nii.gz")
+    make(tmp_path, f"{folder}_desc-brain_T1w.nii.gz", f"{folder}_space-MNI_T1w.nii.gz")
+    make(tmp_path, "sub-02/anat/sub-02_desc-brain_T1w.nii.gz")
+    found = find_scans(tmp_path)
+    assert [scan.name for scan in found.scans] == [
+        "sub-01_T1w.nii.gz",
+        "sub-01_T2w.nii.gz",
+        "sub-01_acq-x_T1w.nii.gz",
+        "sub-02_desc-brain_T1w.nii.gz",
+    ]
+    assert reasons(found) == {
+        "sub-01_desc-brain_T1w.nii.gz": "is derived (desc-brain), and the raw scan is there",
+        "sub-01_space-MNI_T1w.nii.gz": "is derived (space-MNI), and the raw scan is there",
+    }
+
+
+def test_preprocessed_scans_of_derivatives(tmp_path: Path) -> None:
+    folder = "sub-01/anat/sub-01"
+    names = [
+        *(f"{c}w" for c in ("desc-preproc_T1", "space-MNI_res-2_desc-preproc_T1", "desc-brain_T1")),
+        *("desc-brain_mask", "label-GM_probseg", "desc-preproc_T2w"),
+    ]
+    root = tmp_path / "derivatives" / "fmriprep"
+    make(root, *(f"{folder}_{name}.nii.gz" for name in names))
+    (root / "dataset_description.json").write_text('{"DatasetType": "derivative"}')
+    found = find_scans(root)
+    assert [scan.name.partition("_")[2] for scan in found.scans] == [
+        "desc-preproc_T1w.nii.gz",
+        "desc-preproc_T2w.nii.gz",
+        "space-MNI_res-2_desc-preproc_T1w.nii.gz",
+    ]
+    assert "desc-preproc is there" in reasons(found)["sub-01_desc-brain_T1w.nii.gz"]
+
+
+def test_one_scan_in_several_spellings_is_one_scan(tmp_path: Path) -> None:
+    make(tmp_path, *(f"sub-01/anat/sub-01_{n}" for n in ("T1W.nii.gz", "T1w.nii", "T1w.png")))
+    make(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-02/anat/sub-02_t2W.nii.gz")
+    make(tmp_path, "sub-03/anat/sub-03_T1w.nii")
+    (tmp_path / "sub-03/anat/sub-03_T1w.nii.gz").symlink_to(".git/annex/objects/k")
+    found = find_scans(tmp_path)
+    assert [(scan.name, scan.contrast) for scan in found.scans] == [
+        ("sub-01_T1w.nii.gz", "T1w"),
+        ("sub-02_t2W.nii.gz", "T2w"),
+        ("sub-03_T1w.nii", "T1w"),
+    ]
+    assert set(reasons(found).values()) == {"is the same scan in another format or spelling"}
+    assert len(found.ignored) == 4
+
+
+def test_sessions_of_names_or_folders(tmp_path: Path) -> None:
+    make(tmp_path, "sub-01/anat/sub-01_ses-1_T1w.nii.gz", "sub-01/anat/sub-01_ses-2_T1w.nii.gz")
+    make(tmp_path, "sub-02/ses-1/anat/sub-02_T1w.nii.gz", "sub-02/ses-2/anat/sub-02_T1w.nii.gz")
+    found = find_scans(tmp_path)
+    sessions = [(scan.subject, scan.session) for scan in found.scans]
+    assert sessions == [("01", "1"), ("01", "2"), ("02", "1"), ("02", "2")]
+
+
+def test_linked_folders_are_followed_and_circles_are_not(tmp_path: Path) -> None:
+    make(tmp_path / "disk", "anat/sub-01_T1w.nii.gz")
+    root = make(tmp_path / "bids", "dataset_description.json")
+    (root / "sub-01").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "up").symlink_to(root)
+    assert told(find_scans(root)) == [("01", None, "T1w", "sub-01_T1w.nii.gz")]
+
+
+@pytest.mark.parametrize(
+    ("data", "splits", "warning"),
+    [
+        ("participant_id\tsite\tsplit\nsub-01\tZürich\ttest\n".encode("latin-1"), "test", "cp1252"),
+        ("participant_id\tsite\tsplit\nsub-01\tZürich\ttest\n".encode("utf-16"), "test", "utf-16"),
+        ("participant_id\tsplit\nsub-01\ttest\n".encode("utf-16-le"), "test", "utf-16"),
+        ("participant_id\tsplit\nsub-01\ttest\n".encode("utf-8-sig"), "test", None),
+        (b"\x00\x01\x02participant_id\xff\x00", None, "not used"),
+    ],
+)
+def test_participants_in_any_encoding(
+    data: bytes, splits: str | None, warning: str | None, tmp_path: Path
+) -> None:
+    make(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
+    (tmp_path / "participants.tsv").write_bytes(data)
+    if warning is None:
+        found = find_scans(tmp_path)
+    else:
+        with pytest.warns(MrbridgeWarning, match=rf"participants\.tsv: .*{warning}"):
+            found = find_scans(tmp_path)
+    assert [scan.split for scan in found.scans] == [splits]
+
+
+def test_participants_that_are_not_fetched(tmp_path: Path) -> None:
+    make(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
+    (tmp_path / "participants.tsv").symlink_to(".git/annex/objects/k")
+    with pytest.warns(MrbridgeWarning, match=r"not fetched \(datalad get\); its splits"):
+        assert len(find_scans(tmp_path).scans) == 1
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-be"])
+def test_a_table_in_another_encoding(encoding: str, tmp_path: Path) -> None:
+    text = "subject;contrast;path\nMüller;T1w;Köln/scan.nii.gz\n"
+    (tmp_path / "scans.csv").write_bytes(text.encode(encoding))
+    with pytest.warns(MrbridgeWarning, match=r"scans\.csv: is not UTF-8"):
+        (scan,) = find_scans(tmp_path / "scans.csv").scans
+    assert (scan.subject, scan.path) == ("Müller", tmp_path / "Köln/scan.nii.gz")
+
+
+def test_a_table_that_is_not_text_or_not_fetched(tmp_path: Path) -> None:
+    (tmp_path / "scans.csv").write_bytes(b"PK\3\4\0\0\x14\xff" * 50)
+    with pytest.raises(InputError, match="not text"):
+        find_scans(tmp_path / "scans.csv")
+    (tmp_path / "gone.csv").symlink_to(".git/annex/objects/k")
+    with pytest.raises(InputError, match=r"gone\.csv: is not fetched.*datalad get .*gone\.csv"):
+        find_scans(tmp_path / "gone.csv")
 
 
 def test_a_nested_folder_with_strays(tmp_path: Path) -> None:
@@ -83,7 +242,9 @@ def test_folders_that_only_begin_like_bids(tmp_path: Path) -> None:
         ("sub-01", None, "T1w", "T1.nii.gz"),
         ("sub-01", None, "T2w", "T2.nii.gz"),
     ]
-    make(tmp_path, "sub-02/anat/sub-02_T1w.nii.gz")
+    make(tmp_path, "sub-02/sub-02_T1w.nii.gz", "sub-02/derivatives/anat/sub-02_T1w.nii.gz")
+    assert not is_bids(tmp_path)
+    make(tmp_path, "sub-02/ses-1/anat/sub-02_T1w.nii.gz")
     assert is_bids(tmp_path)
 
 

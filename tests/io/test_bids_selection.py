@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mrbridge.errors import InputError, SettingsError
+from mrbridge.errors import InputError, MrbridgeWarning, SettingsError
 from mrbridge.io.bids import find_scans
 from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_selection import select
@@ -133,8 +133,34 @@ class TestInheritance:
         (root.parent / "T1w.json").write_text('{"A": "outside"}')
         assert read_metadata(scan, root) == {"A": 1, "B": 2, "C": 3, "D": 4}
 
-    @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
-    def test_a_broken_sidecar_is_named(self, text: str, root: Path) -> None:
-        (root / "T1w.json").write_bytes(text.encode("latin-1"))
-        with pytest.raises(InputError, match=r"T1w\.json.*JSON"):
-            read_metadata(root / NAMES[0], root)
+    @pytest.mark.parametrize(
+        ("text", "warning"),
+        [
+            (b"{", "JSON"),
+            (b"[]", "JSON"),
+            (b'{"A": 1, "C": 3, }', "JSON"),
+            (b"\xff", "JSON"),
+            (b"\x00\x00\xff", "not text"),
+            (b'{"A": 1, "C": NaN}', "NaN"),
+            ('{"A": 1, "B": "Zürich"}'.encode("latin-1"), "not UTF-8"),
+            ('{"A": 1, "B": "Zürich"}'.encode("utf-16"), "not UTF-8"),
+        ],
+    )
+    def test_a_broken_sidecar_is_named_and_not_needed(
+        self, text: bytes, warning: str, root: Path
+    ) -> None:
+        (root / "T1w.json").write_text('{"A": 2, "D": 4}')
+        (root / "sub-01/ses-a/anat/sub-01_ses-a_T1w.json").write_bytes(text)
+        with pytest.warns(MrbridgeWarning, match=rf"sub-01_ses-a_T1w\.json: .*{warning}"):
+            told = read_metadata(root / NAMES[0], root)
+        if warning == "NaN":
+            assert told == {"A": 1, "C": None, "D": 4}
+        elif warning == "not UTF-8":
+            assert told == {"A": 1, "B": "Zürich", "D": 4}
+        else:
+            assert told == {"A": 2, "D": 4}
+
+    def test_a_sidecar_that_is_not_fetched(self, root: Path) -> None:
+        (root / "T1w.json").symlink_to(".git/annex/objects/k")
+        with pytest.warns(MrbridgeWarning, match=r"T1w\.json: is not fetched"):
+            assert read_metadata(root / NAMES[0], root) == {}

@@ -99,6 +99,28 @@ def test_a_store(small_store: Store) -> None:
     assert "8 of 8 scans can be used as they are: 4 T1w, 4 T2w" in found.words()
 
 
+def test_a_bids_data_set_of_which_a_part_is_fetched(
+    make_scan: Callable[..., Volume], tmp_path: Path
+) -> None:
+    root = tmp_path / "bids"
+    io.write(make_scan(6, "T1w"), root / "sub-01/anat/sub-01_T1w.nii.gz")
+    io.write(make_scan(6, "T1w"), root / "sub-01/derivatives/anat/sub-01_T1w.nii.gz")
+    linked, pointer = (root / f"sub-0{k}/anat/sub-0{k}_T1w.nii.gz" for k in (2, 3))
+    for path in (linked, pointer):
+        path.parent.mkdir(parents=True)
+    linked.symlink_to("../../.git/annex/objects/a/b/k/k")
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    found = inspect(root)
+    assert [item.problem for item in found.items] == [
+        None,
+        f"is not fetched (datalad get). Run: datalad get {linked}",
+        "is not fetched (git lfs pull). Run: git lfs pull",
+    ]
+    assert found.ignored == [("sub-01/derivatives/anat/sub-01_T1w.nii.gz", "is in derivatives")]
+    (item,) = inspect(linked).items
+    assert (item.contrast, item.problem) == ("T1w", found.items[1].problem)
+
+
 def test_a_table(make_scan: Callable[..., Volume], tmp_path: Path) -> None:
     io.write(make_scan(6, "T1w"), tmp_path / "one.nii.gz")
     table = tmp_path / "table.csv"

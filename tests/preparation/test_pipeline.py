@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -267,6 +269,34 @@ def test_scans_of_one_name_do_not_overwrite_each_other(tmp_path: Path, head: Hea
     assert len({r.data_sha256 for r in store.records()}) == 4
     for record in store.records():
         store.slices(record)
+
+
+def test_what_is_left_out_is_told_and_reported(
+    bids: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = bids(3)
+    scans = source / "sub-01" / "anat"
+    shutil.copy(scans / "sub-01_T1w.nii.gz", scans / "sub-01_desc-brain_T1w.nii.gz")
+    (source / "backup" / "anat").mkdir(parents=True)
+    shutil.copy(scans / "sub-01_T1w.nii.gz", source / "backup/anat/sub-01_T1w.nii.gz")
+    (source / "sub-03/anat/sub-03_T2w.nii.gz").unlink()
+    (source / "sub-03/anat/sub-03_T2w.nii.gz").symlink_to(".git/annex/objects/k")
+    caplog.set_level("INFO", "mrbridge")
+    with pytest.raises(SomeScansFailed, match="1 of 6 scans failed"):
+        prepare(source, tmp_path / "store")
+    assert "left out (is derived (desc-brain), and the raw scan is there): sub-01/" in caplog.text
+    assert re.search(r"Run: datalad get \S*sub-03_T2w\.nii\.gz", caplog.text)
+    report = json.loads((tmp_path / "store" / "report.json").read_text())
+    assert sorted(row["id"] for row in report["done"]) == [
+        f"sub-0{k}_T{c}w" for k, c in ((1, 1), (1, 2), (2, 1), (2, 2), (3, 1))
+    ]
+    assert report["failed"] == [
+        {"source": "sub-03/anat/sub-03_T2w.nii.gz", "error": "is not fetched (datalad get)"}
+    ]
+    assert {row["source"] for row in report["ignored"]} == {
+        "backup/anat/sub-01_T1w.nii.gz",
+        "sub-01/anat/sub-01_desc-brain_T1w.nii.gz",
+    }
 
 
 def test_the_store_may_lie_inside_its_source(bids: Maker) -> None:

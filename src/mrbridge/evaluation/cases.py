@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.bids import Scan, find_scans
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast, of_path
 from mrbridge.io.formats import is_picture, is_readable
 from mrbridge.io.names import guess_subject, natural_key, series_name
 from mrbridge.io.safety import suffix_of
+from mrbridge.io.transfer import not_fetched
 
 _SAYS_NOTHING = {"synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground"}
 
@@ -103,7 +105,14 @@ def find_pairs(
     singles: list[Case] = []
     by_name = False
     for group in _groups(found.scans).values():
-        for scans in _in_pairs(group, source, target):
+        pairs_of_group = list(_in_pairs(group, source, target))
+        paired = {scan.path for scans in pairs_of_group for scan in scans}
+        left_out += [
+            (scan.path.name, "another scan of its subject and contrast makes the pair")
+            for scan in group
+            if scan.path not in paired
+        ]
+        for scans in pairs_of_group:
             images = {scan.contrast: scan.path for scan in scans}
             case = _case_of(scans[0], images, masks)
             (cases if len(images) == 2 else singles).append(case)
@@ -251,7 +260,11 @@ def _brain_masks(root: Path) -> dict[tuple[str, str], Path]:
     masks: dict[tuple[str, str], Path] = {}
     for path in sorted(root.glob("derivatives/*/sub-*/**/*_desc-brain_mask.nii.gz")):
         name = parse_name(path)
-        if name is not None:
+        missing = not_fetched(path)
+        if missing is not None:
+            warnings.warn(f"{missing} Without it, this mask is not used.", MrbridgeWarning,
+                          stacklevel=2)  # fmt: skip
+        elif name is not None:
             masks.setdefault((name.entities["sub"], name.entities.get("ses", "")), path)
     return masks
 

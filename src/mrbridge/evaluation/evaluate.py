@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,9 +30,10 @@ from mrbridge.evaluation.scoring import (
 )
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Scored
+from mrbridge.io.bids import log_left_out
 from mrbridge.io.places import here
 from mrbridge.io.safety import sweep, write_json, write_text
-from mrbridge.io.transfer import remove
+from mrbridge.io.transfer import not_fetched, remove
 from mrbridge.models import unnamed
 from mrbridge.scale import Workers, map_scans, reachable
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from mrbridge.bundle import Bundle
 
 __all__ = ["EvaluateSettings", "Evaluation", "evaluate"]
+
+log = logging.getLogger(__name__)
 
 _OURS = re.compile(r"_(slices|by-slice|by-case|joint-histogram)\.png$")
 
@@ -108,6 +112,7 @@ def evaluate(
             remedy="Give pairs, with or without a model, or true and synthetic scans.",
         )
     mode, cases, left_out = _what_to_score(found, both)
+    log_left_out([(Path(name), reason) for name, reason in left_out], Path())
     if mask is not None:
         cases = give_masks(cases, mask)
     elif settings.mask != "brain":
@@ -200,7 +205,7 @@ def _run(
         sampled = []
         for job, values in map_scans(sample_case, ready, workers=workers, label="reading pairs"):
             if isinstance(values, MrbridgeError):
-                failures.append((job.case.name, _reason(values)))
+                failures.append(_failure(job, values))
             else:
                 sampled.append((job, values))
         floors = fit_floors([job.case for job, _ in sampled], [values for _, values in sampled])
@@ -210,7 +215,7 @@ def _run(
     scored = []
     for job, found in map_scans(score_case, ready, workers=workers, label="scoring"):
         if isinstance(found, MrbridgeError):
-            failures.append((job.case.name, _reason(found)))
+            failures.append(_failure(job, found))
         else:
             scored.append(Scored(job.case, found, floor_on.get(job.case.name), job.placement))
     return scored, failures
@@ -221,7 +226,7 @@ def _placed(jobs: Sequence[Job], failures: list[tuple[str, str]], workers: Worke
     placed = []
     for job, found in map_scans(place_case, jobs, workers=workers, label="bringing pairs together"):
         if isinstance(found, MrbridgeError):
-            failures.append((job.case.name, _reason(found)))
+            failures.append(_failure(job, found))
         else:
             placed.append(replace(job, placement=found))
     return placed
@@ -240,9 +245,11 @@ def _with_figures(jobs: Sequence[Job], out: Path) -> list[Job]:
     return shown
 
 
-def _reason(error: MrbridgeError) -> str:
-    """Without the path, which may tell a name that a report must not tell."""
-    return f"{error.path.name} {error.what}" if error.path else error.what
+def _failure(job: Job, error: MrbridgeError) -> tuple[str, str]:
+    """Case and reason, without the path, which may tell a name that a report must not tell."""
+    if error.path is not None and not_fetched(error.path) is not None:
+        log.error("%s", error)  # with the command that fetches it
+    return job.case.name, f"{error.path.name} {error.what}" if error.path else error.what
 
 
 def _draw_overall(

@@ -25,7 +25,15 @@ from mrbridge.inference.integers import Rounding
 from mrbridge.inference.source_facts import skull_stripped, still_true
 from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import write
-from mrbridge.io.bids import FoundScans, Scan, find_scans
+from mrbridge.io.bids import (
+    FoundScans,
+    Scan,
+    find_scans,
+    log_left_out,
+    outside,
+    prefer_raw,
+    why_left_out,
+)
 from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.bids_selection import Selection
@@ -115,6 +123,7 @@ def translate_data_set(
     """
     check_place(plan.root, plan.out)
     found = _find(plan)
+    log_left_out(found.ignored, plan.root)
     describe(plan.root, plan.out)
     done: list[Outcome] = []
     taken: set[Path] = set()
@@ -177,7 +186,14 @@ def _find(plan: Plan) -> FoundScans:
         InputError: there are none.
     """
     taken, made = plan.contrasts
-    everything = find_scans(plan.root, taken, made, force=plan.force)
+    everything = find_scans(
+        plan.root,
+        taken,
+        made,
+        datatypes=plan.selection.datatypes(taken),
+        raw_first=False,
+        force=plan.force,
+    )
     found = FoundScans(
         [scan for scan in everything.scans if scan.contrast == taken],
         everything.ignored
@@ -191,7 +207,7 @@ def _find(plan: Plan) -> FoundScans:
         others = len(everything.scans)
         remedy = f"To make {taken} from its {others} {made} scans, say --to {taken}."
         raise InputError(
-            f"holds no {taken} scan to make {made} from",
+            f"holds no {taken} scan to make {made} from{why_left_out(everything.ignored)}",
             path=plan.root,
             remedy=remedy if others else "Name a BIDS data set with scans of this contrast.",
         )
@@ -203,7 +219,7 @@ def _find(plan: Plan) -> FoundScans:
             remedy="Look at the participants, the sessions and the filter file.",
         )
     _warn_of_gaps(plan, chosen)
-    return chosen
+    return outside(prefer_raw(chosen), plan.out)
 
 
 def _warn_of_gaps(plan: Plan, chosen: FoundScans) -> None:
@@ -236,8 +252,6 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
     sweep(output.parent)
     if is_taken:
         raise OutputError(f"{output.name} is made of another scan already", path=scan.path)
-    if scan.path.is_symlink() and not scan.path.exists():
-        raise InputError("its content is not here", path=scan.path, remedy="Run: datalad get.")
     made_of = fingerprint(scan.path, plan.bundle.hash, plan.options)
     other = difference(output, made_of)
     metadata = read_metadata(scan.path, plan.root)

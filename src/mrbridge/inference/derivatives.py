@@ -86,10 +86,10 @@ def describe(root: Path, out: Path) -> None:
     """Write what a data set of derivatives says of itself; what a user added to it stays.
 
     Raises:
-        InputError: the source data set's description is no JSON.
+        InputError: what it says already is no JSON.
         OutputError: it cannot be written.
     """
-    source, there = read_description(root), read_description(out)
+    source, there = read_description(root, needed=False), read_description(out)
     link = _link(root, out)
     origin = {"URL": link}
     if isinstance(source.get("DatasetDOI"), str):
@@ -108,7 +108,7 @@ def describe(root: Path, out: Path) -> None:
         "SourceDatasets": [origin],
         "DatasetLinks": {**_links(there), LINK: link},
     }
-    if "License" in source:
+    if isinstance(source.get("License"), str):
         told["License"] = source["License"]
     if {**there, **told} != there:
         write_json(out / DESCRIPTION, {**there, **told})

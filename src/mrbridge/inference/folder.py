@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,13 @@ from mrbridge.inference.derivatives import REPORT
 from mrbridge.inference.job import Job, Translation, translate_file
 from mrbridge.inference.synthesis import sidecar_path
 from mrbridge.io import FORMATS, is_readable
+from mrbridge.io.bids import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.contrast import Identity, of_path
 from mrbridge.io.formats import is_picture
-from mrbridge.io.names import natural_key
+from mrbridge.io.names import guess_subject, natural_key
 from mrbridge.io.safety import sha256_of, sweep, write_json
+from mrbridge.io.transfer import fetch, not_fetched
 from mrbridge.scale import Workers, map_scans
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def translate_folder(job: Job, folder: Path, out: Path, workers: Workers) -> lis
             "is the name of a file, but the input is a folder", path=out, remedy="Name a folder."
         )
     chosen, ignored = _choose(job, folder, out)
+    log_left_out(ignored, folder)
     items: list[_Item] = []
     taken: set[Path] = set()  # sidecars: those of `a.nii` and `a.nii.gz` are one
     for path in chosen:
@@ -88,12 +90,18 @@ def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[P
     below = folder.resolve() in results.parents  # else what is there may be what was named
     paths = [
         p
-        for p in sorted((p for p in folder.rglob("*") if p.is_file()), key=natural_key)
-        if not (below and p.resolve().is_relative_to(results))
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        for p in sorted(folder.rglob("*"), key=natural_key)
+        if (p.is_file() or (p.is_symlink() and not p.exists()))
+        and not (below and p.parent.resolve().is_relative_to(results))
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts[:-1])
     ]
+    ignored = [(p, "is hidden") for p in paths if p.name.startswith(".") and is_readable(p)]
+    paths = [p for p in paths if not p.name.startswith(".")]
     images = [p for p in paths if is_readable(p)]
-    ignored = [(p, "not an image that mrbridge reads") for p in paths if not is_readable(p)]
+    for p in paths:
+        if not is_readable(p):
+            missing = not_fetched(p)
+            ignored.append((p, missing.what if missing else "not an image that mrbridge reads"))
     bundle = job.translator.bundle
     wanted = bundle.source if job.to in (None, bundle.target) else bundle.target
     known = {p: _identity_below(folder, p) for p in images}
@@ -103,23 +111,27 @@ def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[P
         chosen = [p for p in usable if known[p].contrast == bundle.target]
     chosen = chosen or [p for p in usable if known[p].contrast is None]
     if not chosen:
-        reasons = Counter(_why_not(known[p], wanted) for p in images).most_common(3)
-        told = "; ".join(f"{count} files: {reason}" for reason, count in reasons)
         raise InputError(
-            f"holds no {wanted} scan among {len(images)} images" + (f" ({told})" if told else ""),
+            f"holds no {wanted} scan among {len(images)} images"
+            + why_left_out([*((p, _why_not(known[p])) for p in images), *ignored]),
             path=folder,
             remedy="Name a folder of scans, and the contrast to make with --to.",
         )
     taken = set(chosen)
-    ignored += [(p, _why_not(known[p], wanted)) for p in images if p not in taken]
-    return chosen, ignored
+    ignored += [(p, _why_not(known[p])) for p in images if p not in taken]
+    scans = [_scan(folder, p, known[p].contrast or wanted) for p in chosen]
+    found = prefer_raw(FoundScans(scans, ignored))
+    return [scan.path for scan in found.scans], found.ignored
 
 
-def _why_not(identity: Identity, wanted: str) -> str:
-    """Why a file is not translated."""
-    if identity.is_other:
-        return identity.reason
-    return f"is {identity.contrast or 'of unknown contrast'}, not {wanted}"
+def _scan(folder: Path, path: Path, contrast: str) -> Scan:
+    subject, session = guess_subject(path.relative_to(folder), picture=is_picture(path))
+    return Scan(path, subject, session, contrast, path.name)
+
+
+def _why_not(identity: Identity) -> str:
+    """Why a file is not translated: it is something else, or something better is there."""
+    return f"is {identity.contrast}" if identity.contrast else identity.reason
 
 
 def _identity_below(folder: Path, path: Path) -> Identity:
@@ -140,10 +152,11 @@ def output_file(job: Job, path: Path, out: Path) -> Path:
         InputError: the file does not exist.
         OutputError: `out` is the name of something else than a scan.
     """
+    fetch(path)
     if not path.exists():
         raise InputError("does not exist", path=path, remedy="Check the name.")
     if out.is_dir() or not out.suffix:
-        known = of_path(Path(path.resolve().parent.name, path.name)).contrast
+        known = of_path(Path(path.parent.resolve().name, path.name)).contrast
         return out / _name(path, job.contrast_of(known))
     if not is_readable(out):
         raise OutputError(

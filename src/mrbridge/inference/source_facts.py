@@ -32,7 +32,10 @@ def still_true(metadata: dict[str, Any]) -> dict[str, Any]:
 
     All others tell how the source was scanned, and a synthesis was not.
     """
-    return {key: metadata[key] for key in _STILL_TRUE if key in metadata}
+    told = {key: metadata[key] for key in _STILL_TRUE if metadata.get(key) is not None}
+    if not isinstance(told.get("SkullStripped"), bool):
+        told.pop("SkullStripped", None)  # the standard wants true or false
+    return told
 
 
 def skull_stripped(scan: Volume) -> bool | None:

@@ -17,6 +17,7 @@ from scipy import ndimage
 from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.io.bids import Scan
+from mrbridge.io.transfer import fetch
 from mrbridge.preparation.geometry import to_slices
 from mrbridge.preparation.intensity import IntensityRecipe, foreground_mask
 from mrbridge.preparation.pipeline import StandardSettings, standardise
@@ -187,6 +188,7 @@ def load(job: Job) -> Loaded:
 
 def _from_file(job: Job) -> Loaded:
     scan = job.scan
+    fetch(scan.path)
     if scan.series is None and not scan.path.is_file():
         raise InputError("does not exist", path=scan.path, remedy="Check the path.")
     volume = read(scan.path, series=scan.series, allow_gaps=job.allow_gaps, files=scan.files)

@@ -88,7 +88,7 @@ def write_fixed(found: Inspection, table: Path) -> list[tuple[str, str]]:
 def _from(folder: Path, scan: Path) -> str:
     """A scan as a table in that folder names it: a URL where it lies at one, else relative, unless
     only the table lies at a URL."""
-    path = scan.resolve()
+    path = scan.parent.resolve() / scan.name  # a file of a DataLad data set is itself a link
     return url_of(path) or (str(path) if url_of(folder) else os.path.relpath(path, folder))
 
 

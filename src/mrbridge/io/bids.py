@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
+import re
 import warnings
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io import names
-from mrbridge.io.bids_name import parse_name
-from mrbridge.io.contrast import Identity, of_path, of_text
+from mrbridge.io.bids_name import BidsName, parse_name
+from mrbridge.io.contrast import of_path, of_text
 from mrbridge.io.formats import FORMATS, is_dicom, is_picture, is_readable
 from mrbridge.io.places import here, named
-from mrbridge.io.safety import is_temporary
-from mrbridge.io.transfer import fetch
+from mrbridge.io.safety import is_temporary, suffix_of
+from mrbridge.io.transfer import fetch, not_fetched
+from mrbridge.json_text import decode
+from mrbridge.urls import shown
 from mrbridge.volume import CONTRASTS
 
 __all__ = [
@@ -28,10 +33,25 @@ __all__ = [
     "find_all_scans",
     "find_scans",
     "is_bids",
+    "log_left_out",
+    "outside",
+    "prefer_raw",
+    "why_left_out",
 ]
 
+log = logging.getLogger(__name__)
+
 NOT_RAW = ("derivatives", "sourcedata", "code")
-"""Folders of a BIDS data set that hold no raw scans."""
+"""Folders of a BIDS data set that hold no raw scans, wherever they lie in it."""
+
+DATATYPES = ("anat",)
+"""The folders of a subject or session that hold T1w, T2w and the like."""
+
+_PLACE = re.compile(r"sub-(?P<sub>[^/]+)/(?:ses-(?P<ses>[^/]+)/)?(?:(?P<datatype>[^/]+)/)?[^/]+")
+_DERIVED = ("space", "cohort", "res", "den", "label", "desc")
+"""Entities that no raw image has (BIDS 1.10, "BIDS Derivatives")."""
+
+_REASONS = 10  # that are told in words
 
 _SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ".cff", ""}
 _COLUMNS = ("subject", "session", "contrast", "path")
@@ -74,18 +94,24 @@ def find_scans(
     source_contrast: str = "T1w",
     target_contrast: str = "T2w",
     *,
+    datatypes: Collection[str | None] = DATATYPES,
+    raw_first: bool = True,
     force: bool = False,
 ) -> FoundScans:
     """Find the scans of a BIDS data set, a folder, two folders, a table, or DICOM files.
 
     Args:
-        source: a BIDS folder (`derivatives`, `sourcedata` and `code` are skipped; a column `split`
-            of `participants.tsv` counts); a folder or zip of DICOM files, whose timing tells the
+        source: a BIDS data set, raw or of derivatives (what lies outside of `sub-*/[ses-*/]anat`
+            or is listed in `.bidsignore` is left out; a column `split` of `participants.tsv`
+            counts); a folder or zip of DICOM files, whose timing tells the
             contrasts (see `mrbridge.io.dicom.scans`); any other folder, in which file and folder
             names tell contrast and subject; a `.csv` or `.tsv` table with the columns subject,
             session, contrast, path (relative to the table, or a URL) and optionally split; or a
             list of two folders, source contrast first. Any of them may be named by URL.
         source_contrast, target_contrast: BIDS suffixes. Scans of others are ignored.
+        datatypes: of a BIDS data set, the folders of a subject that hold the scans; `*` means any,
+            None the subject's own folder.
+        raw_first: leave out what `prefer_raw` leaves out; not of a table.
         force: also take what its name or header says to be something else (a mask, a map, a scan
             after a contrast agent), where a table or two folders say its contrast, or a BIDS name.
 
@@ -95,23 +121,123 @@ def find_scans(
     contrasts = (source_contrast, target_contrast)
     several = [source] if isinstance(source, str | Path) else source
     paths = [Path(here(item)) for item in several]
-    return _of_contrasts(_found(paths, contrasts, force=force), contrasts)
+    found = _of_contrasts(_found(paths, contrasts, datatypes=datatypes, force=force), contrasts)
+    return prefer_raw(found) if raw_first and not _is_table(paths) else found
 
 
 def find_all_scans(source: str | Path) -> FoundScans:
     """As `find_scans` of one folder, zip or table: scans of all contrasts that mrbridge knows, and
     DICOM series with gaps too."""
-    return _of_contrasts(_found([Path(here(source))], CONTRASTS[:2], allow_gaps=True), CONTRASTS)
+    paths = [Path(here(source))]
+    found = _of_contrasts(_found(paths, CONTRASTS[:2], allow_gaps=True), CONTRASTS)
+    return found if _is_table(paths) else prefer_raw(found)
+
+
+def prefer_raw(found: FoundScans) -> FoundScans:
+    """One file for each scan with a BIDS name; what is left out is ignored, with the reason.
+
+    Of one name in several formats or spellings (`_T1w.nii.gz`, `_T1w.nii`, `_T1W.nii.gz`) the first
+    stays, in this order; what is not fetched comes last. Of the scans of one contrast in a folder
+    raw ones come before derived ones (`desc-brain`), and `desc-preproc` before any other `desc`.
+    """
+    groups: dict[tuple[object, ...], list[tuple[Scan, BidsName]]] = defaultdict(list)
+    for scan in found.scans:
+        name = parse_name(scan.path)
+        if name is not None:
+            groups[scan.path.parent, scan.subject, scan.session, scan.contrast].append((scan, name))
+    reasons: dict[Path, str] = {}
+    for group in groups.values():
+        best = min(_distance(name) for _, name in group)
+        first = "the raw scan is there" if best == 0 else "desc-preproc is there"
+        alike: dict[str, list[tuple[Scan, BidsName]]] = defaultdict(list)
+        for scan, name in group:
+            if _distance(name) > best:
+                what = next(f"{key}-{name.entities[key]}" for key in reversed(_DERIVED)
+                            if key in name.entities)  # fmt: skip
+                reasons[scan.path] = f"is derived ({what}), and {first}"
+            else:
+                alike[str(replace(name, suffix="", extension=""))].append((scan, name))
+        for several in alike.values():
+            kept = min(several, key=_oddity) if len(several) > 1 else several[0]
+            for one in several:
+                if one is not kept:
+                    reasons[one[0].path] = "is the same scan in another format or spelling"
+    return FoundScans(
+        [scan for scan in found.scans if scan.path not in reasons],
+        [*found.ignored, *reasons.items()],
+    )
+
+
+def _distance(name: BidsName) -> int:
+    """How far from the raw scan: 0 raw, 1 preprocessed, 2 otherwise derived."""
+    if not any(key in name.entities for key in _DERIVED):
+        return 0
+    return 1 if name.entities.get("desc", "preproc") == "preproc" else 2
+
+
+def _oddity(item: tuple[Scan, BidsName]) -> tuple[bool, bool, int, str]:
+    scan, name = item
+    formats = (".nii.gz", ".nii")
+    place = formats.index(suffix) if (suffix := suffix_of(scan.path)) in formats else len(formats)
+    return not_fetched(scan.path) is not None, name.suffix != scan.contrast, place, scan.name
+
+
+def outside(found: FoundScans, out: Path) -> FoundScans:
+    """What was found, without what lies in or around a folder of results."""
+    place = out.resolve()
+
+    def is_result(path: Path) -> bool:
+        path = path.resolve()
+        return path == place or place in path.parents or path in place.parents
+
+    return FoundScans(found.scans, [item for item in found.ignored if not is_result(item[0])])
+
+
+def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) -> None:
+    """Say what was left out, by reason: how many files, and one of them.
+
+    Args:
+        ignored: files with reasons.
+        root: the folder from which they are told; None names none of them.
+    """
+    counts = Counter(reason for _, reason in ignored)
+    examples = {reason: path for path, reason in reversed(ignored)}
+    for reason, count in counts.most_common(_REASONS):
+        path = examples[reason]
+        told = "1 file" if count == 1 else f"{count} files"
+        if root is not None:
+            below = shown(path.relative_to(root) if path.is_relative_to(root) else path)
+            told = below if count == 1 else f"{told}, such as {below}"
+        log.info("left out (%s): %s", reason, told)
+    if len(counts) > _REASONS:
+        log.info("left out for %d other reasons: see report.json", len(counts) - _REASONS)
+
+
+def why_left_out(ignored: Sequence[tuple[Path, str]]) -> str:
+    """The most common reasons, in brackets for the line of an error; empty without any."""
+    counts = Counter(reason for _, reason in ignored).most_common(3)
+    told = "; ".join(
+        f"{count} file{'s' if count > 1 else ''}: {reason}" for reason, count in counts
+    )
+    return f" (left out: {told})" if told else ""
+
+
+def _is_table(paths: Sequence[Path]) -> bool:
+    return len(paths) == 1 and paths[0].suffix.lower() in (".csv", ".tsv") and paths[0].is_file()
 
 
 def _found(
     paths: Sequence[Path],
     contrasts: tuple[str, ...],
     *,
+    datatypes: Collection[str | None] = DATATYPES,
     allow_gaps: bool = False,
     force: bool = False,
 ) -> FoundScans:
     for path in paths:
+        error = not_fetched(path)
+        if error is not None:
+            raise error
         if not path.exists():
             raise InputError("does not exist", path=path, remedy="Check the path.")
     if len(paths) == 2 and all(path.is_dir() for path in paths):
@@ -127,7 +253,7 @@ def _found(
         result = _in_dicom(paths[0], None, allow_gaps=allow_gaps)
     elif len(paths) == 1 and paths[0].is_dir():
         root = paths[0]
-        result = _in_bids(root, force=force) if is_bids(root) else _in_folder(root, None)
+        result = _in_bids(root, datatypes, force) if is_bids(root) else _in_folder(root, None)
     elif len(paths) == 1 and paths[0].suffix.lower() in (".csv", ".tsv"):
         result = _in_table(paths[0], force=force)
     else:
@@ -140,44 +266,116 @@ def _found(
 
 
 def is_bids(folder: Path) -> bool:
-    """Whether a folder is a BIDS data set: it says so, or has `sub-*` folders with BIDS names."""
-    if (folder / "dataset_description.json").is_file():
+    """Whether a folder is a BIDS data set: it says so, or has BIDS names in `sub-*/…/anat`."""
+    description = folder / "dataset_description.json"
+    if description.is_file() or description.is_symlink():
         return True
-    return any(is_readable(path) and parse_name(path) for path in folder.glob("sub-*/**/*"))
+    places = chain(folder.glob("sub-*/anat/*"), folder.glob("sub-*/ses-*/anat/*"))
+    return any(is_readable(path) and parse_name(path) for path in places)
 
 
 def _of_contrasts(found: FoundScans, contrasts: Sequence[str]) -> FoundScans:
-    scans = sorted(found.scans, key=lambda scan: names.natural_key(scan.path))
+    scans = sorted(found.scans, key=_order)
     ignored = list(found.ignored)
     ignored += [(s.path, f"is {s.contrast}") for s in scans if s.contrast not in contrasts]
     ignored.sort(key=lambda item: names.natural_key(item[0]))
     return FoundScans([scan for scan in scans if scan.contrast in contrasts], ignored)
 
 
-def _in_bids(root: Path, *, force: bool = False) -> FoundScans:
+def _order(scan: Scan) -> tuple[object, ...]:
+    """In one folder the plain scan of a session stands before those with more in their names."""
+    name = parse_name(scan.path)
+    folder, own = names.natural_key(scan.path.parent), names.natural_key(scan.path.name)
+    return folder, 0 if name is None else len(name.entities), own
+
+
+def _in_bids(root: Path, datatypes: Collection[str | None], force: bool) -> FoundScans:
     splits = _participant_splits(root / "participants.tsv")
-    found = FoundScans([])
+    is_listed = _bidsignore(root / ".bidsignore")
+    found = FoundScans([], list(_not_raw(root)))
     for path in _files(root, skipped=NOT_RAW):
-        name = parse_name(path)
+        relative = path.relative_to(root)
         if not is_readable(path):
-            if path.suffix.lower() not in _SIDECARS:
+            if path.suffix.lower() not in _SIDECARS and not set(relative.parts) & set(NOT_RAW):
                 found.ignored.append((path, "is no scan"))
-        elif name is None:
-            found.ignored.append((path, "has no BIDS name"))
-        elif name.entities.get("desc") == "synth":
-            found.ignored.append((path, "is synthetic"))
-        elif reason := _why_not(of_path(path.name), force=force and name.suffix in CONTRASTS):
-            found.ignored.append((path, reason))
-        else:
-            subject, session = name.entities["sub"], name.entities.get("ses")
-            split = splits.get(subject)
-            found.scans.append(Scan(path, subject, session, name.suffix, path.name, split))
+            continue
+        name = _canonical(parse_name(path))
+        reason = _why_not_there(relative, datatypes, is_listed)
+        if reason is None:
+            reason = _why_not_named(relative, name, force)
+        if reason is not None or name is None:
+            found.ignored.append((path, reason or "has no BIDS name"))
+            continue
+        place = _PLACE.fullmatch(relative.as_posix())
+        assert place is not None  # else it had no place
+        subject, session = name.entities["sub"], place["ses"] or name.entities.get("ses")
+        split = splits.get(subject)
+        found.scans.append(Scan(path, subject, session, name.suffix, path.name, split))
     return found
 
 
-def _why_not(identity: Identity, *, force: bool) -> str | None:
-    """Why an image is left out whose contrast nobody stated; None where it is not."""
-    return None if identity.contrast is not None or force else identity.reason
+def _not_raw(root: Path) -> Iterator[tuple[Path, str]]:
+    """What lies in the folders of a data set that hold no raw scans, with the reason. Nobody looks
+    further into them: they may hold more files than all the rest."""
+    for folder in (root / name for name in NOT_RAW):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not path.name.startswith(".") and (path.is_dir() or is_readable(path)):
+                yield path, f"is in {folder.name}"
+
+
+def _canonical(name: BidsName | None) -> BidsName | None:
+    """A name whose suffix has the case of the standard: T1w of T1W."""
+    cases = {contrast.lower(): contrast for contrast in CONTRASTS}
+    return name and replace(name, suffix=cases.get(name.suffix.lower(), name.suffix))
+
+
+def _why_not_there(
+    relative: Path, datatypes: Collection[str | None], is_listed: Callable[[str], bool]
+) -> str | None:
+    """Why nothing in this place of a BIDS data set is a scan that counts."""
+    if is_listed(relative.as_posix()):
+        return "is listed in .bidsignore"
+    above = next((part for part in relative.parts[:-1] if part in NOT_RAW), None)
+    if above is not None:
+        return f"is in {above}"
+    place = _PLACE.fullmatch(relative.as_posix())
+    wanted = " or ".join(sorted(datatype for datatype in datatypes if datatype))
+    if place is None:
+        return f"is not in sub-*/{wanted} or sub-*/ses-*/{wanted}"
+    if place["datatype"] not in datatypes and names.ANY not in datatypes:
+        return f"is in {place['datatype'] or 'no folder'}, not in {wanted}"
+    return None
+
+
+def _why_not_named(relative: Path, name: BidsName | None, force: bool) -> str | None:
+    """Why a file of a BIDS data set is no scan of ours by its name."""
+    if name is None:
+        return "has no BIDS name"
+    place = _PLACE.fullmatch(relative.as_posix())
+    for key, kind in (("sub", "subject"), ("ses", "session")):
+        told, folder = name.entities.get(key), place and place[key]
+        if told and folder and told != folder:
+            return f"names another {kind} than its folder"
+    if name.entities.get("desc") == "synth":
+        return "is synthetic"
+    identity = of_path(str(name))
+    forced = force and name.suffix in CONTRASTS
+    return None if identity.contrast is not None or forced else identity.reason
+
+
+def _bidsignore(file: Path) -> Callable[[str], bool]:
+    """Whether a path below the data set is listed in its `.bidsignore`, whose rules are those of
+    `.gitignore` (bids-validator, "Configuration")."""
+    if not (file.is_file() or file.is_symlink()):
+        return lambda path: False
+    from pathspec import GitIgnoreSpec
+
+    try:
+        return GitIgnoreSpec.from_lines(_text(file).splitlines()).match_file
+    except (InputError, ValueError) as error:
+        told = error.what if isinstance(error, InputError) else str(error)
+        _warn(file, f"{told}; it is not used")
+        return lambda path: False
 
 
 def _in_dicom(
@@ -270,13 +468,7 @@ def _in_table(table: Path, *, force: bool = False) -> FoundScans:
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Line numbers and rows, keys in lower case, values stripped, empty lines left out."""
-    fetch(table)
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot be read ({error})", path=table, remedy="Save it as UTF-8 text."
-        ) from None
+    text = _text(table)
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
     # In BIDS, and in most tables with tabs, a quotation mark is a character like others.
@@ -298,11 +490,39 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
+def _text(file: Path) -> str:
+    """What a text file says.
+
+    Raises:
+        InputError: it cannot be read, or is not text.
+    """
+    fetch(file)
+    try:
+        text, encoding = decode(file.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"cannot be read ({reason})", path=file, remedy="Save it as UTF-8 text."
+        ) from None
+    if encoding != "utf-8":
+        _warn(file, f"is not UTF-8; it is read as {encoding}")
+    return text
+
+
+def _warn(file: Path, what: str) -> None:
+    warnings.warn(f"{shown(file)}: {what}", MrbridgeWarning, stacklevel=3)
+
+
 def _participant_splits(table: Path) -> dict[str, str]:
-    if not table.is_file():
+    if not (table.is_file() or table.is_symlink()):
         return {}
     splits = {}
-    for _, row in _rows(table):
+    try:
+        rows = _rows(table)
+    except InputError as error:
+        _warn(table, f"{error.what}; its splits, if it has any, are not used")
+        return {}
+    for _, row in rows:
         split = names.read_split(row.get("split", ""))
         if split:
             splits[row.get("participant_id", "").removeprefix("sub-")] = split
@@ -311,8 +531,13 @@ def _participant_splits(table: Path) -> dict[str, str]:
 
 def _files(root: Path, skipped: Sequence[str] = ()) -> Iterator[Path]:
     """All files below `root`, in no order; hidden folders, other stores and leftovers not."""
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, followlinks=True):
         top = Path(folder) == root
+        if os.path.islink(folder) and os.path.realpath(folder) in map(
+            os.path.realpath, Path(folder).parents
+        ):
+            folders.clear()  # it would go round in a circle
+            continue
         folders[:] = [
             name
             for name in folders

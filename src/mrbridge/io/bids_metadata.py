@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.transfer import fetch
-from mrbridge.json_text import parse_json
+from mrbridge.json_text import decode, parse_json
+from mrbridge.urls import shown
 
 DESCRIPTION = "dataset_description.json"
 
 
-def read_description(root: Path) -> dict[str, Any]:
+def read_description(root: Path, *, needed: bool = True) -> dict[str, Any]:
     """`dataset_description.json`; empty where there is none.
 
+    Args:
+        root: the data set.
+        needed: False where one that cannot be read is as good as none, with a warning.
+
     Raises:
-        InputError: it is no JSON object.
+        InputError: it is needed, and cannot be read or is no JSON object.
     """
     path = root / DESCRIPTION
-    return _read(path) if path.is_file() else {}
+    if not (path.is_file() or path.is_symlink()):
+        return {}
+    return _read(path) if needed else _read_if_possible(path)
 
 
 def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
@@ -32,8 +40,8 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
         scan: a scan in the data set.
         root: the data set.
 
-    Raises:
-        InputError: a sidecar is no JSON object.
+    Returns:
+        The fields; a sidecar that cannot be read tells none, with a warning.
 
     Source: BIDS 1.10, common principles, "The Inheritance Principle".
     """
@@ -47,7 +55,7 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
             if its_suffix == suffix and of <= entities:
                 holding.append((len(of), sidecar.name, sidecar))
         for _, _, sidecar in sorted(holding):
-            told |= _read(sidecar)
+            told |= _read_if_possible(sidecar)
     return told
 
 
@@ -58,14 +66,37 @@ def _parts(path: Path) -> tuple[set[str], str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    remedy = "Mend it; bids-validator tells more."
+    """What a JSON file says; where it says NaN, null.
+
+    Raises:
+        InputError: it cannot be read, or holds no JSON object.
+    """
+    remedy = "Correct it; bids-validator tells more."
     fetch(path)
+    no_numbers: list[str] = []
     try:
-        told = parse_json(path.read_text(encoding="utf-8-sig"))
+        text, encoding = decode(path.read_bytes())
+        told = parse_json(text, no_numbers.append)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from None
     except ValueError as error:
         raise InputError(f"is no JSON ({error})", path=path, remedy=remedy) from None
     if not isinstance(told, dict):
         raise InputError("holds no JSON object", path=path, remedy=remedy)
+    if encoding != "utf-8":
+        _warn(path, f"is not UTF-8; it is read as {encoding}")
+    if no_numbers:
+        _warn(path, f"holds {no_numbers[0]}, which JSON does not have; it is read as null")
     return told
+
+
+def _read_if_possible(path: Path) -> dict[str, Any]:
+    try:
+        return _read(path)
+    except InputError as error:
+        _warn(path, f"{error.what}; it is not used")
+        return {}
+
+
+def _warn(path: Path, what: str) -> None:
+    warnings.warn(f"{shown(path)}: {what}", MrbridgeWarning, stacklevel=3)

@@ -14,13 +14,10 @@ from typing import Any
 
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.io import names
-from mrbridge.io.bids import FoundScans, Scan
+from mrbridge.io.bids import DATATYPES, FoundScans, Scan
 from mrbridge.io.bids_name import ENTITIES, BidsName, parse_name
-from mrbridge.json_text import parse_json
+from mrbridge.json_text import decode, parse_json
 from mrbridge.volume import CONTRASTS
-
-ANY = "*"
-"""In a query: the entity must be there, whatever its value. `null`: it must not be there."""
 
 _ENTITIES = {
     "subject": "sub",
@@ -71,7 +68,8 @@ class Selection:
         """
         present = {
             "participant": {path.name[4:] for path in root.glob("sub-*") if path.is_dir()},
-            "session": {path.name[4:] for path in root.glob("sub-*/ses-*") if path.is_dir()},
+            "session": {path.name[4:] for path in root.glob("sub-*/ses-*") if path.is_dir()}
+            | {scan.session for scan in found.scans if scan.session},
         }
         self._check(root, "participant", self.participants, present["participant"])
         self._check(root, "session", self.sessions, present["session"])
@@ -84,6 +82,12 @@ class Selection:
             else:
                 ignored.append((scan.path, reason))
         return FoundScans(kept, ignored)
+
+    def datatypes(self, contrast: str) -> tuple[str | None, ...]:
+        """The folders of a subject in which scans of a contrast are looked for."""
+        wanted = self.queries.get(contrast, {}).get("datatype", DATATYPES)
+        several = wanted if isinstance(wanted, list | tuple) else (wanted,)
+        return tuple(None if one is None else str(one) for one in several)
 
     def _check(self, root: Path, kind: str, wanted: Sequence[str], present: set[str]) -> None:
         absent = [label for label in wanted if label not in present]
@@ -139,7 +143,7 @@ def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
     """The queries of our contrasts; those for other images, such as `bold`, say nothing to us."""
     remedy = 'Write queries such as {"t1w": {"session": "01", "acquisition": null}}.'
     try:
-        told = parse_json(path.read_text(encoding="utf-8"))
+        told = parse_json(decode(path.read_bytes())[0])
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from None
     except ValueError as error:
@@ -168,7 +172,10 @@ def _value(name: BidsName, path: Path, key: str) -> str | None:
         return name.suffix
     if key == "extension":
         return name.extension
-    return path.parent.name if key == "datatype" else name.entities.get(key)
+    if key != "datatype":
+        return name.entities.get(key)
+    folder = path.parent.name
+    return None if folder.startswith(("sub-", "ses-")) else folder
 
 
 def _matches(key: str, value: str | None, wanted: Any) -> bool:
@@ -176,7 +183,7 @@ def _matches(key: str, value: str | None, wanted: Any) -> bool:
         return any(_matches(key, value, one) for one in wanted)
     if wanted is None or value is None:
         return wanted is None and value is None
-    if wanted == ANY:
+    if wanted == names.ANY:
         return True
     told = str(wanted).removeprefix(f"{key}-")
     if key == "extension":

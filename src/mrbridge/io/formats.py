@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from mrbridge.io.safety import is_temporary, suffix_of
-from mrbridge.io.transfer import fetch
+from mrbridge.io.transfer import fetch, not_fetched
 
 FORMATS = {
     ".nii": "nifti",
@@ -43,7 +43,7 @@ def is_dicom(path: str | Path) -> bool:
     if not path.is_dir() or (path / "dataset_description.json").is_file():
         return False
     found = False
-    for file in walk(path):
+    for file in walk(path, links=True):
         if FORMATS.get(suffix_of(file)) == "nifti":
             return False
         found = found or (suffix_of(file) not in FORMATS and _has_magic(file))
@@ -55,17 +55,25 @@ def starts_as_dicom(stream: IO[bytes]) -> bool:
     return stream.read(132)[128:] == b"DICM"
 
 
-def walk(root: Path) -> Iterator[Path]:
-    """Regular files below `root` in the order of their names; nothing hidden or unfinished."""
+def walk(root: Path, *, links: bool = False) -> Iterator[Path]:
+    """Regular files below `root` in the order of their names; nothing hidden or unfinished.
+
+    Args:
+        root: a folder.
+        links: also links to files that are not there, as a DataLad data set has them.
+    """
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
-            if not name.startswith(".") and not is_temporary(path) and path.is_file():
+            is_there = path.is_file() or (links and path.is_symlink())
+            if is_there and not name.startswith(".") and not is_temporary(path):
                 yield path
 
 
 def _has_magic(path: Path) -> bool:
+    if not_fetched(path) is not None:
+        return False
     fetch(path)
     try:
         with open(path, "rb") as stream:

@@ -24,6 +24,9 @@ _SESSION = re.compile(
     r"[-_ ]?\w*$|^\d{8}$",
     re.IGNORECASE,
 )
+ANY = "*"
+"""In a query of a filter file: the entity must be there, whatever its value."""
+
 _PLAIN_FOLDERS = {"anat", "nii", "nifti", "images", "image", "png", "data", "slices", "scans"}
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
+import shlex
 import shutil
 import uuid
 from collections import Counter
@@ -32,6 +34,16 @@ _ALL_OR_NOTHING = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 _CLOUD = {"s3", "s3a", "gs", "gcs"}
 """What the extra `cloud` is for."""
 
+_ANNEX_POINTER = re.compile(rb"((\.\./)*\.git)?/annex/objects/")
+"""How an unlocked file of git-annex begins, or a link where the system has none
+(https://git-annex.branchable.com/internals/pointer_file)."""
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+"""How a pointer of Git LFS begins (docs/spec.md of git-lfs)."""
+
+_POINTER_BYTES = 32768
+"""No pointer is larger."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -39,13 +51,18 @@ def fetch(path: Path) -> None:
     """Make sure that a file, or all below a folder, is here.
 
     Args:
-        path: of a mirror; any other, or one at which nothing was listed, is left alone.
+        path: of a mirror; one at which nothing was listed is left alone. Of any other it is only
+            looked whether its content is here.
 
     Raises:
-        InputError: it is not at its URL any more, may not be read, or did not arrive whole.
+        InputError: it is not at its URL any more, may not be read, or did not arrive whole; or it
+            is of a DataLad data set or a Git LFS repository that has its name only.
     """
     url = url_of(path)
     if url is None:
+        error = not_fetched(path)
+        if error is not None:
+            raise error
         return
     if not _root(path).is_dir():
         raise InputError(
@@ -57,6 +74,37 @@ def fetch(path: Path) -> None:
     wanted = [file for file in found if file.is_file() and _stub_size(file) is not None]
     if wanted:
         _get(wanted, url)
+
+
+def not_fetched(path: Path) -> InputError | None:
+    """The error of a file of which only the name is here: a link of git-annex (which DataLad uses)
+    or a pointer of git-annex or Git LFS in its place, or any other broken link. None for what is
+    here or does not exist."""
+    if path.is_symlink() and not path.exists():
+        if "annex/objects" not in Path(os.readlink(path)).as_posix():
+            return InputError(
+                "is a link to a file that does not exist",
+                path=path,
+                remedy="Restore the file, or remove the link.",
+            )
+        start = b"/annex/objects/"
+    else:
+        try:
+            if not path.is_file() or path.stat().st_size > _POINTER_BYTES:
+                return None
+            with open(path, "rb") as stream:
+                start = stream.read(200)
+        except OSError:  # whoever reads it says why
+            return None
+    if start.startswith(_LFS_POINTER):
+        return InputError("is not fetched (git lfs pull)", path=path, remedy="Run: git lfs pull")
+    if _ANNEX_POINTER.match(start):
+        return InputError(
+            "is not fetched (datalad get)",
+            path=path,
+            remedy=f"Run: datalad get {shlex.quote(str(path))}",
+        )
+    return None
 
 
 def release(path: Path) -> None:

@@ -183,7 +183,8 @@ def mask_path(scan: Path, pattern: str) -> Path | None:
             below = scan.absolute().parent.relative_to(folder.parent)
             places += [each / below for each in sorted(folder.parent.glob("derivatives/*"))]
             places.append(folder.parent / "derivatives" / below)
-    found = [place / name for place in places if (place / name).is_file()]
+    masks = [place / name for place in places]
+    found = [mask for mask in masks if mask.is_file() or mask.is_symlink()]
     return found[0] if found else None
 
 

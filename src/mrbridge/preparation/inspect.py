@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from mrbridge.errors import InputError, must_exist
 from mrbridge.io import is_dicom, is_readable
-from mrbridge.io.bids import find_all_scans
+from mrbridge.io.bids import find_all_scans, is_bids
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import is_picture, walk
 from mrbridge.io.names import natural_key
 from mrbridge.io.places import here
-from mrbridge.io.transfer import fetch
+from mrbridge.io.transfer import fetch, not_fetched
 from mrbridge.urls import shown
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ def inspect(path: str | Path) -> Inspection:
     if (path / "manifest.json").is_file():
         found = _store(path)
     elif path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        found = _in_table(path)
+        found = _of_scans(path, "table", path.parent)
+    elif path.is_dir() and not is_dicom(path) and is_bids(path):
+        found = _of_scans(path, "files", path)
     else:
         found = _dicom(path) if is_dicom(path) else _files(path)
     if not found.items:
@@ -164,13 +166,15 @@ def _store(path: Path) -> Inspection:
     return Inspection(path, "store", items, [(remark.name, remark.reason) for remark in left])
 
 
-def _in_table(path: Path) -> Inspection:
+def _of_scans(path: Path, form: str, root: Path) -> Inspection:
+    """Scans that a table or a BIDS data set tells of."""
     found = find_all_scans(path)
+    reason = "by the table" if form == "table" else "by its name"
     items = [
-        replace(_file_item(scan.path, path.parent), contrast=scan.contrast, reason="by the table")
+        replace(_file_item(scan.path, root), contrast=scan.contrast, reason=reason)
         for scan in found.scans
     ]
-    return Inspection(path, "table", items, [(_below(f, path.parent), r) for f, r in found.ignored])
+    return Inspection(path, form, items, [(_below(f, root), r) for f, r in found.ignored])
 
 
 def _dicom(path: Path) -> Inspection:
@@ -205,7 +209,7 @@ def _series_item(series: Series) -> Item:
 
 def _files(path: Path) -> Inspection:
     items, ignored = [], []
-    for file in sorted(walk(path) if path.is_dir() else [path], key=natural_key):
+    for file in sorted(walk(path, links=True) if path.is_dir() else [path], key=natural_key):
         if is_readable(file):
             items.append(_file_item(file, path))
         else:
@@ -217,15 +221,17 @@ def _file_item(file: Path, root: Path) -> Item:
     shape: tuple[int, ...] | None = None
     spacing: tuple[float, ...] | None = None
     problem = None
-    fetch(file)
     try:
+        fetch(file)
         shape, spacing = _picture(file) if is_picture(file) else _nifti(file)
     except Exception:  # header parsers meet damage with any exception at all
-        problem = "cannot be read"
+        missing = not_fetched(file)
+        problem = "cannot be read" if missing is None else f"{missing.what}. {missing.remedy}"
     if shape is not None and len(shape) > 3:
         problem = f"holds {shape[3]} volumes; --volume chooses one"
     below = file.relative_to(root) if file.is_relative_to(root) else file.name
-    identity = of_path(Path(root.resolve().name, below))
+    folder = root if file != root else root.parent
+    identity = of_path(Path(folder.resolve().name, below if file != root else file.name))
     if problem is None and identity.is_other:
         problem = f"{identity.reason}; --force takes it all the same"
     kind = identity.kind or ("picture" if is_picture(file) else "volume")

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mrbridge import scale
+from mrbridge import __version__, scale
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
-from mrbridge.io.bids import FoundScans, Scan, find_scans
+from mrbridge.io.bids import (
+    FoundScans,
+    Scan,
+    find_scans,
+    log_left_out,
+    outside,
+    why_left_out,
+)
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.formats import is_picture
 from mrbridge.io.places import here
-from mrbridge.io.safety import sweep
-from mrbridge.io.transfer import release_when_done, remove
+from mrbridge.io.safety import sweep, write_json
+from mrbridge.io.transfer import not_fetched, release_when_done, remove
 from mrbridge.preparation.brain import check_pattern, hd_bet_program, mask_path
 from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
 from mrbridge.preparation.job import Job, prepare_scan
@@ -37,6 +46,11 @@ from mrbridge.preparation.store import (
 from mrbridge.urls import shown
 
 __all__ = ["PrepareSettings", "Standard", "StandardSettings", "prepare", "standardise"]
+
+log = logging.getLogger(__name__)
+
+REPORT = "report.json"
+"""In the store, beside the manifest: what was left out and what failed."""
 
 _SLOW_IMPORTS = ("torch", "zarr")  # by resampling and by the store, where they are needed
 
@@ -87,17 +101,24 @@ def prepare(
         if isinstance(outcome, OutputError):
             raise outcome  # no fault of the scan, and the others would meet it too
         if isinstance(outcome, MrbridgeError):
+            if outcome.path is not None and not_fetched(outcome.path) is not None:
+                log.error("%s", outcome)  # with the command that fetches it
             failures.append(Remark(name=shown, reason=outcome.what))
         elif outcome is None:
             ignored.append(Remark(name=shown, reason="shows nothing"))
         else:
             wishes.append(Wish(outcome, job.scan.split))
+    log_left_out(
+        [(Path(remark.name), remark.reason) for remark in ignored],
+        None if any(job.scan.series for job in jobs) else Path(),
+    )
     _check_contrasts(Counter(w.record.contrast for w in wishes), settings, failures)
     manifest = _manifest(wishes, failures, ignored, settings)
     if settings.standard.intensity.method == "nyul":
         manifest = _standard_scale(manifest, out, {job.id: job for job in jobs})
     _remove_others(out, {record.id for record in manifest.records})
     write_manifest(out, manifest)
+    write_json(out / REPORT, _report(manifest))
     store = Store.open(out)
     if failures:
         told = "; ".join(f"{remark.name}: {remark.reason}" for remark in failures[:5])
@@ -119,20 +140,15 @@ def _find(
     *,
     force: bool,
 ) -> FoundScans:
-    found = find_scans(source, settings.source, settings.target, force=force)
-    inside = out.resolve()
-    outside = [item for item in found.ignored if inside not in item[0].resolve().parents]
-    found = FoundScans(found.scans, outside)
+    found = outside(find_scans(source, settings.source, settings.target, force=force), out)
     present = Counter(scan.contrast for scan in found.scans)
     missing = [c for c in (settings.source, settings.target) if not present[c]]
     if missing:
         told = ", ".join(f"{count} {contrast}" for contrast, count in sorted(present.items()))
-        reasons = Counter(reason for _, reason in found.ignored).most_common(3)
-        others = "; ".join(f"{count} files: {reason}" for reason, count in reasons)
         first = source if isinstance(source, str | Path) else None
         raise InputError(
             f"holds no {' and no '.join(missing)} scans; found {told or 'no scans'}"
-            + (f" (left out: {others})" if others else ""),
+            + why_left_out(found.ignored),
             path=first,
             remedy="Name files or folders after their contrast, or give a table (subject, "
             "session, contrast, path).",
@@ -226,6 +242,16 @@ def _manifest(
             for contrast in (settings.source, settings.target)
         },
     )
+
+
+def _report(manifest: Manifest) -> dict[str, Any]:
+    """What became of every file, as `translate` tells it."""
+    return {
+        "created_by": f"mrbridge {__version__}",
+        "done": [{"source": r.name, "id": r.id, "contrast": r.contrast} for r in manifest.records],
+        "failed": [{"source": r.name, "error": r.reason} for r in manifest.failures],
+        "ignored": [{"source": r.name, "reason": r.reason} for r in manifest.ignored],
+    }
 
 
 def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, Job]) -> Manifest:

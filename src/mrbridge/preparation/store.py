@@ -338,7 +338,7 @@ def is_store(path: Path) -> bool:
         return isinstance(told, dict) and told.get("format") == FORMAT
     except (OSError, ValueError, ValidationError):
         visible = {entry.name for entry in path.iterdir() if not entry.name.startswith(".~")}
-        return "scans" in visible and visible <= {"scans", "manifest.json"}
+        return "scans" in visible and visible <= {"scans", "manifest.json", "report.json"}
 
 
 def _anatomy(record: ScanRecord) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mrbridge.errors import InputError
 from mrbridge.io.formats import starts_as_dicom, walk
-from mrbridge.io.transfer import fetch
+from mrbridge.io.transfer import fetch, not_fetched
 from mrbridge.quiet import Shared, without_warnings
 
 MAX_FILES = 200_000
@@ -95,6 +95,8 @@ class DicomFile:
         Raises:
             InputError: it is no DICOM file, or is damaged.
         """
+        if self.member is None:
+            fetch(self.path)
         with self._guarded(), self.open() as file:
             # A member of a zip is read to its end, where its CRC is checked.
             source = file if self.member is None else io.BytesIO(file.read())
@@ -134,6 +136,8 @@ class DicomFile:
         except InvalidDicomError:
             raise InputError(NO_DICOM, path=self.shown, remedy="Leave it out.") from None
         except OSError as error:
+            if (missing := not_fetched(self.path)) is not None:
+                raise missing from None
             raise InputError(
                 f"cannot be read ({error.strerror or 'damaged'})",
                 path=self.shown,
@@ -202,6 +206,8 @@ def find_files(
 
 def _reason_against(file: DicomFile) -> str | None:
     """What cannot be read is no junk: reading it later says what is wrong."""
+    if file.member is None and not_fetched(file.path) is not None:
+        return None
     try:
         with file.open() as stream:
             found = starts_as_dicom(stream)
@@ -229,8 +235,8 @@ def _refuse_inflating(source: IO[bytes], file: DicomFile) -> None:
 
 
 def _in_folder(root: Path) -> Iterator[DicomFile]:
-    for path in walk(root):
-        yield DicomFile(path, path.stat().st_size)
+    for path in walk(root, links=True):
+        yield DicomFile(path, path.stat().st_size if path.exists() else 0)
 
 
 def _named_in_folder(root: Path, only: Collection[str]) -> Iterator[DicomFile]:
