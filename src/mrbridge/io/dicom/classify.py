@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 from mrbridge.errors import InputError
-from mrbridge.io.dicom.geometry import plane_of
+from mrbridge.io.dicom.geometry import is_localizer
 from mrbridge.io.dicom.header import ENHANCED_MR, LEGACY_MR, MR, Slice, class_name
 
 _MR = (MR, ENHANCED_MR, LEGACY_MR)
@@ -110,9 +110,7 @@ def _localiser(slices: list[Slice]) -> str:
         first.text("SeriesDescription")
     ):
         return "is a localiser"
-    planes = [plane_of(part) for part in slices]
-    turns = {tuple(plane[2].round(1) + 0.0) for plane in planes if plane is not None}
-    return "is a localiser (its slices are not parallel)" if 1 < len(turns) <= 4 else ""
+    return "is a localiser (its slices are not parallel)" if is_localizer(slices) else ""
 
 
 _TESTS: tuple[tuple[str, Callable[[list[Slice]], str]], ...] = (

@@ -17,11 +17,10 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels import pixel_array
 
-from mrbridge.io.dicom.files import calm
+from mrbridge.io.dicom.files import calm, parse
 
 _REQUEST = struct.Struct("<QQ")  # frame, bytes of the file (0: the one before)
 _ANSWER = struct.Struct("<Q")  # bytes of the array; 0: it cannot be decoded
@@ -96,7 +95,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         answer = io.BytesIO()
         try:
             with calm():
-                np.save(answer, pixel_array(pydicom.dcmread(io.BytesIO(file)), index=frame))
+                np.save(answer, pixel_array(parse(io.BytesIO(file)), index=frame))
         except Exception:  # decoders meet damage with any exception at all
             answer = io.BytesIO()
         answers.write(_ANSWER.pack(len(answer.getvalue())) + answer.getvalue())
