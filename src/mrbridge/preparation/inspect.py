@@ -44,6 +44,7 @@ class Item:
         spacing_mm: along i, j, k.
         gaps: slices that are missing.
         problem: why it cannot be used as it is; None if it can.
+        notes: what was assumed or left out of it, in words.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Item:
     spacing_mm: tuple[float, ...] | None
     gaps: int
     problem: str | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,7 @@ class Inspection:
         for item in self.items:
             if item.contrast and self.form == "dicom":
                 lines.append(f"  {item.name}: {item.contrast}, {item.reason}")
-            if item.problem:
-                lines.append(f"  {item.name}: {item.problem}")
+            lines += [f"  {item.name}: {told}" for told in (*item.notes, item.problem) if told]
         reasons = Counter(reason for _, reason in self.ignored)
         for reason, count in reasons.most_common():
             lines.append(f"{count} other file{'s' if count > 1 else ''}: {reason}")
@@ -199,6 +200,7 @@ def _series_item(series: Series) -> Item:
         spacing_mm=spacing,
         gaps=series.gaps,
         problem=series.why_not,
+        notes=(series.detail, *series.notes) if series.detail else series.notes,
     )
 
 

@@ -235,6 +235,7 @@ def _compressed(source: IO[bytes], syntax: UID, size: int) -> PixelData:
             break
         if first:
             offsets, first = length // 4, False
+            source.seek(length, os.SEEK_CUR)
         else:
             start = source.read(min(4, length))
             source.seek(length - len(start), os.SEEK_CUR)

@@ -20,6 +20,7 @@ from mrbridge.io.dicom.header import Slice, plane_of
 # Exports round direction cosines differently from slice to slice (dwv #1877, dcmstack #42).
 # dcm2niix lets each differ by 1e-4, ITK by 1e-6. What counts is how far that moves a slice.
 _PARALLEL = 0.5  # of a pixel: how far the centre of a slice may move if its plane is the common one
+_MOST_PLANES = 8  # as many are told apart
 _STRAY = 0.25  # of the slices: as many may lie in another plane without this being a localizer
 _SAME_PLACE_MM = 0.05
 _UNEVEN = 0.05  # of the spacing: positions off the even grid by more are no stack
@@ -55,7 +56,8 @@ def planes_of(slices: Sequence[Slice]) -> list[list[int]]:
     """Slices by the plane in which they lie, the largest group first: indices of each group.
 
     Two are in parallel planes if it moves the centre of a slice by less than half a pixel to take
-    one plane for the other. A slice without an orientation is in no group.
+    one plane for the other. A slice without an orientation is in no group, nor is one in a
+    ninth plane.
     """
     groups: list[tuple[NDArray[np.float64], list[int]]] = []
     for index, part in enumerate(slices):
@@ -68,8 +70,16 @@ def planes_of(slices: Sequence[Slice]) -> list[list[int]]:
                 members.append(index)
                 break
         else:
-            groups.append((plane, [index]))
+            if len(groups) < _MOST_PLANES:  # radial slices all differ
+                groups.append((plane, [index]))
     return sorted((members for _, members in groups), key=len, reverse=True)
+
+
+def view_of(part: Slice) -> str:
+    """The anatomical plane nearest to a slice, in a word; empty where it has no orientation."""
+    plane = plane_of(part)
+    names = ("sagittal", "coronal", "axial")
+    return "" if plane is None else names[int(np.abs(plane[2]).argmax())]
 
 
 def is_localizer(slices: Sequence[Slice]) -> bool:
@@ -169,11 +179,11 @@ def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.fl
     if stray:
         told = ", ".join(part.shown for part in stray[:_ALL_NAMED])
         told += f" and {len(stray) - _ALL_NAMED} more" if len(stray) > _ALL_NAMED else ""
-        kinds = {_view(plane_of(part)) for part in stray}
-        beside = f"{told}: {', '.join(sorted(kinds))}; the others: {_view(common)}"
+        kinds = ", ".join(sorted({view_of(part) for part in stray}))
+        others = view_of(slices[planes_of(slices)[0][0]])
         raise InputError(
             f"its slices are not parallel: {len(stray)} of {len(slices)} lie in another plane "
-            f"({beside})",
+            f"({told}: {kinds}; the others: {others})",
             remedy="Choose another series, or remove the slices that do not belong to it.",
         )
     return common, np.array(places, np.float64)
@@ -197,12 +207,6 @@ def _tilt(part: Slice, plane: NDArray[np.float64], other: NDArray[np.float64]) -
     # The signs of what is rounded are arbitrary: the worse of the two diagonals counts.
     moved = max(np.linalg.norm(across + down), np.linalg.norm(across - down))
     return float(moved) / min(rows_mm, columns_mm)
-
-
-def _view(plane: NDArray[np.float64] | None) -> str:
-    """The nearest anatomical plane, in a word."""
-    assert plane is not None
-    return ("sagittal", "coronal", "axial")[int(np.abs(plane[2]).argmax())]
 
 
 def _line(

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from mrbridge.errors import InputError
@@ -108,6 +109,7 @@ _PER_FRAME = (
     ("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"),
     ("FrameContentSequence", "StackID", "StackID"),
 )
+_COUNTS_IN_TIME = ("NumberOfTemporalPositions", "CardiacNumberOfImages")
 _IN_TIME = {"FrameTime", "FrameTimeVector", "TemporalPositionIdentifier", "TriggerTime", "EchoTime"}
 
 
@@ -228,21 +230,58 @@ def _slices_of(file: DicomFile) -> list[Slice]:
         header.PixelSpacing = header.ImagerPixelSpacing
         assumed = ("its pixel spacing is read from ImagerPixelSpacing",)
     frames = _count(header, file)
-    fault = _pixel_fault(one, pixels, max(frames, 1))
+    fault = _pixel_fault(one, header.file_meta.TransferSyntaxUID, pixels, max(frames, 1))
     if kind in _ENHANCED:
-        return [replace(part, fault=fault) for part in _frames(file, header, frames)]
-    if kind == MR and frames > 1:
-        return _classic_frames(replace(one, fault=fault, assumed=assumed), frames)
-    return [replace(one, fault=fault, assumed=assumed)]
+        parts = list(_frames(file, header, frames))
+    elif kind == MR and frames > 1:
+        parts = _classic_frames(one, frames)
+    else:
+        parts = [one]
+    return [
+        replace(
+            part,
+            fault=fault or _no_slope(part) or part.fault,
+            assumed=assumed + part.assumed,
+        )
+        for part in parts
+    ]
 
 
-def _pixel_fault(one: Slice, pixels: PixelData | None, frames: int) -> InputError | None:
-    """Why the pixels cannot be what the header promises."""
-    if pixels is None or one.number("SamplesPerPixel") not in (None, 1):
+def _no_slope(part: Slice) -> InputError | None:
+    return (
+        damaged(part.file, "its rescale slope is 0") if part.number("RescaleSlope") == 0 else None
+    )
+
+
+def _pixel_fault(
+    one: Slice, syntax: UID, pixels: PixelData | None, frames: int
+) -> InputError | None:
+    """Why the pixels cannot be read, or are not those that the header promises."""
+    file = one.file
+    if not _can_decode(syntax):
+        return InputError(
+            f"is compressed as {syntax.name}, which cannot be decoded here",
+            path=file.shown,
+            remedy="Export it uncompressed.",
+        )
+    photometric = one.text("PhotometricInterpretation").upper()
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or "ModalityLUTSequence" in one.header:
+        kind = "a lookup table" if "ModalityLUTSequence" in one.header else photometric or "?"
+        return InputError(
+            f"stores its intensities in an unusual way ({kind})",
+            path=file.shown,
+            remedy="Export it as plain grey (MONOCHROME2).",
+        )
+    if one.number("SamplesPerPixel") not in (None, 1):
         return None
+    if pixels is None:
+        deflated = syntax == DeflatedExplicitVRLittleEndian
+        return None if deflated else damaged(file, "ends before its pixels")
     if not pixels.whole:
-        return damaged(one.file, "its pixels are damaged or truncated")
+        return damaged(file, "its pixels are damaged or truncated")
     if pixels.size is None:
+        if not syntax.is_encapsulated:
+            return damaged(file, "does not say how its pixels are compressed")
         held, promised, unit, spare = pixels.frames, frames, "frames", 0
     else:
         sizes = [one.number(keyword) or 0 for keyword in ("Rows", "Columns", "BitsAllocated")]
@@ -250,7 +289,14 @@ def _pixel_fault(one: Slice, pixels: PixelData | None, frames: int) -> InputErro
         unit, spare = "bytes", promised % 2  # an even length is mandatory (PS3.5, 7.1.1)
     if held is None or promised <= held <= promised + spare:
         return None
-    return damaged(one.file, f"its pixel data hold {held} {unit}; its header promises {promised}")
+    return damaged(file, f"its pixel data hold {held} {unit}; its header promises {promised}")
+
+
+def _can_decode(syntax: UID) -> bool:
+    try:
+        return get_decoder(syntax).is_available
+    except NotImplementedError:
+        return False
 
 
 def _classic_frames(one: Slice, count: int) -> list[Slice]:
@@ -261,29 +307,32 @@ def _classic_frames(one: Slice, count: int) -> list[Slice]:
     be points in time are left with one position, and a fault.
     """
     if "PerFrameFunctionalGroupsSequence" in one.file.header(_GROUPS):
-        frames = _frames(one.file, one.header, count)
-        return [replace(part, fault=one.fault, assumed=one.assumed) for part in frames]
+        return list(_frames(one.file, one.header, count))
     steps, source = _frame_steps(one, count)
     plane, origin = plane_of(one), one.numbers("ImagePositionPatient")
-    fault, told = one.fault, ""
+    fault: InputError | None = None
+    assumed: tuple[str, ...] = ()
     if steps is None:
-        fault = fault or InputError(
+        fault = InputError(
             f"holds {count} frames and does not say where each of them lies ({source})",
             remedy="Export it as an enhanced MR image, or as one file a slice.",
         )
     else:
-        told = f"the positions of its {count} frames are computed from {source}"
+        assumed = (f"the positions of its {count} frames are computed from {source}",)
     parts = []
     for index in range(count):
         flat = Dataset()
         flat.update(one.header)
-        flat.InstanceNumber = index + 1
+        _set(flat, "InstanceNumber", index + 1)
         if steps is not None and plane is not None and len(origin) == 3:
             place = [
                 value + steps[index] * part for value, part in zip(origin, plane[2], strict=True)
             ]
-            flat.ImagePositionPatient = [format_number_as_ds(float(value)) for value in place]
-        assumed = (*one.assumed, told) if told else one.assumed
+            _set(
+                flat,
+                "ImagePositionPatient",
+                [format_number_as_ds(float(value)) for value in place],
+            )
         parts.append(Slice(one.file, index, flat, fault, assumed))
     return parts
 
@@ -297,7 +346,9 @@ def _frame_steps(one: Slice, count: int) -> tuple[list[float] | None, str]:
     pointers = one.header.get("FrameIncrementPointer")
     pointers = pointers if isinstance(pointers, Iterable) else [pointers]
     names = {keyword_for_tag(tag) for tag in pointers if tag is not None}
-    several = max(one.number(k) or 0 for k in ("NumberOfTemporalPositions", "CardiacNumberOfImages"))
+    several = max(
+        one.number(k) or 0 for k in ("NumberOfTemporalPositions", "CardiacNumberOfImages")
+    )
     is_3d = one.text("MRAcquisitionType").upper() == "3D"
     if several > 1 or (names & _IN_TIME and not is_3d):
         return None, "they may be points in time"
@@ -319,14 +370,20 @@ def _frames(file: DicomFile, header: Dataset, count: int) -> Iterator[Slice]:
     for index, group in enumerate(per_frame):
         flat = Dataset()
         flat.update(header)
-        flat.InstanceNumber = index + 1
+        _set(flat, "InstanceNumber", index + 1)
         for sequence, keyword, classic in _PER_FRAME:
             value = _in_group(group, sequence, keyword)
             if value is None:
                 value = _in_group(shared, sequence, keyword)
             if value is not None:
-                setattr(flat, classic, value)
+                _set(flat, classic, value)
         yield Slice(file, index, flat)
+
+
+def _set(header: Dataset, keyword: str, value: Any) -> None:
+    """Set a tag by an element of its own: datasets share those that `update` copies."""
+    header.pop(keyword, None)
+    setattr(header, keyword, value)
 
 
 def _in_group(group: Dataset, sequence: str, keyword: str) -> Any:

@@ -7,27 +7,40 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mrbridge.errors import InputError
 from mrbridge.io.dicom.classify import classify
 from mrbridge.io.dicom.contrast import guess_contrast
-from mrbridge.io.dicom.files import NO_DICOM, calm, find_files
-from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
+from mrbridge.io.dicom.decode import read_planes
+from mrbridge.io.dicom.files import NO_DICOM, DicomFile, calm, find_files
+from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps, planes_of, view_of
 from mrbridge.io.dicom.header import Slice, slices_of
 
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
+_ALL_NAMED = 5  # images named in one message
+# What makes two files one image, beside their pixels.
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
+_MATTER = (
+    *_PLACE,
+    *("StudyInstanceUID", "ImageType", "SeriesDescription", "PhotometricInterpretation"),
+    *("PixelSpacing", "Rows", "Columns"),
+    *("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "TemporalPositionIdentifier"),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One image: a series, or one echo of it.
+    """One image: a series, or one part of it (an echo, or a stack).
 
     Attributes:
         uid, study: SeriesInstanceUID and StudyInstanceUID.
         number: SeriesNumber, None where there is none.
-        echo: which echo it is, from 1; None where the series has one, or where all are combined.
+        part: which part of the series it is, from 1; None where it is all of it.
+        detail: what tells the part from the others, such as `stack 1, axial`.
         description: SeriesDescription.
         kind: `anatomical`, `localiser`, `mosaic`, `derived map`, `phase`, `ROI`, `screen save`,
             `synthetic`, `other modality` or `no image`.
@@ -35,13 +48,14 @@ class Series:
         echoes: the slices of each echo that is combined into this image; mostly one.
         geometry: where the slices lie; None where they make no stack.
         refusal: why it cannot be read, None if it can.
+        notes: what its headers leave open and was assumed, and copies that are left out.
         taken: the numbers of all series of the study in this listing.
     """
 
     uid: str
     study: str
     number: int | None
-    echo: int | None
+    part: int | None
     description: str
     kind: str
     contrast: str | None
@@ -49,6 +63,8 @@ class Series:
     echoes: tuple[tuple[Slice, ...], ...]
     geometry: Geometry | None = None
     refusal: InputError | None = None
+    detail: str = ""
+    notes: tuple[str, ...] = ()
     taken: frozenset[int] = frozenset()
 
     @property
@@ -58,14 +74,14 @@ class Series:
 
     @property
     def label(self) -> str:
-        """What `--series` calls it: its number, with the echo where there are several."""
+        """What `--series` calls it: its number, with the part where there are several."""
         number = self.uid if self.number is None else str(self.number)
-        return number if self.echo is None else f"{number}:{self.echo}"
+        return number if self.part is None else f"{number}:{self.part}"
 
     @property
     def selector(self) -> str:
-        """What `--series` takes wherever numbers may be borne twice: the UID, with the echo."""
-        return self.uid if self.echo is None else f"{self.uid}:{self.echo}"
+        """What `--series` takes wherever numbers may be borne twice: the UID, with the part."""
+        return self.uid if self.part is None else f"{self.uid}:{self.part}"
 
     @property
     def gaps(self) -> int:
@@ -81,7 +97,8 @@ class Series:
     def why_not(self) -> str | None:
         """Why it cannot be translated as it is; None if it can."""
         if self.refusal is not None:
-            return str(self.refusal)
+            # Without the path: it may be the patient's name, and listings are kept.
+            return f"{self.refusal.what}. {self.refusal.remedy}"
         if self.kind == "synthetic":
             return "is synthetic already"
         if self.geometry and self.gaps:
@@ -92,7 +109,9 @@ class Series:
     def words(self) -> str:
         """It in one line; descriptions are the scanner's, not the patient's."""
         shown = f" '{self.description}'" if self.description else ""
-        return f"{self.label}{shown} ({self.contrast or self.kind}, {len(self.slices)} slices)"
+        detail = f", {self.detail}" if self.detail else ""
+        count = len(self.slices)
+        return f"{self.label}{shown} ({self.contrast or self.kind}, {count} slices{detail})"
 
 
 @dataclass(frozen=True)
@@ -102,7 +121,7 @@ class Listing:
     Attributes:
         path: the folder, zip or file.
         series: in the order of their numbers.
-        ignored: files that are no DICOM files, each with the reason.
+        ignored: files that are no DICOM files, or copies of others, each with the reason.
         damaged: DICOM files that cannot be read. Each may be a slice of any series.
     """
 
@@ -141,8 +160,9 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
             listing.ignored.append((file.shown, "is an index of files (DICOMDIR)"))
             continue
         groups[found[0].text("SeriesInstanceUID")] += found
-    series = _with_numbers([one for slices in groups.values() for one in _split(slices)])
-    series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.echo or 0))
+    found_series = [_split(*_without_copies(slices, listing)) for slices in groups.values()]
+    series = _with_numbers([one for parts in found_series for one in parts])
+    series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.part or 0))
     listing.series.extend(series)
     _suspect(listing, alike)
     return listing
@@ -196,6 +216,9 @@ def choose_series(
                     path=listing.path,
                     remedy=f"Choose one with --series, as in --series {fitting[0].label}.",
                 )
+    for one in listing.series:
+        if one.refusal and one.refusal.path and one.contrast in (contrasts or (one.contrast,)):
+            raise _as_error(one, listing.path)
     if not listing.series:
         raise InputError(
             "holds no DICOM series", path=listing.path, remedy="Name the folder of a study."
@@ -226,11 +249,16 @@ def _named(listing: Listing, named: str) -> Series:
             remedy="Choose one of them.",
         )
     if fitting[0].refusal is not None:
-        refusal = fitting[0].refusal
-        raise InputError(
-            f"series {fitting[0].label}: {refusal.what}", path=listing.path, remedy=refusal.remedy
-        )
+        raise _as_error(fitting[0], listing.path)
     return fitting[0]
+
+
+def _as_error(series: Series, path: Path) -> InputError:
+    """The refusal of a series, with the file that is to blame or else the folder."""
+    refusal = series.refusal
+    assert refusal is not None
+    what = f"series {series.label}: {refusal.what}"
+    return InputError(what, path=refusal.path or path, remedy=refusal.remedy)
 
 
 def _in_words(series: Iterable[Series], *, why: bool = False) -> str:
@@ -247,17 +275,123 @@ def _with_numbers(series: list[Series]) -> list[Series]:
     return [replace(one, taken=frozenset(numbers[one.study])) for one in series]
 
 
-def _split(slices: list[Slice]) -> list[Series]:
-    """One series for each echo; those of a MEMPRAGE, which are all T1w, are combined."""
+def _without_copies(
+    slices: list[Slice], listing: Listing
+) -> tuple[list[Slice], InputError | None, tuple[str, ...]]:
+    """One of each image of a series; why it is refused, if two images claim to be one; a note.
+
+    Exports hold files twice, in one folder or in a folder that was copied, sometimes stored in
+    another way.
+    """
+    by_uid: dict[str, dict[DicomFile, list[Slice]]] = defaultdict(lambda: defaultdict(list))
+    for part in slices:
+        by_uid[part.uid][part.file].append(part)
+    kept, differing, copies = [], [], 0
+    for files in by_uid.values():
+        first, *others = files.values()
+        kept += first
+        for other in others:
+            if _same_image(first, other):
+                listing.ignored.append((other[0].file.shown, "is a copy of another file"))
+                copies += 1
+                continue
+            kept += other
+            # Some exports give all images of a series one UID: these lie at different places.
+            if _facts(first[0], _PLACE) == _facts(other[0], _PLACE):
+                differing.append(other[0])
+    note = () if not copies else (f"{copies} of its files are copies of others and are left out",)
+    if not differing:
+        return kept, None, note
+    told = ", ".join(part.shown for part in differing[:_ALL_NAMED])
+    noun = "image is" if len(differing) == 1 else "images are"
+    refusal = InputError(
+        f"{len(differing)} {noun} there in two versions: one SOPInstanceUID, other pixels or "
+        f"another header ({told})",
+        path=differing[0].file.shown,
+        remedy="Keep the right file of each, and remove the others.",
+    )
+    return kept, refusal, note
+
+
+def _same_image(one: list[Slice], other: list[Slice]) -> bool:
+    """Whether two files hold the same image, as far as that matters to mrbridge."""
+    try:
+        if one[0].file.size == other[0].file.size and one[0].file.read() == other[0].file.read():
+            return True
+        if [_facts(part, _MATTER) for part in one] != [_facts(part, _MATTER) for part in other]:
+            return False
+        shape = int(one[0].number("Rows") or 0), int(one[0].number("Columns") or 0)
+        planes = zip(read_planes(one, shape), read_planes(other, shape), strict=True)
+        return all(np.array_equal(mine[1], yours[1]) for mine, yours in planes)
+    except InputError:
+        return False
+
+
+def _facts(part: Slice, keywords: tuple[str, ...]) -> list[Any]:
+    return [part.numbers(keyword) or part.text(keyword) for keyword in keywords]
+
+
+def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ...]) -> list[Series]:
+    """One series for each stack and echo; echoes of a MEMPRAGE, which are all T1w, are combined."""
+    stacks = _by_stack(slices)
+    parts = [part for stack in stacks for part in _by_contrast(stack, refusal)]
+    made = []
+    for number, (kind, reason, echoes) in enumerate(parts, start=1):
+        one = _series(kind, reason, echoes)
+        assumed = dict.fromkeys(note for part in one.slices for note in part.assumed)
+        one = replace(one, notes=(*assumed, *notes))
+        if len(parts) > 1:
+            detail = [f"echo time {one.slices[0].number('EchoTime') or 0:g} ms"]
+            if len(stacks) > 1:
+                detail = [f"stack {one.slices[0].text('StackID')}", view_of(one.slices[0])]
+            one = replace(one, part=number, detail=", ".join(detail))
+        made.append(one)
+    return made
+
+
+def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
+    """Slices of an enhanced image by stack, where its stacks are of two orientations; else all.
+
+    Three orientations are a localizer's, and stacks of one orientation may be one volume.
+    """
+    stacks: dict[str, list[Slice]] = defaultdict(list)
+    for part in slices:
+        stacks[part.text("StackID")].append(part)
+    return list(stacks.values()) if len(stacks) == len(planes_of(slices)) == 2 else [slices]
+
+
+def _by_contrast(
+    slices: list[Slice], refusal: InputError | None
+) -> list[tuple[str, InputError | None, list[list[Slice]]]]:
+    """Kind, refusal and echoes of each image."""
     kind, reason = classify(slices)
     if kind not in ("anatomical", "synthetic"):
-        return [_series(kind, reason, [slices])]
+        return [(kind, reason, [slices])]
+    refusal = refusal or _fault(slices)
     echoes = _by_echo(slices)
     guesses = {guess_contrast(echo[0])[0] for echo in echoes}
     same_size = len({len(echo) for echo in echoes}) == 1
     if len(echoes) == 1 or (guesses == {"T1w"} and same_size):
-        return [_series(kind, reason, echoes)]
-    return [_series(kind, reason, [echo], number) for number, echo in enumerate(echoes, start=1)]
+        return [(kind, refusal, echoes)]
+    return [(kind, refusal, [echo]) for echo in echoes]
+
+
+def _fault(slices: list[Slice]) -> InputError | None:
+    """Why the images of a series cannot be read."""
+    if len({part.text("PhotometricInterpretation").upper() for part in slices}) > 1:
+        return InputError(
+            "its images differ in PhotometricInterpretation",
+            remedy="Export them all as plain grey (MONOCHROME2).",
+        )
+    faults = {part.file: part.fault for part in slices if part.fault is not None}
+    if not faults:
+        return None
+    files = len({part.file for part in slices})
+    first = next(iter(faults.values()))
+    if files == 1:
+        return first
+    told = f"{len(faults)} of its {files} files cannot be read: {first.what}"
+    return InputError(told, path=first.path, remedy=first.remedy)
 
 
 def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
@@ -276,9 +410,7 @@ def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
     return echoes
 
 
-def _series(
-    kind: str, reason: InputError | None, echoes: list[list[Slice]], echo: int | None = None
-) -> Series:
+def _series(kind: str, reason: InputError | None, echoes: list[list[Slice]]) -> Series:
     first = echoes[0][0]
     geometry = None
     if reason is None:
@@ -295,7 +427,7 @@ def _series(
         uid=first.text("SeriesInstanceUID"),
         study=first.text("StudyInstanceUID"),
         number=None if number is None else int(number),
-        echo=echo,
+        part=None,
         description=first.text("SeriesDescription"),
         kind=kind,
         contrast=contrast,
