@@ -88,13 +88,13 @@ def test_no_series_is_looked_for_twice(
     cohort: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: Counter[Path] = Counter()
-    read = DicomFile.header
+    read = DicomFile.header_and_pixels
 
-    def counted(self: DicomFile, tags: tuple[str, ...] | None) -> Dataset:
+    def counted(self: DicomFile, tags: tuple[str, ...] | None) -> tuple[Dataset, Any]:
         opened[self.path] += 1
         return read(self, tags)
 
-    monkeypatch.setattr(DicomFile, "header", counted)
+    monkeypatch.setattr(DicomFile, "header_and_pixels", counted)
     prepare(cohort, tmp_path_factory.mktemp("prepared") / "store")
     # For the listing, for its series' hash, and for its voxels, however many others there are.
     assert max(opened.values()) == 3

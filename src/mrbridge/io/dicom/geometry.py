@@ -253,7 +253,7 @@ def _refuse_duplicates(
         of = f" ({len(times)} points in time)" if len(times) > 1 else ""
         raise InputError(
             f"holds {len(slices) // places} images at each of {places} places{of}",
-            remedy="Leave one of them, or choose another series.",
+            remedy="Export one of them as a series of its own, or choose another series.",
         )
     told = "; ".join(
         f"{' and '.join(dict.fromkeys(slices[k].shown for k in order[n : n + 2]))} "

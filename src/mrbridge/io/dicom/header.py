@@ -354,10 +354,12 @@ def _frame_steps(one: Slice, count: int) -> tuple[list[float] | None, str]:
         return None, "they may be points in time"
     spacing = one.number("SpacingBetweenSlices")
     if spacing:
-        return [spacing * index for index in range(count)], "SpacingBetweenSlices"
+        told = f"SpacingBetweenSlices ({abs(spacing):g} mm)"
+        return [spacing * index for index in range(count)], told
     thickness = one.number("SliceThickness")
     if thickness and thickness > 0 and is_3d:
-        return [thickness * index for index in range(count)], "SliceThickness"
+        told = f"SliceThickness ({thickness:g} mm)"
+        return [thickness * index for index in range(count)], told
     return None, "SpacingBetweenSlices is missing"
 
 

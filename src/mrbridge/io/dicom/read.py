@@ -131,11 +131,13 @@ def _stack(slices: Sequence[Slice], geometry: Geometry) -> tuple[NDArray[Any], l
     notes = []
     image = np.ones(shape, bool) if padding is None else ~padding
     image[:, :, list(geometry.missing)] = False
-    if padding is not None and image.any() and _pad(voxels, padding, image):
-        notes.append("pixels outside the image (PixelPaddingValue) are set to background")
     if first.text("PhotometricInterpretation").upper() == "MONOCHROME1":
+        if padding is not None and image.any():
+            voxels[padding] = voxels[image].max()  # white, as it is shown, and soon black
         voxels = _inverted(voxels)
         notes.append("its intensities are stored inverted (MONOCHROME1) and are turned back")
+    elif padding is not None and image.any() and _pad(voxels, padding, image):
+        notes.append("pixels outside the image (PixelPaddingValue) are set to background")
     return voxels, notes
 
 

@@ -299,7 +299,8 @@ def _without_copies(
             # Some exports give all images of a series one UID: these lie at different places.
             if _facts(first[0], _PLACE) == _facts(other[0], _PLACE):
                 differing.append(other[0])
-    note = () if not copies else (f"{copies} of its files are copies of others and are left out",)
+    told = "1 file is a copy of another" if copies == 1 else f"{copies} files are copies of others"
+    note = (f"{told}; only one of each is read",) if copies else ()
     if not differing:
         return kept, None, note
     told = ", ".join(part.shown for part in differing[:_ALL_NAMED])
@@ -350,14 +351,20 @@ def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ..
 
 
 def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
-    """Slices of an enhanced image by stack, where its stacks are of two orientations; else all.
+    """Slices of an enhanced image by stack, where its stacks are no single volume; else all.
 
-    Three orientations are a localizer's, and stacks of one orientation may be one volume.
+    Stacks of three orientations are left together: they are a localizer.
     """
     stacks: dict[str, list[Slice]] = defaultdict(list)
     for part in slices:
         stacks[part.text("StackID")].append(part)
-    return list(stacks.values()) if len(stacks) == len(planes_of(slices)) == 2 else [slices]
+    if len(stacks) < 2 or min(map(len, stacks.values())) < 2 or len(planes_of(slices)) > 2:
+        return [slices]
+    try:
+        one_volume = not arrange(slices).missing
+    except InputError:
+        one_volume = False
+    return [slices] if one_volume else list(stacks.values())
 
 
 def _by_contrast(
