@@ -266,7 +266,7 @@ class TestWithoutPreamble:
             path.write_bytes(path.read_bytes()[132:])
         assert_same(io.read(tmp_path), volume)
 
-    def test_enhanced(self, tmp_path: Path) -> None:
+    def test_an_enhanced_image(self, tmp_path: Path) -> None:
         volume = marked()
         save_bare(tmp_path / "one", enhanced(volume))
         assert_same(io.read(tmp_path / "one"), volume)

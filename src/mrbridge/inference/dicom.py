@@ -167,9 +167,9 @@ def _in_words(left_out: dict[str, Any]) -> list[str]:
     for other in left_out["not_translated"]:
         part = "" if other["part"] is None else f":{other['part']}"
         label = other["uid"] if other["number"] is None else other["number"]
-        lines.append(
-            f"series {label}{part} ({other['contrast'] or other['kind']}): {other['reason']}"
-        )
+        anatomical = other["kind"] == "anatomical" and other["contrast"]
+        kind = other["contrast"] if anatomical else other["kind"]
+        lines.append(f"series {label}{part} ({kind}): {other['reason']}")
     for item in left_out["ignored"]:
         lines.append(f"{item['files']} file{'s' * (item['files'] > 1)}: {item['reason']}")
     more = len(lines) - _MOST_LINES

@@ -179,7 +179,14 @@ def _dicom(path: Path) -> Inspection:
     listing = find_series(path)
     ignored = [(_below(file, path), reason) for file, reason in listing.ignored]
     ignored += [(_below(error.path or path, path), error.what) for error in listing.damaged]
-    return Inspection(path, "dicom", [_series_item(one) for one in listing.series], ignored)
+    items = [_series_item(one) for one in listing.series]
+    if listing.damaged:
+        told = "a file beside it is damaged, and may be a slice of it. Get it again, or remove it."
+        items = [
+            replace(item, problem=told) if series.is_image else item
+            for item, series in zip(items, listing.series, strict=True)
+        ]
+    return Inspection(path, "dicom", items, ignored)
 
 
 def _series_item(series: Series) -> Item:
@@ -285,4 +292,5 @@ def _cells(item: Item, form: str) -> Iterator[str]:
     yield "-" if item.spacing_mm is None else " x ".join(f"{mm:.3g}" for mm in item.spacing_mm)
     if form == "dicom":
         yield str(item.gaps) if item.shape else "-"
-    yield "yes" if item.problem is None else "with --allow-gaps" if item.gaps else "no"
+    problem = item.problem or ""
+    yield "with --allow-gaps" if "--allow-gaps" in problem else "no" if problem else "yes"

@@ -283,21 +283,22 @@ def _without_copies(
     Exports hold files twice, in one folder or in a folder that was copied, sometimes stored in
     another way.
     """
-    by_uid: dict[str, dict[DicomFile, list[Slice]]] = defaultdict(lambda: defaultdict(list))
+    by_file: dict[DicomFile, list[Slice]] = defaultdict(list)
     for part in slices:
-        by_uid[part.uid][part.file].append(part)
+        by_file[part.file].append(part)
+    # Some exports give all images of a series one UID: these lie at different places.
+    alike: dict[str, list[list[Slice]]] = defaultdict(list)
+    for parts in by_file.values():
+        alike[repr((parts[0].uid, _facts(parts[0], _PLACE)))].append(parts)
     kept, differing, copies = [], [], 0
-    for files in by_uid.values():
-        first, *others = files.values()
+    for first, *others in alike.values():
         kept += first
         for other in others:
             if _same_image(first, other):
                 listing.ignored.append((other[0].file.shown, "is a copy of another file"))
                 copies += 1
-                continue
-            kept += other
-            # Some exports give all images of a series one UID: these lie at different places.
-            if _facts(first[0], _PLACE) == _facts(other[0], _PLACE):
+            else:
+                kept += other
                 differing.append(other[0])
     told = "1 file is a copy of another" if copies == 1 else f"{copies} files are copies of others"
     note = (f"{told}; only one of each is read",) if copies else ()
@@ -397,7 +398,7 @@ def _fault(slices: list[Slice]) -> InputError | None:
     first = next(iter(faults.values()))
     if files == 1:
         return first
-    told = f"{len(faults)} of its {files} files cannot be read: {first.what}"
+    told = f"{first.what} ({len(faults)} of {files} files)"
     return InputError(told, path=first.path, remedy=first.remedy)
 
 
