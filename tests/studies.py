@@ -6,6 +6,7 @@ written.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,29 @@ def save(folder: Path, made: Sequence[Dataset], seed: int = 1, prefix: str = "IM
     for path, one in zip(paths, made, strict=True):
         one.save_as(path, enforce_file_format=True)
     return paths
+
+
+def save_bare(path: Path, one: Dataset, *, implicit: bool = True, little: bool = True) -> Path:
+    """Write a data set as old exports do: without preamble and file meta information."""
+    made = copy.deepcopy(one)
+    del made.file_meta
+    if not little:
+        made.PixelData = np.frombuffer(made.PixelData, "<u2").astype(">u2").tobytes()
+        made.remove_private_tags()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save_as(path, implicit_vr=implicit, little_endian=little, enforce_file_format=False)
+    return path
+
+
+def in_frames(made: Sequence[Dataset], **tags: Any) -> Dataset:
+    """Classic MR images as one classic object of several frames, in their order."""
+    one = copy.deepcopy(made[0])
+    one.NumberOfFrames = len(made)
+    one.PixelData = b"".join(part.PixelData for part in made)
+    one["PixelData"].VR = "OW"
+    for keyword, value in tags.items():
+        setattr(one, keyword, value)
+    return one
 
 
 def write_series(folder: Path, volume: Volume | None = None, **how: Any) -> list[Path]:

@@ -54,9 +54,30 @@ def filled_slice(workshop: Workshop) -> Said:
 
 @fault("dicom")
 def duplicate_slice(workshop: Workshop) -> Said:
-    """A slice is there twice"""
+    """A slice is there in two versions"""
+    one = dcmread(study()[3])
+    one.PixelData = bytes(len(one.PixelData))
+    one.save_as("study/other")
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def copied_slice(workshop: Workshop) -> Said:
+    """A slice and a copy of it"""
     paths = study()
     Path("study/copy").write_bytes(paths[3].read_bytes())
+    said = workshop.translate("study", out="out")
+    derived(workshop)
+    return said
+
+
+@fault("dicom")
+def excess_pixels(workshop: Workshop) -> Said:
+    """A slice with more pixel data than its header promises"""
+    path = study()[3]
+    one = dcmread(path)
+    one.PixelData = one.PixelData * 2
+    one.save_as(path)
     return workshop.refuses("study", out="out")
 
 
@@ -131,6 +152,11 @@ def nifti_to_dicom(workshop: Workshop) -> Said:
 
 _READ, _FAULTS = "tests/io/test_dicom_read.py", "tests/io/test_dicom_faults.py"
 law("dicom", "compressed files are decoded", f"{_READ}::test_compressed_syntaxes")
+law("dicom", "files without preamble are read", f"{_READ}::test_some_of_a_series")
+law("dicom", "padding is background", f"{_READ}::test_it_is_background")
+law("dicom", "MONOCHROME1 is inverted", f"{_READ}::test_it_is_turned_back")
+law("dicom", "frames of a classic image are read, or refused", f"{_READ}::TestClassicFrames")
+law("dicom", "directions and positions that differ by rounding are one volume", f"{_FAULTS}::TestTolerance")  # fmt: skip  # noqa: E501
 law("dicom", "enhanced multi-frame files are read", f"{_READ}::test_enhanced")
 law("dicom", "one series is chosen by its contrast", f"{_FAULTS}::test_one_is_chosen_by_contrast")
 law("dicom", "maps, mosaics, phases, screen saves are told apart", f"{_FAULTS}::test_each_is_told_apart_and_refused")  # fmt: skip  # noqa: E501

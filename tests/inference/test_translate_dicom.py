@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from tests.studies import NAME, T1W, T2W, datasets, save
+from pydicom.dataset import Dataset
+from tests.studies import NAME, T1W, T2W, datasets, in_frames, save, save_bare
 
 from mrbridge import cli, io
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
 from mrbridge.inference.translate import translate
+from mrbridge.preparation.inspect import inspect
 from mrbridge.volume import Volume
 
 
@@ -177,6 +181,139 @@ class TestRefusals:
             run(tiny_bundle, study, tmp_path / "out", volume=1)
         with pytest.raises(SettingsError, match="no form 'jpeg'"):
             run(tiny_bundle, study, tmp_path / "out", form="jpeg")
+
+
+class TestLeftOut:
+    """What is not translated is told, on the terminal and in the report."""
+
+    def test_series_and_files(
+        self,
+        tiny_bundle: Bundle,
+        study: Path,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        copied = sorted(study.glob("IM3*"))[2]
+        (study / "copied").write_bytes(copied.read_bytes())
+        caplog.set_level(logging.INFO)
+        with pytest.warns(MrbridgeWarning, match="1 file is a copy of another"):
+            out = run(tiny_bundle, study, tmp_path / "out")
+        report = json.loads((out / "report.json").read_text())
+        told = {item["number"]: item["reason"] for item in report["not_translated"]}
+        assert told == {4: "not chosen", 9: "is a derived map (DIFFUSION, ADC)"}
+        files = {item["reason"]: item["files"] for item in report["ignored"]}
+        assert files == {"is no DICOM file": 1, "is a copy of another file": 1}
+        assert "copy of another" in report["series"]["notes"][0]
+        for line in (
+            "left out: series 4 (T2w): not chosen",
+            "left out: series 9 (derived map): is a derived map (DIFFUSION, ADC)",
+            "left out: 1 file: is no DICOM file",
+            "left out: 1 file: is a copy of another file",
+        ):
+            assert line in caplog.messages
+
+    def test_beside_nifti(self, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
+        run(tiny_bundle, study, tmp_path / "made.nii.gz")
+        told = json.loads((tmp_path / "made.json").read_text())["LeftOut"]
+        assert {item["number"] for item in told["not_translated"]} == {4, 9}
+        assert told["ignored"] == [{"files": 1, "reason": "is no DICOM file"}]
+
+    def test_other_parts_of_the_series(
+        self, tiny_bundle: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
+    ) -> None:
+        for echo, time in enumerate((12, 98)):
+            made = datasets(make_scan(6, "T2w"), 5, **(T2W | {"EchoTime": time}))
+            for one in made:
+                one.SOPInstanceUID = f"1.2.{echo}.{one.InstanceNumber}"
+            save(tmp_path / "in", made, prefix=f"echo{echo}-")
+        out = run(tiny_bundle, tmp_path / "in", tmp_path / "out", series="5:2")
+        (other,) = json.loads((out / "report.json").read_text())["not_translated"]
+        assert (other["number"], other["part"], other["contrast"]) == (5, 1, "PDw")
+
+
+class TestStorage:
+    """However a scan is stored, its translation is the same and lies in the same place."""
+
+    def same(self, model: Bundle, scan: Volume, folder: Path, made: list[Dataset]) -> Path:
+        plain, other = folder / "plain", folder / "other"
+        save(plain, datasets(scan, **T1W))
+        if not other.exists():
+            save(other, made)
+        first = io.read(run(model, plain, folder / "out-plain"))
+        assert inspect(other).items[0].problem is None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MrbridgeWarning)
+            out = run(model, other, folder / "out")
+            second = io.read(out)
+        np.testing.assert_allclose(second.affine, first.affine, atol=1e-4)
+        np.testing.assert_array_equal(second.voxels, first.voxels)
+        for path in out.glob("*.dcm"):
+            one = pydicom.dcmread(path)
+            assert one.PhotometricInterpretation == "MONOCHROME2"
+            assert "PixelPaddingValue" not in one
+            assert "NumberOfFrames" not in one
+        return out
+
+    @pytest.mark.parametrize("value", [-2000, 30000])
+    def test_padding(
+        self, value: int, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
+    ) -> None:
+        scan = make_scan(6, "T1w")
+        voxels = scan.voxels.astype(np.int16)
+        made = datasets(scan, **T1W)
+        for k, one in enumerate(made):
+            pixels = voxels[:, :, k].copy()
+            pixels[:2] = pixels[-2:] = value  # where there is air
+            one.PixelRepresentation, one.BitsStored, one.HighBit = 1, 16, 15
+            one.PixelData = np.ascontiguousarray(pixels.T).tobytes()
+            one.add_new("PixelPaddingValue", "SS", value)
+        voxels[:2] = voxels[-2:] = voxels[2:-2].min()
+        self.same(tiny_bundle, replace(scan, voxels=voxels), tmp_path, made)
+
+    def test_monochrome1(
+        self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
+    ) -> None:
+        scan = make_scan(6, "T1w")
+        scan = replace(scan, voxels=scan.voxels - scan.voxels.min())
+        made = datasets(scan, PhotometricInterpretation="MONOCHROME1", **T1W)
+        for one in made:
+            pixels = scan.voxels.max() - np.frombuffer(one.PixelData, "<u2")
+            one.PixelData, one["PixelData"].VR = pixels.astype("<u2").tobytes(), "OW"
+        self.same(tiny_bundle, scan, tmp_path, made)
+
+    def test_frames_of_a_classic_image(
+        self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
+    ) -> None:
+        scan = make_scan(6, "T1w")
+        made = datasets(scan, **T1W)
+        spacing = float(np.linalg.norm(scan.affine[:3, 2]))
+        # The normal runs along the third axis of a right-handed affine, else against it.
+        sign = np.sign(np.linalg.det(scan.affine[:3, :3]))
+        one = in_frames(made, SpacingBetweenSlices=f"{sign * spacing:.9f}")
+        out = self.same(tiny_bundle, scan, tmp_path, [one])
+        assert len(list(out.glob("*.dcm"))) == scan.voxels.shape[2]
+
+    def test_without_preamble(
+        self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
+    ) -> None:
+        scan = make_scan(6, "T1w")
+        for number, one in enumerate(datasets(scan, **T1W)):
+            save_bare(tmp_path / "other" / f"{number}", one)
+        self.same(tiny_bundle, scan, tmp_path, [])
+
+    def test_directions_that_differ_by_rounding(
+        self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
+    ) -> None:
+        scan = make_scan(6, "T1w")
+        made = datasets(scan, **T1W)
+        random = np.random.default_rng(0)
+        for one in made:
+            cosines = np.array(one.ImageOrientationPatient, float) + random.uniform(-2e-6, 2e-6, 6)
+            one.ImageOrientationPatient = [f"{value:.7f}" for value in cosines]
+        plain = io.read(save(tmp_path / "plain", datasets(scan, **T1W))[0].parent)
+        save(tmp_path / "other", made)
+        read = io.read(run(tiny_bundle, tmp_path / "other", tmp_path / "out"))
+        np.testing.assert_allclose(read.affine, plain.affine, atol=1e-3)
 
 
 def test_nobody_is_named(

@@ -23,20 +23,26 @@ from pydicom.uid import (
     generate_uid,
 )
 from tests.studies import (
+    MR,
+    T1W,
     T2W,
     datasets,
     enhanced,
+    in_frames,
     marked,
     oblique,
     positions_of,
     save,
+    save_bare,
     values_at,
     write_series,
 )
 
 from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.io.dicom import DicomHeader
+from mrbridge.io.dicom import DicomHeader, find_series
+from mrbridge.io.formats import begins_with_data_set
+from mrbridge.preparation.inspect import inspect
 from mrbridge.volume import Volume
 
 
@@ -224,6 +230,308 @@ class TestStorage:
         np.testing.assert_array_equal(io.read(tmp_path).voxels, signed)
 
 
+class TestWithoutPreamble:
+    """As GDCM and dcm2niix read them, whatever their names are."""
+
+    @pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, True), (False, False)])
+    @pytest.mark.parametrize("suffix", [".dcm", "", ".ima", ".1.2.840"])
+    def test_a_series(self, implicit: bool, little: bool, suffix: str, tmp_path: Path) -> None:
+        volume = marked()
+        for number, one in enumerate(datasets(volume, **T1W)):
+            path = tmp_path / f"a{number}{suffix}"
+            save_bare(path, one, implicit=implicit, little=little)
+        read = io.read(tmp_path)
+        assert_same(read, volume)
+        assert read.contrast == "T1w"
+
+    @pytest.mark.parametrize("places", [[3], [6], [0, 1, 2]])
+    def test_some_of_a_series(self, places: list[int], tmp_path: Path) -> None:
+        volume = marked()
+        made = datasets(volume, **T1W)
+        paths = save(tmp_path / "study", made)
+        for place in places:
+            paths[place].unlink()
+            save_bare(tmp_path / "study" / f"other{place}", made[place])
+        assert_same(io.read(tmp_path / "study"), volume)
+        with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+            for path in (tmp_path / "study").iterdir():
+                archive.write(path, path.name)
+        assert_same(io.read(tmp_path / "study.zip"), volume)
+
+    @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+    def test_file_meta_information_alone(self, syntax: UID, tmp_path: Path) -> None:
+        volume = marked()
+        for path in write_series(tmp_path, volume):
+            compress(path, syntax)
+            path.write_bytes(path.read_bytes()[132:])
+        assert_same(io.read(tmp_path), volume)
+
+    def test_an_enhanced_image(self, tmp_path: Path) -> None:
+        volume = marked()
+        save_bare(tmp_path / "one", enhanced(volume))
+        assert_same(io.read(tmp_path / "one"), volume)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"\x08\x00" + bytes(range(256)) * 20,
+            b"\x08\x00\x05\x00" + bytes(4000),
+            b"\x02\x00" * 2000,
+            b"\x08\x00\x02\x00" + bytes(8) + b"\x40\x00\x40\x00\x18\x00" + bytes(4000),  # TGA
+            b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(4000),
+            b"solid mesh" + bytes(80) + b"\x02\x00\x00\x00" + bytes(4000),
+            b"The patient lay still.\n" * 200,
+            b"\x08\x00\x05\x00CS",
+            b"",
+        ],
+    )
+    def test_what_is_no_data_set(self, data: bytes, tmp_path: Path) -> None:
+        (tmp_path / "junk").write_bytes(data)
+        assert not io.is_dicom(tmp_path / "junk")
+        assert not io.is_dicom(tmp_path)
+        write_series(tmp_path)
+        assert io.read(tmp_path).voxels.shape == (20, 24, 7)
+        ((file, reason),) = find_series(tmp_path).ignored
+        assert (file.name, reason) == ("junk", "is no DICOM file")
+
+    def test_random_bytes_are_none(self) -> None:
+        random = np.random.default_rng(0)
+        for start in (b"\x08\x00", b"\x00\x08", b"\x02\x00", b"\x08\x00\x05\x00"):
+            for _ in range(500):
+                assert not begins_with_data_set(start + random.bytes(500))
+
+
+class TestClassicFrames:
+    """A classic MR image has one frame by the standard; some exports write several."""
+
+    def frames(self, **tags: object) -> tuple[Volume, Dataset]:
+        volume = marked()
+        return volume, in_frames(datasets(volume, **T1W), **tags)
+
+    def test_they_lie_where_the_spacing_says(self, tmp_path: Path) -> None:
+        volume, one = self.frames(SpacingBetweenSlices="4.5")
+        save(tmp_path, [one])
+        with pytest.warns(MrbridgeWarning, match=r"7 frames .* SpacingBetweenSlices \(4.5 mm\)"):
+            read = io.read(tmp_path)
+        assert_same(read, volume)  # whose third axis is the normal
+        (item,) = inspect(tmp_path).items
+        assert item.problem is None
+        assert item.shape == (20, 24, 7)
+        assert "SpacingBetweenSlices" in item.notes[0]
+
+    def test_they_lie_where_their_locations_say(self, tmp_path: Path) -> None:
+        places = [0.0, -9, -4.5, 4.5, 9, 13.5, 18]
+        volume, one = self.frames(SliceLocationVector=places)
+        save(tmp_path, [one])
+        with pytest.warns(MrbridgeWarning, match="7 frames .* SliceLocationVector"):
+            read = io.read(tmp_path)
+        order = np.argsort(places)
+        np.testing.assert_array_equal(read.voxels, volume.voxels[:, :, order])
+        first = read.affine @ [0, 0, 2, 1]
+        np.testing.assert_allclose(first, volume.affine @ [0, 0, 0, 1], atol=1e-6)
+
+    def test_they_lie_where_functional_groups_say(self, tmp_path: Path) -> None:
+        volume = marked()
+        one = enhanced(volume, **T1W)
+        one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = MR
+        save(tmp_path, [one])
+        assert_same(io.read(tmp_path), volume)
+
+    @pytest.mark.parametrize(
+        ("tags", "match"),
+        [
+            ({}, "SpacingBetweenSlices is missing"),
+            ({"SpacingBetweenSlices": "0"}, "SpacingBetweenSlices is missing"),
+            (
+                {"SpacingBetweenSlices": "4.5", "FrameIncrementPointer": 0x00181063},
+                "may be points in time",
+            ),
+            ({"SpacingBetweenSlices": "4.5", "NumberOfTemporalPositions": "7"}, "points in time"),
+            ({"SpacingBetweenSlices": "4.5", "CardiacNumberOfImages": "7"}, "points in time"),
+        ],
+    )
+    def test_otherwise_they_are_refused(
+        self, tags: dict[str, object], match: str, tmp_path: Path
+    ) -> None:
+        _, one = self.frames(**tags)
+        save(tmp_path, [one])
+        with pytest.raises(InputError, match=f"holds 7 frames .*{match}"):
+            io.read(tmp_path)
+        assert match in str(inspect(tmp_path).items[0].problem)
+
+    def test_other_classes_are_refused(self, tmp_path: Path) -> None:
+        _, one = self.frames(SpacingBetweenSlices="4.5")
+        one.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7.3"
+        save(tmp_path, [one])
+        with pytest.raises(InputError, match="Multi-frame Grayscale Word Secondary Capture"):
+            io.read(tmp_path)
+
+
+class TestPadding:
+    """PixelPaddingValue (PS3.3, C.7.5.1.1.2) is background, whatever type its writer gave it."""
+
+    def padded(
+        self, value: int, dtype: str = "<i2", bits: int = 16, **tags: object
+    ) -> tuple[np.ndarray, np.ndarray, list[Dataset]]:
+        """A volume, where it is padded, and its data sets."""
+        voxels = marked().voxels.astype(np.int32)
+        where = np.zeros(voxels.shape, bool)
+        where[:4] = where[:, :3] = True
+        stored = np.where(where, value, voxels).astype(dtype)
+        made = datasets(marked(), **T1W | tags)
+        for k, one in enumerate(made):
+            one.BitsStored, one.HighBit, one.PixelRepresentation = bits, bits - 1, dtype == "<i2"
+            one.PixelData = np.ascontiguousarray(stored[:, :, k].T).tobytes()
+        return voxels, where, made
+
+    @pytest.mark.parametrize(
+        ("value", "dtype", "kind", "told"),
+        [
+            (-2000, "<i2", "SS", -2000),
+            (-2000, "<i2", "US", 63536),  # the same 16 bits
+            (-2000, "<i2", "DS", "-2000"),
+            (-2000, "<i2", "OW", b"\x30\xf8"),
+            (-2000, "<i2", "FL", -2000.0),
+            (-32768, "<i2", "SS", -32768),
+            (63536, "<u2", "US", 63536),
+            (63536, "<u2", "SS", -2000),
+            (65535, "<u2", "US", 65535),
+        ],
+    )
+    @pytest.mark.parametrize("slope", [None, 0.25])
+    def test_it_is_background(
+        self,
+        value: int,
+        dtype: str,
+        kind: str,
+        told: object,
+        slope: float | None,
+        tmp_path: Path,
+    ) -> None:
+        voxels, where, made = self.padded(value, dtype)
+        for one in made:
+            one.add_new("PixelPaddingValue", kind, told)
+            if slope is not None:
+                one.RescaleSlope, one.RescaleIntercept = slope, 0
+        save(tmp_path, made)
+        with pytest.warns(MrbridgeWarning, match="PixelPaddingValue.* set to background"):
+            read = io.read(tmp_path)
+        expected = voxels * (slope or 1)
+        np.testing.assert_array_equal(read.voxels[~where], expected[~where])
+        assert (read.voxels[where] == expected[~where].min()).all()
+
+    def test_in_implicit_files(self, tmp_path: Path) -> None:
+        voxels, where, made = self.padded(-2000)
+        for number, one in enumerate(made):
+            one.add_new("PixelPaddingValue", "SS", -2000)
+            save_bare(tmp_path / str(number), one)
+        with pytest.warns(MrbridgeWarning, match="set to background"):
+            read = io.read(tmp_path)
+        assert (read.voxels[where] == voxels[~where].min()).all()
+
+    def test_a_range(self, tmp_path: Path) -> None:
+        voxels, where, made = self.padded(-2000)
+        for one in made:
+            pixels = np.frombuffer(one.PixelData, "<i2").copy()
+            pixels[pixels == -2000] = np.arange((pixels == -2000).sum()) % 900 - 2000
+            one.PixelData = pixels.tobytes()
+            one.add_new("PixelPaddingValue", "SS", -2000)
+            one.add_new("PixelPaddingRangeLimit", "SS", -1100)
+        save(tmp_path, made)
+        with pytest.warns(MrbridgeWarning, match="set to background"):
+            read = io.read(tmp_path)
+        np.testing.assert_array_equal(read.voxels[~where], voxels[~where])
+        assert (read.voxels[where] == voxels[~where].min()).all()
+
+    def test_a_value_of_more_bits_than_pixels_have(self, tmp_path: Path) -> None:
+        """Decoding removes the upper bits: 63536 becomes 2096, which tissue may be."""
+        voxels, where, made = self.padded(63536, "<u2", bits=12)
+        voxels[10:14] = 2096
+        for k, one in enumerate(made):
+            pixels = np.where(where[:, :, k], 63536, voxels[:, :, k]).astype("<u2").T
+            one.PixelData = np.ascontiguousarray(pixels).tobytes()
+            one.add_new("PixelPaddingValue", "US", 63536)
+        save(tmp_path, made)
+        with pytest.warns(MrbridgeWarning, match="set to background"):
+            read = io.read(tmp_path)
+        np.testing.assert_array_equal(read.voxels[~where], voxels[~where])
+        assert (read.voxels[where] == voxels[~where].min()).all()
+
+    @pytest.mark.parametrize("value", [0, -7])
+    def test_negative_values_of_interpolation_are_not_background(
+        self, value: int, tmp_path: Path
+    ) -> None:
+        voxels, where, made = self.padded(-2000)
+        voxels[5:18, 5:20, :3] = 0
+        voxels[6, 6, 1] = value
+        for k, one in enumerate(made):
+            pixels = np.where(where[:, :, k], -2000, voxels[:, :, k]).astype("<i2").T
+            one.PixelData = np.ascontiguousarray(pixels).tobytes()
+            one.add_new("PixelPaddingValue", "SS", -2000)
+        save(tmp_path, made)
+        with pytest.warns(MrbridgeWarning, match="set to background"):
+            read = io.read(tmp_path)
+        assert (read.voxels[where] == 0).all()
+        assert read.voxels[6, 6, 1] == value
+
+    @pytest.mark.parametrize("dtype", ["<i2", "<u2"])
+    @pytest.mark.parametrize("slope", [None, 0.25])
+    def test_ordinary_air_stays_as_it_is(
+        self, dtype: str, slope: float | None, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        voxels, where, made = self.padded(0, dtype)
+        for one in made:
+            one.add_new("PixelPaddingValue", "SS" if dtype == "<i2" else "US", 0)
+            if slope is not None:
+                one.RescaleSlope, one.RescaleIntercept = slope, 0
+        save(tmp_path, made)
+        read = io.read(tmp_path)
+        np.testing.assert_array_equal(read.voxels, np.where(where, 0, voxels * (slope or 1)))
+        assert not recwarn.list
+
+    @pytest.mark.parametrize("value", [70000, "many", None, b""])
+    def test_a_value_that_is_none(self, value: object, tmp_path: Path) -> None:
+        voxels, where, made = self.padded(0)
+        for one in made:
+            one.add_new(
+                "PixelPaddingValue", "LO" if isinstance(value, str) else "UL", value or None
+            )
+        save(tmp_path, made)
+        np.testing.assert_array_equal(io.read(tmp_path).voxels, np.where(where, 0, voxels))
+
+
+class TestMonochrome1:
+    @pytest.mark.parametrize("slope", [None, 0.25])
+    @pytest.mark.parametrize("signed", [False, True])
+    def test_it_is_turned_back(self, slope: float | None, signed: bool, tmp_path: Path) -> None:
+        volume = marked()
+        shift = -3000 if signed else 0
+        inverted = (int(volume.voxels.max()) + shift - volume.voxels.astype(int)).astype("<i2")
+        made = datasets(volume, slope=slope, PhotometricInterpretation="MONOCHROME1", **T1W)
+        for k, one in enumerate(made):
+            one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 15, signed
+            one.PixelData = np.ascontiguousarray(inverted[:, :, k].T).tobytes()
+        save(tmp_path, made)
+        assert inspect(tmp_path).items[0].problem is None
+        with pytest.warns(MrbridgeWarning, match="MONOCHROME1"):
+            read = io.read(tmp_path)
+        darkest = volume.voxels - volume.voxels.min().astype(int)
+        np.testing.assert_allclose(read.voxels, darkest * (slope or 1), atol=1e-3)
+
+    def test_its_padding_is_background(self, tmp_path: Path) -> None:
+        volume = marked()
+        made = datasets(volume, PhotometricInterpretation="MONOCHROME1", **T1W)
+        for one in made:
+            pixels = 4000 - np.frombuffer(one.PixelData, "<u2")
+            pixels[:40] = 0
+            one.PixelData, one["PixelData"].VR = pixels.astype("<u2").tobytes(), "OW"
+            one.add_new("PixelPaddingValue", "US", 0)
+        save(tmp_path, made)
+        with pytest.warns(MrbridgeWarning):
+            read = io.read(tmp_path)
+        assert read.voxels[:, 0].max() == 0
+
+
 class TestEchoes:
     def test_those_of_a_memprage_are_combined(self, tmp_path: Path) -> None:
         first, second = marked(seed=1), marked(seed=2)
@@ -277,7 +585,7 @@ def compress(path: Path, syntax: UID) -> None:
 
     if syntax == RLELossless:
         one: Dataset = pydicom.dcmread(path)
-        one.compress(RLELossless)
+        one.compress(RLELossless, generate_instance_uid=False)
         one.save_as(path)
         return
     import gdcm

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from tests.studies import NAME, T1W, T2W, datasets, save
 
-from mrbridge import io
+from mrbridge import cli, io
 from mrbridge.errors import InputError, SomeScansFailed
 from mrbridge.io.bids import find_scans
 from mrbridge.io.dicom.files import DicomFile
@@ -65,6 +65,23 @@ def test_a_cohort(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
         assert secret not in told
 
 
+def test_what_is_left_out_is_told(
+    cohort: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = cohort / f"{NAME}3"
+    (folder / f"{NAME}.pdf").write_text(NAME)
+    for number, path in enumerate(sorted(folder.glob("*.MR.3.*"))[:2]):
+        shutil.copy(path, folder / f"{NAME} ({number})")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["prepare", str(cohort), "-o", str(tmp_path_factory.mktemp("prepared") / "store")])
+    assert ended.value.code == 0
+    out, _ = capsys.readouterr()
+    assert "4 files ignored" in out
+    assert "2 ignored: is a copy of another file" in out
+    assert "1 ignored: is no DICOM file" in out
+    assert re.search(r"1 ignored: 1 of 12 slices is missing", out)
+
+
 def test_slices_are_those_of_the_volume(
     cohort: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -88,13 +105,13 @@ def test_no_series_is_looked_for_twice(
     cohort: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: Counter[Path] = Counter()
-    read = DicomFile.header
+    read = DicomFile.header_and_pixels
 
-    def counted(self: DicomFile, tags: tuple[str, ...] | None) -> Dataset:
+    def counted(self: DicomFile, tags: tuple[str, ...] | None) -> tuple[Dataset, Any]:
         opened[self.path] += 1
         return read(self, tags)
 
-    monkeypatch.setattr(DicomFile, "header", counted)
+    monkeypatch.setattr(DicomFile, "header_and_pixels", counted)
     prepare(cohort, tmp_path_factory.mktemp("prepared") / "store")
     # For the listing, for its series' hash, and for its voxels, however many others there are.
     assert max(opened.values()) == 3

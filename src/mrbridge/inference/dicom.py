@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from mrbridge.io.dicom import (
     DicomHeader,
     Listing,
     Origin,
+    Series,
     choose_series,
     find_series,
     must_be_ours,
@@ -25,6 +27,9 @@ from mrbridge.io.dicom import (
 )
 from mrbridge.io.safety import suffix_of, write_json
 from mrbridge.volume import Volume
+
+log = logging.getLogger(__name__)
+_MOST_LINES = 10  # of what is left out, on the terminal
 
 
 @dataclass(frozen=True)
@@ -74,17 +79,19 @@ def translate_series(plan: Plan, make: Callable[[Volume], Synthesis]) -> tuple[P
     synthesis = make(read_series(chosen, allow_gaps=plan.allow_gaps))
     to = synthesis.contrast
     told = provenance(plan.bundle, synthesis, f"urn:oid:{chosen.uid}")
-    series = _told_of(synthesis.source)
+    series, left_out = _told_of(synthesis.source), _left_out(listing, chosen)
+    for line in _in_words(left_out):
+        log.info("left out: %s", line)
     if form == "dicom":
         origin = Origin(to, "mrbridge", __version__, plan.bundle.hash)
-        report = told | {"series": series} | _others(listing, series["uid"])
+        report = told | {"series": series} | left_out
         write_series(synthesis.made, plan.out, origin, report)
         return plan.out, to
     out = plan.out
     if FORMATS.get(suffix_of(out)) != "nifti":
         out = out / f"series-{chosen.label.replace(':', '-')}_desc-synth_{to}.nii.gz"
     write(synthesis.made, out, synthetic_note=note(to))
-    write_json(sidecar_path(out), told | {"SourceSeries": series})
+    write_json(sidecar_path(out), told | {"SourceSeries": series, "LeftOut": left_out})
     return out, to
 
 
@@ -136,7 +143,14 @@ def _told_of(scan: Volume) -> dict[str, Any]:
     }
 
 
-def _others(listing: Listing, uid: str) -> dict[str, Any]:
+def _why_not(series: Series) -> str:
+    """Why a series was not translated, without the remedy."""
+    if series.identity.is_other or series.refusal is not None:
+        return series.what_is_wrong
+    return series.why_not or "not chosen"
+
+
+def _left_out(listing: Listing, chosen: Series) -> dict[str, Any]:
     """What was not translated; files are counted, since their names may be the patient's."""
     reasons = Counter(reason for _, reason in listing.ignored)
     return {
@@ -144,11 +158,28 @@ def _others(listing: Listing, uid: str) -> dict[str, Any]:
             {
                 "uid": other.uid,
                 "number": other.number,
+                "part": other.part,
                 "kind": other.kind,
-                "reason": other.what_is_wrong,
+                "contrast": other.contrast,
+                "reason": _why_not(other),
             }
             for other in listing.series
-            if other.uid != uid
+            if other is not chosen
         ],
         "ignored": [{"files": count, "reason": reason} for reason, count in reasons.items()],
     }
+
+
+def _in_words(left_out: dict[str, Any]) -> list[str]:
+    """What was not translated, a line each."""
+    lines = []
+    for other in left_out["not_translated"]:
+        part = "" if other["part"] is None else f":{other['part']}"
+        label = other["uid"] if other["number"] is None else other["number"]
+        anatomical = other["kind"] == "anatomical" and other["contrast"]
+        kind = other["contrast"] if anatomical else other["kind"]
+        lines.append(f"series {label}{part} ({kind}): {other['reason']}")
+    for item in left_out["ignored"]:
+        lines.append(f"{item['files']} file{'s' * (item['files'] > 1)}: {item['reason']}")
+    more = len(lines) - _MOST_LINES
+    return lines if more <= 0 else [*lines[:_MOST_LINES], f"{more} more (see the report)"]

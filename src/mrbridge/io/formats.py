@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,16 @@ FORMATS = {
     ".jpeg": "picture",
 }
 """Suffix to kind of scan."""
+
+_START = 4096  # bytes of a file that tell whether it is DICOM
+_ELEMENTS = 3  # as many in order are no accident
+_UNDEFINED = 0xFFFFFFFF  # the length of a sequence that ends with a delimiter
+# Value representations with a length of two and of four bytes (PS3.5, 7.1.2).
+_SHORT = {
+    *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT"),
+    *(b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
+}
+_LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 
 
 def is_readable(path: str | Path) -> bool:
@@ -51,8 +62,51 @@ def is_dicom(path: str | Path) -> bool:
 
 
 def starts_as_dicom(stream: IO[bytes]) -> bool:
-    """Whether bytes begin as a DICOM file does (PS3.10, 7.1): any 128 bytes, then DICM."""
-    return stream.read(132)[128:] == b"DICM"
+    """Whether bytes begin as a DICOM file: any 128 bytes, then DICM (PS3.10, 7.1), or, in old
+    exports, at once with a data set (PS3.5, 7.1)."""
+    start = stream.read(_START)
+    return start[128:132] == b"DICM" or begins_with_data_set(start)
+
+
+def begins_with_data_set(start: bytes) -> bool:
+    """Whether bytes are the first elements of a DICOM data set that has no preamble.
+
+    Its first element is of group 0002 (file meta information) or 0008 (identification), and
+    further ones follow in ascending order, each with an even length that its type allows.
+
+    Args:
+        start: the first 4096 bytes of a file, or all of a shorter one.
+    """
+    return any(
+        _count_elements(start, order, explicit) >= _ELEMENTS
+        for order, explicit in (("<", True), ("<", False), (">", True))
+    )
+
+
+def _count_elements(start: bytes, order: str, explicit: bool) -> int:
+    """How many elements of a data set the bytes begin with; 0 for anything else."""
+    place, count, before = 0, 0, (0, 0)
+    while place + 12 <= len(start) and count < _ELEMENTS:
+        tag = struct.unpack_from(f"{order}HH", start, place)
+        if tag <= before or (count == 0 and tag[0] not in (2, 8)):
+            return 0
+        if tag[0] == 2 and order == ">":
+            return 0  # file meta information is little endian
+        kind = start[place + 4 : place + 6]
+        if not explicit:
+            length, head = struct.unpack_from(f"{order}I", start, place + 4)[0], 8
+        elif kind in _LONG:
+            length, head = struct.unpack_from(f"{order}I", start, place + 8)[0], 12
+        elif kind in _SHORT:
+            length, head = struct.unpack_from(f"{order}H", start, place + 6)[0], 8
+        else:
+            return 0
+        if tag[1] == 0 and length != 4:  # a group's length is four bytes
+            return 0
+        if length % 2 and length != _UNDEFINED:
+            return 0
+        place, count, before = place + head + length, count + 1, tag
+    return count
 
 
 def walk(root: Path, *, links: bool = False) -> Iterator[Path]:

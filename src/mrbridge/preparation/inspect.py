@@ -45,6 +45,7 @@ class Item:
         spacing_mm: along i, j, k.
         gaps: slices that are missing.
         problem: why it cannot be used as it is; None if it can.
+        notes: what was assumed or left out of it, in words.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Item:
     spacing_mm: tuple[float, ...] | None
     gaps: int
     problem: str | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,7 @@ class Inspection:
         for item in self.items:
             if item.contrast and self.form == "dicom":
                 lines.append(f"  {item.name}: {item.contrast}, {item.reason}")
-            if item.problem:
-                lines.append(f"  {item.name}: {item.problem}")
+            lines += [f"  {item.name}: {told}" for told in (*item.notes, item.problem) if told]
         reasons = Counter(reason for _, reason in self.ignored)
         for reason, count in reasons.most_common():
             lines.append(f"{count} other file{'s' if count > 1 else ''}: {reason}")
@@ -183,7 +184,14 @@ def _dicom(path: Path) -> Inspection:
     listing = find_series(path)
     ignored = [(_below(file, path), reason) for file, reason in listing.ignored]
     ignored += [(_below(error.path or path, path), error.what) for error in listing.damaged]
-    return Inspection(path, "dicom", [_series_item(one) for one in listing.series], ignored)
+    items = [_series_item(one) for one in listing.series]
+    if listing.damaged:
+        told = "a file beside it is damaged, and may be a slice of it. Get it again, or remove it."
+        items = [
+            replace(item, problem=told) if series.is_image else item
+            for item, series in zip(items, listing.series, strict=True)
+        ]
+    return Inspection(path, "dicom", items, ignored)
 
 
 def _series_item(series: Series) -> Item:
@@ -204,6 +212,7 @@ def _series_item(series: Series) -> Item:
         spacing_mm=spacing,
         gaps=series.gaps,
         problem=series.why_not,
+        notes=(series.detail, *series.notes) if series.detail else series.notes,
     )
 
 
@@ -302,4 +311,5 @@ def _cells(item: Item, form: str) -> Iterator[str]:
     yield "-" if item.spacing_mm is None else " x ".join(f"{mm:.3g}" for mm in item.spacing_mm)
     if form == "dicom":
         yield str(item.gaps) if item.shape else "-"
-    yield "yes" if item.problem is None else "with --allow-gaps" if item.gaps else "no"
+    problem = item.problem or ""
+    yield "with --allow-gaps" if "--allow-gaps" in problem else "no" if problem else "yes"

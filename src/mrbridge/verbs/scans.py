@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,8 @@ from mrbridge.options import (
 )
 from mrbridge.place_options import place_argument, place_option
 from mrbridge.quick_imports import quick_imports
+
+_MOST_REASONS = 10  # why files are ignored, on the terminal; the store keeps all
 
 
 def demo(
@@ -170,6 +173,7 @@ def prepare(
     told: dict[str, Any] = {
         "path": str(store.path),
         "ignored": len(manifest.ignored),
+        "ignored_because": Counter(remark.reason for remark in manifest.ignored),
         "failed": {remark.name: remark.reason for remark in manifest.failures},
     }
     for contrast in (settings.source, settings.target):
@@ -188,7 +192,9 @@ def prepare(
         for contrast in (settings.source, settings.target)
     )
     words += f"; {_spread_of(told['subjects'])}"
-    answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
+    reasons = told["ignored_because"].most_common(_MOST_REASONS)
+    because = "".join(f"\n{count} ignored: {reason}" for reason, count in reasons)
+    answer(told, f"{store.path}: {words}; {told['ignored']} files ignored{because}")
     if failure:
         raise failure
 

@@ -5,8 +5,8 @@ One set of rules for names, BIDS entities and DICOM headers. `words` holds the v
 timing decides first.
 """
 
-from mrbridge.io.contrast.identity import Identity
+from mrbridge.io.contrast.identity import Identity, something_else
 from mrbridge.io.contrast.path import guess_contrast, of_bids_name, of_path
 from mrbridge.io.contrast.words import of_text
 
-__all__ = ["Identity", "guess_contrast", "of_bids_name", "of_path", "of_text"]
+__all__ = ["Identity", "guess_contrast", "of_bids_name", "of_path", "of_text", "something_else"]

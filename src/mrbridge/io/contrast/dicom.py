@@ -228,8 +228,9 @@ def _by_sequence(slices: Sequence[Header]) -> Identity | None:
     ):
         return something_else("MT", "is weighted by magnetization transfer")
     times = {t for s in slices if (t := s.number("TemporalPositionIdentifier")) is not None}
-    if len(times) > 1 or (first.number("NumberOfTemporalPositions") or 1) > 1:
-        return something_else("dynamic", "is a dynamic series of several points in time")
+    count = max(len(times), int(first.number("NumberOfTemporalPositions") or 1))
+    if count > 1:
+        return something_else("dynamic", f"is a dynamic series of {count} points in time")
     if len(first.numbers("InversionTime")) > 1:
         return something_else("DIR", "has several inversion times (double inversion recovery)")
     if acquired.gradient and not acquired.spin and not acquired.inverted:

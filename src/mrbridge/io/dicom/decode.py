@@ -1,4 +1,4 @@
-"""Decoding compressed pixels, in a process of its own.
+"""Decoding pixels; compressed ones in a process of its own.
 
 The decoders of JPEG, JPEG-LS and JPEG 2000 are C and C++ code that ends the whole process on some
 damaged files. A process of their own ends alone, and neither its memory nor its time is ours. Run
@@ -13,15 +13,19 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
+from pydicom.uid import RLELossless
 
-from mrbridge.io.dicom.files import calm
+from mrbridge.io.dicom.files import DicomFile, calm, damaged, parse
+from mrbridge.io.dicom.header import Slice
 
 _REQUEST = struct.Struct("<QQ")  # frame, bytes of the file (0: the one before)
 _ANSWER = struct.Struct("<Q")  # bytes of the array; 0: it cannot be decoded
@@ -84,6 +88,90 @@ class Decoder:
         raise DecodingError
 
 
+def read_planes(
+    slices: Sequence[Slice], shape: tuple[int, int]
+) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_] | None]]:
+    """The stored pixels of each slice; every file is opened once.
+
+    Args:
+        slices: of any files.
+        shape: of each image (rows, columns).
+
+    Yields:
+        The slice's index, its pixels (rows, columns), and which of them are padding (None where
+        the header names none).
+
+    Raises:
+        InputError: pixels are absent, damaged, or not of that shape.
+    """
+    opened: DicomFile | None = None
+    with ExitStack() as stack:
+        decoder: Decoder | None = None
+        for index, part in enumerate(slices):
+            data = b""
+            if opened is not part.file:
+                opened = part.file
+                data = opened.read()
+                whole = opened.whole(data)
+                if "PixelData" not in whole:
+                    raise damaged(opened, "ends before its pixels")
+                syntax = whole.file_meta.TransferSyntaxUID
+                coded = syntax.is_encapsulated and syntax != RLELossless
+                if coded and decoder is None:
+                    decoder = stack.enter_context(Decoder())
+            frame = part.frame or 0
+            try:
+                if coded and decoder is not None:
+                    plane = decoder.decode(data, frame)
+                else:
+                    plane = pixel_array(whole, index=frame)
+                padded = _padding(part, plane, None if coded else whole)
+            except MemoryError:
+                raise
+            except Exception:  # decoders meet damage with any exception at all
+                raise damaged(part.file, "its pixels are damaged or truncated") from None
+            if plane.shape != shape or plane.dtype.kind not in "iu":
+                raise damaged(part.file, f"its pixels have the shape {plane.shape}, not {shape}")
+            yield index, plane, padded
+
+
+def _padding(part: Slice, plane: NDArray[Any], whole: Dataset | None) -> NDArray[np.bool_] | None:
+    """Which pixels are padding (PS3.3, C.7.5.1.1.2)."""
+    allocated, signed = int(part.number("BitsAllocated") or 16), part.number("PixelRepresentation")
+    ends = [
+        _stored(part.header.get(keyword), allocated, bool(signed))
+        for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    ]
+    if ends[0] is None:
+        return None
+    low, high = sorted((ends[0], ends[0] if ends[1] is None else ends[1]))
+    slope, photometric = part.number("RescaleSlope"), part.text("PhotometricInterpretation").upper()
+    if low == 0 and not signed and (slope is None or slope > 0) and photometric != "MONOCHROME1":
+        return None  # the darkest value that there is
+    bits = int(part.number("BitsStored") or allocated)
+    if whole is not None and not -(2**bits) // 2 <= low <= high < 2**bits:
+        # The value uses bits that no other pixel does, and that decoding removes.
+        kept = whole.BitsStored, whole.HighBit
+        whole.BitsStored, whole.HighBit = allocated, allocated - 1
+        plane = pixel_array(whole, index=part.frame or 0)
+        whole.BitsStored, whole.HighBit = kept
+    return (plane >= low) & (plane <= high)
+
+
+def _stored(value: Any, bits: int, signed: bool) -> int | None:
+    """A value as pixels of so many bits hold it, whatever type its writer gave it; None if none."""
+    if isinstance(value, bytes):
+        value = int.from_bytes(value, "little") if value else None
+    try:
+        number = int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not -(2**bits) // 2 <= number < 2**bits:
+        return None
+    number %= 2**bits
+    return number - 2**bits if signed and number >= 2 ** (bits - 1) else number
+
+
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer until the requests end."""
     file = b""
@@ -96,7 +184,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         answer = io.BytesIO()
         try:
             with calm():
-                np.save(answer, pixel_array(pydicom.dcmread(io.BytesIO(file)), index=frame))
+                np.save(answer, pixel_array(parse(io.BytesIO(file)), index=frame))
         except Exception:  # decoders meet damage with any exception at all
             answer = io.BytesIO()
         answers.write(_ANSWER.pack(len(answer.getvalue())) + answer.getvalue())

@@ -15,14 +15,21 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import pydicom
 from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from mrbridge.errors import InputError
 from mrbridge.io.formats import starts_as_dicom, walk
@@ -42,6 +49,9 @@ NO_DICOM = "is no DICOM file"
 
 _CHUNK = 1 << 20
 _MAGIC_END = 132  # PS3.10, 7.1: a preamble of 128 bytes, then DICM
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _END_OF_SEQUENCE = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_JPEG, _JPEG_2000 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # how their images begin
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
 
 
@@ -53,6 +63,21 @@ class _Bounded(io.BufferedReader):
         if size is not None and size > _CHUNK:
             size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
         return super().read(size)
+
+
+@dataclass(frozen=True)
+class PixelData:
+    """How the pixels of a file are stored, as far as that shows without decoding them.
+
+    Attributes:
+        size: bytes that the element claims; None where the pixels are compressed.
+        frames: compressed frames that are there; None where that does not show.
+        whole: whether the file holds all that the element claims.
+    """
+
+    size: int | None
+    frames: int | None
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -95,6 +120,17 @@ class DicomFile:
         Raises:
             InputError: it is no DICOM file, or is damaged.
         """
+        return self.header_and_pixels(tags)[0]
+
+    def header_and_pixels(
+        self,
+        tags: Sequence[str | tuple[int, int]] | None,
+    ) -> tuple[Dataset, PixelData | None]:
+        """What stands before the pixels, and how the pixels are stored.
+
+        Raises:
+            InputError: it is no DICOM file, or is damaged.
+        """
         if self.member is None:
             fetch(self.path)
         with self._guarded(), self.open() as file:
@@ -102,7 +138,8 @@ class DicomFile:
             source = file if self.member is None else io.BytesIO(file.read())
             _refuse_inflating(source, self)
             wanted = None if tags is None else [Tag(tag) for tag in tags]
-            return pydicom.dcmread(source, stop_before_pixels=True, specific_tags=wanted)
+            header = parse(source, stop_before_pixels=True, specific_tags=wanted)
+            return header, _pixel_data(source, header, self.size)
 
     def read(self) -> bytes:
         """All of its bytes.
@@ -122,7 +159,7 @@ class DicomFile:
         with self._guarded():
             source = io.BytesIO(data)
             _refuse_inflating(source, self)
-            return pydicom.dcmread(source)
+            return parse(source)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -146,6 +183,72 @@ class DicomFile:
         except Exception:
             # Parsers meet damage with any exception at all, whose words may hold a patient's data.
             raise damaged(self) from None
+
+
+def parse(source: IO[bytes], **how: Any) -> Dataset:
+    """A data set, with or without a preamble; what pydicom is told is in `how`.
+
+    Its file meta information always names a transfer syntax.
+
+    Raises:
+        InvalidDicomError: it is no DICOM file.
+    """
+    start = source.tell()
+    if not starts_as_dicom(source):
+        raise InvalidDicomError
+    source.seek(start)
+    dataset = pydicom.dcmread(source, force=True, **how)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
+    return dataset
+
+
+def _pixel_data(source: IO[bytes], header: Dataset, size: int) -> PixelData | None:
+    """How the pixels are stored; the source stands where they begin. None where there are none, or
+    all of the file is compressed."""
+    syntax = header.file_meta.TransferSyntaxUID
+    if syntax == DeflatedExplicitVRLittleEndian:
+        return None
+    order: Literal["little", "big"] = "big" if syntax == ExplicitVRBigEndian else "little"
+    element = source.read(12)
+    tag = tuple(int.from_bytes(element[at : at + 2], order) for at in (0, 2))
+    if tag != (0x7FE0, 0x0010) or len(element) < 12:
+        return None
+    if header.original_encoding[0]:
+        length = int.from_bytes(element[4:8], order)
+        source.seek(-4, os.SEEK_CUR)
+    elif element[4:6] in (b"OB", b"OW", b"UN"):
+        length = int.from_bytes(element[8:], order)
+    else:
+        return None
+    if length == _UNDEFINED:
+        return _compressed(source, syntax, size)
+    return PixelData(length, None, source.tell() + length <= size)
+
+
+def _compressed(source: IO[bytes], syntax: UID, size: int) -> PixelData:
+    """How compressed pixels are stored (PS3.5, A.4): a table of offsets, then fragments.
+
+    Frames are counted by the table; without one, by the fragments that begin as a JPEG or
+    JPEG 2000 image does. Each frame of RLE is one fragment.
+    """
+    frames, offsets, first = 0, 0, True
+    while len(item := source.read(8)) == 8:
+        tag, length = item[:4], int.from_bytes(item[4:], "little")
+        if tag == _END_OF_SEQUENCE:
+            return PixelData(None, offsets or frames or None, True)
+        if tag != _ITEM or source.tell() + length > size:
+            break
+        if first:
+            offsets, first = length // 4, False
+            source.seek(length, os.SEEK_CUR)
+        else:
+            start = source.read(min(4, length))
+            source.seek(length - len(start), os.SEEK_CUR)
+            frames += syntax == RLELossless or start[:3] == _JPEG or start == _JPEG_2000
+    return PixelData(None, None, False)
 
 
 def damaged(file: DicomFile, what: str = "is damaged or truncated") -> InputError:
@@ -221,9 +324,11 @@ def _reason_against(file: DicomFile) -> str | None:
 
 def _refuse_inflating(source: IO[bytes], file: DicomFile) -> None:
     """Refuse a deflated file that grows beyond the limit: pydicom inflates it in one go."""
-    start = source.read(_MAGIC_END + 12)
+    start = source.read(_MAGIC_END)
+    if start[-4:] != b"DICM":
+        source.seek(0)
     # PS3.10, 7.1: the group of the file meta information begins with its own length.
-    length = int.from_bytes(start[-4:], "little")
+    length = int.from_bytes(source.read(12)[-4:], "little")
     meta = source.read(min(length, _CHUNK))
     if DeflatedExplicitVRLittleEndian.encode() in meta:
         inflater, grown = zlib.decompressobj(-zlib.MAX_WBITS), 0

@@ -15,11 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError
-from mrbridge.io.dicom.header import Slice
+from mrbridge.io.dicom.header import Slice, plane_of
 
-_PARALLEL = 1e-3  # direction cosines of one stack differ by less: they are written with few digits
-_SAME_PLACE_MM = 1e-2
-_UNEVEN = 0.02  # of the spacing: positions off the even grid by more are no stack
+# Exports round direction cosines differently from slice to slice (dwv #1877, dcmstack #42).
+# dcm2niix lets each differ by 1e-4, ITK by 1e-6. What counts is how far that moves a slice.
+_PARALLEL = 0.5  # of a pixel: how far the centre of a slice may move if its plane is the common one
+_MOST_PLANES = 8  # as many are told apart
+_STRAY = 0.25  # of the slices: as many may lie in another plane without this being a localizer
+_SAME_PLACE_MM = 0.05
+_UNEVEN = 0.05  # of the spacing: positions off the even grid by more are no stack
+_BESIDE = 0.25  # of a pixel: the same within the plane
 _STRAIGHT_MM = 0.1  # but never refused below this: some scanners write one decimal
 _MOST_MISSING = 0.5  # of the places: with more, the smallest distance says nothing
 _ALL_NAMED = 5  # gaps or duplicates named in one message
@@ -47,17 +52,41 @@ class Geometry:
         return tuple(place for place, index in enumerate(self.order) if index is None)
 
 
-def plane_of(part: Slice) -> NDArray[np.float64] | None:
-    """The plane's axes, (3, 3) in LPS: along a row, along a column, the normal; None if unknown."""
-    cosines = np.array(part.numbers("ImageOrientationPatient"))
-    if cosines.shape != (6,):
-        return None
-    row, column = cosines[:3], cosines[3:]
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if min(lengths) < 0.9 or max(lengths) > 1.1 or abs(row @ column) > 0.01:
-        return None
-    normal = np.cross(row, column)
-    return np.stack([row, column, normal / np.linalg.norm(normal)])
+def planes_of(slices: Sequence[Slice]) -> list[list[int]]:
+    """Slices by the plane in which they lie, the largest group first: indices of each group.
+
+    Two are in parallel planes if it moves the centre of a slice by less than half a pixel to take
+    one plane for the other. A slice without an orientation is in no group, nor is one in a
+    ninth plane.
+    """
+    groups: list[tuple[NDArray[np.float64], list[int]]] = []
+    for index, part in enumerate(slices):
+        plane = plane_of(part)
+        if plane is None:
+            continue
+        for common, members in groups:
+            # Against the median of a group, slices differ half as much as against one another.
+            if _tilt(part, plane, common) < 2 * _PARALLEL:
+                members.append(index)
+                break
+        else:
+            if len(groups) < _MOST_PLANES:  # radial slices all differ
+                groups.append((plane, [index]))
+    return sorted((members for _, members in groups), key=len, reverse=True)
+
+
+def view_of(part: Slice) -> str:
+    """The anatomical plane nearest to a slice, in a word; empty where it has no orientation."""
+    plane = plane_of(part)
+    names = ("sagittal", "coronal", "axial")
+    return "" if plane is None else names[int(np.abs(plane[2]).argmax())]
+
+
+def is_localizer(slices: Sequence[Slice]) -> bool:
+    """Whether slices lie in two to four planes, none of which holds nearly all of them."""
+    groups = planes_of(slices)
+    held = sum(map(len, groups))
+    return 1 < len(groups) <= 4 and held - len(groups[0]) > _STRAY * held
 
 
 def arrange(slices: Sequence[Slice]) -> Geometry:
@@ -74,16 +103,16 @@ def arrange(slices: Sequence[Slice]) -> Geometry:
     row, column, normal = planes
     along = places @ normal
     order = np.argsort(along, kind="stable")
+    rows_mm, columns_mm = _pixel_spacing(slices)
     _refuse_duplicates(slices, along, order)
     steps = _steps(along[order], slices)
     origin = places[order[0]]
     if len(slices) > 1:
-        step = (places[order[-1]] - origin) / steps[-1]
-        off = np.linalg.norm(places[order] - origin - steps[:, None] * step, axis=1)
-        _refuse_uneven(off, along[order], steps, slices)
+        origin, step = _line(places[order], steps)
+        off = places[order] - origin - steps[:, None] * step
+        _refuse_uneven(off, normal, along[order], steps, min(rows_mm, columns_mm))
     else:
         step = normal * _thickness(slices[0])
-    rows_mm, columns_mm = _pixel_spacing(slices)
     lps = np.eye(4)
     lps[:3] = np.stack([row * columns_mm, column * rows_mm, step, origin], axis=1)
     by_place: list[int | None] = [None] * (int(steps[-1]) + 1)
@@ -118,7 +147,6 @@ def name_gaps(geometry: Geometry, slices: Sequence[Slice]) -> str:
 
 def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The common plane (3, 3) and each slice's position (slices, 3), LPS mm."""
-    first = plane_of(slices[0])
     sizes = [(part.number("Columns"), part.number("Rows")) for part in slices]
     usual = Counter(sizes).most_common(1)[0][0]
     for part, size in zip(slices, sizes, strict=True):
@@ -132,7 +160,7 @@ def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.fl
                 f"its images differ in size ({part.shown} is unlike the others)",
                 remedy="Choose another series.",
             )
-    places = []
+    places, planes = [], []
     for part in slices:
         plane, place = plane_of(part), part.numbers("ImagePositionPatient")
         if plane is None or len(place) != 3 or max(map(abs, place)) > 1e6:
@@ -140,14 +168,54 @@ def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.fl
                 f"{part.shown} does not say where it lies (position and orientation)",
                 remedy="Export the original images.",
             )
-        if first is None or np.abs(plane - first).max() > _PARALLEL:
-            raise InputError(
-                f"its slices are not parallel ({slices[0].shown}, {part.shown})",
-                remedy="Choose another series.",
-            )
+        planes.append(plane)
         places.append(place)
-    assert first is not None
-    return first, np.array(places, np.float64)
+    common = _common_plane([planes[index] for index in planes_of(slices)[0]])
+    stray = [
+        part
+        for part, plane in zip(slices, planes, strict=True)
+        if _tilt(part, plane, common) > _PARALLEL
+    ]
+    if stray:
+        told = ", ".join(part.shown for part in stray[:_ALL_NAMED])
+        told += f" and {len(stray) - _ALL_NAMED} more" if len(stray) > _ALL_NAMED else ""
+        kinds = ", ".join(sorted({view_of(part) for part in stray}))
+        others = view_of(slices[planes_of(slices)[0][0]])
+        raise InputError(
+            f"its slices are not parallel: {len(stray)} of {len(slices)} lie in another plane "
+            f"({told}: {kinds}; the others: {others})",
+            remedy="Choose another series, or remove the slices that do not belong to it.",
+        )
+    return common, np.array(places, np.float64)
+
+
+def _common_plane(planes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The median of planes (3, 3), whose axes are as they are written."""
+    row, column, _ = np.median(planes, axis=0)
+    normal = np.cross(row, column)
+    return np.stack([row, column, normal / np.linalg.norm(normal)])
+
+
+def _tilt(part: Slice, plane: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """How far the centre of a slice moves, in pixels, if its plane is another one; it turns around
+    its first pixel, whose position is known."""
+    rows, columns = part.number("Rows") or 1, part.number("Columns") or 1
+    spacing = part.numbers("PixelSpacing")
+    rows_mm, columns_mm = spacing if len(spacing) == 2 and min(spacing) > 0 else (1.0, 1.0)
+    across = (plane[0] - other[0]) * columns * columns_mm / 2
+    down = (plane[1] - other[1]) * rows * rows_mm / 2
+    # The signs of what is rounded are arbitrary: the worse of the two diagonals counts.
+    moved = max(np.linalg.norm(across + down), np.linalg.norm(across - down))
+    return float(moved) / min(rows_mm, columns_mm)
+
+
+def _line(
+    places: NDArray[np.float64], steps: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The position of step 0 and the vector of a step that fit positions (n, 3) best."""
+    offsets = steps - steps.mean()
+    step = offsets @ places / (offsets @ offsets)
+    return places.mean(axis=0) - steps.mean() * step, step
 
 
 def _pixel_spacing(slices: Sequence[Slice]) -> tuple[float, float]:
@@ -156,9 +224,12 @@ def _pixel_spacing(slices: Sequence[Slice]) -> tuple[float, float]:
     usable = [pair for pair in found if len(pair) == 2 and 1e-3 < min(pair) <= max(pair) < 1e3]
     if len(usable) != len(found):
         raise InputError("does not say its pixel spacing", remedy="Export the original images.")
-    if np.ptp(np.array(usable), axis=0).max() > 1e-4:
+    size = np.array([slices[0].number("Rows") or 1, slices[0].number("Columns") or 1])
+    spacing = np.median(usable, axis=0)
+    # As with orientation: what counts is how far the centre of a slice moves.
+    if (np.ptp(np.array(usable), axis=0) * size / 2 > _PARALLEL * spacing).any():
         raise InputError("its pixel spacing varies", remedy="Choose another series.")
-    return usable[0][0], usable[0][1]
+    return float(spacing[0]), float(spacing[1])
 
 
 def _thickness(part: Slice) -> float:
@@ -178,9 +249,11 @@ def _refuse_duplicates(
         return
     places = len(slices) - twice.size
     if len(slices) == places * (len(slices) // places) and places > 1:
+        times = {part.number("TemporalPositionIdentifier") for part in slices} - {None}
+        of = f" ({len(times)} points in time)" if len(times) > 1 else ""
         raise InputError(
-            f"holds {len(slices) // places} images at each of {places} places",
-            remedy="Leave one of them, or choose another series.",
+            f"holds {len(slices) // places} images at each of {places} places{of}",
+            remedy="Export one of them as a series of its own, or choose another series.",
         )
     told = "; ".join(
         f"{' and '.join(dict.fromkeys(slices[k].shown for k in order[n : n + 2]))} "
@@ -206,13 +279,22 @@ def _steps(sorted_mm: NDArray[np.float64], slices: Sequence[Slice]) -> NDArray[n
 
 def _refuse_uneven(
     off: NDArray[np.float64],
+    normal: NDArray[np.float64],
     sorted_mm: NDArray[np.float64],
     steps: NDArray[np.int64],
-    slices: Sequence[Slice],
+    pixel_mm: float,
 ) -> None:
+    """Refuse positions (n, 3) that are off their line, along it or beside it."""
     spacing = (sorted_mm[-1] - sorted_mm[0]) / steps[-1]
-    if off.max() > max(_STRAIGHT_MM, _UNEVEN * spacing):
+    along = off @ normal
+    if np.abs(along).max() > max(_STRAIGHT_MM, _UNEVEN * spacing):
         raise _uneven(np.diff(sorted_mm))
+    beside = float(np.linalg.norm(off - along[:, None] * normal, axis=1).max())
+    if beside > max(_STRAIGHT_MM, _BESIDE * pixel_mm):
+        raise InputError(
+            f"its slices are not on one line ({beside:.3g} mm beside it)",
+            remedy="Choose another series.",
+        )
 
 
 def _uneven(apart: NDArray[np.float64]) -> InputError:

@@ -8,15 +8,21 @@ knows one kind of slice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
 
 from mrbridge.errors import InputError
 from mrbridge.io.contrast.dicom import GE_PART, SIEMENS_TYPE, Keyword
-from mrbridge.io.dicom.files import DicomFile, damaged, text_of
+from mrbridge.io.dicom.files import DicomFile, PixelData, damaged, text_of
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
@@ -76,14 +82,24 @@ _TOP: tuple[Keyword, ...] = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
+    "ImagerPixelSpacing",
     "SliceThickness",
     "SpacingBetweenSlices",
+    "SliceLocationVector",
+    "FrameIncrementPointer",
+    "MRAcquisitionType",
+    "NumberOfTemporalPositions",
+    "CardiacNumberOfImages",
     "Rows",
     "Columns",
     "NumberOfFrames",
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "RescaleSlope",
     "RescaleIntercept",
     "ModalityLUTSequence",
@@ -109,7 +125,10 @@ _PER_FRAME = (
     ("MRImageFrameTypeSequence", "FrameType", "ImageType"),
     ("MRImageFrameTypeSequence", "ComplexImageComponent", "ComplexImageComponent"),
     ("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"),
+    ("FrameContentSequence", "StackID", "StackID"),
 )
+_COUNTS_IN_TIME = ("NumberOfTemporalPositions", "CardiacNumberOfImages")
+_IN_TIME = {"FrameTime", "FrameTimeVector", "TemporalPositionIdentifier", "TriggerTime", "EchoTime"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +139,15 @@ class Slice:
         file: where it lies.
         frame: which frame of a multi-frame file, from 0; None for a classic file.
         header: the tags named above, no more.
+        fault: why its pixels cannot be read; None if nothing speaks against it.
+        assumed: what its header leaves open and was taken for granted, in words.
     """
 
     file: DicomFile
     frame: int | None
     header: Dataset
+    fault: InputError | None = None
+    assumed: tuple[str, ...] = ()
 
     @property
     def uid(self) -> str:
@@ -192,36 +215,190 @@ def slices_of(file: DicomFile) -> list[Slice]:
         raise damaged(file) from None
 
 
+def plane_of(part: Slice) -> NDArray[np.float64] | None:
+    """The plane's axes, (3, 3) in LPS: along a row, along a column, the normal; None if unknown."""
+    cosines = np.array(part.numbers("ImageOrientationPatient"))
+    if cosines.shape != (6,):
+        return None
+    row, column = cosines[:3], cosines[3:]
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if min(lengths) < 0.9 or max(lengths) > 1.1 or abs(row @ column) > 0.01:
+        return None
+    normal = np.cross(row, column)
+    return np.stack([row, column, normal / np.linalg.norm(normal)])
+
+
 def _slices_of(file: DicomFile) -> list[Slice]:
-    header = file.header(_TOP)
+    header, pixels = file.header_and_pixels(_TOP)
     one = Slice(file, None, header)
     if "DirectoryRecordSequence" in header:
         return []
     if not one.uid or not one.text("SOPClassUID") or not one.text("SeriesInstanceUID"):
         raise damaged(file, "does not say what it is (it lacks UIDs)")
-    if one.text("SOPClassUID") in (MR, *_ENHANCED) and not one.number("Rows"):
+    kind = one.text("SOPClassUID")
+    if kind in (MR, *_ENHANCED) and not one.number("Rows"):
         raise damaged(file)
-    return list(_frames(file, header)) if one.text("SOPClassUID") in _ENHANCED else [one]
+    assumed: tuple[str, ...] = ()
+    if not one.numbers("PixelSpacing") and len(one.numbers("ImagerPixelSpacing")) == 2:
+        header.PixelSpacing = header.ImagerPixelSpacing
+        assumed = ("its pixel spacing is read from ImagerPixelSpacing",)
+    frames = _count(header, file)
+    fault = _pixel_fault(one, header.file_meta.TransferSyntaxUID, pixels, max(frames, 1))
+    if kind in _ENHANCED:
+        parts = list(_frames(file, header, frames))
+    elif kind == MR and frames > 1:
+        parts = _classic_frames(one, frames)
+    else:
+        parts = [one]
+    return [
+        replace(
+            part,
+            fault=fault or _no_slope(part) or part.fault,
+            assumed=assumed + part.assumed,
+        )
+        for part in parts
+    ]
 
 
-def _frames(file: DicomFile, header: Dataset) -> Iterator[Slice]:
+def _no_slope(part: Slice) -> InputError | None:
+    return (
+        damaged(part.file, "its rescale slope is 0") if part.number("RescaleSlope") == 0 else None
+    )
+
+
+def _pixel_fault(
+    one: Slice, syntax: UID, pixels: PixelData | None, frames: int
+) -> InputError | None:
+    """Why the pixels cannot be read, or are not those that the header promises."""
+    file = one.file
+    if not _can_decode(syntax):
+        return InputError(
+            f"is compressed as {syntax.name}, which cannot be decoded here",
+            path=file.shown,
+            remedy="Export it uncompressed.",
+        )
+    photometric = one.text("PhotometricInterpretation").upper()
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or "ModalityLUTSequence" in one.header:
+        kind = "a lookup table" if "ModalityLUTSequence" in one.header else photometric or "?"
+        return InputError(
+            f"stores its intensities in an unusual way ({kind})",
+            path=file.shown,
+            remedy="Export it as plain grey (MONOCHROME2).",
+        )
+    if one.number("SamplesPerPixel") not in (None, 1):
+        return None
+    if pixels is None:
+        deflated = syntax == DeflatedExplicitVRLittleEndian
+        return None if deflated else damaged(file, "ends before its pixels")
+    if not pixels.whole:
+        return damaged(file, "its pixels are damaged or truncated")
+    if pixels.size is None:
+        if not syntax.is_encapsulated:
+            return damaged(file, "does not say how its pixels are compressed")
+        held, promised, unit, spare = pixels.frames, frames, "frames", 0
+    else:
+        sizes = [one.number(keyword) or 0 for keyword in ("Rows", "Columns", "BitsAllocated")]
+        held, promised = pixels.size, math.ceil(math.prod(sizes) * frames / 8)
+        unit, spare = "bytes", promised % 2  # an even length is mandatory (PS3.5, 7.1.1)
+    if held is None or promised <= held <= promised + spare:
+        return None
+    return damaged(file, f"its pixel data hold {held} {unit}; its header promises {promised}")
+
+
+def _can_decode(syntax: UID) -> bool:
+    try:
+        return get_decoder(syntax).is_available
+    except NotImplementedError:
+        return False
+
+
+def _classic_frames(one: Slice, count: int) -> list[Slice]:
+    """The frames of a classic MR image that holds several, as some exports make them.
+
+    The standard allows one frame (PS3.3, A.4). Where functional groups describe the frames, these
+    count; where none do, they lie along the normal as GDCM and dcm2niix take them. Frames that may
+    be points in time are left with one position, and a fault.
+    """
+    if "PerFrameFunctionalGroupsSequence" in one.file.header(_GROUPS):
+        return list(_frames(one.file, one.header, count))
+    steps, source = _frame_steps(one, count)
+    plane, origin = plane_of(one), one.numbers("ImagePositionPatient")
+    fault: InputError | None = None
+    assumed: tuple[str, ...] = ()
+    if steps is None:
+        fault = InputError(
+            f"holds {count} frames and does not say where each of them lies ({source})",
+            remedy="Export it as an enhanced MR image, or as one file a slice.",
+        )
+    else:
+        assumed = (f"the positions of its {count} frames are computed from {source}",)
+    parts = []
+    for index in range(count):
+        flat = Dataset()
+        flat.update(one.header)
+        _set(flat, "InstanceNumber", index + 1)
+        if steps is not None and plane is not None and len(origin) == 3:
+            place = [
+                value + steps[index] * part for value, part in zip(origin, plane[2], strict=True)
+            ]
+            _set(
+                flat,
+                "ImagePositionPatient",
+                [format_number_as_ds(float(value)) for value in place],
+            )
+        parts.append(Slice(one.file, index, flat, fault, assumed))
+    return parts
+
+
+def _frame_steps(one: Slice, count: int) -> tuple[list[float] | None, str]:
+    """mm along the normal from the first frame to each, None where it is not known; and from
+    where, or why not."""
+    places = one.numbers("SliceLocationVector")
+    if len(places) == count and len(set(places)) == count:
+        return [place - places[0] for place in places], "SliceLocationVector"
+    pointers = one.header.get("FrameIncrementPointer")
+    pointers = pointers if isinstance(pointers, Iterable) else [pointers]
+    names = {keyword_for_tag(tag) for tag in pointers if tag is not None}
+    several = max(
+        one.number(k) or 0 for k in ("NumberOfTemporalPositions", "CardiacNumberOfImages")
+    )
+    is_3d = one.text("MRAcquisitionType").upper() == "3D"
+    if several > 1 or (names & _IN_TIME and not is_3d):
+        return None, "they may be points in time"
+    spacing = one.number("SpacingBetweenSlices")
+    if spacing:
+        told = f"SpacingBetweenSlices ({abs(spacing):g} mm)"
+        return [spacing * index for index in range(count)], told
+    thickness = one.number("SliceThickness")
+    if thickness and thickness > 0 and is_3d:
+        told = f"SliceThickness ({thickness:g} mm)"
+        return [thickness * index for index in range(count)], told
+    return None, "SpacingBetweenSlices is missing"
+
+
+def _frames(file: DicomFile, header: Dataset, count: int) -> Iterator[Slice]:
     groups = file.header(_GROUPS)
     shared = (groups.get(_GROUPS[0]) or [Dataset()])[0]
     per_frame = groups.get(_GROUPS[1]) or []
-    count = _count(header, file)
     if count != len(per_frame) or not count:
         raise damaged(file, f"promises {count} frames and describes {len(per_frame)}")
     for index, group in enumerate(per_frame):
         flat = Dataset()
         flat.update(header)
-        flat.InstanceNumber = index + 1
+        _set(flat, "InstanceNumber", index + 1)
         for sequence, keyword, classic in _PER_FRAME:
             value = _in_group(group, sequence, keyword)
             if value is None:
                 value = _in_group(shared, sequence, keyword)
             if value is not None:
-                setattr(flat, classic, value)
+                _set(flat, classic, value)
         yield Slice(file, index, flat)
+
+
+def _set(header: Dataset, keyword: str, value: Any) -> None:
+    """Set a tag by an element of its own: datasets share those that `update` copies."""
+    header.pop(keyword, None)
+    setattr(header, keyword, value)
 
 
 def _in_group(group: Dataset, sequence: str, keyword: str) -> Any:

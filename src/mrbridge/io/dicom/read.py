@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import UID, RLELossless
 
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.io.dicom.decode import Decoder
-from mrbridge.io.dicom.files import DicomFile, calm, damaged
+from mrbridge.io.dicom.decode import read_planes
+from mrbridge.io.dicom.files import calm, damaged
 from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
 from mrbridge.io.dicom.header import Slice
 from mrbridge.io.dicom.series import Series
 from mrbridge.io.safety import MAX_VOXELS
 from mrbridge.volume import Volume
+
+_DARK_PERCENT = 5  # of the voxels: if these include 0, it is background
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +48,8 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
     Returns:
         Voxels (columns, rows, slices) from low to high along the normal; integers without a
         rescale stay integers, all else is float32. Echoes that are combined give the root of
-        their mean square (van der Kouwe et al. 2008).
+        their mean square (van der Kouwe et al. 2008). Padding (PS3.3, C.7.5.1.1.2) is background,
+        and MONOCHROME1 is inverted, so that bright is much signal.
 
     Raises:
         InputError: the series is none that can be read, lacks slices, or a file of it is damaged
@@ -74,7 +73,8 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
             f"series {series.label}: {len(series.echoes)} echoes are combined (root mean square)"
         )
     with calm():
-        voxels = _combined(series)
+        voxels, done = _combined(series)
+    notes += [f"series {series.label}: {note}" for note in (*series.notes, *done)]
     if geometry.missing:
         voxels = _filled(voxels, geometry)
     for note in notes:
@@ -90,18 +90,19 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
     )
 
 
-def _combined(series: Series) -> NDArray[Any]:
-    """Voxels of the echo that there is, or the root of the mean square of several."""
+def _combined(series: Series) -> tuple[NDArray[Any], list[str]]:
+    """Voxels of the echo that there is, or the root of the mean square of several; notes."""
     if len(series.echoes) == 1:
         return _stack(series.slices, arrange(series.slices))
-    squares = sum(
-        np.square(_stack(slices, arrange(slices)), dtype=np.float32) for slices in series.echoes
-    )
-    return np.sqrt(squares / len(series.echoes), dtype=np.float32)
+    squares: NDArray[np.float32] | float = 0.0
+    for slices in series.echoes:
+        voxels, notes = _stack(slices, arrange(slices))
+        squares = squares + np.square(voxels, dtype=np.float32)
+    return np.sqrt(squares / len(series.echoes), dtype=np.float32), notes
 
 
-def _stack(slices: Sequence[Slice], geometry: Geometry) -> NDArray[Any]:
-    """Voxels (columns, rows, places); places without a slice are 0."""
+def _stack(slices: Sequence[Slice], geometry: Geometry) -> tuple[NDArray[Any], list[str]]:
+    """Voxels (columns, rows, places), and what was done to them; places without a slice are 0."""
     first = slices[0]
     rows, columns = int(first.number("Rows") or 0), int(first.number("Columns") or 0)
     shape = (columns, rows, len(geometry.order))
@@ -111,7 +112,9 @@ def _stack(slices: Sequence[Slice], geometry: Geometry) -> NDArray[Any]:
     scales = [_scale(part) for part in slices]
     scaled = any(scale != (1.0, 0.0) for scale in scales)
     voxels: NDArray[Any] | None = None
-    for index, plane in _planes(slices, (rows, columns)):
+    padding: NDArray[np.bool_] | None = None
+    for index, plane, padded in read_planes(slices, (rows, columns)):
+        place = place_of[index]
         if scaled:
             slope, intercept = scales[index]
             plane = (plane * slope + intercept).astype(np.float32)
@@ -119,73 +122,53 @@ def _stack(slices: Sequence[Slice], geometry: Geometry) -> NDArray[Any]:
             voxels = np.zeros(shape, plane.dtype)
         elif plane.dtype != voxels.dtype:
             voxels = voxels.astype(np.result_type(plane, voxels))
-        voxels[:, :, place_of[index]] = plane.T
+        voxels[:, :, place] = plane.T
+        if padded is not None and padded.any():
+            padding = np.zeros(shape, bool) if padding is None else padding
+            padding[:, :, place] = padded.T
     assert voxels is not None
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         raise damaged(first.file, "has intensities that are not finite")
-    return voxels
+    notes = []
+    image = np.ones(shape, bool) if padding is None else ~padding
+    image[:, :, list(geometry.missing)] = False
+    if first.text("PhotometricInterpretation").upper() == "MONOCHROME1":
+        if padding is not None and image.any():
+            voxels[padding] = voxels[image].max()  # white, as it is shown, and soon black
+        voxels = _inverted(voxels)
+        notes.append("its intensities are stored inverted (MONOCHROME1) and are turned back")
+    elif padding is not None and image.any() and _pad(voxels, padding, image):
+        notes.append("pixels outside the image (PixelPaddingValue) are set to background")
+    return voxels, notes
 
 
-def _planes(slices: Sequence[Slice], shape: tuple[int, int]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Each slice's index and pixels (rows, columns); every file is opened once."""
-    opened: DicomFile | None = None
-    with ExitStack() as stack:
-        decoder: Decoder | None = None
-        for index, part in enumerate(slices):
-            if opened is not part.file:
-                opened = part.file
-                data = opened.read()
-                whole = opened.whole(data)
-                coded = _refuse_unreadable(part, whole)
-                if coded and decoder is None:
-                    decoder = stack.enter_context(Decoder())
-            else:
-                data = b""
-            try:
-                if coded and decoder is not None:
-                    plane = decoder.decode(data, part.frame or 0)
-                else:
-                    plane = pixel_array(whole, index=part.frame or 0)
-            except MemoryError:
-                raise
-            except Exception:  # decoders meet damage with any exception at all
-                raise damaged(part.file, "its pixels are damaged or truncated") from None
-            if plane.shape != shape or plane.dtype.kind not in "iu":
-                raise damaged(part.file, f"its pixels have the shape {plane.shape}, not {shape}")
-            yield index, plane
+def _pad(voxels: NDArray[Any], padding: NDArray[np.bool_], image: NDArray[np.bool_]) -> bool:
+    """Set padding to the darkest value of the image, in place; whether it was not dark already.
+
+    Background is 0 where that is dark too: interpolation leaves a few negative values.
+    """
+    found = voxels[image]
+    darkest = found.min()
+    padded = voxels[padding]
+    if padded.min() >= 0 and padded.max() <= darkest:
+        return False
+    near_zero = darkest < 0 <= np.percentile(found, _DARK_PERCENT)
+    background = 0 if near_zero else darkest
+    voxels[padding] = background
+    return bool((padded != background).any())
 
 
-def _refuse_unreadable(part: Slice, whole: Dataset) -> bool:
-    """Refuse what no decoder can do; whether one that is not written in Python must."""
-    syntax = UID(str(whole.file_meta.get("TransferSyntaxUID", "")))
-    if "PixelData" not in whole:
-        raise damaged(part.file, "ends before its pixels")
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        raise InputError(
-            f"is compressed as {syntax.name}, which cannot be decoded here",
-            path=part.file.shown,
-            remedy="Export it uncompressed.",
-        )
-    photometric = part.text("PhotometricInterpretation").upper()
-    if photometric != "MONOCHROME2" or "ModalityLUTSequence" in part.header:
-        kind = "a lookup table" if "ModalityLUTSequence" in part.header else photometric or "?"
-        raise InputError(
-            f"stores its intensities in an unusual way ({kind})",
-            path=part.file.shown,
-            remedy="Export it as plain grey (MONOCHROME2).",
-        )
-    return syntax.is_encapsulated and syntax != RLELossless
+def _inverted(voxels: NDArray[Any]) -> NDArray[Any]:
+    """The negative, its darkest voxel 0."""
+    if voxels.dtype.kind == "f":
+        return voxels.max() - voxels
+    negative = voxels.max().astype(np.int64) - voxels
+    return negative.astype(np.min_scalar_type(negative.max()))
 
 
 def _scale(part: Slice) -> tuple[float, float]:
     """Rescale slope and intercept (PS3.3, C.11.1)."""
     slope, intercept = part.number("RescaleSlope"), part.number("RescaleIntercept")
-    if slope == 0:
-        raise damaged(part.file, "its rescale slope is 0")
     return (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)
 
 

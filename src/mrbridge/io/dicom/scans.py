@@ -110,8 +110,8 @@ def series_sha256(root: Path, selector: str, files: Collection[str] = ()) -> str
     """
     series = choose_series(find_series(root, files), None, selector, force=True)
     digest = hashlib.sha256()
-    files = {part.uid: part.file for echo in series.echoes for part in echo}
-    for _, file in sorted(files.items()):
+    parts = {part.file: part.uid for echo in series.echoes for part in echo}
+    for file in sorted(parts, key=lambda file: (parts[file], file.below(root))):
         with file.open() as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -7,47 +7,70 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mrbridge.errors import InputError
-from mrbridge.io.contrast import Identity
+from mrbridge.io.contrast import Identity, something_else
 from mrbridge.io.contrast.dicom import of_series, part_of
-from mrbridge.io.dicom.files import NO_DICOM, calm, find_files
-from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
+from mrbridge.io.dicom.decode import read_planes
+from mrbridge.io.dicom.files import NO_DICOM, DicomFile, calm, find_files
+from mrbridge.io.dicom.geometry import (
+    Geometry,
+    arrange,
+    is_localizer,
+    name_gaps,
+    planes_of,
+    view_of,
+)
 from mrbridge.io.dicom.header import Slice, slices_of
 
 _UNREADABLE = ("no image", "screen save", "mosaic")
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
+_ALL_NAMED = 5  # images named in one message
+# What makes two files one image, beside their pixels.
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
+_MATTER = (
+    *_PLACE,
+    *("StudyInstanceUID", "ImageType", "SeriesDescription", "PhotometricInterpretation"),
+    *("PixelSpacing", "Rows", "Columns"),
+    *("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "TemporalPositionIdentifier"),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One image: a series, or one echo of it.
+    """One image: a series, or one part of it (an echo, or a stack).
 
     Attributes:
         uid, study: SeriesInstanceUID and StudyInstanceUID.
         number: SeriesNumber, None where there is none.
-        echo: which echo it is, from 1; None where the series has one, or where all are combined.
+        part: which part of the series it is, from 1; None where it is all of it.
+        detail: what tells the part from the others, such as `stack 1, axial`.
         description: SeriesDescription.
         identity: which image it is, and how that is known.
         synthetic: whether it says of itself that it was synthesised.
         echoes: the slices of each echo that is combined into this image; mostly one.
         geometry: where the slices lie; None where they make no stack.
         refusal: why it cannot be read, None if it can.
+        notes: what its headers leave open and was assumed, and copies that are left out.
         taken: the numbers of all series of the study in this listing.
     """
 
     uid: str
     study: str
     number: int | None
-    echo: int | None
+    part: int | None
     description: str
     identity: Identity
     synthetic: bool
     echoes: tuple[tuple[Slice, ...], ...]
     geometry: Geometry | None = None
     refusal: InputError | None = None
+    detail: str = ""
+    notes: tuple[str, ...] = ()
     taken: frozenset[int] = frozenset()
 
     @property
@@ -57,14 +80,14 @@ class Series:
 
     @property
     def label(self) -> str:
-        """What `--series` calls it: its number, with the echo where there are several."""
+        """What `--series` calls it: its number, with the part where there are several."""
         number = self.uid if self.number is None else str(self.number)
-        return number if self.echo is None else f"{number}:{self.echo}"
+        return number if self.part is None else f"{number}:{self.part}"
 
     @property
     def selector(self) -> str:
-        """What `--series` takes wherever numbers may be borne twice: the UID, with the echo."""
-        return self.uid if self.echo is None else f"{self.uid}:{self.echo}"
+        """What `--series` takes wherever numbers may be borne twice: the UID, with the part."""
+        return self.uid if self.part is None else f"{self.uid}:{self.part}"
 
     @property
     def gaps(self) -> int:
@@ -97,7 +120,8 @@ class Series:
         if self.identity.is_other and self.identity.kind not in _UNREADABLE:
             return f"{self.identity.reason}. Choose another series, or use --force."
         if self.refusal is not None:
-            return str(self.refusal)
+            # Without the path: it may be the patient's name, and listings are kept.
+            return f"{self.refusal.what}. {self.refusal.remedy}"
         if self.synthetic:
             return "is synthetic already"
         if self.geometry and self.gaps:
@@ -106,14 +130,18 @@ class Series:
 
     @property
     def what_is_wrong(self) -> str:
-        """Why it cannot be read, or is none of our contrasts, or how its contrast is known."""
-        return self.refusal.what if self.refusal is not None else self.identity.reason
+        """What else it is, why it cannot be read, or how its contrast is known."""
+        if self.refusal is not None and not self.identity.is_other:
+            return self.refusal.what
+        return self.identity.reason
 
     @property
     def words(self) -> str:
         """It in one line; descriptions are the scanner's, not the patient's."""
         shown = f" '{self.description}'" if self.description else ""
-        return f"{self.label}{shown} ({self.contrast or self.kind}, {len(self.slices)} slices)"
+        detail = f", {self.detail}" if self.detail else ""
+        count = len(self.slices)
+        return f"{self.label}{shown} ({self.contrast or self.kind}, {count} slices{detail})"
 
 
 @dataclass(frozen=True)
@@ -123,7 +151,7 @@ class Listing:
     Attributes:
         path: the folder, zip or file.
         series: in the order of their numbers.
-        ignored: files that are no DICOM files, each with the reason.
+        ignored: files that are no DICOM files, or copies of others, each with the reason.
         damaged: DICOM files that cannot be read. Each may be a slice of any series.
     """
 
@@ -162,8 +190,9 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
             listing.ignored.append((file.shown, "is an index of files (DICOMDIR)"))
             continue
         groups[found[0].text("SeriesInstanceUID")] += found
-    series = _with_numbers([one for slices in groups.values() for one in _split(slices)])
-    series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.echo or 0))
+    found_series = [_split(*_without_copies(slices, listing)) for slices in groups.values()]
+    series = _with_numbers([one for parts in found_series for one in parts])
+    series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.part or 0))
     listing.series.extend(series)
     _suspect(listing, alike)
     return listing
@@ -221,6 +250,9 @@ def choose_series(
                 path=listing.path,
                 remedy=f"Choose one with --series, as in --series {fitting[0].label}.",
             )
+    for one in listing.series:
+        if one.refusal and one.refusal.path and one.contrast in (contrasts or (one.contrast,)):
+            raise _as_error(one, listing.path)
     if not listing.series:
         raise InputError(
             "holds no DICOM series", path=listing.path, remedy="Name the folder of a study."
@@ -278,10 +310,7 @@ def _named(listing: Listing, named: str, *, force: bool) -> Series:
             remedy="Choose one of them.",
         )
     if fitting[0].refusal is not None:
-        refusal = fitting[0].refusal
-        raise InputError(
-            f"series {fitting[0].label}: {refusal.what}", path=listing.path, remedy=refusal.remedy
-        )
+        raise _as_error(fitting[0], listing.path)
     if fitting[0].identity.is_other and not force:
         raise InputError(
             f"series {fitting[0].label} {fitting[0].identity.reason}",
@@ -289,6 +318,14 @@ def _named(listing: Listing, named: str, *, force: bool) -> Series:
             remedy="Choose another series, or use --force.",
         )
     return fitting[0]
+
+
+def _as_error(series: Series, path: Path) -> InputError:
+    """The refusal of a series, with the file that is to blame or else the folder."""
+    refusal = series.refusal
+    assert refusal is not None
+    what = f"series {series.label}: {refusal.what}"
+    return InputError(what, path=refusal.path or path, remedy=refusal.remedy)
 
 
 def _in_words(series: Iterable[Series], *, why: bool = False) -> str:
@@ -303,8 +340,66 @@ def _with_numbers(series: list[Series]) -> list[Series]:
     return [replace(one, taken=frozenset(numbers[one.study])) for one in series]
 
 
-def _split(slices: list[Slice]) -> list[Series]:
-    """One series for each echo; those of a MEMPRAGE, which are all T1w, are combined.
+def _without_copies(
+    slices: list[Slice], listing: Listing
+) -> tuple[list[Slice], InputError | None, tuple[str, ...]]:
+    """One of each image of a series; why it is refused, if two images claim to be one; a note.
+
+    Exports hold files twice, in one folder or in a folder that was copied, sometimes stored in
+    another way.
+    """
+    by_file: dict[DicomFile, list[Slice]] = defaultdict(list)
+    for part in slices:
+        by_file[part.file].append(part)
+    # Some exports give all images of a series one UID: these lie at different places.
+    alike: dict[str, list[list[Slice]]] = defaultdict(list)
+    for parts in by_file.values():
+        alike[repr((parts[0].uid, _facts(parts[0], _PLACE)))].append(parts)
+    kept, differing, copies = [], [], 0
+    for first, *others in alike.values():
+        kept += first
+        for other in others:
+            if _same_image(first, other):
+                listing.ignored.append((other[0].file.shown, "is a copy of another file"))
+                copies += 1
+            else:
+                kept += other
+                differing.append(other[0])
+    told = "1 file is a copy of another" if copies == 1 else f"{copies} files are copies of others"
+    note = (f"{told}; only one of each is read",) if copies else ()
+    if not differing:
+        return kept, None, note
+    told = ", ".join(part.shown for part in differing[:_ALL_NAMED])
+    noun = "image is" if len(differing) == 1 else "images are"
+    refusal = InputError(
+        f"{len(differing)} {noun} there in two versions: one SOPInstanceUID, other pixels or "
+        f"another header ({told})",
+        path=differing[0].file.shown,
+        remedy="Keep the right file of each, and remove the others.",
+    )
+    return kept, refusal, note
+
+
+def _same_image(one: list[Slice], other: list[Slice]) -> bool:
+    """Whether two files hold the same image, as far as that matters to mrbridge."""
+    try:
+        if one[0].file.size == other[0].file.size and one[0].file.read() == other[0].file.read():
+            return True
+        if [_facts(part, _MATTER) for part in one] != [_facts(part, _MATTER) for part in other]:
+            return False
+        shape = int(one[0].number("Rows") or 0), int(one[0].number("Columns") or 0)
+        planes = zip(read_planes(one, shape), read_planes(other, shape), strict=True)
+        return all(np.array_equal(mine[1], yours[1]) for mine, yours in planes)
+    except InputError:
+        return False
+
+
+def _facts(part: Slice, keywords: tuple[str, ...]) -> list[Any]:
+    return [part.numbers(keyword) or part.text(keyword) for keyword in keywords]
+
+
+def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ...]) -> list[Series]:
+    """One series for each stack and echo; echoes of a MEMPRAGE, which are all T1w, are combined.
 
     Phase, real and imaginary images beside magnitude images of one series, as Philips writes them,
     are a series of their own.
@@ -312,20 +407,74 @@ def _split(slices: list[Slice]) -> list[Series]:
     magnitude = [image for image in slices if part_of(image) == "magnitude"]
     others = [image for image in slices if part_of(image) != "magnitude"]
     if magnitude and others:
-        return [*_split(magnitude), *_split(others)]
+        return [*_split(magnitude, refusal, notes), *_split(others, refusal, ())]
+    stacks = _by_stack(slices)
+    parts = [part for stack in stacks for part in _by_contrast(stack, refusal)]
+    made = []
+    for number, (identity, reason, echoes) in enumerate(parts, start=1):
+        one = _series(identity, reason, echoes)
+        assumed = dict.fromkeys(note for part in one.slices for note in part.assumed)
+        one = replace(one, notes=(*assumed, *notes))
+        if len(parts) > 1:
+            detail = [f"echo time {one.slices[0].number('EchoTime') or 0:g} ms"]
+            if len(stacks) > 1:
+                detail = [f"stack {one.slices[0].text('StackID')}", view_of(one.slices[0])]
+            one = replace(one, part=number, detail=", ".join(detail))
+        made.append(one)
+    return made
+
+
+def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
+    """Slices of an enhanced image by stack, where its stacks are no single volume; else all.
+
+    Stacks of three orientations are left together: they are a localizer.
+    """
+    stacks: dict[str, list[Slice]] = defaultdict(list)
+    for part in slices:
+        stacks[part.text("StackID")].append(part)
+    if len(stacks) < 2 or min(map(len, stacks.values())) < 2 or len(planes_of(slices)) > 2:
+        return [slices]
+    try:
+        one_volume = not arrange(slices).missing
+    except InputError:
+        one_volume = False
+    return [slices] if one_volume else list(stacks.values())
+
+
+def _by_contrast(
+    slices: list[Slice], refusal: InputError | None
+) -> list[tuple[Identity, InputError | None, list[list[Slice]]]]:
+    """Identity, refusal and echoes of each image."""
     identity = of_series(slices)
+    if not identity.is_other and is_localizer(slices):
+        identity = something_else("localizer", "is a localizer (its slices are not parallel)")
     if identity.kind in _UNREADABLE:
-        refusal = InputError(identity.reason, remedy="Choose another series.")
-        return [_series(identity, [slices], refusal=refusal)]
+        return [(identity, InputError(identity.reason, remedy="Choose another series."), [slices])]
+    refusal = refusal or _fault(slices)
     echoes = _by_echo(slices)
     identities = [identity if identity.is_other else of_series(echo) for echo in echoes]
     same_size = len({len(echo) for echo in echoes}) == 1
     if len(echoes) == 1 or ({one.contrast for one in identities} == {"T1w"} and same_size):
-        return [_series(identities[0], echoes)]
-    return [
-        _series(one, [echo], number)
-        for number, (one, echo) in enumerate(zip(identities, echoes, strict=True), start=1)
-    ]
+        return [(identities[0], refusal, echoes)]
+    return [(one, refusal, [echo]) for one, echo in zip(identities, echoes, strict=True)]
+
+
+def _fault(slices: list[Slice]) -> InputError | None:
+    """Why the images of a series cannot be read."""
+    if len({part.text("PhotometricInterpretation").upper() for part in slices}) > 1:
+        return InputError(
+            "its images differ in PhotometricInterpretation",
+            remedy="Export them all as plain grey (MONOCHROME2).",
+        )
+    faults = {part.file: part.fault for part in slices if part.fault is not None}
+    if not faults:
+        return None
+    files = len({part.file for part in slices})
+    first = next(iter(faults.values()))
+    if files == 1:
+        return first
+    told = f"{first.what} ({len(faults)} of {files} files)"
+    return InputError(told, path=first.path, remedy=first.remedy)
 
 
 def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
@@ -344,12 +493,7 @@ def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
     return echoes
 
 
-def _series(
-    identity: Identity,
-    echoes: list[list[Slice]],
-    echo: int | None = None,
-    refusal: InputError | None = None,
-) -> Series:
+def _series(identity: Identity, refusal: InputError | None, echoes: list[list[Slice]]) -> Series:
     first = echoes[0][0]
     geometry = None
     if refusal is None:
@@ -366,7 +510,7 @@ def _series(
         uid=first.text("SeriesInstanceUID"),
         study=first.text("StudyInstanceUID"),
         number=None if number is None else int(number),
-        echo=echo,
+        part=None,
         description=first.text("SeriesDescription"),
         identity=identity,
         synthetic=first.text("SyntheticData").upper() == "YES"
