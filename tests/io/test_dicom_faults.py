@@ -410,7 +410,7 @@ class TestEnhanced:
             group.FrameContentSequence[0].TemporalPositionIndex = number + 1
 
         save(tmp_path, [self.frames(time, [marked(), marked(seed=2)])])
-        refused(tmp_path, r"2 images at each of 7 places \(2 points in time\)")
+        refused(tmp_path, "is a dynamic series of 2 points in time")
         assert "2 points in time" in str(inspect(tmp_path).items[0].problem)
 
     def test_two_echoes(self, tmp_path: Path) -> None:

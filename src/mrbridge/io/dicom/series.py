@@ -309,14 +309,15 @@ def _named(listing: Listing, named: str, *, force: bool) -> Series:
             path=listing.path,
             remedy="Choose one of them.",
         )
-    if fitting[0].refusal is not None:
-        raise _as_error(fitting[0], listing.path)
-    if fitting[0].identity.is_other and not force:
+    identity = fitting[0].identity
+    if identity.is_other and identity.kind not in _UNREADABLE and not force:
         raise InputError(
-            f"series {fitting[0].label} {fitting[0].identity.reason}",
+            f"series {fitting[0].label} {identity.reason}",
             path=listing.path,
             remedy="Choose another series, or use --force.",
         )
+    if fitting[0].refusal is not None:
+        raise _as_error(fitting[0], listing.path)
     return fitting[0]
 
 
