@@ -75,8 +75,8 @@ OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
             [a-z]*(?:mask|masks|masque|maske|maschera|mascara)|(?:a|d|f|pve|prob|synth|sam|spm)?seg|segs|segm|
             segment(?:s|ation|ations|ed|ierung|azione|acion)?|labels?|labelmap|
             (?:[a-z]*parc|parcellations?|ribbon)|rois?|vois?|contours?|annotations?|ground truth|
-            groundtruth|pve|mixeltype|posteriors?|lesions?(?! filled)|lasion(?:en)?|prob|
-            probability
+            groundtruth|truth$|tissues?|pve|mixeltype|posteriors?|lesions?(?! filled)|
+            lasion(?:en)?|prob|probability
             """,
         ),
         (
