@@ -11,6 +11,7 @@ from mrbridge.io.picture import PictureHeader
 from mrbridge.preparation.align import Alignment, aligned
 from mrbridge.preparation.bias import without_bias
 from mrbridge.preparation.brain import find_brain
+from mrbridge.preparation.crop import Crop, head_crop
 from mrbridge.preparation.geometry import SliceGrid, from_slices, to_slices
 from mrbridge.preparation.intensity import (
     FLOOR,
@@ -22,6 +23,7 @@ from mrbridge.preparation.intensity import (
 from mrbridge.preparation.noise import without_noise
 from mrbridge.preparation.nyul import on_scale
 from mrbridge.preparation.placement import Placement
+from mrbridge.preparation.resample import grid_difference
 from mrbridge.preparation.settings import StandardSettings
 from mrbridge.volume import Volume
 
@@ -35,6 +37,7 @@ class Standard:
         foreground: where the head is, same shape.
         grid: the way back to the source's voxels.
         recipe: the way back to the source's intensities.
+        crop: the part of the source that was looked at.
         brain: where the brain is, in the source's own voxels (i, j, k); None where it was not
             looked for.
         noise: standard deviation of the noise that was taken away, in the source's unit; None
@@ -47,6 +50,7 @@ class Standard:
     foreground: NDArray[np.bool_]
     grid: SliceGrid
     recipe: IntensityRecipe
+    crop: Crop
     brain: NDArray[np.bool_] | None = None
     noise: float | None = None
     alignment: Alignment | None = None
@@ -60,7 +64,9 @@ class Standard:
             beyond: what a voxel becomes that no slice reaches.
         """
         voxels = from_slices(slices, self.grid)
-        return voxels if self.placement is None else self.placement.undone(voxels, beyond)
+        if self.placement is not None:
+            voxels = self.placement.undone(voxels, beyond)
+        return self.crop.undone(voxels, beyond)
 
 
 def standardise(
@@ -69,6 +75,7 @@ def standardise(
     mask: Volume | None = None,
     levels: tuple[float, ...] = (),
     placement: Placement | None = None,
+    crop: Crop | None = None,
 ) -> Standard:
     """Bring a volume to axial slices of the wanted spacing and to intensities in [-1, 1].
 
@@ -80,6 +87,8 @@ def standardise(
             was learned.
         placement: where the scan is brought to, if that is known already; else it is aligned as
             `settings.align` says.
+        crop: the part of the scan to look at; None takes the head and the margin that
+            `settings.margin_mm` says.
 
     Raises:
         InputError: the image is constant or empty, no plausible brain was found in it, or it could
@@ -87,6 +96,11 @@ def standardise(
         SettingsError: HD-BET is wanted and not installed.
     """
     alignment = noise = brain = kept = None
+    if crop is None:
+        crop = head_crop(volume, settings.margin_mm)
+    if mask is not None and grid_difference(mask, volume) is None:
+        mask = crop(mask)
+    volume = crop(volume)
     if placement is None and settings.align != "none":
         alignment, placement = aligned(volume, settings.align, settings.spacing_mm)
     if settings.brain != "none":
@@ -110,10 +124,12 @@ def standardise(
     recipe, outside = _range(raw, foreground, settings, depth, kept)
     recipe = on_scale(recipe, levels)
     slices = recipe.normalise(raw)
+    if brain is not None:
+        brain = crop.undone(brain, False)
     if outside is not None:
         slices[outside] = -1
         foreground = foreground | ~outside
-    return Standard(slices, foreground, grid, recipe, brain, noise, alignment, placement)
+    return Standard(slices, foreground, grid, recipe, crop, brain, noise, alignment, placement)
 
 
 def _range(

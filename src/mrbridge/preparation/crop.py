@@ -1,0 +1,192 @@
+"""Cropping a scan to the head, so that its surroundings do not change what networks make of it.
+
+Instance norms take their statistics over a whole image, and thresholds and percentiles are taken
+over a whole scan: the same head in a wider field of view would be another image to all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mrbridge.preparation.geometry import SliceGrid, from_slices, to_slices
+from mrbridge.preparation.intensity import foreground_mask
+from mrbridge.volume import Volume
+
+_PIECE = 0.01  # of the largest piece of the foreground: smaller ones are not part of a head
+_ROUNDS = 4  # of finding the head in what was cropped to it; two are enough most often
+_BLANK_FACE = 0.5  # share of a face with one value, from which that value is the background
+
+Index = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A box of voxels, which may reach beyond the scan.
+
+    Attributes:
+        shape: (i, j, k) of the scan.
+        low: first voxel of the box along each axis; negative where it begins before the scan.
+        high: one past the last voxel.
+        fill: (axis, side) to the value of what lies beyond the scan there.
+    """
+
+    shape: Index
+    low: Index
+    high: Index
+    fill: tuple[tuple[float, float], ...] = ((0.0, 0.0),) * 3
+
+    @classmethod
+    def whole(cls, volume: Volume) -> Crop:
+        """All of a scan."""
+        i, j, k = volume.voxels.shape
+        return cls((i, j, k), (0, 0, 0), (i, j, k))
+
+    @property
+    def _inside(self) -> tuple[tuple[slice, slice], ...]:
+        """By axis: the part of the scan that the box holds, and where it lies in the box."""
+        parts = []
+        for low, high, size in zip(self.low, self.high, self.shape, strict=True):
+            first, last = max(low, 0), min(high, size)
+            parts.append((slice(first, last), slice(first - low, last - low)))
+        return tuple(parts)
+
+    def __call__(self, volume: Volume) -> Volume:
+        """What lies in the box; the affine follows."""
+        kept = volume.voxels[tuple(scan for scan, _ in self._inside)]
+        widths = [
+            (max(-low, 0), max(high - size, 0))
+            for low, high, size in zip(self.low, self.high, self.shape, strict=True)
+        ]
+        if any(map(any, widths)):
+            kept = np.pad(kept, widths, constant_values=self.fill)
+        if volume.affine is None:
+            return replace(volume, voxels=kept)
+        affine = volume.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ np.array(self.low, float)
+        return replace(volume, voxels=kept, affine=affine)
+
+    def first(self, grid: SliceGrid) -> tuple[int, float, float]:
+        """Where the box begins in the slices of the whole scan: slice, row, column.
+
+        Args:
+            grid: of the box. Rows and columns are counted in its pixels, after resampling.
+        """
+        place = [0.0, 0.0, 0.0]
+        for source, (axis, direction) in enumerate(grid.transform):
+            beyond = self.shape[source] - self.high[source]
+            voxels = self.low[source] if direction == 1 else beyond
+            place[axis] = voxels * grid.shape[axis] / grid.full[axis]
+        return round(place[0]), place[1], place[2]
+
+    def undone(self, voxels: NDArray[Any], beyond: Any) -> NDArray[Any]:
+        """Voxels of the box in the shape of the scan; `beyond` outside the box."""
+        result = np.full(self.shape, beyond, voxels.dtype)
+        scan, box = zip(*self._inside, strict=True)
+        result[scan] = voxels[box]
+        return result
+
+
+def head_crop(volume: Volume, margin_mm: float) -> Crop:
+    """The box around the head, the same for any field of view that holds the head.
+
+    Planes of one value at the faces of the scan do not count, so that padding with zeros changes
+    nothing. Beyond the field of view the box is filled only where the face is mostly of one value,
+    as around a skull-stripped brain: elsewhere the head may be cut off there.
+
+    Args:
+        volume: a scan of any orientation, or a 2D image.
+        margin_mm: around the foreground along each axis, as far as there is air; pixels of a 2D
+            image.
+
+    Returns:
+        All of the scan where it shows nothing.
+    """
+    content = _content(volume.voxels)
+    if content is None:
+        return Crop.whole(volume)
+    shown = content(volume)
+    margin = np.ceil(margin_mm / np.array(volume.spacing or (1.0, 1.0, margin_mm + 1))).astype(int)
+    if volume.spacing is None:
+        margin[2] = 0  # a 2D image is one slice
+    extent = np.array(shown.voxels.shape)
+    low, high = np.zeros(3, int), extent
+    for _ in range(_ROUNDS):
+        part = shown.voxels[tuple(map(slice, low, high))]
+        found = _head(replace(shown, voxels=part))
+        if found is None:
+            return content
+        first, last = low + found[0] - margin, low + found[1] + margin
+        wanted = first, last
+        before, low, high = (low, high), np.maximum(first, 0), np.minimum(last, extent)
+        if np.array_equal(before[0], low) and np.array_equal(before[1], high):
+            break
+    fill = []
+    first, last = wanted
+    for axis in range(3):
+        values = []
+        for side, end in ((0, first), (-1, last)):
+            value = _face_value(shown.voxels, axis, side)
+            if value is None:
+                end[axis] = low[axis] if side == 0 else high[axis]
+            values.append(0.0 if value is None else value)
+        fill.append((values[0], values[1]))
+    origin = np.array(content.low)
+    return Crop(content.shape, _index(origin + first), _index(origin + last), tuple(fill))
+
+
+def _index(place: NDArray[np.int_]) -> Index:
+    i, j, k = place.tolist()
+    return i, j, k
+
+
+def _content(voxels: NDArray[Any]) -> Crop | None:
+    """Without the outer planes of one value each; None where nothing is left."""
+    low, high = [0, 0, 0], list(voxels.shape)
+    before = None
+    while before != (low, high):
+        before = list(low), list(high)
+        for axis in range(3):
+            part = np.moveaxis(voxels[tuple(map(slice, low, high))], axis, 0)
+            flat = [_is_flat(plane) for plane in (part[0], part[-1])]
+            if not any(flat):
+                continue
+            planes = part.reshape(len(part), -1)
+            rough = np.flatnonzero(planes.min(axis=1) != planes.max(axis=1))
+            if not rough.size:
+                return None
+            start = low[axis]
+            low[axis], high[axis] = start + int(rough[0]), start + int(rough[-1]) + 1
+    i, j, k = voxels.shape
+    return Crop((i, j, k), _index(np.array(low)), _index(np.array(high)))
+
+
+def _is_flat(plane: NDArray[Any]) -> bool:
+    return bool(plane.min() == plane.max())
+
+
+def _head(volume: Volume) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
+    """The box of the foreground: first voxel and one past the last one, along each axis."""
+    slices, grid = to_slices(volume, None)
+    mask = foreground_mask(slices)
+    labels, count = ndimage.label(mask)
+    if not count:
+        return None
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    if count > 1:
+        mask = (sizes >= _PIECE * sizes.max())[labels]
+    inside = from_slices(mask.astype(np.float32), grid) > 0
+    shown = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return np.array([s[0] for s in shown]), np.array([s[-1] + 1 for s in shown])
+
+
+def _face_value(voxels: NDArray[Any], axis: int, side: int) -> float | None:
+    """The value that most of a face has; None where there is no such value."""
+    face = np.take(voxels, side, axis)
+    value = float(np.median(face))
+    return value if np.mean(face == value) >= _BLANK_FACE else None
