@@ -19,7 +19,8 @@ from mrbridge.volume import Volume
 
 _PIECE = 0.01  # of the largest piece of the foreground: smaller ones are not part of a head
 _ROUNDS = 4  # of finding the head in what was cropped to it; two are enough most often
-_BLANK_FACE = 0.5  # share of a face with one value, from which that value is the background
+_BLANK_FACE = 0.5  # share of a face with one value, from which that value is the background,
+_NOTHING = 0.005  # give or take this share of the brightest value
 
 Index = tuple[int, int, int]
 
@@ -32,13 +33,16 @@ class Crop:
         shape: (i, j, k) of the scan.
         low: first voxel of the box along each axis; negative where it begins before the scan.
         high: one past the last voxel.
-        fill: (axis, side) to the value of what lies beyond the scan there.
+        fill: by axis and side, the value of what lies beyond the scan there.
+        missing: by axis and side, voxels of the margin that the box lacks, where the head may go
+            on beyond the field of view.
     """
 
     shape: Index
     low: Index
     high: Index
     fill: tuple[tuple[float, float], ...] = ((0.0, 0.0),) * 3
+    missing: tuple[tuple[int, int], ...] = ((0, 0),) * 3
 
     @classmethod
     def whole(cls, volume: Volume) -> Crop:
@@ -71,17 +75,26 @@ class Crop:
         return replace(volume, voxels=kept, affine=affine)
 
     def first(self, grid: SliceGrid) -> tuple[int, float, float]:
-        """Where the box begins in the slices of the whole scan: slice, row, column.
+        """Where the box and its margin begin in the slices of the whole scan: slice, row, column.
 
         Args:
             grid: of the box. Rows and columns are counted in its pixels, after resampling.
         """
-        place = [0.0, 0.0, 0.0]
+        place, lacks = [0.0, 0.0, 0.0], self.lacks(grid)
         for source, (axis, direction) in enumerate(grid.transform):
             beyond = self.shape[source] - self.high[source]
             voxels = self.low[source] if direction == 1 else beyond
-            place[axis] = voxels * grid.shape[axis] / grid.full[axis]
+            place[axis] = voxels * grid.shape[axis] / grid.full[axis] - lacks[axis][0]
         return round(place[0]), place[1], place[2]
+
+    def lacks(self, grid: SliceGrid) -> tuple[tuple[int, int], ...]:
+        """What is `missing` before and after the slices, rows and columns of the box's grid."""
+        widths = [(0, 0)] * 3
+        for source, (axis, direction) in enumerate(grid.transform):
+            scale = grid.shape[axis] / grid.full[axis]
+            before, after = (round(voxels * scale) for voxels in self.missing[source][::direction])
+            widths[axis] = before, after
+        return tuple(widths)
 
     def undone(self, voxels: NDArray[Any], beyond: Any) -> NDArray[Any]:
         """Voxels of the box in the shape of the scan; `beyond` outside the box."""
@@ -95,8 +108,8 @@ def head_crop(volume: Volume, margin_mm: float) -> Crop:
     """The box around the head, the same for any field of view that holds the head.
 
     Planes of one value at the faces of the scan do not count, so that padding with zeros changes
-    nothing. Beyond the field of view the box is filled only where the face is mostly of one value,
-    as around a skull-stripped brain: elsewhere the head may be cut off there.
+    nothing. The box reaches beyond the field of view where the face is mostly of one value, as
+    around a skull-stripped brain. Elsewhere there may be noise, or more of the head.
 
     Args:
         volume: a scan of any orientation, or a 2D image.
@@ -115,28 +128,30 @@ def head_crop(volume: Volume, margin_mm: float) -> Crop:
         margin[2] = 0  # a 2D image is one slice
     extent = np.array(shown.voxels.shape)
     low, high = np.zeros(3, int), extent
+    first, last = low, high
     for _ in range(_ROUNDS):
         part = shown.voxels[tuple(map(slice, low, high))]
         found = _head(replace(shown, voxels=part))
         if found is None:
             return content
         first, last = low + found[0] - margin, low + found[1] + margin
-        wanted = first, last
         before, low, high = (low, high), np.maximum(first, 0), np.minimum(last, extent)
         if np.array_equal(before[0], low) and np.array_equal(before[1], high):
             break
-    fill = []
-    first, last = wanted
+    fill, missing = [], []
     for axis in range(3):
-        values = []
-        for side, end in ((0, first), (-1, last)):
-            value = _face_value(shown.voxels, axis, side)
-            if value is None:
-                end[axis] = low[axis] if side == 0 else high[axis]
-            values.append(0.0 if value is None else value)
-        fill.append((values[0], values[1]))
+        values = [_face_value(shown.voxels, axis, side) for side in (0, -1)]
+        lacks = [max(0, low[axis] - first[axis]), max(0, last[axis] - high[axis])]
+        if values[0] is None:
+            first[axis] = low[axis]
+        if values[1] is None:
+            last[axis] = high[axis]
+        fill.append((values[0] or 0.0, values[1] or 0.0))
+        lacks = [0 if v is not None else int(n) for v, n in zip(values, lacks, strict=True)]
+        missing.append((lacks[0], lacks[1]))
     origin = np.array(content.low)
-    return Crop(content.shape, _index(origin + first), _index(origin + last), tuple(fill))
+    box = _index(origin + first), _index(origin + last)
+    return Crop(content.shape, *box, tuple(fill), tuple(missing))
 
 
 def _index(place: NDArray[np.int_]) -> Index:
@@ -186,7 +201,9 @@ def _head(volume: Volume) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
 
 
 def _face_value(voxels: NDArray[Any], axis: int, side: int) -> float | None:
-    """The value that most of a face has; None where there is no such value."""
+    """The value that most of a face has, 0 where it is about that; None where there is none."""
     face = np.take(voxels, side, axis)
-    value = float(np.median(face))
-    return value if np.mean(face == value) >= _BLANK_FACE else None
+    value, nothing = float(np.median(face)), _NOTHING * float(voxels.max())
+    if np.mean(np.abs(face - value) <= nothing) < _BLANK_FACE:
+        return None
+    return 0.0 if abs(value) <= nothing else value

@@ -16,11 +16,11 @@ from mrbridge.io.bids import Scan
 from mrbridge.io.safety import sha256_of
 from mrbridge.io.transfer import fetch
 from mrbridge.preparation.brain import litres
-from mrbridge.preparation.geometry import SliceGrid, slice_grid
+from mrbridge.preparation.geometry import slice_grid
 from mrbridge.preparation.reference import Place, place_beside
 from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.preparation.slice_range import SliceRange
-from mrbridge.preparation.standard import standardise
+from mrbridge.preparation.standard import Standard, standardise
 from mrbridge.preparation.store import (
     FORMAT,
     ScanRecord,
@@ -93,8 +93,9 @@ def prepare_scan(job: Job) -> ScanRecord | None:
     place = Place()
     if job.reference is not None:
         place = place_beside(volume, job.reference, settings, job.registers)
-    crop = None if job.registers else place.crop
-    standard = standardise(volume, settings.standard, mask, placement=place.placement, crop=crop)
+    standard = standardise(
+        volume, settings.standard, mask, placement=place.placement, crop=place.crop
+    )
     whole, first = standard.grid, (0, 0.0, 0.0)
     if standard.alignment is None and place.alignment is None:
         whole = slice_grid(place.grid or volume, None)
@@ -135,7 +136,7 @@ def prepare_scan(job: Job) -> ScanRecord | None:
         origin=first[1:],
         grid_hash=whole.hash,
         recipe=standard.recipe,
-        affine=_affine(standard.grid, first[0]),
+        affine=_affine(standard, first[0]),
         registration=place.registration,
         alignment=None if alignment is None else alignment.as_json(),
         noise=None if standard.noise is None else float(f"{standard.noise:.4g}"),
@@ -145,14 +146,15 @@ def prepare_scan(job: Job) -> ScanRecord | None:
     return record
 
 
-def _affine(grid: SliceGrid, first: int) -> list[list[float]] | None:
+def _affine(standard: Standard, first: int) -> list[list[float]] | None:
     """Of the record: slices are counted in the whole scan, rows and columns in the array."""
-    affine = grid.stored_affine
+    affine = standard.grid.stored_affine
     if affine is None:
         return None
-    affine[:3, 3] -= first * affine[:3, 0]
-    rows: list[list[float]] = np.round(affine, 8).tolist()
-    return rows
+    slices, rows, columns = (before for before, _ in standard.added)
+    affine[:3, 3] -= affine[:3, :3] @ (first + slices, rows, columns)
+    result: list[list[float]] = np.round(affine, 8).tolist()
+    return result
 
 
 def _source_sha256(scan: Scan) -> str:

@@ -34,7 +34,7 @@ class StandardSettings(Settings):
     """
 
     spacing_mm: float | None = Field(1.0, gt=0)
-    margin_mm: float = Field(5.0, ge=0)
+    margin_mm: float = Field(10.0, ge=0)
     brain: Literal["none", "auto", "hd-bet", "mask"] = "none"
     brain_mask: str = "{entities}_desc-brain_mask.nii.gz"
     align: Literal["none", "rigid", "affine"] = "none"

@@ -33,9 +33,11 @@ class Standard:
     """A scan as networks see it.
 
     Attributes:
-        slices: float32 in [-1, 1], (slices, rows, columns), see `geometry`.
+        slices: float32 in [-1, 1], (slices, rows, columns), see `geometry`: the head and the whole
+            margin around it, -1 where the field of view ends before that.
         foreground: where the head is, same shape.
-        grid: the way back to the source's voxels.
+        grid: the way back to the source's voxels, of the slices without `added`.
+        added: slices, rows and columns before and after what was scanned.
         recipe: the way back to the source's intensities.
         crop: the part of the source that was looked at.
         brain: where the brain is, in the source's own voxels (i, j, k); None where it was not
@@ -49,6 +51,7 @@ class Standard:
     slices: NDArray[np.float32]
     foreground: NDArray[np.bool_]
     grid: SliceGrid
+    added: tuple[tuple[int, int], ...]
     recipe: IntensityRecipe
     crop: Crop
     brain: NDArray[np.bool_] | None = None
@@ -63,7 +66,11 @@ class Standard:
             slices: (slices, rows, columns).
             beyond: what a voxel becomes that no slice reaches.
         """
-        voxels = from_slices(slices, self.grid)
+        scanned = (
+            slice(before, before + size)
+            for (before, _), size in zip(self.added, self.grid.shape, strict=True)
+        )
+        voxels = from_slices(slices[tuple(scanned)], self.grid)
         if self.placement is not None:
             voxels = self.placement.undone(voxels, beyond)
         return self.crop.undone(voxels, beyond)
@@ -87,8 +94,8 @@ def standardise(
             was learned.
         placement: where the scan is brought to, if that is known already; else it is aligned as
             `settings.align` says.
-        crop: the part of the scan to look at; None takes the head and the margin that
-            `settings.margin_mm` says.
+        crop: the part to look at of the scan or, with `placement`, of the scan that it is brought
+            to; None takes the head and the margin that `settings.margin_mm` says.
 
     Raises:
         InputError: the image is constant or empty, no plausible brain was found in it, or it could
@@ -96,8 +103,11 @@ def standardise(
         SettingsError: HD-BET is wanted and not installed.
     """
     alignment = noise = brain = kept = None
+    frame, crop = crop, crop if placement is None else None
     if crop is None:
         crop = head_crop(volume, settings.margin_mm)
+    if frame is None and placement is None and settings.align == "none":
+        frame = crop
     if mask is not None and grid_difference(mask, volume) is None:
         mask = crop(mask)
     volume = crop(volume)
@@ -129,7 +139,19 @@ def standardise(
     if outside is not None:
         slices[outside] = -1
         foreground = foreground | ~outside
-    return Standard(slices, foreground, grid, recipe, crop, brain, noise, alignment, placement)
+    added = ((0, 0),) * 3 if frame is None else frame.lacks(grid)
+    return Standard(
+        np.pad(slices, added, constant_values=-1),
+        np.pad(foreground, added),
+        grid,
+        added,
+        recipe,
+        crop,
+        brain,
+        noise,
+        alignment,
+        placement,
+    )
 
 
 def _range(
