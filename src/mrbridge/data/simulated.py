@@ -220,7 +220,8 @@ def subject_groups(
     for contrast in contrasts:
         seen = standardise(subject.seen[contrast], standard, crop=crop)
         answer, _ = to_slices(crop(subject.canonical[contrast]), standard.spacing_mm)
-        images += [seen.slices, CANONICAL[contrast].normalise(answer)]
+        answer = CANONICAL[contrast].normalise(answer)
+        images += [seen.slices, np.pad(answer, seen.added, constant_values=-1)]
         if contrast == contrasts[0]:
             shown = seen.foreground.mean(axis=(1, 2)) >= _LEAST_FOREGROUND
     fitted = [fit_size(slices[shown], image_size, image_size)[0] for slices in images]

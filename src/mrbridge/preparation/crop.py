@@ -33,15 +33,16 @@ class Crop:
         shape: (i, j, k) of the scan.
         low: first voxel of the box along each axis; negative where it begins before the scan.
         high: one past the last voxel.
-        fill: by axis and side, the value of what lies beyond the scan there.
+        content: by axis, the first voxel and one past the last one of what was scanned: planes of
+            one value at the faces are padding. None takes all.
         missing: by axis and side, voxels of the margin that the box lacks, where the head may go
-            on beyond the field of view.
+            on beyond that.
     """
 
     shape: Index
     low: Index
     high: Index
-    fill: tuple[tuple[float, float], ...] = ((0.0, 0.0),) * 3
+    content: tuple[tuple[int, int], ...] | None = None
     missing: tuple[tuple[int, int], ...] = ((0, 0),) * 3
 
     @classmethod
@@ -50,24 +51,18 @@ class Crop:
         i, j, k = volume.voxels.shape
         return cls((i, j, k), (0, 0, 0), (i, j, k))
 
-    @property
-    def _inside(self) -> tuple[tuple[slice, slice], ...]:
-        """By axis: the part of the scan that the box holds, and where it lies in the box."""
-        parts = []
-        for low, high, size in zip(self.low, self.high, self.shape, strict=True):
-            first, last = max(low, 0), min(high, size)
-            parts.append((slice(first, last), slice(first - low, last - low)))
-        return tuple(parts)
-
     def __call__(self, volume: Volume) -> Volume:
-        """What lies in the box; the affine follows."""
-        kept = volume.voxels[tuple(scan for scan, _ in self._inside)]
-        widths = [
-            (max(-low, 0), max(high - size, 0))
-            for low, high, size in zip(self.low, self.high, self.shape, strict=True)
-        ]
+        """What lies in the box, background beyond what was scanned; the affine follows."""
+        content = self.content or tuple((0, size) for size in self.shape)
+        scanned = volume.voxels[tuple(slice(*ends) for ends in content)]
+        keep, widths = [], []
+        for low, high, (first, last) in zip(self.low, self.high, content, strict=True):
+            keep.append(slice(max(low - first, 0), min(high, last) - first))
+            widths.append((max(first - low, 0), max(high - last, 0)))
+        kept = scanned[tuple(keep)]
         if any(map(any, widths)):
-            kept = np.pad(kept, widths, constant_values=self.fill)
+            fill = [[_face(scanned, axis, side)[0] for side in (0, -1)] for axis in range(3)]
+            kept = np.pad(kept, widths, constant_values=np.array(fill, kept.dtype))
         if volume.affine is None:
             return replace(volume, voxels=kept)
         affine = volume.affine.copy()
@@ -99,7 +94,9 @@ class Crop:
     def undone(self, voxels: NDArray[Any], beyond: Any) -> NDArray[Any]:
         """Voxels of the box in the shape of the scan; `beyond` outside the box."""
         result = np.full(self.shape, beyond, voxels.dtype)
-        scan, box = zip(*self._inside, strict=True)
+        sides = list(zip(self.low, self.high, self.shape, strict=True))
+        scan = tuple(slice(max(low, 0), min(high, size)) for low, high, size in sides)
+        box = tuple(slice(max(-low, 0), min(high, size) - low) for low, high, size in sides)
         result[scan] = voxels[box]
         return result
 
@@ -138,20 +135,17 @@ def head_crop(volume: Volume, margin_mm: float) -> Crop:
         before, low, high = (low, high), np.maximum(first, 0), np.minimum(last, extent)
         if np.array_equal(before[0], low) and np.array_equal(before[1], high):
             break
-    fill, missing = [], []
+    missing = []
     for axis in range(3):
-        values = [_face_value(shown.voxels, axis, side) for side in (0, -1)]
-        lacks = [max(0, low[axis] - first[axis]), max(0, last[axis] - high[axis])]
-        if values[0] is None:
-            first[axis] = low[axis]
-        if values[1] is None:
-            last[axis] = high[axis]
-        fill.append((values[0] or 0.0, values[1] or 0.0))
-        lacks = [0 if v is not None else int(n) for v, n in zip(values, lacks, strict=True)]
-        missing.append((lacks[0], lacks[1]))
+        blank = [_face(shown.voxels, axis, side)[1] for side in (0, -1)]
+        lacks = max(0, int(low[axis] - first[axis])), max(0, int(last[axis] - high[axis]))
+        missing.append((0 if blank[0] else lacks[0], 0 if blank[1] else lacks[1]))
+        first[axis] += missing[axis][0]
+        last[axis] -= missing[axis][1]
     origin = np.array(content.low)
     box = _index(origin + first), _index(origin + last)
-    return Crop(content.shape, *box, tuple(fill), tuple(missing))
+    scanned = tuple(zip(content.low, content.high, strict=True))
+    return Crop(content.shape, *box, scanned, tuple(missing))
 
 
 def _index(place: NDArray[np.int_]) -> Index:
@@ -200,10 +194,9 @@ def _head(volume: Volume) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
     return np.array([s[0] for s in shown]), np.array([s[-1] + 1 for s in shown])
 
 
-def _face_value(voxels: NDArray[Any], axis: int, side: int) -> float | None:
-    """The value that most of a face has, 0 where it is about that; None where there is none."""
+def _face(voxels: NDArray[Any], axis: int, side: int) -> tuple[float, bool]:
+    """The usual value of a face, 0 where it is about that, and whether most of the face has it."""
     face = np.take(voxels, side, axis)
     value, nothing = float(np.median(face)), _NOTHING * float(voxels.max())
-    if np.mean(np.abs(face - value) <= nothing) < _BLANK_FACE:
-        return None
-    return 0.0 if abs(value) <= nothing else value
+    blank = np.mean(np.abs(face - value) <= nothing) >= _BLANK_FACE
+    return 0.0 if abs(value) <= nothing else value, bool(blank)

@@ -23,7 +23,6 @@ from mrbridge.preparation.intensity import (
 from mrbridge.preparation.noise import without_noise
 from mrbridge.preparation.nyul import on_scale
 from mrbridge.preparation.placement import Placement
-from mrbridge.preparation.resample import grid_difference
 from mrbridge.preparation.settings import StandardSettings
 from mrbridge.volume import Volume
 
@@ -108,13 +107,15 @@ def standardise(
         crop = head_crop(volume, settings.margin_mm)
     if frame is None and placement is None and settings.align == "none":
         frame = crop
-    if mask is not None and grid_difference(mask, volume) is None:
-        mask = crop(mask)
-    volume = crop(volume)
+    source, volume = volume, crop(volume)
     if placement is None and settings.align != "none":
         alignment, placement = aligned(volume, settings.align, settings.spacing_mm)
     if settings.brain != "none":
-        brain = find_brain(volume, settings.brain, mask)
+        if settings.brain == "mask":  # of the user's, whatever the head's box
+            brain = find_brain(source, settings.brain, mask)
+        else:
+            brain = crop.undone(find_brain(volume, settings.brain), False)
+        kept = crop(Volume(brain.astype(np.uint8), source.affine)).voxels > 0
     cleaned = volume
     if settings.denoise:  # on the grid of the scanner: elsewhere, neighbours share their noise
         cleaned, noise = without_noise(volume)
@@ -122,7 +123,8 @@ def standardise(
         cleaned = placement.placed(cleaned)
     raw, grid = to_slices(cleaned, settings.spacing_mm)
     if brain is not None:
-        shown = brain if placement is None else placement.placed_mask(brain)
+        assert kept is not None
+        shown = kept if placement is None else placement.placed_mask(kept)
         there = Volume(shown.astype(np.uint8), cleaned.affine)
         kept = to_slices(there, settings.spacing_mm)[0] > 0.5
         raw = np.where(kept, raw, np.float32(0))
@@ -134,8 +136,6 @@ def standardise(
     recipe, outside = _range(raw, foreground, settings, depth, kept)
     recipe = on_scale(recipe, levels)
     slices = recipe.normalise(raw)
-    if brain is not None:
-        brain = crop.undone(brain, False)
     if outside is not None:
         slices[outside] = -1
         foreground = foreground | ~outside
