@@ -19,7 +19,7 @@ from mrbridge.volume import Volume
 
 _PIECE = 0.01  # of the largest piece of the foreground: smaller ones are not part of a head
 _ROUNDS = 4  # of finding the head in what was cropped to it; two are enough most often
-_BLANK_FACE = 0.5  # share of a face with one value, from which that value is the background,
+_BLANK_FACE = 0.8  # share of a face with one value, from which that value is the background,
 _NOTHING = 0.005  # give or take this share of the brightest value
 
 Index = tuple[int, int, int]
@@ -83,9 +83,14 @@ class Crop:
         return round(place[0]), place[1], place[2]
 
     def lacks(self, grid: SliceGrid) -> tuple[tuple[int, int], ...]:
-        """What is `missing` before and after the slices, rows and columns of the box's grid."""
+        """What is `missing` before and after the slices, rows and columns of the box's grid.
+
+        No slices: interpolation between thick ones would blur the first and the last into them.
+        """
         widths = [(0, 0)] * 3
         for source, (axis, direction) in enumerate(grid.transform):
+            if axis == 0:
+                continue
             scale = grid.shape[axis] / grid.full[axis]
             before, after = (round(voxels * scale) for voxels in self.missing[source][::direction])
             widths[axis] = before, after
