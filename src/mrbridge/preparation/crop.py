@@ -19,8 +19,9 @@ from mrbridge.volume import Volume
 
 _PIECE = 0.01  # of the largest piece of the foreground: smaller ones are not part of a head
 _ROUNDS = 4  # of finding the head in what was cropped to it; two are enough most often
-_BLANK_FACE = 0.8  # share of a face with one value, from which that value is the background,
-_NOTHING = 0.005  # give or take this share of the brightest value
+_BLANK_FACE = 0.6  # share of a face with one value, from which that value is the background,
+_NOTHING = 0.005  # give or take this share of the brightest value; it lies within
+_DARK = 0.1  # this share of the range from the darkest value
 
 Index = tuple[int, int, int]
 
@@ -200,8 +201,15 @@ def _head(volume: Volume) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
 
 
 def _face(voxels: NDArray[Any], axis: int, side: int) -> tuple[float, bool]:
-    """The usual value of a face, 0 where it is about that, and whether most of the face has it."""
+    """The background beyond a face, and whether most of the face is that.
+
+    It is 0, or what most of the face is, give or take a little, if that is dark.
+    """
     face = np.take(voxels, side, axis)
-    value, nothing = float(np.median(face)), _NOTHING * float(voxels.max())
-    blank = np.mean(np.abs(face - value) <= nothing) >= _BLANK_FACE
-    return 0.0 if abs(value) <= nothing else value, bool(blank)
+    value, low, high = float(np.median(face)), float(voxels.min()), float(voxels.max())
+    nothing = _NOTHING * high
+    if abs(value) <= nothing:
+        value = 0.0
+    elif value - low > _DARK * (high - low):
+        return min(max(0.0, low), high), False
+    return value, bool(np.mean(np.abs(face - value) <= nothing) >= _BLANK_FACE)
