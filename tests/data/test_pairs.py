@@ -34,7 +34,9 @@ def other_contrast(image: np.ndarray, seed: int) -> np.ndarray:
 
 
 def bank(images: list[np.ndarray], subject: str | None = None) -> Any:
-    record = SimpleNamespace(subject=subject)
+    record = SimpleNamespace(
+        subject=subject, grid_hash="one", shape=(len(images), SIZE, SIZE), origin=(0.0, 0.0)
+    )
     places = [(record, n) for n in range(len(images))]
 
     class Bank(list):  # type: ignore[type-arg]

@@ -15,6 +15,7 @@ from mrbridge import io
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
 from mrbridge.preparation import brain as module
 from mrbridge.preparation.brain import check_pattern, find_brain, implausible, litres, mask_path
+from mrbridge.preparation.crop import Crop
 from mrbridge.preparation.pipeline import PrepareSettings, prepare, standardise
 from mrbridge.preparation.settings import StandardSettings
 from mrbridge.preparation.store import Store
@@ -120,8 +121,9 @@ def test_pictures_have_no_brain_that_could_be_told() -> None:
 
 def test_outside_is_black_and_the_brain_keeps_its_range() -> None:
     head, settings = make_head(), StandardSettings(spacing_mm=None, brain="mask")
-    standard = standardise(head, settings, mask_of(BRAIN))
-    alone = standardise(make_head(stripped=True), StandardSettings(spacing_mm=None))
+    whole = Crop.whole(head)
+    standard = standardise(head, settings, mask_of(BRAIN), crop=whole)
+    alone = standardise(make_head(stripped=True), StandardSettings(spacing_mm=None), crop=whole)
     np.testing.assert_array_equal(standard.brain, BRAIN)
     assert (standard.slices[~standard.foreground] == -1).all()
     np.testing.assert_allclose(standard.slices, alone.slices, atol=1e-5)

@@ -11,6 +11,7 @@ from mrbridge import io
 from mrbridge.phantom.scanner import rician
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.simulate import simulate
+from mrbridge.preparation.crop import Crop
 from mrbridge.preparation.geometry import to_slices
 from mrbridge.preparation.noise import noise_level, without_noise
 from mrbridge.preparation.pipeline import PrepareSettings, prepare, standardise
@@ -137,7 +138,9 @@ class TestStandard:
         truth = clean("thin")
         image = scan(noisy(truth, 0.06))
         plain, smooth = (
-            standardise(image, StandardSettings(spacing_mm=1.5, denoise=denoise))
+            standardise(
+                image, StandardSettings(spacing_mm=1.5, denoise=denoise), crop=Crop.whole(image)
+            )
             for denoise in (False, True)
         )
         inside = to_slices(scan(clean("thin")), 1.5)[0] > 0.95 * WHITE

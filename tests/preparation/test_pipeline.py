@@ -19,7 +19,6 @@ from mrbridge import io
 from mrbridge.errors import InputError, OutputError, SettingsError, SomeScansFailed, StoreError
 from mrbridge.io.safety import _HOST
 from mrbridge.preparation import job
-from mrbridge.preparation.geometry import from_slices
 from mrbridge.preparation.pipeline import (
     PrepareSettings,
     StandardSettings,
@@ -50,11 +49,11 @@ def times(store: Path) -> dict[str, int]:
 def test_standardising_is_undone(head: Head) -> None:
     volume = head(1, "T1w")
     standard = standardise(volume, StandardSettings())
-    assert standard.slices.shape == (12, 24, 20)
+    assert standard.slices.shape[0] >= 12
     assert standard.slices.min() == -1
     assert standard.slices.max() == pytest.approx(1)
     assert standard.foreground.shape == standard.slices.shape
-    back = from_slices(standard.recipe.restore(standard.slices), standard.grid)
+    back = standard.to_voxels(standard.recipe.restore(standard.slices), 0.0)
     inside = volume.voxels <= standard.recipe.high
     np.testing.assert_allclose(back[inside], volume.voxels[inside], atol=0.01)
     assert (back[volume.voxels == 0] == 0).all(), "background zero stays zero"
@@ -77,17 +76,21 @@ def test_a_bids_data_set(bids: Maker, tmp_path: Path) -> None:
     assert {len(store.records("T1w", split)) for split in ("val", "test")} == {1}
     for record in store.records():
         values = store.slices(record)
-        assert values.shape == record.shape == (len(record.slice_indices), 24, 20)
-        assert 0 < len(record.slice_indices) < 12, "empty slices are left out"
+        assert values.shape == record.shape
+        assert 0 < len(record.slice_indices) == len(values) <= 12, "empty slices are left out"
         assert values.min() == -1
         assert values.max() == 1
         assert record.spacing_mm == (3, 1, 1)
         source = io.read(tmp_path / f"bids/sub-{record.subject}/anat/{record.name}")
-        full = standardise(source, StandardSettings())
-        np.testing.assert_array_equal(values, full.slices[record.slice_indices].astype("f2"))
+        if record.contrast == "T1w":  # the other one is cropped like it
+            full = standardise(source, StandardSettings())
+            shown = full.foreground.mean(axis=(1, 2)) >= 0.02
+            np.testing.assert_array_equal(values, full.slices[shown].astype("f2"))
     ((source_scan, target_scan, shared),) = store.pairs("val")
     assert source_scan.subject == target_scan.subject
     assert len(shared) > 5
+    assert source_scan.shape[1:] == target_scan.shape[1:]
+    assert source_scan.origin == target_scan.origin
     assert store.manifest.typical["T1w"].high == pytest.approx(710, abs=15)
     assert store.manifest.failures == []
 
@@ -148,23 +151,30 @@ def test_a_changed_file_is_redone_and_only_that(bids: Maker, tmp_path: Path, hea
     source, out = bids(2), tmp_path / "store"
     first = prepare(source, out)
     made = times(out)
-    io.write(head(9, "T1w"), source / "sub-01/anat/sub-01_T1w.nii.gz")
+    io.write(head(9, "T2w"), source / "sub-01/anat/sub-01_T2w.nii.gz")
     second = prepare(source, out)
     changed = {name for name, time in times(out).items() if time != made[name]}
-    assert changed == {"sub-01_T1w.zarr"}
-    assert first.records()[0].data_sha256 != second.records()[0].data_sha256
-    second.slices(second.records()[0])
+    assert changed == {"sub-01_T2w.zarr"}
+    assert first.records()[1].data_sha256 != second.records()[1].data_sha256
+    second.slices(second.records()[1])
+    # The other contrast is cropped like the source's.
+    io.write(head(9, "T1w"), source / "sub-01/anat/sub-01_T1w.nii.gz")
+    made = times(out)
+    prepare(source, out)
+    changed = {name for name, time in times(out).items() if time != made[name]}
+    assert changed == {"sub-01_T1w.zarr", "sub-01_T2w.zarr"}
 
 
 def test_changed_settings_redo(bids: Maker, tmp_path: Path) -> None:
     source, out = bids(2), tmp_path / "store"
     prepare(source, out)
     store = prepare(source, out, PrepareSettings(standard=StandardSettings(spacing_mm=2)))
-    assert {r.shape[1:] for r in store.records()} == {(12, 10)}
+    assert {r.spacing_mm for r in store.records()} == {(3.0, 2.0, 2.0)}
     fresh = prepare(source, tmp_path / "fresh", store.manifest.settings)
     assert content(out) == content(fresh.path)
     fuller = prepare(source, out, store.manifest.settings.changed({"min_foreground": 0}))
-    assert {len(r.slice_indices) for r in fuller.records()} == {12}
+    for record, before in zip(fuller.records(), store.records(), strict=True):
+        assert set(record.slice_indices) > set(before.slice_indices)
 
 
 def test_damage_is_mended_by_running_again(bids: Maker, tmp_path: Path) -> None:
@@ -322,8 +332,8 @@ def test_real_pictures(
     assert len(store.records()) == records
     for contrast in ("T1w", "T2w"):
         assert len(store.records(contrast, "val")) >= 2
-    shapes = {r.shape for r in store.records()}
-    assert shapes == ({(1, 217, 181)} if name == "seed-png" else {(1, 152, 256)})
+    assert {r.shape[0] for r in store.records()} == {1}
+    assert len({r.grid_hash for r in store.records()}) == 1, "of one size, as they were"
 
 
 def test_real_volumes_unpaired(real_data: Callable[[str], Path], tmp_path: Path) -> None:
@@ -341,7 +351,6 @@ def test_real_volumes_unpaired(real_data: Callable[[str], Path], tmp_path: Path)
     assert first.grid_hash == second.grid_hash
     for record in (first, second):
         assert set(record.segments) == {"train", "val"}
-        assert record.shape[1:] == (218, 182)
         assert 100 < record.shape[0] < 160
     held = [{r.slice_indices[i] for i in r.positions("val")} for r in (first, second)]
     assert held[0] == held[1]
@@ -380,4 +389,4 @@ def test_any_shape_can_be_standardised(shape: tuple[int, int, int]) -> None:
     volume = Volume(voxels, affine)
     standard = standardise(volume, StandardSettings())
     assert np.isfinite(standard.slices).all()
-    assert from_slices(standard.slices, standard.grid).shape == shape
+    assert standard.to_voxels(standard.slices, -1.0).shape == shape

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from mrbridge.data.augment import Augmentation
 from mrbridge.data.simulated import SimulatedPairs, varied
 from mrbridge.errors import StoreError
-from mrbridge.preparation.geometry import fit_size
+from mrbridge.preparation.geometry import centred_start, fit_size
 from mrbridge.preparation.store import ScanRecord, Store
 
 PAIR = 9
@@ -70,6 +70,7 @@ class SliceBank:
         scans = {record.id: record.shape[0] for record, _ in self.places}
         size = 2 * image_size**2 * sum(scans.values())
         self._kept: dict[str, NDArray[np.float16]] | None = {} if size <= MEMORY_LIMIT else None
+        self._shifts: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.places)
@@ -81,19 +82,52 @@ class SliceBank:
     def at(self, record: ScanRecord, position: int) -> NDArray[np.float32]:
         """The slice at a stored position of a scan, fitted to the image size."""
         if self._kept is None:
-            return _widened(self._fitted(self.store.slice(record, position)))
+            return _widened(self._fitted(self.store.slice(record, position), record))
         if record.id not in self._kept:
-            self._kept[record.id] = self._fitted(self.store.slices(record))
+            self._kept[record.id] = self._fitted(self.store.slices(record), record)
         return _widened(self._kept[record.id][position])
+
+    def lay_over(self, record: ScanRecord, other: ScanRecord) -> None:
+        """Place a scan in the images so that it lies on another one of the same field of view.
+
+        Each scan is cropped to its own head, and its middle becomes that of the images: the slices
+        of a pair would lie apart by some pixels. Scans of different fields of view stay as they
+        are, and so does a scan that was placed before.
+
+        Args:
+            record: of this bank.
+            other: placed by its own middle.
+        """
+        if record.id not in self._shifts:
+            self._shifts[record.id] = shift_onto(other, record, self.image_size)
+            if self._kept is not None:
+                self._kept.pop(record.id, None)
 
     def scans(self) -> Iterator[NDArray[np.float16]]:
         """All slices in their order, a scan at a time: (slices, image_size, image_size)."""
         for _, places in groupby(self.places, key=lambda place: place[0].id):
             records, positions = zip(*places, strict=True)
-            yield self._fitted(self.store.slices(records[0]))[list(positions)]
+            yield self._fitted(self.store.slices(records[0]), records[0])[list(positions)]
 
-    def _fitted(self, images: NDArray[np.float16]) -> NDArray[np.float16]:
-        return np.ascontiguousarray(fit_size(images, self.image_size, self.image_size)[0])
+    def _fitted(self, images: NDArray[np.float16], record: ScanRecord) -> NDArray[np.float16]:
+        size, shift = self.image_size, self._shifts.get(record.id, (0, 0))
+        return np.ascontiguousarray(fit_size(images, size, size, shift=shift)[0])
+
+
+def shift_onto(fixed: ScanRecord, moving: ScanRecord, image_size: int) -> tuple[int, int]:
+    """By how many rows and columns a scan in the middle of the images must move to lie on another.
+
+    (0, 0) where their fields of view differ: then nothing is known of where they lie.
+    """
+    if fixed.grid_hash != moving.grid_hash:
+        return 0, 0
+    starts = [
+        np.array([centred_start(image_size, size) for size in record.shape[1:]])
+        - np.array(record.origin)
+        for record in (fixed, moving)
+    ]
+    down, right = np.round(starts[0] - starts[1]).astype(int).tolist()
+    return down, right
 
 
 class UnpairedSlices(Dataset[Sample]):
@@ -221,6 +255,8 @@ def held_out_slices(store: Store, image_size: int, count: int) -> HeldOut:
     ]
     if pairs and split == "val":
         chosen = [pairs[k] for k in _spread(len(pairs), count)]
+        for source_record, _, target_record, _ in chosen:
+            banks[1].lay_over(target_record, source_record)
         source = [banks[0].at(record, i) for record, i, _, _ in chosen]
         target = [banks[1].at(record, j) for _, _, record, j in chosen]
         return HeldOut(_stack(source), _stack(target), paired=True, held_out=True)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from mrbridge.data.dataset import SliceBank
+from mrbridge.data.dataset import SliceBank, shift_onto
 from mrbridge.data.likeness import are_in_register, best_matches
 from mrbridge.preparation.store import ScanRecord, Store
 
@@ -54,8 +54,16 @@ def found_pairs(banks: tuple[SliceBank, SliceBank]) -> Pairs:
         (i, j)
         for i, j in best_matches(*map(_thumbnails, images))
         if not _of_one_subject(banks[0].places[i][0], banks[1].places[j][0])
-        and are_in_register(images[0][i], images[1][j])
+        and are_in_register(images[0][i], _laid_over(banks, images[1][j], i, j))
     ]
+
+
+def _laid_over(
+    banks: tuple[SliceBank, SliceBank], image: NDArray[np.float32], i: int, j: int
+) -> NDArray[np.float32]:
+    """Slice j of the target, moved to lie on slice i of the source: each is cropped by itself."""
+    shift = shift_onto(banks[0].places[i][0], banks[1].places[j][0], len(image))
+    return np.roll(image, shift, (0, 1))
 
 
 def _of_one_subject(one: ScanRecord, other: ScanRecord) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mrbridge.data.augment import Augmentation, AugmentSettings
 from mrbridge.io.safety import atomic_path
 from mrbridge.phantom.varied import VariedSubject, varied_subject
+from mrbridge.preparation.crop import head_crop
 from mrbridge.preparation.geometry import fit_size, to_slices
 from mrbridge.preparation.intensity import IntensityRecipe, IntensitySettings
 from mrbridge.preparation.pipeline import StandardSettings, standardise
@@ -215,10 +216,12 @@ def subject_groups(
 ) -> NDArray[np.float16]:
     """All slices of a subject that show something, (slices, 4, rows, columns) as in `group`."""
     images = []
+    crop = head_crop(subject.seen[contrasts[0]], standard.margin_mm)  # one for all: a pixel is one
     for contrast in contrasts:
-        seen = standardise(subject.seen[contrast], standard)
-        answer, _ = to_slices(subject.canonical[contrast], standard.spacing_mm)
-        images += [seen.slices, CANONICAL[contrast].normalise(answer)]
+        seen = standardise(subject.seen[contrast], standard, crop=crop)
+        answer, _ = to_slices(crop(subject.canonical[contrast]), standard.spacing_mm)
+        answer = CANONICAL[contrast].normalise(answer)
+        images += [seen.slices, np.pad(answer, seen.added, constant_values=-1)]
         if contrast == contrasts[0]:
             shown = seen.foreground.mean(axis=(1, 2)) >= _LEAST_FOREGROUND
     fitted = [fit_size(slices[shown], image_size, image_size)[0] for slices in images]
@@ -234,7 +237,7 @@ def _key(
     seed: int,
 ) -> str:
     """A hash of all that decides the groups, but for the code."""
-    told = [2, standard.model_dump(mode="json"), source, target, image_size, subjects, seed]
+    told = [3, standard.model_dump(mode="json"), source, target, image_size, subjects, seed]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

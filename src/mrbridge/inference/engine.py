@@ -15,6 +15,7 @@ from mrbridge.errors import BundleError
 from mrbridge.inference.engines import Engine, Stack, choose_engine, open_engine
 from mrbridge.inference.planes import Mask, check_planes, in_three_planes, planes_for
 from mrbridge.models import SHIPPED, is_installed
+from mrbridge.preparation.crop import head_crop
 from mrbridge.preparation.geometry import fit_size, size_multiple
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.pipeline import Standard, standardise
@@ -96,11 +97,23 @@ class Translator:
             SettingsError: the bundle does not make this contrast.
             InputError: the scan is constant or empty, or no plausible brain was found in it.
         """
+        return self.translate_and_tell(volume, to, match=match, mask=mask)[0]
+
+    def translate_and_tell(
+        self,
+        volume: Volume,
+        to: str | None = None,
+        *,
+        match: Volume | None = None,
+        mask: Volume | None = None,
+    ) -> tuple[Volume, tuple[str, ...]]:
+        """As `translate`, and in which planes the scan was cut, such as `("axial",)`."""
         to = self.choose_contrast(volume, to)
         other = self.bundle.source if to == self.bundle.target else self.bundle.target
         levels = self.bundle.manifest.typical[other].levels
         standard = standardise(volume, self.bundle.manifest.standard, mask, levels)
-        made = self._translate_stack(standard, to, self.planes_for(volume))
+        planes = planes_for(standard.crop(volume), self.planes)
+        made = self._translate_stack(standard, to, planes)
         range_out = self._range_for(volume, standard, to, match)
         outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
         voxels = standard.to_voxels(range_out.restore(made), outside).astype(np.float32)
@@ -108,7 +121,7 @@ class Translator:
         voxels[background & (volume.voxels == 0)] = 0
         if standard.brain is not None:
             voxels[~standard.brain] = 0
-        return replace(volume, voxels=voxels, contrast=to, synthetic=True)
+        return replace(volume, voxels=voxels, contrast=to, synthetic=True), planes
 
     def translate_slices(
         self,
@@ -149,7 +162,8 @@ class Translator:
 
     def planes_for(self, volume: Volume) -> tuple[str, ...]:
         """In which planes a volume is cut by this translator, such as `("axial",)`."""
-        return planes_for(volume, self.planes)
+        crop = head_crop(volume, self.bundle.manifest.standard.margin_mm)
+        return planes_for(crop(volume), self.planes)
 
     def _translate_stack(self, standard: Standard, to: str, planes: tuple[str, ...]) -> Stack:
         """Translate the slices of a volume; the mean where they are cut in several planes."""

@@ -188,6 +188,7 @@ def _metadata(bundle: Bundle, generator: str, multiple: int) -> dict[str, str]:
         "source": source,
         "target": target,
         "spacing_mm": "as scanned" if spacing is None else f"{spacing:g}",
+        "margin_mm": f"{bundle.manifest.standard.margin_mm:g}",
         "alignment": bundle.manifest.standard.align,
         "denoised": str(bundle.manifest.standard.denoise).lower(),
         "bias_correction": bundle.manifest.standard.bias,

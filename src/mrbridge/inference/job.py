@@ -136,7 +136,7 @@ def synthesise(job: Job, scan: Volume, path: Path | None) -> Synthesis:
         )
     mask = _mask(job.translator, path)
     try:
-        made = job.translator.translate(scan, to, match=job.match, mask=mask)
+        made, planes = job.translator.translate_and_tell(scan, to, match=job.match, mask=mask)
     except InputError as error:  # of the voxels, which know no file
         raise InputError(error.what, path=error.path or path, remedy=error.remedy) from error
     rounding: Rounding | None = None
@@ -147,7 +147,7 @@ def synthesise(job: Job, scan: Volume, path: Path | None) -> Synthesis:
             "the scan" if path is None else path.name,
             *(rounding.dtype, rounding.factor, rounding.clipped),
         )
-    return Synthesis(scan, made, to, job.translator.planes_for(scan), rounding)
+    return Synthesis(scan, made, to, planes, rounding)
 
 
 def reference_of(translator: Translator, match: Any) -> Volume:

@@ -77,7 +77,7 @@ def in_three_planes(
         The same shape and range; -1 where nothing was made.
     """
     total, count = _counted(*make(slices, foreground))
-    rows = _height(grid)
+    rows = _height(len(slices), grid)
     high, inside = _with_height(slices, rows), _with_height(foreground.astype(np.float32), rows)
     for plane in OTHERS:
         made, there = make(cut(high, plane), cut(inside, plane) > _HALF)
@@ -102,10 +102,10 @@ def _counted(made: Stack, there: Mask) -> tuple[Stack, Stack]:
     return made * count, count
 
 
-def _height(grid: SliceGrid) -> int:
-    """How many axial slices as far apart as their rows are as high as those of a grid."""
+def _height(slices: int, grid: SliceGrid) -> int:
+    """How many axial slices as far apart as their rows are as high as so many of a grid."""
     assert grid.spacing is not None
-    return resampled_size(grid.shape[0], *grid.spacing[:2])
+    return resampled_size(slices, *grid.spacing[:2])
 
 
 def _with_height(stack: Stack, slices: int) -> Stack:

@@ -18,6 +18,7 @@ from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.io.bids import Scan
 from mrbridge.io.transfer import fetch
+from mrbridge.preparation.crop import Crop
 from mrbridge.preparation.geometry import to_slices
 from mrbridge.preparation.intensity import IntensityRecipe, foreground_mask
 from mrbridge.preparation.pipeline import StandardSettings, standardise
@@ -194,7 +195,7 @@ def _from_file(job: Job) -> Loaded:
     volume = read(scan.path, series=scan.series, allow_gaps=job.allow_gaps, files=scan.files)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Leave it out.")
-    standard = standardise(volume, StandardSettings(spacing_mm=None))
+    standard = standardise(volume, StandardSettings(spacing_mm=None), crop=Crop.whole(volume))
     orientation = None if volume.affine is None else "".join(aff2axcodes(volume.affine))
     return Loaded(
         slices=standard.slices,

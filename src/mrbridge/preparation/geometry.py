@@ -99,33 +99,38 @@ def to_slices(volume: Volume, spacing_mm: float | None) -> tuple[NDArray[np.floa
     Raises:
         InputError: it is to be resampled, and its slices cannot be of a head.
     """
+    grid = slice_grid(volume, spacing_mm)
     if volume.affine is None:
         slices = volume.voxels.transpose(2, 0, 1)
-        transform: tuple[tuple[int, int], ...] = ((1, 1), (2, 1), (0, 1))
-        affine = spacing = None
     else:
-        ornt = ornt_transform(io_orientation(volume.affine), axcodes2ornt(_AXES))
-        slices = apply_orientation(volume.voxels, ornt)
-        transform = tuple((int(axis), int(flip)) for axis, flip in ornt)
-        affine = volume.affine @ inv_ornt_aff(ornt, volume.voxels.shape)
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    full = (slices.shape[0], slices.shape[1], slices.shape[2])
-    if spacing is not None and spacing_mm is not None:
-        _check_extent(full, spacing)
+        slices = apply_orientation(volume.voxels, np.array(grid.transform, float))
     values = np.ascontiguousarray(slices, dtype=np.float32)
-    if spacing is None:
-        return values, SliceGrid(transform, full, full, None, None)
+    return resample(values, *grid.shape[1:]), grid
+
+
+def slice_grid(volume: Volume, spacing_mm: float | None) -> SliceGrid:
+    """The grid that `to_slices` gives, of which only the shape and the affine of a volume count.
+
+    Raises:
+        InputError: as `to_slices`.
+    """
+    shape = volume.voxels.shape
+    if volume.affine is None:
+        full = shape[2], shape[0], shape[1]
+        return SliceGrid(((1, 1), (2, 1), (0, 1)), full, full, None, None)
+    ornt = ornt_transform(io_orientation(volume.affine), axcodes2ornt(_AXES))
+    transform = tuple((int(axis), int(flip)) for axis, flip in ornt)
+    affine = volume.affine @ inv_ornt_aff(ornt, shape)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    count, high, wide = (shape[axis] for axis in np.argsort([axis for axis, _ in transform]))
+    if spacing_mm is not None:
+        _check_extent((count, high, wide), spacing)
     rows, columns = (
         resampled_size(size, float(step), spacing_mm)
-        for size, step in zip(full[1:], spacing[1:], strict=True)
+        for size, step in zip((high, wide), spacing[1:], strict=True)
     )
-    values = resample(values, rows, columns)
-    new = (
-        float(spacing[0]),
-        float(spacing[1]) * full[1] / rows,
-        float(spacing[2]) * full[2] / columns,
-    )
-    return values, SliceGrid(transform, full, (full[0], rows, columns), affine, new)
+    new = (float(spacing[0]), float(spacing[1]) * high / rows, float(spacing[2]) * wide / columns)
+    return SliceGrid(transform, (count, high, wide), (count, rows, columns), affine, new)
 
 
 def from_slices(slices: NDArray[np.float32], grid: SliceGrid) -> NDArray[np.float32]:
@@ -145,12 +150,19 @@ def from_slices(slices: NDArray[np.float32], grid: SliceGrid) -> NDArray[np.floa
 
 
 def fit_size(
-    slices: NDArray[Any], rows: int, columns: int, fill: float = -1.0
+    slices: NDArray[Any],
+    rows: int,
+    columns: int,
+    fill: float = -1.0,
+    shift: tuple[int, int] = (0, 0),
 ) -> tuple[NDArray[Any], Fit]:
-    """Pad with `fill` or crop (..., rows, columns) about the centre, and tell how to undo it."""
+    """Pad with `fill` or crop (..., rows, columns) about the centre, and tell how to undo it.
+
+    `shift` moves the slices down and to the right, by so many pixels; that is not undone.
+    """
     undo = Fit(slices.shape[-2], slices.shape[-1])
-    fitted = _centred(_centred(slices, -2, rows, fill), -1, columns, fill)
-    return fitted, undo
+    fitted = _centred(slices, -2, rows, fill, shift[0])
+    return _centred(fitted, -1, columns, fill, shift[1]), undo
 
 
 def size_multiple(size: int, multiple: int) -> int:
@@ -199,15 +211,21 @@ def resample(slices: NDArray[np.float32], rows: int, columns: int) -> NDArray[np
     return np.clip(result, slices.min(), slices.max(), out=result)
 
 
-def _centred(slices: NDArray[Any], axis: int, size: int, fill: float) -> NDArray[Any]:
-    present = slices.shape[axis]
-    apart = abs(size - present)
+def centred_start(size: int, present: int) -> int:
+    """At which pixel of `size` the first of `present` comes to lie by `fit_size`."""
+    half = abs(size - present) // 2
     # Padding and cropping put an odd pixel on the same side, so that each undoes the other.
-    before = apart // 2
-    if size >= present:
-        widths = [(0, 0)] * slices.ndim
-        widths[axis] = (before, apart - before)
-        return np.pad(slices, widths, constant_values=fill)
+    return half if size >= present else -half
+
+
+def _centred(
+    slices: NDArray[Any], axis: int, size: int, fill: float, shift: int = 0
+) -> NDArray[Any]:
+    start = shift + centred_start(size, slices.shape[axis])
     keep = [slice(None)] * slices.ndim
-    keep[axis] = slice(before, before + size)
-    return slices[tuple(keep)]
+    keep[axis] = slice(max(-start, 0), max(size - start, 0))
+    kept = slices[tuple(keep)]
+    before = min(max(start, 0), size)
+    widths = [(0, 0)] * slices.ndim
+    widths[axis] = before, size - before - kept.shape[axis]
+    return np.pad(kept, widths, constant_values=fill) if any(widths[axis]) else kept

@@ -21,6 +21,8 @@ _BLANK_MARGIN = 1.08
 """How much larger than the foreground what is not blank may be: 1.00 to 1.01 times in stripped
 brains of open-ms-mni, 1.16 to 1.25 times in whole heads of open-ms-raw with partly zeroed air."""
 
+_NOTHING = 0.005  # share of the brightest tissue, below which the background is zero
+
 _DECILES = tuple(range(10, 100, 10))
 
 KNEE_LEVEL = 0.6
@@ -175,6 +177,8 @@ def find_recipe(
         high = float(voxels.max())
     if not high > low:
         raise InputError("shows nothing above its background", remedy="Leave it out.")
+    if abs(low) <= _NOTHING * high:
+        low = 0.0  # whether it is exactly 0 depends on how much air the field of view holds
     recipe = IntensityRecipe(low=low, high=high)
     knee = float(np.percentile(inside, settings.knee_percentile)) if inside.size else high
     if low < knee < recipe.bend:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mrbridge.errors import InputError
 from mrbridge.io import read
@@ -17,10 +16,11 @@ from mrbridge.io.bids import Scan
 from mrbridge.io.safety import sha256_of
 from mrbridge.io.transfer import fetch
 from mrbridge.preparation.brain import litres
+from mrbridge.preparation.geometry import slice_grid
 from mrbridge.preparation.reference import Place, place_beside
 from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.preparation.slice_range import SliceRange
-from mrbridge.preparation.standard import standardise
+from mrbridge.preparation.standard import Standard, standardise
 from mrbridge.preparation.store import (
     FORMAT,
     ScanRecord,
@@ -30,7 +30,7 @@ from mrbridge.preparation.store import (
     write_scan,
 )
 
-_ARRAYS = 1  # raise it when the same settings begin to give other arrays
+_ARRAYS = 2  # raise it when the same settings begin to give other arrays
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Job:
         id: its name in the store.
         store: the store's folder.
         settings: of all scans.
-        reference: the scan that this one is to be registered to, if any.
+        reference: the first scan of the source contrast of the same subject and session, which this
+            one is registered to, or cropped like if both lie on one grid; None of that scan itself.
         mask: its brain mask, where the user gave one.
     """
 
@@ -52,6 +53,12 @@ class Job:
     settings: PrepareSettings
     reference: Scan | None = None
     mask: Path | None = None
+
+    @property
+    def registers(self) -> bool:
+        """Whether the scan is registered to its reference."""
+        wanted = self.settings.registration != "none" and self.reference is not None
+        return wanted and self.scan.contrast == self.settings.target
 
     @property
     def touched(self) -> list[Path]:
@@ -83,8 +90,16 @@ def prepare_scan(job: Job) -> ScanRecord | None:
     if volume.is_picture and volume.voxels.min() == volume.voxels.max():
         return None
     mask = None if job.mask is None else read(job.mask)
-    place = Place() if job.reference is None else place_beside(volume, job.reference, settings)
-    standard = standardise(volume, settings.standard, mask, placement=place.placement)
+    place = Place()
+    if job.reference is not None:
+        place = place_beside(volume, job.reference, settings, job.registers)
+    standard = standardise(
+        volume, settings.standard, mask, placement=place.placement, crop=place.crop
+    )
+    whole, first = standard.grid, (0, 0.0, 0.0)
+    if standard.alignment is None and place.alignment is None:
+        whole = slice_grid(place.grid or volume, None)
+        first = (place.crop or standard.crop).first(standard.grid)
     alignment = standard.alignment or place.alignment
     filled = standard.foreground.mean(axis=(1, 2)) >= settings.min_foreground
     wanted = filled
@@ -117,10 +132,11 @@ def prepare_scan(job: Job) -> ScanRecord | None:
         data_sha256=data_hash(values),
         shape=(values.shape[0], values.shape[1], values.shape[2]),
         spacing_mm=standard.grid.spacing,
-        slice_indices=kept.tolist(),
-        grid_hash=standard.grid.hash,
+        slice_indices=(kept + first[0]).tolist(),
+        origin=first[1:],
+        grid_hash=whole.hash,
         recipe=standard.recipe,
-        affine=_rows(standard.grid.stored_affine),
+        affine=_affine(standard, first[0]),
         registration=place.registration,
         alignment=None if alignment is None else alignment.as_json(),
         noise=None if standard.noise is None else float(f"{standard.noise:.4g}"),
@@ -130,8 +146,15 @@ def prepare_scan(job: Job) -> ScanRecord | None:
     return record
 
 
-def _rows(affine: NDArray[np.float64] | None) -> list[list[float]] | None:
-    return None if affine is None else np.round(affine, 8).tolist()
+def _affine(standard: Standard, first: int) -> list[list[float]] | None:
+    """Of the record: slices are counted in the whole scan, rows and columns in the array."""
+    affine = standard.grid.stored_affine
+    if affine is None:
+        return None
+    slices, rows, columns = (before for before, _ in standard.added)
+    affine[:3, 3] -= affine[:3, :3] @ (first + slices, rows, columns)
+    result: list[list[float]] = np.round(affine, 8).tolist()
+    return result
 
 
 def _source_sha256(scan: Scan) -> str:
@@ -153,7 +176,9 @@ def _key(source_sha256: str, job: Job) -> str:
         settings.min_foreground,
     ]
     if job.reference is not None:
-        told.append([settings.registration, settings.seed, _source_sha256(job.reference)])
+        told.append(_source_sha256(job.reference))
+    if job.registers:
+        told.append([settings.registration, settings.seed])
     if settings.slices is not None:
         told.append(["slices", settings.slices])
     if job.mask is not None:

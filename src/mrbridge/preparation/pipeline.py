@@ -181,8 +181,10 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[Job]:
             id = f"{plain}_{number}"
         taken.add(id.casefold())
         reference = None
-        if scan.contrast == settings.target:
+        if not is_picture(scan.path):
             reference = references.get((scan.subject, scan.session))
+        if reference is scan:
+            reference = None
         mask = None
         if settings.standard.brain == "mask" and scan.series is None:
             mask = mask_path(scan.path, settings.standard.brain_mask)
@@ -193,10 +195,9 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[Job]:
 def _references(
     scans: list[Scan], settings: PrepareSettings
 ) -> dict[tuple[str | None, str | None], Scan]:
-    """What scans of the target contrast are registered to, by subject and session: the first scan
-    of the source contrast. Pictures, and scans of nobody, are registered to nothing."""
-    if settings.registration == "none":
-        return {}
+    """By subject and session, the first scan of the source contrast: what those of the target
+    contrast are registered to, and others on its grid cropped like. Pictures, and scans of nobody,
+    have none."""
     return {
         (scan.subject, scan.session): scan
         for scan in reversed(scans)

@@ -18,6 +18,7 @@ class StandardSettings(Settings):
 
     Attributes:
         spacing_mm: in-plane spacing to resample volumes to; None keeps each scan's own.
+        margin_mm: air that is kept around the head; all that lies further out does not count.
         brain: `auto`, `hd-bet` and `mask` keep only the brain: all outside becomes 0, and in the
             synthesis, too. `auto` finds it by the template of the ICBM, `hd-bet` by the program of
             that name, `mask` takes masks that lie beside the scans.
@@ -33,6 +34,7 @@ class StandardSettings(Settings):
     """
 
     spacing_mm: float | None = Field(1.0, gt=0)
+    margin_mm: float = Field(10.0, ge=0)
     brain: Literal["none", "auto", "hd-bet", "mask"] = "none"
     brain_mask: str = "{entities}_desc-brain_mask.nii.gz"
     align: Literal["none", "rigid", "affine"] = "none"

@@ -11,6 +11,7 @@ from mrbridge.io.picture import PictureHeader
 from mrbridge.preparation.align import Alignment, aligned
 from mrbridge.preparation.bias import without_bias
 from mrbridge.preparation.brain import find_brain
+from mrbridge.preparation.crop import Crop, head_crop
 from mrbridge.preparation.geometry import SliceGrid, from_slices, to_slices
 from mrbridge.preparation.intensity import (
     FLOOR,
@@ -31,10 +32,13 @@ class Standard:
     """A scan as networks see it.
 
     Attributes:
-        slices: float32 in [-1, 1], (slices, rows, columns), see `geometry`.
+        slices: float32 in [-1, 1], (slices, rows, columns), see `geometry`: the head and the whole
+            margin around it, -1 where the field of view ends before that.
         foreground: where the head is, same shape.
-        grid: the way back to the source's voxels.
+        grid: the way back to the source's voxels, of the slices without `added`.
+        added: slices, rows and columns before and after what was scanned.
         recipe: the way back to the source's intensities.
+        crop: the part of the source that was looked at.
         brain: where the brain is, in the source's own voxels (i, j, k); None where it was not
             looked for.
         noise: standard deviation of the noise that was taken away, in the source's unit; None
@@ -46,7 +50,9 @@ class Standard:
     slices: NDArray[np.float32]
     foreground: NDArray[np.bool_]
     grid: SliceGrid
+    added: tuple[tuple[int, int], ...]
     recipe: IntensityRecipe
+    crop: Crop
     brain: NDArray[np.bool_] | None = None
     noise: float | None = None
     alignment: Alignment | None = None
@@ -59,8 +65,14 @@ class Standard:
             slices: (slices, rows, columns).
             beyond: what a voxel becomes that no slice reaches.
         """
-        voxels = from_slices(slices, self.grid)
-        return voxels if self.placement is None else self.placement.undone(voxels, beyond)
+        scanned = (
+            slice(before, before + size)
+            for (before, _), size in zip(self.added, self.grid.shape, strict=True)
+        )
+        voxels = from_slices(slices[tuple(scanned)], self.grid)
+        if self.placement is not None:
+            voxels = self.placement.undone(voxels, beyond)
+        return self.crop.undone(voxels, beyond)
 
 
 def standardise(
@@ -69,6 +81,7 @@ def standardise(
     mask: Volume | None = None,
     levels: tuple[float, ...] = (),
     placement: Placement | None = None,
+    crop: Crop | None = None,
 ) -> Standard:
     """Bring a volume to axial slices of the wanted spacing and to intensities in [-1, 1].
 
@@ -80,6 +93,8 @@ def standardise(
             was learned.
         placement: where the scan is brought to, if that is known already; else it is aligned as
             `settings.align` says.
+        crop: the part to look at of the scan or, with `placement`, of the scan that it is brought
+            to; None takes the head and the margin that `settings.margin_mm` says.
 
     Raises:
         InputError: the image is constant or empty, no plausible brain was found in it, or it could
@@ -87,10 +102,20 @@ def standardise(
         SettingsError: HD-BET is wanted and not installed.
     """
     alignment = noise = brain = kept = None
+    frame, crop = crop, crop if placement is None else None
+    if crop is None:
+        crop = head_crop(volume, settings.margin_mm)
+    if frame is None and placement is None and settings.align == "none":
+        frame = crop
+    source, volume = volume, crop(volume)
     if placement is None and settings.align != "none":
         alignment, placement = aligned(volume, settings.align, settings.spacing_mm)
     if settings.brain != "none":
-        brain = find_brain(volume, settings.brain, mask)
+        if settings.brain == "mask":  # of the user's, whatever the head's box
+            brain = find_brain(source, settings.brain, mask)
+        else:
+            brain = crop.undone(find_brain(volume, settings.brain), False)
+        kept = crop(Volume(brain.astype(np.uint8), source.affine)).voxels > 0
     cleaned = volume
     if settings.denoise:  # on the grid of the scanner: elsewhere, neighbours share their noise
         cleaned, noise = without_noise(volume)
@@ -98,7 +123,8 @@ def standardise(
         cleaned = placement.placed(cleaned)
     raw, grid = to_slices(cleaned, settings.spacing_mm)
     if brain is not None:
-        shown = brain if placement is None else placement.placed_mask(brain)
+        assert kept is not None
+        shown = kept if placement is None else placement.placed_mask(kept)
         there = Volume(shown.astype(np.uint8), cleaned.affine)
         kept = to_slices(there, settings.spacing_mm)[0] > 0.5
         raw = np.where(kept, raw, np.float32(0))
@@ -113,7 +139,19 @@ def standardise(
     if outside is not None:
         slices[outside] = -1
         foreground = foreground | ~outside
-    return Standard(slices, foreground, grid, recipe, brain, noise, alignment, placement)
+    added = ((0, 0),) * 3 if frame is None else frame.lacks(grid)
+    return Standard(
+        np.pad(slices, added, constant_values=-1),
+        np.pad(foreground, added),
+        grid,
+        added,
+        recipe,
+        crop,
+        brain,
+        noise,
+        alignment,
+        placement,
+    )
 
 
 def _range(

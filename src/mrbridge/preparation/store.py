@@ -46,11 +46,13 @@ class ScanRecord(Settings):
         data_sha256: of the array's bytes.
         shape: (slices, rows, columns) of the array.
         spacing_mm: between slices, rows, columns; None for pictures.
-        slice_indices: where in the full stack of slices (inferior to superior) each one lay.
+        slice_indices: where in the scan's full stack of slices (inferior to superior) each one lay.
+        origin: row and column of its full slices at which the array begins, in the array's pixels.
         grid_hash: equal for scans on one grid.
         recipe: the intensity range.
-        affine: (4, 4), from where a pixel lies in the full stack (slice, row, column) to RAS+ mm:
-            of the scanner, of the subject's source scan, or of the template; None for pictures.
+        affine: (4, 4), from a pixel's slice in the full stack, and its row and column in the array,
+            to RAS+ mm: of the scanner, of the subject's source scan, or of the template; None for
+            pictures.
         registration: how the scan was brought onto the grid of its subject's source scan: the
             file's name, and what `Registration.as_json` tells; None where it was not.
         alignment: how the scan, or the source scan that it was registered to, was brought to lie
@@ -72,6 +74,7 @@ class ScanRecord(Settings):
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float] | None
     slice_indices: list[int]
+    origin: tuple[float, float] = (0.0, 0.0)
     grid_hash: str
     recipe: IntensityRecipe
     affine: list[list[float]] | None = None

@@ -54,6 +54,8 @@ def choose_pairs(
                 len(found),
             )
         pairs = pairs + found
+    for i, j in pairs:
+        banks[1].lay_over(banks[1].places[j][0], banks[0].places[i][0])
     return pairs
 
 
