@@ -11,7 +11,14 @@ from pathlib import Path
 from mrbridge.errors import InputError
 from mrbridge.io.bids import Scan, find_scans
 from mrbridge.io.formats import is_picture, is_readable
-from mrbridge.io.names import guess_contrast, guess_subject, natural_key, parse_name, series_name
+from mrbridge.io.names import (
+    guess_contrast,
+    guess_subject,
+    natural_key,
+    parse_name,
+    series_name,
+    slice_number,
+)
 from mrbridge.io.safety import suffix_of
 
 _SAYS_NOTHING = {"synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground"}
@@ -96,8 +103,9 @@ def find_pairs(pairs: str | Path | Sequence[str | Path], source: str, target: st
     cases: list[Case] = []
     singles: list[Case] = []
     by_name = False
+    by_table = isinstance(pairs, str | Path) and Path(pairs).is_file()
     for group in _groups(found.scans).values():
-        for scans in _in_pairs(group, source, target):
+        for scans in _in_pairs(group, source, target, by_table=by_table):
             images = {scan.contrast: scan.path for scan in scans}
             case = _case_of(scans[0], images, masks)
             (cases if len(images) == 2 else singles).append(case)
@@ -207,10 +215,17 @@ def _groups(scans: Sequence[Scan]) -> dict[tuple[str, ...], list[Scan]]:
     return groups
 
 
-def _in_pairs(group: Sequence[Scan], source: str, target: str) -> Iterator[list[Scan]]:
-    """Split a group into pairs, by names where it has several scans of one contrast."""
+def _in_pairs(
+    group: Sequence[Scan], source: str, target: str, *, by_table: bool
+) -> Iterator[list[Scan]]:
+    """Split a group into pairs, by names where it has several scans of one contrast.
+
+    Two pictures of one subject whose names have different slice numbers are not a pair, unless a
+    table says so.
+    """
     if max(Counter(scan.contrast for scan in group).values()) == 1:
-        yield list(group)
+        numbers = {slice_number(scan.name) for scan in group if is_picture(scan.path)} - {None}
+        yield from [list(group)] if by_table or len(numbers) < 2 else ([scan] for scan in group)
         return
     by_name: dict[str, list[Scan]] = defaultdict(list)
     for scan in group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,7 +139,12 @@ def prepare(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Turn scans into a store that is fit to train on; run again, it does only what changed."""
+    """Turn scans into a store that is fit to train on; run again, it does only what changed.
+
+    Subjects are held out whole. Where too few are known, each series of 8 or more slices gives up
+    a block for validation; up to 3 slices on either side of it, at most a fifth of the series in
+    all, are in no split (--set gap=0: none are).
+    """
     listen(quiet, verbose, as_json)
     for path in source_paths:
         must_exist(path)
@@ -158,6 +164,7 @@ def prepare(
     with quick_imports():
         from mrbridge.preparation.pipeline import PrepareSettings
         from mrbridge.preparation.pipeline import prepare as run
+        from mrbridge.preparation.store import splits_in_words
 
     settings = PrepareSettings().changed(changes)
     paths = source_paths[0] if len(source_paths) == 1 else source_paths
@@ -168,29 +175,23 @@ def prepare(
         "ignored": len(manifest.ignored),
         "failed": {remark.name: remark.reason for remark in manifest.failures},
     }
-    for contrast in (settings.source, settings.target):
-        told[contrast] = {
-            split: sum(
-                stop - start
-                for record in store.records(contrast=contrast, split=split)
-                for start, stop in record.segments[split]
-            )
-            for split in ("train", "val", "test")
-        }
+    told |= store.split_counts()
     told["subjects"] = store.counts()
-    words = ", ".join(
-        f"{contrast} {told[contrast]['train']} slices to train, {told[contrast]['val']} to "
-        f"validate, {told[contrast]['test']} to test"
-        for contrast in (settings.source, settings.target)
-    )
+    words = splits_in_words(store.split_counts())
     words += f"; {_spread_of(told['subjects'])}"
-    answer(told, f"{store.path}: {words}; {told['ignored']} files ignored")
+    reasons = Counter(remark.reason for remark in manifest.ignored).most_common(3)
+    words += f"; {told['ignored']} file{'' if told['ignored'] == 1 else 's'} ignored"
+    if reasons:
+        words += f" ({'; '.join(f'{count}: {reason}' for reason, count in reasons)})"
+    answer(told, f"{store.path}: {words}")
     if failure:
         raise failure
 
 
 def _spread_of(counts: dict[str, dict[str, int]]) -> str:
     """How many slices subjects have, in words."""
+    if counts.keys() == {"unknown"}:
+        return "no subjects known"
     sums = sorted(sum(of_one.values()) for of_one in counts.values())
     several = f"{sums[0]} to {sums[-1]}" if sums[0] < sums[-1] else str(sums[0])
     return f"{len(sums)} subject{'s' if len(sums) > 1 else ''} of {several} slices"
