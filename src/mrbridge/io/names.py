@@ -283,7 +283,7 @@ def _person_in(text: str) -> str | None:
 
 
 def _person_and_slice(stem: str) -> tuple[str, str] | None:
-    """What stands before the number of the slice, without words that say nothing; and the number."""
+    """What stands before the slice number, without words that say nothing; and the number."""
     text = _PART_OF_VISIT.sub("_", _without_contrast(stem) or "")
     named = _SLICE.search(text)
     if named is not None:  # what follows is a version of the slice

@@ -17,15 +17,15 @@ import yaml
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from pydantic import BaseModel
 
+from mrbridge import models
 from mrbridge.bundle import BundleManifest, load_bundle
 from mrbridge.data.augment import Augmentation
 from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
-from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
+from mrbridge.data.simulated import SimulatedPairs
 from mrbridge.errors import Interrupted, MrbridgeWarning, SettingsError
 from mrbridge.hardware import choose_device, fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.io.safety import sweep, write_text
-from mrbridge.models import SHIPPED
 from mrbridge.preparation.store import Store
 from mrbridge.training.callbacks import Keeper, StopOnSignal
 from mrbridge.training.checkpoint import load_checkpoint
@@ -37,7 +37,7 @@ from mrbridge.training.names import refuse_foreign, refuse_url
 from mrbridge.training.ranks import Ranks, meeting
 from mrbridge.training.resume import check_count, check_data, identity, resumed_settings
 from mrbridge.training.settings import TrainSettings, resolve
-from mrbridge.training.start import beginning
+from mrbridge.training.start import beginning, for_contrasts
 from mrbridge.training.supervision import choose_pairs, share_weights
 from mrbridge.training.watch import Watch
 
@@ -83,8 +83,8 @@ def train(
         resume: go on with the run in `out`, exactly where it stopped, with its own settings.
         changes: of a resumed run's settings; only keys of `training.resume.RESUMABLE`.
         device: `auto`, `cpu` or `cuda`.
-        start: of a new run: `auto` (the shipped model where networks and contrasts are its own),
-            `scratch` (random weights), `shipped`, or a run or bundle.
+        start: of a new run: `auto` (the shipped model where networks and contrasts are its own, else
+            random weights), `scratch` (random weights), `shipped`, or a run or bundle.
 
     Raises:
         BundleError: the model to start from is absent or damaged.
@@ -123,6 +123,8 @@ def _train(
             refuse_foreign(run)
         asked = settings or resolve(None)
         begun = beginning(start, asked, prepared.source, prepared.target)
+        contrasts = prepared.source, prepared.target
+        asked = for_contrasts(asked, *contrasts, store.path, begun=begun is not None)
     is_begun = begun is not None if state is None else bool(state["keeper"]["begun"])
 
     held_out = held_out_slices(store, asked.networks.image_size, asked.validation_slices)
@@ -142,7 +144,6 @@ def _train(
             MrbridgeWarning,
             stacklevel=2,
         )
-    _check_simulated(store, settings)
     model = CycleGAN(settings, ranks)
     if begun is not None:
         model.begin_from(begun, prepared.target)
@@ -233,17 +234,6 @@ def _dataset(store: Store, settings: TrainSettings) -> UnpairedSlices:
     return UnpairedSlices(store, size, settings.seed, augment)
 
 
-def _check_simulated(store: Store, settings: TrainSettings) -> None:
-    prepared = store.manifest.settings
-    unknown = {prepared.source, prepared.target} - set(CONTRASTS)
-    if settings.simulated_weight and unknown:
-        raise SettingsError(
-            f"{' and '.join(sorted(unknown))} cannot be simulated",
-            path=store.path,
-            remedy="Train without simulated pairs: --set simulated_weight=0.",
-        )
-
-
 def _learn_looks(
     model: CycleGAN, dataset: UnpairedSlices, contrasts: tuple[str, str], device: torch.device
 ) -> None:
@@ -252,7 +242,7 @@ def _learn_looks(
         source, target = model.looks
         assert isinstance(source, Looks)
         assert isinstance(target, Looks)
-        canonical = load_bundle(SHIPPED)
+        canonical = load_bundle(models.shipped())
         learn_looks((source, target), canonical, dataset.banks, contrasts, device)
 
 

@@ -73,7 +73,11 @@ def train(
     with quick_imports():
         from mrbridge.training.run import train as run
         from mrbridge.training.settings import resolve
+        from mrbridge.training.start import must_be_simulated
 
+    if changes.get("simulated_weight"):
+        prepared = opened.manifest.settings
+        must_be_simulated(prepared.source, prepared.target, opened.path)
     if resume:
         if preset is not None:
             changes["preset"] = preset
