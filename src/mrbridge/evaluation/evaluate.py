@@ -29,7 +29,7 @@ from mrbridge.evaluation.scoring import (
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Scored
 from mrbridge.io.places import here
-from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.io.safety import must_be_ours, sweep, write_json, write_text
 from mrbridge.io.transfer import remove
 from mrbridge.models import unnamed
 from mrbridge.scale import Workers, map_scans, reachable, stays_here
@@ -104,6 +104,7 @@ def evaluate(
             "what to score is not clear",
             remedy="Give pairs, with or without a model, or true and synthetic scans.",
         )
+    must_be_ours(out / "report.html")
     mode, cases, left_out = _what_to_score(found, both)
     if mask is not None:
         cases = give_masks(cases, mask)

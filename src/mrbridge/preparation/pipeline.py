@@ -46,6 +46,7 @@ def prepare(
     settings: PrepareSettings | None = None,
     *,
     workers: scale.Workers = 1,
+    overwrite: bool = False,
 ) -> Store:
     """Prepare a data set for training.
 
@@ -59,6 +60,7 @@ def prepare(
         settings: contrasts, spacing, shares.
         workers: processes, or the address of a Dask scheduler, whose workers see the same files
             at the same absolute paths.
+        overwrite: prepare all scans again, also those that are in the store already.
 
     Raises:
         InputError: nothing usable of one of the contrasts.
@@ -72,6 +74,8 @@ def prepare(
     check_pattern(settings.standard.brain_mask)
     found = _find(source, out, settings)
     _make_ready(out)
+    if overwrite:
+        _remove_others(out, set())
     jobs = _jobs(found.scans, out, settings)
     wishes: list[Wish] = []
     failures: list[Remark] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from mrbridge.training.compiling import pays
 from mrbridge.training.concert import Concert
 from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.looks import Looks, learn_looks
-from mrbridge.training.names import refuse_foreign, refuse_url
+from mrbridge.training.names import must_be_run, refuse_foreign, refuse_url
 from mrbridge.training.ranks import Ranks, meeting
 from mrbridge.training.resume import check_count, check_data, identity, resumed_settings
 from mrbridge.training.settings import TrainSettings, resolve
@@ -73,6 +74,7 @@ def train(
     changes: dict[str, Any] | None = None,
     device: str = "auto",
     start: str | Path = "auto",
+    overwrite: bool = False,
 ) -> Run:
     """Train a CycleGAN on a prepared store; where `torchrun` started several processes, together.
 
@@ -83,20 +85,27 @@ def train(
         resume: go on with the run in `out`, exactly where it stopped, with its own settings.
         changes: of a resumed run's settings; only keys of `training.resume.RESUMABLE`.
         device: `auto`, `cpu` or `cuda`.
-        start: of a new run: `auto` (the shipped model where networks and contrasts are its own, else
-            random weights), `scratch` (random weights), `shipped`, or a run or bundle.
+        start: of a new run: `auto` (the shipped model where networks and contrasts are its own,
+            otherwise random weights), `scratch` (random weights), `shipped`, or a run or bundle.
+        overwrite: a new run replaces the one in `out`.
 
     Raises:
         BundleError: the model to start from is absent or damaged.
-        OutputError: `out` holds something already and `resume` is not given.
+        OutputError: `out` holds something already and neither `resume` nor `overwrite` is given, or
+            something else than a run.
         SettingsError: a change or a store that a resumed run cannot take, or `out` is a URL.
         StoreError: the store cannot be used.
         Interrupted: somebody asked for an end; a checkpoint is written.
     """
     refuse_url(out)
+    if resume and overwrite:
+        raise SettingsError(
+            "a run is either resumed or overwritten", path=out, remedy="Leave out one of the two."
+        )
     keep_memory()
     with meeting(choose_device(device)) as (ranks, chosen):
-        return _train(store, Path(out), settings, resume, changes or {}, chosen, start, ranks)
+        given = (settings, resume, changes or {}, chosen, start, overwrite, ranks)
+        return _train(store, Path(out), *given)
 
 
 def _train(
@@ -107,6 +116,7 @@ def _train(
     changes: dict[str, Any],
     chosen: torch.device,
     start: str | Path,
+    overwrite: bool,
     ranks: Ranks,
 ) -> Run:
     """Train as one of `ranks`."""
@@ -120,7 +130,7 @@ def _train(
         check_data(state, store, run)
     else:
         if ranks.is_first:  # the others might find what it has written
-            refuse_foreign(run)
+            (must_be_run if overwrite else refuse_foreign)(run)
         asked = settings or resolve(None)
         begun = beginning(start, asked, prepared.source, prepared.target)
         contrasts = prepared.source, prepared.target
@@ -150,6 +160,8 @@ def _train(
         _learn_looks(model, dataset, (prepared.source, prepared.target), chosen)
     # Only now: what cannot be trained leaves no folder that would be in the way of the next try.
     if ranks.is_first:
+        if overwrite and run.is_dir():
+            shutil.rmtree(run)
         for folder in (run, run / "checkpoints", run / "samples"):
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder)

@@ -18,6 +18,10 @@ from mrbridge.options import (
     Config,
     Dask,
     Json,
+    OverwriteAll,
+    OverwritePhantom,
+    OverwriteStore,
+    OverwriteTable,
     Quiet,
     Verbose,
     Workers,
@@ -34,17 +38,19 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Another seed, other subjects.")
     ] = 0,
+    overwrite: OverwriteAll = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """The whole chain on simulated subjects: phantom, prepare, train, translate, evaluate."""
     listen(quiet, verbose, as_json)
-    must_be_new(out)
+    if not overwrite:
+        must_be_new(out)
     with quick_imports():
         from mrbridge.demo import run_demo
 
-    summary = run_demo(out, minutes=minutes, seed=seed)
+    summary = run_demo(out, minutes=minutes, seed=seed, overwrite=overwrite)
     answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
 
 
@@ -55,7 +61,7 @@ def phantom(
     config: Config = None,
     assignments: Assignments = None,
     workers: Workers = 1,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    overwrite: OverwritePhantom = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -133,6 +139,7 @@ def prepare(
     ] = None,
     config: Config = None,
     assignments: Assignments = None,
+    overwrite: OverwriteStore = False,
     workers: Workers = 1,
     dask: Dask = None,
     quiet: Quiet = False,
@@ -168,7 +175,9 @@ def prepare(
 
     settings = PrepareSettings().changed(changes)
     paths = source_paths[0] if len(source_paths) == 1 else source_paths
-    store, failure = as_far_as_done(lambda: run(paths, out, settings, workers=crew))
+    store, failure = as_far_as_done(
+        lambda: run(paths, out, settings, workers=crew, overwrite=overwrite)
+    )
     manifest = store.manifest
     told: dict[str, Any] = {
         "path": str(store.path),
@@ -221,6 +230,7 @@ def inspect(
             "exact copies and what cannot be read. The source is not changed.",
         ),
     ] = None,
+    overwrite: OverwriteTable = False,
     workers: Workers = 1,
     dask: Dask = None,
     quiet: Quiet = False,
@@ -240,4 +250,4 @@ def inspect(
     with quick_imports():
         from mrbridge.inspection.command import run
 
-    answer(*run(path, out, fix, crew))
+    answer(*run(path, out, fix, crew, overwrite=overwrite))
