@@ -210,16 +210,7 @@ class TestVerbs:
         code, out, err = run("prepare", bids_scans, "-o", tmp_path / "store", "--json")
         assert (code, err) == (0, "")
         told = answer(out)
-        assert (
-            told["T1w"]
-            == told["T2w"]
-            == {
-                "train": 24,
-                "val": 10,
-                "test": 10,
-                "none": 0,
-            }
-        )
+        assert told["T1w"] == {"train": 24, "val": 10, "test": 10, "none": 0} == told["T2w"]
 
     def test_prepare_with_a_broken_scan(
         self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path
@@ -230,7 +221,7 @@ class TestVerbs:
         assert code == 1
         told = answer(out)
         assert list(told["failed"]) == ["sub-04/anat/sub-04_T1w.nii.gz"]
-        assert told["T1w"]["train"] < told["T2w"]["train"]
+        assert sum(told["T1w"].values()) < sum(told["T2w"].values())
         assert "1 of 8 scans failed" in err
         assert err.count("\n") == 1
         assert len(Store.open(tmp_path / "store").records()) == 7
@@ -596,7 +587,7 @@ class TestOverwrite:
         for command in commands:
             code, _, err = run(*command, "--overwrite")
             assert code in (1, 2), command
-            assert err.startswith("error: "), command
+            assert "error: " in err or "1 of 4 scans failed" in err, command
         assert {path: path.read_bytes() for path in files} == before
 
     def test_a_store_is_made_anew(

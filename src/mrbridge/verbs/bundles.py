@@ -38,7 +38,11 @@ def train(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="First weights: shipped, scratch, a run or a bundle [auto]."),
+        typer.Option(
+            "--from",
+            help="First weights: shipped, scratch (random), a run or a bundle [shipped where it "
+            "has the preset's networks and the store's contrasts, else scratch].",
+        ),
     ] = None,
     config: Config = None,
     assignments: Assignments = None,
