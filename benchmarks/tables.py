@@ -77,6 +77,16 @@ def _train_step(line: Line) -> Rows:
     return rows
 
 
+def _train_step_beside(line: Line) -> Rows:
+    rates = line["steps_per_second"]
+    rows = []
+    for name in ("spinning", "passive"):
+        alone, beside = rates[f"{name} alone"], rates[f"{name} beside"]
+        cells = [f"{alone:.2f}", f"{beside:.2f}", f"{beside / alone:.2f}"]
+        rows.append([f"`{line['preset']}`", name, *cells])
+    return rows
+
+
 def _layers(line: Line) -> Rows:
     rows = []
     for layer in line["layers"]:
@@ -165,6 +175,10 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
             *("share of the bfloat16 rate", "peak GiB", "times mrbridge's seconds"),
         ],
         _train_step,
+    ),
+    "train_step_beside": (
+        ["preset", "threads that wait", "steps a second alone", "beside a busy process", "share"],
+        _train_step_beside,
     ),
     "layers": (
         [

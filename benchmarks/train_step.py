@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py [--presets unet bridge resunet resnet] [--size 256]
         [--rivals textbook textbook_bf16] [--steps 45] [--set KEY=VALUE …] [--device cpu]
-        [--repeats 7] [--out FILE]
+        [--repeats 7] [--beside SECONDS] [--out FILE]
 
 Prints one JSON line a preset. The arms take turns, step by step, each in a process of its own, and
 so do the products of matrices that give the rates:
@@ -18,6 +18,10 @@ networks; every arm's TFLOP/s are these over its seconds, whatever it really com
 `share_of_bfloat16_rate` is that over the rate of bfloat16 products in this very run. An image is a
 slice of either contrast. `seconds_first` pays for memory, caches and compilation.
 
+`--beside 10` measures something else instead: how many steps a second mrbridge makes in turns of 10
+seconds, alone and beside a process that keeps one core busy, with OpenMP's own way to wait (its
+threads spin) and with the passive one that is the default of the command line.
+
 Peak memory is that of the arm's process, libraries included. `epoch_45_seconds` are those of
 `--steps` consecutive steps of mrbridge, measured as a whole; `--steps 0` leaves them out.
 """
@@ -25,15 +29,20 @@ Peak memory is that of the arm's process, libraries included. `epoch_45_seconds`
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import cycle
+from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
-from harness import OwnProcess, alternate, options, read, report
+from harness import OwnProcess, alternate, in_turn, options, read, report
 from material import QUICK_SIZE, samples, settings_of
 from matrix_rate import QUICK_SIZE as QUICK_MATRIX
 from matrix_rate import MatrixProduct
@@ -95,7 +104,8 @@ def main(arguments: list[str] | None = None) -> None:
         settings = settings_of(
             preset, given.size, given.quick, batch_size=given.batch, seed=given.seed
         ).changed(read_assignments(given.set))
-        report("train_step", given, {"preset": preset} | compare(settings, given, device))
+        name, measure = ("train_step_beside", beside) if given.beside else ("train_step", compare)
+        report(name, given, {"preset": preset} | measure(settings, given, device))
 
 
 def compare(
@@ -135,6 +145,45 @@ def compare(
     return figures
 
 
+def beside(
+    settings: TrainSettings, given: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """Steps a second by how threads wait, alone and beside a busy process, in turn."""
+    policies: dict[str, dict[str, str]] = {
+        "spinning": {},
+        "passive": {"OMP_WAIT_POLICY": "passive"},
+    }
+    steps = {}
+    for name, variables in policies.items():
+        with patch.dict(os.environ, variables):  # OpenMP reads it when PyTorch is loaded
+            steps[name] = OwnProcess(partial(_arm, "mrbridge", settings, device), device)
+            steps[name](given.warm_up)
+
+    def count(name: str, is_busy: bool) -> float:
+        command = [sys.executable, "-c", "while True: pass"]
+        busy = subprocess.Popen(command) if is_busy else None
+        began, done = time.perf_counter(), 0
+        while time.perf_counter() - began < given.beside:
+            steps[name]()
+            done += 1
+        seconds = time.perf_counter() - began
+        if busy is not None:
+            busy.kill()
+            busy.wait()
+        return done / seconds
+
+    calls = {
+        f"{name} {'beside' if is_busy else 'alone'}": partial(count, name, is_busy)
+        for is_busy in (False, True)
+        for name in policies
+    }
+    rates = in_turn(calls, given.repeats, 0)
+    for process in steps.values():
+        process.close()
+    load = os.getloadavg()[2]  # what else the machine had to do
+    return {"steps_per_second": {k: median(v) for k, v in rates.items()}, "load": load}
+
+
 def _arm(name: str, settings: TrainSettings, device: torch.device) -> Callable[[], object]:
     """The step of an arm, with the next of a few samples at each call."""
     step = ARMS[name](settings, device)
@@ -152,6 +201,7 @@ def _given(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="*", default=[], help="settings, as `mrbridge train --set`")
     parser.add_argument("--batch", type=int, default=1, help="slices of each contrast in a step")
     parser.add_argument("--steps", type=int, default=45, help="of the epoch")
+    parser.add_argument("--beside", type=float, default=0, help="seconds a turn; see above")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     return read(parser, arguments, size=QUICK_SIZE, repeats=1, warm_up=1, steps=3)
 

@@ -223,7 +223,7 @@ class TestVerbs:
         code, out, err = run("prepare", bids_scans, "-o", tmp_path / "store", "--json")
         assert (code, err) == (0, "")
         told = answer(out)
-        assert told["T1w"] == told["T2w"] == {"train": 24, "val": 10, "test": 10}
+        assert told["T1w"] == {"train": 24, "val": 10, "test": 10, "none": 0} == told["T2w"]
 
     def test_prepare_with_a_broken_scan(
         self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path
@@ -234,7 +234,7 @@ class TestVerbs:
         assert code == 1
         told = answer(out)
         assert list(told["failed"]) == ["sub-04/anat/sub-04_T1w.nii.gz"]
-        assert told["T1w"]["train"] < told["T2w"]["train"]
+        assert sum(told["T1w"].values()) < sum(told["T2w"].values())
         assert "1 of 8 scans failed" in err
         assert err.count("\n") == 1
         assert len(Store.open(tmp_path / "store").records()) == 7
@@ -527,3 +527,117 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 300) -
             raise AssertionError(process.communicate()[1])
         time.sleep(0.05)
     time.sleep(0.4)
+
+
+class TestOverwrite:
+    """`--overwrite` is understood wherever something is written. It replaces what mrbridge made."""
+
+    def test_a_file_a_folder_and_a_data_set(
+        self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
+    ) -> None:
+        scan = bids_scans / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+        plain = tmp_path / "plain"
+        plain.mkdir()
+        shutil.copy(scan, plain / "a_T1.nii.gz")
+        for given, out in (
+            (scan, tmp_path / "made.nii.gz"),
+            (plain, tmp_path / "folder"),
+            (bids_scans, tmp_path / "derivatives"),
+        ):
+            command = ["translate", "-m", tiny_bundle.path, "-i", given, "-o", out, "--json"]
+            assert run(*command, "--overwrite")[0] == 0
+            code, told, _ = run(*command, "--overwrite")
+            assert code == 0
+            assert answer(told)["skipped"] == 0
+        code, _, err = run(*command[:4], scan, *command[5:], "--participant-label", "01")
+        assert code == 2
+        assert "for BIDS data sets" in err
+
+    def test_what_mrbridge_did_not_make_is_never_replaced(
+        self,
+        run: Callable[..., Any],
+        tiny_bundle: Bundle,
+        bids_scans: Path,
+        small_store: Store,
+        tmp_path: Path,
+    ) -> None:
+        scan = bids_scans / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+        model = ["-m", tiny_bundle.path]
+        image = tmp_path / "mine.nii.gz"
+        shutil.copy(bids_scans / "sub-02" / "anat" / "sub-02_T1w.nii.gz", image)
+        derivatives = tmp_path / "derivatives"
+        by_hand = derivatives / "sub-01" / "anat" / "sub-01_desc-synth_T2w.nii.gz"
+        by_hand.parent.mkdir(parents=True)
+        shutil.copy(image, by_hand)
+        page, table = tmp_path / "page.html", tmp_path / "table.csv"
+        page.write_text("<p>mine</p>")
+        table.write_text("subject,age\n1,2\n")
+        folders = {}
+        for name in ("run", "store", "demo", "phantom"):
+            folders[name] = tmp_path / name
+            folders[name].mkdir()
+            (folders[name] / "thesis.txt").write_text("mine")
+        (tmp_path / "onnx").mkdir()
+        network = tmp_path / "onnx" / "T1w_to_T2w.onnx"
+        network.write_bytes(b"mine")
+        (tmp_path / "scores").mkdir()
+        report = tmp_path / "scores" / "report.html"
+        report.write_text("<p>mine</p>")
+        files = [p for p in tmp_path.rglob("*") if p.is_file()]
+        before = {path: path.read_bytes() for path in files}
+        commands = [
+            ["translate", *model, "-i", scan, "-o", image],
+            ["translate", *model, "-i", bids_scans, "-o", derivatives],
+            ["prepare", bids_scans, "-o", folders["store"]],
+            ["train", small_store.path, "-o", folders["run"]],
+            ["phantom", "-o", folders["phantom"], "--subjects", 1],
+            ["demo", "-o", folders["demo"]],
+            ["inspect", bids_scans, "-o", page],
+            ["inspect", bids_scans, "--fix", table],
+            ["export", *model, "-o", tmp_path / "onnx"],
+            ["evaluate", *model, "--pairs", bids_scans, "-o", tmp_path / "scores"],
+        ]
+        for command in commands:
+            code, _, err = run(*command, "--overwrite")
+            assert code in (1, 2), command
+            assert "error: " in err or "1 of 4 scans failed" in err, command
+        assert {path: path.read_bytes() for path in files} == before
+
+    def test_a_store_is_made_anew(
+        self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path
+    ) -> None:
+        def times() -> list[int]:
+            return [
+                p.stat().st_mtime_ns for p in sorted((tmp_path / "s").glob("scans/*/zarr.json"))
+            ]
+
+        assert run("prepare", bids_scans, "-o", tmp_path / "s")[0] == 0
+        first = times()
+        assert run("prepare", bids_scans, "-o", tmp_path / "s")[0] == 0
+        assert times() == first
+        assert run("prepare", bids_scans, "-o", tmp_path / "s", "--overwrite")[0] == 0
+        assert all(new > old for new, old in zip(times(), first, strict=True))
+
+    def test_a_run(self, run: Callable[..., Any], small_store: Store, tmp_path: Path) -> None:
+        command = ["train", small_store.path, "-o", tmp_path / "run", *TINY]
+        assert run(*command, "--set", "epochs=2")[0] == 0
+        code, _, err = run(*command)
+        assert code == 2
+        assert "--overwrite" in err
+        assert run(*command, "--overwrite", "--set", "epochs=1")[0] == 0
+        assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 2
+        code, _, err = run(*command, "--overwrite", "--resume")
+        assert code == 2
+        assert "either resumed or overwritten" in err
+
+    def test_a_table_of_inspect(
+        self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path
+    ) -> None:
+        command = ["inspect", bids_scans, "--fix", tmp_path / "t.csv", "-o", tmp_path / "p.html"]
+        assert run(*command)[0] == 0
+        assert run(*command)[0] == 2
+        assert run(*command, "--overwrite")[0] == 0
+
+    @pytest.mark.parametrize("verb", ["ixi", "openneuro"])
+    def test_downloads_know_it(self, verb: str, run: Callable[..., Any]) -> None:
+        assert "--overwrite" in run("download", verb, "-h")[1]

@@ -39,7 +39,9 @@ def test_the_shipped_model_goes_by_a_word_or_by_none(
     for name in ("shipped", Path("shipped"), None):
         assert models.locate(name) == bundle
     (tmp_path / "shipped").mkdir()
-    assert models.locate("shipped") == Path("shipped"), "what lies in the working directory wins"
+    assert models.locate("shipped") == bundle, "a folder that holds no model is not meant"
+    (tmp_path / "shipped" / "bundle.json").touch()
+    assert models.locate("shipped") == Path("shipped"), "a model in the working directory wins"
     assert models.locate(None) == bundle
 
 

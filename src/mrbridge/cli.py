@@ -16,6 +16,7 @@ from mrbridge.console import complain
 from mrbridge.download.command import app as download
 from mrbridge.errors import MrbridgeError
 from mrbridge.options import spread
+from mrbridge.threads import share_the_machine
 from mrbridge.verbs import bundles, images, scans
 
 VERBS: dict[Callable[..., None], str] = {
@@ -58,6 +59,7 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = None) -> None:
     """Run a command line, this one unless told otherwise, and leave with its exit code."""
+    share_the_machine()  # before a verb imports PyTorch
     console.set_up()
     # Whatever runs ends as with Ctrl-C: temporary files are removed, the exit code is 3.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

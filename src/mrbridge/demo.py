@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from mrbridge.errors import must_be_new
+from mrbridge.errors import must_be_here, must_be_new
 from mrbridge.evaluation.evaluate import evaluate
 from mrbridge.inference.translate import translate
 from mrbridge.io.bids import find_scans
-from mrbridge.io.safety import write_json, write_text
+from mrbridge.io.safety import check_only, write_json, write_text
 from mrbridge.phantom import PhantomSettings, write_bids
 from mrbridge.preparation.pipeline import PrepareSettings, StandardSettings, prepare
 from mrbridge.preparation.store import Store
@@ -48,7 +49,16 @@ class DemoSettings(Settings):
     least_training_seconds: float = 12.0
 
 
-def run_demo(out: str | Path, *, minutes: float = 5.0, seed: int = 0) -> dict[str, Any]:
+FILES = (
+    *("phantom/*", "store/*", "run/*", "translated/*", "scores/*"),
+    *("test.csv", "report.html", "summary.json"),
+)
+"""What a demo leaves, as patterns."""
+
+
+def run_demo(
+    out: str | Path, *, minutes: float = 5.0, seed: int = 0, overwrite: bool = False
+) -> dict[str, Any]:
     """Simulate, prepare, train, translate, evaluate.
 
     Args:
@@ -56,6 +66,7 @@ def run_demo(out: str | Path, *, minutes: float = 5.0, seed: int = 0) -> dict[st
             `summary.json` appear in it.
         minutes: how long all of it may take.
         seed: of subjects, splits and training.
+        overwrite: replace an earlier demo in `out`.
 
     Returns:
         What `summary.json` holds: scores of the model and of the floor in both directions, and the
@@ -65,6 +76,10 @@ def run_demo(out: str | Path, *, minutes: float = 5.0, seed: int = 0) -> dict[st
         OutputError: the folder is not empty.
     """
     out = Path(out)
+    if overwrite and out.exists():
+        must_be_here(out)
+        check_only(out, FILES)
+        shutil.rmtree(out)
     must_be_new(out)
     settings = DemoSettings()
     stages = _Stages()

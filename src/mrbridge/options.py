@@ -63,9 +63,23 @@ Force = Annotated[
         "a contrast agent.",
     ),
 ]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Of a BIDS data set: make again what is there.")
-]
+
+
+def _overwrite(otherwise: str) -> Any:
+    """The option of verbs that write; `otherwise` says what they do without it."""
+    told = f"Replace what mrbridge made there, and nothing else [{otherwise}]."
+    return Annotated[bool, typer.Option("--overwrite", help=told)]
+
+
+Overwrite = _overwrite(
+    "files and DICOM series: done anyway; BIDS data sets: keep what is up to date, refuse the rest"
+)
+OverwriteAll = _overwrite("a folder that is not empty is refused")
+OverwriteStore = _overwrite("make only what changed")
+OverwriteFiles = _overwrite("done anyway")
+OverwriteTable = _overwrite("a page is replaced, a table is not")
+OverwriteData = _overwrite("fetch only what is missing")
+OverwritePhantom = _overwrite("the same data set is kept, another one refused")
 
 Series = Annotated[
     str | None, typer.Option(help="Which DICOM series: its number or UID [by contrast].")

@@ -59,6 +59,15 @@ def test_train_step_without_rivals_and_epoch(run_script: Run) -> None:
     assert "epoch_0_seconds" not in told
 
 
+def test_train_step_beside_a_busy_process(run_script: Run) -> None:
+    (told,) = run_script("train_step", "--quick", "--beside", "0.2")
+    rates = told["steps_per_second"]
+    policies = ("spinning", "passive")
+    names = [f"{policy} {when}" for when in ("alone", "beside") for policy in policies]
+    assert list(rates) == names
+    assert all(rate > 0 for rate in rates.values())
+
+
 def test_profile_step(run_script: Run) -> None:
     (told,) = run_script("profile_step", "--quick")
     times = told["milliseconds"]

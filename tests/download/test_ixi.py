@@ -81,6 +81,22 @@ def test_a_second_run_transfers_nothing(
     assert len(server.requests) == 2  # whether the archives are still the same
 
 
+def test_overwriting_fetches_all_again(
+    ixi: dict[str, bytes], server: Server, session: Session, out: Path
+) -> None:
+    get(session, server, out)
+    name = "sub-012/anat/sub-012_T1w.nii.gz"
+    changed = bytes(len(ixi[name]))  # of the same size, so that nothing else tells
+    (out / name).write_bytes(changed)
+    (out / "mine.txt").write_text("mine")
+    get(session, server, out)
+    assert (out / name).read_bytes() == changed
+    report = get(session, server, out, overwrite=True)
+    assert report.plan.missing_files == report.plan.files
+    assert scans(out) == ixi
+    assert (out / "mine.txt").read_text() == "mine"
+
+
 def test_a_lost_scan_comes_again(
     ixi: dict[str, bytes], server: Server, session: Session, out: Path
 ) -> None:

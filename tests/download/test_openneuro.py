@@ -185,6 +185,18 @@ def test_a_second_run_transfers_nothing(archive: OpenNeuro, session: Session, ou
     assert [r for r in archive.server.requests if r[0] == "GET"] == []
 
 
+def test_overwriting_fetches_scans_again_and_keeps_tables(
+    archive: OpenNeuro, session: Session, out: Path
+) -> None:
+    get(session, archive, out)
+    name, table = "sub-01/anat/sub-01_T1w.nii.gz", out / "participants.tsv"
+    (out / name).write_bytes(bytes(len(WANTED[name])))
+    table.write_text("participant_id\tsplit\nsub-01\ttest\n")
+    get(session, archive, out, overwrite=True)
+    assert (out / name).read_bytes() == WANTED[name]
+    assert "split" in table.read_text()
+
+
 def test_contrasts_and_subjects(archive: OpenNeuro, session: Session, out: Path) -> None:
     report = get(session, archive, out, contrasts=["FLAIR"], subjects=["sub-01"])
     scans = [name for name in held(out) if name.endswith(".gz")]

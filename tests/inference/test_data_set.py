@@ -263,7 +263,7 @@ class TestSelection:
         assert "has no query 't1w'" in caplog.text
 
     def test_only_of_data_sets(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
-        for options in ({"participants": ["01"]}, {"overwrite": True}):
+        for options in ({"participants": ["01"]}, {"sessions": ["1"]}):
             with pytest.raises(SettingsError, match="for BIDS data sets"):
                 run(tiny_bundle, root / SCANS[0], tmp_path / "out", **options)
 

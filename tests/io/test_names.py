@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from mrbridge.io.bids_name import derivative_name, parse_name
-from mrbridge.io.names import guess_split, guess_subject, natural_key, series_name
+from mrbridge.io.names import (
+    guess_split,
+    guess_subject,
+    natural_key,
+    series_name,
+    tell_people_apart,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,10 +32,54 @@ from mrbridge.io.names import guess_split, guess_subject, natural_key, series_na
         ("train/T1/Image #10.png", True, None, None),
         ("T1/patient3/Image #10.png", True, "patient3", None),
         ("patient3/T1/Image #10.png", True, "patient3", None),
+        ("patient3/T1/case_001_10.png", True, "patient3", None),
+        ("T1/IXI012-HH-1211-T1_80.png", True, "IXI012-HH-1211", None),
+        ("pngs/IXI012-HH-1211-T1_80.png", True, "IXI012-HH-1211", None),
+        ("T1/patient3_slice_10.png", True, "patient3", None),
+        ("T1/Patient 3 T1 (10).png", True, "patient3", None),
+        ("sub-01_T1w.png", True, "01", None),
+        ("sub-01_T1w_045.png", True, "01", None),
+        ("T1/case_001_t1_045.png", True, "case001", None),
+        ("T1/OAS1_0028_MR1_mpr-1_100.jpg", True, "OAS1_0028", None),
+        ("T1/BraTS20_Training_001_t1_80.png", True, "BraTS20_Training_001", None),
+        ("T1/TCGA_CS_4941_19960909_12.tif", True, "TCGA_CS_4941", None),
+        ("T1/002_S_0413_T1_45.png", True, "002_S_0413", None),
+        ("T1/slice_7.png", True, None, None),
+        ("T1/IM0001.png", True, None, None),
+        ("T1/0001.png", True, None, None),
+        ("T1/t1 no 3.png", True, None, None),
+        ("T1/subtraction_3.png", True, None, None),
     ],
 )
 def test_subjects(path: str, picture: bool, subject: str | None, session: str | None) -> None:
     assert guess_subject(Path(path), picture=picture) == (subject, session)
+
+
+@pytest.mark.parametrize(
+    ("names", "people"),
+    [
+        ("a_12 a_13 b_12 b_13", "a a b b"),
+        ("a_12 b_12 c_12", "a b c"),
+        ("anna_3_T1 bert_3_T1", "anna bert"),
+        ("001_45 001_46 002_45 002_46", "001 001 002 002"),
+        ("AB12_045 AB13_050", "AB12 AB13"),
+        ("NC07-z033 NC08-z034", "NC07 NC08"),
+        ("p01_t1_050 p02_t1_051", "p01 p02"),
+        ("s01_050 s01_051 s02_050 s02_051", "s01 s01 s02 s02"),
+        ("a_12 a_13", ""),  # all alike: it may be the name of the data set
+        ("Image-1 Image-2", ""),
+        ("45_0 46_0 47_0", ""),  # slices, of which each has a number 0
+        ("slice_45_0 slice_45_1 slice_46_0 slice_46_1", ""),
+        ("IM-0001-0012 IM-0001-0013", ""),
+        ("axial_3 axial_4 coronal_3 coronal_4", ""),
+        ("a3f9c2d1 b3f9c2d2 c3f9c2d1", ""),
+        ("1.2.840.1.12 1.2.840.2.12", ""),
+        ("train_1 train_2 test_1 test_2", ""),
+    ],
+)
+def test_a_set_of_pictures_tells_people_apart(names: str, people: str) -> None:
+    files = [f"{name}.png" for name in names.split()]
+    assert tell_people_apart(files) == dict(zip(files, people.split(), strict=False))
 
 
 def test_names_are_taken_apart_and_put_together() -> None:

@@ -390,3 +390,67 @@ def test_any_shape_can_be_standardised(shape: tuple[int, int, int]) -> None:
     standard = standardise(volume, StandardSettings())
     assert np.isfinite(standard.slices).all()
     assert standard.to_voxels(standard.slices, -1.0).shape == shape
+
+
+class TestSmallFolders:
+    """Folders of a few pictures: all of them are accounted for."""
+
+    @staticmethod
+    def pictures(root: Path, *names: str) -> Path:
+        rng = np.random.default_rng(0)
+        for contrast in ("T1", "T2"):
+            for name in names:
+                pixels = rng.integers(50, 250, (24, 20, 1, 1)).astype(np.uint8)
+                io.write(Volume(pixels[..., 0], None), root / contrast / f"{name}.png")
+        return root
+
+    def test_one_more_picture_leaves_no_fewer_to_train(
+        self, run: Callable[..., tuple[int, str, str]], tmp_path: Path
+    ) -> None:
+        before = 0
+        for count in (7, 8, 9, 12):
+            folder = self.pictures(tmp_path / str(count), *(f"slice_{n}" for n in range(count)))
+            code, out, _ = run("prepare", folder, "-o", tmp_path / f"store{count}", "--json")
+            assert code == 0
+            told = json.loads(out)["T1w"]
+            assert sum(told.values()) == count
+            assert told["train"] >= max(before, 7)
+            before = told["train"]
+
+    def test_what_is_in_no_split_is_told(
+        self, run: Callable[..., tuple[int, str, str]], tmp_path: Path
+    ) -> None:
+        folder = self.pictures(tmp_path / "in", *(f"Image #{n}" for n in range(15)))
+        code, out, _ = run("prepare", folder, "-o", tmp_path / "store")
+        assert code == 0
+        told = "T1w 11 slices to train, 1 to validate, 0 to test, 3 in no split"
+        assert told in out
+        assert "no subjects known" in out
+        code, out, _ = run("inspect", tmp_path / "store")
+        assert code == 0
+        assert told in out
+        code, out, _ = run("inspect", tmp_path / "store", "--json")
+        assert json.loads(out)["splits"]["T2w"]["none"] == 3
+
+    @pytest.mark.parametrize("pattern", ["IXI0{who}2-HH-1211_{n}", "{letter}_{n}", "0{who}_{n}"])
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_people_that_names_show_are_split_by_subject(
+        self, pattern: str, apart: bool, tmp_path: Path
+    ) -> None:
+        names = [
+            pattern.format(who=who, letter="abcde"[who], n=n)
+            for who in range(5)
+            for n in (80, 81, 82)
+        ]
+        folder = self.pictures(tmp_path / "in", *names)
+        store = prepare([folder / "T1", folder / "T2"] if apart else folder, tmp_path / "store")
+        assert len(store.counts()) == 5
+        for subject in store.counts():
+            splits = {
+                split
+                for record in store.records()
+                if record.subject == subject
+                for split in record.segments
+            }
+            assert len(splits) == 1, "a subject in two splits, or in none"
+        assert store.split_counts()["T1w"] == {"train": 9, "val": 3, "test": 3, "none": 0}

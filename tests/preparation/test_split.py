@@ -164,6 +164,86 @@ def test_too_few_slices_all_train() -> None:
     assert all(segments == {"train": [(0, 6)]} for segments in result.values())
 
 
+def training(wishes: list[Wish], result: dict, contrast: str) -> int:
+    """How many slices of a contrast train."""
+    return sum(
+        stop - start
+        for w in wishes
+        if w.record.contrast == contrast
+        for start, stop in result[w.record.id].get("train", [])
+    )
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.sampled_from([0.0, 0.03, 0.1, 0.25, 0.5, 0.9]),
+    st.sampled_from([0, 1, 3, 7, 40]),
+    st.integers(0, 99),
+    st.booleans(),
+)
+def test_more_slices_never_leave_fewer_to_train(
+    share: float, gap: int, seed: int, pictures: bool
+) -> None:
+    chosen = PrepareSettings(validation_share=share, gap=gap, seed=seed)
+    before = 0
+    for count in range(1, 201):
+        if pictures:
+            wishes = [Wish(record(None, "T1w", name=f"{n}.png")) for n in range(count)]
+        else:
+            wishes = [Wish(record(None, "T1w", slices=count))]
+        now = training(wishes, split_scans(wishes, chosen), "T1w")
+        assert now >= before, f"{count} slices leave {now} to train, one less {before}"
+        before = now
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=18),
+    st.sampled_from([0.0, 0.1, 0.3, 0.5]),
+    st.sampled_from([0.0, 0.1, 0.3, 0.8]),
+    st.integers(0, 99),
+    st.booleans(),
+)
+def test_more_pictures_of_people_never_leave_fewer_to_train(
+    sizes: list[int], share: float, test_share: float, seed: int, same_people: bool
+) -> None:
+    """Pictures come one by one, person after person, of both contrasts or of different people."""
+    chosen = PrepareSettings(validation_share=share, test_share=test_share, seed=seed)
+    wishes: list[Wish] = []
+    before = {"T1w": 0, "T2w": 0}
+    for person, size in enumerate(sizes):
+        for number in range(size):
+            for contrast in before:
+                who = f"p{person}" if same_people else f"p{person}{contrast}"
+                wishes.append(Wish(record(who, contrast, name=f"{number}.png")))
+            result = split_scans(wishes, chosen)
+            for contrast in before:
+                now = training(wishes, result, contrast)
+                assert now >= before[contrast]
+                before[contrast] = now
+
+
+def test_scans_of_one_contrast_alone_take_none_from_the_other() -> None:
+    """However many T1w are added, T2w keeps what it has to train."""
+    counts = [
+        len(subjects(wishes, split_scans(wishes, PrepareSettings()), "train", "T2w"))
+        for more in (0, 30, 90)
+        for wishes in [cohort(12, more)]
+    ]
+    assert counts == [10, 10, 10]
+
+
+def test_few_slices_give_up_few_and_the_gap_is_at_most_a_fifth() -> None:
+    for count in (8, 9, 10, 15, 20, 30, 43, 200):
+        wishes = [Wish(record(None, "T1w", slices=count))]
+        (segments,) = split_scans(wishes, PrepareSettings()).values()
+        held = sum(b - a for a, b in segments["val"])
+        unused = count - held - training(wishes, {wishes[0].record.id: segments}, "T1w")
+        assert held >= 1
+        assert unused <= min(6, count / 5)
+        assert held + unused <= max(1, 0.35 * count)
+
+
 def test_the_users_split_holds() -> None:
     wishes = [
         Wish(w.record, {"b0": "test", "b1": "val", "b2": "train"}.get(str(w.record.subject)))

@@ -6,6 +6,7 @@ import csv
 import itertools
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import mrbridge
+from mrbridge import cli
 from mrbridge.bundle import Bundle, load_bundle, read_manifest
 from mrbridge.data import loader
 from mrbridge.errors import (
@@ -283,19 +286,88 @@ def test_a_damaged_store_is_told_in_one_line(
     assert "Traceback" not in told
 
 
-def test_what_cannot_be_simulated_is_named(
-    small_store: Store, tiny: Callable[..., Any], tmp_path: Path
-) -> None:
-    settings = small_store.manifest.settings.model_copy(update={"target": "PDw"})
+def other_contrasts(store: Store, source: str, target: str) -> Store:
+    """A store whose T1w and T2w are called something else."""
+    names = {"T1w": source, "T2w": target}
+    prepared = store.manifest.settings.model_copy(update={"source": source, "target": target})
     records = [
-        record.model_copy(update={"contrast": "PDw"}) if record.contrast == "T2w" else record
-        for record in small_store.manifest.records
+        record.model_copy(update={"contrast": names[record.contrast]})
+        for record in store.manifest.records
     ]
-    manifest = small_store.manifest.model_copy(update={"settings": settings, "records": records})
-    store = Store(small_store.path, manifest)
-    with pytest.raises(SettingsError, match=r"PDw cannot be simulated.*simulated_weight=0"):
-        train(store, tmp_path / "run", tiny("bridge"), device="cpu")
+    typical = {names[contrast]: recipe for contrast, recipe in store.manifest.typical.items()}
+    changes = {"settings": prepared, "records": records, "typical": typical}
+    return Store(store.path, store.manifest.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("pair", [("T1w", "FLAIR"), ("T1w", "PDw"), ("T2w", "FLAIR")])
+def test_contrasts_that_cannot_be_simulated_train_without(
+    pair: tuple[str, str],
+    small_store: Store,
+    as_shipped: Bundle,
+    tiny: Callable[..., Any],
+    make_scan: Callable[..., Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the default preset, from random weights, and a line says so."""
+    (tmp_path / "shipped").mkdir()  # a folder of this name is in nobody's way
+    monkeypatch.chdir(tmp_path)
+    store = other_contrasts(small_store, *pair)
+    with caplog.at_level("INFO", "mrbridge"):
+        train(store, tmp_path / "run", tiny("bridge", epochs=1), device="cpu")
+    told = [message for message in caplog.messages if "random weights" in message]
+    assert len(told) == 1
+    assert "without simulated pairs" in told[0]
+    assert f"{pair[0]} to {pair[1]}" in told[0]
+    bundle = load_bundle(tmp_path / "run")
+    assert (bundle.source, bundle.target) == pair
+    # It goes on with what it has become, and both ways can be translated.
+    train(store, tmp_path / "run", resume=True, changes={"epochs": 2}, device="cpu")
+    names = {"T1w": "T1w", "T2w": "T2w", "FLAIR": "T2w", "PDw": "T2w"}
+    for given, made in (pair, pair[::-1]):
+        scan = replace(make_scan(9, names[given]), contrast=given)
+        assert mrbridge.translate(tmp_path / "run", scan, device="cpu").contrast == made
+
+
+def test_simulated_pairs_that_there_cannot_be_are_refused_where_somebody_asks_for_them(
+    small_store: Store,
+    tiny: Callable[..., Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = other_contrasts(small_store, "T1w", "PDw")
+    with pytest.raises(SettingsError, match=r"PDw cannot be simulated.*simulated_weight"):
+        train(store, tmp_path / "run", tiny("bridge", simulated_weight=0.5), device="cpu")
+    with pytest.raises(SettingsError, match="other contrasts"):
+        train(store, tmp_path / "run", tiny("bridge"), device="cpu", start="shipped")
+    monkeypatch.setattr(Store, "open", lambda path: store)
+    given = ["--set", "simulated_weight=0.1"]  # as the preset has it, but somebody says it
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train", str(store.path), "-o", str(tmp_path / "run"), *given])
+    assert "PDw cannot be simulated" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_reverse_pair_goes_on_from_the_shipped_model(
+    small_store: Store,
+    as_shipped: Bundle,
+    tiny: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    names = {"source": "T2w", "target": "T1w"}
+    prepared = small_store.manifest.settings.model_copy(update=names)
+    manifest = small_store.manifest.model_copy(update={"settings": prepared})
+    settings = tiny("bridge", epochs=1, simulated_weight=0.0, learning_rate=1e-12).changed(
+        {"networks": as_shipped.manifest.networks.model_dump(mode="json")}
+    )
+    train(Store(small_store.path, manifest), tmp_path / "run", settings, device="cpu")
+    ours, theirs = load_bundle(tmp_path / "run"), as_shipped
+    for contrast in ("T1w", "T2w"):
+        expected = theirs.build(theirs.generator_that_makes(contrast)).state_dict()
+        for name, value in ours.build(ours.generator_that_makes(contrast)).state_dict().items():
+            torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0)
 
 
 class TestCheckpoint:

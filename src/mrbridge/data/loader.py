@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from mrbridge.data.dataset import Sample, UnpairedSlices
 from mrbridge.data.resident import ResidentBatches, ResidentSlices, fits
 from mrbridge.errors import MrbridgeError
+from mrbridge.threads import usable_cores
 
 _SPARE_FROM = 4  # processors
 _BURST = 8
@@ -110,7 +111,7 @@ class _Indices:
 
 
 def _processes(device: torch.device) -> int:
-    processors = os.cpu_count() or 1
+    processors = usable_cores()
     if processors < _SPARE_FROM:
         return 0
     return min(_PROCESSES_FOR_CUDA, processors // 2) if device.type == "cuda" else 1

@@ -10,7 +10,7 @@ import typer
 
 from mrbridge.console import answer, listen
 from mrbridge.errors import SettingsError, must_be_here
-from mrbridge.options import Assignments, Config, Json, Quiet, Verbose, layered
+from mrbridge.options import Assignments, Config, Json, OverwriteData, Quiet, Verbose, layered
 
 if TYPE_CHECKING:
     from mrbridge.download.http import Session
@@ -49,6 +49,7 @@ def ixi(
     subjects: Subjects = None,
     mirror: Mirror = None,
     dry_run: DryRun = False,
+    overwrite: OverwriteData = False,
     workers: Workers = None,
     config: Config = None,
     assignments: Assignments = None,
@@ -72,6 +73,7 @@ def ixi(
             subjects=subjects,
             site=mirror or SITE,
             dry_run=dry_run,
+            overwrite=overwrite,
         ),
     )
 
@@ -90,6 +92,7 @@ def openneuro(
     subjects: Subjects = None,
     mirror: Mirror = None,
     dry_run: DryRun = False,
+    overwrite: OverwriteData = False,
     workers: Workers = None,
     config: Config = None,
     assignments: Assignments = None,
@@ -116,6 +119,7 @@ def openneuro(
             subjects=subjects,
             site=mirror or SITE,
             dry_run=dry_run,
+            overwrite=overwrite,
         ),
     )
 

@@ -45,6 +45,7 @@ def download_ixi(
     subjects: Sequence[str] | None = None,
     site: str = SITE,
     dry_run: bool = False,
+    overwrite: bool = False,
 ) -> Report:
     """Transfer the scans of some contrasts and lay them out as BIDS.
 
@@ -55,6 +56,7 @@ def download_ixi(
         subjects: numbers, such as 2, 002, sub-002 or IXI002; None for all.
         site: a mirror's address of the folder with the tar files.
         dry_run: only plan.
+        overwrite: fetch again also the scans that are there.
 
     Raises:
         SettingsError: a contrast or a subject that IXI cannot have.
@@ -69,6 +71,8 @@ def download_ixi(
                 f"IXI has no {contrast} archive", remedy=f"It has {', '.join(ARCHIVES)}."
             )
     folder = Folder(out, {"source": "ixi"})
+    forgotten: dict[str, Any] = {ARCHIVES[c]: {} for c in contrasts} if overwrite else {}
+    folder.record = {**folder.record, **forgotten}
     parts = [
         _Part.look(session, folder, contrast, labels, site) for contrast in dict.fromkeys(contrasts)
     ]
@@ -93,6 +97,7 @@ def download_ixi(
     if not dry_run:
         plan.announce()
         with folder.writing():
+            folder.save(**forgotten)
             write_description(out)
             failed = _transfer(session, folder, missing, plan)
             sites = {label: name for part in parts for label, name in part.state["sites"].items()}

@@ -32,6 +32,7 @@ def download_openneuro(
     subjects: Sequence[str] | None = None,
     site: str = SITE,
     dry_run: bool = False,
+    overwrite: bool = False,
 ) -> Report:
     """Transfer the scans of some contrasts of a data set, with what describes them.
 
@@ -44,6 +45,7 @@ def download_openneuro(
         subjects: labels, with or without `sub-`; None for all.
         site: a mirror's address.
         dry_run: only plan.
+        overwrite: fetch again also the scans that are there.
 
     Raises:
         InputError: there is no such thing, or no way to it.
@@ -54,7 +56,11 @@ def download_openneuro(
     labels = None if subjects is None else [label.removeprefix("sub-") for label in subjects]
     snapshot = Archive(session, site).list_files(dataset, version or begun, contrasts, labels)
     folder = Folder(out, {"source": "openneuro", "dataset": dataset, "version": snapshot.version})
-    missing = [file for file in snapshot.files if not _is_there(out, file)]
+    missing = [
+        file
+        for file in snapshot.files
+        if (overwrite and is_scan(file.path)) or not _is_there(out, file)
+    ]
     to_come = sum((file.expected.size or 0) - already_there(out / file.path) for file in missing)
     plan = Plan(
         title=f"{dataset} {snapshot.version}",

@@ -14,7 +14,7 @@ from mrbridge.io.bids import Scan, find_scans
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast, of_path
 from mrbridge.io.formats import is_picture, is_readable
-from mrbridge.io.names import guess_subject, natural_key, series_name
+from mrbridge.io.names import guess_subject, natural_key, series_name, slice_number
 from mrbridge.io.safety import suffix_of
 from mrbridge.io.transfer import not_fetched
 
@@ -104,8 +104,9 @@ def find_pairs(
     cases: list[Case] = []
     singles: list[Case] = []
     by_name = False
+    by_table = isinstance(pairs, str | Path) and Path(pairs).is_file()
     for group in _groups(found.scans).values():
-        pairs_of_group = list(_in_pairs(group, source, target))
+        pairs_of_group = list(_in_pairs(group, source, target, by_table=by_table))
         paired = {scan.path for scans in pairs_of_group for scan in scans}
         left_out += [
             (scan.path.name, "another scan of its subject and contrast makes the pair")
@@ -223,10 +224,17 @@ def _groups(scans: Sequence[Scan]) -> dict[tuple[str, ...], list[Scan]]:
     return groups
 
 
-def _in_pairs(group: Sequence[Scan], source: str, target: str) -> Iterator[list[Scan]]:
-    """Split a group into pairs, by names where it has several scans of one contrast."""
+def _in_pairs(
+    group: Sequence[Scan], source: str, target: str, *, by_table: bool
+) -> Iterator[list[Scan]]:
+    """Split a group into pairs, by names where it has several scans of one contrast.
+
+    Two pictures of one subject whose names have different slice numbers are not a pair, unless a
+    table says so.
+    """
     if max(Counter(scan.contrast for scan in group).values()) == 1:
-        yield list(group)
+        numbers = {slice_number(scan.name) for scan in group if is_picture(scan.path)} - {None}
+        yield from [list(group)] if by_table or len(numbers) < 2 else ([scan] for scan in group)
         return
     by_name: dict[str, list[Scan]] = defaultdict(list)
     for scan in group:

@@ -32,7 +32,7 @@ from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Scored
 from mrbridge.io.bids import log_left_out
 from mrbridge.io.places import here
-from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.io.safety import must_be_ours, sweep, write_json, write_text
 from mrbridge.io.transfer import not_fetched, remove
 from mrbridge.models import unnamed
 from mrbridge.scale import Workers, map_scans, reachable
@@ -111,6 +111,7 @@ def evaluate(
             "what to score is not clear",
             remedy="Give pairs, with or without a model, or true and synthetic scans.",
         )
+    must_be_ours(out / "report.html")
     mode, cases, left_out = _what_to_score(found, both)
     log_left_out([(Path(name), reason) for name, reason in left_out], Path())
     if mask is not None:

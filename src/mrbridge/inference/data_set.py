@@ -13,6 +13,7 @@ from mrbridge import __version__
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, MrbridgeError, OutputError
 from mrbridge.inference.derivatives import (
+    ELSEWHERE,
     REPORT,
     check_place,
     describe,
@@ -114,7 +115,7 @@ def translate_data_set(
     Args:
         plan: what is to be done.
         make: reads and translates one scan; picklable where others work.
-        overwrite: make again what is there, too.
+        overwrite: make again what mrbridge made there, too.
         workers: who does the work, see `mrbridge.scale.map_scans`.
 
     Raises:
@@ -261,6 +262,10 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
     if other == "" and not overwrite:
         _refresh(sidecar_path(output), facts)
         return Outcome(scan.path, output, plan.contrasts[1], skipped=True, made_of=made_of)
+    if other == ELSEWHERE:
+        raise OutputError(
+            f"is there already, {other}", path=output, remedy="Move it away, or name another place."
+        )
     if other and not overwrite:
         raise OutputError(
             f"is there already, {other}", path=output, remedy="Replace it with --overwrite."

@@ -137,6 +137,10 @@ def fingerprint(scan: Path, model: str, options: dict[str, Any]) -> dict[str, An
     return {"Source": sha256_of(scan), "Model": model, "Options": options}
 
 
+ELSEWHERE = "by another program"
+"""What `difference` says of an image that mrbridge did not make."""
+
+
 def difference(output: Path, made_of: dict[str, Any]) -> str | None:
     """How a synthesis that is there differs from the one that would be made.
 
@@ -148,7 +152,7 @@ def difference(output: Path, made_of: dict[str, Any]) -> str | None:
         return None
     told = _fingerprint_in(sidecar_path(output))
     if told is None:  # killed between image and sidecar, or not ours
-        return None if is_ours(output) else "by another program"
+        return None if is_ours(output) else ELSEWHERE
     if told.get("SHA256") != sha256_of(output):
         return "and was changed since it was made"
     names = {"Source": "of another source file", "Model": "by another model"}

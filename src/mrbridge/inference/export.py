@@ -21,7 +21,7 @@ from mrbridge import __version__
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import InputError, OutputError, SettingsError
 from mrbridge.inference.engines import choose_engine
-from mrbridge.io.safety import atomic_path, sha256_of
+from mrbridge.io.safety import atomic_path, must_be_ours, sha256_of
 from mrbridge.models import is_installed
 from mrbridge.networks import Generator, build_generator
 
@@ -71,6 +71,7 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
     written = []
     for generator, name in pairs.items():
         path = Path(out) / name
+        must_be_ours(path)
         with atomic_path(path) as temporary:
             temporary.write_bytes(_as_onnx(bundle, generator))
         written.append(path)

@@ -89,8 +89,10 @@ def translate(
         dtype: the number type of volumes that are made, one of `integers.NUMBER_TYPES`.
         participants, sessions, bids_filter: of a BIDS data set, which scans: labels, and a JSON
             file of queries (see `mrbridge.io.bids_selection`).
-        overwrite: of a BIDS data set, make again what is there already. Otherwise what is there
-            and was made of the same scan by the same model is kept.
+        overwrite: replace what mrbridge made there. Without it, that of a file, a folder or a
+            DICOM series is replaced as well; of a BIDS data set, what was made of the same scan by
+            the same model is left as it is, and what was made otherwise is refused. What mrbridge
+            did not make is never replaced.
         series: of DICOM, which series, by number or UID; None chooses by contrast.
         allow_gaps: of DICOM, fill missing slices by interpolation.
         form: of DICOM, what it becomes, one of `FORMS`; None keeps DICOM, unless `out` is the name
@@ -134,9 +136,9 @@ def translate(
             _refuse_wishes(path, series, allow_gaps, form)
         if not dicom and path.is_dir() and is_bids(path):
             return _all_of(_data_set(job, path, out, selection, overwrite, workers), out)
-        if selection != Selection() or overwrite:
+        if selection != Selection():
             raise SettingsError(
-                "participants, sessions, filters and overwriting are for BIDS data sets",
+                "participants, sessions and filters are for BIDS data sets",
                 path=path,
                 remedy="Leave them out, or name the folder of a data set.",
             )

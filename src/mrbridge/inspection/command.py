@@ -18,7 +18,12 @@ _NAMED = 5
 
 
 def run(
-    path: Path, out: Path | None, fix: Path | None, workers: Workers = 1
+    path: Path,
+    out: Path | None,
+    fix: Path | None,
+    workers: Workers = 1,
+    *,
+    overwrite: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """Inspect, and write what is wanted.
 
@@ -27,6 +32,7 @@ def run(
         out: the page; None writes none.
         fix: the table; None writes none.
         workers: processes, or the address of a Dask scheduler.
+        overwrite: replace an earlier table; a page is replaced anyway.
 
     Returns:
         The result for JSON, and in words.
@@ -38,7 +44,7 @@ def run(
     if out is not None:
         check_report(out)
     if fix is not None:
-        check_table(fix)
+        check_table(fix, overwrite=overwrite)
         check_source(path)
     if path.is_file() and path.suffix.lower() not in (".csv", ".tsv", ".zip"):
         raise InputError(
@@ -49,7 +55,7 @@ def run(
     found = inspect_images(path, workers=workers)
     told, lines = found.told(), [found.words()]
     if fix is not None:
-        left_out = write_fixed(found, fix)
+        left_out = write_fixed(found, fix, overwrite=overwrite)
         told["table"] = str(fix)
         told["left_out"] = [{"scan": name, "reason": reason} for name, reason in left_out]
         kept = len(found.facts) + len(found.failed) - len(left_out)

@@ -19,7 +19,7 @@ _COLUMNS = ("subject", "session", "contrast", "path", "split")
 _HELD_OUT_FIRST = ("test", "val")
 
 
-def check_table(table: Path) -> None:
+def check_table(table: Path, *, overwrite: bool = False) -> None:
     """Refuse a place where the table does not belong.
 
     Raises:
@@ -27,8 +27,15 @@ def check_table(table: Path) -> None:
     """
     if table.suffix.lower() != ".csv":
         raise OutputError("is no name for a table", path=table, remedy="Let it end in .csv.")
-    if table.exists():
-        raise OutputError("exists", path=table, remedy="Name a new file.")
+    if table.is_file() and overwrite:
+        with open(table, encoding="utf-8", errors="replace") as file:
+            if file.readline().strip() != ",".join(_COLUMNS):
+                raise OutputError(
+                    "is not a table of mrbridge inspect", path=table, remedy="Name a new file."
+                )
+    elif table.exists():
+        remedy = "Name a new file, or replace it with --overwrite."
+        raise OutputError("exists", path=table, remedy=remedy)
 
 
 def check_source(source: Path) -> None:
@@ -46,7 +53,9 @@ def check_source(source: Path) -> None:
     raise InputError(f"is {what}: a table names files, one a scan", path=source, remedy=remedy)
 
 
-def write_fixed(found: Inspection, table: Path) -> list[tuple[str, str]]:
+def write_fixed(
+    found: Inspection, table: Path, *, overwrite: bool = False
+) -> list[tuple[str, str]]:
     """Write the table: all scans that can be read, without exact copies.
 
     Of copies of one contrast one stays: a held-out one where there is one, else the first. Copies
@@ -54,7 +63,8 @@ def write_fixed(found: Inspection, table: Path) -> list[tuple[str, str]]:
 
     Args:
         found: of files; DICOM series and stores do not fit into a table.
-        table: a new `.csv` file.
+        table: a `.csv` file.
+        overwrite: replace an earlier table.
 
     Returns:
         The scans that were left out, each with the reason.
@@ -63,7 +73,7 @@ def write_fixed(found: Inspection, table: Path) -> list[tuple[str, str]]:
         InputError: the inspection is not of files.
         OutputError: it cannot be written, or something lies there.
     """
-    check_table(table)
+    check_table(table, overwrite=overwrite)
     check_source(found.path)
     left_out = [(job.name, reason) for job, reason in found.failed]
     copies = _copies(found.facts)

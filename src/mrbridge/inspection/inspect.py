@@ -20,6 +20,7 @@ from mrbridge.inspection.verdict import headline, sentences
 from mrbridge.io.bids import Scan, find_all_scans
 from mrbridge.io.formats import is_dicom
 from mrbridge.io.places import here
+from mrbridge.io.safety import must_be_ours
 from mrbridge.page import counted
 from mrbridge.preparation.inspect import told_of_ignored
 from mrbridge.preparation.store import Store
@@ -211,9 +212,10 @@ def check_report(out: Path) -> None:
     """Refuse a place where a page does not belong: it could be a scan.
 
     Raises:
-        OutputError: the name does not end as a page's does.
+        OutputError: the name does not end as a page's does, or mrbridge did not make that page.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise OutputError(
             "is no name for a page", path=out, remedy="Let it end in .html, as report.html does."
         )
+    must_be_ours(out)

@@ -246,7 +246,7 @@ def _found(
             for path, told in zip(paths, contrasts, strict=True)
         ]
         result = FoundScans(
-            [scan for part in found for scan in part.scans],
+            _with_people([scan for part in found for scan in part.scans]),
             [item for part in found for item in part.ignored],
         )
     elif len(paths) == 1 and is_dicom(paths[0]):
@@ -254,6 +254,7 @@ def _found(
     elif len(paths) == 1 and paths[0].is_dir():
         root = paths[0]
         result = _in_bids(root, datatypes, force) if is_bids(root) else _in_folder(root, None)
+        result = FoundScans(_with_people(result.scans), result.ignored)
     elif len(paths) == 1 and paths[0].suffix.lower() in (".csv", ".tsv"):
         result = _in_table(paths[0], force=force)
     else:
@@ -431,8 +432,20 @@ def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
         stacklevel=2,
     )
     return [
-        replace(scan, subject="_".join(own[scan.path]))
+        replace(scan, subject="_".join(dict.fromkeys([*own[scan.path], str(scan.subject)])))
         if scan.subject in several and scan.path in own
+        else scan
+        for scan in scans
+    ]
+
+
+def _with_people(scans: Sequence[Scan]) -> list[Scan]:
+    """Scans, of which pictures have a subject where their names tell different people apart."""
+    unknown = [s.name for s in scans if s.subject is None and is_picture(s.path)]
+    people = names.tell_people_apart(unknown)
+    return [
+        replace(scan, subject=people[scan.name])
+        if scan.subject is None and scan.name in people and is_picture(scan.path)
         else scan
         for scan in scans
     ]

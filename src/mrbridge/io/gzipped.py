@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
+
+from mrbridge.threads import usable_cores
 
 _BLOCK = 4 << 20
 """Bytes that are compressed at once: always the same, so that equal data give equal files."""
@@ -30,7 +31,7 @@ def gzipped(parts: Sequence[bytes]) -> Iterator[bytes]:
     blocks = [view[start : start + _BLOCK] for view, start in starts] or [memoryview(b"")]
     is_last = [False] * (len(blocks) - 1) + [True]
     yield _HEADER
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         yield from pool.map(_deflated, blocks, is_last)
     size = sum(map(len, views))
     yield struct.pack("<II", reduce(lambda crc, v: zlib.crc32(v, crc), views, 0), size % 2**32)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from mrbridge.io.bids_name import parse_name, stem_of
@@ -16,7 +18,9 @@ __all__ = [
     "natural_key",
     "read_split",
     "series_name",
+    "slice_number",
     "subject_folders",
+    "tell_people_apart",
 ]
 
 _SESSION = re.compile(
@@ -28,6 +32,48 @@ ANY = "*"
 """In a query of a filter file: the entity must be there, whatever its value."""
 
 _PLAIN_FOLDERS = {"anat", "nii", "nifti", "images", "image", "png", "data", "slices", "scans"}
+# Identifiers that name a person wherever they stand in a file's name: a word with a number, and
+# those of public data sets (IXI, OASIS, ADNI, TCGA, BraTS, UPENN-GBM, UCSF-PDGM, fastMRI,
+# Calgary-Campinas).
+_PERSON = re.compile(
+    r"(?<![a-z0-9])(?:sub-(?P<label>[a-z0-9]+)"
+    r"|(?P<word>sub|subj|subject|sujet|sujeto|soggetto|patient|pat|pt|paciente|paziente|case|person"
+    r"|participant|volunteer|proband|volume|vol|control|hc|pid|id|hgg?|lgg?)[-_ #]*"
+    r"(?P<number>[a-z]?\d+[a-z]?)"
+    r"|(?P<whole>ixi\d{3}(?:-[a-z]+-\d{4})?|oas\d_\d{4}|oas[34]\d{4}|\d{3}_s_\d{4}"
+    r"|tcga[-_][a-z0-9]{2}[-_][a-z0-9]{4}|brats-[a-z]+-\d{5}|brats20\d\d_\d{5}"
+    r"|brats20_[a-z]+_\d{3}|brats1\d_[a-z0-9]+_[a-z0-9]+_\d+|upenn-gbm-\d{5}|ucsf-pdgm-\d{4}"
+    r"|file_brain_[a-z0-9]+_\d{3}_\d{7}|cc\d{4}))(?![a-z0-9])",
+    re.IGNORECASE,
+)
+# Words of picture names that tell nobody from anybody else: what is shown, and how.
+_IMPERSONAL = {
+    *("image", "images", "img", "im", "i", "pic", "picture", "photo", "png", "frame", "dicom"),
+    *("slice", "slices", "slc", "sl", "s", "z", "x", "y", "no", "nr", "num", "axial", "ax", "tra"),
+    *(
+        "coronal",
+        "cor",
+        "sagittal",
+        "sag",
+        "brain",
+        "head",
+        "mri",
+        "mr",
+        "scan",
+        "series",
+        "screen",
+    ),
+    *("train", "training", "val", "test", "crop", "real", "fake", "mask", "yes", "normal"),
+    *("healthy", "tumor", "tumour", "notumor", "glioma", "meningioma", "pituitary"),
+}
+_PART_OF_VISIT = re.compile(  # with something after it: else its number is that of the slice
+    r"(?<![a-z0-9])(?:ses|session|visit|timepoint|tp|run|acq|echo|mr|mpr|scan|series)"
+    r"[-_ ]?\d+(?=[-_ .])|(?<![a-z0-9])(?:\d+x\d+|\d+(?:mm|t|d))(?![a-z0-9])",
+    re.IGNORECASE,
+)
+_SLICE = re.compile(
+    r"(?<![a-z0-9])(?:slices?|slc|sl|z|images?|img|frame)[-_ #(]*(\d+)", re.IGNORECASE
+)
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -65,12 +111,18 @@ def guess_subject(relative: Path, *, picture: bool) -> tuple[str | None, str | N
     """Subject and session of a file, from its path relative to the folder that was given.
 
     The subject is the nearest folder that names neither a contrast nor a session; without one, a
-    volume's subject is the rest of its name (`IXI002-Guys-0828-T1` is IXI002-Guys-0828), and a
-    picture has none.
+    volume's subject is the rest of its name (`IXI002-Guys-0828-T1` is IXI002-Guys-0828). A
+    picture's subject is the person that its own name shows (`patient3_slice_10.png`), unless a
+    folder shows one; where neither does, see `tell_people_apart`.
     """
     name = parse_name(relative)
     if name is not None:
         return name.entities["sub"], name.entities.get("ses")
+    if picture:
+        folders = [folder.name for folder in relative.parents if _person_in(folder.name)]
+        person = _person_in(stem_of(relative))
+        if person is not None and not folders:
+            return person, None
     subject: str | None = None
     sessions: list[str] = []
     for folder in (part.name for part in relative.parents):
@@ -88,6 +140,80 @@ def guess_subject(relative: Path, *, picture: bool) -> tuple[str | None, str | N
     elif rest and rest != subject:
         sessions.append(rest)
     return subject, "-".join(sessions) or None
+
+
+def tell_people_apart(names: Sequence[str]) -> dict[str, str]:
+    """Whom pictures show, where the names of a set tell different people by what stands before the
+    number of the slice: `a_12.png` and `b_12.png`, `001_45.png` and `002_45.png`.
+
+    A set in which that is the same everywhere shows nobody, and nor do words for slices, planes and
+    the like (`Image #10.png`, `slice_7.png`, `IM0001.png`). An identifier of letters and a number
+    (`AB12_045.png`) names a person even if there is one picture of each. Anything else does if
+    several pictures have it in common, or letters (`a_12.png`) if the number of the slice comes
+    again with others: numbers alone may be those of slices (`45_0.png`, `46_0.png`).
+
+    Args:
+        names: of all pictures of a set, without those whose subject is known.
+
+    Returns:
+        Name to subject, for those whose name shows one.
+    """
+    parts = {name: split for name in names if (split := _person_and_slice(stem_of(Path(name))))}
+    slices: dict[str, set[str]] = defaultdict(set)
+    for person, number in parts.values():
+        slices[person].add(number)
+    if len(slices) < 2:
+        return {}
+    are_several = sum(len(numbers) > 1 for numbers in slices.values()) > 1
+    again = Counter(number for numbers in slices.values() for number in numbers)
+    begins_anew = max(again.values()) > 1
+
+    def shows(person: str) -> bool:
+        if are_several or re.search(r"[a-z]{2,}\d|(?<![a-z0-9])p\d", person, re.IGNORECASE):
+            return True
+        return begins_anew and not any(letter.isdigit() for letter in person)
+
+    return {name: person for name, (person, _) in parts.items() if shows(person)}
+
+
+def slice_number(name: str) -> int | None:
+    """The last number in a picture's name without its contrast, which tells slices apart."""
+    numbers = re.findall(r"\d+", without_contrast(stem_of(Path(name))) or "")
+    return int(numbers[-1]) if numbers else None
+
+
+def _person_in(text: str) -> str | None:
+    found = _PERSON.search(text)
+    if found is None:
+        return None
+    return found["label"] or found["whole"] or found["word"].lower() + found["number"]
+
+
+def _person_and_slice(stem: str) -> tuple[str, str] | None:
+    """What stands before the slice number, without words that say nothing; and the number."""
+    text = _PART_OF_VISIT.sub("_", without_contrast(stem) or "")
+    named = _SLICE.search(text)
+    if named is not None:  # what follows is a version of the slice
+        text = f"{text[: named.start()]}_{named[1]}"
+    words = [word for word in re.split(r"[^A-Za-z0-9]+", text) if word]
+    shapes = [re.fullmatch(r"([A-Za-z]*)(\d*)", word) for word in words]
+    if not all(shapes):
+        return None  # such as a hash: no name of anything
+    while words and words[-1].lower() in _IMPERSONAL:
+        words.pop()
+    last = re.fullmatch(r"([A-Za-z]*)(\d+)", words[-1]) if words else None
+    if last is None:
+        return None
+    words[-1:] = [last[1]] if last[1] else []
+    # Of `s01_045`, s01 may be a subject.
+    words = [
+        word
+        for word in words
+        if word.lower().rstrip("0123456789") not in _IMPERSONAL or re.fullmatch(r"[sS]\d+", word)
+    ]
+    if not words or (len(words) > 1 and all(word.isdigit() for word in words)):
+        return None  # nothing is left, or a date or a UID
+    return "_".join(words), last[2]
 
 
 def series_name(name: str) -> str:

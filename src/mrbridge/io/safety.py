@@ -14,9 +14,10 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -48,6 +49,45 @@ def suffix_of(path: str | Path) -> str:
     """The suffix in lower case, `.nii.gz` as one."""
     name = Path(path).name.lower()
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+def must_be_ours(path: Path) -> None:
+    """Refuse to replace a page or a network that says nowhere that mrbridge made it.
+
+    Raises:
+        OutputError: there is such a file.
+    """
+    if path.is_file():
+        fetch(path)
+        if b"mrbridge" not in path.read_bytes():
+            raise OutputError(
+                "is there already, and says nowhere that mrbridge made it",
+                path=path,
+                remedy="Name another file, or move it away first.",
+            )
+
+
+def check_only(folder: Path, ours: Sequence[str]) -> None:
+    """Refuse to replace a folder that holds other files than mrbridge writes there.
+
+    Args:
+        folder: which.
+        ours: patterns of the files below it that mrbridge writes, as of `fnmatch`.
+
+    Raises:
+        OutputError: it holds others, or is a file.
+    """
+    if folder.is_file():
+        raise OutputError("is a file", path=folder, remedy="Name a folder.")
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        is_file = path.is_symlink() or not path.is_dir()
+        if is_file and not is_temporary(path) and not any(fnmatch(name, one) for one in ours):
+            raise OutputError(
+                f"holds {name}, which mrbridge did not make",
+                path=folder,
+                remedy="Name another folder, or move that file away.",
+            )
 
 
 @contextmanager

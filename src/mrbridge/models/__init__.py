@@ -56,14 +56,14 @@ def locate(
     """Where a model lies.
 
     Args:
-        model: a path; the word `shipped`, unless the working directory has a folder of that name;
-            or None, which is the shipped one too.
+        model: a path; the word `shipped`, unless the working directory has a run or bundle of that
+            name; or None, which is the shipped one too.
         remedy: what to do where there is nothing.
 
     Raises:
         BundleError: there is nothing.
     """
-    if model is None or (str(model) == SHIPPED and not Path(model).is_dir()):
+    if model is None or (str(model) == SHIPPED and bundle_folder(Path(model)) is None):
         return shipped()
     path = Path(model)
     must_be_here(path, "Copy the model to this machine first.")

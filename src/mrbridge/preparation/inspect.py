@@ -70,12 +70,14 @@ class Inspection:
         form: `dicom`, `files`, `table` or `store`.
         items: in the order of their numbers or names.
         ignored: other files, each with the reason.
+        splits: of a store, the slices of each contrast in each split and in none.
     """
 
     path: Path
     form: str
     items: list[Item]
     ignored: list[tuple[str, str]]
+    splits: dict[str, dict[str, int]] | None = None
 
     def told(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -84,7 +86,7 @@ class Inspection:
             "form": self.form,
             "items": [asdict(item) for item in self.items],
             "ignored": told_of_ignored(self.form, self.ignored),
-        }
+        } | ({} if self.splits is None else {"splits": self.splits})
 
     def words(self) -> str:
         """A table, then what is wrong, then what was ignored."""
@@ -101,6 +103,10 @@ class Inspection:
             if item.contrast and self.form == "dicom":
                 lines.append(f"  {item.name}: {item.contrast}, {item.reason}")
             lines += [f"  {item.name}: {told}" for told in (*item.notes, item.problem) if told]
+        if self.splits is not None:
+            from mrbridge.preparation.store import splits_in_words
+
+            lines.append(f"Splits: {splits_in_words(self.splits)}")
         reasons = Counter(reason for _, reason in self.ignored)
         for reason, count in reasons.most_common():
             lines.append(f"{count} other file{'s' if count > 1 else ''}: {reason}")
@@ -147,7 +153,8 @@ def inspect(path: str | Path) -> Inspection:
 def _store(path: Path) -> Inspection:
     from mrbridge.preparation.store import Store
 
-    manifest = Store.open(path).manifest
+    store = Store.open(path)
+    manifest = store.manifest
     items = [
         Item(
             name=record.id,
@@ -164,7 +171,8 @@ def _store(path: Path) -> Inspection:
         for record in manifest.records
     ]
     left = [*manifest.failures, *manifest.ignored]
-    return Inspection(path, "store", items, [(remark.name, remark.reason) for remark in left])
+    ignored = [(remark.name, remark.reason) for remark in left]
+    return Inspection(path, "store", items, ignored, store.split_counts())
 
 
 def _of_scans(path: Path, form: str, root: Path) -> Inspection:

@@ -61,6 +61,7 @@ def prepare(
     settings: PrepareSettings | None = None,
     *,
     workers: scale.Workers = 1,
+    overwrite: bool = False,
     force: bool = False,
 ) -> Store:
     """Prepare a data set for training.
@@ -75,6 +76,7 @@ def prepare(
         settings: contrasts, spacing, shares.
         workers: processes, or the address of a Dask scheduler, whose workers see the same files
             at the same absolute paths.
+        overwrite: prepare all scans again, also those that are in the store already.
         force: also take what its name or header says to be something else (see `find_scans`).
 
     Raises:
@@ -89,6 +91,8 @@ def prepare(
     check_pattern(settings.standard.brain_mask)
     found = _find(source, out, settings, force=force)
     _make_ready(out)
+    if overwrite:
+        _remove_others(out, set())
     jobs = _jobs(found.scans, out, settings)
     wishes: list[Wish] = []
     failures: list[Remark] = []

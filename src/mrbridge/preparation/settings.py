@@ -56,8 +56,10 @@ class PrepareSettings(Settings):
         slices: which of the others: `20%:80%` of those that show the head, from the lowest to the
             highest, or `-40mm:60mm` along the third axis of each scan's own space; None takes all.
         validation_share, test_share: of the subjects; where there are too few, validation is a
-            block of slices and there is no test split.
-        gap: neighbouring slices that are dropped on either side of such a block.
+            block of that share of the slices of each series of at least 8, and there is no test
+            split.
+        gap: at most so many slices on either side of such a block lie in no split, since neighbours
+            are much alike; both sides together are at most a fifth of the slices.
         seed: of the split.
     """
 

@@ -1,13 +1,18 @@
 """Who trains and who is held out: by subject, seeded, and written down.
 
 Neighbouring slices of one scan are nearly equal, so a split by slice leaks. Where there are too
-few subjects to hold one out, each scan gives up one contiguous block, with a gap on either side.
+few subjects to hold one out, each scan gives up one contiguous block for validation. The slices
+beside it (the gap) lie in no split.
+
+More images never leave fewer for training. The number of held-out subjects rises by at most one
+with each further subject, the smallest picture sets are held out first, and of a series of slices
+at most one more leaves the training split with each further slice.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +23,11 @@ from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.preparation.store import Range, ScanRecord
 
 Segments = dict[str, list[Range]]
+
+LEAST_FOR_VALIDATION = 8
+"""Slices of a series from which on a block is held out of it; all of a shorter one train."""
+
+_GAP_SHARE = 5  # the two gaps take at most one slice in five
 
 
 @dataclass(frozen=True)
@@ -93,20 +103,19 @@ def _hold_out(
         contrasts[str(record.subject)].add(record.contrast)
     subjects = sorted(contrasts, key=natural_key)
     generator.shuffle(subjects)
-    # Those with both contrasts first: they can be scored as pairs.
-    subjects.sort(key=lambda subject: -len(contrasts[subject]))
+    # Those with both contrasts first: they can be scored as pairs. Then the smallest sets of
+    # pictures. Volumes have about as many slices as one another, and their order stays random.
+    sizes = Counter(str(record.subject) for record in records if record.is_picture)
+    subjects.sort(key=lambda subject: (-len(contrasts[subject]), sizes[subject]))
     wanted = {settings.source, settings.target}
     training = {c: sum(c in contrasts[s] for s in subjects) for c in wanted}
+    counts = {c: _held_counts(n, settings, with_test=with_test) for c, n in training.items()}
     held: dict[str, str] = {}
     for split, share in (("val", settings.validation_share), ("test", settings.test_share)):
-        if split == "test" and not (with_test and len(subjects) > 3):
-            continue
-        left = {c: round(share * n) for c, n in _totals(contrasts, wanted).items()}
-        if share > 0:
-            left = {c: max(1, n) for c, n in left.items()}
+        left = {c: counts[c][split] for c in wanted}
         for subject in subjects:
             kinds = contrasts[subject]
-            useful = any(left[c] > 0 for c in kinds)
+            useful = all(left[c] > 0 for c in kinds)
             spares = all(training[c] > 1 for c in kinds)
             if subject not in held and useful and spares:
                 held[subject] = split
@@ -120,8 +129,17 @@ def _hold_out(
     return held
 
 
-def _totals(contrasts: dict[str, set[str]], wanted: Iterable[str]) -> dict[str, int]:
-    return {c: sum(c in kinds for kinds in contrasts.values()) for c in wanted}
+def _held_counts(subjects: int, settings: PrepareSettings, *, with_test: bool) -> dict[str, int]:
+    """How many of so many subjects to hold out for `val` and, of more than three, for `test`."""
+    held = val = test = 0
+    for count in range(1, subjects + 1):
+        val = max(int(settings.validation_share > 0), round(settings.validation_share * count))
+        if with_test and count > 3:
+            test = max(int(settings.test_share > 0), round(settings.test_share * count))
+        # Both can grow at once, and training would then lose a subject to a larger data set.
+        held = min(held + 1, val + test)
+    val = min(val, held - min(1, test))
+    return {"val": val, "test": held - val}
 
 
 def _split_volumes(
@@ -164,13 +182,25 @@ def _split_pictures(
 
 
 def _block(count: int, settings: PrepareSettings, place: float) -> Segments:
-    """Split `count` neighbours: one block for validation, a gap on either side, the rest."""
-    size = max(1, round(settings.validation_share * count))
-    if settings.validation_share == 0 or count - size - 2 * settings.gap < 1:
+    """Split `count` neighbours: one block for validation, a gap on either side, the rest.
+
+    The block is `validation_share` of the slices, one at least, and the two gaps are `gap` slices
+    each, but no more than a fifth of the slices together. Where that would leave fewer for training
+    than a shorter series has, block and gaps are smaller.
+    """
+    if settings.validation_share == 0 or count < LEAST_FOR_VALIDATION:
         return {"train": [(0, count)]}
-    start = round(place * (count - size))
-    before, after = start - settings.gap, start + size + settings.gap
-    train = [(a, b) for a, b in ((0, before), (after, count)) if b > a]
+    taken = 0
+    for length in range(LEAST_FOR_VALIDATION, count + 1):
+        size = max(1, round(settings.validation_share * length))
+        gaps = min(2 * settings.gap, length // _GAP_SHARE)
+        # Both can grow at once, and training would then lose a slice to a longer series.
+        taken = min(taken + 1, size + gaps)
+    gaps = min(gaps, taken - 1)
+    size = taken - gaps
+    before, after = (gaps + 1) // 2, gaps // 2
+    start = min(max(round(place * (count - size)), before), count - size - after)
+    train = [(a, b) for a, b in ((0, start - before), (start + size + after, count)) if b > a]
     return {"train": train, "val": [(start, start + size)]}
 
 

@@ -163,6 +163,21 @@ class Store:
             of_one[record.contrast] = of_one.get(record.contrast, 0) + record.shape[0]
         return result
 
+    def split_counts(self) -> dict[str, dict[str, int]]:
+        """Slices of each contrast in `train`, `val`, `test`, and in `none` of them: those lie
+        between a block for validation and what trains."""
+        settings = self.manifest.settings
+        result = {}
+        for contrast in (settings.source, settings.target):
+            records = self.records(contrast)
+            counts = {
+                split: sum(len(record.positions(split)) for record in records)
+                for split in ("train", "val", "test")
+            }
+            every = sum(record.shape[0] for record in records)
+            result[contrast] = counts | {"none": every - sum(counts.values())}
+        return result
+
     def slices(self, record: ScanRecord) -> NDArray[np.float16]:
         """All slices of a scan: float16, (slices, rows, columns), in [-1, 1].
 
@@ -224,6 +239,18 @@ class Store:
             raise
         except Exception:  # a damaged chunk: zstd, the codec or the file system complains
             raise _damaged(self.path, record) from None
+
+
+def splits_in_words(counts: dict[str, dict[str, int]]) -> str:
+    """What `Store.split_counts` gives, as a phrase."""
+    told = [
+        f"{contrast} {of_one['train']} slices to train, {of_one['val']} to validate, "
+        f"{of_one['test']} to test" + (f", {of_one['none']} in no split" if of_one["none"] else "")
+        for contrast, of_one in counts.items()
+    ]
+    unused = any(of_one["none"] for of_one in counts.values())
+    gap = " (the gap beside the slices to validate)" if unused else ""
+    return ", ".join(told) + gap
 
 
 def read_slices(store: Path, record: ScanRecord) -> NDArray[np.float16]:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from mrbridge.errors import OutputError, SettingsError, must_be_here
-from mrbridge.io.safety import is_temporary
+from mrbridge.io.safety import check_only, is_temporary
 
 PRESET_NAMES = ("unet", "resunet", "resnet", "bridge")
 
@@ -43,6 +43,23 @@ def refuse_url(run: str | Path) -> None:
     )
 
 
+FILES = (
+    *("settings.yaml", "metrics.csv", "progress.gif", "simulated.npz", "samples/*.png"),
+    *("checkpoints/*.ckpt", "tensorboard/events.*", "bundle/bundle.json", "bundle/card.md"),
+    *("bundle/weights-*.safetensors", "bundle/onnx/*.onnx"),
+)
+"""What a run consists of, as patterns."""
+
+
+def must_be_run(folder: Path) -> None:
+    """Refuse to replace a folder that is not a run, or holds more than a run.
+
+    Raises:
+        OutputError: it is not, or does.
+    """
+    check_only(folder, FILES)
+
+
 def refuse_foreign(run: Path) -> None:
     """Refuse a folder with files in it, but for a run that was killed before it kept anything.
 
@@ -59,5 +76,6 @@ def refuse_foreign(run: Path) -> None:
         raise OutputError(
             "is not empty",
             path=run,
-            remedy="Name a new folder, or go on with the run in it with --resume.",
+            remedy="Name a new folder, go on with the run in it with --resume, or replace it with "
+            "--overwrite.",
         )

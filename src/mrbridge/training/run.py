@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +17,15 @@ import yaml
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from pydantic import BaseModel
 
+from mrbridge import models
 from mrbridge.bundle import BundleManifest, load_bundle
 from mrbridge.data.augment import Augmentation
 from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
-from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
+from mrbridge.data.simulated import SimulatedPairs
 from mrbridge.errors import Interrupted, MrbridgeWarning, SettingsError
 from mrbridge.hardware import choose_device, fast_bfloat16, quick_kernels
 from mrbridge.io.safety import sweep, write_text
-from mrbridge.models import SHIPPED
 from mrbridge.preparation.store import Store
 from mrbridge.quiet import at_level
 from mrbridge.training.callbacks import Keeper, StopOnSignal
@@ -33,7 +34,7 @@ from mrbridge.training.compiling import pays
 from mrbridge.training.concert import Concert
 from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.looks import Looks, learn_looks
-from mrbridge.training.names import refuse_foreign, refuse_url
+from mrbridge.training.names import must_be_run, refuse_foreign, refuse_url
 from mrbridge.training.ranks import Ranks, meeting
 from mrbridge.training.resume import (
     check_count,
@@ -43,7 +44,7 @@ from mrbridge.training.resume import (
     resumed_settings,
 )
 from mrbridge.training.settings import TrainSettings, resolve
-from mrbridge.training.start import beginning
+from mrbridge.training.start import beginning, for_contrasts
 from mrbridge.training.supervision import choose_pairs, share_weights
 from mrbridge.training.watch import Watch
 
@@ -79,6 +80,7 @@ def train(
     changes: dict[str, Any] | None = None,
     device: str = "auto",
     start: str | Path = "auto",
+    overwrite: bool = False,
 ) -> Run:
     """Train a translation model on a prepared store.
 
@@ -91,19 +93,26 @@ def train(
         resume: go on with the run in `out`, exactly where it stopped, with its own settings.
         changes: of a resumed run's settings; only keys of `training.resume.RESUMABLE`.
         device: `auto`, `cpu` or `cuda`.
-        start: of a new run: `auto` (the shipped model where networks and contrasts are its own),
-            `scratch` (random weights), `shipped`, or a run or bundle.
+        start: of a new run: `auto` (the shipped model where networks and contrasts are its own,
+            otherwise random weights), `scratch` (random weights), `shipped`, or a run or bundle.
+        overwrite: a new run replaces the one in `out`.
 
     Raises:
         BundleError: the model to start from is absent or damaged.
-        OutputError: `out` holds something already and `resume` is not given.
+        OutputError: `out` holds something already and neither `resume` nor `overwrite` is given, or
+            something else than a run.
         SettingsError: a change or a store that a resumed run cannot take, or `out` is a URL.
         StoreError: the store cannot be used.
         Interrupted: somebody asked for an end; a checkpoint is written.
     """
     refuse_url(out)
+    if resume and overwrite:
+        raise SettingsError(
+            "a run is either resumed or overwritten", path=out, remedy="Leave out one of the two."
+        )
     with meeting(choose_device(device)) as (ranks, chosen), _as_it_was(chosen):
-        return _train(store, Path(out), settings, resume, changes or {}, chosen, start, ranks)
+        given = (settings, resume, changes or {}, chosen, start, overwrite, ranks)
+        return _train(store, Path(out), *given)
 
 
 def _train(
@@ -114,6 +123,7 @@ def _train(
     changes: dict[str, Any],
     chosen: torch.device,
     start: str | Path,
+    overwrite: bool,
     ranks: Ranks,
 ) -> Run:
     """Train as one of `ranks`."""
@@ -127,9 +137,11 @@ def _train(
         check_data(state, store, run)
     else:
         if ranks.is_first:  # the others might find what it has written
-            refuse_foreign(run)
+            (must_be_run if overwrite else refuse_foreign)(run)
         asked = settings or resolve(None)
         begun = beginning(start, asked, prepared.source, prepared.target)
+        contrasts = prepared.source, prepared.target
+        asked = for_contrasts(asked, *contrasts, store.path, begun=begun is not None)
     is_begun = begun is not None if state is None else bool(state["keeper"]["begun"])
 
     held_out = held_out_slices(store, asked.networks.image_size, asked.validation_slices)
@@ -151,13 +163,14 @@ def _train(
             MrbridgeWarning,
             stacklevel=2,
         )
-    _check_simulated(store, settings)
     model = CycleGAN(settings, ranks)
     if begun is not None:
         model.begin_from(begun, prepared.target)
         _learn_looks(model, dataset, (prepared.source, prepared.target), chosen)
     # Only now: what cannot be trained leaves no folder that would be in the way of the next try.
     if ranks.is_first:
+        if overwrite and run.is_dir():
+            shutil.rmtree(run)
         for folder in (run, run / "checkpoints", run / "samples"):
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder)
@@ -248,17 +261,6 @@ def _dataset(store: Store, settings: TrainSettings) -> UnpairedSlices:
     return UnpairedSlices(store, size, settings.seed, augment)
 
 
-def _check_simulated(store: Store, settings: TrainSettings) -> None:
-    prepared = store.manifest.settings
-    unknown = {prepared.source, prepared.target} - set(CONTRASTS)
-    if settings.simulated_weight and unknown:
-        raise SettingsError(
-            f"{' and '.join(sorted(unknown))} cannot be simulated",
-            path=store.path,
-            remedy="Train without simulated pairs: --set simulated_weight=0.",
-        )
-
-
 def _learn_looks(
     model: CycleGAN, dataset: UnpairedSlices, contrasts: tuple[str, str], device: torch.device
 ) -> None:
@@ -267,7 +269,7 @@ def _learn_looks(
         source, target = model.looks
         assert isinstance(source, Looks)
         assert isinstance(target, Looks)
-        canonical = load_bundle(SHIPPED)
+        canonical = load_bundle(models.shipped())
         learn_looks((source, target), canonical, dataset.banks, contrasts, device)
 
 

@@ -22,6 +22,7 @@ import torch
 from mrbridge import console
 from mrbridge.errors import Interrupted, MrbridgeError
 from mrbridge.hardware import keep_memory
+from mrbridge.threads import for_new_processes, is_count_given
 from mrbridge.training.ranks import MEETING
 from mrbridge.training.run import Run, train
 
@@ -57,7 +58,8 @@ def train_together(devices: int, store: Path, out: Path, **options: Any) -> Run:
             process: BaseProcess = context.Process(
                 target=_take_part, args=(place, console.said, theirs, store, out, options)
             )
-            process.start()
+            with for_new_processes():
+                process.start()
             theirs.close()
             processes.append(process)
             answers.append(ours)
@@ -108,7 +110,7 @@ def _take_part(
 ) -> None:
     """Train as one of several processes, on its share of the cores; only the first speaks."""
     os.environ.update(place)
-    if "OMP_NUM_THREADS" not in os.environ:
+    if not is_count_given():
         torch.set_num_threads(max(1, torch.get_num_threads() // int(place["WORLD_SIZE"])))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

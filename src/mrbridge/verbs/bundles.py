@@ -20,6 +20,8 @@ from mrbridge.options import (
     Config,
     Device,
     Json,
+    OverwriteAll,
+    OverwriteFiles,
     Quiet,
     Verbose,
     layered,
@@ -36,12 +38,17 @@ def train(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="First weights: shipped, scratch, a run or a bundle [auto]."),
+        typer.Option(
+            "--from",
+            help="First weights: shipped, scratch (random), a run or a bundle [shipped where it "
+            "has the preset's networks and the store's contrasts, else scratch].",
+        ),
     ] = None,
     config: Config = None,
     assignments: Assignments = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     device: Device = "auto",
+    overwrite: OverwriteAll = False,
     devices: Annotated[
         int, typer.Option(min=1, help="Processes that train together, each on a device of its own.")
     ] = 1,
@@ -50,11 +57,23 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a translation model. RUN/bundle is ready at any time from the first validation on."""
-    from mrbridge.training.names import check_preset, is_follower, refuse_foreign, refuse_url
+    from mrbridge.training.names import (
+        check_preset,
+        is_follower,
+        must_be_run,
+        refuse_foreign,
+        refuse_url,
+    )
 
     refuse_url(out)
     listen(quiet or is_follower(), verbose, as_json and not is_follower())
     must_exist(store, StoreError, "Run mrbridge prepare first.")
+    if resume and overwrite:
+        raise SettingsError(
+            "a run is either resumed or overwritten",
+            path=out,
+            remedy="Leave out --resume, or --overwrite.",
+        )
     if resume and start is not None:
         raise SettingsError(
             "a resumed run has weights already", path=out, remedy="Leave out --from, or --resume."
@@ -65,7 +84,7 @@ def train(
     if preset is not None:
         check_preset(preset)
     if not resume and not is_follower():
-        refuse_foreign(out)
+        (must_be_run if overwrite else refuse_foreign)(out)
     with quick_imports():
         from mrbridge.preparation.store import Store
 
@@ -74,13 +93,18 @@ def train(
         from mrbridge.hardware import keep_memory
         from mrbridge.training.run import train as run
         from mrbridge.training.settings import resolve
+        from mrbridge.training.start import must_be_simulated
 
+    if changes.get("simulated_weight"):
+        prepared = opened.manifest.settings
+        must_be_simulated(prepared.source, prepared.target, opened.path)
     if resume:
         if preset is not None:
             changes["preset"] = preset
         given: dict[str, Any] = {"resume": True, "changes": changes}
     else:
         given = {"settings": resolve(preset, changes)} | ({} if start is None else {"start": start})
+        given |= {"overwrite": True} if overwrite else {}
     keep_memory()
     if devices > 1:
         from mrbridge.training.together import train_together
@@ -98,6 +122,7 @@ def export(
     model: Annotated[Path, typer.Option("-m", "--model", help="A run or a bundle, or shipped.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="A folder.")],
     to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
+    overwrite: OverwriteFiles = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,

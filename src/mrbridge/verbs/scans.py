@@ -19,6 +19,10 @@ from mrbridge.options import (
     Dask,
     Force,
     Json,
+    OverwriteAll,
+    OverwritePhantom,
+    OverwriteStore,
+    OverwriteTable,
     Quiet,
     Verbose,
     Workers,
@@ -37,19 +41,21 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Another seed, other subjects.")
     ] = 0,
+    overwrite: OverwriteAll = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """The whole chain on simulated subjects: phantom, prepare, train, translate, evaluate."""
     listen(quiet, verbose, as_json)
-    must_be_new(out)
+    if not overwrite:
+        must_be_new(out)
     with quick_imports():
         from mrbridge.demo import run_demo
         from mrbridge.hardware import keep_memory
 
     keep_memory()
-    summary = run_demo(out, minutes=minutes, seed=seed)
+    summary = run_demo(out, minutes=minutes, seed=seed, overwrite=overwrite)
     answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
 
 
@@ -60,7 +66,7 @@ def phantom(
     config: Config = None,
     assignments: Assignments = None,
     workers: Workers = 1,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    overwrite: OverwritePhantom = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -139,13 +145,19 @@ def prepare(
     force: Force = False,
     config: Config = None,
     assignments: Assignments = None,
+    overwrite: OverwriteStore = False,
     workers: Workers = 1,
     dask: Dask = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Turn scans into a store that is fit to train on; run again, it does only what changed."""
+    """Turn scans into a store that is fit to train on; run again, it does only what changed.
+
+    Subjects are held out whole. Where too few are known, each series of 8 or more slices gives up
+    a block for validation; up to 3 slices on either side of it, at most a fifth of the series in
+    all, are in no split (--set gap=0: none are).
+    """
     listen(quiet, verbose, as_json)
     for path in source_paths:
         must_exist(path)
@@ -165,10 +177,13 @@ def prepare(
     with quick_imports():
         from mrbridge.preparation.pipeline import PrepareSettings
         from mrbridge.preparation.pipeline import prepare as run
+        from mrbridge.preparation.store import splits_in_words
 
     settings = PrepareSettings().changed(changes)
     paths = source_paths[0] if len(source_paths) == 1 else source_paths
-    store, failure = as_far_as_done(lambda: run(paths, out, settings, workers=crew, force=force))
+    store, failure = as_far_as_done(
+        lambda: run(paths, out, settings, workers=crew, overwrite=overwrite, force=force)
+    )
     manifest = store.manifest
     told: dict[str, Any] = {
         "path": str(store.path),
@@ -176,31 +191,22 @@ def prepare(
         "ignored_because": Counter(remark.reason for remark in manifest.ignored),
         "failed": {remark.name: remark.reason for remark in manifest.failures},
     }
-    for contrast in (settings.source, settings.target):
-        told[contrast] = {
-            split: sum(
-                stop - start
-                for record in store.records(contrast=contrast, split=split)
-                for start, stop in record.segments[split]
-            )
-            for split in ("train", "val", "test")
-        }
+    told |= store.split_counts()
     told["subjects"] = store.counts()
-    words = ", ".join(
-        f"{contrast} {told[contrast]['train']} slices to train, {told[contrast]['val']} to "
-        f"validate, {told[contrast]['test']} to test"
-        for contrast in (settings.source, settings.target)
-    )
+    words = splits_in_words(store.split_counts())
     words += f"; {_spread_of(told['subjects'])}"
+    words += f"; {told['ignored']} file{'' if told['ignored'] == 1 else 's'} ignored"
     reasons = told["ignored_because"].most_common(_MOST_REASONS)
     because = "".join(f"\n{count} ignored: {reason}" for reason, count in reasons)
-    answer(told, f"{store.path}: {words}; {told['ignored']} files ignored{because}")
+    answer(told, f"{store.path}: {words}{because}")
     if failure:
         raise failure
 
 
 def _spread_of(counts: dict[str, dict[str, int]]) -> str:
     """How many slices subjects have, in words."""
+    if counts.keys() == {"unknown"}:
+        return "no subjects known"
     sums = sorted(sum(of_one.values()) for of_one in counts.values())
     several = f"{sums[0]} to {sums[-1]}" if sums[0] < sums[-1] else str(sums[0])
     return f"{len(sums)} subject{'s' if len(sums) > 1 else ''} of {several} slices"
@@ -230,6 +236,7 @@ def inspect(
             "exact copies and what cannot be read. The source is not changed.",
         ),
     ] = None,
+    overwrite: OverwriteTable = False,
     workers: Workers = 1,
     dask: Dask = None,
     quiet: Quiet = False,
@@ -249,4 +256,4 @@ def inspect(
     with quick_imports():
         from mrbridge.inspection.command import run
 
-    answer(*run(path, out, fix, crew))
+    answer(*run(path, out, fix, crew, overwrite=overwrite))

@@ -23,6 +23,8 @@ class OnnxEngine:
         self.multiple = multiple
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # As OpenMP's threads by default here (`mrbridge.threads`), these sleep while they wait.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _WARNINGS
         self._session = onnxruntime.InferenceSession(
             str(file), options, providers=["CPUExecutionProvider"]

@@ -1,0 +1,113 @@
+"""How many threads compute, and how they wait for one another.
+
+Libraries read all of this from the environment when they are loaded. So the command line and worker
+processes set it before they import PyTorch, which nothing here does.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_CHOSEN = "MRBRIDGE_CHOSEN_THREADS"  # the value of OMP_NUM_THREADS where nobody else set it
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """How many cores this process may use: by its affinity and by the CPU quotas of its cgroups.
+
+    Args:
+        root: where `proc` and `sys` lie.
+
+    Returns:
+        At least 1; a quota of 1.5 cores counts as 2.
+
+    Source: the Linux kernel's documentation, cgroup-v1/cpuacct and scheduler/sched-bwc, cgroup-v2.
+    """
+    return max(1, min([_by_affinity(), *(math.ceil(quota) for quota in _quotas(root))]))
+
+
+def _by_affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The quotas, in cores, of this process's cgroups and of all above them, of both versions."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    mounts = root / "sys/fs/cgroup"
+    for line in lines:
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if number == "0" and not controllers:
+            tops = [mounts, mounts / "unified"]
+        elif "cpu" in controllers.split(","):
+            tops = [mounts / "cpu", mounts / controllers]
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for top in tops:
+            # In a container, its own group is mounted as the top.
+            for depth in range(len(parts) + 1):
+                yield from _quota(top.joinpath(*parts[:depth]))
+
+
+def _quota(group: Path) -> Iterator[float]:
+    try:
+        if (group / "cpu.max").is_file():
+            limit, period = (group / "cpu.max").read_text(encoding="utf-8").split()[:2]
+        else:
+            limit, period = (
+                (group / f"cpu.cfs_{name}_us").read_text(encoding="utf-8").strip()
+                for name in ("quota", "period")
+            )
+        if limit != "max" and float(limit) > 0 and float(period) > 0:
+            yield float(limit) / float(period)
+    except (OSError, ValueError):
+        return
+
+
+def share_the_machine(root: Path = Path("/")) -> None:
+    """Set this process's environment so that other programs beside it cost it no more than their
+    share of the cores; what the user set stays.
+
+    OpenMP's threads then sleep while they wait for one another. By default they spin, and one that
+    has lost its core to another program makes all others spin for as long: steps of a training take
+    three to ten times as long. And there are no more threads than cores that may be used: OpenMP
+    knows the affinity, but not the quota of a container.
+
+    Args:
+        root: as of `usable_cores`.
+
+    Source: OpenMP 5.2, section 21.1.7, and the manual of libgomp, GOMP_SPINCOUNT.
+    """
+    if not any(name in os.environ for name in _POLICIES):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+    cores = usable_cores(root)
+    if "OMP_NUM_THREADS" not in os.environ and cores < _by_affinity():
+        os.environ["OMP_NUM_THREADS"] = os.environ[_CHOSEN] = str(cores)
+        os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", str(cores))
+
+
+@contextmanager
+def for_new_processes() -> Iterator[None]:
+    """Within it, processes that are started share the machine; this one's environment is then as it
+    was."""
+    before = dict(os.environ)
+    share_the_machine()
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+
+
+def is_count_given() -> bool:
+    """Whether the user said how many threads there are to be (`OMP_NUM_THREADS`)."""
+    return os.environ.get("OMP_NUM_THREADS") not in (None, os.environ.get(_CHOSEN))

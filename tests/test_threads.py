@@ -1,0 +1,193 @@
+"""Cores that may be used, and threads that sleep while they wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mrbridge import threads
+from mrbridge.threads import share_the_machine, usable_cores
+
+OURS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """A machine of 16 cores with the files of the kernel that a test gives."""
+    monkeypatch.setattr(threads, "_by_affinity", lambda: 16)
+
+    def make(**files: str) -> Path:
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return make
+
+
+V1 = "4:memory:/a\n3:cpu,cpuacct:/docker/1\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 16),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 16),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "400000 100000\n"}, 4),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "20000 100000\n"}, 1),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "3200000 100000\n"}, 16),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "broken"}, 16),
+        ({"proc/self/cgroup": "broken", "sys/fs/cgroup/cpu.max": "100000 100000"}, 16),
+        # The tightest of a group and those above it counts.
+        (
+            {
+                "proc/self/cgroup": "0::/user.slice/job\n",
+                "sys/fs/cgroup/user.slice/cpu.max": "300000 100000",
+                "sys/fs/cgroup/user.slice/job/cpu.max": "max 100000",
+            },
+            3,
+        ),
+        (
+            {
+                "proc/self/cgroup": V1,
+                "sys/fs/cgroup/cpu/docker/1/cpu.cfs_quota_us": "200000\n",
+                "sys/fs/cgroup/cpu/docker/1/cpu.cfs_period_us": "100000\n",
+            },
+            2,
+        ),
+        (  # within a container, whose own group is mounted as the top
+            {
+                "proc/self/cgroup": V1,
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "500000\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            5,
+        ),
+        (
+            {
+                "proc/self/cgroup": V1,
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            16,
+        ),
+    ],
+)
+def test_quotas_of_containers(
+    files: dict[str, str], cores: int, machine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = machine(**files)
+    assert usable_cores(root) == cores
+    monkeypatch.setattr(os, "environ", {"HOME": "/"})
+    share_the_machine(root)
+    told = os.environ.get("OMP_NUM_THREADS")
+    assert told == (None if cores == 16 else str(cores)), "OpenMP counts the cores by itself"
+    assert not threads.is_count_given()
+    os.environ["OMP_NUM_THREADS"] = "7"
+    share_the_machine(root)
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert threads.is_count_given()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_affinity() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def told_by(code: str, **given: str) -> dict[str, str | None]:
+    """What a process of its own, started with some variables, prints of its environment."""
+    clean = {name: value for name, value in os.environ.items() if name not in OURS}
+    environment = {**clean, **given, "PYTHONPATH": os.pathsep.join([*sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    told: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+@pytest.mark.parametrize("module", ["cli", "bids_app"])
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [
+        ({}, "passive"),
+        ({"OMP_WAIT_POLICY": "active"}, "active"),
+        ({"GOMP_SPINCOUNT": "1000"}, None),
+        ({"KMP_BLOCKTIME": "0"}, None),
+    ],
+)
+def test_the_command_line_lets_threads_sleep_unless_told_otherwise(
+    module: str, given: dict[str, str], policy: str | None
+) -> None:
+    """Before PyTorch is loaded: its OpenMP reads the environment then."""
+    code = f"""
+import json, os, sys
+from mrbridge import cli, {module} as program
+def verb(arguments, program=None):
+    told = {{name: os.environ.get(name) for name in {OURS}}}
+    print(json.dumps(told | {{"torch": str("torch" in sys.modules)}}))
+    return 0
+cli._run = verb
+program.main([])
+"""
+    told = told_by(code, **given)
+    assert told["OMP_WAIT_POLICY"] == policy
+    assert told["torch"] == "False"
+    assert {name: told[name] for name in given} == given
+
+
+def environment_of(_: int) -> dict[str, str]:
+    """What the process of a worker was told, as the kernel has it where it tells."""
+    return {name: os.environ[name] for name in OURS if name in os.environ}
+
+
+@pytest.mark.parametrize("policy", [None, "active"])
+def test_workers_let_threads_sleep_too(policy: str | None) -> None:
+    code = """
+import json
+from mrbridge.scale import map_scans
+from tests.test_threads import environment_of
+if __name__ == "__main__":
+    outcomes = map_scans(environment_of, [1, 2], workers=2, label="x", imports=["torch"])
+    print(json.dumps([told for _, told in outcomes][0]))
+"""
+    told = told_by(code, **({} if policy is None else {"OMP_WAIT_POLICY": policy}))
+    assert told["OMP_WAIT_POLICY"] == (policy or "passive")
+    assert told["OMP_NUM_THREADS"] == "1"
+
+
+def test_processes_that_train_together_let_threads_sleep_too() -> None:
+    """They are started with it, and the process that starts them keeps its own environment."""
+    code = """
+import json, multiprocessing, os
+from pathlib import Path
+from mrbridge import errors
+from mrbridge.training import together
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    started = []
+    def start(self):
+        started.append(os.environ.get("OMP_WAIT_POLICY"))
+        raise errors.InputError("enough")
+    context.Process.start = start
+    try:
+        together.train_together(2, Path("none"), Path("none"))
+    except errors.InputError:
+        pass
+    told = {"started": started[0], "after": os.environ.get("OMP_WAIT_POLICY")}
+    print(json.dumps(told))
+"""
+    assert told_by(code) == {"started": "passive", "after": None}
