@@ -94,7 +94,7 @@ def test_a_store(small_store: Store) -> None:
     found = inspect(small_store.path)
     assert found.form == "store"
     assert [item.contrast for item in found.items].count("T1w") == 4
-    assert found.items[0].shape == (48, 40, 10)  # slices that show the head
+    assert found.items[0].shape == (62, 52, 10)  # slices that show the head, with the margin
     assert found.items[0].spacing_mm == pytest.approx((1, 1, 4))
     assert "8 of 8 scans can be used as they are: 4 T1w, 4 T2w" in found.words()
 
