@@ -1,6 +1,6 @@
 """What lies in a folder, table or store: series or files, contrasts, sizes, spacings, faults.
 
-Only headers are read; `mrbridge.inspection` looks at the images.
+Of volumes only headers are read; `mrbridge.inspection` looks at the images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrbridge.errors import InputError, must_exist
-from mrbridge.io import is_dicom, is_readable
+from mrbridge.io import is_dicom, is_readable, nifti, picture
 from mrbridge.io.bids import find_all_scans
 from mrbridge.io.formats import is_picture, walk
 from mrbridge.io.names import guess_contrast, natural_key
@@ -218,8 +218,14 @@ def _file_item(file: Path, root: Path) -> Item:
     problem = None
     fetch(file)
     try:
-        shape, spacing = _picture(file) if is_picture(file) else _nifti(file)
-    except Exception:  # header parsers meet damage with any exception at all
+        if is_picture(file):
+            shape = picture.read_shape(file)
+        else:
+            shape, steps = nifti.read_header(file)
+            spacing = tuple(round(step, 4) for step in steps)
+    except InputError as error:
+        problem = str(InputError(error.what, remedy=error.remedy))
+    except OSError:
         problem = "cannot be read"
     if shape is not None and len(shape) > 3:
         problem = f"holds {shape[3]} volumes; --volume chooses one"
@@ -228,23 +234,6 @@ def _file_item(file: Path, root: Path) -> Item:
     reason = "by its name" if contrast else "its name does not tell"
     kind = "picture" if is_picture(file) else "volume"
     return Item(_below(file, root), None, "", kind, contrast, reason, shape, spacing, 0, problem)
-
-
-def _nifti(file: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    from mrbridge.lean_nibabel import nib
-
-    header: Any = nib.load(file).header
-    shape = tuple(int(size) for size in header.get_data_shape())
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape, tuple(round(float(step), 4) for step in header.get_zooms()[:3])
-
-
-def _picture(file: Path) -> tuple[tuple[int, ...], None]:
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return (image.height, image.width, 1), None
 
 
 def _below(file: Path, root: Path) -> str:
