@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
 from mrbridge.io.gzipped import gzipped
+from mrbridge.io.padding import without_padding
 from mrbridge.io.safety import MAX_VOXELS, atomic_path, suffix_of
 from mrbridge.lean_nibabel import (
     HeaderDataError,
@@ -81,7 +82,10 @@ def read(path: Path, *, volume: int | None = None, assume: str | None = None) ->
     notes: list[str] = []
     header, voxels = _load(path, volume, notes)
     affine = _find_affine(header, voxels.shape, path, assume, notes)
-    voxels = _finite(voxels, path, notes)
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).any():
+        raise _damaged("has no finite voxel", path)
+    voxels, replaced = without_padding(voxels)
+    notes.extend(replaced)
     for note in notes:
         warnings.warn(f"{path}: {note}", MrbridgeWarning, stacklevel=3)
     description = bytes(header["descrip"].item()).decode("latin-1")
@@ -336,20 +340,6 @@ def _scaled(voxels: NDArray[Any], header: Any, path: Path) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return native.astype(np.float32, copy=False)
     return native
-
-
-def _finite(voxels: NDArray[Any], path: Path, notes: list[str]) -> NDArray[Any]:
-    if voxels.dtype.kind != "f":
-        return voxels
-    good = np.isfinite(voxels)
-    bad = int(good.size - np.count_nonzero(good))
-    if not bad:
-        return voxels
-    if bad == voxels.size:
-        raise _damaged("has no finite voxel", path)
-    low, high = voxels[good].min(), voxels[good].max()
-    notes.append(f"{bad} voxels were NaN or infinite and were replaced")
-    return np.nan_to_num(voxels, nan=0.0, posinf=float(high), neginf=float(low))
 
 
 def _find_affine(

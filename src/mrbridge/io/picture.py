@@ -38,7 +38,7 @@ _CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 _PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"  # PNG 1.2, 4.1.4: with its CRC
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG 1.2, 4.1.1: samples of a pixel by colour type
 _BLOCK = 1 << 20
-_TOO_LARGE = "Crop it to the head or shrink it: a slice has 512 x 512 pixels at most, rarely 1024."
+_TOO_LARGE = "Shrink it to at most 2048 x 2048: an MR slice has 1024 x 1024 pixels at most."
 _PLAIN = {"LA": "L", "RGBA": "RGB"}  # JPEG knows no transparency
 
 
@@ -78,6 +78,11 @@ def read(path: Path) -> Volume:
     for note in volume.notes:
         warnings.warn(f"{path}: {note}", MrbridgeWarning, stacklevel=3)
     return volume
+
+
+def is_eight_bit(volume: Volume) -> bool:
+    """Whether a volume is a 2D image of 8 bit."""
+    return isinstance(volume.header, PictureHeader) and volume.header.depth == 8
 
 
 def read_shape(path: Path) -> tuple[int, int, int]:
@@ -167,7 +172,7 @@ def _check_whole(data: bytes, path: Path) -> None:
     with _open(data) as image:
         if image.width * image.height > MAX_PIXELS:
             raise InputError(
-                f"has {image.width} x {image.height} pixels, over {MAX_PIXELS}",
+                f"has {image.width} x {image.height} pixels, over the limit of {MAX_PIXELS}",
                 path=path,
                 remedy=_TOO_LARGE,
             )
@@ -301,11 +306,11 @@ def _deep(data: bytes, image: Image.Image) -> NDArray[np.uint16]:
     low = _open(data)
     other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
     tiles = []
-    for tile in low.tile:
+    for tile in getattr(low, "tile", []):
         raw, *rest = (tile.args,) if isinstance(tile.args, str) else tile.args
         raw = raw[:-1] + other[raw[-1]]
         tiles.append(tile._replace(args=raw if isinstance(tile.args, str) else (raw, *rest)))
-    low.tile = tiles
+    setattr(low, "tile", tiles)  # noqa: B010
     return np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
 
 
