@@ -231,6 +231,9 @@ def _most_bytes(layout: _Layout) -> int:
 
 def _read_header(stream: IO[bytes], path: Path) -> Any:
     block = stream.read(348)
+    for magic, kind in _ARCHIVES.items():
+        if block.startswith(magic):
+            raise InputError(f"is not a NIfTI file but {kind}", path=path, remedy="Unpack it.")
     if len(block) < 348:
         raise _damaged("is too short for a NIfTI header", path)
     for order, endianness in (("little", "<"), ("big", ">")):
@@ -242,9 +245,6 @@ def _read_header(stream: IO[bytes], path: Path) -> Any:
             if len(block) < 540:
                 raise _damaged("is too short for a NIfTI-2 header", path)
             return nib.Nifti2Header(block, endianness=endianness, check=False)
-    for magic, kind in _ARCHIVES.items():
-        if block.startswith(magic):
-            raise InputError(f"is not a NIfTI file but {kind}", path=path, remedy="Unpack it.")
     half = block[344:348] == b"ni1\0" or block[4:8] == b"ni2\0"
     raise InputError(
         "is not a NIfTI file" + (" in one piece: it is the header of a pair" if half else ""),
