@@ -35,7 +35,7 @@ def read(
     Args:
         path: the file, or its URL; for DICOM a folder, a zip or one file.
         volume: which volume of a 4D file, from 0; trailing axes of length 1 need none.
-        assume: the orientation, such as "RAS", of a NIfTI file that has neither a usable qform nor sform.
+        assume: the orientation, such as "RAS", of a NIfTI file without usable qform and sform.
         series: which DICOM series, by number or UID, where there are several.
         allow_gaps: fill missing DICOM slices by interpolation, with a warning.
         files: below `path`, the files of the DICOM series, where they are known; none looks
