@@ -144,7 +144,7 @@ def wrong_pixels_png(workshop: Workshop) -> Said:
 
 @fault("damage")
 def png_bomb(workshop: Workshop) -> Said:
-    """A PNG that promises 64 million pixels and more"""
+    """A PNG that promises more than 4 million pixels"""
     parts = dict(chunks(picture()))
     parts[b"IHDR"] = (9000).to_bytes(4, "big") * 2 + parts[b"IHDR"][8:]
     Path("slice_T1w.png").write_bytes(joined(list(parts.items())))
@@ -164,6 +164,17 @@ def not_finite(workshop: Workshop) -> Said:
     values[[700, 701, 702]] = np.nan, np.inf, -np.inf
     said = workshop.translate(put(header, values.tobytes()))
     made()
+    return said
+
+
+@fault("values")
+def padded(workshop: Workshop) -> Said:
+    """Surroundings that a tool filled with -1000"""
+    header, voxels = stored()
+    values = np.frombuffer(voxels, np.int16).reshape(header.get_data_shape(), order="F").copy()
+    values[:2] = -1000
+    said = workshop.translate(put(header, values.tobytes(order="F")))
+    assert (made().get_fdata()[:2] == 0).all()
     return said
 
 
@@ -233,9 +244,29 @@ def complex_numbers(workshop: Workshop) -> Said:
 def coloured_picture(workshop: Workshop) -> Said:
     """A picture in colour"""
     pixels = np.zeros((20, 20, 3), np.uint8)
-    pixels[4, 4] = 9, 8, 7
+    pixels[4, 4] = 200, 80, 70
     Image.fromarray(pixels).save("slice_T1w.png")
     return workshop.refuses("slice_T1w.png", out="out.png")
+
+
+@fault("kinds")
+def tinted_picture(workshop: Workshop) -> Said:
+    """A picture with a small tint"""
+    picture()
+    grey = np.array(Image.open("whole.png"))
+    pixels = np.stack([grey, grey, np.clip(grey, 3, None) - 3], axis=2)
+    Image.fromarray(pixels).save("slice_T1w.png")
+    return workshop.translate("slice_T1w.png", out="out.png")
+
+
+@fault("kinds")
+def transparent_picture(workshop: Workshop) -> Said:
+    """A picture with transparent pixels"""
+    picture()
+    grey = np.array(Image.open("whole.png"))
+    alpha = np.where(grey == 0, 0, 255).astype(np.uint8)
+    Image.fromarray(np.dstack([grey, alpha])).save("slice_T1w.png")
+    return workshop.translate("slice_T1w.png", out="out.png")
 
 
 law("kinds", "trailing axes of length 1 are dropped", "tests/io/test_nifti.py::test_axes_of_length_one")  # fmt: skip  # noqa: E501
@@ -302,8 +333,16 @@ def assumed(workshop: Workshop) -> Said:
 def singular(workshop: Workshop) -> Said:
     """An affine that is flat"""
     header, voxels = stored()
-    header["srow_z"] = 0
+    header["srow_z"], header["qform_code"] = 0, 0
     return workshop.refuses(put(header, voxels))
+
+
+@fault("orientation")
+def flat_sform(workshop: Workshop) -> Said:
+    """A flat sform beside a whole qform"""
+    header, voxels = stored()
+    header["srow_z"] = 0
+    return workshop.translate(put(header, voxels))
 
 
 @fault("numbers")

@@ -6,6 +6,7 @@ import gzip
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
 from mrbridge.io import nifti
+from mrbridge.preparation.inspect import inspect
 from mrbridge.volume import Volume
 
 GEOMETRY = (
@@ -165,6 +167,169 @@ def test_sform_wins_with_a_warning(tmp_path: Path) -> None:
     assert fields(io.write(volume, tmp_path / "out.nii")) == fields(path)
 
 
+def both_forms() -> nib.Nifti1Header:
+    """An oblique header whose qform and sform agree."""
+    head = header()
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", [10, 20, 30], degrees=True).as_matrix() * (1, 1, 3)
+    affine[:3, 3] = [-20, 30, -40]
+    head["pixdim"][0] = 1
+    head.set_qform(affine, code=1)
+    head.set_sform(affine, code=1)
+    return head
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])
+@pytest.mark.parametrize("row", [[0, 0, 0, 0], [np.nan, 0, 0, 0]])
+@pytest.mark.parametrize("rows", [("srow_x", "srow_y", "srow_z"), ("srow_z",)])
+def test_an_unusable_sform_yields_to_a_whole_qform(
+    rows: tuple[str, ...], row: list[float], kind: type, tmp_path: Path
+) -> None:
+    head = kind.from_header(both_forms())
+    qform = head.get_qform()
+    for name in rows:
+        head[name] = row
+    path = save(tmp_path / "in.nii", head, ramp())
+    with pytest.warns(MrbridgeWarning, match="sform is singular or not finite; the qform is used"):
+        volume = io.read(path)
+    np.testing.assert_array_equal(volume.affine, qform)
+    out = io.write(volume, tmp_path / "out.nii")
+    np.testing.assert_array_equal(nib.load(out).affine, qform)
+    np.testing.assert_array_equal(io.read(out).affine, qform)  # without a warning
+    (item,) = inspect(path).items
+    assert item.problem is None
+    assert item.spacing_mm == pytest.approx((1, 1, 3))
+
+
+def test_an_unusable_qform_yields_to_a_whole_sform(tmp_path: Path) -> None:
+    head = both_forms()
+    head["quatern_b"] = np.nan
+    path = save(tmp_path / "in.nii", head, ramp())
+    with pytest.warns(MrbridgeWarning, match="qform is singular or not finite; the sform is used"):
+        volume = io.read(path)
+    np.testing.assert_array_equal(volume.affine, head.get_sform())
+    out = io.write(volume, tmp_path / "out.nii")
+    np.testing.assert_array_equal(io.read(out).affine, head.get_sform())
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])
+@pytest.mark.parametrize("excess", [1e-7, 4e-7, 1e-5])
+def test_a_quaternion_that_rounding_made_too_long(
+    excess: float, kind: type, tmp_path: Path
+) -> None:
+    """SimpleITK 2.5 reads the same affine: a half turn about the line between i and j."""
+    head = kind.from_header(both_forms())
+    head["sform_code"], head["pixdim"][:4] = 0, [1, 1, 1, 3]
+    head["quatern_b"] = head["quatern_c"] = np.sqrt((1 + excess) / 2)
+    head["quatern_d"] = 0
+    path = save(tmp_path / "in.nii", head, ramp())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MrbridgeWarning)
+        volume = io.read(path)
+    expected = [[0, 1, 0, -20], [1, 0, 0, 30], [0, 0, -3, -40], [0, 0, 0, 1]]
+    np.testing.assert_allclose(volume.affine, expected, atol=1e-4)
+    out = io.write(volume, tmp_path / "out.nii")
+    np.testing.assert_array_equal(nib.load(out).affine, volume.affine)
+    head["quatern_b"] = 0.8  # no rounding
+    path = save(tmp_path / "in.nii", head, ramp())
+    with pytest.raises(InputError, match=r"singular or not finite.*--assume"):
+        io.read(path)
+
+
+@pytest.mark.parametrize(("step", "used"), [(0, 1), (np.nan, 1), (-2, 2), (np.inf, 1)])
+def test_a_step_across_the_only_slice_does_not_matter(
+    step: float, used: float, tmp_path: Path
+) -> None:
+    head = both_forms()
+    head.set_data_shape((6, 5, 1))
+    head["sform_code"], whole = 0, head.get_qform()
+    head["pixdim"][3] = step
+    path = save(tmp_path / "in.nii", head, ramp((6, 5, 1)))
+    with pytest.warns(MrbridgeWarning, match=f"axis 3, .* {used} is used"):
+        volume = io.read(path)
+    np.testing.assert_array_equal(volume.affine[:, [0, 1, 3]], whole[:, [0, 1, 3]])
+    assert volume.spacing[2] == pytest.approx(used)
+    out = io.write(volume, tmp_path / "out.nii")
+    np.testing.assert_array_equal(nib.load(out).affine, volume.affine)
+    assert inspect(path).items[0].problem is None
+    head.set_data_shape((6, 5, 4))  # of several slices it matters
+    path = save(tmp_path / "in.nii", head, ramp())
+    with pytest.raises(InputError, match="--assume"):
+        io.read(path)
+    assert "--assume" in str(inspect(path).items[0].problem)
+    with pytest.warns(MrbridgeWarning, match="RAS was assumed"):
+        assumed = io.read(path, assume="RAS")
+    out = io.write(assumed, tmp_path / "out.nii")
+    np.testing.assert_allclose(io.read(out).affine, assumed.affine, atol=1e-5)
+
+
+def test_an_sform_without_a_step_across_the_only_slice(tmp_path: Path) -> None:
+    head = both_forms()
+    head.set_data_shape((6, 5, 1))
+    head["qform_code"], sform = 0, head.get_sform()
+    for name in ("srow_x", "srow_y", "srow_z"):
+        head[name][2] = 0
+    path = save(tmp_path / "in.nii", head, ramp((6, 5, 1)))
+    with pytest.warns(MrbridgeWarning, match="normal of the slice"):
+        volume = io.read(path)
+    sform[:3, 2] /= 3
+    np.testing.assert_allclose(volume.affine, sform, atol=1e-5)
+
+
+def test_a_negative_voxel_size_is_a_mirror_or_not(tmp_path: Path) -> None:
+    head = both_forms()
+    head["sform_code"], head["pixdim"][1] = 0, -1
+    path = save(tmp_path / "in.nii", head, ramp())
+    with pytest.raises(InputError, match="negative voxel size"):
+        io.read(path)
+    assert "negative voxel size" in str(inspect(path).items[0].problem)
+
+
+def test_a_gzip_file_in_a_gzip_file(tmp_path: Path) -> None:
+    once = save(tmp_path / "in.nii.gz", header(), ramp()).read_bytes()
+    path = tmp_path / "twice.nii.gz"
+    path.write_bytes(gzip.compress(once))
+    with pytest.warns(MrbridgeWarning, match="compressed twice"):
+        np.testing.assert_array_equal(io.read(path).voxels, ramp())
+    assert inspect(path).items[0].problem is None
+    path.write_bytes(gzip.compress(gzip.compress(once)))
+    with pytest.raises(InputError, match="compressed three times"):
+        io.read(path)
+    for damaged in (once[:-4], once[:-6] + bytes(2) + once[-4:]):  # the inner CRC
+        path.write_bytes(gzip.compress(damaged))
+        with pytest.raises(InputError, match="damaged"):
+            io.read(path)
+    content = bytearray(gzip.compress(once))
+    content[-6] ^= 1  # the outer CRC
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="CRC"):
+        io.read(path)
+
+
+def test_bombs_in_either_of_two_gzip_layers(tmp_path: Path) -> None:
+    once = save(tmp_path / "in.nii.gz", header(), ramp()).read_bytes()
+    raw = gzip.decompress(once)
+    path = tmp_path / "bomb.nii.gz"
+    empty = gzip.compress(b"") * 200_000  # decompresses to nothing, at length
+    for content in (
+        gzip.compress(gzip.compress(raw + bytes(8 << 20))),
+        gzip.compress(once + bytes(8 << 20)),
+        gzip.compress(empty + once),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="far more"):
+            io.read(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"), [(b"PK\3\4", "zip archive"), (b"BZh9", "bzip2"), (b"\xfd7zXZ\0", "xz file")]
+)
+def test_archives_are_named(start: bytes, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "in.nii.gz").write_bytes(start + bytes(500))
+    with pytest.raises(InputError, match=f"{kind}.*Unpack"):
+        io.read(tmp_path / "in.nii.gz")
+
+
 def test_no_orientation_is_refused_unless_assumed(tmp_path: Path) -> None:
     head = header()
     head["sform_code"] = 0
@@ -299,6 +464,8 @@ def test_headers_that_lie_are_refused(lie: str, suffix: str, tmp_path: Path) -> 
     path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
     with pytest.raises(InputError, match="lies"):
         io.read(path)
+    if lie != "slightly more" or suffix == ".nii":  # only the end of a gzip file tells
+        assert inspect(path).items[0].problem
 
 
 def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

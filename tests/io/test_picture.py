@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+import mrbridge
 from mrbridge import io
-from mrbridge.errors import InputError, OutputError
+from mrbridge.errors import InputError, MrbridgeWarning, OutputError
 from mrbridge.io import picture
 from mrbridge.io.picture import PictureHeader
+from mrbridge.preparation.inspect import inspect
 from mrbridge.volume import Volume
 
 GREY = np.linspace(0, 255, 11 * 7).reshape(11, 7).astype(np.uint8)
@@ -87,10 +89,113 @@ def test_a_grey_palette_becomes_grey(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channel", [0, 1, 2])
 def test_colour_is_refused(channel: int, tmp_path: Path) -> None:
     pixels = stacked(3)
-    pixels[5, 5, channel] ^= 1
+    pixels[5, 5, channel] ^= 64  # one pixel, as of a label or a thin contour
     Image.fromarray(pixels).save(tmp_path / "in.png")
-    with pytest.raises(InputError, match="colour"):
+    with pytest.raises(InputError, match=r"is in colour .* 64 of 255 levels"):
         io.read(tmp_path / "in.png")
+
+
+@pytest.mark.parametrize("levels", [1, 3, 16])
+def test_a_small_tint_is_grey(levels: int, tmp_path: Path) -> None:
+    pixels = stacked(3)
+    pixels[..., 2] = np.minimum(pixels[..., 2].astype(int) + levels, 255)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    with pytest.warns(MrbridgeWarning, match=rf"up to {levels} of 255 levels; .* grey"):
+        volume = io.read(tmp_path / "in.png")
+    assert np.abs(volume.voxels[:, :, 0].astype(int) - GREY).max() <= 0.114 * levels + 0.5
+    assert "grey" in volume.notes[0]
+    assert inspect(tmp_path / "in.png").items[0].problem is None
+
+
+def test_grey_cmyk_is_grey_and_coloured_cmyk_is_not(tmp_path: Path) -> None:
+    Image.fromarray(GREY).convert("CMYK").save(tmp_path / "in.tif")
+    np.testing.assert_array_equal(io.read(tmp_path / "in.tif").voxels[:, :, 0], GREY)
+    ink = np.zeros((11, 7, 4), np.uint8)
+    ink[..., 0] = GREY
+    Image.fromarray(ink, "CMYK").save(tmp_path / "in.tif")
+    with pytest.raises(InputError, match="is in colour"):
+        io.read(tmp_path / "in.tif")
+
+
+STORED = {  # Exif 2.32, 4.6.4 A: what is stored so that the tag shows the image itself
+    1: lambda shown: shown,
+    2: np.fliplr,
+    3: lambda shown: np.rot90(shown, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: np.rot90,
+    7: lambda shown: np.rot90(shown, 2).T,
+    8: lambda shown: np.rot90(shown, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("shown", [GREY, DEEP], ids=["8 bit", "16 bit"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+def test_exif_orientation(orientation: int, shown: np.ndarray, suffix: str, tmp_path: Path) -> None:
+    if suffix == ".jpg" and shown is DEEP:
+        pytest.skip("JPEG has 8 bit")
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / f"in{suffix}"
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](shown)))
+    stored.save(path, exif=exif, **({"quality": 100} if suffix == ".jpg" else {}))
+    # As a viewer does it. Pillow itself turns TIFF, where it does not map the file into memory.
+    with Image.open(memory.BytesIO(path.read_bytes())) as image:
+        seen = np.asarray(image if suffix == ".tif" else ImageOps.exif_transpose(image))
+    volume = io.read(path)
+    np.testing.assert_array_equal(volume.voxels[:, :, 0], seen)
+    np.testing.assert_allclose(seen.astype(int), shown, atol=0 if suffix != ".jpg" else 3)
+    assert inspect(path).items[0].shape == (11, 7, 1)
+    with Image.open(io.write(volume, tmp_path / f"out{suffix}")) as image:
+        assert image.getexif().get(274, 1) == 1
+        assert image.size == (7, 11)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("kind", [4, 6])
+@pytest.mark.parametrize("hidden", [0, 1])
+def test_transparent_pixels_are_background(
+    depth: int, kind: int, hidden: int, tmp_path: Path
+) -> None:
+    """Whatever colour they hide, even one that is not grey."""
+    grey, top = (GREY, 255) if depth == 8 else (DEEP, 65535)
+    alpha = np.full_like(grey, top)
+    alpha[:3], alpha[3, 0] = 0, top // 2
+    stored = np.where(alpha == 0, hidden * top, grey)
+    samples = np.stack([stored] * (kind - 1 if kind == 4 else 3) + [alpha], axis=2)[
+        ..., -2 if kind == 4 else 0 :
+    ]
+    if kind == 6:
+        samples[0, :, 0] = top // 3
+    rows = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in samples)
+    path = tmp_path / "in.png"
+    path.write_bytes(png(7, 11, depth, kind, rows))
+    with pytest.warns(MrbridgeWarning, match="22 pixels are transparent"):
+        volume = io.read(path)
+    expected = np.where(alpha == 0, 0, grey)
+    expected[3, 0] = np.rint(grey[3, 0] * (alpha[3, 0] / top))
+    assert volume.voxels.dtype == grey.dtype
+    np.testing.assert_array_equal(volume.voxels[:, :, 0], expected)
+    out = io.write(volume, tmp_path / "out.png")
+    np.testing.assert_array_equal(io.read(out).voxels, volume.voxels)  # opaque: no warning
+    with Image.open(out) as image:
+        assert image.mode == ("I;16" if depth == 16 else "LA" if kind == 4 else "RGBA")
+
+
+def test_one_value_or_palette_entry_may_be_transparent(tmp_path: Path) -> None:
+    path = tmp_path / "in.png"
+    for pixels in (GREY, DEEP):
+        Image.fromarray(pixels).save(path, transparency=int(pixels[4, 4]))
+        with pytest.warns(MrbridgeWarning, match="1 pixels are transparent"):
+            voxels = io.read(path).voxels[:, :, 0]
+        np.testing.assert_array_equal(voxels, np.where(pixels == pixels[4, 4], 0, pixels))
+    palette = Image.fromarray(255 - GREY).convert("P")
+    palette.putpalette([255 - value for value in range(256) for _ in range(3)])
+    palette.save(path, transparency=bytes([0] * 20 + [255] * 236))
+    with pytest.warns(MrbridgeWarning, match="transparent"):
+        voxels = io.read(path).voxels[:, :, 0]
+    np.testing.assert_array_equal(voxels, np.where(GREY > 235, 0, GREY))
 
 
 def png(
@@ -108,10 +213,13 @@ def png(
     return start + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
-def test_sixteen_bit_colour_is_refused_rather_than_cut(tmp_path: Path) -> None:
+def test_all_bits_of_sixteen_bit_colour_are_read(tmp_path: Path) -> None:
     path = tmp_path / "in.png"
-    path.write_bytes(png(2, 2, 16, 2, (b"\0" + bytes(range(12))) * 2))
-    with pytest.raises(InputError, match="16-bit colour"):
+    rows = np.repeat(DEEP.astype(">u2"), 3, axis=1)
+    path.write_bytes(png(7, 11, 16, 2, b"".join(b"\0" + row.tobytes() for row in rows)))
+    np.testing.assert_array_equal(io.read(path).voxels[:, :, 0], DEEP)
+    path.write_bytes(png(2, 2, 16, 2, (b"\0" + bytes(range(0, 120, 10))) * 2))
+    with pytest.raises(InputError, match="is in colour"):
         io.read(path)
 
 
@@ -140,11 +248,50 @@ def test_several_frames_are_refused(suffix: str, tmp_path: Path) -> None:
         io.read(path)
 
 
-@pytest.mark.parametrize("mode", ["1", "F", "CMYK"])
-def test_other_modes_are_refused(mode: str, tmp_path: Path) -> None:
-    Image.fromarray(GREY).convert(mode).save(tmp_path / "in.tif")
-    with pytest.raises(InputError, match=f"mode {mode}"):
+@pytest.mark.parametrize(("mode", "message"), [("1", "1 bit"), ("F", "floating-point numbers")])
+def test_other_modes_are_refused(mode: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "in.tif"
+    Image.fromarray(GREY).convert(mode).save(path)
+    with pytest.raises(InputError, match=message):
+        io.read(path)
+    assert message in str(inspect(path).items[0].problem)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"), [(np.int8, "negative"), (np.int16, "negative"), (np.float64, "TIFF")]
+)
+def test_numbers_that_are_not_levels_are_refused(dtype: type, message: str, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")  # comes with scikit-image
+    tifffile.imwrite(tmp_path / "in.tif", np.arange(-20, 20).reshape(5, 8).astype(dtype))
+    with pytest.raises(InputError, match=message):
         io.read(tmp_path / "in.tif")
+
+
+def test_an_image_that_would_take_gigabytes_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    Image.new("L", (6000, 5000)).save(tmp_path / "in.png")
+    with pytest.raises(InputError, match=r"6000 x 5000 pixels.*at most 2048 x 2048"):
+        io.read(tmp_path / "in.png")
+    assert "2048 x 2048" in str(inspect(tmp_path / "in.png").items[0].problem)
+
+
+@pytest.mark.parametrize(("share", "offset"), [(1 / 1.5, 0), (0.2, 0), (0.3, 60), (0.3, 140)])
+def test_an_image_that_uses_a_part_of_eight_bit_is_translated_like_one_that_uses_all(
+    share: float, offset: int, tmp_path: Path
+) -> None:
+    y, x = np.mgrid[:96, :80]
+    away = np.hypot((y - 48) / 42, (x - 40) / 34)
+    full = np.select([away < 0.3, away < 0.8, away < 0.9, away < 1], [70.0, 170, 30, 240], 0)
+    full += np.where(away < 1, 15 * np.sin(x / 5) * np.cos(y / 7), 0)
+    full = np.clip(full, 0, 255)
+    made = []
+    for name, pixels in (("full", full), ("part", full * share + offset)):
+        path = tmp_path / f"{name}_T1w.png"
+        Image.fromarray(np.rint(pixels).astype(np.uint8)).save(path)
+        mrbridge.translate("shipped", path, tmp_path / f"{name}_T2w.png")
+        made.append(io.read(tmp_path / f"{name}_T2w.png").voxels[:, :, 0].astype(float))
+    head = away < 1
+    assert np.corrcoef(made[0][head], made[1][head])[0, 1] > 0.99
+    assert made[1].max() > 0.75 * made[0].max(), "all of 0..255 is used"
 
 
 def test_a_flipped_bit_in_the_pixels_is_found(tmp_path: Path) -> None:

@@ -136,10 +136,19 @@ def test_the_head_may_touch_every_edge() -> None:
 
 
 def test_pictures_of_eight_bit_keep_their_window() -> None:
-    image = np.linspace(3, 80, 99, dtype=np.float32).reshape(1, 9, 11)
+    image = np.linspace(3, 220, 99, dtype=np.float32).reshape(1, 9, 11)
     mask = np.ones(image.shape, bool)
     assert find_recipe(image, mask, DEFAULT, 8) == IntensityRecipe(low=0, high=255)
-    assert find_recipe(image, mask, DEFAULT, 16).high < 81
+    assert find_recipe(image, mask, DEFAULT, 16).high < 220
+
+
+@pytest.mark.parametrize("offset", [0, 100])
+def test_pictures_of_eight_bit_that_use_a_part_of_it_have_the_range_of_this_part(
+    offset: int,
+) -> None:
+    image = np.linspace(3, 80, 99, dtype=np.float32).reshape(1, 9, 11) + offset
+    mask = np.ones(image.shape, bool)
+    assert find_recipe(image, mask, DEFAULT, 8) == find_recipe(image, mask, DEFAULT, 16)
 
 
 @pytest.mark.parametrize("depth", [None, 8, 16])

@@ -14,10 +14,11 @@ from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import BundleError
 from mrbridge.inference.engines import Engine, Stack, choose_engine, open_engine
 from mrbridge.inference.planes import Mask, check_planes, in_three_planes, planes_for
+from mrbridge.io.picture import is_eight_bit
 from mrbridge.models import SHIPPED, is_installed
 from mrbridge.preparation.crop import head_crop
 from mrbridge.preparation.geometry import fit_size, size_multiple
-from mrbridge.preparation.intensity import IntensityRecipe
+from mrbridge.preparation.intensity import WINDOW, IntensityRecipe
 from mrbridge.preparation.pipeline import Standard, standardise
 from mrbridge.volume import Volume
 
@@ -216,7 +217,8 @@ class Translator:
     ) -> IntensityRecipe:
         """Which intensities -1 and 1 stand for in the result."""
         if match is None and volume.is_picture and not self.bundle.manifest.pictures:
-            return standard.recipe  # a picture's own range: it has no typical one
+            # Its own range: it has no typical one. 8 bit have too few levels to use a part of them.
+            return WINDOW if is_eight_bit(volume) else standard.recipe
         return self.range_of(to, match)
 
 

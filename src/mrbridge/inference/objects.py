@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.nifti import mark
+from mrbridge.io.padding import without_padding
 from mrbridge.volume import Volume
 
 
@@ -24,7 +25,7 @@ def as_volume(image: Any, index: int | None = None) -> Volume:
         index: which volume of an image of 4 axes.
 
     Returns:
-        Finite voxels: what is NaN or infinite is replaced, with a warning, as in reading a file.
+        Finite voxels: NaN, infinity and padding are replaced, with a warning, as in reading a file.
 
     Raises:
         InputError: it is none of these, or holds no real numbers.
@@ -86,19 +87,12 @@ def _finite(voxels: NDArray[Any]) -> NDArray[Any]:
             f"voxels of shape {voxels.shape} and type {voxels.dtype} are no real image",
             remedy="Give real numbers, at least one.",
         )
-    if voxels.dtype.kind != "f":
-        return voxels
-    good = np.isfinite(voxels)
-    if good.all():
-        return voxels
-    if not good.any():
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).any():
         raise InputError("the image has no finite voxel", remedy="Leave it out.")
-    bad = np.count_nonzero(~good)
-    warnings.warn(
-        f"{bad} voxels were NaN or infinite and were replaced", MrbridgeWarning, stacklevel=4
-    )
-    low, high = float(voxels[good].min()), float(voxels[good].max())
-    return np.nan_to_num(voxels, nan=0.0, posinf=high, neginf=low)
+    voxels, notes = without_padding(voxels)
+    for note in notes:
+        warnings.warn(note, MrbridgeWarning, stacklevel=4)
+    return voxels
 
 
 def _says_synthetic(description: Any) -> bool:

@@ -36,7 +36,7 @@ def read(
     Args:
         path: the file, or its URL; for DICOM a folder, a zip or one file.
         volume: which volume of a 4D file, from 0; trailing axes of length 1 need none.
-        assume: the orientation, such as "RAS", of a NIfTI file that has neither qform nor sform.
+        assume: the orientation, such as "RAS", of a NIfTI file without usable qform and sform.
         series: which DICOM series, by number or UID, where there are several.
         allow_gaps: fill missing DICOM slices by interpolation, with a warning.
         force: also read a DICOM series that is known to be something else than an anatomical scan.
@@ -45,7 +45,8 @@ def read(
 
     Returns:
         Finite real voxels, shape (i, j, k) in the order of the file; a picture is
-        (rows, columns, 1). Integers without a scale stay integers, all else is float32.
+        (rows, columns, 1). Integers without a scale stay integers, all else is float32. Padding
+        and transparent pixels are background; notes and warnings say what was replaced.
 
     Raises:
         InputError: absent, truncated, damaged, oversized, or of a kind that is not supported.

@@ -12,6 +12,8 @@ import gzip
 import math
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -25,13 +27,24 @@ from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
 from mrbridge.io.gzipped import gzipped
+from mrbridge.io.padding import without_padding
 from mrbridge.io.safety import MAX_VOXELS, atomic_path, suffix_of
 from mrbridge.volume import Volume
 
 _CHUNK = 1 << 20
 _SLACK = 1 << 20  # bytes after the voxels that are read through; more is no NIfTI file
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
+_GZIP, _MOST_LAYERS = b"\x1f\x8b", 2  # RFC 1952, 2.3.1
+_ARCHIVES = {
+    _GZIP: "a file that gzip compressed three times",
+    b"PK\3\4": "a zip archive",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+}
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: metres, millimetres, micrometres
+_SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a voxel of another size is an error
+_LONGEST_QUATERNION = 1.0005  # four decimals make one so long
 _ALIGNED_MM = 0.01  # qform and sform closer than this say the same
 
 
@@ -55,21 +68,45 @@ class _Layout:
 def read(path: Path, *, volume: int | None = None, assume: str | None = None) -> Volume:
     """Read a NIfTI file; see `mrbridge.io.read`.
 
-    sform is used where its code is above 0, else qform.
+    The sform is used where its code is above 0 and it is invertible, else the qform. What the
+    header gets wrong without doubt is corrected in the header that is returned, with a warning:
+    see `_repair`.
 
     Raises:
         InputError: truncated, damaged, oversized or unsupported.
         SettingsError: `assume` is no orientation.
     """
-    header, voxels = _load(path, volume)
     notes: list[str] = []
+    header, voxels = _load(path, volume, notes)
     affine = _find_affine(header, voxels.shape, path, assume, notes)
-    voxels = _finite(voxels, path, notes)
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).any():
+        raise _damaged("has no finite voxel", path)
+    voxels, replaced = without_padding(voxels)
+    notes.extend(replaced)
     for note in notes:
         warnings.warn(f"{path}: {note}", MrbridgeWarning, stacklevel=3)
     description = bytes(header["descrip"].item()).decode("latin-1")
     synthetic = description.lower().startswith("synthetic")
     return Volume(voxels, affine, header, synthetic=synthetic, notes=tuple(notes))
+
+
+def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float]]:
+    """Read shape and spacing, and check all that the header tells, without reading the voxels.
+
+    Returns:
+        The shape, (i, j, k), or (i, j, k, volumes) where there are several; the spacing in mm
+        along i, j, k.
+
+    Raises:
+        InputError: `read` would refuse this header.
+    """
+    with _opened(path) as stream:
+        header = _read_header(stream.file, path)
+        layout = _checked_layout(header, stream, path)
+    affine = _find_affine(header, layout.shape[:3], path, None, [])
+    i, j, k = np.linalg.norm(affine[:3, :3], axis=0)
+    shape = layout.shape if layout.shape[3] > 1 else layout.shape[:3]
+    return shape, (float(i), float(j), float(k))
 
 
 def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
@@ -96,40 +133,104 @@ def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
         mark(header, synthetic_note)
     with atomic_path(path) as temporary:
         _save(header, voxels, temporary, compressed=suffix_of(path) == ".nii.gz")
-        _, written = _load(temporary, None)
+        _, written = _load(temporary, None, [])
         if written.dtype != voxels.dtype or not np.array_equal(written, voxels):
             raise OutputError(
                 "did not come back as it was written", path=path, remedy="Check the disk."
             )
 
 
-def _load(path: Path, volume: int | None) -> tuple[Any, NDArray[Any]]:
-    """The header and the scaled voxels, shape (i, j, k)."""
+@dataclass
+class _Stream:
+    """A file that is open, behind as many gzip layers as it has.
+
+    Attributes:
+        file: its content.
+        layers: the gzip streams, the outermost first; empty where it is not compressed.
+        limiter: what the inner of two layers reads from.
+        size: bytes of the file.
+    """
+
+    file: IO[bytes]
+    layers: list[IO[bytes]]
+    limiter: _Limiter | None
+    size: int
+
+
+class _Limiter:
+    """Passes a stream on as far as `limit` bytes: tiny gzip members can decompress to nothing."""
+
+    def __init__(self, stream: IO[bytes], path: Path) -> None:
+        self._stream, self._path, self.limit = stream, path, _SLACK
+
+    def read(self, size: int = -1) -> bytes:
+        if self._stream.tell() > self.limit:
+            raise _damaged("holds far more than its header promises", self._path)
+        return self._stream.read(size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Stream]:
+    """Open a file, and the gzip file within it: some archives compress what is compressed.
+
+    Raises:
+        InputError: it is damaged, here or while it is read.
+    """
     with open(path, "rb") as raw:
-        size = path.stat().st_size
-        compressed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if compressed else raw)
+        stream = _Stream(cast(IO[bytes], raw), [], None, path.stat().st_size)
         try:
-            header = _read_header(stream, path)
-            layout = _read_layout(header, path)
-            most = size * _DEFLATE_LIMIT if compressed else size
-            if layout.end > most:
-                raise _damaged(f"its header promises {layout.end} bytes, more than it holds", path)
-            index = _choose_volume(layout, volume, path)
-            data = _read_span(
-                stream, layout.offset + index * layout.volume_bytes, layout.volume_bytes, path
-            )
-            if compressed:
-                _drain(stream, layout.end + _SLACK, path)
+            while len(stream.layers) < _MOST_LAYERS and stream.file.read(2) == _GZIP:
+                stream.file.seek(0)
+                source: Any = stream.file
+                if stream.layers:
+                    source = stream.limiter = _Limiter(stream.file, path)
+                stream.file = cast(IO[bytes], gzip.GzipFile(fileobj=source, mode="rb"))
+                stream.layers.append(stream.file)
+            if len(stream.layers) < _MOST_LAYERS:
+                stream.file.seek(0)
+            yield stream
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise _damaged(f"is damaged or truncated ({error})", path) from None
+
+
+def _load(path: Path, volume: int | None, notes: list[str]) -> tuple[Any, NDArray[Any]]:
+    """The header and the scaled voxels, shape (i, j, k)."""
+    with _opened(path) as stream:
+        header = _read_header(stream.file, path)
+        layout = _checked_layout(header, stream, path)
+        index = _choose_volume(layout, volume, path)
+        data = _read_span(
+            stream.file, layout.offset + index * layout.volume_bytes, layout.volume_bytes, path
+        )
+        for layer in reversed(stream.layers):
+            _drain(layer, _most_bytes(layout), path)
+    if len(stream.layers) > 1:
+        notes.append("it is compressed twice (a gzip file within a gzip file)")
     voxels = np.frombuffer(data, layout.dtype).reshape(layout.shape[:3], order="F")
     return header, _scaled(voxels, header, path)
 
 
+def _checked_layout(header: Any, stream: _Stream, path: Path) -> _Layout:
+    """The layout, if the file can hold what its header promises."""
+    layout = _read_layout(header, path)
+    _scale(header, path)
+    if layout.end > stream.size * _DEFLATE_LIMIT ** len(stream.layers):
+        raise _damaged(f"its header promises {layout.end} bytes, more than it holds", path)
+    if stream.limiter is not None:
+        stream.limiter.limit = _most_bytes(layout)
+    return layout
+
+
+def _most_bytes(layout: _Layout) -> int:
+    """The most bytes that a layer of compression may give: gzip adds little to noise."""
+    return layout.end + layout.end // 100 + _SLACK
+
+
 def _read_header(stream: IO[bytes], path: Path) -> Any:
     block = stream.read(348)
+    for magic, kind in _ARCHIVES.items():
+        if block.startswith(magic):
+            raise InputError(f"is not a NIfTI file but {kind}", path=path, remedy="Unpack it.")
     if len(block) < 348:
         raise _damaged("is too short for a NIfTI header", path)
     for order, endianness in (("little", "<"), ("big", ">")):
@@ -141,8 +242,11 @@ def _read_header(stream: IO[bytes], path: Path) -> Any:
             if len(block) < 540:
                 raise _damaged("is too short for a NIfTI-2 header", path)
             return nib.Nifti2Header(block, endianness=endianness, check=False)
+    half = block[344:348] == b"ni1\0" or block[4:8] == b"ni2\0"
     raise InputError(
-        "is not a NIfTI file", path=path, remedy="Convert it to NIfTI in one file (.nii, .nii.gz)."
+        "is not a NIfTI file" + (" in one piece: it is the header of a pair" if half else ""),
+        path=path,
+        remedy="Convert it to NIfTI in one file (.nii, .nii.gz).",
     )
 
 
@@ -214,11 +318,17 @@ def _drain(stream: IO[bytes], limit: int, path: Path) -> None:
             raise _damaged("holds far more than its header promises", path)
 
 
-def _scaled(voxels: NDArray[Any], header: Any, path: Path) -> NDArray[Any]:
+def _scale(header: Any, path: Path) -> tuple[float | None, float | None]:
+    """Slope and intercept of the intensities; None where there are none."""
     try:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError as error:
         raise _damaged(f"its intensity scale is unusable ({error})", path) from None
+    return slope, intercept
+
+
+def _scaled(voxels: NDArray[Any], header: Any, path: Path) -> NDArray[Any]:
+    slope, intercept = _scale(header, path)
     native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
     if (slope, intercept) not in ((None, None), (1.0, 0.0)):
         # In double precision, so that an extreme scale neither wraps nor rounds.
@@ -229,42 +339,95 @@ def _scaled(voxels: NDArray[Any], header: Any, path: Path) -> NDArray[Any]:
     return native
 
 
-def _finite(voxels: NDArray[Any], path: Path, notes: list[str]) -> NDArray[Any]:
-    if voxels.dtype.kind != "f":
-        return voxels
-    good = np.isfinite(voxels)
-    bad = int(good.size - np.count_nonzero(good))
-    if not bad:
-        return voxels
-    if bad == voxels.size:
-        raise _damaged("has no finite voxel", path)
-    low, high = voxels[good].min(), voxels[good].max()
-    notes.append(f"{bad} voxels were NaN or infinite and were replaced")
-    return np.nan_to_num(voxels, nan=0.0, posinf=float(high), neginf=float(low))
-
-
 def _find_affine(
     header: Any, shape: tuple[int, ...], path: Path, assume: str | None, notes: list[str]
 ) -> NDArray[np.float64]:
-    sform, qform = stored_affines(header)
+    repairs = _repair(header, shape)
+    stored = stored_affines(header)
+    sform, qform = (form if form is not None and is_invertible(form) else None for form in stored)
     if sform is None and qform is None:
         if assume is None:
             raise InputError(
-                "says nothing of its orientation (qform and sform are both 0)",
+                _why_no_affine(header, stored),
                 path=path,
-                remedy="If you know it, say --assume RAS (or LPS, ...).",
+                remedy="If you know its orientation, say --assume RAS (or LPS, ...).",
             )
         notes.append(f"has no orientation; {assume} was assumed")
         return _assumed_affine(header, shape, assume)
-    affine = qform if sform is None else sform
-    assert affine is not None
-    if not is_invertible(affine):
-        raise _damaged("its affine is singular or not finite", path)
-    if sform is not None and qform is not None and is_invertible(qform):
+    if sform is None:
+        assert qform is not None
+        notes.extend(repairs["qform"])
+        if stored[0] is not None:
+            notes.append("its sform is singular or not finite; the qform is used")
+            header["sform_code"] = 0  # so that every reader of the result finds the qform
+        return qform
+    notes.extend(repairs["sform"])
+    if qform is not None:
         apart = _corner_distance(sform, qform, shape)
         if apart > _ALIGNED_MM:
             notes.append(f"qform and sform differ by {apart:.3g} mm; sform is used")
-    return affine
+    elif stored[1] is not None:
+        notes.append("its qform is singular or not finite; the sform is used")
+        header["qform_code"] = 0
+    return sform
+
+
+def _why_no_affine(header: Any, stored: tuple[NDArray[np.float64] | None, ...]) -> str:
+    if all(form is None for form in stored):
+        return "says nothing of its orientation (qform and sform are both 0)"
+    if (header["pixdim"][1:4] < 0).any():
+        return "has a negative voxel size (pixdim), which some programs take for a mirror image"
+    return "its affine is singular or not finite"
+
+
+def _repair(header: Any, shape: tuple[int, ...]) -> dict[str, list[str]]:
+    """Correct, in place, what can be meant in one way only; return notes for each form.
+
+    A step along an axis of one voxel has no effect on where the voxels lie: where it is missing,
+    it becomes 1 mm for the qform (as in SimpleITK), and the normal of the slice for the sform. A
+    quaternion that rounding made longer than 1 is normalised, as in the reference code of NIfTI
+    (nifti_quatern_to_mat44 of nifti1_io.c).
+    """
+    notes: dict[str, list[str]] = {"qform": [], "sform": []}
+    single = [axis for axis in range(3) if shape[axis] == 1]
+    if int(header["qform_code"]) > 0:
+        for axis in single:
+            step = abs(float(header["pixdim"][axis + 1]))
+            usable = _SHORTEST < step < _LONGEST  # not NaN either
+            if not (usable and header["pixdim"][axis + 1] > 0):
+                header["pixdim"][axis + 1] = step if usable else 1
+                notes["qform"].append(
+                    f"its voxel size along axis {axis + 1}, which has one voxel, is unusable; "
+                    f"{step if usable else 1:g} is used"
+                )
+        names = ("quatern_b", "quatern_c", "quatern_d")
+        quaternion = np.array([float(header[name]) for name in names])
+        length = float(np.linalg.norm(quaternion))
+        if 1 < length < _LONGEST_QUATERNION and not _has_qform(header):
+            for name, value in zip(names, quaternion / length, strict=True):
+                header[name] = value
+            notes["qform"].append(f"its quaternion is {length - 1:.1g} too long; it was normalised")
+    if int(header["sform_code"]) > 0 and len(single) == 1:
+        sform = header.get_sform()
+        (axis,) = single
+        others = [sform[:3, other] for other in range(3) if other != axis]
+        normal = np.cross(*others) * (-1 if axis == 1 else 1)
+        if not sform[:3, axis].any() and np.isfinite(normal).all() and normal.any():
+            sform[:3, axis] = normal / np.linalg.norm(normal)
+            header.set_sform(sform, int(header["sform_code"]))
+            notes["sform"].append(
+                "its sform has no step across its only slice; the normal of the slice is used"
+            )
+    return notes
+
+
+def _has_qform(header: Any) -> bool:
+    """Whether the quaternion is one that nibabel takes."""
+    try:
+        header.get_qform_quaternion()
+    except (HeaderDataError, ValueError):
+        return False
+    return True
 
 
 def stored_affines(
@@ -291,7 +454,7 @@ def is_invertible(affine: NDArray[np.float64]) -> bool:
     if not np.isfinite(affine).all():
         return False
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if lengths.min() < 1e-6 or lengths.max() > 1e6:
+    if lengths.min() < _SHORTEST or lengths.max() > _LONGEST:
         return False
     return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-4)
 

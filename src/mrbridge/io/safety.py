@@ -28,8 +28,8 @@ from mrbridge.io.transfer import fetch, send
 MAX_VOXELS = 2**30
 """The most voxels that a volume may have; a header that promises more is taken for damage."""
 
-MAX_PIXELS = 2**26
-"""The most pixels that a picture may have."""
+MAX_PIXELS = 2**22
+"""The most pixels that a 2D image may have: translating it takes about 250 bytes a pixel."""
 
 MAX_PICTURE_BYTES = 2**29
 """The largest picture file that is opened."""

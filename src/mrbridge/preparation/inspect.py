@@ -1,6 +1,6 @@
 """What lies in a folder, table or store: series or files, contrasts, sizes, spacings, faults.
 
-Only headers are read; `mrbridge.inspection` looks at the images.
+Of volumes only headers are read; `mrbridge.inspection` looks at the images.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrbridge.errors import InputError, must_exist
-from mrbridge.io import is_dicom, is_readable
+from mrbridge.io import is_dicom, is_readable, nifti, picture
 from mrbridge.io.bids import find_all_scans, is_bids
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import is_picture, walk
 from mrbridge.io.names import natural_key
 from mrbridge.io.places import here
-from mrbridge.io.transfer import fetch, not_fetched
+from mrbridge.io.transfer import fetch
 from mrbridge.urls import shown
 
 if TYPE_CHECKING:
@@ -240,10 +240,15 @@ def _file_item(file: Path, root: Path) -> Item:
     problem = None
     try:
         fetch(file)
-        shape, spacing = _picture(file) if is_picture(file) else _nifti(file)
-    except Exception:  # header parsers meet damage with any exception at all
-        missing = not_fetched(file)
-        problem = "cannot be read" if missing is None else f"{missing.what}. {missing.remedy}"
+        if is_picture(file):
+            shape = picture.read_shape(file)
+        else:
+            shape, steps = nifti.read_header(file)
+            spacing = tuple(round(step, 4) for step in steps)
+    except InputError as error:
+        problem = str(InputError(error.what, remedy=error.remedy))
+    except OSError:
+        problem = "cannot be read"
     if shape is not None and len(shape) > 3:
         problem = f"holds {shape[3]} volumes; --volume chooses one"
     below = file.relative_to(root) if file.is_relative_to(root) else file.name
@@ -264,23 +269,6 @@ def _file_item(file: Path, root: Path) -> Item:
         gaps=0,
         problem=problem,
     )
-
-
-def _nifti(file: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    import nibabel as nib
-
-    header: Any = nib.load(file).header
-    shape = tuple(int(size) for size in header.get_data_shape())
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape, tuple(round(float(step), 4) for step in header.get_zooms()[:3])
-
-
-def _picture(file: Path) -> tuple[tuple[int, ...], None]:
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return (image.height, image.width, 1), None
 
 
 def _below(file: Path, root: Path) -> str:

@@ -120,6 +120,16 @@ def median_recipe(recipes: Sequence[IntensityRecipe]) -> IntensityRecipe:
     return typical.model_copy(update={"landmarks": tuple(middle), "levels": recipes[0].levels})
 
 
+WINDOW = IntensityRecipe(low=0.0, high=255.0)
+"""The range of 8-bit images that use it, and of all 8-bit images that are synthesised: what is
+darker or has fewer levels would look wrong beside them."""
+
+_USED = 0.75
+"""The share of 0..255 that an 8-bit image uses, between the percentiles, if its window counts. The
+80 slices of a series exported with one window use 0.81 to 0.99; slices that were scaled to 0.63
+without this rule had r = 0.95 with the translation at full range, and 0.88 at 0.47."""
+
+
 class IntensitySettings(Settings):
     """How a recipe is found.
 
@@ -154,22 +164,24 @@ def find_recipe(
         voxels: intensities of any unit, any shape.
         foreground: where the head is; same shape.
         settings: the percentiles.
-        picture_depth: bits of a picture; None for a volume. Pictures of 8 bit keep the fixed range
-            0..255: whoever exported them chose their window.
+        picture_depth: bits of a 2D image; None for a volume. Those of 8 bit that use three
+            quarters of 0..255 keep this range: whoever exported them chose their window.
 
     Raises:
         InputError: the image is constant or empty.
     """
     if voxels.min() == voxels.max():
         raise InputError("is constant: it shows nothing", remedy="Leave it out.")
-    if picture_depth == 8:
-        return IntensityRecipe(low=0.0, high=255.0)
     low = float(np.percentile(voxels, settings.lower_percentile))
     if low < 0 and np.count_nonzero(voxels == 0) * 100 > settings.lower_percentile * voxels.size:
         # Negative numbers beside exact zeros are ringing of an interpolation around an outside
         # that was set to zero, and the outside is what must become -1.
         low = 0.0
     inside = voxels[foreground]
+    if picture_depth == 8:
+        bright = np.percentile(inside, settings.upper_percentile) if inside.size else voxels.max()
+        if bright - low >= _USED * WINDOW.high:
+            return WINDOW
     if settings.method == "zscore":
         return _zscore(inside, low, settings.zscore_limit)
     high = float(np.percentile(inside, settings.upper_percentile)) if inside.size else low

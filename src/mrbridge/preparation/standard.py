@@ -15,6 +15,7 @@ from mrbridge.preparation.crop import Crop, head_crop
 from mrbridge.preparation.geometry import SliceGrid, from_slices, to_slices
 from mrbridge.preparation.intensity import (
     FLOOR,
+    WINDOW,
     IntensityRecipe,
     blank_outside,
     find_recipe,
@@ -166,7 +167,7 @@ def _range(
     outside = None if kept is None else ~kept
     if kept is None and depth is None:
         outside = blank_outside(raw, foreground)
-    scored = settings.intensity.method == "zscore" and depth != 8  # those keep their range
+    scored = settings.intensity.method == "zscore" and recipe != WINDOW
     if scored and outside is None:
         outside = ~foreground
     if outside is not None and not scored:

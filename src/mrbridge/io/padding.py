@@ -1,0 +1,208 @@
+"""Values that are no image: NaN, infinity, and the constant that pads the surroundings.
+
+Scanners, registration and resampling tools fill what lies outside the image with a constant such
+as -1000, -1024, -32768, 32767, 65535 or NaN. Taken for tissue or air it would set the range of
+intensities.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+_SAMPLE = 1 << 18  # voxels in which a value that many share is looked for
+_MANY = 0.0005  # the smallest share of padding: it would shift the percentiles of intensity
+_MOST = 0.02  # a larger share of negative integers need not touch the border of the image
+_LARGEST_SIGNED = 2**15 - 1
+_FAR, _VERY_FAR = 0.5, 2.0  # distances of padding from the image, in ranges of the image
+_EXTREME = 10.0  # likewise, for what is above the image and below 32767: labels lie at 5
+_BELOW = 0.01  # likewise, for negative integers below a magnitude image, which has none
+_RINGING = 0.05  # of the range of an image, or the distance of padding, that may be below zero
+_BACKGROUND = 0.1  # share of voxels in the lowest tenth of the range of an image with background
+_FEWEST_VALUES = 16  # an image with fewer different values is a label map or a mask
+_EDGE = 2  # voxels next to padding that resampling mixes with it
+_NEAR = 0.25  # share of the way to the image within which values are padding, after interpolation
+_BESIDE = 0.02  # share of the padding by which interpolation changes it, away from its edges
+_EVEN = 1e-3  # share of the range within which values count as one, after interpolation
+
+
+def find_padding(voxels: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Find the constant that pads an image.
+
+    It is a value other than 0 that many voxels share, at the border of the image or in a large
+    part of it, and that lies far outside the range of all other voxels: twice this range (ten times
+    if it lies above them and under 32767); or half of it, of a negative integer or one from 32767
+    on, where the others have a background of their own; or a hundredth, of a negative integer below
+    an image without negative values. Label maps and masks have no padding.
+
+    Args:
+        voxels: finite intensities of any unit, (i, j, k).
+
+    Returns:
+        A mask of the same shape; None where nothing is padded.
+    """
+    padding: NDArray[np.bool_] | None = None
+    for _ in range(4):  # several tools, several constants
+        rest = voxels if padding is None else voxels[~padding]
+        found = None
+        for value, near, is_low in _candidates(rest):
+            found = _padded_with(value, near, is_low, voxels, padding)
+            if found is not None:
+                break
+        if found is None:
+            return padding
+        padding = found if padding is None else padding | found
+    return padding
+
+
+def filled(voxels: NDArray[Any], padding: NDArray[np.bool_]) -> tuple[NDArray[Any], float]:
+    """Replace padding by background.
+
+    Voxels next to padding that lie outside the range of the others, because resampling mixed them
+    with it, become background too.
+
+    Args:
+        voxels: finite intensities of any unit, (i, j, k).
+        padding: a mask of the same shape.
+
+    Returns:
+        The voxels in their own number type, and the background: 0 where the range of the image
+        begins near 0, else the lower end of its range. Without anything else than padding, all is
+        0.
+    """
+    edge = _dilated(padding, _EDGE) & ~padding
+    lower, upper = _range(voxels, padding | edge)
+    span = upper - lower
+    background = 0.0 if -_RINGING * span <= lower <= _FAR * span else lower
+    margin = _RINGING * span
+    outside = padding | (edge & ((voxels < lower - margin) | (voxels > upper + margin)))
+    result = voxels.copy()
+    result[outside] = background
+    return result, float(result[outside][0]) if outside.any() else background
+
+
+def without_padding(voxels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
+    """Replace what is not finite and what is padding.
+
+    NaN becomes 0, infinity the largest or smallest finite value, or 0 where it is padding.
+
+    Args:
+        voxels: intensities of any unit, (i, j, k); at least one is finite.
+
+    Returns:
+        Finite voxels of the same type, the very array where nothing is replaced; and what was
+        replaced, in words.
+    """
+    notes = []
+    good = np.isfinite(voxels) if voxels.dtype.kind == "f" else np.True_
+    bad = 0 if good is np.True_ else int(good.size - np.count_nonzero(good))
+    if bad:
+        notes.append(f"{bad} voxels were NaN or infinite and were replaced")
+        infinite = np.isinf(voxels)
+        few = np.count_nonzero(infinite) < max(_MANY * voxels.size, 2**3)
+        low, high = (float(voxels[good].min()), float(voxels[good].max())) if few else (0.0, 0.0)
+        voxels = np.nan_to_num(voxels, nan=0.0, posinf=high, neginf=low)
+    padding = find_padding(voxels)
+    if padding is None:
+        return voxels, notes
+    values, counts = np.unique(voxels[padding], return_counts=True)
+    voxels, background = filled(voxels, padding)
+    notes.append(
+        f"{counts.sum()} voxels, mostly of the value {values[counts.argmax()]:g}, lie far outside "
+        f"the range of the image: they are padding and became background ({background:g})"
+    )
+    return voxels, notes
+
+
+def _candidates(values: NDArray[Any]) -> list[tuple[float, float, bool]]:
+    """The smallest and the largest value that many voxels share, as far as a sample of the voxels
+    shows them far outside the range of the others.
+
+    Each comes with the limit up to which voxels are nearer to it than to the others, and with
+    whether it is low.
+    """
+    sample = values.ravel(order="K")
+    sample = sample[:: max(1, sample.size // _SAMPLE) | 1].astype(np.float64)
+    found, counts = np.unique(sample, return_counts=True)
+    if found.size < _FEWEST_VALUES:
+        return []
+    many = counts >= max(_MANY * sample.size, 8)
+    if not many.any():  # splines make constants a little uneven
+        step = _EVEN * float(np.ptp(np.percentile(sample, (5, 95)))) or 1.0
+        found, counts = np.unique(np.rint(sample / step), return_counts=True)
+        found, many = found * step, counts >= max(_MANY * sample.size, 8)
+    if not many.any():
+        return []
+    candidates = []
+    for end, is_low in ((found[many][0], True), (found[many][-1], False)):
+        # Interpolation leaves values beside the constant.
+        beside = _BESIDE * abs(end)
+        counted = np.where(abs(found - end) <= beside, counts, 0)
+        value = float(found[counted.argmax()])
+        rest = sample[sample > end + beside] if is_low else sample[sample < end - beside]
+        if rest.size:
+            lower, upper = (float(level) for level in np.percentile(rest, (5, 95)))
+            nearest = lower if is_low else upper
+            least = _FAR if _is_chosen(value) else _VERY_FAR
+            if not is_low and value < _LARGEST_SIGNED:
+                least = _EXTREME
+            elif is_low and _is_chosen(value):
+                least = _BELOW
+            if value and abs(nearest - value) >= least * (upper - lower):
+                candidates.append((value, value + _NEAR * (nearest - value), is_low))
+    return candidates
+
+
+def _is_chosen(value: float) -> bool:
+    """Whether a value looks like the choice of a tool: z-scores are no integers, -1 may be black,
+    and a phantom without noise has bright constants."""
+    return (value < -1 or value >= _LARGEST_SIGNED) and value == round(value)
+
+
+def _padded_with(
+    value: float, near: float, is_low: bool, voxels: NDArray[Any], known: NDArray[np.bool_] | None
+) -> NDArray[np.bool_] | None:
+    """Where an image is padded with a value at the low or high end of its range, if it is."""
+    same = voxels <= near if is_low else voxels >= near
+    others = ~_dilated(same, _EDGE)  # interpolation makes values in between there
+    if known is not None:
+        others &= ~known
+        same &= ~known
+    lower, upper = _range(voxels, ~others)
+    gap, span = (lower - value if is_low else value - upper), upper - lower
+    if not (span > 0 and gap > 0):
+        return None
+    magnitude = is_low and _is_chosen(value) and lower >= -_RINGING * gap
+    if not is_low and value < _LARGEST_SIGNED and gap < _EXTREME * span:
+        return None
+    if not (magnitude and gap >= _BELOW * span):
+        if gap < _FAR * span:
+            return None
+        if gap < _VERY_FAR * span and (np.mean(voxels[others] < lower + 0.1 * span) < _BACKGROUND):
+            return None
+    share = np.count_nonzero(same) / same.size
+    large = magnitude and share >= _MOST
+    return same if large or (share >= _MANY and _at_border(same)) else None
+
+
+def _range(voxels: NDArray[Any], without: NDArray[np.bool_]) -> tuple[float, float]:
+    """The range of most voxels: a few hot or cold ones do not count."""
+    rest = voxels[~without]
+    if not rest.size:
+        return 0.0, 0.0
+    rest = rest[:: max(1, rest.size // _SAMPLE) | 1]
+    lower, upper = np.percentile(rest.astype(np.float64), (0.1, 99.9))
+    return float(lower), float(upper)
+
+
+def _at_border(mask: NDArray[np.bool_]) -> bool:
+    axes = [axis for axis in range(mask.ndim) if mask.shape[axis] > 2]
+    return any(mask.take(end, axis).any() for axis in axes for end in (0, -1))
+
+
+def _dilated(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
+    """With all voxels that are at most `steps` away along each axis."""
+    return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), 2 * steps + 1)).view(np.bool_)

@@ -1,0 +1,154 @@
+"""Constants that fill the surroundings of an image are background."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import mrbridge
+from mrbridge import io
+from mrbridge.errors import MrbridgeWarning
+from mrbridge.io.padding import filled, find_padding, without_padding
+
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+SHAPE = (48, 56, 20)
+AFFINE = np.diag([4.0, 4.0, 8.0, 1.0])
+PADDINGS = [-1000, -1024, -2000, -32768, 32767, 65535, 1e30, 3.4e38]
+
+
+def distance() -> np.ndarray:
+    """From the centre, 1 at the scalp."""
+    i, j, k = (np.arange(size) - (size - 1) / 2 for size in SHAPE)
+    return np.sqrt(
+        (i[:, None, None] / 19) ** 2 + (j[None, :, None] / 23) ** 2 + (k[None, None] / 9) ** 2
+    )
+
+
+def head() -> np.ndarray:
+    """A T1w-like head in noisy air, float32."""
+    away, generator = distance(), np.random.default_rng(0)
+    clean = np.select([away < 0.3, away < 0.6, away < 0.85, away < 1], [250, 900, 650, 1300], 0)
+    noise = generator.normal(0, 15, (2, *SHAPE))
+    return np.rint(np.hypot(clean + noise[0], noise[1])).astype(np.float32)
+
+
+def where(part: str) -> np.ndarray:
+    if part == "all around":
+        return distance() > 1.15
+    mask = np.zeros(SHAPE, bool)
+    mask[{"one side": np.s_[:3], "corner": np.s_[:4, :4, :4]}[part]] = True
+    return mask
+
+
+@pytest.mark.parametrize("part", ["all around", "one side", "corner"])
+@pytest.mark.parametrize("value", PADDINGS)
+def test_padding_becomes_background(value: float, part: str) -> None:
+    image, padding = head(), where(part)
+    voxels, notes = without_padding(np.where(padding, np.float32(value), image))
+    assert (voxels[padding] == 0).all()
+    apart = np.flatnonzero((voxels != image)[~padding])
+    assert len(apart) < 0.001 * image.size
+    assert f"{value:g}" in notes[0]
+
+
+@pytest.mark.parametrize("value", [-4000, 32767])
+@pytest.mark.parametrize("offset", [1000, -1024])
+def test_padding_of_an_image_with_an_offset_becomes_its_air(offset: int, value: int) -> None:
+    padding = where("all around")
+    voxels, _ = without_padding(np.where(padding, value, head() + offset).astype(np.float32))
+    assert abs(float(voxels[padding].max()) - offset) < 20
+
+
+def test_two_constants_and_infinity() -> None:
+    image = np.where(where("all around"), np.float32(-1000), head())
+    image[:3], image[-3:] = 32767, np.inf
+    voxels, notes = without_padding(image)
+    assert 0 <= voxels.min() < voxels.max() < 2000
+    assert len(notes) == 2
+
+
+@pytest.mark.parametrize("fill", ["padding", 0])
+@pytest.mark.parametrize("value", [-1000, 32767])
+def test_interpolated_padding(value: int, fill: str | int) -> None:
+    """Rotated after it was padded: values in between, at its edges."""
+    padded = np.where(where("all around"), np.float32(value), head())
+    turned = ndimage.rotate(
+        padded, 15, reshape=False, order=1, cval=value if fill == "padding" else 0
+    )
+    voxels, _ = without_padding(turned)
+    assert voxels.min() > -200
+    assert voxels.max() < 2000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image,
+        lambda image: image.astype(np.int16),
+        lambda image: image + 1000,
+        lambda image: image - 1024,
+        lambda image: image * 1e-7,
+        lambda image: (image - image.mean()) / image.std(),
+        lambda image: image / image.max() * 2 - 1,
+        lambda image: np.where(distance() < 0.9, image, 0),
+        lambda image: np.where(distance() < 0.9, (image - image.mean()) / image.std(), 0),
+        lambda image: np.where(distance() < 0.9, image / image.max() * 2 - 1, -1),
+        lambda image: np.minimum(image, 700),
+        lambda image: np.where(distance() < 0.3, 30000, image) * (np.indices(SHAPE)[0] % 12 == 0),
+        lambda image: (distance() < 0.9).astype(np.uint8) * 255,
+        lambda image: np.select([distance() < 0.3, distance() < 0.6], [4, 2], -1),
+    ],
+)
+def test_other_images_stay_as_they_are(change) -> None:  # type: ignore[no-untyped-def]
+    image = change(head())
+    voxels, notes = without_padding(image)
+    assert voxels is image
+    assert notes == []
+
+
+def test_a_few_hot_or_cold_voxels_are_neither_padding_nor_hide_it() -> None:
+    image = head()
+    image[20, 20, 10], image[21, 22, 9], image[5, 5, 5] = 30000, 32000, -5000
+    assert find_padding(image) is None
+    padding = where("all around") & (image > -5000)
+    found = find_padding(np.where(padding, np.float32(-1000), image))
+    assert found is not None
+    assert (found >= padding).all()
+
+
+def test_padding_that_is_known_is_filled() -> None:
+    """As DICOM tells it by PixelPaddingValue."""
+    image = head().astype(np.uint16)
+    image[:3] = 63536
+    voxels, background = filled(image, image == 63536)
+    assert background == 0
+    assert voxels.dtype == np.uint16
+    assert (voxels[:3] == 0).all()
+    np.testing.assert_array_equal(voxels[5:], image[5:])
+
+
+@pytest.mark.parametrize("value", [-1000, 32767, np.nan])
+def test_a_padded_scan_is_translated_as_without_padding(value: float, tmp_path: Path) -> None:
+    padding = where("all around")
+    for name, image in (("plain", head()), ("padded", np.where(padding, value, head()))):
+        nib.save(nib.Nifti1Image(image.astype(np.float32), AFFINE), tmp_path / f"{name}_T1w.nii")
+    mrbridge.translate("shipped", tmp_path / "plain_T1w.nii", tmp_path / "plain_T2w.nii")
+    with pytest.warns(MrbridgeWarning, match="padding|NaN"):
+        mrbridge.translate("shipped", tmp_path / "padded_T1w.nii", tmp_path / "padded_T2w.nii")
+    plain, padded = (io.read(tmp_path / f"{name}_T2w.nii").voxels for name in ("plain", "padded"))
+    inside = distance() < 0.85
+    assert np.corrcoef(plain[inside], padded[inside])[0, 1] > 0.99
+    assert (padded[padding] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["open-ms-mni/patient07/T1.nii.gz", "open-ms-raw/patient01/study1_T2W.nii.gz"]
+)
+def test_real_scans_are_not_padded(name: str) -> None:
+    if not (DATA / name).exists():
+        pytest.skip("the development data is not here")
+    assert find_padding(np.asanyarray(nib.load(DATA / name).dataobj)) is None
