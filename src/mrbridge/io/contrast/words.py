@@ -43,6 +43,7 @@ def normalised(text: str) -> str:
     """Lower-case words without accents, one blank between them: `AXT1POST` is `ax t1 post`."""
     plain = unicodedata.normalize("NFKD", text)
     plain = "".join(c for c in plain if not unicodedata.combining(c))
+    plain = re.sub(r"(?<![A-Za-z])q(?=T[12]|PD)", "quantitative ", plain)
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain).lower()
     plain = re.sub(r"\bw ?/ ?(and|&|\+)? ?w ?/ ?o\b|\bw ?(/|&|\+) ?wo\b", " with without ", plain)
     plain = re.sub(r"\bw ?[/\\] ?o\b|\bs ?/", " without ", plain)
