@@ -89,7 +89,7 @@ OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
             "is a spatial transformation",
             r"""
             (?:inv|inverse)?(?<!grad )(?:warp|warps|warpfield|warpcoef|deformation|displacement)|
-            coeff|nonlin field|xfm|affine|generic affine|transform|jac|jacobian|logjacobian|
+            coeff|nonlin field|xfm|affine(?: \d+)?$|generic affine|transform|jac|jacobian|logjacobian|
             velocity|flow(?! comp)|disp|warp field
             """,
         ),
@@ -128,7 +128,7 @@ OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
             rf"""
             {_T1} ?(?:map|maps|mapping|rho|relax[a-z]*|images)|t1rho|
             {_T2} (?:map|maps|mapping|relax[a-z]*)|t2 star map|pd map|quant[a-z]*|
-            q ?(?:{_T1}|{_T2}|pd)|(?:r1|r2|r2s|r2 star)|relaxometry|mt ?sat|mtr|mtv|mwf|mwi|
+            q(?:{_T1}|{_T2}|pd)|(?:r1|r2|r2s|r2 star)|relaxometry|mt ?sat|mtr|mtv|mwf|mwi|
             myelin(?: map)?|qsm|qmap|adc|eadc|cbf|cbv|mtt|ttp|tmax|m0|[a-z]*divided ?by|ratio|
             thickness|snr|residuals?|uncertainty|g ?factor
             """,

@@ -19,6 +19,11 @@ from mrbridge.io.contrast.vocabulary import (
 )
 
 
+# Before a BIDS suffix, words for these are labels that somebody chose: `tilt-affine_T1w`.
+_LABELS = ("transformation", "calibration")
+_ENDS_WITH_SUFFIX = re.compile(r"\b(t1w|t2w|pdw|flair)$")
+
+
 @lru_cache(maxsize=4096)
 def _unglued(word: str) -> tuple[str, ...] | None:
     """A word cut into words of `GLUED` and trailing numbers; None where that is impossible."""
@@ -67,7 +72,7 @@ def of_text(text: str) -> Identity:
     """
     said = normalised(text)
     other = _first(OTHERS, said)
-    if other is not None:
+    if other is not None and not (other.kind in _LABELS and _ENDS_WITH_SUFFIX.search(said)):
         return other
     agent = agent_in(text)
     if agent:
