@@ -11,7 +11,7 @@ from typing import Any
 
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
-from mrbridge.errors import InputError, MrbridgeError, OutputError
+from mrbridge.errors import InputError, Interrupted, MrbridgeError, OutputError
 from mrbridge.inference.derivatives import (
     REPORT,
     check_place,
@@ -26,6 +26,7 @@ from mrbridge.inference.source_facts import skull_stripped, still_true
 from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import write
 from mrbridge.io.bids import (
+    NOT_RAW,
     FoundScans,
     Scan,
     find_scans,
@@ -37,6 +38,7 @@ from mrbridge.io.bids import (
 from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.bids_selection import Selection
+from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.io.transfer import fetch, release_when_done
 from mrbridge.json_text import parse_json
@@ -125,7 +127,10 @@ def translate_data_set(
     found = _find(plan)
     log_left_out(found.ignored, plan.root)
     describe(plan.root, plan.out)
-    done: list[Outcome] = []
+    done = [
+        Outcome(path, None, plan.contrasts[1], error=reason)
+        for path, reason in unreadable_folders(plan.root, NOT_RAW)
+    ]
     taken: set[Path] = set()
     items: list[tuple[Scan, bool]] = []
     for scan in found.scans:
@@ -134,13 +139,26 @@ def translate_data_set(
         taken.add(sidecar)
     function = partial(_translate, plan, make, overwrite)
     outcomes = map_scans(function, items, workers=workers, label="translate", imports=SLOW_IMPORTS)
-    for (scan, _), result in release_when_done(outcomes, items, partial(_touched, plan)):
-        if isinstance(result, MrbridgeError):
-            log.error("%s", result)
-            result = Outcome(scan.path, None, plan.contrasts[1], error=result.what)
-        done.append(result)
+    interrupted = False
+    try:
+        for (scan, _), result in release_when_done(outcomes, items, partial(_touched, plan)):
+            if isinstance(result, MrbridgeError):
+                result.path = result.path or scan.path
+                log.error("%s", result)
+                result = Outcome(scan.path, None, plan.contrasts[1], error=result.what)
+            done.append(result)
+    except KeyboardInterrupt:
+        interrupted = True
     sweep(plan.out / REPORT.parent)
-    write_json(plan.out / REPORT, _report(plan, done, found))
+    report = _report(plan, done, found)
+    write_json(plan.out / REPORT, report | ({"interrupted": True} if interrupted else {}))
+    if interrupted:
+        raise Interrupted(
+            f"interrupted after {len(done)} of {len(items)} scans",
+            path=plan.out / REPORT,
+            remedy="Run it again: it goes on from here.",
+            result=done,
+        )
     return done
 
 
