@@ -80,6 +80,7 @@ class Command:
 
 MODEL = ["-m", str(GOLDEN), "--device", "cpu"]
 TINY = ["--set", "networks.image_size=64", "--set", "simulated_subjects=40"]
+TRAIN = ["train", "store", "-o", "run", "--from", "scratch", "--device", "cpu", *TINY]
 COMMANDS = {
     "translate a file": Command(
         ["translate", "-i", "scans/sub-001_T1w.nii.gz", "-o", "x.nii.gz", *MODEL],
@@ -120,27 +121,18 @@ COMMANDS = {
         counts="done",
     ),
     "evaluate": Command(
-        ["evaluate", "--real", "scans", "--synthetic", "scans", "-o", "out"],
-        there("out/figures/[!.]*.png"),
+        ["evaluate", "--real", "real", "--synthetic", "made", "-o", "out"],
+        there("out/figures/[!.]*.png", 4),
         "out/report.json",
         counts="done",
     ),
     "inspect headers": Command(["inspect", "scans"], loaded("_imaging")),
-    "inspect": Command(["inspect", "scans", "-o", "x.html"], loaded("libtorch")),
+    "inspect": Command(["inspect", "scans", "-o", "x.html"], loaded("_nd_image")),
     "phantom": Command(["phantom", "-o", "out", "--subjects", "8"], there(".~*")),
     "demo": Command(["demo", "-o", "out", "--minutes", "5"], there("out/.~*")),
     "export": Command(["export", "-m", str(GOLDEN), "-o", "out"], loaded("libtorch")),
-    "train": Command(
-        ["train", "store", "-o", "run", "--from", "scratch", "--device", "cpu", *TINY],
-        there("run/settings.yaml"),
-    ),
-    "train together": Command(
-        *(
-            ["train", "store", "-o", "run", "--from", "scratch", "--device", "cpu", *TINY]
-            + ["--devices", "2"],
-            there("run/settings.yaml"),
-        )
-    ),
+    "train": Command(TRAIN, there("run/settings.yaml")),
+    "train together": Command([*TRAIN, "--devices", "2"], there("run/settings.yaml")),
 }
 QUICK = ("translate a folder", "translate BIDS", "prepare with workers", "evaluate", "train")
 
@@ -155,7 +147,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, make_scan: Any) -> Path:
         first = io.write(make_scan(1, contrast, shape=(64, 64, 40)), root / f"{contrast}.nii.gz")
         for number in range(1, MANY + 1):
             name = f"sub-{number:03}_{contrast}.nii.gz"
-            for path in (root / "scans" / name, root / f"bids/sub-{number:03}/anat" / name):
+            places = [
+                "scans",
+                f"bids/sub-{number:03}/anat",
+                "real" if contrast == "T1w" else "made",
+            ]
+            for folder in places:
+                path = (
+                    root / folder / (f"{number:03}.nii.gz" if folder in ("real", "made") else name)
+                )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.link(first, path)
     (root / "bids" / "dataset_description.json").write_text('{"Name": "n", "BIDSVersion": "1.10"}')
@@ -262,7 +262,7 @@ def test_what_was_interrupted_goes_on() -> None:
             os.link(Path("scans", path.name), path)
     command = Command(["prepare", "few", "-o", "out"], lambda _: True)
     with command.start() as process:
-        out, err = process.communicate(timeout=PATIENCE)
+        _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
     assert "interrupted" not in json.loads(Path("out/report.json").read_text())
 
