@@ -303,7 +303,7 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
 def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
     """Let a sidecar say what its source's say by now."""
     fetch(sidecar)
-    told = parse_json(sidecar.read_text(encoding="utf-8"))
+    told = parse_json(sidecar.read_text(encoding="utf-8"), _null)
     if {**told, **facts} != told:
         write_json(sidecar, {**told, **facts})
 
@@ -341,11 +341,15 @@ def _report(plan: Plan, done: list[Outcome], found: FoundScans) -> dict[str, Any
     }
 
 
+def _null(constant: str) -> None:
+    """What becomes of NaN, which JSON does not have."""
+
+
 def _earlier(report: Path) -> dict[str, list[dict[str, Any]]]:
     """What an earlier run reported; nothing where it cannot be read."""
     fetch(report)
     try:
-        told = parse_json(report.read_text(encoding="utf-8"))
+        told = parse_json(report.read_text(encoding="utf-8"), _null)
         return {
             key: [row for row in told[key] if isinstance(row, dict)]
             for key in ("done", "skipped", "failed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from mrbridge.data.augment import Augmentation
 from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
 from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
-from mrbridge.errors import Interrupted, MrbridgeWarning, SettingsError
+from mrbridge.errors import Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.hardware import choose_device, fast_bfloat16, quick_kernels
 from mrbridge.io.safety import sweep, write_text
 from mrbridge.models import SHIPPED
@@ -100,6 +101,7 @@ def train(
         SettingsError: a change or a store that a resumed run cannot take, or `out` is a URL.
         StoreError: the store cannot be used.
         Interrupted: somebody asked for an end; a checkpoint is written.
+        MrbridgeError: losses became infinite or NaN, and no state was any good.
     """
     refuse_url(out)
     with meeting(choose_device(device)) as (ranks, chosen), _as_it_was(chosen):
@@ -192,6 +194,13 @@ def _train(
             )
     if keeper is None:
         return Run(run, asked, [])
+    rows = keeper.record.rows
+    if rows and not math.isfinite(rows[-1].get("generators", 0)) and not keeper.watch.best_is_right:
+        raise MrbridgeError(
+            "the training diverged: its losses are not finite, and no state was any good",
+            path=run,
+            remedy="Train anew with a lower learning_rate.",
+        )
     return Run(run, asked, keeper.record.rows, keeper.watch.keeps_beginning)
 
 
