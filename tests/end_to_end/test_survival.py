@@ -142,14 +142,14 @@ class TestBatch:
         listing = os.scandir
 
         def scandir(path: Any = ".") -> Any:
-            if os.fspath(path) == str(locked):
+            if str(path) == str(locked):
                 raise PermissionError(13, "Permission denied", str(locked))
             return listing(path)
 
         monkeypatch.setattr(os, "scandir", scandir)
         out = tmp_path / "out"
         line = {"prepare": ["prepare", root, "-o", out, "-q"]}
-        code, _, _ = run(*line.get(verb, ["translate", "-i", root, "-o", out, *MODEL]))
+        code, _, err = run(*line.get(verb, ["translate", "-i", root, "-o", out, *MODEL]))
         assert code == 1
         told = failures(out / "report.json")
         assert told == {locked.name: "is a folder that cannot be read (Permission denied)"}
@@ -248,7 +248,8 @@ class TestSurroundings:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(pwd, "getpwuid", nobody)
         one, out = scans / "sub-01_T1w.nii.gz", tmp_path / "out.nii.gz"
-        assert run("translate", "-i", one, "-o", out, *MODEL, "--engine", "onnx")[0] == 0
+        code, _, err = run("translate", "-i", one, "-o", out, *MODEL, "--engine", "onnx")
+        assert code == 0, err
 
     def test_errors_of_floating_point(self, scans: Path, tmp_path: Path) -> None:
         volume = io.read(scans / "sub-01_T1w.nii.gz")

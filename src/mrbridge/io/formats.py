@@ -138,14 +138,15 @@ def unreadable_folders(root: Path, skipped: Collection[str] = ()) -> list[tuple[
     """Folders at or below `root` whose content cannot be listed, each with the reason.
 
     Args:
-        root: a folder.
+        root: a folder; of anything else there are none.
         skipped: names of folders right below it that do not count, as hidden ones do not.
     """
     found: list[tuple[Path, str]] = []
 
     def remember(error: OSError) -> None:
         path = Path(error.filename)
-        found.append((path, f"is a folder that cannot be read ({error.strerror})"))
+        if not isinstance(error, NotADirectoryError | FileNotFoundError):
+            found.append((path, f"is a folder that cannot be read ({error.strerror})"))
 
     for folder, folders, _ in os.walk(root, onerror=remember):
         folders[:] = [
