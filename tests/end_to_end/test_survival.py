@@ -149,7 +149,7 @@ class TestBatch:
         monkeypatch.setattr(os, "scandir", scandir)
         out = tmp_path / "out"
         line = {"prepare": ["prepare", root, "-o", out, "-q"]}
-        code, _, err = run(*line.get(verb, ["translate", "-i", root, "-o", out, *MODEL]))
+        code, _, _ = run(*line.get(verb, ["translate", "-i", root, "-o", out, *MODEL]))
         assert code == 1
         told = failures(out / "report.json")
         assert told == {locked.name: "is a folder that cannot be read (Permission denied)"}
