@@ -11,6 +11,8 @@ import copy
 import logging
 import os
 import signal
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,11 +127,15 @@ def _as_before() -> Iterator[None]:
     """A command line in this process sets up logging, warnings and signals: for one test only."""
     logger = logging.getLogger("mrbridge")
     handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
-    show, handler = warnings.showwarning, signal.getsignal(signal.SIGTERM)
+    show, hooks = warnings.showwarning, (threading.excepthook, sys.unraisablehook)
+    handlers_of = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     yield
+    threading.excepthook, sys.unraisablehook = hooks
+    logging.raiseExceptions = True
     logger.handlers, logger.propagate, warnings.showwarning = handlers, propagate, show
     logger.setLevel(level)
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers_of.items():
+        signal.signal(number, handler)
     console.said = console.Verbosity()
 
 

@@ -193,14 +193,17 @@ class TestErrors:
         assert err.count("\n") == 1
         assert "-h'" in err
 
-    def test_interrupted(self, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-        def interrupted(**_: Any) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_interrupted(
+        self, number: signal.Signals, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: Any) -> None:
+            os.kill(os.getpid(), number)
             time.sleep(5)
 
-        monkeypatch.setattr(cli, "app", interrupted)
+        monkeypatch.setattr("mrbridge.training.names.check_preset", interrupted)
         assert run("info", "unet") == (3, "", "error: interrupted\n")
-        told = '{"error": "interrupted", "exit_code": 3}\n'
+        told = '{"error": "interrupted", "exit_code": 3, "interrupted": true}\n'
         assert run("info", "unet", "--json") == (3, told, "error: interrupted\n")
 
     def test_numbers_that_json_cannot_hold_are_null(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import signal
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -11,12 +11,13 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, TyperException
 
-from mrbridge import __version__, console
+from mrbridge import __version__, console, interruption
 from mrbridge.console import complain
 from mrbridge.download.command import app as download
-from mrbridge.errors import MrbridgeError
+from mrbridge.errors import Interrupted
 from mrbridge.options import spread
 from mrbridge.threads import share_the_machine
+from mrbridge.unexpected import as_error
 from mrbridge.verbs import bundles, images, scans
 
 VERBS: dict[Callable[..., None], str] = {
@@ -61,9 +62,10 @@ def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = N
     """Run a command line, this one unless told otherwise, and leave with its exit code."""
     share_the_machine()  # before a verb imports PyTorch
     console.set_up()
-    # Whatever runs ends as with Ctrl-C: temporary files are removed, the exit code is 3.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interruption.listen()
     code = _run(arguments, program)
+    interruption.finish(code)
+    code = console.flush(code)
     # Python looks through all objects for cycles once more before it ends: a second, with PyTorch.
     gc.freeze()
     sys.exit(code)
@@ -74,19 +76,52 @@ def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) ->
     console.said.json = "--json" in given  # for errors that come before a verb can listen
     console.said.answered = False
     try:
-        (program or app)(args=spread(given), standalone_mode=False)
-    except MrbridgeError as error:
-        return complain(str(error), error.exit_code)
-    except TyperException as error:
+        interruption.begin()
+        os.getcwd()
+        # Typer makes the exit code 130 of KeyboardInterrupt, and gives it back.
+        code = (program or app)(args=spread(given), standalone_mode=False)
+        return _interrupted() if code == _TYPER_INTERRUPTED else 0
+    except KeyboardInterrupt:
+        return _interrupted()
+    except console.ReaderGone:
+        return console.READER_GONE
+    except SystemExit as error:  # of Typer, whose own output nobody reads
+        return console.READER_GONE if error.code == 1 else int(error.code or 0)
+    except FileNotFoundError as error:
+        if _is_working_directory_gone():
+            return complain("the working directory was deleted. Change to another one.", 2)
+        return _failed(error)
+    except Exception as error:
+        return _failed(error)
+
+
+_TYPER_INTERRUPTED = 130
+
+
+def _interrupted() -> int:
+    return complain("interrupted", interruption.EXIT_CODE, {"interrupted": True})
+
+
+def _failed(error: Exception) -> int:
+    """Say what went wrong, whatever it was."""
+    cause = error.__cause__ if isinstance(error, Abort) else error
+    if interruption.was_asked() and not isinstance(error, Interrupted):
+        return _interrupted()  # what was interrupted may fail in any way
+    if isinstance(error, TyperException):
         context = getattr(error, "ctx", None)  # only errors of usage know their command
         hint = f" Try '{context.command_path} -h'." if context else ""
         return complain(f"{error.format_message().removesuffix('.')}.{hint}", 2)
-    except (KeyboardInterrupt, Abort):
-        return complain("interrupted", 3)
-    except OSError as error:
-        what = f"{error.filename or ''}: {error.strerror or error}"
-        return complain(f"{what}. Check space and permissions.", 2)
-    return 0
+    told = as_error(cause if isinstance(cause, Exception) else error)
+    more = {"interrupted": True} | told.counts if isinstance(told, Interrupted) else None
+    return complain(str(told), told.exit_code, more)
+
+
+def _is_working_directory_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mrbridge.errors import must_be_here, must_be_new
+from mrbridge.errors import Interrupted, must_be_here, must_be_new
 from mrbridge.evaluation.evaluate import evaluate
 from mrbridge.inference.translate import translate
 from mrbridge.io.bids import find_scans
@@ -74,6 +74,7 @@ def run_demo(
 
     Raises:
         OutputError: the folder is not empty.
+        Interrupted: a signal came; `summary.json` tells which stages are done.
     """
     out = Path(out)
     if overwrite and out.exists():
@@ -81,9 +82,23 @@ def run_demo(
         check_only(out, FILES)
         shutil.rmtree(out)
     must_be_new(out)
-    settings = DemoSettings()
     stages = _Stages()
+    try:
+        return _run(out, minutes, seed, stages)
+    except (KeyboardInterrupt, Interrupted):
+        if stages.seconds:
+            write_json(out / "summary.json", {"interrupted": True, "seconds": stages.seconds})
+        done = ", ".join(stages.seconds) or "nothing"
+        raise Interrupted(
+            f"interrupted; {done} done",
+            path=out,
+            remedy="Begin again in a new folder.",
+            counts={"stages": len(stages.seconds)},
+        ) from None
 
+
+def _run(out: Path, minutes: float, seed: int, stages: _Stages) -> dict[str, Any]:
+    settings = DemoSettings()
     is_short = minutes < 2
     subjects = settings.few_subjects if is_short else settings.subjects
     bids = write_bids(

@@ -125,9 +125,27 @@ class SomeScansFailed(MrbridgeError):
 
 
 class Interrupted(MrbridgeError):
-    """The work was stopped and can be resumed."""
+    """The work was stopped and can be resumed.
+
+    Args:
+        what, path, remedy: as of every error.
+        result: what is done, in the form in which it would have been returned, where it has one.
+        counts: how much is done, by name. Neither crosses to another process.
+    """
 
     exit_code = 3
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: str | Path | None = None,
+        remedy: str = "",
+        result: Any = None,
+        counts: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__(what, path=path, remedy=remedy)
+        self.result, self.counts = result, counts or {}
 
 
 class MrbridgeWarning(UserWarning):

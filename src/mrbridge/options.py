@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,8 +117,15 @@ def spread(arguments: Sequence[str]) -> list[str]:
     Values end where the next option begins.
 
     Raises:
-        SettingsError: such an option is followed by no value.
+        SettingsError: such an option is followed by no value, or an argument is empty, which as a
+            path would mean the working directory.
     """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not argument or re.fullmatch(r"--?[\w-]+=", argument):
+            option = argument.rstrip("=") or (before if before.startswith("-") else "an argument")
+            raise SettingsError(
+                f"{option} is empty", remedy="Check the variable that it comes from."
+            )
     result: list[str] = []
     option = ""
     following = [*arguments, "-"][1:]

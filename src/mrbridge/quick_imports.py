@@ -6,6 +6,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mrbridge import interruption
+
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
@@ -17,7 +19,8 @@ def quick_imports() -> Iterator[None]:
     was_on = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with interruption.held():
+            yield
     finally:
         gc.freeze()
         if was_on:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -65,3 +66,12 @@ def at_level(level: int, *names: str) -> Iterator[None]:
     finally:
         for logger, kept in zip(loggers, before, strict=True):
             logger.setLevel(kept)
+
+
+def tolerate_warnings() -> None:
+    """For programs: where PYTHONWARNINGS makes errors of warnings, they stay warnings."""
+    if sys.warnoptions:
+        for action, *rest in list(warnings.filters):
+            if action == "error":
+                warnings.filters.remove((action, *rest))  # type: ignore[attr-defined]
+        warnings.simplefilter("default", append=True)

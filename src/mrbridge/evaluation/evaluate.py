@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import logging
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from os.path import lexists as exists
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrbridge.errors import InputError, MrbridgeError, SettingsError, SomeScansFailed
+from mrbridge import __version__
+from mrbridge.errors import (
+    InputError,
+    Interrupted,
+    MrbridgeError,
+    OutputError,
+    SettingsError,
+    SomeScansFailed,
+)
 from mrbridge.evaluation import figures, summary
 from mrbridge.evaluation.cases import Case, Direction, FoundCases, find_pairs, find_syntheses
 from mrbridge.evaluation.cases import with_masks as give_masks
@@ -30,10 +40,12 @@ from mrbridge.evaluation.scoring import (
 )
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Scored
-from mrbridge.io.bids import log_left_out
+from mrbridge.io.bids import NOT_RAW, log_left_out
+from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.places import here
 from mrbridge.io.safety import must_be_ours, sweep, write_json, write_text
 from mrbridge.io.transfer import not_fetched, remove
+from mrbridge.json_text import parse_json
 from mrbridge.models import unnamed
 from mrbridge.scale import Workers, map_scans, reachable
 
@@ -43,6 +55,9 @@ if TYPE_CHECKING:
 __all__ = ["EvaluateSettings", "Evaluation", "evaluate"]
 
 log = logging.getLogger(__name__)
+
+REPORT = "report.json"
+"""What was scored, where a signal ended it."""
 
 _OURS = re.compile(r"_(slices|by-slice|by-case|joint-histogram)\.png$")
 
@@ -130,9 +145,30 @@ def evaluate(
         )
         for case in cases
     ]
-    sweep(out)
-    sweep(out / "figures")
-    scored, failures = _run(jobs, mode, mask is not None, out, workers)
+    _make_ready(out)
+    scored: list[Scored] = []
+    failures = [
+        (_below(path, root), reason)
+        for root in (pairs, real, synthetic)
+        if isinstance(root, Path)
+        for path, reason in unreadable_folders(root, NOT_RAW)
+    ]
+    try:
+        _run(jobs, mode, mask is not None, out, workers, scored, failures)
+    except KeyboardInterrupt:
+        partial = {
+            "created_by": f"mrbridge {__version__}",
+            "done": [{"case": one.case.name, "scores": _scores(one)} for one in scored],
+            "failed": [{"case": name, "error": reason} for name, reason in failures],
+            "interrupted": True,
+        }
+        write_json(out / REPORT, partial)
+        raise Interrupted(
+            f"interrupted after {len(scored) + len(failures)} of {len(jobs)} cases",
+            path=out / REPORT,
+            remedy="It has their scores.",
+            counts={"done": len(scored), "failed": len(failures), "cases": len(jobs)},
+        ) from None
     if not scored:
         name, reason = failures[0]
         raise InputError(
@@ -159,6 +195,7 @@ def evaluate(
         model_sha256=None if translator is None else translator.bundle.hash,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    _remove_interrupted(out)
     write_text(out / "scores.csv", summary.score_table(scored))
     write_json(out / "scores.json", result.as_json())
     write_report(result)
@@ -189,10 +226,54 @@ def _what_to_score(
     return "pairs", found.cases, found.left_out + alone
 
 
+def _make_ready(out: Path) -> None:
+    """Refuse a place that cannot be written before anything is scored.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    sweep(out)
+    sweep(out / "figures")
+    nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if exists(folder))
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror})",
+            path=out,
+            remedy="Check the free space and the permissions, or choose another place.",
+        ) from None
+
+
+def _below(path: Path, root: Path) -> str:
+    return root.name if path == root else str(path.relative_to(root))
+
+
+def _scores(one: Scored) -> dict[str, Any]:
+    return {key: summary.finite(found.scores) for key, found in one.found.items()}
+
+
+def _remove_interrupted(out: Path) -> None:
+    """The report of an earlier evaluation that was interrupted is out of date."""
+    try:
+        there = parse_json((out / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(there, dict) and there.get("interrupted") is True:
+        remove(out / REPORT)
+
+
 def _run(
-    jobs: Sequence[Job], mode: Mode, masked: bool, out: Path, workers: Workers
-) -> tuple[list[Scored], list[tuple[str, str]]]:
-    failures: list[tuple[str, str]] = []
+    jobs: Sequence[Job],
+    mode: Mode,
+    masked: bool,
+    out: Path,
+    workers: Workers,
+    scored: list[Scored],
+    failures: list[tuple[str, str]],
+) -> None:
+    """Score cases into `scored`; what fails goes to `failures`."""
     ready = []
     for job in jobs:
         if masked and job.case.mask is None:
@@ -213,13 +294,11 @@ def _run(
         ready = [replace(job, floors=f) for (job, _), (f, _) in zip(sampled, floors, strict=True)]
         floor_on = {job.case.name: on for job, (_, on) in zip(ready, floors, strict=True)}
     ready = _with_figures(ready, out)
-    scored = []
     for job, found in map_scans(score_case, ready, workers=workers, label="scoring"):
         if isinstance(found, MrbridgeError):
             failures.append(_failure(job, found))
         else:
             scored.append(Scored(job.case, found, floor_on.get(job.case.name), job.placement))
-    return scored, failures
 
 
 def _placed(jobs: Sequence[Job], failures: list[tuple[str, str]], workers: Workers) -> list[Job]:
@@ -247,7 +326,13 @@ def _with_figures(jobs: Sequence[Job], out: Path) -> list[Job]:
 
 
 def _failure(job: Job, error: MrbridgeError) -> tuple[str, str]:
-    """Case and reason, without the path, which may tell a name that a report must not tell."""
+    """Case and reason, without the path, which may tell a name that a report must not tell.
+
+    Raises:
+        OutputError: the failure is one of the output, which the others would meet too.
+    """
+    if isinstance(error, OutputError):
+        raise error
     if error.path is not None and not_fetched(error.path) is not None:
         log.error("%s", error)  # with the command that fetches it
     return job.case.name, f"{error.path.name} {error.what}" if error.path else error.what

@@ -11,7 +11,7 @@ from typing import Any
 
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
-from mrbridge.errors import InputError, MrbridgeError, OutputError
+from mrbridge.errors import InputError, Interrupted, MrbridgeError, OutputError
 from mrbridge.inference.derivatives import (
     ELSEWHERE,
     REPORT,
@@ -27,6 +27,7 @@ from mrbridge.inference.source_facts import skull_stripped, still_true
 from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
 from mrbridge.io import write
 from mrbridge.io.bids import (
+    NOT_RAW,
     FoundScans,
     Scan,
     find_scans,
@@ -38,6 +39,7 @@ from mrbridge.io.bids import (
 from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.bids_selection import Selection
+from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.io.transfer import fetch, release_when_done
 from mrbridge.json_text import parse_json
@@ -126,7 +128,10 @@ def translate_data_set(
     found = _find(plan)
     log_left_out(found.ignored, plan.root)
     describe(plan.root, plan.out)
-    done: list[Outcome] = []
+    done = [
+        Outcome(path, None, plan.contrasts[1], error=reason)
+        for path, reason in unreadable_folders(plan.root, NOT_RAW)
+    ]
     taken: set[Path] = set()
     items: list[tuple[Scan, bool]] = []
     for scan in found.scans:
@@ -135,13 +140,26 @@ def translate_data_set(
         taken.add(sidecar)
     function = partial(_translate, plan, make, overwrite)
     outcomes = map_scans(function, items, workers=workers, label="translate", imports=SLOW_IMPORTS)
-    for (scan, _), result in release_when_done(outcomes, items, partial(_touched, plan)):
-        if isinstance(result, MrbridgeError):
-            log.error("%s", result)
-            result = Outcome(scan.path, None, plan.contrasts[1], error=result.what)
-        done.append(result)
+    interrupted = False
+    try:
+        for (scan, _), result in release_when_done(outcomes, items, partial(_touched, plan)):
+            if isinstance(result, MrbridgeError):
+                result.path = result.path or scan.path
+                log.error("%s", result)
+                result = Outcome(scan.path, None, plan.contrasts[1], error=result.what)
+            done.append(result)
+    except KeyboardInterrupt:
+        interrupted = True
     sweep(plan.out / REPORT.parent)
-    write_json(plan.out / REPORT, _report(plan, done, found))
+    report = _report(plan, done, found)
+    write_json(plan.out / REPORT, report | ({"interrupted": True} if interrupted else {}))
+    if interrupted:
+        raise Interrupted(
+            f"interrupted after {len(done)} of {len(items)} scans",
+            path=plan.out / REPORT,
+            remedy="Run it again: it goes on from here.",
+            result=done,
+        )
     return done
 
 
@@ -290,7 +308,7 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
 def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
     """Let a sidecar say what its source's say by now."""
     fetch(sidecar)
-    told = parse_json(sidecar.read_text(encoding="utf-8"))
+    told = parse_json(sidecar.read_text(encoding="utf-8"), _null)
     if {**told, **facts} != told:
         write_json(sidecar, {**told, **facts})
 
@@ -328,11 +346,15 @@ def _report(plan: Plan, done: list[Outcome], found: FoundScans) -> dict[str, Any
     }
 
 
+def _null(constant: str) -> None:
+    """What becomes of NaN, which JSON does not have."""
+
+
 def _earlier(report: Path) -> dict[str, list[dict[str, Any]]]:
     """What an earlier run reported; nothing where it cannot be read."""
     fetch(report)
     try:
-        told = parse_json(report.read_text(encoding="utf-8"))
+        told = parse_json(report.read_text(encoding="utf-8"), _null)
         return {
             key: [row for row in told[key] if isinstance(row, dict)]
             for key in ("done", "skipped", "failed")

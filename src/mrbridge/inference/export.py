@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ import torch
 
 from mrbridge import __version__
 from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.errors import InputError, OutputError, SettingsError
+from mrbridge.errors import InputError, Interrupted, OutputError, SettingsError
 from mrbridge.inference.engines import choose_engine
 from mrbridge.io.safety import atomic_path, must_be_ours, sha256_of
 from mrbridge.models import is_installed
 from mrbridge.networks import Generator, build_generator
+from mrbridge.user_folders import user_folder
 
 FORMATS = ("onnx",)
 """What `export` writes."""
@@ -68,12 +68,20 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
         "to_target": f"{bundle.source}_to_{bundle.target}.onnx",
         "to_source": f"{bundle.target}_to_{bundle.source}.onnx",
     }
-    written = []
+    written: list[Path] = []
     for generator, name in pairs.items():
         path = Path(out) / name
         must_be_ours(path)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(_as_onnx(bundle, generator))
+        try:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(_as_onnx(bundle, generator))
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted after {len(written)} of {len(pairs)} files",
+                path=out,
+                remedy="Run it again.",
+                counts={"done": len(written), "files": len(pairs)},
+            ) from None
         written.append(path)
     return written
 
@@ -133,8 +141,7 @@ def _remove_others(path: Path, generator: str) -> None:
 
 
 def _cache() -> Path:
-    """The user's cache (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mrbridge"
+    return user_folder("XDG_CACHE_HOME", ".cache")
 
 
 def _as_onnx(bundle: Bundle, generator: str) -> bytes:

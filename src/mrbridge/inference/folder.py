@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__
-from mrbridge.errors import InputError, MrbridgeError, OutputError
+from mrbridge.errors import InputError, Interrupted, MrbridgeError, OutputError
 from mrbridge.inference.data_set import SLOW_IMPORTS
 from mrbridge.inference.derivatives import REPORT
 from mrbridge.inference.job import Job, Translation, translate_file
@@ -18,7 +18,7 @@ from mrbridge.io import FORMATS, is_readable
 from mrbridge.io.bids import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.contrast import Identity, of_path
-from mrbridge.io.formats import is_picture
+from mrbridge.io.formats import is_file, is_picture, unreadable_folders
 from mrbridge.io.names import guess_subject, natural_key
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.io.transfer import fetch, not_fetched
@@ -51,17 +51,33 @@ def translate_folder(job: Job, folder: Path, out: Path, workers: Workers) -> lis
         place = output if is_picture(output) else sidecar_path(output)
         items.append(_Item(path, output, known, to, place in taken))
         taken.add(place)
-    done: list[Translation] = []
+    done = [
+        Translation(path, None, None, job.translator.bundle.hash, reason)
+        for path, reason in unreadable_folders(folder)
+    ]
     function = partial(_file_of_folder, job)
-    for item, result in map_scans(
-        function, items, workers=job.workers(workers), label="translate", imports=SLOW_IMPORTS
-    ):
-        if isinstance(result, MrbridgeError):
-            log.error("%s", result)
-            model = job.translator.bundle.hash
-            result = Translation(item.path, None, item.to, model, result.what)
-        done.append(result)
-    write_json(out / REPORT, _report(job, folder, out, done, ignored))
+    interrupted = False
+    try:
+        for item, result in map_scans(
+            function, items, workers=job.workers(workers), label="translate", imports=SLOW_IMPORTS
+        ):
+            if isinstance(result, MrbridgeError):
+                result.path = result.path or item.path
+                log.error("%s", result)
+                model = job.translator.bundle.hash
+                result = Translation(item.path, None, item.to, model, result.what)
+            done.append(result)
+    except KeyboardInterrupt:
+        interrupted = True
+    report = _report(job, folder, out, done, ignored)
+    write_json(out / REPORT, report | ({"interrupted": True} if interrupted else {}))
+    if interrupted:
+        raise Interrupted(
+            f"interrupted after {len(done)} of {len(items)} scans",
+            path=out / REPORT,
+            remedy="It lists them.",
+            result=done,
+        )
     return done
 
 
@@ -81,7 +97,9 @@ def _file_of_folder(job: Job, item: _Item) -> Translation:
     sweep(item.output.parent)
     if item.is_taken:
         raise OutputError(f"{item.output.name} is made of another scan already", path=item.path)
-    return translate_file(job, item.path, item.output, item.known)
+    digest = sha256_of(item.path)
+    made = translate_file(job, item.path, item.output, item.known)
+    return replace(made, source_sha256=digest)
 
 
 def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -91,7 +109,7 @@ def _choose(job: Job, folder: Path, out: Path) -> tuple[list[Path], list[tuple[P
     paths = [
         p
         for p in sorted(folder.rglob("*"), key=natural_key)
-        if (p.is_file() or (p.is_symlink() and not p.exists()))
+        if (is_file(p) or (p.is_symlink() and not p.exists()))
         and not (below and p.parent.resolve().is_relative_to(results))
         and not any(part.startswith(".") for part in p.relative_to(folder).parts[:-1])
     ]
@@ -180,7 +198,7 @@ def _report(
         "done": [
             {
                 "source": str(item.source.relative_to(folder)),
-                "source_sha256": sha256_of(item.source),
+                "source_sha256": item.source_sha256,
                 "output": str(item.output.relative_to(out)),
                 "contrast": item.contrast,
                 **({"note": item.note} if item.note else {}),

@@ -37,6 +37,7 @@ class Translation:
         error: why it failed, None if it did not.
         skipped: whether the output was there already, made of the same.
         rounding: what became of its intensities, where it was made now and of integers.
+        source_sha256: of the bytes that were translated, where they were summed up.
         note: what its user should know of it, such as that its contrast was taken on trust.
     """
 
@@ -48,6 +49,7 @@ class Translation:
     skipped: bool = False
     rounding: Rounding | None = None
     note: str | None = None
+    source_sha256: str | None = None
 
 
 @dataclass(frozen=True)

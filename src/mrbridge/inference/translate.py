@@ -12,11 +12,12 @@ from typing import Any
 from mrbridge.bundle import Bundle
 from mrbridge.errors import (
     InputError,
+    Interrupted,
     OutputError,
     SettingsError,
     SomeScansFailed,
 )
-from mrbridge.inference.data_set import Plan, translate_data_set
+from mrbridge.inference.data_set import Outcome, Plan, translate_data_set
 from mrbridge.inference.derivatives import REPORT
 from mrbridge.inference.engine import Translator
 from mrbridge.inference.folder import output_file, translate_folder
@@ -37,6 +38,7 @@ from mrbridge.io.formats import is_picture
 from mrbridge.io.places import here
 from mrbridge.models import unnamed
 from mrbridge.scale import Workers, reachable
+from mrbridge.unexpected import at_work_on
 
 FORMS = ("dicom", "nifti")
 """What a DICOM series can become."""
@@ -112,6 +114,7 @@ def translate(
             not make.
         SomeScansFailed: of a folder some failed; the others are written and `report.json` tells.
             Its `result` is what is returned otherwise.
+        Interrupted: of a folder some were translated when a signal came; likewise.
         BundleError: the model cannot be used.
     """
     if image is None:
@@ -143,10 +146,12 @@ def translate(
                 remedy="Leave them out, or name the folder of a data set.",
             )
         if dicom:
-            return [_dicom(job, path, out, series, allow_gaps, form)]
+            with at_work_on(path):
+                return [_dicom(job, path, out, series, allow_gaps, form)]
         if path.is_dir():
             return _all_of(translate_folder(job, path, out, workers), out)
-        return [translate_file(job, path, output_file(job, path, out))]
+        with at_work_on(path):
+            return [translate_file(job, path, output_file(job, path, out))]
     scan = as_volume(image, volume)
     synthesis = synthesise(job, scan, None)
     return in_kind_of(image, synthesis.made, note(synthesis.contrast))
@@ -198,18 +203,26 @@ def _data_set(
     named = replace(bundle, weights={})  # which model it is, without what would be sent around
     plan = Plan(root, out, named, job.to, selection, options, job.force)
     make, workers = partial(_make, job), job.workers(workers)
-    return [
-        Translation(
-            item.source,
-            item.output,
-            item.contrast,
-            bundle.hash,
-            error=item.error,
-            skipped=item.skipped,
-            rounding=item.rounding,
-        )
-        for item in translate_data_set(plan, make, overwrite=overwrite, workers=workers)
-    ]
+
+    def told(outcomes: list[Outcome]) -> list[Translation]:
+        return [
+            Translation(
+                item.source,
+                item.output,
+                item.contrast,
+                bundle.hash,
+                error=item.error,
+                skipped=item.skipped,
+                rounding=item.rounding,
+            )
+            for item in outcomes
+        ]
+
+    try:
+        return told(translate_data_set(plan, make, overwrite=overwrite, workers=workers))
+    except Interrupted as error:
+        error.result = told(error.result)
+        raise
 
 
 def _all_of(done: list[Translation], out: Path) -> list[Translation]:

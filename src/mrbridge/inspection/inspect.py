@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge import scale
-from mrbridge.errors import InputError, MrbridgeError, OutputError
+from mrbridge.errors import InputError, Interrupted, MrbridgeError, OutputError
 from mrbridge.inspection.alike import find_alike
 from mrbridge.inspection.facts import Facts, Job, find_facts
 from mrbridge.inspection.finding import Finding, Group, Severity, by_severity
@@ -121,13 +121,22 @@ def inspect_images(path: str | Path, *, workers: scale.Workers = 1) -> Inspectio
     form, jobs, ignored = _jobs(path.absolute())  # as all workers understand it
     facts: list[Facts] = []
     failed: list[tuple[Job, str]] = []
-    for job, outcome in scale.map_scans(
-        find_facts, jobs, workers=workers, label="Inspecting", imports=_IMPORTS
-    ):
-        if isinstance(outcome, MrbridgeError):
-            failed.append((job, outcome.what))
-        else:
-            facts.append(outcome)
+    try:
+        for job, outcome in scale.map_scans(
+            find_facts, jobs, workers=workers, label="Inspecting", imports=_IMPORTS
+        ):
+            if isinstance(outcome, MrbridgeError):
+                failed.append((job, outcome.what))
+            else:
+                facts.append(outcome)
+    except KeyboardInterrupt:
+        counts = {"done": len(facts), "failed": len(failed), "scans": len(jobs)}
+        raise Interrupted(
+            f"interrupted after {len(facts) + len(failed)} of {len(jobs)} scans",
+            path=path,
+            remedy="Nothing is written.",
+            counts=counts,
+        ) from None
     if not facts:
         reasons = Counter([*(r for _, r in failed), *(r for _, r in ignored)]).most_common(3)
         told = "; ".join(f"{counted(count, 'file')}: {reason}" for reason, count in reasons)

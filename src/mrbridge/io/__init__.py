@@ -6,6 +6,8 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from mrbridge.errors import InputError, OutputError
 from mrbridge.io import nifti, picture
 from mrbridge.io.contrast import of_path
@@ -20,6 +22,7 @@ __all__ = ["FORMATS", "is_dicom", "is_readable", "read", "write"]
 _UNNAMED_NOTE = "synthetic by mrbridge, for research, not for diagnosis"
 
 
+@np.errstate(all="ignore")  # whatever the caller makes of odd numbers
 def read(
     path: str | Path,
     *,
@@ -85,6 +88,7 @@ def read(
     return replace(result, contrast=identity.contrast, other=other)
 
 
+@np.errstate(all="ignore")
 def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None) -> Path:
     """Write a scan in the format that the suffix names, atomically, and check what was written.
 

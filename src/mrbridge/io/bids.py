@@ -184,10 +184,10 @@ def _oddity(item: tuple[Scan, BidsName]) -> tuple[bool, bool, int, str]:
 
 def outside(found: FoundScans, out: Path) -> FoundScans:
     """What was found, without what lies in or around a folder of results."""
-    place = out.resolve()
+    place = Path(os.path.realpath(out))
 
     def is_result(path: Path) -> bool:
-        path = path.resolve()
+        path = Path(os.path.realpath(path))  # which a cyclic link does not stop
         return path == place or place in path.parents or path in place.parents
 
     return FoundScans(found.scans, [item for item in found.ignored if not is_result(item[0])])

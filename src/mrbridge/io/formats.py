@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -120,9 +120,41 @@ def walk(root: Path, *, links: bool = False) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
-            is_there = path.is_file() or (links and path.is_symlink())
+            is_there = is_file(path) or (links and path.is_symlink())
             if is_there and not name.startswith(".") and not is_temporary(path):
                 yield path
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is that of a file; of one that cannot even be looked at, whoever reads it says
+    why."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
+
+
+def unreadable_folders(root: Path, skipped: Collection[str] = ()) -> list[tuple[Path, str]]:
+    """Folders at or below `root` whose content cannot be listed, each with the reason.
+
+    Args:
+        root: a folder; of anything else there are none.
+        skipped: names of folders right below it that do not count, as hidden ones do not.
+    """
+    found: list[tuple[Path, str]] = []
+
+    def remember(error: OSError) -> None:
+        path = Path(error.filename)
+        if not isinstance(error, NotADirectoryError | FileNotFoundError):
+            found.append((path, f"is a folder that cannot be read ({error.strerror})"))
+
+    for folder, folders, _ in os.walk(root, onerror=remember):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not (name in skipped and Path(folder) == root)
+        ]
+    return sorted(found)
 
 
 def _has_magic(path: Path) -> bool:

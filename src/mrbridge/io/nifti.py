@@ -257,8 +257,9 @@ def _read_layout(header: Any, path: Path) -> _Layout:
     sizes = [int(size) for size in header["dim"][1 : count + 1]]
     if min(sizes) < 1:
         raise _damaged(f"its header has an axis of length {min(sizes)}", path)
-    if math.prod(sizes) > MAX_VOXELS:
-        raise _damaged(f"its header promises {math.prod(sizes)} voxels, over {MAX_VOXELS}", path)
+    voxels = math.prod(sizes[:3])  # of one volume: no more are read
+    if voxels > MAX_VOXELS:
+        raise _damaged(f"its header promises {voxels} voxels, over {MAX_VOXELS}", path)
     try:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):

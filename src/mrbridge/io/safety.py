@@ -105,6 +105,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     with _writing(path):
         if path.is_dir():
             raise OutputError("is a folder", path=path, remedy="Choose another name.")
+        if path.exists() and not path.is_file():
+            raise OutputError(
+                "is a pipe or a device, not a file", path=path, remedy="Choose another name."
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path) as temporary:
             yield temporary

@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__, scale
-from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.errors import (
+    InputError,
+    Interrupted,
+    MrbridgeError,
+    OutputError,
+    SomeScansFailed,
+)
 from mrbridge.io.bids import (
+    NOT_RAW,
     FoundScans,
     Scan,
     find_scans,
@@ -20,7 +27,7 @@ from mrbridge.io.bids import (
     why_left_out,
 )
 from mrbridge.io.bids_name import parse_name
-from mrbridge.io.formats import is_picture
+from mrbridge.io.formats import is_picture, unreadable_folders
 from mrbridge.io.places import here
 from mrbridge.io.safety import sweep, write_json
 from mrbridge.io.transfer import not_fetched, release_when_done, remove
@@ -83,6 +90,7 @@ def prepare(
         InputError: nothing usable of one of the contrasts.
         OutputError: `out` is something else than a store, or cannot be written.
         SomeScansFailed: some scans could not be used; the store is whole without them.
+        Interrupted: a signal came; what is prepared stays, and `report.json` tells of it.
     """
     settings = settings or PrepareSettings()
     source, out = scale.reachable(here(source), workers), Path(scale.reachable(here(out), workers))
@@ -95,23 +103,38 @@ def prepare(
         _remove_others(out, set())
     jobs = _jobs(found.scans, out, settings)
     wishes: list[Wish] = []
-    failures: list[Remark] = []
+    failures = [
+        Remark(name=_shown(path, source), reason=reason)
+        for root in ([source] if isinstance(source, str | Path) else source)
+        for path, reason in unreadable_folders(Path(root), NOT_RAW)
+    ]
     ignored = [Remark(name=_shown(path, source), reason=reason) for path, reason in found.ignored]
     outcomes = scale.map_scans(
         prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
     )
-    for job, outcome in release_when_done(outcomes, jobs, lambda job: job.touched):
-        shown = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
-        if isinstance(outcome, OutputError):
-            raise outcome  # no fault of the scan, and the others would meet it too
-        if isinstance(outcome, MrbridgeError):
-            if outcome.path is not None and not_fetched(outcome.path) is not None:
-                log.error("%s", outcome)  # with the command that fetches it
-            failures.append(Remark(name=shown, reason=outcome.what))
-        elif outcome is None:
-            ignored.append(Remark(name=shown, reason="shows nothing"))
-        else:
-            wishes.append(Wish(outcome, job.scan.split))
+    try:
+        for job, outcome in release_when_done(outcomes, jobs, lambda job: job.touched):
+            shown = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
+            if isinstance(outcome, OutputError):
+                raise outcome  # no fault of the scan, and the others would meet it too
+            if isinstance(outcome, MrbridgeError):
+                if outcome.path is not None and not_fetched(outcome.path) is not None:
+                    log.error("%s", outcome)  # with the command that fetches it
+                failures.append(Remark(name=shown, reason=outcome.what))
+            elif outcome is None:
+                ignored.append(Remark(name=shown, reason="shows nothing"))
+            else:
+                wishes.append(Wish(outcome, job.scan.split))
+    except KeyboardInterrupt:
+        # What is in the store stays, and so does an earlier manifest.
+        records = [wish.record for wish in wishes]
+        write_json(out / REPORT, _report(records, failures, ignored) | {"interrupted": True})
+        raise Interrupted(
+            f"interrupted after {len(wishes) + len(failures)} of {len(jobs)} scans",
+            path=out,
+            remedy="Run it again: it goes on from here.",
+            counts={"done": len(wishes), "failed": len(failures), "scans": len(jobs)},
+        ) from None
     log_left_out(
         [(Path(remark.name), remark.reason) for remark in ignored],
         None if any(job.scan.series for job in jobs) else Path(),
@@ -122,7 +145,7 @@ def prepare(
         manifest = _standard_scale(manifest, out, {job.id: job for job in jobs})
     _remove_others(out, {record.id for record in manifest.records})
     write_manifest(out, manifest)
-    write_json(out / REPORT, _report(manifest))
+    write_json(out / REPORT, _report(manifest.records, failures, ignored))
     store = Store.open(out)
     if failures:
         told = "; ".join(f"{remark.name}: {remark.reason}" for remark in failures[:5])
@@ -249,13 +272,15 @@ def _manifest(
     )
 
 
-def _report(manifest: Manifest) -> dict[str, Any]:
+def _report(
+    records: Sequence[ScanRecord], failures: Sequence[Remark], ignored: Sequence[Remark]
+) -> dict[str, Any]:
     """What became of every file, as `translate` tells it."""
     return {
         "created_by": f"mrbridge {__version__}",
-        "done": [{"source": r.name, "id": r.id, "contrast": r.contrast} for r in manifest.records],
-        "failed": [{"source": r.name, "error": r.reason} for r in manifest.failures],
-        "ignored": [{"source": r.name, "reason": r.reason} for r in manifest.ignored],
+        "done": [{"source": r.name, "id": r.id, "contrast": r.contrast} for r in records],
+        "failed": [{"source": r.name, "error": r.reason} for r in failures],
+        "ignored": [{"source": r.name, "reason": r.reason} for r in ignored],
     }
 
 

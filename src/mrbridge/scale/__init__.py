@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mrbridge import progress
+from mrbridge import interruption, progress
 from mrbridge.errors import MrbridgeError
-from mrbridge.scale.calls import Item, Result, too_large
+from mrbridge.scale.calls import Item, Result
+from mrbridge.unexpected import as_error
 
 Workers = int | str
 """Who does the work: that many processes, or a Dask cluster, named by its scheduler's address."""
@@ -24,8 +25,9 @@ def map_scans(
 ) -> Iterator[tuple[Item, Result | MrbridgeError]]:
     """Apply `function` to every item and yield each with its result, in order.
 
-    An item that fails with a `MrbridgeError` yields the error, and the others go on. Any other
-    exception is a bug and is raised. Warnings and logs of other processes are repeated in this one.
+    An item that fails yields the error, and the others go on: what is no `MrbridgeError` becomes
+    one (`unexpected.as_error`), so that a batch survives its worst scan. Warnings and logs of other
+    processes are repeated in this one.
 
     An item whose process is killed is done again: in a process of its own, or by another worker of
     the cluster. One that kills several yields an error. On a cluster, an item that fails is tried
@@ -48,6 +50,8 @@ def map_scans(
     Raises:
         SettingsError: the cluster cannot be used.
         MrbridgeError: the cluster went away.
+        KeyboardInterrupt: a signal came; other processes have ended, and what they had finished is
+            yielded before.
     """
     if isinstance(workers, str):
         from mrbridge.scale.cluster import on_cluster
@@ -85,10 +89,11 @@ def _here(
     function: Callable[[Item], Result], items: Sequence[Item]
 ) -> Iterator[tuple[Item, Result | MrbridgeError]]:
     for item in items:
+        interruption.check()
         try:
             result: Result | MrbridgeError = function(item)
-        except MrbridgeError as error:
-            result = error
-        except MemoryError:
-            result = too_large()
+        except Warning:  # where they are made errors, somebody wants to see them
+            raise
+        except Exception as error:
+            result = as_error(error)
         yield item, result

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from mrbridge.errors import MrbridgeError, MrbridgeWarning
+from mrbridge.unexpected import as_error
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,19 +58,10 @@ def call(packed: bytes) -> Outcome[Any]:
         try:
             function, item = pickle.loads(packed)
             result = function(item)
-        except MrbridgeError as error:
-            result = error
-        except MemoryError:
-            result = too_large()
+        except Exception as error:
+            result = as_error(error)
     warned = [str(w.message) for w in caught if issubclass(w.category, MrbridgeWarning)]
     return Outcome(result, tuple(warned), tuple(logged))
-
-
-def too_large() -> MrbridgeError:
-    """What comes of an item that asks for more memory than there is."""
-    return MrbridgeError(
-        "needs more memory than there is", remedy="Check the voxel sizes in its header."
-    )
 
 
 def killer(victims: str) -> Outcome[Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,7 +15,9 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from mrbridge import interruption
 from mrbridge.errors import MrbridgeError
+from mrbridge.quiet import tolerate_warnings
 from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer, packed
 
 AHEAD = 4
@@ -22,6 +26,9 @@ waits, and a bound on the results that wait in memory behind a slow one."""
 
 TRIES = 3
 """Processes that one item may kill."""
+
+GRACE_SECONDS = 3.0
+"""How long a process may take to end its work in order: temporary files are removed."""
 
 
 def in_processes(
@@ -44,6 +51,15 @@ def in_processes(
                 yield _oldest(waiting)
         except BrokenProcessPool:
             is_broken = True
+        except KeyboardInterrupt:
+            _stop(pool)
+            for item, future in waiting:
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    yield item, future.result().told()
+            raise
+        except BaseException:  # nobody waits for the results any more
+            _stop(pool)
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         # Who killed a process is not known; one at a time, each can only kill its own.
@@ -57,12 +73,52 @@ def _pool(workers: int, context: BaseContext) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
 
 
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End the processes of a pool whatever they do."""
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        process.join(max(0, deadline - time.monotonic()))
+        process.kill()
+
+
 def _begin() -> None:
     """What a process does first."""
     calm()
+    tolerate_warnings()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
     threading.Thread(
         target=_end_with, args=(multiprocessing.parent_process(),), daemon=True
     ).start()
+
+
+_at_work = False
+
+
+def _end(number: int, frame: object) -> None:
+    """On a signal: end the work in order, and the process with it."""
+    if not _at_work:
+        os._exit(1)
+    timer = threading.Timer(GRACE_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
+
+
+def _work(work: bytes) -> Outcome[Any]:
+    """Do one item; a signal meanwhile is the end of this process."""
+    global _at_work
+    _at_work = True
+    try:
+        return call(work)
+    except KeyboardInterrupt:
+        os._exit(1)
+    finally:
+        _at_work = False
 
 
 def _end_with(parent: BaseProcess | None) -> None:
@@ -78,7 +134,7 @@ def _end_with(parent: BaseProcess | None) -> None:
 def _hand_out(pool: ProcessPoolExecutor, work: bytes) -> Future[Outcome[Any]]:
     """Hand an item to a pool; a broken one answers at once that it is."""
     try:
-        return pool.submit(call, work)
+        return pool.submit(_work, work)
     except BrokenProcessPool as error:
         refused: Future[Outcome[Any]] = Future()
         refused.set_exception(error)
@@ -89,6 +145,7 @@ def _oldest(
     waiting: deque[tuple[Item, Future[Outcome[Any]]]],
 ) -> tuple[Item, Any]:
     """Wait for the result of the item that was handed out first, and take both."""
+    interruption.check()
     item, future = waiting[0]
     outcome = future.result()
     waiting.popleft()
@@ -100,9 +157,12 @@ def _alone(work: bytes, context: BaseContext) -> Outcome[Any]:
     for _ in range(TRIES - 1):
         with _pool(1, context) as pool:
             try:
-                return pool.submit(call, work).result()
+                return pool.submit(_work, work).result()
             except BrokenProcessPool:
                 continue
+            except BaseException:
+                _stop(pool)
+                raise
     return killer(f"{TRIES} processes")
 
 

@@ -66,8 +66,9 @@ class StopOnSignal:
             raise Interrupted(
                 "stopped at once", remedy="Go on from the last checkpoint with --resume."
             )
+        if not self.requested:
+            log.warning("stopping after this step; a checkpoint is written")
         self.requested = True
-        log.warning("stopping after this step; a checkpoint is written")
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -57,7 +57,8 @@ class Record:
             ("synthetic/target", made.to_target),
             ("synthetic/source", made.to_source),
         ):
-            self._board.add_histogram(f"intensity/{name}", stack, epoch)
+            if np.isfinite(stack).any():
+                self._board.add_histogram(f"intensity/{name}", stack[np.isfinite(stack)], epoch)
         self._board.flush()
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from mrbridge.data.augment import Augmentation
 from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
 from mrbridge.data.simulated import SimulatedPairs
-from mrbridge.errors import Interrupted, MrbridgeWarning, SettingsError
+from mrbridge.errors import Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.hardware import choose_device, fast_bfloat16, quick_kernels
 from mrbridge.io.safety import sweep, write_text
 from mrbridge.preparation.store import Store
@@ -104,6 +105,7 @@ def train(
         SettingsError: a change or a store that a resumed run cannot take, or `out` is a URL.
         StoreError: the store cannot be used.
         Interrupted: somebody asked for an end; a checkpoint is written.
+        MrbridgeError: losses became infinite or NaN, and no state was any good.
     """
     refuse_url(out)
     if resume and overwrite:
@@ -205,6 +207,13 @@ def _train(
             )
     if keeper is None:
         return Run(run, asked, [])
+    rows = keeper.record.rows
+    if rows and not math.isfinite(rows[-1].get("generators", 0)) and not keeper.watch.best_is_right:
+        raise MrbridgeError(
+            "the training diverged: its losses are not finite, and no state was any good",
+            path=run,
+            remedy="Train anew with a lower learning_rate.",
+        )
     return Run(run, asked, keeper.record.rows, keeper.watch.keeps_beginning)
 
 

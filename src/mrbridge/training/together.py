@@ -25,6 +25,7 @@ from mrbridge.hardware import keep_memory
 from mrbridge.threads import for_new_processes, is_count_given
 from mrbridge.training.ranks import MEETING
 from mrbridge.training.run import Run, train
+from mrbridge.unexpected import as_error
 
 _GRACE_SECONDS = 5
 
@@ -119,14 +120,17 @@ def _take_part(
     console.listen(said.quiet or place["RANK"] != "0", said.verbose, said.json)
     try:
         told: Run | MrbridgeError = train(store, out, **options)
-    except MrbridgeError as error:
-        told = error
+    except KeyboardInterrupt:
+        told = Interrupted("stopped before it had begun", remedy="Begin again, or --resume.")
+    except Exception as error:
+        told = as_error(error)
     answer.send(told)
 
 
 @contextmanager
 def _signals_passed_on(processes: list[BaseProcess]) -> Iterator[list[int]]:
-    """Within it, SIGTERM goes on to the processes; terminals send them SIGINT by themselves.
+    """Within it, signals go on to the processes, as SIGTERM: those of a terminal reach them by
+    themselves as well.
 
     Yields:
         The signals that came.
@@ -140,7 +144,7 @@ def _signals_passed_on(processes: list[BaseProcess]) -> Iterator[list[int]]:
                 os.kill(process.pid, signal.SIGTERM)
 
     before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: asked.append(number)),
+        signal.SIGINT: signal.signal(signal.SIGINT, pass_on),
         signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
     }
     try:

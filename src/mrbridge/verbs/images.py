@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mrbridge.console import answer, as_far_as_done, listen
+from mrbridge.console import answer, as_far_as_done, interruption_of, listen
 from mrbridge.errors import must_exist
 from mrbridge.models import locate, weights_file
 from mrbridge.options import (
@@ -138,10 +138,13 @@ def translate(
     words = f"{len(outputs) - skipped} translated"
     if skipped:
         words += f", {skipped} skipped that were done already"
-    answer(
-        {"outputs": outputs, "model": done[0].model, "skipped": skipped, "failed": failed},
-        f"{words}: {outputs[0] if len(outputs) == 1 else out}",
-    )
+    told = {
+        "outputs": outputs,
+        "model": done[0].model if done else None,
+        "skipped": skipped,
+        "failed": failed,
+    }
+    answer(told | interruption_of(failure), f"{words}: {outputs[0] if len(outputs) == 1 else out}")
     if failure:
         raise failure
 

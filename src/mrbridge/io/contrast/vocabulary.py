@@ -89,8 +89,8 @@ OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
             "is a spatial transformation",
             r"""
             (?:inv|inverse)?(?<!grad )(?:warp|warps|warpfield|warpcoef|deformation|displacement)|
-            coeff|nonlin field|xfm|affine(?: \d+)?$|generic affine|transform|jac|jacobian|logjacobian|
-            velocity|flow(?! comp)|disp|warp field
+            coeff|nonlin field|xfm|affine(?: \d+)?$|generic affine|transform|jac|jacobian|
+            logjacobian|velocity|flow(?! comp)|disp|warp field
             """,
         ),
         (
