@@ -21,6 +21,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 from mrbridge import cli, console
+from mrbridge.children import SAFE_PATH
 
 install_import_hook(["mrbridge.networks", "mrbridge.losses"], "beartype.beartype")
 
@@ -126,7 +127,10 @@ def _as_before() -> Iterator[None]:
     logger = logging.getLogger("mrbridge")
     handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
     show, handler = warnings.showwarning, signal.getsignal(signal.SIGTERM)
+    safe_path = os.environ.get(SAFE_PATH)
     yield
+    if safe_path is None:
+        os.environ.pop(SAFE_PATH, None)
     logger.handlers, logger.propagate, warnings.showwarning = handlers, propagate, show
     logger.setLevel(level)
     signal.signal(signal.SIGTERM, handler)

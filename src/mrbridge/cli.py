@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from mrbridge import __version__, console
+from mrbridge.children import SAFE_PATH
 from mrbridge.console import complain
 from mrbridge.download.command import app as download
 from mrbridge.errors import MrbridgeError
@@ -59,6 +61,7 @@ def _root(
 def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = None) -> None:
     """Run a command line, this one unless told otherwise, and leave with its exit code."""
     console.set_up()
+    os.environ[SAFE_PATH] = "1"  # of all processes that any library starts
     # Whatever runs ends as with Ctrl-C: temporary files are removed, the exit code is 3.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = _run(arguments, program)

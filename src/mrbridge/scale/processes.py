@@ -13,6 +13,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from mrbridge.children import safe_path
 from mrbridge.errors import MrbridgeError
 from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer, packed
 
@@ -28,6 +29,13 @@ def in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, imports: Sequence[str]
 ) -> Iterator[tuple[Item, Result | MrbridgeError]]:
     """See `mrbridge.scale.map_scans`."""
+    with safe_path():
+        yield from _in_processes(function, items, workers, imports)
+
+
+def _in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, imports: Sequence[str]
+) -> Iterator[tuple[Item, Result | MrbridgeError]]:
     context = _context([_module(function), *imports])
     rest = iter(items)
     is_broken = True
