@@ -118,6 +118,7 @@ def _one_thread() -> None:
     import torch
 
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     torch.set_num_threads(1)
 
 

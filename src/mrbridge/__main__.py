@@ -9,7 +9,7 @@ import mrbridge
 if not sys.flags.safe_path and Path(sys.path[0]) != Path(mrbridge.__file__).parents[1]:
     del sys.path[0]
 
-from mrbridge.cli import main  # noqa: E402
+from mrbridge.cli import main
 
 if __name__ == "__main__":
     main()

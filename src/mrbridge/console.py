@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import typer
 
 from mrbridge.errors import MrbridgeWarning, SomeScansFailed
-from mrbridge.urls import shown
+from mrbridge.urls import shown, without_secrets
 
 Result = TypeVar("Result")
 
@@ -85,7 +85,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     if isinstance(value, str):
-        return shown(value)
+        return without_secrets(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
