@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,3 +137,65 @@ def test_scales_of_frames(text: str, good: bool, run: Run, tmp_path: Path) -> No
             assert np.array_equal(io.read(tmp_path / "dcm").voxels, expected)
     else:
         assert translate(run, tmp_path / "dcm")[0] == 2
+
+
+def peak_memory(*arguments: Any) -> tuple[int, str, int]:
+    """Exit code, words on standard error and the most memory in bytes of a command line."""
+    code = (
+        "import resource, sys\nfrom mrbridge.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nfinally:\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr, int(done.stdout.split()[-1])
+
+
+@pytest.mark.parametrize("kind", ["one", "many", "overlapping"])
+def test_zip_bombs(kind: str, tmp_path: Path) -> None:
+    (path, *_) = write_series(tmp_path / "dcm")
+    content = path.read_bytes() + bytes(40 << 20)
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        if kind == "one":
+            archive.writestr("a.dcm", content + bytes(200 << 20))
+        elif kind == "many":
+            for number in range(30):
+                archive.writestr(f"{number}.dcm", content)
+        else:
+            archive.writestr("a.dcm", content)
+            (info,) = archive.infolist()
+            for number in range(2000):
+                other = copy.copy(info)
+                other.filename = f"{number}.dcm"
+                archive.filelist.append(other)
+    for verb in (
+        ["inspect", bomb],
+        ["translate", "-i", bomb, "-o", tmp_path / "out", "-m", GOLDEN],
+    ):
+        code, err, peak = peak_memory(*verb)
+        assert code == 2, err
+        assert "promises" in err
+        assert peak < 1 << 30
+
+
+def test_a_zip_of_blank_slices_is_read(tmp_path: Path) -> None:
+    write_series(tmp_path / "dcm", Volume(np.zeros((512, 512, 3), np.uint16), marked().affine))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in (tmp_path / "dcm").iterdir():
+            archive.write(path, path.name)
+    assert io.read(tmp_path / "a.zip").voxels.shape == (512, 512, 3)
+
+
+def test_pixels_beyond_rows_and_columns(run: Run, tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "dcm")
+    one = pydicom.dcmread(paths[3])
+    one.PixelData = one.PixelData + bytes(1 << 20)
+    one.save_as(paths[3])
+    code, _, err = translate(run, tmp_path / "dcm")
+    assert code == 2
+    assert "its header promises" in err

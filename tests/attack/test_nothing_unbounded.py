@@ -17,6 +17,7 @@ from mrbridge.download import http
 from mrbridge.errors import InputError
 from mrbridge.urls import without_secrets
 
+GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
 Run = Callable[..., tuple[int, str, str]]
 LONG = 400_000
 
@@ -156,7 +157,7 @@ def test_long_numbers_in_a_table(run: Run, tmp_path: Path) -> None:
     rows = [f"{c},{n}" for c in ("T1w", "T2w") for n in ("9" * 5000, "\u00b2", "a.nii")]
     (tmp_path / "scans.csv").write_text("\n".join(["contrast,path", *rows]))
     refused(run, "prepare", tmp_path / "scans.csv", "-o", tmp_path / "store")
-    refused(run, "evaluate", "--pairs", tmp_path / "scans.csv", "-o", tmp_path / "o")
+    refused(run, "evaluate", "--pairs", tmp_path / "scans.csv", "-o", tmp_path / "o", "-m", GOLDEN)
 
 
 def test_numbers_are_in_their_order() -> None:

@@ -52,7 +52,8 @@ _MAGIC_END = 132  # PS3.10, 7.1: a preamble of 128 bytes, then DICM
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END_OF_SEQUENCE = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _JPEG, _JPEG_2000 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # how their images begin
-_DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
+_RATIO = 100  # images compress to a half or a tenth; blank ones, which are small, to a thousandth
+_SMALL = 1 << 26  # bytes: what may be compressed to anything
 
 
 class _Bounded(io.BufferedReader):
@@ -334,8 +335,9 @@ def _refuse_inflating(source: IO[bytes], file: DicomFile) -> None:
         inflater, grown = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while block := inflater.unconsumed_tail or source.read(_CHUNK):
             grown += len(inflater.decompress(block, _CHUNK))
-            if grown > MAX_INFLATED:
-                raise damaged(file, f"grows to more than {MAX_INFLATED} bytes")
+            most = min(MAX_INFLATED, max(_SMALL, _RATIO * file.size))
+            if grown > most:
+                raise damaged(file, f"grows to more than {most} bytes")
     source.seek(0)
 
 
@@ -359,6 +361,14 @@ def _in_zip(path: Path, only: Collection[str]) -> Iterator[DicomFile]:
         raise InputError(
             "is no whole zip", path=path, remedy="Get it again from where it came."
         ) from None
+    packed = sum(info.compress_size for info in archive.infolist())
+    whole = sum(info.file_size for info in archive.infolist())
+    if packed > path.stat().st_size or whole > max(16 * _SMALL, _RATIO * packed):
+        raise InputError(
+            f"promises {whole} bytes out of {path.stat().st_size}",
+            path=path,
+            remedy="Take it for damaged, or unpack it first.",
+        )
     for info in sorted(archive.infolist(), key=lambda info: info.filename):
         if info.is_dir() or (only and info.filename not in only):
             continue
@@ -375,7 +385,7 @@ def _refuse_bomb(info: zipfile.ZipInfo, path: Path) -> None:
         raise InputError(
             "is packed in an unusual way", path=member, remedy="Unpack the zip and name the folder."
         )
-    if info.file_size > min(MAX_FILE_BYTES, info.compress_size * _DEFLATE_LIMIT + 1024):
+    if info.file_size > min(MAX_FILE_BYTES, max(_SMALL, _RATIO * info.compress_size)):
         raise InputError(
             f"promises {info.file_size} bytes out of {info.compress_size}",
             path=member,
