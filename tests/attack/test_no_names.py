@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
+import pydicom
 import pytest
 from tests.conftest import ellipsoids
 from tests.studies import write_series
@@ -105,3 +107,39 @@ def test_a_run_does_not_name_the_computer(tmp_path: Path) -> None:
     names = [path.name for path in tmp_path.rglob("*tfevents*")]
     assert names
     assert not any(socket.gethostname() in name for name in names)
+
+
+@pytest.mark.parametrize("fault", ["cut", "pixels", "slope", "text", "version"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_damaged_files_of_a_study(fault: str, packed: bool, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    for number, path in enumerate(sorted(write_series(folder / NAME)), 1):
+        path.rename(path.with_name(f"{NAME}_5_{number:02}.dcm"))
+    bad = sorted((folder / NAME).iterdir())[2]
+    content = bad.read_bytes()
+    if fault == "cut":
+        bad.write_bytes(content[:600])
+    elif fault == "text":
+        bad.write_bytes(b"no image")
+    elif fault == "pixels":
+        bad.write_bytes(content[:-100])
+    else:
+        one = pydicom.dcmread(bad)
+        if fault == "slope":
+            one.RescaleSlope = 0
+        else:
+            one.PixelData = bytes(len(one.PixelData))
+            bad = bad.with_name(f"{NAME}_x.dcm")
+        one.save_as(bad)
+    source = folder
+    if packed:
+        source = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", folder))
+    code, out, err = run("translate", "-i", source, "-o", tmp_path / "out", "-m", GOLDEN)
+    assert code == 2
+    for part in ("DOE", "JOHN", "1950"):
+        assert part not in out + err
+    assert str(source) in err
+    assert fault == "text" or "by name)" in err
+    run("prepare", source, "-o", tmp_path / "store")
+    written = b"".join(p.read_bytes() for p in tmp_path.glob("store/*.json"))
+    assert b"DOE" not in written

@@ -140,7 +140,7 @@ def test_a_manifest_of_another_program(content: str, run: Run, tmp_path: Path) -
     assert run("inspect", tmp_path / "scans", "-o", tmp_path / "page.html")[0] == 0
     code, _, err = run("train", tmp_path / "scans", "-o", tmp_path / "run")
     assert code == 2
-    assert "validation errors" not in err
+    assert "validation error" not in err
 
 
 @pytest.mark.parametrize("name", ["9" * 200, "\u00b2", "a\u00b2b", "\u0663", "0" * 100 + "1", "-"])

@@ -134,7 +134,8 @@ class Store:
         fetch(file)
         try:
             told = parse_json(file.read_text(encoding="utf-8"))
-            if isinstance(told, dict) and told.get("format") != FORMAT:
+            is_ours = isinstance(told, dict) and told.get("format") == FORMAT
+            if not is_ours and not (path / "scans").is_dir():
                 raise StoreError(
                     "holds a manifest.json of another program, and no store",
                     path=path,

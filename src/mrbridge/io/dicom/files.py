@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -50,6 +51,7 @@ NO_DICOM = "is no DICOM file"
 _CHUNK = 1 << 20
 _MAGIC_END = 132  # PS3.10, 7.1: a preamble of 128 bytes, then DICM
 _UNDEFINED = 0xFFFFFFFF
+_PLAIN = re.compile(r"^(DICOM|PA|ST|SE|IMG|IM|MR|I|S|Z)?[-_.]?[0-9._-]*(\.(dcm|ima|img))?$", re.I)
 _ITEM, _END_OF_SEQUENCE = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _JPEG, _JPEG_2000 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # how their images begin
 _RATIO = 100  # images compress to a half or a tenth; blank ones, which are small, to a thousandth
@@ -273,6 +275,35 @@ def _calm() -> Iterator[None]:
 
 calm = Shared(_calm)
 """Keeps pydicom from telling of odd values: its words may hold a patient's data."""
+
+
+@contextmanager
+def nameless(root: Path) -> Iterator[None]:
+    """Let errors name files of a study by number where their names may be the patient's, as some
+    scanners export them; `IM0003` and UIDs stay.
+
+    Args:
+        root: the folder or zip; a path that a user named is told as it is.
+    """
+    try:
+        yield
+    except InputError as error:
+        if error.path is None or root not in error.path.parents:
+            raise
+        if all(_PLAIN.match(part) for part in error.path.relative_to(root).parts):
+            raise
+        number = next((n for n, one in enumerate(_paths(root), 1) if one == error.path), None)
+        told = "one of its files" if number is None else f"file {number} by name"
+        raise InputError(f"{error.what} ({told})", path=root, remedy=error.remedy) from None
+
+
+def _paths(root: Path) -> Iterator[Path]:
+    """The files of a folder or zip in the order of their names, as messages name them."""
+    if root.is_dir():
+        yield from walk(root, links=True)
+        return
+    with suppress(OSError, zipfile.BadZipFile, ValueError), zipfile.ZipFile(root) as archive:
+        yield from (root / name for name in sorted(archive.namelist()) if not name.endswith("/"))
 
 
 def find_files(
