@@ -23,6 +23,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 from mrbridge import cli, console
+from mrbridge.children import SAFE_PATH
 
 install_import_hook(["mrbridge.networks", "mrbridge.losses"], "beartype.beartype")
 
@@ -119,6 +120,7 @@ def _one_thread() -> None:
     import torch
 
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     torch.set_num_threads(1)
 
 
@@ -129,7 +131,10 @@ def _as_before() -> Iterator[None]:
     handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
     show, hooks = warnings.showwarning, (threading.excepthook, sys.unraisablehook)
     handlers_of = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    safe_path = os.environ.get(SAFE_PATH)
     yield
+    if safe_path is None:
+        os.environ.pop(SAFE_PATH, None)
     threading.excepthook, sys.unraisablehook = hooks
     logging.raiseExceptions = True
     logger.handlers, logger.propagate, warnings.showwarning = handlers, propagate, show

@@ -275,7 +275,7 @@ def test_weights_outside_are_never_read(folder: Path, tmp_path: Path, escape: st
     outside = tmp_path / "outside.safetensors"
     shutil.move(weights_of(folder), outside)
     edit(folder, weights=escape.format(outside.name, absolute=outside))
-    with pytest.raises(BundleError, match="missing"):
+    with pytest.raises(BundleError, match=r"missing|'weights' cannot be"):
         load_bundle(folder)
 
 

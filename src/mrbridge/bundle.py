@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -21,7 +22,7 @@ from safetensors.torch import save as save_safetensors
 from mrbridge import __version__
 from mrbridge.errors import BundleError, SettingsError, SizeError
 from mrbridge.io.safety import atomic_path, sha256_of, write_json, write_text
-from mrbridge.json_text import parse_json
+from mrbridge.json_text import parse_json, short_repr
 from mrbridge.models import bundle_folder, locate
 from mrbridge.networks import (
     Generator,
@@ -38,6 +39,11 @@ from mrbridge.settings import Settings
 from mrbridge.volume import Planes
 
 VERSION = 1
+
+_MOST_BYTES = 1 << 20  # of bundle.json
+_LARGEST = 1e30  # of intensities: float32 holds their squares no more
+_Contrast = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
+_Line = Annotated[str, Field(max_length=200)]
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 
@@ -86,6 +92,8 @@ class Networks(Settings):
 class BundleManifest(Settings):
     """`bundle.json`: everything that inference needs, and where the model comes from.
 
+    It may come from anybody: what becomes a name or a path is checked, and sizes have limits.
+
     Attributes:
         least_size: rows and columns to which smaller slices are padded, so that as much surrounds
             them as in training: instance norms see it (docs/decisions/0013-surroundings.md). 0 is
@@ -94,10 +102,10 @@ class BundleManifest(Settings):
 
     format: Literal["mrbridge-bundle"] = "mrbridge-bundle"
     version: int = VERSION
-    created_by: str = f"mrbridge {__version__}"
-    source: str
-    target: str
-    preset: str
+    created_by: _Line = f"mrbridge {__version__}"
+    source: _Contrast
+    target: _Contrast
+    preset: _Line
     networks: Networks
     standard: StandardSettings
     typical: dict[str, IntensityRecipe]
@@ -106,9 +114,39 @@ class BundleManifest(Settings):
     least_size: int = Field(default=0, ge=0, le=8192)
     trained: dict[str, Any]
     scores: dict[str, float]
-    limits: tuple[str, ...] = ()
-    weights: str = ""
-    weights_sha256: str = ""
+    limits: tuple[Annotated[str, Field(max_length=10_000)], ...] = ()
+    weights: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors)?$")
+    weights_sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+
+    @model_validator(mode="after")
+    def _check(self) -> BundleManifest:
+        if self.source == self.target:
+            raise ValueError(f"source and target are both {self.source}")
+        if self.least_size > max(1024, self.networks.image_size):
+            raise ValueError(f"least_size is {self.least_size}, far over image_size")
+        for contrast in (self.source, self.target):
+            if contrast not in self.typical:
+                raise ValueError(f"typical names no range of {contrast}")
+        for contrast, recipe in self.typical.items():
+            if not _is_range(recipe):
+                told = short_repr(recipe.model_dump(exclude_defaults=True))
+                raise ValueError(f"typical is no range of {contrast}: {told}")
+        return self
+
+
+def _is_range(recipe: IntensityRecipe) -> bool:
+    """Whether all landmarks rise, so that intensities keep their order."""
+    knee = [] if recipe.knee is None else [recipe.knee]
+    line = [recipe.low, *knee, recipe.high]
+    lines = (line, recipe.landmarks, recipe.levels)
+    least = max(1e-6 * max(map(abs, line)), 1 / _LARGEST)
+    if len(recipe.levels) not in (0, len(recipe.landmarks)):
+        return False
+    return all(after - before > least for before, after in pairwise(line)) and all(
+        all(abs(value) < _LARGEST for value in values)
+        and all(before < after for before, after in pairwise(values))
+        for values in lines
+    )
 
 
 @dataclass(frozen=True)
@@ -258,7 +296,11 @@ def read_manifest(model: str | Path) -> BundleManifest:
     """
     path = find_bundle(model) / "bundle.json"
     try:
-        values = parse_json(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+        values = parse_json(text.decode())
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot be read ({error})", path=path, remedy="Get it anew.") from None
     if not isinstance(values, dict) or values.get("format") != "mrbridge-bundle":
@@ -267,7 +309,7 @@ def read_manifest(model: str | Path) -> BundleManifest:
     if type(version) is not int or version != VERSION:
         is_newer = type(version) is int and version > VERSION
         raise BundleError(
-            f"has format version {version}, this mrbridge reads {VERSION}",
+            f"has format version {short_repr(version)}, this mrbridge reads {VERSION}",
             path=path,
             remedy="Update mrbridge." if is_newer else "Take the mrbridge that wrote it.",
         )

@@ -12,6 +12,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from mrbridge import __version__, console, interruption
+from mrbridge.children import SAFE_PATH
 from mrbridge.console import complain
 from mrbridge.download.command import app as download
 from mrbridge.errors import Interrupted
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = N
     share_the_machine()  # before a verb imports PyTorch
     console.set_up()
     interruption.listen()
+    os.environ[SAFE_PATH] = "1"  # of all processes that any library starts
     code = _run(arguments, program)
     interruption.finish(code)
     code = console.flush(code)

@@ -26,7 +26,7 @@ from mrbridge.errors import (
     SomeScansFailed,
 )
 from mrbridge.quiet import tolerate_warnings
-from mrbridge.urls import shown
+from mrbridge.urls import shown, without_secrets
 
 STDOUT = "standard output"
 READER_GONE = 141
@@ -152,7 +152,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     if isinstance(value, str):
-        return shown(value)
+        return without_secrets(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mrbridge.json_text import shortened
 from mrbridge.urls import is_url, shown
+
+_LONGEST = 4000
+"""The most characters of what an error says: it may repeat what came from anywhere."""
 
 
 class MrbridgeError(Exception):
@@ -24,9 +28,9 @@ class MrbridgeError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, *, path: str | Path | None = None, remedy: str = "") -> None:
-        self.what = shown(what)
+        self.what = shown(shortened(what, _LONGEST))
         self.path = None if path is None else Path(path)
-        self.remedy = shown(remedy)
+        self.remedy = shown(shortened(remedy, _LONGEST))
         super().__init__(self.what)
 
     def __str__(self) -> str:

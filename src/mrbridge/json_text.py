@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
+import reprlib
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -15,6 +17,35 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
+    "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # and what turns text
+    "\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """Text in which what would steer a terminal, or hide, is written as an escape (`\\x1b`)."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """Text of at most so many characters: what is in the middle of a longer one is left out."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most - most // 4 - 3]} … {text[len(text) - most // 4 :]}"
+
+
+def short_repr(value: Any) -> str:
+    """A value as Python writes it, in one line of bounded length however large it is."""
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = 80
+    try:
+        return brief.repr(value)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        return "a number of thousands of digits"
 
 
 def decode(data: bytes) -> tuple[str, str]:

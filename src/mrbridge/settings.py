@@ -15,9 +15,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mrbridge.errors import SettingsError
+from mrbridge.json_text import short_repr, shortened
 
 _OTHER_VALUE = "Choose another value."
 _NOT_NEAR = ", nor one like it"
+_MOST_BYTES = 1 << 20  # of a file of settings
+_MOST_VALUES = 10_000  # in one, aliases counted as often as they are used
+_MOST_LEVELS = 20  # of a key
+_MOST_PROBLEMS = 5  # told at once
 
 
 class Settings(BaseModel):
@@ -35,7 +40,10 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            problems = [_in_words(cls, detail) for detail in error.errors()]
+            details = error.errors()
+            problems = [_in_words(cls, detail) for detail in details[:_MOST_PROBLEMS]]
+            if len(details) > _MOST_PROBLEMS:
+                problems.append(f"and {len(details) - _MOST_PROBLEMS} more problems")
             remedy = "" if any("did you mean" in words for words in problems) else _OTHER_VALUE
             if any(words.endswith(_NOT_NEAR) for words in problems):
                 remedy = f"Known keys: {', '.join(known_keys(cls))}."
@@ -83,15 +91,16 @@ def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals or not key:
+        if not equals or not key or key.count(".") >= _MOST_LEVELS:
             raise SettingsError(
-                f"'{assignment}' is not an assignment", remedy="Write key=value, as in epochs=20."
+                f"'{shortened(assignment)}' is not an assignment",
+                remedy="Write key=value, as in epochs=20.",
             )
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError) as error:
+            value = _parse_yaml(text)
+        except ValueError as error:
             raise SettingsError(
-                f"the value in '{assignment}' is not YAML ({error})", remedy="Quote it."
+                f"the value in '{shortened(assignment)}' is not YAML ({error})", remedy="Quote it."
             ) from None
         for part in reversed(key.strip().split(".")):
             value = {part: value}
@@ -106,8 +115,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         SettingsError: the file cannot be read or does not hold a mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        with open(path, "rb") as file:
+            values = _parse_yaml(file.read(_MOST_BYTES + 1).decode())
+    except (OSError, ValueError) as error:
         raise SettingsError(
             f"cannot be read as YAML ({error})", path=path, remedy="Check the file."
         ) from None
@@ -116,6 +126,44 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingsError("holds no key: value pairs", path=path, remedy="Write key: value.")
     return values
+
+
+def _parse_yaml(text: str) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        ValueError: it is no YAML, or would hold more values than settings ever do.
+    """
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"it is longer than {_MOST_BYTES} characters")
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count(node, {}) > _MOST_VALUES:
+            raise ValueError(f"it holds more than {_MOST_VALUES} values")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except ValueError as error:  # such as the 99th of a month
+        raise ValueError(shortened(str(error))) from None
+    except yaml.YAMLError as error:
+        raise ValueError(shortened(" ".join(str(error).split()), 400)) from None
+    except (LookupError, AttributeError, TypeError, ArithmeticError):
+        raise ValueError("a value is not of the type that its tag names") from None
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values in a node; without end where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES + 1  # until it is known: for what holds itself
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
+        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -127,8 +175,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def _in_words(model: type[BaseModel], detail: Any) -> str:
     if not detail["loc"]:  # values that are possible alone, but not together
-        return str(detail["msg"]).removeprefix("Value error, ")
-    *above, last = (str(part) for part in detail["loc"])
+        return shortened(str(detail["msg"]).removeprefix("Value error, "), 500)
+    *above, last = (shortened(str(part), 80) for part in detail["loc"])
     prefix = ""
     kinds = [model]
     for part in above:
@@ -140,7 +188,7 @@ def _in_words(model: type[BaseModel], detail: Any) -> str:
             kinds = [kind for kind in kinds if _is_called(kind, part)] or kinds
     key = prefix + last
     if detail["type"] != "extra_forbidden":
-        return f"'{key}' cannot be {detail['input']!r}: {detail['msg']}"
+        return f"'{key}' cannot be {short_repr(detail['input'])}: {shortened(detail['msg'], 500)}"
     here = {name: prefix + name for kind in kinds for name in known_keys(kind)}
     elsewhere = {name.rpartition(".")[2]: name for name in known_keys(model)}
     if prefix:  # what the other kinds have is of no use here

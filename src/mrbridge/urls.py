@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mrbridge.json_text import visible
+
 MIRROR_SUFFIX = ".places"
 """What the name of the temporary folder ends with."""
 
@@ -17,12 +19,14 @@ _URL = re.compile(r"(?P<kind>[a-z][a-z0-9+.-]+):/{1,2}(?P<rest>.*)", re.IGNORECA
 _CHAINED = re.compile(r"[a-z][a-z0-9+.-]*::", re.IGNORECASE)
 _ROOT = r"/\.~[0-9a-f]{6}-\d+-[0-9a-f]{8}\.places/(?P<kind>[a-z][a-z0-9+.-]+)(?:/|$)"
 _MIRRORED = re.compile(_ROOT, re.IGNORECASE)
-_MIRRORED_IN_TEXT = re.compile(r"""[^\s"'(]*""" + _ROOT, re.IGNORECASE)
-_SECRET = re.compile(r"(?P<kind>[a-z][a-z0-9+.-]*:/{1,2})[^/\s@]*@", re.IGNORECASE)
-_SIGNED = re.compile(
-    r"""(?P<url>https?:/{1,2}[^\s?]*)\?[^\s"')]*(sig|token|credential|key)[^\s"')]*""",
-    re.IGNORECASE,
-)
+# All that text of any length passes through takes time in proportion to it: each pattern begins
+# with what is rare, and what one match has looked at no other one looks at again.
+_SECRET = re.compile(r"(?<=[a-z0-9+.-])(?P<slashes>:/{1,2})[^/\s]*@", re.IGNORECASE)
+_WORD = re.compile(r"\S+")
+_WEB = re.compile(r"https?:/", re.IGNORECASE)
+_QUERY = re.compile(r"""\?[^\s"')]+""")
+_SIGNS = re.compile(r"sig|token|credential|key", re.IGNORECASE)
+_BEFORE_PATHS = " \t\n\"'("
 
 
 def is_url(place: Any) -> bool:
@@ -53,14 +57,40 @@ def masked(text: str) -> str:
     """Text without the names and passwords of its URLs (`ftp://***@host`), and without what signs
     links, which follows their question marks.
     """
-    return _SIGNED.sub(r"\g<url>?***", _SECRET.sub(r"\g<kind>***@", text))
+    text = _SECRET.sub(r"\g<slashes>***@", text)
+    return _WORD.sub(_unsigned, text) if "?" in text else text
+
+
+def _unsigned(word: re.Match[str]) -> str:
+    web = _WEB.search(word[0])
+    if web is None:
+        return word[0]
+    before, after = word[0][: web.end()], word[0][web.end() :]
+    return before + _QUERY.sub(lambda part: "?***" if _SIGNS.search(part[0]) else part[0], after)
 
 
 def shown(place: str | Path) -> str:
-    """Text or a path as users may see it: URLs in the place of their mirrors, and no secrets."""
+    """Text or a path as users may see it on a terminal: URLs in the place of their mirrors, no
+    secrets, and what would steer the terminal as escapes."""
+    return visible(without_secrets(place))
+
+
+def without_secrets(place: str | Path) -> str:
+    """Text or a path with URLs in the place of their mirrors, and no secrets."""
     text = str(place)
     if isinstance(place, Path):
         text = "://".join(parts(place)) if is_url(place) else url_of(place) or text
     if MIRROR_SUFFIX in text:
-        text = _MIRRORED_IN_TEXT.sub(r"\g<kind>://", text)
+        text = _without_mirrors(text)
     return masked(text)
+
+
+def _without_mirrors(text: str) -> str:
+    """Text with the URLs of the mirrors whose paths it holds."""
+    parts, end = [], 0
+    for found in _MIRRORED.finditer(text):
+        before = text[end : found.start()]
+        start = max(before.rfind(letter) for letter in _BEFORE_PATHS) + 1
+        parts += [before[:start], found["kind"], "://"]
+        end = found.end()
+    return "".join([*parts, text[end:]])

@@ -1,8 +1,9 @@
-"""ONNX files: kept beside the weights that they were made of, and never trusted blindly."""
+"""ONNX files: kept in the user's cache, and never trusted blindly."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from mrbridge import models
 from mrbridge.bundle import Bundle, load_bundle, save_bundle
 from mrbridge.errors import BundleError, OutputError, SettingsError
 from mrbridge.inference import export as module
@@ -42,8 +42,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def files(folder: Path) -> list[Path]:
-    return sorted((folder / "onnx").iterdir())
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the ONNX files of a test are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "mrbridge" / "onnx"
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +57,17 @@ def written(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> li
 
 
 class TestKept:
-    def test_it_is_made_once(self, bundle: Bundle, quick: list[str]) -> None:
+    def test_it_is_made_once(self, bundle: Bundle, quick: list[str], cache: Path) -> None:
         first = exported(bundle, "to_target")
         assert exported(bundle, "to_target") == first
         assert exported(load_bundle(bundle.path), "to_target") == first
+        assert exported(Bundle(bundle.manifest, bundle.weights), "to_target") == first
         assert first.multiple == 16
         exported(bundle, "to_source")
         assert quick == ["to_target", "to_source"]
-        assert len(files(bundle.path)) == 2
-        assert first.path in files(bundle.path)
+        assert len(list(cache.iterdir())) == 2
+        assert first.path in cache.iterdir()
+        assert not (bundle.path / "onnx").exists()
 
     @pytest.mark.parametrize("damage", [b"", b"other", None])
     def test_a_damaged_one_is_made_anew(
@@ -79,13 +84,20 @@ class TestKept:
         assert whole.read_bytes().startswith(b"to_target of")
         assert exported(bundle, "to_target").path == whole
 
-    def test_other_weights_replace_it(self, bundle: Bundle, quick: list[str]) -> None:
+    def test_other_weights_have_another(self, bundle: Bundle, quick: list[str]) -> None:
         old = exported(bundle, "to_target").path
-        source = exported(bundle, "to_source").path
         weights = {name: value + 1 for name, value in bundle.weights.items()}
         new = exported(save_bundle(bundle.manifest, weights, bundle.path), "to_target").path
         assert new != old
-        assert files(bundle.path) == sorted([new, source])
+
+    def test_the_cache_stays_small(self, bundle: Bundle, quick: list[str], cache: Path) -> None:
+        cache.mkdir(parents=True)
+        for number in range(20):
+            (cache / f"to_target-{number}-0.onnx").touch()
+            os.utime(cache / f"to_target-{number}-0.onnx", (number, number))
+        path = exported(bundle, "to_target").path
+        left = set(cache.iterdir())
+        assert left == {path} | {cache / f"to_target-{number}-0.onnx" for number in range(5, 20)}
 
     def test_other_settings_of_the_same_weights(self, bundle: Bundle, quick: list[str]) -> None:
         old = exported(bundle, "to_target").path
@@ -95,39 +107,39 @@ class TestKept:
         path.write_text(json.dumps(told))
         assert exported(load_bundle(bundle.path), "to_target").path != old
 
-    def test_where_the_bundle_cannot_be_written(
-        self,
-        bundle: Bundle,
-        quick: list[str],
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        (bundle.path / "onnx").write_text("in the way")
-        made = exported(bundle, "to_target").path
-        assert made.is_relative_to(tmp_path / "cache" / "mrbridge")
-        assert exported(bundle, "to_target").path == made
-        assert exported(Bundle(bundle.manifest, bundle.weights), "to_target").path == made
-        assert quick == ["to_target"]
-        shutil.rmtree(tmp_path / "cache")
-        (tmp_path / "cache").write_text("in the way too")
-        with pytest.raises(OutputError, match="cannot be written"):
-            exported(bundle, "to_target")
+    def test_a_file_in_the_bundle_is_not_used(self, bundle: Bundle, quick: list[str]) -> None:
+        path = exported(bundle, "to_target").path
+        shutil.copytree(path.parent, bundle.path / "onnx")
+        path.unlink()
+        assert exported(bundle, "to_target").path.parent == path.parent
+        assert quick == ["to_target", "to_target"]
 
-    def test_nothing_is_written_into_an_installed_mrbridge(
+    @pytest.mark.parametrize("home", ["full", "relative", "none"])
+    def test_without_a_cache(
         self,
+        home: str,
         bundle: Bundle,
         quick: list[str],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        monkeypatch.setattr(models, "_HERE", bundle.path.parent)
-        made = exported(bundle, "to_target").path
-        assert made.is_relative_to(tmp_path / "cache" / "mrbridge")
-        assert not (bundle.path / "onnx").exists()
-        assert exported(bundle, "to_target").path == made
-        assert quick == ["to_target"]
+        def no_home() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        if home == "none":
+            monkeypatch.setattr(module.Path, "home", no_home)
+        elif home == "full":
+            (tmp_path / "home").write_text("in the way")
+        made = exported(bundle, "to_target")
+        assert not (tmp_path / "cache").exists()
+        if home == "relative":
+            assert made.path.is_relative_to(tmp_path / "home" / ".cache" / "mrbridge")
+        else:
+            assert made.path is None
+            assert made.content.startswith(b"to_target of")
 
     def test_weights_that_do_not_fit(self, bundle: Bundle) -> None:
         broken = Bundle(bundle.manifest, {}, bundle.path)

@@ -25,6 +25,7 @@ from mrbridge.errors import (
     SomeScansFailed,
 )
 from mrbridge.inference.translate import translate
+from mrbridge.io.safety import sha256_of
 from mrbridge.volume import Volume
 
 
@@ -197,8 +198,8 @@ class TestFiles:
         assert made.affine.tobytes() == original.affine.tobytes()
         told = json.loads((out.parent / "made.json").read_text())
         assert told["SyntheticData"] is True
-        assert told["Sources"] == [scan.name]
-        assert told["SpatialReference"] == scan.name
+        assert told["Sources"] == [f"sha256:{sha256_of(scan)}"]
+        assert told["SpatialReference"] == told["Sources"][0]
         assert told["GeneratedBy"][0]["Model"] == tiny_bundle.hash
 
     def test_file_to_folder(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 from mrbridge import io
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
 from mrbridge.preparation import brain as module
-from mrbridge.preparation.brain import check_pattern, find_brain, implausible, litres, mask_path
+from mrbridge.preparation.brain import find_brain, implausible, litres, mask_path
 from mrbridge.preparation.crop import Crop
 from mrbridge.preparation.pipeline import PrepareSettings, prepare, standardise
-from mrbridge.preparation.settings import StandardSettings
+from mrbridge.preparation.settings import StandardSettings, check_pattern
 from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
@@ -186,7 +186,19 @@ class TestPlaces:
         assert mask_path(scan, "masks/{stem}_bet.nii") == own
 
     @pytest.mark.parametrize(
-        "pattern", ["", "mask.nii", "{subject}_mask.nii", "/m/{stem}.nii", "{"]
+        "pattern",
+        [
+            "",
+            "mask.nii",
+            "{subject}_mask.nii",
+            "/m/{stem}.nii",
+            "{",
+            "{0}",
+            "{stem:>3000000000}",
+            "{stem!r}",
+            "{stem.x}",
+            "{stem}\0",
+        ],
     )
     def test_patterns_that_say_nothing_are_refused(self, pattern: str) -> None:
         with pytest.raises(SettingsError, match="brain masks lie"):

@@ -35,9 +35,11 @@ log = logging.getLogger(__name__)
 _BUSY = {408, 425, 429, 500, 502, 503, 504, 522, 524}
 _CONNECT_SECONDS = 15.0  # a server that is there takes up a connection sooner
 _LONGEST_ANSWER = 1 << 26  # bytes; the list of a folder has some kilobytes
+_LONGEST_UNTOLD = 1 << 34  # bytes of a file whose length no server and no list tells
 _LATER = "Run the same command again later: it goes on where it stopped."
 _MD5 = re.compile(r'^"([0-9a-f]{32})"$')
-_RANGE = re.compile(r"^bytes (?:(\d+)-\d+|\*)/(\d+|\*)$")
+_RANGE = re.compile(r"^bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)$")
+_WHOLE = re.compile(r"^[0-9]{1,18}$")
 _REFUSED = {401: "is not public", 403: "is not public", 404: "does not exist", 410: "is gone"}
 
 
@@ -233,6 +235,8 @@ class Reading:
             with patience, self._session.get(self.url, self._wish()) as response:
                 for block in self._from_position(response):
                     self.position += len(block)
+                    if self._end() is None and self.position > _LONGEST_UNTOLD:
+                        raise InputError(f"{self.url} does not come to an end")
                     patience.reward()
                     yield block
                     if self._session.stop.is_set():
@@ -367,7 +371,7 @@ def _version(response: httpx.Response) -> Version:
     ):
         match = _MD5.match(etag or "")
         md5 = match[1] if match else None
-    known = int(length) if length and length.isdecimal() else None
+    known = int(length) if length and _WHOLE.match(length) else None
     return Version(known, etag, headers.get("Last-Modified"), md5)
 
 
@@ -383,7 +387,7 @@ def _seconds(retry_after: str | None) -> float | None:
     """How long a server wants to be left alone: it says seconds or a date."""
     if not retry_after:
         return None
-    if retry_after.strip().isdecimal():
+    if _WHOLE.match(retry_after.strip()):
         return float(retry_after)
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())

@@ -144,6 +144,11 @@ def judge(scored: Sequence[Scored], direction: Direction, summary: Mapping[str, 
     return Verdict(key, outcome, text)
 
 
+def cell(text: str) -> str:
+    """Text as a cell that no spreadsheet takes for a formula (OWASP, "CSV Injection")."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def score_table(scored: Sequence[Scored]) -> str:
     """The CSV: one line per case, direction, method and kind."""
     text = io.StringIO()
@@ -162,7 +167,7 @@ def score_table(scored: Sequence[Scored]) -> str:
                 for kind, values in found.scores.get(method, {}).items():
                     numbers = [f"{values[measure]:.6g}" for measure in MEASURES]
                     fitted_on = one.floor_on if method == "floor" else ""
-                    names = [one.case.name, one.case.subject, key, method, kind]
+                    names = [cell(one.case.name), cell(one.case.subject), key, method, kind]
                     writer.writerow([*names, *numbers, fitted_on, *ends])
     return text.getvalue()
 

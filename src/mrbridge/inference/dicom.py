@@ -22,6 +22,7 @@ from mrbridge.io.dicom import (
     choose_series,
     find_series,
     must_be_ours,
+    nameless,
     read_series,
     write_series,
 )
@@ -74,9 +75,11 @@ def translate_series(plan: Plan, make: Callable[[Volume], Synthesis]) -> tuple[P
     form = _form(plan.form, plan.out)
     if form == "dicom":
         _refuse_place(plan.path, plan.out)
-    listing = find_series(plan.path)
-    chosen = choose_series(listing, _wanted(plan), plan.series, force=plan.force)
-    synthesis = make(read_series(chosen, allow_gaps=plan.allow_gaps))
+    with nameless(plan.path):
+        listing = find_series(plan.path)
+        chosen = choose_series(listing, _wanted(plan), plan.series, force=plan.force)
+        scan = read_series(chosen, allow_gaps=plan.allow_gaps)
+    synthesis = make(scan)
     to = synthesis.contrast
     told = provenance(plan.bundle, synthesis, f"urn:oid:{chosen.uid}")
     series, left_out = _told_of(synthesis.source), _left_out(listing, chosen)

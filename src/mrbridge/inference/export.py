@@ -1,4 +1,4 @@
-"""The verb `export`, and the ONNX files that engines keep in a bundle.
+"""The verb `export`, and the ONNX files that engines keep in the user's cache.
 
 An ONNX file holds one generator in float32: `image` to `synthesis`, both (batch, 1, rows, columns)
 in [-1, 1]. Batch, rows and columns are free, rows and columns multiples of what its metadata says.
@@ -21,7 +21,6 @@ from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import InputError, Interrupted, OutputError, SettingsError
 from mrbridge.inference.engines import choose_engine
 from mrbridge.io.safety import atomic_path, must_be_ours, sha256_of
-from mrbridge.models import is_installed
 from mrbridge.networks import Generator, build_generator
 from mrbridge.user_folders import user_folder
 
@@ -30,15 +29,23 @@ FORMATS = ("onnx",)
 
 _EXPORT = 1  # raise it when the same bundle begins to give another file
 _OPSET = 18  # what PyTorch's exporter writes without converting
+_KEPT = 16  # files in the cache
 _MOST = 8192  # rows, columns and batch that an exported network promises to take
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A generator as an ONNX file; rows and columns must be multiples of `multiple`."""
+    """A generator in ONNX; rows and columns must be multiples of `multiple`.
 
-    path: Path
+    Attributes:
+        path: the file; None where it can be kept in no cache.
+        multiple: of pixels.
+        content: what the file would hold, where there is none.
+    """
+
+    path: Path | None
     multiple: int
+    content: bytes = b""
 
 
 def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> list[Path]:
@@ -87,41 +94,32 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
 
 
 def exported(bundle: Bundle, generator: str) -> Exported:
-    """The ONNX file of `to_target` or `to_source`, made if it is not there yet.
+    """`to_target` or `to_source` in ONNX, exported if the user's cache does not hold it yet.
 
-    It lies in the bundle's folder, or in the user's cache where that cannot be written or belongs
-    to mrbridge itself. Its name tells what it was made from and the checksum of its content, which
-    is compared at each use: a stale or damaged file is made anew.
+    Never taken from the bundle's folder: the checksum of the weights says nothing of other files
+    there, and a bundle may come from anybody. The file's name tells what it was made from and the
+    checksum of its content, which is compared at each use: a damaged file is made anew.
 
     Raises:
         BundleError: the weights do not fit the networks.
-        OutputError: it can be written nowhere.
     """
     networks = bundle.manifest.networks
     with torch.device("meta"):
         multiple = int(build_generator(networks.generator, networks.image_size).multiple)
     origin = [_EXPORT, bundle.hash, networks.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:16]
-    own = [] if bundle.path is None or is_installed(bundle.path) else [bundle.path]
-    folders = [*own, _cache()]
-    for folder in folders:
-        for path in sorted((folder / "onnx").glob(f"{generator}-{key}-*.onnx")):
-            if _is_whole(path):
-                return Exported(path, multiple)
+    folder = _cache()
+    for path in sorted(folder.glob(f"{generator}-{key}-*.onnx")):
+        if _is_whole(path):
+            return Exported(path, multiple)
     content = _as_onnx(bundle, generator)
-    name = f"{generator}-{key}-{hashlib.sha256(content).hexdigest()[:16]}.onnx"
-    for folder in folders:
-        path = folder / "onnx" / name
-        try:
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(content)
-        except OutputError:
-            if folder == folders[-1]:
-                raise
-            continue
-        if folder == bundle.path:
-            _remove_others(path, generator)
-        break
+    path = folder / f"{generator}-{key}-{hashlib.sha256(content).hexdigest()[:16]}.onnx"
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    except OutputError:  # a full or read-only disk
+        return Exported(None, multiple, content)
+    _remove_oldest(folder, path)
     return Exported(path, multiple)
 
 
@@ -132,16 +130,18 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _remove_others(path: Path, generator: str) -> None:
-    """What older weights of the bundle left behind."""
-    for old in path.parent.glob(f"{generator}-*.onnx"):
-        if old != path:
-            with suppress(OSError):  # in use, or not ours: it only takes up space
-                old.unlink()
+def _remove_oldest(folder: Path, new: Path) -> None:
+    """Keep the cache small."""
+    with suppress(OSError):  # another process removes them, too
+        others = [path for path in folder.glob("*.onnx") if path != new and path.is_file()]
+        others.sort(key=lambda path: path.stat().st_mtime)
+        for old in others[: max(0, len(others) + 1 - _KEPT)]:
+            old.unlink()
 
 
 def _cache() -> Path:
-    return user_folder("XDG_CACHE_HOME", ".cache")
+    """Where ONNX files lie in the user's cache."""
+    return user_folder("XDG_CACHE_HOME", ".cache") / "onnx"
 
 
 def _as_onnx(bundle: Bundle, generator: str) -> bytes:

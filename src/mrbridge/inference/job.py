@@ -14,7 +14,13 @@ from mrbridge.inference.engine import Translator
 from mrbridge.inference.integers import Rounding, rounded
 from mrbridge.inference.objects import as_volume
 from mrbridge.inference.outputs import check_free
-from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
+from mrbridge.inference.synthesis import (
+    Synthesis,
+    name_for_sidecar,
+    note,
+    provenance,
+    sidecar_path,
+)
 from mrbridge.io import read, write
 from mrbridge.io.places import here
 from mrbridge.io.safety import write_json
@@ -117,7 +123,8 @@ def translate_file(job: Job, path: Path, output: Path, contrast: str | None = No
     write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
     bundle = job.translator.bundle
     if not scan.is_picture:
-        write_json(sidecar_path(output), provenance(bundle, synthesis, path.name))
+        source = name_for_sidecar(path, output)
+        write_json(sidecar_path(output), provenance(bundle, synthesis, source))
     rounding, to = synthesis.rounding, synthesis.contrast
     unknown = scan.contrast is None
     told = f"nothing says which contrast it is; {job.taken_for(to)}" if unknown else None

@@ -9,8 +9,8 @@ from typing import Any
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
 from mrbridge.inference.integers import Rounding
-from mrbridge.io.safety import suffix_of
-from mrbridge.volume import Volume
+from mrbridge.io.safety import sha256_of, suffix_of
+from mrbridge.volume import CONTRASTS, Volume
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,29 @@ def sidecar_path(image: Path) -> Path:
     return image.with_name(image.name[: -len(suffix_of(image))] + ".json")
 
 
+def name_for_sidecar(source: Path, output: Path) -> str:
+    """How the sidecar of a synthesis names a local source: by its file name where the output's
+    name tells as much, else by its SHA-256.
+
+    Files are often called after the patient. Who names the output otherwise has chosen what it
+    tells.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+    stem = source.name[: -len(suffix_of(source))]
+    before, _, last = stem.rpartition("_")
+    known = before if last in CONTRASTS else stem
+    return source.name if known and known in output.name else f"sha256:{sha256_of(source)}"
+
+
 def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, Any]:
     """What the sidecar of a synthesis says.
 
     Args:
         bundle: the model.
         synthesis: what it made.
-        source: the scan that it was made of: a file name or a BIDS URI.
+        source: the scan that it was made of: a BIDS URI, or as `name_for_sidecar` tells.
     """
     maker: dict[str, Any] = {
         "Name": "mrbridge",

@@ -13,6 +13,7 @@ from mrbridge.inspection.facts import Facts
 from mrbridge.inspection.inspect import Inspection
 from mrbridge.io.formats import is_dicom
 from mrbridge.io.safety import write_text
+from mrbridge.preparation.store import is_store
 from mrbridge.urls import url_of
 
 _COLUMNS = ("subject", "session", "contrast", "path", "split")
@@ -44,7 +45,7 @@ def check_source(source: Path) -> None:
     Raises:
         InputError: the source is a store, or holds DICOM files.
     """
-    if (source / "manifest.json").is_file():
+    if (source / "manifest.json").is_file() and is_store(source):
         what, remedy = "a store", "Mend what the store was made of."
     elif is_dicom(source):
         what, remedy = "DICOM", "Leave out --fix, and remove what the page names."

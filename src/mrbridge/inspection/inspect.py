@@ -23,7 +23,7 @@ from mrbridge.io.places import here
 from mrbridge.io.safety import must_be_ours
 from mrbridge.page import counted
 from mrbridge.preparation.inspect import told_of_ignored
-from mrbridge.preparation.store import Store
+from mrbridge.preparation.store import Store, is_store
 from mrbridge.urls import shown
 
 _SHOWN = 3  # groups of a finding, in words
@@ -170,7 +170,7 @@ def find_everything(
 
 
 def _jobs(path: Path) -> tuple[str, list[Job], list[tuple[str, str]]]:
-    if (path / "manifest.json").is_file():
+    if (path / "manifest.json").is_file() and is_store(path):
         store = Store.open(path)
         records = store.records()
         scans = [Scan(path, r.subject, r.session, r.contrast, r.name) for r in records]

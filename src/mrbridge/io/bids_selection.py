@@ -188,6 +188,6 @@ def _matches(key: str, value: str | None, wanted: Any) -> bool:
     told = str(wanted).removeprefix(f"{key}-")
     if key == "extension":
         return value.lstrip(".") == told.lstrip(".")
-    if key in _NUMBERED and told.isdigit() and value.isdigit():
-        return int(told) == int(value)
+    if key in _NUMBERED and told.isdecimal() and value.isdecimal():
+        return told.lstrip("0") == value.lstrip("0")
     return value == told

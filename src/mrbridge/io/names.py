@@ -225,8 +225,10 @@ def series_name(name: str) -> str:
 def natural_key(text: str | Path) -> list[tuple[int, int, str]]:
     """A sort key by which `Image #9` comes before `Image #10`."""
     parts = re.split(r"(\d+)", str(text).casefold())
-    numbers = [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts]
-    return [*numbers, (2, 0, str(text))]
+    # Numbers by their length, then their digits: there is no end to how long they are.
+    ranks = [part.lstrip("0") if n % 2 else part for n, part in enumerate(parts)]
+    keys = [(0, len(rank), rank) if n % 2 else (1, 0, rank) for n, rank in enumerate(ranks)]
+    return [*keys, (2, 0, str(text))]
 
 
 def _words(text: str) -> list[str]:

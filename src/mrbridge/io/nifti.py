@@ -534,14 +534,17 @@ def _place(header: Any, affine: NDArray[np.float64]) -> None:
 
 
 def mark(header: Any, note: str) -> None:
-    """Write the note; drop what only held for the source: its names and its display window.
+    """Write the note; drop what only held for the source: its names, its display window, and what
+    is in fields that nobody uses.
 
     Fields that a header of another kind does not have are passed over.
     """
     values = {"descrip": note.encode("ascii", "replace")[:79], "cal_min": 0, "cal_max": 0}
-    values |= dict.fromkeys(("db_name", "aux_file", "intent_name"), b"")
+    values |= dict.fromkeys(("db_name", "aux_file", "intent_name", "data_type", "unused_str"), b"")
+    values |= dict.fromkeys(("extents", "session_error", "glmax", "glmin"), 0)
+    values["regular"] = b"r"
     for field, value in values.items():
-        if field in header:  # NIfTI-2 has no db_name
+        if field in header:  # NIfTI-2 has unused_str alone of what is unused
             header[field] = value
 
 

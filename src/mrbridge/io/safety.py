@@ -12,11 +12,12 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from threading import Thread
@@ -124,9 +125,17 @@ def settle(finished: Path, path: Path) -> None:
     """
     with _writing(path):
         send(finished, path)
+        _keep_mode(path, finished)
         _flush(finished)
         os.replace(finished, path)
         _flush(path.parent)
+
+
+def _keep_mode(old: Path, new: Path) -> None:
+    """Let what is made again be as private as what it replaces."""
+    with suppress(OSError):
+        if not old.is_symlink():
+            new.chmod(stat.S_IMODE(old.stat().st_mode))
 
 
 @contextmanager
@@ -147,6 +156,8 @@ def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
             temporary.mkdir()
             yield temporary
             send(temporary, path)
+            for entry in (temporary, *temporary.iterdir()):
+                _keep_mode(path / entry.relative_to(temporary), entry)
             if flushed:
                 for file in temporary.iterdir():
                     _flush(file)

@@ -188,24 +188,6 @@ def mask_path(scan: Path, pattern: str) -> Path | None:
     return found[0] if found else None
 
 
-def check_pattern(pattern: str) -> None:
-    """Refuse what is no pattern of a mask's path.
-
-    Raises:
-        SettingsError: absolute (it travels with the model), or with a name in braces that there is
-            not.
-    """
-    try:
-        told = pattern.format(stem="", entities="")
-    except (KeyError, IndexError, ValueError):
-        told = ""
-    if not told or told == pattern or Path(told).is_absolute():
-        raise SettingsError(
-            f"'{pattern}' does not say where brain masks lie",
-            remedy="Write a path from the scan's folder with {stem} or {entities} in it.",
-        )
-
-
 def hd_bet_program() -> str:
     """Where HD-BET is.
 

@@ -133,7 +133,7 @@ def inspect(path: str | Path) -> Inspection:
     """
     path = Path(here(path))
     must_exist(path)
-    if (path / "manifest.json").is_file():
+    if _is_store(path):
         found = _store(path)
     elif path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         found = _of_scans(path, "table", path.parent)
@@ -148,6 +148,14 @@ def inspect(path: str | Path) -> Inspection:
             "holds no scan" + (f" ({told})" if told else ""), path=path, remedy="Name another."
         )
     return found
+
+
+def _is_store(path: Path) -> bool:
+    if not (path / "manifest.json").is_file():
+        return False
+    from mrbridge.preparation.store import is_store
+
+    return is_store(path)
 
 
 def _store(path: Path) -> Inspection:

@@ -31,7 +31,7 @@ from mrbridge.io.formats import is_picture, unreadable_folders
 from mrbridge.io.places import here
 from mrbridge.io.safety import sweep, write_json
 from mrbridge.io.transfer import not_fetched, release_when_done, remove
-from mrbridge.preparation.brain import check_pattern, hd_bet_program, mask_path
+from mrbridge.preparation.brain import hd_bet_program, mask_path
 from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
 from mrbridge.preparation.job import Job, prepare_scan
 from mrbridge.preparation.nyul import learned_levels, on_scale, rescaled
@@ -96,7 +96,6 @@ def prepare(
     source, out = scale.reachable(here(source), workers), Path(scale.reachable(here(out), workers))
     if settings.standard.brain == "hd-bet":
         hd_bet_program()  # once, not for each scan
-    check_pattern(settings.standard.brain_mask)
     found = _find(source, out, settings, force=force)
     _make_ready(out)
     if overwrite:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath, PureWindowsPath
+from string import Formatter
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mrbridge.errors import SettingsError
+from mrbridge.json_text import shortened
 from mrbridge.preparation.intensity import IntensitySettings
 from mrbridge.preparation.slice_range import SliceRange
 from mrbridge.settings import Settings
 from mrbridge.volume import CONTRASTS
+
+_LONGEST_PATTERN = 1000
 
 
 class StandardSettings(Settings):
@@ -33,14 +38,45 @@ class StandardSettings(Settings):
         intensity: how the intensity range is found.
     """
 
-    spacing_mm: float | None = Field(1.0, gt=0)
-    margin_mm: float = Field(10.0, ge=0)
+    spacing_mm: float | None = Field(1.0, ge=0.1, le=100)
+    margin_mm: float = Field(10.0, ge=0, le=1000)
     brain: Literal["none", "auto", "hd-bet", "mask"] = "none"
     brain_mask: str = "{entities}_desc-brain_mask.nii.gz"
     align: Literal["none", "rigid", "affine"] = "none"
     denoise: bool = False
     bias: Literal["none", "n4"] = "none"
     intensity: IntensitySettings = IntensitySettings()
+
+    @field_validator("brain_mask")
+    @classmethod
+    def _check_brain_mask(cls, pattern: str) -> str:
+        check_pattern(pattern)
+        return pattern
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuse what is no pattern of a mask's path.
+
+    Raises:
+        SettingsError: absolute (it travels with the model), too long, of characters that are not
+            printed, or with anything in braces but `{stem}` and `{entities}`.
+    """
+    try:
+        parts = list(Formatter().parse(pattern))
+    except ValueError:
+        parts = []
+    fields = {name for _, name, _, _ in parts if name is not None}
+    plain = all(not form and not turned for _, _, form, turned in parts)
+    absolute = any(
+        path(pattern).is_absolute() or path(pattern).drive
+        for path in (PurePosixPath, PureWindowsPath)
+    )
+    is_text = pattern.isprintable() and len(pattern) <= _LONGEST_PATTERN
+    if not fields or not fields <= {"stem", "entities"} or not plain or absolute or not is_text:
+        raise SettingsError(
+            f"'{shortened(pattern)}' does not say where brain masks lie",
+            remedy="Write a path from the scan's folder with {stem} or {entities} in it.",
+        )
 
 
 class PrepareSettings(Settings):

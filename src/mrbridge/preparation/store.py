@@ -136,7 +136,15 @@ class Store:
             raise StoreError("is no store, or an unfinished one", path=path, remedy=_REMEDY)
         fetch(file)
         try:
-            manifest = Manifest.model_validate(parse_json(file.read_text(encoding="utf-8")))
+            told = parse_json(file.read_text(encoding="utf-8"))
+            is_ours = isinstance(told, dict) and told.get("format") == FORMAT
+            if not is_ours and not (path / "scans").is_dir():
+                raise StoreError(
+                    "holds a manifest.json of another program, and no store",
+                    path=path,
+                    remedy=_REMEDY,
+                )
+            manifest = Manifest.model_validate(told)
         except (OSError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise StoreError(f"is damaged ({first})", path=file, remedy=_REMEDY) from None

@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mrbridge import interruption
+from mrbridge.children import safe_path
 from mrbridge.errors import MrbridgeError
 from mrbridge.quiet import tolerate_warnings
 from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer, packed
@@ -35,6 +36,13 @@ def in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, imports: Sequence[str]
 ) -> Iterator[tuple[Item, Result | MrbridgeError]]:
     """See `mrbridge.scale.map_scans`."""
+    with safe_path():
+        yield from _in_processes(function, items, workers, imports)
+
+
+def _in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, imports: Sequence[str]
+) -> Iterator[tuple[Item, Result | MrbridgeError]]:
     context = _context([_module(function), *imports])
     rest = iter(items)
     is_broken = True

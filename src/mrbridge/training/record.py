@@ -6,6 +6,7 @@ import csv
 import io
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
@@ -29,7 +30,9 @@ class Record:
         self.rows: list[Row] = list(rows or [])
         self._csv = run / "metrics.csv"
         purge = int(self.rows[-1]["epoch"]) + 1 if self.rows else None
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
+        # The name of the computer would be in that of the file.
+        with mock.patch("socket.gethostname", return_value="host"):
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
 
     def add(self, row: Row) -> None:
         """Append an epoch's row to both records."""

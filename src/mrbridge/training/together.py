@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from mrbridge import console
+from mrbridge.children import safe_path
 from mrbridge.errors import Interrupted, MrbridgeError
 from mrbridge.hardware import keep_memory
 from mrbridge.threads import for_new_processes, is_count_given
@@ -59,7 +60,7 @@ def train_together(devices: int, store: Path, out: Path, **options: Any) -> Run:
             process: BaseProcess = context.Process(
                 target=_take_part, args=(place, console.said, theirs, store, out, options)
             )
-            with for_new_processes():
+            with for_new_processes(), safe_path():
                 process.start()
             theirs.close()
             processes.append(process)

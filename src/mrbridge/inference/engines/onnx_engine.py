@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import numpy as np
-import onnxruntime
 import torch
 
 from mrbridge.bundle import Bundle
 from mrbridge.inference.engines import Stack, in_batches
 from mrbridge.inference.export import exported
+
+# It reads this when it is imported. Without it, its wheels report to Microsoft and keep an
+# identifier of the device in the user's cache.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
 
 _BATCH_PIXELS = 4 * 256 * 256
 _WARNINGS = 3  # onnxruntime.SessionOptions.log_severity_level: errors and worse
@@ -19,7 +24,7 @@ _WARNINGS = 3  # onnxruntime.SessionOptions.log_severity_level: errors and worse
 class OnnxEngine:
     """An exported generator in ONNX Runtime, with as many threads as PyTorch has."""
 
-    def __init__(self, file: Path, multiple: int) -> None:
+    def __init__(self, model: str | bytes, multiple: int) -> None:
         self.multiple = multiple
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -27,7 +32,7 @@ class OnnxEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _WARNINGS
         self._session = onnxruntime.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"]
+            model, options, providers=["CPUExecutionProvider"]
         )
 
     def run(self, slices: Stack, precise: bool = False) -> Stack:
@@ -45,5 +50,5 @@ def open_engine(bundle: Bundle, generator: str, device: torch.device) -> OnnxEng
     Raises:
         BundleError: the weights do not fit the networks.
     """
-    file = exported(bundle, generator)
-    return OnnxEngine(file.path, file.multiple)
+    model = exported(bundle, generator)
+    return OnnxEngine(model.content if model.path is None else str(model.path), model.multiple)

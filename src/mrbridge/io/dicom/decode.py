@@ -43,7 +43,7 @@ class Decoder:
     def __init__(self) -> None:
         # Not multiprocessing, which would import a user's script once more.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mrbridge.io.dicom.decode"],
+            [sys.executable, "-P", "-m", "mrbridge.io.dicom.decode"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -50,9 +51,11 @@ NO_DICOM = "is no DICOM file"
 _CHUNK = 1 << 20
 _MAGIC_END = 132  # PS3.10, 7.1: a preamble of 128 bytes, then DICM
 _UNDEFINED = 0xFFFFFFFF
+_PLAIN = re.compile(r"^(DICOM|PA|ST|SE|IMG|IM|MR|I|S|Z)?[-_.]?[0-9._-]*(\.(dcm|ima|img))?$", re.I)
 _ITEM, _END_OF_SEQUENCE = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _JPEG, _JPEG_2000 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # how their images begin
-_DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
+_RATIO = 100  # images compress to a half or a tenth; blank ones, which are small, to a thousandth
+_SMALL = 1 << 26  # bytes: what may be compressed to anything
 
 
 class _Bounded(io.BufferedReader):
@@ -274,6 +277,35 @@ calm = Shared(_calm)
 """Keeps pydicom from telling of odd values: its words may hold a patient's data."""
 
 
+@contextmanager
+def nameless(root: Path) -> Iterator[None]:
+    """Let errors name files of a study by number where their names may be the patient's, as some
+    scanners export them; `IM0003` and UIDs stay.
+
+    Args:
+        root: the folder or zip; a path that a user named is told as it is.
+    """
+    try:
+        yield
+    except InputError as error:
+        if error.path is None or root not in error.path.parents:
+            raise
+        if all(_PLAIN.match(part) for part in error.path.relative_to(root).parts):
+            raise
+        number = next((n for n, one in enumerate(_paths(root), 1) if one == error.path), None)
+        told = "one of its files" if number is None else f"file {number} by name"
+        raise InputError(f"{error.what} ({told})", path=root, remedy=error.remedy) from None
+
+
+def _paths(root: Path) -> Iterator[Path]:
+    """The files of a folder or zip in the order of their names, as messages name them."""
+    if root.is_dir():
+        yield from walk(root, links=True)
+        return
+    with suppress(OSError, zipfile.BadZipFile, ValueError), zipfile.ZipFile(root) as archive:
+        yield from (root / name for name in sorted(archive.namelist()) if not name.endswith("/"))
+
+
 def find_files(
     path: str | Path, only: Collection[str] = ()
 ) -> Iterator[tuple[DicomFile, str | None]]:
@@ -334,8 +366,9 @@ def _refuse_inflating(source: IO[bytes], file: DicomFile) -> None:
         inflater, grown = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while block := inflater.unconsumed_tail or source.read(_CHUNK):
             grown += len(inflater.decompress(block, _CHUNK))
-            if grown > MAX_INFLATED:
-                raise damaged(file, f"grows to more than {MAX_INFLATED} bytes")
+            most = min(MAX_INFLATED, max(_SMALL, _RATIO * file.size))
+            if grown > most:
+                raise damaged(file, f"grows to more than {most} bytes")
     source.seek(0)
 
 
@@ -359,6 +392,14 @@ def _in_zip(path: Path, only: Collection[str]) -> Iterator[DicomFile]:
         raise InputError(
             "is no whole zip", path=path, remedy="Get it again from where it came."
         ) from None
+    packed = sum(info.compress_size for info in archive.infolist())
+    whole = sum(info.file_size for info in archive.infolist())
+    if packed > path.stat().st_size or whole > max(16 * _SMALL, _RATIO * packed):
+        raise InputError(
+            f"promises {whole} bytes out of {path.stat().st_size}",
+            path=path,
+            remedy="Take it for damaged, or unpack it first.",
+        )
     for info in sorted(archive.infolist(), key=lambda info: info.filename):
         if info.is_dir() or (only and info.filename not in only):
             continue
@@ -375,7 +416,7 @@ def _refuse_bomb(info: zipfile.ZipInfo, path: Path) -> None:
         raise InputError(
             "is packed in an unusual way", path=member, remedy="Unpack the zip and name the folder."
         )
-    if info.file_size > min(MAX_FILE_BYTES, info.compress_size * _DEFLATE_LIMIT + 1024):
+    if info.file_size > min(MAX_FILE_BYTES, max(_SMALL, _RATIO * info.compress_size)):
         raise InputError(
             f"promises {info.file_size} bytes out of {info.compress_size}",
             path=member,

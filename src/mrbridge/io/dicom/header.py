@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
+from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
@@ -43,6 +45,8 @@ _TOP: tuple[Keyword, ...] = (
     "SeriesInstanceUID",
     "FrameOfReferenceUID",
     "PatientID",
+    "PatientName",
+    "PatientBirthDate",
     "StudyDate",
     "Modality",
     "Manufacturer",
@@ -127,6 +131,7 @@ _PER_FRAME = (
     ("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"),
     ("FrameContentSequence", "StackID", "StackID"),
 )
+_COMMAS = "its numbers have decimal commas, which are read as points"
 _COUNTS_IN_TIME = ("NumberOfTemporalPositions", "CardiacNumberOfImages")
 _IN_TIME = {"FrameTime", "FrameTimeVector", "TemporalPositionIdentifier", "TriggerTime", "EchoTime"}
 
@@ -194,6 +199,15 @@ class Slice:
             return ()
         return found if all(math.isfinite(item) for item in found) else ()
 
+    @property
+    def patient(self) -> dict[str, str]:
+        """Who it shows, as far as its header says so, however it is written."""
+        told = {}
+        for keyword in ("PatientID", "PatientName", "PatientBirthDate"):
+            letters = (letter for letter in self.text(keyword).casefold() if letter.isalnum())
+            told[keyword] = "".join(letters)
+        return {keyword: value for keyword, value in told.items() if value}
+
     def number(self, keyword: Keyword) -> float | None:
         """The first of a tag's numbers."""
         return next(iter(self.numbers(keyword)), None)
@@ -230,6 +244,7 @@ def plane_of(part: Slice) -> NDArray[np.float64] | None:
 
 def _slices_of(file: DicomFile) -> list[Slice]:
     header, pixels = file.header_and_pixels(_TOP)
+    commas = _without_commas(header)
     one = Slice(file, None, header)
     if "DirectoryRecordSequence" in header:
         return []
@@ -238,10 +253,10 @@ def _slices_of(file: DicomFile) -> list[Slice]:
     kind = one.text("SOPClassUID")
     if kind in (MR, *_ENHANCED) and not one.number("Rows"):
         raise damaged(file)
-    assumed: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = (_COMMAS,) if commas else ()
     if not one.numbers("PixelSpacing") and len(one.numbers("ImagerPixelSpacing")) == 2:
         header.PixelSpacing = header.ImagerPixelSpacing
-        assumed = ("its pixel spacing is read from ImagerPixelSpacing",)
+        assumed += ("its pixel spacing is read from ImagerPixelSpacing",)
     frames = _count(header, file)
     fault = _pixel_fault(one, header.file_meta.TransferSyntaxUID, pixels, max(frames, 1))
     if kind in _ENHANCED:
@@ -253,17 +268,43 @@ def _slices_of(file: DicomFile) -> list[Slice]:
     return [
         replace(
             part,
-            fault=fault or _no_slope(part) or part.fault,
+            fault=fault or _scale_fault(part) or part.fault,
             assumed=assumed + part.assumed,
         )
         for part in parts
     ]
 
 
-def _no_slope(part: Slice) -> InputError | None:
-    return (
-        damaged(part.file, "its rescale slope is 0") if part.number("RescaleSlope") == 0 else None
-    )
+def _scale_fault(part: Slice) -> InputError | None:
+    """Why the intensities of a slice cannot be computed."""
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if _is_filled(part.header, keyword) and len(part.numbers(keyword)) != 1:
+            return damaged(part.file, f"its {keyword} is no number")
+    if part.number("RescaleSlope") == 0:
+        return damaged(part.file, "its rescale slope is 0")
+    return None
+
+
+def _is_filled(header: Dataset, keyword: str) -> bool:
+    """Whether a tag is there and not empty, whatever stands in it."""
+    if keyword not in header:
+        return False
+    value = header.get_item(Tag(keyword)).value
+    return bool(value.strip(b" \0") if isinstance(value, bytes) else value not in (None, ""))
+
+
+def _without_commas(header: Dataset) -> bool:
+    """Give decimal strings with a decimal comma the point of the standard (PS3.5, 6.2), in place;
+    whether there were any."""
+    found = False
+    for tag in list(header.keys()):
+        raw = header.get_item(tag)
+        if not isinstance(raw, RawDataElement) or not raw.value or b"," not in raw.value:
+            continue
+        if (raw.VR or (dictionary_VR(tag) if dictionary_has_tag(tag) else "")) == "DS":
+            header[tag] = raw._replace(value=raw.value.replace(b",", b"."))
+            found = True
+    return found
 
 
 def _pixel_fault(
@@ -382,6 +423,13 @@ def _frames(file: DicomFile, header: Dataset, count: int) -> Iterator[Slice]:
     per_frame = groups.get(_GROUPS[1]) or []
     if count != len(per_frame) or not count:
         raise damaged(file, f"promises {count} frames and describes {len(per_frame)}")
+    commas = [
+        _without_commas(item)
+        for group in (shared, *per_frame)
+        for sequence in {sequence for sequence, _, _ in _PER_FRAME}
+        for item in group.get(sequence) or ()
+    ]
+    assumed = (_COMMAS,) if any(commas) else ()
     for index, group in enumerate(per_frame):
         flat = Dataset()
         flat.update(header)
@@ -392,7 +440,7 @@ def _frames(file: DicomFile, header: Dataset, count: int) -> Iterator[Slice]:
                 value = _in_group(shared, sequence, keyword)
             if value is not None:
                 _set(flat, classic, value)
-        yield Slice(file, index, flat)
+        yield Slice(file, index, flat, assumed=assumed)
 
 
 def _set(header: Dataset, keyword: str, value: Any) -> None:

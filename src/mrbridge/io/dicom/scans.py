@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mrbridge.io.bids import FoundScans, Scan
-from mrbridge.io.dicom.files import calm
+from mrbridge.io.dicom.files import calm, nameless
 from mrbridge.io.dicom.series import Listing, Series, choose_series, find_series
 
 
@@ -32,7 +32,8 @@ def find_scans(
     Raises:
         InputError: the zip cannot be opened.
     """
-    listing = find_series(root)
+    with nameless(root):
+        listing = find_series(root)
     reasons = [reason for _, reason in listing.ignored] + [one.what for one in listing.damaged]
     found = FoundScans([], [(root / "a file", reason) for reason in reasons])
     suspects = _suspects(listing)
@@ -108,7 +109,8 @@ def series_sha256(root: Path, selector: str, files: Collection[str] = ()) -> str
     Raises:
         InputError: there is no such series, or it cannot be read.
     """
-    series = choose_series(find_series(root, files), None, selector, force=True)
+    with nameless(root):
+        series = choose_series(find_series(root, files), None, selector, force=True)
     digest = hashlib.sha256()
     parts = {part.file: part.uid for echo in series.echoes for part in echo}
     for file in sorted(parts, key=lambda file: (parts[file], file.below(root))):

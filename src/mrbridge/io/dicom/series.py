@@ -386,6 +386,8 @@ def _same_image(one: list[Slice], other: list[Slice]) -> bool:
     try:
         if one[0].file.size == other[0].file.size and one[0].file.read() == other[0].file.read():
             return True
+        if one[0].patient != other[0].patient:
+            return False
         if [_facts(part, _MATTER) for part in one] != [_facts(part, _MATTER) for part in other]:
             return False
         shape = int(one[0].number("Rows") or 0), int(one[0].number("Columns") or 0)
@@ -462,6 +464,16 @@ def _by_contrast(
 
 def _fault(slices: list[Slice]) -> InputError | None:
     """Why the images of a series cannot be read."""
+    known: dict[str, tuple[str, Slice]] = {}
+    for part in slices:
+        for keyword, value in part.patient.items():
+            told, other = known.setdefault(keyword, (value, part))
+            if told != value:
+                return InputError(
+                    f"its images are of several patients: {keyword} of {other.shown} and "
+                    f"{part.shown} differ",
+                    remedy="Leave out the images of other patients, or export the series again.",
+                )
     if len({part.text("PhotometricInterpretation").upper() for part in slices}) > 1:
         return InputError(
             "its images differ in PhotometricInterpretation",

@@ -1,0 +1,88 @@
+"""No verb but `download` reaches for another machine, and none leaves an identifier behind."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.training.small import SMALL_RESNET
+
+from mrbridge.preparation.store import Store
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
+_HERE = re.compile(r'sa_family=AF_(UNIX|NETLINK|LOCAL|UNSPEC)|"127\.0\.0\.\d+"|"::1"')
+
+
+def can_trace() -> bool:
+    """Whether system calls can be listed: containers may forbid it."""
+    program = shutil.which("strace")
+    return program is not None and not subprocess.run([program, "-o/dev/null", "true"]).returncode
+
+
+pytestmark = pytest.mark.skipif(not can_trace(), reason="strace is not here, or may not trace")
+
+
+@pytest.fixture
+def traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a command line under strace: gives what it sent to other machines."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    (tmp_path / "home").mkdir()
+
+    def run(*arguments: Any, command: tuple[str, ...] | None = None) -> list[str]:
+        ours = (str(Path(sys.executable).with_name("mrbridge")), *map(str, arguments))
+        log = tmp_path / "calls"
+        calls = "trace=connect,sendto,sendmsg,sendmmsg"
+        done = subprocess.run(
+            ["strace", "-f", "--seccomp-bpf", "-e", calls, "-o", log, *(command or ours)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = log.read_text(errors="replace").splitlines()
+        return [line for line in lines if "sa_family" in line and not _HERE.search(line)]
+
+    return run
+
+
+def test_a_connection_is_seen(traced: Any) -> None:
+    code = "import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"
+    assert "192.0.2.1" in str(traced(command=(sys.executable, "-c", code)))
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_translate(engine: str, traced: Any, bids_scans: Path, tmp_path: Path) -> None:
+    if engine == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+    scan = bids_scans / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    command = ["translate", "-i", scan, "-o", tmp_path / "o.nii.gz", "-m", GOLDEN]
+    assert not traced(*command, "--engine", engine)
+    left = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert all(path.suffix == ".onnx" for path in left), left
+
+
+def test_prepare_and_inspect(traced: Any, bids_scans: Path, tmp_path: Path) -> None:
+    assert not traced("prepare", bids_scans, "-o", tmp_path / "store", "--workers", "2")
+    assert not traced("inspect", bids_scans, "-o", tmp_path / "page.html")
+
+
+def test_train(traced: Any, small_store: Store, tmp_path: Path) -> None:
+    config = tmp_path / "small.yaml"
+    config.write_text(yaml.safe_dump(SMALL_RESNET | {"epochs": 1}))
+    options = ["--preset", "resnet", "--config", config, "--device", "cpu"]
+    assert not traced("train", small_store.path, "-o", tmp_path / "run", *options)
+
+
+def test_evaluate_and_info(traced: Any, bids_scans: Path, tmp_path: Path) -> None:
+    command = ["evaluate", "-m", GOLDEN, "--pairs", bids_scans, "-o", tmp_path / "scores"]
+    assert not traced(*command)
+    assert not traced("info", GOLDEN)
