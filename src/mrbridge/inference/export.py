@@ -21,7 +21,9 @@ from mrbridge import __version__
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import InputError, OutputError, SettingsError
 from mrbridge.inference.engines import choose_engine
+from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.safety import atomic_path, sha256_of
+from mrbridge.io.transfer import remove
 from mrbridge.models import is_installed
 from mrbridge.networks import Generator, build_generator
 
@@ -68,13 +70,15 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
         "to_target": f"{bundle.source}_to_{bundle.target}.onnx",
         "to_source": f"{bundle.target}_to_{bundle.source}.onnx",
     }
-    written = []
-    for generator, name in pairs.items():
-        path = Path(out) / name
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(_as_onnx(bundle, generator))
-        written.append(path)
-    return written
+    paths = {generator: Path(out) / name for generator, name in pairs.items()}
+    for path in paths.values():
+        must_be_ours(path)
+    first, second = paths.values()
+    with atomic_path(first) as one, atomic_path(second) as other:
+        one.write_bytes(_as_onnx(bundle, "to_target"))
+        other.write_bytes(_as_onnx(bundle, "to_source"))
+        remove(first)  # killed before both are there, it leaves no pair of two models
+    return [first, second]
 
 
 def exported(bundle: Bundle, generator: str) -> Exported:

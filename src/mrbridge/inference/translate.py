@@ -89,8 +89,10 @@ def translate(
         dtype: the number type of volumes that are made, one of `integers.NUMBER_TYPES`.
         participants, sessions, bids_filter: of a BIDS data set, which scans: labels, and a JSON
             file of queries (see `mrbridge.io.bids_selection`).
-        overwrite: of a BIDS data set, make again what is there already. Otherwise what is there
-            and was made of the same scan by the same model is kept.
+        overwrite: replace what mrbridge made there. Without it, that of a file, a folder or a
+            DICOM series is replaced as well; of a BIDS data set, what was made of the same scan by
+            the same model is left as it is, and what was made otherwise is refused. What mrbridge
+            did not make is never replaced.
         series: of DICOM, which series, by number or UID; None chooses by contrast.
         allow_gaps: of DICOM, fill missing slices by interpolation.
         form: of DICOM, what it becomes, one of `FORMS`; None keeps DICOM, unless `out` is the name
@@ -134,14 +136,14 @@ def translate(
             _refuse_wishes(path, series, allow_gaps, form)
         if not dicom and path.is_dir() and is_bids(path):
             return _all_of(_data_set(job, path, out, selection, overwrite, workers), out)
-        if selection != Selection() or overwrite:
+        if selection != Selection():
             raise SettingsError(
-                "participants, sessions, filters and overwriting are for BIDS data sets",
+                "participants, sessions and filters are for BIDS data sets",
                 path=path,
                 remedy="Leave them out, or name the folder of a data set.",
             )
         if dicom:
-            return [_dicom(job, path, out, series, allow_gaps, form)]
+            return [_dicom(job, path, out, series, allow_gaps, form, overwrite)]
         if path.is_dir():
             return _all_of(translate_folder(job, path, out, workers), out)
         return [translate_file(job, path, output_file(job, path, out))]
@@ -151,7 +153,13 @@ def translate(
 
 
 def _dicom(
-    job: Job, path: Path, out: Path, series: str | None, allow_gaps: bool, form: str | None
+    job: Job,
+    path: Path,
+    out: Path,
+    series: str | None,
+    allow_gaps: bool,
+    form: str | None,
+    overwrite: bool,
 ) -> Translation:
     """Translate one DICOM series."""
     from mrbridge.inference import dicom  # half a second, which other formats do not need
@@ -159,7 +167,7 @@ def _dicom(
     if job.volume is not None or job.assume is not None:
         raise InputError("is DICOM", path=path, remedy="Leave --volume and --assume.")
     bundle = job.translator.bundle
-    plan = dicom.Plan(path, out, bundle, job.to, series, allow_gaps, form, job.force)
+    plan = dicom.Plan(path, out, bundle, job.to, series, allow_gaps, form, job.force, overwrite)
     output, contrast = dicom.translate_series(plan, lambda scan: synthesise(job, scan, path))
     return Translation(path, output, contrast, bundle.hash)
 
