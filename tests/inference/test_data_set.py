@@ -263,9 +263,8 @@ class TestSelection:
         assert "has no query 't1w'" in caplog.text
 
     def test_only_of_data_sets(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
-        for options in ({"participants": ["01"]}, {"overwrite": True}):
-            with pytest.raises(SettingsError, match="for BIDS data sets"):
-                run(tiny_bundle, root / SCANS[0], tmp_path / "out", **options)
+        with pytest.raises(SettingsError, match="for BIDS data sets"):
+            run(tiny_bundle, root / SCANS[0], tmp_path / "out", participants=["01"])
 
 
 class TestDirection:
@@ -549,7 +548,7 @@ class TestFaults:
             with pytest.raises(KeyboardInterrupt):
                 run(tiny_bundle, root, out, participants=["02"])
             there = tree(out)
-            assert len(there) == count
+            assert len(there) <= count  # no image without its sidecar
             assert there.items() <= calm.items()
             run(tiny_bundle, root, out, participants=["02"])
             assert {k: v for k, v in tree(out).items() if k != "report.json"} == calm

@@ -43,7 +43,7 @@ _FIRST_SPACE = 4026531836
 """The number of Linux's first space of process numbers (PROC_PID_INIT_INO in proc_ns.h)."""
 
 
-def _this_machine() -> str:
+def this_machine() -> str:
     """Six digits for this computer; for a container whose processes have numbers of their own, for
     that: the processes of two may have the same numbers under one host name."""
     try:
@@ -54,7 +54,7 @@ def _this_machine() -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:6]
 
 
-_HOST = _this_machine()
+_HOST = this_machine()
 _ours: set[str] = set()
 _swept: set[Path] = set()
 _paired: dict[Path, tuple[Path, Path, Path]] = {}
@@ -149,7 +149,7 @@ def _set_aside(image: Path) -> None:
         return
     with suppress(OSError):  # there is none, or the file system has no hard links
         os.link(image, old_image)
-    with suppress(FileNotFoundError):
+    if sidecar.exists():
         os.replace(sidecar, old_sidecar)
 
 

@@ -21,8 +21,10 @@ from mrbridge.io.bids import (
 )
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.formats import is_picture
+from mrbridge.io.lock import only_writer
+from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.places import here
-from mrbridge.io.safety import sweep, write_json
+from mrbridge.io.safety import is_temporary, sweep, write_json
 from mrbridge.io.transfer import not_fetched, release_when_done, remove
 from mrbridge.preparation.brain import check_pattern, hd_bet_program, mask_path
 from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
@@ -38,6 +40,7 @@ from mrbridge.preparation.store import (
     Store,
     array_path,
     data_hash,
+    is_our_array,
     is_store,
     read_array,
     write_manifest,
@@ -88,6 +91,19 @@ def prepare(
         hd_bet_program()  # once, not for each scan
     check_pattern(settings.standard.brain_mask)
     found = _find(source, out, settings, force=force)
+    _must_be_store(out)
+    with only_writer(out):
+        return _prepare(found, source, out, settings, workers)
+
+
+def _prepare(
+    found: FoundScans,
+    source: str | Path | Sequence[str | Path],
+    out: Path,
+    settings: PrepareSettings,
+    workers: scale.Workers,
+) -> Store:
+    """Prepare the scans that were found, as the only writer of the store."""
     _make_ready(out)
     jobs = _jobs(found.scans, out, settings)
     wishes: list[Wish] = []
@@ -156,9 +172,14 @@ def _find(
     return found
 
 
-def _make_ready(out: Path) -> None:
+def _must_be_store(out: Path) -> None:
     if out.exists() and not (out.is_dir() and is_store(out)):
         raise OutputError("exists and is no store", path=out, remedy="Choose another place.")
+    must_be_ours(out / REPORT)
+
+
+def _make_ready(out: Path) -> None:
+    _must_be_store(out)  # also now that nobody else writes
     try:
         (out / "scans").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -296,7 +317,7 @@ def _remove_others(out: Path, ids: set[str]) -> None:
     """Arrays of scans that are gone: a store holds what its manifest says."""
     wanted = {array_path(out, id).name for id in ids}
     for entry in (out / "scans").glob("*.zarr"):
-        if entry.name not in wanted and not entry.name.startswith(".~"):
+        if entry.name not in wanted and not is_temporary(entry) and is_our_array(entry):
             remove(entry)
 
 
