@@ -6,8 +6,11 @@ import difflib
 import os
 from pathlib import Path
 
-from mrbridge.errors import OutputError, SettingsError, must_be_here
+from mrbridge.errors import MrbridgeError, OutputError, SettingsError, must_be_here
+from mrbridge.io.lock import LOCK
+from mrbridge.io.ownership import check_only
 from mrbridge.io.safety import is_temporary
+from mrbridge.settings import read_yaml
 
 PRESET_NAMES = ("unet", "resunet", "resnet", "bridge")
 
@@ -43,21 +46,62 @@ def refuse_url(run: str | Path) -> None:
     )
 
 
+FILES = (
+    *("settings.yaml", "metrics.csv", "progress.gif", "simulated.npz", "samples/epoch_*.png"),
+    *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "tensorboard/events.*"),
+    *("bundle/bundle.json", "bundle/card.md", "bundle/weights-*.safetensors"),
+    *("bundle/onnx/*.onnx", f"{LOCK}*"),
+)
+"""What a run consists of, as patterns."""
+
+
+def must_be_run(folder: Path) -> None:
+    """Refuse to replace a folder that is not a run, or holds more than a run.
+
+    Raises:
+        OutputError: it is not, or does.
+    """
+    check_only(folder, FILES)
+    if _has_files(folder) and not _has_settings(folder):
+        raise OutputError(
+            "is not empty, and is no run of mrbridge", path=folder, remedy="Name a new folder."
+        )
+
+
 def refuse_foreign(run: Path) -> None:
     """Refuse a folder with files in it, but for a run that was killed before it kept anything.
 
     Raises:
         OutputError: there is something that a new run would mix with.
     """
-    if not run.is_file() and not any(
-        path.is_file() and not is_temporary(path) for path in run.rglob("*")
-    ):
+    if not _has_files(run):
         return
     kept = [run / "bundle", *run.glob("checkpoints/*.ckpt")]
     is_begun = any(path.exists() and not is_temporary(path) for path in kept)
-    if is_begun or not (run / "settings.yaml").is_file():
+    if is_begun or not _has_settings(run):
         raise OutputError(
             "is not empty",
             path=run,
             remedy="Name a new folder, or go on with the run in it with --resume.",
         )
+    must_be_run(run)
+
+
+def _has_files(run: Path) -> bool:
+    return run.is_file() or any(
+        path.is_file() and not is_temporary(path) and not path.name.startswith(LOCK)
+        for path in run.rglob("*")
+    )
+
+
+def _has_settings(run: Path) -> bool:
+    """Whether its settings are those of a training, which the settings of a project are not."""
+    path = run / "settings.yaml"
+    if path.is_file() and not path.stat().st_size:
+        return True  # nothing that could be lost
+    try:
+        told = read_yaml(path)
+    except MrbridgeError:
+        return False
+    networks = told.get("networks")
+    return "preset" in told and isinstance(networks, dict) and "generator" in networks
