@@ -31,10 +31,14 @@ _BEAT_SECONDS = 20.0
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, told: str = "is being written by another mrbridge") -> Iterator[None]:
     """Be the only one that writes into a folder, which is made where it is missing.
 
     A mirror of a URL is this process's own and needs no lock.
+
+    Args:
+        folder: which.
+        told: what the error of a second writer says, before who holds the folder.
 
     Raises:
         OutputError: another process holds it, or the folder cannot be written.
@@ -52,7 +56,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _take(path, json.dumps(me))
+        _take(path, json.dumps(me), told)
     except OSError as error:
         raise OutputError(
             f"cannot be written ({error.strerror or error})",
@@ -72,7 +76,7 @@ def only_writer(folder: Path) -> Iterator[None]:
                 path.unlink()
 
 
-def _take(path: Path, text: str) -> None:
+def _take(path: Path, text: str, told: str) -> None:
     for _ in range(10):
         try:
             _create(path, text)
@@ -83,10 +87,10 @@ def _take(path: Path, text: str) -> None:
         if stamp is None:
             continue  # it has gone meanwhile
         if not _is_dead(path, holder):
-            told = holder or {}
-            who = f"process {told.get('pid', '?')} on {told.get('host', 'another computer')}"
+            known = holder or {}
+            who = f"process {known.get('pid', '?')} on {known.get('host', 'another computer')}"
             raise OutputError(
-                f"is being written by another mrbridge ({who})",
+                f"{told} ({who})",
                 path=path.parent,
                 remedy="Wait for it, or name another folder.",
             )
@@ -105,9 +109,7 @@ def _take(path: Path, text: str) -> None:
                 path.unlink(missing_ok=True)
         finally:
             takeover.unlink(missing_ok=True)
-    raise OutputError(
-        "is being written by another mrbridge", path=path.parent, remedy="Wait for it."
-    )
+    raise OutputError(told, path=path.parent, remedy="Wait for it.")
 
 
 def _create(path: Path, text: str) -> None:
