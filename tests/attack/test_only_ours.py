@@ -183,6 +183,19 @@ def test_pages_and_exports_of_somebody_else_stay(
     assert (tmp_path / "T1w_to_T2w.onnx").read_bytes() == b"mrbridge"
 
 
+@pytest.mark.parametrize("there", ['{"mrbridge": "0.1.0", "settings": {}}', '{"mine": 1}'])
+def test_a_simulated_data_set_with_a_file_of_somebody_stays(
+    run: Run, there: str, tmp_path: Path
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/phantom.json").write_text(there)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = content(tmp_path)
+    code, _, err = run("phantom", "-o", tmp_path, "--subjects", "1", "--overwrite")
+    assert (code, "holds" in err) == (2, True)
+    assert content(tmp_path) == before
+
+
 def test_a_place_for_a_sidecar_that_is_a_folder(run: Run, head: Path, tmp_path: Path) -> None:
     (tmp_path / "o.json").mkdir()
     code, _, err = run("translate", "-i", head, "-o", tmp_path / "o.nii.gz", "-m", GOLDEN)

@@ -16,13 +16,13 @@ import yaml
 from mrbridge import progress
 from mrbridge.download.http import Stopped
 from mrbridge.errors import Interrupted, MrbridgeError, OutputError
-from mrbridge.io.lock import LOCK, only_writer
-from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.io.lock import only_writer
+from mrbridge.io.safety import is_temporary, sweep, write_json, write_text
 from mrbridge.json_text import parse_json
 
 RECORD = ".mrbridge-download.json"
 _IDENTITY = ("source", "dataset", "version")
-_LOCKS = (LOCK, ".mrbridge-download-lock")  # the latter of older versions
+_OLD_LOCK = ".mrbridge-download-lock"  # which older versions left
 _SPARE = 64 << 20  # bytes of disk that are left free
 
 Item = TypeVar("Item")
@@ -52,7 +52,7 @@ class Folder:
         if path.is_file():
             raise OutputError("is a file", path=path, remedy="Name a new folder.")
         if not (path / RECORD).is_file():
-            if path.is_dir() and any(not entry.name.startswith(_LOCKS) for entry in path.iterdir()):
+            if path.is_dir() and any(_counts(entry) for entry in path.iterdir()):
                 raise OutputError(
                     "is not empty and was not begun by mrbridge download",
                     path=path,
@@ -114,6 +114,10 @@ class Folder:
                 path=self.path,
                 remedy="Check the permissions, or choose another place.",
             ) from error
+
+
+def _counts(entry: Path) -> bool:
+    return entry.name != _OLD_LOCK and not is_temporary(entry)
 
 
 def together(

@@ -19,12 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import OutputError
-from mrbridge.io.safety import is_alive, process_start, this_machine
+from mrbridge.io.safety import LOCK, is_alive, process_start, temporary_name, this_machine
 from mrbridge.json_text import parse_json
 from mrbridge.urls import url_of
-
-LOCK = ".mrbridge-lock"
-"""The name of the file in a locked folder."""
 
 STALE_SECONDS = 300.0
 _BEAT_SECONDS = 20.0
@@ -61,7 +58,7 @@ def only_writer(folder: Path, told: str = "is being written by another mrbridge"
         raise OutputError(
             f"cannot be written ({error.strerror or error})",
             path=folder,
-            remedy="Check the permissions, or choose another place.",
+            remedy="Check the free space and the permissions, or choose another place.",
         ) from error
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(path, me, ended), daemon=True)
@@ -113,9 +110,24 @@ def _take(path: Path, text: str, told: str) -> None:
 
 
 def _create(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    """Create a file that appears whole, and only where there is none.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    temporary = path.with_name(temporary_name(""))
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _is_dead(path: Path, holder: dict[str, Any] | None) -> bool:

@@ -37,6 +37,9 @@ MAX_PICTURE_BYTES = 2**29
 _PART_BYTES = 2**24
 """Of a file that is summed up: after each part a thread may wait for the others to let it go on."""
 
+LOCK = ".mrbridge-lock"
+"""How the files begin that say who writes into a folder (`mrbridge.io.lock`)."""
+
 _STALE_SECONDS = 24 * 3600
 _TEMPORARY = re.compile(r"^\.~(?P<host>[0-9a-f]{6})-(?P<pid>\d+)(?:\.(?P<start>\d+))?-[0-9a-f]{8}")
 _FIRST_SPACE = 4026531836
@@ -221,8 +224,9 @@ def sweep(folder: str | Path) -> None:
 
 
 def is_temporary(path: str | Path) -> bool:
-    """Whether the name is one of an unfinished file of ours."""
-    return _TEMPORARY.match(Path(path).name) is not None
+    """Whether the name is one of an unfinished file of ours, or of a lock."""
+    name = Path(path).name
+    return _TEMPORARY.match(name) is not None or name.startswith(LOCK)
 
 
 def temporary_name(suffix: str) -> str:
@@ -355,11 +359,16 @@ def _is_orphan(entry: Path, host: str, pid: int, start: str | None) -> bool:
 def process_start(pid: int) -> int | None:
     """When a process of this machine began, in clock ticks since its start, which tells it from a
     later one of the same number (proc(5), field 22); None where nobody tells."""
+    told = _status(pid)
+    return int(told[19]) if len(told) > 19 else None
+
+
+def _status(pid: int) -> list[bytes]:
+    """What Linux tells of a process, from its state on (proc(5), fields 3 and more)."""
     try:
-        told = Path("/proc", str(pid), "stat").read_bytes()
-        return int(told.rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
+        return Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []
 
 
 def is_alive(pid: int, start: int | str | None = None) -> bool:
@@ -377,6 +386,8 @@ def is_alive(pid: int, start: int | str | None = None) -> bool:
         return False
     except OSError:
         pass
+    if _status(pid)[:1] == [b"Z"]:  # killed, and its parent never asks: as in many containers
+        return False
     now = process_start(pid)
     return start is None or now is None or int(start) == now
 

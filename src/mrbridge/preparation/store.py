@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mrbridge.errors import StoreError, must_exist
-from mrbridge.io.lock import LOCK
 from mrbridge.io.names import series_name
 from mrbridge.io.places import here
 from mrbridge.io.safety import atomic_folder, is_temporary, write_json
@@ -399,11 +398,7 @@ def is_store(path: Path) -> bool:
     says so, or there is nothing but arrays of ours."""
     if not any(path.iterdir()):
         return True
-    entries = [
-        entry
-        for entry in path.iterdir()
-        if not is_temporary(entry) and not entry.name.startswith(LOCK)
-    ]
+    entries = [entry for entry in path.iterdir() if not is_temporary(entry)]
     fetch(path / "manifest.json")
     try:
         told = parse_json((path / "manifest.json").read_text(encoding="utf-8"))

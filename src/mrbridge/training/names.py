@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from mrbridge.errors import MrbridgeError, OutputError, SettingsError, must_be_here
-from mrbridge.io.lock import LOCK
 from mrbridge.io.ownership import check_only
 from mrbridge.io.safety import is_temporary
 from mrbridge.settings import read_yaml
@@ -50,7 +49,7 @@ FILES = (
     *("settings.yaml", "metrics.csv", "progress.gif", "simulated.npz", "samples/epoch_*.png"),
     *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "tensorboard/events.*"),
     *("bundle/bundle.json", "bundle/card.md", "bundle/weights-*.safetensors"),
-    *("bundle/onnx/*.onnx", f"{LOCK}*"),
+    "bundle/onnx/*.onnx",
 )
 """What a run consists of, as patterns."""
 
@@ -89,8 +88,7 @@ def refuse_foreign(run: Path) -> None:
 
 def _has_files(run: Path) -> bool:
     return run.is_file() or any(
-        path.is_file() and not is_temporary(path) and not path.name.startswith(LOCK)
-        for path in run.rglob("*")
+        path.is_file() and not is_temporary(path) for path in run.rglob("*")
     )
 
 
