@@ -15,7 +15,7 @@ MIRROR_SUFFIX = ".places"
 
 _URL = re.compile(r"(?P<kind>[a-z][a-z0-9+.-]+):/{1,2}(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _CHAINED = re.compile(r"[a-z][a-z0-9+.-]*::", re.IGNORECASE)
-_ROOT = r"/\.~[0-9a-f]{6}-\d+-[0-9a-f]{8}\.places/(?P<kind>[a-z][a-z0-9+.-]+)(?:/|$)"
+_ROOT = r"/\.~[0-9a-f]{6}-\d+(?:\.\d+)?-[0-9a-f]{8}\.places/(?P<kind>[a-z][a-z0-9+.-]+)(?:/|$)"
 _MIRRORED = re.compile(_ROOT, re.IGNORECASE)
 _MIRRORED_IN_TEXT = re.compile(r"""[^\s"'(]*""" + _ROOT, re.IGNORECASE)
 _SECRET = re.compile(r"(?P<kind>[a-z][a-z0-9+.-]*:/{1,2})[^/\s@]*@", re.IGNORECASE)
