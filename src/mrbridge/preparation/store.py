@@ -408,10 +408,14 @@ def is_store(path: Path) -> bool:
     if not {entry.name for entry in entries} <= {"scans", "manifest.json", "report.json"}:
         return False
     arrays = list((path / "scans").glob("*")) if (path / "scans").is_dir() else []
-    arrays = [entry for entry in arrays if not is_temporary(entry)]
+    arrays = [one for one in arrays if not is_temporary(one) and not _is_empty(one)]
     if not all(map(is_our_array, arrays)):
         return False
     return bool(arrays) or not {"manifest.json", "report.json"} & {one.name for one in entries}
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(one.is_file() for one in path.rglob("*"))
 
 
 def is_our_array(path: Path) -> bool:
