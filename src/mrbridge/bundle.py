@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 
 from mrbridge import __version__
-from mrbridge.errors import BundleError, SettingsError, SizeError
+from mrbridge.errors import BundleError, InputError, SettingsError, SizeError
 from mrbridge.io.safety import atomic_path, sha256_of, write_json, write_text
 from mrbridge.json_text import parse_json, short_repr
 from mrbridge.models import bundle_folder, locate
@@ -44,6 +46,7 @@ _MOST_BYTES = 1 << 20  # of bundle.json
 _LARGEST = 1e30  # of intensities: float32 holds their squares no more
 _Contrast = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
 _Line = Annotated[str, Field(max_length=200)]
+_TRIES = 100  # each fails only where a training has just put another bundle there
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 
@@ -322,13 +325,33 @@ def read_manifest(model: str | Path) -> BundleManifest:
 def load_bundle(model: str | Path) -> Bundle:
     """Load the bundle of a run, a bundle's folder or `shipped`, checking every byte of the weights.
 
-    The weights are mapped into memory, so that the generator that nobody asks for costs none.
+    The weights are mapped into memory, so that the generator that nobody asks for costs none. Where
+    a training replaces the bundle meanwhile, the new one is loaded.
 
     Raises:
         BundleError: it is absent, damaged, changed, or of an unknown version.
     """
     folder = find_bundle(model)
-    manifest = read_manifest(folder)
+    for attempt in range(_TRIES):
+        manifest = read_manifest(folder)
+        try:
+            return _load_weights(folder, manifest)
+        except (BundleError, InputError, OSError, RuntimeError) as error:
+            with suppress(BundleError):
+                # Where it was replaced, and maybe by the same weights again.
+                if attempt < 2 or read_manifest(folder) != manifest:
+                    time.sleep(0.002)
+                    continue
+            if isinstance(error, BundleError):
+                raise
+            told = str(error).splitlines() or [type(error).__name__]
+            raise BundleError(
+                f"its weights cannot be read ({told[0]})", path=folder, remedy="Get it anew."
+            ) from None
+    raise BundleError("is replaced all the time", path=folder, remedy="Copy it, and use the copy.")
+
+
+def _load_weights(folder: Path, manifest: BundleManifest) -> Bundle:
     path = folder / Path(manifest.weights).name
     if path.suffix != ".safetensors" or not path.is_file():
         raise BundleError("its weights are missing", path=path, remedy="Get the bundle anew.")

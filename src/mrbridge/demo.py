@@ -12,7 +12,8 @@ from mrbridge.errors import Interrupted, must_be_here, must_be_new
 from mrbridge.evaluation.evaluate import evaluate
 from mrbridge.inference.translate import translate
 from mrbridge.io.bids import find_scans
-from mrbridge.io.safety import check_only, write_json, write_text
+from mrbridge.io.ownership import check_only
+from mrbridge.io.safety import write_json, write_text
 from mrbridge.phantom import PhantomSettings, write_bids
 from mrbridge.preparation.pipeline import PrepareSettings, StandardSettings, prepare
 from mrbridge.preparation.store import Store

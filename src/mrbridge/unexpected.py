@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mrbridge import __version__
 from mrbridge.errors import InputError, MrbridgeError, OutputError
-from mrbridge.user_folders import user_folder
+from mrbridge.user_folders import lasting_folder
 
 _NO_MEMORY = re.compile(
     r"out of memory|(not enough|insufficient) memory|(can(no|')t|failed to) allocate|"
@@ -101,7 +101,7 @@ def _write_details(error: BaseException) -> Path | None:
         + "".join(traceback.format_exception(type(error), error, error.__traceback__))
     )
     name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    for folder in (user_folder("XDG_STATE_HOME", ".local/state"), None):
+    for folder in (lasting_folder("XDG_STATE_HOME", ".local/state"), None):
         try:
             if folder is None:
                 number, place = tempfile.mkstemp(".txt", f"mrbridge-{name}-")

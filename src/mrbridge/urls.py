@@ -17,7 +17,7 @@ MIRROR_SUFFIX = ".places"
 
 _URL = re.compile(r"(?P<kind>[a-z][a-z0-9+.-]+):/{1,2}(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _CHAINED = re.compile(r"[a-z][a-z0-9+.-]*::", re.IGNORECASE)
-_ROOT = r"/\.~[0-9a-f]{6}-\d+-[0-9a-f]{8}\.places/(?P<kind>[a-z][a-z0-9+.-]+)(?:/|$)"
+_ROOT = r"/\.~[0-9a-f]{6}-\d+(?:\.\d+)?-[0-9a-f]{8}\.places/(?P<kind>[a-z][a-z0-9+.-]+)(?:/|$)"
 _MIRRORED = re.compile(_ROOT, re.IGNORECASE)
 # All that text of any length passes through takes time in proportion to it: each pattern begins
 # with what is rare, and what one match has looked at no other one looks at again.

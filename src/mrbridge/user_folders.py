@@ -20,13 +20,18 @@ def user_folder(variable: str, default: str) -> Path:
         variable: such as `XDG_CACHE_HOME`.
         default: below the user's home, such as `.cache`.
     """
+    return lasting_folder(variable, default) or _private()
+
+
+def lasting_folder(variable: str, default: str) -> Path | None:
+    """As `user_folder`, but None for a user without a home."""
     named = os.environ.get(variable)
     if named and os.path.isabs(named):
         return Path(named) / "mrbridge"
     try:
         return Path.home() / default / "mrbridge"
     except RuntimeError:
-        return _private()
+        return None
 
 
 @functools.cache

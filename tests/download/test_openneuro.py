@@ -125,7 +125,7 @@ def get(session: Session, archive: OpenNeuro, out: Path, **more: Any) -> Report:
 
 def held(out: Path) -> dict[str, bytes]:
     """What the archive has, without what is written beside it."""
-    beside = {"LICENSE", "CITATION.cff", ".mrbridge-download.json", ".mrbridge-download-lock"}
+    beside = {"LICENSE", "CITATION.cff", ".mrbridge-download.json"}
     files = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     return {name: data for name, data in files.items() if name not in beside}
 

@@ -9,10 +9,13 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mrbridge.bundle import BundleManifest, Networks, save_bundle
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate
+from mrbridge.io.ownership import FIGURE_MARK
 from mrbridge.networks import UNetSettings, build_generator
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.pipeline import StandardSettings
@@ -130,11 +133,16 @@ class TestPairs:
     def test_figures_of_an_earlier_evaluation_go_and_other_files_stay(self, bids, world, tmp_path):
         old = tmp_path / "out" / "figures" / "sub-99_T1w_to_T2w_slices.png"
         kept = old.with_name("mine.png")
+        theirs = old.with_name("my_by-case.png")
         old.parent.mkdir(parents=True)
-        old.touch()
+        info = PngInfo()
+        info.add_text(*next(iter(FIGURE_MARK.items())))
+        Image.new("L", (4, 4)).save(old, pnginfo=info)
+        Image.new("L", (4, 4)).save(theirs)
         kept.touch()
         evaluate(world.Knowing(), bids, out=tmp_path / "out", settings=QUICK)
         assert not old.exists()
+        assert theirs.exists()
         assert kept.exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,9 @@ class TestKept:
         assert not (tmp_path / "cache").exists()
         if home == "relative":
             assert made.path.is_relative_to(tmp_path / "home" / ".cache" / "mrbridge")
+        elif home == "none":  # a private folder, which goes with the process
+            assert made.path.is_relative_to(tempfile.gettempdir())
+            assert not made.path.is_relative_to(tmp_path)
         else:
             assert made.path is None
             assert made.content.startswith(b"to_target of")

@@ -33,7 +33,7 @@ from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import Store, array_path
 from mrbridge.settings import read_yaml
 from mrbridge.training import callbacks
-from mrbridge.training.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
+from mrbridge.training.checkpoint import copy_checkpoint, load_checkpoint, save_checkpoint
 from mrbridge.training.names import refuse_foreign
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import PRESETS, TrainSettings, preset, resolve
@@ -393,10 +393,10 @@ class TestCheckpoint:
     def test_a_second_name_parts_at_the_next_save(self, tmp_path: Path) -> None:
         last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
         save_checkpoint({"step": 1}, last)
-        link_checkpoint(last, best)
+        copy_checkpoint(last, best)
         save_checkpoint({"step": 2}, last)
         assert (load_checkpoint(last), load_checkpoint(best)) == ({"step": 2}, {"step": 1})
-        link_checkpoint(last, best)
+        copy_checkpoint(last, best)
         assert load_checkpoint(best) == {"step": 2}
 
 

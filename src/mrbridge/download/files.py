@@ -27,6 +27,7 @@ _ANNEX = re.compile(r"^(MD5|SHA1|SHA256|SHA512)E?-s(\d+)--([0-9a-f]+)")
 _BLOCK = 1 << 20
 _ROUNDS = 3
 _WORTH = 1 << 16  # bytes from which on a part is worth being kept for the next start
+_UNLISTED = 1 << 30  # bytes after which nothing more is taken of a file without a listed size
 _SURPLUS = 1 << 16  # bytes beyond the listed size after which nothing more is taken
 
 
@@ -176,21 +177,24 @@ def _receive(
     if known is not None and known.length is not None and start > known.length:
         raise Changed(url)
     reading = session.read(url, start, known)
-    noted, most = known is not None, None if expected.size is None else expected.size + _SURPLUS
+    noted = known is not None
+    most = _UNLISTED if expected.size is None else expected.size + _SURPLUS
     with part.open("ab" if noted else "wb") as file:
         for block in reading:
-            if most is not None and reading.position > most:
+            if reading.position > most:
                 break
             file.write(block)
             advance(len(block))
             if not noted and file.tell() >= _WORTH:
                 write_json(_note(part), asdict(reading.version))
                 noted = True
-    if most is not None and reading.position > most:
+    if reading.position > most:
         reading.close()
         _give_up(part, advance)
         raise InputError(
-            f"{url} sends more than the {expected.size} bytes that its archive lists",
+            f"{url} sends more than "
+            + (f"{most} bytes" if expected.size is None else f"the {expected.size} bytes")
+            + " that its archive lists" * (expected.size is not None),
             remedy="Try again later, or tell the archive.",
         )
     return reading.version

@@ -16,17 +16,13 @@ import yaml
 from mrbridge import progress
 from mrbridge.download.http import Stopped
 from mrbridge.errors import Interrupted, MrbridgeError, OutputError
-from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.io.lock import only_writer
+from mrbridge.io.safety import is_temporary, sweep, write_json, write_text
 from mrbridge.json_text import parse_json
-
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks of this kind
-    fcntl = None  # type: ignore[assignment]
 
 RECORD = ".mrbridge-download.json"
 _IDENTITY = ("source", "dataset", "version")
-_LOCK = ".mrbridge-download-lock"
+_OLD_LOCK = ".mrbridge-download-lock"  # which older versions left
 _SPARE = 64 << 20  # bytes of disk that are left free
 
 Item = TypeVar("Item")
@@ -56,7 +52,7 @@ class Folder:
         if path.is_file():
             raise OutputError("is a file", path=path, remedy="Name a new folder.")
         if not (path / RECORD).is_file():
-            if path.is_dir() and any(entry.name != _LOCK for entry in path.iterdir()):
+            if path.is_dir() and any(_counts(entry) for entry in path.iterdir()):
                 raise OutputError(
                     "is not empty and was not begun by mrbridge download",
                     path=path,
@@ -65,10 +61,12 @@ class Folder:
             return {**identity}
         try:
             found: dict[str, Any] = parse_json((path / RECORD).read_text(encoding="utf-8"))
+            if not all(isinstance(found.get(key, ""), str) for key in _IDENTITY):
+                raise ValueError
             differs = any(found.get(key, value) != value for key, value in identity.items())
         except (OSError, ValueError, AttributeError):
             raise OutputError(
-                "cannot be read", path=path / RECORD, remedy="Name a new folder."
+                "is damaged or was edited", path=path / RECORD, remedy="Name a new folder."
             ) from None
         if differs:
             holds = " ".join(str(found[key]) for key in _IDENTITY if key in found)
@@ -104,17 +102,7 @@ class Folder:
             OutputError: another process writes, or the folder cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with (self.path / _LOCK).open("w") as lock:
-                if fcntl is not None:
-                    try:
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        raise OutputError(
-                            "is being filled by another download",
-                            path=self.path,
-                            remedy="Wait for it.",
-                        ) from None
+            with only_writer(self.path, "is being filled by another download"):
                 for place in (self.path, *self.path.glob("sub-*/**/anat")):
                     sweep(place)
                 self.record = self._read()  # another may have written since it was looked at
@@ -126,6 +114,10 @@ class Folder:
                 path=self.path,
                 remedy="Check the permissions, or choose another place.",
             ) from error
+
+
+def _counts(entry: Path) -> bool:
+    return entry.name != _OLD_LOCK and not is_temporary(entry)
 
 
 def together(

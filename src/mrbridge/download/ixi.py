@@ -10,6 +10,7 @@ Source: https://brain-development.org/ixi-dataset
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 from mrbridge import progress
 from mrbridge.download.archive import RemoteTar, end_of, open_tar, why_refused
 from mrbridge.download.files import check_gzip
-from mrbridge.download.folder import Folder, together
+from mrbridge.download.folder import RECORD, Folder, together
 from mrbridge.download.http import Changed, Session, Version
 from mrbridge.download.ixi_subjects import LICENCE, write_description, write_table
 from mrbridge.download.report import Plan, Report
@@ -31,6 +32,9 @@ from mrbridge.io.safety import atomic_path
 SITE = "https://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
 ARCHIVES = {"T1w": "IXI-T1.tar", "T2w": "IXI-T2.tar", "PDw": "IXI-PD.tar"}
 
+log = logging.getLogger(__name__)
+
+_OURS = re.compile(r"sub-[0-9]{3}/anat/sub-[0-9]{3}_(T1w|T2w|PDw)\.nii\.gz")
 _SCAN = re.compile(r"IXI([0-9]{3})-([A-Za-z]+)-[0-9]{4}-(T1|T2|PD)\.nii\.gz")
 _LABEL = re.compile(r"(?:sub-|IXI)?([0-9]{1,3})")
 _ROOM_FOR_SCAN = 20 << 20  # bytes; those of IXI have about 10 MB
@@ -151,7 +155,13 @@ class _Part:
             "sites": {},
             "complete": False,
         }
-        if not state or not Version(**state["version"]).is_same(self.version):
+        if not state:
+            return fresh
+        if not _is_state(state):
+            log.warning("%s: was edited or is damaged; %s is read anew", RECORD, self.name)
+            self.folder.record.pop(self.name)
+            return fresh
+        if not Version(**state["version"]).is_same(self.version):
             return fresh
         here = {path: size for path, size in state["files"].items() if self._is_here(path, size)}
         covers = state["labels"] is None or (
@@ -175,9 +185,11 @@ class _Part:
         return sum(self.labels is None or _subject(p) in self.labels for p in self.state["files"])
 
     def absent(self) -> dict[str, str]:
-        """The named subjects of whom the archive has no scan."""
-        if self.labels is None or not self.state["complete"]:
+        """The named subjects of whom the archive has no scan; the archive, where it has none."""
+        if not self.state["complete"]:
             return {}
+        if self.labels is None:
+            return {} if self.state["files"] else {self.name: "it holds no scan"}
         here = {_subject(path) for path in self.state["files"]}
         gone = [f"sub-{label}" for label in self.labels if label not in here]
         return {f"{label} {self.contrast}": f"{self.name} has no such scan" for label in gone}
@@ -196,6 +208,27 @@ class _Part:
     def _is_here(self, path: str, size: int) -> bool:
         file = self.folder.path / path
         return file.is_file() and file.stat().st_size == size
+
+
+def _is_state(state: Any) -> bool:
+    """Whether what is on record of an archive can have been written here."""
+    try:
+        version = Version(**state["version"])
+        tags = (version.etag, version.modified, version.md5)
+        labels, at = state["labels"], state["next"]
+        return (
+            isinstance(at, int)
+            and isinstance(version.length, int | None)
+            and all(isinstance(tag, str | None) for tag in tags)
+            and at >= 0
+            and isinstance(state["complete"], bool)
+            and (labels is None or all(isinstance(label, str) for label in labels))
+            and all(_OURS.fullmatch(path) for path in state["files"])
+            and all(isinstance(size, int) for size in state["files"].values())
+            and all(isinstance(name, str) for name in state["sites"].values())
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def _transfer(

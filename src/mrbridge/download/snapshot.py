@@ -211,8 +211,9 @@ class Archive:
         folders = []
         for entry in entries:
             name = entry.filename
-            if not name or name in (".", "..") or "/" in name or "\\" in name:
-                raise InputError(f"the archive lists a file with the name '{name}'")
+            is_name = name.isprintable() and name not in ("", ".", "..")
+            if not is_name or "/" in name or "\\" in name:
+                raise InputError(f"the archive lists a file with the name {name!a}")
             path = f"{above}/{name}" if above else name
             if entry.directory:
                 if _may_hold_scans(path):

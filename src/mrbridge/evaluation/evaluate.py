@@ -42,8 +42,9 @@ from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Scored
 from mrbridge.io.bids import NOT_RAW, log_left_out
 from mrbridge.io.formats import unreadable_folders
+from mrbridge.io.ownership import is_ours, must_be_ours
 from mrbridge.io.places import here
-from mrbridge.io.safety import must_be_ours, sweep, write_json, write_text
+from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.io.transfer import not_fetched, remove
 from mrbridge.json_text import parse_json
 from mrbridge.models import unnamed
@@ -126,7 +127,8 @@ def evaluate(
             "what to score is not clear",
             remedy="Give pairs, with or without a model, or true and synthetic scans.",
         )
-    must_be_ours(out / "report.html")
+    for name in ("report.html", "scores.csv", "scores.json"):
+        must_be_ours(out / name)
     mode, cases, left_out = _what_to_score(found, both)
     log_left_out([(Path(name), reason) for name, reason in left_out], Path())
     if mask is not None:
@@ -294,6 +296,7 @@ def _run(
         ready = [replace(job, floors=f) for (job, _), (f, _) in zip(sampled, floors, strict=True)]
         floor_on = {job.case.name: on for job, (_, on) in zip(ready, floors, strict=True)}
     ready = _with_figures(ready, out)
+    _check_figures(ready, out)
     for job, found in map_scans(score_case, ready, workers=workers, label="scoring"):
         if isinstance(found, MrbridgeError):
             failures.append(_failure(job, found))
@@ -323,6 +326,17 @@ def _with_figures(jobs: Sequence[Job], out: Path) -> list[Job]:
             job = replace(job, figures=out / "figures" / stem)
         shown.append(job)
     return shown
+
+
+def _check_figures(jobs: Sequence[Job], out: Path) -> None:
+    """Refuse to draw over what mrbridge did not make."""
+    if is_ours(out / "scores.json"):
+        return  # an earlier evaluation's, whose figures had no mark in older versions
+    stems = ["all", *(job.figures.name for job in jobs if job.figures is not None)]
+    for stem in stems:
+        for path in (out / "figures").glob(f"{stem}_*.png"):
+            if _OURS.search(path.name):
+                must_be_ours(path)
 
 
 def _failure(job: Job, error: MrbridgeError) -> tuple[str, str]:
@@ -371,5 +385,5 @@ def _remove_old_figures(result: Evaluation) -> None:
         for found in one.found.values():
             ours.update(found.pictures.values())
     for path in (result.out / "figures").glob("*.png"):
-        if _OURS.search(path.name) and path not in ours:
+        if _OURS.search(path.name) and path not in ours and is_ours(path):
             remove(path)

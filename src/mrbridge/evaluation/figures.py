@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mrbridge.evaluation.cases import Direction
+from mrbridge.io.ownership import FIGURE_MARK
 from mrbridge.io.safety import atomic_path
 
 HISTOGRAM_TOP = 1.2
@@ -251,4 +252,4 @@ def _figure(width: float, height: float) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     with atomic_path(path) as temporary:
         # Nothing about this computer or moment in the file: equal input gives an equal file.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        figure.savefig(temporary, format="png", metadata=FIGURE_MARK)

@@ -23,9 +23,9 @@ from mrbridge.inference.derivatives import (
     with_fingerprint,
 )
 from mrbridge.inference.integers import Rounding
+from mrbridge.inference.outputs import write_synthesis
 from mrbridge.inference.source_facts import skull_stripped, still_true
-from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
-from mrbridge.io import write
+from mrbridge.inference.synthesis import Synthesis, provenance, sidecar_path
 from mrbridge.io.bids import (
     NOT_RAW,
     FoundScans,
@@ -40,6 +40,7 @@ from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.bids_selection import Selection
 from mrbridge.io.formats import unreadable_folders
+from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.safety import sweep, write_json, write_text
 from mrbridge.io.transfer import fetch, release_when_done
 from mrbridge.json_text import parse_json
@@ -175,6 +176,7 @@ def check_data_set(plan: Plan) -> list[tuple[Scan, str]]:
         OutputError: the table cannot be written.
     """
     check_place(plan.root, plan.out)
+    must_be_ours(plan.out / TABLE)
     found = _find(plan)
     states: list[tuple[Scan, str]] = []
     rows = ["participant_id\tsession_id\tsource\toutput\tstate"]
@@ -288,8 +290,8 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
         raise OutputError(
             f"is there already, {other}", path=output, remedy="Replace it with --overwrite."
         )
+    must_be_ours(sidecar_path(output))
     synthesis = make(scan.path, metadata.get("SyntheticData") is True)
-    write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
     told = provenance(plan.bundle, synthesis, uri(scan.path, plan.root))
     told |= facts
     if "SkullStripped" not in told and (measured := skull_stripped(synthesis.source)) is not None:
@@ -300,7 +302,7 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
             'told. State it, as in T1w.json: {"SkullStripped": true}, and run this again',
             scan.name,
         )
-    write_json(sidecar_path(output), with_fingerprint(told, made_of, output))
+    write_synthesis(synthesis, output, lambda: with_fingerprint(told, made_of, output))
     rounding = synthesis.rounding
     return Outcome(scan.path, output, synthesis.contrast, made_of=made_of, rounding=rounding)
 

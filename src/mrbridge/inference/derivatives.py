@@ -12,11 +12,11 @@ from urllib.parse import quote, unquote
 
 from mrbridge import __version__
 from mrbridge.errors import OutputError
-from mrbridge.inference.outputs import is_ours
 from mrbridge.inference.synthesis import sidecar_path
 from mrbridge.io import is_readable
 from mrbridge.io.bids_metadata import DESCRIPTION, read_description
 from mrbridge.io.bids_name import BIDS_VERSION
+from mrbridge.io.ownership import is_our_json, is_ours, must_be_ours
 from mrbridge.io.safety import sha256_of, write_json, write_text
 from mrbridge.io.transfer import fetch
 from mrbridge.json_text import parse_json
@@ -67,10 +67,11 @@ def check_place(root: Path, out: Path) -> None:
             remedy=f"Name {root / 'derivatives' / 'mrbridge'}, or a folder outside.",
         )
     there = read_description(out)
-    if there and not (there.get("DatasetType") == "derivative" and _is_ours(there)):
+    if there and not (there.get("DatasetType") == "derivative" and is_our_json(there)):
         raise OutputError(
             "is a data set that mrbridge did not make", path=out, remedy="Name another folder."
         )
+    must_be_ours(out / REPORT)
     linked = _links(there).get(LINK)
     if isinstance(linked, str) and "://" not in linked:
         other = (out / unquote(linked)).resolve()
@@ -154,7 +155,7 @@ def difference(output: Path, made_of: dict[str, Any]) -> str | None:
     if told is None:  # killed between image and sidecar, or not ours
         return None if is_ours(output) else ELSEWHERE
     if told.get("SHA256") != sha256_of(output):
-        return "and was changed since it was made"
+        return "and was changed since it was made" if is_ours(output) else ELSEWHERE
     names = {"Source": "of another source file", "Model": "by another model"}
     for key, value in made_of.items():
         if told.get(key) != value:
@@ -181,13 +182,6 @@ def _fingerprint_in(sidecar: Path) -> dict[str, Any] | None:
 def _links(description: dict[str, Any]) -> dict[str, Any]:
     links = description.get("DatasetLinks")
     return links if isinstance(links, dict) else {}
-
-
-def _is_ours(description: dict[str, Any]) -> bool:
-    makers = description.get("GeneratedBy")
-    return isinstance(makers, list) and any(
-        isinstance(maker, dict) and maker.get("Name") == "mrbridge" for maker in makers
-    )
 
 
 def _link(root: Path, out: Path) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 from mrbridge import __version__
 from mrbridge.bundle import Bundle
 from mrbridge.errors import OutputError
-from mrbridge.inference.synthesis import Synthesis, note, provenance, sidecar_path
-from mrbridge.io import FORMATS, write
+from mrbridge.inference.outputs import write_synthesis
+from mrbridge.inference.synthesis import Synthesis, provenance, sidecar_path
+from mrbridge.io import FORMATS, ownership
 from mrbridge.io.dicom import (
     DicomHeader,
     Listing,
@@ -26,7 +27,7 @@ from mrbridge.io.dicom import (
     read_series,
     write_series,
 )
-from mrbridge.io.safety import suffix_of, write_json
+from mrbridge.io.safety import suffix_of
 from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Plan:
         allow_gaps: fill missing slices by interpolation.
         form: `dicom` or `nifti`; None takes NIfTI where `out` is named so, else DICOM.
         force: also a series that is known to be something else than an anatomical scan.
+        overwrite: replace an earlier derived series also where it was made of another one.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Plan:
     allow_gaps: bool
     form: str | None
     force: bool = False
+    overwrite: bool = False
 
 
 def translate_series(plan: Plan, make: Callable[[Volume], Synthesis]) -> tuple[Path, str]:
@@ -73,15 +76,17 @@ def translate_series(plan: Plan, make: Callable[[Volume], Synthesis]) -> tuple[P
         OutputError: the output cannot be written there.
     """
     form = _form(plan.form, plan.out)
-    if form == "dicom":
-        _refuse_place(plan.path, plan.out)
+    _refuse_place(plan.path, plan.out, form)
     with nameless(plan.path):
         listing = find_series(plan.path)
         chosen = choose_series(listing, _wanted(plan), plan.series, force=plan.force)
+        source = f"urn:oid:{chosen.uid}"
+        if form == "dicom" and not plan.overwrite:
+            must_be_ours(plan.out, source)
         scan = read_series(chosen, allow_gaps=plan.allow_gaps)
     synthesis = make(scan)
     to = synthesis.contrast
-    told = provenance(plan.bundle, synthesis, f"urn:oid:{chosen.uid}")
+    told = provenance(plan.bundle, synthesis, source)
     series, left_out = _told_of(synthesis.source), _left_out(listing, chosen)
     for line in _in_words(left_out):
         log.info("left out: %s", line)
@@ -91,15 +96,14 @@ def translate_series(plan: Plan, make: Callable[[Volume], Synthesis]) -> tuple[P
         write_series(synthesis.made, plan.out, origin, report)
         return plan.out, to
     out = plan.out
-    if FORMATS.get(suffix_of(out)) != "nifti":
+    if not _is_nifti(out):
         out = out / f"series-{chosen.label.replace(':', '-')}_desc-synth_{to}.nii.gz"
-    write(synthesis.made, out, synthetic_note=note(to))
-    write_json(sidecar_path(out), told | {"SourceSeries": series, "LeftOut": left_out})
+    write_synthesis(synthesis, out, lambda: told | {"SourceSeries": series, "LeftOut": left_out})
     return out, to
 
 
 def _form(form: str | None, out: Path) -> str:
-    nifti = FORMATS.get(suffix_of(out)) == "nifti"
+    nifti = _is_nifti(out)
     if form is None:
         return "nifti" if nifti else "dicom"
     if form == "dicom" and nifti:
@@ -107,10 +111,22 @@ def _form(form: str | None, out: Path) -> str:
     return form
 
 
-def _refuse_place(path: Path, out: Path) -> None:
-    """Refuse a folder that would be taken for the source's, or whose files would be lost."""
+def _is_nifti(out: Path) -> bool:
+    return FORMATS.get(suffix_of(out)) == "nifti"
+
+
+def _refuse_place(path: Path, out: Path, form: str) -> None:
+    """Refuse what would be taken for the source's, or whose files would be lost."""
     source, place = path.resolve(), out.resolve()
-    if place == source or (source.is_dir() and source in place.parents) or place in source.parents:
+    inside = place == source or (source.is_dir() and source in place.parents)
+    if form == "nifti":
+        if inside:  # it would be no folder of DICOM files any more
+            raise OutputError("lies in the folder of the source", path=out, remedy="Name another.")
+        if _is_nifti(out):
+            ownership.must_be_ours(out)
+            ownership.must_be_ours(sidecar_path(out))
+        return
+    if inside or place in source.parents:
         raise OutputError(
             "lies in the folder of the source, or around it", path=out, remedy="Name another."
         )

@@ -20,7 +20,9 @@ from mrbridge import __version__
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import InputError, Interrupted, OutputError, SettingsError
 from mrbridge.inference.engines import choose_engine
-from mrbridge.io.safety import atomic_path, must_be_ours, sha256_of
+from mrbridge.io.ownership import must_be_ours
+from mrbridge.io.safety import atomic_path, sha256_of
+from mrbridge.io.transfer import remove
 from mrbridge.networks import Generator, build_generator
 from mrbridge.user_folders import user_folder
 
@@ -75,22 +77,23 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
         "to_target": f"{bundle.source}_to_{bundle.target}.onnx",
         "to_source": f"{bundle.target}_to_{bundle.source}.onnx",
     }
-    written: list[Path] = []
-    for generator, name in pairs.items():
-        path = Path(out) / name
+    paths = {generator: Path(out) / name for generator, name in pairs.items()}
+    for path in paths.values():
         must_be_ours(path)
-        try:
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(_as_onnx(bundle, generator))
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"interrupted after {len(written)} of {len(pairs)} files",
-                path=out,
-                remedy="Run it again.",
-                counts={"done": len(written), "files": len(pairs)},
-            ) from None
-        written.append(path)
-    return written
+    first, second = paths.values()
+    try:
+        with atomic_path(first) as one, atomic_path(second) as other:
+            one.write_bytes(_as_onnx(bundle, "to_target"))
+            other.write_bytes(_as_onnx(bundle, "to_source"))
+            remove(first)  # killed before both are there, it leaves no pair of two models
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted; no file was written",
+            path=out,
+            remedy="Run it again.",
+            counts={"done": 0, "files": len(pairs)},
+        ) from None
+    return [first, second]
 
 
 def exported(bundle: Bundle, generator: str) -> Exported:

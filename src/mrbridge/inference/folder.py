@@ -20,6 +20,7 @@ from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.contrast import Identity, of_path
 from mrbridge.io.formats import is_file, is_picture, unreadable_folders
 from mrbridge.io.names import guess_subject, natural_key
+from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.safety import sha256_of, sweep, write_json
 from mrbridge.io.transfer import fetch, not_fetched
 from mrbridge.scale import Workers, map_scans
@@ -40,6 +41,7 @@ def translate_folder(job: Job, folder: Path, out: Path, workers: Workers) -> lis
         raise OutputError(
             "is the name of a file, but the input is a folder", path=out, remedy="Name a folder."
         )
+    must_be_ours(out / REPORT)
     chosen, ignored = _choose(job, folder, out)
     log_left_out(ignored, folder)
     items: list[_Item] = []

@@ -13,17 +13,10 @@ from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference.engine import Translator
 from mrbridge.inference.integers import Rounding, rounded
 from mrbridge.inference.objects import as_volume
-from mrbridge.inference.outputs import check_free
-from mrbridge.inference.synthesis import (
-    Synthesis,
-    name_for_sidecar,
-    note,
-    provenance,
-    sidecar_path,
-)
-from mrbridge.io import read, write
+from mrbridge.inference.outputs import check_free, write_synthesis
+from mrbridge.inference.synthesis import Synthesis, name_for_sidecar, provenance
+from mrbridge.io import read
 from mrbridge.io.places import here
-from mrbridge.io.safety import write_json
 from mrbridge.preparation.brain import find_brain, mask_beside
 from mrbridge.scale import Workers
 from mrbridge.volume import Volume
@@ -120,15 +113,13 @@ def translate_file(job: Job, path: Path, output: Path, contrast: str | None = No
     scan = read(path, volume=job.volume, assume=job.assume)
     scan = replace(scan, contrast=scan.contrast or (None if scan.other else contrast))
     synthesis = synthesise(job, scan, path)
-    write(synthesis.made, output, synthetic_note=note(synthesis.contrast))
-    bundle = job.translator.bundle
-    if not scan.is_picture:
-        source = name_for_sidecar(path, output)
-        write_json(sidecar_path(output), provenance(bundle, synthesis, source))
+    bundle, source = job.translator.bundle, name_for_sidecar(path, output)
+    write_synthesis(synthesis, output, lambda: provenance(bundle, synthesis, source))
     rounding, to = synthesis.rounding, synthesis.contrast
     unknown = scan.contrast is None
     told = f"nothing says which contrast it is; {job.taken_for(to)}" if unknown else None
-    return Translation(path, output, to, bundle.hash, rounding=rounding, note=told)
+    model = job.translator.bundle.hash
+    return Translation(path, output, to, model, rounding=rounding, note=told)
 
 
 def synthesise(job: Job, scan: Volume, path: Path | None) -> Synthesis:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from mrbridge.errors import MrbridgeError, OutputError
-from mrbridge.inference.synthesis import sidecar_path
-from mrbridge.io import read
+from mrbridge.errors import OutputError
+from mrbridge.inference.synthesis import Synthesis, note, sidecar_path
+from mrbridge.io import write
 from mrbridge.io.formats import is_picture
-from mrbridge.io.transfer import fetch
-from mrbridge.json_text import parse_json
+from mrbridge.io.ownership import must_be_ours
+from mrbridge.io.safety import paired, write_json
 
 
 def check_free(source: Path, output: Path) -> None:
@@ -28,12 +30,7 @@ def check_free(source: Path, output: Path) -> None:
         raise OutputError(
             "the output would replace its source", path=source, remedy="Name another."
         )
-    if output.is_file() and not is_ours(output):
-        raise OutputError(
-            "is there already, and says nowhere that mrbridge made it",
-            path=output,
-            remedy="Name another place, or take it away first.",
-        )
+    must_be_ours(output)
     if is_picture(output):
         return
     sidecar = sidecar_path(output)
@@ -43,29 +40,27 @@ def check_free(source: Path, output: Path) -> None:
             path=sidecar,
             remedy="Name another place.",
         )
-    if sidecar.is_file() and not _is_of_synthesis(sidecar):
-        raise OutputError(
-            "describes something else than a synthesis",
-            path=sidecar,
-            remedy="Name another place, or take it away first.",
-        )
+    must_be_ours(sidecar)
 
 
-def is_ours(image: Path) -> bool:
-    """Whether an image says of itself that mrbridge made it."""
-    try:
-        scan = read(image)
-    except MrbridgeError:
-        return False
-    if is_picture(image):
-        return scan.synthetic
-    return scan.synthetic and b"mrbridge" in scan.header["descrip"].item()
+def write_synthesis(synthesis: Synthesis, output: Path, tell: Callable[[], dict[str, Any]]) -> None:
+    """Write an image and its sidecar, which of a picture there is none.
 
+    Args:
+        synthesis: what was made.
+        output: where it is to go; nothing but an earlier synthesis is replaced.
+        tell: what the sidecar says, asked for when the image is written.
 
-def _is_of_synthesis(sidecar: Path) -> bool:
-    fetch(sidecar)
-    try:
-        told = parse_json(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(told, dict) and told.get("SyntheticData") is True
+    Raises:
+        OutputError: something else lies there, or it cannot be written.
+    """
+    mark = note(synthesis.contrast)
+    must_be_ours(output)
+    if synthesis.source.is_picture:
+        write(synthesis.made, output, synthetic_note=mark)
+        return
+    sidecar = sidecar_path(output)
+    must_be_ours(sidecar)
+    with paired(output, sidecar):
+        write(synthesis.made, output, synthetic_note=mark)
+        write_json(sidecar, tell())

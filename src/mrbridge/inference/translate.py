@@ -147,7 +147,7 @@ def translate(
             )
         if dicom:
             with at_work_on(path):
-                return [_dicom(job, path, out, series, allow_gaps, form)]
+                return [_dicom(job, path, out, series, allow_gaps, form, overwrite)]
         if path.is_dir():
             return _all_of(translate_folder(job, path, out, workers), out)
         with at_work_on(path):
@@ -158,7 +158,13 @@ def translate(
 
 
 def _dicom(
-    job: Job, path: Path, out: Path, series: str | None, allow_gaps: bool, form: str | None
+    job: Job,
+    path: Path,
+    out: Path,
+    series: str | None,
+    allow_gaps: bool,
+    form: str | None,
+    overwrite: bool,
 ) -> Translation:
     """Translate one DICOM series."""
     from mrbridge.inference import dicom  # half a second, which other formats do not need
@@ -166,7 +172,7 @@ def _dicom(
     if job.volume is not None or job.assume is not None:
         raise InputError("is DICOM", path=path, remedy="Leave --volume and --assume.")
     bundle = job.translator.bundle
-    plan = dicom.Plan(path, out, bundle, job.to, series, allow_gaps, form, job.force)
+    plan = dicom.Plan(path, out, bundle, job.to, series, allow_gaps, form, job.force, overwrite)
     output, contrast = dicom.translate_series(plan, lambda scan: synthesise(job, scan, path))
     return Translation(path, output, contrast, bundle.hash)
 

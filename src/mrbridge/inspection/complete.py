@@ -8,13 +8,8 @@ from typing import Any
 
 from mrbridge import __version__
 from mrbridge.inspection.facts import Facts
-from mrbridge.inspection.inspect import Inspection
+from mrbridge.inspection.inspect import Inspection, findings_beside
 from mrbridge.io.safety import write_text
-
-
-def beside(page: Path) -> Path:
-    """Where it lies."""
-    return page.with_suffix(".findings.json")
 
 
 def write_complete(found: Inspection, page: Path) -> Path:
@@ -28,8 +23,8 @@ def write_complete(found: Inspection, page: Path) -> Path:
     told = {"mrbridge": __version__, "of": found.called} | told
     told |= {"scans": [_scan(one) for one in found.facts]}
     # Names of files may hold bytes that are no text: json writes them as escapes.
-    write_text(beside(page), json.dumps(told, indent=1) + "\n")
-    return beside(page)
+    write_text(findings_beside(page), json.dumps(told, indent=1) + "\n")
+    return findings_beside(page)
 
 
 def _scan(one: Facts) -> dict[str, Any]:

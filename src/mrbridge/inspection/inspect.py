@@ -19,8 +19,8 @@ from mrbridge.inspection.sanity import find_faults
 from mrbridge.inspection.verdict import headline, sentences
 from mrbridge.io.bids import Scan, find_all_scans
 from mrbridge.io.formats import is_dicom
+from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.places import here
-from mrbridge.io.safety import must_be_ours
 from mrbridge.page import counted
 from mrbridge.preparation.inspect import told_of_ignored
 from mrbridge.preparation.store import Store, is_store
@@ -217,14 +217,21 @@ def _unreadable(failed: Sequence[tuple[Job, str]]) -> list[Finding]:
     ]
 
 
+def findings_beside(page: Path) -> Path:
+    """Where all scans and findings lie, beside a page."""
+    return page.with_suffix(".findings.json")
+
+
 def check_report(out: Path) -> None:
     """Refuse a place where a page does not belong: it could be a scan.
 
     Raises:
-        OutputError: the name does not end as a page's does, or mrbridge did not make that page.
+        OutputError: the name does not end as a page's does, or mrbridge did not make what lies
+            there.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise OutputError(
             "is no name for a page", path=out, remedy="Let it end in .html, as report.html does."
         )
     must_be_ours(out)
+    must_be_ours(findings_beside(out))

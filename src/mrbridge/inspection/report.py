@@ -9,11 +9,10 @@ from html import escape
 from pathlib import Path
 
 from mrbridge import __version__
-from mrbridge.inspection.complete import beside
 from mrbridge.inspection.drawing import histograms, tile
 from mrbridge.inspection.facts import Facts, by_contrast
 from mrbridge.inspection.finding import Finding, Group
-from mrbridge.inspection.inspect import Inspection
+from mrbridge.inspection.inspect import Inspection, findings_beside
 from mrbridge.inspection.verdict import sentences
 from mrbridge.io.names import natural_key
 from mrbridge.io.safety import write_text
@@ -43,13 +42,13 @@ def write_report(found: Inspection, out: Path) -> None:
     """
     sections = [
         _head(found),
-        _findings(found, beside(out).name),
+        _findings(found, findings_beside(out).name),
         _counts(found),
         _grids(found),
         _intensities(found),
         _montages(found),
         _left_out(found),
-        _provenance(found, beside(out).name),
+        _provenance(found, findings_beside(out).name),
     ]
     write_text(out, page(f"{found.called}: inspection", sections))
 

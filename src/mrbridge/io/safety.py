@@ -15,16 +15,16 @@ import socket
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from mrbridge.errors import InputError, OutputError, must_be_here
-from mrbridge.io.transfer import fetch, send
+from mrbridge.io.transfer import fetch, remove, send
+from mrbridge.urls import url_of
 
 MAX_VOXELS = 2**30
 """The most voxels that a volume may have; a header that promises more is taken for damage."""
@@ -38,10 +38,31 @@ MAX_PICTURE_BYTES = 2**29
 _PART_BYTES = 2**24
 """Of a file that is summed up: after each part a thread may wait for the others to let it go on."""
 
+LOCK = ".mrbridge-lock"
+"""How the files begin that say who writes into a folder (`mrbridge.io.lock`)."""
+
 _STALE_SECONDS = 24 * 3600
-_TEMPORARY = re.compile(r"^\.~(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}")
-_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+_TEMPORARY = re.compile(r"^\.~(?P<host>[0-9a-f]{6})-(?P<pid>\d+)(?:\.(?P<start>\d+))?-[0-9a-f]{8}")
+_FIRST_SPACE = 4026531836
+"""The number of Linux's first space of process numbers (PROC_PID_INIT_INO in proc_ns.h)."""
+
+
+def this_machine() -> str:
+    """Six digits for this computer; for a container whose processes have numbers of their own, for
+    that: the processes of two may have the same numbers under one host name."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        space = _FIRST_SPACE
+    told = socket.gethostname() + ("" if space == _FIRST_SPACE else f" {space}")
+    return hashlib.sha256(told.encode()).hexdigest()[:6]
+
+
+_HOST = this_machine()
 _ours: set[str] = set()
+_swept: set[Path] = set()
+_paired: dict[Path, tuple[Path, Path, Path]] = {}
+"""Images that `paired` writes: their sidecars, and where old images and sidecars wait."""
 _Stamp = tuple[int, int, int, int]  # device, inode, bytes, ns of the last change
 _begun: dict[Path, tuple[_Stamp | None, Future[str]]] = {}
 
@@ -50,45 +71,6 @@ def suffix_of(path: str | Path) -> str:
     """The suffix in lower case, `.nii.gz` as one."""
     name = Path(path).name.lower()
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
-
-
-def must_be_ours(path: Path) -> None:
-    """Refuse to replace a page or a network that says nowhere that mrbridge made it.
-
-    Raises:
-        OutputError: there is such a file.
-    """
-    if path.is_file():
-        fetch(path)
-        if b"mrbridge" not in path.read_bytes():
-            raise OutputError(
-                "is there already, and says nowhere that mrbridge made it",
-                path=path,
-                remedy="Name another file, or move it away first.",
-            )
-
-
-def check_only(folder: Path, ours: Sequence[str]) -> None:
-    """Refuse to replace a folder that holds other files than mrbridge writes there.
-
-    Args:
-        folder: which.
-        ours: patterns of the files below it that mrbridge writes, as of `fnmatch`.
-
-    Raises:
-        OutputError: it holds others, or is a file.
-    """
-    if folder.is_file():
-        raise OutputError("is a file", path=folder, remedy="Name a folder.")
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        is_file = path.is_symlink() or not path.is_dir()
-        if is_file and not is_temporary(path) and not any(fnmatch(name, one) for one in ours):
-            raise OutputError(
-                f"holds {name}, which mrbridge did not make",
-                path=folder,
-                remedy="Name another folder, or move that file away.",
-            )
 
 
 @contextmanager
@@ -124,6 +106,7 @@ def settle(finished: Path, path: Path) -> None:
         OutputError: it cannot be written.
     """
     with _writing(path):
+        _set_aside(path)
         send(finished, path)
         _keep_mode(path, finished)
         _flush(finished)
@@ -136,6 +119,54 @@ def _keep_mode(old: Path, new: Path) -> None:
     with suppress(OSError):
         if not old.is_symlink():
             new.chmod(stat.S_IMODE(old.stat().st_mode))
+
+
+@contextmanager
+def paired(image: Path, sidecar: Path) -> Iterator[None]:
+    """Within it an image is written, then the sidecar that describes it.
+
+    At no instant does a sidecar lie beside an image that it does not describe: the old one goes
+    just before the new image comes. Where either cannot be written, both are as they were.
+
+    Raises:
+        OutputError: a folder is in the place of the sidecar.
+    """
+    if sidecar.is_dir():
+        raise OutputError("is a folder", path=sidecar, remedy="Choose another name.")
+    old_image = image.with_name(temporary_name(suffix_of(image)))
+    old_sidecar = sidecar.with_name(temporary_name(suffix_of(sidecar)))
+    _paired[image] = sidecar, old_image, old_sidecar
+    try:
+        yield
+    except BaseException:
+        if image not in _paired:  # it has come, and cannot stay without its sidecar
+            with suppress(OSError):
+                sidecar.unlink(missing_ok=True)
+                os.replace(old_image, image) if old_image.exists() else image.unlink()
+        if old_sidecar.exists() and not sidecar.exists():
+            with suppress(OSError):
+                os.replace(old_sidecar, sidecar)
+        raise
+    finally:
+        _paired.pop(image, None)
+        for old in (old_image, old_sidecar):
+            with suppress(OSError):
+                _remove(old)
+            _ours.discard(old.name)
+
+
+def _set_aside(image: Path) -> None:
+    """Before a paired image takes its place: let its old sidecar go, and keep the old image."""
+    if image not in _paired:
+        return
+    sidecar, old_image, old_sidecar = _paired.pop(image)
+    if url_of(sidecar) is not None:
+        remove(sidecar)
+        return
+    with suppress(OSError):  # there is none, or the file system has no hard links
+        os.link(image, old_image)
+    if sidecar.exists():
+        os.replace(sidecar, old_sidecar)
 
 
 @contextmanager
@@ -194,26 +225,30 @@ def write_json(path: str | Path, value: Any) -> None:
 def sweep(folder: str | Path) -> None:
     """Remove temporary files and folders that a killed writer left in `folder`.
 
-    Those of writers that may still run are left: a live process of this computer, or another
-    computer on a shared disk within the last day.
+    Those of writers that may still run are left: a live process of this computer; or, within the
+    last day, one of another computer on a shared disk or of another container. Every writer here
+    does it once for each folder that it writes into. What may not be removed stays.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        return
-    for entry in folder.iterdir():
-        match = _TEMPORARY.match(entry.name)
-        if match and _is_orphan(entry, match["host"], int(match["pid"])):
-            _remove(entry)
+    with suppress(OSError):
+        for entry in list(folder.iterdir()):
+            match = _TEMPORARY.match(entry.name)
+            if match and _is_orphan(entry, match["host"], int(match["pid"]), match["start"]):
+                with suppress(OSError):
+                    _remove(entry)
 
 
 def is_temporary(path: str | Path) -> bool:
-    """Whether the name is one of an unfinished file of ours."""
-    return _TEMPORARY.match(Path(path).name) is not None
+    """Whether the name is one of an unfinished file of ours, or of a lock."""
+    name = Path(path).name
+    return _TEMPORARY.match(name) is not None or name.startswith(LOCK)
 
 
 def temporary_name(suffix: str) -> str:
     """A new name of something unfinished, which `sweep` removes when this process is gone."""
-    name = f".~{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}"
+    start = process_start(os.getpid())
+    told = f"{os.getpid()}" if start is None else f"{os.getpid()}.{start}"
+    name = f".~{_HOST}-{told}-{uuid.uuid4().hex[:8]}{suffix}"
     _ours.add(name)
     return name
 
@@ -284,6 +319,9 @@ def _writing(path: Path) -> Iterator[None]:
 def _temporary(path: Path) -> Iterator[Path]:
     # The suffix stays, because writers choose the format by it; the stem does not, because with
     # ours it could exceed the 255 bytes that a name may have.
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        sweep(path.parent)
     temporary = path.with_name(temporary_name(suffix_of(path)))
     try:
         yield temporary
@@ -325,23 +363,48 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_orphan(entry: Path, host: str, pid: int) -> bool:
+def _is_orphan(entry: Path, host: str, pid: int, start: str | None) -> bool:
     if entry.name in _ours:
         return False
     if host == _HOST:
-        return pid == os.getpid() or not is_alive(pid) or _is_stale(entry)
+        return not is_alive(pid, start) or pid == os.getpid() or _is_stale(entry)
     return _is_stale(entry)
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs, whoever owns it."""
+def process_start(pid: int) -> int | None:
+    """When a process of this machine began, in clock ticks since its start, which tells it from a
+    later one of the same number (proc(5), field 22); None where nobody tells."""
+    told = _status(pid)
+    return int(told[19]) if len(told) > 19 else None
+
+
+def _status(pid: int) -> list[bytes]:
+    """What Linux tells of a process, from its state on (proc(5), fields 3 and more)."""
+    try:
+        return Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []
+
+
+def is_alive(pid: int, start: int | str | None = None) -> bool:
+    """Whether a process of this machine runs, whoever owns it.
+
+    Args:
+        pid: its number.
+        start: what `process_start` told of it, if anything.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    except OverflowError:  # no number of a process
+        return False
     except OSError:
-        return True
-    return True
+        pass
+    if _status(pid)[:1] == [b"Z"]:  # killed, and its parent never asks: as in many containers
+        return False
+    now = process_start(pid)
+    return start is None or now is None or int(start) == now
 
 
 def _is_stale(entry: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from mrbridge.errors import OutputError, must_be_here
 from mrbridge.io import write
 from mrbridge.io.bids_name import BIDS_VERSION
+from mrbridge.io.ownership import check_only, is_our_json
 from mrbridge.io.safety import atomic_folder, sweep, write_json, write_text
 from mrbridge.json_text import parse_json
 from mrbridge.phantom.settings import PhantomSettings
@@ -18,6 +19,14 @@ from mrbridge.scale import map_scans
 
 SETTINGS_FILE = Path("code", "phantom.json")
 """Where a data set keeps the settings that it was made with."""
+
+FILES = (
+    *("dataset_description.json", "participants.tsv", "participants.json", "README"),
+    *(SETTINGS_FILE.as_posix(), "derivatives/phantom/dataset_description.json"),
+    *("sub-*/anat/sub-*_T[12]w.json", "sub-*/anat/sub-*_T[12]w.nii.gz"),
+    *("derivatives/phantom/sub-*_mask.json", "derivatives/phantom/sub-*_mask.nii.gz"),
+)
+"""What a data set consists of, as patterns."""
 
 _ORIGIN = (
     "Simulated. The anatomy is derived from the ICBM 152 nonlinear symmetric 2009a template "
@@ -80,11 +89,13 @@ def _is_complete(out: Path, stamp: dict[str, Any], overwrite: bool) -> bool:
     try:
         there = parse_json((out / SETTINGS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        there = None
+    if not is_our_json(there):
         raise OutputError(
             "holds something other than a simulated data set",
             path=out,
             remedy="Choose an empty or new folder.",
-        ) from None
+        )
     if there == stamp and not overwrite:
         return True
     if not overwrite:
@@ -93,6 +104,7 @@ def _is_complete(out: Path, stamp: dict[str, Any], overwrite: bool) -> bool:
             path=out,
             remedy="Choose another folder, or replace it with --overwrite.",
         )
+    check_only(out, FILES)
     return False
 
 

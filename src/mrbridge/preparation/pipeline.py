@@ -28,8 +28,10 @@ from mrbridge.io.bids import (
 )
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.formats import is_picture, unreadable_folders
+from mrbridge.io.lock import only_writer
+from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.places import here
-from mrbridge.io.safety import sweep, write_json
+from mrbridge.io.safety import is_temporary, sweep, write_json
 from mrbridge.io.transfer import not_fetched, release_when_done, remove
 from mrbridge.preparation.brain import hd_bet_program, mask_path
 from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
@@ -45,6 +47,7 @@ from mrbridge.preparation.store import (
     Store,
     array_path,
     data_hash,
+    is_our_array,
     is_store,
     read_array,
     write_manifest,
@@ -97,6 +100,21 @@ def prepare(
     if settings.standard.brain == "hd-bet":
         hd_bet_program()  # once, not for each scan
     found = _find(source, out, settings, force=force)
+    _must_be_store(out)
+    with only_writer(out):
+        return _prepare(found, source, out, settings, workers, overwrite=overwrite)
+
+
+def _prepare(
+    found: FoundScans,
+    source: str | Path | Sequence[str | Path],
+    out: Path,
+    settings: PrepareSettings,
+    workers: scale.Workers,
+    *,
+    overwrite: bool,
+) -> Store:
+    """Prepare the scans that were found, as the only writer of the store."""
     _make_ready(out)
     if overwrite:
         _remove_others(out, set())
@@ -182,9 +200,14 @@ def _find(
     return found
 
 
-def _make_ready(out: Path) -> None:
+def _must_be_store(out: Path) -> None:
     if out.exists() and not (out.is_dir() and is_store(out)):
         raise OutputError("exists and is no store", path=out, remedy="Choose another place.")
+    must_be_ours(out / REPORT)
+
+
+def _make_ready(out: Path) -> None:
+    _must_be_store(out)  # also now that nobody else writes
     try:
         (out / "scans").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -325,7 +348,7 @@ def _remove_others(out: Path, ids: set[str]) -> None:
     """Arrays of scans that are gone: a store holds what its manifest says."""
     wanted = {array_path(out, id).name for id in ids}
     for entry in (out / "scans").glob("*.zarr"):
-        if entry.name not in wanted and not entry.name.startswith(".~"):
+        if entry.name not in wanted and not is_temporary(entry) and is_our_array(entry):
             remove(entry)
 
 

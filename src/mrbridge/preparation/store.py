@@ -10,24 +10,31 @@ Zarr is imported where an array is opened: that there is no store is told before
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mrbridge.errors import StoreError, must_exist
 from mrbridge.io.names import series_name
 from mrbridge.io.places import here
-from mrbridge.io.safety import atomic_folder, write_json
+from mrbridge.io.safety import atomic_folder, is_temporary, write_json
 from mrbridge.io.transfer import fetch
 from mrbridge.json_text import parse_json
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.settings import Settings
 
+log = logging.getLogger(__name__)
+
 FORMAT = "mrbridge-store"
+_MAX_SIZE = 1 << 16
+"""The most slices, rows and columns that an array may have."""
+
 _REMEDY = "Run mrbridge prepare again."
 
 Range = tuple[int, int]
@@ -84,6 +91,26 @@ class ScanRecord(Settings):
     brain_litres: float | None = None
     segments: dict[str, list[Range]] = Field(default_factory=dict)
 
+    @field_validator("id")
+    @classmethod
+    def _check_id(cls, id: str) -> str:
+        if not id or id.startswith(".") or any(sign in id for sign in "/\\\0"):
+            raise ValueError("the id of a scan is no name of a file")
+        return id
+
+    @model_validator(mode="after")
+    def _check_numbers(self) -> ScanRecord:
+        """Whatever is read of the array lies within it."""
+        slices = self.shape[0]
+        if min(self.shape) < 1 or max(self.shape) > _MAX_SIZE:
+            raise ValueError(f"{self.id} has an impossible shape")
+        if len(self.slice_indices) != slices:
+            raise ValueError(f"{self.id} has {slices} slices and {len(self.slice_indices)} indices")
+        for ranges in self.segments.values():
+            if len(ranges) > slices or any(not 0 <= a <= b <= slices for a, b in ranges):
+                raise ValueError(f"{self.id} has segments beyond its slices")
+        return self
+
     @property
     def is_picture(self) -> bool:
         """Whether it came from a picture."""
@@ -111,6 +138,17 @@ class Manifest(Settings):
     failures: list[Remark]
     ignored: list[Remark]
     typical: dict[str, IntensityRecipe]
+
+    @model_validator(mode="after")
+    def _check_records(self) -> Manifest:
+        if not self.records:
+            raise ValueError("it lists no scan")
+        if len({record.id for record in self.records}) < len(self.records):
+            raise ValueError("it lists a scan twice")
+        contrasts = {self.settings.source, self.settings.target}
+        if not contrasts <= self.typical.keys():
+            raise ValueError("it lacks the intensities of a contrast")
+        return self
 
 
 class Store:
@@ -146,8 +184,7 @@ class Store:
                 )
             manifest = Manifest.model_validate(told)
         except (OSError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise StoreError(f"is damaged ({first})", path=file, remedy=_REMEDY) from None
+            raise StoreError(f"is damaged ({_why(error)})", path=file, remedy=_REMEDY) from None
         store = cls(path, manifest)
         for record in manifest.records:
             if not (array_path(path, record.id) / "zarr.json").is_file():
@@ -285,13 +322,38 @@ def _open_array(store: Path, record: ScanRecord) -> Any:
         raise _damaged(store, record) from None
     if array.shape != record.shape or array.dtype != np.float16:
         raise _damaged(store, record)
+    told = array.attrs.get("mrbridge")
+    if isinstance(told, dict) and told.get("data_sha256") != record.data_sha256:
+        raise StoreError(
+            "is not the array that the manifest describes",
+            path=array_path(store, record.id),
+            remedy=_REMEDY,
+        )
+    if not _has_checksums(array):
+        log.debug("%s: has no checksums of single slices", array_path(store, record.id))
     return array
+
+
+def _has_checksums(array: Any) -> bool:
+    """Whether each slice of an array has a checksum, which older stores have not."""
+    codecs = array.metadata.to_dict()["codecs"]
+    return "crc32c" in json.dumps([one["configuration"].get("codecs") for one in codecs])
 
 
 def _checked(values: NDArray[np.float16], store: Path, record: ScanRecord) -> NDArray[np.float16]:
     if data_hash(values) != record.data_sha256:
         raise _damaged(store, record)
     return values
+
+
+def _why(error: Exception) -> str:
+    """The first thing that is wrong with a manifest, in few words."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][:4])
+        words = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {words}" if where else words
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _damaged(store: Path, record: ScanRecord) -> StoreError:
@@ -315,6 +377,7 @@ def write_scan(store: Path, record: ScanRecord, values: NDArray[np.float16]) -> 
         OutputError: it cannot be written.
     """
     import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
 
     with atomic_folder(array_path(store, record.id)) as temporary:
         array = zarr.create_array(
@@ -324,6 +387,8 @@ def write_scan(store: Path, record: ScanRecord, values: NDArray[np.float16]) -> 
             # One file (a shard) for all slices, half the work of a file for each; and a cohort
             # would have hundreds of thousands of them.
             shards=values.shape,
+            # With a checksum of each slice: whoever reads one does not read the others.
+            compressors=[ZstdCodec(), Crc32cCodec()],
             dtype="float16",
             fill_value=float("nan"),
             attributes={"mrbridge": record.model_dump(mode="json", exclude={"segments"})},
@@ -367,16 +432,38 @@ def write_manifest(store: Path, manifest: Manifest) -> None:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder is a store, finished or not, that preparation may write into."""
+    """Whether a folder is a store, finished or not, that preparation may write into: its manifest
+    says so, or there is nothing but arrays of ours."""
     if not any(path.iterdir()):
         return True
+    entries = [entry for entry in path.iterdir() if not is_temporary(entry)]
     fetch(path / "manifest.json")
     try:
         told = parse_json((path / "manifest.json").read_text(encoding="utf-8"))
         return isinstance(told, dict) and told.get("format") == FORMAT
-    except (OSError, ValueError, ValidationError):
-        visible = {entry.name for entry in path.iterdir() if not entry.name.startswith(".~")}
-        return "scans" in visible and visible <= {"scans", "manifest.json", "report.json"}
+    except (OSError, ValueError):
+        pass
+    if not {entry.name for entry in entries} <= {"scans", "manifest.json", "report.json"}:
+        return False
+    arrays = list((path / "scans").glob("*")) if (path / "scans").is_dir() else []
+    arrays = [one for one in arrays if not is_temporary(one) and not _is_empty(one)]
+    if not all(map(is_our_array, arrays)):
+        return False
+    return bool(arrays) or not {"manifest.json", "report.json"} & {one.name for one in entries}
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(one.is_file() for one in path.rglob("*"))
+
+
+def is_our_array(path: Path) -> bool:
+    """Whether preparation wrote an array, as its attributes say."""
+    fetch(path / "zarr.json")
+    try:
+        told = parse_json((path / "zarr.json").read_text(encoding="utf-8"))
+        return isinstance(told["attributes"]["mrbridge"], dict)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _anatomy(record: ScanRecord) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from mrbridge.bundle import BundleManifest, save_bundle
 from mrbridge.data.dataset import HeldOut, Sample
 from mrbridge.errors import Interrupted
 from mrbridge.training import guard, pictures
-from mrbridge.training.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
+from mrbridge.training.checkpoint import copy_checkpoint, load_state, save_checkpoint
 from mrbridge.training.cyclegan import CycleGAN
 from mrbridge.training.guard import Reference, readings
 from mrbridge.training.live import LiveView, clock, epoch_line
@@ -89,6 +89,8 @@ class Keeper(pl.Callback):
         steps_per_epoch: optimiser steps that make an epoch.
         signals: says whether somebody asked for an end.
         data: what tells the store's data from another's (`training.resume`).
+        asked: the settings as they lie in the run's folder, so that another session finds out
+            whether they still do.
         state: what an earlier session's checkpoint holds, if any.
         beginning: of the bundle that a new training begins with, whose weights are in the model
             already; None where there is none, or where the training goes on.
@@ -103,17 +105,19 @@ class Keeper(pl.Callback):
         steps_per_epoch: int,
         signals: StopOnSignal,
         data: dict[str, Any],
+        asked: TrainSettings,
         state: dict[str, Any] | None,
         beginning: BundleManifest | None = None,
     ) -> None:
         self.run, self.settings, self.manifest = run, settings, manifest
         self.held_out, self.steps_per_epoch, self.signals = held_out, steps_per_epoch, signals
-        self.data = data
+        self.data, self.asked = data, asked
         kept = state["keeper"] if state else {}
         self.seconds: float = kept.get("seconds", 0.0)
         self.watch = Watch(**kept.get("watch", {}))
         # Kept too: whoever was stopped before the first step ships the beginning when resumed.
         self.least_size: int = kept.get("least_size", beginning.least_size if beginning else 0)
+        self.shipped: dict[str, Any] | None = kept.get("bundle")
         self.begun: bool = kept.get("begun", beginning is not None)
         reference = kept.get("reference")
         self.reference = None if reference is None else Reference.from_state(reference)
@@ -275,7 +279,7 @@ class Keeper(pl.Callback):
         With the step goes the order of the slices: the training does not repeat what led it astray.
         """
         if self.watch.best_is_right:
-            state = load_checkpoint(self.run / "checkpoints" / "best.ckpt")
+            state = load_state(self.run / "checkpoints" / "best.ckpt")
         else:
             state = _untrained(model)  # nothing was ever right
         model.restore(state | {"step": model.step})
@@ -311,13 +315,15 @@ class Keeper(pl.Callback):
             least_size = self.least_size  # it has not got used to this training's surroundings
         told = {"trained": trained, "scores": scores, "least_size": least_size}
         manifest = self.manifest.model_copy(update=told)
-        save_bundle(manifest, model.shipped_weights(), self.run / "bundle")
+        bundle = save_bundle(manifest, model.shipped_weights(), self.run / "bundle")
+        self.shipped = bundle.manifest.model_dump(mode="json")
+        del self.shipped["trained"]["minutes"]  # `seconds` tells them
 
     def _save_best(self, model: CycleGAN) -> None:
         folder = self.run / "checkpoints"
         # In this order: a run that is killed in between makes the best state again.
         self._save(model, "best.ckpt")
-        link_checkpoint(folder / "best.ckpt", folder / "last.ckpt")
+        copy_checkpoint(folder / "best.ckpt", folder / "last.ckpt")
 
     def _save(self, model: CycleGAN, name: str = "last.ckpt") -> None:
         state = model.state()
@@ -331,6 +337,8 @@ class Keeper(pl.Callback):
             "summed": self.summed,
             "rows": self.record.rows,
             "data": self.data,
+            "settings": self.asked.model_dump(mode="json"),
+            "bundle": self.shipped,
         }
         save_checkpoint(state, self.run / "checkpoints" / name)
 

@@ -6,8 +6,10 @@ import difflib
 import os
 from pathlib import Path
 
-from mrbridge.errors import OutputError, SettingsError, must_be_here
-from mrbridge.io.safety import check_only, is_temporary
+from mrbridge.errors import MrbridgeError, OutputError, SettingsError, must_be_here
+from mrbridge.io.ownership import check_only
+from mrbridge.io.safety import is_temporary
+from mrbridge.settings import read_yaml
 
 PRESET_NAMES = ("unet", "resunet", "resnet", "bridge")
 
@@ -44,9 +46,10 @@ def refuse_url(run: str | Path) -> None:
 
 
 FILES = (
-    *("settings.yaml", "metrics.csv", "progress.gif", "simulated.npz", "samples/*.png"),
-    *("checkpoints/*.ckpt", "tensorboard/events.*", "bundle/bundle.json", "bundle/card.md"),
-    *("bundle/weights-*.safetensors", "bundle/onnx/*.onnx"),
+    *("settings.yaml", "metrics.csv", "progress.gif", "simulated.npz", "samples/epoch_*.png"),
+    *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "tensorboard/events.*"),
+    *("bundle/bundle.json", "bundle/card.md", "bundle/weights-*.safetensors"),
+    "bundle/onnx/*.onnx",
 )
 """What a run consists of, as patterns."""
 
@@ -58,6 +61,10 @@ def must_be_run(folder: Path) -> None:
         OutputError: it is not, or does.
     """
     check_only(folder, FILES)
+    if _has_files(folder) and not _has_settings(folder):
+        raise OutputError(
+            "is not empty, and is no run of mrbridge", path=folder, remedy="Name a new folder."
+        )
 
 
 def refuse_foreign(run: Path) -> None:
@@ -66,16 +73,34 @@ def refuse_foreign(run: Path) -> None:
     Raises:
         OutputError: there is something that a new run would mix with.
     """
-    if not run.is_file() and not any(
-        path.is_file() and not is_temporary(path) for path in run.rglob("*")
-    ):
+    if not _has_files(run):
         return
     kept = [run / "bundle", *run.glob("checkpoints/*.ckpt")]
     is_begun = any(path.exists() and not is_temporary(path) for path in kept)
-    if is_begun or not (run / "settings.yaml").is_file():
+    if is_begun or not _has_settings(run):
         raise OutputError(
             "is not empty",
             path=run,
             remedy="Name a new folder, go on with the run in it with --resume, or replace it with "
             "--overwrite.",
         )
+    must_be_run(run)
+
+
+def _has_files(run: Path) -> bool:
+    return run.is_file() or any(
+        path.is_file() and not is_temporary(path) for path in run.rglob("*")
+    )
+
+
+def _has_settings(run: Path) -> bool:
+    """Whether its settings are those of a training, which the settings of a project are not."""
+    path = run / "settings.yaml"
+    if path.is_file() and not path.stat().st_size:
+        return True  # nothing that could be lost
+    try:
+        told = read_yaml(path)
+    except MrbridgeError:
+        return False
+    networks = told.get("networks")
+    return "preset" in told and isinstance(networks, dict) and "generator" in networks

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mrbridge.errors import MrbridgeWarning, SettingsError
+from mrbridge.bundle import BundleManifest, load_bundle, save_bundle
+from mrbridge.errors import BundleError, MrbridgeWarning, SettingsError
 from mrbridge.preparation.store import Store
 from mrbridge.settings import read_yaml
+from mrbridge.training.checkpoint import load_state
 from mrbridge.training.cyclegan import is_of_critic
 from mrbridge.training.settings import TrainSettings
+
+log = logging.getLogger(__name__)
 
 RESUMABLE = (
     "epochs",
@@ -47,6 +54,75 @@ def resumed_settings(run: Path, changes: dict[str, Any]) -> TrainSettings:
             remedy=f"Only {', '.join(RESUMABLE)} may change; start a new run for the rest.",
         )
     return wanted
+
+
+def check_settings(state: dict[str, Any], run: Path) -> None:
+    """Refuse settings that are not those that the checkpoint was made with.
+
+    Raises:
+        SettingsError: the file was edited since, or the checkpoint is of another run.
+    """
+    before = state["keeper"].get("settings")
+    if not isinstance(before, dict):  # of an older version
+        log.debug("%s: its checkpoint does not say with which settings it was made", run)
+        return
+    path = run / "settings.yaml"
+    now = TrainSettings.build(read_yaml(path), origin=path).model_dump(mode="json")
+    differs = sorted(
+        key for key in now if key not in RESUMABLE and now[key] != before.get(key, now[key])
+    )
+    if differs:
+        raise SettingsError(
+            f"is not what checkpoints/last.ckpt was trained with ({', '.join(differs)} differ): "
+            "one of the two was edited or exchanged",
+            path=path,
+            remedy="Put back the file that belongs here, or start a new run.",
+        )
+
+
+def mend_bundle(
+    state: dict[str, Any], run: Path, weights_of: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Make the bundle again where it is gone, damaged or another one than the run's, and say so.
+
+    Args:
+        state: of the last checkpoint.
+        run: the run's folder.
+        weights_of: gives the weights that a checkpoint ships.
+
+    Raises:
+        BundleError: it cannot be made again.
+    """
+    folder, best = run / "bundle", run / "checkpoints" / "best.ckpt"
+    known = [_shipped(state)]
+    there: str | None = None
+    with suppress(BundleError):
+        there = load_bundle(folder).hash
+    if there is not None and (known[0] is None or there == known[0].get("weights_sha256")):
+        return
+    kept = load_state(best) if best.is_file() else None
+    manifest = None if kept is None else _shipped(kept)
+    if manifest is not None and there == manifest.get("weights_sha256"):
+        return  # killed between the best checkpoint and the last
+    why = "is gone or damaged" if there is None else "is not the one that the checkpoints know"
+    if kept is None or manifest is None:
+        if known[0] is None and not folder.exists():
+            return  # nothing was shipped yet
+        raise BundleError(
+            f"{why}, and checkpoints/best.ckpt does not hold it",
+            path=folder,
+            remedy="Put the run's own files back, or start a new run.",
+        )
+    minutes = round(kept["keeper"]["seconds"] / 60, 2)
+    manifest = manifest | {"trained": manifest["trained"] | {"minutes": minutes}}
+    save_bundle(BundleManifest.build(manifest, origin=best), weights_of(kept), folder)
+    log.warning("%s: %s; it was made again from checkpoints/best.ckpt", folder, why)
+
+
+def _shipped(state: dict[str, Any]) -> dict[str, Any] | None:
+    """What a checkpoint says of the bundle; None where none was made, or in an older version."""
+    told = state["keeper"].get("bundle")
+    return told if isinstance(told, dict) and isinstance(told.get("trained"), dict) else None
 
 
 def check_count(state: dict[str, Any], count: int, run: Path) -> None:

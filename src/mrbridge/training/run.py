@@ -7,8 +7,9 @@ import math
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,20 @@ from mrbridge.data.augment import Augmentation
 from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
 from mrbridge.data.simulated import SimulatedPairs
-from mrbridge.errors import Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
+from mrbridge.errors import (
+    InputError,
+    Interrupted,
+    MrbridgeError,
+    MrbridgeWarning,
+    SettingsError,
+)
 from mrbridge.hardware import choose_device, fast_bfloat16, quick_kernels
-from mrbridge.io.safety import sweep, write_text
+from mrbridge.io.lock import only_writer
+from mrbridge.io.safety import LOCK, sweep, write_text
 from mrbridge.preparation.store import Store
 from mrbridge.quiet import at_level
 from mrbridge.training.callbacks import Keeper, StopOnSignal
-from mrbridge.training.checkpoint import load_checkpoint
+from mrbridge.training.checkpoint import load_state
 from mrbridge.training.compiling import pays
 from mrbridge.training.concert import Concert
 from mrbridge.training.cyclegan import CycleGAN
@@ -41,7 +49,9 @@ from mrbridge.training.resume import (
     check_count,
     check_critics,
     check_data,
+    check_settings,
     identity,
+    mend_bundle,
     resumed_settings,
 )
 from mrbridge.training.settings import TrainSettings, resolve
@@ -112,7 +122,11 @@ def train(
         raise SettingsError(
             "a run is either resumed or overwritten", path=out, remedy="Leave out one of the two."
         )
-    with meeting(choose_device(device)) as (ranks, chosen), _as_it_was(chosen):
+    with (
+        meeting(choose_device(device)) as (ranks, chosen),
+        _as_it_was(chosen),
+        _alone(Path(out), resume, ranks),
+    ):
         given = (settings, resume, changes or {}, chosen, start, overwrite, ranks)
         return _train(store, Path(out), *given)
 
@@ -130,10 +144,11 @@ def _train(
 ) -> Run:
     """Train as one of `ranks`."""
     store = store if isinstance(store, Store) else Store.open(store)
-    state = load_checkpoint(run / "checkpoints" / "last.ckpt") if resume else None
+    state = load_state(run / "checkpoints" / "last.ckpt") if resume else None
     prepared = store.manifest.settings
     begun = None
     if state is not None:
+        check_settings(state, run)
         asked = resumed_settings(run, changes)
         check_count(state, ranks.count, run)
         check_data(state, store, run)
@@ -152,6 +167,8 @@ def _train(
     settings = share_weights(asked, dataset, is_begun)
     if state is not None:
         check_critics(state, settings, run)
+        if ranks.is_first:
+            mend_bundle(state, run, partial(_shipped_weights, settings, run))
     together = settings.batch_size * ranks.count
     steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // together)
     last_step = _FOREVER if settings.minutes else settings.epochs * steps_per_epoch
@@ -172,7 +189,9 @@ def _train(
     # Only now: what cannot be trained leaves no folder that would be in the way of the next try.
     if ranks.is_first:
         if overwrite and run.is_dir():
-            shutil.rmtree(run)
+            for entry in run.iterdir():
+                if entry.name != LOCK:  # it is held
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         for folder in (run, run / "checkpoints", run / "samples"):
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder)
@@ -183,7 +202,7 @@ def _train(
     if not ranks.is_first:  # only now, when they lie there ready to be read
         dataset.simulated = _simulated(store, settings, run / "simulated.npz")
     if state is not None:
-        model.restore(state)
+        _restore(model, state, run / "checkpoints" / "last.ckpt")
     ranks.agree(model)
     if pays(settings, last_step, chosen):
         model.compile_networks()
@@ -193,7 +212,7 @@ def _train(
         if ranks.is_first:
             keeper = Keeper(
                 *(run, settings, manifest, held_out, steps_per_epoch, signals),
-                *(identity(store), state, None if begun is None else begun.manifest),
+                *(identity(store), asked, state, None if begun is None else begun.manifest),
             )
         del state  # its tensors live on in the model and the optimisers
         concert = Concert(ranks, signals, keeper)
@@ -215,6 +234,45 @@ def _train(
             remedy="Train anew with a lower learning_rate.",
         )
     return Run(run, asked, keeper.record.rows, keeper.watch.keeps_beginning)
+
+
+@contextmanager
+def _alone(run: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
+    """Be the only training that writes into a run."""
+    if not ranks.is_first or (resume and not run.is_dir()):  # whoever reads it says what is wrong
+        yield
+        return
+    is_new = not run.exists()
+    try:
+        with only_writer(run):
+            yield
+    finally:
+        if is_new:  # what cannot be trained leaves no folder
+            with suppress(OSError):
+                run.rmdir()
+
+
+def _restore(model: CycleGAN, state: dict[str, Any], path: Path) -> None:
+    """Let a model go on from a checkpoint.
+
+    Raises:
+        InputError: it is of other networks.
+    """
+    try:
+        model.restore(state)
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError):
+        raise InputError(
+            "does not fit the networks of settings.yaml: one of the two was edited or exchanged",
+            path=path,
+            remedy="Put back the file that belongs here, or start a new run.",
+        ) from None
+
+
+def _shipped_weights(settings: TrainSettings, run: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The weights that a checkpoint of the run ships."""
+    model = CycleGAN(settings)
+    _restore(model, state, run / "checkpoints" / "best.ckpt")
+    return model.shipped_weights()
 
 
 def _is_complete(state: dict[str, Any], settings: TrainSettings, last_step: int) -> bool:

@@ -32,6 +32,7 @@ from mrbridge.io.dicom.files import calm
 from mrbridge.io.dicom.header import MR, Slice
 from mrbridge.io.dicom.read import DicomHeader, read_series
 from mrbridge.io.dicom.series import find_series
+from mrbridge.io.ownership import is_our_json
 from mrbridge.io.safety import atomic_folder, sweep, write_json
 from mrbridge.io.transfer import fetch
 from mrbridge.json_text import parse_json
@@ -79,7 +80,8 @@ _SCANNER = (
 )
 _TOP = 65535
 _ALIGNED_MM = 1e-3
-_OURS = re.compile(r"^(\d+\.dcm|report\.json)$")
+_HEAD = 1 << 16
+"""Bytes within which a file of ours names its series."""
 
 
 @dataclass(frozen=True)
@@ -141,22 +143,45 @@ def write_series(
     return written
 
 
-def must_be_ours(folder: Path) -> None:
+def must_be_ours(folder: Path, source: str | None = None) -> None:
     """Refuse a folder whose files a derived series would replace, unless it is one itself.
 
+    Args:
+        folder: which.
+        source: the only source, as its report names it, whose derived series may be replaced; None
+            allows any.
+
     Raises:
-        OutputError: it holds something else.
+        OutputError: it holds something else, or a series that was made of another one.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    fetch(folder / REPORT)
+    fetch(folder)
     try:
         report = parse_json((folder / REPORT).read_text(encoding="utf-8"))
-        ours = report["SyntheticData"] is True and "series" in report
-    except (OSError, ValueError, KeyError, TypeError):
+        ours = is_our_json(report) and report.get("SyntheticData") is True and "series" in report
+        ours = ours and all(_is_ours(entry) for entry in folder.iterdir())
+    except (OSError, ValueError, TypeError):
         ours = False
-    if not ours or not all(_OURS.match(entry.name) for entry in folder.iterdir()):
+    if not ours:
         raise OutputError("holds other files", path=folder, remedy="Name a new folder.")
+    if source is not None and report.get("Sources") != [source]:
+        raise OutputError(
+            "holds the synthesis of another series",
+            path=folder,
+            remedy="Name a new folder, or replace it with --overwrite.",
+        )
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file is one that a derived series consists of."""
+    if file.name == REPORT:
+        return True
+    if not re.fullmatch(r"\d+\.dcm", file.name):
+        return False
+    with open(file, "rb") as stream:
+        head = stream.read(_HEAD)
+    return b"SYNTHETIC" in head and b"(mrbridge), not for diagnosis" in head
 
 
 def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:

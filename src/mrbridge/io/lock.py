@@ -1,0 +1,170 @@
+"""One writer at a time for a folder: a lock file that says who holds it.
+
+System locks (flock, fcntl) are not to be relied on, and may block, on network disks. A file that
+only one writer can create works everywhere. A dead holder on this machine is recognised by its
+process; a holder elsewhere touches the file every few seconds and is dead once it has not for
+`STALE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mrbridge.errors import OutputError
+from mrbridge.io.safety import LOCK, is_alive, process_start, temporary_name, this_machine
+from mrbridge.json_text import parse_json
+from mrbridge.urls import url_of
+
+STALE_SECONDS = 300.0
+_BEAT_SECONDS = 20.0
+
+
+@contextmanager
+def only_writer(folder: Path, told: str = "is being written by another mrbridge") -> Iterator[None]:
+    """Be the only one that writes into a folder, which is made where it is missing.
+
+    A mirror of a URL is this process's own and needs no lock.
+
+    Args:
+        folder: which.
+        told: what the error of a second writer says, before who holds the folder.
+
+    Raises:
+        OutputError: another process holds it, or the folder cannot be written.
+    """
+    if url_of(folder) is not None:
+        yield
+        return
+    path = folder / LOCK
+    me = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "machine": this_machine(),
+        "start": process_start(os.getpid()),
+        "since": time.time(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _take(path, json.dumps(me), told)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror or error})",
+            path=folder,
+            remedy="Check the free space and the permissions, or choose another place.",
+        ) from error
+    ended = threading.Event()
+    beating = threading.Thread(target=_beat, args=(path, me, ended), daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beating.join()
+        if _read(path) == me:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _take(path: Path, text: str, told: str) -> None:
+    for _ in range(10):
+        try:
+            _create(path, text)
+            return
+        except FileExistsError:
+            pass
+        holder, stamp = _read(path), _stamp(path)
+        if stamp is None:
+            continue  # it has gone meanwhile
+        if not _is_dead(path, holder):
+            known = holder or {}
+            who = f"process {known.get('pid', '?')} on {known.get('host', 'another computer')}"
+            raise OutputError(
+                f"{told} ({who})",
+                path=path.parent,
+                remedy="Wait for it, or name another folder.",
+            )
+        # Two may find the same dead holder. Only one can create this, and who comes later finds
+        # another lock than the dead one.
+        takeover = path.with_name(f"{path.name}-takeover")
+        try:
+            _create(takeover, text)
+        except FileExistsError:
+            if time.time() - takeover.stat().st_mtime > STALE_SECONDS:
+                takeover.unlink(missing_ok=True)
+            time.sleep(0.05)
+            continue
+        try:
+            if _stamp(path) == stamp:
+                path.unlink(missing_ok=True)
+        finally:
+            takeover.unlink(missing_ok=True)
+    raise OutputError(told, path=path.parent, remedy="Wait for it.")
+
+
+def _create(path: Path, text: str) -> None:
+    """Create a file that appears whole, and only where there is none.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    temporary = path.with_name(temporary_name(""))
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_dead(path: Path, holder: dict[str, Any] | None) -> bool:
+    if holder is not None and holder.get("machine") == this_machine():
+        pid, start = holder.get("pid"), holder.get("start")
+        if isinstance(pid, int) and isinstance(start, int | None):
+            return not is_alive(pid, start)
+    try:
+        changed = path.stat().st_mtime
+        # A clock of a file server may differ from ours: compare with what it says of now.
+        probe = path.with_name(f"{path.name}-{os.getpid()}-now")
+        probe.touch()
+        now = probe.stat().st_mtime
+        probe.unlink()
+    except OSError:
+        return False
+    return now - changed > STALE_SECONDS
+
+
+def _beat(path: Path, me: dict[str, Any], ended: threading.Event) -> None:
+    while not ended.wait(_BEAT_SECONDS):
+        if _read(path) == me:
+            with suppress(OSError):
+                os.utime(path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        told = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -1,0 +1,158 @@
+"""What mrbridge made, and may therefore replace. Every writer asks here.
+
+A file is ours if it carries a mark that acquired scans and the work of others cannot carry by
+accident; the word "synthetic" alone is none, since scanners synthesise contrasts too.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from mrbridge.errors import MrbridgeError, OutputError
+from mrbridge.io.formats import FORMATS
+from mrbridge.io.safety import is_temporary, suffix_of
+from mrbridge.io.transfer import fetch
+from mrbridge.json_text import parse_json
+
+GENERATOR = "mrbridge"
+"""The name that our pages, sidecars, figures and networks give for their maker."""
+
+FIGURE_MARK = {"Software": GENERATOR}
+"""The text of a PNG figure that says so."""
+
+TABLES = {
+    ".csv": "case,subject,direction,method,kind,",  # scores.csv
+    ".tsv": "participant_id\tsession_id\tsource\toutput\tstate",  # logs/group.tsv
+}
+"""How the first lines of our tables begin."""
+
+_NOTE = re.compile(r"synthetic (\S+, mrbridge \d|by mrbridge, for research)", re.IGNORECASE)
+_PAGE = '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+_ONNX = b"\x12\x08mrbridge"  # onnx.proto: field 2 of ModelProto, producer_name
+_DESCRIPTION = 270  # TIFF 6.0 and Exif: ImageDescription
+_DESCRIP = {348: 148, 540: 240}  # of NIfTI-1 and NIfTI-2: where `descrip` begins, 80 bytes
+
+
+def must_be_ours(path: Path) -> None:
+    """Refuse to replace what mrbridge did not make.
+
+    Raises:
+        OutputError: something lies there that does not say that mrbridge made it.
+    """
+    if path.exists() and not is_ours(path):
+        raise OutputError(
+            "is a folder"
+            if path.is_dir()
+            else "is there already, and says nowhere that mrbridge made it",
+            path=path,
+            remedy="Name another place, or move it away first.",
+        )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file says that mrbridge made it. What cannot be read is not ours."""
+    suffix = suffix_of(path).lower()
+    kind = FORMATS.get(suffix, suffix)
+    try:
+        fetch(path)
+        if not path.is_file():
+            return False
+        if kind == "nifti":
+            return _NOTE.match(_nifti_note(path)) is not None
+        if kind == "picture":
+            return _is_our_picture(path)
+        if kind == ".json":
+            return is_our_json(parse_json(path.read_text(encoding="utf-8")))
+        if kind == ".onnx":
+            with open(path, "rb") as stream:
+                return _ONNX in stream.read(64)
+        if kind in (".html", ".htm"):
+            return _is_our_page(path)
+        with open(path, encoding="utf-8") as stream:
+            return kind in TABLES and stream.read(200).startswith(TABLES[kind])
+    except (OSError, EOFError, ValueError, zlib.error, MrbridgeError):
+        return False
+
+
+def is_our_json(told: Any) -> bool:
+    """Whether the content of a JSON file says that mrbridge made it."""
+    if not isinstance(told, dict):
+        return False
+    makers = told.get("GeneratedBy")
+    if isinstance(makers, list):
+        names = [one.get("Name") for one in makers if isinstance(one, dict)]
+        return GENERATOR in names
+    by = str(told.get("created_by", ""))
+    version = str(told.get("mrbridge", ""))  # of scores and findings
+    stored = str(told.get("format", ""))
+    return (
+        re.match(r"mrbridge \d", by) is not None
+        or re.match(r"\d", version) is not None
+        or stored in ("mrbridge-store", "mrbridge-bundle")
+    )
+
+
+def check_only(folder: Path, ours: Sequence[str]) -> None:
+    """Refuse to replace a folder that holds other files than mrbridge writes there.
+
+    Args:
+        folder: which.
+        ours: patterns of the files below it that mrbridge writes, as of `fnmatch`.
+
+    Raises:
+        OutputError: it holds others, or is a file.
+    """
+    if folder.is_file():
+        raise OutputError("is a file", path=folder, remedy="Name a folder.")
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        is_file = path.is_symlink() or not path.is_dir()
+        if is_file and not is_temporary(path) and not any(fnmatch(name, one) for one in ours):
+            raise OutputError(
+                f"holds {name}, which mrbridge did not make",
+                path=folder,
+                remedy="Name another folder, or move that file away.",
+            )
+
+
+def _nifti_note(path: Path) -> str:
+    with open(path, "rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream = gzip.GzipFile(fileobj=raw) if compressed else raw
+        head = stream.read(540)
+    little, big = (int.from_bytes(head[:4], order) for order in ("little", "big"))
+    start = _DESCRIP.get(little, _DESCRIP.get(big))
+    return "" if start is None else head[start : start + 80].decode("latin-1")
+
+
+def _is_our_picture(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG", "TIFF", "JPEG")) as image:
+            texts = getattr(image, "text", {}) if image.format == "PNG" else {}
+            if texts.get("Software") == GENERATOR:
+                return True
+            note = texts.get("Description") or image.getexif().get(_DESCRIPTION, "")
+            return _NOTE.match(str(note)) is not None
+    except Exception:  # Pillow's many parsers meet damage with any exception at all
+        return False
+
+
+def _is_our_page(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not text.startswith(_PAGE):
+        return False
+    head = text[len(_PAGE) :].partition("</head>")[0]
+    if f'<meta name="generator" content="{GENERATOR}">' in head:
+        return True
+    # Before it had that mark.
+    title = re.search(r"<title>.*(: evaluation|: inspection)</title>", head)
+    return title is not None and "mrbridge" in text

@@ -1,0 +1,118 @@
+"""Stores and runs have one writer at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mrbridge.io import lock, safety
+from mrbridge.io.lock import LOCK, STALE_SECONDS, only_writer
+from mrbridge.preparation.store import Store
+
+Run = Callable[..., tuple[int, str, str]]
+
+HOLD = (
+    "import sys\nfrom pathlib import Path\nfrom mrbridge.io.lock import only_writer\n"
+    "with only_writer(Path(sys.argv[1])):\n    print('held', flush=True)\n    input()\n"
+)
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_the_second_writer_is_told_who_the_first_is(
+    run: Run, bids_scans: Path, small_store: Store, tmp_path: Path
+) -> None:
+    commands = {
+        tmp_path / "store": ("prepare", bids_scans, "-o", tmp_path / "store"),
+        tmp_path / "run": ("train", small_store.path, "-o", tmp_path / "run"),
+    }
+    for folder, command in commands.items():
+        first = hold(folder)
+        try:
+            code, _, err = run(*command)
+            assert code == 2
+            assert f"(process {first.pid} on {socket.gethostname()})" in err
+            assert len(err.strip().splitlines()) == 1
+        finally:
+            first.communicate("\n")
+        assert not (folder / LOCK).exists()
+
+
+def test_two_prepares_at_once_leave_a_whole_store(bids_scans: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mrbridge", "prepare", str(bids_scans), "-o", str(tmp_path)]
+    extra = ["--set", "standard.spacing_mm=2"]
+    both = [subprocess.Popen([*command, *more], stderr=subprocess.PIPE) for more in ([], extra)]
+    codes = sorted(process.wait(120) for process in both)
+    assert codes in ([0, 0], [0, 2])  # one after the other, or one alone
+    store = Store.open(tmp_path)
+    for record in store.records():
+        store.slices(record)
+
+
+def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    first = hold(tmp_path)
+    first.kill()
+    first.wait()
+    assert (tmp_path / LOCK).exists()
+    with only_writer(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert os.listdir(tmp_path) == []
+    # Another process has its number by now.
+    told = {"pid": os.getpid(), "machine": safety.this_machine(), "start": 1, "host": "here"}
+    (tmp_path / LOCK).write_text(json.dumps(told))
+    with only_writer(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("text", ['{"host": "node7", "pid": 3, "machine": "abcdef"}', "", "[1]"])
+def test_a_lock_of_another_computer_counts_while_it_is_fresh(text: str, tmp_path: Path) -> None:
+    path = tmp_path / LOCK
+    path.write_text(text)
+    with pytest.raises(Exception, match="is being written by another"), only_writer(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == [LOCK]
+    past = time.time() - STALE_SECONDS - 5
+    os.utime(path, (past, past))
+    with only_writer(tmp_path):
+        pass
+
+
+def test_the_holder_touches_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_BEAT_SECONDS", 0.01)
+    with only_writer(tmp_path):
+        os.utime(tmp_path / LOCK, (1, 1))
+        end = time.monotonic() + 10
+        while (tmp_path / LOCK).stat().st_mtime < 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_another_container_is_another_computer(tmp_path: Path) -> None:
+    """A file of a live process with our number in another space of processes stays."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mine = tmp_path / f".~{safety.this_machine()}-{gone.pid}.7-00000001.nii"
+    theirs = tmp_path / f".~abcdef-{gone.pid}.7-00000002.nii"
+    reused = tmp_path / f".~{safety.this_machine()}-{os.getppid()}.1-00000003.nii"
+    for path in (mine, theirs, reused):
+        path.touch()
+    safety.sweep(tmp_path)
+    assert os.listdir(tmp_path) == [theirs.name]
