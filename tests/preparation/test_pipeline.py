@@ -99,7 +99,8 @@ def test_pictures(pictures: Maker, tmp_path: Path) -> None:
     store = prepare(pictures(), tmp_path / "store")
     assert len(store.records()) == 60
     assert [r.name for r in store.records("T2w")[:7]][-2:] == ["Image #10.png", "Image #11.png"]
-    assert {r.recipe.high for r in store.records()} == {255.0}
+    # They use less than three quarters of 8 bit: the range that is used counts.
+    assert all(90 < r.recipe.high < 192 for r in store.records("T1w"))
     counts = [len(store.records("T1w", split)) for split in ("train", "val", "test")]
     assert counts == [30 - 3 - 6, 3, 0]
     assert store.pairs("val") == []

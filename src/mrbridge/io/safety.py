@@ -63,6 +63,8 @@ _ours: set[str] = set()
 _swept: set[Path] = set()
 _paired: dict[Path, tuple[Path, Path, Path]] = {}
 """Images that `paired` writes: their sidecars, and where old images and sidecars wait."""
+_aside: dict[Path, Path] = {}
+"""Sidecars that `paired` replaces, and where the old ones wait."""
 _Stamp = tuple[int, int, int, int]  # device, inode, bytes, ns of the last change
 _begun: dict[Path, tuple[_Stamp | None, Future[str]]] = {}
 
@@ -108,7 +110,7 @@ def settle(finished: Path, path: Path) -> None:
     with _writing(path):
         _set_aside(path)
         send(finished, path)
-        _keep_mode(path, finished)
+        _keep_mode(_aside.get(path, path), finished)
         _flush(finished)
         os.replace(finished, path)
         _flush(path.parent)
@@ -149,6 +151,7 @@ def paired(image: Path, sidecar: Path) -> Iterator[None]:
         raise
     finally:
         _paired.pop(image, None)
+        _aside.pop(sidecar, None)
         for old in (old_image, old_sidecar):
             with suppress(OSError):
                 _remove(old)
@@ -167,6 +170,7 @@ def _set_aside(image: Path) -> None:
         os.link(image, old_image)
     if sidecar.exists():
         os.replace(sidecar, old_sidecar)
+        _aside[sidecar] = old_sidecar
 
 
 @contextmanager
