@@ -53,7 +53,7 @@ def measured(owner, name, stage_of):
 def begin(*given):
     # The verb asks this once, when all is imported, right before the work.
     global ready
-    from mrbridge.inference import engine, job, translate
+    from mrbridge.inference import engine, job, outputs, translate
     from mrbridge.inference.engines.torch_engine import TorchEngine
 
     def precision(engine, slices, precise=False):
@@ -64,7 +64,7 @@ def begin(*given):
     measured(job, "read", lambda *_, **__: "reading")
     measured(engine, "standardise", lambda *_: "standardising")
     measured(TorchEngine, "run", precision)
-    measured(job, "write", lambda *_, **__: "writing")
+    measured(outputs, "write", lambda *_, **__: "writing")
     ready = time.time()
     return who_works(*given)
 

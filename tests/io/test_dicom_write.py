@@ -41,7 +41,7 @@ from mrbridge.io.dicom.write import quantise
 from mrbridge.volume import Volume
 
 ORIGIN = Origin("T2w", "mrbridge", "1.2.3", "ab" * 32)
-REPORT = {"SyntheticData": True, "series": {}}
+REPORT = {"SyntheticData": True, "GeneratedBy": [{"Name": "mrbridge"}], "series": {}}
 
 
 def derived(source: Path, out: Path, voxels: np.ndarray | None = None, **how: Any) -> list[Dataset]:

@@ -124,6 +124,6 @@ def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mrbridge.phantom.dataset.simulate", fail)
-    with pytest.raises(OutputError, match="No space left"):
+    with pytest.raises(OutputError, match=r"(?i)no space left"):
         write_bids(tmp_path / "bids", SETTINGS)
     assert list(tmp_path.iterdir()) == []

@@ -106,8 +106,8 @@ def mend_bundle(
         return  # killed between the best checkpoint and the last
     why = "is gone or damaged" if there is None else "is not the one that the checkpoints know"
     if kept is None or manifest is None:
-        if known[0] is None and not folder.exists():
-            return  # nothing was shipped yet
+        if known[0] is None:
+            return  # killed before the first checkpoint of what it ships: the next one ships again
         raise BundleError(
             f"{why}, and checkpoints/best.ckpt does not hold it",
             path=folder,
