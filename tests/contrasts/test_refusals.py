@@ -89,7 +89,7 @@ def test_translate_takes_the_unknown_only_where_nothing_is_known(
     assert run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")[0] == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["source"] for row in report["done"]] == ["a.nii.gz"]
-    assert "nothing says which contrast it is" in report["done"][0]["note"]
+    assert "nothing says which contrast it is" in report["done"][0]["notes"][0]
 
 
 def test_translate_refuses_a_folder_of_other_images(
@@ -218,3 +218,18 @@ def test_magnitude_is_taken_from_a_series_that_holds_phase_too(
         header.save_as(tmp_path / "in" / f"p{path.name}")
     assert run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")[0] == 0
     assert run("translate", "-i", tmp_path / "in", "-o", tmp_path / "o2", "--series", "4")[0] == 0
+
+
+@pytest.mark.filterwarnings("default::mrbridge.errors.MrbridgeWarning")
+def test_what_reading_mended_is_in_the_report(
+    put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    path = put("in/a_T1w.nii")
+    image = bytearray(path.read_bytes())
+    image[280:328] = bytes(48)  # the sform is zero, though its code says that it counts
+    path.write_bytes(image)
+    code, _, said = run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 0
+    assert "sform" in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "sform" in report["done"][0]["notes"][0]

@@ -99,6 +99,7 @@ class Outcome:
         error: why it failed.
         made_of: what the synthesis follows from.
         rounding: what became of its intensities, where it was made now and of integers.
+        notes: what reading mended or assumed, where it was read now.
     """
 
     source: Path
@@ -108,6 +109,7 @@ class Outcome:
     error: str | None = None
     made_of: dict[str, Any] = field(default_factory=dict)
     rounding: Rounding | None = None
+    notes: tuple[str, ...] = ()
 
 
 def translate_data_set(
@@ -303,8 +305,14 @@ def _translate(plan: Plan, make: Maker, overwrite: bool, item: tuple[Scan, bool]
             scan.name,
         )
     write_synthesis(synthesis, output, lambda: with_fingerprint(told, made_of, output))
-    rounding = synthesis.rounding
-    return Outcome(scan.path, output, synthesis.contrast, made_of=made_of, rounding=rounding)
+    return Outcome(
+        scan.path,
+        output,
+        synthesis.contrast,
+        made_of=made_of,
+        rounding=synthesis.rounding,
+        notes=synthesis.source.notes,
+    )
 
 
 def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
@@ -327,6 +335,8 @@ def _report(plan: Plan, done: list[Outcome], found: FoundScans) -> dict[str, Any
         row["output"] = item.output.relative_to(plan.out).as_posix()
         row["contrast"] = item.contrast
         row["model"] = item.made_of["Model"]
+        if item.notes:
+            row["notes"] = list(item.notes)
         if item.rounding is not None:
             row["rounding"] = item.rounding.told()
         rows["skipped" if item.skipped else "done"].append(row)

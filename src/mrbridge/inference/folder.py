@@ -203,7 +203,7 @@ def _report(
                 "source_sha256": item.source_sha256,
                 "output": str(item.output.relative_to(out)),
                 "contrast": item.contrast,
-                **({"note": item.note} if item.note else {}),
+                **({"notes": list(item.notes)} if item.notes else {}),
                 **({} if item.rounding is None else {"rounding": item.rounding.told()}),
             }
             for item in done

@@ -37,7 +37,7 @@ class Translation:
         skipped: whether the output was there already, made of the same.
         rounding: what became of its intensities, where it was made now and of integers.
         source_sha256: of the bytes that were translated, where they were summed up.
-        note: what its user should know of it, such as that its contrast was taken on trust.
+        notes: what reading mended or assumed, such as that nothing says which contrast it is.
     """
 
     source: Path
@@ -47,7 +47,7 @@ class Translation:
     error: str | None = None
     skipped: bool = False
     rounding: Rounding | None = None
-    note: str | None = None
+    notes: tuple[str, ...] = ()
     source_sha256: str | None = None
 
 
@@ -117,9 +117,11 @@ def translate_file(job: Job, path: Path, output: Path, contrast: str | None = No
     write_synthesis(synthesis, output, lambda: provenance(bundle, synthesis, source))
     rounding, to = synthesis.rounding, synthesis.contrast
     unknown = scan.contrast is None
-    told = f"nothing says which contrast it is; {job.taken_for(to)}" if unknown else None
+    notes = scan.notes
+    if unknown:
+        notes += (f"nothing says which contrast it is; {job.taken_for(to)}",)
     model = job.translator.bundle.hash
-    return Translation(path, output, to, model, rounding=rounding, note=told)
+    return Translation(path, output, to, model, rounding=rounding, notes=notes)
 
 
 def synthesise(job: Job, scan: Volume, path: Path | None) -> Synthesis:
