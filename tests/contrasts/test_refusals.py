@@ -233,3 +233,18 @@ def test_what_reading_mended_is_in_the_report(
     assert "sform" in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "sform" in report["done"][0]["notes"][0]
+
+
+def test_a_series_of_unknown_contrast_is_taken_where_nothing_better_is_there(
+    run: Run, tmp_path: Path
+) -> None:
+    study = tmp_path / "DOE_JOHN"
+    unknown = {"ScanningSequence": "SE", "EchoTime": 50, "RepetitionTime": 1500}
+    write_series(study, number=4, **(unknown | {"SeriesDescription": "axial"}))
+    code, _, said = run("translate", "-i", study, "-o", tmp_path / "out")
+    assert code == 0
+    assert "the series: nothing says which contrast it is; it is taken for T1w" in said
+    write_series(study, number=5, **T2W)
+    assert run("translate", "-i", study, "-o", tmp_path / "out2")[0] == 0
+    report = json.loads((tmp_path / "out2" / "report.json").read_text())
+    assert report["series"]["number"] == 5

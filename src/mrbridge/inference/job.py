@@ -15,7 +15,7 @@ from mrbridge.inference.integers import Rounding, rounded
 from mrbridge.inference.objects import as_volume
 from mrbridge.inference.outputs import check_free, write_synthesis
 from mrbridge.inference.synthesis import Synthesis, name_for_sidecar, provenance
-from mrbridge.io import read
+from mrbridge.io import is_readable, read
 from mrbridge.io.places import here
 from mrbridge.preparation.brain import find_brain, mask_beside
 from mrbridge.scale import Workers
@@ -97,7 +97,9 @@ def _contrast_for(job: Job, scan: Volume, path: Path | None) -> str:
             remedy="Name another scan, or use --force.",
         )
     if scan.contrast is None and path is not None:
-        log.warning("%s: nothing says which contrast it is; %s", path.name, job.taken_for(to))
+        # The folder of a DICOM study may be called after the patient.
+        name = path.name if is_readable(path) else "the series"
+        log.warning("%s: nothing says which contrast it is; %s", name, job.taken_for(to))
     return to
 
 
