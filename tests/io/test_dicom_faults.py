@@ -778,3 +778,11 @@ def test_private_tags_are_not_needed(tmp_path: Path) -> None:
     save(tmp_path, made)
     assert io.read(tmp_path).contrast == "T1w"
     assert made[0].SOPClassUID == MR
+
+
+def test_a_transfer_syntax_of_another_type_is_damage(tmp_path: Path) -> None:
+    (path, *_) = write_series(tmp_path)
+    content = path.read_bytes()
+    place = content.index(b"\x02\x00\x10\x00UI")
+    path.write_bytes(content[: place + 4] + b"SH" + content[place + 6 :])
+    refused(tmp_path, "damaged or truncated|cannot be read|is damaged")

@@ -375,7 +375,7 @@ def test_a_kill_at_any_instant_leaves_a_whole_series(source: Path, tmp_path: Pat
         "for number in range(1, 10**6):\n"
         "    made = replace(scan, voxels=np.full(scan.voxels.shape, number, np.float32))\n"
         "    write_series(made, Path(sys.argv[2]), Origin('T2w', 'mrbridge', '1', 'ab' * 32),\n"
-        "                 {'SyntheticData': True, 'series': {}})\n"
+        f"                 {REPORT})\n"
         "    print(number, flush=True)\n"
     )
     rng = random.Random(5)

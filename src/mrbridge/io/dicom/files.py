@@ -205,6 +205,8 @@ def parse(source: IO[bytes], **how: Any) -> Dataset:
         implicit, little = dataset.original_encoding
         plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
+    elif not isinstance(dataset.file_meta.TransferSyntaxUID, UID):
+        raise ValueError("its transfer syntax has another type than UI")
     return dataset
 
 
