@@ -75,6 +75,7 @@ def test_a_function_leaves_no_trace(
     tiny_bundle: Bundle,
     tmp_path: Path,
 ) -> None:
+    gc.unfreeze()  # what an earlier command line in this process froze dies meanwhile
     scan = bids_scans / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     call = {
         "prepare": lambda: mrbridge.prepare(bids_scans, tmp_path / "store"),
