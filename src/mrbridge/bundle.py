@@ -133,7 +133,7 @@ class BundleManifest(Settings):
         for contrast, recipe in self.typical.items():
             if not _is_range(recipe):
                 told = short_repr(recipe.model_dump(exclude_defaults=True))
-                raise ValueError(f"typical is no range of {contrast}: {told}")
+                raise ValueError(f"typical is not a range of {contrast}: {told}")
         return self
 
 
@@ -305,7 +305,9 @@ def read_manifest(model: str | Path) -> BundleManifest:
             raise ValueError(f"it has more than {_MOST_BYTES} bytes")
         values = parse_json(text.decode())
     except (OSError, ValueError) as error:
-        raise BundleError(f"cannot be read ({error})", path=path, remedy="Get it anew.") from None
+        raise BundleError(
+            f"cannot be read ({error})", path=path, remedy="Get a new copy."
+        ) from None
     if not isinstance(values, dict) or values.get("format") != "mrbridge-bundle":
         raise BundleError("is not an mrbridge bundle", path=path, remedy="Name another folder.")
     version = values.get("version")
@@ -319,7 +321,9 @@ def read_manifest(model: str | Path) -> BundleManifest:
     try:
         return BundleManifest.build(values, origin=path)
     except (SettingsError, SizeError) as error:
-        raise BundleError(f"is damaged: {error.what}", path=path, remedy="Get it anew.") from None
+        raise BundleError(
+            f"is damaged: {error.what}", path=path, remedy="Get a new copy."
+        ) from None
 
 
 def load_bundle(model: str | Path) -> Bundle:
@@ -346,7 +350,7 @@ def load_bundle(model: str | Path) -> Bundle:
                 raise
             told = str(error).splitlines() or [type(error).__name__]
             raise BundleError(
-                f"its weights cannot be read ({told[0]})", path=folder, remedy="Get it anew."
+                f"its weights cannot be read ({told[0]})", path=folder, remedy="Get a new copy."
             ) from None
     raise BundleError("is replaced all the time", path=folder, remedy="Copy it, and use the copy.")
 
@@ -365,7 +369,7 @@ def _load_weights(folder: Path, manifest: BundleManifest) -> Bundle:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise BundleError(f"is damaged ({error})", path=path, remedy="Get it anew.") from None
+        raise BundleError(f"is damaged ({error})", path=path, remedy="Get a new copy.") from None
     return Bundle(manifest, weights, folder)
 
 

@@ -94,6 +94,6 @@ def _on_signal(number: int, frame: object) -> None:
         check()
     elif now - _state.asked > _REPEATED_SECONDS:
         try:
-            os.write(2, b"error: interrupted again, and ended at once\n")
+            os.write(2, b"error: interrupted again, stopped immediately\n")
         finally:
             os._exit(EXIT_CODE)

@@ -42,7 +42,7 @@ def as_error(error: Exception) -> MrbridgeError:
     details = _write_details(error)
     where = "repeat it with -v" if details is None else f"add {details}"
     return MrbridgeError(
-        f"mrbridge {__version__} failed in a way that nobody foresaw ({type(error).__name__})",
+        f"mrbridge {__version__} failed unexpectedly ({type(error).__name__})",
         remedy=f"Please report it, and {where}.",
     )
 
@@ -65,7 +65,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def at_work_on(path: Path) -> Iterator[None]:
-    """Within it, want of memory is an error of the file at `path`.
+    """Within it, lack of memory is an error of the file at `path`.
 
     Raises:
         MrbridgeError: there was not enough memory.

@@ -100,7 +100,7 @@ def test_a_scale_that_is_no_number(keyword: str, text: str, run: Run, tmp_path: 
     put(paths[2], keyword, text)
     code, _, err = translate(run, tmp_path / "dcm")
     assert code == 2
-    assert f"its {keyword} is no number" in err
+    assert f"its {keyword} is not a number" in err
 
 
 def test_a_decimal_comma_is_read(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_file_of_unknown_contrast_is_taken_and_that_is_said(
 ) -> None:
     code, _, said = run("translate", "-i", put("scan.nii.gz"), "-o", tmp_path / "out.nii.gz")
     assert code == 0
-    assert "scan.nii.gz: nothing says which contrast it is; it is taken for T1w" in said
+    assert "scan.nii.gz: nothing says which contrast it is; assuming it is T1w" in said
     sidecar = json.loads((tmp_path / "out.json").read_text())
     assert "Nothing says which contrast its source is" in sidecar["Description"]
 
@@ -243,7 +243,7 @@ def test_a_series_of_unknown_contrast_is_taken_where_nothing_better_is_there(
     write_series(study, number=4, **(unknown | {"SeriesDescription": "axial"}))
     code, _, said = run("translate", "-i", study, "-o", tmp_path / "out")
     assert code == 0
-    assert "the series: nothing says which contrast it is; it is taken for T1w" in said
+    assert "the series: nothing says which contrast it is; assuming it is T1w" in said
     write_series(study, number=5, **T2W)
     assert run("translate", "-i", study, "-o", tmp_path / "out2")[0] == 0
     report = json.loads((tmp_path / "out2" / "report.json").read_text())

@@ -232,7 +232,7 @@ class TestVersions:
     def test_names_that_are_none(
         self, archive: OpenNeuro, session: Session, out: Path, name: str
     ) -> None:
-        with pytest.raises(InputError, match="is no data set of OpenNeuro"):
+        with pytest.raises(InputError, match="is not a data set of OpenNeuro"):
             download_openneuro(session, name, out, site=archive.server.url)
         assert archive.server.requests == []
 

@@ -74,7 +74,7 @@ def pickle_inside(workshop: Workshop) -> Said:
 
 @fault("bundle")
 def outside(workshop: Workshop) -> Said:
-    """Weights that would lie outside the bundle"""
+    """Weights outside the bundle"""
     (path,) = copy().glob("*.safetensors")
     path.rename("elsewhere.safetensors")
     edit(weights="../elsewhere.safetensors")

@@ -76,7 +76,7 @@ def over_an_acquired_scan(workshop: Workshop) -> Said:
 
 @fault("whole")
 def foreign_store(workshop: Workshop) -> Said:
-    """A store where something else lies"""
+    """A store in the place of something else"""
     for contrast in ("T1w", "T2w"):
         put(*stored(), name=f"sub-01_{contrast}.nii.gz")
     Path("mine").mkdir()

@@ -78,7 +78,7 @@ def test_files(make_scan: Callable[..., Volume], picture_folder: Path, tmp_path:
     assert whole.spacing_mm == (1, 1, 4)
     assert broken.contrast == "T2w"
     assert str(broken.problem).startswith("is too short for a NIfTI header.")
-    assert found.ignored == [("notes.txt", "is no scan in a known format")]
+    assert found.ignored == [("notes.txt", "is not a scan in a known format")]
     pictures = inspect(picture_folder)
     assert {item.contrast for item in pictures.items} == {"T1w", "T2w"}
     assert pictures.items[0].shape == (44, 36, 1)

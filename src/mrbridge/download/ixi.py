@@ -195,7 +195,7 @@ class _Part:
         return {f"{label} {self.contrast}": f"{self.name} has no such scan" for label in gone}
 
     def find(self, name: str) -> re.Match[str] | None:
-        """Subject and site in an entry's name; None where it is no scan that is wanted."""
+        """Subject and site in an entry's name; None where it is not a wanted scan."""
         match = _SCAN.fullmatch(PurePosixPath(name).name)
         if match is None or f"{match[3]}w" != self.contrast:
             return None

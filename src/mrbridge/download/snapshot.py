@@ -130,7 +130,7 @@ class Archive:
         """
         if not _DATASET.match(dataset):
             raise InputError(
-                f"'{dataset}' is no data set of OpenNeuro",
+                f"'{dataset}' is not a data set of OpenNeuro",
                 remedy="Its name is ds and six digits, such as ds002330.",
             )
         told = self._ask(_SNAPSHOTS, "dataset", _Dataset, dataset=dataset)

@@ -170,7 +170,7 @@ def _why_not(series: Series) -> str:
 
 
 def _left_out(listing: Listing, chosen: Series) -> dict[str, Any]:
-    """What was not translated; files are counted, since their names may be the patient's."""
+    """What was not translated; files are counted: their names may be patients' names."""
     reasons = Counter(reason for _, reason in listing.ignored)
     return {
         "not_translated": [

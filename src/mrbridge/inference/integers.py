@@ -43,7 +43,7 @@ class Rounding:
 
 
 def check_number_type(dtype: str) -> None:
-    """Refuse what is no number type of ours.
+    """Refuse what is not a number type that results can have.
 
     Raises:
         SettingsError: it is none.

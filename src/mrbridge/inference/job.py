@@ -71,7 +71,7 @@ class Job:
     def taken_for(self, to: str) -> str:
         """What is said of a scan of unknown contrast, of which a contrast is made."""
         bundle = self.translator.bundle
-        return f"it is taken for {bundle.source if to == bundle.target else bundle.target}"
+        return f"assuming it is {bundle.source if to == bundle.target else bundle.target}"
 
     def workers(self, wanted: Workers) -> Workers:
         """Who works on it: only this process where the model is in its memory, and in no file."""

@@ -46,7 +46,7 @@ def as_volume(image: Any, index: int | None = None) -> Volume:
         _check_affine(affine)
         return Volume(_finite(_three_axes(voxels, index)), affine)
     raise InputError(
-        f"a {type(image).__name__} is no scan",
+        f"a {type(image).__name__} is not a scan",
         remedy="Give a path, a Volume, a nibabel image, or (array, affine).",
     )
 

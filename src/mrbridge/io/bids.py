@@ -42,7 +42,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 NOT_RAW = ("derivatives", "sourcedata", "code")
-"""Folders of a BIDS data set that hold no raw scans, wherever they lie in it."""
+"""Folders of a BIDS data set that hold no raw scans, at any depth."""
 
 DATATYPES = ("anat",)
 """The folders of a subject or session that hold T1w, T2w and the like."""
@@ -298,7 +298,7 @@ def _in_bids(root: Path, datatypes: Collection[str | None], force: bool) -> Foun
         relative = path.relative_to(root)
         if not is_readable(path):
             if path.suffix.lower() not in _SIDECARS and not set(relative.parts) & set(NOT_RAW):
-                found.ignored.append((path, "is no scan"))
+                found.ignored.append((path, "is not a scan"))
             continue
         name = _canonical(parse_name(path))
         reason = _why_not_there(relative, datatypes, is_listed)
@@ -349,7 +349,7 @@ def _why_not_there(
 
 
 def _why_not_named(relative: Path, name: BidsName | None, force: bool) -> str | None:
-    """Why a file of a BIDS data set is no scan of ours by its name."""
+    """Why a file of a BIDS data set is not a scan that mrbridge reads, by its name."""
     if name is None:
         return "has no BIDS name"
     place = _PLACE.fullmatch(relative.as_posix())
@@ -398,7 +398,7 @@ def _in_folder(root: Path, told: str | None, *, force: bool = False) -> FoundSca
             continue
         if not is_readable(path):
             known = ", ".join(FORMATS)
-            found.ignored.append((path, f"is no scan in a known format ({known})"))
+            found.ignored.append((path, f"is not a scan in a known format ({known})"))
             continue
         identity = of_path(relative)
         contrast = told or identity.contrast

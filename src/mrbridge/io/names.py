@@ -50,19 +50,8 @@ _PERSON = re.compile(
 _IMPERSONAL = {
     *("image", "images", "img", "im", "i", "pic", "picture", "photo", "png", "frame", "dicom"),
     *("slice", "slices", "slc", "sl", "s", "z", "x", "y", "no", "nr", "num", "axial", "ax", "tra"),
-    *(
-        "coronal",
-        "cor",
-        "sagittal",
-        "sag",
-        "brain",
-        "head",
-        "mri",
-        "mr",
-        "scan",
-        "series",
-        "screen",
-    ),
+    *("coronal", "cor", "sagittal", "sag", "brain", "head", "mri", "mr", "scan", "series"),
+    "screen",
     *("train", "training", "val", "test", "crop", "real", "fake", "mask", "yes", "normal"),
     *("healthy", "tumor", "tumour", "notumor", "glioma", "meningioma", "pituitary"),
 }

@@ -47,9 +47,7 @@ def must_be_ours(path: Path) -> None:
     """
     if path.exists() and not is_ours(path):
         raise OutputError(
-            "is a folder"
-            if path.is_dir()
-            else "is there already, and says nowhere that mrbridge made it",
+            "is a folder" if path.is_dir() else "already exists and was not made by mrbridge",
             path=path,
             remedy="Name another place, or move it away first.",
         )

@@ -238,7 +238,7 @@ def _files(path: Path) -> Inspection:
         if is_readable(file):
             items.append(_file_item(file, path))
         else:
-            ignored.append((_below(file, path), "is no scan in a known format"))
+            ignored.append((_below(file, path), "is not a scan in a known format"))
     return Inspection(path, "files", items, ignored)
 
 

@@ -202,7 +202,7 @@ def _find(
 
 def _must_be_store(out: Path) -> None:
     if out.exists() and not (out.is_dir() and is_store(out)):
-        raise OutputError("exists and is no store", path=out, remedy="Choose another place.")
+        raise OutputError("exists and is not a store", path=out, remedy="Choose another place.")
     must_be_ours(out / REPORT)
 
 

@@ -40,7 +40,7 @@ class SliceRange:
         match = _RANGE.fullmatch(text)
         remedy = "Write 20%:80% or -40mm:60mm."
         if match is None or match[2] != match[4]:
-            raise SettingsError(f"'{text}' is no range of slices", remedy=remedy)
+            raise SettingsError(f"'{text}' is not a range of slices", remedy=remedy)
         found = cls(float(match[1]), float(match[3]), match[2])
         if not found.low < found.high:
             raise SettingsError(f"the range of slices '{text}' is empty", remedy=remedy)

@@ -68,7 +68,7 @@ def killer(victims: str) -> Outcome[Any]:
     """The outcome of an item that nobody survived."""
     return Outcome(
         MrbridgeError(
-            f"{victims} were killed at work on it, most often for want of memory",
+            f"{victims} were killed at work on it, most often for lack of memory",
             remedy="Give it more memory, or leave it out.",
         )
     )

@@ -76,7 +76,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, zipfile.BadZipFile, NotImplementedError) as error:
         raise _unusable(path, f"the checkpoint is damaged ({_first_line(error)})") from None
     if not isinstance(state, dict):
-        raise _unusable(path, "is no checkpoint of a training")
+        raise _unusable(path, "is not a training checkpoint")
     return state
 
 
@@ -88,7 +88,7 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     state = load_checkpoint(path)
     if not state.keys() >= _NEEDED or not _is_kept(state):
-        raise _unusable(path, "is no checkpoint of a training")
+        raise _unusable(path, "is not a training checkpoint")
     return state
 
 

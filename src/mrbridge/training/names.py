@@ -63,7 +63,7 @@ def must_be_run(folder: Path) -> None:
     check_only(folder, FILES)
     if _has_files(folder) and not _has_settings(folder):
         raise OutputError(
-            "is not empty, and is no run of mrbridge", path=folder, remedy="Name a new folder."
+            "is not empty and is not a run of mrbridge", path=folder, remedy="Name a new folder."
         )
 
 

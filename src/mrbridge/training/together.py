@@ -91,7 +91,7 @@ def _first_answer(answers: Sequence[Connection], asked: list[int]) -> Run:
                         "stopped before it had begun", remedy="Begin again, or --resume."
                     ) from None
                 raise MrbridgeError(
-                    "a process of the training was killed, most often for want of memory",
+                    "a process of the training was killed, most often for lack of memory",
                     remedy="Go on with --resume.",
                 ) from None
             if isinstance(told, MrbridgeError):

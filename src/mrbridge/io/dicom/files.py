@@ -281,8 +281,8 @@ calm = Shared(_calm)
 
 @contextmanager
 def nameless(root: Path) -> Iterator[None]:
-    """Let errors name files of a study by number where their names may be the patient's, as some
-    scanners export them; `IM0003` and UIDs stay.
+    """Let errors name files of a study by number where they may be named after the patient, as
+    some scanners do; `IM0003` and UIDs stay.
 
     Args:
         root: the folder or zip; a path that a user named is told as it is.

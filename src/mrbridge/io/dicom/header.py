@@ -31,7 +31,6 @@ ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
 LEGACY_MR = "1.2.840.10008.5.1.4.1.1.4.4"
 """SOP classes of MR images: classic, enhanced, converted legacy (PS3.4, B.5)."""
 
-
 _ENHANCED = (ENHANCED_MR, LEGACY_MR)
 _TOP: tuple[Keyword, ...] = (
     (0x0021, 0x0011),
@@ -91,8 +90,6 @@ _TOP: tuple[Keyword, ...] = (
     "SpacingBetweenSlices",
     "SliceLocationVector",
     "FrameIncrementPointer",
-    "MRAcquisitionType",
-    "NumberOfTemporalPositions",
     "CardiacNumberOfImages",
     "Rows",
     "Columns",
@@ -279,7 +276,7 @@ def _scale_fault(part: Slice) -> InputError | None:
     """Why the intensities of a slice cannot be computed."""
     for keyword in ("RescaleSlope", "RescaleIntercept"):
         if _is_filled(part.header, keyword) and len(part.numbers(keyword)) != 1:
-            return damaged(part.file, f"its {keyword} is no number")
+            return damaged(part.file, f"its {keyword} is not a number")
     if part.number("RescaleSlope") == 0:
         return damaged(part.file, "its rescale slope is 0")
     return None

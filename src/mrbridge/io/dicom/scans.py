@@ -27,7 +27,7 @@ def find_scans(
         Scans whose `series` is a SeriesInstanceUID. Subject and session are hashes of the patient's
         and the study's identifier: equal for one patient, and nobody's name. Their `files` are
         those of the series and the damaged ones beside them, each of which may be a slice of it.
-        What is ignored has no file's name: manifests keep it, and it may be the patient's.
+        What is ignored has no file's name: manifests keep it, and it may name the patient.
 
     Raises:
         InputError: the zip cannot be opened.
@@ -52,7 +52,7 @@ def find_scans(
         elif told is None and series.identity.is_doubtful and (series.study, contrast) in plain:
             whole, reason = (
                 False,
-                f"is doubtful beside a plain {contrast}: {series.contrast_reason}",
+                f"is less certain than a plain {contrast}: {series.contrast_reason}",
             )
         if contrast is None or not (whole or forced):
             found.ignored.append((root / _name(series), reason or ""))
