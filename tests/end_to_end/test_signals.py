@@ -77,6 +77,14 @@ class Command:
             time.sleep(0.01)
         raise AssertionError(f"it has not begun: {process.communicate()}")
 
+    def interrupt(self, number: signal.Signals) -> None:
+        """Start it, send the signal once it has begun, and check how it ends."""
+        with self.start() as process:
+            self.wait(process)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=PATIENCE)
+        check(self, process.returncode, out, err)
+
 
 MODEL = ["-m", str(GOLDEN), "--device", "cpu"]
 TINY = ["--set", "networks.image_size=64", "--set", "simulated_subjects=40"]
@@ -212,12 +220,7 @@ def parameters() -> list[Any]:
 @pytest.mark.usefixtures("_beside")
 @pytest.mark.parametrize(("name", "number"), parameters())
 def test_a_signal_ends_it(name: str, number: signal.Signals) -> None:
-    command = COMMANDS[name]
-    with command.start() as process:
-        command.wait(process)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=PATIENCE)
-    check(command, process.returncode, out, err)
+    COMMANDS[name].interrupt(number)
 
 
 @pytest.mark.usefixtures("_beside")
@@ -240,11 +243,7 @@ def test_a_signal_to_a_download(tmp_path: Path) -> None:
             ["download", "openneuro", "ds000001", "--mirror", mirror, "-o", str(tmp_path / "out")],
             lambda _: bool(server.accept()),
         )
-        with command.start() as process:
-            command.wait(process)
-            process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=PATIENCE)
-    check(command, process.returncode, out, err)
+        command.interrupt(signal.SIGTERM)
 
 
 @pytest.mark.usefixtures("_beside")

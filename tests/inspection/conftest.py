@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from mrbridge import io
 from mrbridge.inspection.facts import Facts, Job, find_facts
-from mrbridge.io.bids import Scan
+from mrbridge.io.scans import Scan
 from mrbridge.volume import Volume
 
 SHAPE = (80, 96, 24)

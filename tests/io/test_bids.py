@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.io.bids import FoundScans, find_scans, is_bids
+from mrbridge.io.bids import find_scans, is_bids
+from mrbridge.io.scans import FoundScans
 
 
 def make(root: Path, *names: str) -> Path:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.io.bids import Scan, find_scans
+from mrbridge.io.bids import find_scans
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast, of_path
 from mrbridge.io.formats import is_picture, is_readable
 from mrbridge.io.names import guess_subject, natural_key, series_name, slice_number
 from mrbridge.io.safety import suffix_of
+from mrbridge.io.scans import Scan
 from mrbridge.io.transfer import not_fetched
 
 _SAYS_NOTHING = {"synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground"}

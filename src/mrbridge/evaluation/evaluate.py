@@ -40,11 +40,12 @@ from mrbridge.evaluation.scoring import (
 )
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Scored
-from mrbridge.io.bids import NOT_RAW, log_left_out
+from mrbridge.io.bids import NOT_RAW
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.ownership import is_ours, must_be_ours
 from mrbridge.io.places import here
 from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.io.scans import log_left_out
 from mrbridge.io.transfer import not_fetched, remove
 from mrbridge.json_text import parse_json
 from mrbridge.models import unnamed

@@ -26,22 +26,14 @@ from mrbridge.inference.integers import Rounding
 from mrbridge.inference.outputs import write_synthesis
 from mrbridge.inference.source_facts import skull_stripped, still_true
 from mrbridge.inference.synthesis import Synthesis, provenance, sidecar_path
-from mrbridge.io.bids import (
-    NOT_RAW,
-    FoundScans,
-    Scan,
-    find_scans,
-    log_left_out,
-    outside,
-    prefer_raw,
-    why_left_out,
-)
+from mrbridge.io.bids import NOT_RAW, find_scans
 from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.bids_selection import Selection
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, prefer_raw, why_left_out
 from mrbridge.io.transfer import fetch, release_when_done
 from mrbridge.json_text import parse_json
 from mrbridge.progress import track

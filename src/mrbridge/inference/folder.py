@@ -15,13 +15,13 @@ from mrbridge.inference.derivatives import REPORT
 from mrbridge.inference.job import Job, Translation, translate_file
 from mrbridge.inference.synthesis import sidecar_path
 from mrbridge.io import FORMATS, is_readable
-from mrbridge.io.bids import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.contrast import Identity, of_path
 from mrbridge.io.formats import is_file, is_picture, unreadable_folders
 from mrbridge.io.names import guess_subject, natural_key
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.safety import sha256_of, sweep, write_json
+from mrbridge.io.scans import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
 from mrbridge.io.transfer import fetch, not_fetched
 from mrbridge.scale import Workers, map_scans
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from mrbridge.errors import InputError
 from mrbridge.io import read
-from mrbridge.io.bids import Scan
+from mrbridge.io.scans import Scan
 from mrbridge.io.transfer import fetch
 from mrbridge.preparation.crop import Crop
 from mrbridge.preparation.geometry import to_slices

@@ -17,10 +17,11 @@ from mrbridge.inspection.finding import Finding, Group, Severity, by_severity
 from mrbridge.inspection.hidden import find_hidden_pairs
 from mrbridge.inspection.sanity import find_faults
 from mrbridge.inspection.verdict import headline, sentences
-from mrbridge.io.bids import Scan, find_all_scans
+from mrbridge.io.bids import find_all_scans
 from mrbridge.io.formats import is_dicom
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.places import here
+from mrbridge.io.scans import Scan
 from mrbridge.page import counted
 from mrbridge.preparation.inspect import told_of_ignored
 from mrbridge.preparation.store import Store, is_store

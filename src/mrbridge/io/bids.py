@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import logging
 import os
 import re
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io import names
 from mrbridge.io.bids_name import BidsName, parse_name
-from mrbridge.io.contrast import of_path, of_text
+from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_dicom, is_picture, is_readable
-from mrbridge.io.places import here, named
-from mrbridge.io.safety import is_temporary, suffix_of
-from mrbridge.io.transfer import fetch, not_fetched
-from mrbridge.json_text import decode
-from mrbridge.urls import shown
+from mrbridge.io.places import here
+from mrbridge.io.safety import is_temporary
+from mrbridge.io.scans import FoundScans, Scan, prefer_raw
+from mrbridge.io.table import participant_splits, read_text, scans_of_table, warn_of
+from mrbridge.io.transfer import not_fetched
 from mrbridge.volume import CONTRASTS
 
-__all__ = [
-    "NOT_RAW",
-    "FoundScans",
-    "Scan",
-    "find_all_scans",
-    "find_scans",
-    "is_bids",
-    "log_left_out",
-    "outside",
-    "prefer_raw",
-    "why_left_out",
-]
-
-log = logging.getLogger(__name__)
+__all__ = ["NOT_RAW", "find_all_scans", "find_scans", "is_bids"]
 
 NOT_RAW = ("derivatives", "sourcedata", "code")
 """Folders of a BIDS data set that hold no raw scans, at any depth."""
@@ -48,45 +32,7 @@ DATATYPES = ("anat",)
 """The folders of a subject or session that hold T1w, T2w and the like."""
 
 _PLACE = re.compile(r"sub-(?P<sub>[^/]+)/(?:ses-(?P<ses>[^/]+)/)?(?:(?P<datatype>[^/]+)/)?[^/]+")
-_DERIVED = ("space", "cohort", "res", "den", "label", "desc")
-"""Entities that no raw image has (BIDS 1.10, "BIDS Derivatives")."""
-
-_REASONS = 10  # that are told in words
-
 _SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ".cff", ""}
-_COLUMNS = ("subject", "session", "contrast", "path")
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One file and what is known of it before it is opened.
-
-    Attributes:
-        path: the file.
-        subject, session: None where nothing tells them.
-        contrast: a BIDS suffix such as T1w.
-        name: the file's name.
-        split: `train`, `val` or `test` where the user said so.
-        series: which series of `path`, where it holds DICOM files.
-        files: below `path`, those that hold the series, so that nobody looks through all again.
-    """
-
-    path: Path
-    subject: str | None
-    session: str | None
-    contrast: str
-    name: str
-    split: str | None = None
-    series: str | None = None
-    files: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FoundScans:
-    """The scans in natural order, and the files that were left out, each with the reason."""
-
-    scans: list[Scan]
-    ignored: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def find_scans(
@@ -133,95 +79,6 @@ def find_all_scans(source: str | Path) -> FoundScans:
     return found if _is_table(paths) else prefer_raw(found)
 
 
-def prefer_raw(found: FoundScans) -> FoundScans:
-    """One file for each scan with a BIDS name; what is left out is ignored, with the reason.
-
-    Of one name in several formats or spellings (`_T1w.nii.gz`, `_T1w.nii`, `_T1W.nii.gz`) the first
-    stays, in this order; what is not fetched comes last. Of the scans of one contrast in a folder
-    raw ones come before derived ones (`desc-brain`), and `desc-preproc` before any other `desc`.
-    """
-    groups: dict[tuple[object, ...], list[tuple[Scan, BidsName]]] = defaultdict(list)
-    for scan in found.scans:
-        name = parse_name(scan.path)
-        if name is not None:
-            groups[scan.path.parent, scan.subject, scan.session, scan.contrast].append((scan, name))
-    reasons: dict[Path, str] = {}
-    for group in groups.values():
-        best = min(_distance(name) for _, name in group)
-        first = "the raw scan is there" if best == 0 else "desc-preproc is there"
-        alike: dict[str, list[tuple[Scan, BidsName]]] = defaultdict(list)
-        for scan, name in group:
-            if _distance(name) > best:
-                what = next(f"{key}-{name.entities[key]}" for key in reversed(_DERIVED)
-                            if key in name.entities)  # fmt: skip
-                reasons[scan.path] = f"is derived ({what}), and {first}"
-            else:
-                alike[str(replace(name, suffix="", extension=""))].append((scan, name))
-        for several in alike.values():
-            kept = min(several, key=_oddity) if len(several) > 1 else several[0]
-            for one in several:
-                if one is not kept:
-                    reasons[one[0].path] = "is the same scan in another format or spelling"
-    return FoundScans(
-        [scan for scan in found.scans if scan.path not in reasons],
-        [*found.ignored, *reasons.items()],
-    )
-
-
-def _distance(name: BidsName) -> int:
-    """How far from the raw scan: 0 raw, 1 preprocessed, 2 otherwise derived."""
-    if not any(key in name.entities for key in _DERIVED):
-        return 0
-    return 1 if name.entities.get("desc", "preproc") == "preproc" else 2
-
-
-def _oddity(item: tuple[Scan, BidsName]) -> tuple[bool, bool, int, str]:
-    scan, name = item
-    formats = (".nii.gz", ".nii")
-    place = formats.index(suffix) if (suffix := suffix_of(scan.path)) in formats else len(formats)
-    return not_fetched(scan.path) is not None, name.suffix != scan.contrast, place, scan.name
-
-
-def outside(found: FoundScans, out: Path) -> FoundScans:
-    """What was found, without what lies in or around a folder of results."""
-    place = Path(os.path.realpath(out))
-
-    def is_result(path: Path) -> bool:
-        path = Path(os.path.realpath(path))  # which a cyclic link does not stop
-        return path == place or place in path.parents or path in place.parents
-
-    return FoundScans(found.scans, [item for item in found.ignored if not is_result(item[0])])
-
-
-def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) -> None:
-    """Say what was left out, by reason: how many files, and one of them.
-
-    Args:
-        ignored: files with reasons.
-        root: the folder from which they are told; None names none of them.
-    """
-    counts = Counter(reason for _, reason in ignored)
-    examples = {reason: path for path, reason in reversed(ignored)}
-    for reason, count in counts.most_common(_REASONS):
-        path = examples[reason]
-        told = "1 file" if count == 1 else f"{count} files"
-        if root is not None:
-            below = shown(path.relative_to(root) if path.is_relative_to(root) else path)
-            told = below if count == 1 else f"{told}, such as {below}"
-        log.info("left out (%s): %s", reason, told)
-    if len(counts) > _REASONS:
-        log.info("left out for %d other reasons: see report.json", len(counts) - _REASONS)
-
-
-def why_left_out(ignored: Sequence[tuple[Path, str]]) -> str:
-    """The most common reasons, in brackets for the line of an error; empty without any."""
-    counts = Counter(reason for _, reason in ignored).most_common(3)
-    told = "; ".join(
-        f"{count} file{'s' if count > 1 else ''}: {reason}" for reason, count in counts
-    )
-    return f" (left out: {told})" if told else ""
-
-
 def _is_table(paths: Sequence[Path]) -> bool:
     return len(paths) == 1 and paths[0].suffix.lower() in (".csv", ".tsv") and paths[0].is_file()
 
@@ -256,7 +113,7 @@ def _found(
         result = _in_bids(root, datatypes, force) if is_bids(root) else _in_folder(root, None)
         result = FoundScans(_with_people(result.scans), result.ignored)
     elif len(paths) == 1 and paths[0].suffix.lower() in (".csv", ".tsv"):
-        result = _in_table(paths[0], force=force)
+        result = scans_of_table(paths[0], force=force)
     else:
         raise InputError(
             "is not a data set",
@@ -291,7 +148,7 @@ def _order(scan: Scan) -> tuple[object, ...]:
 
 
 def _in_bids(root: Path, datatypes: Collection[str | None], force: bool) -> FoundScans:
-    splits = _participant_splits(root / "participants.tsv")
+    splits = participant_splits(root / "participants.tsv")
     is_listed = _bidsignore(root / ".bidsignore")
     found = FoundScans([], list(_not_raw(root)))
     for path in _files(root, skipped=NOT_RAW):
@@ -372,10 +229,10 @@ def _bidsignore(file: Path) -> Callable[[str], bool]:
     from pathspec import GitIgnoreSpec
 
     try:
-        return GitIgnoreSpec.from_lines(_text(file).splitlines()).match_file
+        return GitIgnoreSpec.from_lines(read_text(file).splitlines()).match_file
     except (InputError, ValueError) as error:
         told = error.what if isinstance(error, InputError) else str(error)
-        _warn(file, f"{told}; it is not used")
+        warn_of(file, f"{told}; it is not used")
         return lambda path: False
 
 
@@ -449,97 +306,6 @@ def _with_people(scans: Sequence[Scan]) -> list[Scan]:
         else scan
         for scan in scans
     ]
-
-
-def _in_table(table: Path, *, force: bool = False) -> FoundScans:
-    found = FoundScans([])
-    for line, row in _rows(table):
-        missing = [key for key in ("contrast", "path") if not row.get(key)]
-        if missing:
-            raise InputError(
-                f"line {line} has no {' and no '.join(missing)}",
-                path=table,
-                remedy=f"The columns are {', '.join(_COLUMNS)} and optionally split.",
-            )
-        path = named(row["path"], table.parent)
-        split = names.read_split(row.get("split", ""))
-        if row.get("split") and split is None:
-            raise InputError(
-                f"line {line} has the split '{row['split']}'",
-                path=table,
-                remedy="Use train, val or test, or leave it empty.",
-            )
-        contrast = of_text(row["contrast"]).contrast or row["contrast"]
-        identity = of_path(path.name)
-        if identity.is_other and not force:
-            found.ignored.append((path, identity.reason))
-            continue
-        subject, session = row.get("subject") or None, row.get("session") or None
-        found.scans.append(Scan(path, subject, session, contrast, path.name, split))
-    return found
-
-
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and rows, keys in lower case, values stripped, empty lines left out."""
-    text = _text(table)
-    head = text.partition("\n")[0]
-    separator = max(",;\t", key=head.count)
-    # In BIDS, and in most tables with tabs, a quotation mark is a character like others.
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-    lines = text.splitlines()
-    try:
-        table_rows = list(csv.DictReader(lines, delimiter=separator, quoting=quoting))
-    except csv.Error as error:
-        raise InputError(f"is no table ({error})", path=table, remedy="Check its quotes.") from None
-    rows = []
-    for number, row in enumerate(table_rows, start=2):
-        clean = {
-            key.strip().lower(): value.strip()
-            for key, value in row.items()
-            if isinstance(key, str) and isinstance(value, str)
-        }
-        if any(clean.values()):
-            rows.append((number, clean))
-    return rows
-
-
-def _text(file: Path) -> str:
-    """What a text file says.
-
-    Raises:
-        InputError: it cannot be read, or is not text.
-    """
-    fetch(file)
-    try:
-        text, encoding = decode(file.read_bytes())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            f"cannot be read ({reason})", path=file, remedy="Save it as UTF-8 text."
-        ) from None
-    if encoding != "utf-8":
-        _warn(file, f"is not UTF-8; it is read as {encoding}")
-    return text
-
-
-def _warn(file: Path, what: str) -> None:
-    warnings.warn(f"{shown(file)}: {what}", MrbridgeWarning, stacklevel=3)
-
-
-def _participant_splits(table: Path) -> dict[str, str]:
-    if not (table.is_file() or table.is_symlink()):
-        return {}
-    splits = {}
-    try:
-        rows = _rows(table)
-    except InputError as error:
-        _warn(table, f"{error.what}; its splits, if it has any, are not used")
-        return {}
-    for _, row in rows:
-        split = names.read_split(row.get("split", ""))
-        if split:
-            splits[row.get("participant_id", "").removeprefix("sub-")] = split
-    return splits
 
 
 def _files(root: Path, skipped: Sequence[str] = ()) -> Iterator[Path]:

@@ -14,8 +14,9 @@ from typing import Any
 
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.io import names
-from mrbridge.io.bids import DATATYPES, FoundScans, Scan
+from mrbridge.io.bids import DATATYPES
 from mrbridge.io.bids_name import ENTITIES, BidsName, parse_name
+from mrbridge.io.scans import FoundScans, Scan
 from mrbridge.json_text import decode, parse_json
 from mrbridge.volume import CONTRASTS
 

@@ -21,6 +21,7 @@ from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import is_picture, walk
 from mrbridge.io.names import natural_key
 from mrbridge.io.places import here
+from mrbridge.io.scans import why_left_out
 from mrbridge.io.transfer import fetch
 from mrbridge.urls import shown
 
@@ -109,7 +110,7 @@ class Inspection:
             lines.append(f"Splits: {splits_in_words(self.splits)}")
         reasons = Counter(reason for _, reason in self.ignored)
         for reason, count in reasons.most_common():
-            lines.append(f"{count} other file{'s' if count > 1 else ''}: {reason}")
+            lines.append(f"left out ({reason}): {count} file{'s' if count > 1 else ''}")
         return "\n".join(lines)
 
 
@@ -142,10 +143,10 @@ def inspect(path: str | Path) -> Inspection:
     else:
         found = _dicom(path) if is_dicom(path) else _files(path)
     if not found.items:
-        reasons = Counter(reason for _, reason in found.ignored).most_common(3)
-        told = "; ".join(f"{count} files: {reason}" for reason, count in reasons)
         raise InputError(
-            "holds no scan" + (f" ({told})" if told else ""), path=path, remedy="Name another."
+            f"holds no scan{why_left_out(found.ignored)}",
+            path=path,
+            remedy="Name a folder or file of scans.",
         )
     return found
 

@@ -17,21 +17,14 @@ from mrbridge.errors import (
     OutputError,
     SomeScansFailed,
 )
-from mrbridge.io.bids import (
-    NOT_RAW,
-    FoundScans,
-    Scan,
-    find_scans,
-    log_left_out,
-    outside,
-    why_left_out,
-)
+from mrbridge.io.bids import NOT_RAW, find_scans
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.formats import is_picture, unreadable_folders
 from mrbridge.io.lock import only_writer
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.places import here
 from mrbridge.io.safety import is_temporary, sweep, write_json
+from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, why_left_out
 from mrbridge.io.transfer import not_fetched, release_when_done, remove
 from mrbridge.preparation.brain import hd_bet_program, mask_path
 from mrbridge.preparation.intensity import IntensityRecipe, median_recipe

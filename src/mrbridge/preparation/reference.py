@@ -7,7 +7,7 @@ from typing import Any
 
 from mrbridge.errors import MrbridgeError
 from mrbridge.io import read
-from mrbridge.io.bids import Scan
+from mrbridge.io.scans import Scan
 from mrbridge.preparation.align import Alignment, aligned
 from mrbridge.preparation.crop import Crop, head_crop
 from mrbridge.preparation.placement import Placement, grid_of

@@ -8,9 +8,10 @@ Source: DICOM PS3, https://www.dicomstandard.org.
 
 from __future__ import annotations
 
+from mrbridge.io.dicom.choose import choose_series
 from mrbridge.io.dicom.files import nameless
 from mrbridge.io.dicom.read import DicomHeader, read_series
-from mrbridge.io.dicom.series import Listing, Series, choose_series, find_series
+from mrbridge.io.dicom.series import Listing, Series, find_series
 from mrbridge.io.dicom.write import Origin, must_be_ours, write_series
 
 __all__ = [

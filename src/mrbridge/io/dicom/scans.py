@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 
-from mrbridge.io.bids import FoundScans, Scan
+from mrbridge.io.dicom.choose import choose_series
 from mrbridge.io.dicom.files import calm, nameless
-from mrbridge.io.dicom.series import Listing, Series, choose_series, find_series
+from mrbridge.io.dicom.series import Listing, Series, find_series
+from mrbridge.io.scans import FoundScans, Scan
 
 
 def find_scans(

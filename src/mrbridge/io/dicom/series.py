@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mrbridge.errors import InputError
 from mrbridge.io.contrast import Identity, something_else
 from mrbridge.io.contrast.dicom import of_series, part_of
-from mrbridge.io.dicom.decode import read_planes
-from mrbridge.io.dicom.files import NO_DICOM, DicomFile, calm, find_files
+from mrbridge.io.dicom.copies import without_copies
+from mrbridge.io.dicom.files import NO_DICOM, calm, find_files
 from mrbridge.io.dicom.geometry import (
     Geometry,
     arrange,
@@ -26,18 +25,10 @@ from mrbridge.io.dicom.geometry import (
 )
 from mrbridge.io.dicom.header import Slice, slices_of
 
-_UNREADABLE = ("no image", "screen save", "mosaic")
+UNREADABLE = ("no image", "screen save", "mosaic")
+"""Kinds that `--force` does not read."""
+
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
-_ALL_NAMED = 5  # images named in one message
-# What makes two files one image, beside their pixels.
-_PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
-_MATTER = (
-    *_PLACE,
-    *("StudyInstanceUID", "ImageType", "SeriesDescription", "PhotometricInterpretation"),
-    *("PixelSpacing", "Rows", "Columns"),
-    *("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "TemporalPositionIdentifier"),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +108,7 @@ class Series:
     @property
     def why_not(self) -> str | None:
         """Why it cannot be translated as it is; None if it can."""
-        if self.identity.is_other and self.identity.kind not in _UNREADABLE:
+        if self.identity.is_other and self.identity.kind not in UNREADABLE:
             return f"{self.identity.reason}. Choose another series, or use --force."
         if self.refusal is not None:
             # Without the path: it may be the patient's name, and listings are kept.
@@ -190,8 +181,12 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
             listing.ignored.append((file.shown, "is an index of files (DICOMDIR)"))
             continue
         groups[found[0].text("SeriesInstanceUID")] += found
-    found_series = [_split(*_without_copies(slices, listing)) for slices in groups.values()]
-    series = _with_numbers([one for parts in found_series for one in parts])
+    series = []
+    for slices in groups.values():
+        kept, copies, refusal = without_copies(slices)
+        listing.ignored.extend((copy, "is a copy of another file") for copy in copies)
+        series += _split(kept, refusal, _note_of_copies(len(copies)))
+    series = _with_numbers(series)
     series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.part or 0))
     listing.series.extend(series)
     _suspect(listing, alike)
@@ -215,122 +210,11 @@ def _unnumbered(file: Path) -> Path:
     return file.with_name(re.sub(r"\d+", "#", file.name))
 
 
-def choose_series(
-    listing: Listing,
-    contrasts: Sequence[str] | None,
-    named: str | None = None,
-    *,
-    force: bool = False,
-) -> Series:
-    """The one series to read.
-
-    A series that is known to be something else is never chosen. One whose description contradicts
-    its timing is chosen only where no plain one fits, and one of unknown contrast only where
-    nothing else does.
-
-    Args:
-        contrasts: those that are wanted, the first that there is wins; None takes any.
-        named: a SeriesNumber, `number:echo`, or SeriesInstanceUID, which decides instead.
-        force: also take a series that is known to be something else, where it is named or alone.
-
-    Raises:
-        InputError: none or several fit, the one that is named cannot be read or is something else,
-            or a file is damaged that might be a slice of it.
-    """
-    if listing.damaged:
-        raise listing.damaged[0]
-    if named is not None:
-        return _named(listing, named, force=force)
-    for what, fitting in _pools(listing, contrasts, force=force):
-        if len(fitting) == 1:
-            return fitting[0]
-        if fitting:
-            raise InputError(
-                f"holds {len(fitting)} {what}: {_in_words(fitting)}",
-                path=listing.path,
-                remedy=f"Choose one with --series, as in --series {fitting[0].label}.",
-            )
-    for one in listing.series:
-        if one.refusal and one.refusal.path and one.contrast in (contrasts or (one.contrast,)):
-            raise _as_error(one, listing.path)
-    if not listing.series:
-        raise InputError(
-            "holds no DICOM series", path=listing.path, remedy="Name the folder of a study."
-        )
-    wanted = f"{' or '.join(contrasts)} series" if contrasts else "series"
-    raise InputError(
-        f"holds no {wanted} that can be used: {_in_words(listing.series, why=True)}",
-        path=listing.path,
-        remedy="Choose one with --series, or see mrbridge inspect.",
-    )
-
-
-def _pools(
-    listing: Listing, contrasts: Sequence[str] | None, *, force: bool
-) -> Iterator[tuple[str, list[Series]]]:
-    """What may be chosen, the best first, each with what it is called."""
-    images = [one for one in listing.series if one.is_image]
-    acquired = [one for one in images if not one.synthetic]
-    for pool in (acquired, images):
-        if contrasts is None:
-            yield "series", pool
-            continue
-        for doubtful in (False, True):
-            for contrast in contrasts:
-                yield (
-                    f"series of {contrast}",
-                    [
-                        one
-                        for one in pool
-                        if one.contrast == contrast and one.identity.is_doubtful == doubtful
-                    ],
-                )
-    yield "series of unknown contrast", [one for one in images if one.identity.is_unknown]
-    if force:
-        yield "series", [one for one in listing.series if one.refusal is None]
-
-
-def _named(listing: Listing, named: str, *, force: bool) -> Series:
-    fitting = [one for one in listing.series if named in (one.label, one.uid, one.selector)]
-    # The number without an echo means all echoes of a series.
-    fitting = fitting or [one for one in listing.series if named == str(one.number)]
-    if len(fitting) > 1:  # magnitude and phase images of one series bear one number
-        fitting = [one for one in fitting if one.is_image] or fitting
-    if len(fitting) > 1:
-        told = ", ".join(f"{one.label} of {one.uid}" for one in fitting)
-        raise InputError(
-            f"holds {len(fitting)} series that '{named}' may mean: {told}",
-            path=listing.path,
-            remedy="Name one by number and echo, or by its UID.",
-        )
-    if not fitting:
-        raise InputError(
-            f"holds no series '{named}'; there are: {_in_words(listing.series) or 'none'}",
-            path=listing.path,
-            remedy="Choose one of them.",
-        )
-    identity = fitting[0].identity
-    if identity.is_other and identity.kind not in _UNREADABLE and not force:
-        raise InputError(
-            f"series {fitting[0].label} {identity.reason}",
-            path=listing.path,
-            remedy="Choose another series, or use --force.",
-        )
-    if fitting[0].refusal is not None:
-        raise _as_error(fitting[0], listing.path)
-    return fitting[0]
-
-
-def _as_error(series: Series, path: Path) -> InputError:
-    """The refusal of a series, with the file that is to blame or else the folder."""
-    refusal = series.refusal
-    assert refusal is not None
-    what = f"series {series.label}: {refusal.what}"
-    return InputError(what, path=refusal.path or path, remedy=refusal.remedy)
-
-
-def _in_words(series: Iterable[Series], *, why: bool = False) -> str:
-    return "; ".join(one.words + (f": {one.what_is_wrong}" if why else "") for one in series)
+def _note_of_copies(count: int) -> tuple[str, ...]:
+    if not count:
+        return ()
+    told = "1 file is a copy of another" if count == 1 else f"{count} files are copies of others"
+    return (f"{told}; only one of each is read",)
 
 
 def _with_numbers(series: list[Series]) -> list[Series]:
@@ -339,66 +223,6 @@ def _with_numbers(series: list[Series]) -> list[Series]:
         if one.number is not None:
             numbers[one.study].add(one.number)
     return [replace(one, taken=frozenset(numbers[one.study])) for one in series]
-
-
-def _without_copies(
-    slices: list[Slice], listing: Listing
-) -> tuple[list[Slice], InputError | None, tuple[str, ...]]:
-    """One of each image of a series; why it is refused, if two images claim to be one; a note.
-
-    Exports hold files twice, in one folder or in a folder that was copied, sometimes stored in
-    another way.
-    """
-    by_file: dict[DicomFile, list[Slice]] = defaultdict(list)
-    for part in slices:
-        by_file[part.file].append(part)
-    # Some exports give all images of a series one UID: these lie at different places.
-    alike: dict[str, list[list[Slice]]] = defaultdict(list)
-    for parts in by_file.values():
-        alike[repr((parts[0].uid, _facts(parts[0], _PLACE)))].append(parts)
-    kept, differing, copies = [], [], 0
-    for first, *others in alike.values():
-        kept += first
-        for other in others:
-            if _same_image(first, other):
-                listing.ignored.append((other[0].file.shown, "is a copy of another file"))
-                copies += 1
-            else:
-                kept += other
-                differing.append(other[0])
-    told = "1 file is a copy of another" if copies == 1 else f"{copies} files are copies of others"
-    note = (f"{told}; only one of each is read",) if copies else ()
-    if not differing:
-        return kept, None, note
-    told = ", ".join(part.shown for part in differing[:_ALL_NAMED])
-    noun = "image is" if len(differing) == 1 else "images are"
-    refusal = InputError(
-        f"{len(differing)} {noun} there in two versions: one SOPInstanceUID, other pixels or "
-        f"another header ({told})",
-        path=differing[0].file.shown,
-        remedy="Keep the right file of each, and remove the others.",
-    )
-    return kept, refusal, note
-
-
-def _same_image(one: list[Slice], other: list[Slice]) -> bool:
-    """Whether two files hold the same image, as far as that matters to mrbridge."""
-    try:
-        if one[0].file.size == other[0].file.size and one[0].file.read() == other[0].file.read():
-            return True
-        if one[0].patient != other[0].patient:
-            return False
-        if [_facts(part, _MATTER) for part in one] != [_facts(part, _MATTER) for part in other]:
-            return False
-        shape = int(one[0].number("Rows") or 0), int(one[0].number("Columns") or 0)
-        planes = zip(read_planes(one, shape), read_planes(other, shape), strict=True)
-        return all(np.array_equal(mine[1], yours[1]) for mine, yours in planes)
-    except InputError:
-        return False
-
-
-def _facts(part: Slice, keywords: tuple[str, ...]) -> list[Any]:
-    return [part.numbers(keyword) or part.text(keyword) for keyword in keywords]
 
 
 def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ...]) -> list[Series]:
@@ -451,7 +275,7 @@ def _by_contrast(
     identity = of_series(slices)
     if not identity.is_other and is_localizer(slices):
         identity = something_else("localizer", "is a localizer (its slices are not parallel)")
-    if identity.kind in _UNREADABLE:
+    if identity.kind in UNREADABLE:
         return [(identity, InputError(identity.reason, remedy="Choose another series."), [slices])]
     refusal = refusal or _fault(slices)
     echoes = _by_echo(slices)
