@@ -20,13 +20,13 @@ from typing import IO, Any, cast
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
+from mrbridge.errors import InputError, MrbridgeWarning, OutputError
 from mrbridge.io.gzipped import gzipped
+from mrbridge.io.nifti_affine import find_affine, set_affine, stored_affines
 from mrbridge.io.padding import without_padding
 from mrbridge.io.safety import MAX_VOXELS, atomic_path, suffix_of
 from mrbridge.volume import Volume
@@ -42,10 +42,6 @@ _ARCHIVES = {
     b"\xfd7zXZ": "an xz file",
     b"\x28\xb5\x2f\xfd": "a Zstandard file",
 }
-_MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: metres, millimetres, micrometres
-_SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a voxel of another size is an error
-_LONGEST_QUATERNION = 1.0005  # four decimals make one so long
-_ALIGNED_MM = 0.01  # qform and sform closer than this say the same
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def read(path: Path, *, volume: int | None = None, assume: str | None = None) ->
     """
     notes: list[str] = []
     header, voxels = _load(path, volume, notes)
-    affine = _find_affine(header, voxels.shape, path, assume, notes)
+    affine = find_affine(header, voxels.shape, path, assume, notes)
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).any():
         raise _damaged("has no finite voxel", path)
     voxels, replaced = without_padding(voxels)
@@ -103,7 +99,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float]
     with _opened(path) as stream:
         header = _read_header(stream.file, path)
         layout = _checked_layout(header, stream, path)
-    affine = _find_affine(header, layout.shape[:3], path, None, [])
+    affine = find_affine(header, layout.shape[:3], path, None, [])
     i, j, k = np.linalg.norm(affine[:3, :3], axis=0)
     shape = layout.shape if layout.shape[3] > 1 else layout.shape[:3]
     return shape, (float(i), float(j), float(k))
@@ -340,153 +336,6 @@ def _scaled(voxels: NDArray[Any], header: Any, path: Path) -> NDArray[Any]:
     return native
 
 
-def _find_affine(
-    header: Any, shape: tuple[int, ...], path: Path, assume: str | None, notes: list[str]
-) -> NDArray[np.float64]:
-    repairs = _repair(header, shape)
-    stored = stored_affines(header)
-    sform, qform = (form if form is not None and is_invertible(form) else None for form in stored)
-    if sform is None and qform is None:
-        if assume is None:
-            raise InputError(
-                _why_no_affine(header, stored),
-                path=path,
-                remedy="If you know its orientation, say --assume RAS (or LPS, ...).",
-            )
-        notes.append(f"has no orientation; {assume} was assumed")
-        return _assumed_affine(header, shape, assume)
-    if sform is None:
-        assert qform is not None
-        notes.extend(repairs["qform"])
-        if stored[0] is not None:
-            notes.append("its sform is singular or not finite; the qform is used")
-            header["sform_code"] = 0  # so that every reader of the result finds the qform
-        return qform
-    notes.extend(repairs["sform"])
-    if qform is not None:
-        apart = _corner_distance(sform, qform, shape)
-        if apart > _ALIGNED_MM:
-            notes.append(f"qform and sform differ by {apart:.3g} mm; sform is used")
-    elif stored[1] is not None:
-        notes.append("its qform is singular or not finite; the sform is used")
-        header["qform_code"] = 0
-    return sform
-
-
-def _why_no_affine(header: Any, stored: tuple[NDArray[np.float64] | None, ...]) -> str:
-    if all(form is None for form in stored):
-        return "says nothing of its orientation (qform and sform are both 0)"
-    if (header["pixdim"][1:4] < 0).any():
-        return "has a negative voxel size (pixdim), which some programs take for a mirror image"
-    return "its affine is singular or not finite"
-
-
-def _repair(header: Any, shape: tuple[int, ...]) -> dict[str, list[str]]:
-    """Correct, in place, what can be meant in one way only; return notes for each form.
-
-    A step along an axis of one voxel has no effect on where the voxels lie: where it is missing,
-    it becomes 1 mm for the qform (as in SimpleITK), and the normal of the slice for the sform. A
-    quaternion that rounding made longer than 1 is normalised, as in the reference code of NIfTI
-    (nifti_quatern_to_mat44 of nifti1_io.c).
-    """
-    notes: dict[str, list[str]] = {"qform": [], "sform": []}
-    single = [axis for axis in range(3) if shape[axis] == 1]
-    if int(header["qform_code"]) > 0:
-        for axis in single:
-            step = abs(float(header["pixdim"][axis + 1]))
-            usable = _SHORTEST < step < _LONGEST  # not NaN either
-            if not (usable and header["pixdim"][axis + 1] > 0):
-                header["pixdim"][axis + 1] = step if usable else 1
-                notes["qform"].append(
-                    f"its voxel size along axis {axis + 1}, which has one voxel, is unusable; "
-                    f"{step if usable else 1:g} is used"
-                )
-        names = ("quatern_b", "quatern_c", "quatern_d")
-        quaternion = np.array([float(header[name]) for name in names])
-        length = float(np.linalg.norm(quaternion))
-        if 1 < length < _LONGEST_QUATERNION and not _has_qform(header):
-            for name, value in zip(names, quaternion / length, strict=True):
-                header[name] = value
-            notes["qform"].append(f"its quaternion is {length - 1:.1g} too long; it was normalised")
-    if int(header["sform_code"]) > 0 and len(single) == 1:
-        sform = header.get_sform()
-        (axis,) = single
-        others = [sform[:3, other] for other in range(3) if other != axis]
-        normal = np.cross(*others) * (-1 if axis == 1 else 1)
-        if not sform[:3, axis].any() and np.isfinite(normal).all() and normal.any():
-            sform[:3, axis] = normal / np.linalg.norm(normal)
-            header.set_sform(sform, int(header["sform_code"]))
-            notes["sform"].append(
-                "its sform has no step across its only slice; the normal of the slice is used"
-            )
-    return notes
-
-
-def _has_qform(header: Any) -> bool:
-    """Whether the quaternion is one that nibabel takes."""
-    try:
-        header.get_qform_quaternion()
-    except (HeaderDataError, ValueError):
-        return False
-    return True
-
-
-def stored_affines(
-    header: Any,
-) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    """sform and qform of a NIfTI header, (4, 4) to RAS+ mm; None where the code is 0."""
-    unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
-    millimetres = np.diag([unit, unit, unit, 1.0])
-    sform = millimetres @ header.get_sform() if int(header["sform_code"]) > 0 else None
-    qform = None
-    if int(header["qform_code"]) > 0:
-        plain = header.copy()
-        if plain["pixdim"][0] not in (-1, 1):
-            plain["pixdim"][0] = 1  # nifti1.h: 0 and anything odd mean 1
-        try:
-            qform = millimetres @ plain.get_qform()
-        except (HeaderDataError, ValueError):
-            qform = np.full((4, 4), np.nan)
-    return sform, qform
-
-
-def is_invertible(affine: NDArray[np.float64]) -> bool:
-    """Whether the affine is finite and its axes span space."""
-    if not np.isfinite(affine).all():
-        return False
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if lengths.min() < _SHORTEST or lengths.max() > _LONGEST:
-        return False
-    return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-4)
-
-
-def _assumed_affine(header: Any, shape: tuple[int, ...], assume: str) -> NDArray[np.float64]:
-    """Axes along `assume`, spacings of the header, the centre of the image at the origin."""
-    code = assume.upper()
-    pairs = ["LR", "PA", "IS"]
-    if len(code) != 3 or any(sum(letter in pair for letter in code) != 1 for pair in pairs):
-        raise SettingsError(
-            f"'{assume}' is no orientation", remedy="Use three letters such as RAS or LPS."
-        )
-    spacing = np.abs(np.nan_to_num(np.array(header["pixdim"][1:4], float)))
-    spacing[(spacing == 0) | (spacing > 1e6)] = 1.0
-    # axcodes2ornt says which way the file's axes run; its inverse affine brings them to RAS.
-    turn = np.linalg.inv(inv_ornt_aff(axcodes2ornt(tuple(code)), shape))[:3, :3]
-    affine = np.eye(4)
-    affine[:3, :3] = turn * spacing
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return affine
-
-
-def _corner_distance(
-    first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, ...]
-) -> float:
-    """The most that two affines part at the corners of an image, in mm."""
-    corners = np.array(np.meshgrid(*[[0, size - 1] for size in shape])).reshape(3, -1)
-    apart = (first - second) @ np.vstack([corners, np.ones(8)])
-    return float(np.linalg.norm(apart[:3], axis=0).max())
-
-
 def _writable(voxels: NDArray[Any], path: Path) -> NDArray[Any]:
     if voxels.dtype.kind == "b":
         return voxels.astype(np.uint8)
@@ -509,28 +358,18 @@ def _header_for(volume: Volume, voxels: NDArray[Any]) -> Any:
         header = nib.Nifti1Header()
         header.set_data_shape(voxels.shape)
         header.set_xyzt_units("mm")
-        _place(header, volume.affine)
+        set_affine(header, volume.affine)
     stated = tuple(int(size) for size in header["dim"][1 : int(header["dim"][0]) + 1])
     if (*stated, 1, 1)[:3] != voxels.shape or math.prod(stated) != voxels.size:
         header.set_data_shape(voxels.shape)
     present = [affine for affine in stored_affines(header) if affine is not None]
     if present and not np.array_equal(present[0], volume.affine):
         header.set_xyzt_units("mm")
-        _place(header, volume.affine)
+        set_affine(header, volume.affine)
     header.set_data_dtype(voxels.dtype)
     header["vox_offset"] = int(header.sizeof_hdr) + 4
     header["scl_slope"], header["scl_inter"] = 1, 0
     return header
-
-
-def _place(header: Any, affine: NDArray[np.float64]) -> None:
-    header.set_qform(affine, code=1)  # also sets the spacings
-    header.set_sform(affine, code=1)
-    # A quaternion cannot shear: better no qform than one that contradicts the sform.
-    _, qform = stored_affines(header)
-    shape = tuple(header.get_data_shape())
-    if qform is not None and _corner_distance(affine, qform, shape[:3]) > _ALIGNED_MM:
-        header["qform_code"] = 0
 
 
 def mark(header: Any, note: str) -> None:
