@@ -132,6 +132,9 @@ def _as_before() -> Iterator[None]:
     show, hooks = warnings.showwarning, (threading.excepthook, sys.unraisablehook)
     handlers_of = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     safe_path = os.environ.get(SAFE_PATH)
+    for number, handler in handlers_of.items():
+        if handler is signal.SIG_IGN:  # as in the background of a shell script
+            signal.signal(number, signal.default_int_handler)
     yield
     if safe_path is None:
         os.environ.pop(SAFE_PATH, None)

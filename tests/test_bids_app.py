@@ -90,7 +90,7 @@ def test_a_bad_scan(
         (("absent", "{out}", "participant"), "absent: does not exist"),
         (("{bids}", "{out}", "session"), "'session' is not one of"),
         (("{bids}", "{out}"), "Missing argument"),
-        (("{out}", "{out}", "participant"), "is no BIDS data set"),
+        (("{out}", "{out}", "participant"), "is not a BIDS data set"),
         (("{bids}", "{bids}", "participant"), "is the input itself"),
         (("{bids}", "{out}", "participant", "--participant-label"), "is followed by no value"),
         (("{bids}", "{out}", "participant", "--participant-label", "9"), "has no participant 9"),

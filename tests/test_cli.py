@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mrbridge import cli, console, io, models
+from mrbridge import cli, console, io, models, training
 from mrbridge.bundle import Bundle
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
@@ -36,7 +37,7 @@ def answer(out: str) -> dict[str, Any]:
     """The JSON object on the last line of standard output, strictly read."""
 
     def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not JSON")
 
     told = json.loads(out.splitlines()[-1], parse_constant=refuse)
     assert isinstance(told, dict)
@@ -118,11 +119,11 @@ class TestErrors:
             (["train", "{store}", "-o", "run", "--set", "epoch=3"], "did you mean 'epochs'"),
             (["train", ".", "-o", "run", "--set", "epochs"], "Write key=value"),
             (["train", ".", "-o", "run", "--config", "no.yaml"], "no.yaml: cannot be read"),
-            (["train", ".", "-o", "run"], ".: is no store"),
+            (["train", ".", "-o", "run"], ".: is not a store"),
             (["train", ".", "-o", "run", "--from", "absent"], "absent: does not exist. Say auto"),
             (["train", ".", "-o", "run", "--resume", "--from", "auto"], "Leave out --from"),
             (["prepare", "absent", "-o", "store"], "absent: does not exist"),
-            (["prepare", ".", "-o", "store", "--source", "T3w"], "no known contrast"),
+            (["prepare", ".", "-o", "store", "--source", "T3w"], "not a known contrast"),
             (["translate", "-m", "absent", "-i", "x.nii", "-o", "y"], "absent: does not exist"),
             (["translate", "-m", ".", "-i", "x.nii", "-o", "y"], "x.nii: does not exist"),
             (["export", "-m", "absent", "-o", "y"], "absent: does not exist"),
@@ -205,6 +206,26 @@ class TestErrors:
         assert run("info", "unet") == (3, "", "error: interrupted\n")
         told = '{"error": "interrupted", "exit_code": 3, "interrupted": true}\n'
         assert run("info", "unet", "--json") == (3, told, "error: interrupted\n")
+
+    def test_a_signal_whose_exception_is_lost_before_training(
+        self,
+        run: Callable[..., Any],
+        monkeypatch: pytest.MonkeyPatch,
+        small_store: Store,
+        tmp_path: Path,
+    ) -> None:
+        """As in a finaliser, where Python drops exceptions."""
+        whole = training.run._manifest
+
+        def interrupted(*arguments: Any) -> Any:
+            with suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            return whole(*arguments)
+
+        monkeypatch.setattr("mrbridge.training.run._manifest", interrupted)
+        code, _, err = run("train", small_store.path, "-o", tmp_path / "run", "-q", *TINY)
+        assert (code, err) == (3, "error: interrupted\n")
 
     def test_numbers_that_json_cannot_hold_are_null(self) -> None:
         told = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": -float("inf"), "e": 1}}

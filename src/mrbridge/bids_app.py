@@ -92,7 +92,9 @@ def bids_app(
 
     if not (bids_dir.is_dir() and is_bids(bids_dir)):
         raise InputError(
-            "is no BIDS data set", path=bids_dir, remedy="It has sub-… folders; see bids-validator."
+            "is not a BIDS data set",
+            path=bids_dir,
+            remedy="It has sub-… folders; see bids-validator.",
         )
     if analysis_level is Level.participant:
         images.translate(

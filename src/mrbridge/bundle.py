@@ -228,7 +228,9 @@ class Bundle:
             network.load_state_dict(self._in_float32(name), assign=True)
         except RuntimeError:
             raise BundleError(
-                "its weights do not fit its networks", path=self.path, remedy="Get the bundle anew."
+                "its weights do not fit its networks",
+                path=self.path,
+                remedy="Get the bundle again.",
             ) from None
         return network.eval().requires_grad_(False)
 
@@ -358,12 +360,12 @@ def load_bundle(model: str | Path) -> Bundle:
 def _load_weights(folder: Path, manifest: BundleManifest) -> Bundle:
     path = folder / Path(manifest.weights).name
     if path.suffix != ".safetensors" or not path.is_file():
-        raise BundleError("its weights are missing", path=path, remedy="Get the bundle anew.")
+        raise BundleError("its weights are missing", path=path, remedy="Get the bundle again.")
     if sha256_of(path) != manifest.weights_sha256:
         raise BundleError(
             "the weights are not those that bundle.json names (checksum differs)",
             path=path,
-            remedy="Get the bundle anew from where it comes from.",
+            remedy="Get the bundle again from where it comes from.",
         )
     try:
         with safe_open(path, framework="pt") as file:

@@ -81,7 +81,7 @@ def parse_json(text: str | bytes | bytearray, constant: Callable[[str], Any] | N
             takes them as numbers.
 
     Raises:
-        ValueError: it is no JSON, or is nested deeper than Python reads it.
+        ValueError: it is not JSON, or is nested deeper than Python reads it.
     """
     try:
         return json.loads(text, parse_constant=constant)

@@ -167,7 +167,7 @@ class TestSubjects:
 
     @pytest.mark.parametrize("subject", ["", "x", "1234", "../1", "-1"])
     def test_impossible(self, server: Server, session: Session, out: Path, subject: str) -> None:
-        with pytest.raises(SettingsError, match="is no subject of IXI"):
+        with pytest.raises(SettingsError, match="is not a subject of IXI"):
             get(session, server, out, subjects=[subject])
 
 
@@ -470,7 +470,7 @@ class TestTable:
     ) -> None:
         get(session, server, out, subjects=["2"])
         (out / "participants.tsv").write_text(content)
-        with pytest.raises(InputError, match="is no table of participants any more"):
+        with pytest.raises(InputError, match="is no longer a table of participants"):
             get(session, server, out)
         assert (out / "participants.tsv").read_text() == content
 

@@ -471,7 +471,7 @@ class TestFaults:
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path
     ) -> None:
         (root / "sub-02/anat/sub-02_T1w.json").write_text("{")
-        with pytest.warns(MrbridgeWarning, match=r"sub-02_T1w\.json: is no JSON"):
+        with pytest.warns(MrbridgeWarning, match=r"sub-02_T1w\.json: is not JSON"):
             run(tiny_bundle, root, tmp_path / "out")
         report = read(tmp_path / "out/report.json")
         assert (len(report["done"]), len(report["failed"])) == (4, 0)
@@ -496,7 +496,7 @@ class TestFaults:
         with pytest.warns(MrbridgeWarning, match=r"raw data/dataset_description\.json"):
             run(tiny_bundle, root, out, participants=["02"])
         (out / "dataset_description.json").write_bytes(b"{")
-        with pytest.raises(InputError, match=r"out/dataset_description\.json: is no JSON"):
+        with pytest.raises(InputError, match=r"out/dataset_description\.json: is not JSON"):
             run(tiny_bundle, root, out, participants=["02"])
 
     def test_places_that_are_refused(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ class TestRefusals:
         for image in (path, path.parent):
             with pytest.raises(OutputError, match="cannot become DICOM: it has no patient"):
                 run(tiny_bundle, image, tmp_path / "out", form="dicom")
-            with pytest.raises(InputError, match="is no DICOM series"):
+            with pytest.raises(InputError, match="is not a DICOM series"):
                 run(tiny_bundle, image, tmp_path / "out", series="3")
         with pytest.raises(SettingsError, match="no form 'jpeg'"):
             run(tiny_bundle, path, tmp_path / "out", form="jpeg")
@@ -202,12 +202,12 @@ class TestLeftOut:
         told = {item["number"]: item["reason"] for item in report["not_translated"]}
         assert told == {4: "not chosen", 9: "is a derived map (DIFFUSION, ADC)"}
         files = {item["reason"]: item["files"] for item in report["ignored"]}
-        assert files == {"is no DICOM file": 1, "is a copy of another file": 1}
+        assert files == {"is not a DICOM file": 1, "is a copy of another file": 1}
         assert "copy of another" in report["series"]["notes"][0]
         for line in (
             "left out: series 4 (T2w): not chosen",
             "left out: series 9 (derived map): is a derived map (DIFFUSION, ADC)",
-            "left out: 1 file: is no DICOM file",
+            "left out: 1 file: is not a DICOM file",
             "left out: 1 file: is a copy of another file",
         ):
             assert line in caplog.messages
@@ -216,7 +216,7 @@ class TestLeftOut:
         run(tiny_bundle, study, tmp_path / "made.nii.gz")
         told = json.loads((tmp_path / "made.json").read_text())["LeftOut"]
         assert {item["number"] for item in told["not_translated"]} == {4, 9}
-        assert told["ignored"] == [{"files": 1, "reason": "is no DICOM file"}]
+        assert told["ignored"] == [{"files": 1, "reason": "is not a DICOM file"}]
 
     def test_other_parts_of_the_series(
         self, tiny_bundle: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
@@ -337,7 +337,7 @@ def test_nobody_is_named(
         with pytest.raises(SystemExit):
             cli.main(arguments)
     report = json.loads((tmp_path / "out/report.json").read_text())
-    assert report["ignored"] == [{"files": 1, "reason": "is no DICOM file"}]
+    assert report["ignored"] == [{"files": 1, "reason": "is not a DICOM file"}]
     said = [*capfd.readouterr(), caplog.text]
     said += [path.name for path in tmp_path.rglob("*") if study not in (path, *path.parents)]
     said += [path.read_text() for path in [tmp_path / "out/report.json", tmp_path / "made.json"]]

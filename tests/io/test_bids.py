@@ -361,5 +361,5 @@ def test_a_cell_without_end_is_told(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(
         'subject,session,contrast,path\n1,,T1w,"' + "x" * 200_000 + "\n"
     )
-    with pytest.raises(InputError, match=r"table\.csv: is no table"):
+    with pytest.raises(InputError, match=r"table\.csv: is not a table"):
         find_scans(tmp_path / "table.csv")

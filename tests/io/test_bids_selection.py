@@ -84,7 +84,7 @@ def test_the_case_of_a_suffix_does_not_matter(root: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        ("{", InputError, "is no JSON"),
+        ("{", InputError, "is not JSON"),
         ("[]", InputError, "holds no queries"),
         ('{"t1w": "01"}', InputError, "holds no queries"),
         ('{"t1w": {"sesion": "01"}}', SettingsError, "'sesion'. did you mean 'session'"),

@@ -450,7 +450,7 @@ class TestFiles:
         assert io.read(tmp_path).voxels.shape == (20, 24, 7)
         told = {path.name: reason for path, reason in find_series(tmp_path).ignored}
         assert sorted(told) == ["README", "empty", "mesh.stl"]
-        assert told["README"] == "is no DICOM file"
+        assert told["README"] == "is not a DICOM file"
 
     def test_no_dicom_at_all(self, tmp_path: Path) -> None:
         (tmp_path / "README").write_text("hello")
@@ -600,7 +600,7 @@ class TestZip:
             inside = info.header_offset + 30 + len(info.filename)
             data[inside + int(share * info.compress_size)] ^= 16
             archive.with_name(f"{share}.zip").write_bytes(data)
-            error = refused(archive.with_name(f"{share}.zip"), "damaged|cannot be read|is no DICOM")
+            error = refused(archive.with_name(f"{share}.zip"), "damaged|cannot be read|not a DICOM")
             assert info.filename in str(error)
 
     def test_a_flipped_bit_in_a_header_is_found_in_the_list(self, tmp_path: Path) -> None:

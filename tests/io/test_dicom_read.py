@@ -292,7 +292,7 @@ class TestWithoutPreamble:
         write_series(tmp_path)
         assert io.read(tmp_path).voxels.shape == (20, 24, 7)
         ((file, reason),) = find_series(tmp_path).ignored
-        assert (file.name, reason) == ("junk", "is no DICOM file")
+        assert (file.name, reason) == ("junk", "is not a DICOM file")
 
     def test_random_bytes_are_none(self) -> None:
         random = np.random.default_rng(0)

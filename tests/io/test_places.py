@@ -258,8 +258,8 @@ def test_a_failing_send_leaves_no_part_of_a_file(bucket: Bucket) -> None:
     [
         ("simplecache::s3://b/x", "is a chain of URLs"),
         ("nosuch://b/x", "no kind of URL is called nosuch"),
-        ("s3://", "is no whole URL"),
-        ("s3://b/../../x", "is no whole URL"),
+        ("s3://", "is not a complete URL"),
+        ("s3://b/../../x", "is not a complete URL"),
         ("ftp://ann:geheim@host/x", r"ftp://\*\*\*@host/x: holds a name, a password"),
         ("https://host/x.nii?X-Amz-Signature=geheim", r"https://host/x.nii\?\*\*\*: holds"),
     ],

@@ -45,7 +45,7 @@ def test_series(study: Path) -> None:
     )
     assert (third.contrast, third.gaps, third.shape) == ("T2w", 1, (20, 24, 6))
     assert "1 of 7 slices is missing" in str(third.problem)
-    assert found.ignored == [("README", "is no DICOM file")]
+    assert found.ignored == [("README", "is not a DICOM file")]
 
 
 def test_words_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

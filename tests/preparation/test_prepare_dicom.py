@@ -58,7 +58,7 @@ def test_a_cohort(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
     assert len(by_subject) == 4
     assert all(contrasts == {"T1w", "T2w"} for contrasts in by_subject.values())
     letter, left_out = store.manifest.ignored
-    assert (letter.name, letter.reason) == ("a file", "is no DICOM file")
+    assert (letter.name, letter.reason) == ("a file", "is not a DICOM file")
     assert left_out.name == "series-5"
     assert re.search(r"1 of 12 slices is missing .* between image \d+ and", left_out.reason)
     told = (out / "manifest.json").read_text() + "".join(p.name for p in out.rglob("*"))
@@ -79,7 +79,7 @@ def test_what_is_left_out_is_told(
     out, _ = capsys.readouterr()
     assert "4 files ignored" in out
     assert "2 ignored: is a copy of another file" in out
-    assert "1 ignored: is no DICOM file" in out
+    assert "1 ignored: is not a DICOM file" in out
     assert re.search(r"1 ignored: 1 of 12 slices is missing", out)
 
 

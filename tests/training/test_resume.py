@@ -133,6 +133,16 @@ def test_a_second_interrupt_ends_at_once(
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 0
 
 
+def test_a_signal_that_the_caller_ignores_stays_ignored(
+    small_store: Store, tmp_path: Path, signal_at: Callable[..., None]
+) -> None:
+    """As in the background of a shell script."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal_at(0, signal.SIGINT)
+    run = train(small_store, tmp_path / "run", shrunken("bridge", epochs=1), device="cpu")
+    assert load_checkpoint(run.path / "checkpoints" / "last.ckpt")["step"] > 1
+
+
 def test_a_pause_between_validations_leaves_a_checkpoint(
     small_store: Store, tmp_path: Path, compare: SimpleNamespace
 ) -> None:

@@ -53,7 +53,7 @@ class RemoteTar:
         """Headers, one by one.
 
         Raises:
-            InputError: this is no tar file, or it ends without the end that a tar file has.
+            InputError: this is not a tar file, or it ends without the end that a tar file has.
         """
         try:
             with tarfile.open(fileobj=self._stream, mode="r:") as tar:  # type: ignore[call-overload]
@@ -87,7 +87,9 @@ class RemoteTar:
         self._stream.close()
 
     def _damaged(self, why: str) -> InputError:
-        return InputError(f"{self.url} is no whole tar file ({why})", remedy="Try again later.")
+        return InputError(
+            f"{self.url} is not a complete tar file ({why})", remedy="Try again later."
+        )
 
 
 def end_of(member: tarfile.TarInfo) -> int:
@@ -103,7 +105,7 @@ def why_refused(member: tarfile.TarInfo) -> str | None:
     if member.isdir():
         return None
     if not member.isreg() or member.issparse():
-        return "it is no regular file"
+        return "it is not a regular file"
     if member.size > MAX_MEMBER:
         return f"it has {member.size} bytes, more than any scan"
     return None
@@ -134,10 +136,12 @@ class _Stream:
     def seek(self, position: int) -> None:
         gap = position - self._position
         if gap < 0:
-            raise InputError(f"{self._url} is no tar file: its entries lie over one another")
+            raise InputError(f"{self._url} is not a tar file: its entries lie over one another")
         length = self._known.length
         if length is not None and position > length:
-            raise InputError(f"{self._url} is no whole tar file (an entry ends beyond its end)")
+            raise InputError(
+                f"{self._url} is not a complete tar file (an entry ends beyond its end)"
+            )
         if gap > _NEAR:
             if self._peek_end is not None and self._reading is not None:
                 for _ in self._reading:  # an answer that is read to its end leaves the line open
@@ -154,7 +158,7 @@ class _Stream:
 
     def read(self, count: int) -> bytes:
         if not 0 <= count <= _LONGEST_READ:
-            raise InputError(f"{self._url} is no tar file of scans: a header of {count} bytes")
+            raise InputError(f"{self._url} is not a tar file of scans: a header of {count} bytes")
         parts, missing = [self._pending], count - len(self._pending)
         while missing > 0 and (block := self._next(self._position + count - missing)):
             parts.append(block)

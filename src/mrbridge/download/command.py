@@ -140,8 +140,8 @@ def _check(contrasts: list[str] | None, mirror: str | None) -> None:
     unknown = [name for name in contrasts or () if name not in CONTRASTS]
     if unknown:
         raise SettingsError(
-            f"'{unknown[0]}' is no contrast that mrbridge knows",
+            f"'{unknown[0]}' is not a contrast that mrbridge knows",
             remedy=f"Known: {', '.join(CONTRASTS)}.",
         )
     if mirror is not None and not mirror.startswith(("https://", "http://")):
-        raise SettingsError(f"'{mirror}' is no address", remedy="Begin it with https://.")
+        raise SettingsError(f"'{mirror}' is not an address", remedy="Begin it with https://.")

@@ -123,7 +123,7 @@ class Session:
         """Post JSON, return the JSON that comes back, also that of a refusal.
 
         Raises:
-            InputError: no answer, or one that is no JSON.
+            InputError: no answer, or one that is not JSON.
         """
         patience = Patience(self, url)
         while True:
@@ -190,7 +190,7 @@ class Session:
                     raise _Busy(f"status {response.status_code}", asked)
                 yield response
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
-            raise InputError(f"{url} is no usable address ({error})") from None
+            raise InputError(f"{url} is not a usable address ({error})") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise _Busy(str(error) or type(error).__name__, None) from error
 

@@ -309,7 +309,7 @@ def _take(
 
 
 class _Damaged(Exception):
-    """An entry that is no whole scan; the archive around it may be fine."""
+    """An entry that is not a complete scan; the archive around it may be fine."""
 
 
 def _refuse_damaged(file: Path, path: Path) -> None:
@@ -332,6 +332,6 @@ def _label(subject: str) -> str:
     match = _LABEL.fullmatch(subject)
     if match is None:
         raise SettingsError(
-            f"'{subject}' is no subject of IXI", remedy="Give numbers, such as 2 or 002."
+            f"'{subject}' is not a subject of IXI", remedy="Give numbers, such as 2 or 002."
         )
     return f"{int(match[1]):03d}"

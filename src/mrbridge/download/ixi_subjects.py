@@ -213,7 +213,7 @@ def _read(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
             return list(reader.fieldnames or []), rows
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"is no table of participants any more ({error})",
+            f"is no longer a table of participants ({error})",
             path=path,
             remedy="Mend it, or move it away: it is written anew.",
         ) from None

@@ -87,7 +87,7 @@ def describe(root: Path, out: Path) -> None:
     """Write what a data set of derivatives says of itself; what a user added to it stays.
 
     Raises:
-        InputError: what it says already is no JSON.
+        InputError: what it says already is not JSON.
         OutputError: it cannot be written.
     """
     source, there = read_description(root, needed=False), read_description(out)

@@ -60,7 +60,7 @@ class Translator:
         self._engines: dict[str, Engine] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled, it is the path of its bundle, which is loaded anew; without a path, all of it.
+        """Pickled, it is the path of its bundle, which is loaded again; without a path, all of it.
 
         A bundle that is another one by then is refused.
         """

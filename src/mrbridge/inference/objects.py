@@ -84,7 +84,7 @@ def _three_axes(voxels: NDArray[Any], index: int | None) -> NDArray[Any]:
 def _finite(voxels: NDArray[Any]) -> NDArray[Any]:
     if voxels.dtype.kind not in "biuf" or voxels.size == 0:
         raise InputError(
-            f"voxels of shape {voxels.shape} and type {voxels.dtype} are no real image",
+            f"voxels of shape {voxels.shape} and type {voxels.dtype} are not a real image",
             remedy="Give real numbers, at least one.",
         )
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).any():

@@ -188,7 +188,7 @@ def _refuse_wishes(path: Path, series: str | None, allow_gaps: bool, form: str |
         )
     if series is not None or allow_gaps or (form is not None and is_picture(path)):
         raise InputError(
-            "is no DICOM series", path=path, remedy="Leave --series, --allow-gaps and --as."
+            "is not a DICOM series", path=path, remedy="Leave --series, --allow-gaps and --as."
         )
 
 

@@ -27,7 +27,7 @@ def check_table(table: Path, *, overwrite: bool = False) -> None:
         OutputError: it does not end in .csv, or something lies there.
     """
     if table.suffix.lower() != ".csv":
-        raise OutputError("is no name for a table", path=table, remedy="Let it end in .csv.")
+        raise OutputError("is not a name for a table", path=table, remedy="Let it end in .csv.")
     if table.is_file() and overwrite:
         with open(table, encoding="utf-8", errors="replace") as file:
             if file.readline().strip() != ",".join(_COLUMNS):
@@ -130,5 +130,5 @@ def _why_not_a_cell(path: str) -> str | None:
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
-        return "has a name that is no text"
+        return "has a name that is not text"
     return None

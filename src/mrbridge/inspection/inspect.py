@@ -196,7 +196,7 @@ def _jobs(path: Path) -> tuple[str, list[Job], list[tuple[str, str]]]:
 def _name(scan: Scan, root: Path) -> str:
     if scan.series is None:
         return _below(scan.path, root)
-    return f"{scan.subject} {scan.name}"  # numbers of series begin anew with every patient
+    return f"{scan.subject} {scan.name}"  # numbers of series start again with every patient
 
 
 def _below(file: Path, root: Path) -> str:
@@ -232,7 +232,7 @@ def check_report(out: Path) -> None:
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise OutputError(
-            "is no name for a page", path=out, remedy="Let it end in .html, as report.html does."
+            "is not a name for a page", path=out, remedy="Let it end in .html, as report.html does."
         )
     must_be_ours(out)
     must_be_ours(findings_beside(out))

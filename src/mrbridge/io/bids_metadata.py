@@ -22,7 +22,7 @@ def read_description(root: Path, *, needed: bool = True) -> dict[str, Any]:
         needed: False where one that cannot be read is as good as none, with a warning.
 
     Raises:
-        InputError: it is needed, and cannot be read or is no JSON object.
+        InputError: it is needed, and cannot be read or is not a JSON object.
     """
     path = root / DESCRIPTION
     if not (path.is_file() or path.is_symlink()):
@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from None
     except ValueError as error:
-        raise InputError(f"is no JSON ({error})", path=path, remedy=remedy) from None
+        raise InputError(f"is not JSON ({error})", path=path, remedy=remedy) from None
     if not isinstance(told, dict):
         raise InputError("holds no JSON object", path=path, remedy=remedy)
     if encoding != "utf-8":

@@ -148,7 +148,7 @@ def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from None
     except ValueError as error:
-        raise InputError(f"is no JSON ({error})", path=path, remedy=remedy) from None
+        raise InputError(f"is not JSON ({error})", path=path, remedy=remedy) from None
     if not isinstance(told, dict) or not all(isinstance(query, dict) for query in told.values()):
         raise InputError("holds no queries by kind of image", path=path, remedy=remedy)
     contrasts = {contrast.lower(): contrast for contrast in CONTRASTS}

@@ -32,7 +32,7 @@ from mrbridge.io.safety import MAX_VOXELS, atomic_path, suffix_of
 from mrbridge.volume import Volume
 
 _CHUNK = 1 << 20
-_SLACK = 1 << 20  # bytes after the voxels that are read through; more is no NIfTI file
+_SLACK = 1 << 20  # bytes after the voxels that are read through; more is not a NIfTI file
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
 _GZIP, _MOST_LAYERS = b"\x1f\x8b", 2  # RFC 1952, 2.3.1
 _ARCHIVES = {
@@ -70,7 +70,7 @@ def read(path: Path, *, volume: int | None = None, assume: str | None = None) ->
 
     Raises:
         InputError: truncated, damaged, oversized or unsupported.
-        SettingsError: `assume` is no orientation.
+        SettingsError: `assume` is not an orientation.
     """
     notes: list[str] = []
     header, voxels = _load(path, volume, notes)

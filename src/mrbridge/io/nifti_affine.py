@@ -173,7 +173,7 @@ def _assumed_affine(header: Any, shape: tuple[int, ...], assume: str) -> NDArray
     pairs = ["LR", "PA", "IS"]
     if len(code) != 3 or any(sum(letter in pair for letter in code) != 1 for pair in pairs):
         raise SettingsError(
-            f"'{assume}' is no orientation", remedy="Use three letters such as RAS or LPS."
+            f"'{assume}' is not an orientation", remedy="Use three letters such as RAS or LPS."
         )
     spacing = np.abs(np.nan_to_num(np.array(header["pixdim"][1:4], float)))
     spacing[(spacing == 0) | (spacing > 1e6)] = 1.0

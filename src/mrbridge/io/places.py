@@ -65,7 +65,7 @@ def path_of(url: str | Path) -> Path:
         )
     names = rest.split("/")
     if not rest or not _is_plain(names):
-        raise SettingsError(f"{told}: is no whole URL", remedy="Write s3://bucket/name.")
+        raise SettingsError(f"{told}: is not a complete URL", remedy="Write s3://bucket/name.")
     return _root() / kind / Path(*names)
 
 

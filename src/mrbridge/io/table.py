@@ -60,7 +60,9 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     try:
         table_rows = list(csv.DictReader(lines, delimiter=separator, quoting=quoting))
     except csv.Error as error:
-        raise InputError(f"is no table ({error})", path=table, remedy="Check its quotes.") from None
+        raise InputError(
+            f"is not a table ({error})", path=table, remedy="Check its quotes."
+        ) from None
     rows = []
     for number, row in enumerate(table_rows, start=2):
         clean = {

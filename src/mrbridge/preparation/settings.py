@@ -115,7 +115,8 @@ class PrepareSettings(Settings):
         for contrast in (self.source, self.target):
             if contrast not in CONTRASTS:
                 raise SettingsError(
-                    f"'{contrast}' is no known contrast", remedy=f"Known: {', '.join(CONTRASTS)}."
+                    f"'{contrast}' is not a known contrast",
+                    remedy=f"Known: {', '.join(CONTRASTS)}.",
                 )
         if self.source == self.target:
             raise SettingsError(

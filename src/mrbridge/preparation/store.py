@@ -95,7 +95,7 @@ class ScanRecord(Settings):
     @classmethod
     def _check_id(cls, id: str) -> str:
         if not id or id.startswith(".") or any(sign in id for sign in "/\\\0"):
-            raise ValueError("the id of a scan is no name of a file")
+            raise ValueError("the id of a scan is not a file name")
         return id
 
     @model_validator(mode="after")
@@ -171,7 +171,7 @@ class Store:
         file = path / "manifest.json"
         if not file.is_file():
             must_exist(path, StoreError, _REMEDY)
-            raise StoreError("is no store, or an unfinished one", path=path, remedy=_REMEDY)
+            raise StoreError("is not a store, or an unfinished one", path=path, remedy=_REMEDY)
         fetch(file)
         try:
             told = parse_json(file.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from mrbridge import interruption
 from mrbridge.bundle import BundleManifest, save_bundle
 from mrbridge.data.dataset import HeldOut, Sample
 from mrbridge.errors import Interrupted
@@ -43,7 +44,8 @@ class StopOnSignal:
         Interrupted: on a second SIGINT. KeyboardInterrupt would not do: Lightning makes exit code 1
             of it.
 
-    Signals reach the main thread only; elsewhere it does nothing.
+    Signals reach the main thread only; elsewhere it does nothing. A signal that the caller ignores
+    stays ignored. One that came before, on the command line, is not forgotten.
     """
 
     def __init__(self) -> None:
@@ -51,6 +53,7 @@ class StopOnSignal:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
+        interruption.check()
         self.listen()
         return self
 
@@ -58,8 +61,9 @@ class StopOnSignal:
         """Take the signals over; what they did before comes back at the end."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                before = signal.signal(number, self._ask)
-                self._before.setdefault(number, before)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before = signal.signal(number, self._ask)
+                    self._before.setdefault(number, before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:

@@ -106,7 +106,7 @@ def _is_kept(state: dict[str, Any]) -> bool:
 
 def _unusable(path: Path, what: str) -> InputError:
     best = _other(path)
-    remedy = "Train anew." if best is None else f"Go on from the best state: copy {best} over it."
+    remedy = "Train again." if best is None else f"Go on from the best state: copy {best} over it."
     return InputError(what, path=path, remedy=remedy)
 
 

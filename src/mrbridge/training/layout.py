@@ -79,7 +79,7 @@ class FlatParameters:
             if value.shape != parameter.shape:
                 raise InputError(
                     "the checkpoint was written by another version of mrbridge",
-                    remedy="Train anew, or resume with that version.",
+                    remedy="Train again, or resume with that version.",
                 )
             return value.permute(order).reshape(-1)
 

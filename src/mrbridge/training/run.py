@@ -231,7 +231,7 @@ def _train(
         raise MrbridgeError(
             "the training diverged: its losses are not finite, and no state was any good",
             path=run,
-            remedy="Train anew with a lower learning_rate.",
+            remedy="Train again with a lower learning_rate.",
         )
     return Run(run, asked, keeper.record.rows, keeper.watch.keeps_beginning)
 

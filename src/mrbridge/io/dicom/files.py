@@ -46,7 +46,7 @@ MAX_FILE_BYTES = 2**32
 MAX_INFLATED = 2**30
 """The most bytes that a deflated file may hold."""
 
-NO_DICOM = "is no DICOM file"
+NO_DICOM = "is not a DICOM file"
 
 _CHUNK = 1 << 20
 _MAGIC_END = 132  # PS3.10, 7.1: a preamble of 128 bytes, then DICM
@@ -121,7 +121,7 @@ class DicomFile:
         """What stands before the pixels: the tags that are named, or all.
 
         Raises:
-            InputError: it is no DICOM file, or is damaged.
+            InputError: it is not a DICOM file, or is damaged.
         """
         return self.header_and_pixels(tags)[0]
 
@@ -132,7 +132,7 @@ class DicomFile:
         """What stands before the pixels, and how the pixels are stored.
 
         Raises:
-            InputError: it is no DICOM file, or is damaged.
+            InputError: it is not a DICOM file, or is damaged.
         """
         if self.member is None:
             fetch(self.path)
@@ -157,7 +157,7 @@ class DicomFile:
         """All of it, from its bytes.
 
         Raises:
-            InputError: it is no DICOM file, or is damaged.
+            InputError: it is not a DICOM file, or is damaged.
         """
         with self._guarded():
             source = io.BytesIO(data)
@@ -194,7 +194,7 @@ def parse(source: IO[bytes], **how: Any) -> Dataset:
     Its file meta information always names a transfer syntax.
 
     Raises:
-        InvalidDicomError: it is no DICOM file.
+        InvalidDicomError: it is not a DICOM file.
     """
     start = source.tell()
     if not starts_as_dicom(source):
@@ -318,7 +318,7 @@ def find_files(
         only: names of files in it (`DicomFile.below`) that are wanted; none means all.
 
     Yields:
-        Each file, and why it is no DICOM file where its first bytes or its name say so.
+        Each file, and why it is not a DICOM file where its first bytes or its name say so.
 
     Raises:
         InputError: the path does not exist, or is a zip that cannot or should not be opened.
@@ -392,7 +392,7 @@ def _in_zip(path: Path, only: Collection[str]) -> Iterator[DicomFile]:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         raise InputError(
-            "is no whole zip", path=path, remedy="Get it again from where it came."
+            "is not a complete zip file", path=path, remedy="Get it again from where it came."
         ) from None
     packed = sum(info.compress_size for info in archive.infolist())
     whole = sum(info.file_size for info in archive.infolist())

@@ -142,7 +142,7 @@ class Listing:
     Attributes:
         path: the folder, zip or file.
         series: in the order of their numbers.
-        ignored: files that are no DICOM files, or copies of others, each with the reason.
+        ignored: files that are not DICOM files, or copies of others, each with the reason.
         damaged: DICOM files that cannot be read. Each may be a slice of any series.
     """
 
