@@ -25,7 +25,7 @@ from mrbridge.volume import Volume
 
 Run = Callable[..., tuple[int, str, str]]
 GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
-FOREIGN = "nowhere that mrbridge made it"
+FOREIGN = "was not made by mrbridge"
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -126,7 +126,7 @@ def test_a_folder_of_arrays_is_no_store(
     (mine / "zarr.json").write_text('{"zarr_format": 3, "attributes": {}}')
     before = content(tmp_path)
     code, _, err = run("prepare", bids_scans, "-o", tmp_path / "mine")
-    assert (code, "no store" in err) == (2, True)
+    assert (code, "not a store" in err) == (2, True)
     assert content(tmp_path) == before
     store = tmp_path / "store"
     shutil.copytree(small_store.path, store)

@@ -252,7 +252,7 @@ def test_an_archive_that_is_cut(
     for cut in (len(whole) // 2, len(whole) // 512 * 512 - 512 * 60):
         server.files["/IXI-T1.tar"] = Served(whole[:cut])
         report = get(session, server, out)
-        assert "no whole tar file" in report.failed["IXI-T1.tar"]
+        assert "not a complete tar file" in report.failed["IXI-T1.tar"]
         assert report.scans >= 3
     server.files["/IXI-T1.tar"] = Served(whole)
     assert get(session, server, out).failed == {}
@@ -264,7 +264,7 @@ def test_an_archive_that_is_none(
 ) -> None:
     server.files["/IXI-T1.tar"] = Served(b"<html>moved</html>" * 1000)
     report = get(session, server, out)
-    assert "no whole tar file" in report.failed["IXI-T1.tar"]
+    assert "not a complete tar file" in report.failed["IXI-T1.tar"]
     assert report.scans == 3
 
 
@@ -378,7 +378,7 @@ class TestEvilArchives:
         header.size = 1 << 33
         server.files["/IXI-T1.tar"] = Served(header.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 21))
         report = get(session, server, out, contrasts=["T1w"])
-        assert "no tar file of scans" in report.failed["IXI-T1.tar"]
+        assert "not a tar file of scans" in report.failed["IXI-T1.tar"]
 
     def test_too_many_entries(
         self,

@@ -33,7 +33,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_an_acquired_scan_stays(tiny_bundle: Bundle, folder: Path) -> None:
     before = contents(folder)
-    with pytest.raises(OutputError, match=r"sub-06_T2w\.nii\.gz: is there already"):
+    with pytest.raises(OutputError, match=r"sub-06_T2w\.nii\.gz: already exists"):
         translate(tiny_bundle, folder / "sub-06_T1w.nii.gz", folder / "sub-06_T2w.nii.gz")
     assert contents(folder) == before
 
@@ -41,7 +41,7 @@ def test_an_acquired_scan_stays(tiny_bundle: Bundle, folder: Path) -> None:
 def test_a_sidecar_stays(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
     (folder / "made.json").write_text('{"EchoTime": 0.1}')
     before = contents(folder)
-    with pytest.raises(OutputError, match=r"made\.json: is there already"):
+    with pytest.raises(OutputError, match=r"made\.json: already exists"):
         translate(tiny_bundle, folder / "sub-06_T1w.nii.gz", folder / "made.nii.gz")
     with pytest.raises(OutputError, match=r"T1w\.json: what is said of the synthesis"):
         translate(tiny_bundle, folder / "sub-06_T1w.nii.gz", folder / "sub-06_T1w.nii")

@@ -271,9 +271,9 @@ def test_the_command_line(
 def test_refusals(clean_folder: Path, tmp_path: Path) -> None:
     scan = clean_folder / "sub-01_T1w.nii.gz"
     before = sha256_of(scan)
-    with pytest.raises(OutputError, match="no name for a page"):
+    with pytest.raises(OutputError, match="not a name for a page"):
         run(clean_folder, scan, None)
-    with pytest.raises(OutputError, match="no name for a table"):
+    with pytest.raises(OutputError, match="not a name for a table"):
         run(clean_folder, None, scan)
     (tmp_path / "mine.csv").write_text("subject")
     with pytest.raises(OutputError, match="exists"):

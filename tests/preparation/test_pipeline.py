@@ -264,7 +264,7 @@ def test_a_place_that_is_taken(bids: Maker, tmp_path: Path) -> None:
     (tmp_path / "folder" / "thesis.tex").write_text("mine")
     (tmp_path / "folder" / "scans").mkdir()
     for name in ("file", "folder"):
-        with pytest.raises(OutputError, match="no store"):
+        with pytest.raises(OutputError, match="not a store"):
             prepare(source, tmp_path / name)
     assert (tmp_path / "folder/thesis.tex").read_text() == "mine"
     (tmp_path / "empty").mkdir()

@@ -170,7 +170,7 @@ def test_an_index_beyond_the_scan_is_a_bug_of_the_caller(store: Store) -> None:
 def test_what_is_no_whole_store(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not exist"):
         Store.open(tmp_path / "absent")
-    with pytest.raises(StoreError, match="no store"):
+    with pytest.raises(StoreError, match="not a store"):
         Store.open(tmp_path)
     manifest = store.path / "manifest.json"
     text = manifest.read_text()
