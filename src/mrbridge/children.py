@@ -1,4 +1,4 @@
-"""Python processes that mrbridge starts: they never import what lies in the working directory.
+"""Python processes that mrbridge starts: they never import from the working directory.
 
 The working directory is often a folder of data, which may hold a `json.py` or a `numpy.py`.
 """

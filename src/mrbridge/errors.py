@@ -85,7 +85,7 @@ def must_be_here(path: str | Path, remedy: str = "Name a folder of this machine.
 def must_exist(
     path: str | Path, kind: type[MrbridgeError] = InputError, remedy: str = "Check the path."
 ) -> None:
-    """Refuse a path at which nothing lies.
+    """Refuse a path that does not exist.
 
     The command line asks this before it imports what takes seconds.
 
@@ -93,7 +93,7 @@ def must_exist(
         MrbridgeError: of that kind.
     """
     must_be_here(path)
-    # What is a link to nothing is told better by whoever reads it: it may be of a DataLad data set.
+    # A broken link may be of a DataLad data set: reading it gives the better message.
     if not Path(path).exists() and not Path(path).is_symlink():
         raise kind("does not exist", path=path, remedy=remedy)
 

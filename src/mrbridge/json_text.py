@@ -51,8 +51,8 @@ def short_repr(value: Any) -> str:
 def decode(data: bytes) -> tuple[str, str]:
     """The text of a file, and its encoding: `utf-8`, `utf-16`, `utf-32` or `cp1252`.
 
-    A byte order mark decides. Without one, zeros in every second byte mean UTF-16; all else is
-    UTF-8, or where it is not, Windows-1252, the superset of Latin-1 that spreadsheets write.
+    A byte order mark decides. Without one, zeros in every second byte mean UTF-16. Other text is
+    UTF-8 if valid, or Windows-1252, the superset of Latin-1 that spreadsheets write.
 
     Raises:
         ValueError: it is not text.

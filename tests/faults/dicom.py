@@ -128,7 +128,7 @@ def localiser(workshop: Workshop) -> Said:
 
 @fault("dicom")
 def no_place(workshop: Workshop) -> Said:
-    """A slice that does not say where it lies"""
+    """A slice without position and orientation"""
     path = study()[3]
     one = dcmread(path)
     del one.ImagePositionPatient

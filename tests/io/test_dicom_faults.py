@@ -109,7 +109,7 @@ class TestSlices:
         made = datasets(marked())
         made[3].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         save(tmp_path, made)
-        refused(tmp_path, r"not parallel: 1 of 7 lie in another plane \(image 4: axial")
+        refused(tmp_path, r"not parallel: 1 of 7 are in another plane \(image 4: axial")
 
     @pytest.mark.parametrize("count", [1, 2, 3])
     def test_a_few_of_another_plane_are_named(self, count: int, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ class TestSlices:
         for one in made[:count]:
             one.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
         save(tmp_path, made)
-        told = f"{count} of 12 lie in another plane .*image 12.*coronal; the others: axial"
+        told = f"{count} of 12 are in another plane .*image 12.*coronal; the others: axial"
         refused(tmp_path, told)
         (series,) = find_series(tmp_path).series
         assert series.kind == "anatomical"
@@ -135,9 +135,9 @@ class TestSlices:
     @pytest.mark.parametrize(
         ("keyword", "value", "match"),
         [
-            ("ImagePositionPatient", None, "does not say where it lies"),
-            ("ImagePositionPatient", ["1", "2"], "does not say where it lies"),
-            ("ImageOrientationPatient", [0, 0, 0, 0, 0, 0], "does not say where it lies"),
+            ("ImagePositionPatient", None, "has no position or orientation"),
+            ("ImagePositionPatient", ["1", "2"], "has no position or orientation"),
+            ("ImageOrientationPatient", [0, 0, 0, 0, 0, 0], "has no position or orientation"),
             ("PixelSpacing", None, "pixel spacing"),
             ("PixelSpacing", [0, 0], "pixel spacing"),
             ("Rows", 23, "its header promises 920"),
@@ -477,7 +477,7 @@ class TestFiles:
     def test_nor_is_one_that_has_lost_its_beginning(self, size: int, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         paths[6].write_bytes(paths[6].read_bytes()[:size])
-        assert refused(tmp_path, "is named like the DICOM files beside it").path == paths[6]
+        assert refused(tmp_path, "is named like the DICOM files next to it").path == paths[6]
 
     @pytest.mark.parametrize(
         ("old", "new"),

@@ -22,7 +22,7 @@ __all__ = ["FORMATS", "is_dicom", "is_readable", "read", "write"]
 _UNNAMED_NOTE = "synthetic by mrbridge, for research, not for diagnosis"
 
 
-@np.errstate(all="ignore")  # whatever the caller makes of odd numbers
+@np.errstate(all="ignore")  # also under np.seterr(all="raise")
 def read(
     path: str | Path,
     *,
@@ -38,17 +38,17 @@ def read(
 
     Args:
         path: the file, or its URL; for DICOM a folder, a zip or one file.
-        volume: which volume of a 4D file, from 0; trailing axes of length 1 need none.
+        volume: which volume of a 4D file, from 0; not needed for trailing axes of length 1.
         assume: the orientation, such as "RAS", of a NIfTI file without usable qform and sform.
-        series: which DICOM series, by number or UID, where there are several.
+        series: which DICOM series, by number or UID, if there are several.
         allow_gaps: fill missing DICOM slices by interpolation, with a warning.
         force: also read a DICOM series that is known to be something else than an anatomical scan.
-        files: below `path`, the files of the DICOM series, where they are known; none looks
-            through all.
+        files: below `path`, the files of the DICOM series, if known; all files are
+            searched if empty.
 
     Returns:
         Finite real voxels, shape (i, j, k) in the order of the file; a picture is
-        (rows, columns, 1). Integers without a scale stay integers, all else is float32. Padding
+        (rows, columns, 1). Integers without a scale stay integers; all others are float32. Padding
         and transparent pixels are background; notes and warnings say what was replaced.
 
     Raises:
@@ -93,10 +93,10 @@ def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None
     """Write a scan in the format that the suffix names, atomically, and check what was written.
 
     Args:
-        volume: its header, where it has one, goes back as it came: for NIfTI the bytes of qform,
+        volume: its header, if any, is kept: for NIfTI the bytes of qform,
             sform, units and spacings; for pictures bit depth and mode. Floats are written as
             float32 into NIfTI; into pictures they are rounded and clipped to the depth.
-        path: the file, or its URL; its folder is made where missing.
+        path: the file, or its URL; its folder is created if missing.
         synthetic_note: marks the file as synthetic. A volume that is `synthetic` is always marked.
 
     Returns:

@@ -47,7 +47,7 @@ def find_scans(
     """Find the scans of a BIDS data set, a folder, two folders, a table, or DICOM files.
 
     Args:
-        source: a BIDS data set, raw or of derivatives (what lies outside of `sub-*/[ses-*/]anat`
+        source: a BIDS data set, raw or of derivatives (files outside of `sub-*/[ses-*/]anat`
             or is listed in `.bidsignore` is left out; a column `split` of `participants.tsv`
             counts); a folder or zip of DICOM files, whose timing tells the
             contrasts (see `mrbridge.io.dicom.scans`); any other folder, in which file and folder
@@ -99,8 +99,8 @@ def _found(
             raise InputError("does not exist", path=path, remedy="Check the path.")
     if len(paths) == 2 and all(path.is_dir() for path in paths):
         found = [
-            (_in_dicom if is_dicom(path) else _in_folder)(path, told, force=force)
-            for path, told in zip(paths, contrasts, strict=True)
+            (_in_dicom if is_dicom(path) else _in_folder)(path, contrast, force=force)
+            for path, contrast in zip(paths, contrasts, strict=True)
         ]
         result = FoundScans(
             _with_people([scan for part in found for scan in part.scans]),
@@ -173,7 +173,7 @@ def _in_bids(root: Path, datatypes: Collection[str | None], force: bool) -> Foun
 
 
 def _not_raw(root: Path) -> Iterator[tuple[Path, str]]:
-    """What lies in the folders of a data set that hold no raw scans, with the reason. Nobody looks
+    """Files in the folders of a data set that hold no raw scans, with the reason. Nobody looks
     further into them: they may hold more files than all the rest."""
     for folder in (root / name for name in NOT_RAW):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -211,8 +211,8 @@ def _why_not_named(relative: Path, name: BidsName | None, force: bool) -> str | 
         return "has no BIDS name"
     place = _PLACE.fullmatch(relative.as_posix())
     for key, kind in (("sub", "subject"), ("ses", "session")):
-        told, folder = name.entities.get(key), place and place[key]
-        if told and folder and told != folder:
+        label, folder = name.entities.get(key), place and place[key]
+        if label and folder and label != folder:
             return f"names another {kind} than its folder"
     if name.entities.get("desc") == "synth":
         return "is synthetic"
@@ -231,22 +231,22 @@ def _bidsignore(file: Path) -> Callable[[str], bool]:
     try:
         return GitIgnoreSpec.from_lines(read_text(file).splitlines()).match_file
     except (InputError, ValueError) as error:
-        told = error.what if isinstance(error, InputError) else str(error)
-        warn_of(file, f"{told}; it is not used")
+        message = error.what if isinstance(error, InputError) else str(error)
+        warn_of(file, f"{message}; it is not used")
         return lambda path: False
 
 
 def _in_dicom(
-    root: Path, told: str | None, *, allow_gaps: bool = False, force: bool = False
+    root: Path, wanted: str | None, *, allow_gaps: bool = False, force: bool = False
 ) -> FoundScans:
-    """Series below `root`, all of the contrast `told` where it is given."""
+    """Series below `root`, all of the contrast `wanted` if given."""
     from mrbridge.io.dicom.scans import find_scans  # half a second, which other inputs do not need
 
-    return find_scans(root, told, allow_gaps=allow_gaps, force=force)
+    return find_scans(root, wanted, allow_gaps=allow_gaps, force=force)
 
 
-def _in_folder(root: Path, told: str | None, *, force: bool = False) -> FoundScans:
-    """Scans below `root`; all of them are of the contrast `told` where it is given."""
+def _in_folder(root: Path, wanted: str | None, *, force: bool = False) -> FoundScans:
+    """Scans below `root`; all of the contrast `wanted` if given."""
     found = FoundScans([])
     for path in _files(root):
         relative = path.relative_to(root)
@@ -258,7 +258,7 @@ def _in_folder(root: Path, told: str | None, *, force: bool = False) -> FoundSca
             found.ignored.append((path, f"is not a scan in a known format ({known})"))
             continue
         identity = of_path(relative)
-        contrast = told or identity.contrast
+        contrast = wanted or identity.contrast
         if contrast is None or (identity.is_other and not force):
             found.ignored.append((path, identity.reason))
             continue
@@ -269,7 +269,7 @@ def _in_folder(root: Path, told: str | None, *, force: bool = False) -> FoundSca
 
 
 def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
-    """Scans whose subjects are called by all their folders where one name lies in several places:
+    """Scans whose subjects are called by all their folders if one name is in several places:
     number 1 of one site is not number 1 of another."""
     places: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     own: dict[Path, tuple[str, ...]] = {}
@@ -283,7 +283,7 @@ def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
         return list(scans)
     example = ", ".join("/".join(folders) for folders in sorted(places[several[0]])[:2])
     warnings.warn(
-        f"{root}: {len(several)} names of subjects lie in several folders, and are taken for "
+        f"{root}: {len(several)} names of subjects are in several folders, and are taken for "
         f"several people: {example}",
         MrbridgeWarning,
         stacklevel=2,

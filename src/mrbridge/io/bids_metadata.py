@@ -19,7 +19,7 @@ def read_description(root: Path, *, needed: bool = True) -> dict[str, Any]:
 
     Args:
         root: the data set.
-        needed: False where one that cannot be read is as good as none, with a warning.
+        needed: False treats one that cannot be read as absent, with a warning.
 
     Raises:
         InputError: it is needed, and cannot be read or is not a JSON object.
@@ -41,12 +41,12 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
         root: the data set.
 
     Returns:
-        The fields; a sidecar that cannot be read tells none, with a warning.
+        The fields; a sidecar that cannot be read adds none, with a warning.
 
     Source: BIDS 1.10, common principles, "The Inheritance Principle".
     """
     entities, suffix = _parts(scan)
-    told: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     folders = [folder for folder in scan.parents if folder == root or root in folder.parents]
     for folder in reversed(folders):
         holding = []
@@ -55,8 +55,8 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
             if its_suffix == suffix and of <= entities:
                 holding.append((len(of), sidecar.name, sidecar))
         for _, _, sidecar in sorted(holding):
-            told |= _read_if_possible(sidecar)
-    return told
+            merged |= _read_if_possible(sidecar)
+    return merged
 
 
 def _parts(path: Path) -> tuple[set[str], str]:
@@ -66,28 +66,28 @@ def _parts(path: Path) -> tuple[set[str], str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a JSON file says; where it says NaN, null.
+    """The content of a JSON file, with null for NaN.
 
     Raises:
-        InputError: it cannot be read, or holds no JSON object.
+        InputError: it cannot be read, or is not a JSON object.
     """
-    remedy = "Correct it; bids-validator tells more."
+    remedy = "Correct it; bids-validator shows more."
     fetch(path)
     no_numbers: list[str] = []
     try:
         text, encoding = decode(path.read_bytes())
-        told = parse_json(text, no_numbers.append)
+        content = parse_json(text, no_numbers.append)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from None
     except ValueError as error:
         raise InputError(f"is not JSON ({error})", path=path, remedy=remedy) from None
-    if not isinstance(told, dict):
-        raise InputError("holds no JSON object", path=path, remedy=remedy)
+    if not isinstance(content, dict):
+        raise InputError("is not a JSON object", path=path, remedy=remedy)
     if encoding != "utf-8":
         _warn(path, f"is not UTF-8; it is read as {encoding}")
     if no_numbers:
         _warn(path, f"holds {no_numbers[0]}, which JSON does not have; it is read as null")
-    return told
+    return content
 
 
 def _read_if_possible(path: Path) -> dict[str, Any]:

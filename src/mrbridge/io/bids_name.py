@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BIDS_VERSION = "1.10.0"
-"""The version of the standard that data sets of ours follow."""
+"""The version of the standard that mrbridge's data sets follow."""
 
 _BIDS = re.compile(r"^((?:[a-zA-Z]+-[a-zA-Z0-9+]+_)+)([a-zA-Z0-9]+)(\.[a-zA-Z0-9.]+)$")
 
@@ -20,7 +20,7 @@ ENTITIES = (
     *("hemi", "space", "split", "recording", "chunk", "atlas", "seg", "scale", "res", "den"),
     *("label", "desc"),
 )
-"""The entities in the order in which the standard wants them in a name
+"""The entities in the order that the standard prescribes for names
 (bids-specification, `src/schema/rules/entities.yaml`)."""
 
 

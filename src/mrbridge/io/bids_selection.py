@@ -144,17 +144,19 @@ def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
     """The queries of our contrasts; those for other images, such as `bold`, say nothing to us."""
     remedy = 'Write queries such as {"t1w": {"session": "01", "acquisition": null}}.'
     try:
-        told = parse_json(decode(path.read_bytes())[0])
+        queries = parse_json(decode(path.read_bytes())[0])
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from None
     except ValueError as error:
         raise InputError(f"is not JSON ({error})", path=path, remedy=remedy) from None
-    if not isinstance(told, dict) or not all(isinstance(query, dict) for query in told.values()):
+    if not isinstance(queries, dict) or not all(
+        isinstance(query, dict) for query in queries.values()
+    ):
         raise InputError("holds no queries by kind of image", path=path, remedy=remedy)
     contrasts = {contrast.lower(): contrast for contrast in CONTRASTS}
     return {
         contrasts[kind.lower()]: {_entity(key, path): value for key, value in query.items()}
-        for kind, query in told.items()
+        for kind, query in queries.items()
         if kind.lower() in contrasts
     }
 
@@ -186,9 +188,9 @@ def _matches(key: str, value: str | None, wanted: Any) -> bool:
         return wanted is None and value is None
     if wanted == names.ANY:
         return True
-    told = str(wanted).removeprefix(f"{key}-")
+    label = str(wanted).removeprefix(f"{key}-")
     if key == "extension":
-        return value.lstrip(".") == told.lstrip(".")
-    if key in _NUMBERED and told.isdecimal() and value.isdecimal():
-        return told.lstrip("0") == value.lstrip("0")
-    return value == told
+        return value.lstrip(".") == label.lstrip(".")
+    if key in _NUMBERED and label.isdecimal() and value.isdecimal():
+        return label.lstrip("0") == value.lstrip("0")
+    return value == label

@@ -23,7 +23,7 @@ FORMATS = {
 """Suffix to kind of scan."""
 
 _START = 4096  # bytes of a file that tell whether it is DICOM
-_ELEMENTS = 3  # as many in order are no accident
+_ELEMENTS = 3  # this many in order are not a coincidence
 _UNDEFINED = 0xFFFFFFFF  # the length of a sequence that ends with a delimiter
 # Value representations with a length of two and of four bytes (PS3.5, 7.1.2).
 _SHORT = {
@@ -46,7 +46,7 @@ def is_picture(path: str | Path) -> bool:
 def is_dicom(path: str | Path) -> bool:
     """Whether a path is a zip, a DICOM file, or a folder that holds one and no NIfTI file.
 
-    A BIDS data set may keep DICOM files in `sourcedata`: it is none.
+    A BIDS data set may keep DICOM files in `sourcedata`: it is not one.
     """
     path = Path(path)
     if path.is_file():
@@ -126,8 +126,8 @@ def walk(root: Path, *, links: bool = False) -> Iterator[Path]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path is that of a file; of one that cannot even be looked at, whoever reads it says
-    why."""
+    """Whether a path is that of a file; True also if its folder cannot be searched: reading it
+    reports why."""
     try:
         return path.is_file()
     except OSError:

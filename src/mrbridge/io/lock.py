@@ -28,14 +28,16 @@ _BEAT_SECONDS = 20.0
 
 
 @contextmanager
-def only_writer(folder: Path, told: str = "is being written by another mrbridge") -> Iterator[None]:
+def only_writer(
+    folder: Path, message: str = "is being written by another mrbridge"
+) -> Iterator[None]:
     """Be the only one that writes into a folder, which is made where it is missing.
 
     A mirror of a URL is this process's own and needs no lock.
 
     Args:
         folder: which.
-        told: what the error of a second writer says, before who holds the folder.
+        message: the error for a second writer; who holds the folder is added.
 
     Raises:
         OutputError: another process holds it, or the folder cannot be written.
@@ -53,7 +55,7 @@ def only_writer(folder: Path, told: str = "is being written by another mrbridge"
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _take(path, json.dumps(me), told)
+        _take(path, json.dumps(me), message)
     except OSError as error:
         raise OutputError(
             f"cannot be written ({error.strerror or error})",
@@ -73,7 +75,7 @@ def only_writer(folder: Path, told: str = "is being written by another mrbridge"
                 path.unlink()
 
 
-def _take(path: Path, text: str, told: str) -> None:
+def _take(path: Path, text: str, message: str) -> None:
     for _ in range(10):
         try:
             _create(path, text)
@@ -87,7 +89,7 @@ def _take(path: Path, text: str, told: str) -> None:
             known = holder or {}
             who = f"process {known.get('pid', '?')} on {known.get('host', 'another computer')}"
             raise OutputError(
-                f"{told} ({who})",
+                f"{message} ({who})",
                 path=path.parent,
                 remedy="Wait for it, or name another folder.",
             )
@@ -106,7 +108,7 @@ def _take(path: Path, text: str, told: str) -> None:
                 path.unlink(missing_ok=True)
         finally:
             takeover.unlink(missing_ok=True)
-    raise OutputError(told, path=path.parent, remedy="Wait for it.")
+    raise OutputError(message, path=path.parent, remedy="Wait for it.")
 
 
 def _create(path: Path, text: str) -> None:
@@ -156,10 +158,10 @@ def _beat(path: Path, me: dict[str, Any], ended: threading.Event) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        told = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -29,10 +29,10 @@ _SESSION = re.compile(
     re.IGNORECASE,
 )
 ANY = "*"
-"""In a query of a filter file: the entity must be there, whatever its value."""
+"""In a query of a filter file: the entity must be there, with any value."""
 
 _PLAIN_FOLDERS = {"anat", "nii", "nifti", "images", "image", "png", "data", "slices", "scans"}
-# Identifiers that name a person wherever they stand in a file's name: a word with a number, and
+# Identifiers that name a person anywhere in a file's name: a word with a number, and
 # those of public data sets (IXI, OASIS, ADNI, TCGA, BraTS, UPENN-GBM, UCSF-PDGM, fastMRI,
 # Calgary-Campinas).
 _PERSON = re.compile(
@@ -46,7 +46,7 @@ _PERSON = re.compile(
     r"|file_brain_[a-z0-9]+_\d{3}_\d{7}|cc\d{4}))(?![a-z0-9])",
     re.IGNORECASE,
 )
-# Words of picture names that tell nobody from anybody else: what is shown, and how.
+# Words of image names that do not identify a person.
 _IMPERSONAL = {
     *("image", "images", "img", "im", "i", "pic", "picture", "photo", "png", "frame", "dicom"),
     *("slice", "slices", "slc", "sl", "s", "z", "x", "y", "no", "nr", "num", "axial", "ax", "tra"),
@@ -139,7 +139,7 @@ def tell_people_apart(names: Sequence[str]) -> dict[str, str]:
     the like (`Image #10.png`, `slice_7.png`, `IM0001.png`). An identifier of letters and a number
     (`AB12_045.png`) names a person even if there is one picture of each. Anything else does if
     several pictures have it in common, or letters (`a_12.png`) if the number of the slice comes
-    again with others: numbers alone may be those of slices (`45_0.png`, `46_0.png`).
+    again with others: bare numbers may be slice numbers (`45_0.png`, `46_0.png`).
 
     Args:
         names: of all pictures of a set, without those whose subject is known.
@@ -155,12 +155,12 @@ def tell_people_apart(names: Sequence[str]) -> dict[str, str]:
         return {}
     are_several = sum(len(numbers) > 1 for numbers in slices.values()) > 1
     again = Counter(number for numbers in slices.values() for number in numbers)
-    begins_anew = max(again.values()) > 1
+    restarts = max(again.values()) > 1
 
     def shows(person: str) -> bool:
         if are_several or re.search(r"[a-z]{2,}\d|(?<![a-z0-9])p\d", person, re.IGNORECASE):
             return True
-        return begins_anew and not any(letter.isdigit() for letter in person)
+        return restarts and not any(letter.isdigit() for letter in person)
 
     return {name: person for name, (person, _) in parts.items() if shows(person)}
 
@@ -214,7 +214,7 @@ def series_name(name: str) -> str:
 def natural_key(text: str | Path) -> list[tuple[int, int, str]]:
     """A sort key by which `Image #9` comes before `Image #10`."""
     parts = re.split(r"(\d+)", str(text).casefold())
-    # Numbers by their length, then their digits: there is no end to how long they are.
+    # Numbers by their length, then their digits: they can be arbitrarily long.
     ranks = [part.lstrip("0") if n % 2 else part for n, part in enumerate(parts)]
     keys = [(0, len(rank), rank) if n % 2 else (1, 0, rank) for n, rank in enumerate(ranks)]
     return [*keys, (2, 0, str(text))]
@@ -227,5 +227,5 @@ def _words(text: str) -> list[str]:
 
 def _says_image(folder: str) -> bool:
     """Whether a folder is named after what it holds, such as `T1` or `masks`, not a person."""
-    told = of_text(folder)
-    return told.contrast is not None or told.kind in ("mask", "agent")
+    identity = of_text(folder)
+    return identity.contrast is not None or identity.kind in ("mask", "agent")

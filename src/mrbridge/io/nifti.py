@@ -1,7 +1,7 @@
 """NIfTI-1 and NIfTI-2 in one file (`.nii`, `.nii.gz`).
 
 The header is checked before anything is allocated, the file is read to its end so that the CRC of
-a `.nii.gz` is checked, and a header goes back byte for byte where it says where the voxels lie.
+a `.nii.gz` is checked, and a header is kept byte for byte where it describes the geometry.
 
 Source: https://nifti.nimh.nih.gov/nifti-1 (nifti1.h) and /nifti-2.
 """
@@ -46,7 +46,7 @@ _ARCHIVES = {
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a file's voxels lie: bytes from its start, and the shape (i, j, k, volumes)."""
+    """Where a file's voxels are: offset in bytes, and the shape (i, j, k, volumes)."""
 
     offset: int
     shape: tuple[int, int, int, int]
@@ -374,7 +374,7 @@ def _header_for(volume: Volume, voxels: NDArray[Any]) -> Any:
 
 def mark(header: Any, note: str) -> None:
     """Write the note; drop what only held for the source: its names, its display window, and what
-    is in fields that nobody uses.
+    is in unused fields.
 
     Fields that a header of another kind does not have are passed over.
     """
@@ -383,7 +383,7 @@ def mark(header: Any, note: str) -> None:
     values |= dict.fromkeys(("extents", "session_error", "glmax", "glmin"), 0)
     values["regular"] = b"r"
     for field, value in values.items():
-        if field in header:  # NIfTI-2 has unused_str alone of what is unused
+        if field in header:  # of the unused fields, NIfTI-2 has only unused_str
             header[field] = value
 
 

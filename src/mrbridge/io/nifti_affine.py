@@ -1,4 +1,4 @@
-"""Where the voxels of a NIfTI file lie: sform, qform, and what can be corrected in them.
+"""The affine of a NIfTI file: sform, qform, and corrections to them.
 
 Source: https://nifti.nimh.nih.gov/nifti-1 (nifti1.h) and /nifti-2.
 """
@@ -80,7 +80,7 @@ def _why_no_affine(header: Any, stored: tuple[NDArray[np.float64] | None, ...]) 
 def _repair(header: Any, shape: tuple[int, ...]) -> dict[str, list[str]]:
     """Correct, in place, what can be meant in one way only; return notes for each form.
 
-    A step along an axis of one voxel has no effect on where the voxels lie: where it is missing,
+    A step along an axis of one voxel has no effect on voxel positions: if it is missing,
     it becomes 1 mm for the qform (as in SimpleITK), and the normal of the slice for the sform. A
     quaternion that rounding made longer than 1 is normalised, as in the reference code of NIfTI
     (nifti_quatern_to_mat44 of nifti1_io.c).

@@ -1,7 +1,7 @@
 """What mrbridge made, and may therefore replace. Every writer asks here.
 
 A file is ours if it carries a mark that acquired scans and the work of others cannot carry by
-accident; the word "synthetic" alone is none, since scanners synthesise contrasts too.
+accident; the word "synthetic" is not enough, since scanners synthesise contrasts too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def must_be_ours(path: Path) -> None:
     """Refuse to replace what mrbridge did not make.
 
     Raises:
-        OutputError: something lies there that does not say that mrbridge made it.
+        OutputError: something is there that was not made by mrbridge.
     """
     if path.exists() and not is_ours(path):
         raise OutputError(
@@ -78,17 +78,17 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def is_our_json(told: Any) -> bool:
+def is_our_json(content: Any) -> bool:
     """Whether the content of a JSON file says that mrbridge made it."""
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         return False
-    makers = told.get("GeneratedBy")
+    makers = content.get("GeneratedBy")
     if isinstance(makers, list):
         names = [one.get("Name") for one in makers if isinstance(one, dict)]
         return GENERATOR in names
-    by = str(told.get("created_by", ""))
-    version = str(told.get("mrbridge", ""))  # of scores and findings
-    stored = str(told.get("format", ""))
+    by = str(content.get("created_by", ""))
+    version = str(content.get("mrbridge", ""))  # of scores and findings
+    stored = str(content.get("format", ""))
     return (
         re.match(r"mrbridge \d", by) is not None
         or re.match(r"\d", version) is not None

@@ -1,6 +1,6 @@
-"""Values that are no image: NaN, infinity, and the constant that pads the surroundings.
+"""Values outside the image: NaN, infinity, and the constant that pads the surroundings.
 
-Scanners, registration and resampling tools fill what lies outside the image with a constant such
+Scanners, registration and resampling tools fill the area outside the image with a constant such
 as -1000, -1024, -32768, 32767, 65535 or NaN. Taken for tissue or air it would set the range of
 intensities.
 """
@@ -18,14 +18,14 @@ _MANY = 0.0005  # the smallest share of padding: it would shift the percentiles 
 _MOST = 0.02  # a larger share of negative integers need not touch the border of the image
 _LARGEST_SIGNED = 2**15 - 1
 _FAR, _VERY_FAR = 0.5, 2.0  # distances of padding from the image, in ranges of the image
-_EXTREME = 10.0  # likewise, for what is above the image and below 32767: labels lie at 5
-_BELOW = 0.01  # likewise, for negative integers below a magnitude image, which has none
+_EXTREME = 10.0  # the same, for values above the image and below 32767: labels are at 5
+_BELOW = 0.01  # the same, for negative integers below a magnitude image, which has none
 _RINGING = 0.05  # of the range of an image, or the distance of padding, that may be below zero
 _BACKGROUND = 0.1  # share of voxels in the lowest tenth of the range of an image with background
 _FEWEST_VALUES = 16  # an image with fewer different values is a label map or a mask
 _EDGE = 2  # voxels next to padding that resampling mixes with it
 _NEAR = 0.25  # share of the way to the image within which values are padding, after interpolation
-_BESIDE = 0.02  # share of the padding by which interpolation changes it, away from its edges
+_MARGIN = 0.02  # share of the padding by which interpolation changes it, away from its edges
 _EVEN = 1e-3  # share of the range within which values count as one, after interpolation
 
 
@@ -33,8 +33,8 @@ def find_padding(voxels: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Find the constant that pads an image.
 
     It is a value other than 0 that many voxels share, at the border of the image or in a large
-    part of it, and that lies far outside the range of all other voxels: twice this range (ten times
-    if it lies above them and under 32767); or half of it, of a negative integer or one from 32767
+    part of it, and that is far outside the range of all other voxels: twice this range (ten times
+    if it is above them and under 32767); or half of it, of a negative integer or one from 32767
     on, where the others have a background of their own; or a hundredth, of a negative integer below
     an image without negative values. Label maps and masks have no padding.
 
@@ -61,7 +61,7 @@ def find_padding(voxels: NDArray[Any]) -> NDArray[np.bool_] | None:
 def filled(voxels: NDArray[Any], padding: NDArray[np.bool_]) -> tuple[NDArray[Any], float]:
     """Replace padding by background.
 
-    Voxels next to padding that lie outside the range of the others, because resampling mixed them
+    Voxels next to padding that are outside the range of the others, because resampling mixed them
     with it, become background too.
 
     Args:
@@ -111,7 +111,7 @@ def without_padding(voxels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
     values, counts = np.unique(voxels[padding], return_counts=True)
     voxels, background = filled(voxels, padding)
     notes.append(
-        f"{counts.sum()} voxels, mostly of the value {values[counts.argmax()]:g}, lie far outside "
+        f"{counts.sum()} voxels, mostly of the value {values[counts.argmax()]:g}, are far outside "
         f"the range of the image: they are padding and became background ({background:g})"
     )
     return voxels, notes
@@ -138,11 +138,11 @@ def _candidates(values: NDArray[Any]) -> list[tuple[float, float, bool]]:
         return []
     candidates = []
     for end, is_low in ((found[many][0], True), (found[many][-1], False)):
-        # Interpolation leaves values beside the constant.
-        beside = _BESIDE * abs(end)
-        counted = np.where(abs(found - end) <= beside, counts, 0)
+        # Interpolation leaves values close to the constant.
+        margin = _MARGIN * abs(end)
+        counted = np.where(abs(found - end) <= margin, counts, 0)
         value = float(found[counted.argmax()])
-        rest = sample[sample > end + beside] if is_low else sample[sample < end - beside]
+        rest = sample[sample > end + margin] if is_low else sample[sample < end - margin]
         if rest.size:
             lower, upper = (float(level) for level in np.percentile(rest, (5, 95)))
             nearest = lower if is_low else upper
@@ -157,7 +157,7 @@ def _candidates(values: NDArray[Any]) -> list[tuple[float, float, bool]]:
 
 
 def _is_chosen(value: float) -> bool:
-    """Whether a value looks like the choice of a tool: z-scores are no integers, -1 may be black,
+    """Whether a value looks like the choice of a tool: z-scores are not integers, -1 may be black,
     and a phantom without noise has bright constants."""
     return (value < -1 or value >= _LARGEST_SIGNED) and value == round(value)
 

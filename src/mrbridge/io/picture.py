@@ -176,7 +176,7 @@ def _check_whole(data: bytes, path: Path) -> None:
                 path=path,
                 remedy=_TOO_LARGE,
             )
-        # Loading alone skips the CRC of a PNG's pixels and the end of a JPEG.
+        # Loading by itself skips the CRC of a PNG's pixels and the end of a JPEG.
         if image.format == "PNG":
             image.verify()
             if _PNG_END not in data:
@@ -245,7 +245,7 @@ def _grey(
         image: loaded.
         deep: its samples where Pillow keeps only a part of their bits.
         data: the file.
-        path, notes: where it is, and what is to be said of it.
+        path, notes: where it is; notes to log about it.
     """
     if image.mode.startswith("I"):
         values = np.asarray(image)

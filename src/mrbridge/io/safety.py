@@ -54,8 +54,8 @@ def this_machine() -> str:
         space = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         space = _FIRST_SPACE
-    told = socket.gethostname() + ("" if space == _FIRST_SPACE else f" {space}")
-    return hashlib.sha256(told.encode()).hexdigest()[:6]
+    host = socket.gethostname() + ("" if space == _FIRST_SPACE else f" {space}")
+    return hashlib.sha256(host.encode()).hexdigest()[:6]
 
 
 _HOST = this_machine()
@@ -77,7 +77,7 @@ def suffix_of(path: str | Path) -> str:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what is written there becomes `path` on success.
+    """Yield a temporary path next to `path`; what is written there becomes `path` on success.
 
     The folder is made where it is missing. On any failure the temporary file is removed and an
     old `path` stays as it was.
@@ -127,7 +127,7 @@ def _keep_mode(old: Path, new: Path) -> None:
 def paired(image: Path, sidecar: Path) -> Iterator[None]:
     """Within it an image is written, then the sidecar that describes it.
 
-    At no instant does a sidecar lie beside an image that it does not describe: the old one goes
+    A sidecar never stands next to an image that it does not describe: the old one goes
     just before the new image comes. Where either cannot be written, both are as they were.
 
     Raises:
@@ -166,7 +166,7 @@ def _set_aside(image: Path) -> None:
     if url_of(sidecar) is not None:
         remove(sidecar)
         return
-    with suppress(OSError):  # there is none, or the file system has no hard links
+    with suppress(OSError):  # it does not exist, or the file system has no hard links
         os.link(image, old_image)
     if sidecar.exists():
         os.replace(sidecar, old_sidecar)
@@ -175,7 +175,7 @@ def _set_aside(image: Path) -> None:
 
 @contextmanager
 def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
-    """Give a temporary empty folder beside `path`; on success it takes the place of `path`.
+    """Yield a temporary empty folder next to `path`; on success it replaces `path`.
 
     Its files are flushed to disk one by one only where it is `flushed` (a prepared scan has
     hundreds): the others' owner keeps a checksum and finds damage when reading.
@@ -208,7 +208,7 @@ def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically.
 
-    Bytes of file names that are no text (surrogates, in Python) are written as escapes.
+    Bytes of file names that are not text (surrogates in Python) are written as escapes.
 
     Raises:
         OutputError: it cannot be written.
@@ -243,7 +243,7 @@ def sweep(folder: str | Path) -> None:
 
 
 def is_temporary(path: str | Path) -> bool:
-    """Whether the name is one of an unfinished file of ours, or of a lock."""
+    """Whether the name is that of an unfinished file of mrbridge, or of a lock."""
     name = Path(path).name
     return _TEMPORARY.match(name) is not None or name.startswith(LOCK)
 
@@ -251,8 +251,8 @@ def is_temporary(path: str | Path) -> bool:
 def temporary_name(suffix: str) -> str:
     """A new name of something unfinished, which `sweep` removes when this process is gone."""
     start = process_start(os.getpid())
-    told = f"{os.getpid()}" if start is None else f"{os.getpid()}.{start}"
-    name = f".~{_HOST}-{told}-{uuid.uuid4().hex[:8]}{suffix}"
+    process = f"{os.getpid()}" if start is None else f"{os.getpid()}.{start}"
+    name = f".~{_HOST}-{process}-{uuid.uuid4().hex[:8]}{suffix}"
     _ours.add(name)
     return name
 
@@ -276,14 +276,14 @@ def sha256_of(path: str | Path) -> str:
 
 
 def begin_sha256(path: str | Path) -> None:
-    """Sum up a file beside what follows; the next `sha256_of` it, if unchanged, waits for that."""
+    """Hash a file in a thread; the next `sha256_of` the unchanged file waits for it."""
     begun = Future[str]()
     _begun[Path(path)] = _stamp(path), begun
 
     def work() -> None:
         try:
             begun.set_result(_sha256(path))
-        except BaseException as error:  # whoever asks for the sum gets it
+        except BaseException as error:  # raised by `sha256_of`
             begun.set_exception(error)
 
     Thread(target=work, daemon=True).start()
@@ -377,9 +377,9 @@ def _is_orphan(entry: Path, host: str, pid: int, start: str | None) -> bool:
 
 def process_start(pid: int) -> int | None:
     """When a process of this machine began, in clock ticks since its start, which tells it from a
-    later one of the same number (proc(5), field 22); None where nobody tells."""
-    told = _status(pid)
-    return int(told[19]) if len(told) > 19 else None
+    later one of the same number (proc(5), field 22); None if unknown."""
+    fields = _status(pid)
+    return int(fields[19]) if len(fields) > 19 else None
 
 
 def _status(pid: int) -> list[bytes]:
@@ -391,11 +391,11 @@ def _status(pid: int) -> list[bytes]:
 
 
 def is_alive(pid: int, start: int | str | None = None) -> bool:
-    """Whether a process of this machine runs, whoever owns it.
+    """Whether a process of this machine runs, of any user.
 
     Args:
         pid: its number.
-        start: what `process_start` told of it, if anything.
+        start: its `process_start`, if known.
     """
     try:
         os.kill(pid, 0)

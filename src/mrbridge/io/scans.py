@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _DERIVED = ("space", "cohort", "res", "den", "label", "desc")
 """Entities that no raw image has (BIDS 1.10, "BIDS Derivatives")."""
 
-_REASONS = 10  # that are told in words
+_REASONS = 10  # that are listed
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Scan:
         subject, session: None where nothing tells them.
         contrast: a BIDS suffix such as T1w.
         name: the file's name.
-        split: `train`, `val` or `test` where the user said so.
+        split: `train`, `val` or `test` if the user named one.
         series: which series of `path`, where it holds DICOM files.
-        files: below `path`, those that hold the series, so that nobody looks through all again.
+        files: below `path`, those that hold the series, so that they are not searched again.
     """
 
     path: Path
@@ -106,7 +106,7 @@ def _oddity(item: tuple[Scan, BidsName]) -> tuple[bool, bool, int, str]:
 
 
 def outside(found: FoundScans, out: Path) -> FoundScans:
-    """What was found, without what lies in or around a folder of results."""
+    """The scans without those in or above a folder of results."""
     place = Path(os.path.realpath(out))
 
     def is_result(path: Path) -> bool:
@@ -121,17 +121,17 @@ def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) 
 
     Args:
         ignored: files with reasons.
-        root: the folder from which they are told; None names none of them.
+        root: paths are shown relative to it; None shows no paths.
     """
     counts = Counter(reason for _, reason in ignored)
     examples = {reason: path for path, reason in reversed(ignored)}
     for reason, count in counts.most_common(_REASONS):
         path = examples[reason]
-        told = "1 file" if count == 1 else f"{count} files"
+        files = "1 file" if count == 1 else f"{count} files"
         if root is not None:
             below = shown(path.relative_to(root) if path.is_relative_to(root) else path)
-            told = below if count == 1 else f"{told}, such as {below}"
-        log.info("left out (%s): %s", reason, told)
+            files = below if count == 1 else f"{files}, such as {below}"
+        log.info("left out (%s): %s", reason, files)
     if len(counts) > _REASONS:
         log.info("left out for %d other reasons: see report.json", len(counts) - _REASONS)
 
@@ -139,7 +139,7 @@ def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) 
 def why_left_out(ignored: Sequence[tuple[Path | str, str]]) -> str:
     """The most common reasons, in brackets for the line of an error; empty without any."""
     counts = Counter(reason for _, reason in ignored).most_common(3)
-    told = "; ".join(
+    reasons = "; ".join(
         f"{count} file{'s' if count > 1 else ''}: {reason}" for reason, count in counts
     )
-    return f" (left out: {told})" if told else ""
+    return f" (left out: {reasons})" if reasons else ""

@@ -3,7 +3,7 @@
 What a series is not comes first: another modality, a localizer, a map, a phase image, a scan after
 a contrast agent, a sequence that is timed like T1w and is not. Then echo, repetition and inversion
 time decide (Bernstein, King, Zhou, Handbook of MRI Pulse Sequences, 2004), and the description only
-where they do not. FLAIR alone is believed by its description where the timing fits, because without
+where they do not. Only FLAIR is believed by its description where the timing fits, because without
 its inversion time it is timed like T2w.
 
 Sources: PS3.3, C.8.3.1 (MR image), C.8.13.3 (complex image component), C.8.13.5 (enhanced MR
@@ -86,7 +86,7 @@ _SEQUENCES = (
 
 @dataclass(frozen=True)
 class _Acquisition:
-    """How a slice was acquired; times in ms, angles in degrees, None where not told."""
+    """How a slice was acquired; times in ms, angles in degrees, None if not stated."""
 
     echo: float | None
     repetition: float | None
@@ -100,7 +100,7 @@ class _Acquisition:
     steady: bool
 
     @property
-    def told(self) -> str:
+    def timing(self) -> str:
         """The numbers in words."""
         named = (("TE", self.echo), ("TR", self.repetition), ("TI", self.inversion))
         return ", ".join(f"{name} {value:g} ms" for name, value in named if value is not None)
@@ -192,12 +192,12 @@ def _by_description(slices: Sequence[Header]) -> Identity | None:
     first = slices[0]
     for keyword in ("SeriesDescription", "ProtocolName"):
         text = first.text(keyword)
-        told = of_text(text)
-        if told.is_other and told.kind != "agent" and not (keyword != "SeriesDescription"
+        identity = of_text(text)
+        if identity.is_other and identity.kind != "agent" and not (keyword != "SeriesDescription"
                                                            and _is_of_exam(text)):  # fmt: skip
             where = "its description" if keyword == "SeriesDescription" else "its protocol"
-            return replace(told, reason=told.reason.replace("its name", where))
-        if not told.is_unknown:
+            return replace(identity, reason=identity.reason.replace("its name", where))
+        if not identity.is_unknown:
             return None
     return None
 
@@ -216,7 +216,7 @@ def _by_sequence(slices: Sequence[Header]) -> Identity | None:
             return something_else(kind, f"{reason}, by its sequence")
     acquired = _acquisition(first)
     if acquired.planar:
-        return something_else("echo-planar", f"is echo-planar ({acquired.told})")
+        return something_else("echo-planar", f"is echo-planar ({acquired.timing})")
     if first.text("AngioFlag").upper() == "Y":
         return something_else("angiography", "is an angiography")
     stated = first.text("AcquisitionContrast").upper()
@@ -248,7 +248,7 @@ def _gradient_lookalike(slices: Sequence[Header], acquired: _Acquisition) -> Ide
     balanced = repetition < 15 and 0.35 <= echo / repetition <= 0.65 and (acquired.flip or 0) >= 30
     if acquired.spoiled is not True and ((acquired.steady and repetition < 15) or balanced):
         return something_else(
-            "steady state", f"is a balanced steady-state sequence, bright fluid ({acquired.told})"
+            "steady state", f"is a balanced steady-state sequence, bright fluid ({acquired.timing})"
         )
     echoes = {round(t, 1) for s in slices if (t := s.number("EchoTime")) is not None}
     if len(echoes) > 1:
@@ -353,23 +353,23 @@ def _timed(acquired: _Acquisition) -> Identity | None:
     if acquired.inverted:
         return _inversion_recovery(acquired, echo, repetition)
     if echo >= 60 and repetition >= 1500:
-        return Identity("T2w", f"long echo and repetition ({acquired.told})")
+        return Identity("T2w", f"long echo and repetition ({acquired.timing})")
     if echo <= 40 and repetition <= 1200:
-        return Identity("T1w", f"short echo and repetition ({acquired.told})")
+        return Identity("T1w", f"short echo and repetition ({acquired.timing})")
     if echo <= 40 and repetition >= 1800:
-        return Identity("PDw", f"short echo, long repetition ({acquired.told})")
+        return Identity("PDw", f"short echo, long repetition ({acquired.timing})")
     return None
 
 
 def _gradient_echo(acquired: _Acquisition, echo: float, repetition: float) -> Identity | None:
     if echo > 12 and not acquired.inverted:
-        return something_else("T2*", f"is a gradient echo weighted by T2* ({acquired.told})")
+        return something_else("T2*", f"is a gradient echo weighted by T2* ({acquired.timing})")
     if acquired.inverted:
-        return Identity("T1w", f"gradient echo after inversion, short echo ({acquired.told})")
+        return Identity("T1w", f"gradient echo after inversion, short echo ({acquired.timing})")
     flip = acquired.flip or 0
     # Above the Ernst angle of white matter (T1 about 0.9 s) contrast is by T1.
     if (repetition <= 50 and flip >= 12) or (50 < repetition <= 800 and flip >= 40):
-        return Identity("T1w", f"spoiled gradient echo, flip angle {flip:g}° ({acquired.told})")
+        return Identity("T1w", f"spoiled gradient echo, flip angle {flip:g}° ({acquired.timing})")
     return None
 
 
@@ -377,17 +377,17 @@ def _inversion_recovery(acquired: _Acquisition, echo: float, repetition: float) 
     inversion = acquired.inversion
     if inversion is None:
         if echo >= 60 and repetition >= 4000:
-            return Identity("FLAIR", f"inversion, long echo and repetition ({acquired.told})")
+            return Identity("FLAIR", f"inversion, long echo and repetition ({acquired.timing})")
         if echo <= 20:
-            return Identity("T1w", f"inversion, short echo ({acquired.told})")
+            return Identity("T1w", f"inversion, short echo ({acquired.timing})")
         return None
     if inversion >= 1400 and echo >= 60:
-        return Identity("FLAIR", f"long inversion and echo ({acquired.told})")
+        return Identity("FLAIR", f"long inversion and echo ({acquired.timing})")
     if inversion < 350 and repetition > 1500:
-        return something_else("STIR", f"is a STIR: fat is nulled by inversion ({acquired.told})")
+        return something_else("STIR", f"is a STIR: fat is nulled by inversion ({acquired.timing})")
     if acquired.spin and inversion < 1400 and repetition > 4500:
         return something_else("DIR", f"has a short inversion and a long repetition: double "
-                              f"inversion recovery ({acquired.told})")  # fmt: skip
+                              f"inversion recovery ({acquired.timing})")  # fmt: skip
     if 350 <= inversion < 1400 and echo <= 40:
-        return Identity("T1w", f"inversion, short echo ({acquired.told})")
+        return Identity("T1w", f"inversion, short echo ({acquired.timing})")
     return None

@@ -33,7 +33,7 @@ class Identity:
 
     @property
     def is_other(self) -> bool:
-        """Whether it is known to be none of the contrasts."""
+        """Whether it is known not to be one of the contrasts."""
         return bool(self.kind)
 
     @property
@@ -43,5 +43,5 @@ class Identity:
 
 
 def something_else(kind: str, reason: str) -> Identity:
-    """An image that is known to be none of the contrasts."""
+    """An image that is known not to be one of the contrasts."""
     return Identity(reason=reason, kind=kind)

@@ -47,13 +47,13 @@ def of_path(path: str | Path) -> Identity:
     if not found.is_unknown:
         return found
     for folder in path.parents:
-        told = _of_folder(folder.name)
-        if told.is_other and len(normalised(folder.name).split()) > 3:
+        named = _of_folder(folder.name)
+        if named.is_other and len(normalised(folder.name).split()) > 3:
             continue  # "ms_lesion_study_2020" holds more than lesions
-        if found.is_unknown and not told.is_unknown:
-            found = told
-        elif told.kind == "mask":
-            return told
+        if found.is_unknown and not named.is_unknown:
+            found = named
+        elif named.kind == "mask":
+            return named
     return found
 
 
@@ -83,9 +83,9 @@ def of_bids_name(name: BidsName) -> Identity:
             return something_else(
                 "agent", f"was taken after a contrast agent, by '{word}' in its name"
             )
-        told = of_text(label)
-        if told.is_other and told.kind != "agent":
-            return told
+        named = of_text(label)
+        if named.is_other and named.kind != "agent":
+            return named
     return Identity(name.suffix, "by its BIDS suffix")
 
 
@@ -105,9 +105,9 @@ def _of_stem(stem: str) -> Identity:
 
 
 def _of_folder(folder: str) -> Identity:
-    """`real` beside `synthetic` holds true scans, not the real part of complex images."""
-    told = of_text(folder)
-    return Identity() if told.is_other and normalised(folder) in ("real", "ph") else told
+    """`real` next to `synthetic` holds acquired scans, not the real part of complex images."""
+    named = of_text(folder)
+    return Identity() if named.is_other and normalised(folder) in ("real", "ph") else named
 
 
 def _without_people(name: BidsName, stem: str) -> str:

@@ -265,7 +265,7 @@ WEAK_OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
     )
 )
 CONTRASTS: tuple[tuple[str, str, re.Pattern[str]], ...] = (
-    # contrast, whether it is told in full or by a bare letter and number, words
+    # contrast, whether it is written in full or as a bare letter and number, words
     ("FLAIR", "full", _words(
         r"flair[a-z]*|t2f|dark ?fluid|da fl|fluid attenuated|spcir[0-9a-z]*|flr")),
     ("T1w", "full", _words(

@@ -69,30 +69,30 @@ def of_text(text: str) -> Identity:
     Returns:
         The contrast, something else with the reason, or an identity that `is_unknown`.
     """
-    said = normalised(text)
-    other = _first(OTHERS, said)
-    if other is not None and not (other.kind in _LABELS and _ENDS_WITH_SUFFIX.search(said)):
+    words = normalised(text)
+    other = _first(OTHERS, words)
+    if other is not None and not (other.kind in _LABELS and _ENDS_WITH_SUFFIX.search(words)):
         return other
     agent = agent_in(text)
     if agent:
         return something_else(
             "agent", f"was taken after a contrast agent, by '{agent}' in its name"
         )
-    contrasts = _contrasts(said)
-    if contrasts == {"T2w"} and re.search(r"\btirm?\b", said):
+    contrasts = _contrasts(words)
+    if contrasts == {"T2w"} and re.search(r"\btirm?\b", words):
         return Identity(reason="its name says an inversion recovery, which may be STIR or FLAIR")
     if len(contrasts) == 1:
         return Identity(contrasts.pop(), "by its name")
     if contrasts:
         return Identity(reason=f"its name says {' and '.join(sorted(contrasts))}")
-    return _first(WEAK_OTHERS, said) or Identity(
+    return _first(WEAK_OTHERS, words) or Identity(
         reason="its name does not say which contrast it is"
     )
 
 
-def _first(others: tuple[tuple[re.Pattern[str], str, str], ...], said: str) -> Identity | None:
+def _first(others: tuple[tuple[re.Pattern[str], str, str], ...], words: str) -> Identity | None:
     for pattern, kind, reason in others:
-        found = pattern.search(said)
+        found = pattern.search(words)
         if found:
             return something_else(kind, f"{reason}, by '{found[0]}' in its name")
     return None
@@ -103,30 +103,30 @@ def agent_in(text: str) -> str | None:
 
     `T1 PRE GD`, `sans injection` and `T1 nativ` say that it was not.
     """
-    said = normalised(text)
-    both = BOTH.search(said)
+    words = normalised(text)
+    both = BOTH.search(words)
     if both:
         return both[0]
-    found = AFTER.search(WITHOUT.sub(" ", said))
+    found = AFTER.search(WITHOUT.sub(" ", words))
     return found[0] if found else None
 
 
 def says_no_agent(text: str) -> bool:
     """Whether words say that no contrast agent was given, or not yet."""
-    said = normalised(text)
+    words = normalised(text)
     return agent_in(text) is None and bool(
-        WITHOUT.search(said)
-        or re.search(r"\b(?:pre|nativ[aeo]?|natif|basale?|unenhanced|plain)\b", said)
+        WITHOUT.search(words)
+        or re.search(r"\b(?:pre|nativ[aeo]?|natif|basale?|unenhanced|plain)\b", words)
     )
 
 
-def _contrasts(said: str) -> set[str]:
-    """The contrasts that are said, the space of registration and what FLAIR implies left out."""
-    without_space = SPACE.sub(" ", said)
+def _contrasts(words: str) -> set[str]:
+    """The contrasts that are named, without the space of registration and what FLAIR implies."""
+    without_space = SPACE.sub(" ", words)
     if any(pattern.search(without_space) for _, _, pattern in CONTRASTS):
-        said = without_space
-    found = {(c, how) for c, how, pattern in CONTRASTS if pattern.search(said)}
-    # T1 may be a point in time: "T1w" beside it is the contrast.
+        words = without_space
+    found = {(c, how) for c, how, pattern in CONTRASTS if pattern.search(words)}
+    # T1 may be a point in time: a "T1w" next to it is the contrast.
     full = {contrast for contrast, how in found if how == "full"}
     contrasts = {contrast for contrast, _ in found}
     if "FLAIR" in contrasts:

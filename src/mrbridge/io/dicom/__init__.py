@@ -1,7 +1,7 @@
-"""DICOM series, in and out: found, told apart, sorted, read; and derived series written.
+"""DICOM series: find, distinguish, sort and read them; write derived series.
 
 What is read is a folder or a zip with several series and anything else in it, not a file. Series
-are sorted by where their slices lie; whatever is missing, there twice or no anatomy is named.
+are sorted by slice position; what is missing, duplicated or not anatomical is named.
 
 Source: DICOM PS3, https://www.dicomstandard.org.
 """

@@ -27,7 +27,7 @@ def choose_series(
     Args:
         contrasts: those that are wanted, the first that there is wins; None takes any.
         named: a SeriesNumber, `number:echo`, or SeriesInstanceUID, which decides instead.
-        force: also take a series that is known to be something else, where it is named or alone.
+        force: also take a series known to be something else, if it is named or the only one.
 
     Raises:
         InputError: none or several fit, the one that is named cannot be read or is something else,
@@ -93,9 +93,9 @@ def _named(listing: Listing, named: str, *, force: bool) -> Series:
     if len(fitting) > 1:  # magnitude and phase images of one series bear one number
         fitting = [one for one in fitting if one.is_image] or fitting
     if len(fitting) > 1:
-        told = ", ".join(f"{one.label} of {one.uid}" for one in fitting)
+        candidates = ", ".join(f"{one.label} of {one.uid}" for one in fitting)
         raise InputError(
-            f"holds {len(fitting)} series that '{named}' may mean: {told}",
+            f"holds {len(fitting)} series that '{named}' may mean: {candidates}",
             path=listing.path,
             remedy="Name one by number and echo, or by its UID.",
         )

@@ -16,7 +16,7 @@ from mrbridge.io.dicom.header import Slice
 __all__ = ["without_copies"]
 
 _ALL_NAMED = 5  # images named in one message
-# What makes two files one image, beside their pixels.
+# What makes two files one image, besides their pixels.
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
 _MATTER = (
     *_PLACE,
@@ -42,7 +42,7 @@ def without_copies(
     by_file: dict[DicomFile, list[Slice]] = defaultdict(list)
     for part in slices:
         by_file[part.file].append(part)
-    # Some exports give all images of a series one UID: these lie at different places.
+    # Some exports give all images of a series one UID: these have different positions.
     alike: dict[str, list[list[Slice]]] = defaultdict(list)
     for parts in by_file.values():
         alike[repr((parts[0].uid, _facts(parts[0], _PLACE)))].append(parts)
@@ -59,11 +59,11 @@ def without_copies(
                 differing.append(other[0])
     if not differing:
         return kept, copies, None
-    told = ", ".join(part.shown for part in differing[:_ALL_NAMED])
+    names = ", ".join(part.shown for part in differing[:_ALL_NAMED])
     noun = "image is" if len(differing) == 1 else "images are"
     refusal = InputError(
         f"{len(differing)} {noun} there in two versions: one SOPInstanceUID, other pixels or "
-        f"another header ({told})",
+        f"another header ({names})",
         path=differing[0].file.shown,
         remedy="Keep the right file of each, and remove the others.",
     )

@@ -1,9 +1,9 @@
 """Decoding pixels; compressed ones in a process of its own.
 
 The decoders of JPEG, JPEG-LS and JPEG 2000 are C and C++ code that ends the whole process on some
-damaged files. A process of their own ends alone, and neither its memory nor its time is ours. Run
-as a module, this is that process: it reads requests from standard input and answers on standard
-output.
+damaged files. In a process of their own they cannot crash mrbridge, and their memory and time are
+limited. Run as a module, this is that process: it reads requests from standard input and answers on
+standard output.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _padding(part: Slice, plane: NDArray[Any], whole: Dataset | None) -> NDArray
 
 
 def _stored(value: Any, bits: int, signed: bool) -> int | None:
-    """A value as pixels of so many bits hold it, whatever type its writer gave it; None if none."""
+    """A value as stored in pixels of `bits` bits, whatever its type; None if there is none."""
     if isinstance(value, bytes):
         value = int.from_bytes(value, "little") if value else None
     try:

@@ -1,6 +1,6 @@
 """Finding DICOM files: in a folder or a zip, with any name or none, among anything else.
 
-A zip is never unpacked: its members are read where they lie, so the paths that they claim reach no
+A zip is never unpacked: its members are read in place, so the paths that they claim reach no
 disk and only headers are read to list them.
 """
 
@@ -38,7 +38,7 @@ from mrbridge.io.transfer import fetch, not_fetched
 from mrbridge.quiet import Shared, without_warnings
 
 MAX_FILES = 200_000
-"""The most files that are looked through; more is no study."""
+"""The most files that are searched; a study has fewer."""
 
 MAX_FILE_BYTES = 2**32
 """The largest DICOM file that is opened."""
@@ -59,7 +59,7 @@ _SMALL = 1 << 26  # bytes: what may be compressed to anything
 
 
 class _Bounded(io.BufferedReader):
-    """A file that makes no room for more than it holds, whatever length an element claims."""
+    """A file that never allocates more than it holds, whatever length an element claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """As much as is wanted and there."""
@@ -189,7 +189,7 @@ class DicomFile:
 
 
 def parse(source: IO[bytes], **how: Any) -> Dataset:
-    """A data set, with or without a preamble; what pydicom is told is in `how`.
+    """A data set, with or without a preamble; `how` holds the arguments for pydicom.
 
     Its file meta information always names a transfer syntax.
 
@@ -285,7 +285,7 @@ def nameless(root: Path) -> Iterator[None]:
     some scanners do; `IM0003` and UIDs stay.
 
     Args:
-        root: the folder or zip; a path that a user named is told as it is.
+        root: the folder or zip; a path that the user named appears in messages unchanged.
     """
     try:
         yield
@@ -295,8 +295,8 @@ def nameless(root: Path) -> Iterator[None]:
         if all(_PLAIN.match(part) for part in error.path.relative_to(root).parts):
             raise
         number = next((n for n, one in enumerate(_paths(root), 1) if one == error.path), None)
-        told = "one of its files" if number is None else f"file {number} by name"
-        raise InputError(f"{error.what} ({told})", path=root, remedy=error.remedy) from None
+        which = "one of its files" if number is None else f"file {number} by name"
+        raise InputError(f"{error.what} ({which})", path=root, remedy=error.remedy) from None
 
 
 def _paths(root: Path) -> Iterator[Path]:
@@ -342,7 +342,7 @@ def find_files(
 
 
 def _reason_against(file: DicomFile) -> str | None:
-    """What cannot be read is no junk: reading it later says what is wrong."""
+    """A file that cannot be read is kept: reading it later reports the fault."""
     if file.member is None and not_fetched(file.path) is not None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Where the slices of a series lie: their order, their spacing, what is missing, the affine.
+"""The geometry of a series: order and spacing of its slices, gaps, the affine.
 
 Slices are sorted by their position along the normal of their plane, never by name or number
 (PS3.3, C.7.6.2.1.1). DICOM's axes run to the patient's left, back and head (LPS); mrbridge's affine
@@ -20,10 +20,12 @@ from mrbridge.io.dicom.header import Slice, plane_of
 # Exports round direction cosines differently from slice to slice (dwv #1877, dcmstack #42).
 # dcm2niix lets each differ by 1e-4, ITK by 1e-6. What counts is how far that moves a slice.
 _PARALLEL = 0.5  # of a pixel: how far the centre of a slice may move if its plane is the common one
-_MOST_PLANES = 8  # as many are told apart
-_STRAY = 0.25  # of the slices: as many may lie in another plane without this being a localizer
+_MOST_PLANES = 8  # more are not distinguished
+_STRAY = (
+    0.25  # of the slices: this many may be in another plane before the series counts as a localizer
+)
 _SAME_PLACE_MM = 0.05
-_UNEVEN = 0.05  # of the spacing: positions off the even grid by more are no stack
+_UNEVEN = 0.05  # of the spacing: positions off the even grid by more are not a stack
 _BESIDE = 0.25  # of a pixel: the same within the plane
 _STRAIGHT_MM = 0.1  # but never refused below this: some scanners write one decimal
 _MOST_MISSING = 0.5  # of the places: with more, the smallest distance says nothing
@@ -53,7 +55,7 @@ class Geometry:
 
 
 def planes_of(slices: Sequence[Slice]) -> list[list[int]]:
-    """Slices by the plane in which they lie, the largest group first: indices of each group.
+    """Slices by their plane, the largest group first: indices of each group.
 
     Two are in parallel planes if it moves the centre of a slice by less than half a pixel to take
     one plane for the other. A slice without an orientation is in no group, nor is one in a
@@ -76,14 +78,14 @@ def planes_of(slices: Sequence[Slice]) -> list[list[int]]:
 
 
 def view_of(part: Slice) -> str:
-    """The anatomical plane nearest to a slice, in a word; empty where it has no orientation."""
+    """The anatomical plane nearest to a slice, in a word; empty if it has no orientation."""
     plane = plane_of(part)
     names = ("sagittal", "coronal", "axial")
     return "" if plane is None else names[int(np.abs(plane[2]).argmax())]
 
 
 def is_localizer(slices: Sequence[Slice]) -> bool:
-    """Whether slices lie in two to four planes, none of which holds nearly all of them."""
+    """Whether slices are in two to four planes, none of which holds nearly all of them."""
     groups = planes_of(slices)
     held = sum(map(len, groups))
     return 1 < len(groups) <= 4 and held - len(groups[0]) > _STRAY * held
@@ -130,7 +132,7 @@ def arrange(slices: Sequence[Slice]) -> Geometry:
 
 def name_gaps(geometry: Geometry, slices: Sequence[Slice]) -> str:
     """Which slices are missing, in words that name their neighbours."""
-    told = []
+    named = []
     runs = np.split(np.array(geometry.missing), np.flatnonzero(np.diff(geometry.missing) > 1) + 1)
     for run in runs[:_ALL_NAMED]:
         before, after = geometry.order[run[0] - 1], geometry.order[run[-1] + 1]
@@ -138,11 +140,11 @@ def name_gaps(geometry: Geometry, slices: Sequence[Slice]) -> str:
         assert after is not None
         at = f"{geometry.positions[run[0]]:.2f}"
         many = f"{len(run)} from {at}" if len(run) > 1 else f"the one at {at}"
-        told.append(f"{many} mm, between {slices[before].shown} and {slices[after].shown}")
+        named.append(f"{many} mm, between {slices[before].shown} and {slices[after].shown}")
     more = f" and {len(runs) - _ALL_NAMED} more gaps" if len(runs) > _ALL_NAMED else ""
     count = len(geometry.missing)
     verb = "is" if count == 1 else "are"
-    return f"{count} of {len(geometry.order)} slices {verb} missing ({'; '.join(told)}{more})"
+    return f"{count} of {len(geometry.order)} slices {verb} missing ({'; '.join(named)}{more})"
 
 
 def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -165,7 +167,7 @@ def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.fl
         plane, place = plane_of(part), part.numbers("ImagePositionPatient")
         if plane is None or len(place) != 3 or max(map(abs, place)) > 1e6:
             raise InputError(
-                f"{part.shown} does not say where it lies (position and orientation)",
+                f"{part.shown} has no position or orientation",
                 remedy="Export the original images.",
             )
         planes.append(plane)
@@ -177,13 +179,13 @@ def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.fl
         if _tilt(part, plane, common) > _PARALLEL
     ]
     if stray:
-        told = ", ".join(part.shown for part in stray[:_ALL_NAMED])
-        told += f" and {len(stray) - _ALL_NAMED} more" if len(stray) > _ALL_NAMED else ""
+        named = ", ".join(part.shown for part in stray[:_ALL_NAMED])
+        named += f" and {len(stray) - _ALL_NAMED} more" if len(stray) > _ALL_NAMED else ""
         kinds = ", ".join(sorted({view_of(part) for part in stray}))
         others = view_of(slices[planes_of(slices)[0][0]])
         raise InputError(
-            f"its slices are not parallel: {len(stray)} of {len(slices)} lie in another plane "
-            f"({told}: {kinds}; the others: {others})",
+            f"its slices are not parallel: {len(stray)} of {len(slices)} are in another plane "
+            f"({named}: {kinds}; the others: {others})",
             remedy="Choose another series, or remove the slices that do not belong to it.",
         )
     return common, np.array(places, np.float64)
@@ -255,13 +257,13 @@ def _refuse_duplicates(
             f"holds {len(slices) // places} images at each of {places} places{of}",
             remedy="Export one of them as a series of its own, or choose another series.",
         )
-    told = "; ".join(
+    named = "; ".join(
         f"{' and '.join(dict.fromkeys(slices[k].shown for k in order[n : n + 2]))} "
         f"at {along[order[n]]:.2f} mm"
         for n in twice[:_ALL_NAMED]
     )
     noun = "slice is" if twice.size == 1 else "slices are"
-    raise InputError(f"{twice.size} {noun} there twice ({told})", remedy="Remove one of each two.")
+    raise InputError(f"{twice.size} {noun} there twice ({named})", remedy="Remove one of each two.")
 
 
 def _steps(sorted_mm: NDArray[np.float64], slices: Sequence[Slice]) -> NDArray[np.int64]:
@@ -269,7 +271,7 @@ def _steps(sorted_mm: NDArray[np.float64], slices: Sequence[Slice]) -> NDArray[n
     apart = np.diff(sorted_mm)
     if not apart.size:
         return np.zeros(1, np.int64)
-    # The mean of the distances near the smallest, since one alone is rounded.
+    # The mean of the distances near the smallest, since a single one is rounded.
     spacing = apart[apart < 1.5 * apart.min()].mean()
     counts = np.rint(apart / spacing)
     if counts.sum() * (1 - _MOST_MISSING) > len(slices):
@@ -284,15 +286,15 @@ def _refuse_uneven(
     steps: NDArray[np.int64],
     pixel_mm: float,
 ) -> None:
-    """Refuse positions (n, 3) that are off their line, along it or beside it."""
+    """Refuse positions (n, 3) that are off their line, along it or across it."""
     spacing = (sorted_mm[-1] - sorted_mm[0]) / steps[-1]
     along = off @ normal
     if np.abs(along).max() > max(_STRAIGHT_MM, _UNEVEN * spacing):
         raise _uneven(np.diff(sorted_mm))
-    beside = float(np.linalg.norm(off - along[:, None] * normal, axis=1).max())
-    if beside > max(_STRAIGHT_MM, _BESIDE * pixel_mm):
+    off_line = float(np.linalg.norm(off - along[:, None] * normal, axis=1).max())
+    if off_line > max(_STRAIGHT_MM, _BESIDE * pixel_mm):
         raise InputError(
-            f"its slices are not on one line ({beside:.3g} mm beside it)",
+            f"its slices are not on one line ({off_line:.3g} mm off it)",
             remedy="Choose another series.",
         )
 

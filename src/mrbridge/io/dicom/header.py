@@ -138,7 +138,7 @@ class Slice:
     """One slice: a file, or a frame of one.
 
     Attributes:
-        file: where it lies.
+        file: its path.
         frame: which frame of a multi-frame file, from 0; None for a classic file.
         header: the tags named above, no more.
         fault: why its pixels cannot be read; None if nothing speaks against it.
@@ -181,7 +181,7 @@ class Slice:
         return tuple(text_of(item).upper() for item in values)
 
     def numbers(self, keyword: Keyword) -> tuple[float, ...]:
-        """A tag of numbers; empty where it is absent, or one of them is no finite number."""
+        """A tag of numbers; empty where it is absent, or one of them is not a finite number."""
         value = _value(self.header, keyword)
         values = (
             ()
@@ -199,11 +199,11 @@ class Slice:
     @property
     def patient(self) -> dict[str, str]:
         """Who it shows, as far as its header says so, however it is written."""
-        told = {}
+        texts = {}
         for keyword in ("PatientID", "PatientName", "PatientBirthDate"):
             letters = (letter for letter in self.text(keyword).casefold() if letter.isalnum())
-            told[keyword] = "".join(letters)
-        return {keyword: value for keyword, value in told.items() if value}
+            texts[keyword] = "".join(letters)
+        return {keyword: value for keyword, value in texts.items() if value}
 
     def number(self, keyword: Keyword) -> float | None:
         """The first of a tag's numbers."""
@@ -283,7 +283,7 @@ def _scale_fault(part: Slice) -> InputError | None:
 
 
 def _is_filled(header: Dataset, keyword: str) -> bool:
-    """Whether a tag is there and not empty, whatever stands in it."""
+    """Whether a tag is there and not empty, with any value."""
     if keyword not in header:
         return False
     value = header.get_item(Tag(keyword)).value
@@ -354,7 +354,7 @@ def _classic_frames(one: Slice, count: int) -> list[Slice]:
     """The frames of a classic MR image that holds several, as some exports make them.
 
     The standard allows one frame (PS3.3, A.4). Where functional groups describe the frames, these
-    count; where none do, they lie along the normal as GDCM and dcm2niix take them. Frames that may
+    count; if none do, they follow the normal, as in GDCM and dcm2niix. Frames that may
     be points in time are left with one position, and a fault.
     """
     if "PerFrameFunctionalGroupsSequence" in one.file.header(_GROUPS):
@@ -365,7 +365,7 @@ def _classic_frames(one: Slice, count: int) -> list[Slice]:
     assumed: tuple[str, ...] = ()
     if steps is None:
         fault = InputError(
-            f"holds {count} frames and does not say where each of them lies ({source})",
+            f"holds {count} frames and does not give the position of each ({source})",
             remedy="Export it as an enhanced MR image, or as one file a slice.",
         )
     else:
@@ -405,12 +405,12 @@ def _frame_steps(one: Slice, count: int) -> tuple[list[float] | None, str]:
         return None, "they may be points in time"
     spacing = one.number("SpacingBetweenSlices")
     if spacing:
-        told = f"SpacingBetweenSlices ({abs(spacing):g} mm)"
-        return [spacing * index for index in range(count)], told
+        basis = f"SpacingBetweenSlices ({abs(spacing):g} mm)"
+        return [spacing * index for index in range(count)], basis
     thickness = one.number("SliceThickness")
     if thickness and thickness > 0 and is_3d:
-        told = f"SliceThickness ({thickness:g} mm)"
-        return [thickness * index for index in range(count)], told
+        basis = f"SliceThickness ({thickness:g} mm)"
+        return [thickness * index for index in range(count)], basis
     return None, "SpacingBetweenSlices is missing"
 
 

@@ -28,7 +28,7 @@ class DicomHeader:
 
     Attributes:
         series: the source.
-        geometry: where its slices lie.
+        geometry: the positions of its slices.
         filled: places whose slice was missing and was interpolated.
     """
 
@@ -47,7 +47,7 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
 
     Returns:
         Voxels (columns, rows, slices) from low to high along the normal; integers without a
-        rescale stay integers, all else is float32. Echoes that are combined give the root of
+        rescale stay integers, everything else is float32. Echoes that are combined give the root of
         their mean square (van der Kouwe et al. 2008). Padding (PS3.3, C.7.5.1.1.2) is background,
         and MONOCHROME1 is inverted, so that bright is much signal.
 
@@ -60,14 +60,14 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
         raise series.refusal or InputError("has no geometry", path=path)
     geometry, notes = series.geometry, []
     if geometry.missing:
-        told = f"series {series.label}: {name_gaps(geometry, series.slices)}"
+        gaps = f"series {series.label}: {name_gaps(geometry, series.slices)}"
         if not allow_gaps:
             raise InputError(
-                told,
+                gaps,
                 path=path.parent if series.slices[0].file.member is None else path,
                 remedy="Get the missing slices, or fill them by interpolation with --allow-gaps.",
             )
-        notes.append(f"{told}; filled by interpolation")
+        notes.append(f"{gaps}; filled by interpolation")
     if len(series.echoes) > 1:
         notes.append(
             f"series {series.label}: {len(series.echoes)} echoes are combined (root mean square)"

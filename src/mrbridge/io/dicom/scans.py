@@ -14,20 +14,20 @@ from mrbridge.io.scans import FoundScans, Scan
 
 
 def find_scans(
-    root: Path, told: str | None, *, allow_gaps: bool = False, force: bool = False
+    root: Path, wanted: str | None, *, allow_gaps: bool = False, force: bool = False
 ) -> FoundScans:
     """The series of a folder or zip, of any number of patients, that are whole.
 
     Args:
         root: the folder or zip.
-        told: the contrast of all of them; None takes what each series' timing says.
+        wanted: the contrast of all of them; None takes that of each series' header.
         allow_gaps: also those that lack slices.
-        force: with `told`, also series that are known to be something else.
+        force: with `wanted`, also series that are known to be something else.
 
     Returns:
         Scans whose `series` is a SeriesInstanceUID. Subject and session are hashes of the patient's
-        and the study's identifier: equal for one patient, and nobody's name. Their `files` are
-        those of the series and the damaged ones beside them, each of which may be a slice of it.
+        and the study's identifier: equal for one patient, without a name in it. Their `files` are
+        those of the series and the damaged ones next to them, each of which may be a slice of it.
         What is ignored has no file's name: manifests keep it, and it may name the patient.
 
     Raises:
@@ -44,13 +44,13 @@ def find_scans(
         if series.is_image and not series.identity.is_doubtful
     }
     for series in listing.series:
-        contrast = told or series.contrast
-        forced = force and told is not None and series.refusal is None and not series.gaps
+        contrast = wanted or series.contrast
+        forced = force and wanted is not None and series.refusal is None and not series.gaps
         whole = series.why_not is None or (allow_gaps and series.is_image and series.gaps > 0)
         reason = series.why_not
         if contrast is None:
             reason = reason or f"is of no known contrast: {series.contrast_reason}"
-        elif told is None and series.identity.is_doubtful and (series.study, contrast) in plain:
+        elif wanted is None and series.identity.is_doubtful and (series.study, contrast) in plain:
             whole, reason = (
                 False,
                 f"is less certain than a plain {contrast}: {series.contrast_reason}",
@@ -80,7 +80,7 @@ def _files(series: Series, root: Path, suspects: dict[Path | None, set[str]]) ->
 
 
 def _suspects(listing: Listing) -> dict[Path | None, set[str]]:
-    """Damaged files, each a slice of nobody knows which series, by the folder that tells of whose:
+    """Damaged files, each a slice of an unknown series, by the folder that shows whose:
     their own; None, which means any, where no series has a file in it."""
     root = listing.path
     folders = {
@@ -125,5 +125,5 @@ def _name(series: Series) -> str:
     return f"series-{series.label.replace(':', '-')}"
 
 
-def _pseudonym(told: str) -> str:
-    return hashlib.sha256(f"mrbridge {told}".encode()).hexdigest()[:12]
+def _pseudonym(name: str) -> str:
+    return hashlib.sha256(f"mrbridge {name}".encode()).hexdigest()[:12]

@@ -44,7 +44,7 @@ class Series:
         identity: which image it is, and how that is known.
         synthetic: whether it says of itself that it was synthesised.
         echoes: the slices of each echo that is combined into this image; mostly one.
-        geometry: where the slices lie; None where they make no stack.
+        geometry: positions of the slices; None if they do not form a stack.
         refusal: why it cannot be read, None if it can.
         notes: what its headers leave open and was assumed, and copies that are left out.
         taken: the numbers of all series of the study in this listing.
@@ -77,7 +77,7 @@ class Series:
 
     @property
     def selector(self) -> str:
-        """What `--series` takes wherever numbers may be borne twice: the UID, with the part."""
+        """What `--series` takes if two series have the same number: the UID, with the part."""
         return self.uid if self.part is None else f"{self.uid}:{self.part}"
 
     @property
@@ -92,7 +92,7 @@ class Series:
 
     @property
     def contrast(self) -> str | None:
-        """The contrast that it shows, where that is known and one of ours."""
+        """The contrast that it shows, if it is known and supported."""
         return self.identity.contrast
 
     @property
@@ -137,7 +137,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder or zip.
+    """The content of a folder or zip.
 
     Attributes:
         path: the folder, zip or file.
@@ -194,13 +194,13 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
 
 
 def _suspect(listing: Listing, alike: set[Path]) -> None:
-    """Take what is named like the DICOM files beside it and is none for one that is cut short."""
+    """Treat a file that is named like the DICOM files next to it and is not one as truncated."""
     for item in list(listing.ignored):
         file, reason = item
         plain = _unnumbered(file)
         if reason == NO_DICOM and plain in alike and plain.name != file.name:
             listing.ignored.remove(item)
-            what = "is named like the DICOM files beside it, but is none: damaged or truncated"
+            what = "is named like the DICOM files next to it, but is not one: damaged or truncated"
             listing.damaged.append(
                 InputError(what, path=file, remedy="Get it again, or remove it.")
             )
@@ -213,8 +213,8 @@ def _unnumbered(file: Path) -> Path:
 def _note_of_copies(count: int) -> tuple[str, ...]:
     if not count:
         return ()
-    told = "1 file is a copy of another" if count == 1 else f"{count} files are copies of others"
-    return (f"{told}; only one of each is read",)
+    message = "1 file is a copy of another" if count == 1 else f"{count} files are copies of others"
+    return (f"{message}; only one of each is read",)
 
 
 def _with_numbers(series: list[Series]) -> list[Series]:
@@ -228,7 +228,7 @@ def _with_numbers(series: list[Series]) -> list[Series]:
 def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ...]) -> list[Series]:
     """One series for each stack and echo; echoes of a MEMPRAGE, which are all T1w, are combined.
 
-    Phase, real and imaginary images beside magnitude images of one series, as Philips writes them,
+    Phase, real and imaginary images next to magnitude images of one series, as Philips writes them,
     are a series of their own.
     """
     magnitude = [image for image in slices if part_of(image) == "magnitude"]
@@ -252,7 +252,7 @@ def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ..
 
 
 def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
-    """Slices of an enhanced image by stack, where its stacks are no single volume; else all.
+    """Slices of an enhanced image by stack, if its stacks are not a single volume; else all.
 
     Stacks of three orientations are left together: they are a localizer.
     """
@@ -291,8 +291,8 @@ def _fault(slices: list[Slice]) -> InputError | None:
     known: dict[str, tuple[str, Slice]] = {}
     for part in slices:
         for keyword, value in part.patient.items():
-            told, other = known.setdefault(keyword, (value, part))
-            if told != value:
+            expected, other = known.setdefault(keyword, (value, part))
+            if expected != value:
                 return InputError(
                     f"its images are of several patients: {keyword} of {other.shown} and "
                     f"{part.shown} differ",
@@ -310,18 +310,18 @@ def _fault(slices: list[Slice]) -> InputError | None:
     first = next(iter(faults.values()))
     if files == 1:
         return first
-    told = f"{first.what} ({len(faults)} of {files} files)"
-    return InputError(told, path=first.path, remedy=first.remedy)
+    message = f"{first.what} ({len(faults)} of {files} files)"
+    return InputError(message, path=first.path, remedy=first.remedy)
 
 
 def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
     """Slices by echo time, short first; all in one list where a time is missing."""
     times = [time for part in slices if (time := part.number("EchoTime")) is not None]
-    told = sorted(set(times))
-    if len(told) < 2 or len(times) < len(slices):
+    distinct = sorted(set(times))
+    if len(distinct) < 2 or len(times) < len(slices):
         return [slices]
-    starts = [told[0]]
-    for time in told[1:]:
+    starts = [distinct[0]]
+    for time in distinct[1:]:
         if time - starts[-1] > _ECHO_APART_MS:
             starts.append(time)
     echoes: list[list[Slice]] = [[] for _ in starts]
@@ -337,7 +337,9 @@ def _series(identity: Identity, refusal: InputError | None, echoes: list[list[Sl
         try:
             stacks = [arrange(stack) for stack in echoes]
             if any(not _alike(stack, stacks[0]) for stack in stacks):
-                raise InputError("its echoes do not lie alike", remedy="Choose another series.")
+                raise InputError(
+                    "its echoes have different geometries", remedy="Choose another series."
+                )
             geometry = stacks[0]
         except InputError as error:
             refusal, geometry = error, None

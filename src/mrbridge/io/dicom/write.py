@@ -1,4 +1,4 @@
-"""A derived series: a synthetic volume as DICOM files that lie where their source lies.
+"""A derived series: a synthetic volume as DICOM files with the geometry of their source.
 
 A derived image says what it was made of, by whom, and that it is synthetic, in every place where a
 viewer or an archive may look; rare tags do not survive de-identification. What is taken over from
@@ -81,7 +81,7 @@ _SCANNER = (
 _TOP = 65535
 _ALIGNED_MM = 1e-3
 _HEAD = 1 << 16
-"""Bytes within which a file of ours names its series."""
+"""Bytes within which a file that mrbridge wrote names its series."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,14 @@ def write_series(
 ) -> list[Path]:
     """Write a derived MR series, one classic single-frame file a slice, also of an enhanced source.
 
-    The folder appears whole or not at all, is read back before, and takes the place of an earlier
-    one of ours only.
+    The folder appears whole or not at all, is read back before that, and replaces only an earlier
+    one that mrbridge wrote.
 
     Args:
         volume: a translation of what `read_series` gave, on its grid.
         folder: new, empty, or an earlier output.
         origin: who made it.
-        report: what goes into `report.json` beside the files.
+        report: what goes into `report.json` next to the files.
 
     Raises:
         OutputError: the volume does not come from DICOM, the folder holds other files, or it
@@ -230,8 +230,8 @@ def _common(
     for keyword in _KEPT:
         if keyword in source:
             made[keyword] = copy.deepcopy(source[keyword])
-    told = [header.series.uid, origin.model, origin.contrast, origin.version, str(slope)]
-    digest = hashlib.sha256(json.dumps(told).encode() + stored.tobytes()).hexdigest()
+    content = [header.series.uid, origin.model, origin.contrast, origin.version, str(slope)]
+    digest = hashlib.sha256(json.dumps(content).encode() + stored.tobytes()).hexdigest()
     made.SeriesInstanceUID = _uid(digest, "series")
     if not made.get("FrameOfReferenceUID"):
         made.FrameOfReferenceUID = _uid(digest, "frame of reference")
@@ -382,15 +382,15 @@ def _decimal(value: float) -> str:
     return format_number_as_ds(float(value))
 
 
-def _uid(*told: str) -> str:
+def _uid(*parts: str) -> str:
     """A UID that follows from the words (PS3.5, B.2: 2.25 and a UUID)."""
-    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, ' '.join(told)).int}"
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, ' '.join(parts)).int}"
 
 
 def _check(
     folder: Path, stored: NDArray[np.uint16], slope: float, intercept: float, volume: Volume
 ) -> None:
-    """Read the files as anybody would, and compare."""
+    """Read the files back and compare."""
     series = find_series(folder).series
     same = len(series) == 1 and series[0].is_image
     if same:
