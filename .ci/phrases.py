@@ -4,9 +4,9 @@
     python .ci/phrases.py docs src    # show every occurrence below these paths
     python .ci/phrases.py --update    # lower the baseline to what is left
 
-Text that is not clean yet has a number of permitted occurrences in `.ci/phrases.json`, one for every
-package. The numbers may only fall; a package that is not listed has none. Fenced code blocks in
-Markdown are not searched.
+`.ci/phrases.json` holds the number of occurrences that are still permitted, package by package. The
+numbers may only fall, and a package that is not listed has none. Fenced code blocks in Markdown are
+not searched.
 """
 
 from __future__ import annotations

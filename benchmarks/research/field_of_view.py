@@ -15,6 +15,7 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,11 @@ def main() -> None:
                 seconds = time.monotonic() - began
                 first = made if first is None else first
                 largest = np.abs(made - first)[inside].max() / np.ptp(first)
-                line = {"benchmark": "field of view", "model": Path(model).name, "to": to}
+                line: dict[str, Any] = {
+                    "benchmark": "field of view",
+                    "model": Path(model).name,
+                    "to": to,
+                }
                 line |= {"width_mm": width, "seconds": round(seconds, 1)}
                 line["r"] = round(float(np.corrcoef(made[inside], truth[inside])[0, 1]), 4)
                 keep_line(line | {"largest": round(float(largest), 5)}, given.out)

@@ -16,6 +16,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,7 @@ def found_in(data: Path, of_set: str) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as name:
         cases, folders = PICTURES[of_set](data, Path(name) / "slices")
         store = prepare(folders, Path(name) / "store")
-        banks = tuple(SliceBank(store, contrast, "train", 256) for contrast in ("T1w", "T2w"))
+        banks = (SliceBank(store, "T1w", "train", 256), SliceBank(store, "T2w", "train", 256))
         shown = []
         for folder, bank, contrast in zip(folders, banks, ("T1w", "T2w"), strict=True):
             known = {case.scans[contrast].voxels.tobytes(): case.name for case in cases}
@@ -96,23 +97,23 @@ def main() -> None:
     for rivals in (seed(given.data), people(given.data)):
         for kind, one, other in rivals:
             here, there = information(one, other)
-            told = here / max(there, 1e-6), here - there, are_in_register(one, other)
-            kinds.setdefault(kind, []).append(told)
-    for kind, told in kinds.items():
-        ratios, losses, called = (np.array(column, float) for column in zip(*told, strict=True))
+            row = here / max(there, 1e-6), here - there, are_in_register(one, other)
+            kinds.setdefault(kind, []).append(row)
+    for kind, rows in kinds.items():
+        ratios, losses, called = (np.array(column, float) for column in zip(*rows, strict=True))
         numbers = {"ratio": ratios, "loss": losses}
-        line = {
+        line: dict[str, Any] = {
             "benchmark": "found_pairs",
             "kind": kind,
-            "slices": len(told),
+            "slices": len(rows),
             "called pairs": round(float(called.mean()), 3),
         }
         for name, values in numbers.items():
             line[name] = [round(float(np.percentile(values, q)), 3) for q in (0, 50, 100)]
         print(json.dumps(line))
     for of_set in PICTURES:
-        told = {"benchmark": "found_pairs", "set": of_set} | found_in(given.data, of_set)
-        print(json.dumps(told))
+        counts = found_in(given.data, of_set)
+        print(json.dumps({"benchmark": "found_pairs", "set": of_set} | counts))
 
 
 if __name__ == "__main__":

@@ -287,7 +287,10 @@ def main() -> None:
             for seed in given.seeds if ARMS[arm] else [0]:
                 _run(given, arm, seed, at, folder)
         for model in given.models:
-            line = {"planes": load_bundle(model).manifest.planes, "scores": at.score(model)}
+            line: dict[str, Any] = {
+                "planes": load_bundle(model).manifest.planes,
+                "scores": at.score(model),
+            }
             if given.shares:
                 line["by share"] = by_share(at.score, model, given.shares)
             keep_line(_line(at, model.name) | line, given.out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def _any_curve(x: NDArray[Any], y: NDArray[Any]) -> Callable[[NDArray[Any]], NDA
     which = np.searchsorted(edges, x, side="right") - 1
     sums = np.stack([np.bincount(which, values) for values in (np.ones_like(x), x, y)])
     counts, sums_x, sums_y = sums[:, sums[0] > 0]  # many equal values may leave a bin empty
-    return partial(np.interp, xp=sums_x / counts, fp=sums_y / counts)
+    return lambda x: np.interp(x, sums_x / counts, sums_y / counts)
 
 
 def told_of(cases: list[Case], made: dict[tuple[str, str], Any], kind: str) -> dict[str, Any]:

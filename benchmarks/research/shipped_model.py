@@ -83,7 +83,7 @@ class Lessons:
         groups = []
         for _ in range(BATCH):
             subject = self.subjects[rng.integers(len(self.subjects))]
-            group = self.change(draw_group(subject, rng), rng)
+            (group,) = self.change(draw_group(subject, rng)[None], [rng])
             groups.append(torch.from_numpy(group))
         return torch.stack(groups)
 

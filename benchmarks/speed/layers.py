@@ -47,7 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     told = []
     for kind, channels, size, features in LAYERS[:: 3 if given.quick else 1]:
         layer = Layer(kind, channels, size, features, given.images)
-        calls = {f"{way} forward": partial(layer.forward, way) for way in layer.ways}
+        calls: dict[str, Callable[[], object]] = {
+            f"{way} forward": partial(layer.forward, way) for way in layer.ways
+        }
         calls |= {f"{way} both": partial(layer.both, way) for way in layer.ways}
         timings = alternate(calls | {"rate": product}, given.repeats, given.warm_up)
         floor = layer.operations / product.rate(timings["rate"]) / 1e12
@@ -71,7 +73,7 @@ class Layer:
     def __init__(self, kind: str, channels: int, size: int, features: int, images: int) -> None:
         larger, smaller = (images, channels, size, size), (images, features, size // 2, size // 2)
         halves = kind == "halving"
-        made: nn.Module = (
+        made = (
             HalvingConvolution(channels, features)
             if halves
             else DoublingConvolution(features, channels)

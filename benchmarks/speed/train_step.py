@@ -116,7 +116,7 @@ def compare(
     steps = {name: OwnProcess(partial(_arm, name, settings, device), device) for name in names}
     size = QUICK_MATRIX if given.quick else None
     products = {name: MatrixProduct(device, dtype, size) for name, dtype in DTYPES.items()}
-    timings = alternate(steps | products, given.repeats, given.warm_up, device)
+    timings = alternate({**steps, **products}, given.repeats, given.warm_up, device)
     rates = {name: product.rate(timings[name]) for name, product in products.items()}
     operations = step_operations(settings, settings.batch_size) / 1e12
     arms: dict[str, dict[str, float]] = {}

@@ -118,7 +118,7 @@ def test_a_stranger_is_scored_by_a_training_that_may_learn_from_no_pairs(
         record.subject
         for record in at.store.records("T1w", "train") + at.store.records("T2w", "train")
     } == {"patient07"}
-    banks = tuple(SliceBank(at.store, contrast, "train", 32) for contrast in ("T1w", "T2w"))
+    banks = (SliceBank(at.store, "T1w", "train", 32), SliceBank(at.store, "T2w", "train", 32))
     assert all(len(bank) > 0 for bank in banks)
     assert choose_pairs(resolve("bridge"), at.store, banks) == []
     assert choose_pairs(resolve("bridge", {"supervision": "weak"}), at.store, banks)
