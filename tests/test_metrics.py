@@ -25,7 +25,7 @@ def blobs(shape: tuple[int, ...], seed: int, blur: float = 2.0) -> np.ndarray:
 def ball(shape: tuple[int, ...]) -> np.ndarray:
     """A mask: the ellipsoid that touches the sides."""
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
-    return sum(np.square(axis) for axis in axes) <= 1
+    return np.sum([np.square(axis) for axis in axes], axis=0) <= 1
 
 
 def noise(shape: tuple[int, ...], seed: int = 9) -> np.ndarray:

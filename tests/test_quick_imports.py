@@ -27,7 +27,7 @@ def test_the_collector_is_as_before_after_a_failure() -> None:
 def test_what_was_imported_is_not_looked_through() -> None:
     try:
         with quick_imports():
-            kept = [[] for _ in range(100)]
+            kept: list[list[int]] = [[] for _ in range(100)]
         assert not any(known is kept for known in gc.get_objects())
         assert gc.get_freeze_count() >= len(kept)
     finally:

@@ -46,7 +46,7 @@ def state() -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         # Not those of `random`: beartype draws from them, in tests only.
         "random numbers of torch": torch.get_rng_state().tolist(),
-        "random numbers of numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
+        "random numbers of numpy": np.random.get_state(legacy=False)["state"]["key"].tolist(),  # noqa: NPY002
         "numpy": (np.geterr(), np.get_printoptions()),
         "collector": (gc.isenabled(), gc.get_freeze_count()),
         "start method": multiprocessing.get_start_method(allow_none=True),

@@ -10,7 +10,7 @@ from mrbridge.volume import Volume
 
 def test_spacing_is_the_length_of_the_axes() -> None:
     affine = np.eye(4)
-    affine[:3, :3] = [[0, 3, 0], [-0.6, 0, 0], [0.8, 0, 5]]
+    affine[:3, :3] = [[0.0, 3.0, 0.0], [-0.6, 0.0, 0.0], [0.8, 0.0, 5.0]]
     volume = Volume(np.zeros((2, 3, 4)), affine)
     assert volume.spacing == pytest.approx((1, 3, 5))
     assert not volume.is_picture

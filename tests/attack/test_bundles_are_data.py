@@ -125,9 +125,10 @@ def test_an_onnx_file_of_a_bundle_is_not_run(tmp_path: Path, monkeypatch: Any) -
     from mrbridge import io
 
     def translate(out: Path, bundle: Path) -> Any:
-        command = ["translate", "-i", tmp_path / "sub-1_T1w.nii.gz", "-o", out, "-m", bundle]
+        command = ["translate", "-i", str(tmp_path / "sub-1_T1w.nii.gz"), "-o", str(out)]
+        command += ["-m", str(bundle), "--engine", "onnx"]
         program = Path(sys.executable).with_name("mrbridge")
-        subprocess.run([program, *command, "--engine", "onnx"], check=True, capture_output=True)
+        subprocess.run([program, *command], check=True, capture_output=True)
         return io.read(out).voxels
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from tests.conftest import ellipsoids
@@ -187,7 +188,8 @@ def test_a_server_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _endless:
-    status_code, headers = 200, {}
+    status_code = 200
+    headers: ClassVar[dict[str, str]] = {}
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         pass

@@ -65,7 +65,11 @@ def test_dicom_to_nifti_spares_acquired_scans(
 def test_a_derived_series_of_another_study_stays(run: Run, tmp_path: Path) -> None:
     for name in ("one", "other"):
         uid = f"1.2.{len(name)}"
-        how = {"SeriesDescription": "T1", "StudyInstanceUID": uid, "SeriesInstanceUID": f"{uid}.1"}
+        how: dict[str, Any] = {
+            "SeriesDescription": "T1",
+            "StudyInstanceUID": uid,
+            "SeriesInstanceUID": f"{uid}.1",
+        }
         studies.write_series(tmp_path / name, **how)
     out = tmp_path / "out"
     model = ("-o", out, "-m", GOLDEN, "--to", "T2w")

@@ -1,24 +1,18 @@
-"""The yardstick does the same as mrbridge: same networks, same losses, operations known by hand."""
+"""The textbook loop does the same as mrbridge: same networks, losses and numbers of operations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from benchmarks.speed import material, textbook, train_step
 from torch import nn
 
 from mrbridge.networks import UNetSettings, build_critic, build_generator, count_parameters
 from mrbridge.training.settings import PRESETS, resolve
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def textbook(script: Callable[[str], ModuleType]) -> ModuleType:
-    return script("textbook")
 
 
 def copy_parameters(source: nn.Module, target: nn.Module) -> None:
@@ -29,23 +23,21 @@ def copy_parameters(source: nn.Module, target: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
-def test_parameter_counts_are_those_of_the_preset(preset: str, textbook: ModuleType) -> None:
+def test_parameter_counts_are_those_of_the_preset(preset: str) -> None:
     networks = PRESETS[preset].networks
-    told = networks.describe()
+    counts = networks.describe()
     with torch.device("meta"):
         generator = textbook.generator(networks.generator, networks.image_size)
         critic = textbook.critic(networks.critic.features, networks.critic.strided)
-    assert count_parameters(generator) == told["generator"]
-    assert count_parameters(critic) == told["critic"]
+    assert count_parameters(generator) == counts["generator"]
+    assert count_parameters(critic) == counts["critic"]
     if preset == "unet":
-        assert (told["generator"], told["critic"]) == (54_408_833, 2_763_521)
+        assert (counts["generator"], counts["critic"]) == (54_408_833, 2_763_521)
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
-def test_networks_give_the_same_images(
-    preset: str, textbook: ModuleType, script: Callable[[str], ModuleType]
-) -> None:
-    networks = script("material").settings_of(preset, 32, quick=True).networks
+def test_networks_give_the_same_images(preset: str) -> None:
+    networks = material.settings_of(preset, 32, quick=True).networks
     rng = torch.Generator().manual_seed(1)
     images = torch.randn(2, 1, 32, 32, generator=rng).clamp(-1, 1)
     pairs = (
@@ -69,13 +61,7 @@ def test_networks_give_the_same_images(
 
 @pytest.mark.parametrize("with_pairs", [False, True], ids=["unpaired", "pairs"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_step_has_the_same_losses_and_the_same_result(
-    preset: str,
-    with_pairs: bool,
-    textbook: ModuleType,
-    script: Callable[[str], ModuleType],
-) -> None:
-    material, train_step = script("material"), script("train_step")
+def test_a_step_has_the_same_losses_and_the_same_result(preset: str, with_pairs: bool) -> None:
     settings = material.settings_of(preset, 32, quick=True, precision="float32")
     if isinstance(settings.networks.generator, UNetSettings):
         settings = settings.changed({"networks": {"generator": {"dropout": 0.0}}})
@@ -103,10 +89,7 @@ def test_a_step_has_the_same_losses_and_the_same_result(
 
 
 @pytest.mark.parametrize("name", ["source_critic", "to_target"])
-def test_a_step_changes_all_networks(
-    name: str, textbook: ModuleType, script: Callable[[str], ModuleType]
-) -> None:
-    material = script("material")
+def test_a_step_changes_all_networks(name: str) -> None:
     settings = material.settings_of("resunet", 32, quick=True)
     loop = textbook.TextbookCycleGAN(settings, CPU, bfloat16=True)
     before = [parameter.clone() for parameter in getattr(loop, name).parameters()]
@@ -115,14 +98,14 @@ def test_a_step_changes_all_networks(
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_operations_of_one_convolution_are_known_by_hand(textbook: ModuleType) -> None:
+def test_operations_of_one_convolution_are_known_by_hand() -> None:
     # One level: a strided 4x4 convolution to 4 features and its mirror, 16x16 pixels.
     settings = UNetSettings(levels=1, features=4, max_features=4)
     down = up = 8 * 8 * 4 * 4 * 4 * 2
     assert textbook.forward_operations(settings, 16, 16, 16) == down + up
 
 
-def test_operations_of_the_unet_step_are_those_that_are_needed(textbook: ModuleType) -> None:
+def test_operations_of_the_unet_step_are_those_that_are_needed() -> None:
     settings = resolve("unet")
     networks = settings.networks
     forward = textbook.forward_operations(networks.generator, 256, 256, 256)
@@ -141,7 +124,7 @@ def test_operations_of_the_unet_step_are_those_that_are_needed(textbook: ModuleT
     assert textbook.step_operations(settings, batch=2) == 2 * wanted
 
 
-def test_operations_of_the_bridge_step_are_those_that_are_needed(textbook: ModuleType) -> None:
+def test_operations_of_the_bridge_step_are_those_that_are_needed() -> None:
     settings = resolve("bridge")
     forward = textbook.forward_operations(settings.networks.generator, 256, 256, 256)
     first_of_generator = 128 * 128 * 32 * 16 * 2
@@ -151,7 +134,7 @@ def test_operations_of_the_bridge_step_are_those_that_are_needed(textbook: Modul
     assert textbook.step_operations(settings) == wanted
 
 
-def test_the_pool_gives_back_what_it_was_given(textbook: ModuleType) -> None:
+def test_the_pool_gives_back_what_it_was_given() -> None:
     pool = textbook.Pool(3, seed=0)
     given: list[Any] = [torch.full((1, 1, 2, 2), float(n)) for n in range(40)]
     taken = [pool.query(image) for image in given]

@@ -239,8 +239,8 @@ def test_a_series_of_unknown_contrast_is_taken_where_nothing_better_is_there(
     run: Run, tmp_path: Path
 ) -> None:
     study = tmp_path / "DOE_JOHN"
-    unknown = {"ScanningSequence": "SE", "EchoTime": 50, "RepetitionTime": 1500}
-    write_series(study, number=4, **(unknown | {"SeriesDescription": "axial"}))
+    unknown: dict[str, Any] = {"ScanningSequence": "SE", "EchoTime": 50, "RepetitionTime": 1500}
+    write_series(study, number=4, **{**unknown, "SeriesDescription": "axial"})
     code, _, said = run("translate", "-i", study, "-o", tmp_path / "out")
     assert code == 0
     assert "the series: nothing says which contrast it is; assuming it is T1w" in said

@@ -30,7 +30,7 @@ def test_equal_seeds_give_equal_changes(image: np.ndarray) -> None:
     one, other = Augmentation(settings, SIZE), Augmentation(settings, SIZE)
     other(image[None], [np.random.default_rng(1)])  # what came before does not count
     made = [augment(image[None], [np.random.default_rng(7)])[0] for augment in (one, other)]
-    np.testing.assert_array_equal(*made)
+    np.testing.assert_array_equal(made[0], made[1])
     assert not np.array_equal(made[0], one(image[None], [np.random.default_rng(8)])[0])
 
 
@@ -44,7 +44,7 @@ def test_the_number_of_threads_changes_nothing(image: np.ndarray) -> None:
             made.append(changed(image, 3, **strong))
     finally:
         torch.set_num_threads(threads)
-    np.testing.assert_array_equal(*made)
+    np.testing.assert_array_equal(made[0], made[1])
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_the_loaders_process_ends_when_the_training_says_so_only(
     monkeypatch.setattr(loader, "_SPARE_FROM", 1)
     batches = iter(batches_from(UnpairedSlices(small_store, SIZE, 0), 1, 0, 50))
     next(batches)
-    (worker,) = batches._workers
+    (worker,) = batches._workers  # type: ignore[attr-defined]
     for name in ("INT", "TERM"):  # from a stranger, as a terminal or a scheduler is one
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
     worker.join(0.5)

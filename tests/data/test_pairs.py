@@ -39,7 +39,7 @@ def bank(images: list[np.ndarray], subject: str | None = None) -> Any:
     )
     places = [(record, n) for n in range(len(images))]
 
-    class Bank(list):  # type: ignore[type-arg]
+    class Bank(list):
         pass
 
     made = Bank(images)

@@ -82,7 +82,7 @@ def test_source_and_target_can_change_places(pairs: SimulatedPairs) -> None:
 def test_a_subject_of_few_slices_is_seen_as_often() -> None:
     made = object.__new__(SimulatedPairs)
     levels = np.arange(100)[:, None, None, None] * np.ones((1, 4, 8, 8))
-    made.seed, made.groups, made._ends, made._t1w = 0, levels, np.array([4, 100]), 0
+    made.seed, made.groups, made._ends, made._t1w = 0, levels, np.array([4, 100]), 0  # type: ignore[assignment]
     # Both slices of a mixed group are of one subject.
     few = [made.group(index).max() < 4 for index in range(400)]
     assert 150 < sum(few) < 250
@@ -107,7 +107,7 @@ def test_fluid_of_t1w_is_darkened_and_nothing_else(t1w: int) -> None:
     """A head of fluid (-0.3), grey (0.1) and white matter (0.6) in T1w, air outside, bone dark."""
     levels = np.array([-1.0, -0.8, -0.3, 0.1, 0.6])
     tissue = np.random.default_rng(0).integers(0, 5, (32, 32))
-    group = np.zeros((4, 32, 32))
+    group: Any = np.zeros((4, 32, 32))
     group[t1w] = levels[tissue]
     group[(t1w + 3) % 4] = np.where(tissue == 2, 1.0, -0.5)
     drawn = [draw_group(group[None], np.random.default_rng(n), t1w) for n in range(60)]
@@ -134,7 +134,7 @@ def test_fluid_becomes_as_dark_as_bone_only_where_there_is_no_skull(
     tissue = np.random.default_rng(0).integers(1, 5, (32, 32))
     if cut_away:
         tissue[:20] = 0
-    group = np.zeros((4, 32, 32))
+    group: Any = np.zeros((4, 32, 32))
     group[0] = np.array([-1.0, -0.8, -0.3, 0.1, 0.6])[tissue]
     group[3] = np.where(tissue == 2, 1.0, -0.5)
     drawn = [draw_group(group[None], np.random.default_rng(n)) for n in range(200)]

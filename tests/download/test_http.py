@@ -174,7 +174,7 @@ def test_where_the_network_went_the_next_files_try_less_long(
     server.shutdown()
     server.server_close()
     waits = []
-    session.stop.wait = lambda seconds=None: waits.append(seconds)  # type: ignore[method-assign]
+    session.stop.wait = lambda seconds=None: waits.append(seconds)  # type: ignore[assignment, method-assign]
     for name, tries in (("b", session.settings.attempts), ("c", 2)):
         waits.clear()
         with pytest.raises(InputError, match=r"goes on where|Check the network"):

@@ -166,7 +166,7 @@ def run_differences(one: Path, other: Path) -> list[str]:
     told = []
     for name in ("last.ckpt", "best.ckpt"):
         states = [load_checkpoint(run / "checkpoints" / name) for run in (one, other)]
-        told += differences(*states, where=name)
+        told += differences(states[0], states[1], name)
     names = [content(run).keys() for run in (one, other)]
     told += [n for n in names[0] ^ names[1] if not n.startswith("tensorboard/")]
     kept = [content(run) for run in (one, other)]
@@ -175,7 +175,7 @@ def run_differences(one: Path, other: Path) -> list[str]:
     manifests = [read_manifest(run).model_dump() for run in (one, other)]
     for manifest in manifests:
         del manifest["trained"]["minutes"]
-    return told + differences(*manifests, where="bundle.json")
+    return told + differences(manifests[0], manifests[1], "bundle.json")
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ def kill(server: Server, case: Case, count: int, seed: int, folder: Path) -> lis
         arguments = case.given | {"out": out}
         for _ in range(IN_A_ROW):
             if rng.random() < 0.6:
-                how = {"instant": int(rng.integers(1, case.instants + 1))}
+                how: dict[str, float] = {"instant": int(rng.integers(1, case.instants + 1))}
             else:
                 how = {"delay": float(rng.uniform(0, case.seconds))}
             told = server.run(case.verb, arguments, **how)

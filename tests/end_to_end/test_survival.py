@@ -160,7 +160,16 @@ class TestBatch:
         told = '{"SkullStripped": NaN, "AnatomicalLandmarkCoordinates": {"AC": [NaN, 1, Infinity]}}'
         (root / "sub-01" / "anat" / "sub-01_T1w.json").write_text(told)
         done = subprocess.run(
-            [sys.executable, "-m", "mrbridge", "translate", "-i", root, "-o", tmp_path / "out"]
+            [
+                sys.executable,
+                "-m",
+                "mrbridge",
+                "translate",
+                "-i",
+                str(root),
+                "-o",
+                str(tmp_path / "out"),
+            ]
             + [str(one) for one in MODEL if one != "-q"],
             env=os.environ | {"PYTHONWARNINGS": "error"},
             capture_output=True,

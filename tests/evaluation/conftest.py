@@ -19,7 +19,7 @@ AFFINE = np.array([[-2.0, 0, 0, 30], [0, 2, 0, -20], [0, 0, 2, -15], [0, 0, 0, 1
 
 def inside(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
     axes = np.meshgrid(*(np.linspace(-1.15, 1.15, n) for n in shape), indexing="ij")
-    return sum(np.square(axis) for axis in axes) <= 1
+    return np.sum([np.square(axis) for axis in axes], axis=0) <= 1
 
 
 def field(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:

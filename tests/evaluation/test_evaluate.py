@@ -117,7 +117,7 @@ class TestPairs:
             world.save(world.inside(), folder / f"sub-0{number}_desc-brain_mask.nii.gz")
         seen = []
 
-        class Masked(world.Knowing):
+        class Masked(world.Knowing):  # type: ignore[name-defined]
             def translate(self, volume, to, *, mask=None):
                 seen.append(mask.voxels.sum())
                 return super().translate(volume, to)

@@ -67,7 +67,7 @@ def damaged_bytes(rng: Random, content: bytes, other: bytes) -> tuple[bytes, str
     data, size = bytearray(content), max(1, len(content))
     # Half of the places near the beginning, where headers are.
     at = int(rng.integers(size if rng.random() < 0.5 else min(size, 400)))
-    length = int(min(rng.integers(1, 65), size))
+    length = min(int(rng.integers(1, 65)), size)
     how = str(rng.choice(["flip", "overwrite", "truncate", "remove", "repeat", "zero", "splice"]))
     if how == "flip":
         for _ in range(int(rng.choice([1, 1, 1, 2, 8, 64]))):
@@ -144,7 +144,7 @@ def nifti_seeds() -> list[tuple[str, bytes]]:
     ):
         voxels = _phantom((9, 8, 5), dtype)
         header = kind(endianness=order)
-        header.set_data_dtype(np.dtype(dtype).newbyteorder(order))
+        header.set_data_dtype(np.dtype(dtype).newbyteorder(order))  # type: ignore[arg-type]
         header.set_data_shape(voxels.shape)
         header.set_sform(affine, code=1)
         header.set_qform(np.diag([1.0, 2, 3, 1]), code=0)
@@ -188,7 +188,7 @@ def _overwritten(rng: Random, plain: bytearray) -> tuple[bytearray, str]:
     for _ in range(int(rng.choice([1, 1, 2, 3]))):
         name = str(rng.choice(list(fields)))
         start, kind, count = fields[name]
-        dtype = np.dtype(kind).newbyteorder(order)
+        dtype = np.dtype(kind).newbyteorder(order)  # type: ignore[arg-type]
         at = start + dtype.itemsize * int(rng.integers(count))
         if rng.random() < 0.7:
             with np.errstate(all="ignore"):

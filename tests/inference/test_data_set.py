@@ -540,7 +540,7 @@ class TestFaults:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """What is there is whole, and the next run brings what an undisturbed one has."""
-        replace, calls = os.replace, iter(())
+        replace, calls = os.replace, iter(["go"])
 
         def stopping(*paths: Any) -> None:
             if next(calls, None) == "stop":
@@ -552,7 +552,7 @@ class TestFaults:
         monkeypatch.setattr(os, "replace", stopping)
         for count in range(len(calm) + 1):
             out = tmp_path / f"stopped-{count}"
-            calls = iter([*["go"] * count, "stop"])
+            calls = iter(["go"] * count + ["stop"])
             with pytest.raises((KeyboardInterrupt, Interrupted)):
                 run(tiny_bundle, root, out, participants=["02"])
             there = tree(out)

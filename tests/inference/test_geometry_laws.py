@@ -33,8 +33,11 @@ ORIENTATIONS = [
     for pairs in itertools.permutations(["LR", "PA", "IS"])
     for letters in itertools.product(*pairs)
 ]
-PLACE = ("dim", "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c")
-PLACE += ("quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+PLACE = (
+    *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
 
 quick = settings(
     max_examples=30,

@@ -83,7 +83,7 @@ def test_the_mean_is_of_the_planes_in_which_something_was_made() -> None:
     def make(stack: np.ndarray, foreground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         seen.append(foreground)
         level = (-0.5, 0.1, 1.0)[len(seen) - 1]
-        return np.full(stack.shape, level, np.float32), foreground.any(axis=(1, 2))
+        return np.full(stack.shape, level, np.float32), np.asarray(foreground.any(axis=(1, 2)))
 
     made = in_three_planes(noise(shape), inside, grid_of(shape, 1.0), make)
     np.testing.assert_array_equal(seen[0], inside)

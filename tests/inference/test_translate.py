@@ -274,7 +274,7 @@ class TestFiles:
         assert told.output == tmp_path / "out" / "Image #10.png"
         with Image.open(told.output) as made, Image.open(source) as original:
             assert (made.size, made.mode) == (original.size, original.mode)
-            assert any("synthetic T2w" in str(text) for text in made.text.values())
+            assert any("synthetic T2w" in str(text) for text in made.info.values())
         assert io.read(told.output).synthetic
         assert sorted(tree(tmp_path / "out")) == ["Image #10.png"]
         with pytest.raises(OutputError, match="cannot become NIfTI"):

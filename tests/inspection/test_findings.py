@@ -161,7 +161,9 @@ def test_more_noise_measures_as_more_noise(clean: list[Facts], spoilt: Spoilt) -
     levels = []
     for sigma in (0, 20, 60, 120):
         noisy = changed(
-            lambda v, s=sigma: np.clip(v + rng.normal(0, s, v.shape) * (v > 0), 0, None)
+            lambda v, s=sigma: np.clip(  # type: ignore[misc]
+                v + rng.normal(0, s, v.shape) * (v > 0), 0, None
+            )
         )
         levels.append(next(o for o in spoilt(noisy) if o.name == NAME).noise)
     assert levels == sorted(levels)

@@ -95,6 +95,7 @@ def test_unusable_filter_files(text: str, kind: type, message: str, tmp_path: Pa
     path.write_text(text)
     with pytest.raises(kind, match=message) as caught:
         select((), (), path)
+    assert isinstance(caught.value, InputError)
     assert caught.value.path == path
     with pytest.raises(InputError, match="cannot be read"):
         select((), (), tmp_path / "absent.json")

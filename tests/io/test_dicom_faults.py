@@ -501,8 +501,8 @@ class TestFiles:
         index.DirectoryRecordSequence = []
         index.file_meta = FileMetaDataset()
         index.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        index.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
-        index.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        index.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.1.3.10")
+        index.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
         index.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
         assert io.read(tmp_path).voxels.shape == (20, 24, 7)
         assert "DICOMDIR" in find_series(tmp_path).ignored[0][1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -333,7 +334,7 @@ class TestClassicFrames:
     def test_they_lie_where_functional_groups_say(self, tmp_path: Path) -> None:
         volume = marked()
         one = enhanced(volume, **T1W)
-        one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = MR
+        one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = UID(MR)
         save(tmp_path, [one])
         assert_same(io.read(tmp_path), volume)
 
@@ -553,7 +554,9 @@ class TestEchoes:
 def echoes(folder: Path, volumes: list[Volume], tags: dict[str, object]) -> None:
     """One series of several echoes; tags that are lists have one value an echo."""
     for number, volume in enumerate(volumes):
-        own = {key: v[number] if isinstance(v, list) else v for key, v in tags.items()}
+        own: dict[str, Any] = {
+            key: v[number] if isinstance(v, list) else v for key, v in tags.items()
+        }
         if tags.get("ScanningSequence") is None:
             own = {"ScanningSequence": ["GR", "IR"], "RepetitionTime": 2500} | own
         made = datasets(volume, 5, **own)

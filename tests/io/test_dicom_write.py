@@ -381,7 +381,7 @@ def test_a_kill_at_any_instant_leaves_a_whole_series(source: Path, tmp_path: Pat
     rng = random.Random(5)
     out = tmp_path / "out" / "series"
     for _ in range(12):
-        command = [sys.executable, "-c", code, source, out]
+        command = [sys.executable, "-c", code, str(source), str(out)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
             writer.stdout.readline()

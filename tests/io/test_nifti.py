@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -86,7 +87,7 @@ def test_geometry_goes_back_byte_for_byte(kind: type, endianness: str, tmp_path:
     st.integers(0, 4),
     st.integers(0, 4),
 )
-def test_any_affine_goes_back(angles, spacing, mirrored, qcode, scode) -> None:  # type: ignore[no-untyped-def]
+def test_any_affine_goes_back(angles, spacing, mirrored, qcode, scode) -> None:
     if not qcode and not scode:
         scode = 1
     head = nib.Nifti1Header()
@@ -183,7 +184,7 @@ def both_forms() -> nib.Nifti1Header:
 @pytest.mark.parametrize("row", [[0, 0, 0, 0], [np.nan, 0, 0, 0]])
 @pytest.mark.parametrize("rows", [("srow_x", "srow_y", "srow_z"), ("srow_z",)])
 def test_an_unusable_sform_yields_to_a_whole_qform(
-    rows: tuple[str, ...], row: list[float], kind: type, tmp_path: Path
+    rows: tuple[str, ...], row: list[float], kind: Any, tmp_path: Path
 ) -> None:
     head = kind.from_header(both_forms())
     qform = head.get_qform()
@@ -214,9 +215,7 @@ def test_an_unusable_qform_yields_to_a_whole_sform(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])
 @pytest.mark.parametrize("excess", [1e-7, 4e-7, 1e-5])
-def test_a_quaternion_that_rounding_made_too_long(
-    excess: float, kind: type, tmp_path: Path
-) -> None:
+def test_a_quaternion_that_rounding_made_too_long(excess: float, kind: Any, tmp_path: Path) -> None:
     """SimpleITK 2.5 reads the same affine: a half turn about the line between i and j."""
     head = kind.from_header(both_forms())
     head["sform_code"], head["pixdim"][:4] = 0, [1, 1, 1, 3]
@@ -532,7 +531,7 @@ def test_pairs_and_analyze_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])
-def test_marking_drops_names_and_display_window(kind: type, tmp_path: Path) -> None:
+def test_marking_drops_names_and_display_window(kind: Any, tmp_path: Path) -> None:
     head = header(kind)
     head["aux_file"], head["cal_max"] = b"SMITH^JOHN", 900
     if "db_name" in head:  # NIfTI-2 has none

@@ -40,7 +40,11 @@ def where(part: str) -> np.ndarray:
     if part == "all around":
         return distance() > 1.15
     mask = np.zeros(SHAPE, bool)
-    mask[{"one side": np.s_[:3], "corner": np.s_[:4, :4, :4]}[part]] = True
+    where: dict[str, slice | tuple[slice, ...]] = {
+        "one side": np.s_[:3],
+        "corner": np.s_[:4, :4, :4],
+    }
+    mask[where[part]] = True
     return mask
 
 
@@ -103,7 +107,7 @@ def test_interpolated_padding(value: int, fill: str | int) -> None:
         lambda image: np.select([distance() < 0.3, distance() < 0.6], [4, 2], -1),
     ],
 )
-def test_other_images_stay_as_they_are(change) -> None:  # type: ignore[no-untyped-def]
+def test_other_images_stay_as_they_are(change) -> None:
     image = change(head())
     voxels, notes = without_padding(image)
     assert voxels is image

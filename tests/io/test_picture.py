@@ -69,7 +69,7 @@ def test_sixteen_bit_however_stored(mode: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_tiff_whose_white_is_zero(dtype: type, tmp_path: Path) -> None:
     top = np.iinfo(dtype).max
-    pixels = (np.arange(20).reshape(4, 5) * (top // 30)).astype(dtype)
+    pixels: np.ndarray = (np.arange(20).reshape(4, 5) * (top // 30)).astype(dtype)
     path = tmp_path / "white_is_zero.tif"
     # Pillow turns pixels of 8 bit over when it writes them so, those of 16 bit not.
     stored = pixels if dtype == np.uint8 else top - pixels
@@ -117,7 +117,8 @@ def test_grey_cmyk_is_grey_and_coloured_cmyk_is_not(tmp_path: Path) -> None:
         io.read(tmp_path / "in.tif")
 
 
-STORED = {  # Exif 2.32, 4.6.4 A: what is stored so that the tag shows the image itself
+# Exif 2.32, 4.6.4 A: what is stored so that the tag shows the image itself.
+STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda shown: shown,
     2: np.fliplr,
     3: lambda shown: np.rot90(shown, 2),
@@ -139,7 +140,7 @@ def test_exif_orientation(orientation: int, shown: np.ndarray, suffix: str, tmp_
     exif[274] = orientation
     path = tmp_path / f"in{suffix}"
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](shown)))
-    stored.save(path, exif=exif, **({"quality": 100} if suffix == ".jpg" else {}))
+    stored.save(path, exif=exif, quality=100)
     # As a viewer does it. Pillow itself turns TIFF, where it does not map the file into memory.
     with Image.open(memory.BytesIO(path.read_bytes())) as image:
         seen = np.asarray(image if suffix == ".tif" else ImageOps.exif_transpose(image))
@@ -355,7 +356,7 @@ def test_any_reader_sees_the_mark(suffix: str, tmp_path: Path) -> None:
     note = "synthetic T2w by mrbridge 0.1.0, for research, not for diagnosis"
     path = io.write(Volume(GREY[:, :, None], None), tmp_path / f"a{suffix}", synthetic_note=note)
     with Image.open(memory.BytesIO(path.read_bytes())) as image:
-        text = image.text["Description"] if suffix == ".png" else image.getexif()[270]
+        text = image.info["Description"] if suffix == ".png" else image.getexif()[270]
     assert text == note
 
 

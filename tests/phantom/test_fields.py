@@ -46,7 +46,8 @@ def test_a_field_has_mean_zero_and_unit_spread():
 
 def test_a_field_is_the_same_function_at_every_spacing():
     fine = Grid.over_field_of_view((2.0, 2.0, 2.0))
-    coarse = Grid(tuple(axis[1::3] for axis in fine.axes))
+    first, second, third = fine.axes
+    coarse = Grid((first[1::3], second[1::3], third[1::3]))
     on_fine = random_field(np.random.default_rng(7), 15.0, fine)
     on_coarse = random_field(np.random.default_rng(7), 15.0, coarse)
     np.testing.assert_array_equal(on_fine[1::3, 1::3, 1::3], on_coarse)

@@ -274,7 +274,7 @@ def test_scans_that_moved_take_their_masks_along(
         path = cohort / f"sub-{number:02}/anat/sub-{number:02}_T2w.nii.gz"
         scan = io.read(path)
         io.write(replace(scan, affine=np.linalg.inv(shift) @ scan.affine, header=None), path)
-        own = Volume(BRAIN.astype(np.uint8), np.linalg.inv(shift) @ AFFINE)
+        own = Volume(BRAIN.astype(np.uint8), np.asarray(np.linalg.inv(shift) @ AFFINE, np.float64))
         io.write(own, path.with_name(f"sub-{number:02}_T2w_mask.nii.gz"))
         io.write(mask_of(BRAIN), path.with_name(f"sub-{number:02}_T1w_mask.nii.gz"))
     known = Registration(shift, "rigid", 0.4, 0.8, 8.0, 0.1, 9, 9, 1.0)

@@ -75,7 +75,7 @@ def test_slices_lie_as_in_a_dicom_picture() -> None:
     st.tuples(*[st.integers(1, 9)] * 3),
     st.floats(-0.2, 0.2),
 )
-def test_oblique_and_sheared_volumes_come_back_bit_for_bit(angles, spacing, shape, shear) -> None:  # type: ignore[no-untyped-def]
+def test_oblique_and_sheared_volumes_come_back_bit_for_bit(angles, spacing, shape, shear) -> None:
     affine = np.eye(4)
     turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
     affine[:3, :3] = turn @ (np.eye(3) + shear * np.eye(3, k=1)) * spacing
@@ -92,7 +92,7 @@ def test_oblique_and_sheared_volumes_come_back_bit_for_bit(angles, spacing, shap
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16])
 def test_integers_come_back(dtype: type) -> None:
     limits = np.iinfo(dtype)
-    voxels = np.linspace(limits.min, limits.max, 60).astype(dtype).reshape(5, 4, 3)
+    voxels: np.ndarray = np.linspace(limits.min, limits.max, 60).astype(dtype).reshape(5, 4, 3)
     slices, grid = to_slices(Volume(voxels, np.diag([-1, 1, 1, 1.0])), 1.0)
     np.testing.assert_array_equal(from_slices(slices, grid).astype(dtype), voxels)
 

@@ -94,7 +94,7 @@ def test_zeros_stay_zeros_and_the_grid_stays() -> None:
     affine = np.array([[0, -1.0, 0, 7], [0, 0, 1, -3], [1.5, 0, 0, 2], [0, 0, 0, 1]])
     after, _ = without_noise(Volume(stripped, affine))
     np.testing.assert_array_equal(after.voxels == 0, stripped == 0)
-    np.testing.assert_array_equal(after.affine, affine)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(after.affine, affine)
 
 
 def test_slabs_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:

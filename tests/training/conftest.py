@@ -39,7 +39,7 @@ def run_differences(one: Path, other: Path) -> list[str]:
     from mrbridge.training.checkpoint import load_checkpoint
 
     states = [load_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, other)]
-    told = differences(*states)
+    told = differences(states[0], states[1])
     bundles = [read_manifest(run) for run in (one, other)]
     if bundles[0].weights_sha256 != bundles[1].weights_sha256:
         told.append("bundle")

@@ -36,8 +36,8 @@ def make(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[
             if channels_last:  # as on CUDA; the networks compute the same on a CPU
                 patched.setattr(cyclegan, "lay_out", lambda networks, _: lay_out(networks, CUDA))
             optimizers = model.configure_optimizers()
-        model.optimizers = lambda: optimizers  # type: ignore[method-assign]
-        model.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+        model.optimizers = lambda: optimizers  # type: ignore[assignment, method-assign]
+        model.manual_backward = lambda loss: loss.backward()  # type: ignore[misc, method-assign]
         return SimpleNamespace(model=model, step=lambda: model.training_step(batch, 0))
 
     return made

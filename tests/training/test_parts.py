@@ -157,7 +157,7 @@ class TestSchedule:
 
 
 @pytest.fixture
-def wired(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def wired(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """A model with its optimisers, outside of a trainer, and one batch."""
 
     def make(**changes: Any) -> SimpleNamespace:

@@ -68,7 +68,7 @@ def test_sample_sheets_from_the_untrained_networks_on(run: Run) -> None:
 def test_the_animation_has_all_frames(run: Run) -> None:
     with Image.open(run.path / "progress.gif") as animation:
         assert animation.format == "GIF"
-        assert animation.n_frames == 3
+        assert animation.n_frames == 3  # type: ignore[attr-defined]
         assert animation.width == 960
 
 

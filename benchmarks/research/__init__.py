@@ -1,0 +1,1 @@
+"""How good the results are: the numbers of docs/explanation/quality.md, and the shipped model."""

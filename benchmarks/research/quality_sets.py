@@ -1,0 +1,180 @@
+"""What `quality.py` trains on and what it scores: the scans of its sets."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.research.quality_pseudo import bent
+from mrbridge import io
+from mrbridge.preparation.pipeline import prepare
+from mrbridge.preparation.store import Store
+from mrbridge.volume import Volume
+
+TO = ("T2w", "T1w")
+PATIENTS = ("patient07", "patient19")
+Row = tuple[str, str, Path, str]  # subject, contrast, scan, split
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair of scans that is scored.
+
+    Attributes:
+        name: of the subject or slice.
+        scans: by contrast.
+        mask: where it counts; None: everywhere.
+    """
+
+    name: str
+    scans: dict[str, Volume]
+    mask: NDArray[np.bool_] | None
+
+
+Pictures = tuple[list[Case], list[Path]]
+"""What is scored, and the folders of T1w and T2w to train on."""
+
+
+def patients(data: Path) -> Iterator[Case]:
+    """Both patients, inside their brains."""
+    for name in PATIENTS:
+        folder = data / "open-ms-mni" / name
+        scans = {f"{c}w": io.read(folder / f"{c}.nii.gz") for c in ("T1", "T2")}
+        mask = (scans["T1w"].voxels > 0) & (scans["T2w"].voxels > 0)
+        yield Case(name, scans, mask)
+
+
+def hidden_pairs(data: Path, _: Path) -> Pictures:
+    """The pairs of seed-png, as its README tells them."""
+    folders = [data / "seed-png" / f"Train{contrast}" for contrast in ("T1", "T2")]
+    found = [
+        {int(re.findall(r"\d+", path.name)[-1]): path for path in folder.glob("*.png")}
+        for folder in folders
+    ]
+    cases = []
+    for number, path in sorted(found[0].items()):
+        partner = found[1][number + (60 if number <= 40 else 70)]
+        scans = {c: io.read(p) for c, p in (("T1w", path), ("T2w", partner))}
+        cases.append(Case(f"slice {number}", scans, None))
+    return cases, folders
+
+
+def sliced(data: Path, folder: Path) -> Pictures:
+    """Every other axial slice of patient07 (open-ms-mni) as a picture, 8 bit.
+
+    Of a random order the first 40 of 50 are written to `folder/T1w` and the last 40 to
+    `folder/T2w`, numbered anew: 30 have a partner that no name tells, 20 have none.
+
+    Returns:
+        All 50, whether their partner can be found or not, and the two folders.
+    """
+    pictures = {}
+    for contrast in TO:
+        slices = io.read(_scan(data, PATIENTS[0], contrast)).voxels[:, :, 40:140:2]
+        bright = slices * (255 / np.percentile(slices[slices > 0], 99.9))
+        # The grid is LAS: the front of the head comes to the top.
+        upright = bright.round().clip(0, 255).astype(np.uint8).transpose(1, 0, 2)[::-1]
+        pictures[contrast] = [
+            Volume(np.ascontiguousarray(upright[:, :, n, None]), None) for n in range(50)
+        ]
+    rng = np.random.default_rng(0)
+    order = rng.permutation(50)
+    for contrast, shown in (("T1w", order[:40]), ("T2w", order[10:])):
+        (folder / contrast).mkdir(parents=True, exist_ok=True)
+        for number, place in enumerate(rng.permutation(shown)):
+            io.write(pictures[contrast][place], folder / contrast / f"slice{number:02}.png")
+    cases = [Case(f"slice {n}", {c: pictures[c][n] for c in TO}, None) for n in range(50)]
+    return cases, [folder / "T1w", folder / "T2w"]
+
+
+PICTURES: dict[str, Callable[[Path, Path], Pictures]] = {
+    "seed-png": hidden_pairs,
+    "mni-slices": sliced,
+}
+"""Sets of pictures: from the scans, and a folder for pictures that have to be made."""
+
+
+def heads_store(data: Path, folder: Path, alone: bool) -> Store:
+    """A visit's T1w of patient01 (open-ms-raw) and a visit's T2w of patient04, whole heads, or
+    `alone` another visit's of the same patient."""
+    visits = (
+        ("patient01", "study2", "T1w"),
+        ("patient01" if alone else "patient04", "study1", "T2w"),
+    )
+    rows: list[Row] = [
+        (who, c, data / "open-ms-raw" / who / f"{visit}_{c.upper()}.nii.gz", "train")
+        for who, visit, c in visits
+    ]
+    return _prepared(folder, rows)
+
+
+def alone_store(data: Path, folder: Path) -> Store:
+    """Both scans of patient07 (open-ms-mni), in which no training looks for pairs: the subject is
+    one."""
+    rows: list[Row] = [(PATIENTS[0], c, _scan(data, PATIENTS[0], c), "train") for c in TO]
+    return _prepared(folder, rows)
+
+
+def patients_store(data: Path, folder: Path, swapped: bool) -> Store:
+    """T1w of one patient and T2w of the other to train, the pairs of both to validate.
+
+    Validation scores are told, and nothing is chosen by them.
+    """
+    source, target = PATIENTS[::-1] if swapped else PATIENTS
+    rows = [
+        ("source", "T1w", _scan(data, source, "T1w"), "train"),
+        ("target", "T2w", _scan(data, target, "T2w"), "train"),
+    ]
+    return _prepared(folder, rows + _held_out(data))
+
+
+def pseudo_pairs_store(data: Path, folder: Path, swapped: bool) -> Store:
+    """The same scans to train, each with the other patient's bent onto it for its partner."""
+    names = dict(zip(TO[::-1], PATIENTS[::-1] if swapped else PATIENTS, strict=True))
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for fixed, moving in (("T1w", "T2w"), ("T2w", "T1w")):
+        onto = _scan(data, names[fixed], fixed)
+        made = folder / f"{names[moving]}_on_{names[fixed]}_{moving}.nii.gz"
+        io.write(bent(io.read(_scan(data, names[moving], moving)), io.read(onto)), made)
+        rows += [(fixed, fixed, onto, "train"), (fixed, moving, made, "train")]
+    return _prepared(folder, rows + _held_out(data))
+
+
+def pairs_store(data: Path, folder: Path, scored: str) -> Store:
+    """The pair of the patient that is not `scored` to train, that of the other to validate."""
+    rows = [
+        (patient, contrast, _scan(data, patient, contrast), "val" if patient == scored else "train")
+        for patient in PATIENTS
+        for contrast in TO
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    return _prepared(folder, rows)
+
+
+def _held_out(data: Path) -> list[Row]:
+    return [
+        (f"held{n}", contrast, _scan(data, patient, contrast), "val")
+        for n, patient in enumerate(PATIENTS)
+        for contrast in TO
+    ]
+
+
+def _scan(data: Path, patient: str, contrast: str) -> Path:
+    return data / "open-ms-mni" / patient / f"{contrast.removesuffix('w')}.nii.gz"
+
+
+def _prepared(folder: Path, rows: list[Row]) -> Store:
+    """A store of these scans."""
+    with open(folder / "table.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("subject", "session", "contrast", "path", "split"))
+        for subject, contrast, path, split in rows:
+            writer.writerow((subject, "1", contrast, path.resolve(), split))
+    return prepare(folder / "table.csv", folder / "store")
