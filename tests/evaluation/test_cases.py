@@ -8,7 +8,7 @@ import pytest
 from tests.studies import write_series
 
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.evaluation.cases import find_pairs, find_syntheses, partner, with_masks
+from mrbridge.evaluation.cases import find_pairs, find_synthetic, partner, with_masks
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -90,7 +90,7 @@ class TestPairs:
         found = find_pairs(root, "T1w", "T2w")
         assert [case.name for case in found.cases] == ["slice 9", "slice 10"]
         assert [case.name for case in found.singles] == ["slice 11"]
-        assert "on trust" in found.remarks[0]
+        assert "paired by their names" in found.remarks[0]
 
     def test_a_table_pairs_what_names_cannot(self, tmp_path):
         touch(tmp_path, "TrainT1/Image #10.png", "TrainT2/Image #70.png")
@@ -116,14 +116,14 @@ class TestPairs:
 class TestSyntheses:
     def test_two_files_need_no_names(self, tmp_path):
         touch(tmp_path, "a/anything.nii.gz", "b/else.nii.gz")
-        found = find_syntheses(tmp_path / "a/anything.nii.gz", tmp_path / "b/else.nii.gz")
+        found = find_synthetic(tmp_path / "a/anything.nii.gz", tmp_path / "b/else.nii.gz")
         assert [(c.name, c.synthetic.name) for c in found.cases] == [("anything", "else.nii.gz")]
 
     def test_equal_file_names(self, tmp_path):
         touch(tmp_path, "real/x1.png", "real/x2.png", "fake/x2.png", "fake/x3.png")
-        found = find_syntheses(tmp_path / "real", tmp_path / "fake")
+        found = find_synthetic(tmp_path / "real", tmp_path / "fake")
         assert [case.name for case in found.cases] == ["x2"]
-        assert found.left_out == [("x3.png", "no true scan, or more than one, goes by this name")]
+        assert found.left_out == [("x3.png", "matches no real scan, or more than one")]
 
     def test_bids_derivatives_inside_the_data_set(self, tmp_path):
         root = touch(
@@ -131,7 +131,7 @@ class TestSyntheses:
             *(f"sub-0{k}/anat/sub-0{k}_T{c}w.nii.gz" for k in (1, 2) for c in (1, 2)),
             *(f"derivatives/m/sub-0{k}/anat/sub-0{k}_desc-synth_T2w.nii.gz" for k in (1, 2)),
         )
-        found = find_syntheses(root, root / "derivatives" / "m")
+        found = find_synthetic(root, root / "derivatives" / "m")
         assert [case.name for case in found.cases] == ["sub-01", "sub-02"]
         for case in found.cases:
             assert case.images["T2w"].name == f"{case.name}_T2w.nii.gz"
@@ -139,17 +139,17 @@ class TestSyntheses:
     def test_equal_names_in_folders_of_subjects(self, tmp_path):
         names = [f"{part}/patient0{k}/T2.nii.gz" for part in ("real", "fake") for k in (1, 2)]
         touch(tmp_path, *names)
-        found = find_syntheses(tmp_path / "real", tmp_path / "fake")
+        found = find_synthetic(tmp_path / "real", tmp_path / "fake")
         assert [case.name for case in found.cases] == ["patient01", "patient02"]
         for case in found.cases:
             assert case.synthetic.parent.name == case.images["T2w"].parent.name == case.name
 
     def test_nothing_matches(self, tmp_path):
         touch(tmp_path, "real/a.nii.gz", "fake/b.nii.gz")
-        with pytest.raises(InputError, match="no synthesis that belongs"):
-            find_syntheses(tmp_path / "real", tmp_path / "fake")
+        with pytest.raises(InputError, match="no synthetic image that matches"):
+            find_synthetic(tmp_path / "real", tmp_path / "fake")
         with pytest.raises(InputError, match="does not exist"):
-            find_syntheses(tmp_path / "real", tmp_path / "absent")
+            find_synthetic(tmp_path / "real", tmp_path / "absent")
 
     def test_two_candidates_are_none(self):
         candidates = [(Path(name), Path(name)) for name in ("a/x_T2w.nii.gz", "b/x_T2w.nii.gz")]

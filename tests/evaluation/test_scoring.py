@@ -10,7 +10,7 @@ import pytest
 from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Case, Direction
-from mrbridge.evaluation.scoring import Job, fit_floors, sample_case, score_case, values_per_case
+from mrbridge.evaluation.scoring import Job, fit_baselines, sample_case, score_case, voxels_per_case
 from mrbridge.evaluation.settings import EvaluateSettings
 
 THERE, BACK = Direction("T1w", "T2w"), Direction("T2w", "T1w")
@@ -158,22 +158,22 @@ class TestFloor:
         images["T1w"] = world.save(t1w, tmp_path / "x.nii.gz")
         images["T2w"] = world.save(curved, tmp_path / "y.nii.gz")
         job = replace(job, case=replace(job.case, images=images))
-        ((floors, on),) = fit_floors([job.case], [sample_case(job)])
-        found = score_case(replace(job, floors=floors))
+        ((baselines, on),) = fit_baselines([job.case], [sample_case(job)])
+        found = score_case(replace(job, baselines=baselines))
         assert on == "itself"
         for one in found.values():
             assert one.scores["floor"]["fit"]["psnr"] > 40
 
     def test_leaves_the_background_black_though_the_curve_falls(self, job):
-        ((floors, _),) = fit_floors([job.case], [sample_case(job)])
-        assert floors[THERE.key].outputs[0] > floors[THERE.key].outputs[-1]
-        floor = score_case(replace(job, floors=floors, sampled=3))[THERE.key].looks["floor"]
+        ((baselines, _),) = fit_baselines([job.case], [sample_case(job)])
+        assert baselines[THERE.key].outputs[0] > baselines[THERE.key].outputs[-1]
+        floor = score_case(replace(job, baselines=baselines, samples=3))[THERE.key].samples["floor"]
         assert (floor[:, :2, :2] == 0).all()
         assert floor[:, 14, 12].min() > 0
 
     def test_cannot_know_what_intensity_does_not_tell(self, job):
-        ((floors, _),) = fit_floors([job.case], [sample_case(job)])
-        for one in score_case(replace(job, floors=floors)).values():
+        ((baselines, _),) = fit_baselines([job.case], [sample_case(job)])
+        for one in score_case(replace(job, baselines=baselines)).values():
             floor, model, copy = (one.scores[m]["fit"]["psnr"] for m in ("floor", "model", "copy"))
             assert copy < floor < 30 < model
 
@@ -182,19 +182,19 @@ class TestFloor:
         curves = {"a1": 1.0, "a2": 2.0, "b": 3.0}
         x = np.linspace(0, 1, 50, dtype=np.float32)
         samples = [{THERE.key: (x, curves[case.name] * x)} for case in cases]
-        floors = fit_floors(cases, samples)
+        floors = fit_baselines(cases, samples)
         tops = [floor[THERE.key].outputs[-1] for floor, _ in floors]
         assert tops == pytest.approx([3.0, 3.0, 1.5])
         assert [on for _, on in floors] == ["others"] * 3
-        assert fit_floors(cases[:2], samples[:2])[0][1] == "itself"
+        assert fit_baselines(cases[:2], samples[:2])[0][1] == "itself"
 
     def test_samples_are_seeded_and_capped(self, job):
-        some = [sample_case(replace(job, values=100)) for _ in range(2)]
+        some = [sample_case(replace(job, voxels=100)) for _ in range(2)]
         assert some[0][THERE.key][0].shape == (100,)
         np.testing.assert_array_equal(some[0][THERE.key], some[1][THERE.key])
-        assert values_per_case(1) == values_per_case(10) == 50_000
-        assert values_per_case(100) == 5_000
-        assert values_per_case(10**6) == 1_000
+        assert voxels_per_case(1) == voxels_per_case(10) == 50_000
+        assert voxels_per_case(100) == 5_000
+        assert voxels_per_case(10**6) == 1_000
 
 
 class TestWithoutPair:
@@ -205,10 +205,10 @@ class TestWithoutPair:
             case=replace(job.case, images=images),
             directions=(THERE,),
             settings=EvaluateSettings(),
-            sampled=4,
+            samples=4,
         )
         found = score_case(single)[THERE.key]
         assert found.scores == {}
-        assert set(found.looks) == {"model", "copy"}
-        assert found.looks["model"].shape == (4, 28, 24)
+        assert set(found.samples) == {"model", "copy"}
+        assert found.samples["model"].shape == (4, 28, 24)
         assert found.cycle["cycle"]["fit"]["psnr"] > 80

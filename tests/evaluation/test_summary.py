@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from mrbridge.evaluation import summary
 from mrbridge.evaluation.cases import Case, Direction
-from mrbridge.evaluation.scoring import Found
+from mrbridge.evaluation.scoring import Result
 from mrbridge.evaluation.summary import Scored
 
 THERE = Direction("T1w", "T2w")
@@ -27,11 +28,17 @@ def scored(
         method: {kind: {"psnr": v[0], "ssim": v[1], "mae": 0.1} for kind in ("fit", "plain")}
         for method, v in methods.items()
     }
-    return Scored(Case(name, subject or name, {}), {THERE.key: Found(scores=scores)}, "others")
+    return Scored(Case(name, subject or name, {}), {THERE.key: Result(scores=scores)}, "others")
 
 
 def verdict(*cases: Scored) -> summary.Verdict:
     return summary.judge(cases, THERE, summary.summarise(cases))
+
+
+def table(*cases: Scored) -> str:
+    """scores.csv of an evaluation of these cases."""
+    rest = {f.name: None for f in fields(summary.Evaluation) if f.name != "cases"}
+    return summary.Evaluation(cases=cases, **rest).as_csv()
 
 
 class TestSummary:
@@ -60,7 +67,7 @@ class TestSummary:
         assert summary.finite(values) == {"a": [None, 2.0, [1, None]], "3": "x"}
 
     def test_table_has_a_line_for_each_score(self):
-        lines = summary.score_table([scored("a,b", (20, 0.5))]).splitlines()
+        lines = table(scored("a,b", (20, 0.5))).splitlines()
         assert lines[0] == (
             "case,subject,direction,method,kind,psnr,ssim,mae,floor_fitted_on,"
             "registered,displacement_mm,residual_mm"
@@ -74,11 +81,23 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("model", "outcome", "words"),
         [
-            ((22.0, 0.9), "better", "beats the floor by 2.00 dB PSNR and 0.100 SSIM"),
-            ((19.0, 0.7), "worse", "does not beat the floor, it is 1.00 dB PSNR and 0.100 SSIM"),
+            ((22.0, 0.9), "better", "beats the monotone baseline by 2.00 dB PSNR and 0.100 SSIM"),
+            (
+                (19.0, 0.7),
+                "worse",
+                "does not beat the monotone baseline: it is 1.00 dB PSNR and 0.100 SSIM",
+            ),
             ((20.0, 0.8), "worse", "does not beat"),
-            ((21.0, 0.7), "mixed", "1.00 dB PSNR above the floor, but 0.100 SSIM below it"),
-            ((19.0, 0.9), "mixed", "1.00 dB PSNR below the floor, but 0.100 SSIM above it"),
+            (
+                (21.0, 0.7),
+                "mixed",
+                "1.00 dB PSNR above the monotone baseline, but 0.100 SSIM below it",
+            ),
+            (
+                (19.0, 0.9),
+                "mixed",
+                "1.00 dB PSNR below the monotone baseline, but 0.100 SSIM above it",
+            ),
         ],
     )
     def test_outcomes(self, model, outcome, words):
@@ -94,7 +113,7 @@ class TestVerdict:
 
     def test_without_floor_or_pairs_it_claims_nothing(self):
         assert verdict(scored("a", (30, 0.9), floor=None)).outcome == "unknown"
-        single = Scored(Case("a", "a", {}), {THERE.key: Found()})
+        single = Scored(Case("a", "a", {}), {THERE.key: Result()})
         assert verdict(single).outcome == "unknown"
         assert "no pairs" in verdict(single).text
 
@@ -105,8 +124,8 @@ class TestWasserstein:
         t1w, t2w = (rng.random((3, 32, 32), np.float32) for _ in range(2))
         back = Direction("T2w", "T1w")
         cases = [
-            Scored(Case("a", "a", {}), {THERE.key: Found(looks={"model": t2w, "copy": t1w})}),
-            Scored(Case("b", "b", {}), {back.key: Found(looks={"model": t2w, "copy": t2w})}),
+            Scored(Case("a", "a", {}), {THERE.key: Result(samples={"model": t2w, "copy": t1w})}),
+            Scored(Case("b", "b", {}), {back.key: Result(samples={"model": t2w, "copy": t2w})}),
         ]
         found = summary.wasserstein(cases, [THERE, back], seed=0)
         assert found[THERE.key]["model"] == 0
@@ -115,6 +134,6 @@ class TestWasserstein:
 
     def test_pictures_that_are_too_small_are_left_out(self):
         small = np.ones((2, 8, 8), np.float32)
-        looks = {"model": small, "copy": small, "real": small}
-        cases = [Scored(Case("a", "a", {}), {THERE.key: Found(looks=looks)})]
+        samples = {"model": small, "copy": small, "real": small}
+        cases = [Scored(Case("a", "a", {}), {THERE.key: Result(samples=samples)})]
         assert summary.wasserstein(cases, [THERE], seed=0) == {}

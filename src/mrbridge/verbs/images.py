@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mrbridge.console import answer, as_far_as_done, interruption_of, listen
-from mrbridge.errors import must_exist
+from mrbridge.errors import SettingsError, must_exist
 from mrbridge.models import locate, weights_file
 from mrbridge.options import (
     AllowGaps,
@@ -187,22 +187,29 @@ def evaluate(
 
     settings = EvaluateSettings().changed(changes)
     with quick_imports():
+        from mrbridge.evaluation.evaluate import Evaluation, score
         from mrbridge.evaluation.evaluate import evaluate as run
 
-    result, failure = as_far_as_done(
-        lambda: run(
-            model=model,
-            pairs=pairs,
-            real=real,
-            synthetic=synthetic,
-            mask=mask,
-            out=out,
-            settings=settings,
-            device=device,
-            workers=who_works(workers, dask),
-            force=force,
+    crew = who_works(workers, dask)
+
+    def work() -> Evaluation:
+        if pairs is not None and real is None and synthetic is None:
+            return run(
+                *(model, pairs, out),
+                mask=mask,
+                settings=settings,
+                device=device,
+                workers=crew,
+                force=force,
+            )
+        if real is not None and synthetic is not None and pairs is None and model is None:
+            return score(real, synthetic, mask, out, settings=settings, workers=crew, force=force)
+        raise SettingsError(
+            "what to score is not clear",
+            remedy="Use --pairs, with or without --model, or --real and --synthetic.",
         )
-    )
+
+    result, failure = as_far_as_done(work)
     answer(
         {
             "report": str(out / "report.html"),

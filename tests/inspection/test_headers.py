@@ -1,4 +1,4 @@
-"""What `inspect` tells of a folder."""
+"""The listing of `inspect`, from headers only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.studies import T1W, T2W, write_series
 
 from mrbridge import cli, io
 from mrbridge.errors import InputError
-from mrbridge.preparation.inspect import inspect
+from mrbridge.inspection.inspect import inspect
 from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
@@ -48,7 +48,7 @@ def test_series(study: Path) -> None:
     assert found.ignored == [("README", "is not a DICOM file")]
 
 
-def test_words_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["inspect", str(study)])
     assert ended.value.code == 0
@@ -63,9 +63,9 @@ def test_words_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert told["items"][2]["gaps"] == 1
 
 
-def test_markup_of_strangers_is_text(tmp_path: Path) -> None:
+def test_markup_in_descriptions_is_text(tmp_path: Path) -> None:
     write_series(tmp_path, SeriesDescription="[red]t1[/] [link=x]")
-    assert "[red]t1[/]" in inspect(tmp_path).words()
+    assert "[red]t1[/]" in str(inspect(tmp_path))
 
 
 def test_files(make_scan: Callable[..., Volume], picture_folder: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_files(make_scan: Callable[..., Volume], picture_folder: Path, tmp_path:
     pictures = inspect(picture_folder)
     assert {item.contrast for item in pictures.items} == {"T1w", "T2w"}
     assert pictures.items[0].shape == (44, 36, 1)
-    assert "by its name" not in pictures.words()
+    assert "by its name" not in str(pictures)
 
 
 def test_one_file(make_scan: Callable[..., Volume], tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_store(small_store: Store) -> None:
     assert [item.contrast for item in found.items].count("T1w") == 4
     assert found.items[0].shape == (62, 52, 10)  # slices that show the head, with the margin
     assert found.items[0].spacing_mm == pytest.approx((1, 1, 4))
-    assert "8 of 8 scans can be used as they are: 4 T1w, 4 T2w" in found.words()
+    assert "8 of 8 scans can be used as they are: 4 T1w, 4 T2w" in str(found)
 
 
 def test_a_bids_data_set_of_which_a_part_is_fetched(
@@ -137,8 +137,8 @@ def test_a_long_listing_is_cut_in_words_only(picture_folder: Path, tmp_path: Pat
     for number in range(103):
         (tmp_path / f"T1_{number}.png").write_bytes(one)
     found = inspect(tmp_path)
-    assert len(found.told()["items"]) == 103
-    assert "and 3 more" in found.words()
+    assert len(found.as_json()["items"]) == 103
+    assert "and 3 more" in str(found)
 
 
 def test_refusals(tmp_path: Path) -> None:
