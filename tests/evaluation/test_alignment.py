@@ -46,7 +46,7 @@ def known(fixed="T1w", transform=MOTION) -> PairRegistration:
 
 
 class TestFound:
-    def test_the_way_is_found_and_the_score_is_that_of_a_pair_in_register(self, pair, world):
+    def test_registered_pairs_score_almost_like_aligned_ones(self, pair, world):
         registration = register_pair(pair.case, PLAIN)
         assert registration is not None
         assert registration.fixed == "T1w"
@@ -61,7 +61,7 @@ class TestFound:
             assert best > got > best - 6
             assert got > found.scores["copy"]["fit"]["psnr"] + 6
 
-    def test_only_where_it_is_needed_or_asked_for(self, pair, world, tmp_path):
+    def test_pairs_on_one_grid_are_registered_only_on_request(self, pair, world, tmp_path):
         one_grid = world.save(world.t2w_of(pair.t1w), tmp_path / "on.nii.gz", AFFINE)
         case = replace(pair.case, images=pair.case.images | {"T2w": one_grid})
         assert register_pair(case, PLAIN) is None
@@ -70,7 +70,7 @@ class TestFound:
         assert asked is not None
         assert asked.result.disregistration_mm < 1
 
-    def test_what_cannot_be_found_is_refused_by_name(self, pair, world, tmp_path):
+    def test_a_failed_registration_names_the_scans(self, pair, world, tmp_path):
         noise = np.random.default_rng(0).rayleigh(200, (40, 40, 40))
         path = world.save(noise, tmp_path / "noise.nii.gz", AFFINE)
         case = replace(pair.case, images=pair.case.images | {"T2w": path})
@@ -79,12 +79,14 @@ class TestFound:
         ):
             register_pair(case, PLAIN)
 
-    def test_a_single_scan_needs_nothing(self, pair):
+    def test_a_single_scan_is_not_registered(self, pair):
         images = {"T1w": pair.case.images["T1w"]}
         assert register_pair(replace(pair.case, images=images), PLAIN) is None
 
     @pytest.mark.parametrize(("step", "onto"), [(1.03, "T1w"), (1.1, "T2w")])
-    def test_the_thicker_slices_are_scored_on(self, pair, world, tmp_path, monkeypatch, step, onto):
+    def test_the_scan_with_thicker_slices_is_fixed(
+        self, pair, world, tmp_path, monkeypatch, step, onto
+    ):
         monkeypatch.setattr("mrbridge.evaluation.alignment.register", lambda *_: known().result)
         affine = pair.affine @ np.diag([1, 1, step, 1])
         path = world.save(pair.t2w, tmp_path / "thick.nii.gz", affine)
@@ -95,7 +97,7 @@ class TestFound:
 
 
 class TestPlaced:
-    def test_the_grid_that_is_scored_on_keeps_its_voxels(self, pair):
+    def test_the_fixed_scan_keeps_its_voxels(self, pair):
         for onto, transform in (("T1w", MOTION), ("T2w", np.linalg.inv(MOTION))):
             scans = read_aligned(pair.case, PLAIN, known(onto, transform))
             itself = to_slices(read(pair.case.images[onto]), None)[0]
@@ -103,13 +105,13 @@ class TestPlaced:
             assert {stack.shape for stack in scans.stacks.values()} == {itself.shape}
             assert to_slices(scans.grid, None)[0].shape == itself.shape
 
-    def test_the_other_scan_lies_on_it_voxel_by_voxel(self, pair, world):
+    def test_the_moving_scan_is_resampled_to_the_fixed_grid(self, pair, world):
         scans = read_aligned(pair.case, PLAIN, known())
         truth = to_slices(replace(scans.volumes["T1w"], voxels=world.t2w_of(pair.t1w)), None)[0]
         np.testing.assert_allclose(scans.stacks["T2w"][10:], truth[10:], atol=1)
 
     @pytest.mark.parametrize("mask", ["foreground", "whole"])
-    def test_nothing_is_scored_where_one_of_them_shows_nothing(self, pair, mask):
+    def test_the_mask_is_inside_both_fields_of_view(self, pair, mask):
         scans = read_aligned(pair.case, PLAIN.changed({"mask": mask}), known())
         for inside in scans.masks.values():
             assert not inside[:10].any()
@@ -117,7 +119,7 @@ class TestPlaced:
         if mask == "whole":
             assert scans.masks["T1w"][10:].all()
 
-    def test_a_given_mask_lies_on_the_grid_of_either(self, pair, world, tmp_path):
+    def test_a_mask_file_may_have_the_grid_of_either_scan(self, pair, world, tmp_path):
         inside = world.inside(SHAPE)
         inside[:24] = False
         on_t1w = world.save(inside, tmp_path / "m1.nii.gz", AFFINE)
@@ -142,7 +144,7 @@ class TestPlaced:
 
 
 class TestScores:
-    def test_a_perfect_model_scores_as_such_and_a_wrong_place_costs(self, pair, world):
+    def test_a_wrong_registration_lowers_the_scores_of_a_perfect_model(self, pair, world):
         job = Job(pair.case, (THERE, BACK), PLAIN, model=world.Knowing(), registration=known())
         shifted = MOTION.copy()
         shifted[0, 3] += 3
@@ -154,7 +156,7 @@ class TestScores:
             assert at > 50
             assert off < 30
 
-    def test_there_and_back_is_perfect_on_whatever_grid(self, pair, world):
+    def test_a_perfect_cycle_scores_perfectly_on_any_grid(self, pair, world):
         settings = EvaluateSettings(noise=0.05)
         for registration in (known(), known("T2w", np.linalg.inv(MOTION))):
             job = Job(
@@ -163,7 +165,7 @@ class TestScores:
             for one in score_case(job).values():
                 assert one.cycle["cycle"]["fit"]["psnr"] > 60
 
-    def test_a_synthesis_on_another_grid(self, pair, world, tmp_path):
+    def test_a_synthetic_image_on_another_grid(self, pair, world, tmp_path):
         made = replace(
             read(pair.case.images["T2w"]), voxels=pair.t2w + 1, header=None, synthetic=True
         )

@@ -57,7 +57,7 @@ class TestPairs:
         (left_out,) = find_pairs(root, "T1w", "T2w").left_out
         assert left_out[0] == "sub-01_run-2_T1w.nii.gz"
 
-    def test_the_plain_scan_of_a_session_makes_the_pair(self, tmp_path):
+    def test_the_raw_scan_of_a_session_is_paired(self, tmp_path):
         names = ("acq-spine_T1w", "T1w", "desc-brain_T1w", "T2w")
         root = touch(tmp_path, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in names))
         assert pairs_of(root) == {
@@ -84,7 +84,7 @@ class TestPairs:
             runs = {path.name.split("_")[1] for path in case.images.values()}
             assert len(runs) == 1
 
-    def test_pictures_are_paired_by_name_and_it_is_said(self, tmp_path):
+    def test_2d_images_are_paired_by_name_with_a_remark(self, tmp_path):
         root = touch(tmp_path, *(f"T{c}/slice {k}.png" for c in (1, 2) for k in (9, 10)))
         touch(tmp_path, "T1/slice 11.png")
         found = find_pairs(root, "T1w", "T2w")
@@ -102,13 +102,13 @@ class TestPairs:
         assert pairs_of(table) == {"k10": {"T1w": "Image #10.png", "T2w": "Image #70.png"}}
         assert find_pairs(table, "T1w", "T2w").remarks == []
 
-    def test_brain_masks_of_derivatives_come_along(self, tmp_path):
+    def test_brain_masks_of_derivatives_are_used(self, tmp_path):
         mask = "derivatives/tool/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
         names = ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T2w.nii.gz", mask)
         (case,) = find_pairs(touch(tmp_path, *names), "T1w", "T2w").cases
         assert case.mask == tmp_path / mask
 
-    def test_nothing_there(self, tmp_path):
+    def test_no_scans(self, tmp_path):
         with pytest.raises(InputError, match="no T1w and no T2w"):
             find_pairs(touch(tmp_path, "notes.md"), "T1w", "T2w")
 
@@ -151,18 +151,18 @@ class TestSyntheses:
         with pytest.raises(InputError, match="does not exist"):
             find_synthetic(tmp_path / "real", tmp_path / "absent")
 
-    def test_two_candidates_are_none(self):
+    def test_an_ambiguous_match_is_no_match(self):
         candidates = [(Path(name), Path(name)) for name in ("a/x_T2w.nii.gz", "b/x_T2w.nii.gz")]
         assert partner(Path("c/x_T2w.nii.gz"), candidates) is None
         assert partner(Path("b/x_desc-synth_T2w.nii.gz"), candidates) == candidates[1]
 
-    def test_a_bare_contrast_matches_nothing_outside_its_folder(self):
+    def test_a_file_named_by_its_contrast_matches_only_in_its_folder(self):
         candidates = [(Path("patient07/T2.nii.gz"), Path("patient07/T2.nii.gz"))]
         assert partner(Path("patient19/T2w_synthetic.nii.gz"), candidates) is None
 
 
 class TestMasks:
-    def test_one_file_for_all_and_a_folder_by_names(self, tmp_path):
+    def test_one_mask_for_all_cases_or_a_folder_matched_by_name(self, tmp_path):
         root = touch(
             tmp_path / "data",
             *(f"sub-0{k}/anat/sub-0{k}_T{c}w.nii.gz" for k in (1, 2) for c in (1, 2)),

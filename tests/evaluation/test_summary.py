@@ -56,17 +56,17 @@ class TestSummary:
         psnr = summary.summarise(cases)[THERE.key]["model"]["fit"]["psnr"]
         assert (psnr["mean"], psnr["n"]) == (22.5, 2)
 
-    def test_perfect_scores_stay_infinite_until_written(self):
+    def test_infinite_scores_become_null_only_when_written(self):
         means = summary.summarise([scored("a", (math.inf, 1)), scored("b", (30, 1))])
         psnr = means[THERE.key]["model"]["fit"]["psnr"]
         assert psnr["mean"] == math.inf
         assert summary.finite(means)[THERE.key]["model"]["fit"]["psnr"]["mean"] is None
 
-    def test_finite_goes_everywhere(self):
+    def test_finite_is_recursive(self):
         values = {"a": [math.nan, np.float32(2), (1, math.inf)], 3: "x"}
         assert summary.finite(values) == {"a": [None, 2.0, [1, None]], "3": "x"}
 
-    def test_table_has_a_line_for_each_score(self):
+    def test_one_csv_line_for_each_score(self):
         lines = table(scored("a,b", (20, 0.5))).splitlines()
         assert lines[0] == (
             "case,subject,direction,method,kind,psnr,ssim,mae,floor_fitted_on,"
@@ -111,7 +111,7 @@ class TestVerdict:
         assert "3 cases, higher PSNR in 2 of 3" in found.text
         assert "3.33 dB" in found.text
 
-    def test_without_floor_or_pairs_it_claims_nothing(self):
+    def test_no_verdict_without_baseline_or_pairs(self):
         assert verdict(scored("a", (30, 0.9), floor=None)).outcome == "unknown"
         single = Scored(Case("a", "a", {}), {THERE.key: Result()})
         assert verdict(single).outcome == "unknown"
@@ -119,7 +119,7 @@ class TestVerdict:
 
 
 class TestWasserstein:
-    def test_without_pairs_the_inputs_of_the_way_back_are_the_truth(self):
+    def test_without_pairs_the_inputs_of_the_other_direction_are_the_reference(self):
         rng = np.random.default_rng(0)
         t1w, t2w = (rng.random((3, 32, 32), np.float32) for _ in range(2))
         back = Direction("T2w", "T1w")
@@ -132,7 +132,7 @@ class TestWasserstein:
         assert found[THERE.key]["copy"] > 0
         assert found[back.key]["model"] == found[back.key]["copy"] > 0
 
-    def test_pictures_that_are_too_small_are_left_out(self):
+    def test_images_that_are_too_small_are_left_out(self):
         small = np.ones((2, 8, 8), np.float32)
         samples = {"model": small, "copy": small, "real": small}
         cases = [Scored(Case("a", "a", {}), {THERE.key: Result(samples=samples)})]

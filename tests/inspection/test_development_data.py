@@ -38,7 +38,7 @@ def test_seed_png_has_undeclared_pairs(found_in: FoundIn) -> None:
     assert set(findings) == {"undeclared pairs", "images that are nearly equal", "unequal counts"}
 
 
-def test_ixi_slices_hold_two_pairs_and_a_near_copy(found_in: FoundIn) -> None:
+def test_ixi_slices_contain_two_pairs_and_a_near_duplicate(found_in: FoundIn) -> None:
     found, findings = found_in("ixi-slices")
     assert found.headline == "Fit for training, with remarks"
     assert {group.names for group in findings["undeclared pairs"].groups} == {
@@ -52,7 +52,7 @@ def test_ixi_slices_hold_two_pairs_and_a_near_copy(found_in: FoundIn) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_wrong_with_the_patients(found_in: FoundIn) -> None:
+def test_no_finding_in_the_patients(found_in: FoundIn) -> None:
     for name, words in (("open-ms-mni", "on one grid"), ("open-ms-raw", "on different grids")):
         found, findings = found_in(name)
         assert not findings

@@ -71,12 +71,12 @@ def test_a_copy_under_the_other_contrast(clean: list[Facts], tmp_path: Path) -> 
     assert found[0].kind == "exact duplicates"
     assert found[0].severity == "fault"
     assert "at least one of the labels is wrong" in found[0].text
-    # Which of the two is wrong is told by the image.
+    # The image shows which label is wrong.
     doubted = next(f for f in found if f.kind == "doubtful contrast labels")
     assert [group.names for group in doubted.groups] == [("sub-03_T1w.nii.gz",)]
 
 
-def test_a_wrong_label_is_told_by_the_image(clean: list[Facts], tmp_path: Path) -> None:
+def test_a_wrong_label_is_found_in_the_image(clean: list[Facts], tmp_path: Path) -> None:
     facts = [
         facts_of(tmp_path, head(9, "T1w"), "03", "T2w") if o.name == NAME else o for o in clean
     ]
@@ -88,7 +88,7 @@ def test_a_wrong_label_is_told_by_the_image(clean: list[Facts], tmp_path: Path) 
     assert {name for f in found for group in f.groups for name in group.names} == {NAME}
 
 
-def test_a_near_copy_of_another_subject(clean: list[Facts], tmp_path: Path) -> None:
+def test_a_near_duplicate_of_another_subject(clean: list[Facts], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     copy = changed(lambda v: 0.9 * v + 20 * (v > 0) + rng.normal(0, 8, v.shape) * (v > 0))
     facts = [*clean, facts_of(tmp_path, copy, "07", "T2w")]
@@ -97,7 +97,7 @@ def test_a_near_copy_of_another_subject(clean: list[Facts], tmp_path: Path) -> N
     assert found.severity == "warning"
 
 
-def test_a_near_copy_that_is_held_out_is_a_fault(clean: list[Facts], tmp_path: Path) -> None:
+def test_a_near_duplicate_across_splits_is_a_fault(clean: list[Facts], tmp_path: Path) -> None:
     def in_split(one: Facts, split: str) -> Facts:
         return replace(one, entry=replace(one.entry, scan=replace(one.entry.scan, split=split)))
 

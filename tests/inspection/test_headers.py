@@ -58,9 +58,9 @@ def test_text_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "with --allow-gaps" in out
     with pytest.raises(SystemExit):
         cli.main(["inspect", str(study), "--json"])
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [item["contrast"] for item in told["items"]] == [None, "T1w", "T2w"]
-    assert told["items"][2]["gaps"] == 1
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [item["contrast"] for item in result["items"]] == [None, "T1w", "T2w"]
+    assert result["items"][2]["gaps"] == 1
 
 
 def test_markup_in_descriptions_is_text(tmp_path: Path) -> None:
@@ -100,9 +100,7 @@ def test_a_store(small_store: Store) -> None:
     assert "8 of 8 scans can be used as they are: 4 T1w, 4 T2w" in str(found)
 
 
-def test_a_bids_data_set_of_which_a_part_is_fetched(
-    make_scan: Callable[..., Volume], tmp_path: Path
-) -> None:
+def test_a_partly_fetched_bids_dataset(make_scan: Callable[..., Volume], tmp_path: Path) -> None:
     root = tmp_path / "bids"
     io.write(make_scan(6, "T1w"), root / "sub-01/anat/sub-01_T1w.nii.gz")
     io.write(make_scan(6, "T1w"), root / "sub-01/derivatives/anat/sub-01_T1w.nii.gz")
@@ -128,11 +126,11 @@ def test_a_table(make_scan: Callable[..., Volume], tmp_path: Path) -> None:
     table.write_text("subject,contrast,path\n01,T1w,one.nii.gz\n02,T2w,gone.nii.gz\n")
     found = inspect(table)
     assert found.form == "table"
-    told = {item.name: (item.contrast, item.problem) for item in found.items}
-    assert told == {"one.nii.gz": ("T1w", None), "gone.nii.gz": ("T2w", "cannot be read")}
+    result = {item.name: (item.contrast, item.problem) for item in found.items}
+    assert result == {"one.nii.gz": ("T1w", None), "gone.nii.gz": ("T2w", "cannot be read")}
 
 
-def test_a_long_listing_is_cut_in_words_only(picture_folder: Path, tmp_path: Path) -> None:
+def test_only_the_text_of_a_long_listing_is_shortened(picture_folder: Path, tmp_path: Path) -> None:
     one = next((picture_folder / "TrainT1").iterdir()).read_bytes()
     for number in range(103):
         (tmp_path / f"T1_{number}.png").write_bytes(one)

@@ -72,7 +72,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in folder.iterdir()}
 
 
-def test_the_page_needs_nothing_beside_itself(messy: Path, tmp_path: Path) -> None:
+def test_the_page_is_self_contained(messy: Path, tmp_path: Path) -> None:
     before = hashes(messy)
     out = tmp_path / "report.html"
     inspect(messy, out)
@@ -87,19 +87,19 @@ def test_the_page_needs_nothing_beside_itself(messy: Path, tmp_path: Path) -> No
     assert all(described)
 
 
-def test_names_of_strangers_are_text(messy: Path, tmp_path: Path) -> None:
+def test_file_names_are_escaped(messy: Path, tmp_path: Path) -> None:
     inspect(messy, tmp_path / "report.html")
     assert "<b>" not in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<b>&T1.nii.gz" in Page(tmp_path / "report.html").words
 
 
-def test_the_page_says_what_is_wrong(messy: Path, tmp_path: Path) -> None:
+def test_the_page_lists_the_findings(messy: Path, tmp_path: Path) -> None:
     inspect(messy, tmp_path / "report.html")
     words = Page(tmp_path / "report.html").words
     assert "Not fit for training as it is" in words
     assert "The same voxels appear under several contrasts" in words
-    for told in ("Exact duplicates", "Unreadable scans", "sub-10_T2w.nii.gz", "80", "2 × 2"):
-        assert told in words
+    for text in ("Exact duplicates", "Unreadable scans", "sub-10_T2w.nii.gz", "80", "2 × 2"):
+        assert text in words
 
 
 def test_a_clean_page(clean_folder: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_clean_page(clean_folder: Path, tmp_path: Path) -> None:
     assert "No problems found" in Page(tmp_path / "report.html").words
 
 
-def test_workers_write_the_same(messy: Path, tmp_path: Path) -> None:
+def test_the_output_does_not_depend_on_the_number_of_workers(messy: Path, tmp_path: Path) -> None:
     pages = [tmp_path / str(workers) / "page.html" for workers in (1, 2)]
     for workers, page in enumerate(pages, start=1):
         inspect(messy, page, workers=workers)
@@ -123,12 +123,12 @@ def test_workers_write_the_same(messy: Path, tmp_path: Path) -> None:
         assert one == two
 
 
-def test_all_of_it_lies_beside_the_page(messy: Path, tmp_path: Path) -> None:
-    told = inspect(messy, tmp_path / "report.html").as_json()
+def test_the_complete_list_is_written_next_to_the_page(messy: Path, tmp_path: Path) -> None:
+    result = inspect(messy, tmp_path / "report.html").as_json()
     complete = json.loads((tmp_path / "report.findings.json").read_text())
-    assert told["complete"] == str(tmp_path / "report.findings.json")
+    assert result["complete"] == str(tmp_path / "report.findings.json")
     for key in ("findings", "failed", "ignored", "contrasts", "headline", "verdict"):
-        assert complete[key] == told[key]
+        assert complete[key] == result[key]
     assert complete["of"] == "messy"
     scans = {one["scan"]: one for one in complete["scans"]}
     assert len(scans) == len(complete["scans"]) == 15
@@ -165,9 +165,7 @@ def many_findings(clean_folder: Path, count: int) -> Inspection:
     return replace(found, facts=facts, findings=findings)
 
 
-def test_a_page_of_many_scans_is_no_longer_than_one_of_some(
-    clean_folder: Path, tmp_path: Path
-) -> None:
+def test_the_length_of_the_page_is_bounded(clean_folder: Path, tmp_path: Path) -> None:
     sizes = []
     for count in (1_000, 4_000):
         found = many_findings(clean_folder, count)
@@ -182,12 +180,12 @@ def test_a_page_of_many_scans_is_no_longer_than_one_of_some(
     assert sizes[1] < 1.05 * sizes[0] < 1_000_000
 
 
-def test_the_table_leaves_out_what_is_certainly_wrong(messy: Path, tmp_path: Path) -> None:
+def test_the_table_leaves_out_copies_and_unreadable_scans(messy: Path, tmp_path: Path) -> None:
     before = hashes(messy)
     table = tmp_path / "tables" / "fixed.csv"
-    told = inspect(messy, fix=table).as_json()
+    result = inspect(messy, fix=table).as_json()
     assert hashes(messy) == before
-    left = {entry["scan"]: entry["reason"] for entry in told["left_out"]}
+    left = {entry["scan"]: entry["reason"] for entry in result["left_out"]}
     assert left.pop("sub-10_T2w.nii.gz")
     assert left == {
         "sub-08_T1w.nii.gz": "is a copy of sub-01_T1w.nii.gz",
@@ -197,12 +195,12 @@ def test_the_table_leaves_out_what_is_certainly_wrong(messy: Path, tmp_path: Pat
     # Preparation takes it, and reads the same scans as from the folder.
     found = {s.path.resolve(): (s.subject, s.contrast) for s in find_scans(table).scans}
     folder = {s.path.resolve(): (s.subject, s.contrast) for s in find_scans(messy).scans}
-    gone = {messy / entry["scan"] for entry in told["left_out"]}
+    gone = {messy / entry["scan"] for entry in result["left_out"]}
     assert found == {path: known for path, known in folder.items() if path not in gone}
     assert [f.kind for f in inspect(table, images=True).findings] == ["unequal counts"]
 
 
-def test_of_copies_the_held_out_one_stays(clean_folder: Path, tmp_path: Path) -> None:
+def test_the_held_out_copy_is_kept(clean_folder: Path, tmp_path: Path) -> None:
     with open(tmp_path / "in.csv", "w", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(["subject", "contrast", "path", "split"])
@@ -219,10 +217,10 @@ def test_of_copies_the_held_out_one_stays(clean_folder: Path, tmp_path: Path) ->
 
 
 def test_a_store(small_store: Store, tmp_path: Path) -> None:
-    told = inspect(small_store.path, tmp_path / "report.html").as_json()
-    assert told["form"] == "store"
-    assert told["contrasts"] == {"T1w": 4, "T2w": 4}
-    assert not [finding for finding in told["findings"] if finding["severity"] == "fault"]
+    result = inspect(small_store.path, tmp_path / "report.html").as_json()
+    assert result["form"] == "store"
+    assert result["contrasts"] == {"T1w": 4, "T2w": 4}
+    assert not [finding for finding in result["findings"] if finding["severity"] == "fault"]
     words = Page(tmp_path / "report.html").words
     assert "train" in words
     assert "val" in words
@@ -230,17 +228,17 @@ def test_a_store(small_store: Store, tmp_path: Path) -> None:
         inspect(small_store.path, fix=tmp_path / "fixed.csv")
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_2d_images(tmp_path: Path) -> None:
     for contrast in ("T1w", "T2w"):
         voxels = head(1, contrast).voxels[:, :, 8:12] // 5
         for number in range(4):
             picture = Volume(voxels[:, :, number, None].astype(np.uint8), None)
             io.write(picture, tmp_path / "in" / contrast[:2] / f"{number}.png")
-    told = inspect(tmp_path / "in", tmp_path / "report.html").as_json()
-    assert told["headline"] == (
+    result = inspect(tmp_path / "in", tmp_path / "report.html").as_json()
+    assert result["headline"] == (
         "Fit for training, but not as unpaired data: most scans form undeclared pairs"
     )
-    pairs = next(f for f in told["findings"] if f["kind"] == "undeclared pairs")
+    pairs = next(f for f in result["findings"] if f["kind"] == "undeclared pairs")
     assert [g["scans"] for g in pairs["groups"]] == [
         [f"T1/{n}.png", f"T2/{n}.png"] for n in range(4)
     ]
@@ -257,9 +255,9 @@ def test_the_command_line(
     with pytest.raises(SystemExit) as ended:
         cli.main(["inspect", str(clean_folder), "-o", str(out), "--json"])
     assert ended.value.code == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["report"] == str(out)
-    assert told["contrasts"] == {"T1w": 6, "T2w": 6}
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["report"] == str(out)
+    assert result["contrasts"] == {"T1w": 6, "T2w": 6}
     with pytest.raises(SystemExit):
         cli.main(["inspect", str(clean_folder)])
     listing = capsys.readouterr().out

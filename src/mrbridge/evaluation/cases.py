@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError, MrbridgeWarning, must_exist
 from mrbridge.io.bids import find_scans
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast, of_path
-from mrbridge.io.formats import is_picture, is_readable
+from mrbridge.io.formats import is_picture, is_readable, walk
 from mrbridge.io.names import guess_subject, natural_key, series_name, slice_number
 from mrbridge.io.safety import suffix_of
 from mrbridge.io.scans import Scan
@@ -285,13 +285,8 @@ def _files(root: Path) -> list[tuple[Path, Path]]:
     """Readable files at or below `root`, each with its relative path, in natural order."""
     if root.is_file():
         return [(root, Path(root.parent.name, root.name))]
-    if not root.is_dir():
-        raise InputError("does not exist", path=root, remedy="Check the path.")
-    paths = [
-        (path, path.relative_to(root))
-        for path in root.rglob("*")
-        if is_readable(path) and not any(p.startswith(".") for p in path.relative_to(root).parts)
-    ]
+    must_exist(root)
+    paths = [(path, path.relative_to(root)) for path in walk(root, links=True) if is_readable(path)]
     if not paths:
         raise InputError(
             "contains no scan", path=root, remedy="Name a file, or a folder with scans."

@@ -32,27 +32,26 @@ class Item:
 
     Attributes:
         name: the value of `--series` for a series, the path below the folder for a file.
-        uid: of the series; None for a file.
-        description: the scanner's name for the series.
         kind: such as `anatomical` or `localizer`.
         contrast, reason: a BIDS suffix, and what it was derived from.
         shape: of the image (i, j, k); None if not known.
         spacing_mm: along i, j, k.
+        uid, description: of the series, from the scanner.
         gaps: number of missing slices.
         problem: why it cannot be used as it is; None if it can.
         notes: what was assumed or left out.
     """
 
     name: str
-    uid: str | None
-    description: str
     kind: str
     contrast: str | None
     reason: str
     shape: tuple[int, ...] | None
     spacing_mm: tuple[float, ...] | None
-    gaps: int
-    problem: str | None
+    uid: str | None = None
+    description: str = ""
+    gaps: int = 0
+    problem: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -112,15 +111,11 @@ def _store(path: Path) -> Listing:
     items = [
         Item(
             name=record.id,
-            uid=None,
-            description="",
             kind="picture" if record.is_picture else "volume",
             contrast=record.contrast,
             reason="as it was prepared",
             shape=(*record.shape[1:], record.shape[0]),
             spacing_mm=record.spacing_mm and (*record.spacing_mm[1:], record.spacing_mm[0]),
-            gaps=0,
-            problem=None,
         )
         for record in store.manifest.records
     ]
@@ -216,14 +211,11 @@ def _file_item(file: Path, root: Path) -> Item:
     kind = identity.kind or ("picture" if is_picture(file) else "volume")
     return Item(
         name=below(file, root),
-        uid=None,
-        description="",
         kind=kind,
         contrast=identity.contrast,
         reason=identity.reason,
         shape=shape,
         spacing_mm=spacing,
-        gaps=0,
         problem=problem,
     )
 

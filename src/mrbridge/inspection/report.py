@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
 from itertools import combinations
@@ -166,45 +165,28 @@ def _extent(finding: Finding) -> str:
     return f" ({counted(len(finding.groups), 'group' if several else 'scan')})"
 
 
-@dataclass(frozen=True)
-class _Tiles:
-    """A group with thumbnails."""
-
-    scans: list[Facts]
-    remark: str
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """What the page shows of a finding: groups with thumbnails, and groups by name."""
-
-    groups: list[_Tiles]
-    names: list[str]
-    count: int  # of the groups by name, also of those that are not listed
-    open: bool
-
-
-def _shown(finding: Finding, facts: dict[str, Facts]) -> _Shown:
+def _shown(finding: Finding, facts: dict[str, Facts]) -> dict[str, Any]:
     """The first groups with thumbnails; the others, or all pairs if there are others, by name."""
     first = finding.groups[:_GROUPS]
     with_tiles = [group for group in first if any(name in facts for name in group.names)]
     named = [group for group in finding.groups if group not in with_tiles]
     if named and finding.kind == "undeclared pairs":
         named = list(finding.groups)
-    return _Shown(
-        [_tiles(group, facts) for group in with_tiles],
-        [str(group) for group in named[:_NAMES]],
-        len(named),
-        not with_tiles or len(named) <= _OPEN,
-    )
+    return {
+        "groups": [_tiles(group, facts) for group in with_tiles],
+        "names": [str(group) for group in named[:_NAMES]],
+        "count": len(named),
+        "open": not with_tiles or len(named) <= _OPEN,
+    }
 
 
-def _tiles(group: Group, facts: dict[str, Facts]) -> _Tiles:
+def _tiles(group: Group, facts: dict[str, Facts]) -> dict[str, Any]:
+    """The first scans of a group, and the remark below their thumbnails."""
     scans = [facts[name] for name in group.names if name in facts][:_IN_GROUP]
     remarks = [group.remark] if group.remark else []
     if len(scans) < len(group.names):
         remarks.insert(0, f"{len(group.names)} scans, {len(scans)} shown")
-    return _Tiles(scans, "; ".join(remarks))
+    return {"scans": scans, "remark": "; ".join(remarks)}
 
 
 def _counts(result: Inspection) -> list[list[str]]:
