@@ -68,7 +68,7 @@ class TestFound:
         assert register_pair(pair.case, PLAIN.changed({"registration": "off"})) is None
         asked = register_pair(case, PLAIN.changed({"registration": "rigid"}))
         assert asked is not None
-        assert asked.result.disregistration_mm < 1
+        assert asked.result.displacement_mm < 1
 
     def test_a_failed_registration_names_the_scans(self, pair, world, tmp_path):
         noise = np.random.default_rng(0).rayleigh(200, (40, 40, 40))

@@ -417,9 +417,9 @@ class TestReport:
             f"subject,session,contrast,path\n{evil},,T1w,a.nii.gz\n{evil},,T2w,b.nii.gz\n"
         )
         result = evaluate(world.Knowing(9), table, out=tmp_path / "out", settings=QUICK)
-        page = result.report.read_text()
-        assert "<b>x" not in page
-        assert "&lt;b&gt;x" in page
+        for html in (result.report.read_text(), result.as_html()):
+            assert "<b>x" not in html
+            assert "&lt;b&gt;x" in html
         assert all(
             p.parent == tmp_path / "out" / "figures" for p in (tmp_path / "out").rglob("*.png")
         )

@@ -35,10 +35,9 @@ def verdict(*cases: Scored) -> summary.Verdict:
     return summary.judge(cases, THERE, summary.summarise(cases))
 
 
-def table(*cases: Scored) -> str:
-    """scores.csv of an evaluation of these cases."""
-    rest = {f.name: None for f in fields(summary.Evaluation) if f.name != "cases"}
-    return summary.Evaluation(cases=cases, **rest).as_csv()
+def evaluation(**values) -> summary.Evaluation:
+    """An evaluation with these values, and None for the others."""
+    return summary.Evaluation(**{field.name: None for field in fields(summary.Evaluation)} | values)
 
 
 class TestSummary:
@@ -67,7 +66,7 @@ class TestSummary:
         assert summary.finite(values) == {"a": [None, 2.0, [1, None]], "3": "x"}
 
     def test_one_csv_line_for_each_score(self):
-        lines = table(scored("a,b", (20, 0.5))).splitlines()
+        lines = evaluation(cases=[scored("a,b", (20, 0.5))]).as_csv().splitlines()
         assert lines[0] == (
             "case,subject,direction,method,kind,psnr,ssim,mae,floor_fitted_on,"
             "registered,displacement_mm,residual_mm"
@@ -137,3 +136,15 @@ class TestWasserstein:
         samples = {"model": small, "copy": small, "real": small}
         cases = [Scored(Case("a", "a", {}), {THERE.key: Result(samples=samples)})]
         assert summary.wasserstein(cases, [THERE], seed=0) == {}
+
+
+def test_an_evaluation_in_a_notebook():
+    cases = [scored("a", (30, 0.9))]
+    means = summary.finite(summary.summarise(cases))
+    verdicts = (summary.Verdict(THERE.key, "better", "<script>"),)
+    result = evaluation(cases=cases, directions=[THERE], summary=means, verdicts=verdicts)
+    html = result._repr_html_()
+    assert "30.00" in html
+    assert "&lt;script&gt;" in html
+    assert "<script>" not in html
+    assert repr(result) == "Evaluation of 1 case\n<script>"

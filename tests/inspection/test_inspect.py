@@ -281,3 +281,10 @@ def test_refusals(clean_folder: Path, tmp_path: Path) -> None:
         inspect(tmp_path / "empty", tmp_path / "r.html")
     assert sha256_of(scan) == before
     assert not (tmp_path / "r.html").exists()
+
+
+def test_results_in_a_notebook_are_escaped(messy: Path) -> None:
+    for result in (inspect(messy), inspect(messy, images=True)):
+        html = result._repr_html_()
+        assert "<b>" not in html
+    assert "Not fit for training as it is" in html

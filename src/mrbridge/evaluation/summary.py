@@ -82,7 +82,7 @@ class Verdict:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """The result of an evaluation.
 
@@ -150,6 +150,13 @@ class Evaluation:
             "left_out": [{"name": name, "reason": reason} for name, reason in self.left_out],
             "remarks": list(self.remarks),
         }
+
+    def __repr__(self) -> str:
+        verdicts = "\n".join(verdict.text for verdict in self.verdicts)
+        return f"Evaluation of {counted(len(self.cases), 'case')}\n{verdicts}"
+
+    def _repr_html_(self) -> str:
+        return render("evaluation_notebook.html.j2", result=self)
 
     def as_html(self) -> str:
         """The page: verdict, tables, figures, methods, limitations. It needs no other file."""

@@ -75,11 +75,9 @@ def write_table(
         The scans that were left out, each with the reason.
 
     Raises:
-        InputError: the inspection is not of files.
-        OutputError: it cannot be written, or something exists there.
+        OutputError: it cannot be written, or something exists there by now.
     """
     check_table(table, overwrite=overwrite)
-    check_source(result.path)
     left_out = [(entry.name, reason) for entry, reason in result.failed]
     copies = _copies(result.facts)
     text = StringIO()

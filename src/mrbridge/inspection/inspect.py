@@ -17,7 +17,7 @@ from mrbridge.io.bids import find_all_scans
 from mrbridge.io.formats import is_dicom
 from mrbridge.io.places import here
 from mrbridge.io.scans import Scan, why_left_out
-from mrbridge.reports import counted
+from mrbridge.reports import counted, render
 from mrbridge.urls import shown
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _IMPORTS = ("mrbridge.preparation.pipeline",)
 _NAMED = 5  # scans that the table leaves out, in words
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """What a data set holds; after its images were read, also what is wrong with it.
 
@@ -112,9 +112,16 @@ class Inspection:
         counts = Counter(reason for _, reason in self.ignored)
         return [{"files": count, "reason": reason} for reason, count in counts.items()]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = self._listing() if self.seconds is None else self._findings()
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (i.name, i.kind, i.contrast or "", i.shape or "", i.spacing_mm or "", i.problem or "")
+            for i in self.items
+        ]
+        return render("inspection_notebook.html.j2", result=self, rows=rows)
 
     def _listing(self) -> list[str]:
         """A table of the headers, the problems, and the files that were left out."""
