@@ -11,11 +11,11 @@ import pytest
 from scipy import ndimage
 from tests.inspection.conftest import facts_of, head
 
-from mrbridge.inspection.checks import run_checks
+from mrbridge.inspection.checks import Finding
 from mrbridge.inspection.checks.duplicates import find_duplicates
 from mrbridge.inspection.checks.orientation import find_misoriented
 from mrbridge.inspection.facts import Facts
-from mrbridge.inspection.findings import Finding
+from mrbridge.inspection.inspect import run_checks
 from mrbridge.volume import Volume
 
 NAME = "sub-03_T2w.nii.gz"

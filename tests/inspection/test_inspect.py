@@ -16,8 +16,8 @@ from tests.inspection.conftest import head
 
 from mrbridge import cli, io
 from mrbridge.errors import InputError, OutputError
+from mrbridge.inspection.checks import Finding, Group
 from mrbridge.inspection.facts import Facts
-from mrbridge.inspection.findings import Finding, Group
 from mrbridge.inspection.inspect import Inspection, inspect
 from mrbridge.inspection.report import write_report
 from mrbridge.io.bids import find_scans

@@ -271,31 +271,25 @@ def _score(
             else:
                 yield job, result
 
-    is_ready = [job.case.mask is not None or not masked for job in jobs]
-    ready = [job for job, ok in zip(jobs, is_ready, strict=True) if ok]
-    failures += [
-        (job.case.name, "no mask matches its name")
-        for job, ok in zip(jobs, is_ready, strict=True)
-        if not ok
-    ]
+    if masked:
+        without = [job.case.name for job in jobs if job.case.mask is None]
+        failures += [(name, "no mask matches its name") for name in without]
+        jobs = [job for job in jobs if job.case.mask is not None]
     if mode != "unpaired":
-        registered = successes(register_case, ready, "Registering pairs")
-        ready = [replace(job, registration=result) for job, result in registered]
-    baseline_on: dict[str, str] = {}
+        registered = successes(register_case, jobs, "Registering pairs")
+        jobs = [replace(job, registration=result) for job, result in registered]
     if mode == "pairs":
-        samples = list(successes(sample_case, ready, "Reading pairs"))
+        samples = list(successes(sample_case, jobs, "Reading pairs"))
         baselines = fit_baselines([job.case for job, _ in samples], [s for _, s in samples])
-        ready = [
-            replace(job, baselines=of_case)
-            for (job, _), (of_case, _) in zip(samples, baselines, strict=True)
+        jobs = [
+            replace(job, baselines=of_case, baseline_on=on)
+            for (job, _), (of_case, on) in zip(samples, baselines, strict=True)
         ]
-        baseline_on = {job.case.name: on for job, (_, on) in zip(ready, baselines, strict=True)}
     if out is not None:
-        ready = _with_figures(ready, out / "figures")
-        _check_figures(ready, out)
-    for job, results in successes(score_case, ready, "Scoring"):
-        on = baseline_on.get(job.case.name)
-        scored.append(Scored(job.case, results, on, job.registration))
+        jobs = _with_figures(jobs, out / "figures")
+        _check_figures(jobs, out)
+    for job, results in successes(score_case, jobs, "Scoring"):
+        scored.append(Scored(job.case, results, job.baseline_on, job.registration))
 
 
 def _with_figures(jobs: Sequence[Job], folder: Path) -> list[Job]:

@@ -56,6 +56,7 @@ class Job:
         settings: how to score.
         model: a translator; None if there is a synthetic image.
         baselines: the monotone baseline of each direction, by its key.
+        baseline_on: to what they were fitted: `others` or `itself`; None if there are none.
         samples: slices of this case for the sliced Wasserstein distance.
         voxels: of this case to which the baselines of other cases are fitted.
         figures: path of the figures, to which their kind is appended; None draws nothing.
@@ -67,6 +68,7 @@ class Job:
     settings: EvaluateSettings
     model: TranslatorLike | None = None
     baselines: Mapping[str, MonotoneMapping] = field(default_factory=dict)
+    baseline_on: str | None = None
     samples: int = 1
     voxels: int = _MOST_VOXELS
     figures: Path | None = None

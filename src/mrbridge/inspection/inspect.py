@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrbridge import scale
 from mrbridge.errors import InputError, Interrupted, MrbridgeError, must_exist
-from mrbridge.inspection.findings import Finding
+from mrbridge.inspection.checks import SEVERITIES, Finding, Group, finding
 from mrbridge.inspection.headers import Item, below, holds_store, list_headers, table_of
 from mrbridge.io.bids import find_all_scans
 from mrbridge.io.formats import is_dicom
@@ -84,7 +85,7 @@ class Inspection:
             "contrasts": self.contrasts,
             "headline": self.headline,
             "verdict": self.verdict,
-            "findings": [finding.as_json() for finding in self.findings],
+            "findings": [one.as_json() for one in self.findings],
             "failed": [{"scan": entry.name, "reason": reason} for entry, reason in self.failed],
             "ignored": self._ignored_json(),
         }
@@ -224,7 +225,6 @@ def inspect(
 
 def _read_images(path: Path, workers: scale.Workers) -> Inspection:
     """Measure every scan, and run the checks."""
-    from mrbridge.inspection.checks import run_checks
     from mrbridge.inspection.facts import measure
     from mrbridge.inspection.report import headline, summary
 
@@ -274,6 +274,34 @@ def _read_images(path: Path, workers: scale.Workers) -> Inspection:
         summary=summary(facts, findings),
         seconds=time.monotonic() - start,
     )
+
+
+def run_checks(
+    facts: Sequence[Facts],
+    failed: Sequence[tuple[Entry, str]] = (),
+    workers: scale.Workers = 1,
+) -> list[Finding]:
+    """All findings, the worst first.
+
+    Args:
+        facts: of the scans that could be read, at least one.
+        failed: the others, each with the reason.
+        workers: for checks that read scans again.
+    """
+    from mrbridge.inspection.checks.duplicates import find_duplicates
+    from mrbridge.inspection.checks.orientation import check_orientation
+    from mrbridge.inspection.checks.sanity import check_sanity
+    from mrbridge.inspection.checks.undeclared_pairs import find_undeclared_pairs
+
+    findings = []
+    if failed:
+        groups = [Group((entry.name,), reason) for entry, reason in failed]
+        findings.append(finding("unreadable", groups, scans=counted(len(failed), "scan")))
+    findings += find_undeclared_pairs(facts, workers)
+    findings += find_duplicates(facts)
+    findings += check_sanity(facts)
+    findings += check_orientation(facts)
+    return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
 
 
 def _entries(path: Path) -> tuple[str, list[Entry], list[tuple[str, str]]]:

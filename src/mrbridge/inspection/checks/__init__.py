@@ -1,37 +1,92 @@
-"""The checks of an inspection: each takes the facts of all scans and returns its findings."""
+"""The checks of an inspection, and their findings: which scans have a problem, and what to do.
+
+A check takes the facts of all scans and returns its findings, whose texts are in `findings.toml`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
 
-from mrbridge import scale
-from mrbridge.inspection.checks.duplicates import find_duplicates
-from mrbridge.inspection.checks.orientation import check_orientation
-from mrbridge.inspection.checks.sanity import check_sanity
-from mrbridge.inspection.checks.undeclared_pairs import find_undeclared_pairs
-from mrbridge.inspection.facts import Entry, Facts
-from mrbridge.inspection.findings import Finding, Group, by_severity, finding
-from mrbridge.reports import counted
+Severity = Literal["fault", "warning", "note"]
+"""`fault`: training would be wrong; `warning`: look at these scans; `note`: good to know."""
+
+SEVERITIES: tuple[Severity, ...] = ("fault", "warning", "note")
+
+_SHOWN = 3  # names of a group, and groups of a finding, in one line of text
 
 
-def run_checks(
-    facts: Sequence[Facts],
-    failed: Sequence[tuple[Entry, str]] = (),
-    workers: scale.Workers = 1,
-) -> list[Finding]:
-    """All findings, the worst first.
+@dataclass(frozen=True)
+class Group:
+    """Scans that belong together in a finding: a pair, copies of one another, or a single scan.
 
-    Args:
-        facts: of the scans that could be read, at least one.
-        failed: the others, each with the reason.
-        workers: processes, or the address of a Dask scheduler, for checks that read scans again.
+    Attributes:
+        names: of the scans.
+        remark: more about them, such as a measurement; may be empty.
     """
-    findings = []
-    if failed:
-        groups = [Group((entry.name,), reason) for entry, reason in failed]
-        findings.append(finding("unreadable", groups, scans=counted(len(failed), "scan")))
-    findings += find_undeclared_pairs(facts, workers)
-    findings += find_duplicates(facts)
-    findings += check_sanity(facts)
-    findings += check_orientation(facts)
-    return by_severity(findings)
+
+    names: tuple[str, ...]
+    remark: str = ""
+
+    def __str__(self) -> str:
+        more = len(self.names) - _SHOWN
+        shown = " = ".join(self.names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        return f"{shown} ({self.remark})" if self.remark else shown
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem.
+
+    Attributes:
+        kind: a short name, such as `exact duplicates`.
+        severity: how bad it is.
+        text: what was found, a sentence or two.
+        remedy: what to do, a sentence or two.
+        groups: the scans concerned; empty if all are.
+    """
+
+    kind: str
+    severity: Severity
+    text: str
+    remedy: str
+    groups: tuple[Group, ...] = ()
+
+    @property
+    def first_sentence(self) -> str:
+        """The first sentence of what was found."""
+        return self.text.partition(". ")[0].removesuffix(".") + "."
+
+    def __str__(self) -> str:
+        shown = "; ".join(map(str, self.groups[:_SHOWN]))
+        more = len(self.groups) - _SHOWN
+        names = f" {shown}" + (f"; and {more} more" if more > 0 else "") if shown else ""
+        return f"{self.severity}: {self.kind}: {self.text}{names}"
+
+    def as_json(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "text": self.text,
+            "remedy": self.remedy,
+            "groups": [{"scans": list(g.names), "remark": g.remark} for g in self.groups],
+        }
+
+
+def finding(key: str, groups: Iterable[Group] = (), **values: object) -> Finding:
+    """The finding whose text is `key` in `findings.toml`, with `values` filled in."""
+    entry = _texts()[key]
+    severity = next(one for one in SEVERITIES if one == entry["severity"])
+    text, remedy = (entry[part].format(**values) for part in ("text", "remedy"))
+    return Finding(entry["kind"], severity, text, remedy, tuple(groups))
+
+
+@cache
+def _texts() -> dict[str, dict[str, str]]:
+    text = Path(__file__).with_name("findings.toml").read_text("utf-8")
+    return tomllib.loads(text)

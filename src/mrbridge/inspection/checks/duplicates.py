@@ -12,8 +12,8 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from mrbridge.inspection.checks import Finding, Group, finding
 from mrbridge.inspection.facts import Facts
-from mrbridge.inspection.findings import Finding, Group, finding
 
 _FREQUENCIES = 16  # of the perceptual hash, along each axis
 _HASH_DISTANCE = 24

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mrbridge.inspection.checks import Finding, Group, finding
 from mrbridge.inspection.facts import LEAST_SCANS, Facts, by_contrast
-from mrbridge.inspection.findings import Finding, Group, finding
 
 _Thumbnail = NDArray[np.uint8]
 _View = Callable[[_Thumbnail], _Thumbnail]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mrbridge.inspection.checks import Finding, Group, finding
 from mrbridge.inspection.facts import BINS, LEAST_SCANS, Facts, by_contrast
-from mrbridge.inspection.findings import Finding, Group, finding
 
 _Z = 5.0  # robust standard deviations
 _LEAST_SPREAD_TEXTURE = 0.15  # of the logarithm: factors below 2.1 are normal

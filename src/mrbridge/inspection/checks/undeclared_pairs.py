@@ -12,9 +12,9 @@ import numpy as np
 from mrbridge import scale
 from mrbridge.data.likeness import are_in_register, best_matches
 from mrbridge.errors import MrbridgeWarning
+from mrbridge.inspection.checks import Finding, Group, finding
 from mrbridge.inspection.checks.duplicates import in_train_and_held_out
 from mrbridge.inspection.facts import Entry, Facts, load
-from mrbridge.inspection.findings import Finding, Group, finding
 from mrbridge.io.names import natural_key
 from mrbridge.preparation.geometry import fit_size
 from mrbridge.reports import counted
