@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from mrbridge.evaluation.cases import Direction
 from mrbridge.io.ownership import FIGURE_MARK
@@ -226,15 +227,14 @@ def _methods(scores: Mapping[str, Any]) -> list[str]:
 
 def _window(panels: Panels) -> tuple[slice, slice]:
     """Rows and columns that contain the anatomy, with a margin."""
-    shown = np.asarray(panels.mask.any(axis=0))
-    parts = []
-    for axis in (1, 0):
-        filled = np.flatnonzero(shown.any(axis=axis))
-        size = shown.shape[1 - axis]
+    anatomy = panels.mask.any(axis=0)
+
+    def widened(part: slice, size: int) -> slice:
         margin = round(_MARGIN * size) + 1
-        first, last = int(filled[0]) - margin, int(filled[-1]) + margin
-        parts.append(slice(max(0, first), min(size, last + 1)))
-    return parts[0], parts[1]
+        return slice(max(0, part.start - margin), min(size, part.stop + margin))
+
+    rows, columns = ndimage.find_objects(anatomy.astype(np.uint8))[0]
+    return widened(rows, anatomy.shape[0]), widened(columns, anatomy.shape[1])
 
 
 def _mark_sides(axis: Any) -> None:

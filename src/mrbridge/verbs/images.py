@@ -182,6 +182,12 @@ def evaluate(
     for path in (pairs, real, synthetic, mask):
         if path is not None:
             must_exist(path)
+    files = [path for path in (real, synthetic) if path is not None]
+    if len(files) != (2 if pairs is None else 0) or (files and model is not None):
+        raise SettingsError(
+            "what to score is not clear",
+            remedy="Use --pairs, with or without --model, or --real and --synthetic.",
+        )
     changes = layered(config, assignments, {"registration": registration})
     from mrbridge.evaluation.settings import EvaluateSettings
 
@@ -193,7 +199,7 @@ def evaluate(
     crew = who_works(workers, dask)
 
     def work() -> Evaluation:
-        if pairs is not None and real is None and synthetic is None:
+        if pairs is not None:
             return run(
                 *(model, pairs, out),
                 mask=mask,
@@ -202,12 +208,7 @@ def evaluate(
                 workers=crew,
                 force=force,
             )
-        if real is not None and synthetic is not None and pairs is None and model is None:
-            return score(real, synthetic, mask, out, settings=settings, workers=crew, force=force)
-        raise SettingsError(
-            "what to score is not clear",
-            remedy="Use --pairs, with or without --model, or --real and --synthetic.",
-        )
+        return score(*(files[0], files[1], mask, out), settings=settings, workers=crew, force=force)
 
     result, failure = as_far_as_done(work)
     answer(
