@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -196,19 +196,13 @@ def evaluate(
         from mrbridge.evaluation.evaluate import Evaluation, score
         from mrbridge.evaluation.evaluate import evaluate as run
 
-    crew = who_works(workers, dask)
+    options: dict[str, Any] = {"mask": mask, "settings": settings, "force": force}
+    options["workers"] = who_works(workers, dask)
 
     def work() -> Evaluation:
         if pairs is not None:
-            return run(
-                *(model, pairs, out),
-                mask=mask,
-                settings=settings,
-                device=device,
-                workers=crew,
-                force=force,
-            )
-        return score(*(files[0], files[1], mask, out), settings=settings, workers=crew, force=force)
+            return run(model, pairs, out, device=device, **options)
+        return score(files[0], files[1], out=out, **options)
 
     result, failure = as_far_as_done(work)
     answer(
