@@ -1,6 +1,7 @@
 """The wheel brings compiled passes where there is a compiler; it is pure Python elsewhere.
 
-It also tells type checkers that the package is annotated (PEP 561).
+It also tells type checkers that the package is annotated (PEP 561), and contains the templates of
+reports.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+TEXTS = sorted(
+    path.relative_to(ROOT / "src").as_posix()
+    for pattern in ("*.j2", "*.css", "*.toml")
+    for path in (ROOT / "src").rglob(pattern)
+)
 CAN_COMPILE = (
     sys.platform == "linux" and platform.machine() == "x86_64" and shutil.which("g++") is not None
 )
@@ -32,6 +38,7 @@ def build(folder: Path, monkeypatch: pytest.MonkeyPatch, compiler: str) -> tuple
     (wheel,) = (folder / "dist").iterdir()
     names = zipfile.ZipFile(wheel).namelist()
     assert "mrbridge/py.typed" in names
+    assert set(TEXTS) <= set(names)
     return wheel.name, sorted(Path(name).name for name in names if Path(name).stem[:6] == "passes")
 
 

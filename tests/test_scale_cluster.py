@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning, SettingsError
-from mrbridge.inspection.command import run as inspect
+from mrbridge.inspection.inspect import inspect
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.scale import cluster, map_scans, reachable
 
@@ -142,7 +142,7 @@ def test_an_inspection_is_the_same_though_a_worker_is_killed(
 ) -> None:
     monkeypatch.chdir(picture_folder)  # paths are made absolute before they are sent
     for crew in (1, 2):
-        inspect(Path("."), tmp_path / str(crew) / "page.html", None, workers=crew)
+        inspect(Path("."), tmp_path / str(crew) / "page.html", workers=crew)
     with distributed.Client(address, set_as_default=False) as client:
         victims = list(client.run(os.getpid).values())[:1]
 
@@ -153,9 +153,10 @@ def test_an_inspection_is_the_same_though_a_worker_is_killed(
             yield outcome
 
     monkeypatch.setattr("mrbridge.scale.map_scans", killing)
-    inspect(Path("."), tmp_path / "dask" / "page.html", None, workers=address)
+    inspect(Path("."), tmp_path / "dask" / "page.html", workers=address)
     assert not victims
-    assert "hidden pairs" in (tmp_path / "1" / "page.html").read_text(), "which are looked at twice"
+    page = (tmp_path / "1" / "page.html").read_text()
+    assert "undeclared pairs" in page  # whose scans are read twice
     assert set(files(tmp_path / "1")) == {"page.html", "page.findings.json"}
     assert files(tmp_path / "1") == files(tmp_path / "2") == files(tmp_path / "dask")
 

@@ -16,16 +16,30 @@ _VERBS = {
     "train": "mrbridge.training.run",
     "translate": "mrbridge.inference.translate",
     "evaluate": "mrbridge.evaluation.evaluate",
+    "score": "mrbridge.evaluation.evaluate",
+    "inspect": "mrbridge.inspection.inspect",
     "read": "mrbridge.io",
     "write": "mrbridge.io",
     "Volume": "mrbridge.volume",
 }
 
-__all__ = ["Volume", "__version__", "evaluate", "prepare", "read", "train", "translate", "write"]
+__all__ = [
+    "Volume",
+    "__version__",
+    "evaluate",
+    "inspect",
+    "prepare",
+    "read",
+    "score",
+    "train",
+    "translate",
+    "write",
+]
 
 if TYPE_CHECKING:
-    from mrbridge.evaluation.evaluate import evaluate
+    from mrbridge.evaluation.evaluate import evaluate, score
     from mrbridge.inference.translate import translate
+    from mrbridge.inspection.inspect import inspect
     from mrbridge.io import read, write
     from mrbridge.preparation.pipeline import prepare
     from mrbridge.training.run import train

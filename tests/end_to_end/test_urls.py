@@ -16,7 +16,7 @@ from tests.studies import write_series
 from mrbridge import io
 from mrbridge.bundle import Bundle, read_manifest
 from mrbridge.errors import SomeScansFailed
-from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate
+from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.inference.translate import translate
 from mrbridge.io.places import here
 from mrbridge.preparation.pipeline import PrepareSettings, prepare
@@ -214,7 +214,7 @@ def test_syntheses_are_scored_as_local_ones(
     real, synthetic = (f"sub-{n}/anat/sub-{n}_T2w.nii.gz" for n in ("01", "02"))
     settings = EvaluateSettings(shown_cases=0, mask="foreground", registration="off")
     for root, out in ((bids_scans, tmp_path / "scores"), (cloud, "memory://cloud/scores")):
-        evaluate(real=f"{root}/{real}", synthetic=f"{root}/{synthetic}", out=out, settings=settings)
+        score(f"{root}/{real}", f"{root}/{synthetic}", out=out, settings=settings)
     written = at(memory, "/cloud/scores")
     assert written["scores.csv"] == (tmp_path / "scores" / "scores.csv").read_bytes()
     assert "report.html" in written
@@ -251,7 +251,7 @@ def test_inspection_writes_page_and_table_that_prepare_takes(
     )
     page, table = "memory://cloud/out/page.html", tmp_path / "table.csv"
     code, out, _ = run("inspect", cloud, "-o", page, "--fix", table)
-    assert (code, f"The page: {page}" in out) == (0, True)
+    assert (code, f"Report: {page}" in out) == (0, True)
     assert "all of it: memory://cloud/out/page.findings.json" in out
     assert list(at(memory, "/cloud/out")) == ["page.findings.json", "page.html"]
     assert f"{cloud}/sub-02/anat/sub-02_T2w.nii.gz" in table.read_text()

@@ -23,7 +23,7 @@ def inside(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
 
 
 def field(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
-    """What intensity alone cannot tell: a wave through the head."""
+    """A wave through the head, which cannot be predicted from intensity."""
     return 150 * np.sin(np.arange(shape[0]) / 2)[:, None, None] * np.ones(shape)
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.studies import write_series
 
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.evaluation.cases import find_pairs, find_syntheses, partner, with_masks
+from mrbridge.evaluation.cases import find_pairs, find_synthetic, partner, with_masks
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -57,7 +57,7 @@ class TestPairs:
         (left_out,) = find_pairs(root, "T1w", "T2w").left_out
         assert left_out[0] == "sub-01_run-2_T1w.nii.gz"
 
-    def test_the_plain_scan_of_a_session_makes_the_pair(self, tmp_path):
+    def test_the_raw_scan_of_a_session_is_paired(self, tmp_path):
         names = ("acq-spine_T1w", "T1w", "desc-brain_T1w", "T2w")
         root = touch(tmp_path, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in names))
         assert pairs_of(root) == {
@@ -84,13 +84,13 @@ class TestPairs:
             runs = {path.name.split("_")[1] for path in case.images.values()}
             assert len(runs) == 1
 
-    def test_pictures_are_paired_by_name_and_it_is_said(self, tmp_path):
+    def test_2d_images_are_paired_by_name_with_a_remark(self, tmp_path):
         root = touch(tmp_path, *(f"T{c}/slice {k}.png" for c in (1, 2) for k in (9, 10)))
         touch(tmp_path, "T1/slice 11.png")
         found = find_pairs(root, "T1w", "T2w")
         assert [case.name for case in found.cases] == ["slice 9", "slice 10"]
         assert [case.name for case in found.singles] == ["slice 11"]
-        assert "on trust" in found.remarks[0]
+        assert "paired by their names" in found.remarks[0]
 
     def test_a_table_pairs_what_names_cannot(self, tmp_path):
         touch(tmp_path, "TrainT1/Image #10.png", "TrainT2/Image #70.png")
@@ -102,13 +102,13 @@ class TestPairs:
         assert pairs_of(table) == {"k10": {"T1w": "Image #10.png", "T2w": "Image #70.png"}}
         assert find_pairs(table, "T1w", "T2w").remarks == []
 
-    def test_brain_masks_of_derivatives_come_along(self, tmp_path):
+    def test_brain_masks_of_derivatives_are_used(self, tmp_path):
         mask = "derivatives/tool/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
         names = ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T2w.nii.gz", mask)
         (case,) = find_pairs(touch(tmp_path, *names), "T1w", "T2w").cases
         assert case.mask == tmp_path / mask
 
-    def test_nothing_there(self, tmp_path):
+    def test_no_scans(self, tmp_path):
         with pytest.raises(InputError, match="no T1w and no T2w"):
             find_pairs(touch(tmp_path, "notes.md"), "T1w", "T2w")
 
@@ -116,14 +116,14 @@ class TestPairs:
 class TestSyntheses:
     def test_two_files_need_no_names(self, tmp_path):
         touch(tmp_path, "a/anything.nii.gz", "b/else.nii.gz")
-        found = find_syntheses(tmp_path / "a/anything.nii.gz", tmp_path / "b/else.nii.gz")
+        found = find_synthetic(tmp_path / "a/anything.nii.gz", tmp_path / "b/else.nii.gz")
         assert [(c.name, c.synthetic.name) for c in found.cases] == [("anything", "else.nii.gz")]
 
     def test_equal_file_names(self, tmp_path):
         touch(tmp_path, "real/x1.png", "real/x2.png", "fake/x2.png", "fake/x3.png")
-        found = find_syntheses(tmp_path / "real", tmp_path / "fake")
+        found = find_synthetic(tmp_path / "real", tmp_path / "fake")
         assert [case.name for case in found.cases] == ["x2"]
-        assert found.left_out == [("x3.png", "no true scan, or more than one, goes by this name")]
+        assert found.left_out == [("x3.png", "matches no real scan, or more than one")]
 
     def test_bids_derivatives_inside_the_data_set(self, tmp_path):
         root = touch(
@@ -131,7 +131,7 @@ class TestSyntheses:
             *(f"sub-0{k}/anat/sub-0{k}_T{c}w.nii.gz" for k in (1, 2) for c in (1, 2)),
             *(f"derivatives/m/sub-0{k}/anat/sub-0{k}_desc-synth_T2w.nii.gz" for k in (1, 2)),
         )
-        found = find_syntheses(root, root / "derivatives" / "m")
+        found = find_synthetic(root, root / "derivatives" / "m")
         assert [case.name for case in found.cases] == ["sub-01", "sub-02"]
         for case in found.cases:
             assert case.images["T2w"].name == f"{case.name}_T2w.nii.gz"
@@ -139,30 +139,30 @@ class TestSyntheses:
     def test_equal_names_in_folders_of_subjects(self, tmp_path):
         names = [f"{part}/patient0{k}/T2.nii.gz" for part in ("real", "fake") for k in (1, 2)]
         touch(tmp_path, *names)
-        found = find_syntheses(tmp_path / "real", tmp_path / "fake")
+        found = find_synthetic(tmp_path / "real", tmp_path / "fake")
         assert [case.name for case in found.cases] == ["patient01", "patient02"]
         for case in found.cases:
             assert case.synthetic.parent.name == case.images["T2w"].parent.name == case.name
 
     def test_nothing_matches(self, tmp_path):
         touch(tmp_path, "real/a.nii.gz", "fake/b.nii.gz")
-        with pytest.raises(InputError, match="no synthesis that belongs"):
-            find_syntheses(tmp_path / "real", tmp_path / "fake")
+        with pytest.raises(InputError, match="no synthetic image that matches"):
+            find_synthetic(tmp_path / "real", tmp_path / "fake")
         with pytest.raises(InputError, match="does not exist"):
-            find_syntheses(tmp_path / "real", tmp_path / "absent")
+            find_synthetic(tmp_path / "real", tmp_path / "absent")
 
-    def test_two_candidates_are_none(self):
+    def test_an_ambiguous_match_is_no_match(self):
         candidates = [(Path(name), Path(name)) for name in ("a/x_T2w.nii.gz", "b/x_T2w.nii.gz")]
         assert partner(Path("c/x_T2w.nii.gz"), candidates) is None
         assert partner(Path("b/x_desc-synth_T2w.nii.gz"), candidates) == candidates[1]
 
-    def test_a_bare_contrast_matches_nothing_outside_its_folder(self):
+    def test_a_file_named_by_its_contrast_matches_only_in_its_folder(self):
         candidates = [(Path("patient07/T2.nii.gz"), Path("patient07/T2.nii.gz"))]
         assert partner(Path("patient19/T2w_synthetic.nii.gz"), candidates) is None
 
 
 class TestMasks:
-    def test_one_file_for_all_and_a_folder_by_names(self, tmp_path):
+    def test_one_mask_for_all_cases_or_a_folder_matched_by_name(self, tmp_path):
         root = touch(
             tmp_path / "data",
             *(f"sub-0{k}/anat/sub-0{k}_T{c}w.nii.gz" for k in (1, 2) for c in (1, 2)),

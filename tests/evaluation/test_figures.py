@@ -26,14 +26,14 @@ SCORES = {"psnr": [20.0, 25.0, 22.0], "ssim": [0.5, 0.9, 0.8]}
 
 
 class TestSlices:
-    def test_is_a_picture_and_the_same_each_time(self, panels, tmp_path):
+    def test_is_an_image_and_reproducible(self, panels, tmp_path):
         for name in ("a.png", "b.png"):
             figures.draw_slices(panels, [2, 3, 4], SCORES, tmp_path / name)
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
         with Image.open(tmp_path / "a.png") as image:
             assert image.width > 800
 
-    def test_the_middle_alone_where_it_is_the_worst(self, panels, tmp_path):
+    def test_one_row_if_the_middle_slice_is_the_worst(self, panels, tmp_path):
         worst = {"psnr": SCORES["psnr"], "ssim": [0.9, 0.1, 0.9]}
         figures.draw_slices(panels, [2, 3, 4], SCORES, tmp_path / "two.png")
         figures.draw_slices(panels, [2, 3, 4], worst, tmp_path / "one.png")
@@ -52,10 +52,10 @@ class TestSlices:
         assert left.mean() > bottom.mean() + 30
 
     def test_without_input(self, panels, tmp_path):
-        alone = figures.Panels(
+        without_input = figures.Panels(
             Direction(None, "T2w"), None, panels.synthetic, panels.real, panels.mask, None
         )
-        figures.draw_slices(alone, [2, 3, 4], SCORES, tmp_path / "a.png")
+        figures.draw_slices(without_input, [2, 3, 4], SCORES, tmp_path / "a.png")
         assert (tmp_path / "a.png").stat().st_size > 1000
 
 

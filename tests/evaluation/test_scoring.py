@@ -10,7 +10,7 @@ import pytest
 from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Case, Direction
-from mrbridge.evaluation.scoring import Job, fit_floors, sample_case, score_case, values_per_case
+from mrbridge.evaluation.scoring import Job, fit_baselines, sample_case, score_case, voxels_per_case
 from mrbridge.evaluation.settings import EvaluateSettings
 
 THERE, BACK = Direction("T1w", "T2w"), Direction("T2w", "T1w")
@@ -28,7 +28,7 @@ def job(world, tmp_path):
 
 
 class TestScores:
-    def test_the_truth_scores_perfectly_and_noise_worse(self, job, world):
+    def test_a_perfect_model_scores_perfectly_and_noise_worse(self, job, world):
         grades = [
             score_case(replace(job, model=world.Knowing(noise)))[THERE.key].scores["model"]["fit"]
             for noise in (0, 10, 60)
@@ -37,7 +37,7 @@ class TestScores:
         assert grades[0]["psnr"] > grades[1]["psnr"] > grades[2]["psnr"]
         assert grades[0]["ssim"] > grades[1]["ssim"] > grades[2]["ssim"]
 
-    def test_a_copying_model_scores_like_the_copy(self, job, world):
+    def test_a_model_that_copies_its_input_scores_like_the_input(self, job, world):
         found = score_case(replace(job, model=world.Copying()))
         for one in found.values():
             assert one.scores["model"] == one.scores["copy"]
@@ -69,7 +69,7 @@ def _volume(voxels, affine):
 
 
 class TestCycle:
-    def test_there_and_back_is_perfect_and_noise_on_the_way_costs(self, job):
+    def test_a_perfect_cycle_scores_perfectly_and_noise_lowers_it(self, job):
         found = score_case(replace(job, settings=EvaluateSettings(noise=0.05)))
         for one in found.values():
             assert one.cycle["cycle"]["fit"]["psnr"] > 80
@@ -82,7 +82,7 @@ class TestCycle:
 
         assert noisy(1) == noisy(1) != noisy(2)
 
-    def test_not_asked_for(self, job):
+    def test_no_cycle_unless_requested(self, job):
         assert score_case(job)[THERE.key].cycle == {}
         assert job.model.calls == ["T2w", "T1w"]
 
@@ -108,7 +108,7 @@ class TestGrid:
         with pytest.raises(InputError, match=r"not on one grid \(shapes"):
             sample_case(other)
 
-    def test_a_synthetic_scan_is_no_truth(self, job, world, tmp_path):
+    def test_a_synthetic_scan_is_not_a_reference(self, job, world, tmp_path):
         from mrbridge.io import write
 
         volume = replace(_volume(world.t1w_of(0), world.AFFINE), synthetic=True)
@@ -127,7 +127,7 @@ class TestMask:
         voxels = score_case(job)[THERE.key].voxels
         assert voxels == pytest.approx(world.inside().sum(), rel=0.1)
 
-    def test_a_given_mask_counts_whatever_its_values(self, job, world, tmp_path):
+    def test_a_mask_file_may_have_any_value(self, job, world, tmp_path):
         half = world.inside()
         half[:12] = False
         for value in (1, 255):
@@ -135,7 +135,7 @@ class TestMask:
             masked = replace(job, case=replace(job.case, mask=path))
             assert score_case(masked)[THERE.key].voxels == half.sum()
 
-    def test_brain_masks_that_are_missing_are_missed(self, job):
+    def test_a_missing_brain_mask_is_an_error(self, job):
         with pytest.raises(InputError, match="no brain mask"):
             score_case(replace(job, settings=PLAIN.changed({"mask": "brain"})))
 
@@ -158,22 +158,22 @@ class TestFloor:
         images["T1w"] = world.save(t1w, tmp_path / "x.nii.gz")
         images["T2w"] = world.save(curved, tmp_path / "y.nii.gz")
         job = replace(job, case=replace(job.case, images=images))
-        ((floors, on),) = fit_floors([job.case], [sample_case(job)])
-        found = score_case(replace(job, floors=floors))
+        ((baselines, on),) = fit_baselines([job.case], [sample_case(job)])
+        found = score_case(replace(job, baselines=baselines))
         assert on == "itself"
         for one in found.values():
             assert one.scores["floor"]["fit"]["psnr"] > 40
 
-    def test_leaves_the_background_black_though_the_curve_falls(self, job):
-        ((floors, _),) = fit_floors([job.case], [sample_case(job)])
-        assert floors[THERE.key].outputs[0] > floors[THERE.key].outputs[-1]
-        floor = score_case(replace(job, floors=floors, sampled=3))[THERE.key].looks["floor"]
+    def test_a_falling_mapping_keeps_the_background_black(self, job):
+        ((baselines, _),) = fit_baselines([job.case], [sample_case(job)])
+        assert baselines[THERE.key].outputs[0] > baselines[THERE.key].outputs[-1]
+        floor = score_case(replace(job, baselines=baselines, samples=3))[THERE.key].samples["floor"]
         assert (floor[:, :2, :2] == 0).all()
         assert floor[:, 14, 12].min() > 0
 
-    def test_cannot_know_what_intensity_does_not_tell(self, job):
-        ((floors, _),) = fit_floors([job.case], [sample_case(job)])
-        for one in score_case(replace(job, floors=floors)).values():
+    def test_is_worse_than_a_model_that_uses_more_than_intensity(self, job):
+        ((baselines, _),) = fit_baselines([job.case], [sample_case(job)])
+        for one in score_case(replace(job, baselines=baselines)).values():
             floor, model, copy = (one.scores[m]["fit"]["psnr"] for m in ("floor", "model", "copy"))
             assert copy < floor < 30 < model
 
@@ -182,33 +182,33 @@ class TestFloor:
         curves = {"a1": 1.0, "a2": 2.0, "b": 3.0}
         x = np.linspace(0, 1, 50, dtype=np.float32)
         samples = [{THERE.key: (x, curves[case.name] * x)} for case in cases]
-        floors = fit_floors(cases, samples)
+        floors = fit_baselines(cases, samples)
         tops = [floor[THERE.key].outputs[-1] for floor, _ in floors]
         assert tops == pytest.approx([3.0, 3.0, 1.5])
         assert [on for _, on in floors] == ["others"] * 3
-        assert fit_floors(cases[:2], samples[:2])[0][1] == "itself"
+        assert fit_baselines(cases[:2], samples[:2])[0][1] == "itself"
 
     def test_samples_are_seeded_and_capped(self, job):
-        some = [sample_case(replace(job, values=100)) for _ in range(2)]
+        some = [sample_case(replace(job, voxels=100)) for _ in range(2)]
         assert some[0][THERE.key][0].shape == (100,)
         np.testing.assert_array_equal(some[0][THERE.key], some[1][THERE.key])
-        assert values_per_case(1) == values_per_case(10) == 50_000
-        assert values_per_case(100) == 5_000
-        assert values_per_case(10**6) == 1_000
+        assert voxels_per_case(1) == voxels_per_case(10) == 50_000
+        assert voxels_per_case(100) == 5_000
+        assert voxels_per_case(10**6) == 1_000
 
 
 class TestWithoutPair:
-    def test_a_single_contrast_gives_looks_and_cycle_only(self, job):
+    def test_a_single_contrast_gives_samples_and_cycle_only(self, job):
         images = {"T1w": job.case.images["T1w"]}
         single = replace(
             job,
             case=replace(job.case, images=images),
             directions=(THERE,),
             settings=EvaluateSettings(),
-            sampled=4,
+            samples=4,
         )
         found = score_case(single)[THERE.key]
         assert found.scores == {}
-        assert set(found.looks) == {"model", "copy"}
-        assert found.looks["model"].shape == (4, 28, 24)
+        assert set(found.samples) == {"model", "copy"}
+        assert found.samples["model"].shape == (4, 28, 24)
         assert found.cycle["cycle"]["fit"]["psnr"] > 80

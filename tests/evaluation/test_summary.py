@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from mrbridge.evaluation import summary
 from mrbridge.evaluation.cases import Case, Direction
-from mrbridge.evaluation.scoring import Found
+from mrbridge.evaluation.scoring import Result
 from mrbridge.evaluation.summary import Scored
 
 THERE = Direction("T1w", "T2w")
@@ -27,11 +28,16 @@ def scored(
         method: {kind: {"psnr": v[0], "ssim": v[1], "mae": 0.1} for kind in ("fit", "plain")}
         for method, v in methods.items()
     }
-    return Scored(Case(name, subject or name, {}), {THERE.key: Found(scores=scores)}, "others")
+    return Scored(Case(name, subject or name, {}), {THERE.key: Result(scores=scores)}, "others")
 
 
 def verdict(*cases: Scored) -> summary.Verdict:
     return summary.judge(cases, THERE, summary.summarise(cases))
+
+
+def evaluation(**values) -> summary.Evaluation:
+    """An evaluation with these values, and None for the others."""
+    return summary.Evaluation(**{field.name: None for field in fields(summary.Evaluation)} | values)
 
 
 class TestSummary:
@@ -49,18 +55,18 @@ class TestSummary:
         psnr = summary.summarise(cases)[THERE.key]["model"]["fit"]["psnr"]
         assert (psnr["mean"], psnr["n"]) == (22.5, 2)
 
-    def test_perfect_scores_stay_infinite_until_written(self):
+    def test_infinite_scores_become_null_only_when_written(self):
         means = summary.summarise([scored("a", (math.inf, 1)), scored("b", (30, 1))])
         psnr = means[THERE.key]["model"]["fit"]["psnr"]
         assert psnr["mean"] == math.inf
         assert summary.finite(means)[THERE.key]["model"]["fit"]["psnr"]["mean"] is None
 
-    def test_finite_goes_everywhere(self):
+    def test_finite_is_recursive(self):
         values = {"a": [math.nan, np.float32(2), (1, math.inf)], 3: "x"}
         assert summary.finite(values) == {"a": [None, 2.0, [1, None]], "3": "x"}
 
-    def test_table_has_a_line_for_each_score(self):
-        lines = summary.score_table([scored("a,b", (20, 0.5))]).splitlines()
+    def test_one_csv_line_for_each_score(self):
+        lines = evaluation(cases=[scored("a,b", (20, 0.5))]).as_csv().splitlines()
         assert lines[0] == (
             "case,subject,direction,method,kind,psnr,ssim,mae,floor_fitted_on,"
             "registered,displacement_mm,residual_mm"
@@ -74,11 +80,23 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("model", "outcome", "words"),
         [
-            ((22.0, 0.9), "better", "beats the floor by 2.00 dB PSNR and 0.100 SSIM"),
-            ((19.0, 0.7), "worse", "does not beat the floor, it is 1.00 dB PSNR and 0.100 SSIM"),
+            ((22.0, 0.9), "better", "beats the monotone baseline by 2.00 dB PSNR and 0.100 SSIM"),
+            (
+                (19.0, 0.7),
+                "worse",
+                "does not beat the monotone baseline: it is 1.00 dB PSNR and 0.100 SSIM",
+            ),
             ((20.0, 0.8), "worse", "does not beat"),
-            ((21.0, 0.7), "mixed", "1.00 dB PSNR above the floor, but 0.100 SSIM below it"),
-            ((19.0, 0.9), "mixed", "1.00 dB PSNR below the floor, but 0.100 SSIM above it"),
+            (
+                (21.0, 0.7),
+                "mixed",
+                "1.00 dB PSNR above the monotone baseline, but 0.100 SSIM below it",
+            ),
+            (
+                (19.0, 0.9),
+                "mixed",
+                "1.00 dB PSNR below the monotone baseline, but 0.100 SSIM above it",
+            ),
         ],
     )
     def test_outcomes(self, model, outcome, words):
@@ -92,29 +110,41 @@ class TestVerdict:
         assert "3 cases, higher PSNR in 2 of 3" in found.text
         assert "3.33 dB" in found.text
 
-    def test_without_floor_or_pairs_it_claims_nothing(self):
+    def test_no_verdict_without_baseline_or_pairs(self):
         assert verdict(scored("a", (30, 0.9), floor=None)).outcome == "unknown"
-        single = Scored(Case("a", "a", {}), {THERE.key: Found()})
+        single = Scored(Case("a", "a", {}), {THERE.key: Result()})
         assert verdict(single).outcome == "unknown"
         assert "no pairs" in verdict(single).text
 
 
 class TestWasserstein:
-    def test_without_pairs_the_inputs_of_the_way_back_are_the_truth(self):
+    def test_without_pairs_the_inputs_of_the_other_direction_are_the_reference(self):
         rng = np.random.default_rng(0)
         t1w, t2w = (rng.random((3, 32, 32), np.float32) for _ in range(2))
         back = Direction("T2w", "T1w")
         cases = [
-            Scored(Case("a", "a", {}), {THERE.key: Found(looks={"model": t2w, "copy": t1w})}),
-            Scored(Case("b", "b", {}), {back.key: Found(looks={"model": t2w, "copy": t2w})}),
+            Scored(Case("a", "a", {}), {THERE.key: Result(samples={"model": t2w, "copy": t1w})}),
+            Scored(Case("b", "b", {}), {back.key: Result(samples={"model": t2w, "copy": t2w})}),
         ]
         found = summary.wasserstein(cases, [THERE, back], seed=0)
         assert found[THERE.key]["model"] == 0
         assert found[THERE.key]["copy"] > 0
         assert found[back.key]["model"] == found[back.key]["copy"] > 0
 
-    def test_pictures_that_are_too_small_are_left_out(self):
+    def test_images_that_are_too_small_are_left_out(self):
         small = np.ones((2, 8, 8), np.float32)
-        looks = {"model": small, "copy": small, "real": small}
-        cases = [Scored(Case("a", "a", {}), {THERE.key: Found(looks=looks)})]
+        samples = {"model": small, "copy": small, "real": small}
+        cases = [Scored(Case("a", "a", {}), {THERE.key: Result(samples=samples)})]
         assert summary.wasserstein(cases, [THERE], seed=0) == {}
+
+
+def test_an_evaluation_in_a_notebook():
+    cases = [scored("a", (30, 0.9))]
+    means = summary.finite(summary.summarise(cases))
+    verdicts = (summary.Verdict(THERE.key, "better", "<script>"),)
+    result = evaluation(cases=cases, directions=[THERE], summary=means, verdicts=verdicts)
+    html = result._repr_html_()
+    assert "30.00" in html
+    assert "&lt;script&gt;" in html
+    assert "<script>" not in html
+    assert repr(result) == "Evaluation of 1 case\n<script>"

@@ -21,7 +21,7 @@ from mrbridge import cli, io
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
 from mrbridge.inference.translate import translate
-from mrbridge.preparation.inspect import inspect
+from mrbridge.inspection.inspect import inspect
 from mrbridge.volume import Volume
 
 

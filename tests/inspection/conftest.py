@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from mrbridge import io
-from mrbridge.inspection.facts import Facts, Job, find_facts
+from mrbridge.inspection.facts import Entry, Facts, measure
 from mrbridge.io.scans import Scan
 from mrbridge.volume import Volume
 
@@ -43,7 +43,7 @@ def facts_of(folder: Path, volume: Volume, subject: str, contrast: str) -> Facts
     """Write a scan and look at it."""
     name = f"sub-{subject}_{contrast}.nii.gz"
     path = io.write(volume, folder / name)
-    return find_facts(Job(name, Scan(path, subject, None, contrast, name)))
+    return measure(Entry(name, Scan(path, subject, None, contrast, name)))
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +63,7 @@ def clean(clean_folder: Path) -> list[Facts]:
         Scan(path, path.name[4:6], None, path.name[7:10], path.name)
         for path in sorted(clean_folder.iterdir())
     ]
-    return [find_facts(Job(scan.name, scan)) for scan in scans]
+    return [measure(Entry(scan.name, scan)) for scan in scans]
 
 
 @pytest.fixture

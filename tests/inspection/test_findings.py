@@ -1,4 +1,4 @@
-"""Clean data give no finding; every planted fault is found, and nothing else."""
+"""Clean data give no finding; every simulated problem is found, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from scipy import ndimage
 from tests.inspection.conftest import facts_of, head
 
-from mrbridge.inspection.alike import find_alike
+from mrbridge.inspection.checks import Finding
+from mrbridge.inspection.checks.duplicates import find_duplicates
+from mrbridge.inspection.checks.orientation import find_misoriented
 from mrbridge.inspection.facts import Facts
-from mrbridge.inspection.finding import Finding
-from mrbridge.inspection.inspect import find_everything
-from mrbridge.inspection.turned import find_turned
+from mrbridge.inspection.inspect import run_checks
 from mrbridge.volume import Volume
 
 NAME = "sub-03_T2w.nii.gz"
@@ -36,19 +36,19 @@ def changed(change: Callable[[np.ndarray], np.ndarray]) -> Volume:
 
 
 def test_clean_data_give_no_finding(clean: list[Facts]) -> None:
-    assert find_everything(clean) == []
+    assert run_checks(clean) == []
 
 
 def test_the_order_of_scans_does_not_matter(clean: list[Facts], spoilt: Spoilt) -> None:
     facts = spoilt(changed(lambda v: v[:, ::-1]))
-    assert find_everything(facts[::-1]) == find_everything(facts)
-    assert find_everything(clean[::-1]) == []
+    assert run_checks(facts[::-1]) == run_checks(facts)
+    assert run_checks(clean[::-1]) == []
 
 
 def test_an_exact_copy_under_another_subject(clean: list[Facts], tmp_path: Path) -> None:
     facts = [*clean, facts_of(tmp_path, head(3, "T2w"), "07", "T2w")]
     facts.append(facts_of(tmp_path, head(7, "T1w"), "07", "T1w"))
-    found = only(find_everything(facts), "exact duplicates", NAME, "sub-07_T2w.nii.gz")
+    found = only(run_checks(facts), "exact duplicates", NAME, "sub-07_T2w.nii.gz")
     assert found.severity == "fault"
     assert "several subjects" in found.text
 
@@ -67,20 +67,20 @@ def test_a_copy_stored_in_another_orientation_is_a_copy(clean: list[Facts], tmp_
 def test_a_copy_under_the_other_contrast(clean: list[Facts], tmp_path: Path) -> None:
     kept = [one for one in clean if one.name != "sub-03_T1w.nii.gz"]
     facts = [*kept, facts_of(tmp_path, head(3, "T2w"), "03", "T1w")]
-    found = find_everything(facts)
+    found = run_checks(facts)
     assert found[0].kind == "exact duplicates"
     assert found[0].severity == "fault"
-    assert "at least one of the names is wrong" in found[0].text
-    # Which of the two is wrong is told by the image.
+    assert "at least one of the labels is wrong" in found[0].text
+    # The image shows which label is wrong.
     doubted = next(f for f in found if f.kind == "doubtful contrast labels")
     assert [group.names for group in doubted.groups] == [("sub-03_T1w.nii.gz",)]
 
 
-def test_a_wrong_label_is_told_by_the_image(clean: list[Facts], tmp_path: Path) -> None:
+def test_a_wrong_label_is_found_in_the_image(clean: list[Facts], tmp_path: Path) -> None:
     facts = [
         facts_of(tmp_path, head(9, "T1w"), "03", "T2w") if o.name == NAME else o for o in clean
     ]
-    found = find_everything(facts)
+    found = run_checks(facts)
     doubted = next(f for f in found if f.kind == "doubtful contrast labels")
     assert [group.names for group in doubted.groups] == [(NAME,)]
     assert "very likely T1w" in doubted.groups[0].remark
@@ -88,22 +88,22 @@ def test_a_wrong_label_is_told_by_the_image(clean: list[Facts], tmp_path: Path) 
     assert {name for f in found for group in f.groups for name in group.names} == {NAME}
 
 
-def test_a_near_copy_of_another_subject(clean: list[Facts], tmp_path: Path) -> None:
+def test_a_near_duplicate_of_another_subject(clean: list[Facts], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     copy = changed(lambda v: 0.9 * v + 20 * (v > 0) + rng.normal(0, 8, v.shape) * (v > 0))
     facts = [*clean, facts_of(tmp_path, copy, "07", "T2w")]
     facts.append(facts_of(tmp_path, head(7, "T1w"), "07", "T1w"))
-    found = only(find_everything(facts), "near-duplicates", NAME, "sub-07_T2w.nii.gz")
+    found = only(run_checks(facts), "near-duplicates", NAME, "sub-07_T2w.nii.gz")
     assert found.severity == "warning"
 
 
-def test_a_near_copy_that_is_held_out_is_a_fault(clean: list[Facts], tmp_path: Path) -> None:
+def test_a_near_duplicate_across_splits_is_a_fault(clean: list[Facts], tmp_path: Path) -> None:
     def in_split(one: Facts, split: str) -> Facts:
-        return replace(one, job=replace(one.job, scan=replace(one.job.scan, split=split)))
+        return replace(one, entry=replace(one.entry, scan=replace(one.entry.scan, split=split)))
 
     copy = facts_of(tmp_path, changed(lambda v: 0.95 * v), "07", "T2w")
     facts = [*(in_split(one, "train") for one in clean), in_split(copy, "val")]
-    kinds = {f.kind: f.severity for f in find_everything(facts)}
+    kinds = {f.kind: f.severity for f in run_checks(facts)}
     assert kinds["near-duplicates across splits"] == "fault"
 
 
@@ -114,25 +114,25 @@ def test_a_near_copy_that_is_held_out_is_a_fault(clean: list[Facts], tmp_path: P
         (lambda v: v[:, ::-1], "front to back"),
     ],
 )
-def test_a_turned_volume(
+def test_a_flipped_volume(
     spoilt: Spoilt, change: Callable[[np.ndarray], np.ndarray], word: str
 ) -> None:
-    found = only(find_everything(spoilt(changed(change))), "turned against the majority", NAME)
+    found = only(run_checks(spoilt(changed(change))), "unusual orientation", NAME)
     assert found.groups[0].remark == word
 
 
-def test_left_and_right_are_told_by_the_header_alone(clean: list[Facts], spoilt: Spoilt) -> None:
+def test_left_and_right_are_checked_by_the_header_only(clean: list[Facts], spoilt: Spoilt) -> None:
     volume = head(3, "T2w")
     affine = volume.affine * np.array([-1, 1, 1, 1.0])
-    found = only(find_everything(spoilt(Volume(volume.voxels, affine))), "stored mirrored", NAME)
+    found = only(run_checks(spoilt(Volume(volume.voxels, affine))), "opposite handedness", NAME)
     assert found.severity == "note"
-    # The same mirror without the header's word goes unseen, and the page says so.
-    assert find_everything(spoilt(Volume(volume.voxels[::-1].copy(), volume.affine))) == []
+    # A mirrored image with an unchanged header is not found, as the finding says.
+    assert run_checks(spoilt(Volume(volume.voxels[::-1].copy(), volume.affine))) == []
 
 
 def test_a_field_of_view_that_is_too_small(spoilt: Spoilt) -> None:
     volume = head(3, "T2w")
-    found = find_everything(spoilt(Volume(volume.voxels[25:], volume.affine)))
+    found = run_checks(spoilt(Volume(volume.voxels[25:], volume.affine)))
     cut = next(f for f in found if f.kind == "truncated field of view")
     assert [group.names for group in cut.groups] == [(NAME,)]
     assert cut.groups[0].remark.startswith("left (")  # i grows to the patient's right
@@ -141,7 +141,7 @@ def test_a_field_of_view_that_is_too_small(spoilt: Spoilt) -> None:
 def test_a_noisy_scan(spoilt: Spoilt) -> None:
     rng = np.random.default_rng(0)
     noisy = changed(lambda v: np.clip(v + rng.normal(0, 120, v.shape) * (v > 0), 0, None))
-    found = find_everything(spoilt(noisy))
+    found = run_checks(spoilt(noisy))
     assert {f.kind for f in found} <= {"noise and motion", "unusual intensities"}
     spoiled = next(f for f in found if f.kind == "noise and motion")
     assert {group.names for group in spoiled.groups} == {(NAME,)}
@@ -150,7 +150,7 @@ def test_a_noisy_scan(spoilt: Spoilt) -> None:
 
 def test_a_blurred_scan(spoilt: Spoilt) -> None:
     blurred = changed(lambda v: ndimage.gaussian_filter(v, (2.5, 2.5, 0)))
-    found = find_everything(spoilt(blurred))
+    found = run_checks(spoilt(blurred))
     spoiled = next(f for f in found if f.kind == "noise and motion")
     assert {name for f in found for g in f.groups for name in g.names} == {NAME}
     assert any("smooth" in g.remark or "blurred" in g.remark for g in spoiled.groups)
@@ -169,27 +169,27 @@ def test_more_noise_measures_as_more_noise(clean: list[Facts], spoilt: Spoilt) -
     assert levels == sorted(levels)
 
 
-def test_a_lacking_contrast_is_named(clean: list[Facts]) -> None:
-    found = only(find_everything([o for o in clean if o.name != NAME]), "unequal counts", "03")
+def test_a_missing_contrast_is_named(clean: list[Facts]) -> None:
+    found = only(run_checks([o for o in clean if o.name != NAME]), "unequal counts", "03")
     assert found.groups[0].remark == "no T2w"
 
 
-def test_counts_of_nobody_s_scans(clean: list[Facts]) -> None:
-    def nobody(one: Facts) -> Facts:
-        return replace(one, job=replace(one.job, scan=replace(one.job.scan, subject=None)))
+def test_unequal_counts_without_subjects(clean: list[Facts]) -> None:
+    def anonymous(one: Facts) -> Facts:
+        return replace(one, entry=replace(one.entry, scan=replace(one.entry.scan, subject=None)))
 
-    facts = [nobody(one) for one in clean if one.contrast == "T1w" or "01" in one.name]
-    counts = next(f for f in find_everything(facts) if f.kind == "unequal counts")
+    facts = [anonymous(one) for one in clean if one.contrast == "T1w" or "01" in one.name]
+    counts = next(f for f in run_checks(facts) if f.kind == "unequal counts")
     assert counts.severity == "warning"
     assert "6 T1w" in counts.text
 
 
-def test_hidden_pairs_of_unnamed_subjects_are_found(clean: list[Facts]) -> None:
+def test_undeclared_pairs_of_different_subjects_are_found(clean: list[Facts]) -> None:
     def renamed(one: Facts) -> Facts:
-        subject = f"{one.contrast}-{one.job.scan.subject}"
-        return replace(one, job=replace(one.job, scan=replace(one.job.scan, subject=subject)))
+        subject = f"{one.contrast}-{one.subject}"
+        return replace(one, entry=replace(one.entry, scan=replace(one.entry.scan, subject=subject)))
 
-    found = next(f for f in find_everything([*map(renamed, clean)]) if f.kind == "hidden pairs")
+    found = next(f for f in run_checks([*map(renamed, clean)]) if f.kind == "undeclared pairs")
     assert {group.names for group in found.groups} == {
         (f"sub-0{n}_T1w.nii.gz", f"sub-0{n}_T2w.nii.gz") for n in range(1, 7)
     }
@@ -218,34 +218,34 @@ def pictured(clean: list[Facts], images: list[np.ndarray]) -> list[Facts]:
     """Facts of pictures that look like these."""
     kept = replace(clean[0], spacing=None, side_view=None)
     return [
-        replace(kept, thumbnail=image, job=replace(kept.job, name=f"{number}.png"))
+        replace(kept, thumbnail=image, entry=replace(kept.entry, name=f"{number}.png"))
         for number, image in enumerate(images)
     ]
 
 
-def test_slices_from_below_to_above_are_not_turned(clean: list[Facts]) -> None:
-    assert find_turned(pictured(clean, slices_of_a_head())) == []
+def test_slices_from_bottom_to_top_are_not_misoriented(clean: list[Facts]) -> None:
+    assert find_misoriented(pictured(clean, slices_of_a_head())) == []
 
 
 @pytest.mark.parametrize(
-    ("turn", "word"), [(lambda a: a[:, ::-1], "mirrored"), (np.rot90, "turned by 90°")]
+    ("turn", "word"), [(lambda a: a[:, ::-1], "mirrored"), (np.rot90, "rotated by 90°")]
 )
-def test_turned_slices(
+def test_flipped_and_rotated_slices(
     clean: list[Facts], turn: Callable[[np.ndarray], np.ndarray], word: str
 ) -> None:
     images = slices_of_a_head()
     for number in (3, 15):
         images[number] = turn(images[number])
-    (found,) = find_turned(pictured(clean, images))
+    (found,) = find_misoriented(pictured(clean, images))
     assert [(g.names, g.remark) for g in found.groups] == [(("3.png",), word), (("15.png",), word)]
 
 
 def test_many_copies_are_one_group(clean: list[Facts]) -> None:
     def copy(number: int) -> Facts:
-        scan = replace(clean[0].job.scan, subject=str(number))
-        return replace(clean[0], job=replace(clean[0].job, name=f"copy {number}", scan=scan))
+        scan = replace(clean[0].entry.scan, subject=str(number))
+        return replace(clean[0], entry=replace(clean[0].entry, name=f"copy {number}", scan=scan))
 
-    found = find_alike([*clean[1:], *(copy(number) for number in range(1_000))])
+    found = find_duplicates([*clean[1:], *(copy(number) for number in range(1_000))])
     (exact,) = [finding for finding in found if finding.kind == "exact duplicates"]
     assert [len(group.names) for group in exact.groups] == [1_000]
     assert "several subjects" in exact.text

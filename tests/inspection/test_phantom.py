@@ -1,4 +1,4 @@
-"""Simulated subjects, which are as varied as people, are clean."""
+"""Simulated subjects give no finding."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from mrbridge.inspection.inspect import inspect_images
+from mrbridge.inspection.inspect import inspect
 from mrbridge.phantom import PhantomSettings, write_bids
 
 
 @pytest.mark.slow
 def test_simulated_subjects(tmp_path: Path) -> None:
     write_bids(tmp_path / "bids", PhantomSettings(subjects=6, spacing_mm=2.0, seed=3))
-    found = inspect_images(tmp_path / "bids")
+    found = inspect(tmp_path / "bids", images=True)
     assert found.contrasts == {"T1w": 6, "T2w": 6}
     assert found.findings == []
-    # A swap of two names is all that is seen then.
+    # After two names are swapped, only these scans are found.
     one, other = (tmp_path / f"bids/sub-02/anat/sub-02_{c}.nii.gz" for c in ("T1w", "T2w"))
     shutil.move(one, tmp_path / "kept.nii.gz")
     shutil.move(other, one)
     shutil.move(tmp_path / "kept.nii.gz", other)
-    findings = inspect_images(tmp_path / "bids").findings
+    findings = inspect(tmp_path / "bids", images=True).findings
     doubted = next(f for f in findings if f.kind == "doubtful contrast labels")
     assert {g.names for g in doubted.groups} == {
         (f"sub-02/anat/{path.name}",) for path in (one, other)

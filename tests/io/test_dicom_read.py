@@ -41,9 +41,9 @@ from tests.studies import (
 
 from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.inspection.inspect import inspect
 from mrbridge.io.dicom import DicomHeader, find_series
 from mrbridge.io.formats import begins_with_data_set
-from mrbridge.preparation.inspect import inspect
 from mrbridge.volume import Volume
 
 

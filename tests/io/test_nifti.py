@@ -20,8 +20,8 @@ from scipy.spatial.transform import Rotation
 
 from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
+from mrbridge.inspection.inspect import inspect
 from mrbridge.io import nifti
-from mrbridge.preparation.inspect import inspect
 from mrbridge.volume import Volume
 
 GEOMETRY = (

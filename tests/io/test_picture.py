@@ -15,9 +15,9 @@ from PIL import Image, ImageOps
 import mrbridge
 from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError
+from mrbridge.inspection.inspect import inspect
 from mrbridge.io import picture
 from mrbridge.io.picture import PictureHeader
-from mrbridge.preparation.inspect import inspect
 from mrbridge.volume import Volume
 
 GREY = np.linspace(0, 255, 11 * 7).reshape(11, 7).astype(np.uint8)

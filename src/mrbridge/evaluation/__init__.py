@@ -1,1 +1,1 @@
-"""How far syntheses may be trusted: scores against true scans, figures and a report."""
+"""Scores of synthetic images against real scans, with figures and a report."""

@@ -1,4 +1,4 @@
-"""What is to be scored: true scans, their syntheses and masks, brought together by their names."""
+"""The cases to score: real scans, synthetic images and masks, matched by their names."""
 
 from __future__ import annotations
 
@@ -9,46 +9,47 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError, MrbridgeWarning, must_exist
 from mrbridge.io.bids import find_scans
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast, of_path
-from mrbridge.io.formats import is_picture, is_readable
+from mrbridge.io.formats import is_picture, is_readable, walk
 from mrbridge.io.names import guess_subject, natural_key, series_name, slice_number
 from mrbridge.io.safety import suffix_of
 from mrbridge.io.scans import Scan
 from mrbridge.io.transfer import not_fetched
 
-_SAYS_NOTHING = {"synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground"}
+# Words of file names that do not identify a scan.
+_GENERIC = {"synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground"}
 
 
 @dataclass(frozen=True)
 class Direction:
-    """Which contrast becomes which; `source` is None where only the synthesis is known."""
+    """Source and target contrast; the source is None if only the synthetic image is known."""
 
     source: str | None
     target: str
 
     @property
     def key(self) -> str:
-        """As in file names and JSON: `T1w_to_T2w`."""
+        """In file names and JSON: `T1w_to_T2w`."""
         return f"to_{self.target}" if self.source is None else f"{self.source}_to_{self.target}"
 
     @property
     def label(self) -> str:
-        """As in titles: `T1w → T2w`."""
+        """In titles: `T1w → T2w`."""
         return f"{self.source} → {self.target}" if self.source else f"synthetic {self.target}"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One subject in one session, or one picture.
+    """One subject in one session, or one 2D image.
 
     Attributes:
-        name: by which figures and tables call it: the subject's identifier, with the session.
-        subject: cases of one subject share this; they are never used to fit each other's floor.
-        images: true scans by contrast.
-        synthetic: a synthesis of the one true scan, where it was given rather than to be made.
+        name: in figures and tables: the subject's identifier, with the session.
+        subject: cases of one subject are never used for each other's baseline.
+        images: real scans by contrast.
+        synthetic: a synthetic image of the only real scan; None if a model makes it.
         mask: the file of its mask, if any.
     """
 
@@ -61,7 +62,7 @@ class Case:
 
 @dataclass(frozen=True)
 class FoundCases:
-    """Cases to score, cases of a single contrast, what was left out and why, and remarks."""
+    """Cases to score, cases of one contrast, files left out (with the reason), and assumptions."""
 
     cases: list[Case]
     singles: list[Case] = field(default_factory=list)
@@ -72,18 +73,18 @@ class FoundCases:
 def find_pairs(
     pairs: str | Path | Sequence[str | Path], source: str, target: str, *, force: bool = False
 ) -> FoundCases:
-    """The pairs of a data set: scans of both contrasts of one subject and session.
+    """The pairs of a dataset: scans of both contrasts of one subject and session.
 
-    Pictures of one subject, or of none, are paired by the rest of their names. Brain masks of
-    BIDS derivatives (`derivatives/*/sub-*/…_desc-brain_mask.nii.gz`) come along.
+    2D images of one subject, or without a subject, are paired by the rest of their names. Brain
+    masks of BIDS derivatives (`derivatives/*/sub-*/…_desc-brain_mask.nii.gz`) are included.
 
     Args:
-        pairs: anything that `find_scans` understands.
+        pairs: any source of `find_scans`.
         source, target: the contrasts, as BIDS suffixes.
         force: as of `find_scans`.
 
     Raises:
-        InputError: nothing usable is there.
+        InputError: there is no usable scan.
     """
     several = list(pairs) if isinstance(pairs, list | tuple) else pairs
     found = find_scans(several, source, target, force=force)
@@ -92,14 +93,14 @@ def find_pairs(
         raise InputError(
             f"holds no {source} and no {target} scan",
             path=pairs if isinstance(pairs, str | Path) else None,
-            remedy="Name a BIDS data set, a folder or a table with scans of these contrasts.",
+            remedy="Name a BIDS dataset, a folder or a table with scans of these contrasts.",
         )
     series = next((scan for scan in found.scans if scan.series is not None), None)
     if series is not None:
         raise InputError(
-            "is DICOM, and pairs are compared as files",
+            "is DICOM, and evaluate compares files",
             path=series.path,
-            remedy="Convert both contrasts to NIfTI first, in register.",
+            remedy="Convert both contrasts to NIfTI first.",
         )
     masks = _brain_masks(Path(pairs)) if isinstance(pairs, str | Path) else {}
     cases: list[Case] = []
@@ -122,60 +123,61 @@ def find_pairs(
     remarks = []
     if by_name:
         remarks.append(
-            "Pictures were paired by their names: that pictures of equal name show the same "
-            "slice of the same subject is taken on trust."
+            "2D images were paired by their names, assuming that images with the same name show "
+            "the same slice of the same subject."
         )
     return FoundCases(_uniquely_named(cases), _uniquely_named(singles), left_out, remarks)
 
 
-def find_syntheses(real: str | Path, synthetic: str | Path, *, force: bool = False) -> FoundCases:
-    """True scans and their syntheses, by path, by file name, or by BIDS entities without `desc`.
+def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = False) -> FoundCases:
+    """Real scans and their synthetic images, matched by path, file name or BIDS entities without
+    `desc`.
 
     Args:
         real: a file, or a folder of files.
-        synthetic: likewise; every synthesis needs its true scan, not the other way round.
-        force: also take files whose names say something else, such as masks.
+        synthetic: a file or folder; each file needs its real scan, but not the other way round.
+        force: also use files whose names say that they are something else, such as masks.
 
     Raises:
-        InputError: a path is absent, its name says something else, or nothing matches.
+        InputError: a path does not exist, is something else by its name, or nothing matches.
     """
     real, synthetic = Path(real), Path(synthetic)
     left_out: list[tuple[str, str]] = []
-    syntheses = _scans(synthetic, left_out, force=force)
-    inside = {path.resolve() for path, _ in syntheses}
+    images = _scans(synthetic, left_out, force=force)
+    inside = {path.resolve() for path, _ in images}
     reals = [
         (path, relative)
         for path, relative in _scans(real, [], force=force)
         if real.is_file() or (path.resolve() not in inside and "desc-synth" not in path.name)
     ]
-    alone = real.is_file() and synthetic.is_file()
+    are_files = real.is_file() and synthetic.is_file()
     cases: list[Case] = []
-    for path, relative in syntheses:
-        found = reals[0] if alone else partner(relative, reals)
-        if found is None:
-            left_out.append((path.name, "no true scan, or more than one, goes by this name"))
+    for path, relative in images:
+        match = reals[0] if are_files else partner(relative, reals)
+        if match is None:
+            left_out.append((path.name, "matches no real scan, or more than one"))
             continue
-        name = _name_of_file(found[1], found[0])
-        contrast = guess_contrast(Path(found[0].parent.name, found[0].name)) or guess_contrast(path)
-        subject = guess_subject(found[1], picture=is_picture(found[0]))[0] or name
-        images = {contrast or "scan": found[0]}
-        cases.append(Case(name, subject, images, synthetic=path))
+        file, below = match
+        name = _name_of_file(below, file)
+        contrast = guess_contrast(Path(file.parent.name, file.name)) or guess_contrast(path)
+        subject = guess_subject(below, picture=is_picture(file))[0] or name
+        cases.append(Case(name, subject, {contrast or "scan": file}, synthetic=path))
     if not cases:
         raise InputError(
-            "holds no synthesis that belongs to one of the true scans",
+            "contains no synthetic image that matches a real scan",
             path=synthetic,
-            remedy="Give files of equal names, BIDS names, or one file each.",
+            remedy="Use equal file names, BIDS names, or one file each.",
         )
     return FoundCases(_uniquely_named(cases), [], left_out)
 
 
 def with_masks(cases: Iterable[Case], masks: str | Path) -> list[Case]:
-    """The cases with masks from a file (for all) or a folder (matched like syntheses).
+    """The cases with masks from a file (for all) or a folder (matched like synthetic images).
 
-    A case without its mask keeps None.
+    A case without a matching mask gets None.
 
     Raises:
-        InputError: `masks` is absent or holds none.
+        InputError: `masks` does not exist, or contains no scan.
     """
     files = _files(Path(masks))
     if Path(masks).is_file():
@@ -191,14 +193,15 @@ def with_masks(cases: Iterable[Case], masks: str | Path) -> list[Case]:
 
 
 def partner(relative: Path, candidates: Sequence[tuple[Path, Path]]) -> tuple[Path, Path] | None:
-    """The one candidate (path, relative path) that a file belongs to; None if none or several.
+    """The only candidate (path, relative path) that matches a file; None if none or several do.
 
-    The most telling resemblance decides: the same relative path, the same name, then the same
-    words (contrast, `desc-…` and words such as `mask` left out) with the same contrast or folder.
+    The first of these rules that leaves one candidate decides: the same relative path, the same
+    name, then the same words (without contrast, `desc-…` and words such as `mask`) and the same
+    contrast or folder.
     """
     words, contrast = _words(relative), guess_contrast(Path(relative.name))
-    alike = [item for item in candidates if _words(item[1]) == words]
-    beside = [item for item in alike if item[1].parent == relative.parent]
+    same_words = [item for item in candidates if _words(item[1]) == words]
+    same_folder = [item for item in same_words if item[1].parent == relative.parent]
 
     def of_contrast(items: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
         return [item for item in items if guess_contrast(Path(item[1].name)) == contrast]
@@ -206,16 +209,16 @@ def partner(relative: Path, candidates: Sequence[tuple[Path, Path]]) -> tuple[Pa
     attempts = [
         [item for item in candidates if item[1] == relative],
         [item for item in candidates if item[1].name == relative.name],
-        of_contrast(beside),
-        beside,
+        of_contrast(same_folder),
+        same_folder,
     ]
-    if words:  # a bare `T2.nii.gz` says nothing outside its folder
-        attempts += [of_contrast(alike), alike]
+    if words:  # `T2.nii.gz` identifies a scan only inside its folder
+        attempts += [of_contrast(same_words), same_words]
     return next((attempt[0] for attempt in attempts if len(attempt) == 1), None)
 
 
 def _groups(scans: Sequence[Scan]) -> dict[tuple[str, ...], list[Scan]]:
-    """Scans of one subject and session; pictures without a subject: of one name."""
+    """Scans of one subject and session; 2D images without a subject: of one name."""
     groups: dict[tuple[str, ...], list[Scan]] = defaultdict(list)
     for scan in scans:
         if scan.subject is None:
@@ -228,9 +231,9 @@ def _groups(scans: Sequence[Scan]) -> dict[tuple[str, ...], list[Scan]]:
 def _in_pairs(
     group: Sequence[Scan], source: str, target: str, *, by_table: bool
 ) -> Iterator[list[Scan]]:
-    """Split a group into pairs, by names where it has several scans of one contrast.
+    """Split a group into pairs, by names if it has several scans of one contrast.
 
-    Two pictures of one subject whose names have different slice numbers are not a pair, unless a
+    Two 2D images of one subject whose names have different slice numbers are not a pair, unless a
     table says so.
     """
     if max(Counter(scan.contrast for scan in group).values()) == 1:
@@ -279,23 +282,20 @@ def _brain_masks(root: Path) -> dict[tuple[str, str], Path]:
 
 
 def _files(root: Path) -> list[tuple[Path, Path]]:
-    """Scans at or below `root`, each with its relative path, in natural order."""
+    """Readable files at or below `root`, each with its relative path, in natural order."""
     if root.is_file():
         return [(root, Path(root.parent.name, root.name))]
-    if not root.is_dir():
-        raise InputError("does not exist", path=root, remedy="Check the path.")
-    paths = [
-        (path, path.relative_to(root))
-        for path in root.rglob("*")
-        if is_readable(path) and not any(p.startswith(".") for p in path.relative_to(root).parts)
-    ]
+    must_exist(root)
+    paths = [(path, path.relative_to(root)) for path in walk(root, links=True) if is_readable(path)]
     if not paths:
-        raise InputError("holds no scan", path=root, remedy="Name a file, or a folder with scans.")
+        raise InputError(
+            "contains no scan", path=root, remedy="Name a file, or a folder with scans."
+        )
     return sorted(paths, key=lambda item: natural_key(item[1]))
 
 
 def _scans(root: Path, left_out: list[tuple[str, str]], *, force: bool) -> list[tuple[Path, Path]]:
-    """The files of `_files` whose names do not say that they are something else."""
+    """Readable files whose names do not say that they are something else."""
     kept = []
     for path, relative in _files(root):
         identity = of_path(relative)
@@ -311,14 +311,14 @@ def _scans(root: Path, left_out: list[tuple[str, str]], *, force: bool) -> list[
 
 
 def _words(relative: Path) -> tuple[str, ...]:
-    """The words of a file name that tell whose scan it is."""
+    """The words of a file name that identify the scan."""
     stem = relative.name.removesuffix(suffix_of(relative))
     stem = re.sub(r"desc-[a-zA-Z0-9]+", "", stem)
     words = [word for word in re.split(r"[-_.\s]+", stem) if word]
     return tuple(
         word
         for word in words
-        if word.lower() not in _SAYS_NOTHING and guess_contrast(Path(f"{word}.nii.gz")) is None
+        if word.lower() not in _GENERIC and guess_contrast(Path(f"{word}.nii.gz")) is None
     )
 
 
@@ -333,7 +333,7 @@ def _name_of_file(relative: Path, path: Path) -> str:
 
 
 def _uniquely_named(cases: Sequence[Case]) -> list[Case]:
-    """The cases, with the file's name added where several would go by one name."""
+    """The cases, with the file's name added if several have the same name."""
     counts = Counter(case.name for case in cases)
     result, seen = [], set()
     for case in cases:

@@ -1,45 +1,42 @@
-"""The verb `evaluate`: scores, figures and a report for a model, or for syntheses at hand."""
+"""The verb `evaluate`: scores, figures and a report for a model, or for synthetic images."""
 
 from __future__ import annotations
 
 import logging
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from os.path import lexists as exists
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from mrbridge import __version__
-from mrbridge.errors import (
-    InputError,
-    Interrupted,
-    MrbridgeError,
-    OutputError,
-    SettingsError,
-    SomeScansFailed,
-)
+from mrbridge.errors import InputError, Interrupted, MrbridgeError, OutputError, SomeScansFailed
 from mrbridge.evaluation import figures, summary
-from mrbridge.evaluation.cases import Case, Direction, FoundCases, find_pairs, find_syntheses
-from mrbridge.evaluation.cases import with_masks as give_masks
-from mrbridge.evaluation.report import write_report
-from mrbridge.evaluation.result import Evaluation, Mode
+from mrbridge.evaluation.cases import (
+    Case,
+    Direction,
+    FoundCases,
+    find_pairs,
+    find_synthetic,
+    with_masks,
+)
 from mrbridge.evaluation.scoring import (
     Job,
     TranslatorLike,
-    fit_floors,
+    fit_baselines,
     open_translator,
-    place_case,
+    register_case,
     sample_case,
     score_case,
-    values_per_case,
+    voxels_per_case,
 )
 from mrbridge.evaluation.settings import EvaluateSettings
-from mrbridge.evaluation.summary import Scored
+from mrbridge.evaluation.summary import Evaluation, Mode, Scored
 from mrbridge.io.bids import NOT_RAW
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.ownership import is_ours, must_be_ours
@@ -54,142 +51,155 @@ from mrbridge.scale import Workers, map_scans, reachable
 if TYPE_CHECKING:
     from mrbridge.bundle import Bundle
 
-__all__ = ["EvaluateSettings", "Evaluation", "evaluate"]
+__all__ = ["EvaluateSettings", "Evaluation", "evaluate", "score"]
 
 log = logging.getLogger(__name__)
 
 REPORT = "report.json"
-"""What was scored, where a signal ended it."""
+"""The scores so far of an evaluation that was interrupted."""
 
-_OURS = re.compile(r"_(slices|by-slice|by-case|joint-histogram)\.png$")
+_FIGURES = re.compile(r"_(slices|by-slice|by-case|joint-histogram)\.png$")
+
+_Result = TypeVar("_Result")
+_Failures = list[tuple[str, str]]  # case or folder, reason
 
 
 def evaluate(
-    model: Bundle | str | Path | TranslatorLike | None = None,
-    pairs: str | Path | Sequence[str | Path] | None = None,
-    real: str | Path | None = None,
-    synthetic: str | Path | None = None,
-    mask: str | Path | None = None,
+    model: Bundle | str | Path | TranslatorLike | None,
+    pairs: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
     *,
-    out: str | Path,
+    mask: str | Path | None = None,
     settings: EvaluateSettings | None = None,
     device: str = "auto",
     workers: Workers = 1,
     force: bool = False,
 ) -> Evaluation:
-    """Score a model on pairs of true scans, or ready syntheses against true scans.
+    """Score a model on pairs of real scans.
 
-    Either `pairs` and a `model`: every scan is translated into the other contrast and compared with
-    the true one, beside a monotone intensity mapping (the floor) and the unchanged input (the
-    copy). Where no subject has both contrasts, only what needs no pairs is measured. Or `real` and
-    `synthetic`: the scores of what is there.
+    Every scan is translated into the other contrast and compared with the real one, next to a
+    monotone intensity mapping (the baseline) and the unchanged input. If no subject has both
+    contrasts, only measures that need no pairs are computed.
 
     Args:
         model: the path of a run or bundle, `shipped`, a bundle, or a
-            `mrbridge.inference.engine.Translator`; None takes the shipped model for `pairs`.
-        pairs: a BIDS data set, a folder, two folders or a table, as for `prepare`.
-        real: a true scan, or a folder of them.
-        synthetic: its synthesis, or a folder, matched by file names or BIDS entities.
-        mask: a mask for all, or a folder of masks, matched likewise; else `settings.mask` decides.
-        out: the folder to write to.
+            `mrbridge.inference.engine.Translator`; None is the shipped model.
+        pairs: a BIDS dataset, a folder, two folders or a table, as for `prepare`.
+        out: the folder for tables, figures and `report.html`; None writes nothing.
+        mask: a mask for all, or a folder of masks, matched by file names or BIDS entities;
+            otherwise `settings.mask` decides.
         settings: how to score.
         device: `auto`, `cpu` or `cuda`.
-        workers: processes, or the address of a Dask scheduler, whose workers see the same files
-            at the same absolute paths; each loads the model from its path. A model that has none
-            is used only in this process.
-        force: also score what its name or header says to be something else, such as a mask.
-
-    Returns:
-        The scores; files lie in `out`.
+        workers: processes, or the address of a Dask scheduler whose workers have access to the same
+            files at the same absolute paths. A model without a path is used only in this process.
+        force: also score files whose name or header says that they are something else.
 
     Raises:
-        SettingsError: neither or both of the two ways are asked for.
         InputError: nothing could be scored.
-        SomeScansFailed: some cases could not be scored; all results of the others are written.
+        SomeScansFailed: some cases could not be scored; the results of the others are written.
     """
+    translator = open_translator(unnamed() if model is None else model, device)
+    if translator.bundle.path is None:
+        workers = 1
+    pairs, places = _local(pairs, workers), (_local(out, workers), _local(mask, workers))
+    source, target = translator.bundle.source, translator.bundle.target
+    found = find_pairs(pairs, source, target, force=force)
+    directions = [Direction(source, target), Direction(target, source)]
+    failures = _unreadable_folders(pairs)
     settings = settings or EvaluateSettings()
-    out = Path(reachable(here(out), workers))
-    translator: TranslatorLike | None = None
-    pairs, real, synthetic, mask = (
-        reachable(here(given), workers) for given in (pairs, real, synthetic, mask)
-    )
-    if pairs is not None and real is None and synthetic is None:
-        translator = open_translator(unnamed() if model is None else model, device)
-        source, target = translator.bundle.source, translator.bundle.target
-        if translator.bundle.path is None:
-            workers = 1
-        found = find_pairs(pairs, source, target, force=force)
-        both = [Direction(source, target), Direction(target, source)]
-    elif real is not None and synthetic is not None and model is None and pairs is None:
-        both = []
-        found = find_syntheses(real, synthetic, force=force)
-    else:
-        raise SettingsError(
-            "what to score is not clear",
-            remedy="Give pairs, with or without a model, or true and synthetic scans.",
-        )
-    for name in ("report.html", "scores.csv", "scores.json"):
-        must_be_ours(out / name)
-    mode, cases, left_out = _what_to_score(found, both)
+    return _evaluate(found, failures, directions, translator, *places, settings, workers)
+
+
+def score(
+    real: str | Path,
+    synthetic: str | Path,
+    mask: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    settings: EvaluateSettings | None = None,
+    workers: Workers = 1,
+    force: bool = False,
+) -> Evaluation:
+    """Score synthetic images against real scans.
+
+    Args:
+        real: a real scan, or a folder of them.
+        synthetic: its synthetic image, or a folder, matched by file names or BIDS entities.
+        mask, out, settings, workers, force: as for `evaluate`.
+
+    Raises:
+        InputError: nothing could be scored.
+        SomeScansFailed: some cases could not be scored; the results of the others are written.
+    """
+    real, synthetic = _local(real, workers), _local(synthetic, workers)
+    places = _local(out, workers), _local(mask, workers)
+    found = find_synthetic(real, synthetic, force=force)
+    failures = _unreadable_folders(real, synthetic)
+    settings = settings or EvaluateSettings()
+    return _evaluate(found, failures, [], None, *places, settings, workers)
+
+
+def _evaluate(
+    found: FoundCases,
+    failures: _Failures,
+    directions: Sequence[Direction],
+    translator: TranslatorLike | None,
+    out: Path | None,
+    mask: Path | None,
+    settings: EvaluateSettings,
+    workers: Workers,
+) -> Evaluation:
+    """Score cases, and write the results."""
+    mode, cases, left_out = _what_to_score(found, directions)
     log_left_out([(Path(name), reason) for name, reason in left_out], Path())
     if mask is not None:
-        cases = give_masks(cases, mask)
+        cases = with_masks(cases, mask)
     elif settings.mask != "brain":
         cases = [replace(case, mask=None) for case in cases]
     jobs = [
         Job(
             case,
-            tuple(d for d in both if d.source in case.images)
+            tuple(direction for direction in directions if direction.source in case.images)
             or (Direction(None, next(iter(case.images))),),
             settings,
             translator,
-            sampled=max(1, settings.wasserstein_slices // len(cases)),
-            values=values_per_case(len(cases)),
+            samples=max(1, settings.wasserstein_slices // len(cases)),
+            voxels=voxels_per_case(len(cases)),
         )
         for case in cases
     ]
-    _make_ready(out)
+    if out is not None:
+        _check_place(out)
     scored: list[Scored] = []
-    failures = [
-        (_below(path, root), reason)
-        for root in (pairs, real, synthetic)
-        if isinstance(root, Path)
-        for path, reason in unreadable_folders(root, NOT_RAW)
-    ]
     try:
-        _run(jobs, mode, mask is not None, out, workers, scored, failures)
+        _score(jobs, mode, mask is not None, out, workers, scored, failures)
     except KeyboardInterrupt:
-        partial = {
-            "created_by": f"mrbridge {__version__}",
-            "done": [{"case": one.case.name, "scores": _scores(one)} for one in scored],
-            "failed": [{"case": name, "error": reason} for name, reason in failures],
-            "interrupted": True,
-        }
-        write_json(out / REPORT, partial)
+        if out is not None:
+            write_json(out / REPORT, _partial(scored, failures))
         raise Interrupted(
             f"interrupted after {len(scored) + len(failures)} of {len(jobs)} cases",
-            path=out / REPORT,
-            remedy="It has their scores.",
+            path=None if out is None else out / REPORT,
+            remedy="Nothing is written." if out is None else "It has their scores.",
             counts={"done": len(scored), "failed": len(failures), "cases": len(jobs)},
         ) from None
     if not scored:
         name, reason = failures[0]
         raise InputError(
             f"none of the {len(cases)} cases could be scored; {name}: {reason}",
-            remedy="Mend the scans, or name others.",
+            remedy="Correct the scans, or choose others.",
         )
-    directions = tuple(dict.fromkeys(d for job in jobs for d in job.directions))
+    used = tuple(dict.fromkeys(direction for job in jobs for direction in job.directions))
     means = summary.summarise(scored)
     result = Evaluation(
         out=out,
         mode=mode,
-        directions=directions,
+        directions=used,
         cases=tuple(scored),
         summary=summary.finite(means),
         cycles=summary.finite(summary.summarise_cycles(scored)),
-        wasserstein=summary.wasserstein(scored, directions, settings.seed),
-        verdicts=tuple(summary.judge(scored, direction, means) for direction in directions),
-        figures=_draw_overall(scored, directions, out / "figures"),
+        wasserstein=summary.wasserstein(scored, used, settings.seed),
+        verdicts=tuple(summary.judge(scored, direction, means) for direction in used),
+        figures={} if out is None else _draw_overall(scored, used, out / "figures"),
         failures=tuple(failures),
         left_out=tuple(left_out),
         remarks=tuple(found.remarks),
@@ -198,15 +208,12 @@ def evaluate(
         model_sha256=None if translator is None else translator.bundle.hash,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    _remove_interrupted(out)
-    write_text(out / "scores.csv", summary.score_table(scored))
-    write_json(out / "scores.json", result.as_json())
-    write_report(result)
-    _remove_old_figures(result)
+    if out is not None:
+        _write(result, out)
     if failures:
-        told = "; ".join(f"{name}: {reason}" for name, reason in failures)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures)
         raise SomeScansFailed(
-            f"{len(failures)} of {len(cases)} cases could not be scored ({told})",
+            f"{len(failures)} of {len(cases)} cases could not be scored ({reasons})",
             path=out,
             remedy="The others are scored.",
             result=result,
@@ -221,20 +228,145 @@ def _what_to_score(
         return "files", found.cases, found.left_out
     if not found.cases:
         return "unpaired", found.singles, found.left_out
-    alone = [
+    singles = [
         (path.name, f"its subject has no other contrast than {contrast}")
         for case in found.singles
         for contrast, path in case.images.items()
     ]
-    return "pairs", found.cases, found.left_out + alone
+    return "pairs", found.cases, found.left_out + singles
 
 
-def _make_ready(out: Path) -> None:
-    """Refuse a place that cannot be written before anything is scored.
+def _local(path: Any, workers: Workers) -> Any:
+    """A path as this process and the workers see it; None, or several paths, too."""
+    local = reachable(here(path), workers)
+    return Path(local) if isinstance(local, str) else local
+
+
+def _unreadable_folders(*roots: Any) -> _Failures:
+    return [
+        (root.name if path == root else str(path.relative_to(root)), reason)
+        for root in roots
+        if isinstance(root, Path)
+        for path, reason in unreadable_folders(root, NOT_RAW)
+    ]
+
+
+def _score(
+    jobs: Sequence[Job],
+    mode: Mode,
+    masked: bool,
+    out: Path | None,
+    workers: Workers,
+    scored: list[Scored],
+    failures: _Failures,
+) -> None:
+    """Score cases into `scored`; cases that fail go into `failures`."""
+
+    def successes(
+        function: Callable[[Job], _Result], jobs: Sequence[Job], label: str
+    ) -> Iterator[tuple[Job, _Result]]:
+        for job, result in map_scans(function, jobs, workers=workers, label=label):
+            if isinstance(result, MrbridgeError):
+                failures.append(_failure(job, result))
+            else:
+                yield job, result
+
+    if masked:
+        without = [job.case.name for job in jobs if job.case.mask is None]
+        failures += [(name, "no mask matches its name") for name in without]
+        jobs = [job for job in jobs if job.case.mask is not None]
+    if mode != "unpaired":
+        registered = successes(register_case, jobs, "Registering pairs")
+        jobs = [replace(job, registration=result) for job, result in registered]
+    if mode == "pairs":
+        samples = list(successes(sample_case, jobs, "Reading pairs"))
+        baselines = fit_baselines([job.case for job, _ in samples], [s for _, s in samples])
+        jobs = [
+            replace(job, baselines=of_case, baseline_on=on)
+            for (job, _), (of_case, on) in zip(samples, baselines, strict=True)
+        ]
+    if out is not None:
+        jobs = _with_figures(jobs, out / "figures")
+        _check_figures(jobs, out)
+    for job, results in successes(score_case, jobs, "Scoring"):
+        scored.append(Scored(job.case, results, job.baseline_on, job.registration))
+
+
+def _with_figures(jobs: Sequence[Job], folder: Path) -> list[Job]:
+    """The jobs, the first ones with the path of their figures."""
+    result, stems = [], set()
+    for number, job in enumerate(jobs):
+        if number < job.settings.shown_cases:
+            stem = re.sub(r"[^\w.+-]+", "-", job.case.name)[:80].strip("-.") or "case"
+            stem = f"{stem}-{number + 1}" if stem in stems else stem
+            stems.add(stem)
+            job = replace(job, figures=folder / stem)
+        result.append(job)
+    return result
+
+
+def _check_figures(jobs: Sequence[Job], out: Path) -> None:
+    """Refuse to replace figures that mrbridge did not draw."""
+    if is_ours(out / "scores.json"):
+        return  # of an earlier evaluation, whose figures had no mark in older versions
+    stems = ["all", *(job.figures.name for job in jobs if job.figures is not None)]
+    for stem in stems:
+        for path in (out / "figures").glob(f"{stem}_*.png"):
+            if _FIGURES.search(path.name):
+                must_be_ours(path)
+
+
+def _failure(job: Job, error: MrbridgeError) -> tuple[str, str]:
+    """Case and reason, without the folder, which may hold a name that a report must not show.
 
     Raises:
-        OutputError: it cannot.
+        OutputError: the output cannot be written, so all other cases would fail too.
     """
+    if isinstance(error, OutputError):
+        raise error
+    if error.path is not None and not_fetched(error.path) is not None:
+        log.error("%s", error)  # with the command that fetches it
+    return job.case.name, f"{error.path.name} {error.what}" if error.path else error.what
+
+
+def _draw_overall(
+    cases: Sequence[Scored], directions: Sequence[Direction], folder: Path
+) -> dict[str, dict[str, Path]]:
+    """Figures of all cases together: direction, kind, path."""
+    paths: dict[str, dict[str, Path]] = {}
+    for direction in directions:
+        key = direction.key
+        results = {
+            one.case.name: one.results[key]
+            for one in cases
+            if key in one.results and one.results[key].scores
+        }
+        if not results:
+            continue
+        paths[key] = {"joint": folder / f"all_{key}_joint-histogram.png"}
+        counts = [one.counts for one in results.values() if one.counts is not None]
+        figures.draw_joint_histogram(np.sum(counts, axis=0), direction, paths[key]["joint"])
+        if len(results) > 1:
+            paths[key]["by_case"] = folder / f"all_{key}_by-case.png"
+            scores = {
+                method: {
+                    measure: [one.scores[method]["fit"][measure] for one in results.values()]
+                    for measure in ("psnr", "ssim")
+                }
+                for method in next(iter(results.values())).scores
+            }
+            figures.draw_by_case(list(results), scores, paths[key]["by_case"])
+    return paths
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a place that cannot be written, before anything is scored.
+
+    Raises:
+        OutputError: it cannot, or holds files of the same names that mrbridge did not write.
+    """
+    for name in ("report.html", "scores.csv", "scores.json"):
+        must_be_ours(out / name)
     sweep(out)
     sweep(out / "figures")
     nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if exists(folder))
@@ -249,142 +381,39 @@ def _make_ready(out: Path) -> None:
         ) from None
 
 
-def _below(path: Path, root: Path) -> str:
-    return root.name if path == root else str(path.relative_to(root))
+def _partial(scored: Sequence[Scored], failures: _Failures) -> dict[str, Any]:
+    """The results so far of an evaluation that was interrupted."""
+    done = [
+        {
+            "case": one.case.name,
+            "scores": {key: summary.finite(result.scores) for key, result in one.results.items()},
+        }
+        for one in scored
+    ]
+    failed = [{"case": name, "error": reason} for name, reason in failures]
+    return {
+        "created_by": f"mrbridge {__version__}",
+        "done": done,
+        "failed": failed,
+        "interrupted": True,
+    }
 
 
-def _scores(one: Scored) -> dict[str, Any]:
-    return {key: summary.finite(found.scores) for key, found in one.found.items()}
-
-
-def _remove_interrupted(out: Path) -> None:
-    """The report of an earlier evaluation that was interrupted is out of date."""
+def _write(result: Evaluation, out: Path) -> None:
+    """Tables and report; files of an earlier evaluation that are out of date are removed."""
     try:
-        there = parse_json((out / REPORT).read_text(encoding="utf-8"))
+        earlier = parse_json((out / REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return
-    if isinstance(there, dict) and there.get("interrupted") is True:
+        earlier = None
+    if isinstance(earlier, dict) and earlier.get("interrupted") is True:
         remove(out / REPORT)
-
-
-def _run(
-    jobs: Sequence[Job],
-    mode: Mode,
-    masked: bool,
-    out: Path,
-    workers: Workers,
-    scored: list[Scored],
-    failures: list[tuple[str, str]],
-) -> None:
-    """Score cases into `scored`; what fails goes to `failures`."""
-    ready = []
-    for job in jobs:
-        if masked and job.case.mask is None:
-            failures.append((job.case.name, "no mask goes by its name"))
-        else:
-            ready.append(job)
-    if mode != "unpaired":
-        ready = _placed(ready, failures, workers)
-    floor_on: dict[str, str] = {}
-    if mode == "pairs":
-        sampled = []
-        for job, values in map_scans(sample_case, ready, workers=workers, label="reading pairs"):
-            if isinstance(values, MrbridgeError):
-                failures.append(_failure(job, values))
-            else:
-                sampled.append((job, values))
-        floors = fit_floors([job.case for job, _ in sampled], [values for _, values in sampled])
-        ready = [replace(job, floors=f) for (job, _), (f, _) in zip(sampled, floors, strict=True)]
-        floor_on = {job.case.name: on for job, (_, on) in zip(ready, floors, strict=True)}
-    ready = _with_figures(ready, out)
-    _check_figures(ready, out)
-    for job, found in map_scans(score_case, ready, workers=workers, label="scoring"):
-        if isinstance(found, MrbridgeError):
-            failures.append(_failure(job, found))
-        else:
-            scored.append(Scored(job.case, found, floor_on.get(job.case.name), job.placement))
-
-
-def _placed(jobs: Sequence[Job], failures: list[tuple[str, str]], workers: Workers) -> list[Job]:
-    """The jobs whose scans lie on one grid, or are known to come onto one; the others fail."""
-    placed = []
-    for job, found in map_scans(place_case, jobs, workers=workers, label="bringing pairs together"):
-        if isinstance(found, MrbridgeError):
-            failures.append(_failure(job, found))
-        else:
-            placed.append(replace(job, placement=found))
-    return placed
-
-
-def _with_figures(jobs: Sequence[Job], out: Path) -> list[Job]:
-    """The jobs; the first of them are told where to draw."""
-    shown, names = [], set()
-    for number, job in enumerate(jobs):
-        if number < job.settings.shown_cases:
-            stem = re.sub(r"[^\w.+-]+", "-", job.case.name)[:80].strip("-.") or "case"
-            stem = f"{stem}-{number + 1}" if stem in names else stem
-            names.add(stem)
-            job = replace(job, figures=out / "figures" / stem)
-        shown.append(job)
-    return shown
-
-
-def _check_figures(jobs: Sequence[Job], out: Path) -> None:
-    """Refuse to draw over what mrbridge did not make."""
-    if is_ours(out / "scores.json"):
-        return  # an earlier evaluation's, whose figures had no mark in older versions
-    stems = ["all", *(job.figures.name for job in jobs if job.figures is not None)]
-    for stem in stems:
-        for path in (out / "figures").glob(f"{stem}_*.png"):
-            if _OURS.search(path.name):
-                must_be_ours(path)
-
-
-def _failure(job: Job, error: MrbridgeError) -> tuple[str, str]:
-    """Case and reason, without the path, which may tell a name that a report must not tell.
-
-    Raises:
-        OutputError: the failure is one of the output, which the others would meet too.
-    """
-    if isinstance(error, OutputError):
-        raise error
-    if error.path is not None and not_fetched(error.path) is not None:
-        log.error("%s", error)  # with the command that fetches it
-    return job.case.name, f"{error.path.name} {error.what}" if error.path else error.what
-
-
-def _draw_overall(
-    scored: Sequence[Scored], directions: Sequence[Direction], folder: Path
-) -> dict[str, dict[str, Path]]:
-    """Figures of all cases together: direction, kind, path."""
-    drawn: dict[str, dict[str, Path]] = {}
-    for direction in directions:
-        key = direction.key
-        cases = [one for one in scored if key in one.found and one.found[key].scores]
-        if not cases:
-            continue
-        paths = drawn[key] = {"joint": folder / f"all_{key}_joint-histogram.png"}
-        counts = [c for one in cases if (c := one.found[key].counts) is not None]
-        figures.draw_joint_histogram(np.sum(counts, axis=0), direction, paths["joint"])
-        if len(cases) > 1:
-            paths["by_case"] = folder / f"all_{key}_by-case.png"
-            values = {
-                method: {
-                    measure: [one.found[key].scores[method]["fit"][measure] for one in cases]
-                    for measure in ("psnr", "ssim")
-                }
-                for method in cases[0].found[key].scores
-            }
-            figures.draw_by_case([one.case.name for one in cases], values, paths["by_case"])
-    return drawn
-
-
-def _remove_old_figures(result: Evaluation) -> None:
-    """Figures of an earlier evaluation in this folder would pass for ours."""
-    ours = {path for paths in result.figures.values() for path in paths.values()}
+    write_text(out / "scores.csv", result.as_csv())
+    write_json(out / "scores.json", result.as_json())
+    write_text(out / "report.html", result.as_html())
+    current = {path for paths in result.figures.values() for path in paths.values()}
     for one in result.cases:
-        for found in one.found.values():
-            ours.update(found.pictures.values())
-    for path in (result.out / "figures").glob("*.png"):
-        if _OURS.search(path.name) and path not in ours and is_ours(path):
+        for of_direction in one.results.values():
+            current.update(of_direction.figures.values())
+    for path in (out / "figures").glob("*.png"):
+        if _FIGURES.search(path.name) and path not in current and is_ours(path):
             remove(path)

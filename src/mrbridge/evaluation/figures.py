@@ -1,4 +1,4 @@
-"""The pictures of an evaluation. matplotlib's figures are used without its global state."""
+"""The figures of an evaluation; matplotlib is used without its global state."""
 
 from __future__ import annotations
 
@@ -11,34 +11,38 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from mrbridge.evaluation.cases import Direction
 from mrbridge.io.ownership import FIGURE_MARK
 from mrbridge.io.safety import atomic_path
 
 HISTOGRAM_TOP = 1.2
-"""The largest intensity of joint histograms, in units of the true scan's 99.5th percentile."""
+"""The largest intensity of joint histograms, in units of the real scan's 99.5th percentile."""
 
 COLOURS = {"model": "#1f6fb4", "floor": "#d1742a", "copy": "#8a8f98"}
-"""One colour a method, told apart by the colour-blind too."""
+"""Colour of each method; distinguishable by colour-blind readers."""
+
+LABELS = {"model": "model", "floor": "monotone baseline", "copy": "unchanged input"}
+"""Name of each method in legends."""
 
 _HISTOGRAM_BINS = 120
-_DIFFERENCE = 0.5  # what the ends of the difference's colour bar stand for; the same in all figures
+_DIFFERENCE = 0.5  # at the ends of the colour bar; the same in all figures
 _MARGIN = 0.04  # of the field of view, kept around the anatomy
 _SMALL = 8
 
 
 @dataclass(frozen=True)
 class Panels:
-    """What is shown side by side: stacks (slices, rows, columns), 1 is the 99.5th percentile.
+    """Images side by side: stacks (slices, rows, columns), 1 is the 99.5th percentile.
 
     Attributes:
         direction: for the titles.
-        source: the input; None where it is not known.
-        synthetic: the synthesis as it is scored.
-        real: the true scan.
+        source: the input; None if it is not known.
+        synthetic: the synthetic image, fitted.
+        real: the real scan.
         mask: where it is scored.
-        spacing: mm between slices, rows, columns; None for pictures.
+        spacing: mm between slices, rows, columns; None for 2D images.
     """
 
     direction: Direction
@@ -52,7 +56,7 @@ class Panels:
 def draw_slices(
     panels: Panels, slices: Sequence[int], scores: Mapping[str, Sequence[float]], path: Path
 ) -> None:
-    """Input, synthesis, truth and difference of the middle slice and the worst one.
+    """Input, synthetic image, real scan and difference of the middle and the worst slice.
 
     Args:
         panels: the stacks.
@@ -86,9 +90,9 @@ def draw_slices(
             difference, cmap="RdBu_r", vmin=-_DIFFERENCE, vmax=_DIFFERENCE, aspect=aspect
         )
         line[-1].set_facecolor("#d9dbde")
-        where = f"{word} slice, {number + 1} of {len(panels.real)}\n" if word else ""
+        place = f"{word} slice, {number + 1} of {len(panels.real)}\n" if word else ""
         line[0].set_ylabel(
-            f"{where}PSNR {scores['psnr'][position]:.1f} dB, SSIM {scores['ssim'][position]:.3f}",
+            f"{place}PSNR {scores['psnr'][position]:.1f} dB, SSIM {scores['ssim'][position]:.3f}",
             fontsize=_SMALL,
         )
         if panels.spacing is not None:
@@ -99,7 +103,7 @@ def draw_slices(
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     bar = figure.colorbar(shown, ax=list(axes[:, -1]), fraction=0.05, pad=0.03, extend="both")
-    bar.set_label("share of the true 99.5th percentile", fontsize=_SMALL - 1)
+    bar.set_label("share of the real 99.5th percentile", fontsize=_SMALL - 1)
     bar.ax.tick_params(labelsize=_SMALL - 1)
     _save(figure, path)
 
@@ -107,7 +111,7 @@ def draw_slices(
 def draw_by_slice(
     slices: Sequence[int], scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path
 ) -> None:
-    """PSNR and SSIM of each slice, a line a method.
+    """PSNR and SSIM of each slice, one line per method.
 
     Args:
         slices: their numbers, inferior first.
@@ -115,14 +119,14 @@ def draw_by_slice(
         path: the PNG to write.
     """
     figure = _figure(9.5, 2.4)
-    for axis, (measure, label) in zip(figure.subplots(1, 2), _LABELS.items(), strict=True):
-        for method in _known(scores):
+    for axis, (measure, label) in zip(figure.subplots(1, 2), _MEASURES.items(), strict=True):
+        for method in _methods(scores):
             axis.plot(
                 [number + 1 for number in slices],
                 scores[method][measure],
                 color=COLOURS[method],
                 linewidth=1.6 if method == "model" else 1.0,
-                label=method,
+                label=LABELS[method],
             )
         axis.set_xlabel("slice, inferior to superior", fontsize=_SMALL)
         axis.set_ylabel(label, fontsize=_SMALL)
@@ -135,7 +139,7 @@ def draw_by_slice(
 def draw_by_case(
     names: Sequence[str], scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path
 ) -> None:
-    """PSNR and SSIM of each case, a row a case: whether the model wins everywhere or on average.
+    """PSNR and SSIM of each case, one row per case: whether the model is better in all cases.
 
     Args:
         names: of the cases.
@@ -145,13 +149,18 @@ def draw_by_case(
     figure = _figure(9.5, 1.2 + min(0.24, 12 / len(names)) * len(names))
     places = np.arange(len(names))
     for axis, (measure, label) in zip(
-        figure.subplots(1, 2, sharey=True), _LABELS.items(), strict=True
+        figure.subplots(1, 2, sharey=True), _MEASURES.items(), strict=True
     ):
         if "floor" in scores:
             axis.hlines(places, scores["floor"][measure], scores["model"][measure], color="#c9ccd1")
-        for method in reversed(_known(scores)):
+        for method in reversed(_methods(scores)):
             axis.plot(
-                scores[method][measure], places, "o", color=COLOURS[method], ms=5, label=method
+                scores[method][measure],
+                places,
+                "o",
+                color=COLOURS[method],
+                ms=5,
+                label=LABELS[method],
             )
         axis.set_xlabel(label, fontsize=_SMALL)
         _tidy(axis)
@@ -159,7 +168,7 @@ def draw_by_case(
     step = max(1, len(names) // 40)
     first.set_yticks(places[::step], [names[k] for k in places[::step]])
     for text in first.get_yticklabels():
-        text.set_parse_math(False)  # a name may hold any character
+        text.set_parse_math(False)  # a name may contain any character
     first.set_ylim(len(names) - 0.5, -0.5)
     handles, labels = first.get_legend_handles_labels() if len(scores) > 1 else ([], [])
     figure.legend(
@@ -174,14 +183,14 @@ def draw_by_case(
 
 
 def count_jointly(real: NDArray[Any], synthetic: NDArray[Any]) -> NDArray[np.int64]:
-    """How often intensities meet: counts (bins of `real`, bins of `synthetic`), 0 to 1.2."""
+    """Joint histogram: counts (bins of `real`, bins of `synthetic`), 0 to 1.2."""
     edges = np.linspace(0, HISTOGRAM_TOP, _HISTOGRAM_BINS + 1)
     x, y = (np.clip(values, 0, HISTOGRAM_TOP) for values in (real, synthetic))
     return np.histogram2d(x, y, bins=(edges, edges))[0].astype(np.int64)
 
 
 def draw_joint_histogram(counts: NDArray[np.int64], direction: Direction, path: Path) -> None:
-    """Which true intensities became which synthetic ones.
+    """Joint histogram of real and synthetic intensities.
 
     Args:
         counts: from `count_jointly`, summed over cases.
@@ -209,28 +218,27 @@ def draw_joint_histogram(counts: NDArray[np.int64], direction: Direction, path: 
     _save(figure, path)
 
 
-_LABELS = {"psnr": "PSNR, dB", "ssim": "SSIM"}
+_MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM"}
 
 
-def _known(scores: Mapping[str, Any]) -> list[str]:
+def _methods(scores: Mapping[str, Any]) -> list[str]:
     return [method for method in COLOURS if method in scores]
 
 
 def _window(panels: Panels) -> tuple[slice, slice]:
-    """Rows and columns that hold the anatomy, with a margin."""
-    shown = np.asarray(panels.mask.any(axis=0))
-    parts = []
-    for axis in (1, 0):
-        filled = np.flatnonzero(shown.any(axis=axis))
-        size = shown.shape[1 - axis]
+    """Rows and columns that contain the anatomy, with a margin."""
+    anatomy = panels.mask.any(axis=0)
+
+    def widened(part: slice, size: int) -> slice:
         margin = round(_MARGIN * size) + 1
-        first, last = int(filled[0]) - margin, int(filled[-1]) + margin
-        parts.append(slice(max(0, first), min(size, last + 1)))
-    return parts[0], parts[1]
+        return slice(max(0, part.start - margin), min(size, part.stop + margin))
+
+    rows, columns = ndimage.find_objects(anatomy.astype(np.uint8))[0]
+    return widened(rows, anatomy.shape[0]), widened(columns, anatomy.shape[1])
 
 
 def _mark_sides(axis: Any) -> None:
-    """R and L: columns run to the patient's left, as radiologists look at slices."""
+    """R and L, in radiological convention: columns run to the patient's left."""
     for x, letter in ((0.02, "R"), (0.98, "L")):
         axis.text(
             x, 0.98, letter, color="white", fontsize=_SMALL, transform=axis.transAxes,
@@ -251,5 +259,5 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     with atomic_path(path) as temporary:
-        # Nothing about this computer or moment in the file: equal input gives an equal file.
+        # No date or version of software: equal input gives an equal file.
         figure.savefig(temporary, format="png", metadata=FIGURE_MARK)

@@ -1,4 +1,4 @@
-"""The work on one case: read, translate, score against the truth, draw."""
+"""The work on one case: read, translate, score against the real scan, draw."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation import figures
-from mrbridge.evaluation.cases import Case, Direction
-from mrbridge.evaluation.placing import (
+from mrbridge.evaluation.alignment import (
+    AlignedCase,
     Mask,
-    PlacedScans,
-    Placement,
+    PairRegistration,
     Stack,
-    read_placed,
+    read_aligned,
     register_pair,
 )
+from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.metrics import MonotoneMapping, Scores
 from mrbridge.preparation.brain import mask_beside
@@ -32,80 +32,82 @@ from mrbridge.volume import Volume
 if TYPE_CHECKING:
     from mrbridge.bundle import Bundle
 
-_FLOOR_VALUES = 500_000  # voxels that a floor is fitted on, over all cases
-_MOST_VALUES, _LEAST_VALUES = 50_000, 1_000  # of one case
-_SMALLEST_SLICE = 0.25  # slices with a smaller share of the largest slice's mask are not judged
+_BASELINE_VOXELS = 500_000  # that a monotone baseline is fitted to, over all cases
+_MOST_VOXELS, _FEWEST_VOXELS = 50_000, 1_000  # of one case
+_SMALL_SLICE = 0.25  # share of the largest slice's mask below which a slice is not scored
 
 
 class TranslatorLike(Protocol):
-    """What an evaluation needs of `mrbridge.inference.engine.Translator`."""
+    """The part of `mrbridge.inference.engine.Translator` that an evaluation needs."""
 
     bundle: Bundle
 
     def translate(self, volume: Volume, to: str, *, mask: Volume | None = None) -> Volume:
-        """The scan in the contrast `to`, on its own grid; `mask` shows a wanted brain."""
+        """The scan in the contrast `to`, on its own grid; `mask` is a brain mask, if needed."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that the work on one case needs; picklable where `model` is.
+    """The work on one case; can be pickled if `model` can.
 
     Attributes:
         case: what to score.
-        directions: of which the source (or, with a ready synthesis, the target) is in the case.
+        directions: those whose source (or, with a synthetic image, target) is in the case.
         settings: how to score.
-        model: a translator, or None with a ready synthesis.
-        floors: the floor of each direction, by its key.
-        sampled: slices of this case that enter the sliced Wasserstein distance.
-        values: voxels of this case that floors of other cases are fitted on.
-        figures: the file to draw to, without what follows the case's name; None draws nothing.
-        placement: how a pair that does not lie on one grid comes onto one.
+        model: a translator; None if there is a synthetic image.
+        baselines: the monotone baseline of each direction, by its key.
+        baseline_on: to what they were fitted: `others` or `itself`; None if there are none.
+        samples: slices of this case for the sliced Wasserstein distance.
+        voxels: of this case to which the baselines of other cases are fitted.
+        figures: path of the figures, to which their kind is appended; None draws nothing.
+        registration: of a pair on two grids.
     """
 
     case: Case
     directions: tuple[Direction, ...]
     settings: EvaluateSettings
     model: TranslatorLike | None = None
-    floors: Mapping[str, MonotoneMapping] = field(default_factory=dict)
-    sampled: int = 1
-    values: int = _MOST_VALUES
+    baselines: Mapping[str, MonotoneMapping] = field(default_factory=dict)
+    baseline_on: str | None = None
+    samples: int = 1
+    voxels: int = _MOST_VOXELS
     figures: Path | None = None
-    placement: Placement | None = None
+    registration: PairRegistration | None = None
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one case gave in one direction.
+class Result:
+    """The scores of one case in one direction.
 
     Attributes:
-        scores: by method (`model`, `floor`, `copy`); empty without a true target.
-        slices: which slices have scores of their own, counted from 0, inferior first.
+        scores: by method (`model`, `floor`, `copy`); empty without a real target.
+        slices: numbers of the slices with scores of their own, from 0, inferior first.
         by_slice: by method (`model`, `floor`), then `psnr` and `ssim`, a value for each slice.
-        counts: joint histogram of true (rows) and fitted synthetic intensities, 0 to
-            `figures.HISTOGRAM_TOP`; None without a true target.
-        looks: by method and `real`: some slices, scaled, for the sliced Wasserstein distance.
-        cycle: `cycle` and `noisy`: scores of the source scan after there and back.
-        voxels: how many the mask holds.
-        pictures: the figures, by kind (`slices`, `by_slice`).
+        counts: joint histogram of real (rows) and fitted synthetic intensities, 0 to
+            `figures.HISTOGRAM_TOP`; None without a real target.
+        samples: by method and `real`: some slices, scaled, for the sliced Wasserstein distance.
+        cycle: `cycle` and `noisy`: scores of the source scan after a cycle.
+        voxels: number of voxels in the mask.
+        figures: paths by kind (`slices`, `by_slice`).
     """
 
     scores: dict[str, Scores] = field(default_factory=dict)
     slices: list[int] = field(default_factory=list)
     by_slice: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     counts: NDArray[np.int64] | None = None
-    looks: dict[str, Stack] = field(default_factory=dict)
+    samples: dict[str, Stack] = field(default_factory=dict)
     cycle: dict[str, Scores] = field(default_factory=dict)
     voxels: int = 0
-    pictures: dict[str, Path] = field(default_factory=dict)
+    figures: dict[str, Path] = field(default_factory=dict)
 
 
-def values_per_case(cases: int) -> int:
-    """How many voxels of each case a floor is fitted on."""
-    return min(_MOST_VALUES, max(_LEAST_VALUES, _FLOOR_VALUES // max(1, cases)))
+def voxels_per_case(cases: int) -> int:
+    """The number of voxels of each case to which a baseline is fitted."""
+    return min(_MOST_VOXELS, max(_FEWEST_VOXELS, _BASELINE_VOXELS // max(1, cases)))
 
 
-def place_case(job: Job) -> Placement | None:
-    """Register a pair, where that has to be done.
+def register_case(job: Job) -> PairRegistration | None:
+    """Register a pair, if required.
 
     Raises:
         InputError: a scan cannot be read, or registration did not converge.
@@ -114,194 +116,181 @@ def place_case(job: Job) -> Placement | None:
 
 
 def sample_case(job: Job) -> dict[str, tuple[Stack, Stack]]:
-    """Matching intensities (source, target) of one pair, for floors, by direction.
+    """Matching intensities (source, target) of one pair, for baselines, by direction.
 
-    Both scaled by their 99.5th percentile inside the target's mask; shapes (values,).
+    Both scaled by their 99.5th percentile inside the target's mask; shapes (voxels,).
 
     Raises:
-        InputError: the pair cannot be scored: not on one grid, or without mask.
+        InputError: the pair cannot be scored: on two grids, or without mask.
     """
-    scans = read_placed(job.case, job.settings, job.placement)
-    result = {}
+    scans = read_aligned(job.case, job.settings, job.registration)
+    samples = {}
     for direction in job.directions:
-        source, target = scans.stacks[str(direction.source)], scans.stacks[direction.target]
+        images = scans.stacks[str(direction.source)], scans.stacks[direction.target]
         inside = scans.masks[direction.target]
-        # Of the name, so that a case gives the same voxels in whatever company it comes.
+        # Seeded by its name, so that the same voxels of a case are used with any other cases.
         seed = [job.settings.seed, zlib.crc32(f"{job.case.name}/{direction.key}".encode())]
         chosen = np.flatnonzero(inside)
-        if chosen.size > job.values:
-            chosen = np.random.default_rng(seed).choice(chosen, job.values, replace=False)
-        pair = (metrics.scaled(image, inside).ravel()[chosen] for image in (source, target))
-        result[direction.key] = (next(pair), next(pair))
-    return result
+        if chosen.size > job.voxels:
+            chosen = np.random.default_rng(seed).choice(chosen, job.voxels, replace=False)
+        source, target = (metrics.scaled(image, inside).ravel()[chosen] for image in images)
+        samples[direction.key] = source, target
+    return samples
 
 
-def fit_floors(
+def fit_baselines(
     cases: Sequence[Case], samples: Sequence[Mapping[str, tuple[Stack, Stack]]]
 ) -> list[tuple[dict[str, MonotoneMapping], str]]:
-    """For each case the floor by direction, fitted on other subjects where there are any.
+    """For each case the monotone baselines by direction, fitted to other subjects if there are any.
 
     Returns:
-        A (floors, "others" or "itself") for each case.
+        (baselines, "others" or "itself") for each case.
     """
     result = []
-    for own, case in enumerate(cases):
+    for number, case in enumerate(cases):
         others = [samples[k] for k, other in enumerate(cases) if other.subject != case.subject]
-        chosen = others or [samples[own]]
-        floors = {
+        chosen = others or [samples[number]]
+        baselines = {
             key: metrics.fit_monotone(
                 np.concatenate([sample[key][0] for sample in chosen]),
                 np.concatenate([sample[key][1] for sample in chosen]),
             )
             for key in chosen[0]
         }
-        result.append((floors, "others" if others else "itself"))
+        result.append((baselines, "others" if others else "itself"))
     return result
 
 
-def score_case(job: Job) -> dict[str, Found]:
+def score_case(job: Job) -> dict[str, Result]:
     """Score one case in all its directions.
 
     Raises:
         InputError: it cannot be scored.
         MrbridgeError: it cannot be translated.
     """
-    scans = read_placed(job.case, job.settings, job.placement)
-    translator = job.model
-    found = {}
+    scans = read_aligned(job.case, job.settings, job.registration)
+    results = {}
     for direction in job.directions:
-        paired = direction.target in scans.volumes
-        inside = scans.masks[direction.target if paired else str(direction.source)]
-        volume = scans.synthetic or _translated(translator, job.case, scans, direction)
-        images = {"model": scans.stack_of(volume, direction.source)}
+        is_paired = direction.target in scans.volumes
+        inside = scans.masks[direction.target if is_paired else str(direction.source)]
+        synthetic = scans.synthetic or _translated(job, scans, direction)
+        images = {"model": scans.stack_of(synthetic, direction.source)}
         if direction.source is not None:
             source = scans.stacks[direction.source]
             images["copy"] = source
-            if direction.key in job.floors:
-                images["floor"] = _floor(job.floors[direction.key], source, inside, job)
-        result = Found(voxels=int(inside.sum()))
-        if paired:
-            result = _against_truth(job, scans, direction, images, inside)
+            if direction.key in job.baselines:
+                images["floor"] = _baseline(job.baselines[direction.key], source, inside, job)
+        result = Result(voxels=int(inside.sum()))
+        if is_paired:
+            result = _against_real(job, scans, direction, images, inside)
         cycle = {}
-        if translator is not None and job.settings.cycle:
-            cycle = _cycle(translator, scans, direction, volume, job)
-        looks = _looks(images | {"real": scans.stacks.get(direction.target)}, inside, job.sampled)
-        found[direction.key] = replace(result, cycle=cycle, looks=looks)
-    return found
+        if job.model is not None and job.settings.cycle:
+            cycle = _cycle(job, job.model, scans, direction, synthetic)
+        if is_paired:
+            images["real"] = scans.stacks[direction.target]
+        samples = _evenly_spaced(images, inside, job.samples)
+        results[direction.key] = replace(result, cycle=cycle, samples=samples)
+    return results
 
 
-def _translated(
-    translator: TranslatorLike | None, case: Case, scans: PlacedScans, direction: Direction
-) -> Volume:
-    if translator is None or direction.source is None:
-        raise InputError("there is neither a synthesis nor a model to make one")
-    mask = mask_beside(case.images[direction.source], translator.bundle.manifest.standard)
-    return translator.translate(scans.volumes[direction.source], direction.target, mask=mask)
+def _translated(job: Job, scans: AlignedCase, direction: Direction) -> Volume:
+    if job.model is None or direction.source is None:
+        raise InputError("there is neither a synthetic image nor a model")
+    mask = mask_beside(job.case.images[direction.source], job.model.bundle.manifest.standard)
+    return job.model.translate(scans.volumes[direction.source], direction.target, mask=mask)
 
 
-def _floor(mapping: MonotoneMapping, source: Stack, inside: Mask, job: Job) -> Stack:
-    """The source with its intensities mapped; where there is no anatomy, nothing.
-
-    A falling curve would otherwise turn the dark background bright, which nobody would do.
-    """
+def _baseline(mapping: MonotoneMapping, source: Stack, inside: Mask, job: Job) -> Stack:
+    """The source with its intensities mapped; 0 in the background, which a falling mapping would
+    make bright."""
     mapped = mapping.apply(metrics.scaled(source, inside))
     if job.settings.mask == "whole" and job.case.mask is None:
         return mapped
     return np.where(inside | foreground_mask(source), mapped, np.float32(0))
 
 
-def _against_truth(
-    job: Job, scans: PlacedScans, direction: Direction, images: Mapping[str, Stack], inside: Mask
-) -> Found:
-    real = scans.stacks[direction.target]
-    truth = metrics.scaled(real, inside)
-    fitted = {method: metrics.fitted(truth, image, inside) for method, image in images.items()}
-    sizes = inside.sum(axis=(1, 2))
-    judged = np.flatnonzero(sizes >= max(1, _SMALLEST_SLICE * sizes.max()))
-    by_slice: dict[str, dict[str, list[float]]] = {
-        method: _by_slice(truth, fitted[method], inside, judged)
-        for method in fitted
-        if method != "copy"
-    }
-    found = Found(
-        scores={method: metrics.scores(real, image, inside) for method, image in images.items()},
-        slices=judged.tolist(),
-        by_slice=by_slice,
-        counts=figures.count_jointly(truth[inside], fitted["model"][inside]),
+def _against_real(
+    job: Job, scans: AlignedCase, direction: Direction, images: Mapping[str, Stack], inside: Mask
+) -> Result:
+    target = scans.stacks[direction.target]
+    real = metrics.scaled(target, inside)
+    fitted = {method: metrics.fitted(real, image, inside) for method, image in images.items()}
+    slices = _slices_with_anatomy(inside)
+    result = Result(
+        scores={method: metrics.scores(target, image, inside) for method, image in images.items()},
+        slices=slices.tolist(),
+        by_slice={
+            method: _by_slice(real, image, inside, slices)
+            for method, image in fitted.items()
+            if method != "copy"
+        },
+        counts=figures.count_jointly(real[inside], fitted["model"][inside]),
         voxels=int(inside.sum()),
     )
     if job.figures is None:
-        return found
+        return result
     source = None if direction.source is None else scans.stacks[direction.source]
     panels = figures.Panels(
         direction,
         None if source is None else metrics.scaled(source, inside),
-        # Outside the mask nothing is scored: there the synthesis is shown as it is.
+        # Outside the mask nothing is scored: the synthetic image is shown without the fit.
         np.where(inside, fitted["model"], metrics.scaled(images["model"], inside)),
-        truth,
+        real,
         inside,
-        scans.grid.spacing,
+        scans.spacing,
     )
-    return replace(found, pictures=_draw(job.figures, direction, panels, found))
+    stem = f"{job.figures.name}_{direction.key}"
+    paths = {"slices": job.figures.with_name(f"{stem}_slices.png")}
+    figures.draw_slices(panels, result.slices, result.by_slice["model"], paths["slices"])
+    if len(result.slices) > 1:
+        paths["by_slice"] = job.figures.with_name(f"{stem}_by-slice.png")
+        figures.draw_by_slice(result.slices, result.by_slice, paths["by_slice"])
+    return replace(result, figures=paths)
 
 
-def _draw(
-    start: Path, direction: Direction, panels: figures.Panels, found: Found
-) -> dict[str, Path]:
-    pictures = {"slices": start.with_name(f"{start.name}_{direction.key}_slices.png")}
-    figures.draw_slices(panels, found.slices, found.by_slice["model"], pictures["slices"])
-    if len(found.slices) > 1:
-        pictures["by_slice"] = start.with_name(f"{start.name}_{direction.key}_by-slice.png")
-        figures.draw_by_slice(found.slices, found.by_slice, pictures["by_slice"])
-    return pictures
+def _slices_with_anatomy(inside: Mask) -> NDArray[np.intp]:
+    sizes = inside.sum(axis=(1, 2))
+    return np.flatnonzero(sizes >= max(1, _SMALL_SLICE * sizes.max()))
 
 
 def _by_slice(
-    truth: Stack, image: Stack, inside: Mask, judged: NDArray[Any]
+    real: Stack, image: Stack, inside: Mask, slices: NDArray[np.intp]
 ) -> dict[str, list[float]]:
-    similarity = metrics.ssim_map(truth, image, 1.0)
+    similarity = metrics.ssim_map(real, image, 1.0)
     return {
-        "psnr": [metrics.psnr(truth[k], image[k], inside[k], 1.0) for k in judged],
-        "ssim": [float(similarity[k][inside[k]].mean()) for k in judged],
+        "psnr": [metrics.psnr(real[k], image[k], inside[k], 1.0) for k in slices],
+        "ssim": [float(similarity[k][inside[k]].mean()) for k in slices],
     }
 
 
 def _cycle(
-    translator: TranslatorLike, scans: PlacedScans, direction: Direction, made: Volume, job: Job
+    job: Job, model: TranslatorLike, scans: AlignedCase, direction: Direction, synthetic: Volume
 ) -> dict[str, Scores]:
-    """There and back, as it is and with noise on the way (Chu et al. 2017, arXiv:1712.02950)."""
+    """Scores of a cycle, without and with noise in between (Chu et al. 2017, arXiv:1712.02950)."""
     contrast = str(direction.source)
-    source, inside = scans.stacks[contrast], scans.masks[contrast]
-    strength = job.settings.noise * float(np.percentile(made.voxels, metrics.REFERENCE_PERCENTILE))
-    noise = np.random.default_rng(job.settings.seed).standard_normal(made.voxels.shape, np.float32)
-    # Exact zeros are no tissue: noise there would change what counts as foreground.
-    noisy = np.where(made.voxels == 0, 0, made.voxels + np.float32(strength) * noise)
-    starts = {"cycle": made, "noisy": replace(made, voxels=noisy)}
-    # The synthesis lies on the source's grid.
-    mask = mask_beside(job.case.images[contrast], translator.bundle.manifest.standard)
-    returned = {
-        name: translator.translate(start, contrast, mask=mask) for name, start in starts.items()
-    }
-    return {
-        name: metrics.scores(source, scans.stack_of(volume, contrast), inside)
-        for name, volume in returned.items()
-    }
+    voxels = synthetic.voxels
+    strength = job.settings.noise * float(np.percentile(voxels, metrics.REFERENCE_PERCENTILE))
+    noise = np.random.default_rng(job.settings.seed).standard_normal(voxels.shape, np.float32)
+    # Exact zeros are background: noise there would change the foreground.
+    noisy = np.where(voxels == 0, 0, voxels + np.float32(strength) * noise)
+    # The synthetic image has the grid of the source.
+    mask = mask_beside(job.case.images[contrast], model.bundle.manifest.standard)
+    scores = {}
+    for name, image in {"cycle": synthetic, "noisy": replace(synthetic, voxels=noisy)}.items():
+        returned = scans.stack_of(model.translate(image, contrast, mask=mask), contrast)
+        scores[name] = metrics.scores(scans.stacks[contrast], returned, scans.masks[contrast])
+    return scores
 
 
-def _looks(images: Mapping[str, Stack | None], inside: Mask, count: int) -> dict[str, Stack]:
-    """`count` slices of each image, evenly spread over those with anatomy."""
-    sizes = inside.sum(axis=(1, 2))
-    usable = np.flatnonzero(sizes >= max(1, _SMALLEST_SLICE * sizes.max()))
+def _evenly_spaced(images: Mapping[str, Stack], inside: Mask, count: int) -> dict[str, Stack]:
+    """`count` slices of each image, scaled, evenly spaced over those with anatomy."""
+    usable = _slices_with_anatomy(inside)
     picked = usable[np.unique(np.linspace(0, len(usable) - 1, count).round().astype(int))]
-    return {
-        name: metrics.scaled(image, inside)[picked]
-        for name, image in images.items()
-        if image is not None
-    }
+    return {name: metrics.scaled(image, inside)[picked] for name, image in images.items()}
 
 
 def open_translator(model: Bundle | str | Path | TranslatorLike, device: str) -> TranslatorLike:
-    """The translator of a model that is named or loaded; a translator stays as it is."""
+    """The translator of a model that is named or loaded; a translator is returned unchanged."""
     from mrbridge.bundle import Bundle
     from mrbridge.inference.engine import Translator
 

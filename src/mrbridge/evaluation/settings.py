@@ -10,22 +10,23 @@ from mrbridge.settings import Settings
 
 
 class EvaluateSettings(Settings):
-    """How syntheses are scored and shown.
+    """How synthetic images are scored and shown.
 
     Attributes:
-        mask: where to score, unless masks are given: `foreground` of the true scan (found by its
-            intensities), the `whole` image, or the `brain` mask of a BIDS data set's derivatives.
-        registration: of pairs, before they are scored: `auto` registers rigidly where the two scans
-            do not lie on one grid; `rigid` and `affine` register every pair; `off` refuses pairs
-            that are not on one grid.
-        cycle: whether to translate there and back, also with noise in between; this triples the
-            translations.
-        noise: standard deviation of that noise, as a share of the synthesis' 99.5th percentile.
-        wasserstein_slices: at most this many slices of each contrast, spread over all cases, enter
-            the sliced Wasserstein distance.
-        shown_cases: at most this many cases are shown as pictures.
-        seed: of the noise, of the sampled voxels (those that registration looks at included) and of
-            the sliced Wasserstein distance.
+        mask: where to score without --mask: `foreground` of the real scan (by its intensities),
+            the `whole` image, or the `brain` mask of a BIDS dataset's derivatives.
+        registration: of pairs, before scoring: `auto` registers rigidly if the two scans are on
+            different grids; `rigid` and `affine` register every pair; `off` refuses pairs on
+            different grids.
+        cycle: translate back to the source contrast, also with noise in between; this triples the
+            number of translations.
+        noise: standard deviation of that noise, as a share of the synthetic image's 99.5th
+            percentile.
+        wasserstein_slices: maximal number of slices of each contrast, over all cases, for the
+            sliced Wasserstein distance.
+        shown_cases: maximal number of cases with images in the report.
+        seed: of the noise, of the sampled voxels (also of registration) and of the sliced
+            Wasserstein distance.
     """
 
     mask: Literal["foreground", "whole", "brain"] = "foreground"

@@ -1,4 +1,4 @@
-"""From the scores of cases to means over subjects, and to a verdict in words."""
+"""From the scores of cases to means over subjects, a verdict in words, and files."""
 
 from __future__ import annotations
 
@@ -8,140 +8,202 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from mrbridge import metrics
+from mrbridge import __version__, metrics
 from mrbridge.errors import InputError
+from mrbridge.evaluation.alignment import PairRegistration
 from mrbridge.evaluation.cases import Case, Direction
-from mrbridge.evaluation.placing import Placement
-from mrbridge.evaluation.scoring import Found
+from mrbridge.evaluation.scoring import Result
+from mrbridge.evaluation.settings import EvaluateSettings
+from mrbridge.io.formats import is_picture
 from mrbridge.metrics import Scores
+from mrbridge.preparation.register import AGREEMENT_MM
+from mrbridge.reports import counted, render
 
 METHODS = ("model", "floor", "copy")
+"""The synthetic image, the monotone baseline, the unchanged input; as in JSON and CSV."""
+
 KINDS = ("fit", "plain")
 MEASURES = ("psnr", "ssim", "mae")
 
+_FILES = 4  # listed for each reason in the report
+
+Mode = Literal["pairs", "unpaired", "files"]
 Outcome = Literal["better", "mixed", "worse", "unknown"]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A case with what it gave, by direction key; `floor_on`: "others", "itself" or None;
-    `placement`: how its scans were brought onto one grid, if they did not lie on one."""
+    """A case with its results, by direction key.
+
+    Attributes:
+        case: what was scored.
+        results: by direction key.
+        baseline_on: to what the monotone baseline was fitted: `others`, `itself`, or None.
+        registration: of its scans, if they were registered.
+    """
 
     case: Case
-    found: dict[str, Found]
-    floor_on: str | None = None
-    placement: Placement | None = None
+    results: dict[str, Result]
+    baseline_on: str | None = None
+    registration: PairRegistration | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The case in scores.json."""
+        directions = {
+            key: {
+                "voxels": result.voxels,
+                "scores": finite(result.scores),
+                "cycle": finite(result.cycle),
+                "slices": result.slices,
+                "by_slice": finite(result.by_slice),
+            }
+            for key, result in self.results.items()
+        }
+        return {
+            "case": self.case.name,
+            "subject": self.case.subject,
+            "floor_fitted_on": self.baseline_on,
+            "registration": None if self.registration is None else self.registration.as_json(),
+            "directions": directions,
+        }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the scores of one direction mean, in words."""
+    """The meaning of the scores of one direction, in words."""
 
     direction: str
     outcome: Outcome
     text: str
 
 
-def summarise(scored: Sequence[Scored]) -> dict[str, dict[str, Any]]:
-    """Mean and standard deviation over subjects: direction, method, kind, measure.
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """The result of an evaluation.
 
-    Several cases of one subject (sessions) first become their mean. The standard deviation is that
-    of the sample (n - 1); None for a single subject.
+    Attributes:
+        out: the folder with `scores.csv`, `scores.json`, `report.html` and `figures`; None if
+            nothing was written.
+        mode: `pairs` (a model on pairs), `unpaired` (a model without pairs), `files` (synthetic
+            images).
+        directions: that were scored.
+        cases: with their scores, by direction.
+        summary: direction, method (`model`, `floor`, `copy`), kind (`fit`, `plain`), measure
+            (`psnr` in dB, `ssim`, `mae`), then `mean`, `std` and `n` over subjects. An infinite
+            mean (the PSNR of equal images) is None, as in JSON.
+        cycles: the same of cycles: direction, `cycle` or `noisy`, kind, measure.
+        wasserstein: direction, method: sliced Wasserstein distance from the real scans.
+        verdicts: in words, for each direction.
+        figures: of all cases together, by direction and kind (`joint`, `by_case`).
+        failures: (case, reason) of cases that could not be scored.
+        left_out: (file, reason) of files that were not scored.
+        remarks: assumptions.
+        settings: how it was scored.
+        masks: `given`, or the kind that the settings name.
+        model_sha256: of the model's weights; None without a model.
+        date: ISO 8601, UTC.
     """
-    result: dict[str, dict[str, Any]] = {}
-    for key in _keys(scored):
-        methods = [method for method in METHODS if _table(scored, key, method)]
-        if methods:
-            result[key] = {method: _nested(_table(scored, key, method)) for method in methods}
-    return result
 
+    out: Path | None
+    mode: Mode
+    directions: tuple[Direction, ...]
+    cases: tuple[Scored, ...]
+    summary: dict[str, dict[str, Any]]
+    cycles: dict[str, dict[str, Any]]
+    wasserstein: dict[str, dict[str, float]]
+    verdicts: tuple[Verdict, ...]
+    figures: dict[str, dict[str, Path]]
+    failures: tuple[tuple[str, str], ...]
+    left_out: tuple[tuple[str, str], ...]
+    remarks: tuple[str, ...]
+    settings: EvaluateSettings
+    masks: str
+    model_sha256: str | None
+    date: str
 
-def summarise_cycles(scored: Sequence[Scored]) -> dict[str, dict[str, Any]]:
-    """As `summarise`, of the way there and back: direction, `cycle` or `noisy`, kind, measure."""
-    result = {}
-    for key in _keys(scored):
-        there = [(one.case, one.found[key].cycle) for one in scored if key in one.found]
-        tables = {
-            name: _by_subject((case, cycle.get(name)) for case, cycle in there)
-            for name in ("cycle", "noisy")
+    @property
+    def report(self) -> Path | None:
+        """The page to open; None if nothing was written."""
+        return None if self.out is None else self.out / "report.html"
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of `scores.json`. Infinite scores (of equal images) are null."""
+        return {
+            "note": "scores of synthetic images; for research, not for diagnosis",
+            "mrbridge": __version__,
+            "date": self.date,
+            "model_sha256": self.model_sha256,
+            "mode": self.mode,
+            "settings": self.settings.model_dump(mode="json"),
+            "masks": self.masks,
+            "verdicts": [vars(verdict) for verdict in self.verdicts],
+            "summary": self.summary,
+            "cycles": self.cycles,
+            "sliced_wasserstein": finite(self.wasserstein),
+            "cases": [scored.as_json() for scored in self.cases],
+            "failures": [{"name": name, "reason": reason} for name, reason in self.failures],
+            "left_out": [{"name": name, "reason": reason} for name, reason in self.left_out],
+            "remarks": list(self.remarks),
         }
-        if tables["cycle"]:
-            result[key] = {name: _nested(table) for name, table in tables.items()}
-    return result
 
+    def __repr__(self) -> str:
+        verdicts = "\n".join(verdict.text for verdict in self.verdicts)
+        return f"Evaluation of {counted(len(self.cases), 'case')}\n{verdicts}"
 
-def wasserstein(
-    scored: Sequence[Scored], directions: Iterable[Direction], seed: int
-) -> dict[str, dict[str, float]]:
-    """Sliced Wasserstein distance of each method's images from the true scans, by direction.
+    def _repr_html_(self) -> str:
+        return render("evaluation_notebook.html.j2", result=self)
 
-    `real` is the distance between two halves of the true scans (every other case), where there are
-    several cases: what a perfect method could not be told from. Directions whose pictures are too
-    small are left out.
-    """
-    result: dict[str, dict[str, float]] = {}
-    for direction in directions:
-        back = f"{direction.target}_to_{direction.source}"
-        looks = [s.found[direction.key].looks for s in scored if direction.key in s.found]
-        reals = [look["real"] for look in looks if "real" in look]
-        # Without pairs, the true scans of the target contrast are the inputs of the way back.
-        reals = reals or [s.found[back].looks["copy"] for s in scored if back in s.found]
-        sets = {m: [look[m] for look in looks if m in look] for m in METHODS}
-        try:
-            distances = {
-                method: metrics.sliced_wasserstein(reals, stacks, seed=seed)
-                for method, stacks in sets.items()
-                if stacks
-            }
-            if len(reals) > 1:
-                distances["real"] = metrics.sliced_wasserstein(reals[::2], reals[1::2], seed=seed)
-        except InputError:
-            continue
-        result[direction.key] = distances
-    return result
-
-
-def judge(scored: Sequence[Scored], direction: Direction, summary: Mapping[str, Any]) -> Verdict:
-    """Does the model beat the floor in this direction, and by how much."""
-    key = direction.key
-    if key not in summary:
-        text = "there are no pairs, so nothing here tells how right the syntheses are."
-        return Verdict(key, "unknown", f"{direction.label}: {text}")
-    model = summary[key]["model"]["fit"]
-    says = f"PSNR {_mean(model, 'psnr'):.1f} dB, SSIM {_mean(model, 'ssim'):.3f}"
-    if "floor" not in summary[key]:
-        text = "without the input scans there is no floor to compare with."
-        return Verdict(key, "unknown", f"{direction.label}: {says}; {text}")
-    ours, floor = (_table(scored, key, method) for method in ("model", "floor"))
-    gains = {
-        measure: np.array([ours[s]["fit"][measure] - floor[s]["fit"][measure] for s in ours])
-        for measure in ("psnr", "ssim")
-    }
-    psnr, ssim = (float(gains[measure].mean()) for measure in ("psnr", "ssim"))
-    wins = f"{int((gains['psnr'] > 0).sum())} of {len(ours)}"
-    noun = "case" if all(s.case.subject == s.case.name for s in scored) else "subject"
-    over = f"1 {noun}" if len(ours) == 1 else f"{len(ours)} {noun}s, higher PSNR in {wins}"
-    amount = f"{abs(psnr):.2f} dB PSNR and {abs(ssim):.3f} SSIM"
-    outcome: Outcome
-    if psnr > 0 and ssim > 0:
-        outcome, words = "better", f"the model beats the floor by {amount}"
-    elif psnr <= 0 and ssim <= 0:
-        outcome, words = "worse", f"the model does not beat the floor, it is {amount} below it"
-    else:
-        outcome = "mixed"
-        signs = ("above", "below") if psnr > 0 else ("below", "above")
-        words = (
-            f"the model is {abs(psnr):.2f} dB PSNR {signs[0]} the floor, "
-            f"but {abs(ssim):.3f} SSIM {signs[1]} it"
+    def as_html(self) -> str:
+        """The page: verdict, tables, figures, methods, limitations. It needs no other file."""
+        files: dict[str, list[str]] = defaultdict(list)
+        for name, reason in self.left_out:
+            files[reason].append(name)
+        settings = self.settings.model_dump(mode="json")
+        return render(
+            "evaluation.html.j2",
+            result=self,
+            only_2d=all(is_picture(p) for s in self.cases for p in s.case.images.values()),
+            subjects=len({scored.case.subject for scored in self.cases}),
+            with_scores=lambda direction: [
+                one
+                for one in self.cases
+                if direction.key in one.results and one.results[direction.key].scores
+            ],
+            shown=[one for one in self.cases if any(r.figures for r in one.results.values())],
+            registered=[one for one in self.cases if one.registration is not None],
+            agreement_mm=AGREEMENT_MM,
+            left_out=[(_some(names), reason) for reason, names in files.items()],
+            baselines_fitted_on=sorted({s.baseline_on for s in self.cases if s.baseline_on}),
+            settings=", ".join(f"{key} = {value}" for key, value in settings.items()),
         )
-    text = f"{direction.label}: {words} ({over}). The model has {says}."
-    if any(s.floor_on == "itself" for s in scored):
-        text += " The floor was fitted on the very scans that it is scored on, which flatters it."
-    return Verdict(key, outcome, text)
+
+    def as_csv(self) -> str:
+        """The content of `scores.csv`: one line for each case, direction, method and kind."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        keys = ["case", "subject", "direction", "method", "kind"]
+        registered = ["registered", "displacement_mm", "residual_mm"]
+        writer.writerow([*keys, *MEASURES, "floor_fitted_on", *registered])
+        for scored in self.cases:
+            of_registration = ["no", "", ""]
+            if scored.registration is not None:
+                found = scored.registration.result
+                numbers = (found.displacement_mm, found.residual_mm)
+                of_registration = [found.kind, *(f"{value:.3f}" for value in numbers)]
+            names = [cell(scored.case.name), cell(scored.case.subject)]
+            for key, result in scored.results.items():
+                for method in METHODS:
+                    fitted_on = scored.baseline_on if method == "floor" else ""
+                    for kind, values in result.scores.get(method, {}).items():
+                        scores = [f"{values[measure]:.6g}" for measure in MEASURES]
+                        row = [*names, key, method, kind, *scores, fitted_on, *of_registration]
+                        writer.writerow(row)
+        return text.getvalue()
 
 
 def cell(text: str) -> str:
@@ -149,31 +211,8 @@ def cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def score_table(scored: Sequence[Scored]) -> str:
-    """The CSV: one line per case, direction, method and kind."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    keys = ["case", "subject", "direction", "method", "kind"]
-    registered = ["registered", "displacement_mm", "residual_mm"]
-    writer.writerow([*keys, *MEASURES, "floor_fitted_on", *registered])
-    for one in scored:
-        ends = ["no", "", ""]
-        if one.placement is not None:
-            found_place = one.placement.found
-            shown = (found_place.displacement_mm, found_place.residual_mm)
-            ends = [found_place.kind, *(f"{value:.3f}" for value in shown)]
-        for key, found in one.found.items():
-            for method in METHODS:
-                for kind, values in found.scores.get(method, {}).items():
-                    numbers = [f"{values[measure]:.6g}" for measure in MEASURES]
-                    fitted_on = one.floor_on if method == "floor" else ""
-                    names = [cell(one.case.name), cell(one.case.subject), key, method, kind]
-                    writer.writerow([*names, *numbers, fitted_on, *ends])
-    return text.getvalue()
-
-
 def finite(value: Any) -> Any:
-    """Nested values as JSON can hold them: infinity and NaN become None."""
+    """Nested values for JSON: infinity and NaN become None."""
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -183,13 +222,119 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _keys(scored: Sequence[Scored]) -> list[str]:
-    return list(dict.fromkeys(key for one in scored for key in one.found))
+def summarise(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation over subjects: direction, method, kind, measure.
+
+    Several cases of one subject (sessions) are averaged first. The standard deviation is that of
+    the sample (n - 1); None for a single subject.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    for key in _keys(cases):
+        tables = {method: _scores(cases, key, method) for method in METHODS}
+        if any(tables.values()):
+            result[key] = {m: _statistics(table) for m, table in tables.items() if table}
+    return result
 
 
-def _table(scored: Sequence[Scored], key: str, method: str) -> dict[str, Scores]:
+def summarise_cycles(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
+    """As `summarise`, of cycles: direction, `cycle` or `noisy`, kind, measure."""
+    result: dict[str, dict[str, Any]] = {}
+    for key in _keys(cases):
+        cycles = [(one.case, one.results[key].cycle) for one in cases if key in one.results]
+        if any(cycle for _, cycle in cycles):
+            result[key] = {
+                name: _statistics(_by_subject((case, cycle.get(name)) for case, cycle in cycles))
+                for name in ("cycle", "noisy")
+            }
+    return result
+
+
+def wasserstein(
+    cases: Sequence[Scored], directions: Iterable[Direction], seed: int
+) -> dict[str, dict[str, float]]:
+    """Sliced Wasserstein distance of each method's images from the real scans, by direction.
+
+    `real` is the distance between two halves of the real scans (every other case), if there are
+    several cases: the distance of images that cannot be told from real ones. Directions whose
+    images are too small are left out.
+    """
+    result: dict[str, dict[str, float]] = {}
+    for direction in directions:
+        back = f"{direction.target}_to_{direction.source}"
+        samples = [
+            one.results[direction.key].samples for one in cases if direction.key in one.results
+        ]
+        # Without pairs, the real scans of the target contrast are the inputs of the way back.
+        real = [of_one["real"] for of_one in samples if "real" in of_one] or [
+            one.results[back].samples["copy"] for one in cases if back in one.results
+        ]
+        sets = {m: [of_one[m] for of_one in samples if m in of_one] for m in METHODS}
+        try:
+            distances = {
+                method: metrics.sliced_wasserstein(real, stacks, seed=seed)
+                for method, stacks in sets.items()
+                if stacks
+            }
+            if len(real) > 1:
+                distances["real"] = metrics.sliced_wasserstein(real[::2], real[1::2], seed=seed)
+        except InputError:
+            continue
+        result[direction.key] = distances
+    return result
+
+
+def judge(cases: Sequence[Scored], direction: Direction, summary: Mapping[str, Any]) -> Verdict:
+    """Whether the model is better than the monotone baseline in this direction, and by how much."""
+    key, label = direction.key, direction.label
+    if key not in summary:
+        text = "there are no pairs, so these results do not show how accurate the synthesis is."
+        return Verdict(key, "unknown", f"{label}: {text}")
+    mean = {m: summary[key]["model"]["fit"][m]["mean"] for m in MEASURES}
+    scores = f"PSNR {mean['psnr']:.1f} dB, SSIM {mean['ssim']:.3f}"
+    if "floor" not in summary[key]:
+        text = "without the input scans there is no monotone baseline to compare with."
+        return Verdict(key, "unknown", f"{label}: {scores}; {text}")
+    model, baseline = (_scores(cases, key, method) for method in ("model", "floor"))
+    gains = {
+        measure: np.array([model[s]["fit"][measure] - baseline[s]["fit"][measure] for s in model])
+        for measure in ("psnr", "ssim")
+    }
+    psnr, ssim = (float(gains[measure].mean()) for measure in ("psnr", "ssim"))
+    amount = f"{abs(psnr):.2f} dB PSNR and {abs(ssim):.3f} SSIM"
+    outcome: Outcome
+    if psnr > 0 and ssim > 0:
+        outcome, comparison = "better", f"the model beats the monotone baseline by {amount}"
+    elif psnr <= 0 and ssim <= 0:
+        outcome = "worse"
+        comparison = f"the model does not beat the monotone baseline: it is {amount} below it"
+    else:
+        outcome = "mixed"
+        first, second = ("above", "below") if psnr > 0 else ("below", "above")
+        comparison = (
+            f"the model is {abs(psnr):.2f} dB PSNR {first} the monotone baseline, "
+            f"but {abs(ssim):.3f} SSIM {second} it"
+        )
+    noun = "case" if all(one.case.subject == one.case.name for one in cases) else "subject"
+    extent = counted(len(model), noun)
+    if len(model) > 1:
+        extent += f", higher PSNR in {int((gains['psnr'] > 0).sum())} of {len(model)}"
+    text = f"{label}: {comparison} ({extent}). Scores of the model: {scores}."
+    if any(one.baseline_on == "itself" for one in cases):
+        text += (
+            " The baseline was fitted to the same scans that it is scored on, so it is too good."
+        )
+    return Verdict(key, outcome, text)
+
+
+def _keys(cases: Sequence[Scored]) -> list[str]:
+    return list(dict.fromkeys(key for one in cases for key in one.results))
+
+
+def _scores(cases: Sequence[Scored], key: str, method: str) -> dict[str, Scores]:
     """The scores of one method in one direction by subject."""
-    return _by_subject((s.case, s.found[key].scores.get(method)) for s in scored if key in s.found)
+    return _by_subject(
+        (one.case, one.results[key].scores.get(method)) for one in cases if key in one.results
+    )
 
 
 def _by_subject(pairs: Iterable[tuple[Case, Scores | None]]) -> dict[str, Scores]:
@@ -206,15 +351,20 @@ def _by_subject(pairs: Iterable[tuple[Case, Scores | None]]) -> dict[str, Scores
     }
 
 
-def _nested(table: Mapping[str, Scores]) -> dict[str, dict[str, dict[str, float | int | None]]]:
-    def statistics(kind: str, measure: str) -> dict[str, float | int | None]:
+def _statistics(table: Mapping[str, Scores]) -> dict[str, dict[str, dict[str, float | int | None]]]:
+    """Mean, standard deviation and number of subjects, by kind and measure."""
+
+    def of_measure(kind: str, measure: str) -> dict[str, float | int | None]:
         values = np.array([scores[kind][measure] for scores in table.values()])
-        several = len(values) > 1 and bool(np.isfinite(values).all())
-        std = float(values.std(ddof=1)) if several else None
+        has_std = len(values) > 1 and bool(np.isfinite(values).all())
+        std = float(values.std(ddof=1)) if has_std else None
         return {"mean": float(values.mean()), "std": std, "n": len(values)}
 
-    return {kind: {m: statistics(kind, m) for m in MEASURES} for kind in KINDS}
+    return {kind: {m: of_measure(kind, m) for m in MEASURES} for kind in KINDS}
 
 
-def _mean(summary: Mapping[str, Any], measure: str) -> float:
-    return float(summary[measure]["mean"])
+def _some(names: Sequence[str]) -> str:
+    """The first few different names, and the number of files."""
+    different = list(dict.fromkeys(names))
+    shown = ", ".join(different[:_FILES]) + (", …" if len(different) > _FILES else "")
+    return shown + (f" ({len(names)} files)" if len(names) > 1 else "")

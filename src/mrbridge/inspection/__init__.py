@@ -1,1 +1,1 @@
-"""What is in a data set, and what is wrong with it, before anybody trains on it."""
+"""What a data set holds, and what is wrong with it, before training."""

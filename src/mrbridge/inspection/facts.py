@@ -1,4 +1,4 @@
-"""What one scan tells of itself: numbers and two thumbnails, small enough to keep of 10,000."""
+"""Measurements and thumbnails of single scans, small enough to keep for 10,000 scans."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nibabel.orientations import aff2axcodes
@@ -20,7 +21,7 @@ from mrbridge.io.scans import Scan
 from mrbridge.io.transfer import fetch
 from mrbridge.preparation.crop import Crop
 from mrbridge.preparation.geometry import to_slices
-from mrbridge.preparation.intensity import IntensityRecipe, foreground_mask
+from mrbridge.preparation.intensity import foreground_mask
 from mrbridge.preparation.pipeline import StandardSettings, standardise
 from mrbridge.preparation.store import ScanRecord, read_slices
 from mrbridge.volume import Volume
@@ -29,29 +30,30 @@ THUMBNAIL = 64
 """Rows and columns of a thumbnail."""
 
 BINS = 64
-"""Of an intensity histogram, from -1 to 1."""
+"""Bins of an intensity histogram, from -1 to 1."""
 
-_MARGIN = 3  # pixels away from the anatomy's edge, where noise and sharpness are measured
-_MEASURED = 12  # slices, evenly spread, in which they are
-_FAR = 0.01  # of all pixels: fewer foreground pixels than this are no slice to judge
-_TOUCH = 0.2  # of a side of the picture that anatomy must cover: a round head that is cut by 3 mm
+LEAST_SCANS = 5
+"""Scans of a contrast below which none can be an outlier."""
+
+_MARGIN = 3  # pixels from the edge of the head that noise and sharpness leave out
+_MEASURED = 12  # slices, evenly spaced, in which they are measured
+_SMALL = 0.01  # share of foreground pixels below which a slice is not measured
+_TOUCHED = 0.2  # share of an edge of the image: a round head that is truncated by 3 mm
 
 
 @dataclass(frozen=True)
-class Job:
-    """A scan to look at: a file or series, or a record of a store.
+class Entry:
+    """A scan of the data set: a file, a DICOM series, or a record of a store.
 
     Attributes:
-        name: what the page calls it.
-        scan: what is known of it; of a record, what the store knows.
-        record: None of a file.
-        allow_gaps: fill slices that a DICOM series lacks.
+        name: its name in reports.
+        scan: what is known before it is opened; for a record, what the store knows.
+        record: of a store; None for a file or series.
     """
 
     name: str
     scan: Scan
     record: ScanRecord | None = None
-    allow_gaps: bool = False
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -62,25 +64,25 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A scan in memory.
+class Preprocessed:
+    """A scan in memory, its intensities normalised, on its own grid.
 
     Attributes:
         slices: (slices, rows, columns), range [-1, 1], inferior first; rows run to posterior.
-        foreground: where the head is, same shape.
-        indices: where each slice lies in the scan's full stack.
-        recipe: the way back to the scan's own intensities.
-        spacing: mm between slices, rows, columns; None for a picture.
-        grid: equal for scans on one grid.
-        orientation: of the file's axes, such as LAS; None where it is not known.
+        foreground: mask of the head, same shape.
+        indices: position of each slice in the full stack of the scan.
+        range: the intensities, in units of the scan, that become -1 and 1.
+        spacing: mm between slices, rows, columns; None for a 2D image.
+        grid: a hash, equal for scans on one grid.
+        orientation: of the file's axes, such as LAS; None if not known.
         sha256: of the voxels.
-        notes: what reading mended or assumed.
+        notes: what the reader repaired or assumed.
     """
 
     slices: NDArray[np.float32]
     foreground: NDArray[np.bool_]
     indices: list[int]
-    recipe: IntensityRecipe
+    range: tuple[float, float]
     spacing: tuple[float, float, float] | None
     grid: str
     orientation: str | None
@@ -90,23 +92,22 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What was found in one scan.
+    """Measurements and thumbnails of one scan, about 20 kB.
 
     Attributes:
-        job: which one.
+        entry: the scan.
         shape: (slices, rows, columns).
-        spacing, grid, orientation, sha256, notes: as in `Loaded`.
-        range: low and high end of its own intensities (robust percentiles).
-        histogram: shares of the foreground's pixels in `BINS` bins from -1 to 1.
-        tilt: see `measure_tilt`; None where there is too little to judge.
+        spacing, grid, orientation, sha256, notes, range: as in `Preprocessed`.
+        histogram: shares of the foreground's voxels in `BINS` bins from -1 to 1; shape (BINS,).
+        skewness: see `measure_skewness`; None if there is too little foreground.
         noise, sharpness: see `measure_texture`; None likewise.
-        cut: share of the slices in which anatomy runs into a side of the picture, by side.
-        thumbnail: uint8, (THUMBNAIL, THUMBNAIL), of the slice in the middle.
-        side_view: likewise of the sagittal plane in the middle, superior up, anterior left; None
-            where there are too few slices.
+        truncation: see `measure_truncation`, by side of the image.
+        thumbnail: uint8, (THUMBNAIL, THUMBNAIL), of the middle slice.
+        side_view: the same of the middle sagittal plane, superior up, anterior left; None if there
+            are too few slices.
     """
 
-    job: Job
+    entry: Entry
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float] | None
     grid: str
@@ -115,27 +116,58 @@ class Facts:
     notes: tuple[str, ...]
     range: tuple[float, float]
     histogram: NDArray[np.float32]
-    tilt: float | None
+    skewness: float | None
     noise: float | None
     sharpness: float | None
-    cut: dict[str, float]
+    truncation: dict[str, float]
     thumbnail: NDArray[np.uint8]
     side_view: NDArray[np.uint8] | None
 
     @property
     def name(self) -> str:
-        """What the page calls it."""
-        return self.job.name
+        """Its name in reports."""
+        return self.entry.name
+
+    @property
+    def subject(self) -> str | None:
+        """The subject's identifier, if known."""
+        return self.entry.scan.subject
+
+    @property
+    def session(self) -> str | None:
+        """The session, if known."""
+        return self.entry.scan.session
 
     @property
     def contrast(self) -> str:
         """A BIDS suffix."""
-        return self.job.scan.contrast
+        return self.entry.scan.contrast
 
     @property
-    def is_picture(self) -> bool:
-        """Whether it has no place in space."""
+    def is_2d(self) -> bool:
+        """Whether it is a 2D image, without a position in space."""
         return self.spacing is None
+
+    def as_json(self) -> dict[str, Any]:
+        """The scan in findings.json."""
+        return {
+            "scan": self.name,
+            "subject": self.subject,
+            "session": self.session,
+            "contrast": self.contrast,
+            "splits": list(self.entry.splits),
+            "shape": list(self.shape),
+            "spacing_mm": self.spacing and [_short(step) for step in self.spacing],
+            "grid": self.grid,
+            "orientation": self.orientation,
+            "range": [_short(end) for end in self.range],
+            "tilt": _short(self.skewness),
+            "noise": _short(self.noise),
+            "sharpness": _short(self.sharpness),
+            "cut": {side: _short(share) for side, share in self.truncation.items() if share},
+            "sha256": self.sha256,
+            "notes": list(self.notes),
+        }
 
 
 def by_contrast(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
@@ -146,88 +178,75 @@ def by_contrast(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
     return dict(sorted(groups.items()))
 
 
-def find_facts(job: Job) -> Facts:
-    """Look at one scan.
+def measure(entry: Entry) -> Facts:
+    """Read one scan and measure it.
 
     Raises:
-        MrbridgeError: it cannot be read, or shows nothing.
+        MrbridgeError: it cannot be read, or has no foreground.
     """
-    loaded = load(job)
-    slices, foreground = loaded.slices, loaded.foreground
+    scan = load(entry)
+    slices, foreground = scan.slices, scan.foreground
     if not foreground.any():
-        raise InputError("shows nothing", path=job.scan.path, remedy="Leave it out.")
+        raise InputError("shows nothing", path=entry.scan.path, remedy="Leave it out.")
     counts, _ = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))
     noise, sharpness = measure_texture(slices, foreground)
     middle = len(slices) // 2
     return Facts(
-        job=job,
+        entry=entry,
         shape=(slices.shape[0], slices.shape[1], slices.shape[2]),
-        spacing=loaded.spacing,
-        grid=loaded.grid,
-        orientation=loaded.orientation,
-        sha256=loaded.sha256,
-        notes=loaded.notes,
-        range=(loaded.recipe.low, loaded.recipe.high),
+        spacing=scan.spacing,
+        grid=scan.grid,
+        orientation=scan.orientation,
+        sha256=scan.sha256,
+        notes=scan.notes,
+        range=scan.range,
         histogram=(counts / counts.sum()).astype(np.float32),
-        tilt=measure_tilt(slices[middle], foreground[middle]),
+        skewness=measure_skewness(slices[middle], foreground[middle]),
         noise=noise,
         sharpness=sharpness,
-        cut=measure_cut(foreground, loaded.spacing is None),
-        thumbnail=_thumbnail(slices[middle], loaded.spacing and loaded.spacing[1:]),
-        side_view=_side_view(slices, loaded.spacing),
+        truncation=measure_truncation(foreground, is_2d=scan.spacing is None),
+        thumbnail=_thumbnail(slices[middle], scan.spacing and scan.spacing[1:]),
+        side_view=_side_view(slices, scan.spacing),
     )
 
 
-def load(job: Job) -> Loaded:
-    """Read a scan and bring it to [-1, 1], on its own grid.
+def load(entry: Entry) -> Preprocessed:
+    """Read one scan and normalise its intensities to [-1, 1], on its own grid.
 
     Raises:
-        MrbridgeError: it cannot be read, or shows nothing.
+        MrbridgeError: it cannot be read, or has no foreground.
     """
-    return _from_file(job) if job.record is None else _from_store(job.record, job.scan.path)
-
-
-def _from_file(job: Job) -> Loaded:
-    scan = job.scan
+    if entry.record is not None:
+        return _of_store(entry.record, entry.scan.path)
+    scan = entry.scan
     fetch(scan.path)
     if scan.series is None and not scan.path.is_file():
         raise InputError("does not exist", path=scan.path, remedy="Check the path.")
-    volume = read(scan.path, series=scan.series, allow_gaps=job.allow_gaps, files=scan.files)
+    volume = read(scan.path, series=scan.series, allow_gaps=True, files=scan.files)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Leave it out.")
     standard = standardise(volume, StandardSettings(spacing_mm=None), crop=Crop.whole(volume))
-    orientation = None if volume.affine is None else "".join(aff2axcodes(volume.affine))
-    return Loaded(
+    return Preprocessed(
         slices=standard.slices,
         foreground=standard.foreground,
         indices=list(range(len(standard.slices))),
-        recipe=standard.recipe,
+        range=(standard.recipe.low, standard.recipe.high),
         spacing=standard.grid.spacing,
         grid=standard.grid.hash,
-        orientation=orientation,
+        orientation=None if volume.affine is None else "".join(aff2axcodes(volume.affine)),
         sha256=_voxel_hash(volume),
-        notes=volume.notes if scan.series is None else tuple(map(_nameless, volume.notes)),
+        # Notes on a DICOM series name files in brackets, and file names may hold patient names.
+        notes=tuple(n.partition(" (")[0] if scan.series else n for n in volume.notes),
     )
 
 
-def _nameless(note: str) -> str:
-    """A note on a DICOM series without the files that it names: people are in such names."""
-    return note.partition(" (")[0]
-
-
-def _voxel_hash(volume: Volume) -> str:
-    """Of the voxels in one orientation and number type: equal for copies in other files."""
-    slices, _ = to_slices(volume, None)
-    return hashlib.sha256(repr(slices.shape).encode() + slices.tobytes()).hexdigest()
-
-
-def _from_store(record: ScanRecord, path: Path) -> Loaded:
+def _of_store(record: ScanRecord, path: Path) -> Preprocessed:
     slices = read_slices(path, record).astype(np.float32)
-    return Loaded(
+    return Preprocessed(
         slices=slices,
         foreground=foreground_mask(slices),
         indices=record.slice_indices,
-        recipe=record.recipe,
+        range=(record.recipe.low, record.recipe.high),
         spacing=record.spacing_mm,
         grid=record.grid_hash,
         orientation=None,
@@ -236,20 +255,26 @@ def _from_store(record: ScanRecord, path: Path) -> Loaded:
     )
 
 
-def measure_tilt(plane: NDArray[np.float32], inside: NDArray[np.bool_]) -> float | None:
-    """Whether the dark or the bright tail of the brain's intensities is the longer one.
+def _voxel_hash(volume: Volume) -> str:
+    """Of the voxels in one orientation and data type: equal for copies in other files."""
+    slices, _ = to_slices(volume, None)
+    return hashlib.sha256(repr(slices.shape).encode() + slices.tobytes()).hexdigest()
+
+
+def measure_skewness(plane: NDArray[np.float32], inside: NDArray[np.bool_]) -> float | None:
+    """Whether the dark or the bright tail of the brain's intensities is longer.
 
     (p97 + p3 - 2 p50) / (p97 - p3), Bowley's skewness with outer percentiles, of the pixels in the
     inner half of the head. In T1w the tail is dark (fluid), in T2w bright.
 
     Args:
         plane: range [-1, 1], (rows, columns).
-        inside: where the head is.
+        inside: mask of the head, same shape.
 
     Returns:
-        -1 to 1; None where there is next to no head.
+        -1 to 1; None if the head is too small.
     """
-    if inside.mean() < 5 * _FAR:
+    if inside.mean() < 5 * _SMALL:
         return None
     depth = ndimage.distance_transform_edt(inside)
     values = plane[depth > 0.35 * depth.max()]
@@ -261,40 +286,41 @@ def measure_texture(
     slices: NDArray[np.float32], foreground: NDArray[np.bool_]
 ) -> tuple[float | None, float | None]:
     """Noise (Immerkaer 1996, doi:10.1006/cviu.1996.0060, by the median) and mean gradient inside
-    the head, both in units of the spread of its intensities; None where there is too little head.
+    the head, both relative to the spread of its intensities; None if the head is too small.
     """
-    filled = np.flatnonzero(foreground.mean(axis=(1, 2)) > _FAR)
+    filled = np.flatnonzero(foreground.mean(axis=(1, 2)) > _SMALL)
     chosen = filled[
         np.linspace(0, len(filled) - 1, min(_MEASURED, len(filled))).round().astype(int)
     ]
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    rough, steep, spread = [], [], []
+    laplacians, gradients, intensities = [], [], []
     for plane, inside in zip(slices[chosen], foreground[chosen], strict=True):
         core = ndimage.binary_erosion(inside, iterations=_MARGIN)
         if core.sum() < 100:
             continue
-        rough.append(np.abs(ndimage.convolve(plane, kernel))[core])
-        steep.append(np.hypot(*np.gradient(plane))[core])
-        spread.append(plane[core])
-    if not spread:
+        laplacians.append(np.abs(ndimage.convolve(plane, kernel))[core])
+        gradients.append(np.hypot(*np.gradient(plane))[core])
+        intensities.append(plane[core])
+    if not intensities:
         return None, None
-    low, high = np.percentile(np.concatenate(spread), (5, 95))
+    low, high = np.percentile(np.concatenate(intensities), (5, 95))
     if not high > low:
         return None, None
-    noise = float(np.median(np.concatenate(rough))) / 0.6745 / 6
-    spread_of = float(high - low)
-    return noise / spread_of, float(np.concatenate(steep).mean()) / spread_of
+    # The kernel multiplies the standard deviation of noise by 6; the median of |x| is 0.6745 sigma.
+    noise = float(np.median(np.concatenate(laplacians))) / 0.6745 / 6
+    spread = float(high - low)
+    return noise / spread, float(np.concatenate(gradients).mean()) / spread
 
 
-def measure_cut(foreground: NDArray[np.bool_], picture: bool) -> dict[str, float]:
-    """In which share of the slices that show a head it runs into a side of the picture, by side."""
-    filled = foreground[foreground.mean(axis=(1, 2)) > 5 * _FAR]
+def measure_truncation(foreground: NDArray[np.bool_], *, is_2d: bool) -> dict[str, float]:
+    """Share of the slices with a head in which the head reaches an edge of the image, by edge."""
+    filled = foreground[foreground.mean(axis=(1, 2)) > 5 * _SMALL]
     if not len(filled):
         return {}
-    names = ("top", "bottom", "left", "right") if picture else ("front", "back", "right", "left")
+    names = ("top", "bottom", "left", "right") if is_2d else ("front", "back", "right", "left")
     edges = (filled[:, 0], filled[:, -1], filled[:, :, 0], filled[:, :, -1])
     return {
-        name: float((edge.mean(axis=1) > _TOUCH).mean())
+        name: float((edge.mean(axis=1) > _TOUCHED).mean())
         for name, edge in zip(names, edges, strict=True)
     }
 
@@ -319,3 +345,7 @@ def _thumbnail(
     top, left = (THUMBNAIL - rows) // 2, (THUMBNAIL - columns) // 2
     result[top : top + rows, left : left + columns] = np.asarray(small)
     return np.clip((result + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")

@@ -1,238 +1,340 @@
-"""Looking at every scan of a data set or store."""
+"""The verb `inspect`: what a data set holds, and what is wrong with it."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrbridge import scale
-from mrbridge.errors import InputError, Interrupted, MrbridgeError, OutputError
-from mrbridge.inspection.alike import find_alike
-from mrbridge.inspection.facts import Facts, Job, find_facts
-from mrbridge.inspection.finding import Finding, Group, Severity, by_severity
-from mrbridge.inspection.hidden import find_hidden_pairs
-from mrbridge.inspection.sanity import find_faults
-from mrbridge.inspection.verdict import headline, sentences
+from mrbridge.errors import InputError, Interrupted, MrbridgeError, must_exist
+from mrbridge.inspection.checks import SEVERITIES, Finding, Group, finding
+from mrbridge.inspection.headers import Item, below, holds_store, list_headers, table_of
 from mrbridge.io.bids import find_all_scans
 from mrbridge.io.formats import is_dicom
-from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.places import here
-from mrbridge.io.scans import Scan
-from mrbridge.page import counted
-from mrbridge.preparation.inspect import told_of_ignored
-from mrbridge.preparation.store import Store, is_store
+from mrbridge.io.scans import Scan, why_left_out
+from mrbridge.reports import counted, render
 from mrbridge.urls import shown
 
-_SHOWN = 3  # groups of a finding, in words
+if TYPE_CHECKING:
+    from mrbridge.inspection.facts import Entry, Facts
+
 _IMPORTS = ("mrbridge.preparation.pipeline",)
+_NAMED = 5  # scans that the table leaves out, in words
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
-    """What was found.
+    """What a data set holds; after its images were read, also what is wrong with it.
 
     Attributes:
         path: what was inspected.
-        form: `store`, `dicom` or `files`.
-        facts: of every scan that could be read.
-        failed: the scans that could not, each with the reason.
-        ignored: files that are no scans of a contrast that mrbridge knows, each with the reason.
+        form: `dicom`, `files`, `table` or `store`.
+        ignored: files that are not scans of a contrast that mrbridge knows, each with the reason.
+        items: the scans by their headers; empty if the images were read.
+        splits: of a store, the slices of each contrast in each split and in none.
+        facts: measurements of every scan whose image could be read.
+        failed: the scans whose image could not be read, each with the reason.
         findings: the worst first.
-        seconds: how long it took.
+        headline, summary: the verdict in one line, and in some sentences.
+        seconds: how long the images took; None if only headers were read.
+        report: the page, if one was written.
+        table: the table for `prepare`, if one was written.
+        left_out: scans that the table leaves out, each with the reason.
     """
 
     path: Path
     form: str
-    facts: list[Facts]
-    failed: list[tuple[Job, str]]
     ignored: list[tuple[str, str]]
-    findings: list[Finding]
-    seconds: float
+    items: list[Item] = field(default_factory=list)
+    splits: dict[str, dict[str, int]] | None = None
+    facts: list[Facts] = field(default_factory=list)
+    failed: list[tuple[Entry, str]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    headline: str = ""
+    summary: str = ""
+    seconds: float | None = None
+    report: Path | None = None
+    table: Path | None = None
+    left_out: list[tuple[str, str]] = field(default_factory=list)
 
     @property
-    def called(self) -> str:
-        """What it is of. Folders and files of DICOM often bear names of patients."""
+    def title(self) -> str:
+        """Its name in reports. Folders and files of DICOM often bear the names of patients."""
         return "DICOM" if self.form == "dicom" else self.path.resolve().name or "data"
 
     @property
     def contrasts(self) -> dict[str, int]:
-        """How many scans of each contrast could be read."""
+        """The number of scans of each contrast whose image could be read."""
         return dict(sorted(Counter(one.contrast for one in self.facts).items()))
 
     @property
-    def worst(self) -> Severity | None:
-        """The severity of the worst finding."""
-        return self.findings[0].severity if self.findings else None
-
-    @property
-    def headline(self) -> str:
-        """The verdict in a line."""
-        return headline(self.facts, self.findings)
-
-    @property
     def verdict(self) -> str:
-        """In a line and some sentences."""
-        return f"{self.headline}. {sentences(self.facts, self.findings)}"
+        """Headline and summary."""
+        return f"{self.headline}. {self.summary}"
 
-    def words(self) -> str:
-        """The verdict, then a line for each finding."""
-        lines = [self.verdict]
-        for finding in self.findings:
-            names = "; ".join(group.words() for group in finding.groups[:_SHOWN])
-            more = len(finding.groups) - _SHOWN
-            tail = f" {names}" + (f"; and {more} more" if more > 0 else "") if names else ""
-            lines.append(f"{finding.severity}: {finding.kind}: {finding.text}{tail}")
-        return "\n".join(lines)
-
-    def told(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+    def findings_json(self) -> dict[str, Any]:
+        """What does not depend on how the images were read, for JSON."""
         return {
-            "path": shown(self.path),
             "form": self.form,
             "contrasts": self.contrasts,
             "headline": self.headline,
             "verdict": self.verdict,
-            "findings": [finding.told() for finding in self.findings],
-            "failed": [{"scan": job.name, "reason": reason} for job, reason in self.failed],
-            "ignored": told_of_ignored(self.form, self.ignored),
-            "seconds": round(self.seconds, 1),
+            "findings": [one.as_json() for one in self.findings],
+            "failed": [{"scan": entry.name, "reason": reason} for entry, reason in self.failed],
+            "ignored": self._ignored_json(),
         }
 
+    def as_json(self) -> dict[str, Any]:
+        """The answer of `--json`."""
+        result: dict[str, Any] = {"path": shown(self.path)}
+        if self.seconds is None:
+            items = [asdict(item) for item in self.items]
+            result |= {"form": self.form, "items": items, "ignored": self._ignored_json()}
+            return result if self.splits is None else result | {"splits": self.splits}
+        result |= self.findings_json() | {"seconds": round(self.seconds, 1)}
+        if self.table is not None:
+            left_out = [{"scan": name, "reason": reason} for name, reason in self.left_out]
+            result |= {"table": str(self.table), "left_out": left_out}
+        if self.report is not None:
+            complete = self.report.with_suffix(".findings.json")
+            result |= {"report": str(self.report), "complete": str(complete)}
+        return result | {"peak_memory_mib": _peak_memory_mib()}
 
-def inspect_images(path: str | Path, *, workers: scale.Workers = 1) -> Inspection:
-    """Read every scan and look for what is wrong. The source is never changed.
+    def _ignored_json(self) -> list[dict[str, Any]]:
+        if self.form != "dicom":
+            return [{"file": name, "reason": reason} for name, reason in self.ignored]
+        # Counted only: scanners and archives name files after the patient.
+        counts = Counter(reason for _, reason in self.ignored)
+        return [{"files": count, "reason": reason} for reason, count in counts.items()]
 
-    What is found is the same for any number of workers.
+    def __repr__(self) -> str:
+        lines = self._listing() if self.seconds is None else self._findings()
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (i.name, i.kind, i.contrast or "", i.shape or "", i.spacing_mm or "", i.problem or "")
+            for i in self.items
+        ]
+        return render("inspection_notebook.html.j2", result=self, rows=rows)
+
+    def _listing(self) -> list[str]:
+        """A table of the headers, the problems, and the files that were left out."""
+        usable = sum(item.problem is None for item in self.items)
+        noun = {"dicom": "series", "store": "scans"}.get(self.form, "files")
+        line = f"{usable} of {len(self.items)} {noun} can be used as they are"
+        if self.form != "dicom":
+            counts = Counter(item.contrast or "of unknown contrast" for item in self.items)
+            line += ": " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        lines = [table_of(self.items, self.form), line]
+        for item in self.items:
+            if item.contrast and self.form == "dicom":
+                lines.append(f"  {item.name}: {item.contrast}, {item.reason}")
+            lines += [f"  {item.name}: {text}" for text in (*item.notes, item.problem) if text]
+        if self.splits is not None:
+            from mrbridge.preparation.store import splits_in_words
+
+            lines.append(f"Splits: {splits_in_words(self.splits)}")
+        for reason, count in Counter(reason for _, reason in self.ignored).most_common():
+            lines.append(f"left out ({reason}): {counted(count, 'file')}")
+        return lines
+
+    def _findings(self) -> list[str]:
+        """The verdict, the findings, and what was written."""
+        lines = [self.verdict, *map(str, self.findings)]
+        if self.table is not None:
+            kept = len(self.facts) + len(self.failed) - len(self.left_out)
+            line = f"Table: {self.table} ({counted(kept, 'scan')}"
+            if self.left_out:
+                names = "; ".join(f"{name} {reason}" for name, reason in self.left_out[:_NAMED])
+                more = len(self.left_out) - _NAMED
+                names += f"; and {more} more" if more > 0 else ""
+                line += f", without {len(self.left_out)}: {names}"
+            lines.append(line + ")")
+        if self.report is not None:
+            lines.append(f"Report: {self.report}; complete list: {self.as_json()['complete']}")
+        memory = _peak_memory_mib()
+        tail = "" if memory is None else f", {memory} MiB of memory in the main process"
+        return [*lines, f"Time: {self.seconds:.0f} s{tail}"]
+
+
+def inspect(
+    path: str | Path,
+    out: Path | None = None,
+    fix: Path | None = None,
+    workers: scale.Workers = 1,
+    *,
+    images: bool = False,
+    overwrite: bool = False,
+) -> Inspection:
+    """List the scans of a data set from their headers, or read and check their images.
+
+    The source is never changed. The result is the same for any number of workers.
 
     Args:
-        path: a BIDS data set, folders of NIfTI files or pictures, a table, a folder or zip of
-            DICOM files, or a prepared store.
-        workers: processes, or the address of a Dask scheduler, whose workers see the same files
-            at the same absolute paths.
+        path: a BIDS data set, folders of NIfTI files or 2D images, a table, a folder or zip of
+            DICOM files, a prepared store, or (headers only) a single scan.
+        out: write a page (.html) with the findings, and next to it `.findings.json` with all scans
+            and findings. The images are read.
+        fix: write a table (.csv) for `prepare` without exact copies and scans that cannot be read.
+            The images are read.
+        workers: processes, or the address of a Dask scheduler whose workers have access to the same
+            files at the same absolute paths.
+        images: read and check the images even if nothing is written.
+        overwrite: replace an existing table; an existing page is replaced in any case.
 
     Raises:
-        InputError: there is nothing that can be read.
+        InputError: there are no scans, or a table cannot describe them.
+        OutputError: page or table cannot be written there.
         StoreError: a store is damaged.
     """
-    path, began = Path(here(path)), time.monotonic()
-    form, jobs, ignored = _jobs(path.absolute())  # as all workers understand it
+    path = Path(here(path))
+    must_exist(path)
+    if out is None and fix is None and not images:
+        listing = list_headers(path)
+        if not listing.items:
+            raise InputError(
+                f"holds no scan{why_left_out(listing.ignored)}",
+                path=path,
+                remedy="Name a folder or file of scans.",
+            )
+        return Inspection(path, listing.form, listing.ignored, listing.items, listing.splits)
+    from mrbridge.inspection import fix as fixing
+    from mrbridge.inspection import report
+
+    if out is not None:
+        report.check_place(out)
+    if fix is not None:
+        fixing.check_table(fix, overwrite=overwrite)
+        fixing.check_source(path)
+    result = _read_images(path, workers)
+    if fix is not None:
+        left_out = fixing.write_table(result, fix, overwrite=overwrite)
+        result = replace(result, table=fix, left_out=left_out)
+    if out is not None:
+        report.write_report(result, out)
+        result = replace(result, report=out)
+    return result
+
+
+def _read_images(path: Path, workers: scale.Workers) -> Inspection:
+    """Measure every scan, and run the checks."""
+    from mrbridge.inspection.facts import measure
+    from mrbridge.inspection.report import headline, summary
+
+    if path.is_file() and path.suffix.lower() not in (".csv", ".tsv", ".zip"):
+        raise InputError(
+            "is a single file, and checks compare several scans",
+            path=path,
+            remedy="Name its folder, or leave out -o and --fix.",
+        )
+    start = time.monotonic()
+    form, entries, ignored = _entries(path.absolute())  # workers may run in another folder
     facts: list[Facts] = []
-    failed: list[tuple[Job, str]] = []
+    failed: list[tuple[Entry, str]] = []
     try:
-        for job, outcome in scale.map_scans(
-            find_facts, jobs, workers=workers, label="Inspecting", imports=_IMPORTS
+        for entry, result in scale.map_scans(
+            measure, entries, workers=workers, label="Inspecting", imports=_IMPORTS
         ):
-            if isinstance(outcome, MrbridgeError):
-                failed.append((job, outcome.what))
+            if isinstance(result, MrbridgeError):
+                failed.append((entry, result.what))
             else:
-                facts.append(outcome)
+                facts.append(result)
     except KeyboardInterrupt:
-        counts = {"done": len(facts), "failed": len(failed), "scans": len(jobs)}
         raise Interrupted(
-            f"interrupted after {len(facts) + len(failed)} of {len(jobs)} scans",
+            f"interrupted after {len(facts) + len(failed)} of {len(entries)} scans",
             path=path,
             remedy="Nothing is written.",
-            counts=counts,
+            counts={"done": len(facts), "failed": len(failed), "scans": len(entries)},
         ) from None
     if not facts:
         reasons = Counter([*(r for _, r in failed), *(r for _, r in ignored)]).most_common(3)
-        told = "; ".join(f"{counted(count, 'file')}: {reason}" for reason, count in reasons)
+        why = "; ".join(f"{counted(count, 'file')}: {reason}" for reason, count in reasons)
         raise InputError(
-            "holds no scan that can be inspected" + (f" ({told})" if told else ""),
+            "holds no scan that can be inspected" + (f" ({why})" if why else ""),
             path=path,
-            remedy="Name files or folders after their contrast, or give a table (subject, "
+            remedy="Name files or folders after their contrast, or use a table (subject, "
             "session, contrast, path).",
         )
-    findings = find_everything(facts, failed, workers)
-    return Inspection(path, form, facts, failed, ignored, findings, time.monotonic() - began)
+    findings = run_checks(facts, failed, workers)
+    return Inspection(
+        path,
+        form,
+        ignored,
+        facts=facts,
+        failed=failed,
+        findings=findings,
+        headline=headline(facts, findings),
+        summary=summary(facts, findings),
+        seconds=time.monotonic() - start,
+    )
 
 
-def find_everything(
+def run_checks(
     facts: Sequence[Facts],
-    failed: Sequence[tuple[Job, str]] = (),
+    failed: Sequence[tuple[Entry, str]] = (),
     workers: scale.Workers = 1,
 ) -> list[Finding]:
     """All findings, the worst first.
 
     Args:
         facts: of the scans that could be read, at least one.
-        failed: those that could not, each with the reason.
-        workers: who reads scans again, where these facts are not enough.
+        failed: the others, each with the reason.
+        workers: for checks that read scans again.
     """
-    told = (
-        *(_unreadable(failed), find_hidden_pairs(facts, workers)),
-        *(find_alike(facts), find_faults(facts)),
-    )
-    return by_severity([finding for some in told for finding in some])
+    from mrbridge.inspection.checks.duplicates import find_duplicates
+    from mrbridge.inspection.checks.orientation import check_orientation
+    from mrbridge.inspection.checks.sanity import check_sanity
+    from mrbridge.inspection.checks.undeclared_pairs import find_undeclared_pairs
+
+    findings = []
+    if failed:
+        groups = [Group((entry.name,), reason) for entry, reason in failed]
+        findings.append(finding("unreadable", groups, scans=counted(len(failed), "scan")))
+    findings += find_undeclared_pairs(facts, workers)
+    findings += find_duplicates(facts)
+    findings += check_sanity(facts)
+    findings += check_orientation(facts)
+    return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
 
 
-def _jobs(path: Path) -> tuple[str, list[Job], list[tuple[str, str]]]:
-    if (path / "manifest.json").is_file() and is_store(path):
+def _entries(path: Path) -> tuple[str, list[Entry], list[tuple[str, str]]]:
+    """Form, scans, and the files that are left out, each with the reason."""
+    from mrbridge.inspection.facts import Entry
+    from mrbridge.preparation.store import Store
+
+    if holds_store(path):
         store = Store.open(path)
-        records = store.records()
-        scans = [Scan(path, r.subject, r.session, r.contrast, r.name) for r in records]
-        left = [*store.manifest.failures, *store.manifest.ignored]
-        ignored = [(remark.name, remark.reason) for remark in left]
-        jobs = [Job(r.id, scan, r) for r, scan in zip(records, scans, strict=True)]
-        return "store", jobs, ignored
+        left_out = [*store.manifest.failures, *store.manifest.ignored]
+        entries = [
+            Entry(r.id, Scan(path, r.subject, r.session, r.contrast, r.name), r)
+            for r in store.records()
+        ]
+        return "store", entries, [(remark.name, remark.reason) for remark in left_out]
     found = find_all_scans(path)
     root = path if path.is_dir() else path.parent
-    ignored = [(_below(file, root), reason) for file, reason in found.ignored]
-    form = "dicom" if is_dicom(path) else "files"
-    names: Counter[str] = Counter()
-    jobs = []
+    form = "dicom" if is_dicom(path) else "files" if path.is_dir() else "table"
+    counts: Counter[str] = Counter()
+    entries = []
     for scan in found.scans:
-        name = _name(scan, root)
-        names[name] += 1  # a table may name a file twice
-        unique = name if names[name] == 1 else f"{name} ({names[name]})"
-        jobs.append(Job(unique, scan, allow_gaps=True))
-    return form, jobs, ignored
+        # Series numbers are unique only within a patient.
+        name = f"{scan.subject} {scan.name}" if scan.series else below(scan.path, root)
+        counts[name] += 1  # a table may name a file twice
+        entries.append(Entry(name if counts[name] == 1 else f"{name} ({counts[name]})", scan))
+    return form, entries, [(below(file, root), reason) for file, reason in found.ignored]
 
 
-def _name(scan: Scan, root: Path) -> str:
-    if scan.series is None:
-        return _below(scan.path, root)
-    return f"{scan.subject} {scan.name}"  # numbers of series start again with every patient
+def _peak_memory_mib() -> int | None:
+    """The largest memory of this process so far; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
 
-
-def _below(file: Path, root: Path) -> str:
-    return str(file.relative_to(root)) if file.is_relative_to(root) else shown(file)
-
-
-def _unreadable(failed: Sequence[tuple[Job, str]]) -> list[Finding]:
-    if not failed:
-        return []
-    groups = tuple(Group((job.name,), reason) for job, reason in failed)
-    return [
-        Finding(
-            "unreadable scans",
-            "fault",
-            f"{counted(len(failed), 'scan')} cannot be used.",
-            "Fetch or export them again; --fix leaves them out.",
-            groups,
-        )
-    ]
-
-
-def findings_beside(page: Path) -> Path:
-    """Where all scans and findings lie, beside a page."""
-    return page.with_suffix(".findings.json")
-
-
-def check_report(out: Path) -> None:
-    """Refuse a place where a page does not belong: it could be a scan.
-
-    Raises:
-        OutputError: the name does not end as a page's does, or mrbridge did not make what lies
-            there.
-    """
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise OutputError(
-            "is not a name for a page", path=out, remedy="Let it end in .html, as report.html does."
-        )
-    must_be_ours(out)
-    must_be_ours(findings_beside(out))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, else KiB
+    return round(peak / 2**20 if sys.platform == "darwin" else peak / 2**10)

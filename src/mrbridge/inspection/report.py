@@ -1,266 +1,301 @@
-"""The page of an inspection: one file that needs nothing beside itself, of bounded length."""
+"""The report of an inspection: a page of bounded length, and the complete list in JSON."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from html import escape
+from io import BytesIO
+from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from mrbridge import __version__
-from mrbridge.inspection.drawing import histograms, tile
-from mrbridge.inspection.facts import Facts, by_contrast
-from mrbridge.inspection.finding import Finding, Group
-from mrbridge.inspection.inspect import Inspection, findings_beside
-from mrbridge.inspection.verdict import sentences
+from mrbridge.errors import OutputError
+from mrbridge.inspection.checks import SEVERITIES, Finding, Group
+from mrbridge.inspection.checks.undeclared_pairs import are_most
+from mrbridge.inspection.facts import BINS, Facts, by_contrast
 from mrbridge.io.names import natural_key
+from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.safety import write_text
-from mrbridge.page import counted, page, words_table
+from mrbridge.reports import counted, render
+from mrbridge.volume import CONTRASTS
 
-_OUTCOMES = {
-    "fault": "worse",
-    "warning": "mixed",
-    "note": "better",
-    None: "better",
-}
-_ROWS = 40  # of a table of subjects
+if TYPE_CHECKING:
+    from mrbridge.inspection.inspect import Inspection
+
+# Of the page:
+_ROWS = 40  # of a table
+_GRIDS = 12
 _TILES = 24  # of a montage
 _GROUPS = 12  # of a finding that are shown with thumbnails
 _IN_GROUP = 4  # thumbnails of a group
-_BY_NAME = 200  # groups of a finding that are named
-_OPEN = 60  # names that are shown without a click
-_NAMED = 4  # files named for each reason
-_GRIDS = 12
+_NAMES = 200  # groups of a finding that are listed by name
+_OPEN = 60  # names that are visible without a click
+_FILES = 4  # left out for one reason
+_OUTLIERS = 6  # histograms of single scans
+_WIDTH, _HEIGHT = 520, 150  # pixels of a histogram
+
+_FEWEST_SUBJECTS = 4  # with which prepare keeps one for a test
+_HEADLINES = {
+    "fault": "Not fit for training as it is",
+    "warning": "Look at some scans before training",
+    "note": "Fit for training, with remarks",
+}
 
 
-def write_report(found: Inspection, out: Path) -> None:
-    """Write the page, the same for any number of workers.
+def headline(facts: Sequence[Facts], findings: Sequence[Finding]) -> str:
+    """The verdict in one line, without a full stop; findings with the worst first."""
+    if not findings:
+        return "No problems found"
+    pairs = sum(len(one.groups) for one in findings if one.kind == "undeclared pairs")
+    if findings[0].severity == "note" and are_most(pairs, facts):
+        return "Fit for training, but not as unpaired data: most scans form undeclared pairs"
+    return _HEADLINES[findings[0].severity]
+
+
+def summary(facts: Sequence[Facts], findings: Sequence[Finding]) -> str:
+    """How many scans and findings there are, and how the scans can be used."""
+    counts = Counter(one.contrast for one in facts)
+    contrasts = ", ".join(f"{count} {contrast}" for contrast, count in sorted(counts.items()))
+    subjects = {one.subject for one in facts} - {None}
+    of_subjects = f" of {counted(len(subjects), 'subject')}" if subjects else ""
+    parts = [f"{counted(len(facts), 'scan')}{of_subjects} ({contrasts})"]
+    severities = Counter(finding.severity for finding in findings)
+    found = [counted(severities[s], s) for s in SEVERITIES if severities[s]]
+    parts += [", ".join(found)] if found else []
+    parts += _complete_sessions(facts)
+    if 0 < len(subjects) < _FEWEST_SUBJECTS:
+        few = f"{counted(len(subjects), 'subject')} {'is' if len(subjects) == 1 else 'are'}"
+        parts.append(f"{few} too few for prepare to keep one for a test")
+    return ". ".join(parts) + "."
+
+
+def _complete_sessions(facts: Sequence[Facts]) -> list[str]:
+    """How many sessions have both of the first two contrasts, as scoring needs, and whether on one
+    grid."""
+    known = {one.contrast for one in facts}
+    pair = next((pair for pair in combinations(CONTRASTS, 2) if known.issuperset(pair)), None)
+    grids: dict[tuple[str, str | None], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for one in facts:
+        if one.subject is not None and not one.is_2d:
+            grids[one.subject, one.session][one.contrast].add(one.grid)
+    both = [of_one for of_one in grids.values() if pair and all(of_one.get(c) for c in pair)]
+    if pair is None or not both:
+        return []
+    noun = "sessions" if any(session is not None for _, session in grids) else "subjects"
+    text = f"{len(both)} of {len(grids)} {noun} have both {pair[0]} and {pair[1]}"
+    different = sum(not of_one[pair[0]] & of_one[pair[1]] for of_one in both)
+    if not different:
+        return [f"{text}, on one grid: synthetic images can be scored on them"]
+    some = "" if different == len(both) else f" ({different} of them)"
+    remedy = "evaluate registers them, prepare does with --register rigid"
+    return [f"{text}, on different grids{some}: {remedy}"]
+
+
+def check_place(out: Path) -> None:
+    """Refuse a page that would replace a scan or a file of another program.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the name does not end in .html, or mrbridge did not write the file there.
     """
-    sections = [
-        _head(found),
-        _findings(found, findings_beside(out).name),
-        _counts(found),
-        _grids(found),
-        _intensities(found),
-        _montages(found),
-        _left_out(found),
-        _provenance(found, findings_beside(out).name),
-    ]
-    write_text(out, page(f"{found.called}: inspection", sections))
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise OutputError("is not the name of a page", path=out, remedy="Use a name with .html.")
+    must_be_ours(out)
+    must_be_ours(out.with_suffix(".findings.json"))
 
 
-def _head(found: Inspection) -> str:
-    rows = "".join(
-        f"<li><strong>{finding.severity}</strong>: {escape(finding.kind)}{_extent(finding)}. "
-        f"{escape(finding.gist)}</li>\n"
-        for finding in found.findings
-    )
-    listed = f"<ul>\n{rows}</ul>\n" if rows else ""
-    return (
-        f"<h1>{escape(found.called)}: what is there?</h1>\n"
-        f'<p class="faint">{datetime.now(UTC):%Y-%m-%d}, mrbridge {__version__}</p>\n'
-        f'<div class="verdict {_OUTCOMES[found.worst]}"><strong>{escape(found.headline)}</strong>'
-        f"{escape(sentences(found.facts, found.findings))}"
-        f"{listed}</div>\n"
-    )
+def write_report(result: Inspection, out: Path) -> None:
+    """Write the page and, next to it, `.findings.json`; the same for any number of workers.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    complete = out.with_suffix(".findings.json")
+    write_text(out, render("inspection.html.j2", **_variables(result), json_name=complete.name))
+    content = {"mrbridge": __version__, "of": result.title} | result.findings_json()
+    content |= {"scans": [one.as_json() for one in result.facts]}
+    # File names may hold bytes that are not text: json writes them as escapes.
+    write_text(complete, json.dumps(content, indent=1) + "\n")
+
+
+def _variables(result: Inspection) -> dict[str, Any]:
+    """The variables of the template."""
+    facts = {one.name: one for one in result.facts}
+    sessions, session_count = _sessions(result)
+    grids, grid_count = _grids(result.facts)
+    return {
+        "title": result.title,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "headline": result.headline,
+        "summary": result.summary,
+        "worst": result.findings[0].severity if result.findings else None,
+        "findings": result.findings,
+        "extent": _extent,
+        "shown": lambda finding: _shown(finding, facts),
+        "png": _png,
+        "contrasts": list(result.contrasts),
+        "counts": _counts(result),
+        "sessions": sessions,
+        "session_count": session_count,
+        "grids": grids,
+        "grid_count": grid_count,
+        "histograms": _histograms(result),
+        "ranges": [
+            [contrast, *_ends([s.range[0] for s in scans]), *_ends([s.range[1] for s in scans])]
+            for contrast, scans in by_contrast(result.facts).items()
+        ],
+        "montages": [
+            (contrast, _evenly_spaced(scans), len(scans))
+            for contrast, scans in by_contrast(result.facts).items()
+        ],
+        "ignored": _ignored(result),
+    }
 
 
 def _extent(finding: Finding) -> str:
-    if not finding.groups or finding.gist[0].isdigit():  # that says how many
+    if not finding.groups or finding.first_sentence[0].isdigit():  # the sentence says how many
         return ""
     several = any(len(group.names) > 1 for group in finding.groups)
     return f" ({counted(len(finding.groups), 'group' if several else 'scan')})"
 
 
-def _findings(found: Inspection, complete: str) -> str:
-    if not found.findings:
-        return ""
-    facts = {one.name: one for one in found.facts}
-    parts = ["<h2>Findings</h2>\n"]
-    for finding in found.findings:
-        parts.append(
-            f"<h3>{escape(finding.kind[:1].upper() + finding.kind[1:])} "
-            f'<span class="severity {finding.severity}">{finding.severity}</span></h3>\n'
-            f"<p>{escape(finding.text)}</p>\n<p><strong>What to do:</strong> "
-            f"{escape(finding.remedy)}</p>\n{_groups(finding, facts, complete)}"
-        )
-    return "".join(parts)
-
-
-def _groups(finding: Finding, facts: dict[str, Facts], complete: str) -> str:
-    """The first groups as pictures; the others, or all pairs where there are others, by name."""
-    shown = finding.groups[:_GROUPS]
-    pictured = [group for group in shown if any(name in facts for name in group.names)]
-    parts = [f'<div class="groups">\n{"".join(_group(g, facts) for g in pictured)}</div>\n']
-    named = [group for group in finding.groups if group not in pictured]
-    if named and finding.kind == "hidden pairs":
+def _shown(finding: Finding, facts: dict[str, Facts]) -> dict[str, Any]:
+    """The first groups with thumbnails; the others, or all pairs if there are others, by name."""
+    first = finding.groups[:_GROUPS]
+    with_tiles = [group for group in first if any(name in facts for name in group.names)]
+    named = [group for group in finding.groups if group not in with_tiles]
+    if named and finding.kind == "undeclared pairs":
         named = list(finding.groups)
-    if named:
-        names = "".join(f"<li>{escape(group.words())}</li>\n" for group in named[:_BY_NAME])
-        count = "1 entry" if len(named) == 1 else f"{len(named)} entries"
-        is_open = " open" if not pictured or len(named) <= _OPEN else ""
-        parts.append(
-            f"<details{is_open}><summary>{count} by name</summary>\n"
-            f'<ul class="names">\n{names}</ul></details>\n'
-        )
-        if len(named) > _BY_NAME:
-            parts.append(
-                f'<p class="faint">The first {_BY_NAME} of {len(named)}; {escape(complete)}, '
-                "beside this page, names all.</p>\n"
-            )
-    return "".join(parts) if pictured or named else ""
+    return {
+        "groups": [_tiles(group, facts) for group in with_tiles],
+        "names": [str(group) for group in named[:_NAMES]],
+        "count": len(named),
+        "open": not with_tiles or len(named) <= _OPEN,
+    }
 
 
-def _group(group: Group, facts: dict[str, Facts]) -> str:
-    known = [name for name in group.names if name in facts][:_IN_GROUP]
-    tiles = "".join(tile(facts[name]) for name in known)
-    more = len(group.names) - len(known)
-    remarks = [f"{len(group.names)} scans, {len(known)} shown"] if more else []
-    remarks += [group.remark] if group.remark else []
-    told = f"<p>{escape('; '.join(remarks))}</p>\n" if remarks else ""
-    return f'<div class="together"><div class="tiles">{tiles}</div>{told}</div>\n'
+def _tiles(group: Group, facts: dict[str, Facts]) -> dict[str, Any]:
+    """The first scans of a group, and the remark below their thumbnails."""
+    scans = [facts[name] for name in group.names if name in facts][:_IN_GROUP]
+    remarks = [group.remark] if group.remark else []
+    if len(scans) < len(group.names):
+        remarks.insert(0, f"{len(group.names)} scans, {len(scans)} shown")
+    return {"scans": scans, "remark": "; ".join(remarks)}
 
 
-def _counts(found: Inspection) -> str:
-    contrasts = list(found.contrasts)
-    persons: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    splits: dict[str, Counter[str]] = defaultdict(Counter)
-    for one in found.facts:
-        scan = one.job.scan
-        persons[scan.subject or "", scan.session or ""][one.contrast] += 1
-        for split in one.job.splits:
-            splits[split][one.contrast] += 1
-    rows = [["all", *(str(found.contrasts[c]) for c in contrasts)]]
-    rows += [[split, *(str(counts[c]) for c in contrasts)] for split, counts in splits.items()]
-    parts = ["<h2>Scans</h2>\n", _table(["", *contrasts], rows)]
-    if set(persons) != {("", "")}:
-        ordered = sorted(persons.items(), key=lambda item: natural_key(" ".join(item[0])))
-        rows = [
-            [subject or "not known", session or "–", *(str(counts[c]) for c in contrasts)]
-            for (subject, session), counts in ordered[:_ROWS]
-        ]
-        parts.append("<h3>By subject and session</h3>\n")
-        parts.append(_table(["subject", "session", *contrasts], rows))
-        if len(ordered) > _ROWS:
-            parts.append(
-                f'<p class="faint">The first {_ROWS} of {len(ordered)}; the findings name those '
-                "that lack a contrast.</p>\n"
-            )
-    return "".join(parts)
+def _counts(result: Inspection) -> list[list[str]]:
+    """Scans of each contrast, in all and by split."""
+    splits: dict[str, Counter[str]] = {"all": Counter(result.contrasts)}
+    for one in result.facts:
+        for split in one.entry.splits:
+            splits.setdefault(split, Counter())[one.contrast] += 1
+    return [[name, *_row(counts, result)] for name, counts in splits.items()]
 
 
-def _grids(found: Inspection) -> str:
-    kinds = Counter((one.contrast, one.shape, _spacing(one)) for one in found.facts)
+def _sessions(result: Inspection) -> tuple[list[list[str]], int]:
+    """Scans of each contrast by subject and session, and the number of rows without a limit."""
+    sessions: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for one in result.facts:
+        sessions[one.subject or "", one.session or ""][one.contrast] += 1
+    if set(sessions) == {("", "")}:
+        return [], 0
+    ordered = sorted(sessions.items(), key=lambda item: natural_key(" ".join(item[0])))
+    rows = [
+        [subject or "unknown", session or "–", *_row(counts, result)]
+        for (subject, session), counts in ordered[:_ROWS]
+    ]
+    return rows, len(ordered)
+
+
+def _row(counts: Counter[str], result: Inspection) -> list[str]:
+    return [str(counts[contrast]) for contrast in result.contrasts]
+
+
+def _grids(facts: Sequence[Facts]) -> tuple[list[list[str]], int]:
+    """The most common shapes and spacings, and their number without a limit."""
+
+    def spacing(one: Facts) -> str:
+        return "2D image" if one.spacing is None else " × ".join(f"{s:.3g}" for s in one.spacing)
+
+    kinds = Counter((one.contrast, one.shape, spacing(one)) for one in facts)
     rows = [
         [contrast, " × ".join(map(str, shape)), spacing, str(count)]
         for (contrast, shape, spacing), count in kinds.most_common(_GRIDS)
     ]
-    rows.sort(key=lambda row: row[0])
-    more = len(kinds) - _GRIDS
-    tail = f'<p class="faint">And {more} rarer ones.</p>\n' if more > 0 else ""
-    heads = ["contrast", "slices × rows × columns", "mm", "scans"]
-    return f"<h2>Grids and spacings</h2>\n{_table(heads, rows)}{tail}"
-
-
-def _spacing(one: Facts) -> str:
-    if one.spacing is None:
-        return "picture"
-    return " × ".join(f"{step:.3g}" for step in one.spacing)
-
-
-def _intensities(found: Inspection) -> str:
-    outliers = {
-        name
-        for finding in found.findings
-        if finding.kind == "unusual intensities"
-        for group in finding.groups
-        for name in group.names
-    }
-    parts = [
-        histograms(contrast, scans, outliers)
-        for contrast, scans in by_contrast(found.facts).items()
-    ]
-    rows = [
-        [contrast, *_ends([one.range[0] for one in scans]), *_ends([one.range[1] for one in scans])]
-        for contrast, scans in by_contrast(found.facts).items()
-    ]
-    heads = ["contrast", "black, from", "to", "white, from", "to"]
-    return (
-        f'<h2>Intensities</h2>\n<div class="beside">{"".join(parts)}</div>\n'
-        f"{_table(heads, rows)}"
-        '<p class="faint">Each scan by its own range: the intensities that become black and white, '
-        "in the units of the file.</p>\n"
-    )
+    return sorted(rows, key=lambda row: row[0]), len(kinds)
 
 
 def _ends(values: Sequence[float]) -> list[str]:
     ends = min(values), max(values)
-    told = [f"{end:,.0f}" if abs(end) >= 1000 else f"{end:.4g}" for end in ends]
-    return [end.replace("-", "−") for end in told]
+    texts = [f"{end:,.0f}" if abs(end) >= 1000 else f"{end:.4g}" for end in ends]
+    return [text.replace("-", "−") for text in texts]
 
 
-def _montages(found: Inspection) -> str:
-    parts = ["<h2>Montages</h2>\n"]
-    for contrast, scans in by_contrast(found.facts).items():
-        count = _TILES if len(scans) > 1.5 * _TILES else len(scans)
-        chosen = [scans[int((k + 0.5) * len(scans) / count)] for k in range(count)]
-        some = f", {count} of {len(scans)}, evenly spread" if count < len(scans) else ""
-        tiles = "".join(tile(one) for one in chosen)
-        parts.append(f'<h3>{escape(contrast)}{some}</h3>\n<div class="tiles">\n{tiles}</div>\n')
-    parts.append(
-        '<p class="faint">The slice in the middle, the patient\'s right on the left of a volume; '
-        "beside it the sagittal plane in the middle, the face to the left.</p>\n"
-    )
-    return "".join(parts)
+def _evenly_spaced(scans: Sequence[Facts]) -> list[Facts]:
+    count = _TILES if len(scans) > 1.5 * _TILES else len(scans)
+    return [scans[int((k + 0.5) * len(scans) / count)] for k in range(count)]
 
 
-def _left_out(found: Inspection) -> str:
-    names: dict[str, list[str]] = {}
-    for name, reason in found.ignored:
-        names.setdefault(reason, []).append(name)
-    if not names:
-        return ""
+def _ignored(result: Inspection) -> list[tuple[str, str]]:
+    """Files, or for DICOM their number, by the reason why they are left out."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, reason in result.ignored:
+        names[reason].append(name)
     rows = []
-    for reason, files in names.items():
-        several = f", … ({len(files)} files)" if len(files) > _NAMED else ""
-        told = ", ".join(files[:_NAMED]) + several
-        rows.append((counted(len(files), "file") if found.form == "dicom" else told, reason))
-    return f"<h2>Not looked at</h2>\n{words_table(rows[:_ROWS])}"
+    for reason, files in list(names.items())[:_ROWS]:
+        more = f", … ({len(files)} files)" if len(files) > _FILES else ""
+        listed = ", ".join(files[:_FILES]) + more
+        rows.append((counted(len(files), "file") if result.form == "dicom" else listed, reason))
+    return rows
 
 
-def _provenance(found: Inspection, complete: str) -> str:
-    return (
-        "<h2>How it was done</h2>\n"
-        "<p>All scans and findings, with all measures, are in "
-        f"{escape(complete)}, beside this page. Looked for were unequal counts, copies, near "
-        "copies, wrong contrasts, turned images, truncated fields of view, noise, motion, unusual "
-        "intensities and hidden pairs. "
-        "Copies are found by the SHA-256 of their voxels; near copies by a perceptual "
-        "hash and the correlation of fine structure in thumbnails of the middle slice; hidden "
-        "pairs by edges, then mutual information, in place and shifted. A scan is an outlier "
-        "beyond five robust standard deviations of its contrast. What is not found here may still "
-        "be there: only the middle slice and the sagittal plane of a volume are compared.</p>\n"
-        "<p>For research, not for diagnosis.</p>\n"
-    )
+def _png(thumbnail: NDArray[np.uint8]) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(thumbnail).save(stream, "PNG")
+    return stream.getvalue()
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column names the rows."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<th scope="row">{escape(cell)}</th>' if k == 0 else f"<td>{escape(cell)}</td>"
-            for k, cell in enumerate(row)
+def _histograms(result: Inspection) -> list[dict[str, Any]]:
+    """SVG paths by contrast: the median histogram, a band of 90 % of the scans, and outliers."""
+    outliers = {
+        name
+        for finding in result.findings
+        if finding.kind == "unusual intensities"
+        for group in finding.groups
+        for name in group.names
+    }
+    plots = []
+    for contrast, scans in by_contrast(result.facts).items():
+        shares = np.stack([one.histogram for one in scans])  # (scans, BINS)
+        # 8-bit images whose window was changed have empty bins between their levels.
+        smooth = np.apply_along_axis(np.convolve, 1, shares, np.array([0.25, 0.5, 0.25]), "same")
+        low, median, high = np.percentile(smooth, (5, 50, 95), axis=0)
+        unusual = [n for n, one in enumerate(scans) if one.name in outliers]
+        drawn = unusual[:_OUTLIERS]
+        top = max(float(high.max()), *(float(smooth[n].max()) for n in drawn), 1e-9)
+        caption = f"Intensities inside the head, {contrast}"
+        if len(scans) > 1:
+            caption += f": median and 5th to 95th percentile of {len(scans)} scans"
+        plots.append(
+            {
+                "width": _WIDTH,
+                "height": _HEIGHT,
+                "caption": caption,
+                "band": " ".join([*_points(high, top), *_points(low, top)[::-1]]),
+                "median": " ".join(_points(median, top)),
+                "outliers": [(scans[n].name, " ".join(_points(smooth[n], top))) for n in drawn],
+                "outlier_count": len(unusual),
+            }
         )
-        + "</tr>\n"
-        for row in rows
-    )
-    return (
-        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>'
-        "</table></div>\n"
-    )
+    return plots
+
+
+def _points(values: NDArray[np.float64], top: float) -> list[str]:
+    heights = _HEIGHT * (1 - values / top)
+    return [f"{x:.1f},{y:.1f}" for x, y in zip(np.linspace(0, _WIDTH, BINS), heights, strict=True)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mrbridge.console import answer, as_far_as_done, interruption_of, listen
-from mrbridge.errors import must_exist
+from mrbridge.errors import SettingsError, must_exist
 from mrbridge.models import locate, weights_file
 from mrbridge.options import (
     AllowGaps,
@@ -182,27 +182,29 @@ def evaluate(
     for path in (pairs, real, synthetic, mask):
         if path is not None:
             must_exist(path)
+    files = [path for path in (real, synthetic) if path is not None]
+    if len(files) != (2 if pairs is None else 0) or (files and model is not None):
+        raise SettingsError(
+            "what to score is not clear",
+            remedy="Use --pairs, with or without --model, or --real and --synthetic.",
+        )
     changes = layered(config, assignments, {"registration": registration})
     from mrbridge.evaluation.settings import EvaluateSettings
 
     settings = EvaluateSettings().changed(changes)
     with quick_imports():
+        from mrbridge.evaluation.evaluate import Evaluation, score
         from mrbridge.evaluation.evaluate import evaluate as run
 
-    result, failure = as_far_as_done(
-        lambda: run(
-            model=model,
-            pairs=pairs,
-            real=real,
-            synthetic=synthetic,
-            mask=mask,
-            out=out,
-            settings=settings,
-            device=device,
-            workers=who_works(workers, dask),
-            force=force,
-        )
-    )
+    options: dict[str, Any] = {"mask": mask, "settings": settings, "force": force}
+    options["workers"] = who_works(workers, dask)
+
+    def work() -> Evaluation:
+        if pairs is not None:
+            return run(model, pairs, out, device=device, **options)
+        return score(files[0], files[1], out=out, **options)
+
+    result, failure = as_far_as_done(work)
     answer(
         {
             "report": str(out / "report.html"),

@@ -247,13 +247,8 @@ def inspect(
     listen(quiet, verbose, as_json)
     must_exist(path)
     crew = who_works(workers, dask)
-    if out is None and fix is None:
-        from mrbridge.preparation.inspect import inspect as list_headers
-
-        listed = list_headers(path)
-        answer(listed.told(), listed.words())
-        return
     with quick_imports():
-        from mrbridge.inspection.command import run
+        from mrbridge.inspection.inspect import inspect as run
 
-    answer(*run(path, out, fix, crew, overwrite=overwrite))
+    result = run(path, out, fix, crew, overwrite=overwrite)
+    answer(result.as_json(), str(result))

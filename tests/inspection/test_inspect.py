@@ -16,11 +16,9 @@ from tests.inspection.conftest import head
 
 from mrbridge import cli, io
 from mrbridge.errors import InputError, OutputError
-from mrbridge.inspection.command import run
-from mrbridge.inspection.complete import write_complete
+from mrbridge.inspection.checks import Finding, Group
 from mrbridge.inspection.facts import Facts
-from mrbridge.inspection.finding import Finding, Group
-from mrbridge.inspection.inspect import Inspection, inspect_images
+from mrbridge.inspection.inspect import Inspection, inspect
 from mrbridge.inspection.report import write_report
 from mrbridge.io.bids import find_scans
 from mrbridge.io.safety import sha256_of
@@ -74,10 +72,10 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in folder.iterdir()}
 
 
-def test_the_page_needs_nothing_beside_itself(messy: Path, tmp_path: Path) -> None:
+def test_the_page_is_self_contained(messy: Path, tmp_path: Path) -> None:
     before = hashes(messy)
     out = tmp_path / "report.html"
-    run(messy, out, None)
+    inspect(messy, out)
     page = Page(out)
     assert hashes(messy) == before
     loaded = [value for _, key, value in page.attributes if key in ("src", "href", "srcset")]
@@ -89,47 +87,48 @@ def test_the_page_needs_nothing_beside_itself(messy: Path, tmp_path: Path) -> No
     assert all(described)
 
 
-def test_names_of_strangers_are_text(messy: Path, tmp_path: Path) -> None:
-    run(messy, tmp_path / "report.html", None)
+def test_file_names_are_escaped(messy: Path, tmp_path: Path) -> None:
+    inspect(messy, tmp_path / "report.html")
     assert "<b>" not in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<b>&T1.nii.gz" in Page(tmp_path / "report.html").words
 
 
-def test_the_page_says_what_is_wrong(messy: Path, tmp_path: Path) -> None:
-    run(messy, tmp_path / "report.html", None)
+def test_the_page_lists_the_findings(messy: Path, tmp_path: Path) -> None:
+    inspect(messy, tmp_path / "report.html")
     words = Page(tmp_path / "report.html").words
-    assert "Not fit to train on as it is" in words
-    assert "The same voxels stand under several contrasts" in words
-    for told in ("Exact duplicates", "Unreadable scans", "sub-10_T2w.nii.gz", "80", "2 × 2"):
-        assert told in words
+    assert "Not fit for training as it is" in words
+    assert "The same voxels appear under several contrasts" in words
+    for text in ("Exact duplicates", "Unreadable scans", "sub-10_T2w.nii.gz", "80", "2 × 2"):
+        assert text in words
 
 
 def test_a_clean_page(clean_folder: Path, tmp_path: Path) -> None:
-    told, text = run(clean_folder, tmp_path / "report.html", None)
-    assert told["findings"] == []
+    result = inspect(clean_folder, tmp_path / "report.html")
+    assert result.findings == []
+    text = str(result)
     assert text.startswith(
-        "Nothing wrong was found. 12 scans of 6 subjects (6 T1w, 6 T2w). 6 of 6 subjects have both "
-        "T1w and T2w, on one grid: syntheses can be scored on them."
+        "No problems found. 12 scans of 6 subjects (6 T1w, 6 T2w). 6 of 6 subjects have both "
+        "T1w and T2w, on one grid: synthetic images can be scored on them."
     )
-    assert re.search(r"\nIt took \d+ s", text)
-    assert "Nothing wrong was found" in Page(tmp_path / "report.html").words
+    assert re.search(r"\nTime: \d+ s", text)
+    assert "No problems found" in Page(tmp_path / "report.html").words
 
 
-def test_workers_write_the_same(messy: Path, tmp_path: Path) -> None:
+def test_the_output_does_not_depend_on_the_number_of_workers(messy: Path, tmp_path: Path) -> None:
     pages = [tmp_path / str(workers) / "page.html" for workers in (1, 2)]
     for workers, page in enumerate(pages, start=1):
-        run(messy, page, None, workers=workers)
+        inspect(messy, page, workers=workers)
     for suffix in (".html", ".findings.json"):
         one, two = (page.with_suffix(suffix).read_bytes() for page in pages)
         assert one == two
 
 
-def test_all_of_it_lies_beside_the_page(messy: Path, tmp_path: Path) -> None:
-    told, _ = run(messy, tmp_path / "report.html", None)
+def test_the_complete_list_is_written_next_to_the_page(messy: Path, tmp_path: Path) -> None:
+    result = inspect(messy, tmp_path / "report.html").as_json()
     complete = json.loads((tmp_path / "report.findings.json").read_text())
-    assert told["complete"] == str(tmp_path / "report.findings.json")
+    assert result["complete"] == str(tmp_path / "report.findings.json")
     for key in ("findings", "failed", "ignored", "contrasts", "headline", "verdict"):
-        assert complete[key] == told[key]
+        assert complete[key] == result[key]
     assert complete["of"] == "messy"
     scans = {one["scan"]: one for one in complete["scans"]}
     assert len(scans) == len(complete["scans"]) == 15
@@ -141,12 +140,12 @@ def test_all_of_it_lies_beside_the_page(messy: Path, tmp_path: Path) -> None:
 
 def many_findings(clean_folder: Path, count: int) -> Inspection:
     """An inspection of as many subjects, in which all scans are in a finding, and pairs."""
-    found = inspect_images(clean_folder)
+    found = inspect(clean_folder, images=True)
 
     def another(number: int) -> Facts:
         kept = found.facts[number % len(found.facts)]
-        scan = replace(kept.job.scan, subject=f"{number:05}")
-        return replace(kept, job=replace(kept.job, name=f"scan-{number:05}", scan=scan))
+        scan = replace(kept.entry.scan, subject=f"{number:05}")
+        return replace(kept, entry=replace(kept.entry, name=f"scan-{number:05}", scan=scan))
 
     facts = [another(number) for number in range(count)]
     names = [one.name for one in facts]
@@ -155,7 +154,7 @@ def many_findings(clean_folder: Path, count: int) -> Inspection:
             "noise and motion", "warning", "Noise.", "Look.", tuple(Group((n,)) for n in names)
         ),
         Finding(
-            "hidden pairs",
+            "undeclared pairs",
             "note",
             "Pairs.",
             "Look.",
@@ -166,14 +165,11 @@ def many_findings(clean_folder: Path, count: int) -> Inspection:
     return replace(found, facts=facts, findings=findings)
 
 
-def test_a_page_of_many_scans_is_no_longer_than_one_of_some(
-    clean_folder: Path, tmp_path: Path
-) -> None:
+def test_the_length_of_the_page_is_bounded(clean_folder: Path, tmp_path: Path) -> None:
     sizes = []
     for count in (1_000, 4_000):
         found = many_findings(clean_folder, count)
         write_report(found, tmp_path / "page.html")
-        write_complete(found, tmp_path / "page.html")
         sizes.append((tmp_path / "page.html").stat().st_size)
         words = Page(tmp_path / "page.html").words
         assert f"{count} scans, 4 shown" in words
@@ -184,12 +180,12 @@ def test_a_page_of_many_scans_is_no_longer_than_one_of_some(
     assert sizes[1] < 1.05 * sizes[0] < 1_000_000
 
 
-def test_the_table_leaves_out_what_is_certainly_wrong(messy: Path, tmp_path: Path) -> None:
+def test_the_table_leaves_out_copies_and_unreadable_scans(messy: Path, tmp_path: Path) -> None:
     before = hashes(messy)
     table = tmp_path / "tables" / "fixed.csv"
-    told, _ = run(messy, None, table)
+    result = inspect(messy, fix=table).as_json()
     assert hashes(messy) == before
-    left = {entry["scan"]: entry["reason"] for entry in told["left_out"]}
+    left = {entry["scan"]: entry["reason"] for entry in result["left_out"]}
     assert left.pop("sub-10_T2w.nii.gz")
     assert left == {
         "sub-08_T1w.nii.gz": "is a copy of sub-01_T1w.nii.gz",
@@ -199,12 +195,12 @@ def test_the_table_leaves_out_what_is_certainly_wrong(messy: Path, tmp_path: Pat
     # Preparation takes it, and reads the same scans as from the folder.
     found = {s.path.resolve(): (s.subject, s.contrast) for s in find_scans(table).scans}
     folder = {s.path.resolve(): (s.subject, s.contrast) for s in find_scans(messy).scans}
-    gone = {messy / entry["scan"] for entry in told["left_out"]}
+    gone = {messy / entry["scan"] for entry in result["left_out"]}
     assert found == {path: known for path, known in folder.items() if path not in gone}
-    assert [f.kind for f in inspect_images(table).findings] == ["unequal counts"]
+    assert [f.kind for f in inspect(table, images=True).findings] == ["unequal counts"]
 
 
-def test_of_copies_the_held_out_one_stays(clean_folder: Path, tmp_path: Path) -> None:
+def test_the_held_out_copy_is_kept(clean_folder: Path, tmp_path: Path) -> None:
     with open(tmp_path / "in.csv", "w", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(["subject", "contrast", "path", "split"])
@@ -213,36 +209,36 @@ def test_of_copies_the_held_out_one_stays(clean_folder: Path, tmp_path: Path) ->
     shutil.copy(clean_folder / "sub-01_T1w.nii.gz", tmp_path / "copy.nii.gz")
     with open(tmp_path / "in.csv", "a", newline="") as stream:
         csv.writer(stream).writerow(["3", "T1w", "copy.nii.gz", "val"])
-    found = inspect_images(tmp_path / "in.csv")
+    found = inspect(tmp_path / "in.csv", images=True)
     assert found.findings[0].severity == "fault"
-    run(tmp_path / "in.csv", None, tmp_path / "out.csv")
+    inspect(tmp_path / "in.csv", fix=tmp_path / "out.csv")
     (kept,) = find_scans(tmp_path / "out.csv").scans
     assert (kept.subject, kept.split) == ("2", "test")
 
 
 def test_a_store(small_store: Store, tmp_path: Path) -> None:
-    told, _ = run(small_store.path, tmp_path / "report.html", None)
-    assert told["form"] == "store"
-    assert told["contrasts"] == {"T1w": 4, "T2w": 4}
-    assert not [finding for finding in told["findings"] if finding["severity"] == "fault"]
+    result = inspect(small_store.path, tmp_path / "report.html").as_json()
+    assert result["form"] == "store"
+    assert result["contrasts"] == {"T1w": 4, "T2w": 4}
+    assert not [finding for finding in result["findings"] if finding["severity"] == "fault"]
     words = Page(tmp_path / "report.html").words
     assert "train" in words
     assert "val" in words
     with pytest.raises(InputError, match="is a store"):
-        run(small_store.path, None, tmp_path / "fixed.csv")
+        inspect(small_store.path, fix=tmp_path / "fixed.csv")
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_2d_images(tmp_path: Path) -> None:
     for contrast in ("T1w", "T2w"):
         voxels = head(1, contrast).voxels[:, :, 8:12] // 5
         for number in range(4):
             picture = Volume(voxels[:, :, number, None].astype(np.uint8), None)
             io.write(picture, tmp_path / "in" / contrast[:2] / f"{number}.png")
-    told, _ = run(tmp_path / "in", tmp_path / "report.html", None)
-    assert told["headline"] == (
-        "Fit to train on, but not as unpaired data: the contrasts are paired in hiding"
+    result = inspect(tmp_path / "in", tmp_path / "report.html").as_json()
+    assert result["headline"] == (
+        "Fit for training, but not as unpaired data: most scans form undeclared pairs"
     )
-    pairs = next(f for f in told["findings"] if f["kind"] == "hidden pairs")
+    pairs = next(f for f in result["findings"] if f["kind"] == "undeclared pairs")
     assert [g["scans"] for g in pairs["groups"]] == [
         [f"T1/{n}.png", f"T2/{n}.png"] for n in range(4)
     ]
@@ -259,9 +255,9 @@ def test_the_command_line(
     with pytest.raises(SystemExit) as ended:
         cli.main(["inspect", str(clean_folder), "-o", str(out), "--json"])
     assert ended.value.code == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["report"] == str(out)
-    assert told["contrasts"] == {"T1w": 6, "T2w": 6}
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["report"] == str(out)
+    assert result["contrasts"] == {"T1w": 6, "T2w": 6}
     with pytest.raises(SystemExit):
         cli.main(["inspect", str(clean_folder)])
     listing = capsys.readouterr().out
@@ -271,17 +267,24 @@ def test_the_command_line(
 def test_refusals(clean_folder: Path, tmp_path: Path) -> None:
     scan = clean_folder / "sub-01_T1w.nii.gz"
     before = sha256_of(scan)
-    with pytest.raises(OutputError, match="not a name for a page"):
-        run(clean_folder, scan, None)
-    with pytest.raises(OutputError, match="not a name for a table"):
-        run(clean_folder, None, scan)
+    with pytest.raises(OutputError, match="not the name of a page"):
+        inspect(clean_folder, scan)
+    with pytest.raises(OutputError, match="not the name of a table"):
+        inspect(clean_folder, fix=scan)
     (tmp_path / "mine.csv").write_text("subject")
     with pytest.raises(OutputError, match="exists"):
-        run(clean_folder, None, tmp_path / "mine.csv")
+        inspect(clean_folder, fix=tmp_path / "mine.csv")
     with pytest.raises(InputError, match="single file"):
-        run(scan, tmp_path / "r.html", None)
+        inspect(scan, tmp_path / "r.html")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no scan"):
-        run(tmp_path / "empty", tmp_path / "r.html", None)
+        inspect(tmp_path / "empty", tmp_path / "r.html")
     assert sha256_of(scan) == before
     assert not (tmp_path / "r.html").exists()
+
+
+def test_results_in_a_notebook_are_escaped(messy: Path) -> None:
+    for result in (inspect(messy), inspect(messy, images=True)):
+        html = result._repr_html_()
+        assert "<b>" not in html
+    assert "Not fit for training as it is" in html

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mrbridge.errors import InputError
+from mrbridge.evaluation.alignment import PairRegistration, read_aligned, register_pair
 from mrbridge.evaluation.cases import Case, Direction
-from mrbridge.evaluation.placing import Placement, read_placed, register_pair
 from mrbridge.evaluation.scoring import Job, score_case
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read, write
@@ -41,125 +41,131 @@ def pair(world, tmp_path) -> SimpleNamespace:
     return SimpleNamespace(case=Case("a", "a", images), t1w=t1w, t2w=t2w, affine=affine)
 
 
-def known(onto="T1w", transform=MOTION) -> Placement:
-    return Placement(onto, Registration(transform, "rigid", 0.5, 0.9, 9.0, 0.1, 9, 9, 0.8))
+def known(fixed="T1w", transform=MOTION) -> PairRegistration:
+    return PairRegistration(fixed, Registration(transform, "rigid", 0.5, 0.9, 9.0, 0.1, 9, 9, 0.8))
 
 
 class TestFound:
-    def test_the_way_is_found_and_the_score_is_that_of_a_pair_in_register(self, pair, world):
-        placement = register_pair(pair.case, PLAIN)
-        assert placement is not None
-        assert placement.onto == "T1w"
-        assert placement.found.residual_mm < 1
-        assert np.abs(placement.found.transform - MOTION)[:3, 3].max() < 1
-        job = Job(pair.case, (THERE, BACK), PLAIN, model=world.Knowing(20), placement=placement)
-        ideal = score_case(replace(job, placement=known()))
+    def test_registered_pairs_score_almost_like_aligned_ones(self, pair, world):
+        registration = register_pair(pair.case, PLAIN)
+        assert registration is not None
+        assert registration.fixed == "T1w"
+        assert registration.result.residual_mm < 1
+        assert np.abs(registration.result.transform - MOTION)[:3, 3].max() < 1
+        job = Job(
+            pair.case, (THERE, BACK), PLAIN, model=world.Knowing(20), registration=registration
+        )
+        ideal = score_case(replace(job, registration=known()))
         for key, found in score_case(job).items():
             got, best = (one.scores["model"]["fit"]["psnr"] for one in (found, ideal[key]))
             assert best > got > best - 6
             assert got > found.scores["copy"]["fit"]["psnr"] + 6
 
-    def test_only_where_it_is_needed_or_asked_for(self, pair, world, tmp_path):
+    def test_pairs_on_one_grid_are_registered_only_on_request(self, pair, world, tmp_path):
         one_grid = world.save(world.t2w_of(pair.t1w), tmp_path / "on.nii.gz", AFFINE)
         case = replace(pair.case, images=pair.case.images | {"T2w": one_grid})
         assert register_pair(case, PLAIN) is None
         assert register_pair(pair.case, PLAIN.changed({"registration": "off"})) is None
         asked = register_pair(case, PLAIN.changed({"registration": "rigid"}))
         assert asked is not None
-        assert asked.found.displacement_mm < 1
+        assert asked.result.displacement_mm < 1
 
-    def test_what_cannot_be_found_is_refused_by_name(self, pair, world, tmp_path):
+    def test_a_failed_registration_names_the_scans(self, pair, world, tmp_path):
         noise = np.random.default_rng(0).rayleigh(200, (40, 40, 40))
         path = world.save(noise, tmp_path / "noise.nii.gz", AFFINE)
         case = replace(pair.case, images=pair.case.images | {"T2w": path})
-        with pytest.raises(InputError, match=r"T2w and T1w could not be .* did not converge"):
+        with pytest.raises(
+            InputError, match=r"T2w and T1w could not be registered: .* did not converge"
+        ):
             register_pair(case, PLAIN)
 
-    def test_a_single_scan_needs_nothing(self, pair):
+    def test_a_single_scan_is_not_registered(self, pair):
         images = {"T1w": pair.case.images["T1w"]}
         assert register_pair(replace(pair.case, images=images), PLAIN) is None
 
     @pytest.mark.parametrize(("step", "onto"), [(1.03, "T1w"), (1.1, "T2w")])
-    def test_the_thicker_slices_are_scored_on(self, pair, world, tmp_path, monkeypatch, step, onto):
-        monkeypatch.setattr("mrbridge.evaluation.placing.register", lambda *_: known().found)
+    def test_the_scan_with_thicker_slices_is_fixed(
+        self, pair, world, tmp_path, monkeypatch, step, onto
+    ):
+        monkeypatch.setattr("mrbridge.evaluation.alignment.register", lambda *_: known().result)
         affine = pair.affine @ np.diag([1, 1, step, 1])
         path = world.save(pair.t2w, tmp_path / "thick.nii.gz", affine)
         case = replace(pair.case, images=pair.case.images | {"T2w": path})
-        placement = register_pair(case, PLAIN)
-        assert placement is not None
-        assert placement.onto == onto
+        registration = register_pair(case, PLAIN)
+        assert registration is not None
+        assert registration.fixed == onto
 
 
 class TestPlaced:
-    def test_the_grid_that_is_scored_on_keeps_its_voxels(self, pair):
+    def test_the_fixed_scan_keeps_its_voxels(self, pair):
         for onto, transform in (("T1w", MOTION), ("T2w", np.linalg.inv(MOTION))):
-            scans = read_placed(pair.case, PLAIN, known(onto, transform))
+            scans = read_aligned(pair.case, PLAIN, known(onto, transform))
             itself = to_slices(read(pair.case.images[onto]), None)[0]
             np.testing.assert_array_equal(scans.stacks[onto], itself)
             assert {stack.shape for stack in scans.stacks.values()} == {itself.shape}
-            assert scans.grid.shape == itself.shape
+            assert to_slices(scans.grid, None)[0].shape == itself.shape
 
-    def test_the_other_scan_lies_on_it_voxel_by_voxel(self, pair, world):
-        scans = read_placed(pair.case, PLAIN, known())
+    def test_the_moving_scan_is_resampled_to_the_fixed_grid(self, pair, world):
+        scans = read_aligned(pair.case, PLAIN, known())
         truth = to_slices(replace(scans.volumes["T1w"], voxels=world.t2w_of(pair.t1w)), None)[0]
         np.testing.assert_allclose(scans.stacks["T2w"][10:], truth[10:], atol=1)
 
     @pytest.mark.parametrize("mask", ["foreground", "whole"])
-    def test_nothing_is_scored_where_one_of_them_shows_nothing(self, pair, mask):
-        scans = read_placed(pair.case, PLAIN.changed({"mask": mask}), known())
+    def test_the_mask_is_inside_both_fields_of_view(self, pair, mask):
+        scans = read_aligned(pair.case, PLAIN.changed({"mask": mask}), known())
         for inside in scans.masks.values():
             assert not inside[:10].any()
             assert inside[10:].any()
         if mask == "whole":
             assert scans.masks["T1w"][10:].all()
 
-    def test_a_given_mask_lies_on_the_grid_of_either(self, pair, world, tmp_path):
+    def test_a_mask_file_may_have_the_grid_of_either_scan(self, pair, world, tmp_path):
         inside = world.inside(SHAPE)
         inside[:24] = False
         on_t1w = world.save(inside, tmp_path / "m1.nii.gz", AFFINE)
         on_t2w = world.save(inside[:, :, 10:], tmp_path / "m2.nii.gz", pair.affine)
         for path in (on_t1w, on_t2w):
-            scans = read_placed(replace(pair.case, mask=path), PLAIN, known())
+            scans = read_aligned(replace(pair.case, mask=path), PLAIN, known())
             for mask in scans.masks.values():
                 assert mask.sum() == inside[:, :, 10:].sum()
         elsewhere = world.save(inside, tmp_path / "m3.nii.gz", 2 * AFFINE)
         with pytest.raises(InputError, match="scan and mask are not on one grid"):
-            read_placed(replace(pair.case, mask=elsewhere), PLAIN, known())
+            read_aligned(replace(pair.case, mask=elsewhere), PLAIN, known())
 
     def test_a_pair_that_does_not_overlap_is_refused(self, pair):
         far = MOTION.copy()
         far[0, 3] = 1000
         with pytest.raises(InputError, match="mask is empty"):
-            read_placed(pair.case, PLAIN, known(transform=far))
+            read_aligned(pair.case, PLAIN, known(transform=far))
 
-    def test_without_a_placement_two_grids_are_refused(self, pair):
+    def test_without_a_registration_two_grids_are_refused(self, pair):
         with pytest.raises(InputError, match="not on one grid"):
-            read_placed(pair.case, PLAIN)
+            read_aligned(pair.case, PLAIN)
 
 
 class TestScores:
-    def test_a_perfect_model_scores_as_such_and_a_wrong_place_costs(self, pair, world):
-        job = Job(pair.case, (THERE, BACK), PLAIN, model=world.Knowing(), placement=known())
+    def test_a_wrong_registration_lowers_the_scores_of_a_perfect_model(self, pair, world):
+        job = Job(pair.case, (THERE, BACK), PLAIN, model=world.Knowing(), registration=known())
         shifted = MOTION.copy()
         shifted[0, 3] += 3
         right, wrong = (
-            score_case(replace(job, placement=p)) for p in (known(), known(transform=shifted))
+            score_case(replace(job, registration=p)) for p in (known(), known(transform=shifted))
         )
         for key in (THERE.key, BACK.key):
             at, off = (one[key].scores["model"]["fit"]["psnr"] for one in (right, wrong))
             assert at > 50
             assert off < 30
 
-    def test_there_and_back_is_perfect_on_whatever_grid(self, pair, world):
+    def test_a_perfect_cycle_scores_perfectly_on_any_grid(self, pair, world):
         settings = EvaluateSettings(noise=0.05)
-        for placement in (known(), known("T2w", np.linalg.inv(MOTION))):
+        for registration in (known(), known("T2w", np.linalg.inv(MOTION))):
             job = Job(
-                pair.case, (THERE, BACK), settings, model=world.Knowing(), placement=placement
+                pair.case, (THERE, BACK), settings, model=world.Knowing(), registration=registration
             )
             for one in score_case(job).values():
                 assert one.cycle["cycle"]["fit"]["psnr"] > 60
 
-    def test_a_synthesis_on_another_grid(self, pair, world, tmp_path):
+    def test_a_synthetic_image_on_another_grid(self, pair, world, tmp_path):
         made = replace(
             read(pair.case.images["T2w"]), voxels=pair.t2w + 1, header=None, synthetic=True
         )
@@ -167,10 +173,10 @@ class TestScores:
         path = write(made, tmp_path / "made.nii.gz")
         case = Case("a", "a", {"T2w": truth}, synthetic=path)
         direction = (Direction(None, "T2w"),)
-        placement = register_pair(case, PLAIN)
-        assert placement is not None
-        found = score_case(Job(case, direction, PLAIN, placement=placement))["to_T2w"]
+        registration = register_pair(case, PLAIN)
+        assert registration is not None
+        found = score_case(Job(case, direction, PLAIN, registration=registration))["to_T2w"]
         assert found.scores["model"]["fit"]["psnr"] > 30
         onto_made = known("synthesis", np.linalg.inv(MOTION))
-        found = score_case(Job(case, direction, PLAIN, placement=onto_made))["to_T2w"]
+        found = score_case(Job(case, direction, PLAIN, registration=onto_made))["to_T2w"]
         assert found.scores["model"]["fit"]["psnr"] > 40

@@ -1,4 +1,4 @@
-"""What `inspect` tells of a folder."""
+"""The listing of `inspect`, from headers only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.studies import T1W, T2W, write_series
 
 from mrbridge import cli, io
 from mrbridge.errors import InputError
-from mrbridge.preparation.inspect import inspect
+from mrbridge.inspection.inspect import inspect
 from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
@@ -48,7 +48,7 @@ def test_series(study: Path) -> None:
     assert found.ignored == [("README", "is not a DICOM file")]
 
 
-def test_words_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["inspect", str(study)])
     assert ended.value.code == 0
@@ -58,14 +58,14 @@ def test_words_and_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "with --allow-gaps" in out
     with pytest.raises(SystemExit):
         cli.main(["inspect", str(study), "--json"])
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [item["contrast"] for item in told["items"]] == [None, "T1w", "T2w"]
-    assert told["items"][2]["gaps"] == 1
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [item["contrast"] for item in result["items"]] == [None, "T1w", "T2w"]
+    assert result["items"][2]["gaps"] == 1
 
 
-def test_markup_of_strangers_is_text(tmp_path: Path) -> None:
+def test_markup_in_descriptions_is_text(tmp_path: Path) -> None:
     write_series(tmp_path, SeriesDescription="[red]t1[/] [link=x]")
-    assert "[red]t1[/]" in inspect(tmp_path).words()
+    assert "[red]t1[/]" in str(inspect(tmp_path))
 
 
 def test_files(make_scan: Callable[..., Volume], picture_folder: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_files(make_scan: Callable[..., Volume], picture_folder: Path, tmp_path:
     pictures = inspect(picture_folder)
     assert {item.contrast for item in pictures.items} == {"T1w", "T2w"}
     assert pictures.items[0].shape == (44, 36, 1)
-    assert "by its name" not in pictures.words()
+    assert "by its name" not in str(pictures)
 
 
 def test_one_file(make_scan: Callable[..., Volume], tmp_path: Path) -> None:
@@ -97,12 +97,10 @@ def test_a_store(small_store: Store) -> None:
     assert [item.contrast for item in found.items].count("T1w") == 4
     assert found.items[0].shape == (62, 52, 10)  # slices that show the head, with the margin
     assert found.items[0].spacing_mm == pytest.approx((1, 1, 4))
-    assert "8 of 8 scans can be used as they are: 4 T1w, 4 T2w" in found.words()
+    assert "8 of 8 scans can be used as they are: 4 T1w, 4 T2w" in str(found)
 
 
-def test_a_bids_data_set_of_which_a_part_is_fetched(
-    make_scan: Callable[..., Volume], tmp_path: Path
-) -> None:
+def test_a_partly_fetched_bids_dataset(make_scan: Callable[..., Volume], tmp_path: Path) -> None:
     root = tmp_path / "bids"
     io.write(make_scan(6, "T1w"), root / "sub-01/anat/sub-01_T1w.nii.gz")
     io.write(make_scan(6, "T1w"), root / "sub-01/derivatives/anat/sub-01_T1w.nii.gz")
@@ -128,17 +126,17 @@ def test_a_table(make_scan: Callable[..., Volume], tmp_path: Path) -> None:
     table.write_text("subject,contrast,path\n01,T1w,one.nii.gz\n02,T2w,gone.nii.gz\n")
     found = inspect(table)
     assert found.form == "table"
-    told = {item.name: (item.contrast, item.problem) for item in found.items}
-    assert told == {"one.nii.gz": ("T1w", None), "gone.nii.gz": ("T2w", "cannot be read")}
+    result = {item.name: (item.contrast, item.problem) for item in found.items}
+    assert result == {"one.nii.gz": ("T1w", None), "gone.nii.gz": ("T2w", "cannot be read")}
 
 
-def test_a_long_listing_is_cut_in_words_only(picture_folder: Path, tmp_path: Path) -> None:
+def test_only_the_text_of_a_long_listing_is_shortened(picture_folder: Path, tmp_path: Path) -> None:
     one = next((picture_folder / "TrainT1").iterdir()).read_bytes()
     for number in range(103):
         (tmp_path / f"T1_{number}.png").write_bytes(one)
     found = inspect(tmp_path)
-    assert len(found.told()["items"]) == 103
-    assert "and 3 more" in found.words()
+    assert len(found.as_json()["items"]) == 103
+    assert "and 3 more" in str(found)
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""The checks of an inspection, and their findings: which scans have a problem, and what to do.
+
+A check takes the facts of all scans and returns its findings, whose texts are in `findings.toml`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+Severity = Literal["fault", "warning", "note"]
+"""`fault`: training would be wrong; `warning`: look at these scans; `note`: good to know."""
+
+SEVERITIES: tuple[Severity, ...] = ("fault", "warning", "note")
+
+_SHOWN = 3  # names of a group, and groups of a finding, in one line of text
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scans that belong together in a finding: a pair, copies of one another, or a single scan.
+
+    Attributes:
+        names: of the scans.
+        remark: more about them, such as a measurement; may be empty.
+    """
+
+    names: tuple[str, ...]
+    remark: str = ""
+
+    def __str__(self) -> str:
+        more = len(self.names) - _SHOWN
+        shown = " = ".join(self.names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        return f"{shown} ({self.remark})" if self.remark else shown
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem.
+
+    Attributes:
+        kind: a short name, such as `exact duplicates`.
+        severity: how bad it is.
+        text: what was found, a sentence or two.
+        remedy: what to do, a sentence or two.
+        groups: the scans concerned; empty if all are.
+    """
+
+    kind: str
+    severity: Severity
+    text: str
+    remedy: str
+    groups: tuple[Group, ...] = ()
+
+    @property
+    def first_sentence(self) -> str:
+        """The first sentence of what was found."""
+        return self.text.partition(". ")[0].removesuffix(".") + "."
+
+    def __str__(self) -> str:
+        shown = "; ".join(map(str, self.groups[:_SHOWN]))
+        more = len(self.groups) - _SHOWN
+        names = f" {shown}" + (f"; and {more} more" if more > 0 else "") if shown else ""
+        return f"{self.severity}: {self.kind}: {self.text}{names}"
+
+    def as_json(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "text": self.text,
+            "remedy": self.remedy,
+            "groups": [{"scans": list(g.names), "remark": g.remark} for g in self.groups],
+        }
+
+
+def finding(key: str, groups: Iterable[Group] = (), **values: object) -> Finding:
+    """The finding whose text is `key` in `findings.toml`, with `values` filled in."""
+    entry = _texts()[key]
+    severity = next(one for one in SEVERITIES if one == entry["severity"])
+    text, remedy = (entry[part].format(**values) for part in ("text", "remedy"))
+    return Finding(entry["kind"], severity, text, remedy, tuple(groups))
+
+
+@cache
+def _texts() -> dict[str, dict[str, str]]:
+    text = Path(__file__).with_name("findings.toml").read_text("utf-8")
+    return tomllib.loads(text)

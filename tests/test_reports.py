@@ -1,0 +1,56 @@
+"""Templates of reports, and the texts of findings."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from jinja2 import UndefinedError
+
+import mrbridge
+from mrbridge.io.ownership import is_ours
+from mrbridge.reports import counted, render
+from mrbridge.reports.render import mean_and_std, number
+
+SOURCE = Path(mrbridge.__file__).parent
+TEMPLATES = sorted((SOURCE / "reports" / "templates").glob("*.j2"))
+FINDINGS = tomllib.loads((SOURCE / "inspection/checks/findings.toml").read_text("utf-8"))
+
+
+def test_a_page_is_recognised_as_our_own(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(render("base.html.j2"))
+    assert is_ours(tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_no_template_loads_anything_or_skips_escaping(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert not re.search(r"<script|https?://|<link|url\(|@import|\|\s*safe|autoescape", text)
+
+
+def test_an_undefined_variable_is_an_error() -> None:
+    with pytest.raises(UndefinedError):
+        render("evaluation_notebook.html.j2")
+
+
+def test_numbers() -> None:
+    assert number(-1.25, 1) == "−1.2"
+    assert number(math.inf, 2) == number(None, 2) == "∞"
+    assert mean_and_std({"mean": 23.14, "std": 0.36}, 1) == "23.1 ± 0.4"
+    assert mean_and_std({"mean": 23.14, "std": None}, 1) == "23.1"
+    assert (counted(1, "case"), counted(2, "case")) == ("1 case", "2 cases")
+
+
+@pytest.mark.parametrize("key", FINDINGS)
+def test_findings_are_complete(key: str) -> None:
+    finding = FINDINGS[key]
+    assert set(finding) == {"kind", "severity", "text", "remedy"}
+    assert finding["severity"] in ("fault", "warning", "note")
+    assert finding["text"].endswith(".")
+    assert finding["remedy"].endswith(".")
+    sources = [path.read_text("utf-8") for path in (SOURCE / "inspection").rglob("*.py")]
+    prefix = re.match(r"(near|exact)-duplicates-|.*", key)[0]  # those end with the relation
+    assert any(f'"{prefix}' in source for source in sources), "no check reports it"
