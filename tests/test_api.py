@@ -80,7 +80,7 @@ WRONG = [
     ("translate -m absent -i scan.nii -o made.nii", "absent: does not exist"),
     ("translate -m . -i scan.nii -o made.nii", "scan.nii: does not exist"),
     ("translate -i full -o made --bids-filter-file absent.json", "absent.json: does not exist"),
-    ("translate -i full -o made --dtype int12", "no number type 'int12'"),
+    ("translate -i full -o made --dtype int12", "'int12' is not one of 'float32'"),
     ("export -m absent -o exported", "absent: does not exist"),
     ("evaluate -m absent --pairs . -o scores", "absent: does not exist"),
     ("evaluate --real . --synthetic absent -o scores", "absent: does not exist"),

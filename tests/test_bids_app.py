@@ -49,15 +49,15 @@ def test_participant_then_group(
 
     code, said, err = run(bids_scans, out, "group", "-m", tiny_bundle.path)
     assert code == 1
-    assert said == f"2 of 4 scans have their synthesis: {out / 'logs' / 'group.tsv'}\n"
-    assert "group.tsv: 2 of 4 scans have no synthesis by this model. It lists them" in err
+    assert said == f"2 of 4 scans are translated: {out / 'logs' / 'group.tsv'}\n"
+    assert "group.tsv: 2 of 4 scans have no translation by this model. It lists them" in err
 
     code, said, _ = run(bids_scans, out, "participant", *model, "--json", "--quiet")
     told = json.loads(said)
     assert (code, told["skipped"], len(told["outputs"])) == (0, 2, 4)
     code, said, _ = run(bids_scans, out, "group", "-m", tiny_bundle.path)
     assert code == 0
-    assert said == f"4 of 4 scans have their synthesis: {out / 'logs' / 'group.tsv'}\n"
+    assert said == f"4 of 4 scans are translated: {out / 'logs' / 'group.tsv'}\n"
 
 
 def test_as_a_verb(
@@ -90,7 +90,7 @@ def test_a_bad_scan(
         (("absent", "{out}", "participant"), "absent: does not exist"),
         (("{bids}", "{out}", "session"), "'session' is not one of"),
         (("{bids}", "{out}"), "Missing argument"),
-        (("{out}", "{out}", "participant"), "is not a BIDS data set"),
+        (("{out}", "{out}", "participant"), "is not a BIDS dataset"),
         (("{bids}", "{bids}", "participant"), "is the input itself"),
         (("{bids}", "{out}", "participant", "--participant-label"), "is followed by no value"),
         (("{bids}", "{out}", "participant", "--participant-label", "9"), "has no participant 9"),

@@ -23,8 +23,7 @@ from mrbridge.bundle import (
     save_bundle,
 )
 from mrbridge.errors import BundleError, SizeError
-from mrbridge.inference.engine import Translator
-from mrbridge.models import weights_file
+from mrbridge.inference.translator import Translator
 from mrbridge.networks import PatchGANSettings, ResNetSettings, UNetSettings
 
 
@@ -145,17 +144,6 @@ def test_the_shipped_model_goes_by_a_word(
     assert find_bundle("shipped") == Path("shipped"), "what lies in the working directory wins"
 
 
-def test_weights_are_found_without_loading_them(folder: Path, tmp_path: Path) -> None:
-    assert weights_file(folder) == weights_file(tmp_path) == weights_of(folder)
-    (tmp_path / "empty").mkdir()
-    assert weights_file(tmp_path / "empty") is None
-    edit(folder, weights="absent.safetensors")
-    assert weights_file(folder) is None
-    for text in ("", "[]", "{}", '{"weights": 1}'):
-        (folder / "bundle.json").write_text(text)
-        assert weights_file(folder) is None
-
-
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="does not exist"):
         load_bundle(tmp_path / "absent")
@@ -215,7 +203,6 @@ def test_a_manifest_that_is_no_json_object(folder: Path, content: bytes) -> None
     (folder / "bundle.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"bundle\.json"):
         read_manifest(folder)
-    assert weights_file(folder) is None
 
 
 def test_a_pickle_is_refused_and_not_executed(folder: Path, tmp_path: Path) -> None:

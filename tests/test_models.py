@@ -12,7 +12,7 @@ import torch
 from mrbridge import models
 from mrbridge.bundle import load_bundle
 from mrbridge.errors import BundleError
-from mrbridge.inference.engine import Translator
+from mrbridge.inference.translator import Translator
 from mrbridge.volume import Volume
 
 FOLDER = Path(models.__file__).parent / "t1w_t2w"
@@ -60,7 +60,7 @@ def test_the_model_itself(make_scan: Callable[..., Volume]) -> None:
     for name in ("to_target", "to_source"):
         floats = [v for v in bundle.build(name).state_dict().values() if v.is_floating_point()]
         assert {value.dtype for value in floats} == {torch.float32}
-    translator = Translator(bundle, "cpu", "torch")
+    translator = Translator(bundle, "cpu")
     for source, target in (("T1w", "T2w"), ("T2w", "T1w")):
         made = translator.translate(make_scan(1, source, shape=(40, 48, 3)))
         assert made.contrast == target

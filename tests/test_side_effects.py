@@ -83,7 +83,7 @@ def test_a_function_leaves_no_trace(
             small_store, tmp_path / "run", tiny("bridge", epochs=1), device="cpu"
         ),
         "translate": lambda: mrbridge.translate(
-            tiny_bundle, scan, tmp_path / "made.nii.gz", device="cpu"
+            scan, tmp_path / "made.nii.gz", model=tiny_bundle, device="cpu"
         ),
         "evaluate": lambda: mrbridge.evaluate(
             tiny_bundle, bids_scans, out=tmp_path / "scores", device="cpu"

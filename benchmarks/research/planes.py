@@ -24,7 +24,7 @@ from benchmarks.harness import keep_line
 from benchmarks.research.quality_scores import told_of
 from benchmarks.research.quality_sets import TO, Case, patients
 from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.inference.engine import Translator
+from mrbridge.inference.translator import Translator
 from mrbridge.volume import Planes, Volume
 
 Line = dict[str, Any]

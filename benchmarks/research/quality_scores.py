@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.research.quality_sets import TO, Case
 from mrbridge import metrics
-from mrbridge.inference.engine import Translator
+from mrbridge.inference.translator import Translator
 
 
 def scores(cases: list[Case], model: Path | str, kind: str) -> dict[str, Any]:

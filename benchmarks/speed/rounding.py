@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from mrbridge.inference.engine import EMPTY, FAINT, Translator
+from mrbridge.inference.engines import Stack, in_batches
 from numpy.typing import NDArray
 
 from benchmarks.harness import options, read, report
 from benchmarks.speed.material import subject
 from benchmarks.speed.translate_volume import differences
 from mrbridge import io
-from mrbridge.inference.engine import EMPTY, FAINT, Translator
-from mrbridge.inference.engines import Stack, in_batches
 from mrbridge.models import SHIPPED
 from mrbridge.networks import Generator
 from mrbridge.preparation.geometry import fit_size, size_multiple

@@ -32,6 +32,8 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from mrbridge.inference.engine import Translator
+from mrbridge.inference.engines import ENGINES, choose_engine
 from numpy.typing import NDArray
 
 from benchmarks.harness import (
@@ -50,8 +52,6 @@ from benchmarks.speed.textbook import forward_operations
 from mrbridge import io
 from mrbridge.bundle import read_manifest
 from mrbridge.errors import SettingsError
-from mrbridge.inference.engine import Translator
-from mrbridge.inference.engines import ENGINES, choose_engine
 from mrbridge.networks import build_generator
 from mrbridge.preparation.geometry import size_multiple
 from mrbridge.preparation.pipeline import Standard, standardise

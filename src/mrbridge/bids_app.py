@@ -15,20 +15,11 @@ from typing import Annotated
 import typer
 
 from mrbridge import __version__, cli
-from mrbridge.console import answer, listen
+from mrbridge.console import answer
 from mrbridge.errors import InputError, SomeScansFailed, must_exist
+from mrbridge.inference.settings import TranslateSettings
 from mrbridge.models import locate
-from mrbridge.options import (
-    BidsFilter,
-    Device,
-    Json,
-    Model,
-    Overwrite,
-    Participants,
-    Quiet,
-    Sessions,
-    Verbose,
-)
+from mrbridge.options import Device, Model, verb
 from mrbridge.quick_imports import quick_imports
 from mrbridge.verbs import images
 
@@ -54,83 +45,70 @@ def _version(wanted: bool) -> None:
 
 
 @app.command(epilog="Example: mrbridge_bids bids bids/derivatives/mrbridge participant --to T2w")
+@verb(
+    TranslateSettings,
+    "participants",
+    "sessions",
+    "bids_filter",
+    "to",
+    "planes",
+    "dtype",
+    "overwrite",
+)
 def bids_app(
-    bids_dir: Annotated[Path, typer.Argument(metavar="BIDS_DIR", help="The BIDS data set.")],
-    output_dir: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="Where derivatives go.")],
+    bids_dir: Annotated[Path, typer.Argument(metavar="BIDS_DIR", help="The BIDS dataset.")],
+    output_dir: Annotated[
+        Path, typer.Argument(metavar="OUTPUT_DIR", help="The folder of the derivatives.")
+    ],
     analysis_level: Annotated[
         Level,
         typer.Argument(
-            help="participant: translate the scans. group: tell which scans have a synthesis of "
+            help="participant: translate the scans. group: list which scans have a translation by "
             "this model, in OUTPUT_DIR/logs/group.tsv."
         ),
     ],
-    participant_label: Participants = None,
-    session_label: Sessions = None,
-    bids_filter_file: BidsFilter = None,
+    settings: TranslateSettings,
     model: Model = None,
-    to: Annotated[
-        str | None, typer.Option(help="The contrast to make [the model's target].")
-    ] = None,
     device: Device = "auto",
-    overwrite: Overwrite = False,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
 ) -> None:
-    """Translate the scans of a BIDS data set into the contrast that was not acquired.
+    """Translate the scans of a BIDS dataset into the contrast that was not acquired.
 
-    Everything it makes is synthetic: for research, not for diagnosis.
+    All its results are synthetic: for research, not for diagnosis.
     """
-    listen(quiet, verbose, as_json)
-    locate(model)
+    place = locate(model)
     must_exist(bids_dir)
     from mrbridge.io.bids import is_bids
 
     if not (bids_dir.is_dir() and is_bids(bids_dir)):
         raise InputError(
-            "is not a BIDS data set",
+            "is not a BIDS dataset",
             path=bids_dir,
             remedy="It has sub-… folders; see bids-validator.",
         )
     if analysis_level is Level.participant:
-        images.translate(
-            image=bids_dir,
-            out=output_dir,
-            model=model,
-            to=to,
-            device=device,
-            participant_label=participant_label,
-            session_label=session_label,
-            bids_filter_file=bids_filter_file,
-            overwrite=overwrite,
-            quiet=quiet,
-            verbose=verbose,
-            as_json=as_json,
-        )
+        images.run_translate(bids_dir, output_dir, model, settings, device=device)
         return
     with quick_imports():
-        from mrbridge.bundle import load_bundle
-        from mrbridge.inference.data_set import TABLE, Plan, check_data_set
-        from mrbridge.io.bids_selection import select
+        from mrbridge.inference.bids import TABLE, check_dataset
+        from mrbridge.inference.synthesis import Request
+        from mrbridge.inference.translator import Translator
 
-    bundle = load_bundle(locate(model))
-    if to is not None:
-        bundle.must_make(to)
-    selection = select(participant_label or (), session_label or (), bids_filter_file)
-    plan = Plan(bids_dir, output_dir, bundle, to, selection)
-    states = Counter(state for _, state in check_data_set(plan))
+    request = Request(Translator(place, device, settings.planes), settings)
+    if settings.to is not None:
+        request.translator.bundle.must_make(settings.to)
+    states = Counter(state for _, state in check_dataset(request, bids_dir, output_dir))
     lacking = states.total() - states["done"]
     answer(
         {"table": str(output_dir / TABLE), "states": dict(states)},
-        f"{states['done']} of {states.total()} scans have their synthesis: {output_dir / TABLE}",
+        f"{states['done']} of {states.total()} scans are translated: {output_dir / TABLE}",
     )
     if lacking:
         raise SomeScansFailed(
-            f"{lacking} of {states.total()} scans have no synthesis by this model",
+            f"{lacking} of {states.total()} scans have no translation by this model",
             path=output_dir / TABLE,
             remedy="It lists them; run the participant level.",
         )

@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = N
 
 def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
-    console.said.json = "--json" in given  # for errors that come before a verb can listen
+    console.said.json = "--json" in given  # for errors before the options are parsed
+    console.said.verbose = "-v" in given or "--verbose" in given
     console.said.answered = False
     try:
         interruption.begin()
@@ -111,8 +112,9 @@ def _failed(error: Exception) -> int:
         return _interrupted()  # what was interrupted may fail in any way
     if isinstance(error, TyperException):
         context = getattr(error, "ctx", None)  # only errors of usage know their command
+        message = error.format_message().replace("Value error, ", "")  # of pydantic
         hint = f" Try '{context.command_path} -h'." if context else ""
-        return complain(f"{error.format_message().removesuffix('.')}.{hint}", 2)
+        return complain(f"{message.removesuffix('.')}.{hint}", 2)
     told = as_error(cause if isinstance(cause, Exception) else error)
     more = {"interrupted": True} | told.counts if isinstance(told, Interrupted) else None
     return complain(str(told), told.exit_code, more)

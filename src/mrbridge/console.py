@@ -71,9 +71,14 @@ def set_up() -> None:
 
 
 def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
-    """Apply -q, -v and --json."""
+    """Apply -q, -v and --json.
+
+    Of processes that train together, only the first prints more than errors.
+    """
     from mrbridge import progress
 
+    if int(os.environ.get("RANK", "0")) > 0:
+        quiet, as_json = True, False
     said.quiet, said.verbose, said.json = quiet, verbose, as_json
     progress.set_quiet(quiet)
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO

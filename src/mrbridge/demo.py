@@ -127,7 +127,7 @@ def _run(out: Path, minutes: float, seed: int, stages: _Stages) -> dict[str, Any
     for scan in find_scans(
         table, store.manifest.settings.source, store.manifest.settings.target
     ).scans:
-        translate(run.path, scan.path, out / "translated")
+        translate(scan.path, out / "translated", model=run.path)
     stages.end("translate")
     scored = evaluate(model=run.path, pairs=table, out=out / "scores")
     stages.end("evaluate")

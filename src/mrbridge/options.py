@@ -1,61 +1,47 @@
-"""Options that several verbs take, and how those that are settings lie over one another."""
+"""Options of the command line: those of several verbs, and those that settings define."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic.fields import FieldInfo
 
+from mrbridge.console import listen
 from mrbridge.errors import SettingsError
+from mrbridge.settings import Option, Settings, merged, read_assignments, read_yaml
 
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more; add tracebacks.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Print more, and tracebacks of errors.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda (experimental).")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by side.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Device that computes; cuda is experimental.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Number of processes.")]
 Dask = Annotated[
     str | None,
     typer.Option(
-        metavar="ADDRESS", help="Work on a Dask cluster instead: its scheduler, as tcp://host:8786."
+        metavar="ADDRESS",
+        help="Address of a Dask scheduler, such as tcp://host:8786, whose workers do the work.",
     ),
 ]
 Model = Annotated[
-    Path | None, typer.Option("-m", "--model", help="A run or a bundle [the shipped model].")
+    Path | None,
+    typer.Option("-m", "--model", help="A run or a bundle [default: the shipped model]."),
 ]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
 ]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
-Participants = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--participant-label",
-        "--participant_label",
-        metavar="LABEL…",
-        help="Of a BIDS data set: only these, as in 01 02.",
-    ),
-]
-Sessions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--session-label",
-        "--session_label",
-        metavar="LABEL…",
-        help="Of a BIDS data set: only these.",
-    ),
-]
-BidsFilter = Annotated[
-    Path | None,
-    typer.Option(
-        "--bids-filter-file",
-        metavar="FILE",
-        help='Of a BIDS data set: JSON such as {"t1w": {"acquisition": null}}.',
-    ),
-]
 Force = Annotated[
     bool,
     typer.Option(
@@ -72,25 +58,12 @@ def _overwrite(otherwise: str) -> Any:
     return Annotated[bool, typer.Option("--overwrite", help=told)]
 
 
-Overwrite = _overwrite(
-    "files and DICOM series: done anyway; BIDS data sets: keep what is up to date, refuse the rest"
-)
 OverwriteAll = _overwrite("a folder that is not empty is refused")
 OverwriteStore = _overwrite("make only what changed")
 OverwriteFiles = _overwrite("done anyway")
 OverwriteTable = _overwrite("a page is replaced, a table is not")
 OverwriteData = _overwrite("fetch only what is missing")
 OverwritePhantom = _overwrite("the same data set is kept, another one refused")
-
-Series = Annotated[
-    str | None, typer.Option(help="Which DICOM series: its number or UID [by contrast].")
-]
-AllowGaps = Annotated[
-    bool, typer.Option("--allow-gaps", help="Fill missing DICOM slices by interpolation.")
-]
-Form = Annotated[
-    str | None, typer.Option("--as", help="What DICOM becomes: dicom or nifti [dicom].")
-]
 
 _SEVERAL = (
     *("--participant-label", "--participant_label", "--session-label", "--session_label"),
@@ -105,9 +78,7 @@ def who_works(workers: int, dask: str | None) -> int | str:
         SettingsError: both processes and a cluster are asked for.
     """
     if dask is not None and workers != 1:
-        raise SettingsError(
-            "work is shared out by --workers here, or by --dask elsewhere", remedy="Leave one out."
-        )
+        raise SettingsError("--workers and --dask exclude each other", remedy="Leave one out.")
     return workers if dask is None else dask
 
 
@@ -147,8 +118,106 @@ def layered(
     config: Path | None, assignments: Sequence[str] | None, named: dict[str, Any]
 ) -> dict[str, Any]:
     """A YAML file, then the options that were given, then --set, each over the one before."""
-    from mrbridge.settings import merged, read_assignments, read_yaml
-
     layer = read_yaml(config) if config else {}
     layer = merged(layer, {key: value for key, value in named.items() if value is not None})
     return merged(layer, read_assignments(assignments or []))
+
+
+def verb(
+    model: type[Settings] | None = None, *keys: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a verb: it gets -q, -v and --json, and the options of a settings model.
+
+    Name, type, choices, range, help and default of an option are those of its field. The function
+    gets `settings`: the defaults, changed by the file of `--config`, the options, and `--set`.
+
+    Args:
+        model: the settings; None: it has none.
+        keys: the fields with options, those of nested settings dotted; none: all.
+    """
+    options: dict[str, str] = {}
+    added: dict[str, Any] = {}
+    if model is not None:
+        options = {key.replace(".", "_"): key for key in keys or model.model_fields}
+        added = {
+            name: _option(key.rpartition(".")[2], _field(model, key))
+            for name, key in options.items()
+        }
+        added |= {"config": Config, "assignments": Assignments}
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        def run(quiet: bool, verbose: bool, as_json: bool, **given: Any) -> None:
+            listen(quiet, verbose, as_json)
+            if model is not None:
+                named: dict[str, Any] = {}
+                for name, key in options.items():
+                    value = given.pop(name)
+                    if value is not None:
+                        path = key.split(".")[::-1]
+                        named = merged(
+                            named, reduce(lambda inner, part: {part: inner}, path, value)
+                        )
+                changes = layered(given.pop("config"), given.pop("assignments"), named)
+                given["settings"] = model().changed(changes)
+            function(**given)
+
+        hints = get_type_hints(function, include_extras=True)
+        parameters = []
+        for own in inspect.signature(function).parameters.values():
+            if own.name == "settings" and model is not None:
+                parameters += [_parameter(name, None, kind) for name, kind in added.items()]
+            else:
+                parameters.append(_parameter(own.name, own.default, hints[own.name]))
+        common = {"quiet": Quiet, "verbose": Verbose, "as_json": Json}
+        parameters += [_parameter(name, False, kind) for name, kind in common.items()]
+        for attribute in ("__name__", "__doc__", "__module__"):
+            setattr(run, attribute, getattr(function, attribute))
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _field(model: type[Settings], key: str) -> FieldInfo:
+    """The field of a dotted key."""
+    *above, last = key.split(".")
+    for part in above:
+        model = model.model_fields[part].annotation  # type: ignore[assignment]
+    return model.model_fields[last]
+
+
+def _option(name: str, field: FieldInfo) -> Any:
+    """The annotation of an option: type, names, help with the default, range."""
+    option = next((one for one in field.metadata if isinstance(one, Option)), Option())
+    kind = _without_none(field.annotation)
+    is_list = get_origin(kind) is tuple
+    default = field.default if option.default is None else option.default
+    if isinstance(default, bool):
+        default = "yes" if default else None
+    described = field.description or ""
+    if default not in (None, ()):
+        described += f" [default: {default}]"
+    limits = {
+        limit: getattr(one, attribute)
+        for one in field.metadata
+        for limit, attribute in (("min", "ge"), ("max", "le"))
+        if kind in (int, float) and hasattr(one, attribute)
+    }
+    names = option.names or (f"--{name.replace('_', '-')}",)
+    typed = list[get_args(kind)[0]] if is_list else kind  # type: ignore[misc]
+    shown = typer.Option(*names, metavar=option.metavar, help=described.strip(), **limits)
+    return Annotated[typed | None, shown]
+
+
+def _without_none(annotation: Any) -> Any:
+    """The type of an optional field without None."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return kinds[0] if len(kinds) == 1 else Union[tuple(kinds)]  # noqa: UP007

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Self, Union, get_args, get_origin
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,12 +18,30 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mrbridge.errors import SettingsError
 from mrbridge.json_text import short_repr, shortened
 
+Planes = Literal["axial", "all"]
+"""The planes in which volumes are sliced for the networks: one, or all three."""
+
 _OTHER_VALUE = "Choose another value."
 _NOT_NEAR = ", nor one like it"
 _MOST_BYTES = 1 << 20  # of a file of settings
 _MOST_VALUES = 10_000  # in one, aliases counted as often as they are used
 _MOST_LEVELS = 20  # of a key
 _MOST_PROBLEMS = 5  # told at once
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field appears on the command line, if its name and type do not say it (`Annotated`).
+
+    Attributes:
+        names: of the option, as in `--as`; otherwise the name of the field, with dashes.
+        metavar: what the help shows in place of a value.
+        default: what happens if the option is left out, in words, where the default is None.
+    """
+
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+    default: str | None = None
 
 
 class Settings(BaseModel):

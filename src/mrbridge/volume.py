@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mrbridge.settings import Planes
+
+__all__ = ["CONTRASTS", "Planes", "Volume"]
+
 CONTRASTS = ("T1w", "T2w", "PDw", "FLAIR")
 """The contrasts that mrbridge knows, by their BIDS suffixes."""
-
-Planes = Literal["axial", "all"]
-"""In which planes a volume is cut for the networks: in one, or in all three
-(`inference.planes`)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ def numbers(model: Path) -> dict[str, dict[str, Any]]:
     """What a model makes of the scan, in both directions: mean, spread, a row of voxels."""
     told = {}
     for contrast in ("T1w", "T2w"):
-        made = translate(model, scan(), to=contrast, device="cpu").voxels.astype(np.float64)
+        made = translate(scan(), model=model, to=contrast, device="cpu").voxels.astype(np.float64)
         row = [round(float(value), 3) for value in made[4:14, 10, 1]]
         told[contrast] = {"mean": round(float(made.mean()), 3), "row": row}
         told[contrast]["spread"] = round(float(made.std()), 3)

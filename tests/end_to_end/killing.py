@@ -41,7 +41,7 @@ def translate(model: str, image: str, out: str) -> None:
     """The verb `translate`."""
     from mrbridge.inference.translate import translate
 
-    translate(model, image, out, device="cpu")
+    translate(image, out, model=model, device="cpu")
 
 
 def train(store: str, out: str, start: str, settings: dict[str, Any]) -> None:

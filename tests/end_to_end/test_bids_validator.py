@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from mrbridge.bundle import Bundle
-from mrbridge.inference.data_set import Plan, check_data_set
+from mrbridge.inference.bids import check_dataset
+from mrbridge.inference.settings import TranslateSettings
+from mrbridge.inference.synthesis import Request
 from mrbridge.inference.translate import translate
+from mrbridge.inference.translator import Translator
 from mrbridge.phantom import PhantomSettings, write_bids
 
 PROGRAM = shutil.which("bids-validator-deno", path=str(Path(sys.executable).parent)) or (
@@ -73,8 +76,8 @@ def test_the_phantom(raw: Path) -> None:
 
 def test_derivatives_beside_the_source(raw: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert len(translate(tiny_bundle, raw, out, device="cpu")) == 3
-    check_data_set(Plan(raw, out, tiny_bundle, None))
+    assert len(translate(raw, out, model=tiny_bundle, device="cpu")) == 3
+    check_dataset(Request(Translator(tiny_bundle, "cpu"), TranslateSettings()), raw, out)
     assert errors(out) == []
     assert passes(out)
     (out / ".bidsignore").unlink()
@@ -84,7 +87,9 @@ def test_derivatives_beside_the_source(raw: Path, tiny_bundle: Bundle, tmp_path:
 def test_the_merged_data_set(raw: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
     merged = shutil.copytree(raw, tmp_path / "merged")
     for to in ("T2w", "T1w"):
-        translate(tiny_bundle, merged, merged / "derivatives" / "mrbridge", to=to, device="cpu")
+        translate(
+            merged, merged / "derivatives" / "mrbridge", model=tiny_bundle, to=to, device="cpu"
+        )
     assert errors(merged) == []
     assert passes(merged)
     # The validator did look at them: a name that the standard does not know is found.

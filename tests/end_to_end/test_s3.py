@@ -106,14 +106,14 @@ def test_prepare_in_processes_gives_the_bytes_of_the_local_store(
 def test_a_data_set_into_its_derivatives(
     bucket: Any, bids_scans: Path, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    translate(tiny_bundle, bids_scans, tmp_path / "out")
+    translate(bids_scans, tmp_path / "out", model=tiny_bundle)
     out = "s3://cloud/bids/derivatives/mrbridge"
-    translate(tiny_bundle, "s3://cloud/bids", out)
+    translate("s3://cloud/bids", out, model=tiny_bundle)
     made, wanted = at(bucket, out.removeprefix("s3://")), local(tmp_path / "out")
     assert made.keys() == wanted.keys()
     assert {n for n in made if made[n] != wanted[n]} == {"dataset_description.json"}
     assert json.loads(made["dataset_description.json"])["DatasetLinks"] == {"raw": "../.."}
-    assert all(item.skipped for item in translate(tiny_bundle, "s3://cloud/bids", out))
+    assert all(item.skipped for item in translate("s3://cloud/bids", out, model=tiny_bundle))
 
 
 def test_faults(bucket: Any, server: Any) -> None:

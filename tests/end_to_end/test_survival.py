@@ -73,14 +73,14 @@ class TestBatch:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        from mrbridge.inference import job
+        from mrbridge.inference import batch
 
         def read(path: Path, **how: Any) -> Any:
             if path.name.startswith("sub-02"):
                 raise error
             return io.read(path, **how)
 
-        monkeypatch.setattr(job, "read", read)
+        monkeypatch.setattr(batch, "read", read)
         code, _, err = run("translate", "-i", scans, "-o", tmp_path / "out", *MODEL)
         assert code == 1
         assert "Traceback" not in err
@@ -110,16 +110,16 @@ class TestBatch:
     def test_a_source_that_vanishes(
         self, run: Runner, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from mrbridge.inference import folder
+        from mrbridge.inference import batch
 
-        translate = folder.translate_file
+        synthesise = batch.synthesise
 
-        def gone(job: Any, path: Path, *more: Any) -> Any:
-            made = translate(job, path, *more)
+        def gone(request: Any, scan: Any, path: Path) -> Any:
+            synthesis = synthesise(request, scan, path)
             path.unlink()
-            return made
+            return synthesis
 
-        monkeypatch.setattr(folder, "translate_file", gone)
+        monkeypatch.setattr(batch, "synthesise", gone)
         assert run("translate", "-i", scans, "-o", tmp_path / "out", *MODEL)[0] == 0
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert len(report["done"]) == 3

@@ -124,15 +124,15 @@ def test_training_on_a_store_is_that_on_the_local_one(
 def test_a_data_set_is_translated_as_the_local_one_and_not_twice(
     memory: Any, cloud: str, bids_scans: Path, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    translate(tiny_bundle, bids_scans, tmp_path / "out")
+    translate(bids_scans, tmp_path / "out", model=tiny_bundle)
     out = "memory://cloud/bids/derivatives/mrbridge"
-    done = translate(tiny_bundle, cloud, out)
+    done = translate(cloud, out, model=tiny_bundle)
     assert not any(item.skipped for item in done)
     made = at(memory, "/cloud/bids/derivatives/mrbridge")
     assert without_links(made) == without_links(local(tmp_path / "out"))
     told = json.loads(made["dataset_description.json"])
     assert told["DatasetLinks"] == {"raw": "../.."}
-    assert all(item.skipped for item in translate(tiny_bundle, cloud, out))
+    assert all(item.skipped for item in translate(cloud, out, model=tiny_bundle))
     again = at(memory, "/cloud/bids/derivatives/mrbridge")
     assert {n: b for n, b in again.items() if n != "report.json"} == {
         n: b for n, b in made.items() if n != "report.json"
@@ -143,7 +143,7 @@ def test_derivatives_say_from_which_url_they_come(
     memory: Any, cloud: str, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     for out, where in ((tmp_path / "out", tmp_path / "out"), ("memory://other/out", None)):
-        translate(tiny_bundle, cloud, out, participants=["01"])
+        translate(cloud, out, model=tiny_bundle, participants=["01"])
         written = local(where) if where else at(memory, "/other/out")
         told = json.loads(written["dataset_description.json"])
         assert told["SourceDatasets"] == [{"URL": cloud}]
@@ -160,22 +160,22 @@ def test_a_folder_with_a_damaged_scan(
     memory.put(f"{folder}/", "/cloud/in", recursive=True)
     for source, out in ((folder, tmp_path / "out"), ("memory://cloud/in", "memory://cloud/out")):
         with pytest.raises(SomeScansFailed, match="1 of 4 scans failed") as caught:
-            translate(tiny_bundle, source, out)
+            translate(source, out, model=tiny_bundle)
     assert str(caught.value).startswith("memory://cloud/out/report.json: ")
     assert at(memory, "/cloud/out") == local(tmp_path / "out")
 
 
 def test_pictures(memory: Any, picture_folder: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
     memory.put(f"{picture_folder}/TrainT1/", "/cloud/TrainT1", recursive=True)
-    translate(tiny_bundle, picture_folder / "TrainT1", tmp_path / "out")
-    translate(tiny_bundle, "memory://cloud/TrainT1", "memory://cloud/out")
+    translate(picture_folder / "TrainT1", tmp_path / "out", model=tiny_bundle)
+    translate("memory://cloud/TrainT1", "memory://cloud/out", model=tiny_bundle)
     assert at(memory, "/cloud/out") == local(tmp_path / "out")
 
 
 def test_dicom(memory: Any, tiny_bundle: Bundle, tmp_path: Path) -> None:
     slices = write_series(tmp_path / "study")
     memory.put(f"{tmp_path / 'study'}/", "/cloud/study", recursive=True)
-    translate(tiny_bundle, "memory://cloud/study", "memory://cloud/series", force=True)
+    translate("memory://cloud/study", "memory://cloud/series", model=tiny_bundle, force=True)
     written = at(memory, "/cloud/series")
     assert len(written) == len(slices) + 1
     memory.get("/cloud/series/", str(tmp_path / "series"), recursive=True)
@@ -187,7 +187,7 @@ def test_a_cohort_does_not_fill_the_temporary_folder(
 ) -> None:
     settings = PrepareSettings().changed({"registration": "rigid"})
     store = prepare(cloud, "memory://cloud/store", settings)
-    done = translate(tiny_bundle, cloud, "memory://cloud/bids/derivatives/mrbridge")
+    done = translate(cloud, "memory://cloud/bids/derivatives/mrbridge", model=tiny_bundle)
     kept = [*here(cloud).rglob("*.nii.gz"), *store.path.rglob("c/0/0/0")]
     assert len(kept) == 8 + 4 + 8
     kept += [item.output for item in done]

@@ -91,7 +91,7 @@ def test_zeros_around_a_head_change_nothing(
     counts = [size // 5 for size in millimetres]
     widths = [(counts[0], counts[1]), (counts[2], counts[3]), (counts[4], counts[5])]
     made = [
-        mrbridge.translate(tiny_bundle, volume, device="cpu", planes="axial").voxels
+        mrbridge.translate(volume, model=tiny_bundle, device="cpu", planes="axial").voxels
         for volume in (scan, padded(scan, widths))
     ]
     assert made[1].shape == padded(scan, widths).voxels.shape
@@ -102,7 +102,7 @@ def test_nor_in_three_planes(tiny_bundle: Bundle) -> None:
     scan = head((5.0, 5.0, 8.0), air=8.0)
     widths = [(0, 60), (17, 4), (38, 1)]
     made = [
-        mrbridge.translate(tiny_bundle, volume, device="cpu", planes="all").voxels
+        mrbridge.translate(volume, model=tiny_bundle, device="cpu", planes="all").voxels
         for volume in (scan, padded(scan, widths))
     ]
     assert_same(unpadded(made[1], widths), made[0], head((5.0, 5.0, 8.0)).voxels > 0)
@@ -115,7 +115,7 @@ def test_nor_where_slices_are_resampled(
     scan = head(spacing, air=8.0)
     widths = [(7, 2), (0, 31), (5, 0)]
     made = [
-        mrbridge.translate(tiny_bundle, volume, device="cpu").voxels
+        mrbridge.translate(volume, model=tiny_bundle, device="cpu").voxels
         for volume in (scan, padded(scan, widths))
     ]
     assert_same(unpadded(made[1], widths), made[0], head(spacing).voxels > 0)
@@ -132,8 +132,10 @@ def test_a_stripped_brain_and_a_tight_crop_of_it(tiny_bundle: Bundle) -> None:
     assert scan.affine is not None
     affine = scan.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [end[0] for end in ends]
-    made = mrbridge.translate(tiny_bundle, Volume(tight, affine, contrast="T1w"), device="cpu")
-    whole = mrbridge.translate(tiny_bundle, scan, device="cpu").voxels
+    made = mrbridge.translate(
+        Volume(tight, affine, contrast="T1w"), model=tiny_bundle, device="cpu"
+    )
+    whole = mrbridge.translate(scan, model=tiny_bundle, device="cpu").voxels
     whole = whole[tuple(slice(*end) for end in ends)]
     assert_same(made.voxels, whole, tight > 0)
 
@@ -145,7 +147,8 @@ def test_where_the_head_lies_in_its_field_of_view(
     scan = padded(head(), [(2, 2)] * 3)
     moved = replace(scan, voxels=np.roll(scan.voxels, shift, (0, 1, 2)))
     made = [
-        mrbridge.translate(tiny_bundle, volume, device="cpu").voxels for volume in (scan, moved)
+        mrbridge.translate(volume, model=tiny_bundle, device="cpu").voxels
+        for volume in (scan, moved)
     ]
     back = np.roll(made[1], [-step for step in shift], (0, 1, 2))
     assert_same(back, made[0], scan.voxels > 0)
@@ -156,7 +159,9 @@ def test_through_files(tiny_bundle: Bundle, tmp_path: Path) -> None:
     made = []
     for name, volume in (("plain", scan), ("wide", padded(scan, widths))):
         path = io.write(volume, tmp_path / f"{name}_T1w.nii.gz")
-        (done,) = mrbridge.translate(tiny_bundle, path, tmp_path / f"{name}.nii.gz", device="cpu")
+        (done,) = mrbridge.translate(
+            path, tmp_path / f"{name}.nii.gz", model=tiny_bundle, device="cpu"
+        )
         made.append(io.read(done.output).voxels)
     assert_same(unpadded(made[1], widths), made[0], head().voxels > 0)
 
@@ -171,7 +176,7 @@ def test_black_margins_of_2d_images(
     scan = Volume((pixels // 4).astype(dtype), None, contrast="T1w")
     around = [(widths[0], widths[1]), (widths[2], widths[3]), (0, 0)]
     made = [
-        mrbridge.translate(tiny_bundle, volume, device="cpu").voxels
+        mrbridge.translate(volume, model=tiny_bundle, device="cpu").voxels
         for volume in (scan, padded(scan, around))
     ]
     assert_same(unpadded(made[1], around), made[0], pixels > 0)
@@ -232,7 +237,7 @@ def test_the_shipped_model_makes_the_same_of_a_padded_head() -> None:
     for to in ("T2w", "T1w"):
         made = [
             mrbridge.translate(
-                "shipped", replace(volume, contrast=None), to=to, device="cpu", planes="axial"
+                replace(volume, contrast=None), model="shipped", to=to, device="cpu", planes="axial"
             ).voxels
             for volume in (scan, padded(scan, widths))
         ]

@@ -22,9 +22,8 @@ from scipy.spatial.transform import Rotation
 from mrbridge import io
 from mrbridge.bundle import Bundle
 from mrbridge.errors import MrbridgeWarning
-from mrbridge.inference import engine
-from mrbridge.inference.engine import Translator
 from mrbridge.inference.translate import translate
+from mrbridge.inference.translator import Translator
 from mrbridge.preparation.pipeline import standardise
 from mrbridge.volume import Volume
 
@@ -47,20 +46,10 @@ quick = settings(
 )
 
 
-class Identity:
-    """A generator that gives back what it gets."""
-
-    multiple = 16
-
-    def run(self, slices: np.ndarray, precise: bool = False) -> np.ndarray:
-        assert slices.shape[1] % 16 == slices.shape[2] % 16 == 0
-        return slices
-
-
 @pytest.fixture
 def identity(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """A bundle whose generators are the identity."""
-    monkeypatch.setattr(engine, "open_engine", lambda *_: Identity())
+    monkeypatch.setattr(Translator, "_run", lambda self, network, slices, in_float32: slices)
     return tiny_bundle
 
 
@@ -105,7 +94,7 @@ def store_as(volume: Volume, code: str) -> Volume:
 def through_a_file(bundle: Bundle, volume: Volume, folder: Path, **options: Any) -> nib.Nifti1Image:
     """Translate a file, compare where the two files lie in space, and give the second."""
     path = io.write(volume, folder / "scan.nii")
-    (done,) = translate(bundle, path, folder / "made.nii", device="cpu", **options)
+    (done,) = translate(path, folder / "made.nii", model=bundle, device="cpu", **options)
     assert_same_place(path, done.output)
     return nib.load(done.output)
 
@@ -226,7 +215,7 @@ def test_codes_units_and_axes_come_back_bit_for_bit(
     nib.save(image, path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MrbridgeWarning)
-        (done,) = translate(identity, path, tmp_path / "made.nii", match=volume, device="cpu")
+        (done,) = translate(path, tmp_path / "made.nii", model=identity, match=volume, device="cpu")
     assert_same_place(path, done.output)
     voxels = np.asarray(nib.load(done.output).dataobj)
     assert voxels.shape == image.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 
 from mrbridge.bundle import Bundle
 from mrbridge.errors import SettingsError
-from mrbridge.inference.integers import NUMBER_TYPES, factor_for, rounded
+from mrbridge.inference.settings import NumberType
+from mrbridge.inference.synthesis import integer_factor, to_integers
 from mrbridge.inference.translate import translate
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.volume import Volume
 
-INTEGERS = [name for name in NUMBER_TYPES if not name.startswith("float")]
+INTEGERS = [name for name in get_args(NumberType) if not name.startswith("float")]
 
 
 @pytest.mark.parametrize(
@@ -36,14 +38,14 @@ INTEGERS = [name for name in NUMBER_TYPES if not name.startswith("float")]
     ],
 )
 def test_factors(top: float, dtype: str, factor: float) -> None:
-    assert factor_for(top, int(np.iinfo(dtype).max)) == pytest.approx(factor, rel=1e-12)
+    assert integer_factor(top, int(np.iinfo(dtype).max)) == pytest.approx(factor, rel=1e-12)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.floats(1e-6, 1e9), st.sampled_from(INTEGERS))
 def test_the_range_fits_and_keeps_its_levels(top: float, dtype: str) -> None:
     limit = int(np.iinfo(dtype).max)
-    assert min(1000, limit) * (1 - 1e-9) <= factor_for(top, limit) * top <= limit * (1 + 1e-9)
+    assert min(1000, limit) * (1 - 1e-9) <= integer_factor(top, limit) * top <= limit * (1 + 1e-9)
 
 
 @settings(max_examples=100, deadline=None)
@@ -54,7 +56,7 @@ def test_the_range_fits_and_keeps_its_levels(top: float, dtype: str) -> None:
 )
 def test_nothing_wraps(values: list[float], dtype: str, high: float) -> None:
     voxels = np.array([0.0, *values], np.float32).reshape(-1, 1, 1)
-    volume, told = rounded(Volume(voxels, np.eye(4)), dtype, IntensityRecipe(low=0, high=high))
+    volume, told = to_integers(Volume(voxels, np.eye(4)), dtype, IntensityRecipe(low=0, high=high))
     limits = np.iinfo(dtype)
     wanted = voxels.astype(float) * told.factor
     assert volume.voxels.dtype == dtype
@@ -67,8 +69,8 @@ def test_nothing_wraps(values: list[float], dtype: str, high: float) -> None:
 
 def test_refusals(tiny_bundle: Bundle, picture_folder: Path, tmp_path: Path) -> None:
     picture = picture_folder / "TrainT1" / "Image #10.png"
-    with pytest.raises(SettingsError, match=r"no number type 'int12'.*float32, int16"):
-        translate(tiny_bundle, picture, tmp_path / "out", dtype="int12", device="cpu")
-    with pytest.raises(SettingsError, match="a picture keeps its depth"):
-        translate(tiny_bundle, picture, tmp_path / "out", dtype="int16", device="cpu")
+    with pytest.raises(SettingsError, match=r"'dtype' cannot be 'int12'.*float32.*int16"):
+        translate(picture, tmp_path / "out", model=tiny_bundle, dtype="int12", device="cpu")
+    with pytest.raises(SettingsError, match="keeps its bit depth"):
+        translate(picture, tmp_path / "out", model=tiny_bundle, dtype="int16", device="cpu")
     assert not (tmp_path / "out").exists()

@@ -7,12 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrbridge.errors import SettingsError
 from mrbridge.inference.planes import (
     OTHERS,
     _height,
     _with_height,
-    check_planes,
     cut,
     in_three_planes,
     planes_for,
@@ -112,10 +110,3 @@ def test_thin_and_many_slices_are_cut(
 
 def test_pictures_are_never_cut() -> None:
     assert planes_for(Volume(np.zeros((200, 200, 1)), None), "all") == ("axial",)
-
-
-def test_planes_that_there_are_not() -> None:
-    for known in (None, "axial", "all"):
-        check_planes(known)
-    with pytest.raises(SettingsError, match=r"no planes 'coronal'"):
-        check_planes("coronal")

@@ -11,7 +11,7 @@ import pytest
 
 from mrbridge import translate
 from mrbridge.bundle import Bundle
-from mrbridge.inference.engine import Translator
+from mrbridge.inference.translator import Translator
 from mrbridge.volume import Volume
 
 THREADS, ROUNDS = 4, 3
@@ -23,7 +23,7 @@ def translators(
 ) -> list[Callable[[Volume], Volume]]:
     """One for each thread."""
     if request.param == "the function":
-        return [lambda scan: translate(tiny_bundle, scan, device="cpu")] * THREADS
+        return [lambda scan: translate(scan, model=tiny_bundle, device="cpu")] * THREADS
     if request.param == "one translator":
         return [Translator(tiny_bundle, "cpu").translate] * THREADS
     return [Translator(tiny_bundle, "cpu").translate for _ in range(THREADS)]

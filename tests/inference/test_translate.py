@@ -24,7 +24,9 @@ from mrbridge.errors import (
     SettingsError,
     SomeScansFailed,
 )
+from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translate import translate
+from mrbridge.inference.translator import Translator
 from mrbridge.io.safety import sha256_of
 from mrbridge.volume import Volume
 
@@ -42,12 +44,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 class TestObjects:
     def test_all_kinds_give_the_same(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
         volume, image = io.read(scan), nib.load(scan)
-        (told,) = translate(tiny_bundle, scan, tmp_path / "out.nii.gz", device="cpu")
+        (told,) = translate(scan, tmp_path / "out.nii.gz", model=tiny_bundle, device="cpu")
         from_path = io.read(told.output)
-        from_volume = translate(tiny_bundle, volume, device="cpu")
-        from_image = translate(tiny_bundle, image, device="cpu")
+        from_volume = translate(volume, model=tiny_bundle, device="cpu")
+        from_image = translate(image, model=tiny_bundle, device="cpu")
         from_array = mrbridge.translate(
-            tiny_bundle.path, (volume.voxels, volume.affine), device="cpu"
+            (volume.voxels, volume.affine), model=tiny_bundle.path, device="cpu"
         )
         assert isinstance(from_volume, Volume)
         assert type(from_image) is type(image)
@@ -67,15 +69,15 @@ class TestObjects:
     def test_an_image_that_was_written_comes_back(
         self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
     ) -> None:
-        made = translate(tiny_bundle, nib.load(scan), device="cpu")
+        made = translate(nib.load(scan), model=tiny_bundle, device="cpu")
         nib.save(made, tmp_path / "made.nii.gz")
         assert io.read(tmp_path / "made.nii.gz").synthetic
         np.testing.assert_array_equal(
             nib.load(tmp_path / "made.nii.gz").get_fdata(dtype=np.float32), made.get_fdata()
         )
         with pytest.raises(InputError, match="synthetic already"):
-            translate(tiny_bundle, made, device="cpu")
-        translate(tiny_bundle, made, device="cpu", force=True)
+            translate(made, model=tiny_bundle, device="cpu")
+        translate(made, model=tiny_bundle, device="cpu", force=True)
 
     def test_names_in_the_header_do_not_come_along(
         self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
@@ -87,9 +89,11 @@ class TestObjects:
             image.header[field] = b"Doe^John"
         image.header["cal_max"] = 120
         nib.save(image, tmp_path / "named_T1w.nii")
-        made = translate(tiny_bundle, image, device="cpu")
+        made = translate(image, model=tiny_bundle, device="cpu")
         nib.save(made, tmp_path / "object.nii")
-        translate(tiny_bundle, tmp_path / "named_T1w.nii", tmp_path / "file.nii", device="cpu")
+        translate(
+            tmp_path / "named_T1w.nii", tmp_path / "file.nii", model=tiny_bundle, device="cpu"
+        )
         assert b"Doe" in (tmp_path / "named_T1w.nii").read_bytes()
         for name in ("object.nii", "file.nii"):
             assert b"Doe" not in (tmp_path / name).read_bytes()
@@ -106,7 +110,7 @@ class TestObjects:
             nib.Nifti1Image(voxels, volume.affine),
         ):
             with pytest.warns(MrbridgeWarning, match="3 voxels were NaN or infinite"):
-                made = translate(tiny_bundle, kind, device="cpu")
+                made = translate(kind, model=tiny_bundle, device="cpu")
             values = made.voxels if isinstance(made, Volume) else np.asarray(made.dataobj)
             assert np.isfinite(values).all()
 
@@ -116,20 +120,20 @@ class TestObjects:
         voxels = io.read(scan).voxels
         for kind in ((voxels, affine), nib.spatialimages.SpatialImage(voxels, affine)):
             with pytest.raises(InputError, match="no inverse"):
-                translate(tiny_bundle, kind, device="cpu")
+                translate(kind, model=tiny_bundle, device="cpu")
 
     def test_four_axes(self, tiny_bundle: Bundle, scan: Path) -> None:
         volume = io.read(scan)
-        alone = translate(tiny_bundle, volume, device="cpu").voxels
+        alone = translate(volume, model=tiny_bundle, device="cpu").voxels
         one = nib.Nifti1Image(volume.voxels[..., None], volume.affine)
         np.testing.assert_array_equal(
-            np.asarray(translate(tiny_bundle, one, device="cpu").dataobj), alone
+            np.asarray(translate(one, model=tiny_bundle, device="cpu").dataobj), alone
         )
         both = np.stack([0 * volume.voxels, volume.voxels], axis=3)
         image = nib.Nifti1Image(both, volume.affine)
         with pytest.raises(InputError, match="not three axes"):
-            translate(tiny_bundle, image, device="cpu")
-        made = translate(tiny_bundle, image, device="cpu", volume=1)
+            translate(image, model=tiny_bundle, device="cpu")
+        made = translate(image, model=tiny_bundle, device="cpu", volume=1)
         np.testing.assert_array_equal(np.asarray(made.dataobj), alone)
 
     @pytest.mark.parametrize(
@@ -145,7 +149,7 @@ class TestObjects:
     )
     def test_what_is_no_scan(self, image: Any, tiny_bundle: Bundle) -> None:
         with pytest.raises(InputError):
-            translate(tiny_bundle, image, device="cpu")
+            translate(image, model=tiny_bundle, device="cpu")
 
     def test_match_takes_paths_and_objects(
         self, tiny_bundle: Bundle, scan: Path, make_scan: Callable[..., Volume], tmp_path: Path
@@ -153,9 +157,9 @@ class TestObjects:
         reference = replace(make_scan(1, "T2w"), voxels=3 * make_scan(1, "T2w").voxels)
         path = io.write(reference, tmp_path / "reference.nii.gz")
         volume = io.read(scan)
-        plain = translate(tiny_bundle, volume, device="cpu").voxels
+        plain = translate(volume, model=tiny_bundle, device="cpu").voxels
         made = [
-            translate(tiny_bundle, volume, match=match, device="cpu").voxels
+            translate(volume, model=tiny_bundle, match=match, device="cpu").voxels
             for match in (path, reference, nib.load(path))
         ]
         assert made[0].mean() > 2 * plain.mean()
@@ -163,31 +167,41 @@ class TestObjects:
             np.testing.assert_array_equal(other, made[0])
 
 
-class TestNoModelNamed:
-    SAID = "translating with the shipped model, trained on simulated subjects only"
+def test_the_shipped_model_is_the_default(as_shipped: Bundle, scan: Path) -> None:
+    volume = io.read(scan)
+    expected = translate(volume, model=as_shipped, device="cpu").voxels
+    for made in (translate(volume, device="cpu"), translate(volume, model="shipped", device="cpu")):
+        np.testing.assert_array_equal(made.voxels, expected)
 
-    def test_it_is_the_shipped_one_and_this_is_said(
-        self, as_shipped: Bundle, scan: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        volume = io.read(scan)
-        caplog.set_level("INFO", "mrbridge")
-        named = translate(as_shipped, volume, device="cpu")
-        assert translate("shipped", volume, device="cpu").voxels.tobytes() == named.voxels.tobytes()
-        assert self.SAID not in caplog.text, "somebody who names it knows"
-        for made in (translate(None, volume, device="cpu"), translate(image=volume, device="cpu")):
-            np.testing.assert_array_equal(made.voxels, named.voxels)
-        assert [self.SAID in message for message in caplog.messages] == [True, True]
 
-    def test_a_scan_in_the_place_of_the_model(self, scan: Path) -> None:
-        with pytest.raises(InputError, match=r"no scan is named.*image="):
-            translate(nib.load(scan))
+def test_settings_and_changes(tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
+    translator = Translator(tiny_bundle, "cpu")
+    settings = TranslateSettings(to="T1w", dtype="int16")
+    made = translate(io.read(scan), model=translator, settings=settings, to="T2w")
+    assert (made.contrast, made.voxels.dtype) == ("T2w", np.int16)
+    with pytest.raises(SettingsError, match="no key 'plane', did you mean 'planes'"):
+        translate(io.read(scan), model=translator, plane="all")
+    with pytest.raises(SettingsError, match="'planes' cannot be 'coronal'"):
+        translate(io.read(scan), model=translator, planes="coronal")
+
+
+def test_results_can_be_read(tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
+    scan.with_name("<b>_T1w.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(SomeScansFailed) as caught:
+        translate(scan.parent, tmp_path / "out", model=tiny_bundle, device="cpu")
+    lines = repr(caught.value.result).splitlines()
+    assert lines[0] == "2 scans"
+    assert any(line.startswith("done: ") and line.endswith("_T2w.nii.gz") for line in lines)
+    page = caught.value.result._repr_html_()
+    assert page.count("<tr>") == 3
+    assert "&lt;b&gt;_T1w.nii.gz" in page
 
 
 class TestFiles:
     def test_file_to_file(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
         before = scan.read_bytes()
         out = tmp_path / "new" / "made.nii.gz"
-        (told,) = translate(tiny_bundle, scan, out, device="cpu")
+        (told,) = translate(scan, out, model=tiny_bundle, device="cpu")
         assert (told.source, told.output, told.contrast, told.error) == (scan, out, "T2w", None)
         assert told.model == tiny_bundle.hash
         assert sorted(tree(out.parent)) == ["made.json", "made.nii.gz"]
@@ -203,7 +217,7 @@ class TestFiles:
         assert told["GeneratedBy"][0]["Model"] == tiny_bundle.hash
 
     def test_file_to_folder(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
-        translate(tiny_bundle, scan, tmp_path / "out", device="cpu")
+        translate(scan, tmp_path / "out", model=tiny_bundle, device="cpu")
         assert sorted(tree(tmp_path / "out")) == [
             "sub-06_run-2_desc-synth_T2w.json",
             "sub-06_run-2_desc-synth_T2w.nii.gz",
@@ -213,7 +227,7 @@ class TestFiles:
         self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
     ) -> None:
         path = io.write(make_scan(6, "T2w"), tmp_path / "sub-06_T2w.nii")
-        (told,) = translate(tiny_bundle, path, tmp_path / "out", device="cpu")
+        (told,) = translate(path, tmp_path / "out", model=tiny_bundle, device="cpu")
         assert told.contrast == "T1w"
         assert told.output.name == "sub-06_desc-synth_T1w.nii"
 
@@ -221,7 +235,7 @@ class TestFiles:
         self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
     ) -> None:
         path = io.write(make_scan(6, "T1w"), tmp_path / "T2-project" / "john" / "scan.nii.gz")
-        (told,) = translate(tiny_bundle, path, tmp_path / "out", device="cpu")
+        (told,) = translate(path, tmp_path / "out", model=tiny_bundle, device="cpu")
         assert told.contrast == "T2w"
         assert told.output.name == "scan.nii.gz"
 
@@ -230,34 +244,34 @@ class TestFiles:
     ) -> None:
         out = tmp_path / "out"
         with pytest.raises(InputError, match=r"sub-06.*is T1w already.*--force"):
-            translate(tiny_bundle, scan, out, to="T1w", device="cpu")
+            translate(scan, out, model=tiny_bundle, to="T1w", device="cpu")
         with pytest.raises(SettingsError, match="not PDw"):
-            translate(tiny_bundle, scan, out, to="PDw", device="cpu")
+            translate(scan, out, model=tiny_bundle, to="PDw", device="cpu")
         flair = io.write(make_scan(6, "T2w"), tmp_path / "sub-06_FLAIR.nii.gz")
         with pytest.raises(InputError, match="is FLAIR; this model takes T1w and T2w"):
-            translate(tiny_bundle, flair, out, device="cpu")
+            translate(flair, out, model=tiny_bundle, device="cpu")
         with pytest.raises(OutputError, match="replace its source"):
-            translate(tiny_bundle, scan, scan, device="cpu")
+            translate(scan, scan, model=tiny_bundle, device="cpu")
         plain = shutil.copy(scan, tmp_path / "in" / "plain.nii.gz")
         with pytest.raises(OutputError, match="replace its source"):
-            translate(tiny_bundle, plain, tmp_path / "in", device="cpu")
+            translate(plain, tmp_path / "in", model=tiny_bundle, device="cpu")
         with pytest.raises(OutputError, match="no known format"):
-            translate(tiny_bundle, scan, tmp_path / "made.txt", device="cpu")
+            translate(scan, tmp_path / "made.txt", model=tiny_bundle, device="cpu")
         with pytest.raises(OutputError, match="cannot become a picture"):
-            translate(tiny_bundle, scan, tmp_path / "made.png", device="cpu")
+            translate(scan, tmp_path / "made.png", model=tiny_bundle, device="cpu")
         with pytest.raises(OutputError, match="no output"):
-            translate(tiny_bundle, scan, device="cpu")
+            translate(scan, model=tiny_bundle, device="cpu")
         with pytest.raises(InputError, match="does not exist"):
-            translate(tiny_bundle, tmp_path / "absent.nii.gz", out, device="cpu")
+            translate(tmp_path / "absent.nii.gz", out, model=tiny_bundle, device="cpu")
         assert not out.exists()
         assert not (tmp_path / "made.png").exists()
 
     def test_force(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
         out = tmp_path / "made.nii.gz"
-        translate(tiny_bundle, scan, out, to="T1w", force=True, device="cpu")
+        translate(scan, out, model=tiny_bundle, to="T1w", force=True, device="cpu")
         with pytest.raises(InputError, match=r"made\.nii\.gz: is synthetic already"):
-            translate(tiny_bundle, out, tmp_path / "again.nii.gz", device="cpu")
-        translate(tiny_bundle, out, tmp_path / "again.nii.gz", force=True, device="cpu")
+            translate(out, tmp_path / "again.nii.gz", model=tiny_bundle, device="cpu")
+        translate(out, tmp_path / "again.nii.gz", model=tiny_bundle, force=True, device="cpu")
         assert io.read(tmp_path / "again.nii.gz").synthetic
 
     def test_a_damaged_scan_leaves_nothing(
@@ -265,12 +279,12 @@ class TestFiles:
     ) -> None:
         scan.write_bytes(scan.read_bytes()[:-20])
         with pytest.raises(InputError, match="damaged or truncated"):
-            translate(tiny_bundle, scan, tmp_path / "out" / "made.nii.gz", device="cpu")
+            translate(scan, tmp_path / "out" / "made.nii.gz", model=tiny_bundle, device="cpu")
         assert not (tmp_path / "out").exists()
 
     def test_pictures(self, tiny_bundle: Bundle, picture_folder: Path, tmp_path: Path) -> None:
         source = picture_folder / "TrainT1" / "Image #10.png"
-        (told,) = translate(tiny_bundle, source, tmp_path / "out", device="cpu")
+        (told,) = translate(source, tmp_path / "out", model=tiny_bundle, device="cpu")
         assert told.output == tmp_path / "out" / "Image #10.png"
         with Image.open(told.output) as made, Image.open(source) as original:
             assert (made.size, made.mode) == (original.size, original.mode)
@@ -278,13 +292,13 @@ class TestFiles:
         assert io.read(told.output).synthetic
         assert sorted(tree(tmp_path / "out")) == ["Image #10.png"]
         with pytest.raises(OutputError, match="cannot become NIfTI"):
-            translate(tiny_bundle, source, tmp_path / "made.nii.gz", device="cpu")
+            translate(source, tmp_path / "made.nii.gz", model=tiny_bundle, device="cpu")
 
 
 class TestFolders:
     def test_bids(self, tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path) -> None:
         before = tree(bids_scans)
-        done = translate(tiny_bundle, bids_scans, tmp_path / "out", device="cpu")
+        done = translate(bids_scans, tmp_path / "out", model=tiny_bundle, device="cpu")
         assert [item.contrast for item in done] == ["T2w"] * 4
         assert tree(bids_scans) == before
         assert sorted(p for p in tree(tmp_path / "out") if p.endswith(".nii.gz")) == [
@@ -301,7 +315,7 @@ class TestFolders:
     def test_the_other_contrast_of_the_same_folder(
         self, tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
     ) -> None:
-        done = translate(tiny_bundle, bids_scans, tmp_path, to="T1w", device="cpu")
+        done = translate(bids_scans, tmp_path, model=tiny_bundle, to="T1w", device="cpu")
         assert {item.source.name[7:] for item in done} == {"T2w.nii.gz"}
 
     def test_derivatives_of_a_bids_data_set_are_left_alone(
@@ -312,8 +326,8 @@ class TestFolders:
         (root / "derivatives").mkdir()
         shutil.copy(first, root / "derivatives" / "sub-01_space-MNI_T1w.nii.gz")
         out = root / "derivatives" / "mrbridge"
-        done = translate(tiny_bundle, root, out, device="cpu")
-        again = translate(tiny_bundle, root, out, device="cpu")
+        done = translate(root, out, model=tiny_bundle, device="cpu")
+        again = translate(root, out, model=tiny_bundle, device="cpu")
         assert [item.source for item in done] == [item.source for item in again]
         assert len(done) == 4
 
@@ -325,12 +339,14 @@ class TestFolders:
         for number in (5, 9, 10):
             shutil.copy(picture_folder / "TrainT1" / f"Image #{number}.png", source)
         (source / "notes.txt").write_text("mine")
-        done = translate(tiny_bundle, source, tmp_path / "out", device="cpu")
+        done = translate(source, tmp_path / "out", model=tiny_bundle, device="cpu")
         names = ["Image #5.png", "Image #9.png", "Image #10.png"]
         assert [item.output.name for item in done] == names
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert [item["source"] for item in report["ignored"]] == ["notes.txt"]
-        back = translate(tiny_bundle, picture_folder / "TrainT2", tmp_path / "back", device="cpu")
+        back = translate(
+            picture_folder / "TrainT2", tmp_path / "back", model=tiny_bundle, device="cpu"
+        )
         assert {item.contrast for item in back} == {"T1w"}
 
     def test_one_broken_file_does_not_stop_the_others(
@@ -341,7 +357,7 @@ class TestFolders:
         broken.write_bytes(broken.read_bytes()[:-100])
         before = tree(root)
         with pytest.raises(SomeScansFailed, match="1 of 4 scans failed") as caught:
-            translate(tiny_bundle, root, tmp_path / "out", device="cpu")
+            translate(root, tmp_path / "out", model=tiny_bundle, device="cpu")
         assert caught.value.exit_code == 1
         assert [item.output is None for item in caught.value.result] == [False, True, False, False]
         report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -360,14 +376,14 @@ class TestFolders:
             shutil.copy(scan, scan.with_name(f"sub-06_run-2_desc-{desc}_T1w.nii.gz"))
         scan.unlink()
         with pytest.raises(SomeScansFailed):
-            translate(tiny_bundle, scan.parent, tmp_path / "out", device="cpu")
+            translate(scan.parent, tmp_path / "out", model=tiny_bundle, device="cpu")
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert len(report["done"]) == 1
         assert "made of another scan already" in report["failed"][0]["error"]
 
     def test_raw_before_derived(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
         shutil.copy(scan, scan.with_name("sub-06_run-2_desc-brain_T1w.nii.gz"))
-        (done,) = translate(tiny_bundle, scan.parent, tmp_path / "out", device="cpu")
+        (done,) = translate(scan.parent, tmp_path / "out", model=tiny_bundle, device="cpu")
         assert done.source == scan
         (left_out,) = json.loads((tmp_path / "out" / "report.json").read_text())["ignored"]
         assert left_out["source"] == "sub-06_run-2_desc-brain_T1w.nii.gz"
@@ -394,7 +410,7 @@ class TestFolders:
         linked.unlink()
         linked.symlink_to("../.git/annex/objects/x/y/k/k")
         with pytest.raises(SomeScansFailed, match="4 of 5") as caught:
-            translate(tiny_bundle, scan.parent, tmp_path / "out", device="cpu")
+            translate(scan.parent, tmp_path / "out", model=tiny_bundle, device="cpu")
         assert sum(item.output is not None for item in caught.value.result) == 1
         assert f"Run: datalad get '{linked}'" in caplog.text
         failed = json.loads((tmp_path / "out" / "report.json").read_text())["failed"]
@@ -402,17 +418,21 @@ class TestFolders:
         assert told == {n: f"is not fetched ({command})" for n, (_, command) in pointers.items()}
         for name, (_, command) in pointers.items():
             with pytest.raises(InputError, match=rf"is not fetched.*Run: {command}"):
-                translate(tiny_bundle, scan.with_name(name), tmp_path / "x.nii.gz", device="cpu")
+                translate(
+                    scan.with_name(name), tmp_path / "x.nii.gz", model=tiny_bundle, device="cpu"
+                )
         scan.with_name("f_T1w.nii.gz").symlink_to("nowhere.nii.gz")
         with pytest.raises(InputError, match="is a link to a file that does not exist"):
-            translate(tiny_bundle, scan.with_name("f_T1w.nii.gz"), tmp_path / "x", device="cpu")
+            translate(
+                scan.with_name("f_T1w.nii.gz"), tmp_path / "x", model=tiny_bundle, device="cpu"
+            )
 
     def test_refusals(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="the input itself"):
-            translate(tiny_bundle, scan.parent, scan.parent, device="cpu")
+            translate(scan.parent, scan.parent, model=tiny_bundle, device="cpu")
         with pytest.raises(OutputError, match="name of a file"):
-            translate(tiny_bundle, scan.parent, tmp_path / "out.nii.gz", device="cpu")
+            translate(scan.parent, tmp_path / "out.nii.gz", model=tiny_bundle, device="cpu")
         (tmp_path / "empty").mkdir()
         with pytest.raises(InputError, match="holds no T1w scan among 0 images"):
-            translate(tiny_bundle, tmp_path / "empty", tmp_path / "out", device="cpu")
+            translate(tmp_path / "empty", tmp_path / "out", model=tiny_bundle, device="cpu")
         assert not (tmp_path / "out").exists()

@@ -38,7 +38,7 @@ def study(tmp_path: Path, make_scan: Callable[..., Volume]) -> Path:
 
 
 def run(model: Bundle, path: Path, out: Path, **how: Any) -> Path:
-    (told,) = translate(model, path, out, device="cpu", **how)
+    (told,) = translate(path, out, model=model, device="cpu", **how)
     assert told.output is not None
     return told.output
 
@@ -157,7 +157,7 @@ class TestRefusals:
                 run(tiny_bundle, image, tmp_path / "out", form="dicom")
             with pytest.raises(InputError, match="is not a DICOM series"):
                 run(tiny_bundle, image, tmp_path / "out", series="3")
-        with pytest.raises(SettingsError, match="no form 'jpeg'"):
+        with pytest.raises(SettingsError, match="'form' cannot be 'jpeg'"):
             run(tiny_bundle, path, tmp_path / "out", form="jpeg")
 
     @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ class TestRefusals:
     ) -> None:
         with pytest.raises(InputError, match="is DICOM"):
             run(tiny_bundle, study, tmp_path / "out", volume=1)
-        with pytest.raises(SettingsError, match="no form 'jpeg'"):
+        with pytest.raises(SettingsError, match="'form' cannot be 'jpeg'"):
             run(tiny_bundle, study, tmp_path / "out", form="jpeg")
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from mrbridge.bundle import Bundle, load_bundle, save_bundle
 from mrbridge.errors import BundleError, SomeScansFailed
-from mrbridge.inference.engine import Translator
 from mrbridge.inference.translate import translate
+from mrbridge.inference.translator import Translator
 from mrbridge.volume import Volume
 
 
@@ -43,7 +43,7 @@ def test_a_folder(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
     made = {}
     for workers in (1, 2):
         with pytest.raises(SomeScansFailed, match="1 of 4 scans failed"):
-            translate(tiny_bundle.path, folder, tmp_path / str(workers), workers=workers)
+            translate(folder, tmp_path / str(workers), model=tiny_bundle.path, workers=workers)
         made[workers] = files(tmp_path / str(workers))
     assert made[1] == made[2]
     assert len(made[1]) == 3 * 2 + 1
@@ -53,7 +53,7 @@ def test_a_folder(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
 def test_a_data_set_with_a_worker_killed(
     tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
 ) -> None:
-    translate(tiny_bundle.path, bids_scans, tmp_path / "1")
+    translate(bids_scans, tmp_path / "1", model=tiny_bundle.path)
     distributed = pytest.importorskip("distributed")
     cluster = distributed.LocalCluster(
         n_workers=2,
@@ -74,9 +74,9 @@ def test_a_data_set_with_a_worker_killed(
         killer = threading.Thread(target=kill_when_one_is_done)
         killer.start()
         address = cluster.scheduler_address
-        first = translate(tiny_bundle.path, bids_scans, out, workers=address)
+        first = translate(bids_scans, out, model=tiny_bundle.path, workers=address)
         killer.join()
-        again = translate(tiny_bundle.path, bids_scans, out, workers=address)
+        again = translate(bids_scans, out, model=tiny_bundle.path, workers=address)
     told = {name: content for name, content in files(out).items() if name != "report.json"}
     assert told == {
         name: content for name, content in files(tmp_path / "1").items() if name != "report.json"
@@ -91,7 +91,7 @@ def test_a_model_in_memory_stays_in_this_process(
     monkeypatch.setattr("mrbridge.scale.processes.in_processes", None)
     (folder / "sub-02_T1w.nii.gz").unlink()
     bundle = Bundle(tiny_bundle.manifest, tiny_bundle.weights)
-    assert len(translate(bundle, folder, tmp_path / "out", workers=2)) == 3
+    assert len(translate(folder, tmp_path / "out", model=bundle, workers=2)) == 3
 
 
 def test_a_model_that_was_replaced_is_not_used(
@@ -106,7 +106,7 @@ def test_a_model_that_was_replaced_is_not_used(
     with pytest.raises(BundleError, match="was replaced"):
         pickle.loads(sent)
     with pytest.raises(SomeScansFailed) as caught:
-        translate(before, folder, tmp_path / "out", device="cpu", workers=2)
+        translate(folder, tmp_path / "out", model=before, device="cpu", workers=2)
     assert ["was replaced" in item.error for item in caught.value.result] == [True] * 4
 
 

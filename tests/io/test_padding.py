@@ -140,9 +140,11 @@ def test_a_padded_scan_is_translated_as_without_padding(value: float, tmp_path: 
     padding = where("all around")
     for name, image in (("plain", head()), ("padded", np.where(padding, value, head()))):
         nib.save(nib.Nifti1Image(image.astype(np.float32), AFFINE), tmp_path / f"{name}_T1w.nii")
-    mrbridge.translate("shipped", tmp_path / "plain_T1w.nii", tmp_path / "plain_T2w.nii")
+    mrbridge.translate(tmp_path / "plain_T1w.nii", tmp_path / "plain_T2w.nii", model="shipped")
     with pytest.warns(MrbridgeWarning, match="padding|NaN"):
-        mrbridge.translate("shipped", tmp_path / "padded_T1w.nii", tmp_path / "padded_T2w.nii")
+        mrbridge.translate(
+            tmp_path / "padded_T1w.nii", tmp_path / "padded_T2w.nii", model="shipped"
+        )
     plain, padded = (io.read(tmp_path / f"{name}_T2w.nii").voxels for name in ("plain", "padded"))
     inside = distance() < 0.85
     assert np.corrcoef(plain[inside], padded[inside])[0, 1] > 0.99

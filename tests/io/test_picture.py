@@ -288,7 +288,7 @@ def test_an_image_that_uses_a_part_of_eight_bit_is_translated_like_one_that_uses
     for name, pixels in (("full", full), ("part", full * share + offset)):
         path = tmp_path / f"{name}_T1w.png"
         Image.fromarray(np.rint(pixels).astype(np.uint8)).save(path)
-        mrbridge.translate("shipped", path, tmp_path / f"{name}_T2w.png")
+        mrbridge.translate(path, tmp_path / f"{name}_T2w.png", model="shipped")
         made.append(io.read(tmp_path / f"{name}_T2w.png").voxels[:, :, 0].astype(float))
     head = away < 1
     assert np.corrcoef(made[0][head], made[1][head])[0, 1] > 0.99

@@ -16,7 +16,6 @@ from mrbridge.io.safety import (
     _HOST,
     atomic_folder,
     atomic_path,
-    begin_sha256,
     is_temporary,
     sha256_of,
     sweep,
@@ -197,28 +196,3 @@ def test_checksums(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
     with pytest.raises(InputError, match="absent"):
         sha256_of(tmp_path / "absent")
-
-
-def test_a_checksum_that_was_begun_is_told_once(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    for content in (b"content", b"other", b""):
-        path.write_bytes(content)
-        begin_sha256(path)
-        assert sha256_of(path) == hashlib.sha256(content).hexdigest()
-        path.write_bytes(b"newer")
-        assert sha256_of(path) == hashlib.sha256(b"newer").hexdigest()
-    begin_sha256(tmp_path / "absent")
-    with pytest.raises(InputError, match="absent"):
-        sha256_of(tmp_path / "absent")
-
-
-def test_a_checksum_that_was_begun_is_not_told_of_what_came_since(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"content")
-    begin_sha256(path)
-    (tmp_path / "b").write_bytes(b"newer, by a rename")
-    (tmp_path / "b").replace(path)
-    assert sha256_of(path) == hashlib.sha256(b"newer, by a rename").hexdigest()
-    begin_sha256(tmp_path / "later")
-    (tmp_path / "later").write_bytes(b"made since")
-    assert sha256_of(tmp_path / "later") == hashlib.sha256(b"made since").hexdigest()

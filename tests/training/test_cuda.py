@@ -19,7 +19,7 @@ from mrbridge.data.dataset import UnpairedSlices
 from mrbridge.data.resident import ResidentSlices
 from mrbridge.errors import MrbridgeWarning
 from mrbridge.hardware import can_compile
-from mrbridge.inference.engine import Translator
+from mrbridge.inference.translator import Translator
 from mrbridge.networks import PatchGAN, ResNet, ResUNet, UNet
 from mrbridge.preparation.store import Store
 from mrbridge.training.run import train

@@ -327,7 +327,7 @@ def test_contrasts_that_cannot_be_simulated_train_without(
     names = {"T1w": "T1w", "T2w": "T2w", "FLAIR": "T2w", "PDw": "T2w"}
     for given, made in (pair, pair[::-1]):
         scan = replace(make_scan(9, names[given]), contrast=given)
-        assert mrbridge.translate(tmp_path / "run", scan, device="cpu").contrast == made
+        assert mrbridge.translate(scan, model=tmp_path / "run", device="cpu").contrast == made
 
 
 def test_simulated_pairs_that_there_cannot_be_are_refused_where_somebody_asks_for_them(

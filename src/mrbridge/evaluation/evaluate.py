@@ -83,7 +83,7 @@ def evaluate(
 
     Args:
         model: the path of a run or bundle, `shipped`, a bundle, or a
-            `mrbridge.inference.engine.Translator`; None is the shipped model.
+            `mrbridge.inference.translator.Translator`; None is the shipped model.
         pairs: a BIDS dataset, a folder, two folders or a table, as for `prepare`.
         out: the folder for tables, figures and `report.html`; None writes nothing.
         mask: a mask for all, or a folder of masks, matched by file names or BIDS entities;

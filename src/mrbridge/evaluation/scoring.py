@@ -38,7 +38,7 @@ _SMALL_SLICE = 0.25  # share of the largest slice's mask below which a slice is 
 
 
 class TranslatorLike(Protocol):
-    """The part of `mrbridge.inference.engine.Translator` that an evaluation needs."""
+    """The part of `mrbridge.inference.translator.Translator` that an evaluation needs."""
 
     bundle: Bundle
 
@@ -292,6 +292,6 @@ def _evenly_spaced(images: Mapping[str, Stack], inside: Mask, count: int) -> dic
 def open_translator(model: Bundle | str | Path | TranslatorLike, device: str) -> TranslatorLike:
     """The translator of a model that is named or loaded; a translator is returned unchanged."""
     from mrbridge.bundle import Bundle
-    from mrbridge.inference.engine import Translator
+    from mrbridge.inference.translator import Translator
 
     return Translator(model, device) if isinstance(model, Bundle | str | Path) else model

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mrbridge.settings import Settings
+from mrbridge.settings import Option, Settings
 
 
 class EvaluateSettings(Settings):
@@ -30,7 +30,9 @@ class EvaluateSettings(Settings):
     """
 
     mask: Literal["foreground", "whole", "brain"] = "foreground"
-    registration: Literal["auto", "off", "rigid", "affine"] = "auto"
+    registration: Annotated[Literal["auto", "off", "rigid", "affine"], Option(("--register",))] = (
+        Field("auto", description="Registration of pairs that are not on one grid.")
+    )
     cycle: bool = True
     noise: float = Field(default=0.02, gt=0, le=1)
     wasserstein_slices: int = Field(default=96, ge=1)

@@ -1,53 +1,33 @@
-"""The verb `export`, and the ONNX files that engines keep in the user's cache.
+"""The verb `export`: generators for other runtimes.
 
 An ONNX file holds one generator in float32: `image` to `synthesis`, both (batch, 1, rows, columns)
-in [-1, 1]. Batch, rows and columns are free, rows and columns multiples of what its metadata says.
+in [-1, 1]. Batch, rows and columns are free; rows and columns are multiples of the number in its
+metadata.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import warnings
-from contextlib import suppress
-from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from mrbridge import __version__
 from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.errors import InputError, Interrupted, OutputError, SettingsError
-from mrbridge.inference.engines import choose_engine
+from mrbridge.errors import Interrupted, SettingsError
 from mrbridge.io.ownership import must_be_ours
-from mrbridge.io.safety import atomic_path, sha256_of
+from mrbridge.io.safety import atomic_path
 from mrbridge.io.transfer import remove
-from mrbridge.networks import Generator, build_generator
-from mrbridge.user_folders import user_folder
+from mrbridge.networks import Generator
 
 FORMATS = ("onnx",)
-"""What `export` writes."""
+"""The formats that `export` writes."""
 
-_EXPORT = 1  # raise it when the same bundle begins to give another file
-_OPSET = 18  # what PyTorch's exporter writes without converting
-_KEPT = 16  # files in the cache
+_PACKAGES = ("onnx", "onnxscript")
+_OPSET = 18  # the one that PyTorch's exporter writes without converting
 _MOST = 8192  # rows, columns and batch that an exported network promises to take
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A generator in ONNX; rows and columns must be multiples of `multiple`.
-
-    Attributes:
-        path: the file; None where it can be kept in no cache.
-        multiple: of pixels.
-        content: what the file would hold, where there is none.
-    """
-
-    path: Path | None
-    multiple: int
-    content: bytes = b""
 
 
 def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> list[Path]:
@@ -59,11 +39,11 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
         to: one of `FORMATS`.
 
     Returns:
-        The two files. Their metadata tell the contrasts, the spacing and the range that the network
-        expects, and which model it is.
+        The two files. Their metadata state the contrasts, the spacing and the intensity range that
+        the network expects, and the SHA-256 of the model.
 
     Raises:
-        SettingsError: the format is unknown, or what it takes is not installed.
+        SettingsError: the format is unknown, or the packages for it are not installed.
         BundleError: the model cannot be used.
         OutputError: `out` cannot be written.
     """
@@ -71,7 +51,12 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
         raise SettingsError(
             f"cannot export to '{to}'", remedy=f"Choose one of {', '.join(FORMATS)}."
         )
-    choose_engine("onnx", "cpu")  # asks for the packages
+    missing = [package for package in _PACKAGES if find_spec(package) is None]
+    if missing:
+        raise SettingsError(
+            f"export to ONNX needs {' and '.join(missing)}",
+            remedy="Run pip install 'mrbridge[onnx]'.",
+        )
     bundle = model if isinstance(model, Bundle) else load_bundle(model)
     pairs = {
         "to_target": f"{bundle.source}_to_{bundle.target}.onnx",
@@ -85,7 +70,7 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
         with atomic_path(first) as one, atomic_path(second) as other:
             one.write_bytes(_as_onnx(bundle, "to_target"))
             other.write_bytes(_as_onnx(bundle, "to_source"))
-            remove(first)  # killed before both are there, it leaves no pair of two models
+            remove(first)  # killed before both are written, this leaves no pair of two models
     except KeyboardInterrupt:
         raise Interrupted(
             "interrupted; no file was written",
@@ -96,63 +81,12 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
     return [first, second]
 
 
-def exported(bundle: Bundle, generator: str) -> Exported:
-    """`to_target` or `to_source` in ONNX, exported if the user's cache does not hold it yet.
-
-    Never taken from the bundle's folder: the checksum of the weights says nothing of other files
-    there, and a bundle may come from anybody. The file's name tells what it was made from and the
-    checksum of its content, which is compared at each use: a damaged file is made anew.
-
-    Raises:
-        BundleError: the weights do not fit the networks.
-    """
-    networks = bundle.manifest.networks
-    with torch.device("meta"):
-        multiple = int(build_generator(networks.generator, networks.image_size).multiple)
-    origin = [_EXPORT, bundle.hash, networks.model_dump(mode="json")]
-    key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:16]
-    folder = _cache()
-    for path in sorted(folder.glob(f"{generator}-{key}-*.onnx")):
-        if _is_whole(path):
-            return Exported(path, multiple)
-    content = _as_onnx(bundle, generator)
-    path = folder / f"{generator}-{key}-{hashlib.sha256(content).hexdigest()[:16]}.onnx"
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(content)
-    except OutputError:  # a full or read-only disk
-        return Exported(None, multiple, content)
-    _remove_oldest(folder, path)
-    return Exported(path, multiple)
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        return path.stem.endswith(f"-{sha256_of(path)[:16]}")
-    except InputError:
-        return False
-
-
-def _remove_oldest(folder: Path, new: Path) -> None:
-    """Keep the cache small."""
-    with suppress(OSError):  # another process removes them, too
-        others = [path for path in folder.glob("*.onnx") if path != new and path.is_file()]
-        others.sort(key=lambda path: path.stat().st_mtime)
-        for old in others[: max(0, len(others) + 1 - _KEPT)]:
-            old.unlink()
-
-
-def _cache() -> Path:
-    """Where ONNX files lie in the user's cache."""
-    return user_folder("XDG_CACHE_HOME", ".cache") / "onnx"
-
-
 def _as_onnx(bundle: Bundle, generator: str) -> bytes:
     network = bundle.build(generator)
     multiple = int(network.multiple)
     program = _traced(network, multiple)
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # where the source code lies on the exporter's computer
+        node.metadata_props.clear()  # paths of source files on this computer
     program.model.metadata_props.update(_metadata(bundle, generator, multiple))
     program.model.producer_name, program.model.producer_version = "mrbridge", __version__
     content: bytes = program.model_proto.SerializeToString()
@@ -160,7 +94,7 @@ def _as_onnx(bundle: Bundle, generator: str) -> bytes:
 
 
 def _traced(network: Generator, multiple: int) -> torch.onnx.ONNXProgram:
-    # Tracing takes for constant what is one, or equal, in its example.
+    # Tracing treats sizes that are 1, or equal, in its example as constants.
     image = torch.zeros(2, 1, 2 * multiple, 3 * multiple)
     free = {0: torch.export.Dim("batch", min=1, max=_MOST)} | {
         axis: multiple * torch.export.Dim(name, min=2, max=_MOST // multiple)
@@ -168,7 +102,7 @@ def _traced(network: Generator, multiple: int) -> torch.onnx.ONNXProgram:
     }
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it tells which operators of torchvision are not there
+    logger.setLevel(logging.ERROR)  # it lists the operators of torchvision that are missing
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")

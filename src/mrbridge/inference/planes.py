@@ -1,54 +1,43 @@
-"""Volumes cut in three planes, and the mean of what is made of their slices.
+"""View aggregation: volumes are sliced in three planes, and the results averaged.
 
-A network sees one slice at a time. What it makes of a voxel in the axial, the coronal and the
-sagittal slice differs, partly at random: the mean is nearer to the truth than each, and has no
+A network sees one slice at a time. Its results for a voxel in the axial, the coronal and the
+sagittal slice differ, partly at random: their mean is closer to the truth than each, and has no
 steps between slices. View aggregation is common in segmentation (Roy et al. 2019, QuickNAT,
-NeuroImage 186; Henschel et al. 2020, FastSurfer, NeuroImage 219); here one network takes all three.
+NeuroImage 186; Henschel et al. 2020, FastSurfer, NeuroImage 219); here one network takes all three
+views.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from mrbridge.errors import SettingsError
 from mrbridge.preparation.geometry import SliceGrid, resample, resampled_size
-from mrbridge.volume import Planes, Volume
+from mrbridge.volume import Volume
 
 Stack = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 OTHERS = {"coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
-"""The other planes: which axes of axial slices become slices, rows (upwards, before `cut` turns
-them) and columns."""
+"""The other planes: the axes of an axial stack that become slices, rows (which `cut` flips, so that
+superior is up) and columns."""
 
 _HALF = 0.5
 
 _THICK_MM = 8.0
-"""The thickest axial slices of the patients with which all planes were measured to be better than
-one (docs/explanation/quality.md)."""
+"""The thickest axial slices for which three planes were measured to be better than one
+(docs/explanation/quality.md)."""
 
 _HIGH_MM = 64.0
-"""A lower stack shows too little of a head from the side: instance norm needs its tissues."""
-
-
-def check_planes(wanted: str | None) -> None:
-    """Refuse what is none of `volume.Planes`, None excepted.
-
-    Raises:
-        SettingsError: it is none.
-    """
-    known = get_args(Planes)
-    if wanted not in (None, *known):
-        raise SettingsError(f"there are no planes '{wanted}'", remedy=f"Say {' or '.join(known)}.")
+"""A lower stack shows too little of the head in coronal and sagittal slices for instance norm."""
 
 
 def planes_for(volume: Volume, wanted: str) -> tuple[str, ...]:
-    """In which planes a volume is cut: all but where axial slices are few or very thick."""
+    """The planes in which a volume is sliced: all, unless axial slices are few or very thick."""
     if volume.affine is None or volume.spacing is None or wanted == "axial":
         return ("axial",)
     (upwards,) = np.flatnonzero(io_orientation(volume.affine)[:, 0] == 2)  # its axis nearest to S
@@ -63,18 +52,18 @@ def in_three_planes(
     grid: SliceGrid,
     make: Callable[[Stack, Mask], tuple[Stack, Mask]],
 ) -> Stack:
-    """The mean of what is made of axial, coronal and sagittal slices.
+    """The mean of the results of axial, coronal and sagittal slices.
 
     Args:
-        slices: axial ones, shape (slices, rows, columns), range [-1, 1].
+        slices: axial, shape (slices, rows, columns), range [-1, 1].
         foreground: the same shape.
-        grid: where they lie; its distance between slices becomes that between rows, for the other
-            planes.
-        make: gives, of slices and their foreground, what is made of them, and which slices it was
-            made of, shape (slices,). The others do not count.
+        grid: of the slices. For the other planes, slices are resampled along their normal to the
+            distance between rows.
+        make: takes a stack and its foreground; returns the result and which of its slices count,
+            shape (slices,).
 
     Returns:
-        The same shape and range; -1 where nothing was made.
+        The same shape and range; -1 where no slice counts.
     """
     total, count = _counted(*make(slices, foreground))
     rows = _height(len(slices), grid)
@@ -97,19 +86,19 @@ def uncut(stack: NDArray[Any], plane: str) -> NDArray[Any]:
 
 
 def _counted(made: Stack, there: Mask) -> tuple[Stack, Stack]:
-    """What was made and how often, zero where nothing was."""
+    """The sum of results and their number, zero where no slice counts."""
     count = np.broadcast_to(there[:, None, None], made.shape).astype(np.float32)
     return made * count, count
 
 
 def _height(slices: int, grid: SliceGrid) -> int:
-    """How many axial slices as far apart as their rows are as high as so many of a grid."""
+    """The number of axial slices, as far apart as rows are, that cover the height of a stack."""
     assert grid.spacing is not None
     return resampled_size(slices, *grid.spacing[:2])
 
 
 def _with_height(stack: Stack, slices: int) -> Stack:
-    """Axial slices in another number, which cover the same height; bicubic where they are not."""
+    """Axial slices resampled to another number over the same height, bicubic."""
     if len(stack) == slices:
         return stack
     seen = np.ascontiguousarray(stack.transpose(1, 0, 2))  # rows, slices, columns

@@ -1,92 +1,192 @@
-"""One synthesis, and what is written down of it."""
+"""One scan: whether it may be translated, into what, and its translation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mrbridge import __version__
-from mrbridge.bundle import Bundle
-from mrbridge.inference.integers import Rounding
-from mrbridge.io.safety import sha256_of, suffix_of
-from mrbridge.volume import CONTRASTS, Volume
+import numpy as np
+
+from mrbridge.errors import InputError, SettingsError
+from mrbridge.inference.settings import TranslateSettings
+from mrbridge.inference.translator import Translator
+from mrbridge.io import is_readable
+from mrbridge.preparation.brain import mask_beside
+from mrbridge.preparation.intensity import IntensityRecipe
+from mrbridge.volume import Volume
+
+log = logging.getLogger(__name__)
+
+_LEVELS = 1000
+"""With fewer grey levels than this over the intensity range, detail is lost."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The model and the settings with which every scan of a call is translated. Picklable.
+
+    Attributes:
+        translator: the model on its device.
+        settings: what to synthesise, and from which scans.
+        match: a scan whose intensity range the results get; None: the typical range.
+    """
+
+    translator: Translator
+    settings: TranslateSettings
+    match: Volume | None = None
+
+    def target_for(self, known: str | None) -> str:
+        """The contrast to synthesise from a scan whose contrast is known, or not (None)."""
+        bundle = self.translator.bundle
+        return self.settings.to or (bundle.source if known == bundle.target else bundle.target)
+
+    def assumption(self, to: str) -> str:
+        """The warning about a scan of unknown contrast that is translated into `to`."""
+        bundle = self.translator.bundle
+        assumed = bundle.source if to == bundle.target else bundle.target
+        return f"nothing says which contrast it is; assuming it is {assumed}"
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How intensities became integers. Files of integers have slope 1 and intercept 0.
+
+    Attributes:
+        dtype: the number type.
+        factor: what intensities were multiplied by before rounding.
+        clipped: number of voxels outside the range of the type, which were set to its end.
+    """
+
+    dtype: str
+    factor: float
+    clipped: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry in sidecars and reports."""
+        return {"NumberType": self.dtype, "Factor": self.factor, "ClippedVoxels": self.clipped}
 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """A scan and what was made of it.
+    """A scan and its translation.
 
     Attributes:
         source: the scan as it was read.
-        made: the synthesis on its grid.
-        contrast: of the synthesis.
-        planes: in which the scan was cut.
-        rounding: what became of its intensities, where it is of integers.
+        volume: the synthetic scan on the same grid.
+        contrast: contrast of the synthetic scan.
+        planes: planes in which the scan was sliced.
+        rounding: how intensities became integers; None for float32.
     """
 
     source: Volume
-    made: Volume
+    volume: Volume
     contrast: str
     planes: tuple[str, ...]
     rounding: Rounding | None
 
 
-def note(contrast: str) -> str:
-    """The mark that every file carries in itself."""
-    return f"synthetic {contrast}, mrbridge {__version__}, research only, not for diagnosis"
-
-
-def sidecar_path(image: Path) -> Path:
-    """Where the sidecar of an image lies."""
-    return image.with_name(image.name[: -len(suffix_of(image))] + ".json")
-
-
-def name_for_sidecar(source: Path, output: Path) -> str:
-    """How the sidecar of a synthesis names a local source: by its file name where the output's
-    name tells as much, else by its SHA-256.
-
-    Files are often called after the patient. Who names the output otherwise has chosen what it
-    tells.
-
-    Raises:
-        InputError: the source cannot be read.
-    """
-    stem = source.name[: -len(suffix_of(source))]
-    before, _, last = stem.rpartition("_")
-    known = before if last in CONTRASTS else stem
-    return source.name if known and known in output.name else f"sha256:{sha256_of(source)}"
-
-
-def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, Any]:
-    """What the sidecar of a synthesis says.
+def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
+    """Translate a scan.
 
     Args:
-        bundle: the model.
-        synthesis: what it made.
-        source: the scan that it was made of: a BIDS URI, or as `name_for_sidecar` tells.
+        request: the model and the settings.
+        scan: the scan, as `io.read` returns it.
+        path: its file, for messages and its brain mask; None for an object.
+
+    Raises:
+        InputError: it is synthetic, of the wanted contrast already, or of a contrast that the
+            model does not take.
+        SettingsError: it is a 2D image, and the number type is not float32.
     """
-    maker: dict[str, Any] = {
-        "Name": "mrbridge",
-        "Version": __version__,
-        "Model": bundle.hash,
-        "Preset": bundle.manifest.preset,
-    }
-    if not synthesis.source.is_picture:
-        maker["Planes"] = list(synthesis.planes)
-    if bundle.manifest.scores:
-        maker["HeldOutScores"] = bundle.manifest.scores
-    told: dict[str, Any] = {
-        "SyntheticData": True,
-        "Description": f"Synthetic {synthesis.contrast}, for research, not for diagnosis.",
-        "Sources": [source],
-        "SpatialReference": source,
-        "GeneratedBy": [maker],
-    }
-    if synthesis.source.contrast is None:
-        told["Description"] += " Nothing says which contrast its source is."
-    if bundle.manifest.standard.brain != "none":
-        told["SkullStripped"] = True
-    if synthesis.rounding is not None:
-        told["Rounding"] = synthesis.rounding.told()
-    return told
+    translator, dtype = request.translator, request.settings.dtype
+    to = _checked_target(request, scan, path)
+    if dtype != "float32" and scan.is_picture:
+        raise SettingsError(
+            "a 2D image keeps its bit depth", path=path, remedy="Leave out the number type."
+        )
+    mask = brain_mask(translator, path)
+    try:
+        volume, planes = translator.translate_with_planes(scan, to, match=request.match, mask=mask)
+    except InputError as error:  # of the voxels, which do not know their file
+        raise InputError(error.what, path=error.path or path, remedy=error.remedy) from error
+    rounding: Rounding | None = None
+    if dtype != "float32":
+        volume, rounding = to_integers(volume, dtype, translator.range_of(to, request.match))
+        log.info(
+            "%s: rounded to %s after multiplication by %g, %d voxels clipped",
+            "the scan" if path is None else path.name,
+            *(rounding.dtype, rounding.factor, rounding.clipped),
+        )
+    return Synthesis(scan, volume, to, planes, rounding)
+
+
+def to_integers(volume: Volume, dtype: str, range_out: IntensityRecipe) -> tuple[Volume, Rounding]:
+    """Round a synthetic scan to integers; zero stays zero.
+
+    Args:
+        volume: float32 voxels.
+        dtype: a number type of integers.
+        range_out: the intensity range of synthetic scans, the same for all that are compared.
+    """
+    limits = np.iinfo(dtype)
+    factor = integer_factor(max(abs(range_out.low), abs(range_out.high)), int(limits.max))
+    values = np.rint(volume.voxels.astype(np.float64) * factor)
+    clipped = int(np.count_nonzero((values < limits.min) | (values > limits.max)))
+    voxels = np.clip(values, limits.min, limits.max).astype(dtype)
+    return replace(volume, voxels=voxels), Rounding(dtype, factor, clipped)
+
+
+def integer_factor(top: float, limit: int) -> float:
+    """The factor for intensities up to `top` that are stored as integers up to `limit`.
+
+    1 if that leaves a thousand grey levels and all fit; otherwise the nearest power of ten of which
+    both are true; otherwise the factor that uses the whole range of the type.
+    """
+    exponent = 0
+    if top > limit:
+        exponent = math.floor(math.log10(limit / top))
+    elif top < _LEVELS:
+        exponent = math.ceil(math.log10(_LEVELS / top))
+    factor = 10.0**exponent
+    return factor if min(_LEVELS, limit) <= factor * top <= limit else limit / top
+
+
+def _checked_target(request: Request, scan: Volume, path: Path | None) -> str:
+    """The contrast to synthesise from a scan.
+
+    Raises:
+        InputError: the scan is not one to translate.
+    """
+    bundle = request.translator.bundle
+    to = request.translator.choose_contrast(scan, request.settings.to)
+    if request.settings.force:
+        return to
+    if scan.other:
+        raise InputError(scan.other, path=path, remedy="Name another scan, or use --force.")
+    if scan.synthetic:
+        raise InputError(
+            "is synthetic already", path=path, remedy="Use --force to translate it anyway."
+        )
+    if scan.contrast == to:
+        raise InputError(f"is {to} already", path=path, remedy="Choose --to, or use --force.")
+    if scan.contrast not in (None, bundle.source, bundle.target):
+        raise InputError(
+            f"is {scan.contrast}; this model takes {bundle.source} and {bundle.target}",
+            path=path,
+            remedy="Name another scan, or use --force.",
+        )
+    if scan.contrast is None and path is not None:
+        # The folder of a DICOM study may bear the name of the patient.
+        name = path.name if is_readable(path) else "the series"
+        log.warning("%s: %s", name, request.assumption(to))
+    return to
+
+
+def brain_mask(translator: Translator, path: Path | None) -> Volume | None:
+    """The brain mask next to a scan, for models of scans that were masked in that way."""
+    if path is None or not path.is_file():
+        return None
+    return mask_beside(path, translator.bundle.manifest.standard)

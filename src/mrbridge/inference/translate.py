@@ -1,250 +1,274 @@
-"""The verb `translate`: a picture, a volume, a folder of them, BIDS data sets and DICOM series."""
+"""The verb `translate`: 2D images, volumes, folders, BIDS datasets, DICOM series and objects."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import warnings
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import NDArray
 
 from mrbridge.bundle import Bundle
-from mrbridge.errors import (
-    InputError,
-    Interrupted,
-    OutputError,
-    SettingsError,
-    SomeScansFailed,
-)
-from mrbridge.inference.data_set import Outcome, Plan, translate_data_set
-from mrbridge.inference.derivatives import REPORT
-from mrbridge.inference.engine import Translator
-from mrbridge.inference.folder import output_file, translate_folder
-from mrbridge.inference.integers import check_number_type
-from mrbridge.inference.job import (
-    Job,
-    Translation,
-    reference_of,
-    synthesise,
-    translate_file,
-)
-from mrbridge.inference.objects import as_volume, in_kind_of
-from mrbridge.inference.synthesis import Synthesis, note
+from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
+from mrbridge.inference.batch import translate_file, translate_folder
+from mrbridge.inference.bids import translate_dataset
+from mrbridge.inference.output import Translations, mark
+from mrbridge.inference.settings import TranslateSettings
+from mrbridge.inference.synthesis import Request, brain_mask, synthesise
+from mrbridge.inference.translator import Translator
 from mrbridge.io import is_dicom, read
 from mrbridge.io.bids import is_bids
-from mrbridge.io.bids_selection import Selection, select
 from mrbridge.io.formats import is_picture
+from mrbridge.io.nifti import mark as mark_header
+from mrbridge.io.padding import without_padding
 from mrbridge.io.places import here
-from mrbridge.models import unnamed
+from mrbridge.models import SHIPPED
+from mrbridge.preparation.brain import find_brain
 from mrbridge.scale import Workers, reachable
 from mrbridge.unexpected import at_work_on
+from mrbridge.volume import Volume
 
-FORMS = ("dicom", "nifti")
-"""What a DICOM series can become."""
+Image = TypeVar("Image", bound=SpatialImage)
+ArrayAndAffine = tuple[NDArray[Any], NDArray[Any]]
+"""Voxels, shape (i, j, k), and the affine, shape (4, 4), from voxel index to RAS+ mm."""
+
+Model = Bundle | Translator | str | Path
 
 
+@overload
 def translate(
-    model: Bundle | str | Path | None = None,
-    image: Any = None,
-    out: str | Path | None = None,
+    image: str | Path,
+    out: str | Path,
     *,
-    to: str | None = None,
+    model: Model = SHIPPED,
+    settings: TranslateSettings | None = None,
     match: Any = None,
     device: str = "auto",
-    engine: str = "auto",
-    planes: str | None = None,
-    force: bool = False,
-    volume: int | None = None,
-    assume: str | None = None,
-    dtype: str = "float32",
-    participants: Sequence[str] = (),
-    sessions: Sequence[str] = (),
-    bids_filter: str | Path | None = None,
-    overwrite: bool = False,
-    series: str | None = None,
-    allow_gaps: bool = False,
-    form: str | None = None,
     workers: Workers = 1,
+    **changes: Any,
+) -> Translations: ...
+@overload
+def translate(
+    image: Volume | ArrayAndAffine,
+    out: None = None,
+    *,
+    model: Model = SHIPPED,
+    settings: TranslateSettings | None = None,
+    match: Any = None,
+    device: str = "auto",
+    **changes: Any,
+) -> Volume: ...
+@overload
+def translate(
+    image: Image,
+    out: None = None,
+    *,
+    model: Model = SHIPPED,
+    settings: TranslateSettings | None = None,
+    match: Any = None,
+    device: str = "auto",
+    **changes: Any,
+) -> Image: ...
+def translate(
+    image: Any,
+    out: str | Path | None = None,
+    *,
+    model: Model = SHIPPED,
+    settings: TranslateSettings | None = None,
+    match: Any = None,
+    device: str = "auto",
+    workers: Workers = 1,
+    **changes: Any,
 ) -> Any:
     """Translate scans into the contrast that was not acquired.
 
     Args:
-        model: a bundle, the path of a run or bundle, or `shipped`; None takes the shipped model
-            too, and says so.
-        image: a path or URL (file or folder), a `Volume`, a nibabel image, or an array (i, j, k)
-            with its affine (4, 4). Never left out, though `model` before it may be.
-        out: where to write, for paths and URLs: a file for a file, otherwise a folder.
-        to: the contrast to make; None makes the one that the scan is not, as far as its name or
-            header tells, else the model's target. Of a BIDS data set: None makes the model's
-            target.
-        match: a scan of the wanted contrast, a path or an object, whose intensity range the results
-            get.
-        device: `auto`, `cpu` or `cuda`.
-        engine: what computes: `auto`, `torch` or `onnx`.
-        planes: in which volumes are cut: `axial`, or `all` three, which is better and takes
-            three times as long (`inference.planes`); None takes the model's.
-        force: also translate what is synthetic or of the wanted contrast already, and what is known
-            to be something else, such as a mask or a scan after a contrast agent.
-        volume: which volume of a 4D scan.
-        assume: orientation, such as "RAS", of a file that states none.
-        dtype: the number type of volumes that are made, one of `integers.NUMBER_TYPES`.
-        participants, sessions, bids_filter: of a BIDS data set, which scans: labels, and a JSON
-            file of queries (see `mrbridge.io.bids_selection`).
-        overwrite: replace what mrbridge made there. Without it, that of a file, a folder or a
-            DICOM series is replaced as well; of a BIDS data set, what was made of the same scan by
-            the same model is left as it is, and what was made otherwise is refused. What mrbridge
-            did not make is never replaced.
-        series: of DICOM, which series, by number or UID; None chooses by contrast.
-        allow_gaps: of DICOM, fill missing slices by interpolation.
-        form: of DICOM, what it becomes, one of `FORMS`; None keeps DICOM, unless `out` is the name
-            of a NIfTI file.
-        workers: for the scans of a folder or a data set: processes, or the address of a Dask
-            scheduler, whose workers see the same files at the same absolute paths. Each loads the
-            model from its path; one that has none is used only in this process.
+        image: a path or URL of a 2D image, a NIfTI file, a folder of them, a BIDS dataset or a
+            DICOM series; or a scan in memory: a `Volume`, a nibabel image, or an array (i, j, k)
+            with its affine (4, 4) to RAS+ mm.
+        out: for paths and URLs, the output: a file for a file, otherwise a folder.
+        model: `shipped`, the path of a run or bundle, a `Bundle`, or a `Translator`.
+        settings: what to synthesise, and from which scans.
+        match: a scan of the wanted contrast, a path or an object, whose intensity range the
+            results get instead of the typical one.
+        device: `auto`, `cpu` or `cuda`; a `Translator` has its own.
+        workers: for folders and datasets: number of processes, or the address of a Dask scheduler
+            whose workers see the same files at the same absolute paths. Each loads the model from
+            its path; a model without one is used only in this process.
+        **changes: fields of `TranslateSettings`, such as `to="T2w"`, over those of `settings`.
 
     Returns:
-        For paths, one `Translation` a scan; otherwise an object of the given kind (a `Volume` for
-        an array).
+        For paths and URLs, `Translations`: a list of one `Translation` for each scan. For a
+        nibabel image, an image of the same class; for a `Volume` or an array, a `Volume`: shape
+        (i, j, k), float32 unless `dtype` says otherwise, on the grid of the source.
 
     Raises:
-        InputError: the input cannot be used, or there is nothing to translate in a folder.
-        OutputError: the output cannot be written.
-        SettingsError: an option has an impossible value, such as a contrast that the model does
+        InputError: the input cannot be used, or a folder holds nothing to translate.
+        OutputError: the output cannot be written there.
+        SettingsError: a setting is unknown or impossible, such as a contrast that the model does
             not make.
-        SomeScansFailed: of a folder some failed; the others are written and `report.json` tells.
-            Its `result` is what is returned otherwise.
-        Interrupted: of a folder some were translated when a signal came; likewise.
+        SomeScansFailed: some scans of a folder failed; the others are written, `report.json` lists
+            all, and `result` of the error holds what would have been returned.
+        Interrupted: a signal came; `report.json` and `result` hold what is done.
         BundleError: the model cannot be used.
     """
-    if image is None:
-        raise InputError("no scan is named", remedy="Without a model, say image=….")
-    check_number_type(dtype)
-    if form not in (None, *FORMS):
-        raise SettingsError(f"there is no form '{form}'", remedy=f"Say {' or '.join(FORMS)}.")
-    translator = Translator(unnamed() if model is None else model, device, engine, planes)
-    if to is not None:
-        translator.bundle.must_make(to)
-    reference = None
-    if match is not None:
-        reference = reference_of(translator, match)
-    job = Job(translator, to, reference, force, volume, assume, dtype)
-    selection = select(participants, sessions, bids_filter)
-    if isinstance(image, str | Path):
-        if out is None:
-            raise OutputError("no output is named", path=image, remedy="Give `out`.")
-        path, out = (Path(reachable(here(place), workers)) for place in (image, out))
-        dicom = is_dicom(path)  # first: folders called sub-01 may hold what a scanner sent
-        if not dicom:
-            _refuse_wishes(path, series, allow_gaps, form)
-        if not dicom and path.is_dir() and is_bids(path):
-            return _all_of(_data_set(job, path, out, selection, overwrite, workers), out)
-        if selection != Selection():
-            raise SettingsError(
-                "participants, sessions and filters are for BIDS data sets",
-                path=path,
-                remedy="Leave them out, or name the folder of a data set.",
-            )
+    settings = (settings or TranslateSettings()).changed(changes)
+    if isinstance(model, Translator):
+        translator = model
+        if settings.planes not in (None, translator.planes):
+            translator = Translator(model.bundle, model.device.type, settings.planes)
+    else:
+        translator = Translator(model, device, settings.planes)
+    if settings.to is not None:
+        translator.bundle.must_make(settings.to)
+    reference = None if match is None else _reference(translator, match)
+    request = Request(translator, settings, reference)
+    if not isinstance(image, str | Path):
+        synthesis = synthesise(request, as_volume(image, settings.volume), None)
+        return _in_kind_of(image, synthesis.volume, mark(synthesis.contrast))
+    if out is None:
+        raise OutputError("no output is named", path=image, remedy="Name `out`.")
+    path, target = (Path(reachable(here(place), workers)) for place in (image, out))
+    dicom = is_dicom(path)  # first: folders called sub-01 may hold what a scanner sent
+    is_dataset = not dicom and path.is_dir() and is_bids(path)
+    _check_settings(settings, path, dicom, is_dataset)
+    if is_dataset:
+        return translate_dataset(request, path, target, workers)
+    if path.is_dir() and not dicom:
+        return translate_folder(request, path, target, workers)
+    with at_work_on(path):
         if dicom:
-            with at_work_on(path):
-                return [_dicom(job, path, out, series, allow_gaps, form, overwrite)]
-        if path.is_dir():
-            return _all_of(translate_folder(job, path, out, workers), out)
-        with at_work_on(path):
-            return [translate_file(job, path, output_file(job, path, out))]
-    scan = as_volume(image, volume)
-    synthesis = synthesise(job, scan, None)
-    return in_kind_of(image, synthesis.made, note(synthesis.contrast))
+            from mrbridge.inference.dicom import translate_series  # half a second
+
+            return Translations([translate_series(request, path, target)])
+        return Translations([translate_file(request, path, target)])
 
 
-def _dicom(
-    job: Job,
-    path: Path,
-    out: Path,
-    series: str | None,
-    allow_gaps: bool,
-    form: str | None,
-    overwrite: bool,
-) -> Translation:
-    """Translate one DICOM series."""
-    from mrbridge.inference import dicom  # half a second, which other formats do not need
+def _check_settings(settings: TranslateSettings, path: Path, dicom: bool, is_dataset: bool) -> None:
+    """Refuse settings that do not apply to this kind of input.
 
-    if job.volume is not None or job.assume is not None:
-        raise InputError("is DICOM", path=path, remedy="Leave --volume and --assume.")
-    bundle = job.translator.bundle
-    plan = dicom.Plan(path, out, bundle, job.to, series, allow_gaps, form, job.force, overwrite)
-    output, contrast = dicom.translate_series(plan, lambda scan: synthesise(job, scan, path))
-    return Translation(path, output, contrast, bundle.hash)
-
-
-def _refuse_wishes(path: Path, series: str | None, allow_gaps: bool, form: str | None) -> None:
-    """What can only be wished for a DICOM series."""
-    if form == "dicom":
+    Raises:
+        InputError, OutputError, SettingsError: one does not.
+    """
+    if not dicom and settings.form == "dicom":
         raise OutputError(
             "cannot become DICOM: it has no patient, no study and no frame of reference, and "
             "invented ones would be worse than none",
             path=path,
-            remedy="Translate the DICOM series that it was made of.",
+            remedy="Translate the DICOM series that it was converted from.",
         )
-    if series is not None or allow_gaps or (form is not None and is_picture(path)):
+    nifti_from_image2d = settings.form is not None and is_picture(path)
+    if not dicom and (settings.series is not None or settings.allow_gaps or nifti_from_image2d):
         raise InputError(
-            "is not a DICOM series", path=path, remedy="Leave --series, --allow-gaps and --as."
+            "is not a DICOM series", path=path, remedy="Leave out --series, --allow-gaps and --as."
+        )
+    selection = settings.participants, settings.sessions, settings.bids_filter
+    if not is_dataset and selection != ((), (), None):
+        raise SettingsError(
+            "participants, sessions and filters are for BIDS datasets",
+            path=path,
+            remedy="Leave them out, or name the folder of a dataset.",
         )
 
 
-def _data_set(
-    job: Job, root: Path, out: Path, selection: Selection, overwrite: bool, workers: Workers
-) -> list[Translation]:
-    """Translate a BIDS data set into derivatives."""
-    match = None if job.match is None else hashlib.sha256(job.match.voxels.tobytes()).hexdigest()
-    bundle, planes = job.translator.bundle, job.translator.planes
-    asked = {
-        "Planes": None if planes == bundle.manifest.planes else planes,
-        "NumberType": None if job.dtype == "float32" else job.dtype,
-        "Match": match,
-        "Volume": job.volume,
-        "Assume": job.assume,
-    }
-    options = {key: value for key, value in asked.items() if value is not None}
-    named = replace(bundle, weights={})  # which model it is, without what would be sent around
-    plan = Plan(root, out, named, job.to, selection, options, job.force)
-    make, workers = partial(_make, job), job.workers(workers)
+def _reference(translator: Translator, match: Any) -> Volume:
+    """The scan whose intensity range is matched, from a path or an object.
 
-    def told(outcomes: list[Outcome]) -> list[Translation]:
-        return [
-            Translation(
-                item.source,
-                item.output,
-                item.contrast,
-                bundle.hash,
-                error=item.error,
-                skipped=item.skipped,
-                rounding=item.rounding,
+    If the model takes skull-stripped scans and a brain mask lies next to the file, only the brain.
+    """
+    if not isinstance(match, str | Path):
+        return as_volume(match)
+    path = Path(here(match))
+    scan, mask = read(path), brain_mask(translator, path)
+    if mask is None:
+        return scan
+    brain = find_brain(scan, "mask", mask)
+    return replace(scan, voxels=np.where(brain, scan.voxels, 0).astype(scan.voxels.dtype))
+
+
+def as_volume(image: Any, index: int | None = None) -> Volume:
+    """A scan in memory as a `Volume`.
+
+    Args:
+        image: a `Volume`; a nibabel image of 3 axes (or 4, with `index`); or a pair of an array
+            (i, j, k) and its affine (4, 4) to RAS+ mm.
+        index: which volume of an image of 4 axes.
+
+    Returns:
+        Finite voxels: NaN, infinity and padding are replaced, with a warning, as in files.
+
+    Raises:
+        InputError: it is none of these, or does not hold real numbers.
+    """
+    if isinstance(image, Volume):
+        return replace(image, voxels=_finite(image.voxels))
+    if isinstance(image, SpatialImage):
+        if image.affine is None:
+            raise InputError("the image has no affine", remedy="Give it one.")
+        _check_affine(np.asarray(image.affine, np.float64))
+        voxels = _three_axes(np.asanyarray(image.dataobj), index)
+        marked = "descrip" in image.header and _says_synthetic(image.header["descrip"])
+        return Volume(_finite(voxels), np.asarray(image.affine, np.float64), synthetic=marked)
+    if isinstance(image, tuple) and len(image) == 2:
+        voxels, affine = np.asarray(image[0]), np.asarray(image[1], np.float64)
+        if affine.shape != (4, 4):
+            raise InputError(
+                f"the affine has shape {affine.shape}", remedy="Pass one of shape (4, 4)."
             )
-            for item in outcomes
-        ]
-
-    try:
-        return told(translate_data_set(plan, make, overwrite=overwrite, workers=workers))
-    except Interrupted as error:
-        error.result = told(error.result)
-        raise
+        _check_affine(affine)
+        return Volume(_finite(_three_axes(voxels, index)), affine)
+    raise InputError(
+        f"a {type(image).__name__} is not a scan",
+        remedy="Pass a path, a Volume, a nibabel image, or (array, affine).",
+    )
 
 
-def _all_of(done: list[Translation], out: Path) -> list[Translation]:
-    """What was done of a folder, if none of it failed."""
-    failed = sum(item.error is not None for item in done)
-    if failed:
-        raise SomeScansFailed(
-            f"{failed} of {len(done)} scans failed",
-            path=out / REPORT,
-            remedy="It lists them.",
-            result=done,
+def _in_kind_of(image: Any, volume: Volume, note: str) -> Any:
+    """The result as the same kind of object: a nibabel image for one, else a `Volume`."""
+    if not isinstance(image, SpatialImage):
+        return volume
+    header = image.header.copy()
+    header.set_data_dtype(volume.voxels.dtype)
+    mark_header(header, note)
+    if getattr(header, "extensions", None):
+        header.extensions = type(header.extensions)()  # they may name the patient
+    return type(image)(volume.voxels, image.affine, header)
+
+
+def _check_affine(affine: NDArray[np.float64]) -> None:
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        raise InputError("the affine has no inverse", remedy="Pass the affine of the image.")
+
+
+def _three_axes(voxels: NDArray[Any], index: int | None) -> NDArray[Any]:
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:
+        voxels = voxels[..., 0]
+    if voxels.ndim == 4 and index is not None and 0 <= index < voxels.shape[3]:
+        voxels = voxels[..., index]
+    if voxels.ndim != 3:
+        raise InputError(
+            f"the image has the shape {voxels.shape}, not three axes",
+            remedy="Choose one volume of it.",
         )
-    return done
+    return voxels
 
 
-def _make(job: Job, path: Path, synthetic: bool) -> Synthesis:
-    """Read and translate a scan of a data set."""
-    scan = read(path, volume=job.volume, assume=job.assume)
-    return synthesise(job, replace(scan, synthetic=scan.synthetic or synthetic), path)
+def _finite(voxels: NDArray[Any]) -> NDArray[Any]:
+    if voxels.dtype.kind not in "biuf" or voxels.size == 0:
+        raise InputError(
+            f"voxels of shape {voxels.shape} and type {voxels.dtype} are not a real image",
+            remedy="Pass real numbers, at least one.",
+        )
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).any():
+        raise InputError("the image has no finite voxel", remedy="Leave it out.")
+    voxels, notes = without_padding(voxels)
+    for note in notes:
+        warnings.warn(note, MrbridgeWarning, stacklevel=4)
+    return voxels
+
+
+def _says_synthetic(description: Any) -> bool:
+    return bytes(description.item()).decode("latin-1").lower().startswith("synthetic")

@@ -16,10 +16,8 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from mrbridge.errors import InputError, OutputError, must_be_here
@@ -36,7 +34,7 @@ MAX_PICTURE_BYTES = 2**29
 """The largest picture file that is opened."""
 
 _PART_BYTES = 2**24
-"""Of a file that is summed up: after each part a thread may wait for the others to let it go on."""
+"""The part of a file that a checksum reads at a time."""
 
 LOCK = ".mrbridge-lock"
 """How the files begin that say who writes into a folder (`mrbridge.io.lock`)."""
@@ -65,8 +63,6 @@ _paired: dict[Path, tuple[Path, Path, Path]] = {}
 """Images that `paired` writes: their sidecars, and where old images and sidecars wait."""
 _aside: dict[Path, Path] = {}
 """Sidecars that `paired` replaces, and where the old ones wait."""
-_Stamp = tuple[int, int, int, int]  # device, inode, bytes, ns of the last change
-_begun: dict[Path, tuple[_Stamp | None, Future[str]]] = {}
 
 
 def suffix_of(path: str | Path) -> str:
@@ -264,46 +260,16 @@ def sha256_of(path: str | Path) -> str:
         InputError: it cannot be read.
     """
     fetch(Path(path))
-    stamp, begun = _begun.pop(Path(path), (None, None))
+    digest = hashlib.sha256()
     try:
-        if begun is not None and stamp == _stamp(path):
-            return begun.result()
-        return _sha256(path)
+        with open(path, "rb", buffering=0) as file:
+            part = memoryview(bytearray(min(_PART_BYTES, os.fstat(file.fileno()).st_size) or 1))
+            while read := file.readinto(part):
+                digest.update(part[:read])
     except OSError as error:
         raise InputError(
             f"cannot be read ({error.strerror})", path=path, remedy="Check the file."
         ) from None
-
-
-def begin_sha256(path: str | Path) -> None:
-    """Hash a file in a thread; the next `sha256_of` the unchanged file waits for it."""
-    begun = Future[str]()
-    _begun[Path(path)] = _stamp(path), begun
-
-    def work() -> None:
-        try:
-            begun.set_result(_sha256(path))
-        except BaseException as error:  # raised by `sha256_of`
-            begun.set_exception(error)
-
-    Thread(target=work, daemon=True).start()
-
-
-def _stamp(path: str | Path) -> _Stamp | None:
-    """What tells a file from another one, or from itself after a change; None where is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _sha256(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        part = memoryview(bytearray(min(_PART_BYTES, os.fstat(file.fileno()).st_size) or 1))
-        while read := file.readinto(part):
-            digest.update(part[:read])
     return digest.hexdigest()
 
 

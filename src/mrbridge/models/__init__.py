@@ -12,12 +12,16 @@ import logging
 from pathlib import Path
 
 from mrbridge.errors import BundleError, must_be_here
-from mrbridge.json_text import parse_json
 
 log = logging.getLogger(__name__)
 
 SHIPPED = "shipped"
-"""The word that names the shipped model wherever a model is named."""
+"""The name of the shipped model."""
+
+UNNAMED = (
+    "translating with the shipped model, trained on simulated subjects only; name another with -m"
+)
+"""What users learn who name no model."""
 
 _HERE = Path(__file__).parent
 
@@ -43,10 +47,7 @@ def unnamed() -> Path:
         BundleError: this installation has none.
     """
     folder = shipped()
-    log.info(
-        "translating with the shipped model, trained on simulated subjects only; "
-        "name another with -m"
-    )
+    log.info(UNNAMED)
     return folder
 
 
@@ -75,20 +76,6 @@ def locate(
 def bundle_folder(place: Path) -> Path | None:
     """The folder of the bundle that a run or a bundle is known by, if it has one."""
     return next((f for f in (place, place / "bundle") if (f / "bundle.json").is_file()), None)
-
-
-def weights_file(place: Path) -> Path | None:
-    """The weights of a run or bundle; None where they are not to be found, which `load_bundle`
-    explains."""
-    folder = bundle_folder(place)
-    if folder is None:
-        return None
-    try:
-        name = parse_json((folder / "bundle.json").read_text(encoding="utf-8"))["weights"]
-        path = folder / Path(name).name
-        return path if path.is_file() else None
-    except (OSError, ValueError, TypeError, LookupError):
-        return None
 
 
 def is_installed(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mrbridge.console import answer, listen
+from mrbridge.console import answer
 from mrbridge.errors import (
     SettingsError,
     StoreError,
@@ -19,17 +19,16 @@ from mrbridge.options import (
     Assignments,
     Config,
     Device,
-    Json,
     OverwriteAll,
     OverwriteFiles,
-    Quiet,
-    Verbose,
     layered,
+    verb,
 )
 from mrbridge.place_options import place_argument
 from mrbridge.quick_imports import quick_imports
 
 
+@verb()
 def train(
     store: Annotated[Path, place_argument("STORE", help="A prepared store, by path or URL.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The run's folder.")],
@@ -52,9 +51,6 @@ def train(
     devices: Annotated[
         int, typer.Option(min=1, help="Processes that train together, each on a device of its own.")
     ] = 1,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
 ) -> None:
     """Train a translation model. RUN/bundle is ready at any time from the first validation on."""
     from mrbridge.training.names import (
@@ -66,7 +62,6 @@ def train(
     )
 
     refuse_url(out)
-    listen(quiet or is_follower(), verbose, as_json and not is_follower())
     must_exist(store, StoreError, "Run mrbridge prepare first.")
     if resume and overwrite:
         raise SettingsError(
@@ -118,17 +113,14 @@ def train(
     answer(told | {"kept_beginning": result.kept_beginning}, words)
 
 
+@verb()
 def export(
     model: Annotated[Path, typer.Option("-m", "--model", help="A run or a bundle, or shipped.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="A folder.")],
     to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
     overwrite: OverwriteFiles = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
 ) -> None:
     """Write both generators for other runtimes."""
-    listen(quiet, verbose, as_json)
     locate(model)
     with quick_imports():
         from mrbridge.inference.export import export as run
@@ -137,16 +129,13 @@ def export(
     answer({"outputs": outputs}, f"written: {' and '.join(outputs)}")
 
 
+@verb()
 def info(
     model: Annotated[
         str, typer.Argument(metavar="MODEL|PRESET", help="A run, a bundle, shipped or a preset.")
     ] = SHIPPED,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
 ) -> None:
     """Tell what a model or preset is: networks, parameters, data, scores, settings."""
-    listen(quiet, verbose, as_json)
     from mrbridge.training.names import PRESET_NAMES, check_preset
 
     must_be_here(model, "Copy the model to this machine first.")

@@ -1,156 +1,106 @@
-"""The verbs at work on images: translate, evaluate."""
+"""The verbs translate and evaluate."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from mrbridge.console import answer, as_far_as_done, interruption_of, listen
+from mrbridge.console import answer, as_far_as_done, interruption_of
 from mrbridge.errors import SettingsError, must_exist
-from mrbridge.models import locate, weights_file
+from mrbridge.evaluation.settings import EvaluateSettings
+from mrbridge.inference.settings import TranslateSettings
+from mrbridge.models import UNNAMED, locate
 from mrbridge.options import (
-    AllowGaps,
-    Assignments,
-    BidsFilter,
-    Config,
     Dask,
     Device,
     Force,
-    Form,
-    Json,
     Model,
-    Overwrite,
     OverwriteFiles,
-    Participants,
-    Quiet,
-    Series,
-    Sessions,
-    Verbose,
     Workers,
-    layered,
+    verb,
     who_works,
 )
 from mrbridge.place_options import place_option
 from mrbridge.quick_imports import quick_imports
 
+log = logging.getLogger(__name__)
 
+
+@verb(TranslateSettings)
 def translate(
     image: Annotated[
         Path,
         place_option(
             "-i",
             "--in",
-            help="A picture, a NIfTI file, a folder of them, a BIDS data set, or a DICOM folder "
+            help="A 2D image, a NIfTI file, a folder of them, a BIDS dataset, or a DICOM folder "
             "or zip.",
         ),
     ],
-    out: Annotated[Path, place_option("-o", "--out", help="A file for a file, else a folder.")],
+    out: Annotated[
+        Path, place_option("-o", "--out", help="A file for a file, otherwise a folder.")
+    ],
+    settings: TranslateSettings,
     model: Model = None,
-    to: Annotated[
-        str | None, typer.Option(help="The contrast to make [the one that the scan is not].")
-    ] = None,
     match: Annotated[
-        Path | None, place_option(help="A scan whose range of intensities the result gets.")
+        Path | None, place_option(help="A scan whose intensity range the result gets.")
     ] = None,
     device: Device = "auto",
-    engine: Annotated[str, typer.Option(help="What computes: auto, torch or onnx.")] = "auto",
-    planes: Annotated[
-        str | None,
-        typer.Option(help="How volumes are cut: axial, or all three, slower [the model's way]."),
-    ] = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            help="Also what is synthetic or of that contrast already, or is something else by its "
-            "name or header: a mask, a map, a scan after a contrast agent.",
-        ),
-    ] = False,
-    volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4D file.")] = None,
-    assume: Annotated[
-        str | None, typer.Option(help="Orientation of a file that states none, such as RAS.")
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Numbers of volumes: float32, int16, uint16, uint8 or int32.")
-    ] = "float32",
-    participant_label: Participants = None,
-    session_label: Sessions = None,
-    bids_filter_file: BidsFilter = None,
-    overwrite: Overwrite = False,
-    series: Series = None,
-    allow_gaps: AllowGaps = False,
-    form: Form = None,
     workers: Workers = 1,
     dask: Dask = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
 ) -> None:
     """Translate scans into the other contrast, each on its own grid."""
-    listen(quiet, verbose, as_json)
+    run_translate(image, out, model, settings, match, device, who_works(workers, dask))
+
+
+def run_translate(
+    image: Path,
+    out: Path,
+    model: Path | None,
+    settings: TranslateSettings,
+    match: Path | None = None,
+    device: str = "auto",
+    workers: int | str = 1,
+) -> None:
+    """Translate, and print the result; of the BIDS App, too."""
     place = locate(model)
     must_exist(image, remedy="Check the name.")
-    for path in (match, bids_filter_file):
+    for path in (match, settings.bids_filter):
         if path is not None:
             must_exist(path)
-    with quick_imports():
-        from mrbridge.inference.integers import check_number_type
-        from mrbridge.inference.planes import check_planes
-        from mrbridge.io.safety import begin_sha256
-
-    check_number_type(dtype)
-    check_planes(planes)
-    weights = weights_file(place)
-    if weights is not None:
-        begin_sha256(weights)  # on another core while PyTorch is imported
+    if model is None:
+        log.info(UNNAMED)
     with quick_imports():
         from mrbridge.inference.translate import translate as run
 
     done, failure = as_far_as_done(
         lambda: run(
-            model,
-            image,
-            out,
-            to=to,
-            match=match,
-            device=device,
-            engine=engine,
-            planes=planes,
-            force=force,
-            volume=volume,
-            assume=assume,
-            dtype=dtype,
-            participants=participant_label or (),
-            sessions=session_label or (),
-            bids_filter=bids_filter_file,
-            overwrite=overwrite,
-            series=series,
-            allow_gaps=allow_gaps,
-            form=form,
-            workers=who_works(workers, dask),
+            image, out, model=place, settings=settings, match=match, device=device, workers=workers
         )
     )
     outputs = [str(item.output) for item in done if item.output is not None]
-    failed = {str(item.source): item.error for item in done if item.error}
     skipped = sum(item.skipped for item in done)
-    words = f"{len(outputs) - skipped} translated"
+    summary = f"{len(outputs) - skipped} translated"
     if skipped:
-        words += f", {skipped} skipped that were done already"
-    told = {
+        summary += f", {skipped} skipped that were done already"
+    result = {
         "outputs": outputs,
         "model": done[0].model if done else None,
         "skipped": skipped,
-        "failed": failed,
+        "failed": {str(item.source): item.error for item in done if item.error},
     }
-    answer(told | interruption_of(failure), f"{words}: {outputs[0] if len(outputs) == 1 else out}")
+    answer(
+        result | interruption_of(failure), f"{summary}: {outputs[0] if len(outputs) == 1 else out}"
+    )
     if failure:
         raise failure
 
 
+@verb(EvaluateSettings, "registration")
 def evaluate(
     out: Annotated[Path, place_option("-o", "--out", help="Where tables and report go.")],
+    settings: EvaluateSettings,
     model: Model = None,
     pairs: Annotated[
         Path | None, place_option(help="Scans with both contrasts: BIDS, folder or table.")
@@ -158,25 +108,13 @@ def evaluate(
     real: Annotated[Path | None, place_option(help="Real scans: a file or a folder.")] = None,
     synthetic: Annotated[Path | None, place_option(help="Their syntheses.")] = None,
     mask: Annotated[Path | None, place_option(help="Where to score: a file or a folder.")] = None,
-    registration: Annotated[
-        str | None,
-        typer.Option(
-            "--register", help="Pairs that are not on one grid: auto, off, rigid, affine."
-        ),
-    ] = None,
     force: Force = False,
-    config: Config = None,
-    assignments: Assignments = None,
     overwrite: OverwriteFiles = False,
     device: Device = "auto",
     workers: Workers = 1,
     dask: Dask = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
 ) -> None:
     """Score a model on pairs of scans, or syntheses against real scans."""
-    listen(quiet, verbose, as_json)
     if model is not None:
         locate(model)
     for path in (pairs, real, synthetic, mask):
@@ -188,10 +126,6 @@ def evaluate(
             "what to score is not clear",
             remedy="Use --pairs, with or without --model, or --real and --synthetic.",
         )
-    changes = layered(config, assignments, {"registration": registration})
-    from mrbridge.evaluation.settings import EvaluateSettings
-
-    settings = EvaluateSettings().changed(changes)
     with quick_imports():
         from mrbridge.evaluation.evaluate import Evaluation, score
         from mrbridge.evaluation.evaluate import evaluate as run

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mrbridge.console import answer, as_far_as_done, listen
+from mrbridge.console import answer, as_far_as_done
 from mrbridge.errors import (
     must_be_new,
     must_exist,
@@ -18,15 +18,13 @@ from mrbridge.options import (
     Config,
     Dask,
     Force,
-    Json,
     OverwriteAll,
     OverwritePhantom,
     OverwriteStore,
     OverwriteTable,
-    Quiet,
-    Verbose,
     Workers,
     layered,
+    verb,
     who_works,
 )
 from mrbridge.place_options import place_argument, place_option
@@ -35,6 +33,7 @@ from mrbridge.quick_imports import quick_imports
 _MOST_REASONS = 10  # why files are ignored, on the terminal; the store keeps all
 
 
+@verb()
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="A new folder.")],
     minutes: Annotated[float, typer.Option(min=0.2, help="How long all of it may take.")] = 5,
@@ -42,12 +41,8 @@ def demo(
         int, typer.Option(min=0, max=2**31 - 1, help="Another seed, other subjects.")
     ] = 0,
     overwrite: OverwriteAll = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
 ) -> None:
     """The whole chain on simulated subjects: phantom, prepare, train, translate, evaluate."""
-    listen(quiet, verbose, as_json)
     if not overwrite:
         must_be_new(out)
     with quick_imports():
@@ -59,6 +54,7 @@ def demo(
     answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
 
 
+@verb()
 def phantom(
     out: Annotated[Path, typer.Option("-o", "--out", help="The BIDS data set to make.")],
     subjects: Annotated[int | None, typer.Option(min=1, help="How many subjects.")] = None,
@@ -67,12 +63,8 @@ def phantom(
     assignments: Assignments = None,
     workers: Workers = 1,
     overwrite: OverwritePhantom = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
 ) -> None:
     """Simulate subjects whose T1w and T2w are in register, as a BIDS data set."""
-    listen(quiet, verbose, as_json)
     changes = layered(config, assignments, {"subjects": subjects, "seed": seed})
     with quick_imports():
         from mrbridge.phantom import PhantomSettings, write_bids
@@ -85,6 +77,7 @@ def phantom(
     )
 
 
+@verb()
 def prepare(
     source_paths: Annotated[
         list[Path],
@@ -148,9 +141,6 @@ def prepare(
     overwrite: OverwriteStore = False,
     workers: Workers = 1,
     dask: Dask = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
 ) -> None:
     """Turn scans into a store that is fit to train on; run again, it does only what changed.
 
@@ -158,7 +148,6 @@ def prepare(
     a block for validation; up to 3 slices on either side of it, at most a fifth of the series in
     all, are in no split (--set gap=0: none are).
     """
-    listen(quiet, verbose, as_json)
     for path in source_paths:
         must_exist(path)
     crew = who_works(workers, dask)
@@ -212,6 +201,7 @@ def _spread_of(counts: dict[str, dict[str, int]]) -> str:
     return f"{len(sums)} subject{'s' if len(sums) > 1 else ''} of {several} slices"
 
 
+@verb()
 def inspect(
     path: Annotated[
         Path,
@@ -239,12 +229,8 @@ def inspect(
     overwrite: OverwriteTable = False,
     workers: Workers = 1,
     dask: Dask = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
 ) -> None:
     """Tell what is there and what is wrong; without -o or --fix only headers are read."""
-    listen(quiet, verbose, as_json)
     must_exist(path)
     crew = who_works(workers, dask)
     with quick_imports():

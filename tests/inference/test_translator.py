@@ -17,36 +17,39 @@ from scipy import ndimage
 from mrbridge import io
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, SettingsError
-from mrbridge.inference import engine
-from mrbridge.inference.engine import Translator
-from mrbridge.inference.engines import torch_engine
+from mrbridge.inference import translator as module
+from mrbridge.inference.translator import Translator
 from mrbridge.preparation.pipeline import StandardSettings, standardise
 from mrbridge.volume import Volume
 
 
-class CopyingEngine:
-    """An engine whose generator returns its input, and which knows what it got."""
-
-    multiple = 16
+class Copying:
+    """In place of the network: returns its input, and records the shapes that it gets."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def run(self, slices: np.ndarray, precise: bool = False) -> np.ndarray:
+    def __call__(self, network: Any, slices: np.ndarray, in_float32: bool) -> np.ndarray:
+        assert all(size % network.multiple == 0 for size in slices.shape[1:])
         self.shapes.append(slices.shape)
         return slices
 
 
-@pytest.fixture
-def copying(monkeypatch: pytest.MonkeyPatch) -> CopyingEngine:
-    """The engine that translators open from now on."""
-    made = CopyingEngine()
-    monkeypatch.setattr(engine, "open_engine", lambda *_: made)
-    return made
+def use(monkeypatch: pytest.MonkeyPatch, run: Callable[..., np.ndarray]) -> None:
+    """Let all translators compute with `run(network, slices, in_float32)`."""
+    monkeypatch.setattr(Translator, "_run", lambda self, *given: run(*given))
 
 
 @pytest.fixture
-def identity(tiny_bundle: Bundle, copying: CopyingEngine) -> Translator:
+def copying(monkeypatch: pytest.MonkeyPatch) -> Copying:
+    """What all translators compute with."""
+    copying = Copying()
+    use(monkeypatch, copying)
+    return copying
+
+
+@pytest.fixture
+def identity(tiny_bundle: Bundle, copying: Copying) -> Translator:
     """A translator whose generators return their input."""
     return Translator(tiny_bundle, "cpu")
 
@@ -66,12 +69,9 @@ def smooth_scan(make_scan: Callable[..., Volume], **how: Any) -> Volume:
     return replace(scan, voxels=blurred)
 
 
-class LevellingEngine(CopyingEngine):
-    """An engine that makes of each slice its mean, which differs from plane to plane."""
-
-    def run(self, slices: np.ndarray, precise: bool = False) -> np.ndarray:
-        made = super().run(slices, precise)
-        return np.broadcast_to(made.mean(axis=(1, 2), keepdims=True), made.shape)
+def levelled(network: Any, slices: np.ndarray, in_float32: bool) -> np.ndarray:
+    """Each slice becomes its mean, which differs from plane to plane."""
+    return np.broadcast_to(slices.mean(axis=(1, 2), keepdims=True), slices.shape)
 
 
 AXES = ["LAS", "RAS", "PSR", "ILA"]
@@ -80,7 +80,7 @@ AXES = ["LAS", "RAS", "PSR", "ILA"]
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 3)])
 @pytest.mark.parametrize("axes", AXES)
 def test_identity_in_three_planes(
-    axes: str, spacing: tuple[int, ...], tiny_bundle: Bundle, copying: CopyingEngine
+    axes: str, spacing: tuple[int, ...], tiny_bundle: Bundle, copying: Copying
 ) -> None:
     rng = np.random.default_rng(0)
     coarse = ndimage.gaussian_filter(rng.random((40, 44, 66)).astype(np.float32), 4)
@@ -99,7 +99,7 @@ def test_identity_in_three_planes(
 def test_three_planes_are_the_mean_of_what_each_makes(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "open_engine", lambda *_: LevellingEngine())
+    use(monkeypatch, levelled)
     # Of multiples of 16, so that nothing is added to them.
     voxels = np.random.default_rng(0).uniform(100, 900, (32, 48, 64)).astype(np.float32)
     scan = Volume(voxels, np.eye(4))
@@ -196,11 +196,11 @@ def test_the_input_is_not_changed(tiny_bundle: Bundle, make_scan: Callable[..., 
 def test_slices_do_not_depend_on_the_batch(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    translator = Translator(tiny_bundle, "cpu", "torch")
+    translator = Translator(tiny_bundle, "cpu")
     slices = np.random.default_rng(0).uniform(-1, 1, (7, 40, 35)).astype(np.float32)
     made = []
     for pixels in (1, 2 * 48 * 48, 10**9):
-        monkeypatch.setitem(torch_engine._BATCH_PIXELS, "cpu", pixels)
+        monkeypatch.setitem(module._BATCH_PIXELS, "cpu", pixels)
         made.append(translator.translate_slices(slices, "T2w"))
     for other in made[1:]:
         np.testing.assert_allclose(other, made[0], atol=2e-3)
@@ -217,8 +217,8 @@ def test_slices_of_any_size_come_back_in_their_size(tiny_bundle: Bundle) -> None
         assert np.abs(made).max() <= 1
 
 
-def test_the_engine_gets_the_slices_that_show_something(
-    identity: Translator, copying: CopyingEngine
+def test_the_network_gets_the_slices_that_show_something(
+    identity: Translator, copying: Copying
 ) -> None:
     slices = np.random.default_rng(0).uniform(-1, 1, (6, 37, 60)).astype(np.float32)
     foreground = np.ones(slices.shape, bool)
@@ -232,7 +232,7 @@ def test_the_engine_gets_the_slices_that_show_something(
 
 
 def test_slices_get_as_much_around_them_as_in_training(
-    tiny_bundle: Bundle, copying: CopyingEngine
+    tiny_bundle: Bundle, copying: Copying
 ) -> None:
     manifest = tiny_bundle.manifest.model_copy(update={"least_size": 64})
     translator = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
@@ -249,7 +249,7 @@ def test_upright_slices_get_as_much_above_as_axial_ones_in_front(
     axial: tuple[int, int],
     upright: tuple[int, int],
     tiny_bundle: Bundle,
-    copying: CopyingEngine,
+    copying: Copying,
 ) -> None:
     """Heads of 96 rows have 16 more around them at 112, so that 70 rows become 86, and these 96."""
     changes = {"least_size": least, "planes": "all", "standard": StandardSettings(margin_mm=0)}
@@ -334,7 +334,7 @@ def test_the_written_header_says_where_the_voxels_lie_bit_for_bit(
 
 
 def test_faint_slices_are_computed_in_float32(tiny_bundle: Bundle) -> None:
-    translator = Translator(tiny_bundle, "cpu", "torch")
+    translator = Translator(tiny_bundle, "cpu")
     slices = np.full((3, 32, 32), -1, np.float32)
     slices[:2] = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32))
     foreground = np.zeros(slices.shape, bool)
@@ -342,15 +342,15 @@ def test_faint_slices_are_computed_in_float32(tiny_bundle: Bundle) -> None:
     foreground[1, :1, :10] = True  # 1 %
     made = translator.translate_slices(slices, "T2w", foreground=foreground)
 
-    engine = translator._engine_for("T2w")
-    fast, precise = (engine.run(slices[:2], precise) for precise in (False, True))
-    np.testing.assert_array_equal(made[1], precise[1])
+    network = translator._network("T2w")
+    fast, in_float32 = (translator._run(network, slices[:2], flag) for flag in (False, True))
+    np.testing.assert_array_equal(made[1], in_float32[1])
     np.testing.assert_allclose(made[0], fast[0], atol=1e-6)
     assert (made[2] == -1).all()
 
 
 def test_what_preparation_evens_out_translation_evens_out_too(
-    tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
+    tiny_bundle: Bundle, copying: Copying, make_scan: Callable[..., Volume]
 ) -> None:
     """With an identity generator: a field on the input is off the result, and not put back."""
     plain = smooth_scan(make_scan, shape=(40, 48, 24), spacing=4.0)
@@ -367,7 +367,7 @@ def test_what_preparation_evens_out_translation_evens_out_too(
 
 
 def test_a_model_of_brains_leaves_nothing_outside(
-    tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
+    tiny_bundle: Bundle, copying: Copying, make_scan: Callable[..., Volume]
 ) -> None:
     """What preparation takes away, translation takes away: the rest is 0, whatever it was."""
     scan = make_scan(3, "T1w")
@@ -391,7 +391,7 @@ def test_a_model_of_brains_leaves_nothing_outside(
 
 def test_what_was_aligned_is_turned_back(
     tiny_bundle: Bundle,
-    copying: CopyingEngine,
+    copying: Copying,
     make_scan: Callable[..., Volume],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -421,7 +421,7 @@ def test_what_was_aligned_is_turned_back(
 
 
 def test_translation_counts_in_deviations_as_preparation_did(
-    tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
+    tiny_bundle: Bundle, copying: Copying, make_scan: Callable[..., Volume]
 ) -> None:
     """The network sees the same of a scan and of the scan with another gain: z-scores."""
     scan = make_scan(3, "T1w")
@@ -440,7 +440,7 @@ def test_translation_counts_in_deviations_as_preparation_did(
 
 
 def test_translation_brings_the_source_onto_its_scale_and_the_result_off_its_own(
-    tiny_bundle: Bundle, copying: CopyingEngine, make_scan: Callable[..., Volume]
+    tiny_bundle: Bundle, copying: Copying, make_scan: Callable[..., Volume]
 ) -> None:
     """With an identity generator, of one scale for both: the scan comes back, whatever its gain."""
     scan = make_scan(3, "T1w")

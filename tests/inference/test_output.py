@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_an_acquired_scan_stays(tiny_bundle: Bundle, folder: Path) -> None:
     before = contents(folder)
     with pytest.raises(OutputError, match=r"sub-06_T2w\.nii\.gz: already exists"):
-        translate(tiny_bundle, folder / "sub-06_T1w.nii.gz", folder / "sub-06_T2w.nii.gz")
+        translate(folder / "sub-06_T1w.nii.gz", folder / "sub-06_T2w.nii.gz", model=tiny_bundle)
     assert contents(folder) == before
 
 
@@ -42,9 +42,9 @@ def test_a_sidecar_stays(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> N
     (folder / "made.json").write_text('{"EchoTime": 0.1}')
     before = contents(folder)
     with pytest.raises(OutputError, match=r"made\.json: already exists"):
-        translate(tiny_bundle, folder / "sub-06_T1w.nii.gz", folder / "made.nii.gz")
-    with pytest.raises(OutputError, match=r"T1w\.json: what is said of the synthesis"):
-        translate(tiny_bundle, folder / "sub-06_T1w.nii.gz", folder / "sub-06_T1w.nii")
+        translate(folder / "sub-06_T1w.nii.gz", folder / "made.nii.gz", model=tiny_bundle)
+    with pytest.raises(OutputError, match=r"T1w\.json: would be the sidecar of both"):
+        translate(folder / "sub-06_T1w.nii.gz", folder / "sub-06_T1w.nii", model=tiny_bundle)
     assert contents(folder) == before
 
 
@@ -54,7 +54,7 @@ def test_an_acquired_picture_stays(
     root = shutil.copytree(picture_folder, tmp_path / "pictures")
     before = contents(root / "TrainT2")
     with pytest.raises(SomeScansFailed):
-        translate(tiny_bundle, root / "TrainT1", root / "TrainT2")
+        translate(root / "TrainT1", root / "TrainT2", model=tiny_bundle)
     after = contents(root / "TrainT2")
     report = json.loads(after.pop("report.json"))
     assert {item["source"] for item in report["failed"]} == set(after) & {
@@ -68,10 +68,10 @@ def test_an_earlier_synthesis_is_replaced(
 ) -> None:
     picture = next((picture_folder / "TrainT1").glob("*.png"))
     for source in (folder / "sub-06_T1w.nii.gz", picture):
-        (first,) = translate(tiny_bundle, source, tmp_path / "out")
+        (first,) = translate(source, tmp_path / "out", model=tiny_bundle)
         made = first.output.read_bytes()
         os.utime(first.output, (0, 0))
-        (again,) = translate(tiny_bundle, source, tmp_path / "out")
+        (again,) = translate(source, tmp_path / "out", model=tiny_bundle)
         assert again.output.read_bytes() == made
         assert again.output.stat().st_mtime > 0
 
@@ -82,7 +82,7 @@ def test_two_scans_never_share_a_sidecar(
     for name in ("scan.nii", "scan.nii.gz"):
         io.write(make_scan(6, "T1w"), tmp_path / "T1" / name)
     with pytest.raises(SomeScansFailed, match="1 of 2 scans failed"):
-        translate(tiny_bundle, tmp_path / "T1", tmp_path / "out")
+        translate(tmp_path / "T1", tmp_path / "out", model=tiny_bundle)
     assert json.loads((tmp_path / "out" / "scan.json").read_text())["Sources"] == ["scan.nii"]
 
 
@@ -90,11 +90,11 @@ def test_the_output_may_lie_around_the_input(
     tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
 ) -> None:
     source = io.write(make_scan(6, "T1w"), tmp_path / "raw" / "one_T1w.nii.gz")
-    (done,) = translate(tiny_bundle, source.parent, tmp_path)
+    (done,) = translate(source.parent, tmp_path, model=tiny_bundle)
     assert done.output == tmp_path / "one_T1w.nii.gz"
     # What lies within the input, on the other hand, is not translated again.
     for _ in range(2):
-        (done,) = translate(tiny_bundle, source.parent, source.parent / "made")
+        (done,) = translate(source.parent, source.parent / "made", model=tiny_bundle)
         assert done.output == source.parent / "made" / "one_T1w.nii.gz"
 
 
@@ -105,7 +105,7 @@ def test_names_that_are_no_text_end_nothing(
         path = io.write(make_scan(6, f"{contrast}w"), tmp_path / "raw" / f"x_{contrast}.nii.gz")
         path.rename(path.with_name(os.fsdecode(f"M\xfcller_{contrast}.nii.gz".encode("latin-1"))))
     (tmp_path / "raw" / os.fsdecode(b"\xfc.txt")).touch()
-    (done,) = translate(tiny_bundle, tmp_path / "raw", tmp_path / "out", to="T2w")
+    (done,) = translate(tmp_path / "raw", tmp_path / "out", model=tiny_bundle, to="T2w")
     assert done.output.is_file()
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert os.fsencode(report["done"][0]["source"]) == b"M\xfcller_T1.nii.gz"

@@ -23,11 +23,13 @@ from mrbridge.errors import (
     SettingsError,
     SomeScansFailed,
 )
-from mrbridge.inference import translate as verb
-from mrbridge.inference.data_set import Plan, check_data_set
-from mrbridge.inference.job import Translation
-from mrbridge.inference.source_facts import skull_stripped
+from mrbridge.inference import bids
+from mrbridge.inference.bids import check_dataset, skull_stripped
+from mrbridge.inference.output import Translation
+from mrbridge.inference.settings import TranslateSettings
+from mrbridge.inference.synthesis import Request
 from mrbridge.inference.translate import translate
+from mrbridge.inference.translator import Translator
 from mrbridge.volume import Volume
 
 SCANS = (
@@ -82,7 +84,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def run(model: Any, root: Path, out: Path, **options: Any) -> list[Translation]:
-    done = translate(model, root, out, device="cpu", **options)
+    done = translate(root, out, model=model, device="cpu", **options)
     assert isinstance(done, list)
     return done
 
@@ -190,7 +192,7 @@ def test_skull_stripping_is_measured_where_nobody_tells(
     assert told[0]["SkullStripped"] is told[1]["SkullStripped"] is False
     assert "SkullStripped" not in told[2]
     assert "ses-1" not in caplog.text
-    assert "sub-01_ses-2_acq-fast_rec-n_T1w.nii.gz: nothing tells whether the skull" in caplog.text
+    assert "sub-01_ses-2_acq-fast_rec-n_T1w.nii.gz: nothing says whether the skull" in caplog.text
 
 
 def test_what_the_data_set_says_of_itself(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
@@ -271,7 +273,7 @@ class TestSelection:
 
     def test_only_of_data_sets(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
         for options in ({"participants": ["01"]}, {"sessions": ["1"]}):
-            with pytest.raises(SettingsError, match="for BIDS data sets"):
+            with pytest.raises(SettingsError, match="for BIDS datasets"):
                 run(tiny_bundle, root / SCANS[0], tmp_path / "out", **options)
 
 
@@ -285,7 +287,7 @@ class TestDirection:
             run(tiny_bundle, root, tmp_path / "out", to="FLAIR")
         for scan in SCANS[:4]:
             (root / scan).unlink()
-        with pytest.raises(InputError, match=r"no T1w scan.*its 1 T2w scans, say --to T1w"):
+        with pytest.raises(InputError, match=r"no T1w scan.*its 1 T2w scans, use --to T1w"):
             run(tiny_bundle, root, tmp_path / "out")
         assert not (tmp_path / "out").exists()
         (root / SCANS[4]).unlink()
@@ -300,7 +302,7 @@ class TestDoneAlready:
         out = tmp_path / "out"
         run(tiny_bundle, root, out)
         before = tree(out)
-        monkeypatch.setattr(verb, "synthesise", None)
+        monkeypatch.setattr(bids, "synthesise", None)
         again = run(tiny_bundle, root, out)
         assert [(item.skipped, item.error) for item in again] == [(True, None)] * 4
         assert all(item.output.is_file() for item in again)
@@ -526,7 +528,7 @@ class TestFaults:
         out = tmp_path / "out"
         run(tiny_bundle, root, out, participants=["02"])
         copy = shutil.copytree(root, tmp_path / "copy")
-        with pytest.raises(OutputError, match="derivatives of another data set"):
+        with pytest.raises(OutputError, match="derivatives of another dataset"):
             run(tiny_bundle, copy, out)
         shutil.rmtree(root)  # moved rather than copied
         run(tiny_bundle, copy, out)
@@ -579,7 +581,8 @@ class TestCheck:
         out = tmp_path / "out"
         run(tiny_bundle, root, out, participants=["01"])
         (out / MADE[0]).unlink()
-        states = check_data_set(Plan(root, out, tiny_bundle, None))
+        request = Request(Translator(tiny_bundle, "cpu"), TranslateSettings())
+        states = check_dataset(request, root, out)
         assert [state for _, state in states] == ["missing", "done", "done", "missing"]
         head, *rows = (out / "logs/group.tsv").read_text().splitlines()
         assert head.split("\t") == ["participant_id", "session_id", "source", "output", "state"]

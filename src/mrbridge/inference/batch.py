@@ -1,0 +1,337 @@
+"""Many scans: the runner of folders and BIDS datasets, and the scans of a folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mrbridge import __version__
+from mrbridge.errors import InputError, Interrupted, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.inference.output import (
+    NOTE,
+    Translation,
+    Translations,
+    check_output,
+    name_for_sidecar,
+    provenance,
+    sidecar_path,
+    write_synthesis,
+)
+from mrbridge.inference.synthesis import Request, synthesise
+from mrbridge.io import FORMATS, is_readable, read
+from mrbridge.io.bids_name import derivative_name, parse_name
+from mrbridge.io.contrast import Identity, of_path
+from mrbridge.io.formats import is_file, is_picture, unreadable_folders
+from mrbridge.io.names import guess_subject, natural_key
+from mrbridge.io.ownership import must_be_ours
+from mrbridge.io.safety import sha256_of, sweep, write_json
+from mrbridge.io.scans import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
+from mrbridge.io.transfer import fetch, not_fetched, release_when_done
+from mrbridge.scale import Workers, map_scans
+
+log = logging.getLogger(__name__)
+
+REPORT = "report.json"
+"""The name of the file that lists what was translated, kept, left out, and what failed."""
+
+States = dict[str, list[dict[str, Any]]]
+"""The entries of a report, under `done`, `skipped` and `failed`."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One scan of a batch.
+
+    Attributes:
+        source: its file.
+        output: the file to write.
+        contrast: the contrast to synthesise.
+        known: its own contrast, if its name or folders say it.
+        is_taken: whether another scan of the batch has this output, or its sidecar.
+    """
+
+    source: Path
+    output: Path
+    contrast: str
+    known: str | None = None
+    is_taken: bool = False
+
+
+def with_taken(items: Iterable[Item]) -> list[Item]:
+    """Mark items whose output or sidecar is that of an earlier one: `a.nii` and `a.nii.gz`."""
+    marked: list[Item] = []
+    taken: set[Path] = set()
+    for item in items:
+        place = item.output if is_picture(item.output) else sidecar_path(item.output)
+        marked.append(replace(item, is_taken=place in taken))
+        taken.add(place)
+    return marked
+
+
+def translate_batch(
+    request: Request,
+    translate_one: Callable[[Item], Translation],
+    items: Sequence[Item],
+    found: FoundScans,
+    root: Path,
+    out: Path,
+    *,
+    workers: Workers,
+    unreadable: Sequence[tuple[Path, str]] = (),
+    earlier: Callable[[], States] = dict,
+) -> Translations:
+    """Translate scans, and write `report.json`; a scan that fails does not stop the others.
+
+    Args:
+        request: the model and the settings.
+        translate_one: translates one scan; picklable if `workers` are other processes.
+        items: the scans.
+        found: the scans again, and the files that are left out.
+        root: the folder of the scans.
+        out: the folder of the outputs.
+        workers: see `mrbridge.scale.map_scans`; a model that is only in memory is used only in this
+            process.
+        unreadable: folders that cannot be read, with the reason.
+        earlier: returns the entries of an earlier report, which stay if their scans are not among
+            these.
+
+    Raises:
+        SomeScansFailed: some failed; its `result` holds all.
+        Interrupted: a signal came; its `result` holds what is done.
+    """
+    bundle = request.translator.bundle
+    if bundle.path is None:
+        workers = 1
+    target = request.target_for(None)
+    done = Translations(
+        Translation(path, None, target, bundle.hash, error=reason) for path, reason in unreadable
+    )
+    outcomes = map_scans(
+        translate_one,
+        items,
+        workers=workers,
+        label="translate",
+        imports=("mrbridge.inference.translator",),
+    )
+    outcomes = release_when_done(outcomes, items, lambda item: [item.source, item.output])
+    interrupted = False
+    try:
+        for item, result in outcomes:
+            if isinstance(result, MrbridgeError):
+                result.path = result.path or item.source
+                log.error("%s", result)
+                error = result.what
+                result = Translation(item.source, None, item.contrast, bundle.hash, error=error)
+            done.append(result)
+    except KeyboardInterrupt:
+        interrupted = True
+    sweep(out)
+    states: States = {"done": [], "skipped": [], "failed": []}
+    for one in done:
+        states[one.state].append(one.as_json(root, out))
+    ignored = [
+        {"source": path.relative_to(root).as_posix(), "reason": reason}
+        for path, reason in found.ignored
+    ]
+    report = {
+        "synthetic": True,
+        "note": NOTE,
+        "created_by": f"mrbridge {__version__}",
+        "model": bundle.hash,
+        **_merged(earlier(), states),
+        "ignored": ignored,
+    }
+    write_json(out / REPORT, report | ({"interrupted": True} if interrupted else {}))
+    if interrupted:
+        raise Interrupted(
+            f"interrupted after {len(done)} of {len(items)} scans",
+            path=out / REPORT,
+            remedy="It lists them. Run it again.",
+            result=done,
+        )
+    failed = sum(one.state == "failed" for one in done)
+    if failed:
+        raise SomeScansFailed(
+            f"{failed} of {len(done)} scans failed",
+            path=out / REPORT,
+            remedy="It lists them.",
+            result=done,
+        )
+    return done
+
+
+def _merged(earlier: States, now: States) -> States:
+    """The entries of this run, after those of earlier runs about other scans."""
+    sources = {entry["source"] for entries in now.values() for entry in entries}
+    return {
+        state: [e for e in earlier.get(state, []) if e.get("source") not in sources] + entries
+        for state, entries in now.items()
+    }
+
+
+def translate_folder(request: Request, folder: Path, out: Path, workers: Workers) -> Translations:
+    """Translate a folder file by file.
+
+    Raises:
+        InputError: it holds nothing to translate.
+        OutputError: `out` is the folder itself, or the name of a file.
+        SomeScansFailed, Interrupted: see `translate_batch`.
+    """
+    check_output_folder(folder, out)
+    must_be_ours(out / REPORT)
+    found = _find(request, folder, out)
+    log_left_out(found.ignored, folder)
+    items = []
+    for scan in found.scans:
+        known = _identity_below(folder, scan.path).contrast
+        to = request.target_for(known)
+        output = out / scan.path.relative_to(folder).parent / _output_name(scan.path, to)
+        items.append(Item(scan.path, output, to, known))
+    return translate_batch(
+        request,
+        partial(_translate_item, request),
+        with_taken(items),
+        found,
+        folder,
+        out,
+        workers=workers,
+        unreadable=list(unreadable_folders(folder)),
+    )
+
+
+def translate_file(request: Request, path: Path, out: Path) -> Translation:
+    """Translate one file to the file `out`, or into the folder `out`.
+
+    Raises:
+        InputError: it does not exist, cannot be read, or is not a scan to translate.
+        OutputError: the output cannot be written, is not the name of an image, or would replace
+            what mrbridge did not write.
+        SettingsError: it is a 2D image, and the number type is not float32.
+    """
+    fetch(path)
+    if not path.exists():
+        raise InputError("does not exist", path=path, remedy="Check the name.")
+    known = of_path(Path(path.parent.resolve().name, path.name)).contrast
+    to = request.target_for(known)
+    if out.is_dir() or not out.suffix:
+        out = out / _output_name(path, to)
+    elif not is_readable(out):
+        raise OutputError(
+            "is of no known format", path=out, remedy=f"Name a folder, or {', '.join(FORMATS)}."
+        )
+    return _translate(request, Item(path, out, to))
+
+
+def check_output_folder(folder: Path, out: Path) -> None:
+    """Refuse an output folder that is the input, or the name of a file.
+
+    Raises:
+        OutputError: it is.
+    """
+    if out.resolve() == folder.resolve():
+        raise OutputError("is the input itself", path=out, remedy="Name another output folder.")
+    if out.suffix and is_readable(out):
+        raise OutputError(
+            "is the name of a file, but the input is a folder", path=out, remedy="Name a folder."
+        )
+
+
+def check_not_taken(item: Item) -> None:
+    """Refuse an output that belongs to another scan, and remove what a killed run left there.
+
+    Raises:
+        OutputError: it does.
+    """
+    sweep(item.output.parent)
+    if item.is_taken:
+        raise OutputError(f"{item.output.name} is made of another scan already", path=item.source)
+
+
+def _translate_item(request: Request, item: Item) -> Translation:
+    check_not_taken(item)
+    digest = sha256_of(item.source)
+    return replace(_translate(request, item), source_sha256=digest)
+
+
+def _translate(request: Request, item: Item) -> Translation:
+    """Read, translate and write one file."""
+    path, output = item.source, item.output
+    check_output(path, output)
+    scan = read(path, volume=request.settings.volume, assume=request.settings.assume)
+    scan = replace(scan, contrast=scan.contrast or (None if scan.other else item.known))
+    synthesis = synthesise(request, scan, path)
+    bundle, to = request.translator.bundle, synthesis.contrast
+    source = name_for_sidecar(path, output)
+    write_synthesis(synthesis, output, lambda: provenance(bundle, synthesis, source))
+    notes = scan.notes
+    if scan.contrast is None:
+        notes += (request.assumption(to),)
+    return Translation(path, output, to, bundle.hash, rounding=synthesis.rounding, notes=notes)
+
+
+def _find(request: Request, folder: Path, out: Path) -> FoundScans:
+    """The files of a folder to translate, and why the others are left out.
+
+    Raises:
+        InputError: there are none to translate.
+    """
+    results = out.resolve()
+    is_below = folder.resolve() in results.parents  # otherwise `out` may hold the input
+    paths = [
+        p
+        for p in sorted(folder.rglob("*"), key=natural_key)
+        if (is_file(p) or (p.is_symlink() and not p.exists()))
+        and not (is_below and p.parent.resolve().is_relative_to(results))
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts[:-1])
+    ]
+    ignored = [(p, "is hidden") for p in paths if p.name.startswith(".") and is_readable(p)]
+    paths = [p for p in paths if not p.name.startswith(".")]
+    images = [p for p in paths if is_readable(p)]
+    for p in paths:
+        if not is_readable(p):
+            missing = not_fetched(p)
+            ignored.append((p, missing.what if missing else "not an image that mrbridge reads"))
+    bundle, settings = request.translator.bundle, request.settings
+    wanted = bundle.source if settings.to in (None, bundle.target) else bundle.target
+    known = {p: _identity_below(folder, p) for p in images}
+    usable = [p for p in images if settings.force or not known[p].is_other]
+    chosen = [p for p in usable if known[p].contrast == wanted]
+    if settings.to is None and not chosen:
+        chosen = [p for p in usable if known[p].contrast == bundle.target]
+    chosen = chosen or [p for p in usable if known[p].contrast is None]
+    if not chosen:
+        raise InputError(
+            f"holds no {wanted} scan among {len(images)} images"
+            + why_left_out([*((p, _why_not(known[p])) for p in images), *ignored]),
+            path=folder,
+            remedy="Name a folder of scans, and the contrast to make with --to.",
+        )
+    others = set(images) - set(chosen)
+    ignored += [(p, _why_not(known[p])) for p in images if p in others]
+    scans = [_scan(folder, p, known[p].contrast or wanted) for p in chosen]
+    return prefer_raw(FoundScans(scans, ignored))
+
+
+def _scan(folder: Path, path: Path, contrast: str) -> Scan:
+    subject, session = guess_subject(path.relative_to(folder), picture=is_picture(path))
+    return Scan(path, subject, session, contrast, path.name)
+
+
+def _why_not(identity: Identity) -> str:
+    """Why a file is left out: it is something else, or there is something better."""
+    return f"is {identity.contrast}" if identity.contrast else identity.reason
+
+
+def _identity_below(folder: Path, path: Path) -> Identity:
+    """What the path of an image says about it, from the folder that the user named downwards."""
+    return of_path(Path(folder.resolve().name, path.relative_to(folder)))
+
+
+def _output_name(path: Path, to: str) -> str:
+    """BIDS names become those of derivatives; others stay, so that files of two folders match."""
+    bids = parse_name(path)
+    return path.name if bids is None else derivative_name(bids, to)

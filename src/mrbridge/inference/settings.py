@@ -1,0 +1,62 @@
+"""The settings of `translate`. Importing them takes no PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mrbridge.settings import Option, Planes, Settings
+
+NumberType = Literal["float32", "int16", "uint16", "uint8", "int32"]
+
+
+class TranslateSettings(Settings):
+    """Which scans are translated, and into what."""
+
+    to: Annotated[str | None, Option(default="the contrast that the scan is not")] = Field(
+        None, description="Contrast to synthesise."
+    )
+    planes: Annotated[Planes | None, Option(default="as the model says")] = Field(
+        None,
+        description="Planes in which volumes are sliced: axial, or all three, which is better and "
+        "takes three times as long.",
+    )
+    dtype: NumberType = Field("float32", description="Number type of synthetic volumes.")
+    volume: int | None = Field(None, ge=0, description="Which volume of a 4D file, from 0.")
+    assume: str | None = Field(
+        None, description="Orientation of a file that states none, such as RAS."
+    )
+    force: bool = Field(
+        False,
+        description="Also translate a scan that is synthetic or of the wanted contrast already, or "
+        "that its name or header calls something else: a mask, a map, a scan after a contrast "
+        "agent.",
+    )
+    overwrite: bool = Field(
+        False,
+        description="Replace what mrbridge wrote there, and nothing else. Without it, files and "
+        "DICOM series are replaced as well; in BIDS derivatives, what is up to date is kept and "
+        "the rest refused.",
+    )
+    participants: Annotated[
+        tuple[str, ...],
+        Option(("--participant-label", "--participant_label"), metavar="LABEL…", default="all"),
+    ] = Field((), description="BIDS dataset: participants to translate, as in 01 02.")
+    sessions: Annotated[
+        tuple[str, ...],
+        Option(("--session-label", "--session_label"), metavar="LABEL…", default="all"),
+    ] = Field((), description="BIDS dataset: sessions to translate.")
+    bids_filter: Annotated[Path | None, Option(("--bids-filter-file",), metavar="FILE")] = Field(
+        None,
+        description='BIDS dataset: JSON file of queries, such as {"t1w": {"acquisition": null}}.',
+    )
+    series: Annotated[str | None, Option(default="by contrast")] = Field(
+        None, description="DICOM: number or UID of the series."
+    )
+    allow_gaps: bool = Field(False, description="DICOM: fill missing slices by interpolation.")
+    form: Annotated[
+        Literal["dicom", "nifti"] | None,
+        Option(("--as",), default="dicom, unless the output is named as a NIfTI file"),
+    ] = Field(None, description="DICOM: format of the result.")

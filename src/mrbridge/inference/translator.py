@@ -1,0 +1,292 @@
+"""The translator: a bundle, ready to turn scans into the other contrast."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mrbridge.bundle import Bundle, load_bundle
+from mrbridge.errors import BundleError, SettingsError
+from mrbridge.hardware import choose_device, fast_bfloat16
+from mrbridge.inference.planes import Mask, Stack, in_three_planes, planes_for
+from mrbridge.io.picture import is_eight_bit
+from mrbridge.models import SHIPPED, is_installed
+from mrbridge.networks import Generator, unchanged_weights
+from mrbridge.preparation.crop import head_crop
+from mrbridge.preparation.geometry import fit_size, size_multiple
+from mrbridge.preparation.intensity import WINDOW, IntensityRecipe
+from mrbridge.preparation.pipeline import Standard, standardise
+from mrbridge.progress import track
+from mrbridge.settings import Planes
+from mrbridge.volume import Volume
+
+EMPTY = 0.002
+"""A slice with a smaller share of foreground is all background: instance norm would amplify its
+noise into an image."""
+
+FAINT = 0.02
+"""In a slice with a smaller share of foreground, instance norm amplifies the little there is, and
+with it the rounding to bfloat16: by up to 3 % of the range, measured, instead of less than 1 %.
+Such slices are computed in float32."""
+
+_BATCH_PIXELS = {"cpu": 4 * 256 * 256, "cuda": 32 * 256 * 256}
+"""Larger batches leave the caches of a CPU; a GPU needs them to be busy."""
+
+
+class Translator:
+    """Translates volumes and slices with the generators of a bundle.
+
+    It can be pickled and used from several threads. Pickled, it is the path of its bundle, which
+    is loaded again, once for each process; a bundle without a path is pickled as a whole.
+
+    Args:
+        model: a bundle, the path of a run or bundle, or `shipped`.
+        device: `auto`, `cpu` or `cuda`.
+        planes: planes in which volumes are sliced, `axial` or `all`; None takes the bundle's.
+
+    Attributes:
+        bundle: the model.
+        device: the `torch.device` that computes.
+        planes: `axial` or `all`.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+        SettingsError: there is no such device or choice of planes.
+    """
+
+    def __init__(
+        self,
+        model: Bundle | str | Path = SHIPPED,
+        device: str = "auto",
+        planes: Planes | None = None,
+    ) -> None:
+        if planes not in (None, *get_args(Planes)):
+            raise SettingsError(
+                f"there are no planes '{planes}'", remedy=f"Choose {' or '.join(get_args(Planes))}."
+            )
+        self.device = choose_device(device)
+        self.bundle = model if isinstance(model, Bundle) else load_bundle(model)
+        self.planes: Planes = planes or self.bundle.manifest.planes
+        self._networks: dict[str, Generator] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path = self.bundle.path
+        if path is None:
+            return Translator, (self.bundle, self.device.type, self.planes)
+        model = SHIPPED if is_installed(path) else str(path.absolute())
+        return _opened, (model, self.bundle.hash, self.device.type, self.planes)
+
+    def __repr__(self) -> str:
+        bundle = self.bundle
+        model = bundle.path or "in memory"
+        return (
+            f"Translator({bundle.source} ↔ {bundle.target}, {model}, {self.device}, {self.planes})"
+        )
+
+    def translate(
+        self,
+        volume: Volume,
+        to: str | None = None,
+        *,
+        match: Volume | None = None,
+        mask: Volume | None = None,
+    ) -> Volume:
+        """Translate a scan.
+
+        Args:
+            volume: the scan, shape (i, j, k); voxels of any real type.
+            to: contrast to synthesise; None: the bundle's target, or its source if the scan is
+                known to be of the target contrast.
+            match: a scan of the wanted contrast whose intensity range the result gets, instead
+                of the range that is typical for the training data.
+            mask: the brain mask of the scan, for models of skull-stripped scans.
+
+        Returns:
+            The synthetic scan, with the grid and header of the source: shape (i, j, k), float32,
+            finite, marked as synthetic. Voxels that are exactly zero outside the anatomy stay
+            zero; if the model was trained on skull-stripped scans, everything outside the brain
+            is zero.
+
+        Raises:
+            SettingsError: the bundle does not make this contrast.
+            InputError: the scan is constant or empty, or no plausible brain was found in it.
+        """
+        return self.translate_with_planes(volume, to, match=match, mask=mask)[0]
+
+    def translate_with_planes(
+        self,
+        volume: Volume,
+        to: str | None = None,
+        *,
+        match: Volume | None = None,
+        mask: Volume | None = None,
+    ) -> tuple[Volume, tuple[str, ...]]:
+        """The result of `translate`, and the planes in which the scan was sliced."""
+        to = self.choose_contrast(volume, to)
+        other = self.bundle.source if to == self.bundle.target else self.bundle.target
+        levels = self.bundle.manifest.typical[other].levels
+        standard = standardise(volume, self.bundle.manifest.standard, mask, levels)
+        planes = planes_for(standard.crop(volume), self.planes)
+        made = self._translate_stack(standard, to, planes)
+        range_out = self._range_for(volume, standard, to, match)
+        outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
+        voxels = standard.to_voxels(range_out.restore(made), outside).astype(np.float32)
+        background = standard.to_voxels((~standard.foreground).astype(np.float32), 1.0) > 0.5
+        voxels[background & (volume.voxels == 0)] = 0
+        if standard.brain is not None:
+            voxels[~standard.brain] = 0
+        return replace(volume, voxels=voxels, contrast=to, synthetic=True), planes
+
+    def translate_slices(
+        self,
+        slices: Stack,
+        to: str,
+        *,
+        foreground: Mask | None = None,
+        least: tuple[int, int] | None = None,
+    ) -> Stack:
+        """Translate preprocessed slices.
+
+        Args:
+            slices: shape (slices, rows, columns), range [-1, 1].
+            to: contrast to synthesise.
+            foreground: the same shape; slices with almost none become background (-1), those with
+                little are computed in float32.
+            least: rows and columns to which smaller slices are padded; None takes the bundle's
+                `least_size`, which suits axial slices.
+
+        Returns:
+            The same shape and range, float32.
+        """
+        network = self._network(to)
+        sizes = zip(slices.shape[1:], least or 2 * (self.bundle.manifest.least_size,), strict=True)
+        rows, columns = (size_multiple(max(size), int(network.multiple)) for size in sizes)
+        wanted = np.arange(len(slices))
+        faint = np.zeros(len(slices), bool)
+        if foreground is not None:
+            shares = _shares(foreground)
+            wanted, faint = np.flatnonzero(shares >= EMPTY), shares < FAINT
+        made = np.full(slices.shape, -1, np.float32)
+        for in_float32 in (False, True):
+            chosen = wanted[faint[wanted] == in_float32]
+            if chosen.size:
+                fitted, undo = fit_size(slices[chosen], rows, columns)
+                made[chosen] = undo(self._run(network, fitted, in_float32), -1.0)
+        return made
+
+    def planes_for(self, volume: Volume) -> tuple[str, ...]:
+        """The planes in which this translator slices a volume, such as `("axial",)`."""
+        crop = head_crop(volume, self.bundle.manifest.standard.margin_mm)
+        return planes_for(crop(volume), self.planes)
+
+    def _translate_stack(self, standard: Standard, to: str, planes: tuple[str, ...]) -> Stack:
+        """Translate the slices of a volume: the mean over the planes if there are several."""
+        slices, foreground = standard.slices, standard.foreground
+        if planes == ("axial",):
+            return self.translate_slices(slices, to, foreground=foreground)
+
+        size = self.bundle.manifest.least_size
+        around = size - slices.shape[1]  # rows around the head in the axial slices of training
+
+        def make(part: Stack, foreground: Mask) -> tuple[Stack, Mask]:
+            least = (part.shape[1] + around, size)
+            made = self.translate_slices(part, to, foreground=foreground, least=least)
+            return made, _shares(foreground) >= EMPTY
+
+        return in_three_planes(slices, foreground, standard.grid, make)
+
+    def choose_contrast(self, volume: Volume, to: str | None) -> str:
+        """The contrast to synthesise from a scan: `to`, or the one that the scan is not.
+
+        Raises:
+            SettingsError: the bundle does not make it.
+        """
+        if to is None:
+            source, target = self.bundle.source, self.bundle.target
+            return source if volume.contrast == target else target
+        self.bundle.must_make(to)
+        return to
+
+    def range_of(self, to: str, match: Volume | None) -> IntensityRecipe:
+        """The intensity range of synthetic volumes: that of `match`, or the typical one.
+
+        Raises:
+            InputError: `match` is constant or empty.
+        """
+        if match is not None:
+            levels = self.bundle.manifest.typical[to].levels
+            still = self.bundle.manifest.standard.model_copy(update={"align": "none"})
+            return standardise(match, still, None, levels).recipe
+        return self.bundle.manifest.typical[to]
+
+    def _network(self, to: str) -> Generator:
+        """The generator that makes a contrast, on the device."""
+        name = self.bundle.generator_that_makes(to)
+        if name not in self._networks:
+            self._networks[name] = self.bundle.build(name).to(self.device)
+        return self._networks[name]
+
+    def _run(self, network: Generator, slices: Stack, in_float32: bool) -> Stack:
+        """Compute slices in batches: in bfloat16 if the device is fast with it, or in float32.
+
+        Args:
+            network: a generator.
+            slices: shape (slices, rows, columns), range [-1, 1]; rows and columns are multiples of
+                what the network needs.
+            in_float32: not in bfloat16.
+
+        Returns:
+            The same shape and range, float32.
+        """
+        count, rows, columns = slices.shape
+        size = max(1, _BATCH_PIXELS[self.device.type] // (rows * columns))
+        starts = range(0, count, size)
+        made = np.empty(slices.shape, np.float32)
+        is_bfloat16 = fast_bfloat16(self.device) and not in_float32
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16),
+            unchanged_weights(),
+        ):
+            for start in track(starts, "slices", len(starts)):
+                batch = slice(start, start + size)
+                images = torch.from_numpy(np.ascontiguousarray(slices[batch], np.float32))
+                images = images[:, None].to(self.device)  # (slices, 1, rows, columns)
+                made[batch] = network(images)[:, 0].float().cpu().numpy()
+        return made
+
+    def _range_for(
+        self, volume: Volume, standard: Standard, to: str, match: Volume | None
+    ) -> IntensityRecipe:
+        """The intensities that -1 and 1 stand for in the result."""
+        if match is None and volume.is_picture and not self.bundle.manifest.pictures:
+            # A 2D image has no typical range, so it keeps its own; 8 bits are used in full.
+            return WINDOW if is_eight_bit(volume) else standard.recipe
+        return self.range_of(to, match)
+
+
+def _shares(foreground: Mask) -> NDArray[np.float64]:
+    """The share of foreground in each slice, shape (slices,)."""
+    return foreground.mean(axis=(1, 2))
+
+
+@lru_cache(maxsize=1)
+def _opened(model: str, sha256: str, device: str, planes: Planes) -> Translator:
+    """A translator that was pickled in another process, opened once in this one.
+
+    Raises:
+        BundleError: the bundle is absent, damaged, or was replaced.
+        SettingsError: this machine has no such device.
+    """
+    translator = Translator(model, device, planes)
+    if translator.bundle.hash != sha256:
+        raise BundleError(
+            "was replaced after the work began", path=translator.bundle.path, remedy="Start again."
+        )
+    return translator
