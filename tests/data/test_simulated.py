@@ -1,6 +1,7 @@
 """Simulated groups show one head, look like the store's scans, and repeat."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
