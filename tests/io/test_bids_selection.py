@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mrbridge.errors import InputError, MrbridgeWarning, SettingsError
+from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.io.bids import find_scans
 from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_selection import select
@@ -95,7 +95,7 @@ def test_unusable_filter_files(text: str, kind: type, message: str, tmp_path: Pa
     path.write_text(text)
     with pytest.raises(kind, match=message) as caught:
         select((), (), path)
-    assert isinstance(caught.value, InputError)
+    assert isinstance(caught.value, MrbridgeError)
     assert caught.value.path == path
     with pytest.raises(InputError, match="cannot be read"):
         select((), (), tmp_path / "absent.json")

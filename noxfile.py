@@ -1,0 +1,73 @@
+"""Sessions that run the checks in fresh environments: `nox -l` lists them, `nox -s tests` runs one.
+
+Everything is installed from a constraints file, which also keeps PyTorch at its CPU build.
+"""
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "venv"
+
+CURRENT = ("-c", "constraints.txt")
+MINIMUM = ("-c", "constraints-minimum.txt")
+
+# Quick tests that together read, prepare, train, translate and evaluate.
+SMOKE = (
+    "tests/contracts",
+    "tests/evaluation/test_evaluate.py",
+    "tests/inference/test_translate.py",
+    "tests/io/test_dicom_read.py",
+    "tests/io/test_nifti.py",
+    "tests/networks/test_networks.py",
+    "tests/preparation/test_pipeline.py",
+    "tests/test_api.py",
+    "tests/test_bundle.py",
+    "tests/test_metrics.py",
+    "tests/training/test_resume.py",
+)
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """The quick tests, on every supported Python that is installed."""
+    session.install(*CURRENT, "-e", ".[dev]")
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session(python="3.11")
+def slow(session: nox.Session) -> None:
+    """The tests that take minutes."""
+    session.install(*CURRENT, "-e", ".[dev]")
+    session.run("pytest", "-m", "slow", "-n", "2", *session.posargs)
+
+
+@nox.session(python="3.11")
+def lint(session: nox.Session) -> None:
+    """Style, types, layers and language."""
+    session.install(*CURRENT, "-e", ".[dev]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("lint-imports")
+    session.run("python", ".ci/phrases.py")
+
+
+@nox.session(python="3.11")
+def docs(session: nox.Session) -> None:
+    """Links, snippets and generated pages of the documentation."""
+    session.install(*CURRENT, "-e", ".[dev]")
+    session.run("pytest", "-m", "slow or not slow", "tests/docs", "tests/contrasts", "tests/faults")
+
+
+@nox.session(python="3.11")
+def minimum(session: nox.Session) -> None:
+    """The lowest versions that pyproject.toml allows."""
+    session.install(*MINIMUM, "-e", ".", "pytest", "beartype", "hypothesis")
+    session.run("pytest", *(session.posargs or SMOKE))
+
+
+@nox.session(python="3.11")
+def no_optional(session: nox.Session) -> None:
+    """Only the required dependencies: tests of optional ones are skipped, the others pass."""
+    session.install(*CURRENT, "-e", ".", "pytest", "beartype", "hypothesis")
+    session.run("pytest", *(session.posargs or SMOKE))
