@@ -283,7 +283,7 @@ def busy(device: torch.device) -> Iterator[dict[str, float]]:
 
 def translate(given: argparse.Namespace) -> Figures:
     """A whole head; the script appends its own line."""
-    arguments = ["--engines", "torch", "--repeats", "1"]
+    arguments = ["--repeats", "1"]
     translate_volume.main([*arguments, "--device", given.device, *_shared(given)])
     return iter(())
 

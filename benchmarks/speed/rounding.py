@@ -9,7 +9,7 @@ Prints one JSON line a model and scan; without `--scans`, a simulated T1w head. 
 
 Each is told by the largest difference of a voxel and the PSNR (dB), in units of the intensity range
 (the networks' -1 to 1 is a range of 1 here), over the slices that show something, and by the
-largest difference of those slices that are not faint (`mrbridge.inference.engine.FAINT`).
+largest difference of those slices that are not faint (`mrbridge.inference.translator.FAINT`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from mrbridge.inference.engine import EMPTY, FAINT, Translator
-from mrbridge.inference.engines import Stack, in_batches
 from numpy.typing import NDArray
 
 from benchmarks.harness import options, read, report
 from benchmarks.speed.material import subject
 from benchmarks.speed.translate_volume import differences
 from mrbridge import io
+from mrbridge.inference.planes import Stack
+from mrbridge.inference.translator import EMPTY, FAINT, Translator
 from mrbridge.models import SHIPPED
 from mrbridge.networks import Generator
 from mrbridge.preparation.geometry import fit_size, size_multiple
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = read(parser, arguments)
     scans = {path.name: io.read(path) for path in given.scans}
     for model in given.models:
-        translator = Translator(model, "cpu", "torch")
+        translator = Translator(model, "cpu")
         for name, scan in (scans or {"simulated": subject(given.seed, given.quick).t1w}).items():
             report("rounding", given, {"model": model, "scan": name, **measure(translator, scan)})
 
@@ -74,14 +74,12 @@ def measure(translator: Translator, scan: Volume) -> dict[str, Any]:
 
 def _computed(network: Generator, slices: Stack, dtype: torch.dtype) -> Stack:
     """What a network makes of slices outside of inference mode, where it spares no layer."""
-
-    def batch(some: Stack) -> Stack:
-        fast = dtype != torch.float32
-        with torch.no_grad(), torch.autocast("cpu", dtype, enabled=fast):
-            made: Stack = network(torch.from_numpy(some)[:, None])[:, 0].float().numpy()
-            return made
-
-    return in_batches(batch, slices, _BATCH_PIXELS)
+    _, rows, columns = slices.shape
+    size = max(1, _BATCH_PIXELS // (rows * columns))
+    fast = dtype != torch.float32
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=fast):
+        images = torch.from_numpy(np.ascontiguousarray(slices))[:, None]
+        return torch.cat([network(batch) for batch in images.split(size)])[:, 0].float().numpy()
 
 
 def _apart(made: Stack, exact: Stack, clear: NDArray[np.bool_]) -> dict[str, Any]:

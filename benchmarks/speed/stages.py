@@ -53,26 +53,25 @@ def measured(owner, name, stage_of):
 def begin(*given):
     # The verb asks this once, when all is imported, right before the work.
     global ready
-    from mrbridge.inference import engine, job, outputs, translate
-    from mrbridge.inference.engines.torch_engine import TorchEngine
+    from mrbridge.inference import batch, output, translate, translator
 
-    def precision(engine, slices, precise=False):
-        return "faint" if precise else "network"
+    def precision(self, network, slices, in_float32):
+        return "faint" if in_float32 else "network"
 
     measured(translate, "Translator", lambda *_: "opening")
-    measured(engine, "open_engine", lambda *_: "opening")
-    measured(job, "read", lambda *_, **__: "reading")
-    measured(engine, "standardise", lambda *_: "standardising")
-    measured(TorchEngine, "run", precision)
-    measured(outputs, "write", lambda *_, **__: "writing")
+    measured(translator.Translator, "_network", lambda *_: "opening")
+    measured(batch, "read", lambda *_, **__: "reading")
+    measured(translator, "standardise", lambda *_: "standardising")
+    measured(translator.Translator, "_run", precision)
+    measured(output, "write", lambda *_, **__: "writing")
     ready = time.time()
-    return who_works(*given)
+    return as_far_as_done(*given)
 
 
 from mrbridge import cli
 from mrbridge.verbs import images
 
-who_works, images.who_works = images.who_works, begin
+as_far_as_done, images.as_far_as_done = images.as_far_as_done, begin
 try:
     cli.main(arguments)
 finally:
@@ -98,7 +97,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
 
     def once() -> dict[str, float]:
         told = folder / "told.json"
-        command = translate_arguments(model, folder, "torch", given)
+        command = translate_arguments(model, folder, given)
         began = time.time()
         run_command([sys.executable, "-c", _PROBE, told, str(began), *command])
         ended = time.time()

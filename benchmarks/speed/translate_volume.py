@@ -1,19 +1,18 @@
-"""What the translation of a whole head costs, engine by engine.
+"""What the translation of a whole head costs.
 
-    python -m benchmarks.speed.translate_volume [--engines torch onnx] [--preset unet]
-        [--model RUN] [--planes axial] [--device cpu] [--repeats 3] [--out FILE]
+    python -m benchmarks.speed.translate_volume [--preset unet] [--model RUN]
+        [--planes axial] [--device cpu] [--repeats 3] [--out FILE]
 
 Prints one JSON line. The scan is a simulated T1w head of 182x218x182 voxels of 1 mm, the model an
-untrained one of the preset, or `--model`. The engines take turns. For each:
+untrained one of the preset, or `--model`. Under `engines`, `torch` (once there were others):
 
 - `slices`: seconds a slice of the generator, on a stack of slices in this process (with nothing but
   the padding of the slices around it);
 - `volume`: seconds from a scan in memory to its translation in memory;
 - `command`: seconds of the whole `mrbridge translate` in a fresh process, from its start to the
-  written file, and its peak memory. `seconds_first` is that of the first run, in which an engine
-  may have to export the model;
-- `max_difference`, `psnr`: how far its axial slices of the whole head lie from the first engine's,
-  in units of the intensity range (the networks' -1 to 1 is a range of 1 here).
+  written file, and its peak memory;
+- `max_difference`, `psnr`: the difference of its axial slices of the whole head from float32, in
+  units of the intensity range (the networks' -1 to 1 is a range of 1 here).
 
 `floor_seconds` is what the axial slices that hold anatomy would take at the rate of bfloat16 matrix
 products measured in this run: operations of the generator's convolutions for one slice, padded as
@@ -29,11 +28,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
+from unittest import mock
 
 import numpy as np
 import torch
-from mrbridge.inference.engine import Translator
-from mrbridge.inference.engines import ENGINES, choose_engine
 from numpy.typing import NDArray
 
 from benchmarks.harness import (
@@ -51,7 +49,7 @@ from benchmarks.speed.matrix_rate import QUICK_SIZE, MatrixProduct
 from benchmarks.speed.textbook import forward_operations
 from mrbridge import io
 from mrbridge.bundle import read_manifest
-from mrbridge.errors import SettingsError
+from mrbridge.inference.translator import Translator
 from mrbridge.networks import build_generator
 from mrbridge.preparation.geometry import size_multiple
 from mrbridge.preparation.pipeline import Standard, standardise
@@ -67,10 +65,9 @@ TO = "T2w"
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = options(__doc__, repeats=3)
-    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
     model_options(parser)
     parser.add_argument("--slices", type=int, default=16, help="of the stack that is timed")
-    given = read(parser, arguments, engines=["torch"], repeats=1, warm_up=0, slices=4)
+    given = read(parser, arguments, repeats=1, warm_up=0, slices=4)
     with tempfile.TemporaryDirectory() as name:
         figures = measure(Path(name), given)
     report("translate_volume", given, figures)
@@ -95,81 +92,62 @@ def head_and_model(folder: Path, given: argparse.Namespace) -> tuple[Path, Volum
     return model, head
 
 
-def translate_arguments(
-    model: Path, folder: Path, engine: str, given: argparse.Namespace
-) -> list[str]:
+def translate_arguments(model: Path, folder: Path, given: argparse.Namespace) -> list[str]:
     """The verb `translate` for the scan in `folder`, with its options."""
     planes = () if given.planes is None else ("--planes", given.planes)
-    scans = ("-i", folder / "head.nii.gz", "-o", folder / f"{engine}.nii.gz")
-    how = ("--engine", engine, "--device", given.device, *planes)
+    scans = ("-i", folder / "head.nii.gz", "-o", folder / "made.nii.gz")
+    how = ("--device", given.device, *planes)
     return [str(word) for word in ("translate", "-q", "-m", model, *scans, *how)]
 
 
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """All figures; models and scans are kept in `folder`."""
     model, head = head_and_model(folder, given)
-    engines = [name for name in given.engines if _is_usable(name, given.device)]
-    commands = {
-        name: partial(
-            run_command, mrbridge_command(*translate_arguments(model, folder, name, given))
-        )
-        for name in engines
-    }
-    # Before anything here uses the model: an engine exports it at its very first use.
-    whole_commands = alternate_commands(commands, given.repeats, given.warm_up)
-    translators = {name: Translator(model, given.device, name, given.planes) for name in engines}
+    command = partial(run_command, mrbridge_command(*translate_arguments(model, folder, given)))
+    whole = alternate_commands({"torch": command}, given.repeats, given.warm_up)
+    translator = Translator(model, given.device, given.planes)
     standard = standardise(head, read_manifest(model).standard)
-    figures = network_figures(translators, standard, head, given)
-    for name, told in whole_commands.items():
-        figures["engines"][name]["command"] = told
-    left_out = [name for name in given.engines if name not in engines]
-    return {"shape": list(head.voxels.shape), "not_usable": left_out} | figures
+    figures = network_figures(translator, standard, head, given)
+    figures["engines"]["torch"]["command"] = whole["torch"]
+    return {"shape": list(head.voxels.shape)} | figures
 
 
 def network_figures(
-    translators: dict[str, Translator], standard: Standard, head: Volume, given: argparse.Namespace
+    translator: Translator, standard: Standard, head: Volume, given: argparse.Namespace
 ) -> dict[str, Any]:
     """What happens in this process: differences, seconds a slice, a volume, and the floor."""
     device = torch.device(given.device)
-    whole = {
-        name: translator.translate_slices(standard.slices, TO, foreground=standard.foreground)
-        for name, translator in translators.items()
-    }
-    reference = next(iter(whole.values()))
+    whole = translator.translate_slices(standard.slices, TO, foreground=standard.foreground)
     # Slices of background are left at exactly -1, which no network gives throughout.
-    shown = np.flatnonzero((reference > -1).any(axis=(1, 2)))
+    shown = np.flatnonzero((whole > -1).any(axis=(1, 2)))
     middle = shown[max(0, len(shown) - given.slices) // 2 :][: given.slices]
     stack = standard.slices[middle]
+    with mock.patch("mrbridge.inference.translator.fast_bfloat16", return_value=False):
+        exact = translator.translate_slices(standard.slices, TO, foreground=standard.foreground)
 
     product = MatrixProduct(device, torch.bfloat16, QUICK_SIZE if given.quick else None)
     rivals: dict[str, Callable[[], object]] = {
-        name: partial(translator.translate_slices, stack, TO)
-        for name, translator in translators.items()
+        "torch": partial(translator.translate_slices, stack, TO),
+        "matrix": product,
     }
-    timings = alternate(rivals | {"matrix": product}, given.repeats, given.warm_up, device)
+    timings = alternate(rivals, given.repeats, given.warm_up, device)
     rate = product.rate(timings["matrix"])
-    volumes = alternate(
-        {name: partial(one.translate, head, TO) for name, one in translators.items()},
-        given.repeats,
-        0,  # all of it is warm already
-        device,
-    )
-    operations = _operations(next(iter(translators.values())), stack.shape[1:]) / 1e12
+    volume = {"torch": partial(translator.translate, head, TO)}
+    volumes = alternate(volume, given.repeats, 0, device)  # all of it is warm already
+    operations = _operations(translator, stack.shape[1:]) / 1e12
     floor = operations / rate
-    engines: dict[str, dict[str, Any]] = {}
-    for name in translators:
-        engines[name] = {
-            "slices": timings[name].told(len(stack)),
-            "times_floor": timings[name].median / len(stack) / floor,
-            "volume": volumes[name].told(),
-            **differences(whole[name][shown], reference[shown]),
-        }
+    figures = {
+        "slices": timings["torch"].told(len(stack)),
+        "times_floor": timings["torch"].median / len(stack) / floor,
+        "volume": volumes["torch"].told(),
+        **differences(whole[shown], exact[shown]),
+    }
     return {
         "slices_translated": len(shown),
         "operations_a_slice_tflop": operations,
         "matrix_bfloat16_tflops": rate,
         "floor_seconds": floor * len(shown),
-        "engines": engines,
+        "engines": {"torch": figures},
     }
 
 
@@ -190,15 +168,3 @@ def _operations(translator: Translator, shape: tuple[int, ...]) -> int:
         multiple = build_generator(networks.generator, networks.image_size).multiple
     rows, columns = (size_multiple(n, multiple) for n in shape)
     return forward_operations(networks.generator, networks.image_size, rows, columns)
-
-
-def _is_usable(engine: str, device: str) -> bool:
-    try:
-        choose_engine(engine, device)
-    except SettingsError:
-        return False
-    return True
-
-
-if __name__ == "__main__":
-    main()

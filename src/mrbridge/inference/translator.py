@@ -64,7 +64,7 @@ class Translator:
         self,
         model: Bundle | str | Path = SHIPPED,
         device: str = "auto",
-        planes: Planes | None = None,
+        planes: str | None = None,
     ) -> None:
         if planes not in (None, *get_args(Planes)):
             raise SettingsError(
@@ -72,7 +72,7 @@ class Translator:
             )
         self.device = choose_device(device)
         self.bundle = model if isinstance(model, Bundle) else load_bundle(model)
-        self.planes: Planes = planes or self.bundle.manifest.planes
+        self.planes = planes or self.bundle.manifest.planes
         self._networks: dict[str, Generator] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -277,7 +277,7 @@ def _shares(foreground: Mask) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1)
-def _opened(model: str, sha256: str, device: str, planes: Planes) -> Translator:
+def _opened(model: str, sha256: str, device: str, planes: str) -> Translator:
     """A translator that was pickled in another process, opened once in this one.
 
     Raises:
