@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import ast
 import json
 import subprocess
 import sys
@@ -28,11 +28,22 @@ HEAVY = (
 def test_every_public_name_is_there() -> None:
     for name in mrbridge.__all__:
         assert getattr(mrbridge, name) is not None
-    for verb in ("prepare", "train", "translate", "evaluate", "read", "write"):
+    for verb in ("prepare", "train", "translate", "evaluate", "score", "inspect", "export"):
         function = getattr(mrbridge, verb)
-        assert inspect.isfunction(function)
+        assert callable(function)
         assert function.__name__ == verb
         assert function.__doc__
+    assert issubclass(mrbridge.InputError, mrbridge.MrbridgeError)
+    assert callable(mrbridge.phantom.write_bids)
+
+
+def test_type_checkers_see_the_public_names() -> None:
+    tree = ast.parse(Path(mrbridge.__file__).read_text(encoding="utf-8"))
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: node.module for node in imports for alias in node.names}
+    assert seen == mrbridge._MODULES
+    assert {*seen, "__version__"} == set(mrbridge.__all__)
 
 
 def test_public_names_are_listed_before_their_first_use() -> None:

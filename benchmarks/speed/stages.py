@@ -53,12 +53,12 @@ def measured(owner, name, stage_of):
 def begin(*given):
     # The verb asks this once, when all is imported, right before the work.
     global ready
-    from mrbridge.inference import batch, output, translate, translator
+    from mrbridge.inference import batch, output, translator
 
     def precision(self, network, slices, in_float32):
         return "faint" if in_float32 else "network"
 
-    measured(translate, "Translator", lambda *_: "opening")
+    measured(translator.Translator, "__init__", lambda *_: "opening")
     measured(translator.Translator, "_network", lambda *_: "opening")
     measured(batch, "read", lambda *_, **__: "reading")
     measured(translator, "standardise", lambda *_: "standardising")

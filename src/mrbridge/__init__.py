@@ -1,7 +1,7 @@
 """mrbridge turns an MR scan of one contrast into the contrast that was not acquired.
 
-The verbs of the command line are functions here: `prepare`, `train`, `translate`, `evaluate`. They
-are imported at their first use, so that `import mrbridge` stays quick.
+The verbs of the command line are functions here, with their settings, results and errors. Names are
+imported at their first use, so that `import mrbridge` is quick.
 """
 
 from __future__ import annotations
@@ -11,23 +11,93 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_VERBS = {
-    "prepare": "mrbridge.preparation.pipeline",
-    "train": "mrbridge.training.run",
-    "translate": "mrbridge.inference.translate",
-    "evaluate": "mrbridge.evaluation.evaluate",
-    "score": "mrbridge.evaluation.evaluate",
-    "inspect": "mrbridge.inspection.inspect",
-    "read": "mrbridge.io",
-    "write": "mrbridge.io",
-    "Volume": "mrbridge.volume",
+if TYPE_CHECKING:
+    from mrbridge import errors, phantom
+    from mrbridge.bundle import Bundle, load_bundle
+    from mrbridge.errors import (
+        BundleError,
+        InputError,
+        Interrupted,
+        MrbridgeError,
+        MrbridgeWarning,
+        OutputError,
+        SettingsError,
+        SizeError,
+        SomeScansFailed,
+        StoreError,
+    )
+    from mrbridge.evaluation.evaluate import evaluate, score
+    from mrbridge.evaluation.settings import EvaluateSettings
+    from mrbridge.inference.export import export
+    from mrbridge.inference.output import Translation, Translations
+    from mrbridge.inference.settings import TranslateSettings
+    from mrbridge.inference.translate import translate
+    from mrbridge.inference.translator import Translator
+    from mrbridge.inspection.inspect import inspect
+    from mrbridge.io import read, write
+    from mrbridge.phantom.settings import PhantomSettings
+    from mrbridge.preparation.pipeline import prepare
+    from mrbridge.preparation.settings import PrepareSettings
+    from mrbridge.training.run import train
+    from mrbridge.training.settings import PRESETS, TrainSettings
+    from mrbridge.volume import Volume
+
+_NAMES = {
+    "mrbridge": ("errors", "phantom"),
+    "mrbridge.bundle": ("Bundle", "load_bundle"),
+    "mrbridge.errors": (
+        *("BundleError", "InputError", "Interrupted", "MrbridgeError", "MrbridgeWarning"),
+        *("OutputError", "SettingsError", "SizeError", "SomeScansFailed", "StoreError"),
+    ),
+    "mrbridge.evaluation.evaluate": ("evaluate", "score"),
+    "mrbridge.evaluation.settings": ("EvaluateSettings",),
+    "mrbridge.inference.export": ("export",),
+    "mrbridge.inference.output": ("Translation", "Translations"),
+    "mrbridge.inference.settings": ("TranslateSettings",),
+    "mrbridge.inference.translate": ("translate",),
+    "mrbridge.inference.translator": ("Translator",),
+    "mrbridge.inspection.inspect": ("inspect",),
+    "mrbridge.io": ("read", "write"),
+    "mrbridge.phantom.settings": ("PhantomSettings",),
+    "mrbridge.preparation.pipeline": ("prepare",),
+    "mrbridge.preparation.settings": ("PrepareSettings",),
+    "mrbridge.training.run": ("train",),
+    "mrbridge.training.settings": ("PRESETS", "TrainSettings"),
+    "mrbridge.volume": ("Volume",),
 }
+"""The public names by module; those above tell type checkers the same."""
+
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "PRESETS",
+    "Bundle",
+    "BundleError",
+    "EvaluateSettings",
+    "InputError",
+    "Interrupted",
+    "MrbridgeError",
+    "MrbridgeWarning",
+    "OutputError",
+    "PhantomSettings",
+    "PrepareSettings",
+    "SettingsError",
+    "SizeError",
+    "SomeScansFailed",
+    "StoreError",
+    "TrainSettings",
+    "TranslateSettings",
+    "Translation",
+    "Translations",
+    "Translator",
     "Volume",
     "__version__",
+    "errors",
     "evaluate",
+    "export",
     "inspect",
+    "load_bundle",
+    "phantom",
     "prepare",
     "read",
     "score",
@@ -36,22 +106,16 @@ __all__ = [
     "write",
 ]
 
-if TYPE_CHECKING:
-    from mrbridge.evaluation.evaluate import evaluate, score
-    from mrbridge.inference.translate import translate
-    from mrbridge.inspection.inspect import inspect
-    from mrbridge.io import read, write
-    from mrbridge.preparation.pipeline import prepare
-    from mrbridge.training.run import train
-    from mrbridge.volume import Volume
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _VERBS:
+    module = _MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module 'mrbridge' has no attribute '{name}'")
-    return getattr(import_module(_VERBS[name]), name)
+    if module == "mrbridge":
+        return import_module(f"mrbridge.{name}")
+    return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:
     """The public names too, so that they complete before their first use."""
-    return sorted(globals() | dict.fromkeys(_VERBS))
+    return sorted(globals() | _MODULES)
