@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Iterator
 
 import pytest
 
 from mrbridge import progress
+
+LOGGER = logging.getLogger("mrbridge")
 
 
 class Terminal(io.StringIO):
@@ -20,7 +23,6 @@ class Terminal(io.StringIO):
 def on_terminal() -> Iterator[Terminal]:
     """Standard error is a terminal; within the test, as pytest replaces it between phases."""
     made = Terminal()
-    progress.set_quiet(False)
     with contextlib.redirect_stderr(made):
         yield made
     assert progress._bars == []
@@ -29,7 +31,7 @@ def on_terminal() -> Iterator[Terminal]:
 @pytest.fixture(autouse=True)
 def _a_capable_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress, "_quiet", False)
+    monkeypatch.setattr(LOGGER, "level", logging.INFO)
 
 
 def test_items_pass_through() -> None:
@@ -39,11 +41,10 @@ def test_items_pass_through() -> None:
     assert "5/5" in terminal.getvalue()
 
 
-def test_nothing_is_shown_where_nobody_looks() -> None:
+def test_nothing_is_shown_when_quiet_or_without_a_terminal() -> None:
     with on_terminal() as terminal:
-        progress.set_quiet(True)
+        LOGGER.setLevel(logging.ERROR)
         assert list(progress.track(range(3), "counting", 3)) == [0, 1, 2]
-        progress.set_quiet(False)
     assert terminal.getvalue() == ""
     with contextlib.redirect_stderr(io.StringIO()) as plain:
         assert list(progress.track(range(3), "counting", 3)) == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""What the command line says, and how loud: words, JSON, one line an error or warning."""
+"""Output of the command line: results as text or JSON, errors and warnings in one line each."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from mrbridge.urls import shown, without_secrets
 
 STDOUT = "standard output"
 READER_GONE = 141
-"""The exit code where nobody reads what is written: 128 and SIGPIPE, as shells tell it."""
+"""The exit code if the reader of standard output is gone: 128 and SIGPIPE, as in shells."""
 
 Result = TypeVar("Result")
 
 
 @dataclass
 class Verbosity:
-    """What was asked for with -q, -v and --json, and whether a verb has given its answer."""
+    """The options -q, -v and --json, and whether the verb has printed its result."""
 
     quiet: bool = False
     verbose: bool = False
@@ -49,11 +49,11 @@ said = Verbosity()
 
 
 def set_up() -> None:
-    """Log and warn on standard error; nothing that is said fails for want of a character.
+    """Log and warn on standard error; characters that it cannot show are escaped.
 
     Streams that the caller closed become `/dev/null`, so that no file that is opened later takes
-    their place. Failures of threads and of finalisers are told with -v only: whoever waits for
-    their work fails too, and says so.
+    their place. Failures of threads and finalisers are shown with -v only: the code that waits for
+    their work fails as well, and reports it.
     """
     _open_streams()
     tolerate_warnings()
@@ -75,12 +75,9 @@ def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
 
     Of processes that train together, only the first prints more than errors.
     """
-    from mrbridge import progress
-
     if int(os.environ.get("RANK", "0")) > 0:
         quiet, as_json = True, False
     said.quiet, said.verbose, said.json = quiet, verbose, as_json
-    progress.set_quiet(quiet)
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     logging.getLogger("mrbridge").setLevel(level)
     if quiet:
@@ -88,7 +85,7 @@ def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
 
 
 def answer(result: dict[str, Any], text: str) -> None:
-    """Print a verb's result: one JSON object, or words."""
+    """Print the result of a verb: one JSON object, or text."""
     said.answered = True
     if not said.json and said.quiet:
         return
@@ -104,9 +101,9 @@ def answer(result: dict[str, Any], text: str) -> None:
 def as_far_as_done(
     work: Callable[[], Result],
 ) -> tuple[Result, SomeScansFailed | Interrupted | None]:
-    """What a batch has done, and the error if some of it failed or it was interrupted.
+    """The results of a batch, and the error if some of it failed or it was interrupted.
 
-    Whoever asks gives the answer first, and raises the error then.
+    The caller prints the results, and then raises the error.
     """
     try:
         return work(), None
@@ -117,24 +114,24 @@ def as_far_as_done(
 
 
 def interruption_of(failure: MrbridgeError | None) -> dict[str, Any]:
-    """What the answer of a verb says besides, where it was interrupted."""
+    """The keys that an interruption adds to the JSON of a verb."""
     if not isinstance(failure, Interrupted):
         return {}
     return {"interrupted": True, "error": str(failure), "exit_code": failure.exit_code}
 
 
 class ReaderGone(Exception):
-    """Nobody reads standard output any more."""
+    """The reader of standard output is gone."""
 
 
 def flush(code: int) -> int:
-    """Write what waits in the streams, so that nothing is left to fail when Python ends.
+    """Flush the streams, so that nothing can fail when Python ends.
 
     Args:
         code: the exit code so far.
 
     Returns:
-        The exit code: another one where the answer could not be written.
+        The exit code: another one if the result could not be written.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -151,7 +148,7 @@ def flush(code: int) -> int:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold: NaN and infinity become null; paths that mirror URLs, the URLs."""
+    """A value for JSON: NaN and infinity become null; paths that mirror URLs, the URLs."""
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -162,15 +159,15 @@ def plain(value: Any) -> Any:
 
 
 def complain(text: str, code: int, more: dict[str, Any] | None = None) -> int:
-    """Say in one line what went wrong; with -v, where; with --json as an answer, if none was given.
+    """Print an error in one line; with -v its traceback; with --json as JSON, unless a result was.
 
     Args:
-        text: what went wrong.
+        text: the error.
         code: the exit code, which is returned.
-        more: what an answer says besides.
+        more: further keys of the JSON.
     """
     line = " ".join(text.split())
-    with suppress(OSError, ValueError):  # the exit code tells, too
+    with suppress(OSError, ValueError):  # there still is the exit code
         if said.verbose:
             traceback.print_exc()
         sys.stderr.write(f"error: {shown(line)}\n")
@@ -203,7 +200,7 @@ def _open_streams() -> None:
 
 
 def _to_nowhere(stream: Any) -> None:
-    """Let what a stream still holds go to `/dev/null`: Python tries again when it ends."""
+    """Send the rest of a stream to `/dev/null`: Python would try again when it ends."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -222,7 +219,7 @@ def _lost(told: Any) -> None:
 
 
 class _ToStderr(logging.StreamHandler[Any]):
-    """Writes to what standard error is now: a progress bar takes its place for a while."""
+    """Writes to the present standard error, which a progress bar replaces for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -235,7 +232,7 @@ class _OneLine(logging.Formatter):
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Warnings of our own as one line; those of libraries only with -v."""
+    """Warnings of mrbridge in one line; those of libraries only with -v."""
     if issubclass(category, MrbridgeWarning) or said.verbose:
         with suppress(OSError, ValueError):
             sys.stderr.write(f"warning: {shown(str(message))}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,30 +13,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_quiet = False
 _bars: list[Progress] = []
 
 
-def set_quiet(quiet: bool) -> None:
-    """Switch all progress bars off (`-q`) or back on."""
-    global _quiet
-    _quiet = quiet
-
-
 def wanted() -> bool:
-    """Whether a live display makes sense: standard error is a terminal and nobody said -q."""
-    return not _quiet and sys.stderr.isatty()
+    """Whether to show progress: on a terminal, unless only errors are logged (`-q`)."""
+    return sys.stderr.isatty() and logging.getLogger("mrbridge").level < logging.ERROR
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items`, showing on a terminal how many are done and how long the rest will take.
+    """Yield `items`; on a terminal, show how many are done and the time left.
 
-    One inside another, such as the slices of each scan, gets a line of its own below it.
+    Nested progress, such as of the slices of each scan, gets a line of its own below.
     """
     if not wanted():
         yield from items
         return
-    outer = _bars[-1:]  # in one step: another thread may be closing its bar
+    outer = _bars[-1:]  # at once: another thread may close its bar
     if outer:
         yield from _below(outer[0], items, label, total)
         return
@@ -59,9 +53,9 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
 
 @contextmanager
 def transfer(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told how many bytes came; on a terminal it shows speed and time left.
+    """A function that takes numbers of received bytes, and on a terminal shows speed and time left.
 
-    It may be called by several threads. `total` is None where nobody knows it.
+    Several threads may call it. `total` is None if it is unknown.
     """
     if not wanted():
         yield lambda count: None

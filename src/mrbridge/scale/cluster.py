@@ -1,8 +1,7 @@
-"""A Dask cluster whose workers see the same files at the same places.
+"""A Dask cluster whose workers see the same files at the same paths.
 
-Dask does what has to be done when a worker dies: it gives the item to another one, until the item
-has been at work in `allowed-failures` (3, unless the scheduler is told otherwise) workers that died
-and in one more. That is its setting, and it stays its own.
+When a worker dies, Dask gives the item to another one, until `allowed-failures` + 1 workers (a
+setting of the scheduler, 3 by default) have died at it.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from typing import Any
 
 from mrbridge.errors import MrbridgeError, SettingsError
 from mrbridge.quiet import at_level
-from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer, packed
+from mrbridge.scale import Item, Outcome, Result, call, killed, packed, use_one_thread
 
 log = logging.getLogger(__name__)
 
 AHEAD = 4
-"""Items a worker that are sent before the oldest result is taken."""
+"""Items for each worker that are submitted before the oldest result is taken."""
 
 REACH_SECONDS = 10
-"""How long a scheduler may take to answer."""
+"""The time in which a scheduler must answer."""
 
 WORKERLESS_SECONDS = 60
-"""How long a cluster may be without workers: those of a job queue come and go."""
+"""The time for which a cluster may be without workers: those of a job queue come and go."""
 
 _one_at_a_time = threading.Lock()
-"""Of a worker: warnings, logs and thread counts belong to a process, not to one of its threads."""
+"""In a worker: warnings, logs and thread counts belong to the process, not to its threads."""
 
 
 def on_cluster(
@@ -66,7 +65,7 @@ def _client(address: str) -> Iterator[Any]:
         )
     import distributed
 
-    # What these would say on several lines is said below on one.
+    # Their messages have several lines; the errors below have one.
     names = [f"distributed.{name}" for name in ("client", "core", "scheduler")]
     with at_level(logging.CRITICAL, *names):
         try:
@@ -80,15 +79,15 @@ def _client(address: str) -> Iterator[Any]:
             yield client
         except (CancelledError, distributed.CancelledError, distributed.comm.CommClosedError):
             raise MrbridgeError(
-                f"the Dask scheduler at {address} is gone",
-                remedy="Start it and run this again: what is done is not done twice.",
+                f"the connection to the Dask scheduler at {address} was lost",
+                remedy="Start it and run this again: finished scans are kept.",
             ) from None
         finally:
             client.close(timeout=REACH_SECONDS)
 
 
 def _check_workers(client: Any, address: str) -> int:
-    """How many scans a cluster can do at once.
+    """The number of workers of a cluster.
 
     Raises:
         SettingsError: it has no workers, or they have another mrbridge.
@@ -121,7 +120,7 @@ def _check_workers(client: Any, address: str) -> int:
 def _submit(
     client: Any, function: Callable[[Item], Result], item: Item, but: str | None = None
 ) -> Any:
-    """Send an item to the cluster, if possible to another machine or at least worker than `but`."""
+    """Submit an item, if possible to another machine, or at least another worker, than `but`."""
     others: list[str] = []
     if but is not None:
         workers = [worker for worker in client.nthreads() if worker != but]
@@ -129,9 +128,9 @@ def _submit(
     return client.submit(
         _call_there,
         packed(function, item),
-        pure=False,  # the function is asked to do something, not only to tell
+        pure=False,  # it has side effects
         workers=others or None,
-        allow_other_workers=bool(others),  # they may die meanwhile
+        allow_other_workers=bool(others),  # these may die
     )
 
 
@@ -140,20 +139,20 @@ def _host(worker: str) -> str:
 
 
 def _call_there(work: bytes) -> tuple[Outcome[Any], str]:
-    """Do an item in a worker; tells which it was."""
+    """Work on an item in a worker; returns the outcome and the address of the worker."""
     from distributed import get_worker
 
     with _one_at_a_time:
-        calm()
+        use_one_thread()
         return call(work), get_worker().address
 
 
 def _oldest(
     client: Any, function: Callable[[Item], Result], waiting: deque[tuple[Item, Any]]
 ) -> tuple[Item, Result | MrbridgeError]:
-    """Wait for the result of the item that was sent first; one that failed has a second try.
+    """Wait for the result of the oldest item; one that failed is tried once more.
 
-    So has one whose workers died: it may only have waited in them behind another that killed them.
+    So is one whose workers died: it may only have waited in them behind the item that killed them.
     """
     from distributed import KilledWorker
 
@@ -162,20 +161,20 @@ def _oldest(
         outcome, worker = _received(client, future)
         again = isinstance(outcome.result, MrbridgeError) and len(client.nthreads()) > 1
     except KilledWorker:
-        outcome, worker, again = killer("several workers"), None, True
+        outcome, worker, again = killed("several workers"), None, True
     if again:
         try:
             outcome, _ = _received(client, _submit(client, function, item, but=worker))
         except KilledWorker:
-            outcome = killer("several workers")
-    return item, outcome.told()
+            outcome = killed("several workers")
+    return item, outcome.replayed()
 
 
 def _received(client: Any, future: Any) -> Any:
     """Wait for a result as long as there are workers.
 
     Raises:
-        MrbridgeError: there are none any more.
+        MrbridgeError: they are gone.
     """
     from distributed import wait
 
@@ -186,7 +185,7 @@ def _received(client: Any, future: Any) -> Any:
         except TimeoutError:
             if not client.nthreads():
                 raise MrbridgeError(
-                    "the Dask cluster has no workers any more",
-                    remedy="Start some and run this again: what is done is not done twice.",
+                    "the Dask cluster lost all its workers",
+                    remedy="Start some and run this again: finished scans are kept.",
                 ) from None
     return future.result()

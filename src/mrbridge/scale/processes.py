@@ -1,4 +1,4 @@
-"""Processes of this computer, one of which may be killed."""
+"""Local processes, of which any may be killed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from mrbridge import interruption
 from mrbridge.children import safe_path
 from mrbridge.errors import MrbridgeError
 from mrbridge.quiet import tolerate_warnings
-from mrbridge.scale.calls import Item, Outcome, Result, call, calm, killer, packed
+from mrbridge.scale import Item, Outcome, Result, call, killed, packed, use_one_thread
 
 AHEAD = 4
-"""Items a process that are handed out before the oldest result is taken: enough that no process
-waits, and a bound on the results that wait in memory behind a slow one."""
+"""Items for each process that are submitted before the oldest result is taken: enough that no
+process is idle, and a bound on the results in memory behind a slow item."""
 
 TRIES = 3
-"""Processes that one item may kill."""
+"""The number of processes that one item may kill."""
 
 GRACE_SECONDS = 3.0
-"""How long a process may take to end its work in order: temporary files are removed."""
+"""The time in which a process may remove its temporary files."""
 
 
 def in_processes(
@@ -52,7 +52,7 @@ def _in_processes(
         waiting: deque[tuple[Item, Future[Outcome[Any]]]] = deque()
         try:
             for item in rest:
-                waiting.append((item, _hand_out(pool, packed(function, item))))
+                waiting.append((item, _submit(pool, packed(function, item))))
                 if len(waiting) > AHEAD * workers:
                     yield _oldest(waiting)
             while waiting:
@@ -63,26 +63,26 @@ def _in_processes(
             _stop(pool)
             for item, future in waiting:
                 if future.done() and not future.cancelled() and future.exception() is None:
-                    yield item, future.result().told()
+                    yield item, future.result().replayed()
             raise
-        except BaseException:  # nobody waits for the results any more
+        except BaseException:  # the caller no longer takes results
             _stop(pool)
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        # Who killed a process is not known; one at a time, each can only kill its own.
+        # Any of them may have killed the process: one at a time, each can only kill its own.
         for item, future in waiting:
             is_lost = isinstance(future.exception(), BrokenProcessPool)
-            outcome = _alone(packed(function, item), context) if is_lost else future.result()
-            yield item, outcome.told()
+            outcome = _repeat(packed(function, item), context) if is_lost else future.result()
+            yield item, outcome.replayed()
 
 
 def _pool(workers: int, context: BaseContext) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up)
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
-    """End the processes of a pool whatever they do."""
+    """End the processes of a pool."""
     processes = list((getattr(pool, "_processes", None) or {}).values())
     for process in processes:
         process.terminate()
@@ -92,9 +92,9 @@ def _stop(pool: ProcessPoolExecutor) -> None:
         process.kill()
 
 
-def _begin() -> None:
-    """What a process does first."""
-    calm()
+def _set_up() -> None:
+    """Set up a new process."""
+    use_one_thread()
     tolerate_warnings()
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -108,7 +108,7 @@ _at_work = False
 
 
 def _end(number: int, frame: object) -> None:
-    """On a signal: end the work in order, and the process with it."""
+    """On a signal: clean up, and end the process."""
     if not _at_work:
         os._exit(1)
     timer = threading.Timer(GRACE_SECONDS, os._exit, (1,))
@@ -118,7 +118,7 @@ def _end(number: int, frame: object) -> None:
 
 
 def _work(work: bytes) -> Outcome[Any]:
-    """Do one item; a signal meanwhile is the end of this process."""
+    """Work on one item; a signal ends the process."""
     global _at_work
     _at_work = True
     try:
@@ -130,17 +130,17 @@ def _work(work: bytes) -> Outcome[Any]:
 
 
 def _end_with(parent: BaseProcess | None) -> None:
-    """End when the process that hands out the work is gone: killed, it could not say so.
+    """End when the parent is gone, which says nothing if it is killed.
 
-    The pool's queues would never tell: each process holds both ends of them.
+    The queues of the pool do not show it: every process has both their ends open.
     """
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _hand_out(pool: ProcessPoolExecutor, work: bytes) -> Future[Outcome[Any]]:
-    """Hand an item to a pool; a broken one answers at once that it is."""
+def _submit(pool: ProcessPoolExecutor, work: bytes) -> Future[Outcome[Any]]:
+    """Submit an item to a pool; a broken pool answers at once."""
     try:
         return pool.submit(_work, work)
     except BrokenProcessPool as error:
@@ -152,16 +152,16 @@ def _hand_out(pool: ProcessPoolExecutor, work: bytes) -> Future[Outcome[Any]]:
 def _oldest(
     waiting: deque[tuple[Item, Future[Outcome[Any]]]],
 ) -> tuple[Item, Any]:
-    """Wait for the result of the item that was handed out first, and take both."""
+    """Wait for the result of the oldest item, and remove both from the queue."""
     interruption.check()
     item, future = waiting[0]
     outcome = future.result()
     waiting.popleft()
-    return item, outcome.told()
+    return item, outcome.replayed()
 
 
-def _alone(work: bytes, context: BaseContext) -> Outcome[Any]:
-    """Do again what may have killed a process, with nothing beside it that wants memory."""
+def _repeat(work: bytes, context: BaseContext) -> Outcome[Any]:
+    """Repeat an item that may have killed a process, with no other process that needs memory."""
     for _ in range(TRIES - 1):
         with _pool(1, context) as pool:
             try:
@@ -171,15 +171,15 @@ def _alone(work: bytes, context: BaseContext) -> Outcome[Any]:
             except BaseException:
                 _stop(pool)
                 raise
-    return killer(f"{TRIES} processes")
+    return killed(f"{TRIES} processes")
 
 
 def _context(imports: Sequence[str]) -> BaseContext:
-    """How processes start: never as a fork of this one, whose threads (torch has them) it may hang.
+    """How processes start: never as a fork of this one, since forks of PyTorch's threads may hang.
 
-    They are forks of a server that does nothing but import, so that the seconds that PyTorch and
-    others take are paid once; where a system has no such thing, each starts anew. The first list
-    of imports holds for all of a process's pools.
+    They are forks of a server that only imports, so that the import of PyTorch is paid once; on
+    systems without fork servers each starts afresh. The imports of the first pool apply to all
+    later pools of this process.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -189,5 +189,5 @@ def _context(imports: Sequence[str]) -> BaseContext:
 
 
 def _module(function: Callable[..., object]) -> str:
-    """Where a function, or the function in a `functools.partial`, is defined."""
+    """The module of a function, or of the function in a `functools.partial`."""
     return str(getattr(function, "func", function).__module__)
