@@ -18,18 +18,18 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "contrasts.md"
 _PRIVATE = {"GE (0043,102F)": (GE_PART, "SS"), "Siemens (0021,1175)": (SIEMENS_TYPE, "CS")}
 _INTRODUCTION = """# How a contrast is recognised
 
-One set of rules (`mrbridge.io.contrast`) identifies an image by the name of its file, its BIDS entities
-or its DICOM header. There are three answers:
+One set of rules (`mrbridge.io.contrast`) identifies an image by the name of its file, its BIDS
+entities or its DICOM header. There are three answers:
 
 - **a contrast**: `T1w`, `T2w`, `PDw` or `FLAIR`;
 - **something else**: a mask, a map, a phase image, a scan after a contrast agent, another sequence.
   Every verb refuses it and gives the reason, unless you pass `--force`;
-- **unknown**: nothing identifies the image. It is used only if you name the file, or if the folder or
-  study holds nothing better, and the output says so.
+- **unknown**: nothing identifies the image. It is used only if you name the file, or if the folder
+  or study holds nothing better, and the output says so.
 
-The name of the file takes precedence over the names of its folders. For a DICOM series, the rules check
-first whether it is something else, then echo, repetition and inversion time, then the description. A
-series whose description contradicts its timing is never preferred to a certain one.
+The name of the file takes precedence over the names of its folders. For a DICOM series, the rules
+first check whether it is something else, then echo, repetition and inversion time, then the
+description. A series whose description contradicts its timing is never preferred to a certain one.
 
 This page is generated from the tests (`python -m tests.contrasts.page`): every row is tested.
 """
