@@ -1,6 +1,6 @@
 """File names after the habits of scanners, programs and public data sets, and what they show."""
 
-OTHER, UNKNOWN = "something else", "not known"
+OTHER, UNKNOWN = "something else", "unknown"
 
 NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "BraTS": (

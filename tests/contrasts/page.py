@@ -16,22 +16,22 @@ from mrbridge.io.dicom.header import MR, Slice
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "contrasts.md"
 _PRIVATE = {"GE (0043,102F)": (GE_PART, "SS"), "Siemens (0021,1175)": (SIEMENS_TYPE, "CS")}
-_INTRODUCTION = """# Which image is it?
+_INTRODUCTION = """# How a contrast is recognised
 
-mrbridge decides from the name of a file, its BIDS entities or its DICOM header, by one set of rules
-(`mrbridge.io.contrast`). Three answers are possible:
+One set of rules (`mrbridge.io.contrast`) identifies an image by the name of its file, its BIDS
+entities or its DICOM header. There are three answers:
 
 - **a contrast**: `T1w`, `T2w`, `PDw` or `FLAIR`;
 - **something else**: a mask, a map, a phase image, a scan after a contrast agent, another sequence.
-  Every verb refuses it, with the reason, unless you say `--force`;
-- **not known**: nothing says what it is. It is taken only where you name the file, or where the
-  folder or study holds nothing better, and the output says so.
+  Every verb refuses it and gives the reason, unless you pass `--force`;
+- **unknown**: nothing identifies the image. It is used only if you name the file, or if the folder
+  or study holds nothing better, and the output says so.
 
-The name of the file comes before the names of its folders. In DICOM, what a series is not comes
-first, then echo, repetition and inversion time, then the description. A series whose description
-contradicts its timing is never preferred to a plain one.
+The name of the file takes precedence over the names of its folders. For a DICOM series, the rules
+first check whether it is something else, then echo, repetition and inversion time, then the
+description. A series whose description contradicts its timing is never preferred to a certain one.
 
-This page is written from the tests (`python -m tests.contrasts.page`): each row is tested.
+This page is generated from the tests (`python -m tests.contrasts.page`): every row is tested.
 """
 
 
@@ -48,25 +48,25 @@ def series(tags: dict[str, Any]) -> list[Slice]:
 
 
 def answer(identity: Identity) -> str:
-    """The decision as the page says it."""
+    """The decision in the words of the page."""
     return identity.contrast or (OTHER if identity.is_other else UNKNOWN)
 
 
 def page() -> str:
-    """The page as the rules decide now."""
+    """The page, according to the current rules."""
     lines = [_INTRODUCTION, "## Names\n"]
     for habit, names in NAMES.items():
         lines += [f"### {habit}\n", "| name | decision | reason |", "|---|---|---|"]
-        found = ((name, of_path(name)) for name, _ in names)
-        lines += [f"| `{name}` | {answer(one)} | {one.reason} |" for name, one in found]
+        identities = ((name, of_path(name)) for name, _ in names)
+        lines += [f"| `{name}` | {answer(one)} | {one.reason} |" for name, one in identities]
         lines.append("")
     lines.append("## DICOM headers\n")
     for what, headers in HEADERS.items():
         lines += [f"### {what}\n", "| tags | decision | reason |", "|---|---|---|"]
         for _, tags in headers:
             one = of_series(series(tags))
-            told = ", ".join(f"{keyword} {_shown(value)}" for keyword, value in tags.items())
-            lines.append(f"| {told or 'none'} | {answer(one)} | {one.reason} |")
+            shown = ", ".join(f"{keyword} {_shown(value)}" for keyword, value in tags.items())
+            lines.append(f"| {shown or 'none'} | {answer(one)} | {one.reason} |")
         lines.append("")
     return "\n".join(lines)
 
