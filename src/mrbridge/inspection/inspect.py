@@ -1,4 +1,4 @@
-"""The verb `inspect`: what a data set holds, and what is wrong with it."""
+"""The verb `inspect`: what a dataset holds, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAMED = 5  # scans that the table leaves out, in words
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """What a data set holds; after its images were read, also what is wrong with it.
+    """What a dataset holds; after its images were read, also what is wrong with it.
 
     Attributes:
         path: what was inspected.
@@ -173,12 +173,12 @@ def inspect(
     images: bool = False,
     overwrite: bool = False,
 ) -> Inspection:
-    """List the scans of a data set from their headers, or read and check their images.
+    """List the scans of a dataset from their headers, or read and check their images.
 
     The source is never changed. The result is the same for any number of workers.
 
     Args:
-        path: a BIDS data set, folders of NIfTI files or 2D images, a table, a folder or zip of
+        path: a BIDS dataset, folders of NIfTI files or 2D images, a table, a folder or zip of
             DICOM files, a prepared store, or (headers only) a single scan.
         out: write a page (.html) with the findings, and next to it `.findings.json` with all scans
             and findings. The images are read.

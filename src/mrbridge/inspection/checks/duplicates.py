@@ -18,7 +18,7 @@ from mrbridge.inspection.facts import Facts
 _FREQUENCIES = 16  # of the perceptual hash, along each axis
 _HASH_DISTANCE = 24
 """Bits of 255: copies with noise, another brightness or JPEG in between differ in up to 18, slices
-of different people in 54 or more (five open data sets)."""
+of different people in 54 or more (five open datasets)."""
 _CORRELATION = 0.95
 """Of fine structure: at least 0.98 in such copies, at most 0.64 between people; neighbouring slices
 of one head, 1 mm apart, reach 0.99."""
@@ -105,7 +105,7 @@ def near_duplicates(
     candidates = [
         pair for start in range(0, len(hashes), _BATCH) for pair in _nearest(hashes, start)
     ]
-    # Half precision halves the memory if all scans of a data set are similar.
+    # Half precision halves the memory if all scans of a dataset are similar.
     numbers = sorted({n for pair in candidates for n in pair})
     fine = {n: _fine_structure(thumbnails[n]) for n in numbers}
     pairs = ((i, j, float(np.vdot(fine[i].astype(np.float32), fine[j]))) for i, j in candidates)
