@@ -166,8 +166,8 @@ class Inspection:
 
 def inspect(
     path: str | Path,
-    out: Path | None = None,
-    fix: Path | None = None,
+    out: str | Path | None = None,
+    fix: str | Path | None = None,
     workers: scale.Workers = 1,
     *,
     images: bool = False,
@@ -195,8 +195,9 @@ def inspect(
         StoreError: a store is damaged.
     """
     path = Path(here(path))
+    page, table = (None if place is None else Path(here(place)) for place in (out, fix))
     must_exist(path)
-    if out is None and fix is None and not images:
+    if page is None and table is None and not images:
         listing = list_headers(path)
         if not listing.items:
             raise InputError(
@@ -208,18 +209,18 @@ def inspect(
     from mrbridge.inspection import fix as fixing
     from mrbridge.inspection import report
 
-    if out is not None:
-        report.check_place(out)
-    if fix is not None:
-        fixing.check_table(fix, overwrite=overwrite)
+    if page is not None:
+        report.check_place(page)
+    if table is not None:
+        fixing.check_table(table, overwrite=overwrite)
         fixing.check_source(path)
     result = _read_images(path, workers)
-    if fix is not None:
-        left_out = fixing.write_table(result, fix, overwrite=overwrite)
-        result = replace(result, table=fix, left_out=left_out)
-    if out is not None:
-        report.write_report(result, out)
-        result = replace(result, report=out)
+    if table is not None:
+        left_out = fixing.write_table(result, table, overwrite=overwrite)
+        result = replace(result, table=table, left_out=left_out)
+    if page is not None:
+        report.write_report(result, page)
+        result = replace(result, report=page)
     return result
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.fft import dctn
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from mrbridge.inspection.checks import Finding, Group, finding
 from mrbridge.inspection.facts import Facts
@@ -151,6 +149,9 @@ def _are_similar(one: NDArray[np.float16] | None, other: NDArray[np.float16] | N
 
 def _connected(pairs: list[tuple[int, int, float]]) -> list[tuple[list[int], float]]:
     """Connected components of pairs, each with its greatest correlation."""
+    from scipy.sparse import coo_array  # slow to import, and few datasets have near-duplicates
+    from scipy.sparse.csgraph import connected_components
+
     numbers = sorted({n for i, j, _ in pairs for n in (i, j)})
     place = {n: k for k, n in enumerate(numbers)}
     rows, columns = [place[i] for i, _, _ in pairs], [place[j] for _, j, _ in pairs]
