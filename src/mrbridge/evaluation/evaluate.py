@@ -91,7 +91,7 @@ def evaluate(
         settings: how to score.
         device: `auto`, `cpu` or `cuda`.
         workers: processes, or the address of a Dask scheduler whose workers have access to the same
-            files at the same absolute paths. A model without a path is used only in this process.
+            files at the same absolute paths.
         force: also score files whose name or header says that they are something else.
 
     Raises:
@@ -99,8 +99,6 @@ def evaluate(
         SomeScansFailed: some cases could not be scored; the results of the others are written.
     """
     translator = open_translator(unnamed() if model is None else model, device)
-    if translator.bundle.path is None:
-        workers = 1
     pairs, places = _local(pairs, workers), (_local(out, workers), _local(mask, workers))
     source, target = translator.bundle.source, translator.bundle.target
     found = find_pairs(pairs, source, target, force=force)
