@@ -23,11 +23,14 @@ _VERY_UNEQUAL = 1.5
 
 def check_sanity(facts: Sequence[Facts]) -> list[Finding]:
     """All findings that do not compare every scan with every other one."""
-    checks = (
-        *(_unequal_counts, _wrong_labels, _truncation, _texture_outliers),
-        *(_histogram_outliers, _repaired),
-    )
-    return [one for check in checks for one in check(facts)]
+    return [
+        *_unequal_counts(facts),
+        *_wrong_labels(facts),
+        *_truncation(facts),
+        *_texture_outliers(facts),
+        *_histogram_outliers(facts),
+        *_repaired(facts),
+    ]
 
 
 def _unequal_counts(facts: Sequence[Facts]) -> list[Finding]:
