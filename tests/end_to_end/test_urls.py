@@ -252,7 +252,7 @@ def test_inspection_writes_page_and_table_that_prepare_takes(
     page, table = "memory://cloud/out/page.html", tmp_path / "table.csv"
     code, out, _ = run("inspect", cloud, "-o", page, "--fix", table)
     assert (code, f"Report: {page}" in out) == (0, True)
-    assert "all of it: memory://cloud/out/page.findings.json" in out
+    assert "complete list: memory://cloud/out/page.findings.json" in out
     assert list(at(memory, "/cloud/out")) == ["page.findings.json", "page.html"]
     assert f"{cloud}/sub-02/anat/sub-02_T2w.nii.gz" in table.read_text()
     code, _, _ = run("prepare", table, "-o", tmp_path / "store")

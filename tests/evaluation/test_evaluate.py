@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -177,7 +178,7 @@ class TestModel:
         results = [
             evaluate(str(model.path), bids, out=tmp_path / "1", settings=QUICK),
             evaluate(str(model.path), bids, out=tmp_path / "2", settings=QUICK, workers=2),
-            evaluate(model, bids, out=tmp_path / "3", settings=QUICK),
+            evaluate(replace(model, path=None), bids, settings=QUICK, workers=2),
         ]
         assert {result.model_sha256 for result in results} == {model.hash}
         assert [verdict.outcome for verdict in results[0].verdicts] == ["worse", "worse"]

@@ -103,7 +103,7 @@ def test_the_page_lists_the_findings(messy: Path, tmp_path: Path) -> None:
 
 
 def test_a_clean_page(clean_folder: Path, tmp_path: Path) -> None:
-    result = inspect(clean_folder, tmp_path / "report.html")
+    result = inspect(str(clean_folder), str(tmp_path / "report.html"))
     assert result.findings == []
     text = str(result)
     assert text.startswith(

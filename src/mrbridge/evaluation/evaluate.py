@@ -91,7 +91,7 @@ def evaluate(
         settings: how to score.
         device: `auto`, `cpu` or `cuda`.
         workers: processes, or the address of a Dask scheduler whose workers have access to the same
-            files at the same absolute paths. A model without a path is used only in this process.
+            files at the same absolute paths.
         force: also score files whose name or header says that they are something else.
 
     Raises:
@@ -99,15 +99,18 @@ def evaluate(
         SomeScansFailed: some cases could not be scored; the results of the others are written.
     """
     translator = open_translator(unnamed() if model is None else model, device)
-    if translator.bundle.path is None:
-        workers = 1
-    pairs, places = _local(pairs, workers), (_local(out, workers), _local(mask, workers))
     source, target = translator.bundle.source, translator.bundle.target
-    found = find_pairs(pairs, source, target, force=force)
-    directions = [Direction(source, target), Direction(target, source)]
-    failures = _unreadable_folders(pairs)
-    settings = settings or EvaluateSettings()
-    return _evaluate(found, failures, directions, translator, *places, settings, workers)
+    pairs = _local(pairs, workers)
+    return _evaluate(
+        find_pairs(pairs, source, target, force=force),
+        [pairs],
+        [Direction(source, target), Direction(target, source)],
+        translator,
+        out=_local(out, workers),
+        mask=_local(mask, workers),
+        settings=settings or EvaluateSettings(),
+        workers=workers,
+    )
 
 
 def score(
@@ -132,18 +135,22 @@ def score(
         SomeScansFailed: some cases could not be scored; the results of the others are written.
     """
     real, synthetic = _local(real, workers), _local(synthetic, workers)
-    places = _local(out, workers), _local(mask, workers)
-    found = find_synthetic(real, synthetic, force=force)
-    failures = _unreadable_folders(real, synthetic)
-    settings = settings or EvaluateSettings()
-    return _evaluate(found, failures, [], None, *places, settings, workers)
+    return _evaluate(
+        find_synthetic(real, synthetic, force=force),
+        [real, synthetic],
+        out=_local(out, workers),
+        mask=_local(mask, workers),
+        settings=settings or EvaluateSettings(),
+        workers=workers,
+    )
 
 
 def _evaluate(
     found: FoundCases,
-    failures: _Failures,
-    directions: Sequence[Direction],
-    translator: TranslatorLike | None,
+    sources: Sequence[Any],
+    directions: Sequence[Direction] = (),
+    translator: TranslatorLike | None = None,
+    *,
     out: Path | None,
     mask: Path | None,
     settings: EvaluateSettings,
@@ -171,6 +178,7 @@ def _evaluate(
     if out is not None:
         _check_place(out)
     scored: list[Scored] = []
+    failures = _unreadable_folders(sources)
     try:
         _score(jobs, mode, mask is not None, out, workers, scored, failures)
     except KeyboardInterrupt:
@@ -242,7 +250,7 @@ def _local(path: Any, workers: Workers) -> Any:
     return Path(local) if isinstance(local, str) else local
 
 
-def _unreadable_folders(*roots: Any) -> _Failures:
+def _unreadable_folders(roots: Sequence[Any]) -> _Failures:
     return [
         (root.name if path == root else str(path.relative_to(root)), reason)
         for root in roots

@@ -255,8 +255,8 @@ def wasserstein(
     """Sliced Wasserstein distance of each method's images from the real scans, by direction.
 
     `real` is the distance between two halves of the real scans (every other case), if there are
-    several cases: the distance of images that cannot be told from real ones. Directions whose
-    images are too small are left out.
+    several cases: the distance of images that cannot be distinguished from real ones. Directions
+    whose images are too small are left out.
     """
     result: dict[str, dict[str, float]] = {}
     for direction in directions:

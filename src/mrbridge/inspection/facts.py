@@ -43,7 +43,7 @@ _TOUCHED = 0.2  # share of an edge of the image: a round head that is truncated 
 
 @dataclass(frozen=True)
 class Entry:
-    """A scan of the data set: a file, a DICOM series, or a record of a store.
+    """A scan of the dataset: a file, a DICOM series, or a record of a store.
 
     Attributes:
         name: its name in reports.
@@ -100,7 +100,7 @@ class Facts:
         spacing, grid, orientation, sha256, notes, range: as in `Preprocessed`.
         histogram: shares of the foreground's voxels in `BINS` bins from -1 to 1; shape (BINS,).
         skewness: see `measure_skewness`; None if there is too little foreground.
-        noise, sharpness: see `measure_texture`; None likewise.
+        noise, sharpness: see `measure_texture`; None if the head is too small.
         truncation: see `measure_truncation`, by side of the image.
         thumbnail: uint8, (THUMBNAIL, THUMBNAIL), of the middle slice.
         side_view: the same of the middle sagittal plane, superior up, anterior left; None if there

@@ -100,7 +100,7 @@ def write_table(
 def _relative(folder: Path, scan: Path) -> str:
     """A scan in a table of the folder: a URL, or a path relative to the folder; an absolute path if
     only the table is at a URL."""
-    path = scan.parent.resolve() / scan.name  # files of a DataLad data set are links themselves
+    path = scan.parent.resolve() / scan.name  # files of a DataLad dataset are links themselves
     return url_of(path) or (str(path) if url_of(folder) else os.path.relpath(path, folder))
 
 

@@ -57,7 +57,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """The scans of a data set.
+    """The scans of a dataset.
 
     Attributes:
         form: `dicom`, `files`, `table` or `store`.
@@ -125,7 +125,7 @@ def _store(path: Path) -> Listing:
 
 
 def _scans(path: Path, form: str, root: Path) -> Listing:
-    """The scans that a table or a BIDS data set names."""
+    """The scans that a table or a BIDS dataset names."""
     found = find_all_scans(path)
     reason = "by the table" if form == "table" else "by its name"
     items = [

@@ -1,4 +1,4 @@
-"""The verb `inspect`: what a data set holds, and what is wrong with it."""
+"""The verb `inspect`: what a dataset holds, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAMED = 5  # scans that the table leaves out, in words
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """What a data set holds; after its images were read, also what is wrong with it.
+    """What a dataset holds; after its images were read, also what is wrong with it.
 
     Attributes:
         path: what was inspected.
@@ -166,19 +166,19 @@ class Inspection:
 
 def inspect(
     path: str | Path,
-    out: Path | None = None,
-    fix: Path | None = None,
+    out: str | Path | None = None,
+    fix: str | Path | None = None,
     workers: scale.Workers = 1,
     *,
     images: bool = False,
     overwrite: bool = False,
 ) -> Inspection:
-    """List the scans of a data set from their headers, or read and check their images.
+    """List the scans of a dataset from their headers, or read and check their images.
 
     The source is never changed. The result is the same for any number of workers.
 
     Args:
-        path: a BIDS data set, folders of NIfTI files or 2D images, a table, a folder or zip of
+        path: a BIDS dataset, folders of NIfTI files or 2D images, a table, a folder or zip of
             DICOM files, a prepared store, or (headers only) a single scan.
         out: write a page (.html) with the findings, and next to it `.findings.json` with all scans
             and findings. The images are read.
@@ -195,8 +195,9 @@ def inspect(
         StoreError: a store is damaged.
     """
     path = Path(here(path))
+    page, table = (None if place is None else Path(here(place)) for place in (out, fix))
     must_exist(path)
-    if out is None and fix is None and not images:
+    if page is None and table is None and not images:
         listing = list_headers(path)
         if not listing.items:
             raise InputError(
@@ -208,18 +209,18 @@ def inspect(
     from mrbridge.inspection import fix as fixing
     from mrbridge.inspection import report
 
-    if out is not None:
-        report.check_place(out)
-    if fix is not None:
-        fixing.check_table(fix, overwrite=overwrite)
+    if page is not None:
+        report.check_place(page)
+    if table is not None:
+        fixing.check_table(table, overwrite=overwrite)
         fixing.check_source(path)
     result = _read_images(path, workers)
-    if fix is not None:
-        left_out = fixing.write_table(result, fix, overwrite=overwrite)
-        result = replace(result, table=fix, left_out=left_out)
-    if out is not None:
-        report.write_report(result, out)
-        result = replace(result, report=out)
+    if table is not None:
+        left_out = fixing.write_table(result, table, overwrite=overwrite)
+        result = replace(result, table=table, left_out=left_out)
+    if page is not None:
+        report.write_report(result, page)
+        result = replace(result, report=page)
     return result
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.fft import dctn
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from mrbridge.inspection.checks import Finding, Group, finding
 from mrbridge.inspection.facts import Facts
@@ -18,7 +16,7 @@ from mrbridge.inspection.facts import Facts
 _FREQUENCIES = 16  # of the perceptual hash, along each axis
 _HASH_DISTANCE = 24
 """Bits of 255: copies with noise, another brightness or JPEG in between differ in up to 18, slices
-of different people in 54 or more (five open data sets)."""
+of different people in 54 or more (five open datasets)."""
 _CORRELATION = 0.95
 """Of fine structure: at least 0.98 in such copies, at most 0.64 between people; neighbouring slices
 of one head, 1 mm apart, reach 0.99."""
@@ -105,7 +103,7 @@ def near_duplicates(
     candidates = [
         pair for start in range(0, len(hashes), _BATCH) for pair in _nearest(hashes, start)
     ]
-    # Half precision halves the memory if all scans of a data set are similar.
+    # Half precision halves the memory if all scans of a dataset are similar.
     numbers = sorted({n for pair in candidates for n in pair})
     fine = {n: _fine_structure(thumbnails[n]) for n in numbers}
     pairs = ((i, j, float(np.vdot(fine[i].astype(np.float32), fine[j]))) for i, j in candidates)
@@ -151,6 +149,9 @@ def _are_similar(one: NDArray[np.float16] | None, other: NDArray[np.float16] | N
 
 def _connected(pairs: list[tuple[int, int, float]]) -> list[tuple[list[int], float]]:
     """Connected components of pairs, each with its greatest correlation."""
+    from scipy.sparse import coo_array  # slow to import, and few datasets have near-duplicates
+    from scipy.sparse.csgraph import connected_components
+
     numbers = sorted({n for i, j, _ in pairs for n in (i, j)})
     place = {n: k for k, n in enumerate(numbers)}
     rows, columns = [place[i] for i, _, _ in pairs], [place[j] for _, j, _ in pairs]

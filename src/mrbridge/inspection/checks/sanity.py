@@ -16,18 +16,21 @@ _LEAST_SPREAD_TEXTURE = 0.15  # of the logarithm: factors below 2.1 are normal
 _LEAST_SPREAD_HISTOGRAM = 0.03  # of the distance between histograms, in [-1, 1]
 _DOUBTFUL, _WRONG = 0.15, 0.3
 """Skewness (see `facts.measure_skewness`) from which on a label is doubtful, or very likely wrong.
-T1w has -0.96 to -0.12 and T2w 0.10 to 0.99 in the 170 slices of five open data sets."""
+T1w has -0.96 to -0.12 and T2w 0.10 to 0.99 in the 170 slices of five open datasets."""
 _TRUNCATED = 0.25  # share of a volume's slices in which the head reaches an edge
 _VERY_UNEQUAL = 1.5
 
 
 def check_sanity(facts: Sequence[Facts]) -> list[Finding]:
     """All findings that do not compare every scan with every other one."""
-    checks = (
-        *(_unequal_counts, _wrong_labels, _truncation, _texture_outliers),
-        *(_histogram_outliers, _repaired),
-    )
-    return [one for check in checks for one in check(facts)]
+    return [
+        *_unequal_counts(facts),
+        *_wrong_labels(facts),
+        *_truncation(facts),
+        *_texture_outliers(facts),
+        *_histogram_outliers(facts),
+        *_repaired(facts),
+    ]
 
 
 def _unequal_counts(facts: Sequence[Facts]) -> list[Finding]:
