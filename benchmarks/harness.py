@@ -32,7 +32,7 @@ from mrbridge.hardware import fast_bfloat16
 
 Result = TypeVar("Result")
 
-_PACKAGES = ("mrbridge", "torch", "numpy", "lightning", "onnxruntime")
+_PACKAGES = ("mrbridge", "torch", "numpy", "onnxruntime")
 
 _LAUNCHER = """
 import json, os, sys, time

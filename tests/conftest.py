@@ -25,7 +25,7 @@ from jaxtyping import install_import_hook
 from mrbridge import cli, console
 from mrbridge.children import SAFE_PATH
 
-install_import_hook(["mrbridge.networks", "mrbridge.losses"], "beartype.beartype")
+install_import_hook(["mrbridge.networks", "mrbridge.training.losses"], "beartype.beartype")
 
 if TYPE_CHECKING:
     from mrbridge.bundle import Bundle

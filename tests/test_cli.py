@@ -64,7 +64,7 @@ def test_brain_option_says_what_it_removes(run: Callable[..., Any]) -> None:
 def test_train_says_what_it_trains(run: Callable[..., Any]) -> None:
     _, out, _ = run("train", "-h")
     assert "Train a translation model." in out
-    assert "CycleGAN" not in out, "the default preset has neither critics nor cycle"
+    assert "TranslationModel" not in out, "the default preset has neither critics nor cycle"
 
 
 def test_root(run: Callable[..., Any]) -> None:
@@ -202,7 +202,7 @@ class TestErrors:
             os.kill(os.getpid(), number)
             time.sleep(5)
 
-        monkeypatch.setattr("mrbridge.training.names.check_preset", interrupted)
+        monkeypatch.setattr("mrbridge.training.settings.preset", interrupted)
         assert run("info", "unet") == (3, "", "error: interrupted\n")
         told = '{"error": "interrupted", "exit_code": 3, "interrupted": true}\n'
         assert run("info", "unet", "--json") == (3, told, "error: interrupted\n")
@@ -215,7 +215,7 @@ class TestErrors:
         tmp_path: Path,
     ) -> None:
         """As in a finaliser, where Python drops exceptions."""
-        whole = training.run._manifest
+        whole = training.run.bundle_manifest
 
         def interrupted(*arguments: Any) -> Any:
             with suppress(KeyboardInterrupt):
@@ -223,7 +223,7 @@ class TestErrors:
                 time.sleep(5)
             return whole(*arguments)
 
-        monkeypatch.setattr("mrbridge.training.run._manifest", interrupted)
+        monkeypatch.setattr("mrbridge.training.run.bundle_manifest", interrupted)
         code, _, err = run("train", small_store.path, "-o", tmp_path / "run", "-q", *TINY)
         assert (code, err) == (3, "error: interrupted\n")
 
@@ -324,7 +324,8 @@ class TestVerbs:
         code, _, err = run("train", small_store.path, "-o", tmp_path / "new", *given)
         assert (code, err) == (0, "")
         chosen = {} if start is None else {"start": start}
-        assert asked == [{"device": "auto"} | chosen], "the default stands only in `train`"
+        always = {"resume": False, "device": "auto", "overwrite": False}
+        assert asked == [always | chosen], "the default start is in `train` only"
 
     def test_translate(
         self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
@@ -500,7 +501,7 @@ def test_signals_end_a_training_with_a_checkpoint(
             (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
             assert told == err.splitlines()[-1]
             state = load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")
-            assert f"stopped at step {state['step']}. Go on with --resume." in told
+            assert f"stopped at step {state['step']}. Continue with --resume." in told
             assert state["step"] >= 5
             with pytest.raises(ProcessLookupError):
                 os.killpg(process.pid, 0)  # nobody of the group is left
@@ -515,7 +516,8 @@ def test_signals_end_a_training_with_a_checkpoint(
         small_store,
         path,
         resume=True,
-        changes={"epochs": epochs, "validate_every": 1000},
+        epochs=epochs,
+        validate_every=1000,
         device="cpu",
     )
     whole = train(

@@ -13,6 +13,7 @@ from mrbridge import demo
 from mrbridge.errors import OutputError
 from mrbridge.io.bids import find_scans
 from mrbridge.preparation.store import Store
+from mrbridge.settings import read_yaml
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
@@ -30,12 +31,6 @@ def test_stages_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     stages.end("two")
     assert stages.seconds == {"one": 2.5, "two": 0.0}
     assert stages.total() == 10.0
-
-
-def test_the_training_fits_the_demo() -> None:
-    settings = demo._training(0.5, 3, "axial")
-    assert (settings.minutes, settings.seed, settings.preset) == (0.5, 3, "bridge")
-    assert settings.planes == "axial"
 
 
 def test_the_test_subjects_become_a_table(bids_scans: Path, small_store: Store) -> None:
@@ -61,6 +56,9 @@ def test_a_minute_is_enough(tmp_path: Path) -> None:
     assert set(summary["seconds"]) == {
         *("phantom", "prepare", "train", "translate", "evaluate", "all"),
     }
+    settings = read_yaml(out / "run" / "settings.yaml")
+    assert (settings["preset"], settings["planes"]) == ("bridge", "axial")
+    assert 0.2 <= settings["minutes"] < 1
     report = (out / "report.html").read_text()
     assert "not for diagnosis" in report
     assert "<img" in report

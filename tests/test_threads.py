@@ -172,9 +172,8 @@ def test_processes_that_train_together_let_threads_sleep_too() -> None:
     """They are started with it, and the process that starts them keeps its own environment."""
     code = """
 import json, multiprocessing, os
-from pathlib import Path
 from mrbridge import errors
-from mrbridge.training import together
+from mrbridge.training import distributed
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
@@ -184,7 +183,7 @@ if __name__ == "__main__":
         raise errors.InputError("enough")
     context.Process.start = start
     try:
-        together.train_together(2, Path("none"), Path("none"))
+        distributed.launch(2, print)
     except errors.InputError:
         pass
     told = {"started": started[0], "after": os.environ.get("OMP_WAIT_POLICY")}

@@ -320,7 +320,7 @@ def _train(
         end = (epoch // given.score_every + 1) * given.score_every if given.score_every else None
         until = {"stop_after_epochs": end}
         if (path / "checkpoints" / "last.ckpt").is_file():
-            run = train(store, path, resume=True, changes=until, device="cpu")
+            run = train(store, path, until, resume=True, device="cpu")
         else:
             run = train(store, path, settings.changed(until), device="cpu", start=arm.start)
         before, epoch = epoch, int(run.rows[-1]["epoch"])

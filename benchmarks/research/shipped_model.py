@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mrbridge import losses
 from mrbridge.bundle import BundleManifest, save_bundle
 from mrbridge.data.simulated import CANONICAL, draw_group, subject_groups, varied
 from mrbridge.errors import MrbridgeError
@@ -31,9 +30,10 @@ from mrbridge.phantom.varied import varied_subject
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.settings import StandardSettings
 from mrbridge.scale import map_scans
+from mrbridge.training import losses
 from mrbridge.training.adam import Adam
-from mrbridge.training.average import averaged_copy, follow
 from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
+from mrbridge.training.ema import averaged_copy, update_ema
 from mrbridge.training.layout import FlatParameters
 from mrbridge.training.settings import preset
 
@@ -189,7 +189,7 @@ def train(given: argparse.Namespace, lessons: Lessons) -> None:
             flat.take_gradients()
             optimizer.step()
             flat.drop_gradients()
-            follow(mean, network, EMA, step)
+            update_ema(mean, network, EMA, step)
             sums[2 * side : 2 * side + 2] += difference.item(), structure.item()
         now = time.monotonic()
         seconds, tick = seconds + now - tick, now

@@ -59,7 +59,7 @@ from benchmarks.speed.train_step import Step, mrbridge_step
 from mrbridge.data import loader
 from mrbridge.errors import MrbridgeWarning
 from mrbridge.hardware import can_compile, quick_kernels
-from mrbridge.training import cyclegan
+from mrbridge.training import model
 from mrbridge.training.run import train
 from mrbridge.training.settings import TrainSettings
 
@@ -178,9 +178,7 @@ def ours(
     """The step of mrbridge; without `channels_last` weights lie as PyTorch makes them."""
     chosen = nullcontext() if channels_last else _contiguous()
     with chosen:
-        step, model = mrbridge_step(settings, device)
-    if compiled:
-        model.compile_networks()
+        step, _ = mrbridge_step(settings, device, compiled=compiled)
     return step
 
 
@@ -331,7 +329,7 @@ def _contiguous() -> Iterator[None]:
         for parameter in networks.parameters():
             parameter.data = parameter.data.contiguous()
 
-    with mock.patch.object(cyclegan, "lay_out", lay_out):
+    with mock.patch.object(model, "lay_out", lay_out):
         yield
 
 

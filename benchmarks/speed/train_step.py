@@ -48,9 +48,9 @@ from benchmarks.speed.matrix_rate import QUICK_SIZE as QUICK_MATRIX
 from benchmarks.speed.matrix_rate import MatrixProduct
 from benchmarks.speed.textbook import TextbookCycleGAN, step_operations
 from mrbridge.data.dataset import Sample
-from mrbridge.hardware import fast_bfloat16, keep_memory
+from mrbridge.hardware import keep_memory
 from mrbridge.settings import read_assignments
-from mrbridge.training.cyclegan import CycleGAN
+from mrbridge.training.model import TranslationModel
 from mrbridge.training.settings import PRESETS, TrainSettings
 
 Step = Callable[[Sample], dict[str, torch.Tensor]]
@@ -63,28 +63,17 @@ def mrbridge_step(
     device: torch.device,
     keeps_memory: bool = True,
     compiled: bool = False,
-) -> tuple[Step, CycleGAN]:
-    """The training step of mrbridge in the precision that it chooses here, without Lightning.
+) -> tuple[Step, TranslationModel]:
+    """The training step of mrbridge in the precision that it chooses here, after the warm-up.
 
     Returns:
         The step, and the model that it trains.
     """
     if keeps_memory:
         keep_memory()  # as a training does
-    model = CycleGAN(settings).to(device)
-    if compiled:
-        model.compile_networks()
-    wired: Any = model
-    optimizers = tuple(wired.configure_optimizers())
-    wired._optimizers = lambda: optimizers
-    wired.manual_backward = lambda loss: loss.backward()
-    enabled = fast_bfloat16(device)
-
-    def step(sample: Sample) -> dict[str, torch.Tensor]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-            return model.training_step(sample, 0)
-
-    return step, model
+    model = TranslationModel(settings)
+    model.to_device(device, compiled=compiled)
+    return lambda sample: model.training_step(sample, 1.0), model
 
 
 ARMS: dict[str, Callable[[TrainSettings, torch.device], Step]] = {

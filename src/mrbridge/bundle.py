@@ -26,15 +26,8 @@ from mrbridge.errors import BundleError, InputError, SettingsError, SizeError
 from mrbridge.io.safety import atomic_path, sha256_of, write_json, write_text
 from mrbridge.json_text import parse_json, short_repr
 from mrbridge.models import bundle_folder, locate
-from mrbridge.networks import (
-    Generator,
-    GeneratorSettings,
-    PatchGAN,
-    PatchGANSettings,
-    build_critic,
-    build_generator,
-    count_parameters,
-)
+from mrbridge.networks import Generator, build_generator
+from mrbridge.networks.settings import Networks
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.settings import StandardSettings
 from mrbridge.settings import Settings
@@ -49,47 +42,6 @@ _Line = Annotated[str, Field(max_length=200)]
 _TRIES = 100  # each fails only where a training has just put another bundle there
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
-
-
-class Networks(Settings):
-    """The networks of a model and the image size that they are trained for.
-
-    Raises:
-        SizeError: the generator or the critic cannot take images of this size.
-    """
-
-    generator: GeneratorSettings
-    critic: PatchGANSettings = PatchGANSettings()
-    image_size: int = Field(default=256, ge=8, le=8192)
-
-    @model_validator(mode="after")
-    def _check_sizes(self) -> Networks:
-        # Whoever trains learns of an impossible size here, before anything is written.
-        generator, critic = self._outlines()
-        multiple = generator.multiple
-        if self.image_size % multiple:
-            raise SizeError(
-                f"image_size cannot be {self.image_size} with this {self.generator.kind}",
-                remedy=f"Take a multiple of {multiple}, or fewer levels.",
-            )
-        critic.check_size(self.image_size, self.image_size)
-        return self
-
-    def describe(self) -> dict[str, Any]:
-        """Parameter counts and the critic's logits, as `mrbridge info --json` tells them."""
-        generator, critic = self._outlines()
-        counts = count_parameters(generator), count_parameters(critic)
-        return {
-            "generator": counts[0],
-            "critic": counts[1],
-            "total": 2 * sum(counts),
-            "critic_logits": list(critic.logits_size(self.image_size, self.image_size)),
-        }
-
-    def _outlines(self) -> tuple[Generator, PatchGAN]:
-        """Generator and critic without numbers in them, which costs neither memory nor time."""
-        with torch.device("meta"):
-            return build_generator(self.generator, self.image_size), build_critic(self.critic)
 
 
 class BundleManifest(Settings):

@@ -17,44 +17,27 @@ from mrbridge.io.safety import write_json, write_text
 from mrbridge.phantom import PhantomSettings, write_bids
 from mrbridge.preparation.pipeline import PrepareSettings, StandardSettings, prepare
 from mrbridge.preparation.store import Store
-from mrbridge.settings import Settings
 from mrbridge.training.run import train
-from mrbridge.training.settings import TrainSettings, resolve
-from mrbridge.volume import Planes
 
 log = logging.getLogger(__name__)
 
 _NOTE = (
     "Simulated subjects, synthetic images: for research, not for diagnosis. The preset learns from "
-    "other simulated subjects besides, so these scores say that the chain works, not how well real "
+    "other simulated subjects too, so these scores show that the chain works, not how well real "
     "scans are translated."
 )
-
-
-class DemoSettings(Settings):
-    """What the demo leaves out for speed: everything is at 2 mm.
-
-    Attributes:
-        subjects: how many are simulated; two are kept for the report, two for validation.
-        spacing_mm: of the simulated scans and of the slices that the networks see.
-        few_subjects: how many when there are less than two minutes in all; volumes are then cut in
-            one plane instead of three.
-        reserve_seconds: what starting the training, translation and evaluation take.
-        least_training_seconds: trained at least so long, however short the time.
-    """
-
-    subjects: int = 12
-    few_subjects: int = 8
-    spacing_mm: float = 2.0
-    reserve_seconds: float = 90.0
-    least_training_seconds: float = 12.0
-
 
 FILES = (
     *("phantom/*", "store/*", "run/*", "translated/*", "scores/*"),
     *("test.csv", "report.html", "summary.json"),
 )
-"""What a demo leaves, as patterns."""
+"""The files of a demo, as patterns."""
+
+_SPACING_MM, _IMAGE_SIZE = 2.0, 128
+_SUBJECTS, _FEW_SUBJECTS = 12, 8  # two of them for validation, two for the report
+_SHORT_MINUTES = 2.0  # below, fewer subjects, and volumes are sliced in one plane instead of three
+_RESERVED_SECONDS = 90.0  # for the start of the training, translation and evaluation
+_LEAST_TRAINING_SECONDS = 12.0
 
 
 def run_demo(
@@ -63,19 +46,19 @@ def run_demo(
     """Simulate, prepare, train, translate, evaluate.
 
     Args:
-        out: a new folder; `phantom`, `store`, `run`, `translated`, `scores`, `report.html` and
-            `summary.json` appear in it.
-        minutes: how long all of it may take.
+        out: a new folder, for `phantom`, `store`, `run`, `translated`, `scores`, `report.html` and
+            `summary.json`.
+        minutes: for the whole demo.
         seed: of subjects, splits and training.
         overwrite: replace an earlier demo in `out`.
 
     Returns:
-        What `summary.json` holds: scores of the model and of the floor in both directions, and the
-        seconds that each stage took.
+        The content of `summary.json`: scores of the model and of the monotone baseline in both
+        directions, and the seconds that each stage took.
 
     Raises:
         OutputError: the folder is not empty.
-        Interrupted: a signal came; `summary.json` tells which stages are done.
+        Interrupted: a signal came; `summary.json` names the stages that are done.
     """
     out = Path(out)
     if overwrite and out.exists():
@@ -93,43 +76,43 @@ def run_demo(
         raise Interrupted(
             f"interrupted; {done} done",
             path=out,
-            remedy="Begin again in a new folder.",
+            remedy="Start again in a new folder.",
             counts={"stages": len(stages.seconds)},
         ) from None
 
 
 def _run(out: Path, minutes: float, seed: int, stages: _Stages) -> dict[str, Any]:
-    settings = DemoSettings()
-    is_short = minutes < 2
-    subjects = settings.few_subjects if is_short else settings.subjects
-    bids = write_bids(
-        out / "phantom",
-        PhantomSettings(subjects=subjects, spacing_mm=settings.spacing_mm, seed=seed),
-    )
+    is_short = minutes < _SHORT_MINUTES
+    subjects = _FEW_SUBJECTS if is_short else _SUBJECTS
+    phantom = PhantomSettings(subjects=subjects, spacing_mm=_SPACING_MM, seed=seed)
+    bids = write_bids(out / "phantom", phantom)
     stages.end("phantom")
-    share = 2 / subjects
-    store = prepare(
-        bids,
-        out / "store",
-        PrepareSettings(
-            standard=StandardSettings(spacing_mm=settings.spacing_mm),
-            validation_share=share,
-            test_share=share,
-            seed=seed,
-        ),
+    settings = PrepareSettings(
+        standard=StandardSettings(spacing_mm=_SPACING_MM),
+        validation_share=2 / subjects,
+        test_share=2 / subjects,
+        seed=seed,
     )
+    store = prepare(bids, out / "store", settings)
     stages.end("prepare")
-    left = 60 * minutes - stages.total() - settings.reserve_seconds
-    trained_for = max(left, settings.least_training_seconds) / 60
-    run = train(store, out / "run", _training(trained_for, seed, "axial" if is_short else "all"))
+    left = 60 * minutes - stages.total() - _RESERVED_SECONDS
+    run = train(
+        store,
+        out / "run",
+        networks={"image_size": _IMAGE_SIZE},
+        minutes=max(left, _LEAST_TRAINING_SECONDS) / 60,
+        steps_per_epoch=100,
+        validation_slices=16,
+        planes="axial" if is_short else "all",
+        seed=seed,
+    )
     stages.end("train")
     table = _test_table(bids, store, out / "test.csv")
-    for scan in find_scans(
-        table, store.manifest.settings.source, store.manifest.settings.target
-    ).scans:
+    prepared = store.manifest.settings
+    for scan in find_scans(table, prepared.source, prepared.target).scans:
         translate(scan.path, out / "translated", model=run.path)
     stages.end("translate")
-    scored = evaluate(model=run.path, pairs=table, out=out / "scores")
+    evaluation = evaluate(model=run.path, pairs=table, out=out / "scores")
     stages.end("evaluate")
 
     report = out / "report.html"
@@ -139,7 +122,7 @@ def _run(out: Path, minutes: float, seed: int, stages: _Stages) -> dict[str, Any
         "report": str(report),
         "minutes": minutes,
         "seed": seed,
-        "scores": scored.summary,
+        "scores": evaluation.summary,
         "seconds": stages.seconds | {"all": round(stages.total(), 2)},
     }
     write_json(out / "summary.json", summary)
@@ -147,7 +130,7 @@ def _run(out: Path, minutes: float, seed: int, stages: _Stages) -> dict[str, Any
 
 
 class _Stages:
-    """How long each stage took."""
+    """The duration of each stage."""
 
     def __init__(self) -> None:
         self._began = self._last = time.monotonic()
@@ -161,21 +144,6 @@ class _Stages:
 
     def total(self) -> float:
         return time.monotonic() - self._began
-
-
-def _training(minutes: float, seed: int, planes: Planes) -> TrainSettings:
-    """The default preset for images of 2 mm, from the model that comes with mrbridge."""
-    return resolve(
-        "bridge",
-        {
-            "networks": {"image_size": 128},
-            "minutes": minutes,
-            "steps_per_epoch": 100,
-            "validation_slices": 16,
-            "planes": planes,
-            "seed": seed,
-        },
-    )
 
 
 def _test_table(bids: Path, store: Store, table: Path) -> Path:

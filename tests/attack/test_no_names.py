@@ -17,7 +17,7 @@ from tests.conftest import ellipsoids
 from tests.studies import write_series
 
 from mrbridge import io
-from mrbridge.training.record import Record
+from mrbridge.training.logging import TrainingLog
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
 NAME = "DOE_JOHN_19500101"
@@ -103,7 +103,7 @@ def test_modes_are_kept(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_run_does_not_name_the_computer(tmp_path: Path) -> None:
-    Record(tmp_path)
+    TrainingLog(tmp_path)
     names = [path.name for path in tmp_path.rglob("*tfevents*")]
     assert names
     assert not any(socket.gethostname() in name for name in names)

@@ -30,7 +30,7 @@ from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import train
 from mrbridge.training.settings import resolve
-from mrbridge.training.supervision import choose_pairs
+from mrbridge.training.setup import choose_pairs
 from mrbridge.volume import Volume
 
 

@@ -147,16 +147,16 @@ def train(workshop: Workshop, *more: str) -> Said:
 
 def stopped(workshop: Workshop, number: signal.Signals) -> Said:
     """Train and send a signal in the second step."""
-    from mrbridge.training.cyclegan import CycleGAN
+    from mrbridge.training.model import TranslationModel
 
-    step = CycleGAN.training_step
+    step = TranslationModel.training_step
 
-    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+    def training_step(self: Any, batch: Any, progress: float) -> Any:
         if self.step == 1:
             os.kill(os.getpid(), number)
-        return step(self, batch, batch_idx)
+        return step(self, batch, progress)
 
-    with mock.patch.object(CycleGAN, "training_step", training_step):
+    with mock.patch.object(TranslationModel, "training_step", training_step):
         return train(workshop)
 
 

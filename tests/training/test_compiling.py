@@ -18,8 +18,8 @@ from mrbridge.networks import PatchGAN, UNet
 from mrbridge.preparation.store import Store
 from mrbridge.settings import read_assignments
 from mrbridge.training import compiling
-from mrbridge.training.callbacks import Keeper
 from mrbridge.training.compiling import PAYS_FROM_MINUTES, PAYS_FROM_STEPS, pays
+from mrbridge.training.loop import RunKeeper
 from mrbridge.training.run import train
 from mrbridge.training.settings import resolve
 
@@ -116,9 +116,7 @@ def test_a_run_may_begin_compiled_and_go_on_without(
     train(small_store, tmp_path / "run", settings, device="cpu")
     assert traced
     traced.clear()
-    more = train(
-        small_store, tmp_path / "run", resume=True, changes={"compile": "off"}, device="cpu"
-    )
+    more = train(small_store, tmp_path / "run", resume=True, compile="off", device="cpu")
     assert [row["epoch"] for row in more.rows] == [1, 2]
     assert not traced
 
@@ -152,11 +150,11 @@ def test_where_it_fails_the_training_is_the_plain_one(
     settings = tiny("bridge", simulated_weight=0.0, warm_up=0.0, **PLAYED).changed(batch_norm)
     plain = train(small_store, tmp_path / "off", settings, device="cpu")
     failing(monkeypatch, RuntimeError("no compiler\nand a long story"), at_call)
-    with pytest.warns(MrbridgeWarning, match=r"trained without \(no compiler\)") as told:
+    with pytest.warns(MrbridgeWarning, match=r"trained without \(no compiler\)") as result:
         tried = train(
             small_store, tmp_path / "on", settings.changed({"compile": "on"}), device="cpu"
         )
-    assert len([one for one in told if one.category is MrbridgeWarning]) == 1
+    assert len([one for one in result if one.category is MrbridgeWarning]) == 1
     assert compare.runs(plain.path, tried.path) == [".keeper.settings.compile"]
 
 
@@ -188,17 +186,18 @@ def test_the_clock_waits_for_the_device_at_the_end_of_an_epoch_only(
 ) -> None:
     waits: list[int] = []
     steps: list[int] = []
-    original = Keeper.on_train_batch_end
+    original = RunKeeper.after_step
 
-    def watched(self: Keeper, trainer: Any, model: Any, *more: Any) -> None:
+    def watched(self: RunKeeper, losses: Any) -> None:
+        model = self.model
         steps.append(model.step)
         with monkeypatch.context() as patched:
             patched.setattr(type(model), "device", CUDA)
             patched.setattr(torch.cuda, "synchronize", lambda _: waits.append(model.step))
             patched.setattr(self, "_end_epoch", lambda *_: None)
-            original(self, trainer, model, *more)
+            original(self, losses)
 
-    monkeypatch.setattr(Keeper, "on_train_batch_end", watched)
+    monkeypatch.setattr(RunKeeper, "after_step", watched)
     train(small_store, tmp_path / "run", tiny("bridge", steps_per_epoch=3), device="cpu")
     assert steps == [1, 2, 3, 4, 5, 6]
     assert waits == [3, 6]

@@ -122,7 +122,7 @@ def test_a_run_goes_on_on_another_device(
     train(small_store, tmp_path / "run", base.changed({"stop_after_epochs": 1}), device="cpu")
     for epoch, device in ((2, "cuda"), (3, "cpu"), (4, "cuda")):
         changes = {"stop_after_epochs": epoch}
-        run = train(small_store, tmp_path / "run", resume=True, changes=changes, device=device)
+        run = train(small_store, tmp_path / "run", resume=True, **changes, device=device)
     np.testing.assert_allclose(loss_rows(run.rows), loss_rows(whole.rows), rtol=0.02)
 
 

@@ -13,32 +13,32 @@ from torch import nn
 
 from mrbridge.data.dataset import Sample
 from mrbridge.errors import InputError
-from mrbridge.training import cyclegan
-from mrbridge.training.cyclegan import CycleGAN
+from mrbridge.training import model as model_module
 from mrbridge.training.layout import FlatParameters, lay_out
+from mrbridge.training.model import TranslationModel
 
 CUDA = torch.device("cuda")
 
 
 @pytest.fixture
 def make(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """A model outside of a trainer: `make(channels_last, state)`; `step()` trains it."""
+    """A model outside of a run: `make(channels_last, state)`; `step()` trains it."""
     settings = tiny("unet", precision="float32", pool_size=2)
     rng = torch.Generator().manual_seed(1)
     images = [torch.rand((1, 1, 32, 32), generator=rng) * 2 - 1 for _ in range(2)]
     batch = Sample(*images, *[torch.empty(1, 0, 32, 32)] * 2)
 
     def made(channels_last: bool, state: dict[str, Any] | None = None) -> SimpleNamespace:
-        model = CycleGAN(settings)
-        if state is not None:
-            model.restore(state)
+        model = TranslationModel(settings)
         with monkeypatch.context() as patched:
             if channels_last:  # as on CUDA; the networks compute the same on a CPU
-                patched.setattr(cyclegan, "lay_out", lambda networks, _: lay_out(networks, CUDA))
-            optimizers = model.configure_optimizers()
-        model.optimizers = lambda: optimizers  # type: ignore[assignment, method-assign]
-        model.manual_backward = lambda loss: loss.backward()  # type: ignore[misc, method-assign]
-        return SimpleNamespace(model=model, step=lambda: model.training_step(batch, 0))
+                patched.setattr(
+                    model_module, "lay_out", lambda networks, _: lay_out(networks, CUDA)
+                )
+            model.to_device(torch.device("cpu"))
+        if state is not None:
+            model.restore(state)
+        return SimpleNamespace(model=model, step=lambda: model.training_step(batch, 0.0))
 
     return made
 

@@ -13,13 +13,10 @@ import torch
 from torch import nn
 
 from mrbridge.data.dataset import Sample
-from mrbridge.training.average import averaged_copy, between, follow
-from mrbridge.training.callbacks import rate_share
-from mrbridge.training.cyclegan import CycleGAN
-from mrbridge.training.lessons import answer_all, back_translated
-from mrbridge.training.names import PRESET_NAMES
-from mrbridge.training.pool import ImagePool
-from mrbridge.training.settings import PRESETS
+from mrbridge.training.ema import averaged_copy, interpolated, update_ema
+from mrbridge.training.examples import back_translation, translate_together
+from mrbridge.training.image_pool import ImagePool
+from mrbridge.training.model import TranslationModel, rate_share
 
 NOTHING: dict[str, Any] = {
     "adversarial_weight": 0.0,
@@ -89,11 +86,11 @@ class TestAverage:
         nn.init.constant_(network.weight, 1.0)
         nn.init.constant_(average.weight, 0.0)
         # Decay min(0.9, 2/11) after step 1: 0 * 2/11 + 1 * 9/11.
-        follow(average, network, 0.9, step=1)
+        update_ema(average, network, 0.9, step=1)
         assert average.weight.item() == pytest.approx(9 / 11)
         # Decay min(0.1, 41/50) = 0.1: 9/11 * 0.1 + 3 * 0.9.
         nn.init.constant_(network.weight, 3.0)
-        follow(average, network, 0.1, step=40)
+        update_ema(average, network, 0.1, step=40)
         assert average.weight.item() == pytest.approx(0.1 * 9 / 11 + 2.7)
 
     def test_later_it_follows_every_fourth_step_by_the_decays_of_four(self) -> None:
@@ -101,9 +98,9 @@ class TestAverage:
         nn.init.constant_(network.weight, 1.0)
         nn.init.constant_(average.weight, 0.0)
         for step in (41, 42, 43):
-            follow(average, network, 0.9, step)
+            update_ema(average, network, 0.9, step)
             assert average.weight.item() == 0
-        follow(average, network, 0.9, 44)
+        update_ema(average, network, 0.9, 44)
         decays = (42 / 51, 43 / 52, 44 / 53, 45 / 54)
         assert average.weight.item() == pytest.approx(1 - math.prod(decays))
 
@@ -111,19 +108,19 @@ class TestAverage:
         network = nn.Linear(3, 3)
         average = averaged_copy(nn.Linear(3, 3))
         for step in range(1, 400):
-            follow(average, network, 0.95, step)
+            update_ema(average, network, 0.95, step)
         assert torch.allclose(average.weight, network.weight, atol=1e-5)
 
     def test_no_decay_is_a_copy(self) -> None:
         network, average = nn.Linear(3, 3), nn.Linear(3, 3)
-        follow(average, network, 0.0, 52)
+        update_ema(average, network, 0.0, 52)
         assert torch.equal(average.weight, network.weight)
 
     def test_buffers_are_copied_and_nothing_learns(self) -> None:
         network = nn.BatchNorm2d(2)
         average = averaged_copy(network)
         network(torch.randn(4, 2, 3, 3))
-        follow(average, network, 0.999, 1)
+        update_ema(average, network, 0.999, 1)
         assert torch.equal(average.running_mean, network.running_mean)
         assert not average.training
         assert not any(p.requires_grad for p in average.parameters())
@@ -132,7 +129,7 @@ class TestAverage:
         first, last = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
         last(torch.randn(4, 2, 3, 3))  # statistics, and a count, of its own
         nn.init.constant_(last.weight, 5.0)
-        made = between(first, last, 0.25)
+        made = interpolated(first, last, 0.25)
         assert made.weight.tolist() == [4.0, 4.0]
         torch.testing.assert_close(
             made.running_mean, 0.25 * first.running_mean + 0.75 * last.running_mean
@@ -141,7 +138,7 @@ class TestAverage:
         assert first.weight.tolist() == [1.0, 1.0]
         assert not made.training
         for share, same in ((0.0, last), (1.0, first)):
-            assert torch.equal(between(first, last, share).weight, same.weight)
+            assert torch.equal(interpolated(first, last, share).weight, same.weight)
 
 
 class TestSchedule:
@@ -157,8 +154,8 @@ class TestSchedule:
 
 
 @pytest.fixture
-def wired(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A model with its optimisers, outside of a trainer, and one batch."""
+def wired(tiny: Callable[..., Any]) -> Callable[..., SimpleNamespace]:
+    """A model with its optimisers, outside of a run, and one batch."""
 
     def make(**changes: Any) -> SimpleNamespace:
         every = {
@@ -167,17 +164,16 @@ def wired(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
             "identity_weight": 5.0,
             "back_translation_weight": 1.0,
             "simulated_weight": 1.0,
+            "warm_up": 0.0,
         }
-        model = CycleGAN(tiny("bridge", **{**every, **changes}))
-        optimizers = model.configure_optimizers()
-        monkeypatch.setattr(model, "optimizers", lambda: optimizers)
-        monkeypatch.setattr(model, "manual_backward", lambda loss: loss.backward())
+        model = TranslationModel(tiny("bridge", **{**every, **changes}))
+        model.to_device(torch.device("cpu"))
         rng = torch.Generator().manual_seed(1)
         source, target = (torch.rand((2, 1, 32, 32), generator=rng) * 2 - 1 for _ in range(2))
         turned = [source.flip(0), target.flip(0)]
         group = torch.cat([turned[0], turned[0], turned[1], turned[1]], dim=1)
         batch = Sample(source, target, group, torch.cat([source, target], dim=1))
-        return SimpleNamespace(model=model, optimizers=optimizers, batch=batch)
+        return SimpleNamespace(model=model, optimizers=model.optimizers, batch=batch)
 
     return make
 
@@ -217,7 +213,7 @@ class TestStep:
 
         watched("generators", it.optimizers[0], generators, critics)
         watched("critics", it.optimizers[1], critics, generators)
-        model.training_step(it.batch, 0)
+        model.training_step(it.batch, 0.0)
         for others in ("critics' gradients", "generators' gradients"):
             assert seen[others] == [None] * len(seen[others]), "a loss reached the other networks"
         for name in ("generators", "critics"):
@@ -228,14 +224,13 @@ class TestStep:
     def test_the_learning_rate_reaches_the_optimisers(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
-        it = wired(learning_rate=1e-3, critic_rate=0.5)
-        it.model.rate_share = 0.25
-        it.model.training_step(it.batch, 0)
+        it = wired(learning_rate=1e-3, critic_rate=0.5, decay_from=0.5)
+        it.model.training_step(it.batch, 0.875)  # a quarter of the way left from 0.5 on
+        assert it.model.learning_rate == pytest.approx(2.5e-4)
         rates = [group["lr"] for o in it.optimizers for group in o.param_groups]
         assert rates == pytest.approx([2.5e-4, 1.25e-4])
         before = weights(it.model.to_target, it.model.source_critic)
-        it.model.rate_share = 0.0
-        it.model.training_step(it.batch, 1)
+        it.model.training_step(it.batch, 1.0)
         after = weights(it.model.to_target, it.model.source_critic)
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -243,16 +238,16 @@ class TestStep:
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
         it = wired(learning_rate=5e-3, **{**NOTHING, "cycle_weight": 10.0, "paired_weight": 0.0})
-        told = [it.model.training_step(it.batch, n)["cycle"].item() for n in range(40)]
-        assert np.mean(told[-5:]) < 0.8 * told[0]
+        result = [it.model.training_step(it.batch, 0.0)["cycle"].item() for n in range(40)]
+        assert np.mean(result[-5:]) < 0.8 * result[0]
 
     @pytest.mark.parametrize("loss", ["back_translation", "simulated", "paired"])
     def test_the_generators_learn_each_lesson(
         self, loss: str, wired: Callable[..., SimpleNamespace]
     ) -> None:
         it = wired(learning_rate=5e-3, **{**NOTHING, "paired_weight": 0.0, f"{loss}_weight": 1.0})
-        told = [it.model.training_step(it.batch, n)[loss].item() for n in range(40)]
-        assert np.mean(told[-5:]) < 0.8 * told[0]
+        result = [it.model.training_step(it.batch, 0.0)[loss].item() for n in range(40)]
+        assert np.mean(result[-5:]) < 0.8 * result[0]
 
     def test_the_total_is_the_weighted_sum(self, wired: Callable[..., SimpleNamespace]) -> None:
         it = wired(
@@ -262,9 +257,9 @@ class TestStep:
             adversarial_weight=0.6,
             back_translation_weight=4.0,
             paired_weight=9.0,
+            warm_up=0.6,
         )
-        it.model.unpaired_share = 0.5
-        told = it.model.training_step(it.batch, 0)
+        result = it.model.training_step(it.batch, 0.3)  # halfway through the warm-up
         parts = {
             "adversarial": 0.3,
             "cycle": 3.5,
@@ -273,8 +268,8 @@ class TestStep:
             "simulated": 2.0,
             "paired": 9.0,
         }
-        expected = sum(weight * told[name].item() for name, weight in parts.items())
-        assert told["generators"].item() == pytest.approx(expected, rel=1e-5)
+        expected = sum(weight * result[name].item() for name, weight in parts.items())
+        assert result["generators"].item() == pytest.approx(expected, rel=1e-5)
 
     def test_losses_without_weight_are_not_computed(
         self, wired: Callable[..., SimpleNamespace]
@@ -282,10 +277,14 @@ class TestStep:
         nothing = torch.empty(2, 0, 32, 32)
         batch = wired().batch._replace(simulated=nothing, paired=nothing)
         model = wired(identity_weight=0.0, back_translation_weight=0.0).model
-        assert set(model._generator_losses(batch)[0]) == {"generators", "adversarial", "cycle"}
+        assert set(model.generator_losses(batch, model.weights.at(0.0))[0]) == {
+            "generators",
+            "adversarial",
+            "cycle",
+        }
         model = wired(**{**NOTHING, "back_translation_weight": 1.0}).model
-        told, translations = model._generator_losses(batch)
-        assert set(told) == {"generators", "back_translation"}
+        result, translations = model.generator_losses(batch, model.weights.at(0.0))
+        assert set(result) == {"generators", "back_translation"}
         assert translations == [], "nobody wants them"
 
     @pytest.mark.parametrize("loss", ["back_translation", "cycle"])
@@ -293,12 +292,12 @@ class TestStep:
         self, loss: str, wired: Callable[..., SimpleNamespace]
     ) -> None:
         it = wired(**{**NOTHING, f"{loss}_weight": 1.0})
-        told = it.model.training_step(it.batch, 0)
-        assert {"source_critic", "adversarial"}.isdisjoint(told)
+        result = it.model.training_step(it.batch, 0.0)
+        assert {"source_critic", "adversarial"}.isdisjoint(result)
         assert len(it.optimizers) == 1
         assert not any("critic" in name for name in it.model.state_dict())
 
-    def test_generators_begin_the_same_without_critics(
+    def test_generators_start_the_same_without_critics(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
         played, not_played = (wired(adversarial_weight=weight).model for weight in (1.0, 0.0))
@@ -309,7 +308,7 @@ class TestStep:
     def test_each_direction_is_given_one_contrast_and_answers_the_other(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
-        """Every lesson, told by images whose level names them."""
+        """Every example, result by images whose level names them."""
         model = wired(adversarial_weight=0.0, cycle_weight=0.0).model
         level = lambda *values: torch.tensor(values)[None, :, None, None].expand(  # noqa: E731
             1, len(values), 32, 32
@@ -320,14 +319,15 @@ class TestStep:
             1: {"identity": (0.1, 0.1), "simulated": (0.5, 0.4), "paired": (0.8, 0.7)},
         }
         for direction, wanted in expected.items():
-            lessons = {
-                lesson.loss: lesson for lesson in model._lessons(batch, direction, model._weights())
+            examples = {
+                example.loss: example
+                for example in model.examples(batch, direction, model.weights.at(1.0))
             }
-            back = lessons.pop("back_translation")
-            assert torch.equal(back.answer, batch.target if direction == 0 else batch.source)
+            back = examples.pop("back_translation")
+            assert torch.equal(back.target, batch.target if direction == 0 else batch.source)
             found = {
-                name: (lesson.given.mean().item(), lesson.answer.mean().item())
-                for name, lesson in lessons.items()
+                name: (example.input.mean().item(), example.target.mean().item())
+                for name, example in examples.items()
             }
             assert set(found) == set(wanted)
             for name, pair in wanted.items():
@@ -338,17 +338,19 @@ class TestStep:
     ) -> None:
         it = wired()
         canonical = np.linspace(-1, 1, 4000, dtype=np.float32)
-        it.model.looks[1].fit(canonical, (np.sqrt((canonical + 1) / 2) * 2 - 1).astype(np.float32))
-        lessons = it.model._lessons(it.batch, 0, it.model._weights())
-        simulated = next(lesson for lesson in lessons if lesson.loss == "simulated")
+        it.model.intensity_mappings[1].fit(
+            canonical, (np.sqrt((canonical + 1) / 2) * 2 - 1).astype(np.float32)
+        )
+        examples = it.model.examples(it.batch, 0, it.model.weights.at(1.0))
+        simulated = next(example for example in examples if example.loss == "simulated")
         expected = ((it.batch.simulated[:, 3:] + 1) / 2).sqrt() * 2 - 1
-        torch.testing.assert_close(simulated.answer, expected, atol=0.1, rtol=0)
+        torch.testing.assert_close(simulated.target, expected, atol=0.1, rtol=0)
 
     def test_images_of_one_batch_do_not_mix(self, wired: Callable[..., SimpleNamespace]) -> None:
         model = wired().model.eval()
         images = [wired().batch.source, wired().batch.target, wired().batch.simulated[:, :1]]
         with torch.no_grad():
-            together = answer_all(model.to_target, images)
+            together = translate_together(model.to_target, images)
             apart = [model.to_target(image) for image in images]
         for one, other in zip(together, apart, strict=True):
             assert torch.allclose(one, other, atol=1e-5)
@@ -357,22 +359,21 @@ class TestStep:
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
         model = wired().model
-        given = back_translated(model.to_source, wired().batch.target)
+        given = back_translation(model.to_source, wired().batch.target)
         assert not given.requires_grad
         assert given.abs().max() <= 1
         torch.manual_seed(3)
-        again = back_translated(model.to_source, wired().batch.target)
+        again = back_translation(model.to_source, wired().batch.target)
         assert not torch.equal(given, again), "its looks vary"
 
     def test_equal_seeds_make_equal_networks(self, tiny: Callable[..., Any]) -> None:
         torch.manual_seed(1)
-        one = CycleGAN(tiny("bridge", seed=4))
+        one = TranslationModel(tiny("bridge", seed=4))
         torch.manual_seed(2)
-        other, third = CycleGAN(tiny("bridge", seed=4)), CycleGAN(tiny("bridge", seed=5))
+        other, third = (
+            TranslationModel(tiny("bridge", seed=4)),
+            TranslationModel(tiny("bridge", seed=5)),
+        )
         assert torch.equal(one.to_target.last.weight, other.to_target.last.weight)
         assert not torch.equal(one.to_target.last.weight, third.to_target.last.weight)
         assert not torch.equal(one.to_target.last.weight, one.to_source.last.weight)
-
-
-def test_the_presets_are_the_named_ones() -> None:
-    assert tuple(PRESETS) == PRESET_NAMES

@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed equals one that was not, to the bit."""
+"""A run that was stopped and resumed equals one that was not, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mrbridge.errors import (
 from mrbridge.preparation.pipeline import PrepareSettings, prepare
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
-from mrbridge.training.cyclegan import CycleGAN
+from mrbridge.training.model import TranslationModel
 from mrbridge.training.run import train
 from mrbridge.training.settings import PRESETS, TrainSettings
 
@@ -166,7 +166,7 @@ def test_a_checkpoint_with_critics_that_nothing_asks_for(
     state = load_checkpoint(file)
     assert not any("critic" in name for name in state["networks"])
     assert len(state["optimizers"]) == 1
-    judged = CycleGAN(settings.changed({"adversarial_weight": 1.0})).state_dict()
+    judged = TranslationModel(settings.changed({"adversarial_weight": 1.0})).state_dict()
     state["networks"] |= {name: value for name, value in judged.items() if "critic" in name}
     state["optimizers"] *= 2
     save_checkpoint(state, file)
@@ -182,7 +182,7 @@ def test_a_complete_run_is_resumed_to_nothing_and_can_be_prolonged(
     again = train(small_store, done.path, resume=True, device="cpu")
     assert again.rows == done.rows
     assert (done.path / "checkpoints" / "last.ckpt").read_bytes() == before
-    longer = train(small_store, done.path, resume=True, changes={"epochs": 2}, device="cpu")
+    longer = train(small_store, done.path, resume=True, epochs=2, device="cpu")
     assert [row["epoch"] for row in longer.rows] == [1, 2]
     assert longer.settings.epochs == 2
 
@@ -206,11 +206,11 @@ class TestRefusals:
     def test_changed_settings_are_named(self, small_store: Store, run: Path) -> None:
         changes = {"seed": 3, "networks": {"image_size": 64}, "epochs": 9}
         with pytest.raises(SettingsError, match="keeps its networks, seed"):
-            train(small_store, run, resume=True, changes=changes, device="cpu")
+            train(small_store, run, resume=True, **changes, device="cpu")
 
     def test_the_same_settings_again_are_no_change(self, small_store: Store, run: Path) -> None:
         changes = {"preset": "bridge", "batch_size": 2, "networks": {"image_size": 32}}
-        train(small_store, run, resume=True, changes=changes, device="cpu")
+        train(small_store, run, resume=True, **changes, device="cpu")
 
     def test_what_pairs_leave_to_other_losses_is_no_change(
         self, small_store: Store, tmp_path: Path
@@ -219,19 +219,21 @@ class TestRefusals:
         settings = shrunken("bridge", epochs=2, stop_after_epochs=1, **asked)
         whole = train(small_store, tmp_path / "run", settings, device="cpu", start="scratch")
         assert "cycle" not in whole.rows[0]
-        run = train(small_store, whole.path, resume=True, changes=asked, device="cpu")
+        run = train(small_store, whole.path, resume=True, **asked, device="cpu")
         assert "cycle" not in run.rows[1]
         assert run.settings.cycle_weight == 10
 
-    def test_a_run_that_names_the_removed_structure_loss(
-        self, small_store: Store, run: Path
-    ) -> None:
-        """Settings of older runs have it, with weight 0 unless somebody asked for more."""
+    def test_a_run_that_names_removed_settings(self, small_store: Store, run: Path) -> None:
+        """Settings of older runs name the structure loss, usually with weight 0."""
         file = run / "settings.yaml"
         kept = file.read_text()
         file.write_text(kept + "structure_weight: 0.0\n")
-        longer = train(small_store, run, resume=True, changes={"epochs": 2}, device="cpu")
+        longer = train(small_store, run, resume=True, epochs=2, device="cpu")
         assert [row["epoch"] for row in longer.rows] == [1, 2]
+        file.write_text(kept.replace("guard: warn", "guard: restart"))
+        with pytest.raises(SettingsError, match="guard=restart was removed") as caught:
+            train(small_store, run, resume=True, device="cpu")
+        assert caught.value.path == file
         file.write_text(kept + "structure_weight: 0.2\n")
         with pytest.raises(SettingsError, match="structure loss was removed") as caught:
             train(small_store, run, resume=True, device="cpu")
@@ -252,7 +254,7 @@ class TestRefusals:
         ("changes", "message"),
         [
             ({"source": "T2w", "target": "T1w"}, "translates T1w to T2w, not T2w to T1w"),
-            ({"standard": {"intensity": {"method": "zscore"}}}, "prepared in another way"),
+            ({"standard": {"intensity": {"method": "zscore"}}}, "other preprocessing"),
         ],
     )
     def test_a_store_of_another_kind(
@@ -262,7 +264,7 @@ class TestRefusals:
         other = prepare(bids_scans, tmp_path / "other", settings)
         before = (run / "checkpoints" / "last.ckpt").read_bytes()
         with pytest.raises(SettingsError, match=message):
-            train(other, run, resume=True, changes={"epochs": 2}, device="cpu")
+            train(other, run, resume=True, epochs=2, device="cpu")
         assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
 
     def test_a_store_of_other_scans(self, run: Path, bids_scans: Path, tmp_path: Path) -> None:
@@ -271,11 +273,11 @@ class TestRefusals:
         shutil.rmtree(next(fewer.glob("sub-*")))
         store = prepare(fewer, tmp_path / "store")
         with pytest.warns(MrbridgeWarning, match="other scans than this run was trained on"):
-            train(store, run, resume=True, changes={"epochs": 2}, device="cpu")
+            train(store, run, resume=True, epochs=2, device="cpu")
 
     def test_a_misspelt_setting(self, small_store: Store, run: Path) -> None:
         with pytest.raises(SettingsError, match="did you mean 'epochs'"):
-            train(small_store, run, resume=True, changes={"epoch": 3}, device="cpu")
+            train(small_store, run, resume=True, epoch=3, device="cpu")
 
     def test_a_damaged_checkpoint(self, small_store: Store, run: Path) -> None:
         path = run / "checkpoints" / "last.ckpt"

@@ -32,9 +32,9 @@ from mrbridge.io.safety import temporary_name
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import Store, array_path
 from mrbridge.settings import read_yaml
-from mrbridge.training import callbacks
+from mrbridge.training import loop
 from mrbridge.training.checkpoint import copy_checkpoint, load_checkpoint, save_checkpoint
-from mrbridge.training.names import refuse_foreign
+from mrbridge.training.folder import check_unused
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import PRESETS, TrainSettings, preset, resolve
 from mrbridge.training.validation import criterion
@@ -140,7 +140,7 @@ def test_the_bundle_holds_the_averages_of_the_best_checkpoint(run: Run) -> None:
     networks = load_checkpoint(run.path / "checkpoints" / "best.ckpt")["networks"]
     for name in ("to_target", "to_source"):
         for key, value in bundle.generator_weights(name).items():
-            assert torch.equal(value, networks[f"mean_{name}.{key}"])
+            assert torch.equal(value, networks[f"ema_{name}.{key}"])
 
 
 def test_only_a_better_state_is_shipped(
@@ -150,7 +150,7 @@ def test_only_a_better_state_is_shipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores = iter([1.0, 3.0, 2.0, float("nan"), 4.0])
-    monkeypatch.setattr(callbacks, "criterion", lambda *_: next(scores))
+    monkeypatch.setattr(loop, "criterion", lambda *_: next(scores))
     shipped = []
     for stop in range(1, 6):
         changes = {"stop_after_epochs": stop}
@@ -158,9 +158,8 @@ def test_only_a_better_state_is_shipped(
         train(
             small_store,
             tmp_path / "run",
-            settings if stop == 1 else None,
+            settings if stop == 1 else changes,
             resume=stop > 1,
-            changes=changes,
             device="cpu",
         )
         best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")["step"]
@@ -171,8 +170,8 @@ def test_only_a_better_state_is_shipped(
 def test_scores_that_are_not_finite_do_not_end_a_training(
     small_store: Store, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {"psnr_target": float("inf"), "swd_to_source": 3.0, "swd_to_target": float("nan")}
-    monkeypatch.setattr(callbacks, "validation_scores", lambda *_: dict(told))
+    result = {"psnr_target": float("inf"), "swd_to_source": 3.0, "swd_to_target": float("nan")}
+    monkeypatch.setattr(loop, "validation_scores", lambda *_: dict(result))
     done = train(small_store, tmp_path / "run", tiny(epochs=1), device="cpu")
     assert read_manifest(done.path).scores == {"swd_to_source": 3.0}
 
@@ -206,7 +205,7 @@ def test_training_by_the_clock_ends_in_time(
     small_store: Store, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = itertools.count()  # a clock on which a tenth of a second passes between two looks
-    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: next(looks) / 10))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(looks) / 10))
     done = train(small_store, tmp_path / "run", tiny(minutes=0.05), device="cpu")
     assert 3 <= done.rows[-1]["seconds"] < 4
     assert done.rows[-1]["learning_rate"] < 0.5 * done.settings.learning_rate
@@ -216,13 +215,13 @@ def test_training_by_the_clock_ends_in_time(
 def test_an_epoch_that_the_clock_cut_is_made_whole(
     small_store: Store, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks, count = itertools.count(), callbacks.Keeper.on_train_batch_end
-    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: next(looks) / 10))
+    looks, count = itertools.count(), loop.RunKeeper.after_step
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(looks) / 10))
 
-    def all_ones(self: Any, trainer: Any, model: Any, outputs: Any, *others: Any) -> None:
-        count(self, trainer, model, dict.fromkeys(outputs, torch.ones(())), *others)
+    def all_ones(self: Any, losses: Any) -> None:
+        count(self, dict.fromkeys(losses, torch.ones(())))
 
-    monkeypatch.setattr(callbacks.Keeper, "on_train_batch_end", all_ones)
+    monkeypatch.setattr(loop.RunKeeper, "after_step", all_ones)
     settings = tiny("unet", steps_per_epoch=10**6, minutes=0.02)
     (cut,) = train(small_store, tmp_path / "measured", settings, device="cpu").rows
     length = int(cut["step"]) - 3  # the clock ends its second epoch after a few steps
@@ -230,7 +229,7 @@ def test_an_epoch_that_the_clock_cut_is_made_whole(
     run = train(small_store, tmp_path / "run", settings, device="cpu")
     assert len(run.rows) == 2
     assert length < run.rows[-1]["step"] < 2 * length
-    longer = train(small_store, run.path, resume=True, changes={"minutes": 0.05}, device="cpu")
+    longer = train(small_store, run.path, resume=True, minutes=0.05, device="cpu")
     assert [row["epoch"] for row in longer.rows[:3]] == [1, 2, 3]
     assert longer.rows[1]["step"] == 2 * length
     with (run.path / "metrics.csv").open() as file:
@@ -250,7 +249,7 @@ def test_pictures_train_without_pairs(
     assert load_bundle(done.path).manifest.pictures
 
 
-def test_a_store_that_holds_nothing_out_is_told(
+def test_a_store_without_validation_split_is_named(
     small_store: Store, tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
     records = [
@@ -259,7 +258,7 @@ def test_a_store_that_holds_nothing_out_is_told(
     ]
     manifest = small_store.manifest.model_copy(update={"records": records})
     store = Store(small_store.path, manifest)
-    with pytest.warns(MrbridgeWarning, match="holds nothing out"):
+    with pytest.warns(MrbridgeWarning, match="no validation split"):
         done = train(store, tmp_path / "run", tiny(epochs=1), device="cpu")
     assert read_manifest(done.path).trained["validation"] == "training slices"
 
@@ -280,10 +279,10 @@ def test_a_damaged_store_is_told_in_one_line(
             chunk.write_bytes(b"damaged")
     with pytest.raises(StoreError) as caught:
         train(store, tmp_path / "run", tiny(simulated_weight=0.0), device="cpu")
-    told = str(caught.value)
-    assert f"{record.id}.zarr: is damaged or missing. Run mrbridge prepare again." in told
-    assert "\n" not in told
-    assert "Traceback" not in told
+    result = str(caught.value)
+    assert f"{record.id}.zarr: is damaged or missing. Run mrbridge prepare again." in result
+    assert "\n" not in result
+    assert "Traceback" not in result
 
 
 def other_contrasts(store: Store, source: str, target: str) -> Store:
@@ -316,14 +315,14 @@ def test_contrasts_that_cannot_be_simulated_train_without(
     store = other_contrasts(small_store, *pair)
     with caplog.at_level("INFO", "mrbridge"):
         train(store, tmp_path / "run", tiny("bridge", epochs=1), device="cpu")
-    told = [message for message in caplog.messages if "random weights" in message]
-    assert len(told) == 1
-    assert "without simulated pairs" in told[0]
-    assert f"{pair[0]} to {pair[1]}" in told[0]
+    result = [message for message in caplog.messages if "random weights" in message]
+    assert len(result) == 1
+    assert "without simulated pairs" in result[0]
+    assert f"{pair[0]} to {pair[1]}" in result[0]
     bundle = load_bundle(tmp_path / "run")
     assert (bundle.source, bundle.target) == pair
     # It goes on with what it has become, and both ways can be translated.
-    train(store, tmp_path / "run", resume=True, changes={"epochs": 2}, device="cpu")
+    train(store, tmp_path / "run", resume=True, epochs=2, device="cpu")
     names = {"T1w": "T1w", "T2w": "T2w", "FLAIR": "T2w", "PDw": "T2w"}
     for given, made in (pair, pair[::-1]):
         scan = replace(make_scan(9, names[given]), contrast=given)
@@ -483,7 +482,7 @@ def test_a_resumed_run_does_not_simulate_again(
         raise AssertionError("simulated again")
 
     monkeypatch.setattr("mrbridge.data.simulated.varied_subject", forbidden)
-    more = train(small_store, tmp_path / "run", resume=True, changes={"epochs": 2}, device="cpu")
+    more = train(small_store, tmp_path / "run", resume=True, epochs=2, device="cpu")
     assert more.rows[-1]["epoch"] == 2
 
 
@@ -493,7 +492,7 @@ def test_a_run_that_was_killed_while_it_wrote_its_first_checkpoint_is_begun_anew
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "settings.yaml").touch()
     (tmp_path / "checkpoints" / temporary_name(".ckpt")).touch()
-    refuse_foreign(tmp_path)
+    check_unused(tmp_path)
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(OutputError, match=r"is not empty.*--resume"):
-        refuse_foreign(tmp_path)
+        check_unused(tmp_path)

@@ -20,16 +20,15 @@ from mrbridge.data.loader import batches_from
 from mrbridge.data.resident import ResidentBatches, ResidentSlices
 from mrbridge.errors import Interrupted, SettingsError
 from mrbridge.preparation.store import Store
-from mrbridge.training import together
+from mrbridge.training import distributed
 from mrbridge.training.checkpoint import load_checkpoint
-from mrbridge.training.ranks import Ranks
+from mrbridge.training.distributed import Ranks, launch
 from mrbridge.training.run import train
 from mrbridge.training.settings import TrainSettings, resolve
-from mrbridge.training.together import train_together
 
 
 def settings(**changes: Any) -> TrainSettings:
-    """The losses of a CycleGAN and a pool that is soon full. No dropout and no back-translation:
+    """The losses of CycleGAN and a pool that is soon full. No dropout and no back-translation:
     each process draws its own random numbers for them."""
     return resolve("resnet", SMALL_RESNET, {"steps_per_epoch": 1, "pool_size": 3}, changes)
 
@@ -53,34 +52,31 @@ def test_shares_of_a_step_are_the_joined_batch(small_store: Store) -> None:
 
 def test_alone_nothing_is_shared_out() -> None:
     images, alone = torch.rand(3, 1, 4, 4), Ranks()
-    assert alone.joined(images) is images
-    assert alone.own(images) is images
+    assert alone.gather(images) is images
+    assert alone.own_part(images) is images
     alone.average([images])
     assert alone.any(True) is True
-    assert alone.of_first([1]) == [1]
+    assert alone.from_first([1]) == [1]
 
 
-@pytest.mark.parametrize(("told", "threads"), [(None, 2), ("3", 4)])
+@pytest.mark.parametrize(("result", "threads"), [(None, 2), ("3", 4)])
 def test_processes_share_the_threads_unless_told_how_many(
-    monkeypatch: pytest.MonkeyPatch, told: str | None, threads: int
+    monkeypatch: pytest.MonkeyPatch, result: str | None, threads: int
 ) -> None:
     place = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
     for name in place:
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     monkeypatch.delenv("OMP_NUM_THREADS")
-    if told is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", told)
-    found = []
-    monkeypatch.setattr(together, "train", lambda *_, **__: found.append(torch.get_num_threads()))
+    if result is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", result)
     ours, theirs = Pipe()
-    torch.set_num_threads(4)  # what PyTorch made of the machine, or of what it was told
+    torch.set_num_threads(4)  # what PyTorch made of the machine, or of what it was result
     try:
-        together._take_part(place, console.said, theirs, Path(), Path(), {})
+        distributed._run_rank(place, console.said, theirs, torch.get_num_threads, (), {})
     finally:
         torch.set_num_threads(1)
-    assert ours.recv() is None
-    assert found == [threads]
+    assert ours.recv() == threads
 
 
 @pytest.mark.slow
@@ -88,7 +84,7 @@ def test_gradients_are_those_of_the_joined_batch(small_store: Store, tmp_path: P
     """After one step Adam's first moment is the gradient, times one minus its decay rate."""
     one = train(small_store, tmp_path / "one", settings(batch_size=4), device="cpu")
     options = {"settings": settings(batch_size=2), "device": "cpu"}
-    two = train_together(2, small_store.path, tmp_path / "two", **options)
+    two = launch(2, train, small_store.path, tmp_path / "two", **options)
     states = [checkpoint(run.path) for run in (one, two)]
     gradients = [
         [
@@ -114,13 +110,13 @@ def test_two_processes_resume_exactly(
     small_store: Store, tmp_path: Path, compare: SimpleNamespace
 ) -> None:
     wanted = settings(epochs=3, steps_per_epoch=2)
-    whole = train_together(2, small_store.path, tmp_path / "whole", settings=wanted, device="cpu")
+    whole = launch(2, train, small_store.path, tmp_path / "whole", settings=wanted, device="cpu")
     halves = tmp_path / "halves"
     first = wanted.changed({"stop_after_epochs": 1})
-    train_together(2, small_store.path, halves, settings=first, device="cpu")
+    launch(2, train, small_store.path, halves, settings=first, device="cpu")
     with pytest.raises(SettingsError, match="trained by 2 processes together, not by 1"):
         train(small_store, halves, resume=True, device="cpu")
-    train_together(2, small_store.path, halves, resume=True, device="cpu")
+    launch(2, train, small_store.path, halves, resume=True, device="cpu")
     assert compare.runs(whole.path, halves) == []
 
 
@@ -138,7 +134,7 @@ def test_a_signal_ends_all_of_them(small_store: Store, tmp_path: Path) -> None:
     over = threading.Event()
     threading.Thread(target=ask_when_it_runs, daemon=True).start()
     with pytest.raises(Interrupted, match="stopped at step"):
-        train_together(2, small_store.path, run, settings=wanted, device="cpu")
+        launch(2, train, small_store.path, run, settings=wanted, device="cpu")
     over.set()
     stopped = checkpoint(run)
     assert 0 < stopped["step"] == len(stopped["keeper"]["rows"]) < 10_000

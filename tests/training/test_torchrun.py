@@ -16,8 +16,9 @@ import yaml
 from tests.training.small import SMALL_RESNET
 
 from mrbridge.preparation.store import Store
+from mrbridge.training.distributed import launch
+from mrbridge.training.run import train
 from mrbridge.training.settings import TrainSettings, resolve
-from mrbridge.training.together import train_together
 
 SMALL = SMALL_RESNET | {"steps_per_epoch": 2}
 SECONDS = 900
@@ -59,15 +60,15 @@ def torchrun(
 
 def ended(started: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     """Exit codes, answers and words of each machine's `torchrun`."""
-    told = []
+    result = []
     try:
         for process in started:
             out, err = process.communicate(timeout=SECONDS)
-            told.append((process.returncode, out, err))
+            result.append((process.returncode, out, err))
     finally:
         for process in started:
             process.kill()
-    return told
+    return result
 
 
 @pytest.mark.slow
@@ -75,12 +76,12 @@ def ended(started: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
 def test_it_trains_what_devices_train(
     small_store: Store, tmp_path: Path, compare: SimpleNamespace, nodes: int, each: int
 ) -> None:
-    wanted = train_together(
-        2, small_store.path, tmp_path / "wanted", settings=settings(), device="cpu"
+    wanted = launch(
+        2, train, small_store.path, tmp_path / "wanted", settings=settings(), device="cpu"
     )
-    told = ended(torchrun(nodes, each, small_store.path, tmp_path / "run"))
-    assert [code for code, _, _ in told] == [0] * nodes, told[0][2]
-    lines = [line for _, out, _ in told for line in out.splitlines() if line]
+    result = ended(torchrun(nodes, each, small_store.path, tmp_path / "run"))
+    assert [code for code, _, _ in result] == [0] * nodes, result[0][2]
+    lines = [line for _, out, _ in result for line in out.splitlines() if line]
     assert len(lines) == 1  # only the first process answers
     assert json.loads(lines[0])["path"] == str(tmp_path / "run")
     assert compare.runs(wanted.path, tmp_path / "run") == []
@@ -90,6 +91,6 @@ def test_it_trains_what_devices_train(
 def test_what_is_wrong_is_told_once_by_the_first(small_store: Store, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("of somebody")
-    told = ended(torchrun(1, 2, small_store.path, tmp_path / "run"))
-    assert told[0][0] != 0
-    assert told[0][2].count("is not empty. Name a new folder") == 1
+    result = ended(torchrun(1, 2, small_store.path, tmp_path / "run"))
+    assert result[0][0] != 0
+    assert result[0][2].count("is not empty. Name a new folder") == 1

@@ -1,19 +1,29 @@
-"""Generators and critics: plain modules, and the functions that build them from their settings."""
+"""Generators and critics: plain modules, their settings, and the functions that build them.
+
+PyTorch is imported at the first use of a network, so that `networks.settings` is quick to import.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import torch
-from pydantic import Field
-from torch import nn
-
-from mrbridge.networks.convolution import unchanged_weights
-from mrbridge.networks.norm import init_weights
-from mrbridge.networks.patchgan import PatchGAN, PatchGANSettings
-from mrbridge.networks.resnet import ResNet, ResNetSettings
-from mrbridge.networks.resunet import ResUNet, ResUNetSettings
-from mrbridge.networks.unet import UNet, UNetSettings
+_MODULES = {
+    "Generator": "mrbridge.networks.build",
+    "build_critic": "mrbridge.networks.build",
+    "build_generator": "mrbridge.networks.build",
+    "count_parameters": "mrbridge.networks.build",
+    "unchanged_weights": "mrbridge.networks.convolution",
+    "PatchGAN": "mrbridge.networks.patchgan",
+    "ResNet": "mrbridge.networks.resnet",
+    "ResUNet": "mrbridge.networks.resunet",
+    "UNet": "mrbridge.networks.unet",
+    "GeneratorSettings": "mrbridge.networks.settings",
+    "PatchGANSettings": "mrbridge.networks.settings",
+    "ResNetSettings": "mrbridge.networks.settings",
+    "ResUNetSettings": "mrbridge.networks.settings",
+    "UNetSettings": "mrbridge.networks.settings",
+}
 
 __all__ = [
     "Generator",
@@ -32,39 +42,28 @@ __all__ = [
     "unchanged_weights",
 ]
 
-GeneratorSettings = Annotated[
-    UNetSettings | ResUNetSettings | ResNetSettings, Field(discriminator="kind")
-]
-Generator = UNet | ResUNet | ResNet
+if TYPE_CHECKING:
+    from mrbridge.networks.build import (
+        Generator,
+        build_critic,
+        build_generator,
+        count_parameters,
+    )
+    from mrbridge.networks.convolution import unchanged_weights
+    from mrbridge.networks.patchgan import PatchGAN
+    from mrbridge.networks.resnet import ResNet
+    from mrbridge.networks.resunet import ResUNet
+    from mrbridge.networks.settings import (
+        GeneratorSettings,
+        PatchGANSettings,
+        ResNetSettings,
+        ResUNetSettings,
+        UNetSettings,
+    )
+    from mrbridge.networks.unet import UNet
 
 
-def build_generator(
-    settings: GeneratorSettings, image_size: int, rng: torch.Generator | None = None
-) -> Generator:
-    """Build a generator for square images of `image_size`, its weights drawn from `rng`.
-
-    Without `rng` the weights are left for the caller to load.
-    """
-    network: Generator
-    if isinstance(settings, UNetSettings):
-        network = UNet(settings)
-    elif isinstance(settings, ResUNetSettings):
-        network = ResUNet(settings)
-    else:
-        network = ResNet(settings, image_size)
-    if rng is not None:
-        init_weights(network, rng)
-    return network
-
-
-def build_critic(settings: PatchGANSettings, rng: torch.Generator | None = None) -> PatchGAN:
-    """Build a critic, its weights drawn from `rng`."""
-    network = PatchGAN(settings)
-    if rng is not None:
-        init_weights(network, rng)
-    return network
-
-
-def count_parameters(network: nn.Module) -> int:
-    """How many numbers a network learns."""
-    return sum(parameter.numel() for parameter in network.parameters())
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'mrbridge.networks' has no attribute '{name}'")
+    return getattr(import_module(_MODULES[name]), name)

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from mrbridge.networks.convolution import Convolution, Padding
 from mrbridge.networks.norm import norm_and_activation
 from mrbridge.networks.precision import precisely
+from mrbridge.networks.settings import ResNetSettings
 from mrbridge.networks.unet import check_multiple
-from mrbridge.settings import Settings
-
-
-class ResNetSettings(Settings):
-    """Settings of `ResNet`.
-
-    Attributes:
-        features: channels after the 7x7 convolution; they double twice.
-        blocks: how many residual blocks; None takes 6 for images up to 128x128 and 9 above.
-        norm: `instance`, `batch` or `none`.
-        padding: `reflect` as published, or `zeros`, which is faster.
-    """
-
-    kind: Literal["resnet"] = "resnet"
-    features: int = Field(default=64, ge=1, le=4096)
-    blocks: int | None = Field(default=None, ge=0, le=100)
-    norm: Literal["instance", "batch", "none"] = "instance"
-    padding: Padding = "reflect"
 
 
 class ResNet(nn.Module):
@@ -40,8 +20,6 @@ class ResNet(nn.Module):
     Networks" (arXiv:1703.10593), appendix 7.2, after Johnson et al. 2016: c7s1-64, d128, d256,
     R256 six or nine times, u128, u64, c7s1-1.
     """
-
-    multiple = 4
 
     def __init__(self, settings: ResNetSettings, image_size: int) -> None:
         super().__init__()
@@ -63,6 +41,11 @@ class ResNet(nn.Module):
             width //= 2
         layers.append(Convolution(width, 1, 7, bias=True, padding=mode))
         self.layers = nn.Sequential(*layers)
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns must be multiples of this."""
+        return self.settings.multiple
 
     def forward(
         self, x: Float[Tensor, "batch 1 rows columns"]

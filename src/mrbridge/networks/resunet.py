@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from mrbridge.networks.convolution import (
@@ -16,30 +13,11 @@ from mrbridge.networks.convolution import (
 )
 from mrbridge.networks.norm import norm_and_activation
 from mrbridge.networks.precision import precisely
+from mrbridge.networks.settings import ResUNetSettings
 from mrbridge.networks.unet import check_multiple
-from mrbridge.settings import Settings
 
 _FINE_LEVELS = 3
 """Levels of the encoder, from the full size on, whose rounding to bfloat16 shows in the image."""
-
-
-class ResUNetSettings(Settings):
-    """Settings of `ResUNet`.
-
-    Attributes:
-        levels: how often the image is halved.
-        features: channels after the first level; they double until `max_features`.
-        max_features: the widest level.
-        blocks: residual blocks at the coarsest level; each adds `max_features` channels.
-        norm: `instance`, `batch` or `none`.
-    """
-
-    kind: Literal["resunet"] = "resunet"
-    levels: int = Field(default=3, ge=1, le=12)
-    features: int = Field(default=64, ge=1, le=4096)
-    max_features: int = Field(default=256, ge=1, le=4096)
-    blocks: int = Field(default=6, ge=0, le=100)
-    norm: Literal["instance", "batch", "none"] = "instance"
 
 
 class ResUNet(nn.Module):
@@ -78,7 +56,7 @@ class ResUNet(nn.Module):
     @property
     def multiple(self) -> int:
         """Rows and columns must be multiples of this."""
-        return int(2**self.settings.levels)
+        return self.settings.multiple
 
     def forward(
         self, x: Float[Tensor, "batch 1 rows columns"]

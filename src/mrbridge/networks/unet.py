@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from mrbridge.errors import SizeError
 from mrbridge.networks.convolution import Convolution, DoublingConvolution, HalvingConvolution
 from mrbridge.networks.norm import norm_and_activation
 from mrbridge.networks.precision import precisely
-from mrbridge.settings import Settings
+from mrbridge.networks.settings import UNetSettings
 
 _FINE_LEVELS = 4
 """Levels of the encoder, from the full size on, whose rounding to bfloat16 shows in the image."""
-
-
-class UNetSettings(Settings):
-    """Settings of `UNet`.
-
-    Attributes:
-        levels: how often the image is halved.
-        features: channels after the first level; they double until `max_features`.
-        max_features: the widest level.
-        dropout: probability in the inner up blocks.
-        dropout_blocks: how many of the innermost up blocks drop.
-        norm: `instance`, `batch` or `none`.
-        refine: channels of two more convolutions at full size, which see the input itself beside
-            the decoder's output; 0 leaves them out, as published.
-    """
-
-    kind: Literal["unet"] = "unet"
-    levels: int = Field(default=8, ge=1, le=12)
-    features: int = Field(default=64, ge=1, le=4096)
-    max_features: int = Field(default=512, ge=1, le=4096)
-    dropout: float = Field(default=0.5, ge=0, lt=1)
-    dropout_blocks: int = Field(default=3, ge=0)
-    norm: Literal["instance", "batch", "none"] = "instance"
-    refine: int = Field(default=0, ge=0, le=4096)
 
 
 class UNet(nn.Module):
@@ -82,7 +55,7 @@ class UNet(nn.Module):
     @property
     def multiple(self) -> int:
         """Rows and columns must be multiples of this."""
-        return int(2**self.settings.levels)
+        return self.settings.multiple
 
     def forward(
         self, x: Float[Tensor, "batch 1 rows columns"]

@@ -1,23 +1,33 @@
-"""Checkpoints: tensors and plain numbers, whole or absent at every instant.
+"""Checkpoints, and what it takes to resume from one.
 
-A checkpoint is a zip file, as PyTorch writes it; the comment at its end holds the SHA-256 of all
-that comes before. Those of older versions have none: of them the CRCs of the zip are checked.
+A checkpoint holds tensors and plain values only. The file is a zip, as PyTorch writes it; the
+comment at its end is the SHA-256 of everything before. Checkpoints of older versions have none:
+their CRCs are checked instead.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import pickle
 import shutil
+import warnings
 import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mrbridge.errors import InputError
+from mrbridge.bundle import BundleManifest, load_bundle, save_bundle
+from mrbridge.errors import BundleError, InputError, MrbridgeWarning, SettingsError
 from mrbridge.io.safety import atomic_path
+from mrbridge.preparation.store import Store
+from mrbridge.settings import read_yaml
+from mrbridge.training.model import TranslationModel, is_of_critic
+from mrbridge.training.settings import LossWeights, TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +48,13 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     with atomic_path(path) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # what PyTorch makes of a full disk
+        except RuntimeError as error:  # how PyTorch reports a full disk
             raise OSError(f"PyTorch: {_first_line(error)}") from error
         _sign(temporary)
 
 
 def copy_checkpoint(existing: Path, name: Path) -> None:
-    """Write a checkpoint once more, under another name: damage to one leaves the other.
+    """Copy a checkpoint, rather than link it: damage to one file leaves the other intact.
 
     Raises:
         OutputError: it cannot be written.
@@ -60,13 +70,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         InputError: it is absent or damaged.
     """
     if not path.is_file():
-        best = _other(path)
+        best = _best_beside(path)
         raise InputError(
             "there is no checkpoint to resume from",
             path=path,
             remedy="Name another run, or remove this one and train it without --resume."
             if best is None
-            else f"Go on from the best state: copy {best} to this name.",
+            else f"Continue from the best state: copy {best} to this name.",
         )
     try:
         _check(path)
@@ -84,7 +94,7 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read the checkpoint of a training, as `load_checkpoint`.
 
     Raises:
-        InputError: it is absent, damaged, or no checkpoint of a training.
+        InputError: it is absent, damaged, or not the checkpoint of a training.
     """
     state = load_checkpoint(path)
     if not state.keys() >= _NEEDED or not _is_kept(state):
@@ -105,13 +115,15 @@ def _is_kept(state: dict[str, Any]) -> bool:
 
 
 def _unusable(path: Path, what: str) -> InputError:
-    best = _other(path)
-    remedy = "Train again." if best is None else f"Go on from the best state: copy {best} over it."
+    best = _best_beside(path)
+    remedy = (
+        "Train again." if best is None else f"Continue from the best state: copy {best} over it."
+    )
     return InputError(what, path=path, remedy=remedy)
 
 
-def _other(path: Path) -> Path | None:
-    """The checkpoint of the best state, where it is there and can take the place of `path`."""
+def _best_beside(path: Path) -> Path | None:
+    """The checkpoint of the best state, if it exists and can replace `path`."""
     best = path.with_name("best.ckpt")
     if path == best or not best.is_file():
         return None
@@ -121,23 +133,23 @@ def _other(path: Path) -> Path | None:
 
 
 def _sign(path: Path) -> None:
-    """Put the checksum of all that was written into the comment of the zip."""
+    """Write the file's checksum into the comment of the zip."""
     with open(path, "r+b") as file:
         size = file.seek(0, 2)
         file.seek(size - _END_BYTES)
         end = file.read()
         if not end.startswith(_END) or end[-2:] != b"\0\0":
-            raise OSError("PyTorch: wrote no zip")
+            raise OSError("PyTorch: did not write a zip file")
         digest = _digest(path, size - 2)
         file.seek(size - 2)
         file.write(_COMMENT_BYTES.to_bytes(2, "little") + _MARK + digest.encode())
 
 
 def _check(path: Path) -> None:
-    """Refuse a file that is not what was written.
+    """Verify the checksum.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it differs.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -151,7 +163,7 @@ def _check(path: Path) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the CRC of {damaged} differs")
-    log.debug("%s: has no checksum of its own; its CRCs are right", path)
+    log.debug("%s: has no checksum; its CRCs are correct", path)
 
 
 def _digest(path: Path, size: int) -> str:
@@ -165,6 +177,190 @@ def _digest(path: Path, size: int) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """What PyTorch says first; it goes on for a paragraph."""
+    """The first sentence of PyTorch's message, which may be a paragraph."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0].split(". ")[0][:200]
+
+
+RESUMABLE = (
+    "epochs",
+    "minutes",
+    "stop_after_epochs",
+    "validate_every",
+    "compile",
+    "guard",
+    "patience",
+)
+"""Settings that may change when a run is resumed; with any other change it would be another run."""
+
+
+def resumed_settings(
+    state: dict[str, Any], run: Path, changes: TrainSettings | Mapping[str, Any]
+) -> TrainSettings:
+    """The settings of a resumed run: those of its folder, with changes.
+
+    Args:
+        state: of the last checkpoint.
+        run: the run's folder.
+        changes: to settings that may change, or all settings.
+
+    Raises:
+        SettingsError: there are none, they are not those of the checkpoint, or another setting
+            would change.
+    """
+    path = run / "settings.yaml"
+    kept = TrainSettings.build(read_yaml(path), origin=path)
+    before, now = state["keeper"].get("settings", {}), kept.model_dump(mode="json")
+    differs = sorted(
+        key for key in now if key not in RESUMABLE and now[key] != before.get(key, now[key])
+    )
+    if differs:
+        raise SettingsError(
+            f"is not what checkpoints/last.ckpt was trained with ({', '.join(differs)} differ): "
+            "one of the two was edited or exchanged",
+            path=path,
+            remedy="Put back the file that belongs here, or start a new run.",
+        )
+    if isinstance(changes, TrainSettings):
+        settings = changes
+    else:
+        settings = kept.changed({"stop_after_epochs": None, **changes})
+    fixed = [
+        key
+        for key in TrainSettings.model_fields
+        if key not in RESUMABLE and getattr(settings, key) != getattr(kept, key)
+    ]
+    if fixed:
+        raise SettingsError(
+            f"a resumed run keeps its {', '.join(sorted(fixed))}",
+            path=run,
+            remedy=f"Only {', '.join(RESUMABLE)} may change; start a new run for the rest.",
+        )
+    return settings
+
+
+def check_resumable(
+    state: dict[str, Any], run: Path, store: Store, weights: LossWeights, processes: int
+) -> None:
+    """Refuse to resume a run with other data, losses or processes than it was trained with.
+
+    Other scans of the same kind are accepted with a warning.
+
+    Args:
+        state: of the last checkpoint.
+        run: the run's folder.
+        store: to train on.
+        weights: of the losses, with this store.
+        processes: that train together.
+
+    Raises:
+        SettingsError: the number of processes, the contrasts or the preprocessing differ, or the
+            adversarial loss has a weight and the checkpoint no critics.
+    """
+    before = state.get("processes", 1)
+    if before != processes:
+        raise SettingsError(
+            f"this run was trained by {before} processes together, not by {processes}",
+            path=run,
+            remedy=f"Continue with --devices {before}, or with as many processes of torchrun.",
+        )
+    known, now = state["keeper"].get("data"), identity(store)
+    if known is not None:
+        remedy = "Name the run's own store, or start a new run with --from this one."
+        if known["contrasts"] != now["contrasts"]:
+            was, is_now = (" to ".join(data["contrasts"]) for data in (known, now))
+            raise SettingsError(f"this run translates {was}, not {is_now}", path=run, remedy=remedy)
+        if known["standard"] != now["standard"]:
+            raise SettingsError(
+                "this run was trained on scans with other preprocessing", path=run, remedy=remedy
+            )
+        if known["scans"] != now["scans"]:
+            warnings.warn(
+                f"{run}: the store holds other scans than this run was trained on; it continues "
+                "with these",
+                MrbridgeWarning,
+                stacklevel=2,
+            )
+    # The checkpoint has none if the store left all weight to pairs, and this one does not.
+    if weights.adversarial and not any(map(is_of_critic, state["networks"])):
+        raise SettingsError(
+            "this run was trained without critics, which the adversarial loss on these scans needs",
+            path=run,
+            remedy="Name the run's own store, or start a new run with --from this one.",
+        )
+
+
+def identity(store: Store) -> dict[str, Any]:
+    """What identifies a store's data, regardless of its path."""
+    prepared = store.manifest.settings
+    scans = [(one.contrast, one.data_sha256, one.segments) for one in store.records()]
+    return {
+        "contrasts": [prepared.source, prepared.target],
+        "standard": prepared.standard.model_dump(mode="json"),
+        "scans": hashlib.sha256(json.dumps(scans).encode()).hexdigest(),
+    }
+
+
+def restore(model: TranslationModel, state: dict[str, Any], path: Path) -> None:
+    """Load a checkpoint's state into a model.
+
+    Raises:
+        InputError: it is of other networks.
+    """
+    try:
+        model.restore(state)
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError):
+        raise InputError(
+            "does not fit the networks of settings.yaml: one of the two was edited or exchanged",
+            path=path,
+            remedy="Put back the file that belongs here, or start a new run.",
+        ) from None
+
+
+def repair_bundle(
+    state: dict[str, Any], run: Path, settings: TrainSettings, weights: LossWeights
+) -> None:
+    """Write a missing, damaged or foreign bundle again from the best checkpoint, with a warning.
+
+    Args:
+        state: of the last checkpoint.
+        run: the run's folder.
+        settings: of the run.
+        weights: of its losses.
+
+    Raises:
+        BundleError: the best checkpoint does not hold it.
+    """
+    folder, best = run / "bundle", run / "checkpoints" / "best.ckpt"
+    known = _manifest_in(state)
+    present: str | None = None
+    with suppress(BundleError):
+        present = load_bundle(folder).hash
+    if present is not None and (known is None or present == known.get("weights_sha256")):
+        return
+    best_state = load_state(best) if best.is_file() else None
+    manifest = None if best_state is None else _manifest_in(best_state)
+    if manifest is not None and present == manifest.get("weights_sha256"):
+        return  # killed between the best checkpoint and the last
+    what = "is missing or damaged" if present is None else "is not that of the checkpoints"
+    if best_state is None or manifest is None:
+        if known is None:
+            return  # killed before the first bundle: the next validation writes it
+        raise BundleError(
+            f"{what}, and checkpoints/best.ckpt does not hold it",
+            path=folder,
+            remedy="Put the run's own files back, or start a new run.",
+        )
+    minutes = round(best_state["keeper"]["seconds"] / 60, 2)
+    manifest = manifest | {"trained": manifest["trained"] | {"minutes": minutes}}
+    model = TranslationModel(settings, weights)
+    restore(model, best_state, best)
+    save_bundle(BundleManifest.build(manifest, origin=best), model.bundle_weights(), folder)
+    log.warning("%s: %s; it was written again from checkpoints/best.ckpt", folder, what)
+
+
+def _manifest_in(state: dict[str, Any]) -> dict[str, Any] | None:
+    """The bundle's manifest in a checkpoint; None if there was none, or in an older version."""
+    manifest = state["keeper"].get("bundle")
+    is_known = isinstance(manifest, dict) and isinstance(manifest.get("trained"), dict)
+    return manifest if is_known else None

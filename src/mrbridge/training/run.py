@@ -6,62 +6,51 @@ import logging
 import math
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from pydantic import BaseModel
 
-from mrbridge import models
-from mrbridge.bundle import BundleManifest, load_bundle
-from mrbridge.data.augment import Augmentation
-from mrbridge.data.dataset import HeldOut, UnpairedSlices, held_out_slices
+from mrbridge.data.dataset import held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
-from mrbridge.data.simulated import SimulatedPairs
-from mrbridge.errors import (
-    InputError,
-    Interrupted,
-    MrbridgeError,
-    MrbridgeWarning,
-    SettingsError,
-)
-from mrbridge.hardware import choose_device, fast_bfloat16, quick_kernels
+from mrbridge.errors import Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
+from mrbridge.hardware import choose_device, quick_kernels
 from mrbridge.io.lock import only_writer
 from mrbridge.io.safety import LOCK, sweep, write_text
 from mrbridge.preparation.store import Store
-from mrbridge.quiet import at_level
-from mrbridge.training.callbacks import Keeper, StopOnSignal
-from mrbridge.training.checkpoint import load_state
-from mrbridge.training.compiling import pays
-from mrbridge.training.concert import Concert
-from mrbridge.training.cyclegan import CycleGAN
-from mrbridge.training.looks import Looks, learn_looks
-from mrbridge.training.names import must_be_run, refuse_foreign, refuse_url
-from mrbridge.training.ranks import Ranks, meeting
-from mrbridge.training.resume import (
-    check_count,
-    check_critics,
-    check_data,
-    check_settings,
+from mrbridge.training.checkpoint import (
+    check_resumable,
     identity,
-    mend_bundle,
+    load_state,
+    repair_bundle,
+    restore,
     resumed_settings,
 )
+from mrbridge.training.compiling import pays
+from mrbridge.training.distributed import Ranks, process_group
+from mrbridge.training.folder import check_replaceable, check_unused, refuse_url
+from mrbridge.training.loop import Plan, RunKeeper, StopOnSignal, run_loop
+from mrbridge.training.model import TranslationModel
+from mrbridge.training.monitor import EarlyStopping
 from mrbridge.training.settings import TrainSettings, resolve
-from mrbridge.training.start import beginning, for_contrasts
-from mrbridge.training.supervision import choose_pairs, share_weights
-from mrbridge.training.watch import Watch
+from mrbridge.training.setup import (
+    bundle_manifest,
+    find_initial_model,
+    fit_to_data,
+    for_contrasts,
+    simulated_pairs,
+    training_slices,
+    weights_for,
+)
 
 log = logging.getLogger(__name__)
 
-_FOREVER = 10**9  # steps, where the clock decides
+_UNLIMITED = 10**9  # steps of a training that ends by the clock
 
 
 @dataclass(frozen=True)
@@ -69,11 +58,10 @@ class Run:
     """A training on disk.
 
     Attributes:
-        path: its folder; `path / "bundle"` is what it ships.
-        settings: the resolved settings, as asked for: pairs may leave the other losses less.
-        rows: one mapping of numbers an epoch, as in `metrics.csv`.
-        kept_beginning: whether the bundle is still the model that training began with, since no
-            state was better.
+        path: its folder; `path / "bundle"` is the trained model.
+        settings: all settings, defaults included.
+        rows: one mapping of numbers an epoch, as in metrics.csv.
+        kept_beginning: whether the bundle is still the initial model, since no state was better.
     """
 
     path: Path
@@ -84,162 +72,168 @@ class Run:
 
 def train(
     store: str | Path | Store,
-    out: str | Path,
-    settings: TrainSettings | None = None,
+    run: str | Path,
+    settings: TrainSettings | Mapping[str, Any] | None = None,
     *,
     resume: bool = False,
-    changes: dict[str, Any] | None = None,
     device: str = "auto",
     start: str | Path = "auto",
     overwrite: bool = False,
+    **overrides: Any,
 ) -> Run:
     """Train a translation model on a prepared store.
 
-    Where `torchrun` started several processes, they train it together.
+    `train("store", "run", preset="unet", epochs=30)`. If `torchrun` started several processes, they
+    train together.
 
     Args:
         store: the store, its path or its URL.
-        out: the run's folder.
-        settings: of a new run; None takes the default preset.
-        resume: go on with the run in `out`, exactly where it stopped, with its own settings.
-        changes: of a resumed run's settings; only keys of `training.resume.RESUMABLE`.
+        run: the run's folder.
+        settings: all settings, or those that differ from the preset's; of a resumed run, those that
+            differ from its own.
+        resume: continue the run, exactly from where it stopped.
         device: `auto`, `cpu` or `cuda`.
-        start: of a new run: `auto` (the shipped model where networks and contrasts are its own,
-            otherwise random weights), `scratch` (random weights), `shipped`, or a run or bundle.
-        overwrite: a new run replaces the one in `out`.
+        start: initial weights of a new run: `auto` (the shipped model if networks and contrasts are
+            its own, otherwise random weights), `scratch` (random), `shipped`, or a run or bundle.
+        overwrite: replace the run in the folder.
+        overrides: single settings, by name; nested ones as mappings.
 
     Raises:
-        BundleError: the model to start from is absent or damaged.
-        OutputError: `out` holds something already and neither `resume` nor `overwrite` is given, or
-            something else than a run.
-        SettingsError: a change or a store that a resumed run cannot take, or `out` is a URL.
+        BundleError: the initial model is missing or damaged.
+        OutputError: the folder is not empty, and neither `resume` nor `overwrite` applies.
+        SettingsError: a setting is unknown or impossible, the resumed run cannot take a change or
+            this store, or `run` is a URL.
         StoreError: the store cannot be used.
-        Interrupted: somebody asked for an end; a checkpoint is written.
+        Interrupted: a signal stopped the training; a checkpoint is written.
         MrbridgeError: losses became infinite or NaN, and no state was any good.
     """
-    refuse_url(out)
+    refuse_url(run)
+    run = Path(run)
     if resume and overwrite:
         raise SettingsError(
-            "a run is either resumed or overwritten", path=out, remedy="Leave out one of the two."
+            "a run is either resumed or overwritten", path=run, remedy="Leave out one of the two."
         )
+    changes: TrainSettings | Mapping[str, Any] = overrides
+    if isinstance(settings, TrainSettings):
+        changes = settings.changed(overrides) if overrides else settings
+    elif settings:
+        changes = {**settings, **overrides}
+    if not resume and not isinstance(changes, TrainSettings):
+        changes = resolve(None, changes)
+    if not resume and not isinstance(changes, TrainSettings):
+        changes = resolve(None, changes)
+    request = _Request(store, run, changes, resume, start, overwrite)
     with (
-        meeting(choose_device(device)) as (ranks, chosen),
-        _as_it_was(chosen),
-        _alone(Path(out), resume, ranks),
+        process_group(choose_device(device)) as (ranks, own_device),
+        # Every step seeds PyTorch's random numbers, which may be the caller's too.
+        torch.random.fork_rng(devices=[own_device] if own_device.type == "cuda" else []),
+        _only_training(run, resume, ranks),
     ):
-        given = (settings, resume, changes or {}, chosen, start, overwrite, ranks)
-        return _train(store, Path(out), *given)
+        return _train(request, own_device, ranks)
 
 
-def _train(
-    store: str | Path | Store,
-    run: Path,
-    settings: TrainSettings | None,
-    resume: bool,
-    changes: dict[str, Any],
-    chosen: torch.device,
-    start: str | Path,
-    overwrite: bool,
-    ranks: Ranks,
-) -> Run:
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of `train`; `changes` are the settings of a new run."""
+
+    store: str | Path | Store
+    run: Path
+    changes: TrainSettings | Mapping[str, Any]
+    resume: bool
+    start: str | Path
+    overwrite: bool
+
+
+def _train(request: _Request, device: torch.device, ranks: Ranks) -> Run:
     """Train as one of `ranks`."""
+    store, run = request.store, request.run
     store = store if isinstance(store, Store) else Store.open(store)
-    state = load_state(run / "checkpoints" / "last.ckpt") if resume else None
-    prepared = store.manifest.settings
-    begun = None
-    if state is not None:
-        check_settings(state, run)
-        asked = resumed_settings(run, changes)
-        check_count(state, ranks.count, run)
-        check_data(state, store, run)
+    source, target = store.manifest.settings.source, store.manifest.settings.target
+    last = run / "checkpoints" / "last.ckpt"
+    state = initial = None
+    if request.resume:
+        state = load_state(last)
+        settings = resumed_settings(state, run, request.changes)
+        kept = state["keeper"]
+        initial_size = kept.get("least_size", 0) if kept["begun"] else None
     else:
-        if ranks.is_first:  # the others might find what it has written
-            (must_be_run if overwrite else refuse_foreign)(run)
-        asked = settings or resolve(None)
-        begun = beginning(start, asked, prepared.source, prepared.target)
-        contrasts = prepared.source, prepared.target
-        asked = for_contrasts(asked, *contrasts, store.path, begun=begun is not None)
-    is_begun = begun is not None if state is None else bool(state["keeper"]["begun"])
+        if ranks.is_first:  # the others might see what it has written
+            (check_replaceable if request.overwrite else check_unused)(run)
+        assert isinstance(request.changes, TrainSettings)
+        initial = find_initial_model(request.start, request.changes, source, target)
+        settings = for_contrasts(request.changes, store, initial)
+        initial_size = None if initial is None else initial.manifest.least_size
 
-    held_out = held_out_slices(store, asked.networks.image_size, asked.validation_slices)
-    dataset = _dataset(store, asked)
-    dataset.pairs = choose_pairs(asked, store, dataset.banks)
-    settings = share_weights(asked, dataset, is_begun)
+    validation = held_out_slices(store, settings.networks.image_size, settings.validation_slices)
+    dataset = training_slices(store, settings)
+    weights = weights_for(settings, dataset, has_initial=initial_size is not None)
     if state is not None:
-        check_critics(state, settings, run)
+        check_resumable(state, run, store, weights, ranks.count)
         if ranks.is_first:
-            mend_bundle(state, run, partial(_shipped_weights, settings, run))
-    together = settings.batch_size * ranks.count
-    steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // together)
-    last_step = _FOREVER if settings.minutes else settings.epochs * steps_per_epoch
+            repair_bundle(state, run, settings, weights)
+    samples_per_step = settings.batch_size * ranks.count
+    steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // samples_per_step)
+    last_step = _UNLIMITED if settings.minutes else settings.epochs * steps_per_epoch
     if state is not None and _is_complete(state, settings, last_step):
         log.info("the run is complete already")
-        kept = state["keeper"]
-        return Run(run, asked, kept["rows"], Watch(**kept["watch"]).keeps_beginning)
-    if not held_out.held_out:
+        stopping = EarlyStopping.from_state(state["keeper"]["watch"])
+        return Run(run, settings, state["keeper"]["rows"], stopping.best_is_initial)
+    if not validation.held_out:
         warnings.warn(
-            "the store holds nothing out: validation scores are of training slices",
+            "the store has no validation split: validation scores are of training slices",
             MrbridgeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    model = CycleGAN(settings, ranks)
-    if begun is not None:
-        model.begin_from(begun, prepared.target)
-        _learn_looks(model, dataset, (prepared.source, prepared.target), chosen)
-    # Only now: what cannot be trained leaves no folder that would be in the way of the next try.
+    model = TranslationModel(settings, weights, ranks)
+    if initial is not None:
+        model.initialise_from(initial, target)
+        fit_to_data(model, dataset, store, device)
+
+    # Only now: a training that cannot start leaves no folder in the way of the next attempt.
     if ranks.is_first:
-        if overwrite and run.is_dir():
-            for entry in run.iterdir():
-                if entry.name != LOCK:  # it is held
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        for folder in (run, run / "checkpoints", run / "samples"):
-            folder.mkdir(parents=True, exist_ok=True)
-            sweep(folder)
-        sweep(run / "bundle")
-        write_text(run / "settings.yaml", as_yaml(asked))
-        dataset.simulated = _simulated(store, settings, run / "simulated.npz")
-    ranks.wait()
-    if not ranks.is_first:  # only now, when they lie there ready to be read
-        dataset.simulated = _simulated(store, settings, run / "simulated.npz")
+        _make_folder(run, settings, request.overwrite)
+        dataset.simulated = simulated_pairs(store, settings, weights, run / "simulated.npz")
+    ranks.barrier()
+    if not ranks.is_first:  # only now: the first process has written the file
+        dataset.simulated = simulated_pairs(store, settings, weights, run / "simulated.npz")
+    ranks.broadcast(model)
+    model.to_device(device, compiled=pays(settings, last_step, device))
     if state is not None:
-        _restore(model, state, run / "checkpoints" / "last.ckpt")
-    ranks.agree(model)
-    if pays(settings, last_step, chosen):
-        model.compile_networks()
-    manifest = _manifest(store, settings, held_out)
-    with StopOnSignal() as signals, plain_errors(), quick_kernels(chosen):
-        keeper = None
-        if ranks.is_first:
-            keeper = Keeper(
-                *(run, settings, manifest, held_out, steps_per_epoch, signals),
-                *(identity(store), asked, state, None if begun is None else begun.manifest),
-            )
+        restore(model, state, last)
+    manifest = bundle_manifest(store, settings, validation)
+    plan = Plan(run, settings, manifest, validation, steps_per_epoch, identity(store), initial_size)
+    with (
+        StopOnSignal() as signals,
+        plain_errors(),
+        quick_kernels(device),
+        closing(RunKeeper(plan, model, signals, state))
+        if ranks.is_first
+        else nullcontext() as keeper,
+    ):
         del state  # its tensors live on in the model and the optimisers
-        concert = Concert(ranks, signals, keeper)
-        loader = batches_from(
-            dataset, settings.batch_size, model.step, last_step, chosen, ranks.share
-        )
-        _trainer(settings, chosen, concert.callbacks()).fit(model, loader)
-        if signals.requested and not concert.finished:
+        share = (ranks.rank, ranks.count)
+        batches = batches_from(dataset, settings.batch_size, model.step, last_step, device, share)
+        finished = run_loop(model, batches, keeper, signals)
+        if signals.requested and not finished:
             raise Interrupted(
-                f"stopped at step {model.step}", path=run, remedy="Go on with --resume."
+                f"stopped at step {model.step}", path=run, remedy="Continue with --resume."
             )
     if keeper is None:
-        return Run(run, asked, [])
-    rows = keeper.record.rows
-    if rows and not math.isfinite(rows[-1].get("generators", 0)) and not keeper.watch.best_is_right:
+        return Run(run, settings, [])
+    rows, stopping = keeper.log.rows, keeper.stopping
+    if rows and not math.isfinite(rows[-1].get("generators", 0)) and not stopping.best_is_right:
         raise MrbridgeError(
             "the training diverged: its losses are not finite, and no state was any good",
             path=run,
             remedy="Train again with a lower learning_rate.",
         )
-    return Run(run, asked, keeper.record.rows, keeper.watch.keeps_beginning)
+    return Run(run, settings, rows, stopping.best_is_initial)
 
 
 @contextmanager
-def _alone(run: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
+def _only_training(run: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
     """Be the only training that writes into a run."""
-    if not ranks.is_first or (resume and not run.is_dir()):  # whoever reads it says what is wrong
+    if not ranks.is_first or (resume and not run.is_dir()):  # reading the checkpoint fails clearly
         yield
         return
     is_new = not run.exists()
@@ -247,145 +241,31 @@ def _alone(run: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
         with only_writer(run):
             yield
     finally:
-        if is_new:  # what cannot be trained leaves no folder
+        if is_new:  # a training that cannot start leaves no folder
             with suppress(OSError):
                 run.rmdir()
 
 
-def _restore(model: CycleGAN, state: dict[str, Any], path: Path) -> None:
-    """Let a model go on from a checkpoint.
-
-    Raises:
-        InputError: it is of other networks.
-    """
-    try:
-        model.restore(state)
-    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError):
-        raise InputError(
-            "does not fit the networks of settings.yaml: one of the two was edited or exchanged",
-            path=path,
-            remedy="Put back the file that belongs here, or start a new run.",
-        ) from None
-
-
-def _shipped_weights(settings: TrainSettings, run: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """The weights that a checkpoint of the run ships."""
-    model = CycleGAN(settings)
-    _restore(model, state, run / "checkpoints" / "best.ckpt")
-    return model.shipped_weights()
+def _make_folder(run: Path, settings: TrainSettings, overwrite: bool) -> None:
+    """Make the run's folder with its settings, without what it held if it is overwritten."""
+    if overwrite and run.is_dir():
+        for entry in run.iterdir():
+            if entry.name != LOCK:  # held by this process
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    for folder in (run, run / "checkpoints", run / "samples"):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+    sweep(run / "bundle")
+    write_text(run / "settings.yaml", as_yaml(settings))
 
 
 def _is_complete(state: dict[str, Any], settings: TrainSettings, last_step: int) -> bool:
-    if Watch(**state["keeper"]["watch"]).why_end(settings) is not None:
+    kept = state["keeper"]
+    if EarlyStopping.from_state(kept["watch"]).reason_to_stop(settings) is not None:
         return True
     if settings.minutes is not None:
-        return bool(state["keeper"]["seconds"] >= 60 * settings.minutes)
+        return bool(kept["seconds"] >= 60 * settings.minutes)
     return bool(state["step"] >= last_step)
-
-
-def _trainer(
-    settings: TrainSettings, device: torch.device, callbacks: list[pl.Callback]
-) -> pl.Trainer:
-    fast = settings.precision == "auto" and fast_bfloat16(device)
-    bfloat16 = settings.precision == "bfloat16" or fast
-    return pl.Trainer(
-        accelerator=device.type,
-        devices=1 if device.index is None else [device.index],
-        precision="bf16-mixed" if bfloat16 else "32-true",
-        max_epochs=1,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        # Named, so that Lightning finds neither SLURM, whose requeueing it would take into its
-        # own hands, nor torchrun: to Lightning each process is the only one (`training.ranks`).
-        plugins=[LightningEnvironment()],
-    )
-
-
-@contextmanager
-def _as_it_was(device: torch.device) -> Iterator[None]:
-    """Within it Lightning is quiet; afterwards the process is as before.
-
-    Lightning announces hardware and hints that say nothing to our users. Every step seeds PyTorch's
-    random numbers, which may be the caller's too.
-    """
-    devices = [device] if device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices=devices),
-        at_level(logging.ERROR, "lightning.pytorch", "lightning.fabric"),
-        warnings.catch_warnings(),
-    ):
-        warnings.filterwarnings("ignore", module="lightning")
-        yield
-
-
-def _dataset(store: Store, settings: TrainSettings) -> UnpairedSlices:
-    size = settings.networks.image_size
-    augment = Augmentation(settings.augment, size)
-    return UnpairedSlices(store, size, settings.seed, augment)
-
-
-def _learn_looks(
-    model: CycleGAN, dataset: UnpairedSlices, contrasts: tuple[str, str], device: torch.device
-) -> None:
-    """Bring the simulated subjects' answers to the contrast of the data."""
-    if model.settings.simulated_weight:
-        source, target = model.looks
-        assert isinstance(source, Looks)
-        assert isinstance(target, Looks)
-        canonical = load_bundle(models.shipped())
-        learn_looks((source, target), canonical, dataset.banks, contrasts, device)
-
-
-def _simulated(store: Store, settings: TrainSettings, cache: Path) -> SimulatedPairs | None:
-    if not settings.simulated_weight:
-        return None
-    prepared = store.manifest.settings
-    return SimulatedPairs(
-        prepared.standard,
-        _holds_pictures(store),
-        prepared.source,
-        prepared.target,
-        settings.networks.image_size,
-        settings.simulated_subjects,
-        settings.seed,
-        cache,
-    )
-
-
-def _holds_pictures(store: Store) -> bool:
-    return all(record.is_picture for record in store.records())
-
-
-def _manifest(store: Store, settings: TrainSettings, held_out: HeldOut) -> BundleManifest:
-    prepared = store.manifest.settings
-    records = store.records()
-    subjects = {record.subject for record in records if record.subject is not None}
-    trained: dict[str, Any] = {
-        "scans": {
-            contrast: len(store.records(contrast=contrast, split="train"))
-            for contrast in (prepared.source, prepared.target)
-        },
-        "subjects": len(subjects),
-        "validation": "held-out slices" if held_out.held_out else "training slices",
-        "validation_pairs": held_out.paired,
-    }
-    return BundleManifest(
-        source=prepared.source,
-        target=prepared.target,
-        preset=settings.preset,
-        networks=settings.networks,
-        standard=prepared.standard,
-        typical=store.manifest.typical,
-        pictures=_holds_pictures(store),
-        planes=settings.planes,
-        least_size=settings.networks.image_size,
-        trained=trained,
-        scores={},
-    )
 
 
 def as_yaml(settings: BaseModel) -> str:

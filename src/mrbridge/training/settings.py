@@ -2,76 +2,82 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mrbridge.bundle import Networks
-from mrbridge.data.augment import AugmentSettings
-from mrbridge.losses import AdversarialKind
-from mrbridge.networks import PatchGANSettings, ResNetSettings, ResUNetSettings, UNetSettings
-from mrbridge.settings import Settings
-from mrbridge.training.names import check_preset
-from mrbridge.volume import Planes
+from mrbridge.data.settings import AugmentSettings
+from mrbridge.errors import SettingsError
+from mrbridge.networks.settings import (
+    Networks,
+    PatchGANSettings,
+    ResNetSettings,
+    ResUNetSettings,
+    UNetSettings,
+)
+from mrbridge.settings import Planes, Settings
 
+AdversarialKind = Literal["bce", "least_squares", "hinge"]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainSettings(Settings):
-    """Everything that decides a training.
+    """Everything that decides on a training.
 
     Attributes:
-        preset: the name under which the networks and weights below are known.
+        preset: the name of the preset that the settings started from.
         networks: generators, critics and image size.
-        adversarial: `bce`, `least_squares` or `hinge`.
-        adversarial_weight: weight of the generators' adversarial loss.
+        adversarial: adversarial loss: `bce`, `least_squares` or `hinge`.
+        adversarial_weight: weight of the generators' adversarial loss; 0 trains without critics.
         cycle_weight: weight of the cycle loss.
-        identity_weight: weight of the identity loss; 0 leaves it out, and its share of the work.
-        supervision: `unpaired` uses no pair that the store knows of; `paired` learns only
-            from those; `weak` from both.
-        find_pairs: look for slices of both contrasts that show the same anatomy though nobody said
-            so, and learn from them as pairs (`data.pairs`).
-        paired_weight: weight of the loss on pairs. The unpaired losses count for the slices that
-            have no partner: where all have one, they are left out.
-        back_translation_weight: weight of the loss on syntheses of real slices, which the other
-            generator shall turn into those slices again; 0 leaves it out.
+        identity_weight: weight of the identity loss; 0 also saves its computation.
+        supervision: `unpaired` uses no known pairs; `paired` learns only from those; `weak` from
+            both.
+        find_pairs: find slices of both contrasts that show the same anatomy without being known as
+            pairs, and learn from them as pairs (`data.pairs`).
+        paired_weight: weight of the loss on pairs. The other losses count for the slices without a
+            partner; if all slices have one, they are left out.
+        back_translation_weight: weight of the loss on synthetic images of real slices, which the
+            other generator translates back; 0 leaves it out.
         simulated_weight: weight of the paired loss on simulated subjects (`data.simulated`), which
-            tell the generators from the first step what becomes of each tissue; 0 simulates none.
+            show from the first step how each tissue changes; 0 simulates none.
         simulated_subjects: how many subjects are simulated.
-        beginning_share: where a training goes on from a model, that model's share in the weights
-            that are validated and shipped; the rest is what was learned (`average.between`).
-        planes: in which the bundle cuts volumes when it translates them; `all` is better, and
-            takes three times as long.
-        warm_up: share of the training over which the unpaired weights rise linearly from zero, so
-            that the simulated pairs come first; none where it begins from a model, which is warm.
-        learning_rate: Adam's step size before the decay.
-        critic_rate: the critics' step size, as a multiple of the generators'.
+        beginning_share: WiSE-FT weight: share of the initial model in the weights that are
+            validated and put into the bundle, if training starts from a model
+            (`ema.interpolated`).
+        planes: planes in which the bundle slices volumes; `all` is better and takes three times as
+            long.
+        warm_up: share of the training over which the unpaired weights rise linearly from zero,
+            while simulated pairs teach first; none if training starts from a model.
+        learning_rate: Adam's learning rate before the decay.
+        critic_rate: the critics' learning rate, as a multiple of the generators'.
         betas: Adam's decay rates.
-        epochs: how often every slice of the larger contrast is seen.
+        epochs: passes over the slices of the larger contrast.
         minutes: train for this long instead; the learning rate then follows the clock.
-        stop_after_epochs: pause this session after so many epochs of the run, to be resumed.
+        stop_after_epochs: end this session after this epoch of the run, to be resumed later.
         decay_from: share of the training after which the learning rate falls linearly to zero.
         batch_size: slices of each contrast in a step.
-        steps_per_epoch: length of an epoch; None sees every slice of the larger contrast once.
-        pool_size: past syntheses shown to the critics; 0 shows only the newest.
-        ema_decay: how slowly the averaged generators follow; 0 ships the newest weights.
-        augment: random changes to training slices.
-        precision: `auto` takes bfloat16 where the processor is fast at it.
+        steps_per_epoch: length of an epoch; None: one pass over the larger contrast.
+        pool_size: size of the pools of past synthetic images for the critics; 0 uses new ones only.
+        ema_decay: decay of the generators' EMA; 0 keeps the newest weights.
+        augment: augmentation of training slices.
+        precision: `auto` is bfloat16 if the processor is fast at it, else float32.
         compile: `on` compiles the networks (`torch.compile`; on CUDA with CUDA graphs), `off` does
-            not; `auto` does on CUDA (experimental), where the training is long enough. On a CPU it
-            takes minutes, and PyTorch's convolutions instead of our own.
-        validate_every: epochs between validations (each also draws a sample sheet, writes a
-            checkpoint and, if the scores are the best so far, the bundle).
-        validation_slices: at most this many held-out slices of each contrast.
-        guard: what happens when generators copy their input, swap bright and dark tissues or go
-            blank (`training.guard`): `warn` says so; `stop` ends the training when two validations
-            in a row found it; `restart` then goes back to the best state with half the learning
-            rate, three times at most, before it ends. The best bundle stays in all cases.
-        patience: end when so many validations in a row have brought no better criterion; None
-            trains to the end.
+            not; `auto` does for long trainings on CUDA (experimental). On a CPU, compiling takes
+            minutes and replaces mrbridge's convolutions by PyTorch's.
+        validate_every: epochs between validations; each writes a sample sheet, a checkpoint and, if
+            the scores are the best so far, the bundle.
+        validation_slices: largest number of validation slices of each contrast.
+        guard: reaction when generators copy their input, swap bright and dark tissues, or collapse
+            (`training.monitor`): `warn`, or `stop` after two such validations in a row. The best
+            bundle stays.
+        patience: stop early after this many validations without a better criterion; None trains to
+            the end.
         sample_slices: rows of the sample sheets.
-        seed: of the initial weights, the order and the changes of the slices, the pool, dropout.
+        seed: of initial weights, order and augmentation of the slices, pools and dropout.
     """
 
     preset: str = "bridge"
@@ -105,30 +111,89 @@ class TrainSettings(Settings):
     compile: Literal["auto", "on", "off"] = "auto"
     validate_every: int = Field(default=1, ge=1)
     validation_slices: int = Field(default=32, ge=1)
-    guard: Literal["warn", "stop", "restart"] = "warn"
+    guard: Literal["warn", "stop"] = "warn"
     patience: int | None = Field(default=None, ge=1)
     sample_slices: int = Field(default=4, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     @model_validator(mode="before")
     @classmethod
-    def _without_structure_loss(cls, values: object) -> object:
-        """Settings of older runs name the weight of a loss that is gone: 0 in every preset."""
-        if not isinstance(values, Mapping) or "structure_weight" not in values:
+    def _without_removed(cls, values: object) -> object:
+        """Accept the settings of older runs, unless they use what was removed."""
+        if not isinstance(values, Mapping):
             return values
-        if values["structure_weight"] != 0:
+        if values.get("structure_weight"):
             raise ValueError("the structure loss was removed: 'structure_weight' can only be 0")
+        if values.get("guard") == "restart":
+            raise ValueError("guard=restart was removed: 'guard' can be warn or stop")
         return {key: value for key, value in values.items() if key != "structure_weight"}
 
     @field_validator("compile", mode="before")
     @classmethod
-    def _as_yaml_reads_it(cls, value: object) -> object:
-        """In YAML, on and off are other words for true and false."""
+    def _from_yaml_boolean(cls, value: object) -> object:
+        """YAML reads on and off as true and false."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+@dataclass(frozen=True)
+class LossWeights:
+    """The weights of the losses for the data at hand, and what depends on them.
+
+    Attributes:
+        adversarial, cycle, identity, back_translation: of the unpaired losses.
+        simulated: of the loss on simulated pairs.
+        paired: of the loss on pairs.
+        wise_ft: of the initial model in the weights that are validated.
+        warm_up: share of the training over which the unpaired weights rise linearly from zero.
+    """
+
+    adversarial: float
+    cycle: float
+    identity: float
+    back_translation: float
+    simulated: float
+    paired: float
+    wise_ft: float
+    warm_up: float
+
+    @classmethod
+    def of(cls, settings: TrainSettings) -> LossWeights:
+        """The weights as the settings have them."""
+        return cls(
+            adversarial=settings.adversarial_weight,
+            cycle=settings.cycle_weight,
+            identity=settings.identity_weight,
+            back_translation=settings.back_translation_weight,
+            simulated=settings.simulated_weight,
+            paired=settings.paired_weight,
+            wise_ft=settings.beginning_share,
+            warm_up=settings.warm_up,
+        )
+
+    @property
+    def any_unpaired(self) -> bool:
+        """Whether any loss but `paired` has a weight."""
+        return any((*self._unpaired().values(), self.simulated))
+
+    def _unpaired(self) -> dict[str, float]:
+        names = ("adversarial", "cycle", "identity", "back_translation")
+        return {name: getattr(self, name) for name in names}
+
+    def scaled(self, share: float) -> LossWeights:
+        """All weights but `paired` multiplied by `share`."""
+        scaled = {name: share * weight for name, weight in self._unpaired().items()}
+        scaled |= {"simulated": share * self.simulated, "wise_ft": share * self.wise_ft}
+        return replace(self, **scaled)
+
+    def at(self, progress: float) -> dict[str, float]:
+        """The weight of each loss when `progress`, in [0, 1], of the training is done."""
+        ramp = min(1.0, progress / self.warm_up) if self.warm_up else 1.0
+        unpaired = {name: weight * ramp for name, weight in self._unpaired().items()}
+        return unpaired | {"simulated": self.simulated, "paired": self.paired}
+
+
 PRESETS: dict[str, TrainSettings] = {
-    # Generators and critics, losses and weights of the original projects: DESIGN, section 6.
+    # The networks, losses and weights of the original projects: DESIGN, section 6.
     "unet": TrainSettings(
         preset="unet",
         networks=Networks(generator=UNetSettings()),
@@ -145,11 +210,11 @@ PRESETS: dict[str, TrainSettings] = {
         adversarial="least_squares",
         identity_weight=1.0,
     ),
-    # A smaller U-Net without the dead 1x1 level, sharp from the start by its refining layers. It
-    # goes on from the shipped model: simulated subjects keep it from forgetting what becomes of
-    # each tissue, back-translation teaches it the data's contrast. What is shipped lies
-    # between the beginning and the end, which is better on other people than both. No identity
-    # loss, which teaches to copy; docs/explanation/quality.md shows what each part brings.
+    # A smaller U-Net without the useless 1x1 level, sharp from the start thanks to its refining
+    # layers. It starts from the shipped model: simulated subjects keep it from forgetting how each
+    # tissue changes, back-translation teaches it the contrast of the data, and WiSE-FT generalises
+    # better than either model. No identity loss, which teaches to copy;
+    # docs/explanation/quality.md shows what each part contributes.
     "bridge": TrainSettings(
         preset="bridge",
         networks=Networks(
@@ -182,14 +247,28 @@ def preset(name: str) -> TrainSettings:
     Raises:
         SettingsError: there is no preset of this name.
     """
-    check_preset(name)
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f", did you mean '{near[0]}'?" if near else ""
+        raise SettingsError(
+            f"there is no preset '{name}'{hint}", remedy=f"Choose one of {', '.join(PRESETS)}."
+        )
     return PRESETS[name]
 
 
 def resolve(
     preset_name: str | None, *layers: Mapping[str, Any], origin: str | None = None
 ) -> TrainSettings:
-    """A preset with layers of changes (a YAML file, then assignments) laid over it."""
+    """A preset with changes: first of a YAML file, say, then of the command line.
+
+    Args:
+        preset_name: None: the last `preset` among the layers, or else `bridge`.
+        layers: changes, nested mappings; later ones win.
+        origin: the file that errors name.
+
+    Raises:
+        SettingsError: a setting or the preset is unknown, or a value impossible.
+    """
     named = preset_name or next(
         (str(layer["preset"]) for layer in reversed(layers) if "preset" in layer), "bridge"
     )

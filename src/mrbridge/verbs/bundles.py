@@ -53,13 +53,9 @@ def train(
     ] = 1,
 ) -> None:
     """Train a translation model. RUN/bundle is ready at any time from the first validation on."""
-    from mrbridge.training.names import (
-        check_preset,
-        is_follower,
-        must_be_run,
-        refuse_foreign,
-        refuse_url,
-    )
+    from mrbridge.training.folder import check_replaceable, check_unused, is_follower, refuse_url
+    from mrbridge.training.settings import preset as find_preset
+    from mrbridge.training.settings import resolve
 
     refuse_url(out)
     must_exist(store, StoreError, "Run mrbridge prepare first.")
@@ -77,36 +73,31 @@ def train(
         locate(start, "Say auto, shipped or scratch, or name a run or a bundle.")
     changes = layered(config, assignments, {})
     if preset is not None:
-        check_preset(preset)
+        find_preset(preset)
+        changes["preset"] = preset
     if not resume and not is_follower():
-        (must_be_run if overwrite else refuse_foreign)(out)
+        (check_replaceable if overwrite else check_unused)(out)
     with quick_imports():
         from mrbridge.preparation.store import Store
 
     opened = Store.open(store)
     with quick_imports():
         from mrbridge.hardware import keep_memory
+        from mrbridge.training.distributed import launch
         from mrbridge.training.run import train as run
-        from mrbridge.training.settings import resolve
-        from mrbridge.training.start import must_be_simulated
+        from mrbridge.training.setup import check_simulated
 
     if changes.get("simulated_weight"):
         prepared = opened.manifest.settings
-        must_be_simulated(prepared.source, prepared.target, opened.path)
-    if resume:
-        if preset is not None:
-            changes["preset"] = preset
-        given: dict[str, Any] = {"resume": True, "changes": changes}
-    else:
-        given = {"settings": resolve(preset, changes)} | ({} if start is None else {"start": start})
-        given |= {"overwrite": True} if overwrite else {}
+        check_simulated(prepared.source, prepared.target, opened.path)
+    settings = changes if resume else resolve(None, changes)
+    options: dict[str, Any] = {"resume": resume, "device": device, "overwrite": overwrite}
+    options |= {} if start is None else {"start": start}
     keep_memory()
     if devices > 1:
-        from mrbridge.training.together import train_together
-
-        result = train_together(devices, opened.path, out, device=device, **given)
+        result = launch(devices, run, opened.path, out, settings, **options)
     else:
-        result = run(opened, out, device=device, **given)
+        result = run(opened, out, settings, **options)
     last = result.rows[-1] if result.rows else {}
     words = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
     told = {"path": str(out), "bundle": str(out / "bundle"), "last": last}
@@ -136,18 +127,15 @@ def info(
     ] = SHIPPED,
 ) -> None:
     """Tell what a model or preset is: networks, parameters, data, scores, settings."""
-    from mrbridge.training.names import PRESET_NAMES, check_preset
+    from mrbridge.training.settings import PRESETS, preset
 
     must_be_here(model, "Copy the model to this machine first.")
-    if model in PRESET_NAMES or not (model == SHIPPED or Path(model).exists()):
-        check_preset(model)
+    if model in PRESETS or not (model == SHIPPED or Path(model).exists()):
+        settings = preset(model)
         import yaml
 
         with quick_imports():
-            from mrbridge.training.settings import preset
-
-        settings = preset(model)
-        told = {"preset": model} | settings.networks.describe()
+            told = {"preset": model} | settings.networks.describe()
         counts = [f"{name} {told[name]:,}" for name in ("generator", "critic", "total")]
         numbers = f"parameters: {', '.join(counts)} (two of each)"
         text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)

@@ -17,16 +17,16 @@ from mrbridge.data.dataset import UnpairedSlices
 from mrbridge.errors import BundleError, SettingsError
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
-from mrbridge.training.cyclegan import CycleGAN
-from mrbridge.training.looks import Looks, learn_looks
+from mrbridge.training.examples import IntensityMapping, fit_intensity_mappings
+from mrbridge.training.model import TranslationModel
 from mrbridge.training.run import train
-from mrbridge.training.start import beginning
-from mrbridge.training.supervision import choose_pairs, share_weights
+from mrbridge.training.settings import LossWeights
+from mrbridge.training.setup import choose_pairs, find_initial_model, weights_for
 
 
 class TestBeginning:
     def test_random_weights_on_request(self, tiny: Callable[..., Any]) -> None:
-        assert beginning("scratch", tiny("bridge"), "T1w", "T2w") is None
+        assert find_initial_model("scratch", tiny("bridge"), "T1w", "T2w") is None
 
     def test_a_bundle_of_the_same_networks(
         self, tiny: Callable[..., Any], tiny_bundle: Bundle
@@ -35,13 +35,13 @@ class TestBeginning:
         settings = tiny("bridge").changed(
             {"networks": tiny_bundle.manifest.networks.model_dump(mode="json")}
         )
-        begun = beginning(tiny_bundle.path, settings, "T1w", "T2w")
+        begun = find_initial_model(tiny_bundle.path, settings, "T1w", "T2w")
         assert begun is not None
         assert begun.hash == tiny_bundle.hash
-        model = CycleGAN(settings)
-        model.begin_from(begun, "T2w")
+        model = TranslationModel(settings)
+        model.initialise_from(begun, "T2w")
         expected = tiny_bundle.build("to_target").state_dict()
-        for network in (model.to_target, model.mean_to_target):
+        for network in (model.to_target, model.ema_to_target):
             for name, value in network.state_dict().items():
                 assert torch.equal(value, expected[name])
 
@@ -51,8 +51,8 @@ class TestBeginning:
         settings = tiny("bridge").changed(
             {"networks": tiny_bundle.manifest.networks.model_dump(mode="json")}
         )
-        model = CycleGAN(settings)
-        model.begin_from(tiny_bundle, "T1w")
+        model = TranslationModel(settings)
+        model.initialise_from(tiny_bundle, "T1w")
         expected = tiny_bundle.build("to_source").state_dict()
         assert all(torch.equal(v, expected[n]) for n, v in model.to_target.state_dict().items())
 
@@ -63,14 +63,14 @@ class TestBeginning:
         wider = {"networks": {"generator": {"features": 6}}}
         settings = tiny("bridge").changed(wider)
         with pytest.raises(SettingsError, match="other generators"):
-            beginning(tiny_bundle.path, settings, "T1w", "T2w")
+            find_initial_model(tiny_bundle.path, settings, "T1w", "T2w")
         with pytest.raises(SettingsError, match="other generators and other contrasts"):
-            beginning(tiny_bundle.path, settings, "T1w", "PDw")
-        assert beginning("auto", settings, "T1w", "T2w") is None
+            find_initial_model(tiny_bundle.path, settings, "T1w", "PDw")
+        assert find_initial_model("auto", settings, "T1w", "T2w") is None
 
     def test_what_is_not_there_is_refused(self, tiny: Callable[..., Any], tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="does not exist"):
-            beginning(tmp_path / "none", tiny("bridge"), "T1w", "T2w")
+            find_initial_model(tmp_path / "none", tiny("bridge"), "T1w", "T2w")
 
     def test_a_run_says_what_it_began_with(
         self, tiny: Callable[..., Any], tiny_bundle: Bundle, small_store: Store, tmp_path: Path
@@ -101,7 +101,7 @@ class TestBeginning:
         best = load_checkpoint(whole / "checkpoints" / "best.ckpt")["networks"]
         moved = 0.0
         for name, value in load_bundle(whole).weights.items():
-            first, last = tiny_bundle.weights[name], best[f"mean_{name}"]
+            first, last = tiny_bundle.weights[name], best[f"ema_{name}"]
             torch.testing.assert_close(value, 0.75 * first + 0.25 * last)
             moved = max(moved, float((last - first).abs().max()))
         assert moved > 1e-4
@@ -122,7 +122,7 @@ class TestBeginning:
         train(small_store, tmp_path / "run", settings, device="cpu", start="scratch")
         best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")["networks"]
         for name, value in load_bundle(tmp_path / "run").weights.items():
-            assert torch.equal(value, best[f"mean_{name}"])
+            assert torch.equal(value, best[f"ema_{name}"])
 
 
 class TestPairs:
@@ -155,40 +155,40 @@ class TestPairs:
             beginning_share=0.5,
         )
         dataset = UnpairedSlices(small_store, settings.networks.image_size, 0)
-        assert share_weights(settings, dataset) == settings
+        assert weights_for(settings, dataset) == LossWeights.of(settings)
         half = len(dataset.banks[0]) // 2
         dataset.pairs = [(n, n) for n in range(half)]
         alone = max(1 - half / len(bank) for bank in dataset.banks)
-        shared = share_weights(settings, dataset)
-        assert shared.cycle_weight == pytest.approx(8 * alone)
-        assert shared.back_translation_weight == pytest.approx(2 * alone)
-        assert shared.paired_weight == 3
-        assert shared.beginning_share == pytest.approx(0.5 * alone)
-        only = share_weights(settings.changed({"supervision": "paired"}), dataset)
-        assert only.cycle_weight == only.back_translation_weight == only.beginning_share == 0
+        shared = weights_for(settings, dataset)
+        assert shared.cycle == pytest.approx(8 * alone)
+        assert shared.back_translation == pytest.approx(2 * alone)
+        assert shared.paired == 3
+        assert shared.wise_ft == pytest.approx(0.5 * alone)
+        only = weights_for(settings.changed({"supervision": "paired"}), dataset)
+        assert only.cycle == only.back_translation == only.wise_ft == 0
         without = settings.changed({"paired_weight": 0.0})
-        assert share_weights(without, dataset) == without
+        assert weights_for(without, dataset) == LossWeights.of(without)
         with pytest.raises(SettingsError, match="--set paired_weight=1"):
-            share_weights(without.changed({"supervision": "paired"}), dataset)
+            weights_for(without.changed({"supervision": "paired"}), dataset)
 
     def test_a_training_on_pairs_learns_them(
         self, tiny: Callable[..., Any], small_store: Store, tmp_path: Path
     ) -> None:
         settings = tiny("bridge", supervision="paired", epochs=4, learning_rate=3e-3)
         run = train(small_store, tmp_path / "run", settings, device="cpu", start="scratch")
-        told = [row["paired"] for row in run.rows]
-        assert told[-1] < 0.9 * told[0]
+        result = [row["paired"] for row in run.rows]
+        assert result[-1] < 0.9 * result[0]
         assert "adversarial" not in run.rows[0]
 
     def test_what_comes_first_is_there(self, tiny: Callable[..., Any], small_store: Store) -> None:
         settings = tiny("bridge", warm_up=0.6)
         dataset = UnpairedSlices(small_store, settings.networks.image_size, 0)
-        assert share_weights(settings, dataset).warm_up == 0.6
-        assert share_weights(settings, dataset, begun=True).warm_up == 0
+        assert weights_for(settings, dataset).warm_up == 0.6
+        assert weights_for(settings, dataset, has_initial=True).warm_up == 0
         alone = settings.changed({"simulated_weight": 0.0})
-        assert share_weights(alone, dataset).warm_up == 0
+        assert weights_for(alone, dataset).warm_up == 0
         dataset.pairs = [(0, 0)]
-        assert share_weights(alone, dataset).warm_up == 0.6
+        assert weights_for(alone, dataset).warm_up == 0.6
 
     def test_a_training_without_any_loss_is_refused(
         self, tiny: Callable[..., Any], small_store: Store, tmp_path: Path
@@ -202,11 +202,11 @@ class TestPairs:
 class TestLooks:
     def test_at_first_nothing_changes(self) -> None:
         images = torch.linspace(-1, 1, 500)[None]
-        torch.testing.assert_close(Looks()(images), images, atol=1e-6, rtol=0)
+        torch.testing.assert_close(IntensityMapping()(images), images, atol=1e-6, rtol=0)
 
     def test_a_curve_is_learned(self) -> None:
         canonical = np.random.default_rng(0).uniform(-1, 1, 20_000).astype(np.float32)
-        looks = Looks()
+        looks = IntensityMapping()
         looks.fit(canonical, (2 * ((canonical + 1) / 2) ** 2 - 1).astype(np.float32))
         images = torch.linspace(-0.9, 0.9, 50)
         expected = 2 * ((images + 1) / 2) ** 2 - 1
@@ -224,8 +224,10 @@ class TestLooks:
 
         monkeypatch.setattr(Bundle, "build", lambda self, name: Squash())
         banks = UnpairedSlices(small_store, 32, 0).banks
-        looks = (Looks(), Looks())
-        learn_looks(looks, replace(tiny_bundle), banks, ("T1w", "T2w"), torch.device("cpu"))
+        looks = (IntensityMapping(), IntensityMapping())
+        fit_intensity_mappings(
+            looks, replace(tiny_bundle), banks, ("T1w", "T2w"), torch.device("cpu")
+        )
         made = torch.linspace(0.2, 0.6, 20)  # what both contrasts hold
         for curve in looks:
             undone = 2 * ((made + 1) / 2) ** (1 / 0.64) - 1

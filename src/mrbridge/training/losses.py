@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors. Every one is a mean, in float32.
+"""Losses as functions of tensors; each is a mean, computed in float32.
 
 Sources: GAN, Goodfellow et al. 2014 (arXiv:1406.2661); least squares, Mao et al. 2017
 (arXiv:1611.04076); hinge, Lim and Ye 2017 (arXiv:1705.02894) and Miyato et al. 2018
@@ -7,24 +7,23 @@ Sources: GAN, Goodfellow et al. 2014 (arXiv:1406.2661); least squares, Mao et al
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-AdversarialKind = Literal["bce", "least_squares", "hinge"]
+from mrbridge.training.settings import AdversarialKind
 
 
 def critic_loss(
     real_logits: Float[Tensor, "*real"], fake_logits: Float[Tensor, "*fake"], kind: AdversarialKind
 ) -> Float[Tensor, ""]:
-    """What a critic minimises, the mean of its two halves (Zhu et al. 2017, section 4, halve it so
-    that the critic learns slower than the generator).
+    """The critic's loss, halved so that it learns slower than the generator.
+
+    Zhu et al. 2017, section 4.
 
     Args:
-        real_logits: the critic's answers to real images, any shape.
-        fake_logits: its answers to syntheses, any shape.
+        real_logits: the critic's output for real images, any shape.
+        fake_logits: its output for synthetic images, any shape.
         kind: `bce`: -log D(real) - log(1 - D(fake)), with D the logistic function of the logit;
             `least_squares`: (real - 1)^2 + fake^2 (Mao et al. 2017, equation 9, targets 1 and 0);
             `hinge`: max(0, 1 - real) + max(0, 1 + fake).
@@ -39,10 +38,10 @@ def critic_loss(
 
 
 def generator_loss(fake_logits: Float[Tensor, "*fake"], kind: AdversarialKind) -> Float[Tensor, ""]:
-    """What a generator minimises to be taken for real.
+    """The generator's adversarial loss.
 
     Args:
-        fake_logits: the critic's answers to syntheses, any shape.
+        fake_logits: the critic's output for synthetic images, any shape.
         kind: `bce`: -log D(fake), the non-saturating form (Goodfellow et al. 2014, section 3);
             `least_squares`: (fake - 1)^2; `hinge`: -fake.
     """
@@ -57,25 +56,12 @@ def generator_loss(fake_logits: Float[Tensor, "*fake"], kind: AdversarialKind) -
 def cycle_loss(
     image: Float[Tensor, "*shape"], returned: Float[Tensor, "*shape"]
 ) -> Float[Tensor, ""]:
-    """Mean absolute difference of an image and itself after there and back (Zhu et al., eq. 2)."""
+    """Mean absolute difference of an image and its cycle (Zhu et al. 2017, equation 2)."""
     return functional.l1_loss(returned.float(), image.float())
-
-
-def identity_loss(
-    image: Float[Tensor, "*shape"], unchanged: Float[Tensor, "*shape"]
-) -> Float[Tensor, ""]:
-    """Mean absolute change by the generator whose output contrast the image already has.
-
-    Zhu et al. 2017, section 5.2.
-    """
-    return functional.l1_loss(unchanged.float(), image.float())
 
 
 def paired_loss(
     synthetic: Float[Tensor, "*shape"], real: Float[Tensor, "*shape"]
 ) -> Float[Tensor, ""]:
-    """Mean absolute difference of a synthesis and the true image (Isola et al. 2017, equation 3).
-
-    Of the other contrast of the same anatomy, where it is known: in simulated pairs.
-    """
+    """Mean absolute difference of synthetic and real image (Isola et al. 2017, equation 3)."""
     return functional.l1_loss(synthetic.float(), real.float())

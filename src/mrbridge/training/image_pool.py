@@ -1,4 +1,4 @@
-"""The pool of past syntheses that the critics are shown."""
+"""The pool of past synthetic images that the critics see."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 class ImagePool:
-    """Keeps past syntheses and hands some of them to the critic instead of the newest.
+    """A buffer of past synthetic images, some of which replace new ones in the critics' batches.
 
-    Shrivastava et al. 2017 (arXiv:1612.07828), section 2.3, as used by Zhu et al. 2017: with
-    probability one half an image is swapped for a random one of the pool.
+    Shrivastava et al. 2017 (arXiv:1612.07828), section 2.3, as used by Zhu et al. 2017: each new
+    image is swapped with a random image of the pool with probability 0.5.
 
     Args:
-        size: how many images it keeps; with 0 it gives back what it gets.
-        seed: of its own random state, which `state_dict` holds.
+        size: how many images the pool holds; with 0, `exchange` returns its argument.
+        seed: of the pool's own random state, which is part of `state_dict`.
     """
 
     def __init__(self, size: int, seed: int) -> None:
@@ -25,31 +25,34 @@ class ImagePool:
         self.images: list[Tensor] = []
 
     def exchange(self, images: Tensor) -> Tensor:
-        """Put `images` in, take as many out.
+        """Put images in and take as many out.
 
         Args:
             images: shape (batch, 1, rows, columns), detached.
+
+        Returns:
+            The same shape.
         """
         if not self.size:
             return images
-        given: list[Tensor] = []
-        for image in images:
+        taken: list[Tensor] = []
+        for image in images:  # (1, rows, columns)
             if len(self.images) < self.size:
                 self.images.append(image.clone())
-                given.append(image)
+                taken.append(image)
             elif torch.rand((), generator=self.rng) < 0.5:
                 place = int(torch.randint(self.size, (), generator=self.rng))
-                given.append(self.images[place])
+                taken.append(self.images[place])
                 self.images[place] = image.clone()
             else:
-                given.append(image)
-        return torch.stack(given)
+                taken.append(image)
+        return torch.stack(taken)
 
     def state_dict(self) -> dict[str, Any]:
-        """Images and random state."""
+        """The images and the random state."""
         return {"images": list(self.images), "rng": self.rng.get_state()}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from `state`."""
+        """Take over the images, moved to `device`, and the random state."""
         self.images = [image.to(device) for image in state["images"]]
         self.rng.set_state(state["rng"].cpu())

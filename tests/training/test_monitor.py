@@ -1,4 +1,4 @@
-"""What the guard tells of syntheses, and what a training does about it."""
+"""Collapse detection and early stopping, and what a training does about them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from mrbridge.bundle import Bundle, load_bundle, read_manifest, save_bundle
 from mrbridge.errors import Interrupted
 from mrbridge.networks import build_generator
 from mrbridge.preparation.store import Store
-from mrbridge.training import callbacks, guard
-from mrbridge.training.callbacks import Keeper
+from mrbridge.training import loop, monitor
 from mrbridge.training.checkpoint import load_checkpoint
-from mrbridge.training.guard import Reading, Reference, Verdict, read
-from mrbridge.training.live import LiveView
+from mrbridge.training.logging import LiveView
+from mrbridge.training.loop import RunKeeper
+from mrbridge.training.monitor import Reading, Reference, Verdict, read
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import TrainSettings
-from mrbridge.training.validation import Syntheses
-from mrbridge.training.watch import Watch
+from mrbridge.training.validation import ValidationImages
 from mrbridge.volume import Volume
 
 Stack = NDArray[np.float32]
@@ -81,35 +80,35 @@ def case(request: Any, heads: dict[str, Stack]) -> SimpleNamespace:
 
 class TestReading:
     def test_what_the_reference_makes_is_right(self, case: SimpleNamespace) -> None:
-        told = case.read(case.reference)
-        assert told.verdict is None
-        assert told.agreement == pytest.approx(1)
-        assert told.gradients == pytest.approx(1)
+        result = case.read(case.reference)
+        assert result.verdict is None
+        assert result.agreement == pytest.approx(1)
+        assert result.gradients == pytest.approx(1)
 
     def test_the_truth_is_right(self, case: SimpleNamespace) -> None:
-        told = case.read(case.real)
-        assert told.verdict is None
-        assert 0.5 < told.agreement < 1
-        assert told.mean_distance == 0
+        result = case.read(case.real)
+        assert result.verdict is None
+        assert 0.5 < result.agreement < 1
+        assert result.mean_distance == 0
         assert case.read(case.real, None).verdict is None
 
     @pytest.mark.parametrize("like", ["reference", "real"])
     def test_tissues_in_reversed_order_are_inverted(self, case: SimpleNamespace, like: str) -> None:
         image = getattr(case, like)
-        told = case.read(case.reversed(image))
-        assert told.verdict == Verdict.INVERTED
-        assert told.agreement < -0.3
-        assert told.gradients is not None
-        assert told.gradients < -0.3
+        result = case.read(case.reversed(image))
+        assert result.verdict == Verdict.INVERTED
+        assert result.agreement < -0.3
+        assert result.gradients is not None
+        assert result.gradients < -0.3
 
     def test_a_negative_is_inverted_with_a_reference_or_without(
         self, case: SimpleNamespace
     ) -> None:
         assert case.read(-case.reference).verdict == Verdict.INVERTED
-        told = case.read(-case.real, None)
-        assert (told.verdict, told.gradients) == (Verdict.INVERTED, None)
-        assert told.agreement == pytest.approx(-1)
-        assert told.mean_distance > 5
+        result = case.read(-case.real, None)
+        assert (result.verdict, result.gradients) == (Verdict.INVERTED, None)
+        assert result.agreement == pytest.approx(-1)
+        assert result.mean_distance > 5
 
     @pytest.mark.parametrize("with_reference", [True, False])
     @pytest.mark.parametrize(
@@ -120,10 +119,10 @@ class TestReading:
     def test_the_input_is_a_copy(
         self, case: SimpleNamespace, change: Callable[[Stack], Stack], with_reference: bool
     ) -> None:
-        told = case.read(change(case.given), case.reference if with_reference else None)
-        assert told.verdict == Verdict.COPY
-        assert told.likeness == pytest.approx(1)
-        assert told.nmi > 1.3
+        result = case.read(change(case.given), case.reference if with_reference else None)
+        assert result.verdict == Verdict.COPY
+        assert result.likeness == pytest.approx(1)
+        assert result.nmi > 1.3
 
     @pytest.mark.parametrize("spread", [0.05, 0.15, 0.3])
     def test_noise_flips_nothing(self, case: SimpleNamespace, spread: float) -> None:
@@ -131,10 +130,10 @@ class TestReading:
         wrong = case.reversed(case.reference)
         assert case.read(case.noisy(wrong, spread)).verdict == Verdict.INVERTED
         nothing = case.noisy(np.zeros_like(case.given), 1.0)
-        told = case.read(nothing)
-        assert told.verdict is None
-        assert abs(told.agreement) < 0.05
-        assert told.nmi == pytest.approx(1, abs=0.05)
+        result = case.read(nothing)
+        assert result.verdict is None
+        assert abs(result.agreement) < 0.05
+        assert result.nmi == pytest.approx(1, abs=0.05)
 
     def test_a_copy_with_noise(self, case: SimpleNamespace) -> None:
         assert case.read(case.noisy(case.given, 0.05)).verdict == Verdict.COPY
@@ -154,17 +153,17 @@ class TestReading:
 
     def test_a_reference_that_is_blank_tells_nothing(self, case: SimpleNamespace) -> None:
         blank = np.where(case.inside, np.float32(0.3), np.float32(-1)) - 0.001 * case.reference
-        told = case.read(case.reference, blank)
-        assert (told.verdict, told.gradients) == (None, None)
+        result = case.read(case.reference, blank)
+        assert (result.verdict, result.gradients) == (None, None)
 
     def test_contrasts_that_are_alike_are_no_copies(self, case: SimpleNamespace) -> None:
         """As T2w and PDw: the reference's syntheses resemble their input themselves."""
         texture = np.random.default_rng(1).normal(0, 1, case.given.shape)
         texture = ndimage.gaussian_filter(texture, (0, 2, 2))
         like = (case.given + 0.06 * texture / texture.std()).astype(np.float32)
-        told = read(case.given, case.noisy(like, 0.005), like, like)
-        assert told.likeness > guard.COPY_FROM, "else this shows nothing"
-        assert told.verdict is None
+        result = read(case.given, case.noisy(like, 0.005), like, like)
+        assert result.likeness > monitor.COPY_FROM, "else this shows nothing"
+        assert result.verdict is None
         assert read(case.given, case.given, like, like).verdict == Verdict.COPY
 
     def test_nothing_to_see(self, case: SimpleNamespace) -> None:
@@ -181,81 +180,85 @@ class TestMeasures:
     def test_mutual_information(self) -> None:
         rng = np.random.default_rng(0)
         a, b = rng.uniform(-1, 1, (2, 100_000))
-        assert guard.mutual_information(a, a) == pytest.approx(2)
-        assert guard.mutual_information(a, -a) == pytest.approx(2, abs=0.02), "signs are no matter"
-        assert guard.mutual_information(a, b) == pytest.approx(1, abs=0.01)
+        assert monitor.mutual_information(a, a) == pytest.approx(2)
+        assert monitor.mutual_information(a, -a) == pytest.approx(2, abs=0.02), (
+            "signs are no matter"
+        )
+        assert monitor.mutual_information(a, b) == pytest.approx(1, abs=0.01)
         # Half of the pixels tell all, the others nothing: in between.
         mixed = np.where(np.arange(a.size) % 2, a, b)
-        assert 1.05 < guard.mutual_information(a, mixed) < 1.5
+        assert 1.05 < monitor.mutual_information(a, mixed) < 1.5
 
     def test_ranks_see_no_rising_change(self) -> None:
         a = np.random.default_rng(0).uniform(-1, 1, 999)
-        assert guard.rank_correlation(a, np.exp(5 * a)) == pytest.approx(1)
-        assert guard.correlation(a, np.exp(5 * a)) < 0.9
-        assert guard.rank_correlation(a, -a) == pytest.approx(-1)
-        assert guard.correlation(a, np.zeros_like(a)) == 0
+        assert monitor.rank_correlation(a, np.exp(5 * a)) == pytest.approx(1)
+        assert monitor.correlation(a, np.exp(5 * a)) < 0.9
+        assert monitor.rank_correlation(a, -a) == pytest.approx(-1)
+        assert monitor.correlation(a, np.zeros_like(a)) == 0
 
     def test_gradients_see_no_slow_field(self, heads: dict[str, Stack]) -> None:
         image = heads["T2w"]
         field = 3 * np.linspace(-1, 1, image.shape[2], dtype=np.float32) + image
         inside = image > -0.9
-        assert guard.gradient_correlation(image, field, inside) > 0.9
-        assert guard.correlation(image[inside], field[inside]) < 0.6
+        assert monitor.gradient_correlation(image, field, inside) > 0.9
+        assert monitor.correlation(image[inside], field[inside]) < 0.6
 
     def test_mean_distance_is_in_units_of_halves(self) -> None:
         real = np.zeros((4, 16, 16), np.float32)
         real[::2] += 0.2
-        assert guard.mean_distance(real, real) == 0
-        assert guard.mean_distance(real + 0.3, real) == pytest.approx(0.3 / 0.2)
-        assert guard.mean_distance(real[:1] - 0.1, real[:1]) == pytest.approx(2), "of one slice"
+        assert monitor.mean_distance(real, real) == 0
+        assert monitor.mean_distance(real + 0.3, real) == pytest.approx(0.3 / 0.2)
+        assert monitor.mean_distance(real[:1] - 0.1, real[:1]) == pytest.approx(2), "of one slice"
 
 
 def reading(verdict: Verdict | None = None, gradients: float | None = 0.8) -> Reading:
     return Reading(0.9, gradients, 0.1, 1.1, 0.5, verdict)
 
 
-def test_words_name_contrasts_and_reference() -> None:
-    told = {"to_target": reading(Verdict.INVERTED), "to_source": reading(Verdict.COPY)}
-    words = guard.words(told, "T1w", "T2w", "the model it began with")
-    assert words == {
-        "to_target": "T1w to T2w looks inverted: bright and dark tissues are swapped against the "
-        "model it began with",
-        "to_source": "T2w to T1w copies its input: the synthetic T1w still looks like T2w",
+def test_messages_name_contrasts_and_reference() -> None:
+    result = {"to_target": reading(Verdict.INVERTED), "to_source": reading(Verdict.COPY)}
+    messages = monitor.messages(result, "T1w", "T2w", "the initial model")
+    assert messages == {
+        "to_target": "T1w to T2w looks inverted: bright and dark tissues are swapped compared "
+        "with the initial model",
+        "to_source": "T2w to T1w copies its input: the synthetic T1w looks like T2w",
     }
-    told = {"to_target": reading(), "to_source": reading(Verdict.INVERTED, None)}
-    assert guard.words(told, "T1w", "T2w", None) == {
+    result = {"to_target": reading(), "to_source": reading(Verdict.INVERTED, None)}
+    assert monitor.messages(result, "T1w", "T2w", None) == {
         "to_source": "T2w to T1w looks inverted: its mean image is a negative of the mean real T1w"
     }
-    told = {"to_target": reading(Verdict.COLLAPSED), "to_source": reading()}
-    assert "has gone blank" in guard.words(told, "T1w", "T2w", None)["to_target"]
+    result = {"to_target": reading(Verdict.COLLAPSED), "to_source": reading()}
+    assert "has collapsed" in monitor.messages(result, "T1w", "T2w", None)["to_target"]
 
 
 def test_columns_are_numbers() -> None:
-    told = guard.columns({"to_target": reading(Verdict.COPY), "to_source": reading(None, None)})
-    assert told["guard_verdict_to_target"] == Verdict.COPY == 2
-    assert told["guard_verdict_to_source"] == 0
-    assert told["guard_agreement_to_target"] == 0.9
-    assert "guard_gradients_to_source" not in told
-    assert len(told) == 11
+    result = monitor.columns({"to_target": reading(Verdict.COPY), "to_source": reading(None, None)})
+    assert result["guard_verdict_to_target"] == Verdict.COPY == 2
+    assert result["guard_verdict_to_source"] == 0
+    assert result["guard_agreement_to_target"] == 0.9
+    assert "guard_gradients_to_source" not in result
+    assert len(result) == 11
 
 
 def test_each_direction_is_read_against_its_own_images(heads: dict[str, Stack]) -> None:
     source, target = heads["T1w"], heads["T2w"]
     nothing = np.zeros_like(source)
-    made = Syntheses(source, target, target, -source, nothing, nothing, nothing, nothing)
-    told = guard.readings(made, Reference.of("it", target, source))
-    assert {name: r.verdict for name, r in told.items()} == {
+    made = ValidationImages(source, target, target, -source, nothing, nothing, nothing, nothing)
+    result = monitor.read_both(made, Reference.of("it", target, source))
+    assert {name: r.verdict for name, r in result.items()} == {
         "to_target": None,
         "to_source": Verdict.INVERTED,
     }
-    swapped = guard.readings(replace(made, to_source=source), Reference.of("it", -target, source))
+    swapped = monitor.read_both(
+        replace(made, to_source=source), Reference.of("it", -target, source)
+    )
     assert swapped["to_target"].verdict == Verdict.INVERTED
     assert swapped["to_source"].verdict is None
     copies = replace(made, to_target=source, to_source=target)
-    assert {r.verdict for r in guard.readings(copies, None).values()} == {Verdict.COPY}
+    assert {r.verdict for r in monitor.read_both(copies, None).values()} == {Verdict.COPY}
     # A store that was prepared anew holds other slices out: the reference says nothing of them.
     short = Reference.of("it", -target[1:], source[1:])
-    assert guard.readings(made, short)["to_target"].verdict is None
+    assert monitor.read_both(made, short)["to_target"].verdict is None
 
 
 # -- Trainings -------------------------------------------------------------------------------------
@@ -273,11 +276,11 @@ def settings(tiny: Callable[..., Any]) -> Callable[..., TrainSettings]:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Put words into the guard's mouth: `told(verdicts, criteria)`, one of each a validation.
+def fake_monitor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Fake the monitor: `fake_monitor(verdicts, criteria)`, one of each for every validation.
 
-    What is right of a verdict is `R`, what is wrong `W`; the last one stands for all that follow.
-    A beginning needs a criterion too, and no verdict.
+    A verdict is `R`, right, or `W`, wrong; the last ones hold for all later validations. An initial
+    model takes a criterion too, and no verdict.
     """
 
     def each(values: Any) -> Iterator[Any]:
@@ -293,18 +296,14 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             verdict = Verdict.INVERTED if next(read_as) == "W" else None
             return {"to_target": reading(verdict), "to_source": reading()}
 
-        monkeypatch.setattr(callbacks, "readings", readings)
-        monkeypatch.setattr(callbacks, "criterion", lambda *_: next(scored_as))
+        monkeypatch.setattr(loop, "read_both", readings)
+        monkeypatch.setattr(loop, "criterion", lambda *_: next(scored_as))
 
     return put
 
 
 def steps_of(run: Path, name: str) -> int:
     return int(load_checkpoint(run / "checkpoints" / f"{name}.ckpt")["step"])
-
-
-def watch_of(run: Path) -> Watch:
-    return Watch(**load_checkpoint(run / "checkpoints" / "last.ckpt")["keeper"]["watch"])
 
 
 def bundle_is(run: Path, other: Bundle) -> bool:
@@ -318,14 +317,14 @@ def bundle_is(run: Path, other: Bundle) -> bool:
 def test_verdicts_are_warned_of_once_and_recorded(
     small_store: Store,
     settings: Callable[..., Any],
-    told: Callable[..., None],
+    fake_monitor: Callable[..., None],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    told("RWWRW")
+    fake_monitor("RWWRW")
     caplog.set_level(logging.INFO, "mrbridge")
     run = train(small_store, tmp_path / "run", settings(epochs=5), device="cpu", start="scratch")
-    assert len(run.rows) == 5, "by default the guard only warns"
+    assert len(run.rows) == 5, "by default the monitor only warns"
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert [message.split(":")[0] for message in warned] == ["T1w to T2w looks inverted"] * 2
     epochs = [m for m in caplog.messages if m.startswith("epoch ")]
@@ -340,14 +339,14 @@ def test_verdicts_are_warned_of_once_and_recorded(
 def test_the_live_view_shows_the_verdict(
     small_store: Store,
     settings: Callable[..., Any],
-    told: Callable[..., None],
+    fake_monitor: Callable[..., None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told("RW")
+    fake_monitor("RW")
     shown: list[str | None] = []
     monkeypatch.setattr(LiveView, "is_on", True)
-    monkeypatch.setattr(LiveView, "update", lambda _, numbers: shown.append(numbers.get("guard")))
+    monkeypatch.setattr(LiveView, "update", lambda _, numbers: shown.append(numbers.get("monitor")))
     train(small_store, tmp_path / "run", settings(epochs=2), device="cpu", start="scratch")
     assert shown[:3] == [None, "nothing wrong", "nothing wrong"]
     assert "T1w to T2w looks inverted" in str(shown[3])
@@ -358,11 +357,11 @@ class TestStop:
         self,
         small_store: Store,
         settings: Callable[..., Any],
-        told: Callable[..., None],
+        fake_monitor: Callable[..., None],
         tmp_path: Path,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        told("RWRWW", [1, 2, 3, 4, 5])
+        fake_monitor("RWRWW", [1, 2, 3, 4, 5])
         run = train(
             *(small_store, tmp_path / "run", settings(guard="stop")), device="cpu", start="scratch"
         )
@@ -372,17 +371,17 @@ class TestStop:
         assert (steps_of(run.path, "best"), steps_of(run.path, "last")) == (6, 10)
         again = train(small_store, run.path, resume=True, device="cpu")
         assert again.rows == run.rows, "it is complete"
-        more = train(small_store, run.path, resume=True, changes={"guard": "warn"}, device="cpu")
+        more = train(small_store, run.path, resume=True, guard="warn", device="cpu")
         assert [row["epoch"] for row in more.rows] == [1, 2, 3, 4, 5, 6]
 
     def test_random_weights_have_time_to_become_right(
         self,
         small_store: Store,
         settings: Callable[..., Any],
-        told: Callable[..., None],
+        fake_monitor: Callable[..., None],
         tmp_path: Path,
     ) -> None:
-        told("W")
+        fake_monitor("W")
         long = settings(guard="stop", epochs=30, steps_per_epoch=1)
         run = train(small_store, tmp_path / "run", long, device="cpu", start="scratch")
         assert len(run.rows) == 4, "epochs 3 and 4 are the first two after a tenth of 30"
@@ -391,138 +390,24 @@ class TestStop:
         self,
         small_store: Store,
         settings: Callable[..., Any],
-        told: Callable[..., None],
+        fake_monitor: Callable[..., None],
         tmp_path: Path,
         tiny_bundle: Bundle,
     ) -> None:
-        told("W")
+        fake_monitor("W")
         long = settings(guard="stop", epochs=30, steps_per_epoch=1, stop_after_epochs=1)
         run = train(small_store, tmp_path / "run", long, device="cpu", start=tiny_bundle.path)
         assert len(train(small_store, run.path, resume=True, device="cpu").rows) == 2
 
 
-class TestRestart:
-    def test_it_goes_back_to_the_best_state_with_half_the_rate(
-        self,
-        small_store: Store,
-        settings: Callable[..., Any],
-        told: Callable[..., None],
-        compare: SimpleNamespace,
-        tmp_path: Path,
-    ) -> None:
-        told("RRWW", [1, 3, 4, 5])
-        chosen = settings(guard="restart", decay_from=1.0, stop_after_epochs=4)
-        run = train(small_store, tmp_path / "run", chosen, device="cpu", start="scratch")
-        best, last = (
-            load_checkpoint(run.path / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")
-        )
-        assert (best["step"], last["step"]) == (4, 8), "the clock is not turned back"
-        for part in ("networks", "optimizers", "pools"):
-            assert compare.values(best[part], last[part]) == []
-        assert last["optimizers"][0]["state"], "Adam's moments are among them"
-        assert watch_of(run.path).restarts == 1
-        told("R", [2])
-        more = train(*(small_store, run.path), resume=True, changes={"epochs": 5}, device="cpu")
-        rates = [row["learning_rate"] / chosen.learning_rate for row in more.rows]
-        assert rates == pytest.approx([1, 1, 1, 1, 0.5])
-        assert [row["step"] for row in more.rows] == [2, 4, 6, 8, 10]
-        assert read_manifest(run.path).trained["epochs"] == 2
-
-    def test_a_resumed_run_goes_on_as_one_that_was_not_stopped(
-        self,
-        small_store: Store,
-        settings: Callable[..., Any],
-        told: Callable[..., None],
-        compare: SimpleNamespace,
-        tmp_path: Path,
-    ) -> None:
-        verdicts = "RRWWWWR"
-        chosen = settings(guard="restart", epochs=7)
-        told(verdicts)
-        whole = train(small_store, tmp_path / "whole", chosen, device="cpu", start="scratch")
-        told("R" * 7)
-        calm = train(small_store, tmp_path / "calm", chosen, device="cpu", start="scratch")
-        assert compare.runs(whole.path, calm.path), "going back twice must make a difference"
-        told(verdicts)
-        # In between, right after the first restart, and after the first wrong validation.
-        for stop in (3, 4, 5, None):
-            changes = {"stop_after_epochs": stop}
-            fresh = chosen.changed(changes) if stop == 3 else None
-            resumed = train(
-                small_store,
-                tmp_path / "parts",
-                fresh,
-                resume=fresh is None,
-                changes=changes,
-                device="cpu",
-                **({"start": "scratch"} if fresh else {}),
-            )
-        assert watch_of(resumed.path).restarts == 2
-        assert compare.runs(whole.path, resumed.path) == []
-
-    def test_three_times_at_most(
-        self,
-        small_store: Store,
-        settings: Callable[..., Any],
-        told: Callable[..., None],
-        tmp_path: Path,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        told("RW")
-        chosen = settings(guard="restart", epochs=20, steps_per_epoch=1)
-        run = train(small_store, tmp_path / "run", chosen, device="cpu", start="scratch")
-        assert len(run.rows) == 1 + 4 * 2
-        assert caplog.text.count("back to the best state") == 3
-        assert "ends here: it has gone wrong in 2 validations in a row, after 3" in caplog.text
-        assert read_manifest(run.path).trained["epochs"] == 1
-
-    def test_where_nothing_was_ever_right_it_begins_anew(
-        self,
-        small_store: Store,
-        settings: Callable[..., Any],
-        told: Callable[..., None],
-        compare: SimpleNamespace,
-        tmp_path: Path,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        told("W")
-        chosen = settings(guard="restart", stop_after_epochs=2)
-        run = train(small_store, tmp_path / "run", chosen, device="cpu", start="scratch")
-        state = load_checkpoint(run.path / "checkpoints" / "last.ckpt")
-        untrained = callbacks.CycleGAN(chosen)
-        assert compare.values(state["networks"], dict(untrained.state_dict())) == []
-        assert [kept["state"] for kept in state["optimizers"]] == [{}, {}]
-        assert [kept["images"] for kept in state["pools"]] == [[], []]
-        assert state["step"] == 4
-        assert "back to the beginning with 0.5 times the learning rate" in caplog.text
-        assert train(small_store, run.path, resume=True, device="cpu").rows[-1]["epoch"] == 6
-
-    def test_a_model_that_it_began_with_is_gone_back_to(
-        self,
-        small_store: Store,
-        settings: Callable[..., Any],
-        told: Callable[..., None],
-        tiny_bundle: Bundle,
-        tmp_path: Path,
-    ) -> None:
-        told("W")
-        chosen = settings(guard="restart", stop_after_epochs=2)
-        run = train(small_store, tmp_path / "run", chosen, device="cpu", start=tiny_bundle.path)
-        networks = load_checkpoint(run.path / "checkpoints" / "last.ckpt")["networks"]
-        for name in DIRECTIONS:
-            for key, value in tiny_bundle.generator_weights(name).items():
-                assert torch.equal(networks[f"{name}.{key}"], value)
-                assert torch.equal(networks[f"mean_{name}.{key}"], value)
-
-
 def test_a_plateau_ends_the_training(
     small_store: Store,
     settings: Callable[..., Any],
-    told: Callable[..., None],
+    fake_monitor: Callable[..., None],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    told("R", [1, 2, 0, 1, 9])
+    fake_monitor("R", [1, 2, 0, 1, 9])
     run = train(
         *(small_store, tmp_path / "run", settings(patience=2)), device="cpu", start="scratch"
     )
@@ -530,13 +415,13 @@ def test_a_plateau_ends_the_training(
     assert "ends here: no validation was better in the last 2" in caplog.text
     assert train(small_store, run.path, resume=True, device="cpu").rows == run.rows
     changes = {"patience": 3}
-    told("R", [9])
-    more = train(small_store, run.path, resume=True, changes=changes, device="cpu")
+    fake_monitor("R", [9])
+    more = train(small_store, run.path, resume=True, **changes, device="cpu")
     assert len(more.rows) == 6
     assert read_manifest(run.path).trained["epochs"] == 5
 
 
-class TestBeginning:
+class TestInitialModel:
     @pytest.fixture
     def begin(
         self, small_store: Store, settings: Callable[..., Any], tiny_bundle: Bundle, tmp_path: Path
@@ -556,55 +441,55 @@ class TestBeginning:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         seen: list[dict[str, Any]] = []
-        original = Keeper.on_train_batch_start
+        original = RunKeeper.progress
 
-        def watched(self: Keeper, *arguments: Any) -> None:
+        def watched(self: RunKeeper) -> float:
             if not seen:
                 seen.append(read_manifest(tmp_path / "run").trained)
                 assert bundle_is(tmp_path / "run", tiny_bundle)
                 assert steps_of(tmp_path / "run", "best") == 0
-            original(self, *arguments)
+            return original(self)
 
-        monkeypatch.setattr(Keeper, "on_train_batch_start", watched)
+        monkeypatch.setattr(RunKeeper, "progress", watched)
         begin()
         assert (seen[0]["epochs"], seen[0]["steps"]) == (0, 0)
-        assert seen[0]["kept"] == "the model it began with"
+        assert seen[0]["kept"] == "the initial model"
 
     def test_nothing_worse_replaces_it(
         self,
         begin: Callable[..., Run],
-        told: Callable[..., None],
+        fake_monitor: Callable[..., None],
         small_store: Store,
         tiny_bundle: Bundle,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        told("RRW", [2.0, 1.0, 2.0, 3.0])  # worse, equal, better but wrong
+        fake_monitor("RRW", [2.0, 1.0, 2.0, 3.0])  # worse, equal, better but wrong
         run = begin()
         assert run.kept_beginning
         assert bundle_is(run.path, tiny_bundle)
         manifest = read_manifest(run.path)
-        assert manifest.trained["kept"] == "the model it began with"
+        assert manifest.trained["kept"] == "the initial model"
         assert manifest.least_size == tiny_bundle.manifest.least_size
-        assert caplog.text.count("training did not improve on the model it began with") == 1
+        assert caplog.text.count("training did not improve on the initial model") == 1
         assert [row["criterion"] for row in run.rows] == [1, 2, 3]
         assert train(small_store, run.path, resume=True, device="cpu").kept_beginning
 
     def test_it_is_shipped_as_it_was_by_whoever_was_stopped_before(
         self,
         begin: Callable[..., Run],
-        told: Callable[..., None],
+        fake_monitor: Callable[..., None],
         small_store: Store,
         tiny_bundle: Bundle,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        told("R", [2.0, 1.0, 1.0, 1.0, 1.0])
+        fake_monitor("R", [2.0, 1.0, 1.0, 1.0, 1.0])
 
         def stopped(*_: Any) -> None:
             raise Interrupted("stopped")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Keeper, "_ship", stopped)
+            patch.setattr(RunKeeper, "_save_bundle", stopped)
             with pytest.raises(Interrupted):
                 begin()
         run = train(small_store, tmp_path / "run", resume=True, device="cpu")
@@ -614,11 +499,11 @@ class TestBeginning:
     def test_something_better_does(
         self,
         begin: Callable[..., Run],
-        told: Callable[..., None],
+        fake_monitor: Callable[..., None],
         tiny_bundle: Bundle,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        told("R", [2.0, 1.0, 2.5, 2.2])
+        fake_monitor("R", [2.0, 1.0, 2.5, 2.2])
         run = begin()
         assert not run.kept_beginning
         assert not bundle_is(run.path, tiny_bundle)
@@ -632,12 +517,12 @@ class TestBeginning:
     def test_a_pause_says_nothing_yet(
         self,
         begin: Callable[..., Run],
-        told: Callable[..., None],
+        fake_monitor: Callable[..., None],
         small_store: Store,
         tiny_bundle: Bundle,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        told("R", [2.0, 1.0])
+        fake_monitor("R", [2.0, 1.0])
         run = begin(stop_after_epochs=1)
         assert "did not improve" not in caplog.text
         assert train(small_store, run.path, resume=True, device="cpu").kept_beginning
@@ -689,7 +574,7 @@ class TestReference:
         second = self.reference(tmp_path / "run")
         assert first is not None
         assert second is not None
-        assert first.name == second.name == "the model it began with"
+        assert first.name == second.name == "the initial model"
         np.testing.assert_array_equal(first.to_target, second.to_target)
         assert compare.runs(whole.path, tmp_path / "run") == []
         assert "guard_gradients_to_target" in whole.rows[0]

@@ -1,0 +1,86 @@
+"""The folder of a run: which files belong to it, and when a training may write into it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mrbridge.errors import MrbridgeError, OutputError, must_be_here
+from mrbridge.io.ownership import check_only
+from mrbridge.io.safety import is_temporary
+from mrbridge.settings import read_yaml
+
+
+def is_follower() -> bool:
+    """Whether another process writes the folder: the first of several that train together."""
+    return int(os.environ.get("RANK", "0")) > 0
+
+
+def refuse_url(run: str | Path) -> None:
+    """Refuse a run at a URL: checkpoints are written often, and read again on resume.
+
+    Raises:
+        SettingsError: it is a URL.
+    """
+    must_be_here(run, "Train into a folder on this machine, then copy the run or its bundle.")
+
+
+FILES = (
+    *("settings.yaml", "metrics.csv", "progress.gif", "simulated.npz", "samples/epoch_*.png"),
+    *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "tensorboard/events.*"),
+    *("bundle/bundle.json", "bundle/card.md", "bundle/weights-*.safetensors"),
+    "bundle/onnx/*.onnx",
+)
+"""The files of a run, as patterns."""
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to replace a folder that is not a run, or holds other files too.
+
+    Raises:
+        OutputError: it is not, or does.
+    """
+    check_only(folder, FILES)
+    if _has_files(folder) and not _has_settings(folder):
+        raise OutputError(
+            "is not empty and is not a run of mrbridge", path=folder, remedy="Name a new folder."
+        )
+
+
+def check_unused(run: Path) -> None:
+    """Refuse a folder that is not empty, unless it is a run that was killed before its first save.
+
+    Raises:
+        OutputError: a new run would mix with what is there.
+    """
+    if not _has_files(run):
+        return
+    results = [run / "bundle", *run.glob("checkpoints/*.ckpt")]
+    has_results = any(path.exists() and not is_temporary(path) for path in results)
+    if has_results or not _has_settings(run):
+        raise OutputError(
+            "is not empty",
+            path=run,
+            remedy="Name a new folder, continue the run in it with --resume, or replace it with "
+            "--overwrite.",
+        )
+    check_replaceable(run)
+
+
+def _has_files(run: Path) -> bool:
+    return run.is_file() or any(
+        path.is_file() and not is_temporary(path) for path in run.rglob("*")
+    )
+
+
+def _has_settings(run: Path) -> bool:
+    """Whether settings.yaml is that of a training, rather than of another program."""
+    path = run / "settings.yaml"
+    if path.is_file() and not path.stat().st_size:
+        return True  # nothing that could be lost
+    try:
+        settings = read_yaml(path)
+    except MrbridgeError:
+        return False
+    networks = settings.get("networks")
+    return "preset" in settings and isinstance(networks, dict) and "generator" in networks

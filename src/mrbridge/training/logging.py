@@ -1,0 +1,196 @@
+"""The log of a training: metrics.csv, TensorBoard, sample sheets, a live view in the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from mrbridge import progress
+from mrbridge.io.safety import atomic_path, write_text
+from mrbridge.training.validation import Stack, ValidationImages
+
+Row = dict[str, float]
+
+_TITLE, _GAP = 26, 4  # pixels
+_GIF_WIDTH, _GIF_FRAMES = 960, 60
+
+
+class TrainingLog:
+    """Writes one row of numbers an epoch, and the sample sheets of validations.
+
+    Args:
+        run: the run's folder.
+        rows: of earlier sessions; what the files hold beyond them is dropped, since the resumed
+            training computes it again.
+    """
+
+    def __init__(self, run: Path, rows: list[Row] | None = None) -> None:
+        self.rows: list[Row] = list(rows or [])
+        self._run = run
+        purge = int(self.rows[-1]["epoch"]) + 1 if self.rows else None
+        # The file's name would contain the name of the computer.
+        with mock.patch("socket.gethostname", return_value="host"):
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
+
+    def add(self, row: Row) -> None:
+        """Append an epoch's row to metrics.csv and TensorBoard."""
+        self.rows.append(row)
+        for name, value in row.items():
+            if name != "epoch" and np.isfinite(value):
+                self._board.add_scalar(name, value, int(row["epoch"]))
+        text = io.StringIO()
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.7g}" for name, value in r.items()} for r in self.rows)
+        write_text(self._run / "metrics.csv", text.getvalue())
+
+    def add_samples(self, synthetic: ValidationImages, sheet: Image.Image, epoch: int) -> None:
+        """Save the sample sheet; add it and histograms of intensities to TensorBoard."""
+        path = self._run / "samples" / f"epoch_{epoch:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            sheet.save(temporary, format="PNG")
+        self._board.add_image("samples", np.asarray(sheet), epoch, dataformats="HW")
+        for name, stack in (
+            ("real/source", synthetic.source),
+            ("real/target", synthetic.target),
+            ("synthetic/target", synthetic.to_target),
+            ("synthetic/source", synthetic.to_source),
+        ):
+            finite = stack[np.isfinite(stack)]
+            if finite.size:
+                self._board.add_histogram(f"intensity/{name}", finite, epoch)
+        self._board.flush()
+
+    def save_animation(self) -> None:
+        """Write progress.gif, of at most 60 sample sheets evenly spread over the training."""
+        sheets = sorted((self._run / "samples").glob("epoch_*.png"))
+        step = max(1, -(-len(sheets) // _GIF_FRAMES))
+        frames = []
+        for sheet in sorted({*sheets[::step], *sheets[-1:]}):
+            with Image.open(sheet) as image:
+                height = round(image.height * _GIF_WIDTH / image.width)
+                frames.append(image.resize((_GIF_WIDTH, height), Image.Resampling.LANCZOS))
+        if not frames:
+            return
+        with atomic_path(self._run / "progress.gif") as temporary:
+            frames[0].save(
+                temporary,
+                format="GIF",
+                save_all=True,
+                append_images=frames[1:],
+                duration=[300] * (len(frames) - 1) + [2000],  # milliseconds
+                loop=0,
+            )
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        self._board.close()
+
+
+def sample_sheet(
+    synthetic: ValidationImages, rows: int, source: str, target: str, title: str
+) -> Image.Image:
+    """Draw slices as rows: image, translation, cycle, identity, in both directions.
+
+    Args:
+        synthetic: the validation slices and what the model makes of them.
+        rows: how many slices, evenly spread.
+        source: contrast of the images in the left half.
+        target: contrast of the images in the right half.
+        title: the line at the top, such as the epoch.
+    """
+    columns = [
+        (source, synthetic.source),
+        (f"synthetic {target}", synthetic.to_target),
+        (f"cycle {source}", synthetic.back_to_source),
+        (f"identity {source}", synthetic.same_source),
+        (target, synthetic.target),
+        (f"synthetic {source}", synthetic.to_source),
+        (f"cycle {target}", synthetic.back_to_target),
+        (f"identity {target}", synthetic.same_target),
+    ]
+    rows = min(rows, *(len(stack) for _, stack in columns))
+    height, width = columns[0][1].shape[1:]
+    size = (8 * (width + _GAP) + _GAP, 2 * _TITLE + rows * (height + _GAP))
+    sheet = Image.new("L", size, color=40)
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=min(15, max(8, width // 10)))
+    pen.text((_GAP, 5), title, fill=255, font=font)
+    for column, (label, stack) in enumerate(columns):
+        left = _GAP + column * (width + _GAP)
+        pen.text((left, _TITLE + 5), label, fill=255, font=font)
+        grey = _grey_levels(stack)
+        for row in range(rows):
+            image = Image.fromarray(grey[int((row + 0.5) * len(stack) / rows)])
+            sheet.paste(image, (left, 2 * _TITLE + row * (height + _GAP)))
+    return sheet
+
+
+def _grey_levels(images: Stack) -> np.ndarray:
+    """[-1, 1] to [0, 255], uint8."""
+    return np.clip((images + 1) * 127.5, 0, 255).round().astype(np.uint8)
+
+
+class LiveView:
+    """A table that is redrawn while a training runs; nothing if there is no terminal."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anyone sees it: gathering the numbers costs time, on a GPU a wait each."""
+        return self._live is not None
+
+    def start(self) -> None:
+        """Start to draw, on terminals."""
+        if progress.wanted():
+            self._live = Live(console=Console(stderr=True), refresh_per_second=4)
+            self._live.start()
+
+    def update(self, numbers: Mapping[str, str]) -> None:
+        """Show numbers by their names."""
+        if self._live is not None:
+            table = Table(show_header=False, title="mrbridge train", title_justify="left")
+            for name, value in numbers.items():
+                table.add_row(name, value)
+            self._live.update(table)
+
+    def stop(self) -> None:
+        """Leave the last state on the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def epoch_line(row: Row, failures: Mapping[str, str]) -> str:
+    """An epoch's numbers in one line.
+
+    Args:
+        row: as in metrics.csv.
+        failures: the monitor's messages about this epoch, by direction.
+    """
+    hidden = ("epoch", "step", "seconds", "learning_rate", "criterion")
+    shown = {k: v for k, v in row.items() if k not in hidden and not k.startswith("guard_")}
+    numbers = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+    notes = "".join(f"  ({message})" for message in failures.values())
+    return f"epoch {int(row['epoch'])}  {clock(row['seconds'])}  {numbers}{notes}"

@@ -1,0 +1,369 @@
+"""The training loop: steps, validation, checkpoints, early stopping, signals."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrbridge import interruption
+from mrbridge.bundle import BundleManifest, save_bundle
+from mrbridge.data.dataset import HeldOut, Sample
+from mrbridge.errors import Interrupted
+from mrbridge.training import monitor
+from mrbridge.training.checkpoint import copy_checkpoint, save_checkpoint
+from mrbridge.training.logging import LiveView, TrainingLog, clock, epoch_line, sample_sheet
+from mrbridge.training.model import TranslationModel
+from mrbridge.training.monitor import GRACE, EarlyStopping, Reference, read_both
+from mrbridge.training.settings import TrainSettings
+from mrbridge.training.validation import (
+    ValidationImages,
+    criterion,
+    shipped_translations,
+    synthesise,
+    validation_scores,
+)
+
+log = logging.getLogger(__name__)
+
+
+class StopOnSignal:
+    """Context manager: the first SIGINT or SIGTERM requests a stop, a second SIGINT forces it.
+
+    Signals reach the main thread only; in others it does nothing. A signal that the caller ignores
+    stays ignored. One that came before, on the command line, still counts.
+
+    Raises:
+        Interrupted: on a second SIGINT.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        interruption.check()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise Interrupted(
+                "stopped at once", remedy="Continue from the last checkpoint with --resume."
+            )
+        if not self.requested:
+            log.warning("stopping after this step; a checkpoint is written")
+        self.requested = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before the first step.
+
+    Attributes:
+        run: the run's folder.
+        settings: of the training, as in the run's folder.
+        manifest: of the bundle, without scores and weights.
+        validation: the validation slices.
+        steps_per_epoch: optimiser steps that make an epoch.
+        data: what identifies the store's data (`checkpoint.identity`).
+        initial_size: `least_size` of the initial model; None if training started from random
+            weights.
+    """
+
+    run: Path
+    settings: TrainSettings
+    manifest: BundleManifest
+    validation: HeldOut
+    steps_per_epoch: int
+    data: dict[str, Any]
+    initial_size: int | None
+
+
+def run_loop(
+    model: TranslationModel,
+    batches: Iterable[Sample],
+    keeper: RunKeeper | None,
+    signals: StopOnSignal,
+) -> bool:
+    """Train until the end, a pause, a reason to stop early, or a signal.
+
+    Args:
+        model: on its device, its state restored.
+        batches: one for each step, from the model's step on.
+        keeper: of the run; only in the first of the processes that train together.
+        signals: of this process; a signal to one process stops all.
+
+    Returns:
+        Whether the training is finished, rather than stopped to be resumed.
+    """
+    ranks, stops, finished = model.ranks, False, False
+    if keeper is not None:
+        keeper.start()
+    ranks.barrier()
+    for batch in batches:
+        progress = ranks.from_first(keeper.progress() if keeper else 0.0)
+        # Before the step, so that the first process writes its checkpoint after it.
+        signals.requested = ranks.any(signals.requested)
+        images = Sample(*(part.to(model.device, non_blocking=True) for part in batch))
+        losses = model.training_step(images, progress)
+        if keeper is not None:
+            keeper.after_step(losses)
+            finished = keeper.finished
+            stops = finished or signals.requested or keeper.is_pause()
+        stops, finished, signals.requested = ranks.from_first([stops, finished, signals.requested])
+        if stops:
+            break
+    return finished
+
+
+class RunKeeper:
+    """Keeps the folder of a run: counts, validates, saves checkpoints and the bundle, logs.
+
+    `bundle` and `checkpoints/best.ckpt` hold the best state so far by `criterion`, of those without
+    a verdict of the monitor if there are any: at first the initial model, if there is one.
+
+    Args:
+        plan: of the training.
+        model: the trained model.
+        signals: whether a stop is requested.
+        state: of the checkpoint to resume from, if any.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: TranslationModel,
+        signals: StopOnSignal,
+        state: dict[str, Any] | None,
+    ) -> None:
+        self.plan, self.model, self.signals = plan, model, signals
+        kept = state["keeper"] if state else {}
+        self.seconds: float = kept.get("seconds", 0.0)
+        self.stopping = EarlyStopping.from_state(kept.get("watch", {}))
+        self.finished = False
+        self._bundle: dict[str, Any] | None = kept.get("bundle")
+        reference = kept.get("reference")
+        self._reference = None if reference is None else Reference.from_state(reference)
+        self._sums: dict[str, Tensor] = kept.get("sums", {})
+        self._summed: int = kept.get("summed", 0)
+        rows = kept.get("rows", [])
+        if state and rows and self._summed and rows[-1]["step"] == state["step"]:
+            rows = rows[:-1]  # this epoch was cut by the clock, and is completed now
+        self.log = TrainingLog(plan.run, rows)
+        self._live = LiveView()
+        self._is_new = state is None or state["step"] == 0
+        self._tick = self._epoch_began = time.monotonic()
+        self._steps_in_epoch = 0  # of this session
+
+    def progress(self) -> float:
+        """Share of the training that is done, in [0, 1]."""
+        settings = self.plan.settings
+        if settings.minutes is not None:
+            return min(1.0, self.seconds / (60 * settings.minutes))
+        return self.model.step / (settings.epochs * self.plan.steps_per_epoch)
+
+    def is_pause(self) -> bool:
+        """Whether the settings end the session here."""
+        epoch, rest = divmod(self.model.step, self.plan.steps_per_epoch)
+        stop_after = self.plan.settings.stop_after_epochs
+        return stop_after is not None and rest == 0 and epoch >= stop_after
+
+    def start(self) -> None:
+        """Validate a new training before its first step; its initial model is the first bundle."""
+        self._live.start()
+        if self._is_new:
+            # Before the bundle, so that a run with a bundle can always be resumed.
+            self._save()
+            synthetic, scores = self._look(0)
+            self._reference = self._find_reference(synthetic)
+            if self.plan.initial_size is not None:
+                self.stopping.start_from(criterion(scores, bool(self.model.initial)))
+                self._save_bundle(0, scores)
+                self._save_best()
+        self._tick = self._epoch_began = time.monotonic()
+
+    def _find_reference(self, synthetic: ValidationImages) -> Reference | None:
+        """The monitor's reference: translations by the initial model, or by the shipped one."""
+        if self.plan.initial_size is not None:
+            return Reference.of("the initial model", synthetic.to_target, synthetic.to_source)
+        manifest = self.plan.manifest
+        known = shipped_translations(
+            self.model, manifest.source, manifest.target, self.plan.validation
+        )
+        return None if known is None else Reference.of("the shipped model", *known)
+
+    def after_step(self, losses: dict[str, Tensor]) -> None:
+        """Count a step; at the end of an epoch log, validate and save."""
+        model, settings = self.model, self.plan.settings
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.float()
+        self._summed += 1
+        self._steps_in_epoch += 1
+        epoch, rest = divmod(model.step, self.plan.steps_per_epoch)
+        if rest == 0 and model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)  # or the time of its work would not be counted
+        now = time.monotonic()
+        self.seconds += now - self._tick
+        self._tick = now
+        if settings.minutes is not None:
+            self.finished = self.seconds >= 60 * settings.minutes
+        else:
+            self.finished = model.step >= settings.epochs * self.plan.steps_per_epoch
+        if rest == 0 or self.finished:
+            self._end_epoch(epoch + (rest > 0))
+        elif self.signals.requested:
+            self._save()
+        if self._live.is_on:
+            self._show(losses)
+        self._tick = time.monotonic()  # validation and saving do not count as training time
+
+    def _images_per_second(self) -> float:
+        images = 2 * self.plan.settings.batch_size * self._steps_in_epoch * self.model.ranks.count
+        return images / max(1e-9, time.monotonic() - self._epoch_began)
+
+    def _end_epoch(self, epoch: int) -> None:
+        model = self.model
+        row = {"epoch": float(epoch), "step": float(model.step)}
+        row |= {name: float(value) / self._summed for name, value in self._sums.items()}
+        row["learning_rate"] = model.learning_rate
+        row["seconds"] = self.seconds
+        row["images_per_second"] = self._images_per_second()
+        if model.step % self.plan.steps_per_epoch == 0:
+            self._sums, self._summed = {}, 0
+        failures: dict[str, str] = {}
+        if epoch % self.plan.settings.validate_every == 0 or self.finished:
+            self._validate(epoch, row)
+            failures = self.stopping.failures or {}
+        else:
+            self.log.add(row)
+            if self.signals.requested or self.is_pause():
+                self._save()
+        log.info("%s", epoch_line(row, failures))
+        self._epoch_began = time.monotonic()
+        self._steps_in_epoch = 0
+
+    def _validate(self, epoch: int, row: dict[str, float]) -> None:
+        """Score, monitor, log and save a state; end the training if it should stop early."""
+        synthetic, scores = self._look(epoch)
+        row |= scores
+        row["criterion"] = criterion(scores, bool(self.model.initial))
+        is_right = self._monitor(synthetic, row)
+        self.log.add(row)
+        counts = self.plan.initial_size is not None or self.progress() >= GRACE
+        is_best = self.stopping.update(row["criterion"], is_right, counts)
+        # The checkpoint comes last: a run that is killed before repeats all of this.
+        self.log.save_animation()
+        if is_best:
+            self._save_bundle(epoch, scores)
+            self._save_best()
+        else:
+            self._save()
+        reason = self.stopping.reason_to_stop(self.plan.settings)
+        if reason is not None and not self.finished:
+            self.finished = True
+            log.warning("the training ends here: %s; the best state stays in the bundle", reason)
+
+    def _monitor(self, synthetic: ValidationImages, row: dict[str, float]) -> bool:
+        """Add the monitor's statistics to a row and warn of failures; whether there are none."""
+        readings = read_both(synthetic, self._reference)
+        row |= monitor.columns(readings)
+        name = None if self._reference is None else self._reference.name
+        source, target = self.plan.manifest.source, self.plan.manifest.target
+        failures = monitor.messages(readings, source, target, name)
+        for message in self.stopping.new_failures(failures):
+            log.warning("%s", message)
+        return not failures
+
+    def _look(self, epoch: int) -> tuple[ValidationImages, dict[str, float]]:
+        """Translate and score the validation slices, and draw the sample sheet of an epoch."""
+        synthetic = synthesise(self.model, self.plan.validation)
+        scores = validation_scores(synthetic, self.plan.validation.paired)
+        manifest, rows = self.plan.manifest, self.plan.settings.sample_slices
+        title = f"epoch {epoch}, step {self.model.step}"
+        sheet = sample_sheet(synthetic, rows, manifest.source, manifest.target, title)
+        self.log.add_samples(synthetic, sheet, epoch)
+        return synthetic, scores
+
+    def _save_bundle(self, epoch: int, scores: dict[str, float]) -> None:
+        manifest = self.plan.manifest
+        trained = manifest.trained | {
+            "epochs": epoch,
+            "steps": self.model.step,
+            "minutes": round(self.seconds / 60, 2),
+        }
+        changes: dict[str, Any] = {"trained": trained, "scores": scores}
+        if self.stopping.best_is_initial:
+            trained["kept"] = "the initial model"
+            changes["least_size"] = self.plan.initial_size  # nothing was trained at another size
+        manifest = manifest.model_copy(update=changes)
+        bundle = save_bundle(manifest, self.model.bundle_weights(), self.plan.run / "bundle")
+        self._bundle = bundle.manifest.model_dump(mode="json")
+        del self._bundle["trained"]["minutes"]  # differs between equal runs; `seconds` has it
+
+    def _save_best(self) -> None:
+        folder = self.plan.run / "checkpoints"
+        # In this order: a run that is killed in between computes the best state again.
+        self._save("best.ckpt")
+        copy_checkpoint(folder / "best.ckpt", folder / "last.ckpt")
+
+    def _save(self, name: str = "last.ckpt") -> None:
+        state = self.model.state()
+        size = self.plan.initial_size
+        state["keeper"] = {
+            "seconds": self.seconds,
+            "watch": asdict(self.stopping),
+            "begun": size is not None,
+            "least_size": size or 0,
+            "reference": None if self._reference is None else self._reference.state(),
+            "sums": {name: value.cpu() for name, value in self._sums.items()},
+            "summed": self._summed,
+            "rows": self.log.rows,
+            "data": self.plan.data,
+            "settings": self.plan.settings.model_dump(mode="json"),
+            "bundle": self._bundle,
+        }
+        save_checkpoint(state, self.plan.run / "checkpoints" / name)
+
+    def _show(self, losses: dict[str, Tensor]) -> None:
+        """Redraw the live view."""
+        done = self.progress()
+        epoch, step = divmod(self.model.step, self.plan.steps_per_epoch)
+        numbers = {
+            "epoch": f"{epoch + 1}, step {step} of {self.plan.steps_per_epoch}",
+            "losses": "  ".join(f"{name} {float(value):.3f}" for name, value in losses.items()),
+            "images per second": f"{self._images_per_second():.2f}",
+            "time left": clock(self.seconds * (1 - done) / done) if done > 0 else "",
+        }
+        if self.log.rows:
+            numbers["last epoch"] = epoch_line(self.log.rows[-1], {})
+        if self.stopping.failures is not None:
+            numbers["monitor"] = "; ".join(self.stopping.failures.values()) or "nothing wrong"
+        self._live.update(numbers)
+
+    def close(self) -> None:
+        """Give the terminal back and flush the logs; say so if training brought no improvement."""
+        if self.finished and self.stopping.best_is_initial:
+            log.warning(
+                "training did not improve on the initial model (criterion %.4g): the bundle is "
+                "still that model",
+                self.stopping.best,
+            )
+        self._live.stop()
+        self.log.close()
