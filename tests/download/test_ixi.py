@@ -22,7 +22,7 @@ from tests.download.server import Served, Server, scan, tar
 from mrbridge.download import fetch, folder
 from mrbridge.download.folder import RECORD, Folder, Report
 from mrbridge.download.http import Session
-from mrbridge.download.ixi import download_ixi
+from mrbridge.download.ixi import download
 from mrbridge.download.ixi_metadata import read_people
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
 from mrbridge.io.bids import find_scans, is_bids
@@ -41,7 +41,7 @@ def participants(out: Path) -> dict[str, dict[str, str]]:
 
 
 def get(session: Session, server: Server, out: Path, **options: Any) -> Report:
-    return download_ixi(session, out, site=server.url, **options)
+    return download(session, out, site=server.url, **options)
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.TarInfo:

@@ -15,7 +15,7 @@ from tests.download.server import Served, Server, scan
 from mrbridge.download import folder, openneuro
 from mrbridge.download.folder import RECORD, Report
 from mrbridge.download.http import Session
-from mrbridge.download.openneuro import TERMS, download_openneuro
+from mrbridge.download.openneuro import TERMS, download
 from mrbridge.errors import InputError, Interrupted, OutputError
 from mrbridge.io.bids import find_scans, is_bids
 
@@ -129,7 +129,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def get(session: Session, archive: OpenNeuro, out: Path, **options: Any) -> Report:
-    return download_openneuro(session, "ds002330", out, site=archive.server.url, **options)
+    return download(session, out, dataset="ds002330", site=archive.server.url, **options)
 
 
 def downloaded(out: Path) -> dict[str, bytes]:
@@ -255,19 +255,19 @@ class TestVersions:
         with pytest.raises(OutputError, match=r"contains openneuro ds002330 1\.0\.0"):
             get(session, archive, out, version="1.1.0")
         with pytest.raises(OutputError, match="contains openneuro ds002330"):
-            download_openneuro(session, "ds000001", out, site=archive.server.url)
+            download(session, out, dataset="ds000001", site=archive.server.url)
 
     @pytest.mark.parametrize("name", ["ds1", "ds002330; x", "../ds002330", "DS002330", ""])
     def test_impossible_names(
         self, archive: OpenNeuro, session: Session, out: Path, name: str
     ) -> None:
         with pytest.raises(InputError, match="is not a data set of OpenNeuro"):
-            download_openneuro(session, name, out, site=archive.server.url)
+            download(session, out, dataset=name, site=archive.server.url)
         assert archive.server.requests == []
 
     def test_absent(self, archive: OpenNeuro, session: Session, out: Path) -> None:
         with pytest.raises(InputError, match="OpenNeuro answers: Dataset not found"):
-            download_openneuro(session, "ds999999", out, site=archive.server.url)
+            download(session, out, dataset="ds999999", site=archive.server.url)
 
 
 def test_a_dry_run_writes_nothing(archive: OpenNeuro, session: Session, out: Path) -> None:
@@ -323,7 +323,7 @@ def test_a_server_that_stays_busy(archive: OpenNeuro, session: Session, out: Pat
 def test_unknown_answers(server: Server, session: Session, out: Path, answer: Any) -> None:
     server.graphql = lambda question: answer
     with pytest.raises(InputError):
-        download_openneuro(session, "ds002330", out, site=server.url)
+        download(session, out, dataset="ds002330", site=server.url)
     assert not out.exists()
 
 

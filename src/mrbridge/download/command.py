@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mrbridge.console import answer, listen
-from mrbridge.errors import SettingsError, must_be_here
+from mrbridge.errors import must_be_here
 from mrbridge.options import Assignments, Config, Json, OverwriteData, Quiet, Verbose, layered
-
-if TYPE_CHECKING:
-    from mrbridge.download.folder import Report
-    from mrbridge.download.http import Session
 
 app = typer.Typer(
     name="download",
@@ -67,23 +63,7 @@ def ixi(
     as_json: Json = False,
 ) -> None:
     """IXI: nearly 600 healthy subjects, T1w, T2w and PDw. CC BY-SA 3.0."""
-    listen(quiet, verbose, as_json)
-    _check(out, contrast, mirror)
-    settings = layered(config, assignments, {"workers": workers})
-    from mrbridge.download.ixi import SITE, download_ixi
-
-    _run(
-        settings,
-        lambda session: download_ixi(
-            session,
-            out,
-            contrasts=contrast or ("T1w", "T2w"),
-            subjects=subjects,
-            site=mirror or SITE,
-            dry_run=dry_run,
-            overwrite=overwrite,
-        ),
-    )
+    _run("ixi", **locals())
 
 
 @app.command(
@@ -95,9 +75,7 @@ def openneuro(
         str, typer.Argument(metavar="DATASET", help="Accession number, such as ds002330.")
     ],
     out: Out,
-    version: Annotated[
-        str | None, typer.Option(help="Such as 1.1.0 (default: the newest).")
-    ] = None,
+    version: Annotated[str | None, typer.Option(help="Such as 1.1.0 (default: newest).")] = None,
     contrast: Contrast = None,
     subjects: Subjects = None,
     mirror: Mirror = None,
@@ -111,45 +89,37 @@ def openneuro(
     as_json: Json = False,
 ) -> None:
     """A data set of OpenNeuro: the scans of some contrasts and their metadata."""
+    _run("openneuro", **locals())
+
+
+def _run(
+    archive: str,
+    out: Path,
+    *,
+    contrast: list[str] | None,
+    mirror: str | None,
+    workers: int | None,
+    config: Path | None,
+    assignments: list[str] | None,
+    quiet: bool,
+    verbose: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Download from an archive, whose module has `SITE` and `download`."""
     listen(quiet, verbose, as_json)
-    _check(out, contrast, mirror)
-    settings = layered(config, assignments, {"workers": workers})
-    from mrbridge.download.openneuro import SITE, download_openneuro
-
-    _run(
-        settings,
-        lambda session: download_openneuro(
-            session,
-            dataset,
-            out,
-            version=version,
-            contrasts=contrast or ("T1w", "T2w"),
-            subjects=subjects,
-            site=mirror or SITE,
-            dry_run=dry_run,
-            overwrite=overwrite,
-        ),
-    )
-
-
-def _check(out: Path, contrasts: list[str] | None, mirror: str | None) -> None:
-    from mrbridge.volume import CONTRASTS
-
     must_be_here(out)
-    for contrast in contrasts or ():
-        if contrast not in CONTRASTS:
-            raise SettingsError(
-                f"'{contrast}' is not a contrast that mrbridge knows",
-                remedy=f"Known: {', '.join(CONTRASTS)}.",
-            )
-    if mirror is not None and not mirror.startswith(("https://", "http://")):
-        raise SettingsError(f"'{mirror}' is not an address", remedy="Begin it with https://.")
-
-
-def _run(settings: dict[str, object], download: Callable[[Session], Report]) -> None:
+    changes = layered(config, assignments, {"workers": workers})
     from mrbridge.download.http import DownloadSettings, Session
 
-    with Session(DownloadSettings().changed(settings)) as session:
-        report = download(session)
+    module = import_module(f"mrbridge.download.{archive}")
+    with Session(DownloadSettings().changed(changes)) as session:
+        report = module.download(
+            session,
+            out,
+            contrasts=contrast or ("T1w", "T2w"),
+            site=mirror or module.SITE,
+            **options,
+        )
     answer(report.as_json(), str(report))
     report.raise_if_incomplete()

@@ -200,9 +200,6 @@ class Session:
             limit = settings.attempts if self._is_reached else min(2, settings.attempts)
             return call.attempt_number >= limit
 
-        def wait(call: RetryCallState) -> float:
-            return max(backoff(call), _error(call).wait)
-
         def announce(call: RetryCallState) -> None:
             log.debug("%s: %s, next attempt in %.1f s", url, _error(call), call.upcoming_sleep)
 
@@ -218,7 +215,7 @@ class Session:
         return Retrying(
             retry=retry_if_exception_type(Busy),
             stop=is_last,
-            wait=wait,
+            wait=lambda call: max(backoff(call), _error(call).wait),
             sleep=sleep_using_event(self.stop),
             before_sleep=announce,
             retry_error_callback=give_up,
@@ -271,9 +268,13 @@ class Session:
 class Stream:
     """A remote file, read forwards from any byte; a broken connection is resumed.
 
-    Attributes:
+    Args:
+        session: the connections.
+        url: of the file.
         position: the next byte to be read.
-        state: the state of the file; None before the first read.
+        state: of the file; None before the first read if it is not known.
+        limit: the most bytes that the file may have.
+        advance: gets the number of bytes read, for a progress bar.
     """
 
     def __init__(
@@ -286,16 +287,6 @@ class Stream:
         limit: int = 1 << 24,
         advance: Callable[[int], object] = lambda count: None,
     ) -> None:
-        """Prepare to read.
-
-        Args:
-            session: the connections.
-            url: of the file.
-            position: the first byte to read.
-            state: what the file must be, if that is known.
-            limit: the most bytes the file may have.
-            advance: gets the number of bytes read, for a progress bar.
-        """
         self.url, self.position, self.state = url, position, state
         self._session, self._limit, self._advance = session, limit, advance
         self._waiting = memoryview(b"")

@@ -40,7 +40,7 @@ _CHUNK = 1 << 20
 _WITHOUT_CONTENT = b"123456"  # types of tar entries: links, devices, folders, FIFOs
 
 
-def download_ixi(
+def download(
     session: Session,
     out: Path,
     *,

@@ -24,10 +24,11 @@ from mrbridge import progress
 from mrbridge.download.fetch import Expected, damage, fetch, is_scan, received
 from mrbridge.download.folder import Folder, Plan, Report, in_parallel, write_citation
 from mrbridge.download.http import Busy, Session
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, SettingsError
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast
 from mrbridge.io.safety import suffix_of, write_text
+from mrbridge.volume import CONTRASTS
 
 SITE = "https://openneuro.org"
 TERMS = (
@@ -100,11 +101,11 @@ class _File:
     expected: Expected
 
 
-def download_openneuro(
+def download(
     session: Session,
-    dataset: str,
     out: Path,
     *,
+    dataset: str,
     version: str | None = None,
     contrasts: Sequence[str] = ("T1w", "T2w"),
     subjects: Sequence[str] | None = None,
@@ -116,8 +117,8 @@ def download_openneuro(
 
     Args:
         session: the connections.
-        dataset: accession number such as ds002330.
         out: the folder, which becomes a BIDS data set.
+        dataset: accession number such as ds002330.
         version: such as 1.1.0; None for the one in the folder, or else the newest.
         contrasts: BIDS suffixes.
         subjects: labels, with or without `sub-`; None for all.
@@ -126,10 +127,17 @@ def download_openneuro(
         overwrite: also download the scans that are in the folder.
 
     Raises:
+        SettingsError: mrbridge does not know the contrast.
         InputError: no such data set, version, subject or scan, or the server cannot be reached.
         OutputError: the folder contains something else, or the disk is full.
         Interrupted: Ctrl-C or SIGTERM.
     """
+    unknown = [contrast for contrast in contrasts if contrast not in CONTRASTS]
+    if unknown:
+        raise SettingsError(
+            f"'{unknown[0]}' is not a contrast that mrbridge knows",
+            remedy=f"Known: {', '.join(CONTRASTS)}.",
+        )
     begun = Folder(out, source="openneuro", dataset=dataset).record.get("version")
     server = _Server(session, site)
     version = server.find_version(dataset, version or begun)
