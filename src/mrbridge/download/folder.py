@@ -20,7 +20,8 @@ from mrbridge import progress
 from mrbridge.download.http import Session, Stopped
 from mrbridge.errors import Interrupted, MrbridgeError, OutputError, SomeScansFailed
 from mrbridge.io.lock import only_writer
-from mrbridge.io.safety import is_temporary, sweep, write_json, write_text
+from mrbridge.io.safety import write_json, write_text
+from mrbridge.io.temporary import is_temporary, sweep
 from mrbridge.json_text import parse_json
 
 RECORD = ".mrbridge-download.json"

@@ -37,9 +37,9 @@ from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.bids_selection import select
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.ownership import is_ours, must_be_ours
+from mrbridge.io.remote import fetch
 from mrbridge.io.safety import sha256_of, write_json, write_text
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, prefer_raw, why_left_out
-from mrbridge.io.transfer import fetch
 from mrbridge.json_text import parse_json
 from mrbridge.preparation.geometry import to_slices
 from mrbridge.preparation.intensity import foreground_mask, has_surroundings

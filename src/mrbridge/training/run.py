@@ -34,7 +34,8 @@ from mrbridge.errors import (
 )
 from mrbridge.hardware import choose_device, fast_bfloat16, quick_kernels
 from mrbridge.io.lock import only_writer
-from mrbridge.io.safety import LOCK, sweep, write_text
+from mrbridge.io.safety import write_text
+from mrbridge.io.temporary import LOCK, sweep
 from mrbridge.preparation.store import Store
 from mrbridge.quiet import at_level
 from mrbridge.training.callbacks import Keeper, StopOnSignal
