@@ -423,11 +423,8 @@ class TestArchives:
         size: int,
         kind: bytes,
     ) -> None:
-        header = bytearray(entry(EVIL, kind).tobuf(tarfile.GNU_FORMAT))
-        header[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
-        header[148:156] = b" " * 8
-        header[148:155] = b"%06o\0" % sum(header)
-        server.files["/IXI-T1.tar"] = Served(bytes(header) + bytes(5000))
+        header = entry(EVIL, kind, size=size).tobuf(tarfile.GNU_FORMAT)
+        server.files["/IXI-T1.tar"] = Served(header + bytes(5000))
         report = get(session, server, out, contrasts=["T1w"])
         assert "ends outside of it" in report.failed["IXI-T1.tar"]
         assert scans(out) == {}

@@ -354,7 +354,8 @@ def test_unusual_sizes(archive: OpenNeuro, session: Session, out: Path) -> None:
     archive.changes["CHANGES"] = {"size": None}
     archive.changes["participants.tsv"] = {"size": 7}  # texts are not always listed correctly
     assert get(session, archive, out).failed == {}
-    for size in (-1, 1e30, [], "x", 1.5):
+    sizes: list[Any] = [-1, 1e30, [], "x", 1.5]
+    for size in sizes:
         archive.changes["README"] = {"size": size}
         with pytest.raises((InputError, OutputError)):
             get(session, archive, out.with_name("x"))

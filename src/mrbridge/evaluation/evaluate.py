@@ -41,10 +41,9 @@ from mrbridge.io.bids import NOT_RAW
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.ownership import is_ours, must_be_ours
 from mrbridge.io.remote import localise, not_fetched, remove
-from mrbridge.io.safety import write_json, write_text
+from mrbridge.io.safety import read_json, write_json, write_text
 from mrbridge.io.scans import log_left_out
 from mrbridge.io.temporary import sweep
-from mrbridge.json_text import parse_json
 from mrbridge.models import unnamed
 from mrbridge.scale import Workers, map_scans, reachable
 
@@ -402,7 +401,7 @@ def _partial(scored: Sequence[Scored], failures: _Failures) -> dict[str, Any]:
 def _write(result: Evaluation, out: Path) -> None:
     """Tables and report; files of an earlier evaluation that are out of date are removed."""
     try:
-        earlier = parse_json((out / REPORT).read_text(encoding="utf-8"))
+        earlier = read_json(out / REPORT)
     except (OSError, ValueError):
         earlier = None
     if isinstance(earlier, dict) and earlier.get("interrupted") is True:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,12 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, constant: Callable[[str], Any] | None = None) -> Any:
     """The content of a JSON file, local or remote.
+
+    Args:
+        path: the file.
+        constant: returns the value of NaN and infinities, as for `parse_json`.
 
     Raises:
         InputError: it is remote and cannot be fetched.
@@ -205,7 +209,7 @@ def read_json(path: Path) -> Any:
         ValueError: it is not JSON.
     """
     fetch(path)
-    return parse_json(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8"), constant)
 
 
 def sha256_of(path: str | Path) -> str:
