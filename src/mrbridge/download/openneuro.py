@@ -230,7 +230,7 @@ class _Server:
             InputError: no such subject or scan.
         """
         snapshot = {"dataset": dataset, "tag": version}
-        files: list[_File] = []
+        files: dict[str, _File] = {}
 
         def add(parent: str, entries: Sequence[_Entry]) -> dict[str, str]:
             """Add the wanted files of a folder; return the trees of its folders."""
@@ -240,7 +240,7 @@ class _Server:
                 if entry.directory and _FOLDERS.fullmatch(path):
                     trees[path] = entry.id
                 elif not entry.directory and _is_wanted(path, contrasts):
-                    files.append(self._file(path, entry))
+                    files[path] = self._file(path, entry)
             return trees
 
         def walk(folder: tuple[str, str]) -> None:
@@ -254,12 +254,12 @@ class _Server:
         errors = in_parallel(self._session, list(folders.items()), walk, f"Listing {dataset}")
         for error in errors.values():
             raise error
-        if not any(is_scan(file.path) for file in files):
+        if not any(map(is_scan, files)):
             raise InputError(
                 f"{dataset} {version} has no scans of {' or '.join(contrasts)} for these subjects",
                 remedy="Choose another --contrast or other --subjects.",
             )
-        return sorted(files, key=lambda file: file.path), top.description or {}
+        return [files[path] for path in sorted(files)], top.description or {}
 
     def _file(self, path: str, entry: _Entry) -> _File:
         schemes = {"https", self._url.partition(":")[0]}  # a local mirror may have no TLS
