@@ -23,7 +23,8 @@ from tenacity import (
     Retrying,
     retry_if_exception_type,
     sleep_using_event,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from mrbridge.errors import InputError
@@ -193,7 +194,7 @@ class Session:
         """Attempts with growing waits in between; `InputError` when the last one has failed."""
         settings = self.settings
         first, longest = settings.first_wait_seconds, settings.longest_wait_seconds
-        backoff = wait_exponential_jitter(multiplier=first, max=longest, jitter=first)
+        backoff = wait_exponential(first, longest) + wait_random(0, first)
 
         def is_last(call: RetryCallState) -> bool:
             # A host that never answered is most likely out of reach: do not keep the user waiting.
