@@ -19,7 +19,7 @@ import pytest
 
 import mrbridge
 from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning
-from mrbridge.io.safety import is_alive
+from mrbridge.io.temporary import is_alive
 from mrbridge.scale import map_scans
 
 

@@ -14,9 +14,9 @@ def _place(text: str) -> Path:
     """A path, or the mirror of what lies at a URL."""
     if not is_url(text):
         return Path(text)
-    from mrbridge.io.places import here
+    from mrbridge.io.remote import localise
 
-    path: Path = here(text)
+    path: Path = localise(text)
     return path
 
 

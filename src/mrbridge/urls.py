@@ -1,7 +1,8 @@
-"""Places that are named by URL, such as `s3://bucket/bids`: what their names tell, without access.
+"""URLs such as `s3://bucket/bids`: recognising, masking and showing them, without access.
 
-What lies at URLs is mirrored in a temporary folder, as `.~….places/s3/bucket/bids`, so that all the
-rest works on paths (`mrbridge.io.places`). Every process can read off a path which URL it mirrors.
+Remote files have a mirror in a temporary folder, `.~….places/s3/bucket/bids`, so that everything
+else works on paths (`mrbridge.io.remote`). The path of a mirror contains the URL, which every
+process can read from it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Any
 from mrbridge.json_text import visible
 
 MIRROR_SUFFIX = ".places"
-"""What the name of the temporary folder ends with."""
+"""The end of the name of the temporary folder."""
 
 _URL = re.compile(r"(?P<kind>[a-z][a-z0-9+.-]+):/{1,2}(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _CHAINED = re.compile(r"[a-z][a-z0-9+.-]*::", re.IGNORECASE)
 _ROOT = r"/\.~[0-9a-f]{6}-\d+(?:\.\d+)?-[0-9a-f]{8}\.places/(?P<kind>[a-z][a-z0-9+.-]+)(?:/|$)"
 _MIRRORED = re.compile(_ROOT, re.IGNORECASE)
-# All that text of any length passes through takes time in proportion to it: each pattern begins
-# with what is rare, and what one match has looked at no other one looks at again.
+# These run in linear time on text of any length: each pattern begins with something rare, and no
+# two matches look at the same characters.
 _SECRET = re.compile(r"(?<=[a-z0-9+.-])(?P<slashes>:/{1,2})[^/\s]*@", re.IGNORECASE)
 _WORD = re.compile(r"\S+")
 _WEB = re.compile(r"https?:/", re.IGNORECASE)
@@ -40,7 +41,7 @@ def is_url(place: Any) -> bool:
 def parts(url: str | Path) -> tuple[str, str]:
     """The kind of a URL in lower case, such as `s3`, and what follows `://`."""
     match = _URL.match(str(url))
-    assert match is not None, "is_url told that it is one"
+    assert match is not None, "call is_url first"
     return match["kind"].lower(), match["rest"].lstrip("/").rstrip("/")
 
 
@@ -54,9 +55,8 @@ def url_of(path: Path) -> str | None:
 
 
 def masked(text: str) -> str:
-    """Text without the names and passwords of its URLs (`ftp://***@host`), and without what signs
-    links, which follows their question marks.
-    """
+    """Text without the names and passwords in its URLs (`ftp://***@host`) and without signatures,
+    which follow a question mark."""
     text = _SECRET.sub(r"\g<slashes>***@", text)
     return _WORD.sub(_unsigned, text) if "?" in text else text
 
@@ -70,13 +70,13 @@ def _unsigned(word: re.Match[str]) -> str:
 
 
 def shown(place: str | Path) -> str:
-    """Text or a path as users may see it on a terminal: URLs in the place of their mirrors, no
-    secrets, and what would steer the terminal as escapes."""
+    """Text or a path as a terminal may show it: URLs instead of mirrors, no secrets, and control
+    characters as escapes."""
     return visible(without_secrets(place))
 
 
 def without_secrets(place: str | Path) -> str:
-    """Text or a path with URLs in the place of their mirrors, and no secrets."""
+    """Text or a path with URLs instead of mirrors, and no secrets."""
     text = str(place)
     if isinstance(place, Path):
         text = "://".join(parts(place)) if is_url(place) else url_of(place) or text
@@ -86,7 +86,7 @@ def without_secrets(place: str | Path) -> str:
 
 
 def _without_mirrors(text: str) -> str:
-    """Text with the URLs of the mirrors whose paths it holds."""
+    """Text with URLs instead of the paths of their mirrors."""
     parts, end = [], 0
     for found in _MIRRORED.finditer(text):
         before = text[end : found.start()]

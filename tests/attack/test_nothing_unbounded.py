@@ -8,14 +8,11 @@ import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from tests.conftest import ellipsoids
 
 from mrbridge import io
-from mrbridge.download import http
-from mrbridge.errors import InputError
 from mrbridge.urls import without_secrets
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
@@ -175,31 +172,3 @@ def test_formulas(text: str) -> None:
     (row,) = csv.reader(StringIO(f'"{cell(text)}"', newline=""))
     assert row == [f"'{text}"]
     assert cell("sub-01") == "sub-01"
-
-
-def test_a_server_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_LONGEST_UNTOLD", 1000)
-    with http.Session() as session:
-        reading = http.Reading(session, "http://h/a", 0, None, None)
-        monkeypatch.setattr(session, "get", _endless)
-        with pytest.raises(InputError, match="does not come to an end"):
-            for _ in reading:
-                pass
-
-
-class _endless:
-    status_code = 200
-    headers: ClassVar[dict[str, str]] = {}
-
-    def __init__(self, url: str, headers: dict[str, str]) -> None:
-        pass
-
-    def __enter__(self) -> _endless:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def iter_raw(self):
-        while True:
-            yield bytes(100)

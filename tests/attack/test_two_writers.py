@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mrbridge.io import lock, safety
+from mrbridge.io import lock, temporary
 from mrbridge.io.lock import LOCK, STALE_SECONDS, only_writer
 from mrbridge.preparation.store import Store
 
@@ -76,7 +76,7 @@ def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
     assert os.listdir(tmp_path) == []
     # Another process has its number by now.
-    told = {"pid": os.getpid(), "machine": safety.this_machine(), "start": 1, "host": "here"}
+    told = {"pid": os.getpid(), "machine": temporary.this_machine(), "start": 1, "host": "here"}
     (tmp_path / LOCK).write_text(json.dumps(told))
     with only_writer(tmp_path):
         pass
@@ -109,10 +109,10 @@ def test_another_container_is_another_computer(tmp_path: Path) -> None:
     """A file of a live process with our number in another space of processes stays."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    mine = tmp_path / f".~{safety.this_machine()}-{gone.pid}.7-00000001.nii"
+    mine = tmp_path / f".~{temporary.this_machine()}-{gone.pid}.7-00000001.nii"
     theirs = tmp_path / f".~abcdef-{gone.pid}.7-00000002.nii"
-    reused = tmp_path / f".~{safety.this_machine()}-{os.getppid()}.1-00000003.nii"
+    reused = tmp_path / f".~{temporary.this_machine()}-{os.getppid()}.1-00000003.nii"
     for path in (mine, theirs, reused):
         path.touch()
-    safety.sweep(tmp_path)
+    temporary.sweep(tmp_path)
     assert os.listdir(tmp_path) == [theirs.name]

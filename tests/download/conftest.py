@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.download.server import Served, Server, scan, tar
 
-from mrbridge.download.http import Session
-from mrbridge.download.settings import DownloadSettings
+from mrbridge import cli
+from mrbridge.download.http import DownloadSettings, Session
 
 TABLE = Path(__file__).with_name("IXI.xls")
-"""Five rows in the form of the site's table, invented, made with xlwt 1.3.0."""
+"""Five rows in the form of the site's table, invented, written with xlwt 1.3.0."""
 
 IXI_NAMES = ("IXI002-Guys-0828", "IXI012-HH-1211", "IXI013-HH-1212", "IXI035-IOP-0873")
 
+Run = Callable[..., tuple[int, str, str]]
+
 
 @pytest.fixture(autouse=True)
-def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What flushing to disk protects from no test can do; it takes most of their time."""
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test can check what fsync protects from, and it takes most of their time."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A server that serves nothing yet."""
+    """A server without files."""
     server = Server()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -38,15 +41,28 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def session() -> Iterator[Session]:
-    """Connections that do not wait long."""
+    """Connections with short waits."""
     quick = DownloadSettings(first_wait_seconds=0.001, longest_wait_seconds=5, timeout_seconds=5)
     with Session(quick) as session:
         yield session
 
 
 @pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: `run("ixi", "-o", "x")` returns (code, out, err)."""
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli._run(["download", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
 def ixi(server: Server) -> dict[str, bytes]:
-    """The server has the two archives and the table; gives the scans by their BIDS paths."""
+    """The server has the T1w and T2w archives and the table; returns the scans by BIDS path."""
     expected = {}
     for contrast in ("T1", "T2"):
         names = IXI_NAMES if contrast == "T1" else IXI_NAMES[:3]

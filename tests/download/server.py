@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 that can do all that real ones do wrong, and what it serves."""
+"""A server on 127.0.0.1 that can make the mistakes of real ones, and test data for it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+_BLOCK = 1 << 14
+
 
 @dataclass
 class Served:
@@ -23,13 +25,14 @@ class Served:
 
     Attributes:
         content: its bytes.
-        headers: replace those that are sent by themselves; None leaves one out.
-        faults: what goes wrong, one for each request, in their order; None for nothing:
-            an int is a status; ("drop", n) breaks the connection after n bytes; ("lie", n) tells n
-            bytes more than there are; ("short", n) tells and sends n bytes fewer; ("change",
-            content) puts another file there and drops the connection after 1000 bytes.
-        ranges: whether parts can be had.
-        slow: seconds before each 16 kB.
+        headers: replace the default ones; None removes one.
+        faults: one for each request, in this order; None for no fault:
+            an int is a status; ("drop", n) closes the connection after n bytes; ("lie", n)
+            announces n bytes too many; ("short", n) announces and sends n bytes too few;
+            ("change", content) replaces the file and closes the connection after 1000 bytes.
+        ranges: whether range requests are answered.
+        slow: seconds before each block of 16 kB.
+        endless: the content is repeated for ever, without Content-Length.
     """
 
     content: bytes
@@ -37,6 +40,7 @@ class Served:
     faults: list[Any] = field(default_factory=list)
     ranges: bool = True
     slow: float = 0.0
+    endless: bool = False
 
     @property
     def etag(self) -> str:
@@ -44,14 +48,13 @@ class Served:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files` (by path) and answers GraphQL with `snapshots`.
+    """Serves `files` by path, and answers GraphQL requests.
 
     Attributes:
-        files: what there is; more may be added at any time.
+        files: can be changed at any time.
         requests: method, path and Range of each request.
-        sent: bytes of content that were sent.
-        connections: how many were made.
-        graphql: gives the answer to a GraphQL request.
+        sent: bytes of content sent.
+        graphql: returns the answer to a GraphQL request: JSON, bytes, or (status, either).
     """
 
     daemon_threads = True
@@ -61,40 +64,35 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, Served] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.sent = 0
-        self.connections = 0
         self.graphql: Callable[[dict[str, Any]], Any] | None = None
-        self.guard = threading.Lock()
+        self.lock = threading.Lock()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.connections += 1
-        super().process_request(request, client_address)
-
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are no news."""
+        """Clients may close the connection at any time."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer takes 40 ms
+    disable_nagle_algorithm = True  # otherwise each answer takes 40 ms
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def do_POST(self) -> None:
         self.server.requests.append(("POST", self.path, None))
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.server.graphql is not None
-        told = self.server.graphql(asked)
-        status, told = told if isinstance(told, tuple) else (200, told)
-        self._send(status, told if isinstance(told, bytes) else json.dumps(told).encode(), {})
+        answer = self.server.graphql(question)
+        status, answer = answer if isinstance(answer, tuple) else (200, answer)
+        self._send(status, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), {})
 
     def do_GET(self) -> None:
-        with self.server.guard:
+        with self.server.lock:
             self.server.requests.append(("GET", self.path, self.headers.get("Range")))
             file = self.server.files.get(self.path.split("?")[0])
             fault = file.faults.pop(0) if file and file.faults else None
@@ -102,6 +100,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"", {})
         elif isinstance(fault, int):
             self._send(fault, b"busy", {"Retry-After": file.headers.get("Retry-After")})
+        elif file.endless:
+            self._send(200, file.content, {"Content-Length": None, "Connection": "close"})
+            while True:
+                self.wfile.write(file.content)
         else:
             self._send_file(file, fault)
 
@@ -110,25 +112,23 @@ class _Handler(BaseHTTPRequestHandler):
         headers: dict[str, str | None] = {"ETag": file.etag}
         asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
         if file.ranges and asked and condition in (None, file.headers.get("ETag", file.etag)):
-            first, last = asked.removeprefix("bytes=").split("-")
-            start, status = int(first), 206
-            content = content[: int(last) + 1] if last else content
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(file.content)}"
-        body, told = content[start:], len(content) - start
+            start, status = int(asked.removeprefix("bytes=").rstrip("-")), 206
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        body, announced = content[start:], len(content) - start
         kind, value = fault if isinstance(fault, tuple) else (None, None)
         if kind == "lie":
-            told += value
+            announced += value
         elif kind == "short":
-            body, told = body[:-value], told - value
+            body, announced = body[:-value], announced - value
         elif kind == "drop":
             body = body[:value]
         elif kind == "change":
             body = body[:1000]
-        headers["Content-Length"] = str(told)
+        headers["Content-Length"] = str(announced)
         self._send(status, body, headers | file.headers, file.slow)
         if kind == "change":
             file.content = value
-        if len(body) < told:
+        if len(body) < announced:
             self.close_connection = True
 
     def _send(
@@ -139,24 +139,24 @@ class _Handler(BaseHTTPRequestHandler):
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
-        for place in range(0, len(body), 1 << 14):
+        for start in range(0, len(body), _BLOCK):
             if slow:
                 threading.Event().wait(slow)
-            block = body[place : place + (1 << 14)]
-            if status < 400:  # counted before, so that who has read it all finds it counted
-                with self.server.guard:
+            block = body[start : start + _BLOCK]
+            if status < 400:  # counted first, so that a client that has all of it finds it counted
+                with self.server.lock:
                     self.server.sent += len(block)
             self.wfile.write(block)
 
 
 def scan(seed: int, shape: tuple[int, int, int] = (12, 10, 8)) -> bytes:
-    """A tiny NIfTI file, noise that gzip cannot shrink."""
+    """A tiny `.nii.gz` of noise, which gzip cannot shrink."""
     voxels = np.random.default_rng(seed).integers(0, 30000, shape, dtype=np.int16)
     return gzip.compress(nib.Nifti1Image(voxels, np.eye(4)).to_bytes(), mtime=0)
 
 
 def tar(entries: dict[str, bytes] | list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
-    """A tar file of named contents, or of headers as they are."""
+    """A tar file of contents by name, or by header."""
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w") as archive:
         pairs = entries.items() if isinstance(entries, dict) else entries

@@ -16,9 +16,8 @@ import pytest
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, OutputError
 from mrbridge.inference.translate import translate
-from mrbridge.io.places import here
+from mrbridge.io.remote import fetch, localise, release
 from mrbridge.io.safety import write_text
-from mrbridge.io.transfer import fetch, release
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import array_path
 
@@ -118,23 +117,23 @@ def test_a_data_set_into_its_derivatives(
 
 def test_faults(bucket: Any, server: Any) -> None:
     with pytest.raises(InputError, match=r"s3://none/bids: does not exist .*bucket does not exist"):
-        here("s3://none/bids")
+        localise("s3://none/bids")
     told = mrbridge("prepare", "s3://cloud/bids", "-o", "s3://none/store")
     assert told.returncode == 2
     assert told.stderr.startswith("error: s3://none/store: does not exist (")
     bucket.pipe("cloud/x.json", b"{}")
-    path = here("s3://cloud/x.json")
+    path = localise("s3://cloud/x.json")
     bucket.rm("cloud/x.json")
     with pytest.raises(InputError, match=r"s3://cloud/x\.json: does not exist"):
         fetch(path)
-    out = here("s3://cloud/out")
+    out = localise("s3://cloud/out")
     guarded = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
     request = urllib.request.Request(guarded, b"0", {"Content-Type": "text/plain"})
     urllib.request.urlopen(request).read()
     with pytest.raises(InputError, match=r"s3://cloud/bids: may not be read \(.*credentials"):
-        here("s3://cloud/bids")
+        localise("s3://cloud/bids")
     with pytest.raises(OutputError, match=r"s3://cloud/out/x\.json: may not be written"):
         write_text(out / "x.json", "{}")
     server.stop()
     with pytest.raises(InputError, match=r"s3://cloud/bids: cannot be reached \(EndpointConn"):
-        here("s3://cloud/bids")
+        localise("s3://cloud/bids")

@@ -12,16 +12,8 @@ from pathlib import Path
 import pytest
 
 from mrbridge.errors import InputError, OutputError
-from mrbridge.io.safety import (
-    _HOST,
-    atomic_folder,
-    atomic_path,
-    is_temporary,
-    sha256_of,
-    sweep,
-    write_json,
-    write_text,
-)
+from mrbridge.io.safety import atomic_folder, atomic_path, sha256_of, write_json, write_text
+from mrbridge.io.temporary import is_temporary, sweep, this_machine
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -133,9 +125,9 @@ def test_sweeping_takes_the_dead_and_spares_the_living(tmp_path: Path) -> None:
     living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         names = {
-            "dead": f".~{_HOST}-{gone.pid}-00000001.nii",
-            "recycled": f".~{_HOST}-{os.getpid()}-00000002.nii",
-            "living": f".~{_HOST}-{living.pid}-00000003.nii",
+            "dead": f".~{this_machine()}-{gone.pid}-00000001.nii",
+            "recycled": f".~{this_machine()}-{os.getpid()}-00000002.nii",
+            "living": f".~{this_machine()}-{living.pid}-00000003.nii",
             "foreign": ".~ffffff-1-00000004.nii",
             "foreign and old": ".~ffffff-1-00000005.nii",
             "not ours": ".hidden",
@@ -143,7 +135,7 @@ def test_sweeping_takes_the_dead_and_spares_the_living(tmp_path: Path) -> None:
         }
         for name in names.values():
             (tmp_path / name).touch()
-        (tmp_path / f".~{_HOST}-{gone.pid}-00000006.zarr").mkdir()
+        (tmp_path / f".~{this_machine()}-{gone.pid}-00000006.zarr").mkdir()
         past = time.time() - 2 * 24 * 3600
         os.utime(tmp_path / names["foreign and old"], (past, past))
         with atomic_path(tmp_path / "mine.nii") as temporary:

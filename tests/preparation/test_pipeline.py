@@ -17,7 +17,7 @@ import pytest
 import mrbridge
 from mrbridge import io
 from mrbridge.errors import InputError, OutputError, SettingsError, SomeScansFailed, StoreError
-from mrbridge.io.safety import _HOST
+from mrbridge.io.temporary import this_machine
 from mrbridge.preparation import job
 from mrbridge.preparation.pipeline import (
     PrepareSettings,
@@ -193,8 +193,8 @@ def test_leftovers_and_scans_that_are_gone_are_removed(bids: Maker, tmp_path: Pa
     source, out = bids(3), tmp_path / "store"
     prepare(source, out)
     shutil.rmtree(source / "sub-03")
-    (out / "scans" / f".~{_HOST}-99999999-0a1b2c3d.zarr").mkdir()
-    (out / f".~{_HOST}-99999999-0a1b2c3d.json").touch()
+    (out / "scans" / f".~{this_machine()}-99999999-0a1b2c3d.zarr").mkdir()
+    (out / f".~{this_machine()}-99999999-0a1b2c3d.json").touch()
     prepare(source, out)
     assert content(out) == content(prepare(source, tmp_path / "fresh").path)
     assert not list(out.glob(".~*"))

@@ -28,7 +28,7 @@ from mrbridge.errors import (
     SettingsError,
     StoreError,
 )
-from mrbridge.io.safety import temporary_name
+from mrbridge.io.temporary import temporary_name
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import Store, array_path
 from mrbridge.settings import read_yaml

@@ -1,1 +1,1 @@
-"""Real data from public archives: whole or absent, resumable, with its licence beside it."""
+"""Public data sets: verified, resumable downloads with licence and citation."""

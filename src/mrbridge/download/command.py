@@ -1,38 +1,43 @@
-"""`mrbridge download`: its verbs and their options; what they need is imported inside them."""
+"""`mrbridge download`: its verbs and their options. Heavy imports are inside the verbs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from mrbridge.console import answer, listen
-from mrbridge.errors import SettingsError, must_be_here
+from mrbridge.errors import must_be_here
 from mrbridge.options import Assignments, Config, Json, OverwriteData, Quiet, Verbose, layered
-
-if TYPE_CHECKING:
-    from mrbridge.download.http import Session
-    from mrbridge.download.report import Report
 
 app = typer.Typer(
     name="download",
-    help="Real data from public archives, as BIDS data sets with their licence beside them.",
+    help="Download public data sets as BIDS, with their licence and citation.",
     epilog="Example: mrbridge download ixi --contrast T1w T2w -o ixi",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
 
-Out = Annotated[Path, typer.Option("-o", "--out", help="A new folder, or one to go on with.")]
-Contrast = Annotated[list[str] | None, typer.Option("--contrast", help="One or several [T1w T2w].")]
-Subjects = Annotated[
-    list[str] | None, typer.Option("--subjects", help="One or several, such as 002 012 [all].")
+Out = Annotated[
+    Path, typer.Option("-o", "--out", help="A new folder, or one in which to resume a download.")
 ]
-Mirror = Annotated[str | None, typer.Option(metavar="URL", help="Another server of the same data.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would come, and stop.")]
+Contrast = Annotated[
+    list[str] | None, typer.Option("--contrast", help="One or several (default: T1w T2w).")
+]
+Subjects = Annotated[
+    list[str] | None,
+    typer.Option("--subjects", help="One or several, such as 002 012 (default: all)."),
+]
+Mirror = Annotated[
+    str | None, typer.Option(metavar="URL", help="Another server with the same data.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be downloaded, then exit.")
+]
 Workers = Annotated[
-    int | None, typer.Option(min=1, max=32, help="Files that come side by side [4].")
+    int | None, typer.Option(min=1, max=32, help="Parallel downloads (default: 4).")
 ]
 
 
@@ -58,24 +63,7 @@ def ixi(
     as_json: Json = False,
 ) -> None:
     """IXI: nearly 600 healthy subjects, T1w, T2w and PDw. CC BY-SA 3.0."""
-    listen(quiet, verbose, as_json)
-    _check(contrast, mirror)
-    must_be_here(out)
-    settings = layered(config, assignments, {"workers": workers})
-    from mrbridge.download.ixi import SITE, download_ixi
-
-    _run(
-        settings,
-        lambda session: download_ixi(
-            session,
-            out,
-            contrasts=contrast or ("T1w", "T2w"),
-            subjects=subjects,
-            site=mirror or SITE,
-            dry_run=dry_run,
-            overwrite=overwrite,
-        ),
-    )
+    _run("ixi", **locals())
 
 
 @app.command(
@@ -84,10 +72,10 @@ def ixi(
 )
 def openneuro(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Such as ds002330; name it first.")
+        str, typer.Argument(metavar="DATASET", help="Accession number, such as ds002330.")
     ],
     out: Out,
-    version: Annotated[str | None, typer.Option(help="Such as 1.1.0 [the newest].")] = None,
+    version: Annotated[str | None, typer.Option(help="Such as 1.1.0 (default: newest).")] = None,
     contrast: Contrast = None,
     subjects: Subjects = None,
     mirror: Mirror = None,
@@ -100,48 +88,38 @@ def openneuro(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """A data set of OpenNeuro: scans of the wanted contrasts and what describes them."""
+    """A data set of OpenNeuro: the scans of some contrasts and their metadata."""
+    _run("openneuro", **locals())
+
+
+def _run(
+    archive: str,
+    out: Path,
+    *,
+    contrast: list[str] | None,
+    mirror: str | None,
+    workers: int | None,
+    config: Path | None,
+    assignments: list[str] | None,
+    quiet: bool,
+    verbose: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Download from an archive, whose module has `SITE` and `download`."""
     listen(quiet, verbose, as_json)
-    _check(contrast, mirror)
     must_be_here(out)
-    settings = layered(config, assignments, {"workers": workers})
-    from mrbridge.download.openneuro import download_openneuro
-    from mrbridge.download.snapshot import SITE
+    changes = layered(config, assignments, {"workers": workers})
+    from mrbridge.download.http import DownloadSettings, Session
 
-    _run(
-        settings,
-        lambda session: download_openneuro(
-            session,
-            dataset,
-            out,
-            version=version,
-            contrasts=contrast or ("T1w", "T2w"),
-            subjects=subjects,
-            site=mirror or SITE,
-            dry_run=dry_run,
-            overwrite=overwrite,
-        ),
-    )
-
-
-def _run(changes: dict[str, Any], download: Callable[[Session], Report]) -> None:
-    from mrbridge.download.http import Session
-    from mrbridge.download.settings import DownloadSettings
-
+    module = import_module(f"mrbridge.download.{archive}")
     with Session(DownloadSettings().changed(changes)) as session:
-        report = download(session)
-    answer(report.as_json(), report.in_words())
-    report.must_be_whole()
-
-
-def _check(contrasts: list[str] | None, mirror: str | None) -> None:
-    from mrbridge.volume import CONTRASTS
-
-    unknown = [name for name in contrasts or () if name not in CONTRASTS]
-    if unknown:
-        raise SettingsError(
-            f"'{unknown[0]}' is not a contrast that mrbridge knows",
-            remedy=f"Known: {', '.join(CONTRASTS)}.",
+        report = module.download(
+            session,
+            out,
+            contrasts=contrast or ("T1w", "T2w"),
+            site=mirror or module.SITE,
+            **options,
         )
-    if mirror is not None and not mirror.startswith(("https://", "http://")):
-        raise SettingsError(f"'{mirror}' is not an address", remedy="Begin it with https://.")
+    answer(report.as_json(), str(report))
+    report.raise_if_incomplete()

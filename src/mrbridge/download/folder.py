@@ -1,166 +1,229 @@
-"""The folder that downloads fill: whose it is, what is whole in it, who writes, how they end."""
+"""The folder of a download: its record, what is planned and done, and parallel work."""
 
 from __future__ import annotations
 
-import copy
+import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from rich.filesize import decimal
 
 from mrbridge import progress
-from mrbridge.download.http import Stopped
-from mrbridge.errors import Interrupted, MrbridgeError, OutputError
+from mrbridge.download.http import Session, Stopped
+from mrbridge.errors import Interrupted, MrbridgeError, OutputError, SomeScansFailed
 from mrbridge.io.lock import only_writer
-from mrbridge.io.safety import is_temporary, sweep, write_json, write_text
+from mrbridge.io.safety import write_json, write_text
+from mrbridge.io.temporary import is_temporary, sweep
 from mrbridge.json_text import parse_json
 
 RECORD = ".mrbridge-download.json"
-_IDENTITY = ("source", "dataset", "version")
-_OLD_LOCK = ".mrbridge-download-lock"  # which older versions left
-_SPARE = 64 << 20  # bytes of disk that are left free
+_SPARE = 64 << 20  # bytes of the disk that stay free
+_MOST_NAMED = 20  # failures that are logged; --json has all of them
 
-Item = TypeVar("Item")
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item", bound=Hashable)
 
 
 class Folder:
-    """What earlier downloads into a folder left on record, and one writer at a time.
+    """A folder that one download fills, and its record (`.mrbridge-download.json`).
 
     Attributes:
         path: the folder.
-        record: JSON that `save` writes; `identity` is part of it.
+        record: JSON; contains the identity (source, dataset, version).
     """
 
-    def __init__(self, path: Path, identity: dict[str, str]) -> None:
-        """Look at a folder; nothing is written.
+    def __init__(self, path: Path, **identity: str) -> None:
+        """Read the record; nothing is written.
 
         Raises:
-            OutputError: it holds something that was not begun by this download.
+            OutputError: the folder contains something else than this download.
         """
-        self.path = path
-        self._identity = identity
-        self._guard = threading.Lock()
-        self.record = self._read()
+        self.path, self._identity = path, identity
+        self._lock = threading.Lock()
+        self.record: dict[str, Any] = self._read()
 
     def _read(self) -> dict[str, Any]:
-        path, identity = self.path, self._identity
+        path = self.path
         if path.is_file():
             raise OutputError("is a file", path=path, remedy="Name a new folder.")
         if not (path / RECORD).is_file():
-            if path.is_dir() and any(_counts(entry) for entry in path.iterdir()):
+            if path.is_dir() and not all(is_temporary(entry) for entry in path.iterdir()):
                 raise OutputError(
-                    "is not empty and was not begun by mrbridge download",
+                    "is not empty and was not started by mrbridge download",
                     path=path,
                     remedy="Name a new folder.",
                 )
-            return {**identity}
+            return dict(self._identity)
         try:
-            found: dict[str, Any] = parse_json((path / RECORD).read_text(encoding="utf-8"))
-            if not all(isinstance(found.get(key, ""), str) for key in _IDENTITY):
+            record = parse_json((path / RECORD).read_text(encoding="utf-8"))
+            found = [record.get(key) for key in ("source", "dataset", "version")]
+            if not record["source"] or not all(isinstance(value, str | None) for value in found):
                 raise ValueError
-            differs = any(found.get(key, value) != value for key, value in identity.items())
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, KeyError, AttributeError):
             raise OutputError(
                 "is damaged or was edited", path=path / RECORD, remedy="Name a new folder."
             ) from None
-        if differs:
-            holds = " ".join(str(found[key]) for key in _IDENTITY if key in found)
-            raise OutputError(f"holds {holds}", path=path, remedy="Name a new folder.")
-        return {**found, **identity}
+        if any(record.get(key, value) != value for key, value in self._identity.items()):
+            contents = " ".join(value for value in found if value)
+            raise OutputError(f"contains {contents}", path=path, remedy="Name a new folder.")
+        return {**record, **self._identity}
 
     def save(self, **changes: Any) -> None:
-        """Change the record and write it; threads may call this."""
-        with self._guard:
-            self.record = {**self.record, **copy.deepcopy(changes)}
+        """Change the record and write it; thread-safe."""
+        with self._lock:
+            self.record = {**self.record, **changes}
             write_json(self.path / RECORD, self.record)
 
-    def must_have_room(self, count: int) -> None:
-        """Refuse a disk on which `count` more bytes do not fit.
-
-        Raises:
-            OutputError: they do not.
-        """
-        place = next(parent for parent in (self.path, *self.path.parents) if parent.exists())
-        free = shutil.disk_usage(place).free
+    def require_space(self, count: int) -> None:
+        """Raise `OutputError` if the disk has no room for `count` more bytes."""
+        existing = next(parent for parent in (self.path, *self.path.parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
         if count + _SPARE > free:
             raise OutputError(
-                f"needs {in_words(count)}, {in_words(free)} are free",
+                f"needs {decimal(count)}, {decimal(free)} are free",
                 path=self.path,
                 remedy="Free some space, choose another disk, or name fewer --subjects.",
             )
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only one who writes here.
+        """Lock the folder against other downloads, and write the record.
 
         Raises:
-            OutputError: another process writes, or the folder cannot be written.
+            OutputError: another download is running, or the folder cannot be written.
         """
         try:
-            with only_writer(self.path, "is being filled by another download"):
+            with only_writer(self.path, "is in use by another download"):
                 for place in (self.path, *self.path.glob("sub-*/**/anat")):
                     sweep(place)
-                self.record = self._read()  # another may have written since it was looked at
+                self.record = self._read()  # another download may have written it meanwhile
                 self.save()
                 yield
         except OSError as error:
             raise OutputError(
                 f"cannot be written ({error.strerror or error})",
-                path=self.path,
-                remedy="Check the permissions, or choose another place.",
+                path=error.filename or self.path,
+                remedy="Check free space and permissions, then run the same command again.",
             ) from error
 
 
-def _counts(entry: Path) -> bool:
-    return entry.name != _OLD_LOCK and not is_temporary(entry)
+@dataclass(frozen=True)
+class Plan:
+    """What a download would transfer.
+
+    Attributes:
+        title: the data set and its version.
+        files: number of files.
+        bytes: their size; None if a server does not say.
+        missing_files, missing_bytes: the part of them that is not in the folder yet.
+        licence: in the words of the archive.
+        kind: what the files are: "files" or "archives".
+        note: anything else the user should know.
+    """
+
+    title: str
+    files: int
+    bytes: int | None
+    missing_files: int
+    missing_bytes: int | None
+    licence: str
+    kind: str = "files"
+    note: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.title}: {self.files} {self.kind}, {_size(self.bytes)}"
+        if self.missing_files < self.files:
+            text += f"; missing: {self.missing_files} {self.kind}, {_size(self.missing_bytes)}"
+        return f"{text}. Licence: {self.licence}.{f' {self.note}' if self.note else ''}"
 
 
-def together(
+@dataclass(frozen=True)
+class Report:
+    """What a download did.
+
+    Attributes:
+        path: the folder.
+        plan: what was planned.
+        scans: number of requested scans that are complete in the folder.
+        failed: what could not be downloaded, with the reason.
+        dry_run: nothing was downloaded.
+    """
+
+    path: str
+    plan: Plan
+    scans: int
+    failed: dict[str, str] = field(default_factory=dict)
+    dry_run: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Nested plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.dry_run:
+            return str(self.plan)
+        return f"{self.path}: {self.scans} scans. Licence: {self.plan.licence}."
+
+    def raise_if_incomplete(self) -> None:
+        """Log what could not be downloaded; `SomeScansFailed` if there is anything."""
+        for name, reason in islice(self.failed.items(), _MOST_NAMED):
+            log.error("%s: %s", name, reason)
+        if self.failed:
+            raise SomeScansFailed(
+                f"{len(self.failed)} could not be downloaded",
+                path=self.path,
+                remedy="The same command tries again only what is missing.",
+            )
+
+
+def in_parallel(
+    session: Session,
     items: Sequence[Item],
     work: Callable[[Item], None],
-    *,
-    workers: int,
-    stop: threading.Event,
     label: str | None = None,
 ) -> dict[Item, MrbridgeError]:
-    """Do `work` for every item in several threads; give those that failed.
-
-    A disk that is full fails for all: then nothing more is begun.
+    """Call `work` for every item, in as many threads as the session's settings say.
 
     Args:
-        items: what to do it for.
-        work: may raise; a `MrbridgeError` concerns only the item.
-        workers: threads.
-        stop: is set where all shall end.
-        label: of a bar that counts the items.
+        session: is stopped if anything but the error of a single item occurs.
+        items: what to work on.
+        work: may raise a `MrbridgeError` that concerns only its item; an `OutputError` ends all.
+        label: of a progress bar that counts the items.
+
+    Returns:
+        The errors of the items that failed.
 
     Raises:
-        Interrupted: Ctrl-C, or a signal that acts like it.
+        Interrupted: Ctrl-C or SIGTERM.
         OutputError: something cannot be written.
     """
     failed: dict[Item, MrbridgeError] = {}
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    with ThreadPoolExecutor(max_workers=session.settings.workers) as pool:
         futures = {pool.submit(work, item): item for item in items}
         try:
-            done: Iterable[Future[None]] = as_completed(futures)
-            for future in progress.track(done, label, len(items)) if label else done:
+            completed = as_completed(futures)
+            for future in progress.track(completed, label, len(items)) if label else completed:
                 error = future.exception()
                 if isinstance(error, MrbridgeError) and not isinstance(error, OutputError):
                     failed[futures[future]] = error
                 elif error is not None:
                     raise error
         except BaseException as error:
-            stop.set()
+            session.stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             if not isinstance(error, KeyboardInterrupt | Stopped):
                 raise
             raise Interrupted(
-                "was interrupted", remedy="Run the same command again: it goes on from here."
+                "was interrupted", remedy="Run the same command again: it resumes from here."
             ) from None
     return failed
 
@@ -168,30 +231,22 @@ def together(
 def write_citation(
     folder: Path, *, title: str, url: str, authors: Sequence[str], **more: str
 ) -> None:
-    """Write CITATION.cff, which BIDS knows.
+    """Write `CITATION.cff`, which BIDS allows at the top of a data set.
 
     Source: https://github.com/citation-file-format/citation-file-format (1.2.0)
     """
-    told = {
+    citation = {
         "cff-version": "1.2.0",
         "message": "If you use this data set, please cite it.",
         "type": "dataset",
         "title": title,
-        # Whole names: which part of one is the family's cannot be told from a list.
         "authors": [{"name": author} for author in authors],
         **more,
         "url": url,
     }
-    write_text(folder / "CITATION.cff", yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(citation, sort_keys=False, allow_unicode=True)
+    write_text(folder / "CITATION.cff", text)
 
 
-def in_words(count: int | None) -> str:
-    """A number of bytes with a decimal unit."""
-    if count is None:
-        return "an unknown size"
-    size = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
+def _size(count: int | None) -> str:
+    return "unknown size" if count is None else decimal(count)

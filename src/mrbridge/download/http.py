@@ -1,81 +1,117 @@
-"""Remote files, read from any byte on, over connections that break.
-
-A file is read with range requests that hold only as long as it stays the same (`If-Range`), so that
-two states of it are never mixed. Servers that are busy or broken are asked again, later and later.
+"""HTTP connections: retries, resumed reading, limits.
 
 Source: RFC 9110 (HTTP Semantics), sections 8.8 (validators), 10.2.3 (Retry-After), 13.1.5
-(If-Range), 14 (ranges); S3 object entity tags, docs.aws.amazon.com/AmazonS3/latest/API/API_Object.
+(If-Range) and 14 (ranges).
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import re
 import ssl
 import threading
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from functools import cache
 from importlib.metadata import version
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from pydantic import BaseModel, ConfigDict, Field
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    wait_exponential,
+    wait_random,
+)
 
-from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError
 from mrbridge.json_text import parse_json
+from mrbridge.settings import Settings
 
 log = logging.getLogger(__name__)
 
+MAX_JSON = 1 << 24
+"""Upper limit in bytes of a JSON answer."""
+
 _BUSY = {408, 425, 429, 500, 502, 503, 504, 522, 524}
-_CONNECT_SECONDS = 15.0  # a server that is there takes up a connection sooner
-_LONGEST_ANSWER = 1 << 26  # bytes; the list of a folder has some kilobytes
-_LONGEST_UNTOLD = 1 << 34  # bytes of a file whose length no server and no list tells
-_LATER = "Run the same command again later: it goes on where it stopped."
-_MD5 = re.compile(r'^"([0-9a-f]{32})"$')
-_RANGE = re.compile(r"^bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)$")
-_WHOLE = re.compile(r"^[0-9]{1,18}$")
 _REFUSED = {401: "is not public", 403: "is not public", 404: "does not exist", 410: "is gone"}
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)")
+_CONNECT_SECONDS = 15.0
+_LATER = "Run the same command again later: it resumes where it stopped."
 
 
-class Changed(Exception):
-    """A remote file is no longer what it was when its transfer began."""
+class DownloadSettings(Settings):
+    """How a download deals with slow, busy or unreachable servers.
+
+    Attributes:
+        workers: parallel downloads.
+        attempts: consecutive attempts without any progress before a file is given up.
+        first_wait_seconds: wait after the first failed attempt; it doubles with each further one.
+        longest_wait_seconds: upper limit of a wait. A server that asks for more ends the download.
+        timeout_seconds: silence after which a connection counts as broken.
+    """
+
+    workers: int = Field(default=4, ge=1, le=32)
+    attempts: int = Field(default=6, ge=1)
+    first_wait_seconds: float = Field(default=1.0, ge=0)
+    longest_wait_seconds: float = Field(default=120.0, ge=0)
+    timeout_seconds: float = Field(default=60.0, gt=0)
 
 
 class Stopped(Exception):
-    """Somebody wants all transfers to end."""
+    """The session was asked to stop."""
 
 
-@dataclass(frozen=True)
-class Version:
-    """What tells one state of a remote file from another.
+class Damaged(InputError):
+    """What arrived is not what the archive lists, or changed on the server during the download."""
+
+
+class Busy(Exception):
+    """The attempt failed, the next one may succeed; `wait` is what the server asks for, in s."""
+
+    def __init__(self, reason: str, wait: float = 0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class FileState(BaseModel):
+    """The state of a remote file, by which a later change is noticed.
 
     Attributes:
-        length: in bytes; None where the server does not tell.
-        etag: the entity tag as it was sent.
-        modified: the date of last modification as it was sent.
-        md5: the MD5 of the content, where the server is S3 and the tag is one.
+        length: in bytes; None if the server does not say.
+        etag, modified: validators as the server sent them.
     """
 
-    length: int | None = None
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    length: int | None = Field(default=None, ge=0)
     etag: str | None = None
     modified: str | None = None
-    md5: str | None = None
+
+    @classmethod
+    def of(cls, response: httpx.Response) -> FileState:
+        """The state of the whole file of which a response holds a part."""
+        headers = response.headers
+        length = headers.get("Content-Length", "")
+        if response.status_code != 200:
+            match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+            length = match[2] if match else ""
+        return cls(
+            length=int(length) if re.fullmatch("[0-9]{1,18}", length) else None,
+            etag=headers.get("ETag"),
+            modified=headers.get("Last-Modified"),
+        )
 
     @property
-    def proof(self) -> str | None:
-        """What `If-Range` may carry: a strong tag, else a date; None where there is neither."""
-        if self.etag and not self.etag.startswith("W/"):
-            return self.etag
-        return self.modified
+    def validator(self) -> str | None:
+        """What `If-Range` may carry: a strong entity tag, or else a date."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
-    def is_same(self, other: Version) -> bool:
-        """Whether both are of one state, as far as can be told."""
+    def is_same(self, other: FileState) -> bool:
+        """Whether both describe the same content, as far as a server tells."""
         if None not in (self.length, other.length) and self.length != other.length:
             return False
         for mine, theirs in ((self.etag, other.etag), (self.modified, other.modified)):
@@ -85,25 +121,21 @@ class Version:
 
 
 class Session:
-    """Connections to servers, shared by threads.
+    """HTTP connections, shared by threads.
 
-    Args:
+    Attributes:
         settings: how patient to be.
-        stop: set by whoever wants all transfers to end; they then raise `Stopped`.
+        stop: set it to end all downloads with `Stopped`.
     """
 
-    def __init__(
-        self, settings: DownloadSettings | None = None, stop: threading.Event | None = None
-    ) -> None:
+    def __init__(self, settings: DownloadSettings | None = None) -> None:
         self.settings = settings or DownloadSettings()
-        self.stop = stop or threading.Event()
-        self.reached: set[str] = set()
+        self.stop = threading.Event()
+        self._is_reached = False
+        seconds = self.settings.timeout_seconds
         self._client = httpx.Client(
-            timeout=httpx.Timeout(
-                self.settings.timeout_seconds,
-                connect=min(_CONNECT_SECONDS, self.settings.timeout_seconds),
-            ),
-            verify=_trust(),
+            timeout=httpx.Timeout(seconds, connect=min(_CONNECT_SECONDS, seconds)),
+            verify=_certificates(),
             follow_redirects=True,
             headers={"User-Agent": f"mrbridge/{version('mrbridge')}"},
         )
@@ -111,285 +143,247 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def ask(self, url: str, question: dict[str, Any]) -> Any:
-        """Post JSON, return the JSON that comes back, also that of a refusal.
+    def post(self, url: str, body: Any, check: Callable[[Any], None] = lambda answer: None) -> Any:
+        """Send JSON and return the JSON of the answer, whatever its status.
+
+        Args:
+            url: where to.
+            body: what to send.
+            check: gets the answer and may raise `Busy` to send the request again.
 
         Raises:
-            InputError: no answer, or one that is not JSON.
+            InputError: there is no answer, it is not JSON, or it is larger than `MAX_JSON`.
         """
-        patience = Patience(self, url)
-        while True:
-            with patience, self._request("POST", url, json=question) as response:
+
+        def send() -> Any:
+            with self.request("POST", url, json=body) as response:
                 text = bytearray()
                 for block in response.iter_bytes():
                     text += block
-                    if len(text) > _LONGEST_ANSWER:
-                        raise InputError(f"{url} does not come to an end with its answer")
-                try:
-                    return parse_json(text)
-                except ValueError:
-                    raise InputError(
-                        f"{url} answers with something else than JSON "
-                        f"(status {response.status_code})",
-                        remedy="Check --mirror, or try again later.",
-                    ) from None
+                    if len(text) > MAX_JSON:
+                        raise InputError(f"{url} sends more than {MAX_JSON} bytes of JSON")
+            try:
+                answer = parse_json(text)
+            except ValueError:
+                raise InputError(
+                    f"{url} does not answer with JSON (status {response.status_code})",
+                    remedy="Check --mirror, or try again later.",
+                ) from None
+            check(answer)
+            return answer
 
-    def look(self, url: str) -> Version:
-        """The present state of a remote file; its content is left where it is.
+        return self.retrying(url)(send)
+
+    def look(self, url: str) -> FileState:
+        """The present state of a remote file, without its content.
 
         Raises:
-            InputError: it cannot be had.
+            InputError: it cannot be downloaded.
         """
-        patience = Patience(self, url)
-        while True:
-            with patience, self.get(url, {}) as response:
-                return _version(response)
 
-    def read(
-        self, url: str, start: int = 0, known: Version | None = None, until: int | None = None
-    ) -> Reading:
-        """A remote file's bytes from `start` on, to the byte before `until` or to its end.
+        def ask() -> FileState:
+            with self.request("GET", url) as response:
+                return FileState.of(response)
 
-        `known` is the state that it must have.
-        """
-        return Reading(self, url, start, known, until)
+        return self.retrying(url)(ask)
+
+    def retrying(self, url: str) -> Retrying:
+        """Attempts with growing waits in between; `InputError` when the last one has failed."""
+        settings = self.settings
+        first, longest = settings.first_wait_seconds, settings.longest_wait_seconds
+        backoff = wait_exponential(first, longest) + wait_random(0, first)
+
+        def is_last(call: RetryCallState) -> bool:
+            # A host that never answered is most likely out of reach: do not keep the user waiting.
+            limit = settings.attempts if self._is_reached else min(2, settings.attempts)
+            return call.attempt_number >= limit
+
+        def announce(call: RetryCallState) -> None:
+            log.debug("%s: %s, next attempt in %.1f s", url, _error(call), call.upcoming_sleep)
+
+        def give_up(call: RetryCallState) -> None:
+            was_reached, self._is_reached = self._is_reached, False
+            if was_reached:
+                raise InputError(f"{url} cannot be downloaded ({_error(call)})", remedy=_LATER)
+            raise InputError(
+                f"{url} cannot be reached ({_error(call)})",
+                remedy="Check the network, or name another server (--mirror).",
+            )
+
+        return Retrying(
+            retry=retry_if_exception_type(Busy),
+            stop=is_last,
+            wait=lambda call: max(backoff(call), _error(call).wait),
+            sleep=sleep_using_event(self.stop),
+            before_sleep=announce,
+            retry_error_callback=give_up,
+        )
 
     @contextmanager
-    def get(self, url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
-        """One answer with content, or an error; `_Busy` asks for another try."""
-        # The bytes must come as they lie on the server: ranges and checksums count these.
-        with self._request("GET", url, headers=headers | {"Accept-Encoding": "identity"}) as answer:
-            if answer.status_code in (200, 206, 416):
-                yield answer
-                return
-            why = _REFUSED.get(answer.status_code, f"is refused (status {answer.status_code})")
-            raise InputError(f"{url} {why}", remedy="Check the names, or --mirror.")
+    def request(self, method: str, url: str, **options: Any) -> Iterator[httpx.Response]:
+        """One response whose content is still to be read.
 
-    @contextmanager
-    def _request(self, method: str, url: str, **more: Any) -> Iterator[httpx.Response]:
+        Raises:
+            Busy: another attempt may succeed.
+            InputError: no attempt can succeed.
+            Stopped: the session was asked to stop.
+        """
         if self.stop.is_set():
             raise Stopped
+        if method == "GET":  # sizes, ranges and checksums refer to the bytes on the server
+            options["headers"] = {**options.get("headers", {}), "Accept-Encoding": "identity"}
         try:
-            with self._client.stream(method, url, **more) as response:
-                self.reached.add(httpx.URL(url).host)
+            with self._client.stream(method, url, **options) as response:
+                self._is_reached = True
                 if url.startswith("https:") and response.url.scheme != "https":
+                    raise InputError(f"{url} redirects to {response.url}, which is not encrypted")
+                status = response.status_code
+                if status in _BUSY:
+                    raise Busy(f"status {status}", self._retry_after(url, response))
+                if method == "GET" and status not in (200, 206, 416):
                     raise InputError(
-                        f"{url} leads to {response.url}, which is not encrypted",
-                        remedy="Tell those who run the server.",
+                        f"{url} {_REFUSED.get(status, f'is refused (status {status})')}",
+                        remedy="Check the names, or --mirror.",
                     )
-                if response.status_code in _BUSY:
-                    asked = _seconds(response.headers.get("Retry-After"))
-                    raise _Busy(f"status {response.status_code}", asked)
                 yield response
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
+        except (
+            *(httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects),
+            UnicodeError,  # a label of the host name that is longer than 63 characters
+        ) as error:
             raise InputError(f"{url} is not a usable address ({error})") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
-            raise _Busy(str(error) or type(error).__name__, None) from error
+            raise Busy(str(error) or type(error).__name__) from error
+
+    def _retry_after(self, url: str, response: httpx.Response) -> float:
+        """The wait in s that a server asks for; 0 if it does not."""
+        text = response.headers.get("Retry-After", "").strip()
+        seconds = float(text) if re.fullmatch("[0-9]{1,18}", text) else 0.0
+        if seconds > self.settings.longest_wait_seconds:
+            raise InputError(f"{url} asks to wait for {seconds:.0f} seconds", remedy=_LATER)
+        return seconds
 
 
-class Reading:
-    """An iterator over blocks of a remote file; it goes on by itself where a connection broke.
+class Stream:
+    """A remote file, read forwards from any byte; a broken connection is resumed.
 
-    Attributes:
-        version: the state of the file; empty before the first block.
-        position: the byte that comes next.
-
-    Raises (while it is iterated over):
-        Changed: the file is not in the state that was known, or another one came in between.
-        InputError: it cannot be had.
-        Stopped: the session was stopped.
+    Args:
+        session: the connections.
+        url: of the file.
+        position: the next byte to be read.
+        state: of the file; None before the first read if it is not known.
+        limit: the most bytes that the file may have.
+        advance: gets the number of bytes read, for a progress bar.
     """
 
     def __init__(
-        self, session: Session, url: str, start: int, known: Version | None, until: int | None
+        self,
+        session: Session,
+        url: str,
+        *,
+        position: int = 0,
+        state: FileState | None = None,
+        limit: int = 1 << 24,
+        advance: Callable[[int], object] = lambda count: None,
     ) -> None:
-        self.url = url
-        self.version = known or Version()
-        self.position = start
-        self._until = until
-        self._session = session
-        self._begun = known is not None
-        self._blocks = self._all()
+        self.url, self.position, self.state = url, position, state
+        self._session, self._limit, self._advance = session, limit, advance
+        self._waiting = memoryview(b"")
+        self._blocks = self._receive(position)
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self._blocks
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes; fewer only at the end of the file. Raises what `read1` does."""
+        parts = []
+        while count and (part := self.read1(count)):
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
 
-    def __next__(self) -> bytes:
-        return next(self._blocks)
+    def read1(self, count: int) -> bytes:
+        """At most `count` bytes, without waiting for more than the next to arrive; b"" at the end.
+
+        Raises:
+            Damaged: the file changed, or is longer than the limit.
+            InputError: it cannot be downloaded.
+            Stopped: the session was asked to stop.
+        """
+        if not self._waiting:
+            self._waiting = memoryview(next(self._blocks, b""))
+        data, self._waiting = bytes(self._waiting[:count]), self._waiting[count:]
+        self.position += len(data)
+        self._advance(len(data))
+        return data
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._blocks.close()
 
-    def _all(self) -> Generator[bytes, None, None]:
-        patience = Patience(self._session, self.url)
-        while not self._is_over():
-            with patience, self._session.get(self.url, self._wish()) as response:
-                for block in self._from_position(response):
-                    self.position += len(block)
-                    if self._end() is None and self.position > _LONGEST_UNTOLD:
-                        raise InputError(f"{self.url} does not come to an end")
-                    patience.reward()
-                    yield block
-                    if self._session.stop.is_set():
-                        raise Stopped
-                if self._end() is None:
-                    return
-                if not self._is_over():
-                    raise _Busy("it ended too early", None)
+    def _receive(self, position: int) -> Generator[bytes, None, None]:
+        """The blocks from `position` on, over as many connections as it takes."""
+        while self._length is None or position < self._length:
+            for attempt in self._session.retrying(self.url):
+                with attempt:
+                    before = position
+                    try:
+                        headers = self._headers(position)
+                        with self._session.request("GET", self.url, headers=headers) as response:
+                            for block in self._blocks_from(position, response):
+                                position += len(block)
+                                if position > self._limit:
+                                    raise Damaged(f"{self.url} sends more than it should")
+                                if self._session.stop.is_set():
+                                    raise Stopped
+                                yield block
+                        if self._length is None:
+                            return
+                        if position < self._length:
+                            raise Busy("the answer ended too early")
+                    except Busy:  # any progress starts a new series of attempts
+                        if position == before:
+                            raise
 
-    def _end(self) -> int | None:
-        """The byte after the last that is wanted; None for the end of a file of unknown length."""
-        ends = [end for end in (self._until, self.version.length) if end is not None]
-        return min(ends, default=None)
+    @property
+    def _length(self) -> int | None:
+        return self.state.length if self.state else None
 
-    def _is_over(self) -> bool:
-        end = self._end()
-        return end is not None and self.position >= end
-
-    def _wish(self) -> dict[str, str]:
-        if self.position == 0 and self._until is None:
+    def _headers(self, position: int) -> dict[str, str]:
+        if position == 0:
             return {}
-        proof = self.version.proof
-        condition = {"If-Range": proof} if proof else {}
-        last = "" if self._until is None else self._until - 1
-        return {"Range": f"bytes={self.position}-{last}"} | condition
+        validator = self.state.validator if self.state else None
+        return {"Range": f"bytes={position}-"} | ({"If-Range": validator} if validator else {})
 
-    def _from_position(self, response: httpx.Response) -> Iterator[bytes]:
-        """The blocks of an answer from the position on, once it is the file that was begun."""
-        start, now = _start(response), _version(response)
-        if self._begun and not self.version.is_same(now):
-            raise Changed(self.url)
-        if start is None or start > self.position:
-            raise _Busy("it sends another part than was asked for", None)
-        if not self._begun:
-            self.version, self._begun = now, True
-        surplus = self.position - start  # a server without ranges begins at the beginning
+    def _blocks_from(self, position: int, response: httpx.Response) -> Iterator[bytes]:
+        """The content of a response from `position` of the file on."""
+        state = FileState.of(response)
+        if response.status_code == 416 or (self.state and not self.state.is_same(state)):
+            raise Damaged(f"{self.url} changed on the server during the download")
+        start = 0
+        if response.status_code == 206:
+            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            start = int(match[1]) if match and match[1] else position + 1
+        if start > position:
+            raise Busy("the server sent another range")
+        self.state = self.state or state
+        surplus = position - start  # a server without ranges starts at the first byte
         for block in response.iter_raw():
-            end = self._end()
-            rest, surplus = block[surplus:], max(0, surplus - len(block))
-            wanted = rest if end is None else rest[: end - self.position]
+            wanted = block[surplus:]
+            surplus = max(0, surplus - len(block))
+            if self._length is not None:
+                wanted = wanted[: self._length - position]
+            position += len(wanted)
             if wanted:
                 yield wanted
-            if len(wanted) < len(rest):  # a server without ranges goes on to the end
-                return
 
 
-class Patience:
-    """A context for one try; it swallows what another try may mend, after a wait.
-
-    Waits double, with jitter, so that many who were turned away do not come back together; a
-    server that says when to come back is obeyed.
-
-    Raises:
-        InputError: too many tries in a row brought nothing.
-        Stopped: the session was stopped.
-    """
-
-    def __init__(self, session: Session, url: str) -> None:
-        self._session = session
-        self._url = url
-        self._failures = 0
-        self._chance = random.Random()
-
-    def reward(self) -> None:
-        """Something came: begin to count anew."""
-        self._failures = 0
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, _Busy):
-            return False
-        self.wait(error.why, error.asked)
-        return True
-
-    def wait(self, why: str, asked: float | None = None) -> None:
-        """Count a failure and wait, or give up."""
-        settings = self._session.settings
-        self._failures += 1
-        # Where nobody ever answered there is most likely no network: say so soon.
-        host = httpx.URL(self._url).host
-        reached = host in self._session.reached
-        if self._failures >= (settings.attempts if reached else min(2, settings.attempts)):
-            self._session.reached.discard(host)  # the next file need not try as long
-            what = "cannot be transferred" if reached else "cannot be reached"
-            remedy = _LATER if reached else "Check the network, or name another server (--mirror)."
-            raise InputError(f"{self._url} {what} ({why})", remedy=remedy)
-        longest = settings.longest_wait_seconds
-        if asked is not None and asked > longest:
-            raise InputError(
-                f"{self._url} asks to wait for {asked:.0f} seconds ({why})", remedy=_LATER
-            )
-        doubled = settings.first_wait_seconds * 2 ** (self._failures - 1)
-        jittered = min(longest, doubled) * self._chance.uniform(0.5, 1)
-        seconds = max(jittered, asked or 0.0)
-        log.debug("%s: %s, next try in %.1f seconds", self._url, why, seconds)
-        if self._session.stop.wait(seconds):
-            raise Stopped
-
-
-class _Busy(Exception):
-    """Another try may succeed; `asked` is how many seconds the server wants to be left alone."""
-
-    def __init__(self, why: str, asked: float | None) -> None:
-        super().__init__(why)
-        self.why, self.asked = why, asked
+def _error(call: RetryCallState) -> Busy:
+    error = call.outcome.exception() if call.outcome else None
+    assert isinstance(error, Busy)  # nothing else is retried
+    return error
 
 
 @cache
-def _trust() -> ssl.SSLContext:
-    """Whose certificates are believed: httpx's default, loaded once for all sessions."""
+def _certificates() -> ssl.SSLContext:
+    """httpx's default certificates, loaded once for all sessions."""
     return httpx.create_ssl_context()
-
-
-def _version(response: httpx.Response) -> Version:
-    """The state of the whole file that an answer speaks of."""
-    headers = response.headers
-    length: str | None = headers.get("Content-Length")
-    if response.status_code != 200:
-        span = _RANGE.match(headers.get("Content-Range", ""))
-        length = span[2] if span else None
-    etag, md5 = headers.get("ETag"), None
-    # Of an object that was sent in one piece and not encrypted by KMS, S3 tells the MD5.
-    if "x-amz-request-id" in headers and "kms" not in headers.get(
-        "x-amz-server-side-encryption", ""
-    ):
-        match = _MD5.match(etag or "")
-        md5 = match[1] if match else None
-    known = int(length) if length and _WHOLE.match(length) else None
-    return Version(known, etag, headers.get("Last-Modified"), md5)
-
-
-def _start(response: httpx.Response) -> int | None:
-    """The byte at which an answer begins; None where it does not tell."""
-    if response.status_code == 200:
-        return 0
-    span = _RANGE.match(response.headers.get("Content-Range", ""))
-    return int(span[1]) if span and span[1] else None
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """How long a server wants to be left alone: it says seconds or a date."""
-    if not retry_after:
-        return None
-    if _WHOLE.match(retry_after.strip()):
-        return float(retry_after)
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return None

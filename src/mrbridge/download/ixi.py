@@ -1,31 +1,30 @@
 """IXI: nearly 600 healthy subjects of three London hospitals, as a BIDS data set.
 
-The site has one tar file for each contrast and a table of the subjects. The tar files are taken
-apart while they come: no copy of them is kept, and of subjects that are not wanted only the
-headers are transferred where the server answers range requests.
+The site has one tar file per contrast and a table of the subjects. A tar file is unpacked while it
+arrives. The record keeps where in it each scan starts, so that a later run reads only from the
+first missing scan on.
 
 Source: https://brain-development.org/ixi-dataset
 """
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import logging
 import re
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from tarfile import TarInfo
-from typing import Any
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from mrbridge import progress
-from mrbridge.download.archive import RemoteTar, end_of, open_tar, why_refused
-from mrbridge.download.files import check_gzip
-from mrbridge.download.folder import RECORD, Folder, together
-from mrbridge.download.http import Changed, Session, Version
-from mrbridge.download.ixi_subjects import LICENCE, write_description, write_table
-from mrbridge.download.report import Plan, Report
+from mrbridge.download.fetch import MAX_FILE, Expected, damage
+from mrbridge.download.folder import RECORD, Folder, Plan, Report, in_parallel
+from mrbridge.download.http import Damaged, FileState, Session, Stream
+from mrbridge.download.ixi_metadata import LICENCE, write_description, write_participants
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.io.safety import atomic_path
 
@@ -34,14 +33,14 @@ ARCHIVES = {"T1w": "IXI-T1.tar", "T2w": "IXI-T2.tar", "PDw": "IXI-PD.tar"}
 
 log = logging.getLogger(__name__)
 
-_OURS = re.compile(r"sub-[0-9]{3}/anat/sub-[0-9]{3}_(T1w|T2w|PDw)\.nii\.gz")
-_SCAN = re.compile(r"IXI([0-9]{3})-([A-Za-z]+)-[0-9]{4}-(T1|T2|PD)\.nii\.gz")
-_LABEL = re.compile(r"(?:sub-|IXI)?([0-9]{1,3})")
-_ROOM_FOR_SCAN = 20 << 20  # bytes; those of IXI have about 10 MB
-_ROUNDS = 3
+_NAME = re.compile(r"IXI([0-9]{3})-([A-Za-z]+)-[0-9]{4}-(T1|T2|PD)\.nii\.gz")
+_MAX_ARCHIVE = 1 << 34  # bytes
+_SCAN_BYTES = 20 << 20  # more than any scan of IXI has
+_CHUNK = 1 << 20
+_WITHOUT_CONTENT = b"123456"  # types of tar entries: links, devices, folders, FIFOs
 
 
-def download_ixi(
+def download(
     session: Session,
     out: Path,
     *,
@@ -51,285 +50,271 @@ def download_ixi(
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> Report:
-    """Transfer the scans of some contrasts and lay them out as BIDS.
+    """Download the scans of some contrasts as a BIDS data set.
 
     Args:
         session: the connections.
         out: the folder.
         contrasts: of T1w, T2w and PDw.
-        subjects: numbers, such as 2, 002, sub-002 or IXI002; None for all.
-        site: a mirror's address of the folder with the tar files.
+        subjects: numbers such as 2, 002, sub-002 or IXI002; None for all.
+        site: address of the folder with the tar files.
         dry_run: only plan.
-        overwrite: fetch again also the scans that are there.
+        overwrite: also download the scans that are in the folder.
 
     Raises:
-        SettingsError: a contrast or a subject that IXI cannot have.
-        InputError: there is no way to it.
-        OutputError: the folder holds something else, or there is no room.
-        Interrupted: Ctrl-C.
+        SettingsError: IXI has no such contrast, or a subject is not a number.
+        InputError: the server cannot be reached.
+        OutputError: the folder contains something else, or the disk is full.
+        Interrupted: Ctrl-C or SIGTERM.
     """
-    labels = None if subjects is None else sorted({_label(subject) for subject in subjects})
+    labels = None if subjects is None else {_label(subject) for subject in subjects}
     for contrast in contrasts:
         if contrast not in ARCHIVES:
             raise SettingsError(
                 f"IXI has no {contrast} archive", remedy=f"It has {', '.join(ARCHIVES)}."
             )
-    folder = Folder(out, {"source": "ixi"})
-    forgotten: dict[str, Any] = {ARCHIVES[c]: {} for c in contrasts} if overwrite else {}
-    folder.record = {**folder.record, **forgotten}
-    parts = [
-        _Part.look(session, folder, contrast, labels, site) for contrast in dict.fromkeys(contrasts)
+    folder = Folder(out, source="ixi")
+    archives = [
+        _Archive(session, folder, contrast, labels, site, overwrite)
+        for contrast in dict.fromkeys(contrasts)
     ]
-    missing = [part for part in parts if part.missing]
+    incomplete = [archive for archive in archives if not archive.is_finished()]
+    missing = [max(0, (a.record.state.length or 0) - a.start) for a in incomplete]
+    lengths = [archive.record.state.length for archive in archives]
+    is_known = None not in lengths
     plan = Plan(
         title="IXI",
-        files=len(parts),
-        bytes=_sum(part.version.length for part in parts),
-        missing_files=len(missing),
-        missing_bytes=_sum(part.missing for part in missing),
+        files=len(archives),
+        bytes=sum(length or 0 for length in lengths) if is_known else None,
+        missing_files=len(incomplete),
+        missing_bytes=sum(missing) if is_known else None,
         licence=LICENCE,
         kind="archives",
-        note="Only the scans of the named subjects are taken from these." if labels else "",
+        note="Only the scans of the named subjects are kept." if labels else "",
     )
-    folder.must_have_room(
-        sum(
-            min(part.missing, _ROOM_FOR_SCAN * len(labels)) if labels else part.missing
-            for part in missing
-        )
-    )
+    most = _SCAN_BYTES * (len(labels) if labels else 1000)
+    folder.require_space(sum(min(count, most) for count in missing))
     failed: dict[str, str] = {}
     if not dry_run:
-        plan.announce()
+        log.info("%s", plan)
         with folder.writing():
-            folder.save(**forgotten)
             write_description(out)
-            failed = _transfer(session, folder, missing, plan)
-            sites = {label: name for part in parts for label, name in part.state["sites"].items()}
-            write_table(session, folder, sites, site)
-        for part in parts:
-            failed |= part.absent()
-    return Report(str(out), plan, sum(part.scans() for part in parts), failed, dry_run)
+            with progress.transfer(plan.title, plan.missing_bytes) as advance:
+                broken = in_parallel(session, incomplete, lambda archive: archive.unpack(advance))
+            failed = {archive.name: str(error) for archive, error in broken.items()}
+            sites = {x: a.record.scans[x].site for a in archives for x in a.intact}
+            write_participants(session, folder, sites, site)
+        for archive in archives:
+            failed |= archive.failed | archive.absent()
+    return Report(str(out), plan, sum(len(archive.intact) for archive in archives), failed, dry_run)
 
 
-@dataclass
-class _Part:
-    """One archive, what is wanted of it and what of that is here.
+class _Scan(BaseModel):
+    """Where the header of a scan starts in its archive, and what was written to the disk."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    offset: int = Field(ge=0)
+    site: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+class _Record(BaseModel):
+    """What is known of an archive: its scans up to the byte `end`, by subject."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: FileState
+    scans: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{3}$")], _Scan] = {}
+    end: int = Field(default=0, ge=0)
+    complete: bool = False
+
+
+class _Unusable(Exception):
+    """An entry of an archive that is not a complete scan."""
+
+
+class _Archive:
+    """One tar file, the scans wanted of it, and which of them are intact on the disk.
 
     Attributes:
-        folder: the data set.
-        url, contrast: of the archive.
-        labels: the subjects that are wanted; None for all.
-        version: the archive's present state.
+        record: what is known of the archive.
+        intact: wanted subjects whose scan has the recorded checksum.
+        failed: scans that cannot be used, with the reason.
     """
 
-    folder: Folder
-    url: str
-    contrast: str
-    labels: list[str] | None
-    version: Version
-
-    @classmethod
-    def look(
-        cls, session: Session, folder: Folder, contrast: str, labels: list[str] | None, site: str
-    ) -> _Part:
-        url = f"{site.rstrip('/')}/{ARCHIVES[contrast]}"
-        return cls(folder, url, contrast, labels, session.look(url))
-
-    @property
-    def name(self) -> str:
-        return ARCHIVES[self.contrast]
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """What is on record of this archive, as far as it is still true.
-
-        `next` is the byte up to which it was read, `labels` the subjects that were wanted then,
-        `files` the scans that were written (path: bytes), `complete` whether all of them are,
-        `sites` the hospital of each subject.
-        """
-        state: dict[str, Any] = self.folder.record.get(self.name) or {}
-        fresh: dict[str, Any] = {
-            "next": 0,
-            "labels": self.labels,
-            "files": {},
-            "sites": {},
-            "complete": False,
-        }
-        if not state:
-            return fresh
-        if not _is_state(state):
-            log.warning("%s: was edited or is damaged; %s is read anew", RECORD, self.name)
-            self.folder.record.pop(self.name)
-            return fresh
-        if not Version(**state["version"]).is_same(self.version):
-            return fresh
-        here = {path: size for path, size in state["files"].items() if self._is_here(path, size)}
-        covers = state["labels"] is None or (
-            self.labels is not None and set(self.labels) <= set(state["labels"])
-        )
-        if not covers or len(here) < len(state["files"]):
-            return {**fresh, "files": here, "sites": dict(state["sites"])}
-        return {**copy.deepcopy(state), "labels": self.labels}
+    def __init__(
+        self,
+        session: Session,
+        folder: Folder,
+        contrast: str,
+        labels: set[str] | None,
+        site: str,
+        overwrite: bool,
+    ) -> None:
+        self.name, self.failed = ARCHIVES[contrast], dict[str, str]()
+        self._session, self._folder = session, folder
+        self._contrast, self._labels = contrast, labels
+        self._url = f"{site.rstrip('/')}/{self.name}"
+        self.record, self.intact = _Record(state=session.look(self._url)), set[str]()
+        saved = None if overwrite else folder.record.get(self.name)
+        if saved is None:
+            return
+        try:
+            record = _Record.model_validate(saved)
+        except ValidationError:
+            log.warning("%s: was edited or is damaged; %s is read again", RECORD, self.name)
+            return
+        if record.state.is_same(self.record.state):
+            self.record = record
+            in_parallel(session, self._missing(), self._verify, f"Verifying {self.name}")
 
     @property
-    def missing(self) -> int:
-        """Bytes of the archive that are still to be read; at least 1 where something is."""
-        state = self.state
-        return 0 if state["complete"] else max(1, (self.version.length or 0) - int(state["next"]))
+    def start(self) -> int:
+        """The first byte to read: the first missing scan, or the end of the known part."""
+        offsets = [self.record.scans[label].offset for label in self._missing()]
+        return min(offsets, default=self.record.end)
 
-    def save(self, state: dict[str, Any]) -> None:
-        self.folder.save(**{self.name: {**state, "version": asdict(self.version)}})
-
-    def scans(self) -> int:
-        """How many of the wanted scans are here."""
-        return sum(self.labels is None or _subject(p) in self.labels for p in self.state["files"])
+    def is_finished(self) -> bool:
+        """Whether nothing has to be read."""
+        return not self._missing() and self._are_all_known()
 
     def absent(self) -> dict[str, str]:
-        """The named subjects of whom the archive has no scan; the archive, where it has none."""
-        if not self.state["complete"]:
+        """Named subjects without a scan; the archive itself if it has no scans at all."""
+        if not self.record.complete:
             return {}
-        if self.labels is None:
-            return {} if self.state["files"] else {self.name: "it holds no scan"}
-        here = {_subject(path) for path in self.state["files"]}
-        gone = [f"sub-{label}" for label in self.labels if label not in here]
-        return {f"{label} {self.contrast}": f"{self.name} has no such scan" for label in gone}
+        if not self.record.scans:
+            return {self.name: "contains no scans"}
+        absent = sorted((self._labels or set()) - set(self.record.scans))
+        return {f"sub-{x} {self._contrast}": f"{self.name} has no such scan" for x in absent}
 
-    def find(self, name: str) -> re.Match[str] | None:
-        """Subject and site in an entry's name; None where it is not a wanted scan."""
-        match = _SCAN.fullmatch(PurePosixPath(name).name)
-        if match is None or f"{match[3]}w" != self.contrast:
-            return None
-        return match if self.labels is None or match[1] in self.labels else None
-
-    def has_all(self, files: dict[str, int]) -> bool:
-        """Whether nothing more can be wanted."""
-        return self.labels is not None and {_subject(path) for path in files} >= set(self.labels)
-
-    def _is_here(self, path: str, size: int) -> bool:
-        file = self.folder.path / path
-        return file.is_file() and file.stat().st_size == size
-
-
-def _is_state(state: Any) -> bool:
-    """Whether what is on record of an archive can have been written here."""
-    try:
-        version = Version(**state["version"])
-        tags = (version.etag, version.modified, version.md5)
-        labels, at = state["labels"], state["next"]
-        return (
-            isinstance(at, int)
-            and isinstance(version.length, int | None)
-            and all(isinstance(tag, str | None) for tag in tags)
-            and at >= 0
-            and isinstance(state["complete"], bool)
-            and (labels is None or all(isinstance(label, str) for label in labels))
-            and all(_OURS.fullmatch(path) for path in state["files"])
-            and all(isinstance(size, int) for size in state["files"].values())
-            and all(isinstance(name, str) for name in state["sites"].values())
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return False
-
-
-def _transfer(
-    session: Session, folder: Folder, missing: Sequence[_Part], plan: Plan
-) -> dict[str, str]:
-    """Take the archives apart, side by side."""
-    failed: dict[str, str] = {}
-    guard = threading.Lock()
-    parts = {part.name: part for part in missing}
-    with progress.transfer(plan.title, plan.missing_bytes) as advance:
-
-        def one(name: str) -> None:
-            found = _take_apart(session, parts[name], advance)
-            with guard:
-                failed.update(found)
-
-        broken = together(list(parts), one, workers=session.settings.workers, stop=session.stop)
-    return failed | {name: str(error) for name, error in broken.items()}
-
-
-def _take_apart(session: Session, part: _Part, advance: Callable[[int], None]) -> dict[str, str]:
-    """Write the wanted scans of an archive; give those that cannot be.
-
-    Where the archive changes on the way, what came of its earlier state is taken again.
-    """
-    for _ in range(_ROUNDS):
+    def unpack(self, advance: Callable[[int], object]) -> None:
+        """Write the missing scans; start over once if the archive changes on the server."""
         try:
-            return _read_once(session, part, advance)
-        except Changed:
-            part.version = session.look(part.url)
-    raise InputError(f"{part.url} changes while it is transferred", remedy="Try again later.")
+            self._unpack(advance)
+        except Damaged:
+            self.record, self.intact = _Record(state=self._session.look(self._url)), set()
+            self._unpack(advance)
 
+    def _unpack(self, advance: Callable[[int], object]) -> None:
+        record, missing = self.record, set(self._missing())
+        stream = Stream(
+            self._session,
+            self._url,
+            position=self.start,
+            state=record.state,
+            limit=_MAX_ARCHIVE,
+            advance=advance,
+        )
+        with closing(stream):
+            for member in _members(stream):
+                match = _NAME.fullmatch(member.name.rpartition("/")[2])
+                if match and f"{match[3]}w" == self._contrast:
+                    label = match[1]
+                    scan = _Scan(offset=member.offset, site=match[2])
+                    scan = record.scans.setdefault(label, scan)
+                    if self._is_wanted(label) and label not in self.intact:
+                        try:
+                            self._write(stream, member, label, scan)
+                        except _Unusable as error:
+                            self.failed[member.name] = str(error)
+                    record.end = max(record.end, _end_of(member))
+                    self._folder.save(**{self.name: record.model_dump()})
+                    missing.discard(label)
+                if not missing and self._are_all_known():
+                    break
+            else:
+                record.complete = True
+                self._folder.save(**{self.name: record.model_dump()})
 
-def _read_once(session: Session, part: _Part, advance: Callable[[int], None]) -> dict[str, str]:
-    failed: dict[str, str] = {}
-    state = part.state
-    if part.has_all(state["files"]):
-        part.save({**state, "complete": True})
-        return failed
-    with open_tar(session, part.url, int(state["next"]), part.version, advance) as tar:
-        for member in tar:
-            why = why_refused(member)
-            scan = part.find(member.name) if member.isfile() else None
-            if scan is not None and why is None:
-                why = _take(tar, member, part, scan, state)
-            if why is not None:
-                failed[ascii(member.name)] = why
-            # What failed is read again next time, and so is all behind it that is not here.
-            if not failed:
-                state["next"] = end_of(member)
-            if scan is not None:
-                part.save(state)
-            if part.has_all(state["files"]):
-                break
-    part.save({**state, "complete": not failed})
-    return failed
-
-
-def _take(
-    tar: RemoteTar, member: TarInfo, part: _Part, scan: re.Match[str], state: dict[str, Any]
-) -> str | None:
-    """Write an entry where it is a whole `.nii.gz`; say what is wrong with it otherwise."""
-    label, place = scan[1], scan[2]
-    name = f"sub-{label}/anat/sub-{label}_{part.contrast}.nii.gz"
-    if name in state["files"]:
-        return None
-    path = part.folder.path / name
-    try:
-        with atomic_path(path) as temporary:
+    def _write(self, stream: Stream, member: tarfile.TarInfo, label: str, scan: _Scan) -> None:
+        parts = member.name.replace("\\", "/").split("/")
+        if ".." in parts or not parts[0]:
+            raise _Unusable("its name points out of the folder")
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise _Unusable("is not a regular file")
+        if member.size > MAX_FILE:
+            raise _Unusable(f"has {member.size} bytes, more than any scan")
+        digest = hashlib.sha256()
+        with atomic_path(self._path(label)) as temporary:
             with temporary.open("wb") as file:
-                for block in tar.content(member):
+                end = member.offset_data + member.size
+                while block := stream.read1(min(end - stream.position, _CHUNK)):
                     file.write(block)
-            _refuse_damaged(temporary, path)
-    except _Damaged as error:
-        return str(error)
-    state["files"][name], state["sites"][label] = member.size, place
-    return None
+                    digest.update(block)
+            problem = damage(temporary, Expected(member.size), ".nii.gz")
+            if problem:
+                raise _Unusable(problem)
+        scan.size, scan.sha256 = member.size, digest.hexdigest()
+        self.intact.add(label)
+
+    def _verify(self, label: str) -> None:
+        scan, path = self.record.scans[label], self._path(label)
+        if scan.sha256 and path.is_file():
+            if damage(path, Expected(scan.size, "sha256", scan.sha256), ".nii.gz"):
+                log.warning("%s: is damaged; it is downloaded again", path)
+            else:
+                self.intact.add(label)
+
+    def _is_wanted(self, label: str) -> bool:
+        return self._labels is None or label in self._labels
+
+    def _missing(self) -> list[str]:
+        """Scans in the known part of the archive that are wanted and not intact."""
+        return [x for x in self.record.scans if self._is_wanted(x) and x not in self.intact]
+
+    def _are_all_known(self) -> bool:
+        is_listed = self._labels is not None and self._labels <= set(self.record.scans)
+        return self.record.complete or is_listed
+
+    def _path(self, label: str) -> Path:
+        return self._folder.path / f"sub-{label}/anat/sub-{label}_{self._contrast}.nii.gz"
 
 
-class _Damaged(Exception):
-    """An entry that is not a complete scan; the archive around it may be fine."""
+def _members(stream: Stream) -> Iterator[tarfile.TarInfo]:
+    """The entries of a tar file, whose content may be read from the stream or not.
+
+    Extended headers are passed over, so that no entry can have a name longer than 255 bytes.
+
+    Raises:
+        InputError: it is not a tar file, or has no end.
+    """
+
+    def error(problem: str) -> InputError:
+        return InputError(
+            f"{stream.url} is not a complete tar file ({problem})",
+            remedy="Try again later, or start over with --overwrite.",
+        )
+
+    while True:
+        offset = stream.position
+        header = stream.read(tarfile.BLOCKSIZE)
+        if header == bytes(tarfile.BLOCKSIZE):
+            return
+        try:
+            member = tarfile.TarInfo.frombuf(header, "utf-8", "backslashreplace")
+        except tarfile.TarError as problem:
+            raise error(f"{problem} at byte {offset}") from None
+        if member.type in _WITHOUT_CONTENT:
+            member.size = 0
+        member.offset, member.offset_data = offset, stream.position
+        end, length = _end_of(member), stream.state.length if stream.state else None
+        if member.size < 0 or (length is not None and end > length):
+            raise error(f"an entry at byte {offset} ends outside of it")
+        yield member
+        while stream.position < end:
+            if not stream.read1(min(end - stream.position, _CHUNK)):
+                raise error("it ends within an entry")
 
 
-def _refuse_damaged(file: Path, path: Path) -> None:
-    try:
-        check_gzip(file, path)
-    except InputError as error:
-        raise _Damaged(error.what) from None
-
-
-def _subject(path: str) -> str:
-    return path[4:7]
-
-
-def _sum(sizes: Iterable[int | None]) -> int | None:
-    known = list(sizes)
-    return None if None in known else sum(size for size in known if size is not None)
+def _end_of(member: tarfile.TarInfo) -> int:
+    """The byte after an entry and its padding."""
+    return member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def _label(subject: str) -> str:
-    match = _LABEL.fullmatch(subject)
+    match = re.fullmatch(r"(?:sub-|IXI)?([0-9]{1,3})", subject)
     if match is None:
         raise SettingsError(
             f"'{subject}' is not a subject of IXI", remedy="Give numbers, such as 2 or 002."

@@ -15,9 +15,9 @@ from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast, of_path
 from mrbridge.io.formats import is_picture, is_readable, walk
 from mrbridge.io.names import guess_subject, natural_key, series_name, slice_number
+from mrbridge.io.remote import not_fetched
 from mrbridge.io.safety import suffix_of
 from mrbridge.io.scans import Scan
-from mrbridge.io.transfer import not_fetched
 
 # Words of file names that do not identify a scan.
 _GENERIC = {"synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground"}

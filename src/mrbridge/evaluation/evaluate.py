@@ -40,11 +40,10 @@ from mrbridge.evaluation.summary import Evaluation, Mode, Scored
 from mrbridge.io.bids import NOT_RAW
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.ownership import is_ours, must_be_ours
-from mrbridge.io.places import here
-from mrbridge.io.safety import sweep, write_json, write_text
+from mrbridge.io.remote import localise, not_fetched, remove
+from mrbridge.io.safety import read_json, write_json, write_text
 from mrbridge.io.scans import log_left_out
-from mrbridge.io.transfer import not_fetched, remove
-from mrbridge.json_text import parse_json
+from mrbridge.io.temporary import sweep
 from mrbridge.models import unnamed
 from mrbridge.scale import Workers, map_scans, reachable
 
@@ -246,7 +245,7 @@ def _what_to_score(
 
 def _local(path: Any, workers: Workers) -> Any:
     """A path as this process and the workers see it; None, or several paths, too."""
-    local = reachable(here(path), workers)
+    local = reachable(localise(path), workers)
     return Path(local) if isinstance(local, str) else local
 
 
@@ -410,7 +409,7 @@ def _partial(scored: Sequence[Scored], failures: _Failures) -> dict[str, Any]:
 def _write(result: Evaluation, out: Path) -> None:
     """Tables and report; files of an earlier evaluation that are out of date are removed."""
     try:
-        earlier = parse_json((out / REPORT).read_text(encoding="utf-8"))
+        earlier = read_json(out / REPORT)
     except (OSError, ValueError):
         earlier = None
     if isinstance(earlier, dict) and earlier.get("interrupted") is True:

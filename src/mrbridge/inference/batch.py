@@ -28,9 +28,10 @@ from mrbridge.io.contrast import Identity, of_path
 from mrbridge.io.formats import is_file, is_picture, unreadable_folders
 from mrbridge.io.names import guess_subject, natural_key
 from mrbridge.io.ownership import must_be_ours
-from mrbridge.io.safety import sha256_of, sweep, write_json
+from mrbridge.io.remote import fetch, not_fetched, release_when_done
+from mrbridge.io.safety import sha256_of, write_json
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
-from mrbridge.io.transfer import fetch, not_fetched, release_when_done
+from mrbridge.io.temporary import sweep
 from mrbridge.scale import Workers, map_scans
 
 log = logging.getLogger(__name__)

@@ -37,10 +37,8 @@ from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.bids_selection import select
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.ownership import is_ours, must_be_ours
-from mrbridge.io.safety import sha256_of, write_json, write_text
+from mrbridge.io.safety import read_json, sha256_of, write_json, write_text
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, prefer_raw, why_left_out
-from mrbridge.io.transfer import fetch
-from mrbridge.json_text import parse_json
 from mrbridge.preparation.geometry import to_slices
 from mrbridge.preparation.intensity import foreground_mask, has_surroundings
 from mrbridge.progress import track
@@ -268,8 +266,7 @@ def _inherited(metadata: dict[str, Any]) -> dict[str, Any]:
 
 def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
     """Update a sidecar with what the sidecar of its source says now."""
-    fetch(sidecar)
-    content = parse_json(sidecar.read_text(encoding="utf-8"), _null)
+    content = read_json(sidecar, _null)
     if {**content, **facts} != content:
         write_json(sidecar, {**content, **facts})
 
@@ -280,9 +277,8 @@ def _null(constant: str) -> None:
 
 def _earlier(report: Path) -> States:
     """The entries of an earlier run's report; none if it cannot be read."""
-    fetch(report)
     try:
-        content = parse_json(report.read_text(encoding="utf-8"), _null)
+        content = read_json(report, _null)
         return {
             state: [entry for entry in content[state] if isinstance(entry, dict)]
             for state in ("done", "skipped", "failed")
@@ -323,9 +319,8 @@ def _difference(output: Path, fingerprint: dict[str, Any]) -> str | None:
     if not output.is_file():
         return None
     sidecar = sidecar_path(output)
-    fetch(sidecar)
     try:
-        recorded = parse_json(sidecar.read_text(encoding="utf-8"))["Fingerprint"]
+        recorded = read_json(sidecar)["Fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         recorded = None
     if not isinstance(recorded, dict):  # killed between image and sidecar, or not ours

@@ -18,8 +18,8 @@ from mrbridge import __version__
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import Interrupted, SettingsError
 from mrbridge.io.ownership import must_be_ours
+from mrbridge.io.remote import remove
 from mrbridge.io.safety import atomic_path
-from mrbridge.io.transfer import remove
 from mrbridge.networks import Generator
 
 FORMATS = ("onnx",)

@@ -24,7 +24,7 @@ from mrbridge.io.bids import is_bids
 from mrbridge.io.formats import is_picture
 from mrbridge.io.nifti import mark as mark_header
 from mrbridge.io.padding import without_padding
-from mrbridge.io.places import here
+from mrbridge.io.remote import localise
 from mrbridge.models import SHIPPED
 from mrbridge.preparation.brain import find_brain
 from mrbridge.scale import Workers, reachable
@@ -131,7 +131,7 @@ def translate(
         return _in_kind_of(image, synthesis.volume, mark(synthesis.contrast))
     if out is None:
         raise OutputError("no output is named", path=image, remedy="Name `out`.")
-    path, target = (Path(reachable(here(place), workers)) for place in (image, out))
+    path, target = (Path(reachable(localise(place), workers)) for place in (image, out))
     dicom = is_dicom(path)  # first: folders called sub-01 may hold what a scanner sent
     is_dataset = not dicom and path.is_dir() and is_bids(path)
     _check_settings(settings, path, dicom, is_dataset)
@@ -181,7 +181,7 @@ def _reference(translator: Translator, match: Any) -> Volume:
     """
     if not isinstance(match, str | Path):
         return as_volume(match)
-    path = Path(here(match))
+    path = Path(localise(match))
     scan, mask = read(path), brain_mask(translator, path)
     if mask is None:
         return scan

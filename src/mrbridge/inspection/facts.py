@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from mrbridge.errors import InputError
 from mrbridge.io import read
+from mrbridge.io.remote import fetch
 from mrbridge.io.scans import Scan
-from mrbridge.io.transfer import fetch
 from mrbridge.preparation.crop import Crop
 from mrbridge.preparation.geometry import to_slices
 from mrbridge.preparation.intensity import foreground_mask

@@ -16,7 +16,7 @@ from mrbridge.io.bids import find_all_scans, is_bids
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import is_picture, walk
 from mrbridge.io.names import natural_key
-from mrbridge.io.transfer import fetch
+from mrbridge.io.remote import fetch
 from mrbridge.urls import shown
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from mrbridge.inspection.checks import SEVERITIES, Finding, Group, finding
 from mrbridge.inspection.headers import Item, below, holds_store, list_headers, table_of
 from mrbridge.io.bids import find_all_scans
 from mrbridge.io.formats import is_dicom
-from mrbridge.io.places import here
+from mrbridge.io.remote import localise
 from mrbridge.io.scans import Scan, why_left_out
 from mrbridge.reports import counted, render
 from mrbridge.urls import shown
@@ -194,8 +194,8 @@ def inspect(
         OutputError: page or table cannot be written there.
         StoreError: a store is damaged.
     """
-    path = Path(here(path))
-    page, table = (None if place is None else Path(here(place)) for place in (out, fix))
+    path = Path(localise(path))
+    page, table = (None if place is None else Path(localise(place)) for place in (out, fix))
     must_exist(path)
     if page is None and table is None and not images:
         listing = list_headers(path)

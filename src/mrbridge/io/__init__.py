@@ -12,9 +12,8 @@ from mrbridge.errors import InputError, OutputError
 from mrbridge.io import nifti, picture
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_dicom, is_readable
-from mrbridge.io.places import here
+from mrbridge.io.remote import fetch, localise
 from mrbridge.io.safety import suffix_of
-from mrbridge.io.transfer import fetch
 from mrbridge.volume import Volume
 
 __all__ = ["FORMATS", "is_dicom", "is_readable", "read", "write"]
@@ -54,7 +53,7 @@ def read(
     Raises:
         InputError: absent, truncated, damaged, oversized, or of a kind that is not supported.
     """
-    path = Path(here(path))
+    path = Path(localise(path))
     fetch(path)
     form = FORMATS.get(suffix_of(path))
     if form is None:
@@ -105,7 +104,7 @@ def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None
     Raises:
         OutputError: the volume cannot be written in this format, or not in this place.
     """
-    path = Path(here(path))
+    path = Path(localise(path))
     form = FORMATS.get(suffix_of(path))
     if form is None:
         raise OutputError(

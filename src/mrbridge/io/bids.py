@@ -16,11 +16,10 @@ from mrbridge.io import names
 from mrbridge.io.bids_name import BidsName, parse_name
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_dicom, is_picture, is_readable
-from mrbridge.io.places import here
-from mrbridge.io.safety import is_temporary
+from mrbridge.io.remote import localise, not_fetched
 from mrbridge.io.scans import FoundScans, Scan, prefer_raw
 from mrbridge.io.table import participant_splits, read_text, scans_of_table, warn_of
-from mrbridge.io.transfer import not_fetched
+from mrbridge.io.temporary import is_temporary
 from mrbridge.volume import CONTRASTS
 
 __all__ = ["NOT_RAW", "find_all_scans", "find_scans", "is_bids"]
@@ -66,7 +65,7 @@ def find_scans(
     """
     contrasts = (source_contrast, target_contrast)
     several = [source] if isinstance(source, str | Path) else source
-    paths = [Path(here(item)) for item in several]
+    paths = [Path(localise(item)) for item in several]
     found = _of_contrasts(_found(paths, contrasts, datatypes=datatypes, force=force), contrasts)
     return prefer_raw(found) if raw_first and not _is_table(paths) else found
 
@@ -74,7 +73,7 @@ def find_scans(
 def find_all_scans(source: str | Path) -> FoundScans:
     """As `find_scans` of one folder, zip or table: scans of all contrasts that mrbridge knows, and
     DICOM series with gaps too."""
-    paths = [Path(here(source))]
+    paths = [Path(localise(source))]
     found = _of_contrasts(_found(paths, CONTRASTS[:2], allow_gaps=True), CONTRASTS)
     return found if _is_table(paths) else prefer_raw(found)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.io.transfer import fetch
+from mrbridge.io.remote import fetch
 from mrbridge.json_text import decode, parse_json
 from mrbridge.urls import shown
 

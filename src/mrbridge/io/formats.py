@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
 
-from mrbridge.io.safety import is_temporary, suffix_of
-from mrbridge.io.transfer import fetch, not_fetched
+from mrbridge.io.remote import fetch, not_fetched
+from mrbridge.io.safety import suffix_of
+from mrbridge.io.temporary import is_temporary
 
 FORMATS = {
     ".nii": "nifti",

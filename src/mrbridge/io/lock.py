@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import OutputError
-from mrbridge.io.safety import LOCK, is_alive, process_start, temporary_name, this_machine
+from mrbridge.io.temporary import LOCK, is_alive, process_start, temporary_name, this_machine
 from mrbridge.json_text import parse_json
 from mrbridge.urls import url_of
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from mrbridge.errors import MrbridgeError, OutputError
 from mrbridge.io.formats import FORMATS
-from mrbridge.io.safety import is_temporary, suffix_of
-from mrbridge.io.transfer import fetch
+from mrbridge.io.remote import fetch
+from mrbridge.io.safety import suffix_of
+from mrbridge.io.temporary import is_temporary
 from mrbridge.json_text import parse_json
 
 GENERATOR = "mrbridge"

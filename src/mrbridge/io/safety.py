@@ -9,19 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import shutil
-import socket
 import stat
-import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import InputError, OutputError, must_be_here
-from mrbridge.io.transfer import fetch, remove, send
+from mrbridge.io.remote import fetch, remove, upload
+from mrbridge.io.temporary import discard, sweep, temporary_name
+from mrbridge.json_text import parse_json
 from mrbridge.urls import url_of
 
 MAX_VOXELS = 2**30
@@ -36,28 +33,6 @@ MAX_PICTURE_BYTES = 2**29
 _PART_BYTES = 2**24
 """The part of a file that a checksum reads at a time."""
 
-LOCK = ".mrbridge-lock"
-"""How the files begin that say who writes into a folder (`mrbridge.io.lock`)."""
-
-_STALE_SECONDS = 24 * 3600
-_TEMPORARY = re.compile(r"^\.~(?P<host>[0-9a-f]{6})-(?P<pid>\d+)(?:\.(?P<start>\d+))?-[0-9a-f]{8}")
-_FIRST_SPACE = 4026531836
-"""The number of Linux's first space of process numbers (PROC_PID_INIT_INO in proc_ns.h)."""
-
-
-def this_machine() -> str:
-    """Six digits for this computer; for a container whose processes have numbers of their own, for
-    that: the processes of two may have the same numbers under one host name."""
-    try:
-        space = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        space = _FIRST_SPACE
-    host = socket.gethostname() + ("" if space == _FIRST_SPACE else f" {space}")
-    return hashlib.sha256(host.encode()).hexdigest()[:6]
-
-
-_HOST = this_machine()
-_ours: set[str] = set()
 _swept: set[Path] = set()
 _paired: dict[Path, tuple[Path, Path, Path]] = {}
 """Images that `paired` writes: their sidecars, and where old images and sidecars wait."""
@@ -105,7 +80,7 @@ def settle(finished: Path, path: Path) -> None:
     """
     with _writing(path):
         _set_aside(path)
-        send(finished, path)
+        upload(finished, path)
         _keep_mode(_aside.get(path, path), finished)
         _flush(finished)
         os.replace(finished, path)
@@ -150,8 +125,7 @@ def paired(image: Path, sidecar: Path) -> Iterator[None]:
         _aside.pop(sidecar, None)
         for old in (old_image, old_sidecar):
             with suppress(OSError):
-                _remove(old)
-            _ours.discard(old.name)
+                discard(old)
 
 
 def _set_aside(image: Path) -> None:
@@ -186,7 +160,7 @@ def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
         with _temporary(path) as temporary:
             temporary.mkdir()
             yield temporary
-            send(temporary, path)
+            upload(temporary, path)
             for entry in (temporary, *temporary.iterdir()):
                 _keep_mode(path / entry.relative_to(temporary), entry)
             if flushed:
@@ -222,35 +196,20 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def sweep(folder: str | Path) -> None:
-    """Remove temporary files and folders that a killed writer left in `folder`.
+def read_json(path: Path, constant: Callable[[str], Any] | None = None) -> Any:
+    """The content of a JSON file, local or remote.
 
-    Those of writers that may still run are left: a live process of this computer; or, within the
-    last day, one of another computer on a shared disk or of another container. Every writer here
-    does it once for each folder that it writes into. What may not be removed stays.
+    Args:
+        path: the file.
+        constant: returns the value of NaN and infinities, as for `parse_json`.
+
+    Raises:
+        InputError: it is remote and cannot be fetched.
+        OSError: it cannot be read.
+        ValueError: it is not JSON.
     """
-    folder = Path(folder)
-    with suppress(OSError):
-        for entry in list(folder.iterdir()):
-            match = _TEMPORARY.match(entry.name)
-            if match and _is_orphan(entry, match["host"], int(match["pid"]), match["start"]):
-                with suppress(OSError):
-                    _remove(entry)
-
-
-def is_temporary(path: str | Path) -> bool:
-    """Whether the name is that of an unfinished file of mrbridge, or of a lock."""
-    name = Path(path).name
-    return _TEMPORARY.match(name) is not None or name.startswith(LOCK)
-
-
-def temporary_name(suffix: str) -> str:
-    """A new name of something unfinished, which `sweep` removes when this process is gone."""
-    start = process_start(os.getpid())
-    process = f"{os.getpid()}" if start is None else f"{os.getpid()}.{start}"
-    name = f".~{_HOST}-{process}-{uuid.uuid4().hex[:8]}{suffix}"
-    _ours.add(name)
-    return name
+    fetch(path)
+    return parse_json(path.read_text(encoding="utf-8"), constant)
 
 
 def sha256_of(path: str | Path) -> str:
@@ -296,8 +255,7 @@ def _temporary(path: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        _remove(temporary)
-        _ours.discard(temporary.name)
+        discard(temporary)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -324,61 +282,3 @@ def _flush(path: Path) -> None:
         # Some systems cannot flush a folder; the rename is still atomic.
         if not path.is_dir():
             raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _is_orphan(entry: Path, host: str, pid: int, start: str | None) -> bool:
-    if entry.name in _ours:
-        return False
-    if host == _HOST:
-        return not is_alive(pid, start) or pid == os.getpid() or _is_stale(entry)
-    return _is_stale(entry)
-
-
-def process_start(pid: int) -> int | None:
-    """When a process of this machine began, in clock ticks since its start, which tells it from a
-    later one of the same number (proc(5), field 22); None if unknown."""
-    fields = _status(pid)
-    return int(fields[19]) if len(fields) > 19 else None
-
-
-def _status(pid: int) -> list[bytes]:
-    """What Linux tells of a process, from its state on (proc(5), fields 3 and more)."""
-    try:
-        return Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return []
-
-
-def is_alive(pid: int, start: int | str | None = None) -> bool:
-    """Whether a process of this machine runs, of any user.
-
-    Args:
-        pid: its number.
-        start: its `process_start`, if known.
-    """
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OverflowError:  # no number of a process
-        return False
-    except OSError:
-        pass
-    if _status(pid)[:1] == [b"Z"]:  # killed, and its parent never asks: as in many containers
-        return False
-    now = process_start(pid)
-    return start is None or now is None or int(start) == now
-
-
-def _is_stale(entry: Path) -> bool:
-    try:
-        return time.time() - entry.lstat().st_mtime > _STALE_SECONDS
-    except OSError:
-        return False

@@ -10,9 +10,8 @@ from typing import Literal
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io import names
 from mrbridge.io.contrast import of_path, of_text
-from mrbridge.io.places import named
+from mrbridge.io.remote import fetch, path_in_table
 from mrbridge.io.scans import FoundScans, Scan
-from mrbridge.io.transfer import fetch
 from mrbridge.json_text import decode
 from mrbridge.urls import shown
 
@@ -31,7 +30,7 @@ def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
                 path=table,
                 remedy=f"The columns are {', '.join(_COLUMNS)} and optionally split.",
             )
-        path = named(row["path"], table.parent)
+        path = path_in_table(row["path"], table.parent)
         split = names.read_split(row.get("split", ""))
         if row.get("split") and split is None:
             raise InputError(

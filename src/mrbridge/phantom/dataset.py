@@ -11,7 +11,8 @@ from mrbridge.errors import OutputError, must_be_here
 from mrbridge.io import write
 from mrbridge.io.bids_name import BIDS_VERSION
 from mrbridge.io.ownership import check_only, is_our_json
-from mrbridge.io.safety import atomic_folder, sweep, write_json, write_text
+from mrbridge.io.safety import atomic_folder, write_json, write_text
+from mrbridge.io.temporary import sweep
 from mrbridge.json_text import parse_json
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.simulate import SimulatedSubject, simulate

@@ -12,9 +12,9 @@ import numpy as np
 
 from mrbridge.errors import InputError
 from mrbridge.io import read
+from mrbridge.io.remote import fetch
 from mrbridge.io.safety import sha256_of
 from mrbridge.io.scans import Scan
-from mrbridge.io.transfer import fetch
 from mrbridge.preparation.brain import litres
 from mrbridge.preparation.geometry import slice_grid
 from mrbridge.preparation.reference import Place, place_beside

@@ -22,10 +22,10 @@ from mrbridge.io.bids_name import parse_name
 from mrbridge.io.formats import is_picture, unreadable_folders
 from mrbridge.io.lock import only_writer
 from mrbridge.io.ownership import must_be_ours
-from mrbridge.io.places import here
-from mrbridge.io.safety import is_temporary, sweep, write_json
+from mrbridge.io.remote import localise, not_fetched, release_when_done, remove
+from mrbridge.io.safety import write_json
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, why_left_out
-from mrbridge.io.transfer import not_fetched, release_when_done, remove
+from mrbridge.io.temporary import is_temporary, sweep
 from mrbridge.preparation.brain import hd_bet_program, mask_path
 from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
 from mrbridge.preparation.job import Job, prepare_scan
@@ -89,7 +89,8 @@ def prepare(
         Interrupted: a signal came; what is prepared stays, and `report.json` tells of it.
     """
     settings = settings or PrepareSettings()
-    source, out = scale.reachable(here(source), workers), Path(scale.reachable(here(out), workers))
+    source = scale.reachable(localise(source), workers)
+    out = Path(scale.reachable(localise(out), workers))
     if settings.standard.brain == "hd-bet":
         hd_bet_program()  # once, not for each scan
     found = _find(source, out, settings, force=force)

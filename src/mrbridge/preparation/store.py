@@ -21,10 +21,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mrbridge.errors import StoreError, must_exist
 from mrbridge.io.names import series_name
-from mrbridge.io.places import here
-from mrbridge.io.safety import atomic_folder, is_temporary, write_json
-from mrbridge.io.transfer import fetch
-from mrbridge.json_text import parse_json
+from mrbridge.io.remote import fetch, localise
+from mrbridge.io.safety import atomic_folder, read_json, write_json
+from mrbridge.io.temporary import is_temporary
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.settings import Settings
@@ -167,14 +166,13 @@ class Store:
             InputError: the URL cannot be reached.
             StoreError: absent, unfinished, or damaged.
         """
-        path = Path(here(path))
+        path = Path(localise(path))
         file = path / "manifest.json"
         if not file.is_file():
             must_exist(path, StoreError, _REMEDY)
             raise StoreError("is not a store, or an unfinished one", path=path, remedy=_REMEDY)
-        fetch(file)
         try:
-            told = parse_json(file.read_text(encoding="utf-8"))
+            told = read_json(file)
             is_ours = isinstance(told, dict) and told.get("format") == FORMAT
             if not is_ours and not (path / "scans").is_dir():
                 raise StoreError(
@@ -437,9 +435,8 @@ def is_store(path: Path) -> bool:
     if not any(path.iterdir()):
         return True
     entries = [entry for entry in path.iterdir() if not is_temporary(entry)]
-    fetch(path / "manifest.json")
     try:
-        told = parse_json((path / "manifest.json").read_text(encoding="utf-8"))
+        told = read_json(path / "manifest.json")
         return isinstance(told, dict) and told.get("format") == FORMAT
     except (OSError, ValueError):
         pass
@@ -458,9 +455,8 @@ def _is_empty(path: Path) -> bool:
 
 def is_our_array(path: Path) -> bool:
     """Whether preparation wrote an array, as its attributes say."""
-    fetch(path / "zarr.json")
     try:
-        told = parse_json((path / "zarr.json").read_text(encoding="utf-8"))
+        told = read_json(path / "zarr.json")
         return isinstance(told["attributes"]["mrbridge"], dict)
     except (OSError, ValueError, KeyError, TypeError):
         return False

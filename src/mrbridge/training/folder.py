@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mrbridge.errors import MrbridgeError, OutputError, must_be_here
 from mrbridge.io.ownership import check_only
-from mrbridge.io.safety import is_temporary
+from mrbridge.io.temporary import is_temporary
 from mrbridge.settings import read_yaml
 
 

@@ -21,7 +21,8 @@ from mrbridge.data.loader import batches_from, plain_errors
 from mrbridge.errors import Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.hardware import choose_device, quick_kernels
 from mrbridge.io.lock import only_writer
-from mrbridge.io.safety import LOCK, sweep, write_text
+from mrbridge.io.safety import write_text
+from mrbridge.io.temporary import LOCK, sweep
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import (
     check_resumable,

@@ -34,7 +34,7 @@ from pydicom.uid import (
 
 from mrbridge.errors import InputError
 from mrbridge.io.formats import starts_as_dicom, walk
-from mrbridge.io.transfer import fetch, not_fetched
+from mrbridge.io.remote import fetch, not_fetched
 from mrbridge.quiet import Shared, without_warnings
 
 MAX_FILES = 200_000

@@ -33,8 +33,9 @@ from mrbridge.io.dicom.header import MR, Slice
 from mrbridge.io.dicom.read import DicomHeader, read_series
 from mrbridge.io.dicom.series import find_series
 from mrbridge.io.ownership import is_our_json
-from mrbridge.io.safety import atomic_folder, sweep, write_json
-from mrbridge.io.transfer import fetch
+from mrbridge.io.remote import fetch
+from mrbridge.io.safety import atomic_folder, write_json
+from mrbridge.io.temporary import sweep
 from mrbridge.json_text import parse_json
 from mrbridge.volume import Volume
 

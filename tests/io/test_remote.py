@@ -1,4 +1,4 @@
-"""Places by URL: what is written comes back, what is not read is not fetched, faults are told."""
+"""Remote files: what is written can be read, only what is read is fetched, faults are reported."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SettingsError
-from mrbridge.io import places
+from mrbridge.io import remote
 from mrbridge.io.bids import find_scans
-from mrbridge.io.places import here, path_of
+from mrbridge.io.remote import fetch, localise, path_of, release, remove
 from mrbridge.io.safety import atomic_folder, sha256_of, write_text
-from mrbridge.io.transfer import fetch, release, remove
 from mrbridge.urls import is_url, masked, shown, url_of
 from mrbridge.volume import Volume
 
 
 class Bucket(MemoryFileSystem):
-    """Files in memory whose transfers are counted, and which can be told to fail."""
+    """Files in memory whose transfers are counted, and can fail."""
 
     protocol = "counted"
     cachable = False
@@ -84,7 +83,7 @@ def scan(make_scan: Callable[..., Volume]) -> Volume:
     return make_scan(1, "T1w")
 
 
-def test_a_scan_comes_back_with_the_bytes_of_the_local_one(
+def test_a_remote_scan_has_the_bytes_of_a_local_one(
     bucket: Bucket, scan: Volume, tmp_path: Path
 ) -> None:
     local = io.write(scan, tmp_path / "sub-01_T1w.nii.gz")
@@ -97,29 +96,29 @@ def test_a_scan_comes_back_with_the_bytes_of_the_local_one(
     assert url_of(there) == "counted://b/in/sub-01_T1w.nii.gz"
 
 
-def test_a_mirrored_place_stays_and_a_file_url_is_a_path(bucket: Bucket, tmp_path: Path) -> None:
-    mirror = here("counted://b/in")
-    assert here(mirror) is mirror
-    assert here(f"file://{tmp_path}/x y") == tmp_path / "x y"
-    assert here(Path(f"file://{tmp_path}/x")) == tmp_path / "x"
-    assert here(None) is None
-    assert here(["a", "counted://b/in"]) == ["a", mirror]
+def test_a_mirror_stays_and_a_file_url_is_a_path(bucket: Bucket, tmp_path: Path) -> None:
+    mirror = localise("counted://b/in")
+    assert localise(mirror) is mirror
+    assert localise(f"file://{tmp_path}/x y") == tmp_path / "x y"
+    assert localise(Path(f"file://{tmp_path}/x")) == tmp_path / "x"
+    assert localise(None) is None
+    assert localise(["a", "counted://b/in"]) == ["a", mirror]
 
 
 @pytest.mark.parametrize(
     "text", ["s3://b/x", "gs://b", "memory://x", "simplecache::s3://b", "S3://b"]
 )
-def test_urls_are_told_from_paths(text: str) -> None:
+def test_urls(text: str) -> None:
     assert is_url(text)
 
 
 @pytest.mark.parametrize("text", ["a/b", "/a:b/c", "C:\\x", "c:/x", "x.nii.gz", "a b://c", "."])
-def test_paths_are_told_from_urls(text: str) -> None:
+def test_paths(text: str) -> None:
     assert not is_url(text)
     assert not is_url(Path(text))
 
 
-def test_a_path_of_a_url_lost_a_slash_and_names_the_same(bucket: Bucket) -> None:
+def test_a_url_as_a_path_loses_a_slash(bucket: Bucket) -> None:
     assert is_url(Path("counted://b/in"))
     assert path_of(Path("counted://b/in")) == path_of("counted://b/in/")
 
@@ -136,7 +135,7 @@ def test_nothing_is_fetched_that_is_not_read(bucket: Bucket, scan: Volume) -> No
     assert bucket.fetched == ["/b/bids/sub-01/anat/sub-01_T1w.nii.gz"]
 
 
-def test_what_is_released_takes_no_room_and_is_fetched_again(bucket: Bucket, scan: Volume) -> None:
+def test_released_files_take_no_space_and_are_fetched_again(bucket: Bucket, scan: Volume) -> None:
     path = io.write(scan, "counted://b/sub-01_T1w.nii.gz")
     digest = sha256_of(path)
     release(path)
@@ -145,19 +144,19 @@ def test_what_is_released_takes_no_room_and_is_fetched_again(bucket: Bucket, sca
     assert len(bucket.fetched) == 1
 
 
-def test_what_is_gone_at_the_url_is_gone_here_when_it_is_listed_again(bucket: Bucket) -> None:
+def test_a_removed_file_is_no_longer_listed(bucket: Bucket) -> None:
     bucket.pipe({"/b/in/a.json": b"1", "/b/in/b.json": b"2"})
-    mirror = here("counted://b/in")
+    mirror = localise("counted://b/in")
     fetch(mirror)
     bucket.rm("/b/in/a.json")
     bucket.pipe("/b/in/b.json", b"3")
-    fetch(here("counted://b/in"))
+    fetch(localise("counted://b/in"))
     assert [path.name for path in mirror.iterdir()] == ["b.json"]
     assert (mirror / "b.json").read_bytes() == b"3"
 
 
-def test_a_folder_takes_the_place_of_the_old_one(bucket: Bucket) -> None:
-    mirror = here("counted://b/store")
+def test_a_folder_replaces_the_old_one(bucket: Bucket) -> None:
+    mirror = localise("counted://b/store")
     for name in ("old", "new"):
         with atomic_folder(mirror / "array") as folder:
             (folder / name).mkdir()
@@ -168,16 +167,16 @@ def test_a_folder_takes_the_place_of_the_old_one(bucket: Bucket) -> None:
     assert not (mirror / "array").exists()
 
 
-def test_keys_that_climb_out_are_left_alone(bucket: Bucket) -> None:
+def test_keys_that_point_out_of_the_folder_are_ignored(bucket: Bucket) -> None:
     names = ("../../../evil.json", "/etc/evil.json", "..", "a\\..\\evil.json", "good.json")
     Bucket.listing = [f"/b/in/{name}" for name in names] + ["/b/inside/evil.json"]
-    mirror = here("counted://b/in")
+    mirror = localise("counted://b/in")
     assert [path.name for path in mirror.iterdir()] == ["good.json"]
     root = next(above for above in mirror.parents if above.name.endswith(".places"))
     assert not list(root.rglob("*evil*"))
 
 
-def test_a_table_names_scans_by_url_and_beside_itself(bucket: Bucket, scan: Volume) -> None:
+def test_a_table_names_scans_by_url_and_by_relative_path(bucket: Bucket, scan: Volume) -> None:
     io.write(scan, "counted://b/in/one.nii.gz")
     io.write(scan, "counted://other/two.nii.gz")
     table = "contrast,path\nT1w,../in/one.nii.gz\nT2w,counted://other/two.nii.gz\nT2w,none.nii.gz"
@@ -194,7 +193,7 @@ def test_a_table_names_scans_by_url_and_beside_itself(bucket: Bucket, scan: Volu
         io.read(scans[1].path)
 
 
-def test_a_missing_object_a_missing_place(bucket: Bucket, scan: Volume) -> None:
+def test_missing_objects_and_folders(bucket: Bucket, scan: Volume) -> None:
     path = io.write(scan, "counted://b/in/x.nii.gz")
     release(path)
     bucket.rm("/b/in/x.nii.gz")
@@ -204,11 +203,11 @@ def test_a_missing_object_a_missing_place(bucket: Bucket, scan: Volume) -> None:
         find_scans("counted://b/none")
 
 
-def test_what_came_incomplete_is_not_taken(bucket: Bucket, scan: Volume) -> None:
+def test_an_incomplete_file_is_refused(bucket: Bucket, scan: Volume) -> None:
     bucket.pipe("/b/x.nii.gz", b"longer")
-    path = here("counted://b/x.nii.gz")
+    path = localise("counted://b/x.nii.gz")
     bucket.pipe("/b/x.nii.gz", b"short")
-    with pytest.raises(InputError, match="came with 5 bytes of 6"):
+    with pytest.raises(InputError, match="arrived with 5 bytes of 6"):
         io.read(path)
     assert path.stat().st_size != 5
 
@@ -223,13 +222,13 @@ def test_what_came_incomplete_is_not_taken(bucket: Bucket, scan: Volume) -> None
 )
 def test_a_failing_fetch(bucket: Bucket, failure: Exception, words: str) -> None:
     bucket.pipe("/b/x.json", b"{}")
-    path = here("counted://b/x.json")
+    path = localise("counted://b/x.json")
     fails(failure)
     with pytest.raises(InputError, match=words):
         fetch(path)
 
 
-def test_nothing_is_sent_to_a_web_page() -> None:
+def test_nothing_is_uploaded_to_a_web_page() -> None:
     with pytest.raises(
         OutputError, match=r"^https://host/x\.json: can only be read\. Name a folder"
     ):
@@ -239,11 +238,11 @@ def test_nothing_is_sent_to_a_web_page() -> None:
 def test_no_permission_to_list(bucket: Bucket) -> None:
     fails(PermissionError("Forbidden"))
     with pytest.raises(InputError, match=r"counted://b/in: may not be read \(Forbidden\)"):
-        here("counted://b/in")
+        localise("counted://b/in")
 
 
-def test_a_failing_send_leaves_no_part_of_a_file(bucket: Bucket) -> None:
-    place = here("counted://b/out") / "report.json"
+def test_a_failing_upload_leaves_no_part_of_a_file(bucket: Bucket) -> None:
+    place = localise("counted://b/out") / "report.json"
     write_text(place, "old")
     fails(ConnectionResetError("reset by peer"))
     with pytest.raises(OutputError, match=r"counted://b/out/report\.json: cannot be reached"):
@@ -257,16 +256,16 @@ def test_a_failing_send_leaves_no_part_of_a_file(bucket: Bucket) -> None:
     ("url", "words"),
     [
         ("simplecache::s3://b/x", "is a chain of URLs"),
-        ("nosuch://b/x", "no kind of URL is called nosuch"),
+        ("nosuch://b/x", "nosuch:// is not a known kind of URL"),
         ("s3://", "is not a complete URL"),
         ("s3://b/../../x", "is not a complete URL"),
-        ("ftp://ann:geheim@host/x", r"ftp://\*\*\*@host/x: holds a name, a password"),
-        ("https://host/x.nii?X-Amz-Signature=geheim", r"https://host/x.nii\?\*\*\*: holds"),
+        ("ftp://ann:geheim@host/x", r"ftp://\*\*\*@host/x: contains a name, a password"),
+        ("https://host/x.nii?X-Amz-Signature=geheim", r"https://host/x.nii\?\*\*\*: contains"),
     ],
 )
-def test_urls_that_are_not_taken(url: str, words: str) -> None:
+def test_urls_that_are_refused(url: str, words: str) -> None:
     with pytest.raises(SettingsError, match=words) as caught:
-        here(url)
+        localise(url)
     assert "geheim" not in str(caught.value)
 
 
@@ -276,10 +275,10 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(SettingsError, match=r"s3://b/x: needs a package .* 'mrbridge\[cloud\]'"):
-        here("s3://b/x")
+        localise("s3://b/x")
 
 
-def test_secrets_are_masked_wherever_they_stand() -> None:
+def test_secrets_are_masked_everywhere() -> None:
     text = "from ftp://ann:geheim@host/x and https://h/y?a=1&sig=geheim not https://h/z?page=2"
     assert masked(text) == "from ftp://***@host/x and https://h/y?*** not https://h/z?page=2"
     error = MrbridgeError("copied from ftp://ann:geheim@host/x", path=Path("s3://b/x"))
@@ -291,15 +290,15 @@ def test_a_temporary_folder_with_a_space_in_its_name(
 ) -> None:
     (tmp_path / "my scans").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "my scans"))
-    monkeypatch.setattr(places, "_mirrors", [])
+    monkeypatch.setattr(remote, "_mirrors", {})
     path = io.write(scan, "counted://b/sub-01_T1w.nii.gz")
     assert path.is_relative_to(tmp_path)
     assert bucket.find("/b") == ["/b/sub-01_T1w.nii.gz"]
     assert str(InputError("is odd", path=path)) == "counted://b/sub-01_T1w.nii.gz: is odd."
 
 
-def test_of_an_array_the_metadata_go_last(bucket: Bucket) -> None:
-    with atomic_folder(here("counted://b/store") / "x.zarr") as folder:
+def test_the_metadata_of_an_array_are_uploaded_last(bucket: Bucket) -> None:
+    with atomic_folder(localise("counted://b/store") / "x.zarr") as folder:
         (folder / "zarr.json").write_text("{}")
         (folder / "c" / "0").mkdir(parents=True)
         (folder / "c" / "0" / "1").write_text("numbers")
@@ -316,14 +315,14 @@ def test_mirrors_are_shown_as_urls(bucket: Bucket) -> None:
 
 _LEAVES = """
 import sys, time, fsspec
-from mrbridge.io.places import here
+from mrbridge.io.remote import localise
 fsspec.filesystem("memory").pipe("/b/x", b"1")
-print(here("memory://b"), flush=True)
+print(localise("memory://b"), flush=True)
 time.sleep(60 if "wait" in sys.argv else 0)
 """
 
 
-def test_mirrors_go_with_their_process_and_those_of_killed_ones_at_the_next_start(
+def test_mirrors_are_removed_at_the_end_of_their_process_or_by_the_next_one(
     tmp_path: Path,
 ) -> None:
     there = os.environ | {"TMPDIR": str(tmp_path)}
@@ -340,7 +339,7 @@ def test_mirrors_go_with_their_process_and_those_of_killed_ones_at_the_next_star
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mirror_of_another_machine_is_not_taken_for_empty(bucket: Bucket) -> None:
+def test_a_mirror_of_another_machine_is_refused(bucket: Bucket) -> None:
     elsewhere = Path(tempfile.gettempdir(), ".~abcdef-1-12345678.places", "counted", "b", "x.json")
     with pytest.raises(InputError, match="mirrored by another machine"):
         fetch(elsewhere)
