@@ -1,8 +1,8 @@
-"""What a run ships: weights, configuration, intensity ranges and a card.
+"""Bundles, the models that runs write: weights, configuration, intensity ranges and a card.
 
 A bundle is a folder of `bundle.json`, one `weights-….safetensors` and `card.md`. Nothing in it is
-ever unpickled. The weights are named by their content and `bundle.json` is replaced in one
-instant, so a reader meets the old bundle or the new one, never a mixture.
+ever unpickled. The weights are named by their content, and `bundle.json` is replaced atomically, so
+a reader gets the old bundle or the new one, never a mixture.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from mrbridge.volume import Planes
 VERSION = 1
 
 _MOST_BYTES = 1 << 20  # of bundle.json
-_LARGEST = 1e30  # of intensities: float32 holds their squares no more
+_LARGEST = 1e30  # of intensities: float32 cannot hold the squares of larger ones
 _Contrast = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
 _Line = Annotated[str, Field(max_length=200)]
-_TRIES = 100  # each fails only where a training has just put another bundle there
+_TRIES = 100  # each fails only if a training has just replaced the bundle
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 
 
 class BundleManifest(Settings):
-    """`bundle.json`: everything that inference needs, and where the model comes from.
+    """`bundle.json`: everything that inference needs, and the origin of the model.
 
-    It may come from anybody: what becomes a name or a path is checked, and sizes have limits.
+    Its author is unknown: whatever becomes a name or a path is checked, and sizes have limits.
 
     Attributes:
-        least_size: rows and columns to which smaller slices are padded, so that as much surrounds
-            them as in training: instance norms see it (docs/decisions/0013-surroundings.md). 0 is
-            no more than the generator needs.
+        least_size: rows and columns to which smaller slices are padded, so that they have the same
+            surroundings as in training, which instance norms see
+            (docs/decisions/0013-surroundings.md). 0: only what the generator needs.
     """
 
     format: Literal["mrbridge-bundle"] = "mrbridge-bundle"
@@ -84,8 +84,8 @@ class BundleManifest(Settings):
                 raise ValueError(f"typical names no range of {contrast}")
         for contrast, recipe in self.typical.items():
             if not _is_range(recipe):
-                told = short_repr(recipe.model_dump(exclude_defaults=True))
-                raise ValueError(f"typical is not a range of {contrast}: {told}")
+                values = short_repr(recipe.model_dump(exclude_defaults=True))
+                raise ValueError(f"typical is not a range of {contrast}: {values}")
         return self
 
 
@@ -110,9 +110,9 @@ class Bundle:
 
     Attributes:
         manifest: what `bundle.json` says.
-        weights: tensors by name, `to_target.…` and `to_source.…`. Those of a loaded bundle stay in
-            its file until they are used.
-        path: the folder that it came from, if any.
+        weights: tensors by name, `to_target.…` and `to_source.…`; those of a loaded bundle are
+            memory-mapped.
+        path: its folder; None if it is only in memory.
     """
 
     manifest: BundleManifest
@@ -152,7 +152,7 @@ class Bundle:
             )
 
     def generator_weights(self, name: str) -> dict[str, Any]:
-        """The tensors of `to_target` or `to_source`, their prefix taken off."""
+        """The tensors of `to_target` or `to_source`, without their prefix."""
         prefix = f"{name}."
         return {
             key.removeprefix(prefix): value
@@ -188,9 +188,9 @@ class Bundle:
 
 
 def save_bundle(manifest: BundleManifest, weights: dict[str, Any], folder: str | Path) -> Bundle:
-    """Write a bundle; what was there before stays whole until the new one is.
+    """Write a bundle; an earlier one stays complete until the new one is.
 
-    Scores that are not finite are left out: JSON cannot hold them.
+    Scores that are not finite are left out, since JSON cannot hold them.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -217,10 +217,10 @@ def find_bundle(model: str | Path) -> Path:
 
     Args:
         model: its path, or `shipped`: the bundle that comes with mrbridge, unless the working
-            directory has a folder of that name.
+            directory has a model of that name.
 
     Raises:
-        BundleError: there is neither.
+        BundleError: it is neither.
     """
     place = locate(model)
     if place.suffix.lower() in _PICKLES and place.is_file():
@@ -283,8 +283,8 @@ def read_manifest(model: str | Path) -> BundleManifest:
 def load_bundle(model: str | Path) -> Bundle:
     """Load the bundle of a run, a bundle's folder or `shipped`, checking every byte of the weights.
 
-    The weights are mapped into memory, so that the generator that nobody asks for costs none. Where
-    a training replaces the bundle meanwhile, the new one is loaded.
+    The weights are memory-mapped, so that an unused generator takes no memory. If a training
+    replaces the bundle meanwhile, the new one is loaded.
 
     Raises:
         BundleError: it is absent, damaged, changed, or of an unknown version.
@@ -296,17 +296,19 @@ def load_bundle(model: str | Path) -> Bundle:
             return _load_weights(folder, manifest)
         except (BundleError, InputError, OSError, RuntimeError) as error:
             with suppress(BundleError):
-                # Where it was replaced, and maybe by the same weights again.
+                # It may have been replaced, even by the same weights.
                 if attempt < 2 or read_manifest(folder) != manifest:
                     time.sleep(0.002)
                     continue
             if isinstance(error, BundleError):
                 raise
-            told = str(error).splitlines() or [type(error).__name__]
+            message = (str(error).splitlines() or [type(error).__name__])[0]
             raise BundleError(
-                f"its weights cannot be read ({told[0]})", path=folder, remedy="Get a new copy."
+                f"its weights cannot be read ({message})", path=folder, remedy="Get a new copy."
             ) from None
-    raise BundleError("is replaced all the time", path=folder, remedy="Copy it, and use the copy.")
+    raise BundleError(
+        "is being replaced again and again", path=folder, remedy="Copy it, and use the copy."
+    )
 
 
 def _load_weights(folder: Path, manifest: BundleManifest) -> Bundle:
@@ -317,7 +319,7 @@ def _load_weights(folder: Path, manifest: BundleManifest) -> Bundle:
         raise BundleError(
             "the weights are not those that bundle.json names (checksum differs)",
             path=path,
-            remedy="Get the bundle again from where it comes from.",
+            remedy="Get the bundle again from its source.",
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -343,15 +345,15 @@ def card(manifest: BundleManifest) -> str:
     limits = "\n".join(f"- {limit}" for limit in manifest.limits)
     limits = f"\n## Where it is known to fail\n\n{limits}\n" if limits else ""
     cut = (
-        "Volumes are translated in three planes, of which the mean is taken."
+        "Volumes are translated in three planes, and the results averaged."
         if manifest.planes == "all"
-        else "Volumes are translated by their axial slices."
+        else "Volumes are translated in axial slices."
     )
     return f"""# {source} ↔ {target}, preset `{manifest.preset}`
 
-Synthesises brain MR images of one contrast from the other. What it makes is synthetic: for
-research, not for diagnosis. It has seen only what is listed here; other scanners, sequences,
-ages and diseases may fail without any sign of it in the image.
+Synthesises brain MR images of one contrast from the other. Its results are synthetic: for
+research, not for diagnosis. It was trained only on what is listed here; it may fail on other
+scanners, sequences, ages and diseases, without any sign of it in the image.
 
 ## Networks
 

@@ -1,4 +1,4 @@
-"""The command line: its verbs, what leads into them, and the exit codes that lead out."""
+"""The command line: its verbs and its exit codes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ VERBS: dict[Callable[..., None], str] = {
     bundles.export: "mrbridge export -m run --to onnx -o exported",
     bundles.info: "mrbridge info unet --json",
 }
-"""Each with an example, in the order in which one needs them."""
+"""Every verb with an example, in the order of a workflow."""
 
 app = typer.Typer(
     name="mrbridge",
     help="Learns from unpaired scans to turn T1-weighted brain MR images into T2-weighted ones and "
-    "back. Everything it makes is synthetic: for research, not for diagnosis.",
+    "back. All its results are synthetic: for research, not for diagnosis.",
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -60,7 +60,7 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = None) -> None:
-    """Run a command line, this one unless told otherwise, and leave with its exit code."""
+    """Run a command line, by default this one, and exit with its code."""
     share_the_machine()  # before a verb imports PyTorch
     console.set_up()
     interruption.listen()
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = N
     code = _run(arguments, program)
     interruption.finish(code)
     code = console.flush(code)
-    # Python looks through all objects for cycles once more before it ends: a second, with PyTorch.
+    # Before it ends, Python searches all objects for cycles once more: a second, with PyTorch.
     gc.freeze()
     sys.exit(code)
 
@@ -81,14 +81,14 @@ def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) ->
     try:
         interruption.begin()
         os.getcwd()
-        # Typer makes the exit code 130 of KeyboardInterrupt, and gives it back.
+        # Typer turns KeyboardInterrupt into exit code 130, and returns it.
         code = (program or app)(args=spread(given), standalone_mode=False)
         return _interrupted() if code == _TYPER_INTERRUPTED else 0
     except KeyboardInterrupt:
         return _interrupted()
     except console.ReaderGone:
         return console.READER_GONE
-    except SystemExit as error:  # of Typer, whose own output nobody reads
+    except SystemExit as error:  # of Typer, whose own output has no reader
         return console.READER_GONE if error.code == 1 else int(error.code or 0)
     except FileNotFoundError as error:
         if _is_working_directory_gone():
@@ -106,18 +106,18 @@ def _interrupted() -> int:
 
 
 def _failed(error: Exception) -> int:
-    """Say what went wrong, whatever it was."""
+    """Report an exception."""
     cause = error.__cause__ if isinstance(error, Abort) else error
     if interruption.was_asked() and not isinstance(error, Interrupted):
-        return _interrupted()  # what was interrupted may fail in any way
+        return _interrupted()  # interrupted work may fail in any way
     if isinstance(error, TyperException):
         context = getattr(error, "ctx", None)  # only errors of usage know their command
         message = error.format_message().replace("Value error, ", "")  # of pydantic
         hint = f" Try '{context.command_path} -h'." if context else ""
         return complain(f"{message.removesuffix('.')}.{hint}", 2)
-    told = as_error(cause if isinstance(cause, Exception) else error)
-    more = {"interrupted": True} | told.counts if isinstance(told, Interrupted) else None
-    return complain(str(told), told.exit_code, more)
+    reported = as_error(cause if isinstance(cause, Exception) else error)
+    more = {"interrupted": True} | reported.counts if isinstance(reported, Interrupted) else None
+    return complain(str(reported), reported.exit_code, more)
 
 
 def _is_working_directory_gone() -> bool:

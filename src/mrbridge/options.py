@@ -46,24 +46,24 @@ Force = Annotated[
     bool,
     typer.Option(
         "--force",
-        help="Also what its name or header says to be something else: a mask, a map, a scan after "
-        "a contrast agent.",
+        help="Also take a scan that its name or header calls something else: a mask, a map, a scan "
+        "after a contrast agent.",
     ),
 ]
 
 
 def _overwrite(otherwise: str) -> Any:
     """The option of verbs that write; `otherwise` says what they do without it."""
-    told = f"Replace what mrbridge made there, and nothing else [{otherwise}]."
-    return Annotated[bool, typer.Option("--overwrite", help=told)]
+    described = f"Replace what mrbridge wrote there, and nothing else. Without it, {otherwise}."
+    return Annotated[bool, typer.Option("--overwrite", help=described)]
 
 
 OverwriteAll = _overwrite("a folder that is not empty is refused")
-OverwriteStore = _overwrite("make only what changed")
-OverwriteFiles = _overwrite("done anyway")
+OverwriteStore = _overwrite("only changes are prepared")
+OverwriteFiles = _overwrite("that is done as well")
 OverwriteTable = _overwrite("a page is replaced, a table is not")
-OverwriteData = _overwrite("fetch only what is missing")
-OverwritePhantom = _overwrite("the same data set is kept, another one refused")
+OverwriteData = _overwrite("only missing files are fetched")
+OverwritePhantom = _overwrite("the same dataset is kept, another one refused")
 
 _SEVERAL = (
     *("--participant-label", "--participant_label", "--session-label", "--session_label"),
@@ -72,7 +72,7 @@ _SEVERAL = (
 
 
 def who_works(workers: int, dask: str | None) -> int | str:
-    """What `mrbridge.scale.map_scans` takes for its workers.
+    """The workers for `mrbridge.scale.map_scans`.
 
     Raises:
         SettingsError: both processes and a cluster are asked for.
@@ -88,8 +88,8 @@ def spread(arguments: Sequence[str]) -> list[str]:
     Values end where the next option begins.
 
     Raises:
-        SettingsError: such an option is followed by no value, or an argument is empty, which as a
-            path would mean the working directory.
+        SettingsError: such an option has no value, or an argument is empty, which as a path would
+            mean the working directory.
     """
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument or re.fullmatch(r"--?[\w-]+=", argument):

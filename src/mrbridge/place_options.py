@@ -11,7 +11,7 @@ from mrbridge.urls import is_url
 
 
 def _place(text: str) -> Path:
-    """A path, or the mirror of what lies at a URL."""
+    """A path, or the local mirror of a URL."""
     if not is_url(text):
         return Path(text)
     from mrbridge.io.remote import localise

@@ -85,7 +85,7 @@ def describe(root: Path, out: Path) -> None:
     if isinstance(source.get("DatasetDOI"), str):
         origin["DOI"] = source["DatasetDOI"]
     description = {
-        "Name": there.get("Name") or f"Synthetic images of: {source.get('Name') or 'a data set'}",
+        "Name": there.get("Name") or f"Synthetic images of: {source.get('Name') or 'a dataset'}",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [

@@ -1,9 +1,9 @@
-"""The model that mrbridge ships, and where a model lies that somebody names.
+"""The shipped model, and paths of models.
 
-The bundle in `t1w_t2w`, beside this module, was trained by `benchmarks/shipped_model.py` on
+The bundle in `t1w_t2w`, next to this module, was trained by `benchmarks/shipped_model.py` on
 simulated subjects only: it has never seen a scan of a person.
 
-No PyTorch here, so that the command line can refuse at once a model that is not there.
+There is no PyTorch here, so that the command line can refuse a missing model at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHIPPED = "shipped"
 UNNAMED = (
     "translating with the shipped model, trained on simulated subjects only; name another with -m"
 )
-"""What users learn who name no model."""
+"""The message for users who name no model."""
 
 _HERE = Path(__file__).parent
 
@@ -41,7 +41,7 @@ def shipped() -> Path:
 
 
 def unnamed() -> Path:
-    """The model of those who name none: the shipped one, and they are told.
+    """The shipped model, for users who name none; they are informed.
 
     Raises:
         BundleError: this installation has none.
@@ -54,12 +54,12 @@ def unnamed() -> Path:
 def locate(
     model: str | Path | None, remedy: str = f"Name a run or a bundle, or say {SHIPPED}."
 ) -> Path:
-    """Where a model lies.
+    """The path of a model.
 
     Args:
         model: a path; the word `shipped`, unless the working directory has a run or bundle of that
             name; or None, which is the shipped one too.
-        remedy: what to do where there is nothing.
+        remedy: what to do if there is nothing.
 
     Raises:
         BundleError: there is nothing.
@@ -74,10 +74,10 @@ def locate(
 
 
 def bundle_folder(place: Path) -> Path | None:
-    """The folder of the bundle that a run or a bundle is known by, if it has one."""
+    """The folder of the bundle in a run, or of a bundle itself; None if there is none."""
     return next((f for f in (place, place / "bundle") if (f / "bundle.json").is_file()), None)
 
 
 def is_installed(folder: Path) -> bool:
-    """Whether a bundle is part of mrbridge itself, where nobody but an installer should write."""
+    """Whether a bundle is part of the installation of mrbridge."""
     return _HERE.resolve() in folder.resolve().parents

@@ -1,5 +1,5 @@
-"""What each verb of the command line does: thin layers over the functions of their names.
+"""The verbs of the command line: thin layers over the functions of the same names.
 
-Heavy imports live inside the verbs, so that `mrbridge --help` answers at once; what can be refused
-without them (a path at which nothing lies, a folder that is not a store) is refused before.
+Slow imports are inside the verbs, so that `mrbridge --help` answers at once. What can be refused
+without them (a path that does not exist, a folder that is not a store) is refused first.
 """

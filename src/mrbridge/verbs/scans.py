@@ -1,4 +1,4 @@
-"""The verbs that make, prepare and look at scans: demo, phantom, prepare, inspect."""
+"""The verbs demo, phantom, prepare and inspect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mrbridge.options import (
 from mrbridge.place_options import place_argument, place_option
 from mrbridge.quick_imports import quick_imports
 
-_MOST_REASONS = 10  # why files are ignored, on the terminal; the store keeps all
+_MOST_REASONS = 10  # shown on the terminal; the store has all
 
 
 @verb()
@@ -56,7 +56,7 @@ def demo(
 
 @verb()
 def phantom(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The BIDS data set to make.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The BIDS dataset to write.")],
     subjects: Annotated[int | None, typer.Option(min=1, help="How many subjects.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same subjects.")] = None,
     config: Config = None,
@@ -64,7 +64,7 @@ def phantom(
     workers: Workers = 1,
     overwrite: OverwritePhantom = False,
 ) -> None:
-    """Simulate subjects whose T1w and T2w are in register, as a BIDS data set."""
+    """Simulate subjects whose T1w and T2w are in register, as a BIDS dataset."""
     changes = layered(config, assignments, {"subjects": subjects, "seed": seed})
     with quick_imports():
         from mrbridge.phantom import PhantomSettings, write_bids
@@ -83,7 +83,7 @@ def prepare(
         list[Path],
         place_argument(
             "SRC…",
-            help="A BIDS data set; a folder with a folder for each contrast; two folders, source "
+            help="A BIDS dataset; a folder with a folder for each contrast; two folders, source "
             "contrast first; a folder or zip of DICOM files; or a CSV table (subject, session, "
             "contrast, path). Any by path or URL, such as s3://bucket/bids.",
         ),
@@ -207,7 +207,7 @@ def inspect(
         Path,
         place_argument(
             "SRC|STORE",
-            help="A BIDS data set, a folder of NIfTI files or pictures, a table, a folder or zip "
+            help="A BIDS dataset, a folder of NIfTI files or 2D images, a table, a folder or zip "
             "of DICOM files, one scan, or a prepared store.",
         ),
     ],
