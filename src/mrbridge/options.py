@@ -62,7 +62,6 @@ OverwriteAll = _overwrite("a folder that is not empty is refused")
 OverwriteStore = _overwrite("only changes are prepared")
 OverwriteFiles = _overwrite("that is done as well")
 OverwriteTable = _overwrite("a page is replaced, a table is not")
-OverwriteData = _overwrite("only missing files are fetched")
 OverwritePhantom = _overwrite("the same dataset is kept, another one refused")
 
 _SEVERAL = (

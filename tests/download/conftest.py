@@ -12,10 +12,14 @@ import pytest
 from tests.download.server import Served, Server, scan, tar
 
 from mrbridge import cli
-from mrbridge.download.http import DownloadSettings, Session
+from mrbridge.download.http import Session
+from mrbridge.download.settings import DownloadSettings
 
 TABLE = Path(__file__).with_name("IXI.xls")
 """Five rows in the form of the site's table, invented, written with xlwt 1.3.0."""
+
+QUICK = DownloadSettings(first_wait_seconds=0.001, longest_wait_seconds=5, timeout_seconds=5)
+"""Settings with short waits."""
 
 IXI_NAMES = ("IXI002-Guys-0828", "IXI012-HH-1211", "IXI013-HH-1212", "IXI035-IOP-0873")
 
@@ -42,8 +46,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def session() -> Iterator[Session]:
     """Connections with short waits."""
-    quick = DownloadSettings(first_wait_seconds=0.001, longest_wait_seconds=5, timeout_seconds=5)
-    with Session(quick) as session:
+    with Session(QUICK) as session:
         yield session
 
 

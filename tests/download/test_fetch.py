@@ -21,12 +21,12 @@ from mrbridge.download import http
 from mrbridge.download.fetch import Expected, damage, fetch
 from mrbridge.download.http import (
     Damaged,
-    DownloadSettings,
     FileState,
     Session,
     Stopped,
     Stream,
 )
+from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError
 
 CONTENT = random.Random(1).randbytes(300_000)
@@ -306,7 +306,9 @@ class TestNextRun:
             "import sys, pathlib\n"
             "from mrbridge.download.fetch import Expected, fetch\n"
             "from mrbridge.download.http import Session\n"
-            "fetch(Session(), sys.argv[1], pathlib.Path(sys.argv[2]), Expected())\n"
+            "from mrbridge.download.settings import DownloadSettings\n"
+            "session, path = Session(DownloadSettings()), pathlib.Path(sys.argv[2])\n"
+            "fetch(session, sys.argv[1], path, Expected())\n"
         )
         child = subprocess.Popen([sys.executable, "-c", code, url, str(target)])
         part, deadline = target.with_name("a.part"), time.monotonic() + 60

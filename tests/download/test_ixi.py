@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.download.conftest import TABLE, Run
+from tests.download.conftest import QUICK, TABLE, Run
 from tests.download.server import Served, Server, scan, tar
 
 from mrbridge.download import fetch, folder
 from mrbridge.download.folder import RECORD, Folder, Report
-from mrbridge.download.http import Session
 from mrbridge.download.ixi import download
 from mrbridge.download.ixi_metadata import read_people
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
@@ -40,8 +39,8 @@ def participants(out: Path) -> dict[str, dict[str, str]]:
         return {row["participant_id"]: row for row in csv.DictReader(file, delimiter="\t")}
 
 
-def get(session: Session, server: Server, out: Path, **options: Any) -> Report:
-    return download(session, out, site=server.url, **options)
+def get(server: Server, out: Path, **options: Any) -> Report:
+    return download(out, QUICK.changed({"mirror": server.url} | options))
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.TarInfo:
@@ -58,9 +57,9 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_a_bids_data_set_with_licence_and_citation(
-    ixi: dict[str, bytes], server: Server, session: Session, out: Path
+    ixi: dict[str, bytes], server: Server, out: Path
 ) -> None:
-    report = get(session, server, out)
+    report = get(server, out)
     assert scans(out) == ixi
     assert (report.scans, report.failed) == (7, {})
     assert is_bids(out)
@@ -77,22 +76,22 @@ def test_a_bids_data_set_with_licence_and_citation(
 
 class TestSecondRun:
     @pytest.fixture
-    def done(self, ixi: dict[str, bytes], server: Server, session: Session, out: Path) -> Path:
-        get(session, server, out)
+    def done(self, ixi: dict[str, bytes], server: Server, out: Path) -> Path:
+        get(server, out)
         server.requests.clear()
         server.sent = 0
         return out
 
-    def test_downloads_nothing(self, done: Path, server: Server, session: Session) -> None:
+    def test_downloads_nothing(self, done: Path, server: Server) -> None:
         before = {path: path.stat().st_mtime_ns for path in done.glob("sub-*/anat/*")}
-        report = get(session, server, done)
+        report = get(server, done)
         assert (report.plan.missing_files, report.plan.missing_bytes) == (0, 0)
         assert {path: path.stat().st_mtime_ns for path in done.glob("sub-*/anat/*")} == before
         assert [path for _, path, _ in server.requests] == ["/IXI-T1.tar", "/IXI-T2.tar"]
 
     @pytest.mark.parametrize("damage", ["absent", "zeros", "one byte", "another scan"])
     def test_restores_a_lost_or_damaged_scan(
-        self, done: Path, ixi: dict[str, bytes], server: Server, session: Session, damage: str
+        self, done: Path, ixi: dict[str, bytes], server: Server, damage: str
     ) -> None:
         path, data = done / LOST, bytearray(ixi[LOST])
         if damage == "absent":
@@ -104,29 +103,27 @@ class TestSecondRun:
             path.write_bytes(data)
         else:
             path.write_bytes(ixi["sub-013/anat/sub-013_T1w.nii.gz"])
-        assert get(session, server, done, dry_run=True).plan.missing_files == 1
-        report = get(session, server, done)
+        assert get(server, done, dry_run=True).plan.missing_files == 1
+        report = get(server, done)
         assert (report.scans, report.failed) == (7, {})
         assert scans(done) == ixi
         ranges = [range_ for _, path, range_ in server.requests if path == "/IXI-T1.tar"]
         assert ranges[-1] not in (None, "bytes=0-")  # from that scan on
 
     def test_overwrites_if_asked_to(
-        self, done: Path, ixi: dict[str, bytes], server: Server, session: Session
+        self, done: Path, ixi: dict[str, bytes], server: Server
     ) -> None:
         (done / LOST).write_bytes(b"")
         (done / "mine.txt").write_text("mine")
-        report = get(session, server, done, overwrite=True)
+        report = get(server, done, overwrite=True)
         assert report.plan.missing_files == report.plan.files
         assert scans(done) == ixi
         assert (done / "mine.txt").read_text() == "mine"
 
-    def test_downloads_a_changed_archive_again(
-        self, done: Path, server: Server, session: Session
-    ) -> None:
+    def test_downloads_a_changed_archive_again(self, done: Path, server: Server) -> None:
         new = scan(99, (30, 30, 30))
         server.files["/IXI-T1.tar"] = Served(tar({EVIL: new}))
-        get(session, server, done, contrasts=["T1w"])
+        get(server, done, contrast=["T1w"])
         assert scans(done)[LOST] == new
 
     @pytest.mark.parametrize(
@@ -181,65 +178,57 @@ class TestSecondRun:
         assert scans(done) == ixi
 
 
-def test_a_contrast_can_be_added(
-    ixi: dict[str, bytes], server: Server, session: Session, out: Path
-) -> None:
-    get(session, server, out, contrasts=["T1w"])
+def test_a_contrast_can_be_added(ixi: dict[str, bytes], server: Server, out: Path) -> None:
+    get(server, out, contrast=["T1w"])
     assert all("T1w" in name for name in scans(out))
-    get(session, server, out, contrasts=["T2w"])
+    get(server, out, contrast=["T2w"])
     assert scans(out) == ixi
 
 
 class TestSubjects:
-    def test_only_these(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path
-    ) -> None:
-        report = get(session, server, out, subjects=["12", "IXI002"])
+    def test_only_these(self, ixi: dict[str, bytes], server: Server, out: Path) -> None:
+        report = get(server, out, subjects=["12", "IXI002"])
         assert scans(out) == {k: v for k, v in ixi.items() if k[4:7] in ("002", "012")}
         assert report.scans == 4
         assert set(participants(out)) == {"sub-002", "sub-012"}
 
-    def test_the_rest_of_the_archive_is_not_downloaded(
-        self, server: Server, session: Session, out: Path
-    ) -> None:
+    def test_the_rest_of_the_archive_is_not_downloaded(self, server: Server, out: Path) -> None:
         names = [f"IXI{n:03}-HH-1211-T1.nii.gz" for n in range(13, 50)]
         server.files["/IXI-T1.tar"] = Served(
             tar({EVIL: scan(3)} | dict.fromkeys(names, bytes(10**6)))
         )
         with pytest.warns(MrbridgeWarning, match="no age"):
-            report = get(session, server, out, subjects=["12"], contrasts=["T1w"])
+            report = get(server, out, subjects=["12"], contrast=["T1w"])
         assert report.scans == 1
         assert server.sent < 15_000_000  # what was on its way when the connection was closed
 
-    def test_more_of_them_later(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path
-    ) -> None:
-        get(session, server, out, subjects=["13"])
-        get(session, server, out, subjects=["2"])
-        get(session, server, out)
+    def test_more_of_them_later(self, ixi: dict[str, bytes], server: Server, out: Path) -> None:
+        get(server, out, subjects=["13"])
+        get(server, out, subjects=["2"])
+        get(server, out)
         assert scans(out) == ixi
-        assert get(session, server, out, subjects=["2"]).plan.missing_files == 0
+        assert get(server, out, subjects=["2"]).plan.missing_files == 0
 
     def test_absent_ones_are_reported_every_time(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path
+        self, ixi: dict[str, bytes], server: Server, out: Path
     ) -> None:
         for _ in range(2):
-            report = get(session, server, out, subjects=["035", "400"])
+            report = get(server, out, subjects=["035", "400"])
             assert set(report.failed) == {"sub-400 T1w", "sub-400 T2w", "sub-035 T2w"}
             assert "IXI-T2.tar has no such scan" in report.failed["sub-035 T2w"]
         assert list(scans(out)) == ["sub-035/anat/sub-035_T1w.nii.gz"]
 
     @pytest.mark.parametrize("subject", ["", "x", "1234", "../1", "-1", "1\n", "١"])
-    def test_impossible(self, server: Server, session: Session, out: Path, subject: str) -> None:
+    def test_impossible(self, server: Server, out: Path, subject: str) -> None:
         with pytest.raises(SettingsError, match="is not a subject of IXI"):
-            get(session, server, out, subjects=[subject])
+            get(server, out, subjects=[subject])
 
 
 class TestBefore:
     def test_a_dry_run_writes_nothing(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path
+        self, ixi: dict[str, bytes], server: Server, out: Path
     ) -> None:
-        report = get(session, server, out, dry_run=True)
+        report = get(server, out, dry_run=True)
         assert not out.exists()
         archives = [server.files[f"/IXI-{name}.tar"] for name in ("T1", "T2")]
         assert report.plan.bytes == sum(len(archive.content) for archive in archives)
@@ -250,32 +239,29 @@ class TestBefore:
         self,
         ixi: dict[str, bytes],
         server: Server,
-        session: Session,
         out: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
         with pytest.raises(OutputError, match="1 byte are free"):
-            get(session, server, out)
+            get(server, out)
         assert not out.exists()
 
-    def test_foreign_folders_stay_as_they_are(
-        self, server: Server, session: Session, out: Path
-    ) -> None:
+    def test_foreign_folders_stay_as_they_are(self, server: Server, out: Path) -> None:
         out.mkdir()
         (out / "mine").write_text("")
         with pytest.raises(OutputError, match="not started by mrbridge download"):
-            get(session, server, out)
+            get(server, out)
         assert server.requests == []
 
     def test_two_downloads_into_one_folder(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path
+        self, ixi: dict[str, bytes], server: Server, out: Path
     ) -> None:
         with (
             Folder(out, source="ixi").writing(),
             pytest.raises(OutputError, match="another download"),
         ):
-            get(session, server, out)
+            get(server, out)
 
 
 @pytest.mark.parametrize(
@@ -286,48 +272,45 @@ class TestBefore:
 def test_broken_connections_change_nothing(
     ixi: dict[str, bytes],
     server: Server,
-    session: Session,
     out: Path,
     faults: list[Any],
     ranges: bool,
 ) -> None:
     server.files["/IXI-T1.tar"].faults = faults
     server.files["/IXI-T1.tar"].ranges = ranges
-    assert get(session, server, out).failed == {}
+    assert get(server, out).failed == {}
     assert scans(out) == ixi
 
 
 class TestArchives:
     def test_that_change_during_the_download(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path
+        self, ixi: dict[str, bytes], server: Server, out: Path
     ) -> None:
         names = ["IXI002-Guys-0828-T1.nii.gz", "IXI013-HH-1212-T1.nii.gz"]
         new = {name: scan(70 + n, (30, 30, 30)) for n, name in enumerate(names)}
         server.files["/IXI-T1.tar"].faults = [None, ("change", tar(new))]
-        report = get(session, server, out, contrasts=["T1w"])
+        report = get(server, out, contrast=["T1w"])
         assert (report.scans, report.failed) == (2, {})
         assert scans(out)["sub-002/anat/sub-002_T1w.nii.gz"] == new[names[0]]
         assert scans(out)["sub-013/anat/sub-013_T1w.nii.gz"] == new[names[1]]
 
-    def test_that_are_truncated(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path
-    ) -> None:
+    def test_that_are_truncated(self, ixi: dict[str, bytes], server: Server, out: Path) -> None:
         whole = server.files["/IXI-T1.tar"].content
         for cut in (len(whole) // 2, len(whole) // 512 * 512 - 512 * 60, 100):
             server.files["/IXI-T1.tar"] = Served(whole[:cut])
-            report = get(session, server, out)
+            report = get(server, out)
             assert "not a complete tar file" in report.failed["IXI-T1.tar"]
             assert report.scans >= 3
         server.files["/IXI-T1.tar"] = Served(whole)
-        assert get(session, server, out).failed == {}
+        assert get(server, out).failed == {}
         assert scans(out) == ixi
 
     @pytest.mark.parametrize("content", [b"<html>moved</html>" * 1000, b"", b"\x1f\x8b" * 999])
     def test_that_are_something_else(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path, content: bytes
+        self, ixi: dict[str, bytes], server: Server, out: Path, content: bytes
     ) -> None:
         server.files["/IXI-T1.tar"] = Served(content)
-        report = get(session, server, out)
+        report = get(server, out)
         assert "not a complete tar file" in report.failed["IXI-T1.tar"]
         assert report.scans == 3
 
@@ -356,23 +339,21 @@ class TestArchives:
         ],
         ids=lambda header: f"{header.name} {header.type.decode()}",
     )
-    def test_with_hostile_entries(
-        self, server: Server, session: Session, out: Path, header: tarfile.TarInfo
-    ) -> None:
+    def test_with_hostile_entries(self, server: Server, out: Path, header: tarfile.TarInfo) -> None:
         names = ["IXI002-Guys-0828-T1.nii.gz", "IXI013-HH-1212-T1.nii.gz"]
         entries = [(entry(names[0]), scan(1)), (header, scan(9)), (entry(names[1]), scan(2))]
         server.files["/IXI.xls"] = Served(TABLE.read_bytes())
         server.files["/IXI-T1.tar"] = Served(tar(entries))
         before = set(out.parent.rglob("*"))
         for _ in range(2):
-            report = get(session, server, out, contrasts=["T1w"])
+            report = get(server, out, contrast=["T1w"])
             assert list(report.failed) == [header.name]
             assert list(scans(out).values()) == [scan(1), scan(2)]
             new = set(out.parent.rglob("*")) - before - {out}
             assert all(p.is_relative_to(out) and not p.is_symlink() for p in new)
         assert not (out / "sub-012").exists()
 
-    def test_with_other_entries(self, server: Server, session: Session, out: Path) -> None:
+    def test_with_other_entries(self, server: Server, out: Path) -> None:
         server.files["/IXI.xls"] = Served(TABLE.read_bytes())
         entries = [
             (entry("IXI", tarfile.DIRTYPE), b""),
@@ -385,14 +366,13 @@ class TestArchives:
             (entry("IXI/IXI002-Guys-0828-T2.nii.gz"), scan(2)),
         ]
         server.files["/IXI-T1.tar"] = Served(tar(entries))
-        assert get(session, server, out, contrasts=["T1w"]).failed == {}
+        assert get(server, out, contrast=["T1w"]).failed == {}
         assert scans(out) == {"sub-002/anat/sub-002_T1w.nii.gz": scan(1)}
 
     def test_with_damaged_scans_and_bombs(
         self,
         ixi: dict[str, bytes],
         server: Server,
-        session: Session,
         out: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -404,12 +384,12 @@ class TestArchives:
         }
         server.files["/IXI-T1.tar"] = Served(tar(bad | {"IXI035-IOP-0873-T1.nii.gz": scan(2)}))
         for _ in range(2):
-            report = get(session, server, out, contrasts=["T1w"])
+            report = get(server, out, contrast=["T1w"])
             assert set(report.failed) == set(bad)
             assert scans(out) == {"sub-035/anat/sub-035_T1w.nii.gz": scan(2)}
         repaired = {name: scan(30 + n) for n, name in enumerate(bad)}
         server.files["/IXI-T1.tar"] = Served(tar(repaired))
-        assert get(session, server, out, contrasts=["T1w"]).failed == {}
+        assert get(server, out, contrast=["T1w"]).failed == {}
         assert len(scans(out)) == 4
 
     @pytest.mark.parametrize("size", [1 << 40, 1 << 62, -(1 << 20)])
@@ -418,14 +398,13 @@ class TestArchives:
         self,
         ixi: dict[str, bytes],
         server: Server,
-        session: Session,
         out: Path,
         size: int,
         kind: bytes,
     ) -> None:
         header = entry(EVIL, kind, size=size).tobuf(tarfile.GNU_FORMAT)
         server.files["/IXI-T1.tar"] = Served(header + bytes(5000))
-        report = get(session, server, out, contrasts=["T1w"])
+        report = get(server, out, contrast=["T1w"])
         assert "ends outside of it" in report.failed["IXI-T1.tar"]
         assert scans(out) == {}
 
@@ -447,9 +426,9 @@ class TestArchives:
 
 class TestParticipants:
     def test_age_and_sex_without_dates_of_birth(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path
+        self, ixi: dict[str, bytes], server: Server, out: Path
     ) -> None:
-        get(session, server, out)
+        get(server, out)
         rows = participants(out)
         assert rows["sub-002"] == {
             "participant_id": "sub-002",
@@ -484,28 +463,26 @@ class TestParticipants:
                 refused += 1
         assert 0 < refused < 200
 
-    def test_what_users_added_stays(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path
-    ) -> None:
-        get(session, server, out, subjects=["2"])
+    def test_what_users_added_stays(self, ixi: dict[str, bytes], server: Server, out: Path) -> None:
+        get(server, out, subjects=["2"])
         table = out / "participants.tsv"
         head, row = table.read_text().splitlines()
         table.write_text(f"{head}\tsplit\n{row}\ttest\n")
-        get(session, server, out)
+        get(server, out)
         rows = participants(out)
         assert rows["sub-002"]["split"] == "test"
         assert rows["sub-012"]["split"] == "n/a"
         assert list(rows) == ["sub-002", "sub-012", "sub-013", "sub-035"]
 
     def test_are_completed_when_the_table_can_be_downloaded_again(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path
+        self, ixi: dict[str, bytes], server: Server, out: Path
     ) -> None:
         table = server.files.pop("/IXI.xls")
         with pytest.warns(MrbridgeWarning, match=r"no age and sex.*IXI\.xls does not exist"):
-            assert get(session, server, out).failed == {}
+            assert get(server, out).failed == {}
         assert participants(out)["sub-002"]["site"] == "Guys"
         server.files["/IXI.xls"] = table
-        get(session, server, out)
+        get(server, out)
         assert participants(out)["sub-002"]["age"] == "35.8"
 
     @pytest.mark.parametrize(
@@ -513,21 +490,21 @@ class TestParticipants:
         ["a\tb\n1\t2\n", "participant_id\nsub-002\tx\n", "", "\0", '"', "participant_id\na\na\n"],
     )
     def test_a_table_that_users_damaged(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path, content: str
+        self, ixi: dict[str, bytes], server: Server, out: Path, content: str
     ) -> None:
-        get(session, server, out, subjects=["2"])
+        get(server, out, subjects=["2"])
         (out / "participants.tsv").write_text(content)
         with pytest.raises(InputError, match="is not a table of participants"):
-            get(session, server, out)
+            get(server, out)
         assert (out / "participants.tsv").read_text() == content
 
     @pytest.mark.parametrize("content", [b"", b"no table", b"\xd0\xcf\x11\xe0" + bytes(600)])
     def test_an_unreadable_table_of_the_site(
-        self, ixi: dict[str, bytes], server: Server, session: Session, out: Path, content: bytes
+        self, ixi: dict[str, bytes], server: Server, out: Path, content: bytes
     ) -> None:
         server.files["/IXI.xls"] = Served(content)
         with pytest.warns(MrbridgeWarning, match="the table cannot be read"):
-            get(session, server, out)
+            get(server, out)
         assert participants(out)["sub-002"]["site"] == "Guys"
         assert participants(out)["sub-002"]["age"] == "n/a"
 
@@ -538,7 +515,6 @@ class TestParticipants:
 def test_a_signal_in_the_middle(
     ixi: dict[str, bytes],
     server: Server,
-    session: Session,
     out: Path,
     kind: signal.Signals,
     code: int,
@@ -560,7 +536,7 @@ def test_a_signal_in_the_middle(
     assert 0 < len(arrived) < len(ixi)
     assert all(ixi[name] == data for name, data in arrived.items())
     server.files["/IXI-T1.tar"].slow = server.files["/IXI-T2.tar"].slow = 0
-    get(session, server, out)
+    get(server, out)
     assert scans(out) == ixi
     assert not [p for p in out.rglob("*") if p.name.startswith(".~") or ".part" in p.name]
 
@@ -568,7 +544,6 @@ def test_a_signal_in_the_middle(
 def test_a_full_disk_during_the_download(
     ixi: dict[str, bytes],
     server: Server,
-    session: Session,
     out: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -577,4 +552,4 @@ def test_a_full_disk_during_the_download(
 
     monkeypatch.setattr(folder, "write_json", full)
     with pytest.raises(OutputError, match="No space left"):
-        get(session, server, out)
+        get(server, out)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.download.conftest import QUICK
 from tests.download.server import Served, Server, scan
 
 from mrbridge.download import folder, openneuro
 from mrbridge.download.folder import RECORD, Report
-from mrbridge.download.http import Session
 from mrbridge.download.openneuro import TERMS, download
 from mrbridge.errors import InputError, Interrupted, OutputError
 from mrbridge.io.bids import find_scans, is_bids
@@ -128,8 +128,10 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "ds"
 
 
-def get(session: Session, archive: OpenNeuro, out: Path, **options: Any) -> Report:
-    return download(session, out, dataset="ds002330", site=archive.server.url, **options)
+def get(archive: OpenNeuro, out: Path, **options: Any) -> Report:
+    version = options.pop("version", None)
+    settings = QUICK.changed({"mirror": archive.server.url} | options)
+    return download("ds002330", out, settings, version=version)
 
 
 def downloaded(out: Path) -> dict[str, bytes]:
@@ -139,10 +141,8 @@ def downloaded(out: Path) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if name not in added}
 
 
-def test_the_requested_scans_and_their_metadata(
-    archive: OpenNeuro, session: Session, out: Path
-) -> None:
-    report = get(session, archive, out)
+def test_the_requested_scans_and_their_metadata(archive: OpenNeuro, out: Path) -> None:
+    report = get(archive, out)
     assert downloaded(out) == WANTED
     assert (report.scans, report.failed) == (4, {})
     assert report.plan.files == len(WANTED)
@@ -159,8 +159,8 @@ def test_the_requested_scans_and_their_metadata(
     ]
 
 
-def test_licence_and_citation(archive: OpenNeuro, session: Session, out: Path) -> None:
-    report = get(session, archive, out)
+def test_licence_and_citation(archive: OpenNeuro, out: Path) -> None:
+    report = get(archive, out)
     assert report.plan.licence == "CC0"
     licence = (out / "LICENSE").read_text()
     for text in ("CC0", TERMS, "Cite the paper."):
@@ -172,141 +172,133 @@ def test_licence_and_citation(archive: OpenNeuro, session: Session, out: Path) -
     assert citation["license"] == "CC0-1.0"
 
 
-def test_its_own_licence_and_citation_stay(server: Server, session: Session, out: Path) -> None:
+def test_its_own_licence_and_citation_stay(server: Server, out: Path) -> None:
     own = {"LICENSE": b"PDDL", "CITATION.cff": b"cff-version: 1.2.0\n"}
-    get(session, OpenNeuro(server, WANTED | own), out)
+    get(OpenNeuro(server, WANTED | own), out)
     assert {name: (out / name).read_bytes() for name in own} == own
 
 
 @pytest.mark.parametrize("value", [None, "", [], {}, 5, "one", ["a", None, 5], [[]]])
-def test_any_description(archive: OpenNeuro, session: Session, out: Path, value: Any) -> None:
+def test_any_description(archive: OpenNeuro, out: Path, value: Any) -> None:
     archive.about = dict.fromkeys(ABOUT, value)
-    assert get(session, archive, out, subjects=["01"]).failed == {}
+    assert get(archive, out, subjects=["01"]).failed == {}
     assert yaml.safe_load((out / "CITATION.cff").read_text())["authors"]
 
 
 class TestSecondRun:
     @pytest.fixture
-    def done(self, archive: OpenNeuro, session: Session, out: Path) -> Path:
-        get(session, archive, out)
+    def done(self, archive: OpenNeuro, out: Path) -> Path:
+        get(archive, out)
         archive.server.requests.clear()
         return out
 
-    def test_downloads_nothing(self, done: Path, archive: OpenNeuro, session: Session) -> None:
-        report = get(session, archive, done)
+    def test_downloads_nothing(self, done: Path, archive: OpenNeuro) -> None:
+        report = get(archive, done)
         assert (report.plan.missing_files, report.plan.missing_bytes) == (0, 0)
         assert [request for request in archive.server.requests if request[0] == "GET"] == []
 
     def test_keeps_edited_tables_and_restores_damaged_scans(
-        self, done: Path, archive: OpenNeuro, session: Session
+        self, done: Path, archive: OpenNeuro
     ) -> None:
         table = done / "participants.tsv"
         (done / SCAN).write_bytes(bytes(len(WANTED[SCAN])))
         table.write_text("participant_id\tsplit\nsub-01\ttest\n")
-        assert get(session, archive, done, dry_run=True).scans == 3
-        assert get(session, archive, done).scans == 4
+        assert get(archive, done, dry_run=True).scans == 3
+        assert get(archive, done).scans == 4
         assert (done / SCAN).read_bytes() == WANTED[SCAN]
         assert "split" in table.read_text()
 
     def test_overwrites_scans_but_not_tables_if_asked_to(
-        self, done: Path, archive: OpenNeuro, session: Session
+        self, done: Path, archive: OpenNeuro
     ) -> None:
         table = done / "participants.tsv"
         table.write_text("participant_id\tsplit\nsub-01\ttest\n")
-        report = get(session, archive, done, overwrite=True)
+        report = get(archive, done, overwrite=True)
         assert report.plan.missing_files == 4
         assert "split" in table.read_text()
 
     @pytest.mark.parametrize("record", ["null", "[]", "5", '{"source": "openneuro", "dataset": 5}'])
-    def test_refuses_an_edited_record(
-        self, done: Path, archive: OpenNeuro, session: Session, record: str
-    ) -> None:
+    def test_refuses_an_edited_record(self, done: Path, archive: OpenNeuro, record: str) -> None:
         (done / RECORD).write_text(record)
         with pytest.raises(OutputError, match="is damaged or was edited"):
-            get(session, archive, done)
+            get(archive, done)
 
 
-def test_contrasts_and_subjects(archive: OpenNeuro, session: Session, out: Path) -> None:
-    report = get(session, archive, out, contrasts=["FLAIR"], subjects=["sub-01"])
+def test_contrasts_and_subjects(archive: OpenNeuro, out: Path) -> None:
+    report = get(archive, out, contrast=["FLAIR"], subjects=["sub-01"])
     scans = [name for name in downloaded(out) if name.endswith(".gz")]
     assert scans == ["sub-01/anat/sub-01_FLAIR.nii.gz"]
     assert report.scans == 1
     with pytest.raises(InputError, match=r"has no scans of FLAIR.*other --subjects"):
-        get(session, archive, out.with_name("x"), contrasts=["FLAIR"], subjects=["02"])
+        get(archive, out.with_name("x"), contrast=["FLAIR"], subjects=["02"])
     with pytest.raises(InputError, match=r"has no subject 77.*It has 01, 02\."):
-        get(session, archive, out.with_name("x"), subjects=["01", "77"])
+        get(archive, out.with_name("x"), subjects=["01", "77"])
 
 
 class TestVersions:
-    def test_the_newest_by_default(self, archive: OpenNeuro, session: Session, out: Path) -> None:
-        assert get(session, archive, out).plan.title == "ds002330 1.1.0"
-        assert get(session, archive, out, version="1.1.0").plan.missing_files == 0
+    def test_the_newest_by_default(self, archive: OpenNeuro, out: Path) -> None:
+        assert get(archive, out).plan.title == "ds002330 1.1.0"
+        assert get(archive, out, version="1.1.0").plan.missing_files == 0
 
-    def test_unknown(self, archive: OpenNeuro, session: Session, out: Path) -> None:
+    def test_unknown(self, archive: OpenNeuro, out: Path) -> None:
         with pytest.raises(InputError, match=r"no version 9\. It has 1\.0\.0, 1\.1\.0\."):
-            get(session, archive, out, version="9")
+            get(archive, out, version="9")
 
-    def test_another_one_than_in_the_folder(
-        self, archive: OpenNeuro, session: Session, out: Path
-    ) -> None:
+    def test_another_one_than_in_the_folder(self, archive: OpenNeuro, out: Path) -> None:
         out.mkdir()
         record = {"source": "openneuro", "dataset": "ds002330", "version": "1.0.0"}
         (out / RECORD).write_text(json.dumps(record))
         with pytest.raises(OutputError, match=r"contains openneuro ds002330 1\.0\.0"):
-            get(session, archive, out, version="1.1.0")
+            get(archive, out, version="1.1.0")
         with pytest.raises(OutputError, match="contains openneuro ds002330"):
-            download(session, out, dataset="ds000001", site=archive.server.url)
+            download("ds000001", out, QUICK.changed({"mirror": archive.server.url}))
 
     @pytest.mark.parametrize("name", ["ds1", "ds002330; x", "../ds002330", "DS002330", ""])
-    def test_impossible_names(
-        self, archive: OpenNeuro, session: Session, out: Path, name: str
-    ) -> None:
+    def test_impossible_names(self, archive: OpenNeuro, out: Path, name: str) -> None:
         with pytest.raises(InputError, match="is not a data set of OpenNeuro"):
-            download(session, out, dataset=name, site=archive.server.url)
+            download(name, out, QUICK.changed({"mirror": archive.server.url}))
         assert archive.server.requests == []
 
-    def test_absent(self, archive: OpenNeuro, session: Session, out: Path) -> None:
+    def test_absent(self, archive: OpenNeuro, out: Path) -> None:
         with pytest.raises(InputError, match="OpenNeuro answers: Dataset not found"):
-            download(session, out, dataset="ds999999", site=archive.server.url)
+            download("ds999999", out, QUICK.changed({"mirror": archive.server.url}))
 
 
-def test_a_dry_run_writes_nothing(archive: OpenNeuro, session: Session, out: Path) -> None:
-    report = get(session, archive, out, dry_run=True)
+def test_a_dry_run_writes_nothing(archive: OpenNeuro, out: Path) -> None:
+    report = get(archive, out, dry_run=True)
     assert not out.exists()
     assert re.match(r"ds002330 1\.1\.0: 12 files, \d+\.\d kB\. Licence: CC0\.", str(report))
     assert not any("/s3/" in path for _, path, _ in archive.server.requests)
     assert report.scans == 0
 
 
-def test_a_damaged_scan_does_not_stop_the_others(
-    archive: OpenNeuro, session: Session, out: Path
-) -> None:
+def test_a_damaged_scan_does_not_stop_the_others(archive: OpenNeuro, out: Path) -> None:
     bad = "sub-01/anat/sub-01_acq-fast_T2w.nii.gz"
     archive.file(bad).content = scan(2)[:-1] + b"\1"
-    report = get(session, archive, out)
+    report = get(archive, out)
     assert list(report.failed) == [bad]
     assert "its MD5 is" in report.failed[bad]
     assert downloaded(out) == {k: v for k, v in WANTED.items() if k != bad}
     archive.file(bad).content = WANTED[bad]
-    assert get(session, archive, out).failed == {}
+    assert get(archive, out).failed == {}
     assert downloaded(out) == WANTED
 
 
-def test_faults_of_the_network(archive: OpenNeuro, session: Session, out: Path) -> None:
+def test_faults_of_the_network(archive: OpenNeuro, out: Path) -> None:
     archive.busy = ["502: Bad Gateway", "fetch failed", "The operation was aborted due to timeout"]
     names = [name for name in WANTED if name.endswith(".nii.gz")]
     archive.file(names[0]).faults = [("drop", 500), 503, ("drop", 100)]
     archive.file(names[1]).faults = [429, 500, ("drop", 0)]
     archive.file(names[2]).faults = [("change", WANTED[names[2]])]
     archive.file("README").faults = [("drop", 2)]
-    assert get(session, archive, out).failed == {}
+    assert get(archive, out).failed == {}
     assert downloaded(out) == WANTED
 
 
-def test_a_server_that_stays_busy(archive: OpenNeuro, session: Session, out: Path) -> None:
+def test_a_server_that_stays_busy(archive: OpenNeuro, out: Path) -> None:
     archive.busy = ["504 Gateway Timeout"] * 99
     with pytest.raises(InputError, match=r"504 Gateway Timeout.*resumes where it stopped"):
-        get(session, archive, out)
+        get(archive, out)
 
 
 @pytest.mark.parametrize(
@@ -320,10 +312,10 @@ def test_a_server_that_stays_busy(archive: OpenNeuro, session: Session, out: Pat
         (400, b""),
     ],
 )
-def test_unknown_answers(server: Server, session: Session, out: Path, answer: Any) -> None:
+def test_unknown_answers(server: Server, out: Path, answer: Any) -> None:
     server.graphql = lambda question: answer
     with pytest.raises(InputError):
-        download(session, out, dataset="ds002330", site=server.url)
+        download("ds002330", out, QUICK.changed({"mirror": server.url}))
     assert not out.exists()
 
 
@@ -331,58 +323,50 @@ def test_unknown_answers(server: Server, session: Session, out: Path, answer: An
     "name",
     ["..", "a/b", "", "../../x", "a\\b", "/etc", "sub-01\0_T1w.nii.gz", f"sub-{'1' * 300}_T1w.nii"],
 )
-def test_names_that_point_out_of_the_folder(
-    archive: OpenNeuro, session: Session, out: Path, name: str
-) -> None:
+def test_names_that_point_out_of_the_folder(archive: OpenNeuro, out: Path, name: str) -> None:
     archive.changes[SCAN] = {"filename": name}
     with pytest.raises(InputError, match="the archive lists a file with the name"):
-        get(session, archive, out)
+        get(archive, out)
     assert not out.exists()
 
 
 @pytest.mark.parametrize("urls", [None, [], [None], ["ftp://x.org/a"], ["file:///etc/passwd"]])
-def test_files_without_a_usable_address(
-    archive: OpenNeuro, session: Session, out: Path, urls: Any
-) -> None:
+def test_files_without_a_usable_address(archive: OpenNeuro, out: Path, urls: Any) -> None:
     archive.changes[SCAN] = {"urls": urls}
     with pytest.raises(InputError, match=r"lists no address of sub-01/anat/sub-01_T1w\.nii\.gz"):
-        get(session, archive, out)
+        get(archive, out)
 
 
-def test_unusual_sizes(archive: OpenNeuro, session: Session, out: Path) -> None:
+def test_unusual_sizes(archive: OpenNeuro, out: Path) -> None:
     archive.changes["README"] = {"size": "5"}  # BigInt
     archive.changes["CHANGES"] = {"size": None}
     archive.changes["participants.tsv"] = {"size": 7}  # texts are not always listed correctly
-    assert get(session, archive, out).failed == {}
+    assert get(archive, out).failed == {}
     sizes: list[Any] = [-1, 1e30, [], "x", 1.5]
     for size in sizes:
         archive.changes["README"] = {"size": size}
         with pytest.raises((InputError, OutputError)):
-            get(session, archive, out.with_name("x"))
+            get(archive, out.with_name("x"))
 
 
-def test_ctrl_c(
-    archive: OpenNeuro, session: Session, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c(archive: OpenNeuro, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(folder, "as_completed", interrupt)
         with pytest.raises(Interrupted, match="resumes from here"):
-            get(session, archive, out)
-    assert session.stop.is_set()
-    with Session() as again:
-        get(again, archive, out)
+            get(archive, out)
+    get(archive, out)
     assert downloaded(out) == WANTED
 
 
 def test_a_full_disk_ends_everything(
-    archive: OpenNeuro, session: Session, out: Path, monkeypatch: pytest.MonkeyPatch
+    archive: OpenNeuro, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device", str(out))
 
     monkeypatch.setattr(openneuro, "fetch", full)
     with pytest.raises(OutputError, match="No space left"):
-        get(session, archive, out)
+        get(archive, out)

@@ -1,16 +1,19 @@
-"""`mrbridge download`: its verbs and their options. Heavy imports are inside the verbs."""
+"""`mrbridge download`: its verbs. Heavy imports are inside them."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrbridge.console import answer, listen
+from mrbridge.console import answer
+from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import must_be_here
-from mrbridge.options import Assignments, Config, Json, OverwriteData, Quiet, Verbose, layered
+from mrbridge.options import verb
+
+if TYPE_CHECKING:
+    from mrbridge.download.folder import Report
 
 app = typer.Typer(
     name="download",
@@ -23,22 +26,8 @@ app = typer.Typer(
 Out = Annotated[
     Path, typer.Option("-o", "--out", help="A new folder, or one in which to resume a download.")
 ]
-Contrast = Annotated[
-    list[str] | None, typer.Option("--contrast", help="One or several (default: T1w T2w).")
-]
-Subjects = Annotated[
-    list[str] | None,
-    typer.Option("--subjects", help="One or several, such as 002 012 (default: all)."),
-]
-Mirror = Annotated[
-    str | None, typer.Option(metavar="URL", help="Another server with the same data.")
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show what would be downloaded, then exit.")
-]
-Workers = Annotated[
-    int | None, typer.Option(min=1, max=32, help="Parallel downloads (default: 4).")
-]
+
+_OPTIONS = ("contrast", "subjects", "mirror", "dry_run", "overwrite", "workers")
 
 
 @app.callback(invoke_without_command=True)
@@ -48,78 +37,35 @@ def _root(context: typer.Context) -> None:
 
 
 @app.command(epilog="Example: mrbridge download ixi --contrast T1w T2w -o ixi")
-def ixi(
-    out: Out,
-    contrast: Contrast = None,
-    subjects: Subjects = None,
-    mirror: Mirror = None,
-    dry_run: DryRun = False,
-    overwrite: OverwriteData = False,
-    workers: Workers = None,
-    config: Config = None,
-    assignments: Assignments = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
-) -> None:
+@verb(DownloadSettings, *_OPTIONS)
+def ixi(out: Out, settings: DownloadSettings) -> None:
     """IXI: nearly 600 healthy subjects, T1w, T2w and PDw. CC BY-SA 3.0."""
-    _run("ixi", **locals())
+    must_be_here(out)
+    from mrbridge.download.ixi import download
+
+    _report(download(out, settings))
 
 
 @app.command(
     epilog="Example: mrbridge download openneuro ds002330 --version 1.1.0 -o ds002330  "
     "(others with T1w and T2w: ds002382 1.0.1, ds003717 1.0.1, ds003745 1.0.0, ds004285 1.0.0)",
 )
+@verb(DownloadSettings, *_OPTIONS)
 def openneuro(
     dataset: Annotated[
         str, typer.Argument(metavar="DATASET", help="Accession number, such as ds002330.")
     ],
     out: Out,
-    version: Annotated[str | None, typer.Option(help="Such as 1.1.0 (default: newest).")] = None,
-    contrast: Contrast = None,
-    subjects: Subjects = None,
-    mirror: Mirror = None,
-    dry_run: DryRun = False,
-    overwrite: OverwriteData = False,
-    workers: Workers = None,
-    config: Config = None,
-    assignments: Assignments = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
+    settings: DownloadSettings,
+    version: Annotated[str | None, typer.Option(help="Such as 1.1.0 [default: newest].")] = None,
 ) -> None:
     """A data set of OpenNeuro: the scans of some contrasts and their metadata."""
-    _run("openneuro", **locals())
-
-
-def _run(
-    archive: str,
-    out: Path,
-    *,
-    contrast: list[str] | None,
-    mirror: str | None,
-    workers: int | None,
-    config: Path | None,
-    assignments: list[str] | None,
-    quiet: bool,
-    verbose: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Download from an archive, whose module has `SITE` and `download`."""
-    listen(quiet, verbose, as_json)
     must_be_here(out)
-    changes = layered(config, assignments, {"workers": workers})
-    from mrbridge.download.http import DownloadSettings, Session
+    from mrbridge.download.openneuro import download
 
-    module = import_module(f"mrbridge.download.{archive}")
-    with Session(DownloadSettings().changed(changes)) as session:
-        report = module.download(
-            session,
-            out,
-            contrasts=contrast or ("T1w", "T2w"),
-            site=mirror or module.SITE,
-            **options,
-        )
+    _report(download(dataset, out, settings, version=version))
+
+
+def _report(report: Report) -> None:
     answer(report.as_json(), str(report))
     report.raise_if_incomplete()

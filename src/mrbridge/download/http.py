@@ -27,9 +27,9 @@ from tenacity import (
     wait_random,
 )
 
+from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError
 from mrbridge.json_text import parse_json
-from mrbridge.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -41,24 +41,6 @@ _REFUSED = {401: "is not public", 403: "is not public", 404: "does not exist", 4
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)")
 _CONNECT_SECONDS = 15.0
 _LATER = "Run the same command again later: it resumes where it stopped."
-
-
-class DownloadSettings(Settings):
-    """How a download deals with slow, busy or unreachable servers.
-
-    Attributes:
-        workers: parallel downloads.
-        attempts: consecutive attempts without any progress before a file is given up.
-        first_wait_seconds: wait after the first failed attempt; it doubles with each further one.
-        longest_wait_seconds: upper limit of a wait. A server that asks for more ends the download.
-        timeout_seconds: silence after which a connection counts as broken.
-    """
-
-    workers: int = Field(default=4, ge=1, le=32)
-    attempts: int = Field(default=6, ge=1)
-    first_wait_seconds: float = Field(default=1.0, ge=0)
-    longest_wait_seconds: float = Field(default=120.0, ge=0)
-    timeout_seconds: float = Field(default=60.0, gt=0)
 
 
 class Stopped(Exception):
@@ -128,8 +110,8 @@ class Session:
         stop: set it to end all downloads with `Stopped`.
     """
 
-    def __init__(self, settings: DownloadSettings | None = None) -> None:
-        self.settings = settings or DownloadSettings()
+    def __init__(self, settings: DownloadSettings) -> None:
+        self.settings = settings
         self.stop = threading.Event()
         self._is_reached = False
         seconds = self.settings.timeout_seconds

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +25,7 @@ from mrbridge.download.fetch import MAX_FILE, Expected, damage
 from mrbridge.download.folder import RECORD, Folder, Plan, Report, in_parallel
 from mrbridge.download.http import Damaged, FileState, Session, Stream
 from mrbridge.download.ixi_metadata import LICENCE, write_description, write_participants
+from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.io.safety import atomic_path
 
@@ -40,26 +41,13 @@ _CHUNK = 1 << 20
 _WITHOUT_CONTENT = b"123456"  # types of tar entries: links, devices, folders, FIFOs
 
 
-def download(
-    session: Session,
-    out: Path,
-    *,
-    contrasts: Sequence[str] = ("T1w", "T2w"),
-    subjects: Sequence[str] | None = None,
-    site: str = SITE,
-    dry_run: bool = False,
-    overwrite: bool = False,
-) -> Report:
+def download(out: Path, settings: DownloadSettings) -> Report:
     """Download the scans of some contrasts as a BIDS data set.
 
     Args:
-        session: the connections.
         out: the folder.
-        contrasts: of T1w, T2w and PDw.
-        subjects: numbers such as 2, 002, sub-002 or IXI002; None for all.
-        site: address of the folder with the tar files.
-        dry_run: only plan.
-        overwrite: also download the scans that are in the folder.
+        settings: contrasts of T1w, T2w and PDw; subjects as numbers such as 2, 002, sub-002 or
+            IXI002; as mirror the address of the folder with the tar files.
 
     Raises:
         SettingsError: IXI has no such contrast, or a subject is not a number.
@@ -67,16 +55,22 @@ def download(
         OutputError: the folder contains something else, or the disk is full.
         Interrupted: Ctrl-C or SIGTERM.
     """
+    with Session(settings) as session:
+        return _download(session, Folder(out, source="ixi"))
+
+
+def _download(session: Session, folder: Folder) -> Report:
+    settings = session.settings
+    site = settings.mirror or SITE
+    subjects, contrasts = settings.subjects, settings.contrast
     labels = None if subjects is None else {_label(subject) for subject in subjects}
     for contrast in contrasts:
         if contrast not in ARCHIVES:
             raise SettingsError(
                 f"IXI has no {contrast} archive", remedy=f"It has {', '.join(ARCHIVES)}."
             )
-    folder = Folder(out, source="ixi")
     archives = [
-        _Archive(session, folder, contrast, labels, site, overwrite)
-        for contrast in dict.fromkeys(contrasts)
+        _Archive(session, folder, contrast, labels, site) for contrast in dict.fromkeys(contrasts)
     ]
     incomplete = [archive for archive in archives if not archive.is_finished()]
     missing = [max(0, (a.record.state.length or 0) - a.start) for a in incomplete]
@@ -95,10 +89,10 @@ def download(
     most = _SCAN_BYTES * (len(labels) if labels else 1000)
     folder.require_space(sum(min(count, most) for count in missing))
     failed: dict[str, str] = {}
-    if not dry_run:
+    if not settings.dry_run:
         log.info("%s", plan)
         with folder.writing():
-            write_description(out)
+            write_description(folder.path)
             with progress.transfer(plan.title, plan.missing_bytes) as advance:
                 broken = in_parallel(session, incomplete, lambda archive: archive.unpack(advance))
             failed = {archive.name: str(error) for archive, error in broken.items()}
@@ -106,7 +100,8 @@ def download(
             write_participants(session, folder, sites, site)
         for archive in archives:
             failed |= archive.failed | archive.absent()
-    return Report(str(out), plan, sum(len(archive.intact) for archive in archives), failed, dry_run)
+    scans = sum(len(archive.intact) for archive in archives)
+    return Report(str(folder.path), plan, scans, failed, settings.dry_run)
 
 
 class _Scan(BaseModel):
@@ -151,14 +146,13 @@ class _Archive:
         contrast: str,
         labels: set[str] | None,
         site: str,
-        overwrite: bool,
     ) -> None:
         self.name, self.failed = ARCHIVES[contrast], dict[str, str]()
         self._session, self._folder = session, folder
         self._contrast, self._labels = contrast, labels
         self._url = f"{site.rstrip('/')}/{self.name}"
         self.record, self.intact = _Record(state=session.look(self._url)), set[str]()
-        saved = None if overwrite else folder.record.get(self.name)
+        saved = None if session.settings.overwrite else folder.record.get(self.name)
         if saved is None:
             return
         try:

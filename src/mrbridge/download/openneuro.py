@@ -24,6 +24,7 @@ from mrbridge import progress
 from mrbridge.download.fetch import Expected, damage, fetch, is_scan, received
 from mrbridge.download.folder import Folder, Plan, Report, in_parallel, write_citation
 from mrbridge.download.http import Busy, Session
+from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast
@@ -102,29 +103,16 @@ class _File:
 
 
 def download(
-    session: Session,
-    out: Path,
-    *,
-    dataset: str,
-    version: str | None = None,
-    contrasts: Sequence[str] = ("T1w", "T2w"),
-    subjects: Sequence[str] | None = None,
-    site: str = SITE,
-    dry_run: bool = False,
-    overwrite: bool = False,
+    dataset: str, out: Path, settings: DownloadSettings, *, version: str | None = None
 ) -> Report:
     """Download the scans of some contrasts of a data set, with their metadata.
 
     Args:
-        session: the connections.
-        out: the folder, which becomes a BIDS data set.
         dataset: accession number such as ds002330.
+        out: the folder, which becomes a BIDS data set.
+        settings: contrasts as BIDS suffixes; subjects with or without `sub-`; as mirror the
+            address of the server.
         version: such as 1.1.0; None for the one in the folder, or else the newest.
-        contrasts: BIDS suffixes.
-        subjects: labels, with or without `sub-`; None for all.
-        site: address of the server.
-        dry_run: only plan.
-        overwrite: also download the scans that are in the folder.
 
     Raises:
         SettingsError: mrbridge does not know the contrast.
@@ -132,6 +120,13 @@ def download(
         OutputError: the folder contains something else, or the disk is full.
         Interrupted: Ctrl-C or SIGTERM.
     """
+    with Session(settings) as session:
+        return _download(session, dataset, out, version)
+
+
+def _download(session: Session, dataset: str, out: Path, version: str | None) -> Report:
+    settings = session.settings
+    contrasts, subjects = settings.contrast, settings.subjects
     unknown = [contrast for contrast in contrasts if contrast not in CONTRASTS]
     if unknown:
         raise SettingsError(
@@ -139,7 +134,7 @@ def download(
             remedy=f"Known: {', '.join(CONTRASTS)}.",
         )
     begun = Folder(out, source="openneuro", dataset=dataset).record.get("version")
-    server = _Server(session, site)
+    server = _Server(session, settings.mirror or SITE)
     version = server.find_version(dataset, version or begun)
     folder = Folder(out, source="openneuro", dataset=dataset, version=version)
     labels = None if subjects is None else [label.removeprefix("sub-") for label in subjects]
@@ -147,7 +142,7 @@ def download(
     url = f"{SITE}/datasets/{dataset}/versions/{version}"
     licence = " ".join(str(about.get("License") or "").split())
     missing = files
-    if not overwrite:
+    if not settings.overwrite:
         intact: set[_File] = set()
         in_parallel(session, files, partial(_verify, out, intact), f"Verifying {dataset}")
         missing = [file for file in files if file not in intact]
@@ -164,7 +159,7 @@ def download(
     )
     folder.require_space(missing_bytes)
     failed: dict[str, str] = {}
-    if not dry_run:
+    if not settings.dry_run:
         log.info("%s", plan)
         with folder.writing():
             folder.save(url=url)
@@ -176,9 +171,9 @@ def download(
                     lambda file: fetch(session, file.url, out / file.path, file.expected, step),
                 )
             failed = {file.path: str(error) for file, error in errors.items()}
-    absent = {file.path for file in missing} if dry_run else set(failed)
+    absent = {file.path for file in missing} if settings.dry_run else set(failed)
     scans = sum(is_scan(file.path) and file.path not in absent for file in files)
-    return Report(str(out), plan, scans, failed, dry_run)
+    return Report(str(out), plan, scans, failed, settings.dry_run)
 
 
 def _verify(out: Path, intact: set[_File], file: _File) -> None:
