@@ -265,7 +265,7 @@ def test_inspection_writes_page_and_table_that_prepare_takes(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("train", "{store}", "-o", "s3://b/run"), "Train into a folder of this machine, and copy"),
+        (("train", "{store}", "-o", "s3://b/run"), "Train into a folder on this machine, then copy"),
         (("phantom", "-o", "s3://b/phantom"), "Name a folder of this machine"),
         (("demo", "-o", "s3://b/demo"), "Name a folder of this machine"),
         (("export", "-m", "s3://b/run", "-o", "x"), "Copy the model to this machine first"),
