@@ -85,7 +85,8 @@ def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) ->
         interruption.begin()
         os.getcwd()
         # Typer turns KeyboardInterrupt into exit code 130, and returns it.
-        code = (program or app)(args=spread(given), standalone_mode=False)
+        name = "mrbridge" if program is None else "mrbridge_bids"
+        code = (program or app)(args=spread(given), prog_name=name, standalone_mode=False)
         return _interrupted() if code == _TYPER_INTERRUPTED else 0
     except KeyboardInterrupt:
         return _interrupted()
