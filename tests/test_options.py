@@ -37,7 +37,7 @@ Invoke = Callable[..., Any]
 got: list[Any] = []
 
 
-@verb(Example, "kind", "part.size", "names", "path", "quick")
+@verb(f"{__name__}.Example", "kind", "part.size", "names", "path", "quick")
 def show(target: Annotated[str, typer.Argument()], settings: Example) -> None:
     """Show the settings."""
     got.append((target, settings))
@@ -46,6 +46,7 @@ def show(target: Annotated[str, typer.Argument()], settings: Example) -> None:
 @pytest.fixture
 def invoke() -> Invoke:
     app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    show.complete()
     app.command()(show)
     got.clear()
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])

@@ -10,18 +10,20 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mrbridge import __version__, cli
 from mrbridge.console import answer
 from mrbridge.errors import InputError, SomeScansFailed, must_exist
-from mrbridge.inference.settings import TranslateSettings
 from mrbridge.models import locate
 from mrbridge.options import Device, Model, verb
 from mrbridge.quick_imports import quick_imports
 from mrbridge.verbs import images
+
+if TYPE_CHECKING:
+    from mrbridge.inference.settings import TranslateSettings
 
 app = typer.Typer(
     add_completion=False,
@@ -46,7 +48,7 @@ def _version(wanted: bool) -> None:
 
 @app.command(epilog="Example: mrbridge_bids bids bids/derivatives/mrbridge participant --to T2w")
 @verb(
-    TranslateSettings,
+    "mrbridge.inference.settings.TranslateSettings",
     "participants",
     "sessions",
     "bids_filter",
@@ -115,7 +117,8 @@ def bids_app(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the BIDS App and leave with its exit code."""
+    """Run the BIDS App and exit with its code."""
+    bids_app.complete()
     cli.main(arguments, app)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -16,12 +16,12 @@ from mrbridge.children import SAFE_PATH
 from mrbridge.console import complain
 from mrbridge.download.command import app as download
 from mrbridge.errors import Interrupted
-from mrbridge.options import spread
+from mrbridge.options import Verb, spread
 from mrbridge.threads import share_the_machine
 from mrbridge.unexpected import as_error
 from mrbridge.verbs import bundles, images, scans
 
-VERBS: dict[Callable[..., None], str] = {
+VERBS: dict[Verb, str] = {
     scans.demo: "mrbridge demo -o demo --minutes 5",
     scans.phantom: "mrbridge phantom -o phantom --subjects 8",
     scans.prepare: "mrbridge prepare bids -o store --workers 2",
@@ -43,8 +43,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb, example in VERBS.items():
-    app.command(epilog=f"Example: {example}")(verb)
+for one, example in VERBS.items():
+    app.command(one.__name__, epilog=f"Example: {example}")(one)
 app.add_typer(download)
 
 
@@ -79,10 +79,14 @@ def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) ->
     console.said.verbose = "-v" in given or "--verbose" in given
     console.said.answered = False
     try:
+        for one in VERBS:
+            if one.__name__ in given:
+                one.complete()
         interruption.begin()
         os.getcwd()
         # Typer turns KeyboardInterrupt into exit code 130, and returns it.
-        code = (program or app)(args=spread(given), standalone_mode=False)
+        name = "mrbridge" if program is None else "mrbridge_bids"
+        code = (program or app)(args=spread(given), prog_name=name, standalone_mode=False)
         return _interrupted() if code == _TYPER_INTERRUPTED else 0
     except KeyboardInterrupt:
         return _interrupted()

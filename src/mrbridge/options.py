@@ -6,16 +6,29 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from functools import reduce
+from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import typer
-from pydantic.fields import FieldInfo
 
 from mrbridge.console import listen
 from mrbridge.errors import SettingsError
-from mrbridge.settings import Option, Settings, merged, read_assignments, read_yaml
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from mrbridge.settings import Settings
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
 Verbose = Annotated[
@@ -117,65 +130,84 @@ def layered(
     config: Path | None, assignments: Sequence[str] | None, named: dict[str, Any]
 ) -> dict[str, Any]:
     """A YAML file, then the options that were given, then --set, each over the one before."""
+    from mrbridge.settings import merged, read_assignments, read_yaml
+
     layer = read_yaml(config) if config else {}
     layer = merged(layer, {key: value for key, value in named.items() if value is not None})
     return merged(layer, read_assignments(assignments or []))
 
 
-def verb(
-    model: type[Settings] | None = None, *keys: str
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a verb: it gets -q, -v and --json, and the options of a settings model.
+class Verb:
+    """A function as a verb: with -q, -v and --json, and the options of a settings model.
 
     Name, type, choices, range, help and default of an option are those of its field. The function
     gets `settings`: the defaults, changed by the file of `--config`, the options, and `--set`.
 
-    Args:
-        model: the settings; None: it has none.
-        keys: the fields with options, those of nested settings dotted; none: all.
+    Only `complete` imports the model, and gives the verb its parameters: settings take a tenth of a
+    second to import, which other verbs and `mrbridge --help` do not need.
     """
-    options: dict[str, str] = {}
-    added: dict[str, Any] = {}
-    if model is not None:
-        options = {key.replace(".", "_"): key for key in keys or model.model_fields}
-        added = {
-            name: _option(key.rpartition(".")[2], _field(model, key))
-            for name, key in options.items()
-        }
-        added |= {"config": Config, "assignments": Assignments}
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        def run(quiet: bool, verbose: bool, as_json: bool, **given: Any) -> None:
-            listen(quiet, verbose, as_json)
-            if model is not None:
-                named: dict[str, Any] = {}
-                for name, key in options.items():
-                    value = given.pop(name)
-                    if value is not None:
-                        path = key.split(".")[::-1]
-                        named = merged(
-                            named, reduce(lambda inner, part: {part: inner}, path, value)
-                        )
-                changes = layered(given.pop("config"), given.pop("assignments"), named)
-                given["settings"] = model().changed(changes)
-            function(**given)
+    def __init__(self, function: Callable[..., None], model: str | None, keys: tuple[str, ...]):
+        self._function, self._path, self._keys = function, model, keys
+        self._model: type[Settings] | None = None
+        self._options: dict[str, str] = {}
+        self.__name__, self.__doc__ = function.__name__, function.__doc__
+        self.__module__ = function.__module__
+        self.__signature__ = inspect.Signature()
+        self.__annotations__: dict[str, Any] = {}
 
-        hints = get_type_hints(function, include_extras=True)
+    def __call__(self, quiet: bool, verbose: bool, as_json: bool, **given: Any) -> None:
+        listen(quiet, verbose, as_json)
+        if self._model is not None:
+            from mrbridge.settings import merged
+
+            named: dict[str, Any] = {}
+            for name, key in self._options.items():
+                value = given.pop(name)
+                if value is not None:
+                    parts = key.split(".")[::-1]
+                    value = reduce(lambda inner, part: {part: inner}, parts, value)
+                    named = merged(named, value)
+            changes = layered(given.pop("config"), given.pop("assignments"), named)
+            given["settings"] = self._model().changed(changes)
+        self._function(**given)
+
+    def complete(self) -> None:
+        """Add the parameters."""
+        added: dict[str, Any] = {}
+        known: dict[str, Any] = {}
+        if self._path is not None:
+            module, _, name = self._path.rpartition(".")
+            model: type[Settings] = getattr(import_module(module), name)
+            self._model, known = model, {name: model}
+            keys = self._keys or tuple(model.model_fields)
+            self._options = {key.replace(".", "_"): key for key in keys}
+            added = {
+                name: _option(key.rpartition(".")[2], _field(model, key))
+                for name, key in self._options.items()
+            }
+            added |= {"config": Config, "assignments": Assignments}
+        hints = get_type_hints(self._function, localns=known, include_extras=True)
         parameters = []
-        for own in inspect.signature(function).parameters.values():
-            if own.name == "settings" and model is not None:
+        for own in inspect.signature(self._function).parameters.values():
+            if own.name == "settings" and added:
                 parameters += [_parameter(name, None, kind) for name, kind in added.items()]
             else:
                 parameters.append(_parameter(own.name, own.default, hints[own.name]))
         common = {"quiet": Quiet, "verbose": Verbose, "as_json": Json}
         parameters += [_parameter(name, False, kind) for name, kind in common.items()]
-        for attribute in ("__name__", "__doc__", "__module__"):
-            setattr(run, attribute, getattr(function, attribute))
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        return run
+        self.__annotations__ = {one.name: one.annotation for one in parameters}
+        self.__signature__ = inspect.Signature(parameters)
 
-    return decorate
+
+def verb(model: str | None = None, *keys: str) -> Callable[[Callable[..., None]], Verb]:
+    """Make a function a `Verb`.
+
+    Args:
+        model: the dotted name of the settings; None: it has none.
+        keys: the fields with options, those of nested settings dotted; none: all.
+    """
+    return lambda function: Verb(function, model, keys)
 
 
 def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
@@ -193,6 +225,8 @@ def _field(model: type[Settings], key: str) -> FieldInfo:
 
 def _option(name: str, field: FieldInfo) -> Any:
     """The annotation of an option: type, names, help with the default, range."""
+    from mrbridge.settings import Option
+
     option = next((one for one in field.metadata if isinstance(one, Option)), Option())
     kind = _without_none(field.annotation)
     is_list = get_origin(kind) is tuple

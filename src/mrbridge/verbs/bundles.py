@@ -1,19 +1,14 @@
-"""The verbs about bundles: train, export, info."""
+"""The verbs train, export and info."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from mrbridge.console import answer
-from mrbridge.errors import (
-    SettingsError,
-    StoreError,
-    must_be_here,
-    must_exist,
-)
+from mrbridge.errors import SettingsError, StoreError, must_be_here, must_exist
 from mrbridge.models import SHIPPED, locate
 from mrbridge.options import (
     Assignments,
@@ -33,26 +28,34 @@ def train(
     store: Annotated[Path, place_argument("STORE", help="A prepared store, by path or URL.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The run's folder.")],
     preset: Annotated[
-        str | None, typer.Option(help="bridge, unet, resunet or resnet [bridge].")
+        str | None,
+        typer.Option(
+            help="Networks, losses and weights: bridge, unet, resunet or resnet [default: bridge]."
+        ),
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(
             "--from",
-            help="First weights: shipped, scratch (random), a run or a bundle [shipped where it "
-            "has the preset's networks and the store's contrasts, else scratch].",
+            help="Initial weights: shipped, scratch (random), a run or a bundle [default: shipped "
+            "if it has the preset's networks and the store's contrasts, otherwise scratch].",
         ),
     ] = None,
     config: Config = None,
     assignments: Assignments = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume a run that was stopped.")
+    ] = False,
     device: Device = "auto",
     overwrite: OverwriteAll = False,
     devices: Annotated[
-        int, typer.Option(min=1, help="Processes that train together, each on a device of its own.")
+        int,
+        typer.Option(
+            min=1, help="Number of processes that train together, each on its own device."
+        ),
     ] = 1,
 ) -> None:
-    """Train a translation model. RUN/bundle is ready at any time from the first validation on."""
+    """Train a translation model. RUN/bundle can be used from the first validation on."""
     from mrbridge.training.folder import check_replaceable, check_unused, is_follower, refuse_url
     from mrbridge.training.settings import preset as find_preset
     from mrbridge.training.settings import resolve
@@ -63,11 +66,11 @@ def train(
         raise SettingsError(
             "a run is either resumed or overwritten",
             path=out,
-            remedy="Leave out --resume, or --overwrite.",
+            remedy="Leave out --resume or --overwrite.",
         )
     if resume and start is not None:
         raise SettingsError(
-            "a resumed run has weights already", path=out, remedy="Leave out --from, or --resume."
+            "a resumed run has weights already", path=out, remedy="Leave out --from or --resume."
         )
     if start not in (None, "auto", "scratch"):
         locate(start, "Say auto, shipped or scratch, or name a run or a bundle.")
@@ -99,16 +102,16 @@ def train(
     else:
         result = run(opened, out, settings, **options)
     last = result.rows[-1] if result.rows else {}
-    words = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
-    told = {"path": str(out), "bundle": str(out / "bundle"), "last": last}
-    answer(told | {"kept_beginning": result.kept_beginning}, words)
+    summary = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
+    fields = {"path": str(out), "bundle": str(out / "bundle"), "last": last}
+    answer(fields | {"kept_beginning": result.kept_beginning}, summary)
 
 
 @verb()
 def export(
-    model: Annotated[Path, typer.Option("-m", "--model", help="A run or a bundle, or shipped.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="A folder.")],
-    to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
+    model: Annotated[Path, typer.Option("-m", "--model", help="A run, a bundle or shipped.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder of the files.")],
+    to: Annotated[Literal["onnx"], typer.Option(help="Format.")] = "onnx",
     overwrite: OverwriteFiles = False,
 ) -> None:
     """Write both generators for other runtimes."""
@@ -126,20 +129,21 @@ def info(
         str, typer.Argument(metavar="MODEL|PRESET", help="A run, a bundle, shipped or a preset.")
     ] = SHIPPED,
 ) -> None:
-    """Tell what a model or preset is: networks, parameters, data, scores, settings."""
-    from mrbridge.training.settings import PRESETS, preset
+    """Show a model or preset: networks, parameters, data, scores, settings."""
+    from mrbridge.training.settings import PRESETS
+    from mrbridge.training.settings import preset as find_preset
 
     must_be_here(model, "Copy the model to this machine first.")
     if model in PRESETS or not (model == SHIPPED or Path(model).exists()):
-        settings = preset(model)
+        settings = find_preset(model)
         import yaml
 
         with quick_imports():
-            told = {"preset": model} | settings.networks.describe()
-        counts = [f"{name} {told[name]:,}" for name in ("generator", "critic", "total")]
+            fields = {"preset": model} | settings.networks.describe()
+        counts = [f"{name} {fields[name]:,}" for name in ("generator", "critic", "total")]
         numbers = f"parameters: {', '.join(counts)} (two of each)"
         text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-        answer(told | {"settings": settings.model_dump(mode="json")}, f"{text}# {numbers}")
+        answer(fields | {"settings": settings.model_dump(mode="json")}, f"{text}# {numbers}")
         return
     with quick_imports():
         from mrbridge.bundle import card, read_manifest

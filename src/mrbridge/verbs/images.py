@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mrbridge.console import answer, as_far_as_done, interruption_of
 from mrbridge.errors import SettingsError, must_exist
-from mrbridge.evaluation.settings import EvaluateSettings
-from mrbridge.inference.settings import TranslateSettings
 from mrbridge.models import UNNAMED, locate
 from mrbridge.options import (
     Dask,
@@ -24,10 +22,14 @@ from mrbridge.options import (
 from mrbridge.place_options import place_option
 from mrbridge.quick_imports import quick_imports
 
+if TYPE_CHECKING:
+    from mrbridge.evaluation.settings import EvaluateSettings
+    from mrbridge.inference.settings import TranslateSettings
+
 log = logging.getLogger(__name__)
 
 
-@verb(TranslateSettings)
+@verb("mrbridge.inference.settings.TranslateSettings")
 def translate(
     image: Annotated[
         Path,
@@ -97,7 +99,7 @@ def run_translate(
         raise failure
 
 
-@verb(EvaluateSettings, "registration")
+@verb("mrbridge.evaluation.settings.EvaluateSettings", "registration")
 def evaluate(
     out: Annotated[Path, place_option("-o", "--out", help="Where tables and report go.")],
     settings: EvaluateSettings,
