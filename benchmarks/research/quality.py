@@ -202,7 +202,7 @@ def by_share(
 def _last_weights(run: Path) -> dict[str, torch.Tensor]:
     """The averaged generators at the end of a run, by the names that a bundle gives them."""
     last = load_checkpoint(run / "checkpoints" / "last.ckpt")["networks"]
-    return {name.removeprefix("mean_"): w for name, w in last.items() if name.startswith("mean_")}
+    return {name.removeprefix("ema_"): w for name, w in last.items() if name.startswith("ema_")}
 
 
 def _weights_scores(
