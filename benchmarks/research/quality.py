@@ -109,7 +109,7 @@ ARMS: dict[str, Arm | None] = {
     "bridge without simulated subjects": Arm({"simulated_weight": 0.0}),
     "bridge without back-translation": Arm({"back_translation_weight": 0.0}),
     "bridge without found pairs": Arm({"find_pairs": False}),
-    "bridge without its beginning's share": Arm({"beginning_share": 0.0}),
+    "bridge without its beginning's share": Arm({"wise_ft_weight": 0.0}),
     "bridge with critics": Arm({"adversarial_weight": 0.05}),
     "bridge from scratch": Arm({"learning_rate": 1e-3}, start="scratch"),
     "published objective": Arm(PUBLISHED, start="scratch"),
@@ -202,7 +202,7 @@ def by_share(
 def _last_weights(run: Path) -> dict[str, torch.Tensor]:
     """The averaged generators at the end of a run, by the names that a bundle gives them."""
     last = load_checkpoint(run / "checkpoints" / "last.ckpt")["networks"]
-    return {name.removeprefix("mean_"): w for name, w in last.items() if name.startswith("mean_")}
+    return {name.removeprefix("ema_"): w for name, w in last.items() if name.startswith("ema_")}
 
 
 def _weights_scores(
@@ -363,11 +363,11 @@ def _run(given: argparse.Namespace, name: str, seed: int, at: Bench, folder: Pat
             line["planes"] = run.settings.planes
             line["weights"] = {
                 "simulated": run.settings.simulated_weight,
-                "beginning": run.settings.beginning_share,
+                "beginning": run.settings.wise_ft_weight,
             }
             line["scores"] = at.score(run.path)
             if kept := checkpoints(run.rows):
-                line["beginning share"] = run.settings.beginning_share * (arm.start != "scratch")
+                line["beginning share"] = run.settings.wise_ft_weight * (arm.start != "scratch")
                 line["checkpoints"] = kept
             if arm.start == "scratch":
                 line["last state"] = _weights_scores(at.score, run.path, _last_weights(run.path))

@@ -64,16 +64,16 @@ def mrbridge_step(
     keeps_memory: bool = True,
     compiled: bool = False,
 ) -> tuple[Step, TranslationModel]:
-    """The training step of mrbridge in the precision that it chooses here, after the warm-up.
+    """The training step of mrbridge in the precision that it chooses here, without warm-up.
 
     Returns:
         The step, and the model that it trains.
     """
     if keeps_memory:
         keep_memory()  # as a training does
-    model = TranslationModel(settings)
+    model = TranslationModel(settings.changed({"warm_up": 0.0}))
     model.to_device(device, compiled=compiled)
-    return lambda sample: model.training_step(sample, 1.0), model
+    return lambda sample: model.training_step(sample, 0.0), model
 
 
 ARMS: dict[str, Callable[[TrainSettings, torch.device], Step]] = {

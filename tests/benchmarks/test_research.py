@@ -180,7 +180,7 @@ def test_shares_lie_between_the_shipped_model_and_the_end_of_a_run(
     last = load_checkpoint(run / "checkpoints" / "last.ckpt")["networks"]
     for name, first in tiny_bundle.weights.items():
         assert torch.equal(result[1.0][name], first)
-        assert torch.equal(result[0.0][name], last[f"mean_{name}"])
+        assert torch.equal(result[0.0][name], last[f"ema_{name}"])
 
 
 def test_a_person_counts_once_whatever_the_visits() -> None:

@@ -227,7 +227,8 @@ class TestRefusals:
         """Settings of older runs name the structure loss, usually with weight 0."""
         file = run / "settings.yaml"
         kept = file.read_text()
-        file.write_text(kept + "structure_weight: 0.0\n")
+        old = kept.replace("wise_ft_weight", "beginning_share")
+        file.write_text(old + "structure_weight: 0.0\n")
         longer = train(small_store, run, resume=True, epochs=2, device="cpu")
         assert [row["epoch"] for row in longer.rows] == [1, 2]
         file.write_text(kept.replace("guard: warn", "guard: restart"))

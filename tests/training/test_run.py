@@ -192,7 +192,7 @@ def test_what_keeps_its_beginning_is_chosen_by_the_cycle(
 ) -> None:
     networks = tiny_bundle.manifest.networks.model_dump(mode="json")
     for share in (0.0, 0.5):
-        settings = tiny("bridge", epochs=2, simulated_weight=0.0, beginning_share=share)
+        settings = tiny("bridge", epochs=2, simulated_weight=0.0, wise_ft_weight=share)
         settings = settings.changed({"networks": networks})
         out = tmp_path / str(share)
         run = train(small_store, out, settings, device="cpu", start=tiny_bundle.path)
@@ -241,9 +241,11 @@ def test_an_epoch_that_the_clock_cut_is_made_whole(
 
 
 def test_pictures_train_without_pairs(
-    picture_store: Store, tiny: Callable[..., Any], tmp_path: Path
+    picture_store: Store, tiny_networks: dict[str, Any], tmp_path: Path
 ) -> None:
-    done = train(picture_store, tmp_path / "run", tiny(epochs=1), device="cpu")
+    changes = {"epochs": 1, "steps_per_epoch": 2, "simulated_subjects": 1, "validation_slices": 3}
+    done = train(picture_store, tmp_path / "run", device="cpu", networks=tiny_networks, **changes)
+    assert (done.settings.preset, done.settings.epochs) == ("bridge", 1)
     assert "psnr_target" not in done.rows[-1]
     assert np.isfinite(done.rows[-1]["criterion"])
     assert load_bundle(done.path).manifest.pictures
@@ -417,6 +419,12 @@ class TestSettings:
         assert made.networks.generator.levels == 8
         assert resolve(None, {"preset": "resnet"}).networks.generator.kind == "resnet"
         assert resolve(None) == PRESETS["bridge"]
+
+    def test_settings_of_older_versions(self) -> None:
+        old = {"structure_weight": 0.0, "beginning_share": 0.5}
+        assert resolve("bridge", old) == resolve("bridge", {"wise_ft_weight": 0.5})
+        with pytest.raises(SettingsError, match="guard=restart was removed"):
+            resolve("bridge", {"guard": "restart"})
 
     def test_unknown_presets_name_the_nearest(self) -> None:
         with pytest.raises(MrbridgeError, match="did you mean 'resunet'"):

@@ -94,7 +94,7 @@ class TestBeginning:
     ) -> None:
         networks = tiny_bundle.manifest.networks.model_dump(mode="json")
         settings = tiny(
-            "bridge", epochs=3, simulated_weight=0.0, beginning_share=0.75, ema_decay=0.5
+            "bridge", epochs=3, simulated_weight=0.0, wise_ft_weight=0.75, ema_decay=0.5
         ).changed({"networks": networks})
         whole, parts = tmp_path / "whole", tmp_path / "parts"
         train(small_store, whole, settings, device="cpu", start=tiny_bundle.path)
@@ -118,7 +118,7 @@ class TestBeginning:
     def test_a_training_from_scratch_ships_what_it_learned_alone(
         self, tiny: Callable[..., Any], small_store: Store, tmp_path: Path
     ) -> None:
-        settings = tiny("bridge", simulated_weight=0.0, beginning_share=0.75)
+        settings = tiny("bridge", simulated_weight=0.0, wise_ft_weight=0.75)
         train(small_store, tmp_path / "run", settings, device="cpu", start="scratch")
         best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")["networks"]
         for name, value in load_bundle(tmp_path / "run").weights.items():
@@ -152,7 +152,7 @@ class TestPairs:
             cycle_weight=8.0,
             back_translation_weight=2.0,
             paired_weight=3.0,
-            beginning_share=0.5,
+            wise_ft_weight=0.5,
         )
         dataset = UnpairedSlices(small_store, settings.networks.image_size, 0)
         assert weights_for(settings, dataset) == LossWeights.of(settings)

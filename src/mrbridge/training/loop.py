@@ -358,12 +358,6 @@ class RunKeeper:
         self._live.update(numbers)
 
     def close(self) -> None:
-        """Give the terminal back and flush the logs; say so if training brought no improvement."""
-        if self.finished and self.stopping.best_is_initial:
-            log.warning(
-                "training did not improve on the initial model (criterion %.4g): the bundle is "
-                "still that model",
-                self.stopping.best,
-            )
+        """Give the terminal back and flush the logs."""
         self._live.stop()
         self.log.close()

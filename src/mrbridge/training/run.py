@@ -16,6 +16,7 @@ import torch
 import yaml
 from pydantic import BaseModel
 
+from mrbridge.bundle import Bundle
 from mrbridge.data.dataset import held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
 from mrbridge.errors import Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
@@ -51,6 +52,7 @@ from mrbridge.training.setup import (
 
 log = logging.getLogger(__name__)
 
+_LAST = Path("checkpoints", "last.ckpt")
 _UNLIMITED = 10**9  # steps of a training that ends by the clock
 
 
@@ -121,8 +123,6 @@ def train(
         changes = {**settings, **overrides}
     if not resume and not isinstance(changes, TrainSettings):
         changes = resolve(None, changes)
-    if not resume and not isinstance(changes, TrainSettings):
-        changes = resolve(None, changes)
     request = _Request(store, run, changes, resume, start, overwrite)
     with (
         process_group(choose_device(device)) as (ranks, own_device),
@@ -145,40 +145,66 @@ class _Request:
     overwrite: bool
 
 
+@dataclass
+class _Start:
+    """Where a training starts: from a checkpoint, a model, or random weights.
+
+    Attributes:
+        settings: of the run.
+        state: of the last checkpoint of a resumed run.
+        initial: the initial model of a new run.
+        initial_size: `least_size` of the run's initial model; None if it has none.
+    """
+
+    settings: TrainSettings
+    state: dict[str, Any] | None = None
+    initial: Bundle | None = None
+    initial_size: int | None = None
+
+
+def _find_start(request: _Request, store: Store, ranks: Ranks) -> _Start:
+    run = request.run
+    if request.resume:
+        state = load_state(run / _LAST)
+        kept = state["keeper"]
+        return _Start(
+            resumed_settings(state, run, request.changes),
+            state=state,
+            initial_size=kept.get("least_size", 0) if kept["begun"] else None,
+        )
+    if ranks.is_first:  # the others might see what it has written
+        (check_replaceable if request.overwrite else check_unused)(run)
+    prepared, settings = store.manifest.settings, request.changes
+    assert isinstance(settings, TrainSettings)
+    initial = find_initial_model(request.start, settings, prepared.source, prepared.target)
+    return _Start(
+        for_contrasts(settings, store, initial),
+        initial=initial,
+        initial_size=None if initial is None else initial.manifest.least_size,
+    )
+
+
 def _train(request: _Request, device: torch.device, ranks: Ranks) -> Run:
     """Train as one of `ranks`."""
-    store, run = request.store, request.run
-    store = store if isinstance(store, Store) else Store.open(store)
-    source, target = store.manifest.settings.source, store.manifest.settings.target
-    last = run / "checkpoints" / "last.ckpt"
-    state = initial = None
-    if request.resume:
-        state = load_state(last)
-        settings = resumed_settings(state, run, request.changes)
-        kept = state["keeper"]
-        initial_size = kept.get("least_size", 0) if kept["begun"] else None
-    else:
-        if ranks.is_first:  # the others might see what it has written
-            (check_replaceable if request.overwrite else check_unused)(run)
-        assert isinstance(request.changes, TrainSettings)
-        initial = find_initial_model(request.start, request.changes, source, target)
-        settings = for_contrasts(request.changes, store, initial)
-        initial_size = None if initial is None else initial.manifest.least_size
-
+    run = request.run
+    store = request.store if isinstance(request.store, Store) else Store.open(request.store)
+    start = _find_start(request, store, ranks)
+    settings = start.settings
     validation = held_out_slices(store, settings.networks.image_size, settings.validation_slices)
     dataset = training_slices(store, settings)
-    weights = weights_for(settings, dataset, has_initial=initial_size is not None)
-    if state is not None:
-        check_resumable(state, run, store, weights, ranks.count)
-        if ranks.is_first:
-            repair_bundle(state, run, settings, weights)
+    weights = weights_for(settings, dataset, has_initial=start.initial_size is not None)
     samples_per_step = settings.batch_size * ranks.count
     steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // samples_per_step)
     last_step = _UNLIMITED if settings.minutes else settings.epochs * steps_per_epoch
-    if state is not None and _is_complete(state, settings, last_step):
-        log.info("the run is complete already")
-        stopping = EarlyStopping.from_state(state["keeper"]["watch"])
-        return Run(run, settings, state["keeper"]["rows"], stopping.best_is_initial)
+    if start.state is not None:
+        check_resumable(start.state, run, store, weights, ranks.count)
+        if ranks.is_first:
+            repair_bundle(start.state, run, settings, weights)
+        if _is_complete(start.state, settings, last_step):
+            log.info("the run is complete already")
+            kept = start.state["keeper"]
+            is_initial = EarlyStopping.from_state(kept["watch"]).best_is_initial
+            return Run(run, settings, kept["rows"], is_initial)
     if not validation.held_out:
         warnings.warn(
             "the store has no validation split: validation scores are of training slices",
@@ -186,8 +212,8 @@ def _train(request: _Request, device: torch.device, ranks: Ranks) -> Run:
             stacklevel=3,
         )
     model = TranslationModel(settings, weights, ranks)
-    if initial is not None:
-        model.initialise_from(initial, target)
+    if start.initial is not None:
+        model.initialise_from(start.initial, store.manifest.settings.target)
         fit_to_data(model, dataset, store, device)
 
     # Only now: a training that cannot start leaves no folder in the way of the next attempt.
@@ -199,36 +225,51 @@ def _train(request: _Request, device: torch.device, ranks: Ranks) -> Run:
         dataset.simulated = simulated_pairs(store, settings, weights, run / "simulated.npz")
     ranks.broadcast(model)
     model.to_device(device, compiled=pays(settings, last_step, device))
-    if state is not None:
-        restore(model, state, last)
-    manifest = bundle_manifest(store, settings, validation)
-    plan = Plan(run, settings, manifest, validation, steps_per_epoch, identity(store), initial_size)
-    with (
-        StopOnSignal() as signals,
-        plain_errors(),
-        quick_kernels(device),
-        closing(RunKeeper(plan, model, signals, state))
-        if ranks.is_first
-        else nullcontext() as keeper,
-    ):
-        del state  # its tensors live on in the model and the optimisers
+    if start.state is not None:
+        restore(model, start.state, run / _LAST)
+    plan = Plan(
+        run,
+        settings,
+        bundle_manifest(store, settings, validation),
+        validation,
+        steps_per_epoch,
+        identity(store),
+        start.initial_size,
+    )
+    with StopOnSignal() as signals, plain_errors(), quick_kernels(device):
+        keeper = RunKeeper(plan, model, signals, start.state) if ranks.is_first else None
+        start.state = None  # its tensors live on in the model and the optimisers
         share = (ranks.rank, ranks.count)
         batches = batches_from(dataset, settings.batch_size, model.step, last_step, device, share)
-        finished = run_loop(model, batches, keeper, signals)
+        with closing(keeper) if keeper else nullcontext():
+            finished = run_loop(model, batches, keeper, signals)
         if signals.requested and not finished:
             raise Interrupted(
                 f"stopped at step {model.step}", path=run, remedy="Continue with --resume."
             )
-    if keeper is None:
-        return Run(run, settings, [])
-    rows, stopping = keeper.log.rows, keeper.stopping
+    return Run(run, settings, []) if keeper is None else _result(keeper)
+
+
+def _result(keeper: RunKeeper) -> Run:
+    """What has come of a training.
+
+    Raises:
+        MrbridgeError: nothing: it diverged.
+    """
+    plan, rows, stopping = keeper.plan, keeper.log.rows, keeper.stopping
+    if keeper.finished and stopping.best_is_initial:
+        log.warning(
+            "training did not improve on the initial model (criterion %.4g): the bundle is still "
+            "that model",
+            stopping.best,
+        )
     if rows and not math.isfinite(rows[-1].get("generators", 0)) and not stopping.best_is_right:
         raise MrbridgeError(
             "the training diverged: its losses are not finite, and no state was any good",
-            path=run,
+            path=plan.run,
             remedy="Train again with a lower learning_rate.",
         )
-    return Run(run, settings, rows, stopping.best_is_initial)
+    return Run(plan.run, plan.settings, rows, stopping.best_is_initial)
 
 
 @contextmanager

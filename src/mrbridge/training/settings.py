@@ -45,9 +45,8 @@ class TrainSettings(Settings):
         simulated_weight: weight of the paired loss on simulated subjects (`data.simulated`), which
             show from the first step how each tissue changes; 0 simulates none.
         simulated_subjects: how many subjects are simulated.
-        beginning_share: WiSE-FT weight: share of the initial model in the weights that are
-            validated and put into the bundle, if training starts from a model
-            (`ema.interpolated`).
+        wise_ft_weight: share of the initial model in the weights that are validated and put into
+            the bundle, if training starts from a model (`ema.interpolated`).
         planes: planes in which the bundle slices volumes; `all` is better and takes three times as
             long.
         warm_up: share of the training over which the unpaired weights rise linearly from zero,
@@ -92,7 +91,7 @@ class TrainSettings(Settings):
     back_translation_weight: float = Field(default=0.0, ge=0)
     simulated_weight: float = Field(default=0.0, ge=0)
     simulated_subjects: int = Field(default=8, ge=1)
-    beginning_share: float = Field(default=0.0, ge=0, lt=1)
+    wise_ft_weight: float = Field(default=0.0, ge=0, lt=1)
     planes: Planes = "axial"
     warm_up: float = Field(default=0.0, ge=0, le=1)
     learning_rate: float = Field(default=2e-4, gt=0)
@@ -118,7 +117,7 @@ class TrainSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_removed(cls, values: object) -> object:
+    def _from_older_versions(cls, values: object) -> object:
         """Accept the settings of older runs, unless they use what was removed."""
         if not isinstance(values, Mapping):
             return values
@@ -126,7 +125,10 @@ class TrainSettings(Settings):
             raise ValueError("the structure loss was removed: 'structure_weight' can only be 0")
         if values.get("guard") == "restart":
             raise ValueError("guard=restart was removed: 'guard' can be warn or stop")
-        return {key: value for key, value in values.items() if key != "structure_weight"}
+        kept = {key: value for key, value in values.items() if key != "structure_weight"}
+        if "beginning_share" in kept:
+            kept["wise_ft_weight"] = kept.pop("beginning_share")
+        return kept
 
     @field_validator("compile", mode="before")
     @classmethod
@@ -166,7 +168,7 @@ class LossWeights:
             back_translation=settings.back_translation_weight,
             simulated=settings.simulated_weight,
             paired=settings.paired_weight,
-            wise_ft=settings.beginning_share,
+            wise_ft=settings.wise_ft_weight,
             warm_up=settings.warm_up,
         )
 
@@ -231,7 +233,7 @@ PRESETS: dict[str, TrainSettings] = {
         paired_weight=1.0,
         simulated_weight=0.1,
         simulated_subjects=4,
-        beginning_share=0.25,
+        wise_ft_weight=0.25,
         planes="all",
         warm_up=0.6,
         learning_rate=2e-4,
