@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,12 +31,40 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def vector_extension() -> str:
+    """The widest vector instructions to use on this CPU: `AVX512`, `AVX2` or `DEFAULT` (neither).
+
+    PyTorch's own kernels obey `ATEN_CPU_CAPABILITY`, oneDNN's `ONEDNN_MAX_CPU_ISA`. The lower of
+    the two counts, so that one variable suffices to exclude an instruction set.
+    """
+    extension = torch.backends.cpu.get_cpu_capability()
+    limit = _onednn_limit()
+    if limit in ("SSE41", "AVX") or extension not in ("AVX512", "AVX2"):
+        return "DEFAULT"
+    return "AVX2" if limit in ("AVX2", "AVX2_VNNI", "AVX2_VNNI_2") else extension
+
+
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware."""
+    """Whether the device multiplies bfloat16 matrices in hardware.
+
+    A CPU needs AVX512_BF16 or AMX, both processor and environment (see `vector_extension`):
+    without them, oneDNN emulates bfloat16 many times slower than it computes in float32.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    # PyTorch has no public question for this; both are what its own tests ask.
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    capabilities = torch.cpu.get_capabilities()
+    in_hardware = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    is_allowed = _onednn_limit() not in ("AVX512_CORE", "AVX512_CORE_VNNI")
+    return bool(in_hardware) and is_allowed and vector_extension() == "AVX512"
+
+
+def _onednn_limit() -> str:
+    """The most recent instruction set that oneDNN may use, in upper case; empty without a limit.
+
+    Source: oneDNN's developer guide, "CPU Dispatcher Control"; the prefix DNNL is the older one.
+    """
+    variables = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    return next((os.environ[name].upper() for name in variables if os.environ.get(name)), "")
 
 
 @contextmanager

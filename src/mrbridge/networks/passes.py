@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrbridge.hardware import vector_extension
+
 _VARIANTS = {"AVX512": "avx512", "AVX2": "avx2"}
 """PyTorch's name of what the processor can do, and the library for it (see hatch_build.py)."""
 
@@ -153,7 +155,7 @@ def _passes(kind: str) -> Passes | None:
 @cache
 def _library() -> ctypes.CDLL | None:
     """The library for this processor; None if there is none, or one of another source."""
-    variant = _VARIANTS.get(torch.backends.cpu.get_cpu_capability())
+    variant = _VARIANTS.get(vector_extension())
     source = Path(__file__).with_name("passes.cpp")
     try:
         library = ctypes.CDLL(str(source.with_name(f"passes-{variant}.so")))
