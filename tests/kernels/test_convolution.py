@@ -1,4 +1,4 @@
-"""The convolutions are PyTorch's, forwards and backwards, whichever algorithm computes them."""
+"""The convolutions are PyTorch's, forwards and backwards, by each algorithm and without kernels."""
 
 from __future__ import annotations
 

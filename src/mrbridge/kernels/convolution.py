@@ -1,7 +1,7 @@
 """`torch.nn.Conv2d` and `ConvTranspose2d`, faster on a CPU.
 
 Shapes, names and meaning are PyTorch's, so neither bundles nor exported graphs depend on kernels.
-`functional.conv2d` computes wherever no algorithm of `algorithms.py` is faster: on other devices,
+`functional.conv2d` computes if no algorithm of `algorithms.py` is faster: on other devices,
 in other dtypes, in exported and compiled graphs, without the compiled kernels, and for layers that
 are too small. That is also the reference that the tests compare with.
 """

@@ -22,7 +22,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
 
     Args:
         num_features: channels of the images.
-        negative_slope: of a leaky ReLU that follows in the same pass; 0 is a ReLU, 1 is none.
+        negative_slope: of a leaky ReLU that follows in the same pass; 0 is a ReLU, 1 the identity.
         eps: added to the variances.
     """
 

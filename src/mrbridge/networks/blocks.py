@@ -40,7 +40,7 @@ def norm_and_activation(norm: Norm, channels: int, negative_slope: float) -> lis
     Args:
         norm: which normalisation.
         channels: of the images.
-        negative_slope: of a leaky ReLU; 0 is a ReLU, 1 is none.
+        negative_slope: of a leaky ReLU; 0 is a ReLU, 1 the identity.
     """
     if norm == "instance":
         return [InstanceNorm2d(channels, negative_slope), nn.Identity()]
