@@ -1,4 +1,4 @@
-"""The wheel brings compiled passes where there is a compiler; it is pure Python elsewhere.
+"""The wheel brings compiled kernels where there is a compiler; and is pure Python elsewhere.
 
 It also tells type checkers that the package is annotated (PEP 561), and contains the templates of
 reports.
@@ -27,7 +27,7 @@ CAN_COMPILE = (
 
 
 def build(folder: Path, monkeypatch: pytest.MonkeyPatch, compiler: str) -> tuple[str, list[str]]:
-    """Build a wheel of a copy of the sources; its name, and the passes in it."""
+    """Build a wheel of a copy of the sources; its name, and the kernels in it."""
     monkeypatch.setenv("CXX", compiler)
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -39,19 +39,19 @@ def build(folder: Path, monkeypatch: pytest.MonkeyPatch, compiler: str) -> tuple
     names = zipfile.ZipFile(wheel).namelist()
     assert "mrbridge/py.typed" in names
     assert set(TEXTS) <= set(names)
-    return wheel.name, sorted(Path(name).name for name in names if Path(name).stem[:6] == "passes")
+    return wheel.name, sorted(Path(name).name for name in names if Path(name).stem[:7] == "kernels")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CAN_COMPILE, reason="nothing is compiled on this system")
-def test_a_wheel_brings_passes_for_two_instruction_sets(tmp_path, monkeypatch):
+def test_a_wheel_has_kernels_for_two_instruction_sets(tmp_path, monkeypatch):
     name, files = build(tmp_path, monkeypatch, "g++")
     assert name.endswith("-py3-none-linux_x86_64.whl")
-    assert files == ["passes-avx2.so", "passes-avx512.so", "passes.cpp", "passes.py"]
+    assert files == ["kernels-avx2.so", "kernels-avx512.so", "kernels.cpp"]
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
 def test_without_a_compiler_the_wheel_is_pure_python(compiler, tmp_path, monkeypatch):
     name, files = build(tmp_path, monkeypatch, compiler)
     assert name.endswith("-py3-none-any.whl")
-    assert files == ["passes.cpp", "passes.py"]  # those of an earlier build are not taken
+    assert files == ["kernels.cpp"]  # those of an earlier build are not taken

@@ -1,12 +1,16 @@
-"""The device is chosen by itself, and a device that is not there is refused."""
+"""Devices and instruction sets: what the machine has, as far as the environment allows it."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from mrbridge.errors import SettingsError
-from mrbridge.hardware import can_compile, choose_device, fast_bfloat16, quick_kernels
+from mrbridge.hardware import can_compile, choose_device, quick_kernels
 
 
 def test_auto_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,8 +29,54 @@ def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             choose_device(name)
 
 
-def test_bfloat16_is_answered_for_this_processor() -> None:
-    assert fast_bfloat16(torch.device("cpu")) in (True, False)
+def detected(**limits: str) -> list[str]:
+    """[extension, whether bfloat16 is fast] in a new process: libraries read the limits once."""
+    code = (
+        "import torch; from mrbridge.hardware import fast_bfloat16, vector_extension; "
+        "print(vector_extension(), fast_bfloat16(torch.device('cpu')))"
+    )
+    names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command, env=environment | limits, check=True, capture_output=True, text=True
+    )
+    return result.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def unlimited() -> list[str]:
+    """What this processor has."""
+    return detected()
+
+
+@pytest.mark.parametrize(
+    ("limits", "extension"),
+    [
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "AVX2"),
+        ({"DNNL_MAX_CPU_ISA": "avx2_vnni"}, "AVX2"),
+        ({"ATEN_CPU_CAPABILITY": "avx2"}, "AVX2"),
+        ({"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}, "AVX2"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, "AVX512"),
+        ({"ATEN_CPU_CAPABILITY": "default"}, "DEFAULT"),
+    ],
+    ids=str,
+)
+def test_an_excluded_instruction_set_is_not_used(
+    limits: dict[str, str], extension: str, unlimited: list[str]
+) -> None:
+    if unlimited[0] != "AVX512":
+        pytest.skip(f"this processor has {unlimited[0]} only")
+    assert detected(**limits) == [extension, "False"]
+
+
+def test_a_limit_that_includes_bfloat16_changes_nothing(unlimited: list[str]) -> None:
+    assert detected(ONEDNN_MAX_CPU_ISA="AVX512_CORE_AMX") == unlimited
+
+
+def test_bfloat16_is_fast_on_a_processor_with_avx512_bf16(unlimited: list[str]) -> None:
+    has = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    assert unlimited[1] == str(has)
 
 
 def test_quick_kernels_are_for_cuda_and_for_a_while() -> None:

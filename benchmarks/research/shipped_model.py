@@ -25,16 +25,15 @@ from mrbridge.data.simulated import CANONICAL, draw_group, subject_groups, varie
 from mrbridge.errors import MrbridgeError
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.io.safety import atomic_path
-from mrbridge.networks import build_generator, unchanged_weights
+from mrbridge.kernels import Adam, weight_cache
+from mrbridge.networks import build_generator
 from mrbridge.phantom.varied import varied_subject
 from mrbridge.preparation.intensity import IntensityRecipe
 from mrbridge.preparation.settings import StandardSettings
 from mrbridge.scale import map_scans
 from mrbridge.training import losses
-from mrbridge.training.adam import Adam
 from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
 from mrbridge.training.ema import averaged_copy, update_ema
-from mrbridge.training.layout import FlatParameters
 from mrbridge.training.settings import preset
 
 SIZE = 256
@@ -154,8 +153,7 @@ def train(given: argparse.Namespace, lessons: Lessons) -> None:
     names = ("to_target", "to_source")
     networks = [build_generator(settings.generator, SIZE, rng) for _ in names]
     means = [averaged_copy(network) for network in networks]
-    flats = [FlatParameters(network.parameters()) for network in networks]
-    optimizers = [Adam(flat.vectors, RATE, (0.9, 0.999)) for flat in flats]
+    optimizers = [Adam(network.parameters(), RATE, (0.9, 0.999)) for network in networks]
     step, seconds = 0, 0.0
     checkpoint = given.work / "last.ckpt"
     if checkpoint.exists():
@@ -175,20 +173,19 @@ def train(given: argparse.Namespace, lessons: Lessons) -> None:
         rate = RATE * min(1, (step + 1) / WARM_STEPS) * (0.5 + 0.5 * math.cos(math.pi * progress))
         batch = lessons.batch(step)
         step += 1
-        for side, (network, mean, flat, optimizer) in enumerate(
-            zip(networks, means, flats, optimizers, strict=True)
+        for side, (network, mean, optimizer) in enumerate(
+            zip(networks, means, optimizers, strict=True)
         ):
             seen, answer = (batch[:, n : n + 1] for n in ((0, 3), (2, 1))[side])
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with unchanged_weights(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            with weight_cache(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 made = network(seen)
             difference = losses.paired_loss(made, answer)
             structure = structure_loss(made, answer)
             (difference + STRUCTURE * structure).backward()
-            flat.take_gradients()
             optimizer.step()
-            flat.drop_gradients()
+            optimizer.zero_grad()
             update_ema(mean, network, EMA, step)
             sums[2 * side : 2 * side + 2] += difference.item(), structure.item()
         now = time.monotonic()

@@ -35,7 +35,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import cycle
@@ -323,13 +323,18 @@ PARTS = {
 
 @contextmanager
 def _contiguous() -> Iterator[None]:
-    """Within it, models are laid out with their channels first."""
+    """Within it, the weights of models are ordered with their channels first."""
+    adam = model.Adam
 
-    def lay_out(networks: torch.nn.Module, device: torch.device) -> None:
-        for parameter in networks.parameters():
+    def contiguous(
+        parameters: Iterable[torch.nn.Parameter], *arguments: Any
+    ) -> torch.optim.Optimizer:
+        parameters = list(parameters)
+        for parameter in parameters:
             parameter.data = parameter.data.contiguous()
+        return adam(parameters, *arguments)
 
-    with mock.patch.object(model, "lay_out", lay_out):
+    with mock.patch.object(model, "Adam", contiguous):
         yield
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 from benchmarks.harness import alternate, options, read, report
 from benchmarks.speed.matrix_rate import QUICK_SIZE, MatrixProduct
 from mrbridge.hardware import keep_memory
-from mrbridge.networks.convolution import DoublingConvolution, HalvingConvolution
+from mrbridge.kernels import Conv2d, ConvTranspose2d
 
 # Channels and size of the larger image, features of the smaller one.
 LAYERS = [
@@ -74,9 +74,9 @@ class Layer:
         larger, smaller = (images, channels, size, size), (images, features, size // 2, size // 2)
         halves = kind == "halving"
         made = (
-            HalvingConvolution(channels, features)
+            Conv2d(channels, features, 4, stride=2, padding=1, bias=False)
             if halves
-            else DoublingConvolution(features, channels)
+            else ConvTranspose2d(features, channels, bias=False)
         )
         self.module = made
         nn.init.normal_(made.weight, 0, 0.02)

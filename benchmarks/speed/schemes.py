@@ -1,12 +1,12 @@
-"""What is left to gain in the convolutions of `unet`: their products, and the maps around them.
+"""What is left to gain in the convolutions of `unet`: their products and their transforms.
 
     python -m benchmarks.speed.schemes [--images 2] [--repeats 15] [--out FILE]
 
-Prints one JSON line. Per layer that goes by Winograd's scheme (see `layers.py`), milliseconds in
-bfloat16 of a training step's three products only (forwards, to the image, to the weights) and of
-its four maps only (the image expanded, products collected, and their adjoints), each beside its
-floor of the same run: the products' operations at the rate of one large product, and the bytes that
-the maps have to read and write at the bandwidth of a copy.
+Prints one JSON line. For each layer that Winograd's algorithm computes (see `layers.py`):
+milliseconds in bfloat16 of a training step's three products (forward, gradients of image and
+weights) and of its four transforms (`maps`: of the image, of the products, and their adjoints),
+each next to its floor of the same run: the products' operations at the rate of one large product,
+and the bytes that the transforms have to read and write at the bandwidth of a copy.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from benchmarks.harness import alternate, options, read, report
 from benchmarks.speed.layers import CPU, LAYERS
 from benchmarks.speed.matrix_rate import QUICK_SIZE, Copy, MatrixProduct
 from mrbridge.hardware import keep_memory
-from mrbridge.networks.compiled_schemes import compiled_scheme
-from mrbridge.networks.schemes import HalvingWinograd
+from mrbridge.kernels.algorithms import Winograd
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,27 +58,27 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 class Parts:
-    """The products and the maps of one layer, told by its larger image."""
+    """The products and the transforms of one layer, given by its larger image."""
 
     def __init__(self, channels: int, size: int, features: int, images: int) -> None:
         larger, smaller = (images, size, size, channels), (images, size // 2, size // 2, features)
-        scheme = compiled_scheme(HalvingWinograd(), smaller, torch.bfloat16)
+        algorithm = Winograd.for_4x4(2, smaller)
         image, result = torch.randn(larger).bfloat16(), torch.randn(smaller).bfloat16()
-        packed = scheme.pack(torch.randn(4, 4, channels, features), torch.bfloat16)
-        expanded, spread = scheme.expand(image), scheme.spread(result)
+        matrices = algorithm.filter_transform(torch.randn(4, 4, channels, features), torch.bfloat16)
+        of_image, of_result = algorithm.input_transform(image), algorithm.output_adjoint(result)
         self._products: list[Callable[[], Tensor]] = [
-            lambda: torch.bmm(expanded, packed),
-            lambda: torch.bmm(spread, packed.transpose(1, 2)),
-            lambda: torch.bmm(expanded.transpose(1, 2), spread),
+            lambda: torch.bmm(of_image, matrices),
+            lambda: torch.bmm(of_result, matrices.mT),
+            lambda: torch.bmm(of_image.mT, of_result),
         ]
         self._maps: list[Callable[[], Tensor]] = [
-            lambda: scheme.expand(image),
-            lambda: scheme.collect(spread, smaller),
-            lambda: scheme.spread(result),
-            lambda: scheme.contract(expanded, larger),
+            lambda: algorithm.input_transform(image),
+            lambda: algorithm.output_transform(of_result, smaller),
+            lambda: algorithm.output_adjoint(result),
+            lambda: algorithm.input_adjoint(of_image, larger),
         ]
-        self.operations = 3 * 2 * expanded.numel() * features
-        self.bytes = 2 * (expanded.nbytes + image.nbytes + spread.nbytes + result.nbytes)
+        self.operations = 3 * 2 * of_image.numel() * features
+        self.bytes = 2 * (of_image.nbytes + image.nbytes + of_result.nbytes + result.nbytes)
 
     def multiply(self) -> None:
         """The three products."""
@@ -87,7 +86,7 @@ class Parts:
             product()
 
     def map(self) -> None:
-        """The four maps."""
+        """The four transforms."""
         for made in self._maps:
             made()
 

@@ -1,9 +1,10 @@
-"""What this machine computes fast with."""
+"""Devices, instruction sets and memory: what makes this machine fast."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,10 @@ from mrbridge.errors import SettingsError
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` takes a CUDA device if there is one, else the CPU. CUDA is experimental.
+    """The device called `auto`, `cpu` or `cuda`; `auto` prefers CUDA, which is experimental.
 
     Raises:
-        SettingsError: the wanted device does not exist.
+        SettingsError: there is no such device.
     """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,21 +31,49 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def vector_extension() -> str:
+    """The widest vector instructions to use on this CPU: `AVX512`, `AVX2` or `DEFAULT` (neither).
+
+    PyTorch's own kernels obey `ATEN_CPU_CAPABILITY`, oneDNN's `ONEDNN_MAX_CPU_ISA`. The lower of
+    the two counts, so that one variable suffices to exclude an instruction set.
+    """
+    extension = torch.backends.cpu.get_cpu_capability()
+    limit = _onednn_limit()
+    if limit in ("SSE41", "AVX") or extension not in ("AVX512", "AVX2"):
+        return "DEFAULT"
+    return "AVX2" if limit in ("AVX2", "AVX2_VNNI", "AVX2_VNNI_2") else extension
+
+
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware."""
+    """Whether the device multiplies bfloat16 matrices in hardware.
+
+    A CPU needs AVX512_BF16 or AMX, both processor and environment (see `vector_extension`):
+    without them, oneDNN emulates bfloat16 many times slower than it computes in float32.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    # PyTorch has no public question for this; both are what its own tests ask.
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    capabilities = torch.cpu.get_capabilities()
+    in_hardware = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    is_allowed = _onednn_limit() not in ("AVX512_CORE", "AVX512_CORE_VNNI")
+    return bool(in_hardware) and is_allowed and vector_extension() == "AVX512"
+
+
+def _onednn_limit() -> str:
+    """The most recent instruction set that oneDNN may use, in upper case; empty without a limit.
+
+    Source: oneDNN's developer guide, "CPU Dispatcher Control"; the prefix DNNL is the older one.
+    """
+    variables = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    return next((os.environ[name].upper() for name in variables if os.environ.get(name)), "")
 
 
 @contextmanager
 def quick_kernels(device: torch.device) -> Iterator[None]:
-    """Within it, CUDA takes its fastest kernels; on a CPU nothing changes.
+    """Within this context, CUDA uses its fastest kernels; on a CPU nothing changes.
 
-    Matrices that stay float32 are multiplied in TF32, as cuDNN does with convolutions anyway: 10
-    bits of mantissa, 8 of exponent. cuDNN tries its algorithms once for every size that it meets,
-    which pays where sizes repeat, and may choose another one in the next process.
+    Matrices in float32 are multiplied in TF32 (10 bits of mantissa, 8 of exponent), as cuDNN does
+    with convolutions anyway. cuDNN tries its algorithms once for each size, which pays off if sizes
+    repeat; another process may choose other algorithms.
     """
     if device.type != "cuda":
         yield
@@ -60,19 +89,19 @@ def quick_kernels(device: torch.device) -> Iterator[None]:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether `torch.compile` can be expected to work: for CUDA it writes Triton."""
+    """Whether `torch.compile` should work: for CUDA it needs Triton."""
     return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def keep_memory() -> None:
-    """Keep freed memory for the next training step, instead of giving it back to the system.
+    """Keep freed memory for the next training step instead of returning it to the system.
 
-    It changes the whole process, for good. So only the command line calls it, and processes that
-    mrbridge starts to train in; a program that calls `mrbridge.train` may call it before.
+    This changes the whole process permanently. So only the command line and the worker processes of
+    a training call it. A program that calls `mrbridge.train` may opt in by calling it first.
 
-    By default glibc maps large blocks anew each time, and every new page costs a fault: a training
-    step that makes and drops a gigabyte then spends a tenth of its time there. Elsewhere than on
-    glibc it does nothing. Options of `mallopt(3)`.
+    By default, glibc maps large blocks again each time, and each new page costs a page fault: a
+    training step that allocates and frees a gigabyte spends a tenth of its time on them. Without
+    glibc this does nothing. Source: `mallopt(3)`.
     """
     if sys.platform != "linux":
         return

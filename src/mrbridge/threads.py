@@ -1,7 +1,7 @@
-"""How many threads compute, and how they wait for one another.
+"""How many threads compute, and how they wait for each other.
 
-Libraries read all of this from the environment when they are loaded. So the command line and worker
-processes set it before they import PyTorch, which nothing here does.
+Libraries read this from the environment when they are loaded. So the command line and worker
+processes set it before they import PyTorch; this module does not import it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_CHOSEN = "MRBRIDGE_CHOSEN_THREADS"  # the value of OMP_NUM_THREADS where nobody else set it
+_CHOSEN = "MRBRIDGE_CHOSEN_THREADS"  # the value of OMP_NUM_THREADS if mrbridge set it
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """How many cores this process may use: by its affinity and by the CPU quotas of its cgroups.
+    """How many cores this process may use, by its affinity and the CPU quotas of its cgroups.
 
     Args:
-        root: where `proc` and `sys` lie.
+        root: the folder of `proc` and `sys`.
 
     Returns:
         At least 1; a quota of 1.5 cores counts as 2.
@@ -37,7 +37,7 @@ def _by_affinity() -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The quotas, in cores, of this process's cgroups and of all above them, of both versions."""
+    """The quotas, in cores, of this process's cgroups and their ancestors, versions 1 and 2."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
@@ -53,7 +53,7 @@ def _quotas(root: Path) -> Iterator[float]:
             continue
         parts = [part for part in path.split("/") if part not in ("", "..")]
         for top in tops:
-            # In a container, its own group is mounted as the top.
+            # A container sees its own group as the root.
             for depth in range(len(parts) + 1):
                 yield from _quota(top.joinpath(*parts[:depth]))
 
@@ -74,16 +74,15 @@ def _quota(group: Path) -> Iterator[float]:
 
 
 def share_the_machine(root: Path = Path("/")) -> None:
-    """Set this process's environment so that other programs beside it cost it no more than their
-    share of the cores; what the user set stays.
+    """Set this process's environment so that other programs cost it only their share of the cores.
 
-    OpenMP's threads then sleep while they wait for one another. By default they spin, and one that
-    has lost its core to another program makes all others spin for as long: steps of a training take
-    three to ten times as long. And there are no more threads than cores that may be used: OpenMP
-    knows the affinity, but not the quota of a container.
+    What the user has set stays. OpenMP's threads sleep while they wait for each other. By default
+    they spin, and if one loses its core to another program, all others spin until it is back:
+    training steps then take three to ten times as long. And there are at most as many threads as
+    usable cores: OpenMP respects the affinity, but not the quota of a container.
 
     Args:
-        root: as of `usable_cores`.
+        root: as for `usable_cores`.
 
     Source: OpenMP 5.2, section 21.1.7, and the manual of libgomp, GOMP_SPINCOUNT.
     """
@@ -97,8 +96,7 @@ def share_the_machine(root: Path = Path("/")) -> None:
 
 @contextmanager
 def for_new_processes() -> Iterator[None]:
-    """Within it, processes that are started share the machine; this one's environment is then as it
-    was."""
+    """Within this context, new processes share the machine; its end restores the environment."""
     before = dict(os.environ)
     share_the_machine()
     try:
@@ -109,5 +107,5 @@ def for_new_processes() -> Iterator[None]:
 
 
 def is_count_given() -> bool:
-    """Whether the user said how many threads there are to be (`OMP_NUM_THREADS`)."""
+    """Whether the user has set the number of threads (`OMP_NUM_THREADS`)."""
     return os.environ.get("OMP_NUM_THREADS") not in (None, os.environ.get(_CHOSEN))

@@ -1,9 +1,13 @@
 """Generators and critics: sizes, counts, and what they refuse."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from mrbridge.errors import SizeError
+from mrbridge.kernels import library
 from mrbridge.networks import (
     PatchGANSettings,
     ResNetSettings,
@@ -13,7 +17,6 @@ from mrbridge.networks import (
     build_generator,
     count_parameters,
 )
-from mrbridge.networks.norm import InstanceNorm
 
 SMALL = [
     UNetSettings(levels=4, features=4, max_features=16),
@@ -49,7 +52,7 @@ def test_patchgan_judges_256_pixels_by_30_times_30_logits():
     critic = build_critic(PatchGANSettings(), rng())
     logits = critic(torch.zeros(1, 1, 256, 256))
     assert logits.shape == (1, 1, 30, 30)
-    assert critic.logits_size(256, 256) == (30, 30)
+    assert critic.settings.logits_size(256, 256) == (30, 30)
     wide = critic(torch.randn(1, 1, 64, 64) * 100)
     assert wide.min() < -1 or wide.max() > 1  # no activation squeezes the logits
 
@@ -65,7 +68,7 @@ def test_a_logit_of_the_patchgan_sees_70_pixels():
 @pytest.mark.parametrize("size", [(64, 64), (181, 217), (40, 56)])
 def test_logits_size_tells_what_forward_gives(size):
     critic = build_critic(PatchGANSettings(features=2))
-    assert critic.logits_size(*size) == tuple(critic(torch.zeros(1, 1, *size)).shape[2:])
+    assert critic.settings.logits_size(*size) == tuple(critic(torch.zeros(1, 1, *size)).shape[2:])
 
 
 @pytest.mark.parametrize("settings", SMALL, ids=str)
@@ -120,6 +123,14 @@ def test_a_seed_fixes_the_weights(settings):
     assert any(not torch.equal(one[k], other[k]) for k in one)
 
 
+@pytest.mark.parametrize("settings", SMALL[1:4], ids=str)
+def test_a_seed_fixes_the_weights_with_and_without_kernels(settings, monkeypatch):
+    one = build_generator(settings, 32, rng(3)).state_dict()
+    monkeypatch.setattr(library, "_library", lambda: None)
+    other = build_generator(settings, 32, rng(3)).state_dict()
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
 @pytest.mark.parametrize(
     ("settings", "bad", "multiple"),
     [(UNetSettings(), 128, 256), (ResNetSettings(features=4), 130, 4), (ResUNetSettings(), 132, 8)],
@@ -152,24 +163,6 @@ def test_resunet_concatenates_residuals():
     assert torch.equal(out[:, 4:], x)
 
 
-def test_instance_norm_of_one_pixel_is_the_offset_and_has_gradients():
-    norm = InstanceNorm(3)
-    with torch.no_grad():
-        norm.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
-    out = norm(torch.randn(2, 3, 1, 1))
-    assert out[:, :, 0, 0].tolist() == [[1, 2, 3]] * 2
-    out.sum().backward()
-    assert norm.bias.grad.tolist() == [2, 2, 2]
-    assert norm.weight.grad.tolist() == [0, 0, 0]
-
-
-def test_instance_norm_centres_and_scales_each_image():
-    x = torch.randn(2, 3, 16, 16) * 7 + 5
-    out = InstanceNorm(3)(x)
-    torch.testing.assert_close(out.mean((2, 3)), torch.zeros(2, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(out.var((2, 3), correction=0), torch.ones(2, 3), atol=1e-3, rtol=0)
-
-
 def test_refining_layers_see_the_input_at_full_size():
     settings = UNetSettings(levels=2, features=4, max_features=4, refine=4)
     network = build_generator(settings, 32, rng()).eval()
@@ -182,3 +175,11 @@ def test_refining_layers_see_the_input_at_full_size():
     reached = torch.nonzero(change > 1e-7)
     assert reached.min() >= 14
     assert reached.max() <= 18
+
+
+def test_settings_do_not_need_pytorch():
+    code = (
+        "import sys; from mrbridge.networks import UNetSettings, settings; "
+        "UNetSettings(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""Weights may lie in any order: the steps are the same, and so are the checkpoints."""
+"""Steps and checkpoints do not depend on the memory order of the weights."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from mrbridge.data.dataset import Sample
 from mrbridge.errors import InputError
-from mrbridge.training import model as model_module
-from mrbridge.training.layout import FlatParameters, lay_out
 from mrbridge.training.model import TranslationModel
-
-CUDA = torch.device("cuda")
 
 
 @pytest.fixture
-def make(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def make(tiny: Callable[..., Any]) -> Callable[..., Any]:
     """A model outside of a run: `make(channels_last, state)`; `step()` trains it."""
     settings = tiny("unet", precision="float32", pool_size=2)
     rng = torch.Generator().manual_seed(1)
@@ -30,12 +25,9 @@ def make(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[
 
     def made(channels_last: bool, state: dict[str, Any] | None = None) -> SimpleNamespace:
         model = TranslationModel(settings)
-        with monkeypatch.context() as patched:
-            if channels_last:  # as on CUDA; the networks compute the same on a CPU
-                patched.setattr(
-                    model_module, "lay_out", lambda networks, _: lay_out(networks, CUDA)
-                )
-            model.to_device(torch.device("cpu"))
+        if channels_last:  # as on CUDA; the networks compute the same on a CPU
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to_device(torch.device("cpu"))
         if state is not None:
             model.restore(state)
         return SimpleNamespace(model=model, step=lambda: model.training_step(batch, 0.0))
@@ -45,22 +37,6 @@ def make(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 def weights(it: SimpleNamespace) -> dict[str, torch.Tensor]:
     return dict(it.model.state_dict())
-
-
-def test_on_cuda_channels_lie_last_and_parameters_stay_the_same_objects(
-    make: Callable[..., Any],
-) -> None:
-    model = make(False).model
-    before = dict(model.named_parameters())
-    values = {name: value.detach().clone() for name, value in before.items()}
-    lay_out(model, torch.device("cpu"))
-    assert not before["to_target.last.weight"].is_contiguous(memory_format=torch.channels_last)
-    lay_out(model, CUDA)
-    for name, parameter in model.named_parameters():
-        assert parameter is before[name]
-        assert torch.equal(parameter, values[name])
-        if parameter.dim() == 4:
-            assert parameter.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_training_is_the_same_in_both_layouts(make: Callable[..., Any]) -> None:
@@ -96,33 +72,3 @@ def test_a_checkpoint_of_other_shapes_is_refused(make: Callable[..., Any]) -> No
     moments["exp_avg"] = moments["exp_avg"].permute(2, 3, 1, 0)
     with pytest.raises(InputError, match="another version"):
         make(False, state)
-
-
-@pytest.mark.parametrize("stride_of_one", [1, 16])
-def test_vectors_and_gradients_are_in_one_order(stride_of_one: int) -> None:
-    # A single input channel: its stride says nothing, and PyTorch's kernels disagree about it.
-    parameter = nn.Parameter(torch.randn(8, 1, 4, 4).to(memory_format=torch.channels_last))
-    flat = FlatParameters([parameter])
-    gradient = torch.randn(8, 1, 4, 4)
-    parameter.grad = gradient.as_strided((8, 1, 4, 4), (16, stride_of_one, 4, 1))
-    flat.take_gradients()
-    (vector,) = flat.vectors
-    assert vector.data_ptr() == parameter.data_ptr()
-    assert vector.grad is not None
-    assert vector.grad.stride() == vector.stride() == (1,)
-    with torch.no_grad():
-        vector -= vector.grad
-    torch.testing.assert_close(parameter.detach() + gradient, parameter.detach() + parameter.grad)
-    flat.drop_gradients()
-    assert vector.grad is None
-    assert parameter.grad is None
-
-
-def test_gradients_of_another_layout_are_brought_into_order() -> None:
-    parameter = nn.Parameter(torch.zeros(3, 2, 4, 4).to(memory_format=torch.channels_last))
-    parameter.grad = torch.randn(3, 2, 4, 4)
-    flat = FlatParameters([parameter])
-    flat.take_gradients()
-    with torch.no_grad():
-        flat.vectors[0] += flat.vectors[0].grad
-    assert torch.equal(parameter, parameter.grad)

@@ -16,8 +16,9 @@ from mrbridge.errors import BundleError, SettingsError
 from mrbridge.hardware import choose_device, fast_bfloat16
 from mrbridge.inference.planes import Mask, Stack, in_three_planes, planes_for
 from mrbridge.io.picture import is_eight_bit
+from mrbridge.kernels import weight_cache
 from mrbridge.models import SHIPPED, is_installed
-from mrbridge.networks import Generator, unchanged_weights
+from mrbridge.networks import Generator
 from mrbridge.preparation.crop import head_crop
 from mrbridge.preparation.geometry import fit_size, size_multiple
 from mrbridge.preparation.intensity import WINDOW, IntensityRecipe
@@ -252,7 +253,7 @@ class Translator:
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16),
-            unchanged_weights(),
+            weight_cache(),
         ):
             for start in track(starts, "slices", len(starts)):
                 batch = slice(start, start + size)

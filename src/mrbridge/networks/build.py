@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mrbridge.networks.norm import init_weights
+from mrbridge.networks.blocks import init_weights
 from mrbridge.networks.patchgan import PatchGAN
 from mrbridge.networks.resnet import ResNet
 from mrbridge.networks.resunet import ResUNet
@@ -23,9 +23,12 @@ Generator = UNet | ResUNet | ResNet
 def build_generator(
     settings: GeneratorSettings, image_size: int, rng: torch.Generator | None = None
 ) -> Generator:
-    """Build a generator for square images of `image_size`, its weights drawn from `rng`.
+    """Build a generator for square images, with weights drawn from `rng`.
 
-    Without `rng` the weights are left for the caller to load.
+    Args:
+        settings: which generator.
+        image_size: rows and columns in pixels; a ResNet's number of blocks depends on it.
+        rng: without it, weights stay uninitialised for the caller to load.
     """
     network: Generator
     if isinstance(settings, UNetSettings):
@@ -40,7 +43,7 @@ def build_generator(
 
 
 def build_critic(settings: PatchGANSettings, rng: torch.Generator | None = None) -> PatchGAN:
-    """Build a critic, its weights drawn from `rng`."""
+    """Build a critic, with weights drawn from `rng`, else uninitialised."""
     network = PatchGAN(settings)
     if rng is not None:
         init_weights(network, rng)

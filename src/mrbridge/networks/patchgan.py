@@ -5,16 +5,16 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mrbridge.networks.convolution import Convolution, HalvingConvolution
-from mrbridge.networks.norm import norm_and_activation
+from mrbridge.kernels import Conv2d
+from mrbridge.networks.blocks import norm_and_activation
 from mrbridge.networks.settings import PatchGANSettings
 
 
 class PatchGAN(nn.Module):
-    """Judges overlapping patches, 70x70 by default: C64-C128-C256-C512-1, no output activation.
+    """Judges overlapping patches, 70x70 pixels by default: C64-C128-C256-C512-1, without sigmoid.
 
     Isola et al. 2017 (arXiv:1611.07004), section 6.1.2: 4x4 kernels, leaky ReLU of slope 0.2, no
-    norm in the first block. 256x256 gives 30x30 logits.
+    norm in the first block. 256x256 pixels give 30x30 logits.
     """
 
     def __init__(self, settings: PatchGANSettings) -> None:
@@ -23,15 +23,13 @@ class PatchGAN(nn.Module):
         layers: list[nn.Module] = []
         channels, width = 1, settings.features
         for block in range(settings.strided + 1):
-            norm = settings.norm if block else "none"
+            stride = 2 if block < settings.strided else 1
             layers += [
-                HalvingConvolution(channels, width)
-                if block < settings.strided
-                else Convolution(channels, width, 4),
-                *norm_and_activation(norm, width, 0.2),
+                Conv2d(channels, width, 4, stride, padding=1, bias=False),
+                *norm_and_activation(settings.norm if block else "none", width, 0.2),
             ]
             channels, width = width, min(2 * width, 8 * settings.features)
-        layers.append(Convolution(channels, 1, 4, bias=True))
+        layers.append(Conv2d(channels, 1, 4, padding=1))
         self.layers = nn.Sequential(*layers)
 
     def forward(
@@ -46,7 +44,7 @@ class PatchGAN(nn.Module):
             Logits, higher for real, shape (batch, 1, *settings.logits_size), float32.
 
         Raises:
-            SizeError: the image is too small to leave a logit.
+            SizeError: the image is too small for a single logit.
         """
         self.settings.check_size(*x.shape[-2:])
         return self.layers(x).float()

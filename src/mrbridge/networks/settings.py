@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from mrbridge.errors import SizeError
 from mrbridge.settings import Settings
 
+Norm = Literal["instance", "batch", "none"]
+Padding = Literal["reflect", "zeros"]
+
 
 class UNetSettings(Settings):
     """Settings of `UNet`.
@@ -16,12 +19,12 @@ class UNetSettings(Settings):
     Attributes:
         levels: how often the image is halved.
         features: channels after the first level; they double until `max_features`.
-        max_features: the widest level.
+        max_features: channels of the widest level.
         dropout: probability in the inner up blocks.
-        dropout_blocks: how many of the innermost up blocks drop.
+        dropout_blocks: how many of the innermost up blocks have dropout.
         norm: `instance`, `batch` or `none`.
-        refine: channels of two more convolutions at full size, which see the input itself beside
-            the decoder's output; 0 leaves them out, as published.
+        refine: channels of two more convolutions at full size, which see the input itself next to
+            the decoder's output; 0 omits them, as in the paper.
     """
 
     kind: Literal["unet"] = "unet"
@@ -30,7 +33,7 @@ class UNetSettings(Settings):
     max_features: int = Field(default=512, ge=1, le=4096)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     dropout_blocks: int = Field(default=3, ge=0)
-    norm: Literal["instance", "batch", "none"] = "instance"
+    norm: Norm = "instance"
     refine: int = Field(default=0, ge=0, le=4096)
 
     @property
@@ -45,7 +48,7 @@ class ResUNetSettings(Settings):
     Attributes:
         levels: how often the image is halved.
         features: channels after the first level; they double until `max_features`.
-        max_features: the widest level.
+        max_features: channels of the widest level.
         blocks: residual blocks at the coarsest level; each adds `max_features` channels.
         norm: `instance`, `batch` or `none`.
     """
@@ -55,7 +58,7 @@ class ResUNetSettings(Settings):
     features: int = Field(default=64, ge=1, le=4096)
     max_features: int = Field(default=256, ge=1, le=4096)
     blocks: int = Field(default=6, ge=0, le=100)
-    norm: Literal["instance", "batch", "none"] = "instance"
+    norm: Norm = "instance"
 
     @property
     def multiple(self) -> int:
@@ -67,17 +70,17 @@ class ResNetSettings(Settings):
     """Settings of `ResNet`.
 
     Attributes:
-        features: channels after the 7x7 convolution; they double twice.
-        blocks: how many residual blocks; None takes 6 for images up to 128x128 and 9 above.
+        features: channels after the first 7x7 convolution; they double twice.
+        blocks: number of residual blocks; None takes 6 for images up to 128x128 and 9 above.
         norm: `instance`, `batch` or `none`.
-        padding: `reflect` as published, or `zeros`, which is faster.
+        padding: `reflect` as in the paper, or `zeros`, which is faster.
     """
 
     kind: Literal["resnet"] = "resnet"
     features: int = Field(default=64, ge=1, le=4096)
     blocks: int | None = Field(default=None, ge=0, le=100)
-    norm: Literal["instance", "batch", "none"] = "instance"
-    padding: Literal["reflect", "zeros"] = "reflect"
+    norm: Norm = "instance"
+    padding: Padding = "reflect"
 
     @property
     def multiple(self) -> int:
@@ -90,24 +93,24 @@ class PatchGANSettings(Settings):
 
     Attributes:
         features: channels after the first block; they double in each further one, up to 8 times.
-        strided: how many blocks halve the image; 3 gives the 70x70 field of view.
+        strided: number of blocks that halve the image; 3 gives a receptive field of 70x70 pixels.
         norm: `instance`, `batch` or `none`.
     """
 
     kind: Literal["patchgan"] = "patchgan"
     features: int = Field(default=64, ge=1, le=4096)
     strided: int = Field(default=3, ge=0, le=12)
-    norm: Literal["instance", "batch", "none"] = "instance"
+    norm: Norm = "instance"
 
     def logits_size(self, rows: int, columns: int) -> tuple[int, int]:
-        """How many logits an image of this size gets, (rows, columns)."""
+        """Rows and columns of the logits for an image of this size."""
         return self._logits(rows), self._logits(columns)
 
     def check_size(self, rows: int, columns: int) -> None:
-        """Refuse images that are too small to leave a logit.
+        """Refuse images that are too small for a single logit.
 
         Raises:
-            SizeError: they are.
+            SizeError: the image is too small.
         """
         if min(self.logits_size(rows, columns)) < 1:
             smallest = 3 * 2**self.strided
@@ -120,7 +123,7 @@ class PatchGANSettings(Settings):
     def _logits(self, size: int) -> int:
         for _ in range(self.strided):
             size = size // 2
-        return size - 2  # each of the two last convolutions, 4x4 with padding 1, takes one away
+        return size - 2  # each of the last two convolutions, 4x4 with padding 1, loses one
 
 
 GeneratorSettings = Annotated[

@@ -1,4 +1,4 @@
-"""The U-Net generator of pix2pix and of two of the project's ancestors."""
+"""The U-Net generator of pix2pix."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mrbridge.errors import SizeError
-from mrbridge.networks.convolution import Convolution, DoublingConvolution, HalvingConvolution
-from mrbridge.networks.norm import norm_and_activation
-from mrbridge.networks.precision import precisely
+from mrbridge.kernels import Conv2d, ConvTranspose2d
+from mrbridge.networks.blocks import check_multiple, down_block, in_float32, up_block
 from mrbridge.networks.settings import UNetSettings
 
-_FINE_LEVELS = 4
+_FLOAT32_LEVELS = 4
 """Levels of the encoder, from the full size on, whose rounding to bfloat16 shows in the image."""
 
 
@@ -21,14 +19,14 @@ class UNet(nn.Module):
 
     Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks"
     (arXiv:1611.07004), section 6.1.1: encoder C64-C128-C256-C512-C512-C512-C512-C512, decoder in
-    mirror, leaky ReLU of slope 0.2 down and ReLU up, no norm in the first block; here with instance
-    norm and tanh at the end. Convolutions before a norm have no bias.
+    mirror image, leaky ReLU of slope 0.2 in the encoder and ReLU in the decoder, no norm in the
+    first block; here with instance norm, and tanh at the end. Convolutions before a norm have no
+    bias. With 8 levels an image of 256x256 reaches 1x1.
 
-    With 8 levels an image of 256x256 reaches 1x1.
-
-    The published network has no skip at full size: fine detail passes through the strided first
-    convolution. With `refine` the last convolutions see the input beside the decoder's output and
-    have no norm, so that an intensity keeps its meaning; they can draw a sharp image at once.
+    The published network has no skip connection at full size: fine detail passes through the
+    strided first convolution. With `refine`, two more convolutions see the input itself next to the
+    decoder's output, so that they can draw a sharp image at once; they have no norm, so that an
+    intensity keeps its meaning.
     """
 
     def __init__(self, settings: UNetSettings) -> None:
@@ -41,15 +39,14 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         channels = 1
         for level, width in enumerate(widths):
-            norm = settings.norm if level else "none"
-            self.down.append(_down_block(channels, width, norm))
+            self.down.append(down_block(channels, width, settings.norm if level else "none"))
             channels = width
         self.up = nn.ModuleList()
         for step, width in enumerate(reversed(widths[:-1])):
             dropout = settings.dropout if step < settings.dropout_blocks else 0.0
-            self.up.append(_up_block(channels, width, settings.norm, dropout))
-            channels = 2 * width
-        self.last = DoublingConvolution(channels, settings.refine or 1, bias=True)
+            self.up.append(up_block(channels, width, settings.norm, dropout=dropout))
+            channels = 2 * width  # with the skip connection
+        self.last = ConvTranspose2d(channels, settings.refine or 1)
         self.refine = _refinement(settings.refine) if settings.refine else None
 
     @property
@@ -66,7 +63,7 @@ class UNet(nn.Module):
             x: shape (batch, 1, rows, columns), range [-1, 1].
 
         Returns:
-            The same shape and range.
+            The same shape and range, float32.
 
         Raises:
             SizeError: rows or columns are not multiples of 2**levels.
@@ -75,58 +72,32 @@ class UNet(nn.Module):
         image = x
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
-            x = precisely(block, x) if level < _FINE_LEVELS else block(x)
-            skips.append(x)
+            x = in_float32(block, x) if level < _FLOAT32_LEVELS else block(x)
+            skips.append(x)  # (batch, width, rows / 2^(level + 1), columns / 2^(level + 1))
         skips.pop()
         for block in self.up:
             x = block(x)
-            x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)
+            x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)  # (batch, 2 width, …)
         if self.refine is None:
-            x = precisely(self.last, x)
+            x = in_float32(self.last, x)
         else:
-            x = self.refine(_beside(self.last(x), image))
+            x = self.refine(_concatenate(self.last(x), image))
         return torch.tanh(x.float())
 
 
-def _beside(x: Tensor, image: Tensor) -> Tensor:
-    """The channels of both, in memory last as those of `x`, whatever the image's layout says.
+def _concatenate(x: Tensor, image: Tensor) -> Tensor:
+    """The channels of both, (batch, refine + 1, rows, columns), channels last in memory like `x`.
 
-    An image of one channel lies in both ways at once, and PyTorch would then choose the other.
+    The strides of an image with one channel fit both memory formats, and `torch.cat` of the two
+    would choose the other one.
     """
     parts = [part.permute(0, 2, 3, 1) for part in (x, image.to(x.dtype))]
     return torch.cat(parts, dim=3).permute(0, 3, 1, 2)
-
-
-def check_multiple(x: Tensor, multiple: int, network: str) -> None:
-    """Refuse images whose sizes a network cannot halve.
-
-    Raises:
-        SizeError: rows or columns are not multiples of `multiple`.
-    """
-    rows, columns = x.shape[-2:]
-    if rows % multiple or columns % multiple:
-        raise SizeError(
-            f"{network} cannot take {rows}x{columns} images",
-            remedy=f"Rows and columns must be multiples of {multiple}.",
-        )
-
-
-def _down_block(channels: int, width: int, norm: str) -> nn.Sequential:
-    return nn.Sequential(
-        HalvingConvolution(channels, width),
-        *norm_and_activation(norm, width, 0.2),
-    )
-
-
-def _up_block(channels: int, width: int, norm: str, dropout: float) -> nn.Sequential:
-    normed, activation = norm_and_activation(norm, width, 0.0)
-    dropping = nn.Dropout(dropout) if dropout else nn.Identity()
-    return nn.Sequential(DoublingConvolution(channels, width), normed, dropping, activation)
 
 
 def _refinement(width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(width + 1, width, 3, padding=1),
         nn.LeakyReLU(0.2),
-        Convolution(width, 1, 3, bias=True),
+        Conv2d(width, 1, 3, padding=1),
     )

@@ -1,4 +1,4 @@
-"""Compiled networks: whether they pay, and how a training goes on where they fail."""
+"""`torch.compile` of networks: when it pays off, and how training continues if it fails."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from mrbridge.training.settings import TrainSettings
 
 PAYS_FROM_STEPS = 500
 PAYS_FROM_MINUTES = 2.0
-"""Length of a training, in either measure, from which compiled networks are taken by themselves.
+"""Length of a training, in either unit, from which `compile=auto` compiles.
 
-Compiling costs seconds to minutes at the start, and saves a part of every step. Estimates: what it
-costs and saves on a device is told by `benchmarks/gpu.py`."""
+Compiling costs seconds to minutes at the start and makes every step shorter. These are estimates;
+`benchmarks/speed/gpu.py` measures costs and gains on a device."""
 
 _REHEARSALS = {"cpu": 1, "cuda": 3}
-"""CUDA graphs are recorded in the second call, and replayed from the third on."""
+"""Trial steps: CUDA graphs are recorded in the second call and replayed from the third on."""
 
 
 def pays(settings: TrainSettings, last_step: int, device: torch.device) -> bool:
-    """Whether a training takes compiled networks.
+    """Whether a training compiles its networks.
 
-    The whole training counts, not what is left of it: a resumed one goes on as it began.
+    The whole training counts, not only the remaining steps: a resumed one continues as it began.
 
     Args:
         settings: of the training.
-        last_step: the step at which it ends, unless it ends by the clock.
+        last_step: the number of steps, if no time limit applies.
         device: where it runs.
     """
     if settings.compile != "auto":
@@ -43,15 +43,14 @@ def pays(settings: TrainSettings, last_step: int, device: torch.device) -> bool:
 
 
 class Compiled:
-    """Networks that are compiled in place: names and state dictionaries stay.
+    """Networks that are compiled in place: names and state dictionaries stay the same.
 
-    On CUDA, kernels are launched as CUDA graphs. Their results lie where the next step's will:
-    what is to outlive a step has to be copied, and every step begins with `begin_step`. Seeds that
-    are set between steps reach the graphs' random numbers, which are others than those of
-    networks that are not compiled.
+    On CUDA, kernels run as CUDA graphs. The next step overwrites their results, so copy what must
+    outlive a step, and call `begin_step` first in every step. Seeds that are set between steps
+    apply to the graphs' random numbers, which differ from those without compilation.
 
     Args:
-        networks: what to compile; nothing happens before they are called.
+        networks: what to compile, at the first call.
     """
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:
@@ -60,19 +59,19 @@ class Compiled:
         self._has_graphs = False
 
     def rehearse(self, step: Callable[[], None], device: torch.device) -> None:
-        """Compile by doing what a step does; where that fails, take the compilation back and warn.
+        """Compile in a trial step; if that fails, for whatever reason, undo it and warn.
 
-        All kinds of failure are alike here: without compiler, without Triton, out of memory. What
-        is wrong with the step itself comes up again without compilation.
+        Reasons are a missing compiler, missing Triton or too little memory. An error of the step
+        itself occurs again without compilation.
 
         Args:
-            step: forward and backward of all networks, changing nothing that lasts.
-            device: where they lie by now.
+            step: forward and backward pass of all networks, without lasting changes.
+            device: where the networks are.
         """
         self.is_rehearsed = True
         self._has_graphs = device.type == "cuda"
         try:
-            torch.compiler.reset()  # what was compiled before has used up its share of variants
+            torch.compiler.reset()  # earlier networks count towards the limit of recompilations
             for network in self.networks:
                 network.compile(
                     dynamic=False, mode="reduce-overhead" if self._has_graphs else "default"
@@ -93,12 +92,12 @@ class Compiled:
             )
 
     def begin_step(self) -> None:
-        """Let CUDA graphs reuse the memory of the step before."""
+        """Let CUDA graphs reuse the memory of the previous step."""
         if self._has_graphs:
             torch.compiler.cudagraph_mark_step_begin()
 
     def _take_back(self) -> None:
         for network in self.networks:
-            network._compiled_call_impl = None
+            network.compile(disable=True)
         self._has_graphs = False
         torch.compiler.reset()

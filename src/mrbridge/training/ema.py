@@ -9,8 +9,6 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from mrbridge.training.layout import FlatParameters
-
 M = TypeVar("M", bound=nn.Module)
 
 _EVERY_STEP_UNTIL = 40
@@ -36,8 +34,8 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) 
         return
     steps = range(step - _INTERVAL + 1, step + 1) if step > _EVERY_STEP_UNTIL else [step]
     kept = math.prod(min(decay, (1 + number) / (10 + number)) for number in steps)
-    old, new = (FlatParameters(one.parameters()).vectors for one in (average, network))
-    torch._foreach_lerp_(old, new, 1 - kept)
+    for mean, weight in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(weight, 1 - kept)
     for average_buffer, buffer in zip(average.buffers(), network.buffers(), strict=True):
         average_buffer.copy_(buffer)
 

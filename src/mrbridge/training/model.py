@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from mrbridge.bundle import Bundle
 from mrbridge.data.dataset import Sample
 from mrbridge.hardware import fast_bfloat16
-from mrbridge.networks import build_critic, build_generator, unchanged_weights
+from mrbridge.kernels import Adam, weight_cache
+from mrbridge.networks import build_critic, build_generator
 from mrbridge.training import losses
-from mrbridge.training.adam import Adam
 from mrbridge.training.compiling import Compiled
 from mrbridge.training.distributed import Ranks
 from mrbridge.training.ema import averaged_copy, interpolated, update_ema
@@ -23,7 +23,6 @@ from mrbridge.training.examples import (
     translate_together,
 )
 from mrbridge.training.image_pool import ImagePool
-from mrbridge.training.layout import FlatParameters, lay_out
 from mrbridge.training.settings import LossWeights, TrainSettings
 
 _OLD_NAMES = {"mean_to_": "ema_to_", "beginning.": "initial.", "looks.": "intensity_mappings."}
@@ -82,7 +81,6 @@ class TranslationModel(nn.Module):
         self.step = 0
         self.optimizers: list[Adam] = []
         """Of the generators and, if there are any, of the critics; empty until `to_device`."""
-        self._flat: list[FlatParameters] = []
         self._compiled: Compiled | None = None
         self._uses_bfloat16 = False
 
@@ -131,18 +129,17 @@ class TranslationModel(nn.Module):
             compiled: compile generators and critics in the first step, if that works.
         """
         self.to(device)
-        lay_out(self, device)
+        if device.type == "cuda":
+            # cuDNN's bfloat16 kernels copy images and weights in any other order at every call.
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         precision = self.settings.precision
         self._uses_bfloat16 = precision == "bfloat16" or (
             precision == "auto" and fast_bfloat16(device)
         )
         groups: list[list[nn.Module]] = [[self.to_target, self.to_source], self.critics]
-        self._flat = [
-            FlatParameters(nn.ModuleList(group).parameters()) for group in groups if group
-        ]
+        rate, betas = self.settings.learning_rate, self.settings.betas
         self.optimizers = [
-            Adam(flat.vectors, self.settings.learning_rate, self.settings.betas)
-            for flat in self._flat
+            Adam(nn.ModuleList(group).parameters(), rate, betas) for group in groups if group
         ]
         if compiled:
             self._compiled = Compiled([self.to_target, self.to_source, *self.critics])
@@ -179,7 +176,7 @@ class TranslationModel(nn.Module):
 
         with self.autocast():
             self._train_critics(False)
-            with unchanged_weights():
+            with weight_cache():
                 results, translations = self.generator_losses(batch, weights)
             results["generators"].backward()
             self._optimise(0)
@@ -187,7 +184,7 @@ class TranslationModel(nn.Module):
             if self.critics:
                 self._train_critics(True)
                 to_target, to_source = (image.detach() for image in translations)
-                with unchanged_weights():
+                with weight_cache():
                     results |= self._critic_losses(
                         batch,
                         self._exchanged(self.target_pool, to_target),
@@ -212,14 +209,16 @@ class TranslationModel(nn.Module):
 
     def _optimise(self, number: int) -> None:
         """Step an optimiser with mean gradients, and free them: their memory is needed."""
-        parameters = self._flat[number]
-        parameters.take_gradients()
+        optimizer = self.optimizers[number]
         if self.ranks.count > 1:
-            for vector in parameters.vectors:
-                vector.grad = None if vector.grad is None else vector.grad.float()
-        self.ranks.average([v.grad for v in parameters.vectors if v.grad is not None])
-        self.optimizers[number].step()
-        parameters.drop_gradients()
+            gradients = []
+            for parameter in optimizer.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = parameter.grad.float()
+                    gradients.append(parameter.grad)
+            self.ranks.average(gradients)
+        optimizer.step()
+        optimizer.zero_grad()
 
     def _exchanged(self, pool: ImagePool, images: Tensor) -> Tensor:
         """What a critic sees for new synthetic images; the pool gets those of all processes."""
@@ -237,15 +236,13 @@ class TranslationModel(nn.Module):
             if self.critics:
                 results = self._critic_losses(batch, *(image.detach() for image in translations))
                 (results["source_critic"] + results["target_critic"]).backward()
-            for flat in self._flat:
-                flat.drop_gradients()
+            self.zero_grad()
 
         try:
             with self.autocast():
                 compiled.rehearse(step, self.device)
         finally:
-            for flat in self._flat:
-                flat.drop_gradients()
+            self.zero_grad()
             for buffer, before in buffers:
                 buffer.copy_(before)
 
@@ -351,10 +348,7 @@ class TranslationModel(nn.Module):
             "step": self.step,
             "processes": self.ranks.count,
             "networks": self.state_dict(),
-            "optimizers": [
-                flat.shaped(optimizer.state_dict())
-                for flat, optimizer in zip(self._flat, self.optimizers, strict=True)
-            ],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "pools": [self.source_pool.state_dict(), self.target_pool.state_dict()],
         }
 
@@ -372,8 +366,8 @@ class TranslationModel(nn.Module):
         self.load_state_dict(networks)
         self.step = state["step"]
         kept = state["optimizers"][: len(self.optimizers)]
-        for optimizer, flat, values in zip(self.optimizers, self._flat, kept, strict=True):
-            optimizer.load_state_dict(flat.flattened(values))
+        for optimizer, values in zip(self.optimizers, kept, strict=True):
+            optimizer.load_state_dict(values)
         pools = (self.source_pool, self.target_pool)
         for pool, values in zip(pools, state["pools"], strict=True):
             pool.load_state_dict(values, self.device)

@@ -1,10 +1,11 @@
-// The maps around the products, and the norms: each in one pass over memory (norms: two or three).
+// Transforms of convolutions, instance norm with activation, and Adam's step.
 //
-// PyTorch makes them of whole-array operations, each of which reads and writes everything anew.
-// What is computed is what `schemes.py` and `norm.py` say; `passes.py` calls it. Built by
-// `hatch_build.py`, once for each instruction set, from this file alone.
+// Each makes one pass over memory (the norms two or three), whereas PyTorch's operations on whole
+// arrays read and write everything several times. `algorithms.py`, `norm.py` and `optimizer.py` say
+// what is computed, `library.py` calls it, and `hatch_build.py` compiles this file once for each
+// instruction set.
 //
-// Images are (n, rows, columns, channels), channels together; sums are float32 whatever is stored.
+// Images are (n, rows, columns, channels) with adjacent channels. Sums are float32 in every case.
 
 #include <cstdint>
 #include <cstring>
@@ -15,12 +16,12 @@
 #define PRAGMA(x) _Pragma(STRINGIFIED(x))
 #define IN_PARALLEL(loops) PRAGMA(omp parallel for collapse(loops) num_threads(threads))
 #else
-#error "needs OpenMP: PyTorch's threads are shared with it"
+#error "OpenMP is needed, to share PyTorch's threads"
 #endif
 
 namespace {
 
-// ---- Numbers: sixteen at a time, as many as a row of channels has, and one by one for the rest.
+// ---- Numbers: sixteen channels at a time, then the remaining ones one by one.
 
 using Lanes = float __attribute__((vector_size(64)));
 using Words = std::uint32_t __attribute__((vector_size(64)));
@@ -61,9 +62,9 @@ void store(float* to, V v) {
   std::memcpy(to, &v, sizeof v);
 }
 
-// Rounds to nearest, ties to even. A float's upper half is its bfloat16; a carry may run into the
-// exponent, which is right. Only NaNs whose lower bits are all set, which no operation makes, stop
-// being NaNs.
+// Rounds to nearest, ties to even. A bfloat16 is the upper half of a float; a carry into the
+// exponent is correct. NaNs stay NaNs, except those with all lower bits set, which no operation
+// produces.
 template <class V>
 void store(BFloat16* to, V v) {
   using Wide = std::conditional_t<std::is_same_v<V, float>, std::uint32_t, Words>;
@@ -78,7 +79,7 @@ void store(BFloat16* to, V v) {
   }
 }
 
-// Calls body(c, zero) for all channels, `zero` being of the type that holds those from c on.
+// Calls body(c, zero) for all channels; the type of `zero` holds the channels from c on.
 template <class Body>
 inline __attribute__((always_inline)) void each(long channels, Body body) {
   long c = 0;
@@ -90,137 +91,136 @@ inline __attribute__((always_inline)) void each(long channels, Body body) {
 
 struct Image {
   void* data;
-  long n, rows, columns, channels, image_step, row_step, column_step;  // steps in numbers
+  long n, rows, columns, channels, image_stride, row_stride, column_stride;  // in elements
 };
 
-// Where a pixel's channels begin, or null outside the image.
+// The address of a pixel's first channel; null outside the image.
 template <class E>
 E* pixel(const Image& image, long n, long row, long column) {
   if (row < 0 || column < 0 || row >= image.rows || column >= image.columns) return nullptr;
-  return static_cast<E*>(image.data) + n * image.image_step + row * image.row_step +
-         column * image.column_step;
+  return static_cast<E*>(image.data) + n * image.image_stride + row * image.row_stride +
+         column * image.column_stride;
 }
 
-// ---- Winograd's rules along one axis: R neighbouring results of a filter of T taps from R + T - 1
-// products of a map of the data and a map of the taps. F(R, T) is their usual name.
+// ---- Winograd's F(R, T) along one axis: R adjacent outputs of a filter with T taps from R + T - 1
+// products of the transformed input and the transformed filter.
 
 // Winograd 1980: y0 = (d0 - d1) g0 + d1 (g0 + g1), y1 = (d2 - d1) g1 + d1 (g0 + g1).
-struct TwoOfTwo {
-  static constexpr int kResults = 2, kTaps = 2, kProducts = 3;
+struct F22 {
+  static constexpr int kOutputs = 2, kTaps = 2, kProducts = 3;
   template <class V>
-  static void data(const V* d, V* x) {
+  static void input(const V* d, V* x) {
     x[0] = d[0] - d[1], x[1] = d[1], x[2] = d[2] - d[1];
   }
   template <class V>
-  static void data_adjoint(const V* x, V* d) {
+  static void input_adjoint(const V* x, V* d) {
     d[0] = x[0], d[1] = x[1] - x[0] - x[2], d[2] = x[2];
   }
   template <class V>
-  static void result(const V* x, V* y) {
+  static void output(const V* x, V* y) {
     y[0] = x[0] + x[1], y[1] = x[1] + x[2];
   }
   template <class V>
-  static void result_adjoint(const V* y, V* x) {
+  static void output_adjoint(const V* y, V* x) {
     x[0] = y[0], x[1] = y[0] + y[1], x[2] = y[1];
   }
   template <class V>
-  static void taps(const V* g, V* u) {
+  static void filter(const V* g, V* u) {
     u[0] = g[0], u[1] = g[0] + g[1], u[2] = g[1];
   }
   template <class V>
-  static void taps_adjoint(const V* u, V* g) {
+  static void filter_adjoint(const V* u, V* g) {
     g[0] = u[0] + u[1], g[1] = u[1] + u[2];
   }
 };
 
 // Lavin and Gray 2016 (arXiv:1509.09308), section 4.1: F(2, 3). Polynomials are multiplied at the
-// points 0, 1, -1 and infinity, of which only halves come into the taps.
+// points 0, 1, -1 and infinity; the only constants, halves, are in the filter transform.
 struct FourPoints {
   static constexpr int kProducts = 4;
   template <class V>
-  static void data(const V* d, V* x) {
+  static void input(const V* d, V* x) {
     x[0] = d[0] - d[2], x[1] = d[1] + d[2], x[2] = d[2] - d[1], x[3] = d[1] - d[3];
   }
   template <class V>
-  static void data_adjoint(const V* x, V* d) {
+  static void input_adjoint(const V* x, V* d) {
     d[0] = x[0], d[1] = x[1] - x[2] + x[3], d[2] = x[1] + x[2] - x[0], d[3] = -x[3];
   }
 };
 
-struct TwoOfThree : FourPoints {
-  static constexpr int kResults = 2, kTaps = 3;
+struct F23 : FourPoints {
+  static constexpr int kOutputs = 2, kTaps = 3;
   template <class V>
-  static void result(const V* x, V* y) {
+  static void output(const V* x, V* y) {
     y[0] = x[0] + x[1] + x[2], y[1] = x[1] - x[2] - x[3];
   }
   template <class V>
-  static void result_adjoint(const V* y, V* x) {
+  static void output_adjoint(const V* y, V* x) {
     x[0] = y[0], x[1] = y[0] + y[1], x[2] = y[0] - y[1], x[3] = -y[1];
   }
   template <class V>
-  static void taps(const V* g, V* u) {
+  static void filter(const V* g, V* u) {
     const V outer = (g[0] + g[2]) * 0.5f, inner = g[1] * 0.5f;
     u[0] = g[0], u[1] = outer + inner, u[2] = outer - inner, u[3] = g[2];
   }
   template <class V>
-  static void taps_adjoint(const V* u, V* g) {
+  static void filter_adjoint(const V* u, V* g) {
     const V outer = (u[1] + u[2]) * 0.5f;
     g[0] = u[0] + outer, g[1] = (u[1] - u[2]) * 0.5f, g[2] = outer + u[3];
   }
 };
 
 // F(3, 2), at the same points.
-struct ThreeOfTwo : FourPoints {
-  static constexpr int kResults = 3, kTaps = 2;
+struct F32 : FourPoints {
+  static constexpr int kOutputs = 3, kTaps = 2;
   template <class V>
-  static void result(const V* x, V* y) {
+  static void output(const V* x, V* y) {
     y[0] = x[0] + x[1] + x[2], y[1] = x[1] - x[2], y[2] = x[1] + x[2] - x[3];
   }
   template <class V>
-  static void result_adjoint(const V* y, V* x) {
+  static void output_adjoint(const V* y, V* x) {
     x[0] = y[0], x[1] = y[0] + y[1] + y[2], x[2] = y[0] - y[1] + y[2], x[3] = -y[2];
   }
   template <class V>
-  static void taps(const V* g, V* u) {
+  static void filter(const V* g, V* u) {
     u[0] = g[0], u[1] = (g[0] + g[1]) * 0.5f, u[2] = (g[0] - g[1]) * 0.5f, u[3] = g[1];
   }
   template <class V>
-  static void taps_adjoint(const V* u, V* g) {
+  static void filter_adjoint(const V* u, V* g) {
     g[0] = u[0] + (u[1] + u[2]) * 0.5f, g[1] = u[3] + (u[1] - u[2]) * 0.5f;
   }
 };
 
-// A map of a rule along columns, then along rows: `in` is A x A, `out` is B x B.
-#define ALONG_BOTH(NAME, A, B)                                        \
-  template <class Rule, class V>                                      \
-  inline void NAME##_both(const V* in, V* out) {                      \
-    V half[(A) * (B)];                                                \
-    _Pragma("GCC unroll 4") for (int i = 0; i < (A); ++i)             \
-        Rule::NAME(in + i * (A), half + i * (B));                     \
-    _Pragma("GCC unroll 4") for (int j = 0; j < (B); ++j) {           \
-      V from[A], to[B];                                               \
-      _Pragma("GCC unroll 4") for (int i = 0; i < (A); ++i)           \
-          from[i] = half[i * (B) + j];                                \
-      Rule::NAME(from, to);                                           \
-      _Pragma("GCC unroll 4") for (int i = 0; i < (B); ++i)           \
-          out[i * (B) + j] = to[i];                                   \
-    }                                                                 \
+// A transform along columns, then along rows: `in` is A x A, `out` is B x B.
+#define ALONG_BOTH(NAME, A, B)                                                           \
+  template <class Rule, class V>                                                         \
+  inline void NAME##_2d(const V* in, V* out) {                                           \
+    V half[(A) * (B)];                                                                   \
+    _Pragma("GCC unroll 4") for (int i = 0; i < (A); ++i)                                \
+        Rule::NAME(in + i * (A), half + i * (B));                                        \
+    _Pragma("GCC unroll 4") for (int j = 0; j < (B); ++j) {                              \
+      V from[A], to[B];                                                                  \
+      _Pragma("GCC unroll 4") for (int i = 0; i < (A); ++i) from[i] = half[i * (B) + j]; \
+      Rule::NAME(from, to);                                                              \
+      _Pragma("GCC unroll 4") for (int i = 0; i < (B); ++i) out[i * (B) + j] = to[i];    \
+    }                                                                                    \
   }
-ALONG_BOTH(data, Rule::kProducts, Rule::kProducts)
-ALONG_BOTH(result, Rule::kProducts, Rule::kResults)
-ALONG_BOTH(result_adjoint, Rule::kResults, Rule::kProducts)
-ALONG_BOTH(taps, Rule::kTaps, Rule::kProducts)
-ALONG_BOTH(taps_adjoint, Rule::kProducts, Rule::kTaps)
+ALONG_BOTH(input, Rule::kProducts, Rule::kProducts)
+ALONG_BOTH(output, Rule::kProducts, Rule::kOutputs)
+ALONG_BOTH(output_adjoint, Rule::kOutputs, Rule::kProducts)
+ALONG_BOTH(filter, Rule::kTaps, Rule::kProducts)
+ALONG_BOTH(filter_adjoint, Rule::kProducts, Rule::kTaps)
 
-// ---- Maps of a scheme with P products and R results an axis, over cells of S x S pixels.
+// ---- Transforms of F(R x R, T x T) with P = R + T - 1, after space-to-depth of S x S pixels.
 //
-// Tile (i, j) reads P x P cells from cell (R i, R j) on and gives R x R results. Products lie
-// `step` numbers apart; in each, a row is a tile's S x S x channels (image) or channels (result).
+// Tile (i, j) reads P x P cells (of S x S pixels) from cell (R i, R j) on and yields R x R outputs.
+// The P x P matrices are `step` elements apart; a row of one holds a tile's S x S x channels
+// (input) or features (output).
 
 template <class Rule, int S, class E>
-void expand(const Image& image, long top, long left, long tiles_down, long tiles_across, E* out,
-            long step, int threads) {
-  constexpr int P = Rule::kProducts, R = Rule::kResults;
+void input_transform(const Image& image, long top, long left, long tiles_down, long tiles_across,
+                     E* out, long step, int threads) {
+  constexpr int P = Rule::kProducts, R = Rule::kOutputs;
   const long channels = image.channels;
   IN_PARALLEL(2)
   for (long n = 0; n < image.n; ++n)
@@ -242,7 +242,7 @@ void expand(const Image& image, long top, long left, long tiles_down, long tiles
 #pragma GCC unroll 16
               for (int k = 0; k < P * P; ++k)
                 d[k] = all_inside.value || from[k] ? load<V>(from[k] + c) : zero;
-              data_both<Rule>(d, x);
+              input_2d<Rule>(d, x);
 #pragma GCC unroll 16
               for (int k = 0; k < P * P; ++k) store(to + k * step + c, x[k]);
             });
@@ -251,12 +251,12 @@ void expand(const Image& image, long top, long left, long tiles_down, long tiles
         }
 }
 
-// Gathered by groups of R x R cells, to which four tiles give: the one that begins there, and its
-// neighbours above and to the left, whose last P - R cells lie there.
+// Each group of R x R cells sums what four tiles contribute: the tile that begins there and its
+// neighbours above and to the left, whose last P - R cells overlap it.
 template <class Rule, int S, class E>
-void contract(const E* in, long step, long tiles_down, long tiles_across, const Image& image,
-              long top, long left, int added, int threads) {
-  constexpr int P = Rule::kProducts, R = Rule::kResults;
+void input_adjoint(const E* in, long step, long tiles_down, long tiles_across, const Image& image,
+                   long top, long left, int added, int threads) {
+  constexpr int P = Rule::kProducts, R = Rule::kOutputs;
   static_assert(P <= 2 * R);
   const long channels = image.channels;
   IN_PARALLEL(2)
@@ -270,9 +270,11 @@ void contract(const E* in, long step, long tiles_down, long tiles_across, const 
               const long down = i - a, across = j - b;
               const bool is_tile =
                   down >= 0 && across >= 0 && down < tiles_down && across < tiles_across;
-              from[a][b] = is_tile ? in + (((n * tiles_down + down) * tiles_across + across) * S *
-                                               S + phase) * channels
-                                   : nullptr;
+              from[a][b] =
+                  is_tile
+                      ? in + (((n * tiles_down + down) * tiles_across + across) * S * S + phase) *
+                                 channels
+                      : nullptr;
             }
           E* to[R * R];
           for (int k = 0; k < R * R; ++k)
@@ -291,16 +293,15 @@ void contract(const E* in, long step, long tiles_down, long tiles_across, const 
                 for (int q = 0; q < P; ++q) {
                   V x[P], d[2 * R] = {};
 #pragma GCC unroll 4
-                  for (int p = 0; p < P; ++p)
-                    x[p] = load<V>(from[a][b] + (p * P + q) * step + c);
-                  Rule::data_adjoint(x, d);
+                  for (int p = 0; p < P; ++p) x[p] = load<V>(from[a][b] + (p * P + q) * step + c);
+                  Rule::input_adjoint(x, d);
 #pragma GCC unroll 4
                   for (int u = 0; u < R; ++u) half[u][q] = d[R * a + u];
                 }
 #pragma GCC unroll 4
                 for (int u = 0; u < R; ++u) {
                   V d[2 * R] = {};
-                  Rule::data_adjoint(half[u], d);
+                  Rule::input_adjoint(half[u], d);
 #pragma GCC unroll 4
                   for (int v = 0; v < R; ++v) sum[u * R + v] += d[R * b + v];
                 }
@@ -316,23 +317,23 @@ void contract(const E* in, long step, long tiles_down, long tiles_across, const 
 }
 
 template <class Rule, class E>
-void collect(const E* in, long step, long tiles_down, long tiles_across, const Image& result,
-             int threads) {
-  constexpr int P = Rule::kProducts, R = Rule::kResults;
-  const long channels = result.channels;
+void output_transform(const E* in, long step, long tiles_down, long tiles_across,
+                      const Image& output, int threads) {
+  constexpr int P = Rule::kProducts, R = Rule::kOutputs;
+  const long channels = output.channels;
   IN_PARALLEL(2)
-  for (long n = 0; n < result.n; ++n)
+  for (long n = 0; n < output.n; ++n)
     for (long i = 0; i < tiles_down; ++i)
       for (long j = 0; j < tiles_across; ++j) {
         E* to[R * R];
-        for (int k = 0; k < R * R; ++k) to[k] = pixel<E>(result, n, R * i + k / R, R * j + k % R);
+        for (int k = 0; k < R * R; ++k) to[k] = pixel<E>(output, n, R * i + k / R, R * j + k % R);
         const E* from = in + ((n * tiles_down + i) * tiles_across + j) * channels;
         each(channels, [&](long c, auto zero) {
           using V = decltype(zero);
           V x[P * P], y[R * R];
 #pragma GCC unroll 16
           for (int k = 0; k < P * P; ++k) x[k] = load<V>(from + k * step + c);
-          result_both<Rule>(x, y);
+          output_2d<Rule>(x, y);
 #pragma GCC unroll 9
           for (int k = 0; k < R * R; ++k)
             if (to[k]) store(to[k] + c, y[k]);
@@ -341,32 +342,31 @@ void collect(const E* in, long step, long tiles_down, long tiles_across, const I
 }
 
 template <class Rule, class E>
-void spread(const Image& result, long tiles_down, long tiles_across, E* out, long step,
-            int threads) {
-  constexpr int P = Rule::kProducts, R = Rule::kResults;
-  const long channels = result.channels;
+void output_adjoint(const Image& output, long tiles_down, long tiles_across, E* out, long step,
+                    int threads) {
+  constexpr int P = Rule::kProducts, R = Rule::kOutputs;
+  const long channels = output.channels;
   IN_PARALLEL(2)
-  for (long n = 0; n < result.n; ++n)
+  for (long n = 0; n < output.n; ++n)
     for (long i = 0; i < tiles_down; ++i)
       for (long j = 0; j < tiles_across; ++j) {
         const E* from[R * R];
-        for (int k = 0; k < R * R; ++k)
-          from[k] = pixel<E>(result, n, R * i + k / R, R * j + k % R);
+        for (int k = 0; k < R * R; ++k) from[k] = pixel<E>(output, n, R * i + k / R, R * j + k % R);
         E* to = out + ((n * tiles_down + i) * tiles_across + j) * channels;
         each(channels, [&](long c, auto zero) {
           using V = decltype(zero);
           V y[R * R], x[P * P];
 #pragma GCC unroll 9
           for (int k = 0; k < R * R; ++k) y[k] = from[k] ? load<V>(from[k] + c) : zero;
-          result_adjoint_both<Rule>(y, x);
+          output_adjoint_2d<Rule>(y, x);
 #pragma GCC unroll 16
           for (int k = 0; k < P * P; ++k) store(to + k * step + c, x[k]);
         });
       }
 }
 
-// Weights (S x taps, S x taps, channels, features), in float32, and matrices (products, rows,
-// features), a row being a pixel of a cell and a channel.
+// The filter, (S x taps, S x taps, channels, features) in float32, and its matrices (products,
+// rows, features); a row is a pixel of a cell and a channel.
 
 template <class Rule, int S>
 long tap(int k, long row, long channels) {
@@ -376,7 +376,7 @@ long tap(int k, long row, long channels) {
 }
 
 template <class Rule, int S, class E>
-void pack(const float* weight, long channels, long features, E* out, int threads) {
+void filter_transform(const float* weight, long channels, long features, E* out, int threads) {
   constexpr int P = Rule::kProducts, T = Rule::kTaps;
   const long rows = S * S * channels;
   IN_PARALLEL(1)
@@ -387,14 +387,14 @@ void pack(const float* weight, long channels, long features, E* out, int threads
 #pragma GCC unroll 9
       for (int k = 0; k < T * T; ++k)
         g[k] = load<V>(weight + tap<Rule, S>(k, row, channels) * features + f);
-      taps_both<Rule>(g, u);
+      filter_2d<Rule>(g, u);
 #pragma GCC unroll 16
       for (int k = 0; k < P * P; ++k) store(out + (k * rows + row) * features + f, u[k]);
     });
 }
 
 template <class Rule, int S, class E>
-void unpack(const E* in, long channels, long features, float* weight, int threads) {
+void filter_adjoint(const E* in, long channels, long features, float* weight, int threads) {
   constexpr int P = Rule::kProducts, T = Rule::kTaps;
   const long rows = S * S * channels;
   IN_PARALLEL(1)
@@ -404,17 +404,17 @@ void unpack(const E* in, long channels, long features, float* weight, int thread
       V u[P * P], g[T * T];
 #pragma GCC unroll 16
       for (int k = 0; k < P * P; ++k) u[k] = load<V>(in + (k * rows + row) * features + f);
-      taps_adjoint_both<Rule>(u, g);
+      filter_adjoint_2d<Rule>(u, g);
 #pragma GCC unroll 9
       for (int k = 0; k < T * T; ++k)
         store(weight + tap<Rule, S>(k, row, channels) * features + f, g[k]);
     });
 }
 
-// ---- Patches of 4x4 pixels with stride 2 and padding 1, as rows of 16 x channels.
+// ---- im2col for 4x4 filters with stride 2 and padding 1: patches as rows of 16 x channels.
 
 template <class E>
-void patches(const Image& image, E* out, int threads) {
+void im2col(const Image& image, E* out, int threads) {
   const long down = image.rows / 2, across = image.columns / 2, channels = image.channels;
   IN_PARALLEL(2)
   for (long n = 0; n < image.n; ++n)
@@ -433,9 +433,9 @@ void patches(const Image& image, E* out, int threads) {
         }
 }
 
-// The adjoint: every pixel is in at most 2 x 2 patches.
+// The adjoint: each pixel is in at most 2 x 2 patches.
 template <class E>
-void fold(const E* in, const Image& image, int threads) {
+void col2im(const E* in, const Image& image, int threads) {
   const long down = image.rows / 2, across = image.columns / 2, channels = image.channels;
   IN_PARALLEL(2)
   for (long n = 0; n < image.n; ++n)
@@ -460,36 +460,36 @@ void fold(const E* in, const Image& image, int threads) {
       }
 }
 
-// ---- Shifts: results of a filter with stride 1, of products of every pixel with every tap.
+// ---- kn2row: outputs of a filter with stride 1 from the products of each pixel and each tap.
 //
-// Products are (n, rows, columns, taps, taps, features); the result at (i, j) is the sum of those of
-// tap (a, b) at pixel (i + a - before, j + b - before). Outside the image they are zero, or those
-// of the pixels mirrored at its outermost ones.
+// Products are (n, rows, columns, taps, taps, features). The output at (i, j) is the sum of tap
+// (a, b) at pixel (i + a - before, j + b - before) over all taps. Outside the image, products are
+// zero or those of the reflected pixel.
 
-struct Shifts {
+struct Taps {
   long taps, before;
   bool reflects;
   long rows, columns;  // of the image
 
-  // Whether no border comes into the results, or from the pixels, around here.
+  // Whether neither outputs nor pixels around here involve the padding.
   bool is_inside(long row, long column) const {
     const long far = taps - 1;
     return row >= far && column >= far && row < rows - far && column < columns - far;
   }
 
-  // The pixel that is seen at a place, or -1 if there is only zero.
+  // The pixel whose value appears at a place; -1 for zero padding.
   long pixel_at(long place, long size) const {
     if (place >= 0 && place < size) return place;
     if (!reflects) return -1;
     return place < 0 ? -place : 2 * (size - 1) - place;
   }
 
-  // The results to which a pixel is brought by a tap: how many, three at most, and which.
-  int results_of(long pixel, long tap, long size, long results, long* found) const {
+  // The outputs to which a tap brings a pixel: their number, at most three, and which.
+  int outputs_of(long pixel, long tap, long size, long outputs, long* found) const {
     int count = 0;
     const auto add = [&](long place) {
-      const long result = place + before - tap;
-      if (result >= 0 && result < results) found[count++] = result;
+      const long output = place + before - tap;
+      if (output >= 0 && output < outputs) found[count++] = output;
     };
     add(pixel);
     if (reflects && pixel > 0) add(-pixel);
@@ -499,12 +499,12 @@ struct Shifts {
 };
 
 template <class E>
-void shift_sum(const E* in, const Shifts& by, const Image& result, int threads) {
-  const long features = result.channels, taps = by.taps;
+void kn2row(const E* in, const Taps& by, const Image& output, int threads) {
+  const long features = output.channels, taps = by.taps;
   IN_PARALLEL(2)
-  for (long n = 0; n < result.n; ++n)
-    for (long i = 0; i < result.rows; ++i)
-      for (long j = 0; j < result.columns; ++j)
+  for (long n = 0; n < output.n; ++n)
+    for (long i = 0; i < output.rows; ++i)
+      for (long j = 0; j < output.columns; ++j)
         for (long f = 0; f < features; ++f) {
           const bool inside = by.is_inside(i, j);
           float sum = 0;
@@ -518,16 +518,16 @@ void shift_sum(const E* in, const Shifts& by, const Image& result, int threads) 
               const long at = (n * by.rows + row) * by.columns + column;
               sum += load<float>(in + ((at * taps + a) * taps + b) * features + f);
             }
-          store(pixel<E>(result, n, i, j) + f, sum);
+          store(pixel<E>(output, n, i, j) + f, sum);
         }
 }
 
-// The adjoint of `shift_sum`.
+// The adjoint of `kn2row`.
 template <class E>
-void shift_copy(const Image& result, const Shifts& by, E* out, int threads) {
-  const long features = result.channels, taps = by.taps;
+void kn2row_adjoint(const Image& output, const Taps& by, E* out, int threads) {
+  const long features = output.channels, taps = by.taps;
   IN_PARALLEL(2)
-  for (long n = 0; n < result.n; ++n)
+  for (long n = 0; n < output.n; ++n)
     for (long row = 0; row < by.rows; ++row)
       for (long column = 0; column < by.columns; ++column) {
         const bool inside = by.is_inside(row, column);
@@ -535,31 +535,31 @@ void shift_copy(const Image& result, const Shifts& by, E* out, int threads) {
         for (long a = 0; a < taps; ++a)
           for (long b = 0; b < taps; ++b, to += features) {
             if (inside) {
-              const E* from = pixel<E>(result, n, row + by.before - a, column + by.before - b);
+              const E* from = pixel<E>(output, n, row + by.before - a, column + by.before - b);
               for (long f = 0; f < features; ++f) to[f] = from[f];
               continue;
             }
             long down[3], across[3];
-            const int downs = by.results_of(row, a, by.rows, result.rows, down);
-            const int acrosses = by.results_of(column, b, by.columns, result.columns, across);
+            const int downs = by.outputs_of(row, a, by.rows, output.rows, down);
+            const int acrosses = by.outputs_of(column, b, by.columns, output.columns, across);
             for (long f = 0; f < features; ++f) {
               float sum = 0;
               for (int d = 0; d < downs; ++d)
                 for (int c = 0; c < acrosses; ++c)
-                  sum += load<float>(pixel<E>(result, n, down[d], across[c]) + f);
+                  sum += load<float>(pixel<E>(output, n, down[d], across[c]) + f);
               store(to + f, sum);
             }
           }
       }
 }
 
-// ---- Instance norm with scale and offset, and leaky ReLU after it: what is below zero times slope.
+// ---- Instance norm with scale and offset, then leaky ReLU.
 
-// Sums are taken over chunks of as many pixels, whatever the number of threads.
+// Sums are taken over chunks of this many pixels, so that they do not depend on the threads.
 constexpr long kChunk = 256;
 
-// Sizes and places that all parts of a norm share. `partial` holds two sums of every chunk,
-// (n, chunks, 2, channels); `statistics` means (n, channels) and then inverse deviations.
+// What forward and backward share. `partial` holds two sums of each chunk, (n, chunks, 2,
+// channels); `statistics` the means, (n, channels), then the inverse standard deviations.
 struct Norm {
   long n, pixels, channels;
   const float *weight, *bias;
@@ -573,11 +573,12 @@ struct Norm {
   float* inverse(long i) const { return statistics + (n + i) * channels; }
 };
 
-// How many rows of `kLanes` channels are taken along the pixels together.
+// How many groups of `kLanes` channels are processed together.
 template <int kCount>
 using Count = std::integral_constant<int, kCount>;
 
-// Calls body(image, chunk, first pixel, last pixel, first channel, zero, count) for everything.
+// Calls body(image, chunk, first pixel, end, first channel, zero, count) for all chunks and
+// channels.
 template <class Body>
 void by_chunks(const Norm& over, Body body) {
   const long channels = over.channels;
@@ -595,7 +596,7 @@ void by_chunks(const Norm& over, Body body) {
     }
 }
 
-// Calls body(image, channel, first sum, second sum), the sums of all chunks.
+// Calls body(image, channel, first sum, second sum) with the sums over all chunks.
 template <class Body>
 void by_channels(const Norm& over, Body body) {
   const int threads = over.threads;
@@ -609,7 +610,7 @@ void by_channels(const Norm& over, Body body) {
     }
 }
 
-// Variances are of differences from the first pixel, so that no large numbers cancel.
+// Variances are those of differences from the first pixel, so that no large numbers cancel.
 template <class E>
 void norm(const Norm& over, const E* x, float eps, E* y) {
   const long channels = over.channels, pixels = over.pixels;
@@ -617,8 +618,7 @@ void norm(const Norm& over, const E* x, float eps, E* y) {
     using V = decltype(zero);
     constexpr int kCount = decltype(count)::value;
     V shift[kCount], sum[kCount] = {}, squares[kCount] = {};
-    for (int m = 0; m < kCount; ++m)
-      shift[m] = load<V>(x + i * pixels * channels + c + m * kLanes);
+    for (int m = 0; m < kCount; ++m) shift[m] = load<V>(x + i * pixels * channels + c + m * kLanes);
     for (long p = first; p < last; ++p)
 #pragma GCC unroll 4
       for (int m = 0; m < kCount; ++m) {
@@ -654,11 +654,11 @@ void norm(const Norm& over, const E* x, float eps, E* y) {
   });
 }
 
-// `of_both`: gradients of scale and offset, (n, 2, channels). The gradient's pixels lie
-// `gradient_step` numbers apart: it may be a part of a wider image.
+// `of_parameters`: gradients of scale and offset, (n, 2, channels). The gradient's pixels are
+// `gradient_stride` elements apart: it may be a view of an image with more channels.
 template <class E>
-void norm_backward(const Norm& over, const E* gradient, long gradient_step, const E* x, E* of_x,
-                   float* of_both) {
+void norm_backward(const Norm& over, const E* gradient, long gradient_stride, const E* x, E* of_x,
+                   float* of_parameters) {
   const long channels = over.channels;
   by_chunks(over, [&](long i, long k, long first, long last, long c, auto zero, auto count) {
     using V = decltype(zero);
@@ -675,7 +675,7 @@ void norm_backward(const Norm& over, const E* gradient, long gradient_step, cons
       for (int m = 0; m < kCount; ++m) {
         const long at = c + m * kLanes;
         const V normed = (load<V>(x + p * channels + at) - mean[m]) * inverse[m];
-        const V g = load<V>(gradient + p * gradient_step + at);
+        const V g = load<V>(gradient + p * gradient_stride + at);
         const V passed = normed * scale[m] + offset[m] > 0 ? g : g * over.slope;
         sum[m] += passed, products[m] += passed * normed;
       }
@@ -685,8 +685,8 @@ void norm_backward(const Norm& over, const E* gradient, long gradient_step, cons
     }
   });
   by_channels(over, [&](long i, long c, double products, double sum) {
-    of_both[2 * i * channels + c] = products;
-    of_both[(2 * i + 1) * channels + c] = sum;
+    of_parameters[2 * i * channels + c] = products;
+    of_parameters[(2 * i + 1) * channels + c] = sum;
   });
   by_chunks(over, [&](long i, long, long first, long last, long c, auto zero, auto count) {
     using V = decltype(zero);
@@ -698,15 +698,15 @@ void norm_backward(const Norm& over, const E* gradient, long gradient_step, cons
       const long at = c + m * kLanes;
       mean[m] = load<V>(over.mean(i) + at), inverse[m] = load<V>(over.inverse(i) + at);
       scale[m] = load<V>(over.weight + at), offset[m] = load<V>(over.bias + at);
-      along[m] = load<V>(of_both + 2 * i * channels + at) * share;
-      level[m] = load<V>(of_both + (2 * i + 1) * channels + at) * share;
+      along[m] = load<V>(of_parameters + 2 * i * channels + at) * share;
+      level[m] = load<V>(of_parameters + (2 * i + 1) * channels + at) * share;
     }
     for (long p = first; p < last; ++p)
 #pragma GCC unroll 4
       for (int m = 0; m < kCount; ++m) {
         const long at = c + m * kLanes;
         const V normed = (load<V>(x + p * channels + at) - mean[m]) * inverse[m];
-        const V g = load<V>(gradient + p * gradient_step + at);
+        const V g = load<V>(gradient + p * gradient_stride + at);
         const V passed = normed * scale[m] + offset[m] > 0 ? g : g * over.slope;
         store(of_x + p * channels + at,
               (passed - level[m] - normed * along[m]) * (inverse[m] * scale[m]));
@@ -714,11 +714,11 @@ void norm_backward(const Norm& over, const E* gradient, long gradient_step, cons
   });
 }
 
-// ---- Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), for gradients of either kind.
+// ---- Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), for gradients of either type.
 
 struct Adam {
-  float rate, beta1, beta2, eps;  // the rate divided by 1 - beta1^t, the step being number t
-  float correction;               // the root of 1 - beta2^t
+  float rate, beta1, beta2, eps;  // the learning rate is divided by 1 - beta1^t in step t
+  float correction;               // the square root of 1 - beta2^t
 };
 
 template <class E>
@@ -740,62 +740,65 @@ void adam(const Adam& with, long count, const E* gradient, float* weights, float
 
 }  // namespace
 
-// ---- What `passes.py` calls: every function for both kinds of numbers, rules by name.
+// ---- What `library.py` calls: each function for both types.
 
-#define SCHEME(NAME, RULE, S, KIND, E)                                                            \
-  void NAME##_expand_##KIND(const Image* image, long top, long left, long down, long across,      \
-                            E* out, long step, int threads) {                                     \
-    expand<RULE, S>(*image, top, left, down, across, out, step, threads);                         \
-  }                                                                                               \
-  void NAME##_contract_##KIND(const E* in, long step, long down, long across, const Image* image, \
-                              long top, long left, int added, int threads) {                      \
-    contract<RULE, S>(in, step, down, across, *image, top, left, added, threads);                 \
-  }                                                                                               \
-  void NAME##_collect_##KIND(const E* in, long step, long down, long across,                      \
-                             const Image* result, int threads) {                                  \
-    collect<RULE>(in, step, down, across, *result, threads);                                      \
-  }                                                                                               \
-  void NAME##_spread_##KIND(const Image* result, long down, long across, E* out, long step,       \
-                            int threads) {                                                        \
-    spread<RULE>(*result, down, across, out, step, threads);                                      \
-  }                                                                                               \
-  void NAME##_pack_##KIND(const float* weight, long channels, long features, E* out,              \
-                          int threads) {                                                          \
-    pack<RULE, S>(weight, channels, features, out, threads);                                      \
-  }                                                                                               \
-  void NAME##_unpack_##KIND(const E* in, long channels, long features, float* weight,             \
-                            int threads) {                                                        \
-    unpack<RULE, S>(in, channels, features, weight, threads);                                     \
+#define WINOGRAD(NAME, RULE, S, KIND, E)                                                         \
+  void NAME##_input_transform_##KIND(const Image* image, long top, long left, long down,         \
+                                     long across, E* out, long step, int threads) {              \
+    input_transform<RULE, S>(*image, top, left, down, across, out, step, threads);               \
+  }                                                                                              \
+  void NAME##_input_adjoint_##KIND(const E* in, long step, long down, long across,               \
+                                   const Image* image, long top, long left, int added,           \
+                                   int threads) {                                                \
+    input_adjoint<RULE, S>(in, step, down, across, *image, top, left, added, threads);           \
+  }                                                                                              \
+  void NAME##_output_transform_##KIND(const E* in, long step, long down, long across,            \
+                                      const Image* output, int threads) {                        \
+    output_transform<RULE>(in, step, down, across, *output, threads);                            \
+  }                                                                                              \
+  void NAME##_output_adjoint_##KIND(const Image* output, long down, long across, E* out,         \
+                                    long step, int threads) {                                    \
+    output_adjoint<RULE>(*output, down, across, out, step, threads);                             \
+  }                                                                                              \
+  void NAME##_filter_transform_##KIND(const float* weight, long channels, long features, E* out, \
+                                      int threads) {                                             \
+    filter_transform<RULE, S>(weight, channels, features, out, threads);                         \
+  }                                                                                              \
+  void NAME##_filter_adjoint_##KIND(const E* in, long channels, long features, float* weight,    \
+                                    int threads) {                                               \
+    filter_adjoint<RULE, S>(in, channels, features, weight, threads);                            \
   }
 
-#define ALL(KIND, E)                                                                              \
-  SCHEME(two_of_two, TwoOfTwo, 2, KIND, E)                                                        \
-  SCHEME(three_of_two, ThreeOfTwo, 2, KIND, E)                                                    \
-  SCHEME(two_of_three, TwoOfThree, 1, KIND, E)                                                    \
-  void patches_##KIND(const Image* image, E* out, int threads) { patches(*image, out, threads); } \
-  void fold_##KIND(const E* in, const Image* image, int threads) { fold(in, *image, threads); }   \
-  void shift_sum_##KIND(const E* in, long taps, long before, int reflects, long rows,             \
-                        long columns, const Image* result, int threads) {                         \
-    shift_sum(in, {taps, before, reflects != 0, rows, columns}, *result, threads);                \
-  }                                                                                               \
-  void shift_copy_##KIND(const Image* result, long taps, long before, int reflects, long rows,    \
-                         long columns, E* out, int threads) {                                     \
-    shift_copy(*result, {taps, before, reflects != 0, rows, columns}, out, threads);              \
-  }                                                                                               \
-  void norm_##KIND(long n, long pixels, long channels, const float* weight, const float* bias,    \
-                   float slope, float* statistics, float* partial, const E* x, float eps, E* y,   \
-                   int threads) {                                                                 \
-    norm({n, pixels, channels, weight, bias, slope, statistics, partial, threads}, x, eps, y);    \
-  }                                                                                               \
-  void norm_backward_##KIND(long n, long pixels, long channels, const float* weight,              \
-                            const float* bias, float slope, float* statistics, float* partial,    \
-                            const E* gradient, long gradient_step, const E* x, E* of_x,           \
-                            float* of_both, int threads) {                                        \
-    norm_backward({n, pixels, channels, weight, bias, slope, statistics, partial, threads},       \
-                  gradient, gradient_step, x, of_x, of_both);                                     \
-  }                                                                                               \
-  void adam_##KIND(float rate, float beta1, float beta2, float eps, float correction, long count, \
-                   const E* gradient, float* weights, float* first, float* second, int threads) { \
+#define ALL(KIND, E)                                                                               \
+  WINOGRAD(winograd_f22, F22, 2, KIND, E)                                                          \
+  WINOGRAD(winograd_f32, F32, 2, KIND, E)                                                          \
+  WINOGRAD(winograd_f23, F23, 1, KIND, E)                                                          \
+  void im2col_##KIND(const Image* image, E* out, int threads) { im2col(*image, out, threads); }    \
+  void col2im_##KIND(const E* in, const Image* image, int threads) {                               \
+    col2im(in, *image, threads);                                                                   \
+  }                                                                                                \
+  void kn2row_##KIND(const E* in, long taps, long before, int reflects, long rows, long columns,   \
+                     const Image* output, int threads) {                                           \
+    kn2row(in, {taps, before, reflects != 0, rows, columns}, *output, threads);                    \
+  }                                                                                                \
+  void kn2row_adjoint_##KIND(const Image* output, long taps, long before, int reflects, long rows, \
+                             long columns, E* out, int threads) {                                  \
+    kn2row_adjoint(*output, {taps, before, reflects != 0, rows, columns}, out, threads);           \
+  }                                                                                                \
+  void norm_##KIND(long n, long pixels, long channels, const float* weight, const float* bias,     \
+                   float slope, float* statistics, float* partial, const E* x, float eps, E* y,    \
+                   int threads) {                                                                  \
+    norm({n, pixels, channels, weight, bias, slope, statistics, partial, threads}, x, eps, y);     \
+  }                                                                                                \
+  void norm_backward_##KIND(long n, long pixels, long channels, const float* weight,               \
+                            const float* bias, float slope, float* statistics, float* partial,     \
+                            const E* gradient, long gradient_stride, const E* x, E* of_x,          \
+                            float* of_parameters, int threads) {                                   \
+    norm_backward({n, pixels, channels, weight, bias, slope, statistics, partial, threads},        \
+                  gradient, gradient_stride, x, of_x, of_parameters);                              \
+  }                                                                                                \
+  void adam_##KIND(float rate, float beta1, float beta2, float eps, float correction, long count,  \
+                   const E* gradient, float* weights, float* first, float* second, int threads) {  \
     adam({rate, beta1, beta2, eps, correction}, count, gradient, weights, first, second, threads); \
   }
 
@@ -803,6 +806,6 @@ extern "C" {
 ALL(float32, float)
 ALL(bfloat16, BFloat16)
 
-// The digest of this file, by which `passes.py` knows that a library was built from it.
+// The SHA-256 of this file: `library.py` uses only a library that was built from it.
 const char* digest() { return DIGEST; }
 }
