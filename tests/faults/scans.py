@@ -241,6 +241,22 @@ def complex_numbers(workshop: Workshop) -> Said:
 
 
 @fault("kinds")
+def long_numbers(workshop: Workshop) -> Said:
+    """Complex voxels of 256 bits"""
+    header, voxels = stored(np.complex64)
+    header["datatype"], header["bitpix"] = 2048, 256
+    return workshop.refuses(put(header, voxels * 4))
+
+
+@fault("kinds")
+def single_bits(workshop: Workshop) -> Said:
+    """Voxels of one bit"""
+    header, voxels = stored()
+    header["datatype"], header["bitpix"] = 1, 1
+    return workshop.refuses(put(header, voxels))
+
+
+@fault("kinds")
 def coloured_picture(workshop: Workshop) -> Said:
     """A picture in colour"""
     pixels = np.zeros((20, 20, 3), np.uint8)

@@ -35,6 +35,10 @@ _CHUNK = 1 << 20
 _SLACK = 1 << 20  # bytes after the voxels that are read through; more is not a NIfTI file
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
 _GZIP, _MOST_LAYERS = b"\x1f\x8b", 2  # RFC 1952, 2.3.1
+_NOT_REAL = {  # nifti1.h
+    **dict.fromkeys((32, 1792, 2048), "complex numbers"),
+    **dict.fromkeys((128, 2304), "colours"),
+}
 _ARCHIVES = {
     _GZIP: "a file that gzip compressed three times",
     b"PK\3\4": "a zip archive",
@@ -42,6 +46,9 @@ _ARCHIVES = {
     b"\xfd7zXZ": "an xz file",
     b"\x28\xb5\x2f\xfd": "a Zstandard file",
 }
+
+
+_ANY_NUMBERS = np.errstate(all="ignore")  # headers hold any, whatever `np.seterr` asks for
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class _Layout:
         return self.offset + self.volume_bytes * self.shape[3]
 
 
+@_ANY_NUMBERS
 def read(path: Path, *, volume: int | None = None, assume: str | None = None) -> Volume:
     """Read a NIfTI file; see `mrbridge.io.read`.
 
@@ -86,6 +94,7 @@ def read(path: Path, *, volume: int | None = None, assume: str | None = None) ->
     return Volume(voxels, affine, header, synthetic=synthetic, notes=tuple(notes))
 
 
+@_ANY_NUMBERS
 def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float]]:
     """Read shape and spacing, and check all that the header tells, without reading the voxels.
 
@@ -105,6 +114,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float]
     return shape, (float(i), float(j), float(k))
 
 
+@_ANY_NUMBERS
 def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
     """Write a NIfTI file; see `mrbridge.io.write`.
 
@@ -260,11 +270,18 @@ def _read_layout(header: Any, path: Path) -> _Layout:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):
         raise _damaged(f"its data type {int(header['datatype'])} is unknown", path) from None
-    if dtype.fields is not None or dtype.kind not in "iuf" or dtype.itemsize == 0:
+    code = int(header["datatype"])
+    if code in _NOT_REAL:
         raise InputError(
-            "holds colours or complex numbers, not a real image",
+            f"holds {_NOT_REAL[code]}, not a real image",
             path=path,
             remedy="Save its magnitude or brightness as one real volume.",
+        )
+    if dtype.kind not in "iuf" or dtype.itemsize == 0:
+        raise InputError(
+            f"its data type {header.get_value_label('datatype')} ({code}) is not supported here",
+            path=path,
+            remedy="Convert it to float32 or int16.",
         )
     offset = float(header["vox_offset"])
     least = int(header.sizeof_hdr) + 4
