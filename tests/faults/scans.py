@@ -61,6 +61,14 @@ def metres(workshop: Workshop) -> Said:
 
 
 @fault("damage")
+def micrometres(workshop: Workshop) -> Said:
+    """A header that calls its millimetres micrometres"""
+    header, voxels = stored()
+    header.set_xyzt_units("micron")
+    return workshop.refuses(put(header, voxels))
+
+
+@fault("damage")
 def truncated(workshop: Workshop) -> Said:
     """A `.nii.gz` that was cut short"""
     path = put(*stored())
