@@ -15,12 +15,15 @@ import logging
 import os
 import re
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from tests.data.golden_bundle import FOLDER as MODEL
+from tests.faults.promises import section
 
 from mrbridge import cli, console
 
@@ -169,7 +172,13 @@ class Workshop:
         """Run a command line in this process."""
         out, err = io.StringIO(), io.StringIO()
         code = 0
-        with _as_it_was(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        program = mock.patch.object(sys, "argv", ["mrbridge"])  # as a message names it
+        with (
+            program,
+            _as_it_was(),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             try:
                 cli.main([str(argument) for argument in arguments])
             except SystemExit as end:
@@ -257,4 +266,4 @@ def page(lines: dict[str, str]) -> str:
         if of_row:
             head = ["| fault | exit code | message | test |", "|---|---|---|---|"]
             parts += ["", f"## {title}", "", what, "", *head, *of_row]
-    return "\n".join(parts) + "\n"
+    return "\n".join(parts + section()) + "\n"
