@@ -467,4 +467,4 @@ def name_in_picture(workshop: Workshop) -> Said:
     return said
 
 
-law("names", "sidecars of the source are not copied", "tests/inference/test_data_set.py::test_what_a_sidecar_says")  # fmt: skip  # noqa: E501
+law("names", "sidecars of the source are not copied", "tests/inference/test_dataset.py::test_what_a_sidecar_says")  # fmt: skip  # noqa: E501

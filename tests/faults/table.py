@@ -15,12 +15,10 @@ import logging
 import os
 import re
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 from tests.data.golden_bundle import FOLDER as MODEL
 from tests.faults.promises import section
@@ -172,13 +170,7 @@ class Workshop:
         """Run a command line in this process."""
         out, err = io.StringIO(), io.StringIO()
         code = 0
-        program = mock.patch.object(sys, "argv", ["mrbridge"])  # as a message names it
-        with (
-            program,
-            _as_it_was(),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
+        with _as_it_was(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 cli.main([str(argument) for argument in arguments])
             except SystemExit as end:
@@ -244,6 +236,7 @@ def bring_about(found: Fault, folder: Path) -> Said:
 def line(found: Fault, said: Said) -> str:
     """The fault's line on the page."""
     message = re.sub(r"\s+", " ", said.message).replace("|", "\\|")
+    message = re.sub(r"Try '.* (\w+ -h)'", r"Try 'mrbridge \1'", message)  # not as tests run it
     test = f"`test_faults.py::test_fault[{found.name}]`"
     return f"| {found.what} | {said.code} | `{message}` | {test} |"
 
