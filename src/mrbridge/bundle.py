@@ -177,7 +177,10 @@ class Bundle:
         with torch.device("meta"):  # its numbers come from the bundle
             network = build_generator(networks.generator, networks.image_size)
         try:
+            types = {key: value.dtype for key, value in network.state_dict().items()}
             network.load_state_dict(self._in_float32(name), assign=True)
+            if any(value.dtype != types[key] for key, value in network.state_dict().items()):
+                raise RuntimeError  # complex numbers
         except RuntimeError:
             raise BundleError(
                 "its weights do not fit its networks",

@@ -8,12 +8,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mrbridge.errors import InputError
 from mrbridge.settings import Planes
 
-__all__ = ["CONTRASTS", "Planes", "Volume"]
+__all__ = ["CONTRASTS", "Planes", "Volume", "check_size"]
 
 CONTRASTS = ("T1w", "T2w", "PDw", "FLAIR")
 """The contrasts that mrbridge knows, by their BIDS suffixes."""
+
+
+_SMALLEST_VOXEL_MM = 0.01
+_SMALLEST_MM, _LARGEST_MM = 2.0, 2000.0  # no slice of a head, with or without air, is beyond
+
+
+def check_size(shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
+    """Refuse a size in mm that must be a mistake, such as metres taken for millimetres.
+
+    Resampling such a volume, or a margin around it, would take all memory, or leave one pixel.
+
+    Args:
+        shape: (i, j, k).
+        affine: (4, 4) to RAS+ mm, invertible.
+
+    Raises:
+        InputError: without a path.
+    """
+    from nibabel import io_orientation
+
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    order = np.argsort(io_orientation(affine)[:, 0])  # the axes towards right, front and top
+    rows, columns = (float(shape[axis] * steps[axis]) for axis in order[1::-1])
+    if not _SMALLEST_MM <= max(rows, columns) <= _LARGEST_MM:
+        what = f"its slices would be {rows:.3g} x {columns:.3g} mm large"
+    elif steps.min() < _SMALLEST_VOXEL_MM:
+        what = f"its voxels would be {' x '.join(f'{step:.3g}' for step in steps)} mm large"
+    else:
+        return
+    raise InputError(
+        what, remedy="Check the voxel size in its header, and the unit (xyzt_units of NIfTI)."
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -143,3 +143,54 @@ def test_damaged_files_of_a_study(fault: str, packed: bool, run: Run, tmp_path: 
     run("prepare", source, "-o", tmp_path / "store")
     written = b"".join(p.read_bytes() for p in tmp_path.glob("store/*.json"))
     assert b"DOE" not in written
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "link"),
+    [
+        ("clinic_DOE_JOHN/bids", "clinic_DOE_JOHN/bids/derivatives/mrbridge", "../.."),
+        ("clinic_DOE_JOHN/bids", "clinic_DOE_JOHN/synthetic", "../bids"),
+        ("clinic_DOE_JOHN/bids", "out", None),
+        ("DOE_JOHN", "out", None),
+        ("raw data", "out", "../raw%20data"),
+        ("ds000117", "derivatives/mrbridge", "../../ds000117"),
+    ],
+)
+def test_derivatives_do_not_say_where_their_source_is(
+    source: str, out: str, link: str | None, run: Run, bids_scans: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(bids_scans, tmp_path / source)
+    command = ["translate", "-o", tmp_path / out, "-m", GOLDEN, "-i"]
+    assert run(*command, root)[0] == 0
+    files = [path for path in (tmp_path / out).rglob("*") if path.is_file()]
+    written = b"".join(path.read_bytes() for path in files if path.suffix != ".gz")
+    assert b"DOE" not in written
+    told = json.loads((tmp_path / out / "dataset_description.json").read_text())
+    if link is not None:
+        assert told["DatasetLinks"] == {"raw": link}
+        assert told["SourceDatasets"] == [{"URL": link}]
+        return
+    assert told["DatasetLinks"]["raw"].startswith("ni:///sha-256;")
+    assert "SourceDatasets" not in told
+    # It moves; another data set does not come in.
+    moved = root.rename(tmp_path / "elsewhere_DOE")
+    assert run(*command, moved)[0] == 0
+    (moved / "dataset_description.json").write_text('{"Name": "another", "BIDSVersion": "1.10.0"}')
+    code, _, err = run(*command, moved)
+    assert code == 2
+    assert "holds derivatives of another dataset" in err
+
+
+def test_derivatives_of_an_earlier_version_forget_where_their_source_is(
+    run: Run, bids_scans: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(bids_scans, tmp_path / NAME)
+    command = ["translate", "-i", root, "-o", tmp_path / "out", "-m", GOLDEN]
+    assert run(*command)[0] == 0
+    path = tmp_path / "out" / "dataset_description.json"
+    told = json.loads(path.read_text())
+    told |= {"DatasetLinks": {"raw": f"../{NAME}"}, "SourceDatasets": [{"URL": f"../{NAME}"}]}
+    path.write_text(json.dumps(told | {"Authors": ["me"]}))
+    assert run(*command)[0] == 0
+    assert NAME not in path.read_text()
+    assert json.loads(path.read_text())["Authors"] == ["me"]

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from tests.training.small import SMALL_RESNET
 
+from mrbridge.cli import VERBS
 from mrbridge.preparation.store import Store
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
@@ -75,6 +76,34 @@ def test_train(traced: Any, small_store: Store, tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump(SMALL_RESNET | {"epochs": 1}))
     options = ["--preset", "resnet", "--config", config, "--device", "cpu"]
     assert not traced("train", small_store.path, "-o", tmp_path / "run", *options)
+
+
+def test_phantom(traced: Any, tmp_path: Path) -> None:
+    options = ["--subjects", "1", "--set", "spacing_mm=8", "--workers", "2"]
+    assert not traced("phantom", "-o", tmp_path / "phantom", *options)
+
+
+def test_export(traced: Any, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    assert not traced("export", "-m", GOLDEN, "-o", tmp_path / "exported")
+
+
+def test_bids_app(traced: Any, bids_scans: Path, tmp_path: Path) -> None:
+    program = str(Path(sys.executable).with_name("mrbridge_bids"))
+    for level in ("participant", "group"):
+        command = (program, str(bids_scans), str(tmp_path / "out"), level, "--model", str(GOLDEN))
+        assert not traced(command=command)
+
+
+@pytest.mark.slow
+def test_demo(traced: Any, tmp_path: Path) -> None:
+    assert not traced("demo", "-o", tmp_path / "demo", "--minutes", "0.2")
+
+
+def test_every_verb_is_here() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert {verb.__name__ for verb in VERBS if f'"{verb.__name__}"' not in text} == set()
 
 
 def test_evaluate_and_info(traced: Any, bids_scans: Path, tmp_path: Path) -> None:

@@ -8,13 +8,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 
+from mrbridge.errors import OutputError
 from mrbridge.io import lock, temporary
 from mrbridge.io.lock import LOCK, STALE_SECONDS, only_writer
+from mrbridge.io.remote import path_of
 from mrbridge.preparation.store import Store
 
 Run = Callable[..., tuple[int, str, str]]
@@ -93,6 +97,70 @@ def test_a_lock_of_another_computer_counts_while_it_is_fresh(text: str, tmp_path
     os.utime(path, (past, past))
     with only_writer(tmp_path):
         pass
+
+
+HOLDER = {"host": "node7", "pid": 3, "machine": "abcdef", "start": 1}
+"""Of a lock, on another computer."""
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+
+
+def test_a_store_at_a_url(memory: Any, run: Run, bids_scans: Path) -> None:
+    command = ("prepare", bids_scans, "-o", "memory://cloud/store")
+    key = f"/cloud/store/{LOCK}"
+    memory.pipe_file(key, json.dumps(HOLDER | {"since": time.time()}).encode())
+    code, _, err = run(*command)
+    assert code == 2
+    assert "is being written by another mrbridge (process 3 on node7)" in err
+    assert err.count("\n") == 1
+    assert memory.find("/cloud/store") == [key]
+    # One that was killed, elsewhere or here.
+    for dead in (
+        {"since": time.time() - STALE_SECONDS - 5},
+        {"since": time.time(), "machine": temporary.this_machine(), "pid": os.getpid()},
+    ):
+        memory.rm("/cloud/store", recursive=True)
+        memory.pipe_file(key, json.dumps(HOLDER | dead).encode())
+        code, _, err = run(*command)
+        assert code == 0, err
+        assert not memory.exists(key)
+        assert memory.exists("/cloud/store/manifest.json")
+
+
+def test_the_holder_at_a_url_writes_its_lock_again(
+    memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_BEAT_SECONDS", 0.01)
+    key = f"/cloud/store/{LOCK}"
+    with only_writer(Path(path_of("memory://cloud/store"))):
+        first = json.loads(memory.cat_file(key))
+        end = time.monotonic() + 10
+        while json.loads(memory.cat_file(key) or b"{}").get("since", 0) <= first["since"]:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        with pytest.raises(OutputError, match=f"process {os.getpid()} on"):
+            lock._only_writer_at("memory://cloud/store", Path("store"), first, "held").__enter__()
+    assert not memory.exists(key)
+
+
+def test_a_kind_of_url_that_cannot_create_only(
+    memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = type(memory).pipe_file
+
+    def pipe_file(self: Any, path: str, value: bytes) -> None:
+        write(self, path, value)
+
+    monkeypatch.setattr(type(memory), "pipe_file", pipe_file)
+    place = Path(path_of("memory://cloud/store"))
+    with only_writer(place), pytest.raises(OutputError, match="by another"), only_writer(place):
+        pass
+    assert not memory.exists(f"/cloud/store/{LOCK}")
 
 
 def test_the_holder_touches_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,10 +74,16 @@ def test_the_phantom(raw: Path) -> None:
     assert errors(raw) == []
 
 
-def test_derivatives_beside_the_source(raw: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+@pytest.mark.parametrize("link", ["../", "ni:///sha-256;"])
+def test_derivatives_beside_the_source(
+    link: str, raw: Path, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Where the path from one to the other is of usual names, and where it is not."""
+    out = (raw.parent if link == "../" else tmp_path) / "out"
     assert len(translate(raw, out, model=tiny_bundle, device="cpu")) == 3
     check_dataset(Request(Translator(tiny_bundle, "cpu"), TranslateSettings()), raw, out)
+    told = json.loads((out / "dataset_description.json").read_text())
+    assert told["DatasetLinks"]["raw"].startswith(link)
     assert errors(out) == []
     assert passes(out)
     (out / ".bidsignore").unlink()

@@ -16,7 +16,8 @@ import pytest
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, OutputError
 from mrbridge.inference.translate import translate
-from mrbridge.io.remote import fetch, localise, release
+from mrbridge.io.lock import only_writer
+from mrbridge.io.remote import fetch, localise, path_of, release
 from mrbridge.io.safety import write_text
 from mrbridge.preparation.pipeline import prepare
 from mrbridge.preparation.store import array_path
@@ -113,6 +114,13 @@ def test_a_data_set_into_its_derivatives(
     assert {n for n in made if made[n] != wanted[n]} == {"dataset_description.json"}
     assert json.loads(made["dataset_description.json"])["DatasetLinks"] == {"raw": "../.."}
     assert all(item.skipped for item in translate("s3://cloud/bids", out, model=tiny_bundle))
+
+
+def test_one_writer_at_a_time(bucket: Any) -> None:
+    place = Path(path_of("s3://cloud/locked"))
+    with only_writer(place), pytest.raises(OutputError, match="by another"), only_writer(place):
+        pass
+    assert at(bucket, "cloud/locked") == {}
 
 
 def test_faults(bucket: Any, server: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -14,6 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from tensorboard.summary.writer.record_writer import RecordWriter
+from tests.training.small import SMALL_RESNET
 
 from mrbridge import io
 from mrbridge.errors import MrbridgeWarning
@@ -279,6 +283,34 @@ def test_a_training_that_diverges(run: Runner, small_store: Store, tmp_path: Pat
     assert code == 2
     assert err.count("\n") == 1
     assert "diverged" in err
+
+
+@pytest.mark.parametrize("records", [0, 30])
+def test_no_room_for_tensorboard(
+    records: int, run: Runner, small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up while TensorBoard writes, in a thread of its own."""
+    written = 0
+    write = RecordWriter.write
+
+    def full(self: RecordWriter, data: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written > records:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, data)
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    config = tmp_path / "small.yaml"
+    config.write_text(yaml.safe_dump(SMALL_RESNET | {"epochs": 2, "simulated_weight": 0}))
+    line = ["train", small_store.path, "-o", tmp_path / "run", "--device", "cpu", "-q"]
+    code, _, err = run(*line, "--preset", "resnet", "--config", config)
+    assert code == 2, err
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: {tmp_path / 'run' / 'tensorboard'}: cannot be written (No space")
+    monkeypatch.undo()
+    if records > 1:
+        assert run(*line, "--resume")[0] == 0
 
 
 def test_one_volume_of_a_series_that_is_too_large_as_a_whole(

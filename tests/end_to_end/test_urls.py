@@ -147,6 +147,10 @@ def test_derivatives_say_from_which_url_they_come(
         written = local(where) if where else at(memory, "/other/out")
         told = json.loads(written["dataset_description.json"])
         assert told["SourceDatasets"] == [{"URL": cloud}]
+    named = "memory://cloud/DOE_JOHN"
+    memory.copy("/cloud/bids", "/cloud/DOE_JOHN", recursive=True)
+    translate(named, tmp_path / "named", model=tiny_bundle, participants=["01"])
+    assert "DOE" not in (tmp_path / "named" / "dataset_description.json").read_text()
 
 
 def test_a_folder_with_a_damaged_scan(

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
 from tests.faults.scans import put, stored
 from tests.faults.table import MODEL, Said, Workshop, fault, law
 
@@ -70,6 +72,16 @@ def pickle_inside(workshop: Workshop) -> Said:
     said = refused(workshop)
     assert not Path("sprung").exists()
     return said
+
+
+@fault("bundle")
+def complex_weights(workshop: Workshop) -> Said:
+    """Weights of complex numbers"""
+    (path,) = copy().glob("*.safetensors")
+    weights = {key: value.astype(np.complex64) for key, value in load_file(path).items()}
+    save_file(weights, path)
+    edit(weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    return refused(workshop)
 
 
 @fault("bundle")

@@ -61,6 +61,14 @@ def metres(workshop: Workshop) -> Said:
 
 
 @fault("damage")
+def micrometres(workshop: Workshop) -> Said:
+    """A header that calls its millimetres micrometres"""
+    header, voxels = stored()
+    header.set_xyzt_units("micron")
+    return workshop.refuses(put(header, voxels))
+
+
+@fault("damage")
 def truncated(workshop: Workshop) -> Said:
     """A `.nii.gz` that was cut short"""
     path = put(*stored())
@@ -238,6 +246,22 @@ def colour(workshop: Workshop) -> Said:
 def complex_numbers(workshop: Workshop) -> Said:
     """Complex voxels"""
     return workshop.refuses(put(*stored(np.complex64)))
+
+
+@fault("kinds")
+def long_numbers(workshop: Workshop) -> Said:
+    """Complex voxels of 256 bits"""
+    header, voxels = stored(np.complex64)
+    header["datatype"], header["bitpix"] = 2048, 256
+    return workshop.refuses(put(header, voxels * 4))
+
+
+@fault("kinds")
+def single_bits(workshop: Workshop) -> Said:
+    """Voxels of one bit"""
+    header, voxels = stored()
+    header["datatype"], header["bitpix"] = 1, 1
+    return workshop.refuses(put(header, voxels))
 
 
 @fault("kinds")

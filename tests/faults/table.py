@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.data.golden_bundle import FOLDER as MODEL
+from tests.faults.promises import section
 
 from mrbridge import cli, console
 
@@ -235,6 +236,7 @@ def bring_about(found: Fault, folder: Path) -> Said:
 def line(found: Fault, said: Said) -> str:
     """The fault's line on the page."""
     message = re.sub(r"\s+", " ", said.message).replace("|", "\\|")
+    message = re.sub(r"Try '.* (\w+ -h)'", r"Try 'mrbridge \1'", message)  # not as tests run it
     test = f"`test_faults.py::test_fault[{found.name}]`"
     return f"| {found.what} | {said.code} | `{message}` | {test} |"
 
@@ -257,4 +259,4 @@ def page(lines: dict[str, str]) -> str:
         if of_row:
             head = ["| fault | exit code | message | test |", "|---|---|---|---|"]
             parts += ["", f"## {title}", "", what, "", *head, *of_row]
-    return "\n".join(parts) + "\n"
+    return "\n".join(parts + section()) + "\n"

@@ -47,7 +47,8 @@ def identity(volume: Volume) -> str:
 def judge(kind: Kind, mutant: Mutant, path: Path, known: set[str]) -> tuple[str, str | None]:
     """Read one mutant: (`read`, `same` or `refused`; what is wrong with that, if anything)."""
     try:
-        volume = kind.read(path)
+        with np.errstate(all="raise"):  # as some programs set it
+            volume = kind.read(path)
     except MrbridgeError:
         return "refused", None
     except Exception as error:  # what else comes out is what is looked for

@@ -527,12 +527,12 @@ class TestFaults:
     def test_two_data_sets_in_one(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         run(tiny_bundle, root, out, participants=["02"])
-        copy = shutil.copytree(root, tmp_path / "copy")
+        copy = shutil.copytree(root, tmp_path / "rawdata")
         with pytest.raises(OutputError, match="derivatives of another dataset"):
             run(tiny_bundle, copy, out)
         shutil.rmtree(root)  # moved rather than copied
         run(tiny_bundle, copy, out)
-        assert read(out / "dataset_description.json")["DatasetLinks"] == {"raw": "../copy"}
+        assert read(out / "dataset_description.json")["DatasetLinks"] == {"raw": "../rawdata"}
 
     def test_stopped_at_any_write(
         self,

@@ -5,7 +5,11 @@ Source: BIDS 1.10, "BIDS Derivatives" and "BIDS URI".
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -21,6 +25,10 @@ from mrbridge.urls import url_of
 
 LINK = "raw"
 """The name of the source dataset in BIDS URIs."""
+
+_HASHED = "ni:///sha-256;"
+_USUAL = re.compile(r"\.\.||bids|data|dataset|(raw|source)([ _-]?data)?|ds\d{6}", re.IGNORECASE)
+"""Folders whose names are nobody's: those of the standard, of OpenNeuro, and of habit."""
 
 _README = """# Synthetic images
 
@@ -62,14 +70,19 @@ def check_derivatives(root: Path, out: Path) -> None:
         )
     must_be_ours(out / REPORT)
     linked = _links(there).get(LINK)
-    if isinstance(linked, str) and "://" not in linked:
-        other = (out / unquote(linked)).resolve()
-        if other.is_dir() and other != outer:
-            raise OutputError(
-                f"holds derivatives of another dataset, {linked}",
-                path=out,
-                remedy="Name another folder.",
-            )
+    if not isinstance(linked, str):
+        return
+    other = (out / unquote(linked)).resolve()
+    if linked.startswith(_HASHED):
+        is_other = linked != _hashed(read_description(root, needed=False))
+    else:
+        is_other = "://" not in linked and other.is_dir() and other != outer
+    if is_other:
+        raise OutputError(
+            f"holds derivatives of another dataset, {linked}",
+            path=out,
+            remedy="Name another folder.",
+        )
 
 
 def describe(root: Path, out: Path) -> None:
@@ -80,8 +93,8 @@ def describe(root: Path, out: Path) -> None:
         OutputError: it cannot be written.
     """
     source, there = read_description(root, needed=False), read_description(out)
-    link = _link(root, out)
-    origin = {"URL": link}
+    link = _link(root, out) or _hashed(source)
+    origin = {} if link.startswith(_HASHED) else {"URL": link}
     if isinstance(source.get("DatasetDOI"), str):
         origin["DOI"] = source["DatasetDOI"]
     description = {
@@ -95,13 +108,15 @@ def describe(root: Path, out: Path) -> None:
                 "Description": "Synthetic images, for research, not for diagnosis",
             }
         ],
-        "SourceDatasets": [origin],
         "DatasetLinks": {**_links(there), LINK: link},
     }
     if isinstance(source.get("License"), str):
         description["License"] = source["License"]
-    if {**there, **description} != there:
-        write_json(out / DESCRIPTION, {**there, **description})
+    if origin:
+        description["SourceDatasets"] = [origin]
+    kept = {key: value for key, value in there.items() if key != "SourceDatasets"}
+    if {**kept, **description} != there:
+        write_json(out / DESCRIPTION, {**kept, **description})
     files = {"README": _README, "descriptions.tsv": _DESCRIPTIONS, ".bidsignore": f"{REPORT}\n"}
     for name, text in files.items():
         if not (out / name).exists():
@@ -113,18 +128,30 @@ def _links(description: dict[str, Any]) -> dict[str, Any]:
     return links if isinstance(links, dict) else {}
 
 
-def _link(root: Path, out: Path) -> str:
-    """The source dataset as seen from its derivatives: both may move together."""
+def _link(root: Path, out: Path) -> str | None:
+    """Where the source dataset is, seen from its derivatives: both may move together.
+
+    None if a name in that path may be a patient's: derivatives are passed on.
+    """
     far, near = url_of(root), url_of(out)
     if far and _bucket(far) != _bucket(near or ""):
-        return far
+        host, path = _bucket(far)[-1], far.split("/")[3:]
+        is_plain = not set("@?&") & set(host + far) and all(map(_USUAL.fullmatch, path))
+        return far if is_plain else None
     if near and not far:
-        return root.resolve().as_uri()
+        return None
     try:
-        relative = os.path.relpath(root.resolve(), out.resolve())
+        relative = Path(os.path.relpath(root.resolve(), out.resolve()))
     except ValueError:  # on another drive
-        return root.resolve().as_uri()
-    return quote(Path(relative).as_posix())
+        return None
+    return quote(relative.as_posix()) if all(map(_USUAL.fullmatch, relative.parts)) else None
+
+
+def _hashed(description: dict[str, Any]) -> str:
+    """A URI for a dataset that does not say where it is (RFC 6920), by its name and DOI."""
+    identity = json.dumps([description.get("Name"), description.get("DatasetDOI")])
+    digest = hashlib.sha256(identity.encode()).digest()
+    return _HASHED + base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def _bucket(url: str) -> list[str]:

@@ -193,14 +193,16 @@ def _file_item(file: Path, root: Path) -> Item:
     try:
         fetch(file)
         if is_picture(file):
-            shape = picture.read_shape(file)
+            shape, synthetic = picture.read_header(file)
         else:
-            shape, steps = nifti.read_header(file)
+            shape, steps, synthetic = nifti.read_header(file)
             spacing = tuple(round(step, 4) for step in steps)
     except InputError as error:
         problem = str(InputError(error.what, remedy=error.remedy))
     except OSError:
         problem = "cannot be read"
+    else:
+        problem = "is synthetic; use --force to take it anyway" if synthetic else None
     if shape is not None and len(shape) > 3:
         problem = f"holds {shape[3]} volumes; --volume chooses one"
     folder = root.parent if file == root else root

@@ -143,6 +143,8 @@ class Inspection:
             lines.append(f"Splits: {splits_in_words(self.splits)}")
         for reason, count in Counter(reason for _, reason in self.ignored).most_common():
             lines.append(f"left out ({reason}): {counted(count, 'file')}")
+        if self.form != "store" and any(item.kind != "picture" for item in self.items):
+            lines.append("Only headers and sizes were checked; -o FILE.html reads the images too.")
         return lines
 
     def _findings(self) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -29,12 +30,16 @@ from mrbridge.io.gzipped import gzipped
 from mrbridge.io.nifti_affine import find_affine, set_affine, stored_affines
 from mrbridge.io.padding import without_padding
 from mrbridge.io.safety import MAX_VOXELS, atomic_path, suffix_of
-from mrbridge.volume import Volume
+from mrbridge.volume import Volume, check_size
 
 _CHUNK = 1 << 20
 _SLACK = 1 << 20  # bytes after the voxels that are read through; more is not a NIfTI file
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
 _GZIP, _MOST_LAYERS = b"\x1f\x8b", 2  # RFC 1952, 2.3.1
+_NOT_REAL = {  # nifti1.h
+    **dict.fromkeys((32, 1792, 2048), "complex numbers"),
+    **dict.fromkeys((128, 2304), "colours"),
+}
 _ARCHIVES = {
     _GZIP: "a file that gzip compressed three times",
     b"PK\3\4": "a zip archive",
@@ -81,28 +86,37 @@ def read(path: Path, *, volume: int | None = None, assume: str | None = None) ->
     notes.extend(replaced)
     for note in notes:
         warnings.warn(f"{path}: {note}", MrbridgeWarning, stacklevel=3)
-    description = bytes(header["descrip"].item()).decode("latin-1")
-    synthetic = description.lower().startswith("synthetic")
-    return Volume(voxels, affine, header, synthetic=synthetic, notes=tuple(notes))
+    return Volume(voxels, affine, header, synthetic=_is_synthetic(header), notes=tuple(notes))
 
 
-def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float]]:
-    """Read shape and spacing, and check all that the header tells, without reading the voxels.
+@np.errstate(all="ignore")
+def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float], bool]:
+    """Read shape and spacing, and check the header and the size of the file.
+
+    The voxels are not looked at. A `.nii.gz` is read to its end only if the size that its last
+    bytes state is not the one that the header promises: it is truncated, or was made by an
+    uncommon program.
 
     Returns:
         The shape, (i, j, k), or (i, j, k, volumes) where there are several; the spacing in mm
-        along i, j, k.
+        along i, j, k; whether it says that it is synthetic.
 
     Raises:
-        InputError: `read` would refuse this header.
+        InputError: `read` would refuse this header, the file is truncated, or its size in mm
+            cannot be that of a head.
     """
     with _opened(path) as stream:
         header = _read_header(stream.file, path)
         layout = _checked_layout(header, stream, path)
+        if stream.layers and (len(stream.layers) > 1 or _stated_size(path) != layout.end % 2**32):
+            _skip(stream.file, layout.end - stream.file.tell(), path)
+            for layer in reversed(stream.layers):
+                _drain(layer, _most_bytes(layout), path)
     affine = find_affine(header, layout.shape[:3], path, None, [])
+    check_size(layout.shape[:3], affine)
     i, j, k = np.linalg.norm(affine[:3, :3], axis=0)
     shape = layout.shape if layout.shape[3] > 1 else layout.shape[:3]
-    return shape, (float(i), float(j), float(k))
+    return shape, (float(i), float(j), float(k)), _is_synthetic(header)
 
 
 def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
@@ -246,6 +260,10 @@ def _read_header(stream: IO[bytes], path: Path) -> Any:
     )
 
 
+def _is_synthetic(header: Any) -> bool:
+    return bytes(header["descrip"].item()).lower().startswith(b"synthetic")
+
+
 def _read_layout(header: Any, path: Path) -> _Layout:
     count = int(header["dim"][0])
     if not 1 <= count <= 7:
@@ -260,11 +278,18 @@ def _read_layout(header: Any, path: Path) -> _Layout:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):
         raise _damaged(f"its data type {int(header['datatype'])} is unknown", path) from None
-    if dtype.fields is not None or dtype.kind not in "iuf" or dtype.itemsize == 0:
+    code = int(header["datatype"])
+    if code in _NOT_REAL:
         raise InputError(
-            "holds colours or complex numbers, not a real image",
+            f"holds {_NOT_REAL[code]}, not a real image",
             path=path,
             remedy="Save its magnitude or brightness as one real volume.",
+        )
+    if dtype.kind not in "iuf" or dtype.itemsize == 0:
+        raise InputError(
+            f"its data type {header.get_value_label('datatype')} ({code}) is not supported here",
+            path=path,
+            remedy="Convert it to float32 or int16.",
         )
     offset = float(header["vox_offset"])
     least = int(header.sizeof_hdr) + 4
@@ -306,6 +331,13 @@ def _skip(stream: IO[bytes], count: int, path: Path) -> None:
         if not block:
             raise _damaged("ends before its voxels", path)
         count -= len(block)
+
+
+def _stated_size(path: Path) -> int:
+    """The size of what a gzip file of one member holds, modulo 2**32 (RFC 1952, 2.3.1)."""
+    with open(path, "rb") as file:
+        file.seek(-4, os.SEEK_END)
+        return int.from_bytes(file.read(4), "little")
 
 
 def _drain(stream: IO[bytes], limit: int, path: Path) -> None:

@@ -86,14 +86,15 @@ def is_eight_bit(volume: Volume) -> bool:
     return isinstance(volume.header, PictureHeader) and volume.header.depth == 8
 
 
-def read_shape(path: Path) -> tuple[int, int, int]:
-    """The shape, (rows, columns, 1), of a 2D image that can be read.
+def read_header(path: Path) -> tuple[tuple[int, int, int], bool]:
+    """The shape, (rows, columns, 1), of a 2D image that can be read; whether it is synthetic.
 
     Raises:
         InputError: as in `read`.
     """
-    rows, columns, _ = _read(path).voxels.shape
-    return rows, columns, 1
+    volume = _read(path)
+    rows, columns, _ = volume.voxels.shape
+    return (rows, columns, 1), volume.synthetic
 
 
 def _read(path: Path) -> Volume:

@@ -58,7 +58,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     must_be_here(path)
-    with _writing(path):
+    with writing(path):
         if path.is_dir():
             raise OutputError("is a folder", path=path, remedy="Choose another name.")
         if path.exists() and not path.is_file():
@@ -78,7 +78,7 @@ def settle(finished: Path, path: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    with _writing(path):
+    with writing(path):
         _set_aside(path)
         upload(finished, path)
         _keep_mode(_aside.get(path, path), finished)
@@ -155,7 +155,7 @@ def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     must_be_here(path)
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path) as temporary:
             temporary.mkdir()
@@ -233,7 +233,12 @@ def sha256_of(path: str | Path) -> str:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Within it, errors of the system are errors of writing to `path`.
+
+    Raises:
+        OutputError: there was one.
+    """
     try:
         yield
     except OSError as error:

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mrbridge.errors import InputError
+from mrbridge.io.safety import MAX_VOXELS
 from mrbridge.preparation.geometry import SliceGrid, from_slices, to_slices
 from mrbridge.preparation.intensity import foreground_mask
-from mrbridge.volume import Volume
+from mrbridge.volume import Volume, check_size
 
 _PIECE = 0.01  # of the largest piece of the foreground: smaller ones are not part of a head
 _ROUNDS = 4  # of finding the head in what was cropped to it; two are enough most often
@@ -121,7 +123,12 @@ def head_crop(volume: Volume, margin_mm: float) -> Crop:
 
     Returns:
         All of the scan where it shows nothing.
+
+    Raises:
+        InputError: its size cannot be that of a head.
     """
+    if volume.affine is not None:
+        check_size(volume.voxels.shape, volume.affine)
     content = _content(volume.voxels)
     if content is None:
         return Crop.whole(volume)
@@ -148,6 +155,11 @@ def head_crop(volume: Volume, margin_mm: float) -> Crop:
         missing.append((0 if blank[0] else lacks[0], 0 if blank[1] else lacks[1]))
         first[axis] += missing[axis][0]
         last[axis] -= missing[axis][1]
+    if np.prod(last - first, dtype=float) > MAX_VOXELS:
+        raise InputError(
+            f"the margin around the head would make it a volume of more than {MAX_VOXELS} voxels",
+            remedy="Check the voxel size in its header.",
+        )
     origin = np.array(content.low)
     box = _index(origin + first), _index(origin + last)
     scanned = tuple(zip(content.low, content.high, strict=True))

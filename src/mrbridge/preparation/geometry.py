@@ -21,12 +21,10 @@ from nibabel.orientations import (
 )
 from numpy.typing import NDArray
 
-from mrbridge.errors import InputError
-from mrbridge.volume import Volume
+from mrbridge.volume import Volume, check_size
 
 _AXES = ("S", "P", "L")
 _TOLERANCE = 0.01  # spacings that differ by less are the same: no interpolation for nothing
-_SMALLEST_MM, _LARGEST_MM = 2.0, 2000.0  # no slice of a head, with or without air, is beyond
 _BATCH = 64  # slices resampled at once, which bounds the memory
 
 
@@ -124,7 +122,7 @@ def slice_grid(volume: Volume, spacing_mm: float | None) -> SliceGrid:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     count, high, wide = (shape[axis] for axis in np.argsort([axis for axis, _ in transform]))
     if spacing_mm is not None:
-        _check_extent((count, high, wide), spacing)
+        check_size(shape, volume.affine)
     rows, columns = (
         resampled_size(size, float(step), spacing_mm)
         for size, step in zip((high, wide), spacing[1:], strict=True)
@@ -172,19 +170,6 @@ def size_multiple(size: int, multiple: int) -> int:
 
 def _canonical() -> NDArray[np.float64]:
     return np.array([[0, 1], [1, 1], [2, 1]], float)
-
-
-def _check_extent(shape: tuple[int, int, int], spacing: NDArray[np.float64]) -> None:
-    """Refuse slices whose size in mm must be a mistake, such as metres taken for millimetres.
-
-    Resampling them would take all memory there is, or leave a single pixel.
-    """
-    extents = [size * float(step) for size, step in zip(shape[1:], spacing[1:], strict=True)]
-    if not _SMALLEST_MM <= max(extents) <= _LARGEST_MM:
-        raise InputError(
-            f"its slices would be {extents[0]:.3g} x {extents[1]:.3g} mm large",
-            remedy="Check the voxel size in its header, and the unit (xyzt_units of NIfTI).",
-        )
 
 
 def resampled_size(size: int, step: float, spacing_mm: float | None) -> int:

@@ -16,7 +16,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from mrbridge import progress
-from mrbridge.io.safety import atomic_path, write_text
+from mrbridge.io.safety import atomic_path, write_text, writing
 from mrbridge.training.validation import Stack, ValidationImages
 
 Row = dict[str, float]
@@ -38,16 +38,18 @@ class TrainingLog:
         self.rows: list[Row] = list(rows or [])
         self._run = run
         purge = int(self.rows[-1]["epoch"]) + 1 if self.rows else None
+        self._events = run / "tensorboard"
         # The file's name would contain the name of the computer.
-        with mock.patch("socket.gethostname", return_value="host"):
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
+        with writing(self._events), mock.patch("socket.gethostname", return_value="host"):
+            self._board = SummaryWriter(str(self._events), purge_step=purge)
 
     def add(self, row: Row) -> None:
         """Append an epoch's row to metrics.csv and TensorBoard."""
         self.rows.append(row)
-        for name, value in row.items():
-            if name != "epoch" and np.isfinite(value):
-                self._board.add_scalar(name, value, int(row["epoch"]))
+        with writing(self._events):
+            for name, value in row.items():
+                if name != "epoch" and np.isfinite(value):
+                    self._board.add_scalar(name, value, int(row["epoch"]))
         text = io.StringIO()
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
@@ -61,17 +63,18 @@ class TrainingLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             sheet.save(temporary, format="PNG")
-        self._board.add_image("samples", np.asarray(sheet), epoch, dataformats="HW")
-        for name, stack in (
-            ("real/source", synthetic.source),
-            ("real/target", synthetic.target),
-            ("synthetic/target", synthetic.to_target),
-            ("synthetic/source", synthetic.to_source),
-        ):
-            finite = stack[np.isfinite(stack)]
-            if finite.size:
-                self._board.add_histogram(f"intensity/{name}", finite, epoch)
-        self._board.flush()
+        with writing(self._events):
+            self._board.add_image("samples", np.asarray(sheet), epoch, dataformats="HW")
+            for name, stack in (
+                ("real/source", synthetic.source),
+                ("real/target", synthetic.target),
+                ("synthetic/target", synthetic.to_target),
+                ("synthetic/source", synthetic.to_source),
+            ):
+                finite = stack[np.isfinite(stack)]
+                if finite.size:
+                    self._board.add_histogram(f"intensity/{name}", finite, epoch)
+            self._board.flush()
 
     def save_animation(self) -> None:
         """Write progress.gif, of at most 60 sample sheets evenly spread over the training."""
@@ -96,7 +99,8 @@ class TrainingLog:
 
     def close(self) -> None:
         """Flush TensorBoard."""
-        self._board.close()
+        with writing(self._events):
+            self._board.close()
 
 
 def sample_sheet(

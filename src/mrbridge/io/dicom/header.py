@@ -325,6 +325,10 @@ def _pixel_fault(
         )
     if one.number("SamplesPerPixel") not in (None, 1):
         return None
+    allocated, stored = (one.number(keyword) or 0 for keyword in ("BitsAllocated", "BitsStored"))
+    is_signed = one.number("PixelRepresentation")
+    if not 0 < stored <= allocated or is_signed not in (0, 1) or not one.number("SamplesPerPixel"):
+        return damaged(file, "does not say how its pixels are stored (bits, sign, samples)")
     if pixels is None:
         deflated = syntax == DeflatedExplicitVRLittleEndian
         return None if deflated else damaged(file, "ends before its pixels")

@@ -24,6 +24,7 @@ from mrbridge.io.dicom.geometry import (
     view_of,
 )
 from mrbridge.io.dicom.header import Slice, slices_of
+from mrbridge.volume import check_size
 
 UNREADABLE = ("no image", "screen save", "mosaic")
 """Kinds that `--force` does not read."""
@@ -115,6 +116,13 @@ class Series:
             return f"{self.refusal.what}. {self.refusal.remedy}"
         if self.synthetic:
             return "is synthetic already"
+        if self.geometry:
+            first = self.slices[0]
+            rows, columns = (int(first.number(side) or 1) for side in ("Rows", "Columns"))
+            try:
+                check_size((columns, rows, len(self.geometry.order)), self.geometry.affine)
+            except InputError as error:
+                return str(error)
         if self.geometry and self.gaps:
             return f"{name_gaps(self.geometry, self.slices)}; --allow-gaps fills them"
         return None

@@ -1,0 +1,208 @@
+"""Promises and the tests that guard them: what attacks on mrbridge once broke.
+
+A test is `file::name` below `tests`, or a folder.
+"""
+
+from __future__ import annotations
+
+_ATTACK, _SURVIVAL = "attack", "end_to_end/test_survival.py"
+_BUNDLES = "attack/test_bundles_are_data.py"
+_CHECKED = "attack/test_checked_when_read.py"
+_HEADERS = "attack/test_dicom_headers.py"
+_NAMES = "attack/test_no_names.py"
+_OURS = "attack/test_only_ours.py"
+_UNBOUNDED = "attack/test_nothing_unbounded.py"
+_WRITERS = "attack/test_two_writers.py"
+
+PROMISES: list[tuple[str, list[str]]] = [
+    (
+        "Ctrl-C and SIGTERM end every verb with exit code 3, in one line; what is done is recorded",
+        ["end_to_end/test_signals.py::test_a_signal_ends_it"],
+    ),
+    (
+        "Code in the working directory or among the data is never run",
+        [
+            f"{_ATTACK}/test_no_code_from_data.py::test_decoders",
+            f"{_ATTACK}/test_no_code_from_data.py::test_worker_processes",
+        ],
+    ),
+    (
+        "DICOM to NIfTI does not replace acquired scans",
+        [f"{_OURS}::test_dicom_to_nifti_spares_acquired_scans"],
+    ),
+    (
+        "No verb opens a network connection except for `download` and URLs",
+        [f"{_ATTACK}/test_no_network.py::test_every_verb_is_here"],
+    ),
+    (
+        "A bundle cannot write outside of the output; nothing in it is run",
+        [f"{_BUNDLES}::test_an_edited_bundle_is_refused_in_one_line"],
+    ),
+    ("Images of several patients are not one series", [f"{_HEADERS}::test_several_patients"]),
+    (
+        "Folders, tables, reports, runs and images that mrbridge did not write are not replaced",
+        [
+            f"{_OURS}::test_a_folder_of_arrays_is_no_store",
+            f"{_OURS}::test_tables_and_pages_of_somebody_else_stay",
+            f"{_OURS}::test_a_report_of_somebody_else_stays",
+            f"{_OURS}::test_a_project_is_no_run",
+            f"{_OURS}::test_an_acquired_image_that_says_synthetic_stays",
+        ],
+    ),
+    (
+        "Stores and runs have one writer at a time, on disks and at URLs",
+        [
+            f"{_WRITERS}::test_the_second_writer_is_told_who_the_first_is",
+            f"{_WRITERS}::test_two_prepares_at_once_leave_a_whole_store",
+            f"{_WRITERS}::test_a_store_at_a_url",
+        ],
+    ),
+    (
+        "A damaged checkpoint is found, and the printed remedy works",
+        [
+            f"{_CHECKED}::test_a_flipped_bit_of_a_checkpoint_is_found_and_the_remedy_works",
+            f"{_CHECKED}::test_files_that_are_no_checkpoint",
+            f"{_CHECKED}::test_edited_settings_are_told",
+        ],
+    ),
+    (
+        "A batch goes on after its worst scan: memory, names, permissions, NaN, cyclic links",
+        [
+            f"{_SURVIVAL}::test_one_scan_fails_in_any_way",
+            f"{_SURVIVAL}::test_a_name_that_becomes_too_long",
+            f"{_SURVIVAL}::test_a_folder_that_cannot_be_read",
+            f"{_SURVIVAL}::test_nan_in_a_sidecar",
+            f"{_SURVIVAL}::test_a_source_that_vanishes",
+            f"{_SURVIVAL}::test_cyclic_links",
+        ],
+    ),
+    (
+        "A scan that needs too much memory is one line",
+        [f"{_SURVIVAL}::test_one_scan_fails_in_any_way"],
+    ),
+    (
+        "A rescale slope that is not a number is refused; a decimal comma is read",
+        [
+            f"{_HEADERS}::test_a_scale_that_is_no_number",
+            f"{_HEADERS}::test_a_decimal_comma_is_read",
+        ],
+    ),
+    (
+        "Every slice of a store is checked when it is read",
+        [f"{_CHECKED}::test_a_flipped_bit_of_a_slice_is_found"],
+    ),
+    (
+        "Temporary files of killed processes are removed, those of live ones are not",
+        [
+            "io/test_safety.py::test_sweeping_takes_the_dead_and_spares_the_living",
+            f"{_WRITERS}::test_another_container_is_another_computer",
+        ],
+    ),
+    (
+        "An image and its sidecar are of one model, after a kill too",
+        [f"{_OURS}::test_a_kill_leaves_no_sidecar_of_another_model"],
+    ),
+    (
+        "Long texts, numbers and nested settings cost time in proportion",
+        [
+            f"{_UNBOUNDED}::test_masking_takes_time_in_proportion",
+            f"{_UNBOUNDED}::test_files_of_settings",
+            f"{_UNBOUNDED}::test_assignments",
+        ],
+    ),
+    (
+        "Sizes, ranges and names in a bundle have limits",
+        [f"{_BUNDLES}::test_an_edited_bundle_is_refused_in_one_line"],
+    ),
+    (
+        "Names of patients are in no output: headers, sidecars, messages, links between data sets",
+        [
+            f"{_NAMES}::test_a_single_file",
+            f"{_NAMES}::test_damaged_files_of_a_study",
+            f"{_NAMES}::test_derivatives_do_not_say_where_their_source_is",
+            f"{_NAMES}::test_a_run_does_not_name_the_computer",
+        ],
+    ),
+    ("An output keeps the file mode of the one it replaces", [f"{_NAMES}::test_modes_are_kept"]),
+    (
+        "A bundle is read whole while training replaces it",
+        [f"{_CHECKED}::test_a_bundle_is_read_while_it_is_replaced"],
+    ),
+    ("A training that diverges ends in one line", [f"{_SURVIVAL}::test_a_training_that_diverges"]),
+    (
+        "A full disk in training is one line, and the run can be resumed",
+        [
+            f"{_SURVIVAL}::test_no_room_for_tensorboard",
+            "end_to_end/test_kills_and_full_disks.py::test_a_full_disk",
+        ],
+    ),
+    (
+        "A zip or DICOM bomb is refused before it takes memory",
+        [f"{_HEADERS}::test_zip_bombs", f"{_HEADERS}::test_pixels_beyond_rows_and_columns"],
+    ),
+    ("A cyclic link as an output is one line", [f"{_SURVIVAL}::test_cyclic_links"]),
+    (
+        '`inspect` says "can be used" of no file that `translate` refuses for its header or size',
+        [
+            f"{_ATTACK}/test_inspect_agrees.py::test_a_file",
+            f"{_ATTACK}/test_inspect_agrees.py::test_a_study",
+        ],
+    ),
+    (
+        "One volume of a long series is read",
+        [f"{_SURVIVAL}::test_one_volume_of_a_series_that_is_too_large_as_a_whole"],
+    ),
+    (
+        "Closed and full streams, empty arguments, a deleted working directory, a missing home",
+        [
+            f"{_SURVIVAL}::test_streams_and_empty_arguments",
+            f"{_SURVIVAL}::test_a_working_directory_that_was_deleted",
+            f"{_SURVIVAL}::test_a_user_without_a_home",
+        ],
+    ),
+    (
+        "What steers a terminal is shown, not obeyed",
+        [f"{_UNBOUNDED}::test_what_steers_a_terminal_is_shown"],
+    ),
+    (
+        "A manifest of another program is not taken for a store",
+        [f"{_UNBOUNDED}::test_a_manifest_of_another_program"],
+    ),
+    (
+        "An evaluation checks its output before it scores",
+        [f"{_SURVIVAL}::test_an_evaluation_that_cannot_be_written"],
+    ),
+    ("A 2D image is turned as its Exif data say", ["io/test_picture.py::test_exif_orientation"]),
+    (
+        "Formulas and long numbers in tables are text",
+        [f"{_UNBOUNDED}::test_formulas", f"{_UNBOUNDED}::test_long_numbers_in_a_table"],
+    ),
+    (
+        "A table of participants in any encoding does not stop a translation",
+        ["io/test_bids.py::test_participants_in_any_encoding"],
+    ),
+    ("Download records, lists and answers may be anything", ["download"]),
+    (
+        "An edited store manifest is refused in one line",
+        [f"{_CHECKED}::test_edited_manifests_are_told_in_one_line"],
+    ),
+    (
+        "A pipe is not replaced by an output",
+        [f"{_SURVIVAL}::test_a_pipe_in_the_place_of_the_output"],
+    ),
+    (
+        "`numpy.seterr` and `PYTHONWARNINGS` change nothing",
+        [f"{_SURVIVAL}::test_errors_of_floating_point", "fuzz/test_readers.py::test_a_share"],
+    ),
+]
+"""What holds, and the tests that show it."""
+
+
+def section() -> list[str]:
+    """The table, as lines of the page."""
+    lines = ["", "## Promises and their tests", ""]
+    lines += ["Each was broken once; its test goes through the real command line where it can.", ""]
+    lines += ["| promise | tests |", "|---|---|"]
+    for promise, tests in PROMISES:
+        lines.append(f"| {promise} | {', '.join(f'`tests/{test}`' for test in tests)} |")
+    return lines
