@@ -18,7 +18,7 @@ from mrbridge.errors import InputError, OutputError
 from mrbridge.inference.translate import translate
 from mrbridge.io.remote import fetch, localise, release
 from mrbridge.io.safety import write_text
-from mrbridge.preparation.pipeline import prepare
+from mrbridge.preparation.prepare import prepare
 from mrbridge.preparation.store import array_path
 
 pytest.importorskip("s3fs")

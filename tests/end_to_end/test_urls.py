@@ -19,7 +19,8 @@ from mrbridge.errors import SomeScansFailed
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.inference.translate import translate
 from mrbridge.io.remote import localise
-from mrbridge.preparation.pipeline import PrepareSettings, prepare
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.preparation.store import Store
 from mrbridge.training.run import train
 from mrbridge.training.settings import TrainSettings

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mrbridge.data.dataset import Sample
+from mrbridge.data.sampling import Sample
 from mrbridge.errors import InputError
 from mrbridge.training import model as model_module
 from mrbridge.training.layout import FlatParameters, lay_out
