@@ -221,7 +221,7 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_store(bids_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The BIDS data set, prepared: two subjects to train, one to validate, one to test."""
-    from mrbridge.preparation.pipeline import prepare
+    from mrbridge.preparation.prepare import prepare
 
     return prepare(bids_scans, tmp_path_factory.mktemp("data") / "store")
 
@@ -229,7 +229,7 @@ def small_store(bids_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> S
 @pytest.fixture(scope="session")
 def picture_store(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The pictures, prepared: split into blocks."""
-    from mrbridge.preparation.pipeline import prepare
+    from mrbridge.preparation.prepare import prepare
 
     return prepare(picture_folder, tmp_path_factory.mktemp("data") / "picture-store")
 

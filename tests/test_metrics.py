@@ -57,14 +57,14 @@ class TestLaws:
 
     @settings(max_examples=20, deadline=None)
     @given(gain=st.floats(0.01, 1000), offset=st.floats(-100, 100))
-    def test_fit_does_not_see_gain_and_offset(self, gain, offset):
+    def test_fit_ignores_gain_and_offset(self, gain, offset):
         synthetic = (REAL + 0.1 * noise(SHAPE)).astype(np.float64)
         expected = metrics.scores(REAL, synthetic, MASK)["fit"]
         changed = metrics.scores(REAL, gain * synthetic + offset, MASK)["fit"]
         assert changed == pytest.approx(expected, rel=1e-5)
 
     @pytest.mark.parametrize("gain", [0.5, 3.0, 4000.0])
-    def test_plain_does_not_see_gain_but_sees_offset(self, gain):
+    def test_plain_ignores_gain_but_not_offset(self, gain):
         synthetic = REAL + 0.05 * noise(SHAPE)
         expected = metrics.scores(REAL, synthetic, MASK)["plain"]
         assert metrics.scores(REAL, gain * synthetic, MASK)["plain"] == pytest.approx(
@@ -175,7 +175,7 @@ class TestKnownValues:
             np.stack(by_slice)[mask].mean(), abs=1e-5
         )
 
-    def test_a_picture_scores_like_a_stack_of_one(self):
+    def test_a_2d_image_scores_like_a_stack_of_one(self):
         other = REAL + 0.1 * noise(SHAPE)
         flat = metrics.scores(REAL[5], other[5], MASK[5])
         stack = metrics.scores(REAL[5:6], other[5:6], MASK[5:6])
@@ -221,7 +221,7 @@ class TestSlicedWasserstein:
         assert distances == sorted(distances)
         assert distances[0] > 0
 
-    def test_gain_and_offset_do_not_count(self):
+    def test_gain_and_offset_do_not_matter(self):
         # Karras et al. bring each set of patches to mean 0 and deviation 1.
         changed = 5 * self.PICTURES + 3
         assert metrics.sliced_wasserstein(self.PICTURES, changed) == pytest.approx(0, abs=0.1)
@@ -249,7 +249,7 @@ class TestSlicedWasserstein:
         twice = metrics.sliced_wasserstein([self.PICTURES, self.PICTURES], other)
         assert twice == pytest.approx(once, rel=0.1)
 
-    def test_pyramid_adds_up_to_the_picture(self):
+    def test_pyramid_adds_up_to_the_image(self):
         picture = self.PICTURES[:1]
         fine, coarse = metrics._laplacian_pyramid(picture, 2)
         kernel = np.array([1, 4, 6, 4, 1]) / 16
@@ -259,7 +259,7 @@ class TestSlicedWasserstein:
             enlarged = ndimage.convolve1d(enlarged, kernel, axis=axis, mode="mirror")
         assert fine + enlarged == pytest.approx(picture, abs=1e-5)
 
-    def test_constant_pictures_are_finite(self):
+    def test_constant_images_have_finite_distances(self):
         flat = np.ones((2, 32, 32), np.float32)
         assert metrics.sliced_wasserstein(flat, flat * 2) == 0
 

@@ -17,7 +17,7 @@ import pytest
 
 from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.inspection.inspect import inspect
-from mrbridge.preparation.pipeline import prepare
+from mrbridge.preparation.prepare import prepare
 from mrbridge.scale import cluster, map_scans, reachable
 
 distributed = pytest.importorskip("distributed")

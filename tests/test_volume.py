@@ -16,7 +16,7 @@ def test_spacing_is_the_length_of_the_axes() -> None:
     assert not volume.is_picture
 
 
-def test_a_picture_has_no_spacing() -> None:
+def test_a_2d_image_has_no_spacing() -> None:
     volume = Volume(np.zeros((2, 3, 1)), None)
     assert volume.is_picture
     assert volume.spacing is None

@@ -22,11 +22,12 @@ from benchmarks.harness import measure_scans
 from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.phantom.settings import PhantomSettings
-from mrbridge.phantom.simulate import simulate
+from mrbridge.phantom.subjects import simulate
 from mrbridge.preparation.align import Alignment, align, nearest_rigid
-from mrbridge.preparation.brain import LITRES, litres
-from mrbridge.preparation.brain_template import template_brain, template_head
+from mrbridge.preparation.brain import LITRES, volume_l
+from mrbridge.preparation.foreground import Head
 from mrbridge.preparation.resample import Matrix, moved, resample
+from mrbridge.preparation.template import template_brain, template_head
 from mrbridge.volume import Volume
 
 
@@ -53,13 +54,13 @@ def told(name: str, scan: Volume, mask: Volume | None) -> Alignment | None:
     """Print how one scan fares; its rigid alignment."""
     start = time.process_time()
     try:
-        rigid = align(scan, "rigid")
+        rigid = align(Head(scan), "rigid")
     except InputError as error:
         print(json.dumps({"scan": name, "refused": error.what}), flush=True)
         return None
     seconds = time.process_time() - start
     ways = {"as_it_lies": np.eye(4), "rigid": rigid.transform}
-    ways["affine"] = align(scan, "affine").transform
+    ways["affine"] = align(Head(scan), "affine").transform
     line = {
         "scan": name,
         "angle": round(rigid.angle, 1),
@@ -89,7 +90,7 @@ def session(folder: Path) -> None:
         if len(np.unique(scan.voxels[::3, ::3, ::3])) < 10:
             continue  # a mask
         shown = replace(scan, voxels=(scan.voxels != 0).astype(np.uint8))
-        is_brain = litres(shown.voxels > 0, scan) < LITRES[1]
+        is_brain = volume_l(shown.voxels > 0, scan) < LITRES[1]
         rigid = told(f"{folder.name}/{path.name}", scan, shown if is_brain else None)
         if rigid is not None:
             found[path.name] = rigid

@@ -21,8 +21,9 @@ from benchmarks.harness import measure_scans
 from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.phantom.settings import PhantomSettings
-from mrbridge.phantom.simulate import simulate
-from mrbridge.preparation.brain import find_brain, litres
+from mrbridge.phantom.subjects import simulate
+from mrbridge.preparation.brain import find_brain, volume_l
+from mrbridge.preparation.foreground import Head
 from mrbridge.preparation.resample import resample
 from mrbridge.volume import Volume
 
@@ -41,19 +42,19 @@ def simulated(subjects: int, thickness_mm: float | None) -> None:
         for contrast, scan in (("T1w", subject.t1w), ("T2w", subject.t2w)):
             start = time.process_time()
             try:
-                found = find_brain(scan, "auto")
+                found = find_brain(Head(scan), "auto")
             except InputError as error:
                 name = f"sim-{subject.label}"
                 refused = {"subject": name, "contrast": contrast, "refused": error.what}
-                print(json.dumps(refused | {"true_litres": round(litres(truth, scan), 3)}))
+                print(json.dumps(refused | {"true_litres": round(volume_l(truth, scan), 3)}))
                 continue
             told = {
                 "subject": f"sim-{subject.label}",
                 "contrast": contrast,
                 "slice_mm": thickness_mm or 2.0,
                 "dice": round(dice(found, truth), 4),
-                "litres": round(litres(found, scan), 3),
-                "true_litres": round(litres(truth, scan), 3),
+                "litres": round(volume_l(found, scan), 3),
+                "true_litres": round(volume_l(truth, scan), 3),
                 "cpu_seconds": round(time.process_time() - start, 1),
             }
             print(json.dumps(told), flush=True)
@@ -64,7 +65,7 @@ def session(folder: Path) -> None:
     found = {}
     for path in sorted(folder.glob("*.nii*")):
         scan = read(path)
-        found[path.name] = scan, find_brain(scan, "auto")
+        found[path.name] = scan, find_brain(Head(scan), "auto")
     for (name, (scan, mask)), (other, (moved, second)) in itertools.combinations(found.items(), 2):
         there = Volume(second.astype(np.uint8), moved.affine)
         on_grid = resample(there, scan, interpolation="nearest").voxels > 0
@@ -72,7 +73,7 @@ def session(folder: Path) -> None:
             "session": folder.name,
             "scans": [name, other],
             "dice": round(dice(mask, on_grid), 4),
-            "litres": [round(litres(mask, scan), 3), round(litres(second, moved), 3)],
+            "litres": [round(volume_l(mask, scan), 3), round(volume_l(second, moved), 3)],
         }
         print(json.dumps(told), flush=True)
 

@@ -16,10 +16,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from mrbridge.phantom.scanner import rician
 from mrbridge.phantom.settings import PhantomSettings
-from mrbridge.phantom.simulate import simulate
-from mrbridge.preparation.noise import without_noise
+from mrbridge.phantom.subjects import rician, simulate
+from mrbridge.preparation.corrections import without_noise
+from mrbridge.preparation.foreground import Head
 
 
 def psnr(image: np.ndarray, truth: np.ndarray, top: float) -> float:
@@ -48,7 +48,7 @@ def main() -> None:
             if level:
                 noisy = rician(np.random.default_rng(0), truth, level * top).astype(np.float32)
             start = time.process_time()
-            made, sigma = without_noise(replace(perfect, voxels=noisy))
+            made, sigma = without_noise(Head(replace(perfect, voxels=noisy)))
             seconds = time.process_time() - start
             told = {
                 "contrast": perfect.contrast,

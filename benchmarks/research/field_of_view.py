@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.harness import keep_line
 from benchmarks.research.quality_sets import TO
 from mrbridge.inference.translator import Translator
-from mrbridge.phantom.varied import varied_subject
+from mrbridge.phantom.subjects import varied_subject
 from mrbridge.volume import Volume
 
 _SEED = 23  # no training draws these subjects

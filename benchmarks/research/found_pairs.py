@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from benchmarks.research.quality_sets import PICTURES
 from mrbridge import io
-from mrbridge.data.dataset import SliceBank
-from mrbridge.data.likeness import are_in_register, information
-from mrbridge.data.pairs import found_pairs
-from mrbridge.preparation.pipeline import StandardSettings, prepare, standardise
+from mrbridge.data.pairs import are_in_register, found_pairs, information
+from mrbridge.data.sampling import SliceBank
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.settings import PreprocessSettings
 
 Slices = NDArray[np.float32]
 Rivals = Iterator[tuple[str, Slices, Slices]]
@@ -38,7 +39,7 @@ def pictures(folder: Path) -> dict[int, Slices]:
     for path in folder.glob("*.png"):
         number = re.search(r"#(\d+)", path.name)
         if number:
-            found[int(number[1])] = standardise(io.read(path), StandardSettings()).slices[0]
+            found[int(number[1])] = preprocess(io.read(path), PreprocessSettings()).slices[0]
     return found
 
 
@@ -56,8 +57,8 @@ def people(data: Path) -> Rivals:
     """Slices of two patients: of each with itself, 2 mm beside, and with the other."""
     names = ("patient07", "patient19")
     scans = {
-        (name, contrast): standardise(
-            io.read(data / "open-ms-mni" / name / f"{contrast}.nii.gz"), StandardSettings()
+        (name, contrast): preprocess(
+            io.read(data / "open-ms-mni" / name / f"{contrast}.nii.gz"), PreprocessSettings()
         ).slices
         for name in names
         for contrast in ("T1", "T2")

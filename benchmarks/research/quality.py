@@ -57,7 +57,7 @@ from benchmarks.research.quality_sets import (
 )
 from mrbridge.bundle import load_bundle, save_bundle
 from mrbridge.models import SHIPPED
-from mrbridge.preparation.pipeline import prepare
+from mrbridge.preparation.prepare import prepare
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import Run, train

@@ -17,6 +17,7 @@ from mrbridge.evaluation.evaluate import evaluate
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import dicom
 from mrbridge.preparation.brain import find_brain
+from mrbridge.preparation.foreground import Head
 
 SETS = ("whole-heads", "stranger-head", "healthy-head", "other-brains")
 _APART = "apart"  # a subject that several people are, so that none's floor is learned on another
@@ -107,7 +108,7 @@ def _brains(rows: list[Row], folder: Path) -> list[Row]:
     made = []
     for person, visit, contrast, path in rows:
         scan = io.read(path)
-        inside = find_brain(scan, "auto")
+        inside = find_brain(Head(scan), "auto")
         brain = replace(scan, voxels=np.where(inside, scan.voxels, 0).astype(scan.voxels.dtype))
         out = (folder / f"{person}_{visit}_brain_{contrast}.nii.gz").resolve()
         made.append((_APART, f"{person}{_VISIT}{visit}", contrast, io.write(brain, out)))

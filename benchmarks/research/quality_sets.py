@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.research.quality_pseudo import bent
 from mrbridge import io
-from mrbridge.preparation.pipeline import prepare
+from mrbridge.preparation.prepare import prepare
 from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 

@@ -21,15 +21,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrbridge.bundle import BundleManifest, save_bundle
-from mrbridge.data.simulated import CANONICAL, draw_group, subject_groups, varied
+from mrbridge.data.simulated import CANONICAL, draw_group, group_augmentation, subject_groups
 from mrbridge.errors import MrbridgeError
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.io.safety import atomic_path
 from mrbridge.kernels import Adam, weight_cache
 from mrbridge.networks import build_generator
-from mrbridge.phantom.varied import varied_subject
-from mrbridge.preparation.intensity import IntensityRecipe
-from mrbridge.preparation.settings import StandardSettings
+from mrbridge.phantom.subjects import varied_subject
+from mrbridge.preparation.intensity import IntensityNormalisation
+from mrbridge.preparation.settings import PreprocessSettings
 from mrbridge.scale import map_scans
 from mrbridge.training import losses
 from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
@@ -62,7 +62,7 @@ def simulated(work: Path, index: int) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         subject = varied_subject(SUBJECT_SEED, index)
-        groups = subject_groups(subject, StandardSettings(), ("T1w", "T2w"), SIZE)
+        groups = subject_groups(subject, PreprocessSettings(), ("T1w", "T2w"), SIZE)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, groups)
     return path
@@ -74,7 +74,7 @@ class Lessons:
     def __init__(self, paths: list[Path], seed: int) -> None:
         self.subjects = [np.load(path, mmap_mode="r") for path in paths]
         self.seed = seed
-        self.change = varied(SIZE)
+        self.change = group_augmentation(SIZE)
 
     def batch(self, step: int) -> Tensor:
         """Groups of step `step`, (batch, 4, rows, columns)."""
@@ -212,11 +212,11 @@ def train(given: argparse.Namespace, lessons: Lessons) -> None:
             tick = time.monotonic()
 
 
-def shown(recipe: IntensityRecipe) -> IntensityRecipe:
+def shown(recipe: IntensityNormalisation) -> IntensityNormalisation:
     """The range in which answers are written: black is 0, the brightest 1000."""
     scale = 1000 / (recipe.high - recipe.low)
     knee = None if recipe.knee is None else round(scale * (recipe.knee - recipe.low), 1)
-    return IntensityRecipe(low=0, high=1000, knee=knee)
+    return IntensityNormalisation(low=0, high=1000, knee=knee)
 
 
 def ship(
@@ -233,7 +233,7 @@ def ship(
         target="T2w",
         preset="bridge",
         networks=preset("bridge").networks,
-        standard=StandardSettings(),
+        standard=PreprocessSettings(),
         typical={contrast: shown(recipe) for contrast, recipe in CANONICAL.items()},
         pictures=False,
         planes=preset("bridge").planes,

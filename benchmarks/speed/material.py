@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrbridge.bundle import Bundle, BundleManifest, save_bundle
-from mrbridge.data.dataset import Sample
+from mrbridge.data.sampling import Sample
 from mrbridge.networks import build_generator
 from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate, write_bids
-from mrbridge.preparation.intensity import IntensityRecipe
-from mrbridge.preparation.pipeline import PrepareSettings, StandardSettings, prepare
+from mrbridge.preparation.intensity import IntensityNormalisation
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.settings import PrepareSettings, PreprocessSettings
 from mrbridge.preparation.store import Store
 from mrbridge.training.settings import TrainSettings, resolve
 from mrbridge.volume import Volume
@@ -99,7 +100,7 @@ def simulated_store(folder: Path, subjects: int, spacing_mm: float, seed: int) -
     """A store of simulated subjects: a sixth held out for validation, a sixth unused."""
     phantom = PhantomSettings(subjects=subjects, spacing_mm=spacing_mm, seed=seed)
     settings = PrepareSettings(
-        standard=StandardSettings(spacing_mm=spacing_mm),
+        standard=PreprocessSettings(spacing_mm=spacing_mm),
         validation_share=1 / 6,
         test_share=1 / 6,
         seed=seed,
@@ -125,8 +126,8 @@ def untrained_bundle(
         target="T2w",
         preset=settings.preset,
         networks=networks,
-        standard=StandardSettings(spacing_mm=spacing_mm),
-        typical={contrast: IntensityRecipe(low=0, high=1000) for contrast in ("T1w", "T2w")},
+        standard=PreprocessSettings(spacing_mm=spacing_mm),
+        typical={contrast: IntensityNormalisation(low=0, high=1000) for contrast in ("T1w", "T2w")},
         pictures=False,
         trained={},
         scores={},

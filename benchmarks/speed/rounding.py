@@ -30,7 +30,7 @@ from mrbridge.inference.translator import EMPTY, FAINT, Translator
 from mrbridge.models import SHIPPED
 from mrbridge.networks import Generator
 from mrbridge.preparation.geometry import fit_size, size_multiple
-from mrbridge.preparation.pipeline import standardise
+from mrbridge.preparation.preprocess import preprocess
 from mrbridge.volume import Volume
 
 _BATCH_PIXELS = 4 * 256 * 256
@@ -54,7 +54,7 @@ def measure(translator: Translator, scan: Volume) -> dict[str, Any]:
     to = translator.choose_contrast(scan, None)
     manifest = translator.bundle.manifest
     given = manifest.source if to == manifest.target else manifest.target
-    standard = standardise(scan, manifest.standard, None, manifest.typical[given].levels)
+    standard = preprocess(scan, manifest.standard, None, manifest.typical[given].levels)
     shares = standard.foreground.mean(axis=(1, 2))
     shown = shares >= EMPTY
     network = translator.bundle.build(translator.bundle.generator_that_makes(to))

@@ -52,7 +52,7 @@ from mrbridge.bundle import read_manifest
 from mrbridge.inference.translator import Translator
 from mrbridge.networks import build_generator
 from mrbridge.preparation.geometry import size_multiple
-from mrbridge.preparation.pipeline import Standard, standardise
+from mrbridge.preparation.preprocess import Preprocessed, preprocess
 from mrbridge.training.settings import PRESETS
 from mrbridge.volume import Planes, Volume
 
@@ -106,14 +106,14 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     command = partial(run_command, mrbridge_command(*translate_arguments(model, folder, given)))
     whole = alternate_commands({"torch": command}, given.repeats, given.warm_up)
     translator = Translator(model, given.device, given.planes)
-    standard = standardise(head, read_manifest(model).standard)
+    standard = preprocess(head, read_manifest(model).standard)
     figures = network_figures(translator, standard, head, given)
     figures["engines"]["torch"]["command"] = whole["torch"]
     return {"shape": list(head.voxels.shape)} | figures
 
 
 def network_figures(
-    translator: Translator, standard: Standard, head: Volume, given: argparse.Namespace
+    translator: Translator, standard: Preprocessed, head: Volume, given: argparse.Namespace
 ) -> dict[str, Any]:
     """What happens in this process: differences, seconds a slice, a volume, and the floor."""
     device = torch.device(given.device)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mrbridge.inspection.inspect import inspect
     from mrbridge.io import read, write
     from mrbridge.phantom.settings import PhantomSettings
-    from mrbridge.preparation.pipeline import prepare
+    from mrbridge.preparation.prepare import prepare
     from mrbridge.preparation.settings import PrepareSettings
     from mrbridge.training.run import train
     from mrbridge.training.settings import PRESETS, TrainSettings
@@ -59,7 +59,7 @@ _NAMES = {
     "mrbridge.inspection.inspect": ("inspect",),
     "mrbridge.io": ("read", "write"),
     "mrbridge.phantom.settings": ("PhantomSettings",),
-    "mrbridge.preparation.pipeline": ("prepare",),
+    "mrbridge.preparation.prepare": ("prepare",),
     "mrbridge.preparation.settings": ("PrepareSettings",),
     "mrbridge.training.run": ("train",),
     "mrbridge.training.settings": ("PRESETS", "TrainSettings"),

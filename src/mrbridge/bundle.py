@@ -28,8 +28,8 @@ from mrbridge.json_text import parse_json, short_repr
 from mrbridge.models import bundle_folder, locate
 from mrbridge.networks import Generator, build_generator
 from mrbridge.networks.settings import Networks
-from mrbridge.preparation.intensity import IntensityRecipe
-from mrbridge.preparation.settings import StandardSettings
+from mrbridge.preparation.intensity import IntensityNormalisation
+from mrbridge.preparation.settings import PreprocessSettings
 from mrbridge.settings import Settings
 from mrbridge.volume import Planes
 
@@ -62,8 +62,8 @@ class BundleManifest(Settings):
     target: _Contrast
     preset: _Line
     networks: Networks
-    standard: StandardSettings
-    typical: dict[str, IntensityRecipe]
+    standard: PreprocessSettings
+    typical: dict[str, IntensityNormalisation]
     pictures: bool
     planes: Planes = "axial"
     least_size: int = Field(default=0, ge=0, le=8192)
@@ -89,7 +89,7 @@ class BundleManifest(Settings):
         return self
 
 
-def _is_range(recipe: IntensityRecipe) -> bool:
+def _is_range(recipe: IntensityNormalisation) -> bool:
     """Whether all landmarks rise, so that intensities keep their order."""
     knee = [] if recipe.knee is None else [recipe.knee]
     line = [recipe.low, *knee, recipe.high]

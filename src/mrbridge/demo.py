@@ -15,7 +15,8 @@ from mrbridge.io.bids import find_scans
 from mrbridge.io.ownership import check_only
 from mrbridge.io.safety import write_json, write_text
 from mrbridge.phantom import PhantomSettings, write_bids
-from mrbridge.preparation.pipeline import PrepareSettings, StandardSettings, prepare
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.settings import PrepareSettings, PreprocessSettings
 from mrbridge.preparation.store import Store
 from mrbridge.training.run import train
 
@@ -88,7 +89,7 @@ def _run(out: Path, minutes: float, seed: int, stages: _Stages) -> dict[str, Any
     bids = write_bids(out / "phantom", phantom)
     stages.end("phantom")
     settings = PrepareSettings(
-        standard=StandardSettings(spacing_mm=_SPACING_MM),
+        standard=PreprocessSettings(spacing_mm=_SPACING_MM),
         validation_share=2 / subjects,
         test_share=2 / subjects,
         seed=seed,

@@ -1,6 +1,6 @@
-"""How close a synthesis comes: pure functions of arrays, shared by validation and evaluation.
+"""Image similarity: pure functions of arrays, shared by validation and evaluation.
 
-Stacks have the shape (slices, rows, columns); a single picture (rows, columns) is a stack of one
+Stacks have the shape (slices, rows, columns); a single 2D image (rows, columns) is a stack of one
 slice. Intensities have no unit in MR, but zero must mean "no signal": images in [-1, 1] are to be
 shifted to [0, 2] before they are scored.
 """
@@ -43,7 +43,7 @@ def psnr(real: Array, synthetic: Array, mask: Array | None, data_range: float) -
     Args:
         real: the true image, any shape.
         synthetic: its synthesis, the same shape and scale.
-        mask: boolean, the same shape; where to score. None: everywhere.
+        mask: boolean, the same shape; the voxels to score. None: all.
         data_range: the difference of the largest and smallest possible value.
 
     Returns:
@@ -83,7 +83,7 @@ def ssim(real: Array, synthetic: Array, mask: Array | None, data_range: float) -
         InputError: the shapes differ or the mask is empty.
     """
     inside = _mask(real, synthetic, mask)
-    # What lies further from the mask than the window reaches cannot change the result.
+    # Voxels further from the mask than the window reaches cannot change the result.
     box = tuple(
         slice(max(0, part.start - _SSIM_RADIUS), part.stop + _SSIM_RADIUS)
         for part in ndimage.find_objects(inside.astype(np.uint8))[0]
@@ -162,7 +162,7 @@ def fit_nonnegative(
 def fitted(real: Array, synthetic: Array, mask: Array | None = None) -> NDArray[np.float32]:
     """`synthetic` after `fit_nonnegative`: the image that the main scores (`fit`) compare.
 
-    Scale and offset are found inside the mask and applied everywhere.
+    Scale and offset are fitted inside the mask and applied everywhere.
     """
     scale, offset = fit_nonnegative(real, synthetic, mask)
     return (synthetic * scale + offset).astype(np.float32)
@@ -218,10 +218,10 @@ def sliced_wasserstein(
     seed: int = 0,
     directions: int = _DIRECTIONS,
 ) -> float:
-    """How differently two sets of pictures look, without pairing them; smaller is better.
+    """The difference between the looks of two unpaired sets of 2D images; smaller is better.
 
     Sliced Wasserstein distance over a Laplacian pyramid (Karras et al. 2018, arXiv:1710.10196,
-    section 5 and its published code): at each level 128 random patches of 7x7 pixels a picture,
+    section 5 and its published code): at each level 128 random patches of 7x7 pixels per image,
     each set brought to mean 0 and standard deviation 1, projected on random directions, sorted and
     subtracted; mean absolute difference, times 1000, averaged over the levels. Levels halve the
     size while the shorter side keeps 16 pixels.
@@ -230,12 +230,12 @@ def sliced_wasserstein(
 
     Args:
         a: stack (slices, rows, columns), or several such stacks of any sizes.
-        b: likewise; the number and size of its pictures may differ.
+        b: the same; the number and size of its images may differ.
         seed: of patches and directions.
         directions: how many projections.
 
     Raises:
-        InputError: a set is empty or its pictures are smaller than 16 pixels.
+        InputError: a set is empty or its images are smaller than 16 pixels.
     """
     stacks_a, stacks_b = _stacks(a), _stacks(b)
     shortest = min(min(stack.shape[1:]) for stack in stacks_a + stacks_b)
@@ -249,29 +249,29 @@ def sliced_wasserstein(
     return 1000 * float(np.mean(distances))
 
 
-def _stacks(pictures: Array | Sequence[Array]) -> list[Array]:
-    if isinstance(pictures, np.ndarray):
-        pictures = [pictures]
-    stacks = [stack[None] if stack.ndim == 2 else stack for stack in pictures if stack.size]
+def _stacks(images: Array | Sequence[Array]) -> list[Array]:
+    if isinstance(images, np.ndarray):
+        images = [images]
+    stacks = [stack[None] if stack.ndim == 2 else stack for stack in images if stack.size]
     if not stacks:
-        raise InputError("there are no pictures to compare", remedy="Give at least one.")
+        raise InputError("there are no images to compare", remedy="Give at least one.")
     if min(min(stack.shape[1:]) for stack in stacks) < _COARSEST:
-        raise InputError(f"pictures below {_COARSEST} pixels cannot be compared")
+        raise InputError(f"images below {_COARSEST} pixels cannot be compared")
     return stacks
 
 
 def _patches(stacks: Sequence[Array], levels: int, seed: int) -> list[NDArray[np.float32]]:
-    """Random patches of all pictures, one array (patches, 49) a pyramid level."""
+    """Random patches of all images, one array (patches, 49) per pyramid level."""
     generator = np.random.default_rng(seed)
-    found: list[list[Array]] = [[] for _ in range(levels)]
+    patches: list[list[Array]] = [[] for _ in range(levels)]
     for stack in stacks:
         for level, band in enumerate(_laplacian_pyramid(stack.astype(np.float32), levels)):
             count, rows, columns = band.shape
             row = generator.integers(0, rows - _PATCH + 1, (count, _PATCHES_PER_IMAGE))
             column = generator.integers(0, columns - _PATCH + 1, (count, _PATCHES_PER_IMAGE))
             windows = np.lib.stride_tricks.sliding_window_view(band, (_PATCH, _PATCH), axis=(1, 2))
-            found[level].append(windows[np.arange(count)[:, None], row, column])
-    return [np.concatenate([part.reshape(-1, _PATCH**2) for part in parts]) for parts in found]
+            patches[level].append(windows[np.arange(count)[:, None], row, column])
+    return [np.concatenate([part.reshape(-1, _PATCH**2) for part in parts]) for parts in patches]
 
 
 def _laplacian_pyramid(stack: NDArray[np.float32], levels: int) -> list[NDArray[np.float32]]:
@@ -332,7 +332,7 @@ class MonotoneMapping:
 
 
 def fit_monotone(source_values: Array, target_values: Array) -> MonotoneMapping:
-    """The monotone mapping that predicts the target best by least squares: the floor of scores.
+    """The monotone mapping that predicts the target best by least squares: the monotone baseline.
 
     Isotonic regression, rising or falling, whichever leaves less error. All values count; beyond
     4096 distinct source intensities they are first averaged in bins of equal numbers.

@@ -1,15 +1,16 @@
-"""Volume: voxels and where they lie."""
+"""Volume: voxels and their position in space."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from mrbridge.errors import InputError
 from mrbridge.settings import Planes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["CONTRASTS", "Planes", "Volume", "check_size"]
 
@@ -33,6 +34,7 @@ def check_size(shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
     Raises:
         InputError: without a path.
     """
+    import numpy as np
     from nibabel import io_orientation
 
     steps = np.linalg.norm(affine[:3, :3], axis=0)
@@ -54,18 +56,18 @@ class Volume:
     """One scan.
 
     Attributes:
-        voxels: real numbers, shape (i, j, k) in the order of the file. A picture has the shape
+        voxels: real numbers, shape (i, j, k) in the order of the file. A 2D image has the shape
             (rows, columns, 1).
-        affine: (4, 4) float64, from voxel index (i, j, k, 1) to RAS+ millimetres; None for a
-            picture, which has no place in space.
-        header: the header of the file that it came from (`nibabel.Nifti1Header`,
-            `io.picture.PictureHeader` or `io.dicom.DicomHeader`), kept so that it can go back as
-            it came; None if made here.
-        contrast: its BIDS suffix where known (`T1w`, `T2w`, `PDw`, `FLAIR`).
-        other: why it is known to be none of these contrasts, as in "is a phase image"; None where
-            it is not known to be something else.
-        synthetic: whether the file says of itself that it was synthesised.
-        notes: what reading mended or assumed, in words.
+        affine: (4, 4) float64, from voxel index (i, j, k, 1) to RAS+ millimetres; None for a 2D
+            image, which has no position in space.
+        header: the header of the file (`nibabel.Nifti1Header`, `io.picture.PictureHeader` or
+            `io.dicom.DicomHeader`), kept so that it can be written back; None for a volume that
+            was not read from a file.
+        contrast: its BIDS suffix if known (`T1w`, `T2w`, `PDw`, `FLAIR`).
+        other: why it is known to be none of these contrasts, as in "is a phase image"; None if
+            nothing of the kind is known.
+        synthetic: whether the file says that it is synthetic.
+        notes: what reading corrected or assumed, in words.
     """
 
     voxels: NDArray[Any]
@@ -84,13 +86,13 @@ class Volume:
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is a picture: pixels without a place in space."""
+        """Whether it is a 2D image: pixels without a position in space."""
         return self.affine is None
 
     @property
     def spacing(self) -> tuple[float, float, float] | None:
-        """Millimetres between voxel centres along i, j, k; None for a picture."""
+        """Millimetres between voxel centres along i, j, k; None for a 2D image."""
         if self.affine is None:
             return None
-        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        i, j, k = (self.affine[:3, :3] ** 2).sum(axis=0) ** 0.5
         return float(i), float(j), float(k)

@@ -25,7 +25,7 @@ from scipy import ndimage
 
 from mrbridge import io
 from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.data.dataset import SliceBank
+from mrbridge.data.sampling import SliceBank
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import train

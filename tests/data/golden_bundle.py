@@ -19,8 +19,8 @@ import torch
 from mrbridge.bundle import BundleManifest, Networks, save_bundle
 from mrbridge.inference.translate import translate
 from mrbridge.networks import build_generator
-from mrbridge.preparation.intensity import IntensityRecipe
-from mrbridge.preparation.settings import StandardSettings
+from mrbridge.preparation.intensity import IntensityNormalisation
+from mrbridge.preparation.settings import PreprocessSettings
 from mrbridge.volume import Volume
 
 FOLDER = Path(__file__).with_name("golden-bundle")
@@ -67,10 +67,10 @@ def main() -> None:
         target="T2w",
         preset="unet",
         networks=networks,
-        standard=StandardSettings(),
+        standard=PreprocessSettings(),
         typical={
-            "T1w": IntensityRecipe(low=0, high=900),
-            "T2w": IntensityRecipe(low=0, high=1200),
+            "T1w": IntensityNormalisation(low=0, high=900),
+            "T2w": IntensityNormalisation(low=0, high=1200),
         },
         pictures=False,
         trained={"subjects": 0},

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mrbridge.data import likeness
-from mrbridge.data.likeness import best_matches
+from mrbridge.data import pairs
+from mrbridge.data.pairs import best_matches
 
 
 def thumbnails(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,22 +37,24 @@ def test_partners_are_found(banks: tuple[list[np.ndarray], list[np.ndarray]]) ->
     assert {(50 + n, 149 - n) for n in range(100)} <= found
 
 
-def test_few_candidates_give_what_all_give(
+def test_few_candidates_give_the_same_pairs_as_all(
     banks: tuple[list[np.ndarray], list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = set(best_matches(*banks))
-    monkeypatch.setattr(likeness, "CANDIDATES", 1_000)
+    monkeypatch.setattr(pairs, "CANDIDATES", 1_000)
     partners = {(50 + n, 149 - n) for n in range(100)}
     assert few & partners == set(best_matches(*banks)) & partners
 
 
-def test_sides_may_change_places(banks: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
+def test_source_and_target_are_interchangeable(
+    banks: tuple[list[np.ndarray], list[np.ndarray]],
+) -> None:
     sources, targets = banks
     turned = {(i, j) for j, i in best_matches(targets, sources)}
     assert turned == set(best_matches(sources, targets))
 
 
-def test_contrast_and_brightness_are_no_matter() -> None:
+def test_contrast_and_brightness_do_not_matter() -> None:
     heads = [thumbnails(seed)[0] for seed in range(40)]
     inverted = [np.where(one > 0, 255 - one // 2, 0).astype(np.uint8) for one in heads]
     assert best_matches(heads, inverted) == [(n, n) for n in range(40)]

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mrbridge.data.dataset import SliceBank
-from mrbridge.data.likeness import are_in_register, information
-from mrbridge.data.pairs import found_pairs, known_pairs
+from mrbridge.data.pairs import are_in_register, found_pairs, information, known_pairs
+from mrbridge.data.sampling import SliceBank
 from mrbridge.preparation.store import Store
 
 SIZE = 96
@@ -47,7 +46,7 @@ def bank(images: list[np.ndarray], subject: str | None = None) -> Any:
     return made
 
 
-def test_hidden_pairs_are_found_whatever_their_order() -> None:
+def test_undeclared_pairs_are_found_in_any_order() -> None:
     sources = [head(n) for n in range(6)]
     order = [4, 1, 0, 5, 2, 3]
     targets = [other_contrast(sources[n], n) for n in order]
@@ -55,7 +54,7 @@ def test_hidden_pairs_are_found_whatever_their_order() -> None:
     assert sorted(found) == sorted((n, order.index(n)) for n in range(6))
 
 
-def test_other_heads_are_no_pairs() -> None:
+def test_slices_of_other_heads_are_not_pairs() -> None:
     sources = [head(n) for n in range(5)]
     targets = [other_contrast(head(n), n) for n in range(10, 15)]
     assert found_pairs((bank(sources), bank(targets))) == []
@@ -67,7 +66,7 @@ def test_only_the_slices_that_match_are_pairs() -> None:
     assert found_pairs((bank(sources), bank(targets))) == [(2, 1)]
 
 
-def test_what_is_known_to_be_one_subject_is_left_aside() -> None:
+def test_slices_of_one_known_subject_are_left_out() -> None:
     sources = [head(n) for n in range(3)]
     targets = [other_contrast(image, n) for n, image in enumerate(sources)]
     assert found_pairs((bank(sources, "01"), bank(targets, "01"))) == []
@@ -80,7 +79,7 @@ def test_large_sets_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found_pairs((bank(sources), bank(sources))) == []
 
 
-def test_register_is_told_from_likeness() -> None:
+def test_similar_slices_are_not_in_register() -> None:
     image = head(0)
     pair = other_contrast(image, 0)
     assert are_in_register(image, pair)

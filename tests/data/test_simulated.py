@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from mrbridge.data import simulated as module
-from mrbridge.data.augment import Augmentation, AugmentSettings
-from mrbridge.data.dataset import UnpairedSlices
-from mrbridge.data.simulated import CANONICAL, SimulatedPairs, draw_group, varied
-from mrbridge.preparation.pipeline import StandardSettings
+from mrbridge.data.augment import Augmentation
+from mrbridge.data.sampling import UnpairedSlices
+from mrbridge.data.settings import AugmentSettings
+from mrbridge.data.simulated import CANONICAL, SimulatedPairs, draw_group, group_augmentation
+from mrbridge.preparation.settings import PreprocessSettings
 from mrbridge.preparation.store import Store
 
 SIZE = 32
-COARSE = StandardSettings(spacing_mm=8.0)
+COARSE = PreprocessSettings(spacing_mm=8.0)
 SEEN, ANSWERS = slice(0, 4, 2), slice(1, 4, 2)
 
 
@@ -60,9 +61,9 @@ def test_the_two_contrasts_differ(pairs: SimulatedPairs) -> None:
     assert np.corrcoef(t1w[inside], t2w[inside])[0, 1] < 0.5
 
 
-def test_answers_have_one_scale_in_all_subjects() -> None:
+def test_ground_truth_has_one_scale_in_all_subjects() -> None:
     """White matter of T1w comes just below the knee, in whole heads and in skull-stripped ones."""
-    fine = StandardSettings(spacing_mm=4.0)
+    fine = PreprocessSettings(spacing_mm=4.0)
     modes = []
     for index in range(4):
         subject = module.varied_subject(3, index, 4.0)
@@ -73,14 +74,14 @@ def test_answers_have_one_scale_in_all_subjects() -> None:
     assert 0.1 < min(modes) <= max(modes) < 0.75
 
 
-def test_source_and_target_can_change_places(pairs: SimulatedPairs) -> None:
+def test_source_and_target_can_be_swapped(pairs: SimulatedPairs) -> None:
     # Which slices show enough is told by the source, so that the sets may differ at the ends.
     swapped = simulated(source="T2w", target="T1w")
     means, swapped_means = pairs.groups.mean((0, 2, 3)), swapped.groups.mean((0, 2, 3))
     np.testing.assert_allclose(means[[2, 3, 0, 1]], swapped_means, atol=0.1)
 
 
-def test_a_subject_of_few_slices_is_seen_as_often() -> None:
+def test_a_subject_with_few_slices_is_drawn_as_often() -> None:
     made = object.__new__(SimulatedPairs)
     levels = np.arange(100)[:, None, None, None] * np.ones((1, 4, 8, 8))
     made.seed, made.groups, made._ends, made._t1w = 0, levels, np.array([4, 100]), 0  # type: ignore[assignment]
@@ -157,7 +158,7 @@ def test_a_sample_carries_its_group_and_all_slices_move_alike(
     assert np.array_equal(plain.simulated, pairs.group(3))
     mirror = AugmentSettings(rotate_degrees=0, scale=0, shift=0)
     flipped = UnpairedSlices(small_store, SIZE, 0, Augmentation(mirror, SIZE), pairs)
-    flipped.vary = Augmentation(mirror, SIZE, looks=(0, 2))
+    flipped.vary = Augmentation(mirror, SIZE, intensities=(0, 2))
     seen = set()
     for index in range(12):
         group, changed = pairs.group(index), flipped[index].simulated.numpy()
@@ -167,26 +168,26 @@ def test_a_sample_carries_its_group_and_all_slices_move_alike(
     assert seen == {True, False}
 
 
-def test_only_what_is_seen_changes_its_looks() -> None:
-    change = varied(SIZE)
+def test_only_inputs_change_their_intensities() -> None:
+    change = group_augmentation(SIZE)
     strong = change.settings.changed({"rotate_degrees": 0, "scale": 0, "shift": 0, "flip": False})
-    change = Augmentation(strong, SIZE, looks=change.looks)
+    change = Augmentation(strong, SIZE, intensities=change.intensities)
     group = np.random.default_rng(0).uniform(-1, 1, (4, SIZE, SIZE)).astype(np.float32)
     changed = [change(group[None], [np.random.default_rng(seed)])[0] for seed in range(16)]
     assert all(np.allclose(one[ANSWERS], group[ANSWERS], atol=1e-6) for one in changed)
     assert sum(np.abs(one[SEEN] - group[SEEN]).max() > 0.05 for one in changed) >= 4
 
 
-def test_white_is_one_and_black_is_minus_one_in_canonical_answers() -> None:
+def test_the_canonical_range_of_tissues() -> None:
     for contrast, tissue in (("T1w", 0.0095), ("T2w", 0.0)):
         assert CANONICAL[contrast].normalise(np.array([tissue]))[0] == -1
 
 
-def test_without_simulation_a_sample_carries_none(small_store: Store) -> None:
+def test_without_simulation_a_sample_has_no_group(small_store: Store) -> None:
     assert UnpairedSlices(small_store, SIZE, 0)[0].simulated.shape == (0, SIZE, SIZE)
 
 
-def test_pairs_that_were_kept_are_not_simulated_again(
+def test_cached_groups_are_not_simulated_again(
     tmp_path: Path, pairs: SimulatedPairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "run" / "simulated.npz"
@@ -208,7 +209,7 @@ def test_pairs_that_were_kept_are_not_simulated_again(
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
-def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, pairs: SimulatedPairs) -> None:
+def test_a_damaged_cache_is_replaced(damage: str, tmp_path: Path, pairs: SimulatedPairs) -> None:
     cache = tmp_path / "simulated.npz"
     simulated(cache=cache)
     whole = cache.read_bytes()

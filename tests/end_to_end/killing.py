@@ -32,9 +32,9 @@ CALLS = ("replace", "rename", "fsync", "unlink", "remove", "mkdir", "rmdir", "li
 
 def prepare(source: str, out: str) -> None:
     """The verb `prepare`."""
-    from mrbridge.preparation import pipeline
+    from mrbridge.preparation import prepare
 
-    pipeline.prepare(source, out)
+    prepare.prepare(source, out)
 
 
 def translate(model: str, image: str, out: str) -> None:
@@ -123,7 +123,7 @@ def serve() -> None:
     import zarr  # noqa: F401
 
     import mrbridge.inference.translate
-    import mrbridge.preparation.pipeline
+    import mrbridge.preparation.prepare
     import mrbridge.training.run  # noqa: F401
 
     torch.set_num_threads(1)

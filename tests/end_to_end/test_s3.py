@@ -19,7 +19,7 @@ from mrbridge.inference.translate import translate
 from mrbridge.io.lock import only_writer
 from mrbridge.io.remote import fetch, localise, path_of, release
 from mrbridge.io.safety import write_text
-from mrbridge.preparation.pipeline import prepare
+from mrbridge.preparation.prepare import prepare
 from mrbridge.preparation.store import array_path
 
 pytest.importorskip("s3fs")

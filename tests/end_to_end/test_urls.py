@@ -19,7 +19,8 @@ from mrbridge.errors import SomeScansFailed
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.inference.translate import translate
 from mrbridge.io.remote import localise
-from mrbridge.preparation.pipeline import PrepareSettings, prepare
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.preparation.store import Store
 from mrbridge.training.run import train
 from mrbridge.training.settings import TrainSettings
@@ -269,7 +270,10 @@ def test_inspection_writes_page_and_table_that_prepare_takes(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("train", "{store}", "-o", "s3://b/run"), "Train into a folder on this machine, then copy"),
+        (
+            ("train", "{store}", "-o", "s3://b/run"),
+            "Train into a folder on this machine, then copy",
+        ),
         (("phantom", "-o", "s3://b/phantom"), "Name a folder of this machine"),
         (("demo", "-o", "s3://b/demo"), "Name a folder of this machine"),
         (("export", "-m", "s3://b/run", "-o", "x"), "Copy the model to this machine first"),

@@ -15,7 +15,7 @@ from mrbridge.evaluation.scoring import Job, score_case
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read, write
 from mrbridge.preparation.geometry import to_slices
-from mrbridge.preparation.register import Registration
+from mrbridge.preparation.registration import Registration
 
 THERE, BACK = Direction("T1w", "T2w"), Direction("T2w", "T1w")
 PLAIN = EvaluateSettings(cycle=False)

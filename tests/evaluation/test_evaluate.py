@@ -18,9 +18,9 @@ from mrbridge.errors import InputError, SomeScansFailed
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.io.ownership import FIGURE_MARK
 from mrbridge.networks import UNetSettings, build_generator
-from mrbridge.preparation.intensity import IntensityRecipe
-from mrbridge.preparation.pipeline import StandardSettings
-from mrbridge.preparation.register import Registration
+from mrbridge.preparation.intensity import IntensityNormalisation
+from mrbridge.preparation.registration import Registration
+from mrbridge.preparation.settings import PreprocessSettings
 
 QUICK = EvaluateSettings(cycle=False, shown_cases=0, wasserstein_slices=3)
 
@@ -124,7 +124,7 @@ class TestPairs:
                 return super().translate(volume, to)
 
         model = Masked()
-        model.bundle.manifest.standard = StandardSettings(brain="mask")
+        model.bundle.manifest.standard = PreprocessSettings(brain="mask")
         settings = QUICK.changed({"cycle": True})
         result = evaluate(model, bids, out=tmp_path / "out", settings=settings)
         assert len(result.cases) == 3
@@ -151,14 +151,14 @@ class TestModel:
     @pytest.fixture
     def model(self, tmp_path):
         """The bundle of a tiny, untrained model."""
-        ranges = {contrast: IntensityRecipe(low=0, high=1000) for contrast in ("T1w", "T2w")}
+        ranges = {contrast: IntensityNormalisation(low=0, high=1000) for contrast in ("T1w", "T2w")}
         generator = UNetSettings(levels=3, features=4)
         manifest = BundleManifest(
             source="T1w",
             target="T2w",
             preset="test",
             networks=Networks(generator=generator, image_size=64),
-            standard=StandardSettings(spacing_mm=2.0),
+            standard=PreprocessSettings(spacing_mm=2.0),
             typical=ranges,
             pictures=False,
             trained={},

@@ -24,7 +24,7 @@ from mrbridge.bundle import Bundle
 from mrbridge.errors import MrbridgeWarning
 from mrbridge.inference.translate import translate
 from mrbridge.inference.translator import Translator
-from mrbridge.preparation.pipeline import standardise
+from mrbridge.preparation.preprocess import preprocess
 from mrbridge.volume import Volume
 
 ORIENTATIONS = [
@@ -111,7 +111,7 @@ def assert_same_place(before: Path, after: Path) -> None:
 
 def unclipped(volume: Volume, bundle: Bundle) -> np.ndarray:
     """The voxels within the range that the scan's own recipe keeps."""
-    recipe = standardise(volume, bundle.manifest.standard).recipe
+    recipe = preprocess(volume, bundle.manifest.standard).normalisation
     assert recipe.low == 0, "the blob lies on nothing"
     assert np.mean(volume.voxels > recipe.high) < 0.01
     return np.clip(volume.voxels.astype(np.float32), recipe.low, recipe.high)

@@ -15,7 +15,7 @@ from mrbridge.errors import SettingsError
 from mrbridge.inference.settings import NumberType
 from mrbridge.inference.synthesis import integer_factor, to_integers
 from mrbridge.inference.translate import translate
-from mrbridge.preparation.intensity import IntensityRecipe
+from mrbridge.preparation.intensity import IntensityNormalisation
 from mrbridge.volume import Volume
 
 INTEGERS = [name for name in get_args(NumberType) if not name.startswith("float")]
@@ -56,7 +56,9 @@ def test_the_range_fits_and_keeps_its_levels(top: float, dtype: str) -> None:
 )
 def test_nothing_wraps(values: list[float], dtype: str, high: float) -> None:
     voxels = np.array([0.0, *values], np.float32).reshape(-1, 1, 1)
-    volume, told = to_integers(Volume(voxels, np.eye(4)), dtype, IntensityRecipe(low=0, high=high))
+    volume, told = to_integers(
+        Volume(voxels, np.eye(4)), dtype, IntensityNormalisation(low=0, high=high)
+    )
     limits = np.iinfo(dtype)
     wanted = voxels.astype(float) * told.factor
     assert volume.voxels.dtype == dtype

@@ -14,7 +14,7 @@ from mrbridge import io
 from mrbridge.bundle import Bundle
 from mrbridge.errors import OutputError, SomeScansFailed
 from mrbridge.inference.translate import translate
-from mrbridge.preparation.pipeline import prepare
+from mrbridge.preparation.prepare import prepare
 from mrbridge.volume import Volume
 
 

@@ -15,9 +15,10 @@ from mrbridge.hardware import fast_bfloat16
 from mrbridge.inference import translator as module
 from mrbridge.inference.translator import Translator
 from mrbridge.networks import build_generator
-from mrbridge.phantom.varied import varied_subject
+from mrbridge.phantom.subjects import varied_subject
 from mrbridge.preparation.geometry import fit_size
-from mrbridge.preparation.pipeline import StandardSettings, standardise
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.settings import PreprocessSettings
 from mrbridge.volume import Volume
 
 GENERATORS: dict[str, dict[str, Any]] = {
@@ -34,7 +35,7 @@ def heads(make_scan: Callable[..., Volume]) -> dict[str, np.ndarray]:
     """Slices of one head in each contrast, in register: (10, 48, 48) in [-1, 1]."""
     return {
         contrast: fit_size(
-            standardise(make_scan(1, contrast), StandardSettings()).slices[1:-1], SIZE, SIZE
+            preprocess(make_scan(1, contrast), PreprocessSettings()).slices[1:-1], SIZE, SIZE
         )[0]
         for contrast in ("T1w", "T2w")
     }
@@ -110,7 +111,7 @@ def test_parity(bundle: Bundle, heads: dict[str, np.ndarray]) -> None:
 def test_the_shipped_model_hides_its_rounding(source: str, target: str) -> None:
     voxels = varied_subject(2, 0, 2.0).seen[source].voxels[:, :, 24:60:6]
     fine = Volume(np.kron(voxels, np.ones((2, 2, 1), np.int16)), np.eye(4))
-    slices, _ = fit_size(standardise(fine, StandardSettings()).slices, 192, 256)
+    slices, _ = fit_size(preprocess(fine, PreprocessSettings()).slices, 192, 256)
     translator = Translator("shipped", "cpu")
     network = translator._network(target)
     fast, in_float32 = (translator._run(network, slices, flag) for flag in (False, True))

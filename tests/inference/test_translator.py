@@ -19,7 +19,8 @@ from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference import translator as module
 from mrbridge.inference.translator import Translator
-from mrbridge.preparation.pipeline import StandardSettings, standardise
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.settings import PreprocessSettings
 from mrbridge.volume import Volume
 
 
@@ -86,11 +87,11 @@ def test_identity_in_three_planes(
     coarse = ndimage.gaussian_filter(rng.random((40, 44, 66)).astype(np.float32), 4)
     kept = coarse[:, :, :: spacing[2]]
     scan = store_as(Volume(kept, np.diag([*spacing, 1.0])), axes)
-    standard = standardise(scan, StandardSettings())
+    standard = preprocess(scan, PreprocessSettings())
     made = Translator(tiny_bundle, "cpu", planes="all").translate(scan, "T2w", match=scan)
     seen = sorted(shape[0] for shape in copying.shapes)
     assert seen == sorted([40, 44, kept.shape[2]]), "sagittal, coronal, axial slices"
-    expected = np.clip(scan.voxels, standard.recipe.low, standard.recipe.high)
+    expected = np.clip(scan.voxels, standard.normalisation.low, standard.normalisation.high)
     np.testing.assert_array_equal(made.affine, scan.affine)
     worst = np.abs(made.voxels - expected).max() / np.ptp(expected)
     assert worst < (1e-5 if spacing[2] == 1 else 0.03)
@@ -103,14 +104,14 @@ def test_three_planes_are_the_mean_of_what_each_makes(
     # Of multiples of 16, so that nothing is added to them.
     voxels = np.random.default_rng(0).uniform(100, 900, (32, 48, 64)).astype(np.float32)
     scan = Volume(voxels, np.eye(4))
-    bare = StandardSettings(margin_mm=0)
+    bare = PreprocessSettings(margin_mm=0)
     manifest = tiny_bundle.manifest.model_copy(update={"standard": bare})
     bundle = replace(tiny_bundle, manifest=manifest)
     made = Translator(bundle, "cpu", planes="all").translate(scan, "T2w", match=scan)
-    standard = standardise(scan, bare)
+    standard = preprocess(scan, bare)
     levels = [standard.slices.mean(axis, keepdims=True) for axis in ((1, 2), (0, 2), (0, 1))]
-    expected = standard.recipe.restore(sum(levels) / 3)
-    np.testing.assert_allclose(made.voxels, standard.to_voxels(expected, 0.0), rtol=1e-5)
+    expected = standard.normalisation.restore(sum(levels) / 3)
+    np.testing.assert_allclose(made.voxels, standard.undo(expected, 0.0), rtol=1e-5)
 
 
 def test_whose_planes_are_taken(tiny_bundle: Bundle) -> None:
@@ -136,9 +137,9 @@ def test_identity_in_every_orientation(
     axes: str, identity: Translator, make_scan: Callable[..., Volume]
 ) -> None:
     scan = store_as(make_scan(3, "T1w"), axes)
-    standard = standardise(scan, StandardSettings())
+    standard = preprocess(scan, PreprocessSettings())
     made = identity.translate(scan, "T2w", match=scan)
-    expected = np.clip(scan.voxels, standard.recipe.low, standard.recipe.high)
+    expected = np.clip(scan.voxels, standard.normalisation.low, standard.normalisation.high)
     assert made.voxels.dtype == np.float32
     np.testing.assert_array_equal(made.affine, scan.affine)
     np.testing.assert_allclose(made.voxels, expected, atol=1e-3)
@@ -150,10 +151,10 @@ def test_identity_up_to_interpolation(
     spacing: float, identity: Translator, make_scan: Callable[..., Volume]
 ) -> None:
     scan = smooth_scan(make_scan, shape=(61, 47, 9), spacing=spacing)
-    standard = standardise(scan, StandardSettings())
+    standard = preprocess(scan, PreprocessSettings())
     assert standard.grid.shape != standard.grid.full, "this scan must be resampled"
     made = identity.translate(scan, "T2w", match=scan)
-    expected = np.clip(scan.voxels, standard.recipe.low, standard.recipe.high)
+    expected = np.clip(scan.voxels, standard.normalisation.low, standard.normalisation.high)
     assert made.voxels.shape == scan.voxels.shape
     # The coarser the slices that the network sees, the more of the edges is lost.
     worst = np.abs(made.voxels - expected).max() / np.ptp(expected)
@@ -252,7 +253,7 @@ def test_upright_slices_get_as_much_above_as_axial_ones_in_front(
     copying: Copying,
 ) -> None:
     """Heads of 96 rows have 16 more around them at 112, so that 70 rows become 86, and these 96."""
-    changes = {"least_size": least, "planes": "all", "standard": StandardSettings(margin_mm=0)}
+    changes = {"least_size": least, "planes": "all", "standard": PreprocessSettings(margin_mm=0)}
     manifest = tiny_bundle.manifest.model_copy(update=changes)
     voxels = np.random.default_rng(0).uniform(100, 900, (80, 96, 70)).astype(np.float32)
     Translator(replace(tiny_bundle, manifest=manifest), "cpu").translate(
@@ -358,7 +359,7 @@ def test_what_preparation_evens_out_translation_evens_out_too(
     uneven = replace(plain, voxels=plain.voxels * slope)
     apart = {}
     for name in ("none", "n4"):
-        standard = StandardSettings(spacing_mm=None, bias=name)
+        standard = PreprocessSettings(spacing_mm=None, bias=name)
         manifest = tiny_bundle.manifest.model_copy(update={"standard": standard})
         translator = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
         one, other = (translator.translate(scan, "T2w").voxels for scan in (plain, uneven))
@@ -379,7 +380,7 @@ def test_a_model_of_brains_leaves_nothing_outside(
     size = float(np.count_nonzero(inside)) * abs(np.linalg.det(large[:3, :3])) / 1e6
     large[:3] *= (1.4 / size) ** (1 / 3)
     scan = replace(scan, affine=large)
-    standard = StandardSettings(spacing_mm=None, brain="mask")
+    standard = PreprocessSettings(spacing_mm=None, brain="mask")
     manifest = tiny_bundle.manifest.model_copy(update={"standard": standard})
     translator = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
     made = translator.translate(scan, "T2w", mask=Volume(inside.astype(np.uint8), large))
@@ -404,11 +405,11 @@ def test_what_was_aligned_is_turned_back(
     found = align.Alignment(turn, "rigid", 0.4, 0.1, 12.0, (0.9, 0.9))
     monkeypatch.setattr(align, "align", lambda *_: found)
     scan = smooth_scan(make_scan, shape=(60, 72, 48))
-    standard = StandardSettings(align="rigid")
+    standard = PreprocessSettings(align="rigid")
     manifest = tiny_bundle.manifest.model_copy(update={"standard": standard})
     translator = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
     made = translator.translate(scan, "T2w", match=scan)
-    recipe = standardise(scan, StandardSettings()).recipe
+    recipe = preprocess(scan, PreprocessSettings()).normalisation
     expected = np.clip(scan.voxels, recipe.low, recipe.high)
     np.testing.assert_array_equal(made.affine, scan.affine)
     assert made.voxels.shape == scan.voxels.shape
@@ -426,7 +427,7 @@ def test_translation_counts_in_deviations_as_preparation_did(
     """The network sees the same of a scan and of the scan with another gain: z-scores."""
     scan = make_scan(3, "T1w")
     brighter = replace(scan, voxels=(scan.voxels * 3.0).astype(np.float32))
-    standard = StandardSettings().changed({"intensity": {"method": "zscore"}})
+    standard = PreprocessSettings().changed({"intensity": {"method": "zscore"}})
     manifest = tiny_bundle.manifest.model_copy(update={"standard": standard})
     zscored = Translator(replace(tiny_bundle, manifest=manifest), "cpu")
     plain = Translator(tiny_bundle, "cpu")
@@ -434,7 +435,7 @@ def test_translation_counts_in_deviations_as_preparation_did(
     np.testing.assert_allclose(one, other, atol=0.01 * np.ptp(one))
     assert np.abs(one - plain.translate(scan, "T2w").voxels).max() > 0.05 * np.ptp(one)
     back = zscored.translate(scan, "T2w", match=scan).voxels
-    recipe = standardise(scan, standard).recipe
+    recipe = preprocess(scan, standard).normalisation
     inside = (scan.voxels > recipe.low) & (scan.voxels < recipe.high)
     assert np.abs(back - scan.voxels)[inside].mean() < 0.02 * np.ptp(scan.voxels)
 
@@ -444,10 +445,10 @@ def test_translation_brings_the_source_onto_its_scale_and_the_result_off_its_own
 ) -> None:
     """With an identity generator, of one scale for both: the scan comes back, whatever its gain."""
     scan = make_scan(3, "T1w")
-    standard = StandardSettings().changed({"intensity": {"method": "nyul"}})
-    plain = standardise(scan, standard).recipe
+    standard = PreprocessSettings().changed({"intensity": {"method": "nyul"}})
+    plain = preprocess(scan, standard).normalisation
     levels = tuple(np.linspace(-0.9, 1, len(plain.landmarks)).tolist())
-    scaled = standardise(scan, standard, None, levels).recipe
+    scaled = preprocess(scan, standard, None, levels).normalisation
     assert scaled.levels == levels
     manifest = tiny_bundle.manifest.model_copy(
         update={"standard": standard, "typical": {"T1w": scaled, "T2w": scaled}}

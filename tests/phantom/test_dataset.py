@@ -46,7 +46,7 @@ def test_the_layout_is_bids(dataset):
     assert set(hashes(dataset)) == expected
 
 
-def test_descriptions_say_what_it_is(dataset):
+def test_descriptions_say_that_it_is_simulated(dataset):
     raw = json.loads((dataset / "dataset_description.json").read_text())
     derived = json.loads((dataset / "derivatives/phantom/dataset_description.json").read_text())
     assert (raw["DatasetType"], derived["DatasetType"]) == ("raw", "derivative")
@@ -79,7 +79,7 @@ def test_processes_do_not_matter(dataset, tmp_path):
     assert hashes(again) == hashes(dataset)
 
 
-def test_a_complete_data_set_is_left_alone(dataset):
+def test_a_complete_dataset_is_kept(dataset):
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
     assert write_bids(dataset, SETTINGS) == dataset
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
@@ -119,7 +119,7 @@ def test_an_empty_folder_may_be_used(tmp_path):
     assert (out / "sub-01/anat/sub-01_T1w.nii.gz").is_file()
 
 
-def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 

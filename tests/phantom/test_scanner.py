@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mrbridge.phantom.fields import Grid
-from mrbridge.phantom.scanner import digitised, receive_field, rician, thick_slices
+from mrbridge.phantom.subjects import digitised, receive_field, rician, thick_slices
 
 
 def test_noise_in_air_follows_rayleigh():
@@ -51,7 +51,7 @@ def test_the_receive_field_stays_within_its_strength():
     assert 1.05 < field.max() <= np.exp(0.3)
 
 
-def test_digits_are_proportional_to_the_signal():
+def test_voxel_values_are_proportional_to_the_signal():
     signal = np.linspace(0, 1, 10_000, dtype=np.float32).reshape(100, 100, 1)
     digits = digitised(signal, 1000)
     assert digits.dtype == np.int16

@@ -20,7 +20,7 @@ def test_no_tissue_folds_over(head, seed):
     assert jacobian.min() > 0.1
 
 
-def test_places_are_found_again(head):
+def test_deformation_is_inverted(head):
     where = deformation(np.random.default_rng(0), head, head.grid)
     places = head.lesion_sites[::500].astype(np.float64)
     found = to_subject(places, where, head.grid)

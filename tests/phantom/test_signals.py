@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mrbridge.phantom import tissues
+from mrbridge.phantom import signals
 from mrbridge.phantom.signals import (
     ConventionalSpinEcho,
     FastSpinEcho,
@@ -55,21 +55,21 @@ def test_tissues_are_ordered_as_radiologists_know_them(seed):
     rng = np.random.default_rng(seed)
     t1w, t2w = GradientEcho.draw(rng), FastSpinEcho.draw(rng)
     order = (
-        tissues.FAT,
-        tissues.WHITE_MATTER,
-        tissues.GREY_MATTER,
-        tissues.FLUID,
+        signals.FAT,
+        signals.WHITE_MATTER,
+        signals.GREY_MATTER,
+        signals.FLUID,
     )
-    in_t1w = [t1w.signal(t.density, t.t1, t.t2, tissues.STATIC_DEPHASING) for t in order]
+    in_t1w = [t1w.signal(t.density, t.t1, t.t2, signals.STATIC_DEPHASING) for t in order]
     assert in_t1w == sorted(in_t1w, reverse=True)
     fluid, grey, white, muscle, dura = (
         t2w.signal(t.density, t.t1, t.t2)
         for t in (
-            tissues.FLUID,
-            tissues.GREY_MATTER,
-            tissues.WHITE_MATTER,
-            tissues.MUSCLE,
-            tissues.DURA,
+            signals.FLUID,
+            signals.GREY_MATTER,
+            signals.WHITE_MATTER,
+            signals.MUSCLE,
+            signals.DURA,
         )
     )
     assert fluid > 1.5 * grey
@@ -121,6 +121,6 @@ def test_an_inversion_before_a_spin_echo_is_its_pulses_one_by_one():
 @pytest.mark.parametrize("seed", range(4))
 def test_every_t1_weighted_sequence_shows_white_above_grey_above_fluid(kind, seed):
     sequence = kind.draw(np.random.default_rng(seed))
-    tissue = (tissues.WHITE_MATTER, tissues.GREY_MATTER, tissues.FLUID)
-    signals = [sequence.signal(t.density, t.t1, t.t2, tissues.STATIC_DEPHASING) for t in tissue]
-    assert signals == sorted(signals, reverse=True)
+    tissue = (signals.WHITE_MATTER, signals.GREY_MATTER, signals.FLUID)
+    shown = [sequence.signal(t.density, t.t1, t.t2, signals.STATIC_DEPHASING) for t in tissue]
+    assert shown == sorted(shown, reverse=True)

@@ -10,7 +10,7 @@ from scipy import ndimage
 from mrbridge.errors import SettingsError
 from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate
 from mrbridge.phantom.head import head_on, sample
-from mrbridge.phantom.lesions import Lesions
+from mrbridge.phantom.shape import Lesions
 
 COARSE = PhantomSettings(spacing_mm=4.0)
 PERFECT = COARSE.changed({"noise": 0.0, "bias": 0.0})
@@ -121,7 +121,7 @@ def test_the_number_of_lesions_is_within_its_range():
     assert {len(lesions.centres) for lesions in draws} == {2, 3, 4}
 
 
-def test_most_lesions_lie_beside_the_ventricles():
+def test_most_lesions_are_next_to_the_ventricles():
     head = head_on(4.0)
     lesions = Lesions.draw(np.random.default_rng(0), (200, 200), head)
     fluid, hull = sample(head.maps[2:4], head.grid, lesions.centres[None, None])[:, 0, 0]
@@ -144,7 +144,7 @@ def test_iron_darkens_the_pallidum_in_t2w(healthy):
     assert around(19, -5, -1) < 0.9 * around(12, -18, 8)  # pallidum, thalamus
 
 
-def test_intensity_alone_does_not_tell_the_other_contrast(subject):
+def test_intensity_does_not_determine_the_other_contrast(subject):
     brain = subject.brain_mask.voxels > 0
     correlation = np.corrcoef(subject.t1w.voxels[brain], subject.t2w.voxels[brain])[0, 1]
     assert -0.93 < correlation < -0.5

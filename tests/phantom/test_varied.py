@@ -7,10 +7,9 @@ from scipy import ndimage
 from mrbridge.phantom.anatomy import paint_head
 from mrbridge.phantom.fields import Grid
 from mrbridge.phantom.head import CHANNELS, head_on
-from mrbridge.phantom.lesions import Lesions
-from mrbridge.phantom.signals import ConventionalSpinEcho, FastSpinEcho, GradientEcho
-from mrbridge.phantom.tissues import Matter
-from mrbridge.phantom.varied import VariedSubject, _stripping, varied_subject
+from mrbridge.phantom.shape import Lesions
+from mrbridge.phantom.signals import ConventionalSpinEcho, FastSpinEcho, GradientEcho, Matter
+from mrbridge.phantom.subjects import VariedSubject, _stripping, varied_subject
 
 SPACING = 4.0
 
@@ -30,7 +29,7 @@ def test_equal_seeds_give_equal_subjects(subjects: list[VariedSubject]) -> None:
     assert not np.array_equal(again.seen["T1w"].voxels, other.seen["T1w"].voxels)
 
 
-def test_all_images_lie_on_one_grid(subjects: list[VariedSubject]) -> None:
+def test_all_images_are_on_one_grid(subjects: list[VariedSubject]) -> None:
     for subject in subjects:
         volumes = [*subject.seen.values(), *subject.canonical.values()]
         assert len({volume.voxels.shape for volume in volumes}) == 1
@@ -55,7 +54,7 @@ def test_a_stripped_head_is_black_around_the_brain_in_every_image(
         assert not volume.voxels[outside].any()
 
 
-def test_the_answer_does_not_depend_on_the_scanner(subjects: list[VariedSubject]) -> None:
+def test_ground_truth_does_not_depend_on_the_scanner(subjects: list[VariedSubject]) -> None:
     """White matter's canonical T1w is the same in all; how dark fluid is seen to be is not."""
     canonical, seen = [], []
     for subject in subjects:
@@ -78,7 +77,7 @@ def test_fluid_is_dark_in_t1w_and_bright_in_t2w(subjects: list[VariedSubject]) -
         assert np.median(t1w[fluid]) < 0.6 * np.percentile(t1w[t1w > 0.01], 60)
 
 
-def test_chance_can_be_overruled_and_nothing_else_changes() -> None:
+def test_stripping_can_be_chosen_and_nothing_else_changes() -> None:
     for index in (0, 1):
         free = varied_subject(11, index, 8.0)
         same, other = (

@@ -13,15 +13,17 @@ from scipy import ndimage
 from mrbridge import io
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
 from mrbridge.preparation import align as module
-from mrbridge.preparation import brain_template, register, standard
-from mrbridge.preparation.align import AGREEMENT_MM, Alignment, align, nearest_rigid
-from mrbridge.preparation.brain_template import Fit
-from mrbridge.preparation.pipeline import PrepareSettings, prepare, standardise
-from mrbridge.preparation.placement import along_axes, grid_of
-from mrbridge.preparation.register import Registration
-from mrbridge.preparation.resample import moved
-from mrbridge.preparation.settings import StandardSettings
+from mrbridge.preparation import preprocess as preprocessing
+from mrbridge.preparation import registration, template
+from mrbridge.preparation.align import AGREEMENT_MM, Alignment, align, along_axes, nearest_rigid
+from mrbridge.preparation.foreground import Head
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.registration import Registration
+from mrbridge.preparation.resample import grid_of, moved
+from mrbridge.preparation.settings import PrepareSettings, PreprocessSettings
 from mrbridge.preparation.store import Store
+from mrbridge.preparation.template import TemplateFit
 from mrbridge.volume import Volume
 
 Maker = Callable[..., Path]
@@ -62,37 +64,37 @@ def spot_of(volume: Volume) -> np.ndarray:
 class TestPlacement:
     @pytest.mark.parametrize("axis", [0, 1, 2])
     @pytest.mark.parametrize("spacing", [(2, 2, 4), (4, 2, 2), (2, 3, 2)])
-    def test_what_was_somewhere_lies_where_the_transform_says(
+    def test_a_point_moves_by_the_transform(
         self, axis: int, spacing: tuple[float, float, float]
     ) -> None:
         scan, transform = head(spacing), turn(14, axis, (5, -9, 21))
-        placed = along_axes(scan, transform, None).placed(scan)
+        placed = along_axes(Head(scan), transform, None).placed(scan)
         assert placed.affine is not None
         np.testing.assert_allclose(placed.affine[:3, :3], np.diag(spacing), atol=1e-12)
         expected = moved(spot_of(scan)[None], transform)[0]
         np.testing.assert_allclose(spot_of(placed), expected, atol=0.3)
 
-    def test_scans_of_one_thickness_share_their_heights(self) -> None:
+    def test_scans_of_one_thickness_have_slices_at_the_same_heights(self) -> None:
         for shift in ((0, 0, 0), (1.3, -2.7, 3.1)):
             scan = head()
-            onto = along_axes(scan, turn(8, 0, shift), 1.5).onto
+            onto = along_axes(Head(scan), turn(8, 0, shift), 1.5).onto
             assert onto.affine is not None
             np.testing.assert_allclose(np.diag(onto.affine)[:3], (1.5, 1.5, 4))
             steps = onto.affine[:3, 3] / (1.5, 1.5, 4)
             np.testing.assert_allclose(steps, np.round(steps), atol=1e-9)
 
-    def test_nothing_to_do_changes_nothing(self) -> None:
+    def test_identity_changes_nothing(self) -> None:
         scan = head((2, 2, 2))  # whose voxels lie at multiples of their edges
-        place = along_axes(scan, np.eye(4), None)
+        place = along_axes(Head(scan), np.eye(4), None)
         placed = place.placed(scan)
         np.testing.assert_allclose(placed.voxels.sum(), scan.voxels.sum(), rtol=1e-5)
-        np.testing.assert_allclose(place.undone(placed.voxels, 0.0), scan.voxels, atol=0.1)
+        np.testing.assert_allclose(place.undo(placed.voxels, 0.0), scan.voxels, atol=0.1)
 
-    def test_the_way_back(self) -> None:
+    def test_placement_is_undone(self) -> None:
         """Smooth images come back, up to what two interpolations lose; the grid holds the head."""
         scan = head((2, 2, 2))
-        place = along_axes(scan, turn(12, 0, (3, 4, 5)) @ turn(-7, 2), 2.0)
-        back = place.undone(place.placed(scan).voxels, -5.0)
+        place = along_axes(Head(scan), turn(12, 0, (3, 4, 5)) @ turn(-7, 2), 2.0)
+        back = place.undo(place.placed(scan).voxels, -5.0)
         seen = back != -5.0
         assert not scan.voxels[~seen].any()
         assert np.abs(back - scan.voxels)[seen].max() < 0.05 * scan.voxels.max()
@@ -100,11 +102,11 @@ class TestPlacement:
         there = place.placed_mask(inside)
         assert there.sum() == pytest.approx(inside.sum(), rel=0.01)
 
-    def test_nowhere_and_nothing(self) -> None:
-        with pytest.raises(InputError, match="picture"):
-            along_axes(Volume(np.ones((8, 8, 1)), None), np.eye(4), None)
+    def test_2d_images_and_empty_scans_are_refused(self) -> None:
+        with pytest.raises(InputError, match="2D image"):
+            along_axes(Head(Volume(np.ones((8, 8, 1)), None)), np.eye(4), None)
         with pytest.raises(InputError, match="nothing"):
-            along_axes(Volume(np.ones((8, 8, 8)), np.eye(4)), np.eye(4), None)
+            along_axes(Head(Volume(np.ones((8, 8, 8)), np.eye(4))), np.eye(4), None)
 
 
 def test_the_nearest_rigid_motion() -> None:
@@ -126,7 +128,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> Says:
     """What searches end at: transforms from template to scan, and mutual information."""
 
     def say(*ends: np.ndarray, information: float = 0.4) -> None:
-        fits = [Fit(end, information - 0.001 * number) for number, end in enumerate(ends)]
+        fits = [TemplateFit(end, information - 0.001 * number) for number, end in enumerate(ends)]
         monkeypatch.setattr(module, "template_fits", lambda *_: fits)
 
     return say
@@ -136,10 +138,12 @@ SIZE = np.diag([0.9, 0.92, 0.85, 1.0])
 
 
 class TestDecision:
-    def test_rigid_keeps_the_size_and_affine_gives_the_templates(self, searched: Says) -> None:
+    def test_rigid_keeps_the_size_and_affine_takes_that_of_the_template(
+        self, searched: Says
+    ) -> None:
         end = turn(10, 0, (0, 12, -4)) @ SIZE
         searched(end, end, end)
-        rigid, affine = (align(head(), kind) for kind in ("rigid", "affine"))
+        rigid, affine = (align(Head(head()), kind) for kind in ("rigid", "affine"))
         np.testing.assert_allclose(affine.transform @ end, np.eye(4), atol=1e-9)
         np.testing.assert_allclose(np.linalg.svd(rigid.transform[:3, :3])[1], 1, atol=1e-9)
         assert rigid.angle == pytest.approx(10, abs=0.5)
@@ -147,54 +151,56 @@ class TestDecision:
         told = rigid.as_json()
         np.testing.assert_allclose(told["scan_to_template_ras_mm"], rigid.transform, atol=1e-6)
 
-    def test_between_people_more_is_allowed_than_of_one_person(self, searched: Says) -> None:
-        assert AGREEMENT_MM > register.AGREEMENT_MM
+    def test_the_tolerance_between_people_is_larger_than_within_one(self, searched: Says) -> None:
+        assert AGREEMENT_MM > registration.AGREEMENT_MM
         near, far = (turn(0, 0, (0, 0, mm)) @ SIZE for mm in (AGREEMENT_MM - 1, AGREEMENT_MM + 1))
         searched(SIZE, SIZE, near)
-        assert align(head(), "rigid").residual_mm == pytest.approx(AGREEMENT_MM - 1)
+        assert align(Head(head()), "rigid").residual_mm == pytest.approx(AGREEMENT_MM - 1)
         searched(SIZE, SIZE, far)
         with pytest.raises(InputError, match=r"searches end 5\.0 mm apart"):
-            align(head(), "rigid")
+            align(Head(head()), "rigid")
 
-    def test_one_that_went_astray_is_not_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_search_that_went_astray_does_not_count(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         astray = turn(30, 0, (0, 50, 0)) @ SIZE
 
         def answer(values: tuple[float, float, float]) -> None:
-            fits = list(map(Fit, (SIZE, SIZE, astray), values))
+            fits = list(map(TemplateFit, (SIZE, SIZE, astray), values))
             monkeypatch.setattr(module, "template_fits", lambda *_: fits)
 
         answer((0.4, 0.39, 0.15))
-        assert align(head(), "rigid").residual_mm == 0
+        assert align(Head(head()), "rigid").residual_mm == 0
         answer((0.4, 0.39, 0.35))
         with pytest.raises(InputError, match="mm apart"):
-            align(head(), "rigid")
+            align(Head(head()), "rigid")
         answer((0.4, 0.2, 0.15))
-        with pytest.raises(InputError, match="but one search"):
-            align(head(), "rigid")
+        with pytest.raises(InputError, match="only one search"):
+            align(Head(head()), "rigid")
 
     @pytest.mark.parametrize(
         ("ends", "information", "why"),
         [
-            ([SIZE], 0.4, "but one search"),
+            ([SIZE], 0.4, "only one search"),
             ([SIZE] * 3, 0.1, "shares 0.10 nats"),
             ([np.diag([1.3, 0.9, 0.9, 1])] * 3, 0.4, "0.90 to 1.30 times"),
             ([np.diag([1.19, 1.19, 1.19, 1])] * 3, 0.4, "litres"),
             ([turn(0, 0, (0, 0, 150)) @ SIZE] * 3, 0.4, "field of view"),
         ],
     )
-    def test_what_cannot_be_is_refused(
+    def test_implausible_alignments_are_refused(
         self, searched: Says, ends: list[np.ndarray], information: float, why: str
     ) -> None:
         searched(*ends, information=information)
         with pytest.raises(InputError, match=why):
-            align(head(), "affine")
+            align(Head(head()), "affine")
 
     def test_pictures(self) -> None:
-        with pytest.raises(InputError, match="picture"):
-            align(Volume(np.ones((8, 8, 1), np.uint8), None), "rigid")
+        with pytest.raises(InputError, match="2D image"):
+            align(Head(Volume(np.ones((8, 8, 1), np.uint8), None)), "rigid")
 
 
-def test_who_asks_for_brain_and_alignment_searches_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skull_stripping_and_alignment_share_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     import SimpleITK as sitk
 
     searches = []
@@ -206,16 +212,16 @@ def test_who_asks_for_brain_and_alignment_searches_once(monkeypatch: pytest.Monk
         def ends(self, *_: object) -> list[tuple[float, sitk.AffineTransform]]:
             return [(0.4, sitk.AffineTransform(3)), (0.3, sitk.AffineTransform(3))]
 
-        def last(self, _: object) -> Fit:
-            return Fit(np.diag([0.9, 0.9, 0.9, 1]), 0.4)
+        def last(self, _: object) -> TemplateFit:
+            return TemplateFit(np.diag([0.9, 0.9, 0.9, 1]), 0.4)
 
-    monkeypatch.setattr(brain_template, "_Search", Search)
-    drawings = len(brain_template._template().drawings)
+    monkeypatch.setattr(template, "_TemplateSearch", Search)
+    versions = len(template._template().versions)
     for number in (1, 2):
-        scan = head()
+        scan = Head(head())
         align(scan, "rigid")
-        assert brain_template.brain_by_template(scan).any()
-        assert len(searches) == number * drawings
+        assert template.brain_by_template(scan).any()
+        assert len(searches) == number * versions
 
 
 KNOWN = turn(9, 0, (2, -3, 6))
@@ -225,8 +231,8 @@ KNOWN = turn(9, 0, (2, -3, 6))
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every scan lies where KNOWN says, but for those at the edge of a scanner."""
 
-    def answer(volume: Volume, kind: str) -> Alignment:
-        if volume.voxels.max() > 30_000:
+    def answer(head: Head, kind: str) -> Alignment:
+        if head.volume.voxels.max() > 30_000:
             raise InputError("alignment with the template did not converge: a test says so")
         return Alignment(KNOWN, "rigid", 0.4, 0.3, 9.0, (0.8, 0.9))
 
@@ -238,7 +244,7 @@ RIGID = PrepareSettings().changed({"standard": {"align": "rigid"}})
 
 @pytest.mark.usefixtures("known")
 class TestPrepare:
-    def test_the_spot_lies_in_its_place_in_the_store(self, tmp_path: Path) -> None:
+    def test_a_bright_spot_is_at_its_position_in_the_store(self, tmp_path: Path) -> None:
         """Through the record's affine, a pixel of the store is a place in the template."""
         for contrast in ("T1w", "T2w"):
             io.write(head(), tmp_path / f"bids/sub-1/anat/sub-1_{contrast}.nii.gz")
@@ -267,7 +273,7 @@ class TestPrepare:
             assert scan.affine is not None
             io.write(replace(scan, affine=np.linalg.inv(apart) @ scan.affine, header=None), path)
         found = Registration(apart, "rigid", 0.4, 0.8, 3.7, 0.2, 9, 9, 1.0)
-        monkeypatch.setattr(register, "register", lambda *_: found)
+        monkeypatch.setattr(registration, "register", lambda *_: found)
         both = RIGID.changed({"registration": "rigid"})
         store = prepare(root, tmp_path / "s", both)
         pairs = [pair for split in ("train", "val", "test") for pair in store.pairs(split)]
@@ -292,27 +298,27 @@ class TestPrepare:
             prepare(root, tmp_path / "s", RIGID)
         assert len(Store.open(tmp_path / "s").records()) == 5
 
-    def test_brains_come_along(self) -> None:
+    def test_the_brain_mask_is_aligned_too(self) -> None:
         """A mask in the scan's own voxels; what lies outside is black on the template's grid."""
         scan = head((2, 2, 2))
         inside = scan.voxels > 250
         mask = Volume(inside.astype(np.uint8), scan.affine)
-        wanted = StandardSettings(spacing_mm=2.0, align="rigid", brain="mask")
-        made = standardise(scan, wanted, mask)
+        wanted = PreprocessSettings(spacing_mm=2.0, align="rigid", brain="mask")
+        made = preprocess(scan, wanted, mask)
         np.testing.assert_array_equal(made.brain, inside)
         assert (made.slices > -1).sum() == pytest.approx(inside.sum(), rel=0.02)
-        grown = made.to_voxels((made.slices > -1).astype(np.float32), 0.0) > 0.5
+        grown = made.undo((made.slices > -1).astype(np.float32), 0.0) > 0.5
         assert (grown != inside).sum() < 0.05 * inside.sum()
 
 
-def test_other_words_are_refused() -> None:
+def test_invalid_values_are_refused() -> None:
     with pytest.raises(SettingsError, match="align"):
-        StandardSettings.build({"align": "yes"})
+        PreprocessSettings.build({"align": "yes"})
 
 
-def test_scans_are_not_aligned_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standard, "aligned", None)
-    made = standardise(head(), StandardSettings())
+def test_scans_are_not_aligned_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocessing, "aligned", None)
+    made = preprocess(head(), PreprocessSettings())
     assert made.placement is None
     assert made.alignment is None
     assert grid_of(head()).voxels.shape == head().voxels.shape
@@ -320,7 +326,7 @@ def test_scans_are_not_aligned_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
-def test_the_template_itself_in_another_place_and_size(kind: str) -> None:
+def test_the_template_moved_and_resized_is_found(kind: str) -> None:
     """Turned, shifted and shrunk: brought back to within 1 mm; affine, to its size too."""
     from nilearn.datasets import load_mni152_template
 
@@ -329,14 +335,16 @@ def test_the_template_itself_in_another_place_and_size(kind: str) -> None:
     there = turn(11, 0, (6, -14, 35)) @ turn(-6, 2) @ size
     voxels = np.asarray(template.dataobj, np.float32) * 800
     scan = Volume(voxels, there @ template.affine)
-    found = align(scan, "affine" if kind == "affine" else "rigid")
+    found = align(Head(scan), "affine" if kind == "affine" else "rigid")
     assert found.residual_mm < AGREEMENT_MM
     points = module._brain_points()
     ends = moved(points, found.transform @ there)
     if kind == "affine":
-        assert module._apart(ends, points) < 1
+        assert module._rms_distance(ends, points) < 1
     else:
-        assert module._apart(ends, moved(points, nearest_rigid(points, ends) @ np.eye(4))) < 12
+        assert (
+            module._rms_distance(ends, moved(points, nearest_rigid(points, ends) @ np.eye(4))) < 12
+        )
         turned = nearest_rigid(moved(points, size), ends)
         angle = np.degrees(np.arccos((np.trace(turned[:3, :3]) - 1) / 2))
         assert angle < 1
@@ -345,7 +353,7 @@ def test_the_template_itself_in_another_place_and_size(kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["noise", "upside down"])
-def test_what_is_no_head_is_refused(wrong: str) -> None:
+def test_scans_without_a_head_are_refused(wrong: str) -> None:
     from nilearn.datasets import load_mni152_template
 
     template = load_mni152_template(2)
@@ -355,4 +363,4 @@ def test_what_is_no_head_is_refused(wrong: str) -> None:
     else:
         voxels = np.ascontiguousarray(voxels[:, :, ::-1])
     with pytest.raises(InputError, match=r"did not converge|no brain"):
-        align(Volume(voxels, np.asarray(template.affine)), "rigid")
+        align(Head(Volume(voxels, np.asarray(template.affine))), "rigid")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mrbridge.preparation.bias import without_bias
-from mrbridge.preparation.pipeline import standardise
-from mrbridge.preparation.settings import StandardSettings
+from mrbridge.preparation.corrections import without_bias
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.settings import PreprocessSettings
 from mrbridge.volume import Volume
 
 SHAPE, SPACING = (14, 30, 28), (6.0, 6.0, 6.0)
@@ -33,7 +33,7 @@ def unevenness(image: np.ndarray, truth: np.ndarray) -> float:
     return float(ratio.std() / ratio.mean())
 
 
-def test_a_known_field_is_taken_off():
+def test_a_known_field_is_removed():
     truth, drift = tissue(), field()
     before = truth * drift
     after = without_bias(before, before > 0, SPACING)
@@ -42,7 +42,7 @@ def test_a_known_field_is_taken_off():
     assert after[truth > 0].mean() == pytest.approx(before[truth > 0].mean(), rel=1e-4)
 
 
-def test_an_even_image_stays_as_it_is():
+def test_a_uniform_image_is_unchanged():
     truth = tissue()
     assert unevenness(without_bias(truth, truth > 0, SPACING), truth) < 0.02
 
@@ -55,7 +55,7 @@ def test_zeros_stay_and_brightness_does_not_matter():
     np.testing.assert_allclose(tripled, 3 * after, rtol=0.02)
 
 
-def test_it_is_the_same_whenever_it_is_done():
+def test_it_is_reproducible():
     image = tissue() * field()
     once, again = (without_bias(image, image > 0, SPACING) for _ in range(2))
     np.testing.assert_array_equal(once, again)
@@ -81,12 +81,12 @@ def test_nothing_to_look_at():
 class TestStandard:
     affine = np.diag([6.0, 6.0, 6.0, 1.0])
 
-    def test_it_is_part_of_what_every_scan_goes_through(self):
+    def test_it_is_part_of_preprocessing(self):
         """With and without a field, networks see nearly the same image."""
         truth, drift = tissue().transpose(2, 1, 0), field(strength=0.5).transpose(2, 1, 0)
         seen = {
-            (bias, name): standardise(
-                Volume(image, self.affine), StandardSettings(spacing_mm=None, bias=bias)
+            (bias, name): preprocess(
+                Volume(image, self.affine), PreprocessSettings(spacing_mm=None, bias=bias)
             ).slices
             for bias in ("none", "n4")
             for name, image in (("even", truth), ("uneven", truth * drift))

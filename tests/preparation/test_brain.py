@@ -14,10 +14,12 @@ import pytest
 from mrbridge import io
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
 from mrbridge.preparation import brain as module
-from mrbridge.preparation.brain import find_brain, implausible, litres, mask_path
+from mrbridge.preparation.brain import find_brain, implausible, mask_path, volume_l
 from mrbridge.preparation.crop import Crop
-from mrbridge.preparation.pipeline import PrepareSettings, prepare, standardise
-from mrbridge.preparation.settings import StandardSettings, check_pattern
+from mrbridge.preparation.foreground import Head
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.settings import PrepareSettings, PreprocessSettings, check_pattern
 from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
@@ -69,7 +71,7 @@ def cohort(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_template_itself_in_another_place_and_size() -> None:
+def test_the_template_moved_and_resized_is_found() -> None:
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 
     template, truth = load_mni152_template(4), np.asarray(load_mni152_brain_mask(4).dataobj) > 0
@@ -80,57 +82,57 @@ def test_the_template_itself_in_another_place_and_size() -> None:
     moved[:3, :3] = 0.93 * np.array(turn)
     moved[:3, 3] = [8, -15, 40]
     head = Volume(values, moved @ template.affine)
-    found = module.brain_by_template(head)
+    found = module.brain_by_template(Head(head))
     assert 2 * np.count_nonzero(found & truth) / (found.sum() + truth.sum()) > 0.95
 
 
-def test_what_can_be_a_brain_and_what_cannot() -> None:
+def test_implausible_brain_masks_are_named() -> None:
     head = make_head()
-    assert implausible(BRAIN, head) is None
-    assert litres(BRAIN, head) == pytest.approx(4 / 3 * np.pi * 66 * 84 * 62 / 1e6, rel=0.03)
+    assert implausible(BRAIN, Head(head)) is None
+    assert volume_l(BRAIN, head) == pytest.approx(4 / 3 * np.pi * 66 * 84 * 62 / 1e6, rel=0.03)
     for inside, why in (
         (ball((45, 50, 40)), "litres"),
         (ball((90, 100, 76)), "litres"),
         (np.zeros(SHAPE, bool), "litres"),
         (ball((50, 84, 62), (-46, 0, 0)) | ball((20, 40, 62), (80, 0, 0)), "pieces"),
-        (ball((60, 70, 55), (0, 38, 0)), "centre lies 3|centre lies 4"),
+        (ball((60, 70, 55), (0, 38, 0)), "centre is 3|centre is 4"),
         (ball((66, 84, 62), (0, 0, 52)), "top of the field of view"),
     ):
-        told = implausible(inside, head)
-        assert told is not None, why
-        assert any(part in told for part in why.split("|")), told
+        reason = implausible(inside, Head(head))
+        assert reason is not None, why
+        assert any(part in reason for part in why.split("|")), reason
 
 
-def test_a_mask_of_another_grid_is_brought_along() -> None:
+def test_a_mask_on_another_grid_is_resampled() -> None:
     head = make_head()
     flipped = Volume(BRAIN[::-1].astype(np.uint8), AFFINE @ np.diag([-1, 1, 1, 1.0]))
     flipped.affine[:3, 3] = (AFFINE @ [SHAPE[0] - 1, 0, 0, 1])[:3]
-    np.testing.assert_array_equal(find_brain(head, "mask", flipped), BRAIN)
+    np.testing.assert_array_equal(find_brain(Head(head), "mask", flipped), BRAIN)
 
 
 def test_a_stripped_brain_is_its_own_mask() -> None:
-    np.testing.assert_array_equal(find_brain(make_head(stripped=True), "mask"), BRAIN)
+    np.testing.assert_array_equal(find_brain(Head(make_head(stripped=True)), "mask"), BRAIN)
     with pytest.raises(InputError, match="no brain mask"):
-        find_brain(make_head(), "mask")
+        find_brain(Head(make_head()), "mask")
 
 
-def test_pictures_have_no_brain_that_could_be_told() -> None:
-    with pytest.raises(InputError, match="picture"):
-        find_brain(Volume(np.ones((8, 8, 1), np.uint8), None), "auto")
+def test_2d_images_are_refused() -> None:
+    with pytest.raises(InputError, match="2D image"):
+        find_brain(Head(Volume(np.ones((8, 8, 1), np.uint8), None)), "auto")
 
 
 def test_outside_is_black_and_the_brain_keeps_its_range() -> None:
-    head, settings = make_head(), StandardSettings(spacing_mm=None, brain="mask")
+    head, settings = make_head(), PreprocessSettings(spacing_mm=None, brain="mask")
     whole = Crop.whole(head)
-    standard = standardise(head, settings, mask_of(BRAIN), crop=whole)
-    alone = standardise(make_head(stripped=True), StandardSettings(spacing_mm=None), crop=whole)
+    standard = preprocess(head, settings, mask_of(BRAIN), crop=whole)
+    alone = preprocess(make_head(stripped=True), PreprocessSettings(spacing_mm=None), crop=whole)
     np.testing.assert_array_equal(standard.brain, BRAIN)
     assert (standard.slices[~standard.foreground] == -1).all()
     np.testing.assert_allclose(standard.slices, alone.slices, atol=1e-5)
 
 
 class TestPrepare:
-    def test_the_store_has_brains_and_says_so(self, cohort: Path, tmp_path: Path) -> None:
+    def test_the_store_holds_brains_and_their_volume(self, cohort: Path, tmp_path: Path) -> None:
         wanted = PrepareSettings().changed({"standard": {"brain": "mask"}})
         plain, store = prepare(cohort, tmp_path / "plain"), prepare(cohort, tmp_path / "s", wanted)
         for before, record in zip(plain.records(), store.records(), strict=True):
@@ -139,7 +141,7 @@ class TestPrepare:
             assert (store.slices(record) == -1).mean() > (plain.slices(before) == -1).mean() + 0.2
         assert Store.open(tmp_path / "s").manifest.settings.standard.brain == "mask"
 
-    def test_another_mask_another_array(self, cohort: Path, tmp_path: Path) -> None:
+    def test_another_mask_gives_another_array(self, cohort: Path, tmp_path: Path) -> None:
         wanted = PrepareSettings().changed({"standard": {"brain": "mask"}})
         first = {r.id: r.data_sha256 for r in prepare(cohort, tmp_path / "s", wanted).records()}
         smaller = ball((60, 80, 60))
@@ -158,7 +160,7 @@ class TestPrepare:
         assert {record.subject for record in store.records()} == {"01", "03"}
         assert len(store.manifest.failures) == 2
 
-    def test_auto_asks_the_template_for_each(
+    def test_auto_uses_the_template(
         self, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "brain_by_template", lambda volume: BRAIN)
@@ -169,8 +171,10 @@ class TestPrepare:
 
 
 class TestPlaces:
-    def test_beside_in_derivatives_and_by_pattern(self, tmp_path: Path) -> None:
-        pattern = StandardSettings().brain_mask
+    def test_masks_are_found_next_to_the_scan_in_derivatives_and_by_pattern(
+        self, tmp_path: Path
+    ) -> None:
+        pattern = PreprocessSettings().brain_mask
         scan = tmp_path / "sub-1/ses-2/anat/sub-1_ses-2_run-1_T1w.nii.gz"
         assert mask_path(scan, pattern) is None
         below = tmp_path / "derivatives/tool/sub-1/ses-2/anat"
@@ -200,8 +204,8 @@ class TestPlaces:
             "{stem}\0",
         ],
     )
-    def test_patterns_that_say_nothing_are_refused(self, pattern: str) -> None:
-        with pytest.raises(SettingsError, match="brain masks lie"):
+    def test_invalid_patterns_are_refused(self, pattern: str) -> None:
+        with pytest.raises(SettingsError, match="brain masks are"):
             check_pattern(pattern)
 
 
@@ -232,26 +236,26 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 class TestHdBet:
-    def test_its_mask_is_taken(self, install: Install, tmp_path: Path) -> None:
+    def test_its_mask_is_used(self, install: Install, tmp_path: Path) -> None:
         io.write(mask_of(BRAIN), tmp_path / "known.nii.gz")
         install(COPY.format(mask=str(tmp_path / "known.nii.gz")))
-        np.testing.assert_array_equal(find_brain(make_head(), "hd-bet"), BRAIN)
+        np.testing.assert_array_equal(find_brain(Head(make_head()), "hd-bet"), BRAIN)
 
-    def test_its_mask_is_judged_too(self, install: Install, tmp_path: Path) -> None:
+    def test_its_mask_must_be_plausible(self, install: Install, tmp_path: Path) -> None:
         io.write(mask_of(ball((30, 30, 30))), tmp_path / "known.nii.gz")
         install(COPY.format(mask=str(tmp_path / "known.nii.gz")))
         with pytest.raises(InputError, match="implausible"):
-            find_brain(make_head(), "hd-bet")
+            find_brain(Head(make_head()), "hd-bet")
 
-    def test_what_it_says_when_it_fails_is_told(self, install: Install) -> None:
+    def test_its_error_is_reported(self, install: Install) -> None:
         install('print("out of memory", file=sys.stderr); sys.exit(3)')
         with pytest.raises(InputError, match=r"gave no mask \(out of memory\)"):
-            find_brain(make_head(), "hd-bet")
+            find_brain(Head(make_head()), "hd-bet")
         install("pass")
         with pytest.raises(InputError, match=r"gave no mask \(exit code 0\)"):
-            find_brain(make_head(), "hd-bet")
+            find_brain(Head(make_head()), "hd-bet")
 
-    def test_absence_is_told_before_anything_is_done(
+    def test_its_absence_is_reported_first(
         self, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -261,12 +265,12 @@ class TestHdBet:
         assert not (tmp_path / "s").exists()
 
 
-def test_scans_that_moved_take_their_masks_along(
+def test_registered_scans_keep_their_masks(
     cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With registration, a mask in the place of the T2w scan ends on the grid of the T1w scan."""
-    from mrbridge.preparation import register
-    from mrbridge.preparation.register import Registration
+    from mrbridge.preparation import registration
+    from mrbridge.preparation.registration import Registration
 
     shift = np.eye(4)
     shift[0, 3] = 8.0  # two voxels
@@ -278,7 +282,7 @@ def test_scans_that_moved_take_their_masks_along(
         io.write(own, path.with_name(f"sub-{number:02}_T2w_mask.nii.gz"))
         io.write(mask_of(BRAIN), path.with_name(f"sub-{number:02}_T1w_mask.nii.gz"))
     known = Registration(shift, "rigid", 0.4, 0.8, 8.0, 0.1, 9, 9, 1.0)
-    monkeypatch.setattr(register, "register", lambda *_: known)
+    monkeypatch.setattr(registration, "register", lambda *_: known)
     wanted = PrepareSettings().changed(
         {
             "registration": "rigid",

@@ -56,7 +56,7 @@ def test_all_48_orientations_give_the_same_slices_and_come_back(code: str) -> No
     np.testing.assert_allclose(stored_grid.affine, grid.affine, atol=1e-12)
 
 
-def test_slices_lie_as_in_a_dicom_picture() -> None:
+def test_slices_are_oriented_as_in_an_axial_dicom_image() -> None:
     voxels = np.zeros((7, 6, 5), np.float32)
     voxels[6, 5, 4] = 1  # right-most... of RAS is index 6 along R: the patient's right
     slices, grid = to_slices(Volume(voxels, np.eye(4)), None)
@@ -157,7 +157,7 @@ def test_resampling_stays_within_the_range() -> None:
     assert from_slices(slices, grid).min() == 0
 
 
-def test_a_picture_is_one_slice_as_it_is() -> None:
+def test_a_2d_image_is_one_slice() -> None:
     pixels = np.arange(77, dtype=np.uint8).reshape(11, 7, 1)
     slices, grid = to_slices(Volume(pixels, None), 1.0)
     np.testing.assert_array_equal(slices[0], pixels[:, :, 0])

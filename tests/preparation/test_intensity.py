@@ -14,19 +14,17 @@ from scipy import ndimage
 
 from mrbridge.errors import InputError
 from mrbridge.io import read
-from mrbridge.preparation import intensity
+from mrbridge.preparation import foreground
+from mrbridge.preparation.foreground import blank_outside, foreground_mask, has_surroundings
 from mrbridge.preparation.geometry import to_slices
 from mrbridge.preparation.intensity import (
     FLOOR,
-    IntensityRecipe,
-    IntensitySettings,
-    blank_outside,
-    find_recipe,
-    foreground_mask,
-    has_surroundings,
-    median_recipe,
+    IntensityNormalisation,
+    find_normalisation,
+    median_normalisation,
 )
-from mrbridge.preparation.pipeline import StandardSettings, standardise
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.settings import IntensitySettings, PreprocessSettings
 from mrbridge.volume import Volume
 
 DEFAULT = IntensitySettings()
@@ -55,14 +53,14 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
     st.floats(-1e4, 1e4), st.floats(1e-2, 1e5), st.lists(st.floats(0, 1), min_size=1, max_size=20)
 )
 def test_restoring_undoes_normalising(low: float, width: float, places: list[float]) -> None:
-    recipe = IntensityRecipe(low=low, high=low + width)
+    recipe = IntensityNormalisation(low=low, high=low + width)
     values = low + np.array(places) * width
     back = recipe.restore(recipe.normalise(values))
     np.testing.assert_allclose(back, values, atol=1e-5 * (abs(low) + width))
 
 
 def test_the_ends_of_the_range() -> None:
-    recipe = IntensityRecipe(low=10, high=30)
+    recipe = IntensityNormalisation(low=10, high=30)
     normal = recipe.normalise(np.array([0, 10, 20, 30, 99], np.uint16))
     assert normal.dtype == np.float32
     assert normal.tolist() == [-1, -1, 0, 1, 1]
@@ -76,8 +74,8 @@ def test_the_unit_of_the_scanner_does_not_matter(factor: float) -> None:
     scaled = (image * factor).astype(np.float32)
     masks = foreground_mask(image), foreground_mask(scaled)
     np.testing.assert_array_equal(*masks)
-    first = find_recipe(image, masks[0], DEFAULT).normalise(image)
-    second = find_recipe(scaled, masks[1], DEFAULT).normalise(scaled)
+    first = find_normalisation(image, masks[0], DEFAULT).normalise(image)
+    second = find_normalisation(scaled, masks[1], DEFAULT).normalise(scaled)
     np.testing.assert_allclose(first, second, atol=1e-5)
 
 
@@ -101,7 +99,7 @@ def test_ringing_around_a_stripped_brain_is_background() -> None:
     image[ring] = -0.04 * generator.random(int(ring.sum()))
     mask = foreground_mask(image)
     assert dice(mask, where) > 0.98
-    recipe = find_recipe(image, mask, DEFAULT)
+    recipe = find_normalisation(image, mask, DEFAULT)
     normal = recipe.normalise(image)
     assert (normal[~where] == -1).all()
     fluid = normal[:, 46:50, 46:50]
@@ -122,10 +120,10 @@ def test_specks_go_and_holes_are_filled_as_scipy_does_it(seed: int) -> None:
         sizes = ndimage.sum_labels(filled, labels, range(1, count + 1))
         large = 1 + np.flatnonzero(sizes > max(sizes, default=0) / 100)
         expected[index] = np.isin(labels, large)[3:-3, 3:-3]
-    np.testing.assert_array_equal(intensity._solid(mask), expected)
+    np.testing.assert_array_equal(foreground._solid(mask), expected)
 
 
-def test_a_mask_of_nothing() -> None:
+def test_a_constant_image_has_no_foreground() -> None:
     assert not foreground_mask(np.full((2, 9, 9), 3.0, np.float32)).any()
 
 
@@ -135,33 +133,37 @@ def test_the_head_may_touch_every_edge() -> None:
     assert foreground_mask(tight).mean() > 0.95
 
 
-def test_pictures_of_eight_bit_keep_their_window() -> None:
+def test_8_bit_images_keep_their_window() -> None:
     image = np.linspace(3, 220, 99, dtype=np.float32).reshape(1, 9, 11)
     mask = np.ones(image.shape, bool)
-    assert find_recipe(image, mask, DEFAULT, 8) == IntensityRecipe(low=0, high=255)
-    assert find_recipe(image, mask, DEFAULT, 16).high < 220
+    assert find_normalisation(image, mask, DEFAULT, 8) == IntensityNormalisation(low=0, high=255)
+    assert find_normalisation(image, mask, DEFAULT, 16).high < 220
 
 
 @pytest.mark.parametrize("offset", [0, 100])
-def test_pictures_of_eight_bit_that_use_a_part_of_it_have_the_range_of_this_part(
+def test_8_bit_images_that_use_part_of_it_have_the_range_of_this_part(
     offset: int,
 ) -> None:
     image = np.linspace(3, 80, 99, dtype=np.float32).reshape(1, 9, 11) + offset
     mask = np.ones(image.shape, bool)
-    assert find_recipe(image, mask, DEFAULT, 8) == find_recipe(image, mask, DEFAULT, 16)
+    assert find_normalisation(image, mask, DEFAULT, 8) == find_normalisation(
+        image, mask, DEFAULT, 16
+    )
 
 
 @pytest.mark.parametrize("depth", [None, 8, 16])
 def test_a_constant_image_is_refused(depth: int | None) -> None:
     image = np.full((1, 9, 9), 5, np.float32)
     with pytest.raises(InputError, match="constant"):
-        find_recipe(image, foreground_mask(image), DEFAULT, depth)
+        find_normalisation(image, foreground_mask(image), DEFAULT, depth)
 
 
 def test_one_bright_voxel_is_enough() -> None:
     image = np.zeros((1, 9, 9), np.float32)
     image[0, 4, 4] = 7
-    assert find_recipe(image, foreground_mask(image), DEFAULT) == IntensityRecipe(low=0, high=7)
+    assert find_normalisation(image, foreground_mask(image), DEFAULT) == IntensityNormalisation(
+        low=0, high=7
+    )
 
 
 def test_settings_outside_their_range_are_refused() -> None:
@@ -190,14 +192,14 @@ def test_real_heads(
     if "mni" in name:
         # The true brain is where the stripped volume is not zero.
         assert dice(mask, slices > 0) > 0.98
-        normal = find_recipe(slices, mask, DEFAULT).normalise(slices)
+        normal = find_normalisation(slices, mask, DEFAULT).normalise(slices)
         assert (normal[slices <= 0] == -1).all()
 
 
 def test_a_bright_tail_bends_the_range_and_the_bend_is_undone():
     tissue, fat = np.linspace(0, 100, 901), np.linspace(250, 300, 99)
     image = np.concatenate([tissue, fat]).astype(np.float32).reshape(1, 10, 100)
-    recipe = find_recipe(image, np.ones(image.shape, bool), DEFAULT)
+    recipe = find_normalisation(image, np.ones(image.shape, bool), DEFAULT)
     assert recipe.knee == pytest.approx(np.percentile(image, 90), rel=1e-6)
     mapped = recipe.normalise(image)
     assert mapped[image <= 100].max() > 0.55  # tissue has most of the range
@@ -208,13 +210,16 @@ def test_a_bright_tail_bends_the_range_and_the_bend_is_undone():
 
 def test_no_tail_no_bend():
     image = np.linspace(0, 100, 1000, dtype=np.float32).reshape(1, 10, 100)
-    assert find_recipe(image, np.ones(image.shape, bool), DEFAULT).knee is None
+    assert find_normalisation(image, np.ones(image.shape, bool), DEFAULT).knee is None
 
 
-def test_median_recipe_mixes_bent_and_straight_ones():
-    bent, straight = IntensityRecipe(low=0, high=100, knee=40), IntensityRecipe(low=0, high=100)
-    assert median_recipe([bent, bent, straight]).knee == pytest.approx(40)
-    assert median_recipe([bent, straight, straight]) == straight
+def test_the_median_mixes_curves_with_and_without_a_knee():
+    bent, straight = (
+        IntensityNormalisation(low=0, high=100, knee=40),
+        IntensityNormalisation(low=0, high=100),
+    )
+    assert median_normalisation([bent, bent, straight]).knee == pytest.approx(40)
+    assert median_normalisation([bent, straight, straight]) == straight
 
 
 def stripped(black: float = 0.0) -> np.ndarray:
@@ -240,16 +245,16 @@ class TestBlankOutside:
         noise = np.random.default_rng(0).uniform(0.1, 2, (3, 40, 40)).astype(np.float32)
         assert outside_of(stripped() + noise) is None
 
-    def test_nor_where_only_some_of_it_was_zeroed(self) -> None:
+    def test_partly_zeroed_air_is_not_blank(self) -> None:
         noise = np.random.default_rng(0).uniform(0.1, 2, (3, 40, 40)).astype(np.float32)
         noise[:, np.hypot(*(np.mgrid[:40, :40] - 20)) > 18] = 0
         assert outside_of(stripped() + noise) is None
 
-    def test_a_head_that_fills_the_picture_has_no_outside(self) -> None:
+    def test_a_head_that_fills_the_image_has_no_outside(self) -> None:
         assert outside_of(np.ones((2, 40, 40), np.float32)) is None
         assert outside_of(stripped()[:, 8:32, 8:32]) is None
 
-    def test_surroundings_are_told_only_where_there_are_some(self) -> None:
+    def test_surroundings_are_detected(self) -> None:
         noise = np.random.default_rng(0).uniform(0.1, 2, (3, 40, 40)).astype(np.float32)
         partly = np.where(np.hypot(*(np.mgrid[:40, :40] - 20)) > 18, 0, noise)
         for around, told in ((noise, True), (partly, True), (0 * noise, False)):
@@ -262,17 +267,17 @@ class TestBlankOutside:
     def test_black_fluid_differs_from_the_outside_and_comes_back(self) -> None:
         scan = stripped()
         volume = Volume(scan.transpose(1, 2, 0), np.eye(4))
-        standard = standardise(volume, StandardSettings())
+        standard = preprocess(volume, PreprocessSettings())
         levels = np.unique(standard.slices)
         assert levels == pytest.approx([-1, FLOOR, 1])
         assert standard.foreground.sum() == 3 * (np.hypot(*(np.mgrid[:40, :40] - 20)) < 15).sum()
-        assert standard.recipe.restore(standard.slices).min() == 0
-        assert standard.recipe.restore(standard.slices).max() == pytest.approx(100)
+        assert standard.normalisation.restore(standard.slices).min() == 0
+        assert standard.normalisation.restore(standard.slices).max() == pytest.approx(100)
 
 
 @given(st.floats(-50, 50), st.floats(1, 500), st.sampled_from([-1.0, -0.9, -0.8, -0.3]))
 def test_a_floor_is_undone(low: float, width: float, floor: float) -> None:
-    recipe = IntensityRecipe(low=low, high=low + width, knee=low + 0.4 * width, floor=floor)
+    recipe = IntensityNormalisation(low=low, high=low + width, knee=low + 0.4 * width, floor=floor)
     values = np.linspace(low, low + width, 50).astype(np.float32)
     normal = recipe.normalise(values)
     assert normal[0] == pytest.approx(floor, abs=1e-5)
@@ -281,9 +286,9 @@ def test_a_floor_is_undone(low: float, width: float, floor: float) -> None:
     assert recipe.restore(np.array([-1.0])) == pytest.approx([low], abs=1e-3 * width)
 
 
-def test_the_floor_in_the_middle_of_several() -> None:
-    some = [IntensityRecipe(low=0, high=10, floor=f) for f in (-0.8, -0.8, -1.0)]
-    assert median_recipe(some).floor == -0.8
+def test_the_median_of_floors() -> None:
+    some = [IntensityNormalisation(low=0, high=10, floor=f) for f in (-0.8, -0.8, -1.0)]
+    assert median_normalisation(some).floor == -0.8
 
 
 class TestZscore:
@@ -293,7 +298,7 @@ class TestZscore:
         scan, inside = head(noise=5.0)
         for factor, offset in ((1.0, 0.0), (7.5, 0.0), (0.2, 3.0)):
             values = (scan * factor + offset).astype(np.float32)
-            recipe = find_recipe(values, inside, self.settings)
+            recipe = find_normalisation(values, inside, self.settings)
             exact = (values[inside] - values[inside].mean()) / (3 * values[inside].std())
             within = (exact < 1) & (values[inside] > recipe.low)
             assert within.mean() > 0.9
@@ -310,7 +315,7 @@ class TestZscore:
     def test_another_limit_spreads_less(self) -> None:
         scan, inside = head()
         wide = IntensitySettings(method="zscore", zscore_limit=6)
-        near, far = (find_recipe(scan, inside, one) for one in (self.settings, wide))
+        near, far = (find_normalisation(scan, inside, one) for one in (self.settings, wide))
         middle = scan[inside].mean()
         deviation = scan[inside].std()
         for offset in (0.5 * deviation, deviation):
@@ -318,18 +323,18 @@ class TestZscore:
             ratio = far.normalise(value) / near.normalise(value)
             assert ratio == pytest.approx(0.5, rel=1e-3)
 
-    def test_what_is_no_foreground_is_black(self) -> None:
+    def test_everything_but_the_foreground_is_black(self) -> None:
         scan, _ = head(noise=5.0)
         volume = Volume(scan.transpose(2, 1, 0), np.eye(4))
-        wanted = StandardSettings(spacing_mm=None, intensity=self.settings)
-        standard = standardise(volume, wanted)
+        wanted = PreprocessSettings(spacing_mm=None, intensity=self.settings)
+        standard = preprocess(volume, wanted)
         assert (standard.slices[~standard.foreground] == -1).all()
         assert abs(float(standard.slices[standard.foreground].mean())) < 0.1
-        plain = standardise(volume, StandardSettings(spacing_mm=None))
+        plain = preprocess(volume, PreprocessSettings(spacing_mm=None))
         assert (plain.slices[~plain.foreground] > -1).any()
 
     def test_a_flat_foreground_has_no_scores(self) -> None:
         flat = np.zeros((1, 20, 20), np.float32)
         flat[0, 5:15, 5:15] = 100
         with pytest.raises(InputError, match="nothing above"):
-            find_recipe(flat, flat > 0, self.settings)
+            find_normalisation(flat, flat > 0, self.settings)

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from mrbridge import io
-from mrbridge.phantom.scanner import rician
 from mrbridge.phantom.settings import PhantomSettings
-from mrbridge.phantom.simulate import simulate
+from mrbridge.phantom.subjects import rician, simulate
+from mrbridge.preparation.corrections import noise_level, without_noise
 from mrbridge.preparation.crop import Crop
+from mrbridge.preparation.foreground import Head
 from mrbridge.preparation.geometry import to_slices
-from mrbridge.preparation.noise import noise_level, without_noise
-from mrbridge.preparation.pipeline import PrepareSettings, prepare, standardise
-from mrbridge.preparation.settings import StandardSettings
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.settings import PrepareSettings, PreprocessSettings
 from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
@@ -46,10 +47,10 @@ def psnr(image: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> float:
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("share", [0.02, 0.06])
-def test_noise_is_measured_and_taken_away(kind: str, share: float) -> None:
+def test_noise_is_measured_and_removed(kind: str, share: float) -> None:
     truth = clean(kind)
     before = noisy(truth, share)
-    after, sigma = without_noise(scan(before, kind))
+    after, sigma = without_noise(Head(scan(before, kind)))
     assert sigma == pytest.approx(share * WHITE, rel=0.25 if kind == "one slice" else 0.12)
     assert after.voxels.shape == truth.shape
     gained = psnr(after.voxels, truth, truth > 0) - psnr(before, truth, truth > 0)
@@ -60,30 +61,30 @@ def test_noise_is_measured_and_taken_away(kind: str, share: float) -> None:
 def test_edges_are_kept(kind: str) -> None:
     """The step between the tissues is as high and as steep as before: a blur would halve it."""
     truth = clean(kind)
-    after, _ = without_noise(scan(noisy(truth, 0.04), kind))
+    after, _ = without_noise(Head(scan(noisy(truth, 0.04), kind)))
     profile = after.voxels[34:46, 30:50].mean(axis=(1, 2))
     steps = -np.diff(profile)
     assert steps.argmax() == 5
     assert steps.max() > 0.95 * 0.4 * WHITE
 
 
-def test_what_has_no_noise_stays() -> None:
+def test_images_without_noise_are_unchanged() -> None:
     constant = np.full(SHAPES["thin"], 300, np.int16)
-    after, sigma = without_noise(scan(constant))
+    after, sigma = without_noise(Head(scan(constant)))
     assert sigma == 0
     np.testing.assert_array_equal(after.voxels, constant)
     for kind in SHAPES:
         truth = clean(kind)
-        after, sigma = without_noise(scan(truth, kind))
+        after, sigma = without_noise(Head(scan(truth, kind)))
         assert sigma == 0
         np.testing.assert_array_equal(after.voxels, truth)
 
 
-def test_brightness_does_not_matter_and_it_is_the_same_each_time() -> None:
+def test_gain_does_not_matter_and_it_is_reproducible() -> None:
     image = noisy(clean("thin"), 0.05)
-    once, again = (without_noise(scan(image))[0].voxels for _ in range(2))
+    once, again = (without_noise(Head(scan(image)))[0].voxels for _ in range(2))
     np.testing.assert_array_equal(once, again)
-    scaled, sigma = without_noise(scan(0.001 * image))
+    scaled, sigma = without_noise(Head(scan(0.001 * image)))
     np.testing.assert_allclose(scaled.voxels, 0.001 * once, rtol=1e-3, atol=1e-3)
     assert sigma == pytest.approx(0.05 * 0.001 * WHITE, rel=0.12)
 
@@ -92,21 +93,21 @@ def test_zeros_stay_zeros_and_the_grid_stays() -> None:
     truth = clean("thin")
     stripped = np.where(truth > 0, noisy(truth, 0.05), 0).transpose(2, 0, 1)[:, ::-1]
     affine = np.array([[0, -1.0, 0, 7], [0, 0, 1, -3], [1.5, 0, 0, 2], [0, 0, 0, 1]])
-    after, _ = without_noise(Volume(stripped, affine))
+    after, _ = without_noise(Head(Volume(stripped, affine)))
     np.testing.assert_array_equal(after.voxels == 0, stripped == 0)
     np.testing.assert_array_equal(after.affine, affine)
 
 
 def test_slabs_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrbridge.preparation import noise
+    from mrbridge.preparation import corrections
 
     image = noisy(clean("thin"), 0.05)
-    whole = without_noise(scan(image))[0].voxels
-    monkeypatch.setattr(noise, "_SLAB", 4)
-    np.testing.assert_allclose(without_noise(scan(image))[0].voxels, whole, rtol=1e-3)
+    whole = without_noise(Head(scan(image)))[0].voxels
+    monkeypatch.setattr(corrections, "_SLAB", 4)
+    np.testing.assert_allclose(without_noise(Head(scan(image)))[0].voxels, whole, rtol=1e-3)
 
 
-def test_too_little_to_tell() -> None:
+def test_too_small_a_head_has_no_noise_level() -> None:
     few = noisy(np.full((12, 12, 2), WHITE, np.float32), 0.05)
     assert noise_level(few, np.ones(few.shape, bool)) == 0
     assert noise_level(few, np.zeros(few.shape, bool)) == 0
@@ -118,16 +119,16 @@ def simulated(noise: float) -> Volume:
     return Volume(head.voxels[:, :, 30:54].astype(np.float32), head.affine)
 
 
-def test_simulated_heads_come_nearer_to_the_truth() -> None:
+def test_simulated_heads_get_closer_to_the_truth() -> None:
     perfect = simulated(0.0)
     truth = perfect.voxels
     inside = truth > 0.2 * np.percentile(truth, 99)
-    same, sigma = without_noise(perfect)
+    same, sigma = without_noise(Head(perfect))
     assert sigma < 0.02 * np.percentile(truth[inside], 99)
     assert psnr(same.voxels, truth, inside) > 45
     level = 0.05 * float(np.percentile(truth[inside], 90))
     before = rician(np.random.default_rng(0), truth, level)
-    after, sigma = without_noise(Volume(before, perfect.affine))
+    after, sigma = without_noise(Head(Volume(before, perfect.affine)))
     assert sigma == pytest.approx(level, rel=0.3)
     assert psnr(after.voxels, truth, inside) > psnr(before, truth, inside) + 1.5
 
@@ -138,8 +139,8 @@ class TestStandard:
         truth = clean("thin")
         image = scan(noisy(truth, 0.06))
         plain, smooth = (
-            standardise(
-                image, StandardSettings(spacing_mm=1.5, denoise=denoise), crop=Crop.whole(image)
+            preprocess(
+                image, PreprocessSettings(spacing_mm=1.5, denoise=denoise), crop=Crop.whole(image)
             )
             for denoise in (False, True)
         )
@@ -148,7 +149,7 @@ class TestStandard:
         assert plain.noise is None
         assert smooth.noise == pytest.approx(0.06 * WHITE, rel=0.12)
 
-    def test_the_store_tells_it(self, tmp_path: Path) -> None:
+    def test_the_store_records_it(self, tmp_path: Path) -> None:
         for number in (1, 2):
             for contrast in ("T1w", "T2w"):
                 name = f"sub-{number}/anat/sub-{number}_{contrast}.nii.gz"

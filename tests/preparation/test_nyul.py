@@ -10,19 +10,25 @@ import numpy as np
 import pytest
 
 from mrbridge import io
-from mrbridge.preparation.intensity import IntensityRecipe, IntensitySettings, find_recipe
-from mrbridge.preparation.nyul import learned_levels, on_scale, rescaled
-from mrbridge.preparation.pipeline import PrepareSettings, prepare, standardise
+from mrbridge.preparation.intensity import (
+    IntensityNormalisation,
+    find_normalisation,
+    learned_levels,
+    rescaled,
+)
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.settings import IntensitySettings, PrepareSettings
 from mrbridge.preparation.store import Store
 
 Maker = Callable[..., Path]
 NYUL = PrepareSettings().changed({"standard": {"intensity": {"method": "nyul"}}})
 
 
-def recipe_of(seed: int, gamma: float, factor: float) -> IntensityRecipe:
+def recipe_of(seed: int, gamma: float, factor: float) -> IntensityNormalisation:
     values = np.random.default_rng(seed).uniform(0, 1, (4, 30, 30)) ** gamma * factor
     inside = np.ones(values.shape, bool)
-    return find_recipe(values.astype(np.float32), inside, IntensitySettings(method="nyul"))
+    return find_normalisation(values.astype(np.float32), inside, IntensitySettings(method="nyul"))
 
 
 RECIPES = [recipe_of(seed, gamma, 100.0 * (seed + 1)) for seed, gamma in enumerate((0.6, 1, 1.7))]
@@ -33,7 +39,7 @@ def test_landmarks_come_to_the_scale_in_order_and_back() -> None:
     assert list(levels) == sorted(set(levels))
     assert (levels[0], levels[-1]) == pytest.approx((-1, 1), abs=1e-4)
     for recipe in RECIPES:
-        placed = on_scale(recipe, levels)
+        placed = recipe.on_scale(levels)
         landmarks = np.array(recipe.landmarks)
         np.testing.assert_allclose(placed.normalise(landmarks), levels, atol=1e-5)
         values = np.linspace(recipe.low, recipe.high, 999)
@@ -45,7 +51,7 @@ def test_landmarks_come_to_the_scale_in_order_and_back() -> None:
 def test_the_scale_of_one_is_its_own_and_gain_does_not_matter() -> None:
     one = RECIPES[1]
     np.testing.assert_allclose(
-        on_scale(one, learned_levels([one])).normalise(np.array(one.landmarks)),
+        one.on_scale(learned_levels([one])).normalise(np.array(one.landmarks)),
         one.normalise(np.array(one.landmarks)),
         atol=1e-4,
     )
@@ -53,14 +59,14 @@ def test_the_scale_of_one_is_its_own_and_gain_does_not_matter() -> None:
     assert learned_levels([louder]) == pytest.approx(learned_levels([one]), abs=1e-4)
 
 
-def test_it_is_learned_once_for_what_lies_on_it() -> None:
+def test_learning_again_from_scans_on_the_scale_changes_nothing() -> None:
     levels = learned_levels(RECIPES)
-    assert learned_levels([on_scale(recipe, levels) for recipe in RECIPES]) == levels
+    assert learned_levels([recipe.on_scale(levels) for recipe in RECIPES]) == levels
 
 
-def test_rescaling_slices_is_normalising_anew() -> None:
+def test_rescaling_slices_equals_normalising_again() -> None:
     floored = [recipe.model_copy(update={"floor": -0.8}) for recipe in RECIPES]
-    recipe, placed = floored[2], on_scale(floored[2], learned_levels(floored))
+    recipe, placed = floored[2], floored[2].on_scale(learned_levels(floored))
     values = np.linspace(recipe.low, recipe.high, 500).astype(np.float32)
     stored = recipe.normalise(values).astype(np.float16)
     stored[:3] = -1  # outside
@@ -70,7 +76,7 @@ def test_rescaling_slices_is_normalising_anew() -> None:
 
 
 class TestStore:
-    def test_training_subjects_alone_are_asked(self, bids: Maker, tmp_path: Path) -> None:
+    def test_only_training_subjects_count(self, bids: Maker, tmp_path: Path) -> None:
         root = bids(5)
         store = prepare(root, tmp_path / "store", NYUL)
         held = store.records("T1w", "val")[0]
@@ -84,7 +90,7 @@ class TestStore:
         assert again.manifest.typical["T1w"].levels == before
         assert {record.recipe.levels for record in again.records("T1w")} == {before}
 
-    def test_another_training_scan_another_scale_and_the_store_as_if_new(
+    def test_a_new_training_scan_changes_the_scale_as_in_a_new_store(
         self, bids: Maker, tmp_path: Path
     ) -> None:
         root = bids(5)
@@ -102,13 +108,13 @@ class TestStore:
         for record in Store.open(tmp_path / "store").records():
             again.slices(record)  # as its hash says
 
-    def test_translation_sees_what_the_store_has(self, bids: Maker, tmp_path: Path) -> None:
+    def test_translation_sees_the_slices_of_the_store(self, bids: Maker, tmp_path: Path) -> None:
         root = bids(4)
         store = prepare(root, tmp_path / "store", NYUL)
         record = store.records("T1w", "train")[0]
         scan = io.read(root / f"sub-{record.subject}/anat/{record.name}")
         levels = store.manifest.typical["T1w"].levels
-        seen = standardise(scan, NYUL.standard, None, levels)
-        assert seen.recipe == record.recipe
+        seen = preprocess(scan, NYUL.standard, None, levels)
+        assert seen.normalisation == record.recipe
         kept = seen.slices[seen.foreground.mean(axis=(1, 2)) >= NYUL.min_foreground]
         np.testing.assert_allclose(store.slices(record), kept, atol=4e-3)

@@ -21,8 +21,9 @@ from mrbridge.io.bids import find_scans
 from mrbridge.io.dicom.files import DicomFile
 from mrbridge.io.dicom.scans import series_sha256
 from mrbridge.preparation.geometry import slice_grid
-from mrbridge.preparation.pipeline import prepare, standardise
-from mrbridge.preparation.settings import StandardSettings
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.settings import PreprocessSettings
 from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
@@ -66,7 +67,7 @@ def test_a_cohort(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
         assert secret not in told
 
 
-def test_what_is_left_out_is_told(
+def test_files_left_out_are_reported(
     cohort: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = cohort / f"{NAME}3"
@@ -88,13 +89,13 @@ def test_slices_are_those_of_the_volume(
 ) -> None:
     store = prepare(cohort, tmp_path_factory.mktemp("prepared") / "store")
     scan = io.read(cohort / f"{NAME}2", series="4")
-    expected = standardise(scan, StandardSettings())
+    expected = preprocess(scan, PreprocessSettings())
     hashes = {record.grid_hash for record in store.manifest.records}
     assert slice_grid(scan, None).hash in hashes
     assert np.isfinite(expected.slices).all()
 
 
-def test_again_does_nothing(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_running_again_does_nothing(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     out = tmp_path_factory.mktemp("prepared") / "store"
     prepare(cohort, out)
     before = {path: path.stat().st_mtime_ns for path in (out / "scans").rglob("*")}
@@ -102,7 +103,7 @@ def test_again_does_nothing(cohort: Path, tmp_path_factory: pytest.TempPathFacto
     assert {path: path.stat().st_mtime_ns for path in (out / "scans").rglob("*")} == before
 
 
-def test_no_series_is_looked_for_twice(
+def test_each_series_is_searched_once(
     cohort: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: Counter[Path] = Counter()
@@ -138,7 +139,7 @@ def test_a_scan_is_read_from_its_own_files(
         assert known == series_sha256(source, scan.series)
 
 
-def test_a_damaged_file_spoils_only_what_lies_beside_it(
+def test_a_damaged_file_affects_only_its_folder(
     cohort: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     spoilt = min((cohort / f"{NAME}2").iterdir())
@@ -151,7 +152,7 @@ def test_a_damaged_file_spoils_only_what_lies_beside_it(
     assert sorted(subjects.values()) == [2, 2, 2]
 
 
-def test_a_damaged_file_in_a_folder_of_its_own_may_be_anybody_s(cohort: Path) -> None:
+def test_a_damaged_file_in_a_folder_of_its_own_may_belong_to_any_series(cohort: Path) -> None:
     (cohort / "lost").mkdir()
     spoilt = next((cohort / f"{NAME}2").iterdir())
     (cohort / "lost" / "IM1").write_bytes(spoilt.read_bytes()[:300])
@@ -160,7 +161,7 @@ def test_a_damaged_file_in_a_folder_of_its_own_may_be_anybody_s(cohort: Path) ->
             io.read(cohort, series=scan.series, files=scan.files)
 
 
-def test_a_file_that_went_away_is_missed(cohort: Path) -> None:
+def test_a_missing_file_is_noticed(cohort: Path) -> None:
     scan = find_scans(cohort).scans[0]
     (cohort / scan.files[3]).unlink()
     with pytest.raises(InputError, match="is gone"):

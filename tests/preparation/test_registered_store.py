@@ -11,9 +11,10 @@ import pytest
 
 from mrbridge import io
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
-from mrbridge.preparation import register as module
-from mrbridge.preparation.pipeline import PrepareSettings, prepare
-from mrbridge.preparation.register import Registration
+from mrbridge.preparation import registration as module
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.registration import Registration
+from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
@@ -50,7 +51,7 @@ def paired(store: Store) -> int:
     return sum(len(store.pairs(split)) for split in ("train", "val", "test"))
 
 
-def test_pairs_come_about_and_the_record_says_how(
+def test_registration_makes_pairs_and_is_recorded(
     apart: Path, asked: list[tuple[str, int]], tmp_path: Path
 ) -> None:
     assert paired(prepare(apart, tmp_path / "plain")) == 0
@@ -66,7 +67,7 @@ def test_pairs_come_about_and_the_record_says_how(
     assert {record.registration is None for record in store.records("T1w")} == {True}
 
 
-def test_the_voxels_are_those_of_the_scan_in_its_place(
+def test_the_voxels_are_those_of_the_scan_in_register(
     apart: Path, asked: list[tuple[str, int]], tmp_path: Path
 ) -> None:
     """Steps of whole voxels: what comes back is the scan as it was."""
@@ -113,7 +114,7 @@ def test_a_refusal_is_listed_and_the_others_are_prepared(
     assert paired(store) == 2
 
 
-def test_who_has_no_source_scan_is_left_alone(
+def test_scans_without_a_source_scan_are_not_registered(
     apart: Path, asked: list[tuple[str, int]], tmp_path: Path
 ) -> None:
     (apart / "sub-03/anat/sub-03_T1w.nii.gz").unlink()
@@ -123,6 +124,6 @@ def test_who_has_no_source_scan_is_left_alone(
     assert len(store.records("T2w")) == 3
 
 
-def test_other_words_are_refused() -> None:
+def test_invalid_values_are_refused() -> None:
     with pytest.raises(SettingsError, match="registration"):
         PrepareSettings.build({"registration": "yes"})

@@ -151,12 +151,12 @@ def test_grids_are_compared_in_millimetres():
     assert "shapes" in str(grid_difference(volume, Volume(np.zeros((4, 5, 7)), OBLIQUE)))
     picture = Volume(volume.voxels, None)
     assert grid_difference(picture, picture) is None
-    assert "picture" in str(grid_difference(volume, picture))
+    assert "2D image" in str(grid_difference(volume, picture))
 
 
 def test_pictures_are_refused():
     picture = Volume(np.zeros((4, 5, 1)), None)
-    with pytest.raises(InputError, match="no place in space"):
+    with pytest.raises(InputError, match="no position in space"):
         resample(picture, Volume(np.zeros((4, 5, 6)), OBLIQUE))
-    with pytest.raises(InputError, match="no place in space"):
+    with pytest.raises(InputError, match="no position in space"):
         resample(Volume(np.zeros((4, 5, 6)), OBLIQUE), picture)

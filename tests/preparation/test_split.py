@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrbridge.errors import InputError
-from mrbridge.preparation.intensity import IntensityRecipe
+from mrbridge.preparation.intensity import IntensityNormalisation
+from mrbridge.preparation.manifest import ScanRecord
 from mrbridge.preparation.settings import PrepareSettings
-from mrbridge.preparation.split import Wish, split_scans
-from mrbridge.preparation.store import ScanRecord
+from mrbridge.preparation.split import Request, split_scans
 
 SPLITS = ("train", "val", "test")
 
@@ -34,17 +34,17 @@ def record(
         spacing_mm=None if picture else (1, 1, 1),
         slice_indices=[0] if picture else list(range(first, first + slices)),
         grid_hash="grid",
-        recipe=IntensityRecipe(low=0, high=1),
+        recipe=IntensityNormalisation(low=0, high=1),
     )
 
 
-def cohort(both: int, only_t1w: int = 0, only_t2w: int = 0) -> list[Wish]:
-    wishes = [Wish(record(f"b{n}", c)) for n in range(both) for c in ("T1w", "T2w")]
-    wishes += [Wish(record(f"s{n}", "T1w")) for n in range(only_t1w)]
-    return wishes + [Wish(record(f"t{n}", "T2w")) for n in range(only_t2w)]
+def cohort(both: int, only_t1w: int = 0, only_t2w: int = 0) -> list[Request]:
+    wishes = [Request(record(f"b{n}", c)) for n in range(both) for c in ("T1w", "T2w")]
+    wishes += [Request(record(f"s{n}", "T1w")) for n in range(only_t1w)]
+    return wishes + [Request(record(f"t{n}", "T2w")) for n in range(only_t2w)]
 
 
-def subjects(wishes: list[Wish], result: dict, split: str, contrast: str) -> set[str | None]:
+def simulate(wishes: list[Request], result: dict, split: str, contrast: str) -> set[str | None]:
     return {
         w.record.subject
         for w in wishes
@@ -75,8 +75,8 @@ def test_laws(both: int, only_t1w: int, only_t2w: int, seed: int, share: float) 
         assert len(used) == len(set(used))
         assert set(used) <= set(range(wish.record.shape[0]))
     for contrast in ("T1w", "T2w"):
-        assert subjects(wishes, result, "train", contrast), "a contrast without training scans"
-        assert share == 0 or subjects(wishes, result, "val", contrast)
+        assert simulate(wishes, result, "train", contrast), "a contrast without training scans"
+        assert share == 0 or simulate(wishes, result, "val", contrast)
     if not blocks:
         assert all(len(splits) == 1 for splits in places.values()), "a subject in two splits"
     assert blocks or both + min(only_t1w, only_t2w) > 1 or share == 0
@@ -86,7 +86,7 @@ def test_shares_of_subjects() -> None:
     wishes = cohort(20)
     result = split_scans(wishes, PrepareSettings(validation_share=0.2, test_share=0.1))
     for contrast in ("T1w", "T2w"):
-        counts = [len(subjects(wishes, result, split, contrast)) for split in SPLITS]
+        counts = [len(simulate(wishes, result, split, contrast)) for split in SPLITS]
         assert counts == [14, 4, 2]
 
 
@@ -94,22 +94,22 @@ def test_subjects_with_both_contrasts_are_held_out_first() -> None:
     wishes = cohort(3, 10, 10)
     result = split_scans(wishes, PrepareSettings())
     for split in ("val", "test"):
-        held = subjects(wishes, result, split, "T1w")
+        held = simulate(wishes, result, split, "T1w")
         assert held
-        assert held == subjects(wishes, result, split, "T2w")
+        assert held == simulate(wishes, result, split, "T2w")
 
 
 def test_unpaired_cohorts_hold_out_each_contrast() -> None:
     wishes = cohort(0, 10, 5)
     result = split_scans(wishes, PrepareSettings())
-    assert len(subjects(wishes, result, "val", "T1w")) == 1
-    assert len(subjects(wishes, result, "val", "T2w")) == 1
+    assert len(simulate(wishes, result, "val", "T1w")) == 1
+    assert len(simulate(wishes, result, "val", "T2w")) == 1
 
 
 def test_the_seed_chooses() -> None:
     wishes = cohort(12)
     chosen = {
-        frozenset(subjects(wishes, split_scans(wishes, PrepareSettings(seed=seed)), "val", "T1w"))
+        frozenset(simulate(wishes, split_scans(wishes, PrepareSettings(seed=seed)), "val", "T1w"))
         for seed in range(20)
     }
     assert len(chosen) > 4
@@ -118,7 +118,7 @@ def test_the_seed_chooses() -> None:
 def test_too_few_subjects_give_up_a_block_of_the_same_anatomy() -> None:
     """T1w of one subject, T2w of another, on one grid, of which different slices were kept."""
     first, second = record("a", "T1w", slices=40, first=10), record("b", "T2w", slices=44, first=8)
-    result = split_scans([Wish(first), Wish(second)], PrepareSettings(gap=3))
+    result = split_scans([Request(first), Request(second)], PrepareSettings(gap=3))
     held = []
     for scan in (first, second):
         segments = result[scan.id]
@@ -132,7 +132,7 @@ def test_too_few_subjects_give_up_a_block_of_the_same_anatomy() -> None:
 
 def test_pictures_without_subjects_split_in_blocks_in_natural_order() -> None:
     names = [f"Image #{n}.png" for n in range(2, 45)]
-    wishes = [Wish(record(None, c, name=n)) for c in ("T1w", "T2w") for n in sorted(names)]
+    wishes = [Request(record(None, c, name=n)) for c in ("T1w", "T2w") for n in sorted(names)]
     result = split_scans(wishes, PrepareSettings(gap=3))
     for contrast in ("T1w", "T2w"):
         told = ["".join(result[f"None_{contrast}_{name}"]) for name in names]
@@ -145,7 +145,7 @@ def test_pictures_without_subjects_split_in_blocks_in_natural_order() -> None:
 
 def test_pictures_with_subjects_split_by_subject() -> None:
     wishes = [
-        Wish(record(f"p{s}", c, name=f"{n}.png"))
+        Request(record(f"p{s}", c, name=f"{n}.png"))
         for s in range(5)
         for c in ("T1w", "T2w")
         for n in range(4)
@@ -153,18 +153,18 @@ def test_pictures_with_subjects_split_by_subject() -> None:
     result = split_scans(wishes, PrepareSettings())
     for wish in wishes:
         assert result[wish.record.id] in ({split: [(0, 1)]} for split in SPLITS)
-    held = subjects(wishes, result, "val", "T1w")
+    held = simulate(wishes, result, "val", "T1w")
     assert len(held) == 1
-    assert not held & subjects(wishes, result, "train", "T2w")
+    assert not held & simulate(wishes, result, "train", "T2w")
 
 
 def test_too_few_slices_all_train() -> None:
-    wishes = [Wish(record(None, c, slices=6)) for c in ("T1w", "T2w")]
+    wishes = [Request(record(None, c, slices=6)) for c in ("T1w", "T2w")]
     result = split_scans(wishes, PrepareSettings())
     assert all(segments == {"train": [(0, 6)]} for segments in result.values())
 
 
-def training(wishes: list[Wish], result: dict, contrast: str) -> int:
+def training(wishes: list[Request], result: dict, contrast: str) -> int:
     """How many slices of a contrast train."""
     return sum(
         stop - start
@@ -188,9 +188,9 @@ def test_more_slices_never_leave_fewer_to_train(
     before = 0
     for count in range(1, 201):
         if pictures:
-            wishes = [Wish(record(None, "T1w", name=f"{n}.png")) for n in range(count)]
+            wishes = [Request(record(None, "T1w", name=f"{n}.png")) for n in range(count)]
         else:
-            wishes = [Wish(record(None, "T1w", slices=count))]
+            wishes = [Request(record(None, "T1w", slices=count))]
         now = training(wishes, split_scans(wishes, chosen), "T1w")
         assert now >= before, f"{count} slices leave {now} to train, one less {before}"
         before = now
@@ -209,13 +209,13 @@ def test_more_pictures_of_people_never_leave_fewer_to_train(
 ) -> None:
     """Pictures come one by one, person after person, of both contrasts or of different people."""
     chosen = PrepareSettings(validation_share=share, test_share=test_share, seed=seed)
-    wishes: list[Wish] = []
+    wishes: list[Request] = []
     before = {"T1w": 0, "T2w": 0}
     for person, size in enumerate(sizes):
         for number in range(size):
             for contrast in before:
                 who = f"p{person}" if same_people else f"p{person}{contrast}"
-                wishes.append(Wish(record(who, contrast, name=f"{number}.png")))
+                wishes.append(Request(record(who, contrast, name=f"{number}.png")))
             result = split_scans(wishes, chosen)
             for contrast in before:
                 now = training(wishes, result, contrast)
@@ -223,10 +223,10 @@ def test_more_pictures_of_people_never_leave_fewer_to_train(
                 before[contrast] = now
 
 
-def test_scans_of_one_contrast_alone_take_none_from_the_other() -> None:
+def test_scans_of_one_contrast_only_take_none_from_the_other() -> None:
     """However many T1w are added, T2w keeps what it has to train."""
     counts = [
-        len(subjects(wishes, split_scans(wishes, PrepareSettings()), "train", "T2w"))
+        len(simulate(wishes, split_scans(wishes, PrepareSettings()), "train", "T2w"))
         for more in (0, 30, 90)
         for wishes in [cohort(12, more)]
     ]
@@ -235,7 +235,7 @@ def test_scans_of_one_contrast_alone_take_none_from_the_other() -> None:
 
 def test_few_slices_give_up_few_and_the_gap_is_at_most_a_fifth() -> None:
     for count in (8, 9, 10, 15, 20, 30, 43, 200):
-        wishes = [Wish(record(None, "T1w", slices=count))]
+        wishes = [Request(record(None, "T1w", slices=count))]
         (segments,) = split_scans(wishes, PrepareSettings()).values()
         held = sum(b - a for a, b in segments["val"])
         unused = count - held - training(wishes, {wishes[0].record.id: segments}, "T1w")
@@ -246,30 +246,30 @@ def test_few_slices_give_up_few_and_the_gap_is_at_most_a_fifth() -> None:
 
 def test_the_users_split_holds() -> None:
     wishes = [
-        Wish(w.record, {"b0": "test", "b1": "val", "b2": "train"}.get(str(w.record.subject)))
+        Request(w.record, {"b0": "test", "b1": "val", "b2": "train"}.get(str(w.record.subject)))
         for w in cohort(6)
     ]
     result = split_scans(wishes, PrepareSettings())
-    assert subjects(wishes, result, "test", "T1w") == {"b0"}
-    assert subjects(wishes, result, "val", "T2w") == {"b1"}
-    assert subjects(wishes, result, "train", "T1w") == {"b2", "b3", "b4", "b5"}
+    assert simulate(wishes, result, "test", "T1w") == {"b0"}
+    assert simulate(wishes, result, "val", "T2w") == {"b1"}
+    assert simulate(wishes, result, "train", "T1w") == {"b2", "b3", "b4", "b5"}
 
 
-def test_validation_is_found_where_the_user_names_only_a_test() -> None:
-    wishes = [Wish(w.record, "test" if w.record.subject == "b0" else None) for w in cohort(6)]
+def test_validation_is_chosen_if_the_table_names_only_a_test_split() -> None:
+    wishes = [Request(w.record, "test" if w.record.subject == "b0" else None) for w in cohort(6)]
     result = split_scans(wishes, PrepareSettings())
-    assert subjects(wishes, result, "test", "T1w") == {"b0"}
-    assert len(subjects(wishes, result, "val", "T1w") - {"b0"}) == 1
+    assert simulate(wishes, result, "test", "T1w") == {"b0"}
+    assert len(simulate(wishes, result, "val", "T1w") - {"b0"}) == 1
 
 
-def test_a_split_told_for_one_scan_holds_for_the_subject() -> None:
+def test_a_split_of_one_scan_holds_for_its_subject() -> None:
     wishes = cohort(6)
-    wishes[0] = Wish(wishes[0].record, "test")
+    wishes[0] = Request(wishes[0].record, "test")
     result = split_scans(wishes, PrepareSettings())
-    assert subjects(wishes, result, "test", "T2w") == {"b0"}
+    assert simulate(wishes, result, "test", "T2w") == {"b0"}
 
 
 def test_a_leak_in_the_users_table_is_refused() -> None:
-    wishes = [Wish(record("a", "T1w"), "train"), Wish(record("a", "T2w"), "test")]
+    wishes = [Request(record("a", "T1w"), "train"), Request(record("a", "T2w"), "test")]
     with pytest.raises(InputError, match="subject a is in the splits"):
         split_scans(wishes, PrepareSettings())

@@ -11,20 +11,19 @@ import pytest
 import zarr
 
 from mrbridge.errors import StoreError
-from mrbridge.preparation.intensity import IntensityRecipe
+from mrbridge.preparation.intensity import IntensityNormalisation
+from mrbridge.preparation.manifest import Manifest, ScanRecord
 from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.preparation.store import (
-    Manifest,
-    ScanRecord,
     Store,
     array_path,
     data_hash,
-    read_scan,
+    read_if_current,
     write_manifest,
     write_scan,
 )
 
-RECIPE = IntensityRecipe(low=0, high=900)
+RECIPE = IntensityNormalisation(low=0, high=900)
 
 
 def values(seed: int, slices: int = 4) -> np.ndarray:
@@ -110,7 +109,7 @@ def file_of(store: Store, id: str) -> Path:
     return path
 
 
-def test_a_missing_file_is_told(store: Store) -> None:
+def test_a_missing_file_is_reported(store: Store) -> None:
     scan, other = store.records()
     file_of(store, "t1").unlink()
     with pytest.raises(StoreError, match=r"t1\.zarr.*prepare again"):
@@ -120,7 +119,7 @@ def test_a_missing_file_is_told(store: Store) -> None:
     assert np.isfinite(store.slice(other, 1)).all()
 
 
-def test_a_damaged_file_is_told(store: Store) -> None:
+def test_a_damaged_file_is_reported(store: Store) -> None:
     scan = store.records()[0]
     path = file_of(store, "t1")
     whole = path.read_bytes()
@@ -167,7 +166,7 @@ def test_an_index_beyond_the_scan_is_a_bug_of_the_caller(store: Store) -> None:
         store.slice(store.records()[0], 4)
 
 
-def test_what_is_no_whole_store(store: Store, tmp_path: Path) -> None:
+def test_incomplete_stores_are_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not exist"):
         Store.open(tmp_path / "absent")
     with pytest.raises(StoreError, match="not a store"):
@@ -183,24 +182,24 @@ def test_what_is_no_whole_store(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="t2"):
         Store.open(store.path)
     manifest.unlink()
-    with pytest.raises(StoreError, match="unfinished"):
+    with pytest.raises(StoreError, match="did not finish"):
         Store.open(store.path)
 
 
-def test_an_array_of_another_shape_is_told(store: Store) -> None:
+def test_an_array_of_another_shape_is_reported(store: Store) -> None:
     write_scan(store.path, record("t1", values(5, 3)), values(5, 3))
     with pytest.raises(StoreError):
         store.slices(store.records()[0])
 
 
-def test_only_a_whole_scan_of_the_same_key_is_kept(store: Store) -> None:
-    kept = read_scan(store.path, "t1", "k")
+def test_only_an_intact_scan_of_the_same_key_is_kept(store: Store) -> None:
+    kept = read_if_current(store.path, "t1", "k")
     assert kept is not None
     assert kept.model_copy(update={"segments": {"train": [(0, 4)]}}) == store.records()[0]
-    assert read_scan(store.path, "t1", "other") is None
-    assert read_scan(store.path, "absent", "k") is None
+    assert read_if_current(store.path, "t1", "other") is None
+    assert read_if_current(store.path, "absent", "k") is None
     file_of(store, "t1").unlink()
-    assert read_scan(store.path, "t1", "k") is None
+    assert read_if_current(store.path, "t1", "k") is None
 
 
 def test_pairs_show_the_same_anatomy(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import torch
 
 from mrbridge.bundle import Bundle
 from mrbridge.data import loader
-from mrbridge.data.augment import Augmentation, AugmentSettings
-from mrbridge.data.dataset import UnpairedSlices
-from mrbridge.data.resident import ResidentSlices
+from mrbridge.data.augment import Augmentation
+from mrbridge.data.gpu_cache import GpuSlices
+from mrbridge.data.sampling import UnpairedSlices
+from mrbridge.data.settings import AugmentSettings
 from mrbridge.errors import MrbridgeWarning
 from mrbridge.hardware import can_compile
 from mrbridge.inference.translator import Translator
@@ -151,7 +152,7 @@ def test_data_on_the_device_are_those_of_the_loader(
 ) -> None:
     augment = Augmentation(AugmentSettings(bias_field=0.2, gamma=0.1), 32)
     data = UnpairedSlices(small_store, 32, 0, augment)
-    made = ResidentSlices(data, CUDA).batch(5, 4)
+    made = GpuSlices(data, CUDA).batch(5, 4)
     for side in (0, 1):
         assert made[side].device.type == "cuda"
         expected = torch.stack([data[5 + n][side] for n in range(4)])

@@ -20,7 +20,8 @@ from mrbridge.errors import (
     SettingsError,
     SizeError,
 )
-from mrbridge.preparation.pipeline import PrepareSettings, prepare
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.settings import PrepareSettings
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
 from mrbridge.training.model import TranslationModel

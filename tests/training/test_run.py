@@ -29,7 +29,7 @@ from mrbridge.errors import (
     StoreError,
 )
 from mrbridge.io.temporary import temporary_name
-from mrbridge.preparation.pipeline import prepare
+from mrbridge.preparation.prepare import prepare
 from mrbridge.preparation.store import Store, array_path
 from mrbridge.settings import read_yaml
 from mrbridge.training import loop

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.data.dataset import UnpairedSlices
+from mrbridge.data.sampling import UnpairedSlices
 from mrbridge.errors import BundleError, SettingsError
 from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint

@@ -15,9 +15,9 @@ import torch
 from tests.training.small import SMALL_RESNET
 
 from mrbridge import console
-from mrbridge.data.dataset import UnpairedSlices
+from mrbridge.data.gpu_cache import GpuBatches, GpuSlices
 from mrbridge.data.loader import batches_from
-from mrbridge.data.resident import ResidentBatches, ResidentSlices
+from mrbridge.data.sampling import UnpairedSlices
 from mrbridge.errors import Interrupted, SettingsError
 from mrbridge.preparation.store import Store
 from mrbridge.training import distributed
@@ -41,8 +41,8 @@ def test_shares_of_a_step_are_the_joined_batch(small_store: Store) -> None:
     data = UnpairedSlices(small_store, 32, 0)
     whole = list(batches_from(data, 4, 3, 5))
     shares = [list(batches_from(data, 2, 3, 5, share=(n, 2))) for n in (0, 1)]
-    on_device = ResidentSlices(data, torch.device("cpu"))
-    resident = [list(ResidentBatches(on_device, 2, 3, 5, (n, 2))) for n in (0, 1)]
+    on_device = GpuSlices(data, torch.device("cpu"))
+    resident = [list(GpuBatches(on_device, 2, 3, 5, (n, 2))) for n in (0, 1)]
     for joined, *parts in zip(whole, *shares, strict=True):
         for side in (0, 1):
             assert torch.equal(joined[side], torch.cat([part[side] for part in parts]))

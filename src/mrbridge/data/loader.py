@@ -1,4 +1,4 @@
-"""The loader of a training: batches from a given step on, made beside it where there is room."""
+"""Batches of training samples from a given step on."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from itertools import islice
 import torch
 from torch.utils.data import DataLoader
 
-from mrbridge.data.dataset import Sample, UnpairedSlices
-from mrbridge.data.resident import ResidentBatches, ResidentSlices, fits
+from mrbridge.data.gpu_cache import GpuBatches, GpuSlices, fits
+from mrbridge.data.sampling import Sample, UnpairedSlices
 from mrbridge.errors import MrbridgeError
 from mrbridge.threads import usable_cores
 
 _SPARE_FROM = 4  # processors
 _BURST = 8
-"""Samples made at a time where the training makes them itself. Each step throws all that belongs to
-the loader out of the caches: the first sample after one takes up to twice the time of the next."""
-_PROCESSES_FOR_CUDA = 8  # at most: one makes some hundred samples a second, a GPU takes more
+"""Samples made at a time if the training process makes them itself. Each step evicts the loader's
+data from the caches: the first sample after a step takes up to twice the time of the next."""
+_PROCESSES_FOR_CUDA = 8  # at most: one makes some hundred samples per second, a GPU takes more
 _CPU = torch.device("cpu")
 
 
@@ -33,25 +33,24 @@ def batches_from(
     last_step: int,
     device: torch.device = _CPU,
     share: tuple[int, int] = (0, 1),
-) -> DataLoader[Sample] | ResidentBatches | BatchesInBursts:
+) -> DataLoader[Sample] | GpuBatches | BatchesInBursts:
     """Batches `first_step` (included) to `last_step` (excluded) of the endless sequence.
 
-    On a CUDA device that has room for all slices they are kept and changed there. Otherwise, where
-    processors are to spare, processes of their own prepare batches while the last step is computed:
-    one for a training on a CPU, more for CUDA. On two cores it would only push the training's
-    threads aside, which wait for one another at every operation.
+    A CUDA device with room for all slices keeps and augments them itself. Otherwise, with enough
+    processors, worker processes prepare batches while a step is computed: one for training on a
+    CPU, more for CUDA. On two cores one would only displace the threads of training, which wait for
+    one another at every operation.
 
     Args:
-        dataset: where samples come from, its simulated pairs included.
+        dataset: of the samples, its simulated pairs included.
         batch_size: samples in a batch.
-        first_step: of the batches, each of one step.
-        last_step: likewise.
+        first_step, last_step: one batch per step.
         device: of the training.
-        share: (n, of m) where m processes train together: of every step's m batches the n-th.
+        share: (n, of m) if m processes train together: of every step's m batches the n-th.
     """
     if fits(dataset, device):
-        slices = ResidentSlices(dataset, device)
-        return ResidentBatches(slices, batch_size, first_step, last_step, share)
+        slices = GpuSlices(dataset, device)
+        return GpuBatches(slices, batch_size, first_step, last_step, share)
     processes = _processes(device)
     batches = DataLoader(
         dataset,
@@ -71,7 +70,7 @@ def batches_from(
 
 @dataclass(frozen=True)
 class BatchesInBursts:
-    """The same batches, of which `burst` are made before the first of them is given."""
+    """The same batches, `burst` of them made at a time."""
 
     batches: DataLoader[Sample]
     burst: int
@@ -93,7 +92,7 @@ def _together(samples: list[Sample]) -> Sample:
 
 @dataclass(frozen=True)
 class _Indices:
-    """The samples of some steps, in order, of which every process takes its share."""
+    """Indices of the samples of some steps, in order; every process takes its share."""
 
     batch_size: int
     first_step: int
@@ -119,7 +118,7 @@ def _processes(device: torch.device) -> int:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Within it, errors of the loader's process read as if they were raised here.
+    """Errors of the loader's process read as if they were raised here.
 
     PyTorch raises them again with the traceback of that process as their message.
 
@@ -138,8 +137,8 @@ def plain_errors() -> Iterator[None]:
 def _leave_signals_to_the_training(worker: int) -> None:
     """Terminals and schedulers signal all processes; this one must outlive the last step.
 
-    It ends when the training ends it, or is gone. To ignore SIGTERM would not do: PyTorch and
-    Python send it to what is left when the training exits, and then wait.
+    It ends when the training process ends it, or is gone. SIGTERM cannot be ignored: PyTorch and
+    Python send it to remaining workers when training exits, and then wait.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # macOS has none

@@ -37,7 +37,7 @@ def _root(context: typer.Context) -> None:
 
 
 @app.command(epilog="Example: mrbridge download ixi --contrast T1w T2w -o ixi")
-@verb(DownloadSettings, *_OPTIONS)
+@verb("mrbridge.download.settings.DownloadSettings", *_OPTIONS)
 def ixi(out: Out, settings: DownloadSettings) -> None:
     """IXI: nearly 600 healthy subjects, T1w, T2w and PDw. CC BY-SA 3.0."""
     must_be_here(out)
@@ -50,7 +50,7 @@ def ixi(out: Out, settings: DownloadSettings) -> None:
     epilog="Example: mrbridge download openneuro ds002330 --version 1.1.0 -o ds002330  "
     "(others with T1w and T2w: ds002382 1.0.1, ds003717 1.0.1, ds003745 1.0.0, ds004285 1.0.0)",
 )
-@verb(DownloadSettings, *_OPTIONS)
+@verb("mrbridge.download.settings.DownloadSettings", *_OPTIONS)
 def openneuro(
     dataset: Annotated[
         str, typer.Argument(metavar="DATASET", help="Accession number, such as ds002330.")

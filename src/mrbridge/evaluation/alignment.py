@@ -13,9 +13,9 @@ from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Case
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read
-from mrbridge.preparation.geometry import from_slices, to_slices
-from mrbridge.preparation.intensity import foreground_mask
-from mrbridge.preparation.register import Registration, register
+from mrbridge.preparation.foreground import Head
+from mrbridge.preparation.geometry import to_slices
+from mrbridge.preparation.registration import Registration, register
 from mrbridge.preparation.resample import Interpolation, covered, grid_difference, resample
 from mrbridge.volume import Volume
 
@@ -217,6 +217,4 @@ def _foreground(volume: Volume, whole: bool) -> Volume:
     """The foreground of a scan, or all of it, on its own grid."""
     if whole:
         return replace(volume, voxels=np.ones(volume.voxels.shape, bool))
-    slices, grid = to_slices(volume, None)
-    inside = from_slices(foreground_mask(slices).astype(np.float32), grid) > 0.5
-    return replace(volume, voxels=inside)
+    return replace(volume, voxels=Head(volume).mask)

@@ -25,8 +25,8 @@ from mrbridge.evaluation.alignment import (
 from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.metrics import MonotoneMapping, Scores
-from mrbridge.preparation.brain import mask_beside
-from mrbridge.preparation.intensity import foreground_mask
+from mrbridge.preparation.brain import read_brain_mask
+from mrbridge.preparation.foreground import foreground_mask
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def score_case(job: Job) -> dict[str, Result]:
 def _translated(job: Job, scans: AlignedCase, direction: Direction) -> Volume:
     if job.model is None or direction.source is None:
         raise InputError("there is neither a synthetic image nor a model")
-    mask = mask_beside(job.case.images[direction.source], job.model.bundle.manifest.standard)
+    mask = read_brain_mask(job.case.images[direction.source], job.model.bundle.manifest.standard)
     return job.model.translate(scans.volumes[direction.source], direction.target, mask=mask)
 
 
@@ -274,7 +274,7 @@ def _cycle(
     # Exact zeros are background: noise there would change the foreground.
     noisy = np.where(voxels == 0, 0, voxels + np.float32(strength) * noise)
     # The synthetic image has the grid of the source.
-    mask = mask_beside(job.case.images[contrast], model.bundle.manifest.standard)
+    mask = read_brain_mask(job.case.images[contrast], model.bundle.manifest.standard)
     scores = {}
     for name, image in {"cycle": synthetic, "noisy": replace(synthetic, voxels=noisy)}.items():
         returned = scans.stack_of(model.translate(image, contrast, mask=mask), contrast)

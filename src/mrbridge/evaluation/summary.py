@@ -21,7 +21,7 @@ from mrbridge.evaluation.scoring import Result
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io.formats import is_picture
 from mrbridge.metrics import Scores
-from mrbridge.preparation.register import AGREEMENT_MM
+from mrbridge.preparation.registration import AGREEMENT_MM
 from mrbridge.reports import counted, render
 
 METHODS = ("model", "floor", "copy")

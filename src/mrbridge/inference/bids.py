@@ -39,8 +39,8 @@ from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.ownership import is_ours, must_be_ours
 from mrbridge.io.safety import read_json, sha256_of, write_json, write_text
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, prefer_raw, why_left_out
+from mrbridge.preparation.foreground import foreground_mask, has_surroundings
 from mrbridge.preparation.geometry import to_slices
-from mrbridge.preparation.intensity import foreground_mask, has_surroundings
 from mrbridge.progress import track
 from mrbridge.scale import Workers
 from mrbridge.volume import Volume

@@ -14,8 +14,8 @@ from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_readable
-from mrbridge.preparation.brain import mask_beside
-from mrbridge.preparation.intensity import IntensityRecipe
+from mrbridge.preparation.brain import read_brain_mask
+from mrbridge.preparation.intensity import IntensityNormalisation
 from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,9 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
     return Synthesis(scan, volume, to, planes, rounding)
 
 
-def to_integers(volume: Volume, dtype: str, range_out: IntensityRecipe) -> tuple[Volume, Rounding]:
+def to_integers(
+    volume: Volume, dtype: str, range_out: IntensityNormalisation
+) -> tuple[Volume, Rounding]:
     """Round a synthetic scan to integers; zero stays zero.
 
     Args:
@@ -189,4 +191,4 @@ def brain_mask(translator: Translator, path: Path | None) -> Volume | None:
     """The brain mask next to a scan, for models of scans that were masked in that way."""
     if path is None or not path.is_file():
         return None
-    return mask_beside(path, translator.bundle.manifest.standard)
+    return read_brain_mask(path, translator.bundle.manifest.standard)

@@ -27,6 +27,7 @@ from mrbridge.io.padding import without_padding
 from mrbridge.io.remote import localise
 from mrbridge.models import SHIPPED
 from mrbridge.preparation.brain import find_brain
+from mrbridge.preparation.foreground import Head
 from mrbridge.scale import Workers, reachable
 from mrbridge.unexpected import at_work_on
 from mrbridge.volume import Volume
@@ -185,7 +186,7 @@ def _reference(translator: Translator, match: Any) -> Volume:
     scan, mask = read(path), brain_mask(translator, path)
     if mask is None:
         return scan
-    brain = find_brain(scan, "mask", mask)
+    brain = find_brain(Head(scan), "mask", mask)
     return replace(scan, voxels=np.where(brain, scan.voxels, 0).astype(scan.voxels.dtype))
 
 

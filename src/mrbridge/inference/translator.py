@@ -21,8 +21,8 @@ from mrbridge.models import SHIPPED, is_installed
 from mrbridge.networks import Generator
 from mrbridge.preparation.crop import head_crop
 from mrbridge.preparation.geometry import fit_size, size_multiple
-from mrbridge.preparation.intensity import WINDOW, IntensityRecipe
-from mrbridge.preparation.pipeline import Standard, standardise
+from mrbridge.preparation.intensity import WINDOW, IntensityNormalisation
+from mrbridge.preparation.preprocess import Preprocessed, preprocess
 from mrbridge.progress import track
 from mrbridge.settings import Planes
 from mrbridge.volume import Volume
@@ -132,13 +132,13 @@ class Translator:
         to = self.choose_contrast(volume, to)
         other = self.bundle.source if to == self.bundle.target else self.bundle.target
         levels = self.bundle.manifest.typical[other].levels
-        standard = standardise(volume, self.bundle.manifest.standard, mask, levels)
+        standard = preprocess(volume, self.bundle.manifest.standard, mask, levels)
         planes = planes_for(standard.crop(volume), self.planes)
         made = self._translate_stack(standard, to, planes)
         range_out = self._range_for(volume, standard, to, match)
         outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
-        voxels = standard.to_voxels(range_out.restore(made), outside).astype(np.float32)
-        background = standard.to_voxels((~standard.foreground).astype(np.float32), 1.0) > 0.5
+        voxels = standard.undo(range_out.restore(made), outside).astype(np.float32)
+        background = standard.undo((~standard.foreground).astype(np.float32), 1.0) > 0.5
         voxels[background & (volume.voxels == 0)] = 0
         if standard.brain is not None:
             voxels[~standard.brain] = 0
@@ -186,7 +186,7 @@ class Translator:
         crop = head_crop(volume, self.bundle.manifest.standard.margin_mm)
         return planes_for(crop(volume), self.planes)
 
-    def _translate_stack(self, standard: Standard, to: str, planes: tuple[str, ...]) -> Stack:
+    def _translate_stack(self, standard: Preprocessed, to: str, planes: tuple[str, ...]) -> Stack:
         """Translate the slices of a volume: the mean over the planes if there are several."""
         slices, foreground = standard.slices, standard.foreground
         if planes == ("axial",):
@@ -214,7 +214,7 @@ class Translator:
         self.bundle.must_make(to)
         return to
 
-    def range_of(self, to: str, match: Volume | None) -> IntensityRecipe:
+    def range_of(self, to: str, match: Volume | None) -> IntensityNormalisation:
         """The intensity range of synthetic volumes: that of `match`, or the typical one.
 
         Raises:
@@ -223,7 +223,7 @@ class Translator:
         if match is not None:
             levels = self.bundle.manifest.typical[to].levels
             still = self.bundle.manifest.standard.model_copy(update={"align": "none"})
-            return standardise(match, still, None, levels).recipe
+            return preprocess(match, still, None, levels).normalisation
         return self.bundle.manifest.typical[to]
 
     def _network(self, to: str) -> Generator:
@@ -263,12 +263,12 @@ class Translator:
         return made
 
     def _range_for(
-        self, volume: Volume, standard: Standard, to: str, match: Volume | None
-    ) -> IntensityRecipe:
+        self, volume: Volume, standard: Preprocessed, to: str, match: Volume | None
+    ) -> IntensityNormalisation:
         """The intensities that -1 and 1 stand for in the result."""
         if match is None and volume.is_picture and not self.bundle.manifest.pictures:
             # A 2D image has no typical range, so it keeps its own; 8 bits are used in full.
-            return WINDOW if is_eight_bit(volume) else standard.recipe
+            return WINDOW if is_eight_bit(volume) else standard.normalisation
         return self.range_of(to, match)
 
 

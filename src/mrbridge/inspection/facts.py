@@ -19,11 +19,14 @@ from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.io.remote import fetch
 from mrbridge.io.scans import Scan
+from mrbridge.preparation.corrections import IMMERKAER
 from mrbridge.preparation.crop import Crop
+from mrbridge.preparation.foreground import foreground_mask
 from mrbridge.preparation.geometry import to_slices
-from mrbridge.preparation.intensity import foreground_mask
-from mrbridge.preparation.pipeline import StandardSettings, standardise
-from mrbridge.preparation.store import ScanRecord, read_slices
+from mrbridge.preparation.manifest import ScanRecord
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.settings import PreprocessSettings
+from mrbridge.preparation.store import read_slices
 from mrbridge.volume import Volume
 
 THUMBNAIL = 64
@@ -225,12 +228,12 @@ def load(entry: Entry) -> Preprocessed:
     volume = read(scan.path, series=scan.series, allow_gaps=True, files=scan.files)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Leave it out.")
-    standard = standardise(volume, StandardSettings(spacing_mm=None), crop=Crop.whole(volume))
+    standard = preprocess(volume, PreprocessSettings(spacing_mm=None), crop=Crop.whole(volume))
     return Preprocessed(
         slices=standard.slices,
         foreground=standard.foreground,
         indices=list(range(len(standard.slices))),
-        range=(standard.recipe.low, standard.recipe.high),
+        range=(standard.normalisation.low, standard.normalisation.high),
         spacing=standard.grid.spacing,
         grid=standard.grid.hash,
         orientation=None if volume.affine is None else "".join(aff2axcodes(volume.affine)),
@@ -292,13 +295,12 @@ def measure_texture(
     chosen = filled[
         np.linspace(0, len(filled) - 1, min(_MEASURED, len(filled))).round().astype(int)
     ]
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
     laplacians, gradients, intensities = [], [], []
     for plane, inside in zip(slices[chosen], foreground[chosen], strict=True):
         core = ndimage.binary_erosion(inside, iterations=_MARGIN)
         if core.sum() < 100:
             continue
-        laplacians.append(np.abs(ndimage.convolve(plane, kernel))[core])
+        laplacians.append(np.abs(ndimage.convolve(plane, IMMERKAER))[core])
         gradients.append(np.hypot(*np.gradient(plane))[core])
         intensities.append(plane[core])
     if not intensities:
@@ -306,8 +308,8 @@ def measure_texture(
     low, high = np.percentile(np.concatenate(intensities), (5, 95))
     if not high > low:
         return None, None
-    # The kernel multiplies the standard deviation of noise by 6; the median of |x| is 0.6745 sigma.
-    noise = float(np.median(np.concatenate(laplacians))) / 0.6745 / 6
+    # The median of |x| is 0.6745 standard deviations.
+    noise = float(np.median(np.concatenate(laplacians))) / 0.6745
     spread = float(high - low)
     return noise / spread, float(np.concatenate(gradients).mean()) / spread
 

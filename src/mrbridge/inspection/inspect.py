@@ -24,7 +24,7 @@ from mrbridge.urls import shown
 if TYPE_CHECKING:
     from mrbridge.inspection.facts import Entry, Facts
 
-_IMPORTS = ("mrbridge.preparation.pipeline",)
+_IMPORTS = ("mrbridge.preparation.prepare",)
 _NAMED = 5  # scans that the table leaves out, in words
 
 

@@ -13,23 +13,38 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mrbridge.phantom import tissues
 from mrbridge.phantom.fields import Array, Grid, knots_start, random_field, random_knots, spline
 from mrbridge.phantom.head import CHANNELS, Head, sample
-from mrbridge.phantom.lesions import Lesions
-from mrbridge.phantom.signals import FastSpinEcho, T1Weighted
-from mrbridge.phantom.tissues import LESION, Matter, Tissue
+from mrbridge.phantom.shape import Lesions
+from mrbridge.phantom.signals import (
+    BLOOD,
+    CHOROID_PLEXUS,
+    DURA,
+    FAT,
+    FLUID,
+    IRON_RELAXIVITY,
+    LESION,
+    MARROW,
+    MUSCLE,
+    SKIN,
+    STATIC_DEPHASING,
+    TYPICAL,
+    FastSpinEcho,
+    Matter,
+    T1Weighted,
+    Tissue,
+)
 
 # How relaxation differs by region in the same way in everybody (myelination, water content), and
 # from one person to the next: relative standard deviations, choices within the spread between the
-# studies named in tissues.py. Knots 30 mm apart: about the size of a lobe.
+# studies named in signals.py. Knots 30 mm apart: about the size of a lobe.
 _REGION_MM = 30.0
 _REGIONAL = {"grey t1": 0.05, "grey t2": 0.10, "white t1": 0.06, "white t2": 0.12}
 _PERSONAL = 0.4  # of the regional
 _POPULATION_SEED = 152
 _TEXTURE_MM, _TEXTURE = 5.0, 0.025
 
-# How far bone lies inside the template's hull, which leaves fluid everywhere around the brain: in
+# How far bone is inside the template's hull, which leaves fluid everywhere around the brain: in
 # many people the crowns of gyri touch the dura. How much thicker bone is at the base of the skull.
 _TIGHT_MM, _TIGHT_WANDERS_MM, _TIGHTEST_MM = (0.0, 2.6), 0.7, 3.2
 _BASE_MM, _BASE_BELOW = (0.0, 12.0), -28.0
@@ -83,30 +98,30 @@ class _Canvas:
     def signals(self, density: float, t1: Array | float, t2: Array | float) -> tuple[Any, Any]:
         """What tissue of this proton density, T1 and T2 (ms) gives in T1w and T2w."""
         t1_weighted, spin_echo = self.sequences
-        t1w = t1_weighted.signal(density, t1, t2, tissues.STATIC_DEPHASING)
+        t1w = t1_weighted.signal(density, t1, t2, STATIC_DEPHASING)
         return t1w, spin_echo.signal(density, t1, t2)
 
     def paint(self, share: NDArray[Any], tissue: Tissue | None) -> None:
-        """Lay a tissue (None: air or bone, which give no signal) over what is there."""
+        """Paint a tissue (None: air or bone, which give no signal) over the canvas."""
         if tissue is None:
             return self.paint_signals(share, 0.0, 0.0)
         t1w, t2w = self.signals(tissue.density, tissue.t1, tissue.t2)
         return self.paint_signals(share, float(t1w), float(t2w))
 
     def paint_fat(self, share: NDArray[Any], in_fast_spin_echo: Tissue) -> None:
-        """Lay fat over what is there: in T2w it is brighter than its own relaxation tells."""
-        t1w, _ = self.signals(tissues.FAT.density, tissues.FAT.t1, tissues.FAT.t2)
+        """Paint fat over the canvas: in T2w it is brighter than its own relaxation suggests."""
+        t1w, _ = self.signals(FAT.density, FAT.t1, FAT.t2)
         seen = in_fast_spin_echo
         _, t2w = self.signals(seen.density, seen.t1, seen.t2)
         self.paint_signals(share, float(t1w), float(t2w))
 
     def paint_signals(self, share: NDArray[Any], t1w: Array | float, t2w: Array | float) -> None:
-        """Lay signals over what is there, where `share` (x, y, z) says how much of a voxel."""
+        """Paint signals over the canvas; `share` (x, y, z): of each voxel."""
         for image, signal in ((self.t1w, t1w), (self.t2w, t2w)):
             image += share * (signal - image)
 
     def inside(self, distance: NDArray[Any]) -> Array:
-        """Share of a voxel that lies at negative signed distance (mm)."""
+        """Share of a voxel at negative signed distance (mm)."""
         return np.clip(0.5 - distance / np.float32(self.grid.spacing[0]), 0, 1)
 
 
@@ -117,12 +132,12 @@ def paint_head(
     grid: Grid,
     lesions: Lesions,
     sequences: tuple[T1Weighted, FastSpinEcho],
-    matter: Matter = tissues.TYPICAL,
+    matter: Matter = TYPICAL,
 ) -> Anatomy:
     """The subject's signals on `grid`.
 
     Args:
-        rng: draws the subject's tissues.
+        rng: draws the tissues of the subject.
         head: the template.
         where: (x, y, z, 3) template millimetres of the grid's voxels.
         grid: the subject's.
@@ -159,7 +174,7 @@ def paint_head(
 
 
 def _tightness(rng: np.random.Generator, grid: Grid) -> Array:
-    """How much nearer to the brain this subject's skull lies than the template's, mm."""
+    """How much nearer to the brain this subject's skull is than the template's, mm."""
     wanders = np.float32(_TIGHT_WANDERS_MM) * random_field(rng, 35, grid)
     return np.clip(np.float32(rng.uniform(*_TIGHT_MM)) + wanders, 0, _TIGHTEST_MM)
 
@@ -170,36 +185,36 @@ def _paint_around(
     """Skin, fat, muscle, eyes, skull with marrow, air in sinuses."""
     hull, surface, eye = maps["hull"], maps["surface"], maps["eye"]
     grid, inside = canvas.grid, canvas.inside
-    canvas.paint(inside(surface), tissues.SKIN)
+    canvas.paint(inside(surface), SKIN)
     fat_mm = np.float32(rng.uniform(1.5, 5.0)) * np.exp(0.3 * random_field(rng, 30, grid))
     canvas.paint_fat(inside(surface + 1.8), fat)
     septa = np.clip(1.5 - 5 * np.abs(random_field(rng, 11, grid)), 0, 1)
     below = inside(surface + 1.8 + fat_mm)
-    canvas.paint(below, tissues.MUSCLE)
+    canvas.paint(below, MUSCLE)
     canvas.paint_fat(below * septa, fat)
     behind = np.where(canvas.places[..., 1] < 66, inside(eye - 7), np.float32(0))
     canvas.paint_fat(np.maximum(behind, inside(eye - 2)) * inside(surface + 2), fat)
-    canvas.paint(inside(eye + 0.8), tissues.FLUID)
+    canvas.paint(inside(eye + 0.8), FLUID)
     bone_mm = random_field(rng, 28, grid) + np.float32(rng.uniform(5.5, 7.5))
     low = 1 / (1 + np.exp((canvas.places[..., 2] - np.float32(_BASE_BELOW)) / 4))
     bone_mm += np.float32(rng.uniform(*_BASE_MM)) * low
     canvas.paint(inside(hull - bone_mm) * inside(surface + 3), None)
     diploe = inside(hull - bone_mm + 1.5) * inside(-(hull - 1.5)) * inside(surface + 5)
     fatty = np.clip(0.75 + 0.2 * random_field(rng, 12, grid), 0, 1)
-    canvas.paint(diploe * fatty, tissues.MARROW)
+    canvas.paint(diploe * fatty, MARROW)
     canvas.paint(maps["air"] * inside(3 - hull), None)
 
 
 def _paint_intracranial_fluid(pulsation: float, hull: Array, canvas: _Canvas) -> None:
     """Dura along the skull, and fluid within it."""
-    canvas.paint(canvas.inside(hull), tissues.DURA)
+    canvas.paint(canvas.inside(hull), DURA)
     t1w, t2w = _fluid_signals(pulsation, canvas)
     canvas.paint_signals(canvas.inside(hull + 1.2), t1w, t2w)
 
 
 def _fluid_signals(pulsation: float, canvas: _Canvas) -> tuple[float, Array]:
     """Signals of cerebrospinal fluid. In T2w it is darker where it pulses, about the brainstem."""
-    fluid = tissues.FLUID
+    fluid = FLUID
     t1w, t2w = canvas.signals(fluid.density, fluid.t1, fluid.t2)
     squares = ((canvas.places - _PULSATION_CENTRE) ** 2).sum(axis=-1)
     loss = np.float32(pulsation) * np.exp(squares / np.float32(-2 * _PULSATION_MM**2))
@@ -233,7 +248,7 @@ def _paint_brain(
 def _shares(
     rng: np.random.Generator, maps: dict[str, Array], grid: Grid, atrophy: float | None
 ) -> dict[str, Array]:
-    """Shares of grey, white, fluid: the template's, cortex and sulci made the subject's own."""
+    """Shares of grey, white, fluid: the template's, with the subject's own cortex and sulci."""
     drawn = rng.normal(-0.2, 0.4)
     atrophy = drawn if atrophy is None else atrophy
     fluid = maps["fluid"] * np.exp(atrophy + 0.5 * random_field(rng, 16, grid))
@@ -250,7 +265,7 @@ def _relaxation(
     population = np.random.default_rng(_POPULATION_SEED)
     texture = 1 + _TEXTURE * random_field(rng, _TEXTURE_MM, grid)
     # Iron grows through adult life (Hallgren 1958).
-    iron_rate = tissues.IRON_RELAXIVITY * rng.uniform(0.6, 1.3)
+    iron_rate = IRON_RELAXIVITY * rng.uniform(0.6, 1.3)
     result = {}
     for name, tissue in (("grey", matter.grey), ("white", matter.white)):
         maps = []
@@ -269,17 +284,17 @@ def _relaxation(
 def _paint_vessels(
     rng: np.random.Generator, maps: dict[str, Array], canvas: _Canvas, inflow: float | None
 ) -> None:
-    """What lies in the fluid: falx, choroid plexus, vessels; and spaces around vessels.
+    """Structures in the fluid: falx, choroid plexus, vessels; and spaces around vessels.
 
     Flowing blood leaves the slice of a spin echo before the echo and enters that of a gradient
     echo unsaturated: dark in T2w, and in T1w dark or bright.
     """
     grid, fluid = canvas.grid, maps["fluid"]
-    canvas.paint(_folds_of_dura(canvas) * fluid, tissues.DURA)
+    canvas.paint(_folds_of_dura(canvas) * fluid, DURA)
     deep = fluid * np.clip((-30 - maps["hull"]) / 5, 0, 1)
     plexus = np.clip(1.5 * random_field(rng, 9, grid) - 1, 0, 0.8)
-    canvas.paint(deep * plexus, tissues.CHOROID_PLEXUS)
-    blood = tissues.BLOOD
+    canvas.paint(deep * plexus, CHOROID_PLEXUS)
+    blood = BLOOD
     steady, still = canvas.signals(blood.density, blood.t1, blood.t2)
     t1_weighted = canvas.sequences[0]
     fresh = blood.density * np.sin(np.deg2rad(t1_weighted.flip_degrees))
@@ -298,7 +313,7 @@ def _paint_vessels(
             t1w = (1 - fresh_share) * steady + fresh_share * fresh
         canvas.paint_signals(share, float(t1w), float(still * (1 - washout)))
     spaces = _thin_tubes(rng, 10, 0.45, grid) * np.clip(maps["white"] * 2 - 1, 0, 1)
-    canvas.paint(np.float32(rng.uniform(0.2, 0.8)) * spaces, tissues.FLUID)
+    canvas.paint(np.float32(rng.uniform(0.2, 0.8)) * spaces, FLUID)
 
 
 def _folds_of_dura(canvas: _Canvas) -> Array:

@@ -1,4 +1,4 @@
-"""A BIDS data set of simulated subjects on disk."""
+"""A BIDS dataset of simulated subjects on disk."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mrbridge.io.safety import atomic_folder, write_json, write_text
 from mrbridge.io.temporary import sweep
 from mrbridge.json_text import parse_json
 from mrbridge.phantom.settings import PhantomSettings
-from mrbridge.phantom.simulate import SimulatedSubject, simulate
+from mrbridge.phantom.subjects import SimulatedSubject, simulate
 from mrbridge.scale import map_scans
 
 SETTINGS_FILE = Path("code", "phantom.json")
-"""Where a data set keeps the settings that it was made with."""
+"""The settings of a dataset, in its folder."""
 
 FILES = (
     *("dataset_description.json", "participants.tsv", "participants.json", "README"),
@@ -27,7 +27,7 @@ FILES = (
     *("sub-*/anat/sub-*_T[12]w.json", "sub-*/anat/sub-*_T[12]w.nii.gz"),
     *("derivatives/phantom/sub-*_mask.json", "derivatives/phantom/sub-*_mask.nii.gz"),
 )
-"""What a data set consists of, as patterns."""
+"""The files of a dataset, as patterns."""
 
 _ORIGIN = (
     "Simulated. The anatomy is derived from the ICBM 152 nonlinear symmetric 2009a template "
@@ -44,16 +44,16 @@ _CITATIONS = [
 def write_bids(
     out: str | Path, settings: PhantomSettings, *, workers: int = 1, overwrite: bool = False
 ) -> Path:
-    """Write a data set: T1w and T2w of `settings.subjects` subjects, masks among its derivatives.
+    """Write a dataset: T1w and T2w of `settings.subjects` subjects, masks among its derivatives.
 
-    The folder is whole or absent: it is made under another name beside `out` and renamed. Where
-    `out` already holds the data set of the same settings and version, nothing is done.
+    The folder is complete or absent: it is written under another name next to `out` and renamed. If
+    `out` already holds the dataset of the same settings and version, nothing is done.
 
     Args:
-        out: folder of the data set; absent, empty, or an earlier data set of this kind.
-        settings: what to simulate.
+        out: folder of the dataset; absent, empty, or an earlier dataset of this kind.
+        settings: subjects and scanner.
         workers: processes; the files do not depend on it.
-        overwrite: replace an earlier data set of other settings.
+        overwrite: replace an earlier dataset of other settings.
 
     Returns:
         `out`.
@@ -84,7 +84,7 @@ def _stamp(settings: PhantomSettings) -> dict[str, Any]:
 
 
 def _is_complete(out: Path, stamp: dict[str, Any], overwrite: bool) -> bool:
-    """Whether `out` needs no work; refuses what must not be replaced."""
+    """Whether `out` is complete already; refuses what must not be replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     try:

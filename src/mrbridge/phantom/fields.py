@@ -1,6 +1,6 @@
 """Smooth random functions of space, and the grid on which they are evaluated.
 
-Random numbers lie on knots that are fixed in space (millimetres), so that a subject is the same at
+Random numbers are placed on knots that are fixed in space (mm), so that a subject is the same at
 every voxel size. Between the knots, uniform cubic B-splines interpolate.
 """
 
@@ -76,11 +76,11 @@ def spline(coefficients: Array, start_mm: NDArray[np.float64], knot_mm: float, g
         coefficients: (a, b, c), at start_mm + knot_mm * index.
         start_mm: (3,), place of the first coefficient.
         knot_mm: distance of neighbouring coefficients.
-        grid: where to evaluate. All of it lies one knot or more within the coefficients.
+        grid: to evaluate on, at least one knot within the coefficients.
 
     Returns:
-        float32 of the grid's shape. Sums of four terms an axis, always in the same order: the
-        same to the bit with any number of threads.
+        float32 of the grid's shape. Sums of four terms per axis, always in the same order:
+        bit-identical with any number of threads.
     """
     field = coefficients.astype(np.float32)
     for axis in range(3):
@@ -117,5 +117,5 @@ def random_knots(rng: np.random.Generator, knot_mm: float) -> Array:
 
 
 def knots_start(knot_mm: float) -> NDArray[np.float64]:
-    """Where the first of the `random_knots` lies, RAS+ mm."""
+    """The position of the first of the `random_knots`, RAS+ mm."""
     return LOW_MM - _MARGIN_MM - 1.5 * knot_mm

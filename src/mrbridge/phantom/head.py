@@ -2,7 +2,7 @@
 
 nilearn ships that template's brain (T1 intensities, grey and white matter maps; Fonov et al.,
 NeuroImage 54:313, 2011). The intensities sharpen the maps, which are means over 152 people. What
-lies around the brain is not in the template: it is built here from distances to the brain and from
+surrounds the brain is not in the template: it is built here from distances to the brain and from
 a few ellipsoids and tubes placed by anatomy, in MNI coordinates.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.phantom.fields import Array, Grid
-from mrbridge.phantom.tissues import IRON_OF_CORTEX, IRON_OF_NUCLEI
+from mrbridge.phantom.signals import IRON_OF_CORTEX, IRON_OF_NUCLEI
 
 NATIVE = Grid.over_field_of_view((1.0, 1.0, 1.0))
 COARSE = Grid.over_field_of_view((2.0, 2.0, 2.0))
@@ -73,7 +73,7 @@ class Head:
         maps: (channel, x, y, z) float32, see `CHANNELS`.
         ventricle_pull: (3, a, b, c) on `COARSE`: unit-less direction away from the ventricles,
             at most 1 long, fading out within some 20 mm.
-        lesion_sites: (n, 3) MNI mm, white matter where lesions may lie.
+        lesion_sites: (n, 3) MNI mm, white matter that may have lesions.
         lesion_weights: (n,), their probabilities.
     """
 
@@ -205,7 +205,7 @@ def _hull(brain: NDArray[np.bool_]) -> Array:
     The brain mask closed by a ball of 12 mm, and 2.5 mm of space for fluid and dura.
     """
     step, reach, gap = COARSE.spacing[0], 12.0, 2.5
-    # The brainstem leaves through the floor of the field of view: it goes on below.
+    # The brainstem leaves through the floor of the field of view: it continues below.
     pad = 10
     brain = np.pad(brain, ((0, 0), (0, 0), (pad, 0)), mode="edge")
     grown = ndimage.distance_transform_edt(~brain) * step < reach

@@ -1,4 +1,4 @@
-"""What a simulated data set is made of."""
+"""Settings of simulated datasets; light enough for the command line."""
 
 from __future__ import annotations
 
@@ -12,29 +12,41 @@ Count = Annotated[int, Field(ge=0, le=200)]
 
 
 class PhantomSettings(Settings):
-    """Options of the phantom. A subject depends on these and on its index, on nothing else.
+    """Options of the phantom. A subject depends on these and on its index, on nothing else."""
 
-    Attributes:
-        subjects: how many subjects `write_bids` makes.
-        seed: of all randomness.
-        spacing_mm: edge of a voxel; with `slice_thickness_mm`, its edge within the slice.
-        slice_thickness_mm: thickness of contiguous axial slices; None: isotropic voxels.
-        lesions: fewest and most white matter lesions of a subject; (0, 0): healthy subjects.
-        noise: standard deviation of the noise in each of the two channels of the receiver, as a
-            share of white matter's mean signal (the convention of BrainWeb); varied by subject.
-        bias: the receive field varies smoothly between exp(-bias) and exp(bias), in each contrast
-            otherwise; 0: uniform.
-        stripped: whether all but the brain is set to 0.
-    """
-
-    subjects: int = Field(default=8, ge=1, le=10_000)
-    seed: int = Field(default=0, ge=0)
-    spacing_mm: float = Field(default=1.0, ge=0.5, le=8.0)
-    slice_thickness_mm: float | None = Field(default=None, ge=0.5, le=16.0)
-    lesions: tuple[Count, Count] = (2, 16)
-    noise: float = Field(default=0.03, ge=0.0, le=1.0)
-    bias: float = Field(default=0.12, ge=0.0, le=1.0)
-    stripped: bool = False
+    subjects: int = Field(default=8, ge=1, le=10_000, description="How many subjects.")
+    seed: int = Field(default=0, ge=0, description="Seed of all randomness.")
+    spacing_mm: float = Field(
+        default=1.0,
+        ge=0.5,
+        le=8.0,
+        description="Voxel size in mm; with slice_thickness_mm, that within the slice.",
+    )
+    slice_thickness_mm: float | None = Field(
+        default=None,
+        ge=0.5,
+        le=16.0,
+        description="Thickness of contiguous axial slices in mm; isotropic voxels unless given.",
+    )
+    lesions: tuple[Count, Count] = Field(
+        default=(2, 16),
+        description="Fewest and most white matter lesions of a subject; 0 0: healthy subjects.",
+    )
+    noise: float = Field(
+        default=0.03,
+        ge=0.0,
+        le=1.0,
+        description="Standard deviation of the noise in each of the two channels of the receiver, "
+        "as a share of white matter's mean signal (the convention of BrainWeb); varies by subject.",
+    )
+    bias: float = Field(
+        default=0.12,
+        ge=0.0,
+        le=1.0,
+        description="The bias field varies smoothly between exp(-bias) and exp(bias), in each "
+        "contrast differently; 0: uniform.",
+    )
+    stripped: bool = Field(default=False, description="Whether everything but the brain is 0.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

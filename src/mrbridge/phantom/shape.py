@@ -1,15 +1,29 @@
-"""A subject's own shape: a smooth deformation of the template head."""
+"""The shape and the lesions of a subject, in the space of the template head."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from mrbridge.phantom.fields import HIGH_MM, LOW_MM, Array, Grid, random_field, spline
+from mrbridge.phantom.fields import (
+    HIGH_MM,
+    LOW_MM,
+    Array,
+    Grid,
+    knots_start,
+    random_field,
+    random_knots,
+    spline,
+)
 from mrbridge.phantom.head import COARSE, Head, sample
+from mrbridge.phantom.signals import LESION
 
+_OUTLINE_MM = 5.0
+_HALO_EDGE = 0.08
 _LATTICE_MM = 4.0
 _CENTRE = np.array([0.0, -18.0, 10.0])
 
@@ -20,7 +34,7 @@ _DISPLACEMENTS = ((90.0, 2.5), (44.0, 1.7), (22.0, 0.9), (12.0, 0.55))
 
 LARGEST = 1.05
 """By how much a simulated adult's head may exceed the template's, whose brain with its fluid, 1.9
-litres, is a large one already: beyond 2.2 litres `prepare` takes no brain for an adult's."""
+litres, is a large one already: `prepare` refuses brains of more than 2.2 litres."""
 
 
 def deformation(
@@ -70,7 +84,7 @@ def deformation(
 
 
 def to_subject(places: NDArray[np.floating], where: Array, grid: Grid) -> NDArray[np.float64]:
-    """Where template places (n, 3) in mm lie in the subject, in mm: `deformation` inverted.
+    """The positions of template places (n, 3) in the subject, all in mm: `deformation` inverted.
 
     By fixed-point iteration, which converges since the deformation does not fold.
     """
@@ -90,3 +104,83 @@ def _lattice() -> Grid:
     low, high = LOW_MM - 2 * _LATTICE_MM, HIGH_MM + 3 * _LATTICE_MM
     x, y, z = (np.arange(a, b, _LATTICE_MM) for a, b in zip(low, high, strict=True))
     return Grid((x, y, z))
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """A subject's lesions in template space.
+
+    Attributes:
+        centres: (n, 3) MNI mm.
+        radii: (n, 3) half axes in mm along RAS.
+        t1_ratio: T1 as a multiple of that of the white matter around.
+        t2: ms.
+        outline: knots of the random field that makes the outlines irregular.
+        halo: nearness to the ventricles from which white matter is lesion throughout, 1 being their
+            walls; 1 or more: nowhere.
+        nearness: on `COARSE`, that nearness.
+    """
+
+    centres: Array
+    radii: Array
+    t1_ratio: float
+    t2: float
+    outline: Array
+    halo: float
+    nearness: Array
+
+    @classmethod
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        count: tuple[int, int],
+        head: Head,
+        t1_ratio: tuple[float, float] = (1.08, 1.25),
+        halo: float = 1.0,
+    ) -> Lesions:
+        """Between `count[0]` and `count[1]` lesions, most of them next to the ventricles.
+
+        A T1 up to a quarter longer, offset by the higher density: little is seen in T1w.
+        """
+        number = int(rng.integers(count[0], count[1], endpoint=True))
+        chosen = rng.choice(len(head.lesion_sites), number, p=head.lesion_weights)
+        # Longest along x, square to the ventricles (Dawson's fingers); sizes are a choice.
+        radii = np.clip(rng.lognormal(np.log(2.6), 0.4, (number, 1)), 1.5, 7)
+        radii = radii * rng.uniform((1.0, 0.75, 0.75), (1.5, 1.1, 1.1), (number, 3))
+        return cls(
+            head.lesion_sites[chosen],
+            radii.astype(np.float32),
+            t1_ratio=rng.uniform(*t1_ratio),
+            t2=LESION.t2 * rng.uniform(0.7, 1.0),
+            outline=random_knots(rng, _OUTLINE_MM),
+            halo=halo,
+            nearness=np.linalg.norm(head.ventricle_pull, axis=0),
+        )
+
+    def share(self, where: Array, grid: Grid) -> Array:
+        """Share of lesion in each voxel of `grid`; `where` (x, y, z, 3): its template places."""
+        share = np.zeros(grid.shape, np.float32)
+        start = knots_start(_OUTLINE_MM)
+        if self.halo < 1:
+            near = sample(torch.from_numpy(self.nearness)[None], COARSE, where)[0]
+            near *= 1 + 0.15 * spline(self.outline, start, _OUTLINE_MM, grid)
+            share = np.clip((near - self.halo) / _HALO_EDGE, 0, 1)
+        if not len(self.centres):
+            return share
+        places = to_subject(self.centres, where, grid)
+        for centre, radii, place in zip(self.centres, self.radii, places, strict=True):
+            box = _box(place, 2.2 * float(radii.max()), grid)
+            away = np.sqrt((((where[box] - centre) / radii) ** 2).sum(axis=-1))
+            roughness = 1 + 0.25 * spline(self.outline, start, _OUTLINE_MM, grid.part(box))
+            depth = (away * roughness - 1) * float(radii.min())
+            inside = np.clip(0.5 - depth / max(1.2, grid.spacing[0]), 0, 1)
+            share[box] = np.maximum(share[box], inside)
+        return share
+
+
+def _box(place: NDArray[np.float64], reach: float, grid: Grid) -> tuple[slice, slice, slice]:
+    parts = []
+    for centre, axis in zip(place, grid.axes, strict=True):
+        low, high = np.searchsorted(axis, (centre - reach, centre + reach))
+        parts.append(slice(int(low), int(high)))
+    return parts[0], parts[1], parts[2]

@@ -1,65 +1,73 @@
-"""Aligning a scan with the ICBM 152 template: the same slices through every head.
+"""Alignment of a scan with the ICBM 152 template: the same slices through every head.
 
 The template is another person. The affine transform that fits best is found first; the rigid one is
-that which comes nearest to it within the brain, so that nobody is turned because of the size of
-their head (as the AC-PC alignment of Glasser et al. 2013, doi:10.1016/j.neuroimage.2013.04.127,
-does).
+the one nearest to it within the brain, so that the size of a head does not rotate it (as the AC-PC
+alignment of Glasser et al. 2013, doi:10.1016/j.neuroimage.2013.04.127, does).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from nibabel.orientations import io_orientation
 
 from mrbridge.errors import InputError
-from mrbridge.preparation.brain import LITRES
-from mrbridge.preparation.brain_template import template_brain, template_fits
-from mrbridge.preparation.placement import Placement, along_axes
-from mrbridge.preparation.resample import Matrix, moved
-from mrbridge.volume import Volume
-
-Kind = Literal["rigid", "affine"]
+from mrbridge.preparation.brain import LITRES, volume_l
+from mrbridge.preparation.foreground import Head
+from mrbridge.preparation.resample import (
+    Matrix,
+    Placement,
+    box_corners,
+    empty_grid,
+    grid_of,
+    moved,
+)
+from mrbridge.preparation.search import share_inside
+from mrbridge.preparation.settings import TransformKind
+from mrbridge.preparation.template import template_brain, template_fits
 
 AGREEMENT_MM = 4.0
-"""Searches that end further apart than this, root mean square over the brain, have found no place.
+"""Searches that end further apart than this, root mean square over the brain, disagree.
 
 Two people have no one transform between them, only a best one on the whole: its corners are not
 known to the 1 mm that holds for scans of one person. See docs/decisions/0010-alignment.md for what
 was measured."""
 
 SIZES = (0.7, 1.2)
-"""How large an adult's brain is beside the template's, along any direction."""
+"""The size of an adult's brain in units of the template's, along any direction."""
 
 LEAST_INFORMATION = 0.25
 """Nats that a head shares with the template at least."""
 
 LEAST_SEEN = 0.5
-"""Share of the brain that lies in the field of view at least."""
+"""Share of the brain in the field of view at least."""
 
 _FOLLOWED = 3  # searches that are followed to the end
 _LOST = 0.75  # those that reach less than this share of the best one's information went astray
 _POINTS = 2000  # of the template's brain, on which distances are measured
+_MARGIN_MM = 10.0  # of air around the head
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Where a scan lies in the template, and how sure that is.
+    """The transform from a scan to the template, and how certain it is.
 
     Attributes:
         transform: (4, 4), from positions in the scan to positions in the template, RAS+ mm.
         kind: `rigid` (6 degrees of freedom) or `affine` (12).
         information: mutual information with the template in nats, by the affine transform.
-        residual_mm: how far searches end apart that reach three quarters of the best one's
-            information: of the two furthest, root mean square over the brain of the distance
-            between the places in the scan to which they bring the template.
-        angle: by which the head is turned, in degrees.
-        sizes: smallest and largest size of the brain beside the template's, along any direction.
+        residual_mm: uncertainty: how far searches end apart that reach three quarters of the best
+            one's information: of the two furthest, root mean square over the brain of the distance
+            between the positions in the scan to which they bring the template.
+        angle: of the rotation, in degrees.
+        sizes: smallest and largest size of the brain in units of the template's, along any
+            direction.
     """
 
     transform: Matrix
-    kind: Kind
+    kind: TransformKind
     information: float
     residual_mm: float
     angle: float
@@ -79,61 +87,85 @@ class Alignment:
 
 
 def aligned(
-    volume: Volume, kind: Kind, spacing_mm: float | None = None
+    head: Head, kind: TransformKind, spacing_mm: float | None = None
 ) -> tuple[Alignment, Placement]:
-    """Where a scan lies in the template, and its way onto a grid along the template's axes.
+    """The alignment of a scan, and its way onto a grid along the template's axes.
+
+    Arguments and errors as for `align` and `along_axes`.
+    """
+    alignment = align(head, kind)
+    return alignment, along_axes(head, alignment.transform, spacing_mm)
+
+
+def align(head: Head, kind: TransformKind) -> Alignment:
+    """Align a scan of any contrast with the template.
+
+    Reproducible bit for bit. A few seconds.
 
     Args:
-        volume: a head, or a stripped brain.
+        head: a head, or a stripped brain.
         kind: `rigid`, or `affine` for the template's size and shape.
-        spacing_mm: of the grid, see `along_axes`.
 
     Raises:
-        InputError: as `align`.
+        InputError: a 2D image, an image that shows nothing, or it did not converge: searches
+            disagree, or their result cannot be an adult's brain.
     """
-    found = align(volume, kind)
-    return found, along_axes(volume, found.transform, spacing_mm)
-
-
-def align(volume: Volume, kind: Kind) -> Alignment:
-    """Find where a scan of any contrast lies in the template.
-
-    The same to the bit whenever it is called. A few seconds.
-
-    Raises:
-        InputError: a picture, an image that shows nothing, or no answer: searches disagree, or what
-            they found cannot be an adult's brain.
-    """
-    if volume.affine is None:
+    if head.volume.affine is None:
         raise InputError(
-            "is a picture: there is no telling where it lies in a head",
+            "is a 2D image: its position in the head is unknown",
             remedy="Prepare with --align none.",
         )
-    fits = template_fits(volume, _FOLLOWED)
+    fits = template_fits(head, _FOLLOWED)
     best = fits[0]
     points = _brain_points()
     there = moved(points, best.transform)
     least = _LOST * best.information
     places = [moved(points, fit.transform) for fit in fits if fit.information >= least]
     sizes = np.linalg.svd(best.transform[:3, :3], compute_uv=False)
-    turn = nearest_rigid(there, points)
+    rigid = nearest_rigid(there, points)
     result = Alignment(
-        transform=turn if kind == "rigid" else np.linalg.inv(best.transform),
+        transform=rigid if kind == "rigid" else np.linalg.inv(best.transform),
         kind=kind,
         information=best.information,
-        residual_mm=max(_apart(one, other) for one in places for other in places),
-        angle=float(np.degrees(np.arccos(np.clip((np.trace(turn[:3, :3]) - 1) / 2, -1, 1)))),
+        residual_mm=max(_rms_distance(one, other) for one in places for other in places),
+        angle=float(np.degrees(np.arccos(np.clip((np.trace(rigid[:3, :3]) - 1) / 2, -1, 1)))),
         sizes=(float(sizes.min()), float(sizes.max())),
     )
-    _must_be_plausible(result, len(places), float(np.linalg.det(best.transform[:3, :3])))
-    _must_be_seen(there, volume)
+    growth = float(np.linalg.det(best.transform[:3, :3]))
+    litres = volume_l(template_brain().voxels > 0, template_brain()) * growth
+    seen = share_inside(there, np.eye(4), head.volume)
+    why = _implausible(result, len(places), litres, seen)
+    if why is not None:
+        raise InputError(
+            f"alignment with the template did not converge: {why}",
+            remedy="Check that it shows a whole adult's head the right way up; leave it out, or "
+            "prepare with --align none.",
+        )
     return result
+
+
+def _implausible(result: Alignment, searches: int, litres: float, seen: float) -> str | None:
+    """Why a result did not converge or is not of an adult's head; None if it may be."""
+    if searches < 2:
+        return "only one search ends well"
+    if result.residual_mm > AGREEMENT_MM:
+        return f"searches end {result.residual_mm:.1f} mm apart"
+    if result.information < LEAST_INFORMATION:
+        return f"it shares {result.information:.2f} nats with the template"
+    low, high = result.sizes
+    if low < SIZES[0] or high > SIZES[1]:
+        return f"the brain would have {low:.2f} to {high:.2f} times the template's size"
+    if not LITRES[0] <= litres <= LITRES[1]:
+        return f"the brain would have {litres:.2f} litres"
+    if seen < LEAST_SEEN:
+        return f"only {seen:.0%} of the brain is in the field of view"
+    return None
 
 
 def nearest_rigid(points: Matrix, goals: Matrix) -> Matrix:
     """The rigid motion, (4, 4), that takes points nearest to their goals, both of shape (n, 3).
 
-    By least squares (Kabsch 1976, doi:10.1107/S0567739476001873): means fall together.
+    By least squares (Kabsch 1976, doi:10.1107/S0567739476001873): means coincide.
     """
     middle, goal = points.mean(axis=0), goals.mean(axis=0)
     left, _, right = np.linalg.svd((goals - goal).T @ (points - middle))
@@ -144,6 +176,48 @@ def nearest_rigid(points: Matrix, goals: Matrix) -> Matrix:
     return result
 
 
+def along_axes(head: Head, transform: Matrix, spacing_mm: float | None) -> Placement:
+    """The placement on a grid along the axes of the space that `transform` leads to.
+
+    Its voxels lie at multiples of their edges from the origin of that space, so that slices of
+    scans of one thickness are at the same heights. It holds the head and a margin, as far as the
+    field of view reaches.
+
+    Args:
+        head: the scan.
+        transform: (4, 4), from positions in the scan to positions in the new space, RAS+ mm.
+        spacing_mm: edges of the voxels within axial slices; None takes those of the scan, as does
+            the distance of slices.
+
+    Raises:
+        InputError: a 2D image, or an image that shows nothing.
+    """
+    volume = head.volume
+    if volume.affine is None:
+        raise InputError(
+            "is a 2D image, which has no position in space", remedy="Prepare with --align none."
+        )
+    inside = np.argwhere(head.mask)
+    if not len(inside):
+        raise InputError("shows nothing to align", remedy="Leave it out.")
+    there = transform @ volume.affine
+    axes = io_orientation(there)[:, 0].astype(int)  # of the scan's axes, in the new space
+    edges = np.empty(3)
+    edges[axes] = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    if spacing_mm is not None:
+        edges[:2] = spacing_mm
+    places = moved(inside.astype(float), there)
+    field = moved(box_corners(np.zeros(3), np.array(volume.voxels.shape) - 1.0), there)
+    low = np.maximum(places.min(axis=0) - _MARGIN_MM, field.min(axis=0))
+    high = np.minimum(places.max(axis=0) + _MARGIN_MM, field.max(axis=0))
+    first = np.floor(low / edges + 1e-6).astype(int)
+    shape = np.ceil(high / edges - 1e-6).astype(int) - first + 1
+    affine = np.diag([*edges, 1.0])
+    affine[:3, 3] = first * edges
+    onto = empty_grid(tuple(int(n) for n in shape), affine)
+    return Placement(transform, onto, grid_of(volume))
+
+
 def _brain_points() -> Matrix:
     """Evenly spread over the template's brain, shape (n, 3), RAS+ mm."""
     brain = template_brain()
@@ -152,40 +226,6 @@ def _brain_points() -> Matrix:
     return moved(inside[:: max(1, len(inside) // _POINTS)].astype(float), brain.affine)
 
 
-def _apart(one: Matrix, other: Matrix) -> float:
+def _rms_distance(one: Matrix, other: Matrix) -> float:
     """Root mean square distance of points and their counterparts, shapes (n, 3)."""
     return float(np.sqrt(np.square(one - other).sum(axis=1).mean()))
-
-
-def _must_be_plausible(found: Alignment, searches: int, growth: float) -> None:
-    """Refuse what did not converge or is no adult's head."""
-    if searches < 2:
-        raise _refusal("but one search ends well")
-    if found.residual_mm > AGREEMENT_MM:
-        raise _refusal(f"searches end {found.residual_mm:.1f} mm apart")
-    if found.information < LEAST_INFORMATION:
-        raise _refusal(f"it shares {found.information:.2f} nats with the template")
-    if found.sizes[0] < SIZES[0] or found.sizes[1] > SIZES[1]:
-        low, high = found.sizes
-        raise _refusal(f"the brain would have {low:.2f} to {high:.2f} times the template's size")
-    brain = template_brain()
-    amount = np.count_nonzero(brain.voxels) * np.prod(brain.spacing or (0.0,)) * growth / 1e6
-    if not LITRES[0] <= amount <= LITRES[1]:
-        raise _refusal(f"the brain would have {amount:.2f} litres")
-
-
-def _must_be_seen(places: Matrix, volume: Volume) -> None:
-    """Refuse a brain, given by points in scanner space, that is hardly in the field of view."""
-    assert volume.affine is not None
-    voxels = moved(places, np.linalg.inv(volume.affine))
-    inside = ((voxels >= -0.5) & (voxels <= np.array(volume.voxels.shape) - 0.5)).all(axis=1)
-    if inside.mean() < LEAST_SEEN:
-        raise _refusal(f"only {inside.mean():.0%} of the brain is in the field of view")
-
-
-def _refusal(why: str) -> InputError:
-    return InputError(
-        f"alignment with the template did not converge: {why}",
-        remedy="See whether it shows a whole adult's head the right way up; leave it out, or "
-        "prepare with --align none.",
-    )

@@ -1,7 +1,7 @@
 """Skull stripping: by the template, by HD-BET, or by a mask of the user's.
 
-Whatever found it, a mask that cannot be an adult's brain is refused: an image that lost half of its
-brain, or kept its scalp, would be learned from like any other.
+A mask that cannot be an adult's brain is refused, however it was made: an image that lost half of
+its brain, or kept its scalp, would be learned from like any other.
 """
 
 from __future__ import annotations
@@ -11,111 +11,99 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.io import read, write
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.safety import suffix_of
-from mrbridge.preparation.brain_template import brain_by_template
-from mrbridge.preparation.geometry import from_slices, to_slices
-from mrbridge.preparation.intensity import blank_outside, foreground_mask
+from mrbridge.preparation.foreground import Head, Mask
+from mrbridge.preparation.geometry import to_slices
 from mrbridge.preparation.resample import grid_difference, resample
-from mrbridge.preparation.settings import StandardSettings
+from mrbridge.preparation.settings import BrainKind, PreprocessSettings
+from mrbridge.preparation.template import brain_by_template
 from mrbridge.volume import Volume
 
-BrainKind = Literal["none", "auto", "hd-bet", "mask"]
-
 LITRES = (0.7, 2.2)
-"""An adult's brain, ventricles and sulci included, lies between these."""
+"""The volume of an adult's brain, ventricles and sulci included, is between these."""
 
-_ONE_PIECE = 0.95  # the share of a mask that its largest piece has at least
-_OFF_CENTRE_MM = 35.0  # how far, within a slice, a brain's centre may lie from its head's
+_ONE_PIECE = 0.95  # the least share of a mask in its largest piece
+_OFF_CENTRE_MM = 35.0  # the furthest that, within a slice, a brain's centre is from its head's
 _CUT = 0.3  # a face of the field of view that cuts more of the largest section cuts off brain;
 _CUT_BELOW = 0.6  # below, where the brain stem leaves, and scans of the upper head end
-_STRIPPED = 1.2  # an image with less around its brain than this has lost its skull before
+_STRIPPED = 1.2  # an image with less around its brain than this was skull-stripped before
 
 _HD_BET = "hd-bet"
-_SHOWS = "See whether the scan shows a whole brain; leave it out, or give a mask (--brain mask)."
+_CHECK = "Check that it shows a whole brain; leave it out, or give a mask (--brain mask)."
 
 
-def find_brain(volume: Volume, kind: BrainKind, mask: Volume | None = None) -> NDArray[np.bool_]:
-    """Where the brain is.
+def find_brain(head: Head, kind: BrainKind, mask: Volume | None = None) -> Mask:
+    """The brain mask of a scan.
 
     Args:
-        volume: a head, or a brain whose surroundings are exactly zero.
+        head: a head, or a brain whose surroundings are exactly zero.
         kind: `auto` by the template; `hd-bet` by the program of that name; `mask` takes `mask`.
-        mask: for `mask`, on any grid of the same scanner space; what is not 0 is brain. None where
-            there is none: then the volume must be a stripped brain.
+        mask: for `mask`, on any grid of the same scanner space; everything but 0 is brain. None if
+            there is none: then the scan must be a stripped brain.
 
     Returns:
-        A mask of the volume's shape (i, j, k).
+        A mask of the scan's shape (i, j, k).
 
     Raises:
-        InputError: a picture, no brain found, no mask where one is needed, or one that cannot be a
-            brain: see `implausible`.
+        InputError: a 2D image, no brain found, no mask although one is needed, or a mask that
+            cannot be a brain: see `implausible`.
         SettingsError: HD-BET is not installed.
     """
-    if volume.affine is None:
-        raise InputError(
-            "is a picture: where its brain is cannot be told", remedy="Say --brain none."
-        )
+    if head.volume.affine is None:
+        raise InputError("is a 2D image: its brain cannot be found", remedy="Say --brain none.")
     if kind == "hd-bet":
-        inside = _brain_by_hd_bet(volume)
+        inside = _brain_by_hd_bet(head)
     elif kind == "mask":
-        inside = _brain_of_mask(volume, mask)
+        inside = _brain_of_mask(head, mask)
     else:
-        inside = brain_by_template(volume)
-        stripped = _not_blank(volume)
-        if stripped is not None and stripped.sum() < _STRIPPED * inside.sum():
-            inside = stripped
-    why = implausible(inside, volume)
+        inside = brain_by_template(head)
+        if head.stripped is not None and head.stripped.sum() < _STRIPPED * inside.sum():
+            inside = head.stripped
+    why = implausible(inside, head)
     if why is not None:
-        raise InputError(f"its brain mask is implausible: {why}", remedy=_SHOWS)
+        raise InputError(f"its brain mask is implausible: {why}", remedy=_CHECK)
     return inside
 
 
-def litres(inside: NDArray[np.bool_], volume: Volume) -> float:
-    """The volume of a mask (i, j, k) on the grid of a scan."""
+def volume_l(inside: Mask, volume: Volume) -> float:
+    """The volume of a mask (i, j, k) on the grid of a scan, in litres."""
     return float(np.count_nonzero(inside)) * math.prod(volume.spacing or (0.0,)) / 1e6
 
 
-def implausible(inside: NDArray[np.bool_], volume: Volume) -> str | None:
-    """Why a mask cannot be an adult's brain, in words; None where it can.
+def implausible(inside: Mask, head: Head) -> str | None:
+    """Why a mask cannot be an adult's brain, in words; None if it may be.
 
     Args:
         inside: the mask, (i, j, k).
-        volume: the scan that it belongs to.
+        head: its scan.
     """
-    amount = litres(inside, volume)
-    if not LITRES[0] <= amount <= LITRES[1]:
-        return f"{amount:.2f} litres, not {LITRES[0]} to {LITRES[1]}"
+    litres = volume_l(inside, head.volume)
+    if not LITRES[0] <= litres <= LITRES[1]:
+        return f"{litres:.2f} litres, not {LITRES[0]} to {LITRES[1]}"
     labels, count = ndimage.label(inside)
     largest = np.bincount(labels.ravel())[1:].max() / np.count_nonzero(inside)
     if largest < _ONE_PIECE:
         return f"{count} pieces, the largest {largest:.0%} of it"
-    slices, grid = to_slices(volume, None)
-    brain = to_slices(Volume(inside.astype(np.uint8), volume.affine), None)[0] > 0
-    assert grid.spacing is not None
-    rows = [np.nonzero(mask)[1:] for mask in (brain, foreground_mask(slices) & _beside(brain))]
-    if rows[1][0].size:
-        centres = [np.array([part.mean() for part in found]) for found in rows]
-        off = float(np.linalg.norm((centres[0] - centres[1]) * grid.spacing[1:]))
+    brain = to_slices(Volume(inside.astype(np.uint8), head.volume.affine), None)[0] > 0
+    assert head.grid.spacing is not None
+    # In the slices that show brain only: neck and face would move the centre of the head.
+    around = head.foreground & brain.any(axis=(1, 2), keepdims=True)
+    if around.any():
+        centres = [np.argwhere(part)[:, 1:].mean(axis=0) for part in (brain, around)]
+        off = float(np.linalg.norm((centres[0] - centres[1]) * head.grid.spacing[1:]))
         if off > _OFF_CENTRE_MM:
-            return f"its centre lies {off:.0f} mm from the head's"
+            return f"its centre is {off:.0f} mm from that of the head"
     return _cut_off(brain)
 
 
-def _beside(brain: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The slices in which there is brain, whole; shape (slices, 1, 1)."""
-    return np.asarray(brain.any(axis=(1, 2), keepdims=True))
-
-
-def _cut_off(brain: NDArray[np.bool_]) -> str | None:
+def _cut_off(brain: Mask) -> str | None:
     """Which face of the field of view cuts the brain off: slices, rows, columns run to S, P, L."""
     names = (("bottom", "top"), ("front", "back"), ("right", "left"))
     for axis, pair in enumerate(names):
@@ -126,47 +114,36 @@ def _cut_off(brain: NDArray[np.bool_]) -> str | None:
     return None
 
 
-def _not_blank(volume: Volume) -> NDArray[np.bool_] | None:
-    """What is not exactly zero around, of a scan that was cut out; None of any other."""
-    slices, grid = to_slices(volume, None)
-    outside = blank_outside(slices, foreground_mask(slices))
-    if outside is None:
-        return None
-    return np.asarray(from_slices((~outside).astype(np.float32), grid) > 0.5)
-
-
-def _brain_of_mask(volume: Volume, mask: Volume | None) -> NDArray[np.bool_]:
+def _brain_of_mask(head: Head, mask: Volume | None) -> Mask:
     if mask is None:
-        stripped = _not_blank(volume)
-        if stripped is None:
+        if head.stripped is None:
             raise InputError(
                 "has no brain mask, and its skull was not removed",
-                remedy="Put a …_desc-brain_mask.nii.gz beside it, or say where with --brain-mask.",
+                remedy="Put a …_desc-brain_mask.nii.gz next to it, or say where with --brain-mask.",
             )
-        return stripped
+        return head.stripped
     if mask.is_picture:
-        raise InputError("its brain mask is a picture", remedy="Give a NIfTI file.")
+        raise InputError("its brain mask is a 2D image", remedy="Give a NIfTI file.")
     mask = Volume((mask.voxels != 0).astype(np.uint8), mask.affine)
-    if grid_difference(mask, volume) is not None:
-        mask = resample(mask, volume, interpolation="nearest")
+    if grid_difference(mask, head.volume) is not None:
+        mask = resample(mask, head.volume, interpolation="nearest")
     return np.asarray(mask.voxels > 0)
 
 
-def mask_beside(scan: Path, standard: StandardSettings) -> Volume | None:
-    """The brain mask that belongs to a scan, where brains are to be masked; None where there is
-    none.
+def read_brain_mask(scan: Path, settings: PreprocessSettings) -> Volume | None:
+    """The brain mask of a scan, if masks are asked for; None if there is none.
 
     Raises:
         InputError: it cannot be read.
     """
-    found = mask_path(scan, standard.brain_mask) if standard.brain == "mask" else None
-    return None if found is None else read(found)
+    path = mask_path(scan, settings.brain_mask) if settings.brain == "mask" else None
+    return None if path is None else read(path)
 
 
 def mask_path(scan: Path, pattern: str) -> Path | None:
-    """The brain mask that belongs to a scan; None where there is none.
+    """The file of a scan's brain mask; None if there is none.
 
-    It lies beside the scan or, of a BIDS data set, at the same place in one of its derivatives.
+    It is next to the scan or, in a BIDS dataset, at the same place in one of its derivatives.
 
     Args:
         scan: a file.
@@ -183,13 +160,12 @@ def mask_path(scan: Path, pattern: str) -> Path | None:
             below = scan.absolute().parent.relative_to(folder.parent)
             places += [each / below for each in sorted(folder.parent.glob("derivatives/*"))]
             places.append(folder.parent / "derivatives" / below)
-    masks = [place / name for place in places]
-    found = [mask for mask in masks if mask.is_file() or mask.is_symlink()]
-    return found[0] if found else None
+    masks = (place / name for place in places)
+    return next((mask for mask in masks if mask.is_file() or mask.is_symlink()), None)
 
 
 def hd_bet_program() -> str:
-    """Where HD-BET is.
+    """The path of HD-BET.
 
     Raises:
         SettingsError: it is not installed.
@@ -204,18 +180,17 @@ def hd_bet_program() -> str:
     return program
 
 
-def _brain_by_hd_bet(volume: Volume) -> NDArray[np.bool_]:
-    """As HD-BET 2 finds it (Isensee et al. 2019, doi:10.1002/hbm.24750), run as a program."""
+def _brain_by_hd_bet(head: Head) -> Mask:
+    """By HD-BET 2 (Isensee et al. 2019, doi:10.1002/hbm.24750), run as a program."""
     program = hd_bet_program()
-    from mrbridge.hardware import choose_device  # torch: a second, which no other way needs
+    from mrbridge.hardware import choose_device  # imports torch, which takes a second
 
     device = ["-device", choose_device("auto").type]
     if device[1] == "cpu":
         device.append("--disable_tta")  # as its help recommends
     with tempfile.TemporaryDirectory(prefix="mrbridge-") as folder:
         scan, out = Path(folder, "scan.nii.gz"), Path(folder, "brain.nii.gz")
-        plain = Volume(volume.voxels.astype(np.float32), volume.affine)
-        write(plain, scan)
+        write(Volume(head.volume.voxels.astype(np.float32), head.volume.affine), scan)
         options = [*device, "--save_bet_mask", "--no_bet_image"]
         ran = subprocess.run(
             [program, "-i", str(scan), "-o", str(out), *options],
@@ -227,9 +202,9 @@ def _brain_by_hd_bet(volume: Volume) -> NDArray[np.bool_]:
         )
         mask = Path(folder, "brain_bet.nii.gz")
         if ran.returncode or not mask.is_file():
-            said = (ran.stderr or ran.stdout).strip().splitlines()
+            lines = (ran.stderr or ran.stdout).strip().splitlines()
             raise InputError(
-                f"hd-bet gave no mask ({said[-1] if said else f'exit code {ran.returncode}'})",
-                remedy="See whether hd-bet -h works and is of version 2, or say --brain auto.",
+                f"hd-bet gave no mask ({lines[-1] if lines else f'exit code {ran.returncode}'})",
+                remedy="Check that hd-bet -h works and is version 2, or say --brain auto.",
             )
-        return _brain_of_mask(volume, read(mask))
+        return _brain_of_mask(head, read(mask))

@@ -1,4 +1,4 @@
-"""Cropping a scan to the head, so that its surroundings do not change what networks make of it.
+"""Cropping a scan to the head, so that its surroundings do not change its translation.
 
 Instance norms take their statistics over a whole image, and thresholds and percentiles are taken
 over a whole scan: the same head in a wider field of view would be another image to all of them.
@@ -15,14 +15,14 @@ from scipy import ndimage
 
 from mrbridge.errors import InputError
 from mrbridge.io.safety import MAX_VOXELS
-from mrbridge.preparation.geometry import SliceGrid, from_slices, to_slices
-from mrbridge.preparation.intensity import foreground_mask
+from mrbridge.preparation.foreground import Head
+from mrbridge.preparation.geometry import SliceGrid, from_slices
 from mrbridge.volume import Volume, check_size
 
 _PIECE = 0.01  # of the largest piece of the foreground: smaller ones are not part of a head
-_ROUNDS = 4  # of finding the head in what was cropped to it; two are enough most often
+_ROUNDS = 4  # of finding the head in what was cropped to it; usually two are enough
 _BLANK_FACE = 0.6  # share of a face with one value, from which that value is the background,
-_NOTHING = 0.005  # give or take this share of the brightest value; it lies within
+_NOTHING = 0.005  # up to this share of the brightest value; it is within
 _DARK = 0.1  # this share of the range from the darkest value
 
 Index = tuple[int, int, int]
@@ -34,12 +34,12 @@ class Crop:
 
     Attributes:
         shape: (i, j, k) of the scan.
-        low: first voxel of the box along each axis; negative where it begins before the scan.
+        low: first voxel of the box along each axis; negative if it begins before the scan.
         high: one past the last voxel.
         content: by axis, the first voxel and one past the last one of what was scanned: planes of
             one value at the faces are padding. None takes all.
-        missing: by axis and side, voxels of the margin that the box lacks, where the head may go
-            on beyond that.
+        missing: by axis and side, voxels of the margin that the box lacks, because the head may
+            continue beyond the scan.
     """
 
     shape: Index
@@ -55,7 +55,7 @@ class Crop:
         return cls((i, j, k), (0, 0, 0), (i, j, k))
 
     def __call__(self, volume: Volume) -> Volume:
-        """What lies in the box, background beyond what was scanned; the affine follows."""
+        """The voxels of the box, background beyond what was scanned; the affine follows."""
         content = self.content or tuple((0, size) for size in self.shape)
         scanned = volume.voxels[tuple(slice(*ends) for ends in content)]
         keep, widths = [], []
@@ -76,7 +76,7 @@ class Crop:
         """Where the box and its margin begin in the slices of the whole scan: slice, row, column.
 
         Args:
-            grid: of the box. Rows and columns are counted in its pixels, after resampling.
+            grid: of the box; rows and columns are in its pixels, after resampling.
         """
         place, lacks = [0.0, 0.0, 0.0], self.lacks(grid)
         for source, (axis, direction) in enumerate(grid.transform):
@@ -88,7 +88,7 @@ class Crop:
     def lacks(self, grid: SliceGrid) -> tuple[tuple[int, int], ...]:
         """What is `missing` before and after the slices, rows and columns of the box's grid.
 
-        No slices: interpolation between thick ones would blur the first and the last into them.
+        Never slices: interpolation between thick ones would blur the first and the last into them.
         """
         widths = [(0, 0)] * 3
         for source, (axis, direction) in enumerate(grid.transform):
@@ -99,7 +99,7 @@ class Crop:
             widths[axis] = before, after
         return tuple(widths)
 
-    def undone(self, voxels: NDArray[Any], beyond: Any) -> NDArray[Any]:
+    def undo(self, voxels: NDArray[Any], beyond: Any) -> NDArray[Any]:
         """Voxels of the box in the shape of the scan; `beyond` outside the box."""
         result = np.full(self.shape, beyond, voxels.dtype)
         sides = list(zip(self.low, self.high, self.shape, strict=True))
@@ -113,8 +113,8 @@ def head_crop(volume: Volume, margin_mm: float) -> Crop:
     """The box around the head, the same for any field of view that holds the head.
 
     Planes of one value at the faces of the scan do not count, so that padding with zeros changes
-    nothing. The box reaches beyond the field of view where the face is mostly of one value, as
-    around a skull-stripped brain. Elsewhere there may be noise, or more of the head.
+    nothing. The box reaches beyond the field of view if the face is mostly of one value, as around
+    a skull-stripped brain. Otherwise there may be noise, or more of the head.
 
     Args:
         volume: a scan of any orientation, or a 2D image.
@@ -122,31 +122,46 @@ def head_crop(volume: Volume, margin_mm: float) -> Crop:
             image.
 
     Returns:
-        All of the scan where it shows nothing.
+        All of the scan if it shows nothing.
 
     Raises:
         InputError: its size cannot be that of a head.
     """
+    return _search(volume, margin_mm)[0]
+
+
+def crop_to_head(volume: Volume, margin_mm: float) -> tuple[Crop, Head]:
+    """`head_crop`, and the scan in that box."""
+    crop, last = _search(volume, margin_mm)
+    cropped = crop(volume)
+    # Without padding it is what was searched last.
+    known = last is not None and last.volume.voxels.shape == cropped.voxels.shape
+    return crop, Head(cropped, last.foreground if last is not None and known else None)
+
+
+def _search(volume: Volume, margin_mm: float) -> tuple[Crop, Head | None]:
+    """The crop, and the head in the part of the scan that is in the box; None if unknown."""
     if volume.affine is not None:
         check_size(volume.voxels.shape, volume.affine)
     content = _content(volume.voxels)
     if content is None:
-        return Crop.whole(volume)
+        return Crop.whole(volume), None
     shown = content(volume)
     margin = np.ceil(margin_mm / np.array(volume.spacing or (1.0, 1.0, margin_mm + 1))).astype(int)
     if volume.spacing is None:
         margin[2] = 0  # a 2D image is one slice
     extent = np.array(shown.voxels.shape)
     low, high = np.zeros(3, int), extent
-    first, last = low, high
+    first, last, inside = low, high, None
     for _ in range(_ROUNDS):
-        part = shown.voxels[tuple(map(slice, low, high))]
-        found = _head(replace(shown, voxels=part))
-        if found is None:
-            return content
-        first, last = low + found[0] - margin, low + found[1] + margin
+        part = Head(replace(shown, voxels=shown.voxels[tuple(map(slice, low, high))]))
+        box = _box(part)
+        if box is None:
+            return content, None
+        first, last = low + box[0] - margin, low + box[1] + margin
         before, low, high = (low, high), np.maximum(first, 0), np.minimum(last, extent)
         if np.array_equal(before[0], low) and np.array_equal(before[1], high):
+            inside = part
             break
     missing = []
     for axis in range(3):
@@ -161,9 +176,9 @@ def head_crop(volume: Volume, margin_mm: float) -> Crop:
             remedy="Check the voxel size in its header.",
         )
     origin = np.array(content.low)
-    box = _index(origin + first), _index(origin + last)
+    ends = _index(origin + first), _index(origin + last)
     scanned = tuple(zip(content.low, content.high, strict=True))
-    return Crop(content.shape, *box, scanned, tuple(missing))
+    return Crop(content.shape, *ends, scanned, tuple(missing)), inside
 
 
 def _index(place: NDArray[np.int_]) -> Index:
@@ -172,7 +187,7 @@ def _index(place: NDArray[np.int_]) -> Index:
 
 
 def _content(voxels: NDArray[Any]) -> Crop | None:
-    """Without the outer planes of one value each; None where nothing is left."""
+    """Without the outer planes of one value each; None if nothing is left."""
     low, high = [0, 0, 0], list(voxels.shape)
     before = None
     while before != (low, high):
@@ -196,10 +211,9 @@ def _is_flat(plane: NDArray[Any]) -> bool:
     return bool(plane.min() == plane.max())
 
 
-def _head(volume: Volume) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
+def _box(head: Head) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
     """The box of the foreground: first voxel and one past the last one, along each axis."""
-    slices, grid = to_slices(volume, None)
-    mask = foreground_mask(slices)
+    mask = head.foreground
     labels, count = ndimage.label(mask)
     if not count:
         return None
@@ -207,15 +221,15 @@ def _head(volume: Volume) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
     sizes[0] = 0
     if count > 1:
         mask = (sizes >= _PIECE * sizes.max())[labels]
-    inside = from_slices(mask.astype(np.float32), grid) > 0
+    inside = from_slices(mask.astype(np.float32), head.grid) > 0
     shown = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     return np.array([s[0] for s in shown]), np.array([s[-1] + 1 for s in shown])
 
 
 def _face(voxels: NDArray[Any], axis: int, side: int) -> tuple[float, bool]:
-    """The background beyond a face, and whether most of the face is that.
+    """The background beyond a face, and whether it fills most of the face.
 
-    It is 0, or what most of the face is, give or take a little, if that is dark.
+    It is 0, or the value of most of the face if that is dark.
     """
     face = np.take(voxels, side, axis)
     value, low, high = float(np.median(face)), float(voxels.min()), float(voxels.max())

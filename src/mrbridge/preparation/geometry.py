@@ -1,8 +1,8 @@
 """From a volume to axial slices and back.
 
 Slices run from inferior to superior; within a slice rows run to posterior and columns to the
-patient's left, as in a DICOM axial picture. Orientation is changed by flips and permutations only.
-In-plane resampling keeps the edges of the field of view where they are. Every step has its undo.
+patient's left, as in an axial DICOM image. Orientation is changed by flips and permutations only.
+In-plane resampling keeps the edges of the field of view in place. Every step can be undone.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _BATCH = 64  # slices resampled at once, which bounds the memory
 
 @dataclass(frozen=True)
 class SliceGrid:
-    """Where slices came from, which is all that it takes to go back.
+    """The grid of slices, which is all that the way back needs.
 
     Attributes:
         transform: flips and permutation from the source's axes to (slice, row, column), as
             `nibabel.orientations` writes them: (source axis) -> (axis, direction).
         full: (slices, rows, columns) before in-plane resampling.
         shape: (slices, rows, columns) after it.
-        affine: (4, 4), from (slice, row, column) before resampling to RAS+ mm; None for pictures.
-        spacing: mm between slices, rows and columns after resampling; None for pictures.
+        affine: (4, 4), from (slice, row, column) before resampling to RAS+ mm; None for 2D images.
+        spacing: mm between slices, rows and columns after resampling; None for 2D images.
     """
 
     transform: tuple[tuple[int, int], ...]
@@ -49,37 +49,37 @@ class SliceGrid:
 
     @property
     def stored_affine(self) -> NDArray[np.float64] | None:
-        """(4, 4), from (slice, row, column) after resampling to RAS+ mm; None for pictures."""
+        """(4, 4), from (slice, row, column) after resampling to RAS+ mm; None for 2D images."""
         if self.affine is None:
             return None
         steps = np.array(self.full) / np.array(self.shape)
         result = self.affine.copy()
         result[:3, :3] = self.affine[:3, :3] * steps
-        result[:3, 3] += self.affine[:3, :3] @ ((steps - 1) / 2)  # edges stay where they are
+        result[:3, 3] += self.affine[:3, :3] @ ((steps - 1) / 2)  # edges stay in place
         return result
 
     @property
     def hash(self) -> str:
-        """Equal for scans on one grid (to 0.01 mm), however they are stored."""
+        """Equal for scans on one grid (to 0.01 mm), in whatever order their files store axes."""
         places: list[int] = []
         if self.affine is not None:
             steps = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
             corners = np.array(steps) * (np.array(self.full) - 1)
             millimetres = corners @ self.affine[:3, :3].T + self.affine[:3, 3]
-            # The odd offset keeps round numbers of mm away from where the rounding flips.
+            # The odd offset keeps round numbers of mm away from the steps of the rounding.
             places = np.floor(millimetres / 0.01 + 0.3137).astype(int).ravel().tolist()
         return hashlib.sha256(repr((self.full, places)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The undo of `fit_size`: the rows and columns that there were."""
+    """The undo of `fit_size`: the rows and columns before."""
 
     rows: int
     columns: int
 
     def __call__(self, slices: NDArray[Any], fill: float = -1.0) -> NDArray[Any]:
-        """Bring slices (..., rows, columns) back; what was cropped away is `fill`."""
+        """Bring slices (..., rows, columns) back; what was cropped is `fill`."""
         return _centred(_centred(slices, -2, self.rows, fill), -1, self.columns, fill)
 
 
@@ -87,15 +87,15 @@ def to_slices(volume: Volume, spacing_mm: float | None) -> tuple[NDArray[np.floa
     """Cut a volume into axial slices.
 
     Args:
-        volume: any orientation; a picture is one slice as it is.
-        spacing_mm: in-plane spacing to resample to; None keeps what there is. Within 1 % nothing
-            is resampled.
+        volume: any orientation; a 2D image is one slice.
+        spacing_mm: in-plane spacing to resample to; None keeps that of the volume. Within 1 %
+            nothing is resampled.
 
     Returns:
         Slices (slices, rows, columns), float32, and the grid for `from_slices`.
 
     Raises:
-        InputError: it is to be resampled, and its slices cannot be of a head.
+        InputError: it is to be resampled, and its slices have the size of no head.
     """
     grid = slice_grid(volume, spacing_mm)
     if volume.affine is None:
@@ -107,7 +107,7 @@ def to_slices(volume: Volume, spacing_mm: float | None) -> tuple[NDArray[np.floa
 
 
 def slice_grid(volume: Volume, spacing_mm: float | None) -> SliceGrid:
-    """The grid that `to_slices` gives, of which only the shape and the affine of a volume count.
+    """The grid that `to_slices` gives; only the shape and the affine of the volume count.
 
     Raises:
         InputError: as `to_slices`.
@@ -134,11 +134,11 @@ def slice_grid(volume: Volume, spacing_mm: float | None) -> SliceGrid:
 def from_slices(slices: NDArray[np.float32], grid: SliceGrid) -> NDArray[np.float32]:
     """Undo `to_slices`: voxels in the shape and orientation of the source.
 
-    Bit-equal where nothing was resampled, otherwise up to the error of interpolation.
+    Bit-identical if nothing was resampled, otherwise up to the error of interpolation.
 
     Args:
         slices: (slices, rows, columns) of `grid.shape`.
-        grid: what `to_slices` gave.
+        grid: from `to_slices`.
     """
     if slices.shape != grid.shape:
         raise ValueError(f"slices have the shape {slices.shape}, the grid {grid.shape}")
@@ -154,7 +154,7 @@ def fit_size(
     fill: float = -1.0,
     shift: tuple[int, int] = (0, 0),
 ) -> tuple[NDArray[Any], Fit]:
-    """Pad with `fill` or crop (..., rows, columns) about the centre, and tell how to undo it.
+    """Pad with `fill` or crop (..., rows, columns) about the centre, with the way to undo it.
 
     `shift` moves the slices down and to the right, by so many pixels; that is not undone.
     """
@@ -173,7 +173,7 @@ def _canonical() -> NDArray[np.float64]:
 
 
 def resampled_size(size: int, step: float, spacing_mm: float | None) -> int:
-    """How many pixels of `spacing_mm` cover `size` of `step` mm; within 1 % they stay as many."""
+    """How many pixels of `spacing_mm` cover `size` of `step` mm; within 1 % the number stays."""
     if spacing_mm is None or abs(step / spacing_mm - 1) <= _TOLERANCE:
         return size
     return max(1, round(size * step / spacing_mm))
@@ -183,7 +183,7 @@ def resample(slices: NDArray[np.float32], rows: int, columns: int) -> NDArray[np
     """Bring slices to another size: bicubic, edges aligned, antialiased, never beyond the range."""
     if slices.shape[1:] == (rows, columns):
         return slices
-    import torch  # a second, which scans of the wanted spacing do not need
+    import torch  # takes a second, which scans of the wanted spacing do not need
 
     shrinks = rows < slices.shape[1] or columns < slices.shape[2]
     result = np.empty((len(slices), rows, columns), np.float32)
@@ -192,12 +192,12 @@ def resample(slices: NDArray[np.float32], rows: int, columns: int) -> NDArray[np
         result[start : start + _BATCH] = torch.nn.functional.interpolate(
             batch, size=(rows, columns), mode="bicubic", antialias=shrinks
         )[:, 0].numpy()
-    # Bicubic kernels overshoot at edges: air beside the scalp would become negative.
+    # Bicubic kernels overshoot at edges: air next to the scalp would become negative.
     return np.clip(result, slices.min(), slices.max(), out=result)
 
 
 def centred_start(size: int, present: int) -> int:
-    """At which pixel of `size` the first of `present` comes to lie by `fit_size`."""
+    """The pixel of `size` to which `fit_size` brings the first of `present`."""
     half = abs(size - present) // 2
     # Padding and cropping put an odd pixel on the same side, so that each undoes the other.
     return half if size >= present else -half

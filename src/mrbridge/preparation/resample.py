@@ -1,13 +1,13 @@
-"""Bringing a volume onto the grid of another one.
+"""Resampling a volume onto the grid of another one.
 
 Positions are RAS+ millimetres here, as in every `Volume`; SimpleITK counts them LPS+ and is kept
-behind these functions. A transform is a (4, 4) matrix that says where a point of the moving scan
-lies in the fixed one.
+behind these functions. A transform is a (4, 4) matrix, from positions in the moving scan to
+positions in the fixed one.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,20 +23,21 @@ Matrix = NDArray[np.floating[Any]]
 Interpolation = Literal["cubic", "linear", "nearest"]
 
 GRID_TOLERANCE_MM = 1e-3
-"""The furthest that corners of two scans may lie apart for their voxels to be compared."""
+"""The furthest that corners of two scans may be apart for their voxels to be compared."""
 
 _NOTHING = 0.01  # voxels with a smaller share of what is not exactly zero are zero
+_EMPTY = np.zeros(1, np.uint8)  # of grids, of which only shape and affine count
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS+ to LPS+ and back
 
 
 def grid_difference(one: Volume, other: Volume) -> str | None:
-    """How the grids of two scans differ, in words; None where voxel lies on voxel."""
+    """How the grids of two scans differ, in words; None if they are the same."""
     if one.voxels.shape != other.voxels.shape:
         return f"shapes {one.voxels.shape} and {other.voxels.shape}"
     if one.affine is None and other.affine is None:
         return None
     if one.affine is None or other.affine is None:
-        return "one is a picture, the other lies in space"
+        return "one is a 2D image, the other is not"
     corners = box_corners(np.zeros(3), np.array(one.voxels.shape) - 1)
     distance = furthest(moved(corners, one.affine), moved(corners, other.affine))
     return None if distance <= GRID_TOLERANCE_MM else f"up to {distance:.3g} mm apart"
@@ -50,22 +51,22 @@ def resample(
 ) -> Volume:
     """The volume as it would have been scanned on the grid of `onto`.
 
-    Where the new voxels are larger than the old ones, the image is first blurred to their size, so
+    If the new voxels are larger than the old ones, the image is first blurred to their size, so
     that a thick slice is an average and not a thin sample of itself.
 
     Args:
-        volume: what to bring; voxels of any real type.
-        onto: whose shape (i, j, k) and affine the result gets; its voxels do not matter.
-        transform: (4, 4), from positions in `volume` to positions in `onto`, RAS+ mm; None where
-            both lie in one space.
+        volume: what to resample; voxels of any real type.
+        onto: the grid of the result, shape (i, j, k) and affine; its voxels do not matter.
+        transform: (4, 4), from positions in `volume` to positions in `onto`, RAS+ mm; None if
+            both are in one space.
         interpolation: `cubic` B-splines, clipped to the range of the image, since they overshoot at
             edges; `linear`; or `nearest`, for masks, which are not blurred and keep their type.
 
     Returns:
-        float32 (a mask: its own type); 0 where `volume` shows nothing, or exact zeros.
+        float32 (a mask: its own type); 0 where `volume` has exact zeros, and outside of it.
 
     Raises:
-        InputError: one of both is a picture.
+        InputError: one of them is a 2D image.
     """
     reference = _affine(onto)
     smooth = interpolation != "nearest"
@@ -109,11 +110,55 @@ def covered(volume: Volume, onto: Volume, transform: Matrix | None = None) -> ND
     return resample(everywhere, onto, transform, "nearest").voxels.astype(bool)
 
 
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """The way of a scan onto another grid before it is cut into slices, and back.
+
+    Each way takes one interpolation.
+
+    Attributes:
+        transform: (4, 4), from positions in the scan to positions in the new space, RAS+ mm.
+        onto: the new grid; of its voxels only the shape (i, j, k) counts.
+        source: the scan's own grid, of which the same holds.
+    """
+
+    transform: Matrix
+    onto: Volume
+    source: Volume
+
+    def placed(self, volume: Volume) -> Volume:
+        """The scan on the new grid; 0 outside its field of view."""
+        return replace(resample(volume, self.onto, self.transform), header=volume.header)
+
+    def placed_mask(self, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A mask of the scan's shape on the new grid."""
+        mask = Volume(inside.astype(np.uint8), self.source.affine)
+        return resample(mask, self.onto, self.transform, "nearest").voxels > 0
+
+    def undo(self, voxels: NDArray[np.float32], beyond: float) -> NDArray[np.float32]:
+        """Voxels of the new grid on the scan's own; `beyond` outside the new grid."""
+        back = np.linalg.inv(self.transform)
+        there = Volume(voxels, self.onto.affine)
+        values = resample(there, self.source, back).voxels
+        values[~covered(there, self.source, back)] = beyond
+        return values
+
+
+def grid_of(volume: Volume) -> Volume:
+    """The grid of a scan, without its voxels."""
+    return empty_grid(volume.voxels.shape, volume.affine)
+
+
+def empty_grid(shape: tuple[int, ...], affine: NDArray[np.float64] | None) -> Volume:
+    """A grid as a volume whose voxels take no memory."""
+    return Volume(np.broadcast_to(_EMPTY, shape), affine)
+
+
 def to_image(volume: Volume) -> sitk.Image:
     """A volume as SimpleITK has it: axes (k, j, i) in memory, positions LPS+ mm.
 
     Raises:
-        InputError: a picture, which has no place in space.
+        InputError: a 2D image, which has no position in space.
     """
     import SimpleITK as sitk
 
@@ -179,7 +224,7 @@ def box_corners(low: NDArray[Any], high: NDArray[Any]) -> Matrix:
 def _affine(volume: Volume) -> Matrix:
     if volume.affine is None:
         raise InputError(
-            "a picture has no place in space, so nothing can be brought onto its grid",
+            "a 2D image has no position in space, so nothing can be resampled onto its grid",
             remedy="Give volumes.",
         )
     return volume.affine
@@ -197,7 +242,7 @@ def _geometry(affine: Matrix) -> dict[str, list[float]]:
 
 
 def blurred(image: sitk.Image, volume: Volume, onto: Volume) -> sitk.Image:
-    """Blurred along each of its axes to the voxel size of `onto` there, where that is larger.
+    """Blurred along each of its axes to the voxel size of `onto`, if that is larger.
 
     As in Cardoso et al. 2015 (doi:10.1007/978-3-319-24571-3_11): a Gaussian whose variance is the
     difference of those of both voxels' profiles, each of the full width of its voxel at half its

@@ -1,12 +1,12 @@
-"""Who trains and who is held out: by subject, seeded, and written down.
+"""The split into training, validation and test: by subject, seeded, and recorded.
 
-Neighbouring slices of one scan are nearly equal, so a split by slice leaks. Where there are too
-few subjects to hold one out, each scan gives up one contiguous block for validation. The slices
-beside it (the gap) lie in no split.
+Neighbouring slices of one scan are nearly equal, so a split by slice leaks. With too few subjects
+to hold one out, each scan gives up one contiguous block for validation. The slices next to it (the
+gap) are in no split.
 
 More images never leave fewer for training. The number of held-out subjects rises by at most one
-with each further subject, the smallest picture sets are held out first, and of a series of slices
-at most one more leaves the training split with each further slice.
+with each further subject, the smallest sets of 2D images are held out first, and of a series of
+slices at most one more leaves the training split with each further slice.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ import numpy as np
 
 from mrbridge.errors import InputError
 from mrbridge.io.names import natural_key
+from mrbridge.preparation.manifest import Range, ScanRecord
 from mrbridge.preparation.settings import PrepareSettings
-from mrbridge.preparation.store import Range, ScanRecord
 
 Segments = dict[str, list[Range]]
 
 LEAST_FOR_VALIDATION = 8
-"""Slices of a series from which on a block is held out of it; all of a shorter one train."""
+"""Slices of the shortest series that gives up a block; all slices of a shorter one train."""
 
 _GAP_SHARE = 5  # the two gaps take at most one slice in five
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """A record, and the split that the user's table asks for."""
 
     record: ScanRecord
     split: str | None = None
 
 
-def split_scans(wishes: Sequence[Wish], settings: PrepareSettings) -> dict[str, Segments]:
+def split_scans(requests: Sequence[Request], settings: PrepareSettings) -> dict[str, Segments]:
     """Assign every scan's slices to `train`, `val`, `test`, or to none (the gaps).
 
-    A split that the user asks for holds; what is left follows the rules above. A subject is never
-    in two splits, unless all scans are split in blocks.
+    The user's table comes first; everything else follows the rules above. A subject is never in two
+    splits, unless all scans are split in blocks.
 
     Args:
-        wishes: the scans, those of the two contrasts of `settings` only.
+        requests: the scans of the two contrasts.
         settings: shares, gap and seed.
 
     Returns:
@@ -54,19 +54,19 @@ def split_scans(wishes: Sequence[Wish], settings: PrepareSettings) -> dict[str, 
     Raises:
         InputError: the user's table puts one subject into two splits.
     """
-    _check_leaks(wishes)
-    asked = {wish.split for wish in wishes}
-    fixed = _asked_subjects(wishes)
+    _check_leaks(requests)
+    asked = {request.split for request in requests}
+    fixed = _asked_subjects(requests)
     result: dict[str, Segments] = {}
     free: list[ScanRecord] = []
-    for wish in wishes:
-        split = wish.split or fixed.get(wish.record.subject or "")
+    for request in requests:
+        split = request.split or fixed.get(request.record.subject or "")
         if split in ("val", "test") or (split and "val" in asked):
-            result[wish.record.id] = {split: [(0, wish.record.shape[0])]}
+            result[request.record.id] = {split: [(0, request.record.shape[0])]}
         elif "val" in asked:
-            result[wish.record.id] = {"train": [(0, wish.record.shape[0])]}
+            result[request.record.id] = {"train": [(0, request.record.shape[0])]}
         else:
-            free.append(wish.record)
+            free.append(request.record)
     return result | _split_free(free, settings, with_test="test" not in asked)
 
 
@@ -97,14 +97,14 @@ def _hold_out(
     *,
     with_test: bool,
 ) -> dict[str, str] | None:
-    """Subject to `val` or `test`; None where validation by subject is impossible."""
+    """Subject to `val` or `test`; None if validation by subject is impossible."""
     contrasts: dict[str, set[str]] = defaultdict(set)
     for record in records:
         contrasts[str(record.subject)].add(record.contrast)
     subjects = sorted(contrasts, key=natural_key)
     generator.shuffle(subjects)
-    # Those with both contrasts first: they can be scored as pairs. Then the smallest sets of
-    # pictures. Volumes have about as many slices as one another, and their order stays random.
+    # Those with both contrasts first: they can be scored as pairs. Then the smallest sets of 2D
+    # images. Volumes have about equally many slices, and their order stays random.
     sizes = Counter(str(record.subject) for record in records if record.is_picture)
     subjects.sort(key=lambda subject: (-len(contrasts[subject]), sizes[subject]))
     wanted = {settings.source, settings.target}
@@ -185,7 +185,7 @@ def _block(count: int, settings: PrepareSettings, place: float) -> Segments:
     """Split `count` neighbours: one block for validation, a gap on either side, the rest.
 
     The block is `validation_share` of the slices, one at least, and the two gaps are `gap` slices
-    each, but no more than a fifth of the slices together. Where that would leave fewer for training
+    each, but no more than a fifth of the slices together. If that would leave fewer for training
     than a shorter series has, block and gaps are smaller.
     """
     if settings.validation_share == 0 or count < LEAST_FOR_VALIDATION:
@@ -204,18 +204,20 @@ def _block(count: int, settings: PrepareSettings, place: float) -> Segments:
     return {"train": train, "val": [(start, start + size)]}
 
 
-def _asked_subjects(wishes: Sequence[Wish]) -> dict[str, str]:
-    return {str(w.record.subject): w.split for w in wishes if w.split and w.record.subject}
+def _asked_subjects(requests: Sequence[Request]) -> dict[str, str]:
+    return {
+        str(one.record.subject): one.split for one in requests if one.split and one.record.subject
+    }
 
 
-def _check_leaks(wishes: Sequence[Wish]) -> None:
+def _check_leaks(requests: Sequence[Request]) -> None:
     seen: dict[str, str] = {}
-    for wish in wishes:
-        subject = wish.record.subject
-        if subject is None or wish.split is None:
+    for request in requests:
+        subject = request.record.subject
+        if subject is None or request.split is None:
             continue
-        if seen.setdefault(subject, wish.split) != wish.split:
+        if seen.setdefault(subject, request.split) != request.split:
             raise InputError(
-                f"subject {subject} is in the splits {seen[subject]} and {wish.split}",
+                f"subject {subject} is in the splits {seen[subject]} and {request.split}",
                 remedy="Give all scans of a subject the same split.",
             )

@@ -17,8 +17,8 @@ import yaml
 from pydantic import BaseModel
 
 from mrbridge.bundle import Bundle
-from mrbridge.data.dataset import held_out_slices
 from mrbridge.data.loader import batches_from, plain_errors
+from mrbridge.data.sampling import held_out_slices
 from mrbridge.errors import Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.hardware import choose_device, quick_kernels
 from mrbridge.io.lock import only_writer

@@ -12,8 +12,8 @@ import torch
 from mrbridge import models
 from mrbridge.bundle import Bundle, BundleManifest, load_bundle, read_manifest
 from mrbridge.data.augment import Augmentation
-from mrbridge.data.dataset import HeldOut, SliceBank, UnpairedSlices
 from mrbridge.data.pairs import Pairs, found_pairs, known_pairs
+from mrbridge.data.sampling import HeldOut, SliceBank, UnpairedSlices
 from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
 from mrbridge.errors import BundleError, SettingsError
 from mrbridge.preparation.store import Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +14,6 @@ from mrbridge.errors import (
     must_exist,
 )
 from mrbridge.options import (
-    Assignments,
-    Config,
     Dask,
     Force,
     OverwriteAll,
@@ -23,12 +21,15 @@ from mrbridge.options import (
     OverwriteStore,
     OverwriteTable,
     Workers,
-    layered,
     verb,
     who_works,
 )
 from mrbridge.place_options import place_argument, place_option
 from mrbridge.quick_imports import quick_imports
+
+if TYPE_CHECKING:
+    from mrbridge.phantom.settings import PhantomSettings
+    from mrbridge.preparation.settings import PrepareSettings
 
 _MOST_REASONS = 10  # shown on the terminal; the store has all
 
@@ -54,22 +55,17 @@ def demo(
     answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
 
 
-@verb()
+@verb("mrbridge.phantom.settings.PhantomSettings", "subjects", "seed")
 def phantom(
     out: Annotated[Path, typer.Option("-o", "--out", help="The BIDS dataset to write.")],
-    subjects: Annotated[int | None, typer.Option(min=1, help="How many subjects.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same subjects.")] = None,
-    config: Config = None,
-    assignments: Assignments = None,
+    settings: PhantomSettings,
     workers: Workers = 1,
     overwrite: OverwritePhantom = False,
 ) -> None:
     """Simulate subjects whose T1w and T2w are in register, as a BIDS dataset."""
-    changes = layered(config, assignments, {"subjects": subjects, "seed": seed})
     with quick_imports():
-        from mrbridge.phantom import PhantomSettings, write_bids
+        from mrbridge.phantom import write_bids
 
-    settings = PhantomSettings().changed(changes)
     path = write_bids(out, settings, workers=workers, overwrite=overwrite)
     answer(
         {"path": str(path), "subjects": settings.subjects},
@@ -77,7 +73,11 @@ def phantom(
     )
 
 
-@verb()
+@verb(
+    "mrbridge.preparation.settings.PrepareSettings",
+    *("source", "target", "registration", "standard.brain", "standard.brain_mask"),
+    *("standard.align", "standard.denoise", "standard.bias", "standard.intensity.method", "slices"),
+)
 def prepare(
     source_paths: Annotated[
         list[Path],
@@ -88,87 +88,26 @@ def prepare(
             "contrast, path). Any by path or URL, such as s3://bucket/bids.",
         ),
     ],
-    out: Annotated[Path, place_option("-o", "--out", help="The store.")],
-    source: Annotated[str | None, typer.Option(help="Source contrast [T1w].")] = None,
-    target: Annotated[str | None, typer.Option(help="Target contrast [T2w].")] = None,
-    registration: Annotated[
-        str | None,
-        typer.Option(
-            "--register",
-            help="Bring each subject's target contrast onto its source's grid: none, rigid or "
-            "affine [none].",
-        ),
-    ] = None,
-    brain: Annotated[
-        str | None,
-        typer.Option(
-            help="Skull-strip: keep only the brain, set everything else to 0. One of none, auto, "
-            "hd-bet (the program) or mask (yours) [none]."
-        ),
-    ] = None,
-    brain_mask: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="Where masks lie, from the scan's folder [{entities}_desc-brain_mask.nii.gz].",
-        ),
-    ] = None,
-    align: Annotated[
-        str | None,
-        typer.Option(help="Slices along the ICBM template's axes: none, rigid or affine [none]."),
-    ] = None,
-    denoise: Annotated[
-        bool | None,
-        typer.Option("--denoise/--no-denoise", help="Take away noise [no-denoise]."),
-    ] = None,
-    bias: Annotated[
-        str | None, typer.Option(help="Even out the coil's brightness: none or n4 [none].")
-    ] = None,
-    intensity: Annotated[
-        str | None,
-        typer.Option(help="How ranges are found: percentile, nyul or zscore [percentile]."),
-    ] = None,
-    slices: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FROM:TO",
-            help="Which slices: 20%:80% of those that show the head, or -40mm:60mm [all].",
-        ),
-    ] = None,
+    out: Annotated[Path, place_option("-o", "--out", help="The prepared dataset.")],
+    settings: PrepareSettings,
     force: Force = False,
-    config: Config = None,
-    assignments: Assignments = None,
     overwrite: OverwriteStore = False,
     workers: Workers = 1,
     dask: Dask = None,
 ) -> None:
-    """Turn scans into a store that is fit to train on; run again, it does only what changed.
+    """Prepare scans for training; run again, it does only what changed.
 
-    Subjects are held out whole. Where too few are known, each series of 8 or more slices gives up
-    a block for validation; up to 3 slices on either side of it, at most a fifth of the series in
-    all, are in no split (--set gap=0: none are).
+    Subjects are held out whole. With too few of them, each series of 8 or more slices gives up a
+    block for validation; up to 3 slices on either side of it, at most a fifth of the series in all,
+    are in no split (--set gap=0: none are).
     """
     for path in source_paths:
         must_exist(path)
     crew = who_works(workers, dask)
-    named = {"source": source, "target": target, "registration": registration, "slices": slices}
-    cleaned = {
-        "brain": brain,
-        "brain_mask": brain_mask,
-        "align": align,
-        "denoise": denoise,
-        "bias": bias,
-    }
-    standard: dict[str, Any] = {key: value for key, value in cleaned.items() if value is not None}
-    if intensity is not None:
-        standard["intensity"] = {"method": intensity}
-    changes = layered(config, assignments, named | {"standard": standard or None})
     with quick_imports():
-        from mrbridge.preparation.pipeline import PrepareSettings
-        from mrbridge.preparation.pipeline import prepare as run
+        from mrbridge.preparation.prepare import prepare as run
         from mrbridge.preparation.store import splits_in_words
 
-    settings = PrepareSettings().changed(changes)
     paths = source_paths[0] if len(source_paths) == 1 else source_paths
     store, failure = as_far_as_done(
         lambda: run(paths, out, settings, workers=crew, overwrite=overwrite, force=force)

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from mrbridge import scale
-from mrbridge.data.likeness import are_in_register, best_matches
+from mrbridge.data.pairs import are_in_register, best_matches
 from mrbridge.errors import MrbridgeWarning
 from mrbridge.inspection.checks import Finding, Group, finding
 from mrbridge.inspection.checks.duplicates import in_train_and_held_out

@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mrbridge.data.augment import Augmentation
-from mrbridge.data.simulated import SimulatedPairs, varied
+from mrbridge.data.augment import Augmentation, to_float32
+from mrbridge.data.pairs import Pairs, shift_onto
+from mrbridge.data.simulated import SimulatedPairs, group_augmentation
 from mrbridge.errors import StoreError
-from mrbridge.preparation.geometry import centred_start, fit_size
-from mrbridge.preparation.store import ScanRecord, Store
+from mrbridge.preparation.geometry import fit_size
+from mrbridge.preparation.manifest import ScanRecord
+from mrbridge.preparation.store import Store
 
 PAIR = 9
-"""The number of the pairs among the parts of a sample."""
+"""Number of the pairs among the parts of a sample; 0 is the source, 1 the target, 2 simulated."""
 
 MEMORY_LIMIT = 2 * 2**30
-"""Bytes of float16 slices that are kept in memory; a larger store is read slice by slice."""
+"""Bytes of float16 slices that are kept in memory; larger stores are read slice by slice."""
 
 
 class Sample(NamedTuple):
@@ -33,10 +35,10 @@ class Sample(NamedTuple):
         source: shape (1, rows, columns), range [-1, 1].
         target: the same shape and range.
         simulated: slices of a simulated subject, shape (4, rows, columns): the source contrast as
-            seen and as it shall be answered, then the target contrast likewise; (0, rows, columns)
-            where none is wanted.
+            input and as ground truth, then the same of the target contrast; (0, rows, columns) if
+            there are none.
         paired: two slices that show the same anatomy, source contrast first, shape (2, rows,
-            columns); (0, rows, columns) where there are none.
+            columns); (0, rows, columns) if there are none.
     """
 
     source: Tensor
@@ -48,13 +50,13 @@ class Sample(NamedTuple):
 class SliceBank:
     """All stored slices of one contrast and split, each fitted to square images.
 
-    A scan is read when its first slice is asked for, fitted once, and kept as it is stored, in
-    half precision.
+    A scan is read when its first slice is asked for, fitted once, and kept in half precision, as
+    it is stored.
 
     Args:
         store: a prepared store.
         contrast: which scans.
-        split: which part of them, `train`, `val` or `test`.
+        split: `train`, `val` or `test`.
         image_size: rows and columns of the images.
     """
 
@@ -82,21 +84,22 @@ class SliceBank:
     def at(self, record: ScanRecord, position: int) -> NDArray[np.float32]:
         """The slice at a stored position of a scan, fitted to the image size."""
         if self._kept is None:
-            return _widened(self._fitted(self.store.slice(record, position), record))
+            return to_float32(
+                torch.from_numpy(self._fitted(self.store.slice(record, position), record))
+            )
         if record.id not in self._kept:
             self._kept[record.id] = self._fitted(self.store.slices(record), record)
-        return _widened(self._kept[record.id][position])
+        return to_float32(torch.from_numpy(self._kept[record.id][position]))
 
     def lay_over(self, record: ScanRecord, other: ScanRecord) -> None:
-        """Place a scan in the images so that it lies on another one of the same field of view.
+        """Shift a scan in the images so that it matches another one of the same field of view.
 
-        Each scan is cropped to its own head, and its middle becomes that of the images: the slices
-        of a pair would lie apart by some pixels. Scans of different fields of view stay as they
-        are, and so does a scan that was placed before.
+        Scans are centred otherwise, and the slices of a pair would be some pixels apart. A scan
+        that was shifted before stays there.
 
         Args:
             record: of this bank.
-            other: placed by its own middle.
+            other: centred.
         """
         if record.id not in self._shifts:
             self._shifts[record.id] = shift_onto(other, record, self.image_size)
@@ -104,7 +107,7 @@ class SliceBank:
                 self._kept.pop(record.id, None)
 
     def scans(self) -> Iterator[NDArray[np.float16]]:
-        """All slices in their order, a scan at a time: (slices, image_size, image_size)."""
+        """All slices in order, one scan at a time: (slices, image_size, image_size)."""
         for _, places in groupby(self.places, key=lambda place: place[0].id):
             records, positions = zip(*places, strict=True)
             yield self._fitted(self.store.slices(records[0]), records[0])[list(positions)]
@@ -114,35 +117,19 @@ class SliceBank:
         return np.ascontiguousarray(fit_size(images, size, size, shift=shift)[0])
 
 
-def shift_onto(fixed: ScanRecord, moving: ScanRecord, image_size: int) -> tuple[int, int]:
-    """By how many rows and columns a scan in the middle of the images must move to lie on another.
-
-    (0, 0) where their fields of view differ: then nothing is known of where they lie.
-    """
-    if fixed.grid_hash != moving.grid_hash:
-        return 0, 0
-    starts = [
-        np.array([centred_start(image_size, size) for size in record.shape[1:]])
-        - np.array(record.origin)
-        for record in (fixed, moving)
-    ]
-    down, right = np.round(starts[0] - starts[1]).astype(int).tolist()
-    return down, right
-
-
 class UnpairedSlices(Dataset[Sample]):
     """An endless, reproducible sequence of unpaired samples.
 
-    Sample n is a function only of the seed and n, so a stopped training goes on exactly where it
-    was, in any number of processes. Each contrast runs through a new random order of all its slices
-    before any slice comes again; the two orders know nothing of each other.
+    Sample n is a function of the seed and n only, so a stopped training continues exactly, in any
+    number of processes. Each contrast runs through a new random order of all its slices before any
+    slice comes again; the two orders are independent.
 
     Args:
         store: a prepared store.
         image_size: rows and columns of the images.
         seed: of orders and changes.
-        augment: random changes; None leaves the slices as they are.
-        simulated: adds simulated slices to every sample; None adds none.
+        augment: random changes; None: none.
+        simulated: adds simulated slices to every sample; None: none.
 
     Raises:
         StoreError: the store has no training slice of a contrast.
@@ -171,10 +158,10 @@ class UnpairedSlices(Dataset[Sample]):
         self.seed = seed
         self.augment = augment
         self.simulated = simulated
-        self.pairs: list[tuple[int, int]] = []
-        """Indices of source and target slices that show the same anatomy, if any shall be used."""
-        self.move = None if augment is None else augment.without_looks()
-        self.vary = None if augment is None else varied(image_size)
+        self.pairs: Pairs = []
+        """Slices that show the same anatomy, if they are to be used."""
+        self.move = None if augment is None else augment.moves_only()
+        self.vary = None if augment is None else group_augmentation(image_size)
         self._nothing = torch.empty(0, image_size, image_size)
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
@@ -183,10 +170,10 @@ class UnpairedSlices(Dataset[Sample]):
         return max(len(bank) for bank in self.banks)
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample `index` of the sequence, which goes on beyond the first epoch."""
+        """Sample `index` of the sequence, which continues beyond the first epoch."""
         seen = np.stack([self.banks[side][self.place(side, index)][None] for side in (0, 1)])
         source, target = self._changed(seen, (0, 1), index, self.augment)
-        # All slices of a group or pair as one image: changed apart, they would no longer match.
+        # All slices of a group or pair as one image: changed separately, they would not match.
         group = pair = self._nothing
         if self.simulated is not None:
             (group,) = self._changed(self.simulated.group(index)[None], (2,), index, self.vary)
@@ -206,7 +193,7 @@ class UnpairedSlices(Dataset[Sample]):
         return int(self._orders[side][1][place])
 
     def rng(self, part: int, index: int) -> np.random.Generator:
-        """What decides how a part (0 source, 1 target, 2 simulated, `PAIR`) of a sample changes."""
+        """The generator of the changes to a part of a sample (see `PAIR`)."""
         return np.random.default_rng([self.seed, 2 + part, index])
 
     def _changed(
@@ -216,7 +203,7 @@ class UnpairedSlices(Dataset[Sample]):
         index: int,
         change: Augmentation | None,
     ) -> Tensor:
-        """Images of some parts as they go into a batch, (parts, slices, rows, columns)."""
+        """Images of some parts of a sample, augmented: (parts, slices, rows, columns)."""
         if change is not None:
             images = change(images, [self.rng(part, index) for part in parts])
         return torch.from_numpy(images)
@@ -228,7 +215,7 @@ class HeldOut:
 
     Attributes:
         source: shape (slices, 1, rows, columns), range [-1, 1].
-        target: likewise, of another number of slices unless paired.
+        target: the same, with another number of slices unless paired.
         paired: whether slice i of both shows the same anatomy.
         held_out: whether training never sees their subjects or slices.
     """
@@ -240,9 +227,9 @@ class HeldOut:
 
 
 def held_out_slices(store: Store, image_size: int, count: int) -> HeldOut:
-    """Choose up to `count` slices of each contrast, evenly spread, pairs where there are any.
+    """Choose up to `count` slices of each contrast, evenly spread, pairs if there are any.
 
-    The validation split is taken; a store without one gives training slices, told by `held_out`.
+    From the validation split; from the training split, with `held_out` False, if there is none.
     """
     settings = store.manifest.settings
     contrasts = (settings.source, settings.target)
@@ -265,16 +252,10 @@ def held_out_slices(store: Store, image_size: int, count: int) -> HeldOut:
 
 
 def _spread(available: int, count: int) -> list[int]:
-    """At most `count` indices, each from the middle of an equal share of what is available."""
+    """At most `count` indices, each from the middle of an equal share of those available."""
     count = min(available, count)
     return [int((k + 0.5) * available / count) for k in range(count)]
 
 
 def _stack(images: list[NDArray[np.float32]]) -> Tensor:
     return torch.from_numpy(np.stack(images))[:, None]
-
-
-def _widened(images: NDArray[np.float16]) -> NDArray[np.float32]:
-    """Half precision made single by PyTorch, which takes a twentieth of the time of NumPy."""
-    wide: NDArray[np.float32] = torch.from_numpy(images).float().numpy()
-    return wide

@@ -16,9 +16,9 @@ import pytest
 
 from mrbridge.errors import InputError
 from mrbridge.phantom import PhantomSettings
-from mrbridge.phantom.simulate import simulate
-from mrbridge.preparation import register as module
-from mrbridge.preparation.register import register
+from mrbridge.phantom.subjects import simulate
+from mrbridge.preparation import registration as module
+from mrbridge.preparation.registration import register
 from mrbridge.preparation.resample import box_corners, moved, resample
 from mrbridge.volume import Volume
 
@@ -76,13 +76,13 @@ def errors(head, transform, truth=MOTION) -> tuple[float, float]:
 
 
 class TestMotion:
-    def test_is_found_across_contrasts_and_grids(self, head, found):
+    def test_it_is_found_across_contrasts_and_grids(self, head, found):
         assert errors(head, np.eye(4))[0] > 8
         typical, worst = errors(head, found.transform)
         assert typical < 0.3
         assert worst < 0.6
 
-    def test_and_what_it_says_of_itself_holds(self, head, found):
+    def test_its_own_report_is_right(self, head, found):
         assert found.after > found.before + 0.1
         assert found.displacement_mm > errors(head, np.eye(4))[1]  # the scalp lies further out
         assert found.residual_mm < 0.5
@@ -102,7 +102,7 @@ class TestMotion:
         assert before < 0.7 < 0.9 < after
 
 
-def test_what_lies_right_stays(head):
+def test_scans_in_register_stay(head):
     found = register(head.t2w, head.t1w)
     typical, worst = errors(head, found.transform, np.eye(4))
     assert typical < 0.2
@@ -122,7 +122,7 @@ def test_where_a_file_begins_to_count_does_not_matter(small, found_far):
     assert errors(small, found_far.transform, np.linalg.inv(FAR))[1] < 1
 
 
-def test_one_seed_one_answer(small, found_far):
+def test_it_is_reproducible(small, found_far):
     again = register(replace(small.t2w, affine=FAR @ small.t2w.affine), small.t1w)
     np.testing.assert_array_equal(again.transform, found_far.transform)
     assert again.as_json() == found_far.as_json()
@@ -153,14 +153,14 @@ class TestRefusals:
         with pytest.raises(InputError, match="did not converge"):
             register(Volume(noise.astype(np.float32), small.t1w.affine), small.t1w)
 
-    def test_what_shows_nothing(self, small):
+    def test_empty_scans(self, small):
         empty = replace(small.t1w, voxels=np.zeros_like(small.t1w.voxels))
         with pytest.raises(InputError, match="shows nothing"):
             register(empty, small.t1w)
 
     def test_pictures(self, small):
         picture = Volume(small.t1w.voxels[:, :, :1], None)
-        with pytest.raises(InputError, match="no place in space"):
+        with pytest.raises(InputError, match="no position in space"):
             register(picture, small.t1w)
 
     @pytest.mark.parametrize(
@@ -173,13 +173,13 @@ class TestRefusals:
             ({"after": 0.0, "before": 0.0}, "nothing in common"),
         ],
     )
-    def test_results_that_cannot_be(self, changes, told):
+    def test_implausible_results(self, changes, told):
         fine = module.Registration(np.eye(4), "rigid", 0.5, 0.6, 2.0, 0.1, 9, 9, 1.0)
         assert module._plausible(fine) is fine
         with pytest.raises(InputError, match=told):
             module._plausible(replace(fine, **changes))
 
-    def test_nothing_better_and_nothing_other_is_identity(self):
+    def test_no_improvement_and_no_motion_is_identity(self):
         shaken = motion((0.1, 0, 0), (0.1, 0, 0))
         found = module.Registration(shaken, "rigid", 0.61, 0.6, 0.3, 0.1, 9, 9, 1.0)
         np.testing.assert_array_equal(module._plausible(found).transform, np.eye(4))

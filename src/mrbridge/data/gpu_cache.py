@@ -1,8 +1,8 @@
-"""Training data that lie on the device: batches are gathered and changed there.
+"""Training slices in the memory of a GPU: batches are gathered and augmented there.
 
-A GPU would wait for slices that are read, changed and sent one by one. Kept there in half
-precision, they only need telling which slices come next and what becomes of them: a few numbers an
-image, drawn on the CPU as always.
+A GPU would wait for slices that are read, changed and sent one by one. If all are there in half
+precision, only the numbers of the next slices and of their changes are sent, drawn on the CPU as
+always.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mrbridge.data.augment import Augmentation
-from mrbridge.data.dataset import PAIR, Sample, SliceBank, UnpairedSlices
+from mrbridge.data.augment import Augmentation, to_device
+from mrbridge.data.sampling import PAIR, Sample, SliceBank, UnpairedSlices
 from mrbridge.progress import track
 
 SHARE = 0.25
-"""Of the device's free memory, what the slices may take at most; the rest is the training's."""
+"""The most of the device's free memory that slices may take; the rest is for training."""
 
 
 def fits(dataset: UnpairedSlices, device: torch.device) -> bool:
     """Whether all slices fit into `SHARE` of what a CUDA device has free.
 
-    A CPU has nothing to gain: its slices lie in its memory already.
+    A CPU has nothing to gain: slices are in its memory already.
     """
     if device.type != "cuda":
         return False
@@ -35,15 +34,15 @@ def fits(dataset: UnpairedSlices, device: torch.device) -> bool:
     return slices * 2 * dataset.banks[0].image_size ** 2 <= SHARE * free
 
 
-class ResidentSlices:
-    """The samples of a data set, made in batches on a device.
+class GpuSlices:
+    """The samples of a dataset, made in batches on a device.
 
-    Sample n is that of the data set, up to rounding. Only its noise is another one: it is drawn on
-    the device, and is a function of the seed, of the batch's place in the sequence and of its size.
+    Sample n is that of the dataset, up to rounding, but for the noise: it is drawn on the device,
+    and is a function of the seed, of the batch's position in the sequence and of its size.
 
     Args:
         dataset: which slices, which changes.
-        device: where the slices are kept, in half precision.
+        device: keeps the slices, in half precision.
 
     Raises:
         StoreError: a scan cannot be read.
@@ -57,7 +56,7 @@ class ResidentSlices:
         self._pairs = torch.tensor(dataset.pairs, device=device)  # (pairs, 2)
         self._size = dataset.banks[0].image_size
         self._changes = {
-            part: Augmentation(change.settings, self._size, device, change.looks)
+            part: Augmentation(change.settings, self._size, device, change.intensities)
             for part, change in (
                 (0, dataset.augment),
                 (1, dataset.augment),
@@ -73,8 +72,8 @@ class ResidentSlices:
 
         Returns:
             On the device: source and target (count, 1, rows, columns), simulated groups (count, 4,
-            rows, columns), pairs (count, 2, rows, columns); of groups or pairs that are not wanted
-            (count, 0, rows, columns).
+            rows, columns), pairs (count, 2, rows, columns); (count, 0, rows, columns) without
+            groups or pairs.
         """
         indices = range(first, first + count)
         source, target = (
@@ -84,53 +83,38 @@ class ResidentSlices:
         if self.dataset.simulated is not None:
             # Mixed on the CPU, as they are drawn.
             drawn = np.stack([self.dataset.simulated.group(index) for index in indices])
-            group = self._changed(self._send(drawn), 2, indices)
+            group = self._changed(to_device(drawn, self.device), 2, indices)
         if self.dataset.pairs:
             places = np.array([self.dataset.place(PAIR, index) for index in indices])
-            sides = self._pairs[self._send(places)].unbind(1)
+            sides = self._pairs[to_device(places, self.device)].unbind(1)
             both = [self._parts[part][side] for part, side in enumerate(sides)]
             pair = self._changed(torch.cat(both, dim=1).float(), PAIR, indices)
         return Sample(source, target, group, pair)
 
     def _gathered(self, part: int, indices: range) -> Tensor:
         places = np.array([self.dataset.place(part, index) for index in indices])
-        return self._parts[part][self._send(places)].float()
+        return self._parts[part][to_device(places, self.device)].float()
 
     def _changed(self, images: Tensor, part: int, indices: range) -> Tensor:
         if part not in self._changes:
             return images
         change = self._changes[part]
-        rngs = [self.dataset.rng(part, index) for index in indices]
-        drawn = np.stack([change.draw(rng) for rng in rngs])
+        rows = change.draw([self.dataset.rng(part, index) for index in indices])
         noise = None
         if change.settings.noise:
             seeds = np.random.SeedSequence([self.dataset.seed, 6 + part, indices.start])
             self._noise.manual_seed(int(seeds.generate_state(1)[0]))
             shape = change.noise_shape(images.shape)
             noise = torch.randn(shape, generator=self._noise, device=self.device)
-        return change.apply(images, drawn, self._send(drawn), noise)
-
-    def _send(self, numbers: NDArray[np.generic]) -> Tensor:
-        """To the device; from pinned memory, since the CPU would wait for any other copy."""
-        there = torch.from_numpy(numbers)
-        if self.device.type == "cuda":
-            there = there.pin_memory()
-        return there.to(self.device, non_blocking=True)
+        return change.apply(images, rows, noise)
 
 
 @dataclass(frozen=True)
-class ResidentBatches:
-    """Batches `first_step` (included) to `last_step` (excluded), as a trainer iterates over them.
+class GpuBatches:
+    """Batches `first_step` (included) to `last_step` (excluded); attributes as the arguments of
+    `loader.batches_from`."""
 
-    Attributes:
-        slices: what they are made of.
-        batch_size: samples in each.
-        first_step: where the sequence is entered.
-        last_step: where it is left.
-        share: (n, of m), see `loader.batches_from`.
-    """
-
-    slices: ResidentSlices
+    slices: GpuSlices
     batch_size: int
     first_step: int
     last_step: int
@@ -146,7 +130,7 @@ class ResidentBatches:
 
 
 def _sent(bank: SliceBank, device: torch.device) -> Tensor:
-    """All slices of a bank, (slices, 1, rows, columns), float16; the host keeps a scan at most."""
+    """All slices of a bank, (slices, 1, rows, columns), float16; the CPU holds one scan at most."""
     kept = torch.empty(
         (len(bank), 1, bank.image_size, bank.image_size), dtype=torch.float16, device=device
     )

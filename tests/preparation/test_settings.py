@@ -1,21 +1,52 @@
-"""Parts of a stack of slices: what lies in a range is kept, and nothing else."""
+"""Settings are light, and explain each of their fields; ranges of slices keep what is inside."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mrbridge.data.settings import AugmentSettings
 from mrbridge.errors import InputError, SettingsError
+from mrbridge.phantom import PhantomSettings
 from mrbridge.preparation.geometry import to_slices
-from mrbridge.preparation.pipeline import PrepareSettings, prepare
-from mrbridge.preparation.slice_range import SliceRange
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.settings import (
+    IntensitySettings,
+    PrepareSettings,
+    PreprocessSettings,
+    SliceRange,
+)
 from mrbridge.preparation.store import Store
+from mrbridge.settings import Settings
 from mrbridge.volume import Volume
 
 Maker = Callable[..., Path]
+
+
+def test_settings_are_imported_without_arrays_and_networks() -> None:
+    modules = [f"mrbridge.{name}.settings" for name in ("preparation", "data", "phantom")]
+    program = (
+        f"import sys, {', '.join(modules)}\n"
+        "print({'torch', 'numpy', 'scipy', 'nibabel', 'SimpleITK'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [AugmentSettings, IntensitySettings, PhantomSettings, PreprocessSettings, PrepareSettings],
+)
+def test_every_field_is_described_without_repeating_its_default(model: type[Settings]) -> None:
+    for name, field in model.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+        assert "default" not in field.description, name
 
 
 def grid_of(spacing: float, lowest: float, count: int = 20, flip: bool = False):
@@ -47,14 +78,14 @@ def test_parts_that_meet_make_the_whole() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "20:80", "20%:8mm", "80%:20%", "5%:5%", "-1%:9%", "a%:b%"])
-def test_other_words_are_refused(text: str) -> None:
+def test_invalid_values_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"slices|beyond"):
         PrepareSettings.build({"slices": text})
 
 
-def test_pictures_lie_nowhere() -> None:
+def test_2d_images_have_no_position() -> None:
     grid = to_slices(Volume(np.zeros((6, 5, 1), np.uint8), None), None)[1]
-    with pytest.raises(InputError, match="picture"):
+    with pytest.raises(InputError, match="2D image"):
         SliceRange.parse("0%:50%").holds(np.ones(1, bool), grid)
 
 
@@ -75,6 +106,6 @@ def test_the_store_holds_the_range_and_counts_it(bids: Maker, tmp_path: Path) ->
     )
 
 
-def test_a_range_without_slices_is_told(bids: Maker, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="lies within 900mm:990mm"):
+def test_a_range_without_slices_is_reported(bids: Maker, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is within 900mm:990mm"):
         prepare(bids(2), tmp_path / "store", PrepareSettings(slices="900mm:990mm"))

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from mrbridge.data import dataset as module
 from mrbridge.data import loader
-from mrbridge.data.augment import Augmentation, AugmentSettings
-from mrbridge.data.dataset import SliceBank, UnpairedSlices, held_out_slices
+from mrbridge.data import sampling as module
+from mrbridge.data.augment import Augmentation
 from mrbridge.data.loader import batches_from
+from mrbridge.data.sampling import SliceBank, UnpairedSlices, held_out_slices
+from mrbridge.data.settings import AugmentSettings
 from mrbridge.errors import StoreError
-from mrbridge.preparation.store import Manifest, Store
+from mrbridge.preparation.manifest import Manifest
+from mrbridge.preparation.store import Store
 
 SIZE = 32
 
@@ -31,7 +33,7 @@ def same(one: module.Sample, other: module.Sample) -> bool:
     return torch.equal(one.source, other.source) and torch.equal(one.target, other.target)
 
 
-def test_a_sample_depends_on_seed_and_index_alone(small_store: Store) -> None:
+def test_a_sample_depends_on_seed_and_index_only(small_store: Store) -> None:
     augment = Augmentation(AugmentSettings(bias_field=0.2, gamma=0.1, noise=0.02), SIZE)
     forwards = UnpairedSlices(small_store, SIZE, 5, augment)
     backwards = UnpairedSlices(small_store, SIZE, 5, augment)
@@ -164,7 +166,7 @@ def test_the_loader_gives_the_steps_that_were_asked_for(
             assert torch.equal(batch[side], expected)
 
 
-def test_the_loader_goes_on_after_what_it_made_ahead(
+def test_the_loader_continues_after_prefetched_batches(
     small_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "_SPARE_FROM", 10_000)
@@ -176,7 +178,7 @@ def test_the_loader_goes_on_after_what_it_made_ahead(
         assert torch.equal(batch.source[0], dataset[index].source)
 
 
-def test_the_loaders_process_ends_when_the_training_says_so_only(
+def test_the_loaders_process_ends_only_with_training(
     small_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "_SPARE_FROM", 1)

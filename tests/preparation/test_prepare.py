@@ -18,13 +18,10 @@ import mrbridge
 from mrbridge import io
 from mrbridge.errors import InputError, OutputError, SettingsError, SomeScansFailed, StoreError
 from mrbridge.io.temporary import this_machine
-from mrbridge.preparation import job
-from mrbridge.preparation.pipeline import (
-    PrepareSettings,
-    StandardSettings,
-    prepare,
-    standardise,
-)
+from mrbridge.preparation import prepare_scan
+from mrbridge.preparation.prepare import prepare
+from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preparation.settings import PrepareSettings, PreprocessSettings
 from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
@@ -46,26 +43,26 @@ def times(store: Path) -> dict[str, int]:
     return {p.parent.name: p.stat().st_mtime_ns for p in store.glob("scans/*.zarr/zarr.json")}
 
 
-def test_standardising_is_undone(head: Head) -> None:
+def test_preprocessing_is_undone(head: Head) -> None:
     volume = head(1, "T1w")
-    standard = standardise(volume, StandardSettings())
+    standard = preprocess(volume, PreprocessSettings())
     assert standard.slices.shape[0] >= 12
     assert standard.slices.min() == -1
     assert standard.slices.max() == pytest.approx(1)
     assert standard.foreground.shape == standard.slices.shape
-    back = standard.to_voxels(standard.recipe.restore(standard.slices), 0.0)
-    inside = volume.voxels <= standard.recipe.high
+    back = standard.undo(standard.normalisation.restore(standard.slices), 0.0)
+    inside = volume.voxels <= standard.normalisation.high
     np.testing.assert_allclose(back[inside], volume.voxels[inside], atol=0.01)
     assert (back[volume.voxels == 0] == 0).all(), "background zero stays zero"
 
 
-def test_the_way_it_is_stored_does_not_matter(head: Head) -> None:
+def test_orientation_in_the_file_does_not_matter(head: Head) -> None:
     volume = head(1, "T2w")
     turned = np.ascontiguousarray(volume.voxels.transpose(2, 0, 1)[:, ::-1])
     back = np.eye(4)[[1, 2, 0, 3]]  # from (k, i, j) to (i, j, k)
     back[0, 1], back[0, 3] = -1, volume.voxels.shape[0] - 1
-    other = standardise(Volume(turned, volume.affine @ back), StandardSettings())
-    first = standardise(volume, StandardSettings())
+    other = preprocess(Volume(turned, volume.affine @ back), PreprocessSettings())
+    first = preprocess(volume, PreprocessSettings())
     np.testing.assert_array_equal(other.slices, first.slices)
     assert other.grid.hash == first.grid.hash
 
@@ -83,7 +80,7 @@ def test_a_bids_data_set(bids: Maker, tmp_path: Path) -> None:
         assert record.spacing_mm == (3, 1, 1)
         source = io.read(tmp_path / f"bids/sub-{record.subject}/anat/{record.name}")
         if record.contrast == "T1w":  # the other one is cropped like it
-            full = standardise(source, StandardSettings())
+            full = preprocess(source, PreprocessSettings())
             shown = full.foreground.mean(axis=(1, 2)) >= 0.02
             np.testing.assert_array_equal(values, full.slices[shown].astype("f2"))
     ((source_scan, target_scan, shared),) = store.pairs("val")
@@ -138,7 +135,7 @@ def test_running_again_does_no_work(
     source, out = bids(2), tmp_path / "store"
     prepare(source, out)
     before, made = content(out), times(out)
-    monkeypatch.setattr(job, "standardise", lambda *_: pytest.fail("work was done again"))
+    monkeypatch.setattr(prepare_scan, "preprocess", lambda *_: pytest.fail("work was done again"))
     prepare(source, out)
     assert content(out) == before
     assert times(out) == made
@@ -169,7 +166,7 @@ def test_a_changed_file_is_redone_and_only_that(bids: Maker, tmp_path: Path, hea
 def test_changed_settings_redo(bids: Maker, tmp_path: Path) -> None:
     source, out = bids(2), tmp_path / "store"
     prepare(source, out)
-    store = prepare(source, out, PrepareSettings(standard=StandardSettings(spacing_mm=2)))
+    store = prepare(source, out, PrepareSettings(standard=PreprocessSettings(spacing_mm=2)))
     assert {r.spacing_mm for r in store.records()} == {(3.0, 2.0, 2.0)}
     fresh = prepare(source, tmp_path / "fresh", store.manifest.settings)
     assert content(out) == content(fresh.path)
@@ -178,7 +175,7 @@ def test_changed_settings_redo(bids: Maker, tmp_path: Path) -> None:
         assert set(record.slice_indices) > set(before.slice_indices)
 
 
-def test_damage_is_mended_by_running_again(bids: Maker, tmp_path: Path) -> None:
+def test_damage_is_repaired_by_running_again(bids: Maker, tmp_path: Path) -> None:
     source, out = bids(2), tmp_path / "store"
     prepare(source, out)
     before = content(out)
@@ -282,7 +279,7 @@ def test_scans_of_one_name_do_not_overwrite_each_other(tmp_path: Path, head: Hea
         store.slices(record)
 
 
-def test_what_is_left_out_is_told_and_reported(
+def test_files_left_out_are_logged_and_reported(
     bids: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = bids(3)
@@ -362,7 +359,7 @@ def test_a_kill_leaves_a_store_that_is_resumed(bids: Maker, tmp_path: Path) -> N
     program = (
         "import os, signal\n"
         "import zarr\n"
-        "from mrbridge.preparation import pipeline\n"
+        "from mrbridge.preparation.prepare import prepare\n"
         "create, made = zarr.create_array, []\n"
         "def killed(*arguments, **options):\n"
         "    made.append(create(*arguments, **options))\n"
@@ -370,12 +367,12 @@ def test_a_kill_leaves_a_store_that_is_resumed(bids: Maker, tmp_path: Path) -> N
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return made[-1]\n"
         "zarr.create_array = killed\n"
-        f"pipeline.prepare({str(source)!r}, {str(out)!r})\n"
+        f"prepare({str(source)!r}, {str(out)!r})\n"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
     whole = times(out)
     assert len(whole) == 2 + 1, "two whole arrays and a half one under a temporary name"
-    with pytest.raises(StoreError, match="unfinished"):
+    with pytest.raises(StoreError, match="did not finish"):
         Store.open(out)
     prepare(source, out)
     kept = {name: time for name, time in whole.items() if not name.startswith(".~")}
@@ -384,13 +381,13 @@ def test_a_kill_leaves_a_store_that_is_resumed(bids: Maker, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("shape", [(1, 30, 30), (30, 1, 30), (30, 30, 1), (3, 2, 5), (17, 33, 2)])
-def test_any_shape_can_be_standardised(shape: tuple[int, int, int]) -> None:
+def test_any_shape_can_be_preprocessed(shape: tuple[int, int, int]) -> None:
     voxels = np.random.default_rng(0).integers(0, 900, shape).astype(np.int16)
     affine = np.diag([0.7, 1.3, 5, 1.0])
     volume = Volume(voxels, affine)
-    standard = standardise(volume, StandardSettings())
+    standard = preprocess(volume, PreprocessSettings())
     assert np.isfinite(standard.slices).all()
-    assert standard.to_voxels(standard.slices, -1.0).shape == shape
+    assert standard.undo(standard.slices, -1.0).shape == shape
 
 
 class TestSmallFolders:
@@ -418,7 +415,7 @@ class TestSmallFolders:
             assert told["train"] >= max(before, 7)
             before = told["train"]
 
-    def test_what_is_in_no_split_is_told(
+    def test_slices_in_no_split_are_reported(
         self, run: Callable[..., tuple[int, str, str]], tmp_path: Path
     ) -> None:
         folder = self.pictures(tmp_path / "in", *(f"Image #{n}" for n in range(15)))
@@ -435,7 +432,7 @@ class TestSmallFolders:
 
     @pytest.mark.parametrize("pattern", ["IXI0{who}2-HH-1211_{n}", "{letter}_{n}", "0{who}_{n}"])
     @pytest.mark.parametrize("apart", [False, True])
-    def test_people_that_names_show_are_split_by_subject(
+    def test_subjects_in_file_names_are_split_by_subject(
         self, pattern: str, apart: bool, tmp_path: Path
     ) -> None:
         names = [

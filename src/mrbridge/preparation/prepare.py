@@ -1,4 +1,4 @@
-"""The verb `prepare`: from any supported input to a store."""
+"""The verb `prepare`: from any supported input to a prepared dataset (store)."""
 
 from __future__ import annotations
 
@@ -27,35 +27,34 @@ from mrbridge.io.safety import write_json
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, why_left_out
 from mrbridge.io.temporary import is_temporary, sweep
 from mrbridge.preparation.brain import hd_bet_program, mask_path
-from mrbridge.preparation.intensity import IntensityRecipe, median_recipe
-from mrbridge.preparation.job import Job, prepare_scan
-from mrbridge.preparation.nyul import learned_levels, on_scale, rescaled
-from mrbridge.preparation.settings import PrepareSettings, StandardSettings
-from mrbridge.preparation.split import Wish, split_scans
-from mrbridge.preparation.standard import Standard, standardise
+from mrbridge.preparation.intensity import (
+    IntensityNormalisation,
+    learned_levels,
+    median_normalisation,
+    rescaled,
+)
+from mrbridge.preparation.manifest import Manifest, Remark, ScanRecord
+from mrbridge.preparation.prepare_scan import Job, prepare_scan
+from mrbridge.preparation.settings import PrepareSettings
+from mrbridge.preparation.split import Request, split_scans
 from mrbridge.preparation.store import (
-    Manifest,
-    Remark,
-    ScanRecord,
     Store,
     array_path,
     data_hash,
     is_our_array,
     is_store,
-    read_array,
+    read_slices,
     write_manifest,
     write_scan,
 )
 from mrbridge.urls import shown
 
-__all__ = ["PrepareSettings", "Standard", "StandardSettings", "prepare", "standardise"]
-
 log = logging.getLogger(__name__)
 
 REPORT = "report.json"
-"""In the store, beside the manifest: what was left out and what failed."""
+"""In the store, next to the manifest: what was left out and what failed."""
 
-_SLOW_IMPORTS = ("torch", "zarr")  # by resampling and by the store, where they are needed
+_SLOW_IMPORTS = ("torch", "zarr")  # which resampling and the store import when they need them
 
 
 def prepare(
@@ -67,7 +66,7 @@ def prepare(
     overwrite: bool = False,
     force: bool = False,
 ) -> Store:
-    """Prepare a data set for training.
+    """Prepare a dataset for training.
 
     Scans that are already in the store, from the same bytes with the same settings, are kept; the
     result is the same for any number of workers.
@@ -76,31 +75,31 @@ def prepare(
         source: a BIDS folder, a folder, two folders (source contrast first), or a table, by path
             or URL; see `mrbridge.io.bids.find_scans`.
         out: the store, new or to be resumed, by path or URL.
-        settings: contrasts, spacing, shares.
+        settings: contrasts, preprocessing, split; the defaults unless given.
         workers: processes, or the address of a Dask scheduler, whose workers see the same files
             at the same absolute paths.
-        overwrite: prepare all scans again, also those that are in the store already.
-        force: also take what its name or header says to be something else (see `find_scans`).
+        overwrite: prepare all scans again, even those that are in the store already.
+        force: include what its name or header says to be something else (see `find_scans`).
 
     Raises:
         InputError: nothing usable of one of the contrasts.
-        OutputError: `out` is something else than a store, or cannot be written.
-        SomeScansFailed: some scans could not be used; the store is whole without them.
-        Interrupted: a signal came; what is prepared stays, and `report.json` tells of it.
+        OutputError: `out` is not a store, or cannot be written.
+        SomeScansFailed: some scans could not be used; the store is complete without them.
+        Interrupted: by a signal; what is prepared stays, and `report.json` lists it.
     """
     settings = settings or PrepareSettings()
     source = scale.reachable(localise(source), workers)
     out = Path(scale.reachable(localise(out), workers))
     if settings.standard.brain == "hd-bet":
         hd_bet_program()  # once, not for each scan
-    found = _find(source, out, settings, force=force)
+    scans = _find(source, out, settings, force=force)
     _must_be_store(out)
     with only_writer(out):
-        return _prepare(found, source, out, settings, workers, overwrite=overwrite)
+        return _prepare(scans, source, out, settings, workers, overwrite=overwrite)
 
 
 def _prepare(
-    found: FoundScans,
+    scans: FoundScans,
     source: str | Path | Sequence[str | Path],
     out: Path,
     settings: PrepareSettings,
@@ -108,50 +107,50 @@ def _prepare(
     *,
     overwrite: bool,
 ) -> Store:
-    """Prepare the scans that were found, as the only writer of the store."""
+    """Prepare scans as the only writer of the store."""
     _make_ready(out)
     if overwrite:
         _remove_others(out, set())
-    jobs = _jobs(found.scans, out, settings)
-    wishes: list[Wish] = []
+    jobs = _jobs(scans.scans, out, settings)
+    prepared: list[Request] = []
     failures = [
         Remark(name=_shown(path, source), reason=reason)
         for root in ([source] if isinstance(source, str | Path) else source)
         for path, reason in unreadable_folders(Path(root), NOT_RAW)
     ]
-    ignored = [Remark(name=_shown(path, source), reason=reason) for path, reason in found.ignored]
+    ignored = [Remark(name=_shown(path, source), reason=reason) for path, reason in scans.ignored]
     outcomes = scale.map_scans(
         prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
     )
     try:
         for job, outcome in release_when_done(outcomes, jobs, lambda job: job.touched):
-            shown = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
+            name = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
             if isinstance(outcome, OutputError):
-                raise outcome  # no fault of the scan, and the others would meet it too
+                raise outcome  # not the scan's fault, and the others would meet it, too
             if isinstance(outcome, MrbridgeError):
                 if outcome.path is not None and not_fetched(outcome.path) is not None:
                     log.error("%s", outcome)  # with the command that fetches it
-                failures.append(Remark(name=shown, reason=outcome.what))
+                failures.append(Remark(name=name, reason=outcome.what))
             elif outcome is None:
-                ignored.append(Remark(name=shown, reason="shows nothing"))
+                ignored.append(Remark(name=name, reason="shows nothing"))
             else:
-                wishes.append(Wish(outcome, job.scan.split))
+                prepared.append(Request(outcome, job.scan.split))
     except KeyboardInterrupt:
         # What is in the store stays, and so does an earlier manifest.
-        records = [wish.record for wish in wishes]
+        records = [one.record for one in prepared]
         write_json(out / REPORT, _report(records, failures, ignored) | {"interrupted": True})
         raise Interrupted(
-            f"interrupted after {len(wishes) + len(failures)} of {len(jobs)} scans",
+            f"interrupted after {len(prepared) + len(failures)} of {len(jobs)} scans",
             path=out,
-            remedy="Run it again: it goes on from here.",
-            counts={"done": len(wishes), "failed": len(failures), "scans": len(jobs)},
+            remedy="Run it again: it continues from here.",
+            counts={"done": len(prepared), "failed": len(failures), "scans": len(jobs)},
         ) from None
     log_left_out(
         [(Path(remark.name), remark.reason) for remark in ignored],
         None if any(job.scan.series for job in jobs) else Path(),
     )
-    _check_contrasts(Counter(w.record.contrast for w in wishes), settings, failures)
-    manifest = _manifest(wishes, failures, ignored, settings)
+    _check_contrasts(Counter(one.record.contrast for one in prepared), settings, failures)
+    manifest = _manifest(prepared, failures, ignored, settings)
     if settings.standard.intensity.method == "nyul":
         manifest = _standard_scale(manifest, out, {job.id: job for job in jobs})
     _remove_others(out, {record.id for record in manifest.records})
@@ -159,13 +158,12 @@ def _prepare(
     write_json(out / REPORT, _report(manifest.records, failures, ignored))
     store = Store.open(out)
     if failures:
-        told = "; ".join(f"{remark.name}: {remark.reason}" for remark in failures[:5])
         more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
         raise SomeScansFailed(
-            f"{len(failures)} of {len(jobs)} scans failed ({told}{more}); the store is whole "
-            "without them",
+            f"{len(failures)} of {len(jobs)} scans failed ({_listed(failures)}{more}); the store "
+            "is complete without them",
             path=out,
-            remedy="Mend or remove them, and run mrbridge prepare again.",
+            remedy="Repair or remove them, and run mrbridge prepare again.",
             result=store,
         )
     return store
@@ -178,20 +176,20 @@ def _find(
     *,
     force: bool,
 ) -> FoundScans:
-    found = outside(find_scans(source, settings.source, settings.target, force=force), out)
-    present = Counter(scan.contrast for scan in found.scans)
+    scans = outside(find_scans(source, settings.source, settings.target, force=force), out)
+    present = Counter(scan.contrast for scan in scans.scans)
     missing = [c for c in (settings.source, settings.target) if not present[c]]
     if missing:
-        told = ", ".join(f"{count} {contrast}" for contrast, count in sorted(present.items()))
+        counts = ", ".join(f"{count} {contrast}" for contrast, count in sorted(present.items()))
         first = source if isinstance(source, str | Path) else None
         raise InputError(
-            f"holds no {' and no '.join(missing)} scans; found {told or 'no scans'}"
-            + why_left_out(found.ignored),
+            f"holds no {' and no '.join(missing)} scans; found {counts or 'no scans'}"
+            + why_left_out(scans.ignored),
             path=first,
             remedy="Name files or folders after their contrast, or give a table (subject, "
             "session, contrast, path).",
         )
-    return found
+    return scans
 
 
 def _must_be_store(out: Path) -> None:
@@ -201,12 +199,12 @@ def _must_be_store(out: Path) -> None:
 
 
 def _make_ready(out: Path) -> None:
-    _must_be_store(out)  # also now that nobody else writes
+    _must_be_store(out)  # once more, now that only this process writes
     try:
         (out / "scans").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot be made ({error.strerror})", path=out, remedy="Choose another place."
+            f"cannot be created ({error.strerror})", path=out, remedy="Choose another place."
         ) from None
     sweep(out)
     sweep(out / "scans")
@@ -238,9 +236,9 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[Job]:
 def _references(
     scans: list[Scan], settings: PrepareSettings
 ) -> dict[tuple[str | None, str | None], Scan]:
-    """By subject and session, the first scan of the source contrast: what those of the target
-    contrast are registered to, and others on its grid cropped like. Pictures, and scans of nobody,
-    have none."""
+    """By subject and session, the first scan of the source contrast: those of the target contrast
+    are registered to it, and others on its grid cropped like it. 2D images, and scans without a
+    subject, have none."""
     return {
         (scan.subject, scan.session): scan
         for scan in reversed(scans)
@@ -251,7 +249,7 @@ def _references(
 
 
 def _plain_id(scan: Scan) -> str:
-    """What a scan is called: its BIDS name, or subject, session, contrast and file name."""
+    """The name of a scan in the store: its BIDS name, or subject, session, contrast and file."""
     stem = scan.name.split(".")[0]
     if parse_name(scan.name) is not None:
         return stem
@@ -262,19 +260,27 @@ def _plain_id(scan: Scan) -> str:
 def _check_contrasts(done: Counter[str], settings: PrepareSettings, failures: list[Remark]) -> None:
     missing = [c for c in (settings.source, settings.target) if not done[c]]
     if missing:
-        told = "; ".join(f"{remark.name}: {remark.reason}" for remark in failures[:5])
         raise InputError(
-            f"no {' and no '.join(missing)} scan could be used ({told or 'all are empty'})",
-            remedy="Mend the scans, and run mrbridge prepare again.",
+            f"no {' and no '.join(missing)} scan could be used "
+            f"({_listed(failures) or 'all are empty'})",
+            remedy="Repair the scans, and run mrbridge prepare again.",
         )
 
 
+def _listed(failures: list[Remark]) -> str:
+    """The first five."""
+    return "; ".join(f"{remark.name}: {remark.reason}" for remark in failures[:5])
+
+
 def _manifest(
-    wishes: list[Wish], failures: list[Remark], ignored: list[Remark], settings: PrepareSettings
+    prepared: list[Request],
+    failures: list[Remark],
+    ignored: list[Remark],
+    settings: PrepareSettings,
 ) -> Manifest:
-    segments = split_scans(wishes, settings)
+    segments = split_scans(prepared, settings)
     records = [
-        wish.record.model_copy(update={"segments": segments[wish.record.id]}) for wish in wishes
+        one.record.model_copy(update={"segments": segments[one.record.id]}) for one in prepared
     ]
     return Manifest(
         settings=settings,
@@ -291,7 +297,7 @@ def _manifest(
 def _report(
     records: Sequence[ScanRecord], failures: Sequence[Remark], ignored: Sequence[Remark]
 ) -> dict[str, Any]:
-    """What became of every file, as `translate` tells it."""
+    """What became of every file, in the format of the other verbs."""
     return {
         "created_by": f"mrbridge {__version__}",
         "done": [{"source": r.name, "id": r.id, "contrast": r.contrast} for r in records],
@@ -301,9 +307,9 @@ def _report(
 
 
 def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, Job]) -> Manifest:
-    """All scans on the scale of their contrast, which is learned of the training scans here."""
+    """All scans on the scale of their contrast, which is learned from the training scans."""
     records: dict[str, ScanRecord] = {}
-    typical: dict[str, IntensityRecipe] = {}
+    typical: dict[str, IntensityNormalisation] = {}
     for contrast in manifest.typical:
         ours = [record for record in manifest.records if record.contrast == contrast]
         train = [record.recipe for record in ours if record.segments.get("train")]
@@ -316,30 +322,30 @@ def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, Job]) -> Mani
 
 
 def _rescaled(record: ScanRecord, levels: tuple[float, ...], out: Path, job: Job) -> ScanRecord:
-    """A scan whose array is brought onto a scale, unless it lies there."""
+    """A scan with its array brought onto a scale, unless it is there already."""
     segments = {"segments": record.segments}
     if record.recipe.levels == levels or not record.recipe.landmarks:
         return record
-    if record.recipe.levels:  # of another scale: from the source again, to the bit as at first
+    if record.recipe.levels:  # of another scale: from the source again, bit-identical to the first
         remove(array_path(out, record.id))
-        anew = prepare_scan(job)
-        assert anew is not None
-        record = anew
-    recipe = on_scale(record.recipe, levels)
-    values = rescaled(read_array(out, record), record.recipe, recipe)
+        again = prepare_scan(job)
+        assert again is not None
+        record = again
+    recipe = record.recipe.on_scale(levels)
+    values = rescaled(read_slices(out, record), record.recipe, recipe)
     record = record.model_copy(update={"recipe": recipe, "data_sha256": data_hash(values)})
     write_scan(out, record, values)
     return record.model_copy(update=segments)
 
 
-def _typical(records: list[ScanRecord]) -> IntensityRecipe:
-    recipes = [r.recipe for r in records if r.segments.get("train")]
+def _typical(records: list[ScanRecord]) -> IntensityNormalisation:
+    train = [r.recipe for r in records if r.segments.get("train")]
     # A user's table may leave a contrast without training scans.
-    return median_recipe(recipes or [r.recipe for r in records])
+    return median_normalisation(train or [r.recipe for r in records])
 
 
 def _remove_others(out: Path, ids: set[str]) -> None:
-    """Arrays of scans that are gone: a store holds what its manifest says."""
+    """Remove arrays of scans that are gone: a store holds what its manifest lists."""
     wanted = {array_path(out, id).name for id in ids}
     for entry in (out / "scans").glob("*.zarr"):
         if entry.name not in wanted and not is_temporary(entry) and is_our_array(entry):
@@ -347,7 +353,7 @@ def _remove_others(out: Path, ids: set[str]) -> None:
 
 
 def _shown(path: Path, source: str | Path | Sequence[str | Path]) -> str:
-    """A path as the manifest tells it: below what the user gave, where it lies there."""
+    """A path as the manifest lists it: relative to the source, if it is in there."""
     roots = [source] if isinstance(source, str | Path) else list(source)
     for root in map(Path, roots):
         base = root if root.is_dir() else root.parent

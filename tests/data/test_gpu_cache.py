@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mrbridge.data import loader, resident
-from mrbridge.data.augment import Augmentation, AugmentSettings
-from mrbridge.data.dataset import Sample, SliceBank, UnpairedSlices
+from mrbridge.data import gpu_cache, loader
+from mrbridge.data.augment import Augmentation
+from mrbridge.data.gpu_cache import GpuBatches, GpuSlices, fits
 from mrbridge.data.loader import batches_from
-from mrbridge.data.resident import ResidentBatches, ResidentSlices, fits
+from mrbridge.data.sampling import Sample, SliceBank, UnpairedSlices
+from mrbridge.data.settings import AugmentSettings
 from mrbridge.data.simulated import SimulatedPairs
 from mrbridge.preparation.store import Store
 
@@ -56,8 +57,8 @@ def test_batches_are_those_of_the_loader(
     # Steps beyond the first turn of the slices, entered in the middle.
     first, last = 40, 46
     expected = list(batches_from(dataset(small_store, augment, pairs), batch_size, first, last))
-    slices = ResidentSlices(dataset(small_store, augment, pairs), CPU)
-    made = list(ResidentBatches(slices, batch_size, first, last))
+    slices = GpuSlices(dataset(small_store, augment, pairs), CPU)
+    made = list(GpuBatches(slices, batch_size, first, last))
     assert len(made) == len(expected) == last - first
     assert len(made[0].source) == batch_size
     for one, other in zip(made, expected, strict=True):
@@ -65,10 +66,10 @@ def test_batches_are_those_of_the_loader(
     assert not torch.equal(made[0].source, made[1].source)
 
 
-def test_it_is_entered_at_any_step_noise_included(small_store: Store) -> None:
+def test_it_starts_at_any_step_noise_included(small_store: Store) -> None:
     data = dataset(small_store, NOISY)
-    whole = list(ResidentBatches(ResidentSlices(data, CPU), 2, 0, 6))
-    later = list(ResidentBatches(ResidentSlices(data, CPU), 2, 4, 6))
+    whole = list(GpuBatches(GpuSlices(data, CPU), 2, 0, 6))
+    later = list(GpuBatches(GpuSlices(data, CPU), 2, 4, 6))
     for one, other in zip(whole[4:], later, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -80,7 +81,7 @@ def test_noise_has_the_strength_that_was_drawn(small_store: Store) -> None:
     data.simulated.groups[:] = 0  # grey: nothing is cut off
     clean = dataset(small_store, mild)
     clean.simulated = data.simulated
-    batch = ResidentSlices(data, CPU).batch(0, 64).simulated
+    batch = GpuSlices(data, CPU).batch(0, 64).simulated
     loaded = torch.stack([clean[n].simulated for n in range(64)])
     found, expected = batch[:, ::2].std((1, 2, 3)), loaded[:, ::2].std((1, 2, 3))
     # The standard deviation of 2048 numbers is known to about 1.6 %.
@@ -109,7 +110,7 @@ def test_only_what_fits_is_kept_on_a_gpu(
     data = dataset(small_store)
     size = 2 * SIZE**2 * sum(map(len, data.banks))
     gpu = torch.device("cuda")
-    for free, expected in ((size / resident.SHARE + 4, True), (size / resident.SHARE - 4, False)):
+    for free, expected in ((size / gpu_cache.SHARE + 4, True), (size / gpu_cache.SHARE - 4, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 2 * free))
         assert fits(data, gpu) is expected
     assert not fits(data, CPU), "a CPU's slices lie in its memory already"
@@ -119,7 +120,7 @@ def test_the_loader_chooses(small_store: Store, monkeypatch: pytest.MonkeyPatch)
     data = dataset(small_store)
     monkeypatch.setattr(loader, "fits", lambda *_: True)
     batches = batches_from(data, 2, 1, 3, CPU)
-    assert isinstance(batches, ResidentBatches)
+    assert isinstance(batches, GpuBatches)
     monkeypatch.setattr(loader, "fits", lambda *_: False)
     for one, other in zip(batches, batches_from(data, 2, 1, 3, CPU), strict=True):
         assert_close(one, other)

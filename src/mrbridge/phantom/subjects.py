@@ -1,0 +1,309 @@
+"""Simulated subjects: T1w and T2w of the same head in register, acquired by a simulated scanner.
+
+`simulate` gives subjects of a narrow range of clinical protocols, with masks: data for tests and
+demonstrations. `varied_subject` gives subjects to learn from. A network that is to work on scanners
+that it never saw must not learn one protocol (Billot et al. 2023, SynthSeg,
+doi:10.1016/j.media.2023.102789; Iglesias et al. 2021, joint super-resolution and synthesis,
+doi:10.1016/j.neuroimage.2021.118206): its inputs vary far beyond what scanners do, and its ground
+truth always has the same, canonical contrast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.special import ndtr
+
+from mrbridge.phantom.anatomy import Anatomy, paint_head
+from mrbridge.phantom.fields import Array, Grid, random_field
+from mrbridge.phantom.head import head_on
+from mrbridge.phantom.settings import PhantomSettings
+from mrbridge.phantom.shape import LARGEST, Lesions, deformation
+from mrbridge.phantom.signals import (
+    FAT_IN_FAST_SPIN_ECHO,
+    FLUID,
+    GREY_MATTER,
+    STATIC_DEPHASING,
+    WHITE_MATTER,
+    ConventionalSpinEcho,
+    FastSpinEcho,
+    GradientEcho,
+    InversionSpinEcho,
+    Matter,
+    PreparedGradientEcho,
+    T1Weighted,
+    Tissue,
+)
+from mrbridge.volume import Volume
+
+_BLUR_VOXELS = 0.4
+"""Standard deviation of the point spread, in voxels of the plane (a choice)."""
+
+_GAIN = (400, 3000)  # the 99.9th percentile of a scan
+
+# Variation between scanners and subjects, for learning. All ranges are choices, wider than in
+# practice.
+_STRIPPED = 0.6  # share of subjects that are skull-stripped
+_THICK = 0.35  # share of subjects with thick slices
+_THICKNESS_MM = (2.0, 5.0)
+_LESIONS = (0, 30)
+_T1_OF_LESIONS = (1.05, 1.7)  # multiples of white matter's: the old ones are black holes
+_HALO = (0.35, 0.8)  # nearness to the ventricles from which all white matter is lesion, and
+_HALO_OFTEN = 0.35  # how often there is such a rim
+_WIDENING_MM = (-2.0, 9.0)  # of the ventricles
+_ATROPHY = (-0.8, 0.9)  # logarithm of how much fluid there is in sulci
+_NOISE = (0.0, 0.07)
+_BIAS = (0.0, 0.3)
+_BLUR_MM = (0.0, 0.9)
+_BLACK = 1.1  # what may be subtracted from a T1w scan, as a share of fluid's signal, and
+_BLACK_OFTEN = 0.6  # how often: in many stripped scans fluid is as dark as air
+_T2_OF_FAT = (90.0, 220.0)  # ms, as trains of refocusing pulses see it
+_CUT_MM = (-0.8, 2.2)  # how far from the brain's edge a stripping tool cuts, and
+_CUT_VARIES_MM = (0.0, 1.5)  # how much that differs from place to place (standard deviation)
+_CUT_KNOT_MM, _CUT_SMOOTH_MM = 22.0, 2.5
+
+# The canonical contrast: grey matter is three quarters of the way from fluid to white matter in
+# T1w, a ninth of the way from white matter to fluid in T2w, near what the two patients of
+# open-ms-mni show. The relaxation times for this are at or below the lower end of those in
+# signals.py: a choice of contrast, not a claim about tissue.
+_CANONICAL_SEQUENCES = GradientEcho(8.0, 3.0, 16.0), FastSpinEcho(5500, 105)
+_CANONICAL_MATTER = Matter(
+    grey=Tissue(t1=1250, t2=84, density=GREY_MATTER.density),
+    white=Tissue(t1=870, t2=74, density=WHITE_MATTER.density),
+    inflow=0.0,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedSubject:
+    """A subject on one RAS+ grid: all volumes have the same shape (i, j, k) and affine.
+
+    Attributes:
+        t1w, t2w: int16 scans with an arbitrary gain each.
+        brain_mask: uint8, 1 in the brain with its ventricles and sulci.
+        lesions: uint8, 1 if at least half of a voxel is lesion.
+        label: such as "01", the subject's BIDS label.
+        gradient_echo: sequence of the T1w scan.
+        spin_echo: sequence of the T2w scan.
+    """
+
+    t1w: Volume
+    t2w: Volume
+    brain_mask: Volume
+    lesions: Volume
+    label: str
+    gradient_echo: GradientEcho
+    spin_echo: FastSpinEcho
+
+
+def simulate(settings: PhantomSettings, index: int) -> SimulatedSubject:
+    """Subject `index` (from 0) of a dataset.
+
+    Bit-identical for the same seed, options and index, in any process and with any number of
+    threads and subjects. Options of the scanner (noise, bias, stripped) do not change the anatomy.
+    A subject takes about half a second at 2 mm, and some six seconds and 2 GB at 1 mm, besides a
+    few seconds for the first.
+    """
+    streams = np.random.default_rng([settings.seed, index]).spawn(6)
+    shape_rng, tissue_rng, lesion_rng, sequence_rng, t1w_rng, t2w_rng = streams
+    spacing = settings.spacing_mm
+    head = head_on(spacing)
+    where = deformation(shape_rng, head, head.grid, largest=LARGEST)
+    lesions = Lesions.draw(lesion_rng, settings.lesions, head)
+    sequences = GradientEcho.draw(sequence_rng), FastSpinEcho.draw(sequence_rng)
+    anatomy = paint_head(tissue_rng, head, where, head.grid, lesions, sequences)
+    grid = Grid.over_field_of_view((spacing, spacing, settings.slice_thickness_mm or spacing))
+    brain, lesion = (
+        thick_slices(share, head.grid, grid) >= 0.5 for share in (anatomy.brain, anatomy.lesions)
+    )
+
+    def acquired(rng: np.random.Generator, signal: Array, yardstick: float) -> NDArray[np.int16]:
+        """The scan of a noise-free signal: blur, slices, receive field, noise, gain."""
+        image = thick_slices(blurred(signal), head.grid, grid)
+        field_rng, noise_rng = rng.spawn(2)
+        sigma = settings.noise * rng.uniform(0.7, 1.3) * yardstick
+        top = rng.uniform(*_GAIN)
+        if settings.bias:
+            image = image * receive_field(field_rng, grid, settings.bias)
+        if settings.noise:
+            image = rician(noise_rng, image, sigma)
+        if settings.stripped:
+            image = np.where(brain, image, np.float32(0))
+        return digitised(image, top)
+
+    t1w = acquired(t1w_rng, anatomy.t1w, anatomy.white_signals[0])
+    t2w = acquired(t2w_rng, anatomy.t2w, anatomy.white_signals[1])
+    return SimulatedSubject(
+        t1w=Volume(t1w, grid.affine, contrast="T1w"),
+        t2w=Volume(t2w, grid.affine, contrast="T2w"),
+        brain_mask=Volume(brain.astype(np.uint8), grid.affine),
+        lesions=Volume(lesion.astype(np.uint8), grid.affine),
+        label=f"{index + 1:02d}",
+        gradient_echo=sequences[0],
+        spin_echo=sequences[1],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class VariedSubject:
+    """A subject to learn from, on one RAS+ grid.
+
+    Attributes:
+        seen: int16 scans by contrast, each with a protocol, a gain and artefacts of its own.
+        canonical: float32 by contrast, the same anatomy without noise or bias field; 1 is the
+            signal of pure water after full recovery.
+        stripped: whether everything but the brain is 0, in all of them.
+    """
+
+    seen: Mapping[str, Volume]
+    canonical: Mapping[str, Volume]
+    stripped: bool
+
+
+def varied_subject(
+    seed: int, index: int, spacing_mm: float = 1.0, stripped: bool | None = None
+) -> VariedSubject:
+    """Subject `index` (from 0) of an endless sequence, reproducible bit for bit.
+
+    `stripped` keeps only the brain, or not; None draws it. A voxel size of 1 mm takes about ten
+    seconds, besides a few for the first.
+    """
+    shape_rng, look_rng, lesion_rng, t1w_rng, t2w_rng, fat_rng = np.random.default_rng(
+        [seed, index]
+    ).spawn(6)
+    head = head_on(spacing_mm)
+    where = deformation(shape_rng, head, head.grid, look_rng.uniform(*_WIDENING_MM))
+    halo = look_rng.uniform(*_HALO) if look_rng.random() < _HALO_OFTEN else 1.0
+    lesions = Lesions.draw(lesion_rng, _LESIONS, head, t1_ratio=_T1_OF_LESIONS, halo=halo)
+    drawn = bool(look_rng.random() < _STRIPPED)
+    stripped = drawn if stripped is None else stripped
+    thickness = look_rng.uniform(*_THICKNESS_MM) if look_rng.random() < _THICK else 0.0
+    grid = Grid.over_field_of_view((spacing_mm, spacing_mm, max(spacing_mm, thickness)))
+    sequences = _draw_t1_weighted(look_rng), _draw_t2_weighted(look_rng)
+    fat = replace(FAT_IN_FAST_SPIN_ECHO, t2=fat_rng.uniform(*_T2_OF_FAT))
+    matter = replace(_draw_matter(look_rng), fat=fat)
+    same_shape = replace(_CANONICAL_MATTER, atrophy=matter.atrophy)
+
+    def painted(sequences: tuple[T1Weighted, FastSpinEcho], matter: Matter) -> Anatomy:
+        # The same random state each time: the same anatomy in two contrasts.
+        rng = np.random.default_rng([seed, index, 1])
+        return paint_head(rng, head, where, head.grid, lesions, sequences, matter)
+
+    def sliced(signal: Array) -> Array:
+        return thick_slices(signal, head.grid, grid)
+
+    varied, ideal = painted(sequences, matter), painted(_CANONICAL_SEQUENCES, same_shape)
+    keep = _stripping(look_rng, sliced(varied.brain), grid)
+    if not stripped:
+        keep = np.ones_like(keep)
+    black = look_rng.uniform(0, _BLACK) if look_rng.random() < _BLACK_OFTEN else 0.0
+    if not stripped:  # bone would be no darker than fluid, and differ in position only
+        black = 0.0
+    fluid = sequences[0].signal(FLUID.density, FLUID.t1, FLUID.t2, STATIC_DEPHASING)
+    t1w = np.maximum(varied.t1w - np.float32(black * fluid), 0)
+
+    def acquired(rng: np.random.Generator, signal: Array, yardstick: float) -> NDArray[np.int16]:
+        """The scan of a noise-free signal: slices, blur, receive field, noise, stripping, gain."""
+        in_plane = rng.uniform(*_BLUR_MM) / grid.spacing[0]
+        image = ndimage.gaussian_filter(sliced(signal), (in_plane, in_plane, 0), truncate=3)
+        image = image * receive_field(rng, grid, rng.uniform(*_BIAS))
+        image = rician(rng, image, rng.uniform(*_NOISE) * yardstick)
+        return digitised(image * keep, rng.uniform(*_GAIN))
+
+    voxels = {
+        "T1w": acquired(t1w_rng, t1w, varied.white_signals[0]),
+        "T2w": acquired(t2w_rng, varied.t2w, varied.white_signals[1]),
+    }
+    truth = {"T1w": sliced(blurred(ideal.t1w)) * keep, "T2w": sliced(blurred(ideal.t2w)) * keep}
+    return VariedSubject(
+        {name: Volume(image, grid.affine, contrast=name) for name, image in voxels.items()},
+        {name: Volume(image, grid.affine, contrast=name) for name, image in truth.items()},
+        stripped,
+    )
+
+
+def _stripping(rng: np.random.Generator, brain: Array, grid: Grid) -> Array:
+    """1 where a tool leaves the brain, 0 elsewhere, from the share of brain in each voxel.
+
+    Tools leave a rim of fluid, dura and bone in places, and cut into the cortex in others: what is
+    dark in both contrasts at the edge of a stripped brain is as often one of those as fluid.
+    """
+    cut = rng.uniform(*_CUT_MM) + rng.uniform(*_CUT_VARIES_MM) * random_field(
+        rng, _CUT_KNOT_MM, grid
+    )
+    # The smoothed edge of a half-space is a normal distribution of the distance from it.
+    soft = ndimage.gaussian_filter(brain, [_CUT_SMOOTH_MM / step for step in grid.spacing])
+    return (soft > ndtr(-cut / _CUT_SMOOTH_MM)).astype(np.float32)
+
+
+def _draw_t1_weighted(rng: np.random.Generator) -> T1Weighted:
+    kinds = (PreparedGradientEcho, GradientEcho, ConventionalSpinEcho, InversionSpinEcho)
+    return kinds[rng.choice(4, p=(0.4, 0.25, 0.15, 0.2))].draw(rng)
+
+
+def _draw_t2_weighted(rng: np.random.Generator) -> FastSpinEcho:
+    return FastSpinEcho(tr=rng.uniform(2800, 7500), te=rng.uniform(72, 125))
+
+
+def _draw_matter(rng: np.random.Generator) -> Matter:
+    """Relaxation differs between field strengths, ages and studies more than between people."""
+    return Matter(
+        grey=Tissue(rng.uniform(1150, 1650), rng.uniform(78, 106), rng.uniform(0.82, 0.88)),
+        white=Tissue(rng.uniform(750, 980), rng.uniform(66, 82), rng.uniform(0.70, 0.78)),
+        atrophy=rng.uniform(*_ATROPHY),
+    )
+
+
+def blurred(signal: Array) -> Array:
+    """The signal (x, y, z) as seen through a finite window of k-space."""
+    return ndimage.gaussian_filter(signal, _BLUR_VOXELS, truncate=4)
+
+
+def receive_field(rng: np.random.Generator, grid: Grid, strength: float) -> Array:
+    """A smooth factor between exp(-strength) and exp(strength), on `grid`."""
+    field = random_field(rng, 95.0, grid)
+    return np.exp(np.float32(strength) * np.tanh(field))
+
+
+def thick_slices(signal: Array, source: Grid, target: Grid) -> Array:
+    """Mean of the signal (x, y, z) over each of the target's slices; x and y stay as they are.
+
+    Slice profiles are rectangles.
+    """
+    fine, thick = source.axes[2], target.axes[2]
+    if np.array_equal(fine, thick):
+        return signal
+    half, whole = source.spacing[2] / 2, target.spacing[2] / 2
+    low = np.maximum.outer(thick - whole, fine - half)
+    high = np.minimum.outer(thick + whole, fine + half)
+    weights = np.clip(high - low, 0, None)
+    weights /= weights.sum(axis=1, keepdims=True)
+    result = np.zeros(target.shape, np.float32)
+    for index, row in enumerate(weights):
+        for place in np.flatnonzero(row):
+            result[:, :, index] += np.float32(row[place]) * signal[:, :, place]
+    return result
+
+
+def rician(rng: np.random.Generator, signal: Array, sigma: float) -> Array:
+    """Magnitude of a signal with normal noise in both channels (Gudbjartsson & Patz 1995).
+
+    Args:
+        rng: draws the noise.
+        signal: real and not negative, any shape.
+        sigma: standard deviation in each channel, in the signal's unit. Without signal the result
+            has the mean sigma * sqrt(pi / 2).
+    """
+    real = signal + np.float32(sigma) * rng.standard_normal(signal.shape, dtype=np.float32)
+    imaginary = np.float32(sigma) * rng.standard_normal(signal.shape, dtype=np.float32)
+    return np.hypot(real, imaginary)
+
+
+def digitised(signal: Array, top: float) -> NDArray[np.int16]:
+    """Whole numbers as a scanner stores them, the 99.9th percentile at `top`."""
+    scale = top / max(float(np.percentile(signal, 99.9)), 1e-9)
+    return np.clip(np.rint(signal * np.float32(scale)), 0, 32767).astype(np.int16)
