@@ -28,7 +28,7 @@ PHRASES = {
     r"\btold\b": "reports, says; as a name: say what the value is",
     r"(?<!to be )\bsaid\b": "says; as a name: say what the value is",
     r"(?<!stand)(?<!stand-)\balone\b": "only",
-    r"\bbeside\b": "next to",
+    r"(?<!--)\bbeside\b": "next to",
     r"\blikewise\b": "also, in the same way",
     r"\banew\b": "again",
     r"\b(whoever|nobody|somebody|wherever|whichever)\b": "name the person, the place or the thing",

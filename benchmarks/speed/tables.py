@@ -114,6 +114,7 @@ def _schemes(line: Line) -> Rows:
 
 def _layer(told: Line) -> str:
     kind, channels, size, features = told["layer"]
+    kind = {"halving": "strided", "doubling": "transposed"}.get(kind, kind)
     return f"{kind}, {channels} channels at {size}x{size}, {features} features"
 
 
@@ -171,13 +172,19 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
     "matrix_rate": (["device", "float32 TFLOP/s", "bfloat16 TFLOP/s", "copy GB/s"], _matrix_rate),
     "train_step": (
         [
-            *("preset", "arm", "seconds", "images a second", "TFLOP/s"),
-            *("share of the bfloat16 rate", "peak GiB", "times mrbridge's seconds"),
+            *("preset", "arm", "seconds", "images per second", "TFLOP/s"),
+            *("share of the bfloat16 rate", "peak GiB", "relative time"),
         ],
         _train_step,
     ),
     "train_step_beside": (
-        ["preset", "threads that wait", "steps a second alone", "beside a busy process", "share"],
+        [
+            "preset",
+            "wait policy",
+            "steps per second undisturbed",
+            "next to a busy process",
+            "share",
+        ],
         _train_step_beside,
     ),
     "layers": (
@@ -188,7 +195,7 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
         _layers,
     ),
     "schemes": (
-        ["layer", "products ms", "their floor", "maps ms", "their floor"],
+        ["layer", "products ms", "their floor", "transforms ms", "their floor"],
         _schemes,
     ),
     "translate_volume": (

@@ -101,7 +101,7 @@ def test_marked_commands_run(page: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
 
     run(
-        "mrbridge phantom -o bids --subjects 3 --spacing 4\n"
+        "mrbridge phantom -o bids --subjects 3 --set spacing_mm=4\n"
         "ln -s bids SRC\n"
         "cp bids/sub-*1/anat/*_T1w.nii.gz T1w.nii.gz"
     )
