@@ -14,7 +14,7 @@ from typer.exceptions import Abort, TyperException
 from mrbridge import __version__, console, interruption
 from mrbridge.children import SAFE_PATH
 from mrbridge.console import complain
-from mrbridge.download.command import app as download
+from mrbridge.download import command as download
 from mrbridge.errors import Interrupted
 from mrbridge.options import Verb, spread
 from mrbridge.threads import share_the_machine
@@ -45,7 +45,7 @@ app = typer.Typer(
 )
 for one, example in VERBS.items():
     app.command(one.__name__, epilog=f"Example: {example}")(one)
-app.add_typer(download)
+app.add_typer(download.app)
 
 
 @app.callback(invoke_without_command=True)
@@ -79,7 +79,7 @@ def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) ->
     console.said.verbose = "-v" in given or "--verbose" in given
     console.said.answered = False
     try:
-        for one in VERBS:
+        for one in (*VERBS, *download.VERBS):
             if one.__name__ in given:
                 one.complete()
         interruption.begin()

@@ -24,6 +24,7 @@ import typer
 
 from mrbridge.console import listen
 from mrbridge.errors import SettingsError
+from mrbridge.quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -178,7 +179,8 @@ class Verb:
         known: dict[str, Any] = {}
         if self._path is not None:
             module, _, name = self._path.rpartition(".")
-            model: type[Settings] = getattr(import_module(module), name)
+            with quick_imports():
+                model: type[Settings] = getattr(import_module(module), name)
             self._model, known = model, {name: model}
             keys = self._keys or tuple(model.model_fields)
             self._options = {key.replace(".", "_"): key for key in keys}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrbridge.console import answer
-from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import must_be_here
 from mrbridge.options import verb
 
 if TYPE_CHECKING:
     from mrbridge.download.folder import Report
+    from mrbridge.download.settings import DownloadSettings
 
 app = typer.Typer(
     name="download",
@@ -64,6 +64,9 @@ def openneuro(
     from mrbridge.download.openneuro import download
 
     _report(download(dataset, out, settings, version=version))
+
+
+VERBS = (ixi, openneuro)
 
 
 def _report(report: Report) -> None:

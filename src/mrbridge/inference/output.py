@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +77,8 @@ class Translations(list[Translation]):
         return "\n".join([f"{len(self)} scans", *lines])
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         head = "<tr><th>scan</th><th>synthetic</th><th>contrast</th><th>state</th></tr>"
         rows = (
             (one.source, one.output or one.error, one.contrast or "", one.state) for one in self
