@@ -24,7 +24,7 @@ BASELINE = Path(__file__).with_suffix(".json")
 PHRASES = {
     r"(?<!there )(?<!There )\b(is|are|was|were) no (?!longer|more|less|better|worse|faster|slower)":
         "is not a …",
-    r"\b(is|are|was|were) (?-i:none)\b": "is not one, does not exist, is empty",
+    r"(?<!there )\b(is|are|was|were) (?-i:none)\b": "is not one, does not exist, is empty",
     r"\btold\b": "reports, says; as a name: say what the value is",
     r"(?<!to be )\bsaid\b": "says; as a name: say what the value is",
     r"(?<!stand)(?<!stand-)\balone\b": "only",

@@ -144,7 +144,7 @@ def _as_before() -> Iterator[None]:
     logger.setLevel(level)
     for number, handler in handlers_of.items():
         signal.signal(number, handler)
-    console.said = console.Verbosity()
+    console.verbosity = console.Verbosity()
 
 
 @pytest.fixture

@@ -75,9 +75,9 @@ def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = N
 
 def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
-    console.said.json = "--json" in given  # for errors before the options are parsed
-    console.said.verbose = "-v" in given or "--verbose" in given
-    console.said.answered = False
+    console.verbosity.json = "--json" in given  # for errors before the options are parsed
+    console.verbosity.verbose = "-v" in given or "--verbose" in given
+    console.verbosity.answered = False
     try:
         for one in (*VERBS, *download.VERBS):
             if one.__name__ in given:

@@ -45,7 +45,7 @@ class Verbosity:
     answered: bool = False
 
 
-said = Verbosity()
+verbosity = Verbosity()
 
 
 def set_up() -> None:
@@ -77,7 +77,7 @@ def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
     """
     if int(os.environ.get("RANK", "0")) > 0:
         quiet, as_json = True, False
-    said.quiet, said.verbose, said.json = quiet, verbose, as_json
+    verbosity.quiet, verbosity.verbose, verbosity.json = quiet, verbose, as_json
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     logging.getLogger("mrbridge").setLevel(level)
     if quiet:
@@ -86,12 +86,12 @@ def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
 
 def answer(result: dict[str, Any], text: str) -> None:
     """Print the result of a verb: one JSON object, or text."""
-    said.answered = True
-    if not said.json and said.quiet:
+    verbosity.answered = True
+    if not verbosity.json and verbosity.quiet:
         return
-    told = json.dumps(plain(result), allow_nan=False) if said.json else shown(text)
+    line = json.dumps(plain(result), allow_nan=False) if verbosity.json else shown(text)
     try:
-        typer.echo(told)
+        typer.echo(line)
     except BrokenPipeError as error:
         raise ReaderGone from error
     except OSError as error:
@@ -142,8 +142,8 @@ def flush(code: int) -> int:
         except (OSError, ValueError) as error:
             _to_nowhere(stream)
             if stream is sys.stdout and not code:
-                told = error if isinstance(error, OSError) else OSError(str(error))
-                code = complain(str(_unwritten(told)), OutputError.exit_code)
+                cause = error if isinstance(error, OSError) else OSError(str(error))
+                code = complain(str(_unwritten(cause)), OutputError.exit_code)
     return code
 
 
@@ -168,11 +168,11 @@ def complain(text: str, code: int, more: dict[str, Any] | None = None) -> int:
     """
     line = " ".join(text.split())
     with suppress(OSError, ValueError):  # there still is the exit code
-        if said.verbose:
+        if verbosity.verbose:
             traceback.print_exc()
         sys.stderr.write(f"error: {shown(line)}\n")
         sys.stderr.flush()
-    if said.json and not said.answered:
+    if verbosity.json and not verbosity.answered:
         with suppress(OutputError, ReaderGone):
             answer({"error": line, "exit_code": code} | (more or {}), "")
     return code
@@ -208,14 +208,14 @@ def _to_nowhere(stream: Any) -> None:
         stream.flush()
 
 
-def _thread_failed(told: threading.ExceptHookArgs) -> None:
-    if said.verbose:
-        threading.__excepthook__(told)
+def _thread_failed(arguments: threading.ExceptHookArgs) -> None:
+    if verbosity.verbose:
+        threading.__excepthook__(arguments)
 
 
-def _lost(told: Any) -> None:
-    if said.verbose:
-        sys.__unraisablehook__(told)
+def _lost(unraisable: Any) -> None:
+    if verbosity.verbose:
+        sys.__unraisablehook__(unraisable)
 
 
 class _ToStderr(logging.StreamHandler[Any]):
@@ -233,6 +233,6 @@ class _OneLine(logging.Formatter):
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Warnings of mrbridge in one line; those of libraries only with -v."""
-    if issubclass(category, MrbridgeWarning) or said.verbose:
+    if issubclass(category, MrbridgeWarning) or verbosity.verbose:
         with suppress(OSError, ValueError):
             sys.stderr.write(f"warning: {shown(str(message))}\n")

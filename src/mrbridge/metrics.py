@@ -334,7 +334,7 @@ class MonotoneMapping:
 def fit_monotone(source_values: Array, target_values: Array) -> MonotoneMapping:
     """The monotone mapping that predicts the target best by least squares: the monotone baseline.
 
-    Isotonic regression, rising or falling, whichever leaves less error. All values count; beyond
+    Isotonic regression, rising or falling, the one with the smaller error. All values count; beyond
     4096 distinct source intensities they are first averaged in bins of equal numbers.
 
     Args:

@@ -1,6 +1,6 @@
 """The base of every stage's settings: frozen, strict, and helpful about misspelt keys.
 
-Each stage declares its settings beside its code; the command line and YAML files fill them in.
+Each stage declares its settings next to its code; the command line and YAML files fill them in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NOT_NEAR = ", nor one like it"
 _MOST_BYTES = 1 << 20  # of a file of settings
 _MOST_VALUES = 10_000  # in one, aliases counted as often as they are used
 _MOST_LEVELS = 20  # of a key
-_MOST_PROBLEMS = 5  # told at once
+_MOST_PROBLEMS = 5  # in one message
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _parse_yaml(text: str) -> Any:
     """What a YAML text holds.
 
     Raises:
-        ValueError: it is no YAML, or would hold more values than settings ever do.
+        ValueError: it is not YAML, or would hold more values than settings ever do.
     """
     if len(text) > _MOST_BYTES:
         raise ValueError(f"it is longer than {_MOST_BYTES} characters")
@@ -193,7 +193,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _in_words(model: type[BaseModel], detail: Any) -> str:
-    if not detail["loc"]:  # values that are possible alone, but not together
+    if not detail["loc"]:  # values that are each valid, but not together
         return shortened(str(detail["msg"]).removeprefix("Value error, "), 500)
     *above, last = (shortened(str(part), 80) for part in detail["loc"])
     prefix = ""

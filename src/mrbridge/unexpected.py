@@ -55,7 +55,7 @@ def too_large(path: str | Path | None = None) -> MrbridgeError:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was not enough memory: of the computer or of a GPU, whichever library says."""
+    """Whether an error means that memory ran out, on the computer or a GPU."""
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError):

@@ -219,7 +219,7 @@ def _as_it_was() -> Iterator[None]:
         logger.handlers, logger.propagate, level = before
         logger.setLevel(level)
         signal.signal(signal.SIGTERM, handler)
-        console.said = console.Verbosity()
+        console.verbosity = console.Verbosity()
 
 
 def bring_about(found: Fault, folder: Path) -> Said:

@@ -251,7 +251,7 @@ def test_the_command_line(
     with pytest.raises(SystemExit) as ended:
         cli.main(["inspect", str(clean_folder), "-o", str(out), "--workers", "2", "--dask", "tcp:"])
     assert ended.value.code == 2
-    assert "--workers here, or by --dask" in capsys.readouterr().err
+    assert "--workers and --dask exclude each other" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         cli.main(["inspect", str(clean_folder), "-o", str(out), "--json"])
     assert ended.value.code == 0

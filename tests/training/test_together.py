@@ -73,7 +73,7 @@ def test_processes_share_the_threads_unless_told_how_many(
     ours, theirs = Pipe()
     torch.set_num_threads(4)  # what PyTorch made of the machine, or of what it was result
     try:
-        distributed._run_rank(place, console.said, theirs, torch.get_num_threads, (), {})
+        distributed._run_rank(place, console.verbosity, theirs, torch.get_num_threads, (), {})
     finally:
         torch.set_num_threads(1)
     assert ours.recv() == threads

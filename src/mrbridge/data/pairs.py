@@ -42,7 +42,7 @@ _LEAST_PIXELS = 500
 _SHARPNESS, _LOSS = 1.6, 0.02
 """How much more information the slices of a pair share in place than shifted by 3 pixels, as a
 ratio and as a difference. True pairs have at least 2.1 and 0.05, other people's slices at most 1.3
-and 0.004 (two open datasets, `benchmarks/found_pairs.py`)."""
+and 0.004 (two open datasets, `benchmarks/research/found_pairs.py`)."""
 
 
 def known_pairs(store: Store, banks: tuple[SliceBank, SliceBank]) -> Pairs:
@@ -145,7 +145,7 @@ def best_matches(
 
 
 def _edges(images: Sequence[Thumbnail]) -> NDArray[np.float32]:
-    """Position and direction of edges, whichever side is the brighter: the same in all contrasts.
+    """Position and direction of edges, the same in all contrasts, as the sign is dropped.
 
     Of normalised gradients n (Haber and Modersitzki 2006, doi:10.1007/11866763_89) the products
     n n', whose inner product is the square of the cosine between two gradients, summed up in cells;

@@ -207,7 +207,7 @@ class Evaluation:
 
 
 def cell(text: str) -> str:
-    """Text as a cell that no spreadsheet takes for a formula (OWASP, "CSV Injection")."""
+    """Text as a cell that no spreadsheet reads as a formula (OWASP, "CSV Injection")."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 

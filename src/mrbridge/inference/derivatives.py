@@ -28,7 +28,7 @@ LINK = "raw"
 
 _HASHED = "ni:///sha-256;"
 _USUAL = re.compile(r"\.\.||bids|data|dataset|(raw|source)([ _-]?data)?|ds\d{6}", re.IGNORECASE)
-"""Folders whose names are nobody's: those of the standard, of OpenNeuro, and of habit."""
+"""Folder names that cannot identify a person: those of the standard, of OpenNeuro, and of habit."""
 
 _README = """# Synthetic images
 

@@ -202,7 +202,7 @@ def as_volume(image: Any, index: int | None = None) -> Volume:
         Finite voxels: NaN, infinity and padding are replaced, with a warning, as in files.
 
     Raises:
-        InputError: it is none of these, or does not hold real numbers.
+        InputError: it is not one of these, or does not hold real numbers.
     """
     if isinstance(image, Volume):
         return replace(image, voxels=_finite(image.voxels))

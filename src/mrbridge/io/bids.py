@@ -172,7 +172,7 @@ def _in_bids(root: Path, datatypes: Collection[str | None], force: bool) -> Foun
 
 
 def _not_raw(root: Path) -> Iterator[tuple[Path, str]]:
-    """Files in the folders of a data set that hold no raw scans, with the reason. Nobody looks
+    """Files in the folders of a data set that hold no raw scans, with the reason. No one looks
     further into them: they may hold more files than all the rest."""
     for folder in (root / name for name in NOT_RAW):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():

@@ -44,7 +44,7 @@ class BidsName:
 
 
 def parse_name(path: str | Path) -> BidsName | None:
-    """The parts of a BIDS name; None where it is none (it must begin with `sub-`)."""
+    """The parts of a BIDS name; None if it is not one (it must begin with `sub-`)."""
     match = _BIDS.match(Path(path).name)
     if match is None:
         return None

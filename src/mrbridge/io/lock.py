@@ -5,7 +5,7 @@ only one writer can create works everywhere. A dead holder on this machine is re
 process; a holder elsewhere touches the file every few seconds and is dead once it has not for
 `STALE_SECONDS`.
 
-At a URL the lock is an object that is created only where there is none (S3, GCS and Azure do that
+At a URL the lock is an object that is created only if absent (S3, GCS and Azure do that
 in one step) and written again every few seconds. Where a store cannot create so, two writers that
 start within the same second may both get the lock; the one whose lock was overwritten stops before
 it writes.
@@ -172,7 +172,7 @@ def _only_writer_at(url: str, folder: Path, me: dict[str, Any], message: str) ->
 
 
 def _create_object(system: Any, key: str, me: dict[str, Any]) -> bool:
-    """Create the lock; whether there was none."""
+    """Create the lock; False if it exists."""
     content = json.dumps(me).encode()
     try:
         system.pipe_file(key, content, mode="create")
@@ -188,10 +188,10 @@ def _create_object(system: Any, key: str, me: dict[str, Any]) -> bool:
 def _read_object(system: Any, key: str) -> dict[str, Any] | None:
     system.invalidate_cache()
     try:
-        told = parse_json(system.cat_file(key).decode())
+        content = parse_json(system.cat_file(key).decode())
     except (FileNotFoundError, ValueError):
         return None
-    return told if isinstance(told, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _is_holder_dead(holder: dict[str, Any]) -> bool:
@@ -202,10 +202,10 @@ def _is_holder_dead(holder: dict[str, Any]) -> bool:
 
 
 def _create(path: Path, text: str) -> None:
-    """Create a file that appears whole, and only where there is none.
+    """Create a complete file in one step, only if absent.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: it exists.
     """
     temporary = path.with_name(temporary_name(""))
     try:

@@ -132,10 +132,10 @@ def guess_subject(relative: Path, *, picture: bool) -> tuple[str | None, str | N
 
 
 def tell_people_apart(names: Sequence[str]) -> dict[str, str]:
-    """Whom pictures show, where the names of a set tell different people by what stands before the
-    number of the slice: `a_12.png` and `b_12.png`, `001_45.png` and `002_45.png`.
+    """The subjects of 2D images, if their names distinguish people before the number of the
+    slice: `a_12.png` and `b_12.png`, `001_45.png` and `002_45.png`.
 
-    A set in which that is the same everywhere shows nobody, and nor do words for slices, planes and
+    A prefix that all names share identifies no one, and neither do words for slices, planes and
     the like (`Image #10.png`, `slice_7.png`, `IM0001.png`). An identifier of letters and a number
     (`AB12_045.png`) names a person even if there is one picture of each. Anything else does if
     several pictures have it in common, or letters (`a_12.png`) if the number of the slice comes

@@ -73,7 +73,7 @@ def _why_no_affine(header: Any, stored: tuple[NDArray[np.float64] | None, ...]) 
     if all(form is None for form in stored):
         return "says nothing of its orientation (qform and sform are both 0)"
     if (header["pixdim"][1:4] < 0).any():
-        return "has a negative voxel size (pixdim), which some programs take for a mirror image"
+        return "has a negative voxel size (pixdim), which some programs read as a mirror image"
     return "its affine is singular or not finite"
 
 

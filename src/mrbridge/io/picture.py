@@ -262,7 +262,7 @@ def _grey(
     else:
         values = np.asarray(image)
         signed = _SIGNED in getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, ())
-        _check_sign(signed and values.max() > 127, path)  # Pillow takes it for unsigned
+        _check_sign(signed and values.max() > 127, path)  # Pillow reads it as unsigned
     top = np.iinfo(values.dtype).max
     alpha = _alpha(values, image, data)
     if values.ndim == 3:

@@ -1,7 +1,7 @@
 """Remote files: local copies of what is at URLs that fsspec knows, such as `s3://bucket/bids`.
 
 `localise` gives a URL a path in the temporary folder, its mirror. It lists the names at the URL
-and writes a stub for each: a line of text with the size, which no format takes for a scan. `fetch`
+and writes a stub for each: a line of text with the size, which no format reads as a scan. `fetch`
 replaces stubs by the content before it is read, `release` makes stubs again, `upload` sends a
 finished file. For local paths these do nothing, so that readers and writers work on paths.
 """

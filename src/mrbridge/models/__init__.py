@@ -1,7 +1,8 @@
 """The shipped model, and paths of models.
 
-The bundle in `t1w_t2w`, next to this module, was trained by `benchmarks/shipped_model.py` on
-simulated subjects only: it has never seen a scan of a person.
+The bundle in `t1w_t2w`, next to this module, was trained by
+`benchmarks/research/shipped_model.py` on simulated subjects only: it has never seen a scan of a
+person.
 
 There is no PyTorch here, so that the command line can refuse a missing model at once.
 """

@@ -1,7 +1,7 @@
 """From a subject's shape to noise-free signals: tissues painted over one another.
 
-Where tissues meet, a voxel holds a mixture, and its signal is the mean of theirs: painting with a
-share between 0 and 1 does just that.
+Where tissues meet, a voxel holds a mixture, and its signal is the mean of their signals: painting
+with a share between 0 and 1 does just that.
 """
 
 from __future__ import annotations

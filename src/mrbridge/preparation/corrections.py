@@ -27,7 +27,7 @@ _ITERATIONS = (50, 40, 30, 20)  # at each level of detail
 _FLAT = 4  # fewer slices than this have no field along them: each gets its own
 
 _BLOCK = 8  # edge of the squares in which noise is measured
-_QUIETEST = 5.0  # per cent of them, which show next to nothing else
+_QUIETEST = 5.0  # per cent of them, which show hardly anything else
 _QUIET = 0.735  # what is measured in those if there is only noise of 1
 _LEAST_BLOCKS = 20
 _NOTHING = 1e-4  # of the bright tissue: rounding rather than noise

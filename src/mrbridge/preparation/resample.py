@@ -252,7 +252,7 @@ def blurred(image: sitk.Image, volume: Volume, onto: Volume) -> sitk.Image:
 
     own, new = _affine(volume)[:3, :3], _affine(onto)[:3, :3]
     spacing = np.linalg.norm(own, axis=0)
-    # How far a step of one voxel of `onto`, along whichever axis, takes one along each own axis.
+    # How far a step of one voxel of `onto`, along any axis, moves along each of its own axes.
     reach = np.abs((own / spacing).T @ new).max(axis=1)
     sigma = np.sqrt(np.maximum(reach**2 - spacing**2, 0)) / 2.355
     for axis in np.flatnonzero(sigma > 0.1 * spacing):

@@ -286,7 +286,7 @@ def write_manifest(store: Path, manifest: Manifest) -> None:
 
 def is_store(path: Path) -> bool:
     """Whether a folder is a store, finished or not, that preparation may write into: its manifest
-    says so, or it holds only arrays of ours."""
+    says so, or it holds only arrays that mrbridge wrote."""
     if not any(path.iterdir()):
         return True
     try:

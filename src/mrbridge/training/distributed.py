@@ -182,7 +182,7 @@ def launch(count: int, work: Callable[..., T], *arguments: Any, **options: Any) 
             }
             call = (work, arguments, options)
             process: BaseProcess = context.Process(
-                target=_run_rank, args=(variables, console.said, theirs, *call)
+                target=_run_rank, args=(variables, console.verbosity, theirs, *call)
             )
             with for_new_processes(), safe_path():
                 process.start()

@@ -108,7 +108,9 @@ def evaluate(
         Path | None, place_option(help="Scans with both contrasts: BIDS, folder or table.")
     ] = None,
     real: Annotated[Path | None, place_option(help="Real scans: a file or a folder.")] = None,
-    synthetic: Annotated[Path | None, place_option(help="Their syntheses.")] = None,
+    synthetic: Annotated[
+        Path | None, place_option(help="Synthetic images to score against --real.")
+    ] = None,
     mask: Annotated[Path | None, place_option(help="Where to score: a file or a folder.")] = None,
     force: Force = False,
     overwrite: OverwriteFiles = False,
@@ -116,7 +118,7 @@ def evaluate(
     workers: Workers = 1,
     dask: Dask = None,
 ) -> None:
-    """Score a model on pairs of scans, or syntheses against real scans."""
+    """Score a model on pairs of scans, or synthetic images against real scans."""
     if model is not None:
         locate(model)
     for path in (pairs, real, synthetic, mask):

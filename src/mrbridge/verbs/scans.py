@@ -113,20 +113,20 @@ def prepare(
         lambda: run(paths, out, settings, workers=crew, overwrite=overwrite, force=force)
     )
     manifest = store.manifest
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "path": str(store.path),
         "ignored": len(manifest.ignored),
         "ignored_because": Counter(remark.reason for remark in manifest.ignored),
         "failed": {remark.name: remark.reason for remark in manifest.failures},
     }
-    told |= store.split_counts()
-    told["subjects"] = store.counts()
+    result |= store.split_counts()
+    result["subjects"] = store.counts()
     words = splits_in_words(store.split_counts())
-    words += f"; {_spread_of(told['subjects'])}"
-    words += f"; {told['ignored']} file{'' if told['ignored'] == 1 else 's'} ignored"
-    reasons = told["ignored_because"].most_common(_MOST_REASONS)
+    words += f"; {_spread_of(result['subjects'])}"
+    words += f"; {result['ignored']} file{'' if result['ignored'] == 1 else 's'} ignored"
+    reasons = result["ignored_because"].most_common(_MOST_REASONS)
     because = "".join(f"\n{count} ignored: {reason}" for reason, count in reasons)
-    answer(told, f"{store.path}: {words}{because}")
+    answer(result, f"{store.path}: {words}{because}")
     if failure:
         raise failure
 

@@ -172,7 +172,7 @@ def _of_image_type(slices: Sequence[Header]) -> Identity | None:
     first = slices[0]
     types = first.words("ImageType")
     if "ROI" in types:
-        return something_else("ROI", "is a region that somebody drew (ROI)")
+        return something_else("ROI", "is a drawn region of interest (ROI)")
     named = [word for word in types if word in _MAPS]
     if named:
         mosaic = ", stored as a mosaic" if "MOSAIC" in types else ""

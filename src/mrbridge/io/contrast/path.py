@@ -111,5 +111,5 @@ def _of_folder(folder: str) -> Identity:
 
 
 def _without_people(name: BidsName, stem: str) -> str:
-    """A name without the labels that somebody chose for people and visits: `sub-PD01_T1`."""
+    """A name without the labels of subjects and sessions: `sub-PD01_T1`."""
     return re.sub(r"(?:^|_)(?:sub|ses)-[a-zA-Z0-9+]+", "", stem) if name.entities else stem

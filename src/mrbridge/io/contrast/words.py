@@ -18,7 +18,7 @@ from mrbridge.io.contrast.vocabulary import (
     WITHOUT,
 )
 
-# Before a BIDS suffix, words for these are labels that somebody chose: `tilt-affine_T1w`.
+# Before a BIDS suffix, words for these are labels that a user chose: `tilt-affine_T1w`.
 _LABELS = ("transformation", "calibration")
 _ENDS_WITH_SUFFIX = re.compile(r"\b(t1w|t2w|pdw|flair)$")
 

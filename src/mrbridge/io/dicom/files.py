@@ -400,7 +400,7 @@ def _in_zip(path: Path, only: Collection[str]) -> Iterator[DicomFile]:
         raise InputError(
             f"promises {whole} bytes out of {path.stat().st_size}",
             path=path,
-            remedy="Take it for damaged, or unpack it first.",
+            remedy="It may be damaged; unpack it to be sure.",
         )
     for info in sorted(archive.infolist(), key=lambda info: info.filename):
         if info.is_dir() or (only and info.filename not in only):
@@ -422,7 +422,7 @@ def _refuse_bomb(info: zipfile.ZipInfo, path: Path) -> None:
         raise InputError(
             f"promises {info.file_size} bytes out of {info.compress_size}",
             path=member,
-            remedy="Take it for damaged.",
+            remedy="The zip may be damaged.",
         )
 
 

@@ -459,7 +459,7 @@ def _count(header: Dataset, file: DicomFile) -> int:
     try:
         return int(header.get("NumberOfFrames") or 0)
     except (TypeError, ValueError):
-        raise damaged(file, "has a number of frames that is none") from None
+        raise damaged(file, "has an invalid number of frames") from None
 
 
 def _value(header: Dataset, keyword: Keyword) -> Any:

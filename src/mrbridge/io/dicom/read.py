@@ -52,7 +52,7 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
         and MONOCHROME1 is inverted, so that bright is much signal.
 
     Raises:
-        InputError: the series is none that can be read, lacks slices, or a file of it is damaged
+        InputError: the series cannot be read, lacks slices, or a file of it is damaged
             or compressed in an unknown way.
     """
     path = series.slices[0].file.path

@@ -1,9 +1,9 @@
 """A derived series: a synthetic volume as DICOM files with the geometry of their source.
 
 A derived image says what it was made of, by whom, and that it is synthetic, in every place where a
-viewer or an archive may look; rare tags do not survive de-identification. What is taken over from
-the source is named one by one, so that neither private tags nor the timing of a sequence that made
-other images come along. UIDs follow from the source, the model and the voxels: the same translation
+viewer or an archive may look; rare tags do not survive de-identification. Tags copied from
+the source are listed one by one, so that neither private tags nor the timing of another sequence
+are copied. UIDs follow from the source, the model and the voxels: the same translation
 gives the same bytes.
 
 Source: PS3.3, A.4 (MR Image IOD), C.7.6.1, C.8.3.1, C.12.1; PS3.16, CID 7005, 7202, 7203.
