@@ -181,7 +181,17 @@ PROMISES: list[tuple[str, list[str]]] = [
         "A table of participants in any encoding does not stop a translation",
         ["io/test_bids.py::test_participants_in_any_encoding"],
     ),
-    ("Download records, lists and answers may be anything", ["download"]),
+    (
+        "An edited download record, a name with NUL, a file without a listed size, a scan damaged at "
+        "equal size and an archive without scans are refused or downloaded again",
+        [
+            "download/test_ixi.py::TestSecondRun::test_refuses_an_edited_record",
+            "download/test_ixi.py::TestSecondRun::test_restores_a_lost_or_damaged_scan",
+            "download/test_ixi.py::TestArchives::test_without_scans",
+            "download/test_fetch.py::TestLimits::test_of_an_endless_file_without_a_listed_size",
+            "download/test_openneuro.py::test_names_that_point_out_of_the_folder",
+        ],
+    ),
     (
         "An edited store manifest is refused in one line",
         [f"{_CHECKED}::test_edited_manifests_are_told_in_one_line"],
