@@ -8,7 +8,7 @@ in a fresh process; seconds are medians over the commands:
 
 - `imports`: from the start of the process to the begin of the work (the checksum of the weights is
   taken beside it);
-- `opening` the model and its network; `reading`, `standardising`, `writing`;
+- `opening` the model and its network; `reading`, `preprocessing`, `writing`;
 - `network`, in bfloat16 where the processor is fast with it, and `faint`: the slices that show
   little, in float32;
 - `leaving`: from the end of the work to the end of the process;
@@ -33,7 +33,7 @@ _PROBE = """
 import json, sys, time
 
 out, began, arguments = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
-seconds = dict.fromkeys(("opening", "reading", "standardising", "network", "faint", "writing"), 0.0)
+seconds = dict.fromkeys(("opening", "reading", "preprocessing", "network", "faint", "writing"), 0.0)
 ready = began
 
 
@@ -61,7 +61,7 @@ def begin(*given):
     measured(translator.Translator, "__init__", lambda *_: "opening")
     measured(translator.Translator, "_network", lambda *_: "opening")
     measured(batch, "read", lambda *_, **__: "reading")
-    measured(translator, "standardise", lambda *_: "standardising")
+    measured(translator, "preprocess", lambda *_, **__: "preprocessing")
     measured(translator.Translator, "_run", precision)
     measured(output, "write", lambda *_, **__: "writing")
     ready = time.time()

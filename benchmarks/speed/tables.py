@@ -142,7 +142,7 @@ def _translate_volume(line: Line) -> Rows:
 
 
 _STAGES = (
-    *("imports", "opening", "reading", "standardising", "network", "faint", "writing"),
+    *("imports", "opening", "reading", "preprocessing", "network", "faint", "writing"),
     *("leaving", "others", "whole"),
 )
 
