@@ -19,7 +19,7 @@ SMOKE = (
     "tests/io/test_dicom_read.py",
     "tests/io/test_nifti.py",
     "tests/networks/test_networks.py",
-    "tests/preparation/test_prepare.py",
+    "tests/dataset/test_prepare.py",
     "tests/test_api.py",
     "tests/test_bundle.py",
     "tests/test_metrics.py",

@@ -29,7 +29,7 @@ install_import_hook(["mrbridge.networks", "mrbridge.training.losses"], "beartype
 
 if TYPE_CHECKING:
     from mrbridge.bundle import Bundle
-    from mrbridge.preparation.store import Store
+    from mrbridge.dataset.store import Store
     from mrbridge.training.settings import TrainSettings
     from mrbridge.volume import Volume
 
@@ -167,7 +167,7 @@ def quick_phantom(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
     from types import SimpleNamespace
 
-    from mrbridge.data import simulated
+    from mrbridge.dataset import simulated
 
     def varied_subject(
         seed: int, index: int, spacing_mm: float, stripped: bool | None = None
@@ -221,7 +221,7 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_store(bids_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The BIDS data set, prepared: two subjects to train, one to validate, one to test."""
-    from mrbridge.preparation.prepare import prepare
+    from mrbridge.dataset.prepare import prepare
 
     return prepare(bids_scans, tmp_path_factory.mktemp("data") / "store")
 
@@ -229,7 +229,7 @@ def small_store(bids_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> S
 @pytest.fixture(scope="session")
 def picture_store(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The pictures, prepared: split into blocks."""
-    from mrbridge.preparation.prepare import prepare
+    from mrbridge.dataset.prepare import prepare
 
     return prepare(picture_folder, tmp_path_factory.mktemp("data") / "picture-store")
 

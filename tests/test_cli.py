@@ -19,7 +19,7 @@ import pytest
 
 from mrbridge import cli, console, io, models, training
 from mrbridge.bundle import Bundle
-from mrbridge.preparation.store import Store
+from mrbridge.dataset.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import TrainSettings
@@ -460,7 +460,7 @@ def nib_save(voxels: np.ndarray, affine: np.ndarray, path: Path) -> Path:
 
 
 LAUNCH = (
-    "from mrbridge.data import loader; loader._SPARE_FROM = {spare_from}\n"
+    "from mrbridge.dataset import loader; loader._SPARE_FROM = {spare_from}\n"
     "from mrbridge import cli; cli.main()"
 )
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mrbridge import demo
+from mrbridge.dataset.store import Store
 from mrbridge.errors import OutputError
 from mrbridge.io.bids import find_scans
-from mrbridge.preparation.store import Store
 from mrbridge.settings import read_yaml
 
 

@@ -22,8 +22,8 @@ import torch
 import mrbridge
 from mrbridge import hardware
 from mrbridge.bundle import Bundle
-from mrbridge.io import picture
-from mrbridge.preparation.store import Store
+from mrbridge.dataset.store import Store
+from mrbridge.io import image2d
 
 LOGGERS = ("", "mrbridge", "pydicom", "torch")
 
@@ -118,7 +118,7 @@ def test_pictures_read_in_overlapping_threads_leave_no_filter(
     """The one that began last once put back, for good, what the other one had set meanwhile."""
     path = next(picture_folder.rglob("*.png"))
     a_is_in, b_is_in, a_is_out = Event(), Event(), Event()
-    original = picture._check_whole
+    original = image2d._check_whole
 
     def check_whole(data: bytes, path: Path) -> None:
         if not a_is_in.is_set():
@@ -129,7 +129,7 @@ def test_pictures_read_in_overlapping_threads_leave_no_filter(
             assert a_is_out.wait(10)
         original(data, path)
 
-    monkeypatch.setattr(picture, "_check_whole", check_whole)
+    monkeypatch.setattr(image2d, "_check_whole", check_whole)
     before = list(warnings.filters)
     with ThreadPoolExecutor(2) as pool:
         a = pool.submit(mrbridge.read, path)

@@ -157,7 +157,7 @@ def environment_of(_: int) -> dict[str, str]:
 def test_workers_let_threads_sleep_too(policy: str | None) -> None:
     code = """
 import json
-from mrbridge.scale import map_scans
+from mrbridge.parallel import map_scans
 from tests.test_threads import environment_of
 if __name__ == "__main__":
     outcomes = map_scans(environment_of, [1, 2], workers=2, label="x", imports=["torch"])

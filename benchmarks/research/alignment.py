@@ -23,11 +23,11 @@ from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.subjects import simulate
-from mrbridge.preparation.align import Alignment, align, nearest_rigid
-from mrbridge.preparation.brain import LITRES, volume_l
-from mrbridge.preparation.foreground import Head
-from mrbridge.preparation.resample import Matrix, moved, resample
-from mrbridge.preparation.template import template_brain, template_head
+from mrbridge.preprocessing.align import Alignment, align, nearest_rigid
+from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.resample import Matrix, moved, resample
+from mrbridge.preprocessing.skull_strip import LITRES, volume_l
+from mrbridge.preprocessing.template import template_brain, template_head
 from mrbridge.volume import Volume
 
 

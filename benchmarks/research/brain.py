@@ -22,9 +22,9 @@ from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.subjects import simulate
-from mrbridge.preparation.brain import find_brain, volume_l
-from mrbridge.preparation.foreground import Head
-from mrbridge.preparation.resample import resample
+from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.resample import resample
+from mrbridge.preprocessing.skull_strip import find_brain, volume_l
 from mrbridge.volume import Volume
 
 

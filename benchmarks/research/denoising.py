@@ -18,8 +18,8 @@ import numpy as np
 
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.subjects import rician, simulate
-from mrbridge.preparation.corrections import without_noise
-from mrbridge.preparation.foreground import Head
+from mrbridge.preprocessing.corrections import without_noise
+from mrbridge.preprocessing.foreground import Head
 
 
 def psnr(image: np.ndarray, truth: np.ndarray, top: float) -> float:

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from benchmarks.research.quality_sets import PICTURES
 from mrbridge import io
-from mrbridge.data.pairs import are_in_register, found_pairs, information
-from mrbridge.data.sampling import SliceBank
-from mrbridge.preparation.prepare import prepare
-from mrbridge.preparation.preprocess import preprocess
-from mrbridge.preparation.settings import PreprocessSettings
+from mrbridge.dataset.pairs import are_in_register, found_pairs, information
+from mrbridge.dataset.prepare import prepare
+from mrbridge.dataset.sampling import SliceBank
+from mrbridge.preprocessing.preprocess import preprocess
+from mrbridge.preprocessing.settings import PreprocessSettings
 
 Slices = NDArray[np.float32]
 Rivals = Iterator[tuple[str, Slices, Slices]]

@@ -56,9 +56,9 @@ from benchmarks.research.quality_sets import (
     pseudo_pairs_store,
 )
 from mrbridge.bundle import load_bundle, save_bundle
+from mrbridge.dataset.prepare import prepare
+from mrbridge.dataset.store import Store
 from mrbridge.models import SHIPPED
-from mrbridge.preparation.prepare import prepare
-from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import resolve

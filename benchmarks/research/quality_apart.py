@@ -16,8 +16,8 @@ from mrbridge.errors import SomeScansFailed
 from mrbridge.evaluation.evaluate import evaluate
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import dicom
-from mrbridge.preparation.brain import find_brain
-from mrbridge.preparation.foreground import Head
+from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.skull_strip import find_brain
 
 SETS = ("whole-heads", "stranger-head", "healthy-head", "other-brains")
 _APART = "apart"  # a subject that several people are, so that none's floor is learned on another

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import SimpleITK as sitk
 
-from mrbridge.preparation.resample import from_image, to_image
+from mrbridge.preprocessing.resample import from_image, to_image
 from mrbridge.volume import Volume
 
 _MESH_MM = 40.0

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from benchmarks.research.quality_pseudo import bent
 from mrbridge import io
-from mrbridge.preparation.prepare import prepare
-from mrbridge.preparation.store import Store
+from mrbridge.dataset.prepare import prepare
+from mrbridge.dataset.store import Store
 from mrbridge.volume import Volume
 
 TO = ("T2w", "T1w")

@@ -21,16 +21,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrbridge.bundle import BundleManifest, save_bundle
-from mrbridge.data.simulated import CANONICAL, draw_group, group_augmentation, subject_groups
+from mrbridge.dataset.simulated import CANONICAL, draw_group, group_augmentation, subject_groups
 from mrbridge.errors import MrbridgeError
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
-from mrbridge.io.safety import atomic_path
+from mrbridge.io.atomic import atomic_path
 from mrbridge.kernels import Adam, weight_cache
 from mrbridge.networks import build_generator
+from mrbridge.parallel import map_scans
 from mrbridge.phantom.subjects import varied_subject
-from mrbridge.preparation.intensity import IntensityNormalisation
-from mrbridge.preparation.settings import PreprocessSettings
-from mrbridge.scale import map_scans
+from mrbridge.preprocessing.intensity import IntensityNormalisation
+from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.training import losses
 from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
 from mrbridge.training.ema import averaged_copy, update_ema

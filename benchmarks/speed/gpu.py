@@ -56,7 +56,7 @@ from benchmarks.speed.material import (
 )
 from benchmarks.speed.textbook import TextbookCycleGAN, step_operations
 from benchmarks.speed.train_step import Step, mrbridge_step
-from mrbridge.data import loader
+from mrbridge.dataset import loader
 from mrbridge.errors import MrbridgeWarning
 from mrbridge.hardware import can_compile, quick_kernels
 from mrbridge.training import model

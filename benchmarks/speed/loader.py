@@ -27,8 +27,8 @@ from unittest import mock
 
 from benchmarks.harness import options, read, report
 from benchmarks.speed.material import QUICK_SIZE, QUICK_SPACING_MM, settings_of, simulated_store
-from mrbridge.data.sampling import Sample
-from mrbridge.preparation.store import Store
+from mrbridge.dataset.sampling import Sample
+from mrbridge.dataset.store import Store
 from mrbridge.training import run
 from mrbridge.training.settings import PRESETS, TrainSettings
 

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrbridge.bundle import Bundle, BundleManifest, save_bundle
-from mrbridge.data.sampling import Sample
+from mrbridge.dataset.prepare import prepare
+from mrbridge.dataset.sampling import Sample
+from mrbridge.dataset.settings import PrepareSettings
+from mrbridge.dataset.store import Store
 from mrbridge.networks import build_generator
 from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate, write_bids
-from mrbridge.preparation.intensity import IntensityNormalisation
-from mrbridge.preparation.prepare import prepare
-from mrbridge.preparation.settings import PrepareSettings, PreprocessSettings
-from mrbridge.preparation.store import Store
+from mrbridge.preprocessing.intensity import IntensityNormalisation
+from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.training.settings import TrainSettings, resolve
 from mrbridge.volume import Volume
 

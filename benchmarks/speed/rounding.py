@@ -29,8 +29,8 @@ from mrbridge.inference.planes import Stack
 from mrbridge.inference.translator import EMPTY, FAINT, Translator
 from mrbridge.models import SHIPPED
 from mrbridge.networks import Generator
-from mrbridge.preparation.geometry import fit_size, size_multiple
-from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preprocessing.geometry import fit_size, size_multiple
+from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.volume import Volume
 
 _BATCH_PIXELS = 4 * 256 * 256

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from mrbridge.data.sampling import Sample
+from mrbridge.dataset.sampling import Sample
 from mrbridge.networks import GeneratorSettings, ResNetSettings, ResUNetSettings, UNetSettings
 from mrbridge.training.settings import TrainSettings
 

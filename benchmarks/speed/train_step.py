@@ -47,7 +47,7 @@ from benchmarks.speed.material import QUICK_SIZE, samples, settings_of
 from benchmarks.speed.matrix_rate import QUICK_SIZE as QUICK_MATRIX
 from benchmarks.speed.matrix_rate import MatrixProduct
 from benchmarks.speed.textbook import TextbookCycleGAN, step_operations
-from mrbridge.data.sampling import Sample
+from mrbridge.dataset.sampling import Sample
 from mrbridge.hardware import keep_memory
 from mrbridge.settings import read_assignments
 from mrbridge.training.model import TranslationModel

@@ -51,8 +51,8 @@ from mrbridge import io
 from mrbridge.bundle import read_manifest
 from mrbridge.inference.translator import Translator
 from mrbridge.networks import build_generator
-from mrbridge.preparation.geometry import size_multiple
-from mrbridge.preparation.preprocess import Preprocessed, preprocess
+from mrbridge.preprocessing.geometry import size_multiple
+from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.training.settings import PRESETS
 from mrbridge.volume import Planes, Volume
 

@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mrbridge import errors, phantom
     from mrbridge.bundle import Bundle, load_bundle
+    from mrbridge.dataset.prepare import prepare
+    from mrbridge.dataset.settings import PrepareSettings
     from mrbridge.errors import (
         BundleError,
         InputError,
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from mrbridge.inspection.inspect import inspect
     from mrbridge.io import read, write
     from mrbridge.phantom.settings import PhantomSettings
-    from mrbridge.preparation.prepare import prepare
-    from mrbridge.preparation.settings import PrepareSettings
     from mrbridge.training.run import train
     from mrbridge.training.settings import PRESETS, TrainSettings
     from mrbridge.volume import Volume
@@ -59,8 +59,8 @@ _NAMES = {
     "mrbridge.inspection.inspect": ("inspect",),
     "mrbridge.io": ("read", "write"),
     "mrbridge.phantom.settings": ("PhantomSettings",),
-    "mrbridge.preparation.prepare": ("prepare",),
-    "mrbridge.preparation.settings": ("PrepareSettings",),
+    "mrbridge.dataset.prepare": ("prepare",),
+    "mrbridge.dataset.settings": ("PrepareSettings",),
     "mrbridge.training.run": ("train",),
     "mrbridge.training.settings": ("PRESETS", "TrainSettings"),
     "mrbridge.volume": ("Volume",),

@@ -23,13 +23,13 @@ from safetensors.torch import save as save_safetensors
 
 from mrbridge import __version__
 from mrbridge.errors import BundleError, InputError, SettingsError, SizeError
-from mrbridge.io.safety import atomic_path, sha256_of, write_json, write_text
+from mrbridge.io.atomic import atomic_path, sha256_of, write_json, write_text
 from mrbridge.json_text import parse_json, short_repr
 from mrbridge.models import bundle_folder, locate
 from mrbridge.networks import Generator, build_generator
 from mrbridge.networks.settings import Networks
-from mrbridge.preparation.intensity import IntensityNormalisation
-from mrbridge.preparation.settings import PreprocessSettings
+from mrbridge.preprocessing.intensity import IntensityNormalisation
+from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.settings import Settings
 from mrbridge.volume import Planes
 

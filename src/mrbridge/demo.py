@@ -8,16 +8,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mrbridge.dataset.prepare import prepare
+from mrbridge.dataset.settings import PrepareSettings
+from mrbridge.dataset.store import Store
 from mrbridge.errors import Interrupted, must_be_here, must_be_new
 from mrbridge.evaluation.evaluate import evaluate
 from mrbridge.inference.translate import translate
+from mrbridge.io.atomic import write_json, write_text
 from mrbridge.io.bids import find_scans
 from mrbridge.io.ownership import check_only
-from mrbridge.io.safety import write_json, write_text
 from mrbridge.phantom import PhantomSettings, write_bids
-from mrbridge.preparation.prepare import prepare
-from mrbridge.preparation.settings import PrepareSettings, PreprocessSettings
-from mrbridge.preparation.store import Store
+from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.training.run import train
 
 log = logging.getLogger(__name__)

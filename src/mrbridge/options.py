@@ -85,7 +85,7 @@ _SEVERAL = (
 
 
 def who_works(workers: int, dask: str | None) -> int | str:
-    """The workers for `mrbridge.scale.map_scans`.
+    """The workers for `mrbridge.parallel.map_scans`.
 
     Raises:
         SettingsError: both processes and a cluster are asked for.

@@ -60,7 +60,7 @@ class Volume:
             (rows, columns, 1).
         affine: (4, 4) float64, from voxel index (i, j, k, 1) to RAS+ millimetres; None for a 2D
             image, which has no position in space.
-        header: the header of the file (`nibabel.Nifti1Header`, `io.picture.PictureHeader` or
+        header: the header of the file (`nibabel.Nifti1Header`, `io.image2d.Image2DHeader` or
             `io.dicom.DicomHeader`), kept so that it can be written back; None for a volume that
             was not read from a file.
         contrast: its BIDS suffix if known (`T1w`, `T2w`, `PDw`, `FLAIR`).
@@ -85,7 +85,7 @@ class Volume:
             raise ValueError(f"affine has shape {self.affine.shape}, not (4, 4)")
 
     @property
-    def is_picture(self) -> bool:
+    def is_2d(self) -> bool:
         """Whether it is a 2D image: pixels without a position in space."""
         return self.affine is None
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from mrbridge.bundle import Bundle, load_bundle, save_bundle
+from mrbridge.dataset.store import Store
 from mrbridge.errors import StoreError
-from mrbridge.preparation.store import Store
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -15,7 +15,7 @@ from tests import studies
 from tests.io.test_dicom_read import compress
 from tests.training.small import SMALL_RESNET
 
-from mrbridge.preparation.store import Store
+from mrbridge.dataset.store import Store
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
 MRBRIDGE = [str(Path(sys.executable).with_name("mrbridge"))]

@@ -14,7 +14,7 @@ import yaml
 from tests.training.small import SMALL_RESNET
 
 from mrbridge.cli import VERBS
-from mrbridge.preparation.store import Store
+from mrbridge.dataset.store import Store
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
 _HERE = re.compile(r'sa_family=AF_(UNIX|NETLINK|LOCAL|UNSPEC)|"127\.0\.0\.\d+"|"::1"')

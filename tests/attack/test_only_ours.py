@@ -19,8 +19,8 @@ from tests import studies
 
 from mrbridge import io
 from mrbridge.bundle import Bundle
+from mrbridge.dataset.store import Store
 from mrbridge.io.ownership import is_ours
-from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
 Run = Callable[..., tuple[int, str, str]]

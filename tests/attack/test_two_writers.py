@@ -15,11 +15,11 @@ from typing import Any
 import fsspec
 import pytest
 
+from mrbridge.dataset.store import Store
 from mrbridge.errors import OutputError
 from mrbridge.io import lock, temporary
 from mrbridge.io.lock import LOCK, STALE_SECONDS, only_writer
 from mrbridge.io.remote import path_of
-from mrbridge.preparation.store import Store
 
 Run = Callable[..., tuple[int, str, str]]
 

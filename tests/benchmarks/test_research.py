@@ -25,8 +25,8 @@ from scipy import ndimage
 
 from mrbridge import io
 from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.data.sampling import SliceBank
-from mrbridge.preparation.store import Store
+from mrbridge.dataset.sampling import SliceBank
+from mrbridge.dataset.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import train
 from mrbridge.training.settings import resolve

@@ -19,8 +19,8 @@ import torch
 from mrbridge.bundle import BundleManifest, Networks, save_bundle
 from mrbridge.inference.translate import translate
 from mrbridge.networks import build_generator
-from mrbridge.preparation.intensity import IntensityNormalisation
-from mrbridge.preparation.settings import PreprocessSettings
+from mrbridge.preprocessing.intensity import IntensityNormalisation
+from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume
 
 FOLDER = Path(__file__).with_name("golden-bundle")

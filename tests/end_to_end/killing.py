@@ -32,7 +32,7 @@ CALLS = ("replace", "rename", "fsync", "unlink", "remove", "mkdir", "rmdir", "li
 
 def prepare(source: str, out: str) -> None:
     """The verb `prepare`."""
-    from mrbridge.preparation import prepare
+    from mrbridge.dataset import prepare
 
     prepare.prepare(source, out)
 
@@ -46,7 +46,7 @@ def translate(model: str, image: str, out: str) -> None:
 
 def train(store: str, out: str, start: str, settings: dict[str, Any]) -> None:
     """The verb `train`, which goes on where there is something to go on with."""
-    from mrbridge.data import loader
+    from mrbridge.dataset import loader
     from mrbridge.training.run import train
     from mrbridge.training.settings import resolve
 
@@ -122,8 +122,8 @@ def serve() -> None:
     import torch
     import zarr  # noqa: F401
 
+    import mrbridge.dataset.prepare
     import mrbridge.inference.translate
-    import mrbridge.preparation.prepare
     import mrbridge.training.run  # noqa: F401
 
     torch.set_num_threads(1)

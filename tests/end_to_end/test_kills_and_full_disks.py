@@ -23,8 +23,8 @@ from tests.training.conftest import differences
 
 from mrbridge import io
 from mrbridge.bundle import Bundle, load_bundle, read_manifest, save_bundle
+from mrbridge.dataset.store import Store
 from mrbridge.io.temporary import is_temporary
-from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.volume import Volume
 

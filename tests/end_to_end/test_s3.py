@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from mrbridge.bundle import Bundle
+from mrbridge.dataset.prepare import prepare
+from mrbridge.dataset.store import array_path
 from mrbridge.errors import InputError, OutputError
 from mrbridge.inference.translate import translate
+from mrbridge.io.atomic import write_text
 from mrbridge.io.lock import only_writer
 from mrbridge.io.remote import fetch, localise, path_of, release
-from mrbridge.io.safety import write_text
-from mrbridge.preparation.prepare import prepare
-from mrbridge.preparation.store import array_path
 
 pytest.importorskip("s3fs")
 moto = pytest.importorskip("moto.server")

@@ -20,8 +20,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tests.training.small import SMALL_RESNET
 
 from mrbridge import io
+from mrbridge.dataset.store import Store
 from mrbridge.errors import MrbridgeWarning
-from mrbridge.preparation.store import Store
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
 MODEL = ("-m", GOLDEN, "--device", "cpu", "-q")

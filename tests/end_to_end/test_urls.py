@@ -15,13 +15,13 @@ from tests.studies import write_series
 
 from mrbridge import io
 from mrbridge.bundle import Bundle, read_manifest
+from mrbridge.dataset.prepare import prepare
+from mrbridge.dataset.settings import PrepareSettings
+from mrbridge.dataset.store import Store
 from mrbridge.errors import SomeScansFailed
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.inference.translate import translate
 from mrbridge.io.remote import localise
-from mrbridge.preparation.prepare import prepare
-from mrbridge.preparation.settings import PrepareSettings
-from mrbridge.preparation.store import Store
 from mrbridge.training.run import train
 from mrbridge.training.settings import TrainSettings
 

@@ -14,8 +14,8 @@ from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.scoring import Job, score_case
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read, write
-from mrbridge.preparation.geometry import to_slices
-from mrbridge.preparation.registration import Registration
+from mrbridge.preprocessing.geometry import to_slices
+from mrbridge.preprocessing.registration import Registration
 
 THERE, BACK = Direction("T1w", "T2w"), Direction("T2w", "T1w")
 PLAIN = EvaluateSettings(cycle=False)

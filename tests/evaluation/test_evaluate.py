@@ -18,9 +18,9 @@ from mrbridge.errors import InputError, SomeScansFailed
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.io.ownership import FIGURE_MARK
 from mrbridge.networks import UNetSettings, build_generator
-from mrbridge.preparation.intensity import IntensityNormalisation
-from mrbridge.preparation.registration import Registration
-from mrbridge.preparation.settings import PreprocessSettings
+from mrbridge.preprocessing.intensity import IntensityNormalisation
+from mrbridge.preprocessing.registration import Registration
+from mrbridge.preprocessing.settings import PreprocessSettings
 
 QUICK = EvaluateSettings(cycle=False, shown_cases=0, wasserstein_slices=3)
 

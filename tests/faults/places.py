@@ -87,8 +87,8 @@ def foreign_store(workshop: Workshop) -> Said:
 _KILLS = "tests/end_to_end/test_kills_and_full_disks.py"
 law("whole", "SIGKILL at any instant of prepare, translate and train, 200 times", f"{_KILLS}::test_many_kills")  # fmt: skip  # noqa: E501
 law("whole", "a disk that is full at any size of file, in all three", f"{_KILLS}::test_a_full_disk")
-law("whole", "two writers", "tests/io/test_safety.py::test_two_writers_of_one_file")
-law("whole", "temporary files are swept, those of the living are not", "tests/io/test_safety.py::test_sweeping_takes_the_dead_and_spares_the_living")  # fmt: skip  # noqa: E501
+law("whole", "two writers", "tests/io/test_atomic.py::test_two_writers_of_one_file")
+law("whole", "temporary files are swept, those of the living are not", "tests/io/test_atomic.py::test_sweeping_takes_the_dead_and_spares_the_living")  # fmt: skip  # noqa: E501
 
 
 @fault("batch")

@@ -94,7 +94,7 @@ PROMISES: list[tuple[str, list[str]]] = [
     (
         "Temporary files of killed processes are removed, those of live ones are not",
         [
-            "io/test_safety.py::test_sweeping_takes_the_dead_and_spares_the_living",
+            "io/test_atomic.py::test_sweeping_takes_the_dead_and_spares_the_living",
             f"{_WRITERS}::test_another_container_is_another_computer",
         ],
     ),
@@ -172,7 +172,7 @@ PROMISES: list[tuple[str, list[str]]] = [
         "An evaluation checks its output before it scores",
         [f"{_SURVIVAL}::test_an_evaluation_that_cannot_be_written"],
     ),
-    ("A 2D image is turned as its Exif data say", ["io/test_picture.py::test_exif_orientation"]),
+    ("A 2D image is turned as its Exif data say", ["io/test_image2d.py::test_exif_orientation"]),
     (
         "Formulas and long numbers in tables are text",
         [f"{_UNBOUNDED}::test_formulas", f"{_UNBOUNDED}::test_long_numbers_in_a_table"],
@@ -182,8 +182,8 @@ PROMISES: list[tuple[str, list[str]]] = [
         ["io/test_bids.py::test_participants_in_any_encoding"],
     ),
     (
-        "An edited download record, a name with NUL, a file without a listed size, a scan damaged at "
-        "equal size and an archive without scans are refused or downloaded again",
+        "An edited download record, a name with NUL, a file without a listed size, a scan damaged "
+        "at equal size and an archive without scans are refused or downloaded again",
         [
             "download/test_ixi.py::TestSecondRun::test_refuses_an_edited_record",
             "download/test_ixi.py::TestSecondRun::test_restores_a_lost_or_damaged_scan",

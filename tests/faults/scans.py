@@ -397,7 +397,7 @@ def no_number_type(workshop: Workshop) -> Said:
 
 law("numbers", "extreme scales do not wrap", "tests/io/test_nifti.py::test_scales_are_applied_without_wrapping")  # fmt: skip  # noqa: E501
 law("numbers", "results of whole numbers do not wrap", "tests/inference/test_integers.py::test_nothing_wraps")  # fmt: skip  # noqa: E501
-law("numbers", "background zero stays zero", "tests/preparation/test_prepare.py::test_preprocessing_is_undone")  # fmt: skip  # noqa: E501
+law("numbers", "background zero stays zero", "tests/dataset/test_prepare.py::test_preprocessing_is_undone")  # fmt: skip  # noqa: E501
 
 
 @fault("contrast")

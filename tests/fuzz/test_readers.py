@@ -59,7 +59,7 @@ def test_a_minute(tmp_path: Path) -> None:
     ("kind", "blind", "wrong"),
     [
         ("nifti", "import mrbridge.io.nifti as n; n._drain = lambda *_: None", "another image"),
-        ("png", "import mrbridge.io.picture as p; p._check_pixels = lambda _: 0", "another image"),
+        ("png", "import mrbridge.io.image2d as p; p._check_pixels = lambda _: 0", "another image"),
         ("nifti", "import zlib; zlib.error = KeyError", "error: "),
     ],
 )

@@ -14,8 +14,8 @@ from scipy import ndimage
 import mrbridge
 from mrbridge import io
 from mrbridge.bundle import Bundle
-from mrbridge.preparation.prepare import prepare
-from mrbridge.preparation.store import Store
+from mrbridge.dataset.prepare import prepare
+from mrbridge.dataset.store import Store
 from mrbridge.volume import Volume
 
 Widths = list[tuple[int, int]]
@@ -204,7 +204,7 @@ def test_training_slices_are_the_same(suffix: str, tmp_path: Path) -> None:
 
 def test_pairs_lie_on_one_another_though_each_scan_is_cropped_by_itself(tmp_path: Path) -> None:
     """A 2D image of which one contrast shows more: the same pixel is the same place in a pair."""
-    from mrbridge.data.sampling import held_out_slices
+    from mrbridge.dataset.sampling import held_out_slices
 
     rng = np.random.default_rng(0)
     for number in range(8):

@@ -24,7 +24,7 @@ from mrbridge.bundle import Bundle
 from mrbridge.errors import MrbridgeWarning
 from mrbridge.inference.translate import translate
 from mrbridge.inference.translator import Translator
-from mrbridge.preparation.preprocess import preprocess
+from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.volume import Volume
 
 ORIENTATIONS = [

@@ -15,7 +15,7 @@ from mrbridge.errors import SettingsError
 from mrbridge.inference.settings import NumberType
 from mrbridge.inference.synthesis import integer_factor, to_integers
 from mrbridge.inference.translate import translate
-from mrbridge.preparation.intensity import IntensityNormalisation
+from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.volume import Volume
 
 INTEGERS = [name for name in get_args(NumberType) if not name.startswith("float")]

@@ -12,9 +12,9 @@ import pytest
 
 from mrbridge import io
 from mrbridge.bundle import Bundle
+from mrbridge.dataset.prepare import prepare
 from mrbridge.errors import OutputError, SomeScansFailed
 from mrbridge.inference.translate import translate
-from mrbridge.preparation.prepare import prepare
 from mrbridge.volume import Volume
 
 

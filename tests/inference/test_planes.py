@@ -16,7 +16,7 @@ from mrbridge.inference.planes import (
     planes_for,
     uncut,
 )
-from mrbridge.preparation.geometry import SliceGrid
+from mrbridge.preprocessing.geometry import SliceGrid
 from mrbridge.volume import Volume
 
 SIZES = st.tuples(*[st.integers(1, 9)] * 3)

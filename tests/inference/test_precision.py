@@ -16,9 +16,9 @@ from mrbridge.inference import translator as module
 from mrbridge.inference.translator import Translator
 from mrbridge.networks import build_generator
 from mrbridge.phantom.subjects import varied_subject
-from mrbridge.preparation.geometry import fit_size
-from mrbridge.preparation.preprocess import preprocess
-from mrbridge.preparation.settings import PreprocessSettings
+from mrbridge.preprocessing.geometry import fit_size
+from mrbridge.preprocessing.preprocess import preprocess
+from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume
 
 GENERATORS: dict[str, dict[str, Any]] = {

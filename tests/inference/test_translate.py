@@ -27,7 +27,7 @@ from mrbridge.errors import (
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translate import translate
 from mrbridge.inference.translator import Translator
-from mrbridge.io.safety import sha256_of
+from mrbridge.io.atomic import sha256_of
 from mrbridge.volume import Volume
 
 
@@ -257,7 +257,7 @@ class TestFiles:
             translate(plain, tmp_path / "in", model=tiny_bundle, device="cpu")
         with pytest.raises(OutputError, match="no known format"):
             translate(scan, tmp_path / "made.txt", model=tiny_bundle, device="cpu")
-        with pytest.raises(OutputError, match="cannot become a picture"):
+        with pytest.raises(OutputError, match="cannot become a 2D image"):
             translate(scan, tmp_path / "made.png", model=tiny_bundle, device="cpu")
         with pytest.raises(OutputError, match="no output"):
             translate(scan, model=tiny_bundle, device="cpu")

@@ -19,8 +19,8 @@ from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference import translator as module
 from mrbridge.inference.translator import Translator
-from mrbridge.preparation.preprocess import preprocess
-from mrbridge.preparation.settings import PreprocessSettings
+from mrbridge.preprocessing.preprocess import preprocess
+from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume
 
 
@@ -397,7 +397,7 @@ def test_what_was_aligned_is_turned_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Tilted for the network, back in its place for the reader; what no slice reached is dark."""
-    from mrbridge.preparation import align
+    from mrbridge.preprocessing import align
 
     angle = np.radians(12)
     turn = np.eye(4)

@@ -88,7 +88,7 @@ def test_a_data_set_with_a_worker_killed(
 def test_a_model_in_memory_stays_in_this_process(
     tiny_bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mrbridge.scale.processes.in_processes", None)
+    monkeypatch.setattr("mrbridge.parallel.processes.in_processes", None)
     (folder / "sub-02_T1w.nii.gz").unlink()
     bundle = Bundle(tiny_bundle.manifest, tiny_bundle.weights)
     assert len(translate(folder, tmp_path / "out", model=bundle, workers=2)) == 3

@@ -10,9 +10,9 @@ import pytest
 from tests.studies import T1W, T2W, write_series
 
 from mrbridge import cli, io
+from mrbridge.dataset.store import Store
 from mrbridge.errors import InputError
 from mrbridge.inspection.inspect import inspect
-from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
 

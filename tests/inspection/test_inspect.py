@@ -15,14 +15,14 @@ import pytest
 from tests.inspection.conftest import head
 
 from mrbridge import cli, io
+from mrbridge.dataset.store import Store
 from mrbridge.errors import InputError, OutputError
 from mrbridge.inspection.checks import Finding, Group
 from mrbridge.inspection.facts import Facts
 from mrbridge.inspection.inspect import Inspection, inspect
 from mrbridge.inspection.report import write_report
+from mrbridge.io.atomic import sha256_of
 from mrbridge.io.bids import find_scans
-from mrbridge.io.safety import sha256_of
-from mrbridge.preparation.store import Store
 from mrbridge.volume import Volume
 
 _VOID = {"meta", "img", "br", "line", "polyline", "polygon"}

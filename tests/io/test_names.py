@@ -52,7 +52,7 @@ from mrbridge.io.names import (
     ],
 )
 def test_subjects(path: str, picture: bool, subject: str | None, session: str | None) -> None:
-    assert guess_subject(Path(path), picture=picture) == (subject, session)
+    assert guess_subject(Path(path), is_2d=picture) == (subject, session)
 
 
 @pytest.mark.parametrize(

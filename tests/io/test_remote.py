@@ -20,9 +20,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SettingsError
 from mrbridge.io import remote
+from mrbridge.io.atomic import atomic_folder, sha256_of, write_text
 from mrbridge.io.bids import find_scans
 from mrbridge.io.remote import fetch, localise, path_of, release, remove
-from mrbridge.io.safety import atomic_folder, sha256_of, write_text
 from mrbridge.urls import is_url, masked, shown, url_of
 from mrbridge.volume import Volume
 

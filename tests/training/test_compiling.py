@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from mrbridge.dataset.store import Store
 from mrbridge.errors import Interrupted, MrbridgeWarning
 from mrbridge.networks import PatchGAN, UNet
-from mrbridge.preparation.store import Store
 from mrbridge.settings import read_assignments
 from mrbridge.training import compiling
 from mrbridge.training.compiling import PAYS_FROM_MINUTES, PAYS_FROM_STEPS, pays

@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from mrbridge.bundle import Bundle
-from mrbridge.data import loader
-from mrbridge.data.augment import Augmentation
-from mrbridge.data.gpu_cache import GpuSlices
-from mrbridge.data.sampling import UnpairedSlices
-from mrbridge.data.settings import AugmentSettings
+from mrbridge.dataset import loader
+from mrbridge.dataset.augment import Augmentation
+from mrbridge.dataset.gpu_cache import GpuSlices
+from mrbridge.dataset.sampling import UnpairedSlices
+from mrbridge.dataset.settings import AugmentSettings
+from mrbridge.dataset.store import Store
 from mrbridge.errors import MrbridgeWarning
 from mrbridge.hardware import can_compile
 from mrbridge.inference.translator import Translator
 from mrbridge.networks import PatchGAN, ResNet, ResUNet, UNet
-from mrbridge.preparation.store import Store
 from mrbridge.training.run import train
 from mrbridge.training.settings import PRESETS
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mrbridge.data.sampling import Sample
+from mrbridge.dataset.sampling import Sample
 from mrbridge.errors import InputError
 from mrbridge.training.model import TranslationModel
 

@@ -18,9 +18,9 @@ from scipy import ndimage, stats
 
 from mrbridge import models
 from mrbridge.bundle import Bundle, load_bundle, read_manifest, save_bundle
+from mrbridge.dataset.store import Store
 from mrbridge.errors import Interrupted
 from mrbridge.networks import build_generator
-from mrbridge.preparation.store import Store
 from mrbridge.training import loop, monitor
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.logging import LiveView

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from mrbridge.data.sampling import Sample
+from mrbridge.dataset.sampling import Sample
 from mrbridge.training.ema import averaged_copy, interpolated, update_ema
 from mrbridge.training.examples import back_translation, translate_together
 from mrbridge.training.image_pool import ImagePool

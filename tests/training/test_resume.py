@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from mrbridge.data import loader
+from mrbridge.dataset import loader
+from mrbridge.dataset.prepare import prepare
+from mrbridge.dataset.settings import PrepareSettings
+from mrbridge.dataset.store import Store
 from mrbridge.errors import (
     InputError,
     Interrupted,
@@ -20,9 +23,6 @@ from mrbridge.errors import (
     SettingsError,
     SizeError,
 )
-from mrbridge.preparation.prepare import prepare
-from mrbridge.preparation.settings import PrepareSettings
-from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
 from mrbridge.training.model import TranslationModel
 from mrbridge.training.run import train

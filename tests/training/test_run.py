@@ -20,7 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import mrbridge
 from mrbridge import cli
 from mrbridge.bundle import Bundle, load_bundle, read_manifest
-from mrbridge.data import loader
+from mrbridge.dataset import loader
+from mrbridge.dataset.prepare import prepare
+from mrbridge.dataset.store import Store, array_path
 from mrbridge.errors import (
     MrbridgeError,
     MrbridgeWarning,
@@ -29,8 +31,6 @@ from mrbridge.errors import (
     StoreError,
 )
 from mrbridge.io.temporary import temporary_name
-from mrbridge.preparation.prepare import prepare
-from mrbridge.preparation.store import Store, array_path
 from mrbridge.settings import read_yaml
 from mrbridge.training import loop
 from mrbridge.training.checkpoint import copy_checkpoint, load_checkpoint, save_checkpoint
@@ -489,7 +489,7 @@ def test_a_resumed_run_does_not_simulate_again(
     def forbidden(*_: object) -> None:
         raise AssertionError("simulated again")
 
-    monkeypatch.setattr("mrbridge.data.simulated.varied_subject", forbidden)
+    monkeypatch.setattr("mrbridge.dataset.simulated.varied_subject", forbidden)
     more = train(small_store, tmp_path / "run", resume=True, epochs=2, device="cpu")
     assert more.rows[-1]["epoch"] == 2
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.data.sampling import UnpairedSlices
+from mrbridge.dataset.sampling import UnpairedSlices
+from mrbridge.dataset.store import Store
 from mrbridge.errors import BundleError, SettingsError
-from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.examples import IntensityMapping, fit_intensity_mappings
 from mrbridge.training.model import TranslationModel

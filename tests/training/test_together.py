@@ -15,11 +15,11 @@ import torch
 from tests.training.small import SMALL_RESNET
 
 from mrbridge import console
-from mrbridge.data.gpu_cache import GpuBatches, GpuSlices
-from mrbridge.data.loader import batches_from
-from mrbridge.data.sampling import UnpairedSlices
+from mrbridge.dataset.gpu_cache import GpuBatches, GpuSlices
+from mrbridge.dataset.loader import batches_from
+from mrbridge.dataset.sampling import UnpairedSlices
+from mrbridge.dataset.store import Store
 from mrbridge.errors import Interrupted, SettingsError
-from mrbridge.preparation.store import Store
 from mrbridge.training import distributed
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.distributed import Ranks, launch

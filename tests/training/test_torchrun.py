@@ -15,7 +15,7 @@ import pytest
 import yaml
 from tests.training.small import SMALL_RESNET
 
-from mrbridge.preparation.store import Store
+from mrbridge.dataset.store import Store
 from mrbridge.training.distributed import launch
 from mrbridge.training.run import train
 from mrbridge.training.settings import TrainSettings, resolve

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrbridge.download.http import Damaged, FileState, Session, Stream
-from mrbridge.io.safety import MAX_VOXELS, settle, suffix_of, write_text
+from mrbridge.io.atomic import MAX_VOXELS, settle, suffix_of, write_text
 
 MAX_FILE = 1 << 28
 """Upper limit in bytes of one scan, and of a file that the archive lists without a size."""

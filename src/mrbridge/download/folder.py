@@ -19,8 +19,8 @@ from rich.filesize import decimal
 from mrbridge import progress
 from mrbridge.download.http import Session, Stopped
 from mrbridge.errors import Interrupted, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.io.atomic import write_json, write_text
 from mrbridge.io.lock import only_writer
-from mrbridge.io.safety import write_json, write_text
 from mrbridge.io.temporary import is_temporary, sweep
 from mrbridge.json_text import parse_json
 

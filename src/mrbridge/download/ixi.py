@@ -27,7 +27,7 @@ from mrbridge.download.http import Damaged, FileState, Session, Stream
 from mrbridge.download.ixi_metadata import LICENCE, write_description, write_participants
 from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError, SettingsError
-from mrbridge.io.safety import atomic_path
+from mrbridge.io.atomic import atomic_path
 
 SITE = "https://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
 ARCHIVES = {"T1w": "IXI-T1.tar", "T2w": "IXI-T2.tar", "PDw": "IXI-PD.tar"}

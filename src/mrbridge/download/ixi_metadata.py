@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mrbridge.download.folder import Folder, write_citation
 from mrbridge.download.http import Session, Stream
 from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.io.atomic import write_json, write_text
 from mrbridge.io.bids_name import BIDS_VERSION
-from mrbridge.io.safety import write_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,9 +26,9 @@ from mrbridge.download.folder import Folder, Plan, Report, in_parallel, write_ci
 from mrbridge.download.http import Busy, Session
 from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError, SettingsError
+from mrbridge.io.atomic import suffix_of, write_text
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast
-from mrbridge.io.safety import suffix_of, write_text
 from mrbridge.volume import CONTRASTS
 
 SITE = "https://openneuro.org"

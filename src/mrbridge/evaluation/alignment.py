@@ -13,10 +13,10 @@ from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Case
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read
-from mrbridge.preparation.foreground import Head
-from mrbridge.preparation.geometry import to_slices
-from mrbridge.preparation.registration import Registration, register
-from mrbridge.preparation.resample import Interpolation, covered, grid_difference, resample
+from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.geometry import to_slices
+from mrbridge.preprocessing.registration import Registration, register
+from mrbridge.preprocessing.resample import Interpolation, covered, grid_difference, resample
 from mrbridge.volume import Volume
 
 Stack = NDArray[np.float32]  # (slices, rows, columns)

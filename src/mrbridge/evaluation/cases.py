@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mrbridge.errors import InputError, MrbridgeWarning, must_exist
+from mrbridge.io.atomic import suffix_of
 from mrbridge.io.bids import find_scans
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast, of_path
-from mrbridge.io.formats import is_picture, is_readable, walk
+from mrbridge.io.formats import is_2d, is_readable, walk
 from mrbridge.io.names import guess_subject, natural_key, series_name, slice_number
 from mrbridge.io.remote import not_fetched
-from mrbridge.io.safety import suffix_of
 from mrbridge.io.scans import Scan
 
 # Words of file names that do not identify a scan.
@@ -160,7 +160,7 @@ def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = Fal
         file, below = match
         name = _name_of_file(below, file)
         contrast = guess_contrast(Path(file.parent.name, file.name)) or guess_contrast(path)
-        subject = guess_subject(below, picture=is_picture(file))[0] or name
+        subject = guess_subject(below, is_2d=is_2d(file))[0] or name
         cases.append(Case(name, subject, {contrast or "scan": file}, synthetic=path))
     if not cases:
         raise InputError(
@@ -237,7 +237,7 @@ def _in_pairs(
     table says so.
     """
     if max(Counter(scan.contrast for scan in group).values()) == 1:
-        numbers = {slice_number(scan.name) for scan in group if is_picture(scan.path)} - {None}
+        numbers = {slice_number(scan.name) for scan in group if is_2d(scan.path)} - {None}
         yield from [list(group)] if by_table or len(numbers) < 2 else ([scan] for scan in group)
         return
     by_name: dict[str, list[Scan]] = defaultdict(list)
@@ -249,7 +249,7 @@ def _in_pairs(
         yield from complete
         return
     firsts = {contrast: scan for scan in reversed(group) for contrast in [scan.contrast]}
-    if len(firsts) == 2 and not is_picture(group[0].path):
+    if len(firsts) == 2 and not is_2d(group[0].path):
         yield [firsts[source], firsts[target]]  # repeated runs of one session
         return
     yield from ([scan] for scan in group)

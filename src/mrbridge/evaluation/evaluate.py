@@ -37,15 +37,15 @@ from mrbridge.evaluation.scoring import (
 )
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Evaluation, Mode, Scored
+from mrbridge.io.atomic import read_json, write_json, write_text
 from mrbridge.io.bids import NOT_RAW
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.ownership import is_ours, must_be_ours
 from mrbridge.io.remote import localise, not_fetched, remove
-from mrbridge.io.safety import read_json, write_json, write_text
 from mrbridge.io.scans import log_left_out
 from mrbridge.io.temporary import sweep
 from mrbridge.models import unnamed
-from mrbridge.scale import Workers, map_scans, reachable
+from mrbridge.parallel import Workers, map_scans, reachable
 
 if TYPE_CHECKING:
     from mrbridge.bundle import Bundle

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.evaluation.cases import Direction
+from mrbridge.io.atomic import atomic_path
 from mrbridge.io.ownership import FIGURE_MARK
-from mrbridge.io.safety import atomic_path
 
 HISTOGRAM_TOP = 1.2
 """The largest intensity of joint histograms, in units of the real scan's 99.5th percentile."""

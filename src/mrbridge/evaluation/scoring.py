@@ -25,8 +25,8 @@ from mrbridge.evaluation.alignment import (
 from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.metrics import MonotoneMapping, Scores
-from mrbridge.preparation.brain import read_brain_mask
-from mrbridge.preparation.foreground import foreground_mask
+from mrbridge.preprocessing.foreground import foreground_mask
+from mrbridge.preprocessing.skull_strip import read_brain_mask
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:

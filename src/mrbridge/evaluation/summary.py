@@ -19,9 +19,9 @@ from mrbridge.evaluation.alignment import PairRegistration
 from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.scoring import Result
 from mrbridge.evaluation.settings import EvaluateSettings
-from mrbridge.io.formats import is_picture
+from mrbridge.io.formats import is_2d
 from mrbridge.metrics import Scores
-from mrbridge.preparation.registration import AGREEMENT_MM
+from mrbridge.preprocessing.registration import AGREEMENT_MM
 from mrbridge.reports import counted, render
 
 METHODS = ("model", "floor", "copy")
@@ -167,7 +167,7 @@ class Evaluation:
         return render(
             "evaluation.html.j2",
             result=self,
-            only_2d=all(is_picture(p) for s in self.cases for p in s.case.images.values()),
+            only_2d=all(is_2d(p) for s in self.cases for p in s.case.images.values()),
             subjects=len({scored.case.subject for scored in self.cases}),
             with_scores=lambda direction: [
                 one

@@ -23,16 +23,16 @@ from mrbridge.inference.output import (
 )
 from mrbridge.inference.synthesis import Request, synthesise
 from mrbridge.io import FORMATS, is_readable, read
+from mrbridge.io.atomic import sha256_of, write_json
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.contrast import Identity, of_path
-from mrbridge.io.formats import is_file, is_picture, unreadable_folders
+from mrbridge.io.formats import is_2d, is_file, unreadable_folders
 from mrbridge.io.names import guess_subject, natural_key
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.remote import fetch, not_fetched, release_when_done
-from mrbridge.io.safety import sha256_of, write_json
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
 from mrbridge.io.temporary import sweep
-from mrbridge.scale import Workers, map_scans
+from mrbridge.parallel import Workers, map_scans
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def with_taken(items: Iterable[Item]) -> list[Item]:
     marked: list[Item] = []
     taken: set[Path] = set()
     for item in items:
-        place = item.output if is_picture(item.output) else sidecar_path(item.output)
+        place = item.output if is_2d(item.output) else sidecar_path(item.output)
         marked.append(replace(item, is_taken=place in taken))
         taken.add(place)
     return marked
@@ -94,8 +94,8 @@ def translate_batch(
         found: the scans again, and the files that are left out.
         root: the folder of the scans.
         out: the folder of the outputs.
-        workers: see `mrbridge.scale.map_scans`; a model that is only in memory is used only in this
-            process.
+        workers: see `mrbridge.parallel.map_scans`; a model that is only in memory is
+            used only in this process.
         unreadable: folders that cannot be read, with the reason.
         earlier: returns the entries of an earlier report, which stay if their scans are not among
             these.
@@ -318,7 +318,7 @@ def _find(request: Request, folder: Path, out: Path) -> FoundScans:
 
 
 def _scan(folder: Path, path: Path, contrast: str) -> Scan:
-    subject, session = guess_subject(path.relative_to(folder), picture=is_picture(path))
+    subject, session = guess_subject(path.relative_to(folder), is_2d=is_2d(path))
     return Scan(path, subject, session, contrast, path.name)
 
 

@@ -31,18 +31,18 @@ from mrbridge.inference.output import (
 )
 from mrbridge.inference.synthesis import Request, synthesise
 from mrbridge.io import read
+from mrbridge.io.atomic import read_json, sha256_of, write_json, write_text
 from mrbridge.io.bids import NOT_RAW, find_scans
 from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.bids_selection import select
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.ownership import is_ours, must_be_ours
-from mrbridge.io.safety import read_json, sha256_of, write_json, write_text
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, prefer_raw, why_left_out
-from mrbridge.preparation.foreground import foreground_mask, has_surroundings
-from mrbridge.preparation.geometry import to_slices
+from mrbridge.parallel import Workers
+from mrbridge.preprocessing.foreground import foreground_mask, has_surroundings
+from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.progress import track
-from mrbridge.scale import Workers
 from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def translate_dataset(request: Request, root: Path, out: Path, workers: Workers)
         request: the model and the settings.
         root: the dataset.
         out: the dataset of derivatives.
-        workers: see `mrbridge.scale.map_scans`.
+        workers: see `mrbridge.parallel.map_scans`.
 
     Raises:
         InputError: there is nothing to translate.

@@ -12,6 +12,7 @@ from mrbridge.errors import InputError, OutputError
 from mrbridge.inference.output import Translation, provenance, sidecar_path, write_synthesis
 from mrbridge.inference.synthesis import Request, synthesise
 from mrbridge.io import FORMATS, ownership
+from mrbridge.io.atomic import suffix_of
 from mrbridge.io.dicom import (
     DicomHeader,
     Listing,
@@ -24,7 +25,6 @@ from mrbridge.io.dicom import (
     read_series,
     write_series,
 )
-from mrbridge.io.safety import suffix_of
 from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ import torch
 from mrbridge import __version__
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import Interrupted, SettingsError
+from mrbridge.io.atomic import atomic_path
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.remote import remove
-from mrbridge.io.safety import atomic_path
 from mrbridge.networks import Generator
 
 FORMATS = ("onnx",)

@@ -12,9 +12,9 @@ from mrbridge.bundle import Bundle
 from mrbridge.errors import OutputError
 from mrbridge.inference.synthesis import Rounding, Synthesis
 from mrbridge.io import write
-from mrbridge.io.formats import is_picture
+from mrbridge.io.atomic import paired, sha256_of, suffix_of, write_json
+from mrbridge.io.formats import is_2d
 from mrbridge.io.ownership import must_be_ours
-from mrbridge.io.safety import paired, sha256_of, suffix_of, write_json
 from mrbridge.volume import CONTRASTS
 
 NOTE = "Synthetic images, for research, not for diagnosis."
@@ -126,7 +126,7 @@ def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, A
         "Model": bundle.hash,
         "Preset": bundle.manifest.preset,
     }
-    if not synthesis.source.is_picture:
+    if not synthesis.source.is_2d:
         maker["Planes"] = list(synthesis.planes)
     if bundle.manifest.scores:
         maker["HeldOutScores"] = bundle.manifest.scores
@@ -162,7 +162,7 @@ def check_output(source: Path, output: Path) -> None:
             "the output would replace its source", path=source, remedy="Name another output."
         )
     must_be_ours(output)
-    if is_picture(output):
+    if is_2d(output):
         return
     sidecar = sidecar_path(output)
     if sidecar.resolve() == sidecar_path(source).resolve():
@@ -189,7 +189,7 @@ def write_synthesis(
     """
     note = mark(synthesis.contrast)
     must_be_ours(output)
-    if synthesis.source.is_picture:
+    if synthesis.source.is_2d:
         write(synthesis.volume, output, synthetic_note=note)
         return
     sidecar = sidecar_path(output)

@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from mrbridge.preparation.geometry import SliceGrid, resample, resampled_size
+from mrbridge.preprocessing.geometry import SliceGrid, resample, resampled_size
 from mrbridge.volume import Volume
 
 Stack = NDArray[np.float32]

@@ -14,8 +14,8 @@ from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_readable
-from mrbridge.preparation.brain import read_brain_mask
-from mrbridge.preparation.intensity import IntensityNormalisation
+from mrbridge.preprocessing.intensity import IntensityNormalisation
+from mrbridge.preprocessing.skull_strip import read_brain_mask
 from mrbridge.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
     """
     translator, dtype = request.translator, request.settings.dtype
     to = _checked_target(request, scan, path)
-    if dtype != "float32" and scan.is_picture:
+    if dtype != "float32" and scan.is_2d:
         raise SettingsError(
             "a 2D image keeps its bit depth", path=path, remedy="Leave out the number type."
         )

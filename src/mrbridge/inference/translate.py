@@ -21,14 +21,14 @@ from mrbridge.inference.synthesis import Request, brain_mask, synthesise
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_dicom, read
 from mrbridge.io.bids import is_bids
-from mrbridge.io.formats import is_picture
+from mrbridge.io.formats import is_2d
 from mrbridge.io.nifti import mark as mark_header
 from mrbridge.io.padding import without_padding
 from mrbridge.io.remote import localise
 from mrbridge.models import SHIPPED
-from mrbridge.preparation.brain import find_brain
-from mrbridge.preparation.foreground import Head
-from mrbridge.scale import Workers, reachable
+from mrbridge.parallel import Workers, reachable
+from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.skull_strip import find_brain
 from mrbridge.unexpected import at_work_on
 from mrbridge.volume import Volume
 
@@ -161,7 +161,7 @@ def _check_settings(settings: TranslateSettings, path: Path, dicom: bool, is_dat
             path=path,
             remedy="Translate the DICOM series that it was converted from.",
         )
-    nifti_from_image2d = settings.form is not None and is_picture(path)
+    nifti_from_image2d = settings.form is not None and is_2d(path)
     if not dicom and (settings.series is not None or settings.allow_gaps or nifti_from_image2d):
         raise InputError(
             "is not a DICOM series", path=path, remedy="Leave out --series, --allow-gaps and --as."

@@ -15,14 +15,14 @@ from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import BundleError, SettingsError
 from mrbridge.hardware import choose_device, fast_bfloat16
 from mrbridge.inference.planes import Mask, Stack, in_three_planes, planes_for
-from mrbridge.io.picture import is_eight_bit
+from mrbridge.io.image2d import is_eight_bit
 from mrbridge.kernels import weight_cache
 from mrbridge.models import SHIPPED, is_installed
 from mrbridge.networks import Generator
-from mrbridge.preparation.crop import head_crop
-from mrbridge.preparation.geometry import fit_size, size_multiple
-from mrbridge.preparation.intensity import WINDOW, IntensityNormalisation
-from mrbridge.preparation.preprocess import Preprocessed, preprocess
+from mrbridge.preprocessing.crop import head_crop
+from mrbridge.preprocessing.geometry import fit_size, size_multiple
+from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
+from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.progress import track
 from mrbridge.settings import Planes
 from mrbridge.volume import Volume
@@ -266,7 +266,7 @@ class Translator:
         self, volume: Volume, standard: Preprocessed, to: str, match: Volume | None
     ) -> IntensityNormalisation:
         """The intensities that -1 and 1 stand for in the result."""
-        if match is None and volume.is_picture and not self.bundle.manifest.pictures:
+        if match is None and volume.is_2d and not self.bundle.manifest.pictures:
             # A 2D image has no typical range, so it keeps its own; 8 bits are used in full.
             return WINDOW if is_eight_bit(volume) else standard.normalisation
         return self.range_of(to, match)

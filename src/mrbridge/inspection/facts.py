@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from mrbridge.dataset.manifest import ScanRecord
+from mrbridge.dataset.store import read_slices
 from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.io.remote import fetch
 from mrbridge.io.scans import Scan
-from mrbridge.preparation.corrections import IMMERKAER
-from mrbridge.preparation.crop import Crop
-from mrbridge.preparation.foreground import foreground_mask
-from mrbridge.preparation.geometry import to_slices
-from mrbridge.preparation.manifest import ScanRecord
-from mrbridge.preparation.preprocess import preprocess
-from mrbridge.preparation.settings import PreprocessSettings
-from mrbridge.preparation.store import read_slices
+from mrbridge.preprocessing.corrections import IMMERKAER
+from mrbridge.preprocessing.crop import Crop
+from mrbridge.preprocessing.foreground import foreground_mask
+from mrbridge.preprocessing.geometry import to_slices
+from mrbridge.preprocessing.preprocess import preprocess
+from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume
 
 THUMBNAIL = 64

@@ -13,8 +13,8 @@ from mrbridge.errors import InputError, OutputError
 from mrbridge.inspection.checks.duplicates import exact_copies
 from mrbridge.inspection.facts import Facts
 from mrbridge.inspection.headers import holds_store
+from mrbridge.io.atomic import write_text
 from mrbridge.io.formats import is_dicom
-from mrbridge.io.safety import write_text
 from mrbridge.urls import url_of
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrbridge.errors import InputError
-from mrbridge.io import is_dicom, is_readable, nifti, picture
+from mrbridge.io import image2d, is_dicom, is_readable, nifti
 from mrbridge.io.bids import find_all_scans, is_bids
 from mrbridge.io.contrast import of_path
-from mrbridge.io.formats import is_picture, walk
+from mrbridge.io.formats import is_2d, walk
 from mrbridge.io.names import natural_key
 from mrbridge.io.remote import fetch
 from mrbridge.urls import shown
@@ -92,7 +92,7 @@ def holds_store(path: Path) -> bool:
     """Whether a folder is a prepared store."""
     if not (path / "manifest.json").is_file():
         return False
-    from mrbridge.preparation.store import is_store
+    from mrbridge.dataset.store import is_store
 
     return is_store(path)
 
@@ -105,13 +105,13 @@ def below(file: Path, root: Path) -> str:
 
 
 def _store(path: Path) -> Listing:
-    from mrbridge.preparation.store import Store
+    from mrbridge.dataset.store import Store
 
     store = Store.open(path)
     items = [
         Item(
             name=record.id,
-            kind="picture" if record.is_picture else "volume",
+            kind="picture" if record.is_2d else "volume",
             contrast=record.contrast,
             reason="as it was prepared",
             shape=(*record.shape[1:], record.shape[0]),
@@ -192,8 +192,8 @@ def _file_item(file: Path, root: Path) -> Item:
     problem = None
     try:
         fetch(file)
-        if is_picture(file):
-            shape, synthetic = picture.read_header(file)
+        if is_2d(file):
+            shape, synthetic = image2d.read_header(file)
         else:
             shape, steps, synthetic = nifti.read_header(file)
             spacing = tuple(round(step, 4) for step in steps)
@@ -210,7 +210,7 @@ def _file_item(file: Path, root: Path) -> Item:
     identity = of_path(Path(folder.resolve().name, relative))  # the folder may name the contrast
     if problem is None and identity.is_other:
         problem = f"{identity.reason}; use --force to take it anyway"
-    kind = identity.kind or ("picture" if is_picture(file) else "volume")
+    kind = identity.kind or ("picture" if is_2d(file) else "volume")
     return Item(
         name=below(file, root),
         kind=kind,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrbridge import scale
+from mrbridge import parallel
 from mrbridge.errors import InputError, Interrupted, MrbridgeError, must_exist
 from mrbridge.inspection.checks import SEVERITIES, Finding, Group, finding
 from mrbridge.inspection.headers import Item, below, holds_store, list_headers, table_of
@@ -24,7 +24,7 @@ from mrbridge.urls import shown
 if TYPE_CHECKING:
     from mrbridge.inspection.facts import Entry, Facts
 
-_IMPORTS = ("mrbridge.preparation.prepare",)
+_IMPORTS = ("mrbridge.dataset.prepare",)
 _NAMED = 5  # scans that the table leaves out, in words
 
 
@@ -138,7 +138,7 @@ class Inspection:
                 lines.append(f"  {item.name}: {item.contrast}, {item.reason}")
             lines += [f"  {item.name}: {text}" for text in (*item.notes, item.problem) if text]
         if self.splits is not None:
-            from mrbridge.preparation.store import splits_in_words
+            from mrbridge.dataset.store import splits_in_words
 
             lines.append(f"Splits: {splits_in_words(self.splits)}")
         for reason, count in Counter(reason for _, reason in self.ignored).most_common():
@@ -170,7 +170,7 @@ def inspect(
     path: str | Path,
     out: str | Path | None = None,
     fix: str | Path | None = None,
-    workers: scale.Workers = 1,
+    workers: parallel.Workers = 1,
     *,
     images: bool = False,
     overwrite: bool = False,
@@ -226,7 +226,7 @@ def inspect(
     return result
 
 
-def _read_images(path: Path, workers: scale.Workers) -> Inspection:
+def _read_images(path: Path, workers: parallel.Workers) -> Inspection:
     """Measure every scan, and run the checks."""
     from mrbridge.inspection.facts import measure
     from mrbridge.inspection.report import headline, summary
@@ -242,7 +242,7 @@ def _read_images(path: Path, workers: scale.Workers) -> Inspection:
     facts: list[Facts] = []
     failed: list[tuple[Entry, str]] = []
     try:
-        for entry, result in scale.map_scans(
+        for entry, result in parallel.map_scans(
             measure, entries, workers=workers, label="Inspecting", imports=_IMPORTS
         ):
             if isinstance(result, MrbridgeError):
@@ -282,7 +282,7 @@ def _read_images(path: Path, workers: scale.Workers) -> Inspection:
 def run_checks(
     facts: Sequence[Facts],
     failed: Sequence[tuple[Entry, str]] = (),
-    workers: scale.Workers = 1,
+    workers: parallel.Workers = 1,
 ) -> list[Finding]:
     """All findings, the worst first.
 
@@ -309,8 +309,8 @@ def run_checks(
 
 def _entries(path: Path) -> tuple[str, list[Entry], list[tuple[str, str]]]:
     """Form, scans, and the files that are left out, each with the reason."""
+    from mrbridge.dataset.store import Store
     from mrbridge.inspection.facts import Entry
-    from mrbridge.preparation.store import Store
 
     if holds_store(path):
         store = Store.open(path)

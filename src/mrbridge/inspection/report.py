@@ -20,9 +20,9 @@ from mrbridge.errors import OutputError
 from mrbridge.inspection.checks import SEVERITIES, Finding, Group
 from mrbridge.inspection.checks.undeclared_pairs import are_most
 from mrbridge.inspection.facts import BINS, Facts, by_contrast
+from mrbridge.io.atomic import write_text
 from mrbridge.io.names import natural_key
 from mrbridge.io.ownership import must_be_ours
-from mrbridge.io.safety import write_text
 from mrbridge.reports import counted, render
 from mrbridge.volume import CONTRASTS
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from mrbridge.errors import InputError, OutputError
-from mrbridge.io import nifti, picture
+from mrbridge.io import image2d, nifti
+from mrbridge.io.atomic import suffix_of
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_dicom, is_readable
 from mrbridge.io.remote import fetch, localise
-from mrbridge.io.safety import suffix_of
 from mrbridge.volume import Volume
 
 __all__ = ["FORMATS", "is_dicom", "is_readable", "read", "write"]
@@ -32,7 +32,7 @@ def read(
     force: bool = False,
     files: Collection[str] = (),
 ) -> Volume:
-    """Read a scan: NIfTI (`.nii`, `.nii.gz`), a picture (`.png`, `.tif`, `.tiff`, `.jpg`), or a
+    """Read a scan: NIfTI (`.nii`, `.nii.gz`), a 2D image (`.png`, `.tif`, `.tiff`, `.jpg`), or a
     DICOM series.
 
     Args:
@@ -46,7 +46,7 @@ def read(
             searched if empty.
 
     Returns:
-        Finite real voxels, shape (i, j, k) in the order of the file; a picture is
+        Finite real voxels, shape (i, j, k) in the order of the file; a 2D image is
         (rows, columns, 1). Integers without a scale stay integers; all others are float32. Padding
         and transparent pixels are background; notes and warnings say what was replaced.
 
@@ -74,9 +74,9 @@ def read(
         if form == "nifti":
             result = nifti.read(path, volume=volume, assume=assume)
         elif volume:
-            raise InputError("is a picture: it has no volumes", path=path, remedy="Leave volume.")
+            raise InputError("is a 2D image: it has no volumes", path=path, remedy="Leave volume.")
         else:
-            result = picture.read(path)
+            result = image2d.read(path)
     except OSError as error:
         raise InputError(
             f"cannot be read ({error.strerror or error})", path=path, remedy="Check the file."
@@ -93,8 +93,8 @@ def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None
 
     Args:
         volume: its header, if any, is kept: for NIfTI the bytes of qform,
-            sform, units and spacings; for pictures bit depth and mode. Floats are written as
-            float32 into NIfTI; into pictures they are rounded and clipped to the depth.
+            sform, units and spacings; for 2D images bit depth and mode. Floats are written as
+            float32 into NIfTI; into 2D images they are rounded and clipped to the depth.
         path: the file, or its URL; its folder is created if missing.
         synthetic_note: marks the file as synthetic. A volume that is `synthetic` is always marked.
 
@@ -117,5 +117,5 @@ def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None
     if form == "nifti":
         nifti.write(volume, path, synthetic_note)
     else:
-        picture.write(volume, path, synthetic_note)
+        image2d.write(volume, path, synthetic_note)
     return path

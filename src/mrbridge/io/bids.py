@@ -15,7 +15,7 @@ from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io import names
 from mrbridge.io.bids_name import BidsName, parse_name
 from mrbridge.io.contrast import of_path
-from mrbridge.io.formats import FORMATS, is_dicom, is_picture, is_readable
+from mrbridge.io.formats import FORMATS, is_2d, is_dicom, is_readable
 from mrbridge.io.remote import localise, not_fetched
 from mrbridge.io.scans import FoundScans, Scan, prefer_raw
 from mrbridge.io.table import participant_splits, read_text, scans_of_table, warn_of
@@ -261,7 +261,7 @@ def _in_folder(root: Path, wanted: str | None, *, force: bool = False) -> FoundS
         if contrast is None or (identity.is_other and not force):
             found.ignored.append((path, identity.reason))
             continue
-        subject, session = names.guess_subject(relative, picture=is_picture(path))
+        subject, session = names.guess_subject(relative, is_2d=is_2d(path))
         split = names.guess_split(relative)
         found.scans.append(Scan(path, subject, session, contrast, path.name, split))
     return FoundScans(_told_apart(found.scans, root), found.ignored)
@@ -296,12 +296,12 @@ def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
 
 
 def _with_people(scans: Sequence[Scan]) -> list[Scan]:
-    """Scans, of which pictures have a subject where their names tell different people apart."""
-    unknown = [s.name for s in scans if s.subject is None and is_picture(s.path)]
+    """Scans, of which 2D images have a subject if their names tell different people apart."""
+    unknown = [s.name for s in scans if s.subject is None and is_2d(s.path)]
     people = names.tell_people_apart(unknown)
     return [
         replace(scan, subject=people[scan.name])
-        if scan.subject is None and scan.name in people and is_picture(scan.path)
+        if scan.subject is None and scan.name in people and is_2d(scan.path)
         else scan
         for scan in scans
     ]

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
 
+from mrbridge.io.atomic import suffix_of
 from mrbridge.io.remote import fetch, not_fetched
-from mrbridge.io.safety import suffix_of
 from mrbridge.io.temporary import is_temporary
 
 FORMATS = {
@@ -39,8 +39,8 @@ def is_readable(path: str | Path) -> bool:
     return suffix_of(path) in FORMATS
 
 
-def is_picture(path: str | Path) -> bool:
-    """Whether the name is that of a picture."""
+def is_2d(path: str | Path) -> bool:
+    """Whether the name is that of a 2D image."""
     return FORMATS.get(suffix_of(path)) == "picture"
 
 

@@ -96,7 +96,7 @@ def _may_be_subject(folder: str) -> bool:
     return not (named or _says_image(folder) or _SESSION.match(folder))
 
 
-def guess_subject(relative: Path, *, picture: bool) -> tuple[str | None, str | None]:
+def guess_subject(relative: Path, *, is_2d: bool) -> tuple[str | None, str | None]:
     """Subject and session of a file, from its path relative to the folder that was given.
 
     The subject is the nearest folder that names neither a contrast nor a session; without one, a
@@ -107,7 +107,7 @@ def guess_subject(relative: Path, *, picture: bool) -> tuple[str | None, str | N
     name = parse_name(relative)
     if name is not None:
         return name.entities["sub"], name.entities.get("ses")
-    if picture:
+    if is_2d:
         folders = [folder.name for folder in relative.parents if _person_in(folder.name)]
         person = _person_in(stem_of(relative))
         if person is not None and not folders:
@@ -123,7 +123,7 @@ def guess_subject(relative: Path, *, picture: bool) -> tuple[str | None, str | N
             subject = folder
             break
         sessions.insert(0, folder)
-    rest = None if picture else without_contrast(stem_of(relative))
+    rest = None if is_2d else without_contrast(stem_of(relative))
     if subject is None:
         subject = rest
     elif rest and rest != subject:
@@ -137,12 +137,12 @@ def tell_people_apart(names: Sequence[str]) -> dict[str, str]:
 
     A prefix that all names share identifies no one, and neither do words for slices, planes and
     the like (`Image #10.png`, `slice_7.png`, `IM0001.png`). An identifier of letters and a number
-    (`AB12_045.png`) names a person even if there is one picture of each. Anything else does if
-    several pictures have it in common, or letters (`a_12.png`) if the number of the slice comes
+    (`AB12_045.png`) names a person even if there is one image of each. Anything else does if
+    several images have it in common, or letters (`a_12.png`) if the number of the slice comes
     again with others: bare numbers may be slice numbers (`45_0.png`, `46_0.png`).
 
     Args:
-        names: of all pictures of a set, without those whose subject is known.
+        names: of all 2D images of a set, without those whose subject is known.
 
     Returns:
         Name to subject, for those whose name shows one.
@@ -166,7 +166,7 @@ def tell_people_apart(names: Sequence[str]) -> dict[str, str]:
 
 
 def slice_number(name: str) -> int | None:
-    """The last number in a picture's name without its contrast, which tells slices apart."""
+    """The last number in a 2D image's name without its contrast, which tells slices apart."""
     numbers = re.findall(r"\d+", without_contrast(stem_of(Path(name))) or "")
     return int(numbers[-1]) if numbers else None
 
@@ -206,7 +206,7 @@ def _person_and_slice(stem: str) -> tuple[str, str] | None:
 
 
 def series_name(name: str) -> str:
-    """A picture's name without its contrast: equal for the two pictures of one slice."""
+    """A 2D image's name without its contrast: equal for the two images of one slice."""
     stem = stem_of(Path(name))
     return without_contrast(stem) or stem
 

@@ -26,10 +26,10 @@ from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError
+from mrbridge.io.atomic import MAX_VOXELS, atomic_path, suffix_of
 from mrbridge.io.gzipped import gzipped
 from mrbridge.io.nifti_affine import find_affine, set_affine, stored_affines
 from mrbridge.io.padding import without_padding
-from mrbridge.io.safety import MAX_VOXELS, atomic_path, suffix_of
 from mrbridge.volume import Volume, check_size
 
 _CHUNK = 1 << 20
@@ -126,11 +126,11 @@ def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
     Extensions of the source are not kept: they describe its acquisition, often by name.
 
     Raises:
-        OutputError: a picture, voxels that are not finite, or a place that cannot be written.
+        OutputError: a 2D image, voxels that are not finite, or a place that cannot be written.
     """
     if volume.affine is None:
         raise OutputError(
-            "a picture has no place in space and cannot become NIfTI",
+            "a 2D image has no place in space and cannot become NIfTI",
             path=path,
             remedy="Write it as .png or .tif.",
         )

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import MrbridgeError, OutputError
+from mrbridge.io.atomic import suffix_of
 from mrbridge.io.formats import FORMATS
 from mrbridge.io.remote import fetch
-from mrbridge.io.safety import suffix_of
 from mrbridge.io.temporary import is_temporary
 from mrbridge.json_text import parse_json
 
@@ -65,7 +65,7 @@ def is_ours(path: Path) -> bool:
         if kind == "nifti":
             return _NOTE.match(_nifti_note(path)) is not None
         if kind == "picture":
-            return _is_our_picture(path)
+            return _is_our_image2d(path)
         if kind == ".json":
             return is_our_json(parse_json(path.read_text(encoding="utf-8")))
         if kind == ".onnx":
@@ -131,7 +131,7 @@ def _nifti_note(path: Path) -> str:
     return "" if start is None else head[start : start + 80].decode("latin-1")
 
 
-def _is_our_picture(path: Path) -> bool:
+def _is_our_image2d(path: Path) -> bool:
     from PIL import Image
 
     try:

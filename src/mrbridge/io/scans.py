@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mrbridge.io.atomic import suffix_of
 from mrbridge.io.bids_name import BidsName, parse_name
 from mrbridge.io.remote import not_fetched
-from mrbridge.io.safety import suffix_of
 from mrbridge.urls import shown
 
 __all__ = ["FoundScans", "Scan", "log_left_out", "outside", "prefer_raw", "why_left_out"]

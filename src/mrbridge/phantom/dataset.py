@@ -9,14 +9,14 @@ from typing import Any
 
 from mrbridge.errors import OutputError, must_be_here
 from mrbridge.io import write
+from mrbridge.io.atomic import atomic_folder, write_json, write_text
 from mrbridge.io.bids_name import BIDS_VERSION
 from mrbridge.io.ownership import check_only, is_our_json
-from mrbridge.io.safety import atomic_folder, write_json, write_text
 from mrbridge.io.temporary import sweep
 from mrbridge.json_text import parse_json
+from mrbridge.parallel import map_scans
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.subjects import SimulatedSubject, simulate
-from mrbridge.scale import map_scans
 
 SETTINGS_FILE = Path("code", "phantom.json")
 """The settings of a dataset, in its folder."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mrbridge import metrics
 from mrbridge.bundle import Bundle
-from mrbridge.data.sampling import SliceBank
+from mrbridge.dataset.sampling import SliceBank
 from mrbridge.hardware import fast_bfloat16
 
 _GAMMA = 1.2  # largest exponent of a back-translated input's intensities; 1 / 1.2 is the smallest

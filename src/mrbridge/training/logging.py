@@ -16,7 +16,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from mrbridge import progress
-from mrbridge.io.safety import atomic_path, write_text, writing
+from mrbridge.io.atomic import atomic_path, write_text, writing
 from mrbridge.training.validation import Stack, ValidationImages
 
 Row = dict[str, float]

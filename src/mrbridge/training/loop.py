@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mrbridge import interruption
 from mrbridge.bundle import BundleManifest, save_bundle
-from mrbridge.data.sampling import HeldOut, Sample
+from mrbridge.dataset.sampling import HeldOut, Sample
 from mrbridge.errors import Interrupted
 from mrbridge.training import monitor
 from mrbridge.training.checkpoint import copy_checkpoint, save_checkpoint

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mrbridge.bundle import Bundle
-from mrbridge.data.sampling import Sample
+from mrbridge.dataset.sampling import Sample
 from mrbridge.hardware import fast_bfloat16
 from mrbridge.kernels import Adam, weight_cache
 from mrbridge.networks import build_critic, build_generator

@@ -17,14 +17,14 @@ import yaml
 from pydantic import BaseModel
 
 from mrbridge.bundle import Bundle
-from mrbridge.data.loader import batches_from, plain_errors
-from mrbridge.data.sampling import held_out_slices
+from mrbridge.dataset.loader import batches_from, plain_errors
+from mrbridge.dataset.sampling import held_out_slices
+from mrbridge.dataset.store import Store
 from mrbridge.errors import Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.hardware import choose_device, quick_kernels
+from mrbridge.io.atomic import write_text
 from mrbridge.io.lock import only_writer
-from mrbridge.io.safety import write_text
 from mrbridge.io.temporary import LOCK, sweep
-from mrbridge.preparation.store import Store
 from mrbridge.training.checkpoint import (
     check_resumable,
     identity,

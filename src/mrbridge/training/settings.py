@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mrbridge.data.settings import AugmentSettings
+from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.errors import SettingsError
 from mrbridge.networks.settings import (
     Networks,

@@ -11,12 +11,12 @@ import torch
 
 from mrbridge import models
 from mrbridge.bundle import Bundle, BundleManifest, load_bundle, read_manifest
-from mrbridge.data.augment import Augmentation
-from mrbridge.data.pairs import Pairs, found_pairs, known_pairs
-from mrbridge.data.sampling import HeldOut, SliceBank, UnpairedSlices
-from mrbridge.data.simulated import CONTRASTS, SimulatedPairs
+from mrbridge.dataset.augment import Augmentation
+from mrbridge.dataset.pairs import Pairs, found_pairs, known_pairs
+from mrbridge.dataset.sampling import HeldOut, SliceBank, UnpairedSlices
+from mrbridge.dataset.simulated import CONTRASTS, SimulatedPairs
+from mrbridge.dataset.store import Store
 from mrbridge.errors import BundleError, SettingsError
-from mrbridge.preparation.store import Store
 from mrbridge.training.examples import IntensityMapping, fit_intensity_mappings
 from mrbridge.training.model import TranslationModel
 from mrbridge.training.settings import PRESETS, LossWeights, TrainSettings
@@ -259,4 +259,4 @@ def bundle_manifest(store: Store, settings: TrainSettings, validation: HeldOut) 
 
 
 def _is_2d(store: Store) -> bool:
-    return all(record.is_picture for record in store.records())
+    return all(record.is_2d for record in store.records())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mrbridge import metrics, models
 from mrbridge.bundle import load_bundle, read_manifest
-from mrbridge.data.sampling import HeldOut
+from mrbridge.dataset.sampling import HeldOut
 from mrbridge.errors import BundleError
 from mrbridge.networks import build_generator
 from mrbridge.training.model import TranslationModel

@@ -81,7 +81,7 @@ def train(
     if not resume and not is_follower():
         (check_replaceable if overwrite else check_unused)(out)
     with quick_imports():
-        from mrbridge.preparation.store import Store
+        from mrbridge.dataset.store import Store
 
     opened = Store.open(store)
     with quick_imports():

@@ -28,8 +28,8 @@ from mrbridge.place_options import place_argument, place_option
 from mrbridge.quick_imports import quick_imports
 
 if TYPE_CHECKING:
+    from mrbridge.dataset.settings import PrepareSettings
     from mrbridge.phantom.settings import PhantomSettings
-    from mrbridge.preparation.settings import PrepareSettings
 
 _MOST_REASONS = 10  # shown on the terminal; the store has all
 
@@ -74,7 +74,7 @@ def phantom(
 
 
 @verb(
-    "mrbridge.preparation.settings.PrepareSettings",
+    "mrbridge.dataset.settings.PrepareSettings",
     *("source", "target", "registration", "standard.brain", "standard.brain_mask"),
     *("standard.align", "standard.denoise", "standard.bias", "standard.intensity.method", "slices"),
 )
@@ -105,8 +105,8 @@ def prepare(
         must_exist(path)
     crew = who_works(workers, dask)
     with quick_imports():
-        from mrbridge.preparation.prepare import prepare as run
-        from mrbridge.preparation.store import splits_in_words
+        from mrbridge.dataset.prepare import prepare as run
+        from mrbridge.dataset.store import splits_in_words
 
     paths = source_paths[0] if len(source_paths) == 1 else source_paths
     store, failure = as_far_as_done(

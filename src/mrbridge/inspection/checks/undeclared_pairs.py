@@ -9,14 +9,14 @@ from itertools import combinations
 
 import numpy as np
 
-from mrbridge import scale
-from mrbridge.data.pairs import are_in_register, best_matches
+from mrbridge import parallel
+from mrbridge.dataset.pairs import are_in_register, best_matches
 from mrbridge.errors import MrbridgeWarning
 from mrbridge.inspection.checks import Finding, Group, finding
 from mrbridge.inspection.checks.duplicates import in_train_and_held_out
 from mrbridge.inspection.facts import Entry, Facts, load
 from mrbridge.io.names import natural_key
-from mrbridge.preparation.geometry import fit_size
+from mrbridge.preprocessing.geometry import fit_size
 from mrbridge.reports import counted
 from mrbridge.volume import CONTRASTS
 
@@ -25,7 +25,7 @@ MOST_SEARCHED = 50_000
 other contrast, which takes some minutes for so many."""
 
 
-def find_undeclared_pairs(facts: Sequence[Facts], workers: scale.Workers = 1) -> list[Finding]:
+def find_undeclared_pairs(facts: Sequence[Facts], workers: parallel.Workers = 1) -> list[Finding]:
     """Scans of two contrasts that show one head in register although their names do not say so.
 
     Args:
@@ -87,13 +87,13 @@ def _candidates(sources: list[Facts], targets: list[Facts]) -> list[tuple[Facts,
 
 
 def _in_register(
-    candidates: list[tuple[Facts, Facts]], workers: scale.Workers
+    candidates: list[tuple[Facts, Facts]], workers: parallel.Workers
 ) -> list[tuple[Facts, Facts]]:
     """Those candidates that are in register at full resolution; their scans are read again."""
     if not candidates:
         return []
     entries = [(one.entry, other.entry) for one, other in candidates]
-    results = scale.map_scans(
+    results = parallel.map_scans(
         _is_in_register, entries, workers=workers, label="Looking for undeclared pairs"
     )
     # The result is an error if a scan has disappeared in the meantime.

@@ -28,13 +28,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from mrbridge.errors import OutputError
+from mrbridge.io.atomic import atomic_folder, write_json
 from mrbridge.io.dicom.files import calm
 from mrbridge.io.dicom.header import MR, Slice
 from mrbridge.io.dicom.read import DicomHeader, read_series
 from mrbridge.io.dicom.series import find_series
 from mrbridge.io.ownership import is_our_json
 from mrbridge.io.remote import fetch
-from mrbridge.io.safety import atomic_folder, write_json
 from mrbridge.io.temporary import sweep
 from mrbridge.json_text import parse_json
 from mrbridge.volume import Volume

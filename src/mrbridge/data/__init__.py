@@ -1,1 +1,0 @@
-"""From a prepared store to what a training step sees."""

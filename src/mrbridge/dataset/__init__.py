@@ -1,0 +1,1 @@
+"""Prepared datasets: from scans in any supported format to the samples of a training step."""

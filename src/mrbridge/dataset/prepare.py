@@ -1,0 +1,361 @@
+"""The verb `prepare`: from any supported input to a prepared dataset (store)."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mrbridge import __version__, parallel
+from mrbridge.dataset.manifest import Manifest, Remark, ScanRecord
+from mrbridge.dataset.prepare_scan import Job, prepare_scan
+from mrbridge.dataset.settings import PrepareSettings
+from mrbridge.dataset.split import Request, split_scans
+from mrbridge.dataset.store import (
+    Store,
+    array_path,
+    data_hash,
+    is_our_array,
+    is_store,
+    read_slices,
+    write_manifest,
+    write_scan,
+)
+from mrbridge.errors import (
+    InputError,
+    Interrupted,
+    MrbridgeError,
+    OutputError,
+    SomeScansFailed,
+)
+from mrbridge.io.atomic import write_json
+from mrbridge.io.bids import NOT_RAW, find_scans
+from mrbridge.io.bids_name import parse_name
+from mrbridge.io.formats import is_2d, unreadable_folders
+from mrbridge.io.lock import only_writer
+from mrbridge.io.ownership import must_be_ours
+from mrbridge.io.remote import localise, not_fetched, release_when_done, remove
+from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, why_left_out
+from mrbridge.io.temporary import is_temporary, sweep
+from mrbridge.preprocessing.intensity import (
+    IntensityNormalisation,
+    learned_levels,
+    median_normalisation,
+    rescaled,
+)
+from mrbridge.preprocessing.skull_strip import hd_bet_program, mask_path
+from mrbridge.urls import shown
+
+log = logging.getLogger(__name__)
+
+REPORT = "report.json"
+"""In the store, next to the manifest: what was left out and what failed."""
+
+_SLOW_IMPORTS = ("torch", "zarr")  # which resampling and the store import when they need them
+
+
+def prepare(
+    source: str | Path | Sequence[str | Path],
+    out: str | Path,
+    settings: PrepareSettings | None = None,
+    *,
+    workers: parallel.Workers = 1,
+    overwrite: bool = False,
+    force: bool = False,
+) -> Store:
+    """Prepare a dataset for training.
+
+    Scans that are already in the store, from the same bytes with the same settings, are kept; the
+    result is the same for any number of workers.
+
+    Args:
+        source: a BIDS folder, a folder, two folders (source contrast first), or a table, by path
+            or URL; see `mrbridge.io.bids.find_scans`.
+        out: the store, new or to be resumed, by path or URL.
+        settings: contrasts, preprocessing, split; the defaults unless given.
+        workers: processes, or the address of a Dask scheduler, whose workers see the same files
+            at the same absolute paths.
+        overwrite: prepare all scans again, even those that are in the store already.
+        force: include what its name or header says to be something else (see `find_scans`).
+
+    Raises:
+        InputError: nothing usable of one of the contrasts.
+        OutputError: `out` is not a store, or cannot be written.
+        SomeScansFailed: some scans could not be used; the store is complete without them.
+        Interrupted: by a signal; what is prepared stays, and `report.json` lists it.
+    """
+    settings = settings or PrepareSettings()
+    source = parallel.reachable(localise(source), workers)
+    out = Path(parallel.reachable(localise(out), workers))
+    if settings.standard.brain == "hd-bet":
+        hd_bet_program()  # once, not for each scan
+    scans = _find(source, out, settings, force=force)
+    _must_be_store(out)
+    with only_writer(out):
+        return _prepare(scans, source, out, settings, workers, overwrite=overwrite)
+
+
+def _prepare(
+    scans: FoundScans,
+    source: str | Path | Sequence[str | Path],
+    out: Path,
+    settings: PrepareSettings,
+    workers: parallel.Workers,
+    *,
+    overwrite: bool,
+) -> Store:
+    """Prepare scans as the only writer of the store."""
+    _make_ready(out)
+    if overwrite:
+        _remove_others(out, set())
+    jobs = _jobs(scans.scans, out, settings)
+    prepared: list[Request] = []
+    failures = [
+        Remark(name=_shown(path, source), reason=reason)
+        for root in ([source] if isinstance(source, str | Path) else source)
+        for path, reason in unreadable_folders(Path(root), NOT_RAW)
+    ]
+    ignored = [Remark(name=_shown(path, source), reason=reason) for path, reason in scans.ignored]
+    outcomes = parallel.map_scans(
+        prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
+    )
+    try:
+        for job, outcome in release_when_done(outcomes, jobs, lambda job: job.touched):
+            name = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
+            if isinstance(outcome, OutputError):
+                raise outcome  # not the scan's fault, and the others would meet it, too
+            if isinstance(outcome, MrbridgeError):
+                if outcome.path is not None and not_fetched(outcome.path) is not None:
+                    log.error("%s", outcome)  # with the command that fetches it
+                failures.append(Remark(name=name, reason=outcome.what))
+            elif outcome is None:
+                ignored.append(Remark(name=name, reason="shows nothing"))
+            else:
+                prepared.append(Request(outcome, job.scan.split))
+    except KeyboardInterrupt:
+        # What is in the store stays, and so does an earlier manifest.
+        records = [one.record for one in prepared]
+        write_json(out / REPORT, _report(records, failures, ignored) | {"interrupted": True})
+        raise Interrupted(
+            f"interrupted after {len(prepared) + len(failures)} of {len(jobs)} scans",
+            path=out,
+            remedy="Run it again: it continues from here.",
+            counts={"done": len(prepared), "failed": len(failures), "scans": len(jobs)},
+        ) from None
+    log_left_out(
+        [(Path(remark.name), remark.reason) for remark in ignored],
+        None if any(job.scan.series for job in jobs) else Path(),
+    )
+    _check_contrasts(Counter(one.record.contrast for one in prepared), settings, failures)
+    manifest = _manifest(prepared, failures, ignored, settings)
+    if settings.standard.intensity.method == "nyul":
+        manifest = _standard_scale(manifest, out, {job.id: job for job in jobs})
+    _remove_others(out, {record.id for record in manifest.records})
+    write_manifest(out, manifest)
+    write_json(out / REPORT, _report(manifest.records, failures, ignored))
+    store = Store.open(out)
+    if failures:
+        more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
+        raise SomeScansFailed(
+            f"{len(failures)} of {len(jobs)} scans failed ({_listed(failures)}{more}); the store "
+            "is complete without them",
+            path=out,
+            remedy="Repair or remove them, and run mrbridge prepare again.",
+            result=store,
+        )
+    return store
+
+
+def _find(
+    source: str | Path | Sequence[str | Path],
+    out: Path,
+    settings: PrepareSettings,
+    *,
+    force: bool,
+) -> FoundScans:
+    scans = outside(find_scans(source, settings.source, settings.target, force=force), out)
+    present = Counter(scan.contrast for scan in scans.scans)
+    missing = [c for c in (settings.source, settings.target) if not present[c]]
+    if missing:
+        counts = ", ".join(f"{count} {contrast}" for contrast, count in sorted(present.items()))
+        first = source if isinstance(source, str | Path) else None
+        raise InputError(
+            f"holds no {' and no '.join(missing)} scans; found {counts or 'no scans'}"
+            + why_left_out(scans.ignored),
+            path=first,
+            remedy="Name files or folders after their contrast, or give a table (subject, "
+            "session, contrast, path).",
+        )
+    return scans
+
+
+def _must_be_store(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and is_store(out)):
+        raise OutputError("exists and is not a store", path=out, remedy="Choose another place.")
+    must_be_ours(out / REPORT)
+
+
+def _make_ready(out: Path) -> None:
+    _must_be_store(out)  # once more, now that only this process writes
+    try:
+        (out / "scans").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be created ({error.strerror})", path=out, remedy="Choose another place."
+        ) from None
+    sweep(out)
+    sweep(out / "scans")
+
+
+def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[Job]:
+    taken: set[str] = set()
+    references = _references(scans, settings)
+    jobs = []
+    for scan in scans:
+        plain = _plain_id(scan)
+        id, number = plain, 1
+        while id.casefold() in taken:
+            number += 1
+            id = f"{plain}_{number}"
+        taken.add(id.casefold())
+        reference = None
+        if not is_2d(scan.path):
+            reference = references.get((scan.subject, scan.session))
+        if reference is scan:
+            reference = None
+        mask = None
+        if settings.standard.brain == "mask" and scan.series is None:
+            mask = mask_path(scan.path, settings.standard.brain_mask)
+        jobs.append(Job(scan, id, out, settings, reference, mask))
+    return jobs
+
+
+def _references(
+    scans: list[Scan], settings: PrepareSettings
+) -> dict[tuple[str | None, str | None], Scan]:
+    """By subject and session, the first scan of the source contrast: those of the target contrast
+    are registered to it, and others on its grid cropped like it. 2D images, and scans without a
+    subject, have none."""
+    return {
+        (scan.subject, scan.session): scan
+        for scan in reversed(scans)
+        if scan.contrast == settings.source and scan.subject is not None and not is_2d(scan.path)
+    }
+
+
+def _plain_id(scan: Scan) -> str:
+    """The name of a scan in the store: its BIDS name, or subject, session, contrast and file."""
+    stem = scan.name.split(".")[0]
+    if parse_name(scan.name) is not None:
+        return stem
+    parts = [scan.subject, scan.session, scan.contrast, stem]
+    return "_".join(re.sub(r"[^a-zA-Z0-9-]+", "-", part).strip("-") for part in parts if part)[:120]
+
+
+def _check_contrasts(done: Counter[str], settings: PrepareSettings, failures: list[Remark]) -> None:
+    missing = [c for c in (settings.source, settings.target) if not done[c]]
+    if missing:
+        raise InputError(
+            f"no {' and no '.join(missing)} scan could be used "
+            f"({_listed(failures) or 'all are empty'})",
+            remedy="Repair the scans, and run mrbridge prepare again.",
+        )
+
+
+def _listed(failures: list[Remark]) -> str:
+    """The first five."""
+    return "; ".join(f"{remark.name}: {remark.reason}" for remark in failures[:5])
+
+
+def _manifest(
+    prepared: list[Request],
+    failures: list[Remark],
+    ignored: list[Remark],
+    settings: PrepareSettings,
+) -> Manifest:
+    segments = split_scans(prepared, settings)
+    records = [
+        one.record.model_copy(update={"segments": segments[one.record.id]}) for one in prepared
+    ]
+    return Manifest(
+        settings=settings,
+        records=records,
+        failures=failures,
+        ignored=ignored,
+        typical={
+            contrast: _typical([r for r in records if r.contrast == contrast])
+            for contrast in (settings.source, settings.target)
+        },
+    )
+
+
+def _report(
+    records: Sequence[ScanRecord], failures: Sequence[Remark], ignored: Sequence[Remark]
+) -> dict[str, Any]:
+    """What became of every file, in the format of the other verbs."""
+    return {
+        "created_by": f"mrbridge {__version__}",
+        "done": [{"source": r.name, "id": r.id, "contrast": r.contrast} for r in records],
+        "failed": [{"source": r.name, "error": r.reason} for r in failures],
+        "ignored": [{"source": r.name, "reason": r.reason} for r in ignored],
+    }
+
+
+def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, Job]) -> Manifest:
+    """All scans on the scale of their contrast, which is learned from the training scans."""
+    records: dict[str, ScanRecord] = {}
+    typical: dict[str, IntensityNormalisation] = {}
+    for contrast in manifest.typical:
+        ours = [record for record in manifest.records if record.contrast == contrast]
+        train = [record.recipe for record in ours if record.segments.get("train")]
+        levels = learned_levels(train or [record.recipe for record in ours])
+        for record in ours:
+            records[record.id] = _rescaled(record, levels, out, jobs[record.id])
+        typical[contrast] = _typical([records[record.id] for record in ours])
+    placed = [records[record.id] for record in manifest.records]
+    return manifest.model_copy(update={"records": placed, "typical": typical})
+
+
+def _rescaled(record: ScanRecord, levels: tuple[float, ...], out: Path, job: Job) -> ScanRecord:
+    """A scan with its array brought onto a scale, unless it is there already."""
+    segments = {"segments": record.segments}
+    if record.recipe.levels == levels or not record.recipe.landmarks:
+        return record
+    if record.recipe.levels:  # of another scale: from the source again, bit-identical to the first
+        remove(array_path(out, record.id))
+        again = prepare_scan(job)
+        assert again is not None
+        record = again
+    recipe = record.recipe.on_scale(levels)
+    values = rescaled(read_slices(out, record), record.recipe, recipe)
+    record = record.model_copy(update={"recipe": recipe, "data_sha256": data_hash(values)})
+    write_scan(out, record, values)
+    return record.model_copy(update=segments)
+
+
+def _typical(records: list[ScanRecord]) -> IntensityNormalisation:
+    train = [r.recipe for r in records if r.segments.get("train")]
+    # A user's table may leave a contrast without training scans.
+    return median_normalisation(train or [r.recipe for r in records])
+
+
+def _remove_others(out: Path, ids: set[str]) -> None:
+    """Remove arrays of scans that are gone: a store holds what its manifest lists."""
+    wanted = {array_path(out, id).name for id in ids}
+    for entry in (out / "scans").glob("*.zarr"):
+        if entry.name not in wanted and not is_temporary(entry) and is_our_array(entry):
+            remove(entry)
+
+
+def _shown(path: Path, source: str | Path | Sequence[str | Path]) -> str:
+    """A path as the manifest lists it: relative to the source, if it is in there."""
+    roots = [source] if isinstance(source, str | Path) else list(source)
+    for root in map(Path, roots):
+        base = root if root.is_dir() else root.parent
+        if path.is_relative_to(base):
+            relative = path.relative_to(base)
+            return str(Path(base.name) / relative if len(roots) > 1 else relative)
+    return shown(path)

@@ -1,0 +1,176 @@
+"""Settings of prepared datasets and of augmentation; light enough for the command line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mrbridge.errors import InputError, SettingsError
+from mrbridge.preprocessing.settings import PreprocessSettings, TransformKind
+from mrbridge.settings import Option, Settings
+from mrbridge.volume import CONTRASTS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mrbridge.preprocessing.geometry import SliceGrid
+
+_NUMBER = r"([+-]?\d+(?:\.\d+)?)"
+_RANGE = re.compile(rf"\s*{_NUMBER}\s*(%|mm)\s*:\s*{_NUMBER}\s*(%|mm)\s*")
+
+
+@dataclass(frozen=True)
+class SliceRange:
+    """From one position in the head to another, both included.
+
+    Attributes:
+        low, high: in per cent, 0 the lowest and 100 the highest slice that shows the head; or in
+            mm along the third axis of the scan's own space (RAS+), whose origin is the isocentre
+            of the scanner, or the anterior commissure for scans in the space of a template.
+        unit: `%` or `mm`.
+    """
+
+    low: float
+    high: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str) -> SliceRange:
+        """Read `LOW:HIGH`, each with its unit.
+
+        Raises:
+            SettingsError: not such a range, or an empty one.
+        """
+        match = _RANGE.fullmatch(text)
+        remedy = "Write 20%:80% or -40mm:60mm."
+        if match is None or match[2] != match[4]:
+            raise SettingsError(f"'{text}' is not a range of slices", remedy=remedy)
+        result = cls(float(match[1]), float(match[3]), match[2])
+        if not result.low < result.high:
+            raise SettingsError(f"the range of slices '{text}' is empty", remedy=remedy)
+        if result.unit == "%" and (result.low < 0 or result.high > 100):
+            raise SettingsError(f"'{text}' goes beyond 0% or 100%", remedy=remedy)
+        return result
+
+    def holds(self, filled: NDArray[np.bool_], grid: SliceGrid) -> NDArray[np.bool_]:
+        """Which slices lie in the range, by their centres.
+
+        Args:
+            filled: shape (slices,), from inferior to superior: which of them show the head.
+            grid: theirs.
+
+        Raises:
+            InputError: 2D images, whose position in the head is unknown.
+        """
+        import numpy as np
+
+        if grid.affine is None:
+            raise InputError(
+                "is a 2D image: its position in the head is unknown", remedy="Leave out --slices."
+            )
+        numbers = np.arange(len(filled))
+        if self.unit == "mm":
+            middle = (np.array(grid.full[1:]) - 1) / 2
+            positions = grid.affine[2, 0] * numbers + grid.affine[2, 1:3] @ middle
+            positions = positions + grid.affine[2, 3]
+        else:
+            shown = np.flatnonzero(filled)
+            if not shown.size:
+                return np.zeros(len(filled), bool)
+            positions = (numbers - shown[0] + 0.5) / (shown[-1] - shown[0] + 1) * 100
+        return np.asarray((positions >= self.low) & (positions <= self.high))
+
+
+class PrepareSettings(Settings):
+    """How scans become a prepared dataset."""
+
+    source: str = Field("T1w", description="Source contrast.")
+    target: str = Field("T2w", description="Target contrast.")
+    registration: Annotated[Literal["none", TransformKind], Option(("--register",))] = Field(
+        "none",
+        description="Register each scan of the target contrast to the scan of the source contrast "
+        "of the same subject and session, for training on pairs: none, rigid or affine.",
+    )
+    standard: PreprocessSettings = Field(
+        PreprocessSettings(), description="Preprocessing of every scan."
+    )
+    min_foreground: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="Share of a slice that must show the head; emptier slices are left out.",
+    )
+    slices: Annotated[str | None, Option(metavar="FROM:TO", default="all")] = Field(
+        None,
+        description="Which slices: 20%:80% of those that show the head, or -40mm:60mm along the "
+        "third axis of each scan's own space.",
+    )
+    validation_share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the subjects for validation. With too few subjects it is a block of "
+        "that share of the slices of each series of at least 8.",
+    )
+    test_share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the subjects for testing; with too few subjects there is no test "
+        "split.",
+    )
+    gap: int = Field(
+        3,
+        ge=0,
+        description="Slices on either side of a validation block that are in no split, because "
+        "neighbouring slices are nearly equal; both sides together at most a fifth of the slices.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the split and of registration.")
+
+    @model_validator(mode="after")
+    def _check(self) -> PrepareSettings:
+        for contrast in (self.source, self.target):
+            if contrast not in CONTRASTS:
+                raise SettingsError(
+                    f"'{contrast}' is not a known contrast",
+                    remedy=f"Known: {', '.join(CONTRASTS)}.",
+                )
+        if self.source == self.target:
+            raise SettingsError(
+                f"source and target are both {self.source}", remedy="Choose two contrasts."
+            )
+        if self.slices is not None:
+            SliceRange.parse(self.slices)
+        return self
+
+
+class AugmentSettings(Settings):
+    """Random changes to training slices; 0 or False switches a change off.
+
+    Bias field, gamma and noise are applied half of the time, the others always.
+    """
+
+    flip: bool = Field(True, description="Mirror left and right half of the time.")
+    rotate_degrees: float = Field(
+        5.0, ge=0, le=180, description="Largest rotation, either way, in degrees."
+    )
+    scale: float = Field(
+        0.05, ge=0, lt=1, description="Largest relative change of size along rows and columns."
+    )
+    shift: float = Field(0.03, ge=0, le=1, description="Largest shift, as a share of the image.")
+    bias_field: float = Field(
+        0.0, ge=0, le=10, description="Largest coefficient of the smooth multiplicative field."
+    )
+    gamma: float = Field(
+        0.0, ge=0, le=10, description="Largest relative change of the exponent of intensities."
+    )
+    noise: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="Largest standard deviation of Gaussian noise, in the image's range of 2.",
+    )

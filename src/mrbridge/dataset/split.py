@@ -1,0 +1,223 @@
+"""The split into training, validation and test: by subject, seeded, and recorded.
+
+Neighbouring slices of one scan are nearly equal, so a split by slice leaks. With too few subjects
+to hold one out, each scan gives up one contiguous block for validation. The slices next to it (the
+gap) are in no split.
+
+More images never leave fewer for training. The number of held-out subjects rises by at most one
+with each further subject, the smallest sets of 2D images are held out first, and of a series of
+slices at most one more leaves the training split with each further slice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mrbridge.dataset.manifest import Range, ScanRecord
+from mrbridge.dataset.settings import PrepareSettings
+from mrbridge.errors import InputError
+from mrbridge.io.names import natural_key
+
+Segments = dict[str, list[Range]]
+
+LEAST_FOR_VALIDATION = 8
+"""Slices of the shortest series that gives up a block; all slices of a shorter one train."""
+
+_GAP_SHARE = 5  # the two gaps take at most one slice in five
+
+
+@dataclass(frozen=True)
+class Request:
+    """A record, and the split that the user's table asks for."""
+
+    record: ScanRecord
+    split: str | None = None
+
+
+def split_scans(requests: Sequence[Request], settings: PrepareSettings) -> dict[str, Segments]:
+    """Assign every scan's slices to `train`, `val`, `test`, or to none (the gaps).
+
+    The user's table comes first; everything else follows the rules above. A subject is never in two
+    splits, unless all scans are split in blocks.
+
+    Args:
+        requests: the scans of the two contrasts.
+        settings: shares, gap and seed.
+
+    Returns:
+        Record id to its segments.
+
+    Raises:
+        InputError: the user's table puts one subject into two splits.
+    """
+    _check_leaks(requests)
+    asked = {request.split for request in requests}
+    fixed = _asked_subjects(requests)
+    result: dict[str, Segments] = {}
+    free: list[ScanRecord] = []
+    for request in requests:
+        split = request.split or fixed.get(request.record.subject or "")
+        if split in ("val", "test") or (split and "val" in asked):
+            result[request.record.id] = {split: [(0, request.record.shape[0])]}
+        elif "val" in asked:
+            result[request.record.id] = {"train": [(0, request.record.shape[0])]}
+        else:
+            free.append(request.record)
+    return result | _split_free(free, settings, with_test="test" not in asked)
+
+
+def _split_free(
+    records: list[ScanRecord], settings: PrepareSettings, *, with_test: bool
+) -> dict[str, Segments]:
+    generator = np.random.default_rng(settings.seed)
+    known = [record for record in records if record.subject is not None]
+    held = _hold_out(known, settings, generator, with_test=with_test)
+    result: dict[str, Segments] = {}
+    blocked = [record for record in records if record.subject is None]
+    if held is None:
+        blocked = records
+    else:
+        for record in known:
+            split = held.get(str(record.subject), "train")
+            result[record.id] = {split: [(0, record.shape[0])]}
+    # One place for all scans, so that scans on one grid give up the same anatomy.
+    place = float(generator.uniform(0.25, 0.75))
+    result |= _split_volumes([r for r in blocked if not r.is_2d], settings, place)
+    return result | _split_2d([r for r in blocked if r.is_2d], settings, place)
+
+
+def _hold_out(
+    records: list[ScanRecord],
+    settings: PrepareSettings,
+    generator: np.random.Generator,
+    *,
+    with_test: bool,
+) -> dict[str, str] | None:
+    """Subject to `val` or `test`; None if validation by subject is impossible."""
+    contrasts: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        contrasts[str(record.subject)].add(record.contrast)
+    subjects = sorted(contrasts, key=natural_key)
+    generator.shuffle(subjects)
+    # Those with both contrasts first: they can be scored as pairs. Then the smallest sets of 2D
+    # images. Volumes have about equally many slices, and their order stays random.
+    sizes = Counter(str(record.subject) for record in records if record.is_2d)
+    subjects.sort(key=lambda subject: (-len(contrasts[subject]), sizes[subject]))
+    wanted = {settings.source, settings.target}
+    training = {c: sum(c in contrasts[s] for s in subjects) for c in wanted}
+    counts = {c: _held_counts(n, settings, with_test=with_test) for c, n in training.items()}
+    held: dict[str, str] = {}
+    for split, share in (("val", settings.validation_share), ("test", settings.test_share)):
+        left = {c: counts[c][split] for c in wanted}
+        for subject in subjects:
+            kinds = contrasts[subject]
+            useful = all(left[c] > 0 for c in kinds)
+            spares = all(training[c] > 1 for c in kinds)
+            if subject not in held and useful and spares:
+                held[subject] = split
+                for c in kinds:
+                    left[c] -= 1
+                    training[c] -= 1
+        missing = [c for c in wanted if not any(
+            c in contrasts[s] for s, where in held.items() if where == split)]  # fmt: skip
+        if split == "val" and share > 0 and missing:
+            return None
+    return held
+
+
+def _held_counts(subjects: int, settings: PrepareSettings, *, with_test: bool) -> dict[str, int]:
+    """How many of so many subjects to hold out for `val` and, of more than three, for `test`."""
+    held = val = test = 0
+    for count in range(1, subjects + 1):
+        val = max(int(settings.validation_share > 0), round(settings.validation_share * count))
+        if with_test and count > 3:
+            test = max(int(settings.test_share > 0), round(settings.test_share * count))
+        # Both can grow at once, and training would then lose a subject to a larger data set.
+        held = min(held + 1, val + test)
+    val = min(val, held - min(1, test))
+    return {"val": val, "test": held - val}
+
+
+def _split_volumes(
+    records: list[ScanRecord], settings: PrepareSettings, place: float
+) -> dict[str, Segments]:
+    grids: dict[str, list[ScanRecord]] = defaultdict(list)
+    for record in records:
+        grids[record.grid_hash].append(record)
+    result: dict[str, Segments] = {}
+    for group in grids.values():
+        first = min(record.slice_indices[0] for record in group)
+        last = max(record.slice_indices[-1] for record in group)
+        block = _block(last - first + 1, settings, place)
+        for record in group:
+            indices = np.array(record.slice_indices) - first
+            result[record.id] = {
+                split: [(int(a), int(b)) for a, b in np.searchsorted(indices, ranges) if b > a]
+                for split, ranges in block.items()
+            }
+    return result
+
+
+def _split_2d(
+    records: list[ScanRecord], settings: PrepareSettings, place: float
+) -> dict[str, Segments]:
+    series: dict[tuple[str, str], list[ScanRecord]] = defaultdict(list)
+    for record in records:
+        series[record.contrast, str(record.subject)].append(record)
+    result: dict[str, Segments] = {}
+    for group in series.values():
+        group.sort(key=lambda record: natural_key(record.name))
+        block = _block(len(group), settings, place)
+        for position, record in enumerate(group):
+            result[record.id] = {
+                split: [(0, 1)]
+                for split, ranges in block.items()
+                if any(start <= position < stop for start, stop in ranges)
+            }
+    return result
+
+
+def _block(count: int, settings: PrepareSettings, place: float) -> Segments:
+    """Split `count` neighbours: one block for validation, a gap on either side, the rest.
+
+    The block is `validation_share` of the slices, one at least, and the two gaps are `gap` slices
+    each, but no more than a fifth of the slices together. If that would leave fewer for training
+    than a shorter series has, block and gaps are smaller.
+    """
+    if settings.validation_share == 0 or count < LEAST_FOR_VALIDATION:
+        return {"train": [(0, count)]}
+    taken = 0
+    for length in range(LEAST_FOR_VALIDATION, count + 1):
+        size = max(1, round(settings.validation_share * length))
+        gaps = min(2 * settings.gap, length // _GAP_SHARE)
+        # Both can grow at once, and training would then lose a slice to a longer series.
+        taken = min(taken + 1, size + gaps)
+    gaps = min(gaps, taken - 1)
+    size = taken - gaps
+    before, after = (gaps + 1) // 2, gaps // 2
+    start = min(max(round(place * (count - size)), before), count - size - after)
+    train = [(a, b) for a, b in ((0, start - before), (start + size + after, count)) if b > a]
+    return {"train": train, "val": [(start, start + size)]}
+
+
+def _asked_subjects(requests: Sequence[Request]) -> dict[str, str]:
+    return {
+        str(one.record.subject): one.split for one in requests if one.split and one.record.subject
+    }
+
+
+def _check_leaks(requests: Sequence[Request]) -> None:
+    seen: dict[str, str] = {}
+    for request in requests:
+        subject = request.record.subject
+        if subject is None or request.split is None:
+            continue
+        if seen.setdefault(subject, request.split) != request.split:
+            raise InputError(
+                f"subject {subject} is in the splits {seen[subject]} and {request.split}",
+                remedy="Give all scans of a subject the same split.",
+            )

@@ -1,0 +1,420 @@
+"""2D images: PNG, TIFF, JPEG; 8 or 16 bit; grey, or colour whose channels are nearly equal.
+
+They are read as viewers show them on black: turned as Exif says, and black where transparent.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning, OutputError
+from mrbridge.io.atomic import MAX_IMAGE_BYTES, MAX_PIXELS, atomic_path, suffix_of
+from mrbridge.quiet import without_warnings
+from mrbridge.volume import Volume
+
+_FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_DESCRIPTION = 270  # TIFF 6.0 and Exif: ImageDescription
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0: BitsPerSample and so on
+_PLANES, _SAMPLE_FORMAT, _SIGNED = 284, 339, 2  # TIFF 6.0: PlanarConfiguration, SampleFormat
+_ORIENTATION = 274  # TIFF 6.0 and Exif
+_TINT = 16 / 255
+"""The largest difference between channels that is a tint and not colour, as a share of the range:
+JPEG at any quality adds up to 11 levels of 255 to grey noise, and a colour profile up to 16."""
+_MODES = ("L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L")
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colour to grey
+_GREY_ALPHA, _COLOUR_ALPHA = 4, 6  # PNG 1.2, 4.1.1: colour types
+_CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+_PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"  # PNG 1.2, 4.1.4: with its CRC
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG 1.2, 4.1.1: samples of a pixel by colour type
+_BLOCK = 1 << 20
+_TOO_LARGE = "Shrink it to at most 2048 x 2048: an MR slice has 1024 x 1024 pixels at most."
+_PLAIN = {"LA": "L", "RGBA": "RGB"}  # JPEG knows no transparency
+
+
+@dataclass(frozen=True)
+class Image2DHeader:
+    """How a 2D image was stored.
+
+    Attributes:
+        format: PNG, TIFF or JPEG.
+        mode: L (grey), LA, RGB or RGBA. What is written has the same channels, and is opaque
+            everywhere; images of 16 bit and JPEG lose the alpha channel, those of 16 bit become
+            grey.
+        depth: bits per channel, 8 or 16.
+    """
+
+    format: str
+    mode: str
+    depth: int
+
+    @property
+    def channels(self) -> int:
+        """Numbers stored per pixel."""
+        return _CHANNELS[self.mode]
+
+
+def read(path: Path) -> Volume:
+    """Read a 2D image; see `mrbridge.io.read`.
+
+    Returns:
+        Voxels uint8 or uint16, shape (rows, columns, 1), as a viewer shows them on black; no
+        affine; a `Image2DHeader`. A warning names a tint and transparent pixels.
+
+    Raises:
+        InputError: truncated, damaged, oversized, coloured, of several frames, or of another kind.
+    """
+    volume = _read(path)
+    for note in volume.notes:
+        warnings.warn(f"{path}: {note}", MrbridgeWarning, stacklevel=3)
+    return volume
+
+
+def is_eight_bit(volume: Volume) -> bool:
+    """Whether a volume is a 2D image of 8 bit."""
+    return isinstance(volume.header, Image2DHeader) and volume.header.depth == 8
+
+
+def read_header(path: Path) -> tuple[tuple[int, int, int], bool]:
+    """The shape, (rows, columns, 1), of a 2D image that can be read; whether it is synthetic.
+
+    Raises:
+        InputError: as in `read`.
+    """
+    volume = _read(path)
+    rows, columns, _ = volume.voxels.shape
+    return (rows, columns, 1), volume.synthetic
+
+
+def _read(path: Path) -> Volume:
+    size = path.stat().st_size
+    if size > MAX_IMAGE_BYTES:
+        raise InputError(f"has {size} bytes, over {MAX_IMAGE_BYTES}", path=path, remedy=_TOO_LARGE)
+    data = path.read_bytes()
+    notes: list[str] = []
+    try:
+        # Our own limit is lower than the one that Pillow warns of, and odd metadata of a TIFF is no
+        # fault of its pixels.
+        with without_warnings():
+            _check_whole(data, path)
+            with _open(data) as image:
+                _check_kind(image, path)
+                deep = _is_deep(image)
+                image.load()
+                form = "JPEG" if image.format == "MPO" else str(image.format)
+                exif = _exif(image)
+                note = _note(image, exif)
+                mode, pixels = _grey(image, _deep(data, image) if deep else None, data, path, notes)
+                if form != "TIFF":  # those are turned by Pillow
+                    pixels = _turned(pixels, exif.get(_ORIENTATION))
+    except MrbridgeError:
+        raise
+    except UnidentifiedImageError:
+        what = "is not a PNG, TIFF or JPEG image"
+        if data.startswith((b"II*\0", b"MM\0*")):
+            what = "is a TIFF image that is damaged or whose pixels are of an unsupported type"
+        raise InputError(what, path=path, remedy="Save it as grey with 8 or 16 bit.") from None
+    except Exception as error:  # Pillow's many parsers meet damage with any exception at all
+        raise InputError(
+            f"is damaged or truncated ({error})", path=path, remedy="Get the file again."
+        ) from None
+    header = Image2DHeader(form, mode, 8 * pixels.dtype.itemsize)
+    synthetic = note.lower().startswith("synthetic")
+    return Volume(pixels[:, :, None], None, header, synthetic=synthetic, notes=tuple(notes))
+
+
+def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
+    """Write a 2D image; see `mrbridge.io.write`. JPEG has quality 95 and loses a little.
+
+    Raises:
+        OutputError: several slices, 16 bit as JPEG, values that are not finite, or a place that
+            cannot be written.
+    """
+    if volume.voxels.shape[2] != 1:
+        raise OutputError(
+            f"a volume of {volume.voxels.shape[2]} slices cannot become a 2D image",
+            path=path,
+            remedy="Write it as .nii.gz.",
+        )
+    form = _FORMATS[suffix_of(path)]
+    header = _header_for(volume, form)
+    if form == "JPEG" and header.depth != 8:
+        raise OutputError("JPEG cannot hold 16 bit", path=path, remedy="Write it as .png or .tif.")
+    pixels = _quantised(volume.voxels[:, :, 0], header.depth, path)
+    image = _coloured(pixels, header.mode)
+    with atomic_path(path) as temporary:
+        image.save(temporary, form, **_options(form, synthetic_note))
+        written = read(temporary).voxels[:, :, 0]
+        same = written.shape == pixels.shape and written.dtype == pixels.dtype
+        if not same or (form != "JPEG" and not np.array_equal(written, pixels)):
+            raise OutputError(
+                "did not come back as it was written", path=path, remedy="Check the disk."
+            )
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=("PNG", "TIFF", "JPEG"))
+
+
+def _check_whole(data: bytes, path: Path) -> None:
+    with _open(data) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(
+                f"has {image.width} x {image.height} pixels, over the limit of {MAX_PIXELS}",
+                path=path,
+                remedy=_TOO_LARGE,
+            )
+        # Loading by itself skips the CRC of a PNG's pixels and the end of a JPEG.
+        if image.format == "PNG":
+            image.verify()
+            if _PNG_END not in data:
+                raise EOFError("no end chunk")
+            _check_pixels(data)
+        elif image.format in ("JPEG", "MPO") and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+            raise EOFError("no end-of-image marker")
+
+
+def _check_pixels(data: bytes) -> None:
+    """Inflate the pixels of a PNG whose chunks are whole to the end of their stream.
+
+    Its Adler-32 is there, and Pillow does not come so far.
+    """
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    bits = width * data[24] * _SAMPLES.get(data[25], 4)
+    most = 2 * height * (1 + (bits + 7) // 8) + _BLOCK  # interlaced rows are shorter, and more
+    stream = zlib.decompressobj()
+    at, inflated = 8, 0
+    while at + 8 <= len(data):
+        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        block = data[at + 8 : at + 8 + size] if name == b"IDAT" else b""
+        while block and not stream.eof:
+            inflated += len(stream.decompress(block, _BLOCK))
+            block = stream.unconsumed_tail
+            if inflated > most:
+                raise ValueError("far more pixels than its header promises")
+        at += 12 + size
+    stream.flush()  # the last block may have held back its end
+    if not stream.eof:
+        raise EOFError("its pixels end too early")
+
+
+def _check_kind(image: Image.Image, path: Path) -> None:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise InputError(f"holds {frames} images", path=path, remedy="Save them as one file each.")
+    refused = {
+        "1": "has 1 bit: black and white only",
+        "F": "holds floating-point numbers",
+        "LAB": "is in colour (CIE Lab)",
+    }
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES) == 2 and max(tags.get(_BITS, (1,))) > 8:
+        raise InputError(
+            "holds its 16-bit channels one after the other (planar TIFF)",
+            path=path,
+            remedy="Save it as grey with 16 bit.",
+        )
+    if image.mode not in _MODES:
+        raise InputError(
+            refused.get(image.mode, f"is stored in the mode {image.mode}"),
+            path=path,
+            remedy="Save it as grey with 8 or 16 bit.",
+        )
+
+
+def _grey(
+    image: Image.Image, deep: NDArray[Any] | None, data: bytes, path: Path, notes: list[str]
+) -> tuple[str, NDArray[Any]]:
+    """The mode to write back, and the pixels (rows, columns), uint8 or uint16, on black.
+
+    Args:
+        image: loaded.
+        deep: its samples where Pillow keeps only a part of their bits.
+        data: the file.
+        path, notes: where it is; notes to log about it.
+    """
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        _check_sign(values.min() < 0, path)
+        if values.max() > 65535 or (_white_is_zero(image) and _bits(image) > 16):
+            raise InputError("is outside 0..65535", path=path, remedy="Save it with 16 bit.")
+        values = values.astype(np.uint16)
+    elif deep is not None:
+        values = deep
+    elif image.mode in ("P", "CMYK", "YCbCr"):
+        opaque = "transparency" not in image.info
+        values = np.asarray(image.convert("RGB" if opaque else "RGBA"))
+    else:
+        values = np.asarray(image)
+        signed = _SIGNED in getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, ())
+        _check_sign(signed and values.max() > 127, path)  # Pillow reads it as unsigned
+    top = np.iinfo(values.dtype).max
+    alpha = _alpha(values, image, data)
+    if values.ndim == 3:
+        colours = values[:, :, :1] if values.shape[2] < 3 else values[:, :, :3]
+        grey = _without_tint(colours, None if alpha is None else alpha > 0, path, notes)
+    else:
+        grey = values.copy()
+    if _white_is_zero(image):
+        grey = (2 ** _bits(image) - 1) - grey
+    if alpha is not None and (alpha < top).any():
+        count = int(np.count_nonzero(alpha < top))
+        notes.append(f"{count} pixels are transparent; it is read as on a black background")
+        grey = np.rint(grey * (alpha / top)).astype(values.dtype)
+    keeps = image.mode in _CHANNELS and values.dtype == np.uint8
+    return image.mode if keeps else "L", grey
+
+
+def _check_sign(has_negative: bool | np.bool_, path: Path) -> None:
+    if has_negative:
+        raise InputError(
+            "has negative pixels (signed numbers)",
+            path=path,
+            remedy="Add an offset and save it with unsigned 16 bit.",
+        )
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it has 16 bit and several channels, of which Pillow drops the lower 8 bits."""
+    tiles = getattr(image, "tile", [])
+    return image.mode in _CHANNELS and ";16" in (str(tiles[0].args) if tiles else "")
+
+
+def _deep(data: bytes, image: Image.Image) -> NDArray[np.uint16]:
+    """The samples of an image of 16 bit and several channels, (rows, columns, channels)."""
+    if data.startswith(b"\x89PNG") and data[25] == _GREY_ALPHA:
+        # Two samples of 16 bit are filtered and interlaced as four of 8 bit (PNG 1.2, 6 and 2.6).
+        head = data[12:24] + bytes((8, _COLOUR_ALPHA)) + data[26:29]
+        check = zlib.crc32(head).to_bytes(4, "big")
+        samples = np.array(_open(data[:12] + head + check + data[33:]))
+        return samples.view(">u2").astype(np.uint16)
+    # Read with the other byte order, the byte that Pillow keeps is the lower one.
+    low = _open(data)
+    other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    tiles = []
+    for tile in getattr(low, "tile", []):
+        raw, *rest = (tile.args,) if isinstance(tile.args, str) else tile.args
+        raw = raw[:-1] + other[raw[-1]]
+        tiles.append(tile._replace(args=raw if isinstance(tile.args, str) else (raw, *rest)))
+    setattr(low, "tile", tiles)  # noqa: B010
+    return np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
+
+
+def _alpha(values: NDArray[Any], image: Image.Image, data: bytes) -> NDArray[Any] | None:
+    """How opaque pixels are, (rows, columns), in the type of `values`; None where all are."""
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        return values[:, :, -1]
+    key = image.info.get("transparency")
+    if key is None or image.mode == "P":
+        return None
+    if image.mode == "L" and data.startswith(b"\x89PNG"):
+        key = key * (255 // (2 ** min(data[24], 8) - 1))  # as Pillow scales 1, 2 and 4 bit
+    hidden = values == np.array(key)
+    hidden = hidden.all(axis=2) if hidden.ndim == 3 else hidden
+    return np.where(hidden, 0, np.iinfo(values.dtype).max).astype(values.dtype)
+
+
+def _without_tint(
+    colours: NDArray[Any], visible: NDArray[np.bool_] | None, path: Path, notes: list[str]
+) -> NDArray[Any]:
+    """The brightness of an image whose channels are nearly equal, (rows, columns)."""
+    if colours.shape[2] == 1:
+        return colours[:, :, 0].copy()
+    top = np.iinfo(colours.dtype).max
+    apart = np.ptp(colours, axis=2)
+    most = int(apart.max() if visible is None else apart.max(where=visible, initial=0))
+    if most > _TINT * top:
+        raise InputError(
+            f"is in colour (its channels differ by up to {most} of {top} levels)",
+            path=path,
+            remedy="Save the MR image in grey, without colour map, overlay or labels.",
+        )
+    if most:
+        notes.append(f"its channels differ by up to {most} of {top} levels; it is read as grey")
+    # Of equal channels the very value.
+    return np.rint(colours @ _LUMA).astype(colours.dtype)
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    """Whether a TIFF's numbers grow towards black, which Pillow heeds only in 8 bit."""
+    tags = getattr(image, "tag_v2", {})
+    return image.mode.startswith("I") and bool(tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits of a sample of a TIFF."""
+    return int(image.tag_v2.get(_BITS, (16,))[0])  # type: ignore[attr-defined]
+
+
+def _turned(pixels: NDArray[Any], orientation: Any) -> NDArray[Any]:
+    """Stored pixels (rows, columns) as viewers show them (Exif 2.32, 4.6.4 A, tag 274).
+
+    From 5 on rows and columns change places; then come a flip of rows, of columns, or both.
+    """
+    if orientation not in range(2, 9):
+        return pixels
+    pixels = pixels.T if orientation >= 5 else pixels
+    rows, columns = (-1 if orientation in flips else 1 for flips in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return np.ascontiguousarray(pixels[::rows, ::columns])
+
+
+def _exif(image: Image.Image) -> Mapping[int, Any]:
+    try:
+        return image.getexif()
+    except Exception:  # the pixels are whole
+        return {}
+
+
+def _note(image: Image.Image, exif: Mapping[int, Any]) -> str:
+    texts = getattr(image, "text", {}) if image.format == "PNG" else {}
+    return str(texts.get("Description") or exif.get(_DESCRIPTION, ""))
+
+
+def _header_for(volume: Volume, form: str) -> Image2DHeader:
+    header = volume.header
+    if not isinstance(header, Image2DHeader):
+        depth = 16 if volume.voxels.dtype == np.uint16 else 8
+        return Image2DHeader(form, "L", depth)
+    mode = _PLAIN.get(header.mode, header.mode) if form == "JPEG" else header.mode
+    return Image2DHeader(form, mode if header.depth == 8 else "L", header.depth)
+
+
+def _quantised(values: NDArray[Any], depth: int, path: Path) -> NDArray[Any]:
+    if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+        raise OutputError("its pixels are not finite real numbers", path=path)
+    rounded = np.rint(values) if values.dtype.kind == "f" else values
+    top = 2**depth - 1
+    return np.clip(rounded, 0, top).astype(np.uint8 if depth == 8 else np.uint16)
+
+
+def _coloured(pixels: NDArray[Any], mode: str) -> Image.Image:
+    if mode == "L":
+        return Image.fromarray(pixels)
+    channels = [pixels] * (_CHANNELS[mode] - (mode in _PLAIN))
+    if mode in _PLAIN:
+        channels.append(np.full_like(pixels, 255))
+    return Image.fromarray(np.stack(channels, axis=2))
+
+
+def _options(form: str, note: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"JPEG": {"quality": 95, "subsampling": 0}}.get(form, {})
+    if note is None:
+        return options
+    if form == "PNG":
+        info = PngInfo()
+        info.add_text("Description", note)
+        return {"pnginfo": info}
+    exif = Image.Exif()
+    exif[_DESCRIPTION] = note.encode("ascii", "replace").decode("ascii")
+    return {**options, "exif": exif}

@@ -1,1 +1,0 @@
-"""Preparation: from any supported input to a store that networks train on."""

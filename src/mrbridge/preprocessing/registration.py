@@ -1,0 +1,355 @@
+"""Registration of two scans of the same head.
+
+Contrasts may differ, so the measure is mutual information (Mattes et al. 2003,
+doi:10.1109/TMI.2003.809072; Viola and Wells 1997). It has local maxima: several starts are followed
+on a coarse grid, the best of them to the end, and if these disagree there is no result.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+
+from mrbridge.errors import InputError
+from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.resample import (
+    Matrix,
+    blurred,
+    flipped,
+    from_sitk,
+    furthest,
+    moved,
+    to_image,
+)
+from mrbridge.preprocessing.search import Level, share_inside, shrunk
+from mrbridge.preprocessing.settings import TransformKind
+from mrbridge.volume import Volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+AGREEMENT_MM = 1.0
+"""Starts that end further apart than this disagree."""
+
+FURTHEST_MM = 120.0
+"""A head that would have to move further does not belong to this scan."""
+
+STRONGEST_STRETCH = 1.25
+"""Nor does one that would have to grow or shrink by more, along any direction."""
+
+LEAST_OVERLAP = 0.5
+"""Nor one with less than this share in the other scan's field of view."""
+
+_LEVELS_MM = (8.0, 4.0, 2.0)
+_STEPS_MM = (4.0, 1.0, 0.5)  # the first step at each level,
+_LAST_STEP_MM = 0.01  # and the last
+_ITERATIONS = 100
+_BINS = 50
+_SAMPLES = (20_000, 20_000, 80_000)  # voxels of each step, at each level
+_COMPARED = 200_000  # voxels that results are compared on
+_REFINED = 3  # starts that are followed to the end
+_TILT = math.radians(12)
+_MARGIN_MM = 10.0  # of air around the head
+_EQUAL = 0.02  # results with less mutual information than the best, by this share, are discarded
+_NEAR_MM = 5.0  # coarse results that are nearer to the final one than this agree with it
+_SAME_MM = 0.5  # coarse results that are nearer to one another than this are one
+_HOPELESS_MM = 30.0  # and those that are further from the best one will not reach it
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """The transform from a moving to a fixed scan, and how certain it is.
+
+    Attributes:
+        transform: (4, 4), from positions in the moving to positions in the fixed scan, RAS+ mm.
+        kind: `rigid` (6 degrees of freedom) or `affine` (12).
+        before, after: mutual information in nats, without and with the transform, on voxels of
+            the finest level (2 mm, or the scan's own if they are larger).
+        displacement_mm: the furthest that any point of the head moves.
+        residual_mm: uncertainty: of the starts that were followed to the end and reached the best
+            mutual information (within 2 %), each with random voxels of its own, the largest
+            distance between the positions to which two of them move a point of the head.
+        agreeing, starts: of so many starts, so many came within 5 mm on the coarsest grid.
+        overlap: share of the fixed scan's head in the moving scan's field of view.
+    """
+
+    transform: Matrix
+    kind: TransformKind
+    before: float
+    after: float
+    displacement_mm: float
+    residual_mm: float
+    agreeing: int
+    starts: int
+    overlap: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Readable numbers."""
+        return {
+            "kind": self.kind,
+            "moving_to_fixed_ras_mm": np.round(self.transform, 8).tolist(),
+            "mutual_information_before": round(self.before, 5),
+            "mutual_information_after": round(self.after, 5),
+            "displacement_mm": round(self.displacement_mm, 3),
+            "residual_mm": round(self.residual_mm, 3),
+            "starts_agreeing": self.agreeing,
+            "starts": self.starts,
+            "overlap": round(self.overlap, 4),
+        }
+
+
+def register(
+    moving: Volume, fixed: Volume, kind: TransformKind = "rigid", seed: int = 0
+) -> Registration:
+    """Register a scan to another one of the same head, of any contrast.
+
+    Reproducible bit for bit for the same seed: one thread sums in one order.
+
+    Args:
+        moving, fixed: scans with affines; whole heads or stripped brains, not one of each.
+        kind: `rigid` within a session; `affine` if scanners differ or scans are distorted.
+        seed: of the random voxels.
+
+    Raises:
+        InputError: a 2D image, an image that shows nothing, or it did not converge: starts
+            disagree, the scans share less information with the transform than without, or the
+            result is implausible (`FURTHEST_MM`, `STRONGEST_STRETCH`, `LEAST_OVERLAP`).
+    """
+    search = _PairSearch(_landmarks(moving), _landmarks(fixed), kind, seed)
+    coarse = search.coarse_ends()
+    chosen = search.different(coarse)
+    apart = min(search.spread([chosen[0], other]) for other in chosen[1:])
+    if apart > _HOPELESS_MM:
+        raise _not_converged(f"the best starts end {apart:.0f} mm apart")
+    ends = [search.refined(end, number) for number, end in enumerate(chosen)]
+    values = [search.information(end) for end in ends]
+    best = int(np.argmax(values))
+    enough = (1 - _EQUAL) * values[best]
+    equal = [end for end, value in zip(ends, values, strict=True) if value >= enough]
+    residual = search.spread(equal)
+    if len(equal) < 2 or residual > AGREEMENT_MM:
+        raise _not_converged(f"starts end up to {search.spread(ends):.1f} mm apart")
+    return _plausible(
+        Registration(
+            transform=ends[best],
+            kind=kind,
+            before=search.information(np.eye(4)),
+            after=values[best],
+            displacement_mm=search.spread([np.eye(4), ends[best]]),
+            residual_mm=residual,
+            agreeing=sum(search.spread([end, ends[best]]) <= _NEAR_MM for end in coarse),
+            starts=len(coarse),
+            overlap=share_inside(search.fixed.points, ends[best], moving),
+        )
+    )
+
+
+def _plausible(result: Registration) -> Registration:
+    """The result, or identity if nothing better and nothing different was found."""
+    if not result.after > 0:
+        raise _not_converged("the scans have nothing in common")
+    if result.after <= result.before:
+        if result.displacement_mm > AGREEMENT_MM:
+            raise _not_converged(
+                f"mutual information falls from {result.before:.3f} to {result.after:.3f} nats"
+            )
+        result = replace(result, transform=np.eye(4), after=result.before, displacement_mm=0.0)
+    if result.displacement_mm > FURTHEST_MM:
+        raise _not_converged(f"the head would have to move by {result.displacement_mm:.0f} mm")
+    stretches = np.linalg.svd(result.transform[:3, :3], compute_uv=False)
+    if stretches.max() > STRONGEST_STRETCH or stretches.min() < 1 / STRONGEST_STRETCH:
+        raise _not_converged(f"the head would have to be stretched by {stretches.max():.2f}")
+    if result.overlap < LEAST_OVERLAP:
+        raise _not_converged(f"only {result.overlap:.0%} of the head is in both fields of view")
+    return result
+
+
+def _not_converged(why: str) -> InputError:
+    return InputError(
+        f"registration did not converge: {why}",
+        remedy="Check that both scans are of one head, or register them by other means.",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Landmarks:
+    """A scan, its brightest 0.5 % clipped; all positions in RAS+ mm.
+
+    Attributes:
+        volume: float32.
+        box: of voxels that hold the head and a margin.
+        points: (n, 3), some thousands, evenly spread over the head.
+        centre: (3,), of the head's mass.
+        middle: (3,), of the field of view.
+    """
+
+    volume: Volume
+    box: tuple[slice, ...]
+    points: Matrix
+    centre: Matrix
+    middle: Matrix
+
+    def cropped(self) -> Volume:
+        """The head and a margin."""
+        assert self.volume.affine is not None
+        affine = self.volume.affine.copy()
+        first = np.array([[part.start for part in self.box]], float)
+        affine[:3, 3] = moved(first, self.volume.affine)[0]
+        return Volume(self.volume.voxels[self.box], affine)
+
+
+def _landmarks(volume: Volume) -> _Landmarks:
+    if volume.affine is None:
+        raise InputError(
+            "a 2D image has no position in space, so it cannot be registered",
+            remedy="Give volumes.",
+        )
+    inside = Head(volume).mask
+    if not inside.any():
+        raise InputError("shows nothing to register", remedy="Leave it out.")
+    stride = np.array([-(-size // 40) for size in inside.shape])
+    points = np.argwhere(inside[tuple(slice(None, None, step) for step in stride)]) * stride
+    values = volume.voxels.astype(np.float32)
+    low = min(0.0, float(np.percentile(values, 0.5)))
+    values = np.clip(values, low, float(np.percentile(values[inside], 99.5)))
+    centres = np.array([points.mean(axis=0), (np.array(inside.shape) - 1) / 2])
+    centre, middle = moved(centres, volume.affine)
+    box = _box_around(inside, volume)
+    points = moved(points, volume.affine)
+    return _Landmarks(Volume(values, volume.affine), box, points, centre, middle)
+
+
+def _box_around(inside: np.ndarray, volume: Volume) -> tuple[slice, ...]:
+    """The voxels of a mask (i, j, k) and a margin, within the field of view."""
+    part = ndimage.find_objects(inside.astype(np.uint8))[0]
+    ends = np.array([(one.start, one.stop - 1) for one in part], float)
+    margin = _MARGIN_MM / np.array(volume.spacing)
+    low = np.maximum(np.floor(ends[:, 0] - margin), 0).astype(int)
+    high = np.minimum(np.ceil(ends[:, 1] + margin) + 1, inside.shape).astype(int)
+    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+
+
+class _PairSearch:
+    """Both scans at every level; transforms are matrices from moving to fixed, RAS+ mm."""
+
+    def __init__(
+        self, moving: _Landmarks, fixed: _Landmarks, kind: TransformKind, seed: int
+    ) -> None:
+        self.moving, self.fixed, self.kind, self.seed = moving, fixed, kind, seed
+        part, whole = fixed.cropped(), moving.volume
+        # Of equally thick slices: else the optimum is off by half a millimetre and more.
+        images = blurred(to_image(part), part, whole), blurred(to_image(whole), whole, part)
+        # ITK's steps mix rotations (or entries of a matrix) and shifts. In units of the head's
+        # radius of gyration, one of either moves the head as far as one of the other.
+        square = np.square(fixed.points - fixed.centre).mean()
+        self.unit = math.sqrt(2 * float(square))
+        self.levels = [
+            Level(
+                _in_units(shrunk(images[0], spacing), self.unit),
+                _in_units(shrunk(images[1], spacing), self.unit),
+                samples=samples,
+                bins=_BINS,
+                last_step=_LAST_STEP_MM / self.unit,
+                iterations=_ITERATIONS,
+            )
+            for spacing, samples in zip(_LEVELS_MM, _SAMPLES, strict=True)
+        ]
+
+    def coarse_ends(self) -> list[Matrix]:
+        """Where the starts end on the coarsest grid, best first.
+
+        The scans as they are, centre on centre of the fields of view, and of the heads; then the
+        best of these, tilted about each axis.
+        """
+        shifts = (
+            np.zeros(3),
+            self.fixed.middle - self.moving.middle,
+            self.fixed.centre - self.moving.centre,
+        )
+        ends = [self._followed(_shift(shift), 0, "rigid", self.seed) for shift in shifts]
+        best = max(ends, key=lambda end: end[0])[1]
+        for axis in range(3):
+            for angle in (-_TILT, _TILT):
+                tilted = _rotation(axis, angle, self.fixed.centre) @ best
+                ends.append(self._followed(tilted, 0, "rigid", self.seed))
+        return [end for _, end in sorted(ends, key=lambda end: -end[0])]
+
+    def different(self, ends: list[Matrix]) -> list[Matrix]:
+        """The best three different ones, if there are so many."""
+        chosen: list[Matrix] = []
+        for end in ends:
+            if all(self.spread([end, other]) > _SAME_MM for other in chosen):
+                chosen.append(end)
+        return (chosen + ends[1:])[:_REFINED]
+
+    def refined(self, start: Matrix, number: int) -> Matrix:
+        """A coarse result, followed to the end with random voxels of its own."""
+        seed = self.seed + number
+        result = self._followed(start, 1, "rigid", seed)[1]
+        if self.kind == "affine":
+            result = self._followed(result, 1, "affine", seed)[1]
+        return self._followed(result, 2, self.kind, seed)[1]
+
+    def information(self, transform: Matrix) -> float:
+        """Mutual information in nats at the finest level, always on the same random voxels."""
+        return self.levels[2].information(self._to_sitk(transform, "affine"), self.seed, _COMPARED)
+
+    def spread(self, transforms: list[Matrix]) -> float:
+        """The largest distance between the positions from which two of them bring a point of the
+        fixed scan's head."""
+        places = [moved(self.fixed.points, np.linalg.inv(matrix)) for matrix in transforms]
+        return max((furthest(one, other) for one in places for other in places), default=0.0)
+
+    def _followed(
+        self, start: Matrix, level: int, kind: TransformKind, seed: int
+    ) -> tuple[float, Matrix]:
+        """Uphill from a start at one level: (mutual information, transform)."""
+        step = _STEPS_MM[level] / self.unit
+        value, end = self.levels[level].climb(self._to_sitk(start, kind), step, seed)
+        if value == 0:
+            return 0.0, start
+        matrix = from_sitk(end)
+        matrix[:3, 3] *= self.unit
+        return value, matrix
+
+    def _to_sitk(self, transform: Matrix, kind: TransformKind) -> sitk.Transform:
+        """About the centre of the fixed head, so that rotations hardly shift it."""
+        import SimpleITK as sitk
+
+        inverse = flipped(np.linalg.inv(transform))
+        centre = self.fixed.centre * (-1, -1, 1)  # LPS+
+        result = sitk.Euler3DTransform() if kind == "rigid" else sitk.AffineTransform(3)
+        result.SetCenter((centre / self.unit).tolist())
+        result.SetMatrix(inverse[:3, :3].ravel().tolist(), *([1e-6] if kind == "rigid" else []))
+        shift = inverse[:3, :3] @ centre + inverse[:3, 3] - centre
+        result.SetTranslation((shift / self.unit).tolist())
+        return result
+
+
+def _in_units(image: sitk.Image, unit: float) -> sitk.Image:
+    """The same image, its positions in another unit than millimetres."""
+    import SimpleITK as sitk
+
+    result = sitk.Image(image)
+    result.SetSpacing([step / unit for step in image.GetSpacing()])
+    result.SetOrigin([place / unit for place in image.GetOrigin()])
+    return result
+
+
+def _shift(by: Matrix) -> Matrix:
+    result = np.eye(4)
+    result[:3, 3] = by
+    return result
+
+
+def _rotation(axis: int, angle: float, centre: Matrix) -> Matrix:
+    """A rotation about one axis through a centre."""
+    one, other = [k for k in range(3) if k != axis]
+    turn = np.eye(4)
+    turn[[one, other], [one, other]] = math.cos(angle)
+    turn[one, other], turn[other, one] = -math.sin(angle), math.sin(angle)
+    return _shift(centre) @ turn @ _shift(-centre)
