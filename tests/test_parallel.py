@@ -180,7 +180,7 @@ def idle(folder: str) -> None:
 def test_processes_end_with_the_one_that_hands_out_the_work(tmp_path: Path) -> None:
     code = f"""
 from mrbridge.parallel import map_scans
-from tests.test_scale import idle
+from tests.test_parallel import idle
 if __name__ == "__main__":
     list(map_scans(idle, [{str(tmp_path)!r}] * 2, workers=2, label="idle"))
 """

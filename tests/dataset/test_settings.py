@@ -24,7 +24,7 @@ Maker = Callable[..., Path]
 
 
 def test_settings_are_imported_without_arrays_and_networks() -> None:
-    modules = [f"mrbridge.{name}.settings" for name in ("preparation", "data", "phantom")]
+    modules = [f"mrbridge.{name}.settings" for name in ("preprocessing", "dataset", "phantom")]
     program = (
         f"import sys, {', '.join(modules)}\n"
         "print({'torch', 'numpy', 'scipy', 'nibabel', 'SimpleITK'} & set(sys.modules))"
