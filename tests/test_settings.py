@@ -116,7 +116,7 @@ def test_keys_and_merging() -> None:
 def test_assignments() -> None:
     told = read_assignments(["a.b=3", "a.c=[1, 2]", "name=x=y", "empty="])
     assert told == {"a": {"b": 3, "c": [1, 2]}, "name": "x=y", "empty": None}
-    for bad in ("novalue", "=3", "a=[1", "a=" + "[" * 10_000):
+    for bad in ("novalue", "=3", "a=[1", "a=" + "[" * 10_000, "a=\x07"):
         with pytest.raises(SettingsError, match=r"assignment|YAML"):
             read_assignments([bad])
 
@@ -127,7 +127,7 @@ def test_yaml(tmp_path: Path) -> None:
     assert read_yaml(path) == {"rate": 0.5, "inner": {"epochs": 4}}
     path.write_text("")
     assert read_yaml(path) == {}
-    for bad in ("- a\n- b\n", "a: [1\n", "[" * 10_000):
+    for bad in ("- a\n- b\n", "a: [1\n", "[" * 10_000, "a: \x1b[2J", "a: \ufffe"):
         path.write_text(bad)
         with pytest.raises(SettingsError, match=r"run\.yaml"):
             read_yaml(path)

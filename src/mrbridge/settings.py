@@ -155,8 +155,9 @@ def _parse_yaml(text: str) -> Any:
     """
     if len(text) > _MOST_BYTES:
         raise ValueError(f"it is longer than {_MOST_BYTES} characters")
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)  # refuses control characters
         node = loader.get_single_node()
         if node is None:
             return None
@@ -172,7 +173,8 @@ def _parse_yaml(text: str) -> Any:
     except (LookupError, AttributeError, TypeError, ArithmeticError):
         raise ValueError("a value is not of the type that its tag names") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
