@@ -180,6 +180,18 @@ def both_forms() -> nib.Nifti1Header:
     return head
 
 
+def test_a_damaged_end_of_the_magic_is_not_copied(tmp_path: Path) -> None:
+    """NIfTI-2 ends its magic with line ends; nibabel refuses a file with others."""
+    source = tmp_path / "source.nii"
+    image = nib.Nifti2Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    nib.save(image, source)
+    content = bytearray(source.read_bytes())
+    content[8:12] = b"\n\n\x1a\n"  # as a transfer in text mode leaves it
+    source.write_bytes(content)
+    copy = io.write(io.read(source), tmp_path / "copy.nii")
+    np.testing.assert_array_equal(nib.load(copy).get_fdata(), image.get_fdata())
+
+
 @pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])
 @pytest.mark.parametrize("row", [[0, 0, 0, 0], [np.nan, 0, 0, 0]])
 @pytest.mark.parametrize("rows", [("srow_x", "srow_y", "srow_z"), ("srow_z",)])

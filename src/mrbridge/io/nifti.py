@@ -386,6 +386,8 @@ def _header_for(volume: Volume, voxels: NDArray[Any]) -> Any:
     if isinstance(volume.header, nib.Nifti1Header):  # Nifti2Header is one too
         header = volume.header.copy()
         header["magic"] = header.single_magic
+        if "eol_check" in header:  # NIfTI-2: the end of its magic, which readers check
+            header["eol_check"] = (13, 10, 26, 10)
     else:
         header = nib.Nifti1Header()
         header.set_data_shape(voxels.shape)
