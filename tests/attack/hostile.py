@@ -254,8 +254,13 @@ def broken(said: Said, before: dict[str, str], folder: Path) -> str | None:
     if after != before:
         return f"changed {sorted(set(after.items()) ^ set(before.items()))[:3]}"
     for path in folder.glob("out/**/*.nii*"):
-        if path.is_file() and not np.isfinite(nib.load(path).get_fdata()).all():
-            return f"{path.name} is not finite"
+        if path.is_file():
+            try:
+                values = nib.load(path).get_fdata()
+            except Exception as error:  # of nibabel, which other programs rely on
+                return f"{path.name} cannot be read: {error}"
+            if not np.isfinite(values).all():
+                return f"{path.name} is not finite"
     return None
 
 
