@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="download",
-    help="Download public data sets as BIDS, with their licence and citation.",
+    help="Download public datasets as BIDS.",
     epilog="Example: mrbridge download ixi --contrast T1w T2w -o ixi",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,

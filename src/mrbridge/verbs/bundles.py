@@ -55,7 +55,10 @@ def train(
         ),
     ] = 1,
 ) -> None:
-    """Train a translation model. RUN/bundle can be used from the first validation on."""
+    """Train a translation model.
+
+    RUN/bundle can be used from the first validation on.
+    """
     from mrbridge.training.folder import check_replaceable, check_unused, is_follower, refuse_url
     from mrbridge.training.settings import preset as find_preset
     from mrbridge.training.settings import resolve
@@ -129,7 +132,7 @@ def info(
         str, typer.Argument(metavar="MODEL|PRESET", help="A run, a bundle, shipped or a preset.")
     ] = SHIPPED,
 ) -> None:
-    """Show a model or preset: networks, parameters, data, scores, settings."""
+    """Show the card of a model, or a preset."""
     from mrbridge.training.settings import PRESETS
     from mrbridge.training.settings import preset as find_preset
 

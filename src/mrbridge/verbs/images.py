@@ -118,7 +118,7 @@ def evaluate(
     workers: Workers = 1,
     dask: Dask = None,
 ) -> None:
-    """Score a model on pairs of scans, or synthetic images against real scans."""
+    """Score a model on pairs, or synthetic against real scans."""
     if model is not None:
         locate(model)
     for path in (pairs, real, synthetic, mask):

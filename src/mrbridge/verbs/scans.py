@@ -43,7 +43,10 @@ def demo(
     ] = 0,
     overwrite: OverwriteAll = False,
 ) -> None:
-    """The whole chain on simulated subjects: phantom, prepare, train, translate, evaluate."""
+    """Run the whole chain on simulated subjects.
+
+    It simulates, prepares, trains, translates and evaluates.
+    """
     if not overwrite:
         must_be_new(out)
     with quick_imports():
@@ -62,7 +65,7 @@ def phantom(
     workers: Workers = 1,
     overwrite: OverwritePhantom = False,
 ) -> None:
-    """Simulate subjects whose T1w and T2w are in register, as a BIDS dataset."""
+    """Simulate T1w and T2w scans in register, as a BIDS dataset."""
     with quick_imports():
         from mrbridge.phantom import write_bids
 
@@ -95,7 +98,9 @@ def prepare(
     workers: Workers = 1,
     dask: Dask = None,
 ) -> None:
-    """Prepare scans for training; run again, it does only what changed.
+    """Prepare scans for training.
+
+    A second run prepares only what changed.
 
     Subjects are held out whole. With too few of them, each series of 8 or more slices gives up a
     block for validation; up to 3 slices on either side of it, at most a fifth of the series in all,
@@ -169,7 +174,10 @@ def inspect(
     workers: Workers = 1,
     dask: Dask = None,
 ) -> None:
-    """Tell what is there and what is wrong; without -o or --fix only headers are read."""
+    """List scans from their headers, or check a dataset.
+
+    With -o or --fix the images are read and checked, too.
+    """
     must_exist(path)
     crew = who_works(workers, dask)
     with quick_imports():
