@@ -255,7 +255,7 @@ class TestFiles:
         plain = shutil.copy(scan, tmp_path / "in" / "plain.nii.gz")
         with pytest.raises(OutputError, match="replace its source"):
             translate(plain, tmp_path / "in", model=tiny_bundle, device="cpu")
-        with pytest.raises(OutputError, match="no known format"):
+        with pytest.raises(OutputError, match="unknown format"):
             translate(scan, tmp_path / "made.txt", model=tiny_bundle, device="cpu")
         with pytest.raises(OutputError, match="cannot become a 2D image"):
             translate(scan, tmp_path / "made.png", model=tiny_bundle, device="cpu")

@@ -222,7 +222,7 @@ def translate_file(request: Request, path: Path, out: Path) -> Translation:
         out = out / _output_name(path, to)
     elif not is_readable(out):
         raise OutputError(
-            "is of no known format", path=out, remedy=f"Name a folder, or {', '.join(FORMATS)}."
+            "has an unknown format", path=out, remedy=f"Name a folder, or {', '.join(FORMATS)}."
         )
     return _translate(request, Item(path, out, to))
 

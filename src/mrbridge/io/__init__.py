@@ -63,7 +63,7 @@ def read(
             chosen = dicom.choose_series(dicom.find_series(path, files), None, series, force=force)
             return dicom.read_series(chosen, allow_gaps=allow_gaps)
         raise InputError(
-            "is of no known format",
+            "has an unknown format",
             path=path,
             remedy=f"Known: {', '.join(FORMATS)}, and folders of DICOM files.",
         )
@@ -108,7 +108,7 @@ def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None
     form = FORMATS.get(suffix_of(path))
     if form is None:
         raise OutputError(
-            "is of no known format", path=path, remedy=f"Known: {', '.join(FORMATS)}."
+            "has an unknown format", path=path, remedy=f"Known: {', '.join(FORMATS)}."
         )
     if synthetic_note is None and volume.synthetic:
         synthetic_note = _UNNAMED_NOTE

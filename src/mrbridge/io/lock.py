@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import OutputError
+from mrbridge.io.atomic import writing
 from mrbridge.io.temporary import LOCK, is_alive, process_start, temporary_name, this_machine
 from mrbridge.json_text import parse_json
 from mrbridge.urls import shown, url_of
@@ -60,15 +61,9 @@ def only_writer(
             yield
         return
     path = folder / LOCK
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _take(path, json.dumps(me), message)
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})",
-            path=folder,
-            remedy="Check the free space and the permissions, or choose another place.",
-        ) from error
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(path, me, ended), daemon=True)
     beating.start()

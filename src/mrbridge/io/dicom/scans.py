@@ -49,7 +49,7 @@ def find_scans(
         whole = series.why_not is None or (allow_gaps and series.is_image and series.gaps > 0)
         reason = series.why_not
         if contrast is None:
-            reason = reason or f"is of no known contrast: {series.contrast_reason}"
+            reason = reason or f"has an unknown contrast: {series.contrast_reason}"
         elif wanted is None and series.identity.is_doubtful and (series.study, contrast) in plain:
             whole, reason = (
                 False,
