@@ -95,10 +95,27 @@ class TestOutput:
         out = run(tiny_bundle, tmp_path, tmp_path.with_name("out"))
         assert io.read(out).synthetic
 
-    def test_a_series_as_reference(self, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
-        """`match` takes a folder of one series."""
-        run(tiny_bundle, study, tmp_path / "real", to="T1w")
-        run(tiny_bundle, study, tmp_path / "out", match=tmp_path / "real")
+    def test_a_series_as_reference(
+        self,
+        tiny_bundle: Bundle,
+        study: Path,
+        make_scan: Callable[..., Volume],
+        tmp_path: Path,
+    ) -> None:
+        """`match` takes a folder of one series, with the same result as its volume."""
+        scan = make_scan(7, "T2w")
+        save(tmp_path / "real", datasets(replace(scan, voxels=3 * scan.voxels), **T2W))
+        results = {
+            "typical": None,
+            "folder": tmp_path / "real",
+            "volume": io.read(tmp_path / "real"),
+        }
+        typical, folder, volume = (
+            io.read(run(tiny_bundle, study, tmp_path / name, match=match)).voxels
+            for name, match in results.items()
+        )
+        np.testing.assert_array_equal(folder, volume)
+        assert not np.array_equal(folder, typical)
 
     def test_again_gives_the_same_bytes(
         self, tiny_bundle: Bundle, study: Path, tmp_path: Path

@@ -209,9 +209,12 @@ class TestRefusals:
         with pytest.raises(SettingsError, match="keeps its networks, seed"):
             train(small_store, run, resume=True, **changes, device="cpu")
 
-    def test_the_same_settings_again_are_no_change(self, small_store: Store, run: Path) -> None:
+    def test_equal_settings_are_accepted(self, small_store: Store, run: Path) -> None:
         changes = {"preset": "bridge", "batch_size": 2, "networks": {"image_size": 32}}
-        train(small_store, run, resume=True, **changes, device="cpu")
+        before = (run / "settings.yaml").read_bytes()
+        again = train(small_store, run, resume=True, **changes, device="cpu")
+        assert [row["epoch"] for row in again.rows] == [1]
+        assert (run / "settings.yaml").read_bytes() == before
 
     def test_what_pairs_leave_to_other_losses_is_no_change(
         self, small_store: Store, tmp_path: Path
