@@ -145,6 +145,7 @@ def _prepare(
             remedy="Run it again: it continues from here.",
             counts={"done": len(prepared), "failed": len(failures), "scans": len(jobs)},
         ) from None
+    sweep(out / "scans")  # what killed workers left
     log_left_out(
         [(Path(remark.name), remark.reason) for remark in ignored],
         None if any(job.scan.series for job in jobs) else Path(),
