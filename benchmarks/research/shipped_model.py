@@ -1,9 +1,14 @@
 """Train the model that mrbridge ships, on simulated subjects only.
 
-    python -m benchmarks.research.shipped_model --work DIR [--subjects 64] [--steps 2700] [--seed 0]
+    python -m benchmarks.research.shipped_model --work DIR [--labels DIR] [--masks DIR]
+        [--pathology 0.6] [--subjects 64] [--steps 2700] [--seed 0] [--start MODEL]
 
-Writes `DIR/bundle`. Subjects are simulated once and kept in DIR; a training that was stopped goes
-on where it was (call it again).
+Writes `DIR/bundle`. Subjects are simulated once and kept in DIR; call it again to continue a
+training that was stopped.
+
+Label maps: training_seg_01 to 16 of https://github.com/BBillot/SynthSeg, folder
+data/training_label_maps (Apache-2.0; 17 to 20 are for validation). Lesion masks in MNI space: those
+of OpenNeuro ds004889, one a patient.
 """
 
 from __future__ import annotations
@@ -12,23 +17,32 @@ import argparse
 import json
 import math
 import time
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mrbridge.bundle import BundleManifest, save_bundle
-from mrbridge.dataset.simulated import CANONICAL, draw_group, group_augmentation, subject_groups
+from mrbridge.bundle import BundleManifest, load_bundle, save_bundle
+from mrbridge.dataset.simulated import (
+    CANONICAL,
+    draw_group,
+    group_augmentation,
+    subject_stacks,
+)
 from mrbridge.errors import MrbridgeError
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
+from mrbridge.inference.planes import OTHERS, cut, with_height
 from mrbridge.io.atomic import atomic_path
 from mrbridge.kernels import Adam, weight_cache
 from mrbridge.networks import build_generator
 from mrbridge.parallel import map_scans
 from mrbridge.phantom.subjects import varied_subject
+from mrbridge.preprocessing.geometry import fit_size
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.training import losses
@@ -40,6 +54,8 @@ SIZE = 256
 SUBJECT_SEED = 20_261_121
 RATE, BATCH, EMA, STRUCTURE, SAVE_SECONDS = 1e-3, 2, 0.9995, 0.2, 300
 WARM_STEPS = 200
+PER_PLANE = {"axial": 48, "coronal": 28, "sagittal": 28}
+LEAST_FOREGROUND = 0.02
 # A Gaussian of standard deviation 1.5, cut off at 5 pixels.
 _WINDOW = torch.exp(-0.5 * (torch.arange(-5.0, 6.0) / 1.5) ** 2)
 _WINDOW /= _WINDOW.sum()
@@ -56,19 +72,54 @@ LIMITS = (
 )
 
 
-def simulated(work: Path, index: int) -> Path:
-    """The file of a subject's groups, made where it is absent."""
-    path = work / "subjects" / f"{index:04d}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        subject = varied_subject(SUBJECT_SEED, index)
-        groups = subject_groups(subject, PreprocessSettings(), ("T1w", "T2w"), SIZE)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, groups)
-    return path
+@dataclass(frozen=True)
+class Simulation:
+    """How subjects are made: where they are kept, label maps, lesion masks, share with pathology."""
+
+    work: Path
+    labels: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    pathology: float
+
+    def path(self, index: int) -> Path:
+        """The file of a subject's groups, simulated if it is absent."""
+        path = self.work / "subjects" / f"{index:04d}.npy"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            groups = self.groups(index)
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, groups)
+        return path
+
+    def groups(self, index: int) -> NDArray[np.float16]:
+        """Groups of slices of three planes, (slices, 4, rows, columns)."""
+        # One subject in eight is the template's; the others take turns, ten in a row of one map, so
+        # that a process reads each once.
+        head = None
+        if self.labels and index % 8:
+            head = self.labels[index // 10 % len(self.labels)]
+        subject = varied_subject(
+            SUBJECT_SEED, index, labels=head, pathology=self.pathology, masks=self.masks
+        )
+        rng = np.random.default_rng([SUBJECT_SEED, index, 2])
+        stacks, _ = subject_stacks(subject, PreprocessSettings(), ("T1w", "T2w"))
+        height = round(len(stacks[0]) * float(subject.seen["T1w"].affine[2, 2]))
+        parts = [_some(stacks, PER_PLANE["axial"], rng)]
+        for plane in OTHERS:
+            turned = [cut(with_height(stack, height), plane) for stack in stacks]
+            parts.append(_some(turned, PER_PLANE[plane], rng))
+        return np.concatenate(parts)
 
 
-class Lessons:
+def _some(stacks: list[NDArray[np.float32]], count: int, rng: np.random.Generator) -> Any:
+    """Some slices that show a head, (slices, 4, rows, columns) of the size of the network."""
+    shown = np.flatnonzero((stacks[0] > -0.95).mean(axis=(1, 2)) > LEAST_FOREGROUND)
+    chosen = np.sort(rng.permutation(shown)[:count])
+    fitted = [fit_size(stack[chosen], SIZE, SIZE)[0] for stack in stacks]
+    return np.stack(fitted, axis=1).astype(np.float16)
+
+
+class Examples:
     """An endless sequence of batches, a function only of the seed and the step."""
 
     def __init__(self, paths: list[Path], seed: int) -> None:
@@ -83,8 +134,38 @@ class Lessons:
         for _ in range(BATCH):
             subject = self.subjects[rng.integers(len(self.subjects))]
             (group,) = self.change(draw_group(subject, rng)[None], [rng])
+            for seen in (0, 2):
+                group[seen] = corrupted(group[seen], rng)
             groups.append(torch.from_numpy(group))
         return torch.stack(groups)
+
+
+def corrupted(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """A slice in [-1, 1] as worse scanners and old files have it; what is black stays black.
+
+    Lower resolution along an axis with Gibbs ringing, ghosts of motion, clipped intensities, few
+    grey levels: each in a share of the slices. All ranges are choices.
+    """
+    black = image <= -1
+    if rng.random() < 0.3:
+        axis = int(rng.integers(2))
+        spectrum = np.fft.fft(image + 1, axis=axis)
+        kept = rng.uniform(0.3, 0.85)
+        frequency = np.abs(np.fft.fftfreq(image.shape[axis])) * 2 / kept
+        window = np.clip((1 - frequency) / rng.uniform(0.02, 0.5) + 0.5, 0, 1)
+        window = window[:, None] if axis == 0 else window
+        image = np.fft.ifft(spectrum * window, axis=axis).real.astype(np.float32) - 1
+    if rng.random() < 0.08:
+        axis, shift = int(rng.integers(2)), int(rng.integers(6, 60))
+        ghost = np.roll(image + 1, shift, axis) + np.roll(image + 1, -shift, axis)
+        image = image + np.float32(rng.uniform(0.01, 0.05)) * ghost
+    if rng.random() < 0.15:
+        top = np.float32(rng.uniform(0.6, 1.0))
+        image = (np.minimum(image, top) + 1) * (2 / (top + 1)) - 1
+    if rng.random() < 0.2:
+        levels = np.float32(rng.uniform(40, 256) / 2)
+        image = np.round((image + 1) * levels) / levels - 1
+    return np.where(black, np.float32(-1), np.clip(image, -1, 1)).astype(np.float32)
 
 
 def structure_loss(synthetic: Tensor, real: Tensor) -> Tensor:
@@ -134,26 +215,52 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
+    parser.add_argument("--labels", type=Path)
+    parser.add_argument("--masks", type=Path)
+    parser.add_argument("--pathology", type=float, default=0.6)
+    parser.add_argument("--start", help="a model whose weights the networks begin with")
+    parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--simulate-only", action="store_true")
+    given = parser.parse_args()
     keep_memory()
-    work = partial(simulated, given.work)
+    simulation = Simulation(
+        given.work,
+        ()
+        if given.labels is None
+        else tuple(
+            sorted(given.labels.glob("*_0?.nii.gz")) + sorted(given.labels.glob("*_1[0-6].nii.gz"))
+        ),
+        () if given.masks is None else tuple(sorted(given.masks.glob("*.nii.gz"))),
+        given.pathology,
+    )
     paths = []
     for _, outcome in map_scans(
-        work, range(given.subjects), workers=given.workers, label="simulate"
+        simulation.path, range(given.subjects), workers=given.workers, label="simulate"
     ):
         if isinstance(outcome, MrbridgeError):
             raise outcome
         paths.append(outcome)
-    train(given, Lessons(sorted(paths), given.seed))
+    if not given.simulate_only:
+        train(given, Examples(sorted(paths), given.seed))
 
 
-def train(given: argparse.Namespace, lessons: Lessons) -> None:
+def train(given: argparse.Namespace, examples: Examples) -> None:
     """Both generators side by side."""
     settings = preset("bridge").networks
     rng = torch.Generator().manual_seed(given.seed)
     names = ("to_target", "to_source")
     networks = [build_generator(settings.generator, SIZE, rng) for _ in names]
+    if given.start:
+        weights = load_bundle(given.start).weights
+        for name, network in zip(names, networks, strict=True):
+            own = {
+                k.removeprefix(f"{name}."): v.float()
+                for k, v in weights.items()
+                if k.startswith(f"{name}.")
+            }
+            network.load_state_dict(own)
     means = [averaged_copy(network) for network in networks]
-    optimizers = [Adam(network.parameters(), RATE, (0.9, 0.999)) for network in networks]
+    optimizers = [Adam(network.parameters(), given.rate, (0.9, 0.999)) for network in networks]
     step, seconds = 0, 0.0
     checkpoint = given.work / "last.ckpt"
     if checkpoint.exists():
@@ -170,8 +277,12 @@ def train(given: argparse.Namespace, lessons: Lessons) -> None:
     tick = time.monotonic()
     while step < given.steps:
         progress = min(1.0, step / given.schedule)
-        rate = RATE * min(1, (step + 1) / WARM_STEPS) * (0.5 + 0.5 * math.cos(math.pi * progress))
-        batch = lessons.batch(step)
+        rate = (
+            given.rate
+            * min(1, (step + 1) / WARM_STEPS)
+            * (0.5 + 0.5 * math.cos(math.pi * progress))
+        )
+        batch = examples.batch(step)
         step += 1
         for side, (network, mean, optimizer) in enumerate(
             zip(networks, means, optimizers, strict=True)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from mrbridge.phantom.head import head_on
+from mrbridge.phantom.head import template_head
 from mrbridge.phantom.shape import LARGEST, deformation, to_subject
 
 
 @pytest.fixture(scope="module")
 def head():
-    return head_on(4.0)
+    return template_head(4.0)
 
 
 @pytest.mark.parametrize("seed", range(4))

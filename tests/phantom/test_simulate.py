@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from mrbridge.errors import SettingsError
 from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate
-from mrbridge.phantom.head import head_on, sample
+from mrbridge.phantom.head import template_head, sample
 from mrbridge.phantom.shape import Lesions
 
 COARSE = PhantomSettings(spacing_mm=4.0)
@@ -116,13 +116,13 @@ def test_lesions_are_seen_in_t2w_and_barely_in_t1w(perfect, healthy):
 
 
 def test_the_number_of_lesions_is_within_its_range():
-    head = head_on(4.0)
+    head = template_head(4.0)
     draws = [Lesions.draw(np.random.default_rng(seed), (2, 4), head) for seed in range(30)]
     assert {len(lesions.centres) for lesions in draws} == {2, 3, 4}
 
 
 def test_most_lesions_are_next_to_the_ventricles():
-    head = head_on(4.0)
+    head = template_head(4.0)
     lesions = Lesions.draw(np.random.default_rng(0), (200, 200), head)
     fluid, hull = sample(head.maps[2:4], head.grid, lesions.centres[None, None])[:, 0, 0]
     assert np.mean(fluid < 0.5) > 0.97  # some touch them, at 4 mm

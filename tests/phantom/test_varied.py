@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from mrbridge.phantom.anatomy import paint_head
 from mrbridge.phantom.fields import Grid
-from mrbridge.phantom.head import CHANNELS, head_on
+from mrbridge.phantom.head import CHANNELS, template_head
 from mrbridge.phantom.shape import Lesions
 from mrbridge.phantom.signals import ConventionalSpinEcho, FastSpinEcho, GradientEcho, Matter
 from mrbridge.phantom.subjects import VariedSubject, _stripping, varied_subject
@@ -108,7 +108,7 @@ def test_stripping_cuts_into_one_place_and_leaves_a_rim_at_another() -> None:
 def test_flowing_blood_is_dark_in_a_spin_echo_and_bright_in_a_gradient_echo(
     refocused: bool, brighter: bool
 ) -> None:
-    head = head_on(2.0)
+    head = template_head(2.0)
     t1_weighted = ConventionalSpinEcho(550, 12) if refocused else GradientEcho(9, 3, 18)
     painted = [
         paint_head(
@@ -130,7 +130,7 @@ def test_flowing_blood_is_dark_in_a_spin_echo_and_bright_in_a_gradient_echo(
 
 
 def test_some_skulls_touch_the_brain_and_some_leave_fluid_around_it() -> None:
-    head = head_on(2.0)
+    head = template_head(2.0)
     maps = dict(zip(CHANNELS, head.maps.numpy(), strict=True))
     beside = maps["grey"] + maps["white"] + maps["fluid"] + maps["sinus"] < 0.05
     shell = (maps["hull"] < -1.5) & (maps["hull"] > -3) & beside

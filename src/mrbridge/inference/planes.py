@@ -67,11 +67,11 @@ def in_three_planes(
     """
     total, count = _counted(*make(slices, foreground))
     rows = _height(len(slices), grid)
-    high, inside = _with_height(slices, rows), _with_height(foreground.astype(np.float32), rows)
+    high, inside = with_height(slices, rows), with_height(foreground.astype(np.float32), rows)
     for plane in OTHERS:
         made, there = make(cut(high, plane), cut(inside, plane) > _HALF)
         for sum_of_all, part in zip((total, count), _counted(made, there), strict=True):
-            sum_of_all += _with_height(uncut(part, plane), len(slices))
+            sum_of_all += with_height(uncut(part, plane), len(slices))
     return np.where(count > _HALF, total / np.maximum(count, _HALF), np.float32(-1))
 
 
@@ -97,7 +97,7 @@ def _height(slices: int, grid: SliceGrid) -> int:
     return resampled_size(slices, *grid.spacing[:2])
 
 
-def _with_height(stack: Stack, slices: int) -> Stack:
+def with_height(stack: Stack, slices: int) -> Stack:
     """Axial slices resampled to another number over the same height, bicubic."""
     if len(stack) == slices:
         return stack

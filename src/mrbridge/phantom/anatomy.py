@@ -6,6 +6,7 @@ with a share between 0 and 1 does just that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.phantom.fields import Array, Grid, knots_start, random_field, random_knots, spline
-from mrbridge.phantom.head import CHANNELS, Head, sample
+from mrbridge.phantom.head import Head, sample
+from mrbridge.phantom.pathology import Pathology
 from mrbridge.phantom.shape import Lesions
 from mrbridge.phantom.signals import (
     BLOOD,
@@ -61,7 +63,8 @@ class Anatomy:
     Attributes:
         t1w, t2w: signals, float32 (x, y, z), 1 being that of pure water after full recovery.
         brain: share of brain (with ventricles and sulci) in each voxel.
-        lesions: share of lesion in each voxel.
+        lesions: share of white matter lesion in each voxel.
+        pathology: uint8, in which pathology most of a voxel is, from 1; 0: in none.
         white_signals: mean signal of white matter in each contrast, the yardstick of noise.
     """
 
@@ -69,6 +72,7 @@ class Anatomy:
     t2w: Array
     brain: Array
     lesions: Array
+    pathology: NDArray[np.uint8]
     white_signals: tuple[float, float]
 
 
@@ -133,6 +137,7 @@ def paint_head(
     lesions: Lesions,
     sequences: tuple[T1Weighted, FastSpinEcho],
     matter: Matter = TYPICAL,
+    pathology: Sequence[Pathology] = (),
 ) -> Anatomy:
     """The subject's signals on `grid`.
 
@@ -144,15 +149,17 @@ def paint_head(
         lesions: of the white matter.
         sequences: of the T1w and of the T2w scan.
         matter: grey and white, before this subject's own variation.
+        pathology: painted one over another.
     """
     values = sample(head.maps, head.grid, where)
-    maps = dict(zip(CHANNELS, values, strict=True))
+    maps = dict(zip(head.names, values, strict=True))
     blank = np.zeros((3, *grid.shape), np.float32)
     canvas = _Canvas(blank[0], blank[1], grid, where, sequences)
     lesion = blank[2]
     around_rng, fluid_rng, brain_rng, vessel_rng = rng.spawn(4)
     pulsation = fluid_rng.uniform(0.1, 0.6)
-    maps["hull"] = maps["hull"] + _tightness(around_rng, grid)
+    if "bone" not in maps:
+        maps["hull"] = maps["hull"] + _tightness(around_rng, grid)
     _paint_around(around_rng, maps, canvas, matter.fat)
     _paint_intracranial_fluid(pulsation, maps["hull"], canvas)
     brain = maps["grey"] + maps["white"] + maps["fluid"]
@@ -164,13 +171,19 @@ def paint_head(
     relaxation = _relaxation(brain_rng, parts["iron"], within.grid, matter)
     white_signals = _paint_brain(pulsation, shares, relaxation, within, matter)
     lesion[box] = lesions.share(within.places, within.grid) * np.clip(1.3 * shares["white"], 0, 1)
+    if "lesion" in parts and len(lesions.centres):
+        lesion[box] = np.maximum(lesion[box], parts["lesion"])
     t1, _ = relaxation["white"]
     within.paint_signals(
         lesion[box],
         *within.signals(LESION.density, t1 * np.float32(lesions.t1_ratio), lesions.t2),
     )
+    affected = np.zeros(grid.shape, np.uint8)
+    for number, one in enumerate(pathology, start=1):
+        core = _paint_pathology(one, shares, parts["hull"], within, matter.white)
+        affected[box][core > 0.5] = number
     _paint_vessels(vessel_rng, parts, within, matter.inflow)
-    return Anatomy(canvas.t1w, canvas.t2w, brain, lesion, white_signals)
+    return Anatomy(canvas.t1w, canvas.t2w, brain, lesion, affected, white_signals)
 
 
 def _tightness(rng: np.random.Generator, grid: Grid) -> Array:
@@ -195,13 +208,17 @@ def _paint_around(
     behind = np.where(canvas.places[..., 1] < 66, inside(eye - 7), np.float32(0))
     canvas.paint_fat(np.maximum(behind, inside(eye - 2)) * inside(surface + 2), fat)
     canvas.paint(inside(eye + 0.8), FLUID)
-    bone_mm = random_field(rng, 28, grid) + np.float32(rng.uniform(5.5, 7.5))
-    low = 1 / (1 + np.exp((canvas.places[..., 2] - np.float32(_BASE_BELOW)) / 4))
-    bone_mm += np.float32(rng.uniform(*_BASE_MM)) * low
-    canvas.paint(inside(hull - bone_mm) * inside(surface + 3), None)
-    diploe = inside(hull - bone_mm + 1.5) * inside(-(hull - 1.5)) * inside(surface + 5)
+    if "bone" in maps:
+        canvas.paint(maps["bone"], None)
+        marrow = maps["marrow"]
+    else:
+        bone_mm = random_field(rng, 28, grid) + np.float32(rng.uniform(5.5, 7.5))
+        low = 1 / (1 + np.exp((canvas.places[..., 2] - np.float32(_BASE_BELOW)) / 4))
+        bone_mm += np.float32(rng.uniform(*_BASE_MM)) * low
+        canvas.paint(inside(hull - bone_mm) * inside(surface + 3), None)
+        marrow = inside(hull - bone_mm + 1.5) * inside(-(hull - 1.5)) * inside(surface + 5)
     fatty = np.clip(0.75 + 0.2 * random_field(rng, 12, grid), 0, 1)
-    canvas.paint(diploe * fatty, MARROW)
+    canvas.paint(marrow * fatty, MARROW)
     canvas.paint(maps["air"] * inside(3 - hull), None)
 
 
@@ -245,6 +262,35 @@ def _paint_brain(
     return t1w, t2w
 
 
+def _paint_pathology(
+    one: Pathology, shares: dict[str, Array], hull: Array, canvas: _Canvas, white: Tissue
+) -> Array:
+    """Paint a pathology; returns the share of its innermost part in each voxel of the canvas."""
+    core = np.zeros(canvas.grid.shape, np.float32)
+    box = one.box(canvas.places, canvas.grid)
+    part = canvas.part(box)
+    if not part.t1w.size:
+        return core
+    depth = one.depth(part.places, part.grid)
+    knots, amount = one.texture
+    field = spline(knots, knots_start(one.texture_mm), one.texture_mm, part.grid)
+    texture = np.exp(np.float32(amount) * field)
+    grey, matter = (shares["grey"] + shares["white"])[box], shares["white"][box]
+    into = {
+        "white": np.clip(1.3 * matter, 0, 1),
+        "brain": np.clip(1.2 * grey, 0, 1),
+        "all": part.inside(hull[box] + np.float32(1.2)),
+    }
+    for layer, begins, edge, opacity, times in one.layers:
+        share = np.clip(0.5 + (depth - np.float32(begins)) / np.float32(edge), 0, 1)
+        share = np.float32(opacity) * share * into[layer.into]
+        t1 = np.minimum(np.float32(times.t1 * white.t1) * texture, np.float32(FLUID.t1))
+        t2 = np.minimum(np.float32(times.t2 * white.t2) * texture, np.float32(FLUID.t2))
+        part.paint_signals(share, *part.signals(times.density, t1, t2))
+        core[box] = share
+    return core
+
+
 def _shares(
     rng: np.random.Generator, maps: dict[str, Array], grid: Grid, atrophy: float | None
 ) -> dict[str, Array]:
@@ -270,7 +316,8 @@ def _relaxation(
     for name, tissue in (("grey", matter.grey), ("white", matter.white)):
         maps = []
         for value, kind in ((tissue.t1, "t1"), (tissue.t2, "t2")):
-            knots = random_knots(population, _REGION_MM) + _PERSONAL * random_knots(rng, _REGION_MM)
+            shared = random_knots(population, _REGION_MM) if matter.population else np.float32(0)
+            knots = shared + _PERSONAL * random_knots(rng, _REGION_MM)
             regional = _REGIONAL[f"{name} {kind}"] * spline(
                 knots, knots_start(_REGION_MM), _REGION_MM, grid
             )
@@ -293,7 +340,7 @@ def _paint_vessels(
     canvas.paint(_folds_of_dura(canvas) * fluid, DURA)
     deep = fluid * np.clip((-30 - maps["hull"]) / 5, 0, 1)
     plexus = np.clip(1.5 * random_field(rng, 9, grid) - 1, 0, 0.8)
-    canvas.paint(deep * plexus, CHOROID_PLEXUS)
+    canvas.paint(maps.get("plexus", deep * plexus), CHOROID_PLEXUS)
     blood = BLOOD
     steady, still = canvas.signals(blood.density, blood.t1, blood.t2)
     t1_weighted = canvas.sequences[0]

@@ -1,6 +1,6 @@
-"""The head that all subjects are deformed from, in the space of the ICBM 152 template.
+"""The heads that subjects are deformed from, in the space of the ICBM 152 template.
 
-nilearn ships that template's brain (T1 intensities, grey and white matter maps; Fonov et al.,
+Label maps give a head each (`labels.py`). Without them there is one head, the template's: nilearn ships that template's brain (T1 intensities, grey and white matter maps; Fonov et al.,
 NeuroImage 54:313, 2011). The intensities sharpen the maps, which are means over 152 people. What
 surrounds the brain is not in the template: it is built here from distances to the brain and from
 a few ellipsoids and tubes placed by anatomy, in MNI coordinates.
@@ -32,6 +32,9 @@ distances in mm (negative inside) to the inner face of the skull, to the skin, t
 iron: mg/100 g beyond that of the cortex. air: share of air in sinuses. artery, sinus: share of
 large arteries and of venous sinuses.
 """
+
+MORE_CHANNELS = ("bone", "marrow", "plexus", "lesion")
+"""What a label map adds: shares of a voxel."""
 
 _EYES = ((-32.0, 66.0, -37.0), (32.0, 66.0, -37.0))
 _EYE_RADIUS = 12.0
@@ -66,11 +69,12 @@ _VEINS = ((2.2, ((0, -40, 6), (0, -62, 4), (0, -92, -6))),)  # great vein, strai
 
 @dataclass(frozen=True)
 class Head:
-    """The template head on one grid, and what places lesions and ventricles.
+    """A head on one grid, and what places lesions and ventricles.
 
     Attributes:
         grid: of `maps`.
-        maps: (channel, x, y, z) float32, see `CHANNELS`.
+        names: of the channels of `maps`: `CHANNELS`, and for a label map `MORE_CHANNELS`.
+        maps: (channel, x, y, z) float32.
         ventricle_pull: (3, a, b, c) on `COARSE`: unit-less direction away from the ventricles,
             at most 1 long, fading out within some 20 mm.
         lesion_sites: (n, 3) MNI mm, white matter that may have lesions.
@@ -78,28 +82,44 @@ class Head:
     """
 
     grid: Grid
+    names: tuple[str, ...]
     maps: torch.Tensor
     ventricle_pull: Array
     lesion_sites: Array
     lesion_weights: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class HeadMaps:
+    """A head before it is put on one grid: maps by name, each with its grid; the rest as `Head`."""
+
+    maps: dict[str, tuple[Array, Grid]]
+    ventricle_pull: Array
+    sites: Array
+    weights: NDArray[np.float64]
+
+    def on(self, spacing_mm: float) -> Head:
+        """The head at a spacing."""
+        grid = Grid.over_field_of_view((spacing_mm,) * 3)
+        maps = np.empty((len(self.maps), *grid.shape), np.float32)
+        # Averaging over larger voxels; the sampling itself blurs about as much as 1 mm voxels do.
+        sigma = 0.4 * np.sqrt(max(0.0, spacing_mm**2 - 1))
+        for index, (source, source_grid) in enumerate(self.maps.values()):
+            if sigma and source_grid is NATIVE:
+                source = ndimage.gaussian_filter(source, sigma, mode="nearest")
+            if source_grid.spacing != grid.spacing:
+                source = resample(torch.from_numpy(source)[None], source_grid, grid)[0]
+            maps[index] = source
+        names = tuple(self.maps)
+        return Head(
+            grid, names, torch.from_numpy(maps), self.ventricle_pull, self.sites, self.weights
+        )
+
+
 @lru_cache(maxsize=2)
-def head_on(spacing_mm: float) -> Head:
-    """The template head at a spacing; cached, since every subject starts from it."""
-    grid = Grid.over_field_of_view((spacing_mm,) * 3)
-    native = _native()
-    maps = np.empty((len(CHANNELS), *grid.shape), np.float32)
-    # Averaging over larger voxels; the sampling itself blurs about as much as 1 mm voxels do.
-    sigma = 0.4 * np.sqrt(max(0.0, spacing_mm**2 - 1))
-    for index, name in enumerate(CHANNELS):
-        source, source_grid = native.maps[name]
-        if sigma and source_grid is NATIVE:
-            source = ndimage.gaussian_filter(source, sigma, mode="nearest")
-        if source_grid.spacing != grid.spacing:
-            source = resample(torch.from_numpy(source)[None], source_grid, grid)[0]
-        maps[index] = source
-    return Head(grid, torch.from_numpy(maps), native.ventricle_pull, native.sites, native.weights)
+def template_head(spacing_mm: float) -> Head:
+    """The template's head at a spacing; cached, since many subjects start from it."""
+    return _template().on(spacing_mm)
 
 
 def resample(maps: torch.Tensor, source: Grid, target: Grid) -> Array:
@@ -123,35 +143,30 @@ def sample(maps: torch.Tensor, grid: Grid, where: Array) -> Array:
     return values[0].numpy()
 
 
-@dataclass(frozen=True)
-class _Native:
-    maps: dict[str, tuple[Array, Grid]]
-    ventricle_pull: Array
-    sites: Array
-    weights: NDArray[np.float64]
-
-
 @lru_cache(maxsize=1)
-def _native() -> _Native:
+def _template() -> HeadMaps:
     grey, white, fluid = _brain()
     mask = grey + white + fluid
-    hull = _hull(resample(torch.from_numpy(mask)[None], NATIVE, COARSE)[0] > 0.5)
-    surface, air, eye = _face(hull)
+    hull = hull_around(resample(torch.from_numpy(mask)[None], NATIVE, COARSE)[0] > 0.5)
     fine_hull = resample(torch.from_numpy(hull)[None], COARSE, NATIVE)[0]
-    artery = _tubes(_ARTERIES)
-    sinus = np.maximum(_tubes(_VEINS), _dural_sinuses(fine_hull))
-    pull, sites, weights = _ventricles(white, fluid, hull)
-    fine = {
-        "grey": grey,
-        "white": white,
-        "fluid": fluid,
-        "artery": artery,
-        "sinus": sinus,
+    white_2mm, fluid_2mm = resample(torch.from_numpy(np.stack([white, fluid])), NATIVE, COARSE)
+    x, y, z = COARSE.mesh()
+    deep = (hull < -27) & (z > -12) & ((np.abs(x) < 24) | (y < -25))
+    pull, sites, weights = lesion_places((fluid_2mm > 0.5) & deep, white_2mm, hull)
+    surface, air, eye = face_around(hull)
+    maps = {
+        "grey": (grey, NATIVE),
+        "white": (white, NATIVE),
+        "fluid": (fluid, NATIVE),
+        "hull": (hull, COARSE),
+        "surface": (surface, COARSE),
+        "iron": (_iron(grey), COARSE),
+        "air": (air, COARSE),
+        "eye": (eye, COARSE),
+        "artery": (arteries(), NATIVE),
+        "sinus": (np.maximum(_tubes(_VEINS), _dural_sinuses(fine_hull)), NATIVE),
     }
-    coarse = {"hull": hull, "surface": surface, "iron": _iron(grey), "air": air, "eye": eye}
-    maps = {name: (values, NATIVE) for name, values in fine.items()}
-    maps |= {name: (values, COARSE) for name, values in coarse.items()}
-    return _Native(maps, pull, sites, weights)
+    return HeadMaps(maps, pull, sites, weights)
 
 
 def _brain() -> tuple[Array, Array, Array]:
@@ -199,7 +214,7 @@ def _brain() -> tuple[Array, Array, Array]:
     return result[0], result[1], result[2]
 
 
-def _hull(brain: NDArray[np.bool_]) -> Array:
+def hull_around(brain: NDArray[np.bool_]) -> Array:
     """Signed distance to the inner face of the skull on `COARSE`, from the coarse brain mask.
 
     The brain mask closed by a ball of 12 mm, and 2.5 mm of space for fluid and dura.
@@ -216,7 +231,7 @@ def _hull(brain: NDArray[np.bool_]) -> Array:
     return np.ascontiguousarray(smooth, dtype=np.float32)
 
 
-def _face(hull: Array) -> tuple[Array, Array, Array]:
+def face_around(hull: Array) -> tuple[Array, Array, Array]:
     """On `COARSE`: signed distance to the skin, share of air, signed distance to the eyeballs."""
     skull = ndimage.gaussian_filter(hull, 2.5) - 13.0
     x, y, z = COARSE.mesh()
@@ -267,6 +282,11 @@ def _iron(grey: Array) -> Array:
     return excess
 
 
+def arteries() -> Array:
+    """Share of a voxel within large arteries, on `NATIVE`."""
+    return _tubes(_ARTERIES)
+
+
 def _tubes(tubes: Sequence[tuple[float, Sequence[tuple[float, float, float]]]]) -> Array:
     """Share of a voxel within tubes (radius, polyline), mirrored at x = 0, on `NATIVE`."""
     share = np.zeros(NATIVE.shape, np.float32)
@@ -302,15 +322,11 @@ def _dural_sinuses(hull: Array) -> Array:
     return np.clip(3.2 - away + 0.5, 0, 1).astype(np.float32)
 
 
-def _ventricles(
-    white: Array, fluid: Array, hull: Array
+def lesion_places(
+    ventricles: NDArray[np.bool_], white: Array, hull: Array
 ) -> tuple[Array, Array, NDArray[np.float64]]:
-    """`Head.ventricle_pull`, `lesion_sites` and `lesion_weights`, all from 2 mm maps."""
-    both = torch.from_numpy(np.stack([white, fluid]))
-    white, fluid = resample(both, NATIVE, COARSE)
-    x, y, z = COARSE.mesh()
-    deep = (hull < -27) & (z > -12) & ((np.abs(x) < 24) | (y < -25))
-    ventricles = (fluid > 0.5) & deep
+    """`Head.ventricle_pull`, `lesion_sites` and `lesion_weights`, all from maps on `COARSE`."""
+    _, _, z = COARSE.mesh()
     shape = ndimage.gaussian_filter(ventricles.astype(np.float32), 3.5)
     pull = np.stack(np.gradient(-shape))
     pull /= np.sqrt((pull**2).sum(axis=0)).max()

@@ -282,6 +282,7 @@ class Matter:
         fat: as a fast spin echo sees it.
         inflow: share of blood in arteries and in vessels of the sulci that comes unsaturated into
             the slice of a gradient echo; None draws it.
+        population: whether relaxation differs by region in the same way in everybody.
     """
 
     grey: Tissue = GREY_MATTER
@@ -289,6 +290,7 @@ class Matter:
     atrophy: float | None = None
     fat: Tissue = FAT_IN_FAST_SPIN_ECHO
     inflow: float | None = None
+    population: bool = True
 
 
 TYPICAL = Matter()

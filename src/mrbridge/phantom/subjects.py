@@ -10,8 +10,9 @@ truth always has the same, canonical contrast.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,9 @@ from scipy.special import ndtr
 
 from mrbridge.phantom.anatomy import Anatomy, paint_head
 from mrbridge.phantom.fields import Array, Grid, random_field
-from mrbridge.phantom.head import head_on
+from mrbridge.phantom.head import template_head
+from mrbridge.phantom.labels import labelled_head
+from mrbridge.phantom.pathology import Pathology
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.shape import LARGEST, Lesions, deformation
 from mrbridge.phantom.signals import (
@@ -64,6 +67,7 @@ _BLACK_OFTEN = 0.6  # how often: in many stripped scans fluid is as dark as air
 _T2_OF_FAT = (90.0, 220.0)  # ms, as trains of refocusing pulses see it
 _CUT_MM = (-0.8, 2.2)  # how far from the brain's edge a stripping tool cuts, and
 _CUT_VARIES_MM = (0.0, 1.5)  # how much that differs from place to place (standard deviation)
+_HOW_MANY = (0.6, 0.25, 0.15)  # shares of those who have one, two or three lesions
 _CUT_KNOT_MM, _CUT_SMOOTH_MM = 22.0, 2.5
 
 # The canonical contrast: grey matter is three quarters of the way from fluid to white matter in
@@ -75,6 +79,7 @@ _CANONICAL_MATTER = Matter(
     grey=Tissue(t1=1250, t2=84, density=GREY_MATTER.density),
     white=Tissue(t1=870, t2=74, density=WHITE_MATTER.density),
     inflow=0.0,
+    population=False,
 )
 
 
@@ -111,7 +116,7 @@ def simulate(settings: PhantomSettings, index: int) -> SimulatedSubject:
     streams = np.random.default_rng([settings.seed, index]).spawn(6)
     shape_rng, tissue_rng, lesion_rng, sequence_rng, t1w_rng, t2w_rng = streams
     spacing = settings.spacing_mm
-    head = head_on(spacing)
+    head = template_head(spacing)
     where = deformation(shape_rng, head, head.grid, largest=LARGEST)
     lesions = Lesions.draw(lesion_rng, settings.lesions, head)
     sequences = GradientEcho.draw(sequence_rng), FastSpinEcho.draw(sequence_rng)
@@ -157,25 +162,45 @@ class VariedSubject:
         canonical: float32 by contrast, the same anatomy without noise or bias field; 1 is the
             signal of pure water after full recovery.
         stripped: whether everything but the brain is 0, in all of them.
+        lesions: uint8 on the same grid: in which of `kinds`, from 1, most of a voxel is.
+        kinds: the pathologies.
     """
 
     seen: Mapping[str, Volume]
     canonical: Mapping[str, Volume]
     stripped: bool
+    lesions: Volume
+    kinds: tuple[str, ...]
 
 
 def varied_subject(
-    seed: int, index: int, spacing_mm: float = 1.0, stripped: bool | None = None
+    seed: int,
+    index: int,
+    spacing_mm: float = 1.0,
+    stripped: bool | None = None,
+    *,
+    labels: Path | None = None,
+    pathology: float = 0.0,
+    masks: Sequence[Path] = (),
 ) -> VariedSubject:
-    """Subject `index` (from 0) of an endless sequence, reproducible bit for bit.
+    """Subject `index` (from 0) of an endless sequence, bit-identical each time.
 
-    `stripped` keeps only the brain, or not; None draws it. A voxel size of 1 mm takes about ten
-    seconds, besides a few for the first.
+    A voxel size of 1 mm takes about ten seconds, besides a few for the first of a head.
+
+    Args:
+        seed: of the sequence.
+        index: of the subject.
+        spacing_mm: edge of a voxel.
+        stripped: keeps only the brain, or not; None draws it.
+        labels: a label map whose head is deformed instead of the template's (see `labels.py`).
+        pathology: how many lesions larger than those of white matter there are on average, between
+            0 and 1: the share of subjects that have one to three.
+        masks: lesion masks in MNI space, which give shapes to strokes.
     """
-    shape_rng, look_rng, lesion_rng, t1w_rng, t2w_rng, fat_rng = np.random.default_rng(
-        [seed, index]
-    ).spawn(6)
-    head = head_on(spacing_mm)
+    shape_rng, look_rng, lesion_rng, t1w_rng, t2w_rng, fat_rng, pathology_rng = (
+        np.random.default_rng([seed, index]).spawn(7)
+    )
+    head = template_head(spacing_mm) if labels is None else labelled_head(labels, spacing_mm)
     where = deformation(shape_rng, head, head.grid, look_rng.uniform(*_WIDENING_MM))
     halo = look_rng.uniform(*_HALO) if look_rng.random() < _HALO_OFTEN else 1.0
     lesions = Lesions.draw(lesion_rng, _LESIONS, head, t1_ratio=_T1_OF_LESIONS, halo=halo)
@@ -186,12 +211,17 @@ def varied_subject(
     sequences = _draw_t1_weighted(look_rng), _draw_t2_weighted(look_rng)
     fat = replace(FAT_IN_FAST_SPIN_ECHO, t2=fat_rng.uniform(*_T2_OF_FAT))
     matter = replace(_draw_matter(look_rng), fat=fat)
+    affected = pathology_rng.random() < pathology
+    found = [
+        Pathology.draw(pathology_rng, head, masks)
+        for _ in range(int(affected) * int(pathology_rng.choice((1, 2, 3), p=_HOW_MANY)))
+    ]
     same_shape = replace(_CANONICAL_MATTER, atrophy=matter.atrophy)
 
     def painted(sequences: tuple[T1Weighted, FastSpinEcho], matter: Matter) -> Anatomy:
         # The same random state each time: the same anatomy in two contrasts.
         rng = np.random.default_rng([seed, index, 1])
-        return paint_head(rng, head, where, head.grid, lesions, sequences, matter)
+        return paint_head(rng, head, where, head.grid, lesions, sequences, matter, found)
 
     def sliced(signal: Array) -> Array:
         return thick_slices(signal, head.grid, grid)
@@ -223,7 +253,15 @@ def varied_subject(
         {name: Volume(image, grid.affine, contrast=name) for name, image in voxels.items()},
         {name: Volume(image, grid.affine, contrast=name) for name, image in truth.items()},
         stripped,
+        Volume(_labels_in_slices(varied.pathology, head.grid, grid), grid.affine),
+        tuple(one.kind for one in found),
     )
+
+
+def _labels_in_slices(labels: NDArray[np.uint8], source: Grid, target: Grid) -> NDArray[np.uint8]:
+    """The label in the middle of each of the target's slices."""
+    middle = np.abs(np.subtract.outer(target.axes[2], source.axes[2])).argmin(axis=1)
+    return labels[:, :, middle]
 
 
 def _stripping(rng: np.random.Generator, brain: Array, grid: Grid) -> Array:
@@ -255,6 +293,7 @@ def _draw_matter(rng: np.random.Generator) -> Matter:
         grey=Tissue(rng.uniform(1150, 1650), rng.uniform(78, 106), rng.uniform(0.82, 0.88)),
         white=Tissue(rng.uniform(750, 980), rng.uniform(66, 82), rng.uniform(0.70, 0.78)),
         atrophy=rng.uniform(*_ATROPHY),
+        population=False,
     )
 
 

@@ -1,0 +1,141 @@
+"""Scores of models on the development pairs, next to the best curve of each pair.
+
+    python -m benchmarks.research.gate --models shipped DIR/bundle … [--data ../shared/data]
+        [--sets ms met110 slices] [--pictures DIR]
+
+One JSON line a model: PSNR (dB) and SSIM of kind `fit` inside the brain, by set and direction: the
+mean, and by case. `curve` is the best monotone intensity curve, fitted on the very pair that it is
+scored on: no model sees the answer, the curve does. `cyst` is the contrast of the cyst of met110 to
+white matter in T2w, each scan scaled as for `fit`: of the real scan and of the synthetic one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from benchmarks.research.quality_sets import TO, Case, patients
+from mrbridge import io, metrics
+from mrbridge.inference.translator import Translator
+from mrbridge.volume import Volume
+
+OTHER = {"T1w": "T2w", "T2w": "T1w"}
+
+
+def _pair(name: str, first: Path, second: Path) -> Case:
+    scans = {"T1w": io.read(first), "T2w": io.read(second)}
+    mask = np.logical_and(*(scan.voxels > 0 for scan in scans.values()))
+    return Case(name, scans, mask)
+
+
+def met110(data: Path) -> Iterator[Case]:
+    """The patient with a metastasis."""
+    folder = data / "tumour-dev" / "met110"
+    yield _pair("met110", folder / "T1.nii.gz", folder / "T2.nii.gz")
+
+
+def slices(data: Path) -> Iterator[Case]:
+    """An axial slice of each of the glioma patients."""
+    folder = data / "tumour-dev" / "slices"
+    for number in range(1, 5):
+        yield _pair(f"hg{number}", *(folder / f"hg{number}-{c}.nii.gz" for c in ("T1", "T2")))
+
+
+SETS = {"ms": patients, "met110": met110, "slices": slices}
+
+
+def cyst(case: Case) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The cyst of met110, and white matter."""
+    t1w, t2w = (
+        ndimage.gaussian_filter(metrics.scaled(case.scans[c].voxels, case.mask), 1)
+        for c in ("T1w", "T2w")
+    )
+    grey, white = np.quantile(t1w[case.mask], (0.4, 0.75))
+    bright = (t2w > 0.75) & (t1w > 0.6 * grey) & case.mask
+    parts, _ = ndimage.label(ndimage.binary_opening(bright, iterations=2))
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    edge = ndimage.binary_erosion(case.mask, iterations=8)
+    return parts == sizes.argmax(), (t1w > white) & (t2w < 0.5) & edge
+
+
+def contrast(voxels: NDArray[Any], case: Case, real: NDArray[Any]) -> float:
+    """Mean of the cyst minus that of white matter after the fit to the real scan."""
+    inside, white = cyst(case)
+    x, y = metrics.scaled(voxels, case.mask), metrics.scaled(real, case.mask)
+    scale, _ = np.polyfit(x[case.mask], y[case.mask], 1)
+    return float(max(scale, 0) * (x[inside].mean() - x[white].mean()))
+
+
+def scored(case: Case, made: NDArray[Any], to: str) -> list[float]:
+    """PSNR and SSIM."""
+    found = metrics.scores(case.scans[to].voxels, made, case.mask)["fit"]
+    return [round(found["psnr"], 2), round(found["ssim"], 3)]
+
+
+def curve(case: Case, to: str) -> list[float]:
+    """Scores of the best monotone curve of this pair."""
+    given, real = (metrics.scaled(case.scans[c].voxels, case.mask) for c in (OTHER[to], to))
+    fitted = metrics.fit_monotone(given[case.mask], real[case.mask])
+    return scored(case, fitted.apply(given), to)
+
+
+def main() -> None:
+    """Score, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["shipped"])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--pictures", type=Path)
+    options = parser.parse_args()
+    cases = {name: list(SETS[name](options.data)) for name in options.sets}
+    lines: dict[str, Any] = {"curve": {}}
+    for name, of_set in cases.items():
+        lines["curve"][name] = {to: {case.name: curve(case, to) for case in of_set} for to in TO}
+    for model in options.models:
+        translator = Translator(model)
+        lines[model] = {}
+        for name, of_set in cases.items():
+            lines[model][name] = {to: {} for to in TO}
+            for case in of_set:
+                for to in TO:
+                    scan = replace(case.scans[OTHER[to]], contrast=OTHER[to])
+                    made = translator.translate(scan, to)
+                    lines[model][name][to][case.name] = scored(case, made.voxels, to)
+                    if case.name == "met110" and to == "T2w":
+                        lines[model]["cyst"] = contrast(made.voxels, case, case.scans[to].voxels)
+                    if options.pictures:
+                        place = options.pictures / Path(model).name / f"{case.name}_{to}.nii.gz"
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        io.write(Volume(made.voxels, made.affine), place)
+        print(json.dumps({"model": model, **_with_means(lines[model])}), flush=True)
+    if "met110" in cases:
+        (case,) = cases["met110"]
+        real = case.scans["T2w"].voxels
+        lines["curve"]["cyst"] = contrast(real, case, real)
+    print(json.dumps({"model": "curve", **_with_means(lines["curve"])}), flush=True)
+
+
+def _with_means(line: dict[str, Any]) -> dict[str, Any]:
+    told = {}
+    for name, value in line.items():
+        if isinstance(value, float):
+            told[name] = round(value, 3)
+            continue
+        told[name] = {
+            to: {"mean": np.mean(list(each.values()), axis=0).round(3).tolist()} | each
+            for to, each in value.items()
+        }
+    return told
+
+
+if __name__ == "__main__":
+    main()
