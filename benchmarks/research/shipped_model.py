@@ -214,7 +214,6 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--masks", type=Path)
     parser.add_argument("--pathology", type=float, default=0.6)
