@@ -93,11 +93,11 @@ class Simulation:
 
     def groups(self, index: int) -> NDArray[np.float16]:
         """Groups of slices of three planes, (slices, 4, rows, columns)."""
-        # One subject in eight is the template's; the others take turns, ten in a row of one map, so
+        # One subject in eight is the template's; the others take turns, five in a row of one map, so
         # that a process reads each once.
         head = None
         if self.labels and index % 8:
-            head = self.labels[index // 10 % len(self.labels)]
+            head = self.labels[index // 5 % len(self.labels)]
         subject = varied_subject(
             SUBJECT_SEED, index, labels=head, pathology=self.pathology, masks=self.masks
         )
