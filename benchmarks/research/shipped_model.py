@@ -74,7 +74,7 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Simulation:
-    """How subjects are made: where they are kept, label maps, lesion masks, share with pathology."""
+    """How subjects are simulated, and where they are kept."""
 
     work: Path
     labels: tuple[Path, ...]
@@ -93,8 +93,8 @@ class Simulation:
 
     def groups(self, index: int) -> NDArray[np.float16]:
         """Groups of slices of three planes, (slices, 4, rows, columns)."""
-        # One subject in eight is the template's; the others take turns, five in a row of one map, so
-        # that a process reads each once.
+        # One subject in eight is the template's; the others take turns, five in a row of one map,
+        # so that a process reads each once.
         head = None
         if self.labels and index % 8:
             head = self.labels[index // 5 % len(self.labels)]

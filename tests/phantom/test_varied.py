@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from mrbridge.phantom.anatomy import paint_head
 from mrbridge.phantom.fields import Grid
-from mrbridge.phantom.head import CHANNELS, template_head
+from mrbridge.phantom.head import template_head
 from mrbridge.phantom.shape import Lesions
 from mrbridge.phantom.signals import ConventionalSpinEcho, FastSpinEcho, GradientEcho, Matter
 from mrbridge.phantom.subjects import VariedSubject, _stripping, varied_subject
@@ -113,7 +113,7 @@ def test_flowing_blood_is_dark_in_a_spin_echo_and_bright_in_a_gradient_echo(
     painted = [
         paint_head(
             np.random.default_rng(0),
-            head,
+            head.at(np.stack(np.broadcast_arrays(*head.grid.mesh()), axis=-1)),
             np.stack(np.broadcast_arrays(*head.grid.mesh()), axis=-1),
             head.grid,
             Lesions.draw(np.random.default_rng(2), (0, 0), head),
@@ -124,14 +124,14 @@ def test_flowing_blood_is_dark_in_a_spin_echo_and_bright_in_a_gradient_echo(
     ]
     still, fresh = painted
     assert (fresh > still + 0.01).any() is np.bool_(brighter)
-    arteries = head.maps[CHANNELS.index("artery")].numpy() > 0.9
+    arteries = head.maps[head.names.index("artery")].numpy() > 0.9
     white = np.percentile(fresh, 80)
     assert (np.median(fresh[arteries]) < 0.4 * white) is np.bool_(refocused)
 
 
 def test_some_skulls_touch_the_brain_and_some_leave_fluid_around_it() -> None:
     head = template_head(2.0)
-    maps = dict(zip(CHANNELS, head.maps.numpy(), strict=True))
+    maps = dict(zip(head.names, head.maps.numpy(), strict=True))
     beside = maps["grey"] + maps["white"] + maps["fluid"] + maps["sinus"] < 0.05
     shell = (maps["hull"] < -1.5) & (maps["hull"] > -3) & beside
     where = np.stack(np.broadcast_arrays(*head.grid.mesh()), axis=-1)
@@ -140,7 +140,7 @@ def test_some_skulls_touch_the_brain_and_some_leave_fluid_around_it() -> None:
     for seed in range(8):
         t2w = paint_head(
             np.random.default_rng(seed),
-            head,
+            head.at(where),
             where,
             head.grid,
             Lesions.draw(np.random.default_rng(2), (0, 0), head),

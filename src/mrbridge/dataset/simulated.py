@@ -210,7 +210,7 @@ def subject_groups(
     contrasts: tuple[str, str],
     image_size: int,
 ) -> NDArray[np.float16]:
-    """All axial slices of a subject that show the head, (slices, 4, rows, columns) as in `group`."""
+    """Axial slices of a subject that show the head, (slices, 4, rows, columns) as in `group`."""
     images, foreground = subject_stacks(subject, standard, contrasts)
     shown = foreground.mean(axis=(1, 2)) >= _LEAST_FOREGROUND
     fitted = [fit_size(slices[shown], image_size, image_size)[0] for slices in images]
@@ -220,7 +220,7 @@ def subject_groups(
 def subject_stacks(
     subject: VariedSubject, standard: PreprocessSettings, contrasts: tuple[str, str]
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
-    """The four images of `group`, each (slices, rows, columns), and where the first shows a head."""
+    """The images of `group`, each (slices, rows, columns), and where the first shows a head."""
     images = []
     crop = head_crop(subject.seen[contrasts[0]], standard.margin_mm)  # the same for all: they match
     for contrast in contrasts:

@@ -6,7 +6,7 @@ with a share between 0 and 1 does just that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.phantom.fields import Array, Grid, knots_start, random_field, random_knots, spline
-from mrbridge.phantom.head import Head, sample
 from mrbridge.phantom.pathology import Pathology
 from mrbridge.phantom.shape import Lesions
 from mrbridge.phantom.signals import (
@@ -131,7 +130,7 @@ class _Canvas:
 
 def paint_head(
     rng: np.random.Generator,
-    head: Head,
+    maps: Mapping[str, Array],
     where: Array,
     grid: Grid,
     lesions: Lesions,
@@ -143,7 +142,7 @@ def paint_head(
 
     Args:
         rng: draws the tissues of the subject.
-        head: the template.
+        maps: the head at `where` (`Head.at`).
         where: (x, y, z, 3) template millimetres of the grid's voxels.
         grid: the subject's.
         lesions: of the white matter.
@@ -151,8 +150,7 @@ def paint_head(
         matter: grey and white, before this subject's own variation.
         pathology: painted one over another.
     """
-    values = sample(head.maps, head.grid, where)
-    maps = dict(zip(head.names, values, strict=True))
+    maps = dict(maps)
     blank = np.zeros((3, *grid.shape), np.float32)
     canvas = _Canvas(blank[0], blank[1], grid, where, sequences)
     lesion = blank[2]

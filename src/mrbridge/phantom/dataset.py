@@ -9,12 +9,13 @@ from typing import Any
 
 from mrbridge.errors import OutputError, must_be_here
 from mrbridge.io import write
-from mrbridge.io.atomic import atomic_folder, write_json, write_text
+from mrbridge.io.atomic import atomic_folder, sha256_of, write_json, write_text
 from mrbridge.io.bids_name import BIDS_VERSION
 from mrbridge.io.ownership import check_only, is_our_json
 from mrbridge.io.temporary import sweep
 from mrbridge.json_text import parse_json
 from mrbridge.parallel import map_scans
+from mrbridge.phantom.labels import label_maps
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.subjects import SimulatedSubject, simulate
 
@@ -34,6 +35,10 @@ _ORIGIN = (
     "(copyright 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological "
     "Institute, McGill University), as distributed with nilearn; its terms, which permit use and "
     "distribution with this notice, apply to that part. No subject is a real person."
+)
+_ORIGIN_OF_LABELS = (
+    "Simulated. The anatomy is derived from label maps that the user named; their terms apply. The "
+    "face and skull of maps without labels for them are derived from the ICBM 152 template."
 )
 _CITATIONS = [
     "Fonov et al. 2011, NeuroImage 54:313-327, doi:10.1016/j.neuroimage.2010.07.033",
@@ -80,7 +85,11 @@ def write_bids(
 
 
 def _stamp(settings: PhantomSettings) -> dict[str, Any]:
-    return {"mrbridge": version("mrbridge"), "settings": settings.model_dump(mode="json")}
+    """What a dataset depends on; label maps count by their content, not by their place."""
+    values = settings.model_dump(mode="json")
+    if settings.labels is not None:
+        values["labels"] = [sha256_of(path) for path in label_maps(settings.labels)]
+    return {"mrbridge": version("mrbridge"), "settings": values}
 
 
 def _is_complete(out: Path, stamp: dict[str, Any], overwrite: bool) -> bool:
@@ -173,14 +182,18 @@ def _describe(folder: Path, settings: PhantomSettings) -> None:
         "Version": version("mrbridge"),
         "Description": f"mrbridge phantom, seed {settings.seed}: simulated subjects",
     }
-    shared = {"BIDSVersion": BIDS_VERSION, "GeneratedBy": [generator], "License": _ORIGIN}
+    shared = {
+        "BIDSVersion": BIDS_VERSION,
+        "GeneratedBy": [generator],
+        "License": _origin(settings),
+    }
     write_json(
         folder / "dataset_description.json",
         {
             "Name": "mrbridge phantom (simulated)",
             "DatasetType": "raw",
             **shared,
-            "ReferencesAndLinks": _CITATIONS,
+            "ReferencesAndLinks": _CITATIONS if settings.labels is None else [],
         },
     )
     write_json(
@@ -207,14 +220,18 @@ def _describe(folder: Path, settings: PhantomSettings) -> None:
     write_text(folder / "README", _readme(settings))
 
 
+def _origin(settings: PhantomSettings) -> str:
+    return _ORIGIN if settings.labels is None else _ORIGIN_OF_LABELS
+
+
 def _readme(settings: PhantomSettings) -> str:
     return f"""# Simulated subjects
 
 {settings.subjects} simulated heads, T1w and T2w in register, made by mrbridge {version("mrbridge")}
 (`mrbridge phantom`, seed {settings.seed}). All options: `{SETTINGS_FILE.as_posix()}`.
-Masks of the brain and of white matter lesions: `derivatives/phantom`.
+Masks of the brain and of lesions: `derivatives/phantom`.
 
-{_ORIGIN}
+{_origin(settings)}
 
 For research and tests, not for diagnosis.
 """

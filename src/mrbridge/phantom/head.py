@@ -1,9 +1,10 @@
 """The heads that subjects are deformed from, in the space of the ICBM 152 template.
 
-Label maps give a head each (`labels.py`). Without them there is one head, the template's: nilearn ships that template's brain (T1 intensities, grey and white matter maps; Fonov et al.,
-NeuroImage 54:313, 2011). The intensities sharpen the maps, which are means over 152 people. What
-surrounds the brain is not in the template: it is built here from distances to the brain and from
-a few ellipsoids and tubes placed by anatomy, in MNI coordinates.
+Label maps give a head each (`labels.py`). Without them there is one head, the template's: nilearn
+ships that template's brain (T1 intensities, grey and white matter maps; Fonov et al., NeuroImage
+54:313, 2011). The intensities sharpen the maps, which are means over 152 people. What surrounds the
+brain is not in the template: it is built here from distances to the brain and from a few ellipsoids
+and tubes placed by anatomy, in MNI coordinates.
 """
 
 from __future__ import annotations
@@ -87,6 +88,10 @@ class Head:
     ventricle_pull: Array
     lesion_sites: Array
     lesion_weights: NDArray[np.float64]
+
+    def at(self, where: Array) -> dict[str, Array]:
+        """The maps by name at places (x, y, z, 3) in template mm, by linear interpolation."""
+        return dict(zip(self.names, sample(self.maps, self.grid, where), strict=True))
 
 
 @dataclass(frozen=True)

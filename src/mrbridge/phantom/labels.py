@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -77,6 +78,23 @@ _EDGE_MM = 0.5  # standard deviation of the smoothing that makes partial volumes
 _CLOSING_MM = 4.0  # sulci up to twice as wide are part of the brain mask
 
 
+def label_maps(folder: Path) -> list[Path]:
+    """The label maps in a folder and its subfolders, in order: NIfTI files, and `aseg.mgz`.
+
+    Raises:
+        InputError: there are none.
+    """
+    patterns = ("*.nii", "*.nii.gz", "aseg.mgz")
+    found = sorted(path for pattern in patterns for path in folder.rglob(pattern))
+    if not found:
+        raise InputError(
+            "holds no label maps",
+            path=folder,
+            remedy="Name a folder of NIfTI files, or of FreeSurfer subjects with aseg.mgz.",
+        )
+    return found
+
+
 @lru_cache(maxsize=2)
 def labelled_head(path: Path, spacing_mm: float) -> Head:
     """The head of a label map, moved (not scaled) into the template's space.
@@ -88,15 +106,11 @@ def labelled_head(path: Path, spacing_mm: float) -> Head:
 
 
 def _maps(path: Path) -> HeadMaps:
-    volume = io.read(path)
-    if volume.affine is None:
-        raise InputError("has no voxel size", path=path, remedy="Give label maps as NIfTI files.")
-    labels = np.rint(volume.voxels).astype(np.int32)
-    labels = _without_parcels(labels)
-    where = _voxels_of_template(labels, volume.affine, path)
+    labels, affine = _read(path)
+    where = _voxels_of_template(labels, affine, path)
     crop, where = _cropped(labels, where)
-    space = _Space(crop, np.abs(np.linalg.det(volume.affine[:3, :3])) ** (1 / 3), where)
-    tissue = space.share({label: 1.0 for label in (*_CORTEX, *_WHITE, *_LESIONS, *_PARTLY_WHITE)})
+    space = _Space(crop, np.abs(np.linalg.det(affine[:3, :3])) ** (1 / 3), where)
+    tissue = space.share(dict.fromkeys((*_CORTEX, *_WHITE, *_LESIONS, *_PARTLY_WHITE), 1.0))
     white = space.share(
         {**dict.fromkeys((*_WHITE, *_LESIONS), 1.0), **_PARTLY_WHITE},
     )
@@ -121,6 +135,32 @@ def _maps(path: Path) -> HeadMaps:
     pull, sites, weights = lesion_places(ventricles > 0.5, white_2mm, hull)
     order = CHANNELS + MORE_CHANNELS if "bone" in placed else (*CHANNELS, "plexus", "lesion")
     return HeadMaps({name: placed[name] for name in order}, pull, sites, weights)
+
+
+def _read(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """The labels (i, j, k), those of parcels as those of the whole, and the affine.
+
+    Raises:
+        InputError: it cannot be read, or does not hold labels.
+    """
+    if path.suffix == ".mgz":
+        try:
+            image = nibabel.load(path)
+            voxels, affine = np.asarray(image.dataobj), image.affine
+        except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+            raise InputError(
+                f"cannot be read ({error})", path=path, remedy="Check the file."
+            ) from None
+    else:
+        volume = io.read(path)
+        voxels, affine = volume.voxels, volume.affine
+    if affine is None or voxels.ndim != 3 or (voxels != np.rint(voxels)).any() or voxels.min() < 0:
+        raise InputError(
+            "is not a label map",
+            path=path,
+            remedy="Give volumes of whole numbers in FreeSurfer's numbering.",
+        )
+    return _without_parcels(voxels.astype(np.int32)), affine
 
 
 class _Space:

@@ -90,7 +90,12 @@ class Kind:
 KINDS = {
     "acute stroke": Kind(
         2.0, (5, 34), (0.25, 0.5),
-        (Layer((1.1, 1.6), (1.35, 2.4), (0.8, 0.9), edge_mm=(1.5, 5), opacity=(0.6, 1), into="brain"),),
+        (
+            Layer(
+                (1.1, 1.6), (1.35, 2.4), (0.8, 0.9), edge_mm=(1.5, 5), opacity=(0.6, 1),
+                into="brain",
+            ),
+        ),
         masks=True,
     ),
     "chronic stroke": Kind(
@@ -108,7 +113,12 @@ KINDS = {
     ),
     "oedema": Kind(
         1.0, (5, 22), (0.2, 0.5),
-        (Layer((1.12, 1.75), (1.45, 3.0), (0.78, 0.88), edge_mm=(3, 8), opacity=(0.6, 1), into="white"),),
+        (
+            Layer(
+                (1.12, 1.75), (1.45, 3.0), (0.78, 0.88), edge_mm=(3, 8), opacity=(0.6, 1),
+                into="white",
+            ),
+        ),
     ),
     "tumour": Kind(
         3.0, (6, 28), (0.12, 0.35),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -47,6 +48,18 @@ class PhantomSettings(Settings):
         "contrast differently; 0: uniform.",
     )
     stripped: bool = Field(default=False, description="Whether everything but the brain is 0.")
+    labels: Path | None = Field(
+        default=None,
+        description="Folder of label maps in FreeSurfer's numbering (NIfTI files or aseg.mgz); "
+        "subjects take turns with them. Unless given, all come from the ICBM 152 template.",
+    )
+    pathology: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of subjects with one to three tumours, strokes, cysts, haemorrhages, "
+        "oedemas or resection cavities.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -21,8 +21,8 @@ from scipy.special import ndtr
 
 from mrbridge.phantom.anatomy import Anatomy, paint_head
 from mrbridge.phantom.fields import Array, Grid, random_field
-from mrbridge.phantom.head import template_head
-from mrbridge.phantom.labels import labelled_head
+from mrbridge.phantom.head import Head, template_head
+from mrbridge.phantom.labels import label_maps, labelled_head
 from mrbridge.phantom.pathology import Pathology
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.shape import LARGEST, Lesions, deformation
@@ -90,7 +90,7 @@ class SimulatedSubject:
     Attributes:
         t1w, t2w: int16 scans with an arbitrary gain each.
         brain_mask: uint8, 1 in the brain with its ventricles and sulci.
-        lesions: uint8, 1 if at least half of a voxel is lesion.
+        lesions: uint8, 1 if at least half of a voxel is lesion, of white matter or other.
         label: such as "01", the subject's BIDS label.
         gradient_echo: sequence of the T1w scan.
         spin_echo: sequence of the T2w scan.
@@ -113,17 +113,22 @@ def simulate(settings: PhantomSettings, index: int) -> SimulatedSubject:
     A subject takes about half a second at 2 mm, and some six seconds and 2 GB at 1 mm, besides a
     few seconds for the first.
     """
-    streams = np.random.default_rng([settings.seed, index]).spawn(6)
-    shape_rng, tissue_rng, lesion_rng, sequence_rng, t1w_rng, t2w_rng = streams
+    streams = np.random.default_rng([settings.seed, index]).spawn(7)
+    shape_rng, tissue_rng, lesion_rng, sequence_rng, t1w_rng, t2w_rng, pathology_rng = streams
     spacing = settings.spacing_mm
-    head = template_head(spacing)
+    maps = () if settings.labels is None else label_maps(settings.labels)
+    head = labelled_head(maps[index % len(maps)], spacing) if maps else template_head(spacing)
     where = deformation(shape_rng, head, head.grid, largest=LARGEST)
     lesions = Lesions.draw(lesion_rng, settings.lesions, head)
     sequences = GradientEcho.draw(sequence_rng), FastSpinEcho.draw(sequence_rng)
-    anatomy = paint_head(tissue_rng, head, where, head.grid, lesions, sequences)
+    pathology = _draw_pathology(pathology_rng, head, settings.pathology)
+    anatomy = paint_head(
+        tissue_rng, head.at(where), where, head.grid, lesions, sequences, pathology=pathology
+    )
     grid = Grid.over_field_of_view((spacing, spacing, settings.slice_thickness_mm or spacing))
+    lesions_share = np.maximum(anatomy.lesions, (anatomy.pathology > 0).astype(np.float32))
     brain, lesion = (
-        thick_slices(share, head.grid, grid) >= 0.5 for share in (anatomy.brain, anatomy.lesions)
+        thick_slices(share, head.grid, grid) >= 0.5 for share in (anatomy.brain, lesions_share)
     )
 
     def acquired(rng: np.random.Generator, signal: Array, yardstick: float) -> NDArray[np.int16]:
@@ -211,17 +216,15 @@ def varied_subject(
     sequences = _draw_t1_weighted(look_rng), _draw_t2_weighted(look_rng)
     fat = replace(FAT_IN_FAST_SPIN_ECHO, t2=fat_rng.uniform(*_T2_OF_FAT))
     matter = replace(_draw_matter(look_rng), fat=fat)
-    affected = pathology_rng.random() < pathology
-    found = [
-        Pathology.draw(pathology_rng, head, masks)
-        for _ in range(int(affected) * int(pathology_rng.choice((1, 2, 3), p=_HOW_MANY)))
-    ]
+    found = _draw_pathology(pathology_rng, head, pathology, masks)
     same_shape = replace(_CANONICAL_MATTER, atrophy=matter.atrophy)
+
+    maps = head.at(where)
 
     def painted(sequences: tuple[T1Weighted, FastSpinEcho], matter: Matter) -> Anatomy:
         # The same random state each time: the same anatomy in two contrasts.
         rng = np.random.default_rng([seed, index, 1])
-        return paint_head(rng, head, where, head.grid, lesions, sequences, matter, found)
+        return paint_head(rng, maps, where, head.grid, lesions, sequences, matter, found)
 
     def sliced(signal: Array) -> Array:
         return thick_slices(signal, head.grid, grid)
@@ -262,6 +265,15 @@ def _labels_in_slices(labels: NDArray[np.uint8], source: Grid, target: Grid) -> 
     """The label in the middle of each of the target's slices."""
     middle = np.abs(np.subtract.outer(target.axes[2], source.axes[2])).argmin(axis=1)
     return labels[:, :, middle]
+
+
+def _draw_pathology(
+    rng: np.random.Generator, head: Head, often: float, masks: Sequence[Path] = ()
+) -> list[Pathology]:
+    """One to three lesions in a share `often` of the subjects."""
+    affected = rng.random() < often
+    count = int(rng.choice((1, 2, 3), p=_HOW_MANY))
+    return [Pathology.draw(rng, head, masks) for _ in range(count)] if affected else []
 
 
 def _stripping(rng: np.random.Generator, brain: Array, grid: Grid) -> Array:

@@ -58,7 +58,7 @@ def demo(
     answer(summary, f"{summary['note']}\nThe report: {out / 'report.html'}")
 
 
-@verb("mrbridge.phantom.settings.PhantomSettings", "subjects", "seed")
+@verb("mrbridge.phantom.settings.PhantomSettings", "subjects", "seed", "labels", "pathology")
 def phantom(
     out: Annotated[Path, typer.Option("-o", "--out", help="The BIDS dataset to write.")],
     settings: PhantomSettings,
