@@ -80,7 +80,7 @@ def _train_step(line: Line) -> Rows:
 def _train_step_beside(line: Line) -> Rows:
     rates = line["steps_per_second"]
     rows = []
-    for name in ("spinning", "passive"):
+    for name in ("spinning", "passive", "short spin"):
         alone, beside = rates[f"{name} alone"], rates[f"{name} beside"]
         cells = [f"{alone:.2f}", f"{beside:.2f}", f"{beside / alone:.2f}"]
         rows.append([f"`{line['preset']}`", name, *cells])

@@ -20,7 +20,8 @@ slice of either contrast. `seconds_first` pays for memory, caches and compilatio
 
 `--beside 10` measures something else instead: how many steps a second mrbridge makes in turns of 10
 seconds, alone and beside a process that keeps one core busy, with OpenMP's own way to wait (its
-threads spin) and with the passive one that is the default of the command line.
+threads spin), with the passive one (they sleep), and with a short spin before they sleep, which is
+the default of the command line.
 
 Peak memory is that of the arm's process, libraries included. `epoch_45_seconds` are those of
 `--steps` consecutive steps of mrbridge, measured as a whole; `--steps 0` leaves them out.
@@ -50,6 +51,7 @@ from benchmarks.speed.textbook import TextbookCycleGAN, step_operations
 from mrbridge.dataset.sampling import Sample
 from mrbridge.hardware import keep_memory
 from mrbridge.settings import read_assignments
+from mrbridge.threads import SPINS
 from mrbridge.training.model import TranslationModel
 from mrbridge.training.settings import PRESETS, TrainSettings
 
@@ -141,6 +143,7 @@ def beside(
     policies: dict[str, dict[str, str]] = {
         "spinning": {},
         "passive": {"OMP_WAIT_POLICY": "passive"},
+        "short spin": {"GOMP_SPINCOUNT": SPINS},
     }
     steps = {}
     for name, variables in policies.items():

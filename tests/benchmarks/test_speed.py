@@ -64,7 +64,7 @@ def test_train_step_without_rivals_and_epoch(run_script: Run) -> None:
 def test_train_step_beside_a_busy_process(run_script: Run) -> None:
     (line,) = run_script("train_step", "--quick", "--beside", "0.2")
     rates = line["steps_per_second"]
-    policies = ("spinning", "passive")
+    policies = ("spinning", "passive", "short spin")
     names = [f"{policy} {when}" for when in ("alone", "beside") for policy in policies]
     assert list(rates) == names
     assert all(rate > 0 for rate in rates.values())
