@@ -23,11 +23,16 @@ from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.subjects import simulate
-from mrbridge.preprocessing.align import Alignment, align, nearest_rigid
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.resample import Matrix, moved, resample
 from mrbridge.preprocessing.skull_strip import LITRES, volume_l
-from mrbridge.preprocessing.template import template_brain, template_head
+from mrbridge.preprocessing.template import (
+    Alignment,
+    align,
+    nearest_rigid,
+    template_brain,
+    template_head,
+)
 from mrbridge.volume import Volume
 
 

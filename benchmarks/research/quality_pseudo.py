@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import SimpleITK as sitk
 
-from mrbridge.preprocessing.resample import from_image, to_image
+from mrbridge.preprocessing.resample import to_image
 from mrbridge.volume import Volume
 
 _MESH_MM = 40.0
@@ -53,6 +53,6 @@ def bent(moving: Volume, fixed: Volume, seed: int = 0) -> Volume:
     start = sitk.BSplineTransformInitializer(onto, mesh)
     method.SetInitialTransformAsBSpline(start, True, [1, 2])
     found = method.Execute(onto, image)
-    made = from_image(sitk.Resample(image, onto, found, sitk.sitkLinear, 0.0))
-    voxels = np.where(fixed.voxels != 0, made.voxels, 0).astype(np.float32)
+    made = sitk.GetArrayFromImage(sitk.Resample(image, onto, found, sitk.sitkLinear, 0.0)).T
+    voxels = np.where(fixed.voxels != 0, made, 0).astype(np.float32)
     return replace(moving, voxels=voxels, affine=fixed.affine, header=None)

@@ -59,13 +59,14 @@ def measure(translator: Translator, scan: Volume) -> dict[str, Any]:
     shown = shares >= EMPTY
     network = translator.bundle.build(translator.bundle.generator_that_makes(to))
     rows, columns = (size_multiple(n, network.multiple) for n in standard.slices.shape[1:])
-    fitted, undo = fit_size(standard.slices[shown], rows, columns)
-    exact = undo(_computed(network, fitted, torch.float32), -1.0)
+    size = standard.slices.shape[1:]
+    fitted = fit_size(standard.slices[shown], rows, columns)
+    exact = fit_size(_computed(network, fitted, torch.float32), *size)
     ways = {
         "kept": translator.translate_slices(standard.slices, to, foreground=standard.foreground)[
             shown
         ],
-        "throughout": undo(_computed(network, fitted, torch.bfloat16), -1.0),
+        "throughout": fit_size(_computed(network, fitted, torch.bfloat16), *size),
     }
     clear = shares[shown] >= FAINT
     told = {name: _apart(made, exact, clear) for name, made in ways.items()}

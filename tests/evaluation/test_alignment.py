@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mrbridge.errors import InputError
-from mrbridge.evaluation.alignment import PairRegistration, read_aligned, register_pair
+from mrbridge.evaluation.alignment import AlignedCase, PairRegistration, register_pair
 from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.scoring import Job, score_case
 from mrbridge.evaluation.settings import EvaluateSettings
@@ -99,20 +99,20 @@ class TestFound:
 class TestPlaced:
     def test_the_fixed_scan_keeps_its_voxels(self, pair):
         for onto, transform in (("T1w", MOTION), ("T2w", np.linalg.inv(MOTION))):
-            scans = read_aligned(pair.case, PLAIN, known(onto, transform))
+            scans = AlignedCase(pair.case, PLAIN, known(onto, transform))
             itself = to_slices(read(pair.case.images[onto]), None)[0]
             np.testing.assert_array_equal(scans.stacks[onto], itself)
             assert {stack.shape for stack in scans.stacks.values()} == {itself.shape}
             assert to_slices(scans.grid, None)[0].shape == itself.shape
 
     def test_the_moving_scan_is_resampled_to_the_fixed_grid(self, pair, world):
-        scans = read_aligned(pair.case, PLAIN, known())
+        scans = AlignedCase(pair.case, PLAIN, known())
         truth = to_slices(replace(scans.volumes["T1w"], voxels=world.t2w_of(pair.t1w)), None)[0]
         np.testing.assert_allclose(scans.stacks["T2w"][10:], truth[10:], atol=1)
 
     @pytest.mark.parametrize("mask", ["foreground", "whole"])
     def test_the_mask_is_inside_both_fields_of_view(self, pair, mask):
-        scans = read_aligned(pair.case, PLAIN.changed({"mask": mask}), known())
+        scans = AlignedCase(pair.case, PLAIN.changed({"mask": mask}), known())
         for inside in scans.masks.values():
             assert not inside[:10].any()
             assert inside[10:].any()
@@ -125,22 +125,22 @@ class TestPlaced:
         on_t1w = world.save(inside, tmp_path / "m1.nii.gz", AFFINE)
         on_t2w = world.save(inside[:, :, 10:], tmp_path / "m2.nii.gz", pair.affine)
         for path in (on_t1w, on_t2w):
-            scans = read_aligned(replace(pair.case, mask=path), PLAIN, known())
+            scans = AlignedCase(replace(pair.case, mask=path), PLAIN, known())
             for mask in scans.masks.values():
                 assert mask.sum() == inside[:, :, 10:].sum()
         elsewhere = world.save(inside, tmp_path / "m3.nii.gz", 2 * AFFINE)
         with pytest.raises(InputError, match="scan and mask are not on one grid"):
-            read_aligned(replace(pair.case, mask=elsewhere), PLAIN, known())
+            AlignedCase(replace(pair.case, mask=elsewhere), PLAIN, known())
 
     def test_a_pair_that_does_not_overlap_is_refused(self, pair):
         far = MOTION.copy()
         far[0, 3] = 1000
         with pytest.raises(InputError, match="mask is empty"):
-            read_aligned(pair.case, PLAIN, known(transform=far))
+            AlignedCase(pair.case, PLAIN, known(transform=far))
 
     def test_without_a_registration_two_grids_are_refused(self, pair):
         with pytest.raises(InputError, match="not on one grid"):
-            read_aligned(pair.case, PLAIN)
+            AlignedCase(pair.case, PLAIN)
 
 
 class TestScores:

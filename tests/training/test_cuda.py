@@ -15,7 +15,7 @@ import torch
 from mrbridge.bundle import Bundle
 from mrbridge.dataset import loader
 from mrbridge.dataset.augment import Augmentation
-from mrbridge.dataset.gpu_cache import GpuSlices
+from mrbridge.dataset.loader import GpuSlices
 from mrbridge.dataset.sampling import UnpairedSlices
 from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.dataset.store import Store
@@ -152,7 +152,7 @@ def test_data_on_the_device_are_those_of_the_loader(
 ) -> None:
     augment = Augmentation(AugmentSettings(bias_field=0.2, gamma=0.1), 32)
     data = UnpairedSlices(small_store, 32, 0, augment)
-    made = GpuSlices(data, CUDA).batch(5, 4)
+    made = GpuSlices(data, CUDA).batch(range(5, 9))
     for side in (0, 1):
         assert made[side].device.type == "cuda"
         expected = torch.stack([data[5 + n][side] for n in range(4)])

@@ -15,8 +15,7 @@ import torch
 from tests.training.small import SMALL_RESNET
 
 from mrbridge import console
-from mrbridge.dataset.gpu_cache import GpuBatches, GpuSlices
-from mrbridge.dataset.loader import batches_from
+from mrbridge.dataset.loader import BatchIndices, GpuBatches, GpuSlices, batches_from
 from mrbridge.dataset.sampling import UnpairedSlices
 from mrbridge.dataset.store import Store
 from mrbridge.errors import Interrupted, SettingsError
@@ -42,7 +41,7 @@ def test_shares_of_a_step_are_the_joined_batch(small_store: Store) -> None:
     whole = list(batches_from(data, 4, 3, 5))
     shares = [list(batches_from(data, 2, 3, 5, share=(n, 2))) for n in (0, 1)]
     on_device = GpuSlices(data, torch.device("cpu"))
-    resident = [list(GpuBatches(on_device, 2, 3, 5, (n, 2))) for n in (0, 1)]
+    resident = [list(GpuBatches(on_device, BatchIndices(2, 3, 5, (n, 2)))) for n in (0, 1)]
     for joined, *parts in zip(whole, *shares, strict=True):
         for side in (0, 1):
             assert torch.equal(joined[side], torch.cat([part[side] for part in parts]))

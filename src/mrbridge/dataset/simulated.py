@@ -20,7 +20,7 @@ from mrbridge.dataset.augment import Augmentation, to_float32
 from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.io.atomic import atomic_path
 from mrbridge.phantom.subjects import VariedSubject, varied_subject
-from mrbridge.preprocessing.crop import head_crop
+from mrbridge.preprocessing.foreground import head_crop
 from mrbridge.preprocessing.geometry import fit_size, to_slices
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.preprocess import preprocess
@@ -99,12 +99,13 @@ class SimulatedPairs:
             standard = PreprocessSettings(spacing_mm=spacing, intensity=straight)
         # All subjects are stripped if those of the store are.
         stripped = True if standard.brain != "none" else None
-        # They lie along the template's axes, more or less, on one grid with their ground truth; and
-        # a network that has seen noise does not mind its absence.
+        # They are roughly aligned with the template, on one grid with their ground truth; and a
+        # network that has seen noise does not mind its absence.
         simulated = standard.model_copy(update={"brain": "none", "align": "none", "denoise": False})
-        key = _key(standard, source, target, image_size, subjects, seed)
-        kept = None if cache is None else _kept(cache, key)
-        if kept is None:
+        shape = [3, standard.model_dump(mode="json"), source, target, image_size, subjects, seed]
+        key = hashlib.sha256(json.dumps(shape).encode()).hexdigest()  # of all but the code
+        cached = None if cache is None else _read_cache(cache, key)
+        if cached is None:
             groups = [
                 subject_groups(
                     varied_subject(_SEED + seed, index, standard.spacing_mm or 1.0, stripped),
@@ -115,10 +116,10 @@ class SimulatedPairs:
                 for index in track(range(subjects), "simulate", subjects)
             ]
             ends = np.cumsum([len(group) for group in groups])
-            kept = np.concatenate(groups), ends
+            cached = np.concatenate(groups), ends
             if cache is not None:
-                _keep(cache, key, *kept)
-        self.groups, self._ends = kept
+                _write_cache(cache, key, *cached)
+        self.groups, self._ends = cached
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -220,33 +221,22 @@ def subject_groups(
         images += [scan.slices, np.pad(truth, scan.added, constant_values=-1)]
         if contrast == contrasts[0]:
             shown = scan.foreground.mean(axis=(1, 2)) >= _LEAST_FOREGROUND
-    fitted = [fit_size(slices[shown], image_size, image_size)[0] for slices in images]
+    fitted = [fit_size(slices[shown], image_size, image_size) for slices in images]
     return np.stack(fitted, axis=1).astype(np.float16)
 
 
-def _key(
-    standard: PreprocessSettings,
-    source: str,
-    target: str,
-    image_size: int,
-    subjects: int,
-    seed: int,
-) -> str:
-    """A hash of everything that shapes the groups, except for the code."""
-    parts = [3, standard.model_dump(mode="json"), source, target, image_size, subjects, seed]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _keep(cache: Path, key: str, groups: NDArray[np.float16], ends: NDArray[np.int64]) -> None:
+def _write_cache(
+    cache: Path, key: str, groups: NDArray[np.float16], ends: NDArray[np.int64]
+) -> None:
     with atomic_path(cache) as temporary, open(temporary, "wb") as file:
         np.savez(file, key=np.array(key), groups=groups, ends=ends)
 
 
-def _kept(cache: Path, key: str) -> tuple[NDArray[np.float16], NDArray[np.int64]] | None:
+def _read_cache(cache: Path, key: str) -> tuple[NDArray[np.float16], NDArray[np.int64]] | None:
     """The groups in a file of this key; None without one, or if it is damaged."""
     try:
         # An archive of arrays, each with a checksum that is verified as it is read.
-        with np.load(cache, allow_pickle=False) as kept:
-            return (kept["groups"], kept["ends"]) if str(kept["key"]) == key else None
+        with np.load(cache, allow_pickle=False) as cached:
+            return (cached["groups"], cached["ends"]) if str(cached["key"]) == key else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

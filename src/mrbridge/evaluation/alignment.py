@@ -45,37 +45,6 @@ class PairRegistration:
         return {"scored_on_grid_of": self.fixed} | self.result.as_json()
 
 
-@dataclass(frozen=True)
-class AlignedCase:
-    """A case in memory, on one grid.
-
-    Attributes:
-        volumes: the real scans on their own grids, by contrast: the input of a model.
-        stacks, masks: the real scans and where to score against each, by contrast, on the grid.
-        grid: the scan on whose grid is scored.
-        registration: of the other scan to it; None if all scans are on one grid.
-        synthetic: the synthetic image, if it is not made by a model.
-    """
-
-    volumes: dict[str, Volume]
-    stacks: dict[str, Stack]
-    masks: dict[str, Mask]
-    grid: Volume
-    registration: PairRegistration | None
-    synthetic: Volume | None
-
-    @property
-    def spacing(self) -> tuple[float, float, float] | None:
-        """Between slices, rows, columns in mm; None for a 2D image."""
-        return to_slices(self.grid, None)[1].spacing
-
-    def stack_of(self, image: Volume, source: str | None) -> Stack:
-        """An image, on the grid of the real scan `source` (None: of the synthetic image), as slices
-        on the grid of the scores."""
-        moved = _resampled(image, source or SYNTHETIC, self.grid, self.registration)
-        return to_slices(moved, None)[0]
-
-
 def register_pair(case: Case, settings: EvaluateSettings) -> PairRegistration | None:
     """Register the two scans of a case, if the settings or their grids require it.
 
@@ -112,55 +81,109 @@ def register_pair(case: Case, settings: EvaluateSettings) -> PairRegistration | 
         raise InputError(what, remedy=error.remedy) from None
 
 
-def read_aligned(
-    case: Case, settings: EvaluateSettings, registration: PairRegistration | None = None
-) -> AlignedCase:
-    """Read a case with its masks, on one grid.
+class AlignedCase:
+    """A case in memory, on one grid.
 
     Args:
         case: what to score.
         settings: where to score.
         registration: from `register_pair`.
 
+    Attributes:
+        volumes: the real scans on their own grids, by contrast: the input of a model.
+        synthetic: the synthetic image, if it is not made by a model.
+        grid: the scan on whose grid is scored.
+        stacks, masks: the real scans and where to score against each, by contrast, on that grid.
+
     Raises:
-        InputError: the scans are on different grids and not registered; a synthetic scan in the
-            place of a real one; the mask is missing or empty.
+        InputError: a scan cannot be read; the scans are on different grids and not registered; a
+            synthetic scan in the place of a real one; the mask is missing or empty.
     """
-    volumes = {contrast: read(path) for contrast, path in case.images.items()}
-    for contrast, volume in volumes.items():
-        if volume.synthetic:
+
+    def __init__(
+        self,
+        case: Case,
+        settings: EvaluateSettings,
+        registration: PairRegistration | None = None,
+    ) -> None:
+        self._case, self._settings, self._registration = case, settings, registration
+        self.volumes = {contrast: read(path) for contrast, path in case.images.items()}
+        for contrast, volume in self.volumes.items():
+            if volume.synthetic:
+                raise InputError(
+                    "is marked as synthetic, so nothing can be scored against it",
+                    path=case.images[contrast],
+                    remedy="Use the scan as it was acquired.",
+                )
+        self.synthetic = None if case.synthetic is None else read(case.synthetic)
+        self._scans = dict(self.volumes)
+        if self.synthetic is not None:
+            self._scans[SYNTHETIC] = self.synthetic
+        self.grid, *others = self._scans.values()
+        if registration is not None:
+            self.grid = self._scans[registration.fixed]
+        else:
+            for other in others:
+                _must_be_on_one_grid(self.grid, other, "the scans of the pair", self._path)
+        self.stacks = {c: self._slices(volume, c) for c, volume in self.volumes.items()}
+        self.masks = {contrast: self._mask(contrast) for contrast in self.volumes}
+
+    @property
+    def spacing(self) -> tuple[float, float, float] | None:
+        """Between slices, rows, columns in mm; None for a 2D image."""
+        return to_slices(self.grid, None)[1].spacing
+
+    def stack_of(self, image: Volume, source: str | None) -> Stack:
+        """An image, on the grid of the real scan `source` (None: of the synthetic image), as slices
+        on the grid of the scores."""
+        return self._slices(image, source or SYNTHETIC)
+
+    @property
+    def _path(self) -> Path:
+        return next(iter(self._case.images.values()))
+
+    def _slices(self, image: Volume, scan: str, interpolation: Interpolation = "cubic") -> Stack:
+        """An image that is on the grid of `scan`, as slices on the grid of the scores."""
+        registration = self._registration
+        if registration is not None and scan != registration.fixed:
+            image = resample(image, self.grid, registration.result.transform, interpolation)
+        return to_slices(image, None)[0]
+
+    def _mask(self, contrast: str) -> Mask:
+        """Where to score against one real scan, on the grid of the scores."""
+        volume, scan = self._mask_and_its_grid(contrast)
+        inside = self._slices(volume, scan, "nearest") > 0.5
+        if self._registration is not None:
+            # The field of view of the other scan may not contain all of the grid.
+            fixed, transform = self._registration.fixed, self._registration.result.transform
+            other = next(volume for name, volume in self._scans.items() if name != fixed)
+            covers = replace(self.grid, voxels=covered(other, self.grid, transform))
+            inside &= to_slices(covers, None)[0] > 0.5
+        if not inside.any():
+            path = self._case.mask or self._path
+            raise InputError("the mask is empty", path=path, remedy="Check the scan and its mask.")
+        return inside
+
+    def _mask_and_its_grid(self, contrast: str) -> tuple[Volume, str]:
+        """A binary mask, and the scan whose grid it has."""
+        scan, path = self._scans[contrast], self._case.mask
+        if path is not None:
+            mask = read(path)
+            names = [contrast, *(name for name in self._scans if name != contrast)]
+            same = (n for n in names if grid_difference(self._scans[n], mask) is None)
+            name = next(same, contrast)
+            _must_be_on_one_grid(self._scans[name], mask, "scan and mask", path)
+            threshold = 0.5 * min(1.0, float(mask.voxels.max()))
+            return replace(mask, voxels=mask.voxels > threshold), name
+        if self._settings.mask == "brain":
             raise InputError(
-                "is marked as synthetic, so nothing can be scored against it",
-                path=case.images[contrast],
-                remedy="Use the scan as it was acquired.",
+                "has no brain mask (…_desc-brain_mask.nii.gz in the dataset's derivatives)",
+                path=self._path,
+                remedy="Use --mask, or score the foreground.",
             )
-    synthetic = None if case.synthetic is None else read(case.synthetic)
-    scans = volumes | ({} if synthetic is None else {SYNTHETIC: synthetic})
-    first, *others = scans.values()
-    if registration is None:
-        for other in others:
-            path = next(iter(case.images.values()))
-            _must_be_on_one_grid(first, other, "the scans of the pair", path)
-    grid = first if registration is None else scans[registration.fixed]
-    stacks = {
-        contrast: to_slices(_resampled(volume, contrast, grid, registration), None)[0]
-        for contrast, volume in volumes.items()
-    }
-    masks = {c: _mask(case, settings, scans, c, grid, registration) for c in volumes}
-    return AlignedCase(volumes, stacks, masks, grid, registration, synthetic)
-
-
-def _resampled(
-    image: Volume,
-    scan: str,
-    grid: Volume,
-    registration: PairRegistration | None,
-    interpolation: Interpolation = "cubic",
-) -> Volume:
-    """An image that is on the grid of `scan`, on the grid of the scores."""
-    if registration is None or scan == registration.fixed:
-        return image
-    return resample(image, grid, registration.result.transform, interpolation)
+        whole = self._settings.mask == "whole"
+        inside = np.ones(scan.voxels.shape, bool) if whole else Head(scan).mask
+        return replace(scan, voxels=inside), contrast
 
 
 def _must_be_on_one_grid(one: Volume, other: Volume, what: str, path: Path) -> None:
@@ -171,50 +194,3 @@ def _must_be_on_one_grid(one: Volume, other: Volume, what: str, path: Path) -> N
             path=path,
             remedy="Register one to the other first, or use --register auto.",
         )
-
-
-def _mask(
-    case: Case,
-    settings: EvaluateSettings,
-    scans: dict[str, Volume],
-    contrast: str,
-    grid: Volume,
-    registration: PairRegistration | None,
-) -> Mask:
-    """Where to score against one real scan, on the grid of the scores."""
-    if case.mask is not None:
-        volume, scan = _mask_of_file(case.mask, scans, contrast)
-    elif settings.mask == "brain":
-        raise InputError(
-            "has no brain mask (…_desc-brain_mask.nii.gz in the dataset's derivatives)",
-            path=next(iter(case.images.values())),
-            remedy="Use --mask, or score the foreground.",
-        )
-    else:
-        volume, scan = _foreground(scans[contrast], settings.mask == "whole"), contrast
-    inside = to_slices(_resampled(volume, scan, grid, registration, "nearest"), None)[0] > 0.5
-    if registration is not None:
-        # The field of view of the other scan may not contain all of the grid.
-        other = next(volume for name, volume in scans.items() if name != registration.fixed)
-        covers = replace(grid, voxels=covered(other, grid, registration.result.transform))
-        inside &= to_slices(covers, None)[0] > 0.5
-    if not inside.any():
-        path = case.mask or next(iter(case.images.values()))
-        raise InputError("the mask is empty", path=path, remedy="Check the scan and its mask.")
-    return inside
-
-
-def _mask_of_file(path: Path, scans: dict[str, Volume], contrast: str) -> tuple[Volume, str]:
-    """A binary mask, and the scan whose grid it has."""
-    mask = read(path)
-    names = [contrast, *(name for name in scans if name != contrast)]
-    scan = next((name for name in names if grid_difference(scans[name], mask) is None), contrast)
-    _must_be_on_one_grid(scans[scan], mask, "scan and mask", path)
-    return replace(mask, voxels=mask.voxels > 0.5 * min(1.0, float(mask.voxels.max()))), scan
-
-
-def _foreground(volume: Volume, whole: bool) -> Volume:
-    """The foreground of a scan, or all of it, on its own grid."""
-    if whole:
-        return replace(volume, voxels=np.ones(volume.voxels.shape, bool))
-    return replace(volume, voxels=Head(volume).mask)

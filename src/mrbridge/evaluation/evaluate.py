@@ -30,7 +30,6 @@ from mrbridge.evaluation.scoring import (
     TranslatorLike,
     fit_baselines,
     open_translator,
-    register_case,
     sample_case,
     score_case,
     voxels_per_case,
@@ -203,7 +202,7 @@ def _evaluate(
         directions=used,
         cases=tuple(scored),
         summary=summary.finite(means),
-        cycles=summary.finite(summary.summarise_cycles(scored)),
+        cycles=summary.finite(summary.summarise(scored, "cycle")),
         wasserstein=summary.wasserstein(scored, used, settings.seed),
         verdicts=tuple(summary.judge(scored, direction, means) for direction in used),
         figures={} if out is None else _draw_overall(scored, used, out / "figures"),
@@ -283,15 +282,14 @@ def _score(
         failures += [(name, "no mask matches its name") for name in without]
         jobs = [job for job in jobs if job.case.mask is not None]
     if mode != "unpaired":
-        registered = successes(register_case, jobs, "Registering pairs")
-        jobs = [replace(job, registration=result) for job, result in registered]
-    if mode == "pairs":
-        samples = list(successes(sample_case, jobs, "Reading pairs"))
-        baselines = fit_baselines([job.case for job, _ in samples], [s for _, s in samples])
-        jobs = [
-            replace(job, baselines=of_case, baseline_on=on)
-            for (job, _), (of_case, on) in zip(samples, baselines, strict=True)
-        ]
+        read = list(successes(sample_case, jobs, "Reading pairs"))
+        jobs = [replace(job, registration=registration) for job, (registration, _) in read]
+        if mode == "pairs":
+            baselines = fit_baselines([job.case for job in jobs], [found for _, (_, found) in read])
+            jobs = [
+                replace(job, baselines=of_case, baseline_on=on)
+                for job, (of_case, on) in zip(jobs, baselines, strict=True)
+            ]
     if out is not None:
         jobs = _with_figures(jobs, out / "figures")
         _check_figures(jobs, out)

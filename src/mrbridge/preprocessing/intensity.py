@@ -24,13 +24,13 @@ _DECILES = tuple(range(10, 100, 10))
 
 
 class IntensityNormalisation(Settings):
-    """The intensity curve of one scan: `low` goes to -1, `high` to 1, straight lines between.
+    """The intensity curve of one scan: `low` becomes -1, `high` 1, straight lines between.
 
-    A `knee` goes to 0.6. Whole heads have one: their fat is several times as bright as the brain,
+    A `knee` becomes 0.6. Whole heads have one: their fat is several times as bright as the brain,
     which a single line would squeeze into a third of the range (landmarks as in Nyul et al. 2000,
     doi:10.1109/42.836373, of which these are three).
 
-    If everything around the anatomy was set to zero, `low` goes to a `floor` above -1 (and the
+    If everything around the anatomy was set to zero, `low` becomes a `floor` above -1 (and the
     knee, its level and the rest of the range move up in proportion): -1 then means "outside", and
     fluid as black as the outside can be distinguished from it.
 
