@@ -249,7 +249,7 @@ class TestRegistered:
         back = np.eye(4)
         back[0, 3] = -4
         found = Registration(back, "rigid", 0.4, 0.9, 4.0, 0.125, 8, 9, 1.0)
-        monkeypatch.setattr("mrbridge.evaluation.alignment.register", lambda *_: found)
+        monkeypatch.setattr("mrbridge.evaluation.registration.register", lambda *_: found)
         return bids
 
     def test_registration_in_table_json_and_report(self, moved, world, tmp_path):

@@ -177,8 +177,8 @@ def fits(dataset: UnpairedSlices, device: torch.device) -> bool:
 class GpuSlices:
     """The samples of a dataset, made in batches on a device.
 
-    Sample n is that of the dataset, up to rounding, but for the noise: it is drawn on the device,
-    and is a function of the seed, of the batch's position in the sequence and of its size.
+    Sample n is that of the dataset, up to rounding, except for the noise, which is drawn on the
+    device and is a function of the seed, of the batch's position in the sequence and of its size.
 
     Args:
         dataset: which slices, which changes.

@@ -178,7 +178,7 @@ def _edges_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _nearest(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Pairs (one, other), (pairs, 2): of every image the most similar others by their edges."""
+    """Each image and the others with the most similar edges: (pairs, 2)."""
     count = min(CANDIDATES, len(others))
     pairs = []
     for start in range(0, len(ones), _BATCH):
@@ -213,7 +213,7 @@ def information(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[f
 
     Returns:
         Both from 0 (nothing is shared) to 1; the second a mean over four directions. Zeros if there
-        is hardly any common anatomy.
+        is too little common anatomy.
     """
     anatomy = (one > _BACKGROUND) & (other > _BACKGROUND)
     inside = ndimage.binary_erosion(anatomy, iterations=_SHIFT + 1)

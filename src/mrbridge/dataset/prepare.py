@@ -54,7 +54,7 @@ from mrbridge.urls import shown
 log = logging.getLogger(__name__)
 
 REPORT = "report.json"
-"""In the store, next to the manifest: what was left out and what failed."""
+"""In the store, next to the manifest: files that were left out, and failures."""
 
 _SLOW_IMPORTS = ("torch", "zarr")  # which resampling and the store import when they need them
 
@@ -87,7 +87,7 @@ def prepare(
         InputError: nothing usable of one of the contrasts.
         OutputError: `out` is not a store, or cannot be written.
         SomeScansFailed: some scans could not be used; the store is complete without them.
-        Interrupted: by a signal; what is prepared stays, and `report.json` lists it.
+        Interrupted: by a signal; scans that are prepared stay, and `report.json` lists them.
     """
     settings = settings or PrepareSettings()
     source = parallel.reachable(localise(source), workers)
@@ -324,7 +324,7 @@ def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, Job]) -> Mani
 
 
 def _rescaled(record: ScanRecord, levels: tuple[float, ...], out: Path, job: Job) -> ScanRecord:
-    """A scan with its array brought onto a scale, unless it is there already."""
+    """A scan with its array converted to a scale, unless it has that scale already."""
     segments = {"segments": record.segments}
     if record.recipe.levels == levels or not record.recipe.landmarks:
         return record

@@ -1,8 +1,8 @@
 """Simulated pairs: slices of simulated subjects, of whom both contrasts are known.
 
 A purely unpaired objective tends to copy, or to swap tissues, for hundreds of epochs. Simulated
-subjects teach a generator what becomes of fluid, grey and white matter, bone and fat, without any
-pair of real scans.
+subjects teach a generator how fluid, grey and white matter, bone and fat look in the other
+contrast, without any pair of real scans.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CANONICAL = {
 }
 """The canonical signals in [-1, 1]: the same in every subject, whole head or stripped brain.
 
-In T1w white matter comes just below the knee and fluid just above black, in T2w fluid comes to 1.
+In T1w white matter is just below the knee and fluid just above black; in T2w fluid is 1.
 """
 
 _INPUTS = (0, 2)  # the images of a group that a generator gets; the others are ground truth

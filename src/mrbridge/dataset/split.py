@@ -127,7 +127,7 @@ def _hold_out(
 
 
 def _held_counts(subjects: int, settings: PrepareSettings, *, with_test: bool) -> dict[str, int]:
-    """How many of so many subjects to hold out for `val` and, of more than three, for `test`."""
+    """How many subjects to hold out for `val` and, if there are more than three, for `test`."""
     held = val = test = 0
     for count in range(1, subjects + 1):
         val = max(int(settings.validation_share > 0), round(settings.validation_share * count))

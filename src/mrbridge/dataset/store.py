@@ -1,6 +1,6 @@
 """The prepared dataset on disk (store), and the only code that knows its format.
 
-    STORE/manifest.json          what is there, readable; written last
+    STORE/manifest.json          the list of scans, readable; written last
     STORE/scans/<id>.zarr        one array per scan, float16 (slices, rows, columns) in [-1, 1],
                                  a chunk per slice, all in one file, its record in the attributes
 
@@ -368,7 +368,7 @@ def write_scan(store: Path, record: ScanRecord, values: NDArray[np.float16]) -> 
 
 def read_if_current(store: Path, id: str, key: str) -> ScanRecord | None:
     """The record of a scan that was prepared from the same file with the same settings and is
-    intact; None otherwise, however damaged it is."""
+    intact; None otherwise, for any kind of damage."""
     import zarr
 
     path = array_path(store, id)

@@ -250,7 +250,7 @@ def _receive(
     expected: Expected,
     advance: Callable[[int], object],
 ) -> None:
-    """Add to `part` what is missing."""
+    """Append the missing bytes to `part`."""
     state = None
     with suppress(OSError, ValueError):  # without a readable note the part is of no use
         noted = FileState.model_validate_json(note.read_bytes())

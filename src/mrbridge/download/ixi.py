@@ -347,7 +347,7 @@ def _texts() -> dict[str, Any]:
 
 
 def write_description(out: Path) -> None:
-    """Write what makes the folder a BIDS data set, unless it exists."""
+    """Write the files that make the folder a BIDS data set, unless they exist."""
     if (out / "README").exists():  # the last of the files below
         return
     texts = _texts()
@@ -361,7 +361,7 @@ def write_description(out: Path) -> None:
 def write_participants(
     session: Session, folder: Folder, hospitals: Mapping[str, str], site: str
 ) -> None:
-    """Add new subjects to `participants.tsv`, and what was unknown of the others.
+    """Add new subjects to `participants.tsv`, and fill in missing values of the others.
 
     Everything else in the table stays: users add columns to it.
 

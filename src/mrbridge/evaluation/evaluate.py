@@ -20,7 +20,7 @@ from mrbridge.evaluation import figures, summary
 from mrbridge.evaluation.cases import (
     Case,
     Direction,
-    FoundCases,
+    MatchedCases,
     find_pairs,
     find_synthetic,
     with_masks,
@@ -144,7 +144,7 @@ def score(
 
 
 def _evaluate(
-    found: FoundCases,
+    matched: MatchedCases,
     sources: Sequence[Any],
     directions: Sequence[Direction] = (),
     translator: TranslatorLike | None = None,
@@ -155,7 +155,7 @@ def _evaluate(
     workers: Workers,
 ) -> Evaluation:
     """Score cases, and write the results."""
-    mode, cases, left_out = _what_to_score(found, directions)
+    mode, cases, left_out = _what_to_score(matched, directions)
     log_left_out([(Path(name), reason) for name, reason in left_out], Path())
     if mask is not None:
         cases = with_masks(cases, mask)
@@ -208,7 +208,7 @@ def _evaluate(
         figures={} if out is None else _draw_overall(scored, used, out / "figures"),
         failures=tuple(failures),
         left_out=tuple(left_out),
-        remarks=tuple(found.remarks),
+        remarks=tuple(matched.remarks),
         settings=settings,
         masks=settings.mask if mask is None else "given",
         model_sha256=None if translator is None else translator.bundle.hash,
@@ -228,18 +228,18 @@ def _evaluate(
 
 
 def _what_to_score(
-    found: FoundCases, directions: Sequence[Direction]
+    matched: MatchedCases, directions: Sequence[Direction]
 ) -> tuple[Mode, list[Case], list[tuple[str, str]]]:
     if not directions:
-        return "files", found.cases, found.left_out
-    if not found.cases:
-        return "unpaired", found.singles, found.left_out
+        return "files", matched.cases, matched.left_out
+    if not matched.cases:
+        return "unpaired", matched.singles, matched.left_out
     singles = [
         (path.name, f"its subject has no other contrast than {contrast}")
-        for case in found.singles
+        for case in matched.singles
         for contrast, path in case.images.items()
     ]
-    return "pairs", found.cases, found.left_out + singles
+    return "pairs", matched.cases, matched.left_out + singles
 
 
 def _local(path: Any, workers: Workers) -> Any:
@@ -285,7 +285,8 @@ def _score(
         read = list(successes(sample_case, jobs, "Reading pairs"))
         jobs = [replace(job, registration=registration) for job, (registration, _) in read]
         if mode == "pairs":
-            baselines = fit_baselines([job.case for job in jobs], [found for _, (_, found) in read])
+            samples = [of_case for _, (_, of_case) in read]
+            baselines = fit_baselines([job.case for job in jobs], samples)
             jobs = [
                 replace(job, baselines=of_case, baseline_on=on)
                 for job, (of_case, on) in zip(jobs, baselines, strict=True)

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation import figures
-from mrbridge.evaluation.alignment import (
-    AlignedCase,
+from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.registration import (
+    CaseScans,
     Mask,
     PairRegistration,
     Stack,
     register_pair,
 )
-from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.metrics import MonotoneMapping, Scores
 from mrbridge.preprocessing.foreground import foreground_mask
@@ -122,7 +122,7 @@ def sample_case(job: Job) -> tuple[PairRegistration | None, Samples]:
     samples: Samples = {}
     if job.case.synthetic is not None:
         return registration, samples
-    scans = AlignedCase(job.case, job.settings, registration)
+    scans = CaseScans(job.case, job.settings, registration)
     for direction in job.directions:
         images = scans.stacks[str(direction.source)], scans.stacks[direction.target]
         inside = scans.masks[direction.target]
@@ -166,7 +166,7 @@ def score_case(job: Job) -> dict[str, Result]:
         InputError: it cannot be scored.
         MrbridgeError: it cannot be translated.
     """
-    scans = AlignedCase(job.case, job.settings, job.registration)
+    scans = CaseScans(job.case, job.settings, job.registration)
     results = {}
     for direction in job.directions:
         is_paired = direction.target in scans.volumes
@@ -191,7 +191,7 @@ def score_case(job: Job) -> dict[str, Result]:
     return results
 
 
-def _translated(job: Job, scans: AlignedCase, direction: Direction) -> Volume:
+def _translated(job: Job, scans: CaseScans, direction: Direction) -> Volume:
     if job.model is None or direction.source is None:
         raise InputError("there is neither a synthetic image nor a model")
     mask = read_brain_mask(job.case.images[direction.source], job.model.bundle.manifest.standard)
@@ -208,7 +208,7 @@ def _baseline(mapping: MonotoneMapping, source: Stack, inside: Mask, job: Job) -
 
 
 def _against_real(
-    job: Job, scans: AlignedCase, direction: Direction, images: Mapping[str, Stack], inside: Mask
+    job: Job, scans: CaseScans, direction: Direction, images: Mapping[str, Stack], inside: Mask
 ) -> Result:
     target = scans.stacks[direction.target]
     real = metrics.scaled(target, inside)
@@ -262,7 +262,7 @@ def _by_slice(
 
 
 def _cycle(
-    job: Job, model: TranslatorLike, scans: AlignedCase, direction: Direction, synthetic: Volume
+    job: Job, model: TranslatorLike, scans: CaseScans, direction: Direction, synthetic: Volume
 ) -> dict[str, Scores]:
     """Scores of a cycle, without and with noise in between (Chu et al. 2017, arXiv:1712.02950)."""
     contrast = str(direction.source)

@@ -15,8 +15,8 @@ import numpy as np
 
 from mrbridge import __version__, metrics
 from mrbridge.errors import InputError
-from mrbridge.evaluation.alignment import PairRegistration
 from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.registration import PairRegistration
 from mrbridge.evaluation.scoring import Result
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io.formats import is_2d
@@ -192,9 +192,9 @@ class Evaluation:
         for scored in self.cases:
             of_registration = ["no", "", ""]
             if scored.registration is not None:
-                found = scored.registration.result
-                numbers = (found.displacement_mm, found.residual_mm)
-                of_registration = [found.kind, *(f"{value:.3f}" for value in numbers)]
+                registration = scored.registration.result
+                numbers = (registration.displacement_mm, registration.residual_mm)
+                of_registration = [registration.kind, *(f"{value:.3f}" for value in numbers)]
             names = [cell(scored.case.name), cell(scored.case.subject)]
             for key, result in scored.results.items():
                 for method in METHODS:

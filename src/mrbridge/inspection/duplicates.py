@@ -26,8 +26,8 @@ from mrbridge.reports import counted
 from mrbridge.volume import CONTRASTS
 
 MOST_SEARCHED = 50_000
-"""Scans of a contrast among which undeclared pairs are searched: the edges of every scan are
-compared with those of every scan of the other contrast, which takes some minutes for so many."""
+"""Scans of a contrast, at most, among which undeclared pairs are searched: comparing the edges of
+every scan with those of every scan of the other contrast takes some minutes for this number."""
 
 _FREQUENCIES = 16  # of the perceptual hash, along each axis
 _HASH_DISTANCE = 24

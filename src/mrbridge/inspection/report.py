@@ -77,8 +77,8 @@ def summary(facts: Sequence[Facts], findings: Sequence[Finding]) -> str:
     of_subjects = f" of {counted(len(subjects), 'subject')}" if subjects else ""
     parts = [f"{counted(len(facts), 'scan')}{of_subjects} ({contrasts})"]
     severities = Counter(finding.severity for finding in findings)
-    found = [counted(severities[s], s) for s in SEVERITIES if severities[s]]
-    parts += [", ".join(found)] if found else []
+    numbers = [counted(severities[s], s) for s in SEVERITIES if severities[s]]
+    parts += [", ".join(numbers)] if numbers else []
     parts += _complete_sessions(facts)
     if 0 < len(subjects) < _FEWEST_SUBJECTS:
         few = f"{counted(len(subjects), 'subject')} {'is' if len(subjects) == 1 else 'are'}"

@@ -27,11 +27,12 @@ Mask = NDArray[np.bool_]
 
 _BLANK, _BLANK_EDGE = 0.2, 0.99  # shares of exact zeros, of all pixels and of the outermost ones
 _BLANK_MARGIN = 1.08
-"""How much larger than the foreground what is not blank may be: 1.00 to 1.01 times in stripped
-brains of open-ms-mni, 1.16 to 1.25 times in whole heads of open-ms-raw with partly zeroed air."""
+"""Largest ratio of nonblank voxels to the foreground for a scan to count as stripped: 1.00 to 1.01
+in stripped brains of open-ms-mni, 1.16 to 1.25 in whole heads of open-ms-raw with partly zeroed
+air."""
 
 _PIECE = 0.01  # of the largest piece of the foreground: smaller ones are not part of a head
-_ROUNDS = 4  # of finding the head in what was cropped to it; usually two are enough
+_ROUNDS = 4  # of finding the head and cropping to it; usually two are enough
 _BLANK_FACE = 0.6  # share of a face with one value, from which that value is the background,
 _NOTHING = 0.005  # up to this share of the brightest value; it is within
 _DARK = 0.1  # this share of the range from the darkest value
@@ -104,7 +105,7 @@ def foreground_mask(slices: Stack) -> Mask:
 def blank_outside(slices: Stack, foreground: Mask) -> Mask | None:
     """Where everything around the anatomy was set to zero; None if it was not.
 
-    The air of a whole head may be partly zero: what is left of its noise is not anatomy.
+    The air of a whole head may be partly zero: the rest of its noise is not anatomy.
 
     Args:
         slices: intensities of any unit, (slices, rows, columns).
@@ -310,7 +311,7 @@ def crop_to_head(volume: Volume, margin_mm: float) -> tuple[Crop, Head]:
     """`head_crop`, and the scan in that box."""
     crop, last = _search(volume, margin_mm)
     cropped = crop(volume)
-    # Without padding it is what was searched last.
+    # Without padding it is the part that was searched last.
     known = last is not None and last.volume.voxels.shape == cropped.voxels.shape
     return crop, Head(cropped, last.foreground if last is not None and known else None)
 

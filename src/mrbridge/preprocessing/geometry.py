@@ -60,7 +60,7 @@ class SliceGrid:
 
     @property
     def hash(self) -> str:
-        """Equal for scans on one grid (to 0.01 mm), in whatever order their files store axes."""
+        """Equal for scans on one grid (to 0.01 mm), in any order of axes in their files."""
         places: list[int] = []
         if self.affine is not None:
             steps = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
@@ -144,8 +144,8 @@ def fit_size(
 ) -> NDArray[Any]:
     """Pad with `fill` or crop (..., rows, columns) about the centre.
 
-    Undone, up to what was cropped, by fitting to the former size. `shift` moves the slices down and
-    to the right, by so many pixels.
+    Fitting to the former size undoes it, up to what was cropped. `shift`, in pixels, moves the
+    slices down and to the right.
     """
     fitted = _centred(slices, -2, rows, fill, shift[0])
     return _centred(fitted, -1, columns, fill, shift[1])

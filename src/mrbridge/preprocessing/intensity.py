@@ -1,4 +1,4 @@
-"""Intensity normalisation: MR intensities have no unit, and each scan is brought to [-1, 1]."""
+"""Intensity normalisation: MR intensities have no unit, and each scan is scaled to [-1, 1]."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class IntensityNormalisation(Settings):
     fluid as black as the outside can be distinguished from it.
 
     `levels`, if there are any, replace all that: the `landmarks` go to them, straight lines
-    between, and what is beyond the ends to the ends. See `learned_levels`.
+    between, and values beyond the ends are clipped. See `learned_levels`.
     """
 
     low: float
@@ -61,7 +61,7 @@ class IntensityNormalisation(Settings):
         ]
 
     def normalise(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Intensities of any shape to float32 in [-1, 1]; what is outside the range is clipped."""
+        """Intensities of any shape to float32 in [-1, 1]; values outside the range are clipped."""
         values = values.astype(np.float32, copy=False)
         if self.levels:
             return np.interp(values, self.landmarks, self.levels).astype(np.float32)
@@ -92,7 +92,7 @@ class IntensityNormalisation(Settings):
         return pieces[0] if len(pieces) == 1 else np.maximum(*pieces)
 
     def on_scale(self, levels: tuple[float, ...]) -> IntensityNormalisation:
-        """The landmarks of the scan brought to these levels; unchanged without landmarks."""
+        """The same with `levels` for the landmarks; unchanged without landmarks."""
         if not self.landmarks or not levels:
             return self
         return self.model_copy(update={"levels": levels})

@@ -42,7 +42,7 @@ class Preprocessed:
         grid: the way back to the scan's voxels, of the slices without `added`.
         added: slices, rows and columns before and after what was scanned.
         normalisation: the way back to the scan's intensities.
-        crop: the part of the scan that was looked at.
+        crop: the part of the scan that was used.
         brain: the brain mask on the scan's own grid (i, j, k); None without skull stripping.
         noise: standard deviation of the noise that was removed, in the scan's unit; None without
             denoising.
@@ -94,10 +94,10 @@ def preprocess(
         mask: its brain mask, if `settings.brain` is `mask`.
         levels: the standard scale of its contrast, if the method of normalisation is `nyul` and a
             scale was learned.
-        placement: the grid that the scan is brought to, if known; else it is aligned as
+        placement: the grid to which the scan is resampled, if known; else it is aligned as
             `settings.align` says.
-        crop: the part to look at of the scan or, with `placement`, of the scan that it is brought
-            to; None takes the head and a margin.
+        crop: the part of the scan to use or, with `placement`, of the scan on whose grid it is
+            resampled; None takes the head and a margin.
 
     Raises:
         InputError: the image is constant or empty, no plausible brain was found in it, or it could
@@ -115,7 +115,7 @@ def preprocess(
     elif placement is None:
         frame = crop
     if settings.brain != "none":
-        if settings.brain == "mask":  # of the user's, whatever the head's box
+        if settings.brain == "mask":  # of the user's, also outside of the crop
             brain = find_brain(Head(volume), settings.brain, mask)
         else:
             brain = crop.undo(find_brain(head, settings.brain), False)

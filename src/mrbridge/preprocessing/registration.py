@@ -185,7 +185,7 @@ class Registration:
         residual_mm: uncertainty: of the starts that were followed to the end and reached the best
             mutual information (within 2 %), each with random voxels of its own, the largest
             distance between the positions to which two of them move a point of the head.
-        agreeing, starts: of so many starts, so many came within 5 mm on the coarsest grid.
+        agreeing, starts: number of starts that came within 5 mm on the coarsest grid, and of all.
         overlap: share of the fixed scan's head in the moving scan's field of view.
     """
 
@@ -379,7 +379,7 @@ class _PairSearch:
         return [end for _, end in sorted(ends, key=lambda end: -end[0])]
 
     def different(self, ends: list[Matrix]) -> list[Matrix]:
-        """The best three different ones, if there are so many."""
+        """The best three different ones, if there are three."""
         chosen: list[Matrix] = []
         for end in ends:
             if all(self.spread([end, other]) > _SAME_MM for other in chosen):
@@ -417,7 +417,7 @@ class _PairSearch:
         return value, matrix
 
     def _to_sitk(self, transform: Matrix, kind: TransformKind) -> sitk.Transform:
-        """About the centre of the fixed head, so that rotations hardly shift it."""
+        """About the centre of the fixed head, so that rotations shift it little."""
         import SimpleITK as sitk
 
         inverse = flipped(np.linalg.inv(transform))

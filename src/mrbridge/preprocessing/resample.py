@@ -28,7 +28,7 @@ GRID_TOLERANCE_MM = 1e-3
 """The furthest that corners of two scans may be apart for their voxels to be compared."""
 
 _MARGIN_MM = 10.0  # of air around the head
-_NOTHING = 0.01  # voxels with a smaller share of what is not exactly zero are zero
+_NOTHING = 0.01  # voxels with a smaller share of nonzero voxels are zero
 _EMPTY = np.zeros(1, np.uint8)  # of grids, of which only shape and affine count
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS+ to LPS+ and back
 
@@ -225,7 +225,7 @@ def to_sitk(transform: Matrix) -> sitk.AffineTransform:
 
 
 def from_sitk(transform: sitk.Transform) -> Matrix:
-    """The undo of `to_sitk`, for a linear transform of any kind, whatever its centre."""
+    """The undo of `to_sitk`, for a linear transform of any kind and centre."""
     points = np.concatenate([np.zeros((1, 3)), np.eye(3)])
     images = np.array([transform.TransformPoint(point) for point in points.tolist()])
     matrix = np.eye(4)

@@ -81,8 +81,8 @@ def register_pair(case: Case, settings: EvaluateSettings) -> PairRegistration | 
         raise InputError(what, remedy=error.remedy) from None
 
 
-class AlignedCase:
-    """A case in memory, on one grid.
+class CaseScans:
+    """The scans of a case in memory, on one grid.
 
     Args:
         case: what to score.
