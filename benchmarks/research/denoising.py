@@ -50,7 +50,7 @@ def main() -> None:
             start = time.process_time()
             made, sigma = without_noise(Head(replace(perfect, voxels=noisy)))
             seconds = time.process_time() - start
-            told = {
+            line = {
                 "contrast": perfect.contrast,
                 "voxel_mm": [given.spacing, given.thickness or given.spacing],
                 "noise": level,
@@ -59,7 +59,7 @@ def main() -> None:
                 "psnr_after": round(psnr(made.voxels[inside], truth[inside], top), 2),
                 "microseconds_a_voxel": round(seconds / truth.size * 1e6, 2),
             }
-            print(json.dumps(told), flush=True)
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
