@@ -165,3 +165,7 @@ def _operations(translator: Translator, shape: tuple[int, ...]) -> int:
     networks = translator.bundle.manifest.networks
     rows, columns = (size_multiple(n, networks.generator.multiple) for n in shape)
     return forward_operations(networks.generator, networks.image_size, rows, columns)
+
+
+if __name__ == "__main__":
+    main()
