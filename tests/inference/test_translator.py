@@ -31,7 +31,7 @@ class Copying:
         self.shapes: list[tuple[int, ...]] = []
 
     def __call__(self, network: Any, slices: np.ndarray, in_float32: bool) -> np.ndarray:
-        assert all(size % network.multiple == 0 for size in slices.shape[1:])
+        assert all(size % network.settings.multiple == 0 for size in slices.shape[1:])
         self.shapes.append(slices.shape)
         return slices
 

@@ -167,7 +167,7 @@ class Translator:
         """
         network = self._network(to)
         sizes = zip(slices.shape[1:], least or 2 * (self.bundle.manifest.least_size,), strict=True)
-        rows, columns = (size_multiple(max(size), int(network.multiple)) for size in sizes)
+        rows, columns = (size_multiple(max(size), network.settings.multiple) for size in sizes)
         wanted = np.arange(len(slices))
         faint = np.zeros(len(slices), bool)
         if foreground is not None:
