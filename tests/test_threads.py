@@ -90,6 +90,7 @@ def test_quotas_of_containers(
     share_the_machine(root)
     told = os.environ.get("OMP_NUM_THREADS")
     assert told == (None if cores == 16 else str(cores)), "OpenMP counts the cores by itself"
+    assert not threads.is_count_given()
     os.environ["OMP_NUM_THREADS"] = "7"
     share_the_machine(root)
     assert os.environ["OMP_NUM_THREADS"] == "7"
@@ -168,3 +169,27 @@ if __name__ == "__main__":
     told = told_by(code, **({} if policy is None else {"OMP_WAIT_POLICY": policy}))
     assert told["OMP_WAIT_POLICY"] == (policy or "passive")
     assert told["OMP_NUM_THREADS"] == "1"
+
+
+def test_processes_that_train_together_soon_sleep_too() -> None:
+    """They are started with it, and the process that starts them keeps its own environment."""
+    code = """
+import json, multiprocessing, os
+from mrbridge import errors
+from mrbridge.training import distributed
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    started = []
+    def start(self):
+        started.append(os.environ.get("OMP_WAIT_POLICY"))
+        raise errors.InputError("enough")
+    context.Process.start = start
+    try:
+        distributed.launch(2, print)
+    except errors.InputError:
+        pass
+    told = {"started": started[0], "after": os.environ.get("OMP_WAIT_POLICY")}
+    print(json.dumps(told))
+"""
+    assert told_by(code) == {"started": "passive", "after": None}

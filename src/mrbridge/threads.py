@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 SPINS = "1000"
 """How often a thread looks whether it may continue before it sleeps
 (benchmarks/speed/train_step.py --busy)."""
+
+_CHOSEN = "MRBRIDGE_CHOSEN_THREADS"  # the value of OMP_NUM_THREADS if mrbridge set it
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -93,5 +96,22 @@ def share_the_machine(root: Path = Path("/")) -> None:
         os.environ["GOMP_SPINCOUNT"] = SPINS  # libgomp takes this before the policy
     cores = usable_cores(root)
     if "OMP_NUM_THREADS" not in os.environ and cores < _by_affinity():
-        os.environ["OMP_NUM_THREADS"] = str(cores)
+        os.environ["OMP_NUM_THREADS"] = os.environ[_CHOSEN] = str(cores)
         os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", str(cores))
+
+
+@contextmanager
+def for_new_processes() -> Iterator[None]:
+    """Within this context, new processes share the machine; its end restores the environment."""
+    before = dict(os.environ)
+    share_the_machine()
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+
+
+def is_count_given() -> bool:
+    """Whether the user has set the number of threads (`OMP_NUM_THREADS`)."""
+    return os.environ.get("OMP_NUM_THREADS") not in (None, os.environ.get(_CHOSEN))

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydicom.uid import JPEGLSLossless
 from tests import studies
 from tests.io.test_dicom_read import compress
+from tests.training.small import SMALL_RESNET
+
+from mrbridge.dataset.store import Store
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
 MRBRIDGE = [str(Path(sys.executable).with_name("mrbridge"))]
@@ -67,6 +71,15 @@ def test_worker_processes(sprung: Path, bids_scans: Path) -> None:
     shutil.copytree(bids_scans, data, dirs_exist_ok=True)
     run(data, "prepare", ".", "-o", "../store", "--workers", "2")
     run(data, "translate", "-i", ".", "-o", "../out", "-m", GOLDEN, "--workers", "2")
+    assert not sprung.exists(), sprung.read_text()
+
+
+def test_processes_that_train_together(sprung: Path, small_store: Store) -> None:
+    data = sprung.with_name("data")
+    (data / "small.yaml").write_text(yaml.safe_dump(SMALL_RESNET | {"epochs": 1}))
+    options = ["--preset", "resnet", "--config", "small.yaml", "--device", "cpu"]
+    run(data, "train", small_store.path, "-o", "../run", *options, "--devices", "2")
+    assert (sprung.with_name("run") / "bundle" / "bundle.json").is_file()
     assert not sprung.exists(), sprung.read_text()
 
 

@@ -140,6 +140,7 @@ COMMANDS = {
     "demo": Command(["demo", "-o", "out", "--minutes", "5"], there("out/.~*")),
     "export": Command(["export", "-m", str(GOLDEN), "-o", "out"], loaded("libtorch")),
     "train": Command(TRAIN, there("run/settings.yaml")),
+    "train together": Command([*TRAIN, "--devices", "2"], there("run/settings.yaml")),
 }
 QUICK = ("translate a folder", "translate BIDS", "prepare with workers", "evaluate", "train")
 

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,12 +21,14 @@ import torch
 import yaml
 from tests.training.small import SMALL_RESNET
 
+from mrbridge import console
 from mrbridge.dataset.loader import BatchIndices, GpuBatches, GpuSlices, batches_from
 from mrbridge.dataset.sampling import UnpairedSlices
 from mrbridge.dataset.store import Store
-from mrbridge.errors import SettingsError
+from mrbridge.errors import Interrupted, SettingsError
+from mrbridge.training import distributed
 from mrbridge.training.checkpoint import load_checkpoint
-from mrbridge.training.distributed import Ranks
+from mrbridge.training.distributed import Ranks, launch
 from mrbridge.training.run import train
 from mrbridge.training.settings import resolve
 
@@ -209,3 +213,43 @@ def test_only_the_first_process_reports_an_error(
     (ended,) = wait(torchrun(tmp_path / "run"))
     assert ended.code != 0
     assert ended.err.count("is not empty. Name a new folder") == 1
+
+
+@pytest.mark.parametrize(("result", "threads"), [(None, 2), ("3", 4)])
+def test_processes_share_the_threads_unless_the_user_sets_their_number(
+    monkeypatch: pytest.MonkeyPatch, result: str | None, threads: int
+) -> None:
+    place = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    for name in place:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if result is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", result)
+    ours, theirs = Pipe()
+    torch.set_num_threads(4)  # the choice of PyTorch
+    try:
+        distributed._run_rank(place, console.verbosity, theirs, torch.get_num_threads, (), {})
+    finally:
+        torch.set_num_threads(1)
+    assert ours.recv() == threads
+
+
+@pytest.mark.slow
+def test_a_signal_ends_all_processes_of_devices(small_store: Store, tmp_path: Path) -> None:
+    wanted = resolve("resnet", SMALL, {"epochs": 10_000})
+    run = tmp_path / "run"
+
+    def stop_when_it_runs() -> None:
+        while not (run / "checkpoints" / "last.ckpt").exists():
+            if over.wait(0.05):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    over = threading.Event()
+    threading.Thread(target=stop_when_it_runs, daemon=True).start()
+    with pytest.raises(Interrupted, match="stopped at step"):
+        launch(2, train, small_store.path, run, settings=wanted, device="cpu")
+    over.set()
+    stopped = checkpoint(run)
+    assert 0 < stopped["step"] == len(stopped["keeper"]["rows"]) < 10_000

@@ -262,9 +262,9 @@ def check_resumable(
         raise SettingsError(
             f"this run was trained by {before} processes together, not by {processes}",
             path=run,
-            remedy=f"Continue with {before} processes of torchrun."
+            remedy=f"Continue with {before} processes (--devices or torchrun)."
             if before > 1
-            else "Continue without torchrun.",
+            else "Continue with a single process.",
         )
     known, now = state["keeper"].get("data"), identity(store)
     if known is not None:

@@ -1,4 +1,4 @@
-"""Training on several devices: one process for each, started by `torchrun`.
+"""Training on several devices: one process for each, of this machine or of `torchrun`.
 
 All processes hold the same weights at every step: they start with those of the first one and apply
 the mean of all gradients. Why not DistributedDataParallel: docs/decisions/0009-scale.md.
@@ -6,20 +6,39 @@ the mean of all gradients. Why not DistributedDataParallel: docs/decisions/0009-
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from mrbridge.errors import SettingsError
+from mrbridge import console
+from mrbridge.children import safe_path
+from mrbridge.errors import Interrupted, MrbridgeError, SettingsError
+from mrbridge.hardware import keep_memory
+from mrbridge.threads import for_new_processes, is_count_given
+from mrbridge.unexpected import as_error
+
+_RENDEZVOUS = "MRBRIDGE_RENDEZVOUS"
+"""The variable with the URL of the file by which the processes of `launch` find each other."""
 
 _TIMEOUT = timedelta(hours=2)
-"""How long processes wait for the one that validates. `torchrun` notices if a process dies."""
+"""How long processes wait for the one that validates. The launcher notices if a process dies."""
+
+_GRACE_SECONDS = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,7 @@ class Ranks:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
-    """Join the other processes, if `torchrun` started any.
+    """Join the other processes, if `torchrun` or `launch` started any.
 
     Args:
         device: of the training; of several CUDA devices each process gets its own.
@@ -121,8 +140,136 @@ def process_group(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
             )
         device, backend = torch.device("cuda", local), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=_TIMEOUT)
+    url = os.environ.get(_RENDEZVOUS, "env://")
+    dist.init_process_group(backend, url, _TIMEOUT, world_size=count, rank=rank)
     try:
         yield Ranks(rank, count), device
     finally:
         dist.destroy_process_group()
+
+
+def launch(count: int, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Run a function that trains in several processes of this machine.
+
+    Args:
+        count: how many processes; on CUDA each has a device of its own.
+        work: a function of a module, such as `training.run.train`.
+        arguments, options: of `work`; they are pickled, and so is the result.
+
+    Returns:
+        The first process's result.
+
+    Raises:
+        MrbridgeError: what `work` raises in any process, or a process was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes: list[BaseProcess] = []
+    results: list[Connection] = []
+    with tempfile.TemporaryDirectory() as folder, _forwarded_signals(processes) as received:
+        for rank in range(count):
+            ours, theirs = context.Pipe(duplex=False)
+            variables = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(count),
+                _RENDEZVOUS: f"file://{folder}/rendezvous",  # needs no port
+            }
+            call = (work, arguments, options)
+            process: BaseProcess = context.Process(
+                target=_run_rank, args=(variables, console.verbosity, theirs, *call)
+            )
+            with for_new_processes(), safe_path():
+                process.start()
+            theirs.close()
+            processes.append(process)
+            results.append(ours)
+        try:
+            first: Any = None
+            waiting = list(results)
+            while waiting:
+                for connection in wait(waiting):
+                    waiting.remove(connection)  # type: ignore[arg-type]
+                    result = _receive(connection, is_stopped=bool(received))
+                    if connection is results[0]:
+                        first = result
+            return first
+        finally:
+            for process in processes:
+                process.join(_GRACE_SECONDS)
+            for process in processes:
+                process.kill()
+                process.join()
+
+
+def _receive(connection: Any, is_stopped: bool) -> Any:
+    """A process's result.
+
+    Raises:
+        MrbridgeError: it failed or was killed.
+    """
+    try:
+        result = connection.recv()
+    except EOFError:
+        if is_stopped:
+            raise _interrupted_early() from None
+        raise MrbridgeError(
+            "a process of the training was killed, most often for lack of memory",
+            remedy="Continue with --resume.",
+        ) from None
+    if isinstance(result, MrbridgeError):
+        raise result
+    return result
+
+
+def _run_rank(
+    variables: dict[str, str],
+    verbosity: console.Verbosity,
+    connection: Connection,
+    work: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+) -> None:
+    """Work as one of several processes, on its share of the cores; only the first one logs."""
+    os.environ.update(variables)
+    if not is_count_given():
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(variables["WORLD_SIZE"])))
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    keep_memory()
+    console.set_up()
+    console.listen(verbosity.quiet or variables["RANK"] != "0", verbosity.verbose, verbosity.json)
+    try:
+        result = work(*arguments, **options)
+    except KeyboardInterrupt:
+        result = _interrupted_early()
+    except Exception as error:
+        result = as_error(error)
+    connection.send(result)
+
+
+def _interrupted_early() -> Interrupted:
+    return Interrupted("stopped before the first step", remedy="Start again, or --resume.")
+
+
+@contextmanager
+def _forwarded_signals(processes: list[BaseProcess]) -> Iterator[list[int]]:
+    """Forward signals to the processes, as SIGTERM: a terminal sends SIGINT to them too.
+
+    Yields:
+        The signals that came.
+    """
+    received: list[int] = []
+
+    def forward(number: int, frame: object) -> None:
+        received.append(number)
+        for process in processes:
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGTERM)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, forward) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -48,11 +48,16 @@ def train(
     ] = False,
     device: Device = "auto",
     overwrite: OverwriteAll = False,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Number of processes that train together, each on its own device."
+        ),
+    ] = 1,
 ) -> None:
     """Train a translation model.
 
-    RUN/bundle can be used from the first validation on. For training on several devices, start this
-    command with torchrun.
+    RUN/bundle can be used from the first validation on.
     """
     from mrbridge.training.folder import check_replaceable, check_unused, is_follower, refuse_url
     from mrbridge.training.settings import preset as find_preset
@@ -84,6 +89,7 @@ def train(
     opened = Store.open(store)
     with quick_imports():
         from mrbridge.hardware import keep_memory
+        from mrbridge.training.distributed import launch
         from mrbridge.training.run import check_simulated
         from mrbridge.training.run import train as run
 
@@ -94,7 +100,10 @@ def train(
     options: dict[str, Any] = {"resume": resume, "device": device, "overwrite": overwrite}
     options |= {} if start is None else {"start": start}
     keep_memory()
-    result = run(opened, out, settings, **options)
+    if devices > 1:
+        result = launch(devices, run, opened.path, out, settings, **options)
+    else:
+        result = run(opened, out, settings, **options)
     last = result.rows[-1] if result.rows else {}
     summary = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
     fields = {"path": str(out), "bundle": str(out / "bundle"), "last": last}
