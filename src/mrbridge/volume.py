@@ -6,17 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mrbridge.errors import InputError
-from mrbridge.settings import Planes
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CONTRASTS", "Planes", "Volume", "check_size"]
-
 CONTRASTS = ("T1w", "T2w", "PDw", "FLAIR")
 """The contrasts that mrbridge knows, by their BIDS suffixes."""
 
+MAX_VOXELS = 2**30
+"""The most voxels that a volume may have; a header that promises more counts as damaged."""
 
 _SMALLEST_VOXEL_MM = 0.01
 _SMALLEST_MM, _LARGEST_MM = 2.0, 2000.0  # no slice of a head, with or without air, is beyond

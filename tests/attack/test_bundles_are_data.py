@@ -19,17 +19,17 @@ Run = Callable[..., tuple[int, str, str]]
 def edited(folder: Path, changes: dict[str, Any]) -> Path:
     """A copy of the golden bundle; changes by keys such as `a>b`, None removes."""
     shutil.copytree(GOLDEN, folder)
-    told = json.loads((folder / "bundle.json").read_text())
+    manifest = json.loads((folder / "bundle.json").read_text())
     for key, value in changes.items():
         *above, last = key.split(">")
-        place = told
+        place = manifest
         for part in above:
             place = place[part]
         if value is None:
             del place[last]
         else:
             place[last] = value
-    (folder / "bundle.json").write_text(json.dumps(told))
+    (folder / "bundle.json").write_text(json.dumps(manifest))
     return folder
 
 

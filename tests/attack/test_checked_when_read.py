@@ -163,16 +163,16 @@ def test_arrays_that_changed_places_are_found(store: Path) -> None:
         Store.open(store).slice(one, 0)
 
 
-def edit(told: dict[str, Any], how: str) -> None:
-    first = told["records"][0]
+def edit(manifest: dict[str, Any], how: str) -> None:
+    first = manifest["records"][0]
     if how == "outside":
         first["id"] = "../../outside"
     elif how == "absolute":
         first["id"] = "/etc"
     elif how == "none":
-        told["records"] = []
+        manifest["records"] = []
     elif how == "twice":
-        told["records"].append(first)
+        manifest["records"].append(first)
     elif how == "indices":
         first["slice_indices"] = first["slice_indices"][:1]
     elif how == "segments":
@@ -180,7 +180,7 @@ def edit(told: dict[str, Any], how: str) -> None:
     elif how == "many":
         first["shape"] = [10**9, 4, 4]
     elif how == "typical":
-        told["typical"] = {}
+        manifest["typical"] = {}
 
 
 HOW = ["outside", "absolute", "none", "twice", "indices", "segments", "many", "typical"]
@@ -192,9 +192,9 @@ def test_edited_manifests_are_told_in_one_line(
 ) -> None:
     shutil.copytree(next((store / "scans").glob("*.zarr")), tmp_path / "outside.zarr")
     path = store / "manifest.json"
-    told = json.loads(path.read_text())
-    edit(told, how)
-    path.write_text(json.dumps(told))
+    manifest = json.loads(path.read_text())
+    edit(manifest, how)
+    path.write_text(json.dumps(manifest))
     for command in (("inspect", store), ("train", store, "-o", tmp_path / "run")):
         code, _, err = run(*command)
         assert (code, len(err.strip().splitlines())) == (2, 1), err

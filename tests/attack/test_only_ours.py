@@ -178,8 +178,8 @@ def test_pages_and_exports_of_somebody_else_stay(
     page.write_text("<p>about mrbridge</p>")
     assert run("inspect", bids_scans, "-o", page)[0] == 2
     page.unlink()
-    beside = tmp_path / "page.findings.json"
-    beside.write_text('{"mine": 1}')
+    findings = tmp_path / "page.findings.json"
+    findings.write_text('{"mine": 1}')
     assert run("inspect", bids_scans, "-o", page)[0] == 2
     assert content(tmp_path) == {"page.findings.json": b'{"mine": 1}'}
     (tmp_path / "T1w_to_T2w.onnx").write_bytes(b"mrbridge")

@@ -135,7 +135,7 @@ def test_garbage_is_refused(form: Format, tmp_path: Path) -> None:
 
 
 def test_flipped_bits_are_refused_or_harmless(form: Format, tmp_path: Path) -> None:
-    """A damaged file never ends in anything but a volume or an error of ours; where the format
+    """A damaged file never ends in anything but a volume or an MrbridgeError; where the format
     has a checksum it never gives other values.
     """
     volume = example(form, form.dtypes[-1], (9, 9, 2))

@@ -10,7 +10,7 @@ from tests.contrasts.names import NAMES, OTHER
 from tests.contrasts.page import PAGE, answer, page, series
 
 from mrbridge.io.contrast import Identity, guess_contrast, of_path, of_text
-from mrbridge.io.contrast.dicom import of_series
+from mrbridge.io.dicom.contrast import of_series
 from mrbridge.volume import CONTRASTS
 
 NAMED = [(name, right) for names in NAMES.values() for name, right in names]

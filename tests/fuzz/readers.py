@@ -37,11 +37,11 @@ MEMORY = 1 << 30
 
 def identity(volume: Volume) -> str:
     """A hash of what a scan shows: voxels and place."""
-    told = hashlib.sha256(np.ascontiguousarray(volume.voxels).tobytes())
-    told.update(f"{volume.voxels.shape} {volume.voxels.dtype}".encode())
+    digest = hashlib.sha256(np.ascontiguousarray(volume.voxels).tobytes())
+    digest.update(f"{volume.voxels.shape} {volume.voxels.dtype}".encode())
     if volume.affine is not None:
-        told.update(volume.affine.tobytes())
-    return told.hexdigest()
+        digest.update(volume.affine.tobytes())
+    return digest.hexdigest()
 
 
 def judge(kind: Kind, mutant: Mutant, path: Path, known: set[str]) -> tuple[str, str | None]:
@@ -58,7 +58,7 @@ def judge(kind: Kind, mutant: Mutant, path: Path, known: set[str]) -> tuple[str,
     if mutant.checked:
         return "read", "another image, though the format carries a check"
     if volume.voxels.ndim != 3 or not np.isfinite(volume.voxels).all():
-        return "read", "voxels that are no finite volume"
+        return "read", "voxels that are not a finite volume"
     if volume.affine is not None and not np.isfinite(volume.affine).all():
         return "read", "an affine that is not finite"
     return "read", None
@@ -134,15 +134,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="for each kind")
     parser.add_argument("--mutants", type=int, default=20_000, help="for each kind")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-found"))
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
     faulthandler.enable()
     if sys.platform == "linux":
         _limit_memory()
     found = 0
-    for name in told.kinds:
-        result = fuzz(name, told.seed, told.seconds, told.mutants, told.keep)
+    for name in arguments.kinds:
+        result = fuzz(name, arguments.seed, arguments.seconds, arguments.mutants, arguments.keep)
         sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()
         found += result["found"]

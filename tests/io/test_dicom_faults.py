@@ -1,4 +1,4 @@
-"""What is wrong with a study is named, and nobody's name is."""
+"""Faults of a study are named, patients are not."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from mrbridge.volume import Volume
 
 @pytest.fixture(autouse=True)
 def _nobody_is_named(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Any:
-    """Whatever goes wrong in these tests, the patient's name is not told."""
+    """No error or warning in these tests names the patient."""
     caplog.set_level(logging.DEBUG)
     yield
     out, err = capfd.readouterr()
@@ -73,8 +73,8 @@ class TestSlices:
     def test_a_missing_slice_is_named_by_its_neighbours(self, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         paths[3].unlink()
-        told = r"1 of 7 slices is missing .* at -?[\d.]+ mm, between image 5 and image 3\)"
-        error = refused(tmp_path, told + ".*--allow-gaps")
+        words = r"1 of 7 slices is missing .* at -?[\d.]+ mm, between image 5 and image 3\)"
+        error = refused(tmp_path, words + ".*--allow-gaps")
         assert not any(path.name in str(error) for path in paths), "it may be the patient's name"
 
     def test_two_gaps(self, tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ class TestSlices:
         for one in made[:count]:
             one.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
         save(tmp_path, made)
-        told = f"{count} of 12 are in another plane .*image 12.*coronal; the others: axial"
-        refused(tmp_path, told)
+        words = f"{count} of 12 are in another plane .*image 12.*coronal; the others: axial"
+        refused(tmp_path, words)
         (series,) = find_series(tmp_path).series
         assert series.kind == "anatomical"
         assert "image 12" in str(inspect(tmp_path).items[0].problem)
@@ -448,9 +448,9 @@ class TestFiles:
         (tmp_path / "empty").touch()
         (tmp_path / ".DS_Store").write_bytes(b"x")
         assert io.read(tmp_path).voxels.shape == (20, 24, 7)
-        told = {path.name: reason for path, reason in find_series(tmp_path).ignored}
-        assert sorted(told) == ["README", "empty", "mesh.stl"]
-        assert told["README"] == "is not a DICOM file"
+        reasons = {path.name: reason for path, reason in find_series(tmp_path).ignored}
+        assert sorted(reasons) == ["README", "empty", "mesh.stl"]
+        assert reasons["README"] == "is not a DICOM file"
 
     def test_no_dicom_at_all(self, tmp_path: Path) -> None:
         (tmp_path / "README").write_text("hello")
@@ -467,7 +467,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("place", [0, 3, 6])
     def test_a_damaged_file_is_not_taken_for_junk(self, place: int, tmp_path: Path) -> None:
-        """Without it, a slice at the end would be missing without a word."""
+        """Without it, a slice at the end would be missing silently."""
         paths = write_series(tmp_path)
         paths[place].write_bytes(paths[place].read_bytes()[:200])
         assert refused(tmp_path, "damaged or truncated|does not say").path == paths[place]
@@ -483,7 +483,7 @@ class TestFiles:
         ("old", "new"),
         [
             (b"\x00\x52\x30\x92SQ", b"\x00\x52\x30\x92S\xd1"),  # a type that does not exist
-            (b"-23.", b"-2?."),  # a number that is none
+            (b"-23.", b"-2?."),  # not a number
         ],
     )
     def test_enhanced_values_that_cannot_be_parsed(
@@ -604,7 +604,7 @@ class TestZip:
             assert info.filename in str(error)
 
     def test_a_flipped_bit_in_a_header_is_found_in_the_list(self, tmp_path: Path) -> None:
-        """Else the slice would belong to another series, and be missing without a word."""
+        """Else the slice would belong to another series, and be missing silently."""
         paths = write_series(tmp_path / "study")
         archive = tmp_path / "stored.zip"
         with zipfile.ZipFile(archive, "w") as opened:
@@ -763,7 +763,7 @@ def test_odd_values_are_no_crash(tmp_path: Path) -> None:
     (series,) = find_series(tmp_path).series
     assert series.label == series.uid
     assert series.contrast == "T1w"
-    assert "description" in series.contrast_reason
+    assert "description" in series.identity.reason
 
 
 def test_descriptions_do_not_steer_the_terminal(tmp_path: Path) -> None:

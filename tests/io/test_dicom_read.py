@@ -386,7 +386,7 @@ class TestPadding:
         return voxels, where, made
 
     @pytest.mark.parametrize(
-        ("value", "dtype", "kind", "told"),
+        ("value", "dtype", "kind", "padding"),
         [
             (-2000, "<i2", "SS", -2000),
             (-2000, "<i2", "US", 63536),  # the same 16 bits
@@ -405,13 +405,13 @@ class TestPadding:
         value: int,
         dtype: str,
         kind: str,
-        told: object,
+        padding: object,
         slope: float | None,
         tmp_path: Path,
     ) -> None:
         voxels, where, made = self.padded(value, dtype)
         for one in made:
-            one.add_new("PixelPaddingValue", kind, told)
+            one.add_new("PixelPaddingValue", kind, padding)
             if slope is not None:
                 one.RescaleSlope, one.RescaleIntercept = slope, 0
         save(tmp_path, made)

@@ -45,7 +45,7 @@ REPORT = {"SyntheticData": True, "GeneratedBy": [{"Name": "mrbridge"}], "series"
 
 
 def derived(source: Path, out: Path, voxels: np.ndarray | None = None, **how: Any) -> list[Dataset]:
-    """Write a synthesis of a study's one series: noise that is not whole, unless told."""
+    """Write a synthesis of a study's one series: noise that is not integers, unless given."""
     scan = io.read(source, **how)
     if voxels is None:
         voxels = np.random.default_rng(4).uniform(0, 812.5, scan.voxels.shape)
@@ -147,9 +147,9 @@ class TestPlace:
             made = derived(tmp_path / "source", tmp_path / "out", allow_gaps=True)
         assert len(made) == 7
         np.testing.assert_allclose(io.read(tmp_path / "out").affine, marked().affine, atol=1e-6)
-        told = ["THIS SLICE" in one.ImageComments for one in made]
-        assert sum(told) == 1
-        assert made[told.index(True)].InstanceNumber == 4
+        is_marked = ["THIS SLICE" in one.ImageComments for one in made]
+        assert sum(is_marked) == 1
+        assert made[is_marked.index(True)].InstanceNumber == 4
         assert all("1 of 7 slices were missing" in one.DerivationDescription for one in made)
         assert all(len(one.SourceImageSequence) == 6 for one in made)
 
@@ -230,8 +230,8 @@ class TestWords:
     def test_dciodvfy_finds_no_error_that_the_source_has_not(
         self, source: Path, tmp_path: Path
     ) -> None:
-        beside = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-        program = shutil.which("dciodvfy", path=os.pathsep.join(beside))
+        folders = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+        program = shutil.which("dciodvfy", path=os.pathsep.join(folders))
         if program is None:
             pytest.skip("dciodvfy (dicom3tools) is not installed")
         paths = write_source(tmp_path / "gap")
@@ -259,9 +259,9 @@ class TestWords:
 def _complaints(program: str, files: list[Path]) -> set[str]:
     found: set[str] = set()
     for file in files:
-        told = subprocess.run([program, file], capture_output=True, text=True, check=False)
-        assert "MRImage" in told.stderr + told.stdout, "it did not take it for an MR image"
-        lines = (told.stderr + told.stdout).splitlines()
+        result = subprocess.run([program, file], capture_output=True, text=True, check=False)
+        assert "MRImage" in result.stderr + result.stdout, "it did not recognise an MR image"
+        lines = (result.stderr + result.stdout).splitlines()
         found |= {line for line in lines if "Error" in line}
     return found
 
@@ -351,7 +351,7 @@ def test_its_own_series_is_told_apart(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark", ["SeriesDescription", "ImageComments", "SyntheticData"])
 def test_one_mark_of_several_is_enough(mark: str, source: Path, tmp_path: Path) -> None:
-    """De-identification strips tags: each mark must be enough by itself."""
+    """De-identification strips tags: one mark must be enough."""
     derived(source, tmp_path / "out")
     for path in (tmp_path / "out").glob("*.dcm"):
         one = pydicom.dcmread(path)

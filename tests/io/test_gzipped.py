@@ -4,8 +4,8 @@ import zlib
 import numpy as np
 import pytest
 
-from mrbridge.io import gzipped as module
-from mrbridge.io.gzipped import gzipped
+from mrbridge.io import nifti
+from mrbridge.io.nifti import gzipped
 
 
 def content(size: int) -> bytes:
@@ -16,7 +16,7 @@ def content(size: int) -> bytes:
 
 @pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 3000, 12345])
 def test_what_goes_in_comes_out_of_one_member(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK", 1000)
+    monkeypatch.setattr(nifti, "_BLOCK", 1000)
     data = content(size)
     file = b"".join(gzipped([data[: size // 3], b"", data[size // 3 :]]))
     assert gzip.decompress(file) == data
@@ -27,10 +27,10 @@ def test_what_goes_in_comes_out_of_one_member(size: int, monkeypatch: pytest.Mon
 
 
 def test_equal_data_are_equal_files_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK", 1000)
+    monkeypatch.setattr(nifti, "_BLOCK", 1000)
     files = set()
     for processors in (1, 2, 7):
-        monkeypatch.setattr(module, "usable_cores", lambda count=processors: count)
+        monkeypatch.setattr(nifti, "usable_cores", lambda count=processors: count)
         files.add(b"".join(gzipped([content(9500)])))
     assert len(files) == 1
 

@@ -557,7 +557,7 @@ def test_marking_drops_names_and_display_window(kind: Any, tmp_path: Path) -> No
     assert b"SMITH" in io.write(volume, tmp_path / "same.nii").read_bytes()
 
 
-def test_a_picture_cannot_become_nifti(tmp_path: Path) -> None:
+def test_a_2d_image_cannot_become_nifti(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no place in space"):
         io.write(Volume(ramp((6, 5, 1)), None), tmp_path / "out.nii.gz")
     assert not list(tmp_path.iterdir())

@@ -29,7 +29,7 @@ def test_the_contrast_is_told_by_the_name(tmp_path: Path) -> None:
         assert io.read(io.write(volume, tmp_path / name)).contrast == contrast
 
 
-def test_a_picture_has_no_volumes(tmp_path: Path) -> None:
+def test_a_2d_image_has_no_volumes(tmp_path: Path) -> None:
     path = io.write(Volume(np.zeros((2, 2, 1), np.uint8), None), tmp_path / "a.png")
     with pytest.raises(InputError, match="no volumes"):
         io.read(path, volume=1)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrbridge.download.http import Damaged, FileState, Session, Stream
-from mrbridge.io.atomic import MAX_VOXELS, settle, suffix_of, write_text
+from mrbridge.io.atomic import settle, suffix_of, write_text
+from mrbridge.volume import MAX_VOXELS
 
 MAX_FILE = 1 << 28
 """Upper limit in bytes of one scan, and of a file that the archive lists without a size."""

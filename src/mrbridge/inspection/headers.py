@@ -167,7 +167,7 @@ def _series_item(series: Series) -> Item:
         description=series.description,
         kind=series.kind,
         contrast=series.contrast,
-        reason=series.contrast_reason,
+        reason=series.identity.reason,
         shape=shape,
         spacing_mm=spacing,
         gaps=series.gaps,

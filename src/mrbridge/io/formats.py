@@ -12,15 +12,9 @@ from mrbridge.io.atomic import suffix_of
 from mrbridge.io.remote import fetch, not_fetched
 from mrbridge.io.temporary import is_temporary
 
-FORMATS = {
-    ".nii": "nifti",
-    ".nii.gz": "nifti",
-    ".png": "picture",
-    ".tif": "picture",
-    ".tiff": "picture",
-    ".jpg": "picture",
-    ".jpeg": "picture",
-}
+FORMATS = {".nii": "nifti", ".nii.gz": "nifti"} | dict.fromkeys(
+    (".png", ".tif", ".tiff", ".jpg", ".jpeg"), "image2d"
+)
 """Suffix to kind of scan."""
 
 _START = 4096  # bytes of a file that tell whether it is DICOM
@@ -41,7 +35,7 @@ def is_readable(path: str | Path) -> bool:
 
 def is_2d(path: str | Path) -> bool:
     """Whether the name is that of a 2D image."""
-    return FORMATS.get(suffix_of(path)) == "picture"
+    return FORMATS.get(suffix_of(path)) == "image2d"
 
 
 def is_dicom(path: str | Path) -> bool:
@@ -85,7 +79,7 @@ def begins_with_data_set(start: bytes) -> bool:
 
 
 def _count_elements(start: bytes, order: str, explicit: bool) -> int:
-    """How many elements of a data set the bytes begin with; 0 for anything else."""
+    """The number of data set elements at the start of the bytes; 0 if they are not a data set."""
     place, count, before = 0, 0, (0, 0)
     while place + 12 <= len(start) and count < _ELEMENTS:
         tag = struct.unpack_from(f"{order}HH", start, place)
@@ -111,11 +105,11 @@ def _count_elements(start: bytes, order: str, explicit: bool) -> int:
 
 
 def walk(root: Path, *, links: bool = False) -> Iterator[Path]:
-    """Regular files below `root` in the order of their names; nothing hidden or unfinished.
+    """Regular files below `root` in the order of their names, without hidden and unfinished ones.
 
     Args:
         root: a folder.
-        links: also links to files that are not there, as a DataLad data set has them.
+        links: include broken links, as in a DataLad data set whose files are not fetched.
     """
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -139,8 +133,8 @@ def unreadable_folders(root: Path, skipped: Collection[str] = ()) -> list[tuple[
     """Folders at or below `root` whose content cannot be listed, each with the reason.
 
     Args:
-        root: a folder; of anything else there are none.
-        skipped: names of folders right below it that do not count, as hidden ones do not.
+        root: a folder; other paths have none.
+        skipped: names of folders directly below it to leave out; hidden ones are left out too.
     """
     found: list[tuple[Path, str]] = []
 

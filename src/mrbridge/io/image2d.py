@@ -20,9 +20,15 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning, OutputError
-from mrbridge.io.atomic import MAX_IMAGE_BYTES, MAX_PIXELS, atomic_path, suffix_of
+from mrbridge.io.atomic import atomic_path, suffix_of
 from mrbridge.quiet import without_warnings
 from mrbridge.volume import Volume
+
+MAX_PIXELS = 2**22
+"""The most pixels of an image: translating it takes about 250 bytes for each."""
+
+MAX_IMAGE_BYTES = 2**29
+"""The largest file that is opened, in bytes."""
 
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _DESCRIPTION = 270  # TIFF 6.0 and Exif: ImageDescription
@@ -342,7 +348,7 @@ def _without_tint(
         )
     if most:
         notes.append(f"its channels differ by up to {most} of {top} levels; it is read as grey")
-    # Of equal channels the very value.
+    # Equal channels keep their value exactly.
     return np.rint(colours @ _LUMA).astype(colours.dtype)
 
 

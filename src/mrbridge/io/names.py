@@ -1,4 +1,4 @@
-"""Whose scan a file is, and of which split, by its name and its folders."""
+"""Subject, session and split of a file from its name and its folders."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrbridge.io.bids_name import parse_name, stem_of
-from mrbridge.io.contrast import guess_contrast, of_text
-from mrbridge.io.contrast.words import without_contrast
+from mrbridge.io.contrast import guess_contrast, of_text, without_contrast
 
 __all__ = [
     "guess_contrast",
@@ -67,9 +66,9 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 
 
 def guess_split(relative: Path) -> str | None:
-    """`val` or `test` where a folder such as `test` or `testT1` says so and nothing else.
+    """`val` or `test`, if a folder such as `test` or `testT1` names one of them and nothing else.
 
-    `train` says nothing: part of such a folder may still be held out.
+    `train` is ignored: part of such a folder may still be held out.
     """
     for folder in relative.parents:
         words = {word.lower() for word in _words(folder.name)}
@@ -97,12 +96,11 @@ def _may_be_subject(folder: str) -> bool:
 
 
 def guess_subject(relative: Path, *, is_2d: bool) -> tuple[str | None, str | None]:
-    """Subject and session of a file, from its path relative to the folder that was given.
+    """Subject and session of a file, from its path relative to the folder that the user named.
 
-    The subject is the nearest folder that names neither a contrast nor a session; without one, a
-    volume's subject is the rest of its name (`IXI002-Guys-0828-T1` is IXI002-Guys-0828). A
-    picture's subject is the person that its own name shows (`patient3_slice_10.png`), unless a
-    folder shows one; where neither does, see `tell_people_apart`.
+    The subject is the nearest folder that names neither a contrast nor a session. Without one, a
+    volume's subject is the rest of its name (`IXI002-Guys-0828-T1` is IXI002-Guys-0828), and a 2D
+    image's is the person in its name (`patient3_slice_10.png`); see also `tell_people_apart`.
     """
     name = parse_name(relative)
     if name is not None:
@@ -187,7 +185,7 @@ def _person_and_slice(stem: str) -> tuple[str, str] | None:
     words = [word for word in re.split(r"[^A-Za-z0-9]+", text) if word]
     shapes = [re.fullmatch(r"([A-Za-z]*)(\d*)", word) for word in words]
     if not all(shapes):
-        return None  # such as a hash: no name of anything
+        return None  # such as a hash
     while words and words[-1].lower() in _IMPERSONAL:
         words.pop()
     last = re.fullmatch(r"([A-Za-z]*)(\d+)", words[-1]) if words else None

@@ -70,8 +70,8 @@ def filled(voxels: NDArray[Any], padding: NDArray[np.bool_]) -> tuple[NDArray[An
 
     Returns:
         The voxels in their own number type, and the background: 0 where the range of the image
-        begins near 0, else the lower end of its range. Without anything else than padding, all is
-        0.
+        begins near 0, else the lower end of its range. If everything is padding, all voxels
+        become 0.
     """
     edge = _dilated(padding, _EDGE) & ~padding
     lower, upper = _range(voxels, padding | edge)
@@ -87,14 +87,14 @@ def filled(voxels: NDArray[Any], padding: NDArray[np.bool_]) -> tuple[NDArray[An
 def without_padding(voxels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
     """Replace what is not finite and what is padding.
 
-    NaN becomes 0, infinity the largest or smallest finite value, or 0 where it is padding.
+    NaN becomes 0, infinity the largest or smallest finite value, or 0 if it is padding.
 
     Args:
         voxels: intensities of any unit, (i, j, k); at least one is finite.
 
     Returns:
-        Finite voxels of the same type, the very array where nothing is replaced; and what was
-        replaced, in words.
+        Finite voxels of the same type, the same array if nothing is replaced; and notes on what
+        was replaced.
     """
     notes = []
     good = np.isfinite(voxels) if voxels.dtype.kind == "f" else np.True_

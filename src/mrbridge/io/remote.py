@@ -215,8 +215,8 @@ def upload(finished: Path, path: Path) -> None:
         raise OutputError(
             "can only be read", path=path, remedy="Name a folder, or a bucket as s3://bucket/name."
         )
-    with _reported(path, OutputError):
-        system, key = _open(url)
+    with reported(path, OutputError):
+        system, key = open_url(url)
         if finished.is_file():
             _put(system, finished, key)
             return
@@ -239,8 +239,8 @@ def remove(path: Path) -> None:
     """
     url = url_of(path)
     if url is not None:
-        with _reported(path, OutputError):
-            system, key = _open(url)
+        with reported(path, OutputError):
+            system, key = open_url(url)
             system.invalidate_cache()
             if system.exists(key):
                 system.rm(key, recursive=path.is_dir())
@@ -254,7 +254,7 @@ def _list(path: Path) -> None:
     """Write a stub for every file at a URL; remove those of files that are gone."""
     url = url_of(path)
     assert url is not None
-    with _reported(path, InputError):
+    with reported(path, InputError):
         listed = dict(_names_and_sizes(url))
     path.parent.mkdir(parents=True, exist_ok=True)
     present = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
@@ -274,7 +274,7 @@ def _list(path: Path) -> None:
 
 def _names_and_sizes(url: str) -> Iterator[tuple[str, int | None]]:
     """The files below a URL with their sizes in bytes; of a single file, the empty name."""
-    system, key = _open(url)
+    system, key = open_url(url)
     system.invalidate_cache()
     root = key.rstrip("/")
     for found, facts in system.find(root, detail=True).items():
@@ -302,7 +302,7 @@ def _write_stub(path: Path, size: int | None) -> None:
 
 
 def _stub_size(file: Path) -> int | None:
-    """The size in a stub, -1 if it is not known; None for anything but a stub."""
+    """The size in a stub, -1 if it is not known; None if it is not a stub."""
     try:
         with open(file, "rb") as stream:
             text = stream.read(len(_STUB) + 20)
@@ -315,8 +315,8 @@ def _download(stubs: Sequence[Path]) -> None:
     """Replace stubs by their files, each when it is complete."""
     temporaries = [_temporary(file) for file in stubs]
     try:
-        with _reported(stubs[0], InputError):
-            system, _ = _open(url_of(stubs[0]) or "")
+        with reported(stubs[0], InputError):
+            system, _ = open_url(url_of(stubs[0]) or "")
             keys = [system._strip_protocol(url_of(file)) for file in stubs]
             system.get(keys, [str(temporary) for temporary in temporaries])
         for temporary, file in zip(temporaries, stubs, strict=True):
@@ -349,7 +349,7 @@ def _put(system: Any, file: Path, key: str) -> None:
         raise
 
 
-def _open(url: str) -> tuple[Any, str]:
+def open_url(url: str) -> tuple[Any, str]:
     """The file system of a URL, and the key in it."""
     import fsspec
 
@@ -391,7 +391,7 @@ _quiet_file_systems = Shared(lambda: at_level(logging.CRITICAL, "gcsfs", "s3fs")
 
 
 @contextmanager
-def _reported(path: Path, kind: type[MrbridgeError]) -> Iterator[None]:
+def reported(path: Path, kind: type[MrbridgeError]) -> Iterator[None]:
     """Within it, the errors of file systems become errors of `kind` about `path`."""
     try:
         with _quiet_file_systems():

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.errors import InputError
-from mrbridge.io.atomic import MAX_VOXELS
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.geometry import SliceGrid, from_slices
-from mrbridge.volume import Volume, check_size
+from mrbridge.volume import MAX_VOXELS, Volume, check_size
 
 _PIECE = 0.01  # of the largest piece of the foreground: smaller ones are not part of a head
 _ROUNDS = 4  # of finding the head in what was cropped to it; usually two are enough

@@ -1,7 +1,7 @@
-"""Finding DICOM files: in a folder or a zip, with any name or none, among anything else.
+"""Finding and reading DICOM files in a folder or a zip, whatever their names.
 
-A zip is never unpacked: its members are read in place, so the paths that they claim reach no
-disk and only headers are read to list them.
+A zip is never unpacked. Its members are read in place, so that their paths are never used as paths
+on disk.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class _Bounded(io.BufferedReader):
 
 @dataclass(frozen=True)
 class PixelData:
-    """How the pixels of a file are stored, as far as that shows without decoding them.
+    """How the pixels of a file are stored, as far as is known before decoding.
 
     Attributes:
-        size: bytes that the element claims; None where the pixels are compressed.
-        frames: compressed frames that are there; None where that does not show.
+        size: bytes that the element claims; None if the pixels are compressed.
+        frames: compressed frames in the file; None if unknown.
         whole: whether the file holds all that the element claims.
     """
 
@@ -118,7 +118,7 @@ class DicomFile:
                 yield file
 
     def header(self, tags: Sequence[str | tuple[int, int]] | None) -> Dataset:
-        """What stands before the pixels: the tags that are named, or all.
+        """The header: the named tags, or all.
 
         Raises:
             InputError: it is not a DICOM file, or is damaged.
@@ -129,13 +129,11 @@ class DicomFile:
         self,
         tags: Sequence[str | tuple[int, int]] | None,
     ) -> tuple[Dataset, PixelData | None]:
-        """What stands before the pixels, and how the pixels are stored.
+        """The header as from `header`, and how the pixels are stored.
 
         Raises:
             InputError: it is not a DICOM file, or is damaged.
         """
-        if self.member is None:
-            fetch(self.path)
         with self._guarded(), self.open() as file:
             # A member of a zip is read to its end, where its CRC is checked.
             source = file if self.member is None else io.BytesIO(file.read())
@@ -211,8 +209,8 @@ def parse(source: IO[bytes], **how: Any) -> Dataset:
 
 
 def _pixel_data(source: IO[bytes], header: Dataset, size: int) -> PixelData | None:
-    """How the pixels are stored; the source stands where they begin. None where there are none, or
-    all of the file is compressed."""
+    """How the pixels are stored; the source is at their beginning. None if there are none, or if
+    the whole file is compressed."""
     syntax = header.file_meta.TransferSyntaxUID
     if syntax == DeflatedExplicitVRLittleEndian:
         return None
@@ -276,13 +274,13 @@ def _calm() -> Iterator[None]:
 
 
 calm = Shared(_calm)
-"""Keeps pydicom from telling of odd values: its words may hold a patient's data."""
+"""Silences pydicom's warnings about odd values, which may contain a patient's data."""
 
 
 @contextmanager
 def nameless(root: Path) -> Iterator[None]:
-    """Let errors name files of a study by number where they may be named after the patient, as
-    some scanners do; `IM0003` and UIDs stay.
+    """Let errors name files of a study by number if they may be named after the patient, as some
+    scanners do; `IM0003` and UIDs stay.
 
     Args:
         root: the folder or zip; a path that the user named appears in messages unchanged.
@@ -318,7 +316,7 @@ def find_files(
         only: names of files in it (`DicomFile.below`) that are wanted; none means all.
 
     Yields:
-        Each file, and why it is not a DICOM file where its first bytes or its name say so.
+        Each file; and why it is not a DICOM file, judged from its first bytes.
 
     Raises:
         InputError: the path does not exist, or is a zip that cannot or should not be opened.

@@ -37,7 +37,7 @@ class Geometry:
     """A stack of parallel slices.
 
     Attributes:
-        order: for each place along the normal the index of its slice, None where it is missing.
+        order: for each position along the normal the index of its slice; None if it is missing.
         affine: (4, 4), from (column, row, place) to RAS+ mm.
         spacing: mm between columns, rows, places.
         positions: mm along the normal, one a place.
@@ -131,7 +131,7 @@ def arrange(slices: Sequence[Slice]) -> Geometry:
 
 
 def name_gaps(geometry: Geometry, slices: Sequence[Slice]) -> str:
-    """Which slices are missing, in words that name their neighbours."""
+    """A message that names the missing slices and their neighbours."""
     named = []
     runs = np.split(np.array(geometry.missing), np.flatnonzero(np.diff(geometry.missing) > 1) + 1)
     for run in runs[:_ALL_NAMED]:

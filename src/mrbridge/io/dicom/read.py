@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.io.atomic import MAX_VOXELS
 from mrbridge.io.dicom.decode import read_planes
 from mrbridge.io.dicom.files import calm, damaged
 from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
 from mrbridge.io.dicom.header import Slice
 from mrbridge.io.dicom.series import Series
-from mrbridge.volume import Volume
+from mrbridge.volume import MAX_VOXELS, Volume
 
 _DARK_PERCENT = 5  # of the voxels: if these include 0, it is background
 

@@ -1,7 +1,7 @@
 """A derived series: a synthetic volume as DICOM files with the geometry of their source.
 
-A derived image says what it was made of, by whom, and that it is synthetic, in every place where a
-viewer or an archive may look; rare tags do not survive de-identification. Tags copied from
+A derived image names its source and its maker, and says that it is synthetic, in every tag that a
+viewer or an archive may show; rare tags do not survive de-identification. Tags copied from
 the source are listed one by one, so that neither private tags nor the timing of another sequence
 are copied. UIDs follow from the source, the model and the voxels: the same translation
 gives the same bytes.
@@ -87,11 +87,11 @@ _HEAD = 1 << 16
 
 @dataclass(frozen=True)
 class Origin:
-    """What a derived series says of its making.
+    """How a derived series was made.
 
     Attributes:
-        contrast: what it shows.
-        software, version: who made it.
+        contrast: its contrast.
+        software, version: the program that made it.
         model: SHA-256 of the weights.
     """
 
@@ -148,9 +148,9 @@ def must_be_ours(folder: Path, source: str | None = None) -> None:
     """Refuse a folder whose files a derived series would replace, unless it is one itself.
 
     Args:
-        folder: which.
-        source: the only source, as its report names it, whose derived series may be replaced; None
-            allows any.
+        folder: that of the output.
+        source: only a series derived from this source, as its report names it, may be replaced;
+            None allows any.
 
     Raises:
         OutputError: it holds something else, or a series that was made of another one.
@@ -227,39 +227,41 @@ def _common(
     """What all files of the series say."""
     first = header.series.slices[0]
     source = first.file.header((*_KEPT, *_SCANNER, "ContributingEquipmentSequence"))
-    made = Dataset()
+    derived = Dataset()
     for keyword in _KEPT:
         if keyword in source:
-            made[keyword] = copy.deepcopy(source[keyword])
+            derived[keyword] = copy.deepcopy(source[keyword])
     content = [header.series.uid, origin.model, origin.contrast, origin.version, str(slope)]
     digest = hashlib.sha256(json.dumps(content).encode() + stored.tobytes()).hexdigest()
-    made.SeriesInstanceUID = _uid(digest, "series")
-    if not made.get("FrameOfReferenceUID"):
-        made.FrameOfReferenceUID = _uid(digest, "frame of reference")
-    made.SOPClassUID, made.Modality = MR, "MR"
-    made.SeriesNumber = _free_number(header)
-    made.SeriesDescription = f"SYNTHETIC {origin.contrast} ({origin.software}), not for diagnosis"
-    made.Manufacturer = made.ManufacturerModelName = origin.software
-    made.SoftwareVersions = origin.version
-    made.ContributingEquipmentSequence = _equipment(source, origin)
-    made.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SYNTHETIC"]
-    made.SyntheticData, made.BurnedInAnnotation = "YES", "NO"
-    made.DerivationCodeSequence = Sequence([_code("113062", "Pixel by pixel calculation")])
-    made.SourceImageSequence = _sources(header)
+    derived.SeriesInstanceUID = _uid(digest, "series")
+    if not derived.get("FrameOfReferenceUID"):
+        derived.FrameOfReferenceUID = _uid(digest, "frame of reference")
+    derived.SOPClassUID, derived.Modality = MR, "MR"
+    derived.SeriesNumber = _free_number(header)
+    derived.SeriesDescription = (
+        f"SYNTHETIC {origin.contrast} ({origin.software}), not for diagnosis"
+    )
+    derived.Manufacturer = derived.ManufacturerModelName = origin.software
+    derived.SoftwareVersions = origin.version
+    derived.ContributingEquipmentSequence = _equipment(source, origin)
+    derived.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SYNTHETIC"]
+    derived.SyntheticData, derived.BurnedInAnnotation = "YES", "NO"
+    derived.DerivationCodeSequence = Sequence([_code("113062", "Pixel by pixel calculation")])
+    derived.SourceImageSequence = _sources(header)
     # Type 1, and none of the other terms is true: not any sequence that a scanner plays.
-    made.ScanningSequence, made.SequenceVariant = "RM", "NONE"
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-    made.Columns, made.Rows = stored.shape[:2]
-    made.BitsAllocated = made.BitsStored = 16
-    made.HighBit, made.PixelRepresentation = 15, 0
-    made.RescaleSlope, made.RescaleIntercept = _decimal(slope), _decimal(intercept)
-    made.RescaleType = "US"
-    made.WindowCenter, made.WindowWidth = _window(volume.voxels)
-    made.setdefault("LossyImageCompression", "00")
+    derived.ScanningSequence, derived.SequenceVariant = "RM", "NONE"
+    derived.SamplesPerPixel, derived.PhotometricInterpretation = 1, "MONOCHROME2"
+    derived.Columns, derived.Rows = stored.shape[:2]
+    derived.BitsAllocated = derived.BitsStored = 16
+    derived.HighBit, derived.PixelRepresentation = 15, 0
+    derived.RescaleSlope, derived.RescaleIntercept = _decimal(slope), _decimal(intercept)
+    derived.RescaleType = "US"
+    derived.WindowCenter, derived.WindowWidth = _window(volume.voxels)
+    derived.setdefault("LossyImageCompression", "00")
     if len(header.geometry.order) > 1:
-        made.SpacingBetweenSlices = _decimal(header.geometry.spacing[2])
-    made.remove_private_tags()
-    return made
+        derived.SpacingBetweenSlices = _decimal(header.geometry.spacing[2])
+    derived.remove_private_tags()
+    return derived
 
 
 def _instance(
