@@ -71,7 +71,7 @@ def atomic_path(path: str | Path, sidecar: Callable[[Path], Any] | None = None) 
             try:
                 settle(temporary, path)
             except BaseException:
-                if old.exists():
+                if old.exists() and temporary.exists():  # the old image is still there
                     os.replace(old, described)
                 raise
             settle(description, described)

@@ -22,8 +22,6 @@ from mrbridge.io.scans import DATATYPES, FoundScans, Scan, prefer_raw
 from mrbridge.io.temporary import is_temporary
 from mrbridge.volume import CONTRASTS
 
-__all__ = ["NOT_RAW", "find_all_scans", "find_scans", "is_bids"]
-
 NOT_RAW = ("derivatives", "sourcedata", "code")
 """Folders of a BIDS data set that hold no raw scans, at any depth."""
 

@@ -49,7 +49,7 @@ def is_dicom(path: str | Path) -> bool:
     if not path.is_dir() or (path / "dataset_description.json").is_file():
         return False
     found = False
-    for file in walk(path, links=True):
+    for file in walk(path):
         if FORMATS.get(suffix_of(file)) == "nifti":
             return False
         found = found or (suffix_of(file) not in FORMATS and _has_magic(file))
@@ -104,19 +104,15 @@ def _count_elements(start: bytes, order: str, explicit: bool) -> int:
     return count
 
 
-def walk(root: Path, *, links: bool = False) -> Iterator[Path]:
-    """Regular files below `root` in the order of their names, without hidden and unfinished ones.
-
-    Args:
-        root: a folder.
-        links: include broken links, as in a DataLad data set whose files are not fetched.
-    """
+def walk(root: Path) -> Iterator[Path]:
+    """Files below a folder in the order of their names, without hidden and unfinished ones, with
+    broken links (files of a DataLad data set that are not fetched)."""
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
-            is_there = is_file(path) or (links and path.is_symlink())
-            if is_there and not name.startswith(".") and not is_temporary(path):
+            is_hidden = name.startswith(".") or is_temporary(path)
+            if not is_hidden and (is_file(path) or path.is_symlink()):
                 yield path
 
 

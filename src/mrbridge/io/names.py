@@ -8,19 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrbridge.io.bids_name import parse_name, stem_of
-from mrbridge.io.contrast import guess_contrast, of_text, without_contrast
-
-__all__ = [
-    "guess_contrast",
-    "guess_split",
-    "guess_subject",
-    "natural_key",
-    "read_split",
-    "series_name",
-    "slice_number",
-    "subject_folders",
-    "tell_people_apart",
-]
+from mrbridge.io.contrast import of_text, without_contrast
 
 _SESSION = re.compile(
     r"^(ses|session|visit|study|timepoint|tp|scan|baseline|followup|year|month|week|day)"

@@ -15,7 +15,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, SettingsError
-from mrbridge.volume import Volume
+from mrbridge.volume import Volume, corner_distance
 
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: metres, millimetres, micrometres
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a voxel of another size is an error
@@ -60,7 +60,7 @@ def find_affine(
         return qform
     notes.extend(repairs["sform"])
     if qform is not None:
-        apart = _corner_distance(sform, qform, shape)
+        apart = corner_distance(sform, qform, shape)
         if apart > _ALIGNED_MM:
             notes.append(f"qform and sform differ by {apart:.3g} mm; sform is used")
     elif stored[1] is not None:
@@ -153,7 +153,7 @@ def _set_affine(header: Any, affine: NDArray[np.float64]) -> None:
     # A quaternion cannot shear: better no qform than one that contradicts the sform.
     _, qform = _stored_affines(header)
     shape = tuple(header.get_data_shape())
-    if qform is not None and _corner_distance(affine, qform, shape[:3]) > _ALIGNED_MM:
+    if qform is not None and corner_distance(affine, qform, shape[:3]) > _ALIGNED_MM:
         header["qform_code"] = 0
 
 
@@ -228,12 +228,3 @@ def _assumed_affine(header: Any, shape: tuple[int, ...], assume: str) -> NDArray
     affine[:3, :3] = turn * spacing
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine
-
-
-def _corner_distance(
-    first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, ...]
-) -> float:
-    """The most that two affines part at the corners of an image, in mm."""
-    corners = np.array(np.meshgrid(*[[0, size - 1] for size in shape])).reshape(3, -1)
-    apart = (first - second) @ np.vstack([corners, np.ones(8)])
-    return float(np.linalg.norm(apart[:3], axis=0).max())

@@ -300,7 +300,7 @@ def nameless(root: Path) -> Iterator[None]:
 def _paths(root: Path) -> Iterator[Path]:
     """The files of a folder or zip in the order of their names, as messages name them."""
     if root.is_dir():
-        yield from walk(root, links=True)
+        yield from walk(root)
         return
     with suppress(OSError, zipfile.BadZipFile, ValueError), zipfile.ZipFile(root) as archive:
         yield from (root / name for name in sorted(archive.namelist()) if not name.endswith("/"))
@@ -373,7 +373,7 @@ def _refuse_inflating(source: IO[bytes], file: DicomFile) -> None:
 
 
 def _in_folder(root: Path) -> Iterator[DicomFile]:
-    for path in walk(root, links=True):
+    for path in walk(root):
         yield DicomFile(path, path.stat().st_size if path.exists() else 0)
 
 

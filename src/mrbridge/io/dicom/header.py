@@ -273,17 +273,23 @@ def _described_frames(one: Slice, groups: Dataset, count: int) -> list[Slice]:
         for sequence in {sequence for sequence, _, _ in _CLASSIC_TAGS}
         for item in group.get(sequence) or ()
     ]
-    frames = []
-    for index, own in enumerate(per_frame):
-        values: dict[str, Any] = {}
-        for sequence, keyword, classic in _CLASSIC_TAGS:
-            for group in (shared, own):
-                items = group.get(sequence)
-                value = items[0].get(keyword) if items else None
-                if value is not None:
-                    values[classic] = value
-        frames.append(_frame(one, index, values, assumed=(_COMMAS,) if any(commas) else ()))
-    return frames
+    assumed = (_COMMAS,) if any(commas) else ()
+    common = _classic_values(shared)
+    return [
+        _frame(one, index, common | _classic_values(own), assumed=assumed)
+        for index, own in enumerate(per_frame)
+    ]
+
+
+def _classic_values(group: Dataset) -> dict[str, Any]:
+    """The values in a functional group by their classic tags."""
+    values = {}
+    for sequence, keyword, classic in _CLASSIC_TAGS:
+        items = group.get(sequence)
+        value = items[0].get(keyword) if items else None
+        if value is not None:
+            values[classic] = value
+    return values
 
 
 def _bare_frames(one: Slice, count: int) -> list[Slice]:

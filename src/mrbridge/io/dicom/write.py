@@ -37,7 +37,7 @@ from mrbridge.io.ownership import is_our_json
 from mrbridge.io.remote import fetch
 from mrbridge.io.temporary import sweep
 from mrbridge.json_text import parse_json
-from mrbridge.volume import Volume
+from mrbridge.volume import Volume, corner_distance
 
 REPORT = "report.json"
 
@@ -401,10 +401,9 @@ def _check(
         expected = stored if (slope, intercept) == (1, 0) else stored * slope + intercept
         assert read.affine is not None
         assert volume.affine is not None
-        corners = np.array(np.meshgrid(*[[0, n - 1] for n in stored.shape])).reshape(3, -1)
-        apart = (read.affine - volume.affine) @ np.vstack([corners, np.ones(8)])
-        same = np.array_equal(read.voxels, expected.astype(read.voxels.dtype)) and bool(
-            np.abs(apart).max() < _ALIGNED_MM
+        apart = corner_distance(read.affine, volume.affine, stored.shape)
+        same = apart < _ALIGNED_MM and np.array_equal(
+            read.voxels, expected.astype(read.voxels.dtype)
         )
     if not same:
         raise OutputError(
