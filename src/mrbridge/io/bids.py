@@ -67,8 +67,8 @@ def find_scans(
 
 
 def find_all_scans(source: str | Path) -> FoundScans:
-    """As `find_scans` of one folder, zip or table: scans of all contrasts that mrbridge knows, and
-    DICOM series with gaps too."""
+    """As `find_scans` for one folder, zip or table, but scans of all known contrasts, and also
+    DICOM series with gaps."""
     paths = [Path(localise(source))]
     found = _of_contrasts(_found(paths, CONTRASTS[:2], allow_gaps=True), CONTRASTS)
     return found if _is_table(paths) else prefer_raw(found)
@@ -136,7 +136,7 @@ def _of_contrasts(found: FoundScans, contrasts: Sequence[str]) -> FoundScans:
 
 
 def _order(scan: Scan) -> tuple[object, ...]:
-    """In one folder the plain scan of a session stands before those with more in their names."""
+    """A sort key; within a folder, scans with fewer entities in their names come first."""
     name = parse_name(scan.path)
     folder, own = names.natural_key(scan.path.parent), names.natural_key(scan.path.name)
     return folder, 0 if name is None else len(name.entities), own
@@ -199,8 +199,8 @@ def _bids_scan(
 
 
 def _not_raw(root: Path) -> Iterator[tuple[Path, str]]:
-    """Files in the folders of a data set that hold no raw scans, with the reason. No one looks
-    further into them: they may hold more files than all the rest."""
+    """The direct content of folders that hold no raw scans, with the reason. These are not searched
+    further: they may hold more files than the rest of the data set."""
     for folder in (root / name for name in NOT_RAW):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if not path.name.startswith(".") and (path.is_dir() or is_readable(path)):
@@ -208,7 +208,7 @@ def _not_raw(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _bidsignore(file: Path) -> Callable[[str], bool]:
-    """Whether a path below the data set is listed in its `.bidsignore`, whose rules are those of
+    """A test whether a path below the data set matches its `.bidsignore`, whose rules are those of
     `.gitignore` (bids-validator, "Configuration")."""
     if not (file.is_file() or file.is_symlink()):
         return lambda path: False
@@ -226,7 +226,7 @@ def _in_dicom(
     root: Path, wanted: str | None, *, allow_gaps: bool = False, force: bool = False
 ) -> FoundScans:
     """Series below `root`, all of the contrast `wanted` if given."""
-    from mrbridge.io.dicom.scans import find_scans  # half a second, which other inputs do not need
+    from mrbridge.io.dicom.scans import find_scans  # takes half a second
 
     return find_scans(root, wanted, allow_gaps=allow_gaps, force=force)
 
@@ -255,8 +255,8 @@ def _in_folder(root: Path, wanted: str | None, *, force: bool = False) -> FoundS
 
 
 def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
-    """Scans whose subjects are called by all their folders if one name is in several places:
-    number 1 of one site is not number 1 of another."""
+    """Scans, whose subjects are named after all their folders if a name occurs in several places:
+    subject 1 of one site is not subject 1 of another."""
     places: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     own: dict[Path, tuple[str, ...]] = {}
     for scan in scans:
@@ -283,7 +283,7 @@ def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
 
 
 def _with_people(scans: Sequence[Scan]) -> list[Scan]:
-    """Scans, of which 2D images have a subject if their names tell different people apart."""
+    """Scans; 2D images get a subject if their names distinguish people."""
     unknown = [s.name for s in scans if s.subject is None and is_2d(s.path)]
     people = names.tell_people_apart(unknown)
     return [
@@ -295,13 +295,13 @@ def _with_people(scans: Sequence[Scan]) -> list[Scan]:
 
 
 def _files(root: Path, skipped: Sequence[str] = ()) -> Iterator[Path]:
-    """All files below `root`, in no order; hidden folders, other stores and leftovers not."""
+    """All files below `root`, unordered, without hidden folders, stores and unfinished files."""
     for folder, folders, files in os.walk(root, followlinks=True):
         top = Path(folder) == root
         if os.path.islink(folder) and os.path.realpath(folder) in map(
             os.path.realpath, Path(folder).parents
         ):
-            folders.clear()  # it would go round in a circle
+            folders.clear()  # a cycle
             continue
         folders[:] = [
             name

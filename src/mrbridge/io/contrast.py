@@ -25,10 +25,10 @@ from mrbridge.io.vocabulary import (
 )
 from mrbridge.volume import CONTRASTS as SUFFIXES
 
-# Before a BIDS suffix, words for these are labels that a user chose: `tilt-affine_T1w`.
+# Before a BIDS suffix, words for these are labels chosen by a user: `tilt-affine_T1w`.
 _LABELS = ("transformation", "calibration")
 _ENDS_WITH_SUFFIX = re.compile(r"\b(t1w|t2w|pdw|flair)$")
-# SPM and CAT12 put what an image is before its name: c1, rc2, mwp1 are tissues, y_ a deformation.
+# Prefixes of SPM and CAT12: c1, rc2, mwp1 are tissues, y_ is a deformation.
 _TISSUE = re.compile(r"(?!mp2rage)[ms]*0?r?[mw]*[cp][0-6](?=[A-Za-z]{2}|[tT][12])")
 _DEFORMATION = re.compile(r"(?:iy|y|u|j|wj|iu)_")
 _NO_AGENT = re.compile(r"none|no|n|0|false|native?|without|nocontrast|pre", re.IGNORECASE)
@@ -73,7 +73,7 @@ class Identity:
 
     @property
     def is_other(self) -> bool:
-        """Whether it is known not to be one of the contrasts."""
+        """Whether it is known to be something else."""
         return bool(self.kind)
 
     @property
@@ -177,7 +177,7 @@ def _without_people(name: BidsName, stem: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _unglued(word: str) -> tuple[str, ...] | None:
-    """A word cut into words of `GLUED` and trailing numbers; None where that is impossible."""
+    """A word split into words of `GLUED` and trailing numbers; None if that is impossible."""
     if word in GLUED or word.isdigit():
         return (word,)
     if counted := re.fullmatch(r"(\d+)([a-z]{4,}\d*)", word):  # 1InverseWarp
@@ -251,7 +251,7 @@ def _first(others: tuple[tuple[re.Pattern[str], str, str], ...], words: str) -> 
 
 
 def agent_in(text: str) -> str | None:
-    """The words that say that a contrast agent was given; None where none do.
+    """The words for an image after a contrast agent; None if there are none.
 
     `T1 PRE GD`, `sans injection` and `T1 nativ` say that it was not.
     """
@@ -264,7 +264,7 @@ def agent_in(text: str) -> str | None:
 
 
 def says_no_agent(text: str) -> bool:
-    """Whether words say that no contrast agent was given, or not yet."""
+    """Whether words say that the scan was acquired without or before a contrast agent."""
     words = normalised(text)
     return agent_in(text) is None and bool(
         WITHOUT.search(words)

@@ -15,7 +15,7 @@ from mrbridge.io.temporary import is_temporary
 FORMATS = {".nii": "nifti", ".nii.gz": "nifti"} | dict.fromkeys(
     (".png", ".tif", ".tiff", ".jpg", ".jpeg"), "image2d"
 )
-"""Suffix to kind of scan."""
+"""The kind of scan by suffix."""
 
 _START = 4096  # bytes of a file that tell whether it is DICOM
 _ELEMENTS = 3  # this many in order are not a coincidence
@@ -29,12 +29,12 @@ _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b
 
 
 def is_readable(path: str | Path) -> bool:
-    """Whether the name is that of a scan in a known format."""
+    """Whether the suffix is that of a scan in a known format."""
     return suffix_of(path) in FORMATS
 
 
 def is_2d(path: str | Path) -> bool:
-    """Whether the name is that of a 2D image."""
+    """Whether the suffix is that of a 2D image."""
     return FORMATS.get(suffix_of(path)) == "image2d"
 
 
@@ -58,7 +58,7 @@ def is_dicom(path: str | Path) -> bool:
 
 def starts_as_dicom(stream: IO[bytes]) -> bool:
     """Whether bytes begin as a DICOM file: any 128 bytes, then DICM (PS3.10, 7.1), or, in old
-    exports, at once with a data set (PS3.5, 7.1)."""
+    exports, directly with a data set (PS3.5, 7.1)."""
     start = stream.read(_START)
     return start[128:132] == b"DICM" or begins_with_data_set(start)
 
@@ -117,7 +117,7 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path is that of a file; True also if its folder cannot be searched: reading it
+    """Whether a path is a file. True also if its folder cannot be searched, so that reading it
     reports why."""
     try:
         return path.is_file()

@@ -87,7 +87,7 @@ def only_writer(
 
 
 class _FileLock:
-    """A lock file, whose time of change shows that its holder lives."""
+    """A lock file; its modification time shows that its holder is alive."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -161,7 +161,7 @@ class _ObjectLock:
         self.url = url
 
     def take(self, me: Holder) -> bool:
-        """As that of a lock file."""
+        """As `take` of a lock file."""
         self.system, folder = open_url(self.url)
         self.key = f"{folder.rstrip('/')}/{LOCK}"
         for _ in range(3):

@@ -68,7 +68,7 @@ def guess_split(relative: Path) -> str | None:
 
 
 def read_split(word: str) -> str | None:
-    """`train`, `val` or `test` for the usual ways to write them, else None."""
+    """`train`, `val` or `test`, from their usual spellings; None for other words."""
     return _SPLITS.get(word.strip().lower())
 
 
@@ -152,7 +152,7 @@ def tell_people_apart(names: Sequence[str]) -> dict[str, str]:
 
 
 def slice_number(name: str) -> int | None:
-    """The last number in a 2D image's name without its contrast, which tells slices apart."""
+    """The slice number: the last number in a 2D image's name, apart from its contrast."""
     numbers = re.findall(r"\d+", without_contrast(stem_of(Path(name))) or "")
     return int(numbers[-1]) if numbers else None
 
@@ -165,7 +165,7 @@ def _person_in(text: str) -> str | None:
 
 
 def _person_and_slice(stem: str) -> tuple[str, str] | None:
-    """What stands before the slice number, without words that say nothing; and the number."""
+    """The person, from the words before the slice number, and the slice number."""
     text = _PART_OF_VISIT.sub("_", without_contrast(stem) or "")
     named = _SLICE.search(text)
     if named is not None:  # what follows is a version of the slice
@@ -212,6 +212,6 @@ def _words(text: str) -> list[str]:
 
 
 def _says_image(folder: str) -> bool:
-    """Whether a folder is named after what it holds, such as `T1` or `masks`, not a person."""
+    """Whether a folder is named after its images, such as `T1` or `masks`, not after a person."""
     identity = of_text(folder)
     return identity.contrast is not None or identity.kind in ("mask", "agent")

@@ -165,7 +165,7 @@ def write(
 
 @dataclass
 class _Stream:
-    """A file that is open, behind as many gzip layers as it has.
+    """An open file and its layers of gzip.
 
     Attributes:
         file: its content.
@@ -181,7 +181,7 @@ class _Stream:
 
 
 class _Limiter:
-    """Passes a stream on as far as `limit` bytes: tiny gzip members can decompress to nothing."""
+    """A stream with at most `limit` bytes: a gzip file can contain endless empty members."""
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         self._stream, self._path, self.limit = stream, path, _SLACK
@@ -194,7 +194,7 @@ class _Limiter:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Stream]:
-    """Open a file, and the gzip file within it: some archives compress what is compressed.
+    """Open a file, and the gzip file inside it: some archives compress files twice.
 
     Raises:
         InputError: it is damaged, here or while it is read.
@@ -245,7 +245,7 @@ def _checked_layout(header: Any, stream: _Stream, path: Path) -> _Layout:
 
 
 def _most_bytes(layout: _Layout) -> int:
-    """The most bytes that a layer of compression may give: gzip adds little to noise."""
+    """The most bytes of a decompressed layer: gzip makes noise only slightly larger."""
     return layout.end + layout.end // 100 + _SLACK
 
 
@@ -327,7 +327,7 @@ def _choose_volume(layout: _Layout, volume: int | None, path: Path) -> int:
 
 
 def _read_span(stream: IO[bytes], start: int, length: int, path: Path) -> bytearray:
-    """`length` bytes from `start` on; the stream is behind the header when this begins."""
+    """Read `length` bytes from `start`; the stream is at the end of the header."""
     _skip(stream, start - stream.tell(), path)
     data = bytearray()
     while len(data) < length:
@@ -347,7 +347,7 @@ def _skip(stream: IO[bytes], count: int, path: Path) -> None:
 
 
 def _stated_size(path: Path) -> int:
-    """The size of what a gzip file of one member holds, modulo 2**32 (RFC 1952, 2.3.1)."""
+    """The decompressed size of a gzip file of one member, modulo 2**32 (RFC 1952, 2.3.1)."""
     with open(path, "rb") as file:
         file.seek(-4, os.SEEK_END)
         return int.from_bytes(file.read(4), "little")
@@ -404,9 +404,9 @@ def _save(header: Any, voxels: NDArray[Any], path: Path, *, compressed: bool) ->
 def gzipped(parts: Sequence[bytes]) -> Iterator[bytes]:
     """A gzip file of one member, in pieces; equal parts give equal files on any machine.
 
-    Blocks are compressed apart and end on a byte boundary, as `Z_SYNC_FLUSH` of zlib leaves them,
-    so that one deflate stream can be put together of them: the way of pigz (M. Adler). zlib leaves
-    Python's lock meanwhile, and as many threads as there are processors work.
+    Blocks are compressed separately and end on a byte boundary (`Z_SYNC_FLUSH` of zlib), so that
+    they form one deflate stream, as in pigz (M. Adler). zlib releases Python's lock, so that all
+    processors work.
     """
     views = [memoryview(part) for part in parts]
     starts = [(view, start) for view in views for start in range(0, len(view), _BLOCK)]

@@ -20,7 +20,7 @@ from mrbridge.volume import Volume, corner_distance
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: metres, millimetres, micrometres
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a voxel of another size is an error
 _LONGEST_QUATERNION = 1.0005  # four decimals make one so long
-_ALIGNED_MM = 0.01  # qform and sform closer than this say the same
+_ALIGNED_MM = 0.01  # qform and sform closer than this are equal
 
 
 def find_affine(
@@ -78,7 +78,7 @@ def _why_no_affine(header: Any, stored: tuple[NDArray[np.float64] | None, ...]) 
 
 
 def _repair(header: Any, shape: tuple[int, ...]) -> dict[str, list[str]]:
-    """Correct, in place, what can be meant in one way only; return notes for each form.
+    """Correct errors that can be corrected in one way only, in place; return notes for each form.
 
     A step along an axis of one voxel has no effect on voxel positions: if it is missing,
     it becomes 1 mm for the qform (as in SimpleITK), and the normal of the slice for the sform. A
@@ -130,7 +130,7 @@ def _has_qform(header: Any) -> bool:
 def _stored_affines(
     header: Any,
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    """sform and qform of a NIfTI header, (4, 4) to RAS+ mm; None where the code is 0."""
+    """sform and qform of a NIfTI header, (4, 4) to RAS+ mm; None if the code is 0."""
     unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     millimetres = np.diag([unit, unit, unit, 1.0])
     sform = millimetres @ header.get_sform() if int(header["sform_code"]) > 0 else None
@@ -138,7 +138,7 @@ def _stored_affines(
     if int(header["qform_code"]) > 0:
         plain = header.copy()
         if plain["pixdim"][0] not in (-1, 1):
-            plain["pixdim"][0] = 1  # nifti1.h: 0 and anything odd mean 1
+            plain["pixdim"][0] = 1  # nifti1.h: 0 means 1, and so do invalid values
         try:
             qform = millimetres @ plain.get_qform()
         except (HeaderDataError, ValueError):
@@ -147,10 +147,10 @@ def _stored_affines(
 
 
 def _set_affine(header: Any, affine: NDArray[np.float64]) -> None:
-    """Write an affine, (4, 4) to RAS+ mm, as sform, and as qform where a quaternion can say it."""
+    """Write an affine, (4, 4) to RAS+ mm, as sform, and as qform if a quaternion can express it."""
     header.set_qform(affine, code=1)  # also sets the spacings
     header.set_sform(affine, code=1)
-    # A quaternion cannot shear: better no qform than one that contradicts the sform.
+    # A quaternion cannot express shear: no qform is better than one that contradicts the sform.
     _, qform = _stored_affines(header)
     shape = tuple(header.get_data_shape())
     if qform is not None and corner_distance(affine, qform, shape[:3]) > _ALIGNED_MM:
@@ -164,7 +164,7 @@ def header_for(volume: Volume, voxels: NDArray[Any]) -> Any:
         HeaderDataError: NIfTI cannot hold the voxels.
     """
     assert volume.affine is not None
-    if isinstance(volume.header, nib.Nifti1Header):  # Nifti2Header is one too
+    if isinstance(volume.header, nib.Nifti1Header):  # also Nifti2Header
         header = volume.header.copy()
         header["magic"] = header.single_magic
         if "eol_check" in header:  # NIfTI-2: the end of its magic, which readers check
@@ -188,10 +188,9 @@ def header_for(volume: Volume, voxels: NDArray[Any]) -> Any:
 
 
 def mark(header: Any, note: str) -> None:
-    """Write the note; drop what only held for the source: its names, its display window, and what
-    is in unused fields.
+    """Write the note, and clear the names, the display window and the unused fields of the source.
 
-    Fields that a header of another kind does not have are passed over.
+    Fields that this version of NIfTI does not have are skipped.
     """
     values = {"descrip": note.encode("ascii", "replace")[:79], "cal_min": 0, "cal_max": 0}
     values |= dict.fromkeys(("db_name", "aux_file", "intent_name", "data_type", "unused_str"), b"")

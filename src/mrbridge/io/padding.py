@@ -165,7 +165,7 @@ def _is_chosen(value: float) -> bool:
 def _padded_with(
     value: float, near: float, is_low: bool, voxels: NDArray[Any], known: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_] | None:
-    """Where an image is padded with a value at the low or high end of its range, if it is."""
+    """The mask of padding with a value at one end of the range; None if there is none."""
     same = voxels <= near if is_low else voxels >= near
     others = ~_dilated(same, _EDGE)  # interpolation makes values in between there
     if known is not None:
@@ -189,7 +189,7 @@ def _padded_with(
 
 
 def _range(voxels: NDArray[Any], without: NDArray[np.bool_]) -> tuple[float, float]:
-    """The range of most voxels: a few hot or cold ones do not count."""
+    """The range of intensities without a few outliers."""
     rest = voxels[~without]
     if not rest.size:
         return 0.0, 0.0
@@ -204,5 +204,5 @@ def _at_border(mask: NDArray[np.bool_]) -> bool:
 
 
 def _dilated(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    """With all voxels that are at most `steps` away along each axis."""
+    """Dilate a mask by `steps` voxels along each axis."""
     return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), 2 * steps + 1)).view(np.bool_)

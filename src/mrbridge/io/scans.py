@@ -58,7 +58,7 @@ _PARTS = ("suffix", "datatype", "extension")
 
 @dataclass(frozen=True)
 class Scan:
-    """One file and what is known of it before it is opened.
+    """A scan and what is known about it before it is opened.
 
     Attributes:
         path: the file.
@@ -89,7 +89,7 @@ class FoundScans:
 
 
 def prefer_raw(found: FoundScans) -> FoundScans:
-    """One file for each scan with a BIDS name; what is left out is ignored, with the reason.
+    """Keep one file for each scan with a BIDS name; list the others as ignored, with the reason.
 
     Of one name in several formats or spellings (`_T1w.nii.gz`, `_T1w.nii`, `_T1W.nii.gz`) the first
     stays, in this order; what is not fetched comes last. Of the scans of one contrast in a folder
@@ -200,9 +200,9 @@ class Selection:
     def _against(self, scan: Scan) -> str | None:
         """Why a scan is not wanted; None if it is."""
         if self.participants and scan.subject not in self.participants:
-            return "is of another participant than asked for"
+            return "is of another participant"
         if self.sessions and scan.session not in self.sessions:
-            return "is of another session than asked for"
+            return "is of another session"
         name = parse_name(scan.path)
         for key, wanted in self.queries.get(scan.contrast, {}).items():
             if name is None or not _matches(key, _value(name, scan.path, key), wanted):
@@ -323,7 +323,7 @@ def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) 
 
 
 def why_left_out(ignored: Sequence[tuple[Path | str, str]]) -> str:
-    """The most common reasons, in brackets for the line of an error; empty without any."""
+    """The most common reasons, in brackets, for an error message; empty if nothing was left out."""
     counts = Counter(reason for _, reason in ignored).most_common(3)
     reasons = "; ".join(
         f"{count} file{'s' if count > 1 else ''}: {reason}" for reason, count in counts

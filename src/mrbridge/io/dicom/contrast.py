@@ -1,10 +1,10 @@
 """Which image a DICOM series is, by its headers.
 
-What a series is not comes first: another modality, a localizer, a map, a phase image, a scan after
-a contrast agent, a sequence that is timed like T1w and is not. Then echo, repetition and inversion
-time decide (Bernstein, King, Zhou, Handbook of MRI Pulse Sequences, 2004), and the description only
-where they do not. Only FLAIR is believed by its description where the timing fits, because without
-its inversion time it is timed like T2w.
+First come the images that are not one of the contrasts: another modality, a localizer, a map, a
+phase image, a scan after a contrast agent, a sequence with the timing of T1w and another contrast.
+Then echo, repetition and inversion time decide (Bernstein, King, Zhou, Handbook of MRI Pulse
+Sequences, 2004), and the description only if they do not. FLAIR is recognised by its description if
+the timing fits: without the inversion time, its timing is that of T2w.
 
 Sources: PS3.3, C.8.3.1 (MR image), C.8.13.3 (complex image component), C.8.13.5 (enhanced MR
 modules), C.7.6.4 (contrast agent); for the private tags of vendors, the source of dcm2niix
@@ -47,7 +47,7 @@ _NO_AGENT = re.compile(
     r"nativ\w*|pre|unenhanced|plain|without|w/?o|unknown)?",
     re.IGNORECASE,
 )
-# Words that the scanner writes into SequenceName, which no technician chooses (Siemens).
+# Words in SequenceName, which is written by the scanner, not by the technician (Siemens).
 _SEQUENCES = (
     (re.compile(r"fm2d"), "calibration", "is a field map"),
     (re.compile(r"f[li]3d\d*_?r"), "angiography", "is flow-compensated: angiography or SWI"),
@@ -80,7 +80,7 @@ class _Acquisition:
 
 
 def of_series(slices: Sequence[Slice]) -> Identity:
-    """What a series is.
+    """Identify a series.
 
     Args:
         slices: all of it, at least one.
@@ -137,7 +137,7 @@ def _not_a_scan(slices: Sequence[Slice]) -> Identity | None:
 
 
 def _class_of(image: Slice) -> str:
-    """What kind of object it is, in the standard's words."""
+    """The name of its SOP class."""
     return UID(image.text("SOPClassUID")).name
 
 
@@ -161,7 +161,7 @@ def _of_image_type(slices: Sequence[Slice]) -> Identity | None:
 
 
 def _by_description(slices: Sequence[Slice]) -> Identity | None:
-    """What the description says a series to be, but for contrast agents."""
+    """What a series is by its description, except for contrast agents."""
     first = slices[0]
     for keyword in ("SeriesDescription", "ProtocolName"):
         text = first.text(keyword)
@@ -176,12 +176,12 @@ def _by_description(slices: Sequence[Slice]) -> Identity | None:
 
 
 def _is_of_exam(protocol: str) -> bool:
-    """Whether a protocol's name is that of the whole examination (GE): it says no contrast."""
+    """Whether a protocol's name is that of the whole examination (GE) and names no contrast."""
     return of_text(protocol).contrast is None and not re.search(r"t[12]|flair|pd", protocol.lower())
 
 
 def _by_sequence(slices: Sequence[Slice]) -> Identity | None:
-    """Sequences that are timed like T1w and show something else."""
+    """Sequences with the timing of T1w and another contrast."""
     first = slices[0]
     sequence = f"{first.text('SequenceName')} {first.text('PulseSequenceName')}".lower()
     for pattern, kind, reason in _SEQUENCES:
@@ -216,7 +216,7 @@ def _gradient_lookalike(slices: Sequence[Slice], acquired: _Acquisition) -> Iden
     echo, repetition = acquired.echo, acquired.repetition
     if echo is None or repetition is None:
         return None
-    # Balanced steady state refocuses halfway between pulses (Scheffler and Lehnhardt 2003).
+    # Balanced steady state refocuses halfway between pulses (Scheffler and Lehnhardt 2003)
     # and needs a large flip angle for its contrast.
     balanced = repetition < 15 and 0.35 <= echo / repetition <= 0.65 and (acquired.flip or 0) >= 30
     if not acquired.spoiled and ((acquired.steady and repetition < 15) or balanced):
@@ -235,7 +235,7 @@ def _gradient_lookalike(slices: Sequence[Slice], acquired: _Acquisition) -> Iden
 
 
 def _after_agent(slices: Sequence[Slice]) -> Identity | None:
-    """Whether a contrast agent was given, by tags and by words.
+    """Whether the scan was acquired after a contrast agent, by tags and by words.
 
     Technicians often enter the agent before the first series, so that all series bear it: words
     that say "before" against a tag that names an agent leave it open.
@@ -314,7 +314,7 @@ def _by_timing(image: Slice) -> Identity:
 
 
 def _timed(acquired: _Acquisition) -> Identity | None:
-    """What echo, repetition and inversion time say; None if they leave it open."""
+    """The identity by echo, repetition and inversion time; None if they do not decide."""
     echo, repetition = acquired.echo, acquired.repetition
     if echo is None or repetition is None:
         return None

@@ -55,14 +55,14 @@ _PLAIN = re.compile(r"^(DICOM|PA|ST|SE|IMG|IM|MR|I|S|Z)?[-_.]?[0-9._-]*(\.(dcm|i
 _ITEM, _END_OF_SEQUENCE = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _JPEG, _JPEG_2000 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # how their images begin
 _RATIO = 100  # images compress to a half or a tenth; blank ones, which are small, to a thousandth
-_SMALL = 1 << 26  # bytes: what may be compressed to anything
+_SMALL = 1 << 26  # bytes: smaller files may have any ratio
 
 
 class _Bounded(io.BufferedReader):
     """A file that never allocates more than it holds, whatever length an element claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As much as is wanted and there."""
+        """At most `size` bytes."""
         if size is not None and size > _CHUNK:
             size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
         return super().read(size)
@@ -109,7 +109,7 @@ class DicomFile:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """Its bytes."""
+        """Open it for reading."""
         if self._archive is None or self.member is None:
             with _Bounded(io.FileIO(self.path)) as file:
                 yield file
@@ -143,7 +143,7 @@ class DicomFile:
             return header, _pixel_data(source, header, self.size)
 
     def read(self) -> bytes:
-        """All of its bytes.
+        """Its bytes.
 
         Raises:
             InputError: it cannot be read.
@@ -152,7 +152,7 @@ class DicomFile:
             return file.read()
 
     def whole(self, data: bytes) -> Dataset:
-        """All of it, from its bytes.
+        """Its data set with pixels, from its bytes.
 
         Raises:
             InputError: it is not a DICOM file, or is damaged.
@@ -182,7 +182,7 @@ class DicomFile:
                 remedy="Get it again from where it came.",
             ) from None
         except Exception:
-            # Parsers meet damage with any exception at all, whose words may hold a patient's data.
+            # Parsers raise any exception on damage, and its message may contain a patient's data.
             raise damaged(self) from None
 
 
@@ -255,7 +255,7 @@ def _compressed(source: IO[bytes], syntax: UID, size: int) -> PixelData:
 
 
 def damaged(file: DicomFile, what: str = "is damaged or truncated") -> InputError:
-    """The error for a file that breaks off or breaks the rules."""
+    """The error for a truncated or invalid file."""
     return InputError(what, path=file.shown, remedy="Get it again from where it came.")
 
 
@@ -346,7 +346,7 @@ def _reason_against(file: DicomFile) -> str | None:
     try:
         with file.open() as stream:
             found = starts_as_dicom(stream)
-            # A member's CRC stands at its end: a flipped bit could make a slice another series'.
+            # A member's CRC is at its end: a flipped bit could move a slice to another series.
             while file.member is not None and stream.read(_CHUNK):
                 pass
     except Exception:  # zipfile meets damage with many, a name that cannot be decoded among them
@@ -425,6 +425,6 @@ def _refuse_bomb(info: zipfile.ZipInfo, path: Path) -> None:
 
 
 def text_of(value: Any) -> str:
-    """A header's value as one plain line, without what would steer a terminal."""
+    """A header's value as one line, without control characters."""
     line = " ".join(str("" if value is None else value).split())
     return "".join(letter for letter in line if letter.isprintable())

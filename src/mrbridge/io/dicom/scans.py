@@ -1,4 +1,4 @@
-"""Which series of a study to use: the one to read, or all for a prepared dataset."""
+"""Which series of a study to use: one to read, or all for a prepared dataset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def choose_series(
     *,
     force: bool = False,
 ) -> Series:
-    """The one series to read.
+    """Choose the series to read.
 
     A series that is known to be something else is never chosen. One whose description contradicts
     its timing is chosen only where no plain one fits, and one of unknown contrast only where
@@ -66,7 +66,7 @@ def choose_series(
 def _pools(
     listing: Listing, contrasts: Sequence[str] | None, *, force: bool
 ) -> Iterator[tuple[str, list[Series]]]:
-    """What may be chosen, the best first, each with what it is called."""
+    """The series that may be chosen, the best first, each group with its name for messages."""
     images = [one for one in listing.series if one.is_image]
     acquired = [one for one in images if not one.synthetic]
     for pool in (acquired, images):
@@ -120,7 +120,7 @@ def _named(listing: Listing, named: str, *, force: bool) -> Series:
 
 
 def _as_error(series: Series, path: Path) -> InputError:
-    """The refusal of a series, with the file that is to blame or else the folder."""
+    """The refusal of a series, with the faulty file or the folder."""
     refusal = series.refusal
     assert refusal is not None
     what = f"series {series.label}: {refusal.what}"
@@ -134,7 +134,7 @@ def _in_words(series: Iterable[Series], *, why: bool = False) -> str:
 def find_scans(
     root: Path, wanted: str | None, *, allow_gaps: bool = False, force: bool = False
 ) -> FoundScans:
-    """The series of a folder or zip, of any number of patients, that are whole.
+    """The complete series of a folder or zip, of any number of patients.
 
     Args:
         root: the folder or zip.
@@ -190,7 +190,7 @@ def find_scans(
 
 
 def _files(series: Series, root: Path, suspects: dict[Path | None, set[str]]) -> tuple[str, ...]:
-    """Names of the files that hold a series, or may."""
+    """Names of the files that hold a series, and of damaged ones that may belong to it."""
     held = {part.file for echo in series.echoes for part in echo}
     folders = {file.shown.parent for file in held}
     maybe = {name for folder in (*folders, None) for name in suspects.get(folder, ())}
@@ -198,8 +198,8 @@ def _files(series: Series, root: Path, suspects: dict[Path | None, set[str]]) ->
 
 
 def _suspects(listing: Listing) -> dict[Path | None, set[str]]:
-    """Damaged files, each a slice of an unknown series, by the folder that shows whose:
-    their own; None, which means any, where no series has a file in it."""
+    """Damaged files, each a slice of an unknown series, by their folder; by None, which stands for
+    any series, if no series has a file in their folder."""
     root = listing.path
     folders = {
         part.file.shown.parent

@@ -1,4 +1,4 @@
-"""The series of a folder: what each is, whether it can be translated, and if not, why not."""
+"""The series of a folder: what they are, and whether they can be translated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNREADABLE = ("no image", "screen save", "mosaic")
 
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
 _ALL_NAMED = 5  # images named in one message
-# What makes two files one image, besides their pixels.
+# Tags that must be equal in two files of one image, besides their pixels.
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
 _MATTER = (
     *_PLACE,
@@ -94,7 +94,7 @@ class Series:
 
     @property
     def gaps(self) -> int:
-        """Slices that are missing."""
+        """The number of missing slices."""
         return len(self.geometry.missing) if self.geometry else 0
 
     @property
@@ -104,12 +104,12 @@ class Series:
 
     @property
     def contrast(self) -> str | None:
-        """The contrast that it shows, if it is known and supported."""
+        """Its contrast, if known and supported."""
         return self.identity.contrast
 
     @property
     def is_image(self) -> bool:
-        """Whether it can be translated, perhaps with its gaps filled."""
+        """Whether it can be translated, possibly with gaps filled."""
         return self.refusal is None and not self.identity.is_other
 
     @property
@@ -217,7 +217,7 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
 
 
 def _suspect(listing: Listing, alike: set[Path]) -> None:
-    """Treat a file that is named like the DICOM files next to it and is not one as truncated."""
+    """Treat non-DICOM files that are named like the DICOM files next to them as truncated."""
     for item in list(listing.ignored):
         file, reason = item
         plain = _unnumbered(file)
@@ -277,7 +277,7 @@ def _without_copies(
 
 
 def _same_image(one: list[Slice], other: list[Slice]) -> bool:
-    """Whether two files hold the same image, as far as that matters to mrbridge."""
+    """Whether two files hold the same image, by the tags that mrbridge uses and the pixels."""
     try:
         if one[0].file.size == other[0].file.size and one[0].file.read() == other[0].file.read():
             return True
@@ -386,7 +386,7 @@ def _fault(slices: list[Slice]) -> InputError | None:
 
 
 def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
-    """Slices by echo time, short first; all in one list where a time is missing."""
+    """Slices by echo time, the shortest first; all in one list if an echo time is missing."""
     times = [time for part in slices if (time := part.number("EchoTime")) is not None]
     distinct = sorted(set(times))
     if len(distinct) < 2 or len(times) < len(slices):

@@ -61,7 +61,7 @@ _KEPT = (
         "FrameOfReferenceUID",
         "PositionReferenceIndicator",
     ),
-    # When what this was made of was acquired
+    # When the source was acquired
     *("AcquisitionDate", "AcquisitionTime"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
     "RecognizableVisualFeatures",
@@ -73,7 +73,7 @@ _EMPTY = (
     # Type 2 in the MR image module, and no longer true of this image
     *("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"),
 )
-"""Tags that must be there, and are empty where nothing is known."""
+"""Tags that must be present, and are empty if unknown."""
 
 _SCANNER = (
     *("Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName"),
@@ -105,7 +105,7 @@ class Origin:
 def write_series(
     volume: Volume, folder: Path, origin: Origin, report: dict[str, Any]
 ) -> list[Path]:
-    """Write a derived MR series, one classic single-frame file a slice, also of an enhanced source.
+    """Write a derived MR series: one classic single-frame file per slice, also of enhanced sources.
 
     The folder appears whole or not at all, is read back before that, and replaces only an earlier
     one that mrbridge wrote.
@@ -145,7 +145,7 @@ def write_series(
 
 
 def must_be_ours(folder: Path, source: str | None = None) -> None:
-    """Refuse a folder whose files a derived series would replace, unless it is one itself.
+    """Refuse to replace a folder, unless it is a derived series that mrbridge wrote.
 
     Args:
         folder: that of the output.
@@ -175,7 +175,7 @@ def must_be_ours(folder: Path, source: str | None = None) -> None:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether a file is one that a derived series consists of."""
+    """Whether a file is part of a derived series."""
     if file.name == REPORT:
         return True
     if not re.fullmatch(r"\d+\.dcm", file.name):
@@ -186,7 +186,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:
-    """Unsigned 16-bit numbers, and the slope and intercept that bring them back.
+    """Quantise voxels to unsigned 16-bit numbers with a slope and an intercept.
 
     Integers that fit are kept as they are. Zero comes back as zero, exactly so where nothing is
     negative.
@@ -209,7 +209,7 @@ def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:
 
 
 def _order(header: DicomHeader) -> list[int]:
-    """Places in the order in which the source counts its instances."""
+    """Positions in the order of the instance numbers of the source."""
     places = list(range(len(header.geometry.order)))
     ends = [header.geometry.order[place] for place in (0, -1)]
     first, last = (header.series.slices[n].number("InstanceNumber") for n in ends if n is not None)
@@ -224,7 +224,7 @@ def _common(
     slope: float,
     intercept: float,
 ) -> Dataset:
-    """What all files of the series say."""
+    """The tags that are equal in all files of the series."""
     first = header.series.slices[0]
     source = first.file.header((*_KEPT, *_SCANNER, "ContributingEquipmentSequence"))
     derived = Dataset()
@@ -248,7 +248,7 @@ def _common(
     derived.SyntheticData, derived.BurnedInAnnotation = "YES", "NO"
     derived.DerivationCodeSequence = Sequence([_code("113062", "Pixel by pixel calculation")])
     derived.SourceImageSequence = _sources(header)
-    # Type 1, and none of the other terms is true: not any sequence that a scanner plays.
+    # Type 1: of the defined terms, only "research mode" is true of an image that is not acquired.
     derived.ScanningSequence, derived.SequenceVariant = "RM", "NONE"
     derived.SamplesPerPixel, derived.PhotometricInterpretation = 1, "MONOCHROME2"
     derived.Columns, derived.Rows = stored.shape[:2]
@@ -272,7 +272,7 @@ def _instance(
     place: int,
     number: int,
 ) -> Dataset:
-    """The file of one place; pixels (columns, rows)."""
+    """The file of one position; pixels (columns, rows)."""
     one = Dataset()
     one.update(common)
     one.SOPInstanceUID = _uid(common.SeriesInstanceUID, str(place))
@@ -322,7 +322,7 @@ def _words(header: DicomHeader, origin: Origin, *, filled: bool) -> str:
 
 
 def _sources(header: DicomHeader) -> Sequence:
-    """References to all that went in: every slice depends on the intensities of all."""
+    """References to all source images: every slice depends on the intensities of all."""
     by_file: dict[str, list[Slice]] = {}
     for echo in header.series.echoes:
         for part in echo:
@@ -344,7 +344,7 @@ def _sources(header: DicomHeader) -> Sequence:
 
 
 def _equipment(source: Dataset, origin: Origin) -> Sequence:
-    """Who contributed before, the scanner, and this program."""
+    """Earlier contributing equipment, the scanner, and this program."""
     scanner = Dataset()
     for keyword in _SCANNER:
         if source.get(keyword):
@@ -367,7 +367,7 @@ def _code(value: str, meaning: str) -> Dataset:
 
 
 def _free_number(header: DicomHeader) -> int:
-    """A number that no series of the study bears here: 5001 for the first made of series 5."""
+    """A series number that is free in the study: 5001 for the first one derived from series 5."""
     number = (header.series.number or 9) * 1000 + 1
     while number in header.series.taken:
         number += 1
@@ -375,7 +375,7 @@ def _free_number(header: DicomHeader) -> int:
 
 
 def _window(voxels: NDArray[Any]) -> tuple[str, str]:
-    """Centre and width between robust percentiles of what is not background."""
+    """Window centre and width from robust percentiles of the foreground."""
     shown = voxels[voxels > 0]
     low, high = np.percentile(shown if shown.size else voxels, [1, 99.5])
     return _decimal((low + high) / 2), _decimal(max(high - low, 1.0))
@@ -386,7 +386,7 @@ def _decimal(value: float) -> str:
 
 
 def _uid(*parts: str) -> str:
-    """A UID that follows from the words (PS3.5, B.2: 2.25 and a UUID)."""
+    """A UID that is computed from the parts (PS3.5, B.2: 2.25 and a UUID)."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, ' '.join(parts)).int}"
 
 
