@@ -1,4 +1,4 @@
-"""Run command lines on hostile inputs and see that the promises hold.
+"""Run command lines on hostile inputs and check that the promises hold.
 
     python -m tests.attack.hostile --minutes 60 --seed 0
 

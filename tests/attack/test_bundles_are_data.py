@@ -1,4 +1,4 @@
-"""A bundle from elsewhere names no paths, asks for no end of memory, and runs nothing."""
+"""A bundle from elsewhere names no paths, cannot take all memory, and runs no code."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_found_and_the_remedy_works(
         assert resumed(run, small_store, copy)[0] == 0
 
 
-def test_files_that_are_no_checkpoint(run: Run, small_store: Store, copy: Path) -> None:
+def test_files_that_are_not_checkpoints(run: Run, small_store: Store, copy: Path) -> None:
     last = copy / "checkpoints" / "last.ckpt"
     whole = torch.load(last, weights_only=True)
     wrong = whole | {"networks": {k: v[..., :1] for k, v in whole["networks"].items()}}
@@ -87,7 +87,7 @@ def test_files_that_are_no_checkpoint(run: Run, small_store: Store, copy: Path) 
 
 
 @pytest.mark.parametrize("change", [("learning_rate: ", "learning_rate: 1"), ("seed: ", "seed: 1")])
-def test_edited_settings_are_told(
+def test_edited_settings_are_reported(
     change: tuple[str, str], run: Run, small_store: Store, copy: Path
 ) -> None:
     path = copy / "settings.yaml"
@@ -187,7 +187,7 @@ HOW = ["outside", "absolute", "none", "twice", "indices", "segments", "many", "t
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_edited_manifests_are_told_in_one_line(
+def test_edited_manifests_are_reported_in_one_line(
     how: str, run: Run, store: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(next((store / "scans").glob("*.zarr")), tmp_path / "outside.zarr")

@@ -1,4 +1,4 @@
-"""A share of the hostile inputs, and that a broken promise is found."""
+"""A part of the hostile inputs, and a check that a broken promise is found."""
 
 from __future__ import annotations
 

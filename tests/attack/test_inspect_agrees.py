@@ -1,4 +1,4 @@
-"""`inspect`, which reads headers, says "can be used" of no file that `translate` refuses."""
+"""`inspect`, which reads headers, calls no file usable that `translate` refuses."""
 
 from __future__ import annotations
 

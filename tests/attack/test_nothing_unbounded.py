@@ -1,4 +1,5 @@
-"""Values, texts and answers from elsewhere cost time and room in proportion, and steer nothing."""
+"""Values, texts and answers from elsewhere take time and memory in proportion to their size, and
+do not control the terminal."""
 
 from __future__ import annotations
 

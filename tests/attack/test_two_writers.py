@@ -41,7 +41,7 @@ def hold(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_the_second_writer_is_told_who_the_first_is(
+def test_the_second_writer_learns_who_the_first_is(
     run: Run, bids_scans: Path, small_store: Store, tmp_path: Path
 ) -> None:
     commands = {

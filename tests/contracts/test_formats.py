@@ -1,4 +1,4 @@
-"""What every format of `mrbridge.io` promises; a new one joins by one line in FORMATS."""
+"""The contract of every format of `mrbridge.io`; a new one needs one line in FORMATS."""
 
 from __future__ import annotations
 

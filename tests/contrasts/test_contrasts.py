@@ -76,7 +76,7 @@ def test_echoes_of_a_gradient_echo_are_a_field_map() -> None:
 
 
 @pytest.mark.parametrize("value", ["", None, 0, -1])
-def test_times_that_are_none(value: float | str | None) -> None:
+def test_impossible_times(value: float | str | None) -> None:
     found = of_series(series(timed("SE", 95, 6000, "T2") | {"EchoTime": value}))
     assert found == Identity("T2w", "by its description; its timing does not tell")
 

@@ -1,4 +1,4 @@
-"""What is known to be something else is refused by every verb; --force takes it all the same."""
+"""Every verb refuses what is known to be something else, unless --force is given."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_translate_refuses_a_file(
     assert out.exists()
 
 
-def test_a_file_of_unknown_contrast_is_taken_and_that_is_said(
+def test_a_file_of_unknown_contrast_is_translated_with_a_notice(
     put: Callable[..., Path], run: Run, tmp_path: Path
 ) -> None:
     code, _, err = run("translate", "-i", put("scan.nii.gz"), "-o", tmp_path / "out.nii.gz")
@@ -221,7 +221,7 @@ def test_magnitude_is_taken_from_a_series_that_holds_phase_too(
 
 
 @pytest.mark.filterwarnings("default::mrbridge.errors.MrbridgeWarning")
-def test_what_reading_mended_is_in_the_report(
+def test_what_reading_corrected_is_in_the_report(
     put: Callable[..., Path], run: Run, tmp_path: Path
 ) -> None:
     path = put("in/a_T1w.nii")

@@ -1,5 +1,5 @@
-"""Damaged files: small whole ones (seeds), changed in the ways in which disks, networks and other
-programs damage files, and in ways that only ill will would find.
+"""Damaged files: small whole ones (seeds), changed as disks, networks and other programs damage
+files, and in malicious ways.
 
 A kind of file joins by one entry in `KINDS`.
 """

@@ -1,11 +1,11 @@
-"""Feed damaged files to the readers and see that nothing but our own errors comes out.
+"""Read damaged files and check that only mrbridge's own errors are raised.
 
     python tests/fuzz/readers.py --seed 0 --seconds 60 --mutants 20000 nifti png dicom
 
-Each mutant is read or refused with an error of mrbridge, within 5 seconds and 1 GB; where the
-format carries a check it is refused or reads as the file that it was made of. One JSON line a kind;
-exit code 1 where something was found, and the mutants that did it lie in the folder `--keep`.
-The same seed makes the same mutants, however many of them there are.
+Each mutant must be read, or refused with an error of mrbridge, within 5 seconds and 1 GB; if the
+format has a checksum, it must be refused or give the image of the original file. There is one JSON
+line per kind; the exit code is 1 if there are failures, and their mutants are kept in the folder
+`--keep`. The same seed makes the same mutants, however many of them there are.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MEMORY = 1 << 30
 
 
 def identity(volume: Volume) -> str:
-    """A hash of what a scan shows: voxels and place."""
+    """A hash of voxels and affine."""
     digest = hashlib.sha256(np.ascontiguousarray(volume.voxels).tobytes())
     digest.update(f"{volume.voxels.shape} {volume.voxels.dtype}".encode())
     if volume.affine is not None:
@@ -51,7 +51,7 @@ def judge(kind: Kind, mutant: Mutant, path: Path, known: set[str]) -> tuple[str,
             volume = kind.read(path)
     except MrbridgeError:
         return "refused", None
-    except Exception as error:  # what else comes out is what is looked for
+    except Exception as error:  # these are the failures
         return "refused", f"{type(error).__name__}: {error}"
     if identity(volume) in known:
         return "same", None

@@ -1,4 +1,4 @@
-"""A share of the fuzzing, and that the fuzzer finds what there is to find."""
+"""A part of the fuzzing, and a check that the fuzzer finds faults."""
 
 from __future__ import annotations
 

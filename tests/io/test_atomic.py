@@ -1,4 +1,4 @@
-"""Files stay whole, and nothing is left lying about."""
+"""Files stay whole, and no temporary files remain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding scans in what users have."""
+"""Finding scans in data sets, folders and tables."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def test_unusable_tables(text: str, message: str, tmp_path: Path) -> None:
         find_scans(tmp_path / "scans.csv")
 
 
-def test_what_is_no_data_set(tmp_path: Path) -> None:
+def test_what_is_not_a_data_set(tmp_path: Path) -> None:
     make(tmp_path, "scan.nii.gz")
     for source in (tmp_path / "absent", tmp_path / "scan.nii.gz", [], [tmp_path] * 3):
         with pytest.raises(InputError):
@@ -357,7 +357,7 @@ def test_a_quotation_mark_in_a_participants_table_is_a_character(tmp_path: Path)
     assert [scan.split for scan in find_scans(tmp_path).scans] == ["test", "val"]
 
 
-def test_a_cell_without_end_is_told(tmp_path: Path) -> None:
+def test_an_endless_cell_is_reported(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(
         'subject,session,contrast,path\n1,,T1w,"' + "x" * 200_000 + "\n"
     )

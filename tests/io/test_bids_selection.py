@@ -101,7 +101,9 @@ def test_unusable_filter_files(text: str, kind: type, message: str, tmp_path: Pa
         select((), (), tmp_path / "absent.json")
 
 
-def test_parts_of_complex_images_and_contrast_agent_are_no_plain_contrast(tmp_path: Path) -> None:
+def test_complex_parts_and_contrast_agents_are_not_a_plain_contrast(
+    tmp_path: Path,
+) -> None:
     for entity in ("part-mag", "part-phase", "ce-gd", "echo-2"):
         path = tmp_path / "sub-1" / "anat" / f"sub-1_{entity}_T1w.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)

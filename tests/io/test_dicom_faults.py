@@ -123,7 +123,7 @@ class TestSlices:
         assert series.kind == "anatomical"
         assert "image 12" in str(inspect(tmp_path).items[0].problem)
 
-    def test_slices_beside_their_line(self, tmp_path: Path) -> None:
+    def test_slices_off_their_line(self, tmp_path: Path) -> None:
         made = datasets(marked())
         place = np.array(made[3].ImagePositionPatient, float)
         made[3].ImagePositionPatient = list(
@@ -187,7 +187,7 @@ class TestTolerance:
         assert np.abs(apart).max() < 64 * 1.5 * jitter + 1e-4
 
     @pytest.mark.parametrize("degrees", [2, 5, 90])
-    def test_what_is_turned_is_not_averaged(self, degrees: float, tmp_path: Path) -> None:
+    def test_rotated_slices_are_not_averaged(self, degrees: float, tmp_path: Path) -> None:
         made = datasets(axial(12), **T1W)
         turn = Rotation.from_euler("y", degrees, degrees=True)
         cosines = np.array(made[0].ImageOrientationPatient, float).reshape(2, 3)
@@ -228,7 +228,7 @@ class TestTolerance:
             read = io.read(tmp_path)
         np.testing.assert_allclose(read.affine, axial(9).affine, atol=1e-9)
 
-    def test_a_thickness_that_lies(self, tmp_path: Path) -> None:
+    def test_a_wrong_thickness(self, tmp_path: Path) -> None:
         made = datasets(axial(9), SpacingBetweenSlices="7.5", **T1W)
         for one in made:
             one.SliceThickness = "0.001"
@@ -474,7 +474,7 @@ class TestFiles:
         assert "may be a slice of it" in str(inspect(tmp_path).items[0].problem)
 
     @pytest.mark.parametrize("size", [0, 100])
-    def test_nor_is_one_that_has_lost_its_beginning(self, size: int, tmp_path: Path) -> None:
+    def test_a_file_without_its_beginning_is_damaged(self, size: int, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         paths[6].write_bytes(paths[6].read_bytes()[:size])
         assert refused(tmp_path, "is named like the DICOM files next to it").path == paths[6]
@@ -518,7 +518,7 @@ class TestFiles:
         save(tmp_path, [one])
         assert find_series(tmp_path).damaged[0].what == "promises 9 frames and describes 7"
 
-    def test_a_file_alone_is_read_alone(self, tmp_path: Path) -> None:
+    def test_a_single_file_is_read(self, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         assert io.read(paths[2]).voxels.shape == (20, 24, 1)
 
@@ -559,7 +559,7 @@ class TestFiles:
         monkeypatch.setattr("mrbridge.io.dicom.decode._MOST_SECONDS", 0.0)
         refused(tmp_path, r"IM\d+: its pixels are damaged or truncated")
 
-    def test_a_length_that_lies_takes_no_memory(self, tmp_path: Path) -> None:
+    def test_a_wrong_length_takes_no_memory(self, tmp_path: Path) -> None:
         path = write_series(tmp_path)[0]
         with dicom_files.DicomFile(path, path.stat().st_size).open() as file:
             assert file.read(2**62) == path.read_bytes()
@@ -588,7 +588,7 @@ class TestZip:
         archive.write_bytes(data)
         refused(archive, r"promises \d+ bytes out of \d+")
 
-    def test_a_cut_one(self, archive: Path) -> None:
+    def test_truncated(self, archive: Path) -> None:
         archive.write_bytes(archive.read_bytes()[:-200])
         refused(archive, "not a complete zip")
 
@@ -692,7 +692,7 @@ def report() -> Dataset:
 
 class TestKinds:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_each_is_told_apart_and_refused(self, kind: str, tmp_path: Path) -> None:
+    def test_each_is_recognised_and_refused(self, kind: str, tmp_path: Path) -> None:
         make: Callable[[], list[Dataset]] = KINDS[kind]
         save(tmp_path, make())
         (series,) = find_series(tmp_path).series
@@ -703,7 +703,7 @@ class TestKinds:
         refused(tmp_path, re.escape(series.what_is_wrong), series="1")
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_the_anatomy_beside_it_is_found(self, kind: str, tmp_path: Path) -> None:
+    def test_the_anatomical_series_next_to_it_is_found(self, kind: str, tmp_path: Path) -> None:
         save(tmp_path, KINDS[kind](), prefix="other")
         write_series(tmp_path)
         assert io.read(tmp_path).voxels.shape == (20, 24, 7)

@@ -15,7 +15,7 @@ def content(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 3000, 12345])
-def test_what_goes_in_comes_out_of_one_member(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_content_comes_back_from_one_member(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nifti, "_BLOCK", 1000)
     data = content(size)
     file = b"".join(gzipped([data[: size // 3], b"", data[size // 3 :]]))
@@ -35,7 +35,7 @@ def test_equal_data_are_equal_files_on_any_machine(monkeypatch: pytest.MonkeyPat
     assert len(files) == 1
 
 
-def test_nothing_is_a_file_too() -> None:
+def test_a_file_without_content_is_valid() -> None:
     assert gzip.decompress(b"".join(gzipped([]))) == b""
 
 

@@ -1,4 +1,4 @@
-"""What names tell."""
+"""Subjects, sessions and splits from names."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_subjects(path: str, is_2d: bool, subject: str | None, session: str | No
         ("train_1 train_2 test_1 test_2", ""),
     ],
 )
-def test_a_set_of_2d_images_tells_people_apart(names: str, people: str) -> None:
+def test_names_of_2d_images_distinguish_people(names: str, people: str) -> None:
     files = [f"{name}.png" for name in names.split()]
     assert tell_people_apart(files) == dict(zip(files, people.split(), strict=False))
 

@@ -23,7 +23,7 @@ def test_unknown_formats_are_refused(tmp_path: Path) -> None:
     assert io.is_readable("SCAN.NII.GZ")
 
 
-def test_the_contrast_is_told_by_the_name(tmp_path: Path) -> None:
+def test_the_contrast_follows_from_the_name(tmp_path: Path) -> None:
     volume = Volume(np.zeros((2, 2, 2), np.int16), np.eye(4))
     for name, contrast in (("a_T2.nii", "T2w"), ("T1w/scan.nii", "T1w"), ("x/scan.nii", None)):
         assert io.read(io.write(volume, tmp_path / name)).contrast == contrast
