@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -621,3 +622,38 @@ def test_a_broken_dicom_extension_is_ignored(content: bytes, tmp_path: Path) -> 
     image.header.extensions.append(nib.nifti1.Nifti1Extension(2, content))
     nib.save(image, tmp_path / "in.nii")
     assert io.read(tmp_path / "in.nii").voxels.sum() == 24
+
+
+def half_noise(size: int) -> bytes:
+    """Half noise, half repetition."""
+    noise = np.random.default_rng(size).integers(0, 256, (size + 1) // 2, np.uint8).tobytes()
+    return (noise + noise)[:size]
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 3000, 12345])
+def test_the_content_comes_back_from_one_member(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nifti, "_BLOCK", 1000)
+    data = half_noise(size)
+    file = b"".join(nifti.gzipped([data[: size // 3], b"", data[size // 3 :]]))
+    assert gzip.decompress(file) == data
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    assert stream.decompress(file) == data
+    assert stream.eof
+    assert not stream.unused_data
+
+
+def test_compressed_files_are_equal_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nifti, "_BLOCK", 1000)
+    files = set()
+    for processors in (1, 2, 7):
+        monkeypatch.setattr(nifti, "usable_cores", lambda count=processors: count)
+        files.add(b"".join(nifti.gzipped([half_noise(9500)])))
+    assert len(files) == 1
+
+
+def test_a_file_without_content_is_valid() -> None:
+    assert gzip.decompress(b"".join(nifti.gzipped([]))) == b""
+
+
+def test_repetition_is_compressed() -> None:
+    assert len(b"".join(nifti.gzipped([bytes(1 << 20)]))) < 1 << 13

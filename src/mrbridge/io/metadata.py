@@ -48,10 +48,21 @@ def _warn_of_encoding(file: Path, encoding: str) -> None:
 
 
 def warn_about(file: Path, what: str) -> None:
+    """Warn about a file of the data set."""
     warnings.warn(f"{shown(file)}: {what}", MrbridgeWarning, stacklevel=3)
 
 
 def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
+    """The scans that a table lists.
+
+    Args:
+        table: a `.csv` or `.tsv` with the columns subject, session, contrast, path (relative to the
+            table, or a URL) and optionally split.
+        force: include files whose names say that they are something else, such as masks.
+
+    Raises:
+        InputError: it cannot be read, or a line lacks contrast or path or has an unknown split.
+    """
     found = FoundScans([])
     for line, row in _rows(table):
         missing = [key for key in ("contrast", "path") if not row.get(key)]
@@ -106,6 +117,7 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def participant_splits(table: Path) -> dict[str, str]:
+    """Splits by subject, from the column `split` of `participants.tsv`, if it has one."""
     if not (table.is_file() or table.is_symlink()):
         return {}
     splits = {}
