@@ -324,9 +324,9 @@ def find_files(
     path = Path(path)
     fetch(path)
     if path.is_dir():
-        files = _named_in_folder(path, only) if only else _in_folder(path)
+        files = _in_folder(path, only)
     elif path.suffix.lower() == ".zip" and path.is_file():
-        files = _in_zip(path, frozenset(only))
+        files = _in_zip(path, only)
     elif path.is_file():
         files = iter([DicomFile(path, path.stat().st_size)])
     else:
@@ -372,17 +372,11 @@ def _refuse_inflating(source: IO[bytes], file: DicomFile) -> None:
     source.seek(0)
 
 
-def _in_folder(root: Path) -> Iterator[DicomFile]:
-    for path in walk(root):
-        yield DicomFile(path, path.stat().st_size if path.exists() else 0)
-
-
-def _named_in_folder(root: Path, only: Collection[str]) -> Iterator[DicomFile]:
-    for name in sorted(only):
-        path = root / name
-        if not path.is_file():
+def _in_folder(root: Path, only: Collection[str]) -> Iterator[DicomFile]:
+    for path in (root / name for name in sorted(only)) if only else walk(root):
+        if only and not path.is_file():
             raise InputError("is gone", path=path, remedy="Do not change the folder meanwhile.")
-        yield DicomFile(path, path.stat().st_size)
+        yield DicomFile(path, path.stat().st_size if path.exists() else 0)
 
 
 def _in_zip(path: Path, only: Collection[str]) -> Iterator[DicomFile]:
