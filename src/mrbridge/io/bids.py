@@ -18,7 +18,7 @@ from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_2d, is_dicom, is_readable
 from mrbridge.io.metadata import participant_splits, read_text, scans_of_table, warn_about
 from mrbridge.io.remote import localise, not_fetched
-from mrbridge.io.scans import DATATYPES, FoundScans, Scan, prefer_raw
+from mrbridge.io.scans import ANY, DATATYPES, FoundScans, Scan, prefer_raw
 from mrbridge.io.temporary import is_temporary
 from mrbridge.volume import CONTRASTS
 
@@ -179,7 +179,7 @@ def _bids_scan(
     wanted = " or ".join(sorted(datatype for datatype in datatypes if datatype))
     if place is None:
         return f"is not in sub-*/{wanted} or sub-*/ses-*/{wanted}"
-    if place["datatype"] not in datatypes and names.ANY not in datatypes:
+    if place["datatype"] not in datatypes and ANY not in datatypes:
         return f"is in {place['datatype'] or 'no folder'}, not in {wanted}"
     name = parse_name(path)
     if name is None:

@@ -15,9 +15,6 @@ _SESSION = re.compile(
     r"[-_ ]?\w*$|^\d{8}$",
     re.IGNORECASE,
 )
-ANY = "*"
-"""In a query of a filter file: the entity must be there, with any value."""
-
 _PLAIN_FOLDERS = {"anat", "nii", "nifti", "images", "image", "png", "data", "slices", "scans"}
 # Identifiers that name a person anywhere in a file's name: a word with a number, and
 # those of public data sets (IXI, OASIS, ADNI, TCGA, BraTS, UPENN-GBM, UCSF-PDGM, fastMRI,

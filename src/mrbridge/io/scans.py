@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import InputError, SettingsError
-from mrbridge.io import names
 from mrbridge.io.atomic import suffix_of
 from mrbridge.io.bids_name import ENTITIES, BidsName, parse_name
+from mrbridge.io.names import natural_key
 from mrbridge.io.remote import not_fetched
 from mrbridge.json_text import decode, parse_json
 from mrbridge.urls import shown
 from mrbridge.volume import CONTRASTS
 
 log = logging.getLogger(__name__)
+
+ANY = "*"
+"""In a query of a filter file: the entity must be present, with any value."""
 
 DATATYPES = ("anat",)
 """The folders of a subject or session that hold T1w, T2w and the like."""
@@ -189,7 +192,7 @@ class Selection:
         absent = [label for label in wanted if label not in present]
         if not absent:
             return
-        there = sorted(present, key=names.natural_key)
+        there = sorted(present, key=natural_key)
         some = ", ".join(there[:8]) + (", …" if len(there) > 8 else "")
         raise InputError(
             f"has no {kind} {' and no '.join(absent)}",
@@ -281,7 +284,7 @@ def _matches(key: str, value: str | None, wanted: Any) -> bool:
         return any(_matches(key, value, one) for one in wanted)
     if wanted is None or value is None:
         return wanted is None and value is None
-    if wanted == names.ANY:
+    if wanted == ANY:
         return True
     label = str(wanted).removeprefix(f"{key}-")
     if key == "extension":
