@@ -156,32 +156,35 @@ def find_scans(
     reasons = [reason for _, reason in listing.ignored] + [one.what for one in listing.damaged]
     found = FoundScans([], [(root / "a file", reason) for reason in reasons])
     suspects = _suspects(listing)
-    plain = {
+    certain = {
         (series.study, series.contrast)
         for series in listing.series
         if series.is_image and not series.identity.is_doubtful
     }
+
+    def why_left_out(series: Series, contrast: str | None) -> str | None:
+        if contrast is None:
+            return series.why_not or f"has an unknown contrast: {series.identity.reason}"
+        if wanted is None and series.identity.is_doubtful and (series.study, contrast) in certain:
+            return f"is less certain than a plain {contrast}: {series.identity.reason}"
+        has_filled_gaps = allow_gaps and series.is_image and series.gaps > 0
+        is_forced = force and wanted is not None and series.refusal is None and not series.gaps
+        return None if has_filled_gaps or is_forced else series.why_not
+
     for series in listing.series:
         contrast = wanted or series.contrast
-        forced = force and wanted is not None and series.refusal is None and not series.gaps
-        whole = series.why_not is None or (allow_gaps and series.is_image and series.gaps > 0)
-        reason = series.why_not
-        if contrast is None:
-            reason = reason or f"has an unknown contrast: {series.identity.reason}"
-        elif wanted is None and series.identity.is_doubtful and (series.study, contrast) in plain:
-            whole, reason = (
-                False,
-                f"is less certain than a plain {contrast}: {series.identity.reason}",
-            )
-        if contrast is None or not (whole or forced):
+        reason = why_left_out(series, contrast)
+        if contrast is None or reason is not None:
             found.ignored.append((root / _name_of(series), reason or ""))
             continue
-        study = _pseudonym(series.study)
         patient = series.slices[0].text("PatientID")
-        subject = _pseudonym(f"patient {patient}" if patient else series.study)
         found.scans.append(
             Scan(
-                *(root, subject, study, contrast, _name_of(series)),
+                root,
+                subject=_pseudonym(f"patient {patient}" if patient else series.study),
+                session=_pseudonym(series.study),
+                contrast=contrast,
+                name=_name_of(series),
                 series=series.selector,
                 files=_files(series, root, suspects),
             )
