@@ -25,7 +25,8 @@ from benchmarks.research.quality_scores import scores_of
 from benchmarks.research.quality_sets import TO, Case, patients
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.inference.translator import Translator
-from mrbridge.volume import Planes, Volume
+from mrbridge.settings import Planes
+from mrbridge.volume import Volume
 
 Line = dict[str, Any]
 

@@ -52,8 +52,9 @@ from mrbridge.bundle import read_manifest
 from mrbridge.inference.translator import Translator
 from mrbridge.preprocessing.geometry import size_multiple
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
+from mrbridge.settings import Planes
 from mrbridge.training.settings import PRESETS
-from mrbridge.volume import Planes, Volume
+from mrbridge.volume import Volume
 
 SHAPE = (182, 218, 182)
 """Voxels along (i, j, k): the grid of the MNI 152 template at 1 mm."""

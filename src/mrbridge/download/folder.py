@@ -25,10 +25,11 @@ from rich.filesize import decimal
 from mrbridge import progress
 from mrbridge.download.http import Damaged, FileState, Session, Stopped, Stream
 from mrbridge.errors import Interrupted, MrbridgeError, OutputError, SomeScansFailed
-from mrbridge.io.atomic import MAX_VOXELS, settle, suffix_of, write_json, write_text
+from mrbridge.io.atomic import settle, suffix_of, write_json, write_text
 from mrbridge.io.lock import only_writer
 from mrbridge.io.temporary import is_temporary, sweep
 from mrbridge.json_text import parse_json
+from mrbridge.volume import MAX_VOXELS
 
 MAX_FILE = 1 << 28
 """Upper limit in bytes of one scan, and of a file that the archive lists without a size."""

@@ -286,7 +286,7 @@ def _files(root: Path) -> list[tuple[Path, Path]]:
     if root.is_file():
         return [(root, Path(root.parent.name, root.name))]
     must_exist(root)
-    paths = [(path, path.relative_to(root)) for path in walk(root, links=True) if is_readable(path)]
+    paths = [(path, path.relative_to(root)) for path in walk(root) if is_readable(path)]
     if not paths:
         raise InputError(
             "contains no scan", path=root, remedy="Name a file, or a folder with scans."

@@ -17,9 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from mrbridge.errors import InputError
-from mrbridge.io.atomic import MAX_VOXELS
 from mrbridge.preprocessing.geometry import SliceGrid, from_slices, to_slices
-from mrbridge.volume import Volume, check_size
+from mrbridge.volume import MAX_VOXELS, Volume, check_size
 
 Stack = NDArray[np.float32]
 """Slices, (slices, rows, columns)."""
