@@ -40,9 +40,9 @@ began = time.perf_counter()
 child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
 _, status, used = os.wait4(child, 0)
 cpu = used.ru_utime + used.ru_stime
-told = [time.perf_counter() - began, cpu, used.ru_maxrss, os.waitstatus_to_exitcode(status)]
+result = [time.perf_counter() - began, cpu, used.ru_maxrss, os.waitstatus_to_exitcode(status)]
 with open(int(sys.argv[1]), "w") as report:
-    json.dump(told, report)
+    json.dump(result, report)
 """
 
 
@@ -64,7 +64,7 @@ class Timing:
         """Of the counted calls, in seconds."""
         return statistics.median(self.seconds)
 
-    def told(self, per: int = 1) -> dict[str, float]:
+    def figures(self, per: int = 1) -> dict[str, float]:
         """Median, least and most, divided by `per` things done in a call, for the JSON line."""
         return {
             "seconds": self.median / per,
@@ -149,7 +149,7 @@ class OwnProcess:
         """Call it `times` times, and wait.
 
         Raises:
-            RuntimeError: the process failed; it has told why on standard error.
+            RuntimeError: the process failed; the reason is on standard error.
         """
         try:
             self._pipe.send(times)
@@ -160,9 +160,9 @@ class OwnProcess:
     def close(self) -> dict[str, float]:
         """End the process; the most memory that it held, and its share of a CUDA device's."""
         self._pipe.send(0)
-        told: dict[str, float] = self._pipe.recv()
+        peaks: dict[str, float] = self._pipe.recv()
         self._process.join()
-        return told
+        return peaks
 
 
 def _serve(
@@ -175,10 +175,10 @@ def _serve(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         pipe.send(None)
-    told = {"peak_memory_gib": _peak_gib()}
+    peaks = {"peak_memory_gib": _peak_gib()}
     if device.type == "cuda":
-        told["peak_device_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-    pipe.send(told)
+        peaks["peak_device_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    pipe.send(peaks)
 
 
 def _peak_gib() -> float:
@@ -211,8 +211,8 @@ def run_command(command: Sequence[str | Path], code: int = 0) -> Finished:
     )
     os.close(write_end)
     with open(read_end) as report:
-        told = report.read()
-    seconds, cpu, peak, ended = json.loads(told) if told else (0, 0, 0, None)
+        result = report.read()
+    seconds, cpu, peak, ended = json.loads(result) if result else (0, 0, 0, None)
     if ended != code:
         raise RuntimeError(f"{' '.join(map(str, command))}: exit code {ended}\n{done.stderr}")
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB on Linux
@@ -223,11 +223,11 @@ def alternate_commands(
     commands: Mapping[str, Callable[[], Finished]], repeats: int, warm_up: int
 ) -> dict[str, dict[str, float]]:
     """Run whole commands in turn; seconds and peak memory of each for the JSON line."""
-    told: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     for name, done in in_turn(commands, repeats, warm_up).items():
         timing = Timing([one.seconds for one in done[warm_up:]], done[0].seconds)
-        told[name] = timing.told() | {"peak_memory_gib": max(one.peak_gib for one in done)}
-    return told
+        figures[name] = timing.figures() | {"peak_memory_gib": max(one.peak_gib for one in done)}
+    return figures
 
 
 def mrbridge_command(*arguments: str | Path) -> list[str]:
@@ -259,7 +259,7 @@ def measure_scans(
 
     Args:
         description: of the script.
-        subjects: how many are simulated without a word.
+        subjects: how many are simulated by default.
         simulated: measures that many subjects, with slices of that thickness in mm.
         session: measures a folder of the scans of one session.
     """
@@ -316,13 +316,13 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Python's version and those of the installed packages that matter."""
-    told = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            told[package] = version(package)
+            result[package] = version(package)
         except PackageNotFoundError:
             continue
-    return told | {"torch": str(torch.__version__)}  # which also says how it was built
+    return result | {"torch": str(torch.__version__)}  # which also says how it was built
 
 
 def _processor() -> str:
@@ -330,10 +330,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    told = {key.strip(): value.strip() for key, value in facts.items()}
-    name = told.get("model name", platform.machine())
-    return f"{name} (family {told.get('cpu family')}, model {told.get('model')})"
+    pairs = dict(line.split(":", 1) for line in lines if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in pairs.items()}
+    name = facts.get("model name", platform.machine())
+    return f"{name} (family {facts.get('cpu family')}, model {facts.get('model')})"
 
 
 def _rounded(value: Any) -> Any:

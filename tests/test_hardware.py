@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mrbridge.errors import SettingsError
-from mrbridge.hardware import can_compile, choose_device, quick_kernels
+from mrbridge.hardware import choose_device, quick_kernels
 
 
 def test_auto_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,3 @@ def test_quick_kernels_are_for_cuda_and_for_a_while() -> None:
     with quick_kernels(torch.device("cuda")):
         assert chosen() == ("high", True)
     assert chosen() == before
-
-
-def test_a_cpu_is_not_expected_to_compile() -> None:
-    assert not can_compile(torch.device("cpu"))

@@ -17,7 +17,7 @@ from mrbridge.reports.render import mean_and_std, number
 
 SOURCE = Path(mrbridge.__file__).parent
 TEMPLATES = sorted((SOURCE / "reports" / "templates").glob("*.j2"))
-FINDINGS = tomllib.loads((SOURCE / "inspection/checks/findings.toml").read_text("utf-8"))
+FINDINGS = tomllib.loads((SOURCE / "inspection/findings.toml").read_text("utf-8"))
 
 
 def test_a_page_is_recognised_as_our_own(tmp_path: Path) -> None:

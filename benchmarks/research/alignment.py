@@ -1,5 +1,5 @@
-"""How well `--align` finds the template: what a scan shares with it as it lies and aligned, and how
-far the contrasts of one session, each aligned by itself, are apart.
+"""How well `--align` finds the template: what a scan shares with it as it is and aligned, and how
+far the contrasts of one session, each aligned separately, are apart.
 
     python -m benchmarks.research.alignment --subjects 2 [--thickness 4] [--sessions FOLDER…]
 
@@ -23,11 +23,16 @@ from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.subjects import simulate
-from mrbridge.preprocessing.align import Alignment, align, nearest_rigid
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.resample import Matrix, moved, resample
 from mrbridge.preprocessing.skull_strip import LITRES, volume_l
-from mrbridge.preprocessing.template import template_brain, template_head
+from mrbridge.preprocessing.template import (
+    Alignment,
+    align,
+    nearest_rigid,
+    template_brain,
+    template_head,
+)
 from mrbridge.volume import Volume
 
 
@@ -50,7 +55,7 @@ def dice(inside: Volume, transform: Matrix) -> float:
     return float(2 * np.count_nonzero(there & own) / (there.sum() + own.sum()))
 
 
-def told(name: str, scan: Volume, mask: Volume | None) -> Alignment | None:
+def measure(name: str, scan: Volume, mask: Volume | None) -> Alignment | None:
     """Print how one scan fares; its rigid alignment."""
     start = time.process_time()
     try:
@@ -91,7 +96,7 @@ def session(folder: Path) -> None:
             continue  # a mask
         shown = replace(scan, voxels=(scan.voxels != 0).astype(np.uint8))
         is_brain = volume_l(shown.voxels > 0, scan) < LITRES[1]
-        rigid = told(f"{folder.name}/{path.name}", scan, shown if is_brain else None)
+        rigid = measure(f"{folder.name}/{path.name}", scan, shown if is_brain else None)
         if rigid is not None:
             found[path.name] = rigid
     points = brain_points()
@@ -118,7 +123,7 @@ def simulated(subjects: int, thickness_mm: float | None) -> None:
             assert scan.affine is not None
             there = motion @ scan.affine
             mask = replace(subject.brain_mask, affine=there)
-            told(f"sim-{subject.label}_{contrast}", replace(scan, affine=there), mask)
+            measure(f"sim-{subject.label}_{contrast}", replace(scan, affine=there), mask)
 
 
 if __name__ == "__main__":

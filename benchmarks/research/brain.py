@@ -48,7 +48,7 @@ def simulated(subjects: int, thickness_mm: float | None) -> None:
                 refused = {"subject": name, "contrast": contrast, "refused": error.what}
                 print(json.dumps(refused | {"true_litres": round(volume_l(truth, scan), 3)}))
                 continue
-            told = {
+            line = {
                 "subject": f"sim-{subject.label}",
                 "contrast": contrast,
                 "slice_mm": thickness_mm or 2.0,
@@ -57,7 +57,7 @@ def simulated(subjects: int, thickness_mm: float | None) -> None:
                 "true_litres": round(volume_l(truth, scan), 3),
                 "cpu_seconds": round(time.process_time() - start, 1),
             }
-            print(json.dumps(told), flush=True)
+            print(json.dumps(line), flush=True)
 
 
 def session(folder: Path) -> None:
@@ -69,13 +69,13 @@ def session(folder: Path) -> None:
     for (name, (scan, mask)), (other, (moved, second)) in itertools.combinations(found.items(), 2):
         there = Volume(second.astype(np.uint8), moved.affine)
         on_grid = resample(there, scan, interpolation="nearest").voxels > 0
-        told = {
+        line = {
             "session": folder.name,
             "scans": [name, other],
             "dice": round(dice(mask, on_grid), 4),
             "litres": [round(volume_l(mask, scan), 3), round(volume_l(second, moved), 3)],
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from mrbridge.metrics import psnr
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.subjects import rician, simulate
 from mrbridge.preprocessing.corrections import without_noise
 from mrbridge.preprocessing.foreground import Head
-
-
-def psnr(image: np.ndarray, truth: np.ndarray, top: float) -> float:
-    """In dB, of a range up to `top`."""
-    error = np.square(image.astype(np.float64) - truth).mean()
-    return float(10 * np.log10(top**2 / error)) if error else float("inf")
 
 
 def main() -> None:
@@ -50,16 +45,16 @@ def main() -> None:
             start = time.process_time()
             made, sigma = without_noise(Head(replace(perfect, voxels=noisy)))
             seconds = time.process_time() - start
-            told = {
+            line = {
                 "contrast": perfect.contrast,
                 "voxel_mm": [given.spacing, given.thickness or given.spacing],
                 "noise": level,
                 "measured": round(sigma / top, 4),
-                "psnr_before": round(psnr(noisy[inside], truth[inside], top), 2),
-                "psnr_after": round(psnr(made.voxels[inside], truth[inside], top), 2),
+                "psnr_before": round(psnr(truth, noisy, inside, top), 2),
+                "psnr_after": round(psnr(truth, made.voxels, inside, top), 2),
                 "microseconds_a_voxel": round(seconds / truth.size * 1e6, 2),
             }
-            print(json.dumps(told), flush=True)
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""How well slices of one head are told from others: one JSON line a kind of pair, and one of the
-pairs that a training finds for each set of pictures of `quality.py`.
+"""How well slices of one head are distinguished from others: one JSON line a kind of pair, and one
+of the pairs that a training finds for each set of pictures of `quality.py`.
 
     python -m benchmarks.research.found_pairs --data ../shared/data
 
@@ -44,7 +44,7 @@ def pictures(folder: Path) -> dict[int, Slices]:
 
 
 def seed(data: Path) -> Rivals:
-    """True pairs of seed-png (its README tells them) and their neighbours."""
+    """True pairs of seed-png (its README lists them) and their neighbours."""
     sources, targets = (pictures(data / "seed-png" / name) for name in ("TrainT1", "TrainT2"))
     for number, source in sorted(sources.items()):
         partner = number + (60 if number <= 40 else 70)
@@ -54,7 +54,7 @@ def seed(data: Path) -> Rivals:
 
 
 def people(data: Path) -> Rivals:
-    """Slices of two patients: of each with itself, 2 mm beside, and with the other."""
+    """Slices of two patients: of each with itself, 2 mm away, and with the other."""
     names = ("patient07", "patient19")
     scans = {
         (name, contrast): preprocess(
@@ -67,7 +67,7 @@ def people(data: Path) -> Rivals:
         for name, stranger in (names, names[::-1]):
             source = scans[name, "T1"][place]
             yield "open-ms-mni, pairs", source, scans[name, "T2"][place]
-            yield "open-ms-mni, 2 mm beside", source, scans[name, "T2"][place + 2]
+            yield "open-ms-mni, 2 mm away", source, scans[name, "T2"][place + 2]
             yield "open-ms-mni, another person", source, scans[stranger, "T2"][place]
 
 

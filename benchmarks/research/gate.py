@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path)
     options = parser.parse_args()
     cases = {name: list(SETS[name](options.data)) for name in options.sets}
-    lines: dict[str, Any] = {"curve": {}}
+    lines: dict[str, dict[str, Any]] = {"curve": {}}
     for name, of_set in cases.items():
         lines["curve"][name] = {to: {case.name: curve(case, to) for case in of_set} for to in TO}
     for model in options.models:

@@ -5,7 +5,7 @@
 
 The two patients of open-ms-mni at 1 mm, thicker slices as means of neighbouring ones, both
 directions, scored as in `quality.py` against the real scan of the same thickness. The shipped
-model saw none of them; what other models saw is theirs to tell. Seconds are of all four
+model saw none of them; what other models saw depends on their training. Seconds are of all four
 translations only.
 """
 
@@ -21,11 +21,12 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from benchmarks.harness import keep_line
-from benchmarks.research.quality_scores import told_of
+from benchmarks.research.quality_scores import scores_of
 from benchmarks.research.quality_sets import TO, Case, patients
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.inference.translator import Translator
-from mrbridge.volume import Planes, Volume
+from mrbridge.settings import Planes
+from mrbridge.volume import Volume
 
 Line = dict[str, Any]
 
@@ -61,8 +62,8 @@ def line(model: str, bundle: Bundle, planes: str, cases: list[Case], thickness: 
         for given, to in zip(reversed(TO), TO, strict=True)
     }
     seconds = time.monotonic() - began
-    told = {"benchmark": "planes", "model": model, "thickness_mm": thickness, "planes": planes}
-    return told | {"scores": told_of(cases, made, "fit"), "seconds": round(seconds, 1)}
+    result = {"benchmark": "planes", "model": model, "thickness_mm": thickness, "planes": planes}
+    return result | {"scores": scores_of(cases, made, "fit"), "seconds": round(seconds, 1)}
 
 
 def main() -> None:
@@ -79,8 +80,7 @@ def main() -> None:
         for thickness in given.thickness:
             thick = [thicker_case(case, thickness) for case in cases]
             for planes in get_args(Planes):
-                told = line(Path(model).name, bundle, planes, thick, thickness)
-                keep_line(told, given.out)
+                keep_line(line(Path(model).name, bundle, planes, thick, thickness), given.out)
 
 
 if __name__ == "__main__":

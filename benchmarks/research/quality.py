@@ -20,7 +20,8 @@ In `stranger` and `stranger-head` a training has both contrasts of only one pati
 or two visits of open-ms-raw, learns from no pairs, and is scored on the other patient, of whom it
 saw nothing.
 Arms of pairs are trained once for each patient, on the pair of the other one, for the minutes each;
-arms of pseudo-pairs on the scans of `ms`, each beside the other patient's that was bent onto it.
+arms of pseudo-pairs on the scans of `ms`, each next to the other patient's scan, registered
+non-rigidly to it.
 `preset …` are the original presets with their own networks, losses and weights. Scores are those
 of DESIGN, section 7: kind `fit` inside the brain, in three dimensions, for patients; kind `plain`
 over whole slices for pictures. Every arm starts from the same store; threads are those of the
@@ -41,10 +42,15 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.harness import keep_line
-from benchmarks.research.quality_apart import SETS as APART
-from benchmarks.research.quality_apart import scores_apart, table_apart
 from benchmarks.research.quality_results import figure, summary
-from benchmarks.research.quality_scores import floor, joined, scores
+from benchmarks.research.quality_scores import (
+    REGISTERED,
+    floor,
+    joined,
+    registered_scores,
+    registered_table,
+    scores,
+)
 from benchmarks.research.quality_sets import (
     PICTURES,
     Case,
@@ -63,18 +69,7 @@ from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import resolve
 
-SETS = ("ms", "ms-swapped", "stranger", *PICTURES, *APART)
-
-NO_LESSONS: dict[str, Any] = {
-    "back_translation_weight": 0.0,
-    "simulated_weight": 0.0,
-    "find_pairs": False,
-}
-PUBLISHED: dict[str, Any] = NO_LESSONS | {
-    "adversarial_weight": 1.0,
-    "cycle_weight": 10.0,
-    "identity_weight": 5.0,
-}
+SETS = ("ms", "ms-swapped", "stranger", *PICTURES, *REGISTERED)
 
 PAIRED: dict[str, Any] = {"supervision": "paired"}
 FROM_SCRATCH: dict[str, Any] = PAIRED | {"learning_rate": 1e-3}
@@ -87,9 +82,9 @@ class Arm:
     Attributes:
         changes: of the preset.
         start: where it begins.
-        shown: `scans` of one contrast of each patient; their `pseudo-pairs`, each scan beside the
-            other patient's that was bent onto it; or `pairs`: of the one patient when the other is
-            scored.
+        shown: `scans` of one contrast of each patient; their `pseudo-pairs`, each scan next to
+            the other patient's, registered non-rigidly to it; or `pairs`: of the one patient when
+            the other is scored.
         preset: of all that is not changed.
     """
 
@@ -104,16 +99,11 @@ ARMS: dict[str, Arm | None] = {
     "curve of any shape": None,
     "shipped": None,
     "bridge": Arm({}),
-    "bridge, simulated weight 1": Arm({"simulated_weight": 1.0}),
     "bridge, simulated weight 0.3": Arm({"simulated_weight": 0.3}),
     "bridge without simulated subjects": Arm({"simulated_weight": 0.0}),
     "bridge without back-translation": Arm({"back_translation_weight": 0.0}),
     "bridge without found pairs": Arm({"find_pairs": False}),
-    "bridge without its beginning's share": Arm({"wise_ft_weight": 0.0}),
-    "bridge with critics": Arm({"adversarial_weight": 0.05}),
     "bridge from scratch": Arm({"learning_rate": 1e-3}, start="scratch"),
-    "published objective": Arm(PUBLISHED, start="scratch"),
-    "published objective from shipped": Arm(PUBLISHED),
     "pairs of the other patient, from scratch": Arm(FROM_SCRATCH, start="scratch", shown="pairs"),
     "pairs of the other patient": Arm(PAIRED, shown="pairs"),
     "pseudo-pairs, from scratch": Arm(FROM_SCRATCH, start="scratch", shown="pseudo-pairs"),
@@ -165,13 +155,13 @@ class Bench:
 
 def bench(data: Path, folder: Path, name: str) -> Bench:
     """The set of this name; `folder` is for what it has to make."""
-    if name in APART:
-        table = table_apart(data, folder / "scored", name)
+    if name in REGISTERED:
+        table = registered_table(data, folder / "scored", name)
         if name == "other-brains":
             store = patients_store(data, folder, swapped=False)
         else:
-            store = heads_store(data, folder, alone=name == "stranger-head")
-        score = partial(scores_apart, table, name)
+            store = heads_store(data, folder, same_patient=name == "stranger-head")
+        score = partial(registered_scores, table, name)
         return Bench(name, "fit", store, [], score, lambda _: score(SHIPPED, "floor"))
     kind = "plain" if name in PICTURES else "fit"
     if name in PICTURES:
@@ -192,11 +182,11 @@ def by_share(
     """Scores of the last state of a run that began with the shipped model, by the share of it that
     is kept, whatever the run's own was."""
     first, last = load_bundle(SHIPPED).weights, _last_weights(run)
-    told = []
+    result = []
     for share in shares:
         weights = {name: torch.lerp(last[name], w.float(), share) for name, w in first.items()}
-        told.append({"share": share, "scores": _weights_scores(score, run, weights)})
-    return told
+        result.append({"share": share, "scores": _weights_scores(score, run, weights)})
+    return result
 
 
 def _last_weights(run: Path) -> dict[str, torch.Tensor]:
@@ -215,7 +205,7 @@ def _weights_scores(
 
 
 def checkpoints(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    """What each validation told without pairs, and its paired scores, mean of both directions."""
+    """The unpaired measures of each validation, and its paired scores, mean of both directions."""
     kept = []
     for row in rows:
         if "psnr_target" not in row:
@@ -273,7 +263,7 @@ def main() -> None:
         folder = given.keep or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         at = bench(given.data, folder, given.set)
-        usual = CHEAP if given.set in APART else list(ARMS)
+        usual = CHEAP if given.set in REGISTERED else list(ARMS)
         for arm in usual if given.arms is None else given.arms:
             if arm == "curve of any shape" and not at.cases:
                 print(f"{arm}: {given.set} has only the floor of evaluate")
@@ -378,10 +368,10 @@ def _run(given: argparse.Namespace, name: str, seed: int, at: Bench, folder: Pat
     keep_line(line, given.out)
 
 
-def _on_the_way(run: Run, told: dict[str, Any]) -> dict[str, Any]:
+def _on_the_way(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
     """What the bundle of a run is worth so far: mean scores by direction."""
     last = run.rows[-1]
-    means = {to: of["mean"] for to, of in told.items()}
+    means = {to: of["mean"] for to, of in scores.items()}
     return {"minutes": round(last["seconds"] / 60, 2), "step": int(last["step"]), "scores": means}
 
 

@@ -14,23 +14,23 @@ from scipy import stats
 
 
 def summary(results: Path) -> None:
-    """Print a table of the arms, and Spearman's correlation of what was told without pairs with the
-    paired scores, over all checkpoints."""
+    """Print a table of the arms, and Spearman's correlation of unpaired measures with the paired
+    scores, over all checkpoints."""
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     for line in lines:
         cut = ", three planes" if line.get("planes") == "all" else ""
         named = {line["arm"] + cut: line["scores"]} if "scores" in line else {}
         if "last state" in line:
             named[f"{line['arm']}, its last state"] = line["last state"]
-        for told in line.get("by share", []):
-            named[f"{line['arm']}, {told['share']} of its beginning"] = told["scores"]
+        for mixed in line.get("by share", []):
+            named[f"{line['arm']}, {mixed['share']} of its beginning"] = mixed["scores"]
         for arm, of_arm in named.items():
             print(f"| {line['set']} | {arm} | {line.get('steps', '')} | ", end="")
-            print(" | ".join(_cell(told) for told in of_arm.values()), "|")
+            print(" | ".join(_cell(scores) for scores in of_arm.values()), "|")
     for line in lines:
         points = line.get("checkpoints", [])
         if len(points) > 10 and len({point["psnr"] for point in points}) > 1:
-            _told_within(line, points)
+            _correlations_within(line, points)
     for anchored in (False, True):  # each kind is judged by a criterion of its own
         points = [
             point
@@ -48,14 +48,14 @@ def summary(results: Path) -> None:
                     print(f"{name:24} {paired}  {rho:.2f}  ({where})")
 
 
-def _told_within(line: dict[str, Any], points: list[dict[str, float]]) -> None:
+def _correlations_within(line: dict[str, Any], points: list[dict[str, float]]) -> None:
     """Print the same of the checkpoints of one run."""
-    told = [f"{line['set']}, {line['arm']}, {len(points)} checkpoints of one run:"]
+    texts = [f"{line['set']}, {line['arm']}, {len(points)} checkpoints of one run:"]
     for name in ("cycle_psnr", "minus_swd"):
         for paired in ("psnr", "ssim"):
             columns = ([point[key] for point in points] for key in (name, paired))
-            told.append(f"{name} {paired} {stats.spearmanr(*columns).statistic:.2f}")
-    print(*told, sep="  ")
+            texts.append(f"{name} {paired} {stats.spearmanr(*columns).statistic:.2f}")
+    print(*texts, sep="  ")
 
 
 def figure(results: Path, path: Path) -> None:
@@ -113,6 +113,6 @@ def _curves(lines: list[dict[str, Any]], of_set: str) -> dict[str, list[tuple[fl
     }
 
 
-def _cell(told: dict[str, list[float]]) -> str:
+def _cell(scores: dict[str, list[float]]) -> str:
     """Scores of a direction: the mean, then each case."""
-    return "; ".join(f"{psnr:.2f} / {ssim:.3f}" for psnr, ssim in told.values())
+    return "; ".join(f"{psnr:.2f} / {ssim:.3f}" for psnr, ssim in scores.values())

@@ -5,21 +5,32 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from benchmarks.research.quality_pseudo import bent
 from mrbridge import io
 from mrbridge.dataset.prepare import prepare
 from mrbridge.dataset.store import Store
+from mrbridge.preprocessing.resample import to_image
 from mrbridge.volume import Volume
 
 TO = ("T2w", "T1w")
 PATIENTS = ("patient07", "patient19")
 Row = tuple[str, str, Path, str]  # subject, contrast, scan, split
+
+
+_MESH_MM = 40.0
+"""Between control points on the first level; half of it on the second."""
+
+_LEVELS_MM = (4.0, 2.0)
+"""Between the voxels that are looked at; half of it is the blur's deviation."""
+
+_SAMPLES = 100_000
+"""Voxels at which the information is measured, at most."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ def patients(data: Path) -> Iterator[Case]:
 
 
 def hidden_pairs(data: Path, _: Path) -> Pictures:
-    """The pairs of seed-png, as its README tells them."""
+    """The pairs of seed-png, as its README lists them."""
     folders = [data / "seed-png" / f"Train{contrast}" for contrast in ("T1", "T2")]
     found = [
         {int(re.findall(r"\d+", path.name)[-1]): path for path in folder.glob("*.png")}
@@ -69,7 +80,7 @@ def sliced(data: Path, folder: Path) -> Pictures:
     """Every other axial slice of patient07 (open-ms-mni) as a picture, 8 bit.
 
     Of a random order the first 40 of 50 are written to `folder/T1w` and the last 40 to
-    `folder/T2w`, numbered anew: 30 have a partner that no name tells, 20 have none.
+    `folder/T2w`, with new numbers: 30 have a partner, which the names do not show, 20 have none.
 
     Returns:
         All 50, whether their partner can be found or not, and the two folders.
@@ -100,12 +111,12 @@ PICTURES: dict[str, Callable[[Path, Path], Pictures]] = {
 """Sets of pictures: from the scans, and a folder for pictures that have to be made."""
 
 
-def heads_store(data: Path, folder: Path, alone: bool) -> Store:
+def heads_store(data: Path, folder: Path, same_patient: bool) -> Store:
     """A visit's T1w of patient01 (open-ms-raw) and a visit's T2w of patient04, whole heads, or
-    `alone` another visit's of the same patient."""
+    with `same_patient` another visit's of patient01."""
     visits = (
         ("patient01", "study2", "T1w"),
-        ("patient01" if alone else "patient04", "study1", "T2w"),
+        ("patient01" if same_patient else "patient04", "study1", "T2w"),
     )
     rows: list[Row] = [
         (who, c, data / "open-ms-raw" / who / f"{visit}_{c.upper()}.nii.gz", "train")
@@ -124,7 +135,7 @@ def alone_store(data: Path, folder: Path) -> Store:
 def patients_store(data: Path, folder: Path, swapped: bool) -> Store:
     """T1w of one patient and T2w of the other to train, the pairs of both to validate.
 
-    Validation scores are told, and nothing is chosen by them.
+    Validation scores are reported, and nothing is chosen by them.
     """
     source, target = PATIENTS[::-1] if swapped else PATIENTS
     rows = [
@@ -178,3 +189,41 @@ def _prepared(folder: Path, rows: list[Row]) -> Store:
         for subject, contrast, path, split in rows:
             writer.writerow((subject, "1", contrast, path.resolve(), split))
     return prepare(folder / "table.csv", folder / "store")
+
+
+def bent(moving: Volume, fixed: Volume, seed: int = 0) -> Volume:
+    """What `moving` shows, where the same lies in `fixed`, another person of another contrast.
+
+    Free-form deformation by cubic B-splines (Rueckert et al. 1999, doi:10.1109/42.796284) that
+    maximises mutual information (Mattes et al. 2003, doi:10.1109/TMI.2003.809072), coarse to fine.
+
+    Args:
+        moving, fixed: skull-stripped, zero around, in one space (such as MNI's).
+        seed: of the voxels at which the information is measured.
+
+    Returns:
+        float32 on the grid of `fixed`, and zero where that is.
+    """
+    onto, image = (
+        to_image(replace(v, voxels=v.voxels.astype(np.float32))) for v in (fixed, moving)
+    )
+    sizes = zip(onto.GetSize(), onto.GetSpacing(), strict=True)
+    mesh = [max(1, round(count * step / _MESH_MM)) for count, step in sizes]
+    finest = min(onto.GetSpacing())
+    shrinks = [max(1, round(level / finest)) for level in _LEVELS_MM]
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(32)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    shares = [min(1.0, _SAMPLES * shrink**3 / fixed.voxels.size) for shrink in shrinks]
+    method.SetMetricSamplingPercentagePerLevel(shares, seed + 1)  # 0 would take the clock
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetShrinkFactorsPerLevel(shrinks)
+    method.SetSmoothingSigmasPerLevel([level / 2 for level in _LEVELS_MM])
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    method.SetOptimizerAsLBFGS2(numberOfIterations=30, deltaConvergenceTolerance=1e-4)
+    start = sitk.BSplineTransformInitializer(onto, mesh)
+    method.SetInitialTransformAsBSpline(start, True, [1, 2])
+    found = method.Execute(onto, image)
+    resampled = sitk.GetArrayFromImage(sitk.Resample(image, onto, found, sitk.sitkLinear, 0.0)).T
+    voxels = np.where(fixed.voxels != 0, resampled, 0).astype(np.float32)
+    return replace(moving, voxels=voxels, affine=fixed.affine, header=None)

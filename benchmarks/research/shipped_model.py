@@ -103,7 +103,7 @@ class Simulation:
         )
         rng = np.random.default_rng([SUBJECT_SEED, index, 2])
         stacks, _ = subject_stacks(subject, PreprocessSettings(), ("T1w", "T2w"))
-        height = round(len(stacks[0]) * float(subject.seen["T1w"].affine[2, 2]))
+        height = round(len(stacks[0]) * subject.seen["T1w"].spacing[2])
         parts = [_some(stacks, PER_PLANE["axial"], rng)]
         for plane in OTHERS:
             turned = [cut(with_height(stack, height), plane) for stack in stacks]
@@ -115,7 +115,7 @@ def _some(stacks: list[NDArray[np.float32]], count: int, rng: np.random.Generato
     """Some slices that show a head, (slices, 4, rows, columns) of the size of the network."""
     shown = np.flatnonzero((stacks[0] > -0.95).mean(axis=(1, 2)) > LEAST_FOREGROUND)
     chosen = np.sort(rng.permutation(shown)[:count])
-    fitted = [fit_size(stack[chosen], SIZE, SIZE)[0] for stack in stacks]
+    fitted = [fit_size(stack[chosen], SIZE, SIZE) for stack in stacks]
     return np.stack(fitted, axis=1).astype(np.float16)
 
 
@@ -140,7 +140,7 @@ class Examples:
         return torch.stack(groups)
 
 
-def corrupted(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def corrupted(image: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float32]:
     """A slice in [-1, 1] as worse scanners and old files have it; what is black stays black.
 
     Lower resolution along an axis with Gibbs ringing, ghosts of motion, clipped intensities, few

@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.layers [--images 2] [--repeats 9] [--out FILE]
 
-Prints one JSON line. Per layer (`halving`: 4x4 with stride 2; `doubling`: its transpose, told by
+Prints one JSON line. Per layer (`halving`: 4x4 with stride 2; `doubling`: its transpose, named by
 the larger image) milliseconds forwards, and forwards and backwards together, of three rivals in
 turn: `mrbridge`, PyTorch with channels last, and PyTorch with channels first. `floor` is what the
 operations of the direct convolution, forwards, take at the rate of bfloat16 products of this run.
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(given.seed)
     keep_memory()
     product = MatrixProduct(CPU, torch.bfloat16, QUICK_SIZE if given.quick else None)
-    told = []
+    layers = []
     for kind, channels, size, features in LAYERS[:: 3 if given.quick else 1]:
         layer = Layer(kind, channels, size, features, given.images)
         calls: dict[str, Callable[[], object]] = {
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         timings = alternate(calls | {"rate": product}, given.repeats, given.warm_up)
         floor = layer.operations / product.rate(timings["rate"]) / 1e12
         seconds = {name: timings[name].median for name in calls}
-        told.append(
+        layers.append(
             {
                 "layer": [kind, channels, size, features],
                 "milliseconds": {name: 1000 * value for name, value in seconds.items()},
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "error": {way: layer.error(way) for way in ("mrbridge", "channels_last")},
             }
         )
-    report("layers", given, {"layers": told})
+    report("layers", given, {"layers": layers})
 
 
 class Layer:

@@ -105,7 +105,9 @@ def measure(
         run.train(store, folder, settings, device=given.device)
     loader, dataset = made[0]
     slices = 2 + 4 * bool(settings.simulated_weight) + 2 * bool(dataset.pairs)
-    per_batch = alone(original(dataset, settings.batch_size, 0, 2 * given.steps), given.steps)
+    per_batch = seconds_per_batch(
+        original(dataset, settings.batch_size, 0, 2 * given.steps), given.steps
+    )
     return {
         **waiting(loader, skip=given.steps // 3),
         "waiting_share_from_start": waiting(loader, skip=0)["waiting_share"],
@@ -129,7 +131,7 @@ def waiting(loader: Watched, skip: int) -> dict[str, float]:
     }
 
 
-def alone(loader: Any, count: int) -> float:
+def seconds_per_batch(loader: Any, count: int) -> float:
     """Seconds a batch when nothing is done with it; the first, which warms up, is not counted."""
     batches = iter(loader)
     next(batches)

@@ -5,8 +5,8 @@
 Prints one JSON line. Per device (the CPU, and CUDA where there is one): float32 and bfloat16
 products of square matrices in TFLOP/s (a multiplication and an addition are two operations; no
 TF32), and the bandwidth of a copy in GB/s (bytes read plus bytes written). Each is the best median
-of several rounds, the three taking turns. The matrices lie ready and the result has its place, so
-no network reaches these rates; their share is told against them all the same.
+of several rounds, the three taking turns. Matrices and result are allocated before, so
+no network reaches these rates; they are the reference for shares all the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIZES = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices: large enough to keep the device busy."""
 
 QUICK_SIZE = 128
-"""Likewise, for tests."""
+"""The same for tests."""
 
 _COPIED = {"cpu": 2**26, "cuda": 2**28}  # float32 numbers: far more than caches hold
 

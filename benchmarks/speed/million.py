@@ -30,15 +30,16 @@ def main() -> None:
     print(f"{scans:,} scans on: {machine['processor']}, {machine['threads']} threads\n")
     print("| work | seconds a scan | hours | bytes a second written |\n|---|---|---|---|")
     voxels = SHAPE[0] * SHAPE[1] * SHAPE[2]
-    for workers, told in prepared["workers"].items():
-        seconds = told["seconds"] / prepared["volumes"]
+    for workers, figures in prepared["workers"].items():
+        seconds = figures["seconds"] / prepared["volumes"]
         row(f"prepare, {workers} worker(s), start included", seconds, scans, voxels * FLOAT16)
-    for engine, told in translated["engines"].items():
-        seconds = told["volume"]["seconds"]
+    for engine, figures in translated["engines"].items():
+        seconds = figures["volume"]["seconds"]
         row(f"translate, {engine}, model loaded", seconds, scans, voxels * FLOAT32)
-        row(f"translate, {engine}, a command a scan", told["command"]["seconds"], scans, voxels * 4)
+        seconds = figures["command"]["seconds"]
+        row(f"translate, {engine}, a command a scan", seconds, scans, voxels * FLOAT32)
     print(f"\nBefore compression: store {terabytes(scans * voxels * FLOAT16)}, ", end="")
-    print(f"syntheses {terabytes(scans * voxels * FLOAT32)} (float32).")
+    print(f"synthetic images {terabytes(scans * voxels * FLOAT32)} (float32).")
     print(
         f"Manifest: {manifest_gigabytes(scans):.1f} GB of JSON, at {RECORD_BYTES:,} bytes a scan."
     )
@@ -50,9 +51,9 @@ RECORD_BYTES = 1_800
 
 def last(name: str) -> dict[str, Any]:
     """The newest result of a benchmark."""
-    told = json.loads((RESULTS / f"{name}.jsonl").read_text().splitlines()[-1])
-    assert isinstance(told, dict)
-    return told
+    line = json.loads((RESULTS / f"{name}.jsonl").read_text().splitlines()[-1])
+    assert isinstance(line, dict)
+    return line
 
 
 def row(name: str, seconds: float, scans: int, size: int) -> None:

@@ -7,12 +7,12 @@ Prints one JSON line. For every seed the preset is trained twice by `train` on t
 subjects (2 mm), from the same random weights, in the same order: in float32 and in bfloat16. Then
 
 - `curves`: each loss, the mean over seeds of means over windows of 20 steps, in either precision,
-  and beside them the standard deviation over the seeds in float32 (`spread`);
+  and the standard deviation over the seeds in float32 (`spread`);
 - `scores`: the fit scores of held-out simulated pairs at the end, seed by seed; `difference` is the
   mean over seeds of bfloat16 less float32, `spread` the standard deviation over the seeds in
   float32: what another seed changes. With one seed there is no spread.
 
-A difference that is well within the spread is none. Every arm also tells its seconds a step.
+A difference well within the spread means nothing. Every arm also reports its seconds a step.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def figures(found: dict[str, list[Rows]]) -> dict[str, Any]:
         curves[name]["spread"] = [_spread(each) for each in zip(*by_seed["float32"], strict=True)]
     scores: dict[str, Any] = {}
     for name in SCORES:
-        told = {p: [rows[-1][name] for rows in found[p]] for p in PRECISIONS}
-        pairs = zip(told["bfloat16"], told["float32"], strict=True)
+        values = {p: [rows[-1][name] for rows in found[p]] for p in PRECISIONS}
+        pairs = zip(values["bfloat16"], values["float32"], strict=True)
         difference = statistics.fmean(fast - plain for fast, plain in pairs)
-        scores[name] = told | {"difference": difference, "spread": _spread(told["float32"])}
+        scores[name] = values | {"difference": difference, "spread": _spread(values["float32"])}
     speed = {p: [rows[-1]["seconds"] / rows[-1]["step"] for rows in found[p]] for p in PRECISIONS}
     return {"window": WINDOW, "curves": curves, "scores": scores, "seconds_a_step": speed}
 

@@ -47,9 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
         }
         found = alternate_commands(rivals, given.repeats, given.warm_up)
     fewest = found[str(given.workers[0])]["seconds"]
-    for told in found.values():
-        told["volumes_per_minute"] = 60 * volumes / told["seconds"]
-        told["speed_up"] = fewest / told["seconds"]
+    for figures in found.values():
+        figures["volumes_per_minute"] = 60 * volumes / figures["seconds"]
+        figures["speed_up"] = fewest / figures["seconds"]
     report("prepare", given, {"volumes": volumes, "workers": found})
 
 

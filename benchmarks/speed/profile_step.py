@@ -47,8 +47,8 @@ def shares(took: dict[str, float], steps: int) -> dict[str, Any]:
     total = sum(took.values())
     large = {key: time for key, time in took.items() if time >= _LEAST_SHARE * total}
     ordered = dict(sorted(large.items(), key=lambda item: -item[1]))
-    told = ordered | {"others": total - sum(large.values()), "all": total}
-    return {key: time / 1000 / steps for key, time in told.items()}
+    times = ordered | {"others": total - sum(large.values()), "all": total}
+    return {key: time / 1000 / steps for key, time in times.items()}
 
 
 if __name__ == "__main__":

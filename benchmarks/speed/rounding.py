@@ -7,8 +7,8 @@ Prints one JSON line a model and scan; without `--scans`, a simulated T1w head. 
 - `kept`: the slices as `translate` makes them;
 - `throughout`: every layer in bfloat16, as in a training step.
 
-Each is told by the largest difference of a voxel and the PSNR (dB), in units of the intensity range
-(the networks' -1 to 1 is a range of 1 here), over the slices that show something, and by the
+Each is described by the largest difference of a voxel and the PSNR (dB), in units of the intensity
+range (the networks' -1 to 1 is a range of 1 here), over the slices that show something, and by the
 largest difference of those slices that are not faint (`mrbridge.inference.translator.FAINT`).
 """
 
@@ -58,18 +58,19 @@ def measure(translator: Translator, scan: Volume) -> dict[str, Any]:
     shares = standard.foreground.mean(axis=(1, 2))
     shown = shares >= EMPTY
     network = translator.bundle.build(translator.bundle.generator_that_makes(to))
-    rows, columns = (size_multiple(n, network.multiple) for n in standard.slices.shape[1:])
-    fitted, undo = fit_size(standard.slices[shown], rows, columns)
-    exact = undo(_computed(network, fitted, torch.float32), -1.0)
+    rows, columns = (size_multiple(n, network.settings.multiple) for n in standard.slices.shape[1:])
+    size = standard.slices.shape[1:]
+    fitted = fit_size(standard.slices[shown], rows, columns)
+    exact = fit_size(_computed(network, fitted, torch.float32), *size)
     ways = {
         "kept": translator.translate_slices(standard.slices, to, foreground=standard.foreground)[
             shown
         ],
-        "throughout": undo(_computed(network, fitted, torch.bfloat16), -1.0),
+        "throughout": fit_size(_computed(network, fitted, torch.bfloat16), *size),
     }
     clear = shares[shown] >= FAINT
-    told = {name: _apart(made, exact, clear) for name, made in ways.items()}
-    return {"to": to, "slices": int(shown.sum()), "faint": int((~clear).sum()), **told}
+    differences = {name: _apart(made, exact, clear) for name, made in ways.items()}
+    return {"to": to, "slices": int(shown.sum()), "faint": int((~clear).sum()), **differences}
 
 
 def _computed(network: Generator, slices: Stack, dtype: torch.dtype) -> Stack:

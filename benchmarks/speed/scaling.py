@@ -57,12 +57,12 @@ def main(arguments: list[str] | None = None) -> None:
         for count in given.scans:
             place = folder / str(count)
             for verb, done in run_verbs(place, head, count, spacing, given).items():
-                figures[verb].append(told_of(done))
+                figures[verb].append(figures_of(done))
                 if verb == "inspect":
                     figures[verb][-1]["page_mib"] = (place / "page.html").stat().st_size / 2**20
             shutil.rmtree(place)
-    told = {verb: growth(given.scans, done) for verb, done in figures.items()}
-    report("scaling", given, {"shape": SHAPE} | told)
+    growths = {verb: growth(given.scans, done) for verb, done in figures.items()}
+    report("scaling", given, {"shape": SHAPE} | growths)
 
 
 def run_verbs(
@@ -91,7 +91,7 @@ def run_verbs(
     return {verb: run_command(commands[verb]) for verb in given.verbs}
 
 
-def told_of(done: Finished) -> dict[str, float]:
+def figures_of(done: Finished) -> dict[str, float]:
     """What the JSON line tells of a command."""
     return {
         "seconds": done.seconds,

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     keep_memory()
     product = MatrixProduct(CPU, torch.bfloat16, QUICK_SIZE if given.quick else None)
     copy = Copy(CPU, 2**16 if given.quick else None)
-    told = []
+    layers = []
     for layer in LAYERS[:: 3 if given.quick else 1]:
         parts = Parts(*layer[1:], given.images)
         calls = {"products": parts.multiply, "maps": parts.map}
@@ -48,13 +48,13 @@ def main(arguments: list[str] | None = None) -> None:
                 "milliseconds": 1000 * timings[name].median,
                 "floor": 1000 * floors[name],
             }
-        told.append(one)
+        layers.append(one)
     total = {
-        name: sum(one[name]["milliseconds"] for one in told)
-        / sum(one[name]["floor"] for one in told)
+        name: sum(one[name]["milliseconds"] for one in layers)
+        / sum(one[name]["floor"] for one in layers)
         for name in ("products", "maps")
     }
-    report("schemes", given, {"layers": told, "times_floor": total})
+    report("schemes", given, {"layers": layers, "times_floor": total})
 
 
 class Parts:

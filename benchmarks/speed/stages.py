@@ -7,7 +7,7 @@ Prints one JSON line. The scan and the model are those of `translate_volume.py`.
 in a fresh process; seconds are medians over the commands:
 
 - `imports`: from the start of the process to the begin of the work (the checksum of the weights is
-  taken beside it);
+  measured at the same time);
 - `opening` the model and its network; `reading`, `preprocessing`, `writing`;
 - `network`, in bfloat16 where the processor is fast with it, and `faint`: the slices that show
   little, in float32;
@@ -75,9 +75,9 @@ as_far_as_done, images.as_far_as_done = images.as_far_as_done, begin
 try:
     cli.main(arguments)
 finally:
-    told = {**seconds, "imports": ready - began, "end": time.time()}
+    result = {**seconds, "imports": ready - began, "end": time.time()}
     with open(out, "w") as file:
-        json.dump(told, file)
+        json.dump(result, file)
 """
 
 
@@ -96,20 +96,20 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     model, head = head_and_model(folder, given)
 
     def once() -> dict[str, float]:
-        told = folder / "told.json"
+        result = folder / "seconds.json"
         command = translate_arguments(model, folder, given)
         began = time.time()
-        run_command([sys.executable, "-c", _PROBE, told, str(began), *command])
+        run_command([sys.executable, "-c", _PROBE, result, str(began), *command])
         ended = time.time()
-        seconds: dict[str, float] = json.loads(told.read_text())
+        seconds: dict[str, float] = json.loads(result.read_text())
         seconds["leaving"] = ended - seconds.pop("end")
         seconds["whole"] = ended - began
         return seconds
 
     runs = in_turn({"command": once}, given.repeats, given.warm_up)["command"][given.warm_up :]
     medians = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
-    told_of = sum(seconds for stage, seconds in medians.items() if stage != "whole")
-    others = medians["whole"] - told_of
+    summed = sum(seconds for stage, seconds in medians.items() if stage != "whole")
+    others = medians["whole"] - summed
     return {"shape": list(head.voxels.shape), "seconds": medians | {"others": others}}
 
 

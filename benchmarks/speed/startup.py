@@ -70,13 +70,13 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, object]:
     }
     commands["python"] = partial(run_command, [sys.executable, "-c", "pass"])
     commands["import_torch"] = partial(run_command, [sys.executable, "-c", "import torch"])
-    told = alternate_commands(commands, given.repeats, given.warm_up)
+    figures = alternate_commands(commands, given.repeats, given.warm_up)
     probes = {
         name: run_command([sys.executable, "-c", _PROBE, *words], code).output.endswith("TORCH")
         for name, (words, code) in arguments.items()
         if name != "slice"
     }
-    return {"commands": told, "imports_torch": probes}
+    return {"commands": figures, "imports_torch": probes}
 
 
 def _disc(size: int) -> np.ndarray:

@@ -77,12 +77,12 @@ def _train_step(line: Line) -> Rows:
     return rows
 
 
-def _train_step_beside(line: Line) -> Rows:
+def _train_step_busy(line: Line) -> Rows:
     rates = line["steps_per_second"]
     rows = []
-    for name in ("spinning", "passive"):
-        alone, beside = rates[f"{name} alone"], rates[f"{name} beside"]
-        cells = [f"{alone:.2f}", f"{beside:.2f}", f"{beside / alone:.2f}"]
+    for name in ("spinning", "passive", "short spin"):
+        undisturbed, busy = rates[f"{name} undisturbed"], rates[f"{name} busy"]
+        cells = [f"{undisturbed:.2f}", f"{busy:.2f}", f"{busy / undisturbed:.2f}"]
         rows.append([f"`{line['preset']}`", name, *cells])
     return rows
 
@@ -112,8 +112,8 @@ def _schemes(line: Line) -> Rows:
     return rows
 
 
-def _layer(told: Line) -> str:
-    kind, channels, size, features = told["layer"]
+def _layer(line: Line) -> str:
+    kind, channels, size, features = line["layer"]
     kind = {"halving": "strided", "doubling": "transposed"}.get(kind, kind)
     return f"{kind}, {channels} channels at {size}x{size}, {features} features"
 
@@ -177,7 +177,7 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
         ],
         _train_step,
     ),
-    "train_step_beside": (
+    "train_step_busy": (
         [
             "preset",
             "wait policy",
@@ -185,7 +185,7 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
             "next to a busy process",
             "share",
         ],
-        _train_step_beside,
+        _train_step_busy,
     ),
     "layers": (
         [

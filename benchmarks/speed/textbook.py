@@ -30,7 +30,7 @@ Padding = Literal["reflect", "zeros"]
 
 
 class Norm(nn.Module):
-    """`nn.InstanceNorm2d`, which refuses a 1x1 map: there its formula leaves the offset alone."""
+    """`nn.InstanceNorm2d`, which refuses a 1x1 map: there only the offset remains."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ def critic(features: int, strided: int) -> nn.Sequential:
 
 
 class Pool:
-    """The last 50 syntheses: half of the time the critic sees one of them instead of the newest."""
+    """The last 50 synthetic images, one of which replaces the newest half of the time."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size, self.images, self.random = size, list[Tensor](), random.Random(seed)
@@ -263,9 +263,9 @@ class TextbookCycleGAN:
         if self.settings.back_translation_weight:
             self._average(self.mean_to_target, self.to_target)
             self._average(self.mean_to_source, self.to_source)
-        told = {"generators": loss.detach()}
+        results = {"generators": loss.detach()}
         if fakes is None:
-            return told
+            return results
 
         fake_target, fake_source = fakes
         self._let_critics_learn(True)
@@ -278,9 +278,9 @@ class TextbookCycleGAN:
                 seen = pool.query(fake.detach())
                 loss = 0.5 * (self._judged(network(real), 1.0) + self._judged(network(seen), 0.0))
             loss.backward()
-            told[name] = loss.detach()
+            results[name] = loss.detach()
         self.critic_step.step()
-        return told
+        return results
 
     def _generator_loss(self, sample: Sample) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """The weighted sum of all losses, and the translations for the critics, if they learn."""
@@ -375,7 +375,7 @@ def step_operations(settings: TrainSettings, batch: int = 1) -> int:
 def forward_operations(
     settings: GeneratorSettings, image_size: int, rows: int, columns: int
 ) -> int:
-    """Operations of a generator, made for `image_size`, for one image; counted likewise."""
+    """Operations of a generator, made for `image_size`, for one image; counted in the same way."""
     with torch.device("meta"):
         network = generator(settings, image_size)
         image = torch.empty(1, 1, rows, columns)

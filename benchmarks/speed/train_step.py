@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.train_step [--presets unet bridge resunet resnet] [--size 256]
         [--rivals textbook textbook_bf16] [--steps 45] [--set KEY=VALUE …] [--device cpu]
-        [--repeats 7] [--beside SECONDS] [--out FILE]
+        [--repeats 7] [--busy SECONDS] [--out FILE]
 
 Prints one JSON line a preset. The arms take turns, step by step, each in a process of its own, and
 so do the products of matrices that give the rates:
@@ -18,9 +18,10 @@ networks; every arm's TFLOP/s are these over its seconds, whatever it really com
 `share_of_bfloat16_rate` is that over the rate of bfloat16 products in this very run. An image is a
 slice of either contrast. `seconds_first` pays for memory, caches and compilation.
 
-`--beside 10` measures something else instead: how many steps a second mrbridge makes in turns of 10
-seconds, alone and beside a process that keeps one core busy, with OpenMP's own way to wait (its
-threads spin) and with the passive one that is the default of the command line.
+`--busy 10` measures something else instead: how many steps a second mrbridge makes in turns of 10
+seconds, undisturbed and next to a process that keeps one core busy, with OpenMP's own way to wait
+(its threads spin), with the passive one (they sleep), and with a short spin before they sleep,
+which is the default of the command line.
 
 Peak memory is that of the arm's process, libraries included. `epoch_45_seconds` are those of
 `--steps` consecutive steps of mrbridge, measured as a whole; `--steps 0` leaves them out.
@@ -50,6 +51,7 @@ from benchmarks.speed.textbook import TextbookCycleGAN, step_operations
 from mrbridge.dataset.sampling import Sample
 from mrbridge.hardware import keep_memory
 from mrbridge.settings import read_assignments
+from mrbridge.threads import SPINS
 from mrbridge.training.model import TranslationModel
 from mrbridge.training.settings import PRESETS, TrainSettings
 
@@ -59,10 +61,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def mrbridge_step(
-    settings: TrainSettings,
-    device: torch.device,
-    keeps_memory: bool = True,
-    compiled: bool = False,
+    settings: TrainSettings, device: torch.device, keeps_memory: bool = True
 ) -> tuple[Step, TranslationModel]:
     """The training step of mrbridge in the precision that it chooses here, without warm-up.
 
@@ -72,7 +71,7 @@ def mrbridge_step(
     if keeps_memory:
         keep_memory()  # as a training does
     model = TranslationModel(settings.changed({"warm_up": 0.0}))
-    model.to_device(device, compiled=compiled)
+    model.to_device(device)
     return lambda sample: model.training_step(sample, 0.0), model
 
 
@@ -81,7 +80,9 @@ ARMS: dict[str, Callable[[TrainSettings, torch.device], Step]] = {
     "textbook": lambda settings, device: TextbookCycleGAN(settings, device).step,
     "textbook_bf16": lambda settings, device: TextbookCycleGAN(settings, device, True).step,
     "memory_not_kept": lambda settings, device: mrbridge_step(settings, device, False)[0],
-    "compiled": lambda settings, device: mrbridge_step(settings, device, compiled=True)[0],
+    "compiled": lambda settings, device: mrbridge_step(settings.changed({"compile": True}), device)[
+        0
+    ],
 }
 
 
@@ -93,7 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
         settings = settings_of(
             preset, given.size, given.quick, batch_size=given.batch, seed=given.seed
         ).changed(read_assignments(given.set))
-        name, measure = ("train_step_beside", beside) if given.beside else ("train_step", compare)
+        measure = next_to_busy_process if given.busy else compare
+        name = "train_step_busy" if given.busy else "train_step"
         report(name, given, {"preset": preset} | measure(settings, given, device))
 
 
@@ -111,7 +113,7 @@ def compare(
     arms: dict[str, dict[str, float]] = {}
     for name in names:
         rate = operations / timings[name].median
-        arms[name] = timings[name].told() | {
+        arms[name] = timings[name].figures() | {
             "images_per_second": 2 * settings.batch_size / timings[name].median,
             "tflops": rate,
             "share_of_bfloat16_rate": rate / rates["bfloat16"],
@@ -134,13 +136,14 @@ def compare(
     return figures
 
 
-def beside(
+def next_to_busy_process(
     settings: TrainSettings, given: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
-    """Steps a second by how threads wait, alone and beside a busy process, in turn."""
+    """Steps a second by how threads wait, undisturbed and next to a busy process, in turn."""
     policies: dict[str, dict[str, str]] = {
         "spinning": {},
         "passive": {"OMP_WAIT_POLICY": "passive"},
+        "short spin": {"GOMP_SPINCOUNT": SPINS},
     }
     steps = {}
     for name, variables in policies.items():
@@ -152,7 +155,7 @@ def beside(
         command = [sys.executable, "-c", "while True: pass"]
         busy = subprocess.Popen(command) if is_busy else None
         began, done = time.perf_counter(), 0
-        while time.perf_counter() - began < given.beside:
+        while time.perf_counter() - began < given.busy:
             steps[name]()
             done += 1
         seconds = time.perf_counter() - began
@@ -162,7 +165,7 @@ def beside(
         return done / seconds
 
     calls = {
-        f"{name} {'beside' if is_busy else 'alone'}": partial(count, name, is_busy)
+        f"{name} {'busy' if is_busy else 'undisturbed'}": partial(count, name, is_busy)
         for is_busy in (False, True)
         for name in policies
     }
@@ -190,7 +193,7 @@ def _given(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="*", default=[], help="settings, as `mrbridge train --set`")
     parser.add_argument("--batch", type=int, default=1, help="slices of each contrast in a step")
     parser.add_argument("--steps", type=int, default=45, help="of the epoch")
-    parser.add_argument("--beside", type=float, default=0, help="seconds a turn; see above")
+    parser.add_argument("--busy", type=float, default=0, help="seconds a turn; see above")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     return read(parser, arguments, size=QUICK_SIZE, repeats=1, warm_up=1, steps=3)
 

@@ -50,11 +50,11 @@ from benchmarks.speed.textbook import forward_operations
 from mrbridge import io
 from mrbridge.bundle import read_manifest
 from mrbridge.inference.translator import Translator
-from mrbridge.networks import build_generator
 from mrbridge.preprocessing.geometry import size_multiple
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
+from mrbridge.settings import Planes
 from mrbridge.training.settings import PRESETS
-from mrbridge.volume import Planes, Volume
+from mrbridge.volume import Volume
 
 SHAPE = (182, 218, 182)
 """Voxels along (i, j, k): the grid of the MNI 152 template at 1 mm."""
@@ -137,9 +137,9 @@ def network_figures(
     operations = _operations(translator, stack.shape[1:]) / 1e12
     floor = operations / rate
     figures = {
-        "slices": timings["torch"].told(len(stack)),
+        "slices": timings["torch"].figures(len(stack)),
         "times_floor": timings["torch"].median / len(stack) / floor,
-        "volume": volumes["torch"].told(),
+        "volume": volumes["torch"].figures(),
         **differences(whole[shown], exact[shown]),
     }
     return {
@@ -164,7 +164,9 @@ def differences(made: NDArray[np.float32], reference: NDArray[np.float32]) -> di
 def _operations(translator: Translator, shape: tuple[int, ...]) -> int:
     """Operations for one slice of this shape, padded to what the generator takes."""
     networks = translator.bundle.manifest.networks
-    with torch.device("meta"):
-        multiple = build_generator(networks.generator, networks.image_size).multiple
-    rows, columns = (size_multiple(n, multiple) for n in shape)
+    rows, columns = (size_multiple(n, networks.generator.multiple) for n in shape)
     return forward_operations(networks.generator, networks.image_size, rows, columns)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,8 +30,7 @@ from mrbridge.networks import Generator, build_generator
 from mrbridge.networks.settings import Networks
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
-from mrbridge.settings import Settings
-from mrbridge.volume import Planes
+from mrbridge.settings import Planes, Settings
 
 VERSION = 1
 

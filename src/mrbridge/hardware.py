@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -86,11 +85,6 @@ def quick_kernels(device: torch.device) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.benchmark = tries
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether `torch.compile` should work: for CUDA it needs Triton."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def keep_memory() -> None:

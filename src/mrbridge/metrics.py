@@ -222,8 +222,8 @@ def sliced_wasserstein(
 
     Sliced Wasserstein distance over a Laplacian pyramid (Karras et al. 2018, arXiv:1710.10196,
     section 5 and its published code): at each level 128 random patches of 7x7 pixels per image,
-    each set brought to mean 0 and standard deviation 1, projected on random directions, sorted and
-    subtracted; mean absolute difference, times 1000, averaged over the levels. Levels halve the
+    each set standardised to mean 0 and standard deviation 1, projected on random directions, sorted
+    and subtracted; mean absolute difference, times 1000, averaged over the levels. Levels halve the
     size while the shorter side keeps 16 pixels.
 
     Both sets are sampled at the same places, so that equal sets have the distance 0.

@@ -1,4 +1,4 @@
-"""Keeps other libraries quiet for a while, and the process as it was afterwards."""
+"""Silencing other libraries for a while, and restoring the state of the process afterwards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threading import Lock
 
 
 class Shared:
-    """A change of global state that several threads make at the same time.
+    """A change of global state that several threads may make at the same time.
 
     `warnings.catch_warnings` and the like put back what they found. Where threads overlap, that is
     what another thread had set, and it stays. Here the first thread makes the change, and the last
@@ -29,7 +29,7 @@ class Shared:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Within it the change holds."""
+        """Make the change for its block."""
         with self._lock:
             if not self._inside:
                 self._undo.enter_context(self._change())
@@ -51,12 +51,12 @@ def _ignoring() -> Iterator[None]:
 
 
 without_warnings = Shared(_ignoring)
-"""Within `without_warnings()`, no warning is shown, of any thread."""
+"""In a block `with without_warnings()`, no thread shows warnings."""
 
 
 @contextmanager
 def at_level(level: int, *names: str) -> Iterator[None]:
-    """Within it, these loggers and those below them drop messages below `level`."""
+    """In its block, these loggers and their children drop messages below `level`."""
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -69,7 +69,7 @@ def at_level(level: int, *names: str) -> Iterator[None]:
 
 
 def tolerate_warnings() -> None:
-    """For programs: where PYTHONWARNINGS makes errors of warnings, they stay warnings."""
+    """For programs: keep warnings as warnings if PYTHONWARNINGS would make them errors."""
     if sys.warnoptions:
         for action, *rest in list(warnings.filters):
             if action == "error":

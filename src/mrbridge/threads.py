@@ -13,6 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+SPINS = "1000"
+"""How often a thread looks whether it may continue before it sleeps
+(benchmarks/speed/train_step.py --busy)."""
+
 _CHOSEN = "MRBRIDGE_CHOSEN_THREADS"  # the value of OMP_NUM_THREADS if mrbridge set it
 
 
@@ -76,10 +80,11 @@ def _quota(group: Path) -> Iterator[float]:
 def share_the_machine(root: Path = Path("/")) -> None:
     """Set this process's environment so that other programs cost it only their share of the cores.
 
-    What the user has set stays. OpenMP's threads sleep while they wait for each other. By default
-    they spin, and if one loses its core to another program, all others spin until it is back:
-    training steps then take three to ten times as long. And there are at most as many threads as
-    usable cores: OpenMP respects the affinity, but not the quota of a container.
+    What the user has set stays. OpenMP's threads soon sleep while they wait for each other. By
+    default they spin, and if one loses its core to another program, all others spin until it is
+    back: training steps then take three to ten times as long. Without spinning at all, waking them
+    costs the small layers of `bridge` a quarter of their speed. And there are at most as many
+    threads as usable cores: OpenMP respects the affinity, but not the quota of a container.
 
     Args:
         root: as for `usable_cores`.
@@ -88,6 +93,7 @@ def share_the_machine(root: Path = Path("/")) -> None:
     """
     if not any(name in os.environ for name in _POLICIES):
         os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ["GOMP_SPINCOUNT"] = SPINS  # libgomp takes this before the policy
     cores = usable_cores(root)
     if "OMP_NUM_THREADS" not in os.environ and cores < _by_affinity():
         os.environ["OMP_NUM_THREADS"] = os.environ[_CHOSEN] = str(cores)

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mrbridge.errors import InputError
-from mrbridge.settings import Planes
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CONTRASTS", "Planes", "Volume", "check_size"]
-
 CONTRASTS = ("T1w", "T2w", "PDw", "FLAIR")
 """The contrasts that mrbridge knows, by their BIDS suffixes."""
 
+MAX_VOXELS = 2**30
+"""The most voxels that a volume may have; a header that promises more counts as damaged."""
 
 _SMALLEST_VOXEL_MM = 0.01
 _SMALLEST_MM, _LARGEST_MM = 2.0, 2000.0  # no slice of a head, with or without air, is beyond
@@ -49,6 +48,22 @@ def check_size(shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
     raise InputError(
         what, remedy="Check the voxel size in its header, and the unit (xyzt_units of NIfTI)."
     )
+
+
+def corner_distance(
+    first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, ...]
+) -> float:
+    """The largest distance in mm between the corners of an image on two affines.
+
+    Args:
+        first, second: (4, 4) to RAS+ mm.
+        shape: (i, j, k).
+    """
+    import numpy as np
+
+    corners = np.array(np.meshgrid(*[[0, size - 1] for size in shape])).reshape(3, -1)
+    apart = (first - second) @ np.vstack([corners, np.ones(8)])
+    return float(np.linalg.norm(apart[:3], axis=0).max())
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Run command lines on hostile inputs and see that the promises hold.
+"""Run command lines on hostile inputs and check that the promises hold.
 
     python -m tests.attack.hostile --minutes 60 --seed 0
 
@@ -159,8 +159,12 @@ def sidecars(rng: Random, folder: Path) -> Lines:
     bids(folder)
     (folder / "participants.tsv").write_text("participant_id\tage\nsub-01\t3\nsub-02\tn/a\n")
     sidecar = folder / "sub-01" / "anat" / "sub-01_T1w.json"
-    told = {"SkullStripped": False, "EchoTime": 0.003, "AnatomicalLandmarkCoordinates": {"AC": [1]}}
-    sidecar.write_text(json.dumps(told))
+    fields = {
+        "SkullStripped": False,
+        "EchoTime": 0.003,
+        "AnatomicalLandmarkCoordinates": {"AC": [1]},
+    }
+    sidecar.write_text(json.dumps(fields))
     path = (sidecar, folder / "dataset_description.json", folder / "participants.tsv")[
         int(rng.integers(3))
     ]
@@ -232,23 +236,23 @@ GENERATORS: dict[str, Callable[[Random, Path], Lines]] = {
 
 def tree(folder: Path) -> dict[str, str]:
     """Every file below `in`, and the hash of its bytes; every other name but those of outputs."""
-    told = {}
+    hashes = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if not name.startswith("out"):
             is_file = path.is_file() and not path.is_symlink()
-            told[name] = hashlib.sha256(path.read_bytes()).hexdigest() if is_file else ""
-    return told
+            hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest() if is_file else ""
+    return hashes
 
 
-def broken(said: Said, before: dict[str, str], folder: Path) -> str | None:
+def broken(result: Said, before: dict[str, str], folder: Path) -> str | None:
     """The promise that a command line broke, if any."""
-    lines = [line for line in said.err.splitlines() if not line.startswith("warning: ")]
-    if said.code not in (0, 1, 2, 3):
-        return f"exit code {said.code}"
-    if "Traceback" in said.err or "failed unexpectedly" in said.err + said.out:
+    lines = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
+    if result.code not in (0, 1, 2, 3):
+        return f"exit code {result.code}"
+    if "Traceback" in result.err or "failed unexpectedly" in result.err + result.out:
         return "an unexpected error"
-    if said.code == 2 and not (len(lines) == 1 and lines[0].startswith("error: ")):
+    if result.code == 2 and not (len(lines) == 1 and lines[0].startswith("error: ")):
         return "a refusal that is not one line"
     after = tree(folder)
     if after != before:
@@ -277,11 +281,13 @@ def attack(name: str, seed: int, number: int) -> list[dict[str, Any]]:
         os.chdir(folder)
         try:
             for line in lines:
-                said = Workshop(folder).run(*line)
-                what = broken(said, before, folder)
+                result = Workshop(folder).run(*line)
+                what = broken(result, before, folder)
                 if what is not None:
                     case = {"case": f"{name} {seed} {number}", "line": " ".join(line)}
-                    found.append(case | {"broken": what, "said": (said.err or said.out)[-500:]})
+                    found.append(
+                        case | {"broken": what, "output": (result.err or result.out)[-500:]}
+                    )
         finally:
             os.chdir(start)
     return found

@@ -1,4 +1,4 @@
-"""A bundle from elsewhere names no paths, asks for no end of memory, and runs nothing."""
+"""A bundle from elsewhere names no paths, cannot take all memory, and runs no code."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Run = Callable[..., tuple[int, str, str]]
 def edited(folder: Path, changes: dict[str, Any]) -> Path:
     """A copy of the golden bundle; changes by keys such as `a>b`, None removes."""
     shutil.copytree(GOLDEN, folder)
-    told = json.loads((folder / "bundle.json").read_text())
+    manifest = json.loads((folder / "bundle.json").read_text())
     for key, value in changes.items():
         *above, last = key.split(">")
-        place = told
+        place = manifest
         for part in above:
             place = place[part]
         if value is None:
             del place[last]
         else:
             place[last] = value
-    (folder / "bundle.json").write_text(json.dumps(told))
+    (folder / "bundle.json").write_text(json.dumps(manifest))
     return folder
 
 

@@ -66,7 +66,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_found_and_the_remedy_works(
         assert resumed(run, small_store, copy)[0] == 0
 
 
-def test_files_that_are_no_checkpoint(run: Run, small_store: Store, copy: Path) -> None:
+def test_files_that_are_not_checkpoints(run: Run, small_store: Store, copy: Path) -> None:
     last = copy / "checkpoints" / "last.ckpt"
     whole = torch.load(last, weights_only=True)
     wrong = whole | {"networks": {k: v[..., :1] for k, v in whole["networks"].items()}}
@@ -87,7 +87,7 @@ def test_files_that_are_no_checkpoint(run: Run, small_store: Store, copy: Path) 
 
 
 @pytest.mark.parametrize("change", [("learning_rate: ", "learning_rate: 1"), ("seed: ", "seed: 1")])
-def test_edited_settings_are_told(
+def test_edited_settings_are_reported(
     change: tuple[str, str], run: Run, small_store: Store, copy: Path
 ) -> None:
     path = copy / "settings.yaml"
@@ -163,16 +163,16 @@ def test_arrays_that_changed_places_are_found(store: Path) -> None:
         Store.open(store).slice(one, 0)
 
 
-def edit(told: dict[str, Any], how: str) -> None:
-    first = told["records"][0]
+def edit(manifest: dict[str, Any], how: str) -> None:
+    first = manifest["records"][0]
     if how == "outside":
         first["id"] = "../../outside"
     elif how == "absolute":
         first["id"] = "/etc"
     elif how == "none":
-        told["records"] = []
+        manifest["records"] = []
     elif how == "twice":
-        told["records"].append(first)
+        manifest["records"].append(first)
     elif how == "indices":
         first["slice_indices"] = first["slice_indices"][:1]
     elif how == "segments":
@@ -180,21 +180,21 @@ def edit(told: dict[str, Any], how: str) -> None:
     elif how == "many":
         first["shape"] = [10**9, 4, 4]
     elif how == "typical":
-        told["typical"] = {}
+        manifest["typical"] = {}
 
 
 HOW = ["outside", "absolute", "none", "twice", "indices", "segments", "many", "typical"]
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_edited_manifests_are_told_in_one_line(
+def test_edited_manifests_are_reported_in_one_line(
     how: str, run: Run, store: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(next((store / "scans").glob("*.zarr")), tmp_path / "outside.zarr")
     path = store / "manifest.json"
-    told = json.loads(path.read_text())
-    edit(told, how)
-    path.write_text(json.dumps(told))
+    manifest = json.loads(path.read_text())
+    edit(manifest, how)
+    path.write_text(json.dumps(manifest))
     for command in (("inspect", store), ("train", store, "-o", tmp_path / "run")):
         code, _, err = run(*command)
         assert (code, len(err.strip().splitlines())) == (2, 1), err

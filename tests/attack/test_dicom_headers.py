@@ -95,7 +95,7 @@ def test_one_patient_written_in_several_ways(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["abc", "nan", "inf", "-inf", "1e999", "1\\2", "1,2,3", "--1"])
 @pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
-def test_a_scale_that_is_no_number(keyword: str, text: str, run: Run, tmp_path: Path) -> None:
+def test_a_scale_that_is_not_a_number(keyword: str, text: str, run: Run, tmp_path: Path) -> None:
     paths = write_series(tmp_path / "dcm", slope=2.0)
     put(paths[2], keyword, text)
     code, _, err = translate(run, tmp_path / "dcm")

@@ -1,4 +1,4 @@
-"""A share of the hostile inputs, and that a broken promise is found."""
+"""A part of the hostile inputs, and a check that a broken promise is found."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_minute() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "what"),
+    ("result", "what"),
     [
         (Said(2, "", "Traceback (most recent call last):\nKeyError: 1\n"), "an unexpected error"),
         (Said(2, "", "error: mrbridge 1 failed unexpectedly (KeyError).\n"), "an unexpected error"),
@@ -44,8 +44,8 @@ def test_a_minute() -> None:
         (Said(130, "", ""), "exit code 130"),
     ],
 )
-def test_a_broken_promise_is_found(said: Said, what: str, tmp_path: Path) -> None:
-    assert hostile.broken(said, {}, tmp_path) == what
+def test_a_broken_promise_is_found(result: Said, what: str, tmp_path: Path) -> None:
+    assert hostile.broken(result, {}, tmp_path) == what
 
 
 def test_changes_and_strays_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`inspect`, which reads headers, says "can be used" of no file that `translate` refuses."""
+"""`inspect`, which reads headers, calls no file usable that `translate` refuses."""
 
 from __future__ import annotations
 
@@ -146,10 +146,10 @@ def files() -> Iterator[tuple[str, bytes]]:
         yield f"{name}_packed_T1w.nii.gz", gzip.compress(change(whole), 1)
     for name, change in PACKED.items():
         yield f"{name}_T1w.nii.gz", change(gzip.compress(whole, 1))
-    yield from pictures()
+    yield from images2d()
 
 
-def pictures() -> Iterator[tuple[str, bytes]]:
+def images2d() -> Iterator[tuple[str, bytes]]:
     """PNG files of the same kinds."""
 
     def png(rows: int, columns: int, depth: int, kind: int, lines: bytes) -> bytes:
@@ -163,7 +163,7 @@ def pictures() -> Iterator[tuple[str, bytes]]:
     yield "half_T1w.png", whole[: len(whole) // 2]
     yield "one byte short_T1w.png", whole[:-1]
     yield "empty_T1w.png", b""
-    yield "text_T1w.png", b"not a picture"
+    yield "text_T1w.png", b"not an image"
     yield "no end_T1w.png", joined([head, pixels])
     yield "no pixels_T1w.png", joined([head, end])
     yield "wrong CRC_T1w.png", whole.replace(pixels[1], pixels[1][:-1] + b"\0")
@@ -293,8 +293,8 @@ def test_an_enhanced_study(run: Callable[..., Any], tmp_path: Path) -> None:
 
 def agree(run: Callable[..., Any], folder: Path, usable: bool) -> None:
     code, out, err = run("inspect", folder / "study", "--json")
-    told = json.loads(out.splitlines()[-1])
-    items = told.get("items", [])
+    summary = json.loads(out.splitlines()[-1])
+    items = summary.get("items", [])
     code, _, err = run("translate", "-i", folder / "study", "-o", folder / "out", "-m", GOLDEN)
     assert any(item["problem"] is None for item in items) == (code == 0), (items, err)
     assert usable <= (code == 0), err

@@ -1,4 +1,4 @@
-"""No process of ours imports what lies in a folder of data that a user works in."""
+"""No process of mrbridge imports Python files from a folder of data."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_traps_work(sprung: Path) -> None:
 @pytest.mark.parametrize("command", [MRBRIDGE, [sys.executable, "-m", "mrbridge"]])
 def test_decoders(sprung: Path, command: list[str]) -> None:
     data = sprung.with_name("data")
-    if command != MRBRIDGE:  # what Python finds before any line of ours runs is Python's
+    if command != MRBRIDGE:  # what Python finds before mrbridge runs is Python's
         for name in ("mrbridge", "importlib", "typing", "sitecustomize", "usercustomize"):
             (data / f"{name}.py").unlink()
     for path in studies.write_series(data / "study", **studies.T1W):

@@ -1,4 +1,4 @@
-"""What names a patient does not go where nobody expects it."""
+"""Names of patients stay out of outputs, logs and reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def named_scan(path: Path, version: int) -> Path:
-    """A scan that holds the name in every field of text or that nobody uses, and an extension."""
+    """A scan with the name in every text field and every unused field, and in an extension."""
     volume = ellipsoids(1, "T1w")
     image = (nib.Nifti1Image, nib.Nifti2Image)[version - 1](volume.voxels, volume.affine)
     for field in ("data_type", "db_name", "descrip", "aux_file", "intent_name", "unused_str"):
@@ -47,11 +47,11 @@ def test_a_single_file(version: int, place: str, run: Run, tmp_path: Path) -> No
     scan = named_scan(tmp_path / f"{NAME}_T1w.nii.gz", version)
     out = tmp_path / place / "anon.nii.gz"
     assert run("translate", "-i", scan, "-o", out, "-m", GOLDEN)[0] == 0
-    told = out.with_name("anon.json").read_text()
-    written = gzip.decompress(out.read_bytes()) + told.encode()
+    sidecar_text = out.with_name("anon.json").read_text()
+    written = gzip.decompress(out.read_bytes()) + sidecar_text.encode()
     for part in (b"DOE", b"JOHN", b"1950"):
         assert part not in written
-    assert json.loads(told)["Sources"][0].startswith("sha256:")
+    assert json.loads(sidecar_text)["Sources"][0].startswith("sha256:")
     header = nib.load(out).header
     assert header.get("regular", b"r") == b"r"
     assert header.get("session_error", 0) == 0
@@ -73,9 +73,9 @@ def test_the_source_is_named_as_the_output_is(
     io.write(ellipsoids(1, "T1w"), tmp_path / name)
     assert run("translate", "-i", tmp_path / name, "-o", tmp_path / out, "-m", GOLDEN)[0] == 0
     sidecar = (tmp_path / out).with_name(Path(out).name.split(".")[0] + ".json")
-    told = json.loads(sidecar.read_text())
-    assert told["SpatialReference"] == told["Sources"][0]
-    assert (told["Sources"] == [name]) == kept
+    fields = json.loads(sidecar.read_text())
+    assert fields["SpatialReference"] == fields["Sources"][0]
+    assert (fields["Sources"] == [name]) == kept
 
 
 def test_modes_are_kept(run: Run, tmp_path: Path) -> None:
@@ -165,13 +165,13 @@ def test_derivatives_do_not_say_where_their_source_is(
     files = [path for path in (tmp_path / out).rglob("*") if path.is_file()]
     written = b"".join(path.read_bytes() for path in files if path.suffix != ".gz")
     assert b"DOE" not in written
-    told = json.loads((tmp_path / out / "dataset_description.json").read_text())
+    description = json.loads((tmp_path / out / "dataset_description.json").read_text())
     if link is not None:
-        assert told["DatasetLinks"] == {"raw": link}
-        assert told["SourceDatasets"] == [{"URL": link}]
+        assert description["DatasetLinks"] == {"raw": link}
+        assert description["SourceDatasets"] == [{"URL": link}]
         return
-    assert told["DatasetLinks"]["raw"].startswith("ni:///sha-256;")
-    assert "SourceDatasets" not in told
+    assert description["DatasetLinks"]["raw"].startswith("ni:///sha-256;")
+    assert "SourceDatasets" not in description
     # It moves; another data set does not come in.
     moved = root.rename(tmp_path / "elsewhere_DOE")
     assert run(*command, moved)[0] == 0
@@ -188,9 +188,12 @@ def test_derivatives_of_an_earlier_version_forget_where_their_source_is(
     command = ["translate", "-i", root, "-o", tmp_path / "out", "-m", GOLDEN]
     assert run(*command)[0] == 0
     path = tmp_path / "out" / "dataset_description.json"
-    told = json.loads(path.read_text())
-    told |= {"DatasetLinks": {"raw": f"../{NAME}"}, "SourceDatasets": [{"URL": f"../{NAME}"}]}
-    path.write_text(json.dumps(told | {"Authors": ["me"]}))
+    description = json.loads(path.read_text())
+    description |= {
+        "DatasetLinks": {"raw": f"../{NAME}"},
+        "SourceDatasets": [{"URL": f"../{NAME}"}],
+    }
+    path.write_text(json.dumps(description | {"Authors": ["me"]}))
     assert run(*command)[0] == 0
     assert NAME not in path.read_text()
     assert json.loads(path.read_text())["Authors"] == ["me"]

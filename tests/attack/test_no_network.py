@@ -1,4 +1,4 @@
-"""No verb but `download` reaches for another machine, and none leaves an identifier behind."""
+"""Only `download` opens a connection, and no verb stores an identifier."""
 
 from __future__ import annotations
 

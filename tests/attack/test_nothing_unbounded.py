@@ -1,4 +1,5 @@
-"""Values, texts and answers from elsewhere cost time and room in proportion, and steer nothing."""
+"""Values, texts and answers from elsewhere take time and memory in proportion to their size, and
+do not control the terminal."""
 
 from __future__ import annotations
 
@@ -36,10 +37,10 @@ def test_masking_takes_time_in_proportion(start: str, part: str) -> None:
 
 
 def test_masking_still_masks() -> None:
-    told = without_secrets(
+    text = without_secrets(
         "(ftp://me:p@ss@host/x) 'https://h/a?X-Amz-Signature=1&b=2' https://h?a=1"
     )
-    assert told == "(ftp://***@host/x) 'https://h/a?***' https://h?a=1"
+    assert text == "(ftp://***@host/x) 'https://h/a?***' https://h?a=1"
 
 
 def refused(run: Run, *arguments: object) -> str:
@@ -99,8 +100,8 @@ def test_aliases_of_few_values_are_fine(tmp_path: Path) -> None:
     from mrbridge.settings import read_yaml
 
     (tmp_path / "a.yaml").write_text("a: &x {y: 1}\nb: *x\nc: {<<: *x, z: 2}\n")
-    told = {"a": {"y": 1}, "b": {"y": 1}, "c": {"y": 1, "z": 2}}
-    assert read_yaml(tmp_path / "a.yaml") == told
+    merged = {"a": {"y": 1}, "b": {"y": 1}, "c": {"y": 1, "z": 2}}
+    assert read_yaml(tmp_path / "a.yaml") == merged
 
 
 def test_a_table_of_huge_cells(run: Run, tmp_path: Path) -> None:

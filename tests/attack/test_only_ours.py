@@ -111,7 +111,7 @@ def test_an_acquired_image_that_says_synthetic_stays(
         assert is_ours(made)
 
 
-def test_a_report_of_somebody_else_stays(run: Run, head: Path, tmp_path: Path) -> None:
+def test_a_foreign_report_stays(run: Run, head: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "report.json").write_text('{"patients": 12}')
@@ -120,7 +120,7 @@ def test_a_report_of_somebody_else_stays(run: Run, head: Path, tmp_path: Path) -
     assert content(out) == {"report.json": b'{"patients": 12}'}
 
 
-def test_a_folder_of_arrays_is_no_store(
+def test_a_folder_of_arrays_is_not_a_store(
     run: Run, bids_scans: Path, small_store: Store, tmp_path: Path
 ) -> None:
     import shutil
@@ -150,7 +150,7 @@ def test_a_folder_of_arrays_is_no_store(
         {"settings.yaml": "a: 1\n", "notes.txt": "x"},
     ],
 )
-def test_a_project_is_no_run(
+def test_a_project_is_not_a_run(
     run: Run, small_store: Store, files: dict[str, str], tmp_path: Path
 ) -> None:
     for name, text in files.items():
@@ -162,7 +162,7 @@ def test_a_project_is_no_run(
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "scores.json", "report.html"])
-def test_tables_and_pages_of_somebody_else_stay(
+def test_foreign_tables_and_pages_stay(
     run: Run, bids_scans: Path, name: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text("mine, made with mrbridge")
@@ -171,15 +171,13 @@ def test_tables_and_pages_of_somebody_else_stay(
     assert content(tmp_path) == {name: b"mine, made with mrbridge"}
 
 
-def test_pages_and_exports_of_somebody_else_stay(
-    run: Run, bids_scans: Path, tmp_path: Path
-) -> None:
+def test_foreign_pages_and_exports_stay(run: Run, bids_scans: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<p>about mrbridge</p>")
     assert run("inspect", bids_scans, "-o", page)[0] == 2
     page.unlink()
-    beside = tmp_path / "page.findings.json"
-    beside.write_text('{"mine": 1}')
+    findings = tmp_path / "page.findings.json"
+    findings.write_text('{"mine": 1}')
     assert run("inspect", bids_scans, "-o", page)[0] == 2
     assert content(tmp_path) == {"page.findings.json": b'{"mine": 1}'}
     (tmp_path / "T1w_to_T2w.onnx").write_bytes(b"mrbridge")
@@ -188,7 +186,7 @@ def test_pages_and_exports_of_somebody_else_stay(
 
 
 @pytest.mark.parametrize("there", ['{"mrbridge": "0.1.0", "settings": {}}', '{"mine": 1}'])
-def test_a_simulated_data_set_with_a_file_of_somebody_stays(
+def test_a_simulated_data_set_with_a_foreign_file_stays(
     run: Run, there: str, tmp_path: Path
 ) -> None:
     (tmp_path / "code").mkdir()

@@ -41,7 +41,7 @@ def hold(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_the_second_writer_is_told_who_the_first_is(
+def test_the_second_writer_learns_who_the_first_is(
     run: Run, bids_scans: Path, small_store: Store, tmp_path: Path
 ) -> None:
     commands = {
@@ -65,7 +65,7 @@ def test_two_prepares_at_once_leave_a_whole_store(bids_scans: Path, tmp_path: Pa
     extra = ["--set", "standard.spacing_mm=2"]
     both = [subprocess.Popen([*command, *more], stderr=subprocess.PIPE) for more in ([], extra)]
     codes = sorted(process.wait(120) for process in both)
-    assert codes in ([0, 0], [0, 2])  # one after the other, or one alone
+    assert codes in ([0, 0], [0, 2])  # one after the other, or only one
     store = Store.open(tmp_path)
     for record in store.records():
         store.slices(record)
@@ -80,8 +80,8 @@ def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
     assert os.listdir(tmp_path) == []
     # Another process has its number by now.
-    told = {"pid": os.getpid(), "machine": temporary.this_machine(), "start": 1, "host": "here"}
-    (tmp_path / LOCK).write_text(json.dumps(told))
+    holder = {"pid": os.getpid(), "machine": temporary.this_machine(), "start": 1, "host": "here"}
+    (tmp_path / LOCK).write_text(json.dumps(holder))
     with only_writer(tmp_path):
         pass
 
@@ -143,8 +143,11 @@ def test_the_holder_at_a_url_writes_its_lock_again(
         while json.loads(memory.cat_file(key) or b"{}").get("since", 0) <= first["since"]:
             assert time.monotonic() < end
             time.sleep(0.01)
-        with pytest.raises(OutputError, match=f"process {os.getpid()} on"):
-            lock._only_writer_at("memory://cloud/store", Path("store"), first, "held").__enter__()
+        with (
+            pytest.raises(OutputError, match=f"process {os.getpid()} on"),
+            only_writer(Path(path_of("memory://cloud/store"))),
+        ):
+            pass
     assert not memory.exists(key)
 
 

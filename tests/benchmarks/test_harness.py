@@ -28,7 +28,7 @@ def test_the_slower_rival_is_the_slower_one() -> None:
     timings = harness.alternate(rivals, repeats=3, warm_up=0)
     assert timings["short"].median >= 0.01
     assert timings["long"].median > timings["short"].median
-    assert timings["long"].told(per=2)["seconds"] == timings["long"].median / 2
+    assert timings["long"].figures(per=2)["seconds"] == timings["long"].median / 2
 
 
 def test_the_warm_up_is_reported_but_not_counted() -> None:
@@ -50,10 +50,10 @@ def test_memory_is_that_of_the_command_and_not_of_this_process() -> None:
 
 
 def test_a_failing_command_is_not_measured() -> None:
-    failing = [sys.executable, "-c", "import sys; print('said'); sys.exit(3)"]
+    failing = [sys.executable, "-c", "import sys; print('text'); sys.exit(3)"]
     with pytest.raises(RuntimeError, match="exit code 3"):
         harness.run_command(failing)
-    assert harness.run_command(failing, code=3).output == "said\n"
+    assert harness.run_command(failing, code=3).output == "text\n"
 
 
 def test_a_line_is_printed_and_appended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,6 @@ import torch
 from benchmarks.research import (
     planes,
     quality,
-    quality_apart,
-    quality_pseudo,
     quality_results,
     quality_scores,
     quality_sets,
@@ -28,9 +26,9 @@ from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.dataset.sampling import SliceBank
 from mrbridge.dataset.store import Store
 from mrbridge.training.checkpoint import load_checkpoint
+from mrbridge.training.examples import choose_pairs
 from mrbridge.training.run import train
 from mrbridge.training.settings import resolve
-from mrbridge.training.setup import choose_pairs
 from mrbridge.volume import Volume
 
 
@@ -190,14 +188,14 @@ def test_a_person_counts_once_whatever_the_visits() -> None:
 
     rows = [row("a_1", 10.0), row("a_2", 12.0), row("b_1", 20.0), row("adi_1", 99.0)]
     rows += [row("a_3", 50.0) | {"direction": "T2w_to_T1w"}]
-    result = quality_apart._by_person(rows[:3] + rows[4:], "T2w", "whole-heads")
+    result = quality_scores._by_person(rows[:3] + rows[4:], "T2w", "whole-heads")
     assert result == {"mean": [15.5, 0.5], "a": [11.0, 0.5], "b": [20.0, 0.5]}
-    alone = quality_apart._by_person(rows, "T2w", "healthy-head")
-    assert alone == {"mean": [99.0, 0.5], "adi": [99.0, 0.5]}
-    other = quality_apart._by_person([*rows, row("patient04_1", 7.0)], "T2w", "stranger-head")
+    healthy = quality_scores._by_person(rows, "T2w", "healthy-head")
+    assert healthy == {"mean": [99.0, 0.5], "adi": [99.0, 0.5]}
+    other = quality_scores._by_person([*rows, row("patient04_1", 7.0)], "T2w", "stranger-head")
     assert other == {"mean": [7.0, 0.5], "patient04": [7.0, 0.5]}
     brains = [row("apart_avisit1", 10.0), row("apart_avisit2", 12.0), row("apart_adivisit1", 5.0)]
-    result = quality_apart._by_person([*rows, *brains], "T2w", "other-brains")
+    result = quality_scores._by_person([*rows, *brains], "T2w", "other-brains")
     assert result == {"mean": [8.0, 0.5], "a": [11.0, 0.5], "adi": [5.0, 0.5]}
 
 
@@ -217,7 +215,7 @@ def test_a_scan_is_bent_onto_another_of_another_contrast(make_scan: Callable[...
     places = np.indices(shape).astype(float)
     places += 1.25 * np.sin(places[[1, 2, 0]] / 4.5)  # voxels
     moving = replace(truth, voxels=ndimage.map_coordinates(truth.voxels, places, order=1))
-    made = quality_pseudo.bent(moving, fixed)
+    made = quality_sets.bent(moving, fixed)
     assert made.voxels.shape == shape
     assert (made.voxels[fixed.voxels == 0] == 0).all()
     inside = truth.voxels > 0

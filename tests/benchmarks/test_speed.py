@@ -62,10 +62,10 @@ def test_train_step_without_rivals_and_epoch(run_script: Run) -> None:
 
 @pytest.mark.slow
 def test_train_step_beside_a_busy_process(run_script: Run) -> None:
-    (line,) = run_script("train_step", "--quick", "--beside", "0.2")
+    (line,) = run_script("train_step", "--quick", "--busy", "0.2")
     rates = line["steps_per_second"]
-    policies = ("spinning", "passive")
-    names = [f"{policy} {when}" for when in ("alone", "beside") for policy in policies]
+    policies = ("spinning", "passive", "short spin")
+    names = [f"{policy} {when}" for when in ("undisturbed", "busy") for policy in policies]
     assert list(rates) == names
     assert all(rate > 0 for rate in rates.values())
 
@@ -227,7 +227,7 @@ def test_growth_is_the_slope_between_numbers_of_scans() -> None:
     measured = {10: (3.0, 1.0), 100: (12.0, 1.0 + 9 / 1024), 200: (32.0, 1.0 + 19 / 1024)}
     # Wall-clock time, which depends on what else the machine does, does not count.
     done = [
-        scaling.told_of(harness.Finished(2 * seconds, seconds, peak, "", ""))
+        scaling.figures_of(harness.Finished(2 * seconds, seconds, peak, "", ""))
         for seconds, peak in measured.values()
     ]
     line = scaling.growth(list(measured), done)
@@ -250,56 +250,23 @@ def test_tables_print_what_the_lines_hold(
     assert f"| cpu | {rate:.3g} |" in capsys.readouterr().out
 
 
-@pytest.fixture
-def gpu_options(tmp_path: Path) -> Any:
-    """Options of a quick GPU benchmark that runs on the CPU."""
-    return gpu._given(["--quick", "--device", "cpu", "--out", str(tmp_path / "gpu.jsonl")])
-
-
-def lines_of(options: Any) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in options.out.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.mark.slow
-def test_all_parts_of_the_gpu_benchmark_run_on_a_cpu(gpu_options: Any) -> None:
-    def in_this_process(name: str, options: Any, seconds: float) -> str:
-        gpu.run_part(name, options)
-        return "done"
-
-    gpu.run_all(gpu_options, in_this_process)
-    *lines, last = lines_of(gpu_options)
-    assert {name: part["ended"] for name, part in last["parts"].items()} == dict.fromkeys(
-        gpu.PARTS, "done"
-    )
-    for preset in ("unet", "bridge", "resnet", "resunet"):
-        steps = [line for line in lines if line["benchmark"] == f"gpu_steps_{preset}"]
-        arms = {line["arm"] for line in steps}
-        assert arms >= {"channels_last", "contiguous", "textbook", "textbook_bf16"}
-        for line in steps:
-            assert line["images_per_second"] == pytest.approx(2 / line["seconds"], rel=1e-3)
-            assert line["tflops"] > 0
-    trainings = [line for line in lines if line["benchmark"] == "gpu_train"]
-    assert [(line["preset"], line["data"]) for line in trainings] == [
-        (preset, data) for preset in ("unet", "bridge") for data in ("resident", "loader")
-    ]
-
-
-def test_a_part_of_the_gpu_benchmark_runs_in_a_fresh_process_and_in_time(gpu_options: Any) -> None:
-    assert gpu.in_fresh_process("matrix_rate", gpu_options, 120) == "done"
-    assert [line["benchmark"] for line in lines_of(gpu_options)] == ["matrix_rate"]
-    assert gpu.in_fresh_process("matrix_rate", gpu_options, 0.05).startswith("stopped")
-
-
-def test_gpu_parts_that_do_not_fit_are_skipped_and_a_failure_does_not_stop_the_others(
-    tmp_path: Path,
+def test_the_gpu_benchmark_runs_on_a_cpu(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = ["--parts", "parity", "steps_unet", "matrix_rate"]
-    out = str(tmp_path / "x.jsonl")
-    options = gpu._given(["--device", "cpu", "--minutes", "0.6", "--out", out, *parts])
-    gpu.run_all(options, lambda name, *_: "failed" if name == "steps_unet" else "done")
-    (line,) = lines_of(options)
-    assert {name: part["ended"] for name, part in line["parts"].items()} == {
-        "parity": "skipped: no time left",
-        "steps_unet": "failed",
-        "matrix_rate": "done",
-    }
+    by_script = {script: (script, *options) for script, *options in gpu.PARTS.values()}
+    monkeypatch.setattr(gpu, "PARTS", by_script)  # each script once
+    out = tmp_path / "gpu.jsonl"
+    gpu.main(["--quick", "--device", "cpu", "--minutes", "60", "--out", str(out)])
+    assert capfd.readouterr().err == "", "no part failed or was stopped"
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    scripts = {"matrix_rate", "train_step", "translate_volume", "parity"}
+    assert {line["benchmark"] for line in lines} == set(by_script) == scripts
+
+
+def test_parts_of_the_gpu_benchmark_are_stopped_when_the_time_is_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "gpu.jsonl")]
+    gpu.main(["--quick", "--device", "cpu", "--minutes", "0.001", *out])
+    assert capsys.readouterr().err.count("stopped, no time left") == len(gpu.PARTS)

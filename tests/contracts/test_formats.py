@@ -1,4 +1,4 @@
-"""What every format of `mrbridge.io` promises; a new one joins by one line in FORMATS."""
+"""The contract of every format of `mrbridge.io`; a new one needs one line in FORMATS."""
 
 from __future__ import annotations
 
@@ -135,15 +135,16 @@ def test_garbage_is_refused(form: Format, tmp_path: Path) -> None:
 
 
 def test_flipped_bits_are_refused_or_harmless(form: Format, tmp_path: Path) -> None:
-    """A damaged file never ends in anything but a volume or an error of ours; where the format
+    """A damaged file never ends in anything but a volume or an MrbridgeError; where the format
     has a checksum it never gives other values.
     """
     volume = example(form, form.dtypes[-1], (9, 9, 2))
     whole = io.write(volume, tmp_path / f"whole{form.suffix}").read_bytes()
     path = tmp_path / f"flipped{form.suffix}"
     generator = np.random.default_rng(1)
+    places = generator.choice(len(whole), size=min(120, len(whole)), replace=False)
     refused = 0
-    for place in generator.choice(len(whole), size=min(120, len(whole)), replace=False):
+    for place in places:
         damaged = bytearray(whole)
         damaged[place] ^= 1 << int(generator.integers(8))
         path.write_bytes(damaged)
@@ -157,7 +158,7 @@ def test_flipped_bits_are_refused_or_harmless(form: Format, tmp_path: Path) -> N
         assert np.isfinite(read.voxels).all()
         if form.checks:
             np.testing.assert_array_equal(read.voxels, volume.voxels)
-    assert refused > 0
+    assert refused >= (0.9 * len(places) if form.checks else 1)
 
 
 def test_a_missing_file_is_named(form: Format, tmp_path: Path) -> None:
@@ -212,3 +213,26 @@ def test_the_synthetic_mark_survives(form: Format, tmp_path: Path) -> None:
     odd = io.write(volume, tmp_path / f"c{form.suffix}", synthetic_note="made by ünïcode")
     assert io.read(odd).synthetic, "a note in other words must mark it too"
     assert not io.read(io.write(volume, tmp_path / f"d{form.suffix}")).synthetic
+
+
+def test_unknown_formats_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "scan.mgz").touch()
+    with pytest.raises(InputError, match="unknown format"):
+        io.read(tmp_path / "scan.mgz")
+    with pytest.raises(OutputError, match="unknown format"):
+        io.write(Volume(np.zeros((2, 2, 2)), np.eye(4)), tmp_path / "scan.bmp")
+    assert not io.is_readable("scan.mgz")
+    assert all(io.is_readable(f"a.b{suffix}") for suffix in io.FORMATS)
+    assert io.is_readable("SCAN.NII.GZ")
+
+
+def test_the_contrast_follows_from_the_name(tmp_path: Path) -> None:
+    volume = Volume(np.zeros((2, 2, 2), np.int16), np.eye(4))
+    for name, contrast in (("a_T2.nii", "T2w"), ("T1w/scan.nii", "T1w"), ("x/scan.nii", None)):
+        assert io.read(io.write(volume, tmp_path / name)).contrast == contrast
+
+
+def test_a_2d_image_has_no_volumes(tmp_path: Path) -> None:
+    path = io.write(Volume(np.zeros((2, 2, 1), np.uint8), None), tmp_path / "a.png")
+    with pytest.raises(InputError, match="no volumes"):
+        io.read(path, volume=1)

@@ -11,8 +11,8 @@ def timed(
     sequence: str | list[str], echo: float, repetition: float, description: str = "", **more: Any
 ) -> dict[str, Any]:
     """Tags of a series; times in ms."""
-    told = {"ScanningSequence": sequence, "EchoTime": echo, "RepetitionTime": repetition}
-    return told | {"SeriesDescription": description} | more
+    tags = {"ScanningSequence": sequence, "EchoTime": echo, "RepetitionTime": repetition}
+    return tags | {"SeriesDescription": description} | more
 
 
 MPRAGE = timed(["GR", "IR"], 2.98, 2300, "t1_mprage_sag", InversionTime=900)

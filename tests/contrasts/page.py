@@ -10,9 +10,9 @@ from tests.contrasts.headers import HEADERS
 from tests.contrasts.names import NAMES, OTHER, UNKNOWN
 
 from mrbridge.io.contrast import Identity, of_path
-from mrbridge.io.contrast.dicom import GE_PART, SIEMENS_TYPE, of_series
+from mrbridge.io.dicom.contrast import of_series
 from mrbridge.io.dicom.files import DicomFile
-from mrbridge.io.dicom.header import MR, Slice
+from mrbridge.io.dicom.header import GE_PART, MR, SIEMENS_TYPE, Slice
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "contrasts.md"
 _PRIVATE = {"GE (0043,102F)": (GE_PART, "SS"), "Siemens (0021,1175)": (SIEMENS_TYPE, "CS")}

@@ -10,7 +10,7 @@ from tests.contrasts.names import NAMES, OTHER
 from tests.contrasts.page import PAGE, answer, page, series
 
 from mrbridge.io.contrast import Identity, guess_contrast, of_path, of_text
-from mrbridge.io.contrast.dicom import of_series
+from mrbridge.io.dicom.contrast import of_series
 from mrbridge.volume import CONTRASTS
 
 NAMED = [(name, right) for names in NAMES.values() for name, right in names]
@@ -76,7 +76,7 @@ def test_echoes_of_a_gradient_echo_are_a_field_map() -> None:
 
 
 @pytest.mark.parametrize("value", ["", None, 0, -1])
-def test_times_that_are_none(value: float | str | None) -> None:
+def test_impossible_times(value: float | str | None) -> None:
     found = of_series(series(timed("SE", 95, 6000, "T2") | {"EchoTime": value}))
     assert found == Identity("T2w", "by its description; its timing does not tell")
 

@@ -1,4 +1,4 @@
-"""What is known to be something else is refused by every verb; --force takes it all the same."""
+"""Every verb refuses what is known to be something else, unless --force is given."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def test_translate_refuses_a_file(
     assert out.exists()
 
 
-def test_a_file_of_unknown_contrast_is_taken_and_that_is_said(
+def test_a_file_of_unknown_contrast_is_translated_with_a_notice(
     put: Callable[..., Path], run: Run, tmp_path: Path
 ) -> None:
-    code, _, said = run("translate", "-i", put("scan.nii.gz"), "-o", tmp_path / "out.nii.gz")
+    code, _, err = run("translate", "-i", put("scan.nii.gz"), "-o", tmp_path / "out.nii.gz")
     assert code == 0
-    assert "scan.nii.gz: nothing says which contrast it is; assuming it is T1w" in said
+    assert "scan.nii.gz: nothing says which contrast it is; assuming it is T1w" in err
     sidecar = json.loads((tmp_path / "out.json").read_text())
     assert "Nothing says which contrast its source is" in sidecar["Description"]
 
@@ -221,16 +221,16 @@ def test_magnitude_is_taken_from_a_series_that_holds_phase_too(
 
 
 @pytest.mark.filterwarnings("default::mrbridge.errors.MrbridgeWarning")
-def test_what_reading_mended_is_in_the_report(
+def test_what_reading_corrected_is_in_the_report(
     put: Callable[..., Path], run: Run, tmp_path: Path
 ) -> None:
     path = put("in/a_T1w.nii")
     image = bytearray(path.read_bytes())
     image[280:328] = bytes(48)  # the sform is zero, though its code says that it counts
     path.write_bytes(image)
-    code, _, said = run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")
+    code, _, err = run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")
     assert code == 0
-    assert "sform" in said
+    assert "sform" in err
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "sform" in report["done"][0]["notes"][0]
 
@@ -241,9 +241,9 @@ def test_a_series_of_unknown_contrast_is_taken_where_nothing_better_is_there(
     study = tmp_path / "DOE_JOHN"
     unknown: dict[str, Any] = {"ScanningSequence": "SE", "EchoTime": 50, "RepetitionTime": 1500}
     write_series(study, number=4, **{**unknown, "SeriesDescription": "axial"})
-    code, _, said = run("translate", "-i", study, "-o", tmp_path / "out")
+    code, _, err = run("translate", "-i", study, "-o", tmp_path / "out")
     assert code == 0
-    assert "the series: nothing says which contrast it is; assuming it is T1w" in said
+    assert "the series: nothing says which contrast it is; assuming it is T1w" in err
     write_series(study, number=5, **T2W)
     assert run("translate", "-i", study, "-o", tmp_path / "out2")[0] == 0
     report = json.loads((tmp_path / "out2" / "report.json").read_text())

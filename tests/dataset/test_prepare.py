@@ -117,8 +117,8 @@ def test_a_table_with_splits(bids: Maker, tmp_path: Path) -> None:
             rows.append(f"s{number},,{contrast},bids/sub-{number:02}/anat/{name},{split}")
     (tmp_path / "scans.csv").write_text("\n".join(rows))
     store = prepare(tmp_path / "scans.csv", tmp_path / "store")
-    told = {r.subject: list(r.segments) for r in store.records()}
-    assert told == {"s1": ["train"], "s2": ["val"], "s3": ["test"]}
+    splits = {r.subject: list(r.segments) for r in store.records()}
+    assert splits == {"s1": ["train"], "s2": ["val"], "s3": ["test"]}
 
 
 def test_any_number_of_workers_gives_the_same_store(bids: Maker, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_running_again_does_no_work(
     prepare(source, out)
     assert content(out) == before
     assert times(out) == made
-    # Another split is no work either.
+    # Another split takes no work either.
     settings = PrepareSettings(seed=7, validation_share=0.5)
     assert prepare(source, out, settings).manifest.settings == settings
     assert times(out) == made
@@ -214,17 +214,17 @@ def test_a_bad_scan_does_not_stop_the_others(bids: Maker, tmp_path: Path, head: 
     store = Store.open(out)
     assert caught.value.result.manifest == store.manifest
     assert len(store.records()) == 5
-    told = {Path(f.name).name: f.reason for f in store.manifest.failures}
-    assert "damaged" in told["sub-02_T2w.nii.gz"]
-    assert "constant" in told["sub-03_run-2_T1w.nii.gz"]
-    assert "synthetic" in told["sub-03_run-3_T1w.nii.gz"]
+    reasons = {Path(f.name).name: f.reason for f in store.manifest.failures}
+    assert "damaged" in reasons["sub-02_T2w.nii.gz"]
+    assert "constant" in reasons["sub-03_run-2_T1w.nii.gz"]
+    assert "synthetic" in reasons["sub-03_run-3_T1w.nii.gz"]
     assert not Path(store.manifest.failures[0].name).is_absolute()
 
 
 def test_other_contrasts_are_ignored_with_a_reason(bids: Maker, tmp_path: Path) -> None:
     store = prepare(bids(2, ("T1w", "T2w", "FLAIR")), tmp_path / "store")
-    told = {Path(i.name).name: i.reason for i in store.manifest.ignored}
-    assert told == {f"sub-0{n}_FLAIR.nii.gz": "is FLAIR" for n in (1, 2)}
+    reasons = {Path(i.name).name: i.reason for i in store.manifest.ignored}
+    assert reasons == {f"sub-0{n}_FLAIR.nii.gz": "is FLAIR" for n in (1, 2)}
     other = prepare(tmp_path / "bids", tmp_path / "other", PrepareSettings(target="FLAIR"))
     assert {r.contrast for r in other.records()} == {"T1w", "FLAIR"}
 
@@ -411,10 +411,10 @@ class TestSmallFolders:
             folder = self.pictures(tmp_path / str(count), *(f"slice_{n}" for n in range(count)))
             code, out, _ = run("prepare", folder, "-o", tmp_path / f"store{count}", "--json")
             assert code == 0
-            told = json.loads(out)["T1w"]
-            assert sum(told.values()) == count
-            assert told["train"] >= max(before, 7)
-            before = told["train"]
+            slices = json.loads(out)["T1w"]
+            assert sum(slices.values()) == count
+            assert slices["train"] >= max(before, 7)
+            before = slices["train"]
 
     def test_slices_in_no_split_are_reported(
         self, run: Callable[..., tuple[int, str, str]], tmp_path: Path
@@ -422,12 +422,12 @@ class TestSmallFolders:
         folder = self.pictures(tmp_path / "in", *(f"Image #{n}" for n in range(15)))
         code, out, _ = run("prepare", folder, "-o", tmp_path / "store")
         assert code == 0
-        told = "T1w 11 slices to train, 1 to validate, 0 to test, 3 in no split"
-        assert told in out
+        words = "T1w 11 slices to train, 1 to validate, 0 to test, 3 in no split"
+        assert words in out
         assert "no subjects known" in out
         code, out, _ = run("inspect", tmp_path / "store")
         assert code == 0
-        assert told in out
+        assert words in out
         code, out, _ = run("inspect", tmp_path / "store", "--json")
         assert json.loads(out)["splits"]["T2w"]["none"] == 3
 

@@ -62,9 +62,9 @@ def test_a_cohort(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
     assert (letter.name, letter.reason) == ("a file", "is not a DICOM file")
     assert left_out.name == "series-5"
     assert re.search(r"1 of 12 slices is missing .* between image \d+ and", left_out.reason)
-    told = (out / "manifest.json").read_text() + "".join(p.name for p in out.rglob("*"))
+    written = (out / "manifest.json").read_text() + "".join(p.name for p in out.rglob("*"))
     for secret in (NAME.split("^")[0], "P1", "P2"):
-        assert secret not in told
+        assert secret not in written
 
 
 def test_files_left_out_are_reported(

@@ -12,10 +12,9 @@ from mrbridge.dataset import loader
 from mrbridge.dataset import sampling as module
 from mrbridge.dataset.augment import Augmentation
 from mrbridge.dataset.loader import batches_from
-from mrbridge.dataset.manifest import Manifest
 from mrbridge.dataset.sampling import SliceBank, UnpairedSlices, held_out_slices
 from mrbridge.dataset.settings import AugmentSettings
-from mrbridge.dataset.store import Store
+from mrbridge.dataset.store import Manifest, Store
 from mrbridge.errors import StoreError
 
 SIZE = 32
@@ -149,7 +148,7 @@ def test_a_store_without_a_contrast_to_train_on_is_refused(small_store: Store) -
         UnpairedSlices(Store(small_store.path, manifest), SIZE, 0)
 
 
-@pytest.mark.parametrize("spare_from", [1, 10_000], ids=["beside", "here"])
+@pytest.mark.parametrize("spare_from", [1, 10_000], ids=["worker", "here"])
 def test_the_loader_gives_the_steps_that_were_asked_for(
     spare_from: int, small_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,7 @@ def test_ground_truth_has_one_scale_in_all_subjects() -> None:
 
 
 def test_source_and_target_can_be_swapped(pairs: SimulatedPairs) -> None:
-    # Which slices show enough is told by the source, so that the sets may differ at the ends.
+    # The source contrast decides which slices show enough, so that the sets may differ at the ends.
     swapped = simulated(source="T2w", target="T1w")
     means, swapped_means = pairs.groups.mean((0, 2, 3)), swapped.groups.mean((0, 2, 3))
     np.testing.assert_allclose(means[[2, 3, 0, 1]], swapped_means, atol=0.1)

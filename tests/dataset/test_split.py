@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrbridge.dataset.manifest import ScanRecord
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.split import Request, split_scans
+from mrbridge.dataset.store import ScanRecord
 from mrbridge.errors import InputError
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 
@@ -135,12 +135,12 @@ def test_pictures_without_subjects_split_in_blocks_in_natural_order() -> None:
     wishes = [Request(record(None, c, name=n)) for c in ("T1w", "T2w") for n in sorted(names)]
     result = split_scans(wishes, PrepareSettings(gap=3))
     for contrast in ("T1w", "T2w"):
-        told = ["".join(result[f"None_{contrast}_{name}"]) for name in names]
-        assert {word or "gap" for word in told} == {"train", "val", "gap"}
-        start = told.index("val")
-        assert told[start - 3 : start + 7] == ["", "", "", *["val"] * 4, "", "", ""]
-        assert told.count("val") == 4
-        assert told.count("train") == 33
+        splits = ["".join(result[f"None_{contrast}_{name}"]) for name in names]
+        assert {word or "gap" for word in splits} == {"train", "val", "gap"}
+        start = splits.index("val")
+        assert splits[start - 3 : start + 7] == ["", "", "", *["val"] * 4, "", "", ""]
+        assert splits.count("val") == 4
+        assert splits.count("train") == 33
 
 
 def test_pictures_with_subjects_split_by_subject() -> None:

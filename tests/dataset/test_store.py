@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import zarr
 
-from mrbridge.dataset.manifest import Manifest, ScanRecord
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import (
+    Manifest,
+    ScanRecord,
     Store,
     array_path,
     data_hash,
@@ -94,12 +95,12 @@ def test_records_by_contrast_and_split(store: Store) -> None:
 
 
 def test_a_chunk_is_a_slice_and_a_scan_is_a_file(store: Store) -> None:
-    told = json.loads((array_path(store.path, "t1") / "zarr.json").read_text())
-    assert told["zarr_format"] == 3
-    (sharding,) = told["codecs"]
+    header = json.loads((array_path(store.path, "t1") / "zarr.json").read_text())
+    assert header["zarr_format"] == 3
+    (sharding,) = header["codecs"]
     assert sharding["configuration"]["chunk_shape"] == [1, 9, 7]
-    assert told["data_type"] == "float16"
-    assert told["attributes"]["mrbridge"]["contrast"] == "T1w"
+    assert header["data_type"] == "float16"
+    assert header["attributes"]["mrbridge"]["contrast"] == "T1w"
     assert file_of(store, "t1").is_file()
 
 
@@ -215,8 +216,8 @@ def test_pairs_show_the_same_anatomy(tmp_path: Path) -> None:
             scan("other session", "T2w", session="2"),
             scan("other grid", "T1w", subject="b"),
             scan("other grid's", "T2w", subject="b", grid_hash="h"),
-            scan("nobody", "T1w", subject=None),
-            scan("nobody's", "T2w", subject=None),
+            scan("unknown", "T1w", subject=None),
+            scan("unknown's", "T2w", subject=None),
         ],
     )
     pairs = store.pairs("val")

@@ -16,9 +16,8 @@ import httpx
 import pytest
 from tests.download.server import Served, Server, scan
 
-from mrbridge.download import fetch as module
-from mrbridge.download import http
-from mrbridge.download.fetch import Expected, damage, fetch
+from mrbridge.download import folder, http
+from mrbridge.download.folder import Expected, damage, fetch
 from mrbridge.download.http import (
     Damaged,
     FileState,
@@ -177,7 +176,7 @@ class TestLimits:
     def test_of_an_endless_file_without_a_listed_size(
         self, server: Server, session: Session, target: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "MAX_FILE", 1 << 20)
+        monkeypatch.setattr(folder, "MAX_FILE", 1 << 20)
         server.files["/a"] = Served(CONTENT, endless=True)
         with pytest.raises(InputError, match="sends more than it should"):
             fetch(session, f"{server.url}/a", target, Expected())
@@ -211,7 +210,7 @@ class TestLimits:
             fetch(session, url, target, Expected())
 
     def test_of_a_gzip_bomb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "MAX_UNPACKED", 10_000_000)
+        monkeypatch.setattr(folder, "MAX_UNPACKED", 10_000_000)
         (tmp_path / "a").write_bytes(gzip.compress(bytes(12_000_000)))
         assert damage(tmp_path / "a", Expected(), ".nii.gz") == (
             "is larger than any scan once unpacked"
@@ -304,7 +303,7 @@ class TestNextRun:
         server.files["/a"].slow = 0.05
         code = (
             "import sys, pathlib\n"
-            "from mrbridge.download.fetch import Expected, fetch\n"
+            "from mrbridge.download.folder import Expected, fetch\n"
             "from mrbridge.download.http import Session\n"
             "from mrbridge.download.settings import DownloadSettings\n"
             "session, path = Session(DownloadSettings()), pathlib.Path(sys.argv[2])\n"

@@ -19,10 +19,9 @@ import pytest
 from tests.download.conftest import QUICK, TABLE, Run
 from tests.download.server import Served, Server, scan, tar
 
-from mrbridge.download import fetch, folder
+from mrbridge.download import folder
 from mrbridge.download.folder import RECORD, Folder, Report
-from mrbridge.download.ixi import download
-from mrbridge.download.ixi_metadata import read_people
+from mrbridge.download.ixi import download, read_people
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
 from mrbridge.io.bids import find_scans, is_bids
 
@@ -320,9 +319,9 @@ class TestArchives:
     ) -> None:
         server.files["/IXI-T1.tar"] = Served(content)
         for _ in range(2):
-            code, told, _ = run("ixi", "-o", out, "--mirror", server.url, "--json")
+            code, text, _ = run("ixi", "-o", out, "--mirror", server.url, "--json")
             assert code == 1
-            answer = json.loads(told.splitlines()[-1])
+            answer = json.loads(text.splitlines()[-1])
             assert answer["failed"] == {"IXI-T1.tar": "contains no scans"}
             assert answer["scans"] == 3
 
@@ -376,7 +375,7 @@ class TestArchives:
         out: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(fetch, "MAX_UNPACKED", 1_000_000)
+        monkeypatch.setattr(folder, "MAX_UNPACKED", 1_000_000)
         bad = {
             "IXI012-HH-1211-T1.nii.gz": gzip.compress(bytes(2_000_000)),
             "IXI013-HH-1212-T1.nii.gz": scan(1)[:-3],

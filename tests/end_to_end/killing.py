@@ -6,7 +6,7 @@ milliseconds. A job is a line of JSON on standard input, its outcome a line on s
     {"verb": "prepare", "arguments": {...}, "instant": 12, "delay": null}
 
 `instant` kills before or after the n-th call that changes files, so that every window is met;
-`delay` kills that many seconds after the verb began, wherever it may be.
+`delay` kills that many seconds after the verb began, at whatever it is doing then.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def translate(model: str, image: str, out: str) -> None:
 
 
 def train(store: str, out: str, start: str, settings: dict[str, Any]) -> None:
-    """The verb `train`, which goes on where there is something to go on with."""
+    """The verb `train`, which continues a run if there is one."""
     from mrbridge.dataset import loader
     from mrbridge.training.run import train
     from mrbridge.training.settings import resolve
@@ -97,10 +97,10 @@ class Instants:
 
 def run(job: dict[str, Any], answer: int, ready: int) -> None:
     """In the fork: run the verb and tell how it went."""
-    # Beside `out`, where a folder that takes its place is made.
+    # Next to `out`, where the folder that replaces it is written.
     instants = Instants(str(Path(job["arguments"]["out"]).parent), job.get("instant"))
     instants.watch()
-    told: dict[str, Any] = {"ended": "done"}
+    result: dict[str, Any] = {"ended": "done"}
     os.write(ready, b"!")
     began = time.monotonic()
     if job.get("file_size") is not None:
@@ -110,10 +110,15 @@ def run(job: dict[str, Any], answer: int, ready: int) -> None:
         VERBS[job["verb"]](**job["arguments"])
     except BaseException as error:
         code = getattr(error, "exit_code", None)
-        told = {"ended": "failed", "error": str(error), "kind": type(error).__name__, "code": code}
-        told["trace"] = traceback.format_exc()
-    told |= {"seconds": time.monotonic() - began, "instants": instants.count}
-    os.write(answer, json.dumps(told).encode())
+        result = {
+            "ended": "failed",
+            "error": str(error),
+            "kind": type(error).__name__,
+            "code": code,
+        }
+        result["trace"] = traceback.format_exc()
+    result |= {"seconds": time.monotonic() - began, "instants": instants.count}
+    os.write(answer, json.dumps(result).encode())
     os._exit(0)
 
 
@@ -144,10 +149,10 @@ def serve() -> None:
             time.sleep(job["delay"])
             os.kill(pid, signal.SIGKILL)
         with os.fdopen(answered, "rb") as stream:
-            told = json.loads(stream.read() or b'{"ended": "killed"}')
+            result = json.loads(stream.read() or b'{"ended": "killed"}')
         os.close(begun)
         os.waitpid(pid, 0)
-        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()
 
 

@@ -41,8 +41,8 @@ def errors(root: Path) -> list[tuple[str, str | None]]:
     file that it names is left out here.
     """
     command = [str(PROGRAM), str(root), "--recursive", "--format", "json"]
-    told = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
-    parts: list[dict[str, Any]] = [told, *told.get("derivativesSummary", {}).values()]
+    report = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+    parts: list[dict[str, Any]] = [report, *report.get("derivativesSummary", {}).values()]
     assert all(part["summary"]["totalFiles"] for part in parts)
     return [
         (issue["code"], issue.get("location"))
@@ -82,8 +82,8 @@ def test_derivatives_beside_the_source(
     out = (raw.parent if link == "../" else tmp_path) / "out"
     assert len(translate(raw, out, model=tiny_bundle, device="cpu")) == 3
     check_dataset(Request(Translator(tiny_bundle, "cpu"), TranslateSettings()), raw, out)
-    told = json.loads((out / "dataset_description.json").read_text())
-    assert told["DatasetLinks"]["raw"].startswith(link)
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetLinks"]["raw"].startswith(link)
     assert errors(out) == []
     assert passes(out)
     (out / ".bidsignore").unlink()

@@ -31,8 +31,8 @@ def run(run: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
     def call(*arguments: Any) -> dict[str, Any]:
         code, out, err = run(*arguments, "--json", "-q")
         assert code == 0, err
-        told: dict[str, Any] = json.loads(out.splitlines()[-1])
-        return told
+        result: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return result
 
     return call
 
@@ -51,22 +51,22 @@ def test_bids(run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None
         assert synthetic.voxels.shape == original.voxels.shape
         assert synthetic.synthetic
         assert np.isfinite(synthetic.voxels).all()
-    told = run("evaluate", "-m", model, "--pairs", bids_scans, "-o", tmp_path / "scores")
-    assert Path(told["report"]).is_file()
-    assert told["summary"]
+    result = run("evaluate", "-m", model, "--pairs", bids_scans, "-o", tmp_path / "scores")
+    assert Path(result["report"]).is_file()
+    assert result["summary"]
     rows = (tmp_path / "scores" / "scores.csv").read_text().splitlines()
     assert len(rows) > 8, "four subjects, two directions"
-    syntheses = run(
+    scores = run(
         *("evaluate", "--real", bids_scans, "--synthetic", tmp_path / "made"),
         *("-o", tmp_path / "files"),
     )
-    assert Path(syntheses["report"]).is_file()
+    assert Path(scores["report"]).is_file()
 
 
 def test_pictures(run: Callable[..., Any], picture_folder: Path, tmp_path: Path) -> None:
     store, model = tmp_path / "store", tmp_path / "run"
-    told = run("prepare", picture_folder, "-o", store)
-    assert told["T1w"]["train"] > told["T1w"]["val"] > 0
+    result = run("prepare", picture_folder, "-o", store)
+    assert result["T1w"]["train"] > result["T1w"]["val"] > 0
     run("train", store, "-o", model, *TINY)
     made = run("translate", "-m", model, "-i", picture_folder / "TrainT2", "-o", tmp_path / "T1")
     assert len(made["outputs"]) == 30

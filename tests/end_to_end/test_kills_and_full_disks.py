@@ -46,9 +46,9 @@ class Server:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-        told = json.loads(self.process.stdout.readline())
-        assert isinstance(told, dict)
-        return told
+        result = json.loads(self.process.stdout.readline())
+        assert isinstance(result, dict)
+        return result
 
 
 def _plain(value: Any) -> Any:
@@ -104,9 +104,9 @@ class Case:
 
     def learn(self, server: Server) -> None:
         """Run undisturbed."""
-        told = server.run(self.verb, self.given | {"out": self.calm})
-        assert told["ended"] == "done", told
-        self.seconds, self.instants = told["seconds"], told["instants"]
+        result = server.run(self.verb, self.given | {"out": self.calm})
+        assert result["ended"] == "done", result
+        self.seconds, self.instants = result["seconds"], result["instants"]
         assert self.instants > 10
         for tree in (self.calm, *([self.old] if self.old else [])):
             for name, digest in content(tree).items():
@@ -130,7 +130,7 @@ class Case:
             assert run_differences(self.calm, out) == []
             return
         ours, calm = content(out), content(self.calm)
-        if "dataset_description.json" in calm:  # what was made before is skipped, and told so
+        if "dataset_description.json" in calm:  # what was made before is skipped and reported
             ours.pop("report.json"), calm.pop("report.json")
         assert ours == calm
 
@@ -163,19 +163,19 @@ def check_run_whole(run: Path) -> None:
 
 def run_differences(one: Path, other: Path) -> list[str]:
     """Where two runs differ but for clocks: both checkpoints, bundle, pictures."""
-    told = []
+    found = []
     for name in ("last.ckpt", "best.ckpt"):
         states = [load_checkpoint(run / "checkpoints" / name) for run in (one, other)]
-        told += differences(states[0], states[1], name)
+        found += differences(states[0], states[1], name)
     names = [content(run).keys() for run in (one, other)]
-    told += [n for n in names[0] ^ names[1] if not n.startswith("tensorboard/")]
+    found += [n for n in names[0] ^ names[1] if not n.startswith("tensorboard/")]
     kept = [content(run) for run in (one, other)]
     same = ("samples/", "settings.yaml", "progress.gif", "bundle/weights")
-    told += [n for n in kept[0] if n.startswith(same) and kept[0][n] != kept[1].get(n)]
+    found += [n for n in kept[0] if n.startswith(same) and kept[0][n] != kept[1].get(n)]
     manifests = [read_manifest(run).model_dump() for run in (one, other)]
     for manifest in manifests:
         del manifest["trained"]["minutes"]
-    return told + differences(manifests[0], manifests[1], "bundle.json")
+    return found + differences(manifests[0], manifests[1], "bundle.json")
 
 
 @pytest.fixture(scope="module")
@@ -202,8 +202,8 @@ def cases(
         name = f"sub-{number:02}_T1w.nii.gz"
         shutil.copy(scans / f"sub-{number:02}/anat/{name}", files / f"{number}.nii.gz")
     old = folder / "old"
-    told = server.run("translate", {"model": other, "image": files, "out": old})
-    assert told["ended"] == "done", told
+    result = server.run("translate", {"model": other, "image": files, "out": old})
+    assert result["ended"] == "done", result
     study = folder / "study"
     voxels = np.repeat(np.repeat(studies.marked((8, 8, 5)).voxels, 4, 0), 4, 1)
     studies.write_series(study, Volume(voxels, studies.oblique()))
@@ -248,14 +248,16 @@ def kill(server: Server, case: Case, count: int, seed: int, folder: Path) -> lis
                 how: dict[str, float] = {"instant": int(rng.integers(1, case.instants + 1))}
             else:
                 how = {"delay": float(rng.uniform(0, case.seconds))}
-            told = server.run(case.verb, arguments, **how)
-            assert told["ended"] != "failed", f"{told['trace']} after {killed[-IN_A_ROW:]}, {how}"
+            result = server.run(case.verb, arguments, **how)
+            assert result["ended"] != "failed", (
+                f"{result['trace']} after {killed[-IN_A_ROW:]}, {how}"
+            )
             case.check_whole(out)
-            if told["ended"] == "done":
+            if result["ended"] == "done":
                 break
             killed.append(f"{out.name}: {how}")
-        told = server.run(case.verb, arguments)
-        assert told["ended"] == "done", f"{told} after {killed[-IN_A_ROW:]}"
+        result = server.run(case.verb, arguments)
+        assert result["ended"] == "done", f"{result} after {killed[-IN_A_ROW:]}"
         case.check_same(out)
         shutil.rmtree(out)
     return killed
@@ -290,13 +292,13 @@ def test_a_full_disk(name: str, server: Server, cases: dict[str, Case], tmp_path
     arguments = case.given | {"out": out}
     failed = 0
     for size in (0, 300, 3000, 30000):
-        told = server.run(case.verb, arguments, file_size=size)
-        if told["ended"] == "failed":
+        result = server.run(case.verb, arguments, file_size=size)
+        if result["ended"] == "failed":
             failed += 1
-            assert told["code"] in (1, 2), told["trace"]
-            if told["code"] == 2:
-                assert "cannot be written (" in told["error"], told["trace"]
-                assert "Check the free space" in told["error"]
+            assert result["code"] in (1, 2), result["trace"]
+            if result["code"] == 2:
+                assert "cannot be written (" in result["error"], result["trace"]
+                assert "Check the free space" in result["error"]
         case.check_whole(out)
         assert not [path for path in tmp_path.rglob("*") if is_temporary(path)]
     assert failed >= 2

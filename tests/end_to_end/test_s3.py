@@ -32,7 +32,7 @@ def server() -> Iterator[Any]:
     started = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     started.start()
     host, port = started.get_host_and_port()
-    told = {
+    variables = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "user",
         "AWS_SECRET_ACCESS_KEY": "geheim",
@@ -40,7 +40,7 @@ def server() -> Iterator[Any]:
         "AWS_MAX_ATTEMPTS": "1",
     }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in told.items():
+        for name, value in variables.items():
             patch.setenv(name, value)
         yield started
     started.stop()
@@ -88,9 +88,9 @@ def test_prepare_in_processes_gives_the_bytes_of_the_local_store(
     bucket: Any, bids_scans: Path, tmp_path: Path
 ) -> None:
     prepare(bids_scans, tmp_path / "store")
-    told = mrbridge("prepare", "s3://cloud/bids", "-o", "s3://cloud/store", "--workers", "2")
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.startswith("s3://cloud/store: T1w ")
+    done = mrbridge("prepare", "s3://cloud/bids", "-o", "s3://cloud/store", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("s3://cloud/store: T1w ")
     assert at(bucket, "cloud/store") == local(tmp_path / "store")
     assert b"geheim" not in b"".join(at(bucket, "cloud/store").values())
     before = {k: v["LastModified"] for k, v in bucket.find("cloud/store", detail=True).items()}
@@ -126,9 +126,9 @@ def test_one_writer_at_a_time(bucket: Any) -> None:
 def test_faults(bucket: Any, server: Any) -> None:
     with pytest.raises(InputError, match=r"s3://none/bids: does not exist .*bucket does not exist"):
         localise("s3://none/bids")
-    told = mrbridge("prepare", "s3://cloud/bids", "-o", "s3://none/store")
-    assert told.returncode == 2
-    assert told.stderr.startswith("error: s3://none/store: does not exist (")
+    done = mrbridge("prepare", "s3://cloud/bids", "-o", "s3://none/store")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: s3://none/store: does not exist (")
     bucket.pipe("cloud/x.json", b"{}")
     path = localise("s3://cloud/x.json")
     bucket.rm("cloud/x.json")

@@ -190,9 +190,9 @@ def check(command: Command, code: int, out: str, err: str) -> None:
     assert err.count("\n") == 1, err
     assert err.startswith("error: ")
     assert "interrupted" in err or "stopped" in err
-    told = json.loads(out)
-    assert told["interrupted"] is True
-    assert told["exit_code"] == 3
+    answer = json.loads(out)
+    assert answer["interrupted"] is True
+    assert answer["exit_code"] == 3
     left = [path for path in Path().rglob(".~*") if path.is_file()]
     assert left == []
     if command.report is not None:
@@ -200,12 +200,12 @@ def check(command: Command, code: int, out: str, err: str) -> None:
         assert report["interrupted"] is True
         assert 0 < len(report["done"]) < MANY
         assert command.counts is not None
-        counted = told[command.counts]
+        counted = answer[command.counts]
         assert (counted if isinstance(counted, int) else len(counted)) == len(report["done"])
 
 
 def parameters() -> list[Any]:
-    """All commands with both signals; the quick share with SIGTERM alone."""
+    """All commands with both signals; the quick share with SIGTERM only."""
     return [
         pytest.param(
             *(name, number),

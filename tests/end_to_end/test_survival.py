@@ -30,7 +30,7 @@ Runner = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def scans(bids_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three T1w scans in a folder; details of errors go to a folder beside it."""
+    """Three T1w scans in a folder; details of errors go to a folder next to it."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     folder = tmp_path / "scans"
     folder.mkdir()
@@ -41,7 +41,7 @@ def scans(bids_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def in_one_line(err: str) -> bool:
-    """Whether something is said, and no traceback."""
+    """Whether there is a message, and no traceback."""
     return "Traceback" not in err and all(line.startswith("error: ") for line in err.splitlines())
 
 
@@ -64,7 +64,7 @@ class TestBatch:
                 PermissionError(13, "Permission denied", "x.nii"),
                 "used (permission denied)",
             ),
-            (KeyError("nobody foresaw it"), "(KeyError)"),
+            (KeyError("unforeseen"), "(KeyError)"),
         ],
     )
     def test_one_scan_fails_in_any_way(
@@ -87,16 +87,16 @@ class TestBatch:
         code, _, err = run("translate", "-i", scans, "-o", tmp_path / "out", *MODEL)
         assert code == 1
         assert "Traceback" not in err
-        (told,) = failures(tmp_path / "out" / "report.json").items()
-        assert told[0] == "sub-02_T1w.nii.gz"
-        assert reason in told[1]
+        (failure,) = failures(tmp_path / "out" / "report.json").items()
+        assert failure[0] == "sub-02_T1w.nii.gz"
+        assert reason in failure[1]
         assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
         details = list((tmp_path / "state").rglob("*.txt"))
         assert len(details) == isinstance(error, KeyError)
         for file in details:
-            assert "nobody foresaw it" in file.read_text()
+            assert "unforeseen" in file.read_text()
             assert file.stat().st_mode & 0o777 == 0o600
-        # Alone, it is one line that names the file.
+        # As the only input, it is one line that names the file.
         one = scans / "sub-02_T1w.nii.gz"
         code, _, err = run("translate", "-i", one, "-o", tmp_path / "x.nii.gz", *MODEL)
         assert (code, err.count("\n")) == (2, 1)
@@ -155,13 +155,13 @@ class TestBatch:
         line = {"prepare": ["prepare", root, "-o", out, "-q"]}
         code, _, _ = run(*line.get(verb, ["translate", "-i", root, "-o", out, *MODEL]))
         assert code == 1
-        told = failures(out / "report.json")
-        assert told == {locked.name: "is a folder that cannot be read (Permission denied)"}
+        found = failures(out / "report.json")
+        assert found == {locked.name: "is a folder that cannot be read (Permission denied)"}
 
     def test_nan_in_a_sidecar(self, bids_scans: Path, tmp_path: Path) -> None:
         root = shutil.copytree(bids_scans, tmp_path / "bids")
-        told = '{"SkullStripped": NaN, "AnatomicalLandmarkCoordinates": {"AC": [NaN, 1, Infinity]}}'
-        (root / "sub-01" / "anat" / "sub-01_T1w.json").write_text(told)
+        text = '{"SkullStripped": NaN, "AnatomicalLandmarkCoordinates": {"AC": [NaN, 1, Infinity]}}'
+        (root / "sub-01" / "anat" / "sub-01_T1w.json").write_text(text)
         done = subprocess.run(
             [
                 sys.executable,
@@ -254,12 +254,12 @@ class TestSurroundings:
     def test_a_user_without_a_home(
         self, run: Runner, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def nobody(_: int) -> Any:
+        def unknown(_: int) -> Any:
             raise KeyError
 
         for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(pwd, "getpwuid", nobody)
+        monkeypatch.setattr(pwd, "getpwuid", unknown)
         one, out = scans / "sub-01_T1w.nii.gz", tmp_path / "out.nii.gz"
         code, _, err = run("translate", "-i", one, "-o", out, *MODEL)
         assert code == 0, err

@@ -44,7 +44,7 @@ def cloud(memory: Any, bids_scans: Path) -> str:
 
 @pytest.fixture
 def run(run: Callable[..., Any]) -> Callable[..., Any]:
-    """The command line, which tells nobody where copies lie."""
+    """The command line, which never names the local copies."""
 
     def call(*arguments: Any) -> tuple[int, str, str]:
         code, out, err = run(*arguments)
@@ -131,8 +131,8 @@ def test_a_data_set_is_translated_as_the_local_one_and_not_twice(
     assert not any(item.skipped for item in done)
     made = at(memory, "/cloud/bids/derivatives/mrbridge")
     assert without_links(made) == without_links(local(tmp_path / "out"))
-    told = json.loads(made["dataset_description.json"])
-    assert told["DatasetLinks"] == {"raw": "../.."}
+    description = json.loads(made["dataset_description.json"])
+    assert description["DatasetLinks"] == {"raw": "../.."}
     assert all(item.skipped for item in translate(cloud, out, model=tiny_bundle))
     again = at(memory, "/cloud/bids/derivatives/mrbridge")
     assert {n: b for n, b in again.items() if n != "report.json"} == {
@@ -146,8 +146,8 @@ def test_derivatives_say_from_which_url_they_come(
     for out, where in ((tmp_path / "out", tmp_path / "out"), ("memory://other/out", None)):
         translate(cloud, out, model=tiny_bundle, participants=["01"])
         written = local(where) if where else at(memory, "/other/out")
-        told = json.loads(written["dataset_description.json"])
-        assert told["SourceDatasets"] == [{"URL": cloud}]
+        description = json.loads(written["dataset_description.json"])
+        assert description["SourceDatasets"] == [{"URL": cloud}]
     named = "memory://cloud/DOE_JOHN"
     memory.copy("/cloud/bids", "/cloud/DOE_JOHN", recursive=True)
     translate(named, tmp_path / "named", model=tiny_bundle, participants=["01"])

@@ -249,7 +249,7 @@ class TestRegistered:
         back = np.eye(4)
         back[0, 3] = -4
         found = Registration(back, "rigid", 0.4, 0.9, 4.0, 0.125, 8, 9, 1.0)
-        monkeypatch.setattr("mrbridge.evaluation.alignment.register", lambda *_: found)
+        monkeypatch.setattr("mrbridge.evaluation.registration.register", lambda *_: found)
         return bids
 
     def test_registration_in_table_json_and_report(self, moved, world, tmp_path):
@@ -266,7 +266,7 @@ class TestRegistered:
         assert cases["sub-02"]["registration"]["scored_on_grid_of"] == "T1w"
         assert cases["sub-02"]["registration"]["moving_to_fixed_ras_mm"][0] == [1, 0, 0, -4]
         page = result.report.read_text()
-        assert "1 of 3 pairs did not lie on one grid and were registered" in page
+        assert "1 of 3 pairs were not on one grid and were registered" in page
         assert "0.400 → 0.900" in page
         assert [verdict.outcome for verdict in result.verdicts] == ["better", "better"]
 
@@ -305,7 +305,7 @@ class TestUnpaired:
 
 class TestFiles:
     @pytest.fixture
-    def syntheses(self, bids, world, tmp_path):
+    def synthetic_images(self, bids, world, tmp_path):
         """What the knowing translator would write of the T1w scans."""
         from mrbridge.io import read, write
 
@@ -315,8 +315,8 @@ class TestFiles:
             write(made, tmp_path / "made" / f"sub-0{number}_desc-synth_T2w.nii.gz")
         return tmp_path / "made"
 
-    def test_scores_are_those_of_the_model_on_pairs(self, bids, syntheses, world, tmp_path):
-        files = score(real=bids, synthetic=syntheses, out=tmp_path / "a", settings=QUICK)
+    def test_scores_are_those_of_the_model_on_pairs(self, bids, synthetic_images, world, tmp_path):
+        files = score(real=bids, synthetic=synthetic_images, out=tmp_path / "a", settings=QUICK)
         pairs = evaluate(world.Knowing(20), bids, out=tmp_path / "b", settings=QUICK)
         one, other = files.summary["to_T2w"]["model"], pairs.summary["T1w_to_T2w"]["model"]
         for kind in ("fit", "plain"):
@@ -324,23 +324,23 @@ class TestFiles:
                 assert one[kind][measure]["mean"] == pytest.approx(other[kind][measure]["mean"])
         assert set(files.summary["to_T2w"]) == {"model"}
 
-    def test_workers_change_nothing(self, bids, syntheses, tmp_path):
+    def test_workers_change_nothing(self, bids, synthetic_images, tmp_path):
         for workers in (1, 2):
             score(
                 real=bids,
-                synthetic=syntheses,
+                synthetic=synthetic_images,
                 out=tmp_path / str(workers),
                 settings=QUICK,
                 workers=workers,
             )
         assert lines_of(tmp_path / "1") == lines_of(tmp_path / "2")
 
-    def test_single_files_and_a_mask(self, bids, syntheses, world, tmp_path):
+    def test_single_files_and_a_mask(self, bids, synthetic_images, world, tmp_path):
         half = world.inside()
         half[:12] = False
         result = score(
             real=bids / "sub-01/anat/sub-01_T2w.nii.gz",
-            synthetic=syntheses / "sub-01_desc-synth_T2w.nii.gz",
+            synthetic=synthetic_images / "sub-01_desc-synth_T2w.nii.gz",
             mask=world.save(half, tmp_path / "m.nii.gz"),
             out=tmp_path / "out",
         )

@@ -1,4 +1,4 @@
-"""Grids, masks and floors of single cases."""
+"""Grids, masks and monotone baselines of single cases."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class TestGrid:
         path = world.save(np.ones((24, 28, 21)), tmp_path / "deeper.nii.gz")
         other = replace(job, case=replace(job.case, images={**job.case.images, "T2w": path}))
         with pytest.raises(InputError, match=r"not on one grid \(shapes"):
-            sample_case(other)
+            score_case(other)
 
     def test_a_synthetic_scan_is_not_a_reference(self, job, world, tmp_path):
         from mrbridge.io import write
@@ -150,7 +150,7 @@ class TestMask:
             score_case(replace(job, case=replace(job.case, mask=path)))
 
 
-class TestFloor:
+class TestMonotoneBaseline:
     def test_is_perfect_where_contrasts_are_monotone_functions(self, job, world, tmp_path):
         t1w = world.t1w_of(5)
         curved = np.where(t1w > 0, 2000 * np.exp(-t1w / 400), 0)
@@ -158,38 +158,42 @@ class TestFloor:
         images["T1w"] = world.save(t1w, tmp_path / "x.nii.gz")
         images["T2w"] = world.save(curved, tmp_path / "y.nii.gz")
         job = replace(job, case=replace(job.case, images=images))
-        ((baselines, on),) = fit_baselines([job.case], [sample_case(job)])
+        ((baselines, on),) = fit_baselines([job.case], [sample_case(job)[1]])
         found = score_case(replace(job, baselines=baselines))
         assert on == "itself"
         for one in found.values():
             assert one.scores["floor"]["fit"]["psnr"] > 40
 
     def test_a_falling_mapping_keeps_the_background_black(self, job):
-        ((baselines, _),) = fit_baselines([job.case], [sample_case(job)])
+        ((baselines, _),) = fit_baselines([job.case], [sample_case(job)[1]])
         assert baselines[THERE.key].outputs[0] > baselines[THERE.key].outputs[-1]
-        floor = score_case(replace(job, baselines=baselines, samples=3))[THERE.key].samples["floor"]
-        assert (floor[:, :2, :2] == 0).all()
-        assert floor[:, 14, 12].min() > 0
+        baseline = score_case(replace(job, baselines=baselines, samples=3))[THERE.key].samples[
+            "floor"
+        ]
+        assert (baseline[:, :2, :2] == 0).all()
+        assert baseline[:, 14, 12].min() > 0
 
     def test_is_worse_than_a_model_that_uses_more_than_intensity(self, job):
-        ((baselines, _),) = fit_baselines([job.case], [sample_case(job)])
+        ((baselines, _),) = fit_baselines([job.case], [sample_case(job)[1]])
         for one in score_case(replace(job, baselines=baselines)).values():
-            floor, model, copy = (one.scores[m]["fit"]["psnr"] for m in ("floor", "model", "copy"))
-            assert copy < floor < 30 < model
+            baseline, model, copy = (
+                one.scores[m]["fit"]["psnr"] for m in ("floor", "model", "copy")
+            )
+            assert copy < baseline < 30 < model
 
     def test_is_fitted_on_other_subjects_only(self):
         cases = [Case(name, name[0], {}) for name in ("a1", "a2", "b")]
         curves = {"a1": 1.0, "a2": 2.0, "b": 3.0}
         x = np.linspace(0, 1, 50, dtype=np.float32)
         samples = [{THERE.key: (x, curves[case.name] * x)} for case in cases]
-        floors = fit_baselines(cases, samples)
-        tops = [floor[THERE.key].outputs[-1] for floor, _ in floors]
+        fitted = fit_baselines(cases, samples)
+        tops = [baselines[THERE.key].outputs[-1] for baselines, _ in fitted]
         assert tops == pytest.approx([3.0, 3.0, 1.5])
-        assert [on for _, on in floors] == ["others"] * 3
+        assert [on for _, on in fitted] == ["others"] * 3
         assert fit_baselines(cases[:2], samples[:2])[0][1] == "itself"
 
     def test_samples_are_seeded_and_capped(self, job):
-        some = [sample_case(replace(job, voxels=100)) for _ in range(2)]
+        some = [sample_case(replace(job, voxels=100))[1] for _ in range(2)]
         assert some[0][THERE.key][0].shape == (100,)
         np.testing.assert_array_equal(some[0][THERE.key], some[1][THERE.key])
         assert voxels_per_case(1) == voxels_per_case(10) == 50_000

@@ -19,11 +19,11 @@ THERE = Direction("T1w", "T2w")
 def scored(
     name: str,
     model: tuple[float, float],
-    floor: tuple[float, float] | None = (20.0, 0.8),
+    baseline: tuple[float, float] | None = (20.0, 0.8),
     subject: str | None = None,
 ) -> Scored:
-    """A case with (PSNR, SSIM) of model and floor."""
-    methods = {"model": model} | ({} if floor is None else {"floor": floor})
+    """A case with (PSNR, SSIM) of model and monotone baseline."""
+    methods = {"model": model} | ({} if baseline is None else {"floor": baseline})
     scores = {
         method: {kind: {"psnr": v[0], "ssim": v[1], "mae": 0.1} for kind in ("fit", "plain")}
         for method, v in methods.items()
@@ -111,7 +111,7 @@ class TestVerdict:
         assert "3.33 dB" in found.text
 
     def test_no_verdict_without_baseline_or_pairs(self):
-        assert verdict(scored("a", (30, 0.9), floor=None)).outcome == "unknown"
+        assert verdict(scored("a", (30, 0.9), baseline=None)).outcome == "unknown"
         single = Scored(Case("a", "a", {}), {THERE.key: Result()})
         assert verdict(single).outcome == "unknown"
         assert "no pairs" in verdict(single).text

@@ -154,12 +154,12 @@ _READ, _FAULTS = "tests/io/test_dicom_read.py", "tests/io/test_dicom_faults.py"
 law("dicom", "compressed files are decoded", f"{_READ}::test_compressed_syntaxes")
 law("dicom", "files without preamble are read", f"{_READ}::test_some_of_a_series")
 law("dicom", "padding is background", f"{_READ}::test_it_is_background")
-law("dicom", "MONOCHROME1 is inverted", f"{_READ}::test_it_is_turned_back")
+law("dicom", "MONOCHROME1 is inverted", f"{_READ}::test_it_is_inverted_back")
 law("dicom", "frames of a classic image are read, or refused", f"{_READ}::TestClassicFrames")
 law("dicom", "directions and positions that differ by rounding are one volume", f"{_FAULTS}::TestTolerance")  # fmt: skip  # noqa: E501
 law("dicom", "enhanced multi-frame files are read", f"{_READ}::test_enhanced")
 law("dicom", "one series is chosen by its contrast", f"{_FAULTS}::test_one_is_chosen_by_contrast")
-law("dicom", "maps, mosaics, phases, screen saves are told apart", f"{_FAULTS}::test_each_is_told_apart_and_refused")  # fmt: skip  # noqa: E501
+law("dicom", "maps, mosaics, phases, screen saves are told apart", f"{_FAULTS}::test_each_is_recognised_and_refused")  # fmt: skip  # noqa: E501
 law("dicom", "private tags are neither needed nor kept", f"{_FAULTS}::test_private_tags_are_not_needed")  # fmt: skip  # noqa: E501
 law("dicom", "a bomb in a zip", f"{_FAULTS}::test_a_bomb")
 law("dicom", "a kill at any instant leaves a whole series", "tests/io/test_dicom_write.py::test_a_kill_at_any_instant_leaves_a_whole_series")  # fmt: skip  # noqa: E501

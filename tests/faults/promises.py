@@ -42,17 +42,17 @@ PROMISES: list[tuple[str, list[str]]] = [
     (
         "Folders, tables, reports, runs and images that mrbridge did not write are not replaced",
         [
-            f"{_OURS}::test_a_folder_of_arrays_is_no_store",
-            f"{_OURS}::test_tables_and_pages_of_somebody_else_stay",
-            f"{_OURS}::test_a_report_of_somebody_else_stays",
-            f"{_OURS}::test_a_project_is_no_run",
+            f"{_OURS}::test_a_folder_of_arrays_is_not_a_store",
+            f"{_OURS}::test_foreign_tables_and_pages_stay",
+            f"{_OURS}::test_a_foreign_report_stays",
+            f"{_OURS}::test_a_project_is_not_a_run",
             f"{_OURS}::test_an_acquired_image_that_says_synthetic_stays",
         ],
     ),
     (
         "Stores and runs have one writer at a time, on disks and at URLs",
         [
-            f"{_WRITERS}::test_the_second_writer_is_told_who_the_first_is",
+            f"{_WRITERS}::test_the_second_writer_learns_who_the_first_is",
             f"{_WRITERS}::test_two_prepares_at_once_leave_a_whole_store",
             f"{_WRITERS}::test_a_store_at_a_url",
         ],
@@ -61,8 +61,8 @@ PROMISES: list[tuple[str, list[str]]] = [
         "A damaged checkpoint is found, and the printed remedy works",
         [
             f"{_CHECKED}::test_a_flipped_bit_of_a_checkpoint_is_found_and_the_remedy_works",
-            f"{_CHECKED}::test_files_that_are_no_checkpoint",
-            f"{_CHECKED}::test_edited_settings_are_told",
+            f"{_CHECKED}::test_files_that_are_not_checkpoints",
+            f"{_CHECKED}::test_edited_settings_are_reported",
         ],
     ),
     (
@@ -83,7 +83,7 @@ PROMISES: list[tuple[str, list[str]]] = [
     (
         "A rescale slope that is not a number is refused; a decimal comma is read",
         [
-            f"{_HEADERS}::test_a_scale_that_is_no_number",
+            f"{_HEADERS}::test_a_scale_that_is_not_a_number",
             f"{_HEADERS}::test_a_decimal_comma_is_read",
         ],
     ),
@@ -194,7 +194,7 @@ PROMISES: list[tuple[str, list[str]]] = [
     ),
     (
         "An edited store manifest is refused in one line",
-        [f"{_CHECKED}::test_edited_manifests_are_told_in_one_line"],
+        [f"{_CHECKED}::test_edited_manifests_are_reported_in_one_line"],
     ),
     (
         "A pipe is not replaced by an output",

@@ -161,7 +161,7 @@ def png_bomb(workshop: Workshop) -> Said:
 
 law("damage", "any damage at all: a minute of mutants", "tests/fuzz/test_readers.py::test_a_minute")
 law("damage", "cut at any length", "tests/contracts/test_formats.py::test_truncation_is_refused_at_any_length")  # fmt: skip  # noqa: E501
-law("damage", "headers that lie otherwise", "tests/io/test_nifti.py::test_headers_that_lie_are_refused")  # fmt: skip  # noqa: E501
+law("damage", "headers that lie otherwise", "tests/io/test_nifti.py::test_wrong_headers_are_refused")  # fmt: skip  # noqa: E501
 
 
 @fault("values")

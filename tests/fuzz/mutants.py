@@ -1,5 +1,5 @@
-"""Damaged files: small whole ones (seeds), changed in the ways in which disks, networks and other
-programs damage files, and in ways that only ill will would find.
+"""Damaged files: small whole ones (seeds), changed as disks, networks and other programs damage
+files, and in malicious ways.
 
 A kind of file joins by one entry in `KINDS`.
 """
@@ -169,8 +169,8 @@ def damaged_nifti(rng: Random, seeds: list[tuple[str, bytes]]) -> Mutant:
         plain, how = _overwritten(rng, plain)
     else:
         inside = gzip.decompress(other) if other[:2] == b"\x1f\x8b" else other
-        told = damaged_bytes(rng, bytes(plain), inside)
-        plain, how = bytearray(told[0]), f"inside: {told[1]}"
+        mutant = damaged_bytes(rng, bytes(plain), inside)
+        plain, how = bytearray(mutant[0]), f"inside: {mutant[1]}"
     if not packed:
         return Mutant(bytes(plain), suffix, how, False)
     again = gzip.compress(plain, 1, mtime=0)
@@ -184,7 +184,7 @@ def _overwritten(rng: Random, plain: bytearray) -> tuple[bytearray, str]:
     is_second = 540 in (struct.unpack(f"{order}i", plain[:4])[0] for order in "<>")
     order = "<" if plain[0] in (0x5C, 0x1C) and plain[2] == 0 else ">"
     fields = _NIFTI2 if is_second else _NIFTI1
-    told = []
+    names = []
     for _ in range(int(rng.choice([1, 1, 2, 3]))):
         name = str(rng.choice(list(fields)))
         start, kind, count = fields[name]
@@ -197,8 +197,8 @@ def _overwritten(rng: Random, plain: bytearray) -> tuple[bytearray, str]:
         else:
             raw = rng.bytes(dtype.itemsize)
         plain[at : at + len(raw)] = raw
-        told.append(name)
-    return plain, f"header: {', '.join(told)}"
+        names.append(name)
+    return plain, f"header: {', '.join(names)}"
 
 
 # PNG. Source: PNG 1.2, chapters 3 and 4.

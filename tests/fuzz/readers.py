@@ -1,11 +1,11 @@
-"""Feed damaged files to the readers and see that nothing but our own errors comes out.
+"""Read damaged files and check that only mrbridge's own errors are raised.
 
     python tests/fuzz/readers.py --seed 0 --seconds 60 --mutants 20000 nifti png dicom
 
-Each mutant is read or refused with an error of mrbridge, within 5 seconds and 1 GB; where the
-format carries a check it is refused or reads as the file that it was made of. One JSON line a kind;
-exit code 1 where something was found, and the mutants that did it lie in the folder `--keep`.
-The same seed makes the same mutants, however many of them there are.
+Each mutant must be read, or refused with an error of mrbridge, within 5 seconds and 1 GB; if the
+format has a checksum, it must be refused or give the image of the original file. There is one JSON
+line per kind; the exit code is 1 if there are failures, and their mutants are kept in the folder
+`--keep`. The same seed makes the same mutants, however many of them there are.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ MEMORY = 1 << 30
 
 
 def identity(volume: Volume) -> str:
-    """A hash of what a scan shows: voxels and place."""
-    told = hashlib.sha256(np.ascontiguousarray(volume.voxels).tobytes())
-    told.update(f"{volume.voxels.shape} {volume.voxels.dtype}".encode())
+    """A hash of voxels and affine."""
+    digest = hashlib.sha256(np.ascontiguousarray(volume.voxels).tobytes())
+    digest.update(f"{volume.voxels.shape} {volume.voxels.dtype}".encode())
     if volume.affine is not None:
-        told.update(volume.affine.tobytes())
-    return told.hexdigest()
+        digest.update(volume.affine.tobytes())
+    return digest.hexdigest()
 
 
 def judge(kind: Kind, mutant: Mutant, path: Path, known: set[str]) -> tuple[str, str | None]:
@@ -51,14 +51,14 @@ def judge(kind: Kind, mutant: Mutant, path: Path, known: set[str]) -> tuple[str,
             volume = kind.read(path)
     except MrbridgeError:
         return "refused", None
-    except Exception as error:  # what else comes out is what is looked for
+    except Exception as error:  # these are the failures
         return "refused", f"{type(error).__name__}: {error}"
     if identity(volume) in known:
         return "same", None
     if mutant.checked:
         return "read", "another image, though the format carries a check"
     if volume.voxels.ndim != 3 or not np.isfinite(volume.voxels).all():
-        return "read", "voxels that are no finite volume"
+        return "read", "voxels that are not a finite volume"
     if volume.affine is not None and not np.isfinite(volume.affine).all():
         return "read", "an affine that is not finite"
     return "read", None
@@ -134,15 +134,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="for each kind")
     parser.add_argument("--mutants", type=int, default=20_000, help="for each kind")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-found"))
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
     faulthandler.enable()
     if sys.platform == "linux":
         _limit_memory()
     found = 0
-    for name in told.kinds:
-        result = fuzz(name, told.seed, told.seconds, told.mutants, told.keep)
+    for name in arguments.kinds:
+        result = fuzz(name, arguments.seed, arguments.seconds, arguments.mutants, arguments.keep)
         sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()
         found += result["found"]

@@ -1,4 +1,4 @@
-"""A share of the fuzzing, and that the fuzzer finds what there is to find."""
+"""A part of the fuzzing, and a check that the fuzzer finds faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KINDS = ("nifti", "png", "dicom")
 
 
 def fuzz(tmp_path: Path, *arguments: Any, blind: str = "") -> tuple[int, list[dict[str, Any]]]:
-    """Run the script: (exit code, what it told of each kind)."""
+    """Run the script: (exit code, its result for each kind)."""
     start = [str(SCRIPT)]
     if blind:  # with a guard taken out
         run = "runpy.run_path(sys.argv[0], {}, '__main__')"
@@ -31,11 +31,11 @@ def fuzz(tmp_path: Path, *arguments: Any, blind: str = "") -> tuple[int, list[di
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def check(code: int, told: list[dict[str, Any]], least: int) -> None:
-    assert [result["found"] for result in told] == [0] * len(KINDS), told
+def check(code: int, results: list[dict[str, Any]], least: int) -> None:
+    assert [result["found"] for result in results] == [0] * len(KINDS), results
     assert code == 0
-    assert [result["kind"] for result in told] == list(KINDS)
-    for result in told:
+    assert [result["kind"] for result in results] == list(KINDS)
+    for result in results:
         assert result["mutants"] >= least
         # Neither are all refused at the door nor do all come through.
         assert 0.3 < result["refused"] / result["mutants"] < 0.95
@@ -50,8 +50,8 @@ def test_a_share(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_minute(tmp_path: Path) -> None:
     seconds = 60 / len(KINDS)
-    told = fuzz(tmp_path, "--seed", 2, "--seconds", seconds, "--mutants", 10**6, *KINDS)
-    check(*told, least=300)
+    results = fuzz(tmp_path, "--seed", 2, "--seconds", seconds, "--mutants", 10**6, *KINDS)
+    check(*results, least=300)
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_minute(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_guard_is_found(kind: str, blind: str, wrong: str, tmp_path: Path) -> None:
-    code, (told,) = fuzz(tmp_path, "--seconds", 30, "--mutants", 1200, kind, blind=blind)
+    code, (result,) = fuzz(tmp_path, "--seconds", 30, "--mutants", 1200, kind, blind=blind)
     assert code == 1
-    assert any(wrong in example["wrong"] for example in told["examples"])
-    assert len(list((tmp_path / "found").iterdir())) == told["found"]
+    assert any(wrong in example["wrong"] for example in result["examples"])
+    assert len(list((tmp_path / "found").iterdir())) == result["found"]

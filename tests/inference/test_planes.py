@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from mrbridge.inference.planes import (
     OTHERS,
     _height,
-    _with_height,
     cut,
     in_three_planes,
     planes_for,
     uncut,
+    with_height,
 )
 from mrbridge.preprocessing.geometry import SliceGrid
 from mrbridge.volume import Volume
@@ -52,7 +52,7 @@ def test_slices_become_as_far_apart_as_rows(spacing: float, rows: int) -> None:
     shape = (20, 4, 5)
     assert _height(shape[0], grid_of(shape, spacing)) == rows
     ramp = np.broadcast_to(np.linspace(-1, 1, 20, dtype=np.float32)[:, None, None], shape)
-    high = _with_height(ramp, rows)
+    high = with_height(ramp, rows)
     assert high.shape == (rows, 4, 5)
     places = (np.arange(rows) + 0.5) * 20 / rows - 0.5
     expected = np.interp(places, np.arange(20), ramp[:, 0, 0])

@@ -31,7 +31,7 @@ class Copying:
         self.shapes: list[tuple[int, ...]] = []
 
     def __call__(self, network: Any, slices: np.ndarray, in_float32: bool) -> np.ndarray:
-        assert all(size % network.multiple == 0 for size in slices.shape[1:])
+        assert all(size % network.settings.multiple == 0 for size in slices.shape[1:])
         self.shapes.append(slices.shape)
         return slices
 
@@ -397,13 +397,13 @@ def test_what_was_aligned_is_turned_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Tilted for the network, back in its place for the reader; what no slice reached is dark."""
-    from mrbridge.preprocessing import align
+    from mrbridge.preprocessing import template
 
     angle = np.radians(12)
     turn = np.eye(4)
     turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    found = align.Alignment(turn, "rigid", 0.4, 0.1, 12.0, (0.9, 0.9))
-    monkeypatch.setattr(align, "align", lambda *_: found)
+    found = template.Alignment(turn, "rigid", 0.4, 0.1, 12.0, (0.9, 0.9))
+    monkeypatch.setattr(template, "align", lambda *_: found)
     scan = smooth_scan(make_scan, shape=(60, 72, 48))
     standard = PreprocessSettings(align="rigid")
     manifest = tiny_bundle.manifest.model_copy(update={"standard": standard})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mrbridge.inspection.checks import Finding
+from mrbridge.inspection.findings import Finding
 from mrbridge.inspection.inspect import Inspection, inspect
 
 pytestmark = pytest.mark.filterwarnings("ignore::mrbridge.errors.MrbridgeWarning")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 from scipy import ndimage
 from tests.inspection.conftest import facts_of, head
 
-from mrbridge.inspection.checks import Finding
-from mrbridge.inspection.checks.duplicates import find_duplicates
-from mrbridge.inspection.checks.orientation import find_misoriented
+from mrbridge.inspection.duplicates import find_duplicates, near_duplicates
 from mrbridge.inspection.facts import Facts
-from mrbridge.inspection.inspect import run_checks
+from mrbridge.inspection.findings import Finding
+from mrbridge.inspection.inspect import inspect, run_checks
+from mrbridge.inspection.outliers import find_misoriented
+from mrbridge.phantom import PhantomSettings, write_bids
 from mrbridge.volume import Volume
 
 NAME = "sub-03_T2w.nii.gz"
@@ -84,7 +86,7 @@ def test_a_wrong_label_is_found_in_the_image(clean: list[Facts], tmp_path: Path)
     doubted = next(f for f in found if f.kind == "doubtful contrast labels")
     assert [group.names for group in doubted.groups] == [(NAME,)]
     assert "very likely T1w" in doubted.groups[0].remark
-    # Its histogram, noise and such are those of the other contrast; of other scans nothing is said.
+    # Its histogram, noise and such are those of the other contrast; other scans have no findings.
     assert {name for f in found for group in f.groups for name in group.names} == {NAME}
 
 
@@ -249,3 +251,53 @@ def test_many_copies_are_one_group(clean: list[Facts]) -> None:
     (exact,) = [finding for finding in found if finding.kind == "exact duplicates"]
     assert [len(group.names) for group in exact.groups] == [1_000]
     assert "several subjects" in exact.text
+
+
+def image(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.standard_normal((64, 64)), 2)
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    return (
+        np.where(x**2 + y**2 < 0.7, 128 + 50 * field / field.std(), 0).clip(0, 255).astype(np.uint8)
+    )
+
+
+def test_only_copies_are_found_among_many_images() -> None:
+    rng = np.random.default_rng(0)
+    images = [image(n) for n in range(1_100)]  # more than are compared at once
+    images[1_050] = (0.8 * images[3] + rng.normal(5, 2, (64, 64))).clip(0, 255).astype(np.uint8)
+    images[700] = (255 * (images[20] / 255) ** 0.8).astype(np.uint8)
+    assert [(i, j) for i, j, _ in near_duplicates(images)] == [(3, 1_050), (20, 700)]
+
+
+def test_equal_images_have_the_greatest_similarity() -> None:
+    ((i, j, similarity),) = near_duplicates([image(1), image(2), image(1)])
+    assert (i, j) == (0, 2)
+    assert similarity > 0.9999
+
+
+def test_few_images() -> None:
+    assert near_duplicates([]) == []
+    assert near_duplicates([image(0)]) == []
+    black = np.zeros((64, 64), np.uint8)
+    assert near_duplicates([black, image(0)]) == []
+
+
+@pytest.mark.slow
+def test_simulated_subjects(tmp_path: Path) -> None:
+    write_bids(tmp_path / "bids", PhantomSettings(subjects=6, spacing_mm=2.0, seed=3))
+    found = inspect(tmp_path / "bids", images=True)
+    assert found.contrasts == {"T1w": 6, "T2w": 6}
+    assert found.findings == []
+    # After two names are swapped, only these scans are found.
+    one, other = (tmp_path / f"bids/sub-02/anat/sub-02_{c}.nii.gz" for c in ("T1w", "T2w"))
+    shutil.move(one, tmp_path / "kept.nii.gz")
+    shutil.move(other, one)
+    shutil.move(tmp_path / "kept.nii.gz", other)
+    findings = inspect(tmp_path / "bids", images=True).findings
+    doubted = next(f for f in findings if f.kind == "doubtful contrast labels")
+    assert {g.names for g in doubted.groups} == {
+        (f"sub-02/anat/{path.name}",) for path in (one, other)
+    }
+    named = {Path(name).name for f in findings for group in f.groups for name in group.names}
+    assert named == {one.name, other.name}

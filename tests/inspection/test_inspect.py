@@ -17,8 +17,8 @@ from tests.inspection.conftest import head
 from mrbridge import cli, io
 from mrbridge.dataset.store import Store
 from mrbridge.errors import InputError, OutputError
-from mrbridge.inspection.checks import Finding, Group
 from mrbridge.inspection.facts import Facts
+from mrbridge.inspection.findings import Finding, Group
 from mrbridge.inspection.inspect import Inspection, inspect
 from mrbridge.inspection.report import write_report
 from mrbridge.io.atomic import sha256_of

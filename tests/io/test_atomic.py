@@ -1,12 +1,14 @@
-"""Files stay whole, and nothing is left lying about."""
+"""Files stay whole, and no temporary files remain."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,26 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
         assert not path.exists()
     assert path.read_bytes() == b"whole"
     assert os.listdir(path.parent) == ["scan.nii.gz"]
+
+
+def test_an_image_is_replaced_together_with_its_sidecar(tmp_path: Path) -> None:
+    image, sidecar = tmp_path / "scan.nii.gz", tmp_path / "scan.json"
+
+    def write(content: bytes, maker: Callable[[Path], object]) -> None:
+        with atomic_path(image, maker) as temporary:
+            temporary.write_bytes(content)
+
+    write(b"old", lambda path: {"size": path.stat().st_size})
+    sidecar.chmod(0o600)
+    with pytest.raises(ZeroDivisionError):
+        write(b"new", lambda path: 1 // 0)
+    with pytest.raises(ValueError, match="JSON"):
+        write(b"new", lambda path: float("nan"))
+    assert (image.read_bytes(), json.loads(sidecar.read_text())) == (b"old", {"size": 3})
+    write(b"newer", lambda path: {"size": path.stat().st_size})
+    assert (image.read_bytes(), json.loads(sidecar.read_text())) == (b"newer", {"size": 5})
+    assert sidecar.stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(tmp_path)) == ["scan.json", "scan.nii.gz"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs renameat2")

@@ -1,4 +1,4 @@
-"""Finding scans in what users have."""
+"""Finding scans in data sets, folders and tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make(root: Path, *names: str) -> Path:
     return root
 
 
-def told(found: FoundScans) -> list[tuple[str | None, str | None, str, str]]:
+def summary(found: FoundScans) -> list[tuple[str | None, str | None, str, str]]:
     return [(scan.subject, scan.session, scan.contrast, scan.name) for scan in found.scans]
 
 
@@ -47,7 +47,7 @@ def test_a_bids_data_set(tmp_path: Path) -> None:
         "participant_id\tsplit\nsub-10\ttrain\nsub-9\tvalidation\n"
     )
     found = find_scans(tmp_path)
-    assert told(found) == [
+    assert summary(found) == [
         ("9", "a", "T2w", "sub-9_ses-a_T2w.nii.gz"),
         ("10", None, "T1w", "sub-10_T1w.nii.gz"),
     ]
@@ -169,7 +169,7 @@ def test_linked_folders_are_followed_and_circles_are_not(tmp_path: Path) -> None
     root = make(tmp_path / "bids", "dataset_description.json")
     (root / "sub-01").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "up").symlink_to(root)
-    assert told(find_scans(root)) == [("01", None, "T1w", "sub-01_T1w.nii.gz")]
+    assert summary(find_scans(root)) == [("01", None, "T1w", "sub-01_T1w.nii.gz")]
 
 
 @pytest.mark.parametrize(
@@ -232,14 +232,14 @@ def test_a_nested_folder_with_strays(tmp_path: Path) -> None:
         "p10/.~0a1b2c-17-0a1b2c3d.nii.gz",
     )
     found = find_scans(tmp_path)
-    assert told(found) == [("p2", None, "T1w", "T1.nii.gz"), ("p10", None, "T2w", "T2.nii.gz")]
+    assert summary(found) == [("p2", None, "T1w", "T1.nii.gz"), ("p10", None, "T2w", "T2.nii.gz")]
     assert set(reasons(found)) == {"T1POST.nii.gz", "readme.txt", "._T2.nii.gz"}
 
 
 def test_folders_that_only_begin_like_bids(tmp_path: Path) -> None:
     make(tmp_path, "sub-01/T1.nii.gz", "sub-01/T2.nii.gz", "sub-02/scan.json")
     assert not is_bids(tmp_path)
-    assert told(find_scans(tmp_path)) == [
+    assert summary(find_scans(tmp_path)) == [
         ("sub-01", None, "T1w", "T1.nii.gz"),
         ("sub-01", None, "T2w", "T2.nii.gz"),
     ]
@@ -249,7 +249,7 @@ def test_folders_that_only_begin_like_bids(tmp_path: Path) -> None:
     assert is_bids(tmp_path)
 
 
-def test_contrast_folders_of_pictures(tmp_path: Path) -> None:
+def test_contrast_folders_of_2d_images(tmp_path: Path) -> None:
     make(tmp_path, *[f"TrainT{c}/Image #{k}.png" for c in (1, 2) for k in (9, 10)])
     make(tmp_path, "TrainT1/Thumbs.db", "testT1/Image #1.png")
     found = find_scans(tmp_path)
@@ -281,7 +281,7 @@ def test_a_table(suffix: str, separator: str, tmp_path: Path) -> None:
     table = tmp_path / f"scans{suffix}"
     table.write_text("\ufeff" + "\r\n".join(separator.join(row) for row in rows))
     found = find_scans(table)
-    assert told(found) == [
+    assert summary(found) == [
         ("b", "2", "T2w", "elsewhere.nii"),
         ("a", None, "T1w", "1.nii.gz"),
     ]
@@ -304,7 +304,7 @@ def test_unusable_tables(text: str, message: str, tmp_path: Path) -> None:
         find_scans(tmp_path / "scans.csv")
 
 
-def test_what_is_no_data_set(tmp_path: Path) -> None:
+def test_what_is_not_a_data_set(tmp_path: Path) -> None:
     make(tmp_path, "scan.nii.gz")
     for source in (tmp_path / "absent", tmp_path / "scan.nii.gz", [], [tmp_path] * 3):
         with pytest.raises(InputError):
@@ -332,7 +332,7 @@ def test_real_folders(
 def test_number_one_of_two_sites_is_two_people(tmp_path: Path) -> None:
     one = [f"T{n}/001/a_T{n}.nii.gz" for n in (1, 2)]
     make(tmp_path / "one", *one, "T1/train/anat/001/b_T1.nii.gz")
-    found = find_scans(tmp_path / "one")  # contrasts and splits are no places of their own
+    found = find_scans(tmp_path / "one")  # contrasts and splits are not places of their own
     assert {scan.subject for scan in found.scans} == {"001"}
     sites = [f"{site}/001/{contrast}.nii.gz" for site in "AB" for contrast in ("T1", "T2")]
     make(tmp_path / "two", *sites, "A/002/T1.nii.gz", "sub-001_T1w.nii.gz")
@@ -357,7 +357,7 @@ def test_a_quotation_mark_in_a_participants_table_is_a_character(tmp_path: Path)
     assert [scan.split for scan in find_scans(tmp_path).scans] == ["test", "val"]
 
 
-def test_a_cell_without_end_is_told(tmp_path: Path) -> None:
+def test_an_endless_cell_is_reported(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(
         'subject,session,contrast,path\n1,,T1w,"' + "x" * 200_000 + "\n"
     )

@@ -10,8 +10,8 @@ import pytest
 
 from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.io.bids import find_scans
-from mrbridge.io.bids_metadata import read_metadata
-from mrbridge.io.bids_selection import select
+from mrbridge.io.metadata import read_metadata
+from mrbridge.io.scans import select
 
 NAMES = (
     "sub-01/ses-a/anat/sub-01_ses-a_run-1_T1w.nii.gz",
@@ -38,7 +38,7 @@ def kept(root: Path, *arguments: Any, **query: Any) -> list[int]:
         path.write_text(json.dumps(query))
         arguments = ((), (), path)
     found = select(*arguments).apply(find_scans(root), root)
-    assert len(found.scans) + len(found.ignored) == len(NAMES), "each is kept or told of"
+    assert len(found.scans) + len(found.ignored) == len(NAMES), "each is kept or reported"
     return sorted(NAMES.index(scan.path.relative_to(root).as_posix()) for scan in found.scans)
 
 
@@ -101,7 +101,9 @@ def test_unusable_filter_files(text: str, kind: type, message: str, tmp_path: Pa
         select((), (), tmp_path / "absent.json")
 
 
-def test_parts_of_complex_images_and_contrast_agent_are_no_plain_contrast(tmp_path: Path) -> None:
+def test_complex_parts_and_contrast_agents_are_not_a_plain_contrast(
+    tmp_path: Path,
+) -> None:
     for entity in ("part-mag", "part-phase", "ce-gd", "echo-2"):
         path = tmp_path / "sub-1" / "anat" / f"sub-1_{entity}_T1w.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ class TestInheritance:
     def test_nearer_and_narrower_wins(self, root: Path) -> None:
         scan = root / NAMES[0]
         assert read_metadata(scan, root) == {}
-        for place, told in {
+        for place, fields in {
             "T1w.json": {"A": 1, "B": 1, "C": 1, "D": 1},
             "T2w.json": {"A": "of another suffix"},
             "run-1_T1w.json": {"B": 2},
@@ -130,7 +132,7 @@ class TestInheritance:
             "sub-01/ses-a/anat/sub-01_ses-a_run-1_T1w.json": {"D": 4},
             "sub-01/ses-b/anat/sub-01_ses-b_T1w.json": {"A": "of another session"},
         }.items():
-            (root / place).write_text(json.dumps(told))
+            (root / place).write_text(json.dumps(fields))
         (root.parent / "T1w.json").write_text('{"A": "outside"}')
         assert read_metadata(scan, root) == {"A": 1, "B": 2, "C": 3, "D": 4}
 
@@ -153,13 +155,13 @@ class TestInheritance:
         (root / "T1w.json").write_text('{"A": 2, "D": 4}')
         (root / "sub-01/ses-a/anat/sub-01_ses-a_T1w.json").write_bytes(text)
         with pytest.warns(MrbridgeWarning, match=rf"sub-01_ses-a_T1w\.json: .*{warning}"):
-            told = read_metadata(root / NAMES[0], root)
+            fields = read_metadata(root / NAMES[0], root)
         if warning == "NaN":
-            assert told == {"A": 1, "C": None, "D": 4}
+            assert fields == {"A": 1, "C": None, "D": 4}
         elif warning == "not UTF-8":
-            assert told == {"A": 1, "B": "Zürich", "D": 4}
+            assert fields == {"A": 1, "B": "Zürich", "D": 4}
         else:
-            assert told == {"A": 2, "D": 4}
+            assert fields == {"A": 2, "D": 4}
 
     def test_a_sidecar_that_is_not_fetched(self, root: Path) -> None:
         (root / "T1w.json").symlink_to(".git/annex/objects/k")

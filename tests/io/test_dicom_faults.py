@@ -1,4 +1,4 @@
-"""What is wrong with a study is named, and nobody's name is."""
+"""Faults of a study are named, patients are not."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from mrbridge.volume import Volume
 
 @pytest.fixture(autouse=True)
 def _nobody_is_named(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Any:
-    """Whatever goes wrong in these tests, the patient's name is not told."""
+    """No error or warning in these tests names the patient."""
     caplog.set_level(logging.DEBUG)
     yield
     out, err = capfd.readouterr()
@@ -73,8 +73,8 @@ class TestSlices:
     def test_a_missing_slice_is_named_by_its_neighbours(self, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         paths[3].unlink()
-        told = r"1 of 7 slices is missing .* at -?[\d.]+ mm, between image 5 and image 3\)"
-        error = refused(tmp_path, told + ".*--allow-gaps")
+        words = r"1 of 7 slices is missing .* at -?[\d.]+ mm, between image 5 and image 3\)"
+        error = refused(tmp_path, words + ".*--allow-gaps")
         assert not any(path.name in str(error) for path in paths), "it may be the patient's name"
 
     def test_two_gaps(self, tmp_path: Path) -> None:
@@ -117,13 +117,13 @@ class TestSlices:
         for one in made[:count]:
             one.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
         save(tmp_path, made)
-        told = f"{count} of 12 are in another plane .*image 12.*coronal; the others: axial"
-        refused(tmp_path, told)
+        words = f"{count} of 12 are in another plane .*image 12.*coronal; the others: axial"
+        refused(tmp_path, words)
         (series,) = find_series(tmp_path).series
         assert series.kind == "anatomical"
         assert "image 12" in str(inspect(tmp_path).items[0].problem)
 
-    def test_slices_beside_their_line(self, tmp_path: Path) -> None:
+    def test_slices_off_their_line(self, tmp_path: Path) -> None:
         made = datasets(marked())
         place = np.array(made[3].ImagePositionPatient, float)
         made[3].ImagePositionPatient = list(
@@ -187,7 +187,7 @@ class TestTolerance:
         assert np.abs(apart).max() < 64 * 1.5 * jitter + 1e-4
 
     @pytest.mark.parametrize("degrees", [2, 5, 90])
-    def test_what_is_turned_is_not_averaged(self, degrees: float, tmp_path: Path) -> None:
+    def test_rotated_slices_are_not_averaged(self, degrees: float, tmp_path: Path) -> None:
         made = datasets(axial(12), **T1W)
         turn = Rotation.from_euler("y", degrees, degrees=True)
         cosines = np.array(made[0].ImageOrientationPatient, float).reshape(2, 3)
@@ -228,7 +228,7 @@ class TestTolerance:
             read = io.read(tmp_path)
         np.testing.assert_allclose(read.affine, axial(9).affine, atol=1e-9)
 
-    def test_a_thickness_that_lies(self, tmp_path: Path) -> None:
+    def test_a_wrong_thickness(self, tmp_path: Path) -> None:
         made = datasets(axial(9), SpacingBetweenSlices="7.5", **T1W)
         for one in made:
             one.SliceThickness = "0.001"
@@ -448,9 +448,9 @@ class TestFiles:
         (tmp_path / "empty").touch()
         (tmp_path / ".DS_Store").write_bytes(b"x")
         assert io.read(tmp_path).voxels.shape == (20, 24, 7)
-        told = {path.name: reason for path, reason in find_series(tmp_path).ignored}
-        assert sorted(told) == ["README", "empty", "mesh.stl"]
-        assert told["README"] == "is not a DICOM file"
+        reasons = {path.name: reason for path, reason in find_series(tmp_path).ignored}
+        assert sorted(reasons) == ["README", "empty", "mesh.stl"]
+        assert reasons["README"] == "is not a DICOM file"
 
     def test_no_dicom_at_all(self, tmp_path: Path) -> None:
         (tmp_path / "README").write_text("hello")
@@ -467,14 +467,14 @@ class TestFiles:
 
     @pytest.mark.parametrize("place", [0, 3, 6])
     def test_a_damaged_file_is_not_taken_for_junk(self, place: int, tmp_path: Path) -> None:
-        """Without it, a slice at the end would be missing without a word."""
+        """Without it, a slice at the end would be missing silently."""
         paths = write_series(tmp_path)
         paths[place].write_bytes(paths[place].read_bytes()[:200])
         assert refused(tmp_path, "damaged or truncated|does not say").path == paths[place]
         assert "may be a slice of it" in str(inspect(tmp_path).items[0].problem)
 
     @pytest.mark.parametrize("size", [0, 100])
-    def test_nor_is_one_that_has_lost_its_beginning(self, size: int, tmp_path: Path) -> None:
+    def test_a_file_without_its_beginning_is_damaged(self, size: int, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         paths[6].write_bytes(paths[6].read_bytes()[:size])
         assert refused(tmp_path, "is named like the DICOM files next to it").path == paths[6]
@@ -483,7 +483,7 @@ class TestFiles:
         ("old", "new"),
         [
             (b"\x00\x52\x30\x92SQ", b"\x00\x52\x30\x92S\xd1"),  # a type that does not exist
-            (b"-23.", b"-2?."),  # a number that is none
+            (b"-23.", b"-2?."),  # not a number
         ],
     )
     def test_enhanced_values_that_cannot_be_parsed(
@@ -518,7 +518,7 @@ class TestFiles:
         save(tmp_path, [one])
         assert find_series(tmp_path).damaged[0].what == "promises 9 frames and describes 7"
 
-    def test_a_file_alone_is_read_alone(self, tmp_path: Path) -> None:
+    def test_a_single_file_is_read(self, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
         assert io.read(paths[2]).voxels.shape == (20, 24, 1)
 
@@ -559,7 +559,7 @@ class TestFiles:
         monkeypatch.setattr("mrbridge.io.dicom.decode._MOST_SECONDS", 0.0)
         refused(tmp_path, r"IM\d+: its pixels are damaged or truncated")
 
-    def test_a_length_that_lies_takes_no_memory(self, tmp_path: Path) -> None:
+    def test_a_wrong_length_takes_no_memory(self, tmp_path: Path) -> None:
         path = write_series(tmp_path)[0]
         with dicom_files.DicomFile(path, path.stat().st_size).open() as file:
             assert file.read(2**62) == path.read_bytes()
@@ -588,7 +588,7 @@ class TestZip:
         archive.write_bytes(data)
         refused(archive, r"promises \d+ bytes out of \d+")
 
-    def test_a_cut_one(self, archive: Path) -> None:
+    def test_truncated(self, archive: Path) -> None:
         archive.write_bytes(archive.read_bytes()[:-200])
         refused(archive, "not a complete zip")
 
@@ -604,7 +604,7 @@ class TestZip:
             assert info.filename in str(error)
 
     def test_a_flipped_bit_in_a_header_is_found_in_the_list(self, tmp_path: Path) -> None:
-        """Else the slice would belong to another series, and be missing without a word."""
+        """Else the slice would belong to another series, and be missing silently."""
         paths = write_series(tmp_path / "study")
         archive = tmp_path / "stored.zip"
         with zipfile.ZipFile(archive, "w") as opened:
@@ -692,7 +692,7 @@ def report() -> Dataset:
 
 class TestKinds:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_each_is_told_apart_and_refused(self, kind: str, tmp_path: Path) -> None:
+    def test_each_is_recognised_and_refused(self, kind: str, tmp_path: Path) -> None:
         make: Callable[[], list[Dataset]] = KINDS[kind]
         save(tmp_path, make())
         (series,) = find_series(tmp_path).series
@@ -703,7 +703,7 @@ class TestKinds:
         refused(tmp_path, re.escape(series.what_is_wrong), series="1")
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_the_anatomy_beside_it_is_found(self, kind: str, tmp_path: Path) -> None:
+    def test_the_anatomical_series_next_to_it_is_found(self, kind: str, tmp_path: Path) -> None:
         save(tmp_path, KINDS[kind](), prefix="other")
         write_series(tmp_path)
         assert io.read(tmp_path).voxels.shape == (20, 24, 7)
@@ -763,7 +763,7 @@ def test_odd_values_are_no_crash(tmp_path: Path) -> None:
     (series,) = find_series(tmp_path).series
     assert series.label == series.uid
     assert series.contrast == "T1w"
-    assert "description" in series.contrast_reason
+    assert "description" in series.identity.reason
 
 
 def test_descriptions_do_not_steer_the_terminal(tmp_path: Path) -> None:

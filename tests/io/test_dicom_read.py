@@ -260,7 +260,7 @@ class TestWithoutPreamble:
         assert_same(io.read(tmp_path / "study.zip"), volume)
 
     @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
-    def test_file_meta_information_alone(self, syntax: UID, tmp_path: Path) -> None:
+    def test_only_file_meta_information(self, syntax: UID, tmp_path: Path) -> None:
         volume = marked()
         for path in write_series(tmp_path, volume):
             compress(path, syntax)
@@ -286,7 +286,7 @@ class TestWithoutPreamble:
             b"",
         ],
     )
-    def test_what_is_no_data_set(self, data: bytes, tmp_path: Path) -> None:
+    def test_what_is_not_a_data_set(self, data: bytes, tmp_path: Path) -> None:
         (tmp_path / "junk").write_bytes(data)
         assert not io.is_dicom(tmp_path / "junk")
         assert not io.is_dicom(tmp_path)
@@ -295,7 +295,7 @@ class TestWithoutPreamble:
         ((file, reason),) = find_series(tmp_path).ignored
         assert (file.name, reason) == ("junk", "is not a DICOM file")
 
-    def test_random_bytes_are_none(self) -> None:
+    def test_random_bytes_are_not_a_data_set(self) -> None:
         random = np.random.default_rng(0)
         for start in (b"\x08\x00", b"\x00\x08", b"\x02\x00", b"\x08\x00\x05\x00"):
             for _ in range(500):
@@ -309,7 +309,7 @@ class TestClassicFrames:
         volume = marked()
         return volume, in_frames(datasets(volume, **T1W), **tags)
 
-    def test_they_lie_where_the_spacing_says(self, tmp_path: Path) -> None:
+    def test_positions_from_the_spacing(self, tmp_path: Path) -> None:
         volume, one = self.frames(SpacingBetweenSlices="4.5")
         save(tmp_path, [one])
         with pytest.warns(MrbridgeWarning, match=r"7 frames .* SpacingBetweenSlices \(4.5 mm\)"):
@@ -320,7 +320,7 @@ class TestClassicFrames:
         assert item.shape == (20, 24, 7)
         assert "SpacingBetweenSlices" in item.notes[0]
 
-    def test_they_lie_where_their_locations_say(self, tmp_path: Path) -> None:
+    def test_positions_from_slice_locations(self, tmp_path: Path) -> None:
         places = [0.0, -9, -4.5, 4.5, 9, 13.5, 18]
         volume, one = self.frames(SliceLocationVector=places)
         save(tmp_path, [one])
@@ -331,7 +331,7 @@ class TestClassicFrames:
         first = read.affine @ [0, 0, 2, 1]
         np.testing.assert_allclose(first, volume.affine @ [0, 0, 0, 1], atol=1e-6)
 
-    def test_they_lie_where_functional_groups_say(self, tmp_path: Path) -> None:
+    def test_positions_from_functional_groups(self, tmp_path: Path) -> None:
         volume = marked()
         one = enhanced(volume, **T1W)
         one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = UID(MR)
@@ -386,7 +386,7 @@ class TestPadding:
         return voxels, where, made
 
     @pytest.mark.parametrize(
-        ("value", "dtype", "kind", "told"),
+        ("value", "dtype", "kind", "padding"),
         [
             (-2000, "<i2", "SS", -2000),
             (-2000, "<i2", "US", 63536),  # the same 16 bits
@@ -405,13 +405,13 @@ class TestPadding:
         value: int,
         dtype: str,
         kind: str,
-        told: object,
+        padding: object,
         slope: float | None,
         tmp_path: Path,
     ) -> None:
         voxels, where, made = self.padded(value, dtype)
         for one in made:
-            one.add_new("PixelPaddingValue", kind, told)
+            one.add_new("PixelPaddingValue", kind, padding)
             if slope is not None:
                 one.RescaleSlope, one.RescaleIntercept = slope, 0
         save(tmp_path, made)
@@ -491,7 +491,7 @@ class TestPadding:
         assert not recwarn.list
 
     @pytest.mark.parametrize("value", [70000, "many", None, b""])
-    def test_a_value_that_is_none(self, value: object, tmp_path: Path) -> None:
+    def test_an_impossible_value(self, value: object, tmp_path: Path) -> None:
         voxels, where, made = self.padded(0)
         for one in made:
             one.add_new(
@@ -504,7 +504,7 @@ class TestPadding:
 class TestMonochrome1:
     @pytest.mark.parametrize("slope", [None, 0.25])
     @pytest.mark.parametrize("signed", [False, True])
-    def test_it_is_turned_back(self, slope: float | None, signed: bool, tmp_path: Path) -> None:
+    def test_it_is_inverted_back(self, slope: float | None, signed: bool, tmp_path: Path) -> None:
         volume = marked()
         shift = -3000 if signed else 0
         inverted = (int(volume.voxels.max()) + shift - volume.voxels.astype(int)).astype("<i2")

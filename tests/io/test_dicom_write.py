@@ -1,4 +1,4 @@
-"""Derived series: where they lie, what they say, who else reads them, and what stays whole."""
+"""Derived series: geometry, tags, other readers, atomic writing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ REPORT = {"SyntheticData": True, "GeneratedBy": [{"Name": "mrbridge"}], "series"
 
 
 def derived(source: Path, out: Path, voxels: np.ndarray | None = None, **how: Any) -> list[Dataset]:
-    """Write a synthesis of a study's one series: noise that is not whole, unless told."""
+    """Write a synthesis of a study's one series: noise that is not integers, unless given."""
     scan = io.read(source, **how)
     if voxels is None:
         voxels = np.random.default_rng(4).uniform(0, 812.5, scan.voxels.shape)
@@ -85,7 +85,7 @@ def test_whole_numbers_are_kept() -> None:
 
 
 class TestPlace:
-    def test_each_slice_lies_where_its_source_lies(self, source: Path, tmp_path: Path) -> None:
+    def test_slices_have_the_positions_of_their_sources(self, source: Path, tmp_path: Path) -> None:
         before = {tuple(one.ImagePositionPatient): one for one in _files(source)}
         made = derived(source, tmp_path / "out")
         assert len(made) == len(before) == 7
@@ -140,16 +140,16 @@ class TestPlace:
         read = io.read(tmp_path / "out")
         np.testing.assert_allclose(read.affine, marked().affine, atol=1e-8)
 
-    def test_a_gap_that_was_filled_is_told(self, tmp_path: Path) -> None:
+    def test_a_filled_gap_is_reported(self, tmp_path: Path) -> None:
         paths = write_source(tmp_path / "source")
         paths[3].unlink()
         with pytest.warns(MrbridgeWarning, match="interpolation"):
             made = derived(tmp_path / "source", tmp_path / "out", allow_gaps=True)
         assert len(made) == 7
         np.testing.assert_allclose(io.read(tmp_path / "out").affine, marked().affine, atol=1e-6)
-        told = ["THIS SLICE" in one.ImageComments for one in made]
-        assert sum(told) == 1
-        assert made[told.index(True)].InstanceNumber == 4
+        is_marked = ["THIS SLICE" in one.ImageComments for one in made]
+        assert sum(is_marked) == 1
+        assert made[is_marked.index(True)].InstanceNumber == 4
         assert all("1 of 7 slices were missing" in one.DerivationDescription for one in made)
         assert all(len(one.SourceImageSequence) == 6 for one in made)
 
@@ -185,7 +185,7 @@ class TestWords:
             assert (program.Manufacturer, program.SoftwareVersions) == ("mrbridge", "1.2.3")
             assert one.DerivationCodeSequence[0].CodingSchemeDesignator == "DCM"
 
-    def test_nothing_that_is_no_longer_true(self, source: Path, tmp_path: Path) -> None:
+    def test_outdated_tags_are_dropped(self, source: Path, tmp_path: Path) -> None:
         for one in derived(source, tmp_path / "out"):
             assert not [element for element in one.iterall() if element.tag.is_private]
             for keyword in ("EchoTime", "RepetitionTime", "EchoTrainLength", "ScanOptions"):
@@ -213,7 +213,7 @@ class TestWords:
         assert derived(tmp_path / "a", tmp_path / "out")[0].LossyImageCompression == "01"
         assert derived(tmp_path / "b", tmp_path / "out")[0].LossyImageCompression == "00"
 
-    def test_names_in_other_scripts_come_along(self, tmp_path: Path) -> None:
+    def test_names_in_other_scripts_are_kept(self, tmp_path: Path) -> None:
         made = datasets(marked(), **T1W)
         for one in made:
             one.SpecificCharacterSet = ["ISO 2022 IR 6", "ISO 2022 IR 87"]
@@ -222,16 +222,14 @@ class TestWords:
         assert derived(tmp_path / "source", tmp_path / "out")[0].PatientName == made[0].PatientName
 
     @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
-    def test_odd_values_come_along(self, tmp_path: Path) -> None:
+    def test_odd_values_are_kept(self, tmp_path: Path) -> None:
         write_source(tmp_path / "source", PatientBirthDate="17.03.1970", PatientSex="?")
         made = derived(tmp_path / "source", tmp_path / "out")
         assert made[0].PatientSex == "?"
 
-    def test_dciodvfy_finds_no_error_that_the_source_has_not(
-        self, source: Path, tmp_path: Path
-    ) -> None:
-        beside = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-        program = shutil.which("dciodvfy", path=os.pathsep.join(beside))
+    def test_dciodvfy_finds_no_new_error(self, source: Path, tmp_path: Path) -> None:
+        folders = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+        program = shutil.which("dciodvfy", path=os.pathsep.join(folders))
         if program is None:
             pytest.skip("dciodvfy (dicom3tools) is not installed")
         paths = write_source(tmp_path / "gap")
@@ -259,9 +257,9 @@ class TestWords:
 def _complaints(program: str, files: list[Path]) -> set[str]:
     found: set[str] = set()
     for file in files:
-        told = subprocess.run([program, file], capture_output=True, text=True, check=False)
-        assert "MRImage" in told.stderr + told.stdout, "it did not take it for an MR image"
-        lines = (told.stderr + told.stdout).splitlines()
+        result = subprocess.run([program, file], capture_output=True, text=True, check=False)
+        assert "MRImage" in result.stderr + result.stdout, "it did not recognise an MR image"
+        lines = (result.stderr + result.stdout).splitlines()
         found |= {line for line in lines if "Error" in line}
     return found
 
@@ -342,7 +340,7 @@ def _files(folder: Path) -> list[Dataset]:
     return [pydicom.dcmread(path) for path in folder.iterdir()]
 
 
-def test_its_own_series_is_told_apart(source: Path, tmp_path: Path) -> None:
+def test_its_own_series_is_recognised(source: Path, tmp_path: Path) -> None:
     derived(source, tmp_path / "out")
     (series,) = find_series(tmp_path / "out").series
     assert (series.kind, series.contrast, series.number) == ("synthetic", "T2w", 5001)
@@ -351,7 +349,7 @@ def test_its_own_series_is_told_apart(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark", ["SeriesDescription", "ImageComments", "SyntheticData"])
 def test_one_mark_of_several_is_enough(mark: str, source: Path, tmp_path: Path) -> None:
-    """De-identification strips tags: each mark must be enough by itself."""
+    """De-identification strips tags: one mark must be enough."""
     derived(source, tmp_path / "out")
     for path in (tmp_path / "out").glob("*.dcm"):
         one = pydicom.dcmread(path)

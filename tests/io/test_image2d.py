@@ -1,4 +1,4 @@
-"""Pictures: how they were stored is how they go back."""
+"""2D images are written as they were stored."""
 
 from __future__ import annotations
 
@@ -336,7 +336,7 @@ def test_values_are_rounded_and_clipped(depth: int, tmp_path: Path) -> None:
     assert io.read(path).voxels.ravel().tolist() == [0, 0, 1, top, top, top]
 
 
-def test_what_a_picture_cannot_hold(tmp_path: Path) -> None:
+def test_what_a_2d_image_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="4 slices"):
         io.write(Volume(np.zeros((6, 5, 4)), np.eye(4)), tmp_path / "a.png")
     with pytest.raises(OutputError, match="JPEG cannot"):
@@ -367,7 +367,7 @@ def test_any_reader_sees_the_mark(suffix: str, tmp_path: Path) -> None:
         ("ixi-slices/T2/slice-01.png", Image2DHeader("PNG", "L", 16)),
     ],
 )
-def test_real_pictures(
+def test_real_2d_images(
     name: str, header: Image2DHeader, real_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
     path = real_data(name)

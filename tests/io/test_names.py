@@ -1,4 +1,4 @@
-"""What names tell."""
+"""Subjects, sessions and splits from names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mrbridge.io.names import (
 
 
 @pytest.mark.parametrize(
-    ("path", "picture", "subject", "session"),
+    ("path", "is_2d", "subject", "session"),
     [
         ("patient07/T1.nii.gz", False, "patient07", None),
         ("patient01/study1_T1W.nii.gz", False, "patient01", "study1"),
@@ -51,8 +51,8 @@ from mrbridge.io.names import (
         ("T1/subtraction_3.png", True, None, None),
     ],
 )
-def test_subjects(path: str, picture: bool, subject: str | None, session: str | None) -> None:
-    assert guess_subject(Path(path), is_2d=picture) == (subject, session)
+def test_subjects(path: str, is_2d: bool, subject: str | None, session: str | None) -> None:
+    assert guess_subject(Path(path), is_2d=is_2d) == (subject, session)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_subjects(path: str, picture: bool, subject: str | None, session: str | 
         ("train_1 train_2 test_1 test_2", ""),
     ],
 )
-def test_a_set_of_pictures_tells_people_apart(names: str, people: str) -> None:
+def test_names_of_2d_images_distinguish_people(names: str, people: str) -> None:
     files = [f"{name}.png" for name in names.split()]
     assert tell_people_apart(files) == dict(zip(files, people.split(), strict=False))
 
@@ -119,6 +119,6 @@ def test_splits_of_folders() -> None:
     assert guess_split(Path("test-patient3/T1.nii")) is None
 
 
-def test_the_two_pictures_of_a_slice_have_one_series_name() -> None:
+def test_the_two_2d_images_of_a_slice_have_one_series_name() -> None:
     assert series_name("slice-07_T1.png") == series_name("slice-07_T2.png") == "slice-07"
     assert series_name("Image #10.png") == "Image #10"

@@ -1,4 +1,4 @@
-"""NIfTI: bytes of the geometry, and every way in which a header can lie."""
+"""NIfTI: the bytes of the geometry, and wrong headers of all kinds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -386,7 +387,7 @@ def test_no_scale_keeps_integers(slope: float, tmp_path: Path) -> None:
     assert io.read(save(tmp_path / "in.nii", head, ramp())).voxels.dtype == np.int16
 
 
-def test_an_overflowing_scale_is_mended_with_a_warning(tmp_path: Path) -> None:
+def test_an_overflowing_scale_is_corrected_with_a_warning(tmp_path: Path) -> None:
     head = header()
     head.set_data_dtype(np.float64)
     data = np.ones((6, 5, 4))
@@ -463,7 +464,7 @@ LIES = {
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("lie", LIES)
-def test_headers_that_lie_are_refused(lie: str, suffix: str, tmp_path: Path) -> None:
+def test_wrong_headers_are_refused(lie: str, suffix: str, tmp_path: Path) -> None:
     head = header()
     head["scl_slope"] = 1
     raw = ramp().tobytes(order="F")
@@ -557,13 +558,13 @@ def test_marking_drops_names_and_display_window(kind: Any, tmp_path: Path) -> No
     assert b"SMITH" in io.write(volume, tmp_path / "same.nii").read_bytes()
 
 
-def test_a_picture_cannot_become_nifti(tmp_path: Path) -> None:
+def test_a_2d_image_cannot_become_nifti(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no place in space"):
         io.write(Volume(ramp((6, 5, 1)), None), tmp_path / "out.nii.gz")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_comes_back_wrong_from_the_disk_is_not_kept(
+def test_a_file_that_differs_when_read_back_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = io.write(Volume(ramp(), np.eye(4)), tmp_path / "out.nii")
@@ -594,7 +595,7 @@ def test_real_scans(name: str, real_data: Callable[[str], Path], tmp_path: Path)
     np.testing.assert_array_equal(out.affine, image.affine)
 
 
-def test_extensions_do_not_travel(tmp_path: Path) -> None:
+def test_extensions_are_not_copied(tmp_path: Path) -> None:
     """They hold DICOM headers and histories: names, and an acquisition that is not the result's."""
     head = header()
     head.extensions.append(nib.nifti1.Nifti1Extension("comment", b"SMITH^JOHN"))
@@ -615,9 +616,44 @@ def test_nibabel_of_the_process_still_finds_pydicom() -> None:
 @pytest.mark.parametrize(
     "content", [b"\xff\xfe\x00\x01\xff\xff no", b"", b"\x10\x00\x10\x00\xff\xff\xff\xffSMITH"]
 )
-def test_a_header_extension_that_is_no_dicom_is_no_matter(content: bytes, tmp_path: Path) -> None:
+def test_a_broken_dicom_extension_is_ignored(content: bytes, tmp_path: Path) -> None:
     """nibabel parses extensions of code 2 with pydicom, and takes what is wrong with them."""
     image = nib.Nifti1Image(np.ones((3, 4, 2), np.int16), np.eye(4))
     image.header.extensions.append(nib.nifti1.Nifti1Extension(2, content))
     nib.save(image, tmp_path / "in.nii")
     assert io.read(tmp_path / "in.nii").voxels.sum() == 24
+
+
+def half_noise(size: int) -> bytes:
+    """Half noise, half repetition."""
+    noise = np.random.default_rng(size).integers(0, 256, (size + 1) // 2, np.uint8).tobytes()
+    return (noise + noise)[:size]
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 3000, 12345])
+def test_the_content_comes_back_from_one_member(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nifti, "_BLOCK", 1000)
+    data = half_noise(size)
+    file = b"".join(nifti.gzipped([data[: size // 3], b"", data[size // 3 :]]))
+    assert gzip.decompress(file) == data
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    assert stream.decompress(file) == data
+    assert stream.eof
+    assert not stream.unused_data
+
+
+def test_compressed_files_are_equal_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nifti, "_BLOCK", 1000)
+    files = set()
+    for processors in (1, 2, 7):
+        monkeypatch.setattr(nifti, "usable_cores", lambda count=processors: count)
+        files.add(b"".join(nifti.gzipped([half_noise(9500)])))
+    assert len(files) == 1
+
+
+def test_a_file_without_content_is_valid() -> None:
+    assert gzip.decompress(b"".join(nifti.gzipped([]))) == b""
+
+
+def test_repetition_is_compressed() -> None:
+    assert len(b"".join(nifti.gzipped([bytes(1 << 20)]))) < 1 << 13

@@ -114,7 +114,7 @@ def test_other_images_stay_as_they_are(change) -> None:
     assert notes == []
 
 
-def test_a_few_hot_or_cold_voxels_are_neither_padding_nor_hide_it() -> None:
+def test_a_few_outliers_are_not_padding_and_do_not_hide_it() -> None:
     image = head()
     image[20, 20, 10], image[21, 22, 9], image[5, 5, 5] = 30000, 32000, -5000
     assert find_padding(image) is None

@@ -111,8 +111,8 @@ def test_images_of_a_batch_do_not_touch_each_other(settings):
     network = build_generator(settings, 32, rng()).eval()
     images = torch.randn(2, 1, 32, 32).clamp(-1, 1)
     with torch.no_grad():
-        together, alone = network(images), network(images[:1])
-    torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-5)
+        together, single = network(images), network(images[:1])
+    torch.testing.assert_close(together[:1], single, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("settings", SMALL[:4], ids=str)

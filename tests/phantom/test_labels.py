@@ -144,8 +144,8 @@ def test_parcels_count_as_cortex_and_white_matter(folder: Path, tmp_path: Path) 
     for whole, parcel in ((3, 1005), (42, 2030), (2, 3001), (41, 14110 - 10_000)):
         labels[labels == whole] = parcel
     parcels = maps_of(saved(labels, tmp_path / "aparc.nii.gz"))
-    whole = maps_of(folder / "whole.nii.gz")
-    assert np.array_equal(parcels["grey"], whole["grey"])
+    expected = maps_of(folder / "whole.nii.gz")
+    assert np.array_equal(parcels["grey"], expected["grey"])
 
 
 def test_fluid_in_a_lesion_is_bright_in_t2w_and_dark_in_t1w_wherever_it_lies(folder: Path) -> None:

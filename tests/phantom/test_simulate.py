@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from mrbridge.errors import SettingsError
 from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate
-from mrbridge.phantom.head import template_head, sample
+from mrbridge.phantom.head import sample, template_head
 from mrbridge.phantom.shape import Lesions
 
 COARSE = PhantomSettings(spacing_mm=4.0)

@@ -1,4 +1,4 @@
-"""Intensities: there and back, and the head found in all kinds of air."""
+"""Intensities: the round trip, and the head found in all kinds of air."""
 
 from __future__ import annotations
 
@@ -257,10 +257,10 @@ class TestBlankOutside:
     def test_surroundings_are_detected(self) -> None:
         noise = np.random.default_rng(0).uniform(0.1, 2, (3, 40, 40)).astype(np.float32)
         partly = np.where(np.hypot(*(np.mgrid[:40, :40] - 20)) > 18, 0, noise)
-        for around, told in ((noise, True), (partly, True), (0 * noise, False)):
+        for around, expected in ((noise, True), (partly, True), (0 * noise, False)):
             scan = stripped() + around
-            assert has_surroundings(scan, foreground_mask(scan)) is told
-        cropped = stripped()[:, 8:32, 8:32]  # touches its edge: nobody can tell
+            assert has_surroundings(scan, foreground_mask(scan)) is expected
+        cropped = stripped()[:, 8:32, 8:32]  # touches its edge: it cannot be known
         assert not has_surroundings(cropped, foreground_mask(cropped))
         assert not has_surroundings(cropped, np.zeros(cropped.shape, bool))
 

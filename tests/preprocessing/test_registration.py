@@ -1,6 +1,6 @@
 """Known motions of simulated heads are found again, across contrasts; what does not fit is refused.
 
-Errors are told in mm at the brain: how far its points lie from their true places, as the root of
+Errors are in mm at the brain: how far its points lie from their true places, as the root of
 the mean square and at the worst point. Mutual information of two contrasts has its optimum a few
 tenths of a millimetre off where slices are thick.
 """
@@ -141,7 +141,7 @@ def test_affine_finds_a_stretch_that_rigid_does_not(head):
     bent = replace(head.t2w, affine=np.linalg.inv(stretch) @ head.t2w.affine)
     affine = register(bent, head.t1w, "affine")
     assert errors(head, affine.transform, stretch)[0] < 1
-    with suppress(InputError):  # where no rigid motion fits well enough to be told
+    with suppress(InputError):  # where no rigid motion fits well enough
         rigid = register(bent, head.t1w, "rigid")
         assert errors(head, rigid.transform, stretch)[0] > 1.5
         assert affine.after > rigid.after
@@ -164,7 +164,7 @@ class TestRefusals:
             register(picture, small.t1w)
 
     @pytest.mark.parametrize(
-        ("changes", "told"),
+        ("changes", "message"),
         [
             ({"after": 0.4, "displacement_mm": 5.0}, "falls from 0.500 to 0.400"),
             ({"displacement_mm": 130.0}, "move by 130 mm"),
@@ -173,10 +173,10 @@ class TestRefusals:
             ({"after": 0.0, "before": 0.0}, "nothing in common"),
         ],
     )
-    def test_implausible_results(self, changes, told):
+    def test_implausible_results(self, changes, message):
         fine = module.Registration(np.eye(4), "rigid", 0.5, 0.6, 2.0, 0.1, 9, 9, 1.0)
         assert module._plausible(fine) is fine
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             module._plausible(replace(fine, **changes))
 
     def test_no_improvement_and_no_motion_is_identity(self):

@@ -1,4 +1,4 @@
-"""Skull stripping: found, told, taken over from others, and refused where it cannot be one."""
+"""Brain masks: found, recorded, taken from files, and refused if they cannot be a brain."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
 from mrbridge.preprocessing import skull_strip as module
-from mrbridge.preprocessing.crop import Crop
-from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.foreground import Crop, Head
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings, check_pattern
 from mrbridge.preprocessing.skull_strip import find_brain, implausible, mask_path, volume_l
@@ -126,10 +125,10 @@ def test_outside_is_black_and_the_brain_keeps_its_range() -> None:
     head, settings = make_head(), PreprocessSettings(spacing_mm=None, brain="mask")
     whole = Crop.whole(head)
     standard = preprocess(head, settings, mask_of(BRAIN), crop=whole)
-    alone = preprocess(make_head(stripped=True), PreprocessSettings(spacing_mm=None), crop=whole)
+    single = preprocess(make_head(stripped=True), PreprocessSettings(spacing_mm=None), crop=whole)
     np.testing.assert_array_equal(standard.brain, BRAIN)
     assert (standard.slices[~standard.foreground] == -1).all()
-    np.testing.assert_allclose(standard.slices, alone.slices, atol=1e-5)
+    np.testing.assert_allclose(standard.slices, single.slices, atol=1e-5)
 
 
 class TestPrepare:

@@ -15,7 +15,7 @@ from torch import nn
 from mrbridge.dataset.sampling import Sample
 from mrbridge.training.ema import averaged_copy, interpolated, update_ema
 from mrbridge.training.examples import back_translation, translate_together
-from mrbridge.training.image_pool import ImagePool
+from mrbridge.training.losses import ImagePool
 from mrbridge.training.model import TranslationModel, rate_share
 
 NOTHING: dict[str, Any] = {
@@ -33,14 +33,14 @@ def numbered(*numbers: int) -> torch.Tensor:
 
 
 class TestPool:
-    def test_the_first_images_come_back(self) -> None:
+    def test_the_first_images_are_returned(self) -> None:
         pool = ImagePool(5, 0)
         for n in range(0, 4, 2):
             assert torch.equal(pool.exchange(numbered(n, n + 1)), numbered(n, n + 1))
         assert torch.equal(pool.exchange(numbered(4)), numbered(4))
         assert len(pool.images) == 5
 
-    def test_then_about_half_are_swapped_for_past_ones(self) -> None:
+    def test_then_about_half_are_exchanged_for_past_ones(self) -> None:
         pool = ImagePool(10, 0)
         pool.exchange(numbered(*range(10)))
         given = [int(pool.exchange(numbered(n)).item()) for n in range(10, 1010)]
@@ -51,7 +51,7 @@ class TestPool:
         olds = [old for _, old in swapped]
         assert len(set(olds)) == len(olds), "what was given away is no longer in the pool"
 
-    def test_what_is_kept_is_not_what_others_may_change(self) -> None:
+    def test_the_pool_keeps_copies(self) -> None:
         pool = ImagePool(1, 0)
         images = numbered(3)
         pool.exchange(images)
@@ -66,7 +66,7 @@ class TestPool:
         later = numbered(*range(9, 60))
         assert torch.equal(one.exchange(later), other.exchange(later))
 
-    def test_it_is_seeded_and_leaves_the_global_state_alone(self) -> None:
+    def test_it_is_seeded_and_does_not_touch_the_global_state(self) -> None:
         images = numbered(*range(100))
         state = torch.get_rng_state()
         first, again, other = (ImagePool(4, seed).exchange(images) for seed in (1, 1, 2))
@@ -74,7 +74,7 @@ class TestPool:
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
 
-    def test_without_a_size_it_gives_back_what_it_gets(self) -> None:
+    def test_a_pool_of_size_zero_returns_its_input(self) -> None:
         pool = ImagePool(0, 0)
         for n in range(20):
             assert pool.exchange(numbered(n)).item() == n
@@ -93,7 +93,7 @@ class TestAverage:
         update_ema(average, network, 0.1, step=40)
         assert average.weight.item() == pytest.approx(0.1 * 9 / 11 + 2.7)
 
-    def test_later_it_follows_every_fourth_step_by_the_decays_of_four(self) -> None:
+    def test_later_it_is_updated_every_fourth_step_with_four_decays(self) -> None:
         network, average = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
         nn.init.constant_(network.weight, 1.0)
         nn.init.constant_(average.weight, 0.0)
@@ -242,7 +242,7 @@ class TestStep:
         assert np.mean(result[-5:]) < 0.8 * result[0]
 
     @pytest.mark.parametrize("loss", ["back_translation", "simulated", "paired"])
-    def test_the_generators_learn_each_lesson(
+    def test_the_generators_learn_each_example(
         self, loss: str, wired: Callable[..., SimpleNamespace]
     ) -> None:
         it = wired(learning_rate=5e-3, **{**NOTHING, "paired_weight": 0.0, f"{loss}_weight": 1.0})
@@ -285,10 +285,10 @@ class TestStep:
         model = wired(**{**NOTHING, "back_translation_weight": 1.0}).model
         result, translations = model.generator_losses(batch, model.weights.at(0.0))
         assert set(result) == {"generators", "back_translation"}
-        assert translations == [], "nobody wants them"
+        assert translations == [], "no loss needs them"
 
     @pytest.mark.parametrize("loss", ["back_translation", "cycle"])
-    def test_critics_are_built_only_where_their_loss_has_a_weight(
+    def test_critics_are_built_only_if_their_loss_has_a_weight(
         self, loss: str, wired: Callable[..., SimpleNamespace]
     ) -> None:
         it = wired(**{**NOTHING, f"{loss}_weight": 1.0})
@@ -305,7 +305,7 @@ class TestStep:
             one, other = (weights(getattr(model, name)) for model in (played, not_played))
             assert all(map(torch.equal, one, other))
 
-    def test_each_direction_is_given_one_contrast_and_answers_the_other(
+    def test_each_direction_translates_one_contrast_into_the_other(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
         """Every example, result by images whose level names them."""
@@ -333,7 +333,7 @@ class TestStep:
             for name, pair in wanted.items():
                 assert found[name] == pytest.approx(pair, abs=1e-5)
 
-    def test_answers_of_simulated_subjects_get_the_looks_of_the_data(
+    def test_targets_of_simulated_subjects_get_the_intensities_of_the_data(
         self, wired: Callable[..., SimpleNamespace]
     ) -> None:
         it = wired()

@@ -156,7 +156,7 @@ def test_a_pause_between_validations_leaves_a_checkpoint(
     assert "criterion" in resumed.rows[1]
 
 
-def test_a_checkpoint_with_critics_that_nothing_asks_for(
+def test_a_checkpoint_with_unused_critics(
     small_store: Store, tmp_path: Path, compare: SimpleNamespace
 ) -> None:
     """Older versions built critics for every training, and never used those of `bridge`."""
@@ -175,7 +175,7 @@ def test_a_checkpoint_with_critics_that_nothing_asks_for(
     assert compare.runs(whole.path, resumed.path) == []
 
 
-def test_a_complete_run_is_resumed_to_nothing_and_can_be_prolonged(
+def test_a_complete_run_has_nothing_to_resume_and_can_be_extended(
     small_store: Store, tmp_path: Path
 ) -> None:
     done = train(small_store, tmp_path / "run", shrunken("bridge", epochs=1), device="cpu")
@@ -193,13 +193,13 @@ class TestRefusals:
     def run(self, small_store: Store, tmp_path: Path) -> Path:
         return train(small_store, tmp_path / "run", shrunken("bridge", epochs=1), device="cpu").path
 
-    def test_a_folder_with_something_in_it(self, small_store: Store, tmp_path: Path) -> None:
+    def test_a_folder_that_is_not_empty(self, small_store: Store, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("mine")
         with pytest.raises(OutputError, match=r"not empty.*--resume"):
             train(small_store, tmp_path, shrunken("bridge"), device="cpu")
         assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
-    def test_resuming_nothing(self, small_store: Store, tmp_path: Path) -> None:
+    def test_resuming_without_a_run(self, small_store: Store, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no checkpoint"):
             train(small_store, tmp_path / "absent", resume=True, device="cpu")
         assert not (tmp_path / "absent").exists()
@@ -216,7 +216,7 @@ class TestRefusals:
         assert [row["epoch"] for row in again.rows] == [1]
         assert (run / "settings.yaml").read_bytes() == before
 
-    def test_what_pairs_leave_to_other_losses_is_no_change(
+    def test_weights_that_pairs_reduce_are_not_a_change(
         self, small_store: Store, tmp_path: Path
     ) -> None:
         asked = {"supervision": "weak", "cycle_weight": 10.0, "steps_per_epoch": 2}
@@ -262,7 +262,7 @@ class TestRefusals:
             ({"standard": {"intensity": {"method": "zscore"}}}, "other preprocessing"),
         ],
     )
-    def test_a_store_of_another_kind(
+    def test_a_store_with_other_preprocessing_or_contrasts(
         self, run: Path, bids_scans: Path, tmp_path: Path, changes: dict[str, Any], message: str
     ) -> None:
         settings = PrepareSettings().changed(changes)

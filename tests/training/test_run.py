@@ -101,7 +101,7 @@ def test_tensorboard_events_can_be_read(run: Run) -> None:
     events = EventAccumulator(str(run.path / "tensorboard"), {"images": 0, "histograms": 0})
     events.Reload()
     tags = events.Tags()
-    expected = {"cycle", "learning_rate", "psnr_target", "guard_mean_distance_to_source"}
+    expected = {"cycle", "learning_rate", "psnr_target", "guard_likeness_to_source"}
     assert expected <= set(tags["scalars"])
     assert [event.step for event in events.Scalars("cycle")] == [1, 2, 3]
     assert [event.step for event in events.Images("samples")] == [0, 2, 3]
@@ -120,7 +120,7 @@ def looks_right(row: dict[str, float]) -> bool:
     return not (row["guard_verdict_to_target"] or row["guard_verdict_to_source"])
 
 
-def test_the_bundle_tells_where_it_comes_from(run: Run, small_store: Store) -> None:
+def test_the_bundle_describes_its_origin(run: Run, small_store: Store) -> None:
     bundle = load_bundle(run.path)
     manifest = bundle.manifest
     assert (manifest.source, manifest.target, manifest.preset) == ("T1w", "T2w", "bridge")
@@ -187,7 +187,7 @@ def test_pairs_do_not_decide_what_is_best() -> None:
         assert criterion(apart | nearer, anchored) > expected, "closer is better"
 
 
-def test_what_keeps_its_beginning_is_chosen_by_the_cycle(
+def test_runs_with_a_wise_ft_weight_are_chosen_by_the_cycle(
     small_store: Store, tiny: Callable[..., Any], tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     networks = tiny_bundle.manifest.networks.model_dump(mode="json")
@@ -212,16 +212,16 @@ def test_training_by_the_clock_ends_in_time(
     assert "criterion" in done.rows[-1]
 
 
-def test_an_epoch_that_the_clock_cut_is_made_whole(
+def test_an_epoch_cut_by_the_clock_is_completed(
     small_store: Store, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks, count = itertools.count(), loop.RunKeeper.after_step
+    looks, count = itertools.count(), loop.RunRecorder.after_step
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(looks) / 10))
 
     def all_ones(self: Any, losses: Any) -> None:
         count(self, dict.fromkeys(losses, torch.ones(())))
 
-    monkeypatch.setattr(loop.RunKeeper, "after_step", all_ones)
+    monkeypatch.setattr(loop.RunRecorder, "after_step", all_ones)
     settings = tiny("unet", steps_per_epoch=10**6, minutes=0.02)
     (cut,) = train(small_store, tmp_path / "measured", settings, device="cpu").rows
     length = int(cut["step"]) - 3  # the clock ends its second epoch after a few steps
@@ -265,8 +265,8 @@ def test_a_store_without_validation_split_is_named(
     assert read_manifest(done.path).trained["validation"] == "training slices"
 
 
-@pytest.mark.parametrize("spare_from", [1, 10_000], ids=["beside", "here"])
-def test_a_damaged_store_is_told_in_one_line(
+@pytest.mark.parametrize("spare_from", [1, 10_000], ids=["process", "thread"])
+def test_a_damaged_store_is_reported_in_one_line(
     spare_from: int,
     bids_scans: Path,
     tiny: Callable[..., Any],
@@ -312,7 +312,7 @@ def test_contrasts_that_cannot_be_simulated_train_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the default preset, from random weights, and a line says so."""
-    (tmp_path / "shipped").mkdir()  # a folder of this name is in nobody's way
+    (tmp_path / "shipped").mkdir()  # a folder of this name changes nothing
     monkeypatch.chdir(tmp_path)
     store = other_contrasts(small_store, *pair)
     with caplog.at_level("INFO", "mrbridge"):
@@ -323,7 +323,7 @@ def test_contrasts_that_cannot_be_simulated_train_without(
     assert f"{pair[0]} to {pair[1]}" in result[0]
     bundle = load_bundle(tmp_path / "run")
     assert (bundle.source, bundle.target) == pair
-    # It goes on with what it has become, and both ways can be translated.
+    # It can be resumed, and both ways can be translated.
     train(store, tmp_path / "run", resume=True, epochs=2, device="cpu")
     names = {"T1w": "T1w", "T2w": "T2w", "FLAIR": "T2w", "PDw": "T2w"}
     for given, made in (pair, pair[::-1]):
@@ -331,7 +331,7 @@ def test_contrasts_that_cannot_be_simulated_train_without(
         assert mrbridge.translate(scan, model=tmp_path / "run", device="cpu").contrast == made
 
 
-def test_simulated_pairs_that_there_cannot_be_are_refused_where_somebody_asks_for_them(
+def test_impossible_simulated_pairs_are_refused_if_requested(
     small_store: Store,
     tiny: Callable[..., Any],
     tmp_path: Path,
@@ -344,14 +344,14 @@ def test_simulated_pairs_that_there_cannot_be_are_refused_where_somebody_asks_fo
     with pytest.raises(SettingsError, match="other contrasts"):
         train(store, tmp_path / "run", tiny("bridge"), device="cpu", start="shipped")
     monkeypatch.setattr(Store, "open", lambda path: store)
-    given = ["--set", "simulated_weight=0.1"]  # as the preset has it, but somebody says it
+    given = ["--set", "simulated_weight=0.1"]  # as the preset has it, but stated explicitly
     with pytest.raises(SystemExit, match="2"):
         cli.main(["train", str(store.path), "-o", str(tmp_path / "run"), *given])
     assert "PDw cannot be simulated" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_the_reverse_pair_goes_on_from_the_shipped_model(
+def test_reversed_contrasts_start_from_the_shipped_model(
     small_store: Store,
     as_shipped: Bundle,
     tiny: Callable[..., Any],
@@ -412,7 +412,7 @@ class Trap:
 
 
 class TestSettings:
-    def test_layers_lie_over_the_preset(self) -> None:
+    def test_layers_override_the_preset(self) -> None:
         made = resolve("unet", {"epochs": 7, "networks": {"generator": {"features": 8}}})
         assert (made.preset, made.epochs, made.adversarial) == ("unet", 7, "bce")
         assert made.networks.generator.features == 8
@@ -457,7 +457,7 @@ class TestSettings:
         assert (resnet.adversarial, resnet.identity_weight) == ("least_squares", 1)
 
 
-def test_a_run_killed_before_its_first_checkpoint_can_begin_again(
+def test_a_run_killed_before_its_first_checkpoint_can_start_again(
     small_store: Store, tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -494,7 +494,7 @@ def test_a_resumed_run_does_not_simulate_again(
     assert more.rows[-1]["epoch"] == 2
 
 
-def test_a_run_that_was_killed_while_it_wrote_its_first_checkpoint_is_begun_anew(
+def test_a_run_killed_while_it_wrote_its_first_checkpoint_can_start_again(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "checkpoints").mkdir()

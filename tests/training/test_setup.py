@@ -1,10 +1,9 @@
-"""Where a training begins, which pairs it learns from, and how answers get the data's looks."""
+"""What a training starts from, which pairs it learns from, and intensity mappings."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,18 @@ from mrbridge.dataset.sampling import UnpairedSlices
 from mrbridge.dataset.store import Store
 from mrbridge.errors import BundleError, SettingsError
 from mrbridge.training.checkpoint import load_checkpoint
-from mrbridge.training.examples import IntensityMapping, fit_intensity_mappings
+from mrbridge.training.examples import (
+    IntensityMapping,
+    choose_pairs,
+    fit_intensity_mappings,
+    weights_for,
+)
 from mrbridge.training.model import TranslationModel
-from mrbridge.training.run import train
+from mrbridge.training.run import find_initial_model, train
 from mrbridge.training.settings import LossWeights
-from mrbridge.training.setup import choose_pairs, find_initial_model, weights_for
 
 
-class TestBeginning:
+class TestInitialModel:
     def test_random_weights_on_request(self, tiny: Callable[..., Any]) -> None:
         assert find_initial_model("scratch", tiny("bridge"), "T1w", "T2w") is None
 
@@ -35,17 +38,17 @@ class TestBeginning:
         settings = tiny("bridge").changed(
             {"networks": tiny_bundle.manifest.networks.model_dump(mode="json")}
         )
-        begun = find_initial_model(tiny_bundle.path, settings, "T1w", "T2w")
-        assert begun is not None
-        assert begun.hash == tiny_bundle.hash
+        initial = find_initial_model(tiny_bundle.path, settings, "T1w", "T2w")
+        assert initial is not None
+        assert initial.hash == tiny_bundle.hash
         model = TranslationModel(settings)
-        model.initialise_from(begun, "T2w")
+        model.initialise_from(initial, "T2w")
         expected = tiny_bundle.build("to_target").state_dict()
         for network in (model.to_target, model.ema_to_target):
             for name, value in network.state_dict().items():
                 assert torch.equal(value, expected[name])
 
-    def test_contrasts_the_other_way_round_swap_the_generators(
+    def test_swapped_contrasts_swap_the_generators(
         self, tiny: Callable[..., Any], tiny_bundle: Bundle
     ) -> None:
         settings = tiny("bridge").changed(
@@ -56,7 +59,7 @@ class TestBeginning:
         expected = tiny_bundle.build("to_source").state_dict()
         assert all(torch.equal(v, expected[n]) for n, v in model.to_target.state_dict().items())
 
-    def test_other_networks_are_refused_by_name_and_left_by_default(
+    def test_other_networks_are_refused_by_name_and_ignored_by_default(
         self, tiny: Callable[..., Any], tiny_bundle: Bundle, as_shipped: Bundle
     ) -> None:
         assert tiny_bundle.path is not None
@@ -68,11 +71,11 @@ class TestBeginning:
             find_initial_model(tiny_bundle.path, settings, "T1w", "PDw")
         assert find_initial_model("auto", settings, "T1w", "T2w") is None
 
-    def test_what_is_not_there_is_refused(self, tiny: Callable[..., Any], tmp_path: Path) -> None:
+    def test_a_missing_model_is_refused(self, tiny: Callable[..., Any], tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="does not exist"):
             find_initial_model(tmp_path / "none", tiny("bridge"), "T1w", "T2w")
 
-    def test_a_run_says_what_it_began_with(
+    def test_a_run_keeps_the_weights_of_its_initial_model(
         self, tiny: Callable[..., Any], tiny_bundle: Bundle, small_store: Store, tmp_path: Path
     ) -> None:
         networks = tiny_bundle.manifest.networks.model_dump(mode="json")
@@ -84,7 +87,7 @@ class TestBeginning:
         for name, value in tiny_bundle.weights.items():
             torch.testing.assert_close(kept.weights[name], value, atol=1e-5, rtol=0)
 
-    def test_what_is_shipped_lies_between_the_beginning_and_the_training(
+    def test_the_bundle_mixes_initial_and_trained_weights(
         self,
         tiny: Callable[..., Any],
         tiny_bundle: Bundle,
@@ -106,7 +109,7 @@ class TestBeginning:
             moved = max(moved, float((last - first).abs().max()))
         assert moved > 1e-4
 
-        # What it began with may be gone when the run is resumed.
+        # The initial model may be gone when the run is resumed.
         gone = tmp_path / "gone"
         shutil.copytree(tiny_bundle.path, gone)
         paused = settings.changed({"stop_after_epochs": 1})
@@ -115,7 +118,7 @@ class TestBeginning:
         train(small_store, parts, resume=True, device="cpu")
         assert compare.runs(whole, parts) == []
 
-    def test_a_training_from_scratch_ships_what_it_learned_alone(
+    def test_a_training_from_scratch_ships_its_own_weights(
         self, tiny: Callable[..., Any], small_store: Store, tmp_path: Path
     ) -> None:
         settings = tiny("bridge", simulated_weight=0.0, wise_ft_weight=0.75)
@@ -136,7 +139,7 @@ class TestPairs:
             wanted = settings.changed({"supervision": supervision})
             assert len(choose_pairs(wanted, small_store, dataset.banks)) > 5
 
-    def test_none_to_be_had_is_refused(
+    def test_a_store_without_pairs_is_refused(
         self, tiny: Callable[..., Any], picture_store: Store
     ) -> None:
         settings = tiny("bridge", supervision="paired")
@@ -144,7 +147,7 @@ class TestPairs:
         with pytest.raises(SettingsError, match="needs pairs, and the store has none"):
             choose_pairs(settings, picture_store, dataset.banks)
 
-    def test_unpaired_losses_count_for_what_has_no_partner(
+    def test_unpaired_losses_count_for_slices_without_a_partner(
         self, tiny: Callable[..., Any], small_store: Store
     ) -> None:
         settings = tiny(
@@ -158,12 +161,12 @@ class TestPairs:
         assert weights_for(settings, dataset) == LossWeights.of(settings)
         half = len(dataset.banks[0]) // 2
         dataset.pairs = [(n, n) for n in range(half)]
-        alone = max(1 - half / len(bank) for bank in dataset.banks)
+        unpaired = max(1 - half / len(bank) for bank in dataset.banks)
         shared = weights_for(settings, dataset)
-        assert shared.cycle == pytest.approx(8 * alone)
-        assert shared.back_translation == pytest.approx(2 * alone)
+        assert shared.cycle == pytest.approx(8 * unpaired)
+        assert shared.back_translation == pytest.approx(2 * unpaired)
         assert shared.paired == 3
-        assert shared.wise_ft == pytest.approx(0.5 * alone)
+        assert shared.wise_ft == pytest.approx(0.5 * unpaired)
         only = weights_for(settings.changed({"supervision": "paired"}), dataset)
         assert only.cycle == only.back_translation == only.wise_ft == 0
         without = settings.changed({"paired_weight": 0.0})
@@ -180,15 +183,17 @@ class TestPairs:
         assert result[-1] < 0.9 * result[0]
         assert "adversarial" not in run.rows[0]
 
-    def test_what_comes_first_is_there(self, tiny: Callable[..., Any], small_store: Store) -> None:
+    def test_warm_up_needs_pairs_and_random_weights(
+        self, tiny: Callable[..., Any], small_store: Store
+    ) -> None:
         settings = tiny("bridge", warm_up=0.6)
         dataset = UnpairedSlices(small_store, settings.networks.image_size, 0)
         assert weights_for(settings, dataset).warm_up == 0.6
         assert weights_for(settings, dataset, has_initial=True).warm_up == 0
-        alone = settings.changed({"simulated_weight": 0.0})
-        assert weights_for(alone, dataset).warm_up == 0
+        paired = settings.changed({"simulated_weight": 0.0})
+        assert weights_for(paired, dataset).warm_up == 0
         dataset.pairs = [(0, 0)]
-        assert weights_for(alone, dataset).warm_up == 0.6
+        assert weights_for(paired, dataset).warm_up == 0.6
 
     def test_a_training_without_any_loss_is_refused(
         self, tiny: Callable[..., Any], small_store: Store, tmp_path: Path
@@ -199,24 +204,24 @@ class TestPairs:
         assert not (tmp_path / "run").exists()
 
 
-class TestLooks:
-    def test_at_first_nothing_changes(self) -> None:
+class TestIntensityMapping:
+    def test_it_starts_as_the_identity(self) -> None:
         images = torch.linspace(-1, 1, 500)[None]
         torch.testing.assert_close(IntensityMapping()(images), images, atol=1e-6, rtol=0)
 
     def test_a_curve_is_learned(self) -> None:
         canonical = np.random.default_rng(0).uniform(-1, 1, 20_000).astype(np.float32)
-        looks = IntensityMapping()
-        looks.fit(canonical, (2 * ((canonical + 1) / 2) ** 2 - 1).astype(np.float32))
+        mappings = IntensityMapping()
+        mappings.fit(canonical, (2 * ((canonical + 1) / 2) ** 2 - 1).astype(np.float32))
         images = torch.linspace(-0.9, 0.9, 50)
         expected = 2 * ((images + 1) / 2) ** 2 - 1
-        torch.testing.assert_close(looks(images), expected, atol=0.05, rtol=0)
-        assert looks(torch.tensor([-1.0])).item() == -1
+        torch.testing.assert_close(mappings(images), expected, atol=0.05, rtol=0)
+        assert mappings(torch.tensor([-1.0])).item() == -1
 
-    def test_there_and_back_tells_the_looks_without_a_pair(
-        self, small_store: Store, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    def test_the_cycle_shows_the_mapping_without_pairs(
+        self, small_store: Store, as_shipped: Bundle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A model that answers canonically: brighter by a known curve than the data."""
+        """A model of canonical intensities: brighter by a known curve than the data."""
 
         class Squash(torch.nn.Module):
             def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -224,11 +229,9 @@ class TestLooks:
 
         monkeypatch.setattr(Bundle, "build", lambda self, name: Squash())
         banks = UnpairedSlices(small_store, 32, 0).banks
-        looks = (IntensityMapping(), IntensityMapping())
-        fit_intensity_mappings(
-            looks, replace(tiny_bundle), banks, ("T1w", "T2w"), torch.device("cpu")
-        )
-        made = torch.linspace(0.2, 0.6, 20)  # what both contrasts hold
-        for curve in looks:
-            undone = 2 * ((made + 1) / 2) ** (1 / 0.64) - 1
-            torch.testing.assert_close(curve(made), undone, atol=0.2, rtol=0)
+        mappings = (IntensityMapping(), IntensityMapping())
+        fit_intensity_mappings(mappings, banks, ("T1w", "T2w"), torch.device("cpu"))
+        levels = torch.linspace(0.2, 0.6, 20)  # what both contrasts hold
+        for curve in mappings:
+            undone = 2 * ((levels + 1) / 2) ** (1 / 0.64) - 1
+            torch.testing.assert_close(curve(levels), undone, atol=0.2, rtol=0)

@@ -80,7 +80,7 @@ class Augmentation:
     def __call__(
         self, images: NDArray[np.float32], rngs: Sequence[np.random.Generator]
     ) -> NDArray[np.float32]:
-        """Change images, all slices of one image in the same way but for the noise.
+        """Change images, all slices of one image in the same way except for the noise.
 
         Args:
             images: shape (images, slices, rows, columns), range [-1, 1] with background -1; not

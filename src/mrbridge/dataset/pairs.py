@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from mrbridge.preprocessing.geometry import centred_start
 
 if TYPE_CHECKING:
-    from mrbridge.dataset.manifest import ScanRecord
     from mrbridge.dataset.sampling import SliceBank
-    from mrbridge.dataset.store import Store
+    from mrbridge.dataset.store import ScanRecord, Store
 
 Pairs = list[tuple[int, int]]
 """Indices of training slices: of the source contrast, of the target contrast."""
@@ -27,11 +27,13 @@ Pairs = list[tuple[int, int]]
 Thumbnail = NDArray[np.uint8]
 """(rows, columns), the same for all that are compared; both multiples of 4."""
 
+THUMBNAIL = 64
+"""Rows and columns of a thumbnail."""
+
 CANDIDATES = 32
 """Images of the other contrast, the nearest by their edges, that are compared with each image."""
 
 _MOST = 2_000  # slices of a contrast; all of them are held in memory
-_THUMBNAIL = 64  # rows and columns
 _BATCH = 64  # images, or pairs of them, that are compared together
 _CELL = 4  # pixels of a thumbnail, each way, over which edges are summed up
 _LEVELS = 16  # of intensity, in thumbnails
@@ -69,7 +71,7 @@ def found_pairs(banks: tuple[SliceBank, SliceBank]) -> Pairs:
         return []
     images = [[bank[n] for n in range(len(bank))] for bank in banks]
     pairs = []
-    for i, j in best_matches(*map(_thumbnails, images)):
+    for i, j in best_matches(*([thumbnail_of(image) for image in bank] for bank in images)):
         source, target = banks[0].places[i][0], banks[1].places[j][0]
         if source.subject is not None and source.subject == target.subject:
             continue
@@ -96,17 +98,18 @@ def shift_onto(fixed: ScanRecord, moving: ScanRecord, image_size: int) -> tuple[
     return down, right
 
 
-def _thumbnails(images: Sequence[NDArray[np.float32]]) -> list[Thumbnail]:
-    """Images in [-1, 1], small, as bytes."""
-    import torch  # here: finding pairs among thumbnails takes no torch
-
-    small = [
-        torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(image)[None], _THUMBNAIL)[
-            0
-        ].numpy()
-        for image in images
-    ]
-    return [np.clip((image + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8) for image in small]
+def thumbnail_of(
+    plane: NDArray[np.float32], spacing: tuple[float, float] | None = None
+) -> Thumbnail:
+    """A plane, range [-1, 1], as a square of bytes, its shape in mm kept."""
+    steps = spacing or (1.0, 1.0)
+    sides = [size * step for size, step in zip(plane.shape, steps, strict=True)]
+    rows, columns = (max(1, round(THUMBNAIL * side / max(sides))) for side in sides)
+    small = Image.fromarray(plane).resize((columns, rows), Image.Resampling.BOX)
+    result = np.full((THUMBNAIL, THUMBNAIL), -1, np.float32)
+    top, left = (THUMBNAIL - rows) // 2, (THUMBNAIL - columns) // 2
+    result[top : top + rows, left : left + columns] = np.asarray(small)
+    return np.clip((result + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
 
 
 def best_matches(
@@ -175,7 +178,7 @@ def _edges_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _nearest(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Pairs (one, other), (pairs, 2): of every image the most similar others by their edges."""
+    """Each image and the others with the most similar edges: (pairs, 2)."""
     count = min(CANDIDATES, len(others))
     pairs = []
     for start in range(0, len(ones), _BATCH):
@@ -210,7 +213,7 @@ def information(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[f
 
     Returns:
         Both from 0 (nothing is shared) to 1; the second a mean over four directions. Zeros if there
-        is hardly any common anatomy.
+        is too little common anatomy.
     """
     anatomy = (one > _BACKGROUND) & (other > _BACKGROUND)
     inside = ndimage.binary_erosion(anatomy, iterations=_SHIFT + 1)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__, parallel
-from mrbridge.dataset.manifest import Manifest, Remark, ScanRecord
 from mrbridge.dataset.prepare_scan import Job, prepare_scan
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.split import Request, split_scans
 from mrbridge.dataset.store import (
+    Manifest,
+    Remark,
+    ScanRecord,
     Store,
     array_path,
     data_hash,
@@ -52,7 +54,7 @@ from mrbridge.urls import shown
 log = logging.getLogger(__name__)
 
 REPORT = "report.json"
-"""In the store, next to the manifest: what was left out and what failed."""
+"""In the store, next to the manifest: files that were left out, and failures."""
 
 _SLOW_IMPORTS = ("torch", "zarr")  # which resampling and the store import when they need them
 
@@ -85,7 +87,7 @@ def prepare(
         InputError: nothing usable of one of the contrasts.
         OutputError: `out` is not a store, or cannot be written.
         SomeScansFailed: some scans could not be used; the store is complete without them.
-        Interrupted: by a signal; what is prepared stays, and `report.json` lists it.
+        Interrupted: by a signal; scans that are prepared stay, and `report.json` lists them.
     """
     settings = settings or PrepareSettings()
     source = parallel.reachable(localise(source), workers)
@@ -287,7 +289,9 @@ def _manifest(
         failures=failures,
         ignored=ignored,
         typical={
-            contrast: _typical([r for r in records if r.contrast == contrast])
+            contrast: median_normalisation(
+                _training_curves([r for r in records if r.contrast == contrast])
+            )
             for contrast in (settings.source, settings.target)
         },
     )
@@ -311,17 +315,16 @@ def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, Job]) -> Mani
     typical: dict[str, IntensityNormalisation] = {}
     for contrast in manifest.typical:
         ours = [record for record in manifest.records if record.contrast == contrast]
-        train = [record.recipe for record in ours if record.segments.get("train")]
-        levels = learned_levels(train or [record.recipe for record in ours])
-        for record in ours:
-            records[record.id] = _rescaled(record, levels, out, jobs[record.id])
-        typical[contrast] = _typical([records[record.id] for record in ours])
+        levels = learned_levels(_training_curves(ours))
+        on_scale = [_rescaled(record, levels, out, jobs[record.id]) for record in ours]
+        records |= {record.id: record for record in on_scale}
+        typical[contrast] = median_normalisation(_training_curves(on_scale))
     placed = [records[record.id] for record in manifest.records]
     return manifest.model_copy(update={"records": placed, "typical": typical})
 
 
 def _rescaled(record: ScanRecord, levels: tuple[float, ...], out: Path, job: Job) -> ScanRecord:
-    """A scan with its array brought onto a scale, unless it is there already."""
+    """A scan with its array converted to a scale, unless it has that scale already."""
     segments = {"segments": record.segments}
     if record.recipe.levels == levels or not record.recipe.landmarks:
         return record
@@ -337,10 +340,10 @@ def _rescaled(record: ScanRecord, levels: tuple[float, ...], out: Path, job: Job
     return record.model_copy(update=segments)
 
 
-def _typical(records: list[ScanRecord]) -> IntensityNormalisation:
+def _training_curves(records: list[ScanRecord]) -> list[IntensityNormalisation]:
     train = [r.recipe for r in records if r.segments.get("train")]
     # A user's table may leave a contrast without training scans.
-    return median_normalisation(train or [r.recipe for r in records])
+    return train or [r.recipe for r in records]
 
 
 def _remove_others(out: Path, ids: set[str]) -> None:

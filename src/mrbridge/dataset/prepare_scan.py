@@ -10,21 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from mrbridge.dataset.manifest import FORMAT, ScanRecord
 from mrbridge.dataset.settings import PrepareSettings, SliceRange
-from mrbridge.dataset.store import array_path, data_hash, read_if_current, write_scan
+from mrbridge.dataset.store import (
+    FORMAT,
+    ScanRecord,
+    array_path,
+    data_hash,
+    read_if_current,
+    write_scan,
+)
 from mrbridge.errors import InputError, MrbridgeError
 from mrbridge.io import read
 from mrbridge.io.atomic import sha256_of
 from mrbridge.io.remote import fetch
 from mrbridge.io.scans import Scan
-from mrbridge.preprocessing.align import Alignment, aligned
-from mrbridge.preprocessing.crop import Crop, crop_to_head, head_crop
+from mrbridge.preprocessing.foreground import Crop, crop_to_head, head_crop
 from mrbridge.preprocessing.geometry import slice_grid
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.preprocessing.resample import Placement, grid_difference, grid_of
 from mrbridge.preprocessing.settings import TransformKind
-from mrbridge.preprocessing.skull_strip import volume_l
+from mrbridge.preprocessing.template import Alignment, aligned, volume_l
 from mrbridge.volume import Volume
 
 _ARRAYS = 2  # raise it when the same settings begin to give other arrays

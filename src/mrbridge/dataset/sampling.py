@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mrbridge.dataset.augment import Augmentation, to_float32
-from mrbridge.dataset.manifest import ScanRecord
 from mrbridge.dataset.pairs import Pairs, shift_onto
 from mrbridge.dataset.simulated import SimulatedPairs, group_augmentation
-from mrbridge.dataset.store import Store
+from mrbridge.dataset.store import ScanRecord, Store
 from mrbridge.errors import StoreError
 from mrbridge.preprocessing.geometry import fit_size
 
@@ -114,7 +113,7 @@ class SliceBank:
 
     def _fitted(self, images: NDArray[np.float16], record: ScanRecord) -> NDArray[np.float16]:
         size, shift = self.image_size, self._shifts.get(record.id, (0, 0))
-        return np.ascontiguousarray(fit_size(images, size, size, shift=shift)[0])
+        return np.ascontiguousarray(fit_size(images, size, size, shift=shift))
 
 
 class UnpairedSlices(Dataset[Sample]):

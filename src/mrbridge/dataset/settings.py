@@ -57,7 +57,7 @@ class SliceRange:
         return result
 
     def holds(self, filled: NDArray[np.bool_], grid: SliceGrid) -> NDArray[np.bool_]:
-        """Which slices lie in the range, by their centres.
+        """Which slices are in the range, by their centres.
 
         Args:
             filled: shape (slices,), from inferior to superior: which of them show the head.

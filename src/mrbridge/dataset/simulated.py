@@ -1,8 +1,8 @@
 """Simulated pairs: slices of simulated subjects, of whom both contrasts are known.
 
 A purely unpaired objective tends to copy, or to swap tissues, for hundreds of epochs. Simulated
-subjects teach a generator what becomes of fluid, grey and white matter, bone and fat, without any
-pair of real scans.
+subjects teach a generator how fluid, grey and white matter, bone and fat look in the other
+contrast, without any pair of real scans.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mrbridge.dataset.augment import Augmentation, to_float32
 from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.io.atomic import atomic_path
 from mrbridge.phantom.subjects import VariedSubject, varied_subject
-from mrbridge.preprocessing.crop import head_crop
+from mrbridge.preprocessing.foreground import head_crop
 from mrbridge.preprocessing.geometry import fit_size, to_slices
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.preprocess import preprocess
@@ -36,7 +36,7 @@ CANONICAL = {
 }
 """The canonical signals in [-1, 1]: the same in every subject, whole head or stripped brain.
 
-In T1w white matter comes just below the knee and fluid just above black, in T2w fluid comes to 1.
+In T1w white matter is just below the knee and fluid just above black; in T2w fluid is 1.
 """
 
 _INPUTS = (0, 2)  # the images of a group that a generator gets; the others are ground truth
@@ -99,12 +99,13 @@ class SimulatedPairs:
             standard = PreprocessSettings(spacing_mm=spacing, intensity=straight)
         # All subjects are stripped if those of the store are.
         stripped = True if standard.brain != "none" else None
-        # They lie along the template's axes, more or less, on one grid with their ground truth; and
-        # a network that has seen noise does not mind its absence.
+        # They are roughly aligned with the template, on one grid with their ground truth; and a
+        # network that has seen noise does not mind its absence.
         simulated = standard.model_copy(update={"brain": "none", "align": "none", "denoise": False})
-        key = _key(standard, source, target, image_size, subjects, seed)
-        kept = None if cache is None else _kept(cache, key)
-        if kept is None:
+        shape = [3, standard.model_dump(mode="json"), source, target, image_size, subjects, seed]
+        key = hashlib.sha256(json.dumps(shape).encode()).hexdigest()  # of all but the code
+        cached = None if cache is None else _read_cache(cache, key)
+        if cached is None:
             groups = [
                 subject_groups(
                     varied_subject(_SEED + seed, index, standard.spacing_mm or 1.0, stripped),
@@ -115,10 +116,10 @@ class SimulatedPairs:
                 for index in track(range(subjects), "simulate", subjects)
             ]
             ends = np.cumsum([len(group) for group in groups])
-            kept = np.concatenate(groups), ends
+            cached = np.concatenate(groups), ends
             if cache is not None:
-                _keep(cache, key, *kept)
-        self.groups, self._ends = kept
+                _write_cache(cache, key, *cached)
+        self.groups, self._ends = cached
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -213,7 +214,7 @@ def subject_groups(
     """Axial slices of a subject that show the head, (slices, 4, rows, columns) as in `group`."""
     images, foreground = subject_stacks(subject, standard, contrasts)
     shown = foreground.mean(axis=(1, 2)) >= _LEAST_FOREGROUND
-    fitted = [fit_size(slices[shown], image_size, image_size)[0] for slices in images]
+    fitted = [fit_size(slices[shown], image_size, image_size) for slices in images]
     return np.stack(fitted, axis=1).astype(np.float16)
 
 
@@ -233,29 +234,18 @@ def subject_stacks(
     return images, foreground
 
 
-def _key(
-    standard: PreprocessSettings,
-    source: str,
-    target: str,
-    image_size: int,
-    subjects: int,
-    seed: int,
-) -> str:
-    """A hash of everything that shapes the groups, except for the code."""
-    parts = [3, standard.model_dump(mode="json"), source, target, image_size, subjects, seed]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _keep(cache: Path, key: str, groups: NDArray[np.float16], ends: NDArray[np.int64]) -> None:
+def _write_cache(
+    cache: Path, key: str, groups: NDArray[np.float16], ends: NDArray[np.int64]
+) -> None:
     with atomic_path(cache) as temporary, open(temporary, "wb") as file:
         np.savez(file, key=np.array(key), groups=groups, ends=ends)
 
 
-def _kept(cache: Path, key: str) -> tuple[NDArray[np.float16], NDArray[np.int64]] | None:
+def _read_cache(cache: Path, key: str) -> tuple[NDArray[np.float16], NDArray[np.int64]] | None:
     """The groups in a file of this key; None without one, or if it is damaged."""
     try:
         # An archive of arrays, each with a checksum that is verified as it is read.
-        with np.load(cache, allow_pickle=False) as kept:
-            return (kept["groups"], kept["ends"]) if str(kept["key"]) == key else None
+        with np.load(cache, allow_pickle=False) as cached:
+            return (cached["groups"], cached["ends"]) if str(cached["key"]) == key else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

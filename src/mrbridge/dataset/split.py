@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mrbridge.dataset.manifest import Range, ScanRecord
 from mrbridge.dataset.settings import PrepareSettings
+from mrbridge.dataset.store import Range, ScanRecord
 from mrbridge.errors import InputError
 from mrbridge.io.names import natural_key
 
@@ -54,7 +54,6 @@ def split_scans(requests: Sequence[Request], settings: PrepareSettings) -> dict[
     Raises:
         InputError: the user's table puts one subject into two splits.
     """
-    _check_leaks(requests)
     asked = {request.split for request in requests}
     fixed = _asked_subjects(requests)
     result: dict[str, Segments] = {}
@@ -122,15 +121,13 @@ def _hold_out(
                 for c in kinds:
                     left[c] -= 1
                     training[c] -= 1
-        missing = [c for c in wanted if not any(
-            c in contrasts[s] for s, where in held.items() if where == split)]  # fmt: skip
-        if split == "val" and share > 0 and missing:
+        if split == "val" and share > 0 and not wanted <= {c for s in held for c in contrasts[s]}:
             return None
     return held
 
 
 def _held_counts(subjects: int, settings: PrepareSettings, *, with_test: bool) -> dict[str, int]:
-    """How many of so many subjects to hold out for `val` and, of more than three, for `test`."""
+    """How many subjects to hold out for `val` and, if there are more than three, for `test`."""
     held = val = test = 0
     for count in range(1, subjects + 1):
         val = max(int(settings.validation_share > 0), round(settings.validation_share * count))
@@ -205,19 +202,15 @@ def _block(count: int, settings: PrepareSettings, place: float) -> Segments:
 
 
 def _asked_subjects(requests: Sequence[Request]) -> dict[str, str]:
-    return {
-        str(one.record.subject): one.split for one in requests if one.split and one.record.subject
-    }
-
-
-def _check_leaks(requests: Sequence[Request]) -> None:
-    seen: dict[str, str] = {}
+    """The split of each subject that the user's table assigns."""
+    splits: dict[str, str] = {}
     for request in requests:
         subject = request.record.subject
-        if subject is None or request.split is None:
+        if not subject or request.split is None:
             continue
-        if seen.setdefault(subject, request.split) != request.split:
+        if splits.setdefault(subject, request.split) != request.split:
             raise InputError(
-                f"subject {subject} is in the splits {seen[subject]} and {request.split}",
+                f"subject {subject} is in the splits {splits[subject]} and {request.split}",
                 remedy="Give all scans of a subject the same split.",
             )
+    return splits

@@ -1,6 +1,6 @@
 """The prepared dataset on disk (store), and the only code that knows its format.
 
-    STORE/manifest.json          what is there, readable; written last
+    STORE/manifest.json          the list of scans, readable; written last
     STORE/scans/<id>.zarr        one array per scan, float16 (slices, rows, columns) in [-1, 1],
                                  a chunk per slice, all in one file, its record in the attributes
 
@@ -12,20 +12,139 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from mrbridge.dataset.manifest import FORMAT, Manifest, ScanRecord
+from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.errors import StoreError, must_exist
 from mrbridge.io.atomic import atomic_folder, read_json, write_json
 from mrbridge.io.names import series_name
 from mrbridge.io.remote import fetch, localise
 from mrbridge.io.temporary import is_temporary
+from mrbridge.preprocessing.intensity import IntensityNormalisation
+from mrbridge.settings import Settings
 
+Range = tuple[int, int]
+"""Half-open, of slices."""
+
+FORMAT = "mrbridge-store"
+_MAX_SIZE = 1 << 16  # slices, rows or columns of an array
 _REMEDY = "Run mrbridge prepare again."
+
+
+class ScanRecord(Settings):
+    """One scan of a store.
+
+    Attributes:
+        id: name of the array; from subject, session, contrast and file name.
+        subject, session: None if unknown.
+        contrast: a BIDS suffix.
+        name: the file's name.
+        source_sha256: of the file's bytes.
+        key: hash of the file and of the settings that shape the array: what resuming compares.
+        data_sha256: of the array's bytes.
+        shape: (slices, rows, columns) of the array.
+        spacing_mm: between slices, rows, columns; None for 2D images.
+        slice_indices: of each slice in the scan's full stack (inferior to superior).
+        origin: row and column of its full slices at which the array begins, in the array's pixels.
+        grid_hash: equal for scans on one grid.
+        recipe: the intensity normalisation.
+        affine: (4, 4), from a pixel's slice in the full stack, and its row and column in the array,
+            to RAS+ mm: of the scanner, of the subject's source scan, or of the template; None for
+            2D images.
+        registration: to the subject's source scan: its file name and `Registration.as_json`; None
+            without registration.
+        alignment: with the template, of the scan or of the source scan that it was registered to:
+            `Alignment.as_json`; None without alignment.
+        noise: standard deviation of the noise that was removed, in the file's unit; None without
+            denoising.
+        brain_litres: the volume of the brain; None without skull stripping.
+        segments: split (`train`, `val`, `test`) to half-open ranges of the array's slices.
+    """
+
+    id: str
+    subject: str | None
+    session: str | None
+    contrast: str
+    name: str
+    source_sha256: str
+    key: str
+    data_sha256: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None
+    slice_indices: list[int]
+    origin: tuple[float, float] = (0.0, 0.0)
+    grid_hash: str
+    recipe: IntensityNormalisation
+    affine: list[list[float]] | None = None
+    registration: dict[str, Any] | None = None
+    alignment: dict[str, Any] | None = None
+    noise: float | None = None
+    brain_litres: float | None = None
+    segments: dict[str, list[Range]] = Field(default_factory=dict)
+
+    @field_validator("id")
+    @classmethod
+    def _check_id(cls, id: str) -> str:
+        if not id or id.startswith(".") or any(sign in id for sign in "/\\\0"):
+            raise ValueError("the id of a scan is not a file name")
+        return id
+
+    @model_validator(mode="after")
+    def _check_numbers(self) -> ScanRecord:
+        """Whatever is read of the array is within it."""
+        slices = self.shape[0]
+        if min(self.shape) < 1 or max(self.shape) > _MAX_SIZE:
+            raise ValueError(f"{self.id} has an impossible shape")
+        if len(self.slice_indices) != slices:
+            raise ValueError(f"{self.id} has {slices} slices and {len(self.slice_indices)} indices")
+        for ranges in self.segments.values():
+            if len(ranges) > slices or any(not 0 <= a <= b <= slices for a, b in ranges):
+                raise ValueError(f"{self.id} has segments beyond its slices")
+        return self
+
+    @property
+    def is_2d(self) -> bool:
+        """Whether it is a 2D image."""
+        return self.spacing_mm is None
+
+    def positions(self, split: str) -> list[int]:
+        """The slices of the array that belong to `split`."""
+        return [i for start, stop in self.segments.get(split, []) for i in range(start, stop)]
+
+
+class Remark(Settings):
+    """A file that is not in the store, and why."""
+
+    name: str
+    reason: str
+
+
+class Manifest(Settings):
+    """The contents of a store; `typical` is the median normalisation of each contrast's training
+    scans."""
+
+    format: Literal["mrbridge-store"] = "mrbridge-store"
+    version: Literal[1] = 1
+    settings: PrepareSettings
+    records: list[ScanRecord]
+    failures: list[Remark]
+    ignored: list[Remark]
+    typical: dict[str, IntensityNormalisation]
+
+    @model_validator(mode="after")
+    def _check_records(self) -> Manifest:
+        if not self.records:
+            raise ValueError("it lists no scans")
+        if len({record.id for record in self.records}) < len(self.records):
+            raise ValueError("it lists a scan twice")
+        contrasts = {self.settings.source, self.settings.target}
+        if not contrasts <= self.typical.keys():
+            raise ValueError("it lacks the intensities of a contrast")
+        return self
 
 
 class Store:
@@ -100,14 +219,8 @@ class Store:
         return result
 
     def slices(self, record: ScanRecord) -> NDArray[np.float16]:
-        """All slices of a scan: float16, (slices, rows, columns), in [-1, 1].
-
-        Raises:
-            StoreError: they are not what preparation wrote.
-        """
-        return _checked(
-            _read(self._array(record), slice(None), self.path, record), self.path, record
-        )
+        """As `read_slices`."""
+        return read_slices(self.path, record)
 
     def slice(self, record: ScanRecord, index: int) -> NDArray[np.float16]:
         """One slice of a scan: float16, (rows, columns), in [-1, 1].
@@ -115,7 +228,9 @@ class Store:
         Raises:
             StoreError: it is missing or cannot be read.
         """
-        values = _read(self._array(record), index, self.path, record)
+        if record.id not in self._arrays:
+            self._arrays[record.id] = _open_array(self.path, record)
+        values = _read(self._arrays[record.id], index, self.path, record)
         # zarr gives the fill value, NaN here, for missing chunks.
         if np.isnan(values).any():
             raise _damaged(self.path, record)
@@ -149,11 +264,6 @@ class Store:
                 pairs.append((source, target, shared))
         return pairs
 
-    def _array(self, record: ScanRecord) -> Any:
-        if record.id not in self._arrays:
-            self._arrays[record.id] = _open_array(self.path, record)
-        return self._arrays[record.id]
-
 
 def splits_in_words(counts: dict[str, dict[str, int]]) -> str:
     """`Store.split_counts` as a phrase."""
@@ -167,12 +277,16 @@ def splits_in_words(counts: dict[str, dict[str, int]]) -> str:
 
 
 def read_slices(store: Path, record: ScanRecord) -> NDArray[np.float16]:
-    """All slices of one scan, as `Store.slices`, of a store that is not open or has no manifest.
+    """All slices of one scan of a store, even without a manifest: float16, (slices, rows, columns),
+    in [-1, 1].
 
     Raises:
         StoreError: they are not what preparation wrote.
     """
-    return _checked(_read(_open_array(store, record), slice(None), store, record), store, record)
+    values = _read(_open_array(store, record), slice(None), store, record)
+    if data_hash(values) != record.data_sha256:
+        raise _damaged(store, record)
+    return values
 
 
 def _open_array(store: Path, record: ScanRecord) -> Any:
@@ -199,12 +313,6 @@ def _read(array: Any, where: Any, store: Path, record: ScanRecord) -> NDArray[np
         raise
     except Exception:  # a damaged chunk: zstd, the codec or the file system complains
         raise _damaged(store, record) from None
-
-
-def _checked(values: NDArray[np.float16], store: Path, record: ScanRecord) -> NDArray[np.float16]:
-    if data_hash(values) != record.data_sha256:
-        raise _damaged(store, record)
-    return values
 
 
 def _why(error: Exception) -> str:
@@ -260,7 +368,7 @@ def write_scan(store: Path, record: ScanRecord, values: NDArray[np.float16]) -> 
 
 def read_if_current(store: Path, id: str, key: str) -> ScanRecord | None:
     """The record of a scan that was prepared from the same file with the same settings and is
-    intact; None otherwise, however damaged it is."""
+    intact; None otherwise, for any kind of damage."""
     import zarr
 
     path = array_path(store, id)

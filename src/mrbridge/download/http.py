@@ -129,7 +129,7 @@ class Session:
         self._client.close()
 
     def post(self, url: str, body: Any, check: Callable[[Any], None] = lambda answer: None) -> Any:
-        """Send JSON and return the JSON of the answer, whatever its status.
+        """Send JSON and return the JSON of the answer, of any status.
 
         Args:
             url: where to.

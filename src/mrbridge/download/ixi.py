@@ -4,32 +4,51 @@ The site has one tar file per contrast and a table of the subjects. A tar file i
 arrives. The record keeps where in it each scan starts, so that a later run reads only from the
 first missing scan on.
 
-Source: https://brain-development.org/ixi-dataset
+Source: https://brain-development.org/ixi-dataset. The texts of the data set are in `ixi.toml`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from mrbridge import progress
-from mrbridge.download.fetch import MAX_FILE, Expected, damage
-from mrbridge.download.folder import RECORD, Folder, Plan, Report, in_parallel
+from mrbridge.download.folder import (
+    MAX_FILE,
+    RECORD,
+    Expected,
+    Folder,
+    Plan,
+    Report,
+    damage,
+    in_parallel,
+    write_citation,
+)
 from mrbridge.download.http import Damaged, FileState, Session, Stream
-from mrbridge.download.ixi_metadata import LICENCE, write_description, write_participants
 from mrbridge.download.settings import DownloadSettings
-from mrbridge.errors import InputError, SettingsError
-from mrbridge.io.atomic import atomic_path
+from mrbridge.errors import InputError, MrbridgeWarning, SettingsError
+from mrbridge.io.atomic import atomic_path, write_json, write_text
+from mrbridge.io.bids_name import BIDS_VERSION
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SITE = "https://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
+PAGE = "https://brain-development.org/ixi-dataset/"
+LICENCE = "CC BY-SA 3.0"
+TABLE = "IXI.xls"
 ARCHIVES = {"T1w": "IXI-T1.tar", "T2w": "IXI-T2.tar", "PDw": "IXI-PD.tar"}
 
 log = logging.getLogger(__name__)
@@ -39,6 +58,9 @@ _MAX_ARCHIVE = 1 << 34  # bytes
 _SCAN_BYTES = 20 << 20  # more than any scan of IXI has
 _CHUNK = 1 << 20
 _WITHOUT_CONTENT = b"123456"  # types of tar entries: links, devices, folders, FIFOs
+_MAX_TABLE = 1 << 24  # bytes
+_UNKNOWN = "n/a"
+_TITLES = {"IXI_ID": "id", "SEX_ID": "sex", "AGE": "age", "HEIGHT": "height", "WEIGHT": "weight"}
 
 
 def download(out: Path, settings: DownloadSettings) -> Report:
@@ -314,3 +336,119 @@ def _label(subject: str) -> str:
             f"'{subject}' is not a subject of IXI", remedy="Give numbers, such as 2 or 002."
         )
     return f"{int(match[1]):03d}"
+
+
+def _texts() -> dict[str, Any]:
+    text = Path(__file__).with_name("ixi.toml").read_text(encoding="utf-8")
+    values = {"page": PAGE, "licence": LICENCE, "bids_version": BIDS_VERSION}
+    for name, value in (values | {"version": version("mrbridge")}).items():
+        text = text.replace(f"{{{name}}}", value)
+    return tomllib.loads(text)
+
+
+def write_description(out: Path) -> None:
+    """Write the files that make the folder a BIDS data set, unless they exist."""
+    if (out / "README").exists():  # the last of the files below
+        return
+    texts = _texts()
+    write_json(out / "dataset_description.json", texts["dataset_description"])
+    authors = ["IXI project, Imperial College London"]
+    write_citation(out, title="IXI Dataset", url=PAGE, authors=authors, license="CC-BY-SA-3.0")
+    for name, text in texts["texts"].items():
+        write_text(out / name, text)
+
+
+def write_participants(
+    session: Session, folder: Folder, hospitals: Mapping[str, str], site: str
+) -> None:
+    """Add new subjects to `participants.tsv`, and fill in missing values of the others.
+
+    Everything else in the table stays: users add columns to it.
+
+    Args:
+        session: the connections.
+        folder: the data set.
+        hospitals: of each subject (three digits).
+        site: address of the folder with the site's own table.
+
+    Raises:
+        InputError: the file is not a table of participants.
+    """
+    import pandas as pd
+
+    path, columns = folder.path / "participants.tsv", _texts()["participants"]
+    old = _read_participants(path)
+    sites = {f"sub-{label}": hospital for label, hospital in hospitals.items()}
+    new = sorted(set(sites) - set(old.index))
+    if not new and (old.empty or folder.record.get("table_read")):
+        return
+    people = None
+    try:
+        stream = Stream(session, f"{site.rstrip('/')}/{TABLE}", limit=_MAX_TABLE)
+        with closing(stream):
+            people = read_people(stream.read(_MAX_TABLE))
+    except (InputError, ValueError) as error:
+        warnings.warn(f"no age and sex of the subjects: {error}", MrbridgeWarning, stacklevel=2)
+    more = pd.DataFrame({"site": sites}).combine_first(pd.DataFrame() if people is None else people)
+    table = old.where(old != _UNKNOWN).combine_first(more)
+    table = table.reindex(
+        index=pd.Index([*old.index, *new], name="participant_id"),
+        columns=list(dict.fromkeys([*old.columns, *columns])),
+    )
+    write_text(path, table.astype(object).fillna(_UNKNOWN).to_csv(sep="\t", lineterminator="\n"))
+    if not (folder.path / "participants.json").exists():
+        write_json(folder.path / "participants.json", columns)
+    folder.save(table_read=people is not None)
+
+
+def _read_participants(path: Path) -> pd.DataFrame:
+    """The table that is there, by participant; an empty one if there is none."""
+    import pandas as pd
+
+    if not path.is_file():
+        return pd.DataFrame()
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        if not isinstance(table.index, pd.RangeIndex):
+            raise ValueError("a row is longer than the header")
+        table = table.set_index("participant_id")
+        if not table.index.is_unique:
+            raise ValueError("a participant has two rows")
+        return table
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"is not a table of participants ({error})",
+            path=path,
+            remedy="Correct it, or move it away: a new one is written.",
+        ) from None
+
+
+def read_people(data: bytes) -> pd.DataFrame:
+    """Sex, age, height and weight of each subject in the site's table, as text by participant.
+
+    Dates of birth are left out. Some subjects have several rows: where these disagree the value is
+    missing, like heights and weights of 0.
+
+    Raises:
+        ValueError: it is not the known table.
+    """
+    import pandas as pd
+
+    try:
+        import xlrd  # plain Python: compiled readers crash on some damaged files
+
+        book = xlrd.open_workbook(file_contents=data, logfile=io.StringIO())
+        rows = [[cell.value for cell in row] for row in book.sheet_by_index(0).get_rows()]
+        titles = [str(title).partition(" ")[0].upper() for title in rows[0]]
+        numbers = pd.DataFrame(rows[1:], columns=titles)[list(_TITLES)].rename(columns=_TITLES)
+        numbers = numbers.apply(pd.to_numeric, errors="coerce")
+        numbers = numbers[numbers["id"] % 1 == 0]
+        ids = numbers.pop("id").map("sub-{:03.0f}".format)
+        numbers = numbers.where((numbers > 0) & (numbers < 1000))
+        text = numbers.map("{:.2f}".format, na_action="ignore")
+        text = text.map(lambda value: value.rstrip("0").rstrip("."), na_action="ignore")
+        text["sex"] = text["sex"].map({"1": "M", "2": "F"})
+        groups = text.groupby(ids)
+        return groups.first().where(groups.nunique() == 1)
+    except Exception as error:  # of a damaged file, xlrd also raises IndexError, struct.error, …
+        raise ValueError(f"the table cannot be read ({error or type(error).__name__})") from None

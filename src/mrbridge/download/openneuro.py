@@ -21,8 +21,18 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from mrbridge import progress
-from mrbridge.download.fetch import Expected, damage, fetch, is_scan, received
-from mrbridge.download.folder import Folder, Plan, Report, in_parallel, write_citation
+from mrbridge.download.folder import (
+    Expected,
+    Folder,
+    Plan,
+    Report,
+    damage,
+    fetch,
+    in_parallel,
+    is_scan,
+    received,
+    write_citation,
+)
 from mrbridge.download.http import Busy, Session
 from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError, SettingsError

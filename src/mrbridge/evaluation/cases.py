@@ -61,7 +61,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class FoundCases:
+class MatchedCases:
     """Cases to score, cases of one contrast, files left out (with the reason), and assumptions."""
 
     cases: list[Case]
@@ -72,7 +72,7 @@ class FoundCases:
 
 def find_pairs(
     pairs: str | Path | Sequence[str | Path], source: str, target: str, *, force: bool = False
-) -> FoundCases:
+) -> MatchedCases:
     """The pairs of a dataset: scans of both contrasts of one subject and session.
 
     2D images of one subject, or without a subject, are paired by the rest of their names. Brain
@@ -126,10 +126,10 @@ def find_pairs(
             "2D images were paired by their names, assuming that images with the same name show "
             "the same slice of the same subject."
         )
-    return FoundCases(_uniquely_named(cases), _uniquely_named(singles), left_out, remarks)
+    return MatchedCases(_uniquely_named(cases), _uniquely_named(singles), left_out, remarks)
 
 
-def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = False) -> FoundCases:
+def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = False) -> MatchedCases:
     """Real scans and their synthetic images, matched by path, file name or BIDS entities without
     `desc`.
 
@@ -168,7 +168,7 @@ def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = Fal
             path=synthetic,
             remedy="Use equal file names, BIDS names, or one file each.",
         )
-    return FoundCases(_uniquely_named(cases), [], left_out)
+    return MatchedCases(_uniquely_named(cases), [], left_out)
 
 
 def with_masks(cases: Iterable[Case], masks: str | Path) -> list[Case]:
@@ -182,14 +182,14 @@ def with_masks(cases: Iterable[Case], masks: str | Path) -> list[Case]:
     files = _files(Path(masks))
     if Path(masks).is_file():
         return [replace(case, mask=files[0][0]) for case in cases]
-    found = []
+    result = []
     for case in cases:
         candidates = (
             partner(Path(image.parent.name, image.name), files) for image in case.images.values()
         )
         match = next((candidate for candidate in candidates if candidate is not None), None)
-        found.append(replace(case, mask=None if match is None else match[0]))
-    return found
+        result.append(replace(case, mask=None if match is None else match[0]))
+    return result
 
 
 def partner(relative: Path, candidates: Sequence[tuple[Path, Path]]) -> tuple[Path, Path] | None:
@@ -286,7 +286,7 @@ def _files(root: Path) -> list[tuple[Path, Path]]:
     if root.is_file():
         return [(root, Path(root.parent.name, root.name))]
     must_exist(root)
-    paths = [(path, path.relative_to(root)) for path in walk(root, links=True) if is_readable(path)]
+    paths = [(path, path.relative_to(root)) for path in walk(root) if is_readable(path)]
     if not paths:
         raise InputError(
             "contains no scan", path=root, remedy="Name a file, or a folder with scans."

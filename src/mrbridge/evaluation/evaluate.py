@@ -20,7 +20,7 @@ from mrbridge.evaluation import figures, summary
 from mrbridge.evaluation.cases import (
     Case,
     Direction,
-    FoundCases,
+    MatchedCases,
     find_pairs,
     find_synthetic,
     with_masks,
@@ -30,7 +30,6 @@ from mrbridge.evaluation.scoring import (
     TranslatorLike,
     fit_baselines,
     open_translator,
-    register_case,
     sample_case,
     score_case,
     voxels_per_case,
@@ -145,7 +144,7 @@ def score(
 
 
 def _evaluate(
-    found: FoundCases,
+    matched: MatchedCases,
     sources: Sequence[Any],
     directions: Sequence[Direction] = (),
     translator: TranslatorLike | None = None,
@@ -156,7 +155,7 @@ def _evaluate(
     workers: Workers,
 ) -> Evaluation:
     """Score cases, and write the results."""
-    mode, cases, left_out = _what_to_score(found, directions)
+    mode, cases, left_out = _what_to_score(matched, directions)
     log_left_out([(Path(name), reason) for name, reason in left_out], Path())
     if mask is not None:
         cases = with_masks(cases, mask)
@@ -203,13 +202,13 @@ def _evaluate(
         directions=used,
         cases=tuple(scored),
         summary=summary.finite(means),
-        cycles=summary.finite(summary.summarise_cycles(scored)),
+        cycles=summary.finite(summary.summarise(scored, "cycle")),
         wasserstein=summary.wasserstein(scored, used, settings.seed),
         verdicts=tuple(summary.judge(scored, direction, means) for direction in used),
         figures={} if out is None else _draw_overall(scored, used, out / "figures"),
         failures=tuple(failures),
         left_out=tuple(left_out),
-        remarks=tuple(found.remarks),
+        remarks=tuple(matched.remarks),
         settings=settings,
         masks=settings.mask if mask is None else "given",
         model_sha256=None if translator is None else translator.bundle.hash,
@@ -229,18 +228,18 @@ def _evaluate(
 
 
 def _what_to_score(
-    found: FoundCases, directions: Sequence[Direction]
+    matched: MatchedCases, directions: Sequence[Direction]
 ) -> tuple[Mode, list[Case], list[tuple[str, str]]]:
     if not directions:
-        return "files", found.cases, found.left_out
-    if not found.cases:
-        return "unpaired", found.singles, found.left_out
+        return "files", matched.cases, matched.left_out
+    if not matched.cases:
+        return "unpaired", matched.singles, matched.left_out
     singles = [
         (path.name, f"its subject has no other contrast than {contrast}")
-        for case in found.singles
+        for case in matched.singles
         for contrast, path in case.images.items()
     ]
-    return "pairs", found.cases, found.left_out + singles
+    return "pairs", matched.cases, matched.left_out + singles
 
 
 def _local(path: Any, workers: Workers) -> Any:
@@ -283,15 +282,15 @@ def _score(
         failures += [(name, "no mask matches its name") for name in without]
         jobs = [job for job in jobs if job.case.mask is not None]
     if mode != "unpaired":
-        registered = successes(register_case, jobs, "Registering pairs")
-        jobs = [replace(job, registration=result) for job, result in registered]
-    if mode == "pairs":
-        samples = list(successes(sample_case, jobs, "Reading pairs"))
-        baselines = fit_baselines([job.case for job, _ in samples], [s for _, s in samples])
-        jobs = [
-            replace(job, baselines=of_case, baseline_on=on)
-            for (job, _), (of_case, on) in zip(samples, baselines, strict=True)
-        ]
+        read = list(successes(sample_case, jobs, "Reading pairs"))
+        jobs = [replace(job, registration=registration) for job, (registration, _) in read]
+        if mode == "pairs":
+            samples = [of_case for _, (_, of_case) in read]
+            baselines = fit_baselines([job.case for job in jobs], samples)
+            jobs = [
+                replace(job, baselines=of_case, baseline_on=on)
+                for job, (of_case, on) in zip(jobs, baselines, strict=True)
+            ]
     if out is not None:
         jobs = _with_figures(jobs, out / "figures")
         _check_figures(jobs, out)

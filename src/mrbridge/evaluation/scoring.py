@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation import figures
-from mrbridge.evaluation.alignment import (
-    AlignedCase,
+from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.registration import (
+    CaseScans,
     Mask,
     PairRegistration,
     Stack,
-    read_aligned,
     register_pair,
 )
-from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.metrics import MonotoneMapping, Scores
 from mrbridge.preprocessing.foreground import foreground_mask
@@ -106,25 +105,24 @@ def voxels_per_case(cases: int) -> int:
     return min(_MOST_VOXELS, max(_FEWEST_VOXELS, _BASELINE_VOXELS // max(1, cases)))
 
 
-def register_case(job: Job) -> PairRegistration | None:
-    """Register a pair, if required.
+Samples = dict[str, tuple[Stack, Stack]]
+"""Direction key to intensities (source, target) at the same voxels, shapes (voxels,)."""
+
+
+def sample_case(job: Job) -> tuple[PairRegistration | None, Samples]:
+    """The registration of a case, if required, and intensities to which baselines are fitted.
+
+    Source and target are scaled by their 99.5th percentile inside the target's mask.
 
     Raises:
-        InputError: a scan cannot be read, or registration did not converge.
+        InputError: the case cannot be scored: unreadable, not registered, on two grids, or without
+            mask.
     """
-    return register_pair(job.case, job.settings)
-
-
-def sample_case(job: Job) -> dict[str, tuple[Stack, Stack]]:
-    """Matching intensities (source, target) of one pair, for baselines, by direction.
-
-    Both scaled by their 99.5th percentile inside the target's mask; shapes (voxels,).
-
-    Raises:
-        InputError: the pair cannot be scored: on two grids, or without mask.
-    """
-    scans = read_aligned(job.case, job.settings, job.registration)
-    samples = {}
+    registration = register_pair(job.case, job.settings)
+    samples: Samples = {}
+    if job.case.synthetic is not None:
+        return registration, samples
+    scans = CaseScans(job.case, job.settings, registration)
     for direction in job.directions:
         images = scans.stacks[str(direction.source)], scans.stacks[direction.target]
         inside = scans.masks[direction.target]
@@ -135,11 +133,11 @@ def sample_case(job: Job) -> dict[str, tuple[Stack, Stack]]:
             chosen = np.random.default_rng(seed).choice(chosen, job.voxels, replace=False)
         source, target = (metrics.scaled(image, inside).ravel()[chosen] for image in images)
         samples[direction.key] = source, target
-    return samples
+    return registration, samples
 
 
 def fit_baselines(
-    cases: Sequence[Case], samples: Sequence[Mapping[str, tuple[Stack, Stack]]]
+    cases: Sequence[Case], samples: Sequence[Samples]
 ) -> list[tuple[dict[str, MonotoneMapping], str]]:
     """For each case the monotone baselines by direction, fitted to other subjects if there are any.
 
@@ -168,7 +166,7 @@ def score_case(job: Job) -> dict[str, Result]:
         InputError: it cannot be scored.
         MrbridgeError: it cannot be translated.
     """
-    scans = read_aligned(job.case, job.settings, job.registration)
+    scans = CaseScans(job.case, job.settings, job.registration)
     results = {}
     for direction in job.directions:
         is_paired = direction.target in scans.volumes
@@ -193,7 +191,7 @@ def score_case(job: Job) -> dict[str, Result]:
     return results
 
 
-def _translated(job: Job, scans: AlignedCase, direction: Direction) -> Volume:
+def _translated(job: Job, scans: CaseScans, direction: Direction) -> Volume:
     if job.model is None or direction.source is None:
         raise InputError("there is neither a synthetic image nor a model")
     mask = read_brain_mask(job.case.images[direction.source], job.model.bundle.manifest.standard)
@@ -210,7 +208,7 @@ def _baseline(mapping: MonotoneMapping, source: Stack, inside: Mask, job: Job) -
 
 
 def _against_real(
-    job: Job, scans: AlignedCase, direction: Direction, images: Mapping[str, Stack], inside: Mask
+    job: Job, scans: CaseScans, direction: Direction, images: Mapping[str, Stack], inside: Mask
 ) -> Result:
     target = scans.stacks[direction.target]
     real = metrics.scaled(target, inside)
@@ -264,7 +262,7 @@ def _by_slice(
 
 
 def _cycle(
-    job: Job, model: TranslatorLike, scans: AlignedCase, direction: Direction, synthetic: Volume
+    job: Job, model: TranslatorLike, scans: CaseScans, direction: Direction, synthetic: Volume
 ) -> dict[str, Scores]:
     """Scores of a cycle, without and with noise in between (Chu et al. 2017, arXiv:1712.02950)."""
     contrast = str(direction.source)

@@ -15,8 +15,8 @@ import numpy as np
 
 from mrbridge import __version__, metrics
 from mrbridge.errors import InputError
-from mrbridge.evaluation.alignment import PairRegistration
 from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.registration import PairRegistration
 from mrbridge.evaluation.scoring import Result
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io.formats import is_2d
@@ -192,9 +192,9 @@ class Evaluation:
         for scored in self.cases:
             of_registration = ["no", "", ""]
             if scored.registration is not None:
-                found = scored.registration.result
-                numbers = (found.displacement_mm, found.residual_mm)
-                of_registration = [found.kind, *(f"{value:.3f}" for value in numbers)]
+                registration = scored.registration.result
+                numbers = (registration.displacement_mm, registration.residual_mm)
+                of_registration = [registration.kind, *(f"{value:.3f}" for value in numbers)]
             names = [cell(scored.case.name), cell(scored.case.subject)]
             for key, result in scored.results.items():
                 for method in METHODS:
@@ -222,30 +222,24 @@ def finite(value: Any) -> Any:
     return value
 
 
-def summarise(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
+def summarise(
+    cases: Sequence[Scored], of: Literal["scores", "cycle"] = "scores"
+) -> dict[str, dict[str, Any]]:
     """Mean and standard deviation over subjects: direction, method, kind, measure.
 
     Several cases of one subject (sessions) are averaged first. The standard deviation is that of
     the sample (n - 1); None for a single subject.
+
+    Args:
+        cases: with their results.
+        of: scores of the methods, or of the cycle, whose methods are `cycle` and `noisy`.
     """
+    methods = METHODS if of == "scores" else ("cycle", "noisy")
     result: dict[str, dict[str, Any]] = {}
-    for key in _keys(cases):
-        tables = {method: _scores(cases, key, method) for method in METHODS}
+    for key in dict.fromkeys(key for one in cases for key in one.results):
+        tables = {method: _by_subject(cases, key, method, of) for method in methods}
         if any(tables.values()):
             result[key] = {m: _statistics(table) for m, table in tables.items() if table}
-    return result
-
-
-def summarise_cycles(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
-    """As `summarise`, of cycles: direction, `cycle` or `noisy`, kind, measure."""
-    result: dict[str, dict[str, Any]] = {}
-    for key in _keys(cases):
-        cycles = [(one.case, one.results[key].cycle) for one in cases if key in one.results]
-        if any(cycle for _, cycle in cycles):
-            result[key] = {
-                name: _statistics(_by_subject((case, cycle.get(name)) for case, cycle in cycles))
-                for name in ("cycle", "noisy")
-            }
     return result
 
 
@@ -294,7 +288,7 @@ def judge(cases: Sequence[Scored], direction: Direction, summary: Mapping[str, A
     if "floor" not in summary[key]:
         text = "without the input scans there is no monotone baseline to compare with."
         return Verdict(key, "unknown", f"{label}: {scores}; {text}")
-    model, baseline = (_scores(cases, key, method) for method in ("model", "floor"))
+    model, baseline = (_by_subject(cases, key, method) for method in ("model", "floor"))
     gains = {
         measure: np.array([model[s]["fit"][measure] - baseline[s]["fit"][measure] for s in model])
         for measure in ("psnr", "ssim")
@@ -326,22 +320,15 @@ def judge(cases: Sequence[Scored], direction: Direction, summary: Mapping[str, A
     return Verdict(key, outcome, text)
 
 
-def _keys(cases: Sequence[Scored]) -> list[str]:
-    return list(dict.fromkeys(key for one in cases for key in one.results))
-
-
-def _scores(cases: Sequence[Scored], key: str, method: str) -> dict[str, Scores]:
-    """The scores of one method in one direction by subject."""
-    return _by_subject(
-        (one.case, one.results[key].scores.get(method)) for one in cases if key in one.results
-    )
-
-
-def _by_subject(pairs: Iterable[tuple[Case, Scores | None]]) -> dict[str, Scores]:
+def _by_subject(
+    cases: Sequence[Scored], key: str, method: str, of: str = "scores"
+) -> dict[str, Scores]:
+    """The scores of one method in one direction, cases of one subject averaged."""
     groups: dict[str, list[Scores]] = defaultdict(list)
-    for case, scores in pairs:
+    for one in cases:
+        scores = getattr(one.results[key], of).get(method) if key in one.results else None
         if scores is not None:
-            groups[case.subject].append(scores)
+            groups[one.case.subject].append(scores)
     return {
         subject: {
             kind: {m: float(np.mean([scores[kind][m] for scores in group])) for m in MEASURES}

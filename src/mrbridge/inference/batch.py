@@ -267,7 +267,7 @@ def _translate(request: Request, item: Item) -> Translation:
     synthesis = synthesise(request, scan, path)
     bundle, to = request.translator.bundle, synthesis.contrast
     source = name_for_sidecar(path, output)
-    write_synthesis(synthesis, output, lambda: provenance(bundle, synthesis, source))
+    write_synthesis(synthesis, output, lambda image: provenance(bundle, synthesis, source))
     notes = scan.notes
     if scan.contrast is None:
         notes += (request.assumption(to),)

@@ -33,12 +33,19 @@ from mrbridge.inference.synthesis import Request, synthesise
 from mrbridge.io import read
 from mrbridge.io.atomic import read_json, sha256_of, write_json, write_text
 from mrbridge.io.bids import NOT_RAW, find_scans
-from mrbridge.io.bids_metadata import read_metadata
 from mrbridge.io.bids_name import derivative_name, parse_name
-from mrbridge.io.bids_selection import select
 from mrbridge.io.formats import unreadable_folders
+from mrbridge.io.metadata import read_metadata
 from mrbridge.io.ownership import is_ours, must_be_ours
-from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, prefer_raw, why_left_out
+from mrbridge.io.scans import (
+    FoundScans,
+    Scan,
+    log_left_out,
+    outside,
+    prefer_raw,
+    select,
+    why_left_out,
+)
 from mrbridge.parallel import Workers
 from mrbridge.preprocessing.foreground import foreground_mask, has_surroundings
 from mrbridge.preprocessing.geometry import to_slices
@@ -241,8 +248,8 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
             path.name,
         )
 
-    def with_fingerprint() -> dict[str, Any]:
-        return sidecar | {"Fingerprint": fingerprint | {"SHA256": sha256_of(output)}}
+    def with_fingerprint(image: Path) -> dict[str, Any]:
+        return sidecar | {"Fingerprint": fingerprint | {"SHA256": sha256_of(image)}}
 
     write_synthesis(synthesis, output, with_fingerprint)
     return Translation(

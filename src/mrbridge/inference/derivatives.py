@@ -18,8 +18,8 @@ from mrbridge import __version__
 from mrbridge.errors import OutputError
 from mrbridge.inference.batch import REPORT, check_output_folder
 from mrbridge.io.atomic import write_json, write_text
-from mrbridge.io.bids_metadata import DESCRIPTION, read_description
 from mrbridge.io.bids_name import BIDS_VERSION
+from mrbridge.io.metadata import DESCRIPTION, read_description
 from mrbridge.io.ownership import is_our_json, must_be_ours
 from mrbridge.urls import url_of
 

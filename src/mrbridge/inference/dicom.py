@@ -68,7 +68,7 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
         if not _is_nifti(out):
             out = out / f"series-{chosen.label.replace(':', '-')}_desc-synth_{to}.nii.gz"
         sidecar |= {"SourceSeries": series, "LeftOut": left_out}
-        write_synthesis(synthesis, out, lambda: sidecar)
+        write_synthesis(synthesis, out, lambda image: sidecar)
     return Translation(path, out, to, bundle.hash)
 
 
@@ -128,7 +128,7 @@ def _series_entry(scan: Volume) -> dict[str, Any]:
         "uid": series.uid,
         "number": series.number,
         "contrast": scan.contrast,
-        "contrast_reason": series.contrast_reason,
+        "contrast_reason": series.identity.reason,
         "slices": len(series.slices),
         "echoes": len(series.echoes),
         "interpolated_mm": [round(header.geometry.positions[n], 3) for n in header.filled],

@@ -83,7 +83,7 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
 
 def _as_onnx(bundle: Bundle, generator: str) -> bytes:
     network = bundle.build(generator)
-    multiple = int(network.multiple)
+    multiple = network.settings.multiple
     program = _traced(network, multiple)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # paths of source files on this computer

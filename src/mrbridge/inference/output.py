@@ -12,7 +12,7 @@ from mrbridge.bundle import Bundle
 from mrbridge.errors import OutputError
 from mrbridge.inference.synthesis import Rounding, Synthesis
 from mrbridge.io import write
-from mrbridge.io.atomic import paired, sha256_of, suffix_of, write_json
+from mrbridge.io.atomic import sha256_of, sidecar_path, suffix_of
 from mrbridge.io.formats import is_2d
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.volume import CONTRASTS
@@ -90,11 +90,6 @@ class Translations(list[Translation]):
 def mark(contrast: str) -> str:
     """The text by which every file says that it is synthetic."""
     return f"synthetic {contrast}, mrbridge {__version__}, research only, not for diagnosis"
-
-
-def sidecar_path(image: Path) -> Path:
-    """The path of an image's sidecar."""
-    return image.with_name(image.name[: -len(suffix_of(image))] + ".json")
 
 
 def name_for_sidecar(source: Path, output: Path) -> str:
@@ -175,14 +170,14 @@ def check_output(source: Path, output: Path) -> None:
 
 
 def write_synthesis(
-    synthesis: Synthesis, output: Path, sidecar_of: Callable[[], dict[str, Any]]
+    synthesis: Synthesis, output: Path, sidecar_of: Callable[[Path], dict[str, Any]]
 ) -> None:
     """Write a synthetic image and its sidecar; 2D images have none.
 
     Args:
         synthesis: the scan and its translation.
         output: a file, which is replaced only if mrbridge wrote it.
-        sidecar_of: returns the sidecar; called after the image is written.
+        sidecar_of: returns the sidecar, from the path of the complete image.
 
     Raises:
         OutputError: the output cannot be written, or mrbridge did not write what is there.
@@ -192,8 +187,5 @@ def write_synthesis(
     if synthesis.source.is_2d:
         write(synthesis.volume, output, synthetic_note=note)
         return
-    sidecar = sidecar_path(output)
-    must_be_ours(sidecar)
-    with paired(output, sidecar):
-        write(synthesis.volume, output, synthetic_note=note)
-        write_json(sidecar, sidecar_of())
+    must_be_ours(sidecar_path(output))
+    write(synthesis.volume, output, synthetic_note=note, sidecar=sidecar_of)

@@ -19,7 +19,7 @@ from mrbridge.io.image2d import is_eight_bit
 from mrbridge.kernels import weight_cache
 from mrbridge.models import SHIPPED, is_installed
 from mrbridge.networks import Generator
-from mrbridge.preprocessing.crop import head_crop
+from mrbridge.preprocessing.foreground import head_crop
 from mrbridge.preprocessing.geometry import fit_size, size_multiple
 from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
@@ -167,7 +167,7 @@ class Translator:
         """
         network = self._network(to)
         sizes = zip(slices.shape[1:], least or 2 * (self.bundle.manifest.least_size,), strict=True)
-        rows, columns = (size_multiple(max(size), int(network.multiple)) for size in sizes)
+        rows, columns = (size_multiple(max(size), network.settings.multiple) for size in sizes)
         wanted = np.arange(len(slices))
         faint = np.zeros(len(slices), bool)
         if foreground is not None:
@@ -177,8 +177,8 @@ class Translator:
         for in_float32 in (False, True):
             chosen = wanted[faint[wanted] == in_float32]
             if chosen.size:
-                fitted, undo = fit_size(slices[chosen], rows, columns)
-                made[chosen] = undo(self._run(network, fitted, in_float32), -1.0)
+                fitted = self._run(network, fit_size(slices[chosen], rows, columns), in_float32)
+                made[chosen] = fit_size(fitted, *slices.shape[1:])
         return made
 
     def planes_for(self, volume: Volume) -> tuple[str, ...]:

@@ -12,25 +12,20 @@ from typing import Any
 import numpy as np
 from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
-from mrbridge.dataset.manifest import ScanRecord
-from mrbridge.dataset.store import read_slices
+from mrbridge.dataset.pairs import thumbnail_of
+from mrbridge.dataset.store import ScanRecord, read_slices
 from mrbridge.errors import InputError
 from mrbridge.io import read
 from mrbridge.io.remote import fetch
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.corrections import IMMERKAER
-from mrbridge.preprocessing.crop import Crop
-from mrbridge.preprocessing.foreground import foreground_mask
+from mrbridge.preprocessing.foreground import Crop, foreground_mask
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume
-
-THUMBNAIL = 64
-"""Rows and columns of a thumbnail."""
 
 BINS = 64
 """Bins of an intensity histogram, from -1 to 1."""
@@ -66,14 +61,11 @@ class Entry:
         return (self.scan.split,) if self.scan.split else ()
 
 
-@dataclass(frozen=True)
-class Preprocessed:
-    """A scan in memory, its intensities normalised, on its own grid.
+@dataclass(frozen=True, eq=False)
+class Properties:
+    """What is known of a scan from its file.
 
     Attributes:
-        slices: (slices, rows, columns), range [-1, 1], inferior first; rows run to posterior.
-        foreground: mask of the head, same shape.
-        indices: position of each slice in the full stack of the scan.
         range: the intensities, in units of the scan, that become -1 and 1.
         spacing: mm between slices, rows, columns; None for a 2D image.
         grid: a hash, equal for scans on one grid.
@@ -82,9 +74,6 @@ class Preprocessed:
         notes: what the reader repaired or assumed.
     """
 
-    slices: NDArray[np.float32]
-    foreground: NDArray[np.bool_]
-    indices: list[int]
     range: tuple[float, float]
     spacing: tuple[float, float, float] | None
     grid: str
@@ -93,14 +82,30 @@ class Preprocessed:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class LoadedScan:
+    """A scan in memory, its intensities normalised, on its own grid.
+
+    Attributes:
+        slices: (slices, rows, columns), range [-1, 1], inferior first; rows run to posterior.
+        foreground: mask of the head, same shape.
+        indices: position of each slice in the full stack of the scan.
+        properties: of its file.
+    """
+
+    slices: NDArray[np.float32]
+    foreground: NDArray[np.bool_]
+    indices: list[int]
+    properties: Properties
+
+
 @dataclass(frozen=True, eq=False)
-class Facts:
-    """Measurements and thumbnails of one scan, about 20 kB.
+class Facts(Properties):
+    """Properties, measurements and thumbnails of one scan, about 20 kB.
 
     Attributes:
         entry: the scan.
         shape: (slices, rows, columns).
-        spacing, grid, orientation, sha256, notes, range: as in `Preprocessed`.
         histogram: shares of the foreground's voxels in `BINS` bins from -1 to 1; shape (BINS,).
         skewness: see `measure_skewness`; None if there is too little foreground.
         noise, sharpness: see `measure_texture`; None if the head is too small.
@@ -112,12 +117,6 @@ class Facts:
 
     entry: Entry
     shape: tuple[int, int, int]
-    spacing: tuple[float, float, float] | None
-    grid: str
-    orientation: str | None
-    sha256: str
-    notes: tuple[str, ...]
-    range: tuple[float, float]
     histogram: NDArray[np.float32]
     skewness: float | None
     noise: float | None
@@ -193,27 +192,22 @@ def measure(entry: Entry) -> Facts:
         raise InputError("shows nothing", path=entry.scan.path, remedy="Leave it out.")
     counts, _ = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))
     noise, sharpness = measure_texture(slices, foreground)
-    middle = len(slices) // 2
+    middle, spacing = len(slices) // 2, scan.properties.spacing
     return Facts(
+        **vars(scan.properties),
         entry=entry,
         shape=(slices.shape[0], slices.shape[1], slices.shape[2]),
-        spacing=scan.spacing,
-        grid=scan.grid,
-        orientation=scan.orientation,
-        sha256=scan.sha256,
-        notes=scan.notes,
-        range=scan.range,
         histogram=(counts / counts.sum()).astype(np.float32),
         skewness=measure_skewness(slices[middle], foreground[middle]),
         noise=noise,
         sharpness=sharpness,
-        truncation=measure_truncation(foreground, is_2d=scan.spacing is None),
-        thumbnail=_thumbnail(slices[middle], scan.spacing and scan.spacing[1:]),
-        side_view=_side_view(slices, scan.spacing),
+        truncation=measure_truncation(foreground, is_2d=spacing is None),
+        thumbnail=thumbnail_of(slices[middle], spacing and spacing[1:]),
+        side_view=_side_view(slices, spacing),
     )
 
 
-def load(entry: Entry) -> Preprocessed:
+def load(entry: Entry) -> LoadedScan:
     """Read one scan and normalise its intensities to [-1, 1], on its own grid.
 
     Raises:
@@ -229,10 +223,7 @@ def load(entry: Entry) -> Preprocessed:
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Leave it out.")
     standard = preprocess(volume, PreprocessSettings(spacing_mm=None), crop=Crop.whole(volume))
-    return Preprocessed(
-        slices=standard.slices,
-        foreground=standard.foreground,
-        indices=list(range(len(standard.slices))),
+    properties = Properties(
         range=(standard.normalisation.low, standard.normalisation.high),
         spacing=standard.grid.spacing,
         grid=standard.grid.hash,
@@ -241,14 +232,13 @@ def load(entry: Entry) -> Preprocessed:
         # Notes on a DICOM series name files in brackets, and file names may hold patient names.
         notes=tuple(n.partition(" (")[0] if scan.series else n for n in volume.notes),
     )
+    indices = list(range(len(standard.slices)))
+    return LoadedScan(standard.slices, standard.foreground, indices, properties)
 
 
-def _of_store(record: ScanRecord, path: Path) -> Preprocessed:
+def _of_store(record: ScanRecord, path: Path) -> LoadedScan:
     slices = read_slices(path, record).astype(np.float32)
-    return Preprocessed(
-        slices=slices,
-        foreground=foreground_mask(slices),
-        indices=record.slice_indices,
+    properties = Properties(
         range=(record.recipe.low, record.recipe.high),
         spacing=record.spacing_mm,
         grid=record.grid_hash,
@@ -256,6 +246,7 @@ def _of_store(record: ScanRecord, path: Path) -> Preprocessed:
         sha256=record.data_sha256,
         notes=(),
     )
+    return LoadedScan(slices, foreground_mask(slices), record.slice_indices, properties)
 
 
 def _voxel_hash(volume: Volume) -> str:
@@ -332,21 +323,7 @@ def _side_view(
 ) -> NDArray[np.uint8] | None:
     if spacing is None or len(slices) < 8:
         return None
-    return _thumbnail(slices[::-1, :, slices.shape[2] // 2], spacing[:2])
-
-
-def _thumbnail(
-    plane: NDArray[np.float32], spacing: tuple[float, float] | None
-) -> NDArray[np.uint8]:
-    """A plane, range [-1, 1], as a square of bytes, its shape in mm kept."""
-    steps = spacing or (1.0, 1.0)
-    sides = [size * step for size, step in zip(plane.shape, steps, strict=True)]
-    rows, columns = (max(1, round(THUMBNAIL * side / max(sides))) for side in sides)
-    small = Image.fromarray(plane).resize((columns, rows), Image.Resampling.BOX)
-    result = np.full((THUMBNAIL, THUMBNAIL), -1, np.float32)
-    top, left = (THUMBNAIL - rows) // 2, (THUMBNAIL - columns) // 2
-    result[top : top + rows, left : left + columns] = np.asarray(small)
-    return np.clip((result + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+    return thumbnail_of(slices[::-1, :, slices.shape[2] // 2], spacing[:2])
 
 
 def _short(value: float | None) -> float | None:

@@ -167,7 +167,7 @@ def _series_item(series: Series) -> Item:
         description=series.description,
         kind=series.kind,
         contrast=series.contrast,
-        reason=series.contrast_reason,
+        reason=series.identity.reason,
         shape=shape,
         spacing_mm=spacing,
         gaps=series.gaps,
@@ -178,7 +178,7 @@ def _series_item(series: Series) -> Item:
 
 def _files(path: Path) -> Listing:
     items, ignored = [], []
-    for file in sorted(walk(path, links=True) if path.is_dir() else [path], key=natural_key):
+    for file in sorted(walk(path) if path.is_dir() else [path], key=natural_key):
         if is_readable(file):
             items.append(_file_item(file, path))
         else:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrbridge import parallel
 from mrbridge.errors import InputError, Interrupted, MrbridgeError, must_exist
-from mrbridge.inspection.checks import SEVERITIES, Finding, Group, finding
+from mrbridge.inspection.findings import SEVERITIES, Finding, Group, finding
 from mrbridge.inspection.headers import Item, below, holds_store, list_headers, table_of
 from mrbridge.io.bids import find_all_scans
 from mrbridge.io.formats import is_dicom
@@ -208,17 +208,16 @@ def inspect(
                 remedy="Name a folder or file of scans.",
             )
         return Inspection(path, listing.form, listing.ignored, listing.items, listing.splits)
-    from mrbridge.inspection import fix as fixing
     from mrbridge.inspection import report
 
     if page is not None:
         report.check_place(page)
     if table is not None:
-        fixing.check_table(table, overwrite=overwrite)
-        fixing.check_source(path)
+        report.check_table(table, overwrite=overwrite)
+        report.check_source(path)
     result = _read_images(path, workers)
     if table is not None:
-        left_out = fixing.write_table(result, table, overwrite=overwrite)
+        left_out = report.write_table(result, table, overwrite=overwrite)
         result = replace(result, table=table, left_out=left_out)
     if page is not None:
         report.write_report(result, page)
@@ -291,10 +290,8 @@ def run_checks(
         failed: the others, each with the reason.
         workers: for checks that read scans again.
     """
-    from mrbridge.inspection.checks.duplicates import find_duplicates
-    from mrbridge.inspection.checks.orientation import check_orientation
-    from mrbridge.inspection.checks.sanity import check_sanity
-    from mrbridge.inspection.checks.undeclared_pairs import find_undeclared_pairs
+    from mrbridge.inspection.duplicates import find_duplicates, find_undeclared_pairs
+    from mrbridge.inspection.outliers import find_outliers
 
     findings = []
     if failed:
@@ -302,8 +299,7 @@ def run_checks(
         findings.append(finding("unreadable", groups, scans=counted(len(failed), "scan")))
     findings += find_undeclared_pairs(facts, workers)
     findings += find_duplicates(facts)
-    findings += check_sanity(facts)
-    findings += check_orientation(facts)
+    findings += find_outliers(facts)
     return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,13 @@ def read(
 
 
 @np.errstate(all="ignore")
-def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None) -> Path:
+def write(
+    volume: Volume,
+    path: str | Path,
+    *,
+    synthetic_note: str | None = None,
+    sidecar: Callable[[Path], Any] | None = None,
+) -> Path:
     """Write a scan in the format that the suffix names, atomically, and check what was written.
 
     Args:
@@ -97,6 +104,8 @@ def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None
             float32 into NIfTI; into 2D images they are rounded and clipped to the depth.
         path: the file, or its URL; its folder is created if missing.
         synthetic_note: marks the file as synthetic. A volume that is `synthetic` is always marked.
+        sidecar: of NIfTI, returns the content of the JSON file next to it, from the path of the
+            complete image; both replace older ones together.
 
     Returns:
         `path`; of a URL the copy that is here until the process ends.
@@ -115,7 +124,7 @@ def write(volume: Volume, path: str | Path, *, synthetic_note: str | None = None
     if synthetic_note is not None and not synthetic_note.lower().startswith("synthetic"):
         synthetic_note = f"synthetic: {synthetic_note}"
     if form == "nifti":
-        nifti.write(volume, path, synthetic_note)
+        nifti.write(volume, path, synthetic_note, sidecar)
     else:
         image2d.write(volume, path, synthetic_note)
     return path

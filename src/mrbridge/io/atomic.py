@@ -1,4 +1,4 @@
-"""What keeps files whole: atomic writing, limits, checksums.
+"""Atomic writing, JSON files and checksums.
 
 A result is written to a temporary file in the same folder, flushed to disk and renamed, so that at
 any instant an old file is whole and a new one is whole or absent.
@@ -21,23 +21,10 @@ from mrbridge.io.temporary import discard, sweep, temporary_name
 from mrbridge.json_text import parse_json
 from mrbridge.urls import url_of
 
-MAX_VOXELS = 2**30
-"""The most voxels that a volume may have; a header that promises more is taken for damage."""
-
-MAX_PIXELS = 2**22
-"""The most pixels that a 2D image may have: translating it takes about 250 bytes a pixel."""
-
-MAX_IMAGE_BYTES = 2**29
-"""The largest picture file that is opened."""
-
 _PART_BYTES = 2**24
 """The part of a file that a checksum reads at a time."""
 
 _swept: set[Path] = set()
-_paired: dict[Path, tuple[Path, Path, Path]] = {}
-"""Images that `paired` writes: their sidecars, and where old images and sidecars wait."""
-_aside: dict[Path, Path] = {}
-"""Sidecars that `paired` replaces, and where the old ones wait."""
 
 
 def suffix_of(path: str | Path) -> str:
@@ -46,17 +33,53 @@ def suffix_of(path: str | Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
+def sidecar_path(image: Path) -> Path:
+    """The path of the JSON file that describes an image."""
+    return image.with_name(image.name[: -len(suffix_of(image))] + ".json")
+
+
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, sidecar: Callable[[Path], Any] | None = None) -> Iterator[Path]:
     """Yield a temporary path next to `path`; what is written there becomes `path` on success.
 
-    The folder is made where it is missing. On any failure the temporary file is removed and an
+    The folder is created if it is missing. On any failure the temporary file is removed and an
     old `path` stays as it was.
+
+    Args:
+        path: the file.
+        sidecar: returns the content of the file's sidecar, from the path of the complete file. A
+            sidecar is never next to an image that it does not describe: the old one goes just
+            before the new file takes its place.
 
     Raises:
         OutputError: the folder or the file cannot be written.
     """
     path = Path(path)
+    with _new_file(path) as temporary:
+        yield temporary
+        if sidecar is None:
+            settle(temporary, path)
+            return
+        described = sidecar_path(path)
+        with _new_file(described) as description, _temporary(described) as old:
+            _write(description, _as_json(sidecar(temporary)))
+            if url_of(described) is not None:
+                remove(described)
+            elif described.exists():
+                _keep_mode(described, description)
+                os.replace(described, old)
+            try:
+                settle(temporary, path)
+            except BaseException:
+                if old.exists() and temporary.exists():  # the old image is still there
+                    os.replace(old, described)
+                raise
+            settle(description, described)
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path for a file that may take the place of `path`, in its folder."""
     must_be_here(path)
     with writing(path):
         if path.is_dir():
@@ -68,87 +91,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path) as temporary:
             yield temporary
-            settle(temporary, path)
 
 
 def settle(finished: Path, path: Path) -> None:
-    """Flush a finished file to disk and give it its final name, in the same folder; send it to its
-    URL before, where the folder mirrors one.
+    """Flush a finished file to disk and give it its final name, in the same folder; if the folder
+    is the mirror of a URL, send it there first.
 
     Raises:
         OutputError: it cannot be written.
     """
     with writing(path):
-        _set_aside(path)
         upload(finished, path)
-        _keep_mode(_aside.get(path, path), finished)
+        _keep_mode(path, finished)
         _flush(finished)
         os.replace(finished, path)
         _flush(path.parent)
 
 
 def _keep_mode(old: Path, new: Path) -> None:
-    """Let what is made again be as private as what it replaces."""
+    """Give a new file the permissions of the one that it replaces."""
     with suppress(OSError):
         if not old.is_symlink():
             new.chmod(stat.S_IMODE(old.stat().st_mode))
 
 
 @contextmanager
-def paired(image: Path, sidecar: Path) -> Iterator[None]:
-    """Within it an image is written, then the sidecar that describes it.
-
-    A sidecar never stands next to an image that it does not describe: the old one goes
-    just before the new image comes. Where either cannot be written, both are as they were.
-
-    Raises:
-        OutputError: a folder is in the place of the sidecar.
-    """
-    if sidecar.is_dir():
-        raise OutputError("is a folder", path=sidecar, remedy="Choose another name.")
-    old_image = image.with_name(temporary_name(suffix_of(image)))
-    old_sidecar = sidecar.with_name(temporary_name(suffix_of(sidecar)))
-    _paired[image] = sidecar, old_image, old_sidecar
-    try:
-        yield
-    except BaseException:
-        if image not in _paired:  # it has come, and cannot stay without its sidecar
-            with suppress(OSError):
-                sidecar.unlink(missing_ok=True)
-                os.replace(old_image, image) if old_image.exists() else image.unlink()
-        if old_sidecar.exists() and not sidecar.exists():
-            with suppress(OSError):
-                os.replace(old_sidecar, sidecar)
-        raise
-    finally:
-        _paired.pop(image, None)
-        _aside.pop(sidecar, None)
-        for old in (old_image, old_sidecar):
-            with suppress(OSError):
-                discard(old)
-
-
-def _set_aside(image: Path) -> None:
-    """Before a paired image takes its place: let its old sidecar go, and keep the old image."""
-    if image not in _paired:
-        return
-    sidecar, old_image, old_sidecar = _paired.pop(image)
-    if url_of(sidecar) is not None:
-        remove(sidecar)
-        return
-    with suppress(OSError):  # it does not exist, or the file system has no hard links
-        os.link(image, old_image)
-    if sidecar.exists():
-        os.replace(sidecar, old_sidecar)
-        _aside[sidecar] = old_sidecar
-
-
-@contextmanager
 def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
     """Yield a temporary empty folder next to `path`; on success it replaces `path`.
 
-    Its files are flushed to disk one by one only where it is `flushed` (a prepared scan has
-    hundreds): the others' owner keeps a checksum and finds damage when reading.
+    Its files are flushed to disk one by one only if `flushed`: a prepared scan has hundreds of
+    files, and a checksum that shows damage when it is read.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -184,7 +156,7 @@ def write_text(path: str | Path, text: str) -> None:
         OutputError: it cannot be written.
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+        _write(temporary, text)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -193,7 +165,15 @@ def write_json(path: str | Path, value: Any) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, _as_json(value))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def read_json(path: Path, constant: Callable[[str], Any] | None = None) -> Any:
@@ -264,8 +244,8 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places in one step, so that no kill finds either absent; False where
-    the system cannot (Linux can, by renameat2).
+    """Exchange two paths in one step, so that neither is ever absent; False if the system cannot
+    (Linux can, by renameat2).
     """
     import ctypes
 

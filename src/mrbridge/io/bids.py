@@ -1,4 +1,4 @@
-"""Finding the scans in what a user points at: a BIDS data set, folders, a table."""
+"""Finding scans in a BIDS data set, a folder, two folders, a table, or DICOM files."""
 
 from __future__ import annotations
 
@@ -13,24 +13,20 @@ from pathlib import Path
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io import names
-from mrbridge.io.bids_name import BidsName, parse_name
+from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_2d, is_dicom, is_readable
+from mrbridge.io.metadata import participant_splits, read_text, scans_of_table, warn_about
 from mrbridge.io.remote import localise, not_fetched
-from mrbridge.io.scans import FoundScans, Scan, prefer_raw
-from mrbridge.io.table import participant_splits, read_text, scans_of_table, warn_of
+from mrbridge.io.scans import ANY, DATATYPES, FoundScans, Scan, prefer_raw
 from mrbridge.io.temporary import is_temporary
 from mrbridge.volume import CONTRASTS
-
-__all__ = ["NOT_RAW", "find_all_scans", "find_scans", "is_bids"]
 
 NOT_RAW = ("derivatives", "sourcedata", "code")
 """Folders of a BIDS data set that hold no raw scans, at any depth."""
 
-DATATYPES = ("anat",)
-"""The folders of a subject or session that hold T1w, T2w and the like."""
-
 _PLACE = re.compile(r"sub-(?P<sub>[^/]+)/(?:ses-(?P<ses>[^/]+)/)?(?:(?P<datatype>[^/]+)/)?[^/]+")
+_SUFFIXES = {contrast.lower(): contrast for contrast in CONTRASTS}  # T1w of T1W
 _SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ".cff", ""}
 
 
@@ -71,8 +67,8 @@ def find_scans(
 
 
 def find_all_scans(source: str | Path) -> FoundScans:
-    """As `find_scans` of one folder, zip or table: scans of all contrasts that mrbridge knows, and
-    DICOM series with gaps too."""
+    """As `find_scans` for one folder, zip or table, but scans of all known contrasts, and also
+    DICOM series with gaps."""
     paths = [Path(localise(source))]
     found = _of_contrasts(_found(paths, CONTRASTS[:2], allow_gaps=True), CONTRASTS)
     return found if _is_table(paths) else prefer_raw(found)
@@ -140,7 +136,7 @@ def _of_contrasts(found: FoundScans, contrasts: Sequence[str]) -> FoundScans:
 
 
 def _order(scan: Scan) -> tuple[object, ...]:
-    """In one folder the plain scan of a session stands before those with more in their names."""
+    """A sort key; within a folder, scans with fewer entities in their names come first."""
     name = parse_name(scan.path)
     folder, own = names.natural_key(scan.path.parent), names.natural_key(scan.path.name)
     return folder, 0 if name is None else len(name.entities), own
@@ -151,45 +147,29 @@ def _in_bids(root: Path, datatypes: Collection[str | None], force: bool) -> Foun
     is_listed = _bidsignore(root / ".bidsignore")
     found = FoundScans([], list(_not_raw(root)))
     for path in _files(root, skipped=NOT_RAW):
-        relative = path.relative_to(root)
         if not is_readable(path):
-            if path.suffix.lower() not in _SIDECARS and not set(relative.parts) & set(NOT_RAW):
+            parts = path.relative_to(root).parts
+            if path.suffix.lower() not in _SIDECARS and not set(parts) & set(NOT_RAW):
                 found.ignored.append((path, "is not a scan"))
             continue
-        name = _canonical(parse_name(path))
-        reason = _why_not_there(relative, datatypes, is_listed)
-        if reason is None:
-            reason = _why_not_named(relative, name, force)
-        if reason is not None or name is None:
-            found.ignored.append((path, reason or "has no BIDS name"))
-            continue
-        place = _PLACE.fullmatch(relative.as_posix())
-        assert place is not None  # else it had no place
-        subject, session = name.entities["sub"], place["ses"] or name.entities.get("ses")
-        split = splits.get(subject)
-        found.scans.append(Scan(path, subject, session, name.suffix, path.name, split))
+        scan = _bids_scan(path, root, datatypes, is_listed, force=force)
+        if isinstance(scan, str):
+            found.ignored.append((path, scan))
+        else:
+            found.scans.append(replace(scan, split=splits.get(str(scan.subject))))
     return found
 
 
-def _not_raw(root: Path) -> Iterator[tuple[Path, str]]:
-    """Files in the folders of a data set that hold no raw scans, with the reason. No one looks
-    further into them: they may hold more files than all the rest."""
-    for folder in (root / name for name in NOT_RAW):
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if not path.name.startswith(".") and (path.is_dir() or is_readable(path)):
-                yield path, f"is in {folder.name}"
-
-
-def _canonical(name: BidsName | None) -> BidsName | None:
-    """A name whose suffix has the case of the standard: T1w of T1W."""
-    cases = {contrast.lower(): contrast for contrast in CONTRASTS}
-    return name and replace(name, suffix=cases.get(name.suffix.lower(), name.suffix))
-
-
-def _why_not_there(
-    relative: Path, datatypes: Collection[str | None], is_listed: Callable[[str], bool]
-) -> str | None:
-    """Why nothing in this place of a BIDS data set is a scan that counts."""
+def _bids_scan(
+    path: Path,
+    root: Path,
+    datatypes: Collection[str | None],
+    is_listed: Callable[[str], bool],
+    *,
+    force: bool,
+) -> Scan | str:
+    """The scan in a file of a BIDS data set, or why it is left out."""
+    relative = path.relative_to(root)
     if is_listed(relative.as_posix()):
         return "is listed in .bidsignore"
     above = next((part for part in relative.parts[:-1] if part in NOT_RAW), None)
@@ -199,29 +179,36 @@ def _why_not_there(
     wanted = " or ".join(sorted(datatype for datatype in datatypes if datatype))
     if place is None:
         return f"is not in sub-*/{wanted} or sub-*/ses-*/{wanted}"
-    if place["datatype"] not in datatypes and names.ANY not in datatypes:
+    if place["datatype"] not in datatypes and ANY not in datatypes:
         return f"is in {place['datatype'] or 'no folder'}, not in {wanted}"
-    return None
-
-
-def _why_not_named(relative: Path, name: BidsName | None, force: bool) -> str | None:
-    """Why a file of a BIDS data set is not a scan that mrbridge reads, by its name."""
+    name = parse_name(path)
     if name is None:
         return "has no BIDS name"
-    place = _PLACE.fullmatch(relative.as_posix())
-    for key, kind in (("sub", "subject"), ("ses", "session")):
-        label, folder = name.entities.get(key), place and place[key]
-        if label and folder and label != folder:
-            return f"names another {kind} than its folder"
+    subject, session = name.entities["sub"], name.entities.get("ses")
+    if subject != place["sub"]:
+        return "names another subject than its folder"
+    if session and place["ses"] and session != place["ses"]:
+        return "names another session than its folder"
     if name.entities.get("desc") == "synth":
         return "is synthetic"
-    identity = of_path(str(name))
-    forced = force and name.suffix in CONTRASTS
-    return None if identity.contrast is not None or forced else identity.reason
+    suffix = _SUFFIXES.get(name.suffix.lower(), name.suffix)
+    identity = of_path(str(replace(name, suffix=suffix)))
+    if identity.contrast is None and not (force and suffix in CONTRASTS):
+        return identity.reason
+    return Scan(path, subject, place["ses"] or session, suffix, path.name)
+
+
+def _not_raw(root: Path) -> Iterator[tuple[Path, str]]:
+    """The direct content of folders that hold no raw scans, with the reason. These are not searched
+    further: they may hold more files than the rest of the data set."""
+    for folder in (root / name for name in NOT_RAW):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not path.name.startswith(".") and (path.is_dir() or is_readable(path)):
+                yield path, f"is in {folder.name}"
 
 
 def _bidsignore(file: Path) -> Callable[[str], bool]:
-    """Whether a path below the data set is listed in its `.bidsignore`, whose rules are those of
+    """A test whether a path below the data set matches its `.bidsignore`, whose rules are those of
     `.gitignore` (bids-validator, "Configuration")."""
     if not (file.is_file() or file.is_symlink()):
         return lambda path: False
@@ -231,7 +218,7 @@ def _bidsignore(file: Path) -> Callable[[str], bool]:
         return GitIgnoreSpec.from_lines(read_text(file).splitlines()).match_file
     except (InputError, ValueError) as error:
         message = error.what if isinstance(error, InputError) else str(error)
-        warn_of(file, f"{message}; it is not used")
+        warn_about(file, f"{message}; it is not used")
         return lambda path: False
 
 
@@ -239,7 +226,7 @@ def _in_dicom(
     root: Path, wanted: str | None, *, allow_gaps: bool = False, force: bool = False
 ) -> FoundScans:
     """Series below `root`, all of the contrast `wanted` if given."""
-    from mrbridge.io.dicom.scans import find_scans  # half a second, which other inputs do not need
+    from mrbridge.io.dicom.scans import find_scans  # takes half a second
 
     return find_scans(root, wanted, allow_gaps=allow_gaps, force=force)
 
@@ -268,8 +255,8 @@ def _in_folder(root: Path, wanted: str | None, *, force: bool = False) -> FoundS
 
 
 def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
-    """Scans whose subjects are called by all their folders if one name is in several places:
-    number 1 of one site is not number 1 of another."""
+    """Scans, whose subjects are named after all their folders if a name occurs in several places:
+    subject 1 of one site is not subject 1 of another."""
     places: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     own: dict[Path, tuple[str, ...]] = {}
     for scan in scans:
@@ -296,7 +283,7 @@ def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
 
 
 def _with_people(scans: Sequence[Scan]) -> list[Scan]:
-    """Scans, of which 2D images have a subject if their names tell different people apart."""
+    """Scans; 2D images get a subject if their names distinguish people."""
     unknown = [s.name for s in scans if s.subject is None and is_2d(s.path)]
     people = names.tell_people_apart(unknown)
     return [
@@ -308,13 +295,13 @@ def _with_people(scans: Sequence[Scan]) -> list[Scan]:
 
 
 def _files(root: Path, skipped: Sequence[str] = ()) -> Iterator[Path]:
-    """All files below `root`, in no order; hidden folders, other stores and leftovers not."""
+    """All files below `root`, unordered, without hidden folders, stores and unfinished files."""
     for folder, folders, files in os.walk(root, followlinks=True):
         top = Path(folder) == root
         if os.path.islink(folder) and os.path.realpath(folder) in map(
             os.path.realpath, Path(folder).parents
         ):
-            folders.clear()  # it would go round in a circle
+            folders.clear()  # a cycle
             continue
         folders[:] = [
             name

@@ -1,4 +1,4 @@
-"""Names of the Brain Imaging Data Structure, in their parts.
+"""File names of the Brain Imaging Data Structure (BIDS).
 
 Source: https://bids-specification.readthedocs.io.
 """
@@ -26,7 +26,7 @@ ENTITIES = (
 
 @dataclass(frozen=True)
 class BidsName:
-    """A BIDS file name in its parts.
+    """The parts of a BIDS file name.
 
     Attributes:
         entities: such as {"sub": "01", "ses": "2", "run": "1"}, in their order.

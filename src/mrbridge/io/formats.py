@@ -12,16 +12,10 @@ from mrbridge.io.atomic import suffix_of
 from mrbridge.io.remote import fetch, not_fetched
 from mrbridge.io.temporary import is_temporary
 
-FORMATS = {
-    ".nii": "nifti",
-    ".nii.gz": "nifti",
-    ".png": "picture",
-    ".tif": "picture",
-    ".tiff": "picture",
-    ".jpg": "picture",
-    ".jpeg": "picture",
-}
-"""Suffix to kind of scan."""
+FORMATS = {".nii": "nifti", ".nii.gz": "nifti"} | dict.fromkeys(
+    (".png", ".tif", ".tiff", ".jpg", ".jpeg"), "image2d"
+)
+"""The kind of scan by suffix."""
 
 _START = 4096  # bytes of a file that tell whether it is DICOM
 _ELEMENTS = 3  # this many in order are not a coincidence
@@ -35,13 +29,13 @@ _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b
 
 
 def is_readable(path: str | Path) -> bool:
-    """Whether the name is that of a scan in a known format."""
+    """Whether the suffix is that of a scan in a known format."""
     return suffix_of(path) in FORMATS
 
 
 def is_2d(path: str | Path) -> bool:
-    """Whether the name is that of a 2D image."""
-    return FORMATS.get(suffix_of(path)) == "picture"
+    """Whether the suffix is that of a 2D image."""
+    return FORMATS.get(suffix_of(path)) == "image2d"
 
 
 def is_dicom(path: str | Path) -> bool:
@@ -55,7 +49,7 @@ def is_dicom(path: str | Path) -> bool:
     if not path.is_dir() or (path / "dataset_description.json").is_file():
         return False
     found = False
-    for file in walk(path, links=True):
+    for file in walk(path):
         if FORMATS.get(suffix_of(file)) == "nifti":
             return False
         found = found or (suffix_of(file) not in FORMATS and _has_magic(file))
@@ -64,7 +58,7 @@ def is_dicom(path: str | Path) -> bool:
 
 def starts_as_dicom(stream: IO[bytes]) -> bool:
     """Whether bytes begin as a DICOM file: any 128 bytes, then DICM (PS3.10, 7.1), or, in old
-    exports, at once with a data set (PS3.5, 7.1)."""
+    exports, directly with a data set (PS3.5, 7.1)."""
     start = stream.read(_START)
     return start[128:132] == b"DICM" or begins_with_data_set(start)
 
@@ -85,7 +79,7 @@ def begins_with_data_set(start: bytes) -> bool:
 
 
 def _count_elements(start: bytes, order: str, explicit: bool) -> int:
-    """How many elements of a data set the bytes begin with; 0 for anything else."""
+    """The number of data set elements at the start of the bytes; 0 if they are not a data set."""
     place, count, before = 0, 0, (0, 0)
     while place + 12 <= len(start) and count < _ELEMENTS:
         tag = struct.unpack_from(f"{order}HH", start, place)
@@ -110,24 +104,20 @@ def _count_elements(start: bytes, order: str, explicit: bool) -> int:
     return count
 
 
-def walk(root: Path, *, links: bool = False) -> Iterator[Path]:
-    """Regular files below `root` in the order of their names; nothing hidden or unfinished.
-
-    Args:
-        root: a folder.
-        links: also links to files that are not there, as a DataLad data set has them.
-    """
+def walk(root: Path) -> Iterator[Path]:
+    """Files below a folder in the order of their names, without hidden and unfinished ones, with
+    broken links (files of a DataLad data set that are not fetched)."""
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
-            is_there = is_file(path) or (links and path.is_symlink())
-            if is_there and not name.startswith(".") and not is_temporary(path):
+            is_hidden = name.startswith(".") or is_temporary(path)
+            if not is_hidden and (is_file(path) or path.is_symlink()):
                 yield path
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path is that of a file; True also if its folder cannot be searched: reading it
+    """Whether a path is a file. True also if its folder cannot be searched, so that reading it
     reports why."""
     try:
         return path.is_file()
@@ -139,8 +129,8 @@ def unreadable_folders(root: Path, skipped: Collection[str] = ()) -> list[tuple[
     """Folders at or below `root` whose content cannot be listed, each with the reason.
 
     Args:
-        root: a folder; of anything else there are none.
-        skipped: names of folders right below it that do not count, as hidden ones do not.
+        root: a folder; other paths have none.
+        skipped: names of folders directly below it to leave out; hidden ones are left out too.
     """
     found: list[tuple[Path, str]] = []
 

@@ -1,6 +1,6 @@
 """2D images: PNG, TIFF, JPEG; 8 or 16 bit; grey, or colour whose channels are nearly equal.
 
-They are read as viewers show them on black: turned as Exif says, and black where transparent.
+They are read as viewers show them on black: rotated according to Exif, transparency in black.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning, OutputError
-from mrbridge.io.atomic import MAX_IMAGE_BYTES, MAX_PIXELS, atomic_path, suffix_of
+from mrbridge.io.atomic import atomic_path, suffix_of
 from mrbridge.quiet import without_warnings
 from mrbridge.volume import Volume
+
+MAX_PIXELS = 2**22
+"""The most pixels of an image: translating it takes about 250 bytes for each."""
+
+MAX_IMAGE_BYTES = 2**29
+"""The largest file that is opened, in bytes."""
 
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _DESCRIPTION = 270  # TIFF 6.0 and Exif: ImageDescription
@@ -40,7 +46,7 @@ _PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"  # PNG 1.2, 4.1.4: with its CRC
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG 1.2, 4.1.1: samples of a pixel by colour type
 _BLOCK = 1 << 20
 _TOO_LARGE = "Shrink it to at most 2048 x 2048: an MR slice has 1024 x 1024 pixels at most."
-_PLAIN = {"LA": "L", "RGBA": "RGB"}  # JPEG knows no transparency
+_PLAIN = {"LA": "L", "RGBA": "RGB"}  # JPEG has no transparency
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def _read(path: Path) -> Volume:
                 exif = _exif(image)
                 note = _note(image, exif)
                 mode, pixels = _grey(image, _deep(data, image) if deep else None, data, path, notes)
-                if form != "TIFF":  # those are turned by Pillow
+                if form != "TIFF":  # Pillow rotates these
                     pixels = _turned(pixels, exif.get(_ORIENTATION))
     except MrbridgeError:
         raise
@@ -175,7 +181,7 @@ def _check_whole(data: bytes, path: Path) -> None:
                 path=path,
                 remedy=_TOO_LARGE,
             )
-        # Loading by itself skips the CRC of a PNG's pixels and the end of a JPEG.
+        # Loading does not check the CRC of a PNG's pixels and the end of a JPEG.
         if image.format == "PNG":
             image.verify()
             if _PNG_END not in data:
@@ -186,13 +192,13 @@ def _check_whole(data: bytes, path: Path) -> None:
 
 
 def _check_pixels(data: bytes) -> None:
-    """Inflate the pixels of a PNG whose chunks are whole to the end of their stream.
+    """Inflate the pixels of a PNG with complete chunks to the end, where their Adler-32 is checked.
 
-    Its Adler-32 is there, and Pillow does not come so far.
+    Pillow does not read so far.
     """
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     bits = width * data[24] * _SAMPLES.get(data[25], 4)
-    most = 2 * height * (1 + (bits + 7) // 8) + _BLOCK  # interlaced rows are shorter, and more
+    most = 2 * height * (1 + (bits + 7) // 8) + _BLOCK  # interlaced images have more, shorter rows
     stream = zlib.decompressobj()
     at, inflated = 8, 0
     while at + 8 <= len(data):
@@ -312,7 +318,7 @@ def _deep(data: bytes, image: Image.Image) -> NDArray[np.uint16]:
 
 
 def _alpha(values: NDArray[Any], image: Image.Image, data: bytes) -> NDArray[Any] | None:
-    """How opaque pixels are, (rows, columns), in the type of `values`; None where all are."""
+    """The opacity, (rows, columns), in the type of `values`; None if all pixels are opaque."""
     if values.ndim == 3 and values.shape[2] in (2, 4):
         return values[:, :, -1]
     key = image.info.get("transparency")
@@ -342,12 +348,12 @@ def _without_tint(
         )
     if most:
         notes.append(f"its channels differ by up to {most} of {top} levels; it is read as grey")
-    # Of equal channels the very value.
+    # Equal channels keep their value exactly.
     return np.rint(colours @ _LUMA).astype(colours.dtype)
 
 
 def _white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF's numbers grow towards black, which Pillow heeds only in 8 bit."""
+    """Whether 0 is white in a TIFF, which Pillow respects only for 8 bit."""
     tags = getattr(image, "tag_v2", {})
     return image.mode.startswith("I") and bool(tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
 

@@ -1,14 +1,13 @@
 """One writer at a time for a folder: a lock file that says who holds it.
 
-System locks (flock, fcntl) are not to be relied on, and may block, on network disks. A file that
-only one writer can create works everywhere. A dead holder on this machine is recognised by its
-process; a holder elsewhere touches the file every few seconds and is dead once it has not for
+System locks (flock, fcntl) are unreliable on network disks, and may block. A file that only one
+writer can create works everywhere. A dead holder on this machine is recognised by its process; a
+holder on another one renews the lock every few seconds and is dead if it has not for
 `STALE_SECONDS`.
 
-At a URL the lock is an object that is created only if absent (S3, GCS and Azure do that
-in one step) and written again every few seconds. Where a store cannot create so, two writers that
-start within the same second may both get the lock; the one whose lock was overwritten stops before
-it writes.
+At a URL the lock is an object that is created only if absent, which S3, GCS and Azure do in one
+step. In other stores, two writers that start within the same second may both create it; the one
+whose lock was overwritten stops before it writes.
 """
 
 from __future__ import annotations
@@ -25,233 +24,219 @@ from typing import Any
 
 from mrbridge.errors import OutputError
 from mrbridge.io.atomic import writing
+from mrbridge.io.remote import open_url, reported
 from mrbridge.io.temporary import LOCK, is_alive, process_start, temporary_name, this_machine
 from mrbridge.json_text import parse_json
-from mrbridge.urls import shown, url_of
+from mrbridge.urls import url_of
 
 STALE_SECONDS = 300.0
 _BEAT_SECONDS = 20.0
+
+Holder = dict[str, Any]
 
 
 @contextmanager
 def only_writer(
     folder: Path, message: str = "is being written by another mrbridge"
 ) -> Iterator[None]:
-    """Be the only one that writes into a folder, which is made where it is missing.
-
-    Of a URL it is the place there that is locked, not its mirror.
+    """Be the only writer of a folder, which is created if it is missing.
 
     Args:
-        folder: which.
-        message: the error for a second writer; who holds the folder is added.
+        folder: local, or the mirror of a URL.
+        message: what the error says if another process holds the lock; its process and computer
+            are added.
 
     Raises:
         OutputError: another process holds it, or the folder cannot be written.
     """
-    me = {
+    url = url_of(folder)
+    lock = _FileLock(folder / LOCK) if url is None else _ObjectLock(url)
+    me: Holder = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "machine": this_machine(),
         "start": process_start(os.getpid()),
         "since": time.time(),
     }
-    url = url_of(folder)
-    if url is not None:
-        with _only_writer_at(url, folder, me, message):
-            yield
-        return
-    path = folder / LOCK
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        _take(path, json.dumps(me), message)
-    ended = threading.Event()
-    beating = threading.Thread(target=_beat, args=(path, me, ended), daemon=True)
-    beating.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        beating.join()
-        if _read(path) == me:
-            with suppress(OSError):
-                path.unlink()
-
-
-def _take(path: Path, text: str, message: str) -> None:
-    for _ in range(10):
-        try:
-            _create(path, text)
-            return
-        except FileExistsError:
-            pass
-        holder, stamp = _read(path), _stamp(path)
-        if stamp is None:
-            continue  # it has gone meanwhile
-        if not _is_dead(path, holder):
-            raise _held(holder, message, path.parent)
-        # Two may find the same dead holder. Only one can create this, and who comes later finds
-        # another lock than the dead one.
-        takeover = path.with_name(f"{path.name}-takeover")
-        try:
-            _create(takeover, text)
-        except FileExistsError:
-            if time.time() - takeover.stat().st_mtime > STALE_SECONDS:
-                takeover.unlink(missing_ok=True)
-            time.sleep(0.05)
-            continue
-        try:
-            if _stamp(path) == stamp:
-                path.unlink(missing_ok=True)
-        finally:
-            takeover.unlink(missing_ok=True)
-    raise OutputError(message, path=path.parent, remedy="Wait for it.")
-
-
-def _held(holder: dict[str, Any] | None, message: str, folder: Path) -> OutputError:
-    known = holder or {}
-    who = f"process {known.get('pid', '?')} on {known.get('host', 'another computer')}"
-    return OutputError(
-        f"{message} ({who})", path=folder, remedy="Wait for it, or name another folder."
-    )
-
-
-@contextmanager
-def _only_writer_at(url: str, folder: Path, me: dict[str, Any], message: str) -> Iterator[None]:
-    """As `only_writer`, at a URL that `folder` mirrors."""
-    from fsspec.core import url_to_fs
-
-    try:
-        system, place = url_to_fs(url)
-        key = f"{place.rstrip('/')}/{LOCK}"
-        for _ in range(3):
-            if _create_object(system, key, me):
-                break
-            holder = _read_object(system, key)
-            if holder is not None and not _is_holder_dead(holder):
-                raise _held(holder, message, folder)
-            with suppress(FileNotFoundError):
-                system.rm_file(key)
-        else:
-            raise _held(_read_object(system, key), message, folder)
-        holder = _read_object(system, key)
-        if holder != me:
-            raise _held(holder, message, folder)
-    except OutputError:
-        raise
-    except Exception as error:  # every kind of URL has its own
-        raise OutputError(
-            f"cannot be written ({shown(str(error)) or type(error).__name__})",
-            path=folder,
-            remedy="Check the URL, your rights there and the network.",
-        ) from error
+    with writing(folder) if url is None else reported(folder, OutputError):
+        if url is None:
+            folder.mkdir(parents=True, exist_ok=True)
+        if not lock.take(me):
+            known = lock.read() or {}
+            who = f"process {known.get('pid', '?')} on {known.get('host', 'another computer')}"
+            raise OutputError(
+                f"{message} ({who})", path=folder, remedy="Wait for it, or name another folder."
+            )
     ended = threading.Event()
 
-    def beat() -> None:
+    def renew() -> None:
         while not ended.wait(_BEAT_SECONDS):
             with suppress(Exception):
-                holder = _read_object(system, key)
-                if holder is not None and {**holder, "since": 0} == {**me, "since": 0}:
-                    me["since"] = time.time()
-                    system.pipe_file(key, json.dumps(me).encode())
+                lock.renew(me)
 
-    beating = threading.Thread(target=beat, daemon=True)
-    beating.start()
+    renewing = threading.Thread(target=renew, daemon=True)
+    renewing.start()
     try:
         yield
     finally:
         ended.set()
-        beating.join()
+        renewing.join()
         with suppress(Exception):
-            if _read_object(system, key) == me:
-                system.rm_file(key)
+            if lock.read() == me:
+                lock.remove()
 
 
-def _create_object(system: Any, key: str, me: dict[str, Any]) -> bool:
-    """Create the lock; False if it exists."""
-    content = json.dumps(me).encode()
-    try:
-        system.pipe_file(key, content, mode="create")
-    except (TypeError, NotImplementedError):  # a file system that does not know the mode
-        if system.exists(key):
-            return False
-        system.pipe_file(key, content)
-    except FileExistsError:
+class _FileLock:
+    """A lock file; its modification time shows that its holder is alive."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def take(self, me: Holder) -> bool:
+        """Create the lock, or take it over from a dead holder; False if another one holds it."""
+        takeover = self.path.with_name(f"{LOCK}-takeover")
+        for _ in range(10):
+            if _create(self.path, json.dumps(me)):
+                return True
+            holder, stamp = self.read(), self._stamp()
+            if stamp is None:
+                continue  # it has been removed meanwhile
+            if not self._is_dead(holder):
+                return False
+            # Two may find the same dead holder. Only one creates the file `takeover`; the other
+            # then finds another lock than the dead one.
+            if not _create(takeover, json.dumps(me)):
+                with suppress(FileNotFoundError):
+                    if time.time() - takeover.stat().st_mtime > STALE_SECONDS:
+                        takeover.unlink()
+                time.sleep(0.05)
+                continue
+            try:
+                if self._stamp() == stamp:
+                    self.remove()
+            finally:
+                takeover.unlink(missing_ok=True)
         return False
-    return True
+
+    def read(self) -> Holder | None:
+        try:
+            return _as_holder(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def renew(self, me: Holder) -> None:
+        if self.read() == me:
+            os.utime(self.path)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+    def _is_dead(self, holder: Holder | None) -> bool:
+        is_here = _is_dead_here(holder or {})
+        if is_here is not None:
+            return is_here
+        try:
+            changed = self.path.stat().st_mtime
+            # The clock of a file server may differ from ours: compare with its own.
+            probe = self.path.with_name(f"{LOCK}-{os.getpid()}-now")
+            probe.touch()
+            now = probe.stat().st_mtime
+            probe.unlink()
+        except OSError:
+            return False
+        return now - changed > STALE_SECONDS
 
 
-def _read_object(system: Any, key: str) -> dict[str, Any] | None:
-    system.invalidate_cache()
-    try:
-        content = parse_json(system.cat_file(key).decode())
-    except (FileNotFoundError, ValueError):
+class _ObjectLock:
+    """An object at a URL, whose content holds the time at which its holder last renewed it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def take(self, me: Holder) -> bool:
+        """As `take` of a lock file."""
+        self.system, folder = open_url(self.url)
+        self.key = f"{folder.rstrip('/')}/{LOCK}"
+        for _ in range(3):
+            if self._create(me):
+                return self.read() == me
+            holder = self.read()
+            if holder is not None and not self._is_dead(holder):
+                return False
+            with suppress(FileNotFoundError):
+                self.remove()
+        return False
+
+    def read(self) -> Holder | None:
+        self.system.invalidate_cache()
+        try:
+            return _as_holder(self.system.cat_file(self.key).decode())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def renew(self, me: Holder) -> None:
+        holder = self.read()
+        if holder is not None and {**holder, "since": 0} == {**me, "since": 0}:
+            me["since"] = time.time()
+            self.system.pipe_file(self.key, json.dumps(me).encode())
+
+    def remove(self) -> None:
+        self.system.rm_file(self.key)
+
+    def _create(self, me: Holder) -> bool:
+        content = json.dumps(me).encode()
+        try:
+            self.system.pipe_file(self.key, content, mode="create")
+        except (TypeError, NotImplementedError):  # a file system that does not know the mode
+            if self.system.exists(self.key):
+                return False
+            self.system.pipe_file(self.key, content)
+        except FileExistsError:
+            return False
+        return True
+
+    @staticmethod
+    def _is_dead(holder: Holder) -> bool:
+        is_here, since = _is_dead_here(holder), holder.get("since")
+        if is_here is not None:
+            return is_here
+        return not isinstance(since, int | float) or time.time() - since > STALE_SECONDS
+
+
+def _is_dead_here(holder: Holder) -> bool | None:
+    """Whether a holder on this machine has ended; None if it is on another machine."""
+    pid, start = holder.get("pid"), holder.get("start")
+    if holder.get("machine") != this_machine() or not isinstance(pid, int):
         return None
+    return not is_alive(pid, start if isinstance(start, int) else None)
+
+
+def _as_holder(text: str) -> Holder | None:
+    content = parse_json(text)
     return content if isinstance(content, dict) else None
 
 
-def _is_holder_dead(holder: dict[str, Any]) -> bool:
-    pid, start, since = (holder.get(key) for key in ("pid", "start", "since"))
-    if holder.get("machine") == this_machine() and isinstance(pid, int):
-        return not is_alive(pid, start if isinstance(start, int) else None)
-    return not isinstance(since, int | float) or time.time() - since > STALE_SECONDS
-
-
-def _create(path: Path, text: str) -> None:
-    """Create a complete file in one step, only if absent.
-
-    Raises:
-        FileExistsError: it exists.
-    """
+def _create(path: Path, text: str) -> bool:
+    """Create a complete file in one step; False if it exists."""
     temporary = path.with_name(temporary_name(""))
     try:
         temporary.write_text(text, encoding="utf-8")
         try:
             os.link(temporary, path)
         except FileExistsError:
-            raise
+            return False
         except OSError:  # a file system without hard links
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            with open(descriptor, "w", encoding="utf-8") as file:
+            with open(path, "x", encoding="utf-8") as file:
                 file.write(text)
+    except FileExistsError:
+        return False
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _is_dead(path: Path, holder: dict[str, Any] | None) -> bool:
-    if holder is not None and holder.get("machine") == this_machine():
-        pid, start = holder.get("pid"), holder.get("start")
-        if isinstance(pid, int) and isinstance(start, int | None):
-            return not is_alive(pid, start)
-    try:
-        changed = path.stat().st_mtime
-        # A clock of a file server may differ from ours: compare with what it says of now.
-        probe = path.with_name(f"{path.name}-{os.getpid()}-now")
-        probe.touch()
-        now = probe.stat().st_mtime
-        probe.unlink()
-    except OSError:
-        return False
-    return now - changed > STALE_SECONDS
-
-
-def _beat(path: Path, me: dict[str, Any], ended: threading.Event) -> None:
-    while not ended.wait(_BEAT_SECONDS):
-        if _read(path) == me:
-            with suppress(OSError):
-                os.utime(path)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+    return True

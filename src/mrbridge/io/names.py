@@ -1,4 +1,4 @@
-"""Whose scan a file is, and of which split, by its name and its folders."""
+"""Subject, session and split of a file from its name and its folders."""
 
 from __future__ import annotations
 
@@ -8,29 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrbridge.io.bids_name import parse_name, stem_of
-from mrbridge.io.contrast import guess_contrast, of_text
-from mrbridge.io.contrast.words import without_contrast
-
-__all__ = [
-    "guess_contrast",
-    "guess_split",
-    "guess_subject",
-    "natural_key",
-    "read_split",
-    "series_name",
-    "slice_number",
-    "subject_folders",
-    "tell_people_apart",
-]
+from mrbridge.io.contrast import of_text, without_contrast
 
 _SESSION = re.compile(
     r"^(ses|session|visit|study|timepoint|tp|scan|baseline|followup|year|month|week|day)"
     r"[-_ ]?\w*$|^\d{8}$",
     re.IGNORECASE,
 )
-ANY = "*"
-"""In a query of a filter file: the entity must be there, with any value."""
-
 _PLAIN_FOLDERS = {"anat", "nii", "nifti", "images", "image", "png", "data", "slices", "scans"}
 # Identifiers that name a person anywhere in a file's name: a word with a number, and
 # those of public data sets (IXI, OASIS, ADNI, TCGA, BraTS, UPENN-GBM, UCSF-PDGM, fastMRI,
@@ -67,9 +51,9 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 
 
 def guess_split(relative: Path) -> str | None:
-    """`val` or `test` where a folder such as `test` or `testT1` says so and nothing else.
+    """`val` or `test`, if a folder such as `test` or `testT1` names one of them and nothing else.
 
-    `train` says nothing: part of such a folder may still be held out.
+    `train` is ignored: part of such a folder may still be held out.
     """
     for folder in relative.parents:
         words = {word.lower() for word in _words(folder.name)}
@@ -81,7 +65,7 @@ def guess_split(relative: Path) -> str | None:
 
 
 def read_split(word: str) -> str | None:
-    """`train`, `val` or `test` for the usual ways to write them, else None."""
+    """`train`, `val` or `test`, from their usual spellings; None for other words."""
     return _SPLITS.get(word.strip().lower())
 
 
@@ -97,12 +81,11 @@ def _may_be_subject(folder: str) -> bool:
 
 
 def guess_subject(relative: Path, *, is_2d: bool) -> tuple[str | None, str | None]:
-    """Subject and session of a file, from its path relative to the folder that was given.
+    """Subject and session of a file, from its path relative to the folder that the user named.
 
-    The subject is the nearest folder that names neither a contrast nor a session; without one, a
-    volume's subject is the rest of its name (`IXI002-Guys-0828-T1` is IXI002-Guys-0828). A
-    picture's subject is the person that its own name shows (`patient3_slice_10.png`), unless a
-    folder shows one; where neither does, see `tell_people_apart`.
+    The subject is the nearest folder that names neither a contrast nor a session. Without one, a
+    volume's subject is the rest of its name (`IXI002-Guys-0828-T1` is IXI002-Guys-0828), and a 2D
+    image's is the person in its name (`patient3_slice_10.png`); see also `tell_people_apart`.
     """
     name = parse_name(relative)
     if name is not None:
@@ -166,7 +149,7 @@ def tell_people_apart(names: Sequence[str]) -> dict[str, str]:
 
 
 def slice_number(name: str) -> int | None:
-    """The last number in a 2D image's name without its contrast, which tells slices apart."""
+    """The slice number: the last number in a 2D image's name, apart from its contrast."""
     numbers = re.findall(r"\d+", without_contrast(stem_of(Path(name))) or "")
     return int(numbers[-1]) if numbers else None
 
@@ -179,7 +162,7 @@ def _person_in(text: str) -> str | None:
 
 
 def _person_and_slice(stem: str) -> tuple[str, str] | None:
-    """What stands before the slice number, without words that say nothing; and the number."""
+    """The person, from the words before the slice number, and the slice number."""
     text = _PART_OF_VISIT.sub("_", without_contrast(stem) or "")
     named = _SLICE.search(text)
     if named is not None:  # what follows is a version of the slice
@@ -187,7 +170,7 @@ def _person_and_slice(stem: str) -> tuple[str, str] | None:
     words = [word for word in re.split(r"[^A-Za-z0-9]+", text) if word]
     shapes = [re.fullmatch(r"([A-Za-z]*)(\d*)", word) for word in words]
     if not all(shapes):
-        return None  # such as a hash: no name of anything
+        return None  # such as a hash
     while words and words[-1].lower() in _IMPERSONAL:
         words.pop()
     last = re.fullmatch(r"([A-Za-z]*)(\d+)", words[-1]) if words else None
@@ -226,6 +209,6 @@ def _words(text: str) -> list[str]:
 
 
 def _says_image(folder: str) -> bool:
-    """Whether a folder is named after what it holds, such as `T1` or `masks`, not a person."""
+    """Whether a folder is named after its images, such as `T1` or `masks`, not after a person."""
     identity = of_text(folder)
     return identity.contrast is not None or identity.kind in ("mask", "agent")

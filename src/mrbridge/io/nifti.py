@@ -11,11 +11,14 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -26,11 +29,11 @@ from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError
-from mrbridge.io.atomic import MAX_VOXELS, atomic_path, suffix_of
-from mrbridge.io.gzipped import gzipped
-from mrbridge.io.nifti_affine import find_affine, set_affine, stored_affines
+from mrbridge.io.atomic import atomic_path, suffix_of
+from mrbridge.io.nifti_header import find_affine, header_for, mark
 from mrbridge.io.padding import without_padding
-from mrbridge.volume import Volume, check_size
+from mrbridge.threads import usable_cores
+from mrbridge.volume import MAX_VOXELS, Volume, check_size
 
 _CHUNK = 1 << 20
 _SLACK = 1 << 20  # bytes after the voxels that are read through; more is not a NIfTI file
@@ -47,6 +50,11 @@ _ARCHIVES = {
     b"\xfd7zXZ": "an xz file",
     b"\x28\xb5\x2f\xfd": "a Zstandard file",
 }
+_BLOCK = 4 << 20
+"""Bytes that are compressed at once: always the same, so that equal data give equal files."""
+
+_GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))
+"""Deflate, no name and no time, fastest algorithm, unknown system (RFC 1952, section 2.3)."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +77,9 @@ class _Layout:
 def read(path: Path, *, volume: int | None = None, assume: str | None = None) -> Volume:
     """Read a NIfTI file; see `mrbridge.io.read`.
 
-    The sform is used where its code is above 0 and it is invertible, else the qform. What the
-    header gets wrong without doubt is corrected in the header that is returned, with a warning:
-    see `_repair`.
+    The sform is used where its code is above 0 and it is invertible, else the qform. Errors
+    of the header that can be corrected in one way only are corrected in the header that is
+    returned, with a warning (`nifti_header`).
 
     Raises:
         InputError: truncated, damaged, oversized or unsupported.
@@ -98,7 +106,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float]
     uncommon program.
 
     Returns:
-        The shape, (i, j, k), or (i, j, k, volumes) where there are several; the spacing in mm
+        The shape, (i, j, k), or (i, j, k, volumes) if there are several; the spacing in mm
         along i, j, k; whether it says that it is synthetic.
 
     Raises:
@@ -119,7 +127,12 @@ def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float]
     return shape, (float(i), float(j), float(k)), _is_synthetic(header)
 
 
-def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
+def write(
+    volume: Volume,
+    path: Path,
+    synthetic_note: str | None,
+    sidecar: Callable[[Path], Any] | None = None,
+) -> None:
     """Write a NIfTI file; see `mrbridge.io.write`.
 
     A volume without a NIfTI header gets sform and qform with code 1 (scanner) and millimetres.
@@ -136,12 +149,12 @@ def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
         )
     voxels = _writable(volume.voxels, path)
     try:
-        header = _header_for(volume, voxels)
+        header = header_for(volume, voxels)
     except HeaderDataError as error:
         raise OutputError(f"cannot be NIfTI ({error})", path=path) from None
     if synthetic_note is not None:
         mark(header, synthetic_note)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, sidecar) as temporary:
         _save(header, voxels, temporary, compressed=suffix_of(path) == ".nii.gz")
         _, written = _load(temporary, None, [])
         if written.dtype != voxels.dtype or not np.array_equal(written, voxels):
@@ -152,11 +165,11 @@ def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
 
 @dataclass
 class _Stream:
-    """A file that is open, behind as many gzip layers as it has.
+    """An open file and its layers of gzip.
 
     Attributes:
         file: its content.
-        layers: the gzip streams, the outermost first; empty where it is not compressed.
+        layers: the gzip streams, the outermost first; empty if it is not compressed.
         limiter: what the inner of two layers reads from.
         size: bytes of the file.
     """
@@ -168,7 +181,7 @@ class _Stream:
 
 
 class _Limiter:
-    """Passes a stream on as far as `limit` bytes: tiny gzip members can decompress to nothing."""
+    """A stream with at most `limit` bytes: a gzip file can contain endless empty members."""
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         self._stream, self._path, self.limit = stream, path, _SLACK
@@ -181,7 +194,7 @@ class _Limiter:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Stream]:
-    """Open a file, and the gzip file within it: some archives compress what is compressed.
+    """Open a file, and the gzip file inside it: some archives compress files twice.
 
     Raises:
         InputError: it is damaged, here or while it is read.
@@ -232,7 +245,7 @@ def _checked_layout(header: Any, stream: _Stream, path: Path) -> _Layout:
 
 
 def _most_bytes(layout: _Layout) -> int:
-    """The most bytes that a layer of compression may give: gzip adds little to noise."""
+    """The most bytes of a decompressed layer: gzip makes noise only slightly larger."""
     return layout.end + layout.end // 100 + _SLACK
 
 
@@ -314,7 +327,7 @@ def _choose_volume(layout: _Layout, volume: int | None, path: Path) -> int:
 
 
 def _read_span(stream: IO[bytes], start: int, length: int, path: Path) -> bytearray:
-    """`length` bytes from `start` on; the stream is behind the header when this begins."""
+    """Read `length` bytes from `start`; the stream is at the end of the header."""
     _skip(stream, start - stream.tell(), path)
     data = bytearray()
     while len(data) < length:
@@ -334,7 +347,7 @@ def _skip(stream: IO[bytes], count: int, path: Path) -> None:
 
 
 def _stated_size(path: Path) -> int:
-    """The size of what a gzip file of one member holds, modulo 2**32 (RFC 1952, 2.3.1)."""
+    """The decompressed size of a gzip file of one member, modulo 2**32 (RFC 1952, 2.3.1)."""
     with open(path, "rb") as file:
         file.seek(-4, os.SEEK_END)
         return int.from_bytes(file.read(4), "little")
@@ -348,7 +361,7 @@ def _drain(stream: IO[bytes], limit: int, path: Path) -> None:
 
 
 def _scale(header: Any, path: Path) -> tuple[float | None, float | None]:
-    """Slope and intercept of the intensities; None where there are none."""
+    """Slope and intercept of the intensities; None if the header has none."""
     try:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError as error:
@@ -381,51 +394,34 @@ def _writable(voxels: NDArray[Any], path: Path) -> NDArray[Any]:
     raise OutputError("its voxels are not finite real numbers", path=path)
 
 
-def _header_for(volume: Volume, voxels: NDArray[Any]) -> Any:
-    assert volume.affine is not None
-    if isinstance(volume.header, nib.Nifti1Header):  # Nifti2Header is one too
-        header = volume.header.copy()
-        header["magic"] = header.single_magic
-        if "eol_check" in header:  # NIfTI-2: the end of its magic, which readers check
-            header["eol_check"] = (13, 10, 26, 10)
-    else:
-        header = nib.Nifti1Header()
-        header.set_data_shape(voxels.shape)
-        header.set_xyzt_units("mm")
-        set_affine(header, volume.affine)
-    stated = tuple(int(size) for size in header["dim"][1 : int(header["dim"][0]) + 1])
-    if (*stated, 1, 1)[:3] != voxels.shape or math.prod(stated) != voxels.size:
-        header.set_data_shape(voxels.shape)
-    present = [affine for affine in stored_affines(header) if affine is not None]
-    if present and not np.array_equal(present[0], volume.affine):
-        header.set_xyzt_units("mm")
-        set_affine(header, volume.affine)
-    header.set_data_dtype(voxels.dtype)
-    header["vox_offset"] = int(header.sizeof_hdr) + 4
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    return header
-
-
-def mark(header: Any, note: str) -> None:
-    """Write the note; drop what only held for the source: its names, its display window, and what
-    is in unused fields.
-
-    Fields that a header of another kind does not have are passed over.
-    """
-    values = {"descrip": note.encode("ascii", "replace")[:79], "cal_min": 0, "cal_max": 0}
-    values |= dict.fromkeys(("db_name", "aux_file", "intent_name", "data_type", "unused_str"), b"")
-    values |= dict.fromkeys(("extents", "session_error", "glmax", "glmin"), 0)
-    values["regular"] = b"r"
-    for field, value in values.items():
-        if field in header:  # of the unused fields, NIfTI-2 has only unused_str
-            header[field] = value
-
-
 def _save(header: Any, voxels: NDArray[Any], path: Path, *, compressed: bool) -> None:
     data = voxels.astype(header.get_data_dtype(), copy=False)
     parts = (header.binaryblock, bytes(4), data.tobytes(order="F"))
     with open(path, "wb") as file:
         file.writelines(gzipped(parts) if compressed else parts)
+
+
+def gzipped(parts: Sequence[bytes]) -> Iterator[bytes]:
+    """A gzip file of one member, in pieces; equal parts give equal files on any machine.
+
+    Blocks are compressed separately and end on a byte boundary (`Z_SYNC_FLUSH` of zlib), so that
+    they form one deflate stream, as in pigz (M. Adler). zlib releases Python's lock, so that all
+    processors work.
+    """
+    views = [memoryview(part) for part in parts]
+    starts = [(view, start) for view in views for start in range(0, len(view), _BLOCK)]
+    blocks = [view[start : start + _BLOCK] for view, start in starts] or [memoryview(b"")]
+    is_last = [False] * (len(blocks) - 1) + [True]
+    yield _GZIP_HEADER
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        yield from pool.map(_deflated, blocks, is_last)
+    size = sum(map(len, views))
+    yield struct.pack("<II", reduce(lambda crc, v: zlib.crc32(v, crc), views, 0), size % 2**32)
+
+
+def _deflated(block: memoryview, is_last: bool) -> bytes:
+    stream = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return stream.compress(block) + stream.flush(zlib.Z_FINISH if is_last else zlib.Z_SYNC_FLUSH)
 
 
 def _damaged(what: str, path: Path) -> InputError:

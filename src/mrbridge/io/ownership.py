@@ -1,4 +1,4 @@
-"""What mrbridge made, and may therefore replace. Every writer asks here.
+"""Which files mrbridge made, and may therefore replace. Every writer checks here.
 
 A file is ours if it carries a mark that acquired scans and the work of others cannot carry by
 accident; the word "synthetic" is not enough, since scanners synthesise contrasts too.
@@ -22,16 +22,16 @@ from mrbridge.io.temporary import is_temporary
 from mrbridge.json_text import parse_json
 
 GENERATOR = "mrbridge"
-"""The name that our pages, sidecars, figures and networks give for their maker."""
+"""The name of the maker in pages, sidecars, figures and networks."""
 
 FIGURE_MARK = {"Software": GENERATOR}
-"""The text of a PNG figure that says so."""
+"""The text of a PNG figure that marks it as ours."""
 
 TABLES = {
     ".csv": "case,subject,direction,method,kind,",  # scores.csv
     ".tsv": "participant_id\tsession_id\tsource\toutput\tstate",  # logs/group.tsv
 }
-"""How the first lines of our tables begin."""
+"""The beginnings of our tables."""
 
 _NOTE = re.compile(r"synthetic (\S+, mrbridge \d|by mrbridge, for research)", re.IGNORECASE)
 _PAGE = '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -64,7 +64,7 @@ def is_ours(path: Path) -> bool:
             return False
         if kind == "nifti":
             return _NOTE.match(_nifti_note(path)) is not None
-        if kind == "picture":
+        if kind == "image2d":
             return _is_our_image2d(path)
         if kind == ".json":
             return is_our_json(parse_json(path.read_text(encoding="utf-8")))
@@ -101,7 +101,7 @@ def check_only(folder: Path, ours: Sequence[str]) -> None:
     """Refuse to replace a folder that holds other files than mrbridge writes there.
 
     Args:
-        folder: which.
+        folder: to be replaced; it may be absent.
         ours: patterns of the files below it that mrbridge writes, as of `fnmatch`.
 
     Raises:

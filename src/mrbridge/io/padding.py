@@ -70,8 +70,8 @@ def filled(voxels: NDArray[Any], padding: NDArray[np.bool_]) -> tuple[NDArray[An
 
     Returns:
         The voxels in their own number type, and the background: 0 where the range of the image
-        begins near 0, else the lower end of its range. Without anything else than padding, all is
-        0.
+        begins near 0, else the lower end of its range. If everything is padding, all voxels
+        become 0.
     """
     edge = _dilated(padding, _EDGE) & ~padding
     lower, upper = _range(voxels, padding | edge)
@@ -87,14 +87,14 @@ def filled(voxels: NDArray[Any], padding: NDArray[np.bool_]) -> tuple[NDArray[An
 def without_padding(voxels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
     """Replace what is not finite and what is padding.
 
-    NaN becomes 0, infinity the largest or smallest finite value, or 0 where it is padding.
+    NaN becomes 0, infinity the largest or smallest finite value, or 0 if it is padding.
 
     Args:
         voxels: intensities of any unit, (i, j, k); at least one is finite.
 
     Returns:
-        Finite voxels of the same type, the very array where nothing is replaced; and what was
-        replaced, in words.
+        Finite voxels of the same type, the same array if nothing is replaced; and notes on what
+        was replaced.
     """
     notes = []
     good = np.isfinite(voxels) if voxels.dtype.kind == "f" else np.True_
@@ -165,7 +165,7 @@ def _is_chosen(value: float) -> bool:
 def _padded_with(
     value: float, near: float, is_low: bool, voxels: NDArray[Any], known: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_] | None:
-    """Where an image is padded with a value at the low or high end of its range, if it is."""
+    """The mask of padding with a value at one end of the range; None if there is none."""
     same = voxels <= near if is_low else voxels >= near
     others = ~_dilated(same, _EDGE)  # interpolation makes values in between there
     if known is not None:
@@ -189,7 +189,7 @@ def _padded_with(
 
 
 def _range(voxels: NDArray[Any], without: NDArray[np.bool_]) -> tuple[float, float]:
-    """The range of most voxels: a few hot or cold ones do not count."""
+    """The range of intensities without a few outliers."""
     rest = voxels[~without]
     if not rest.size:
         return 0.0, 0.0
@@ -204,5 +204,5 @@ def _at_border(mask: NDArray[np.bool_]) -> bool:
 
 
 def _dilated(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    """With all voxels that are at most `steps` away along each axis."""
+    """Dilate a mask by `steps` voxels along each axis."""
     return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), 2 * steps + 1)).view(np.bool_)

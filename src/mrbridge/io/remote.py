@@ -1,4 +1,4 @@
-"""Remote files: local copies of what is at URLs that fsspec knows, such as `s3://bucket/bids`.
+"""Remote files: local copies of files at URLs that fsspec supports, such as `s3://bucket/bids`.
 
 `localise` gives a URL a path in the temporary folder, its mirror. It lists the names at the URL
 and writes a stub for each: a line of text with the size, which no format reads as a scan. `fetch`
@@ -36,7 +36,7 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # an upload 
 _EXTRA_CLOUD = {"s3", "s3a", "gs", "gcs"}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
-# How a file begins of which git-annex (DataLad) or Git LFS has only the name here:
+# The beginning of files whose content git-annex (DataLad) or Git LFS has not fetched:
 # https://git-annex.branchable.com/internals/pointer_file; docs/spec.md of git-lfs.
 _ANNEX_POINTER = re.compile(rb"((\.\./)*\.git)?/annex/objects/")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
@@ -46,7 +46,7 @@ _mirrors: dict[int, Path] = {}  # the folder of all mirrors, by process
 
 
 def localise(place: Any) -> Any:
-    """The local path of a URL, below which the names at the URL are listed now.
+    """The local path of a URL, where the names at the URL are listed now.
 
     Args:
         place: a path, a URL (as text or path), or several of them. Anything else is returned as it
@@ -69,7 +69,7 @@ def localise(place: Any) -> Any:
 
 
 def path_of(url: str | Path) -> Path:
-    """The path of a URL's mirror, whether anything exists there or not; of `file://` its own path.
+    """The path of a URL's mirror, whether it exists or not; of `file://`, the path itself.
 
     Raises:
         SettingsError: it is a chain of URLs, contains a password, or is incomplete.
@@ -138,7 +138,7 @@ def fetch(path: Path) -> None:
 
 
 def not_fetched(path: Path) -> InputError | None:
-    """The error for a local file of which only the name is here: a broken link, or a pointer of
+    """The error for a local file whose content is elsewhere: a broken link, or a pointer of
     git-annex or Git LFS. None if its content is here, or if nothing exists."""
     if path.is_symlink() and not path.exists():
         if "annex/objects" not in Path(os.readlink(path)).as_posix():
@@ -215,8 +215,8 @@ def upload(finished: Path, path: Path) -> None:
         raise OutputError(
             "can only be read", path=path, remedy="Name a folder, or a bucket as s3://bucket/name."
         )
-    with _reported(path, OutputError):
-        system, key = _open(url)
+    with reported(path, OutputError):
+        system, key = open_url(url)
         if finished.is_file():
             _put(system, finished, key)
             return
@@ -239,8 +239,8 @@ def remove(path: Path) -> None:
     """
     url = url_of(path)
     if url is not None:
-        with _reported(path, OutputError):
-            system, key = _open(url)
+        with reported(path, OutputError):
+            system, key = open_url(url)
             system.invalidate_cache()
             if system.exists(key):
                 system.rm(key, recursive=path.is_dir())
@@ -251,10 +251,10 @@ def remove(path: Path) -> None:
 
 
 def _list(path: Path) -> None:
-    """Write a stub for every file at a URL; remove those of files that are gone."""
+    """Write a stub for every file at a URL, and remove the stubs of deleted files."""
     url = url_of(path)
     assert url is not None
-    with _reported(path, InputError):
+    with reported(path, InputError):
         listed = dict(_names_and_sizes(url))
     path.parent.mkdir(parents=True, exist_ok=True)
     present = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
@@ -274,7 +274,7 @@ def _list(path: Path) -> None:
 
 def _names_and_sizes(url: str) -> Iterator[tuple[str, int | None]]:
     """The files below a URL with their sizes in bytes; of a single file, the empty name."""
-    system, key = _open(url)
+    system, key = open_url(url)
     system.invalidate_cache()
     root = key.rstrip("/")
     for found, facts in system.find(root, detail=True).items():
@@ -291,7 +291,7 @@ def _are_plain(names: list[str]) -> bool:
 
 
 def _write_stub(path: Path, size: int | None) -> None:
-    """Write a stub of a file of so many bytes, if known."""
+    """Write the stub of a file; its size in bytes may be unknown."""
     text = _STUB + str("" if size is None else size).encode()
     if not path.exists():
         path.write_bytes(text)
@@ -302,7 +302,7 @@ def _write_stub(path: Path, size: int | None) -> None:
 
 
 def _stub_size(file: Path) -> int | None:
-    """The size in a stub, -1 if it is not known; None for anything but a stub."""
+    """The size in a stub, -1 if it is not known; None if it is not a stub."""
     try:
         with open(file, "rb") as stream:
             text = stream.read(len(_STUB) + 20)
@@ -315,8 +315,8 @@ def _download(stubs: Sequence[Path]) -> None:
     """Replace stubs by their files, each when it is complete."""
     temporaries = [_temporary(file) for file in stubs]
     try:
-        with _reported(stubs[0], InputError):
-            system, _ = _open(url_of(stubs[0]) or "")
+        with reported(stubs[0], InputError):
+            system, _ = open_url(url_of(stubs[0]) or "")
             keys = [system._strip_protocol(url_of(file)) for file in stubs]
             system.get(keys, [str(temporary) for temporary in temporaries])
         for temporary, file in zip(temporaries, stubs, strict=True):
@@ -334,7 +334,7 @@ def _download(stubs: Sequence[Path]) -> None:
 
 
 def _put(system: Any, file: Path, key: str) -> None:
-    """Send one file, so that no part of it ever has its name."""
+    """Send one file, which gets its name only when it is complete."""
     kinds = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
     if kinds & _OBJECT_STORES:
         system.put_file(str(file), key)
@@ -349,7 +349,7 @@ def _put(system: Any, file: Path, key: str) -> None:
         raise
 
 
-def _open(url: str) -> tuple[Any, str]:
+def open_url(url: str) -> tuple[Any, str]:
     """The file system of a URL, and the key in it."""
     import fsspec
 
@@ -386,13 +386,13 @@ def _temporary(path: Path) -> Path:
     return folder / uuid.uuid4().hex
 
 
-# What these log over many lines is reported in one.
+# They log many lines about what is reported in one.
 _quiet_file_systems = Shared(lambda: at_level(logging.CRITICAL, "gcsfs", "s3fs"))
 
 
 @contextmanager
-def _reported(path: Path, kind: type[MrbridgeError]) -> Iterator[None]:
-    """Within it, the errors of file systems become errors of `kind` about `path`."""
+def reported(path: Path, kind: type[MrbridgeError]) -> Iterator[None]:
+    """Translate errors of file systems in its block into errors of `kind` about `path`."""
     try:
         with _quiet_file_systems():
             yield

@@ -1,4 +1,4 @@
-"""Names of unfinished files, which tell whose they are, and whether their writer still runs."""
+"""Unfinished files: their names contain their writer, so that those of dead writers are removed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _FIRST_SPACE = 4026531836  # Linux's first namespace of processes (PROC_PID_INIT
 
 
 def this_machine() -> str:
-    """Six digits for this computer, or for a container whose processes have numbers of their own:
-    processes of two containers may have the same numbers under one host name."""
+    """Six digits that identify this computer, or a container with a process namespace of its own:
+    processes in two containers may have the same numbers under one host name."""
     try:
         space = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -98,7 +98,7 @@ def is_alive(pid: int, start: int | str | None = None) -> bool:
 
 
 def _status(pid: int) -> list[bytes]:
-    """What Linux tells of a process, from its state on (proc(5), fields 3 and more)."""
+    """The state of a process and what follows (proc(5), fields 3 and more), on Linux."""
     try:
         return Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()
     except OSError:

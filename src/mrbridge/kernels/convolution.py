@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,32 +31,7 @@ _MIN_CHANNELS_KN2ROW = 16
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution with a square filter; its weights are left for a bundle or `init_weights`.
-
-    Args:
-        in_channels: of the image.
-        out_channels: of the output.
-        kernel_size: taps along one axis.
-        stride: as in PyTorch.
-        padding: pixels on every side.
-        bias: whether to add an offset to each output channel.
-        padding_mode: `zeros` or `reflect`.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        bias: bool = True,
-        padding_mode: Literal["zeros", "reflect"] = "zeros",
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding,
-            bias=bias, padding_mode=padding_mode,
-        )  # fmt: skip
+    """A convolution with a square filter; its weights are left for a bundle or `init_weights`."""
 
     def reset_parameters(self) -> None:
         """Draw nothing: only order the weight in memory as the kernels read it."""

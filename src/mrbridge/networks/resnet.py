@@ -49,11 +49,6 @@ class ResNet(nn.Module):
         layers.append(Conv2d(width, 1, 7, padding=3, padding_mode=padding))
         self.layers = nn.Sequential(*layers)
 
-    @property
-    def multiple(self) -> int:
-        """Rows and columns must be multiples of this."""
-        return self.settings.multiple
-
     def forward(
         self, x: Float[Tensor, "batch 1 rows columns"]
     ) -> Float[Tensor, "batch 1 rows columns"]:
@@ -68,7 +63,7 @@ class ResNet(nn.Module):
         Raises:
             SizeError: rows or columns are not multiples of 4.
         """
-        check_multiple(x, self.multiple, "a ResNet")
+        check_multiple(x, self.settings.multiple, "a ResNet")
         # All layers: one rounding in the sum that the residual blocks add to shows in the image.
         return torch.tanh(in_float32(self.layers, x).float())
 

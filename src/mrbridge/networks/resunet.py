@@ -53,11 +53,6 @@ class ResUNet(nn.Module):
             channels = 2 * width  # with the skip connection
         self.last = ConvTranspose2d(channels, 1)
 
-    @property
-    def multiple(self) -> int:
-        """Rows and columns must be multiples of this."""
-        return self.settings.multiple
-
     def forward(
         self, x: Float[Tensor, "batch 1 rows columns"]
     ) -> Float[Tensor, "batch 1 rows columns"]:
@@ -72,7 +67,8 @@ class ResUNet(nn.Module):
         Raises:
             SizeError: rows or columns are not multiples of 2**levels.
         """
-        check_multiple(x, self.multiple, f"a residual U-Net of {self.settings.levels} levels")
+        settings = self.settings
+        check_multiple(x, settings.multiple, f"a residual U-Net of {settings.levels} levels")
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
             x = in_float32(block, x) if level < _FLOAT32_LEVELS else block(x)

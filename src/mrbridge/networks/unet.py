@@ -49,11 +49,6 @@ class UNet(nn.Module):
         self.last = ConvTranspose2d(channels, settings.refine or 1)
         self.refine = _refinement(settings.refine) if settings.refine else None
 
-    @property
-    def multiple(self) -> int:
-        """Rows and columns must be multiples of this."""
-        return self.settings.multiple
-
     def forward(
         self, x: Float[Tensor, "batch 1 rows columns"]
     ) -> Float[Tensor, "batch 1 rows columns"]:
@@ -68,7 +63,7 @@ class UNet(nn.Module):
         Raises:
             SizeError: rows or columns are not multiples of 2**levels.
         """
-        check_multiple(x, self.multiple, f"a U-Net of {self.settings.levels} levels")
+        check_multiple(x, self.settings.multiple, f"a U-Net of {self.settings.levels} levels")
         image = x
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):

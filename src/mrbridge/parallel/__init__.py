@@ -109,7 +109,7 @@ def _here(
 
 @dataclass(frozen=True)
 class Outcome(Generic[Result]):
-    """The answer of another process.
+    """The result from another process.
 
     Attributes:
         result: the result of the function, or its error.
@@ -154,7 +154,7 @@ def call(packed: bytes) -> Outcome[Any]:
 
 
 def killed(processes: str) -> Outcome[Any]:
-    """The outcome of an item that ended all processes that worked on it."""
+    """The outcome of an item that killed all processes that worked on it."""
     return Outcome(
         MrbridgeError(
             f"{processes} were killed at work on it, most often for lack of memory",

@@ -1,4 +1,4 @@
-"""A Dask cluster whose workers see the same files at the same paths.
+"""Mapping over scans on a Dask cluster whose workers see the same files at the same paths.
 
 When a worker dies, Dask gives the item to another one, until `allowed-failures` + 1 workers (a
 setting of the scheduler, 3 by default) have died at it.

@@ -1,4 +1,4 @@
-"""Local processes, of which any may be killed."""
+"""Mapping over scans in local processes, each of which may be killed."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _work(work: bytes) -> Outcome[Any]:
 
 
 def _end_with(parent: BaseProcess | None) -> None:
-    """End when the parent is gone, which says nothing if it is killed.
+    """End when the parent has ended, which sends no signal if it is killed.
 
     The queues of the pool do not show it: every process has both their ends open.
     """

@@ -17,6 +17,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import torch
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -147,7 +148,7 @@ def _read(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         try:
             image = nibabel.load(path)
             voxels, affine = np.asarray(image.dataobj), image.affine
-        except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        except (OSError, EOFError, ValueError, ImageFileError) as error:
             raise InputError(
                 f"cannot be read ({error})", path=path, remedy="Check the file."
             ) from None
@@ -175,11 +176,12 @@ class _Space:
     def __init__(self, labels: NDArray[np.int32], voxel_mm: float, where: Array) -> None:
         self.labels, self._where = labels, where
         self._sigma = _EDGE_MM / voxel_mm
-        self._grid = Grid(tuple(np.arange(n, dtype=float) for n in labels.shape))
+        x, y, z = (np.arange(n, dtype=np.float64) for n in labels.shape)
+        self._grid = Grid((x, y, z))
 
     def has(self, labels: Iterable[int]) -> bool:
         """Whether there are more than a few voxels of these labels."""
-        return np.count_nonzero(np.isin(self.labels, list(labels))) > 100
+        return int(np.isin(self.labels, list(labels)).sum()) > 100
 
     def share(self, shares: Mapping[int, float]) -> Array:
         """Sum of the labels' shares in each voxel of `NATIVE`, with partial volumes."""

@@ -204,7 +204,9 @@ class Pathology:
         centre = _centre(rng, head, kind.surface)
         mask = None
         if masks and kind.masks and rng.random() < 0.7:
-            mask = _outline_of(masks[rng.integers(len(masks))], mirrored=bool(rng.random() < 0.5))
+            mask = _outline_of(
+                masks[int(rng.integers(len(masks)))], mirrored=bool(rng.random() < 0.5)
+            )
         roughness = rng.uniform(*kind.roughness)
         return cls(name, centre, radii, roughness, outline, texture, tuple(layers), mask=mask)
 

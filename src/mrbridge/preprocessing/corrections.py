@@ -22,17 +22,17 @@ IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
 noise (Immerkaer 1996, doi:10.1006/cviu.1996.0060)."""
 
 _GRID_MM = 6.0  # of the bias field, which is far smoother; 4 mm took up to 8 times as long
-_LEAST = 20  # but at least as many voxels along each axis, if there are so many
+_LEAST = 20  # voxels along each axis that remain, if there are as many
 _ITERATIONS = (50, 40, 30, 20)  # at each level of detail
 _FLAT = 4  # fewer slices than this have no field along them: each gets its own
 
 _BLOCK = 8  # edge of the squares in which noise is measured
-_QUIETEST = 5.0  # per cent of them, which show hardly anything else
-_QUIET = 0.735  # what is measured in those if there is only noise of 1
+_QUIETEST = 5.0  # per cent of them, which show little else
+_QUIET = 0.735  # the measure in those if there is only noise of standard deviation 1
 _LEAST_BLOCKS = 20
 _NOTHING = 1e-4  # of the bright tissue: rounding rather than noise
 
-_THICK = 2.0  # slices thicker than so many pixels are denoised one by one
+_THICK = 2.0  # pixels; thicker slices are denoised one by one
 _PATCH, _PATCH_WITHIN = 3, 5  # voxels along the edge of a patch, in 3D and within slices,
 _REACH, _REACH_WITHIN = 2, 8  # distance to the furthest patch that it is compared with,
 _STRENGTH, _STRENGTH_WITHIN = 0.5, 0.7  # and how different patches may be, in units of the noise
@@ -100,11 +100,11 @@ def _divided(image: Stack, inside: Mask, spacing: tuple[float, ...]) -> Stack:
 def without_noise(head: Head) -> tuple[Volume, float]:
     """Denoise a scan by non-local means, as strongly as there is noise.
 
-    Buades et al. 2005, for MR Coupe et al. 2008, doi:10.1109/TMI.2007.906087. Averages voxels whose
-    surroundings look alike; edges are kept, since what is across one looks different. The noise of
-    a magnitude image is Rician, which lifts what is dark. Air keeps that offset, since a computed
-    black would look as if it had been cut out; within the head, removing it gained 0.1 dB of PSNR
-    at most. Reproducible bit for bit.
+    Buades et al. 2005, for MR Coupe et al. 2008, doi:10.1109/TMI.2007.906087. Averages voxels with
+    similar surroundings; edges are kept, since the other side of an edge looks different. The noise
+    of a magnitude image is Rician, which brightens dark tissue. Air keeps that offset, since a
+    computed black would look as if it had been cut out; within the head, removing it gained 0.1 dB
+    of PSNR at most. Reproducible bit for bit.
 
     Args:
         head: the scan on the grid of the scanner; resampling would have spread its noise over

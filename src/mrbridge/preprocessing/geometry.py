@@ -60,7 +60,7 @@ class SliceGrid:
 
     @property
     def hash(self) -> str:
-        """Equal for scans on one grid (to 0.01 mm), in whatever order their files store axes."""
+        """Equal for scans on one grid (to 0.01 mm), in any order of axes in their files."""
         places: list[int] = []
         if self.affine is not None:
             steps = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
@@ -69,18 +69,6 @@ class SliceGrid:
             # The odd offset keeps round numbers of mm away from the steps of the rounding.
             places = np.floor(millimetres / 0.01 + 0.3137).astype(int).ravel().tolist()
         return hashlib.sha256(repr((self.full, places)).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The undo of `fit_size`: the rows and columns before."""
-
-    rows: int
-    columns: int
-
-    def __call__(self, slices: NDArray[Any], fill: float = -1.0) -> NDArray[Any]:
-        """Bring slices (..., rows, columns) back; what was cropped is `fill`."""
-        return _centred(_centred(slices, -2, self.rows, fill), -1, self.columns, fill)
 
 
 def to_slices(volume: Volume, spacing_mm: float | None) -> tuple[NDArray[np.float32], SliceGrid]:
@@ -153,14 +141,14 @@ def fit_size(
     columns: int,
     fill: float = -1.0,
     shift: tuple[int, int] = (0, 0),
-) -> tuple[NDArray[Any], Fit]:
-    """Pad with `fill` or crop (..., rows, columns) about the centre, with the way to undo it.
+) -> NDArray[Any]:
+    """Pad with `fill` or crop (..., rows, columns) about the centre.
 
-    `shift` moves the slices down and to the right, by so many pixels; that is not undone.
+    Fitting to the former size undoes it, up to what was cropped. `shift`, in pixels, moves the
+    slices down and to the right.
     """
-    undo = Fit(slices.shape[-2], slices.shape[-1])
     fitted = _centred(slices, -2, rows, fill, shift[0])
-    return _centred(fitted, -1, columns, fill, shift[1]), undo
+    return _centred(fitted, -1, columns, fill, shift[1])
 
 
 def size_multiple(size: int, multiple: int) -> int:

@@ -1,4 +1,4 @@
-"""Intensity normalisation: MR intensities have no unit, and each scan is brought to [-1, 1]."""
+"""Intensity normalisation: MR intensities have no unit, and each scan is scaled to [-1, 1]."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _DECILES = tuple(range(10, 100, 10))
 
 
 class IntensityNormalisation(Settings):
-    """The intensity curve of one scan: `low` goes to -1, `high` to 1, straight lines between.
+    """The intensity curve of one scan: `low` becomes -1, `high` 1, straight lines between.
 
-    A `knee` goes to 0.6. Whole heads have one: their fat is several times as bright as the brain,
+    A `knee` becomes 0.6. Whole heads have one: their fat is several times as bright as the brain,
     which a single line would squeeze into a third of the range (landmarks as in Nyul et al. 2000,
     doi:10.1109/42.836373, of which these are three).
 
-    If everything around the anatomy was set to zero, `low` goes to a `floor` above -1 (and the
+    If everything around the anatomy was set to zero, `low` becomes a `floor` above -1 (and the
     knee, its level and the rest of the range move up in proportion): -1 then means "outside", and
     fluid as black as the outside can be distinguished from it.
 
     `levels`, if there are any, replace all that: the `landmarks` go to them, straight lines
-    between, and what is beyond the ends to the ends. See `learned_levels`.
+    between, and values beyond the ends are clipped. See `learned_levels`.
     """
 
     low: float
@@ -61,7 +61,7 @@ class IntensityNormalisation(Settings):
         ]
 
     def normalise(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Intensities of any shape to float32 in [-1, 1]; what is outside the range is clipped."""
+        """Intensities of any shape to float32 in [-1, 1]; values outside the range are clipped."""
         values = values.astype(np.float32, copy=False)
         if self.levels:
             return np.interp(values, self.landmarks, self.levels).astype(np.float32)
@@ -92,7 +92,7 @@ class IntensityNormalisation(Settings):
         return pieces[0] if len(pieces) == 1 else np.maximum(*pieces)
 
     def on_scale(self, levels: tuple[float, ...]) -> IntensityNormalisation:
-        """The landmarks of the scan brought to these levels; unchanged without landmarks."""
+        """The same with `levels` for the landmarks; unchanged without landmarks."""
         if not self.landmarks or not levels:
             return self
         return self.model_copy(update={"levels": levels})

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrbridge.io.image2d import Image2DHeader
-from mrbridge.preprocessing.align import Alignment, aligned
 from mrbridge.preprocessing.corrections import without_bias, without_noise
-from mrbridge.preprocessing.crop import Crop, crop_to_head
-from mrbridge.preprocessing.foreground import Head, Mask, Stack, blank_outside, foreground_mask
+from mrbridge.preprocessing.foreground import (
+    Crop,
+    Head,
+    Mask,
+    Stack,
+    blank_outside,
+    crop_to_head,
+    foreground_mask,
+)
 from mrbridge.preprocessing.geometry import SliceGrid, from_slices, to_slices
 from mrbridge.preprocessing.intensity import (
     FLOOR,
@@ -21,6 +27,7 @@ from mrbridge.preprocessing.intensity import (
 from mrbridge.preprocessing.resample import Placement
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.preprocessing.skull_strip import find_brain
+from mrbridge.preprocessing.template import Alignment, aligned
 from mrbridge.volume import Volume
 
 
@@ -35,7 +42,7 @@ class Preprocessed:
         grid: the way back to the scan's voxels, of the slices without `added`.
         added: slices, rows and columns before and after what was scanned.
         normalisation: the way back to the scan's intensities.
-        crop: the part of the scan that was looked at.
+        crop: the part of the scan that was used.
         brain: the brain mask on the scan's own grid (i, j, k); None without skull stripping.
         noise: standard deviation of the noise that was removed, in the scan's unit; None without
             denoising.
@@ -87,10 +94,10 @@ def preprocess(
         mask: its brain mask, if `settings.brain` is `mask`.
         levels: the standard scale of its contrast, if the method of normalisation is `nyul` and a
             scale was learned.
-        placement: the grid that the scan is brought to, if known; else it is aligned as
+        placement: the grid to which the scan is resampled, if known; else it is aligned as
             `settings.align` says.
-        crop: the part to look at of the scan or, with `placement`, of the scan that it is brought
-            to; None takes the head and a margin.
+        crop: the part of the scan to use or, with `placement`, of the scan on whose grid it is
+            resampled; None takes the head and a margin.
 
     Raises:
         InputError: the image is constant or empty, no plausible brain was found in it, or it could
@@ -102,38 +109,38 @@ def preprocess(
         crop, head = crop_to_head(volume, settings.margin_mm)
     else:
         head = Head(crop(volume))
-    alignment = noise = brain = kept = None
+    alignment = noise = brain = inside = None
     if placement is None and settings.align != "none":
         alignment, placement = aligned(head, settings.align, settings.spacing_mm)
     elif placement is None:
         frame = crop
     if settings.brain != "none":
-        if settings.brain == "mask":  # of the user's, whatever the head's box
+        if settings.brain == "mask":  # of the user's, also outside of the crop
             brain = find_brain(Head(volume), settings.brain, mask)
         else:
             brain = crop.undo(find_brain(head, settings.brain), False)
-        kept = crop(Volume(brain.astype(np.uint8), volume.affine)).voxels > 0  # (i, j, k) of head
+        inside = crop(Volume(brain.astype(np.uint8), volume.affine)).voxels > 0  # (i, j, k) of head
     cleaned = head.volume
     if settings.denoise:  # on the grid of the scanner: elsewhere, neighbours share their noise
         cleaned, noise = without_noise(head)
     if placement is not None:
         cleaned = placement.placed(cleaned)
     raw, grid = to_slices(cleaned, settings.spacing_mm)
-    if kept is not None:
+    if inside is not None:
         if placement is not None:
-            kept = placement.placed_mask(kept)
-        there = Volume(kept.astype(np.uint8), cleaned.affine)
-        kept = to_slices(there, settings.spacing_mm)[0] > 0.5  # (slices, rows, columns)
-        foreground = kept
-        raw = np.where(kept, raw, np.float32(0))
+            inside = placement.placed_mask(inside)
+        there = Volume(inside.astype(np.uint8), cleaned.affine)
+        inside = to_slices(there, settings.spacing_mm)[0] > 0.5  # (slices, rows, columns)
+        foreground = inside
+        raw = np.where(inside, raw, np.float32(0))
     elif cleaned is head.volume and grid.shape == grid.full:
         foreground = head.foreground
     else:
         foreground = foreground_mask(raw)
     if settings.bias == "n4":
         raw = without_bias(raw, foreground, grid.spacing)
-        foreground = foreground_mask(raw) if kept is None else kept
-    normalisation, outside = _intensities(raw, foreground, kept, settings, volume)
+        foreground = foreground_mask(raw) if inside is None else inside
+    normalisation, outside = _intensities(raw, foreground, inside, settings, volume)
     normalisation = normalisation.on_scale(levels)
     slices = normalisation.normalise(raw)
     if outside is not None:
@@ -155,14 +162,14 @@ def preprocess(
 
 
 def _intensities(
-    raw: Stack, foreground: Mask, kept: Mask | None, settings: PreprocessSettings, volume: Volume
+    raw: Stack, foreground: Mask, inside: Mask | None, settings: PreprocessSettings, volume: Volume
 ) -> tuple[IntensityNormalisation, Mask | None]:
-    """The intensity normalisation, and what becomes -1: all but what is `kept`, if that is
+    """The intensity normalisation, and what becomes -1: all that is not `inside`, if that is
     known."""
     depth = volume.header.depth if isinstance(volume.header, Image2DHeader) else None
     result = find_normalisation(raw, foreground, settings.intensity, depth)
-    outside = None if kept is None else ~kept
-    if kept is None and depth is None:
+    outside = None if inside is None else ~inside
+    if inside is None and depth is None:
         outside = blank_outside(raw, foreground)
     scored = settings.intensity.method == "zscore" and result != WINDOW
     if scored and outside is None:

@@ -2,12 +2,14 @@
 
 Contrasts may differ, so the measure is mutual information (Mattes et al. 2003,
 doi:10.1109/TMI.2003.809072; Viola and Wells 1997). It has local maxima: several starts are followed
-on a coarse grid, the best of them to the end, and if these disagree there is no result.
+on a coarse grid, the best of them to the end, and if these disagree there is no result. `Level`,
+the gradient ascent, also fits the template to a scan (`template.py`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from mrbridge.errors import InputError
-from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.foreground import Crop, Head
 from mrbridge.preprocessing.resample import (
     Matrix,
     blurred,
@@ -25,7 +27,6 @@ from mrbridge.preprocessing.resample import (
     moved,
     to_image,
 )
-from mrbridge.preprocessing.search import Level, share_inside, shrunk
 from mrbridge.preprocessing.settings import TransformKind
 from mrbridge.volume import Volume
 
@@ -47,6 +48,7 @@ LEAST_OVERLAP = 0.5
 _LEVELS_MM = (8.0, 4.0, 2.0)
 _STEPS_MM = (4.0, 1.0, 0.5)  # the first step at each level,
 _LAST_STEP_MM = 0.01  # and the last
+_RELAXATION = 0.7  # by which a step shrinks that overshoots: halved, it ends too early
 _ITERATIONS = 100
 _BINS = 50
 _SAMPLES = (20_000, 20_000, 80_000)  # voxels of each step, at each level
@@ -58,6 +60,116 @@ _EQUAL = 0.02  # results with less mutual information than the best, by this sha
 _NEAR_MM = 5.0  # coarse results that are nearer to the final one than this agree with it
 _SAME_MM = 0.5  # coarse results that are nearer to one another than this are one
 _HOPELESS_MM = 30.0  # and those that are further from the best one will not reach it
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """Two images at one resolution, and how a transform from fixed to moving is optimised there.
+
+    Attributes:
+        fixed, moving: the images.
+        samples: random voxels that the measure looks at.
+        bins: of the joint histogram, along each axis.
+        last_step: at which the gradient ascent ends, in the unit of the images.
+        iterations: at most.
+        mask: the part of the fixed image that is looked at; None: all of it.
+    """
+
+    fixed: sitk.Image
+    moving: sitk.Image
+    samples: int
+    bins: int
+    last_step: float
+    iterations: int
+    mask: sitk.Image | None = None
+
+    def information(self, transform: sitk.Transform, seed: int = 0, samples: int = 0) -> float:
+        """Mutual information in nats; 0 without any overlap."""
+        method = self._method(seed, samples or self.samples)
+        method.SetInitialTransform(transform)
+        try:
+            return -float(method.MetricEvaluate(self.fixed, self.moving))
+        except RuntimeError:
+            return 0.0
+
+    def climb(
+        self,
+        start: sitk.Transform,
+        step: float,
+        seed: int = 0,
+        scales: Sequence[float] | None = None,
+        keep_best: bool = False,
+    ) -> tuple[float, sitk.Transform]:
+        """Follow the gradient from a start: (mutual information in nats, transform).
+
+        Args:
+            start: of the kind that is optimised.
+            step: the first one, in the unit of the images.
+            seed: of the random voxels.
+            scales: weights of the parameters; None: equal.
+            keep_best: whether to return the start if the end is no better.
+
+        Returns:
+            (0, start) without any overlap.
+        """
+        method = self._method(seed, self.samples)
+        method.SetOptimizerAsRegularStepGradientDescent(
+            step, self.last_step, self.iterations, _RELAXATION, 1e-6
+        )
+        if scales is not None:
+            method.SetOptimizerScales(scales)
+        end, before = type(start)(start), 0.0
+        try:
+            if keep_best:
+                method.SetInitialTransform(start)
+                before = -float(method.MetricEvaluate(self.fixed, self.moving))
+            method.SetInitialTransform(end, inPlace=True)
+            method.Execute(self.fixed, self.moving)
+            if not keep_best:
+                return -float(method.GetMetricValue()), end
+            method.SetInitialTransform(end)
+            after = -float(method.MetricEvaluate(self.fixed, self.moving))
+        except RuntimeError:
+            return 0.0, start
+        return (after, end) if after >= before else (before, start)
+
+    def _method(self, seed: int, samples: int) -> sitk.ImageRegistrationMethod:
+        import SimpleITK as sitk
+
+        method = sitk.ImageRegistrationMethod()
+        method.SetNumberOfThreads(1)
+        method.SetNumberOfWorkUnits(1)
+        method.SetMetricAsMattesMutualInformation(self.bins)
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        share = min(1.0, samples / self.fixed.GetNumberOfPixels())
+        method.SetMetricSamplingPercentage(share, seed + 1)  # 0 would take the clock
+        if self.mask is not None:
+            method.SetMetricFixedMask(self.mask)
+        method.SetInterpolator(sitk.sitkLinear)
+        return method
+
+
+def shrunk(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """Averaged over blocks of voxels to about this spacing; coarser axes stay as they are."""
+    import SimpleITK as sitk
+
+    sizes = zip(image.GetSpacing(), image.GetSize(), strict=True)
+    factors = [max(1, min(round(spacing_mm / step), size // 4)) for step, size in sizes]
+    return sitk.BinShrink(image, factors) if max(factors) > 1 else image
+
+
+def share_inside(points: Matrix, transform: Matrix, volume: Volume) -> float:
+    """The share of points in the field of view of a volume.
+
+    Args:
+        points: (n, 3), RAS+ mm.
+        transform: (4, 4), from positions in the volume to the space of the points.
+        volume: the scan.
+    """
+    assert volume.affine is not None
+    voxels = moved(points, np.linalg.inv(volume.affine) @ np.linalg.inv(transform))
+    inside = (voxels >= -0.5) & (voxels <= np.array(volume.voxels.shape) - 0.5)
+    return float(inside.all(axis=1).mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +185,7 @@ class Registration:
         residual_mm: uncertainty: of the starts that were followed to the end and reached the best
             mutual information (within 2 %), each with random voxels of its own, the largest
             distance between the positions to which two of them move a point of the head.
-        agreeing, starts: of so many starts, so many came within 5 mm on the coarsest grid.
+        agreeing, starts: number of starts that came within 5 mm on the coarsest grid, and of all.
         overlap: share of the fixed scan's head in the moving scan's field of view.
     """
 
@@ -181,25 +293,17 @@ class _Landmarks:
 
     Attributes:
         volume: float32.
-        box: of voxels that hold the head and a margin.
+        crop: to the head and a margin.
         points: (n, 3), some thousands, evenly spread over the head.
         centre: (3,), of the head's mass.
         middle: (3,), of the field of view.
     """
 
     volume: Volume
-    box: tuple[slice, ...]
+    crop: Crop
     points: Matrix
     centre: Matrix
     middle: Matrix
-
-    def cropped(self) -> Volume:
-        """The head and a margin."""
-        assert self.volume.affine is not None
-        affine = self.volume.affine.copy()
-        first = np.array([[part.start for part in self.box]], float)
-        affine[:3, 3] = moved(first, self.volume.affine)[0]
-        return Volume(self.volume.voxels[self.box], affine)
 
 
 def _landmarks(volume: Volume) -> _Landmarks:
@@ -218,19 +322,15 @@ def _landmarks(volume: Volume) -> _Landmarks:
     values = np.clip(values, low, float(np.percentile(values[inside], 99.5)))
     centres = np.array([points.mean(axis=0), (np.array(inside.shape) - 1) / 2])
     centre, middle = moved(centres, volume.affine)
-    box = _box_around(inside, volume)
+    box = ndimage.find_objects(inside.astype(np.uint8))[0]
+    margin = np.ceil(_MARGIN_MM / np.array(volume.spacing)).astype(int)
+    crop = Crop.box(
+        inside.shape,
+        np.maximum([part.start for part in box] - margin, 0),
+        np.minimum([part.stop for part in box] + margin, inside.shape),
+    )
     points = moved(points, volume.affine)
-    return _Landmarks(Volume(values, volume.affine), box, points, centre, middle)
-
-
-def _box_around(inside: np.ndarray, volume: Volume) -> tuple[slice, ...]:
-    """The voxels of a mask (i, j, k) and a margin, within the field of view."""
-    part = ndimage.find_objects(inside.astype(np.uint8))[0]
-    ends = np.array([(one.start, one.stop - 1) for one in part], float)
-    margin = _MARGIN_MM / np.array(volume.spacing)
-    low = np.maximum(np.floor(ends[:, 0] - margin), 0).astype(int)
-    high = np.minimum(np.ceil(ends[:, 1] + margin) + 1, inside.shape).astype(int)
-    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    return _Landmarks(Volume(values, volume.affine), crop, points, centre, middle)
 
 
 class _PairSearch:
@@ -240,7 +340,7 @@ class _PairSearch:
         self, moving: _Landmarks, fixed: _Landmarks, kind: TransformKind, seed: int
     ) -> None:
         self.moving, self.fixed, self.kind, self.seed = moving, fixed, kind, seed
-        part, whole = fixed.cropped(), moving.volume
+        part, whole = fixed.crop(fixed.volume), moving.volume
         # Of equally thick slices: else the optimum is off by half a millimetre and more.
         images = blurred(to_image(part), part, whole), blurred(to_image(whole), whole, part)
         # ITK's steps mix rotations (or entries of a matrix) and shifts. In units of the head's
@@ -279,7 +379,7 @@ class _PairSearch:
         return [end for _, end in sorted(ends, key=lambda end: -end[0])]
 
     def different(self, ends: list[Matrix]) -> list[Matrix]:
-        """The best three different ones, if there are so many."""
+        """The best three different ones, if there are three."""
         chosen: list[Matrix] = []
         for end in ends:
             if all(self.spread([end, other]) > _SAME_MM for other in chosen):
@@ -317,7 +417,7 @@ class _PairSearch:
         return value, matrix
 
     def _to_sitk(self, transform: Matrix, kind: TransformKind) -> sitk.Transform:
-        """About the centre of the fixed head, so that rotations hardly shift it."""
+        """About the centre of the fixed head, so that rotations shift it little."""
         import SimpleITK as sitk
 
         inverse = flipped(np.linalg.inv(transform))

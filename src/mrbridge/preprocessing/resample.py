@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError
+from mrbridge.preprocessing.foreground import Head
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ Interpolation = Literal["cubic", "linear", "nearest"]
 GRID_TOLERANCE_MM = 1e-3
 """The furthest that corners of two scans may be apart for their voxels to be compared."""
 
-_NOTHING = 0.01  # voxels with a smaller share of what is not exactly zero are zero
+_MARGIN_MM = 10.0  # of air around the head
+_NOTHING = 0.01  # voxels with a smaller share of nonzero voxels are zero
 _EMPTY = np.zeros(1, np.uint8)  # of grids, of which only shape and affine count
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS+ to LPS+ and back
 
@@ -144,6 +147,48 @@ class Placement:
         return values
 
 
+def along_axes(head: Head, transform: Matrix, spacing_mm: float | None) -> Placement:
+    """The placement on a grid along the axes of the space that `transform` leads to.
+
+    Its voxels are at multiples of their edges from the origin of that space, so that slices of
+    scans of one thickness are at the same heights. It holds the head and a margin, as far as the
+    field of view reaches.
+
+    Args:
+        head: the scan.
+        transform: (4, 4), from positions in the scan to positions in the new space, RAS+ mm.
+        spacing_mm: edges of the voxels within axial slices; None takes those of the scan, as does
+            the distance of slices.
+
+    Raises:
+        InputError: a 2D image, or an image that shows nothing.
+    """
+    volume = head.volume
+    if volume.affine is None:
+        raise InputError(
+            "is a 2D image, which has no position in space", remedy="Prepare with --align none."
+        )
+    inside = np.argwhere(head.mask)
+    if not len(inside):
+        raise InputError("shows nothing to align", remedy="Leave it out.")
+    there = transform @ volume.affine
+    axes = io_orientation(there)[:, 0].astype(int)  # of the scan's axes, in the new space
+    edges = np.empty(3)
+    edges[axes] = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    if spacing_mm is not None:
+        edges[:2] = spacing_mm
+    places = moved(inside.astype(float), there)
+    field = moved(box_corners(np.zeros(3), np.array(volume.voxels.shape) - 1.0), there)
+    low = np.maximum(places.min(axis=0) - _MARGIN_MM, field.min(axis=0))
+    high = np.minimum(places.max(axis=0) + _MARGIN_MM, field.max(axis=0))
+    first = np.floor(low / edges + 1e-6).astype(int)
+    shape = np.ceil(high / edges - 1e-6).astype(int) - first + 1
+    affine = np.diag([*edges, 1.0])
+    affine[:3, 3] = first * edges
+    onto = empty_grid(tuple(int(n) for n in shape), affine)
+    return Placement(transform, onto, grid_of(volume))
+
+
 def grid_of(volume: Volume) -> Volume:
     """The grid of a scan, without its voxels."""
     return empty_grid(volume.voxels.shape, volume.affine)
@@ -168,17 +213,6 @@ def to_image(volume: Volume) -> sitk.Image:
     return image
 
 
-def from_image(image: sitk.Image) -> Volume:
-    """The undo of `to_image`, bit for bit but for rounding of the affine."""
-    import SimpleITK as sitk
-
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    voxels = np.ascontiguousarray(np.transpose(sitk.GetArrayFromImage(image)))
-    return Volume(voxels, _FLIP @ affine)
-
-
 def to_sitk(transform: Matrix) -> sitk.AffineTransform:
     """A matrix from moving to fixed, RAS+, as ITK wants it: from fixed to moving, LPS+."""
     import SimpleITK as sitk
@@ -191,7 +225,7 @@ def to_sitk(transform: Matrix) -> sitk.AffineTransform:
 
 
 def from_sitk(transform: sitk.Transform) -> Matrix:
-    """The undo of `to_sitk`, for a linear transform of any kind, whatever its centre."""
+    """The undo of `to_sitk`, for a linear transform of any kind and centre."""
     points = np.concatenate([np.zeros((1, 3)), np.eye(3)])
     images = np.array([transform.TransformPoint(point) for point in points.tolist()])
     matrix = np.eye(4)

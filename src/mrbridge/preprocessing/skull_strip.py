@@ -1,12 +1,11 @@
 """Skull stripping: by the template, by HD-BET, or by a mask of the user's.
 
-A mask that cannot be an adult's brain is refused, however it was made: an image that lost half of
-its brain, or kept its scalp, would be learned from like any other.
+A mask that cannot be an adult's brain is refused, whatever its source: a network would learn from
+an image that lost half of its brain, or kept its scalp, as from any other.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 import subprocess
 import tempfile
@@ -23,11 +22,8 @@ from mrbridge.preprocessing.foreground import Head, Mask
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.resample import grid_difference, resample
 from mrbridge.preprocessing.settings import BrainKind, PreprocessSettings
-from mrbridge.preprocessing.template import brain_by_template
+from mrbridge.preprocessing.template import LITRES, brain_by_template, volume_l
 from mrbridge.volume import Volume
-
-LITRES = (0.7, 2.2)
-"""The volume of an adult's brain, ventricles and sulci included, is between these."""
 
 _ONE_PIECE = 0.95  # the least share of a mask in its largest piece
 _OFF_CENTRE_MM = 35.0  # the furthest that, within a slice, a brain's centre is from its head's
@@ -57,7 +53,7 @@ def find_brain(head: Head, kind: BrainKind, mask: Volume | None = None) -> Mask:
         SettingsError: HD-BET is not installed.
     """
     if head.volume.affine is None:
-        raise InputError("is a 2D image: its brain cannot be found", remedy="Say --brain none.")
+        raise InputError("is a 2D image: its brain cannot be found", remedy="Use --brain none.")
     if kind == "hd-bet":
         inside = _brain_by_hd_bet(head)
     elif kind == "mask":
@@ -70,11 +66,6 @@ def find_brain(head: Head, kind: BrainKind, mask: Volume | None = None) -> Mask:
     if why is not None:
         raise InputError(f"its brain mask is implausible: {why}", remedy=_CHECK)
     return inside
-
-
-def volume_l(inside: Mask, volume: Volume) -> float:
-    """The volume of a mask (i, j, k) on the grid of a scan, in litres."""
-    return float(np.count_nonzero(inside)) * math.prod(volume.spacing or (0.0,)) / 1e6
 
 
 def implausible(inside: Mask, head: Head) -> str | None:
@@ -119,7 +110,7 @@ def _brain_of_mask(head: Head, mask: Volume | None) -> Mask:
         if head.stripped is None:
             raise InputError(
                 "has no brain mask, and its skull was not removed",
-                remedy="Put a …_desc-brain_mask.nii.gz next to it, or say where with --brain-mask.",
+                remedy="Put a …_desc-brain_mask.nii.gz next to it, or name it with --brain-mask.",
             )
         return head.stripped
     if mask.is_2d:
@@ -174,7 +165,7 @@ def hd_bet_program() -> str:
     if program is None:
         raise SettingsError(
             "the program hd-bet is not installed",
-            remedy="Install it (pip install hd-bet, in an environment of its own), or say "
+            remedy="Install it (pip install hd-bet, in an environment of its own), or use "
             "--brain auto.",
         )
     return program
@@ -205,6 +196,6 @@ def _brain_by_hd_bet(head: Head) -> Mask:
             lines = (ran.stderr or ran.stdout).strip().splitlines()
             raise InputError(
                 f"hd-bet gave no mask ({lines[-1] if lines else f'exit code {ran.returncode}'})",
-                remedy="Check that hd-bet -h works and is version 2, or say --brain auto.",
+                remedy="Check that hd-bet -h works and is version 2, or use --brain auto.",
             )
         return _brain_of_mask(head, read(mask))

@@ -1,9 +1,13 @@
-"""The ICBM 152 template in a scan: where its brain is, whatever the contrast.
+"""The ICBM 152 template in a scan of any contrast: its brain, and alignment with the template.
 
 The template comes with nilearn, as do its maps of grey and white matter: no weights, no network.
 Mutual information relates them to any contrast, within some millimetres of the template's brain, so
 that scalp and face do not matter. Two versions of the template are tried: as it is, brain on black,
 and one in which fluid surrounds the brain, as in T2w scans.
+
+For alignment, the affine transform that fits best is found first; the rigid one is the one nearest
+to it within the brain, so that the size of a head does not rotate it (as the AC-PC alignment of
+Glasser et al. 2013, doi:10.1016/j.neuroimage.2013.04.127, does).
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,12 +23,44 @@ from scipy import ndimage
 
 from mrbridge.errors import InputError
 from mrbridge.preprocessing.foreground import Head, Mask
-from mrbridge.preprocessing.resample import Matrix, blurred, from_sitk, moved, resample, to_image
-from mrbridge.preprocessing.search import Level, shrunk
+from mrbridge.preprocessing.registration import Level, share_inside, shrunk
+from mrbridge.preprocessing.resample import (
+    Matrix,
+    Placement,
+    along_axes,
+    blurred,
+    from_sitk,
+    moved,
+    resample,
+    to_image,
+)
+from mrbridge.preprocessing.settings import TransformKind
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+LITRES = (0.7, 2.2)
+"""The volume of an adult's brain, ventricles and sulci included, is between these."""
+
+AGREEMENT_MM = 4.0
+"""Searches that end further apart than this, root mean square over the brain, disagree.
+
+Two people have no one transform between them, only a best one on the whole: its corners are not
+known to the 1 mm that holds for scans of one person. See docs/decisions/0010-alignment.md for what
+was measured."""
+
+SIZES = (0.7, 1.2)
+"""The size of an adult's brain in units of the template's, along any direction."""
+
+LEAST_INFORMATION = 0.25
+"""Nats that a head shares with the template at least."""
+
+LEAST_SEEN = 0.5
+"""Share of the brain in the field of view at least."""
+
+_LOST = 0.75  # those that reach less than this share of the best one's information went astray
+_POINTS = 2000  # of the template's brain, on which distances are measured
 
 _CENTRE = np.array([0.0, -18.0, 8.0])  # of the template's brain, RAS+ mm
 _WIDTH_MM = 136.0  # of the template's brain
@@ -33,9 +69,9 @@ _BELOW_TOP_MM = 72.0  # the brain's centre below the top of the head
 _HEAD_MM = 120.0  # below the top: everything lower is face and neck
 _RIM_MM, _AROUND_MM = 3.0, 8.0  # of fluid around the brain, and of surroundings that are looked at
 _TILTS = (-12.0, 0.0, 12.0)  # degrees of nodding to start from,
-_SIZES = (0.93, 1.0, 1.06)  # and sizes, in units of what the head's width suggests
+_STARTING_SIZES = (0.93, 1.0, 1.06)  # and sizes, in units of what the head's width suggests
 _FOLLOWED = 3  # starts of each version that are followed to the end
-_LITRES = (0.6, 2.3)  # an end with more or less has taken the scalp, or a ventricle, for the brain
+_LITRES_OF_FIT = (0.6, 2.3)  # others have matched the brain to the scalp, or to a ventricle
 _RADIUS_MM = 45.0
 _BINS = 32
 _SAMPLES, _ITERATIONS = (4_000, 12_000, 30_000), (30, 60, 60)  # of starts, of those followed, last
@@ -83,6 +119,11 @@ def template_brain() -> Volume:
 def template_head() -> Volume:
     """The template, T1w, at 2 mm; float32."""
     return _template().versions[0]
+
+
+def volume_l(inside: Mask, volume: Volume) -> float:
+    """The volume of a mask (i, j, k) on the grid of a scan, in litres."""
+    return float(np.count_nonzero(inside)) * math.prod(volume.spacing or (0.0,)) / 1e6
 
 
 def brain_by_template(head: Head) -> Mask:
@@ -148,12 +189,13 @@ def _ends(head: Head) -> _Ends:
     """Where searches end at 4 mm: those of the version that fits best, then the others, each best
     first."""
     if head.volume.affine is None:
-        raise InputError("is a 2D image: its brain cannot be found", remedy="Say --brain none.")
+        raise InputError("is a 2D image: its brain cannot be found", remedy="Use --brain none.")
     scan, start, size = _scan_and_start(head)
     searches = [_TemplateSearch(version, scan) for version in _template().versions]
     ends = [(value, end, search) for search in searches for value, end in search.ends(start, size)]
-    own = float(np.count_nonzero(template_brain().voxels)) * 8e-6  # litres
-    fitting = [end for end in ends if _LITRES[0] <= own * _growth(end[1]) <= _LITRES[1]]
+    low, high = _LITRES_OF_FIT
+    own = volume_l(template_brain().voxels > 0, template_brain())
+    fitting = [end for end in ends if low <= own * _growth(end[1]) <= high]
     if not fitting:
         raise InputError("no brain was found", remedy="Check that it shows a head.")
     best = max(fitting, key=lambda end: end[0])[2]
@@ -210,7 +252,7 @@ class _TemplateSearch:
 
         starts = []
         for tilt in _TILTS:
-            for share in _SIZES:
+            for share in _STARTING_SIZES:
                 start = sitk.Similarity3DTransform()
                 start.SetCenter((_CENTRE * (-1, -1, 1)).tolist())
                 start.SetRotation([1.0, 0.0, 0.0], math.radians(tilt))
@@ -247,3 +289,142 @@ class _TemplateSearch:
             size = 1e7 if fixed_size else 3 * _RADIUS_MM**2
             scales = [4 * _RADIUS_MM**2] * 3 + [1.0] * 3 + [size]
         return self.levels[stage].climb(start, step_mm, scales=scales, keep_best=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """The transform from a scan to the template, and how certain it is.
+
+    Attributes:
+        transform: (4, 4), from positions in the scan to positions in the template, RAS+ mm.
+        kind: `rigid` (6 degrees of freedom) or `affine` (12).
+        information: mutual information with the template in nats, by the affine transform.
+        residual_mm: uncertainty: how far searches end apart that reach three quarters of the best
+            one's information: of the two furthest, root mean square over the brain of the distance
+            between the positions in the scan to which they bring the template.
+        angle: of the rotation, in degrees.
+        sizes: smallest and largest size of the brain in units of the template's, along any
+            direction.
+    """
+
+    transform: Matrix
+    kind: TransformKind
+    information: float
+    residual_mm: float
+    angle: float
+    sizes: tuple[float, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Readable numbers."""
+        return {
+            "template": "MNI152NLin2009aAsym",
+            "kind": self.kind,
+            "scan_to_template_ras_mm": np.round(self.transform, 8).tolist(),
+            "mutual_information": round(self.information, 5),
+            "residual_mm": round(self.residual_mm, 3),
+            "angle_degrees": round(self.angle, 2),
+            "sizes": [round(size, 4) for size in self.sizes],
+        }
+
+
+def aligned(
+    head: Head, kind: TransformKind, spacing_mm: float | None = None
+) -> tuple[Alignment, Placement]:
+    """The alignment of a scan, and its way onto a grid along the template's axes.
+
+    Arguments and errors as for `align` and `along_axes`.
+    """
+    alignment = align(head, kind)
+    return alignment, along_axes(head, alignment.transform, spacing_mm)
+
+
+def align(head: Head, kind: TransformKind) -> Alignment:
+    """Align a scan of any contrast with the template.
+
+    Reproducible bit for bit. A few seconds.
+
+    Args:
+        head: a head, or a stripped brain.
+        kind: `rigid`, or `affine` for the template's size and shape.
+
+    Raises:
+        InputError: a 2D image, an image that shows nothing, or it did not converge: searches
+            disagree, or their result cannot be an adult's brain.
+    """
+    if head.volume.affine is None:
+        raise InputError(
+            "is a 2D image: its position in the head is unknown",
+            remedy="Prepare with --align none.",
+        )
+    fits = template_fits(head, _FOLLOWED)
+    best = fits[0]
+    points = _brain_points()
+    there = moved(points, best.transform)
+    least = _LOST * best.information
+    places = [moved(points, fit.transform) for fit in fits if fit.information >= least]
+    sizes = np.linalg.svd(best.transform[:3, :3], compute_uv=False)
+    rigid = nearest_rigid(there, points)
+    result = Alignment(
+        transform=rigid if kind == "rigid" else np.linalg.inv(best.transform),
+        kind=kind,
+        information=best.information,
+        residual_mm=max(_rms_distance(one, other) for one in places for other in places),
+        angle=float(np.degrees(np.arccos(np.clip((np.trace(rigid[:3, :3]) - 1) / 2, -1, 1)))),
+        sizes=(float(sizes.min()), float(sizes.max())),
+    )
+    growth = float(np.linalg.det(best.transform[:3, :3]))
+    litres = volume_l(template_brain().voxels > 0, template_brain()) * growth
+    seen = share_inside(there, np.eye(4), head.volume)
+    why = _implausible(result, len(places), litres, seen)
+    if why is not None:
+        raise InputError(
+            f"alignment with the template did not converge: {why}",
+            remedy="Check that it shows a whole adult's head the right way up; leave it out, or "
+            "prepare with --align none.",
+        )
+    return result
+
+
+def _implausible(result: Alignment, searches: int, litres: float, seen: float) -> str | None:
+    """Why a result did not converge or is not of an adult's head; None if it may be."""
+    if searches < 2:
+        return "only one search ends well"
+    if result.residual_mm > AGREEMENT_MM:
+        return f"searches end {result.residual_mm:.1f} mm apart"
+    if result.information < LEAST_INFORMATION:
+        return f"it shares {result.information:.2f} nats with the template"
+    low, high = result.sizes
+    if low < SIZES[0] or high > SIZES[1]:
+        return f"the brain would have {low:.2f} to {high:.2f} times the template's size"
+    if not LITRES[0] <= litres <= LITRES[1]:
+        return f"the brain would have {litres:.2f} litres"
+    if seen < LEAST_SEEN:
+        return f"only {seen:.0%} of the brain is in the field of view"
+    return None
+
+
+def nearest_rigid(points: Matrix, goals: Matrix) -> Matrix:
+    """The rigid motion, (4, 4), that takes points nearest to their goals, both of shape (n, 3).
+
+    By least squares (Kabsch 1976, doi:10.1107/S0567739476001873): means coincide.
+    """
+    middle, goal = points.mean(axis=0), goals.mean(axis=0)
+    left, _, right = np.linalg.svd((goals - goal).T @ (points - middle))
+    signs = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
+    result = np.eye(4)
+    result[:3, :3] = left @ signs @ right
+    result[:3, 3] = goal - result[:3, :3] @ middle
+    return result
+
+
+def _brain_points() -> Matrix:
+    """Evenly spread over the template's brain, shape (n, 3), RAS+ mm."""
+    brain = template_brain()
+    assert brain.affine is not None
+    inside = np.argwhere(brain.voxels > 0)
+    return moved(inside[:: max(1, len(inside) // _POINTS)].astype(float), brain.affine)
+
+
+def _rms_distance(one: Matrix, other: Matrix) -> float:
+    """Root mean square distance of points and their counterparts, shapes (n, 3)."""
+    return float(np.sqrt(np.square(one - other).sum(axis=1).mean()))

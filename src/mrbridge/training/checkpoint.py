@@ -262,7 +262,9 @@ def check_resumable(
         raise SettingsError(
             f"this run was trained by {before} processes together, not by {processes}",
             path=run,
-            remedy=f"Continue with --devices {before}, or with as many processes of torchrun.",
+            remedy=f"Continue with {before} processes (--devices or torchrun)."
+            if before > 1
+            else "Continue with a single process.",
         )
     known, now = state["keeper"].get("data"), identity(store)
     if known is not None:

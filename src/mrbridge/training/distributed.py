@@ -6,7 +6,6 @@ the mean of all gradients. Why not DistributedDataParallel: docs/decisions/0009-
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import signal
@@ -35,7 +34,7 @@ _RENDEZVOUS = "MRBRIDGE_RENDEZVOUS"
 """The variable with the URL of the file by which the processes of `launch` find each other."""
 
 _TIMEOUT = timedelta(hours=2)
-"""How long processes wait for one that validates. The launcher notices if a process dies."""
+"""How long processes wait for the one that validates. The launcher notices if a process dies."""
 
 _GRACE_SECONDS = 5
 
@@ -100,18 +99,13 @@ class Ranks:
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         return bool(flags)
 
-    def from_first(self, value: T) -> T:
-        """The first process's value: CPU tensors, numbers, and containers of them."""
-        if self.count == 1:
-            return value
-        sent: list[Any] = [None]
-        if self.is_first:
-            file = io.BytesIO()
-            torch.save(value, file)
-            sent = [file.getvalue()]
-        dist.broadcast_object_list(sent, 0, device=torch.device("cpu"))
-        received: T = torch.load(io.BytesIO(sent[0]), map_location="cpu", weights_only=True)
-        return received
+    def from_first(self, *numbers: float) -> list[float]:
+        """The first process's numbers; those of the other processes are ignored."""
+        values = torch.tensor(numbers, dtype=torch.float64)
+        if self.count > 1:
+            dist.broadcast(values, 0)
+        result: list[float] = values.tolist()
+        return result
 
     def barrier(self) -> None:
         """Wait until all processes have come here."""

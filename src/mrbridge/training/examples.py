@@ -1,25 +1,148 @@
-"""Training examples of the generators: inputs with known targets."""
+"""What the generators learn from: slices, pairs, and examples with known targets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mrbridge import metrics
-from mrbridge.bundle import Bundle
-from mrbridge.dataset.sampling import SliceBank
+from mrbridge import metrics, models
+from mrbridge.bundle import load_bundle
+from mrbridge.dataset.augment import Augmentation
+from mrbridge.dataset.pairs import Pairs, found_pairs, known_pairs
+from mrbridge.dataset.sampling import SliceBank, UnpairedSlices
+from mrbridge.dataset.simulated import SimulatedPairs
+from mrbridge.dataset.store import Store
+from mrbridge.errors import SettingsError
 from mrbridge.hardware import fast_bfloat16
+from mrbridge.training.settings import LossWeights, TrainSettings
+
+log = logging.getLogger(__name__)
 
 _GAMMA = 1.2  # largest exponent of a back-translated input's intensities; 1 / 1.2 is the smallest
 _NOISE = 0.03  # largest standard deviation of the noise on it, in the range of 2
 _KNOTS = 65
 _BACKGROUND_BELOW = -0.95
 _FITTED_SLICES = 48  # of each contrast: enough for a curve
+_HARDLY_ANY = 0.25
+"""Share of slices without a partner, of the contrast with more of them, up to which a training
+leaves the unpaired losses out."""
+
+
+def training_slices(store: Store, settings: TrainSettings) -> UnpairedSlices:
+    """The training slices of a store, with their pairs; simulated pairs are added later.
+
+    Raises:
+        SettingsError: the settings need pairs and the store has none.
+        StoreError: a contrast has no training slice.
+    """
+    size = settings.networks.image_size
+    dataset = UnpairedSlices(store, size, settings.seed, Augmentation(settings.augment, size))
+    dataset.pairs = choose_pairs(settings, store, dataset.banks)
+    return dataset
+
+
+def choose_pairs(
+    settings: TrainSettings, store: Store, banks: tuple[SliceBank, SliceBank]
+) -> Pairs:
+    """The pairs of training slices that the settings allow.
+
+    Raises:
+        SettingsError: the settings need pairs and the store has none.
+    """
+    pairs: Pairs = []
+    if settings.supervision != "unpaired":
+        pairs = known_pairs(store, banks)
+        if not pairs:
+            raise SettingsError(
+                f"supervision {settings.supervision} needs pairs, and the store has none",
+                path=store.path,
+                remedy="Prepare scans of both contrasts with subjects, or --set "
+                "supervision=unpaired.",
+            )
+        log.info("learning from %d pairs of slices", len(pairs))
+    if settings.find_pairs and settings.supervision != "paired":
+        found = sorted(set(found_pairs(banks)) - set(pairs))
+        if found:
+            log.info(
+                "found %d pairs of slices that show the same anatomy; --set find_pairs=false "
+                "trains without them",
+                len(found),
+            )
+        pairs = pairs + found
+    for i, j in pairs:
+        banks[1].lay_over(banks[1].places[j][0], banks[0].places[i][0])
+    return pairs
+
+
+def weights_for(
+    settings: TrainSettings, dataset: UnpairedSlices, has_initial: bool = False
+) -> LossWeights:
+    """The weights of the losses for the data at hand.
+
+    All but `paired` are multiplied by the share of slices without a partner, and so is the initial
+    model's share: pairs know better. There is no warm-up without pairs, or from an initial model.
+
+    Args:
+        settings: of the training.
+        dataset: its slices and pairs.
+        has_initial: whether training started from a model.
+
+    Raises:
+        SettingsError: no loss has a weight.
+    """
+    weights = LossWeights.of(settings)
+    has_pairs = bool(dataset.pairs and weights.paired)
+    share = 1.0
+    if settings.supervision == "paired":
+        share = 0.0
+    elif has_pairs:
+        unpaired = max(
+            1 - len({pair[side] for pair in dataset.pairs}) / len(bank)
+            for side, bank in enumerate(dataset.banks)
+        )
+        share = unpaired if unpaired > _HARDLY_ANY else 0.0
+        log.info("other losses are weighted by the share of slices without a partner: %.2f", share)
+    weights = weights.scaled(share)
+    if not has_pairs and not weights.any_unpaired:
+        raise SettingsError(
+            "there is nothing to learn from: no loss has a weight",
+            remedy="Raise one of them, such as --set "
+            + ("paired_weight=1." if share == 0 else "back_translation_weight=1."),
+        )
+    if has_initial or not (has_pairs or weights.simulated):
+        weights = replace(weights, warm_up=0.0)
+    return weights
+
+
+def simulated_pairs(
+    store: Store, settings: TrainSettings, weights: LossWeights, cache: Path
+) -> SimulatedPairs | None:
+    """The simulated subjects of a training, from `cache` if they are there; None without weight."""
+    if not weights.simulated:
+        return None
+    prepared = store.manifest.settings
+    return SimulatedPairs(
+        prepared.standard,
+        is_2d(store),
+        prepared.source,
+        prepared.target,
+        settings.networks.image_size,
+        settings.simulated_subjects,
+        settings.seed,
+        cache,
+    )
+
+
+def is_2d(store: Store) -> bool:
+    """Whether a store holds 2D images only."""
+    return all(record.is_2d for record in store.records())
 
 
 @dataclass(frozen=True)
@@ -104,23 +227,23 @@ class IntensityMapping(nn.Module):
 
 @torch.no_grad()
 def fit_intensity_mappings(
-    mappings: Sequence[IntensityMapping],
-    canonical: Bundle,
+    mappings: Iterable[nn.Module],
     banks: tuple[SliceBank, SliceBank],
     contrasts: tuple[str, str],
     device: torch.device,
 ) -> None:
-    """Fit the mappings without pairs: real slices against their cycle through a model.
+    """Fit the mappings without pairs: real slices against their cycle through the shipped model.
 
-    The cycle shows the anatomy of the real slice with canonical intensities.
+    That model was trained on canonical intensities, so the cycle shows the anatomy of the real
+    slice with canonical intensities.
 
     Args:
-        mappings: of source and target.
-        canonical: a model trained on canonical intensities: the shipped one.
+        mappings: an `IntensityMapping` of the source and one of the target.
         banks: training slices of source and target.
         contrasts: of source and target.
         device: where to compute.
     """
+    canonical = load_bundle(models.shipped())
     generators = [
         canonical.build(canonical.generator_that_makes(contrast)).to(device)
         for contrast in contrasts
@@ -137,4 +260,5 @@ def fit_intensity_mappings(
             )
         inside = real > _BACKGROUND_BELOW
         if inside.any():
+            assert isinstance(mapping, IntensityMapping)
             mapping.fit(cycled[inside].numpy(), real[inside].numpy())

@@ -99,7 +99,7 @@ class Plan:
 def run_loop(
     model: TranslationModel,
     batches: Iterable[Sample],
-    keeper: RunKeeper | None,
+    recorder: RunRecorder | None,
     signals: StopOnSignal,
 ) -> bool:
     """Train until the end, a pause, a reason to stop early, or a signal.
@@ -107,34 +107,36 @@ def run_loop(
     Args:
         model: on its device, its state restored.
         batches: one for each step, from the model's step on.
-        keeper: of the run; only in the first of the processes that train together.
+        recorder: of the run; only in the first of the processes that train together.
         signals: of this process; a signal to one process stops all.
 
     Returns:
         Whether the training is finished, rather than stopped to be resumed.
     """
     ranks, stops, finished = model.ranks, False, False
-    if keeper is not None:
-        keeper.start()
+    if recorder is not None:
+        recorder.start()
     ranks.barrier()
     for batch in batches:
-        progress = ranks.from_first(keeper.progress() if keeper else 0.0)
+        (progress,) = ranks.from_first(recorder.progress() if recorder else 0.0)
         # Before the step, so that the first process writes its checkpoint after it.
         signals.requested = ranks.any(signals.requested)
         images = Sample(*(part.to(model.device, non_blocking=True) for part in batch))
         losses = model.training_step(images, progress)
-        if keeper is not None:
-            keeper.after_step(losses)
-            finished = keeper.finished
-            stops = finished or signals.requested or keeper.is_pause()
-        stops, finished, signals.requested = ranks.from_first([stops, finished, signals.requested])
+        if recorder is not None:
+            recorder.after_step(losses)
+            finished = recorder.finished
+            stops = finished or signals.requested or recorder.is_pause()
+        stops, finished, signals.requested = map(
+            bool, ranks.from_first(stops, finished, signals.requested)
+        )
         if stops:
             break
     return finished
 
 
-class RunKeeper:
-    """Keeps the folder of a run: counts, validates, saves checkpoints and the bundle, logs.
+class RunRecorder:
+    """Records a run in its folder: counts steps, validates, saves checkpoints and the bundle, logs.
 
     `bundle` and `checkpoints/best.ckpt` hold the best state so far by `criterion`, of those without
     a verdict of the monitor if there are any: at first the initial model, if there is one.
@@ -160,7 +162,7 @@ class RunKeeper:
         self.finished = False
         self._bundle: dict[str, Any] | None = kept.get("bundle")
         reference = kept.get("reference")
-        self._reference = None if reference is None else Reference.from_state(reference)
+        self._reference = None if reference is None else Reference(**reference)
         self._sums: dict[str, Tensor] = kept.get("sums", {})
         self._summed: int = kept.get("summed", 0)
         rows = kept.get("rows", [])
@@ -331,7 +333,7 @@ class RunKeeper:
             "watch": asdict(self.stopping),
             "begun": size is not None,
             "least_size": size or 0,
-            "reference": None if self._reference is None else self._reference.state(),
+            "reference": None if self._reference is None else dict(vars(self._reference)),
             "sums": {name: value.cpu() for name, value in self._sums.items()},
             "summed": self._summed,
             "rows": self.log.rows,

@@ -13,7 +13,6 @@ from mrbridge.hardware import fast_bfloat16
 from mrbridge.kernels import Adam, weight_cache
 from mrbridge.networks import build_critic, build_generator
 from mrbridge.training import losses
-from mrbridge.training.compiling import Compiled
 from mrbridge.training.distributed import Ranks
 from mrbridge.training.ema import averaged_copy, interpolated, update_ema
 from mrbridge.training.examples import (
@@ -22,7 +21,6 @@ from mrbridge.training.examples import (
     back_translation,
     translate_together,
 )
-from mrbridge.training.image_pool import ImagePool
 from mrbridge.training.settings import LossWeights, TrainSettings
 
 _OLD_NAMES = {"mean_to_": "ema_to_", "beginning.": "initial.", "looks.": "intensity_mappings."}
@@ -76,12 +74,11 @@ class TranslationModel(nn.Module):
         """The initial generators, to target and to source, if `wise_ft` needs them."""
         self.intensity_mappings = nn.ModuleList([IntensityMapping(), IntensityMapping()])
         """From the intensities of simulated subjects to those of the data: source, target."""
-        self.source_pool = ImagePool(settings.pool_size, settings.seed)
-        self.target_pool = ImagePool(settings.pool_size, settings.seed + 1)
+        self.source_pool = losses.ImagePool(settings.pool_size, settings.seed)
+        self.target_pool = losses.ImagePool(settings.pool_size, settings.seed + 1)
         self.step = 0
         self.optimizers: list[Adam] = []
         """Of the generators and, if there are any, of the critics; empty until `to_device`."""
-        self._compiled: Compiled | None = None
         self._uses_bfloat16 = False
 
     @property
@@ -121,12 +118,11 @@ class TranslationModel(nn.Module):
     def _keep_initial(self) -> None:
         self.initial.extend([averaged_copy(self.ema_to_target), averaged_copy(self.ema_to_source)])
 
-    def to_device(self, device: torch.device, *, compiled: bool = False) -> None:
+    def to_device(self, device: torch.device) -> None:
         """Move to a device and create the optimisers; call it once, before the first step.
 
         Args:
             device: of the training; it decides over the precision too.
-            compiled: compile generators and critics in the first step, if that works.
         """
         self.to(device)
         if device.type == "cuda":
@@ -141,8 +137,10 @@ class TranslationModel(nn.Module):
         self.optimizers = [
             Adam(nn.ModuleList(group).parameters(), rate, betas) for group in groups if group
         ]
-        if compiled:
-            self._compiled = Compiled([self.to_target, self.to_source, *self.critics])
+        if self.settings.compile:
+            torch.compiler.reset()  # earlier networks count towards the limit of recompilations
+            for network in (self.to_target, self.to_source, *self.critics):
+                network.compile(dynamic=False)
 
     def autocast(self) -> torch.autocast:
         """The precision of the training, for a `with` statement."""
@@ -162,10 +160,6 @@ class TranslationModel(nn.Module):
             The losses by name, means over all processes.
         """
         weights = self.weights.at(progress)
-        if self._compiled is not None:
-            if not self._compiled.is_rehearsed:
-                self._compile(self._compiled, batch, weights)
-            self._compiled.begin_step()
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step + (self.ranks.rank << 40))
         rate = self.settings.learning_rate * rate_share(progress, self.settings.decay_from)
         for optimizer, factor in zip(
@@ -220,31 +214,9 @@ class TranslationModel(nn.Module):
         optimizer.step()
         optimizer.zero_grad()
 
-    def _exchanged(self, pool: ImagePool, images: Tensor) -> Tensor:
+    def _exchanged(self, pool: losses.ImagePool, images: Tensor) -> Tensor:
         """What a critic sees for new synthetic images; the pool gets those of all processes."""
         return self.ranks.own_part(pool.exchange(self.ranks.gather(images)))
-
-    def _compile(self, compiled: Compiled, batch: Sample, weights: dict[str, float]) -> None:
-        """Compile the networks on a batch, without changing weights, statistics or pools."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.buffers()]
-
-        def step() -> None:
-            self._train_critics(False)
-            results, translations = self.generator_losses(batch, weights)
-            results["generators"].backward()
-            self._train_critics(True)
-            if self.critics:
-                results = self._critic_losses(batch, *(image.detach() for image in translations))
-                (results["source_critic"] + results["target_critic"]).backward()
-            self.zero_grad()
-
-        try:
-            with self.autocast():
-                compiled.rehearse(step, self.device)
-        finally:
-            self.zero_grad()
-            for buffer, before in buffers:
-                buffer.copy_(before)
 
     def generator_losses(
         self, batch: Sample, weights: dict[str, float]

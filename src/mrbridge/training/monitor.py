@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage, stats
-from skimage.metrics import normalized_mutual_information
+from torch import Tensor
 
 from mrbridge.errors import SettingsError
 from mrbridge.training.settings import TrainSettings
@@ -60,9 +60,7 @@ GRACE = 0.1
 """Share of a training from random weights in which verdicts do not count towards stopping."""
 
 _RIM = 1 / 85  # of the rows, 3 pixels of 256: the head's edge is bright inside in all contrasts
-_BINS = 64
 _LEAST_PIXELS = 50
-_NATURAL_DISTANCE = 0.05  # by which mean images may always differ, in the range of 2
 _REMOVED = "restarts"
 _OLD_NAMES = {"keeps_beginning": "best_is_initial", "standing": "failures"}
 
@@ -84,17 +82,12 @@ class Reading:
             reference, of the mean synthetic image with the mean real one.
         gradients: correlation of the gradients with the reference's; None without one.
         likeness: rank correlation with the input inside the anatomy, in [-1, 1].
-        nmi: normalised mutual information with the input, in [1, 2].
-        mean_distance: mean absolute difference of the mean synthetic and the mean real image, as a
-            multiple of the difference between two halves of the real ones.
         verdict: what is wrong, if anything.
     """
 
     agreement: float
     gradients: float | None
     likeness: float
-    nmi: float
-    mean_distance: float
     verdict: Verdict | None
 
 
@@ -110,45 +103,28 @@ class Reference:
     """
 
     name: str
-    to_target: NDArray[np.float16]
-    to_source: NDArray[np.float16]
+    to_target: Tensor
+    to_source: Tensor
 
     @classmethod
     def of(cls, name: str, to_target: Stack, to_source: Stack) -> Reference:
         """A reference of these images, (slices, rows, columns), range [-1, 1]."""
-        return cls(name, to_target.astype(np.float16), to_source.astype(np.float16))
-
-    def state(self) -> dict[str, Any]:
-        """Tensors and text only, for a checkpoint."""
-        return {
-            "name": self.name,
-            "to_target": torch.from_numpy(self.to_target),
-            "to_source": torch.from_numpy(self.to_source),
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Reference:
-        """The reference that `state` describes."""
-        return cls(state["name"], state["to_target"].numpy(), state["to_source"].numpy())
+        return cls(name, torch.from_numpy(to_target).half(), torch.from_numpy(to_source).half())
 
 
 def read_both(synthetic: ValidationImages, reference: Reference | None) -> dict[str, Reading]:
     """Read both directions, by the names of their generators, `to_target` and `to_source`."""
-
-    def of_reference(name: str, like: Stack) -> Stack | None:
-        images = None if reference is None else getattr(reference, name)
+    readings = {}
+    for name, source, translated, real in (
+        ("to_target", synthetic.source, synthetic.to_target, synthetic.target),
+        ("to_source", synthetic.target, synthetic.to_source, synthetic.source),
+    ):
+        expected = None if reference is None else getattr(reference, name).float().numpy()
         # Validation slices differ if the store was prepared again between two sessions.
-        if images is None or images.shape != like.shape:
-            return None
-        return np.asarray(images, np.float32)
-
-    return {
-        name: read(source, translated, real, of_reference(name, translated))
-        for name, source, translated, real in (
-            ("to_target", synthetic.source, synthetic.to_target, synthetic.target),
-            ("to_source", synthetic.target, synthetic.to_source, synthetic.source),
-        )
-    }
+        if expected is not None and expected.shape != translated.shape:
+            expected = None
+        readings[name] = read(source, translated, real, expected)
+    return readings
 
 
 def read(source: Stack, synthetic: Stack, real: Stack, reference: Stack | None = None) -> Reading:
@@ -162,9 +138,9 @@ def read(source: Stack, synthetic: Stack, real: Stack, reference: Stack | None =
     """
     inside, inside_real = _inside(source), _inside(real)
     if inside.sum() < _LEAST_PIXELS or inside_real.sum() < _LEAST_PIXELS:
-        return Reading(0.0, None, 0.0, 1.0, 0.0, None)
+        return Reading(0.0, None, 0.0, None)
     if not np.isfinite(synthetic).all():
-        return Reading(math.nan, None, math.nan, math.nan, math.nan, Verdict.COLLAPSED)
+        return Reading(math.nan, None, math.nan, Verdict.COLLAPSED)
     least = COLLAPSED_BELOW * float(real[inside_real].std())
     if reference is not None and reference[inside].std() < least:
         reference = None
@@ -186,9 +162,7 @@ def read(source: Stack, synthetic: Stack, real: Stack, reference: Stack | None =
         verdict = Verdict.COPY
     elif is_inverted:
         verdict = Verdict.INVERTED
-    nmi = mutual_information(source[inside], synthetic[inside])
-    distance = mean_distance(synthetic, real)
-    return Reading(agreement, gradients, likeness, nmi, distance, verdict)
+    return Reading(agreement, gradients, likeness, verdict)
 
 
 def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
@@ -215,27 +189,6 @@ def gradient_correlation(a: Stack, b: Stack, inside: NDArray[np.bool_]) -> float
         smooth = ndimage.gaussian_filter(stack, (0, 1, 1))
         parts.append(np.concatenate([part[inside] for part in np.gradient(smooth, axis=(1, 2))]))
     return correlation(*parts)
-
-
-def mutual_information(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Normalised mutual information, from 1, independent, to 2; 1 if one of them is constant.
-
-    (H(a) + H(b)) / H(a, b), Studholme et al. 1999 (doi:10.1016/S0031-3203(98)00091-0).
-    """
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 1.0
-    return float(normalized_mutual_information(a, b, bins=_BINS))
-
-
-def mean_distance(synthetic: Stack, real: Stack) -> float:
-    """Distance of the mean images, as a multiple of the distance between two halves of `real`.
-
-    Both (slices, rows, columns), range [-1, 1]; mean absolute differences over all pixels.
-    """
-    natural = _NATURAL_DISTANCE
-    if len(real) > 1:
-        natural = max(natural, float(np.abs(real[::2].mean(0) - real[1::2].mean(0)).mean()))
-    return float(np.abs(synthetic.mean(axis=0) - real.mean(axis=0)).mean()) / natural
 
 
 def columns(readings: Mapping[str, Reading]) -> dict[str, float]:

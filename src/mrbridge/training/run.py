@@ -16,11 +16,13 @@ import torch
 import yaml
 from pydantic import BaseModel
 
-from mrbridge.bundle import Bundle
+from mrbridge import models
+from mrbridge.bundle import Bundle, BundleManifest, load_bundle, read_manifest
 from mrbridge.dataset.loader import batches_from, plain_errors
-from mrbridge.dataset.sampling import held_out_slices
+from mrbridge.dataset.sampling import HeldOut, held_out_slices
+from mrbridge.dataset.simulated import CONTRASTS
 from mrbridge.dataset.store import Store
-from mrbridge.errors import Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
+from mrbridge.errors import BundleError, Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.hardware import choose_device, quick_kernels
 from mrbridge.io.atomic import write_text
 from mrbridge.io.lock import only_writer
@@ -33,22 +35,19 @@ from mrbridge.training.checkpoint import (
     restore,
     resumed_settings,
 )
-from mrbridge.training.compiling import pays
 from mrbridge.training.distributed import Ranks, process_group
-from mrbridge.training.folder import check_replaceable, check_unused, refuse_url
-from mrbridge.training.loop import Plan, RunKeeper, StopOnSignal, run_loop
-from mrbridge.training.model import TranslationModel
-from mrbridge.training.monitor import EarlyStopping
-from mrbridge.training.settings import TrainSettings, resolve
-from mrbridge.training.setup import (
-    bundle_manifest,
-    find_initial_model,
-    fit_to_data,
-    for_contrasts,
+from mrbridge.training.examples import (
+    fit_intensity_mappings,
+    is_2d,
     simulated_pairs,
     training_slices,
     weights_for,
 )
+from mrbridge.training.folder import check_replaceable, check_unused, refuse_url
+from mrbridge.training.loop import Plan, RunRecorder, StopOnSignal, run_loop
+from mrbridge.training.model import TranslationModel
+from mrbridge.training.monitor import EarlyStopping
+from mrbridge.training.settings import PRESETS, TrainSettings, resolve
 
 log = logging.getLogger(__name__)
 
@@ -123,26 +122,22 @@ def train(
         changes = {**settings, **overrides}
     if not resume and not isinstance(changes, TrainSettings):
         changes = resolve(None, changes)
-    request = _Request(store, run, changes, resume, start, overwrite)
     with (
         process_group(choose_device(device)) as (ranks, own_device),
         # Every step seeds PyTorch's random numbers, which may be the caller's too.
         torch.random.fork_rng(devices=[own_device] if own_device.type == "cuda" else []),
         _only_training(run, resume, ranks),
     ):
-        return _train(request, own_device, ranks)
-
-
-@dataclass(frozen=True)
-class _Request:
-    """The arguments of `train`; `changes` are the settings of a new run."""
-
-    store: str | Path | Store
-    run: Path
-    changes: TrainSettings | Mapping[str, Any]
-    resume: bool
-    start: str | Path
-    overwrite: bool
+        opened = store if isinstance(store, Store) else Store.open(store)
+        if resume:
+            first = _resumed(run, changes)
+        else:
+            assert isinstance(changes, TrainSettings)
+            if ranks.is_first:  # the others might see what it has written
+                (check_replaceable if overwrite else check_unused)(run)
+            first = _new(opened, changes, start)
+            first.overwrite = overwrite
+        return _train(opened, run, first, own_device, ranks)
 
 
 @dataclass
@@ -154,41 +149,120 @@ class _Start:
         state: of the last checkpoint of a resumed run.
         initial: the initial model of a new run.
         initial_size: `least_size` of the run's initial model; None if it has none.
+        overwrite: whether a new run replaces what is in its folder.
     """
 
     settings: TrainSettings
     state: dict[str, Any] | None = None
     initial: Bundle | None = None
     initial_size: int | None = None
+    overwrite: bool = False
 
 
-def _find_start(request: _Request, store: Store, ranks: Ranks) -> _Start:
-    run = request.run
-    if request.resume:
-        state = load_state(run / _LAST)
-        kept = state["keeper"]
-        return _Start(
-            resumed_settings(state, run, request.changes),
-            state=state,
-            initial_size=kept.get("least_size", 0) if kept["begun"] else None,
-        )
-    if ranks.is_first:  # the others might see what it has written
-        (check_replaceable if request.overwrite else check_unused)(run)
-    prepared, settings = store.manifest.settings, request.changes
-    assert isinstance(settings, TrainSettings)
-    initial = find_initial_model(request.start, settings, prepared.source, prepared.target)
-    return _Start(
-        for_contrasts(settings, store, initial),
-        initial=initial,
-        initial_size=None if initial is None else initial.manifest.least_size,
+def _resumed(run: Path, changes: TrainSettings | Mapping[str, Any]) -> _Start:
+    state = load_state(run / _LAST)
+    kept = state["keeper"]
+    size = kept.get("least_size", 0) if kept["begun"] else None
+    return _Start(resumed_settings(state, run, changes), state=state, initial_size=size)
+
+
+def _new(store: Store, settings: TrainSettings, start: str | Path) -> _Start:
+    prepared = store.manifest.settings
+    initial = find_initial_model(start, settings, prepared.source, prepared.target)
+    size = None if initial is None else initial.manifest.least_size
+    settings = _for_contrasts(settings, store, initial)
+    return _Start(settings, initial=initial, initial_size=size)
+
+
+def find_initial_model(
+    start: str | Path, settings: TrainSettings, source: str, target: str
+) -> Bundle | None:
+    """The bundle whose generators a training starts from; None for random weights.
+
+    Args:
+        start: `scratch`; `auto`, the shipped model if it fits; `shipped`; or the path of a run or
+            bundle.
+        settings: of the training.
+        source, target: its contrasts, in either order in the bundle.
+
+    Raises:
+        SettingsError: the bundle has other generators or contrasts.
+        BundleError: there is none, or it is damaged.
+    """
+    if start == "scratch":
+        return None
+    try:
+        # By its path, since the working directory may hold a folder called `shipped`.
+        model = models.shipped() if start == "auto" else start
+        manifest = read_manifest(model)
+    except BundleError as error:
+        if start != "auto":
+            raise
+        log.warning("starting from random weights: %s", error)
+        return None
+    differs = []
+    if manifest.networks.generator != settings.networks.generator:
+        differs.append("generators")
+    if {manifest.source, manifest.target} != {source, target}:
+        differs.append("contrasts")
+    if not differs:
+        log.info("starting from the model %s", models.SHIPPED if start == "auto" else model)
+        return load_bundle(model)
+    if start == "auto":
+        # With simulated pairs, `_for_contrasts` logs it.
+        if "contrasts" in differs and not settings.simulated_weight:
+            log.info(
+                "starting from random weights: the shipped model translates %s and %s, not %s",
+                *(manifest.source, manifest.target, f"{source} to {target}"),
+            )
+        return None
+    raise SettingsError(
+        f"this training cannot start from {model}: it has other {' and other '.join(differs)}",
+        remedy="Use the preset that it was trained with, or --from scratch.",
     )
 
 
-def _train(request: _Request, device: torch.device, ranks: Ranks) -> Run:
+def check_simulated(source: str, target: str, store: Path) -> None:
+    """Refuse simulated pairs of contrasts that cannot be simulated.
+
+    Raises:
+        SettingsError: one of them cannot.
+    """
+    unknown = [contrast for contrast in (source, target) if contrast not in CONTRASTS]
+    if unknown:
+        raise SettingsError(
+            f"{' and '.join(unknown)} cannot be simulated",
+            path=store,
+            remedy="Train without simulated pairs: leave out simulated_weight, or set it to 0.",
+        )
+
+
+def _for_contrasts(settings: TrainSettings, store: Store, initial: Bundle | None) -> TrainSettings:
+    """Settings without the preset's simulated pairs if a contrast cannot be simulated.
+
+    Args:
+        settings: of a new training.
+        store: its data.
+        initial: the model that it starts from, if any.
+
+    Raises:
+        SettingsError: the settings ask for simulated pairs, unlike their preset.
+    """
+    source, target = store.manifest.settings.source, store.manifest.settings.target
+    if not settings.simulated_weight or {source, target} <= set(CONTRASTS):
+        return settings
+    if settings.simulated_weight != PRESETS[settings.preset].simulated_weight:
+        check_simulated(source, target, store.path)
+    log.info(
+        "training %s to %s%s without simulated pairs: only %s and %s can be simulated, and only "
+        "these does the shipped model translate",
+        *(source, target, "" if initial else " from random weights,", *CONTRASTS),
+    )
+    return settings.changed({"simulated_weight": 0.0})
+
+
+def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: Ranks) -> Run:
     """Train as one of `ranks`."""
-    run = request.run
-    store = request.store if isinstance(request.store, Store) else Store.open(request.store)
-    start = _find_start(request, store, ranks)
     settings = start.settings
     validation = held_out_slices(store, settings.networks.image_size, settings.validation_slices)
     dataset = training_slices(store, settings)
@@ -214,17 +288,19 @@ def _train(request: _Request, device: torch.device, ranks: Ranks) -> Run:
     model = TranslationModel(settings, weights, ranks)
     if start.initial is not None:
         model.initialise_from(start.initial, store.manifest.settings.target)
-        fit_to_data(model, dataset, store, device)
+        if weights.simulated:
+            contrasts = (store.manifest.settings.source, store.manifest.settings.target)
+            fit_intensity_mappings(model.intensity_mappings, dataset.banks, contrasts, device)
 
     # Only now: a training that cannot start leaves no folder in the way of the next attempt.
     if ranks.is_first:
-        _make_folder(run, settings, request.overwrite)
+        _make_folder(run, settings, start.overwrite)
         dataset.simulated = simulated_pairs(store, settings, weights, run / "simulated.npz")
     ranks.barrier()
     if not ranks.is_first:  # only now: the first process has written the file
         dataset.simulated = simulated_pairs(store, settings, weights, run / "simulated.npz")
     ranks.broadcast(model)
-    model.to_device(device, compiled=pays(settings, last_step, device))
+    model.to_device(device)
     if start.state is not None:
         restore(model, start.state, run / _LAST)
     plan = Plan(
@@ -237,27 +313,54 @@ def _train(request: _Request, device: torch.device, ranks: Ranks) -> Run:
         start.initial_size,
     )
     with StopOnSignal() as signals, plain_errors(), quick_kernels(device):
-        keeper = RunKeeper(plan, model, signals, start.state) if ranks.is_first else None
+        recorder = RunRecorder(plan, model, signals, start.state) if ranks.is_first else None
         start.state = None  # its tensors live on in the model and the optimisers
         share = (ranks.rank, ranks.count)
         batches = batches_from(dataset, settings.batch_size, model.step, last_step, device, share)
-        with closing(keeper) if keeper else nullcontext():
-            finished = run_loop(model, batches, keeper, signals)
+        with closing(recorder) if recorder else nullcontext():
+            finished = run_loop(model, batches, recorder, signals)
         if signals.requested and not finished:
             raise Interrupted(
                 f"stopped at step {model.step}", path=run, remedy="Continue with --resume."
             )
-    return Run(run, settings, []) if keeper is None else _result(keeper)
+    return Run(run, settings, []) if recorder is None else _result(recorder)
 
 
-def _result(keeper: RunKeeper) -> Run:
+def bundle_manifest(store: Store, settings: TrainSettings, validation: HeldOut) -> BundleManifest:
+    """The manifest of a training's bundle, without scores and weights."""
+    prepared = store.manifest.settings
+    trained: dict[str, Any] = {
+        "scans": {
+            contrast: len(store.records(contrast=contrast, split="train"))
+            for contrast in (prepared.source, prepared.target)
+        },
+        "subjects": len({one.subject for one in store.records() if one.subject is not None}),
+        "validation": "held-out slices" if validation.held_out else "training slices",
+        "validation_pairs": validation.paired,
+    }
+    return BundleManifest(
+        source=prepared.source,
+        target=prepared.target,
+        preset=settings.preset,
+        networks=settings.networks,
+        standard=prepared.standard,
+        typical=store.manifest.typical,
+        pictures=is_2d(store),
+        planes=settings.planes,
+        least_size=settings.networks.image_size,
+        trained=trained,
+        scores={},
+    )
+
+
+def _result(recorder: RunRecorder) -> Run:
     """What has come of a training.
 
     Raises:
         MrbridgeError: nothing: it diverged.
     """
-    plan, rows, stopping = keeper.plan, keeper.log.rows, keeper.stopping
-    if keeper.finished and stopping.best_is_initial:
+    plan, rows, stopping = recorder.plan, recorder.log.rows, recorder.stopping
+    if recorder.finished and stopping.best_is_initial:
         log.warning(
             "training did not improve on the initial model (criterion %.4g): the bundle is still "
             "that model",

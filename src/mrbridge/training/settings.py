@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.errors import SettingsError
@@ -64,8 +64,7 @@ class TrainSettings(Settings):
         ema_decay: decay of the generators' EMA; 0 keeps the newest weights.
         augment: augmentation of training slices.
         precision: `auto` is bfloat16 if the processor is fast at it, else float32.
-        compile: `on` compiles the networks (`torch.compile`; on CUDA with CUDA graphs), `off` does
-            not; `auto` does for long trainings on CUDA (experimental). On a CPU, compiling takes
+        compile: compile the networks with `torch.compile` (experimental). On a CPU this takes
             minutes and replaces mrbridge's convolutions by PyTorch's.
         validate_every: epochs between validations; each writes a sample sheet, a checkpoint and, if
             the scores are the best so far, the bundle.
@@ -107,7 +106,7 @@ class TrainSettings(Settings):
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     augment: AugmentSettings = AugmentSettings()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: bool = False
     validate_every: int = Field(default=1, ge=1)
     validation_slices: int = Field(default=32, ge=1)
     guard: Literal["warn", "stop"] = "warn"
@@ -126,15 +125,11 @@ class TrainSettings(Settings):
         if values.get("guard") == "restart":
             raise ValueError("guard=restart was removed: 'guard' can be warn or stop")
         kept = {key: value for key, value in values.items() if key != "structure_weight"}
+        if kept.get("compile") == "auto":
+            del kept["compile"]
         if "beginning_share" in kept:
             kept["wise_ft_weight"] = kept.pop("beginning_share")
         return kept
-
-    @field_validator("compile", mode="before")
-    @classmethod
-    def _from_yaml_boolean(cls, value: object) -> object:
-        """YAML reads on and off as true and false."""
-        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,8 @@ def train(
     with quick_imports():
         from mrbridge.hardware import keep_memory
         from mrbridge.training.distributed import launch
+        from mrbridge.training.run import check_simulated
         from mrbridge.training.run import train as run
-        from mrbridge.training.setup import check_simulated
 
     if changes.get("simulated_weight"):
         prepared = opened.manifest.settings

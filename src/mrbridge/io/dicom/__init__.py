@@ -1,16 +1,16 @@
 """DICOM series: find, distinguish, sort and read them; write derived series.
 
-What is read is a folder or a zip with several series and anything else in it, not a file. Series
-are sorted by slice position; what is missing, duplicated or not anatomical is named.
+The input is a folder or a zip with several series and other files. Slices are sorted by position;
+missing and duplicate slices and series that are not anatomical are named.
 
 Source: DICOM PS3, https://www.dicomstandard.org.
 """
 
 from __future__ import annotations
 
-from mrbridge.io.dicom.choose import choose_series
 from mrbridge.io.dicom.files import nameless
 from mrbridge.io.dicom.read import DicomHeader, read_series
+from mrbridge.io.dicom.scans import choose_series
 from mrbridge.io.dicom.series import Listing, Series, find_series
 from mrbridge.io.dicom.write import Origin, must_be_ours, write_series
 

@@ -1,4 +1,4 @@
-"""Decoding pixels; compressed ones in a process of its own.
+"""Decoding pixels; compressed ones in a separate process.
 
 The decoders of JPEG, JPEG-LS and JPEG 2000 are C and C++ code that ends the whole process on some
 damaged files. In a process of their own they cannot crash mrbridge, and their memory and time are
@@ -41,7 +41,7 @@ class Decoder:
     """Decodes frames of one file after another; a context that ends the process."""
 
     def __init__(self) -> None:
-        # Not multiprocessing, which would import a user's script once more.
+        # Not multiprocessing, which would import the user's script again.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mrbridge.io.dicom.decode"],
             stdin=subprocess.PIPE,
@@ -150,7 +150,7 @@ def _padding(part: Slice, plane: NDArray[Any], whole: Dataset | None) -> NDArray
         return None  # the darkest value that there is
     bits = int(part.number("BitsStored") or allocated)
     if whole is not None and not -(2**bits) // 2 <= low <= high < 2**bits:
-        # The value uses bits that no other pixel does, and that decoding removes.
+        # The value uses bits beyond those of pixels, which decoding removes.
         kept = whole.BitsStored, whole.HighBit
         whole.BitsStored, whole.HighBit = allocated, allocated - 1
         plane = pixel_array(whole, index=part.frame or 0)
@@ -173,7 +173,7 @@ def _stored(value: Any, bits: int, signed: bool) -> int | None:
 
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer until the requests end."""
+    """Answer requests until they end."""
     file = b""
     while True:
         try:

@@ -1,7 +1,7 @@
-"""Finding DICOM files: in a folder or a zip, with any name or none, among anything else.
+"""Finding and reading DICOM files in a folder or a zip, whatever their names.
 
-A zip is never unpacked: its members are read in place, so the paths that they claim reach no
-disk and only headers are read to list them.
+A zip is never unpacked. Its members are read in place, so that their paths are never used as paths
+on disk.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ _PLAIN = re.compile(r"^(DICOM|PA|ST|SE|IMG|IM|MR|I|S|Z)?[-_.]?[0-9._-]*(\.(dcm|i
 _ITEM, _END_OF_SEQUENCE = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _JPEG, _JPEG_2000 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # how their images begin
 _RATIO = 100  # images compress to a half or a tenth; blank ones, which are small, to a thousandth
-_SMALL = 1 << 26  # bytes: what may be compressed to anything
+_SMALL = 1 << 26  # bytes: smaller files may have any ratio
 
 
 class _Bounded(io.BufferedReader):
     """A file that never allocates more than it holds, whatever length an element claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As much as is wanted and there."""
+        """At most `size` bytes."""
         if size is not None and size > _CHUNK:
             size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
         return super().read(size)
@@ -70,11 +70,11 @@ class _Bounded(io.BufferedReader):
 
 @dataclass(frozen=True)
 class PixelData:
-    """How the pixels of a file are stored, as far as that shows without decoding them.
+    """How the pixels of a file are stored, as far as is known before decoding.
 
     Attributes:
-        size: bytes that the element claims; None where the pixels are compressed.
-        frames: compressed frames that are there; None where that does not show.
+        size: bytes that the element claims; None if the pixels are compressed.
+        frames: compressed frames in the file; None if unknown.
         whole: whether the file holds all that the element claims.
     """
 
@@ -109,7 +109,7 @@ class DicomFile:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """Its bytes."""
+        """Open it for reading."""
         if self._archive is None or self.member is None:
             with _Bounded(io.FileIO(self.path)) as file:
                 yield file
@@ -118,7 +118,7 @@ class DicomFile:
                 yield file
 
     def header(self, tags: Sequence[str | tuple[int, int]] | None) -> Dataset:
-        """What stands before the pixels: the tags that are named, or all.
+        """The header: the named tags, or all.
 
         Raises:
             InputError: it is not a DICOM file, or is damaged.
@@ -129,13 +129,11 @@ class DicomFile:
         self,
         tags: Sequence[str | tuple[int, int]] | None,
     ) -> tuple[Dataset, PixelData | None]:
-        """What stands before the pixels, and how the pixels are stored.
+        """The header as from `header`, and how the pixels are stored.
 
         Raises:
             InputError: it is not a DICOM file, or is damaged.
         """
-        if self.member is None:
-            fetch(self.path)
         with self._guarded(), self.open() as file:
             # A member of a zip is read to its end, where its CRC is checked.
             source = file if self.member is None else io.BytesIO(file.read())
@@ -145,7 +143,7 @@ class DicomFile:
             return header, _pixel_data(source, header, self.size)
 
     def read(self) -> bytes:
-        """All of its bytes.
+        """Its bytes.
 
         Raises:
             InputError: it cannot be read.
@@ -154,7 +152,7 @@ class DicomFile:
             return file.read()
 
     def whole(self, data: bytes) -> Dataset:
-        """All of it, from its bytes.
+        """Its data set with pixels, from its bytes.
 
         Raises:
             InputError: it is not a DICOM file, or is damaged.
@@ -184,7 +182,7 @@ class DicomFile:
                 remedy="Get it again from where it came.",
             ) from None
         except Exception:
-            # Parsers meet damage with any exception at all, whose words may hold a patient's data.
+            # Parsers raise any exception on damage, and its message may contain a patient's data.
             raise damaged(self) from None
 
 
@@ -211,8 +209,8 @@ def parse(source: IO[bytes], **how: Any) -> Dataset:
 
 
 def _pixel_data(source: IO[bytes], header: Dataset, size: int) -> PixelData | None:
-    """How the pixels are stored; the source stands where they begin. None where there are none, or
-    all of the file is compressed."""
+    """How the pixels are stored; the source is at their beginning. None if there are none, or if
+    the whole file is compressed."""
     syntax = header.file_meta.TransferSyntaxUID
     if syntax == DeflatedExplicitVRLittleEndian:
         return None
@@ -257,7 +255,7 @@ def _compressed(source: IO[bytes], syntax: UID, size: int) -> PixelData:
 
 
 def damaged(file: DicomFile, what: str = "is damaged or truncated") -> InputError:
-    """The error for a file that breaks off or breaks the rules."""
+    """The error for a truncated or invalid file."""
     return InputError(what, path=file.shown, remedy="Get it again from where it came.")
 
 
@@ -276,13 +274,13 @@ def _calm() -> Iterator[None]:
 
 
 calm = Shared(_calm)
-"""Keeps pydicom from telling of odd values: its words may hold a patient's data."""
+"""Silences pydicom's warnings about odd values, which may contain a patient's data."""
 
 
 @contextmanager
 def nameless(root: Path) -> Iterator[None]:
-    """Let errors name files of a study by number where they may be named after the patient, as
-    some scanners do; `IM0003` and UIDs stay.
+    """Let errors name files of a study by number if they may be named after the patient, as some
+    scanners do; `IM0003` and UIDs stay.
 
     Args:
         root: the folder or zip; a path that the user named appears in messages unchanged.
@@ -302,7 +300,7 @@ def nameless(root: Path) -> Iterator[None]:
 def _paths(root: Path) -> Iterator[Path]:
     """The files of a folder or zip in the order of their names, as messages name them."""
     if root.is_dir():
-        yield from walk(root, links=True)
+        yield from walk(root)
         return
     with suppress(OSError, zipfile.BadZipFile, ValueError), zipfile.ZipFile(root) as archive:
         yield from (root / name for name in sorted(archive.namelist()) if not name.endswith("/"))
@@ -318,7 +316,7 @@ def find_files(
         only: names of files in it (`DicomFile.below`) that are wanted; none means all.
 
     Yields:
-        Each file, and why it is not a DICOM file where its first bytes or its name say so.
+        Each file; and why it is not a DICOM file, judged from its first bytes.
 
     Raises:
         InputError: the path does not exist, or is a zip that cannot or should not be opened.
@@ -326,9 +324,9 @@ def find_files(
     path = Path(path)
     fetch(path)
     if path.is_dir():
-        files = _named_in_folder(path, only) if only else _in_folder(path)
+        files = _in_folder(path, only)
     elif path.suffix.lower() == ".zip" and path.is_file():
-        files = _in_zip(path, frozenset(only))
+        files = _in_zip(path, only)
     elif path.is_file():
         files = iter([DicomFile(path, path.stat().st_size)])
     else:
@@ -348,7 +346,7 @@ def _reason_against(file: DicomFile) -> str | None:
     try:
         with file.open() as stream:
             found = starts_as_dicom(stream)
-            # A member's CRC stands at its end: a flipped bit could make a slice another series'.
+            # A member's CRC is at its end: a flipped bit could move a slice to another series.
             while file.member is not None and stream.read(_CHUNK):
                 pass
     except Exception:  # zipfile meets damage with many, a name that cannot be decoded among them
@@ -374,17 +372,11 @@ def _refuse_inflating(source: IO[bytes], file: DicomFile) -> None:
     source.seek(0)
 
 
-def _in_folder(root: Path) -> Iterator[DicomFile]:
-    for path in walk(root, links=True):
-        yield DicomFile(path, path.stat().st_size if path.exists() else 0)
-
-
-def _named_in_folder(root: Path, only: Collection[str]) -> Iterator[DicomFile]:
-    for name in sorted(only):
-        path = root / name
-        if not path.is_file():
+def _in_folder(root: Path, only: Collection[str]) -> Iterator[DicomFile]:
+    for path in (root / name for name in sorted(only)) if only else walk(root):
+        if only and not path.is_file():
             raise InputError("is gone", path=path, remedy="Do not change the folder meanwhile.")
-        yield DicomFile(path, path.stat().st_size)
+        yield DicomFile(path, path.stat().st_size if path.exists() else 0)
 
 
 def _in_zip(path: Path, only: Collection[str]) -> Iterator[DicomFile]:
@@ -427,6 +419,6 @@ def _refuse_bomb(info: zipfile.ZipInfo, path: Path) -> None:
 
 
 def text_of(value: Any) -> str:
-    """A header's value as one plain line, without what would steer a terminal."""
+    """A header's value as one line, without control characters."""
     line = " ".join(str("" if value is None else value).split())
     return "".join(letter for letter in line if letter.isprintable())

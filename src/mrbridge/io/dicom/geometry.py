@@ -26,7 +26,7 @@ _STRAY = (
 )
 _SAME_PLACE_MM = 0.05
 _UNEVEN = 0.05  # of the spacing: positions off the even grid by more are not a stack
-_BESIDE = 0.25  # of a pixel: the same within the plane
+_OFF_LINE = 0.25  # of a pixel: the same within the plane
 _STRAIGHT_MM = 0.1  # but never refused below this: some scanners write one decimal
 _MOST_MISSING = 0.5  # of the places: with more, the smallest distance says nothing
 _ALL_NAMED = 5  # gaps or duplicates named in one message
@@ -37,7 +37,7 @@ class Geometry:
     """A stack of parallel slices.
 
     Attributes:
-        order: for each place along the normal the index of its slice, None where it is missing.
+        order: for each position along the normal the index of its slice; None if it is missing.
         affine: (4, 4), from (column, row, place) to RAS+ mm.
         spacing: mm between columns, rows, places.
         positions: mm along the normal, one a place.
@@ -50,7 +50,7 @@ class Geometry:
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Places without a slice."""
+        """Positions without a slice."""
         return tuple(place for place, index in enumerate(self.order) if index is None)
 
 
@@ -78,7 +78,7 @@ def planes_of(slices: Sequence[Slice]) -> list[list[int]]:
 
 
 def view_of(part: Slice) -> str:
-    """The anatomical plane nearest to a slice, in a word; empty if it has no orientation."""
+    """`sagittal`, `coronal` or `axial`, the nearest to a slice; empty if it has no orientation."""
     plane = plane_of(part)
     names = ("sagittal", "coronal", "axial")
     return "" if plane is None else names[int(np.abs(plane[2]).argmax())]
@@ -92,7 +92,7 @@ def is_localizer(slices: Sequence[Slice]) -> bool:
 
 
 def arrange(slices: Sequence[Slice]) -> Geometry:
-    """Put slices in order.
+    """Sort slices by position.
 
     Args:
         slices: those of one series, at least one, in any order.
@@ -131,7 +131,7 @@ def arrange(slices: Sequence[Slice]) -> Geometry:
 
 
 def name_gaps(geometry: Geometry, slices: Sequence[Slice]) -> str:
-    """Which slices are missing, in words that name their neighbours."""
+    """A message that names the missing slices and their neighbours."""
     named = []
     runs = np.split(np.array(geometry.missing), np.flatnonzero(np.diff(geometry.missing) > 1) + 1)
     for run in runs[:_ALL_NAMED]:
@@ -206,7 +206,7 @@ def _tilt(part: Slice, plane: NDArray[np.float64], other: NDArray[np.float64]) -
     rows_mm, columns_mm = spacing if len(spacing) == 2 and min(spacing) > 0 else (1.0, 1.0)
     across = (plane[0] - other[0]) * columns * columns_mm / 2
     down = (plane[1] - other[1]) * rows * rows_mm / 2
-    # The signs of what is rounded are arbitrary: the worse of the two diagonals counts.
+    # The signs of rounding errors are arbitrary: the worse of the two diagonals counts.
     moved = max(np.linalg.norm(across + down), np.linalg.norm(across - down))
     return float(moved) / min(rows_mm, columns_mm)
 
@@ -235,7 +235,7 @@ def _pixel_spacing(slices: Sequence[Slice]) -> tuple[float, float]:
 
 
 def _thickness(part: Slice) -> float:
-    """What stands for the spacing of a single slice."""
+    """The spacing of a single slice."""
     for keyword in ("SpacingBetweenSlices", "SliceThickness"):
         value = part.number(keyword)
         if value is not None and 1e-3 < abs(value) < 1e3:
@@ -292,7 +292,7 @@ def _refuse_uneven(
     if np.abs(along).max() > max(_STRAIGHT_MM, _UNEVEN * spacing):
         raise _uneven(np.diff(sorted_mm))
     off_line = float(np.linalg.norm(off - along[:, None] * normal, axis=1).max())
-    if off_line > max(_STRAIGHT_MM, _BESIDE * pixel_mm):
+    if off_line > max(_STRAIGHT_MM, _OFF_LINE * pixel_mm):
         raise InputError(
             f"its slices are not on one line ({off_line:.3g} mm off it)",
             remedy="Choose another series.",

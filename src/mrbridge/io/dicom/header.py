@@ -1,14 +1,14 @@
-"""What is known of one slice before its pixels are read, classic or enhanced alike.
+"""One slice of a DICOM series before its pixels are read, from a classic or an enhanced file.
 
-An enhanced multi-frame file says once what holds for all frames and per frame what differs
-(PS3.3, C.7.6.16). Both are brought into the tags of a classic header, so that all that follows
-knows one kind of slice.
+An enhanced file holds one group of tags for all its frames and one for each (functional groups,
+PS3.3, C.7.6.16). `slices_of` copies both into the tags of a classic header, so that the rest of the
+package knows one kind of slice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,96 +19,54 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
 from pydicom.tag import Tag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+)
 from pydicom.valuerep import format_number_as_ds
 
 from mrbridge.errors import InputError
-from mrbridge.io.contrast.dicom import GE_PART, SIEMENS_TYPE, Keyword
 from mrbridge.io.dicom.files import DicomFile, PixelData, damaged, text_of
 
-MR = "1.2.840.10008.5.1.4.1.1.4"
-ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
-LEGACY_MR = "1.2.840.10008.5.1.4.1.1.4.4"
-"""SOP classes of MR images: classic, enhanced, converted legacy (PS3.4, B.5)."""
+MR = MRImageStorage
+_ENHANCED = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
+MR_CLASSES = (MR, *_ENHANCED)
 
-_ENHANCED = (ENHANCED_MR, LEGACY_MR)
-_TOP: tuple[Keyword, ...] = (
-    (0x0021, 0x0011),
-    SIEMENS_TYPE,
-    (0x0043, 0x0010),
-    GE_PART,
-    "SpecificCharacterSet",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "StudyDate",
-    "Modality",
-    "Manufacturer",
-    "ImageType",
-    "SeriesNumber",
-    "SeriesDescription",
-    "ProtocolName",
-    "InstanceNumber",
-    "AcquisitionNumber",
-    "TemporalPositionIdentifier",
-    "ImageComments",
-    "DerivationDescription",
-    "SyntheticData",
-    "ScanningSequence",
-    "SequenceVariant",
-    "SequenceName",
-    "PulseSequenceName",
-    "EchoPulseSequence",
-    "AcquisitionContrast",
-    "EchoTime",
-    "EchoNumbers",
-    "RepetitionTime",
-    "InversionTime",
-    "FlipAngle",
-    "AngioFlag",
-    "ContrastBolusAgent",
-    "ContrastBolusAgentSequence",
-    "ComplexImageComponent",
-    "ScanOptions",
-    "MRAcquisitionType",
-    "EchoPlanarPulseSequence",
-    "MagnetizationTransfer",
-    "NumberOfTemporalPositions",
-    "Spoiling",
-    "SteadyStatePulseSequence",
-    "DiffusionBValue",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "SliceLocationVector",
-    "FrameIncrementPointer",
-    "CardiacNumberOfImages",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "ModalityLUTSequence",
-    "DirectoryRecordSequence",
+GE_PART = (0x0043, 0x102F)
+"""Private tag of GE: 0 magnitude, 1 phase, 2 real, 3 imaginary."""
+SIEMENS_TYPE = (0x0021, 0x1175)
+"""Private tag of Siemens XA: ImageType as classic objects have it."""
+Keyword = str | tuple[int, int]
+"""A keyword of the standard, or a private tag."""
+
+_TAGS: tuple[Keyword, ...] = (
+    *((0x0021, 0x0011), SIEMENS_TYPE, (0x0043, 0x0010), GE_PART),  # private: creators and tags
+    *"""
+    SpecificCharacterSet SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID
+    FrameOfReferenceUID PatientID PatientName PatientBirthDate StudyDate Modality Manufacturer
+    ImageType SeriesNumber SeriesDescription ProtocolName InstanceNumber AcquisitionNumber
+    TemporalPositionIdentifier ImageComments DerivationDescription SyntheticData
+
+    ScanningSequence SequenceVariant SequenceName PulseSequenceName EchoPulseSequence
+    AcquisitionContrast EchoTime EchoNumbers RepetitionTime InversionTime FlipAngle AngioFlag
+    ContrastBolusAgent ContrastBolusAgentSequence ComplexImageComponent ScanOptions
+    MRAcquisitionType EchoPlanarPulseSequence MagnetizationTransfer NumberOfTemporalPositions
+    Spoiling SteadyStatePulseSequence DiffusionBValue
+
+    ImagePositionPatient ImageOrientationPatient PixelSpacing ImagerPixelSpacing SliceThickness
+    SpacingBetweenSlices SliceLocationVector FrameIncrementPointer CardiacNumberOfImages
+
+    Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored
+    PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit RescaleSlope RescaleIntercept
+    ModalityLUTSequence DirectoryRecordSequence
+    """.split(),  # noqa: SIM905
 )
-_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-# Sequence of a functional group, its tag, and the classic tag of that meaning.
-_PER_FRAME = (
+_SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+# Sequence of a functional group, its tag, and the classic tag with the same meaning.
+_CLASSIC_TAGS = (
     ("PlanePositionSequence", "ImagePositionPatient", "ImagePositionPatient"),
     ("PlaneOrientationSequence", "ImageOrientationPatient", "ImageOrientationPatient"),
     ("PixelMeasuresSequence", "PixelSpacing", "PixelSpacing"),
@@ -128,9 +86,10 @@ _PER_FRAME = (
     ("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"),
     ("FrameContentSequence", "StackID", "StackID"),
 )
+_TIME_TAGS = {
+    *("FrameTime", "FrameTimeVector", "TemporalPositionIdentifier", "TriggerTime", "EchoTime")
+}
 _COMMAS = "its numbers have decimal commas, which are read as points"
-_COUNTS_IN_TIME = ("NumberOfTemporalPositions", "CardiacNumberOfImages")
-_IN_TIME = {"FrameTime", "FrameTimeVector", "TemporalPositionIdentifier", "TriggerTime", "EchoTime"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,9 +99,9 @@ class Slice:
     Attributes:
         file: its path.
         frame: which frame of a multi-frame file, from 0; None for a classic file.
-        header: the tags named above, no more.
-        fault: why its pixels cannot be read; None if nothing speaks against it.
-        assumed: what its header leaves open and was taken for granted, in words.
+        header: the tags listed above, no more.
+        fault: why its pixels cannot be read; None if they probably can.
+        assumed: what its header leaves open and was assumed.
     """
 
     file: DicomFile
@@ -158,56 +117,65 @@ class Slice:
 
     @property
     def shown(self) -> str:
-        """How a message names it: by its number, never by its file.
-
-        Messages are kept in manifests and reports, and files may be called after the patient, as
-        some scanners export them.
-        """
+        """How messages name it: by its number, never by its file, which may be named after the
+        patient. Messages are kept in manifests and reports."""
         if self.frame is not None:
             return f"frame {self.frame + 1}"
         number = self.number("InstanceNumber")
         return "an image without number" if number is None else f"image {number:.0f}"
 
-    def text(self, keyword: Keyword) -> str:
-        """A tag as one line, empty where it is absent."""
-        return text_of(_value(self.header, keyword))
-
-    def words(self, keyword: Keyword) -> tuple[str, ...]:
-        """A tag of several values, in capitals."""
-        value = _value(self.header, keyword)
-        values = (
-            () if value is None else ([value] if isinstance(value, str | int | float) else value)
-        )
-        return tuple(text_of(item).upper() for item in values)
-
-    def numbers(self, keyword: Keyword) -> tuple[float, ...]:
-        """A tag of numbers; empty where it is absent, or one of them is not a finite number."""
-        value = _value(self.header, keyword)
-        values = (
-            ()
-            if value in (None, "")
-            else [value]
-            if isinstance(value, str | int | float)
-            else value
-        )
-        try:
-            found = tuple(float(item) for item in values)
-        except (TypeError, ValueError, OverflowError):
-            return ()
-        return found if all(math.isfinite(item) for item in found) else ()
-
     @property
     def patient(self) -> dict[str, str]:
-        """Who it shows, as far as its header says so, however it is written."""
+        """Identifier, name and birth date as far as they are known, without case and spaces."""
         texts = {}
         for keyword in ("PatientID", "PatientName", "PatientBirthDate"):
             letters = (letter for letter in self.text(keyword).casefold() if letter.isalnum())
             texts[keyword] = "".join(letters)
         return {keyword: value for keyword, value in texts.items() if value}
 
+    def text(self, keyword: Keyword) -> str:
+        """The value of a tag as one line, empty if it is absent."""
+        return text_of(self._value(keyword))
+
+    def words(self, keyword: Keyword) -> tuple[str, ...]:
+        """The values of a tag in capitals."""
+        return tuple(text_of(item).upper() for item in self._values(keyword))
+
+    def numbers(self, keyword: Keyword) -> tuple[float, ...]:
+        """The values of a tag; empty if it is absent, or if one of them is not a finite number."""
+        try:
+            numbers = tuple(float(item) for item in self._values(keyword))
+        except (TypeError, ValueError, OverflowError):
+            return ()
+        return numbers if all(map(math.isfinite, numbers)) else ()
+
     def number(self, keyword: Keyword) -> float | None:
-        """The first of a tag's numbers."""
+        """The first number of a tag."""
         return next(iter(self.numbers(keyword)), None)
+
+    def _values(self, keyword: Keyword) -> Iterable[Any]:
+        value = self._value(keyword)
+        if value is None or value == "":
+            return ()
+        return (value,) if isinstance(value, str | int | float) else value
+
+    def _value(self, keyword: Keyword) -> Any:
+        try:
+            if isinstance(keyword, str):
+                return self.header.get(keyword)
+            element = self.header.get(keyword)
+            value = None if element is None else element.value
+            if not isinstance(value, bytes):
+                return value
+            # A private tag of an implicit file, whose type is unknown.
+            is_short = len(value) == 2 and keyword == GE_PART
+            return (
+                int.from_bytes(value, "little") if is_short else value.decode("ascii").split("\\")
+            )
+        except MemoryError:
+            raise
+        except Exception:  # a value that pydicom cannot parse counts as absent
+            return None
 
 
 def slices_of(file: DicomFile) -> list[Slice]:
@@ -222,7 +190,7 @@ def slices_of(file: DicomFile) -> list[Slice]:
     except (InputError, MemoryError):
         raise
     except Exception:
-        # Values are parsed when they are first looked at, and damage ends in any exception at all.
+        # Values are parsed at first access, and damage ends in any exception.
         raise damaged(file) from None
 
 
@@ -240,28 +208,32 @@ def plane_of(part: Slice) -> NDArray[np.float64] | None:
 
 
 def _slices_of(file: DicomFile) -> list[Slice]:
-    header, pixels = file.header_and_pixels(_TOP)
-    commas = _without_commas(header)
+    header, pixels = file.header_and_pixels(_TAGS)
+    commas = _replace_commas(header)
     one = Slice(file, None, header)
     if "DirectoryRecordSequence" in header:
         return []
-    if not one.uid or not one.text("SOPClassUID") or not one.text("SeriesInstanceUID"):
-        raise damaged(file, "does not say what it is (it lacks UIDs)")
     kind = one.text("SOPClassUID")
-    if kind in (MR, *_ENHANCED) and not one.number("Rows"):
+    if not (one.uid and kind and one.text("SeriesInstanceUID")):
+        raise damaged(file, "does not say what it is (it lacks UIDs)")
+    if kind in MR_CLASSES and not one.number("Rows"):
         raise damaged(file)
     assumed: tuple[str, ...] = (_COMMAS,) if commas else ()
     if not one.numbers("PixelSpacing") and len(one.numbers("ImagerPixelSpacing")) == 2:
         header.PixelSpacing = header.ImagerPixelSpacing
         assumed += ("its pixel spacing is read from ImagerPixelSpacing",)
-    frames = _count(header, file)
-    fault = _pixel_fault(one, header.file_meta.TransferSyntaxUID, pixels, max(frames, 1))
-    if kind in _ENHANCED:
-        parts = list(_frames(file, header, frames))
-    elif kind == MR and frames > 1:
-        parts = _classic_frames(one, frames)
+    try:
+        count = int(header.get("NumberOfFrames") or 0)
+    except (TypeError, ValueError):
+        raise damaged(file, "has an invalid number of frames") from None
+    # The standard allows one frame in a classic MR image (PS3.3, A.4), but some exports have more.
+    if kind in _ENHANCED or (kind == MR and count > 1):
+        groups = file.header((_SHARED, _PER_FRAME))
+        described = kind in _ENHANCED or _PER_FRAME in groups
+        parts = _described_frames(one, groups, count) if described else _bare_frames(one, count)
     else:
         parts = [one]
+    fault = _encoding_fault(one) or _pixel_fault(one, pixels, max(count, 1))
     return [
         replace(
             part,
@@ -272,27 +244,9 @@ def _slices_of(file: DicomFile) -> list[Slice]:
     ]
 
 
-def _scale_fault(part: Slice) -> InputError | None:
-    """Why the intensities of a slice cannot be computed."""
-    for keyword in ("RescaleSlope", "RescaleIntercept"):
-        if _is_filled(part.header, keyword) and len(part.numbers(keyword)) != 1:
-            return damaged(part.file, f"its {keyword} is not a number")
-    if part.number("RescaleSlope") == 0:
-        return damaged(part.file, "its rescale slope is 0")
-    return None
-
-
-def _is_filled(header: Dataset, keyword: str) -> bool:
-    """Whether a tag is there and not empty, with any value."""
-    if keyword not in header:
-        return False
-    value = header.get_item(Tag(keyword)).value
-    return bool(value.strip(b" \0") if isinstance(value, bytes) else value not in (None, ""))
-
-
-def _without_commas(header: Dataset) -> bool:
-    """Give decimal strings with a decimal comma the point of the standard (PS3.5, 6.2), in place;
-    whether there were any."""
+def _replace_commas(header: Dataset) -> bool:
+    """Write decimal strings with a decimal point (PS3.5, 6.2), in place; whether there were
+    commas."""
     found = False
     for tag in list(header.keys()):
         raw = header.get_item(tag)
@@ -304,15 +258,110 @@ def _without_commas(header: Dataset) -> bool:
     return found
 
 
-def _pixel_fault(
-    one: Slice, syntax: UID, pixels: PixelData | None, frames: int
-) -> InputError | None:
-    """Why the pixels cannot be read, or are not those that the header promises."""
-    file = one.file
+# Frames of a multi-frame file
+
+
+def _described_frames(one: Slice, groups: Dataset, count: int) -> list[Slice]:
+    """The frames of a file whose functional groups describe each."""
+    shared = (groups.get(_SHARED) or [Dataset()])[0]
+    per_frame = groups.get(_PER_FRAME) or []
+    if count != len(per_frame) or not count:
+        raise damaged(one.file, f"promises {count} frames and describes {len(per_frame)}")
+    commas = [
+        _replace_commas(item)
+        for group in (shared, *per_frame)
+        for sequence in {sequence for sequence, _, _ in _CLASSIC_TAGS}
+        for item in group.get(sequence) or ()
+    ]
+    assumed = (_COMMAS,) if any(commas) else ()
+    common = _classic_values(shared)
+    return [
+        _frame(one, index, common | _classic_values(own), assumed=assumed)
+        for index, own in enumerate(per_frame)
+    ]
+
+
+def _classic_values(group: Dataset) -> dict[str, Any]:
+    """The values in a functional group by their classic tags."""
+    values = {}
+    for sequence, keyword, classic in _CLASSIC_TAGS:
+        items = group.get(sequence)
+        value = items[0].get(keyword) if items else None
+        if value is not None:
+            values[classic] = value
+    return values
+
+
+def _bare_frames(one: Slice, count: int) -> list[Slice]:
+    """The frames of a file that describes none of them: they follow the normal, as in GDCM and
+    dcm2niix. Frames that may be points in time keep one position, and have a fault."""
+    distances, source = _frame_distances(one, count)
+    if distances is None:
+        fault = InputError(
+            f"holds {count} frames and does not give the position of each ({source})",
+            remedy="Export it as an enhanced MR image, or as one file a slice.",
+        )
+        return [_frame(one, index, {}, fault=fault) for index in range(count)]
+    assumed = (f"the positions of its {count} frames are computed from {source}",)
+    plane, origin = plane_of(one), one.numbers("ImagePositionPatient")
+    frames = []
+    for index, distance in enumerate(distances):
+        values: dict[str, Any] = {}
+        if plane is not None and len(origin) == 3:
+            position = origin + distance * plane[2]
+            values["ImagePositionPatient"] = [format_number_as_ds(float(mm)) for mm in position]
+        frames.append(_frame(one, index, values, assumed=assumed))
+    return frames
+
+
+def _frame_distances(one: Slice, count: int) -> tuple[list[float] | None, str]:
+    """The distance of each frame from the first along the normal in mm and its source; or None and
+    why it is unknown."""
+    locations = one.numbers("SliceLocationVector")
+    if len(locations) == count and len(set(locations)) == count:
+        return [location - locations[0] for location in locations], "SliceLocationVector"
+    pointers = one.header.get("FrameIncrementPointer")
+    pointers = pointers if isinstance(pointers, Iterable) else [pointers]
+    names = {keyword_for_tag(tag) for tag in pointers if tag is not None}
+    times = max(one.number(k) or 0 for k in ("NumberOfTemporalPositions", "CardiacNumberOfImages"))
+    is_3d = one.text("MRAcquisitionType").upper() == "3D"
+    if times > 1 or (names & _TIME_TAGS and not is_3d):
+        return None, "they may be points in time"
+    step, source = one.number("SpacingBetweenSlices"), "SpacingBetweenSlices"
+    if not step and is_3d:
+        step, source = max(one.number("SliceThickness") or 0, 0), "SliceThickness"
+    if not step:
+        return None, "SpacingBetweenSlices is missing"
+    return [step * index for index in range(count)], f"{source} ({abs(step):g} mm)"
+
+
+def _frame(
+    one: Slice,
+    index: int,
+    values: dict[str, Any],
+    *,
+    fault: InputError | None = None,
+    assumed: tuple[str, ...] = (),
+) -> Slice:
+    """A frame as a slice: the header of its file with other values."""
+    header = Dataset()
+    header.update(one.header)
+    for keyword, value in {"InstanceNumber": index + 1, **values}.items():
+        header.pop(keyword, None)  # `update` shares elements: the frame gets one of its own
+        setattr(header, keyword, value)
+    return Slice(one.file, index, header, fault, assumed)
+
+
+# Faults, which are found before pixels are decoded
+
+
+def _encoding_fault(one: Slice) -> InputError | None:
+    """Why pixels of this encoding cannot be read."""
+    syntax: UID = one.header.file_meta.TransferSyntaxUID
     if not _can_decode(syntax):
         return InputError(
             f"is compressed as {syntax.name}, which cannot be decoded here",
-            path=file.shown,
+            path=one.file.shown,
             remedy="Export it uncompressed.",
         )
     photometric = one.text("PhotometricInterpretation").upper()
@@ -320,9 +369,22 @@ def _pixel_fault(
         kind = "a lookup table" if "ModalityLUTSequence" in one.header else photometric or "?"
         return InputError(
             f"stores its intensities in an unusual way ({kind})",
-            path=file.shown,
+            path=one.file.shown,
             remedy="Export it as plain grey (MONOCHROME2).",
         )
+    return None
+
+
+def _can_decode(syntax: UID) -> bool:
+    try:
+        return get_decoder(syntax).is_available
+    except NotImplementedError:
+        return False
+
+
+def _pixel_fault(one: Slice, pixels: PixelData | None, frames: int) -> InputError | None:
+    """Why the pixels are not those that the header promises."""
+    file, syntax = one.file, one.header.file_meta.TransferSyntaxUID
     if one.number("SamplesPerPixel") not in (None, 1):
         return None
     allocated, stored = (one.number(keyword) or 0 for keyword in ("BitsAllocated", "BitsStored"))
@@ -337,142 +399,29 @@ def _pixel_fault(
     if pixels.size is None:
         if not syntax.is_encapsulated:
             return damaged(file, "does not say how its pixels are compressed")
-        held, promised, unit, spare = pixels.frames, frames, "frames", 0
+        size, promised, unit, spare = pixels.frames, frames, "frames", 0
     else:
-        sizes = [one.number(keyword) or 0 for keyword in ("Rows", "Columns", "BitsAllocated")]
-        held, promised = pixels.size, math.ceil(math.prod(sizes) * frames / 8)
+        sides = (one.number("Rows") or 0) * (one.number("Columns") or 0)
+        size, promised = pixels.size, math.ceil(sides * allocated * frames / 8)
         unit, spare = "bytes", promised % 2  # an even length is mandatory (PS3.5, 7.1.1)
-    if held is None or promised <= held <= promised + spare:
+    if size is None or promised <= size <= promised + spare:
         return None
-    return damaged(file, f"its pixel data hold {held} {unit}; its header promises {promised}")
+    return damaged(file, f"its pixel data hold {size} {unit}; its header promises {promised}")
 
 
-def _can_decode(syntax: UID) -> bool:
-    try:
-        return get_decoder(syntax).is_available
-    except NotImplementedError:
+def _scale_fault(part: Slice) -> InputError | None:
+    """Why the intensities of a slice cannot be computed."""
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if _is_filled(part.header, keyword) and len(part.numbers(keyword)) != 1:
+            return damaged(part.file, f"its {keyword} is not a number")
+    if part.number("RescaleSlope") == 0:
+        return damaged(part.file, "its rescale slope is 0")
+    return None
+
+
+def _is_filled(header: Dataset, keyword: str) -> bool:
+    """Whether a tag is present and not empty, with any value."""
+    if keyword not in header:
         return False
-
-
-def _classic_frames(one: Slice, count: int) -> list[Slice]:
-    """The frames of a classic MR image that holds several, as some exports make them.
-
-    The standard allows one frame (PS3.3, A.4). Where functional groups describe the frames, these
-    count; if none do, they follow the normal, as in GDCM and dcm2niix. Frames that may
-    be points in time are left with one position, and a fault.
-    """
-    if "PerFrameFunctionalGroupsSequence" in one.file.header(_GROUPS):
-        return list(_frames(one.file, one.header, count))
-    steps, source = _frame_steps(one, count)
-    plane, origin = plane_of(one), one.numbers("ImagePositionPatient")
-    fault: InputError | None = None
-    assumed: tuple[str, ...] = ()
-    if steps is None:
-        fault = InputError(
-            f"holds {count} frames and does not give the position of each ({source})",
-            remedy="Export it as an enhanced MR image, or as one file a slice.",
-        )
-    else:
-        assumed = (f"the positions of its {count} frames are computed from {source}",)
-    parts = []
-    for index in range(count):
-        flat = Dataset()
-        flat.update(one.header)
-        _set(flat, "InstanceNumber", index + 1)
-        if steps is not None and plane is not None and len(origin) == 3:
-            place = [
-                value + steps[index] * part for value, part in zip(origin, plane[2], strict=True)
-            ]
-            _set(
-                flat,
-                "ImagePositionPatient",
-                [format_number_as_ds(float(value)) for value in place],
-            )
-        parts.append(Slice(one.file, index, flat, fault, assumed))
-    return parts
-
-
-def _frame_steps(one: Slice, count: int) -> tuple[list[float] | None, str]:
-    """mm along the normal from the first frame to each, None where it is not known; and from
-    where, or why not."""
-    places = one.numbers("SliceLocationVector")
-    if len(places) == count and len(set(places)) == count:
-        return [place - places[0] for place in places], "SliceLocationVector"
-    pointers = one.header.get("FrameIncrementPointer")
-    pointers = pointers if isinstance(pointers, Iterable) else [pointers]
-    names = {keyword_for_tag(tag) for tag in pointers if tag is not None}
-    several = max(
-        one.number(k) or 0 for k in ("NumberOfTemporalPositions", "CardiacNumberOfImages")
-    )
-    is_3d = one.text("MRAcquisitionType").upper() == "3D"
-    if several > 1 or (names & _IN_TIME and not is_3d):
-        return None, "they may be points in time"
-    spacing = one.number("SpacingBetweenSlices")
-    if spacing:
-        basis = f"SpacingBetweenSlices ({abs(spacing):g} mm)"
-        return [spacing * index for index in range(count)], basis
-    thickness = one.number("SliceThickness")
-    if thickness and thickness > 0 and is_3d:
-        basis = f"SliceThickness ({thickness:g} mm)"
-        return [thickness * index for index in range(count)], basis
-    return None, "SpacingBetweenSlices is missing"
-
-
-def _frames(file: DicomFile, header: Dataset, count: int) -> Iterator[Slice]:
-    groups = file.header(_GROUPS)
-    shared = (groups.get(_GROUPS[0]) or [Dataset()])[0]
-    per_frame = groups.get(_GROUPS[1]) or []
-    if count != len(per_frame) or not count:
-        raise damaged(file, f"promises {count} frames and describes {len(per_frame)}")
-    commas = [
-        _without_commas(item)
-        for group in (shared, *per_frame)
-        for sequence in {sequence for sequence, _, _ in _PER_FRAME}
-        for item in group.get(sequence) or ()
-    ]
-    assumed = (_COMMAS,) if any(commas) else ()
-    for index, group in enumerate(per_frame):
-        flat = Dataset()
-        flat.update(header)
-        _set(flat, "InstanceNumber", index + 1)
-        for sequence, keyword, classic in _PER_FRAME:
-            value = _in_group(group, sequence, keyword)
-            if value is None:
-                value = _in_group(shared, sequence, keyword)
-            if value is not None:
-                _set(flat, classic, value)
-        yield Slice(file, index, flat, assumed=assumed)
-
-
-def _set(header: Dataset, keyword: str, value: Any) -> None:
-    """Set a tag by an element of its own: datasets share those that `update` copies."""
-    header.pop(keyword, None)
-    setattr(header, keyword, value)
-
-
-def _in_group(group: Dataset, sequence: str, keyword: str) -> Any:
-    items = group.get(sequence)
-    return items[0].get(keyword) if items else None
-
-
-def _count(header: Dataset, file: DicomFile) -> int:
-    try:
-        return int(header.get("NumberOfFrames") or 0)
-    except (TypeError, ValueError):
-        raise damaged(file, "has an invalid number of frames") from None
-
-
-def _value(header: Dataset, keyword: Keyword) -> Any:
-    try:
-        if isinstance(keyword, str):
-            return header.get(keyword)
-        element = header.get(keyword)
-        value = None if element is None else element.value
-        if isinstance(value, bytes):  # a private tag whose type is not written down
-            short = len(value) == 2 and keyword == GE_PART
-            return int.from_bytes(value, "little") if short else value.decode("ascii").split("\\")
-        return value
-    except MemoryError:
-        raise
-    except Exception:  # a value that pydicom cannot parse is a value that is not there
-        return None
+    value = header.get_item(Tag(keyword)).value
+    return bool(value.strip(b" \0") if isinstance(value, bytes) else value not in (None, ""))

@@ -1,4 +1,4 @@
-"""From a series to a `Volume`: pixels decoded slice by slice, scaled, in their order."""
+"""Reading a series as a `Volume`: slices are decoded, scaled and sorted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.io.atomic import MAX_VOXELS
 from mrbridge.io.dicom.decode import read_planes
 from mrbridge.io.dicom.files import calm, damaged
 from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
 from mrbridge.io.dicom.header import Slice
 from mrbridge.io.dicom.series import Series
-from mrbridge.volume import Volume
+from mrbridge.volume import MAX_VOXELS, Volume
 
 _DARK_PERCENT = 5  # of the voxels: if these include 0, it is background
 
@@ -91,7 +90,7 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
 
 
 def _combined(series: Series) -> tuple[NDArray[Any], list[str]]:
-    """Voxels of the echo that there is, or the root of the mean square of several; notes."""
+    """Voxels of the only echo, or the root mean square of several; and notes."""
     if len(series.echoes) == 1:
         return _stack(series.slices, arrange(series.slices))
     squares: NDArray[np.float32] | float = 0.0
@@ -102,7 +101,7 @@ def _combined(series: Series) -> tuple[NDArray[Any], list[str]]:
 
 
 def _stack(slices: Sequence[Slice], geometry: Geometry) -> tuple[NDArray[Any], list[str]]:
-    """Voxels (columns, rows, places), and what was done to them; places without a slice are 0."""
+    """Voxels (columns, rows, positions), 0 where a slice is missing; and notes."""
     first = slices[0]
     rows, columns = int(first.number("Rows") or 0), int(first.number("Columns") or 0)
     shape = (columns, rows, len(geometry.order))
@@ -143,7 +142,7 @@ def _stack(slices: Sequence[Slice], geometry: Geometry) -> tuple[NDArray[Any], l
 
 
 def _pad(voxels: NDArray[Any], padding: NDArray[np.bool_], image: NDArray[np.bool_]) -> bool:
-    """Set padding to the darkest value of the image, in place; whether it was not dark already.
+    """Set padding to the darkest value of the image, in place; return whether this changed it.
 
     Background is 0 where that is dark too: interpolation leaves a few negative values.
     """

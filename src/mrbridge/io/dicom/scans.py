@@ -1,22 +1,140 @@
-"""The scans of a DICOM folder as preparation takes them: one a series, subjects by pseudonym."""
+"""Which series of a study to use: one to read, or all for a prepared dataset."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mrbridge.io.dicom.choose import choose_series
+from mrbridge.errors import InputError
 from mrbridge.io.dicom.files import calm, nameless
-from mrbridge.io.dicom.series import Listing, Series, find_series
+from mrbridge.io.dicom.series import UNREADABLE, Listing, Series, find_series
 from mrbridge.io.scans import FoundScans, Scan
+
+
+def choose_series(
+    listing: Listing,
+    contrasts: Sequence[str] | None,
+    named: str | None = None,
+    *,
+    force: bool = False,
+) -> Series:
+    """Choose the series to read.
+
+    A series that is known to be something else is never chosen. One whose description contradicts
+    its timing is chosen only where no plain one fits, and one of unknown contrast only where
+    nothing else does.
+
+    Args:
+        contrasts: those that are wanted, the first that there is wins; None takes any.
+        named: a SeriesNumber, `number:echo`, or SeriesInstanceUID, which decides instead.
+        force: also take a series known to be something else, if it is named or the only one.
+
+    Raises:
+        InputError: none or several fit, the one that is named cannot be read or is something else,
+            or a file is damaged that might be a slice of it.
+    """
+    if listing.damaged:
+        raise listing.damaged[0]
+    if named is not None:
+        return _named(listing, named, force=force)
+    for what, fitting in _pools(listing, contrasts, force=force):
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            raise InputError(
+                f"holds {len(fitting)} {what}: {_in_words(fitting)}",
+                path=listing.path,
+                remedy=f"Choose one with --series, as in --series {fitting[0].label}.",
+            )
+    for one in listing.series:
+        if one.refusal and one.refusal.path and one.contrast in (contrasts or (one.contrast,)):
+            raise _as_error(one, listing.path)
+    if not listing.series:
+        raise InputError(
+            "holds no DICOM series", path=listing.path, remedy="Name the folder of a study."
+        )
+    wanted = f"{' or '.join(contrasts)} series" if contrasts else "series"
+    raise InputError(
+        f"holds no {wanted} that can be used: {_in_words(listing.series, why=True)}",
+        path=listing.path,
+        remedy="Choose one with --series, or see mrbridge inspect.",
+    )
+
+
+def _pools(
+    listing: Listing, contrasts: Sequence[str] | None, *, force: bool
+) -> Iterator[tuple[str, list[Series]]]:
+    """The series that may be chosen, the best first, each group with its name for messages."""
+    images = [one for one in listing.series if one.is_image]
+    acquired = [one for one in images if not one.synthetic]
+    for pool in (acquired, images):
+        if contrasts is None:
+            yield "series", pool
+            continue
+        for doubtful in (False, True):
+            for contrast in contrasts:
+                yield (
+                    f"series of {contrast}",
+                    [
+                        one
+                        for one in pool
+                        if one.contrast == contrast and one.identity.is_doubtful == doubtful
+                    ],
+                )
+    yield "series of unknown contrast", [one for one in images if one.identity.is_unknown]
+    if force:
+        yield "series", [one for one in listing.series if one.refusal is None]
+
+
+def _named(listing: Listing, named: str, *, force: bool) -> Series:
+    fitting = [one for one in listing.series if named in (one.label, one.uid, one.selector)]
+    # The number without an echo means all echoes of a series.
+    fitting = fitting or [one for one in listing.series if named == str(one.number)]
+    if len(fitting) > 1:  # magnitude and phase images of one series bear one number
+        fitting = [one for one in fitting if one.is_image] or fitting
+    if len(fitting) > 1:
+        candidates = ", ".join(f"{one.label} of {one.uid}" for one in fitting)
+        raise InputError(
+            f"holds {len(fitting)} series that '{named}' may mean: {candidates}",
+            path=listing.path,
+            remedy="Name one by number and echo, or by its UID.",
+        )
+    if not fitting:
+        raise InputError(
+            f"holds no series '{named}'; there are: {_in_words(listing.series) or 'none'}",
+            path=listing.path,
+            remedy="Choose one of them.",
+        )
+    identity = fitting[0].identity
+    if identity.is_other and identity.kind not in UNREADABLE and not force:
+        raise InputError(
+            f"series {fitting[0].label} {identity.reason}",
+            path=listing.path,
+            remedy="Choose another series, or use --force.",
+        )
+    if fitting[0].refusal is not None:
+        raise _as_error(fitting[0], listing.path)
+    return fitting[0]
+
+
+def _as_error(series: Series, path: Path) -> InputError:
+    """The refusal of a series, with the faulty file or the folder."""
+    refusal = series.refusal
+    assert refusal is not None
+    what = f"series {series.label}: {refusal.what}"
+    return InputError(what, path=refusal.path or path, remedy=refusal.remedy)
+
+
+def _in_words(series: Iterable[Series], *, why: bool = False) -> str:
+    return "; ".join(one.words + (f": {one.what_is_wrong}" if why else "") for one in series)
 
 
 def find_scans(
     root: Path, wanted: str | None, *, allow_gaps: bool = False, force: bool = False
 ) -> FoundScans:
-    """The series of a folder or zip, of any number of patients, that are whole.
+    """The complete series of a folder or zip, of any number of patients.
 
     Args:
         root: the folder or zip.
@@ -38,32 +156,35 @@ def find_scans(
     reasons = [reason for _, reason in listing.ignored] + [one.what for one in listing.damaged]
     found = FoundScans([], [(root / "a file", reason) for reason in reasons])
     suspects = _suspects(listing)
-    plain = {
+    certain = {
         (series.study, series.contrast)
         for series in listing.series
         if series.is_image and not series.identity.is_doubtful
     }
+
+    def why_left_out(series: Series, contrast: str | None) -> str | None:
+        if contrast is None:
+            return series.why_not or f"has an unknown contrast: {series.identity.reason}"
+        if wanted is None and series.identity.is_doubtful and (series.study, contrast) in certain:
+            return f"is less certain than a plain {contrast}: {series.identity.reason}"
+        has_filled_gaps = allow_gaps and series.is_image and series.gaps > 0
+        is_forced = force and wanted is not None and series.refusal is None and not series.gaps
+        return None if has_filled_gaps or is_forced else series.why_not
+
     for series in listing.series:
         contrast = wanted or series.contrast
-        forced = force and wanted is not None and series.refusal is None and not series.gaps
-        whole = series.why_not is None or (allow_gaps and series.is_image and series.gaps > 0)
-        reason = series.why_not
-        if contrast is None:
-            reason = reason or f"has an unknown contrast: {series.contrast_reason}"
-        elif wanted is None and series.identity.is_doubtful and (series.study, contrast) in plain:
-            whole, reason = (
-                False,
-                f"is less certain than a plain {contrast}: {series.contrast_reason}",
-            )
-        if contrast is None or not (whole or forced):
-            found.ignored.append((root / _name(series), reason or ""))
+        reason = why_left_out(series, contrast)
+        if contrast is None or reason is not None:
+            found.ignored.append((root / _name_of(series), reason or ""))
             continue
-        study = _pseudonym(series.study)
         patient = series.slices[0].text("PatientID")
-        subject = _pseudonym(f"patient {patient}" if patient else series.study)
         found.scans.append(
             Scan(
-                *(root, subject, study, contrast, _name(series)),
+                root,
+                subject=_pseudonym(f"patient {patient}" if patient else series.study),
+                session=_pseudonym(series.study),
+                contrast=contrast,
+                name=_name_of(series),
                 series=series.selector,
                 files=_files(series, root, suspects),
             )
@@ -72,7 +193,7 @@ def find_scans(
 
 
 def _files(series: Series, root: Path, suspects: dict[Path | None, set[str]]) -> tuple[str, ...]:
-    """Names of the files that hold a series, or may."""
+    """Names of the files that hold a series, and of damaged ones that may belong to it."""
     held = {part.file for echo in series.echoes for part in echo}
     folders = {file.shown.parent for file in held}
     maybe = {name for folder in (*folders, None) for name in suspects.get(folder, ())}
@@ -80,8 +201,8 @@ def _files(series: Series, root: Path, suspects: dict[Path | None, set[str]]) ->
 
 
 def _suspects(listing: Listing) -> dict[Path | None, set[str]]:
-    """Damaged files, each a slice of an unknown series, by the folder that shows whose:
-    their own; None, which means any, where no series has a file in it."""
+    """Damaged files, each a slice of an unknown series, by their folder; by None, which stands for
+    any series, if no series has a file in their folder."""
     root = listing.path
     folders = {
         part.file.shown.parent
@@ -121,7 +242,7 @@ def series_sha256(root: Path, selector: str, files: Collection[str] = ()) -> str
     return digest.hexdigest()
 
 
-def _name(series: Series) -> str:
+def _name_of(series: Series) -> str:
     return f"series-{series.label.replace(':', '-')}"
 
 

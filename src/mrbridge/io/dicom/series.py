@@ -1,4 +1,4 @@
-"""The series of a folder: what each is, whether it can be translated, and if not, why not."""
+"""The series of a folder: what they are, and whether they can be translated."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mrbridge.errors import InputError
 from mrbridge.io.contrast import Identity, something_else
-from mrbridge.io.contrast.dicom import of_series, part_of
-from mrbridge.io.dicom.copies import without_copies
-from mrbridge.io.dicom.files import NO_DICOM, calm, find_files
+from mrbridge.io.dicom.contrast import of_series, part_of
+from mrbridge.io.dicom.decode import read_planes
+from mrbridge.io.dicom.files import NO_DICOM, DicomFile, calm, find_files
 from mrbridge.io.dicom.geometry import (
     Geometry,
     arrange,
@@ -30,6 +31,16 @@ UNREADABLE = ("no image", "screen save", "mosaic")
 """Kinds that `--force` does not read."""
 
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
+_ALL_NAMED = 5  # images named in one message
+# Tags that must be equal in two files of one image, besides their pixels.
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
+_MATTER = (
+    *_PLACE,
+    *("StudyInstanceUID", "ImageType", "SeriesDescription", "PhotometricInterpretation"),
+    *("PixelSpacing", "Rows", "Columns"),
+    *("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "TemporalPositionIdentifier"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +49,13 @@ class Series:
 
     Attributes:
         uid, study: SeriesInstanceUID and StudyInstanceUID.
-        number: SeriesNumber, None where there is none.
-        part: which part of the series it is, from 1; None where it is all of it.
-        detail: what tells the part from the others, such as `stack 1, axial`.
+        number: SeriesNumber, None if it is absent.
+        part: which part of the series it is, from 1; None if it is the whole series.
+        detail: what distinguishes the part from the others, such as `stack 1, axial`.
         description: SeriesDescription.
         identity: which image it is, and how that is known.
-        synthetic: whether it says of itself that it was synthesised.
-        echoes: the slices of each echo that is combined into this image; mostly one.
+        synthetic: whether its header says that it is synthetic.
+        echoes: the slices of each echo that is combined into this image; usually of one echo.
         geometry: positions of the slices; None if they do not form a stack.
         refusal: why it cannot be read, None if it can.
         notes: what its headers leave open and was assumed, and copies that are left out.
@@ -72,18 +83,18 @@ class Series:
 
     @property
     def label(self) -> str:
-        """What `--series` calls it: its number, with the part where there are several."""
+        """Its name for `--series`: its number, with the part if there are several."""
         number = self.uid if self.number is None else str(self.number)
         return number if self.part is None else f"{number}:{self.part}"
 
     @property
     def selector(self) -> str:
-        """What `--series` takes if two series have the same number: the UID, with the part."""
+        """Its name for `--series` if two series have the same number: the UID, with the part."""
         return self.uid if self.part is None else f"{self.uid}:{self.part}"
 
     @property
     def gaps(self) -> int:
-        """Slices that are missing."""
+        """The number of missing slices."""
         return len(self.geometry.missing) if self.geometry else 0
 
     @property
@@ -93,17 +104,12 @@ class Series:
 
     @property
     def contrast(self) -> str | None:
-        """The contrast that it shows, if it is known and supported."""
+        """Its contrast, if known and supported."""
         return self.identity.contrast
 
     @property
-    def contrast_reason(self) -> str:
-        """Why that is thought."""
-        return self.identity.reason
-
-    @property
     def is_image(self) -> bool:
-        """Whether it can be translated, perhaps with its gaps filled."""
+        """Whether it can be translated, possibly with gaps filled."""
         return self.refusal is None and not self.identity.is_other
 
     @property
@@ -136,7 +142,7 @@ class Series:
 
     @property
     def words(self) -> str:
-        """It in one line; descriptions are the scanner's, not the patient's."""
+        """A summary in one line; the description is the scanner's, without the patient's name."""
         shown = f" '{self.description}'" if self.description else ""
         detail = f", {self.detail}" if self.detail else ""
         count = len(self.slices)
@@ -191,10 +197,19 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
         groups[found[0].text("SeriesInstanceUID")] += found
     series = []
     for slices in groups.values():
-        kept, copies, refusal = without_copies(slices)
+        kept, copies, refusal = _without_copies(slices)
         listing.ignored.extend((copy, "is a copy of another file") for copy in copies)
-        series += _split(kept, refusal, _note_of_copies(len(copies)))
-    series = _with_numbers(series)
+        count = len(copies)
+        what = (
+            "1 file is a copy of another" if count == 1 else f"{count} files are copies of others"
+        )
+        notes = (f"{what}; only one of each is read",) if count else ()
+        series += _split(kept, refusal, notes)
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for one in series:
+        if one.number is not None:
+            numbers[one.study].add(one.number)
+    series = [replace(one, taken=frozenset(numbers[one.study])) for one in series]
     series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.part or 0))
     listing.series.extend(series)
     _suspect(listing, alike)
@@ -202,7 +217,7 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
 
 
 def _suspect(listing: Listing, alike: set[Path]) -> None:
-    """Treat a file that is named like the DICOM files next to it and is not one as truncated."""
+    """Treat non-DICOM files that are named like the DICOM files next to them as truncated."""
     for item in list(listing.ignored):
         file, reason = item
         plain = _unnumbered(file)
@@ -218,19 +233,67 @@ def _unnumbered(file: Path) -> Path:
     return file.with_name(re.sub(r"\d+", "#", file.name))
 
 
-def _note_of_copies(count: int) -> tuple[str, ...]:
-    if not count:
-        return ()
-    message = "1 file is a copy of another" if count == 1 else f"{count} files are copies of others"
-    return (f"{message}; only one of each is read",)
+def _without_copies(
+    slices: list[Slice],
+) -> tuple[list[Slice], list[Path], InputError | None]:
+    """One of each image of a series, and the files that are copies of them.
+
+    Exports hold files twice, in one folder or in a folder that was copied, sometimes stored in
+    another way.
+
+    Returns:
+        The slices that are kept; the copies; and why the series is refused, if two images with one
+        SOPInstanceUID differ.
+    """
+    by_file: dict[DicomFile, list[Slice]] = defaultdict(list)
+    for part in slices:
+        by_file[part.file].append(part)
+    # Some exports give all images of a series one UID: these have different positions.
+    alike: dict[str, list[list[Slice]]] = defaultdict(list)
+    for parts in by_file.values():
+        alike[repr((parts[0].uid, _tags(parts[0], _PLACE)))].append(parts)
+    kept: list[Slice] = []
+    differing: list[Slice] = []
+    copies: list[Path] = []
+    for first, *others in alike.values():
+        kept += first
+        for other in others:
+            if _same_image(first, other):
+                copies.append(other[0].file.shown)
+            else:
+                kept += other
+                differing.append(other[0])
+    if not differing:
+        return kept, copies, None
+    names = ", ".join(part.shown for part in differing[:_ALL_NAMED])
+    noun = "image is" if len(differing) == 1 else "images are"
+    refusal = InputError(
+        f"{len(differing)} {noun} there in two versions: one SOPInstanceUID, other pixels or "
+        f"another header ({names})",
+        path=differing[0].file.shown,
+        remedy="Keep the right file of each, and remove the others.",
+    )
+    return kept, copies, refusal
 
 
-def _with_numbers(series: list[Series]) -> list[Series]:
-    numbers: dict[str, set[int]] = defaultdict(set)
-    for one in series:
-        if one.number is not None:
-            numbers[one.study].add(one.number)
-    return [replace(one, taken=frozenset(numbers[one.study])) for one in series]
+def _same_image(one: list[Slice], other: list[Slice]) -> bool:
+    """Whether two files hold the same image, by the tags that mrbridge uses and the pixels."""
+    try:
+        if one[0].file.size == other[0].file.size and one[0].file.read() == other[0].file.read():
+            return True
+        if one[0].patient != other[0].patient:
+            return False
+        if [_tags(part, _MATTER) for part in one] != [_tags(part, _MATTER) for part in other]:
+            return False
+        shape = int(one[0].number("Rows") or 0), int(one[0].number("Columns") or 0)
+        planes = zip(read_planes(one, shape), read_planes(other, shape), strict=True)
+        return all(np.array_equal(mine[1], yours[1]) for mine, yours in planes)
+    except InputError:
+        return False
+
+
+def _tags(part: Slice, keywords: tuple[str, ...]) -> list[Any]:
+    return [part.numbers(keyword) or part.text(keyword) for keyword in keywords]
 
 
 def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ...]) -> list[Series]:
@@ -323,7 +386,7 @@ def _fault(slices: list[Slice]) -> InputError | None:
 
 
 def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
-    """Slices by echo time, short first; all in one list where a time is missing."""
+    """Slices by echo time, the shortest first; all in one list if an echo time is missing."""
     times = [time for part in slices if (time := part.number("EchoTime")) is not None]
     distinct = sorted(set(times))
     if len(distinct) < 2 or len(times) < len(slices):

@@ -1,7 +1,7 @@
 """A derived series: a synthetic volume as DICOM files with the geometry of their source.
 
-A derived image says what it was made of, by whom, and that it is synthetic, in every place where a
-viewer or an archive may look; rare tags do not survive de-identification. Tags copied from
+A derived image names its source and its maker, and says that it is synthetic, in every tag that a
+viewer or an archive may show; rare tags do not survive de-identification. Tags copied from
 the source are listed one by one, so that neither private tags nor the timing of another sequence
 are copied. UIDs follow from the source, the model and the voxels: the same translation
 gives the same bytes.
@@ -37,7 +37,7 @@ from mrbridge.io.ownership import is_our_json
 from mrbridge.io.remote import fetch
 from mrbridge.io.temporary import sweep
 from mrbridge.json_text import parse_json
-from mrbridge.volume import Volume
+from mrbridge.volume import Volume, corner_distance
 
 REPORT = "report.json"
 
@@ -61,7 +61,7 @@ _KEPT = (
         "FrameOfReferenceUID",
         "PositionReferenceIndicator",
     ),
-    # When what this was made of was acquired
+    # When the source was acquired
     *("AcquisitionDate", "AcquisitionTime"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
     "RecognizableVisualFeatures",
@@ -73,7 +73,7 @@ _EMPTY = (
     # Type 2 in the MR image module, and no longer true of this image
     *("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"),
 )
-"""Tags that must be there, and are empty where nothing is known."""
+"""Tags that must be present, and are empty if unknown."""
 
 _SCANNER = (
     *("Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName"),
@@ -87,11 +87,11 @@ _HEAD = 1 << 16
 
 @dataclass(frozen=True)
 class Origin:
-    """What a derived series says of its making.
+    """How a derived series was made.
 
     Attributes:
-        contrast: what it shows.
-        software, version: who made it.
+        contrast: its contrast.
+        software, version: the program that made it.
         model: SHA-256 of the weights.
     """
 
@@ -105,7 +105,7 @@ class Origin:
 def write_series(
     volume: Volume, folder: Path, origin: Origin, report: dict[str, Any]
 ) -> list[Path]:
-    """Write a derived MR series, one classic single-frame file a slice, also of an enhanced source.
+    """Write a derived MR series: one classic single-frame file per slice, also of enhanced sources.
 
     The folder appears whole or not at all, is read back before that, and replaces only an earlier
     one that mrbridge wrote.
@@ -145,12 +145,12 @@ def write_series(
 
 
 def must_be_ours(folder: Path, source: str | None = None) -> None:
-    """Refuse a folder whose files a derived series would replace, unless it is one itself.
+    """Refuse to replace a folder, unless it is a derived series that mrbridge wrote.
 
     Args:
-        folder: which.
-        source: the only source, as its report names it, whose derived series may be replaced; None
-            allows any.
+        folder: that of the output.
+        source: only a series derived from this source, as its report names it, may be replaced;
+            None allows any.
 
     Raises:
         OutputError: it holds something else, or a series that was made of another one.
@@ -175,7 +175,7 @@ def must_be_ours(folder: Path, source: str | None = None) -> None:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether a file is one that a derived series consists of."""
+    """Whether a file is part of a derived series."""
     if file.name == REPORT:
         return True
     if not re.fullmatch(r"\d+\.dcm", file.name):
@@ -186,7 +186,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:
-    """Unsigned 16-bit numbers, and the slope and intercept that bring them back.
+    """Quantise voxels to unsigned 16-bit numbers with a slope and an intercept.
 
     Integers that fit are kept as they are. Zero comes back as zero, exactly so where nothing is
     negative.
@@ -209,7 +209,7 @@ def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:
 
 
 def _order(header: DicomHeader) -> list[int]:
-    """Places in the order in which the source counts its instances."""
+    """Positions in the order of the instance numbers of the source."""
     places = list(range(len(header.geometry.order)))
     ends = [header.geometry.order[place] for place in (0, -1)]
     first, last = (header.series.slices[n].number("InstanceNumber") for n in ends if n is not None)
@@ -224,42 +224,44 @@ def _common(
     slope: float,
     intercept: float,
 ) -> Dataset:
-    """What all files of the series say."""
+    """The tags that are equal in all files of the series."""
     first = header.series.slices[0]
     source = first.file.header((*_KEPT, *_SCANNER, "ContributingEquipmentSequence"))
-    made = Dataset()
+    derived = Dataset()
     for keyword in _KEPT:
         if keyword in source:
-            made[keyword] = copy.deepcopy(source[keyword])
+            derived[keyword] = copy.deepcopy(source[keyword])
     content = [header.series.uid, origin.model, origin.contrast, origin.version, str(slope)]
     digest = hashlib.sha256(json.dumps(content).encode() + stored.tobytes()).hexdigest()
-    made.SeriesInstanceUID = _uid(digest, "series")
-    if not made.get("FrameOfReferenceUID"):
-        made.FrameOfReferenceUID = _uid(digest, "frame of reference")
-    made.SOPClassUID, made.Modality = MR, "MR"
-    made.SeriesNumber = _free_number(header)
-    made.SeriesDescription = f"SYNTHETIC {origin.contrast} ({origin.software}), not for diagnosis"
-    made.Manufacturer = made.ManufacturerModelName = origin.software
-    made.SoftwareVersions = origin.version
-    made.ContributingEquipmentSequence = _equipment(source, origin)
-    made.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SYNTHETIC"]
-    made.SyntheticData, made.BurnedInAnnotation = "YES", "NO"
-    made.DerivationCodeSequence = Sequence([_code("113062", "Pixel by pixel calculation")])
-    made.SourceImageSequence = _sources(header)
-    # Type 1, and none of the other terms is true: not any sequence that a scanner plays.
-    made.ScanningSequence, made.SequenceVariant = "RM", "NONE"
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-    made.Columns, made.Rows = stored.shape[:2]
-    made.BitsAllocated = made.BitsStored = 16
-    made.HighBit, made.PixelRepresentation = 15, 0
-    made.RescaleSlope, made.RescaleIntercept = _decimal(slope), _decimal(intercept)
-    made.RescaleType = "US"
-    made.WindowCenter, made.WindowWidth = _window(volume.voxels)
-    made.setdefault("LossyImageCompression", "00")
+    derived.SeriesInstanceUID = _uid(digest, "series")
+    if not derived.get("FrameOfReferenceUID"):
+        derived.FrameOfReferenceUID = _uid(digest, "frame of reference")
+    derived.SOPClassUID, derived.Modality = MR, "MR"
+    derived.SeriesNumber = _free_number(header)
+    derived.SeriesDescription = (
+        f"SYNTHETIC {origin.contrast} ({origin.software}), not for diagnosis"
+    )
+    derived.Manufacturer = derived.ManufacturerModelName = origin.software
+    derived.SoftwareVersions = origin.version
+    derived.ContributingEquipmentSequence = _equipment(source, origin)
+    derived.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SYNTHETIC"]
+    derived.SyntheticData, derived.BurnedInAnnotation = "YES", "NO"
+    derived.DerivationCodeSequence = Sequence([_code("113062", "Pixel by pixel calculation")])
+    derived.SourceImageSequence = _sources(header)
+    # Type 1: of the defined terms, only "research mode" is true of an image that is not acquired.
+    derived.ScanningSequence, derived.SequenceVariant = "RM", "NONE"
+    derived.SamplesPerPixel, derived.PhotometricInterpretation = 1, "MONOCHROME2"
+    derived.Columns, derived.Rows = stored.shape[:2]
+    derived.BitsAllocated = derived.BitsStored = 16
+    derived.HighBit, derived.PixelRepresentation = 15, 0
+    derived.RescaleSlope, derived.RescaleIntercept = _decimal(slope), _decimal(intercept)
+    derived.RescaleType = "US"
+    derived.WindowCenter, derived.WindowWidth = _window(volume.voxels)
+    derived.setdefault("LossyImageCompression", "00")
     if len(header.geometry.order) > 1:
-        made.SpacingBetweenSlices = _decimal(header.geometry.spacing[2])
-    made.remove_private_tags()
-    return made
+        derived.SpacingBetweenSlices = _decimal(header.geometry.spacing[2])
+    derived.remove_private_tags()
+    return derived
 
 
 def _instance(
@@ -270,7 +272,7 @@ def _instance(
     place: int,
     number: int,
 ) -> Dataset:
-    """The file of one place; pixels (columns, rows)."""
+    """The file of one position; pixels (columns, rows)."""
     one = Dataset()
     one.update(common)
     one.SOPInstanceUID = _uid(common.SeriesInstanceUID, str(place))
@@ -320,7 +322,7 @@ def _words(header: DicomHeader, origin: Origin, *, filled: bool) -> str:
 
 
 def _sources(header: DicomHeader) -> Sequence:
-    """References to all that went in: every slice depends on the intensities of all."""
+    """References to all source images: every slice depends on the intensities of all."""
     by_file: dict[str, list[Slice]] = {}
     for echo in header.series.echoes:
         for part in echo:
@@ -342,7 +344,7 @@ def _sources(header: DicomHeader) -> Sequence:
 
 
 def _equipment(source: Dataset, origin: Origin) -> Sequence:
-    """Who contributed before, the scanner, and this program."""
+    """Earlier contributing equipment, the scanner, and this program."""
     scanner = Dataset()
     for keyword in _SCANNER:
         if source.get(keyword):
@@ -365,7 +367,7 @@ def _code(value: str, meaning: str) -> Dataset:
 
 
 def _free_number(header: DicomHeader) -> int:
-    """A number that no series of the study bears here: 5001 for the first made of series 5."""
+    """A series number that is free in the study: 5001 for the first one derived from series 5."""
     number = (header.series.number or 9) * 1000 + 1
     while number in header.series.taken:
         number += 1
@@ -373,7 +375,7 @@ def _free_number(header: DicomHeader) -> int:
 
 
 def _window(voxels: NDArray[Any]) -> tuple[str, str]:
-    """Centre and width between robust percentiles of what is not background."""
+    """Window centre and width from robust percentiles of the foreground."""
     shown = voxels[voxels > 0]
     low, high = np.percentile(shown if shown.size else voxels, [1, 99.5])
     return _decimal((low + high) / 2), _decimal(max(high - low, 1.0))
@@ -384,7 +386,7 @@ def _decimal(value: float) -> str:
 
 
 def _uid(*parts: str) -> str:
-    """A UID that follows from the words (PS3.5, B.2: 2.25 and a UUID)."""
+    """A UID that is computed from the parts (PS3.5, B.2: 2.25 and a UUID)."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, ' '.join(parts)).int}"
 
 
@@ -399,10 +401,9 @@ def _check(
         expected = stored if (slope, intercept) == (1, 0) else stored * slope + intercept
         assert read.affine is not None
         assert volume.affine is not None
-        corners = np.array(np.meshgrid(*[[0, n - 1] for n in stored.shape])).reshape(3, -1)
-        apart = (read.affine - volume.affine) @ np.vstack([corners, np.ones(8)])
-        same = np.array_equal(read.voxels, expected.astype(read.voxels.dtype)) and bool(
-            np.abs(apart).max() < _ALIGNED_MM
+        apart = corner_distance(read.affine, volume.affine, stored.shape)
+        same = apart < _ALIGNED_MM and np.array_equal(
+            read.voxels, expected.astype(read.voxels.dtype)
         )
     if not same:
         raise OutputError(

@@ -1,10 +1,10 @@
 """Which image a DICOM series is, by its headers.
 
-What a series is not comes first: another modality, a localizer, a map, a phase image, a scan after
-a contrast agent, a sequence that is timed like T1w and is not. Then echo, repetition and inversion
-time decide (Bernstein, King, Zhou, Handbook of MRI Pulse Sequences, 2004), and the description only
-where they do not. Only FLAIR is believed by its description where the timing fits, because without
-its inversion time it is timed like T2w.
+First come the images that are not one of the contrasts: another modality, a localizer, a map, a
+phase image, a scan after a contrast agent, a sequence with the timing of T1w and another contrast.
+Then echo, repetition and inversion time decide (Bernstein, King, Zhou, Handbook of MRI Pulse
+Sequences, 2004), and the description only if they do not. FLAIR is recognised by its description if
+the timing fits: without the inversion time, its timing is that of T2w.
 
 Sources: PS3.3, C.8.3.1 (MR image), C.8.13.3 (complex image component), C.8.13.5 (enhanced MR
 modules), C.7.6.4 (contrast agent); for the private tags of vendors, the source of dcm2niix
@@ -16,39 +16,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from pydicom.dataset import Dataset
-from pydicom.uid import (
-    UID,
-    EnhancedMRImageStorage,
-    LegacyConvertedEnhancedMRImageStorage,
-    MRImageStorage,
-)
+from pydicom.uid import UID
 
-from mrbridge.io.contrast.identity import Identity, something_else
-from mrbridge.io.contrast.words import agent_in, of_text, says_no_agent
+from mrbridge.io.contrast import Identity, agent_in, of_text, says_no_agent, something_else
+from mrbridge.io.dicom.header import GE_PART, MR_CLASSES, SIEMENS_TYPE, Slice
 
-GE_PART = (0x0043, 0x102F)
-"""Private tag of GE: 0 magnitude, 1 phase, 2 real, 3 imaginary."""
-SIEMENS_TYPE = (0x0021, 0x1175)
-"""Private tag of Siemens XA: ImageType as classic objects have it."""
-Keyword = str | tuple[int, int]
-"""A keyword of the standard, or a private tag."""
-
-
-class Header(Protocol):
-    """The tags of one slice (`mrbridge.io.dicom.header.Slice`)."""
-
-    @property
-    def header(self) -> Dataset: ...
-    def text(self, keyword: Keyword) -> str: ...
-    def words(self, keyword: Keyword) -> tuple[str, ...]: ...
-    def numbers(self, keyword: Keyword) -> tuple[float, ...]: ...
-    def number(self, keyword: Keyword) -> float | None: ...
-
-
-_MR = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 _SCREEN = {"SCREEN SAVE", "CSA REPORT", "REPORT", "SCREENSHOT"}
 _MAPS = {
     *("ADC", "FA", "TRACEW", "TENSOR", "DIFFUSION", "EADC", "PERFUSION", "ASL", "RELCBF", "CBF"),
@@ -74,7 +47,7 @@ _NO_AGENT = re.compile(
     r"nativ\w*|pre|unenhanced|plain|without|w/?o|unknown)?",
     re.IGNORECASE,
 )
-# Words that the scanner writes into SequenceName, which no technician chooses (Siemens).
+# Words in SequenceName, which is written by the scanner, not by the technician (Siemens).
 _SEQUENCES = (
     (re.compile(r"fm2d"), "calibration", "is a field map"),
     (re.compile(r"f[li]3d\d*_?r"), "angiography", "is flow-compensated: angiography or SWI"),
@@ -96,18 +69,18 @@ class _Acquisition:
     spin: bool
     inverted: bool
     planar: bool
-    spoiled: bool | None
+    spoiled: bool
     steady: bool
 
     @property
     def timing(self) -> str:
-        """The numbers in words."""
+        """The times, for messages."""
         named = (("TE", self.echo), ("TR", self.repetition), ("TI", self.inversion))
         return ", ".join(f"{name} {value:g} ms" for name, value in named if value is not None)
 
 
-def of_series(slices: Sequence[Header]) -> Identity:
-    """What a series is.
+def of_series(slices: Sequence[Slice]) -> Identity:
+    """Identify a series.
 
     Args:
         slices: all of it, at least one.
@@ -123,7 +96,7 @@ def of_series(slices: Sequence[Header]) -> Identity:
     return _by_timing(slices[0])
 
 
-def part_of(image: Header) -> str:
+def part_of(image: Slice) -> str:
     """Which part of a complex image a slice holds: `magnitude`, `phase`, `real` or `imaginary`.
 
     A magnitude ImageType comes before a real ComplexImageComponent, which Philips writes for
@@ -141,13 +114,13 @@ def part_of(image: Header) -> str:
     return next((part for part in parts if part != "magnitude"), "magnitude")
 
 
-def _not_a_scan(slices: Sequence[Header]) -> Identity | None:
+def _not_a_scan(slices: Sequence[Slice]) -> Identity | None:
     first = slices[0]
     rows, columns = first.number("Rows"), first.number("Columns")
     if not rows or not columns or rows < 1 or columns < 1:
         return something_else("no image", f"holds no image ({_class_of(first)})")
     modality = first.text("Modality").upper()
-    if first.text("SOPClassUID") not in _MR and modality != "MR":
+    if first.text("SOPClassUID") not in MR_CLASSES and modality != "MR":
         kind = modality or _class_of(first)
         return something_else("other modality", f"is {kind}, not MR")
     for image in slices:
@@ -158,17 +131,17 @@ def _not_a_scan(slices: Sequence[Header]) -> Identity | None:
             return something_else("screen save", "is in colour, a screenshot or a map")
         if _SCREEN & set(image.words("ImageType")):
             return something_else("screen save", "is a screenshot")
-        if image.text("SOPClassUID") not in _MR:
+        if image.text("SOPClassUID") not in MR_CLASSES:
             return something_else("screen save", f"is not an MR image but {_class_of(image)}")
     return None
 
 
-def _class_of(image: Header) -> str:
-    """What kind of object it is, in the standard's words."""
+def _class_of(image: Slice) -> str:
+    """The name of its SOP class."""
     return UID(image.text("SOPClassUID")).name
 
 
-def _of_image_type(slices: Sequence[Header]) -> Identity | None:
+def _of_image_type(slices: Sequence[Slice]) -> Identity | None:
     first = slices[0]
     types = first.words("ImageType")
     if "ROI" in types:
@@ -187,8 +160,8 @@ def _of_image_type(slices: Sequence[Header]) -> Identity | None:
     return None
 
 
-def _by_description(slices: Sequence[Header]) -> Identity | None:
-    """What the description says a series to be, but for contrast agents."""
+def _by_description(slices: Sequence[Slice]) -> Identity | None:
+    """What a series is by its description, except for contrast agents."""
     first = slices[0]
     for keyword in ("SeriesDescription", "ProtocolName"):
         text = first.text(keyword)
@@ -203,12 +176,12 @@ def _by_description(slices: Sequence[Header]) -> Identity | None:
 
 
 def _is_of_exam(protocol: str) -> bool:
-    """Whether a protocol's name is that of the whole examination (GE): it says no contrast."""
+    """Whether a protocol's name is that of the whole examination (GE) and names no contrast."""
     return of_text(protocol).contrast is None and not re.search(r"t[12]|flair|pd", protocol.lower())
 
 
-def _by_sequence(slices: Sequence[Header]) -> Identity | None:
-    """Sequences that are timed like T1w and show something else."""
+def _by_sequence(slices: Sequence[Slice]) -> Identity | None:
+    """Sequences with the timing of T1w and another contrast."""
     first = slices[0]
     sequence = f"{first.text('SequenceName')} {first.text('PulseSequenceName')}".lower()
     for pattern, kind, reason in _SEQUENCES:
@@ -238,15 +211,15 @@ def _by_sequence(slices: Sequence[Header]) -> Identity | None:
     return None
 
 
-def _gradient_lookalike(slices: Sequence[Header], acquired: _Acquisition) -> Identity | None:
+def _gradient_lookalike(slices: Sequence[Slice], acquired: _Acquisition) -> Identity | None:
     """Gradient echoes without inversion that are not spoiled T1w scans."""
     echo, repetition = acquired.echo, acquired.repetition
     if echo is None or repetition is None:
         return None
-    # Balanced steady state refocuses halfway between pulses (Scheffler and Lehnhardt 2003).
+    # Balanced steady state refocuses halfway between pulses (Scheffler and Lehnhardt 2003)
     # and needs a large flip angle for its contrast.
     balanced = repetition < 15 and 0.35 <= echo / repetition <= 0.65 and (acquired.flip or 0) >= 30
-    if acquired.spoiled is not True and ((acquired.steady and repetition < 15) or balanced):
+    if not acquired.spoiled and ((acquired.steady and repetition < 15) or balanced):
         return something_else(
             "steady state", f"is a balanced steady-state sequence, bright fluid ({acquired.timing})"
         )
@@ -261,8 +234,8 @@ def _gradient_lookalike(slices: Sequence[Header], acquired: _Acquisition) -> Ide
     return None
 
 
-def _after_agent(slices: Sequence[Header]) -> Identity | None:
-    """Whether a contrast agent was given, by tags and by words.
+def _after_agent(slices: Sequence[Slice]) -> Identity | None:
+    """Whether the scan was acquired after a contrast agent, by tags and by words.
 
     Technicians often enter the agent before the first series, so that all series bear it: words
     that say "before" against a tag that names an agent leave it open.
@@ -289,32 +262,29 @@ def _after_agent(slices: Sequence[Header]) -> Identity | None:
     return None
 
 
-def _acquisition(image: Header) -> _Acquisition:
-    sequence, variant = set(image.words("ScanningSequence")), set(image.words("SequenceVariant"))
-    pulse = image.text("EchoPulseSequence").upper()
-    positive = {
-        keyword: value if value is not None and value > 0 else None
-        for keyword in ("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle")
-        for value in (image.number(keyword),)
-    }
-    spoiling = image.text("Spoiling").upper()
+def _acquisition(image: Slice) -> _Acquisition:
+    sequence, variant = image.words("ScanningSequence"), image.words("SequenceVariant")
+    pulse, spoiling = image.text("EchoPulseSequence").upper(), image.text("Spoiling").upper()
     steady = image.text("SteadyStatePulseSequence").upper()
+    echo, repetition, inversion, flip = (
+        value if (value := image.number(keyword) or 0) > 0 else None
+        for keyword in ("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle")
+    )
     return _Acquisition(
-        positive["EchoTime"],
-        positive["RepetitionTime"],
-        positive["InversionTime"],
-        positive["FlipAngle"],
+        echo,
+        repetition,
+        inversion,
+        flip,
         gradient="GR" in sequence or pulse == "GRADIENT",
         spin="SE" in sequence or pulse == "SPIN",
-        inverted="IR" in sequence or "MP" in variant or positive["InversionTime"] is not None,
+        inverted="IR" in sequence or "MP" in variant or inversion is not None,
         planar="EP" in sequence or image.text("EchoPlanarPulseSequence").upper() == "YES",
-        spoiled=True if "SP" in variant or spoiling in ("RF", "GRADIENT", "RF_AND_GRADIENT")
-        else (False if variant or spoiling else None),
+        spoiled="SP" in variant or spoiling in ("RF", "GRADIENT", "RF_AND_GRADIENT"),
         steady="SS" in variant or steady in ("FREE_PRECESSION", "TIME_REVERSED"),
-    )  # fmt: skip
+    )
 
 
-def _by_timing(image: Header) -> Identity:
+def _by_timing(image: Slice) -> Identity:
     acquired = _acquisition(image)
     description = " ".join(
         image.text(keyword) for keyword in ("SeriesDescription", "ProtocolName", "SequenceName")
@@ -344,7 +314,7 @@ def _by_timing(image: Header) -> Identity:
 
 
 def _timed(acquired: _Acquisition) -> Identity | None:
-    """What echo, repetition and inversion time say; None where they leave it open."""
+    """The identity by echo, repetition and inversion time; None if they do not decide."""
     echo, repetition = acquired.echo, acquired.repetition
     if echo is None or repetition is None:
         return None

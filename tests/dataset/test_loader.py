@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from mrbridge.dataset import gpu_cache, loader
+from mrbridge.dataset import loader
 from mrbridge.dataset.augment import Augmentation
-from mrbridge.dataset.gpu_cache import GpuBatches, GpuSlices, fits
-from mrbridge.dataset.loader import batches_from
+from mrbridge.dataset.loader import (
+    BatchIndices,
+    GpuBatches,
+    GpuSlices,
+    batches_from,
+    fits,
+)
 from mrbridge.dataset.sampling import Sample, SliceBank, UnpairedSlices
 from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.dataset.simulated import SimulatedPairs
@@ -58,7 +63,7 @@ def test_batches_are_those_of_the_loader(
     first, last = 40, 46
     expected = list(batches_from(dataset(small_store, augment, pairs), batch_size, first, last))
     slices = GpuSlices(dataset(small_store, augment, pairs), CPU)
-    made = list(GpuBatches(slices, batch_size, first, last))
+    made = list(GpuBatches(slices, BatchIndices(batch_size, first, last)))
     assert len(made) == len(expected) == last - first
     assert len(made[0].source) == batch_size
     for one, other in zip(made, expected, strict=True):
@@ -68,8 +73,8 @@ def test_batches_are_those_of_the_loader(
 
 def test_it_starts_at_any_step_noise_included(small_store: Store) -> None:
     data = dataset(small_store, NOISY)
-    whole = list(GpuBatches(GpuSlices(data, CPU), 2, 0, 6))
-    later = list(GpuBatches(GpuSlices(data, CPU), 2, 4, 6))
+    whole = list(GpuBatches(GpuSlices(data, CPU), BatchIndices(2, 0, 6)))
+    later = list(GpuBatches(GpuSlices(data, CPU), BatchIndices(2, 4, 6)))
     for one, other in zip(whole[4:], later, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -81,7 +86,7 @@ def test_noise_has_the_strength_that_was_drawn(small_store: Store) -> None:
     data.simulated.groups[:] = 0  # grey: nothing is cut off
     clean = dataset(small_store, mild)
     clean.simulated = data.simulated
-    batch = GpuSlices(data, CPU).batch(0, 64).simulated
+    batch = GpuSlices(data, CPU).batch(range(64)).simulated
     loaded = torch.stack([clean[n].simulated for n in range(64)])
     found, expected = batch[:, ::2].std((1, 2, 3)), loaded[:, ::2].std((1, 2, 3))
     # The standard deviation of 2048 numbers is known to about 1.6 %.
@@ -110,7 +115,7 @@ def test_only_what_fits_is_kept_on_a_gpu(
     data = dataset(small_store)
     size = 2 * SIZE**2 * sum(map(len, data.banks))
     gpu = torch.device("cuda")
-    for free, expected in ((size / gpu_cache.SHARE + 4, True), (size / gpu_cache.SHARE - 4, False)):
+    for free, expected in ((size / loader.SHARE + 4, True), (size / loader.SHARE - 4, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 2 * free))
         assert fits(data, gpu) is expected
     assert not fits(data, CPU), "a CPU's slices lie in its memory already"

@@ -15,16 +15,20 @@ from mrbridge.dataset.prepare import prepare
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
-from mrbridge.preprocessing import align as module
 from mrbridge.preprocessing import preprocess as preprocessing
 from mrbridge.preprocessing import registration, template
-from mrbridge.preprocessing.align import AGREEMENT_MM, Alignment, align, along_axes, nearest_rigid
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.registration import Registration
-from mrbridge.preprocessing.resample import grid_of, moved
+from mrbridge.preprocessing.resample import along_axes, grid_of, moved
 from mrbridge.preprocessing.settings import PreprocessSettings
-from mrbridge.preprocessing.template import TemplateFit
+from mrbridge.preprocessing.template import (
+    AGREEMENT_MM,
+    Alignment,
+    TemplateFit,
+    align,
+    nearest_rigid,
+)
 from mrbridge.volume import Volume
 
 Maker = Callable[..., Path]
@@ -114,7 +118,7 @@ def test_the_nearest_rigid_motion() -> None:
     points = np.random.default_rng(0).normal(0, 40, (500, 3))
     motion = turn(25, 0, (3, 9, -4)) @ turn(-11, 1)
     np.testing.assert_allclose(nearest_rigid(points, moved(points, motion)), motion, atol=1e-10)
-    larger = np.diag([1.2, 1.2, 1.2, 1.0])  # growth turns nobody
+    larger = np.diag([1.2, 1.2, 1.2, 1.0])  # growth is not a rotation
     found = nearest_rigid(points, moved(points, motion @ larger))
     np.testing.assert_allclose(found[:3, :3], motion[:3, :3], atol=1e-10)
     mirrored = nearest_rigid(points, points * (-1, 1, 1))
@@ -130,7 +134,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> Says:
 
     def say(*ends: np.ndarray, information: float = 0.4) -> None:
         fits = [TemplateFit(end, information - 0.001 * number) for number, end in enumerate(ends)]
-        monkeypatch.setattr(module, "template_fits", lambda *_: fits)
+        monkeypatch.setattr(template, "template_fits", lambda *_: fits)
 
     return say
 
@@ -149,8 +153,8 @@ class TestDecision:
         np.testing.assert_allclose(np.linalg.svd(rigid.transform[:3, :3])[1], 1, atol=1e-9)
         assert rigid.angle == pytest.approx(10, abs=0.5)
         assert rigid.sizes == pytest.approx((0.85, 0.92))
-        told = rigid.as_json()
-        np.testing.assert_allclose(told["scan_to_template_ras_mm"], rigid.transform, atol=1e-6)
+        content = rigid.as_json()
+        np.testing.assert_allclose(content["scan_to_template_ras_mm"], rigid.transform, atol=1e-6)
 
     def test_the_tolerance_between_people_is_larger_than_within_one(self, searched: Says) -> None:
         assert AGREEMENT_MM > registration.AGREEMENT_MM
@@ -168,7 +172,7 @@ class TestDecision:
 
         def answer(values: tuple[float, float, float]) -> None:
             fits = list(map(TemplateFit, (SIZE, SIZE, astray), values))
-            monkeypatch.setattr(module, "template_fits", lambda *_: fits)
+            monkeypatch.setattr(template, "template_fits", lambda *_: fits)
 
         answer((0.4, 0.39, 0.15))
         assert align(Head(head()), "rigid").residual_mm == 0
@@ -237,7 +241,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
             raise InputError("alignment with the template did not converge: a test says so")
         return Alignment(KNOWN, "rigid", 0.4, 0.3, 9.0, (0.8, 0.9))
 
-    monkeypatch.setattr(module, "align", answer)
+    monkeypatch.setattr(template, "align", answer)
 
 
 RIGID = PrepareSettings().changed({"standard": {"align": "rigid"}})
@@ -331,21 +335,20 @@ def test_the_template_moved_and_resized_is_found(kind: str) -> None:
     """Turned, shifted and shrunk: brought back to within 1 mm; affine, to its size too."""
     from nilearn.datasets import load_mni152_template
 
-    template = load_mni152_template(2)
+    image = load_mni152_template(2)
     size = np.diag([0.9, 0.93, 0.88, 1.0])
     there = turn(11, 0, (6, -14, 35)) @ turn(-6, 2) @ size
-    voxels = np.asarray(template.dataobj, np.float32) * 800
-    scan = Volume(voxels, there @ template.affine)
+    voxels = np.asarray(image.dataobj, np.float32) * 800
+    scan = Volume(voxels, there @ image.affine)
     found = align(Head(scan), "affine" if kind == "affine" else "rigid")
     assert found.residual_mm < AGREEMENT_MM
-    points = module._brain_points()
+    points = template._brain_points()
     ends = moved(points, found.transform @ there)
     if kind == "affine":
-        assert module._rms_distance(ends, points) < 1
+        assert template._rms_distance(ends, points) < 1
     else:
-        assert (
-            module._rms_distance(ends, moved(points, nearest_rigid(points, ends) @ np.eye(4))) < 12
-        )
+        rigid = nearest_rigid(points, ends)
+        assert template._rms_distance(ends, moved(points, rigid)) < 12
         turned = nearest_rigid(moved(points, size), ends)
         angle = np.degrees(np.arccos((np.trace(turned[:3, :3]) - 1) / 2))
         assert angle < 1
@@ -357,11 +360,11 @@ def test_the_template_moved_and_resized_is_found(kind: str) -> None:
 def test_scans_without_a_head_are_refused(wrong: str) -> None:
     from nilearn.datasets import load_mni152_template
 
-    template = load_mni152_template(2)
-    voxels = np.asarray(template.dataobj, np.float32) * 800
+    image = load_mni152_template(2)
+    voxels = np.asarray(image.dataobj, np.float32) * 800
     if wrong == "noise":
         voxels = np.random.default_rng(0).normal(300, 40, voxels.shape).astype(np.float32)
     else:
         voxels = np.ascontiguousarray(voxels[:, :, ::-1])
     with pytest.raises(InputError, match=r"did not converge|no brain"):
-        align(Head(Volume(voxels, np.asarray(template.affine))), "rigid")
+        align(Head(Volume(voxels, np.asarray(image.affine))), "rigid")

@@ -1,4 +1,4 @@
-"""The affine of a NIfTI file: sform, qform, and corrections to them.
+"""The header of a NIfTI file: its affine, with corrections, and what is written into it.
 
 Source: https://nifti.nimh.nih.gov/nifti-1 (nifti1.h) and /nifti-2.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, SettingsError
-
-__all__ = ["find_affine", "set_affine", "stored_affines"]
+from mrbridge.volume import Volume, corner_distance
 
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: metres, millimetres, micrometres
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a voxel of another size is an error
 _LONGEST_QUATERNION = 1.0005  # four decimals make one so long
-_ALIGNED_MM = 0.01  # qform and sform closer than this say the same
+_ALIGNED_MM = 0.01  # qform and sform closer than this are equal
 
 
 def find_affine(
@@ -40,7 +40,7 @@ def find_affine(
         SettingsError: `assume` is not an orientation.
     """
     repairs = _repair(header, shape)
-    stored = stored_affines(header)
+    stored = _stored_affines(header)
     sform, qform = (form if form is not None and _is_invertible(form) else None for form in stored)
     if sform is None and qform is None:
         if assume is None:
@@ -60,7 +60,7 @@ def find_affine(
         return qform
     notes.extend(repairs["sform"])
     if qform is not None:
-        apart = _corner_distance(sform, qform, shape)
+        apart = corner_distance(sform, qform, shape)
         if apart > _ALIGNED_MM:
             notes.append(f"qform and sform differ by {apart:.3g} mm; sform is used")
     elif stored[1] is not None:
@@ -78,7 +78,7 @@ def _why_no_affine(header: Any, stored: tuple[NDArray[np.float64] | None, ...]) 
 
 
 def _repair(header: Any, shape: tuple[int, ...]) -> dict[str, list[str]]:
-    """Correct, in place, what can be meant in one way only; return notes for each form.
+    """Correct errors that can be corrected in one way only, in place; return notes for each form.
 
     A step along an axis of one voxel has no effect on voxel positions: if it is missing,
     it becomes 1 mm for the qform (as in SimpleITK), and the normal of the slice for the sform. A
@@ -127,10 +127,10 @@ def _has_qform(header: Any) -> bool:
     return True
 
 
-def stored_affines(
+def _stored_affines(
     header: Any,
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    """sform and qform of a NIfTI header, (4, 4) to RAS+ mm; None where the code is 0."""
+    """sform and qform of a NIfTI header, (4, 4) to RAS+ mm; None if the code is 0."""
     unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     millimetres = np.diag([unit, unit, unit, 1.0])
     sform = millimetres @ header.get_sform() if int(header["sform_code"]) > 0 else None
@@ -138,7 +138,7 @@ def stored_affines(
     if int(header["qform_code"]) > 0:
         plain = header.copy()
         if plain["pixdim"][0] not in (-1, 1):
-            plain["pixdim"][0] = 1  # nifti1.h: 0 and anything odd mean 1
+            plain["pixdim"][0] = 1  # nifti1.h: 0 means 1, and so do invalid values
         try:
             qform = millimetres @ plain.get_qform()
         except (HeaderDataError, ValueError):
@@ -146,15 +146,59 @@ def stored_affines(
     return sform, qform
 
 
-def set_affine(header: Any, affine: NDArray[np.float64]) -> None:
-    """Write an affine, (4, 4) to RAS+ mm, as sform, and as qform where a quaternion can say it."""
+def _set_affine(header: Any, affine: NDArray[np.float64]) -> None:
+    """Write an affine, (4, 4) to RAS+ mm, as sform, and as qform if a quaternion can express it."""
     header.set_qform(affine, code=1)  # also sets the spacings
     header.set_sform(affine, code=1)
-    # A quaternion cannot shear: better no qform than one that contradicts the sform.
-    _, qform = stored_affines(header)
+    # A quaternion cannot express shear: no qform is better than one that contradicts the sform.
+    _, qform = _stored_affines(header)
     shape = tuple(header.get_data_shape())
-    if qform is not None and _corner_distance(affine, qform, shape[:3]) > _ALIGNED_MM:
+    if qform is not None and corner_distance(affine, qform, shape[:3]) > _ALIGNED_MM:
         header["qform_code"] = 0
+
+
+def header_for(volume: Volume, voxels: NDArray[Any]) -> Any:
+    """The header to write: that of the source for these voxels, or a new one in millimetres.
+
+    Raises:
+        HeaderDataError: NIfTI cannot hold the voxels.
+    """
+    assert volume.affine is not None
+    if isinstance(volume.header, nib.Nifti1Header):  # also Nifti2Header
+        header = volume.header.copy()
+        header["magic"] = header.single_magic
+        if "eol_check" in header:  # NIfTI-2: the end of its magic, which readers check
+            header["eol_check"] = (13, 10, 26, 10)
+    else:
+        header = nib.Nifti1Header()
+        header.set_data_shape(voxels.shape)
+        header.set_xyzt_units("mm")
+        _set_affine(header, volume.affine)
+    stated = tuple(int(size) for size in header["dim"][1 : int(header["dim"][0]) + 1])
+    if (*stated, 1, 1)[:3] != voxels.shape or np.prod(stated) != voxels.size:
+        header.set_data_shape(voxels.shape)
+    present = [affine for affine in _stored_affines(header) if affine is not None]
+    if present and not np.array_equal(present[0], volume.affine):
+        header.set_xyzt_units("mm")
+        _set_affine(header, volume.affine)
+    header.set_data_dtype(voxels.dtype)
+    header["vox_offset"] = int(header.sizeof_hdr) + 4
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    return header
+
+
+def mark(header: Any, note: str) -> None:
+    """Write the note, and clear the names, the display window and the unused fields of the source.
+
+    Fields that this version of NIfTI does not have are skipped.
+    """
+    values = {"descrip": note.encode("ascii", "replace")[:79], "cal_min": 0, "cal_max": 0}
+    values |= dict.fromkeys(("db_name", "aux_file", "intent_name", "data_type", "unused_str"), b"")
+    values |= dict.fromkeys(("extents", "session_error", "glmax", "glmin"), 0)
+    values["regular"] = b"r"
+    for field, value in values.items():
+        if field in header:  # of the unused fields, NIfTI-2 has only unused_str
+            header[field] = value
 
 
 def _is_invertible(affine: NDArray[np.float64]) -> bool:
@@ -183,12 +227,3 @@ def _assumed_affine(header: Any, shape: tuple[int, ...], assume: str) -> NDArray
     affine[:3, :3] = turn * spacing
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine
-
-
-def _corner_distance(
-    first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, ...]
-) -> float:
-    """The most that two affines part at the corners of an image, in mm."""
-    corners = np.array(np.meshgrid(*[[0, size - 1] for size in shape])).reshape(3, -1)
-    apart = (first - second) @ np.vstack([corners, np.ones(8)])
-    return float(np.linalg.norm(apart[:3], axis=0).max())

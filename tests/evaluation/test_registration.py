@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mrbridge.errors import InputError
-from mrbridge.evaluation.alignment import PairRegistration, read_aligned, register_pair
 from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.registration import CaseScans, PairRegistration, register_pair
 from mrbridge.evaluation.scoring import Job, score_case
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read, write
@@ -87,7 +87,7 @@ class TestFound:
     def test_the_scan_with_thicker_slices_is_fixed(
         self, pair, world, tmp_path, monkeypatch, step, onto
     ):
-        monkeypatch.setattr("mrbridge.evaluation.alignment.register", lambda *_: known().result)
+        monkeypatch.setattr("mrbridge.evaluation.registration.register", lambda *_: known().result)
         affine = pair.affine @ np.diag([1, 1, step, 1])
         path = world.save(pair.t2w, tmp_path / "thick.nii.gz", affine)
         case = replace(pair.case, images=pair.case.images | {"T2w": path})
@@ -99,20 +99,20 @@ class TestFound:
 class TestPlaced:
     def test_the_fixed_scan_keeps_its_voxels(self, pair):
         for onto, transform in (("T1w", MOTION), ("T2w", np.linalg.inv(MOTION))):
-            scans = read_aligned(pair.case, PLAIN, known(onto, transform))
+            scans = CaseScans(pair.case, PLAIN, known(onto, transform))
             itself = to_slices(read(pair.case.images[onto]), None)[0]
             np.testing.assert_array_equal(scans.stacks[onto], itself)
             assert {stack.shape for stack in scans.stacks.values()} == {itself.shape}
             assert to_slices(scans.grid, None)[0].shape == itself.shape
 
     def test_the_moving_scan_is_resampled_to_the_fixed_grid(self, pair, world):
-        scans = read_aligned(pair.case, PLAIN, known())
+        scans = CaseScans(pair.case, PLAIN, known())
         truth = to_slices(replace(scans.volumes["T1w"], voxels=world.t2w_of(pair.t1w)), None)[0]
         np.testing.assert_allclose(scans.stacks["T2w"][10:], truth[10:], atol=1)
 
     @pytest.mark.parametrize("mask", ["foreground", "whole"])
     def test_the_mask_is_inside_both_fields_of_view(self, pair, mask):
-        scans = read_aligned(pair.case, PLAIN.changed({"mask": mask}), known())
+        scans = CaseScans(pair.case, PLAIN.changed({"mask": mask}), known())
         for inside in scans.masks.values():
             assert not inside[:10].any()
             assert inside[10:].any()
@@ -125,22 +125,22 @@ class TestPlaced:
         on_t1w = world.save(inside, tmp_path / "m1.nii.gz", AFFINE)
         on_t2w = world.save(inside[:, :, 10:], tmp_path / "m2.nii.gz", pair.affine)
         for path in (on_t1w, on_t2w):
-            scans = read_aligned(replace(pair.case, mask=path), PLAIN, known())
+            scans = CaseScans(replace(pair.case, mask=path), PLAIN, known())
             for mask in scans.masks.values():
                 assert mask.sum() == inside[:, :, 10:].sum()
         elsewhere = world.save(inside, tmp_path / "m3.nii.gz", 2 * AFFINE)
         with pytest.raises(InputError, match="scan and mask are not on one grid"):
-            read_aligned(replace(pair.case, mask=elsewhere), PLAIN, known())
+            CaseScans(replace(pair.case, mask=elsewhere), PLAIN, known())
 
     def test_a_pair_that_does_not_overlap_is_refused(self, pair):
         far = MOTION.copy()
         far[0, 3] = 1000
         with pytest.raises(InputError, match="mask is empty"):
-            read_aligned(pair.case, PLAIN, known(transform=far))
+            CaseScans(pair.case, PLAIN, known(transform=far))
 
     def test_without_a_registration_two_grids_are_refused(self, pair):
         with pytest.raises(InputError, match="not on one grid"):
-            read_aligned(pair.case, PLAIN)
+            CaseScans(pair.case, PLAIN)
 
 
 class TestScores:

@@ -1,6 +1,5 @@
-"""The checks of an inspection, and their findings: which scans have a problem, and what to do.
-
-A check takes the facts of all scans and returns its findings, whose texts are in `findings.toml`.
+"""Findings of an inspection: which scans have a problem, and what to do. Their texts are in
+`findings.toml`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,196 @@
+"""The scans of a case on one grid, registered first if they are on different grids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrbridge.errors import InputError
+from mrbridge.evaluation.cases import Case
+from mrbridge.evaluation.settings import EvaluateSettings
+from mrbridge.io import read
+from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.geometry import to_slices
+from mrbridge.preprocessing.registration import Registration, register
+from mrbridge.preprocessing.resample import Interpolation, covered, grid_difference, resample
+from mrbridge.volume import Volume
+
+Stack = NDArray[np.float32]  # (slices, rows, columns)
+Mask = NDArray[np.bool_]  # (slices, rows, columns)
+
+SYNTHETIC = "synthesis"
+"""The name of a synthetic image, next to the contrasts of the real scans."""
+
+_EQUALLY_THICK = 1.05  # ratio of slice thicknesses
+
+
+@dataclass(frozen=True)
+class PairRegistration:
+    """How the two scans of a pair were registered.
+
+    Attributes:
+        fixed: the scan on whose grid they are scored: a contrast, or `synthesis`.
+        result: where the other scan is in it.
+    """
+
+    fixed: str
+    result: Registration
+
+    def as_json(self) -> dict[str, Any]:
+        """The registration, and the grid of the scores."""
+        return {"scored_on_grid_of": self.fixed} | self.result.as_json()
+
+
+def register_pair(case: Case, settings: EvaluateSettings) -> PairRegistration | None:
+    """Register the two scans of a case, if the settings or their grids require it.
+
+    Scores are computed on the grid of the scan with the thicker slices (of the first scan, if they
+    are equally thick), whose voxels stay as acquired: it shows nothing between its slices to
+    compare with.
+
+    Returns:
+        None if there is one scan, or, with `registration` = `auto`, if both are on one grid or are
+        2D images.
+
+    Raises:
+        InputError: a scan cannot be read, or registration did not converge.
+    """
+    if settings.registration == "off":
+        return None
+    scans = {contrast: read(path) for contrast, path in case.images.items()}
+    if case.synthetic is not None:
+        scans[SYNTHETIC] = read(case.synthetic)
+    if len(scans) < 2:
+        return None
+    (first, one), (second, other) = scans.items()
+    is_2d = one.affine is None or other.affine is None
+    if settings.registration == "auto" and (is_2d or grid_difference(one, other) is None):
+        return None
+    thickness, other_thickness = (max(volume.spacing or (0.0,)) for volume in (one, other))
+    if other_thickness > _EQUALLY_THICK * thickness:
+        (first, one), (second, other) = (second, other), (first, one)
+    kind = "rigid" if settings.registration == "auto" else settings.registration
+    try:
+        return PairRegistration(first, register(other, one, kind, settings.seed))
+    except InputError as error:
+        what = f"{second} and {first} could not be registered: {error.what}"
+        raise InputError(what, remedy=error.remedy) from None
+
+
+class CaseScans:
+    """The scans of a case in memory, on one grid.
+
+    Args:
+        case: what to score.
+        settings: where to score.
+        registration: from `register_pair`.
+
+    Attributes:
+        volumes: the real scans on their own grids, by contrast: the input of a model.
+        synthetic: the synthetic image, if it is not made by a model.
+        grid: the scan on whose grid is scored.
+        stacks, masks: the real scans and where to score against each, by contrast, on that grid.
+
+    Raises:
+        InputError: a scan cannot be read; the scans are on different grids and not registered; a
+            synthetic scan in the place of a real one; the mask is missing or empty.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        settings: EvaluateSettings,
+        registration: PairRegistration | None = None,
+    ) -> None:
+        self._case, self._settings, self._registration = case, settings, registration
+        self.volumes = {contrast: read(path) for contrast, path in case.images.items()}
+        for contrast, volume in self.volumes.items():
+            if volume.synthetic:
+                raise InputError(
+                    "is marked as synthetic, so nothing can be scored against it",
+                    path=case.images[contrast],
+                    remedy="Use the scan as it was acquired.",
+                )
+        self.synthetic = None if case.synthetic is None else read(case.synthetic)
+        self._scans = dict(self.volumes)
+        if self.synthetic is not None:
+            self._scans[SYNTHETIC] = self.synthetic
+        self.grid, *others = self._scans.values()
+        if registration is not None:
+            self.grid = self._scans[registration.fixed]
+        else:
+            for other in others:
+                _must_be_on_one_grid(self.grid, other, "the scans of the pair", self._path)
+        self.stacks = {c: self._slices(volume, c) for c, volume in self.volumes.items()}
+        self.masks = {contrast: self._mask(contrast) for contrast in self.volumes}
+
+    @property
+    def spacing(self) -> tuple[float, float, float] | None:
+        """Between slices, rows, columns in mm; None for a 2D image."""
+        return to_slices(self.grid, None)[1].spacing
+
+    def stack_of(self, image: Volume, source: str | None) -> Stack:
+        """An image, on the grid of the real scan `source` (None: of the synthetic image), as slices
+        on the grid of the scores."""
+        return self._slices(image, source or SYNTHETIC)
+
+    @property
+    def _path(self) -> Path:
+        return next(iter(self._case.images.values()))
+
+    def _slices(self, image: Volume, scan: str, interpolation: Interpolation = "cubic") -> Stack:
+        """An image that is on the grid of `scan`, as slices on the grid of the scores."""
+        registration = self._registration
+        if registration is not None and scan != registration.fixed:
+            image = resample(image, self.grid, registration.result.transform, interpolation)
+        return to_slices(image, None)[0]
+
+    def _mask(self, contrast: str) -> Mask:
+        """Where to score against one real scan, on the grid of the scores."""
+        volume, scan = self._mask_and_its_grid(contrast)
+        inside = self._slices(volume, scan, "nearest") > 0.5
+        if self._registration is not None:
+            # The field of view of the other scan may not contain all of the grid.
+            fixed, transform = self._registration.fixed, self._registration.result.transform
+            other = next(volume for name, volume in self._scans.items() if name != fixed)
+            covers = replace(self.grid, voxels=covered(other, self.grid, transform))
+            inside &= to_slices(covers, None)[0] > 0.5
+        if not inside.any():
+            path = self._case.mask or self._path
+            raise InputError("the mask is empty", path=path, remedy="Check the scan and its mask.")
+        return inside
+
+    def _mask_and_its_grid(self, contrast: str) -> tuple[Volume, str]:
+        """A binary mask, and the scan whose grid it has."""
+        scan, path = self._scans[contrast], self._case.mask
+        if path is not None:
+            mask = read(path)
+            names = [contrast, *(name for name in self._scans if name != contrast)]
+            same = (n for n in names if grid_difference(self._scans[n], mask) is None)
+            name = next(same, contrast)
+            _must_be_on_one_grid(self._scans[name], mask, "scan and mask", path)
+            threshold = 0.5 * min(1.0, float(mask.voxels.max()))
+            return replace(mask, voxels=mask.voxels > threshold), name
+        if self._settings.mask == "brain":
+            raise InputError(
+                "has no brain mask (…_desc-brain_mask.nii.gz in the dataset's derivatives)",
+                path=self._path,
+                remedy="Use --mask, or score the foreground.",
+            )
+        whole = self._settings.mask == "whole"
+        inside = np.ones(scan.voxels.shape, bool) if whole else Head(scan).mask
+        return replace(scan, voxels=inside), contrast
+
+
+def _must_be_on_one_grid(one: Volume, other: Volume, what: str, path: Path) -> None:
+    difference = grid_difference(one, other)
+    if difference is not None:
+        raise InputError(
+            f"{what} are not on one grid ({difference})",
+            path=path,
+            remedy="Register one to the other first, or use --register auto.",
+        )

@@ -1,0 +1,212 @@
+"""Text files of a dataset: its tables of scans and participants, its description, its sidecars."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.io import names
+from mrbridge.io.contrast import of_path, of_text
+from mrbridge.io.remote import fetch, path_in_table
+from mrbridge.io.scans import FoundScans, Scan
+from mrbridge.json_text import decode, parse_json
+from mrbridge.urls import shown
+
+DESCRIPTION = "dataset_description.json"
+_CORRECT = "Correct it; bids-validator shows more."
+_COLUMNS = ("subject", "session", "contrast", "path")
+
+
+def read_text(file: Path) -> str:
+    """The content of a text file; a warning names its encoding if that is not UTF-8.
+
+    Raises:
+        InputError: it cannot be read, or is not text.
+    """
+    text, encoding = _decoded(file)
+    _warn_of_encoding(file, encoding)
+    return text
+
+
+def _decoded(file: Path) -> tuple[str, str]:
+    fetch(file)
+    try:
+        return decode(file.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"cannot be read ({reason})", path=file, remedy="Save it as UTF-8 text."
+        ) from None
+
+
+def _warn_of_encoding(file: Path, encoding: str) -> None:
+    if encoding != "utf-8":
+        warn_about(file, f"is not UTF-8; it is read as {encoding}")
+
+
+def warn_about(file: Path, what: str) -> None:
+    """Warn about a file of the data set."""
+    warnings.warn(f"{shown(file)}: {what}", MrbridgeWarning, stacklevel=3)
+
+
+def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
+    """The scans that a table lists.
+
+    Args:
+        table: a `.csv` or `.tsv` with the columns subject, session, contrast, path (relative to the
+            table, or a URL) and optionally split.
+        force: include files whose names say that they are something else, such as masks.
+
+    Raises:
+        InputError: it cannot be read, or a line lacks contrast or path or has an unknown split.
+    """
+    found = FoundScans([])
+    for line, row in _rows(table):
+        missing = [key for key in ("contrast", "path") if not row.get(key)]
+        if missing:
+            raise InputError(
+                f"line {line} has no {' and no '.join(missing)}",
+                path=table,
+                remedy=f"The columns are {', '.join(_COLUMNS)} and optionally split.",
+            )
+        path = path_in_table(row["path"], table.parent)
+        split = names.read_split(row.get("split", ""))
+        if row.get("split") and split is None:
+            raise InputError(
+                f"line {line} has the split '{row['split']}'",
+                path=table,
+                remedy="Use train, val or test, or leave it empty.",
+            )
+        contrast = of_text(row["contrast"]).contrast or row["contrast"]
+        identity = of_path(path.name)
+        if identity.is_other and not force:
+            found.ignored.append((path, identity.reason))
+            continue
+        subject, session = row.get("subject") or None, row.get("session") or None
+        found.scans.append(Scan(path, subject, session, contrast, path.name, split))
+    return found
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and rows, keys in lower case, values stripped, empty lines left out."""
+    text = read_text(table)
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    # In BIDS, and in most tables with tabs, a quotation mark is a character like others.
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    lines = text.splitlines()
+    try:
+        table_rows = list(csv.DictReader(lines, delimiter=separator, quoting=quoting))
+    except csv.Error as error:
+        raise InputError(
+            f"is not a table ({error})", path=table, remedy="Check its quotes."
+        ) from None
+    rows = []
+    for number, row in enumerate(table_rows, start=2):
+        clean = {
+            key.strip().lower(): value.strip()
+            for key, value in row.items()
+            if isinstance(key, str) and isinstance(value, str)
+        }
+        if any(clean.values()):
+            rows.append((number, clean))
+    return rows
+
+
+def participant_splits(table: Path) -> dict[str, str]:
+    """Splits by subject, from the column `split` of `participants.tsv`, if it has one."""
+    if not (table.is_file() or table.is_symlink()):
+        return {}
+    splits = {}
+    try:
+        rows = _rows(table)
+    except InputError as error:
+        warn_about(table, f"{error.what}; its splits, if it has any, are not used")
+        return {}
+    for _, row in rows:
+        split = names.read_split(row.get("split", ""))
+        if split:
+            splits[row.get("participant_id", "").removeprefix("sub-")] = split
+    return splits
+
+
+def read_description(root: Path, *, needed: bool = True) -> dict[str, Any]:
+    """The content of `dataset_description.json`; empty if there is none.
+
+    Args:
+        root: the data set.
+        needed: False treats one that cannot be read as absent, with a warning.
+
+    Raises:
+        InputError: it is needed, and cannot be read or is not a JSON object.
+    """
+    path = root / DESCRIPTION
+    if not (path.is_file() or path.is_symlink()):
+        return {}
+    return _read_json(path) if needed else _read_if_possible(path)
+
+
+def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
+    """The metadata of a scan from all sidecars that apply to it (inheritance principle).
+
+    A sidecar applies to every scan at or below its folder whose name has the same suffix and all
+    its entities. A nearer sidecar takes precedence; in one folder, one with more entities.
+
+    Args:
+        scan: a scan in the data set.
+        root: the data set.
+
+    Returns:
+        The fields; a sidecar that cannot be read is skipped, with a warning.
+
+    Source: BIDS 1.10, common principles, "The Inheritance Principle".
+    """
+    entities, suffix = _parts(scan)
+    merged: dict[str, Any] = {}
+    folders = [folder for folder in scan.parents if folder == root or root in folder.parents]
+    for folder in reversed(folders):
+        holding = []
+        for sidecar in folder.glob(f"*{suffix}.json"):
+            of, its_suffix = _parts(sidecar)
+            if its_suffix == suffix and of <= entities:
+                holding.append((len(of), sidecar.name, sidecar))
+        for _, _, sidecar in sorted(holding):
+            merged |= _read_if_possible(sidecar)
+    return merged
+
+
+def _parts(path: Path) -> tuple[set[str], str]:
+    """Entities such as `run-1`, and the suffix."""
+    *entities, suffix = path.name.split(".")[0].split("_")
+    return set(entities), suffix
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file, with null for NaN.
+
+    Raises:
+        InputError: it cannot be read, or is not a JSON object.
+    """
+    text, encoding = _decoded(path)
+    not_json: list[str] = []
+    try:
+        content = parse_json(text, not_json.append)
+    except ValueError as error:
+        raise InputError(f"is not JSON ({error})", path=path, remedy=_CORRECT) from None
+    if not isinstance(content, dict):
+        raise InputError("is not a JSON object", path=path, remedy=_CORRECT)
+    _warn_of_encoding(path, encoding)
+    if not_json:
+        warn_about(path, f"holds {not_json[0]}, which JSON does not have; it is read as null")
+    return content
+
+
+def _read_if_possible(path: Path) -> dict[str, Any]:
+    try:
+        return _read_json(path)
+    except InputError as error:
+        warn_about(path, f"{error.what}; it is not used")
+        return {}
