@@ -23,7 +23,6 @@ import pytest
 from jaxtyping import install_import_hook
 
 from mrbridge import cli, console
-from mrbridge.children import SAFE_PATH
 
 install_import_hook(["mrbridge.networks", "mrbridge.training.losses"], "beartype.beartype")
 
@@ -87,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests were skipped for want of real scans."""
+    """Say how many tests were skipped for lack of real scans."""
     skipped = terminalreporter.stats.get("skipped", [])
     count = sum(NO_DATA in str(report.longrepr) for report in skipped)
     if count:
@@ -115,7 +114,7 @@ def real_data() -> Callable[[str], Path]:
 def _one_thread() -> None:
     """Tiny networks are quicker on one thread, and other processes share the processor.
 
-    So do those that tests start: sums in another order would not be the same to the bit.
+    So do those that tests start: sums in another order would not be bit-identical.
     """
     import torch
 
@@ -131,13 +130,13 @@ def _as_before() -> Iterator[None]:
     handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
     show, hooks = warnings.showwarning, (threading.excepthook, sys.unraisablehook)
     handlers_of = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
-    safe_path = os.environ.get(SAFE_PATH)
+    safe_path = os.environ.get("PYTHONSAFEPATH")
     for number, handler in handlers_of.items():
         if handler is signal.SIG_IGN:  # as in the background of a shell script
             signal.signal(number, signal.default_int_handler)
     yield
     if safe_path is None:
-        os.environ.pop(SAFE_PATH, None)
+        os.environ.pop("PYTHONSAFEPATH", None)
     threading.excepthook, sys.unraisablehook = hooks
     logging.raiseExceptions = True
     logger.handlers, logger.propagate, warnings.showwarning = handlers, propagate, show

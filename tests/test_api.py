@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+from inspect import isfunction, signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mrbridge
+from mrbridge.bundle import Bundle
+from mrbridge.dataset.store import Store
+from mrbridge.training.run import Run
+from mrbridge.training.settings import TrainSettings
 
 HEAVY = (
     "fsspec",
@@ -34,6 +41,43 @@ def test_every_public_name_is_there() -> None:
         assert function.__doc__
     assert issubclass(mrbridge.InputError, mrbridge.MrbridgeError)
     assert callable(mrbridge.phantom.write_bids)
+
+
+@pytest.fixture
+def results(tiny_bundle: Bundle, small_store: Store, bids_scans: Path, tmp_path: Path) -> list[Any]:
+    """What the functions return."""
+    scan = bids_scans / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    done = mrbridge.translate(scan, tmp_path / "made.nii.gz", model=tiny_bundle, device="cpu")
+    run = Run(tmp_path / "run", TrainSettings.defaults(), [{"epoch": 3.0, "criterion": 0.5}])
+    return [mrbridge.read(scan), done, done[0], tiny_bundle, small_store, run]
+
+
+def test_results_show_themselves_in_few_words(results: list[Any]) -> None:
+    for result in results:
+        assert len(repr(result)) < 400, "no arrays"
+    volume, done, _, bundle, store, run = map(repr, results)
+    assert volume == "Volume(T1w, 40 x 48 x 12, 1 x 1 x 4 mm, int16)"
+    assert done.startswith("1 scan\ndone: ")
+    assert bundle.startswith("Bundle(T1w ↔ T2w, ")
+    assert store.startswith("Store(")
+    assert "T1w 24 slices to train" in store
+    assert run.endswith("run, preset bridge, 3 epochs)")
+
+
+def test_results_are_tables_in_a_notebook(results: list[Any]) -> None:
+    for result in results:
+        assert result._repr_html_().startswith("<table>")
+        assert "array(" not in result._repr_html_()
+
+
+@pytest.mark.parametrize("name", mrbridge.__all__)
+def test_functions_document_parameters_and_errors(name: str) -> None:
+    function = getattr(mrbridge, name)
+    if isfunction(function):
+        text = function.__doc__ or ""
+        assert "Raises:" in text
+        for parameter in signature(function).parameters:
+            assert re.search(rf"\b{parameter}[:,]", text), parameter
 
 
 def test_type_checkers_see_the_public_names() -> None:
@@ -66,8 +110,10 @@ def test_other_names_are_not() -> None:
     ],
 )
 def test_importing_is_light(code: str) -> None:
-    told = f"{code}\nimport sys; print('HEAVY', sorted(set({HEAVY}) & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    program = f"{code}\nimport sys; print('HEAVY', sorted(set({HEAVY}) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
@@ -100,30 +146,30 @@ WRONG = [
     ("evaluate --pairs . --real . --synthetic . -o scores", "what to score is not clear"),
     ("evaluate -m shipped --real . --synthetic . -o scores", "what to score is not clear"),
     ("evaluate --real . --synthetic . -o scores --set maks=whole", "did you mean 'mask'"),
-    ("train . -o run --from absent", "absent: does not exist. Say auto, shipped or scratch"),
+    ("train . -o run --from absent", "absent: does not exist. Use auto, shipped or scratch"),
     ("train . -o run --resume --from scratch", "run: a resumed run has weights already"),
 ]
 
 
-def test_what_is_plainly_wrong_is_told_without_torch(tmp_path: Path) -> None:
+def test_plain_mistakes_are_reported_without_torch(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
     program = (
         "import contextlib, io, json, sys\n"
         "from mrbridge import cli\n"
         f"for command, _ in {WRONG}:\n"
-        "    with contextlib.redirect_stderr(io.StringIO()) as said:\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as err:\n"
         "        code = cli._run(command.split())\n"
         "    slow = sorted({'torch', 'zarr', 'matplotlib'} & set(sys.modules))\n"
-        "    print(json.dumps([command, code, said.getvalue(), slow]))\n"
+        "    print(json.dumps([command, code, err.getvalue(), slow]))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(told) == len(WRONG)
-    for (command, message), (ran, code, said, slow) in zip(WRONG, told, strict=True):
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(reports) == len(WRONG)
+    for (command, message), (ran, code, err, slow) in zip(WRONG, reports, strict=True):
         assert (ran, code, slow) == (command, 2, [])
-        assert said.startswith("error: ")
-        assert message.casefold() in said.casefold()
+        assert err.startswith("error: ")
+        assert message.casefold() in err.casefold()
     assert [path.name for path in tmp_path.iterdir()] == ["full"]

@@ -42,22 +42,22 @@ def test_participant_then_group(
     out = tmp_path / "out"
     model = ("-m", tiny_bundle.path, "--device", "cpu")
     labels = ("--participant-label", "01", "sub-03", *model)
-    code, said, _ = run(bids_scans, out, "participant", *labels)
+    code, text, _ = run(bids_scans, out, "participant", *labels)
     assert code == 0
-    assert said == f"2 translated: {out}\n"
+    assert text == f"2 translated: {out}\n"
     assert made(out) == ["sub-01_desc-synth_T2w.nii.gz", "sub-03_desc-synth_T2w.nii.gz"]
 
-    code, said, err = run(bids_scans, out, "group", "-m", tiny_bundle.path)
+    code, text, err = run(bids_scans, out, "group", "-m", tiny_bundle.path)
     assert code == 1
-    assert said == f"2 of 4 scans are translated: {out / 'logs' / 'group.tsv'}\n"
+    assert text == f"2 of 4 scans are translated: {out / 'logs' / 'group.tsv'}\n"
     assert "group.tsv: 2 of 4 scans have no translation by this model. It lists them" in err
 
-    code, said, _ = run(bids_scans, out, "participant", *model, "--json", "--quiet")
-    told = json.loads(said)
-    assert (code, told["skipped"], len(told["outputs"])) == (0, 2, 4)
-    code, said, _ = run(bids_scans, out, "group", "-m", tiny_bundle.path)
+    code, text, _ = run(bids_scans, out, "participant", *model, "--json", "--quiet")
+    result = json.loads(text)
+    assert (code, result["skipped"], len(result["outputs"])) == (0, 2, 4)
+    code, text, _ = run(bids_scans, out, "group", "-m", tiny_bundle.path)
     assert code == 0
-    assert said == f"4 of 4 scans are translated: {out / 'logs' / 'group.tsv'}\n"
+    assert text == f"4 of 4 scans are translated: {out / 'logs' / 'group.tsv'}\n"
 
 
 def test_as_a_verb(
@@ -66,8 +66,8 @@ def test_as_a_verb(
     out = tmp_path / "out"
     common = ("translate", "-m", tiny_bundle.path, "-i", bids_scans, "-o", out, "--device", "cpu")
     assert run(*common, "--participant-label", "01", "02", main=cli.main)[0] == 0
-    code, said, _ = run(*common, "--participant_label", "02", "04", "--to", "T2w", main=cli.main)
-    assert (code, said) == (0, f"1 translated, 1 skipped that were done already: {out}\n")
+    code, text, _ = run(*common, "--participant_label", "02", "04", "--to", "T2w", main=cli.main)
+    assert (code, text) == (0, f"1 translated, 1 skipped that were done already: {out}\n")
     assert [name[:6] for name in made(out)] == ["sub-01", "sub-02", "sub-04"]
 
 
@@ -118,12 +118,14 @@ def test_refusals(
 
 
 def test_several_labels_after_one_option() -> None:
-    told = spread(["a", "--participant-label", "1", "2", "-q", "b", "--session-label=3", "4"])
-    assert told == [
+    several = {"--participant-label", "--session-label"}
+    given = ["a", "--participant-label", "1", "2", "-q", "b", "--session-label=3", "4"]
+    arguments = spread(given, several)
+    assert arguments == [
         *("a", "--participant-label", "1", "--participant-label", "2", "-q", "b"),
         *("--session-label=3", "--session-label", "4"),
     ]
-    for cut_off in (["--participant-label"], ["--contrast", "-q"]):
+    for cut_off in (["--participant-label"], ["--session-label", "-q"]):
         with pytest.raises(SettingsError, match="is followed by no value"):
-            spread(cut_off)
-    assert spread([]) == []
+            spread(cut_off, several)
+    assert spread([], several) == []

@@ -64,7 +64,7 @@ def test_round_trip(tiny_bundle: Bundle, folder: Path) -> None:
         assert torch.equal(loaded.weights[name], value)
 
 
-def test_generators_are_told_apart(tiny_bundle: Bundle) -> None:
+def test_generators_are_distinguished(tiny_bundle: Bundle) -> None:
     one, other = (tiny_bundle.generator_weights(name) for name in ("to_target", "to_source"))
     assert one.keys() == other.keys()
     assert not torch.equal(one["last.weight"], other["last.weight"])
@@ -94,7 +94,7 @@ def test_half_precision_becomes_float32(tiny_bundle: Bundle, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is in memory")
-def test_weights_that_nobody_uses_stay_in_their_file(tmp_path: Path, folder: Path) -> None:
+def test_unused_weights_stay_in_their_file(tmp_path: Path, folder: Path) -> None:
     size = 2**24
     weights = {"to_target.w": torch.ones(size // 4), "to_source.w": torch.ones(size // 4)}
     save_bundle(read_manifest(folder), weights, tmp_path / "large")
@@ -199,7 +199,7 @@ def test_a_damaged_manifest(folder: Path, changes: dict[str, Any], message: str)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00", b"[" * 200_000])
-def test_a_manifest_that_is_no_json_object(folder: Path, content: bytes) -> None:
+def test_a_manifest_that_is_not_a_json_object(folder: Path, content: bytes) -> None:
     (folder / "bundle.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"bundle\.json"):
         read_manifest(folder)
@@ -236,7 +236,7 @@ def test_a_file_of_a_bundle_is_not_the_bundle(folder: Path) -> None:
             load_bundle(path)
 
 
-def test_no_unpickler_is_ever_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_unpickler_is_ever_created(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("unpickled")
 
@@ -247,13 +247,13 @@ def test_no_unpickler_is_ever_made(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert made.shape == (1, 32, 32)
 
 
-def test_the_golden_bundle_loads_and_makes_what_it_made() -> None:
+def test_the_golden_bundle_loads_and_gives_the_same_images() -> None:
     expected = json.loads((golden_bundle.FOLDER / "expected.json").read_text())
     made = golden_bundle.numbers(golden_bundle.FOLDER)
     assert made.keys() == expected.keys() == {"T1w", "T2w"}
-    for contrast, told in expected.items():
+    for contrast, values in expected.items():
         for name, thousandths in (("mean", 0.1), ("spread", 0.1), ("row", 1)):  # of the range
-            assert made[contrast][name] == pytest.approx(told[name], rel=0, abs=thousandths)
+            assert made[contrast][name] == pytest.approx(values[name], rel=0, abs=thousandths)
     assert load_bundle(golden_bundle.FOLDER).manifest.version == 1
 
 
@@ -296,8 +296,8 @@ def test_the_card_warns_and_counts(tiny_bundle: Bundle) -> None:
 
 
 def test_the_parameters_of_the_original_project() -> None:
-    told = Networks(generator=UNetSettings()).describe()
-    assert told == {
+    counts = Networks(generator=UNetSettings()).describe()
+    assert counts == {
         "generator": 54_408_833,
         "critic": 2_763_521,
         "total": 114_344_708,

@@ -39,9 +39,9 @@ def answer(out: str) -> dict[str, Any]:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
 
-    told = json.loads(out.splitlines()[-1], parse_constant=refuse)
-    assert isinstance(told, dict)
-    return told
+    result = json.loads(out.splitlines()[-1], parse_constant=refuse)
+    assert isinstance(result, dict)
+    return result
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -56,9 +56,9 @@ def test_help_shows_an_example(verb: str, run: Callable[..., Any]) -> None:
 
 def test_brain_option_says_what_it_removes(run: Callable[..., Any]) -> None:
     _, out, _ = run("prepare", "-h")
-    said = " ".join(out.replace("│", " ").split())
-    assert "keep only the brain" in said
-    assert "alone" not in said, "to leave the brain alone would be not to touch it"
+    text = " ".join(out.replace("│", " ").split())
+    assert "keep only the brain" in text
+    assert "leave the brain" not in text, "that would mean not to touch it"
 
 
 def test_train_says_what_it_trains(run: Callable[..., Any]) -> None:
@@ -79,26 +79,26 @@ def test_root(run: Callable[..., Any]) -> None:
 class TestInfo:
     def test_the_original_u_net(self, run: Callable[..., Any]) -> None:
         code, out, err = run("info", "unet", "--json")
-        told = answer(out)
+        result = answer(out)
         assert (code, err) == (0, "")
-        assert told["generator"] == 54_408_833
-        assert told["critic"] == 2_763_521
-        assert told["total"] == 114_344_708
-        assert told["critic_logits"] == [30, 30]
+        assert result["generator"] == 54_408_833
+        assert result["critic"] == 2_763_521
+        assert result["total"] == 114_344_708
+        assert result["critic_logits"] == [30, 30]
 
     @pytest.mark.parametrize("preset", ["bridge", "unet", "resunet", "resnet"])
     def test_presets(self, preset: str, run: Callable[..., Any]) -> None:
-        told = answer(run("info", preset, "--json")[1])
-        assert told["total"] == 2 * (told["generator"] + told["critic"])
-        assert told["settings"]["preset"] == preset
+        result = answer(run("info", preset, "--json")[1])
+        assert result["total"] == 2 * (result["generator"] + result["critic"])
+        assert result["settings"]["preset"] == preset
         code, out, _ = run("info", preset)
         assert code == 0
-        assert f"{told['total']:,}" in out
+        assert f"{result['total']:,}" in out
 
     def test_bundles(self, tiny_bundle: Bundle, run: Callable[..., Any]) -> None:
-        told = answer(run("info", tiny_bundle.path, "--json")[1])
-        assert told["weights_sha256"] == tiny_bundle.hash
-        assert told["total"] == tiny_bundle.manifest.networks.describe()["total"]
+        result = answer(run("info", tiny_bundle.path, "--json")[1])
+        assert result["weights_sha256"] == tiny_bundle.hash
+        assert result["total"] == tiny_bundle.manifest.networks.describe()["total"]
         assert "not for diagnosis" in run("info", tiny_bundle.path)[1]
 
     def test_the_shipped_model(self, as_shipped: Bundle, run: Callable[..., Any]) -> None:
@@ -120,7 +120,7 @@ class TestErrors:
             (["train", ".", "-o", "run", "--set", "epochs"], "Write key=value"),
             (["train", ".", "-o", "run", "--config", "no.yaml"], "no.yaml: cannot be read"),
             (["train", ".", "-o", "run"], ".: is not a store"),
-            (["train", ".", "-o", "run", "--from", "absent"], "absent: does not exist. Say auto"),
+            (["train", ".", "-o", "run", "--from", "absent"], "absent: does not exist. Use auto"),
             (["train", ".", "-o", "run", "--resume", "--from", "auto"], "Leave out --from"),
             (["prepare", "absent", "-o", "store"], "absent: does not exist"),
             (["prepare", ".", "-o", "store", "--source", "T3w"], "not a known contrast"),
@@ -168,7 +168,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         "arguments", [["info", "unett"], ["trian"], ["translate", "-i", "x.nii"], ["info", "--no"]]
     )
-    def test_with_json_it_is_the_answer_too(
+    def test_with_json_it_is_the_result_too(
         self, arguments: list[str], run: Callable[..., Any]
     ) -> None:
         code, out, err = run(*arguments, "--json")
@@ -204,8 +204,8 @@ class TestErrors:
 
         monkeypatch.setattr("mrbridge.training.settings.preset", interrupted)
         assert run("info", "unet") == (3, "", "error: interrupted\n")
-        told = '{"error": "interrupted", "exit_code": 3, "interrupted": true}\n'
-        assert run("info", "unet", "--json") == (3, told, "error: interrupted\n")
+        expected = '{"error": "interrupted", "exit_code": 3, "interrupted": true}\n'
+        assert run("info", "unet", "--json") == (3, expected, "error: interrupted\n")
 
     def test_a_signal_whose_exception_is_lost_before_training(
         self,
@@ -228,8 +228,8 @@ class TestErrors:
         assert (code, err) == (3, "error: interrupted\n")
 
     def test_numbers_that_json_cannot_hold_are_null(self) -> None:
-        told = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": -float("inf"), "e": 1}}
-        assert console.plain(told) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": 1}}
+        result = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": -float("inf"), "e": 1}}
+        assert console.plain(result) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": 1}}
 
 
 @pytest.mark.usefixtures("quick_phantom")
@@ -246,8 +246,8 @@ class TestVerbs:
     def test_prepare(self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None:
         code, out, err = run("prepare", bids_scans, "-o", tmp_path / "store", "--json")
         assert (code, err) == (0, "")
-        told = answer(out)
-        assert told["T1w"] == {"train": 24, "val": 10, "test": 10, "none": 0} == told["T2w"]
+        result = answer(out)
+        assert result["T1w"] == {"train": 24, "val": 10, "test": 10, "none": 0} == result["T2w"]
 
     def test_prepare_with_a_broken_scan(
         self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path
@@ -256,9 +256,9 @@ class TestVerbs:
         (root / "sub-04" / "anat" / "sub-04_T1w.nii.gz").write_bytes(b"broken")
         code, out, err = run("prepare", root, "-o", tmp_path / "store", "--json")
         assert code == 1
-        told = answer(out)
-        assert list(told["failed"]) == ["sub-04/anat/sub-04_T1w.nii.gz"]
-        assert sum(told["T1w"].values()) < sum(told["T2w"].values())
+        result = answer(out)
+        assert list(result["failed"]) == ["sub-04/anat/sub-04_T1w.nii.gz"]
+        assert sum(result["T1w"].values()) < sum(result["T2w"].values())
         assert "1 of 8 scans failed" in err
         assert err.count("\n") == 1
         assert len(Store.open(tmp_path / "store").records()) == 7
@@ -267,13 +267,13 @@ class TestVerbs:
         path = tmp_path / "run"
         code, out, err = run("train", small_store.path, "-o", path, "--json", "-q", *TINY)
         assert (code, err) == (0, "")
-        told = answer(out)
-        assert told["bundle"] == str(path / "bundle")
-        assert told["last"]["step"] == 2
+        result = answer(out)
+        assert result["bundle"] == str(path / "bundle")
+        assert result["last"]["step"] == 2
         code, _, err = run("train", small_store.path, "-o", path, *TINY)
         assert code == 2
         assert "not empty" in err
-        # The same command with --resume goes on, or has nothing to do.
+        # The same command with --resume continues, or has nothing to do.
         code, out, _ = run("train", small_store.path, "-o", path, "--json", "--resume", *TINY)
         assert code == 0
         assert answer(out)["last"]["step"] == 2
@@ -335,8 +335,13 @@ class TestVerbs:
         common = ["-m", tiny_bundle.path, "--device", "cpu", "--json"]
         code, out, err = run("translate", *common, "-i", scan, "-o", out_file)
         assert (code, err) == (0, "")
-        told = {"outputs": [str(out_file)], "model": tiny_bundle.hash, "skipped": 0, "failed": {}}
-        assert answer(out) == told
+        expected = {
+            "outputs": [str(out_file)],
+            "model": tiny_bundle.hash,
+            "skipped": 0,
+            "failed": {},
+        }
+        assert answer(out) == expected
         assert io.read(out_file).synthetic
         code, _, err = run("translate", *common, "-i", out_file, "-o", tmp_path / "x.nii.gz")
         assert code == 2
@@ -372,7 +377,7 @@ class TestVerbs:
             assert err.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
 
-    def test_translate_in_planes_that_there_are_not(
+    def test_translate_in_unknown_planes(
         self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path
     ) -> None:
         files = ["-i", bids_scans, "-o", tmp_path / "made"]
@@ -415,9 +420,9 @@ class TestVerbs:
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert len(report["done"]) == 3
         code, out, _ = run(*common, "--json", "-q")
-        told = answer(out)
-        assert (code, told["skipped"], len(told["outputs"])) == (1, 3, 3)
-        assert told["failed"] == {str(bad): "is too short for a NIfTI header"}
+        result = answer(out)
+        assert (code, result["skipped"], len(result["outputs"])) == (1, 3, 3)
+        assert result["failed"] == {str(bad): "is too short for a NIfTI header"}
 
     def test_evaluate_with_a_broken_scan(
         self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
@@ -426,9 +431,9 @@ class TestVerbs:
         (root / "sub-03" / "anat" / "sub-03_T1w.nii.gz").write_bytes(b"broken")
         common = ("evaluate", "-m", tiny_bundle.path, "--pairs", root, "-o", tmp_path / "out")
         code, out, err = run(*common, "--device", "cpu", "--json", "-q")
-        told = answer(out)
-        assert (code, list(told["failed"])) == (1, ["sub-03"])
-        assert Path(told["report"]).is_file()
+        result = answer(out)
+        assert (code, list(result["failed"])) == (1, ["sub-03"])
+        assert Path(result["report"]).is_file()
         assert "1 of 4 cases could not be scored" in err
 
     def test_evaluate(self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None:
@@ -498,13 +503,13 @@ def test_signals_end_a_training_with_a_checkpoint(
             assert process.returncode == 3, err
             assert out == ""
             assert "Traceback" not in err
-            (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
-            assert told == err.splitlines()[-1]
+            (message,) = [line for line in err.splitlines() if line.startswith("error: ")]
+            assert message == err.splitlines()[-1]
             state = load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")
-            assert f"stopped at step {state['step']}. Continue with --resume." in told
+            assert f"stopped at step {state['step']}. Continue with --resume." in message
             assert state["step"] >= 5
             with pytest.raises(ProcessLookupError):
-                os.killpg(process.pid, 0)  # nobody of the group is left
+                os.killpg(process.pid, 0)  # no process of the group is left
     finally:
         for process, _ in running.values():
             if process.poll() is None:
@@ -546,9 +551,9 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 300) -
 
 
 class TestOverwrite:
-    """`--overwrite` is understood wherever something is written. It replaces what mrbridge made."""
+    """Every verb that writes takes `--overwrite`, and replaces only what mrbridge wrote."""
 
-    def test_a_file_a_folder_and_a_data_set(
+    def test_a_file_a_folder_and_a_dataset(
         self, run: Callable[..., Any], tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
     ) -> None:
         scan = bids_scans / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
@@ -562,14 +567,14 @@ class TestOverwrite:
         ):
             command = ["translate", "-m", tiny_bundle.path, "-i", given, "-o", out, "--json"]
             assert run(*command, "--overwrite")[0] == 0
-            code, told, _ = run(*command, "--overwrite")
+            code, text, _ = run(*command, "--overwrite")
             assert code == 0
-            assert answer(told)["skipped"] == 0
+            assert answer(text)["skipped"] == 0
         code, _, err = run(*command[:4], scan, *command[5:], "--participant-label", "01")
         assert code == 2
         assert "for BIDS datasets" in err
 
-    def test_what_mrbridge_did_not_make_is_never_replaced(
+    def test_what_mrbridge_did_not_write_is_never_replaced(
         self,
         run: Callable[..., Any],
         tiny_bundle: Bundle,

@@ -32,10 +32,10 @@ def test_errors_survive_pickling(kind: type[MrbridgeError]) -> None:
 
 
 def test_exit_codes() -> None:
-    told = {kind.__name__: kind.exit_code for kind in KINDS}
-    assert told.pop("SomeScansFailed") == 1
-    assert told.pop("Interrupted") == 3
-    assert set(told.values()) == {2}
+    codes = {kind.__name__: kind.exit_code for kind in KINDS}
+    assert codes.pop("SomeScansFailed") == 1
+    assert codes.pop("Interrupted") == 3
+    assert set(codes.values()) == {2}
 
 
 def test_what_must_exist(tmp_path: Path) -> None:

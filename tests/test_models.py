@@ -1,4 +1,4 @@
-"""The model that comes with mrbridge, and where a model lies that somebody names."""
+"""The shipped model, and the paths of other models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mrbridge.volume import Volume
 FOLDER = Path(models.__file__).parent / "t1w_t2w"
 
 
-def test_a_path_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_path_is_returned_unchanged(tmp_path: Path) -> None:
     assert models.locate(tmp_path) == tmp_path
     assert models.locate(str(tmp_path)) == tmp_path
     with pytest.raises(BundleError, match=r"absent: does not exist\. Name a run"):

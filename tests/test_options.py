@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pytest
-import typer
 from pydantic import Field
 from typer.testing import CliRunner
 
-from mrbridge.inference.settings import TranslateSettings
-from mrbridge.options import verb
-from mrbridge.settings import Option, Settings
+import mrbridge
+from mrbridge import verbs
+from mrbridge.bids_app import bids_app
+from mrbridge.errors import SettingsError
+from mrbridge.options import new_program, option_names, verb
+from mrbridge.settings import Option, Settings, VerbSettings, fields_of
+from mrbridge.verb_settings import VERBS, schema
 
 
 class Part(Settings):
@@ -30,24 +35,31 @@ class Example(Settings):
     )
     path: Path | None = Field(None, description="A file.")
     quick: bool = Field(False, description="Be quick.")
-    hidden: float = 0.5
+    hidden: float = Field(0.5, description="How well it is hidden.")
+
+
+class Show(VerbSettings):
+    stage = f"{__name__}.Example"
+    keys = ("kind", "part.size", "names", "path", "quick")
+
+    target: Annotated[str, Option(metavar="TARGET", argument=True)] = Field(description="What.")
+    count: int = Field(2, ge=1, description="How many.")
 
 
 Invoke = Callable[..., Any]
 got: list[Any] = []
 
 
-@verb(f"{__name__}.Example", "kind", "part.size", "names", "path", "quick")
-def show(target: Annotated[str, typer.Argument()], settings: Example) -> None:
+@verb(f"{__name__}.Show")
+def show(options: Show, settings: Example) -> None:
     """Show the settings."""
-    got.append((target, settings))
+    got.append((options.target, settings))
 
 
 @pytest.fixture
 def invoke() -> Invoke:
-    app = typer.Typer(rich_markup_mode=None, add_completion=False)
     show.complete()
-    app.command()(show)
+    app = new_program("", {show: "show here"})
     got.clear()
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
@@ -56,16 +68,20 @@ def test_help_shows_fields(invoke: Invoke) -> None:
     shown = " ".join(invoke("--help").output.split())
     for text in (
         "Show the settings.",
-        "--kind <round|square> Kind of shape. [default: round]",
-        "--size <int range> Size of the part. [default: 3] [x>=1]",
+        "[OPTIONS] TARGET Show",
+        "TARGET What. [required]",
+        "--count INTEGER How many. [default: 2] [x>=1]",
+        "--kind round|square Kind of shape. [default: round]",
+        "--size INTEGER Size of the part. [default: 3] [x>=1]",
         "--name NAME Names. [default: all]",
-        "--path <path> A file.",
+        "--path PATH A file.",
         "--quick Be quick.",
         "--set KEY=VALUE",
         "--json",
     ):
         assert text in shown
-    assert "hidden" not in shown
+    assert "hidden NUMBER How well it is hidden. [default: 0.5]" in shown.split("Further")[1]
+    assert "--hidden" not in shown
     assert "--no-quick" not in shown
 
 
@@ -91,15 +107,60 @@ def test_what_a_field_refuses_is_refused(invoke: Invoke, words: tuple[str, ...])
     assert got == []
 
 
-def test_every_setting_of_translate_is_described() -> None:
-    for name, field in TranslateSettings.model_fields.items():
-        assert field.description, name
+@pytest.mark.parametrize("name", VERBS)
+def test_every_option_and_setting_is_described(name: str) -> None:
+    stage = VERBS[name].stage_settings()
+    fields = fields_of(VERBS[name]) | ({} if stage is None else fields_of(stage))
+    assert [key for key, field in fields.items() if not field.description] == []
+    for key in (VERBS[name].keys or ()) if stage else ():
+        assert key in fields
+
+
+@pytest.mark.parametrize("name", [*VERBS, "bids_app"])
+def test_no_two_options_of_a_verb_have_the_same_name(name: str) -> None:
+    chosen = bids_app if name == "bids_app" else getattr(verbs, name)
+    chosen.complete()
+    settings = dict(chosen.settings())
+    fields = [*chosen.fields(), *((key, settings[key][0]) for key in chosen.option_keys())]
+    names = [one for key, field in fields for one in option_names(key, field)]
+    assert len(names) == len(set(names))
+
+
+def test_the_schema_has_options_and_settings() -> None:
+    for name in VERBS:
+        written = schema(name)
+        assert json.loads(json.dumps(written)) == written
+    train = cast(dict[str, Any], schema("train"))
+    assert train["options"]["properties"]["resume"]["default"] is False
+    assert train["settings"]["properties"]["epochs"]["minimum"] == 1
+    assert train["settings"]["properties"]["epochs"]["description"]
+    assert schema("inspect")["settings"] is None
+    with pytest.raises(SettingsError, match="no verb 'trian'"):
+        schema("trian")
+
+
+def test_functions_have_the_defaults_of_the_verbs() -> None:
+    compared = 0
+    for name in ("prepare", "inspect", "train", "translate", "evaluate", "export"):
+        fields = VERBS[name].model_fields
+        optional = {key for key, field in fields.items() if not field.is_required()}
+        for key, parameter in signature(getattr(mrbridge, name)).parameters.items():
+            has_default = parameter.default is not parameter.empty
+            if key in optional and has_default and (name, key) not in DIFFERENT:
+                assert parameter.default == fields[key].default, (name, key)
+                compared += 1
+    assert compared > 10
+
+
+DIFFERENT = {("translate", "model"), ("train", "start")}
+"""None on the command line means the defaults of the functions: the shipped model and `auto`."""
 
 
 def test_settings_are_imported_without_slow_libraries() -> None:
-    slow = {"torch", "numpy", "scipy", "nibabel"}
+    slow = {"torch", "numpy", "scipy", "nibabel", "yaml", "typer"}
     code = (
-        "import sys, mrbridge.inference.settings, mrbridge.evaluation.settings\n"
+        "import sys, mrbridge.verb_settings as verbs\n"
+        "for model in verbs.VERBS.values(): model.stage_settings()\n"
         f"assert not {slow} & set(sys.modules), sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -107,13 +107,13 @@ def test_results_in_order_with_errors_and_warnings(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_nobody_foresaw_is_the_error_of_its_item(workers: int) -> None:
+def test_an_unforeseen_exception_is_the_error_of_its_item(workers: int) -> None:
     outcomes = list(map_scans(broken, [1, 2], workers=workers, label="Working"))
     assert len(outcomes) == 2
     assert all("(ZeroDivisionError)" in str(error) for _, error in outcomes)
 
 
-def test_what_kills_every_process_is_told_and_the_others_are_done() -> None:
+def test_what_kills_every_process_is_reported_and_the_others_are_done() -> None:
     outcomes = list(map_scans(dies_of_three, range(9), workers=2, label="Working"))
     assert [item for item, _ in outcomes] == list(range(9))
     killed = outcomes.pop(3)[1]
@@ -166,8 +166,8 @@ def test_what_is_not_wanted_any_more_is_not_done() -> None:
 def test_processes_side_by_side_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     outcomes = map_scans(surroundings, [1, 2], workers=2, label="Working", imports=["numpy"])
-    told = [result for _, result in outcomes]
-    results = [one for one in told if isinstance(one, dict)]
+    answers = [result for _, result in outcomes]
+    results = [one for one in answers if isinstance(one, dict)]
     assert [one["threads"] for one in results] == [{1}, {1}]
     assert len({one["pid"] for one in results} | {os.getpid()}) == 3
 
@@ -210,7 +210,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_needs_too_much_memory_does_not_stop_the_others(workers: int) -> None:
-    told = [result for _, result in map_scans(hungry, [0, 1, 2], workers=workers, label="x")]
-    assert [told[0], told[2]] == [0, 2]
-    assert isinstance(told[1], MrbridgeError)
-    assert "more memory than there is" in str(told[1])
+    results = [result for _, result in map_scans(hungry, [0, 1, 2], workers=workers, label="x")]
+    assert [results[0], results[2]] == [0, 2]
+    assert isinstance(results[1], MrbridgeError)
+    assert "more memory than there is" in str(results[1])

@@ -85,7 +85,7 @@ def test_results_in_order_with_errors_and_warnings(address: str) -> None:
     assert all(result == item * item for item, result in outcomes)
 
 
-def test_what_nobody_foresaw_is_the_error_of_its_item(address: str) -> None:
+def test_an_unforeseen_exception_is_the_error_of_its_item(address: str) -> None:
     outcomes = list(map_scans(broken, [1, 2], workers=address, label="Working"))
     assert all("(ZeroDivisionError)" in str(error) for _, error in outcomes)
 
@@ -105,7 +105,7 @@ def test_a_worker_killed_once_changes_nothing(address: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_what_kills_every_worker_is_told_and_the_others_are_done(address: str) -> None:
+def test_what_kills_every_worker_is_reported_and_the_others_are_done(address: str) -> None:
     outcomes = list(map_scans(dies_of_three, range(6), workers=address, label="Working"))
     killed = outcomes.pop(3)[1]
     assert isinstance(killed, MrbridgeError)
@@ -173,9 +173,9 @@ def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "REACH_SECONDS", 0.5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        unused = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(SettingsError, match="no Dask scheduler answers at tcp"):
-            list(map_scans(work, [1], workers=nobody, label="Working"))
+            list(map_scans(work, [1], workers=unused, label="Working"))
 
 
 def test_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,13 +75,13 @@ def test_an_error_ends_the_display() -> None:
 
 
 def test_bytes_that_come() -> None:
-    for total, told in ((3_000_000, "2.0/3.0 MB"), (None, "2.0/? MB")):
+    for total, shown in ((3_000_000, "2.0/3.0 MB"), (None, "2.0/? MB")):
         with on_terminal() as terminal, progress.transfer("IXI", total) as advance:
             for _ in range(2):
                 advance(1_500_000)
             advance(-1_000_000)  # some must come again
         assert "IXI" in terminal.getvalue()
-        assert told in terminal.getvalue()
+        assert shown in terminal.getvalue()
     with (
         contextlib.redirect_stderr(io.StringIO()) as plain,
         progress.transfer("IXI", 5) as advance,

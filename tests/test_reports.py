@@ -12,8 +12,7 @@ from jinja2 import UndefinedError
 
 import mrbridge
 from mrbridge.io.ownership import is_ours
-from mrbridge.reports import counted, render
-from mrbridge.reports.render import mean_and_std, number
+from mrbridge.reports import counted, mean_and_std, number, render
 
 SOURCE = Path(mrbridge.__file__).parent
 TEMPLATES = sorted((SOURCE / "reports" / "templates").glob("*.j2"))

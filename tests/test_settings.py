@@ -1,15 +1,15 @@
-"""Settings refuse what they do not know, and say what was meant."""
+"""Settings refuse unknown keys, and suggest the nearest known one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
 from mrbridge.errors import SettingsError
-from mrbridge.settings import Settings, known_keys, merged, read_assignments, read_yaml
+from mrbridge.settings import Settings, fields_of, known_keys, merged, read_assignments, read_yaml
 
 
 class Inner(Settings):
@@ -66,6 +66,7 @@ class Choice(Settings):
 
 def test_keys_of_a_field_that_is_one_of_several_kinds() -> None:
     assert known_keys(Choice) == ["part.kind", "part.features", "part.blocks"]
+    assert get_args(fields_of(Choice)["part.kind"].annotation) == ("one", "two")
     with pytest.raises(
         SettingsError, match=r"no key 'part\.feature', did you mean 'part\.features'"
     ):
@@ -114,8 +115,8 @@ def test_keys_and_merging() -> None:
 
 
 def test_assignments() -> None:
-    told = read_assignments(["a.b=3", "a.c=[1, 2]", "name=x=y", "empty="])
-    assert told == {"a": {"b": 3, "c": [1, 2]}, "name": "x=y", "empty": None}
+    changes = read_assignments(["a.b=3", "a.c=[1, 2]", "name=x=y", "empty="])
+    assert changes == {"a": {"b": 3, "c": [1, 2]}, "name": "x=y", "empty": None}
     for bad in ("novalue", "=3", "a=[1", "a=" + "[" * 10_000, "a=\x07"):
         with pytest.raises(SettingsError, match=r"assignment|YAML"):
             read_assignments([bad])

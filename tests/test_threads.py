@@ -88,8 +88,8 @@ def test_quotas_of_containers(
     assert usable_cores(root) == cores
     monkeypatch.setattr(os, "environ", {"HOME": "/"})
     share_the_machine(root)
-    told = os.environ.get("OMP_NUM_THREADS")
-    assert told == (None if cores == 16 else str(cores)), "OpenMP counts the cores by itself"
+    count = os.environ.get("OMP_NUM_THREADS")
+    assert count == (None if cores == 16 else str(cores)), "OpenMP counts the cores by itself"
     assert not threads.is_count_given()
     os.environ["OMP_NUM_THREADS"] = "7"
     share_the_machine(root)
@@ -106,15 +106,15 @@ def test_affinity() -> None:
         os.sched_setaffinity(0, before)
 
 
-def told_by(code: str, **given: str) -> dict[str, str | None]:
+def environment_after(code: str, **given: str) -> dict[str, str | None]:
     """What a process of its own, started with some variables, prints of its environment."""
     clean = {name: value for name, value in os.environ.items() if name not in OURS}
     environment = {**clean, **given, "PYTHONPATH": os.pathsep.join([*sys.path])}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    told: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    variables: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
+    return variables
 
 
 @pytest.mark.parametrize("module", ["cli", "bids_app"])
@@ -140,19 +140,19 @@ def test_threads_soon_sleep_unless_the_user_chooses_otherwise(
 import json, os, sys
 from mrbridge import cli, {module} as program
 def verb(arguments, program=None):
-    told = {{name: os.environ.get(name) for name in {OURS}}}
-    print(json.dumps(told | {{"torch": str("torch" in sys.modules)}}))
+    variables = {{name: os.environ.get(name) for name in {OURS}}}
+    print(json.dumps(variables | {{"torch": str("torch" in sys.modules)}}))
     return 0
 cli._run = verb
 program.main([])
 """
-    told = told_by(code, **given)
-    assert {name: told[name] for name in chosen} == chosen
-    assert told["torch"] == "False"
+    variables = environment_after(code, **given)
+    assert {name: variables[name] for name in chosen} == chosen
+    assert variables["torch"] == "False"
 
 
 def environment_of(_: int) -> dict[str, str]:
-    """What the process of a worker was told, as the kernel has it where it tells."""
+    """The environment of a worker process, from the kernel if it shows it."""
     return {name: os.environ[name] for name in OURS if name in os.environ}
 
 
@@ -164,11 +164,11 @@ from mrbridge.parallel import map_scans
 from tests.test_threads import environment_of
 if __name__ == "__main__":
     outcomes = map_scans(environment_of, [1, 2], workers=2, label="x", imports=["torch"])
-    print(json.dumps([told for _, told in outcomes][0]))
+    print(json.dumps([result for _, result in outcomes][0]))
 """
-    told = told_by(code, **({} if policy is None else {"OMP_WAIT_POLICY": policy}))
-    assert told["OMP_WAIT_POLICY"] == (policy or "passive")
-    assert told["OMP_NUM_THREADS"] == "1"
+    variables = environment_after(code, **({} if policy is None else {"OMP_WAIT_POLICY": policy}))
+    assert variables["OMP_WAIT_POLICY"] == (policy or "passive")
+    assert variables["OMP_NUM_THREADS"] == "1"
 
 
 def test_processes_that_train_together_soon_sleep_too() -> None:
@@ -189,7 +189,7 @@ if __name__ == "__main__":
         distributed.launch(2, print)
     except errors.InputError:
         pass
-    told = {"started": started[0], "after": os.environ.get("OMP_WAIT_POLICY")}
-    print(json.dumps(told))
+    states = {"started": started[0], "after": os.environ.get("OMP_WAIT_POLICY")}
+    print(json.dumps(states))
 """
-    assert told_by(code) == {"started": "passive", "after": None}
+    assert environment_after(code) == {"started": "passive", "after": None}

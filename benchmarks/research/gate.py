@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def _with_means(line: dict[str, Any]) -> dict[str, Any]:
-    told = {}
+    told: dict[str, Any] = {}
     for name, value in line.items():
         if isinstance(value, float):
             told[name] = round(value, 3)

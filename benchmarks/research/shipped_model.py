@@ -103,7 +103,9 @@ class Simulation:
         )
         rng = np.random.default_rng([SUBJECT_SEED, index, 2])
         stacks, _ = subject_stacks(subject, PreprocessSettings(), ("T1w", "T2w"))
-        height = round(len(stacks[0]) * subject.seen["T1w"].spacing[2])
+        spacing = subject.seen["T1w"].spacing
+        assert spacing is not None
+        height = round(len(stacks[0]) * spacing[2])
         parts = [_some(stacks, PER_PLANE["axial"], rng)]
         for plane in OTHERS:
             turned = [cut(with_height(stack, height), plane) for stack in stacks]

@@ -53,25 +53,24 @@ def measured(owner, name, stage_of):
 def begin(*given):
     # The verb asks this once, when all is imported, right before the work.
     global ready
-    from mrbridge.inference import batch, output, translator
+    from mrbridge.inference import synthesis, translator
 
     def precision(self, network, slices, in_float32):
         return "faint" if in_float32 else "network"
 
     measured(translator.Translator, "__init__", lambda *_: "opening")
     measured(translator.Translator, "_network", lambda *_: "opening")
-    measured(batch, "read", lambda *_, **__: "reading")
+    measured(synthesis, "read", lambda *_, **__: "reading")
     measured(translator, "preprocess", lambda *_, **__: "preprocessing")
     measured(translator.Translator, "_run", precision)
-    measured(output, "write", lambda *_, **__: "writing")
+    measured(synthesis, "write", lambda *_, **__: "writing")
     ready = time.time()
     return as_far_as_done(*given)
 
 
-from mrbridge import cli
-from mrbridge.verbs import images
+from mrbridge import cli, verbs
 
-as_far_as_done, images.as_far_as_done = images.as_far_as_done, begin
+as_far_as_done, verbs.as_far_as_done = verbs.as_far_as_done, begin
 try:
     cli.main(arguments)
 finally:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mrbridge.bundle import Bundle, load_bundle
     from mrbridge.dataset.prepare import prepare
     from mrbridge.dataset.settings import PrepareSettings
+    from mrbridge.dataset.store import Store
     from mrbridge.errors import (
         BundleError,
         InputError,
@@ -30,15 +31,16 @@ if TYPE_CHECKING:
     )
     from mrbridge.evaluation.evaluate import evaluate, score
     from mrbridge.evaluation.settings import EvaluateSettings
+    from mrbridge.evaluation.summary import Evaluation
     from mrbridge.inference.export import export
-    from mrbridge.inference.output import Translation, Translations
     from mrbridge.inference.settings import TranslateSettings
+    from mrbridge.inference.synthesis import Translation, Translations
     from mrbridge.inference.translate import translate
     from mrbridge.inference.translator import Translator
-    from mrbridge.inspection.inspect import inspect
+    from mrbridge.inspection.inspect import Inspection, inspect
     from mrbridge.io import read, write
     from mrbridge.phantom.settings import PhantomSettings
-    from mrbridge.training.run import train
+    from mrbridge.training.run import Run, train
     from mrbridge.training.settings import PRESETS, TrainSettings
     from mrbridge.volume import Volume
 
@@ -51,17 +53,19 @@ _NAMES = {
     ),
     "mrbridge.evaluation.evaluate": ("evaluate", "score"),
     "mrbridge.evaluation.settings": ("EvaluateSettings",),
+    "mrbridge.evaluation.summary": ("Evaluation",),
     "mrbridge.inference.export": ("export",),
-    "mrbridge.inference.output": ("Translation", "Translations"),
+    "mrbridge.inference.synthesis": ("Translation", "Translations"),
     "mrbridge.inference.settings": ("TranslateSettings",),
     "mrbridge.inference.translate": ("translate",),
     "mrbridge.inference.translator": ("Translator",),
-    "mrbridge.inspection.inspect": ("inspect",),
+    "mrbridge.inspection.inspect": ("Inspection", "inspect"),
     "mrbridge.io": ("read", "write"),
     "mrbridge.phantom.settings": ("PhantomSettings",),
     "mrbridge.dataset.prepare": ("prepare",),
     "mrbridge.dataset.settings": ("PrepareSettings",),
-    "mrbridge.training.run": ("train",),
+    "mrbridge.dataset.store": ("Store",),
+    "mrbridge.training.run": ("Run", "train"),
     "mrbridge.training.settings": ("PRESETS", "TrainSettings"),
     "mrbridge.volume": ("Volume",),
 }
@@ -74,16 +78,20 @@ __all__ = [
     "Bundle",
     "BundleError",
     "EvaluateSettings",
+    "Evaluation",
     "InputError",
+    "Inspection",
     "Interrupted",
     "MrbridgeError",
     "MrbridgeWarning",
     "OutputError",
     "PhantomSettings",
     "PrepareSettings",
+    "Run",
     "SettingsError",
     "SizeError",
     "SomeScansFailed",
+    "Store",
     "StoreError",
     "TrainSettings",
     "TranslateSettings",

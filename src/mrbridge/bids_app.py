@@ -8,80 +8,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from mrbridge import __version__, cli
+from mrbridge import cli, verbs
 from mrbridge.console import answer
 from mrbridge.errors import InputError, SomeScansFailed, must_exist
+from mrbridge.interruption import quick_imports
 from mrbridge.models import locate
-from mrbridge.options import Device, Model, verb
-from mrbridge.quick_imports import quick_imports
-from mrbridge.verbs import images
+from mrbridge.options import verb
 
 if TYPE_CHECKING:
     from mrbridge.inference.settings import TranslateSettings
+    from mrbridge.verb_settings import BidsApp
 
-app = typer.Typer(
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+EXAMPLE = "mrbridge_bids bids bids/derivatives/mrbridge participant --to T2w"
 
 
-class Level(StrEnum):
-    """The two levels of analysis of the convention."""
-
-    participant = "participant"
-    group = "group"
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"mrbridge {__version__}")
-        raise typer.Exit
-
-
-@app.command(epilog="Example: mrbridge_bids bids bids/derivatives/mrbridge participant --to T2w")
-@verb(
-    "mrbridge.inference.settings.TranslateSettings",
-    "participants",
-    "sessions",
-    "bids_filter",
-    "to",
-    "planes",
-    "dtype",
-    "overwrite",
-)
-def bids_app(
-    bids_dir: Annotated[Path, typer.Argument(metavar="BIDS_DIR", help="The BIDS dataset.")],
-    output_dir: Annotated[
-        Path, typer.Argument(metavar="OUTPUT_DIR", help="The folder of the derivatives.")
-    ],
-    analysis_level: Annotated[
-        Level,
-        typer.Argument(
-            help="participant: translate the scans. group: list which scans have a translation by "
-            "this model, in OUTPUT_DIR/logs/group.tsv."
-        ),
-    ],
-    settings: TranslateSettings,
-    model: Model = None,
-    device: Device = "auto",
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
-    ] = False,
-) -> None:
+@verb("mrbridge.verb_settings.BidsApp")
+def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
     """Translate the scans of a BIDS dataset into the contrast that was not acquired.
 
     All its results are synthetic: for research, not for diagnosis.
     """
-    place = locate(model)
+    bids_dir, output_dir, device = options.bids_dir, options.output_dir, options.device
+    place = locate(options.model)
     must_exist(bids_dir)
     from mrbridge.io.bids import is_bids
 
@@ -91,8 +41,8 @@ def bids_app(
             path=bids_dir,
             remedy="It has sub-… folders; see bids-validator.",
         )
-    if analysis_level is Level.participant:
-        images.run_translate(bids_dir, output_dir, model, settings, device=device)
+    if options.analysis_level == "participant":
+        verbs.run_translate(bids_dir, output_dir, options.model, settings, device=device)
         return
     with quick_imports():
         from mrbridge.inference.bids import TABLE, check_dataset
@@ -118,8 +68,7 @@ def bids_app(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the BIDS App and exit with its code."""
-    bids_app.complete()
-    cli.main(arguments, app)
+    cli.main(arguments, {bids_app: EXAMPLE})
 
 
 if __name__ == "__main__":

@@ -81,20 +81,20 @@ class BundleManifest(Settings):
         for contrast in (self.source, self.target):
             if contrast not in self.typical:
                 raise ValueError(f"typical names no range of {contrast}")
-        for contrast, recipe in self.typical.items():
-            if not _is_range(recipe):
-                values = short_repr(recipe.model_dump(exclude_defaults=True))
+        for contrast, normalisation in self.typical.items():
+            if not _is_range(normalisation):
+                values = short_repr(normalisation.model_dump(exclude_defaults=True))
                 raise ValueError(f"typical is not a range of {contrast}: {values}")
         return self
 
 
-def _is_range(recipe: IntensityNormalisation) -> bool:
+def _is_range(normalisation: IntensityNormalisation) -> bool:
     """Whether all landmarks rise, so that intensities keep their order."""
-    knee = [] if recipe.knee is None else [recipe.knee]
-    line = [recipe.low, *knee, recipe.high]
-    lines = (line, recipe.landmarks, recipe.levels)
+    knee = [] if normalisation.knee is None else [normalisation.knee]
+    line = [normalisation.low, *knee, normalisation.high]
+    lines = (line, normalisation.landmarks, normalisation.levels)
     least = max(1e-6 * max(map(abs, line)), 1 / _LARGEST)
-    if len(recipe.levels) not in (0, len(recipe.landmarks)):
+    if len(normalisation.levels) not in (0, len(normalisation.landmarks)):
         return False
     return all(after - before > least for before, after in pairwise(line)) and all(
         all(abs(value) < _LARGEST for value in values)
@@ -103,7 +103,7 @@ def _is_range(recipe: IntensityNormalisation) -> bool:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """A bundle in memory.
 
@@ -118,6 +118,25 @@ class Bundle:
     weights: dict[str, Any]
     path: Path | None = None
 
+    def __repr__(self) -> str:
+        place = self.path or "in memory"
+        return f"Bundle({self.source} ↔ {self.target}, {self.manifest.preset}, {place})"
+
+    def _repr_html_(self) -> str:
+        from mrbridge.reports import html_table
+
+        manifest = self.manifest
+        facts = {
+            "contrasts": f"{self.source} ↔ {self.target}",
+            "preset": manifest.preset,
+            "generators": manifest.networks.generator.kind,
+            "planes": manifest.planes,
+            "folder": self.path or "in memory",
+            "SHA-256 of the weights": self.hash,
+        }
+        scores = {name: f"{value:.4g}" for name, value in manifest.scores.items()}
+        return html_table((facts | scores).items(), ("model", ""))
+
     @property
     def source(self) -> str:
         """The contrast that `to_target` takes."""
@@ -125,7 +144,7 @@ class Bundle:
 
     @property
     def target(self) -> str:
-        """The contrast that `to_target` gives."""
+        """The contrast that `to_target` synthesises."""
         return self.manifest.target
 
     @property
@@ -147,7 +166,7 @@ class Bundle:
             raise SettingsError(
                 f"this model makes {self.target} or {self.source}, not {contrast}",
                 path=self.path,
-                remedy=f"Say --to {self.target} or --to {self.source}.",
+                remedy=f"Use --to {self.target} or --to {self.source}.",
             )
 
     def generator_weights(self, name: str) -> dict[str, Any]:
@@ -287,6 +306,9 @@ def load_bundle(model: str | Path) -> Bundle:
 
     The weights are memory-mapped, so that an unused generator takes no memory. If a training
     replaces the bundle meanwhile, the new one is loaded.
+
+    Args:
+        model: the path of a run or bundle, or `shipped`.
 
     Raises:
         BundleError: it is absent, damaged, changed, or of an unknown version.

@@ -5,47 +5,51 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
 from typer.exceptions import Abort, TyperException
 
-from mrbridge import __version__, console, interruption
-from mrbridge.children import SAFE_PATH
+from mrbridge import __version__, console, interruption, verbs
 from mrbridge.console import complain
-from mrbridge.download import command as download
-from mrbridge.errors import Interrupted
-from mrbridge.options import Verb, spread
+from mrbridge.errors import Interrupted, as_error
+from mrbridge.options import Verb, new_program, spread
 from mrbridge.threads import share_the_machine
-from mrbridge.unexpected import as_error
-from mrbridge.verbs import bundles, images, scans
 
 VERBS: dict[Verb, str] = {
-    scans.demo: "mrbridge demo -o demo --minutes 5",
-    scans.phantom: "mrbridge phantom -o phantom --subjects 8",
-    scans.prepare: "mrbridge prepare bids -o store --workers 2",
-    scans.inspect: "mrbridge inspect bids -o report.html --workers 2",
-    bundles.train: "mrbridge train store -o run --preset unet --set epochs=30",
-    images.translate: "mrbridge translate -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz",
-    images.evaluate: "mrbridge evaluate -m run --pairs bids -o scores",
-    bundles.export: "mrbridge export -m run --to onnx -o exported",
-    bundles.info: "mrbridge info unet --json",
+    verbs.demo: "mrbridge demo -o demo --minutes 5",
+    verbs.phantom: "mrbridge phantom -o phantom --subjects 8",
+    verbs.prepare: "mrbridge prepare bids -o store --workers 2",
+    verbs.inspect: "mrbridge inspect bids -o report.html --workers 2",
+    verbs.train: "mrbridge train store -o run --preset unet --set epochs=30",
+    verbs.translate: "mrbridge translate -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz",
+    verbs.evaluate: "mrbridge evaluate -m run --pairs bids -o scores",
+    verbs.export: "mrbridge export -m run --to onnx -o exported",
+    verbs.info: "mrbridge info unet --json",
 }
 """Every verb with an example, in the order of a workflow."""
 
-app = typer.Typer(
-    name="mrbridge",
-    help="Learns from unpaired scans to turn T1-weighted brain MR images into T2-weighted ones and "
+DOWNLOADS: dict[Verb, str] = {
+    verbs.ixi: "mrbridge download ixi --contrast T1w T2w -o ixi",
+    verbs.openneuro: "mrbridge download openneuro ds002330 --version 1.1.0 -o ds002330  "
+    "(others with T1w and T2w: ds002382 1.0.1, ds003717 1.0.1, ds003745 1.0.0, ds004285 1.0.0)",
+}
+"""The verbs of `mrbridge download`."""
+
+app = new_program(
+    "Learns from unpaired scans to turn T1-weighted brain MR images into T2-weighted ones and "
     "back. All its results are synthetic: for research, not for diagnosis.",
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    VERBS,
 )
-for one, example in VERBS.items():
-    app.command(one.__name__, epilog=f"Example: {example}")(one)
-app.add_typer(download.app)
+downloads = new_program("Download public datasets as BIDS.", DOWNLOADS)
+app.add_typer(downloads, name="download", epilog=f"Example: {DOWNLOADS[verbs.ixi]}")
+
+
+@downloads.callback(invoke_without_command=True)
+def _downloads(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.callback(invoke_without_command=True)
@@ -59,13 +63,15 @@ def _root(
         typer.echo(context.get_help())
 
 
-def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = None) -> None:
-    """Run a command line, by default this one, and exit with its code."""
+def main(
+    arguments: Sequence[str] | None = None, bids_app: Mapping[Verb, str] | None = None
+) -> None:
+    """Run a command line, of `mrbridge` or of the BIDS App, and exit with its code."""
     share_the_machine()  # before a verb imports PyTorch
     console.set_up()
     interruption.listen()
-    os.environ[SAFE_PATH] = "1"  # of all processes that any library starts
-    code = _run(arguments, program)
+    os.environ["PYTHONSAFEPATH"] = "1"  # of all processes that any library starts; see `python -P`
+    code = _run(arguments, bids_app)
     interruption.finish(code)
     code = console.flush(code)
     # Before it ends, Python searches all objects for cycles once more: a second, with PyTorch.
@@ -73,20 +79,23 @@ def main(arguments: Sequence[str] | None = None, program: typer.Typer | None = N
     sys.exit(code)
 
 
-def _run(arguments: Sequence[str] | None, program: typer.Typer | None = None) -> int:
+def _run(arguments: Sequence[str] | None, bids_app: Mapping[Verb, str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     console.verbosity.json = "--json" in given  # for errors before the options are parsed
     console.verbosity.verbose = "-v" in given or "--verbose" in given
     console.verbosity.answered = False
     try:
-        for one in (*VERBS, *download.VERBS):
-            if one.__name__ in given:
+        several: set[str] = set()
+        for one in bids_app or (VERBS | DOWNLOADS):
+            if bids_app or one.__name__ in given:
                 one.complete()
+                several |= one.several()
         interruption.begin()
         os.getcwd()
         # Typer turns KeyboardInterrupt into exit code 130, and returns it.
-        name = "mrbridge" if program is None else "mrbridge_bids"
-        code = (program or app)(args=spread(given), prog_name=name, standalone_mode=False)
+        program = new_program("", bids_app) if bids_app else app
+        name = "mrbridge_bids" if bids_app else "mrbridge"
+        code = program(args=spread(given, several), prog_name=name, standalone_mode=False)
         return _interrupted() if code == _TYPER_INTERRUPTED else 0
     except KeyboardInterrupt:
         return _interrupted()

@@ -1,19 +1,36 @@
 """Every error a user can meet. Each names the file, what is wrong and what to do.
 
 The command line prints an error as one line on standard error and ends with its `exit_code`
-(0 done; 1 some scans failed, the others done; 2 unusable arguments or input; 3 interrupted).
+(0 done; 1 some scans failed, the others done; 2 unusable arguments or input; 3 interrupted). Other
+exceptions become one of these errors, too (`as_error`); their details go into a file.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mrbridge import __version__
 from mrbridge.json_text import shortened
 from mrbridge.urls import is_url, shown
 
 _LONGEST = 4000
 """The most characters of what an error says: it may repeat what came from anywhere."""
+
+_NO_MEMORY = re.compile(
+    r"out of memory|(not enough|insufficient) memory|(can(no|')t|failed to) allocate|"
+    r"bad[_ ]alloc|failed to map segment",
+    re.IGNORECASE,
+)
+"""The messages of PyTorch, ONNX Runtime, ITK and C++; NumPy raises MemoryError."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_KEPT = 10  # files of details
 
 
 class MrbridgeError(Exception):
@@ -21,16 +38,27 @@ class MrbridgeError(Exception):
 
     Args:
         what: what is wrong, without a full stop at its end.
-        path: the file or folder that it is about, when there is one.
+        path: the file or folder that it is about, if there is one.
         remedy: what the user can do, as a sentence.
+        result: of a batch, what is done, in the form in which it would have been returned.
+        counts: of a batch, how much is done, by name. Neither crosses to another process.
     """
 
     exit_code = 2
 
-    def __init__(self, what: str, *, path: str | Path | None = None, remedy: str = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: str | Path | None = None,
+        remedy: str = "",
+        result: Any = None,
+        counts: dict[str, int] | None = None,
+    ) -> None:
         self.what = shown(shortened(what, _LONGEST))
         self.path = None if path is None else Path(path)
         self.remedy = shown(shortened(remedy, _LONGEST))
+        self.result, self.counts = result, counts or {}
         super().__init__(self.what)
 
     def __str__(self) -> str:
@@ -111,46 +139,126 @@ def must_be_new(folder: Path) -> None:
 
 
 class SomeScansFailed(MrbridgeError):
-    """Part of a batch could not be done; the rest is done.
-
-    Args:
-        what, path, remedy: as of every error.
-        result: what would have been returned without it: what is done. It does not cross to
-            another process.
-    """
+    """Part of a batch could not be done; the rest is done, and in `result`."""
 
     exit_code = 1
 
-    def __init__(
-        self, what: str, *, path: str | Path | None = None, remedy: str = "", result: Any = None
-    ) -> None:
-        super().__init__(what, path=path, remedy=remedy)
-        self.result = result
-
 
 class Interrupted(MrbridgeError):
-    """The work was stopped and can be resumed.
-
-    Args:
-        what, path, remedy: as of every error.
-        result: what is done, in the form in which it would have been returned, where it has one.
-        counts: how much is done, by name. Neither crosses to another process.
-    """
+    """The work was stopped and can be resumed; what is done is in `result`, or counted."""
 
     exit_code = 3
-
-    def __init__(
-        self,
-        what: str,
-        *,
-        path: str | Path | None = None,
-        remedy: str = "",
-        result: Any = None,
-        counts: dict[str, int] | None = None,
-    ) -> None:
-        super().__init__(what, path=path, remedy=remedy)
-        self.result, self.counts = result, counts or {}
 
 
 class MrbridgeWarning(UserWarning):
     """Something that was mended or assumed, and that the user should know."""
+
+
+def as_error(error: Exception) -> MrbridgeError:
+    """The error in one line that stands for any exception; itself, if it is mrbridge's own."""
+    if isinstance(error, MrbridgeError):
+        return error
+    if is_out_of_memory(error):
+        return too_large()
+    if isinstance(error, OSError):
+        return _of_system(error)
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        path = str(error).partition("from ")[2].strip("'\"")
+        return InputError("is a link that leads back to itself", path=path, remedy="Remove it.")
+    details = _write_details(error)
+    where = "repeat it with -v" if details is None else f"add {details}"
+    return MrbridgeError(
+        f"mrbridge {__version__} failed unexpectedly ({type(error).__name__})",
+        remedy=f"Please report it, and {where}.",
+    )
+
+
+def too_large(path: str | Path | None = None) -> MrbridgeError:
+    """The error for a scan that needs more memory than there is."""
+    return MrbridgeError(
+        "needs more memory than there is", path=path, remedy="Check the voxel sizes in its header."
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on the computer or a GPU."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return not isinstance(error, MrbridgeError) and _NO_MEMORY.search(str(error)) is not None
+
+
+@contextmanager
+def at_work_on(path: Path) -> Iterator[None]:
+    """Within it, lack of memory is an error of the file at `path`.
+
+    Raises:
+        MrbridgeError: there was not enough memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise too_large(path) from error
+        raise
+
+
+def _of_system(error: OSError) -> MrbridgeError:
+    path = error.filename if isinstance(error.filename, str) and error.filename else None
+    what = (error.strerror or str(error) or type(error).__name__).strip()
+    what = what[:1].lower() + what[1:]
+    if error.errno in _NO_ROOM:
+        return OutputError(
+            f"cannot be written ({what})" if path else what, path=path, remedy="Make room."
+        )
+    return InputError(
+        f"cannot be used ({what})" if path else what,
+        path=path,
+        remedy="Check the name, the space and the permissions.",
+    )
+
+
+def _write_details(error: BaseException) -> Path | None:
+    """Write the traceback to a file that only the user may read; None if that is impossible."""
+    import platform
+    import tempfile
+    import time
+    import traceback
+
+    text = (
+        f"mrbridge {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+        f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n\n"
+        + "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    )
+    name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    for folder in (_state_folder(), None):
+        try:
+            if folder is None:
+                number, place = tempfile.mkstemp(".txt", f"mrbridge-{name}-")
+            else:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for old in sorted(folder.glob("error-*.txt"))[: 1 - _KEPT]:
+                    with suppress(OSError):
+                        old.unlink()
+                number, place = tempfile.mkstemp(".txt", f"{name}-", folder)
+            with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+        except OSError:
+            continue
+        return Path(place)
+    return None
+
+
+def _state_folder() -> Path | None:
+    """The user's folder for files about runs (XDG Base Directory Specification).
+
+    None for a user without a home, as in a container with a number but no name for them.
+    """
+    named = os.environ.get("XDG_STATE_HOME")
+    if named and os.path.isabs(named):
+        return Path(named) / "mrbridge"
+    try:
+        return Path.home() / ".local" / "state" / "mrbridge"
+    except RuntimeError:
+        return None

@@ -1,104 +1,51 @@
-"""Options of the command line: those of several verbs, and those that settings define."""
+"""Options of the command line, from the fields of settings models."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Literal,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from mrbridge.console import listen
 from mrbridge.errors import SettingsError
-from mrbridge.quick_imports import quick_imports
+from mrbridge.interruption import quick_imports
+from mrbridge.urls import is_url
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from mrbridge.settings import Settings
+    from mrbridge.settings import Settings, VerbSettings
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
 Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", help="Print more, and tracebacks of errors.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="Device that computes; cuda is experimental.")
-]
-Workers = Annotated[int, typer.Option(min=1, help="Number of processes.")]
-Dask = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Address of a Dask scheduler, such as tcp://host:8786, whose workers do the work.",
-    ),
-]
-Model = Annotated[
-    Path | None,
-    typer.Option("-m", "--model", help="A run or a bundle [default: the shipped model]."),
+Config = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="YAML file of settings, by their keys.")
 ]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
 ]
-Config = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force",
-        help="Also take a scan that its name or header calls something else: a mask, a map, a scan "
-        "after a contrast agent.",
-    ),
-]
 
 
-def _overwrite(otherwise: str) -> Any:
-    """The option of verbs that write; `otherwise` says what they do without it."""
-    described = f"Replace what mrbridge wrote there, and nothing else. Without it, {otherwise}."
-    return Annotated[bool, typer.Option("--overwrite", help=described)]
-
-
-OverwriteAll = _overwrite("a folder that is not empty is refused")
-OverwriteStore = _overwrite("only changes are prepared")
-OverwriteFiles = _overwrite("that is done as well")
-OverwriteTable = _overwrite("a page is replaced, a table is not")
-OverwritePhantom = _overwrite("the same dataset is kept, another one refused")
-
-_SEVERAL = (
-    *("--participant-label", "--participant_label", "--session-label", "--session_label"),
-    *("--contrast", "--subjects"),
-)
-
-
-def who_works(workers: int, dask: str | None) -> int | str:
-    """The workers for `mrbridge.parallel.map_scans`.
-
-    Raises:
-        SettingsError: both processes and a cluster are asked for.
-    """
-    if dask is not None and workers != 1:
-        raise SettingsError("--workers and --dask exclude each other", remedy="Leave one out.")
-    return workers if dask is None else dask
-
-
-def spread(arguments: Sequence[str]) -> list[str]:
+def spread(arguments: Sequence[str], several: Collection[str]) -> list[str]:
     """`--participant-label 01 02`, as the BIDS-App convention has it, with the option before each.
 
     Values end where the next option begins.
+
+    Args:
+        arguments: the command line.
+        several: the options that take several values.
 
     Raises:
         SettingsError: such an option has no value, or an argument is empty, which as a path would
@@ -116,7 +63,7 @@ def spread(arguments: Sequence[str]) -> list[str]:
     for argument, after in zip(arguments, following, strict=True):
         if argument.startswith("-"):
             option = argument.partition("=")[0]
-            option = option if option in _SEVERAL else ""
+            option = option if option in several else ""
             if argument == option and after.startswith("-"):
                 raise SettingsError(f"{option} is followed by no value", remedy="Name one.")
             result.append(argument)
@@ -127,132 +74,246 @@ def spread(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def layered(
-    config: Path | None, assignments: Sequence[str] | None, named: dict[str, Any]
-) -> dict[str, Any]:
-    """A YAML file, then the options that were given, then --set, each over the one before."""
-    from mrbridge.settings import merged, read_assignments, read_yaml
-
-    layer = read_yaml(config) if config else {}
-    layer = merged(layer, {key: value for key, value in named.items() if value is not None})
-    return merged(layer, read_assignments(assignments or []))
-
-
 class Verb:
-    """A function as a verb: with -q, -v and --json, and the options of a settings model.
+    """A function as a verb, with the options that its model declares, and -q, -v and --json.
 
-    Name, type, choices, range, help and default of an option are those of its field. The function
-    gets `settings`: the defaults, changed by the file of `--config`, the options, and `--set`.
+    The function takes an instance of the model. If the model has a `stage`, the settings of that
+    stage come second: its defaults, changed by the file of `--config`, the options, and `--set`, in
+    this order; or only the changes, if the parameter is called `changes`.
 
     Only `complete` imports the model, and gives the verb its parameters: settings take a tenth of a
     second to import, which other verbs and `mrbridge --help` do not need.
     """
 
-    def __init__(self, function: Callable[..., None], model: str | None, keys: tuple[str, ...]):
-        self._function, self._path, self._keys = function, model, keys
-        self._model: type[Settings] | None = None
-        self._options: dict[str, str] = {}
+    def __init__(self, function: Callable[..., None], path: str) -> None:
+        self._function, self._path = function, path
+        self._model: type[VerbSettings] | None = None
+        self._stage: type[Settings] | None = None
         self.__name__, self.__doc__ = function.__name__, function.__doc__
         self.__module__ = function.__module__
         self.__signature__ = inspect.Signature()
         self.__annotations__: dict[str, Any] = {}
 
-    def __call__(self, quiet: bool, verbose: bool, as_json: bool, **given: Any) -> None:
+    def __call__(self, quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
         listen(quiet, verbose, as_json)
-        if self._model is not None:
-            from mrbridge.settings import merged
+        assert self._model is not None, "call complete first"
+        named = {name: value for name, value in values.items() if value is not None}
+        own = {name: named.pop(name) for name in self._model.model_fields if name in named}
+        arguments: list[Any] = [self._model.build(own)]
+        if self._stage is not None:
+            changes = self._changes(named.pop("config", None), named.pop("assignments", ()), named)
+            is_raw = "changes" in inspect.signature(self._function).parameters
+            arguments.append(changes if is_raw else self._stage.defaults().changed(changes))
+        self._function(*arguments)
 
-            named: dict[str, Any] = {}
-            for name, key in self._options.items():
-                value = given.pop(name)
-                if value is not None:
-                    parts = key.split(".")[::-1]
-                    value = reduce(lambda inner, part: {part: inner}, parts, value)
-                    named = merged(named, value)
-            changes = layered(given.pop("config"), given.pop("assignments"), named)
-            given["settings"] = self._model().changed(changes)
-        self._function(**given)
+    def _changes(
+        self, config: Path | None, assignments: Sequence[str], named: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A YAML file, then the options by their names, then `--set`, each over the one before."""
+        from mrbridge.settings import merged, read_assignments, read_yaml
+
+        changes = read_yaml(config) if config else {}
+        for key in self.option_keys():
+            if (name := key.replace(".", "_")) in named:
+                nested = reduce(
+                    lambda inner, part: {part: inner}, key.split(".")[::-1], named[name]
+                )
+                changes = merged(changes, nested)
+        return merged(changes, read_assignments(assignments))
 
     def complete(self) -> None:
-        """Add the parameters."""
-        added: dict[str, Any] = {}
-        known: dict[str, Any] = {}
-        if self._path is not None:
-            module, _, name = self._path.rpartition(".")
-            with quick_imports():
-                model: type[Settings] = getattr(import_module(module), name)
-            self._model, known = model, {name: model}
-            keys = self._keys or tuple(model.model_fields)
-            self._options = {key.replace(".", "_"): key for key in keys}
-            added = {
-                name: _option(key.rpartition(".")[2], _field(model, key))
-                for name, key in self._options.items()
-            }
-            added |= {"config": Config, "assignments": Assignments}
-        hints = get_type_hints(self._function, localns=known, include_extras=True)
-        parameters = []
-        for own in inspect.signature(self._function).parameters.values():
-            if own.name == "settings" and added:
-                parameters += [_parameter(name, None, kind) for name, kind in added.items()]
-            else:
-                parameters.append(_parameter(own.name, own.default, hints[own.name]))
+        """Import the model, and add the parameters."""
+        module, _, name = self._path.rpartition(".")
+        with quick_imports():
+            model: type[VerbSettings] = getattr(import_module(module), name)
+            self._model, self._stage = model, model.stage_settings()
+        parameters = [_parameter(name, field, field.default) for name, field in self.fields()]
+        if self._stage is not None:
+            listed = dict(self.settings())
+            parameters += [_parameter(key, *listed[key]) for key in self.option_keys()]
+            for name, annotation in (("config", Config), ("assignments", Assignments)):
+                parameters.append(_keyword(name, annotation, None))
         common = {"quiet": Quiet, "verbose": Verbose, "as_json": Json}
-        parameters += [_parameter(name, False, kind) for name, kind in common.items()]
+        parameters += [_keyword(name, annotation, False) for name, annotation in common.items()]
         self.__annotations__ = {one.name: one.annotation for one in parameters}
         self.__signature__ = inspect.Signature(parameters)
 
+    def fields(self) -> list[tuple[str, FieldInfo]]:
+        """The fields of the model, those that it inherits last."""
+        assert self._model is not None, "call complete first"
+        own = inspect.get_annotations(self._model)
+        return sorted(self._model.model_fields.items(), key=lambda item: item[0] not in own)
 
-def verb(model: str | None = None, *keys: str) -> Callable[[Callable[..., None]], Verb]:
-    """Make a function a `Verb`.
+    def option_keys(self) -> tuple[str, ...]:
+        """The keys of the stage's settings that have options."""
+        if self._model is None or self._stage is None:
+            return ()
+        return self._model.keys or tuple(self._stage.model_fields)
 
-    Args:
-        model: the dotted name of the settings; None: it has none.
-        keys: the fields with options, those of nested settings dotted; none: all.
-    """
-    return lambda function: Verb(function, model, keys)
+    def settings(self) -> Iterator[tuple[str, tuple[FieldInfo, Any]]]:
+        """The settings of the stage: key, field and default."""
+        from mrbridge.settings import fields_of
+
+        if self._stage is not None:
+            defaults = self._stage.defaults()
+            for key, field in fields_of(self._stage).items():
+                try:
+                    default = reduce(getattr, key.split("."), defaults)
+                except AttributeError:  # of another kind than the default has
+                    default = field.default
+                yield key, (field, default)
+
+    def several(self) -> set[str]:
+        """The names of the options that take several values."""
+        stage = dict(self.settings())
+        fields = self.fields() + [(key, stage[key][0]) for key in self.option_keys()]
+        return {
+            one for key, field in fields if _element(field)[1] for one in option_names(key, field)
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The settings that have no option, for the help: key and description."""
+        return [
+            (f"{key} {metavar(field)}", described(field, default))
+            for key, (field, default) in self.settings()
+            if key not in self.option_keys()
+        ]
 
 
-def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+class Command(TyperCommand):
+    """The command of a `Verb`: its help lists the settings that have no option, too."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, options and settings."""
+        arguments, options = [], []
+        for one in self.get_params(ctx):
+            record = one.get_help_record(ctx)
+            if record is not None and one.param_type_name == "argument":
+                arguments.append((str(one.metavar), record[1]))
+            elif record is not None:
+                options.append(record)
+        settings = self.callback.__wrapped__.rows()  # type: ignore[union-attr]
+        title = "Further settings, for --set and --config"
+        for name, rows in (("Arguments", arguments), ("Options", options), (title, settings)):
+            if rows:
+                with formatter.section(name):
+                    formatter.write_dl(rows)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The usage line, with the arguments as the help lists them."""
+        arguments = [one for one in self.get_params(ctx) if one.param_type_name == "argument"]
+        names = [str(one.metavar) if one.required else f"[{one.metavar}]" for one in arguments]
+        return [str(self.options_metavar), *names]
+
+
+def new_program(described: str, verbs: Mapping[Verb, str]) -> typer.Typer:
+    """A program, or a group of verbs, each with an example; `described` is its help."""
+    program = typer.Typer(
+        help=described,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for one, example in verbs.items():
+        program.command(one.__name__, cls=Command, epilog=f"Example: {example}")(one)
+    return program
+
+
+def verb(model: str) -> Callable[[Callable[..., None]], Verb]:
+    """Make a function a `Verb` with the model of this dotted name."""
+    return lambda function: Verb(function, model)
+
+
+def described(field: FieldInfo, default: Any) -> str:
+    """The description of a field, with its default."""
+    from pydantic_core import PydanticUndefined
+
+    option = _option_of(field)
+    default = default if option.default is None else option.default
+    if isinstance(default, bool):
+        default = "yes" if default else None
+    text = field.description or ""
+    if default in (None, (), PydanticUndefined):
+        return text
+    if isinstance(default, tuple):
+        default = " ".join(map(str, default))
+    return f"{text} [default: {default}]"
+
+
+def option_names(name: str, field: FieldInfo) -> tuple[str, ...]:
+    """The names of the option of a field."""
+    return _option_of(field).names or (f"--{name.rpartition('.')[2].replace('_', '-')}",)
+
+
+def _parameter(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
+    """The parameter of a verb for a field: type, names, help with the default, range."""
+    option, kind, is_list = _option_of(field), *_element(field)
+    shown: dict[str, Any] = {"help": described(field, default)}
+    if kind is not bool:
+        shown["metavar"] = metavar(field)
+    for limit, attribute in (("min", "ge"), ("max", "le")):
+        for one in field.metadata:
+            if kind in (int, float) and hasattr(one, attribute):
+                shown[limit] = getattr(one, attribute)
+    if option.place:
+        shown["parser"] = _place
+    typed = list[kind] if is_list else kind  # type: ignore[valid-type]
+    if option.argument:
+        info = typer.Argument(**shown)
+    else:
+        if option.callback is not None:
+            shown |= {"callback": option.callback, "is_eager": True}
+        info = typer.Option(*option_names(name, field), **shown)
+    if field.is_required():
+        return _keyword(name, Annotated[typed, info], inspect.Parameter.empty)
+    return _keyword(name.replace(".", "_"), Annotated[typed | None, info], None)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
-def _field(model: type[Settings], key: str) -> FieldInfo:
-    """The field of a dotted key."""
-    *above, last = key.split(".")
-    for part in above:
-        model = model.model_fields[part].annotation  # type: ignore[assignment]
-    return model.model_fields[last]
-
-
-def _option(name: str, field: FieldInfo) -> Any:
-    """The annotation of an option: type, names, help with the default, range."""
+def _option_of(field: FieldInfo) -> Any:
     from mrbridge.settings import Option
 
-    option = next((one for one in field.metadata if isinstance(one, Option)), Option())
-    kind = _without_none(field.annotation)
-    is_list = get_origin(kind) is tuple
-    default = field.default if option.default is None else option.default
-    if isinstance(default, bool):
-        default = "yes" if default else None
-    described = field.description or ""
-    if default not in (None, ()):
-        described += f" [default: {default}]"
-    limits = {
-        limit: getattr(one, attribute)
-        for one in field.metadata
-        for limit, attribute in (("min", "ge"), ("max", "le"))
-        if kind in (int, float) and hasattr(one, attribute)
-    }
-    names = option.names or (f"--{name.replace('_', '-')}",)
-    typed = list[get_args(kind)[0]] if is_list else kind  # type: ignore[misc]
-    shown = typer.Option(*names, metavar=option.metavar, help=described.strip(), **limits)
-    return Annotated[typed | None, shown]
+    return next((one for one in field.metadata if isinstance(one, Option)), Option())
 
 
-def _without_none(annotation: Any) -> Any:
-    """The type of an optional field without None."""
-    if get_origin(annotation) not in (Union, UnionType):
-        return annotation
-    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
-    return kinds[0] if len(kinds) == 1 else Union[tuple(kinds)]  # noqa: UP007
+def _element(field: FieldInfo) -> tuple[Any, bool]:
+    """The type of one value of a field, and whether it takes several."""
+    kind: Any = field.annotation
+    if get_origin(kind) in (Union, UnionType):
+        kinds = [one for one in get_args(kind) if one is not NoneType]
+        kind = kinds[0] if len(kinds) == 1 else Union[tuple(kinds)]  # noqa: UP007
+    if get_origin(kind) is tuple:
+        return get_args(kind)[0], True
+    return kind, False
+
+
+def metavar(field: FieldInfo) -> str:
+    """What the help shows in place of a value."""
+    option, kind, is_list = _option_of(field), *_element(field)
+    if option.metavar is not None:
+        return str(option.metavar)
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if option.place:
+        shown = "PATH|URL"
+    elif get_origin(kind) is Literal:
+        shown = "|".join(map(str, get_args(kind)))
+    else:
+        names = {str: "TEXT", int: "INTEGER", float: "NUMBER", bool: "YES|NO", Path: "PATH"}
+        shown = names.get(kind, "VALUE")
+    return f"{shown}…" if is_list else shown
+
+
+def _place(text: str) -> Path:
+    """A path, or the local mirror of a URL."""
+    if not is_url(text):
+        return Path(text)
+    from mrbridge.io.remote import localise
+
+    path: Path = localise(text)
+    return path

@@ -5,18 +5,22 @@ Each stage declares its settings next to its code; the command line and YAML fil
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from mrbridge.errors import SettingsError
 from mrbridge.json_text import short_repr, shortened
+
+if TYPE_CHECKING:
+    import yaml
 
 Planes = Literal["axial", "all"]
 """The planes in which volumes are sliced for the networks: one, or all three."""
@@ -35,19 +39,32 @@ class Option:
 
     Attributes:
         names: of the option, as in `--as`; otherwise the name of the field, with dashes.
-        metavar: what the help shows in place of a value.
+        metavar: what the help shows in place of a value; otherwise its type or choices.
         default: what happens if the option is left out, in words, where the default is None.
+        place: whether the path may be a URL.
+        argument: whether it is a positional argument.
+        callback: called with the value before the command line is checked, as for `--version`.
     """
 
     names: tuple[str, ...] = ()
     metavar: str | None = None
     default: str | None = None
+    place: bool = False
+    argument: bool = False
+    callback: Callable[[Any], None] | None = None
 
 
 class Settings(BaseModel):
     """A frozen set of options that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True, protected_namespaces=()
+    )
+
+    @classmethod
+    def defaults(cls) -> Self:
+        """The settings of users who change none."""
+        return cls()
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, origin: str | Path | None = None) -> Self:
@@ -73,23 +90,62 @@ class Settings(BaseModel):
         return self.build(merged(self.model_dump(), values), origin=origin)
 
 
-def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every key of a settings class, nested ones dotted; those of all kinds where it is one of
-    several."""
-    keys: list[str] = []
+class VerbSettings(Settings):
+    """The base of the arguments and options of a verb.
+
+    Attributes:
+        stage: the dotted name of the settings that `--config` and `--set` change, if any. They are
+            imported only for the verb that is run.
+        keys: those of the stage's settings that have an option of their own; None: all.
+    """
+
+    stage: ClassVar[str | None] = None
+    keys: ClassVar[tuple[str, ...] | None] = None
+
+    @classmethod
+    def stage_settings(cls) -> type[Settings] | None:
+        """The settings class of the stage."""
+        if cls.stage is None:
+            return None
+        module, _, name = cls.stage.rpartition(".")
+        settings: type[Settings] = getattr(import_module(module), name)
+        return settings
+
+
+def fields_of(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Every field of a settings class by its key, nested ones dotted.
+
+    If a field holds one of several kinds of settings, the fields of all kinds.
+    """
+    fields: dict[str, FieldInfo] = {}
     for name, field in model.model_fields.items():
         inner = _models(field.annotation)
         for kind in inner:
-            keys += known_keys(kind, f"{prefix}{name}.")
+            for key, one in fields_of(kind, f"{prefix}{name}.").items():
+                fields[key] = _either(fields[key], one) if key in fields else one
         if not inner:
-            keys.append(f"{prefix}{name}")
-    return list(dict.fromkeys(keys))
+            fields[f"{prefix}{name}"] = field
+    return fields
+
+
+def _either(first: FieldInfo, second: FieldInfo) -> FieldInfo:
+    """The first field, with the values of both if they are words, such as the kind of a network."""
+    if {get_origin(one.annotation) for one in (first, second)} == {Literal}:
+        first = copy(first)
+        words = get_args(first.annotation) + get_args(second.annotation)
+        first.annotation = Literal[*dict.fromkeys(words)]  # type: ignore[assignment]
+    return first
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every key of a settings class, nested ones dotted."""
+    return list(fields_of(model, prefix))
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, nested mappings key by key.
+    """`base` with the values of `changes`, nested mappings key by key.
 
-    Where `changes` names another `kind` than a mapping in `base` is of, nothing of that one stays.
+    A mapping of another `kind` replaces the one in `base` as a whole.
     """
     result = dict(base)
     for key, value in changes.items():
@@ -153,6 +209,8 @@ def _parse_yaml(text: str) -> Any:
     Raises:
         ValueError: it is not YAML, or would hold more values than settings ever do.
     """
+    import yaml
+
     if len(text) > _MOST_BYTES:
         raise ValueError(f"it is longer than {_MOST_BYTES} characters")
     loader = None
@@ -178,10 +236,10 @@ def _parse_yaml(text: str) -> Any:
 
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
-    """Values in a node; without end where it holds itself."""
+    """The number of values in a node; too many if it contains itself."""
     if id(node) not in known:
-        known[id(node)] = _MOST_VALUES + 1  # until it is known: for what holds itself
-        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        known[id(node)] = _MOST_VALUES + 1  # until it is counted
+        inner = node.value if isinstance(node.value, list) else []  # a scalar's value is text
         parts = [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
         known[id(node)] = 1 + sum(_count(part, known) for part in parts)
     return known[id(node)]
@@ -195,6 +253,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _in_words(model: type[BaseModel], detail: Any) -> str:
+    import difflib
+
     if not detail["loc"]:  # values that are each valid, but not together
         return shortened(str(detail["msg"]).removeprefix("Value error, "), 500)
     *above, last = (shortened(str(part), 80) for part in detail["loc"])
@@ -205,14 +265,14 @@ def _in_words(model: type[BaseModel], detail: Any) -> str:
         if part in fields:
             prefix += f"{part}."
             kinds = _models(fields[part].annotation)
-        else:  # which of several kinds a field holds: no part of the key
+        else:  # the kind that a field holds, which is not part of the key
             kinds = [kind for kind in kinds if _is_called(kind, part)] or kinds
     key = prefix + last
     if detail["type"] != "extra_forbidden":
         return f"'{key}' cannot be {short_repr(detail['input'])}: {shortened(detail['msg'], 500)}"
     here = {name: prefix + name for kind in kinds for name in known_keys(kind)}
     elsewhere = {name.rpartition(".")[2]: name for name in known_keys(model)}
-    if prefix:  # what the other kinds have is of no use here
+    if prefix:  # keys of the other kinds do not help
         elsewhere = {name: at for name, at in elsewhere.items() if not at.startswith(prefix)}
     for known, cutoff in ((here, 0.8), (elsewhere, 0.8), (here, 0.5)):
         for near in difflib.get_close_matches(last, known, n=1, cutoff=cutoff):

@@ -66,7 +66,7 @@ def corner_distance(
     return float(np.linalg.norm(apart[:3], axis=0).max())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """One scan.
 
@@ -111,3 +111,22 @@ class Volume:
             return None
         i, j, k = (self.affine[:3, :3] ** 2).sum(axis=0) ** 0.5
         return float(i), float(j), float(k)
+
+    def _facts(self) -> dict[str, str]:
+        spacing = self.spacing
+        return {
+            "contrast": ("synthetic " if self.synthetic else "") + (self.contrast or "unknown"),
+            "shape": " x ".join(map(str, self.voxels.shape)),
+            "voxels": "pixels of a 2D image"
+            if spacing is None
+            else " x ".join(f"{step:.3g}" for step in spacing) + " mm",
+            "type": str(self.voxels.dtype),
+        }
+
+    def __repr__(self) -> str:
+        return f"Volume({', '.join(self._facts().values())})"
+
+    def _repr_html_(self) -> str:
+        from mrbridge.reports import html_table
+
+        return html_table(self._facts().items(), ("scan", ""))

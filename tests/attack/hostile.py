@@ -26,7 +26,8 @@ import nibabel as nib
 import numpy as np
 from tests.conftest import ellipsoids
 from tests.data.golden_bundle import FOLDER as MODEL
-from tests.faults.table import Said, Workshop
+from tests.faults.table import Outcome as Said
+from tests.faults.table import Workshop
 from tests.fuzz.mutants import KINDS, Random, damaged_bytes
 
 from mrbridge import io

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.attack import hostile
-from tests.faults.table import Said, Workshop
+from tests.faults.table import Outcome as Said
+from tests.faults.table import Workshop
 
 ROOT = Path(__file__).parents[2]
 

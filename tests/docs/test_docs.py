@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tests.docs import options_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob(".github/*.md")])
@@ -107,6 +108,12 @@ def test_marked_commands_run(page: Path, tmp_path: Path) -> None:
     )
     for block in RUN.findall(page.read_text(encoding="utf-8")):
         run(re.sub(r"minutes=\d+", "minutes=0.1", block))
+
+
+def test_the_page_of_options_is_what_the_settings_say() -> None:
+    assert options_page.PAGE.read_text(encoding="utf-8") == options_page.page(), (
+        "run python -m tests.docs.options_page"
+    )
 
 
 def test_the_language_check_reads_text_but_not_code_blocks(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pydicom.uid import UID
 from tests import studies
 from tests.data.golden_bundle import scan
 from tests.faults.scans import put, stored
-from tests.faults.table import Said, Workshop, fault, law
+from tests.faults.table import Outcome, Workshop, fault, law
 
 from mrbridge.volume import Volume
 
@@ -23,7 +23,7 @@ def study(**tags: Any) -> list[Path]:
 
 
 def derived(workshop: Workshop, out: str = "out") -> None:
-    """What was made: marked, of the same patient, and nobody is named elsewhere."""
+    """The result is marked, of the same patient, and no name is anywhere else."""
     made = [path for path in Path(out).iterdir() if path.suffix != ".json"]
     assert made
     for path in made:
@@ -37,24 +37,24 @@ def derived(workshop: Workshop, out: str = "out") -> None:
 
 
 @fault("dicom")
-def missing_slice(workshop: Workshop) -> Said:
+def missing_slice(workshop: Workshop) -> Outcome:
     """A slice is missing"""
     study()[3].unlink()
     return workshop.refuses("study", out="out")
 
 
 @fault("dicom")
-def filled_slice(workshop: Workshop) -> Said:
+def filled_slice(workshop: Workshop) -> Outcome:
     """The same with `--allow-gaps`"""
     study()[3].unlink()
-    said = workshop.translate("study", "--allow-gaps", out="out")
+    outcome = workshop.translate("study", "--allow-gaps", out="out")
     derived(workshop)
-    return said
+    return outcome
 
 
 @fault("dicom")
-def duplicate_slice(workshop: Workshop) -> Said:
-    """A slice is there in two versions"""
+def duplicate_slice(workshop: Workshop) -> Outcome:
+    """Two versions of a slice"""
     one = dcmread(study()[3])
     one.PixelData = bytes(len(one.PixelData))
     one.save_as("study/other")
@@ -62,17 +62,17 @@ def duplicate_slice(workshop: Workshop) -> Said:
 
 
 @fault("dicom")
-def copied_slice(workshop: Workshop) -> Said:
+def copied_slice(workshop: Workshop) -> Outcome:
     """A slice and a copy of it"""
     paths = study()
     Path("study/copy").write_bytes(paths[3].read_bytes())
-    said = workshop.translate("study", out="out")
+    outcome = workshop.translate("study", out="out")
     derived(workshop)
-    return said
+    return outcome
 
 
 @fault("dicom")
-def excess_pixels(workshop: Workshop) -> Said:
+def excess_pixels(workshop: Workshop) -> Outcome:
     """A slice with more pixel data than its header promises"""
     path = study()[3]
     one = dcmread(path)
@@ -82,7 +82,7 @@ def excess_pixels(workshop: Workshop) -> Said:
 
 
 @fault("dicom")
-def several_series(workshop: Workshop) -> Said:
+def several_series(workshop: Workshop) -> Outcome:
     """Two series of the contrast"""
     study(number=3)
     study(number=7)
@@ -90,26 +90,26 @@ def several_series(workshop: Workshop) -> Said:
 
 
 @fault("dicom")
-def one_series(workshop: Workshop) -> Said:
+def one_series(workshop: Workshop) -> Outcome:
     """The same with `--series 7`"""
     study(number=3)
     study(number=7)
-    said = workshop.translate("study", "--series", 7, out="out")
+    outcome = workshop.translate("study", "--series", 7, out="out")
     derived(workshop)
-    return said
+    return outcome
 
 
 @fault("dicom")
-def truncated_slice(workshop: Workshop) -> Said:
-    """A slice that was cut short"""
+def truncated_slice(workshop: Workshop) -> Outcome:
+    """A truncated slice"""
     path = study()[3]
     path.write_bytes(path.read_bytes()[:-100])
     return workshop.refuses("study", out="out")
 
 
 @fault("dicom")
-def unknown_compression(workshop: Workshop) -> Said:
-    """Pixels that are compressed as a film"""
+def unknown_compression(workshop: Workshop) -> Outcome:
+    """Pixels compressed as a video"""
     for path in study():
         one = dcmread(path)
         one.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.102")  # MPEG-4
@@ -120,14 +120,14 @@ def unknown_compression(workshop: Workshop) -> Said:
 
 
 @fault("dicom")
-def localiser(workshop: Workshop) -> Said:
-    """Nothing but a localiser"""
+def localiser(workshop: Workshop) -> Outcome:
+    """Only a localizer"""
     study(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     return workshop.refuses("study", out="out")
 
 
 @fault("dicom")
-def no_place(workshop: Workshop) -> Said:
+def no_place(workshop: Workshop) -> Outcome:
     """A slice without position and orientation"""
     path = study()[3]
     one = dcmread(path)
@@ -137,16 +137,16 @@ def no_place(workshop: Workshop) -> Said:
 
 
 @fault("dicom")
-def synthetic_series(workshop: Workshop) -> Said:
-    """A series that mrbridge made"""
+def synthetic_series(workshop: Workshop) -> Outcome:
+    """A series that mrbridge wrote"""
     study()
     assert workshop.translate("study", out="out").code == 0
     return workshop.refuses("out", out="again")
 
 
 @fault("dicom")
-def nifti_to_dicom(workshop: Workshop) -> Said:
-    """A NIfTI file that is to become DICOM"""
+def nifti_to_dicom(workshop: Workshop) -> Outcome:
+    """A NIfTI file to be written as DICOM"""
     return workshop.refuses(put(*stored()), "--as", "dicom", out="out")
 
 
@@ -159,8 +159,8 @@ law("dicom", "frames of a classic image are read, or refused", f"{_READ}::TestCl
 law("dicom", "directions and positions that differ by rounding are one volume", f"{_FAULTS}::TestTolerance")  # fmt: skip  # noqa: E501
 law("dicom", "enhanced multi-frame files are read", f"{_READ}::test_enhanced")
 law("dicom", "one series is chosen by its contrast", f"{_FAULTS}::test_one_is_chosen_by_contrast")
-law("dicom", "maps, mosaics, phases, screen saves are told apart", f"{_FAULTS}::test_each_is_recognised_and_refused")  # fmt: skip  # noqa: E501
+law("dicom", "maps, mosaics, phases, screen saves are distinguished", f"{_FAULTS}::test_each_is_recognised_and_refused")  # fmt: skip  # noqa: E501
 law("dicom", "private tags are neither needed nor kept", f"{_FAULTS}::test_private_tags_are_not_needed")  # fmt: skip  # noqa: E501
 law("dicom", "a bomb in a zip", f"{_FAULTS}::test_a_bomb")
 law("dicom", "a kill at any instant leaves a whole series", "tests/io/test_dicom_write.py::test_a_kill_at_any_instant_leaves_a_whole_series")  # fmt: skip  # noqa: E501
-law("names", "nor of a DICOM series, but in the derived one itself", "tests/inference/test_translate_dicom.py::test_nobody_is_named")  # fmt: skip  # noqa: E501
+law("names", "nor of a DICOM series, but in the derived one itself", "tests/inference/test_translate_dicom.py::test_no_patient_is_named")  # fmt: skip  # noqa: E501

@@ -15,11 +15,11 @@ from unittest import mock
 import numpy as np
 from safetensors.numpy import load_file, save_file
 from tests.faults.scans import put, stored
-from tests.faults.table import MODEL, Said, Workshop, fault, law
+from tests.faults.table import MODEL, Outcome, Workshop, fault, law
 
 
 def copy() -> Path:
-    """A bundle that may be spoilt."""
+    """A bundle to be damaged."""
     return Path(shutil.copytree(MODEL, "model"))
 
 
@@ -29,7 +29,7 @@ def edit(**changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def refused(workshop: Workshop, model: str = "model") -> Said:
+def refused(workshop: Workshop, model: str = "model") -> Outcome:
     """Translate with a model that must be refused."""
     path = put(*stored())
     return workshop.refused("translate", "-m", model, "-i", path, "-o", "out.nii.gz")
@@ -43,7 +43,7 @@ class Trap:
 
 
 @fault("bundle")
-def changed_byte(workshop: Workshop) -> Said:
+def changed_byte(workshop: Workshop) -> Outcome:
     """A changed byte in the weights"""
     (path,) = copy().glob("*.safetensors")
     content = bytearray(path.read_bytes())
@@ -53,29 +53,29 @@ def changed_byte(workshop: Workshop) -> Said:
 
 
 @fault("bundle")
-def checkpoint_as_model(workshop: Workshop) -> Said:
-    """A checkpoint of PyTorch in the place of a model"""
+def checkpoint_as_model(workshop: Workshop) -> Outcome:
+    """A PyTorch checkpoint in place of a model"""
     Path("model.ckpt").write_bytes(pickle.dumps(Trap()))
-    said = refused(workshop, "model.ckpt")
+    outcome = refused(workshop, "model.ckpt")
     assert not Path("sprung").exists()
-    return said
+    return outcome
 
 
 @fault("bundle")
-def pickle_inside(workshop: Workshop) -> Said:
-    """A pickle under the name of the weights, its checksum right"""
+def pickle_inside(workshop: Workshop) -> Outcome:
+    """A pickle under the name of the weights, with the right checksum"""
     copy()
     content = pickle.dumps(Trap())
     Path("model/weights.safetensors").write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     edit(weights="weights.safetensors", weights_sha256=digest)
-    said = refused(workshop)
+    outcome = refused(workshop)
     assert not Path("sprung").exists()
-    return said
+    return outcome
 
 
 @fault("bundle")
-def complex_weights(workshop: Workshop) -> Said:
+def complex_weights(workshop: Workshop) -> Outcome:
     """Weights of complex numbers"""
     (path,) = copy().glob("*.safetensors")
     weights = {key: value.astype(np.complex64) for key, value in load_file(path).items()}
@@ -85,7 +85,7 @@ def complex_weights(workshop: Workshop) -> Said:
 
 
 @fault("bundle")
-def outside(workshop: Workshop) -> Said:
+def outside(workshop: Workshop) -> Outcome:
     """Weights outside the bundle"""
     (path,) = copy().glob("*.safetensors")
     path.rename("elsewhere.safetensors")
@@ -94,7 +94,7 @@ def outside(workshop: Workshop) -> Said:
 
 
 @fault("bundle")
-def newer(workshop: Workshop) -> Said:
+def newer(workshop: Workshop) -> Outcome:
     """A newer version of the format"""
     copy()
     edit(version=2)
@@ -102,38 +102,42 @@ def newer(workshop: Workshop) -> Said:
 
 
 @fault("bundle")
-def older(workshop: Workshop) -> Said:
-    """An older version that nobody ever wrote"""
+def older(workshop: Workshop) -> Outcome:
+    """An older version that never existed"""
     copy()
     edit(version=0)
     return refused(workshop)
 
 
 @fault("bundle")
-def unreadable(workshop: Workshop) -> Said:
-    """A bundle.json that was cut short"""
+def unreadable(workshop: Workshop) -> Outcome:
+    """A truncated bundle.json"""
     path = copy() / "bundle.json"
     path.write_text(path.read_text()[:300])
     return refused(workshop)
 
 
 @fault("bundle")
-def unknown_key(workshop: Workshop) -> Said:
-    """A bundle.json that says what no version says"""
+def unknown_key(workshop: Workshop) -> Outcome:
+    """A bundle.json with an unknown key"""
     copy()
     edit(networks={"generator": {"kind": "unet", "lvels": 3}})
     return refused(workshop)
 
 
 @fault("bundle")
-def no_model(workshop: Workshop) -> Said:
-    """A folder that is no model"""
+def no_model(workshop: Workshop) -> Outcome:
+    """A folder that is not a model"""
     Path("model").mkdir()
     return refused(workshop)
 
 
-law("bundle", "bundles of version 1 keep loading", "tests/test_bundle.py::test_the_golden_bundle_loads_and_makes_what_it_made")  # fmt: skip  # noqa: E501
-law("bundle", "no unpickler is ever made", "tests/test_bundle.py::test_no_unpickler_is_ever_made")
+law("bundle", "bundles of version 1 keep loading", "tests/test_bundle.py::test_the_golden_bundle_loads_and_gives_the_same_images")  # fmt: skip  # noqa: E501
+law(
+    "bundle",
+    "no unpickler is ever created",
+    "tests/test_bundle.py::test_no_unpickler_is_ever_created",
+)
 
 
 SMALL = [
@@ -144,7 +148,7 @@ SMALL = [
 ]
 
 
-def train(workshop: Workshop, *more: str) -> Said:
+def train(workshop: Workshop, *more: str) -> Outcome:
     """Train on two small subjects."""
     if not Path("store").exists():
         Path("in").mkdir()
@@ -157,7 +161,7 @@ def train(workshop: Workshop, *more: str) -> Said:
     return workshop.run("train", "store", "-o", "run", *preset, *options)
 
 
-def stopped(workshop: Workshop, number: signal.Signals) -> Said:
+def stopped(workshop: Workshop, number: signal.Signals) -> Outcome:
     """Train and send a signal in the second step."""
     from mrbridge.training.model import TranslationModel
 
@@ -173,33 +177,33 @@ def stopped(workshop: Workshop, number: signal.Signals) -> Said:
 
 
 @fault("stopped")
-def terminated(workshop: Workshop) -> Said:
+def terminated(workshop: Workshop) -> Outcome:
     """SIGTERM"""
-    said = stopped(workshop, signal.SIGTERM)
+    outcome = stopped(workshop, signal.SIGTERM)
     assert train(workshop, "--resume").code == 0
-    return said
+    return outcome
 
 
 @fault("stopped")
-def interrupted(workshop: Workshop) -> Said:
+def interrupted(workshop: Workshop) -> Outcome:
     """Ctrl-C"""
-    said = stopped(workshop, signal.SIGINT)
+    outcome = stopped(workshop, signal.SIGINT)
     assert Path("run/checkpoints/last.ckpt").is_file()
-    return said
+    return outcome
 
 
 @fault("stopped")
-def not_resumed(workshop: Workshop) -> Said:
+def not_resumed(workshop: Workshop) -> Outcome:
     """The same run again without `--resume`"""
     stopped(workshop, signal.SIGTERM)
     before = workshop.tree()
-    said = train(workshop)
+    outcome = train(workshop)
     assert workshop.tree() == before
-    return said
+    return outcome
 
 
 @fault("stopped")
-def damaged_checkpoint(workshop: Workshop) -> Said:
+def damaged_checkpoint(workshop: Workshop) -> Outcome:
     """`--resume` with a damaged checkpoint"""
     stopped(workshop, signal.SIGTERM)
     path = Path("run/checkpoints/last.ckpt")
@@ -207,5 +211,5 @@ def damaged_checkpoint(workshop: Workshop) -> Said:
     return train(workshop, "--resume")
 
 
-law("stopped", "a resumed run equals one that was never stopped, to the bit", "tests/training/test_resume.py::test_a_signal_in_an_epoch_changes_nothing")  # fmt: skip  # noqa: E501
+law("stopped", "a resumed run equals one that was never stopped, bit for bit", "tests/training/test_resume.py::test_a_signal_in_an_epoch_changes_nothing")  # fmt: skip  # noqa: E501
 law("stopped", "signals to a whole group of processes", "tests/test_cli.py::test_signals_end_a_training_with_a_checkpoint")  # fmt: skip  # noqa: E501

@@ -10,12 +10,12 @@ from typing import Any
 from unittest import mock
 
 from tests.faults.scans import NAME, made, put, stored
-from tests.faults.table import Said, Workshop, fault, law
+from tests.faults.table import Outcome, Workshop, fault, law
 
 
 @fault("whole")
-def full_disk(workshop: Workshop) -> Said:
-    """A disk that is full, an older result in place"""
+def full_disk(workshop: Workshop) -> Outcome:
+    """A full disk, with an older result in place"""
     path = put(*stored())
     assert workshop.translate(path).code == 0
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -27,8 +27,8 @@ def full_disk(workshop: Workshop) -> Said:
 
 
 @fault("whole")
-def full_disk_in_preparation(workshop: Workshop) -> Said:
-    """A disk that is full while a store is made"""
+def full_disk_in_preparation(workshop: Workshop) -> Outcome:
+    """A full disk during preparation"""
     for contrast in ("T1w", "T2w"):
         put(*stored(), name=f"sub-01_{contrast}.nii.gz")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -40,8 +40,8 @@ def full_disk_in_preparation(workshop: Workshop) -> Said:
 
 
 @fault("whole")
-def wrong_on_disk(workshop: Workshop) -> Said:
-    """A disk that gives back other bytes than it took"""
+def wrong_on_disk(workshop: Workshop) -> Outcome:
+    """A disk that returns other bytes than were written"""
     path = put(*stored())
     from mrbridge.io import nifti
 
@@ -55,28 +55,28 @@ def wrong_on_disk(workshop: Workshop) -> Said:
 
 
 @fault("whole")
-def no_folder(workshop: Workshop) -> Said:
-    """A place that cannot be written"""
+def no_folder(workshop: Workshop) -> Outcome:
+    """A folder that cannot be written"""
     Path("file").write_text("mine")
     return workshop.refuses(put(*stored()), out="file/out.nii.gz")
 
 
 @fault("whole")
-def over_its_source(workshop: Workshop) -> Said:
-    """A result in the place of its source"""
+def over_its_source(workshop: Workshop) -> Outcome:
+    """A result in place of its source"""
     return workshop.refuses(put(*stored()), out=NAME)
 
 
 @fault("whole")
-def over_an_acquired_scan(workshop: Workshop) -> Said:
-    """A result in the place of a scan that was acquired"""
+def over_an_acquired_scan(workshop: Workshop) -> Outcome:
+    """A result in place of an acquired scan"""
     put(*stored(), name="sub-01_T2w.nii.gz")
     return workshop.refuses(put(*stored()), out="sub-01_T2w.nii.gz")
 
 
 @fault("whole")
-def foreign_store(workshop: Workshop) -> Said:
-    """A store in the place of something else"""
+def foreign_store(workshop: Workshop) -> Outcome:
+    """A store in place of other files"""
     for contrast in ("T1w", "T2w"):
         put(*stored(), name=f"sub-01_{contrast}.nii.gz")
     Path("mine").mkdir()
@@ -86,43 +86,47 @@ def foreign_store(workshop: Workshop) -> Said:
 
 _KILLS = "tests/end_to_end/test_kills_and_full_disks.py"
 law("whole", "SIGKILL at any instant of prepare, translate and train, 200 times", f"{_KILLS}::test_many_kills")  # fmt: skip  # noqa: E501
-law("whole", "a disk that is full at any size of file, in all three", f"{_KILLS}::test_a_full_disk")
+law(
+    "whole",
+    "a disk that is full after any number of bytes, in all three",
+    f"{_KILLS}::test_a_full_disk",
+)
 law("whole", "two writers", "tests/io/test_atomic.py::test_two_writers_of_one_file")
-law("whole", "temporary files are swept, those of the living are not", "tests/io/test_atomic.py::test_sweeping_takes_the_dead_and_spares_the_living")  # fmt: skip  # noqa: E501
+law("whole", "temporary files are removed, unless their process is alive", "tests/io/test_atomic.py::test_sweeping_takes_the_dead_and_spares_the_living")  # fmt: skip  # noqa: E501
 
 
 @fault("batch")
-def one_bad_scan(workshop: Workshop) -> Said:
+def one_bad_scan(workshop: Workshop) -> Outcome:
     """A folder with one damaged scan, translated"""
     Path("in").mkdir()
     for number in (1, 2, 3):
         put(*stored(), name=f"in/sub-0{number}_T1w.nii.gz")
     Path("in/sub-02_T1w.nii.gz").write_bytes(b"damaged")
-    said = workshop.translate("in", out="out")
+    outcome = workshop.translate("in", out="out")
     report = json.loads(Path("out/report.json").read_text())
     assert (len(report["done"]), len(report["failed"])) == (2, 1)
     assert report["failed"][0]["source"] == "sub-02_T1w.nii.gz"
     for number in (1, 3):
         made(f"out/sub-0{number}_desc-synth_T2w.nii.gz")
-    return said
+    return outcome
 
 
 @fault("batch")
-def one_bad_scan_to_prepare(workshop: Workshop) -> Said:
+def one_bad_scan_to_prepare(workshop: Workshop) -> Outcome:
     """A folder with one damaged scan, prepared"""
     Path("in").mkdir()
     for number in (1, 2):
         for contrast in ("T1w", "T2w"):
             put(*stored(), name=f"in/sub-0{number}_{contrast}.nii.gz")
     Path("in/sub-02_T1w.nii.gz").write_bytes(b"damaged")
-    said = workshop.run("prepare", "in", "-o", "store")
+    outcome = workshop.run("prepare", "in", "-o", "store")
     manifest = json.loads(Path("store/manifest.json").read_text())
     assert (len(manifest["records"]), len(manifest["failures"])) == (3, 1)
-    return said
+    return outcome
 
 
 @fault("batch")
-def nothing_to_do(workshop: Workshop) -> Said:
+def nothing_to_do(workshop: Workshop) -> Outcome:
     """A folder without a scan of the contrast"""
     Path("in").mkdir()
     put(*stored(), name="in/sub-01_FLAIR.nii.gz")
@@ -130,20 +134,20 @@ def nothing_to_do(workshop: Workshop) -> Said:
 
 
 @fault("nothing")
-def no_network(workshop: Workshop) -> Said:
+def no_network(workshop: Workshop) -> Outcome:
     """No network"""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the network was asked")
 
     with mock.patch.object(socket, "socket", refuse):
-        said = workshop.translate(put(*stored()))
+        outcome = workshop.translate(put(*stored()))
     made()
-    return said
+    return outcome
 
 
 @fault("nothing")
-def no_gpu(workshop: Workshop) -> Said:
+def no_gpu(workshop: Workshop) -> Outcome:
     """`--device cuda` without a GPU"""
     import torch
 
@@ -152,11 +156,11 @@ def no_gpu(workshop: Workshop) -> Said:
 
 
 @fault("nothing")
-def no_gpu_asked(workshop: Workshop) -> Said:
+def no_gpu_asked(workshop: Workshop) -> Outcome:
     """`--device auto` without a GPU"""
     import torch
 
     with mock.patch.object(torch.cuda, "is_available", return_value=False):
-        said = workshop.translate(put(*stored()), "--device", "auto")
+        outcome = workshop.translate(put(*stored()), "--device", "auto")
     made()
-    return said
+    return outcome

@@ -66,7 +66,7 @@ PROMISES: list[tuple[str, list[str]]] = [
         ],
     ),
     (
-        "A batch goes on after its worst scan: memory, names, permissions, NaN, cyclic links",
+        "A batch continues after its worst scan: memory, names, permissions, NaN, cyclic links",
         [
             f"{_SURVIVAL}::test_one_scan_fails_in_any_way",
             f"{_SURVIVAL}::test_a_name_that_becomes_too_long",

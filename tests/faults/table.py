@@ -1,9 +1,9 @@
-"""The table of faults: what a user can meet, how it is brought about, and how the page is written.
+"""The table of faults: what a user can meet, how it is caused, and how the page is written.
 
 A fault is a function under `@fault(row)` in one of the modules that `everything` imports; its
 docstring is its name on the page. It gets a `Workshop`, does what a user would do, checks what must
-hold afterwards and returns what the command line said. A law is a row's property that another test
-shows and that has no message.
+hold afterwards and returns the outcome. A law is a property of a row that another test shows and
+that has no message.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROWS = {
         "holds, a gzip or PNG bomb: refused, named, nothing is written.",
     ),
     "values": (
-        "Values that are none",
+        "Values that are not numbers",
         "NaN or infinity is replaced with a warning; a constant or empty image and an axis of "
         "length zero are refused. What is written is always finite.",
     ),
@@ -50,12 +50,12 @@ ROWS = {
     "geometry": (
         "Odd geometry",
         "One slice, odd sizes, thick slices, any of the 48 orientations, sheared and oblique "
-        "affines are translated: same shape, affine the same to the bit.",
+        "affines are translated: same shape, bit-identical affine.",
     ),
     "orientation": (
         "Orientation",
-        "Where qform and sform differ it is the sform, with a warning; where both are zero the "
-        "scan is refused unless `--assume` says.",
+        "If qform and sform differ, the sform counts, with a warning; if both are zero, the scan "
+        "is refused without `--assume`.",
     ),
     "numbers": (
         "Number types and intensity scales",
@@ -69,18 +69,18 @@ ROWS = {
     ),
     "contrast": (
         "Nothing to synthesise",
-        "What is synthetic already, or of the wanted contrast already, is refused unless "
+        "A scan that is synthetic already, or of the wanted contrast, is refused without "
         "`--force`.",
     ),
     "whole": (
         "Full disks, kills, two writers",
-        "An old output stays whole, a new one is whole or absent. Results are written to a "
+        "An old output stays complete, a new one is complete or absent. Results are written to a "
         "temporary file in the same folder, flushed to disk, reopened and checked, then renamed; "
-        "temporary files are swept.",
+        "temporary files are removed.",
     ),
     "stopped": (
         "SIGTERM or Ctrl-C in training",
-        "A checkpoint is written and `--resume` goes on exactly: weights, optimisers, schedules, "
+        "A checkpoint is written and `--resume` continues exactly: weights, optimisers, schedules, "
         "pools, random states.",
     ),
     "bundle": (
@@ -101,8 +101,8 @@ ROWS = {
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the command line said: exit code, standard output, standard error."""
+class Outcome:
+    """The outcome of a command line: exit code, standard output, standard error."""
 
     code: int
     out: str
@@ -120,7 +120,7 @@ class Fault:
     """One fault; `run` brings it about."""
 
     row: str
-    run: Callable[[Workshop], Said]
+    run: Callable[[Workshop], Outcome]
 
     @property
     def name(self) -> str:
@@ -138,10 +138,10 @@ LAWS: list[tuple[str, str, str]] = []
 """Row, what holds, and the test that shows it (`file::name`)."""
 
 
-def fault(row: str) -> Callable[[Callable[[Workshop], Said]], Callable[[Workshop], Said]]:
+def fault(row: str) -> Callable[[Callable[[Workshop], Outcome]], Callable[[Workshop], Outcome]]:
     """Put a fault into a row of the table."""
 
-    def keep(run: Callable[[Workshop], Said]) -> Callable[[Workshop], Said]:
+    def keep(run: Callable[[Workshop], Outcome]) -> Callable[[Workshop], Outcome]:
         FAULTS.append(Fault(row, run))
         return run
 
@@ -166,7 +166,7 @@ class Workshop:
 
     folder: Path
 
-    def run(self, *arguments: object) -> Said:
+    def run(self, *arguments: object) -> Outcome:
         """Run a command line in this process."""
         out, err = io.StringIO(), io.StringIO()
         code = 0
@@ -175,22 +175,22 @@ class Workshop:
                 cli.main([str(argument) for argument in arguments])
             except SystemExit as end:
                 code = int(end.code or 0)
-        return Said(code, out.getvalue(), err.getvalue())
+        return Outcome(code, out.getvalue(), err.getvalue())
 
-    def translate(self, image: object, *more: object, out: str = "out.nii.gz") -> Said:
+    def translate(self, image: object, *more: object, out: str = "out.nii.gz") -> Outcome:
         """Translate with a small model on the CPU."""
         return self.run("translate", "-m", MODEL, "-i", image, "-o", out, "--device", "cpu", *more)
 
-    def refused(self, *arguments: object, code: int = 2) -> Said:
+    def refused(self, *arguments: object, code: int = 2) -> Outcome:
         """Run what must be refused in one line, with nothing written."""
         before = self.tree()
-        said = self.run(*arguments)
-        assert said.code == code, said
-        assert said.err.count("\n") == said.err.count("error: ") == 1, said.err
+        outcome = self.run(*arguments)
+        assert outcome.code == code, outcome
+        assert outcome.err.count("\n") == outcome.err.count("error: ") == 1, outcome.err
         assert self.tree() == before, "something was written"
-        return said
+        return outcome
 
-    def refuses(self, image: object, *more: object, out: str = "out.nii.gz") -> Said:
+    def refuses(self, image: object, *more: object, out: str = "out.nii.gz") -> Outcome:
         """Translate what must be refused."""
         return self.refused(
             *("translate", "-m", MODEL, "-i", image, "-o", out, "--device", "cpu"), *more
@@ -222,7 +222,7 @@ def _as_it_was() -> Iterator[None]:
         console.verbosity = console.Verbosity()
 
 
-def bring_about(found: Fault, folder: Path) -> Said:
+def bring_about(found: Fault, folder: Path) -> Outcome:
     """Run a fault in a folder of its own."""
     before = Path.cwd()
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,29 +233,29 @@ def bring_about(found: Fault, folder: Path) -> Said:
         os.chdir(before)
 
 
-def line(found: Fault, said: Said) -> str:
-    """The fault's line on the page."""
-    message = re.sub(r"\s+", " ", said.message).replace("|", "\\|")
+def line(found: Fault, outcome: Outcome) -> str:
+    """The line of a fault on the page."""
+    message = re.sub(r"\s+", " ", outcome.message).replace("|", "\\|")
     message = re.sub(r"Try '.* (\w+ -h)'", r"Try 'mrbridge \1'", message)  # not as tests run it
     test = f"`test_faults.py::test_fault[{found.name}]`"
-    return f"| {found.what} | {said.code} | `{message}` | {test} |"
+    return f"| {found.what} | {outcome.code} | `{message}` | {test} |"
 
 
 def page(lines: dict[str, str]) -> str:
     """The page, of the lines of all faults by name."""
     parts = [
-        "# What can go wrong, and what mrbridge says",
+        "# What can go wrong, and what mrbridge reports",
         "",
-        "Written by `python -m tests.faults.write`, which brings every fault about; a test "
-        "compares. Exit codes: 0 done (a warning says what was mended), 1 some scans failed and "
-        "the others are done, 2 refused, 3 stopped and resumable; `--json` answers with "
-        '`{"error": …, "exit_code": …}` where there is nothing else to tell. Tests lie in '
-        "`tests/faults`, or where a path is given; where no message stands, none is given.",
+        "Written by `python -m tests.faults.write`, which causes every fault; a test compares. "
+        "Exit codes: 0 done (a warning says what was repaired), 1 some scans failed and the others "
+        "are done, 2 refused, 3 stopped and resumable; with `--json`, an error is "
+        '`{"error": …, "exit_code": …}` if there is no other result. Tests are in `tests/faults` '
+        "unless a path is shown. Rows without a message are properties.",
     ]
     found = everything()
     for row, (title, what) in ROWS.items():
         of_row = [lines[fault.name] for fault in found if fault.row == row]
-        of_row += [f"| {told} | | | `{test}` |" for at, told, test in LAWS if at == row]
+        of_row += [f"| {text} | | | `{test}` |" for at, text, test in LAWS if at == row]
         if of_row:
             head = ["| fault | exit code | message | test |", "|---|---|---|---|"]
             parts += ["", f"## {title}", "", what, "", *head, *of_row]

@@ -1,4 +1,4 @@
-"""Every fault of the table gets the message that the page tells, and every row has one."""
+"""Every fault of the table has the message on the page, and every row has one."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ FAULTS = everything()
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_fault(fault: Fault, tmp_path: Path) -> None:
-    told = line(fault, bring_about(fault, tmp_path / fault.name))
-    assert told in PAGE.read_text(encoding="utf-8").splitlines(), (
-        f"docs/reference/faults.md is not up to date (python -m tests.faults.write): {told}"
+    written = line(fault, bring_about(fault, tmp_path / fault.name))
+    assert written in PAGE.read_text(encoding="utf-8").splitlines(), (
+        f"docs/reference/faults.md is not up to date (python -m tests.faults.write): {written}"
     )
 
 
 def test_the_page_is_what_the_generator_writes() -> None:
     text = PAGE.read_text(encoding="utf-8")
     lines = {
-        found[1]: told
-        for told in text.splitlines()
-        if (found := re.search(r"`test_faults\.py::test_fault\[(\w+)\]` \|$", told))
+        found[1]: row
+        for row in text.splitlines()
+        if (found := re.search(r"`test_faults\.py::test_fault\[(\w+)\]` \|$", row))
     }
     assert lines.keys() == {fault.name for fault in FAULTS}
     assert page(lines) == text

@@ -9,7 +9,7 @@ from tests.faults.table import PAGE, bring_about, everything, line, page
 
 
 def main() -> None:
-    """Bring every fault about and write what was said."""
+    """Cause every fault and write the page."""
     with tempfile.TemporaryDirectory() as folder:
         lines = {
             fault.name: line(fault, bring_about(fault, Path(folder) / fault.name))

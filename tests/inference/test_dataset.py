@@ -24,12 +24,12 @@ from mrbridge.errors import (
     SomeScansFailed,
 )
 from mrbridge.inference import bids
-from mrbridge.inference.bids import check_dataset, skull_stripped
-from mrbridge.inference.output import Translation
+from mrbridge.inference.bids import check_dataset
 from mrbridge.inference.settings import TranslateSettings
-from mrbridge.inference.synthesis import Request
+from mrbridge.inference.synthesis import Request, Translation
 from mrbridge.inference.translate import translate
 from mrbridge.inference.translator import Translator
+from mrbridge.preprocessing.skull_strip import skull_stripped
 from mrbridge.volume import Volume
 
 SCANS = (
@@ -67,14 +67,14 @@ def root(make_scan: Callable[..., Volume], tmp_path: Path) -> Path:
     return root
 
 
-def write(path: Path, **told: Any) -> None:
-    path.write_text(json.dumps(told))
+def write(path: Path, **content: Any) -> None:
+    path.write_text(json.dumps(content))
 
 
 def read(path: Path) -> dict[str, Any]:
-    told = json.loads(path.read_text())
-    assert isinstance(told, dict)
-    return told
+    content = json.loads(path.read_text())
+    assert isinstance(content, dict)
+    return content
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -126,20 +126,20 @@ def test_all_runs_sessions_and_acquisitions(
 
 def test_what_a_sidecar_says(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
     run(tiny_bundle, root, tmp_path / "out", participants=["02"])
-    told = read(tmp_path / "out/sub-02/anat/sub-02_desc-synth_T2w.json")
-    assert told["SyntheticData"] is True
-    assert "not for diagnosis" in told["Description"]
+    sidecar = read(tmp_path / "out/sub-02/anat/sub-02_desc-synth_T2w.json")
+    assert sidecar["SyntheticData"] is True
+    assert "not for diagnosis" in sidecar["Description"]
     uri = f"bids:raw:{SCANS[3]}"
-    assert (told["Sources"], told["SpatialReference"]) == ([uri], uri)
-    (maker,) = told["GeneratedBy"]
+    assert (sidecar["Sources"], sidecar["SpatialReference"]) == ([uri], uri)
+    (maker,) = sidecar["GeneratedBy"]
     assert (maker["Name"], maker["Model"]) == ("mrbridge", tiny_bundle.hash)
     assert maker["Planes"] == ["axial"]
     assert maker["HeldOutScores"] == tiny_bundle.manifest.scores != {}
     # What holds for the body holds for its synthesis; how it was scanned, and who, does not.
-    assert told["SkullStripped"] is False
-    assert told["BodyPart"] == "BRAIN"
-    assert told["AnatomicalLandmarkCoordinates"] == {"AC": [1, 2, 3]}
-    assert not {"EchoTime", "RepetitionTime", "FlipAngle", "PatientName"} & told.keys()
+    assert sidecar["SkullStripped"] is False
+    assert sidecar["BodyPart"] == "BRAIN"
+    assert sidecar["AnatomicalLandmarkCoordinates"] == {"AC": [1, 2, 3]}
+    assert not {"EchoTime", "RepetitionTime", "FlipAngle", "PatientName"} & sidecar.keys()
 
 
 def test_sidecars_above_count(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_what_proves_that_the_skull_was_removed(
     assert skull_stripped(scan) is stripped
 
 
-def test_skull_stripping_is_measured_where_nobody_tells(
+def test_skull_stripping_is_measured_if_no_sidecar_states_it(
     tiny_bundle: Bundle,
     root: Path,
     make_scan: Callable[..., Volume],
@@ -188,26 +188,28 @@ def test_skull_stripping_is_measured_where_nobody_tells(
     assert np.count_nonzero(large.voxels) * 8 * 8 * 4 > 2.3e6
     io.write(large, root / SCANS[1])
     run(tiny_bundle, root, tmp_path / "out", participants=["01"])
-    told = [read(tmp_path / "out" / name.replace("nii.gz", "json")) for name in MADE[:3]]
-    assert told[0]["SkullStripped"] is told[1]["SkullStripped"] is False
-    assert "SkullStripped" not in told[2]
+    sidecars = [read(tmp_path / "out" / name.replace("nii.gz", "json")) for name in MADE[:3]]
+    assert sidecars[0]["SkullStripped"] is sidecars[1]["SkullStripped"] is False
+    assert "SkullStripped" not in sidecars[2]
     assert "ses-1" not in caplog.text
     assert "sub-01_ses-2_acq-fast_rec-n_T1w.nii.gz: nothing says whether the skull" in caplog.text
 
 
-def test_what_the_data_set_says_of_itself(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+def test_the_description_of_the_dataset(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(tiny_bundle, root, out, participants=["02"])
-    told = read(out / "dataset_description.json")
-    assert told["DatasetType"] == "derivative"
-    assert told["License"] == "CC0"
-    assert told["GeneratedBy"][0]["Name"] == "mrbridge"
-    assert told["DatasetLinks"] == {"raw": "../raw%20data"}
-    assert told["SourceDatasets"] == [{"URL": "../raw%20data"}]
+    description = read(out / "dataset_description.json")
+    assert description["DatasetType"] == "derivative"
+    assert description["License"] == "CC0"
+    assert description["GeneratedBy"][0]["Name"] == "mrbridge"
+    assert description["DatasetLinks"] == {"raw": "../raw%20data"}
+    assert description["SourceDatasets"] == [{"URL": "../raw%20data"}]
     assert (out / "descriptions.tsv").read_text().splitlines()[1].startswith("desc-synth\t")
     assert "not for diagnosis" in (out / "README").read_text()
     # What a user adds stays.
-    write(out / "dataset_description.json", **{**told, "Name": "Mine", "Authors": ["A", "B"]})
+    write(
+        out / "dataset_description.json", **{**description, "Name": "Mine", "Authors": ["A", "B"]}
+    )
     (out / "README").write_text("mine")
     run(tiny_bundle, root, out)
     again = read(out / "dataset_description.json")
@@ -222,7 +224,7 @@ def test_among_the_derivatives_of_its_source(tiny_bundle: Bundle, root: Path) ->
     assert all(item.skipped for item in run(tiny_bundle, root, out))
 
 
-def test_what_is_stated_later_reaches_what_was_made_before(
+def test_later_metadata_reaches_earlier_translations(
     tiny_bundle: Bundle, root: Path, tmp_path: Path
 ) -> None:
     (root / "T1w.json").unlink()
@@ -252,7 +254,7 @@ class TestSelection:
             run(tiny_bundle, root, tmp_path / "out", participants=["02"], sessions=["2"])
         assert not (tmp_path / "out").exists()
 
-    def test_gaps_are_told(
+    def test_gaps_are_reported(
         self,
         tiny_bundle: Bundle,
         root: Path,
@@ -291,12 +293,12 @@ class TestDirection:
             run(tiny_bundle, root, tmp_path / "out")
         assert not (tmp_path / "out").exists()
         (root / SCANS[4]).unlink()
-        with pytest.raises(InputError, match="no T1w scan to make T2w from"):
+        with pytest.raises(InputError, match="no T1w scan to translate into T2w"):
             run(tiny_bundle, root, tmp_path / "out")
 
 
 class TestDoneAlready:
-    def test_nothing_is_made_twice(
+    def test_nothing_is_translated_twice(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         out = tmp_path / "out"
@@ -312,7 +314,7 @@ class TestDoneAlready:
         assert after == before
         assert (len(report["done"]), len(report["skipped"])) == (0, 4)
 
-    def test_what_is_missing_or_unfinished_is_made(
+    def test_what_is_missing_or_unfinished_is_translated(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path
     ) -> None:
         out = tmp_path / "out"
@@ -327,7 +329,7 @@ class TestDoneAlready:
             key: before[key] for key in before if key != "report.json"
         }
 
-    def test_something_else_is_replaced_on_request_alone(
+    def test_other_files_are_replaced_only_on_request(
         self,
         tiny_bundle: Bundle,
         other_bundle: Bundle,
@@ -354,7 +356,7 @@ class TestDoneAlready:
         changed = bytearray((out / MADE[3]).read_bytes())
         changed[-1] ^= 1
         (out / MADE[3]).write_bytes(bytes(changed))
-        assert errors(tiny_bundle)[1:] == ["is there already, and was changed since it was made"]
+        assert errors(tiny_bundle)[1:] == ["is there already, and was changed since it was written"]
         (out / MADE[3]).write_bytes(before[MADE[3]])
         assert {k: v for k, v in tree(out).items() if k != "report.json"} == {
             k: v for k, v in before.items() if k != "report.json"
@@ -410,7 +412,7 @@ class TestFaults:
         with pytest.raises(SomeScansFailed, match="1 of 5"):
             run(tiny_bundle, root, tmp_path / "out")
         (failed,) = read(tmp_path / "out/report.json")["failed"]
-        assert "is made of another scan already" in failed["error"]
+        assert "is the output of another scan already" in failed["error"]
 
     def test_doubles_are_left_out_unless_asked_for(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -442,7 +444,7 @@ class TestFaults:
         (done,) = run(tiny_bundle, root, tmp_path / "out", bids_filter=tmp_path / "f.json")
         assert done.source == other
 
-    def test_a_session_that_only_names_tell(
+    def test_a_session_known_only_from_file_names(
         self, tiny_bundle: Bundle, root: Path, tmp_path: Path
     ) -> None:
         (root / SCANS[3]).rename(root / "sub-02/anat/sub-02_ses-9_T1w.nii")
@@ -486,8 +488,8 @@ class TestFaults:
         )
         with pytest.warns(MrbridgeWarning, match=r"sub-02_T1w\.json: holds NaN"):
             run(tiny_bundle, root, tmp_path / "out", participants=["02"])
-        told = read(tmp_path / "out/sub-02/anat/sub-02_desc-synth_T2w.json")
-        assert told["AnatomicalLandmarkCoordinates"] == {"AC": [None, 1, 2]}
+        sidecar = read(tmp_path / "out/sub-02/anat/sub-02_desc-synth_T2w.json")
+        assert sidecar["AnatomicalLandmarkCoordinates"] == {"AC": [None, 1, 2]}
 
     @pytest.mark.parametrize("text", [b"{", b"[]", '{"Name": "Zürich"}'.encode("latin-1")])
     def test_a_broken_description_stops_only_where_it_would_be_rewritten(
@@ -512,14 +514,14 @@ class TestFaults:
             with pytest.raises(OutputError, match=message):
                 run(tiny_bundle, root, out)
         assert tree(tmp_path) == before
-        for told in (
+        for description in (
             {"DatasetType": "raw", "GeneratedBy": [{"Name": "mrbridge"}]},
             {"DatasetType": "derivative", "GeneratedBy": [{"Name": "another"}]},
             {"DatasetType": "derivative"},
         ):
             other = tmp_path / "there"
             other.mkdir(exist_ok=True)
-            write(other / "dataset_description.json", **told)
+            write(other / "dataset_description.json", **description)
             with pytest.raises(OutputError, match="mrbridge did not make"):
                 run(tiny_bundle, root, other)
             assert list(tree(other)) == ["dataset_description.json"]
@@ -590,11 +592,11 @@ class TestCheck:
         assert rows[3].split("\t")[1] == "n/a"
 
 
-def test_whole_numbers_are_told_of(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
+def test_rounding_is_reported(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(tiny_bundle, root, out, participants=["02"], dtype="int16")
     assert nib.load(out / MADE[3]).get_data_dtype() == np.int16
-    told = read(out / MADE[3].replace(".nii", ".json"))["Rounding"]
-    assert told == {"NumberType": "int16", "Factor": 1.0, "ClippedVoxels": 0}
+    rounding = read(out / MADE[3].replace(".nii", ".json"))["Rounding"]
+    assert rounding == {"NumberType": "int16", "Factor": 1.0, "ClippedVoxels": 0}
     (row,) = read(out / "report.json")["done"]
-    assert row["rounding"] == told
+    assert row["rounding"] == rounding

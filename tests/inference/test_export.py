@@ -46,19 +46,23 @@ def test_they_run_elsewhere(index: int, written: list[Path], tiny_bundle: Bundle
         np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
-def test_they_tell_what_they_are(written: list[Path], tiny_bundle: Bundle) -> None:
-    told = {p.key: p.value for p in onnx.load(str(written[1])).metadata_props}
-    assert (told["source"], told["target"]) == ("T2w", "T1w")
-    assert told["bias_correction"] == "none"
-    assert (told["spacing_mm"], told["range"], told["multiple"]) == ("1", "[-1, 1]", "16")
-    assert told["least_size"] == str(tiny_bundle.manifest.least_size) == "16"
-    assert told["bundle_sha256"] == tiny_bundle.hash
-    assert "synthetic; for research, not for diagnosis" in told["description"]
+def test_they_state_what_they_are(written: list[Path], tiny_bundle: Bundle) -> None:
+    metadata = {p.key: p.value for p in onnx.load(str(written[1])).metadata_props}
+    assert (metadata["source"], metadata["target"]) == ("T2w", "T1w")
+    assert metadata["bias_correction"] == "none"
+    assert (metadata["spacing_mm"], metadata["range"], metadata["multiple"]) == (
+        "1",
+        "[-1, 1]",
+        "16",
+    )
+    assert metadata["least_size"] == str(tiny_bundle.manifest.least_size) == "16"
+    assert metadata["bundle_sha256"] == tiny_bundle.hash
+    assert "synthetic; for research, not for diagnosis" in metadata["description"]
     typical = tiny_bundle.manifest.typical["T1w"]
-    assert json.loads(told["typical"]) == typical.model_dump(mode="json")
+    assert json.loads(metadata["typical"]) == typical.model_dump(mode="json")
 
 
-def test_they_do_not_tell_where_they_were_made(written: list[Path]) -> None:
+def test_they_do_not_reveal_where_they_were_written(written: list[Path]) -> None:
     for path in written:
         assert b".py" not in path.read_bytes()
 

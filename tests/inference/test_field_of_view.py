@@ -141,7 +141,7 @@ def test_a_stripped_brain_and_a_tight_crop_of_it(tiny_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("shift", [(1, 0, 0), (-2, 2, 1), (0, -1, -2)])
-def test_where_the_head_lies_in_its_field_of_view(
+def test_the_position_of_the_head_in_its_field_of_view(
     shift: tuple[int, int, int], tiny_bundle: Bundle
 ) -> None:
     scan = padded(head(), [(2, 2)] * 3)
@@ -202,7 +202,7 @@ def test_training_slices_are_the_same(suffix: str, tmp_path: Path) -> None:
         assert plain.recipe == wide.recipe
 
 
-def test_pairs_lie_on_one_another_though_each_scan_is_cropped_by_itself(tmp_path: Path) -> None:
+def test_pairs_stay_aligned_although_each_scan_is_cropped_separately(tmp_path: Path) -> None:
     """A 2D image of which one contrast shows more: the same pixel is the same place in a pair."""
     from mrbridge.dataset.sampling import held_out_slices
 
@@ -231,7 +231,7 @@ def test_pairs_lie_on_one_another_though_each_scan_is_cropped_by_itself(tmp_path
     np.testing.assert_array_equal(held.source[both], held.target[both])
 
 
-def test_the_shipped_model_makes_the_same_of_a_padded_head() -> None:
+def test_the_shipped_model_translates_a_padded_head_equally() -> None:
     scan = head((4.0, 4.0, 24.0), air=6.0)
     widths = [(0, 40), (11, 5), (3, 4)]
     for to in ("T2w", "T1w"):

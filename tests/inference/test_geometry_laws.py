@@ -170,7 +170,7 @@ def test_what_is_resampled_comes_back_within_the_error_of_interpolation(
 
 @quick
 @given(volume=volumes(st.sampled_from([0.45, 0.8, 1.0, 1.7])), code=st.sampled_from(ORIENTATIONS))
-def test_how_a_scan_is_stored_does_not_change_what_is_made_of_it(
+def test_how_a_scan_is_stored_does_not_change_its_translation(
     volume: Volume, code: str, tiny_bundle: Bundle
 ) -> None:
     translator = Translator(tiny_bundle, "cpu")

@@ -1,4 +1,4 @@
-"""Syntheses as integers: no wrap-around, zero stays zero, levels are kept."""
+"""Synthetic images as integers: no wrap-around, zero stays zero, levels are kept."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ def test_the_range_fits_and_keeps_its_levels(top: float, dtype: str) -> None:
 )
 def test_nothing_wraps(values: list[float], dtype: str, high: float) -> None:
     voxels = np.array([0.0, *values], np.float32).reshape(-1, 1, 1)
-    volume, told = to_integers(
+    volume, rounding = to_integers(
         Volume(voxels, np.eye(4)), dtype, IntensityNormalisation(low=0, high=high)
     )
     limits = np.iinfo(dtype)
-    wanted = voxels.astype(float) * told.factor
+    wanted = voxels.astype(float) * rounding.factor
     assert volume.voxels.dtype == dtype
     assert volume.voxels[0] == 0
     expected = np.clip(wanted, limits.min, limits.max)
     assert np.abs(volume.voxels.astype(float) - expected).max() <= 0.5
     beyond = (np.rint(wanted) > limits.max) | (np.rint(wanted) < limits.min)
-    assert told.clipped == np.count_nonzero(beyond)
+    assert rounding.clipped == np.count_nonzero(beyond)
 
 
 def test_refusals(tiny_bundle: Bundle, picture_folder: Path, tmp_path: Path) -> None:

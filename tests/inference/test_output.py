@@ -1,4 +1,4 @@
-"""Nothing that somebody acquired is replaced by a synthesis."""
+"""No acquired image is replaced by a synthetic one."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_two_scans_never_share_a_sidecar(
     assert json.loads((tmp_path / "out" / "scan.json").read_text())["Sources"] == ["scan.nii"]
 
 
-def test_the_output_may_lie_around_the_input(
+def test_the_output_may_contain_the_input(
     tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
 ) -> None:
     source = io.write(make_scan(6, "T1w"), tmp_path / "raw" / "one_T1w.nii.gz")
@@ -98,7 +98,7 @@ def test_the_output_may_lie_around_the_input(
         assert done.output == source.parent / "made" / "one_T1w.nii.gz"
 
 
-def test_names_that_are_no_text_end_nothing(
+def test_file_names_that_are_not_text(
     tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
 ) -> None:
     for contrast in ("T1", "T2"):

@@ -1,4 +1,4 @@
-"""Slices cut anew come back, cover what they covered, and their mean is that of all planes."""
+"""Slices of other planes convert back, cover the same volume, and are averaged over all planes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_is_only_copied_stays(spacing: float) -> None:
     np.testing.assert_allclose(made, stack, atol=1e-6 if spacing == 1 else 0.02)
 
 
-def test_the_mean_is_of_the_planes_in_which_something_was_made() -> None:
+def test_the_mean_is_over_the_planes_that_were_translated() -> None:
     shape, seen = (8, 9, 10), []
     inside = np.zeros(shape, bool)
     inside[2:6, 3:, :5] = True

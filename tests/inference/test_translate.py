@@ -44,8 +44,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 class TestObjects:
     def test_all_kinds_give_the_same(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
         volume, image = io.read(scan), nib.load(scan)
-        (told,) = translate(scan, tmp_path / "out.nii.gz", model=tiny_bundle, device="cpu")
-        from_path = io.read(told.output)
+        (result,) = translate(scan, tmp_path / "out.nii.gz", model=tiny_bundle, device="cpu")
+        from_path = io.read(result.output)
         from_volume = translate(volume, model=tiny_bundle, device="cpu")
         from_image = translate(image, model=tiny_bundle, device="cpu")
         from_array = mrbridge.translate(
@@ -79,7 +79,7 @@ class TestObjects:
             translate(made, model=tiny_bundle, device="cpu")
         translate(made, model=tiny_bundle, device="cpu", force=True)
 
-    def test_names_in_the_header_do_not_come_along(
+    def test_names_in_the_header_are_not_copied(
         self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
     ) -> None:
         image = nib.load(scan)
@@ -124,17 +124,17 @@ class TestObjects:
 
     def test_four_axes(self, tiny_bundle: Bundle, scan: Path) -> None:
         volume = io.read(scan)
-        alone = translate(volume, model=tiny_bundle, device="cpu").voxels
+        expected = translate(volume, model=tiny_bundle, device="cpu").voxels
         one = nib.Nifti1Image(volume.voxels[..., None], volume.affine)
         np.testing.assert_array_equal(
-            np.asarray(translate(one, model=tiny_bundle, device="cpu").dataobj), alone
+            np.asarray(translate(one, model=tiny_bundle, device="cpu").dataobj), expected
         )
         both = np.stack([0 * volume.voxels, volume.voxels], axis=3)
         image = nib.Nifti1Image(both, volume.affine)
         with pytest.raises(InputError, match="not three axes"):
             translate(image, model=tiny_bundle, device="cpu")
         made = translate(image, model=tiny_bundle, device="cpu", volume=1)
-        np.testing.assert_array_equal(np.asarray(made.dataobj), alone)
+        np.testing.assert_array_equal(np.asarray(made.dataobj), expected)
 
     @pytest.mark.parametrize(
         "image",
@@ -147,7 +147,7 @@ class TestObjects:
             (np.zeros((3, 0, 3)), np.eye(4)),
         ],
     )
-    def test_what_is_no_scan(self, image: Any, tiny_bundle: Bundle) -> None:
+    def test_what_is_not_a_scan(self, image: Any, tiny_bundle: Bundle) -> None:
         with pytest.raises(InputError):
             translate(image, model=tiny_bundle, device="cpu")
 
@@ -201,20 +201,25 @@ class TestFiles:
     def test_file_to_file(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
         before = scan.read_bytes()
         out = tmp_path / "new" / "made.nii.gz"
-        (told,) = translate(scan, out, model=tiny_bundle, device="cpu")
-        assert (told.source, told.output, told.contrast, told.error) == (scan, out, "T2w", None)
-        assert told.model == tiny_bundle.hash
+        (result,) = translate(scan, out, model=tiny_bundle, device="cpu")
+        assert (result.source, result.output, result.contrast, result.error) == (
+            scan,
+            out,
+            "T2w",
+            None,
+        )
+        assert result.model == tiny_bundle.hash
         assert sorted(tree(out.parent)) == ["made.json", "made.nii.gz"]
         assert scan.read_bytes() == before
         made, original = io.read(out), io.read(scan)
         assert made.synthetic
         assert made.voxels.shape == original.voxels.shape
         assert made.affine.tobytes() == original.affine.tobytes()
-        told = json.loads((out.parent / "made.json").read_text())
-        assert told["SyntheticData"] is True
-        assert told["Sources"] == [f"sha256:{sha256_of(scan)}"]
-        assert told["SpatialReference"] == told["Sources"][0]
-        assert told["GeneratedBy"][0]["Model"] == tiny_bundle.hash
+        sidecar = json.loads((out.parent / "made.json").read_text())
+        assert sidecar["SyntheticData"] is True
+        assert sidecar["Sources"] == [f"sha256:{sha256_of(scan)}"]
+        assert sidecar["SpatialReference"] == sidecar["Sources"][0]
+        assert sidecar["GeneratedBy"][0]["Model"] == tiny_bundle.hash
 
     def test_file_to_folder(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
         translate(scan, tmp_path / "out", model=tiny_bundle, device="cpu")
@@ -227,17 +232,17 @@ class TestFiles:
         self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
     ) -> None:
         path = io.write(make_scan(6, "T2w"), tmp_path / "sub-06_T2w.nii")
-        (told,) = translate(path, tmp_path / "out", model=tiny_bundle, device="cpu")
-        assert told.contrast == "T1w"
-        assert told.output.name == "sub-06_desc-synth_T1w.nii"
+        (result,) = translate(path, tmp_path / "out", model=tiny_bundle, device="cpu")
+        assert result.contrast == "T1w"
+        assert result.output.name == "sub-06_desc-synth_T1w.nii"
 
     def test_only_the_name_and_its_folder_tell_the_contrast(
         self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
     ) -> None:
         path = io.write(make_scan(6, "T1w"), tmp_path / "T2-project" / "john" / "scan.nii.gz")
-        (told,) = translate(path, tmp_path / "out", model=tiny_bundle, device="cpu")
-        assert told.contrast == "T2w"
-        assert told.output.name == "scan.nii.gz"
+        (result,) = translate(path, tmp_path / "out", model=tiny_bundle, device="cpu")
+        assert result.contrast == "T2w"
+        assert result.output.name == "scan.nii.gz"
 
     def test_refusals(
         self, tiny_bundle: Bundle, scan: Path, make_scan: Callable[..., Volume], tmp_path: Path
@@ -284,12 +289,12 @@ class TestFiles:
 
     def test_pictures(self, tiny_bundle: Bundle, picture_folder: Path, tmp_path: Path) -> None:
         source = picture_folder / "TrainT1" / "Image #10.png"
-        (told,) = translate(source, tmp_path / "out", model=tiny_bundle, device="cpu")
-        assert told.output == tmp_path / "out" / "Image #10.png"
-        with Image.open(told.output) as made, Image.open(source) as original:
+        (result,) = translate(source, tmp_path / "out", model=tiny_bundle, device="cpu")
+        assert result.output == tmp_path / "out" / "Image #10.png"
+        with Image.open(result.output) as made, Image.open(source) as original:
             assert (made.size, made.mode) == (original.size, original.mode)
             assert any("synthetic T2w" in str(text) for text in made.info.values())
-        assert io.read(told.output).synthetic
+        assert io.read(result.output).synthetic
         assert sorted(tree(tmp_path / "out")) == ["Image #10.png"]
         with pytest.raises(OutputError, match="cannot become NIfTI"):
             translate(source, tmp_path / "made.nii.gz", model=tiny_bundle, device="cpu")
@@ -318,7 +323,7 @@ class TestFolders:
         done = translate(bids_scans, tmp_path, model=tiny_bundle, to="T1w", device="cpu")
         assert {item.source.name[7:] for item in done} == {"T2w.nii.gz"}
 
-    def test_derivatives_of_a_bids_data_set_are_left_alone(
+    def test_derivatives_of_a_bids_dataset_are_not_touched(
         self, tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
     ) -> None:
         root = shutil.copytree(bids_scans, tmp_path / "bids")
@@ -379,7 +384,7 @@ class TestFolders:
             translate(scan.parent, tmp_path / "out", model=tiny_bundle, device="cpu")
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert len(report["done"]) == 1
-        assert "made of another scan already" in report["failed"][0]["error"]
+        assert "output of another scan already" in report["failed"][0]["error"]
 
     def test_raw_before_derived(self, tiny_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
         shutil.copy(scan, scan.with_name("sub-06_run-2_desc-brain_T1w.nii.gz"))
@@ -414,8 +419,8 @@ class TestFolders:
         assert sum(item.output is not None for item in caught.value.result) == 1
         assert f"Run: datalad get '{linked}'" in caplog.text
         failed = json.loads((tmp_path / "out" / "report.json").read_text())["failed"]
-        told = {row["source"]: row["error"] for row in failed}
-        assert told == {n: f"is not fetched ({command})" for n, (_, command) in pointers.items()}
+        errors = {row["source"]: row["error"] for row in failed}
+        assert errors == {n: f"is not fetched ({command})" for n, (_, command) in pointers.items()}
         for name, (_, command) in pointers.items():
             with pytest.raises(InputError, match=rf"is not fetched.*Run: {command}"):
                 translate(

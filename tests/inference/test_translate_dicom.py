@@ -38,9 +38,9 @@ def study(tmp_path: Path, make_scan: Callable[..., Volume]) -> Path:
 
 
 def run(model: Bundle, path: Path, out: Path, **how: Any) -> Path:
-    (told,) = translate(path, out, model=model, device="cpu", **how)
-    assert told.output is not None
-    return told.output
+    (result,) = translate(path, out, model=model, device="cpu", **how)
+    assert result.output is not None
+    return result.output
 
 
 class TestOutput:
@@ -54,12 +54,12 @@ class TestOutput:
         assert made.contrast == (to or "T2w")
         np.testing.assert_array_equal(made.affine, source.affine)
         assert made.voxels.shape == source.voxels.shape
-        told = json.loads((out / "report.json").read_text())
-        assert told["series"]["number"] == number
-        assert told["GeneratedBy"][0]["Model"] == tiny_bundle.hash
-        assert told["SyntheticData"] is True
+        report = json.loads((out / "report.json").read_text())
+        assert report["series"]["number"] == number
+        assert report["GeneratedBy"][0]["Model"] == tiny_bundle.hash
+        assert report["SyntheticData"] is True
 
-    def test_it_is_what_the_same_voxels_give_in_nifti(
+    def test_it_equals_the_translation_of_the_same_voxels_in_nifti(
         self, tiny_bundle: Bundle, study: Path, tmp_path: Path
     ) -> None:
         scan = io.read(study, series="3")
@@ -76,9 +76,9 @@ class TestOutput:
         made = io.read(path)
         assert made.synthetic
         np.testing.assert_allclose(made.affine, io.read(study, series="3").affine, atol=1e-4)
-        told = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
-        assert told["SyntheticData"] is True
-        assert told["Sources"][0].startswith("urn:oid:")
+        sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        assert sidecar["SyntheticData"] is True
+        assert sidecar["Sources"][0].startswith("urn:oid:")
 
     def test_a_zip(self, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
@@ -137,9 +137,9 @@ class TestRefusals:
         assert not (tmp_path / "out").exists()
         with pytest.warns(MrbridgeWarning, match="filled by interpolation"):
             out = run(tiny_bundle, study, tmp_path / "out", allow_gaps=True)
-        told = json.loads((out / "report.json").read_text())
-        assert len(told["series"]["interpolated_mm"]) == 2
-        assert "filled by interpolation" in told["series"]["notes"][0]
+        report = json.loads((out / "report.json").read_text())
+        assert len(report["series"]["interpolated_mm"]) == 2
+        assert "filled by interpolation" in report["series"]["notes"][0]
 
     def test_several_that_fit(
         self, tiny_bundle: Bundle, study: Path, tmp_path: Path, make_scan: Callable[..., Volume]
@@ -165,7 +165,7 @@ class TestRefusals:
         back = run(tiny_bundle, out, tmp_path / "back", force=True)
         assert io.read(back).contrast == "T1w"
 
-    def test_nifti_becomes_no_dicom(
+    def test_nifti_does_not_become_dicom(
         self, tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
     ) -> None:
         path = io.write(make_scan(6, "T1w"), tmp_path / "in" / "a_T1w.nii.gz")
@@ -191,7 +191,7 @@ class TestRefusals:
         with pytest.raises(OutputError, match=match):
             run(tiny_bundle, study, study / out, **how)
 
-    def test_wishes_for_other_formats(
+    def test_requests_for_other_formats(
         self, tiny_bundle: Bundle, study: Path, tmp_path: Path
     ) -> None:
         with pytest.raises(InputError, match="is DICOM"):
@@ -201,7 +201,7 @@ class TestRefusals:
 
 
 class TestLeftOut:
-    """What is not translated is told, on the terminal and in the report."""
+    """What is not translated is listed, on the terminal and in the report."""
 
     def test_series_and_files(
         self,
@@ -216,8 +216,8 @@ class TestLeftOut:
         with pytest.warns(MrbridgeWarning, match="1 file is a copy of another"):
             out = run(tiny_bundle, study, tmp_path / "out")
         report = json.loads((out / "report.json").read_text())
-        told = {item["number"]: item["reason"] for item in report["not_translated"]}
-        assert told == {4: "not chosen", 9: "is a derived map (DIFFUSION, ADC)"}
+        reasons = {item["number"]: item["reason"] for item in report["not_translated"]}
+        assert reasons == {4: "not chosen", 9: "is a derived map (DIFFUSION, ADC)"}
         files = {item["reason"]: item["files"] for item in report["ignored"]}
         assert files == {"is not a DICOM file": 1, "is a copy of another file": 1}
         assert "copy of another" in report["series"]["notes"][0]
@@ -229,11 +229,11 @@ class TestLeftOut:
         ):
             assert line in caplog.messages
 
-    def test_beside_nifti(self, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
+    def test_next_to_nifti(self, tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
         run(tiny_bundle, study, tmp_path / "made.nii.gz")
-        told = json.loads((tmp_path / "made.json").read_text())["LeftOut"]
-        assert {item["number"] for item in told["not_translated"]} == {4, 9}
-        assert told["ignored"] == [{"files": 1, "reason": "is not a DICOM file"}]
+        left_out = json.loads((tmp_path / "made.json").read_text())["LeftOut"]
+        assert {item["number"] for item in left_out["not_translated"]} == {4, 9}
+        assert left_out["ignored"] == [{"files": 1, "reason": "is not a DICOM file"}]
 
     def test_other_parts_of_the_series(
         self, tiny_bundle: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
@@ -333,7 +333,7 @@ class TestStorage:
         np.testing.assert_allclose(read.affine, plain.affine, atol=1e-3)
 
 
-def test_nobody_is_named(
+def test_no_patient_is_named(
     as_shipped: Bundle,
     study: Path,
     tmp_path: Path,
@@ -341,7 +341,7 @@ def test_nobody_is_named(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither in what is said, nor in names, nor in the report; the folder is the user's word."""
+    """Neither in messages, nor in names, nor in the report; the user names the folder."""
     caplog.set_level(logging.DEBUG)
     monkeypatch.chdir(study)
     for arguments in (
@@ -355,8 +355,8 @@ def test_nobody_is_named(
             cli.main(arguments)
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["ignored"] == [{"files": 1, "reason": "is not a DICOM file"}]
-    said = [*capfd.readouterr(), caplog.text]
-    said += [path.name for path in tmp_path.rglob("*") if study not in (path, *path.parents)]
-    said += [path.read_text() for path in [tmp_path / "out/report.json", tmp_path / "made.json"]]
-    for text in said:
+    texts = [*capfd.readouterr(), caplog.text]
+    texts += [path.name for path in tmp_path.rglob("*") if study not in (path, *path.parents)]
+    texts += [path.read_text() for path in [tmp_path / "out/report.json", tmp_path / "made.json"]]
+    for text in texts:
         assert NAME.split("^")[0] not in text

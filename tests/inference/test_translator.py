@@ -97,7 +97,7 @@ def test_identity_in_three_planes(
     assert worst < (1e-5 if spacing[2] == 1 else 0.03)
 
 
-def test_three_planes_are_the_mean_of_what_each_makes(
+def test_three_planes_are_the_mean_of_their_results(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, levelled)
@@ -118,13 +118,13 @@ def test_whose_planes_are_taken(tiny_bundle: Bundle) -> None:
     manifest = tiny_bundle.manifest.model_copy(update={"planes": "all"})
     bundle = replace(tiny_bundle, manifest=manifest)
     scan = Volume(np.zeros((8, 8, 70)), np.eye(4))
-    for told, given, planes in (
+    for model, given, planes in (
         (tiny_bundle, None, 1),
         (tiny_bundle, "all", 3),
         (bundle, None, 3),
         (bundle, "axial", 1),
     ):
-        translator = Translator(told, "cpu", planes=given)
+        translator = Translator(model, "cpu", planes=given)
         assert len(translator.planes_for(scan)) == planes
         there = pickle.loads(pickle.dumps(translator))
         assert len(there.planes_for(scan)) == planes, "also in another process"
@@ -205,8 +205,8 @@ def test_slices_do_not_depend_on_the_batch(
         made.append(translator.translate_slices(slices, "T2w"))
     for other in made[1:]:
         np.testing.assert_allclose(other, made[0], atol=2e-3)
-    alone = translator.translate_slices(slices[4:5], "T2w")
-    np.testing.assert_allclose(alone[0], made[0][4], atol=2e-3)
+    single = translator.translate_slices(slices[4:5], "T2w")
+    np.testing.assert_allclose(single[0], made[0][4], atol=2e-3)
 
 
 def test_slices_of_any_size_come_back_in_their_size(tiny_bundle: Bundle) -> None:
@@ -319,7 +319,7 @@ def test_odd_shapes_come_back(
     assert made.voxels.shape == scan.voxels.shape
 
 
-def test_the_written_header_says_where_the_voxels_lie_bit_for_bit(
+def test_the_written_header_has_the_same_geometry_bit_for_bit(
     tiny_bundle: Bundle, make_scan: Callable[..., Volume], tmp_path: Path
 ) -> None:
     path = io.write(make_scan(5, "T1w"), tmp_path / "sub-1_T1w.nii.gz")
@@ -390,7 +390,7 @@ def test_a_model_of_brains_leaves_nothing_outside(
         translator.translate(scan, "T2w")
 
 
-def test_what_was_aligned_is_turned_back(
+def test_what_was_aligned_is_rotated_back(
     tiny_bundle: Bundle,
     copying: Copying,
     make_scan: Callable[..., Volume],

@@ -77,8 +77,8 @@ def test_a_data_set_with_a_worker_killed(
         first = translate(bids_scans, out, model=tiny_bundle.path, workers=address)
         killer.join()
         again = translate(bids_scans, out, model=tiny_bundle.path, workers=address)
-    told = {name: content for name, content in files(out).items() if name != "report.json"}
-    assert told == {
+    contents = {name: content for name, content in files(out).items() if name != "report.json"}
+    assert contents == {
         name: content for name, content in files(tmp_path / "1").items() if name != "report.json"
     }
     assert [item.error for item in first] == [None] * 4

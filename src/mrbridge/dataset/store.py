@@ -25,6 +25,7 @@ from mrbridge.io.names import series_name
 from mrbridge.io.remote import fetch, localise
 from mrbridge.io.temporary import is_temporary
 from mrbridge.preprocessing.intensity import IntensityNormalisation
+from mrbridge.reports import html_table
 from mrbridge.settings import Settings
 
 Range = tuple[int, int]
@@ -154,6 +155,16 @@ class Store:
         self.path = path
         self.manifest = manifest
         self._arrays: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Store({self.path}: {splits_in_words(self.split_counts())})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, *(counts[split] for split in ("train", "val", "test", "none")))
+            for name, counts in self.split_counts().items()
+        ]
+        return html_table(rows, ("slices", "training", "validation", "test", "in no split"))
 
     @classmethod
     def open(cls, path: str | Path) -> Store:

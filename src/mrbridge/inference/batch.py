@@ -11,25 +11,22 @@ from typing import Any
 
 from mrbridge import __version__
 from mrbridge.errors import InputError, Interrupted, MrbridgeError, OutputError, SomeScansFailed
-from mrbridge.inference.output import (
+from mrbridge.inference.synthesis import (
     NOTE,
+    Request,
     Translation,
     Translations,
-    check_output,
-    name_for_sidecar,
-    provenance,
+    output_name,
     sidecar_path,
-    write_synthesis,
+    translate_to,
 )
-from mrbridge.inference.synthesis import Request, synthesise
-from mrbridge.io import FORMATS, is_readable, read
+from mrbridge.io import is_readable
 from mrbridge.io.atomic import sha256_of, write_json
-from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.contrast import Identity, of_path
 from mrbridge.io.formats import is_2d, is_file, unreadable_folders
 from mrbridge.io.names import guess_subject, natural_key
 from mrbridge.io.ownership import must_be_ours
-from mrbridge.io.remote import fetch, not_fetched, release_when_done
+from mrbridge.io.remote import not_fetched, release_when_done
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
 from mrbridge.io.temporary import sweep
 from mrbridge.parallel import Workers, map_scans
@@ -62,7 +59,7 @@ class Item:
     is_taken: bool = False
 
 
-def with_taken(items: Iterable[Item]) -> list[Item]:
+def _with_taken(items: Iterable[Item]) -> list[Item]:
     """Mark items whose output or sidecar is that of an earlier one: `a.nii` and `a.nii.gz`."""
     marked: list[Item] = []
     taken: set[Path] = set()
@@ -76,8 +73,8 @@ def with_taken(items: Iterable[Item]) -> list[Item]:
 def translate_batch(
     request: Request,
     translate_one: Callable[[Item], Translation],
-    items: Sequence[Item],
-    found: FoundScans,
+    items: Iterable[Item],
+    ignored: Sequence[tuple[Path, str]],
     root: Path,
     out: Path,
     *,
@@ -91,7 +88,7 @@ def translate_batch(
         request: the model and the settings.
         translate_one: translates one scan; picklable if `workers` are other processes.
         items: the scans.
-        found: the scans again, and the files that are left out.
+        ignored: the files that are left out, with the reason.
         root: the folder of the scans.
         out: the folder of the outputs.
         workers: see `mrbridge.parallel.map_scans`; a model that is only in memory is
@@ -104,7 +101,7 @@ def translate_batch(
         SomeScansFailed: some failed; its `result` holds all.
         Interrupted: a signal came; its `result` holds what is done.
     """
-    bundle = request.translator.bundle
+    bundle, items = request.translator.bundle, _with_taken(items)
     if bundle.path is None:
         workers = 1
     target = request.target_for(None)
@@ -134,17 +131,16 @@ def translate_batch(
     states: States = {"done": [], "skipped": [], "failed": []}
     for one in done:
         states[one.state].append(one.as_json(root, out))
-    ignored = [
-        {"source": path.relative_to(root).as_posix(), "reason": reason}
-        for path, reason in found.ignored
-    ]
     report = {
         "synthetic": True,
         "note": NOTE,
         "created_by": f"mrbridge {__version__}",
         "model": bundle.hash,
         **_merged(earlier(), states),
-        "ignored": ignored,
+        "ignored": [
+            {"source": path.relative_to(root).as_posix(), "reason": reason}
+            for path, reason in ignored
+        ],
     }
     write_json(out / REPORT, report | ({"interrupted": True} if interrupted else {}))
     if interrupted:
@@ -190,41 +186,18 @@ def translate_folder(request: Request, folder: Path, out: Path, workers: Workers
     for scan in found.scans:
         known = _identity_below(folder, scan.path).contrast
         to = request.target_for(known)
-        output = out / scan.path.relative_to(folder).parent / _output_name(scan.path, to)
+        output = out / scan.path.relative_to(folder).parent / output_name(scan.path, to)
         items.append(Item(scan.path, output, to, known))
     return translate_batch(
         request,
         partial(_translate_item, request),
-        with_taken(items),
-        found,
+        items,
+        found.ignored,
         folder,
         out,
         workers=workers,
         unreadable=list(unreadable_folders(folder)),
     )
-
-
-def translate_file(request: Request, path: Path, out: Path) -> Translation:
-    """Translate one file to the file `out`, or into the folder `out`.
-
-    Raises:
-        InputError: it does not exist, cannot be read, or is not a scan to translate.
-        OutputError: the output cannot be written, is not the name of an image, or would replace
-            what mrbridge did not write.
-        SettingsError: it is a 2D image, and the number type is not float32.
-    """
-    fetch(path)
-    if not path.exists():
-        raise InputError("does not exist", path=path, remedy="Check the name.")
-    known = of_path(Path(path.parent.resolve().name, path.name)).contrast
-    to = request.target_for(known)
-    if out.is_dir() or not out.suffix:
-        out = out / _output_name(path, to)
-    elif not is_readable(out):
-        raise OutputError(
-            "has an unknown format", path=out, remedy=f"Name a folder, or {', '.join(FORMATS)}."
-        )
-    return _translate(request, Item(path, out, to))
 
 
 def check_output_folder(folder: Path, out: Path) -> None:
@@ -249,29 +222,16 @@ def check_not_taken(item: Item) -> None:
     """
     sweep(item.output.parent)
     if item.is_taken:
-        raise OutputError(f"{item.output.name} is made of another scan already", path=item.source)
+        raise OutputError(
+            f"{item.output.name} is the output of another scan already", path=item.source
+        )
 
 
 def _translate_item(request: Request, item: Item) -> Translation:
     check_not_taken(item)
     digest = sha256_of(item.source)
-    return replace(_translate(request, item), source_sha256=digest)
-
-
-def _translate(request: Request, item: Item) -> Translation:
-    """Read, translate and write one file."""
-    path, output = item.source, item.output
-    check_output(path, output)
-    scan = read(path, volume=request.settings.volume, assume=request.settings.assume)
-    scan = replace(scan, contrast=scan.contrast or (None if scan.other else item.known))
-    synthesis = synthesise(request, scan, path)
-    bundle, to = request.translator.bundle, synthesis.contrast
-    source = name_for_sidecar(path, output)
-    write_synthesis(synthesis, output, lambda image: provenance(bundle, synthesis, source))
-    notes = scan.notes
-    if scan.contrast is None:
-        notes += (request.assumption(to),)
-    return Translation(path, output, to, bundle.hash, rounding=synthesis.rounding, notes=notes)
+    result = translate_to(request, item.source, item.output, item.known)
+    return replace(result, source_sha256=digest)
 
 
 def _find(request: Request, folder: Path, out: Path) -> FoundScans:
@@ -330,9 +290,3 @@ def _why_not(identity: Identity) -> str:
 def _identity_below(folder: Path, path: Path) -> Identity:
     """What the path of an image says about it, from the folder that the user named downwards."""
     return of_path(Path(folder.resolve().name, path.relative_to(folder)))
-
-
-def _output_name(path: Path, to: str) -> str:
-    """BIDS names become those of derivatives; others stay, so that files of two folders match."""
-    bids = parse_name(path)
-    return path.name if bids is None else derivative_name(bids, to)

@@ -1,42 +1,48 @@
-"""A BIDS dataset in, its derivatives out; what is up to date is kept."""
+"""A BIDS dataset in, its derivatives out; what is up to date is kept.
+
+Source: BIDS 1.10, "BIDS Derivatives" and "BIDS URI".
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import logging
-import math
+import os
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
-import numpy as np
-
+from mrbridge import __version__
 from mrbridge.errors import InputError, OutputError
 from mrbridge.inference.batch import (
     REPORT,
     Item,
     States,
     check_not_taken,
+    check_output_folder,
     translate_batch,
-    with_taken,
 )
-from mrbridge.inference.derivatives import LINK, check_derivatives, describe
-from mrbridge.inference.output import (
+from mrbridge.inference.synthesis import (
+    Request,
     Translation,
     Translations,
     provenance,
     sidecar_path,
+    synthesise,
     write_synthesis,
 )
-from mrbridge.inference.synthesis import Request, synthesise
 from mrbridge.io import read
 from mrbridge.io.atomic import read_json, sha256_of, write_json, write_text
 from mrbridge.io.bids import NOT_RAW, find_scans
-from mrbridge.io.bids_name import derivative_name, parse_name
+from mrbridge.io.bids_name import BIDS_VERSION, derivative_name, parse_name
 from mrbridge.io.formats import unreadable_folders
-from mrbridge.io.metadata import read_metadata
-from mrbridge.io.ownership import is_ours, must_be_ours
+from mrbridge.io.metadata import DESCRIPTION, read_description, read_metadata
+from mrbridge.io.ownership import is_our_json, is_ours, must_be_ours
 from mrbridge.io.scans import (
     FoundScans,
     Scan,
@@ -47,10 +53,9 @@ from mrbridge.io.scans import (
     why_left_out,
 )
 from mrbridge.parallel import Workers
-from mrbridge.preprocessing.foreground import foreground_mask, has_surroundings
-from mrbridge.preprocessing.geometry import to_slices
+from mrbridge.preprocessing.skull_strip import skull_stripped
 from mrbridge.progress import track
-from mrbridge.volume import Volume
+from mrbridge.urls import url_of
 
 log = logging.getLogger(__name__)
 
@@ -68,13 +73,26 @@ _INHERITED = (
 """Metadata of the source that hold for its translation: of the body and of its position. The others
 describe an acquisition."""
 
-_LITRES = 0.7, 2.2
-"""The brain of the ICBM 152 template, larger than most, has 1.9 litres with its fluid. Measured in
-the same way, heads of open-ms-raw have 2.4 to 2.9, skull-stripped brains of open-ms-mni 1.1."""
+LINK = "raw"
+"""The name of the source dataset in BIDS URIs."""
 
-_EXTENT_MM = 115.0, 200.0
-"""The shortest and the longest extent along any axis. Brains of open-ms-mni measure 118 to 159, the
-template's 144 to 180; a head of open-ms-raw that is truncated to 114 still has 2.4 litres."""
+_HASHED = "ni:///sha-256;"
+_USUAL = re.compile(r"\.\.||bids|data|dataset|(raw|source)([ _-]?data)?|ds\d{6}", re.IGNORECASE)
+"""Folder names that cannot identify a person: those of the standard, of OpenNeuro, and of habit."""
+
+_README = """# Synthetic images
+
+mrbridge synthesised every image here from another scan of the same person: none was acquired.
+For research, not for diagnosis.
+
+`desc-synth` in a name marks a synthetic image. It is on the grid of the scan that its sidecar names
+under `Sources`; the sidecar also names the model by the SHA-256 of its weights.
+`report.json` lists what was translated, kept unchanged, left out and what failed.
+"""
+_DESCRIPTIONS = (
+    "desc_id\tdescription\n"
+    "desc-synth\tSynthetic image by mrbridge, made from the scan that its sidecar names\n"
+)
 
 
 def translate_dataset(request: Request, root: Path, out: Path, workers: Workers) -> Translations:
@@ -98,8 +116,8 @@ def translate_dataset(request: Request, root: Path, out: Path, workers: Workers)
     return translate_batch(
         request,
         partial(_translate_item, request, root),
-        with_taken(_item(request, scan, root, out) for scan in found.scans),
-        found,
+        [_item(request, scan, root, out) for scan in found.scans],
+        found.ignored,
         root,
         out,
         workers=workers,
@@ -159,11 +177,11 @@ def _find(request: Request, root: Path, out: Path) -> FoundScans:
     """
     settings = request.settings
     selection = select(settings.participants, settings.sessions, settings.bids_filter)
-    taken, made = _contrasts(request)
+    taken, target = _contrasts(request)
     everything = find_scans(
         root,
         taken,
-        made,
+        target,
         datatypes=selection.datatypes(taken),
         raw_first=False,
         force=settings.force,
@@ -174,23 +192,23 @@ def _find(request: Request, root: Path, out: Path) -> FoundScans:
         everything.ignored + [(s.path, f"is {s.contrast}, not {taken}") for s in others],
     )
     if not found.scans:
-        remedy = f"To make {taken} from its {len(others)} {made} scans, use --to {taken}."
+        remedy = f"To make {taken} from its {len(others)} {target} scans, use --to {taken}."
         raise InputError(
-            f"holds no {taken} scan to make {made} from{why_left_out(everything.ignored)}",
+            f"holds no {taken} scan to translate into {target}{why_left_out(everything.ignored)}",
             path=root,
             remedy=remedy if others else "Name a BIDS dataset with scans of this contrast.",
         )
     chosen = selection.apply(found, root)
     if not chosen.scans:
         raise InputError(
-            f"has no {taken} scan that fits what was asked for ({len(found.scans)} do not)",
+            f"has no {taken} scan that fits the selection ({len(found.scans)} do not)",
             path=root,
             remedy="Check the participants, the sessions and the filter file.",
         )
     subjects = {scan.subject for scan in chosen.scans}
     for label in selection.participants:
         if label not in subjects:
-            log.warning("sub-%s: has no %s scan that fits what was asked for", label, taken)
+            log.warning("sub-%s: has no %s scan that fits the selection", label, taken)
     if selection.origin is not None and taken not in selection.queries:
         log.warning(
             "%s: has no query '%s', so it leaves out nothing", selection.origin, taken.lower()
@@ -217,21 +235,14 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
     if bundle.manifest.standard.brain != "none":
         facts["SkullStripped"] = True  # whatever the source is
     digest = fingerprint["Source"]
+    result = Translation(path, output, item.contrast, bundle.hash, source_sha256=digest)
     if difference == "" and not request.settings.overwrite:
         _refresh(sidecar_path(output), facts)
-        return Translation(
-            path, output, item.contrast, bundle.hash, skipped=True, source_sha256=digest
-        )
-    if difference == _NOT_OURS:
-        raise OutputError(
-            f"is there already, {difference}",
-            path=output,
-            remedy="Move it away, or name another place.",
-        )
-    if difference and not request.settings.overwrite:
-        raise OutputError(
-            f"is there already, {difference}", path=output, remedy="Replace it with --overwrite."
-        )
+        return replace(result, skipped=True)
+    is_foreign = difference == _NOT_OURS
+    if is_foreign or (difference and not request.settings.overwrite):
+        remedy = "Move it away, or name another place." if is_foreign else "Use --overwrite."
+        raise OutputError(f"is there already, {difference}", path=output, remedy=remedy)
     must_be_ours(sidecar_path(output))
     scan = read(path, volume=request.settings.volume, assume=request.settings.assume)
     if metadata.get("SyntheticData") is True:
@@ -252,14 +263,8 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
         return sidecar | {"Fingerprint": fingerprint | {"SHA256": sha256_of(image)}}
 
     write_synthesis(synthesis, output, with_fingerprint)
-    return Translation(
-        path,
-        output,
-        synthesis.contrast,
-        bundle.hash,
-        rounding=synthesis.rounding,
-        notes=scan.notes,
-        source_sha256=digest,
+    return replace(
+        result, contrast=synthesis.contrast, rounding=synthesis.rounding, notes=scan.notes
     )
 
 
@@ -273,19 +278,15 @@ def _inherited(metadata: dict[str, Any]) -> dict[str, Any]:
 
 def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
     """Update a sidecar with what the sidecar of its source says now."""
-    content = read_json(sidecar, _null)
+    content = read_json(sidecar, lambda _: None)  # NaN and infinity become null
     if {**content, **facts} != content:
         write_json(sidecar, {**content, **facts})
-
-
-def _null(constant: str) -> None:
-    """The replacement of NaN and infinity, which JSON does not have."""
 
 
 def _earlier(report: Path) -> States:
     """The entries of an earlier run's report; none if it cannot be read."""
     try:
-        content = read_json(report, _null)
+        content = read_json(report, lambda _: None)
         return {
             state: [entry for entry in content[state] if isinstance(entry, dict)]
             for state in ("done", "skipped", "failed")
@@ -333,7 +334,7 @@ def _difference(output: Path, fingerprint: dict[str, Any]) -> str | None:
     if not isinstance(recorded, dict):  # killed between image and sidecar, or not ours
         return None if is_ours(output) else _NOT_OURS
     if recorded.get("SHA256") != sha256_of(output):
-        return "and was changed since it was made" if is_ours(output) else _NOT_OURS
+        return "and was changed since it was written" if is_ours(output) else _NOT_OURS
     names = {"Source": "of another source file", "Model": "by another model"}
     for key, value in fingerprint.items():
         if recorded.get(key) != value:
@@ -341,22 +342,115 @@ def _difference(output: Path, fingerprint: dict[str, Any]) -> str | None:
     return ""
 
 
-def skull_stripped(scan: Volume) -> bool | None:
-    """Whether the skull was removed; None if the image does not show it.
+def check_derivatives(root: Path, out: Path) -> None:
+    """Refuse a folder into which the derivatives of a dataset must not be written.
 
-    Noise in the air, or more volume than any brain has, show that it was not. Zero all around, the
-    volume of a brain and the extent of a brain along each axis show that it was: a head of that
-    extent is larger, and a part of a head with that volume is flatter.
+    Args:
+        root: the source dataset.
+        out: the folder of the derivatives.
+
+    Raises:
+        OutputError: it is the dataset itself, is among its raw scans, or is another dataset.
     """
-    slices, grid = to_slices(scan, None)
-    shown = foreground_mask(slices)
-    spacing = grid.spacing or (0.0, 0.0, 0.0)
-    litres = np.count_nonzero(shown) * math.prod(spacing) / 1e6
-    if litres > _LITRES[1] or has_surroundings(slices, shown):
-        return False
-    extent = [
-        np.ptp(np.flatnonzero(shown.any(axis=others))) * step if shown.any() else 0.0
-        for others, step in zip(((1, 2), (0, 2), (0, 1)), spacing, strict=True)
-    ]
-    is_a_brain = litres > _LITRES[0] and min(extent) > _EXTENT_MM[0] and max(extent) < _EXTENT_MM[1]
-    return True if is_a_brain else None
+    check_output_folder(root, out)
+    inside, outer = out.resolve(), root.resolve()
+    if outer in inside.parents and outer / "derivatives" not in inside.parents:
+        raise OutputError(
+            "is among the raw scans",
+            path=out,
+            remedy=f"Name {root / 'derivatives' / 'mrbridge'}, or a folder outside.",
+        )
+    there = read_description(out)
+    if there and not (there.get("DatasetType") == "derivative" and is_our_json(there)):
+        raise OutputError(
+            "is a dataset that mrbridge did not make", path=out, remedy="Name another folder."
+        )
+    must_be_ours(out / REPORT)
+    linked = _links(there).get(LINK)
+    if not isinstance(linked, str):
+        return
+    other = (out / unquote(linked)).resolve()
+    if linked.startswith(_HASHED):
+        is_other = linked != _hashed(read_description(root, needed=False))
+    else:
+        is_other = "://" not in linked and other.is_dir() and other != outer
+    if is_other:
+        raise OutputError(
+            f"holds derivatives of another dataset, {linked}",
+            path=out,
+            remedy="Name another folder.",
+        )
+
+
+def describe(root: Path, out: Path) -> None:
+    """Write the description of a dataset of derivatives; what a user added to it stays.
+
+    Raises:
+        InputError: the description that is there is not JSON.
+        OutputError: it cannot be written.
+    """
+    source, there = read_description(root, needed=False), read_description(out)
+    link = _link(root, out) or _hashed(source)
+    origin = {} if link.startswith(_HASHED) else {"URL": link}
+    if isinstance(source.get("DatasetDOI"), str):
+        origin["DOI"] = source["DatasetDOI"]
+    description = {
+        "Name": there.get("Name") or f"Synthetic images of: {source.get('Name') or 'a dataset'}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [
+            {
+                "Name": "mrbridge",
+                "Version": __version__,
+                "Description": "Synthetic images, for research, not for diagnosis",
+            }
+        ],
+        "DatasetLinks": {**_links(there), LINK: link},
+    }
+    if isinstance(source.get("License"), str):
+        description["License"] = source["License"]
+    if origin:
+        description["SourceDatasets"] = [origin]
+    kept = {key: value for key, value in there.items() if key != "SourceDatasets"}
+    if {**kept, **description} != there:
+        write_json(out / DESCRIPTION, {**kept, **description})
+    files = {"README": _README, "descriptions.tsv": _DESCRIPTIONS, ".bidsignore": f"{REPORT}\n"}
+    for name, text in files.items():
+        if not (out / name).exists():
+            write_text(out / name, text)
+
+
+def _links(description: dict[str, Any]) -> dict[str, Any]:
+    links = description.get("DatasetLinks")
+    return links if isinstance(links, dict) else {}
+
+
+def _link(root: Path, out: Path) -> str | None:
+    """Where the source dataset is, seen from its derivatives: both may move together.
+
+    None if a name in that path may be a patient's: derivatives are passed on.
+    """
+    far, near = url_of(root), url_of(out)
+    if far and _bucket(far) != _bucket(near or ""):
+        host, path = _bucket(far)[-1], far.split("/")[3:]
+        is_plain = not set("@?&") & set(host + far) and all(map(_USUAL.fullmatch, path))
+        return far if is_plain else None
+    if near and not far:
+        return None
+    try:
+        relative = Path(os.path.relpath(root.resolve(), out.resolve()))
+    except ValueError:  # on another drive
+        return None
+    return quote(relative.as_posix()) if all(map(_USUAL.fullmatch, relative.parts)) else None
+
+
+def _hashed(description: dict[str, Any]) -> str:
+    """A URI for a dataset that does not say where it is (RFC 6920), by its name and DOI."""
+    identity = json.dumps([description.get("Name"), description.get("DatasetDOI")])
+    digest = hashlib.sha256(identity.encode()).digest()
+    return _HASHED + base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def _bucket(url: str) -> list[str]:
+    """The kind of a URL, and its bucket or host."""
+    return url.split("/")[:3]

@@ -9,8 +9,14 @@ from typing import Any
 
 from mrbridge import __version__
 from mrbridge.errors import InputError, OutputError
-from mrbridge.inference.output import Translation, provenance, sidecar_path, write_synthesis
-from mrbridge.inference.synthesis import Request, synthesise
+from mrbridge.inference.synthesis import (
+    Request,
+    Translation,
+    provenance,
+    sidecar_path,
+    synthesise,
+    write_synthesis,
+)
 from mrbridge.io import FORMATS, ownership
 from mrbridge.io.atomic import suffix_of
 from mrbridge.io.dicom import (

@@ -69,9 +69,15 @@ def in_three_planes(
     rows = _height(len(slices), grid)
     high, inside = with_height(slices, rows), with_height(foreground.astype(np.float32), rows)
     for plane in OTHERS:
+<<<<<<< HEAD
         made, there = make(cut(high, plane), cut(inside, plane) > _HALF)
         for sum_of_all, part in zip((total, count), _counted(made, there), strict=True):
             sum_of_all += with_height(uncut(part, plane), len(slices))
+=======
+        results, counts = make(cut(high, plane), cut(inside, plane) > _HALF)
+        for sum_of_all, part in zip((total, count), _counted(results, counts), strict=True):
+            sum_of_all += with_height(uncut(part, plane), len(slices))
+>>>>>>> main
     return np.where(count > _HALF, total / np.maximum(count, _HALF), np.float32(-1))
 
 
@@ -85,10 +91,10 @@ def uncut(stack: NDArray[Any], plane: str) -> NDArray[Any]:
     return np.ascontiguousarray(stack[:, ::-1].transpose(np.argsort(OTHERS[plane])))
 
 
-def _counted(made: Stack, there: Mask) -> tuple[Stack, Stack]:
+def _counted(results: Stack, counts: Mask) -> tuple[Stack, Stack]:
     """The sum of results and their number, zero where no slice counts."""
-    count = np.broadcast_to(there[:, None, None], made.shape).astype(np.float32)
-    return made * count, count
+    count = np.broadcast_to(counts[:, None, None], results.shape).astype(np.float32)
+    return results * count, count
 
 
 def _height(slices: int, grid: SliceGrid) -> int:

@@ -18,21 +18,21 @@ class TranslateSettings(Settings):
     to: Annotated[str | None, Option(default="the contrast that the scan is not")] = Field(
         None, description="Contrast to synthesise."
     )
-    planes: Annotated[Planes | None, Option(default="as the model says")] = Field(
+    planes: Annotated[Planes | None, Option(default="those of the model")] = Field(
         None,
         description="Planes in which volumes are sliced: axial, or all three, which is better and "
         "takes three times as long.",
     )
-    dtype: NumberType = Field("float32", description="Number type of synthetic volumes.")
-    volume: int | None = Field(None, ge=0, description="Which volume of a 4D file, from 0.")
+    dtype: NumberType = Field("float32", description="Data type of synthetic volumes.")
+    volume: int | None = Field(None, ge=0, description="Volume of a 4D file, from 0.")
     assume: str | None = Field(
         None, description="Orientation of a file that states none, such as RAS."
     )
     force: bool = Field(
         False,
-        description="Also translate a scan that is synthetic or of the wanted contrast already, or "
-        "that its name or header calls something else: a mask, a map, a scan after a contrast "
-        "agent.",
+        description="Also translate scans that are synthetic or of the wanted contrast already, or "
+        "that their name or header identifies as something else: a mask, a map, a scan after a "
+        "contrast agent.",
     )
     overwrite: bool = Field(
         False,

@@ -1,24 +1,35 @@
-"""One scan: whether it may be translated, into what, and its translation."""
+"""One scan: whether it may be translated, into what; its translation; and the files it becomes."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrbridge.errors import InputError, SettingsError
+from mrbridge import __version__
+from mrbridge.bundle import Bundle
+from mrbridge.errors import InputError, OutputError, SettingsError
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translator import Translator
-from mrbridge.io import is_readable
+from mrbridge.io import FORMATS, is_readable, read, write
+from mrbridge.io.atomic import sha256_of, sidecar_path, suffix_of
+from mrbridge.io.bids_name import derivative_name, parse_name
+from mrbridge.io.contrast import of_path
+from mrbridge.io.formats import is_2d
+from mrbridge.io.ownership import must_be_ours
+from mrbridge.io.remote import fetch
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.skull_strip import read_brain_mask
-from mrbridge.volume import Volume
+from mrbridge.volume import CONTRASTS, Volume
 
 log = logging.getLogger(__name__)
+
+NOTE = "Synthetic images, for research, not for diagnosis."
 
 _LEVELS = 1000
 """With fewer grey levels than this over the intensity range, detail is lost."""
@@ -192,3 +203,228 @@ def brain_mask(translator: Translator, path: Path | None) -> Volume | None:
     if path is None or not path.is_file():
         return None
     return read_brain_mask(path, translator.bundle.manifest.standard)
+
+
+@dataclass(frozen=True, repr=False)
+class Translation:
+    """The result for one scan.
+
+    Attributes:
+        source: the file that was read.
+        output: the file or DICOM folder that was written; None if the scan failed.
+        contrast: the contrast that was synthesised, or was to be.
+        model: SHA-256 of the weights.
+        error: why the scan failed; None if it did not.
+        skipped: whether the output was there already, from the same scan, model and settings.
+        rounding: how intensities became integers; None for float32 or an output that was kept.
+        notes: what reading repaired or assumed.
+        source_sha256: SHA-256 of the source, where it was computed.
+    """
+
+    source: Path
+    output: Path | None
+    contrast: str | None
+    model: str
+    error: str | None = None
+    skipped: bool = False
+    rounding: Rounding | None = None
+    notes: tuple[str, ...] = ()
+    source_sha256: str | None = None
+
+    @property
+    def state(self) -> str:
+        """`done`, `skipped` or `failed`."""
+        return "failed" if self.output is None else "skipped" if self.skipped else "done"
+
+    def __repr__(self) -> str:
+        return f"{self.state}: {self.source} → {self.output or self.error}"
+
+    def _repr_html_(self) -> str:
+        return Translations([self])._repr_html_()
+
+    def as_json(self, root: Path, out: Path) -> dict[str, Any]:
+        """The entry in `report.json`; paths are relative to input and output folder."""
+        entry: dict[str, Any] = {"source": self.source.relative_to(root).as_posix()}
+        if self.output is None:
+            return entry | {"contrast": self.contrast, "error": self.error}
+        entry["source_sha256"] = self.source_sha256
+        entry["output"] = self.output.relative_to(out).as_posix()
+        entry |= {"contrast": self.contrast, "model": self.model}
+        if self.notes:
+            entry["notes"] = list(self.notes)
+        if self.rounding is not None:
+            entry["rounding"] = self.rounding.as_json()
+        return entry
+
+
+class Translations(list[Translation]):
+    """The results of a call, one for each scan; a table in a notebook."""
+
+    def __repr__(self) -> str:
+        return "\n".join([f"{len(self)} scan{'s' * (len(self) != 1)}", *map(repr, self)])
+
+    def _repr_html_(self) -> str:
+        from mrbridge.reports import html_table
+
+        rows = [
+            (one.source, one.output or one.error, one.contrast or "", one.state) for one in self
+        ]
+        return html_table(rows, ("scan", "synthetic", "contrast", "state"))
+
+
+def mark(contrast: str) -> str:
+    """The text by which every file says that it is synthetic."""
+    return f"synthetic {contrast}, mrbridge {__version__}, research only, not for diagnosis"
+
+
+def name_for_sidecar(source: Path, output: Path) -> str:
+    """How the sidecar of a synthetic image names its source.
+
+    By file name if the name of the output has it in it, otherwise by SHA-256: files often bear
+    the names of patients, and a user who names the output differently may want to hide that.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+    stem = source.name[: -len(suffix_of(source))]
+    before, _, last = stem.rpartition("_")
+    known = before if last in CONTRASTS else stem
+    return source.name if known and known in output.name else f"sha256:{sha256_of(source)}"
+
+
+def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, Any]:
+    """The content of a sidecar.
+
+    Args:
+        bundle: the model.
+        synthesis: the scan and its translation.
+        source: the scan: a BIDS URI, a DICOM UID, or the result of `name_for_sidecar`.
+    """
+    maker: dict[str, Any] = {
+        "Name": "mrbridge",
+        "Version": __version__,
+        "Model": bundle.hash,
+        "Preset": bundle.manifest.preset,
+    }
+    if not synthesis.source.is_2d:
+        maker["Planes"] = list(synthesis.planes)
+    if bundle.manifest.scores:
+        maker["HeldOutScores"] = bundle.manifest.scores
+    sidecar: dict[str, Any] = {
+        "SyntheticData": True,
+        "Description": f"Synthetic {synthesis.contrast}, for research, not for diagnosis.",
+        "Sources": [source],
+        "SpatialReference": source,
+        "GeneratedBy": [maker],
+    }
+    if synthesis.source.contrast is None:
+        sidecar["Description"] += " Nothing says which contrast its source is."
+    if bundle.manifest.standard.brain != "none":
+        sidecar["SkullStripped"] = True
+    if synthesis.rounding is not None:
+        sidecar["Rounding"] = synthesis.rounding.as_json()
+    return sidecar
+
+
+def check_output(source: Path, output: Path) -> None:
+    """Refuse to replace anything but an earlier synthetic image.
+
+    Args:
+        source: the scan to translate.
+        output: the synthetic image.
+
+    Raises:
+        OutputError: this would replace the scan itself, another image or sidecar that mrbridge did
+            not write, or give both the same sidecar.
+    """
+    if output.resolve() == source.resolve():
+        raise OutputError(
+            "the output would replace its source", path=source, remedy="Name another output."
+        )
+    must_be_ours(output)
+    if is_2d(output):
+        return
+    sidecar = sidecar_path(output)
+    if sidecar.resolve() == sidecar_path(source).resolve():
+        raise OutputError(
+            "would be the sidecar of both the source and the synthetic image",
+            path=sidecar,
+            remedy="Name another output.",
+        )
+    must_be_ours(sidecar)
+
+
+def write_synthesis(
+    synthesis: Synthesis, output: Path, sidecar_of: Callable[[Path], dict[str, Any]]
+) -> None:
+    """Write a synthetic image and its sidecar; 2D images have none.
+
+    Args:
+        synthesis: the scan and its translation.
+        output: a file, which is replaced only if mrbridge wrote it.
+        sidecar_of: returns the sidecar, from the path of the complete image.
+
+    Raises:
+        OutputError: the output cannot be written, or mrbridge did not write what is there.
+    """
+    note = mark(synthesis.contrast)
+    must_be_ours(output)
+    if synthesis.source.is_2d:
+        write(synthesis.volume, output, synthetic_note=note)
+        return
+    must_be_ours(sidecar_path(output))
+    write(synthesis.volume, output, synthetic_note=note, sidecar=sidecar_of)
+
+
+def translate_file(request: Request, path: Path, out: Path) -> Translation:
+    """Translate one file to the file `out`, or into the folder `out`.
+
+    Raises:
+        InputError: it does not exist, cannot be read, or is not a scan to translate.
+        OutputError: the output cannot be written, is not the name of an image, or would replace
+            what mrbridge did not write.
+        SettingsError: it is a 2D image, and the number type is not float32.
+    """
+    fetch(path)
+    if not path.exists():
+        raise InputError("does not exist", path=path, remedy="Check the name.")
+    known = of_path(Path(path.parent.resolve().name, path.name)).contrast
+    if out.is_dir() or not out.suffix:
+        out = out / output_name(path, request.target_for(known))
+    elif not is_readable(out):
+        raise OutputError(
+            "has an unknown format", path=out, remedy=f"Name a folder, or {', '.join(FORMATS)}."
+        )
+    return translate_to(request, path, out, known)
+
+
+def translate_to(request: Request, path: Path, output: Path, known: str | None) -> Translation:
+    """Read, translate and write one file.
+
+    Args:
+        request: the model and the settings.
+        path: the scan.
+        output: the synthetic image.
+        known: the contrast of the scan, if its name or folders say it; the file itself takes
+            precedence.
+
+    Raises:
+        InputError, OutputError, SettingsError: see `translate_file`.
+    """
+    check_output(path, output)
+    scan = read(path, volume=request.settings.volume, assume=request.settings.assume)
+    scan = replace(scan, contrast=scan.contrast or (None if scan.other else known))
+    synthesis = synthesise(request, scan, path)
+    bundle, to = request.translator.bundle, synthesis.contrast
+    source = name_for_sidecar(path, output)
+    write_synthesis(synthesis, output, lambda image: provenance(bundle, synthesis, source))
+    notes = scan.notes
+    if scan.contrast is None:
+        notes += (request.assumption(to),)
+    return Translation(path, output, to, bundle.hash, rounding=synthesis.rounding, notes=notes)
+
+
+def output_name(path: Path, to: str) -> str:
+    """BIDS names become those of derivatives; others stay, so that files of two folders match."""
+    bids = parse_name(path)
+    return path.name if bids is None else derivative_name(bids, to)

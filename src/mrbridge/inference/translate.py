@@ -5,22 +5,25 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from mrbridge.bundle import Bundle
-from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError
-from mrbridge.inference.batch import translate_file, translate_folder
-from mrbridge.inference.bids import translate_dataset
-from mrbridge.inference.output import Translations, mark
+from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError, at_work_on
 from mrbridge.inference.settings import TranslateSettings
-from mrbridge.inference.synthesis import Request, brain_mask, synthesise
+from mrbridge.inference.synthesis import (
+    Request,
+    Translations,
+    brain_mask,
+    mark,
+    synthesise,
+    translate_file,
+)
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_dicom, read
-from mrbridge.io.bids import is_bids
 from mrbridge.io.formats import is_2d
 from mrbridge.io.nifti import mark as mark_header
 from mrbridge.io.padding import without_padding
@@ -29,12 +32,14 @@ from mrbridge.models import SHIPPED
 from mrbridge.parallel import Workers, reachable
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.skull_strip import find_brain
-from mrbridge.unexpected import at_work_on
 from mrbridge.volume import Volume
 
 Image = TypeVar("Image", bound=SpatialImage)
 ArrayAndAffine = tuple[NDArray[Any], NDArray[Any]]
 """Voxels, shape (i, j, k), and the affine, shape (4, 4), from voxel index to RAS+ mm."""
+
+Scan: TypeAlias = str | Path | Volume | SpatialImage | ArrayAndAffine
+"""A path or URL, or a scan in memory."""
 
 Model = Bundle | Translator | str | Path
 
@@ -46,7 +51,7 @@ def translate(
     *,
     model: Model = SHIPPED,
     settings: TranslateSettings | None = None,
-    match: Any = None,
+    match: Scan | None = None,
     device: str = "auto",
     workers: Workers = 1,
     **changes: Any,
@@ -58,7 +63,7 @@ def translate(
     *,
     model: Model = SHIPPED,
     settings: TranslateSettings | None = None,
-    match: Any = None,
+    match: Scan | None = None,
     device: str = "auto",
     **changes: Any,
 ) -> Volume: ...
@@ -69,17 +74,17 @@ def translate(
     *,
     model: Model = SHIPPED,
     settings: TranslateSettings | None = None,
-    match: Any = None,
+    match: Scan | None = None,
     device: str = "auto",
     **changes: Any,
 ) -> Image: ...
 def translate(
-    image: Any,
+    image: Scan,
     out: str | Path | None = None,
     *,
     model: Model = SHIPPED,
     settings: TranslateSettings | None = None,
-    match: Any = None,
+    match: Scan | None = None,
     device: str = "auto",
     workers: Workers = 1,
     **changes: Any,
@@ -134,11 +139,15 @@ def translate(
         raise OutputError("no output is named", path=image, remedy="Name `out`.")
     path, target = (Path(reachable(localise(place), workers)) for place in (image, out))
     dicom = is_dicom(path)  # first: folders called sub-01 may hold what a scanner sent
-    is_dataset = not dicom and path.is_dir() and is_bids(path)
+    is_dataset = not dicom and path.is_dir() and _is_bids(path)
     _check_settings(settings, path, dicom, is_dataset)
     if is_dataset:
+        from mrbridge.inference.bids import translate_dataset
+
         return translate_dataset(request, path, target, workers)
     if path.is_dir() and not dicom:
+        from mrbridge.inference.batch import translate_folder
+
         return translate_folder(request, path, target, workers)
     with at_work_on(path):
         if dicom:
@@ -146,6 +155,12 @@ def translate(
 
             return Translations([translate_series(request, path, target)])
         return Translations([translate_file(request, path, target)])
+
+
+def _is_bids(folder: Path) -> bool:
+    from mrbridge.io.bids import is_bids  # which a file does not need
+
+    return is_bids(folder)
 
 
 def _check_settings(settings: TranslateSettings, path: Path, dicom: bool, is_dataset: bool) -> None:
@@ -175,10 +190,10 @@ def _check_settings(settings: TranslateSettings, path: Path, dicom: bool, is_dat
         )
 
 
-def _reference(translator: Translator, match: Any) -> Volume:
+def _reference(translator: Translator, match: Scan) -> Volume:
     """The scan whose intensity range is matched, from a path or an object.
 
-    If the model takes skull-stripped scans and a brain mask lies next to the file, only the brain.
+    Only its brain, if the model takes skull-stripped scans and a brain mask is next to the file.
     """
     if not isinstance(match, str | Path):
         return as_volume(match)

@@ -132,16 +132,16 @@ class Translator:
         to = self.choose_contrast(volume, to)
         other = self.bundle.source if to == self.bundle.target else self.bundle.target
         levels = self.bundle.manifest.typical[other].levels
-        standard = preprocess(volume, self.bundle.manifest.standard, mask, levels)
-        planes = planes_for(standard.crop(volume), self.planes)
-        made = self._translate_stack(standard, to, planes)
-        range_out = self._range_for(volume, standard, to, match)
+        preprocessed = preprocess(volume, self.bundle.manifest.standard, mask, levels)
+        planes = planes_for(preprocessed.crop(volume), self.planes)
+        synthetic = self._translate_stack(preprocessed, to, planes)
+        range_out = self._range_for(volume, preprocessed, to, match)
         outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
-        voxels = standard.undo(range_out.restore(made), outside).astype(np.float32)
-        background = standard.undo((~standard.foreground).astype(np.float32), 1.0) > 0.5
+        voxels = preprocessed.undo(range_out.restore(synthetic), outside).astype(np.float32)
+        background = preprocessed.undo((~preprocessed.foreground).astype(np.float32), 1.0) > 0.5
         voxels[background & (volume.voxels == 0)] = 0
-        if standard.brain is not None:
-            voxels[~standard.brain] = 0
+        if preprocessed.brain is not None:
+            voxels[~preprocessed.brain] = 0
         return replace(volume, voxels=voxels, contrast=to, synthetic=True), planes
 
     def translate_slices(
@@ -186,9 +186,11 @@ class Translator:
         crop = head_crop(volume, self.bundle.manifest.standard.margin_mm)
         return planes_for(crop(volume), self.planes)
 
-    def _translate_stack(self, standard: Preprocessed, to: str, planes: tuple[str, ...]) -> Stack:
+    def _translate_stack(
+        self, preprocessed: Preprocessed, to: str, planes: tuple[str, ...]
+    ) -> Stack:
         """Translate the slices of a volume: the mean over the planes if there are several."""
-        slices, foreground = standard.slices, standard.foreground
+        slices, foreground = preprocessed.slices, preprocessed.foreground
         if planes == ("axial",):
             return self.translate_slices(slices, to, foreground=foreground)
 
@@ -197,13 +199,18 @@ class Translator:
 
         def make(part: Stack, foreground: Mask) -> tuple[Stack, Mask]:
             least = (part.shape[1] + around, size)
-            made = self.translate_slices(part, to, foreground=foreground, least=least)
-            return made, _shares(foreground) >= EMPTY
+            synthetic = self.translate_slices(part, to, foreground=foreground, least=least)
+            return synthetic, _shares(foreground) >= EMPTY
 
-        return in_three_planes(slices, foreground, standard.grid, make)
+        return in_three_planes(slices, foreground, preprocessed.grid, make)
 
     def choose_contrast(self, volume: Volume, to: str | None) -> str:
-        """The contrast to synthesise from a scan: `to`, or the one that the scan is not.
+        """The contrast to synthesise from a scan.
+
+        Args:
+            volume: the scan.
+            to: the wanted contrast; None: the other contrast of the bundle, or its target if that
+                of the scan is unknown.
 
         Raises:
             SettingsError: the bundle does not make it.
@@ -215,7 +222,11 @@ class Translator:
         return to
 
     def range_of(self, to: str, match: Volume | None) -> IntensityNormalisation:
-        """The intensity range of synthetic volumes: that of `match`, or the typical one.
+        """The intensity range of synthetic volumes.
+
+        Args:
+            to: their contrast.
+            match: a scan whose range they get; None: the range that is typical for the contrast.
 
         Raises:
             InputError: `match` is constant or empty.
@@ -248,7 +259,7 @@ class Translator:
         count, rows, columns = slices.shape
         size = max(1, _BATCH_PIXELS[self.device.type] // (rows * columns))
         starts = range(0, count, size)
-        made = np.empty(slices.shape, np.float32)
+        synthetic = np.empty(slices.shape, np.float32)
         is_bfloat16 = fast_bfloat16(self.device) and not in_float32
         with (
             torch.inference_mode(),
@@ -259,16 +270,16 @@ class Translator:
                 batch = slice(start, start + size)
                 images = torch.from_numpy(np.ascontiguousarray(slices[batch], np.float32))
                 images = images[:, None].to(self.device)  # (slices, 1, rows, columns)
-                made[batch] = network(images)[:, 0].float().cpu().numpy()
-        return made
+                synthetic[batch] = network(images)[:, 0].float().cpu().numpy()
+        return synthetic
 
     def _range_for(
-        self, volume: Volume, standard: Preprocessed, to: str, match: Volume | None
+        self, volume: Volume, preprocessed: Preprocessed, to: str, match: Volume | None
     ) -> IntensityNormalisation:
         """The intensities that -1 and 1 stand for in the result."""
         if match is None and volume.is_2d and not self.bundle.manifest.pictures:
             # A 2D image has no typical range, so it keeps its own; 8 bits are used in full.
-            return WINDOW if is_eight_bit(volume) else standard.normalisation
+            return WINDOW if is_eight_bit(volume) else preprocessed.normalisation
         return self.range_of(to, match)
 
 

@@ -53,7 +53,7 @@ def unnamed() -> Path:
 
 
 def locate(
-    model: str | Path | None, remedy: str = f"Name a run or a bundle, or say {SHIPPED}."
+    model: str | Path | None, remedy: str = f"Name a run or a bundle, or use {SHIPPED}."
 ) -> Path:
     """The path of a model.
 

@@ -14,27 +14,29 @@ Padding = Literal["reflect", "zeros"]
 
 
 class UNetSettings(Settings):
-    """Settings of `UNet`.
+    """Settings of `UNet`."""
 
-    Attributes:
-        levels: how often the image is halved.
-        features: channels after the first level; they double until `max_features`.
-        max_features: channels of the widest level.
-        dropout: probability in the inner up blocks.
-        dropout_blocks: how many of the innermost up blocks have dropout.
-        norm: `instance`, `batch` or `none`.
-        refine: channels of two more convolutions at full size, which see the input itself next to
-            the decoder's output; 0 omits them, as in the paper.
-    """
-
-    kind: Literal["unet"] = "unet"
-    levels: int = Field(default=8, ge=1, le=12)
-    features: int = Field(default=64, ge=1, le=4096)
-    max_features: int = Field(default=512, ge=1, le=4096)
-    dropout: float = Field(default=0.5, ge=0, lt=1)
-    dropout_blocks: int = Field(default=3, ge=0)
-    norm: Norm = "instance"
-    refine: int = Field(default=0, ge=0, le=4096)
+    kind: Literal["unet"] = Field("unet", description="Kind of generator.")
+    levels: int = Field(8, ge=1, le=12, description="Number of times that the image is halved.")
+    features: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Channels after the first level; they double until max_features.",
+    )
+    max_features: int = Field(512, ge=1, le=4096, description="Channels of the widest level.")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="Probability of dropout in the innermost up blocks."
+    )
+    dropout_blocks: int = Field(3, ge=0, description="Number of innermost up blocks with dropout.")
+    norm: Norm = Field("instance", description="Normalisation layer.")
+    refine: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Channels of two more convolutions at full size, which see the input itself "
+        "next to the decoder's output; 0 omits them, as in the paper.",
+    )
 
     @property
     def multiple(self) -> int:
@@ -43,22 +45,24 @@ class UNetSettings(Settings):
 
 
 class ResUNetSettings(Settings):
-    """Settings of `ResUNet`.
+    """Settings of `ResUNet`."""
 
-    Attributes:
-        levels: how often the image is halved.
-        features: channels after the first level; they double until `max_features`.
-        max_features: channels of the widest level.
-        blocks: residual blocks at the coarsest level; each adds `max_features` channels.
-        norm: `instance`, `batch` or `none`.
-    """
-
-    kind: Literal["resunet"] = "resunet"
-    levels: int = Field(default=3, ge=1, le=12)
-    features: int = Field(default=64, ge=1, le=4096)
-    max_features: int = Field(default=256, ge=1, le=4096)
-    blocks: int = Field(default=6, ge=0, le=100)
-    norm: Norm = "instance"
+    kind: Literal["resunet"] = Field("resunet", description="Kind of generator.")
+    levels: int = Field(3, ge=1, le=12, description="Number of times that the image is halved.")
+    features: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Channels after the first level; they double until max_features.",
+    )
+    max_features: int = Field(256, ge=1, le=4096, description="Channels of the widest level.")
+    blocks: int = Field(
+        6,
+        ge=0,
+        le=100,
+        description="Residual blocks at the coarsest level; each adds max_features channels.",
+    )
+    norm: Norm = Field("instance", description="Normalisation layer.")
 
     @property
     def multiple(self) -> int:
@@ -67,20 +71,25 @@ class ResUNetSettings(Settings):
 
 
 class ResNetSettings(Settings):
-    """Settings of `ResNet`.
+    """Settings of `ResNet`."""
 
-    Attributes:
-        features: channels after the first 7x7 convolution; they double twice.
-        blocks: number of residual blocks; None takes 6 for images up to 128x128 and 9 above.
-        norm: `instance`, `batch` or `none`.
-        padding: `reflect` as in the paper, or `zeros`, which is faster.
-    """
-
-    kind: Literal["resnet"] = "resnet"
-    features: int = Field(default=64, ge=1, le=4096)
-    blocks: int | None = Field(default=None, ge=0, le=100)
-    norm: Norm = "instance"
-    padding: Padding = "reflect"
+    kind: Literal["resnet"] = Field("resnet", description="Kind of generator.")
+    features: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Channels after the first 7x7 convolution; they double twice.",
+    )
+    blocks: int | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Number of residual blocks; none: 6 for images up to 128x128, otherwise 9.",
+    )
+    norm: Norm = Field("instance", description="Normalisation layer.")
+    padding: Padding = Field(
+        "reflect", description="reflect as in the paper, or zeros, which is faster."
+    )
 
     @property
     def multiple(self) -> int:
@@ -89,18 +98,23 @@ class ResNetSettings(Settings):
 
 
 class PatchGANSettings(Settings):
-    """Settings of `PatchGAN`.
+    """Settings of `PatchGAN`."""
 
-    Attributes:
-        features: channels after the first block; they double in each further one, up to 8 times.
-        strided: number of blocks that halve the image; 3 gives a receptive field of 70x70 pixels.
-        norm: `instance`, `batch` or `none`.
-    """
-
-    kind: Literal["patchgan"] = "patchgan"
-    features: int = Field(default=64, ge=1, le=4096)
-    strided: int = Field(default=3, ge=0, le=12)
-    norm: Norm = "instance"
+    kind: Literal["patchgan"] = Field("patchgan", description="Kind of critic.")
+    features: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Channels after the first block; they double in each further one, up to 8 "
+        "times.",
+    )
+    strided: int = Field(
+        3,
+        ge=0,
+        le=12,
+        description="Number of blocks that halve the image; 3: a receptive field of 70x70 pixels.",
+    )
+    norm: Norm = Field("instance", description="Normalisation layer.")
 
     def logits_size(self, rows: int, columns: int) -> tuple[int, int]:
         """Rows and columns of the logits for an image of this size."""
@@ -140,7 +154,9 @@ class Networks(Settings):
 
     generator: GeneratorSettings
     critic: PatchGANSettings = PatchGANSettings()
-    image_size: int = Field(default=256, ge=8, le=8192)
+    image_size: int = Field(
+        256, ge=8, le=8192, description="Rows and columns of training slices, in pixels."
+    )
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Networks:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mrbridge import interruption, progress
-from mrbridge.errors import MrbridgeError, MrbridgeWarning
-from mrbridge.unexpected import as_error
+from mrbridge.errors import MrbridgeError, MrbridgeWarning, as_error
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,7 +33,7 @@ def map_scans(
     """Apply `function` to every item and yield each with its result, in order.
 
     A failing item yields its error and does not stop the others; an unexpected exception becomes a
-    `MrbridgeError` (`unexpected.as_error`). Warnings and logs of other processes are repeated in
+    `MrbridgeError` (`errors.as_error`). Warnings and logs of other processes are repeated in
     this one.
 
     An item whose process is killed is tried again: in a process of its own, or by another worker of

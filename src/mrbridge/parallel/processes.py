@@ -11,15 +11,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mrbridge import interruption
-from mrbridge.children import safe_path
 from mrbridge.errors import MrbridgeError
 from mrbridge.parallel import Item, Outcome, Result, call, killed, packed, use_one_thread
-from mrbridge.quiet import tolerate_warnings
+from mrbridge.quiet import Shared, tolerate_warnings
 
 AHEAD = 4
 """Items for each process that are submitted before the oldest result is taken: enough that no
@@ -30,6 +30,24 @@ TRIES = 3
 
 GRACE_SECONDS = 3.0
 """The time in which a process may remove its temporary files."""
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+safe_path = Shared(_safe_path)
+"""Within `safe_path()`, processes start without the working directory on their import path. It is
+often a folder of data, which may hold a `json.py` or a `numpy.py`."""
 
 
 def in_processes(

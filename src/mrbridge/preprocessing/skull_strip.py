@@ -6,6 +6,7 @@ an image that lost half of its brain, or kept its scalp, as from any other.
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import tempfile
@@ -18,12 +19,17 @@ from mrbridge.errors import InputError, SettingsError
 from mrbridge.io import read, write
 from mrbridge.io.atomic import suffix_of
 from mrbridge.io.bids_name import parse_name
-from mrbridge.preprocessing.foreground import Head, Mask
+from mrbridge.preprocessing.foreground import Head, Mask, foreground_mask, has_surroundings
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.resample import grid_difference, resample
 from mrbridge.preprocessing.settings import BrainKind, PreprocessSettings
 from mrbridge.preprocessing.template import LITRES, brain_by_template, volume_l
 from mrbridge.volume import Volume
+
+_EXTENT_MM = 115.0, 200.0
+"""The shortest and the longest extent of a brain along any axis. Brains of open-ms-mni measure 118
+to 159, the template's 144 to 180; a head of open-ms-raw that is truncated to 114 still has 2.4
+litres."""
 
 _ONE_PIECE = 0.95  # the least share of a mask in its largest piece
 _OFF_CENTRE_MM = 35.0  # the furthest that, within a slice, a brain's centre is from its head's
@@ -199,3 +205,24 @@ def _brain_by_hd_bet(head: Head) -> Mask:
                 remedy="Check that hd-bet -h works and is version 2, or use --brain auto.",
             )
         return _brain_of_mask(head, read(mask))
+
+
+def skull_stripped(scan: Volume) -> bool | None:
+    """Whether the skull was removed; None if the image does not show it.
+
+    Noise in the air, or more volume than any brain has, show that it was not. Zero all around, the
+    volume of a brain and the extent of a brain along each axis show that it was: a head of that
+    extent is larger, and a part of a head with that volume is flatter.
+    """
+    slices, grid = to_slices(scan, None)
+    shown = foreground_mask(slices)
+    spacing = grid.spacing or (0.0, 0.0, 0.0)
+    litres = np.count_nonzero(shown) * math.prod(spacing) / 1e6
+    if litres > LITRES[1] or has_surroundings(slices, shown):
+        return False
+    extent = [
+        np.ptp(np.flatnonzero(shown.any(axis=others))) * step if shown.any() else 0.0
+        for others, step in zip(((1, 2), (0, 2), (0, 1)), spacing, strict=True)
+    ]
+    is_a_brain = litres > LITRES[0] and min(extent) > _EXTENT_MM[0] and max(extent) < _EXTENT_MM[1]
+    return True if is_a_brain else None

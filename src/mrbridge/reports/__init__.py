@@ -1,5 +1,83 @@
-"""Reports: self-contained HTML pages from the templates in `templates`."""
+"""Reports: self-contained HTML pages from the templates in `templates`.
 
-from mrbridge.reports.render import counted, render
+Every value is escaped; the pages have no script and no link.
+"""
 
-__all__ = ["counted", "render"]
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrbridge import __version__
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_MINUS = "\u2212"
+
+
+def render(template: str, **values: Any) -> str:
+    """A whole page.
+
+    Args:
+        template: the file's name in `templates`.
+        values: its variables; an undefined one is an error.
+    """
+    text = _environment().get_template(template).render(values)
+    # File names may hold bytes that are not text.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 case`, `2 cases`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def html_table(rows: Iterable[Iterable[Any]], head: Sequence[str] = ()) -> str:
+    """A table for a notebook, with a heading if there is one."""
+    lines = [f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>"] if head else []
+    for row in rows:
+        lines.append(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def number(value: float | None, digits: int) -> str:
+    """With a minus sign (U+2212); infinity (the PSNR of equal images, None in JSON) as a sign."""
+    if value is None or not math.isfinite(value):
+        return "∞"
+    return f"{value:.{digits}f}".replace("-", _MINUS)
+
+
+def mean_and_std(value: Mapping[str, Any], digits: int) -> str:
+    """`23.1 ± 0.4`, or only the mean for a single subject."""
+    mean = number(value["mean"], digits)
+    return mean if value["std"] is None else f"{mean} ± {number(value['std'], digits)}"
+
+
+def data_uri(png: bytes | Path) -> str:
+    """A PNG image as the source of an `img` element."""
+    content = png.read_bytes() if isinstance(png, Path) else png
+    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        counted=counted, number=number, mean_and_std=mean_and_std, data_uri=data_uri
+    )
+    environment.globals["version"] = __version__
+    return environment

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from mrbridge import console
-from mrbridge.children import safe_path
-from mrbridge.errors import Interrupted, MrbridgeError, SettingsError
+from mrbridge.errors import Interrupted, MrbridgeError, SettingsError, as_error
 from mrbridge.hardware import keep_memory
+from mrbridge.parallel.processes import safe_path
 from mrbridge.threads import for_new_processes, is_count_given
-from mrbridge.unexpected import as_error
 
 _RENDEZVOUS = "MRBRIDGE_RENDEZVOUS"
 """The variable with the URL of the file by which the processes of `launch` find each other."""

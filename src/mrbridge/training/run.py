@@ -27,6 +27,7 @@ from mrbridge.hardware import choose_device, quick_kernels
 from mrbridge.io.atomic import write_text
 from mrbridge.io.lock import only_writer
 from mrbridge.io.temporary import LOCK, sweep
+from mrbridge.reports import html_table
 from mrbridge.training.checkpoint import (
     check_resumable,
     identity,
@@ -55,7 +56,7 @@ _LAST = Path("checkpoints", "last.ckpt")
 _UNLIMITED = 10**9  # steps of a training that ends by the clock
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A training on disk.
 
@@ -70,6 +71,16 @@ class Run:
     settings: TrainSettings
     rows: list[dict[str, float]]
     kept_beginning: bool = False
+
+    def __repr__(self) -> str:
+        epoch = int(self.rows[-1].get("epoch", 0)) if self.rows else 0
+        return f"Run({self.path}, preset {self.settings.preset}, {epoch} epochs)"
+
+    def _repr_html_(self) -> str:
+        last = {name: f"{value:.4g}" for name, value in (self.rows or [{}])[-1].items()}
+        return html_table(
+            {"folder": self.path, "preset": self.settings.preset, **last}.items(), ("run", "")
+        )
 
 
 def train(

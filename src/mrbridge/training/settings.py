@@ -18,101 +18,152 @@ from mrbridge.networks.settings import (
     ResUNetSettings,
     UNetSettings,
 )
-from mrbridge.settings import Planes, Settings
+from mrbridge.settings import Option, Planes, Settings
 
 AdversarialKind = Literal["bce", "least_squares", "hinge"]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainSettings(Settings):
-    """Everything that decides on a training.
+    """Everything that decides on a training. `PRESETS` has four complete choices."""
 
-    Attributes:
-        preset: the name of the preset that the settings started from.
-        networks: generators, critics and image size.
-        adversarial: adversarial loss: `bce`, `least_squares` or `hinge`.
-        adversarial_weight: weight of the generators' adversarial loss; 0 trains without critics.
-        cycle_weight: weight of the cycle loss.
-        identity_weight: weight of the identity loss; 0 also saves its computation.
-        supervision: `unpaired` uses no known pairs; `paired` learns only from those; `weak` from
-            both.
-        find_pairs: find slices of both contrasts that show the same anatomy without being known as
-            pairs, and learn from them as pairs (`data.pairs`).
-        paired_weight: weight of the loss on pairs. The other losses count for the slices without a
-            partner; if all slices have one, they are left out.
-        back_translation_weight: weight of the loss on synthetic images of real slices, which the
-            other generator translates back; 0 leaves it out.
-        simulated_weight: weight of the paired loss on simulated subjects (`data.simulated`), which
-            show from the first step how each tissue changes; 0 simulates none.
-        simulated_subjects: how many subjects are simulated.
-        wise_ft_weight: share of the initial model in the weights that are validated and put into
-            the bundle, if training starts from a model (`ema.interpolated`).
-        planes: planes in which the bundle slices volumes; `all` is better and takes three times as
-            long.
-        warm_up: share of the training over which the unpaired weights rise linearly from zero,
-            while simulated pairs teach first; none if training starts from a model.
-        learning_rate: Adam's learning rate before the decay.
-        critic_rate: the critics' learning rate, as a multiple of the generators'.
-        betas: Adam's decay rates.
-        epochs: passes over the slices of the larger contrast.
-        minutes: train for this long instead; the learning rate then follows the clock.
-        stop_after_epochs: end this session after this epoch of the run, to be resumed later.
-        decay_from: share of the training after which the learning rate falls linearly to zero.
-        batch_size: slices of each contrast in a step.
-        steps_per_epoch: length of an epoch; None: one pass over the larger contrast.
-        pool_size: size of the pools of past synthetic images for the critics; 0 uses new ones only.
-        ema_decay: decay of the generators' EMA; 0 keeps the newest weights.
-        augment: augmentation of training slices.
-        precision: `auto` is bfloat16 if the processor is fast at it, else float32.
-        compile: compile the networks with `torch.compile` (experimental). On a CPU this takes
-            minutes and replaces mrbridge's convolutions by PyTorch's.
-        validate_every: epochs between validations; each writes a sample sheet, a checkpoint and, if
-            the scores are the best so far, the bundle.
-        validation_slices: largest number of validation slices of each contrast.
-        guard: reaction when generators copy their input, swap bright and dark tissues, or collapse
-            (`training.monitor`): `warn`, or `stop` after two such validations in a row. The best
-            bundle stays.
-        patience: stop early after this many validations without a better criterion; None trains to
-            the end.
-        sample_slices: rows of the sample sheets.
-        seed: of initial weights, order and augmentation of the slices, pools and dropout.
-    """
+    preset: str = Field(
+        "bridge",
+        description="Networks, losses and weights to start from: bridge, unet, resunet or resnet.",
+    )
+    networks: Networks = Field(description="Generators, critics and image size.")
+    adversarial: AdversarialKind = Field("least_squares", description="Adversarial loss.")
+    adversarial_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the generators' adversarial loss; 0 trains without critics.",
+    )
+    cycle_weight: float = Field(10.0, ge=0, description="Weight of the cycle loss.")
+    identity_weight: float = Field(5.0, ge=0, description="Weight of the identity loss.")
+    supervision: Literal["unpaired", "paired", "weak"] = Field(
+        "unpaired",
+        description="unpaired uses no known pairs; paired learns only from those; weak from both.",
+    )
+    find_pairs: bool = Field(
+        False,
+        description="Find slices of both contrasts that show the same anatomy without being known "
+        "as pairs, and learn from them as pairs.",
+    )
+    paired_weight: float = Field(
+        10.0,
+        ge=0,
+        description="Weight of the loss on pairs. The other losses count for the slices without a "
+        "partner; if all slices have one, they are left out.",
+    )
+    back_translation_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the loss on synthetic images of real slices, which the other "
+        "generator translates back.",
+    )
+    simulated_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the paired loss on simulated subjects, which show from the first "
+        "step how each tissue changes; 0 simulates none.",
+    )
+    simulated_subjects: int = Field(8, ge=1, description="Number of simulated subjects.")
+    wise_ft_weight: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="WiSE-FT: share of the initial model in the weights that are validated and put "
+        "into the bundle, if training starts from a model.",
+    )
+    planes: Planes = Field(
+        "axial",
+        description="Planes in which the bundle slices volumes; all is better and takes three "
+        "times as long.",
+    )
+    warm_up: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the training over which the unpaired weights rise linearly from "
+        "zero, while simulated pairs teach first; none if training starts from a model.",
+    )
+    learning_rate: float = Field(2e-4, gt=0, description="Adam's learning rate before the decay.")
+    critic_rate: float = Field(
+        1.0, gt=0, description="The critics' learning rate, as a multiple of the generators'."
+    )
+    betas: tuple[DecayRate, DecayRate] = Field((0.5, 0.999), description="Adam's decay rates.")
+    epochs: int = Field(
+        100, ge=1, description="Number of passes over the slices of the larger contrast."
+    )
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Train for this long instead; the learning rate then follows the clock.",
+    )
+    stop_after_epochs: int | None = Field(
+        None, ge=1, description="End this session after this epoch of the run, to resume it later."
+    )
+    decay_from: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of the training after which the learning rate falls linearly to zero.",
+    )
+    batch_size: int = Field(1, ge=1, description="Slices of each contrast in a step.")
+    steps_per_epoch: Annotated[int | None, Option(default="one pass over the larger contrast")] = (
+        Field(None, ge=1, description="Length of an epoch.")
+    )
+    pool_size: int = Field(
+        50,
+        ge=0,
+        description="Size of the pools of past synthetic images for the critics; 0 uses only new "
+        "ones.",
+    )
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="Decay of the generators' EMA; 0 keeps the newest weights."
+    )
+    augment: AugmentSettings = Field(
+        AugmentSettings(), description="Augmentation of training slices."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 if the processor is fast at it, otherwise float32."
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the networks with torch.compile (experimental). On a CPU this takes "
+        "minutes and replaces mrbridge's convolutions by PyTorch's.",
+    )
+    validate_every: int = Field(
+        1,
+        ge=1,
+        description="Epochs between validations; each writes a sample sheet, a checkpoint and, if "
+        "the scores are the best so far, the bundle.",
+    )
+    validation_slices: int = Field(
+        32, ge=1, description="Largest number of validation slices of each contrast."
+    )
+    guard: Literal["warn", "stop"] = Field(
+        "warn",
+        description="Reaction if generators copy their input, swap bright and dark tissues, or "
+        "collapse: warn, or stop after two such validations in a row. The best bundle stays.",
+    )
+    patience: Annotated[int | None, Option(default="train to the end")] = Field(
+        None,
+        ge=1,
+        description="Stop early after this many validations without a better criterion.",
+    )
+    sample_slices: int = Field(4, ge=1, description="Rows of the sample sheets.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="Seed of initial weights, order and augmentation of slices, pools and dropout.",
+    )
 
-    preset: str = "bridge"
-    networks: Networks
-    adversarial: AdversarialKind = "least_squares"
-    adversarial_weight: float = Field(default=1.0, ge=0)
-    cycle_weight: float = Field(default=10.0, ge=0)
-    identity_weight: float = Field(default=5.0, ge=0)
-    supervision: Literal["unpaired", "paired", "weak"] = "unpaired"
-    find_pairs: bool = False
-    paired_weight: float = Field(default=10.0, ge=0)
-    back_translation_weight: float = Field(default=0.0, ge=0)
-    simulated_weight: float = Field(default=0.0, ge=0)
-    simulated_subjects: int = Field(default=8, ge=1)
-    wise_ft_weight: float = Field(default=0.0, ge=0, lt=1)
-    planes: Planes = "axial"
-    warm_up: float = Field(default=0.0, ge=0, le=1)
-    learning_rate: float = Field(default=2e-4, gt=0)
-    critic_rate: float = Field(default=1.0, gt=0)
-    betas: tuple[DecayRate, DecayRate] = (0.5, 0.999)
-    epochs: int = Field(default=100, ge=1)
-    minutes: float | None = Field(default=None, gt=0)
-    stop_after_epochs: int | None = Field(default=None, ge=1)
-    decay_from: float = Field(default=0.5, ge=0, le=1)
-    batch_size: int = Field(default=1, ge=1)
-    steps_per_epoch: int | None = Field(default=None, ge=1)
-    pool_size: int = Field(default=50, ge=0)
-    ema_decay: float = Field(default=0.999, ge=0, lt=1)
-    augment: AugmentSettings = AugmentSettings()
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = False
-    validate_every: int = Field(default=1, ge=1)
-    validation_slices: int = Field(default=32, ge=1)
-    guard: Literal["warn", "stop"] = "warn"
-    patience: int | None = Field(default=None, ge=1)
-    sample_slices: int = Field(default=4, ge=1)
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    @classmethod
+    def defaults(cls) -> TrainSettings:
+        """The preset `bridge`."""
+        return PRESETS["bridge"]
 
     @model_validator(mode="before")
     @classmethod

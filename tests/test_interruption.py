@@ -2,7 +2,7 @@ import gc
 
 import pytest
 
-from mrbridge.quick_imports import quick_imports
+from mrbridge.interruption import quick_imports
 
 
 @pytest.mark.parametrize("was_on", [True, False])

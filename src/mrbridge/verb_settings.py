@@ -1,0 +1,318 @@
+"""One model for each verb: its arguments and options, from which help and documentation derive.
+
+Importing them takes neither PyTorch nor NumPy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mrbridge.errors import SettingsError
+from mrbridge.models import SHIPPED
+from mrbridge.settings import Option, VerbSettings
+
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    Field(description="Device for the computation; cuda is experimental."),
+]
+Model = Annotated[
+    Path | None,
+    Option(("-m", "--model"), "MODEL", "the shipped model"),
+    Field(description="A run or a bundle."),
+]
+Force = Annotated[
+    bool,
+    Field(
+        description="Also use scans that their name or header identifies as something else: a "
+        "mask, a map, a scan after a contrast agent."
+    ),
+]
+_OUT = Option(("-o", "--out"))
+_OUT_PLACE = Option(("-o", "--out"), place=True)
+
+
+def _overwrite(otherwise: str) -> str:
+    """The description of `--overwrite`; `otherwise` says what the verb does without it."""
+    return f"Replace what mrbridge wrote there, and nothing else. Without it, {otherwise}."
+
+
+OverwriteFolder = Annotated[
+    bool, Field(description=_overwrite("a folder that is not empty is refused"))
+]
+OverwriteFiles = Annotated[
+    bool,
+    Field(
+        description="Has no effect here: what mrbridge wrote there is replaced in any case, and "
+        "nothing else is."
+    ),
+]
+
+
+class Processes(VerbSettings):
+    """Options of verbs whose work is done by several processes."""
+
+    workers: int = Field(1, ge=1, description="Number of processes.")
+
+
+class Parallel(Processes):
+    """Options of verbs whose scans are shared out among processes or a cluster."""
+
+    dask: Annotated[str | None, Option(metavar="ADDRESS")] = Field(
+        None,
+        description="Address of a Dask scheduler whose workers do the work, such as "
+        "tcp://host:8786.",
+    )
+
+    @property
+    def crew(self) -> int | str:
+        """The workers for `mrbridge.parallel.map_scans`.
+
+        Raises:
+            SettingsError: both processes and a cluster are asked for.
+        """
+        if self.dask is not None and self.workers != 1:
+            raise SettingsError("--workers and --dask exclude each other", remedy="Leave one out.")
+        return self.workers if self.dask is None else self.dask
+
+
+class Demo(VerbSettings):
+    """Options of `demo`."""
+
+    out: Annotated[Path, _OUT] = Field(description="A new folder.")
+    minutes: float = Field(5, ge=0.2, description="Time for the whole demo, in minutes.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of subjects, splits and training.")
+    overwrite: OverwriteFolder = False
+
+
+class Phantom(Processes):
+    """Options of `phantom`."""
+
+    stage = "mrbridge.phantom.settings.PhantomSettings"
+    keys = ("subjects", "seed", "labels", "pathology")
+
+    out: Annotated[Path, _OUT] = Field(description="The BIDS dataset to write.")
+    overwrite: bool = Field(
+        False, description=_overwrite("the same dataset is kept, another one refused")
+    )
+
+
+class Ixi(VerbSettings):
+    """Options of `download ixi`."""
+
+    stage = "mrbridge.download.settings.DownloadSettings"
+    keys = ("contrast", "subjects", "mirror", "dry_run", "overwrite", "workers")
+
+    out: Annotated[Path, _OUT] = Field(
+        description="A new folder, or one in which to resume a download."
+    )
+
+
+class OpenNeuro(Ixi):
+    """Options of `download openneuro`."""
+
+    dataset: Annotated[str, Option(metavar="DATASET", argument=True)] = Field(
+        description="Accession number, such as ds002330."
+    )
+    version: Annotated[str | None, Option(default="newest")] = Field(
+        None, description="Version of the dataset, such as 1.1.0."
+    )
+
+
+class Prepare(Parallel):
+    """Options of `prepare`."""
+
+    stage = "mrbridge.dataset.settings.PrepareSettings"
+    keys = (
+        *("source", "target", "registration", "standard.brain", "standard.brain_mask"),
+        *("standard.align", "standard.denoise", "standard.bias", "standard.intensity.method"),
+        "slices",
+    )
+
+    sources: Annotated[tuple[Path, ...], Option(metavar="SRC…", place=True, argument=True)] = Field(
+        description="A BIDS dataset; a folder with a folder for each contrast; two folders, source "
+        "contrast first; a folder or zip of DICOM files; or a CSV table (subject, session, "
+        "contrast, path). Any by path or URL, such as s3://bucket/bids.",
+    )
+    out: Annotated[Path, _OUT_PLACE] = Field(description="The prepared dataset.")
+    force: Force = False
+    overwrite: bool = Field(False, description=_overwrite("only changes are prepared"))
+
+
+class Inspect(Parallel):
+    """Options of `inspect`."""
+
+    path: Annotated[Path, Option(metavar="SRC|STORE", place=True, argument=True)] = Field(
+        description="A BIDS dataset, a folder of NIfTI files or 2D images, a table, a folder or "
+        "zip of DICOM files, one scan, or a prepared store."
+    )
+    out: Annotated[Path | None, _OUT_PLACE] = Field(
+        None, description="Also look at the images, and write this page (.html)."
+    )
+    fix: Annotated[Path | None, Option(place=True)] = Field(
+        None,
+        description="Also look at the images, and write a table (.csv) for prepare that leaves out "
+        "exact copies and what cannot be read. The source is not changed.",
+    )
+    overwrite: bool = Field(False, description=_overwrite("a page is replaced, a table is not"))
+
+
+class Train(VerbSettings):
+    """Options of `train`."""
+
+    stage = "mrbridge.training.settings.TrainSettings"
+    keys = ("preset",)
+
+    store: Annotated[Path, Option(metavar="STORE", place=True, argument=True)] = Field(
+        description="A prepared store, by path or URL."
+    )
+    out: Annotated[Path, _OUT] = Field(description="The run's folder.")
+    start: Annotated[
+        str | None,
+        Option(
+            ("--from",),
+            "MODEL",
+            "shipped if it has the preset's networks and the store's contrasts, otherwise scratch",
+        ),
+    ] = Field(None, description="Initial weights: shipped, scratch (random), a run or a bundle.")
+    resume: bool = Field(False, description="Resume a run that was stopped.")
+    device: Device = "auto"
+    devices: int = Field(
+        1, ge=1, description="Number of processes that train together, each on its own device."
+    )
+    overwrite: OverwriteFolder = False
+
+
+class Translate(Parallel):
+    """Options of `translate`."""
+
+    stage = "mrbridge.inference.settings.TranslateSettings"
+
+    image: Annotated[Path, Option(("-i", "--in"), place=True)] = Field(
+        description="A 2D image, a NIfTI file, a folder of them, a BIDS dataset, or a DICOM folder "
+        "or zip."
+    )
+    out: Annotated[Path, _OUT_PLACE] = Field(description="A file for a file, otherwise a folder.")
+    model: Model = None
+    match: Annotated[Path | None, Option(place=True)] = Field(
+        None, description="Match the intensity range of the result to this scan."
+    )
+    device: Device = "auto"
+
+
+class Evaluate(Parallel):
+    """Options of `evaluate`."""
+
+    stage = "mrbridge.evaluation.settings.EvaluateSettings"
+    keys = ("registration",)
+
+    out: Annotated[Path, _OUT_PLACE] = Field(description="Folder for tables and report.")
+    model: Model = None
+    pairs: Annotated[Path | None, Option(place=True)] = Field(
+        None, description="Scans with both contrasts: BIDS, folder or table."
+    )
+    real: Annotated[Path | None, Option(place=True)] = Field(
+        None, description="Real scans: a file or a folder."
+    )
+    synthetic: Annotated[Path | None, Option(place=True)] = Field(
+        None, description="Synthetic images to score against --real."
+    )
+    mask: Annotated[Path | None, Option(place=True)] = Field(
+        None, description="Score only inside this mask: a file, or a folder of them."
+    )
+    force: Force = False
+    overwrite: OverwriteFiles = False
+    device: Device = "auto"
+
+
+class Export(VerbSettings):
+    """Options of `export`."""
+
+    model: Annotated[Path, Option(("-m", "--model"), "MODEL")] = Field(
+        description="A run, a bundle or shipped."
+    )
+    out: Annotated[Path, _OUT] = Field(description="The folder of the files.")
+    to: Literal["onnx"] = Field("onnx", description="Format.")
+    overwrite: OverwriteFiles = False
+
+
+class Info(VerbSettings):
+    """Options of `info`."""
+
+    model: Annotated[str, Option(metavar="MODEL|PRESET", argument=True)] = Field(
+        SHIPPED, description="A run, a bundle, shipped or a preset."
+    )
+    schema_of: Annotated[str | None, Option(("--schema",), "VERB")] = Field(
+        None, description="Show the JSON schema of a verb's options and settings instead."
+    )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import typer
+
+        from mrbridge import __version__
+
+        typer.echo(f"mrbridge {__version__}")
+        raise typer.Exit
+
+
+class BidsApp(VerbSettings):
+    """Options of the program `mrbridge_bids`."""
+
+    stage = "mrbridge.inference.settings.TranslateSettings"
+    keys = (*("participants", "sessions", "bids_filter", "to", "planes", "dtype", "overwrite"),)
+
+    bids_dir: Annotated[Path, Option(metavar="BIDS_DIR", argument=True)] = Field(
+        description="The BIDS dataset."
+    )
+    output_dir: Annotated[Path, Option(metavar="OUTPUT_DIR", argument=True)] = Field(
+        description="The folder of the derivatives."
+    )
+    analysis_level: Annotated[
+        Literal["participant", "group"], Option(metavar="participant|group", argument=True)
+    ] = Field(
+        description="participant: translate the scans. group: list which scans have a translation "
+        "by this model, in OUTPUT_DIR/logs/group.tsv."
+    )
+    model: Model = None
+    device: Device = "auto"
+    version: Annotated[bool, Option(callback=_print_version)] = Field(
+        False, description="Print the version."
+    )
+
+
+VERBS: dict[str, type[VerbSettings]] = {
+    "demo": Demo,
+    "phantom": Phantom,
+    "ixi": Ixi,
+    "openneuro": OpenNeuro,
+    "prepare": Prepare,
+    "inspect": Inspect,
+    "train": Train,
+    "translate": Translate,
+    "evaluate": Evaluate,
+    "export": Export,
+    "info": Info,
+}
+"""The model of every verb of `mrbridge`."""
+
+
+def schema(verb: str) -> dict[str, object]:
+    """The JSON schemas of a verb's options, and of the settings of `--config` (None without).
+
+    Raises:
+        SettingsError: there is no such verb.
+    """
+    if verb not in VERBS:
+        raise SettingsError(
+            f"there is no verb '{verb}'", remedy=f"Choose one of {', '.join(VERBS)}."
+        )
+    stage = VERBS[verb].stage_settings()
+    return {
+        "verb": verb,
+        "options": VERBS[verb].model_json_schema(),
+        "settings": None if stage is None else stage.model_json_schema(),
+    }

@@ -1,0 +1,340 @@
+"""The verbs of the command line: thin layers over the functions of the same names.
+
+Their options are in `mrbridge.verb_settings`. Slow imports are inside the verbs, so that
+`mrbridge --help` answers at once. What can be refused without them (a path that does not exist, a
+folder that is not a store) is refused first.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrbridge.console import answer, as_far_as_done, interruption_of
+from mrbridge.errors import SettingsError, StoreError, must_be_here, must_be_new, must_exist
+from mrbridge.interruption import quick_imports
+from mrbridge.models import SHIPPED, UNNAMED, locate
+from mrbridge.options import verb
+
+if TYPE_CHECKING:
+    from mrbridge import verb_settings as options_of
+    from mrbridge.dataset.settings import PrepareSettings
+    from mrbridge.download.folder import Report
+    from mrbridge.download.settings import DownloadSettings
+    from mrbridge.evaluation.settings import EvaluateSettings
+    from mrbridge.inference.settings import TranslateSettings
+    from mrbridge.phantom.settings import PhantomSettings
+
+log = logging.getLogger(__name__)
+
+_MOST_REASONS = 10  # shown on the terminal; the store has all
+
+
+@verb("mrbridge.verb_settings.Demo")
+def demo(options: options_of.Demo) -> None:
+    """Run the whole chain on simulated subjects.
+
+    It simulates, prepares, trains, translates and evaluates.
+    """
+    if not options.overwrite:
+        must_be_new(options.out)
+    with quick_imports():
+        from mrbridge.demo import run_demo
+        from mrbridge.hardware import keep_memory
+
+    keep_memory()
+    summary = run_demo(**dict(options))
+    answer(summary, f"{summary['note']}\nThe report: {options.out / 'report.html'}")
+
+
+@verb("mrbridge.verb_settings.Phantom")
+def phantom(options: options_of.Phantom, settings: PhantomSettings) -> None:
+    """Simulate T1w and T2w scans in register, as a BIDS dataset."""
+    with quick_imports():
+        from mrbridge.phantom import write_bids
+
+    path = write_bids(options.out, settings, workers=options.workers, overwrite=options.overwrite)
+    answer(
+        {"path": str(path), "subjects": settings.subjects},
+        f"{settings.subjects} subjects in {path}",
+    )
+
+
+@verb("mrbridge.verb_settings.Ixi")
+def ixi(options: options_of.Ixi, settings: DownloadSettings) -> None:
+    """IXI: nearly 600 healthy subjects, T1w, T2w and PDw. CC BY-SA 3.0."""
+    must_be_here(options.out)
+    from mrbridge.download.ixi import download
+
+    _answer_download(download(options.out, settings))
+
+
+@verb("mrbridge.verb_settings.OpenNeuro")
+def openneuro(options: options_of.OpenNeuro, settings: DownloadSettings) -> None:
+    """A dataset of OpenNeuro: the scans of some contrasts and their metadata."""
+    must_be_here(options.out)
+    from mrbridge.download.openneuro import download
+
+    _answer_download(download(options.dataset, options.out, settings, version=options.version))
+
+
+def _answer_download(report: Report) -> None:
+    answer(report.as_json(), str(report))
+    report.raise_if_incomplete()
+
+
+@verb("mrbridge.verb_settings.Prepare")
+def prepare(options: options_of.Prepare, settings: PrepareSettings) -> None:
+    """Prepare scans for training.
+
+    A second run prepares only what changed.
+
+    Subjects are held out whole. With too few of them, each series of 8 or more slices gives up a
+    block for validation; up to 3 slices on either side of it, at most a fifth of the series in all,
+    are in no split (--set gap=0: none are).
+    """
+    for path in options.sources:
+        must_exist(path)
+    workers = options.crew
+    with quick_imports():
+        from mrbridge.dataset.prepare import prepare as run
+        from mrbridge.dataset.store import splits_in_words
+
+    paths = options.sources[0] if len(options.sources) == 1 else list(options.sources)
+    writing: dict[str, Any] = {"overwrite": options.overwrite, "force": options.force}
+    store, failure = as_far_as_done(
+        lambda: run(paths, options.out, settings, workers=workers, **writing)
+    )
+    manifest = store.manifest
+    result: dict[str, Any] = {
+        "path": str(store.path),
+        "ignored": len(manifest.ignored),
+        "ignored_because": Counter(remark.reason for remark in manifest.ignored),
+        "failed": {remark.name: remark.reason for remark in manifest.failures},
+    }
+    result |= store.split_counts()
+    result["subjects"] = store.counts()
+    words = splits_in_words(store.split_counts())
+    words += f"; {_slices_per_subject(result['subjects'])}"
+    words += f"; {result['ignored']} file{'' if result['ignored'] == 1 else 's'} ignored"
+    reasons = result["ignored_because"].most_common(_MOST_REASONS)
+    because = "".join(f"\n{count} ignored: {reason}" for reason, count in reasons)
+    answer(result, f"{store.path}: {words}{because}")
+    if failure:
+        raise failure
+
+
+def _slices_per_subject(counts: dict[str, dict[str, int]]) -> str:
+    if counts.keys() == {"unknown"}:
+        return "no subjects known"
+    sums = sorted(sum(of_one.values()) for of_one in counts.values())
+    several = f"{sums[0]} to {sums[-1]}" if sums[0] < sums[-1] else str(sums[0])
+    return f"{len(sums)} subject{'s' if len(sums) > 1 else ''} of {several} slices"
+
+
+@verb("mrbridge.verb_settings.Inspect")
+def inspect(options: options_of.Inspect) -> None:
+    """List scans from their headers, or check a dataset.
+
+    With -o or --fix the images are read and checked, too.
+    """
+    must_exist(options.path)
+    workers = options.crew
+    with quick_imports():
+        from mrbridge.inspection.inspect import inspect as run
+
+    result = run(options.path, options.out, options.fix, workers, overwrite=options.overwrite)
+    answer(result.as_json(), str(result))
+
+
+@verb("mrbridge.verb_settings.Train")
+def train(options: options_of.Train, changes: dict[str, Any]) -> None:
+    """Train a translation model.
+
+    RUN/bundle can be used from the first validation on. The defaults shown are those of the preset
+    bridge.
+    """
+    from mrbridge.training.folder import check_replaceable, check_unused, is_follower, refuse_url
+    from mrbridge.training.settings import preset, resolve
+
+    out, start, resume, overwrite = options.out, options.start, options.resume, options.overwrite
+    refuse_url(out)
+    must_exist(options.store, StoreError, "Run mrbridge prepare first.")
+    if resume and overwrite:
+        raise SettingsError(
+            "a run is either resumed or overwritten",
+            path=out,
+            remedy="Leave out --resume or --overwrite.",
+        )
+    if resume and start is not None:
+        raise SettingsError(
+            "a resumed run has weights already", path=out, remedy="Leave out --from or --resume."
+        )
+    if start not in (None, "auto", "scratch"):
+        locate(start, "Use auto, shipped or scratch, or name a run or a bundle.")
+    if "preset" in changes:
+        preset(str(changes["preset"]))
+    if not resume and not is_follower():
+        (check_replaceable if overwrite else check_unused)(out)
+    with quick_imports():
+        from mrbridge.dataset.store import Store
+
+    store = Store.open(options.store)
+    with quick_imports():
+        from mrbridge.hardware import keep_memory
+        from mrbridge.training.distributed import launch
+        from mrbridge.training.run import check_simulated
+        from mrbridge.training.run import train as run
+
+    if changes.get("simulated_weight"):
+        prepared = store.manifest.settings
+        check_simulated(prepared.source, prepared.target, store.path)
+    settings = changes if resume else resolve(None, changes)
+    more: dict[str, Any] = {"resume": resume, "device": options.device, "overwrite": overwrite}
+    more |= {} if start is None else {"start": start}
+    keep_memory()
+    if options.devices > 1:
+        result = launch(options.devices, run, store.path, out, settings, **more)
+    else:
+        result = run(store, out, settings, **more)
+    last = result.rows[-1] if result.rows else {}
+    summary = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
+    fields = {"path": str(out), "bundle": str(out / "bundle"), "last": last}
+    answer(fields | {"kept_beginning": result.kept_beginning}, summary)
+
+
+@verb("mrbridge.verb_settings.Translate")
+def translate(options: options_of.Translate, settings: TranslateSettings) -> None:
+    """Translate scans into the other contrast, each on its own grid."""
+    run_translate(
+        options.image,
+        options.out,
+        options.model,
+        settings,
+        match=options.match,
+        device=options.device,
+        workers=options.crew,
+    )
+
+
+def run_translate(
+    image: Path, out: Path, model: Path | None, settings: TranslateSettings, **more: Any
+) -> None:
+    """Translate, and print the result; for the BIDS App, too.
+
+    Args:
+        image, out, model, settings: as of the verb.
+        **more: `match`, `device` and `workers` of `mrbridge.translate`.
+    """
+    place = locate(model)
+    must_exist(image, remedy="Check the name.")
+    for path in (more.get("match"), settings.bids_filter):
+        if path is not None:
+            must_exist(path)
+    if model is None:
+        log.info(UNNAMED)
+    with quick_imports():
+        from mrbridge.inference.translate import translate as run
+
+    done, failure = as_far_as_done(lambda: run(image, out, model=place, settings=settings, **more))
+    outputs = [str(item.output) for item in done if item.output is not None]
+    skipped = sum(item.skipped for item in done)
+    summary = f"{len(outputs) - skipped} translated"
+    if skipped:
+        summary += f", {skipped} skipped that were done already"
+    result = {
+        "outputs": outputs,
+        "model": done[0].model if done else None,
+        "skipped": skipped,
+        "failed": {str(item.source): item.error for item in done if item.error},
+    }
+    answer(
+        result | interruption_of(failure), f"{summary}: {outputs[0] if len(outputs) == 1 else out}"
+    )
+    if failure:
+        raise failure
+
+
+@verb("mrbridge.verb_settings.Evaluate")
+def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
+    """Score a model on pairs, or synthetic against real scans."""
+    model, pairs, out = options.model, options.pairs, options.out
+    if model is not None:
+        locate(model)
+    for path in (pairs, options.real, options.synthetic, options.mask):
+        if path is not None:
+            must_exist(path)
+    files = [path for path in (options.real, options.synthetic) if path is not None]
+    if len(files) != (2 if pairs is None else 0) or (files and model is not None):
+        raise SettingsError(
+            "what to score is not clear",
+            remedy="Use --pairs, with or without --model, or --real and --synthetic.",
+        )
+    more: dict[str, Any] = {"mask": options.mask, "settings": settings, "force": options.force}
+    more["workers"] = options.crew
+    with quick_imports():
+        from mrbridge.evaluation.evaluate import Evaluation, score
+        from mrbridge.evaluation.evaluate import evaluate as run
+
+    def work() -> Evaluation:
+        if pairs is not None:
+            return run(model, pairs, out, device=options.device, **more)
+        return score(files[0], files[1], out=out, **more)
+
+    result, failure = as_far_as_done(work)
+    answer(
+        {
+            "report": str(out / "report.html"),
+            "model": result.model_sha256,
+            "summary": result.summary,
+            "failed": dict(result.failures),
+        },
+        f"The report: {out / 'report.html'}",
+    )
+    if failure:
+        raise failure
+
+
+@verb("mrbridge.verb_settings.Export")
+def export(options: options_of.Export) -> None:
+    """Write both generators for other runtimes."""
+    locate(options.model)
+    with quick_imports():
+        from mrbridge.inference.export import export as run
+
+    outputs = [str(path) for path in run(options.model, options.out, to=options.to)]
+    answer({"outputs": outputs}, f"written: {' and '.join(outputs)}")
+
+
+@verb("mrbridge.verb_settings.Info")
+def info(options: options_of.Info) -> None:
+    """Show the card of a model, or a preset."""
+    from mrbridge.training.settings import PRESETS, preset
+
+    model = options.model
+    if options.schema_of is not None:
+        from mrbridge.verb_settings import schema
+
+        result = schema(options.schema_of)
+        answer(result, json.dumps(result, indent=2))
+        return
+    must_be_here(model, "Copy the model to this machine first.")
+    if model in PRESETS or not (model == SHIPPED or Path(model).exists()):
+        settings = preset(model)
+        import yaml
+
+        with quick_imports():
+            fields = {"preset": model} | settings.networks.describe()
+        counts = [f"{name} {fields[name]:,}" for name in ("generator", "critic", "total")]
+        numbers = f"parameters: {', '.join(counts)} (two of each)"
+        text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+        answer(fields | {"settings": settings.model_dump(mode="json")}, f"{text}# {numbers}")
+        return
+    with quick_imports():
+        from mrbridge.bundle import card, read_manifest
+
+    manifest = read_manifest(model)
+    answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
