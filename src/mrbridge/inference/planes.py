@@ -69,15 +69,9 @@ def in_three_planes(
     rows = _height(len(slices), grid)
     high, inside = with_height(slices, rows), with_height(foreground.astype(np.float32), rows)
     for plane in OTHERS:
-<<<<<<< HEAD
-        made, there = make(cut(high, plane), cut(inside, plane) > _HALF)
-        for sum_of_all, part in zip((total, count), _counted(made, there), strict=True):
-            sum_of_all += with_height(uncut(part, plane), len(slices))
-=======
         results, counts = make(cut(high, plane), cut(inside, plane) > _HALF)
         for sum_of_all, part in zip((total, count), _counted(results, counts), strict=True):
             sum_of_all += with_height(uncut(part, plane), len(slices))
->>>>>>> main
     return np.where(count > _HALF, total / np.maximum(count, _HALF), np.float32(-1))
 
 
