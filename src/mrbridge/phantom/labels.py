@@ -76,7 +76,7 @@ _CENTRES = {  # RAS+ mm in the template, of the left structure; the right one is
     (10, 49): (12.0, -18.0, 8.0),
 }
 _EDGE_MM = 0.5  # standard deviation of the smoothing that makes partial volumes of labels
-_CLOSING_MM = 4.0  # sulci up to twice as wide are part of the brain mask
+_CLOSING_MM = 8.0  # fissures up to twice as wide are part of the brain mask
 
 
 def label_maps(folder: Path) -> list[Path]:
