@@ -75,6 +75,8 @@ class Kind:
         radius_mm: its smallest and largest mean radius.
         roughness: of the outline, a share of the radius.
         layers: painted one over another.
+        texture: standard deviation of the logarithm of relaxation times within it. Fluid is even,
+            solid tumours are not.
         surface: whether it lies at the surface of the brain.
         masks: whether its outline may be that of a lesion mask.
     """
@@ -83,6 +85,7 @@ class Kind:
     radius_mm: Range
     roughness: Range
     layers: tuple[Layer, ...]
+    texture: Range = (0.02, 0.15)
     surface: bool = False
     masks: bool = False
 
@@ -101,6 +104,7 @@ KINDS = {
     "chronic stroke": Kind(
         2.0, (4, 30), (0.2, 0.45),
         (_GLIOSIS, Layer((2.4, 4.7), (4, 19), (0.9, 1.0))),
+        texture=(0.0, 0.1),
         masks=True,
     ),
     "cyst": Kind(
@@ -110,6 +114,7 @@ KINDS = {
             Layer((1.2, 1.7), (1.0, 1.7), (0.78, 0.88), into="brain", chance=0.6),
             Layer((1.3, 4.7), (4, 19), (0.92, 1.0), depth_mm=(0.5, 2.5), edge_mm=(0.6, 1.2)),
         ),
+        texture=(0.0, 0.03),
     ),
     "oedema": Kind(
         1.0, (5, 22), (0.2, 0.5),
@@ -127,6 +132,7 @@ KINDS = {
             Layer((1.2, 2.2), (1.2, 2.8), (0.8, 0.92), edge_mm=(0.8, 5)),
             Layer((1.8, 4.3), (2.5, 14), (0.88, 1.0), depth_mm=(2, 9), chance=0.55),
         ),
+        texture=(0.08, 0.3),
     ),
     "haemorrhage": Kind(
         0.7, (3, 22), (0.1, 0.35),
@@ -143,6 +149,7 @@ KINDS = {
     "cavity": Kind(
         1.2, (8, 28), (0.08, 0.3),
         (_GLIOSIS, Layer((3.0, 4.7), (6, 19), (0.95, 1.0), edge_mm=(0.6, 1.5))),
+        texture=(0.0, 0.05),
         surface=True,
     ),
 }  # fmt: skip
@@ -200,7 +207,7 @@ class Pathology:
             if rng.random() < layer.chance:
                 layers.append((layer, depth, drawn[1], drawn[2], tissue))
         outline = tuple((mm, random_knots(rng, mm)) for mm in _OUTLINE_MM)
-        texture = random_knots(rng, _TEXTURE_MM), rng.uniform(0.0, 0.2)
+        texture = random_knots(rng, _TEXTURE_MM), rng.uniform(*kind.texture)
         centre = _centre(rng, head, kind.surface)
         mask = None
         if masks and kind.masks and rng.random() < 0.7:

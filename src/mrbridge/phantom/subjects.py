@@ -64,6 +64,8 @@ _BIAS = (0.0, 0.3)
 _BLUR_MM = (0.0, 0.9)
 _BLACK = 1.1  # what may be subtracted from a T1w scan, as a share of fluid's signal, and
 _BLACK_OFTEN = 0.6  # how often: in many stripped scans fluid is as dark as air
+_SUPPRESSED_OFTEN, _SUPPRESSED = 0.15, (0.03, 0.3)  # how often fat is suppressed, and to what share
+_DEFACED_OFTEN = 0.3  # how often a whole head has no face
 _T2_OF_FAT = (90.0, 220.0)  # ms, as trains of refocusing pulses see it
 _CUT_MM = (-0.8, 2.2)  # how far from the brain's edge a stripping tool cuts, and
 _CUT_VARIES_MM = (0.0, 1.5)  # how much that differs from place to place (standard deviation)
@@ -202,8 +204,8 @@ def varied_subject(
             0 and 1: the share of subjects that have one to three.
         masks: lesion masks in MNI space, which give shapes to strokes.
     """
-    shape_rng, look_rng, lesion_rng, t1w_rng, t2w_rng, fat_rng, pathology_rng = (
-        np.random.default_rng([seed, index]).spawn(7)
+    shape_rng, look_rng, lesion_rng, t1w_rng, t2w_rng, fat_rng, pathology_rng, face_rng = (
+        np.random.default_rng([seed, index]).spawn(8)
     )
     head = template_head(spacing_mm) if labels is None else labelled_head(labels, spacing_mm)
     where = deformation(shape_rng, head, head.grid, look_rng.uniform(*_WIDENING_MM))
@@ -215,6 +217,8 @@ def varied_subject(
     grid = Grid.over_field_of_view((spacing_mm, spacing_mm, max(spacing_mm, thickness)))
     sequences = _draw_t1_weighted(look_rng), _draw_t2_weighted(look_rng)
     fat = replace(FAT_IN_FAST_SPIN_ECHO, t2=fat_rng.uniform(*_T2_OF_FAT))
+    if fat_rng.random() < _SUPPRESSED_OFTEN:
+        fat = replace(fat, density=fat.density * fat_rng.uniform(*_SUPPRESSED))
     matter = replace(_draw_matter(look_rng), fat=fat)
     found = _draw_pathology(pathology_rng, head, pathology, masks)
     same_shape = replace(_CANONICAL_MATTER, atrophy=matter.atrophy)
@@ -233,6 +237,8 @@ def varied_subject(
     keep = _stripping(look_rng, sliced(varied.brain), grid)
     if not stripped:
         keep = np.ones_like(keep)
+        if face_rng.random() < _DEFACED_OFTEN:
+            keep -= sliced(_face(face_rng, where, maps["hull"])) >= 0.5
     black = look_rng.uniform(0, _BLACK) if look_rng.random() < _BLACK_OFTEN else 0.0
     if not stripped:  # bone would be no darker than fluid, and differ in position only
         black = 0.0
@@ -265,6 +271,20 @@ def _labels_in_slices(labels: NDArray[np.uint8], source: Grid, target: Grid) -> 
     """The label in the middle of each of the target's slices."""
     middle = np.abs(np.subtract.outer(target.axes[2], source.axes[2])).argmin(axis=1)
     return labels[:, :, middle]
+
+
+def _face(rng: np.random.Generator, where: Array, hull: Array) -> Array:
+    """1 where defacing tools remove the face: in front of and below an oblique plane, outside the
+    skull.
+
+    Args:
+        rng: draws the plane.
+        where: (x, y, z, 3) template mm.
+        hull: signed distance to the inner face of the skull, mm.
+    """
+    steepness, height = rng.uniform(0.6, 1.6), rng.uniform(-25, 15)
+    in_front = where[..., 2] < height + steepness * (where[..., 1] - rng.uniform(40, 62))
+    return (in_front & (hull > rng.uniform(2, 8))).astype(np.float32)
 
 
 def _draw_pathology(
