@@ -386,7 +386,7 @@ class TestCheckpoint:
     def test_an_old_one_stays_when_writing_fails(self, tmp_path: Path) -> None:
         path = tmp_path / "last.ckpt"
         save_checkpoint({"step": 1}, path)
-        with pytest.raises(Exception, match="pickle"):
+        with pytest.raises(Exception, match=r"pickle|local object"):  # by version of Python
             save_checkpoint({"step": lambda: None}, path)
         assert load_checkpoint(path) == {"step": 1}
         assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
