@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mrbridge import demo
+from mrbridge import cli, demo
 from mrbridge.dataset.store import Store
 from mrbridge.errors import OutputError
 from mrbridge.io.bids import find_scans
@@ -38,6 +38,19 @@ def test_the_test_subjects_become_a_table(bids_scans: Path, small_store: Store) 
     scans = find_scans(table).scans
     assert [(scan.subject, scan.contrast) for scan in scans] == [("01", "T1w"), ("01", "T2w")]
     assert all(scan.path.is_file() for scan in scans)
+
+
+def test_the_command_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    received: dict[str, object] = {}
+
+    def run_demo(**options: object) -> dict[str, str]:
+        received.update(options)
+        return {"note": "done"}
+
+    monkeypatch.setattr(demo, "run_demo", run_demo)
+    out = tmp_path / "demo"
+    assert cli.main(["demo", "-o", str(out), "--minutes", "2", "--seed", "3"]) == 0
+    assert received == {"out": out, "minutes": 2.0, "seed": 3, "overwrite": False}
 
 
 @pytest.mark.slow

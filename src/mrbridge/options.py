@@ -148,7 +148,7 @@ class Verb:
         """The keys of the stage's settings that have options."""
         if self._model is None or self._stage is None:
             return ()
-        return self._model.keys or tuple(self._stage.model_fields)
+        return self._model.setting_keys or tuple(self._stage.model_fields)
 
     def settings(self) -> Iterator[tuple[str, tuple[FieldInfo, Any]]]:
         """The settings of the stage: key, field and default."""

@@ -96,11 +96,11 @@ class VerbSettings(Settings):
     Attributes:
         stage: the dotted name of the settings that `--config` and `--set` change, if any. They are
             imported only for the verb that is run.
-        keys: those of the stage's settings that have an option of their own; None: all.
+        setting_keys: those of the stage's settings that have an option of their own; None: all.
     """
 
     stage: ClassVar[str | None] = None
-    keys: ClassVar[tuple[str, ...] | None] = None
+    setting_keys: ClassVar[tuple[str, ...] | None] = None
 
     @classmethod
     def stage_settings(cls) -> type[Settings] | None:

@@ -91,7 +91,7 @@ class Phantom(Processes):
     """Options of `phantom`."""
 
     stage = "mrbridge.phantom.settings.PhantomSettings"
-    keys = ("subjects", "seed", "labels", "pathology")
+    setting_keys = ("subjects", "seed", "labels", "pathology")
 
     out: Annotated[Path, _OUT] = Field(description="The BIDS dataset to write.")
     overwrite: bool = Field(
@@ -103,7 +103,7 @@ class Ixi(VerbSettings):
     """Options of `download ixi`."""
 
     stage = "mrbridge.download.settings.DownloadSettings"
-    keys = ("contrast", "subjects", "mirror", "dry_run", "overwrite", "workers")
+    setting_keys = ("contrast", "subjects", "mirror", "dry_run", "overwrite", "workers")
 
     out: Annotated[Path, _OUT] = Field(
         description="A new folder, or one in which to resume a download."
@@ -125,7 +125,7 @@ class Prepare(Parallel):
     """Options of `prepare`."""
 
     stage = "mrbridge.dataset.settings.PrepareSettings"
-    keys = (
+    setting_keys = (
         *("source", "target", "registration", "standard.brain", "standard.brain_mask"),
         *("standard.align", "standard.denoise", "standard.bias", "standard.intensity.method"),
         "slices",
@@ -163,7 +163,7 @@ class Train(VerbSettings):
     """Options of `train`."""
 
     stage = "mrbridge.training.settings.TrainSettings"
-    keys = ("preset",)
+    setting_keys = ("preset",)
 
     store: Annotated[Path, Option(metavar="STORE", place=True, argument=True)] = Field(
         description="A prepared store, by path or URL."
@@ -206,7 +206,7 @@ class Evaluate(Parallel):
     """Options of `evaluate`."""
 
     stage = "mrbridge.evaluation.settings.EvaluateSettings"
-    keys = ("registration",)
+    setting_keys = ("registration",)
 
     out: Annotated[Path, _OUT_PLACE] = Field(description="Folder for tables and report.")
     model: Model = None
@@ -263,7 +263,9 @@ class BidsApp(VerbSettings):
     """Options of the program `mrbridge_bids`."""
 
     stage = "mrbridge.inference.settings.TranslateSettings"
-    keys = (*("participants", "sessions", "bids_filter", "to", "planes", "dtype", "overwrite"),)
+    setting_keys = (
+        *("participants", "sessions", "bids_filter", "to", "planes", "dtype", "overwrite"),
+    )
 
     bids_dir: Annotated[Path, Option(metavar="BIDS_DIR", argument=True)] = Field(
         description="The BIDS dataset."
