@@ -49,7 +49,9 @@ def test_the_command_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr(demo, "run_demo", run_demo)
     out = tmp_path / "demo"
-    assert cli.main(["demo", "-o", str(out), "--minutes", "2", "--seed", "3"]) == 0
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["demo", "-o", str(out), "--minutes", "2", "--seed", "3"])
+    assert ended.value.code == 0
     assert received == {"out": out, "minutes": 2.0, "seed": 3, "overwrite": False}
 
 

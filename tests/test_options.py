@@ -112,7 +112,7 @@ def test_every_option_and_setting_is_described(name: str) -> None:
     stage = VERBS[name].stage_settings()
     fields = fields_of(VERBS[name]) | ({} if stage is None else fields_of(stage))
     assert [key for key, field in fields.items() if not field.description] == []
-    for key in (VERBS[name].keys or ()) if stage else ():
+    for key in (VERBS[name].setting_keys or ()) if stage else ():
         assert key in fields
 
 
