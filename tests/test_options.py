@@ -40,7 +40,7 @@ class Example(Settings):
 
 class Show(VerbSettings):
     stage = f"{__name__}.Example"
-    keys = ("kind", "part.size", "names", "path", "quick")
+    setting_keys = ("kind", "part.size", "names", "path", "quick")
 
     target: Annotated[str, Option(metavar="TARGET", argument=True)] = Field(description="What.")
     count: int = Field(2, ge=1, description="How many.")
