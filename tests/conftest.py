@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
-from mrbridge import cli, console
+from mrbridge import cli, console, interruption
 
 install_import_hook(["mrbridge.networks", "mrbridge.training.losses"], "beartype.beartype")
 
@@ -143,6 +143,7 @@ def _as_before() -> Iterator[None]:
     logger.setLevel(level)
     for number, handler in handlers_of.items():
         signal.signal(number, handler)
+    interruption._state = interruption._State()  # else a signal interrupts a later test
     console.verbosity = console.Verbosity()
 
 
