@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from mrbridge.interruption import check
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -27,7 +29,9 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
     Nested progress, such as of the slices of each scan, gets a line of its own below.
     """
     if not wanted():
-        yield from items
+        for item in items:
+            check()  # a signal's exception may have been lost in a callback
+            yield item
         return
     outer = _bars[-1:]  # at once: another thread may close its bar
     if outer:
