@@ -248,8 +248,25 @@ def test_a_signal_ends_all_processes_of_devices(small_store: Store, tmp_path: Pa
 
     over = threading.Event()
     threading.Thread(target=stop_when_it_runs, daemon=True).start()
-    with pytest.raises(Interrupted, match="stopped"):
+    with pytest.raises(Interrupted, match="stopped at step"):
         launch(2, train, small_store.path, run, settings=wanted, device="cpu")
     over.set()
     stopped = checkpoint(run)
     assert 0 < stopped["step"] == len(stopped["keeper"]["rows"]) < 10_000
+
+
+def stopped_late() -> None:
+    """The first process stops at a step; the signal kills the second one."""
+    if os.environ["RANK"] == "0":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(3)
+        raise Interrupted("stopped at step 3")
+    time.sleep(1)  # the first process has started, too
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+@pytest.mark.slow
+def test_a_process_killed_by_the_signal_does_not_hide_where_the_first_one_stopped() -> None:
+    with pytest.raises(Interrupted, match="stopped at step 3"):
+        launch(2, stopped_late)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -183,15 +183,18 @@ def launch(count: int, work: Callable[..., T], *arguments: Any, **options: Any) 
             processes.append(process)
             results.append(ours)
         try:
-            first: Any = None
-            waiting = list(results)
-            while waiting:
-                for connection in wait(waiting):
-                    waiting.remove(connection)  # type: ignore[arg-type]
-                    result = _receive(connection, is_stopped=bool(received))
-                    if connection is results[0]:
-                        first = result
-            return first
+            outcomes: dict[Any, Any] = {}
+            while len(outcomes) < count:
+                for connection in wait([one for one in results if one not in outcomes]):
+                    outcome = outcomes[connection] = _receive(connection, bool(received))
+                    if _has_failed(outcome) and not received:
+                        raise outcome  # the others wait for this process
+            in_order = [outcomes[connection] for connection in results]
+            # The first process says where it stopped. A signal may have killed another one that was
+            # about to end.
+            for error in sorted(filter(_is_error, in_order), key=_has_failed):
+                raise error
+            return in_order[0]
         finally:
             for process in processes:
                 process.join(_GRACE_SECONDS)
@@ -201,23 +204,24 @@ def launch(count: int, work: Callable[..., T], *arguments: Any, **options: Any) 
 
 
 def _receive(connection: Any, is_stopped: bool) -> Any:
-    """A process's result.
-
-    Raises:
-        MrbridgeError: it failed or was killed.
-    """
+    """A process's result, or the error with which it ended."""
     try:
-        result = connection.recv()
+        return connection.recv()
     except EOFError:
         if is_stopped:
-            raise _interrupted_early() from None
-        raise MrbridgeError(
+            return _interrupted_early()
+        return MrbridgeError(
             "a process of the training was killed, most often for lack of memory",
             remedy="Continue with --resume.",
-        ) from None
-    if isinstance(result, MrbridgeError):
-        raise result
-    return result
+        )
+
+
+def _is_error(outcome: object) -> TypeGuard[MrbridgeError]:
+    return isinstance(outcome, MrbridgeError)
+
+
+def _has_failed(outcome: object) -> bool:
+    return _is_error(outcome) and not isinstance(outcome, Interrupted)
 
 
 def _run_rank(
