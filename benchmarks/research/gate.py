@@ -125,16 +125,16 @@ def main() -> None:
 
 
 def _with_means(line: dict[str, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, value in line.items():
         if isinstance(value, float):
-            told[name] = round(value, 3)
+            result[name] = round(value, 3)
             continue
-        told[name] = {
+        result[name] = {
             to: {"mean": np.mean(list(each.values()), axis=0).round(3).tolist()} | each
             for to, each in value.items()
         }
-    return told
+    return result
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ SIZE = 256
 SUBJECT_SEED = 20_261_121
 RATE, BATCH, EMA, STRUCTURE, SAVE_SECONDS = 1e-3, 2, 0.9995, 0.2, 300
 WARM_STEPS = 200
+LABEL_MAPS = [f"training_seg_{number:02d}.nii.gz" for number in range(1, 17)]
 PER_PLANE = {"axial": 48, "coronal": 28, "sagittal": 28}
 LEAST_FOREGROUND = 0.02
 # A Gaussian of standard deviation 1.5, cut off at 5 pixels.
@@ -176,7 +177,7 @@ def structure_loss(synthetic: Tensor, real: Tensor) -> Tensor:
     Shapes (batch, 1, rows, columns), both.
 
     Wang et al. 2004 (doi:10.1109/TIP.2003.819861), window and constants as in `metrics.ssim`; as a
-    loss beside the absolute difference as in Zhao et al. 2017 (arXiv:1511.08861).
+    loss next to the absolute difference as in Zhao et al. 2017 (arXiv:1511.08861).
     """
     # Variances are small differences of large numbers: never in half precision.
     with torch.autocast(synthetic.device.type, enabled=False):
@@ -226,11 +227,7 @@ def main() -> None:
     keep_memory()
     simulation = Simulation(
         given.work,
-        ()
-        if given.labels is None
-        else tuple(
-            sorted(given.labels.glob("*_0?.nii.gz")) + sorted(given.labels.glob("*_1[0-6].nii.gz"))
-        ),
+        () if given.labels is None else tuple(given.labels / name for name in LABEL_MAPS),
         () if given.masks is None else tuple(sorted(given.masks.glob("*.nii.gz"))),
         given.pathology,
     )
@@ -303,8 +300,8 @@ def train(given: argparse.Namespace, examples: Examples) -> None:
         now = time.monotonic()
         seconds, tick = seconds + now - tick, now
         if step % 200 == 0:
-            told = dict(zip(("l1_t2w", "ssim_t2w", "l1_t1w", "ssim_t1w"), sums / 200, strict=True))
-            numbers = {name: round(value, 4) for name, value in told.items()}
+            losses_of = zip(("l1_t2w", "ssim_t2w", "l1_t1w", "ssim_t1w"), sums / 200, strict=True)
+            numbers = {name: round(value, 4) for name, value in losses_of}
             print(
                 json.dumps({"step": step, "minutes": round(seconds / 60, 1)} | numbers), flush=True
             )

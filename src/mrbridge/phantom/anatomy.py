@@ -265,11 +265,13 @@ def _paint_pathology(
 ) -> Array:
     """Paint a pathology; returns the share of its innermost part in each voxel of the canvas."""
     core = np.zeros(canvas.grid.shape, np.float32)
-    box = one.box(canvas.places, canvas.grid)
-    part = canvas.part(box)
-    if not part.t1w.size:
+    depth = one.depth(canvas.places, canvas.grid)
+    found = ndimage.find_objects((depth > one.outermost).astype(np.uint8))
+    if not found:
         return core
-    depth = one.depth(part.places, part.grid)
+    x, y, z = found[0]
+    box = (x, y, z)
+    part, depth = canvas.part(box), depth[box]
     knots, amount = one.texture
     field = spline(knots, knots_start(one.texture_mm), one.texture_mm, part.grid)
     texture = np.exp(np.float32(amount) * field)

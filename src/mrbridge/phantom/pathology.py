@@ -1,12 +1,10 @@
-"""Pathology with a paired signal: tumours, strokes, cysts, haemorrhage, oedema, cavities.
+"""Pathology in T1w and T2w: tumours, strokes, cysts, haemorrhage, oedema, resection cavities.
 
-What is seen in T1w decides what must be seen in T2w, wherever it lies: that is what a network is to
-learn from these, so relaxation varies widely and shapes and places are random. Relaxation times are
-multiples of those of the subject's white matter. Their ranges are choices, around what these give:
-Just and Thelen 1988, Radiology 169:779 (tumours and oedema: T1 and T2 overlap widely);
-Bradley 1993, Radiology 189:15 (haemorrhage: T1 and T2 by age);
-Hesselbach et al. 1991 and Naruse et al. 1982 (oedema: T1 up to twice, T2 up to three times that of
-white matter).
+A network learns from these that fluid is bright in T2w also where no template has fluid. So shapes,
+places and relaxation times vary widely. Relaxation times are multiples of those of the subject's
+white matter. The ranges are choices, guided by Just and Thelen 1988, Radiology 169:779 (T1 and T2
+of tumours and oedema, which overlap widely), Naruse et al. 1982, J Neurosurg 56:747 (oedema
+lengthens both) and Bradley 1993, Radiology 189:15 (T1 and T2 of haemorrhage by age).
 """
 
 from __future__ import annotations
@@ -23,13 +21,11 @@ from scipy import ndimage
 
 from mrbridge.phantom.fields import Array, Grid, knots_start, random_knots, spline
 from mrbridge.phantom.head import Head, sample
-from mrbridge.phantom.shape import box_around, to_subject
 from mrbridge.phantom.signals import Tissue
 
 Range = tuple[float, float]
 
 _OUTLINE_MM, _TEXTURE_MM = (9.0, 18.0), 7.0
-_REACH_MM = 75.0
 
 
 @dataclass(frozen=True)
@@ -217,6 +213,11 @@ class Pathology:
         roughness = rng.uniform(*kind.roughness)
         return cls(name, centre, radii, roughness, outline, texture, tuple(layers), mask=mask)
 
+    @property
+    def outermost(self) -> float:
+        """The depth at which it begins, mm; negative: outside the outline."""
+        return min((begins - edge / 2 for _, begins, edge, *_ in self.layers), default=np.inf)
+
     def depth(self, where: Array, grid: Grid) -> Array:
         """Depth below the outline in mm, negative outside, on `grid`."""
         if self.mask is not None:
@@ -227,23 +228,6 @@ class Pathology:
         radius = np.float32(self.radii.min())
         # The outline of a tumour or a stroke wanders by a share of its size.
         return (1 - away) * radius + np.float32(0.7 * self.roughness) * radius * rough
-
-    def box(self, where: Array, grid: Grid) -> tuple[slice, slice, slice]:
-        """The box of `grid` beyond which there is nothing of it."""
-        if self.mask is not None:
-            distance, mask_grid = self.mask
-            inside = np.argwhere(distance < 0)
-            low, high = inside.min(axis=0), inside.max(axis=0)
-            corners = np.array(
-                [[a[i], a[j]] for a, i, j in zip(mask_grid.axes, low, high, strict=True)]
-            )
-            centre, reach = corners.mean(axis=1), float(np.ptp(corners, axis=1).max()) / 2 + 12
-        else:
-            centre, reach = self.centre, 1.7 * float(self.radii.max())
-        outermost = min((depth for _, depth, *_ in self.layers), default=0.0)
-        reach = min(reach - min(outermost, 0.0) + 8, _REACH_MM)
-        (place,) = to_subject(centre[None], where, grid)
-        return box_around(place, reach, grid)
 
 
 def _centre(rng: np.random.Generator, head: Head, surface: bool) -> NDArray[np.float64]:

@@ -169,7 +169,7 @@ class Lesions:
             return share
         places = to_subject(self.centres, where, grid)
         for centre, radii, place in zip(self.centres, self.radii, places, strict=True):
-            box = box_around(place, 2.2 * float(radii.max()), grid)
+            box = _box(place, 2.2 * float(radii.max()), grid)
             away = np.sqrt((((where[box] - centre) / radii) ** 2).sum(axis=-1))
             roughness = 1 + 0.25 * spline(self.outline, start, _OUTLINE_MM, grid.part(box))
             depth = (away * roughness - 1) * float(radii.min())
@@ -178,7 +178,7 @@ class Lesions:
         return share
 
 
-def box_around(place: NDArray[np.float64], reach: float, grid: Grid) -> tuple[slice, slice, slice]:
+def _box(place: NDArray[np.float64], reach: float, grid: Grid) -> tuple[slice, slice, slice]:
     """The voxels within `reach` mm of a place, along each axis."""
     parts = []
     for centre, axis in zip(place, grid.axes, strict=True):
