@@ -131,6 +131,10 @@ def test_what_is_not_a_label_map_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a label map"):
         labelled_head(tmp_path / "scan.nii.gz", SPACING)
     labels = made(skull=True)
+    labels[0, 0, 0] = 2_000_000_000
+    with pytest.raises(InputError, match="not a label map"):
+        labelled_head(saved(labels, tmp_path / "large.nii.gz"), SPACING)
+    labels = made(skull=True)
     labels[labels == 13] = 2
     with pytest.raises(InputError, match="no voxels of label 13"):
         labelled_head(saved(labels, tmp_path / "no_pallidum.nii.gz"), SPACING)

@@ -45,7 +45,6 @@ _WHITE = (2, 41, 7, 46, 85, 77, 78, 79, 80, 81, 82, *range(251, 256))
 _LESIONS = (25, 57, 77)  # 25 and 57 in SynthSeg's maps, 77 in an aseg
 _VENTRICLES = (4, 43, 5, 44, 14, 15, 72)
 _PLEXUS = (31, 63, 136, 137, 163, 164)
-_FLUID = (*_VENTRICLES, *_PLEXUS, 24, 30, 62, 122, 257)
 _PARTLY_WHITE: Mapping[int, float] = {
     # Where the mean of the structure in T1w is between that of cortex (0) and white matter (1), by
     # SynthSR's prior_means_t1_hr (Iglesias et al. 2023, doi:10.1126/sciadv.add3607).
@@ -112,18 +111,14 @@ def _maps(path: Path) -> HeadMaps:
     crop, where = _cropped(labels, where)
     space = _Space(crop, np.abs(np.linalg.det(affine[:3, :3])) ** (1 / 3), where)
     tissue = space.share(dict.fromkeys((*_CORTEX, *_WHITE, *_LESIONS, *_PARTLY_WHITE), 1.0))
-    white = space.share(
-        {**dict.fromkeys((*_WHITE, *_LESIONS), 1.0), **_PARTLY_WHITE},
-    )
-    fluid = space.share(dict.fromkeys(_FLUID, 1.0))
-    inside = _closed(tissue + space.share(dict.fromkeys(_VENTRICLES, 1.0)) > 0.5)
-    fluid = np.minimum(fluid, 1 - tissue) * inside
-    fluid = np.where(inside, 1 - tissue, fluid)  # gaps of the labels, such as vessels, are fluid
+    white = space.share({**dict.fromkeys((*_WHITE, *_LESIONS), 1.0), **_PARTLY_WHITE})
+    ventricles = space.share(dict.fromkeys(_VENTRICLES, 1.0))
+    inside = _closed(tissue + ventricles > 0.5)
     iron = space.share({label: value - IRON_OF_CORTEX for label, value in _IRON.items()})
     maps = {
         "grey": tissue - white,
         "white": white,
-        "fluid": fluid,
+        "fluid": (1 - tissue) * inside,
         "iron": iron,
         "plexus": space.share(dict.fromkeys(_PLEXUS, 1.0)),
         "lesion": space.share(dict.fromkeys(_LESIONS, 1.0)),
@@ -131,9 +126,9 @@ def _maps(path: Path) -> HeadMaps:
     placed = {name: (values, NATIVE) for name, values in maps.items()}
     placed |= _around(space, inside)
     hull = resample(torch.from_numpy(placed["hull"][0])[None], placed["hull"][1], COARSE)[0]
-    both = np.stack([white, space.share(dict.fromkeys(_VENTRICLES, 1.0))])
-    white_2mm, ventricles = resample(torch.from_numpy(both), NATIVE, COARSE)
-    pull, sites, weights = lesion_places(ventricles > 0.5, white_2mm, hull)
+    both = torch.from_numpy(np.stack([white, ventricles]))
+    white, ventricles = resample(both, NATIVE, COARSE)
+    pull, sites, weights = lesion_places(ventricles > 0.5, white, hull)
     order = CHANNELS + MORE_CHANNELS if "bone" in placed else (*CHANNELS, "plexus", "lesion")
     return HeadMaps({name: placed[name] for name in order}, pull, sites, weights)
 
@@ -155,7 +150,8 @@ def _read(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     else:
         volume = io.read(path)
         voxels, affine = volume.voxels, volume.affine
-    if affine is None or voxels.ndim != 3 or (voxels != np.rint(voxels)).any() or voxels.min() < 0:
+    is_3d = affine is not None and voxels.ndim == 3
+    if not is_3d or (voxels != np.rint(voxels)).any() or not 0 <= voxels.min() < voxels.max() < 1e5:
         raise InputError(
             "is not a label map",
             path=path,
