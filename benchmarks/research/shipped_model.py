@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrbridge.bundle import BundleManifest, load_bundle, save_bundle
+from mrbridge.dataset.pathology import paint_lesions
 from mrbridge.dataset.simulated import (
     CANONICAL,
     draw_group,
@@ -125,7 +126,8 @@ def _some(stacks: list[NDArray[np.float32]], count: int, rng: np.random.Generato
 class Examples:
     """An endless sequence of batches, a function only of the seed and the step."""
 
-    def __init__(self, paths: list[Path], seed: int) -> None:
+    def __init__(self, paths: list[Path], seed: int, painted: float) -> None:
+        self.painted = painted
         self.subjects = [np.load(path, mmap_mode="r") for path in paths]
         self.seed = seed
         self.change = group_augmentation(SIZE)
@@ -136,7 +138,10 @@ class Examples:
         groups = []
         for _ in range(BATCH):
             subject = self.subjects[rng.integers(len(self.subjects))]
-            (group,) = self.change(draw_group(subject, rng)[None], [rng])
+            group = draw_group(subject, rng)
+            if rng.random() < self.painted:
+                paint_lesions(group, rng)
+            (group,) = self.change(group[None], [rng])
             for seen in (0, 2):
                 group[seen] = corrupted(group[seen], rng)
             groups.append(torch.from_numpy(group))
@@ -220,6 +225,9 @@ def main() -> None:
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--masks", type=Path)
     parser.add_argument("--pathology", type=float, default=0.6)
+    parser.add_argument(
+        "--painted", type=float, default=0.5, help="share of slices with lesions painted in 2D"
+    )
     parser.add_argument("--start", help="a model whose weights the networks begin with")
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--simulate-only", action="store_true")
@@ -239,7 +247,7 @@ def main() -> None:
             raise outcome
         paths.append(outcome)
     if not given.simulate_only:
-        train(given, Examples(sorted(paths), given.seed))
+        train(given, Examples(sorted(paths), given.seed, given.painted))
 
 
 def train(given: argparse.Namespace, examples: Examples) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -26,8 +26,9 @@ from mrbridge.errors import BundleError, InputError, SettingsError, SizeError
 from mrbridge.io.atomic import atomic_path, sha256_of, write_json, write_text
 from mrbridge.json_text import parse_json, short_repr
 from mrbridge.models import bundle_folder, locate
-from mrbridge.networks import Generator, build_generator
+from mrbridge.networks import Generator, UNet, build_generator
 from mrbridge.networks.settings import Networks
+from mrbridge.networks.unet import ScaleHead
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.settings import Planes, Settings
@@ -37,10 +38,33 @@ VERSION = 1
 _MOST_BYTES = 1 << 20  # of bundle.json
 _LARGEST = 1e30  # of intensities: float32 cannot hold the squares of larger ones
 _Contrast = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
+_Network = TypeVar("_Network", bound=torch.nn.Module)
 _Line = Annotated[str, Field(max_length=200)]
 _TRIES = 100  # each fails only if a training has just replaced the bundle
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
+
+
+class Uncertainty(Settings):
+    """How the uncertainty of a voxel follows from what a translation knows of it.
+
+    Half the width of the 90 % interval is `factor` times (scale + `spread` times the standard
+    deviation over the planes), in [-1, 1]. The factor is the conformal one of Angelopoulos et al.
+    2022 (arXiv:2202.05265).
+
+    Attributes:
+        width: channels of the scale heads; 0: there are none, and the scale is `least`.
+        least: the smallest scale.
+        spread: weight of the standard deviation over the planes.
+        factor: by the contrast that is synthesised.
+        calibrated_on: the scans that the factor was found on.
+    """
+
+    width: int = Field(0, ge=0, le=4096)
+    least: float = Field(0.01, ge=0, le=1)
+    spread: float = Field(1.0, ge=0, le=100)
+    factor: dict[_Contrast, Annotated[float, Field(gt=0, le=1000)]]
+    calibrated_on: _Line = ""
 
 
 class BundleManifest(Settings):
@@ -52,6 +76,7 @@ class BundleManifest(Settings):
         least_size: rows and columns to which smaller slices are padded, so that they have the same
             surroundings as in training, which instance norms see
             (docs/decisions/0013-surroundings.md). 0: only what the generator needs.
+        uncertainty: how uncertainty maps are made; None: the model has none.
     """
 
     format: Literal["mrbridge-bundle"] = "mrbridge-bundle"
@@ -66,6 +91,7 @@ class BundleManifest(Settings):
     pictures: bool
     planes: Planes = "axial"
     least_size: int = Field(default=0, ge=0, le=8192)
+    uncertainty: Uncertainty | None = None
     trained: dict[str, Any]
     scores: dict[str, float]
     limits: tuple[Annotated[str, Field(max_length=10_000)], ...] = ()
@@ -109,7 +135,8 @@ class Bundle:
 
     Attributes:
         manifest: what `bundle.json` says.
-        weights: tensors by name, `to_target.…` and `to_source.…`; those of a loaded bundle are
+        weights: tensors by name, `to_target.…`, `to_source.…` and, of scale heads,
+            `to_target_scale.…` and `to_source_scale.…`; those of a loaded bundle are
             memory-mapped.
         path: its folder; None if it is only in memory.
     """
@@ -194,6 +221,27 @@ class Bundle:
         networks = self.manifest.networks
         with torch.device("meta"):  # its numbers come from the bundle
             network = build_generator(networks.generator, networks.image_size)
+        return self._load(network, name)
+
+    def build_scale_head(self, name: str, generator: Generator) -> ScaleHead | None:
+        """The scale head of a generator, for inference; None if the bundle has none.
+
+        Raises:
+            BundleError: the weights do not fit.
+        """
+        uncertainty = self.manifest.uncertainty
+        if uncertainty is None or not uncertainty.width or not isinstance(generator, UNet):
+            return None
+        with torch.device("meta"):
+            head = ScaleHead(generator.feature_channels, uncertainty.width)
+        return self._load(head, f"{name}_scale")
+
+    def _load(self, network: _Network, name: str) -> _Network:
+        """Give a network its weights.
+
+        Raises:
+            BundleError: they do not fit.
+        """
         try:
             types = {key: value.dtype for key, value in network.state_dict().items()}
             network.load_state_dict(self._in_float32(name), assign=True)

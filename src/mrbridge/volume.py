@@ -83,6 +83,8 @@ class Volume:
             nothing of the kind is known.
         synthetic: whether the file says that it is synthetic.
         notes: what reading corrected or assumed, in words.
+        uncertainty: of a synthetic scan for which it was asked: half the width of the 90 % interval
+            of each voxel, float32, the shape and units of `voxels`.
     """
 
     voxels: NDArray[Any]
@@ -92,6 +94,7 @@ class Volume:
     synthetic: bool = False
     other: str | None = None
     notes: tuple[str, ...] = field(default=())
+    uncertainty: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.voxels.ndim != 3:

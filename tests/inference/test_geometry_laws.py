@@ -49,7 +49,7 @@ quick = settings(
 @pytest.fixture
 def identity(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """A bundle whose generators are the identity."""
-    monkeypatch.setattr(Translator, "_run", lambda self, network, slices, in_float32: slices)
+    monkeypatch.setattr(Translator, "_run", lambda self, network, slices, *rest: [slices])
     return tiny_bundle
 
 

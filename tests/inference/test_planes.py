@@ -66,8 +66,8 @@ def test_what_is_only_copied_stays(spacing: float) -> None:
     across = np.linspace(0, 2 * np.pi, 24, dtype=np.float32)
     stack = (np.sin(across)[:, None, None] * noise((1, 20, 22))).astype(np.float32)
     inside = np.ones(shape, bool)
-    made = in_three_planes(
-        stack, inside, grid_of(shape, spacing), lambda s, f: (s, np.ones(len(s), bool))
+    (made,) = in_three_planes(
+        stack, inside, grid_of(shape, spacing), lambda s, f: ((s,), np.ones(len(s), bool))
     )
     assert made.dtype == np.float32
     np.testing.assert_allclose(made, stack, atol=1e-6 if spacing == 1 else 0.02)
@@ -78,12 +78,15 @@ def test_the_mean_is_over_the_planes_that_were_translated() -> None:
     inside = np.zeros(shape, bool)
     inside[2:6, 3:, :5] = True
 
-    def make(stack: np.ndarray, foreground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def make(
+        stack: np.ndarray, foreground: np.ndarray
+    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         seen.append(foreground)
         level = (-0.5, 0.1, 1.0)[len(seen) - 1]
-        return np.full(stack.shape, level, np.float32), np.asarray(foreground.any(axis=(1, 2)))
+        made = np.full(stack.shape, level, np.float32)
+        return (made,), np.asarray(foreground.any(axis=(1, 2)))
 
-    made = in_three_planes(noise(shape), inside, grid_of(shape, 1.0), make)
+    (made,) = in_three_planes(noise(shape), inside, grid_of(shape, 1.0), make)
     np.testing.assert_array_equal(seen[0], inside)
     for foreground, plane in zip(seen[1:], OTHERS, strict=True):
         np.testing.assert_array_equal(foreground, cut(inside, plane))

@@ -34,6 +34,7 @@ from mrbridge.inference.synthesis import (
     provenance,
     sidecar_path,
     synthesise,
+    uncertainty_path,
     write_synthesis,
 )
 from mrbridge.io import read
@@ -264,7 +265,11 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
 
     write_synthesis(synthesis, output, with_fingerprint)
     return replace(
-        result, contrast=synthesis.contrast, rounding=synthesis.rounding, notes=scan.notes
+        result,
+        contrast=synthesis.contrast,
+        rounding=synthesis.rounding,
+        notes=scan.notes,
+        uncertainty=uncertainty_path(output) if request.settings.uncertainty else None,
     )
 
 
@@ -308,6 +313,7 @@ def _fingerprint(request: Request, scan: Path) -> dict[str, Any]:
         "NumberType": None if settings.dtype == "float32" else settings.dtype,
         "Match": None if match is None else hashlib.sha256(match.voxels.tobytes()).hexdigest(),
         "Volume": settings.volume,
+        "Uncertainty": settings.uncertainty or None,
         "Assume": settings.assume,
     }
     return {

@@ -50,29 +50,41 @@ def in_three_planes(
     slices: Stack,
     foreground: Mask,
     grid: SliceGrid,
-    make: Callable[[Stack, Mask], tuple[Stack, Mask]],
-) -> Stack:
-    """The mean of the results of axial, coronal and sagittal slices.
+    make: Callable[[Stack, Mask], tuple[tuple[Stack, ...], Mask]],
+) -> tuple[Stack, ...]:
+    """The means of the results of axial, coronal and sagittal slices.
 
     Args:
         slices: axial, shape (slices, rows, columns), range [-1, 1].
         foreground: the same shape.
         grid: of the slices. For the other planes, slices are resampled along their normal to the
             distance between rows.
-        make: takes a stack and its foreground; returns the result and which of its slices count,
-            shape (slices,).
+        make: takes a stack and its foreground; returns results of the shape of the stack and which
+            of their slices count, shape (slices,).
 
     Returns:
-        The same shape and range; -1 where no slice counts.
+        One stack for each result of `make`, the shape of `slices`; -1 where no slice counts.
     """
-    total, count = _counted(*make(slices, foreground))
+    results, counts = make(slices, foreground)
+    count = _broadcast(counts, slices)
+    totals = [result * count for result in results]
     rows = _height(len(slices), grid)
     high, inside = with_height(slices, rows), with_height(foreground.astype(np.float32), rows)
     for plane in OTHERS:
         results, counts = make(cut(high, plane), cut(inside, plane) > _HALF)
-        for sum_of_all, part in zip((total, count), _counted(results, counts), strict=True):
-            sum_of_all += with_height(uncut(part, plane), len(slices))
-    return np.where(count > _HALF, total / np.maximum(count, _HALF), np.float32(-1))
+        counted = _broadcast(counts, results[0])
+        for total, result in zip(totals, results, strict=True):
+            total += with_height(uncut(result * counted, plane), len(slices))
+        count = count + with_height(uncut(counted, plane), len(slices))
+    return tuple(
+        np.where(count > _HALF, total / np.maximum(count, _HALF), np.float32(-1))
+        for total in totals
+    )
+
+
+def _broadcast(counts: Mask, like: Stack) -> Stack:
+    """Which slices count, as 0 or 1 in each of their pixels."""
+    return np.broadcast_to(counts[:, None, None], like.shape).astype(np.float32)
 
 
 def cut(stack: NDArray[Any], plane: str) -> NDArray[Any]:
@@ -83,12 +95,6 @@ def cut(stack: NDArray[Any], plane: str) -> NDArray[Any]:
 def uncut(stack: NDArray[Any], plane: str) -> NDArray[Any]:
     """Undo `cut`."""
     return np.ascontiguousarray(stack[:, ::-1].transpose(np.argsort(OTHERS[plane])))
-
-
-def _counted(results: Stack, counts: Mask) -> tuple[Stack, Stack]:
-    """The sum of results and their number, zero where no slice counts."""
-    count = np.broadcast_to(counts[:, None, None], results.shape).astype(np.float32)
-    return results * count, count
 
 
 def _height(slices: int, grid: SliceGrid) -> int:

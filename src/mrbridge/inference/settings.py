@@ -23,6 +23,11 @@ class TranslateSettings(Settings):
         description="Planes in which volumes are sliced: axial, or all three, which is better and "
         "takes three times as long.",
     )
+    uncertainty: bool = Field(
+        False,
+        description="Also write an uncertainty map on the same grid: half the width of the 90 % "
+        "interval of each voxel, in the units of the synthetic scan.",
+    )
     dtype: NumberType = Field("float32", description="Data type of synthetic volumes.")
     volume: int | None = Field(None, ge=0, description="Volume of a 4D file, from 0.")
     assume: str | None = Field(

@@ -90,6 +90,8 @@ class Synthesis:
         contrast: contrast of the synthetic scan.
         planes: planes in which the scan was sliced.
         rounding: how intensities became integers; None for float32.
+        uncertainty: the uncertainty map, float32 in the units of `volume`; None unless it was
+            asked for.
     """
 
     source: Volume
@@ -97,6 +99,7 @@ class Synthesis:
     contrast: str
     planes: tuple[str, ...]
     rounding: Rounding | None
+    uncertainty: Volume | None = None
 
 
 def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
@@ -120,10 +123,12 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
         )
     mask = brain_mask(translator, path)
     try:
-        volume, planes = translator.translate_with_planes(scan, to, match=request.match, mask=mask)
+        result = translator.result(
+            scan, to, match=request.match, mask=mask, uncertainty=request.settings.uncertainty
+        )
     except InputError as error:  # of the voxels, which do not know their file
         raise InputError(error.what, path=error.path or path, remedy=error.remedy) from error
-    rounding: Rounding | None = None
+    volume, rounding = result.volume, None
     if dtype != "float32":
         volume, rounding = to_integers(volume, dtype, translator.range_of(to, request.match))
         log.info(
@@ -131,7 +136,10 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
             "the scan" if path is None else path.name,
             *(rounding.dtype, rounding.factor, rounding.clipped),
         )
-    return Synthesis(scan, volume, to, planes, rounding)
+    uncertainty = result.uncertainty
+    if uncertainty is not None and rounding is not None:
+        uncertainty = replace(uncertainty, voxels=uncertainty.voxels * np.float32(rounding.factor))
+    return Synthesis(scan, volume, to, result.planes, rounding, uncertainty)
 
 
 def to_integers(
@@ -217,6 +225,7 @@ class Translation:
         error: why the scan failed; None if it did not.
         skipped: whether the output was there already, from the same scan, model and settings.
         rounding: how intensities became integers; None for float32 or an output that was kept.
+        uncertainty: the file or DICOM series of the uncertainty map; None if none was written.
         notes: what reading repaired or assumed.
         source_sha256: SHA-256 of the source, where it was computed.
     """
@@ -230,6 +239,7 @@ class Translation:
     rounding: Rounding | None = None
     notes: tuple[str, ...] = ()
     source_sha256: str | None = None
+    uncertainty: Path | None = None
 
     @property
     def state(self) -> str:
@@ -252,6 +262,8 @@ class Translation:
         entry |= {"contrast": self.contrast, "model": self.model}
         if self.notes:
             entry["notes"] = list(self.notes)
+        if self.uncertainty is not None:
+            entry["uncertainty"] = self.uncertainty.relative_to(out).as_posix()
         if self.rounding is not None:
             entry["rounding"] = self.rounding.as_json()
         return entry
@@ -369,11 +381,39 @@ def write_synthesis(
     """
     note = mark(synthesis.contrast)
     must_be_ours(output)
-    if synthesis.source.is_2d:
-        write(synthesis.volume, output, synthetic_note=note)
+    is_2d = synthesis.source.is_2d
+    if not is_2d:
+        must_be_ours(sidecar_path(output))
+    write(synthesis.volume, output, synthetic_note=note, sidecar=None if is_2d else sidecar_of)
+    if synthesis.uncertainty is None:
         return
-    must_be_ours(sidecar_path(output))
-    write(synthesis.volume, output, synthetic_note=note, sidecar=sidecar_of)
+    map_path = uncertainty_path(output)
+    must_be_ours(map_path)
+    note = f"synthetic: uncertainty of a {note}"
+    about = None if is_2d else lambda image: sidecar_of(image) | _ABOUT_UNCERTAINTY
+    write(synthesis.uncertainty, map_path, synthetic_note=note, sidecar=about)
+
+
+_ABOUT_UNCERTAINTY = {
+    "Description": "Uncertainty of a synthetic scan: half the width of the 90 % interval of each "
+    "voxel, for research, not for diagnosis.",
+    "Units": "those of the synthetic scan",
+    "Coverage": 0.9,
+}
+
+
+def uncertainty_path(output: Path) -> Path:
+    """The uncertainty map of a synthetic image, in the same folder.
+
+    `desc-uncertainty` in place of `desc-synth` in BIDS names; otherwise the name of the image and
+    `_uncertainty`.
+    """
+    suffix = suffix_of(output)
+    bids = parse_name(output)
+    if bids is not None and "desc" in bids.entities:
+        entities = {**bids.entities, "desc": "uncertainty"}
+        return output.with_name(str(replace(bids, entities=entities)))
+    return output.with_name(f"{output.name.removesuffix(suffix)}_uncertainty{suffix}")
 
 
 def translate_file(request: Request, path: Path, out: Path) -> Translation:
@@ -421,7 +461,10 @@ def translate_to(request: Request, path: Path, output: Path, known: str | None) 
     notes = scan.notes
     if scan.contrast is None:
         notes += (request.assumption(to),)
-    return Translation(path, output, to, bundle.hash, rounding=synthesis.rounding, notes=notes)
+    made = uncertainty_path(output) if request.settings.uncertainty else None
+    return Translation(
+        path, output, to, bundle.hash, rounding=synthesis.rounding, notes=notes, uncertainty=made
+    )
 
 
 def output_name(path: Path, to: str) -> str:

@@ -109,7 +109,9 @@ def translate(
     Returns:
         For paths and URLs, `Translations`: a list of one `Translation` for each scan. For a
         nibabel image, an image of the same class; for a `Volume` or an array, a `Volume`: shape
-        (i, j, k), float32 unless `dtype` says otherwise, on the grid of the source.
+        (i, j, k), float32 unless `dtype` says otherwise, on the grid of the source. With
+        `uncertainty=True` its attribute `uncertainty` is the uncertainty map: an array, or for
+        nibabel an image.
 
     Raises:
         InputError: the input cannot be used, or a folder holds nothing to translate.
@@ -134,7 +136,13 @@ def translate(
     request = Request(translator, settings, reference)
     if not isinstance(image, str | Path):
         synthesis = synthesise(request, as_volume(image, settings.volume), None)
-        return _in_kind_of(image, synthesis.volume, mark(synthesis.contrast))
+        made = _in_kind_of(image, synthesis.volume, mark(synthesis.contrast))
+        if synthesis.uncertainty is None:
+            return made
+        if isinstance(made, Volume):
+            return replace(made, uncertainty=synthesis.uncertainty.voxels)
+        made.uncertainty = _in_kind_of(image, synthesis.uncertainty, mark(synthesis.contrast))
+        return made
     if out is None:
         raise OutputError("no output is named", path=image, remedy="Name `out`.")
     path, target = (Path(reachable(localise(place), workers)) for place in (image, out))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import BundleError, SettingsError
@@ -18,7 +19,8 @@ from mrbridge.inference.planes import Mask, Stack, in_three_planes, planes_for
 from mrbridge.io.image2d import is_eight_bit
 from mrbridge.kernels import weight_cache
 from mrbridge.models import SHIPPED, is_installed
-from mrbridge.networks import Generator
+from mrbridge.networks import Generator, UNet
+from mrbridge.networks.unet import ScaleHead
 from mrbridge.preprocessing.foreground import head_crop
 from mrbridge.preprocessing.geometry import fit_size, size_multiple
 from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
@@ -38,6 +40,22 @@ Such slices are computed in float32."""
 
 _BATCH_PIXELS = {"cpu": 4 * 256 * 256, "cuda": 32 * 256 * 256}
 """Larger batches leave the caches of a CPU; a GPU needs them to be busy."""
+
+
+@dataclass(frozen=True)
+class TranslatorResult:
+    """A synthetic scan and what is known of it.
+
+    Attributes:
+        volume: the synthetic scan.
+        planes: the planes in which the scan was sliced.
+        uncertainty: on the same grid, half the width of the 90 % interval of each voxel in the
+            units of the synthetic scan; None unless it was asked for.
+    """
+
+    volume: Volume
+    planes: tuple[str, ...]
+    uncertainty: Volume | None = None
 
 
 class Translator:
@@ -75,6 +93,7 @@ class Translator:
         self.bundle = model if isinstance(model, Bundle) else load_bundle(model)
         self.planes = planes or self.bundle.manifest.planes
         self._networks: dict[str, Generator] = {}
+        self._heads: dict[str, ScaleHead | None] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         path = self.bundle.path
@@ -118,31 +137,66 @@ class Translator:
             SettingsError: the bundle does not make this contrast.
             InputError: the scan is constant or empty, or no plausible brain was found in it.
         """
-        return self.translate_with_planes(volume, to, match=match, mask=mask)[0]
+        return self.result(volume, to, match=match, mask=mask).volume
 
-    def translate_with_planes(
+    def result(
         self,
         volume: Volume,
         to: str | None = None,
         *,
         match: Volume | None = None,
         mask: Volume | None = None,
-    ) -> tuple[Volume, tuple[str, ...]]:
-        """The result of `translate`, and the planes in which the scan was sliced."""
+        uncertainty: bool = False,
+    ) -> TranslatorResult:
+        """The result of `translate`, how it was computed and, if wanted, its uncertainty map.
+
+        Args:
+            volume, to, match, mask: as for `translate`.
+            uncertainty: also make the uncertainty map.
+
+        Raises:
+            SettingsError: the bundle does not make this contrast, or no uncertainty map.
+            InputError: the scan is constant or empty, or no plausible brain was found in it.
+        """
         to = self.choose_contrast(volume, to)
         other = self.bundle.source if to == self.bundle.target else self.bundle.target
         levels = self.bundle.manifest.typical[other].levels
         preprocessed = preprocess(volume, self.bundle.manifest.standard, mask, levels)
         planes = planes_for(preprocessed.crop(volume), self.planes)
-        synthetic = self._translate_stack(preprocessed, to, planes)
+        if uncertainty:
+            self.must_know_uncertainty(to)
+        synthetic, *half_width = self._translate_stack(preprocessed, to, planes, uncertainty)
         range_out = self._range_for(volume, preprocessed, to, match)
         outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
         voxels = preprocessed.undo(range_out.restore(synthetic), outside).astype(np.float32)
         background = preprocessed.undo((~preprocessed.foreground).astype(np.float32), 1.0) > 0.5
-        voxels[background & (volume.voxels == 0)] = 0
+        blank = background & (volume.voxels == 0)
         if preprocessed.brain is not None:
-            voxels[~preprocessed.brain] = 0
-        return replace(volume, voxels=voxels, contrast=to, synthetic=True), planes
+            blank |= ~preprocessed.brain
+        voxels[blank] = 0
+        made = replace(volume, voxels=voxels, contrast=to, synthetic=True)
+        if not half_width:
+            return TranslatorResult(made, planes)
+        # The range is made of straight lines: the two ends of the interval, not the slope of one.
+        ends = [range_out.restore(synthetic + sign * half_width[0]) for sign in (-1, 1)]
+        half = ((ends[1] - ends[0]) / 2).astype(np.float32)
+        width = np.maximum(preprocessed.undo(half, 0.0), 0).astype(np.float32)
+        width[blank] = 0
+        return TranslatorResult(made, planes, replace(made, voxels=width))
+
+    def must_know_uncertainty(self, to: str) -> None:
+        """Refuse an uncertainty map that the bundle cannot make.
+
+        Raises:
+            SettingsError: it was not calibrated for this contrast.
+        """
+        known = self.bundle.manifest.uncertainty
+        if known is None or to not in known.factor:
+            raise SettingsError(
+                f"this model's uncertainty was never calibrated for {to}",
+                path=self.bundle.path,
+                remedy="Leave out --uncertainty, or use the shipped model.",
+            )
 
     def translate_slices(
         self,
@@ -165,6 +219,17 @@ class Translator:
         Returns:
             The same shape and range, float32.
         """
+        return self._translate_slices(slices, to, foreground, least, scale=False)[0]
+
+    def _translate_slices(
+        self,
+        slices: Stack,
+        to: str,
+        foreground: Mask | None,
+        least: tuple[int, int] | None,
+        scale: bool,
+    ) -> tuple[Stack, ...]:
+        """The result of `translate_slices`, and with `scale` that of the scale head."""
         network = self._network(to)
         sizes = zip(slices.shape[1:], least or 2 * (self.bundle.manifest.least_size,), strict=True)
         rows, columns = (size_multiple(max(size), network.settings.multiple) for size in sizes)
@@ -173,13 +238,18 @@ class Translator:
         if foreground is not None:
             shares = _shares(foreground)
             wanted, faint = np.flatnonzero(shares >= EMPTY), shares < FAINT
-        made = np.full(slices.shape, -1, np.float32)
+        head = self._scale_head(to) if scale else None
+        made = [np.full(slices.shape, -1, np.float32)]
+        if head is not None:
+            made.append(np.zeros(slices.shape, np.float32))
         for in_float32 in (False, True):
             chosen = wanted[faint[wanted] == in_float32]
             if chosen.size:
-                fitted = self._run(network, fit_size(slices[chosen], rows, columns), in_float32)
-                made[chosen] = fit_size(fitted, *slices.shape[1:])
-        return made
+                fitted = fit_size(slices[chosen], rows, columns)
+                results = self._run(network, fitted, in_float32, head)
+                for stack, result in zip(made, results, strict=True):
+                    stack[chosen] = fit_size(result, *slices.shape[1:])
+        return tuple(made)
 
     def planes_for(self, volume: Volume) -> tuple[str, ...]:
         """The planes in which this translator slices a volume, such as `("axial",)`."""
@@ -187,22 +257,68 @@ class Translator:
         return planes_for(crop(volume), self.planes)
 
     def _translate_stack(
-        self, preprocessed: Preprocessed, to: str, planes: tuple[str, ...]
-    ) -> Stack:
-        """Translate the slices of a volume: the mean over the planes if there are several."""
-        slices, foreground = preprocessed.slices, preprocessed.foreground
-        if planes == ("axial",):
-            return self.translate_slices(slices, to, foreground=foreground)
+        self, preprocessed: Preprocessed, to: str, planes: tuple[str, ...], uncertainty: bool
+    ) -> tuple[Stack, ...]:
+        """Translate the slices of a volume: the mean over the planes if there are several.
 
+        Returns:
+            The image, range [-1, 1], and with `uncertainty` half the width of its 90 % interval.
+        """
+        image, *others = self._moments(preprocessed, to, planes, uncertainty)
+        if not uncertainty:
+            return (image,)
+        known = self.bundle.manifest.uncertainty
+        assert known is not None
+        scale, spread = others
+        width = np.maximum(scale, known.least) + np.float32(known.spread) * spread
+        return image, np.float32(known.factor[to]) * width
+
+    def _moments(
+        self, preprocessed: Preprocessed, to: str, planes: tuple[str, ...], uncertainty: bool
+    ) -> tuple[Stack, ...]:
+        """The image, range [-1, 1], and with `uncertainty` the scale of its error (0 without a
+        scale head) and the standard deviation over the planes (0 with one plane)."""
+        slices, foreground = preprocessed.slices, preprocessed.foreground
         size = self.bundle.manifest.least_size
         around = size - slices.shape[1]  # rows around the head in the axial slices of training
 
-        def make(part: Stack, foreground: Mask) -> tuple[Stack, Mask]:
+        def make(part: Stack, foreground: Mask) -> tuple[tuple[Stack, ...], Mask]:
             least = (part.shape[1] + around, size)
-            synthetic = self.translate_slices(part, to, foreground=foreground, least=least)
-            return synthetic, _shares(foreground) >= EMPTY
+            made = self._translate_slices(part, to, foreground, least, scale=uncertainty)
+            squares = (made[0] ** 2,) if uncertainty else ()
+            return (*made, *squares), _shares(foreground) >= EMPTY
 
-        return in_three_planes(slices, foreground, preprocessed.grid, make)
+        if planes == ("axial",):
+            image, *others = make(slices, foreground)[0]
+        else:
+            image, *others = in_three_planes(slices, foreground, preprocessed.grid, make)
+        if not uncertainty:
+            return (image,)
+        *scales, squares = others
+        scale = np.maximum(scales[0], 0) if scales else np.zeros_like(image)
+        return image, scale, np.sqrt(np.maximum(squares - image**2, 0))
+
+    def parts(self, volume: Volume, to: str) -> tuple[NDArray[np.float32], ...]:
+        """What an uncertainty map is made of, on the grid of the scan, for calibration.
+
+        Args:
+            volume: the scan.
+            to: contrast to synthesise.
+
+        Returns:
+            The image in [-1, 1], the predicted scale of its error, at least `least` of the
+            manifest, and the standard deviation over the planes. Shapes as the scan.
+        """
+        preprocessed = preprocess(volume, self.bundle.manifest.standard)
+        planes = planes_for(preprocessed.crop(volume), self.planes)
+        image, scale, spread = self._moments(preprocessed, to, planes, uncertainty=True)
+        known = self.bundle.manifest.uncertainty
+        scale = np.maximum(scale, known.least if known else 0)
+        return (
+            preprocessed.undo(image, -1.0),
+            preprocessed.undo(scale, 0.0),
+            preprocessed.undo(spread, 0.0),
+        )
 
     def choose_contrast(self, volume: Volume, to: str | None) -> str:
         """The contrast to synthesise from a scan.
@@ -244,7 +360,21 @@ class Translator:
             self._networks[name] = self.bundle.build(name).to(self.device)
         return self._networks[name]
 
-    def _run(self, network: Generator, slices: Stack, in_float32: bool) -> Stack:
+    def _scale_head(self, to: str) -> ScaleHead | None:
+        """The scale head of the generator that makes a contrast, on the device."""
+        name = self.bundle.generator_that_makes(to)
+        if name not in self._heads:
+            head = self.bundle.build_scale_head(name, self._network(to))
+            self._heads[name] = None if head is None else head.to(self.device)
+        return self._heads[name]
+
+    def _run(
+        self,
+        network: Generator,
+        slices: Stack,
+        in_float32: bool,
+        head: ScaleHead | None = None,
+    ) -> list[Stack]:
         """Compute slices in batches: in bfloat16 if the device is fast with it, or in float32.
 
         Args:
@@ -252,14 +382,16 @@ class Translator:
             slices: shape (slices, rows, columns), range [-1, 1]; rows and columns are multiples of
                 what the network needs.
             in_float32: not in bfloat16.
+            head: the generator's scale head, or None.
 
         Returns:
-            The same shape and range, float32.
+            The same shape and range, float32; with a head also the scale of the error, the same
+            shape.
         """
         count, rows, columns = slices.shape
         size = max(1, _BATCH_PIXELS[self.device.type] // (rows * columns))
         starts = range(0, count, size)
-        synthetic = np.empty(slices.shape, np.float32)
+        results = [np.empty(slices.shape, np.float32) for _ in range(1 if head is None else 2)]
         is_bfloat16 = fast_bfloat16(self.device) and not in_float32
         with (
             torch.inference_mode(),
@@ -270,8 +402,14 @@ class Translator:
                 batch = slice(start, start + size)
                 images = torch.from_numpy(np.ascontiguousarray(slices[batch], np.float32))
                 images = images[:, None].to(self.device)  # (slices, 1, rows, columns)
-                synthetic[batch] = network(images)[:, 0].float().cpu().numpy()
-        return synthetic
+                if head is None or not isinstance(network, UNet):
+                    made: tuple[Tensor, ...] = (network(images),)
+                else:
+                    synthetic, features = network.with_features(images)
+                    made = synthetic, head(features, images, synthetic).exp()
+                for result, part in zip(results, made, strict=True):
+                    result[batch] = part[:, 0].float().cpu().numpy()
+        return results
 
     def _range_for(
         self, volume: Volume, preprocessed: Preprocessed, to: str, match: Volume | None

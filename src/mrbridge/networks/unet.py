@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mrbridge.kernels import Conv2d, ConvTranspose2d
 from mrbridge.networks.blocks import check_multiple, down_block, in_float32, up_block
@@ -46,6 +47,7 @@ class UNet(nn.Module):
             dropout = settings.dropout if step < settings.dropout_blocks else 0.0
             self.up.append(up_block(channels, width, settings.norm, dropout=dropout))
             channels = 2 * width  # with the skip connection
+        self.feature_channels = channels
         self.last = ConvTranspose2d(channels, settings.refine or 1)
         self.refine = _refinement(settings.refine) if settings.refine else None
 
@@ -63,6 +65,18 @@ class UNet(nn.Module):
         Raises:
             SizeError: rows or columns are not multiples of 2**levels.
         """
+        return self.with_features(x)[0]
+
+    def with_features(
+        self, x: Float[Tensor, "batch 1 rows columns"]
+    ) -> tuple[Float[Tensor, "batch 1 rows columns"], Float[Tensor, "batch channels half half"]]:
+        """The result of `forward`, and the decoder's last features.
+
+        The features have the shape (batch, `feature_channels`, rows / 2, columns / 2).
+
+        Raises:
+            SizeError: rows or columns are not multiples of 2**levels.
+        """
         check_multiple(x, self.settings.multiple, f"a U-Net of {self.settings.levels} levels")
         image = x
         skips: list[Tensor] = []
@@ -73,15 +87,51 @@ class UNet(nn.Module):
         for block in self.up:
             x = block(x)
             x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)  # (batch, 2 width, …)
+        features = x
         if self.refine is None:
             x = in_float32(self.last, x)
         else:
             x = self.refine(_concatenate(self.last(x), image))
-        return torch.tanh(x.float())
+        return torch.tanh(x.float()), features
+
+
+class ScaleHead(nn.Module):
+    """The scale of the error of a U-Net's image, from the U-Net's features.
+
+    With a Laplace likelihood (Kendall and Gal 2017, arXiv:1703.04977), trained on features that
+    pass no gradient, so that the image stays what it is without the head.
+
+    Args:
+        channels: of the features (`UNet.feature_channels`).
+        width: channels of the head.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.up = ConvTranspose2d(channels, width)
+        self.refine = _refinement(width + 1)
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch channels half half"],
+        image: Float[Tensor, "batch 1 rows columns"],
+        synthetic: Float[Tensor, "batch 1 rows columns"],
+    ) -> Float[Tensor, "batch 1 rows columns"]:
+        """The logarithm of the scale b of a Laplace distribution of the error, float32.
+
+        Args:
+            features: of `UNet.with_features`, (batch, channels, rows / 2, columns / 2).
+            image: what the U-Net took, range [-1, 1].
+            synthetic: its result, the same shape and range.
+        """
+        x = functional.leaky_relu(self.up(features.detach()), 0.2)
+        x = _concatenate(_concatenate(x, image), synthetic.detach())
+        log_scale: Tensor = self.refine(x)
+        return log_scale.float()
 
 
 def _concatenate(x: Tensor, image: Tensor) -> Tensor:
-    """The channels of both, (batch, refine + 1, rows, columns), channels last in memory like `x`.
+    """The channels of both, (batch, channels + 1, rows, columns), channels last in memory like `x`.
 
     The strides of an image with one channel fit both memory formats, and `torch.cat` of the two
     would choose the other one.

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ from mrbridge.phantom.signals import (
     InversionSpinEcho,
     Matter,
     PreparedGradientEcho,
+    Real,
     T1Weighted,
     Tissue,
 )
@@ -83,6 +85,22 @@ _CANONICAL_MATTER = Matter(
     inflow=0.0,
     population=False,
 )
+
+
+def canonical_signals(density: Real, t1: Real, t2: Real) -> dict[str, Any]:
+    """Signals of tissue in the canonical contrasts, by contrast; 1 is fully recovered water.
+
+    Args:
+        density: proton density, a share of that of water.
+        t1, t2: multiples of white matter's. Numbers or arrays that broadcast together.
+    """
+    white = _CANONICAL_MATTER.white
+    t1, t2 = t1 * white.t1, t2 * white.t2
+    first, second = _CANONICAL_SEQUENCES
+    return {
+        "T1w": first.signal(density, t1, t2, STATIC_DEPHASING),
+        "T2w": second.signal(density, t1, t2),
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,191 @@
+"""Lesions painted into slices of simulated subjects as a training draws them.
+
+The phantom paints lesions in 3D, once a subject. Here each slice gets others each time it is drawn,
+at no cost: T1 and T2 come from the same `KINDS` as there, the canonical signals from the same
+equations, and the inputs from the curve that takes this slice's canonical signals to its own scan.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mrbridge.phantom.pathology import KINDS, Kind, Layer, Range
+from mrbridge.phantom.subjects import canonical_signals
+from mrbridge.preprocessing.intensity import IntensityNormalisation
+
+CANONICAL = {
+    "T1w": IntensityNormalisation(low=0.0095, high=0.075, knee=0.042),
+    "T2w": IntensityNormalisation(low=0.0, high=0.68),
+}
+"""The canonical signals in [-1, 1]: the same in every subject, whole head or stripped brain.
+
+In T1w white matter is just below the knee and fluid just above black; in T2w fluid is 1.
+"""
+
+_HOW_MANY = (0.55, 0.25, 0.15, 0.05)  # shares of slices with lesions that have one, two, …
+_BINS = 24
+_FEW = 400  # pixels of tissue below which a slice is left as it is
+_SHADE = 0.06  # standard deviation of what a scan adds to the curve, a choice
+_TISSUE_T1W, _TISSUE_T2W = (-0.3, 0.75), (-0.85, 0.2)  # levels of tissue of the brain
+_WHITE_T1W = (0.3, 0.5)  # between grey and white matter
+
+
+def paint_lesions(group: NDArray[np.float32], rng: np.random.Generator, t1w: int = 0) -> None:
+    """Paint one to four lesions into a group, in place.
+
+    Args:
+        group: (4, rows, columns) in [-1, 1] at about 1 mm: a contrast as input and as ground
+            truth, then the same of the other contrast.
+        rng: draws.
+        t1w: which image of the group is the T1w input, 0 or 2.
+    """
+    t2w = (t1w + 2) % 4
+    truth = {"T1w": group[t1w + 1], "T2w": group[t2w + 1]}
+    tissue = _between(truth["T1w"], _TISSUE_T1W) & _between(truth["T2w"], _TISSUE_T2W)
+    places = np.argwhere(tissue)
+    if len(places) < _FEW:
+        return
+    curves = {
+        contrast: _curve(truth[contrast], group[seen], rng)
+        for contrast, seen in (("T1w", t1w), ("T2w", t2w))
+    }
+    rest = {  # noise, bias field and whatever else the curve does not explain
+        "T1w": group[t1w] - _follow(curves["T1w"], truth["T1w"]),
+        "T2w": group[t2w] - _follow(curves["T2w"], truth["T2w"]),
+    }
+    covered = np.zeros(tissue.shape, np.float32)
+    inside = (group[t1w] > -1) & (group[t2w] > -1)
+    weights = np.array([kind.weight for kind in KINDS.values()])
+    for _ in range(1 + rng.choice(len(_HOW_MANY), p=_HOW_MANY)):
+        kind = list(KINDS.values())[rng.choice(len(KINDS), p=weights / weights.sum())]
+        _paint(kind, places[rng.integers(len(places))], truth, covered, inside, rng)
+    for contrast, seen in (("T1w", t1w), ("T2w", t2w)):
+        shade = np.float32(rng.normal(0, _SHADE))
+        new = _follow(curves[contrast], truth[contrast]) + rest[contrast] + shade * covered
+        group[seen] = np.where(covered > 0, np.clip(new, -0.99, 1), group[seen])
+
+
+def _between(image: NDArray[np.float32], limits: Range) -> NDArray[np.bool_]:
+    return (image > limits[0]) & (image < limits[1])
+
+
+Curve = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def _curve(
+    truth: NDArray[np.float32], seen: NDArray[np.float32], rng: np.random.Generator
+) -> Curve:
+    """The rising curve from canonical levels to those of a scan, as points of a polyline."""
+    shown = (truth > -0.98) & (seen > -1)
+    if np.count_nonzero(shown) < _FEW:
+        return np.array([-1, 1], np.float32), np.array([-1, 1], np.float32)
+    x, y = truth[shown][::4], seen[shown][::4]
+    order = np.argsort(x)
+    x, y = x[order], y[order]
+    parts = [slice(start, end) for start, end in _ranges(x)]
+    centres = np.array([np.median(x[part]) for part in parts], np.float32)
+    levels = np.maximum.accumulate([np.median(y[part]) for part in parts]).astype(np.float32)
+    # Beyond what this slice shows: straight on, by the slope of the whole.
+    slope = max(0.3, float((levels[-1] - levels[0]) / max(centres[-1] - centres[0], 0.2)))
+    first = max(-1.0, float(levels[0] - slope * (centres[0] + 1)))
+    last = float(levels[-1] + slope * (1.2 - centres[-1]))
+    return (
+        np.concatenate([[-1.0], centres, [1.2]]).astype(np.float32),
+        np.concatenate([[first], levels, [last]]).astype(np.float32),
+    )
+
+
+def _ranges(x: NDArray[np.float32]) -> list[tuple[int, int]]:
+    """Bins of equal width that hold at least a few pixels: (start, end) into the sorted `x`."""
+    edges = np.searchsorted(x, np.linspace(x[0], x[-1], _BINS + 1))
+    edges[-1] = len(x)
+    return [(a, b) for a, b in itertools.pairwise(edges) if b - a >= 8]
+
+
+def _follow(curve: Curve, levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.interp(levels, *curve).astype(np.float32)
+
+
+def _paint(
+    kind: Kind,
+    centre: NDArray[np.int64],
+    truth: dict[str, NDArray[np.float32]],
+    covered: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> None:
+    low, high = np.log(kind.radius_mm)
+    radius = float(np.exp(rng.uniform(low, high)))
+    layers = [layer for layer in kind.layers if rng.random() < layer.chance]
+    reach = int(1.8 * radius + 24)
+    rows, columns = (
+        slice(max(0, c - reach), min(size, c + reach))
+        for c, size in zip(centre, inside.shape, strict=True)
+    )
+    box = (rows, columns)
+    depth = _depth(radius, rng.uniform(*kind.roughness), centre, box, rng)
+    within = inside[box]
+    amount = np.float32(rng.uniform(*kind.texture))
+    texture = np.exp(amount * _noise(depth.shape, 7.0, rng))
+    for layer in layers:
+        begins = min(rng.uniform(*layer.depth_mm), 0.6 * radius)
+        edge = rng.uniform(*layer.edge_mm)
+        share = np.clip((depth - begins) / edge + 0.5, 0, 1) * np.float32(
+            rng.uniform(*layer.opacity)
+        )
+        share = share * _where(layer, {name: image[box] for name, image in truth.items()}) * within
+        levels = _levels(layer, texture, rng)
+        for contrast, image in truth.items():
+            image[box] += share * (levels[contrast] - image[box])
+        covered[box] = np.maximum(covered[box], share)
+
+
+def _where(layer: Layer, truth: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Share of what a layer replaces."""
+    if layer.into == "all":
+        return np.ones_like(truth["T1w"])
+    tissue = np.clip((0.2 - truth["T2w"]) / 0.3, 0, 1)
+    if layer.into == "white":
+        low, high = _WHITE_T1W
+        tissue = tissue * np.clip((truth["T1w"] - low) / (high - low), 0, 1)
+    return tissue
+
+
+def _levels(
+    layer: Layer, texture: NDArray[np.float32], rng: np.random.Generator
+) -> dict[str, NDArray[np.float32]]:
+    t1 = np.exp(rng.uniform(*np.log(layer.t1))) * texture
+    t2 = np.exp(rng.uniform(*np.log(layer.t2))) * texture
+    signals = canonical_signals(rng.uniform(*layer.density), t1, t2)
+    return {name: CANONICAL[name].normalise(signal) for name, signal in signals.items()}
+
+
+def _depth(
+    radius: float,
+    roughness: float,
+    centre: NDArray[np.int64],
+    box: tuple[slice, slice],
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Depth below an irregular outline in pixels, negative outside."""
+    stretch, angle = rng.uniform(0.7, 1.4), rng.uniform(0, np.pi)
+    y, x = np.ogrid[box]
+    y, x = y - centre[0], x - centre[1]
+    along = (np.cos(angle) * x + np.sin(angle) * y) / stretch
+    across = (np.cos(angle) * y - np.sin(angle) * x) * stretch
+    away = np.sqrt(along**2 + across**2)
+    rough = sum(_noise(away.shape, scale, rng) for scale in (9.0, 18.0))
+    return (radius - away + 0.7 * roughness * radius * rough).astype(np.float32)
+
+
+def _noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A smooth random field of about unit variance, knots `scale` pixels apart."""
+    knots = [int(np.ceil(size / scale)) + 3 for size in shape]
+    field = rng.standard_normal(knots).astype(np.float32)
+    smooth = ndimage.zoom(field, scale, order=3, prefilter=False, grid_mode=True, mode="nearest")
+    start = rng.integers(0, int(scale), 2)
+    return 1.8 * smooth[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]

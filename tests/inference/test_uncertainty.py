@@ -1,0 +1,149 @@
+"""Uncertainty maps: their grid, units and files; the image stays what it is without them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import mrbridge
+from mrbridge import io
+from mrbridge.bundle import Bundle, Uncertainty, load_bundle, save_bundle
+from mrbridge.errors import SettingsError
+from mrbridge.inference.translator import Translator
+from mrbridge.networks import UNet
+from mrbridge.networks.unet import ScaleHead
+from mrbridge.preprocessing.intensity import IntensityNormalisation
+from mrbridge.volume import Volume
+
+
+@pytest.fixture
+def certain(tiny_bundle: Bundle) -> Bundle:
+    """A bundle whose scale heads say 0.05 everywhere, factor 2."""
+    weights = dict(tiny_bundle.weights)
+    for name in ("to_target", "to_source"):
+        network = tiny_bundle.build(name)
+        assert isinstance(network, UNet)
+        head = ScaleHead(network.feature_channels, 4)
+        state = {key: torch.zeros_like(value) for key, value in head.state_dict().items()}
+        state["refine.2.bias"] = torch.full_like(state["refine.2.bias"], np.log(0.05))
+        weights |= {f"{name}_scale.{key}": value for key, value in state.items()}
+    known = Uncertainty(width=4, factor={"T1w": 2.0, "T2w": 2.0}, spread=0.0)
+    manifest = tiny_bundle.manifest.model_copy(update={"uncertainty": known})
+    return Bundle(manifest, weights)
+
+
+def test_the_map_has_the_units_of_the_synthetic_scan(
+    certain: Bundle, make_scan: Callable[..., Volume]
+) -> None:
+    scan = make_scan(3, "T1w")
+    straight = {name: IntensityNormalisation(low=0, high=500) for name in ("T1w", "T2w")}
+    manifest = certain.manifest.model_copy(update={"typical": straight})
+    result = Translator(Bundle(manifest, certain.weights), "cpu").result(
+        scan, "T2w", uncertainty=True
+    )
+    assert result.uncertainty is not None
+    width = result.uncertainty.voxels
+    assert width.shape == scan.voxels.shape
+    assert width.dtype == np.float32
+    np.testing.assert_array_equal(result.uncertainty.affine, scan.affine)
+    inside = width[width > 0]
+    # 2 x 0.05 of [-1, 1], which is 500 wide; interpolation reaches beyond the ends a little.
+    assert np.median(inside) == pytest.approx(0.1 * 250, rel=0.02)
+    assert (width >= 0).all()
+
+
+def test_the_image_does_not_change(certain: Bundle, make_scan: Callable[..., Volume]) -> None:
+    scan = make_scan(3, "T1w")
+    translator = Translator(certain, "cpu")
+    with_map = translator.result(scan, "T2w", uncertainty=True).volume
+    np.testing.assert_array_equal(with_map.voxels, translator.translate(scan, "T2w").voxels)
+
+
+def test_planes_that_differ_are_uncertain(
+    certain: Bundle, make_scan: Callable[..., Volume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a head the spread over the planes is what is known."""
+    monkeypatch.setattr("mrbridge.inference.planes._HIGH_MM", 0.0)
+    levels = iter((-0.5, 0.1, 1.0))
+
+    def translate(self: Translator, part: np.ndarray, *rest: object, **how: object) -> tuple:
+        return (np.full(part.shape, next(levels), np.float32),)
+
+    monkeypatch.setattr(Translator, "_translate_slices", translate)
+    known = Uncertainty(width=0, least=0.0, factor={"T2w": 3.0}, spread=1.0)
+    bundle = Bundle(certain.manifest.model_copy(update={"uncertainty": known}), certain.weights)
+    translator = Translator(bundle, "cpu", "all")
+    image, scale, spread = translator.parts(make_scan(3, "T1w"), "T2w")
+    middle = tuple(size // 2 for size in image.shape)
+    assert image[middle] == pytest.approx(0.2, abs=1e-3)
+    assert spread[middle] == pytest.approx(np.std([-0.5, 0.1, 1.0]), abs=1e-3)
+    assert (scale == 0).all()
+
+
+def test_files(certain: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]) -> None:
+    model = tmp_path / "model"
+    save_bundle(certain.manifest, certain.weights, model)
+    assert load_bundle(model).manifest.uncertainty == certain.manifest.uncertainty
+    for name, expected in (
+        ("sub-01_T1w.nii.gz", "sub-01_desc-uncertainty_T2w.nii.gz"),
+        ("head.nii.gz", "head_uncertainty.nii.gz"),
+    ):
+        source = tmp_path / "in" / name
+        io.write(make_scan(3, "T1w"), source)
+        (one,) = mrbridge.translate(
+            source, tmp_path / "out", model=model, to="T2w", uncertainty=True, dtype="int16"
+        )
+        assert one.uncertainty == tmp_path / "out" / expected
+        image, width = (nib.load(p) for p in (one.output, one.uncertainty))
+        assert width.affine.tobytes() == image.affine.tobytes()
+        assert width.get_data_dtype() == np.float32
+        assert bytes(width.header["descrip"].item()).startswith(b"synthetic: uncertainty")
+        about = json.loads(one.uncertainty.with_name(expected[:-7] + ".json").read_text())
+        assert about["Coverage"] == 0.9
+        assert about["SyntheticData"] is True
+
+
+def test_integers_scale_the_map_too(
+    certain: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
+) -> None:
+    scan = make_scan(3, "T1w")
+    small = {name: IntensityNormalisation(low=0, high=1) for name in ("T1w", "T2w")}
+    bundle = Bundle(certain.manifest.model_copy(update={"typical": small}), certain.weights)
+    floats, integers = (
+        mrbridge.translate(scan, model=bundle, uncertainty=True, dtype=dtype)
+        for dtype in ("float32", "int16")
+    )
+    np.testing.assert_allclose(integers.uncertainty, 1000 * floats.uncertainty, rtol=1e-6)
+
+
+def test_objects_carry_their_map(certain: Bundle, make_scan: Callable[..., Volume]) -> None:
+    scan = make_scan(3, "T1w")
+    image = nib.Nifti1Image(scan.voxels, scan.affine)
+    made = mrbridge.translate(image, model=certain, to="T2w", uncertainty=True)
+    of_volume = mrbridge.translate(scan, model=certain, to="T2w", uncertainty=True)
+    np.testing.assert_array_equal(np.asarray(made.uncertainty.dataobj), of_volume.uncertainty)
+    assert mrbridge.translate(scan, model=certain, to="T2w").uncertainty is None
+
+
+def test_models_without_calibration_refuse(
+    tiny_bundle: Bundle, certain: Bundle, make_scan: Callable[..., Volume]
+) -> None:
+    scan = make_scan(3, "T1w")
+    known = certain.manifest.uncertainty
+    assert known is not None
+    one_way = replace(
+        certain,
+        manifest=certain.manifest.model_copy(
+            update={"uncertainty": known.model_copy(update={"factor": {"T1w": 1.0}})}
+        ),
+    )
+    for bundle in (tiny_bundle, one_way):
+        with pytest.raises(SettingsError, match="never calibrated for T2w"):
+            mrbridge.translate(scan, model=bundle, to="T2w", uncertainty=True)
