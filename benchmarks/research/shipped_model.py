@@ -17,7 +17,11 @@ import argparse
 import json
 import math
 import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +58,7 @@ from mrbridge.training.settings import preset
 SIZE = 256
 SUBJECT_SEED = 20_261_121
 RATE, BATCH, EMA, STRUCTURE, SAVE_SECONDS = 1e-3, 2, 0.9995, 0.2, 300
-WARM_STEPS = 200
+WARM_STEPS, AHEAD = 200, 4
 LABEL_MAPS = [f"training_seg_{number:02d}.nii.gz" for number in range(1, 17)]
 PER_PLANE = {"axial": 48, "coronal": 28, "sagittal": 28}
 LEAST_FOREGROUND = 0.02
@@ -128,17 +132,30 @@ class Examples:
 
     def __init__(self, paths: list[Path], seed: int, painted: float) -> None:
         self.painted = painted
-        self.subjects = [np.load(path, mmap_mode="r") for path in paths]
+        self.paths = paths
         self.seed = seed
         self.change = group_augmentation(SIZE)
+
+    def batches(self, step: int) -> Iterator[Tensor]:
+        """Groups of step `step`, the next one, …: another process makes them while one trains."""
+        with ProcessPoolExecutor(1, get_context("forkserver"), torch.set_num_threads, (1,)) as pool:
+            waiting = deque(pool.submit(self._array, step + n) for n in range(AHEAD))
+            while True:
+                step += 1
+                waiting.append(pool.submit(self._array, step + AHEAD - 1))
+                yield torch.from_numpy(waiting.popleft().result())
+
+    def _array(self, step: int) -> NDArray[np.float32]:
+        array: NDArray[np.float32] = self.batch(step).numpy()
+        return array
 
     def batch(self, step: int) -> Tensor:
         """Groups of step `step`, (batch, 4, rows, columns)."""
         rng = np.random.default_rng([self.seed, step])
         groups = []
         for _ in range(BATCH):
-            subject = self.subjects[rng.integers(len(self.subjects))]
-            group = draw_group(subject, rng)
+            path = self.paths[rng.integers(len(self.paths))]
+            group = draw_group(np.load(path, mmap_mode="r"), rng)
             if rng.random() < self.painted:
                 paint_lesions(group, rng)
             (group,) = self.change(group[None], [rng])
@@ -280,6 +297,7 @@ def train(given: argparse.Namespace, examples: Examples) -> None:
             optimizer.load_state_dict(kept["optimizer"])
     bfloat16 = fast_bfloat16(torch.device("cpu"))
     sums, saved = np.zeros(4), seconds
+    batches = examples.batches(step)
     tick = time.monotonic()
     while step < given.steps:
         progress = min(1.0, step / given.schedule)
@@ -288,7 +306,7 @@ def train(given: argparse.Namespace, examples: Examples) -> None:
             * min(1, (step + 1) / WARM_STEPS)
             * (0.5 + 0.5 * math.cos(math.pi * progress))
         )
-        batch = examples.batch(step)
+        batch = next(batches)
         step += 1
         for side, (network, mean, optimizer) in enumerate(
             zip(networks, means, optimizers, strict=True)

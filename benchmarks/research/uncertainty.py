@@ -50,9 +50,9 @@ def train_heads(bundle: Bundle, examples: Examples, steps: int) -> dict[str, Sca
         init_weights(heads[name], rng)
         optimizers[name] = Adam(heads[name].parameters(), RATE, (0.9, 0.999))
     bfloat16 = fast_bfloat16(torch.device("cpu"))
-    sums = np.zeros(2)
+    sums, batches = np.zeros(2), examples.batches(10_000_000)
     for step in range(steps):
-        batch = examples.batch(10_000_000 + step)
+        batch = next(batches)
         for side, name in enumerate(names):
             seen, answer = (batch[:, n : n + 1] for n in ((0, 3), (2, 1))[side])
             network = networks[name]

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
+from tests.studies import T1W, datasets, save
 
 import mrbridge
 from mrbridge import io
@@ -108,6 +110,37 @@ def test_files(certain: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
         about = json.loads(one.uncertainty.with_name(expected[:-7] + ".json").read_text())
         assert about["Coverage"] == 0.9
         assert about["SyntheticData"] is True
+
+
+def test_dicom(certain: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]) -> None:
+    """A Parametric Map next to the derived series, frame by frame at its positions."""
+    pytest.importorskip("highdicom")
+    scan, out = make_scan(6, "T1w"), tmp_path / "out"
+    save(tmp_path / "study", datasets(scan, 3, **T1W))
+    for _ in range(2):  # it may be replaced as a whole
+        (one,) = mrbridge.translate(
+            tmp_path / "study", out, model=certain, device="cpu", uncertainty=True
+        )
+    assert one.uncertainty == out / "uncertainty.dcm"
+    made = pydicom.dcmread(one.uncertainty)
+    images = [pydicom.dcmread(path) for path in sorted(out.glob("0*.dcm"))]
+    assert made.SOPClassUID.name == "Parametric Map Storage"
+    assert made.StudyInstanceUID == images[0].StudyInstanceUID
+    assert made.FrameOfReferenceUID == images[0].FrameOfReferenceUID
+    assert made.SeriesInstanceUID != images[0].SeriesInstanceUID
+    assert made.SyntheticData == "YES"
+    frames = made.pixel_array
+    assert frames.dtype == np.float32
+    assert frames.shape == (len(images), images[0].Rows, images[0].Columns)
+    by_place = {
+        tuple(group.PlanePositionSequence[0].ImagePositionPatient): frame
+        for group, frame in zip(made.PerFrameFunctionalGroupsSequence, frames, strict=True)
+    }
+    for image in images:
+        frame = by_place[tuple(image.ImagePositionPatient)]
+        shown = image.pixel_array > image.pixel_array.max() / 10
+        assert (frame[shown] > 0).all(), "uncertain where there is a head"
+    assert io.read(out).voxels.shape == scan.voxels.shape, "the series can still be read"
 
 
 def test_integers_scale_the_map_too(

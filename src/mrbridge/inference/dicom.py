@@ -15,11 +15,13 @@ from mrbridge.inference.synthesis import (
     provenance,
     sidecar_path,
     synthesise,
+    uncertainty_path,
     write_synthesis,
 )
 from mrbridge.io import FORMATS, ownership
 from mrbridge.io.atomic import suffix_of
 from mrbridge.io.dicom import (
+    PARAMETRIC_MAP,
     DicomHeader,
     Listing,
     Origin,
@@ -69,13 +71,17 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
         log.info("left out: %s", line)
     if form == "dicom":
         origin = Origin(to, "mrbridge", __version__, bundle.hash)
-        write_series(synthesis.volume, out, origin, sidecar | {"series": series} | left_out)
+        report = sidecar | {"series": series} | left_out
+        write_series(synthesis.volume, out, origin, report, synthesis.uncertainty)
     else:
         if not _is_nifti(out):
             out = out / f"series-{chosen.label.replace(':', '-')}_desc-synth_{to}.nii.gz"
         sidecar |= {"SourceSeries": series, "LeftOut": left_out}
         write_synthesis(synthesis, out, lambda image: sidecar)
-    return Translation(path, out, to, bundle.hash)
+    made = None
+    if synthesis.uncertainty is not None:
+        made = out / PARAMETRIC_MAP if form == "dicom" else uncertainty_path(out)
+    return Translation(path, out, to, bundle.hash, uncertainty=made)
 
 
 def _form(form: str | None, out: Path) -> str:

@@ -31,6 +31,7 @@ from mrbridge.errors import OutputError
 from mrbridge.io.atomic import atomic_folder, write_json
 from mrbridge.io.dicom.files import calm
 from mrbridge.io.dicom.header import MR, Slice
+from mrbridge.io.dicom.parametric_map import NAME, write_parametric_map
 from mrbridge.io.dicom.read import DicomHeader, read_series
 from mrbridge.io.dicom.series import find_series
 from mrbridge.io.ownership import is_our_json
@@ -103,7 +104,11 @@ class Origin:
 
 @calm()
 def write_series(
-    volume: Volume, folder: Path, origin: Origin, report: dict[str, Any]
+    volume: Volume,
+    folder: Path,
+    origin: Origin,
+    report: dict[str, Any],
+    uncertainty: Volume | None = None,
 ) -> list[Path]:
     """Write a derived MR series: one classic single-frame file per slice, also of enhanced sources.
 
@@ -115,6 +120,8 @@ def write_series(
         folder: new, empty, or an earlier output.
         origin: who made it.
         report: what goes into `report.json` next to the files.
+        uncertainty: the uncertainty map of the volume, which becomes a Parametric Map in the same
+            folder.
 
     Raises:
         OutputError: the volume does not come from DICOM, the folder holds other files, or it
@@ -134,12 +141,26 @@ def write_series(
     sweep(folder.parent)
     written = []
     with atomic_folder(folder, flushed=True) as temporary:
-        for number, place in enumerate(_order(header), start=1):
+        images, places = [], _order(header)
+        for number, place in enumerate(places, start=1):
             one = _instance(common, header, origin, stored[:, :, place], place, number)
             name = f"{number:04}.dcm"
             one.save_as(temporary / name, enforce_file_format=True)
             written.append(folder / name)
+            images.append(one)
         _check(temporary, stored, slope, intercept, volume)
+        if uncertainty is not None:
+            made = write_parametric_map(
+                uncertainty.voxels.transpose(2, 1, 0)[places],  # (slices, rows, columns)
+                images,
+                temporary,
+                uids=(
+                    _uid(common.SeriesInstanceUID, "map"),
+                    _uid(common.SeriesInstanceUID, "file"),
+                ),
+                description=f"SYNTHETIC uncertainty ({origin.software}), not for diagnosis",
+            )
+            written.append(folder / made.name)
         write_json(temporary / REPORT, report)
     return written
 
@@ -178,7 +199,7 @@ def _is_ours(file: Path) -> bool:
     """Whether a file is part of a derived series."""
     if file.name == REPORT:
         return True
-    if not re.fullmatch(r"\d+\.dcm", file.name):
+    if not re.fullmatch(r"\d+\.dcm", file.name) and file.name != NAME:
         return False
     with open(file, "rb") as stream:
         head = stream.read(_HEAD)
