@@ -292,6 +292,30 @@ def tiny_bundle(
 
 
 @pytest.fixture
+def certain_bundle(tiny_bundle: Bundle) -> Bundle:
+    """The tiny bundle with scale heads that predict 0.05 everywhere, factor 2; in memory."""
+    import math
+
+    import torch
+
+    from mrbridge.bundle import Bundle, Uncertainty
+    from mrbridge.networks import UNet
+    from mrbridge.networks.unet import ScaleHead
+
+    weights = dict(tiny_bundle.weights)
+    for name in ("to_target", "to_source"):
+        network = tiny_bundle.build(name)
+        assert isinstance(network, UNet)
+        head = ScaleHead(network.feature_channels, 4)
+        state = {key: torch.zeros_like(value) for key, value in head.state_dict().items()}
+        state["refine.2.bias"] += math.log(0.05)
+        weights |= {f"{name}_scale.{key}": value for key, value in state.items()}
+    known = Uncertainty(width=4, factor={"T1w": 2.0, "T2w": 2.0}, spread=0.0)
+    manifest = tiny_bundle.manifest.model_copy(update={"uncertainty": known})
+    return Bundle(manifest, weights)
+
+
+@pytest.fixture
 def as_shipped(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """The tiny bundle in the place of the one that comes with mrbridge."""
     from mrbridge import models

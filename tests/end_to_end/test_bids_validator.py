@@ -90,6 +90,20 @@ def test_derivatives_beside_the_source(
     assert not passes(out)
 
 
+def test_uncertainty_maps(raw: Path, certain_bundle: Bundle, tmp_path: Path) -> None:
+    out = raw.parent / "with maps"
+    done = translate(raw, out, model=certain_bundle, device="cpu", uncertainty=True)
+    for one in done:
+        assert one.uncertainty is not None
+        assert "_desc-uncertainty_T2w" in one.uncertainty.name
+        assert one.uncertainty.is_file()
+    assert errors(out) == []
+    assert passes(out)
+    again = translate(raw, out, model=certain_bundle, device="cpu", uncertainty=True)
+    assert {one.state for one in again} == {"skipped"}
+    assert [one.uncertainty for one in again] == [one.uncertainty for one in done]
+
+
 def test_the_merged_data_set(raw: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
     merged = shutil.copytree(raw, tmp_path / "merged")
     for to in ("T2w", "T1w"):

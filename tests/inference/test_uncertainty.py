@@ -11,7 +11,6 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-import torch
 from tests.studies import T1W, datasets, save
 
 import mrbridge
@@ -19,35 +18,17 @@ from mrbridge import io
 from mrbridge.bundle import Bundle, Uncertainty, load_bundle, save_bundle
 from mrbridge.errors import SettingsError
 from mrbridge.inference.translator import Translator
-from mrbridge.networks import UNet
-from mrbridge.networks.unet import ScaleHead
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.volume import Volume
 
 
-@pytest.fixture
-def certain(tiny_bundle: Bundle) -> Bundle:
-    """A bundle whose scale heads say 0.05 everywhere, factor 2."""
-    weights = dict(tiny_bundle.weights)
-    for name in ("to_target", "to_source"):
-        network = tiny_bundle.build(name)
-        assert isinstance(network, UNet)
-        head = ScaleHead(network.feature_channels, 4)
-        state = {key: torch.zeros_like(value) for key, value in head.state_dict().items()}
-        state["refine.2.bias"] = torch.full_like(state["refine.2.bias"], np.log(0.05))
-        weights |= {f"{name}_scale.{key}": value for key, value in state.items()}
-    known = Uncertainty(width=4, factor={"T1w": 2.0, "T2w": 2.0}, spread=0.0)
-    manifest = tiny_bundle.manifest.model_copy(update={"uncertainty": known})
-    return Bundle(manifest, weights)
-
-
 def test_the_map_has_the_units_of_the_synthetic_scan(
-    certain: Bundle, make_scan: Callable[..., Volume]
+    certain_bundle: Bundle, make_scan: Callable[..., Volume]
 ) -> None:
     scan = make_scan(3, "T1w")
     straight = {name: IntensityNormalisation(low=0, high=500) for name in ("T1w", "T2w")}
-    manifest = certain.manifest.model_copy(update={"typical": straight})
-    result = Translator(Bundle(manifest, certain.weights), "cpu").result(
+    manifest = certain_bundle.manifest.model_copy(update={"typical": straight})
+    result = Translator(Bundle(manifest, certain_bundle.weights), "cpu").result(
         scan, "T2w", uncertainty=True
     )
     assert result.uncertainty is not None
@@ -61,15 +42,17 @@ def test_the_map_has_the_units_of_the_synthetic_scan(
     assert (width >= 0).all()
 
 
-def test_the_image_does_not_change(certain: Bundle, make_scan: Callable[..., Volume]) -> None:
+def test_the_image_does_not_change(
+    certain_bundle: Bundle, make_scan: Callable[..., Volume]
+) -> None:
     scan = make_scan(3, "T1w")
-    translator = Translator(certain, "cpu")
+    translator = Translator(certain_bundle, "cpu")
     with_map = translator.result(scan, "T2w", uncertainty=True).volume
     np.testing.assert_array_equal(with_map.voxels, translator.translate(scan, "T2w").voxels)
 
 
 def test_planes_that_differ_are_uncertain(
-    certain: Bundle, make_scan: Callable[..., Volume], monkeypatch: pytest.MonkeyPatch
+    certain_bundle: Bundle, make_scan: Callable[..., Volume], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a head the spread over the planes is what is known."""
     monkeypatch.setattr("mrbridge.inference.planes._HIGH_MM", 0.0)
@@ -80,7 +63,9 @@ def test_planes_that_differ_are_uncertain(
 
     monkeypatch.setattr(Translator, "_translate_slices", translate)
     known = Uncertainty(width=0, least=0.0, factor={"T2w": 3.0}, spread=1.0)
-    bundle = Bundle(certain.manifest.model_copy(update={"uncertainty": known}), certain.weights)
+    bundle = Bundle(
+        certain_bundle.manifest.model_copy(update={"uncertainty": known}), certain_bundle.weights
+    )
     translator = Translator(bundle, "cpu", "all")
     image, scale, spread = translator.parts(make_scan(3, "T1w"), "T2w")
     middle = tuple(size // 2 for size in image.shape)
@@ -89,10 +74,10 @@ def test_planes_that_differ_are_uncertain(
     assert (scale == 0).all()
 
 
-def test_files(certain: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]) -> None:
+def test_files(certain_bundle: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]) -> None:
     model = tmp_path / "model"
-    save_bundle(certain.manifest, certain.weights, model)
-    assert load_bundle(model).manifest.uncertainty == certain.manifest.uncertainty
+    save_bundle(certain_bundle.manifest, certain_bundle.weights, model)
+    assert load_bundle(model).manifest.uncertainty == certain_bundle.manifest.uncertainty
     for name, expected in (
         ("sub-01_T1w.nii.gz", "sub-01_desc-uncertainty_T2w.nii.gz"),
         ("head.nii.gz", "head_uncertainty.nii.gz"),
@@ -112,14 +97,14 @@ def test_files(certain: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
         assert about["SyntheticData"] is True
 
 
-def test_dicom(certain: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]) -> None:
+def test_dicom(certain_bundle: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]) -> None:
     """A Parametric Map next to the derived series, frame by frame at its positions."""
     pytest.importorskip("highdicom")
     scan, out = make_scan(6, "T1w"), tmp_path / "out"
     save(tmp_path / "study", datasets(scan, 3, **T1W))
     for _ in range(2):  # it may be replaced as a whole
         (one,) = mrbridge.translate(
-            tmp_path / "study", out, model=certain, device="cpu", uncertainty=True
+            tmp_path / "study", out, model=certain_bundle, device="cpu", uncertainty=True
         )
     assert one.uncertainty == out / "uncertainty.dcm"
     made = pydicom.dcmread(one.uncertainty)
@@ -144,11 +129,13 @@ def test_dicom(certain: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
 
 
 def test_integers_scale_the_map_too(
-    certain: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
+    certain_bundle: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
 ) -> None:
     scan = make_scan(3, "T1w")
     small = {name: IntensityNormalisation(low=0, high=1) for name in ("T1w", "T2w")}
-    bundle = Bundle(certain.manifest.model_copy(update={"typical": small}), certain.weights)
+    bundle = Bundle(
+        certain_bundle.manifest.model_copy(update={"typical": small}), certain_bundle.weights
+    )
     floats, integers = (
         mrbridge.translate(scan, model=bundle, uncertainty=True, dtype=dtype)
         for dtype in ("float32", "int16")
@@ -156,24 +143,24 @@ def test_integers_scale_the_map_too(
     np.testing.assert_allclose(integers.uncertainty, 1000 * floats.uncertainty, rtol=1e-6)
 
 
-def test_objects_carry_their_map(certain: Bundle, make_scan: Callable[..., Volume]) -> None:
+def test_objects_carry_their_map(certain_bundle: Bundle, make_scan: Callable[..., Volume]) -> None:
     scan = make_scan(3, "T1w")
     image = nib.Nifti1Image(scan.voxels, scan.affine)
-    made = mrbridge.translate(image, model=certain, to="T2w", uncertainty=True)
-    of_volume = mrbridge.translate(scan, model=certain, to="T2w", uncertainty=True)
+    made = mrbridge.translate(image, model=certain_bundle, to="T2w", uncertainty=True)
+    of_volume = mrbridge.translate(scan, model=certain_bundle, to="T2w", uncertainty=True)
     np.testing.assert_array_equal(np.asarray(made.uncertainty.dataobj), of_volume.uncertainty)
-    assert mrbridge.translate(scan, model=certain, to="T2w").uncertainty is None
+    assert mrbridge.translate(scan, model=certain_bundle, to="T2w").uncertainty is None
 
 
 def test_models_without_calibration_refuse(
-    tiny_bundle: Bundle, certain: Bundle, make_scan: Callable[..., Volume]
+    tiny_bundle: Bundle, certain_bundle: Bundle, make_scan: Callable[..., Volume]
 ) -> None:
     scan = make_scan(3, "T1w")
-    known = certain.manifest.uncertainty
+    known = certain_bundle.manifest.uncertainty
     assert known is not None
     one_way = replace(
-        certain,
-        manifest=certain.manifest.model_copy(
+        certain_bundle,
+        manifest=certain_bundle.manifest.model_copy(
             update={"uncertainty": known.model_copy(update={"factor": {"T1w": 1.0}})}
         ),
     )

@@ -93,6 +93,7 @@ under `Sources`; the sidecar also names the model by the SHA-256 of its weights.
 _DESCRIPTIONS = (
     "desc_id\tdescription\n"
     "desc-synth\tSynthetic image by mrbridge, made from the scan that its sidecar names\n"
+    "desc-uncertainty\tUncertainty of a synthetic image: half the width of the 90 % interval\n"
 )
 
 
@@ -231,12 +232,17 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
     check_not_taken(item)
     fingerprint = _fingerprint(request, path)
     difference = _difference(output, fingerprint)
+    if difference == "" and request.settings.uncertainty and not uncertainty_path(output).exists():
+        difference = None
     metadata = read_metadata(path, root)
     facts = _inherited(metadata)
     if bundle.manifest.standard.brain != "none":
         facts["SkullStripped"] = True  # whatever the source is
     digest = fingerprint["Source"]
-    result = Translation(path, output, item.contrast, bundle.hash, source_sha256=digest)
+    made = uncertainty_path(output) if request.settings.uncertainty else None
+    result = Translation(
+        path, output, item.contrast, bundle.hash, source_sha256=digest, uncertainty=made
+    )
     if difference == "" and not request.settings.overwrite:
         _refresh(sidecar_path(output), facts)
         return replace(result, skipped=True)
@@ -269,7 +275,6 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
         contrast=synthesis.contrast,
         rounding=synthesis.rounding,
         notes=scan.notes,
-        uncertainty=uncertainty_path(output) if request.settings.uncertainty else None,
     )
 
 

@@ -69,7 +69,10 @@ class UNet(nn.Module):
 
     def with_features(
         self, x: Float[Tensor, "batch 1 rows columns"]
-    ) -> tuple[Float[Tensor, "batch 1 rows columns"], Float[Tensor, "batch channels half half"]]:
+    ) -> tuple[
+        Float[Tensor, "batch 1 rows columns"],
+        Float[Tensor, "batch channels half_rows half_columns"],
+    ]:
         """The result of `forward`, and the decoder's last features.
 
         The features have the shape (batch, `feature_channels`, rows / 2, columns / 2).
@@ -113,7 +116,7 @@ class ScaleHead(nn.Module):
 
     def forward(
         self,
-        features: Float[Tensor, "batch channels half half"],
+        features: Float[Tensor, "batch channels half_rows half_columns"],
         image: Float[Tensor, "batch 1 rows columns"],
         synthetic: Float[Tensor, "batch 1 rows columns"],
     ) -> Float[Tensor, "batch 1 rows columns"]:
