@@ -50,7 +50,6 @@ from mrbridge.phantom.subjects import varied_subject
 from mrbridge.preprocessing.geometry import fit_size
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
-from mrbridge.training import losses
 from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
 from mrbridge.training.ema import averaged_copy, update_ema
 from mrbridge.training.settings import preset
@@ -59,6 +58,7 @@ SIZE = 256
 SUBJECT_SEED = 20_261_121
 RATE, BATCH, EMA, STRUCTURE, SAVE_SECONDS = 1e-3, 2, 0.9995, 0.2, 300
 WARM_STEPS, AHEAD = 200, 4
+LESION_WEIGHT, LESIONS_FROM = 4.0, 4000  # how much more an error in a painted lesion counts, later
 LABEL_MAPS = [f"training_seg_{number:02d}.nii.gz" for number in range(1, 17)]
 PER_PLANE = {"axial": 48, "coronal": 28, "sagittal": 28}
 LEAST_FOREGROUND = 0.02
@@ -150,14 +150,17 @@ class Examples:
         return array
 
     def batch(self, step: int) -> Tensor:
-        """Groups of step `step`, (batch, 4, rows, columns)."""
+        """Groups of step `step`, (batch, 5, rows, columns); the last image is 1 in painted
+        lesions, -1 elsewhere."""
         rng = np.random.default_rng([self.seed, step])
         groups = []
         for _ in range(BATCH):
             path = self.paths[rng.integers(len(self.paths))]
             group = draw_group(np.load(path, mmap_mode="r"), rng)
+            lesion = np.full_like(group[:1], -1)
             if rng.random() < self.painted:
-                paint_lesions(group, rng)
+                lesion[0] += 2 * paint_lesions(group, rng)
+            group = np.concatenate([group, lesion])
             (group,) = self.change(group[None], [rng])
             for seen in (0, 2):
                 group[seen] = corrupted(group[seen], rng)
@@ -316,7 +319,8 @@ def train(given: argparse.Namespace, examples: Examples) -> None:
                 group["lr"] = rate
             with weight_cache(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 made = network(seen)
-            difference = losses.paired_loss(made, answer)
+            weight = 1 + (LESION_WEIGHT / 2 * (batch[:, 4:] + 1) if step > LESIONS_FROM else 0)
+            difference = (weight * (made - answer).abs()).mean()
             structure = structure_loss(made, answer)
             (difference + STRUCTURE * structure).backward()
             optimizer.step()

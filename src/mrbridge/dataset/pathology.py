@@ -34,7 +34,9 @@ _TISSUE_T1W, _TISSUE_T2W = (-0.3, 0.75), (-0.85, 0.2)  # levels of tissue of the
 _WHITE_T1W = (0.3, 0.5)  # between grey and white matter
 
 
-def paint_lesions(group: NDArray[np.float32], rng: np.random.Generator, t1w: int = 0) -> None:
+def paint_lesions(
+    group: NDArray[np.float32], rng: np.random.Generator, t1w: int = 0
+) -> NDArray[np.float32]:
     """Paint one to four lesions into a group, in place.
 
     Args:
@@ -42,13 +44,17 @@ def paint_lesions(group: NDArray[np.float32], rng: np.random.Generator, t1w: int
             truth, then the same of the other contrast.
         rng: draws.
         t1w: which image of the group is the T1w input, 0 or 2.
+
+    Returns:
+        The share of lesion in each pixel, (rows, columns).
     """
     t2w = (t1w + 2) % 4
     truth = {"T1w": group[t1w + 1], "T2w": group[t2w + 1]}
     tissue = _between(truth["T1w"], _TISSUE_T1W) & _between(truth["T2w"], _TISSUE_T2W)
     places = np.argwhere(tissue)
+    covered = np.zeros(tissue.shape, np.float32)
     if len(places) < _FEW:
-        return
+        return covered
     curves = {
         contrast: _curve(truth[contrast], group[seen], rng)
         for contrast, seen in (("T1w", t1w), ("T2w", t2w))
@@ -57,7 +63,6 @@ def paint_lesions(group: NDArray[np.float32], rng: np.random.Generator, t1w: int
         "T1w": group[t1w] - _follow(curves["T1w"], truth["T1w"]),
         "T2w": group[t2w] - _follow(curves["T2w"], truth["T2w"]),
     }
-    covered = np.zeros(tissue.shape, np.float32)
     inside = (group[t1w] > -1) & (group[t2w] > -1)
     weights = np.array([kind.weight for kind in KINDS.values()])
     for _ in range(1 + rng.choice(len(_HOW_MANY), p=_HOW_MANY)):
@@ -67,6 +72,7 @@ def paint_lesions(group: NDArray[np.float32], rng: np.random.Generator, t1w: int
         shade = np.float32(rng.normal(0, _SHADE))
         new = _follow(curves[contrast], truth[contrast]) + rest[contrast] + shade * covered
         group[seen] = np.where(covered > 0, np.clip(new, -0.99, 1), group[seen])
+    return covered
 
 
 def _between(image: NDArray[np.float32], limits: Range) -> NDArray[np.bool_]:
