@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from benchmarks.research.shipped_model import Examples
-from mrbridge.bundle import Bundle, Uncertainty, load_bundle, save_bundle
+from mrbridge.bundle import COVERAGE, Bundle, Uncertainty, load_bundle, save_bundle
 from mrbridge.dataset.simulated import CANONICAL
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.inference.translator import Translator
@@ -35,7 +35,7 @@ from mrbridge.phantom.subjects import VariedSubject, varied_subject
 
 HELD_OUT = [f"training_seg_{number}.nii.gz" for number in range(17, 21)]
 PEOPLE_SEED = 4_711
-WIDTH, RATE, COVERAGE, WORST = 8, 2e-3, 0.9, 0.05
+WIDTH, RATE, WORST = 8, 2e-3, 0.05
 
 
 def train_heads(bundle: Bundle, examples: Examples, steps: int) -> dict[str, ScaleHead]:
@@ -77,14 +77,14 @@ def train_heads(bundle: Bundle, examples: Examples, steps: int) -> dict[str, Sca
 
 
 def people(labels: Path, masks: Path, count: int) -> list[VariedSubject]:
-    """Simulated people of held-out anatomies, half of them with pathology."""
+    """Simulated people of held-out anatomies, three in four with pathology."""
     outlines = tuple(sorted(masks.glob("*.nii.gz")))
     return [
         varied_subject(
             PEOPLE_SEED,
             index,
-            labels=labels / HELD_OUT[index % len(HELD_OUT)],
-            pathology=0.5,
+            labels=labels / HELD_OUT[index * len(HELD_OUT) // count],
+            pathology=0.75,
             masks=outlines,
         )
         for index in range(count)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -34,6 +34,9 @@ from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.settings import Planes, Settings
 
 VERSION = 1
+
+COVERAGE = 0.9
+"""Share of the true values within an uncertainty map's interval."""
 
 _MOST_BYTES = 1 << 20  # of bundle.json
 _LARGEST = 1e30  # of intensities: float32 cannot hold the squares of larger ones
@@ -60,8 +63,9 @@ class Uncertainty(Settings):
         calibrated_on: the scans that the factor was found on.
     """
 
+    LEAST: ClassVar[float] = 0.01
     width: int = Field(0, ge=0, le=4096)
-    least: float = Field(0.01, ge=0, le=1)
+    least: float = Field(LEAST, ge=0, le=1)
     spread: float = Field(1.0, ge=0, le=100)
     factor: dict[_Contrast, Annotated[float, Field(gt=0, le=1000)]]
     calibrated_on: _Line = ""

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import mrbridge
 from mrbridge import cli
-from mrbridge.bundle import Bundle, load_bundle, read_manifest
+from mrbridge.bundle import Bundle, load_bundle, read_manifest, save_bundle
 from mrbridge.dataset import loader
 from mrbridge.dataset.prepare import prepare
 from mrbridge.dataset.store import Store, array_path
@@ -369,6 +369,62 @@ def test_reversed_contrasts_start_from_the_shipped_model(
         expected = theirs.build(theirs.generator_that_makes(contrast)).state_dict()
         for name, value in ours.build(ours.generator_that_makes(contrast)).state_dict().items():
             torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("names", [("T1w", "T2w"), ("T2w", "T1w")])
+def test_uncertainty_is_calibrated_on_held_out_pairs(
+    names: tuple[str, str],
+    small_store: Store,
+    certain_bundle: Bundle,
+    tiny: Callable[..., Any],
+    make_scan: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """A training from a model with scale heads keeps them, resumed or not."""
+    save_bundle(certain_bundle.manifest, certain_bundle.weights, tmp_path / "initial")
+    update = dict(zip(("source", "target"), names, strict=True))
+    prepared = small_store.manifest.settings.model_copy(update=update)
+    store = Store(small_store.path, small_store.manifest.model_copy(update={"settings": prepared}))
+    settings = tiny("bridge", epochs=2, simulated_weight=0.0).changed(
+        {"networks": certain_bundle.manifest.networks.model_dump(mode="json")}
+    )
+    for run, stop in (("whole", None), ("halves", 1)):
+        train(
+            store,
+            tmp_path / run,
+            settings.changed({"stop_after_epochs": stop}),
+            start=tmp_path / "initial",
+            device="cpu",
+        )
+    train(store, tmp_path / "halves", resume=True, device="cpu", stop_after_epochs=None)
+    whole, halves = (load_bundle(tmp_path / run) for run in ("whole", "halves"))
+    known = whole.manifest.uncertainty
+    assert known is not None
+    assert known == halves.manifest.uncertainty
+    assert whole.hash == halves.hash
+    assert "held-out pairs" in known.calibrated_on
+    # The heads predict 0.05: nine in ten errors of the validation slices are smaller than the
+    # factor times that, so untrained generators, which are far off, have a large one.
+    assert all(factor > 3 for factor in known.factor.values())
+    scan = make_scan(5, "T1w")
+    made = mrbridge.translate(scan, model=whole, to="T2w", uncertainty=True)
+    assert made.uncertainty.max() > 0
+
+
+def test_without_pairs_uncertainty_is_not_calibrated(
+    small_store: Store, certain_bundle: Bundle, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    save_bundle(certain_bundle.manifest, certain_bundle.weights, tmp_path / "initial")
+    networks = {"networks": certain_bundle.manifest.networks.model_dump(mode="json")}
+    settings = tiny("bridge", epochs=1, simulated_weight=0.0).changed(networks)
+    absent = {one.id for one in small_store.records(contrast="T2w", split="val")}
+    alone = [one for one in small_store.manifest.records if one.id not in absent]
+    store = Store(small_store.path, small_store.manifest.model_copy(update={"records": alone}))
+    with pytest.warns(MrbridgeWarning):  # validation by training slices
+        train(store, tmp_path / "run", settings, start=tmp_path / "initial", device="cpu")
+    bundle = load_bundle(tmp_path / "run")
+    assert bundle.manifest.uncertainty is None
+    assert not any("scale" in name for name in bundle.weights)
 
 
 class TestCheckpoint:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mrbridge import __version__
-from mrbridge.bundle import Bundle
+from mrbridge.bundle import COVERAGE, Bundle
 from mrbridge.errors import InputError, OutputError, SettingsError
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translator import Translator
@@ -398,7 +398,7 @@ _ABOUT_UNCERTAINTY = {
     "Description": "Uncertainty of a synthetic scan: half the width of the 90 % interval of each "
     "voxel, for research, not for diagnosis.",
     "Units": "those of the synthetic scan",
-    "Coverage": 0.9,
+    "Coverage": COVERAGE,
 }
 
 

@@ -111,6 +111,7 @@ class ScaleHead(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
+        self.width = width
         self.up = ConvTranspose2d(channels, width)
         self.refine = _refinement(width + 1)
 

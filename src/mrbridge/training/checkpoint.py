@@ -357,7 +357,8 @@ def repair_bundle(
     manifest = manifest | {"trained": manifest["trained"] | {"minutes": minutes}}
     model = TranslationModel(settings, weights)
     restore(model, best_state, best)
-    save_bundle(BundleManifest.build(manifest, origin=best), model.bundle_weights(), folder)
+    tensors = model.bundle_weights(scale_heads=manifest.get("uncertainty") is not None)
+    save_bundle(BundleManifest.build(manifest, origin=best), tensors, folder)
     log.warning("%s: %s; it was written again from checkpoints/best.ckpt", folder, what)
 
 

@@ -27,6 +27,7 @@ from mrbridge.training.monitor import GRACE, EarlyStopping, Reference, read_both
 from mrbridge.training.settings import TrainSettings
 from mrbridge.training.validation import (
     ValidationImages,
+    calibrate,
     criterion,
     shipped_translations,
     synthesise,
@@ -314,8 +315,11 @@ class RunRecorder:
         if self.stopping.best_is_initial:
             trained["kept"] = "the initial model"
             changes["least_size"] = self.plan.initial_size  # nothing was trained at another size
-        manifest = manifest.model_copy(update=changes)
-        bundle = save_bundle(manifest, self.model.bundle_weights(), self.plan.run / "bundle")
+        contrasts = manifest.source, manifest.target
+        known = calibrate(self.model, self.plan.validation, contrasts)
+        manifest = manifest.model_copy(update=changes | {"uncertainty": known})
+        weights = self.model.bundle_weights(scale_heads=known is not None)
+        bundle = save_bundle(manifest, weights, self.plan.run / "bundle")
         self._bundle = bundle.manifest.model_dump(mode="json")
         del self._bundle["trained"]["minutes"]  # differs between equal runs; `seconds` has it
 

@@ -12,6 +12,7 @@ from mrbridge.dataset.sampling import Sample
 from mrbridge.hardware import fast_bfloat16
 from mrbridge.kernels import Adam, weight_cache
 from mrbridge.networks import build_critic, build_generator
+from mrbridge.networks.unet import ScaleHead
 from mrbridge.training import losses
 from mrbridge.training.distributed import Ranks
 from mrbridge.training.ema import averaged_copy, interpolated, update_ema
@@ -72,6 +73,8 @@ class TranslationModel(nn.Module):
         self.ema_to_source = averaged_copy(self.to_source)
         self.initial = nn.ModuleList()
         """The initial generators, to target and to source, if `wise_ft` needs them."""
+        self.scale_heads = nn.ModuleDict()
+        """Of the initial model's generators, frozen; empty if it has none."""
         self.intensity_mappings = nn.ModuleList([IntensityMapping(), IntensityMapping()])
         """From the intensities of simulated subjects to those of the data: source, target."""
         self.source_pool = losses.ImagePool(settings.pool_size, settings.seed)
@@ -105,13 +108,16 @@ class TranslationModel(nn.Module):
         """
         makes_target = bundle.generator_that_makes(target)
         makes_source = "to_source" if makes_target == "to_target" else "to_target"
-        for name, networks in (
-            (makes_target, (self.to_target, self.ema_to_target)),
-            (makes_source, (self.to_source, self.ema_to_source)),
+        for name, own, networks in (
+            (makes_target, "to_target", (self.to_target, self.ema_to_target)),
+            (makes_source, "to_source", (self.to_source, self.ema_to_source)),
         ):
-            weights = bundle.build(name).state_dict()
+            generator = bundle.build(name)
             for network in networks:
-                network.load_state_dict(weights)
+                network.load_state_dict(generator.state_dict())
+            head = bundle.build_scale_head(name, generator)
+            if head is not None:
+                self.scale_heads[own] = head
         if self.weights.wise_ft:
             self._keep_initial()
 
@@ -304,13 +310,18 @@ class TranslationModel(nn.Module):
         )
         return to_target, to_source
 
-    def bundle_weights(self) -> dict[str, Tensor]:
-        """The tensors of `inference_generators`, by their names in a bundle."""
+    def bundle_weights(self, scale_heads: bool) -> dict[str, Tensor]:
+        """The tensors of `inference_generators`, by their names in a bundle.
+
+        Args:
+            scale_heads: also those of the scale heads.
+        """
+        networks = dict(zip(("to_target", "to_source"), self.inference_generators(), strict=True))
+        if scale_heads:
+            networks |= {f"{name}_scale": head for name, head in self.scale_heads.items()}
         return {
             f"{name}.{key}": value
-            for name, network in zip(
-                ("to_target", "to_source"), self.inference_generators(), strict=True
-            )
+            for name, network in networks.items()
             for key, value in network.state_dict().items()
         }
 
@@ -332,6 +343,11 @@ class TranslationModel(nn.Module):
         networks = {_current_name(name): value for name, value in state["networks"].items()}
         if not self.critics:
             networks = {name: v for name, v in networks.items() if not is_of_critic(name)}
+        for name, weight in networks.items():
+            if name.startswith("scale_heads.") and name.endswith(".up.weight"):
+                channels, width = weight.shape[:2]
+                head = ScaleHead(channels, width).requires_grad_(False)
+                self.scale_heads[name.split(".")[1]] = head.to(self.device)
         if not self.initial and any(name.startswith("initial.") for name in networks):
             self._keep_initial()  # so that there is something to load the weights into
             self.initial.to(self.device)
