@@ -418,8 +418,8 @@ def test_without_pairs_uncertainty_is_not_calibrated(
     networks = {"networks": certain_bundle.manifest.networks.model_dump(mode="json")}
     settings = tiny("bridge", epochs=1, simulated_weight=0.0).changed(networks)
     absent = {one.id for one in small_store.records(contrast="T2w", split="val")}
-    alone = [one for one in small_store.manifest.records if one.id not in absent]
-    store = Store(small_store.path, small_store.manifest.model_copy(update={"records": alone}))
+    unpaired = [one for one in small_store.manifest.records if one.id not in absent]
+    store = Store(small_store.path, small_store.manifest.model_copy(update={"records": unpaired}))
     with pytest.warns(MrbridgeWarning):  # validation by training slices
         train(store, tmp_path / "run", settings, start=tmp_path / "initial", device="cpu")
     bundle = load_bundle(tmp_path / "run")
