@@ -65,16 +65,22 @@ LEAST_FOREGROUND = 0.02
 # A Gaussian of standard deviation 1.5, cut off at 5 pixels.
 _WINDOW = torch.exp(-0.5 * (torch.arange(-5.0, 6.0) / 1.5) ** 2)
 _WINDOW /= _WINDOW.sum()
+SOURCES = {
+    "weights": "Apache-2.0",
+    "heads": "ICBM 152 2009 (by nilearn), and label maps 1 to 16 of BBillot/SynthSeg (Apache-2.0, "
+    "doi:10.1016/j.media.2023.102789)",
+    "lesion shapes": "stroke masks of OpenNeuro ds004889 (BSD-2), and random fields",
+}
 LIMITS = (
-    "It has seen only simulated subjects, all deformed from one template of an adult brain: no "
-    "children, tumours, haemorrhage, implants, nor what surgery leaves.",
-    "Lesions of white matter that T1w does not show are missing in a T2w made from it, and a T1w "
-    "made from T2w may show them too little.",
+    "It has seen only simulated subjects: heads deformed from a template and from 16 label maps of "
+    "adults. No children, no implants.",
+    "What T1w does not show is missing in a T2w made from it. A lesion that is as grey as cortex "
+    "in T1w may come out far too dark; a T1w made from T2w may show lesions too little.",
     "What it makes is soft, the mean of what is possible: small vessels and fine detail of the "
     "cortex are lost.",
     "Fluid at the very edge of a skull-stripped brain, as dark in T1w as what was cut away, is "
     "made too dark in T2w.",
-    "Contrast agent, fat suppression and suppressed fluid (FLAIR) were never simulated.",
+    "Contrast agents and suppressed fluid (FLAIR) were never simulated.",
 )
 
 
@@ -349,6 +355,8 @@ def train(given: argparse.Namespace, examples: Examples) -> None:
             save_checkpoint({"step": step, "seconds": seconds, "sides": sides}, checkpoint)
             ship(given, dict(zip(names, means, strict=True)), step, seconds)
             tick = time.monotonic()
+    if step >= given.steps:
+        ship(given, dict(zip(names, means, strict=True)), step, seconds)
 
 
 def shown(recipe: IntensityNormalisation) -> IntensityNormalisation:
@@ -382,6 +390,7 @@ def ship(
             "steps": step,
             "minutes": round(seconds / 60, 1),
             "seed": given.seed,
+            **SOURCES,
         },
         scores={},
         limits=LIMITS,
