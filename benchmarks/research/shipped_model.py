@@ -58,7 +58,7 @@ SIZE = 256
 SUBJECT_SEED = 20_261_121
 RATE, BATCH, EMA, STRUCTURE, SAVE_SECONDS = 1e-3, 2, 0.9995, 0.2, 300
 WARM_STEPS, AHEAD = 200, 4
-LESION_WEIGHT, LESIONS_FROM = 4.0, 4000  # how much more an error in a painted lesion counts, later
+LESION_WEIGHT = 2.0  # how much more an error in a painted lesion counts
 LABEL_MAPS = [f"training_seg_{number:02d}.nii.gz" for number in range(1, 17)]
 PER_PLANE = {"axial": 48, "coronal": 28, "sagittal": 28}
 LEAST_FOREGROUND = 0.02
@@ -254,6 +254,9 @@ def main() -> None:
     parser.add_argument(
         "--painted", type=float, default=0.5, help="share of slices with lesions painted in 2D"
     )
+    parser.add_argument(
+        "--lesions-from", type=int, default=4000, help="step from which errors in them count more"
+    )
     parser.add_argument("--start", help="a model whose weights the networks begin with")
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--simulate-only", action="store_true")
@@ -325,7 +328,9 @@ def train(given: argparse.Namespace, examples: Examples) -> None:
                 group["lr"] = rate
             with weight_cache(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 made = network(seen)
-            weight = 1 + (LESION_WEIGHT / 2 * (batch[:, 4:] + 1) if step > LESIONS_FROM else 0)
+            weight = 1 + (
+                LESION_WEIGHT / 2 * (batch[:, 4:] + 1) if step > given.lesions_from else 0
+            )
             difference = (weight * (made - answer).abs()).mean()
             structure = structure_loss(made, answer)
             (difference + STRUCTURE * structure).backward()
