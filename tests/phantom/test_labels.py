@@ -180,7 +180,7 @@ def test_every_kind_of_pathology_is_drawn_and_has_a_size_in_its_range(folder: Pa
     where = np.stack(np.broadcast_arrays(x, y, z), axis=-1)
     rng = np.random.default_rng(1)
     kinds = set()
-    for _ in range(80):
+    for _ in range(160):
         one = Pathology.draw(rng, head)
         kinds.add(one.kind)
         depth = one.depth(where, head.grid)

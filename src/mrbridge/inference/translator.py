@@ -195,8 +195,8 @@ class Translator:
             raise SettingsError(
                 f"this model's uncertainty was never calibrated for {to}",
                 path=self.bundle.path,
-                remedy="Leave it out, or use the shipped model, or one trained from it with pairs in "
-                "the validation split.",
+                remedy="Leave it out, use the shipped model, or train from it with pairs in the "
+                "validation split.",
             )
 
     def translate_slices(
