@@ -64,7 +64,8 @@ def train_heads(bundle: Bundle, examples: Examples, steps: int) -> dict[str, Sca
                     made, features = network.with_features(seen)
                 log_scale = heads[name](features, seen, made)
             shown = ((seen > -1) | (answer > -1)).float()
-            loss = ((made - answer).abs() * torch.exp(-log_scale) + log_scale) * shown
+            scale = Uncertainty.LEAST + log_scale.exp()
+            loss = ((made - answer).abs() / scale + scale.log()) * shown
             total = loss.sum() / shown.sum().clamp(min=1)
             total.backward()
             optimizers[name].step()

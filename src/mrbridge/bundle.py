@@ -51,12 +51,12 @@ _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 class Uncertainty(Settings):
     """How the uncertainty of a voxel follows from what a translation knows of it.
 
-    Half the width of the 90 % interval is `factor` times (scale + `spread` times the standard
-    deviation over the planes), in [-1, 1]. The factor is the conformal one of Angelopoulos et al.
+    Half the width of the 90 % interval is `factor` times (`least` + predicted scale + `spread`
+    times the standard deviation over the planes), in [-1, 1]. The factor is the conformal one of Angelopoulos et al.
     2022 (arXiv:2202.05265).
 
     Attributes:
-        width: channels of the scale heads; 0: there are none, and the scale is `least`.
+        width: channels of the scale heads; 0: there are none.
         least: the smallest scale.
         spread: weight of the standard deviation over the planes.
         factor: by the contrast that is synthesised.

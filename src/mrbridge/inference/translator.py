@@ -271,7 +271,7 @@ class Translator:
         known = self.bundle.manifest.uncertainty
         assert known is not None
         scale, spread = others
-        width = np.maximum(scale, known.least) + np.float32(known.spread) * spread
+        width = np.float32(known.least) + scale + np.float32(known.spread) * spread
         return image, np.float32(known.factor[to]) * width
 
     def _moments(
@@ -307,14 +307,14 @@ class Translator:
             to: contrast to synthesise.
 
         Returns:
-            The image in [-1, 1], the predicted scale of its error, at least `least` of the
-            manifest, and the standard deviation over the planes. Shapes as the scan.
+            The image in [-1, 1], the predicted scale of its error, with `least` of the manifest,
+            and the standard deviation over the planes. Shapes as the scan.
         """
         preprocessed = preprocess(volume, self.bundle.manifest.standard)
         planes = planes_for(preprocessed.crop(volume), self.planes)
         image, scale, spread = self._moments(preprocessed, to, planes, uncertainty=True)
         known = self.bundle.manifest.uncertainty
-        scale = np.maximum(scale, known.least if known else 0)
+        scale = scale + np.float32(known.least if known else 0)
         return (
             preprocessed.undo(image, -1.0),
             preprocessed.undo(scale, 0.0),

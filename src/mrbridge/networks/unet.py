@@ -121,7 +121,7 @@ class ScaleHead(nn.Module):
         image: Float[Tensor, "batch 1 rows columns"],
         synthetic: Float[Tensor, "batch 1 rows columns"],
     ) -> Float[Tensor, "batch 1 rows columns"]:
-        """The logarithm of the scale b of a Laplace distribution of the error, float32.
+        """The logarithm of the scale of a Laplace distribution of the error, float32.
 
         Args:
             features: of `UNet.with_features`, (batch, channels, rows / 2, columns / 2).

@@ -132,7 +132,7 @@ def calibrate(
             images = images.to(model.device)
             with model.autocast():
                 made, features = network.with_features(images)
-                scale = head(features, images, made).exp().clamp(min=Uncertainty.LEAST)
+                scale = Uncertainty.LEAST + head(features, images, made).exp()
             ratio = (made.cpu().float() - truth).abs() / scale.cpu().float()
             ratios.append(ratio[truth > -1 + FOREGROUND])
         inside = torch.cat(ratios)
