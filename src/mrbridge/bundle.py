@@ -52,8 +52,8 @@ class Uncertainty(Settings):
     """How the uncertainty of a voxel follows from what a translation knows of it.
 
     Half the width of the 90 % interval is `factor` times (`least` + predicted scale + `spread`
-    times the standard deviation over the planes), in [-1, 1]. The factor is the conformal one of Angelopoulos et al.
-    2022 (arXiv:2202.05265).
+    times the standard deviation over the planes), in [-1, 1]. The factor is the conformal one of
+    Angelopoulos et al. 2022 (arXiv:2202.05265).
 
     Attributes:
         width: channels of the scale heads; 0: there are none.

@@ -37,7 +37,7 @@ def test_the_map_has_the_units_of_the_synthetic_scan(
     assert width.dtype == np.float32
     np.testing.assert_array_equal(result.uncertainty.affine, scan.affine)
     inside = width[width > 0]
-    # 2 x (0.01 + 0.05) of [-1, 1], which is 500 wide; interpolation reaches beyond the ends a little.
+    # 2 x (0.01 + 0.05) of [-1, 1], which is 500 wide; interpolation goes beyond a little.
     assert np.median(inside) == pytest.approx(0.12 * 250, rel=0.02)
     assert (width >= 0).all()
 
