@@ -206,7 +206,7 @@ class Evaluate(Parallel):
     """Options of `evaluate`."""
 
     stage = "mrbridge.evaluation.settings.EvaluateSettings"
-    setting_keys = ("registration",)
+    setting_keys = ("registration", "registration_error")
 
     out: Annotated[Path, _OUT_PLACE] = Field(description="Folder for tables and report.")
     model: Model = None
@@ -221,6 +221,25 @@ class Evaluate(Parallel):
     )
     mask: Annotated[Path | None, Option(place=True)] = Field(
         None, description="Score only inside this mask: a file, or a folder of them."
+    )
+    lesions: Annotated[
+        Path | None, Option(place=True, default="those of the dataset's BIDS derivatives")
+    ] = Field(
+        None,
+        description="Also report which lesions of this mask were kept, lost or invented: a file, "
+        "or a folder of them.",
+    )
+    source: Annotated[Path | None, Option(place=True)] = Field(
+        None,
+        description="The scans that --synthetic was made from: for the monotone baseline, and for "
+        "how visible lesions are in them.",
+    )
+    uncertainty: Annotated[
+        Path | None, Option(place=True, default="…_desc-uncertainty_… next to --synthetic")
+    ] = Field(
+        None,
+        description="Uncertainty maps of --synthetic (half the width of the 90 % interval of every "
+        "voxel), to report how far to believe them.",
     )
     force: Force = False
     overwrite: OverwriteFiles = False

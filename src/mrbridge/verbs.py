@@ -264,7 +264,9 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
     model, pairs, out = options.model, options.pairs, options.out
     if model is not None:
         locate(model)
-    for path in (pairs, options.real, options.synthetic, options.mask):
+    of_synthetic = options.source, options.uncertainty
+    for path in (pairs, options.real, options.synthetic, options.mask, options.lesions,
+                 *of_synthetic):  # fmt: skip
         if path is not None:
             must_exist(path)
     files = [path for path in (options.real, options.synthetic) if path is not None]
@@ -273,8 +275,13 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
             "what to score is not clear",
             remedy="Use --pairs, with or without --model, or --real and --synthetic.",
         )
+    if pairs is not None and any(path is not None for path in of_synthetic):
+        raise SettingsError(
+            "--source and --uncertainty belong to --real and --synthetic",
+            remedy="Leave them out: with --pairs, the model translates the scans itself.",
+        )
     more: dict[str, Any] = {"mask": options.mask, "settings": settings, "force": options.force}
-    more["workers"] = options.crew
+    more |= {"lesions": options.lesions, "workers": options.crew}
     with quick_imports():
         from mrbridge.evaluation.evaluate import Evaluation, score
         from mrbridge.evaluation.evaluate import evaluate as run
@@ -282,6 +289,7 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
     def work() -> Evaluation:
         if pairs is not None:
             return run(model, pairs, out, device=options.device, **more)
+        more.update(source=options.source, uncertainty=options.uncertainty)
         return score(files[0], files[1], out=out, **more)
 
     result, failure = as_far_as_done(work)
@@ -290,9 +298,12 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
             "report": str(out / "report.html"),
             "model": result.model_sha256,
             "summary": result.summary,
+            "measures": result.measures,
+            "lesions": result.lesions,
+            "uses": [vars(use) for use in result.uses],
             "failed": dict(result.failures),
         },
-        f"The report: {out / 'report.html'}",
+        f"{result.uses_in_words()}The report: {out / 'report.html'}",
     )
     if failure:
         raise failure

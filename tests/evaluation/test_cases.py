@@ -8,7 +8,7 @@ import pytest
 from tests.studies import write_series
 
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.evaluation.cases import find_pairs, find_synthetic, partner, with_masks
+from mrbridge.evaluation.cases import find_pairs, find_synthetic, partner, with_files
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -169,10 +169,10 @@ class TestMasks:
         )
         touch(tmp_path, "masks/sub-01_desc-brain_mask.nii.gz", "one.nii.gz")
         cases = find_pairs(root, "T1w", "T2w").cases
-        assert {case.mask for case in with_masks(cases, tmp_path / "one.nii.gz")} == {
+        assert {case.mask for case in with_files(cases, tmp_path / "one.nii.gz", "mask")} == {
             tmp_path / "one.nii.gz"
         }
-        first, second = with_masks(cases, tmp_path / "masks")
+        first, second = with_files(cases, tmp_path / "masks", "mask")
         assert first.mask == tmp_path / "masks/sub-01_desc-brain_mask.nii.gz"
         assert second.mask is None
 

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from mrbridge.errors import InputError, MrbridgeWarning, must_exist
 from mrbridge.io.atomic import suffix_of
@@ -18,9 +19,15 @@ from mrbridge.io.formats import is_2d, is_readable, walk
 from mrbridge.io.names import guess_subject, natural_key, series_name, slice_number
 from mrbridge.io.remote import not_fetched
 from mrbridge.io.scans import Scan
+from mrbridge.preprocessing.skull_strip import mask_path
 
 # Words of file names that do not identify a scan.
-_GENERIC = {"synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground"}
+_GENERIC = {
+    *("synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground", "lesion"),
+    *("lesions", "uncertainty"),
+}
+
+_LESION_MASKS = ("{entities}_label-lesion_mask.nii.gz", "{entities}_desc-lesion_mask.nii.gz")
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,9 @@ class Case:
         images: real scans by contrast.
         synthetic: a synthetic image of the only real scan; None if a model makes it.
         mask: the file of its mask, if any.
+        source: the scan that the synthetic image was made from, if that is known.
+        lesions: the file of its lesion mask, if any.
+        uncertainty: the file of the synthetic image's uncertainty map, if any.
     """
 
     name: str
@@ -58,6 +68,14 @@ class Case:
     images: dict[str, Path]
     synthetic: Path | None = None
     mask: Path | None = None
+    source: Path | None = None
+    lesions: Path | None = None
+    uncertainty: Path | None = None
+
+    @property
+    def source_contrast(self) -> str | None:
+        """Of a known source: its contrast, or `source` if its name does not say it."""
+        return None if self.source is None else guess_contrast(self.source) or "source"
 
 
 @dataclass(frozen=True)
@@ -171,25 +189,56 @@ def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = Fal
     return MatchedCases(_uniquely_named(cases), [], left_out)
 
 
-def with_masks(cases: Iterable[Case], masks: str | Path) -> list[Case]:
-    """The cases with masks from a file (for all) or a folder (matched like synthetic images).
+def with_files(
+    cases: Iterable[Case],
+    place: str | Path,
+    what: Literal["mask", "lesions", "source", "uncertainty"],
+) -> list[Case]:
+    """The cases with masks or scans from a file (for all) or a folder (matched like synthetic
+    images).
 
-    A case without a matching mask gets None.
+    A case without a matching file gets None.
 
     Raises:
-        InputError: `masks` does not exist, or contains no scan.
+        InputError: `place` does not exist, or contains no scan.
     """
-    files = _files(Path(masks))
-    if Path(masks).is_file():
-        return [replace(case, mask=files[0][0]) for case in cases]
+    files = _files(Path(place))
+
+    def with_file(case: Case, path: Path | None) -> Case:
+        changes: dict[str, Any] = {what: path}
+        return replace(case, **changes)
+
+    if Path(place).is_file():
+        return [with_file(case, files[0][0]) for case in cases]
+    if what != "source":
+        # In a folder that holds scans, too, only masks and maps count.
+        files = [item for item in files if of_path(item[1]).is_other] or files
     result = []
     for case in cases:
-        candidates = (
-            partner(Path(image.parent.name, image.name), files) for image in case.images.values()
-        )
+        known = [*case.images.values(), *([case.synthetic] if case.synthetic else [])]
+        others = [item for item in files if item[0].resolve() not in {p.resolve() for p in known}]
+        candidates = (partner(Path(path.parent.name, path.name), others) for path in known)
         match = next((candidate for candidate in candidates if candidate is not None), None)
-        result.append(replace(case, mask=None if match is None else match[0]))
+        result.append(with_file(case, None if match is None else match[0]))
     return result
+
+
+def with_found_files(case: Case) -> Case:
+    """The case with the lesion mask of a BIDS derivative and the uncertainty map
+    (`…_desc-uncertainty_…`) next to its synthetic image, if there are any."""
+    masks = (mask_path(path, name) for path in case.images.values() for name in _LESION_MASKS)
+    lesions = case.lesions or next((mask for mask in masks if mask is not None), None)
+    if lesions is not None and (missing := not_fetched(lesions)) is not None:
+        warnings.warn(f"{missing} Without it, lesions are not measured.", MrbridgeWarning,
+                      stacklevel=2)  # fmt: skip
+        lesions = None
+    uncertainty, synthetic = case.uncertainty, case.synthetic
+    if uncertainty is None and synthetic is not None:
+        maps = sorted(synthetic.parent.glob("*_desc-uncertainty*"))
+        near = [(path, Path(path.name)) for path in maps if is_readable(path)]
+        match = partner(Path(synthetic.name), near)
+        uncertainty = None if match is None else match[0]
+    return replace(case, lesions=lesions, uncertainty=uncertainty)
 
 
 def partner(relative: Path, candidates: Sequence[tuple[Path, Path]]) -> tuple[Path, Path] | None:
@@ -313,7 +362,7 @@ def _scans(root: Path, left_out: list[tuple[str, str]], *, force: bool) -> list[
 def _words(relative: Path) -> tuple[str, ...]:
     """The words of a file name that identify the scan."""
     stem = relative.name.removesuffix(suffix_of(relative))
-    stem = re.sub(r"desc-[a-zA-Z0-9]+", "", stem)
+    stem = re.sub(r"(desc|label)-[a-zA-Z0-9]+", "", stem)
     words = [word for word in re.split(r"[-_.\s]+", stem) if word]
     return tuple(
         word

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from os.path import lexists as exists
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from mrbridge.evaluation.cases import (
     MatchedCases,
     find_pairs,
     find_synthetic,
-    with_masks,
+    with_files,
+    with_found_files,
 )
 from mrbridge.evaluation.scoring import (
     Job,
@@ -36,6 +37,7 @@ from mrbridge.evaluation.scoring import (
 )
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.summary import Evaluation, Mode, Scored
+from mrbridge.evaluation.uses import judge_uses
 from mrbridge.io.atomic import read_json, write_json, write_text
 from mrbridge.io.bids import NOT_RAW
 from mrbridge.io.formats import unreadable_folders
@@ -56,9 +58,10 @@ log = logging.getLogger(__name__)
 REPORT = "report.json"
 """The scores so far of an evaluation that was interrupted."""
 
-_FIGURES = re.compile(r"_(slices|by-slice|by-case|joint-histogram)\.png$")
+_FIGURES = re.compile(r"_(slices|by-slice|by-case|joint-histogram|lesions|reliability)\.png$")
 
 _Result = TypeVar("_Result")
+_Extra = Literal["mask", "source", "lesions", "uncertainty"]
 _Failures = list[tuple[str, str]]  # case or folder, reason
 
 
@@ -68,6 +71,7 @@ def evaluate(
     out: str | Path | None = None,
     *,
     mask: str | Path | None = None,
+    lesions: str | Path | None = None,
     settings: EvaluateSettings | None = None,
     device: str = "auto",
     workers: Workers = 1,
@@ -86,6 +90,8 @@ def evaluate(
         out: the folder for tables, figures and `report.html`; None writes nothing.
         mask: a mask for all, or a folder of masks, matched by file names or BIDS entities;
             otherwise `settings.mask` decides.
+        lesions: a lesion mask for all, or a folder of them, matched in the same way; otherwise
+            those of BIDS derivatives (`…_label-lesion_mask.nii.gz`) are used where they exist.
         settings: how to score.
         device: `auto`, `cpu` or `cuda`.
         workers: processes, or the address of a Dask scheduler whose workers have access to the same
@@ -105,7 +111,7 @@ def evaluate(
         [Direction(source, target), Direction(target, source)],
         translator,
         out=_local(out, workers),
-        mask=_local(mask, workers),
+        extra={"mask": _local(mask, workers), "lesions": _local(lesions, workers)},
         settings=settings or EvaluateSettings(),
         workers=workers,
     )
@@ -117,6 +123,9 @@ def score(
     mask: str | Path | None = None,
     out: str | Path | None = None,
     *,
+    source: str | Path | None = None,
+    lesions: str | Path | None = None,
+    uncertainty: str | Path | None = None,
     settings: EvaluateSettings | None = None,
     workers: Workers = 1,
     force: bool = False,
@@ -126,7 +135,11 @@ def score(
     Args:
         real: a real scan, or a folder of them.
         synthetic: its synthetic image, or a folder, matched by file names or BIDS entities.
-        mask, out, settings, workers, force: as for `evaluate`.
+        source: the scan that the synthetic image was made from, or a folder of them: for the
+            baselines, and for how visible lesions are in it.
+        uncertainty: its uncertainty map, or a folder of them; otherwise the file
+            `…_desc-uncertainty_…` next to it, if there is one.
+        mask, out, lesions, settings, workers, force: as for `evaluate`.
 
     Raises:
         InputError: nothing could be scored.
@@ -137,7 +150,12 @@ def score(
         find_synthetic(real, synthetic, force=force),
         [real, synthetic],
         out=_local(out, workers),
-        mask=_local(mask, workers),
+        extra={
+            "mask": _local(mask, workers),
+            "source": _local(source, workers),
+            "lesions": _local(lesions, workers),
+            "uncertainty": _local(uncertainty, workers),
+        },
         settings=settings or EvaluateSettings(),
         workers=workers,
     )
@@ -150,22 +168,27 @@ def _evaluate(
     translator: TranslatorLike | None = None,
     *,
     out: Path | None,
-    mask: Path | None,
+    extra: Mapping[_Extra, Path | None],
     settings: EvaluateSettings,
     workers: Workers,
 ) -> Evaluation:
-    """Score cases, and write the results."""
+    """Score cases, with masks and other files by what they are, and write the results."""
+    mask = extra["mask"]
     mode, cases, left_out = _what_to_score(matched, directions)
     log_left_out([(Path(name), reason) for name, reason in left_out], Path())
-    if mask is not None:
-        cases = with_masks(cases, mask)
-    elif settings.mask != "brain":
+    if mask is None and settings.mask != "brain":
         cases = [replace(case, mask=None) for case in cases]
+    remarks = list(matched.remarks)
+    for what, place in extra.items():
+        if place is not None:
+            cases = with_files(cases, place, what)
+            remarks += _unmatched(cases, what, place)
+    cases = [case if mode == "unpaired" else with_found_files(case) for case in cases]
     jobs = [
         Job(
             case,
             tuple(direction for direction in directions if direction.source in case.images)
-            or (Direction(None, next(iter(case.images))),),
+            or (Direction(case.source_contrast, next(iter(case.images))),),
             settings,
             translator,
             samples=max(1, settings.wasserstein_slices // len(cases)),
@@ -196,6 +219,8 @@ def _evaluate(
         )
     used = tuple(dict.fromkeys(direction for job in jobs for direction in job.directions))
     means = summary.summarise(scored)
+    measures, lesions = summary.summarise_measures(scored), summary.lesion_counts(scored)
+    verdicts = tuple(summary.judge(scored, direction, means) for direction in used)
     result = Evaluation(
         out=out,
         mode=mode,
@@ -204,11 +229,25 @@ def _evaluate(
         summary=summary.finite(means),
         cycles=summary.finite(summary.summarise(scored, "cycle")),
         wasserstein=summary.wasserstein(scored, used, settings.seed),
-        verdicts=tuple(summary.judge(scored, direction, means) for direction in used),
+        verdicts=verdicts,
+        measures=summary.finite(measures),
+        agreement=summary.finite(summary.agreement(scored)),
+        lesions=lesions,
+        uses=tuple(
+            use
+            for verdict in verdicts
+            if verdict.direction in measures
+            for use in judge_uses(
+                verdict.direction,
+                verdict.outcome,
+                measures[verdict.direction],
+                lesions.get(verdict.direction),
+            )
+        ),
         figures={} if out is None else _draw_overall(scored, used, out / "figures"),
         failures=tuple(failures),
         left_out=tuple(left_out),
-        remarks=tuple(matched.remarks),
+        remarks=tuple(remarks),
         settings=settings,
         masks=settings.mask if mask is None else "given",
         model_sha256=None if translator is None else translator.bundle.hash,
@@ -225,6 +264,25 @@ def _evaluate(
             result=result,
         )
     return result
+
+
+def _unmatched(cases: Sequence[Case], what: _Extra, place: Path) -> list[str]:
+    """A remark on cases without a file, which are scored without it; a mask is necessary.
+
+    Raises:
+        InputError: no case has one.
+    """
+    without = [case.name for case in cases if getattr(case, what) is None]
+    if what == "mask" or not without:
+        return []
+    noun = {"lesions": "lesion mask", "source": "source", "uncertainty": "uncertainty map"}[what]
+    if len(without) == len(cases):
+        raise InputError(
+            f"contains no {noun} that matches a case",
+            path=place,
+            remedy="Use equal file names, BIDS names, or one file.",
+        )
+    return [f"No {noun} matches {summary.some(without)}."]
 
 
 def _what_to_score(
@@ -284,11 +342,11 @@ def _score(
     if mode != "unpaired":
         read = list(successes(sample_case, jobs, "Reading pairs"))
         jobs = [replace(job, registration=registration) for job, (registration, _) in read]
-        if mode == "pairs":
+        if mode == "pairs" or any(job.case.source is not None for job in jobs):
             samples = [of_case for _, (_, of_case) in read]
             baselines = fit_baselines([job.case for job in jobs], samples)
             jobs = [
-                replace(job, baselines=of_case, baseline_on=on)
+                replace(job, baselines=of_case, baseline_on=on) if of_case else job
                 for job, (of_case, on) in zip(jobs, baselines, strict=True)
             ]
     if out is not None:
@@ -371,7 +429,7 @@ def _check_place(out: Path) -> None:
     Raises:
         OutputError: it cannot, or holds files of the same names that mrbridge did not write.
     """
-    for name in ("report.html", "scores.csv", "scores.json"):
+    for name in ("report.html", "scores.csv", "measures.csv", "lesions.csv", "scores.json"):
         must_be_ours(out / name)
     sweep(out)
     sweep(out / "figures")
@@ -414,6 +472,11 @@ def _write(result: Evaluation, out: Path) -> None:
     if isinstance(earlier, dict) and earlier.get("interrupted") is True:
         remove(out / REPORT)
     write_text(out / "scores.csv", result.as_csv())
+    write_text(out / "measures.csv", result.measures_as_csv())
+    if result.lesions:
+        write_text(out / "lesions.csv", result.lesions_as_csv())
+    elif is_ours(out / "lesions.csv"):
+        remove(out / "lesions.csv")
     write_json(out / "scores.json", result.as_json())
     write_text(out / "report.html", result.as_html())
     current = {path for paths in result.figures.values() for path in paths.values()}

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mrbridge.evaluation.calibration import NOMINAL
 from mrbridge.evaluation.cases import Direction
+from mrbridge.evaluation.lesions import Lesion
 from mrbridge.io.atomic import atomic_path
 from mrbridge.io.ownership import FIGURE_MARK
 
@@ -30,6 +33,7 @@ _HISTOGRAM_BINS = 120
 _DIFFERENCE = 0.5  # at the ends of the colour bar; the same in all figures
 _MARGIN = 0.04  # of the field of view, kept around the anatomy
 _SMALL = 8
+_AROUND_LESION_MM = 30.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,79 @@ def draw_slices(
     bar = figure.colorbar(shown, ax=list(axes[:, -1]), fraction=0.05, pad=0.03, extend="both")
     bar.set_label("share of the real 99.5th percentile", fontsize=_SMALL - 1)
     bar.ax.tick_params(labelsize=_SMALL - 1)
+    _save(figure, path)
+
+
+def draw_lesions(panels: Panels, lesions: Sequence[Lesion], path: Path) -> None:
+    """Input, real scan and synthetic image around some lesions, a line for each.
+
+    Args:
+        panels: the stacks, each scaled by its own percentile.
+        lesions: at least one.
+        path: the PNG to write.
+    """
+    stacks = {f"real {panels.direction.target}": panels.real}
+    stacks[f"synthetic {panels.direction.target}"] = panels.synthetic
+    if panels.source is not None:
+        stacks = {f"input {panels.direction.source}": panels.source} | stacks
+    spacing = panels.spacing or (1.0, 1.0, 1.0)
+    aspect = spacing[1] / spacing[2]
+    half = [round(_AROUND_LESION_MM / step) for step in spacing[1:]]
+    figure = _figure(2.2 * len(stacks) + 1.6, 2.0 * len(lesions) + 0.3)
+    axes = figure.subplots(len(lesions), len(stacks), squeeze=False)
+    for line, lesion in zip(axes, lesions, strict=True):
+        radius = (750 * lesion.volume_ml / np.pi) ** (1 / 3) + 2  # mm, of a sphere and a margin
+        for axis, stack in zip(line, stacks.values(), strict=True):
+            axis.imshow(stack[lesion.slice], cmap="gray", vmin=0, vmax=1.05, aspect=aspect)
+            axis.add_patch(
+                Ellipse(
+                    (lesion.column, lesion.row),
+                    2 * radius / spacing[2],
+                    2 * radius / spacing[1],
+                    fill=False,
+                    color=COLOURS["floor"],
+                    linewidth=1.2,
+                )
+            )
+            axis.set_xlim(lesion.column - half[1], lesion.column + half[1])
+            axis.set_ylim(lesion.row + half[0], lesion.row - half[0])
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(
+            f"{lesion.outcome.replace('_', ' ')}\n{lesion.volume_ml:.2f} ml\n"
+            f"slice {lesion.slice + 1}",
+            fontsize=_SMALL,
+            rotation=0,
+            ha="right",
+            va="center",
+        )
+    for axis, title in zip(axes[0], stacks, strict=True):
+        axis.set_title(title, fontsize=_SMALL + 1)
+    _save(figure, path)
+
+
+def draw_reliability(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """What an uncertainty map states, and what was found, in groups of voxels by rising width.
+
+    Args:
+        rows: from `calibration.reliability`.
+        path: the PNG to write.
+    """
+    figure = _figure(9.5, 3.2)
+    first, second = figure.subplots(1, 2)
+    stated, found = ([row[key] for row in rows] for key in ("stated", "found"))
+    top = 1.05 * max(*stated, *found, 1e-6)
+    first.plot([0, top], [0, top], color=COLOURS["copy"], linewidth=1)
+    first.plot(stated, found, "o-", color=COLOURS["model"], ms=4)
+    first.set_xlabel("half width that the map states", fontsize=_SMALL)
+    first.set_ylabel("90 % quantile of the errors found", fontsize=_SMALL)
+    second.axhline(NOMINAL, color=COLOURS["copy"], linewidth=1)
+    tenths = np.arange(1, len(rows) + 1)
+    second.bar(tenths, [row["coverage"] for row in rows], color=COLOURS["model"])
+    second.set_xlabel("tenth of the voxels, by rising width", fontsize=_SMALL)
+    second.set_ylabel("coverage", fontsize=_SMALL)
+    second.set_ylim(0, 1)
+    for axis in (first, second):
+        _tidy(axis)
     _save(figure, path)
 
 

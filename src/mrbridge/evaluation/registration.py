@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError
-from mrbridge.evaluation.cases import Case
+from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read
+from mrbridge.io.remote import not_fetched
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.registration import Registration, register
 from mrbridge.preprocessing.resample import Interpolation, covered, grid_difference, resample
+from mrbridge.preprocessing.settings import PreprocessSettings
+from mrbridge.preprocessing.skull_strip import find_brain, implausible, mask_path, skull_stripped
+from mrbridge.preprocessing.template import LITRES, volume_l
 from mrbridge.volume import Volume
 
 Stack = NDArray[np.float32]  # (slices, rows, columns)
@@ -92,6 +97,7 @@ class CaseScans:
     Attributes:
         volumes: the real scans on their own grids, by contrast: the input of a model.
         synthetic: the synthetic image, if it is not made by a model.
+        source: the scan it was made from, if that is known.
         grid: the scan on whose grid is scored.
         stacks, masks: the real scans and where to score against each, by contrast, on that grid.
 
@@ -116,6 +122,7 @@ class CaseScans:
                     remedy="Use the scan as it was acquired.",
                 )
         self.synthetic = None if case.synthetic is None else read(case.synthetic)
+        self.source = None if case.source is None else read(case.source)
         self._scans = dict(self.volumes)
         if self.synthetic is not None:
             self._scans[SYNTHETIC] = self.synthetic
@@ -129,6 +136,11 @@ class CaseScans:
         self.masks = {contrast: self._mask(contrast) for contrast in self.volumes}
 
     @property
+    def affine(self) -> NDArray[np.float64] | None:
+        """(4, 4), from (slice, row, column) of the scores to RAS+ mm; None for a 2D image."""
+        return to_slices(self.grid, None)[1].stored_affine
+
+    @property
     def spacing(self) -> tuple[float, float, float] | None:
         """Between slices, rows, columns in mm; None for a 2D image."""
         return to_slices(self.grid, None)[1].spacing
@@ -136,7 +148,89 @@ class CaseScans:
     def stack_of(self, image: Volume, source: str | None) -> Stack:
         """An image, on the grid of the real scan `source` (None: of the synthetic image), as slices
         on the grid of the scores."""
-        return self._slices(image, source or SYNTHETIC)
+        return self._slices(image, source if source in self._scans else SYNTHETIC)
+
+    def source_of(self, direction: Direction) -> Stack | None:
+        """The scan that is translated, on the grid of the scores; None if it is not known."""
+        if self.source is not None:
+            return self._source
+        return None if direction.source is None else self.stacks[direction.source]
+
+    @cached_property
+    def _source(self) -> Stack:
+        assert self.source is not None
+        assert self._case.source is not None
+        return self._on_its_grid(self.source, self._case.source, "cubic")
+
+    @cached_property
+    def lesions(self) -> Mask | None:
+        """The lesion mask on the grid of the scores; None if there is none."""
+        path = self._case.lesions
+        return None if path is None else self._on_its_grid(read(path), path, "nearest") > 0.5
+
+    @cached_property
+    def uncertainty(self) -> Stack | None:
+        """The uncertainty map on the grid of the scores; None if there is none.
+
+        Raises:
+            InputError: it has negative values.
+        """
+        path = self._case.uncertainty
+        if path is None:
+            return None
+        widths = self._on_its_grid(read(path), path, "linear")
+        if widths.min() < 0:
+            raise InputError(
+                "has negative values, so it is not an uncertainty map",
+                path=path,
+                remedy="Give half the width of the 90 % interval of every voxel.",
+            )
+        return widths
+
+    @cached_property
+    def brain(self) -> Mask | None:
+        """The brain on the grid of the scores; None if none is found.
+
+        A mask that was given and can be a brain, else that of a BIDS derivative, else the
+        foreground of a skull-stripped scan, else what `--brain auto` finds.
+        """
+        if self.spacing is None:
+            return None
+        given = self._given_brain()
+        if given is not None:
+            return given
+        names = sorted(self.volumes, key=lambda contrast: contrast != "T1w")
+        for contrast in names:
+            path = mask_path(self._case.images[contrast], PreprocessSettings().brain_mask)
+            if path is not None and not_fetched(path) is None:
+                return self._on_its_grid(read(path), path, "nearest") > 0.5
+        head = Head(self.volumes[names[0]])
+        if volume_l(head.mask, head.volume) < LITRES[0]:
+            return None
+        try:
+            stripped = skull_stripped(head.volume)
+            found = head.mask if stripped else find_brain(head, "auto")
+        except InputError:
+            return None
+        return self._slices(replace(head.volume, voxels=found), names[0], "nearest") > 0.5
+
+    def _given_brain(self) -> Mask | None:
+        if self._case.mask is None:
+            return None
+        mask, scan = self._mask_and_its_grid(next(iter(self.volumes)))
+        voxels = np.asarray(mask.voxels, bool)
+        if not voxels.any() or implausible(voxels, Head(self._scans[scan])) is not None:
+            return None
+        return self._slices(mask, scan, "nearest") > 0.5
+
+    def _on_its_grid(self, image: Volume, path: Path, interpolation: Interpolation) -> Stack:
+        """An image on the grid of any of the scans, as slices on the grid of the scores."""
+        same = (n for n, scan in self._scans.items() if grid_difference(scan, image) is None)
+        name = next(same, None)
+        if name is None:
+            first = next(iter(self._scans))
+            _must_be_on_one_grid(self._scans[first], image, f"scan and {path.name}", path)
+        return self._slices(image, str(name), interpolation)
 
     @property
     def _path(self) -> Path:

@@ -15,6 +15,9 @@ from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation import figures
 from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.known_displacement import registration_errors
+from mrbridge.evaluation.lesions import worst_lesions
+from mrbridge.evaluation.measures import Measured, measure
 from mrbridge.evaluation.registration import (
     CaseScans,
     Mask,
@@ -87,7 +90,8 @@ class Result:
         samples: by method and `real`: some slices, scaled, for the sliced Wasserstein distance.
         cycle: `cycle` and `noisy`: scores of the source scan after a cycle.
         voxels: number of voxels in the mask.
-        figures: paths by kind (`slices`, `by_slice`).
+        figures: paths by kind (`slices`, `by_slice`, `lesions`, `reliability`).
+        measured: lesions, tissues, detail, uncertainty; empty without a real target.
     """
 
     scores: dict[str, Scores] = field(default_factory=dict)
@@ -98,6 +102,7 @@ class Result:
     cycle: dict[str, Scores] = field(default_factory=dict)
     voxels: int = 0
     figures: dict[str, Path] = field(default_factory=dict)
+    measured: Measured = field(default_factory=Measured)
 
 
 def voxels_per_case(cases: int) -> int:
@@ -120,19 +125,21 @@ def sample_case(job: Job) -> tuple[PairRegistration | None, Samples]:
     """
     registration = register_pair(job.case, job.settings)
     samples: Samples = {}
-    if job.case.synthetic is not None:
+    if job.case.synthetic is not None and job.case.source is None:
         return registration, samples
     scans = CaseScans(job.case, job.settings, registration)
     for direction in job.directions:
-        images = scans.stacks[str(direction.source)], scans.stacks[direction.target]
+        source = scans.source_of(direction)
+        assert source is not None
+        images = source, scans.stacks[direction.target]
         inside = scans.masks[direction.target]
         # Seeded by its name, so that the same voxels of a case are used with any other cases.
         seed = [job.settings.seed, zlib.crc32(f"{job.case.name}/{direction.key}".encode())]
         chosen = np.flatnonzero(inside)
         if chosen.size > job.voxels:
             chosen = np.random.default_rng(seed).choice(chosen, job.voxels, replace=False)
-        source, target = (metrics.scaled(image, inside).ravel()[chosen] for image in images)
-        samples[direction.key] = source, target
+        first, second = (metrics.scaled(image, inside).ravel()[chosen] for image in images)
+        samples[direction.key] = first, second
     return registration, samples
 
 
@@ -146,7 +153,11 @@ def fit_baselines(
     """
     result = []
     for number, case in enumerate(cases):
-        others = [samples[k] for k, other in enumerate(cases) if other.subject != case.subject]
+        others = [
+            samples[k]
+            for k, other in enumerate(cases)
+            if other.subject != case.subject and samples[k].keys() == samples[number].keys()
+        ]
         chosen = others or [samples[number]]
         baselines = {
             key: metrics.fit_monotone(
@@ -173,14 +184,16 @@ def score_case(job: Job) -> dict[str, Result]:
         inside = scans.masks[direction.target if is_paired else str(direction.source)]
         synthetic = scans.synthetic or _translated(job, scans, direction)
         images = {"model": scans.stack_of(synthetic, direction.source)}
-        if direction.source is not None:
-            source = scans.stacks[direction.source]
+        source = scans.source_of(direction)
+        if source is not None:
             images["copy"] = source
             if direction.key in job.baselines:
                 images["floor"] = _baseline(job.baselines[direction.key], source, inside, job)
         result = Result(voxels=int(inside.sum()))
         if is_paired:
             result = _against_real(job, scans, direction, images, inside)
+            if job.settings.registration_error:
+                result = _with_registration_error(result, job, scans, direction, synthetic)
         cycle = {}
         if job.model is not None and job.settings.cycle:
             cycle = _cycle(job, job.model, scans, direction, synthetic)
@@ -224,10 +237,11 @@ def _against_real(
         },
         counts=figures.count_jointly(real[inside], fitted["model"][inside]),
         voxels=int(inside.sum()),
+        measured=measure(scans, job.settings, direction, images["model"], inside),
     )
     if job.figures is None:
         return result
-    source = None if direction.source is None else scans.stacks[direction.source]
+    source = scans.source_of(direction)
     panels = figures.Panels(
         direction,
         None if source is None else metrics.scaled(source, inside),
@@ -243,7 +257,28 @@ def _against_real(
     if len(result.slices) > 1:
         paths["by_slice"] = job.figures.with_name(f"{stem}_by-slice.png")
         figures.draw_by_slice(result.slices, result.by_slice, paths["by_slice"])
+    worst = worst_lesions(result.measured.lesions or [])
+    if worst:
+        paths["lesions"] = job.figures.with_name(f"{stem}_lesions.png")
+        plain = replace(panels, synthetic=metrics.scaled(images["model"], inside))
+        figures.draw_lesions(plain, worst, paths["lesions"])
+    if result.measured.reliability:
+        paths["reliability"] = job.figures.with_name(f"{stem}_reliability.png")
+        figures.draw_reliability(result.measured.reliability, paths["reliability"])
     return replace(result, figures=paths)
+
+
+def _with_registration_error(
+    result: Result, job: Job, scans: CaseScans, direction: Direction, synthetic: Volume
+) -> Result:
+    """Only of pairs that were on one grid: else their own registration would be the truth."""
+    target = scans.volumes[direction.target]
+    if job.registration is not None or target.affine is None:
+        return result
+    source = scans.source or scans.volumes.get(str(direction.source))
+    errors = registration_errors(target, synthetic, source, job.settings.seed)
+    values = result.measured.values | errors
+    return replace(result, measured=replace(result.measured, values=values))
 
 
 def _slices_with_anatomy(inside: Mask) -> NDArray[np.intp]:

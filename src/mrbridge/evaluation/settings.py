@@ -37,6 +37,16 @@ class EvaluateSettings(Settings):
         description="Standard deviation of that noise, as a share of the synthetic image's 99.5th "
         "percentile.",
     )
+    tissues: bool = Field(
+        True,
+        description="Segment fluid, grey and white matter in the real and the synthetic scan, and "
+        "search for invented lesions; a few seconds for each scan.",
+    )
+    registration_error: bool = Field(
+        False,
+        description="Also measure the error in mm of a rigid registration in which the synthetic "
+        "scan replaces its source; about half a minute for each scan.",
+    )
     wasserstein_slices: int = Field(
         96,
         ge=1,

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,13 @@ import numpy as np
 from mrbridge import __version__, metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.lesions import add_counts, count
+from mrbridge.evaluation.measures import catalogue
 from mrbridge.evaluation.registration import PairRegistration
 from mrbridge.evaluation.scoring import Result
 from mrbridge.evaluation.settings import EvaluateSettings
+from mrbridge.evaluation.tissues import limits_of_agreement
+from mrbridge.evaluation.uses import Use
 from mrbridge.io.formats import is_2d
 from mrbridge.metrics import Scores
 from mrbridge.preprocessing.registration import AGREEMENT_MM
@@ -61,6 +65,7 @@ class Scored:
                 "cycle": finite(result.cycle),
                 "slices": result.slices,
                 "by_slice": finite(result.by_slice),
+                **finite(result.measured.as_json()),
             }
             for key, result in self.results.items()
         }
@@ -99,6 +104,12 @@ class Evaluation:
         cycles: the same of cycles: direction, `cycle` or `noisy`, kind, measure.
         wasserstein: direction, method: sliced Wasserstein distance from the real scans.
         verdicts: in words, for each direction.
+        measures: lesions, tissues, detail, uncertainty: direction, key, then `mean`, `std`, `n`
+            over subjects.
+        agreement: limits of agreement of tissue volumes: direction, key, then `bias`, `lower`,
+            `upper`, `n`.
+        lesions: numbers and volumes over all cases: direction, visibility, outcome.
+        uses: what the synthetic scans may be used for.
         figures: of all cases together, by direction and kind (`joint`, `by_case`).
         failures: (case, reason) of cases that could not be scored.
         left_out: (file, reason) of files that were not scored.
@@ -117,6 +128,10 @@ class Evaluation:
     cycles: dict[str, dict[str, Any]]
     wasserstein: dict[str, dict[str, float]]
     verdicts: tuple[Verdict, ...]
+    measures: dict[str, dict[str, Any]]
+    agreement: dict[str, dict[str, Any]]
+    lesions: dict[str, dict[str, Any]]
+    uses: tuple[Use, ...]
     figures: dict[str, dict[str, Path]]
     failures: tuple[tuple[str, str], ...]
     left_out: tuple[tuple[str, str], ...]
@@ -142,9 +157,13 @@ class Evaluation:
             "settings": self.settings.model_dump(mode="json"),
             "masks": self.masks,
             "verdicts": [vars(verdict) for verdict in self.verdicts],
+            "uses": [vars(use) for use in self.uses],
             "summary": self.summary,
             "cycles": self.cycles,
             "sliced_wasserstein": finite(self.wasserstein),
+            "measures": self.measures,
+            "limits_of_agreement": self.agreement,
+            "lesions": self.lesions,
             "cases": [scored.as_json() for scored in self.cases],
             "failures": [{"name": name, "reason": reason} for name, reason in self.failures],
             "left_out": [{"name": name, "reason": reason} for name, reason in self.left_out],
@@ -157,6 +176,22 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         return render("evaluation_notebook.html.j2", result=self)
+
+    def uses_in_words(self) -> str:
+        """One line for each direction and answer, each with a line break; empty without pairs."""
+        labels = {direction.key: direction.label for direction in self.directions}
+        answers = {
+            "yes": "may be used for",
+            "no": "not for",
+            "unknown": "not shown whether for",
+        }
+        lines = []
+        for key, label in labels.items():
+            for answer, words in answers.items():
+                found = [u.purpose for u in self.uses if (u.direction, u.answer) == (key, answer)]
+                if found:
+                    lines.append(f"{label} {words}: {'; '.join(found)}\n")
+        return "".join(lines)
 
     def as_html(self) -> str:
         """The page: verdict, tables, figures, methods, limitations. It needs no other file."""
@@ -175,9 +210,10 @@ class Evaluation:
                 if direction.key in one.results and one.results[direction.key].scores
             ],
             shown=[one for one in self.cases if any(r.figures for r in one.results.values())],
+            catalogue=catalogue(),
             registered=[one for one in self.cases if one.registration is not None],
             agreement_mm=AGREEMENT_MM,
-            left_out=[(_some(names), reason) for reason, names in files.items()],
+            left_out=[(some(names), reason) for reason, names in files.items()],
             baselines_fitted_on=sorted({s.baseline_on for s in self.cases if s.baseline_on}),
             settings=", ".join(f"{key} = {value}" for key, value in settings.items()),
         )
@@ -204,6 +240,39 @@ class Evaluation:
                         row = [*names, key, method, kind, *scores, fitted_on, *of_registration]
                         writer.writerow(row)
         return text.getvalue()
+
+    def measures_as_csv(self) -> str:
+        """The content of `measures.csv`: one line for each case, direction and measure."""
+        rows = [
+            [*names, key, f"{value:.6g}"]
+            for names, result in self._rows()
+            for key, value in result.measured.values.items()
+        ]
+        return _table(["case", "subject", "direction", "measure", "value"], rows)
+
+    def lesions_as_csv(self) -> str:
+        """The content of `lesions.csv`: one line for each lesion and each invented one."""
+        rows = []
+        columns: list[str] = []
+        for names, result in self._rows():
+            for number, lesion in enumerate(result.measured.lesions or [], start=1):
+                values = lesion.as_json()
+                columns = list(values)
+                rows.append([*names, number, *values.values()])
+        return _table(["case", "subject", "direction", "lesion", *columns], rows)
+
+    def _rows(self) -> Iterator[tuple[list[str], Result]]:
+        for scored in self.cases:
+            for key, result in scored.results.items():
+                yield [cell(scored.case.name), cell(scored.case.subject), key], result
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def cell(text: str) -> str:
@@ -241,6 +310,36 @@ def summarise(
         if any(tables.values()):
             result[key] = {m: _statistics(table) for m, table in tables.items() if table}
     return result
+
+
+def summarise_measures(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation over subjects of the measures: direction, key."""
+    return {
+        direction: {key: _mean_and_std(list(values.values())) for key, values in by_key.items()}
+        for direction, by_key in _measures_by_subject(cases).items()
+    }
+
+
+def agreement(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
+    """Limits of agreement of the tissue volumes over subjects: direction, key."""
+    return {
+        direction: {
+            key: limits_of_agreement(list(values.values()))
+            for key, values in by_key.items()
+            if key.startswith("volume_bias_")
+        }
+        for direction, by_key in _measures_by_subject(cases).items()
+    }
+
+
+def lesion_counts(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
+    """Numbers and volumes of lesions over the cases with a lesion mask: direction, visibility."""
+    tables: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in cases:
+        for key, result in one.results.items():
+            if result.measured.has_mask:
+                tables[key].append(count(result.measured.lesions or []))
+    return {key: add_counts(of_direction) for key, of_direction in tables.items()}
 
 
 def wasserstein(
@@ -338,19 +437,40 @@ def _by_subject(
     }
 
 
+def _measures_by_subject(cases: Sequence[Scored]) -> dict[str, dict[str, dict[str, float]]]:
+    """Direction, key, subject; sessions of one subject are averaged."""
+    groups: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for one in cases:
+        for direction, result in one.results.items():
+            for key, value in result.measured.values.items():
+                of_key = groups.setdefault(direction, {}).setdefault(key, defaultdict(list))
+                of_key[one.case.subject].append(value)
+    return {
+        direction: {
+            key: {subject: float(np.mean(values)) for subject, values in of_key.items()}
+            for key, of_key in by_key.items()
+        }
+        for direction, by_key in groups.items()
+    }
+
+
+def _mean_and_std(values: Sequence[float]) -> dict[str, float | int | None]:
+    array = np.array(values)
+    has_std = len(array) > 1 and bool(np.isfinite(array).all())
+    std = float(array.std(ddof=1)) if has_std else None
+    return {"mean": float(array.mean()), "std": std, "n": len(array)}
+
+
 def _statistics(table: Mapping[str, Scores]) -> dict[str, dict[str, dict[str, float | int | None]]]:
     """Mean, standard deviation and number of subjects, by kind and measure."""
 
-    def of_measure(kind: str, measure: str) -> dict[str, float | int | None]:
-        values = np.array([scores[kind][measure] for scores in table.values()])
-        has_std = len(values) > 1 and bool(np.isfinite(values).all())
-        std = float(values.std(ddof=1)) if has_std else None
-        return {"mean": float(values.mean()), "std": std, "n": len(values)}
-
-    return {kind: {m: of_measure(kind, m) for m in MEASURES} for kind in KINDS}
+    return {
+        kind: {m: _mean_and_std([scores[kind][m] for scores in table.values()]) for m in MEASURES}
+        for kind in KINDS
+    }
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
     """The first few different names, and the number of files."""
     different = list(dict.fromkeys(names))
     shown = ", ".join(different[:_FILES]) + (", …" if len(different) > _FILES else "")

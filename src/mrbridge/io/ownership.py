@@ -28,8 +28,12 @@ FIGURE_MARK = {"Software": GENERATOR}
 """The text of a PNG figure that marks it as ours."""
 
 TABLES = {
-    ".csv": "case,subject,direction,method,kind,",  # scores.csv
-    ".tsv": "participant_id\tsession_id\tsource\toutput\tstate",  # logs/group.tsv
+    ".csv": (
+        "case,subject,direction,method,kind,",  # scores.csv
+        "case,subject,direction,measure,value",  # measures.csv
+        "case,subject,direction,lesion,outcome,",  # lesions.csv
+    ),
+    ".tsv": ("participant_id\tsession_id\tsource\toutput\tstate",),  # logs/group.tsv
 }
 """The beginnings of our tables."""
 
