@@ -30,8 +30,8 @@ if TYPE_CHECKING:
         StoreError,
     )
     from mrbridge.evaluation.evaluate import evaluate, score
+    from mrbridge.evaluation.result import Evaluation
     from mrbridge.evaluation.settings import EvaluateSettings
-    from mrbridge.evaluation.summary import Evaluation
     from mrbridge.inference.export import export
     from mrbridge.inference.settings import TranslateSettings
     from mrbridge.inference.synthesis import Translation, Translations
@@ -53,7 +53,7 @@ _NAMES = {
     ),
     "mrbridge.evaluation.evaluate": ("evaluate", "score"),
     "mrbridge.evaluation.settings": ("EvaluateSettings",),
-    "mrbridge.evaluation.summary": ("Evaluation",),
+    "mrbridge.evaluation.result": ("Evaluation",),
     "mrbridge.inference.export": ("export",),
     "mrbridge.inference.synthesis": ("Translation", "Translations"),
     "mrbridge.inference.settings": ("TranslateSettings",),

@@ -168,7 +168,7 @@ def test_numbers_are_in_their_order() -> None:
 
 @pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@x", "\tx", "\rx"])
 def test_formulas(text: str) -> None:
-    from mrbridge.evaluation.summary import cell
+    from mrbridge.evaluation.result import cell
 
     (row,) = csv.reader(StringIO(f'"{cell(text)}"', newline=""))
     assert row == [f"'{text}"]

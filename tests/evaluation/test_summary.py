@@ -10,8 +10,8 @@ import pytest
 
 from mrbridge.evaluation import summary
 from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.result import Evaluation, Scored, Verdict, finite
 from mrbridge.evaluation.scoring import Result
-from mrbridge.evaluation.summary import Scored
 
 THERE = Direction("T1w", "T2w")
 
@@ -31,13 +31,13 @@ def scored(
     return Scored(Case(name, subject or name, {}), {THERE.key: Result(scores=scores)}, "others")
 
 
-def verdict(*cases: Scored) -> summary.Verdict:
+def verdict(*cases: Scored) -> Verdict:
     return summary.judge(cases, THERE, summary.summarise(cases))
 
 
-def evaluation(**values) -> summary.Evaluation:
+def evaluation(**values) -> Evaluation:
     """An evaluation with these values, and None for the others."""
-    return summary.Evaluation(**{field.name: None for field in fields(summary.Evaluation)} | values)
+    return Evaluation(**{field.name: None for field in fields(Evaluation)} | values)
 
 
 class TestSummary:
@@ -59,11 +59,11 @@ class TestSummary:
         means = summary.summarise([scored("a", (math.inf, 1)), scored("b", (30, 1))])
         psnr = means[THERE.key]["model"]["fit"]["psnr"]
         assert psnr["mean"] == math.inf
-        assert summary.finite(means)[THERE.key]["model"]["fit"]["psnr"]["mean"] is None
+        assert finite(means)[THERE.key]["model"]["fit"]["psnr"]["mean"] is None
 
     def test_finite_is_recursive(self):
         values = {"a": [math.nan, np.float32(2), (1, math.inf)], 3: "x"}
-        assert summary.finite(values) == {"a": [None, 2.0, [1, None]], "3": "x"}
+        assert finite(values) == {"a": [None, 2.0, [1, None]], "3": "x"}
 
     def test_one_csv_line_for_each_score(self):
         lines = evaluation(cases=[scored("a,b", (20, 0.5))]).as_csv().splitlines()
@@ -140,9 +140,9 @@ class TestWasserstein:
 
 def test_an_evaluation_in_a_notebook():
     cases = [scored("a", (30, 0.9))]
-    means = summary.finite(summary.summarise(cases))
-    verdicts = (summary.Verdict(THERE.key, "better", "<script>"),)
-    result = evaluation(cases=cases, directions=[THERE], summary=means, verdicts=verdicts)
+    means = finite(summary.summarise(cases))
+    verdicts = (Verdict(THERE.key, "better", "<script>"),)
+    result = evaluation(cases=cases, directions=[THERE], summary=means, verdicts=verdicts, uses=())
     html = result._repr_html_()
     assert "30.00" in html
     assert "&lt;script&gt;" in html

@@ -96,6 +96,7 @@ def whole_picture(real: Stack, synthetic: Stack) -> dict[str, float]:
     """
 
     def from_0_to_1(image: Stack) -> NDArray[np.float32]:
+        image = np.maximum(image, 0)  # cubic resampling leaves negative values, which MR has not
         low, high = float(image.min()), float(image.max())
         return ((image - low) / max(high - low, 1e-12)).astype(np.float32)
 

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import logging
-import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from os.path import lexists as exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
-
-from mrbridge import __version__
 from mrbridge.errors import InputError, Interrupted, MrbridgeError, OutputError, SomeScansFailed
-from mrbridge.evaluation import figures, summary
+from mrbridge.evaluation import output, summary
 from mrbridge.evaluation.cases import (
     Case,
     Direction,
@@ -26,6 +20,7 @@ from mrbridge.evaluation.cases import (
     with_files,
     with_found_files,
 )
+from mrbridge.evaluation.result import Evaluation, Mode, Scored, finite, some
 from mrbridge.evaluation.scoring import (
     Job,
     TranslatorLike,
@@ -36,15 +31,12 @@ from mrbridge.evaluation.scoring import (
     voxels_per_case,
 )
 from mrbridge.evaluation.settings import EvaluateSettings
-from mrbridge.evaluation.summary import Evaluation, Mode, Scored
 from mrbridge.evaluation.uses import judge_uses
-from mrbridge.io.atomic import read_json, write_json, write_text
+from mrbridge.io.atomic import write_json
 from mrbridge.io.bids import NOT_RAW
 from mrbridge.io.formats import unreadable_folders
-from mrbridge.io.ownership import is_ours, must_be_ours
-from mrbridge.io.remote import localise, not_fetched, remove
+from mrbridge.io.remote import localise, not_fetched
 from mrbridge.io.scans import log_left_out
-from mrbridge.io.temporary import sweep
 from mrbridge.models import unnamed
 from mrbridge.parallel import Workers, map_scans, reachable
 
@@ -54,11 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["EvaluateSettings", "Evaluation", "evaluate", "score"]
 
 log = logging.getLogger(__name__)
-
-REPORT = "report.json"
-"""The scores so far of an evaluation that was interrupted."""
-
-_FIGURES = re.compile(r"_(slices|by-slice|by-case|joint-histogram|lesions|reliability)\.png$")
 
 _Result = TypeVar("_Result")
 _Extra = Literal["mask", "source", "lesions", "uncertainty"]
@@ -197,17 +184,17 @@ def _evaluate(
         for case in cases
     ]
     if out is not None:
-        _check_place(out)
+        output.check_place(out)
     scored: list[Scored] = []
     failures = _unreadable_folders(sources)
     try:
         _score(jobs, mode, mask is not None, out, workers, scored, failures)
     except KeyboardInterrupt:
         if out is not None:
-            write_json(out / REPORT, _partial(scored, failures))
+            write_json(out / output.REPORT, output.interrupted(scored, failures))
         raise Interrupted(
             f"interrupted after {len(scored) + len(failures)} of {len(jobs)} cases",
-            path=None if out is None else out / REPORT,
+            path=None if out is None else out / output.REPORT,
             remedy="Nothing is written." if out is None else "It has their scores.",
             counts={"done": len(scored), "failed": len(failures), "cases": len(jobs)},
         ) from None
@@ -226,12 +213,12 @@ def _evaluate(
         mode=mode,
         directions=used,
         cases=tuple(scored),
-        summary=summary.finite(means),
-        cycles=summary.finite(summary.summarise(scored, "cycle")),
+        summary=finite(means),
+        cycles=finite(summary.summarise(scored, "cycle")),
         wasserstein=summary.wasserstein(scored, used, settings.seed),
         verdicts=verdicts,
-        measures=summary.finite(measures),
-        agreement=summary.finite(summary.agreement(scored)),
+        measures=finite(measures),
+        agreement=finite(summary.agreement(scored)),
         lesions=lesions,
         uses=tuple(
             use
@@ -242,9 +229,10 @@ def _evaluate(
                 verdict.outcome,
                 measures[verdict.direction],
                 lesions.get(verdict.direction),
+                flattered=any(one.baseline_on == "itself" for one in scored),
             )
         ),
-        figures={} if out is None else _draw_overall(scored, used, out / "figures"),
+        figures={} if out is None else output.draw_overall(scored, used, out / "figures"),
         failures=tuple(failures),
         left_out=tuple(left_out),
         remarks=tuple(remarks),
@@ -254,7 +242,7 @@ def _evaluate(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     if out is not None:
-        _write(result, out)
+        output.write_result(result, out)
     if failures:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failures)
         raise SomeScansFailed(
@@ -282,7 +270,7 @@ def _unmatched(cases: Sequence[Case], what: _Extra, place: Path) -> list[str]:
             path=place,
             remedy="Use equal file names, BIDS names, or one file.",
         )
-    return [f"No {noun} matches {summary.some(without)}."]
+    return [f"No {noun} matches {some(without)}."]
 
 
 def _what_to_score(
@@ -350,34 +338,10 @@ def _score(
                 for job, (of_case, on) in zip(jobs, baselines, strict=True)
             ]
     if out is not None:
-        jobs = _with_figures(jobs, out / "figures")
-        _check_figures(jobs, out)
+        jobs = output.with_figures(jobs, out / "figures")
+        output.check_figures(jobs, out)
     for job, results in successes(score_case, jobs, "Scoring"):
         scored.append(Scored(job.case, results, job.baseline_on, job.registration))
-
-
-def _with_figures(jobs: Sequence[Job], folder: Path) -> list[Job]:
-    """The jobs, the first ones with the path of their figures."""
-    result, stems = [], set()
-    for number, job in enumerate(jobs):
-        if number < job.settings.shown_cases:
-            stem = re.sub(r"[^\w.+-]+", "-", job.case.name)[:80].strip("-.") or "case"
-            stem = f"{stem}-{number + 1}" if stem in stems else stem
-            stems.add(stem)
-            job = replace(job, figures=folder / stem)
-        result.append(job)
-    return result
-
-
-def _check_figures(jobs: Sequence[Job], out: Path) -> None:
-    """Refuse to replace figures that mrbridge did not draw."""
-    if is_ours(out / "scores.json"):
-        return  # of an earlier evaluation, whose figures had no mark in older versions
-    stems = ["all", *(job.figures.name for job in jobs if job.figures is not None)]
-    for stem in stems:
-        for path in (out / "figures").glob(f"{stem}_*.png"):
-            if _FIGURES.search(path.name):
-                must_be_ours(path)
 
 
 def _failure(job: Job, error: MrbridgeError) -> tuple[str, str]:
@@ -391,98 +355,3 @@ def _failure(job: Job, error: MrbridgeError) -> tuple[str, str]:
     if error.path is not None and not_fetched(error.path) is not None:
         log.error("%s", error)  # with the command that fetches it
     return job.case.name, f"{error.path.name} {error.what}" if error.path else error.what
-
-
-def _draw_overall(
-    cases: Sequence[Scored], directions: Sequence[Direction], folder: Path
-) -> dict[str, dict[str, Path]]:
-    """Figures of all cases together: direction, kind, path."""
-    paths: dict[str, dict[str, Path]] = {}
-    for direction in directions:
-        key = direction.key
-        results = {
-            one.case.name: one.results[key]
-            for one in cases
-            if key in one.results and one.results[key].scores
-        }
-        if not results:
-            continue
-        paths[key] = {"joint": folder / f"all_{key}_joint-histogram.png"}
-        counts = [one.counts for one in results.values() if one.counts is not None]
-        figures.draw_joint_histogram(np.sum(counts, axis=0), direction, paths[key]["joint"])
-        if len(results) > 1:
-            paths[key]["by_case"] = folder / f"all_{key}_by-case.png"
-            scores = {
-                method: {
-                    measure: [one.scores[method]["fit"][measure] for one in results.values()]
-                    for measure in ("psnr", "ssim")
-                }
-                for method in next(iter(results.values())).scores
-            }
-            figures.draw_by_case(list(results), scores, paths[key]["by_case"])
-    return paths
-
-
-def _check_place(out: Path) -> None:
-    """Refuse a place that cannot be written, before anything is scored.
-
-    Raises:
-        OutputError: it cannot, or holds files of the same names that mrbridge did not write.
-    """
-    for name in ("report.html", "scores.csv", "measures.csv", "lesions.csv", "scores.json"):
-        must_be_ours(out / name)
-    sweep(out)
-    sweep(out / "figures")
-    nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if exists(folder))
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror})",
-            path=out,
-            remedy="Check the free space and the permissions, or choose another place.",
-        ) from None
-
-
-def _partial(scored: Sequence[Scored], failures: _Failures) -> dict[str, Any]:
-    """The results so far of an evaluation that was interrupted."""
-    done = [
-        {
-            "case": one.case.name,
-            "scores": {key: summary.finite(result.scores) for key, result in one.results.items()},
-        }
-        for one in scored
-    ]
-    failed = [{"case": name, "error": reason} for name, reason in failures]
-    return {
-        "created_by": f"mrbridge {__version__}",
-        "done": done,
-        "failed": failed,
-        "interrupted": True,
-    }
-
-
-def _write(result: Evaluation, out: Path) -> None:
-    """Tables and report; files of an earlier evaluation that are out of date are removed."""
-    try:
-        earlier = read_json(out / REPORT)
-    except (OSError, ValueError):
-        earlier = None
-    if isinstance(earlier, dict) and earlier.get("interrupted") is True:
-        remove(out / REPORT)
-    write_text(out / "scores.csv", result.as_csv())
-    write_text(out / "measures.csv", result.measures_as_csv())
-    if result.lesions:
-        write_text(out / "lesions.csv", result.lesions_as_csv())
-    elif is_ours(out / "lesions.csv"):
-        remove(out / "lesions.csv")
-    write_json(out / "scores.json", result.as_json())
-    write_text(out / "report.html", result.as_html())
-    current = {path for paths in result.figures.values() for path in paths.values()}
-    for one in result.cases:
-        for of_direction in one.results.values():
-            current.update(of_direction.figures.values())
-    for path in (out / "figures").glob("*.png"):
-        if _FIGURES.search(path.name) and path not in current and is_ours(path):
-            remove(path)

@@ -127,7 +127,7 @@ def draw_lesions(panels: Panels, lesions: Sequence[Lesion], path: Path) -> None:
     spacing = panels.spacing or (1.0, 1.0, 1.0)
     aspect = spacing[1] / spacing[2]
     half = [round(_AROUND_LESION_MM / step) for step in spacing[1:]]
-    figure = _figure(2.2 * len(stacks) + 1.6, 2.0 * len(lesions) + 0.3)
+    figure = _figure(2.0 * len(stacks) + 0.8, 2.0 * len(lesions) + 0.3)
     axes = figure.subplots(len(lesions), len(stacks), squeeze=False)
     for line, lesion in zip(axes, lesions, strict=True):
         radius = (750 * lesion.volume_ml / np.pi) ** (1 / 3) + 2  # mm, of a sphere and a margin

@@ -43,7 +43,9 @@ class Use:
     rule: str
 
 
-def judge_uses(direction: str, outcome: str, means: Means, lesions: Counts | None) -> list[Use]:
+def judge_uses(
+    direction: str, outcome: str, means: Means, lesions: Counts | None, *, flattered: bool = False
+) -> list[Use]:
     """The answers for one direction.
 
     Args:
@@ -52,10 +54,11 @@ def judge_uses(direction: str, outcome: str, means: Means, lesions: Counts | Non
             `unknown`).
         means: over subjects, by measure: `mean`, `std`, `n`.
         lesions: from `lesions.add_counts`; None without lesion masks.
+        flattered: whether the baseline was fitted to the scans that it is scored on.
     """
     value = {key: one["mean"] for key, one in means.items()}
     answers = [
-        _appearance(outcome),
+        _appearance(outcome, flattered),
         _registration(value),
         _volumes(value),
         *_lesions(value, lesions),
@@ -69,7 +72,7 @@ def judge_uses(direction: str, outcome: str, means: Means, lesions: Counts | Non
 _Row = tuple[str, str, Answer, str, str]
 
 
-def _appearance(outcome: str) -> _Row:
+def _appearance(outcome: str, flattered: bool) -> _Row:
     answers: dict[str, tuple[Answer, str]] = {
         "better": ("yes", "PSNR and SSIM are above those of the monotone baseline"),
         "mixed": ("no", "only one of PSNR and SSIM is above that of the monotone baseline"),
@@ -77,6 +80,9 @@ def _appearance(outcome: str) -> _Row:
     }
     other: tuple[Answer, str] = "unknown", "there is no monotone baseline to compare with"
     row = "appearance", "showing anatomy with the look of this contrast"
+    if flattered and outcome in ("mixed", "worse"):
+        other = "unknown", "the baseline was fitted to the scan that it is scored on"
+        answers = {}
     return *row, *answers.get(outcome, other), "PSNR and SSIM above the monotone baseline"
 
 

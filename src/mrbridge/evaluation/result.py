@@ -1,0 +1,294 @@
+"""The result of an evaluation: scores of cases and their summary, as JSON, CSV and pages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mrbridge import __version__
+from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.measures import catalogue
+from mrbridge.evaluation.registration import PairRegistration
+from mrbridge.evaluation.scoring import Result
+from mrbridge.evaluation.settings import EvaluateSettings
+from mrbridge.evaluation.uses import Use
+from mrbridge.io.formats import is_2d
+from mrbridge.preprocessing.registration import AGREEMENT_MM
+from mrbridge.reports import counted, render
+
+METHODS = ("model", "floor", "copy")
+"""The synthetic image, the monotone baseline, the unchanged input; as in JSON and CSV."""
+
+KINDS = ("fit", "plain")
+MEASURES = ("psnr", "ssim", "mae")
+
+_FILES = 4  # listed for each reason in the report
+
+Mode = Literal["pairs", "unpaired", "files"]
+Outcome = Literal["better", "mixed", "worse", "unknown"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A case with its results, by direction key.
+
+    Attributes:
+        case: what was scored.
+        results: by direction key.
+        baseline_on: to what the monotone baseline was fitted: `others`, `itself`, or None.
+        registration: of its scans, if they were registered.
+    """
+
+    case: Case
+    results: dict[str, Result]
+    baseline_on: str | None = None
+    registration: PairRegistration | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The case in scores.json."""
+        directions = {
+            key: {
+                "voxels": result.voxels,
+                "scores": finite(result.scores),
+                "cycle": finite(result.cycle),
+                "slices": result.slices,
+                "by_slice": finite(result.by_slice),
+                **finite(result.measured.as_json()),
+            }
+            for key, result in self.results.items()
+        }
+        return {
+            "case": self.case.name,
+            "subject": self.case.subject,
+            "floor_fitted_on": self.baseline_on,
+            "registration": None if self.registration is None else self.registration.as_json(),
+            "directions": directions,
+        }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The meaning of the scores of one direction, in words."""
+
+    direction: str
+    outcome: Outcome
+    text: str
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+        out: the folder with `scores.csv`, `scores.json`, `report.html` and `figures`; None if
+            nothing was written.
+        mode: `pairs` (a model on pairs), `unpaired` (a model without pairs), `files` (synthetic
+            images).
+        directions: that were scored.
+        cases: with their scores, by direction.
+        summary: direction, method (`model`, `floor`, `copy`), kind (`fit`, `plain`), measure
+            (`psnr` in dB, `ssim`, `mae`), then `mean`, `std` and `n` over subjects. An infinite
+            mean (the PSNR of equal images) is None, as in JSON.
+        cycles: the same of cycles: direction, `cycle` or `noisy`, kind, measure.
+        wasserstein: direction, method: sliced Wasserstein distance from the real scans.
+        verdicts: in words, for each direction.
+        measures: lesions, tissues, detail, uncertainty: direction, key, then `mean`, `std`, `n`
+            over subjects.
+        agreement: limits of agreement of tissue volumes: direction, key, then `bias`, `lower`,
+            `upper`, `n`.
+        lesions: numbers and volumes over all cases: direction, visibility, outcome.
+        uses: what the synthetic scans may be used for.
+        figures: of all cases together, by direction and kind (`joint`, `by_case`).
+        failures: (case, reason) of cases that could not be scored.
+        left_out: (file, reason) of files that were not scored.
+        remarks: assumptions.
+        settings: how it was scored.
+        masks: `given`, or the kind that the settings name.
+        model_sha256: of the model's weights; None without a model.
+        date: ISO 8601, UTC.
+    """
+
+    out: Path | None
+    mode: Mode
+    directions: tuple[Direction, ...]
+    cases: tuple[Scored, ...]
+    summary: dict[str, dict[str, Any]]
+    cycles: dict[str, dict[str, Any]]
+    wasserstein: dict[str, dict[str, float]]
+    verdicts: tuple[Verdict, ...]
+    measures: dict[str, dict[str, Any]]
+    agreement: dict[str, dict[str, Any]]
+    lesions: dict[str, dict[str, Any]]
+    uses: tuple[Use, ...]
+    figures: dict[str, dict[str, Path]]
+    failures: tuple[tuple[str, str], ...]
+    left_out: tuple[tuple[str, str], ...]
+    remarks: tuple[str, ...]
+    settings: EvaluateSettings
+    masks: str
+    model_sha256: str | None
+    date: str
+
+    @property
+    def report(self) -> Path | None:
+        """The page to open; None if nothing was written."""
+        return None if self.out is None else self.out / "report.html"
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of `scores.json`. Infinite scores (of equal images) are null."""
+        return {
+            "note": "scores of synthetic images; for research, not for diagnosis",
+            "mrbridge": __version__,
+            "date": self.date,
+            "model_sha256": self.model_sha256,
+            "mode": self.mode,
+            "settings": self.settings.model_dump(mode="json"),
+            "masks": self.masks,
+            "verdicts": [vars(verdict) for verdict in self.verdicts],
+            "uses": [vars(use) for use in self.uses],
+            "summary": self.summary,
+            "cycles": self.cycles,
+            "sliced_wasserstein": finite(self.wasserstein),
+            "measures": self.measures,
+            "limits_of_agreement": self.agreement,
+            "lesions": self.lesions,
+            "cases": [scored.as_json() for scored in self.cases],
+            "failures": [{"name": name, "reason": reason} for name, reason in self.failures],
+            "left_out": [{"name": name, "reason": reason} for name, reason in self.left_out],
+            "remarks": list(self.remarks),
+        }
+
+    def __repr__(self) -> str:
+        verdicts = "\n".join(verdict.text for verdict in self.verdicts)
+        return f"Evaluation of {counted(len(self.cases), 'case')}\n{verdicts}"
+
+    def _repr_html_(self) -> str:
+        return render("evaluation_notebook.html.j2", result=self)
+
+    def uses_in_words(self) -> str:
+        """One line for each direction and answer, each with a line break; empty without pairs."""
+        labels = {direction.key: direction.label for direction in self.directions}
+        answers = {
+            "yes": "may be used for",
+            "no": "not for",
+            "unknown": "not shown whether for",
+        }
+        lines = []
+        for key, label in labels.items():
+            for answer, words in answers.items():
+                found = [u.purpose for u in self.uses if (u.direction, u.answer) == (key, answer)]
+                if found:
+                    lines.append(f"{label} {words}: {'; '.join(found)}\n")
+        return "".join(lines)
+
+    def as_html(self) -> str:
+        """The page: verdict, tables, figures, methods, limitations. It needs no other file."""
+        files: dict[str, list[str]] = defaultdict(list)
+        for name, reason in self.left_out:
+            files[reason].append(name)
+        settings = self.settings.model_dump(mode="json")
+        return render(
+            "evaluation.html.j2",
+            result=self,
+            only_2d=all(is_2d(p) for s in self.cases for p in s.case.images.values()),
+            subjects=len({scored.case.subject for scored in self.cases}),
+            with_scores=lambda direction: [
+                one
+                for one in self.cases
+                if direction.key in one.results and one.results[direction.key].scores
+            ],
+            shown=[one for one in self.cases if any(r.figures for r in one.results.values())],
+            catalogue=catalogue(),
+            registered=[one for one in self.cases if one.registration is not None],
+            agreement_mm=AGREEMENT_MM,
+            left_out=[(some(names), reason) for reason, names in files.items()],
+            baselines_fitted_on=sorted({s.baseline_on for s in self.cases if s.baseline_on}),
+            settings=", ".join(f"{key} = {value}" for key, value in settings.items()),
+        )
+
+    def as_csv(self) -> str:
+        """The content of `scores.csv`: one line for each case, direction, method and kind."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        keys = ["case", "subject", "direction", "method", "kind"]
+        registered = ["registered", "displacement_mm", "residual_mm"]
+        writer.writerow([*keys, *MEASURES, "floor_fitted_on", *registered])
+        for scored in self.cases:
+            of_registration = ["no", "", ""]
+            if scored.registration is not None:
+                registration = scored.registration.result
+                numbers = (registration.displacement_mm, registration.residual_mm)
+                of_registration = [registration.kind, *(f"{value:.3f}" for value in numbers)]
+            names = [cell(scored.case.name), cell(scored.case.subject)]
+            for key, result in scored.results.items():
+                for method in METHODS:
+                    fitted_on = scored.baseline_on if method == "floor" else ""
+                    for kind, values in result.scores.get(method, {}).items():
+                        scores = [f"{values[measure]:.6g}" for measure in MEASURES]
+                        row = [*names, key, method, kind, *scores, fitted_on, *of_registration]
+                        writer.writerow(row)
+        return text.getvalue()
+
+    def measures_as_csv(self) -> str:
+        """The content of `measures.csv`: one line for each case, direction and measure."""
+        rows = [
+            [*names, key, f"{value:.6g}"]
+            for names, result in self._rows()
+            for key, value in result.measured.values.items()
+        ]
+        return _table(["case", "subject", "direction", "measure", "value"], rows)
+
+    def lesions_as_csv(self) -> str:
+        """The content of `lesions.csv`: one line for each lesion and each invented one."""
+        rows = []
+        columns: list[str] = []
+        for names, result in self._rows():
+            for number, lesion in enumerate(result.measured.lesions or [], start=1):
+                values = lesion.as_json()
+                columns = list(values)
+                rows.append([*names, number, *values.values()])
+        return _table(["case", "subject", "direction", "lesion", *columns], rows)
+
+    def _rows(self) -> Iterator[tuple[list[str], Result]]:
+        for scored in self.cases:
+            for key, result in scored.results.items():
+                yield [cell(scored.case.name), cell(scored.case.subject), key], result
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def cell(text: str) -> str:
+    """Text as a cell that no spreadsheet reads as a formula (OWASP, "CSV Injection")."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def finite(value: Any) -> Any:
+    """Nested values for JSON: infinity and NaN become None."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few different names, and the number of files."""
+    different = list(dict.fromkeys(names))
+    shown = ", ".join(different[:_FILES]) + (", …" if len(different) > _FILES else "")
+    return shown + (f" ({len(names)} files)" if len(names) > 1 else "")
