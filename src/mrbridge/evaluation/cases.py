@@ -27,6 +27,14 @@ _GENERIC = {
     *("lesions", "uncertainty"),
 }
 
+_KINDS: dict[str, tuple[str, ...]] = {
+    "mask": ("mask", "suffix"),
+    "lesions": ("mask", "suffix"),
+    "uncertainty": ("derived map",),
+    "source": (),
+}
+"""What files are, by their names (`Identity.kind`)."""
+
 _LESION_MASKS = ("{entities}_label-lesion_mask.nii.gz", "{entities}_desc-lesion_mask.nii.gz")
 
 
@@ -210,9 +218,8 @@ def with_files(
 
     if Path(place).is_file():
         return [with_file(case, files[0][0]) for case in cases]
-    if what != "source":
-        # In a folder that holds scans, too, only masks and maps count.
-        files = [item for item in files if of_path(item[1]).is_other] or files
+    # In a folder that holds scans, too, only masks and maps count.
+    files = [item for item in files if of_path(item[1]).kind in _KINDS[what]] or files
     result = []
     for case in cases:
         known = [*case.images.values(), *([case.synthetic] if case.synthetic else [])]
