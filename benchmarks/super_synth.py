@@ -9,7 +9,8 @@ Every scan of the pairs is given to the command; `{input}` is the scan as NIfTI,
 folder `DIR2/CASE_CONTRAST`, in which it leaves `SynthT1.mgz` and `SynthT2.mgz`. A folder that has
 them is not computed again, so outputs that exist can be scored without the command. They have 1 mm
 voxels: they are resampled to the grid of the scan that they were made from, which is that of
-mrbridge's synthetic scans, too. Compare with `mrbridge evaluate --pairs DIR -o OUT2 --set cycle=no`.
+mrbridge's synthetic scans, too. Compare with
+`mrbridge evaluate --pairs DIR -o OUT2 --set cycle=no`.
 """
 
 from __future__ import annotations
