@@ -447,6 +447,35 @@ class TestVerbs:
         assert Path(answer(out)["report"]).is_file()
         assert answer(out)["summary"]
 
+    def test_evaluate_lesions_and_uncertainty(
+        self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path
+    ) -> None:
+        real = bids_scans / "sub-01" / "anat" / "sub-01_T2w.nii.gz"
+        volume = io.read(real)
+        made = volume.voxels + np.random.default_rng(0).normal(0, 20, volume.voxels.shape)
+        lesions = np.zeros(volume.voxels.shape, np.uint8)
+        lesions[tuple(slice(size // 2 - 2, size // 2 + 2) for size in lesions.shape)] = 1
+        files: dict[str, Path] = {"real": real, "source": Path(str(real).replace("T2w", "T1w"))}
+        for name, voxels in (
+            ("synthetic", made),
+            ("lesions", lesions),
+            ("uncertainty", np.full(lesions.shape, 1.6449 * 20)),
+        ):
+            path = tmp_path / f"{name}.nii.gz"
+            files[name] = nib_save(voxels.astype(np.float32), volume.affine, path)
+        options = [word for name, path in files.items() for word in (f"--{name}", path)]
+        code, out, _ = run("evaluate", *options, "-o", tmp_path / "scores", "--json")
+        result = answer(out)
+        assert code == 0
+        assert "T1w_to_T2w" in result["lesions"]
+        assert 0.85 < result["measures"]["T1w_to_T2w"]["coverage"]["mean"] < 0.95
+        assert {use["use"] for use in result["uses"]} >= {"lesions_clear", "uncertainty_map"}
+        for name in ("source", "uncertainty"):
+            wrong = ["--pairs", bids_scans, f"--{name}", files[name], "-o", tmp_path / "no"]
+            code, _, err = run("evaluate", *wrong)
+            assert code == 2
+            assert "belong to --real and --synthetic" in err
+
     def test_evaluate_the_shipped_model(
         self, run: Callable[..., Any], as_shipped: Bundle, bids_scans: Path, tmp_path: Path
     ) -> None:
