@@ -454,7 +454,7 @@ class TestVerbs:
         volume = io.read(real)
         made = volume.voxels + np.random.default_rng(0).normal(0, 20, volume.voxels.shape)
         lesions = np.zeros(volume.voxels.shape, np.uint8)
-        lesions[tuple(slice(size // 2 - 2, size // 2 + 2) for size in lesions.shape)] = 1
+        lesions[tuple(slice(n // 2 - 2, n // 2 + 2) for n in lesions.shape)] = 1
         files: dict[str, Path] = {"real": real, "source": Path(str(real).replace("T2w", "T1w"))}
         for name, voxels in (
             ("synthetic", made),

@@ -60,6 +60,9 @@ def test_the_bias_has_the_sign_of_what_the_synthetic_scan_shows(truth):
     assert result["volume_bias_grey_percent"] == -100
     assert result["volume_bias_white_percent"] > 0
     assert result["dice_grey"] == 0
+    assert result["volume_bias_brain_percent"] == 0  # what one gains, the other loses
+    less = tissues.compare(truth, np.where(truth == 2, 1, truth), (1.0, 1.0, 1.0))
+    assert less["volume_bias_brain_percent"] < 0
 
 
 def test_limits_of_agreement():

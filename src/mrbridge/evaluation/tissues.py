@@ -82,7 +82,8 @@ def compare(real: Labels, synthetic: Labels, spacing: Sequence[float]) -> dict[s
 
     Returns:
         For each tissue `dice_T` (0 to 1), `volume_real_T_ml`, `volume_synthetic_T_ml` and
-        `volume_bias_T_percent`: how much larger the synthetic scan shows it than the real one.
+        `volume_bias_T_percent`: how much larger the synthetic scan shows it than the real one; and
+        `volume_bias_brain_percent`, of grey and white matter together.
     """
     voxel_ml = float(math.prod(spacing)) / 1000
     result = {}
@@ -94,6 +95,8 @@ def compare(real: Labels, synthetic: Labels, spacing: Sequence[float]) -> dict[s
         result[f"volume_real_{tissue}_ml"] = counts[0] * voxel_ml
         result[f"volume_synthetic_{tissue}_ml"] = counts[1] * voxel_ml
         result[f"volume_bias_{tissue}_percent"] = 100 * (counts[1] - counts[0]) / max(1, counts[0])
+    sizes = [int(np.count_nonzero(labels > TISSUES["fluid"])) for labels in (real, synthetic)]
+    result["volume_bias_brain_percent"] = 100 * (sizes[1] - sizes[0]) / max(1, sizes[0])
     return result
 
 
