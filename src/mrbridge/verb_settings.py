@@ -234,12 +234,12 @@ class Evaluate(Parallel):
         description="The scans that --synthetic was made from: for the monotone baseline, and for "
         "how visible lesions are in them.",
     )
-    uncertainty: Annotated[
-        Path | None, Option(place=True, default="…_desc-uncertainty_… next to --synthetic")
-    ] = Field(
-        None,
-        description="Uncertainty maps of --synthetic (half the width of the 90 % interval of every "
-        "voxel), to report how far to believe them.",
+    uncertainty: Annotated[Path | None, Option(place=True, default="those next to --synthetic")] = (
+        Field(
+            None,
+            description="Uncertainty maps of --synthetic (half the width of the 90 % interval of "
+            "every voxel), to report how far to believe them.",
+        )
     )
     force: Force = False
     overwrite: OverwriteFiles = False

@@ -126,6 +126,16 @@ class TestPairs:
             evaluate(world.Knowing(20), bids, lesions=tmp_path / "masks", settings=QUICK)
 
 
+    def test_a_model_that_knows_its_uncertainty_is_asked_for_it(
+        self, certain_bundle, bids_scans, tmp_path
+    ):
+        result = evaluate(certain_bundle, bids_scans, settings=QUICK, device="cpu")
+        for direction in ("T1w_to_T2w", "T2w_to_T1w"):
+            assert 0 < result.measures[direction]["coverage_plain"]["mean"] < 1
+            assert "auroc_source_gradient" in result.measures[direction]
+            assert "uncertainty_map" in {use.use for use in result.uses}
+
+
 class TestFiles:
     def test_kept_and_lost_with_the_source_and_the_map_next_to_the_synthetic_scan(self, single):
         result = score(

@@ -231,8 +231,8 @@ def with_files(
 
 
 def with_found_files(case: Case) -> Case:
-    """The case with the lesion mask of a BIDS derivative and the uncertainty map
-    (`…_desc-uncertainty_…`) next to its synthetic image, if there are any."""
+    """The case with the lesion mask of a BIDS derivative and the uncertainty map that `translate
+    --uncertainty` wrote next to its synthetic image, if there are any."""
     masks = (mask_path(path, name) for path in case.images.values() for name in _LESION_MASKS)
     lesions = case.lesions or next((mask for mask in masks if mask is not None), None)
     if lesions is not None and (missing := not_fetched(lesions)) is not None:
@@ -241,7 +241,7 @@ def with_found_files(case: Case) -> Case:
         lesions = None
     uncertainty, synthetic = case.uncertainty, case.synthetic
     if uncertainty is None and synthetic is not None:
-        maps = sorted(synthetic.parent.glob("*_desc-uncertainty*"))
+        maps = sorted(synthetic.parent.glob("*uncertainty*"))
         near = [(path, Path(path.name)) for path in maps if is_readable(path)]
         match = partner(Path(synthetic.name), near)
         uncertainty = None if match is None else match[0]

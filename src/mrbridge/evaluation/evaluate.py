@@ -124,8 +124,8 @@ def score(
         synthetic: its synthetic image, or a folder, matched by file names or BIDS entities.
         source: the scan that the synthetic image was made from, or a folder of them: for the
             baselines, and for how visible lesions are in it.
-        uncertainty: its uncertainty map, or a folder of them; otherwise the file
-            `…_desc-uncertainty_…` next to it, if there is one.
+        uncertainty: its uncertainty map, or a folder of them; otherwise the one that `translate
+            --uncertainty` wrote next to it, if there is one.
         mask, out, lesions, settings, workers, force: as for `evaluate`.
 
     Raises:

@@ -67,6 +67,7 @@ def measure(
     direction: Direction,
     synthetic: Stack,
     inside: Mask,
+    widths: Stack | None,
 ) -> Measured:
     """Everything but the registration error.
 
@@ -76,6 +77,7 @@ def measure(
         direction: whose real target is in `scans`.
         synthetic: shape (slices, rows, columns), on the grid of the scores.
         inside: where it is scored, the same shape.
+        widths: the uncertainty map, the same shape and unit as `synthetic`; None if there is none.
 
     Raises:
         InputError: the lesion mask or the uncertainty map cannot be used.
@@ -97,7 +99,7 @@ def measure(
                 "lesions are measured in millimetres, and a 2D image has no voxel size",
                 remedy="Leave out --lesions, or use NIfTI files.",
             )
-        return _with_uncertainty(result, scans, direction, synthetic, inside, {})
+        return _with_uncertainty(result, scans, direction, synthetic, inside, widths, {})
     labels = _labels(scans, settings, direction, synthetic)
     parts: dict[str, Mask] = {}
     if labels is not None:
@@ -114,7 +116,7 @@ def measure(
         result, direction, mask, (real, made, scaled_source), inside, anatomy, spacing
     )
     result = replace(result, lesions=_placed(result.lesions, scans))
-    return _with_uncertainty(result, scans, direction, synthetic, inside, parts)
+    return _with_uncertainty(result, scans, direction, synthetic, inside, widths, parts)
 
 
 def _labels(
@@ -190,9 +192,9 @@ def _with_uncertainty(
     direction: Direction,
     synthetic: Stack,
     inside: Mask,
+    widths: Stack | None,
     parts: Mapping[str, Mask],
 ) -> Measured:
-    widths = scans.uncertainty
     if widths is None:
         return result
     real = metrics.scaled(scans.stacks[direction.target], inside)

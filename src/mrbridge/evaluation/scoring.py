@@ -191,7 +191,11 @@ def score_case(job: Job) -> dict[str, Result]:
                 images["floor"] = _baseline(job.baselines[direction.key], source, inside, job)
         result = Result(voxels=int(inside.sum()))
         if is_paired:
-            result = _against_real(job, scans, direction, images, inside)
+            widths = scans.uncertainty
+            if synthetic.uncertainty is not None:
+                made = replace(synthetic, voxels=synthetic.uncertainty, uncertainty=None)
+                widths = scans.stack_of(made, direction.source)
+            result = _against_real(job, scans, direction, images, inside, widths)
             if job.settings.registration_error:
                 result = _with_registration_error(result, job, scans, direction, synthetic)
         cycle = {}
@@ -205,10 +209,20 @@ def score_case(job: Job) -> dict[str, Result]:
 
 
 def _translated(job: Job, scans: CaseScans, direction: Direction) -> Volume:
-    if job.model is None or direction.source is None:
+    """The synthetic scan, with an uncertainty map if the model makes one."""
+    from mrbridge.inference.translator import Translator
+
+    model, to = job.model, direction.target
+    if model is None or direction.source is None:
         raise InputError("there is neither a synthetic image nor a model")
-    mask = read_brain_mask(job.case.images[direction.source], job.model.bundle.manifest.standard)
-    return job.model.translate(scans.volumes[direction.source], direction.target, mask=mask)
+    mask = read_brain_mask(job.case.images[direction.source], model.bundle.manifest.standard)
+    source = scans.volumes[direction.source]
+    known = model.bundle.manifest.uncertainty if isinstance(model, Translator) else None
+    if not isinstance(model, Translator) or known is None or to not in known.factor:
+        return model.translate(source, to, mask=mask)
+    result = model.result(source, to, mask=mask, uncertainty=True)
+    widths = None if result.uncertainty is None else result.uncertainty.voxels
+    return replace(result.volume, uncertainty=widths)
 
 
 def _baseline(mapping: MonotoneMapping, source: Stack, inside: Mask, job: Job) -> Stack:
@@ -221,7 +235,12 @@ def _baseline(mapping: MonotoneMapping, source: Stack, inside: Mask, job: Job) -
 
 
 def _against_real(
-    job: Job, scans: CaseScans, direction: Direction, images: Mapping[str, Stack], inside: Mask
+    job: Job,
+    scans: CaseScans,
+    direction: Direction,
+    images: Mapping[str, Stack],
+    inside: Mask,
+    widths: Stack | None,
 ) -> Result:
     target = scans.stacks[direction.target]
     real = metrics.scaled(target, inside)
@@ -237,7 +256,7 @@ def _against_real(
         },
         counts=figures.count_jointly(real[inside], fitted["model"][inside]),
         voxels=int(inside.sum()),
-        measured=measure(scans, job.settings, direction, images["model"], inside),
+        measured=measure(scans, job.settings, direction, images["model"], inside, widths),
     )
     if job.figures is None:
         return result
