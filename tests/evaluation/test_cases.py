@@ -8,7 +8,14 @@ import pytest
 from tests.studies import write_series
 
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.evaluation.cases import find_pairs, find_synthetic, partner, with_files
+from mrbridge.evaluation.cases import (
+    Case,
+    find_pairs,
+    find_synthetic,
+    partner,
+    with_files,
+    with_found_files,
+)
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -181,3 +188,43 @@ def test_dicom_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path)
     with pytest.raises(InputError, match=r"is DICOM.*NIfTI"):
         find_pairs(tmp_path, "T1w", "T2w")
+
+
+class TestFoundFiles:
+    @pytest.mark.parametrize(
+        ("synthetic", "made_by_translate"),
+        [
+            ("sub-01_desc-synth_T2w.nii.gz", "sub-01_desc-uncertainty_T2w.nii.gz"),
+            ("made_T2w.nii.gz", "made_T2w_uncertainty.nii.gz"),
+            ("T2.nii.gz", "T2_uncertainty.nii.gz"),
+        ],
+    )
+    def test_the_map_next_to_a_synthetic_image(self, tmp_path, synthetic, made_by_translate):
+        # The maps of the other contrast are no reason for doubt.
+        others = ("sub-01_desc-uncertainty_T1w.nii.gz", "T1_uncertainty.nii.gz")
+        touch(tmp_path, synthetic, made_by_translate, *others)
+        case = Case("a", "a", {"T2w": tmp_path / "x_T2w.nii.gz"}, synthetic=tmp_path / synthetic)
+        assert with_found_files(case).uncertainty == tmp_path / made_by_translate
+
+    def test_no_map_of_another_image(self, tmp_path):
+        touch(tmp_path, "sub-01_desc-synth_T2w.nii.gz", "sub-02_desc-uncertainty_T2w.nii.gz")
+        synthetic = tmp_path / "sub-01_desc-synth_T2w.nii.gz"
+        case = Case("a", "a", {"T2w": tmp_path / "x_T2w.nii.gz"}, synthetic=synthetic)
+        assert with_found_files(case).uncertainty is None
+
+    def test_lesion_masks_of_a_derivative(self, tmp_path):
+        mask = "derivatives/m/sub-01/anat/sub-01_label-lesion_mask.nii.gz"
+        touch(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", mask)
+        case = Case("a", "a", {"T1w": tmp_path / "sub-01/anat/sub-01_T1w.nii.gz"})
+        assert with_found_files(case).lesions == tmp_path / mask
+
+    def test_lesion_masks_among_scans_by_folder(self, tmp_path):
+        names = ("T1.nii.gz", "T2.nii.gz", "FLAIR.nii.gz", "T1POST.nii.gz", "lesions.nii.gz")
+        for patient in ("p1", "p2"):
+            touch(tmp_path / patient, *names)
+        cases = [
+            Case(p, p, {c: tmp_path / p / f"{c[:2]}.nii.gz" for c in ("T1w", "T2w")})
+            for p in ("p1", "p2")
+        ]
+        found = [case.lesions for case in with_files(cases, tmp_path, "lesions")]
+        assert found == [tmp_path / p / "lesions.nii.gz" for p in ("p1", "p2")]

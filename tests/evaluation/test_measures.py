@@ -125,7 +125,6 @@ class TestPairs:
         with pytest.raises(SomeScansFailed, match=r"sub-02: .*not on one grid"):
             evaluate(world.Knowing(20), bids, lesions=tmp_path / "masks", settings=QUICK)
 
-
     def test_a_model_that_knows_its_uncertainty_is_asked_for_it(
         self, certain_bundle, bids_scans, tmp_path
     ):

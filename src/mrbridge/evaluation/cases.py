@@ -239,13 +239,24 @@ def with_found_files(case: Case) -> Case:
         warnings.warn(f"{missing} Without it, lesions are not measured.", MrbridgeWarning,
                       stacklevel=2)  # fmt: skip
         lesions = None
-    uncertainty, synthetic = case.uncertainty, case.synthetic
-    if uncertainty is None and synthetic is not None:
-        maps = sorted(synthetic.parent.glob("*uncertainty*"))
-        near = [(path, Path(path.name)) for path in maps if is_readable(path)]
-        match = partner(Path(synthetic.name), near)
-        uncertainty = None if match is None else match[0]
+    uncertainty = case.uncertainty
+    if uncertainty is None and case.synthetic is not None:
+        uncertainty = _map_of(case.synthetic)
     return replace(case, lesions=lesions, uncertainty=uncertainty)
+
+
+def _map_of(synthetic: Path) -> Path | None:
+    """The uncertainty map in the folder of a synthetic image: by the name that `translate` gives it
+    or, if there is only one that matches, by the words of its name."""
+    suffix = suffix_of(synthetic)
+    stem = synthetic.name.removesuffix(suffix)
+    for name in (stem.replace("desc-synth", "desc-uncertainty"), f"{stem}_uncertainty"):
+        path = synthetic.with_name(f"{name}{suffix}")
+        if path != synthetic and path.is_file():
+            return path
+    maps = sorted(synthetic.parent.glob("*uncertainty*"))
+    match = partner(Path(synthetic.name), [(m, Path(m.name)) for m in maps if is_readable(m)])
+    return None if match is None else match[0]
 
 
 def partner(relative: Path, candidates: Sequence[tuple[Path, Path]]) -> tuple[Path, Path] | None:
