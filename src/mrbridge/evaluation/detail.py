@@ -89,7 +89,7 @@ def whole_picture(real: Stack, synthetic: Stack) -> dict[str, float]:
     """PSNR and SSIM as most papers compute them: everything, each image from 0 to 1.
 
     Each image is scaled by its own minimum and maximum, and black surroundings count. Such figures
-    are several dB above those inside the brain, and depend on how much of the picture is black.
+    depend on how much of the picture is black, and on the brightest voxel.
 
     Returns:
         `psnr_whole_picture` (dB) and `ssim_whole_picture`.

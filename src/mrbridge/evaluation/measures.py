@@ -100,15 +100,13 @@ def measure(
                 remedy="Leave out --lesions, or use NIfTI files.",
             )
         return _with_uncertainty(result, scans, direction, synthetic, inside, widths, {})
-    labels = _labels(scans, settings, direction, synthetic)
+    anatomy = _anatomy(scans, settings, direction, synthetic)
     parts: dict[str, Mask] = {}
-    if labels is not None:
-        brain, of_real, of_synthetic, anatomy = labels
-        values |= tissues.compare(of_real, of_synthetic, spacing)
-        parts = {tissue: of_real == number for tissue, number in tissues.TISSUES.items()}
-        parts["edge"] = brain & (ndimage.distance_transform_edt(brain, spacing) <= _EDGE_MM)
-    else:
-        anatomy = None
+    if anatomy is not None:
+        values |= tissues.compare(anatomy.real, anatomy.synthetic, spacing)
+        parts = {tissue: anatomy.real == number for tissue, number in tissues.TISSUES.items()}
+        depth = ndimage.distance_transform_edt(anatomy.brain, spacing)
+        parts["edge"] = anatomy.brain & (depth <= _EDGE_MM)
     if mask is not None:
         parts["lesions"] = mask
     scaled_source = None if source is None else metrics.scaled(source, inside)
@@ -119,28 +117,46 @@ def measure(
     return _with_uncertainty(result, scans, direction, synthetic, inside, widths, parts)
 
 
-def _labels(
-    scans: CaseScans, settings: EvaluateSettings, direction: Direction, synthetic: Stack
-) -> tuple[Mask, tissues.Labels, tissues.Labels, tissues.Labels] | None:
-    """Brain; tissues of the real scan, of the synthetic one, and of the real T1w if there is one.
+@dataclass(frozen=True)
+class _Anatomy:
+    """The brain and its tissues, shape (slices, rows, columns).
 
-    T1w separates grey and white matter best.
+    Attributes:
+        brain: with its fluid.
+        real, synthetic: tissues of the two scans of the target contrast.
+        fluid: of the real T1w scan if there is one, otherwise of the real target.
+        white: of the same scan and of the source. T1w shows deep grey matter almost as bright.
     """
+
+    brain: Mask
+    real: tissues.Labels
+    synthetic: tissues.Labels
+    fluid: Mask
+    white: Mask
+
+
+def _anatomy(
+    scans: CaseScans, settings: EvaluateSettings, direction: Direction, synthetic: Stack
+) -> _Anatomy | None:
+    """The anatomy; None without a brain mask, or if this is not asked for."""
     contrast = direction.target
     if not settings.tissues or not tissues.can_segment(contrast):
         return None
     brain = scans.brain
     if brain is None:
         return None
+    source, source_contrast = scans.source_of(direction), str(direction.source)
     try:
         of_real = tissues.segment(scans.stacks[contrast], brain, contrast)
         of_synthetic = tissues.segment(synthetic, brain, contrast)
+        of_source = of_real
+        if source is not None and tissues.can_segment(source_contrast):
+            of_source = tissues.segment(source, brain, source_contrast)
     except InputError:
         return None
-    source = scans.source_of(direction)
-    if source is None or direction.source != "T1w":
-        return brain, of_real, of_synthetic, of_real
-    return brain, of_real, of_synthetic, tissues.segment(source, brain, "T1w")
+    best = of_source if source_contrast == "T1w" else of_real
+    white = (best == tissues.TISSUES["white"]) & (of_source == tissues.TISSUES["white"])
+    return _Anatomy(brain, of_real, of_synthetic, best == tissues.TISSUES["fluid"], white)
 
 
 def _with_lesions(
@@ -149,13 +165,13 @@ def _with_lesions(
     mask: Mask | None,
     images: tuple[Stack, Stack, Stack | None],
     inside: Mask,
-    anatomy: tissues.Labels | None,
+    anatomy: _Anatomy | None,
     spacing: tuple[float, float, float],
 ) -> Measured:
     values = dict(result.values)
     found: list[Lesion] | None = None
     if mask is not None:
-        usable = inside if anatomy is None else anatomy > tissues.TISSUES["fluid"]
+        usable = inside if anatomy is None else anatomy.brain & ~anatomy.fluid
         found = lesions.measure_lesions(mask, *images, usable, spacing)
         shown = [one for one in found if one.outcome != "not_shown"]
         values["lesions"] = float(len(shown))
@@ -163,9 +179,9 @@ def _with_lesions(
             kept = sum(one.outcome == "kept" for one in shown)
             values["lesions_kept_share"] = kept / len(shown)
     if anatomy is not None:
-        white = anatomy == tissues.TISSUES["white"]
+        white = anatomy.white
         if mask is not None and mask.any():
-            white &= ndimage.distance_transform_edt(~mask, spacing) > _AROUND_LESIONS_MM
+            white = white & (ndimage.distance_transform_edt(~mask, spacing) > _AROUND_LESIONS_MM)
         sign = -1 if direction.target == "T1w" else 1
         invented = lesions.find_invented(*images, white, spacing, sign)
         values["invented_lesions"] = float(len(invented))
