@@ -200,7 +200,7 @@ class TestFoundFiles:
         ],
     )
     def test_the_map_next_to_a_synthetic_image(self, tmp_path, synthetic, made_by_translate):
-        # The maps of the other contrast are no reason for doubt.
+        # Next to maps of the other contrast.
         others = ("sub-01_desc-uncertainty_T1w.nii.gz", "T1_uncertainty.nii.gz")
         touch(tmp_path, synthetic, made_by_translate, *others)
         case = Case("a", "a", {"T2w": tmp_path / "x_T2w.nii.gz"}, synthetic=tmp_path / synthetic)
