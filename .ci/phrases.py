@@ -1,25 +1,20 @@
 """Finds phrases that a native speaker would not write, and words that the glossary replaces.
 
-    python .ci/phrases.py             # in Markdown, and in Python code, comments and strings
-    python .ci/phrases.py docs src    # show every occurrence below these paths
-    python .ci/phrases.py --update    # lower the baseline to what is left
+    python .ci/phrases.py             # in every text file under version control
+    python .ci/phrases.py docs src    # only below these paths
 
-`.ci/phrases.json` holds the number of occurrences that are still permitted, package by package. The
-numbers may only fall, and a package that is not listed has none. Fenced code blocks in Markdown are
-not searched.
+Code, comments and strings are searched; fenced code blocks in Markdown are not. None is permitted.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-BASELINE = Path(__file__).with_suffix(".json")
+SUFFIXES = {".cff", ".cpp", ".css", ".j2", ".md", ".py", ".toml", ".yaml", ".yml"}
 
 PHRASES = {
     r"(?<!there )(?<!There )\b(is|are|was|were) no (?!longer|more|less|better|worse|faster|slower)":
@@ -53,13 +48,13 @@ PATTERN = re.compile("|".join(f"(?P<p{n}>{phrase})" for n, phrase in enumerate(P
 
 
 def text_files(paths: Iterable[str] = ()) -> list[Path]:
-    """The Markdown and Python files under version control, below `paths` if there are any."""
+    """The text files under version control, below `paths` if there are any."""
     command = ["git", "ls-files", "-z", "--", *paths]
     names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
     return [
         path
         for path in map(Path, filter(None, names))
-        if path.suffix in {".md", ".py"} and path.name != "phrases.py" and path.exists()
+        if path.suffix in SUFFIXES and path.name != "phrases.py" and path.exists()
     ]
 
 
@@ -75,41 +70,12 @@ def occurrences(path: Path) -> Iterator[tuple[int, str, str]]:
                 yield number, match[0].strip(), advice
 
 
-def package(path: Path) -> str:
-    """What a file's occurrences count for: `src/mrbridge/io`, `docs/how-to`, `README.md`."""
-    return "/".join(path.parts[: 3 if path.parts[0] == "src" else 2][: len(path.parts) - 1]) or str(
-        path
-    )
-
-
-def main(arguments: list[str]) -> int:
-    """Compare with the baseline, or list occurrences; returns the exit code."""
-    paths = [name for name in arguments if not name.startswith("--")]
-    counts: Counter[str] = Counter()
-    lines: list[tuple[str, str]] = []
-    for path in text_files(paths):
-        for number, phrase, advice in occurrences(path):
-            counts[package(path)] += 1
-            lines.append((package(path), f"{path}:{number}: '{phrase}': {advice}"))
-    if paths:
-        print("\n".join(line for _, line in lines))
-        return 1 if lines else 0
-    allowed: dict[str, int] = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
-    if "--update" in arguments:
-        left = {
-            name: min(count, allowed[name]) if allowed else count
-            for name, count in sorted(counts.items())
-            if not allowed or name in allowed
-        }
-        BASELINE.write_text(json.dumps(left, indent=2) + "\n")
-    worse = {name for name, count in counts.items() if count > allowed.get(name, 0)}
-    if "--update" not in arguments:
-        for name, line in lines:
-            if name in worse:
-                print(line)
-        for name in sorted(worse):
-            print(f"{name}: {counts[name]} occurrences, {allowed.get(name, 0)} allowed")
-    return 1 if worse and "--update" not in arguments else 0
+def main(paths: list[str]) -> int:
+    """Print every occurrence; returns the exit code."""
+    found = [(path, *each) for path in text_files(paths) for each in occurrences(path)]
+    for path, number, phrase, advice in found:
+        print(f"{path}:{number}: '{phrase}': {advice}")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -26,8 +26,7 @@ import nibabel as nib
 import numpy as np
 from tests.conftest import ellipsoids
 from tests.data.golden_bundle import FOLDER as MODEL
-from tests.faults.table import Outcome as Said
-from tests.faults.table import Workshop
+from tests.faults.table import Outcome, Workshop
 from tests.fuzz.mutants import KINDS, Random, damaged_bytes
 
 from mrbridge import io
@@ -246,7 +245,7 @@ def tree(folder: Path) -> dict[str, str]:
     return hashes
 
 
-def broken(result: Said, before: dict[str, str], folder: Path) -> str | None:
+def broken(result: Outcome, before: dict[str, str], folder: Path) -> str | None:
     """The promise that a command line broke, if any."""
     lines = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
     if result.code not in (0, 1, 2, 3):

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.attack import hostile
-from tests.faults.table import Outcome as Said
-from tests.faults.table import Workshop
+from tests.faults.table import Outcome, Workshop
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,22 +37,28 @@ def test_a_minute() -> None:
 @pytest.mark.parametrize(
     ("result", "what"),
     [
-        (Said(2, "", "Traceback (most recent call last):\nKeyError: 1\n"), "an unexpected error"),
-        (Said(2, "", "error: mrbridge 1 failed unexpectedly (KeyError).\n"), "an unexpected error"),
-        (Said(2, "", "error: a\nb\n"), "a refusal that is not one line"),
-        (Said(2, "", ""), "a refusal that is not one line"),
-        (Said(130, "", ""), "exit code 130"),
+        (
+            Outcome(2, "", "Traceback (most recent call last):\nKeyError: 1\n"),
+            "an unexpected error",
+        ),
+        (
+            Outcome(2, "", "error: mrbridge 1 failed unexpectedly (KeyError).\n"),
+            "an unexpected error",
+        ),
+        (Outcome(2, "", "error: a\nb\n"), "a refusal that is not one line"),
+        (Outcome(2, "", ""), "a refusal that is not one line"),
+        (Outcome(130, "", ""), "exit code 130"),
     ],
 )
-def test_a_broken_promise_is_found(result: Said, what: str, tmp_path: Path) -> None:
+def test_a_broken_promise_is_found(result: Outcome, what: str, tmp_path: Path) -> None:
     assert hostile.broken(result, {}, tmp_path) == what
 
 
 def test_changes_and_strays_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(self: Workshop, *_: object) -> Said:
+    def careless(self: Workshop, *_: object) -> Outcome:
         (self.folder / "in" / "config.yaml").write_text("changed")
         (self.folder / "stray").touch()
-        return Said(0, "", "")
+        return Outcome(0, "", "")
 
     monkeypatch.setattr(Workshop, "run", careless)
     (found,) = hostile.attack("settings", 0, 0)

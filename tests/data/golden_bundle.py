@@ -1,9 +1,9 @@
-"""Make the golden bundle, a model of this version of the format that must load for ever.
+"""Make the golden bundle, a model in this version of the format, which must always load.
 
     python tests/data/golden_bundle.py
 
-Run it once for each version of the format, into a folder of its own; never over an older one.
-`expected.json` beside the bundle holds what it makes of `scan()`.
+Run it once for each version of the format, into a new folder; never overwrite an older one.
+`expected.json` next to the bundle describes its translations of `scan()`.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def scan() -> Volume:
 
 
 def numbers(model: Path) -> dict[str, dict[str, Any]]:
-    """What a model makes of the scan, in both directions: mean, spread, a row of voxels."""
-    told = {}
+    """Mean, standard deviation and one row of voxels of the translated scan, in both directions."""
+    results = {}
     for contrast in ("T1w", "T2w"):
         made = translate(scan(), model=model, to=contrast, device="cpu").voxels.astype(np.float64)
         row = [round(float(value), 3) for value in made[4:14, 10, 1]]
-        told[contrast] = {"mean": round(float(made.mean()), 3), "row": row}
-        told[contrast]["spread"] = round(float(made.std()), 3)
-    return told
+        results[contrast] = {"mean": round(float(made.mean()), 3), "row": row}
+        results[contrast]["spread"] = round(float(made.std()), 3)
+    return results
 
 
 def main() -> None:

@@ -132,8 +132,8 @@ def test_flowing_blood_is_dark_in_a_spin_echo_and_bright_in_a_gradient_echo(
 def test_some_skulls_touch_the_brain_and_some_leave_fluid_around_it() -> None:
     head = template_head(2.0)
     maps = dict(zip(head.names, head.maps.numpy(), strict=True))
-    beside = maps["grey"] + maps["white"] + maps["fluid"] + maps["sinus"] < 0.05
-    shell = (maps["hull"] < -1.5) & (maps["hull"] > -3) & beside
+    outside = maps["grey"] + maps["white"] + maps["fluid"] + maps["sinus"] < 0.05
+    shell = (maps["hull"] < -1.5) & (maps["hull"] > -3) & outside
     where = np.stack(np.broadcast_arrays(*head.grid.mesh()), axis=-1)
     shell &= where[..., 2] > 10
     shares = []
