@@ -191,7 +191,7 @@ def make_scan() -> Callable[..., Volume]:
 
 @pytest.fixture(scope="session")
 def bids_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BIDS data set of four subjects with T1w and T2w in register."""
+    """A BIDS dataset of four subjects with T1w and T2w in register."""
     from mrbridge import io
 
     root = tmp_path_factory.mktemp("data") / "bids"
@@ -220,7 +220,7 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_store(bids_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """The BIDS data set, prepared: two subjects to train, one to validate, one to test."""
+    """The BIDS dataset, prepared: two subjects to train, one to validate, one to test."""
     from mrbridge.dataset.prepare import prepare
 
     return prepare(bids_scans, tmp_path_factory.mktemp("data") / "store")

@@ -119,7 +119,7 @@ def save(folder: Path, made: Sequence[Dataset], seed: int = 1, prefix: str = "IM
 
 
 def save_bare(path: Path, one: Dataset, *, implicit: bool = True, little: bool = True) -> Path:
-    """Write a data set as old exports do: without preamble and file meta information."""
+    """Write a dataset as old exports do: without preamble and file meta information."""
     made = copy.deepcopy(one)
     del made.file_meta
     if not little:

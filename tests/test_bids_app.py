@@ -94,8 +94,8 @@ def test_a_bad_scan(
         (("{bids}", "{bids}", "participant"), "is the input itself"),
         (("{bids}", "{out}", "participant", "--participant-label"), "is followed by no value"),
         (("{bids}", "{out}", "participant", "--participant-label", "9"), "has no participant 9"),
-        (("{bids}", "{out}", "participant", "--to", "CT"), "makes T2w or T1w, not CT"),
-        (("{bids}", "{out}", "group", "--to", "CT"), "makes T2w or T1w, not CT"),
+        (("{bids}", "{out}", "participant", "--to", "CT"), "synthesises T2w or T1w, not CT"),
+        (("{bids}", "{out}", "group", "--to", "CT"), "synthesises T2w or T1w, not CT"),
         (
             ("{bids}", "{out}", "participant", "--bids-filter-file", "no.json"),
             "no.json: does not exist",

@@ -169,7 +169,12 @@ def test_missing_weights(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "remedy"),
-    [(0, "Take the mrbridge that wrote it"), (2, "Update mrbridge"), ("1", ""), (True, "")],
+    [
+        (0, "Use the version of mrbridge that wrote it"),
+        (2, "Update mrbridge"),
+        ("1", ""),
+        (True, ""),
+    ],
 )
 def test_another_version(folder: Path, version: Any, remedy: str) -> None:
     edit(folder, version=version)

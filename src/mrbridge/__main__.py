@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mrbridge
 
-# `-m` puts the working directory first: it may hold a data set with a `numpy.py` in it.
+# `-m` puts the working directory first: it may hold a dataset with a `numpy.py` in it.
 if not sys.flags.safe_path and Path(sys.path[0]) != Path(mrbridge.__file__).parents[1]:
     del sys.path[0]
 

@@ -195,7 +195,7 @@ class Bundle:
         """
         if contrast not in (self.source, self.target):
             raise SettingsError(
-                f"this model makes {self.target} or {self.source}, not {contrast}",
+                f"this model synthesises {self.target} or {self.source}, not {contrast}",
                 path=self.path,
                 remedy=f"Use --to {self.target} or --to {self.source}.",
             )
@@ -255,7 +255,7 @@ class Bundle:
             raise BundleError(
                 "its weights do not fit its networks",
                 path=self.path,
-                remedy="Get the bundle again.",
+                remedy="Get a new copy.",
             ) from None
         return network.eval().requires_grad_(False)
 
@@ -298,7 +298,7 @@ def find_bundle(model: str | Path) -> Path:
     place = locate(model)
     if place.suffix.lower() in _PICKLES and place.is_file():
         raise BundleError(
-            f"is a pickle ({place.suffix}), which could run anything: it is never opened",
+            f"is a pickle ({place.suffix}), which can run any code, so it is never opened",
             path=place,
             remedy="Name a run, or a bundle: a folder of safetensors and JSON.",
         )
@@ -343,7 +343,7 @@ def read_manifest(model: str | Path) -> BundleManifest:
         raise BundleError(
             f"has format version {short_repr(version)}, this mrbridge reads {VERSION}",
             path=path,
-            remedy="Update mrbridge." if is_newer else "Take the mrbridge that wrote it.",
+            remedy="Update mrbridge." if is_newer else "Use the version of mrbridge that wrote it.",
         )
     try:
         return BundleManifest.build(values, origin=path)
@@ -383,19 +383,19 @@ def load_bundle(model: str | Path) -> Bundle:
                 f"its weights cannot be read ({message})", path=folder, remedy="Get a new copy."
             ) from None
     raise BundleError(
-        "is being replaced again and again", path=folder, remedy="Copy it, and use the copy."
+        "is replaced again and again", path=folder, remedy="Copy it, and use the copy."
     )
 
 
 def _load_weights(folder: Path, manifest: BundleManifest) -> Bundle:
     path = folder / Path(manifest.weights).name
     if path.suffix != ".safetensors" or not path.is_file():
-        raise BundleError("its weights are missing", path=path, remedy="Get the bundle again.")
+        raise BundleError("its weights are missing", path=path, remedy="Get a new copy.")
     if sha256_of(path) != manifest.weights_sha256:
         raise BundleError(
             "the weights are not those that bundle.json names (checksum differs)",
             path=path,
-            remedy="Get the bundle again from its source.",
+            remedy="Get a new copy.",
         )
     try:
         with safe_open(path, framework="pt") as file:

@@ -180,7 +180,9 @@ def complain(text: str, code: int, more: dict[str, Any] | None = None) -> int:
 
 def _unwritten(error: OSError) -> OutputError:
     return OutputError(
-        f"cannot be written ({error.strerror or error})", path=STDOUT, remedy="Make room."
+        f"cannot be written ({error.strerror or error})",
+        path=STDOUT,
+        remedy="Free some disk space.",
     )
 
 

@@ -107,7 +107,7 @@ def must_be_here(path: str | Path, remedy: str = "Name a folder of this machine.
         SettingsError: it is one.
     """
     if is_url(path):
-        raise SettingsError("is a URL, which this cannot take", path=path, remedy=remedy)
+        raise SettingsError("is a URL, which is not accepted here", path=path, remedy=remedy)
 
 
 def must_exist(
@@ -121,7 +121,7 @@ def must_exist(
         MrbridgeError: of that kind.
     """
     must_be_here(path)
-    # A broken link may be of a DataLad data set: reading it gives the better message.
+    # A broken link may be of a DataLad dataset: reading it gives the better message.
     if not Path(path).exists() and not Path(path).is_symlink():
         raise kind("does not exist", path=path, remedy=remedy)
 
@@ -164,7 +164,7 @@ def as_error(error: Exception) -> MrbridgeError:
         return _of_system(error)
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
         path = str(error).partition("from ")[2].strip("'\"")
-        return InputError("is a link that leads back to itself", path=path, remedy="Remove it.")
+        return InputError("is a circular link", path=path, remedy="Remove it.")
     details = _write_details(error)
     where = "repeat it with -v" if details is None else f"add {details}"
     return MrbridgeError(
@@ -174,9 +174,11 @@ def as_error(error: Exception) -> MrbridgeError:
 
 
 def too_large(path: str | Path | None = None) -> MrbridgeError:
-    """The error for a scan that needs more memory than there is."""
+    """The error for a scan that needs more memory than is available."""
     return MrbridgeError(
-        "needs more memory than there is", path=path, remedy="Check the voxel sizes in its header."
+        "needs more memory than is available",
+        path=path,
+        remedy="Check the voxel sizes in its header.",
     )
 
 
@@ -210,12 +212,14 @@ def _of_system(error: OSError) -> MrbridgeError:
     what = what[:1].lower() + what[1:]
     if error.errno in _NO_ROOM:
         return OutputError(
-            f"cannot be written ({what})" if path else what, path=path, remedy="Make room."
+            f"cannot be written ({what})" if path else what,
+            path=path,
+            remedy="Free some disk space.",
         )
     return InputError(
         f"cannot be used ({what})" if path else what,
         path=path,
-        remedy="Check the name, the space and the permissions.",
+        remedy="Check the name, the free space and the permissions.",
     )
 
 

@@ -26,7 +26,7 @@ def choose_device(wanted: str) -> torch.device:
             f"there is no device '{wanted}'", remedy="Choose one of auto, cpu, cuda."
         )
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("PyTorch finds no CUDA device", remedy="Take --device cpu or auto.")
+        raise SettingsError("PyTorch finds no CUDA device", remedy="Use --device cpu or auto.")
     return torch.device(wanted)
 
 

@@ -68,7 +68,7 @@ def scan(path: Path, contrast: str = "T1w", seed: int = 1) -> None:
 
 
 def bids(root: Path) -> None:
-    """A small data set."""
+    """A small dataset."""
     for number in (1, 2):
         for contrast in ("T1w", "T2w"):
             name = f"sub-0{number}/anat/sub-0{number}_{contrast}.nii.gz"
@@ -155,7 +155,7 @@ def stores(rng: Random, folder: Path) -> Lines:
 
 
 def sidecars(rng: Random, folder: Path) -> Lines:
-    """A BIDS data set with odd tables and sidecars."""
+    """A BIDS dataset with odd tables and sidecars."""
     bids(folder)
     (folder / "participants.tsv").write_text("participant_id\tage\nsub-01\t3\nsub-02\tn/a\n")
     sidecar = folder / "sub-01" / "anat" / "sub-01_T1w.json"

@@ -94,7 +94,7 @@ def test_edited_settings_are_reported(
     path.write_text(path.read_text().replace(*change, 1))
     code, err = resumed(run, small_store, copy)
     assert (code, change[0].strip(": ") in err) == (2, True)
-    assert "edited or exchanged" in err
+    assert "edited or replaced" in err
 
 
 def test_a_bundle_that_is_gone_or_another_is_made_again(

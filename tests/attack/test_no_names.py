@@ -172,7 +172,7 @@ def test_derivatives_do_not_say_where_their_source_is(
         return
     assert description["DatasetLinks"]["raw"].startswith("ni:///sha-256;")
     assert "SourceDatasets" not in description
-    # It moves; another data set does not come in.
+    # It moves; another dataset does not come in.
     moved = root.rename(tmp_path / "elsewhere_DOE")
     assert run(*command, moved)[0] == 0
     (moved / "dataset_description.json").write_text('{"Name": "another", "BIDSVersion": "1.10.0"}')

@@ -1,4 +1,4 @@
-"""File names after the habits of scanners, programs and public data sets, and what they show."""
+"""File names after the habits of scanners, programs and public datasets, and what they show."""
 
 OTHER, UNKNOWN = "something else", "unknown"
 

@@ -62,7 +62,7 @@ def test_a_file_of_unknown_contrast_is_translated_with_a_notice(
 ) -> None:
     code, _, err = run("translate", "-i", put("scan.nii.gz"), "-o", tmp_path / "out.nii.gz")
     assert code == 0
-    assert "scan.nii.gz: nothing says which contrast it is; assuming it is T1w" in err
+    assert "scan.nii.gz: nothing identifies its contrast; assuming it is T1w" in err
     sidecar = json.loads((tmp_path / "out.json").read_text())
     assert "Nothing says which contrast its source is" in sidecar["Description"]
 
@@ -78,7 +78,7 @@ def test_translate_takes_of_a_folder_what_is_known_first(
     reasons = {row["source"]: row["reason"] for row in report["ignored"]}
     assert "contrast agent" in reasons["a_T1_KM.nii.gz"]
     assert "mask" in reasons["a_T1_seg.nii.gz"]
-    assert "does not say which contrast" in reasons["a.nii.gz"]
+    assert "does not state its contrast" in reasons["a.nii.gz"]
 
 
 def test_translate_takes_the_unknown_only_where_nothing_is_known(
@@ -89,7 +89,7 @@ def test_translate_takes_the_unknown_only_where_nothing_is_known(
     assert run("translate", "-i", tmp_path / "in", "-o", tmp_path / "out")[0] == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["source"] for row in report["done"]] == ["a.nii.gz"]
-    assert "nothing says which contrast it is" in report["done"][0]["notes"][0]
+    assert "nothing identifies its contrast" in report["done"][0]["notes"][0]
 
 
 def test_translate_refuses_a_folder_of_other_images(
@@ -243,7 +243,7 @@ def test_a_series_of_unknown_contrast_is_taken_where_nothing_better_is_there(
     write_series(study, number=4, **{**unknown, "SeriesDescription": "axial"})
     code, _, err = run("translate", "-i", study, "-o", tmp_path / "out")
     assert code == 0
-    assert "the series: nothing says which contrast it is; assuming it is T1w" in err
+    assert "the series: nothing identifies its contrast; assuming it is T1w" in err
     write_series(study, number=5, **T2W)
     assert run("translate", "-i", study, "-o", tmp_path / "out2")[0] == 0
     report = json.loads((tmp_path / "out2" / "report.json").read_text())

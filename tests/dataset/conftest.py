@@ -1,4 +1,4 @@
-"""Small data sets for the tests of preparation."""
+"""Small datasets for the tests of preparation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def head() -> Callable[..., Volume]:
 
 @pytest.fixture
 def bids(tmp_path: Path) -> Maker:
-    """Make a BIDS data set: `bids(subjects=3, contrasts=("T1w", "T2w"))`."""
+    """Make a BIDS dataset: `bids(subjects=3, contrasts=("T1w", "T2w"))`."""
 
     def make(subjects: int = 3, contrasts: tuple[str, ...] = ("T1w", "T2w")) -> Path:
         root = tmp_path / "bids"

@@ -157,7 +157,7 @@ def test_a_damaged_file_in_a_folder_of_its_own_may_belong_to_any_series(cohort: 
     spoilt = next((cohort / f"{NAME}2").iterdir())
     (cohort / "lost" / "IM1").write_bytes(spoilt.read_bytes()[:300])
     for scan in find_scans(cohort).scans:
-        with pytest.raises(InputError, match="does not say what it is"):
+        with pytest.raises(InputError, match="does not state what it is"):
             io.read(cohort, series=scan.series, files=scan.files)
 
 

@@ -111,7 +111,7 @@ def test_the_bar_on_a_terminal(
         (["ixi", "--set", "worker=3", "-o", "x"], "did you mean 'workers'?"),
         (["ixi", "--workers", "0", "-o", "x"], "--workers"),
         (["ixi", "--mirror", "http://127.0.0.1:9", "-o", "x"], "Check the network"),
-        (["openneuro", "ds1", "-o", "x"], "is not a data set of OpenNeuro"),
+        (["openneuro", "ds1", "-o", "x"], "is not a dataset of OpenNeuro"),
         (
             ["openneuro", "ds002330", "--mirror", "http://127.0.0.1:9", "-o", "x"],
             "cannot be reached",

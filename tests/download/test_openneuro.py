@@ -59,7 +59,7 @@ class OpenNeuro:
     """Answers GraphQL requests in the form of docs.openneuro.org/api.html, and serves the files.
 
     Attributes:
-        about: the description of the data set.
+        about: the description of the dataset.
         busy: errors that come before the next answers.
         listed: the folders that were listed.
         changes: fields of entries by path that replace the correct ones.
@@ -255,7 +255,7 @@ class TestVersions:
 
     @pytest.mark.parametrize("name", ["ds1", "ds002330; x", "../ds002330", "DS002330", ""])
     def test_impossible_names(self, archive: OpenNeuro, out: Path, name: str) -> None:
-        with pytest.raises(InputError, match="is not a data set of OpenNeuro"):
+        with pytest.raises(InputError, match="is not a dataset of OpenNeuro"):
             download(name, out, QUICK.changed({"mirror": archive.server.url}))
         assert archive.server.requests == []
 

@@ -30,12 +30,12 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="bids-validator-deno is 
 
 
 def passes(root: Path) -> bool:
-    """Whether the validator is content with a data set, derivatives inside it left aside."""
+    """Whether the validator is content with a dataset, derivatives inside it left aside."""
     return subprocess.run([str(PROGRAM), str(root)], capture_output=True).returncode == 0
 
 
 def errors(root: Path) -> list[tuple[str, str | None]]:
-    """Codes and places of the errors in a data set and in its derivatives.
+    """Codes and places of the errors in a dataset and in its derivatives.
 
     `.bidsignore` does not count in derivatives that are met so (version 3.0.2), so that the one
     file that it names is left out here.

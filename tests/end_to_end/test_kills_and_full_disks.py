@@ -187,7 +187,7 @@ def cases(
     tiny_networks: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Case]:
-    """The verbs; translate derivatives of a data set, files over older ones, a DICOM series."""
+    """The verbs; translate derivatives of a dataset, files over older ones, a DICOM series."""
     folder = tmp_path_factory.mktemp("calm")
     model = tiny_bundle.path
     assert model is not None
@@ -219,7 +219,7 @@ def cases(
     training = {"store": small_store.path, "start": model, "settings": small}
     found = {
         "prepare": Case("prepare", {"source": scans}, folder / "prepared"),
-        "data set": Case("translate", {"model": model, "image": scans}, folder / "derivatives"),
+        "dataset": Case("translate", {"model": model, "image": scans}, folder / "derivatives"),
         "files": Case("translate", {"model": model, "image": files}, folder / "made", old=old),
         "dicom": Case("translate", {"model": model, "image": study}, folder / "derived"),
         "train": Case("train", training, folder / "run"),
@@ -264,7 +264,7 @@ def kill(server: Server, case: Case, count: int, seed: int, folder: Path) -> lis
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("prepare", 3), ("data set", 3), ("files", 3), ("dicom", 3), ("train", 2)]
+    ("name", "count"), [("prepare", 3), ("dataset", 3), ("files", 3), ("dicom", 3), ("train", 2)]
 )
 def test_some_kills(
     name: str, count: int, server: Server, cases: dict[str, Case], tmp_path: Path
@@ -275,7 +275,7 @@ def test_some_kills(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("prepare", 40), ("data set", 40), ("files", 40), ("dicom", 40), ("train", 40)],
+    [("prepare", 40), ("dataset", 40), ("files", 40), ("dicom", 40), ("train", 40)],
 )
 def test_many_kills(
     name: str, count: int, server: Server, cases: dict[str, Case], tmp_path: Path
@@ -283,7 +283,7 @@ def test_many_kills(
     assert len(kill(server, cases[name], count, 2, tmp_path)) >= count
 
 
-@pytest.mark.parametrize("name", ["prepare", "data set", "files", "dicom", "train"])
+@pytest.mark.parametrize("name", ["prepare", "dataset", "files", "dicom", "train"])
 def test_a_full_disk(name: str, server: Server, cases: dict[str, Case], tmp_path: Path) -> None:
     """Files cannot grow beyond a size: writing fails at their beginning or in the middle."""
     case, out = cases[name], tmp_path / "out"

@@ -48,7 +48,7 @@ def server() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def bucket(server: Any, bids_scans: Path) -> Any:
-    """A bucket with the BIDS data set."""
+    """A bucket with the BIDS dataset."""
     import s3fs
 
     system = s3fs.S3FileSystem()

@@ -147,7 +147,7 @@ QUICK = ("translate a folder", "translate BIDS", "prepare with workers", "evalua
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, make_scan: Any) -> Path:
-    """Many scans in a folder and in a BIDS data set, a DICOM study and a store."""
+    """Many scans in a folder and in a BIDS dataset, a DICOM study and a store."""
     from mrbridge.dataset.prepare import prepare
 
     root = tmp_path_factory.mktemp("signals")

@@ -54,10 +54,10 @@ class TestBatch:
     @pytest.mark.parametrize(
         ("error", "reason"),
         [
-            (MemoryError(), "needs more memory than there is"),
+            (MemoryError(), "needs more memory than is available"),
             (
                 RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate"),
-                "needs more memory than there is",
+                "needs more memory than is available",
             ),
             (RuntimeError("CUDA out of memory. Tried to allocate"), "needs more memory"),
             (

@@ -37,7 +37,7 @@ def memory() -> Iterator[Any]:
 
 @pytest.fixture
 def cloud(memory: Any, bids_scans: Path) -> str:
-    """The BIDS data set at a URL."""
+    """The BIDS dataset at a URL."""
     memory.put(f"{bids_scans}/", "/cloud/bids", recursive=True)
     return "memory://cloud/bids"
 
@@ -70,7 +70,7 @@ def at(system: Any, folder: str) -> dict[str, bytes]:
 
 
 def without_links(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Without the file that says where the source data set lies."""
+    """Without the file that says where the source dataset lies."""
     return {name: content for name, content in files.items() if "dataset_desc" not in name}
 
 
@@ -286,5 +286,5 @@ def test_what_takes_no_url_says_so(
 ) -> None:
     code, _, err = run(*(part.format(store=small_store.path) for part in arguments))
     assert code == 2
-    assert re.search(rf"^error: s3://b/\w+: is a URL, which this cannot take\. {words}", err)
+    assert re.search(rf"^error: s3://b/\w+: is a URL, which is not accepted here\. {words}", err)
     assert not Path("s3:").exists()

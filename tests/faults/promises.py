@@ -115,7 +115,7 @@ PROMISES: list[tuple[str, list[str]]] = [
         [f"{_BUNDLES}::test_an_edited_bundle_is_refused_in_one_line"],
     ),
     (
-        "Names of patients are in no output: headers, sidecars, messages, links between data sets",
+        "Names of patients are in no output: headers, sidecars, messages, links between datasets",
         [
             f"{_NAMES}::test_a_single_file",
             f"{_NAMES}::test_damaged_files_of_a_study",

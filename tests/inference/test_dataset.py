@@ -1,4 +1,4 @@
-"""BIDS data sets in, derivatives out."""
+"""BIDS datasets in, derivatives out."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MADE = (
 
 @pytest.fixture
 def root(make_scan: Callable[..., Volume], tmp_path: Path) -> Path:
-    """A data set with runs, sessions and acquisitions."""
+    """A dataset with runs, sessions and acquisitions."""
     root = tmp_path / "raw data"
     for number, name in enumerate(SCANS):
         contrast = name.split("_")[-1][:3]
@@ -192,7 +192,7 @@ def test_skull_stripping_is_measured_if_no_sidecar_states_it(
     assert sidecars[0]["SkullStripped"] is sidecars[1]["SkullStripped"] is False
     assert "SkullStripped" not in sidecars[2]
     assert "ses-1" not in caplog.text
-    assert "sub-01_ses-2_acq-fast_rec-n_T1w.nii.gz: nothing says whether the skull" in caplog.text
+    assert "sub-01_ses-2_acq-fast_rec-n_T1w.nii.gz: it is unknown whether the skull" in caplog.text
 
 
 def test_the_description_of_the_dataset(tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ class TestDirection:
         assert [item.output.name for item in done] == ["sub-02_desc-synth_T1w.nii.gz"]
 
     def test_choices_are_named(self, tiny_bundle: Bundle, root: Path, tmp_path: Path) -> None:
-        with pytest.raises(SettingsError, match=r"makes T2w or T1w, not FLAIR.*--to T2w"):
+        with pytest.raises(SettingsError, match=r"synthesises T2w or T1w, not FLAIR.*--to T2w"):
             run(tiny_bundle, root, tmp_path / "out", to="FLAIR")
         for scan in SCANS[:4]:
             (root / scan).unlink()
@@ -347,16 +347,16 @@ class TestDoneAlready:
             assert caught.value.exit_code == 1
             return [row["error"] for row in read(out / "report.json")["failed"]]
 
-        assert errors(other_bundle) == ["is there already, by another model"] * 4
+        assert errors(other_bundle) == ["already exists, by another model"] * 4
         for options in ({"dtype": "int16"}, {"planes": "all"}):
-            assert errors(tiny_bundle, **options) == ["is there already, with other options"] * 4
+            assert errors(tiny_bundle, **options) == ["already exists, with other options"] * 4
         assert all(item.skipped for item in run(tiny_bundle, root, out, planes="axial"))
         io.write(make_scan(9, "T1w", shape=(30, 32, 3)), root / SCANS[0])
-        assert errors(tiny_bundle) == ["is there already, of another source file"]
+        assert errors(tiny_bundle) == ["already exists, of another source file"]
         changed = bytearray((out / MADE[3]).read_bytes())
         changed[-1] ^= 1
         (out / MADE[3]).write_bytes(bytes(changed))
-        assert errors(tiny_bundle)[1:] == ["is there already, and was changed since it was written"]
+        assert errors(tiny_bundle)[1:] == ["already exists, and was changed since it was written"]
         (out / MADE[3]).write_bytes(before[MADE[3]])
         assert {k: v for k, v in tree(out).items() if k != "report.json"} == {
             k: v for k, v in before.items() if k != "report.json"

@@ -288,7 +288,7 @@ def test_the_contrast_to_make(tiny_bundle: Bundle, make_scan: Callable[..., Volu
     assert translator.choose_contrast(make_scan(1, "T2w"), None) == "T1w"
     assert translator.choose_contrast(unknown, None) == "T2w"
     assert translator.choose_contrast(unknown, "T1w") == "T1w"
-    with pytest.raises(SettingsError, match="makes T2w or T1w, not FLAIR"):
+    with pytest.raises(SettingsError, match="synthesises T2w or T1w, not FLAIR"):
         translator.choose_contrast(unknown, "FLAIR")
 
 

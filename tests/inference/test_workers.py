@@ -31,7 +31,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def folder(bids_scans: Path, tmp_path: Path) -> Path:
-    """A folder that is not a data set, with a damaged scan among the others."""
+    """A folder that is not a dataset, with a damaged scan among the others."""
     for path in bids_scans.rglob("*_T1w.nii.gz"):
         (tmp_path / "in").mkdir(exist_ok=True)
         shutil.copy(path, tmp_path / "in" / path.name)

@@ -1,4 +1,4 @@
-"""A clean data set of small heads, and ways to spoil one scan of it."""
+"""A clean dataset of small heads, and ways to spoil one scan of it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def clean(clean_folder: Path) -> list[Facts]:
 
 @pytest.fixture
 def spoilt(clean: list[Facts], tmp_path: Path) -> Callable[[Volume], list[Facts]]:
-    """The clean data set with another T2w scan of subject 03."""
+    """The clean dataset with another T2w scan of subject 03."""
 
     def replaced(volume: Volume) -> list[Facts]:
         new = facts_of(tmp_path, volume, "03", "T2w")

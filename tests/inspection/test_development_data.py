@@ -1,4 +1,4 @@
-"""Five real data sets: the problems that a researcher would see, and no false alarm."""
+"""Five real datasets: the problems that a researcher would see, and no false alarm."""
 
 from __future__ import annotations
 

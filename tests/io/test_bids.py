@@ -1,4 +1,4 @@
-"""Finding scans in data sets, folders and tables."""
+"""Finding scans in datasets, folders and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which scans of a BIDS data set are wanted, and what its sidecars say."""
+"""Which scans of a BIDS dataset are wanted, and what its sidecars say."""
 
 from __future__ import annotations
 

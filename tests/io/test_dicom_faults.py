@@ -87,7 +87,7 @@ class TestSlices:
         made = datasets(marked(), **T1W)
         made[4].ImagePositionPatient = made[3].ImagePositionPatient
         save(tmp_path, made)
-        refused(tmp_path, "1 slice is there twice .image (4 and image 3|3 and image 4) at")
+        refused(tmp_path, "1 slice is duplicated .image (4 and image 3|3 and image 4) at")
 
     def test_two_volumes_in_one_series(self, tmp_path: Path) -> None:
         for number in range(2):
@@ -95,7 +95,7 @@ class TestSlices:
             for one in made:
                 one.SOPInstanceUID = generate_uid()
             save(tmp_path, made, prefix=f"time{number}-")
-        refused(tmp_path, "holds 2 images at each of 7 places")
+        refused(tmp_path, "holds 2 images at each of 7 positions")
 
     def test_slices_unevenly_apart(self, tmp_path: Path) -> None:
         made = datasets(marked())
@@ -103,7 +103,7 @@ class TestSlices:
         normal = np.cross(*np.array(made[3].ImageOrientationPatient, float).reshape(2, 3))
         made[3].ImagePositionPatient = [f"{value:.6f}" for value in place + 1.2 * normal]
         save(tmp_path, made)
-        refused(tmp_path, "not evenly apart", allow_gaps=True)
+        refused(tmp_path, "not evenly spaced", allow_gaps=True)
 
     def test_planes_that_are_not_parallel(self, tmp_path: Path) -> None:
         made = datasets(marked())
@@ -130,7 +130,7 @@ class TestSlices:
             place + 5 * np.array(made[3].ImageOrientationPatient[:3], float)
         )
         save(tmp_path, made)
-        refused(tmp_path, "not evenly apart|not on one line")
+        refused(tmp_path, "not evenly spaced|not on one line")
 
     @pytest.mark.parametrize(
         ("keyword", "value", "match"),
@@ -348,7 +348,7 @@ class TestCopies:
         for one in made[:count]:
             setattr(one, keyword, value)
         others = save(tmp_path, made[:count], prefix="other")
-        error = refused(tmp_path, rf"{count} images? (is|are) there in two versions: .*image 7")
+        error = refused(tmp_path, rf"{count} images? (is|are) present in two versions: .*image 7")
         assert error.path in [*others, *tmp_path.iterdir()]
         assert "remove the others" in error.remedy
         assert "two versions" in str(inspect(tmp_path).items[0].problem)
@@ -462,7 +462,7 @@ class TestFiles:
         paths = write_series(tmp_path)
         whole = paths[3].read_bytes()
         paths[3].write_bytes(whole[: int(len(whole) * share)])
-        error = refused(tmp_path, "missing|damaged|truncated|ends before|does not say|in size")
+        error = refused(tmp_path, "missing|damaged|truncated|ends before|does not state|in size")
         assert paths[3].name in str(error)
 
     @pytest.mark.parametrize("place", [0, 3, 6])
@@ -470,7 +470,7 @@ class TestFiles:
         """Without it, a slice at the end would be missing silently."""
         paths = write_series(tmp_path)
         paths[place].write_bytes(paths[place].read_bytes()[:200])
-        assert refused(tmp_path, "damaged or truncated|does not say").path == paths[place]
+        assert refused(tmp_path, "damaged or truncated|does not state").path == paths[place]
         assert "may be a slice of it" in str(inspect(tmp_path).items[0].problem)
 
     @pytest.mark.parametrize("size", [0, 100])

@@ -374,7 +374,7 @@ class TestPadding:
     def padded(
         self, value: int, dtype: str = "<i2", bits: int = 16, **tags: object
     ) -> tuple[np.ndarray, np.ndarray, list[Dataset]]:
-        """A volume, where it is padded, and its data sets."""
+        """A volume, where it is padded, and its datasets."""
         voxels = marked().voxels.astype(np.int32)
         where = np.zeros(voxels.shape, bool)
         where[:4] = where[:, :3] = True

@@ -307,7 +307,7 @@ class TestSafety:
             save_as(self, path, **how)
 
         monkeypatch.setattr(Dataset, "save_as", rotten)
-        with pytest.raises(OutputError, match="did not come back"):
+        with pytest.raises(OutputError, match="was not read back"):
             derived(source, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 

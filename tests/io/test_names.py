@@ -66,7 +66,7 @@ def test_subjects(path: str, is_2d: bool, subject: str | None, session: str | No
         ("NC07-z033 NC08-z034", "NC07 NC08"),
         ("p01_t1_050 p02_t1_051", "p01 p02"),
         ("s01_050 s01_051 s02_050 s02_051", "s01 s01 s02 s02"),
-        ("a_12 a_13", ""),  # all alike: it may be the name of the data set
+        ("a_12 a_13", ""),  # all alike: it may be the name of the dataset
         ("Image-1 Image-2", ""),
         ("45_0 46_0 47_0", ""),  # slices, of which each has a number 0
         ("slice_45_0 slice_45_1 slice_46_0 slice_46_1", ""),

@@ -575,7 +575,7 @@ def test_a_file_that_differs_when_read_back_is_not_kept(
         save_well(head, voxels + 1, path, compressed=compressed)
 
     monkeypatch.setattr(nifti, "_save", save_badly)
-    with pytest.raises(OutputError, match="did not come back"):
+    with pytest.raises(OutputError, match="was not read back"):
         io.write(Volume(ramp(), np.eye(4)), path)
     assert path.read_bytes() == before
 

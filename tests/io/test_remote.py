@@ -217,7 +217,7 @@ def test_an_incomplete_file_is_refused(bucket: Bucket, scan: Volume) -> None:
     [
         (PermissionError("Access Denied"), r"may not be read \(Access Denied\)\. Check the cred"),
         (ConnectionResetError("reset by peer"), r"cannot be reached \(ConnectionResetError: reset"),
-        (OSError(errno.ENOSPC, "No space left"), r"has no room in .*TMPDIR"),
+        (OSError(errno.ENOSPC, "No space left"), r"has no space left in .*TMPDIR"),
     ],
 )
 def test_a_failing_fetch(bucket: Bucket, failure: Exception, words: str) -> None:

@@ -249,10 +249,10 @@ class TestHdBet:
 
     def test_its_error_is_reported(self, install: Install) -> None:
         install('print("out of memory", file=sys.stderr); sys.exit(3)')
-        with pytest.raises(InputError, match=r"gave no mask \(out of memory\)"):
+        with pytest.raises(InputError, match=r"wrote no mask \(out of memory\)"):
             find_brain(Head(make_head()), "hd-bet")
         install("pass")
-        with pytest.raises(InputError, match=r"gave no mask \(exit code 0\)"):
+        with pytest.raises(InputError, match=r"wrote no mask \(exit code 0\)"):
             find_brain(Head(make_head()), "hd-bet")
 
     def test_its_absence_is_reported_first(

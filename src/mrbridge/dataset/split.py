@@ -133,7 +133,7 @@ def _held_counts(subjects: int, settings: PrepareSettings, *, with_test: bool) -
         val = max(int(settings.validation_share > 0), round(settings.validation_share * count))
         if with_test and count > 3:
             test = max(int(settings.test_share > 0), round(settings.test_share * count))
-        # Both can grow at once, and training would then lose a subject to a larger data set.
+        # Both can grow at once, and training would then lose a subject to a larger dataset.
         held = min(held + 1, val + test)
     val = min(val, held - min(1, test))
     return {"val": val, "test": held - val}

@@ -149,7 +149,7 @@ class Manifest(Settings):
 
 
 class Store:
-    """A prepared data set, open for reading."""
+    """A prepared dataset, open for reading."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path

@@ -1,1 +1,1 @@
-"""Public data sets: verified, resumable downloads with licence and citation."""
+"""Public datasets: verified, resumable downloads with licence and citation."""

@@ -187,7 +187,9 @@ def fetch(
                 expected = Expected()  # the size of texts in git is sometimes listed wrong
             problem = damage(part, expected, suffix_of(path))
             if problem:
-                raise Damaged(problem, path=path, remedy="Try again later, or tell the archive.")
+                raise Damaged(
+                    problem, path=path, remedy="Try again later, or report it to the archive."
+                )
         except Damaged:
             advance(-part.stat().st_size if part.exists() else 0)
             part.unlink(missing_ok=True)
@@ -279,7 +281,7 @@ class Plan:
     """What a download would transfer.
 
     Attributes:
-        title: the data set and its version.
+        title: the dataset and its version.
         files: number of files.
         bytes: their size; None if a server does not say.
         missing_files, missing_bytes: the part of them that is not in the folder yet.
@@ -389,13 +391,13 @@ def in_parallel(
 def write_citation(
     folder: Path, *, title: str, url: str, authors: Sequence[str], **more: str
 ) -> None:
-    """Write `CITATION.cff`, which BIDS allows at the top of a data set.
+    """Write `CITATION.cff`, which BIDS allows at the top of a dataset.
 
     Source: https://github.com/citation-file-format/citation-file-format (1.2.0)
     """
     citation = {
         "cff-version": "1.2.0",
-        "message": "If you use this data set, please cite it.",
+        "message": "If you use this dataset, please cite it.",
         "type": "dataset",
         "title": title,
         "authors": [{"name": author} for author in authors],

@@ -1,10 +1,10 @@
-"""IXI: nearly 600 healthy subjects of three London hospitals, as a BIDS data set.
+"""IXI: nearly 600 healthy subjects of three London hospitals, as a BIDS dataset.
 
 The site has one tar file per contrast and a table of the subjects. A tar file is unpacked while it
 arrives. The record keeps where in it each scan starts, so that a later run reads only from the
 first missing scan on.
 
-Source: https://brain-development.org/ixi-dataset. The texts of the data set are in `ixi.toml`.
+Source: https://brain-development.org/ixi-dataset. The texts of the dataset are in `ixi.toml`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _TITLES = {"IXI_ID": "id", "SEX_ID": "sex", "AGE": "age", "HEIGHT": "height", "W
 
 
 def download(out: Path, settings: DownloadSettings) -> Report:
-    """Download the scans of some contrasts as a BIDS data set.
+    """Download the scans of some contrasts as a BIDS dataset.
 
     Args:
         out: the folder.
@@ -347,7 +347,7 @@ def _texts() -> dict[str, Any]:
 
 
 def write_description(out: Path) -> None:
-    """Write the files that make the folder a BIDS data set, unless they exist."""
+    """Write the files that make the folder a BIDS dataset, unless they exist."""
     if (out / "README").exists():  # the last of the files below
         return
     texts = _texts()
@@ -367,7 +367,7 @@ def write_participants(
 
     Args:
         session: the connections.
-        folder: the data set.
+        folder: the dataset.
         hospitals: of each subject (three digits).
         site: address of the folder with the site's own table.
 

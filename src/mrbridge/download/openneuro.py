@@ -1,4 +1,4 @@
-"""OpenNeuro: the scans of some contrasts in one snapshot of a data set, with their metadata.
+"""OpenNeuro: the scans of some contrasts in one snapshot of a dataset, with their metadata.
 
 The files are listed folder by folder over GraphQL, only where scans can be. OpenNeuro keeps scans
 in git-annex, whose keys contain size and checksum.
@@ -43,7 +43,7 @@ from mrbridge.volume import CONTRASTS
 
 SITE = "https://openneuro.org"
 TERMS = (
-    "OpenNeuro releases newly published data sets, and new versions of older ones, under CC0 "
+    "OpenNeuro releases newly published datasets, and new versions of older ones, under CC0 "
     "(https://docs.openneuro.org/faq.html)"
 )
 
@@ -105,7 +105,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 @dataclass(frozen=True)
 class _File:
-    """A wanted file of a snapshot: its path in the data set, its address, what is listed."""
+    """A wanted file of a snapshot: its path in the dataset, its address, what is listed."""
 
     path: str
     url: str
@@ -115,18 +115,18 @@ class _File:
 def download(
     dataset: str, out: Path, settings: DownloadSettings, *, version: str | None = None
 ) -> Report:
-    """Download the scans of some contrasts of a data set, with their metadata.
+    """Download the scans of some contrasts of a dataset, with their metadata.
 
     Args:
         dataset: accession number such as ds002330.
-        out: the folder, which becomes a BIDS data set.
+        out: the folder, which becomes a BIDS dataset.
         settings: contrasts as BIDS suffixes; subjects with or without `sub-`; as mirror the
             address of the server.
         version: such as 1.1.0; None for the one in the folder, or else the newest.
 
     Raises:
         SettingsError: mrbridge does not know the contrast.
-        InputError: no such data set, version, subject or scan, or the server cannot be reached.
+        InputError: no such dataset, version, subject or scan, or the server cannot be reached.
         OutputError: the folder contains something else, or the disk is full.
         Interrupted: Ctrl-C or SIGTERM.
     """
@@ -207,11 +207,11 @@ class _Server:
         """The version if it exists; the newest if it is None.
 
         Raises:
-            InputError: no such data set or version.
+            InputError: no such dataset or version.
         """
         if not re.fullmatch(r"ds[0-9]{6}", dataset):
             raise InputError(
-                f"'{dataset}' is not a data set of OpenNeuro",
+                f"'{dataset}' is not a dataset of OpenNeuro",
                 remedy="Its name is ds and six digits, such as ds002330.",
             )
         answer = self._ask(_SNAPSHOTS, "dataset", _Dataset, dataset=dataset)
@@ -280,7 +280,7 @@ class _Server:
         try:
             value = answer["data"][key]
             if value is None:
-                raise InputError("OpenNeuro has no such public data set", remedy="Check its name.")
+                raise InputError("OpenNeuro has no such public dataset", remedy="Check its name.")
             return model.model_validate(value)
         except (KeyError, TypeError, ValidationError):
             raise InputError(
@@ -296,7 +296,7 @@ def _raise_errors(answer: Any) -> None:
         if _PASSING.search(message):
             raise Busy(message)
         raise InputError(
-            f"OpenNeuro answers: {message}", remedy="Check the data set's name and version."
+            f"OpenNeuro answers: {message}", remedy="Check the dataset's name and version."
         )
 
 
@@ -333,7 +333,7 @@ def _is_wanted(path: str, contrasts: Sequence[str]) -> bool:
 
 
 def _write_licence(out: Path, plan: Plan, url: str, about: dict[str, Any], own: set[str]) -> None:
-    """Write licence and citation, unless they exist or the data set has its own."""
+    """Write licence and citation, unless they exist or the dataset has its own."""
     dataset, _, version = plan.title.partition(" ")
     name = str(about.get("Name") or dataset)
     if "LICENSE" not in own and not (out / "LICENSE").exists():

@@ -269,7 +269,7 @@ def _find(request: Request, folder: Path, out: Path) -> FoundScans:
             f"holds no {wanted} scan among {len(images)} images"
             + why_left_out([*((p, _why_not(known[p])) for p in images), *ignored]),
             path=folder,
-            remedy="Name a folder of scans, and the contrast to make with --to.",
+            remedy="Name a folder of scans, and the target contrast with --to.",
         )
     others = set(images) - set(chosen)
     ignored += [(p, _why_not(known[p])) for p in images if p in others]

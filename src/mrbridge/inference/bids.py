@@ -249,7 +249,7 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
     is_foreign = difference == _NOT_OURS
     if is_foreign or (difference and not request.settings.overwrite):
         remedy = "Move it away, or name another place." if is_foreign else "Use --overwrite."
-        raise OutputError(f"is there already, {difference}", path=output, remedy=remedy)
+        raise OutputError(f"already exists, {difference}", path=output, remedy=remedy)
     must_be_ours(sidecar_path(output))
     scan = read(path, volume=request.settings.volume, assume=request.settings.assume)
     if metadata.get("SyntheticData") is True:
@@ -261,7 +261,7 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
         sidecar["SkullStripped"] = measured
     if "SkullStripped" not in sidecar:
         log.warning(
-            "%s: nothing says whether the skull was removed, which BIDS requires of derivatives. "
+            "%s: it is unknown whether the skull was removed, which BIDS requires of derivatives. "
             'State it, as in T1w.json: {"SkullStripped": true}, and run this again',
             path.name,
         )

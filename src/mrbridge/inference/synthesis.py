@@ -58,7 +58,7 @@ class Request:
         """The warning about a scan of unknown contrast that is translated into `to`."""
         bundle = self.translator.bundle
         assumed = bundle.source if to == bundle.target else bundle.target
-        return f"nothing says which contrast it is; assuming it is {assumed}"
+        return f"nothing identifies its contrast; assuming it is {assumed}"
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,7 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
     translator, dtype = request.translator, request.settings.dtype
     to = _checked_target(request, scan, path)
     if dtype != "float32" and scan.is_2d:
-        raise SettingsError(
-            "a 2D image keeps its bit depth", path=path, remedy="Leave out the number type."
-        )
+        raise SettingsError("a 2D image keeps its bit depth", path=path, remedy="Leave out dtype.")
     mask = brain_mask(translator, path)
     try:
         result = translator.result(

@@ -75,7 +75,9 @@ def read(
         if form == "nifti":
             result = nifti.read(path, volume=volume, assume=assume)
         elif volume:
-            raise InputError("is a 2D image: it has no volumes", path=path, remedy="Leave volume.")
+            raise InputError(
+                "is a 2D image: it has no volumes", path=path, remedy="Leave out volume."
+            )
         else:
             result = image2d.read(path)
     except OSError as error:

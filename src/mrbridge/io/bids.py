@@ -1,4 +1,4 @@
-"""Finding scans in a BIDS data set, a folder, two folders, a table, or DICOM files."""
+"""Finding scans in a BIDS dataset, a folder, two folders, a table, or DICOM files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mrbridge.io.temporary import is_temporary
 from mrbridge.volume import CONTRASTS
 
 NOT_RAW = ("derivatives", "sourcedata", "code")
-"""Folders of a BIDS data set that hold no raw scans, at any depth."""
+"""Folders of a BIDS dataset that hold no raw scans, at any depth."""
 
 _PLACE = re.compile(r"sub-(?P<sub>[^/]+)/(?:ses-(?P<ses>[^/]+)/)?(?:(?P<datatype>[^/]+)/)?[^/]+")
 _SUFFIXES = {contrast.lower(): contrast for contrast in CONTRASTS}  # T1w of T1W
@@ -39,10 +39,10 @@ def find_scans(
     raw_first: bool = True,
     force: bool = False,
 ) -> FoundScans:
-    """Find the scans of a BIDS data set, a folder, two folders, a table, or DICOM files.
+    """Find the scans of a BIDS dataset, a folder, two folders, a table, or DICOM files.
 
     Args:
-        source: a BIDS data set, raw or of derivatives (files outside of `sub-*/[ses-*/]anat`
+        source: a BIDS dataset, raw or of derivatives (files outside of `sub-*/[ses-*/]anat`
             or is listed in `.bidsignore` is left out; a column `split` of `participants.tsv`
             counts); a folder or zip of DICOM files, whose timing tells the
             contrasts (see `mrbridge.io.dicom.scans`); any other folder, in which file and folder
@@ -50,7 +50,7 @@ def find_scans(
             session, contrast, path (relative to the table, or a URL) and optionally split; or a
             list of two folders, source contrast first. Any of them may be named by URL.
         source_contrast, target_contrast: BIDS suffixes. Scans of others are ignored.
-        datatypes: of a BIDS data set, the folders of a subject that hold the scans; `*` means any,
+        datatypes: of a BIDS dataset, the folders of a subject that hold the scans; `*` means any,
             None the subject's own folder.
         raw_first: leave out what `prefer_raw` leaves out; not of a table.
         force: also take what its name or header says to be something else (a mask, a map, a scan
@@ -111,7 +111,7 @@ def _found(
         result = scans_of_table(paths[0], force=force)
     else:
         raise InputError(
-            "is not a data set",
+            "is not a dataset",
             path=paths[0] if paths else None,
             remedy="Give a folder, two folders (source contrast first), or a .csv or .tsv table.",
         )
@@ -119,7 +119,7 @@ def _found(
 
 
 def is_bids(folder: Path) -> bool:
-    """Whether a folder is a BIDS data set: it says so, or has BIDS names in `sub-*/…/anat`."""
+    """Whether a folder is a BIDS dataset: it says so, or has BIDS names in `sub-*/…/anat`."""
     description = folder / "dataset_description.json"
     if description.is_file() or description.is_symlink():
         return True
@@ -168,7 +168,7 @@ def _bids_scan(
     *,
     force: bool,
 ) -> Scan | str:
-    """The scan in a file of a BIDS data set, or why it is left out."""
+    """The scan in a file of a BIDS dataset, or why it is left out."""
     relative = path.relative_to(root)
     if is_listed(relative.as_posix()):
         return "is listed in .bidsignore"
@@ -200,7 +200,7 @@ def _bids_scan(
 
 def _not_raw(root: Path) -> Iterator[tuple[Path, str]]:
     """The direct content of folders that hold no raw scans, with the reason. These are not searched
-    further: they may hold more files than the rest of the data set."""
+    further: they may hold more files than the rest of the dataset."""
     for folder in (root / name for name in NOT_RAW):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if not path.name.startswith(".") and (path.is_dir() or is_readable(path)):
@@ -208,7 +208,7 @@ def _not_raw(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _bidsignore(file: Path) -> Callable[[str], bool]:
-    """A test whether a path below the data set matches its `.bidsignore`, whose rules are those of
+    """A test whether a path below the dataset matches its `.bidsignore`, whose rules are those of
     `.gitignore` (bids-validator, "Configuration")."""
     if not (file.is_file() or file.is_symlink()):
         return lambda path: False
@@ -269,7 +269,7 @@ def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
         return list(scans)
     example = ", ".join("/".join(folders) for folders in sorted(places[several[0]])[:2])
     warnings.warn(
-        f"{root}: {len(several)} names of subjects are in several folders, and are taken for "
+        f"{root}: {len(several)} names of subjects are in several folders, and are treated as "
         f"several people: {example}",
         MrbridgeWarning,
         stacklevel=2,

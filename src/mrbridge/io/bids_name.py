@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BIDS_VERSION = "1.10.0"
-"""The version of the standard that mrbridge's data sets follow."""
+"""The version of the standard that mrbridge's datasets follow."""
 
 _BIDS = re.compile(r"^((?:[a-zA-Z]+-[a-zA-Z0-9+]+_)+)([a-zA-Z0-9]+)(\.[a-zA-Z0-9.]+)$")
 

@@ -63,7 +63,7 @@ class Identity:
     """
 
     contrast: str | None = None
-    reason: str = "nothing says which contrast it is"
+    reason: str = "nothing identifies its contrast"
     kind: str = ""
     is_doubtful: bool = False
 
@@ -237,9 +237,7 @@ def of_text(text: str) -> Identity:
         return Identity(contrasts.pop(), "by its name")
     if contrasts:
         return Identity(reason=f"its name says {' and '.join(sorted(contrasts))}")
-    return _first(WEAK_OTHERS, words) or Identity(
-        reason="its name does not say which contrast it is"
-    )
+    return _first(WEAK_OTHERS, words) or Identity(reason="its name does not state its contrast")
 
 
 def _first(others: tuple[tuple[re.Pattern[str], str, str], ...], words: str) -> Identity | None:

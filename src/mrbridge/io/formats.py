@@ -41,7 +41,7 @@ def is_2d(path: str | Path) -> bool:
 def is_dicom(path: str | Path) -> bool:
     """Whether a path is a zip, a DICOM file, or a folder that holds one and no NIfTI file.
 
-    A BIDS data set may keep DICOM files in `sourcedata`: it is not one.
+    A BIDS dataset may keep DICOM files in `sourcedata`: it is not one.
     """
     path = Path(path)
     if path.is_file():
@@ -58,13 +58,13 @@ def is_dicom(path: str | Path) -> bool:
 
 def starts_as_dicom(stream: IO[bytes]) -> bool:
     """Whether bytes begin as a DICOM file: any 128 bytes, then DICM (PS3.10, 7.1), or, in old
-    exports, directly with a data set (PS3.5, 7.1)."""
+    exports, directly with a dataset (PS3.5, 7.1)."""
     start = stream.read(_START)
     return start[128:132] == b"DICM" or begins_with_data_set(start)
 
 
 def begins_with_data_set(start: bytes) -> bool:
-    """Whether bytes are the first elements of a DICOM data set that has no preamble.
+    """Whether bytes are the first elements of a DICOM dataset that has no preamble.
 
     Its first element is of group 0002 (file meta information) or 0008 (identification), and
     further ones follow in ascending order, each with an even length that its type allows.
@@ -79,7 +79,7 @@ def begins_with_data_set(start: bytes) -> bool:
 
 
 def _count_elements(start: bytes, order: str, explicit: bool) -> int:
-    """The number of data set elements at the start of the bytes; 0 if they are not a data set."""
+    """The number of dataset elements at the start of the bytes; 0 if they are not a dataset."""
     place, count, before = 0, 0, (0, 0)
     while place + 12 <= len(start) and count < _ELEMENTS:
         tag = struct.unpack_from(f"{order}HH", start, place)
@@ -106,7 +106,7 @@ def _count_elements(start: bytes, order: str, explicit: bool) -> int:
 
 def walk(root: Path) -> Iterator[Path]:
     """Files below a folder in the order of their names, without hidden and unfinished ones, with
-    broken links (files of a DataLad data set that are not fetched)."""
+    broken links (files of a DataLad dataset that are not fetched)."""
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):

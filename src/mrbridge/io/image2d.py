@@ -130,10 +130,10 @@ def _read(path: Path) -> Volume:
         what = "is not a PNG, TIFF or JPEG image"
         if data.startswith((b"II*\0", b"MM\0*")):
             what = "is a TIFF image that is damaged or whose pixels are of an unsupported type"
-        raise InputError(what, path=path, remedy="Save it as grey with 8 or 16 bit.") from None
+        raise InputError(what, path=path, remedy="Save it as 8-bit or 16-bit greyscale.") from None
     except Exception as error:  # Pillow's many parsers meet damage with any exception at all
         raise InputError(
-            f"is damaged or truncated ({error})", path=path, remedy="Get the file again."
+            f"is damaged or truncated ({error})", path=path, remedy="Get a new copy of the file."
         ) from None
     header = Image2DHeader(form, mode, 8 * pixels.dtype.itemsize)
     synthetic = note.lower().startswith("synthetic")
@@ -156,7 +156,9 @@ def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
     form = _FORMATS[suffix_of(path)]
     header = _header_for(volume, form)
     if form == "JPEG" and header.depth != 8:
-        raise OutputError("JPEG cannot hold 16 bit", path=path, remedy="Write it as .png or .tif.")
+        raise OutputError(
+            "JPEG cannot store 16 bits", path=path, remedy="Write it as .png or .tif."
+        )
     pixels = _quantised(volume.voxels[:, :, 0], header.depth, path)
     image = _coloured(pixels, header.mode)
     with atomic_path(path) as temporary:
@@ -165,7 +167,7 @@ def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
         same = written.shape == pixels.shape and written.dtype == pixels.dtype
         if not same or (form != "JPEG" and not np.array_equal(written, pixels)):
             raise OutputError(
-                "did not come back as it was written", path=path, remedy="Check the disk."
+                "was not read back as it was written", path=path, remedy="Check the disk."
             )
 
 
@@ -229,13 +231,13 @@ def _check_kind(image: Image.Image, path: Path) -> None:
         raise InputError(
             "holds its 16-bit channels one after the other (planar TIFF)",
             path=path,
-            remedy="Save it as grey with 16 bit.",
+            remedy="Save it as 16-bit greyscale.",
         )
     if image.mode not in _MODES:
         raise InputError(
             refused.get(image.mode, f"is stored in the mode {image.mode}"),
             path=path,
-            remedy="Save it as grey with 8 or 16 bit.",
+            remedy="Save it as 8-bit or 16-bit greyscale.",
         )
 
 
@@ -254,7 +256,7 @@ def _grey(
         values = np.asarray(image)
         _check_sign(values.min() < 0, path)
         if values.max() > 65535 or (_white_is_zero(image) and _bits(image) > 16):
-            raise InputError("is outside 0..65535", path=path, remedy="Save it with 16 bit.")
+            raise InputError("is outside 0..65535", path=path, remedy="Save it with 16 bits.")
         values = values.astype(np.uint16)
     elif deep is not None:
         values = deep
@@ -287,7 +289,7 @@ def _check_sign(has_negative: bool | np.bool_, path: Path) -> None:
         raise InputError(
             "has negative pixels (signed numbers)",
             path=path,
-            remedy="Add an offset and save it with unsigned 16 bit.",
+            remedy="Add an offset and save it with unsigned 16 bits.",
         )
 
 
@@ -344,7 +346,7 @@ def _without_tint(
         raise InputError(
             f"is in colour (its channels differ by up to {most} of {top} levels)",
             path=path,
-            remedy="Save the MR image in grey, without colour map, overlay or labels.",
+            remedy="Save the MR image in greyscale, without colour map, overlay or labels.",
         )
     if most:
         notes.append(f"its channels differ by up to {most} of {top} levels; it is read as grey")

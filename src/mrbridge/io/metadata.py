@@ -48,7 +48,7 @@ def _warn_of_encoding(file: Path, encoding: str) -> None:
 
 
 def warn_about(file: Path, what: str) -> None:
-    """Warn about a file of the data set."""
+    """Warn about a file of the dataset."""
     warnings.warn(f"{shown(file)}: {what}", MrbridgeWarning, stacklevel=3)
 
 
@@ -137,7 +137,7 @@ def read_description(root: Path, *, needed: bool = True) -> dict[str, Any]:
     """The content of `dataset_description.json`; empty if there is none.
 
     Args:
-        root: the data set.
+        root: the dataset.
         needed: False treats one that cannot be read as absent, with a warning.
 
     Raises:
@@ -156,8 +156,8 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
     its entities. A nearer sidecar takes precedence; in one folder, one with more entities.
 
     Args:
-        scan: a scan in the data set.
-        root: the data set.
+        scan: a scan in the dataset.
+        root: the dataset.
 
     Returns:
         The fields; a sidecar that cannot be read is skipped, with a warning.

@@ -17,7 +17,7 @@ _SESSION = re.compile(
 )
 _PLAIN_FOLDERS = {"anat", "nii", "nifti", "images", "image", "png", "data", "slices", "scans"}
 # Identifiers that name a person anywhere in a file's name: a word with a number, and
-# those of public data sets (IXI, OASIS, ADNI, TCGA, BraTS, UPENN-GBM, UCSF-PDGM, fastMRI,
+# those of public datasets (IXI, OASIS, ADNI, TCGA, BraTS, UPENN-GBM, UCSF-PDGM, fastMRI,
 # Calgary-Campinas).
 _PERSON = re.compile(
     r"(?<![a-z0-9])(?:sub-(?P<label>[a-z0-9]+)"
@@ -71,7 +71,7 @@ def read_split(word: str) -> str | None:
 
 def subject_folders(relative: Path) -> tuple[str, ...]:
     """The folders of a path that may name a subject or what is above it, such as a site: all that
-    name neither a contrast, a session, a split nor something that every data set has."""
+    name neither a contrast, a session, a split nor something that every dataset has."""
     return tuple(part for part in relative.parts[:-1] if _may_be_subject(part))
 
 

@@ -159,7 +159,7 @@ def write(
         _, written = _load(temporary, None, [])
         if written.dtype != voxels.dtype or not np.array_equal(written, voxels):
             raise OutputError(
-                "did not come back as it was written", path=path, remedy="Check the disk."
+                "was not read back as it was written", path=path, remedy="Check the disk."
             )
 
 
@@ -425,4 +425,4 @@ def _deflated(block: memoryview, is_last: bool) -> bytes:
 
 
 def _damaged(what: str, path: Path) -> InputError:
-    return InputError(what, path=path, remedy="Get the file again from where it came.")
+    return InputError(what, path=path, remedy="Get a new copy of the file.")

@@ -47,7 +47,7 @@ def find_affine(
             raise InputError(
                 _why_no_affine(header, stored),
                 path=path,
-                remedy="If you know its orientation, say --assume RAS (or LPS, ...).",
+                remedy="If you know its orientation, use --assume RAS (or LPS, ...).",
             )
         notes.append(f"has no orientation; {assume} was assumed")
         return _assumed_affine(header, shape, assume)
@@ -71,7 +71,7 @@ def find_affine(
 
 def _why_no_affine(header: Any, stored: tuple[NDArray[np.float64] | None, ...]) -> str:
     if all(form is None for form in stored):
-        return "says nothing of its orientation (qform and sform are both 0)"
+        return "does not state its orientation (qform and sform are both 0)"
     if (header["pixdim"][1:4] < 0).any():
         return "has a negative voxel size (pixdim), which some programs read as a mirror image"
     return "its affine is singular or not finite"

@@ -181,7 +181,7 @@ def release_when_done(
     items: Sequence[Item],
     touched: Callable[[Item], Sequence[Path]],
 ) -> Iterator[tuple[Item, Result]]:
-    """Pass on outcomes, and release what no later item needs: a data set may be larger than the
+    """Pass on outcomes, and release what no later item needs: a dataset may be larger than the
     temporary folder.
 
     Args:
@@ -415,9 +415,9 @@ def _as_error(error: Exception, path: Path, kind: type[MrbridgeError]) -> Mrbrid
         return SettingsError(f"{scheme}:// is not a known kind of URL", path=path, remedy=remedy)
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return kind(
-            f"has no room in {_mirrors_above(path).parent} ({error.strerror})",
+            f"has no space left in {_mirrors_above(path).parent} ({error.strerror})",
             path=path,
-            remedy="Let TMPDIR name a folder with more room.",
+            remedy="Let TMPDIR name a folder with more space.",
         )
     if isinstance(error, FileNotFoundError):
         reason = f" ({words})" if "bucket" in words else ""
@@ -431,5 +431,5 @@ def _as_error(error: Exception, path: Path, kind: type[MrbridgeError]) -> Mrbrid
     return kind(
         f"cannot be reached ({type(error).__name__}: {words})",
         path=path,
-        remedy="Check the network and run this again: what is done is not done twice.",
+        remedy="Check the network and run this again: finished work is not repeated.",
     )

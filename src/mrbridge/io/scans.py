@@ -159,11 +159,11 @@ class Selection:
         """Keep the scans that are wanted, and list the others as ignored, with the reason.
 
         Args:
-            found: the scans of a BIDS data set.
-            root: the data set.
+            found: the scans of a BIDS dataset.
+            root: the dataset.
 
         Raises:
-            InputError: the data set has no such participant or session.
+            InputError: the dataset has no such participant or session.
         """
         present = {
             "participant": {path.name[4:] for path in root.glob("sub-*") if path.is_dir()},

@@ -1,7 +1,7 @@
 """Words and phrases in names and descriptions, and what they say about an image.
 
 It follows the habits of scanners (Siemens, GE, Philips), of programs (FSL, SPM, CAT12, ANTs,
-FreeSurfer, dcm2niix) and of public data sets (BraTS, HCP, UK Biobank, ADNI, fastMRI, IXI), in
+FreeSurfer, dcm2niix) and of public datasets (BraTS, HCP, UK Biobank, ADNI, fastMRI, IXI), in
 English, German, French, Spanish and Italian. All patterns are for text as
 `mrbridge.io.contrast.normalised` returns it.
 """

@@ -131,7 +131,7 @@ class PatchGANSettings(Settings):
             raise SizeError(
                 f"a PatchGAN with {self.strided} strided blocks cannot judge "
                 f"{rows}x{columns} images",
-                remedy=f"Take at least {smallest}x{smallest}.",
+                remedy=f"Use at least {smallest}x{smallest}.",
             )
 
     def _logits(self, size: int) -> int:
@@ -165,7 +165,7 @@ class Networks(Settings):
         if self.image_size % multiple:
             raise SizeError(
                 f"image_size cannot be {self.image_size} with this {self.generator.kind}",
-                remedy=f"Take a multiple of {multiple}, or fewer levels.",
+                remedy=f"Use a multiple of {multiple}, or fewer levels.",
             )
         self.critic.check_size(self.image_size, self.image_size)
         return self

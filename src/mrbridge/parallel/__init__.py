@@ -156,7 +156,7 @@ def killed(processes: str) -> Outcome[Any]:
     """The outcome of an item that killed all processes that worked on it."""
     return Outcome(
         MrbridgeError(
-            f"{processes} were killed at work on it, most often for lack of memory",
+            f"{processes} were killed while processing it, most often for lack of memory",
             remedy="Provide more memory, or leave it out.",
         )
     )

@@ -61,7 +61,7 @@ def _client(address: str) -> Iterator[Any]:
     if importlib.util.find_spec("distributed") is None:
         raise SettingsError(
             "--dask needs distributed",
-            remedy="Run pip install 'mrbridge[dask]', or take --workers.",
+            remedy="Run pip install 'mrbridge[dask]', or use --workers.",
         )
     import distributed
 

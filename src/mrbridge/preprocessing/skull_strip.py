@@ -201,7 +201,7 @@ def _brain_by_hd_bet(head: Head) -> Mask:
         if ran.returncode or not mask.is_file():
             lines = (ran.stderr or ran.stdout).strip().splitlines()
             raise InputError(
-                f"hd-bet gave no mask ({lines[-1] if lines else f'exit code {ran.returncode}'})",
+                f"hd-bet wrote no mask ({lines[-1] if lines else f'exit code {ran.returncode}'})",
                 remedy="Check that hd-bet -h works and is version 2, or use --brain auto.",
             )
         return _brain_of_mask(head, read(mask))

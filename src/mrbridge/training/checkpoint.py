@@ -217,7 +217,7 @@ def resumed_settings(
     if differs:
         raise SettingsError(
             f"is not what checkpoints/last.ckpt was trained with ({', '.join(differs)} differ): "
-            "one of the two was edited or exchanged",
+            "one of the two was edited or replaced",
             path=path,
             remedy="Put back the file that belongs here, or start a new run.",
         )
@@ -313,7 +313,7 @@ def restore(model: TranslationModel, state: dict[str, Any], path: Path) -> None:
         model.restore(state)
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError):
         raise InputError(
-            "does not fit the networks of settings.yaml: one of the two was edited or exchanged",
+            "does not fit the networks of settings.yaml: one of the two was edited or replaced",
             path=path,
             remedy="Put back the file that belongs here, or start a new run.",
         ) from None

@@ -118,7 +118,7 @@ def train(
             this store, or `run` is a URL.
         StoreError: the store cannot be used.
         Interrupted: a signal stopped the training; a checkpoint is written.
-        MrbridgeError: losses became infinite or NaN, and no state was any good.
+        MrbridgeError: losses became infinite or NaN, and it never reached a usable state.
     """
     refuse_url(run)
     run = Path(run)
@@ -379,7 +379,7 @@ def _result(recorder: RunRecorder) -> Run:
         )
     if rows and not math.isfinite(rows[-1].get("generators", 0)) and not stopping.best_is_right:
         raise MrbridgeError(
-            "the training diverged: its losses are not finite, and no state was any good",
+            "the training diverged: its losses are not finite, and it never reached a usable state",
             path=plan.run,
             remedy="Train again with a lower learning_rate.",
         )

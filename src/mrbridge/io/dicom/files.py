@@ -152,7 +152,7 @@ class DicomFile:
             return file.read()
 
     def whole(self, data: bytes) -> Dataset:
-        """Its data set with pixels, from its bytes.
+        """Its dataset with pixels, from its bytes.
 
         Raises:
             InputError: it is not a DICOM file, or is damaged.
@@ -179,7 +179,7 @@ class DicomFile:
             raise InputError(
                 f"cannot be read ({error.strerror or 'damaged'})",
                 path=self.shown,
-                remedy="Get it again from where it came.",
+                remedy="Get a new copy.",
             ) from None
         except Exception:
             # Parsers raise any exception on damage, and its message may contain a patient's data.
@@ -187,7 +187,7 @@ class DicomFile:
 
 
 def parse(source: IO[bytes], **how: Any) -> Dataset:
-    """A data set, with or without a preamble; `how` holds the arguments for pydicom.
+    """A dataset, with or without a preamble; `how` holds the arguments for pydicom.
 
     Its file meta information always names a transfer syntax.
 
@@ -256,7 +256,7 @@ def _compressed(source: IO[bytes], syntax: UID, size: int) -> PixelData:
 
 def damaged(file: DicomFile, what: str = "is damaged or truncated") -> InputError:
     """The error for a truncated or invalid file."""
-    return InputError(what, path=file.shown, remedy="Get it again from where it came.")
+    return InputError(what, path=file.shown, remedy="Get a new copy.")
 
 
 @contextmanager
@@ -384,7 +384,7 @@ def _in_zip(path: Path, only: Collection[str]) -> Iterator[DicomFile]:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         raise InputError(
-            "is not a complete zip file", path=path, remedy="Get it again from where it came."
+            "is not a complete zip file", path=path, remedy="Get a new copy."
         ) from None
     packed = sum(info.compress_size for info in archive.infolist())
     whole = sum(info.file_size for info in archive.infolist())

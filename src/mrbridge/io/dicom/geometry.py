@@ -155,7 +155,7 @@ def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.fl
         if part.text("StudyInstanceUID") != slices[0].text("StudyInstanceUID"):
             raise InputError(
                 f"its files are of several studies ({slices[0].shown}, {part.shown})",
-                remedy="Get them again from where they came.",
+                remedy="Export the series again.",
             )
         if size != usual:
             raise InputError(
@@ -225,7 +225,7 @@ def _pixel_spacing(slices: Sequence[Slice]) -> tuple[float, float]:
     found = {part.numbers("PixelSpacing") for part in slices}
     usable = [pair for pair in found if len(pair) == 2 and 1e-3 < min(pair) <= max(pair) < 1e3]
     if len(usable) != len(found):
-        raise InputError("does not say its pixel spacing", remedy="Export the original images.")
+        raise InputError("does not state its pixel spacing", remedy="Export the original images.")
     size = np.array([slices[0].number("Rows") or 1, slices[0].number("Columns") or 1])
     spacing = np.median(usable, axis=0)
     # As with orientation: what counts is how far the centre of a slice moves.
@@ -254,7 +254,7 @@ def _refuse_duplicates(
         times = {part.number("TemporalPositionIdentifier") for part in slices} - {None}
         of = f" ({len(times)} points in time)" if len(times) > 1 else ""
         raise InputError(
-            f"holds {len(slices) // places} images at each of {places} places{of}",
+            f"holds {len(slices) // places} images at each of {places} positions{of}",
             remedy="Export one of them as a series of its own, or choose another series.",
         )
     named = "; ".join(
@@ -263,7 +263,7 @@ def _refuse_duplicates(
         for n in twice[:_ALL_NAMED]
     )
     noun = "slice is" if twice.size == 1 else "slices are"
-    raise InputError(f"{twice.size} {noun} there twice ({named})", remedy="Remove one of each two.")
+    raise InputError(f"{twice.size} {noun} duplicated ({named})", remedy="Remove one of each pair.")
 
 
 def _steps(sorted_mm: NDArray[np.float64], slices: Sequence[Slice]) -> NDArray[np.int64]:
@@ -301,6 +301,6 @@ def _refuse_uneven(
 
 def _uneven(apart: NDArray[np.float64]) -> InputError:
     return InputError(
-        f"its slices are not evenly apart ({apart.min():.3g} to {apart.max():.3g} mm)",
+        f"its slices are not evenly spaced ({apart.min():.3g} to {apart.max():.3g} mm)",
         remedy="Choose another series.",
     )

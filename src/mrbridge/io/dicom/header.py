@@ -215,7 +215,7 @@ def _slices_of(file: DicomFile) -> list[Slice]:
         return []
     kind = one.text("SOPClassUID")
     if not (one.uid and kind and one.text("SeriesInstanceUID")):
-        raise damaged(file, "does not say what it is (it lacks UIDs)")
+        raise damaged(file, "does not state what it is (it lacks UIDs)")
     if kind in MR_CLASSES and not one.number("Rows"):
         raise damaged(file)
     assumed: tuple[str, ...] = (_COMMAS,) if commas else ()
@@ -299,7 +299,7 @@ def _bare_frames(one: Slice, count: int) -> list[Slice]:
     if distances is None:
         fault = InputError(
             f"holds {count} frames and does not give the position of each ({source})",
-            remedy="Export it as an enhanced MR image, or as one file a slice.",
+            remedy="Export it as an enhanced MR image, or as one file per slice.",
         )
         return [_frame(one, index, {}, fault=fault) for index in range(count)]
     assumed = (f"the positions of its {count} frames are computed from {source}",)
@@ -370,7 +370,7 @@ def _encoding_fault(one: Slice) -> InputError | None:
         return InputError(
             f"stores its intensities in an unusual way ({kind})",
             path=one.file.shown,
-            remedy="Export it as plain grey (MONOCHROME2).",
+            remedy="Export it as plain greyscale (MONOCHROME2).",
         )
     return None
 
@@ -390,7 +390,7 @@ def _pixel_fault(one: Slice, pixels: PixelData | None, frames: int) -> InputErro
     allocated, stored = (one.number(keyword) or 0 for keyword in ("BitsAllocated", "BitsStored"))
     is_signed = one.number("PixelRepresentation")
     if not 0 < stored <= allocated or is_signed not in (0, 1) or not one.number("SamplesPerPixel"):
-        return damaged(file, "does not say how its pixels are stored (bits, sign, samples)")
+        return damaged(file, "does not state how its pixels are stored (bits, sign, samples)")
     if pixels is None:
         deflated = syntax == DeflatedExplicitVRLittleEndian
         return None if deflated else damaged(file, "ends before its pixels")
@@ -398,7 +398,7 @@ def _pixel_fault(one: Slice, pixels: PixelData | None, frames: int) -> InputErro
         return damaged(file, "its pixels are damaged or truncated")
     if pixels.size is None:
         if not syntax.is_encapsulated:
-            return damaged(file, "does not say how its pixels are compressed")
+            return damaged(file, "does not state how its pixels are compressed")
         size, promised, unit, spare = pixels.frames, frames, "frames", 0
     else:
         sides = (one.number("Rows") or 0) * (one.number("Columns") or 0)

@@ -225,7 +225,7 @@ def _suspect(listing: Listing, alike: set[Path]) -> None:
             listing.ignored.remove(item)
             what = "is named like the DICOM files next to it, but is not one: damaged or truncated"
             listing.damaged.append(
-                InputError(what, path=file, remedy="Get it again, or remove it.")
+                InputError(what, path=file, remedy="Replace it with a new copy, or remove it.")
             )
 
 
@@ -268,8 +268,8 @@ def _without_copies(
     names = ", ".join(part.shown for part in differing[:_ALL_NAMED])
     noun = "image is" if len(differing) == 1 else "images are"
     refusal = InputError(
-        f"{len(differing)} {noun} there in two versions: one SOPInstanceUID, other pixels or "
-        f"another header ({names})",
+        f"{len(differing)} {noun} present in two versions: one SOPInstanceUID, different "
+        f"pixels or headers ({names})",
         path=differing[0].file.shown,
         remedy="Keep the right file of each, and remove the others.",
     )
@@ -372,7 +372,7 @@ def _fault(slices: list[Slice]) -> InputError | None:
     if len({part.text("PhotometricInterpretation").upper() for part in slices}) > 1:
         return InputError(
             "its images differ in PhotometricInterpretation",
-            remedy="Export them all as plain grey (MONOCHROME2).",
+            remedy="Export them all as plain greyscale (MONOCHROME2).",
         )
     faults = {part.file: part.fault for part in slices if part.fault is not None}
     if not faults:

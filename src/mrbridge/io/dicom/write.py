@@ -428,5 +428,5 @@ def _check(
         )
     if not same:
         raise OutputError(
-            "did not come back as it was written", path=folder, remedy="Check the disk."
+            "was not read back as it was written", path=folder, remedy="Check the disk."
         )
