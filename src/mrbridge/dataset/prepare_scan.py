@@ -22,7 +22,6 @@ from mrbridge.dataset.store import (
 from mrbridge.errors import InputError, MrbridgeError
 from mrbridge.io import read
 from mrbridge.io.atomic import sha256_of
-from mrbridge.io.remote import fetch
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.foreground import Crop, crop_to_head, head_crop
 from mrbridge.preprocessing.geometry import slice_grid
@@ -126,9 +125,6 @@ def prepare_scan(job: Job) -> ScanRecord | None:
         OutputError: the store cannot be written.
     """
     scan, settings = job.scan, job.settings
-    fetch(scan.path)
-    if scan.series is None and not scan.path.is_file():
-        raise InputError("does not exist", path=scan.path, remedy="Check the path.")
     source_sha256 = _source_sha256(scan)
     reference_sha256 = None if job.reference is None else _source_sha256(job.reference)
     key = job.key(source_sha256, reference_sha256)

@@ -22,7 +22,6 @@ from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import is_2d
 from mrbridge.io.ownership import must_be_ours
-from mrbridge.io.remote import fetch
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.skull_strip import read_brain_mask
 from mrbridge.volume import CONTRASTS, Volume
@@ -423,9 +422,6 @@ def translate_file(request: Request, path: Path, out: Path) -> Translation:
             what mrbridge did not write.
         SettingsError: it is a 2D image, and the number type is not float32.
     """
-    fetch(path)
-    if not path.exists():
-        raise InputError("does not exist", path=path, remedy="Check the name.")
     known = of_path(Path(path.parent.resolve().name, path.name)).contrast
     if out.is_dir() or not out.suffix:
         out = out / output_name(path, request.target_for(known))

@@ -18,7 +18,6 @@ from mrbridge.dataset.pairs import thumbnail_of
 from mrbridge.dataset.store import ScanRecord, read_slices
 from mrbridge.errors import InputError
 from mrbridge.io import read
-from mrbridge.io.remote import fetch
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.corrections import IMMERKAER
 from mrbridge.preprocessing.foreground import Crop, foreground_mask
@@ -216,9 +215,6 @@ def load(entry: Entry) -> LoadedScan:
     if entry.record is not None:
         return _of_store(entry.record, entry.scan.path)
     scan = entry.scan
-    fetch(scan.path)
-    if scan.series is None and not scan.path.is_file():
-        raise InputError("does not exist", path=scan.path, remedy="Check the path.")
     volume = read(scan.path, series=scan.series, allow_gaps=True, files=scan.files)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Leave it out.")
