@@ -234,7 +234,7 @@ class TestErrors:
 
 @pytest.mark.usefixtures("quick_phantom")
 class TestVerbs:
-    """Every verb answers in JSON; the whole chain is in end_to_end."""
+    """Every verb answers in JSON; the whole pipeline is in end_to_end."""
 
     def test_phantom(self, run: Callable[..., Any], tmp_path: Path) -> None:
         small = ["--subjects", 1, "--set", "spacing_mm=8"]

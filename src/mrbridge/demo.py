@@ -1,4 +1,4 @@
-"""The verb `demo`: the whole chain on simulated subjects, without a network."""
+"""The verb `demo`: the whole pipeline on simulated subjects, without a network."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _OUT_PLACE = Option(("-o", "--out"), place=True)
 
 def _overwrite(otherwise: str) -> str:
     """The description of `--overwrite`; `otherwise` says what the verb does without it."""
-    return f"Replace what mrbridge wrote there, and nothing else. Without it, {otherwise}."
+    return f"Replace files that mrbridge wrote, never others. Without it, {otherwise}."
 
 
 OverwriteFolder = Annotated[
@@ -45,8 +45,8 @@ OverwriteFolder = Annotated[
 OverwriteFiles = Annotated[
     bool,
     Field(
-        description="Has no effect here: what mrbridge wrote there is replaced in any case, and "
-        "nothing else is."
+        description="Has no effect here: files that mrbridge wrote are always replaced, others "
+        "never."
     ),
 ]
 
@@ -149,12 +149,12 @@ class Inspect(Parallel):
         "zip of DICOM files, one scan, or a prepared store."
     )
     out: Annotated[Path | None, _OUT_PLACE] = Field(
-        None, description="Also look at the images, and write this page (.html)."
+        None, description="Also check the images, and write this report (.html)."
     )
     fix: Annotated[Path | None, Option(place=True)] = Field(
         None,
-        description="Also look at the images, and write a table (.csv) for prepare that leaves out "
-        "exact copies and what cannot be read. The source is not changed.",
+        description="Also check the images, and write a table (.csv) for prepare without exact "
+        "duplicates and unreadable files. The source is not changed.",
     )
     overwrite: bool = Field(False, description=_overwrite("a page is replaced, a table is not"))
 

@@ -35,7 +35,7 @@ _MOST_REASONS = 10  # shown on the terminal; the store has all
 
 @verb("mrbridge.verb_settings.Demo")
 def demo(options: options_of.Demo) -> None:
-    """Run the whole chain on simulated subjects.
+    """Run the whole pipeline on simulated subjects.
 
     It simulates, prepares, trains, translates and evaluates.
     """
@@ -92,9 +92,9 @@ def prepare(options: options_of.Prepare, settings: PrepareSettings) -> None:
 
     A second run prepares only what changed.
 
-    Subjects are held out whole. With too few of them, each series of 8 or more slices gives up a
-    block for validation; up to 3 slices on either side of it, at most a fifth of the series in all,
-    are in no split (--set gap=0: none are).
+    Whole subjects are held out. With too few of them, each series of 8 or more slices contributes a
+    block of slices to validation; up to 3 slices on either side of it, at most a fifth of the
+    series in all, are in no split (none with --set gap=0).
     """
     for path in options.sources:
         must_exist(path)
@@ -139,7 +139,7 @@ def _slices_per_subject(counts: dict[str, dict[str, int]]) -> str:
 def inspect(options: options_of.Inspect) -> None:
     """List scans from their headers, or check a dataset.
 
-    With -o or --fix the images are read and checked, too.
+    With -o or --fix, the images are read and checked, too.
     """
     must_exist(options.path)
     workers = options.crew

@@ -154,23 +154,23 @@ class AugmentSettings(Settings):
     Bias field, gamma and noise are applied half of the time, the others always.
     """
 
-    flip: bool = Field(True, description="Mirror left and right half of the time.")
+    flip: bool = Field(True, description="Mirror left and right with probability 0.5.")
     rotate_degrees: float = Field(
-        5.0, ge=0, le=180, description="Largest rotation, either way, in degrees."
+        5.0, ge=0, le=180, description="Maximum rotation in either direction, in degrees."
     )
     scale: float = Field(
-        0.05, ge=0, lt=1, description="Largest relative change of size along rows and columns."
+        0.05, ge=0, lt=1, description="Maximum relative change of size along rows and columns."
     )
-    shift: float = Field(0.03, ge=0, le=1, description="Largest shift, as a share of the image.")
+    shift: float = Field(0.03, ge=0, le=1, description="Maximum shift, as a share of the image.")
     bias_field: float = Field(
-        0.0, ge=0, le=10, description="Largest coefficient of the smooth multiplicative field."
+        0.0, ge=0, le=10, description="Maximum coefficient of the smooth multiplicative field."
     )
     gamma: float = Field(
-        0.0, ge=0, le=10, description="Largest relative change of the exponent of intensities."
+        0.0, ge=0, le=10, description="Maximum relative change of the exponent of intensities."
     )
     noise: float = Field(
         0.0,
         ge=0,
         le=2,
-        description="Largest standard deviation of Gaussian noise, in the image's range of 2.",
+        description="Maximum standard deviation of Gaussian noise, in the image's range of 2.",
     )

@@ -25,7 +25,7 @@ from mrbridge.io.names import natural_key
 Segments = dict[str, list[Range]]
 
 LEAST_FOR_VALIDATION = 8
-"""Slices of the shortest series that gives up a block; all slices of a shorter one train."""
+"""Slices of the shortest series that contributes a block; a shorter one is all for training."""
 
 _GAP_SHARE = 5  # the two gaps take at most one slice in five
 

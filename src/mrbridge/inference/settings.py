@@ -35,15 +35,15 @@ class TranslateSettings(Settings):
     )
     force: bool = Field(
         False,
-        description="Also translate scans that are synthetic or of the wanted contrast already, or "
-        "that their name or header identifies as something else: a mask, a map, a scan after a "
-        "contrast agent.",
+        description="Also translate scans that are already synthetic, already of the requested "
+        "contrast, or identified by name or header as something else: a mask, a map, a scan after "
+        "a contrast agent.",
     )
     overwrite: bool = Field(
         False,
-        description="Replace what mrbridge wrote there, and nothing else. Without it, files and "
-        "DICOM series are replaced as well; in BIDS derivatives, what is up to date is kept and "
-        "the rest refused.",
+        description="Replace files that mrbridge wrote, never others. Without it, files and DICOM "
+        "series are replaced as well; in BIDS derivatives, files that are up to date are kept and "
+        "others refused.",
     )
     participants: Annotated[
         tuple[str, ...],

@@ -17,7 +17,7 @@ class UNetSettings(Settings):
     """Settings of `UNet`."""
 
     kind: Literal["unet"] = Field("unet", description="Kind of generator.")
-    levels: int = Field(8, ge=1, le=12, description="Number of times that the image is halved.")
+    levels: int = Field(8, ge=1, le=12, description="Number of downsampling steps.")
     features: int = Field(
         64,
         ge=1,
@@ -34,8 +34,8 @@ class UNetSettings(Settings):
         0,
         ge=0,
         le=4096,
-        description="Channels of two more convolutions at full size, which see the input itself "
-        "next to the decoder's output; 0 omits them, as in the paper.",
+        description="Channels of two further convolutions at full resolution, applied to the "
+        "decoder's output and the input together; 0 omits them, as in the paper.",
     )
 
     @property
@@ -48,7 +48,7 @@ class ResUNetSettings(Settings):
     """Settings of `ResUNet`."""
 
     kind: Literal["resunet"] = Field("resunet", description="Kind of generator.")
-    levels: int = Field(3, ge=1, le=12, description="Number of times that the image is halved.")
+    levels: int = Field(3, ge=1, le=12, description="Number of downsampling steps.")
     features: int = Field(
         64,
         ge=1,
@@ -112,7 +112,7 @@ class PatchGANSettings(Settings):
         3,
         ge=0,
         le=12,
-        description="Number of blocks that halve the image; 3: a receptive field of 70x70 pixels.",
+        description="Number of strided blocks; 3 give a receptive field of 70x70 pixels.",
     )
     norm: Norm = Field("instance", description="Normalisation layer.")
 

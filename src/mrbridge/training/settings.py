@@ -42,18 +42,19 @@ class TrainSettings(Settings):
     identity_weight: float = Field(5.0, ge=0, description="Weight of the identity loss.")
     supervision: Literal["unpaired", "paired", "weak"] = Field(
         "unpaired",
-        description="unpaired uses no known pairs; paired learns only from those; weak from both.",
+        description="unpaired ignores known pairs; paired trains on them only; weak trains on "
+        "paired and unpaired slices.",
     )
     find_pairs: bool = Field(
         False,
         description="Find slices of both contrasts that show the same anatomy without being known "
-        "as pairs, and learn from them as pairs.",
+        "as pairs, and train on them as pairs.",
     )
     paired_weight: float = Field(
         10.0,
         ge=0,
-        description="Weight of the loss on pairs. The other losses count for the slices without a "
-        "partner; if all slices have one, they are left out.",
+        description="Weight of the loss on pairs. The other losses are computed on slices without "
+        "a partner; if every slice has one, they are omitted.",
     )
     back_translation_weight: float = Field(
         0.0,
@@ -64,8 +65,8 @@ class TrainSettings(Settings):
     simulated_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of the paired loss on simulated subjects, which show from the first "
-        "step how each tissue changes; 0 simulates none.",
+        description="Weight of the paired loss on simulated subjects, which teach from the first "
+        "step how the intensity of each tissue changes; 0 disables simulation.",
     )
     simulated_subjects: int = Field(8, ge=1, description="Number of simulated subjects.")
     wise_ft_weight: float = Field(
@@ -85,7 +86,7 @@ class TrainSettings(Settings):
         ge=0,
         le=1,
         description="Share of the training over which the unpaired weights rise linearly from "
-        "zero, while simulated pairs teach first; none if training starts from a model.",
+        "zero, so that simulated pairs dominate at first; 0 if training starts from a model.",
     )
     learning_rate: float = Field(2e-4, gt=0, description="Adam's learning rate before the decay.")
     critic_rate: float = Field(
@@ -98,10 +99,10 @@ class TrainSettings(Settings):
     minutes: float | None = Field(
         None,
         gt=0,
-        description="Train for this long instead; the learning rate then follows the clock.",
+        description="Train for this many minutes instead; the learning rate follows the clock.",
     )
     stop_after_epochs: int | None = Field(
-        None, ge=1, description="End this session after this epoch of the run, to resume it later."
+        None, ge=1, description="Stop after this epoch, to continue later with --resume."
     )
     decay_from: float = Field(
         0.5,
@@ -116,8 +117,8 @@ class TrainSettings(Settings):
     pool_size: int = Field(
         50,
         ge=0,
-        description="Size of the pools of past synthetic images for the critics; 0 uses only new "
-        "ones.",
+        description="Number of past synthetic images in each critic's image pool; 0 shows the "
+        "critics only new ones.",
     )
     ema_decay: float = Field(
         0.999, ge=0, lt=1, description="Decay of the generators' EMA; 0 keeps the newest weights."
@@ -126,7 +127,7 @@ class TrainSettings(Settings):
         AugmentSettings(), description="Augmentation of training slices."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 if the processor is fast at it, otherwise float32."
+        "auto", description="auto: bfloat16 if the hardware supports it, otherwise float32."
     )
     compile: bool = Field(
         False,
@@ -140,17 +141,17 @@ class TrainSettings(Settings):
         "the scores are the best so far, the bundle.",
     )
     validation_slices: int = Field(
-        32, ge=1, description="Largest number of validation slices of each contrast."
+        32, ge=1, description="Maximum number of validation slices of each contrast."
     )
     guard: Literal["warn", "stop"] = Field(
         "warn",
-        description="Reaction if generators copy their input, swap bright and dark tissues, or "
-        "collapse: warn, or stop after two such validations in a row. The best bundle stays.",
+        description="What to do if generators copy their input, invert contrast, or collapse: "
+        "warn, or stop after two such validations in a row. The best bundle is kept.",
     )
     patience: Annotated[int | None, Option(default="train to the end")] = Field(
         None,
         ge=1,
-        description="Stop early after this many validations without a better criterion.",
+        description="Early stopping: number of validations without improvement.",
     )
     sample_slices: int = Field(4, ge=1, description="Rows of the sample sheets.")
     seed: int = Field(
