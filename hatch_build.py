@@ -1,8 +1,11 @@
-"""Compiles `kernels.cpp` when the package is built or installed, if that is possible.
+"""Compiles `kernels.cpp` and builds the page when the package is built or installed, if possible.
 
 On x86-64 Linux with g++, the package then contains the kernels for two instruction sets, of which
 `mrbridge.kernels` loads the one that the processor supports. Everywhere else, and if compiling
 fails, the package is pure Python and PyTorch computes the same more slowly.
+
+With npm, the package also contains the page of `mrbridge serve` and the viewer of `mrbridge view`,
+built from the folder `web`. Without it, these two verbs say what is missing.
 """
 
 from __future__ import annotations
@@ -20,18 +23,21 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path("src/mrbridge/kernels/kernels.cpp")
+WEB = Path("web")
+_NPM_SECONDS = 300
 
 VARIANTS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}
 """The suffix of each library, and GCC's name of its instruction set."""
 
 
-class CompiledKernels(BuildHookInterface):
+class KernelsAndPage(BuildHookInterface):
     """A build hook of hatchling; the environment variable `CXX` names another compiler."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile into the source tree, where an editable installation finds the libraries too."""
+        """Build into the source tree, where an editable installation finds the results too."""
+        self._build_page(Path(self.root) / WEB)
         source = Path(self.root) / SOURCE
         for old in source.parent.glob("kernels-*.so"):
             old.unlink()
@@ -57,3 +63,32 @@ class CompiledKernels(BuildHookInterface):
         if result.returncode:
             self.app.display_warning(f"mrbridge: {result.stderr.strip()[-500:]}")
         return result.returncode == 0
+
+    def _build_page(self, web: Path) -> None:
+        npm = shutil.which("npm")
+        if not web.is_dir():
+            return
+        if npm is None:
+            self.app.display_warning("mrbridge: no npm; 'serve' and 'view' will have no page")
+            return
+        lock, installed = web / "package-lock.json", web / "node_modules/.package-lock.json"
+        commands = [[npm, "run", "--silent", "build"]]
+        if not installed.is_file() or installed.stat().st_mtime < lock.stat().st_mtime:
+            # Scripts of packages are not run: none is needed.
+            commands.insert(0, [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+        for command in commands:
+            try:
+                result = subprocess.run(
+                    command,
+                    cwd=web,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=_NPM_SECONDS,
+                )
+            except subprocess.TimeoutExpired:
+                self.app.display_warning("mrbridge: npm did not answer; there will be no page")
+                return
+            if result.returncode:
+                self.app.display_warning(f"mrbridge: {result.stderr.strip()[-500:]}")
+                return

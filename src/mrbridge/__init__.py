@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mrbridge.training.run import Run, train
     from mrbridge.training.settings import PRESETS, TrainSettings
     from mrbridge.volume import Volume
+    from mrbridge.web.page import View, view
 
 _NAMES = {
     "mrbridge": ("errors", "phantom"),
@@ -68,6 +69,7 @@ _NAMES = {
     "mrbridge.training.run": ("Run", "train"),
     "mrbridge.training.settings": ("PRESETS", "TrainSettings"),
     "mrbridge.volume": ("Volume",),
+    "mrbridge.web.page": ("View", "view"),
 }
 """The public names by module; those above tell type checkers the same."""
 
@@ -98,6 +100,7 @@ __all__ = [
     "Translation",
     "Translations",
     "Translator",
+    "View",
     "Volume",
     "__version__",
     "errors",
@@ -111,6 +114,7 @@ __all__ = [
     "score",
     "train",
     "translate",
+    "view",
     "write",
 ]
 

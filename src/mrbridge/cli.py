@@ -25,6 +25,8 @@ VERBS: dict[Verb, str] = {
     verbs.train: "mrbridge train store -o run --preset unet --set epochs=30",
     verbs.translate: "mrbridge translate -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz",
     verbs.evaluate: "mrbridge evaluate -m run --pairs bids -o scores",
+    verbs.serve: "mrbridge serve",
+    verbs.view: "mrbridge view T1w.nii.gz T2w.nii.gz -o page.html",
     verbs.export: "mrbridge export -m run --to onnx -o exported",
     verbs.info: "mrbridge info unet --json",
 }

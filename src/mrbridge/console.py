@@ -84,12 +84,20 @@ def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
         warnings.simplefilter("ignore", MrbridgeWarning)
 
 
-def answer(result: dict[str, Any], text: str) -> None:
-    """Print the result of a verb: one JSON object, or text."""
+def answer(result: dict[str, Any], text: str, *, secrets: bool = False) -> None:
+    """Print the result of a verb: one JSON object, or text.
+
+    Args:
+        result, text: both forms.
+        secrets: also print what URLs in them keep secret: the user needs it.
+    """
     verbosity.answered = True
     if not verbosity.json and verbosity.quiet:
         return
-    line = json.dumps(plain(result), allow_nan=False) if verbosity.json else shown(text)
+    if secrets:
+        line = json.dumps(result) if verbosity.json else text
+    else:
+        line = json.dumps(plain(result), allow_nan=False) if verbosity.json else shown(text)
     try:
         typer.echo(line)
     except BrokenPipeError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from mrbridge.interruption import check
@@ -16,6 +17,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _bars: list[Progress] = []
+_reports: list[Callable[[float], None]] = []
+_levels: list[_Level] = []
+
+
+@dataclass
+class _Level:
+    """How much of a loop is done."""
+
+    done: int
+    total: int
+
+
+@contextmanager
+def reported(report: Callable[[float], None]) -> Iterator[None]:
+    """Within it, loops that are tracked are not shown, but reported: for one thread.
+
+    Args:
+        report: called with the share of the outermost loop that is done, from 0 to 1, in which
+            nested loops count as parts of its items.
+    """
+    _reports.append(report)
+    try:
+        yield
+    finally:
+        _reports.remove(report)
 
 
 def wanted() -> bool:
@@ -28,6 +54,9 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
 
     Nested progress, such as of the slices of each scan, gets a line of its own below.
     """
+    if _reports:
+        yield from _reporting(items, total)
+        return
     if not wanted():
         for item in items:
             check()  # a signal's exception may have been lost in a callback
@@ -80,6 +109,25 @@ def transfer(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     ) as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def _reporting(items: Iterable[T], total: int | None) -> Iterator[T]:
+    if total is None:
+        total = len(items) if isinstance(items, Sized) else 0
+    level = _Level(0, max(total, 1))
+    _levels.append(level)
+    try:
+        for item in items:
+            check()
+            yield item
+            level.done = min(level.done + 1, level.total)
+            share, part = 0.0, 1.0
+            for one in _levels:
+                part /= one.total
+                share += one.done * part
+            _reports[-1](share)
+    finally:
+        _levels.remove(level)
 
 
 def _below(bar: Progress, items: Iterable[T], label: str, total: int | None) -> Iterator[T]:

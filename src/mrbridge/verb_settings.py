@@ -268,6 +268,36 @@ class Info(VerbSettings):
     )
 
 
+class Serve(VerbSettings):
+    """Options of `serve`."""
+
+    stage = "mrbridge.web.settings.ServeSettings"
+    setting_keys = ("host", "port")
+
+    model: Annotated[tuple[Path, ...], Option(("-m", "--model"), "MODEL…", "the shipped model")] = (
+        Field((), description="Runs or bundles, among which the page lets users choose.")
+    )
+    device: Device = "auto"
+
+
+class View(VerbSettings):
+    """Options of `view`."""
+
+    scan: Annotated[Path, Option(metavar="SCAN", place=True, argument=True)] = Field(
+        description="A NIfTI file, a 2D image, or a folder or zip with one DICOM series."
+    )
+    synthetic: Annotated[Path | None, Option(metavar="SYNTHETIC", place=True, argument=True)] = (
+        Field(None, description="Its synthetic image.")
+    )
+    truth: Annotated[Path | None, Option(place=True)] = Field(
+        None, description="The true scan of the contrast of the synthetic image."
+    )
+    uncertainty: Annotated[Path | None, Option(place=True)] = Field(
+        None, description="The uncertainty map of the synthetic image."
+    )
+    out: Annotated[Path, _OUT_PLACE] = Field(description="The page to write (.html).")
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         import typer
@@ -317,6 +347,8 @@ VERBS: dict[str, type[VerbSettings]] = {
     "evaluate": Evaluate,
     "export": Export,
     "info": Info,
+    "serve": Serve,
+    "view": View,
 }
 """The model of every verb of `mrbridge`."""
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrbridge.console import answer, as_far_as_done, interruption_of
+from mrbridge.console import answer, as_far_as_done, flush, interruption_of
 from mrbridge.errors import SettingsError, StoreError, must_be_here, must_be_new, must_exist
 from mrbridge.interruption import quick_imports
 from mrbridge.models import SHIPPED, UNNAMED, locate
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mrbridge.evaluation.settings import EvaluateSettings
     from mrbridge.inference.settings import TranslateSettings
     from mrbridge.phantom.settings import PhantomSettings
+    from mrbridge.web.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
@@ -349,3 +351,54 @@ def info(options: options_of.Info) -> None:
 
     manifest = read_manifest(model)
     answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
+
+
+@verb("mrbridge.verb_settings.Serve")
+def serve(options: options_of.Serve, settings: ServeSettings) -> None:
+    """Serve a page to translate scans and to look at them, on this machine only.
+
+    It prints the URL to open. Ctrl-C ends it, and removes all uploads and results.
+    """
+    models: list[str | Path] = [locate(model) for model in options.model] or [SHIPPED]
+    must_have_web()
+    if not options.model:
+        log.info(UNNAMED)
+    with quick_imports():
+        from mrbridge.web.page import must_be_built
+        from mrbridge.web.server import run
+
+    must_be_built()
+
+    def started(url: str) -> None:
+        answer({"url": url}, f"Open {url}\nCtrl-C ends it.", secrets=True)
+        flush(0)
+
+    run(models, settings, options.device, started)
+
+
+def must_have_web() -> None:
+    """Refuse an installation without the packages that `serve` needs.
+
+    Raises:
+        SettingsError: one is missing.
+    """
+    missing = [name for name in ("fastapi", "uvicorn", "multipart") if find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"serve needs packages that are not installed ({', '.join(missing)})",
+            remedy="Run: pip install 'mrbridge[web]'",
+        )
+
+
+@verb("mrbridge.verb_settings.View")
+def view(options: options_of.View) -> None:
+    """Write one page to look at a scan and its synthetic image, without a network."""
+    for path in (options.scan, options.synthetic, options.truth, options.uncertainty):
+        if path is not None:
+            must_exist(path)
+    with quick_imports():
+        from mrbridge.web.page import view as run
+
+    result = run(**dict(options))
+    size = len(result.html) / 2**20
+    answer({"path": str(result.path)}, f"{result.path}: {size:.1f} MiB")

@@ -17,6 +17,7 @@ from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from mrbridge.preprocessing.geometry import SliceGrid, resample, resampled_size
+from mrbridge.progress import track
 from mrbridge.volume import Volume
 
 Stack = NDArray[np.float32]
@@ -65,12 +66,14 @@ def in_three_planes(
     Returns:
         One stack for each result of `make`, the shape of `slices`; -1 where no slice counts.
     """
+    planes = track(("axial", *OTHERS), "planes", 1 + len(OTHERS))
+    next(planes)
     results, counts = make(slices, foreground)
     count = _broadcast(counts, slices)
     totals = [result * count for result in results]
     rows = _height(len(slices), grid)
     high, inside = with_height(slices, rows), with_height(foreground.astype(np.float32), rows)
-    for plane in OTHERS:
+    for plane in planes:
         results, counts = make(cut(high, plane), cut(inside, plane) > _HALF)
         counted = _broadcast(counts, results[0])
         for total, result in zip(totals, results, strict=True):

@@ -1,0 +1,448 @@
+"""Uploaded scans and their translations: states, limits, and the worker process behind them."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+from mrbridge.errors import MrbridgeError
+from mrbridge.io.temporary import sweep, temporary_name
+from mrbridge.parallel.processes import safe_path
+from mrbridge.web.settings import ServeSettings
+from mrbridge.web.worker import Task, work
+
+log = logging.getLogger(__name__)
+
+State = Literal["ready", "queued", "running", "done", "failed", "cancelled"]
+"""`ready`: looked at, and waiting for the user to start the translation."""
+
+ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
+
+_POLL_SECONDS = 0.1
+_SHARE_OF_HEAD = 0.6  # of the voxels of a scan, which are those that networks compute
+_SECONDS_PER_VOXEL = 3e-7  # for everything but the networks, measured on a 1 mm head
+
+
+class Refused(Exception):
+    """A request that cannot be accepted now, with the status of HTTP that says why."""
+
+    def __init__(self, status: int, what: str, remedy: str) -> None:
+        super().__init__(f"{what}. {remedy}")
+        self.status, self.what, self.remedy = status, what, remedy
+
+
+@dataclass
+class Job:
+    """One scan, and its translation.
+
+    Attributes:
+        id: a random name, in URLs.
+        folder: its files.
+        task: what is or will be done with it.
+        start: whether it is translated as soon as it was looked at.
+        state, progress: how far it is; the share that is done, from 0 to 1.
+        facts: what looking at it found; see `mrbridge.web.tasks.look`.
+        result: the files, volumes and remarks of the translation.
+        error: what went wrong and what to do.
+        size: bytes of the upload, or of the whole folder once it was worked on.
+        version: increases with every change.
+    """
+
+    id: str
+    folder: Path
+    task: Task
+    start: bool
+    size: int
+    state: State = "queued"
+    progress: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, str] | None = None
+    touched: float = field(default_factory=time.monotonic)
+    version: int = 0
+
+    @property
+    def views(self) -> dict[str, Any]:
+        """The volumes that the page can show."""
+        return self.facts.get("views", {}) | self.result.get("views", {})
+
+    def path_of(self, name: str) -> Path | None:
+        """The file of a name that the job has announced; None for any other name."""
+        if name in {file["name"] for file in self.result.get("files", ())}:
+            return self.task.results / name
+        if name in {view["name"] for view in self.views.values()}:
+            return self.task.views / name
+        return None
+
+
+class Jobs:
+    """The jobs of a server, and the worker process that does them one after the other.
+
+    Args:
+        models: the paths of models, or `shipped`.
+        device: `auto`, `cpu` or `cuda`.
+        settings: the limits.
+
+    Attributes:
+        models: what the worker says about the models.
+
+    Raises:
+        MrbridgeError: a model cannot be loaded.
+    """
+
+    def __init__(
+        self, models: Sequence[str | Path], settings: ServeSettings, device: str = "auto"
+    ) -> None:
+        self.settings = settings
+        self._start = models, device
+        self._jobs: dict[str, Job] = {}
+        self._queue: list[Job] = []
+        self._changed = threading.Condition()
+        self._cancelled: set[str] = set()
+        self._closing = False
+        self._reserved = 0
+        self._correction = 1.0
+        self._worker: BaseProcess | None = None
+        self._connection: Connection | None = None
+        temporary = Path(tempfile.gettempdir())
+        sweep(temporary)  # what a server left that was killed
+        self.folder = temporary / temporary_name("-serve")
+        self.folder.mkdir(mode=0o700)
+        try:
+            self.models = self._start_worker()
+        except BaseException:
+            self.close()
+            raise
+        self._threads = [
+            threading.Thread(target=one, daemon=True) for one in (self._work, self._tidy)
+        ]
+        for one in self._threads:
+            one.start()
+
+    def close(self) -> None:
+        """End the worker, and remove all files."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._kill_worker()
+        for one in getattr(self, "_threads", ()):
+            one.join(5)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the server ends."""
+        return self._closing
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process that works."""
+        return None if self._worker is None else self._worker.pid
+
+    # -- what requests do
+
+    def reserve(self, size: int) -> None:
+        """Reserve room for an upload of `size` bytes; `release` gives it back.
+
+        Raises:
+            Refused: it is too large, or there are too many scans.
+        """
+        settings = self.settings
+        if size > settings.upload_mib << 20:
+            raise Refused(
+                413, f"An upload may have {settings.upload_mib} MiB", "Upload one scan at a time."
+            )
+        with self._changed:
+            waiting = sum(job.state == "queued" for job in self._jobs.values())
+            if waiting >= settings.waiting:
+                raise Refused(429, f"{waiting} scans are waiting", "Try again when one is done.")
+            if len(self._jobs) >= settings.jobs:
+                raise Refused(
+                    429, f"The server keeps {settings.jobs} scans", "Remove one of them first."
+                )
+            used = sum(job.size for job in self._jobs.values()) + self._reserved
+            if used + size > settings.total_mib << 20:
+                raise Refused(
+                    507,
+                    f"The server keeps {settings.total_mib} MiB of scans and results",
+                    "Remove a scan first.",
+                )
+            self._reserved += size
+
+    def release(self, size: int) -> None:
+        """Give back room."""
+        with self._changed:
+            self._reserved -= size
+
+    def new_folder(self) -> tuple[str, Path]:
+        """A random name for a job, and its folder."""
+        name = secrets.token_urlsafe(12)
+        folder = self.folder / name
+        for part in ("scan", "truth", "results", "views"):
+            (folder / part).mkdir(parents=True, mode=0o700)
+        return name, folder
+
+    def add(self, job: Job) -> Job:
+        """Queue a job; its files are in its folder already.
+
+        Raises:
+            Refused: meanwhile there are too many.
+        """
+        with self._changed:
+            if len(self._jobs) >= self.settings.jobs:
+                raise Refused(429, "The server has no room for another scan", "Remove one first.")
+            self._jobs[job.id] = job
+            self._queue.append(job)
+            self._changed.notify_all()
+        return job
+
+    def start(self, job: Job, **changes: Any) -> None:
+        """Start the translation of a job that was looked at.
+
+        Args:
+            job: in the state `ready`, `failed`, `cancelled` or `done`.
+            **changes: of its task, such as `to`.
+
+        Raises:
+            Refused: it is queued or running already, was not looked at, or too many wait.
+        """
+        with self._changed:
+            if job.state in ("queued", "running"):
+                raise Refused(409, "It is being worked on", "Wait, or cancel it.")
+            if not job.facts:
+                raise Refused(409, "The scan could not be read", "Upload it again.")
+            if sum(one.state == "queued" for one in self._jobs.values()) >= self.settings.waiting:
+                raise Refused(429, "Too many scans are waiting", "Try again when one is done.")
+            job.task = replace(job.task, kind="translate", **changes)
+            job.start, job.result, job.error, job.progress = True, {}, None, 0.0
+            job.state = "queued"
+            self._touch(job)
+            self._queue.append(job)
+            self._changed.notify_all()
+
+    def get(self, name: str) -> Job | None:
+        """A job by its name."""
+        job = self._jobs.get(name)
+        if job is not None:
+            job.touched = time.monotonic()
+        return job
+
+    def all(self) -> list[Job]:
+        """All jobs, the oldest first."""
+        return list(self._jobs.values())
+
+    def cancel(self, job: Job) -> None:
+        """Stop a job that waits or runs; its scan stays."""
+        with self._changed:
+            if job.state in ("queued", "running"):
+                if job in self._queue:
+                    self._queue.remove(job)
+                else:
+                    self._cancelled.add(job.id)
+                job.state = "cancelled"
+                self._touch(job)
+                self._changed.notify_all()
+
+    def remove(self, job: Job) -> None:
+        """Stop a job, and remove its files."""
+        self.cancel(job)
+        with self._changed:
+            self._jobs.pop(job.id, None)
+        shutil.rmtree(job.folder, ignore_errors=True)
+        log.info("scan %s: removed", job.id)
+
+    def as_json(self, job: Job) -> dict[str, Any]:
+        """What the page is told about a job."""
+        facts, result, model = job.facts, job.result, self.models[job.task.model]
+        seconds = None
+        if "work" in facts:
+            seconds = round(seconds_for(facts["work"], model) * self._correction, 1)
+        return {
+            "id": job.id,
+            "name": "DICOM series" if job.task.scan.is_dir() else job.task.scan.name,
+            "state": job.state,
+            "progress": round(job.progress, 3),
+            "waiting_for": self._queue.index(job) if job in self._queue else 0,
+            "scan": facts.get("scan"),
+            "verdict": facts.get("verdict"),
+            "target": result.get("target") or job.task.to or facts.get("target"),
+            "model": job.task.model,
+            "estimated_seconds": seconds,
+            "seconds": result.get("seconds") and round(result["seconds"], 2),
+            "notes": result.get("notes", facts.get("notes", [])),
+            "views": job.views,
+            "files": result.get("files", []),
+            "error": job.error,
+        }
+
+    # -- the worker
+
+    def _start_worker(self) -> list[dict[str, Any]]:
+        models, device = self._start
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        with safe_path():
+            self._worker = context.Process(
+                target=work, args=(theirs, models, device), name="mrbridge-worker", daemon=True
+            )
+            self._worker.start()
+        theirs.close()
+        try:
+            answer = self._connection.recv()
+        except EOFError:
+            raise MrbridgeError(
+                "the worker process ended while it loaded the model", remedy="Check the memory."
+            ) from None
+        if answer[0] == "failed":
+            raise answer[1]
+        loaded: list[dict[str, Any]] = answer[1]
+        return loaded
+
+    def _kill_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.join(5)
+        if self._connection is not None:
+            with suppress(OSError):
+                self._connection.close()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue and not self._closing:
+                    self._changed.wait()
+                if self._closing:
+                    return
+                # Looking takes a second: it need not wait for translations.
+                looks = (job for job in self._queue if job.task.kind == "look")
+                job = next(looks, self._queue[0])
+                self._queue.remove(job)
+                job.state = "running"
+                self._touch(job)
+            try:
+                self._do(job)
+            except (EOFError, OSError):
+                self._worker_ended(job)
+            except MrbridgeError as error:  # the worker cannot be started again
+                self._fail(job, error)
+
+    def _do(self, job: Job) -> None:
+        """Send a task to the worker, and follow it to its end.
+
+        Raises:
+            EOFError, OSError: the worker has ended.
+            MrbridgeError: a new worker could not be started.
+        """
+        if self._worker is None or not self._worker.is_alive():
+            self._kill_worker()
+            self._start_worker()
+        assert self._connection is not None
+        self._connection.send(job.task)
+        while True:
+            if job.id in self._cancelled or self._closing:
+                self._cancelled.discard(job.id)
+                self._kill_worker()
+                if not self._closing:
+                    self._start_worker()
+                return
+            if not self._connection.poll(_POLL_SECONDS):
+                continue
+            kind, *content = self._connection.recv()
+            if kind == "progress":
+                with self._changed:
+                    job.progress = max(job.progress, content[0])
+                    self._touch(job)
+            elif kind == "failed":
+                self._fail(job, content[0])
+                return
+            else:
+                self._finish(job, content[0])
+                return
+
+    def _finish(self, job: Job, result: dict[str, Any]) -> None:
+        size = sum(p.stat().st_size for p in job.folder.rglob("*") if p.is_file())
+        with self._changed:
+            job.size = size
+            if job.state == "cancelled":
+                self._cancelled.discard(job.id)
+                return
+            if job.task.kind == "look":
+                job.facts = result
+                job.state = "queued" if job.start else "ready"
+                if job.start:
+                    job.task = replace(job.task, kind="translate")
+                    self._queue.append(job)
+                    self._changed.notify_all()
+            else:
+                job.result, job.state, job.progress = result, "done", 1.0
+                self._learn(job, result["seconds"])
+                log.info("scan %s: done in %.1f s", job.id, result["seconds"])
+            self._touch(job)
+
+    def _learn(self, job: Job, seconds: float) -> None:
+        """Correct later estimates by how long this job took."""
+        expected = seconds_for(job.facts["work"], self.models[job.task.model])
+        self._correction = 0.5 * self._correction + 0.5 * seconds / max(expected, 0.1)
+
+    def _fail(self, job: Job, error: MrbridgeError) -> None:
+        with self._changed:
+            self._cancelled.discard(job.id)
+            if job.state != "cancelled":
+                job.state = "failed"
+                path = None if error.path is None else error.path.name
+                text = str(type(error)(error.what, path=path, remedy=error.remedy))
+                job.error = {"what": error.what, "remedy": error.remedy, "text": text}
+                log.info("scan %s: failed", job.id)
+            self._touch(job)
+
+    def _worker_ended(self, job: Job) -> None:
+        """Report a job whose worker was killed, and start another one."""
+        if self._closing:
+            return
+        self._fail(
+            job,
+            MrbridgeError(
+                "the worker process was stopped, perhaps for lack of memory",
+                remedy="Start the translation again.",
+            ),
+        )
+        with suppress(MrbridgeError):  # reported with the next job
+            self._kill_worker()
+            self._start_worker()
+
+    def _touch(self, job: Job) -> None:
+        job.version += 1
+        job.touched = time.monotonic()
+
+    def _tidy(self) -> None:
+        """Remove jobs that nobody asked for during `keep_minutes`."""
+        while not self._closing:
+            oldest = time.monotonic() - 60 * self.settings.keep_minutes
+            for job in self.all():
+                if job.touched < oldest and job.state not in ("queued", "running"):
+                    self.remove(job)
+            with self._changed:
+                self._changed.wait(min(30.0, 10 * self.settings.keep_minutes))
+
+
+def seconds_for(work: dict[str, Any], model: dict[str, Any]) -> float:
+    """The time that a translation is expected to take.
+
+    Args:
+        work: the voxels of the scan, and the number of planes in which it is sliced.
+        model: its facts; see `mrbridge.web.tasks.model_facts`.
+    """
+    networks = work["planes"] * _SHARE_OF_HEAD * model["seconds_per_pixel"]
+    return float(work["voxels"] * (networks + _SECONDS_PER_VOXEL))

@@ -1,0 +1,262 @@
+"""What the worker does with a scan: look at it, or translate it as the command line does."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrbridge import __version__
+from mrbridge.errors import MrbridgeError
+from mrbridge.inference.settings import TranslateSettings
+from mrbridge.inference.synthesis import Request, sidecar_path
+from mrbridge.inference.translate import translate as run
+from mrbridge.inference.translator import Translator
+from mrbridge.inspection.headers import Item, list_headers
+from mrbridge.io import is_dicom, read
+from mrbridge.io.atomic import suffix_of, write_text
+from mrbridge.io.bids_name import derivative_name, parse_name
+from mrbridge.progress import reported
+from mrbridge.volume import CONTRASTS, Volume
+from mrbridge.web.page import Layer, is_built, window, write_page
+from mrbridge.web.views import difference, on_grid_of, write_view
+
+if TYPE_CHECKING:
+    from mrbridge.web.worker import Task
+
+_IMAGES = 2  # of 256 x 256 pixels, which are timed
+
+Facts = dict[str, Any]
+
+
+def load(models: Sequence[str | Path], device: str) -> list[Translator]:
+    """Load the models.
+
+    Raises:
+        BundleError: one cannot be used.
+        SettingsError: there is no such device.
+    """
+    return [Translator(model, device) for model in models]
+
+
+def model_facts(translator: Translator, model: str | Path) -> Facts:
+    """What the page says about a model, with the seconds that its network takes for a pixel."""
+    manifest = translator.bundle.manifest
+    noise = np.random.default_rng(0).uniform(-1, 1, (_IMAGES, 256, 256)).astype(np.float32)
+    translator.translate_slices(noise[:1], manifest.target)  # allocates, and arranges the weights
+    start = time.perf_counter()
+    translator.translate_slices(noise, manifest.target)
+    return {
+        "name": Path(model).name if isinstance(model, Path) else model,
+        "contrasts": [manifest.source, manifest.target],
+        "preset": manifest.preset,
+        "sha256": translator.bundle.hash,
+        "uncertainty": has_uncertainty(),
+        "seconds_per_pixel": (time.perf_counter() - start) / noise.size,
+        "limits": list(manifest.limits),
+    }
+
+
+def has_uncertainty() -> bool:
+    """Whether this version of mrbridge makes uncertainty maps."""
+    return "uncertainty" in TranslateSettings.model_fields
+
+
+def do(task: Task, translators: Sequence[Translator], report: Callable[[float], None]) -> Facts:
+    """Do a task; `report` is called with the share that is done.
+
+    Raises:
+        MrbridgeError: the scan cannot be read or translated.
+    """
+    translator = translators[task.model]
+    return look(task, translator) if task.kind == "look" else translate(task, translator, report)
+
+
+def look(task: Task, translator: Translator) -> Facts:
+    """What a scan is, whether it can be translated, and the volume that the page shows.
+
+    Raises:
+        MrbridgeError: it cannot be read.
+    """
+    items = list_headers(task.scan).items
+    volume = _read(replace(task, force=True, allow_gaps=True), translator)
+    scan = volume if volume.contrast or volume.other else _with_contrast(volume, items)
+    write_view(scan, task.views / "source.nii")
+    planes = translator.planes_for(scan)
+    return {
+        "scan": {
+            "contrast": scan.contrast,
+            "shape": list(scan.voxels.shape),
+            "spacing_mm": scan.spacing and [round(step, 4) for step in scan.spacing],
+            "items": [_item(item, task.scan) for item in items],
+        },
+        "verdict": verdict(scan, items, translator),
+        "target": translator.choose_contrast(scan, None),
+        "work": {"voxels": scan.voxels.size, "planes": len(planes)},
+        "views": {"source": _view("source.nii", scan)},
+    }
+
+
+def _with_contrast(volume: Volume, items: Sequence[Item]) -> Volume:
+    return replace(volume, contrast=items[0].contrast) if len(items) == 1 else volume
+
+
+def _item(item: Item, scan: Path) -> Facts:
+    # Files of a folder may be named after the patient; the page shows what the user dropped.
+    return asdict(item) | {"name": item.name.removeprefix(f"{scan.name}/")}
+
+
+def verdict(scan: Volume, items: Sequence[Item], translator: Translator) -> Facts:
+    """Whether a scan is one that the model knows: usual, unusual or refused, with the reasons.
+
+    From its name and header, like those of `inspect` and the refusals of `translate`.
+    """
+    refused = [f"It {scan.other}."] if scan.other else []
+    if scan.synthetic:
+        refused.append("It is synthetic already.")
+    known = translator.bundle.source, translator.bundle.target
+    if scan.contrast not in (None, *known):
+        refused.append(f"It is {scan.contrast}; this model takes {' and '.join(known)}.")
+    unusual = [f"{note[:1].upper()}{note[1:]}." for note in scan.notes]
+    if scan.contrast is None and not refused:
+        unusual.append(f"Nothing says which contrast it is; {known[0]} is assumed.")
+    state = "refused" if refused else "unusual" if unusual else "usual"
+    return {"state": state, "reasons": refused + unusual}
+
+
+def translate(task: Task, translator: Translator, report: Callable[[float], None]) -> Facts:
+    """Translate a scan, and write what the user takes home.
+
+    Raises:
+        MrbridgeError: the scan is refused, or cannot be translated.
+    """
+    changes: dict[str, Any] = {"force": task.force, "to": task.to}
+    dicom = is_dicom(task.scan)
+    if dicom:
+        changes |= {"series": task.series, "allow_gaps": task.allow_gaps}
+    if task.uncertainty:
+        if not has_uncertainty():
+            raise MrbridgeError(
+                "this model has no uncertainty map", remedy="Translate without one."
+            )
+        changes["uncertainty"] = True
+    scan = _read(task, translator)
+    settings = TranslateSettings().changed(changes)
+    known = _with_contrast(scan, list_headers(task.scan).items).contrast
+    to = Request(translator, settings).target_for(known)
+    out = task.results / (f"synthetic_{to}_dicom" if dicom else result_name(task.scan, to))
+    with reported(lambda share: report(0.95 * share)):
+        (done,) = run(task.scan, out, model=translator, settings=settings)
+    output = done.output
+    assert output is not None
+    synthetic = read(output, force=True)
+    write_view(synthetic, task.views / "synthetic.nii")
+    views = {"synthetic": _view("synthetic.nii", synthetic) | {"contrast": to}}
+    layers = [
+        Layer("source", f"{scan.contrast or 'scan'} (source)", scan),
+        Layer("synthetic", f"{to} (synthetic)", synthetic),
+    ]
+    if task.truth is not None:
+        truth = on_grid_of(read(task.truth), scan)
+        apart = difference(synthetic, truth)
+        write_view(truth, task.views / "truth.nii")
+        write_view(apart, task.views / "difference.nii")
+        views["truth"] = _view("truth.nii", truth)
+        views["difference"] = _view("difference.nii", apart)
+        layers.append(Layer("truth", f"{to} (true scan)", truth))
+        layers.append(Layer("difference", "Difference from the true scan", apart))
+    files = [_packed(output) if dicom else output]
+    kinds = {files[0].name: "scan"}
+    if not dicom and sidecar_path(output).is_file() and not scan.is_2d:
+        kinds[sidecar_path(output).name] = "sidecar"
+    write_text(task.results / "methods.txt", methods(translator, known, to, len(done.notes) > 0))
+    kinds["methods.txt"] = "methods"
+    if is_built():
+        write_page(task.results / "report.html", layers)
+        kinds["report.html"] = "report"
+    with zipfile.ZipFile(
+        task.results / "all.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1
+    ) as all_:
+        for name in kinds:
+            all_.write(task.results / name, name)
+    kinds["all.zip"] = "all"
+    sizes = {name: (task.results / name).stat().st_size for name in kinds}
+    return {
+        "files": [{"name": n, "kind": kind, "bytes": sizes[n]} for n, kind in kinds.items()],
+        "views": views,
+        "target": to,
+    }
+
+
+def result_name(scan: Path, to: str) -> str:
+    """The name of a synthetic image: of a derivative, as in BIDS, also for other names."""
+    bids = parse_name(scan)
+    if bids is not None:
+        return derivative_name(bids, to)
+    suffix = suffix_of(scan)
+    stem = scan.name[: -len(suffix)]
+    before, _, last = stem.rpartition("_")
+    stem = before if last in CONTRASTS else stem
+    return f"{stem}_desc-synth_{to}{suffix}" if stem else f"desc-synth_{to}{suffix}"
+
+
+def methods(translator: Translator, known: str | None, to: str, is_assumed: bool) -> str:
+    """A paragraph for the methods section of a paper."""
+    manifest = translator.bundle.manifest
+    source = manifest.source if to == manifest.target else manifest.target
+    generator = manifest.networks.describe()["generator"]
+    planes = (
+        "The generator was applied to axial, coronal and sagittal slices, and the three results "
+        "were averaged."
+        if translator.planes == "all"
+        else "The generator was applied to axial slices."
+    )
+    unknown = f" The contrast of the input was assumed to be {source}." if known is None else ""
+    return (
+        f"The {to} image was synthesised from the {source} image with mrbridge {__version__} "
+        f"(preset {manifest.preset}, {manifest.networks.generator.kind} generator with "
+        f"{generator:,} parameters, weights SHA-256 {translator.bundle.hash[:16]}). {planes} The "
+        f"result is on the voxel grid of the input.{unknown} Synthetic images were used for "
+        "research only; they may lack lesions that the source shows, and show what is not there.\n"
+    )
+
+
+def _read(task: Task, translator: Translator) -> Volume:
+    """Read a scan; of several DICOM series the one that is translated.
+
+    Raises:
+        MrbridgeError: it cannot be read.
+    """
+    if not is_dicom(task.scan):
+        return read(task.scan)
+    from mrbridge.io.dicom import choose_series, find_series, nameless, read_series
+
+    bundle = translator.bundle
+    wanted = [one for one in (bundle.source, bundle.target) if one != task.to]
+    with nameless(task.scan):
+        series = choose_series(find_series(task.scan), wanted, task.series, force=task.force)
+        return read_series(series, allow_gaps=task.allow_gaps)
+
+
+def _view(name: str, volume: Volume) -> Facts:
+    return {
+        "name": name,
+        "contrast": volume.contrast,
+        "synthetic": volume.synthetic,
+        **window(volume),
+    }
+
+
+def _packed(series: Path) -> Path:
+    """A derived series as a zip next to its folder; equal series give equal files."""
+    path = series.with_name(f"{series.name}.zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(p for p in series.rglob("*") if p.is_file()):
+            info = zipfile.ZipInfo(file.relative_to(series).as_posix())
+            archive.writestr(info, file.read_bytes())
+    return path

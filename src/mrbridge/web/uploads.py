@@ -1,0 +1,207 @@
+"""Uploads: what a request brings, within the limits, under names that are safe."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException
+
+from mrbridge.io.formats import is_readable
+from mrbridge.web.jobs import Job, Jobs, Refused
+from mrbridge.web.worker import Task
+
+_MOST_FILES = 20_000  # of one upload
+_LONGEST_NAME = 150
+
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+FORM: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["scan"],
+                "properties": {
+                    "scan": _FILES | {"description": "A scan; several files are a DICOM folder."},
+                    "truth": _FILES | {"description": "The true scan, to compare with."},
+                    "to": {"type": "string", "description": "Contrast to synthesise."},
+                    "model": {"type": "integer", "description": "Which model of /api/health."},
+                    "uncertainty": {"type": "boolean", "description": "Also an uncertainty map."},
+                    "force": {"type": "boolean", "description": "Translate what is refused."},
+                    "allow_gaps": {"type": "boolean", "description": "DICOM: fill gaps."},
+                    "series": {"type": "string", "description": "DICOM: number or UID."},
+                    "start": {"type": "boolean", "description": "false: only look at it."},
+                },
+            }
+        }
+    },
+}
+
+
+def choices_of(form: FormData, jobs: Jobs) -> dict[str, Any]:
+    """The choices of a request, such as `to`, as attributes of a task.
+
+    Raises:
+        Refused: there is no such model, or it does not make the contrast.
+    """
+    number = str(form.get("model") or 0)
+    if not number.isdecimal() or int(number) >= len(jobs.models):
+        raise Refused(422, "There is no such model", "Choose one of /api/health.")
+    to = form.get("to") or None
+    makes = jobs.models[int(number)]["contrasts"]
+    if to is not None and to not in makes:
+        raise Refused(422, f"This model makes {' and '.join(makes)}", "Choose one of them.")
+    return {
+        "model": int(number),
+        "to": to,
+        "uncertainty": _is_true(form.get("uncertainty")),
+        "force": _is_true(form.get("force")),
+        "allow_gaps": _is_true(form.get("allow_gaps")),
+        "series": form.get("series") or None,
+    }
+
+
+def _is_true(value: Any) -> bool:
+    return str(value or "").lower() in ("1", "true", "yes", "on")
+
+
+@contextmanager
+def room_for(request: Request, jobs: Jobs) -> Iterator[int]:
+    """Reserve room for an upload while it is received; gives its size in bytes.
+
+    Raises:
+        Refused: it is too large, or its size is unknown.
+    """
+    length = request.headers.get("content-length", "")
+    if not length.isdecimal():
+        raise Refused(411, "The size of the upload is unknown", "Send Content-Length.")
+    jobs.reserve(int(length))
+    try:
+        yield int(length)
+    finally:
+        jobs.release(int(length))
+
+
+async def form_of(request: Request) -> FormData:
+    """The fields of a request.
+
+    Raises:
+        Refused: they cannot be read.
+    """
+    try:
+        return await request.form(max_files=_MOST_FILES, max_fields=20)
+    except (MultiPartException, HTTPException) as error:
+        detail = getattr(error, "detail", None) or str(error)
+        raise Refused(400, f"The upload cannot be read ({detail})", "Send it again.") from error
+
+
+async def receive(request: Request, jobs: Jobs) -> Job:
+    """Receive an upload, and add it to the jobs.
+
+    Raises:
+        Refused: it is too large, or not a scan that can be accepted now.
+    """
+    with room_for(request, jobs) as size:
+        form = await form_of(request)
+        name, folder = jobs.new_folder()
+        try:
+            choices = choices_of(form, jobs)
+            limit = jobs.settings.upload_mib << 20
+            scan = await run_in_threadpool(_keep, form, "scan", folder / "scan", limit)
+            if scan is None:
+                raise Refused(422, "There is no scan in the upload", "Name its field 'scan'.")
+            truth = await run_in_threadpool(_keep, form, "truth", folder / "truth", limit)
+            task = Task("look", scan, truth, folder / "results", folder / "views", **choices)
+            start = form.get("start") in (None, "") or _is_true(form.get("start"))
+            return jobs.add(Job(name, folder, task, start, size))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            await form.close()
+
+
+def keep_truth(form: FormData, job: Job, jobs: Jobs) -> Path | None:
+    """Keep the true scan of a job in place of an earlier one."""
+    folder = job.folder / f"truth-{secrets.token_hex(4)}"
+    folder.mkdir(mode=0o700)
+    return _keep(form, "truth", folder, jobs.settings.upload_mib << 20)
+
+
+def _keep(form: FormData, field: str, folder: Path, limit: int) -> Path | None:
+    """Move the uploaded files of a field into a folder; the path of the scan, None without one.
+
+    Several files are the files of a DICOM series, whose names do not matter: they are numbered.
+
+    Raises:
+        Refused: a zip would unpack to too much, or has names that lead elsewhere.
+    """
+    files = [one for one in form.getlist(field) if isinstance(one, UploadFile) and one.filename]
+    if not files:
+        return None
+    if len(files) == 1:
+        path = folder / safe_name(files[0].filename or "")
+        _move(files[0], path)
+        if path.suffix.lower() == ".zip":
+            check_zip(path, limit)
+        return path
+    if any(is_readable(Path(safe_name(one.filename or ""))) for one in files):
+        raise Refused(422, "These are several scans", "Upload each of them on its own.")
+    series = folder / "dicom"
+    series.mkdir()
+    for number, one in enumerate(files, 1):
+        _move(one, series / f"{number:05}")
+    return series
+
+
+def _move(upload: UploadFile, path: Path) -> None:
+    with path.open("xb") as file:
+        shutil.copyfileobj(upload.file, file, 1 << 20)
+
+
+def safe_name(name: str) -> str:
+    """The last part of an uploaded name, without what means something to a file system.
+
+    The name is kept, since it may say which contrast the scan is.
+
+    Raises:
+        Refused: nothing is left.
+    """
+    last = re.split(r"[/\\]", name)[-1]
+    last = re.sub(r'[\x00-\x1f\x7f:*?"<>|]', "_", last).strip(" .")[-_LONGEST_NAME:]
+    if not last:
+        raise Refused(422, "The scan has no name", "Send the file with its name.")
+    return last
+
+
+def check_zip(path: Path, limit: int) -> None:
+    """Refuse a zip that would unpack to more than `limit` bytes, or beside its folder.
+
+    Zips are read in place and never unpacked: this refuses at once what is refused later anyway.
+
+    Raises:
+        Refused: it is damaged, too large, or has names that lead elsewhere.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise Refused(422, "The zip is not complete", "Make it again.") from error
+    if len(members) > _MOST_FILES or sum(one.file_size for one in members) > limit:
+        raise Refused(
+            413, f"The zip unpacks to more than {limit >> 20} MiB", "Upload one series at a time."
+        )
+    for one in members:
+        parts = re.split(r"[/\\]", one.filename)
+        if ".." in parts or one.filename.startswith(("/", "\\")) or ":" in parts[0]:
+            raise Refused(422, "The zip has names that lead out of it", "Make it again.")

@@ -1,0 +1,153 @@
+"""The process that holds the models: it looks at uploaded scans and translates them, one by one."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from mrbridge.errors import MrbridgeError, MrbridgeWarning, as_error
+from mrbridge.threads import share_the_machine
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the worker is to do with one scan. Picklable.
+
+    Attributes:
+        kind: `look` or `translate`.
+        scan: the uploaded file, or the folder of DICOM files.
+        truth: the true scan of the other contrast, to compare with; or None.
+        results: the folder of what is given to the user.
+        views: the folder of the volumes that the page shows.
+        model: the index of the model.
+        to: contrast to synthesise; None: the one that the scan is not.
+        uncertainty: whether an uncertainty map is wanted.
+        force: whether a scan is translated that would be refused.
+        allow_gaps: DICOM: whether missing slices are interpolated.
+        series: DICOM: number or UID of the series; None: by contrast.
+    """
+
+    kind: str
+    scan: Path
+    truth: Path | None
+    results: Path
+    views: Path
+    model: int = 0
+    to: str | None = None
+    uncertainty: bool = False
+    force: bool = False
+    allow_gaps: bool = False
+    series: str | None = None
+
+
+@dataclass
+class Remarks(logging.Handler):
+    """Collects log records and warnings, which may name files: they go to the user, into no log."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(logging.INFO)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.texts.append(record.getMessage())
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Within it, everything that mrbridge logs or warns of is collected."""
+        self.texts.clear()
+
+        def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+            if issubclass(category, MrbridgeWarning):
+                self.texts.append(str(message))
+
+        before = warnings.showwarning
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", MrbridgeWarning)
+            warnings.showwarning = show
+            try:
+                yield
+            finally:
+                warnings.showwarning = before
+
+
+def work(connection: Connection, models: Sequence[str | Path], device: str) -> None:
+    """Load the models, then do tasks until the connection is closed.
+
+    It answers with pairs: `("loaded", facts of the models)`, then for each task any number of
+    `("progress", share)`, and `("done", result)` or `("failed", MrbridgeError, remarks)`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends it
+    share_the_machine()
+    _end_with_the_server()
+    remarks = Remarks()
+    logger = logging.getLogger("mrbridge")
+    logger.handlers, logger.propagate = [remarks], False
+    logger.setLevel(logging.INFO)
+    try:
+        from mrbridge.web import tasks
+
+        translators = tasks.load(models, device)
+        facts = [
+            tasks.model_facts(one, model) for one, model in zip(translators, models, strict=True)
+        ]
+    except Exception as error:
+        connection.send(("failed", as_error(error), []))
+        return
+    connection.send(("loaded", facts))
+
+    def report(share: float) -> None:
+        connection.send(("progress", share))
+
+    while True:
+        try:
+            task: Task = connection.recv()
+        except EOFError:
+            return
+        start = time.monotonic()
+        try:
+            with remarks.collected():
+                result = tasks.do(
+                    task, translators, lambda share: connection.send(("progress", share))
+                )
+        except Exception as error:
+            connection.send(("failed", _about(error, task), list(remarks.texts)))
+        else:
+            result |= {"notes": list(remarks.texts), "seconds": time.monotonic() - start}
+            connection.send(("done", result))
+
+
+def _about(error: Exception, task: Task) -> MrbridgeError:
+    """The error with the name that the user gave the scan, in place of its path on the server."""
+    reported = as_error(error)
+    what, remedy = (
+        text.replace(f"{task.scan.parent}{os.sep}", "") for text in (reported.what, reported.remedy)
+    )
+    name = None if reported.path is None else reported.path.name
+    return type(reported)(what, path=name, remedy=remedy)
+
+
+def _end_with_the_server() -> None:
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,125 @@
+// The page of `mrbridge serve`: add scans, and choose the one that is shown.
+import { call, follow, upload } from "./api.js";
+import { Detail } from "./detail.js";
+import { button, element } from "./dom.js";
+import { asScans, droppedFiles } from "./drop.js";
+
+const byId = (id) => document.getElementById(id);
+
+const STATES = {
+  ready: "Ready to translate",
+  queued: "Waiting",
+  running: "At work",
+  done: "Translated",
+  failed: "Failed",
+  cancelled: "Cancelled",
+};
+
+class Page {
+  jobs = new Map();
+  sources = new Map();
+  chosen = null;
+
+  async start() {
+    this.server = await call("GET", "/api/health");
+    this.detail = new Detail(byId("detail"), this);
+    for (const job of await call("GET", "/api/jobs")) this.changed(job);
+    for (const job of this.jobs.values()) this.follow(job.id);
+    if (this.jobs.size) this.choose([...this.jobs.keys()].at(-1));
+  }
+
+  complain(error) {
+    const box = element("div", { className: "error" }, error.message ?? String(error), " ", button("Close", () => box.remove()));
+    byId("messages").append(box);
+  }
+
+  async add(files) {
+    const scans = asScans(files);
+    if (!scans.length) this.complain("There is no file in it.");
+    for (const scan of scans) await this.send(scan).catch((error) => this.complain(error));
+  }
+
+  async send(files) {
+    const name = files.length > 1 ? `DICOM series, ${files.length} files` : files[0].name;
+    const bar = element("progress", { max: 1, value: 0, ariaLabel: `Upload of ${name}` });
+    const row = element("li", {}, `Uploading ${name}`, bar);
+    byId("scans").append(row);
+    const form = new FormData();
+    for (const file of files) form.append("scan", file, file.name);
+    form.append("start", "false");
+    try {
+      const job = await upload("/api/jobs", form, (share) => (bar.value = share));
+      this.changed(job);
+      this.follow(job.id);
+      this.choose(job.id);
+    } finally {
+      row.remove();
+    }
+  }
+
+  follow(id) {
+    this.sources.get(id)?.close();
+    this.sources.set(id, follow(id, (job) => this.changed(job)));
+  }
+
+  changed(job) {
+    this.jobs.set(job.id, job);
+    this.#list();
+    if (job.id === this.chosen) this.detail.show(job);
+  }
+
+  choose(id) {
+    this.chosen = id;
+    this.#list();
+    this.detail.show(this.jobs.get(id));
+  }
+
+  async remove(id) {
+    await call("DELETE", `/api/jobs/${id}`);
+    this.sources.get(id)?.close();
+    this.jobs.delete(id);
+    this.#list();
+    if (this.jobs.size) this.choose([...this.jobs.keys()].at(-1));
+    else this.detail.clear();
+  }
+
+  #list() {
+    const list = byId("scans");
+    for (const row of [...list.querySelectorAll("li[data-id]")]) if (!this.jobs.has(row.dataset.id)) row.remove();
+    for (const job of this.jobs.values()) {
+      let row = list.querySelector(`li[data-id="${job.id}"]`);
+      if (!row) {
+        const state = element("span", { className: "state" });
+        row = element("li", {}, button(job.name, () => this.choose(job.id)));
+        row.firstChild.append(state);
+        row.dataset.id = job.id;
+        list.append(row);
+      }
+      const share = job.state === "running" && job.progress > 0 ? `, ${Math.round(100 * job.progress)} %` : "";
+      row.querySelector(".state").textContent = STATES[job.state] + share;
+      row.firstChild.setAttribute("aria-current", String(job.id === this.chosen));
+    }
+  }
+}
+
+const page = new Page();
+const zone = byId("zone");
+for (const [name, input] of [["files", "file-input"], ["folder", "folder-input"]]) {
+  byId(name).addEventListener("click", () => byId(input).click());
+  byId(input).addEventListener("change", () => {
+    page.add([...byId(input).files]);
+    byId(input).value = "";
+  });
+}
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  zone.classList.add("over");
+});
+document.addEventListener("dragleave", (event) => event.relatedTarget === null && zone.classList.remove("over"));
+document.addEventListener("drop", async (event) => {
+  event.preventDefault();
+  zone.classList.remove("over");
+  page.add(await droppedFiles(event.dataTransfer));
+});
+page.start().catch((error) => page.complain(error));
+window.mrbridge = page; // for tests

@@ -1,0 +1,188 @@
+// The chosen scan: what it is, its translation, the pictures, and the files to take home.
+import { address, call, upload, volume } from "./api.js";
+import { button, element, option } from "./dom.js";
+import { Viewer } from "./viewer.js";
+
+const VERDICTS = {
+  usual: "Usual: nothing speaks against translating it.",
+  unusual: "Unusual: look at the result with care.",
+  refused: "Refused: this is not a scan to translate.",
+};
+
+const KINDS = {
+  scan: "the synthetic scan, in the format that came in",
+  sidecar: "how it was made (JSON)",
+  uncertainty: "the uncertainty map",
+  report: "a page with the viewer and the scans inside",
+  methods: "a paragraph for a paper",
+  all: "everything",
+};
+
+const ROLES = { source: "source", synthetic: "synthetic", truth: "true scan", difference: "difference from the true scan", uncertainty: "uncertainty" };
+
+const seconds = (value) => (value < 90 ? `${Math.max(1, Math.round(value))} s` : `${Math.round(value / 60)} min`);
+
+const size = (bytes) => (bytes < 1e5 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
+
+const card = (title, ...content) => element("section", { className: "card" }, element("h2", {}, title), ...content);
+
+export class Detail {
+  constructor(root, page) {
+    this.root = root;
+    this.page = page;
+  }
+
+  clear() {
+    this.viewer?.close();
+    this.id = this.viewer = this.shown = null;
+    this.root.replaceChildren(element("p", { className: "empty" }, "No scan yet. What you add appears here."));
+  }
+
+  /** Show a job; parts that do not change stay, so that the focus stays where it is. */
+  show(job) {
+    if (this.id !== job.id) {
+      this.clear();
+      this.id = job.id;
+      this.parts = { what: element("div"), work: element("div"), look: element("div"), take: element("div") };
+      this.root.replaceChildren(...Object.values(this.parts));
+      this.drawn = {};
+    }
+    this.#draw("what", [job.scan, job.verdict], () => this.#what(job));
+    this.#draw("work", [job.state, Boolean(job.scan)], () => this.#work(job));
+    if (this.bar) {
+      this.bar.value = job.progress;
+      this.left.value = this.#timeLeft(job);
+    }
+    this.#draw("take", [job.files, job.notes], () => this.#take(job));
+    this.#draw("look", job.views, () => this.#look(job));
+  }
+
+  #draw(part, depends, make) {
+    const key = JSON.stringify(depends);
+    if (this.drawn[part] === key) return;
+    this.drawn[part] = key;
+    const made = make();
+    if (made !== undefined) this.parts[part].replaceChildren(...made);
+  }
+
+  #what(job) {
+    const { scan, verdict } = job;
+    const title = element("h2", {}, job.name);
+    if (!scan) return [element("section", { className: "card" }, title, element("p", { className: "note" }, "Reading the scan …"))];
+    const item = scan.items.length === 1 ? scan.items[0] : null;
+    const facts = [
+      ["Contrast", scan.contrast ? `${scan.contrast}${item?.reason ? `, ${item.reason}` : ""}` : "unknown"],
+      ["Grid", scan.shape.join(" × ")],
+      ["Spacing", scan.spacing_mm ? `${scan.spacing_mm.map((x) => x.toPrecision(3)).join(" × ")} mm` : "a 2D image has none"],
+    ];
+    if (scan.items.length > 1) facts.push(["Series", `${scan.items.length} in the folder`]);
+    const list = element("dl", {}, ...facts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)]));
+    const reasons = verdict.reasons.length ? element("ul", {}, ...verdict.reasons.map((text) => element("li", {}, text))) : null;
+    return [element("section", { className: "card" }, title, list, element("p", { className: `verdict ${verdict.state}` }, VERDICTS[verdict.state]), reasons)];
+  }
+
+  #work(job) {
+    this.bar = this.left = null;
+    if (job.state === "running" || job.state === "queued") {
+      this.bar = element("progress", { max: 1, value: job.progress, ariaLabel: "Progress" });
+      this.left = element("output", { className: "note" }, this.#timeLeft(job));
+      const stop = button("Cancel", () => this.#do(call("POST", `/api/jobs/${job.id}/cancel`)));
+      return job.scan ? [card("Translate", this.bar, element("div", { className: "controls" }, stop, this.left))] : [];
+    }
+    const error = job.error ? element("div", { className: "error", role: "alert" }, job.error.text) : null;
+    const remove = button("Remove this scan", () => this.page.remove(job.id).catch((e) => this.page.complain(e)));
+    if (!job.scan) return [card("Translate", error, element("div", { className: "controls" }, remove))];
+    return [card(job.state === "done" ? "Translate again" : "Translate", error, ...this.#choices(job, remove))];
+  }
+
+  #choices(job, remove) {
+    const { models } = this.page.server;
+    const model = element("select", { ariaLabel: "Model" }, ...models.map((one, n) => option(`${one.name} (${one.contrasts.join(" ↔ ")})`, n)));
+    model.value = job.model;
+    const to = element("select", { ariaLabel: "Contrast to synthesise" });
+    const fill = () => {
+      to.replaceChildren(...models[model.value].contrasts.map((one) => option(one)));
+      if (job.target) to.value = job.target;
+    };
+    model.addEventListener("change", fill);
+    fill();
+    const uncertainty = element("input", { type: "checkbox", checked: models[job.model].uncertainty, disabled: !models[job.model].uncertainty });
+    const force = element("input", { type: "checkbox" });
+    const gaps = element("input", { type: "checkbox" });
+    const isDicom = job.scan.items.some((item) => item.uid);
+    const usable = job.scan.items.filter((item) => item.uid);
+    const series = element("select", { ariaLabel: "Series" }, option("chosen by contrast", ""), ...usable.map((item) => option(`${item.name}: ${item.contrast ?? item.kind}, ${item.shape?.[2] ?? "?"} slices`, item.name)));
+    const truth = element("input", { type: "file", ariaLabel: "The true scan" });
+    const start = button(`Translate to ${to.value}`, () => {
+      const form = new FormData();
+      for (const [name, value] of Object.entries({ to: to.value, model: model.value, uncertainty: uncertainty.checked, force: force.checked, allow_gaps: gaps.checked, series: series.value })) form.append(name, value);
+      for (const file of truth.files) form.append("truth", file, file.name);
+      start.disabled = true;
+      this.#do(upload(`/api/jobs/${job.id}/start`, form, () => {}), () => (start.disabled = false));
+    }, { className: "main" });
+    to.addEventListener("change", () => (start.textContent = `Translate to ${to.value}`));
+    const refused = job.verdict.state === "refused" || job.error;
+    return [
+      element("div", { className: "controls" }, element("label", {}, "Into ", to), models.length > 1 ? element("label", {}, "Model ", model) : null, usable.length > 1 ? element("label", {}, "Series ", series) : null),
+      element("div", { className: "controls" },
+        element("label", {}, uncertainty, models[job.model].uncertainty ? " Also an uncertainty map" : " Uncertainty map (this model has none)")),
+      element("div", { className: "controls" }, element("label", {}, "Compare with the true scan, if there is one: ", truth)),
+      refused || isDicom
+        ? element("div", { className: "controls" },
+            refused ? element("label", {}, force, " Translate it even if it is refused (--force)") : null,
+            isDicom ? element("label", {}, gaps, " Fill missing slices (--allow-gaps)") : null)
+        : null,
+      element("div", { className: "controls" }, start, job.estimated_seconds ? element("span", { className: "note" }, `takes about ${seconds(job.estimated_seconds)}`) : null, remove),
+    ];
+  }
+
+  #timeLeft(job) {
+    if (job.state === "queued") return job.waiting_for ? `Waits for ${job.waiting_for} other scan${job.waiting_for > 1 ? "s" : ""}.` : "Waits for the scan before it.";
+    const now = performance.now() / 1000;
+    if (job.progress <= 0.02) {
+      this.began = now;
+      return job.estimated_seconds ? `About ${seconds(job.estimated_seconds)}.` : "";
+    }
+    const passed = now - (this.began ?? now);
+    const left = passed > 2 ? (passed * (1 - job.progress)) / job.progress : job.estimated_seconds * (1 - job.progress);
+    return `${Math.round(100 * job.progress)} %, about ${seconds(left)} left.`;
+  }
+
+  #take(job) {
+    const notes = job.notes.length ? card("Remarks", element("ul", {}, ...job.notes.map((note) => element("li", {}, note)))) : null;
+    if (!job.files.length) return notes ? [notes] : [];
+    const rows = job.files.map((file) =>
+      element("li", {}, element("a", { className: "button", href: address(`/api/jobs/${job.id}/files/${encodeURIComponent(file.name)}`), download: file.name }, file.name), element("span", { className: "what" }, `${KINDS[file.kind] ?? file.kind}, ${size(file.bytes)}`)));
+    return [notes, card("Take home", element("ul", { className: "files" }, ...rows))].filter(Boolean);
+  }
+
+  #look(job) {
+    const views = Object.entries(job.views);
+    if (!views.length) return [];
+    this.viewer?.close();
+    const place = element("div", { id: "viewer" });
+    const layers = views.map(([role, view]) => ({
+      ...view,
+      role,
+      label: role === "source" || role === "synthetic" || role === "truth" ? `${view.contrast ?? "Scan"} (${ROLES[role]})` : ROLES[role].replace(/^./, (c) => c.toUpperCase()),
+      synthetic: ["synthetic", "difference"].includes(role) || view.synthetic,
+      fetch: () => volume(`/api/jobs/${job.id}/files/${view.name}`),
+    }));
+    const order = ["source", "synthetic", "truth", "difference", "uncertainty"];
+    layers.sort((a, b) => order.indexOf(a.role) - order.indexOf(b.role));
+    this.viewer = new Viewer(place, layers);
+    const shown = card("Look", place);
+    queueMicrotask(() => this.viewer.show().catch((error) => place.replaceChildren(element("div", { className: "error" }, `The scans cannot be shown (${error.message}). The viewer needs WebGL 2.`))));
+    return [shown];
+  }
+
+  async #do(request, after = () => {}) {
+    try {
+      this.page.changed(await request);
+      this.page.follow(this.id);
+    } catch (error) {
+      this.page.complain(error);
+      after();
+    }
+  }
+}
