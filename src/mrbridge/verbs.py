@@ -364,10 +364,11 @@ def serve(options: options_of.Serve, settings: ServeSettings) -> None:
     if not options.model:
         log.info(UNNAMED)
     with quick_imports():
-        from mrbridge.web.page import must_be_built
+        from mrbridge.web.page import BUILD_IT, NOT_BUILT, is_built
         from mrbridge.web.server import run
 
-    must_be_built()
+    if not is_built():
+        log.warning("%s; only the HTTP interface works. %s", NOT_BUILT, BUILD_IT)
 
     def started(url: str) -> None:
         answer({"url": url}, f"Open {url}\nCtrl-C ends it.", secrets=True)

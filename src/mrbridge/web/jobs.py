@@ -31,6 +31,7 @@ State = Literal["ready", "queued", "running", "done", "failed", "cancelled"]
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 
 _POLL_SECONDS = 0.1
+_TIDY_SECONDS = 30.0
 _SHARE_OF_HEAD = 0.6  # of the voxels of a scan, which are those that networks compute
 _SECONDS_PER_VOXEL = 3e-7  # for everything but the networks, measured on a 1 mm head
 
@@ -268,7 +269,7 @@ class Jobs:
         facts, result, model = job.facts, job.result, self.models[job.task.model]
         seconds = None
         if "work" in facts:
-            seconds = round(seconds_for(facts["work"], model) * self._correction, 1)
+            seconds = round(seconds_for(facts["work"], model) * self._correction, 2)
         return {
             "id": job.id,
             "name": "DICOM series" if job.task.scan.is_dir() else job.task.scan.name,
@@ -354,6 +355,8 @@ class Jobs:
             if job.id in self._cancelled or self._closing:
                 self._cancelled.discard(job.id)
                 self._kill_worker()
+                if job.id not in self._jobs:
+                    shutil.rmtree(job.folder, ignore_errors=True)
                 if not self._closing:
                     self._start_worker()
                 return
@@ -372,7 +375,7 @@ class Jobs:
                 return
 
     def _finish(self, job: Job, result: dict[str, Any]) -> None:
-        size = sum(p.stat().st_size for p in job.folder.rglob("*") if p.is_file())
+        size = _size_of(job.folder)
         with self._changed:
             job.size = size
             if job.state == "cancelled":
@@ -426,15 +429,27 @@ class Jobs:
         job.version += 1
         job.touched = time.monotonic()
 
+    def remove_old(self) -> None:
+        """Remove the scans that nobody asked for during `keep_minutes`."""
+        oldest = time.monotonic() - 60 * self.settings.keep_minutes
+        for job in self.all():
+            if job.touched < oldest and job.state not in ("queued", "running"):
+                self.remove(job)
+
     def _tidy(self) -> None:
-        """Remove jobs that nobody asked for during `keep_minutes`."""
         while not self._closing:
-            oldest = time.monotonic() - 60 * self.settings.keep_minutes
-            for job in self.all():
-                if job.touched < oldest and job.state not in ("queued", "running"):
-                    self.remove(job)
+            self.remove_old()
             with self._changed:
-                self._changed.wait(min(30.0, 10 * self.settings.keep_minutes))
+                self._changed.wait(_TIDY_SECONDS)
+
+
+def _size_of(folder: Path) -> int:
+    """The bytes of all files below a folder, some of which may be removed meanwhile."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            size += path.lstat().st_size
+    return size
 
 
 def seconds_for(work: dict[str, Any], model: dict[str, Any]) -> float:

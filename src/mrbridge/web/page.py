@@ -67,18 +67,18 @@ def is_built() -> bool:
     return (STATIC / "view.js").is_file() and (STATIC / "index.html").is_file()
 
 
+NOT_BUILT = "this installation has no page, because it was installed from source without npm"
+BUILD_IT = "Install Node.js with npm, and install mrbridge again."
+
+
 def must_be_built() -> None:
     """Refuse an installation without the page.
 
     Raises:
-        MrbridgeError: it was installed from sources on a machine without npm.
+        MrbridgeError: it was installed from source on a machine without npm.
     """
     if not is_built():
-        raise MrbridgeError(
-            "this installation has no viewer, because it was installed from source without npm",
-            remedy="Install Node.js with npm and reinstall, or run 'npm ci && npm run build' in "
-            "the folder web of the sources.",
-        )
+        raise MrbridgeError(NOT_BUILT, remedy=BUILD_IT)
 
 
 def view(

@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from mrbridge import __version__
 from mrbridge.web.jobs import ENDED, Job, Jobs, Refused
-from mrbridge.web.page import STATIC
+from mrbridge.web.page import BUILD_IT, NOT_BUILT, STATIC
 from mrbridge.web.uploads import FORM, choices_of, form_of, keep_truth, receive, room_for
 
 log = logging.getLogger(__name__)
@@ -176,11 +176,7 @@ def create_app(jobs: Jobs, token: str, host: str) -> FastAPI:
     return app
 
 
-_MISSING = (
-    "<!doctype html><title>mrbridge</title><p>The server runs, but this installation has no page: "
-    "it was installed from source without npm. Install Node.js with npm, then reinstall mrbridge. "
-    "The HTTP interface works (/api/openapi.json)."
-)
+_MISSING = f"<!doctype html><title>mrbridge</title><p>The server runs, but {NOT_BUILT}. {BUILD_IT}"
 
 
 def _error(status: int, what: str, remedy: str) -> JSONResponse:

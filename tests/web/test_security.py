@@ -1,0 +1,340 @@
+"""What `serve` refuses and limits: strangers, other pages, large uploads, hostile names."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.web.conftest import TOKEN, Served, serve
+
+from mrbridge.bundle import Bundle
+from mrbridge.web.jobs import Refused
+from mrbridge.web.settings import ServeSettings
+from mrbridge.web.uploads import check_zip, safe_name
+
+ROOT = Path(__file__).parents[2]
+PATHS = (
+    *("/", "/app.js", "/app.css", "/api/health", "/api/openapi.json", "/api/jobs"),
+    *("/api/jobs/x", "/api/jobs/x/events", "/api/jobs/x/files/all.zip"),
+)
+
+
+@pytest.fixture
+def t1w(bids_scans: Path) -> Path:
+    return bids_scans / "sub-01/anat/sub-01_T1w.nii.gz"
+
+
+@pytest.fixture(scope="module")
+def small(tiny_bundle: Bundle) -> Iterator[Served]:
+    """A server with narrow limits."""
+    with serve(tiny_bundle, jobs=3, waiting=2, upload_mib=1, total_mib=2) as served:
+        yield served
+
+
+@pytest.fixture(autouse=True)
+def _empty(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "small" in request.fixturenames:
+        served = request.getfixturevalue("small")
+        for job in served.jobs.all():
+            served.jobs.remove(job)
+
+
+class TestStrangers:
+    def test_it_listens_on_this_machine_only(self):
+        assert ServeSettings().host == "127.0.0.1"
+
+    @pytest.mark.parametrize("path", PATHS)
+    @pytest.mark.parametrize("token", [None, "", "wrong", TOKEN[:-1], f"{TOKEN}x", "ü"])
+    def test_every_call_needs_the_token(self, path: str, token: str | None, web: Served):
+        query = {} if token is None else {"token": token}
+        answer = httpx.get(f"{web.url}{path}", params=query)
+        assert answer.status_code == 401
+        if token and token.isascii():
+            bearer = {"Authorization": f"Bearer {token}"}
+            assert httpx.get(f"{web.url}{path}", headers=bearer).status_code == 401
+
+    @pytest.mark.parametrize("method", ["POST", "DELETE"])
+    def test_changes_need_the_token_too(self, method: str, web: Served):
+        assert httpx.request(method, f"{web.url}/api/jobs/x").status_code in (401, 405)
+        assert httpx.request(method, f"{web.url}/api/jobs/x/start").status_code in (401, 405)
+
+    @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "10.0.0.1", "", "[::"])
+    def test_names_that_are_rebound_to_this_address(self, host: str, web: Served):
+        answer = web.client.get("/api/health", headers={"Host": host})
+        assert answer.status_code == 421
+
+    @pytest.mark.parametrize("host", ["127.0.0.1:1", "localhost", "[::1]:8000"])
+    def test_its_own_names(self, host: str, web: Served):
+        assert web.client.get("/api/health", headers={"Host": host}).status_code == 200
+
+    @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+    def test_requests_of_other_pages(self, origin: str, web: Served, t1w: Path):
+        headers = {"Origin": origin}
+        assert web.client.get("/api/health", headers=headers).status_code == 403
+        files = {"scan": (t1w.name, t1w.read_bytes())}
+        assert web.client.post("/api/jobs", headers=headers, files=files).status_code == 403
+        assert web.jobs.all() == []
+
+    def test_requests_of_its_own_page(self, web: Served):
+        assert web.client.get("/api/health", headers={"Origin": web.url}).status_code == 200
+
+
+class TestPage:
+    @pytest.mark.parametrize("path", [*PATHS, "/nothing"])
+    def test_nothing_but_its_own_files_may_run(self, path: str, web: Served):
+        policy = web.client.get(path).headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert not re.search(r"https?:", policy)
+
+    def test_it_has_no_inline_script_or_style(self):
+        page = (ROOT / "web/src/index.html").read_text("utf-8")
+        assert re.findall(r"<script(?![^>]*\bsrc=)", page) == []
+        assert not re.search(r"<style|\sstyle=|\son\w+=", page)
+        assert not re.search(r"https?://", page)
+
+    @pytest.mark.parametrize("name", ["..%2fserver.py", "server.py", "%2e%2e/server.py", "x.js"])
+    def test_other_files_of_the_package(self, name: str, web: Served):
+        assert web.client.get(f"/{name}").status_code == 404
+
+
+class TestLimits:
+    def test_an_upload_is_refused_by_its_size(self, small: Served):
+        files = {"scan": ("a_T1w.nii", bytes(2 << 20))}
+        answer = small.client.post("/api/jobs", files=files)
+        assert answer.status_code == 413
+        assert "1 MiB" in answer.json()["error"]["text"]
+
+    def test_an_upload_of_unknown_size(self, small: Served):
+        answer = small.client.post("/api/jobs", content=iter([b"x"]))
+        assert answer.status_code == 411
+
+    def test_an_upload_that_is_not_a_form(self, small: Served):
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        answer = small.client.post("/api/jobs", content=b"--b\r\nnonsense", headers=headers)
+        assert answer.status_code in (400, 422)
+        assert small.jobs.all() == []
+
+    def test_only_some_scans_wait(self, small: Served, t1w: Path):
+        with small.paused():
+            first = small.post(t1w).json()
+            small.end_of(first, "running")
+            assert small.post(t1w).status_code == 202
+            assert small.post(t1w).status_code == 202
+            answer = small.post(t1w)
+            assert answer.status_code == 429
+            assert "2 scans are waiting" in answer.json()["error"]["text"]
+
+    def test_only_some_scans_are_kept(self, small: Served, t1w: Path):
+        for _ in range(3):
+            small.translated(t1w, start="false")
+        answer = small.post(t1w)
+        assert answer.status_code == 429
+        assert "keeps 3 scans" in answer.json()["error"]["text"]
+
+    def test_all_scans_together_have_a_limit(self, small: Served, tmp_path: Path):
+        large = tmp_path / "large_T1w.nii"
+        large.write_bytes(bytes(1_000_000))
+        assert small.post(large).status_code == small.post(large).status_code == 202
+        answer = small.post(large)
+        assert answer.status_code == 507
+        assert "2 MiB" in answer.json()["error"]["text"]
+
+    def test_a_zip_that_unpacks_to_too_much(self, small: Served, tmp_path: Path):
+        bomb = tmp_path / "bomb.zip"
+        with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("zeros", bytes(2 << 20))
+        answer = small.post(bomb)
+        assert answer.status_code == 413
+        assert "unpacks to more than 1 MiB" in answer.json()["error"]["text"]
+
+    def test_a_header_that_promises_too_much(self, web: Served, t1w: Path, tmp_path: Path):
+        import gzip
+
+        content = bytearray(gzip.decompress(t1w.read_bytes()))
+        content[40:56] = b"\x03\x00" + 3 * b"\xff\x7f" + 4 * b"\x01\x00"  # dim of nifti1.h
+        (tmp_path / "huge_T1w.nii").write_bytes(content)
+        job = web.translated(tmp_path / "huge_T1w.nii")
+        assert "huge_T1w.nii: " in job["error"]["text"]
+
+    def test_scans_are_removed_after_a_while(self, web: Served, t1w: Path):
+        job = web.jobs.get(web.translated(t1w, start="false")["id"])
+        web.jobs.remove_old()
+        assert job.folder.is_dir()
+        job.touched -= 60 * web.jobs.settings.keep_minutes + 1
+        web.jobs.remove_old()
+        assert not job.folder.exists()
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("name", "safe"),
+        [
+            ("../../etc/a_T1w.nii.gz", "a_T1w.nii.gz"),
+            ("..\\..\\a_T1w.nii.gz", "a_T1w.nii.gz"),
+            ("/abs/T1w.png", "T1w.png"),
+            ("a\0b\nc.nii", "a_b_c.nii"),
+            (".hidden.nii", "hidden.nii"),
+            ("Müller T1w.nii", "Müller T1w.nii"),
+            (300 * "x" + ".nii.gz", 143 * "x" + ".nii.gz"),
+        ],
+    )
+    def test_an_uploaded_name_is_one_name(self, name: str, safe: str):
+        assert safe_name(name) == safe
+
+    @pytest.mark.parametrize("name", ["", "..", "a/..", "a/", ". ."])
+    def test_no_name_is_left(self, name: str):
+        with pytest.raises(Refused):
+            safe_name(name)
+
+    def test_an_upload_stays_in_its_folder(self, web: Served, t1w: Path):
+        files = {"scan": ("../../../sub-01_T1w.nii.gz", t1w.read_bytes())}
+        job = web.client.post("/api/jobs", files=files).json()
+        scan = web.jobs.get(job["id"]).task.scan
+        assert scan.parent.parent.parent == web.jobs.folder
+        assert web.end_of(job)["state"] == "done"
+
+    @pytest.mark.parametrize("name", ["../a.dcm", "a/../../b", "/etc/a", "..\\a", "C:\\a"])
+    def test_a_zip_with_names_that_lead_elsewhere(self, name: str, tmp_path: Path):
+        path = tmp_path / "a.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, b"x")
+        with pytest.raises(Refused, match="lead out of it"):
+            check_zip(path, 1000)
+
+    @pytest.mark.parametrize(
+        "name", ["..%2fscan%2fsub-01_T1w.nii.gz", "%2e%2e", "sub-01_T1w.nii.gz"]
+    )
+    def test_only_results_are_given_out(self, name: str, web: Served, t1w: Path):
+        job = web.translated(t1w)
+        assert web.client.get(f"/api/jobs/{job['id']}/files/{name}").status_code == 404
+
+    def test_no_names_in_logs(
+        self, web: Served, t1w: Path, caplog: pytest.LogCaptureFixture, capfd: Any, tmp_path: Path
+    ):
+        scan = tmp_path / "MUSTERMANN_ERIKA.nii.gz"
+        scan.write_bytes(t1w.read_bytes())
+        damaged = tmp_path / "MUSTERMANN_ERIKA_T1w.nii.gz"
+        damaged.write_bytes(t1w.read_bytes()[:-99])
+        with caplog.at_level(logging.DEBUG):
+            assert web.translated(scan)["state"] == "done"
+            assert web.translated(damaged)["state"] == "failed"
+        text = caplog.text + "".join(capfd.readouterr())
+        assert "done in" in text
+        assert "MUSTERMANN" not in text
+        assert "ERIKA" not in text
+
+
+def test_files_are_private(web: Served, t1w: Path):
+    job = web.jobs.get(web.translated(t1w)["id"])
+    assert stat.S_IMODE(web.jobs.folder.stat().st_mode) == 0o700
+    assert web.jobs.folder in job.folder.parents
+
+
+def test_a_killed_worker_is_replaced(web: Served, t1w: Path):
+    with web.paused():
+        job = web.post(t1w).json()
+        web.end_of(job, "running")
+        os.kill(web.jobs.worker_pid, signal.SIGKILL)
+        failed = web.end_of(job)
+    assert failed["state"] == "failed"
+    assert "worker process was stopped" in failed["error"]["text"]
+    assert web.translated(t1w)["state"] == "done"
+
+
+def test_200_requests_at_once_next_to_slow_clients(web: Served, t1w: Path):
+    port = httpx.URL(web.url).port
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    head = f"POST /api/jobs?token={TOKEN} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n"
+    form = "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b"
+    for number, one in enumerate(slow):
+        one.sendall((head + form if number % 2 else head[:30]).encode())
+    job = web.post(t1w).json()
+
+    async def ask() -> list[int]:
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(
+            base_url=web.url, headers=web.client.headers, limits=limits, timeout=120
+        ) as client:
+            paths = ["/api/health", f"/api/jobs/{job['id']}"]
+            answers = await asyncio.gather(*(client.get(paths[n % 2]) for n in range(200)))
+        return [answer.status_code for answer in answers]
+
+    start = time.monotonic()
+    assert set(asyncio.run(ask())) == {200}
+    assert time.monotonic() - start < 60
+    assert web.end_of(job)["state"] == "done"
+    for one in slow:
+        one.close()
+
+
+class TestCommandLine:
+    def start(self, bundle: Bundle, place: Path) -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-m", "mrbridge", "serve", "-m", str(bundle.path)]
+        process = subprocess.Popen(
+            [*command, "--port", "0", "--json"],
+            env=os.environ | {"TMPDIR": str(place)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        return process, json.loads(process.stdout.readline())["url"]
+
+    def test_ctrl_c_ends_it_and_removes_everything(
+        self, tiny_bundle: Bundle, t1w: Path, tmp_path: Path
+    ):
+        process, url = self.start(tiny_bundle, tmp_path)
+        assert url.startswith("http://127.0.0.1:")
+        assert len(httpx.URL(url).params["token"]) >= 32
+        health = httpx.get(url.replace("/?", "/api/health?"))
+        assert health.json()["models"][0]["contrasts"] == ["T1w", "T2w"]
+        files = {"scan": (t1w.name, t1w.read_bytes())}
+        assert httpx.post(url.replace("/?", "/api/jobs?"), files=files).status_code == 202
+        assert list(tmp_path.iterdir())
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert list(tmp_path.iterdir()) == []
+        assert "Traceback" not in err
+        assert "sub-01" not in err
+
+    @pytest.mark.slow
+    def test_what_a_killed_server_left_is_removed_by_the_next_one(
+        self, tiny_bundle: Bundle, tmp_path: Path
+    ):
+        process, _ = self.start(tiny_bundle, tmp_path)
+        process.kill()
+        process.communicate()
+        (left,) = tmp_path.iterdir()
+        process, _ = self.start(tiny_bundle, tmp_path)
+        assert not left.exists()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_port_that_is_taken(self, run: Callable[..., Any], tiny_bundle: Bundle):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            code, _, err = run("serve", "-m", tiny_bundle.path, "--port", port)
+        assert code == 2
+        assert f"port {port}" in err
+        assert "--port" in err

@@ -1,0 +1,266 @@
+"""The HTTP interface of `serve`: what it answers, and that its results are the command line's."""
+
+from __future__ import annotations
+
+import io as streams
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tests.studies import T1W, datasets, save
+from tests.web.conftest import Served, lines_of
+
+from mrbridge import io
+from mrbridge.bundle import Bundle
+from mrbridge.inference.settings import TranslateSettings
+from mrbridge.volume import Volume
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def t1w(bids_scans: Path) -> Path:
+    return bids_scans / "sub-01/anat/sub-01_T1w.nii.gz"
+
+
+def by_command_line(run: Run, bundle: Bundle, scan: Path, out: Path, *more: str) -> Path:
+    code, _, err = run("translate", "-i", scan, "-o", out, "-m", bundle.path, *more)
+    assert code == 0, err
+    return out
+
+
+class TestResultsAreThoseOfTheCommandLine:
+    def test_nifti(self, web: Served, t1w: Path, tiny_bundle: Bundle, run: Run, tmp_path: Path):
+        job = web.translated(t1w)
+        assert (job["state"], job["progress"]) == ("done", 1)
+        names = {file["kind"]: file["name"] for file in job["files"]}
+        assert names["scan"] == "sub-01_desc-synth_T2w.nii.gz"
+        out = by_command_line(run, tiny_bundle, t1w, tmp_path)
+        assert web.file(job, "scan") == (out / names["scan"]).read_bytes()
+        assert web.file(job, "sidecar") == (out / names["sidecar"]).read_bytes()
+
+    def test_2d_image(
+        self, web: Served, picture_folder: Path, tiny_bundle: Bundle, run: Run, tmp_path: Path
+    ):
+        scan = tmp_path / "subject7_T1w.png"
+        scan.write_bytes((picture_folder / "TrainT1" / "Image #9.png").read_bytes())
+        job = web.translated(scan)
+        out = by_command_line(run, tiny_bundle, scan, tmp_path / "out.png")
+        assert web.file(job, "scan") == out.read_bytes()
+        assert job["files"][0]["name"] == "subject7_desc-synth_T2w.png"
+
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_dicom(
+        self,
+        packed: bool,
+        web: Served,
+        make_scan: Callable[..., Volume],
+        tiny_bundle: Bundle,
+        run: Run,
+        tmp_path: Path,
+    ):
+        folder = tmp_path / "study"
+        save(folder, datasets(make_scan(6, "T1w"), 3, **T1W))
+        files = sorted(folder.iterdir())
+        if packed:
+            archive = tmp_path / "study.zip"
+            with zipfile.ZipFile(archive, "w") as packing:
+                for file in files:
+                    packing.write(file, file.name)
+            job = web.translated(archive)
+        else:
+            job = web.translated(*files)
+        assert job["state"] == "done", job
+        out = by_command_line(run, tiny_bundle, folder, tmp_path / "out")
+        expected = {p.relative_to(out).as_posix(): p for p in out.rglob("*") if p.is_file()}
+        with zipfile.ZipFile(streams.BytesIO(web.file(job, "scan"))) as got:
+            assert sorted(got.namelist()) == sorted(expected)
+            images = [name for name in expected if not name.endswith(".json")]
+            assert len(images) == len(files)
+            for name in images:
+                assert got.read(name) == expected[name].read_bytes()
+
+
+def test_health_says_what_there_is(web: Served, tiny_bundle: Bundle):
+    health = web.client.get("/api/health").json()
+    (model,) = health["models"]
+    assert model["contrasts"] == ["T1w", "T2w"]
+    assert model["sha256"] == tiny_bundle.hash
+    assert health["limits"]["upload_mib"] == 2048
+
+
+def test_the_interface_is_documented(web: Served):
+    paths = web.client.get("/api/openapi.json").json()["paths"]
+    assert set(paths) >= {
+        *("/api/health", "/api/jobs", "/api/jobs/{job_id}", "/api/jobs/{job_id}/events"),
+        "/api/jobs/{job_id}/files/{name}",
+    }
+    assert {"post", "get"} <= paths["/api/jobs"].keys()
+    assert "delete" in paths["/api/jobs/{job_id}"]
+    for path in paths.values():
+        assert all(one["description"] for one in path.values())
+
+
+def test_events_tell_every_state_until_the_end(web: Served, t1w: Path):
+    job = web.post(t1w).json()
+    with web.client.stream("GET", f"/api/jobs/{job['id']}/events") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        states = list(lines_of(stream))
+    shares = [state["progress"] for state in states]
+    assert states[-1]["state"] == "done"
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_a_scan_is_looked_at_before_it_is_translated(web: Served, t1w: Path):
+    job = web.translated(t1w, start="false")
+    assert job["state"] == "ready"
+    assert job["scan"]["contrast"] == job["scan"]["items"][0]["contrast"] == "T1w"
+    assert job["scan"]["shape"] == [40, 48, 12]
+    assert job["scan"]["spacing_mm"] == [1, 1, 4]
+    assert job["verdict"] == {"state": "usual", "reasons": []}
+    assert job["target"] == "T2w"
+    assert job["estimated_seconds"] > 0
+    assert job["files"] == []
+    started = web.client.post(f"/api/jobs/{job['id']}/start", data={"to": "T2w"})
+    assert started.status_code == 202
+    done = web.end_of(job, "done", "failed")
+    assert done["state"] == "done"
+    assert {file["kind"] for file in done["files"]} >= {"scan", "sidecar", "methods", "all"}
+    assert b"T2w image was synthesised from the T1w image" in web.file(done, "methods")
+    with zipfile.ZipFile(streams.BytesIO(web.file(done, "all"))) as everything:
+        names = {file["name"] for file in done["files"]} - {"all.zip"}
+        assert set(everything.namelist()) == names
+
+
+def test_the_page_shows_the_scan_as_it_is(web: Served, t1w: Path):
+    job = web.translated(t1w, start="false")
+    content = web.client.get(f"/api/jobs/{job['id']}/files/source.nii").read()
+    shown, scan = nib.Nifti1Image.from_bytes(content), nib.load(t1w)
+    np.testing.assert_array_equal(shown.get_fdata(), scan.get_fdata())
+    np.testing.assert_allclose(shown.affine, scan.affine)
+
+
+def test_a_true_scan_is_compared_on_the_grid_of_the_source(
+    web: Served, bids_scans: Path, tmp_path: Path
+):
+    t1w = bids_scans / "sub-02/anat/sub-02_T1w.nii.gz"
+    t2w = io.read(bids_scans / "sub-02/anat/sub-02_T2w.nii.gz")
+    flipped = replace(t2w, voxels=t2w.voxels[::-1], affine=t2w.affine @ _flip(t2w), header=None)
+    io.write(flipped, tmp_path / "true_T2w.nii.gz")
+    job = web.translated(t1w, truth=tmp_path / "true_T2w.nii.gz")
+    assert set(job["views"]) == {"source", "synthetic", "truth", "difference"}
+    truth = web.client.get(f"/api/jobs/{job['id']}/files/truth.nii").read()
+    shown = nib.Nifti1Image.from_bytes(truth).get_fdata()
+    np.testing.assert_allclose(shown, t2w.voxels, atol=1e-3)
+
+
+def _flip(volume: Volume) -> Any:
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = volume.voxels.shape[0] - 1
+    return flip
+
+
+class TestRefusals:
+    def test_a_damaged_scan_is_named_without_its_place(
+        self, web: Served, t1w: Path, tmp_path: Path
+    ):
+        damaged = tmp_path / "cut_T1w.nii.gz"
+        damaged.write_bytes(t1w.read_bytes()[:-500])
+        job = web.translated(damaged)
+        assert job["state"] == "failed"
+        assert job["error"]["text"].startswith("cut_T1w.nii.gz: ")
+        assert job["error"]["remedy"]
+        assert str(web.jobs.folder) not in str(job)
+
+    def test_a_scan_of_the_wanted_contrast_is_refused_unless_forced(self, web: Served, t1w: Path):
+        job = web.translated(t1w, to="T1w")
+        assert job["state"] == "failed"
+        assert "is T1w already" in job["error"]["text"]
+        web.client.post(f"/api/jobs/{job['id']}/start", data={"to": "T1w", "force": "true"})
+        assert web.end_of(job, "done", "failed")["state"] == "done"
+
+    def test_a_mask_is_refused(self, web: Served, t1w: Path, tmp_path: Path):
+        mask = tmp_path / "sub-01_desc-brain_mask.nii.gz"
+        mask.write_bytes(t1w.read_bytes())
+        job = web.translated(mask, start="false")
+        assert job["verdict"]["state"] == "refused"
+        assert "mask" in job["verdict"]["reasons"][0]
+
+    def test_an_unknown_contrast_is_unusual(self, web: Served, t1w: Path, tmp_path: Path):
+        unknown = tmp_path / "scan.nii.gz"
+        unknown.write_bytes(t1w.read_bytes())
+        job = web.translated(unknown, start="false")
+        assert job["verdict"]["state"] == "unusual"
+        assert "Nothing says which contrast it is" in job["verdict"]["reasons"][-1]
+        web.client.post(f"/api/jobs/{job['id']}/start")
+        done = web.end_of(job, "done")
+        assert done["files"][0]["name"] == "scan_desc-synth_T2w.nii.gz"
+        assert any("assuming it is T1w" in note for note in done["notes"])
+
+    @pytest.mark.skipif(
+        "uncertainty" in TranslateSettings.model_fields, reason="there are uncertainty maps"
+    )
+    def test_a_model_without_uncertainty_says_so(self, web: Served, t1w: Path):
+        job = web.translated(t1w, uncertainty="true")
+        assert "has no uncertainty map" in job["error"]["text"]
+
+    @pytest.mark.parametrize(
+        ("fields", "status", "words"),
+        [
+            ({"to": "FLAIR"}, 422, "makes T1w and T2w"),
+            ({"model": "7"}, 422, "no such model"),
+            ({"model": "-1"}, 422, "no such model"),
+        ],
+    )
+    def test_impossible_choices(
+        self, fields: dict[str, str], status: int, words: str, web: Served, t1w: Path
+    ):
+        answer = web.post(t1w, **fields)
+        assert answer.status_code == status
+        assert words in answer.json()["error"]["text"]
+        assert web.jobs.all() == []
+
+    def test_several_scans_in_one_upload(self, web: Served, t1w: Path):
+        answer = web.post(t1w, t1w.with_name("sub-01_T2w.nii.gz"))
+        assert answer.status_code == 422
+        assert "several scans" in answer.json()["error"]["text"]
+
+    def test_an_upload_without_a_scan(self, web: Served):
+        answer = web.client.post("/api/jobs", data={"to": "T2w"})
+        assert answer.status_code == 422
+
+
+def test_a_running_scan_is_cancelled_and_the_next_one_is_done(web: Served, t1w: Path):
+    with web.paused():
+        job = web.post(t1w).json()
+        web.end_of(job, "running")
+        answer = web.client.post(f"/api/jobs/{job['id']}/cancel").json()
+        assert answer["state"] == "cancelled"
+    assert web.translated(t1w)["state"] == "done"
+    assert web.end_of(job)["state"] == "cancelled"
+
+
+def test_a_waiting_scan_is_cancelled(web: Served, t1w: Path):
+    with web.paused():
+        running, waiting = web.post(t1w).json(), web.post(t1w).json()
+        web.end_of(running, "running")
+        assert web.end_of(waiting, "queued")["waiting_for"] == 0
+        web.client.post(f"/api/jobs/{waiting['id']}/cancel")
+    assert web.end_of(running)["state"] == "done"
+    assert web.end_of(waiting)["state"] == "cancelled"
+
+
+def test_what_is_deleted_is_gone(web: Served, t1w: Path):
+    job = web.translated(t1w)
+    folder = web.jobs.get(job["id"]).folder
+    assert folder.is_dir()
+    assert web.client.delete(f"/api/jobs/{job['id']}").status_code == 204
+    assert not folder.exists()
+    for path in ("", "/events", "/files/all.zip"):
+        assert web.client.get(f"/api/jobs/{job['id']}{path}").status_code == 404
