@@ -88,3 +88,23 @@ def test_bytes_that_come() -> None:
     ):
         advance(5)
     assert plain.getvalue() == ""
+
+
+def test_nested_loops_are_reported_as_one_share() -> None:
+    shares: list[float] = []
+    with progress.reported(shares.append):
+        for _ in progress.track(range(2), "outer"):
+            assert list(progress.track("ab", "inner", 2)) == ["a", "b"]
+    # The last inner item and its outer one are done at the same share.
+    assert shares == [0.25, 0.5, 0.5, 0.75, 1.0, 1.0]
+    assert progress._levels == []
+
+
+def test_a_loop_that_is_left_is_not_counted_any_more() -> None:
+    shares: list[float] = []
+    with progress.reported(shares.append):
+        with contextlib.suppress(KeyError):
+            for _ in progress.track(range(4), "left"):
+                raise KeyError
+        list(progress.track([1], "next"))
+    assert shares == [1.0]

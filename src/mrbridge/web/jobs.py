@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-from mrbridge.errors import MrbridgeError
+from mrbridge.errors import MrbridgeError, as_error
 from mrbridge.io.temporary import sweep, temporary_name
 from mrbridge.parallel.processes import safe_path
 from mrbridge.web.settings import ServeSettings
@@ -228,6 +228,8 @@ class Jobs:
                 raise Refused(429, "Too many scans are waiting", "Try again when one is done.")
             job.task = replace(job.task, kind="translate", **changes)
             job.start, job.result, job.error, job.progress = True, {}, None, 0.0
+            for earlier in job.task.results.iterdir():
+                shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink()
             job.state = "queued"
             self._touch(job)
             self._queue.append(job)
@@ -265,7 +267,7 @@ class Jobs:
         log.info("scan %s: removed", job.id)
 
     def as_json(self, job: Job) -> dict[str, Any]:
-        """What the page is told about a job."""
+        """The state of a job, for JSON."""
         facts, result, model = job.facts, job.result, self.models[job.task.model]
         seconds = None
         if "work" in facts:
@@ -336,8 +338,8 @@ class Jobs:
                 self._do(job)
             except (EOFError, OSError):
                 self._worker_ended(job)
-            except MrbridgeError as error:  # the worker cannot be started again
-                self._fail(job, error)
+            except Exception as error:  # a worker cannot be started again, for example
+                self._fail(job, as_error(error))
 
     def _do(self, job: Job) -> None:
         """Send a task to the worker, and follow it to its end.
@@ -378,7 +380,7 @@ class Jobs:
         size = _size_of(job.folder)
         with self._changed:
             job.size = size
-            if job.state == "cancelled":
+            if job.id in self._cancelled:
                 self._cancelled.discard(job.id)
                 return
             if job.task.kind == "look":
@@ -401,13 +403,12 @@ class Jobs:
 
     def _fail(self, job: Job, error: MrbridgeError) -> None:
         with self._changed:
-            self._cancelled.discard(job.id)
-            if job.state != "cancelled":
-                job.state = "failed"
-                path = None if error.path is None else error.path.name
-                text = str(type(error)(error.what, path=path, remedy=error.remedy))
-                job.error = {"what": error.what, "remedy": error.remedy, "text": text}
-                log.info("scan %s: failed", job.id)
+            if job.id in self._cancelled:
+                self._cancelled.discard(job.id)
+                return
+            job.state = "failed"
+            job.error = {"what": error.what, "remedy": error.remedy, "text": str(error)}
+            log.info("scan %s: failed", job.id)
             self._touch(job)
 
     def _worker_ended(self, job: Job) -> None:
@@ -430,7 +431,7 @@ class Jobs:
         job.touched = time.monotonic()
 
     def remove_old(self) -> None:
-        """Remove the scans that nobody asked for during `keep_minutes`."""
+        """Remove the scans that were not asked for during `keep_minutes`."""
         oldest = time.monotonic() - 60 * self.settings.keep_minutes
         for job in self.all():
             if job.touched < oldest and job.state not in ("queued", "running"):

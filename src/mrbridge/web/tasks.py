@@ -45,7 +45,7 @@ def load(models: Sequence[str | Path], device: str) -> list[Translator]:
 
 
 def model_facts(translator: Translator, model: str | Path) -> Facts:
-    """What the page says about a model, with the seconds that its network takes for a pixel."""
+    """What the page says about a model, with the seconds per pixel of its network."""
     manifest = translator.bundle.manifest
     noise = np.random.default_rng(0).uniform(-1, 1, (_IMAGES, 256, 256)).astype(np.float32)
     translator.translate_slices(noise[:1], manifest.target)  # allocates, and arranges the weights

@@ -185,7 +185,7 @@ def safe_name(name: str) -> str:
 
 
 def check_zip(path: Path, limit: int) -> None:
-    """Refuse a zip that would unpack to more than `limit` bytes, or beside its folder.
+    """Refuse a zip that would unpack to more than `limit` bytes, or has names that lead out of it.
 
     Zips are read in place and never unpacked: this refuses at once what is refused later anyway.
 

@@ -1,0 +1,268 @@
+"""The page in a real browser: Debian's Chromium, rendering by software."""
+
+from __future__ import annotations
+
+import io as streams
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+from tests.web.conftest import TOKEN, Served
+
+import mrbridge
+from mrbridge import io
+from mrbridge.bundle import Bundle
+from mrbridge.web.page import is_built
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    pytest.mark.skipif(not is_built(), reason="the page was not built: npm is not installed"),
+]
+
+ARGUMENTS = (
+    *("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader"),
+    *("--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"),
+)
+READY = "#viewer[data-ready=yes]"
+WAIT = 120_000  # ms
+SYNTHETIC = (255, 191, 51)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open pages that may not complain, and may ask no other host than their own."""
+    contexts: list[Any] = []
+    complaints: list[str] = []
+
+    def complain(text: str) -> None:
+        complaints.append(text)
+
+    def open_one(url: str, **how: Any) -> Page:
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, **how)
+        context.set_default_timeout(WAIT)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: m.type in ("error", "warning") and complain(m.text))
+        page.on("pageerror", lambda error: complain(str(error)))
+        own = url.partition("?")[0].rstrip("/")
+        page.on(
+            "request",
+            lambda r: r.url.startswith((own, "data:", "blob:", "about:")) or complain(r.url),
+        )
+        page.goto(url)
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(web: Served, open_page: Callable[..., Page]) -> Page:
+    return open_page(f"{web.url}/?token={TOKEN}")
+
+
+@pytest.fixture
+def t1w(bids_scans: Path) -> Path:
+    return bids_scans / "sub-01/anat/sub-01_T1w.nii.gz"
+
+
+def add(page: Page, scan: Path) -> None:
+    page.set_input_files("#file-input", str(scan))
+    page.wait_for_selector(READY)
+
+
+def translate(page: Page) -> None:
+    page.click("button.main")
+    page.wait_for_selector("ul.files")
+    page.wait_for_selector(f"{READY} .panel:nth-child(2)")
+
+
+def picture(page: Page, number: int) -> Any:
+    """What a canvas shows, shape (rows, columns, 3)."""
+    content = page.locator("canvas.scan").nth(number).screenshot()
+    return np.asarray(Image.open(streams.BytesIO(content)).convert("RGB"), np.float64)
+
+
+def marked(shown: Any) -> int:
+    """The number of pixels in the colour of SYNTHETIC."""
+    return int((np.abs(shown - SYNTHETIC).max(axis=-1) < 40).sum())
+
+
+def largest_object(grey: Any) -> Any:
+    """The bounding box of the largest bright object."""
+    labels, _ = ndimage.label(grey > 0.06 * grey.max())
+    sizes = np.bincount(labels.ravel())[1:]
+    return grey[ndimage.find_objects(labels)[int(sizes.argmax())]]
+
+
+def test_translate_look_and_take_home(
+    page: Page,
+    t1w: Path,
+    tiny_bundle: Bundle,
+    run: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+):
+    add(page, t1w)
+    page.select_option("select[aria-label=Planes]", "Axial")
+    page.wait_for_timeout(500)
+    seen = largest_object(picture(page, 0)[..., 1])
+    # A scan is shown from below: the first axis of the file runs from right to left, as the
+    # picture does; front is up.
+    plane = largest_object(io.read(t1w).voxels[:, :, 6].T[::-1].astype(np.float64))
+    rows, columns = plane.shape
+    small = ndimage.zoom(seen, (rows / seen.shape[0], columns / seen.shape[1]), order=1)
+    assert np.corrcoef(small.ravel(), plane.ravel())[0, 1] > 0.9
+    assert marked(picture(page, 0)) == 0
+
+    translate(page)
+    assert marked(picture(page, 1)) > 100
+    assert marked(picture(page, 0)) == 0
+    with page.expect_download() as download:
+        page.click("text=sub-01_desc-synth_T2w.nii.gz")
+    code, _, err = run("translate", "-i", t1w, "-o", tmp_path, "-m", tiny_bundle.path)
+    assert code == 0, err
+    expected = (tmp_path / "sub-01_desc-synth_T2w.nii.gz").read_bytes()
+    assert Path(download.value.path()).read_bytes() == expected
+
+    with page.expect_download() as download:
+        page.click("text=Save picture")
+    saved = np.asarray(Image.open(download.value.path()).convert("RGB"), np.float64)
+    assert marked(saved) > 200
+
+
+def test_the_keyboard_moves_one_crosshair_in_all_scans(page: Page, t1w: Path):
+    add(page, t1w)
+    translate(page)
+    place = page.locator(".place")
+    before = place.inner_text()
+    page.locator("canvas.scan").nth(1).focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("PageUp")
+    after = place.inner_text()
+    assert after != before
+    scan = io.read(t1w)
+    mm = [float(x) for x in after.removeprefix("At ").partition(" mm")[0].split(", ")]
+    i, j, k, _ = np.linalg.inv(scan.affine) @ [*mm, 1]
+    near = scan.voxels[round(i) - 1 : round(i) + 2, round(j) - 1 : round(j) + 2, round(k)]
+    shown = float(after.partition("(source) ")[2].partition(",")[0])
+    assert np.abs(near - shown).min() < 0.5
+    page.keyboard.press("Space")
+    assert page.locator(".panel.upper").evaluate("e => e.style.visibility") == "hidden"
+    page.keyboard.press("Space")
+    assert page.locator(".panel.upper").evaluate("e => e.style.visibility") == ""
+
+
+def test_swipe_keeps_the_mark_in_the_visible_part(page: Page, t1w: Path):
+    add(page, t1w)
+    translate(page)
+    page.select_option("select[aria-label=Compare]", "swipe")
+    for share in ("20", "80"):
+        page.locator("input[aria-label^='Where the upper']").fill(share)
+        page.wait_for_timeout(300)
+        assert marked(picture(page, 0)) > 30  # the lower canvas, with the upper one over it
+
+
+def test_an_error_is_shown_with_its_remedy(page: Page, t1w: Path, tmp_path: Path):
+    damaged = tmp_path / "cut_T1w.nii.gz"
+    damaged.write_bytes(t1w.read_bytes()[:-500])
+    page.set_input_files("#file-input", str(damaged))
+    text = page.locator(".error").inner_text()
+    assert text.startswith("cut_T1w.nii.gz: ")
+    page.click("text=Remove this scan")
+    page.wait_for_selector("text=No scan yet")
+
+
+def test_cancel(page: Page, web: Served, t1w: Path):
+    add(page, t1w)
+    with web.paused():
+        page.click("button.main")
+        page.click("text=Cancel")
+        page.wait_for_selector("#scans >> text=Cancelled")
+    translate(page)
+
+
+def test_two_tabs(page: Page, web: Served, open_page: Callable[..., Page], t1w: Path):
+    add(page, t1w)
+    other = open_page(f"{web.url}/?token={TOKEN}")
+    other.wait_for_selector(READY)
+    translate(page)
+    other.reload()
+    other.wait_for_selector("ul.files")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(
+    scheme: str, web: Served, open_page: Callable[..., Page], t1w: Path
+):
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: npm ci in the folder web")
+    address = f"{web.url}/?token={TOKEN}"
+    page = open_page(address, bypass_csp=True, color_scheme=scheme)
+    add(page, t1w)
+    translate(page)
+    page.add_script_tag(path=str(AXE))
+    found = page.evaluate("async () => JSON.stringify((await axe.run()).violations)")
+    serious = [
+        (one["id"], [node["html"][:200] for node in one["nodes"]])
+        for one in json.loads(found)
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+@pytest.mark.parametrize("width", [380, 1280])
+def test_nothing_is_wider_than_the_window(width: int, page: Page, t1w: Path):
+    page.set_viewport_size({"width": width, "height": 800})
+    add(page, t1w)
+    translate(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+class TestViewPage:
+    @pytest.fixture
+    def view(self, bids_scans: Path, tmp_path: Path) -> Any:
+        t1w, t2w = (bids_scans / f"sub-01/anat/sub-01_{c}.nii.gz" for c in ("T1w", "T2w"))
+        return mrbridge.view(t1w, t2w, tmp_path / "page.html", uncertainty=t1w)
+
+    def test_it_opens_from_disk_without_a_network(self, view: Any, open_page: Callable[..., Page]):
+        page = open_page(view.path.as_uri(), offline=True)
+        page.wait_for_selector(READY)
+        assert marked(picture(page, 1)) > 100
+        before = picture(page, 1)[..., 1].mean()
+        page.locator("input[aria-label^='Hide what']").fill("100")
+        page.wait_for_timeout(500)
+        assert "± " in page.locator("label", has_text="Hide what").inner_text()
+        assert picture(page, 1)[..., 1].mean() < 0.9 * before
+
+    def test_a_notebook_shows_it(self, view: Any, open_page: Callable[..., Page], tmp_path: Path):
+        notebook = tmp_path / "notebook.html"
+        notebook.write_text(f"<!doctype html><body>{view._repr_html_()}</body>", "utf-8")
+        page = open_page(notebook.as_uri(), offline=True)
+        frame = page.frame_locator("iframe")
+        frame.locator(READY).wait_for()
+        assert frame.locator("canvas.scan").count() == 2
