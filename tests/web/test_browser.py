@@ -56,21 +56,24 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     contexts: list[Any] = []
     complaints: list[str] = []
 
-    def complain(text: str) -> None:
-        complaints.append(text)
+    def hear(message: Any) -> None:
+        if message.type in ("error", "warning"):
+            complaints.append(message.text)
 
     def open_one(url: str, **how: Any) -> Page:
         context = browser.new_context(viewport={"width": 1280, "height": 900}, **how)
         context.set_default_timeout(WAIT)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda m: m.type in ("error", "warning") and complain(m.text))
-        page.on("pageerror", lambda error: complain(str(error)))
         own = url.partition("?")[0].rstrip("/")
-        page.on(
-            "request",
-            lambda r: r.url.startswith((own, "data:", "blob:", "about:")) or complain(r.url),
-        )
+
+        def watch(request: Any) -> None:
+            if not request.url.startswith((own, "data:", "blob:", "about:")):
+                complaints.append(request.url)
+
+        page.on("console", hear)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", watch)
         page.goto(url)
         return page
 
@@ -114,7 +117,7 @@ def marked(shown: Any) -> int:
 
 def largest_object(grey: Any) -> Any:
     """The bounding box of the largest bright object."""
-    labels, _ = ndimage.label(grey > 0.06 * grey.max())
+    labels, _ = ndimage.label(grey > 0.4 * grey.max())
     sizes = np.bincount(labels.ravel())[1:]
     return grey[ndimage.find_objects(labels)[int(sizes.argmax())]]
 
@@ -129,7 +132,7 @@ def test_translate_look_and_take_home(
     add(page, t1w)
     page.select_option("select[aria-label=Planes]", "Axial")
     page.wait_for_timeout(500)
-    seen = largest_object(picture(page, 0)[..., 1])
+    seen = largest_object(picture(page, 0)[..., 0])  # red: the crosshair has little
     # A scan is shown from below: the first axis of the file runs from right to left, as the
     # picture does; front is up.
     plane = largest_object(io.read(t1w).voxels[:, :, 6].T[::-1].astype(np.float64))
