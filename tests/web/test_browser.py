@@ -116,7 +116,8 @@ def marked(shown: Any) -> int:
 
 
 def largest_object(grey: Any) -> Any:
-    """The bounding box of the largest bright object."""
+    """The largest bright object, in its bounding box, without the lines of a crosshair."""
+    grey = ndimage.median_filter(grey, 9) if len(grey) > 100 else grey
     labels, _ = ndimage.label(grey > 0.4 * grey.max())
     sizes = np.bincount(labels.ravel())[1:]
     return grey[ndimage.find_objects(labels)[int(sizes.argmax())]]

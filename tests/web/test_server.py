@@ -13,11 +13,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from tests.studies import T1W, datasets, save
-from tests.web.conftest import Served, lines_of
+from tests.web.conftest import Served, lines_of, serve
 
 from mrbridge import io
-from mrbridge.bundle import Bundle
-from mrbridge.inference.settings import TranslateSettings
+from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.volume import Volume
 
 Run = Callable[..., tuple[int, str, str]]
@@ -203,12 +202,11 @@ class TestRefusals:
         assert done["files"][0]["name"] == "scan_desc-synth_T2w.nii.gz"
         assert any("assuming it is T1w" in note for note in done["notes"])
 
-    @pytest.mark.skipif(
-        "uncertainty" in TranslateSettings.model_fields, reason="there are uncertainty maps"
-    )
     def test_a_model_without_uncertainty_says_so(self, web: Served, t1w: Path):
+        assert web.client.get("/api/health").json()["models"][0]["uncertainty"] is False
         job = web.translated(t1w, uncertainty="true")
-        assert "has no uncertainty map" in job["error"]["text"]
+        assert job["state"] == "failed"
+        assert "uncertainty" in job["error"]["text"]
 
     @pytest.mark.parametrize(
         ("fields", "status", "words"),
@@ -264,3 +262,15 @@ def test_what_is_deleted_is_gone(web: Served, t1w: Path):
     assert not folder.exists()
     for path in ("", "/events", "/files/all.zip"):
         assert web.client.get(f"/api/jobs/{job['id']}{path}").status_code == 404
+
+
+@pytest.mark.slow
+def test_an_uncertainty_map_is_that_of_the_command_line(t1w: Path, run: Run, tmp_path: Path):
+    shipped = load_bundle("shipped")
+    with serve(shipped) as served:
+        job = served.translated(t1w, uncertainty="true")
+        assert job["state"] == "done", job
+        out = by_command_line(run, shipped, t1w, tmp_path, "--uncertainty")
+        (name,) = [file["name"] for file in job["files"] if file["kind"] == "uncertainty"]
+        assert served.file(job, "uncertainty") == (out / name).read_bytes()
+        assert job["views"]["uncertainty"]["high"] > 0

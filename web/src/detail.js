@@ -104,9 +104,17 @@ export class Detail {
       to.replaceChildren(...models[model.value].contrasts.map((one) => option(one)));
       if (job.target) to.value = job.target;
     };
-    model.addEventListener("change", fill);
+    const uncertainty = element("input", { type: "checkbox" });
+    const about = element("span");
+    const known = () => {
+      const has = models[model.value].uncertainty;
+      uncertainty.disabled = !has;
+      uncertainty.checked = has;
+      about.textContent = has ? " Also an uncertainty map" : " Uncertainty map (this model has none)";
+    };
+    model.addEventListener("change", () => (fill(), known()));
     fill();
-    const uncertainty = element("input", { type: "checkbox", checked: models[job.model].uncertainty, disabled: !models[job.model].uncertainty });
+    known();
     const force = element("input", { type: "checkbox" });
     const gaps = element("input", { type: "checkbox" });
     const isDicom = job.scan.items.some((item) => item.uid);
@@ -125,7 +133,7 @@ export class Detail {
     return [
       element("div", { className: "controls" }, element("label", {}, "Into ", to), models.length > 1 ? element("label", {}, "Model ", model) : null, usable.length > 1 ? element("label", {}, "Series ", series) : null),
       element("div", { className: "controls" },
-        element("label", {}, uncertainty, models[job.model].uncertainty ? " Also an uncertainty map" : " Uncertainty map (this model has none)")),
+        element("label", {}, uncertainty, about)),
       element("div", { className: "controls" }, element("label", {}, "Compare with the true scan, if there is one: ", truth)),
       refused || isDicom
         ? element("div", { className: "controls" },

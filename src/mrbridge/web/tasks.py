@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrbridge import __version__
-from mrbridge.errors import MrbridgeError
 from mrbridge.inference.settings import TranslateSettings
-from mrbridge.inference.synthesis import Request, sidecar_path
+from mrbridge.inference.synthesis import Request, Translation, sidecar_path
 from mrbridge.inference.translate import translate as run
 from mrbridge.inference.translator import Translator
 from mrbridge.inspection.headers import Item, list_headers
@@ -56,15 +55,10 @@ def model_facts(translator: Translator, model: str | Path) -> Facts:
         "contrasts": [manifest.source, manifest.target],
         "preset": manifest.preset,
         "sha256": translator.bundle.hash,
-        "uncertainty": has_uncertainty(),
+        "uncertainty": translator.bundle.manifest.uncertainty is not None,
         "seconds_per_pixel": (time.perf_counter() - start) / noise.size,
         "limits": list(manifest.limits),
     }
-
-
-def has_uncertainty() -> bool:
-    """Whether this version of mrbridge makes uncertainty maps."""
-    return "uncertainty" in TranslateSettings.model_fields
 
 
 def do(task: Task, translators: Sequence[Translator], report: Callable[[float], None]) -> Facts:
@@ -135,16 +129,14 @@ def translate(task: Task, translator: Translator, report: Callable[[float], None
     Raises:
         MrbridgeError: the scan is refused, or cannot be translated.
     """
-    changes: dict[str, Any] = {"force": task.force, "to": task.to}
     dicom = is_dicom(task.scan)
+    changes: dict[str, Any] = {
+        "force": task.force,
+        "to": task.to,
+        "uncertainty": task.uncertainty,
+    }
     if dicom:
         changes |= {"series": task.series, "allow_gaps": task.allow_gaps}
-    if task.uncertainty:
-        if not has_uncertainty():
-            raise MrbridgeError(
-                "this model has no uncertainty map", remedy="Translate without one."
-            )
-        changes["uncertainty"] = True
     scan = _read(task, translator)
     settings = TranslateSettings().changed(changes)
     known = _with_contrast(scan, list_headers(task.scan).items).contrast
@@ -152,45 +144,64 @@ def translate(task: Task, translator: Translator, report: Callable[[float], None
     out = task.results / (f"synthetic_{to}_dicom" if dicom else result_name(task.scan, to))
     with reported(lambda share: report(0.95 * share)):
         (done,) = run(task.scan, out, model=translator, settings=settings)
-    output = done.output
-    assert output is not None
-    synthetic = read(output, force=True)
-    write_view(synthetic, task.views / "synthetic.nii")
-    views = {"synthetic": _view("synthetic.nii", synthetic) | {"contrast": to}}
-    layers = [
-        Layer("source", f"{scan.contrast or 'scan'} (source)", scan),
-        Layer("synthetic", f"{to} (synthetic)", synthetic),
-    ]
-    if task.truth is not None:
-        truth = on_grid_of(read(task.truth), scan)
-        apart = difference(synthetic, truth)
-        write_view(truth, task.views / "truth.nii")
-        write_view(apart, task.views / "difference.nii")
-        views["truth"] = _view("truth.nii", truth)
-        views["difference"] = _view("difference.nii", apart)
-        layers.append(Layer("truth", f"{to} (true scan)", truth))
-        layers.append(Layer("difference", "Difference from the true scan", apart))
-    files = [_packed(output) if dicom else output]
-    kinds = {files[0].name: "scan"}
-    if not dicom and sidecar_path(output).is_file() and not scan.is_2d:
-        kinds[sidecar_path(output).name] = "sidecar"
-    write_text(task.results / "methods.txt", methods(translator, known, to, len(done.notes) > 0))
-    kinds["methods.txt"] = "methods"
-    if is_built():
-        write_page(task.results / "report.html", layers)
-        kinds["report.html"] = "report"
-    with zipfile.ZipFile(
-        task.results / "all.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1
-    ) as all_:
-        for name in kinds:
-            all_.write(task.results / name, name)
-    kinds["all.zip"] = "all"
-    sizes = {name: (task.results / name).stat().st_size for name in kinds}
+    layers = _layers(task, scan, done, to)
+    for layer in layers[1:]:
+        write_view(layer.volume, task.views / f"{layer.role}.nii")
+    text = methods(translator, known, to)
     return {
-        "files": [{"name": n, "kind": kind, "bytes": sizes[n]} for n, kind in kinds.items()],
-        "views": views,
+        "files": _files(done, task.results, layers, text),
+        "views": {one.role: _view(f"{one.role}.nii", one.volume) for one in layers},
         "target": to,
     }
+
+
+def _layers(task: Task, scan: Volume, done: Translation, to: str) -> list[Layer]:
+    """What the page shows: source, synthetic image and what is known about it."""
+    assert done.output is not None
+    synthetic = replace(read(done.output, force=True), contrast=to)
+    layers = [
+        Layer("source", f"{scan.contrast or 'Scan'} (source)", scan),
+        Layer("synthetic", f"{to} (synthetic)", synthetic),
+    ]
+    # In a derived DICOM series it is a parametric map, for other viewers.
+    if done.uncertainty is not None and not is_dicom(done.output):
+        layers.append(Layer("uncertainty", "Uncertainty", read(done.uncertainty)))
+    if task.truth is not None:
+        truth = on_grid_of(read(task.truth), scan)
+        layers.append(Layer("truth", f"{to} (true scan)", truth))
+        apart = difference(synthetic, truth)
+        layers.append(Layer("difference", "Difference from the true scan", apart))
+    return layers
+
+
+def _files(
+    done: Translation, results: Path, layers: Sequence[Layer], methods_text: str
+) -> list[Facts]:
+    """Complete what the user takes home, and list it."""
+    assert done.output is not None
+    images = {"scan": done.output, "uncertainty": done.uncertainty}
+    kinds: dict[str, str] = {}
+    if done.output.is_dir():
+        kinds[_packed(done.output).name] = "scan"
+    else:
+        for kind, path in images.items():
+            if path is not None:
+                kinds[path.name] = kind
+                if sidecar_path(path).is_file():
+                    kinds[sidecar_path(path).name] = "sidecar"
+    write_text(results / "methods.txt", methods_text)
+    kinds["methods.txt"] = "methods"
+    if is_built():
+        write_page(results / "report.html", layers)
+        kinds["report.html"] = "report"
+    with zipfile.ZipFile(results / "all.zip", "w", zipfile.ZIP_STORED) as archive:
+        for name in kinds:
+            archive.write(results / name, name)
+    kinds["all.zip"] = "all"
+    return [
+        {"name": name, "kind": kind, "bytes": (results / name).stat().st_size}
+        for name, kind in kinds.items()
+    ]
 
 
 def result_name(scan: Path, to: str) -> str:
@@ -205,7 +216,7 @@ def result_name(scan: Path, to: str) -> str:
     return f"{stem}_desc-synth_{to}{suffix}" if stem else f"desc-synth_{to}{suffix}"
 
 
-def methods(translator: Translator, known: str | None, to: str, is_assumed: bool) -> str:
+def methods(translator: Translator, known: str | None, to: str) -> str:
     """A paragraph for the methods section of a paper."""
     manifest = translator.bundle.manifest
     source = manifest.source if to == manifest.target else manifest.target
