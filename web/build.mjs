@@ -9,8 +9,9 @@ await mkdir(out, { recursive: true });
 const common = { bundle: true, minify: true, target: "es2022", legalComments: "none", logLevel: "warning" };
 const { metafile } = await build({ ...common, metafile: true, entryPoints: [here("src/app.js")], format: "iife", outfile: `${out}/app.js` });
 await build({ ...common, entryPoints: [here("src/view.js")], format: "iife", outfile: `${out}/view.js` });
+await build({ ...common, entryPoints: [here("src/runs.js")], format: "iife", outfile: `${out}/runs.js` });
 await build({ ...common, entryPoints: [here("src/app.css")], outfile: `${out}/app.css` });
-await copyFile(here("src/index.html"), `${out}/index.html`);
+for (const page of ["index.html", "runs.html"]) await copyFile(here(`src/${page}`), `${out}/${page}`);
 
 // The licences of the packages inside: they have to be passed on with them.
 const names = Object.keys(metafile.inputs).map((path) => path.match(/node_modules\/((?:@[^/]+\/)?[^/]+)/)?.[1]);

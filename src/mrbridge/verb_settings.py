@@ -277,6 +277,9 @@ class Serve(VerbSettings):
     model: Annotated[tuple[Path, ...], Option(("-m", "--model"), "MODEL…", "the shipped model")] = (
         Field((), description="Runs or bundles, among which the page lets users choose.")
     )
+    run: Annotated[tuple[Path, ...], Option(("--run",), "RUN…", "none")] = Field(
+        (), description="Folders of trainings that the page shows, while they train or afterwards."
+    )
     device: Device = "auto"
 
 

@@ -360,6 +360,8 @@ def serve(options: options_of.Serve, settings: ServeSettings) -> None:
     It prints the URL to open. Ctrl-C ends it, and removes all uploads and results.
     """
     models: list[str | Path] = [locate(model) for model in options.model] or [SHIPPED]
+    for folder in options.run:
+        must_exist(folder / "settings.yaml", remedy="Name the folder of a training.")
     must_have_web()
     if not options.model:
         log.info(UNNAMED)
@@ -374,7 +376,7 @@ def serve(options: options_of.Serve, settings: ServeSettings) -> None:
         answer({"url": url}, f"Open {url}\nCtrl-C ends it.", secrets=True)
         flush(0)
 
-    run(models, settings, options.device, started)
+    run(models, settings, started, device=options.device, runs=options.run)
 
 
 def must_have_web() -> None:

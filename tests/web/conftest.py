@@ -32,6 +32,7 @@ class Served:
     jobs: Any
     client: httpx.Client
     url: str
+    runs: list[Path]
 
     def post(self, *paths: Path, **fields: Any) -> httpx.Response:
         """Upload scans: `truth` and the other fields by name."""
@@ -86,7 +87,8 @@ def serve(bundle: Bundle, **limits: Any) -> Iterator[Served]:
     jobs = Jobs([bundle.path], ServeSettings(**limits), "cpu")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        app = create_app(jobs, TOKEN, "127.0.0.1")
+        runs: list[Path] = []
+        app = create_app(jobs, TOKEN, "127.0.0.1", runs)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
@@ -94,7 +96,7 @@ def serve(bundle: Bundle, **limits: Any) -> Iterator[Served]:
         headers = {"Authorization": f"Bearer {TOKEN}"}
         try:
             with httpx.Client(base_url=url, headers=headers, timeout=180) as client:
-                yield Served(jobs, client, url)
+                yield Served(jobs, client, url, runs)
         finally:
             jobs.close()
             server.should_exit = True

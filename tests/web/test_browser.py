@@ -23,6 +23,9 @@ from mrbridge.web.page import is_built
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+    from mrbridge.dataset.store import Store
+    from mrbridge.training.settings import TrainSettings
+
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
 AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
@@ -245,6 +248,35 @@ def test_nothing_is_wider_than_the_window(width: int, page: Page, t1w: Path):
     add(page, t1w)
     translate(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_training_is_followed(
+    web: Served,
+    open_page: Callable[..., Page],
+    small_store: Store,
+    tiny: Callable[..., TrainSettings],
+    quick_phantom: None,
+    tmp_path: Path,
+):
+    run = tmp_path / "run"
+    mrbridge.train(small_store, run, tiny(epochs=2), device="cpu", start="scratch")
+    web.runs.append(run)
+    try:
+        page = open_page(f"{web.url}/runs?token={TOKEN}")
+        page.wait_for_selector("#run[data-epochs='2']")
+        assert page.locator("figure svg").count() >= 3
+        assert "PSNR T1w→T2w" in page.locator("#run").inner_text()
+        assert page.locator("img.sheet").evaluate("e => e.decode().then(() => e.naturalWidth)") > 50
+        page.locator("input[type=range]").fill("0")
+        assert "before training" in page.locator("#run").inner_text()
+        lines = (run / "metrics.csv").read_text().splitlines()
+        more = lines[-1].replace("2,", "3,", 1)
+        (run / "metrics.csv").write_text("\n".join([*lines, more, ""]))
+        page.wait_for_selector("#run[data-epochs='3']")
+        page.click("text=Translate")
+        page.wait_for_selector("#zone")
+    finally:
+        web.runs.clear()
 
 
 class TestViewPage:

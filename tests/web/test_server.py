@@ -16,7 +16,7 @@ from tests.studies import T1W, datasets, save
 from tests.web.conftest import Served, lines_of, serve
 
 from mrbridge import io
-from mrbridge.bundle import Bundle, load_bundle
+from mrbridge.bundle import Bundle, save_bundle
 from mrbridge.volume import Volume
 
 Run = Callable[..., tuple[int, str, str]]
@@ -265,12 +265,15 @@ def test_what_is_deleted_is_gone(web: Served, t1w: Path):
 
 
 @pytest.mark.slow
-def test_an_uncertainty_map_is_that_of_the_command_line(t1w: Path, run: Run, tmp_path: Path):
-    shipped = load_bundle("shipped")
-    with serve(shipped) as served:
+def test_an_uncertainty_map_is_that_of_the_command_line(
+    t1w: Path, run: Run, certain_bundle: Bundle, tmp_path: Path
+):
+    bundle = save_bundle(certain_bundle.manifest, certain_bundle.weights, tmp_path / "bundle")
+    with serve(bundle) as served:
+        assert served.client.get("/api/health").json()["models"][0]["uncertainty"] is True
         job = served.translated(t1w, uncertainty="true")
         assert job["state"] == "done", job
-        out = by_command_line(run, shipped, t1w, tmp_path, "--uncertainty")
+        out = by_command_line(run, bundle, t1w, tmp_path / "out", "--uncertainty")
         (name,) = [file["name"] for file in job["files"] if file["kind"] == "uncertainty"]
         assert served.file(job, "uncertainty") == (out / name).read_bytes()
         assert job["views"]["uncertainty"]["high"] > 0

@@ -24,8 +24,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from mrbridge import __version__
+from mrbridge.errors import MrbridgeError, SettingsError
 from mrbridge.web.jobs import ENDED, Job, Jobs, Refused
 from mrbridge.web.page import BUILD_IT, NOT_BUILT, STATIC
+from mrbridge.web.runs import describe, sample
+from mrbridge.web.settings import ServeSettings
 from mrbridge.web.uploads import FORM, choices_of, form_of, keep_truth, receive, room_for
 
 log = logging.getLogger(__name__)
@@ -47,13 +50,14 @@ _HEARTBEATS = 75  # polls without a change, after which a comment keeps the conn
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
-def create_app(jobs: Jobs, token: str, host: str) -> FastAPI:
+def create_app(jobs: Jobs, token: str, host: str, runs: Sequence[Path] = ()) -> FastAPI:
     """The application.
 
     Args:
         jobs: the scans and their worker; the caller closes them.
         token: what every request has to bring, as `?token=` or `Authorization: Bearer`.
         host: the address that the server listens on.
+        runs: the folders of trainings that the page shows.
     """
     app = FastAPI(
         title="mrbridge",
@@ -157,13 +161,39 @@ def create_app(jobs: Jobs, token: str, host: str) -> FastAPI:
         await run_in_threadpool(jobs.remove, job_of(job_id))
         return Response(status_code=204)
 
+    def run_of(number: int) -> Path:
+        if not 0 <= number < len(runs):
+            raise Refused(404, "There is no such run", "Name it with --run.")
+        return runs[number]
+
+    @app.get("/api/runs")
+    async def list_runs() -> list[str]:
+        """The names of the trainings."""
+        return [run.resolve().name for run in runs]
+
+    @app.get("/api/runs/{number}")
+    def show_run(number: int) -> dict[str, Any]:
+        """Numbers, sample sheets and warnings of a training, and the time left."""
+        try:
+            return describe(run_of(number))
+        except MrbridgeError as error:
+            raise Refused(404, error.what, error.remedy) from error
+
+    @app.get("/api/runs/{number}/samples/{name}")
+    async def show_sample(number: int, name: str) -> FileResponse:
+        """A sample sheet (PNG)."""
+        path = sample(run_of(number), name)
+        if path is None:
+            raise Refused(404, "There is no such picture", "Reload the page.")
+        return FileResponse(path, media_type="image/png")
+
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
-        page = STATIC / "index.html"
-        if not page.is_file():
-            return HTMLResponse(_MISSING, 503)
-        text = page.read_text("utf-8")
-        return HTMLResponse(re.sub(r'(src|href)="(app\.\w+)"', rf'\1="\2?token={token}"', text))
+        return _page("index.html", token)
+
+    @app.get("/runs", include_in_schema=False)
+    async def runs_page() -> HTMLResponse:
+        return _page("runs.html", token)
 
     @app.get("/{name}", include_in_schema=False)
     async def static(name: str) -> FileResponse:
@@ -177,6 +207,17 @@ def create_app(jobs: Jobs, token: str, host: str) -> FastAPI:
 
 
 _MISSING = f"<!doctype html><title>mrbridge</title><p>The server runs, but {NOT_BUILT}. {BUILD_IT}"
+
+
+def _page(name: str, token: str) -> HTMLResponse:
+    """A page, whose own links have the token."""
+    page = STATIC / name
+    if not page.is_file():
+        return HTMLResponse(_MISSING, 503)
+    text = page.read_text("utf-8")
+    return HTMLResponse(
+        re.sub(r'(src|href)="((app|runs)\.\w+|/|/runs)"', rf'\1="\2?token={token}"', text)
+    )
 
 
 def _error(status: int, what: str, remedy: str) -> JSONResponse:
@@ -231,15 +272,21 @@ async def _events(jobs: Jobs, job: Job) -> AsyncIterator[str]:
 
 
 def run(
-    models: Sequence[str | Path], settings: Any, device: str, started: Callable[[str], None]
+    models: Sequence[str | Path],
+    settings: ServeSettings,
+    started: Callable[[str], None],
+    *,
+    device: str = "auto",
+    runs: Sequence[Path] = (),
 ) -> None:
     """Serve until a signal comes.
 
     Args:
         models: the paths of models, or `shipped`.
-        settings: `ServeSettings`.
-        device: `auto`, `cpu` or `cuda`.
+        settings: the address and the limits.
         started: called with the URL once the server listens.
+        device: `auto`, `cpu` or `cuda`.
+        runs: the folders of trainings that the page shows.
 
     Raises:
         MrbridgeError: a model cannot be loaded, or the address cannot be used.
@@ -247,8 +294,6 @@ def run(
     import socket
 
     import uvicorn
-
-    from mrbridge.errors import SettingsError
 
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as listener:
@@ -263,7 +308,7 @@ def run(
         jobs = Jobs(models, settings, device)
         try:
             token = secrets.token_urlsafe(24)
-            app = create_app(jobs, token, settings.host)
+            app = create_app(jobs, token, settings.host, runs)
             config = uvicorn.Config(
                 app,
                 log_config=None,
