@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -68,7 +69,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         context.set_default_timeout(WAIT)
         contexts.append(context)
         page = context.new_page()
-        own = url.partition("?")[0].rstrip("/")
+        parts = urlsplit(url)
+        own = url if parts.scheme == "file" else f"{parts.scheme}://{parts.netloc}/"
 
         def watch(request: Any) -> None:
             if not request.url.startswith((own, "data:", "blob:", "about:")):

@@ -73,7 +73,11 @@ class TestResultsAreThoseOfTheCommandLine:
                     packing.write(file, file.name)
             job = web.translated(archive)
         else:
-            job = web.translated(*files)
+            (tmp_path / "README.md").write_text("not DICOM")
+            (tmp_path / "more").mkdir()
+            (tmp_path / "more/README.md").write_text("of the same name")
+            others = tmp_path / "README.md", tmp_path / "more/README.md"
+            job = web.translated(*files, *others)
         assert job["state"] == "done", job
         out = by_command_line(run, tiny_bundle, folder, tmp_path / "out")
         expected = {p.relative_to(out).as_posix(): p for p in out.rglob("*") if p.is_file()}

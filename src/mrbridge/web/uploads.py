@@ -141,7 +141,8 @@ def keep_truth(form: FormData, job: Job, jobs: Jobs) -> Path | None:
 def _keep(form: FormData, field: str, folder: Path, limit: int) -> Path | None:
     """Move the uploaded files of a field into a folder; the path of the scan, None without one.
 
-    Several files are the files of a DICOM series, whose names do not matter: they are numbered.
+    Several files are a DICOM folder. They keep their names, which show what is a damaged slice and
+    what is something else. Files of the same name, of different folders, get folders of their own.
 
     Raises:
         Refused: a zip would unpack to too much, or has names that lead elsewhere.
@@ -159,8 +160,12 @@ def _keep(form: FormData, field: str, folder: Path, limit: int) -> Path | None:
         raise Refused(422, "These are several scans", "Upload each of them on its own.")
     series = folder / "dicom"
     series.mkdir()
-    for number, one in enumerate(files, 1):
-        _move(one, series / f"{number:05}")
+    for number, one in enumerate(files):
+        path = series / safe_name(one.filename or "")
+        if path.exists():
+            path = series / f"{number:05}" / path.name
+            path.parent.mkdir()
+        _move(one, path)
     return series
 
 
