@@ -14,6 +14,7 @@ class MarkedNiivue extends Niivue {
     const result = super.drawSceneCore();
     if (this.synthetic && this.volumes.length) {
       for (const { leftTopWidthHeight: [left, top, width, height] } of this.screenSlices) {
+        if (height < 2 * this.fontPx) continue; // the edge of a single slice
         const room = width * (1 - this.from) - 8;
         const size = Math.min(1.1, room / Math.max(1, this.textWidth(this.fontPx, MARK)));
         this.drawText([left + width * this.from + 4, top + height - 1.5 * this.fontPx * size], MARK, size, AMBER);
@@ -100,6 +101,8 @@ class Panel {
     this.nv.onLocationChange = (place) => this.viewer.moved(this, place);
     this.nv.onIntensityChange = () => this.showWindow();
     this.setWindow(this.layer.low, this.layer.high);
+    this.isFlat = this.image.dims[3] === 1;
+    if (this.isFlat) this.nv.setSliceType(SLICE_TYPE.AXIAL);
   }
 
   /** The uncertainty map, once to be shown in colour and once to hide what it covers. */
@@ -168,6 +171,7 @@ export class Viewer {
     for (const panel of this.panels) {
       await panel.load();
     }
+    this.planes.hidden = this.panels.every((panel) => panel.isFlat);
     if (this.uncertainty) {
       const made = this.panels.find((panel) => panel.layer.role === "synthetic");
       made.nv.addColormap("hide", { R: [20, 20], G: [24, 24], B: [32, 32], A: [0, 255], I: [0, 255] });
@@ -185,7 +189,7 @@ export class Viewer {
       for (const panel of this.panels) panel.nv.setSliceType(PLANES[planes.value]);
       this.#resized();
     });
-    const bar = element("div", { className: "controls" }, element("label", {}, "Show ", planes));
+    const bar = element("div", { className: "controls" }, (this.planes = element("label", {}, "Show ", planes)));
     if (this.panels.length > 1) {
       this.mode = element("select", { ariaLabel: "Compare" }, option("Side by side", "side"), option("Swipe", "swipe"), option("Flicker", "flicker"));
       this.mode.addEventListener("change", () => this.setMode(this.mode.value));
@@ -306,8 +310,8 @@ export class Viewer {
       values.push(`uncertainty ± ${format(this.made.inColour.getValue(i, j, k))}`);
     }
     const where = [...this.position].map((x) => x.toFixed(0)).join(", ");
-    this.#tell(`At ${where} mm: ${values.join(", ")}`);
-    for (const one of this.panels) one.canvas.setAttribute("aria-label", `${one.layer.label}, three planes. ${this.status.value}`);
+    this.#tell(`At ${where}${panel.isFlat ? "" : " mm"}: ${values.join(", ")}`);
+    for (const one of this.panels) one.canvas.setAttribute("aria-label", `${one.layer.label}. ${this.status.value}`);
   }
 
   #tell(text) {

@@ -138,8 +138,9 @@ def _about(error: Exception, task: Task) -> MrbridgeError:
     what, remedy = (
         text.replace(f"{task.scan.parent}{os.sep}", "") for text in (reported.what, reported.remedy)
     )
-    name = None if reported.path is None else reported.path.name
-    return type(reported)(what, path=name, remedy=remedy)
+    path = reported.path
+    is_named = path is not None and not (path == task.scan and path.is_dir())
+    return type(reported)(what, path=path.name if path and is_named else None, remedy=remedy)
 
 
 def _end_with_the_server() -> None:
