@@ -80,6 +80,10 @@ class InputError(MrbridgeError):
     """A file or folder that cannot be used."""
 
 
+class ScanRefused(InputError):
+    """A scan that the model does not know; with `--force` it is translated."""
+
+
 class OutputError(MrbridgeError):
     """A result that cannot be written where it was asked for."""
 

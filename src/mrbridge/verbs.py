@@ -247,10 +247,16 @@ def run_translate(
     summary = f"{len(outputs) - skipped} translated"
     if skipped:
         summary += f", {skipped} skipped that were done already"
+    unusual = sum(item.verdict is not None and item.verdict.level == "unusual" for item in done)
+    if unusual:
+        summary += f", {unusual} unusual"
     result = {
         "outputs": outputs,
         "model": done[0].model if done else None,
         "skipped": skipped,
+        "verdicts": {
+            str(item.source): item.verdict.as_json() for item in done if item.verdict is not None
+        },
         "failed": {str(item.source): item.error for item in done if item.error},
     }
     answer(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mrbridge.errors import InputError
 
@@ -66,6 +67,29 @@ def corner_distance(
     return float(np.linalg.norm(apart[:3], axis=0).max())
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the model knows such a scan.
+
+    Attributes:
+        level: `usual`, `unusual` or `refused`; with `--force` a refused scan is translated.
+        reasons: why, in words, the strongest first; each completes a sentence that begins with the
+            scan. Empty if it is usual.
+        measured: what was measured, by name (see `mrbridge.inference.appearance.Appearance`).
+    """
+
+    level: Literal["usual", "unusual", "refused"]
+    reasons: tuple[str, ...] = ()
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return ": ".join([self.level, *["; ".join(self.reasons)][: len(self.reasons)]])
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry in sidecars and reports."""
+        return {"Level": self.level, "Reasons": list(self.reasons)}
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """One scan.
@@ -85,6 +109,7 @@ class Volume:
         notes: what reading corrected or assumed, in words.
         uncertainty: of a synthetic scan for which it was asked: half the width of the 90 % interval
             of each voxel, float32, the shape and units of `voxels`.
+        verdict: of a synthetic scan: whether the model knows such a scan as its source.
     """
 
     voxels: NDArray[Any]
@@ -95,6 +120,7 @@ class Volume:
     other: str | None = None
     notes: tuple[str, ...] = field(default=())
     uncertainty: NDArray[np.float32] | None = None
+    verdict: Verdict | None = None
 
     def __post_init__(self) -> None:
         if self.voxels.ndim != 3:

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__
-from mrbridge.errors import InputError, Interrupted, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.errors import (
+    InputError,
+    Interrupted,
+    MrbridgeError,
+    OutputError,
+    ScanRefused,
+    SomeScansFailed,
+)
 from mrbridge.inference.synthesis import (
     NOTE,
     Request,
@@ -30,6 +37,7 @@ from mrbridge.io.remote import not_fetched, release_when_done
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
 from mrbridge.io.temporary import sweep
 from mrbridge.parallel import Workers, map_scans
+from mrbridge.volume import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +131,10 @@ def translate_batch(
                 result.path = result.path or item.source
                 log.error("%s", result)
                 error = result.what
-                result = Translation(item.source, None, item.contrast, bundle.hash, error=error)
+                refused = Verdict("refused", (error,)) if isinstance(result, ScanRefused) else None
+                result = Translation(
+                    item.source, None, item.contrast, bundle.hash, error=error, verdict=refused
+                )
             done.append(result)
     except KeyboardInterrupt:
         interrupted = True

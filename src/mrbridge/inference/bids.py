@@ -57,6 +57,7 @@ from mrbridge.parallel import Workers
 from mrbridge.preprocessing.skull_strip import skull_stripped
 from mrbridge.progress import track
 from mrbridge.urls import url_of
+from mrbridge.volume import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -245,7 +246,7 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
     )
     if difference == "" and not request.settings.overwrite:
         _refresh(sidecar_path(output), facts)
-        return replace(result, skipped=True)
+        return replace(result, skipped=True, verdict=_recorded_verdict(sidecar_path(output)))
     is_foreign = difference == _NOT_OURS
     if is_foreign or (difference and not request.settings.overwrite):
         remedy = "Move it away, or name another place." if is_foreign else "Use --overwrite."
@@ -275,6 +276,7 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
         contrast=synthesis.contrast,
         rounding=synthesis.rounding,
         notes=scan.notes,
+        verdict=synthesis.verdict,
     )
 
 
@@ -284,6 +286,15 @@ def _inherited(metadata: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(facts.get("SkullStripped"), bool):
         facts.pop("SkullStripped", None)  # the standard wants true or false
     return facts
+
+
+def _recorded_verdict(sidecar: Path) -> Verdict | None:
+    """The verdict in the sidecar of a translation that is kept; None if there is none."""
+    try:
+        entry = read_json(sidecar, lambda _: None)["InputCheck"]
+        return Verdict(entry["Level"], tuple(map(str, entry["Reasons"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:

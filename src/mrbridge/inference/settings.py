@@ -35,9 +35,9 @@ class TranslateSettings(Settings):
     )
     force: bool = Field(
         False,
-        description="Also translate scans that are already synthetic, already of the requested "
-        "contrast, or identified by name or header as something else: a mask, a map, a scan after "
-        "a contrast agent.",
+        description="Also translate scans that are refused: synthetic or of the requested contrast "
+        "already; something else by name or header, such as a mask, a map or a scan after a "
+        "contrast agent; or something else by the look of the image.",
     )
     overwrite: bool = Field(
         False,

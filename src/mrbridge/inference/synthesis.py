@@ -14,6 +14,7 @@ import numpy as np
 from mrbridge import __version__
 from mrbridge.bundle import COVERAGE, Bundle
 from mrbridge.errors import InputError, OutputError, SettingsError
+from mrbridge.inference.input_check import check
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translator import Translator
 from mrbridge.io import FORMATS, is_readable, read, write
@@ -24,7 +25,7 @@ from mrbridge.io.formats import is_2d
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.skull_strip import read_brain_mask
-from mrbridge.volume import CONTRASTS, Volume
+from mrbridge.volume import CONTRASTS, Verdict, Volume
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Synthesis:
         contrast: contrast of the synthetic scan.
         planes: planes in which the scan was sliced.
         rounding: how intensities became integers; None for float32.
+        verdict: whether the model knows such a scan.
         uncertainty: the uncertainty map, float32 in the units of `volume`; None unless it was
             asked for.
     """
@@ -98,6 +100,7 @@ class Synthesis:
     contrast: str
     planes: tuple[str, ...]
     rounding: Rounding | None
+    verdict: Verdict
     uncertainty: Volume | None = None
 
 
@@ -110,21 +113,23 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
         path: its file, for messages and its brain mask; None for an object.
 
     Raises:
-        InputError: it is synthetic, of the wanted contrast already, or of a contrast that the
-            model does not take.
+        ScanRefused: it is synthetic, of the wanted contrast already, or of a contrast that the
+            model does not take, or does not look like a scan that the model knows.
+        InputError: it cannot be translated.
         SettingsError: it is a 2D image, and the number type is not float32.
     """
     translator, dtype = request.translator, request.settings.dtype
-    to = _checked_target(request, scan, path)
+    to = translator.choose_contrast(scan, request.settings.to)
     if dtype != "float32" and scan.is_2d:
         raise SettingsError("a 2D image keeps its bit depth", path=path, remedy="Leave out dtype.")
     mask = brain_mask(translator, path)
     try:
+        verdict = _checked(request, scan, to, path)
         result = translator.result(
             scan, to, match=request.match, mask=mask, uncertainty=request.settings.uncertainty
         )
     except InputError as error:  # of the voxels, which do not know their file
-        raise InputError(error.what, path=error.path or path, remedy=error.remedy) from error
+        raise type(error)(error.what, path=error.path or path, remedy=error.remedy) from error
     volume, rounding = result.volume, None
     if dtype != "float32":
         volume, rounding = to_integers(volume, dtype, translator.range_of(to, request.match))
@@ -136,7 +141,7 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
     uncertainty = result.uncertainty
     if uncertainty is not None and rounding is not None:
         uncertainty = replace(uncertainty, voxels=uncertainty.voxels * np.float32(rounding.factor))
-    return Synthesis(scan, volume, to, result.planes, rounding, uncertainty)
+    return Synthesis(scan, volume, to, result.planes, rounding, verdict, uncertainty)
 
 
 def to_integers(
@@ -172,35 +177,24 @@ def integer_factor(top: float, limit: int) -> float:
     return factor if min(_LEVELS, limit) <= factor * top <= limit else limit / top
 
 
-def _checked_target(request: Request, scan: Volume, path: Path | None) -> str:
-    """The contrast to synthesise from a scan.
+def _checked(request: Request, scan: Volume, to: str, path: Path | None) -> Verdict:
+    """Whether the model knows such a scan; what is not usual is said.
 
     Raises:
-        InputError: the scan is not one to translate.
+        ScanRefused: it does not, and the scan is not forced.
+        InputError: its size cannot be that of a head.
     """
     bundle = request.translator.bundle
-    to = request.translator.choose_contrast(scan, request.settings.to)
-    if request.settings.force:
-        return to
-    if scan.other:
-        raise InputError(scan.other, path=path, remedy="Name another scan, or use --force.")
-    if scan.synthetic:
-        raise InputError(
-            "is synthetic already", path=path, remedy="Use --force to translate it anyway."
-        )
-    if scan.contrast == to:
-        raise InputError(f"is {to} already", path=path, remedy="Choose --to, or use --force.")
-    if scan.contrast not in (None, bundle.source, bundle.target):
-        raise InputError(
-            f"is {scan.contrast}; this model takes {bundle.source} and {bundle.target}",
-            path=path,
-            remedy="Name another scan, or use --force.",
-        )
-    if scan.contrast is None and path is not None:
-        # The folder of a DICOM study may bear the name of the patient.
-        name = path.name if is_readable(path) else "the series"
+    # The folder of a DICOM study may bear the name of the patient.
+    name = "the scan" if path is None else path.name if is_readable(path) else "the series"
+    contrasts = bundle.source, bundle.target
+    verdict = check(scan, to, contrasts, force=request.settings.force)
+    if scan.contrast is None and not scan.other and path is not None:
         log.warning("%s: %s", name, request.assumption(to))
-    return to
+    if verdict.level != "usual":
+        how = "unusual" if verdict.level == "unusual" else "refused, and translated by --force"
+        log.warning("%s: %s: %s", name, how, "; ".join(verdict.reasons))
+    return verdict
 
 
 def brain_mask(translator: Translator, path: Path | None) -> Volume | None:
@@ -223,6 +217,8 @@ class Translation:
         skipped: whether the output was there already, from the same scan, model and settings.
         rounding: how intensities became integers; None for float32 or an output that was kept.
         uncertainty: the file or DICOM series of the uncertainty map; None if none was written.
+        verdict: whether the model knows such a scan; None if it failed for another reason, or
+            nothing is recorded of an output that was kept.
         notes: what reading repaired or assumed.
         source_sha256: SHA-256 of the source, where it was computed.
     """
@@ -237,6 +233,7 @@ class Translation:
     notes: tuple[str, ...] = ()
     source_sha256: str | None = None
     uncertainty: Path | None = None
+    verdict: Verdict | None = None
 
     @property
     def state(self) -> str:
@@ -244,7 +241,10 @@ class Translation:
         return "failed" if self.output is None else "skipped" if self.skipped else "done"
 
     def __repr__(self) -> str:
-        return f"{self.state}: {self.source} → {self.output or self.error}"
+        unusual = self.verdict is not None and self.verdict.level == "unusual"
+        return f"{self.state}: {self.source} → {self.output or self.error}" + (
+            f" ({self.verdict})" if unusual else ""
+        )
 
     def _repr_html_(self) -> str:
         return Translations([self])._repr_html_()
@@ -252,6 +252,8 @@ class Translation:
     def as_json(self, root: Path, out: Path) -> dict[str, Any]:
         """The entry in `report.json`; paths are relative to input and output folder."""
         entry: dict[str, Any] = {"source": self.source.relative_to(root).as_posix()}
+        if self.verdict is not None:
+            entry["verdict"] = self.verdict.as_json()
         if self.output is None:
             return entry | {"contrast": self.contrast, "error": self.error}
         entry["source_sha256"] = self.source_sha256
@@ -276,9 +278,10 @@ class Translations(list[Translation]):
         from mrbridge.reports import html_table
 
         rows = [
-            (one.source, one.output or one.error, one.contrast or "", one.state) for one in self
+            (one.source, one.output or one.error, one.contrast or "", one.state, one.verdict or "")
+            for one in self
         ]
-        return html_table(rows, ("scan", "synthetic", "contrast", "state"))
+        return html_table(rows, ("scan", "synthetic", "contrast", "state", "verdict"))
 
 
 def mark(contrast: str) -> str:
@@ -325,6 +328,7 @@ def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, A
         "Sources": [source],
         "SpatialReference": source,
         "GeneratedBy": [maker],
+        "InputCheck": synthesis.verdict.as_json(),
     }
     if synthesis.source.contrast is None:
         sidecar["Description"] += " Nothing says which contrast its source is."
@@ -457,7 +461,14 @@ def translate_to(request: Request, path: Path, output: Path, known: str | None) 
         notes += (request.assumption(to),)
     made = uncertainty_path(output) if request.settings.uncertainty else None
     return Translation(
-        path, output, to, bundle.hash, rounding=synthesis.rounding, notes=notes, uncertainty=made
+        path,
+        output,
+        to,
+        bundle.hash,
+        rounding=synthesis.rounding,
+        notes=notes,
+        uncertainty=made,
+        verdict=synthesis.verdict,
     )
 
 

@@ -111,9 +111,11 @@ def translate(
         nibabel image, an image of the same class; for a `Volume` or an array, a `Volume`: shape
         (i, j, k), float32 unless `dtype` says otherwise, on the grid of the source. With
         `uncertainty=True` its attribute `uncertainty` is the uncertainty map: an array, or for
-        nibabel an image.
+        nibabel an image. The attribute `verdict`, of a `Translation` as well, is a `Verdict`:
+        whether the model knows such a scan.
 
     Raises:
+        ScanRefused: the model does not know such a scan, and `force` is not set.
         InputError: the input cannot be used, or a folder holds nothing to translate.
         OutputError: the output cannot be written there.
         SettingsError: a setting is unknown or impossible, such as a contrast that the model does
@@ -137,6 +139,10 @@ def translate(
     if not isinstance(image, str | Path):
         synthesis = synthesise(request, as_volume(image, settings.volume), None)
         made = _in_kind_of(image, synthesis.volume, mark(synthesis.contrast))
+        if isinstance(made, Volume):
+            made = replace(made, verdict=synthesis.verdict)
+        else:
+            made.verdict = synthesis.verdict
         if synthesis.uncertainty is None:
             return made
         if isinstance(made, Volume):

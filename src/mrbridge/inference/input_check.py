@@ -1,0 +1,266 @@
+"""Whether the model knows such a scan: usual, unusual, or refused, with the reasons in words.
+
+First what file and header say (already synthetic, another contrast, a mask), then what the image
+shows (`appearance`). The limits are physical: the order of the tissues' intensities defines a
+contrast, and the size of a brain an adult. They were set wide and checked on real scans, to which
+nothing was fitted; docs/explanation/trust.md has the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mrbridge.errors import ScanRefused
+from mrbridge.inference.appearance import Appearance, measure
+from mrbridge.volume import Verdict, Volume
+
+UNUSUAL, REFUSED = 1.0, 2.0
+"""Scores from which on a scan is unusual, or refused."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One sign that a scan is not what the model knows.
+
+    Attributes:
+        kind: a short name, such as `contrast`.
+        score: below 1 usual, from 1 unusual, from 2 refused.
+        reason: in words; completes a sentence that begins with the scan.
+    """
+
+    kind: str
+    score: float
+    reason: str
+
+
+def verdict_of(signs: list[Sign], measured: Appearance | None) -> Verdict:
+    """The verdict that follows from signs: that of the strongest, with all reasons from there."""
+    strong = sorted((one for one in signs if one.score >= UNUSUAL), key=lambda one: -one.score)
+    worst = strong[0].score if strong else 0.0
+    level: Literal["usual", "unusual", "refused"]
+    level = "refused" if worst >= REFUSED else "unusual" if worst >= UNUSUAL else "usual"
+    reasons = tuple(one.reason for one in strong)
+    return Verdict(level, reasons, {} if measured is None else measured.as_json())
+
+
+def check(scan: Volume, to: str, contrasts: tuple[str, str], *, force: bool = False) -> Verdict:
+    """Judge a scan that is to be translated.
+
+    Args:
+        scan: the scan, as `io.read` returns it.
+        to: the contrast to synthesise.
+        contrasts: those of the model.
+        force: whether a refused scan is translated all the same.
+
+    Raises:
+        ScanRefused: it is refused, and not forced.
+        InputError: its size cannot be that of a head.
+    """
+    said = _by_header(scan, to, contrasts)
+    if said is not None and not force:
+        raise ScanRefused(said[0], remedy=said[1])
+    taken_for = contrasts[1] if to == contrasts[0] else contrasts[0]
+    verdict = check_image(scan, scan.contrast or taken_for, scan.contrast is not None)
+    if verdict.level == "refused" and not force:
+        raise ScanRefused(
+            "; ".join(verdict.reasons),
+            remedy="Look at it, name another scan, or use --force.",
+        )
+    if said is None:
+        return verdict
+    return replace(verdict, level="refused", reasons=(said[0], *verdict.reasons))
+
+
+def _by_header(scan: Volume, to: str, contrasts: tuple[str, str]) -> tuple[str, str] | None:
+    """Why a scan is refused by what its file says, and the remedy; None if it is not."""
+    other = "Name another scan, or use --force."
+    if scan.other:
+        return scan.other, other
+    if scan.synthetic:
+        return "is synthetic already", "Use --force to translate it anyway."
+    if scan.contrast == to:
+        return f"is {to} already", "Choose --to, or use --force."
+    if scan.contrast not in (None, *contrasts):
+        return f"is {scan.contrast}; this model takes {contrasts[0]} and {contrasts[1]}", other
+    return None
+
+
+def check_image(volume: Volume, contrast: str, known: bool = True) -> Verdict:
+    """Judge a scan by what its image shows.
+
+    Args:
+        volume: the scan.
+        contrast: its contrast, or the one that it is taken for.
+        known: whether its name or header says so.
+
+    Raises:
+        InputError: its size cannot be that of a head.
+    """
+    measured = measure(volume)
+    return verdict_of(list(signs(measured, contrast, known, volume.is_2d)), measured)
+
+
+def signs(
+    seen: Appearance, contrast: str, known: bool = True, is_2d: bool = False
+) -> Iterator[Sign]:
+    """The signs that a scan is not what the model knows; those below 1 tell how near it came.
+
+    Args:
+        seen: what its image shows.
+        contrast: T1w or T2w, or another one, of which the contrast is not judged.
+        known: whether its name or header says the contrast.
+        is_2d: whether it is a 2D image.
+    """
+    yield from _not_a_scan(seen)
+    yield from _not_a_head(seen)
+    if contrast in ("T1w", "T2w"):
+        yield from _contrast(seen, contrast, known, is_2d)
+    yield from _quality(seen)
+
+
+def _graded(value: float, unusual: float, refused: float) -> float:
+    """1 at `unusual`, 2 at `refused`, straight line through both, at least 0, at most 4."""
+    return min(max(1 + (value - unusual) / (refused - unusual), 0.0), 4.0)
+
+
+def _not_a_scan(seen: Appearance) -> Iterator[Sign]:
+    yield Sign(
+        "mask",
+        max(_graded(seen.flat, 0.30, 0.45), _graded(-seen.values, -24, -16)),
+        f"is a mask or a label map by its look: {seen.values} intensities, and {seen.flat:.0%} of "
+        "the voxels equal their neighbours",
+    )
+
+
+def _not_a_head(seen: Appearance) -> Iterator[Sign]:
+    if seen.extent_mm is not None:
+        yield Sign(
+            "extent",
+            min(_graded(-seen.extent_mm, -110, -60), 1.9),
+            f"shows an object of {seen.extent_mm:.0f} mm, too small for an adult's head",
+        )
+    if seen.information is None or seen.size is None or seen.seen is None:
+        return
+    yield Sign(
+        "object",
+        _graded(-seen.information, -0.17, -0.10),
+        "does not look like a head: hardly any of the template's anatomy is found in it "
+        f"({seen.information:.2f} nats)",
+    )
+    yield Sign(
+        "orientation",
+        _graded(seen.turned, 1.15, 1.4) if seen.turn != "upright" else 0.0,
+        f"looks {seen.turn}: check the orientation in its header",
+    )
+    yield Sign(
+        "size",
+        max(_graded(-seen.size, -0.77, -0.66), _graded(seen.size, 1.10, 1.25)),
+        f"shows a brain of {seen.size:.2f} times the template's size along each axis; an adult's "
+        "has 0.8 to 1.05. It may be a child, or its voxel size may be wrong",
+    )
+    yield Sign(
+        "field of view",
+        _graded(-seen.seen, -0.93, -0.50),
+        f"shows {seen.seen:.0%} of the brain: the field of view cuts it",
+    )
+
+
+def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iterator[Sign]:
+    says = f"its name or header says {contrast}" if known else f"it is taken for {contrast}"
+    if is_2d or seen.information is None:
+        if seen.skewness is not None:
+            sign = 1 if contrast == "T1w" else -1
+            other = "T2w" if contrast == "T1w" else "T1w"
+            yield Sign(
+                "contrast",
+                _graded(sign * seen.skewness, 0.0, 0.35),
+                f"looks like {other} ({'bright' if sign > 0 else 'dark'} pixels are the rarer "
+                f"ones), and {says}",
+            )
+        return
+    values = seen.grey, seen.ventricles, seen.low, seen.high, seen.skewness
+    if any(value is None for value in values):
+        return
+    grey, ventricles, low, high, skewness = (float(value or 0.0) for value in values)
+    look = _look(grey, ventricles, low, high, skewness, seen.size or 1.0)
+    figures = f"grey matter {grey:.2f}, ventricles {ventricles:.2f} of white matter's intensity"
+    if contrast == "T1w":
+        # Grey matter lies between white matter and fluid; in FLAIR and in infants it does not.
+        between = (1 - grey) / max(1 - low, 0.05)
+        scores = (
+            _graded(-between, -0.10, -0.055),
+            _graded(low, 0.74, 0.88),
+            _graded(high, 1.50, 1.80),
+            _graded(skewness, 0.0, 0.25),
+        )
+    else:
+        # Fluid is by far the brightest; grey matter is brighter than white.
+        scores = (
+            _graded(-high, -1.80, -1.50),
+            _graded(-ventricles, -1.45, -1.15),
+            _graded(-grey, -0.99, -0.90),
+            _graded(-skewness, -0.15, 0.05),
+        )
+    yield Sign("contrast", max(scores), f"looks like {look}, and {says} ({figures})")
+    if contrast == "T1w" and seen.highest is not None:
+        # Only unusual: fresh blood and inflow are bright as well.
+        yield Sign(
+            "agent",
+            min(_graded(seen.highest, 1.45, 1.70), 1.9),
+            "has spots in the brain that are far brighter than white matter "
+            f"({seen.highest:.2f} times): a contrast agent, blood, or inflow into vessels",
+        )
+
+
+def _look(
+    grey: float, ventricles: float, low: float, high: float, skewness: float, size: float
+) -> str:
+    """What the intensities of tissues look like, in words."""
+    if low > 0.85 and high < 1.2:
+        return "CT, or an image without contrast between tissues"
+    if ventricles > 1.5 and skewness > 0:
+        return "T2w"
+    if ventricles > 0.95 or low > 0.7:
+        return "PDw or T2*w"
+    if grey > 0.96:
+        return "a T1w of an infant, or FLAIR" if size < 0.78 else "FLAIR, or a T1w of an infant"
+    return "T1w" if skewness < 0 else "another contrast"
+
+
+def _quality(seen: Appearance) -> Iterator[Sign]:
+    """Faults of the acquisition: unusual, and hardly ever refused."""
+    if seen.noise is not None:
+        share = f"{seen.noise:.0%} of white matter"
+        yield Sign("noise", _graded(seen.noise, 0.12, 0.40), f"is noisy ({share})")
+    if seen.spikes is not None:
+        yield Sign(
+            "spikes",
+            min(_graded(seen.spikes, 7.0, 20.0), 1.9),
+            "has stripes of a single spatial frequency, as from spikes in k-space",
+        )
+    if seen.ghosts is not None:
+        yield Sign(
+            "ghosts",
+            min(_graded(seen.ghosts, 0.08, 0.40), 1.9),
+            "has bright air beside the head: ghosts, motion, or a head that wraps around",
+        )
+    if seen.jump is not None:
+        yield Sign(
+            "slices",
+            min(_graded(seen.jump, 3.5, 12.0), 1.9),
+            f"has neighbouring slices that differ {seen.jump:.1f} times as much as others: slices "
+            "are missing or out of order, or the head moved",
+        )
+    if seen.empty:
+        yield Sign(
+            "slices",
+            min(_graded(seen.empty, 1, 10), 1.9),
+            f"has {seen.empty} empty slice{'s' * (seen.empty > 1)} between others",
+        )
+    yield Sign(
+        "wrap",
+        min(_graded(seen.touches, 0.3, 1.2), 1.9),
+        "reaches opposite edges of the field of view, which is too small or wraps around",
+    )
