@@ -468,3 +468,40 @@ def name_in_picture(workshop: Workshop) -> Outcome:
 
 
 law("names", "sidecars of the source are not copied", "tests/inference/test_dataset.py::test_what_a_sidecar_says")  # fmt: skip  # noqa: E501
+
+
+def mask() -> Path:
+    """The head of the scan as a mask, under the name of a scan."""
+    header, _ = stored(np.uint8)
+    return put(header, (scan().voxels > 0).astype(np.uint8).tobytes(order="F"))
+
+
+@fault("unknown")
+def mask_by_look(workshop: Workshop) -> Outcome:
+    """A mask with the name of a T1w scan"""
+    return workshop.refuses(mask())
+
+
+@fault("unknown")
+def forced_mask(workshop: Workshop) -> Outcome:
+    """The same with `--force`"""
+    outcome = workshop.translate(mask(), "--force")
+    assert "refused, and translated by --force: is a mask" in outcome.err
+    made()
+    return outcome
+
+
+@fault("unknown")
+def small_object(workshop: Workshop) -> Outcome:
+    """An object that is too small for a head"""
+    outcome = workshop.translate(put(*stored()))
+    assert "unusual: shows an object of" in outcome.err
+    made()
+    return outcome
+
+
+law(
+    "unknown",
+    "the other contrast, CT, noise, phantom objects are refused by their look",
+    "tests/inference/test_input_check.py::TestOfImages",
+)

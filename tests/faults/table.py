@@ -72,6 +72,11 @@ ROWS = {
         "A scan that is synthetic already, or of the wanted contrast, is refused without "
         "`--force`.",
     ),
+    "unknown": (
+        "Scans that the model does not know",
+        "By the look of the image, every scan is usual, unusual (translated, with the reason) or "
+        "refused without `--force`.",
+    ),
     "whole": (
         "Full disks, kills, two writers",
         "An old output stays complete, a new one is complete or absent. Results are written to a "

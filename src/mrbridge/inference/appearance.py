@@ -47,7 +47,7 @@ class Appearance:
         values: distinct intensities of the foreground.
         skewness: (p97 + p3 - 2 p50) / (p97 - p3) of the brain, or of the inner half of a 2D image.
         spikes: strongest single spatial frequency beyond the lowest, in units of those around it.
-        ghosts: how much brighter air is beside the head than elsewhere, as a share of the head.
+        ghosts: how much brighter air is next to the head than elsewhere, as a share of the head.
         jump: largest change between neighbouring slices, in units of the usual one.
         empty: slices between others that show nothing.
         touches: share of the slices in which the head reaches two opposite edges.

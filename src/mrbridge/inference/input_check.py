@@ -58,9 +58,9 @@ def check(scan: Volume, to: str, contrasts: tuple[str, str], *, force: bool = Fa
         ScanRefused: it is refused, and not forced.
         InputError: its size cannot be that of a head.
     """
-    said = _by_header(scan, to, contrasts)
-    if said is not None and not force:
-        raise ScanRefused(said[0], remedy=said[1])
+    by_header = _by_header(scan, to, contrasts)
+    if by_header is not None and not force:
+        raise ScanRefused(by_header[0], remedy=by_header[1])
     taken_for = contrasts[1] if to == contrasts[0] else contrasts[0]
     verdict = check_image(scan, scan.contrast or taken_for, scan.contrast is not None)
     if verdict.level == "refused" and not force:
@@ -68,9 +68,9 @@ def check(scan: Volume, to: str, contrasts: tuple[str, str], *, force: bool = Fa
             "; ".join(verdict.reasons),
             remedy="Look at it, name another scan, or use --force.",
         )
-    if said is None:
+    if by_header is None:
         return verdict
-    return replace(verdict, level="refused", reasons=(said[0], *verdict.reasons))
+    return replace(verdict, level="refused", reasons=(by_header[0], *verdict.reasons))
 
 
 def _by_header(scan: Volume, to: str, contrasts: tuple[str, str]) -> tuple[str, str] | None:
@@ -120,15 +120,19 @@ def signs(
     yield from _quality(seen)
 
 
-def _graded(value: float, unusual: float, refused: float) -> float:
-    """1 at `unusual`, 2 at `refused`, straight line through both, at least 0, at most 4."""
-    return min(max(1 + (value - unusual) / (refused - unusual), 0.0), 4.0)
+def _graded(value: float, usual: float, unusual: float, refused: float) -> float:
+    """0 up to `usual`, 1 at `unusual`, 2 at `refused`, straight lines between; at most 4."""
+    if (value > unusual) == (refused > unusual):
+        return min(1 + (value - unusual) / (refused - unusual), 4.0)
+    return max((value - usual) / (unusual - usual), 0.0)
 
 
 def _not_a_scan(seen: Appearance) -> Iterator[Sign]:
+    if not seen.values:  # nothing but background, which is refused elsewhere
+        return
     yield Sign(
         "mask",
-        max(_graded(seen.flat, 0.30, 0.45), _graded(-seen.values, -24, -16)),
+        max(_graded(seen.flat, 0.0, 0.30, 0.45), _graded(-seen.values, -100, -24, -16)),
         f"is a mask or a label map by its look: {seen.values} intensities, and {seen.flat:.0%} of "
         "the voxels equal their neighbours",
     )
@@ -138,31 +142,31 @@ def _not_a_head(seen: Appearance) -> Iterator[Sign]:
     if seen.extent_mm is not None:
         yield Sign(
             "extent",
-            min(_graded(-seen.extent_mm, -110, -60), 1.9),
+            min(_graded(-seen.extent_mm, -160, -110, -60), 1.9),
             f"shows an object of {seen.extent_mm:.0f} mm, too small for an adult's head",
         )
     if seen.information is None or seen.size is None or seen.seen is None:
         return
     yield Sign(
         "object",
-        _graded(-seen.information, -0.17, -0.10),
+        _graded(-seen.information, -0.40, -0.17, -0.10),
         "does not look like a head: hardly any of the template's anatomy is found in it "
         f"({seen.information:.2f} nats)",
     )
     yield Sign(
         "orientation",
-        _graded(seen.turned, 1.15, 1.4) if seen.turn != "upright" else 0.0,
+        _graded(seen.turned, 1.0, 1.15, 1.4) if seen.turn != "upright" else 0.0,
         f"looks {seen.turn}: check the orientation in its header",
     )
     yield Sign(
         "size",
-        max(_graded(-seen.size, -0.77, -0.66), _graded(seen.size, 1.10, 1.25)),
+        max(_graded(-seen.size, -0.88, -0.77, -0.66), _graded(seen.size, 0.95, 1.10, 1.25)),
         f"shows a brain of {seen.size:.2f} times the template's size along each axis; an adult's "
         "has 0.8 to 1.05. It may be a child, or its voxel size may be wrong",
     )
     yield Sign(
         "field of view",
-        _graded(-seen.seen, -0.93, -0.50),
+        _graded(-seen.seen, -1.0, -0.93, -0.50),
         f"shows {seen.seen:.0%} of the brain: the field of view cuts it",
     )
 
@@ -175,7 +179,7 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
             other = "T2w" if contrast == "T1w" else "T1w"
             yield Sign(
                 "contrast",
-                _graded(sign * seen.skewness, 0.0, 0.35),
+                _graded(sign * seen.skewness, -0.5, 0.0, 0.35),
                 f"looks like {other} ({'bright' if sign > 0 else 'dark'} pixels are the rarer "
                 f"ones), and {says}",
             )
@@ -190,25 +194,25 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
         # Grey matter lies between white matter and fluid; in FLAIR and in infants it does not.
         between = (1 - grey) / max(1 - low, 0.05)
         scores = (
-            _graded(-between, -0.10, -0.055),
-            _graded(low, 0.74, 0.88),
-            _graded(high, 1.50, 1.80),
-            _graded(skewness, 0.0, 0.25),
+            _graded(-between, -0.20, -0.10, -0.055),
+            _graded(low, 0.40, 0.74, 0.88),
+            _graded(high, 1.15, 1.50, 1.80),
+            _graded(skewness, -0.4, 0.0, 0.25),
         )
     else:
         # Fluid is by far the brightest; grey matter is brighter than white.
         scores = (
-            _graded(-high, -1.80, -1.50),
-            _graded(-ventricles, -1.45, -1.15),
-            _graded(-grey, -0.99, -0.90),
-            _graded(-skewness, -0.15, 0.05),
+            _graded(-high, -2.6, -1.80, -1.50),
+            _graded(-ventricles, -2.2, -1.45, -1.15),
+            _graded(-grey, -1.25, -0.99, -0.90),
+            _graded(-skewness, -0.5, -0.15, 0.05),
         )
     yield Sign("contrast", max(scores), f"looks like {look}, and {says} ({figures})")
     if contrast == "T1w" and seen.highest is not None:
         # Only unusual: fresh blood and inflow are bright as well.
         yield Sign(
             "agent",
-            min(_graded(seen.highest, 1.45, 1.70), 1.9),
+            min(_graded(seen.highest, 1.2, 1.45, 1.70), 1.9),
             "has spots in the brain that are far brighter than white matter "
             f"({seen.highest:.2f} times): a contrast agent, blood, or inflow into vessels",
         )
@@ -233,34 +237,34 @@ def _quality(seen: Appearance) -> Iterator[Sign]:
     """Faults of the acquisition: unusual, and hardly ever refused."""
     if seen.noise is not None:
         share = f"{seen.noise:.0%} of white matter"
-        yield Sign("noise", _graded(seen.noise, 0.12, 0.40), f"is noisy ({share})")
+        yield Sign("noise", _graded(seen.noise, 0.03, 0.12, 0.40), f"is noisy ({share})")
     if seen.spikes is not None:
         yield Sign(
             "spikes",
-            min(_graded(seen.spikes, 7.0, 20.0), 1.9),
+            min(_graded(seen.spikes, 3.8, 7.0, 20.0), 1.9),
             "has stripes of a single spatial frequency, as from spikes in k-space",
         )
     if seen.ghosts is not None:
         yield Sign(
             "ghosts",
-            min(_graded(seen.ghosts, 0.08, 0.40), 1.9),
-            "has bright air beside the head: ghosts, motion, or a head that wraps around",
+            min(_graded(seen.ghosts, 0.02, 0.08, 0.40), 1.9),
+            "has bright air next to the head: ghosts, motion, or a head that wraps around",
         )
     if seen.jump is not None:
         yield Sign(
             "slices",
-            min(_graded(seen.jump, 3.5, 12.0), 1.9),
+            min(_graded(seen.jump, 1.5, 3.5, 12.0), 1.9),
             f"has neighbouring slices that differ {seen.jump:.1f} times as much as others: slices "
             "are missing or out of order, or the head moved",
         )
     if seen.empty:
         yield Sign(
             "slices",
-            min(_graded(seen.empty, 1, 10), 1.9),
+            min(_graded(seen.empty, 0, 1, 10), 1.9),
             f"has {seen.empty} empty slice{'s' * (seen.empty > 1)} between others",
         )
     yield Sign(
         "wrap",
-        min(_graded(seen.touches, 0.3, 1.2), 1.9),
+        min(_graded(seen.touches, 0.0, 0.3, 1.2), 1.9),
         "reaches opposite edges of the field of view, which is too small or wraps around",
     )

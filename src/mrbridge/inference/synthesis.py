@@ -130,6 +130,9 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
         )
     except InputError as error:  # of the voxels, which do not know their file
         raise type(error)(error.what, path=error.path or path, remedy=error.remedy) from error
+    if verdict.level != "usual":
+        how = "unusual" if verdict.level == "unusual" else "refused, and translated by --force"
+        log.warning("%s: %s: %s", _name(path), how, "; ".join(verdict.reasons))
     volume, rounding = result.volume, None
     if dtype != "float32":
         volume, rounding = to_integers(volume, dtype, translator.range_of(to, request.match))
@@ -178,23 +181,23 @@ def integer_factor(top: float, limit: int) -> float:
 
 
 def _checked(request: Request, scan: Volume, to: str, path: Path | None) -> Verdict:
-    """Whether the model knows such a scan; what is not usual is said.
+    """Whether the model knows such a scan.
 
     Raises:
         ScanRefused: it does not, and the scan is not forced.
         InputError: its size cannot be that of a head.
     """
     bundle = request.translator.bundle
-    # The folder of a DICOM study may bear the name of the patient.
-    name = "the scan" if path is None else path.name if is_readable(path) else "the series"
     contrasts = bundle.source, bundle.target
     verdict = check(scan, to, contrasts, force=request.settings.force)
     if scan.contrast is None and not scan.other and path is not None:
-        log.warning("%s: %s", name, request.assumption(to))
-    if verdict.level != "usual":
-        how = "unusual" if verdict.level == "unusual" else "refused, and translated by --force"
-        log.warning("%s: %s: %s", name, how, "; ".join(verdict.reasons))
+        log.warning("%s: %s", _name(path), request.assumption(to))
     return verdict
+
+
+def _name(path: Path | None) -> str:
+    """A scan in messages: the folder of a DICOM study may bear the name of the patient."""
+    return "the scan" if path is None else path.name if is_readable(path) else "the series"
 
 
 def brain_mask(translator: Translator, path: Path | None) -> Volume | None:

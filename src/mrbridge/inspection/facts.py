@@ -17,6 +17,7 @@ from scipy import ndimage
 from mrbridge.dataset.pairs import thumbnail_of
 from mrbridge.dataset.store import ScanRecord, read_slices
 from mrbridge.errors import InputError
+from mrbridge.inference.input_check import check_image
 from mrbridge.io import read
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.corrections import IMMERKAER
@@ -24,7 +25,7 @@ from mrbridge.preprocessing.foreground import Crop, foreground_mask
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings
-from mrbridge.volume import Volume
+from mrbridge.volume import Verdict, Volume
 
 BINS = 64
 """Bins of an intensity histogram, from -1 to 1."""
@@ -90,12 +91,15 @@ class LoadedScan:
         foreground: mask of the head, same shape.
         indices: position of each slice in the full stack of the scan.
         properties: of its file.
+        verdict: whether the shipped model knows such a scan; None of a store, whose scans were
+            preprocessed.
     """
 
     slices: NDArray[np.float32]
     foreground: NDArray[np.bool_]
     indices: list[int]
     properties: Properties
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +113,7 @@ class Facts(Properties):
         skewness: see `measure_skewness`; None if there is too little foreground.
         noise, sharpness: see `measure_texture`; None if the head is too small.
         truncation: see `measure_truncation`, by side of the image.
+        verdict: see `LoadedScan`.
         thumbnail: uint8, (THUMBNAIL, THUMBNAIL), of the middle slice.
         side_view: the same of the middle sagittal plane, superior up, anterior left; None if there
             are too few slices.
@@ -121,6 +126,7 @@ class Facts(Properties):
     noise: float | None
     sharpness: float | None
     truncation: dict[str, float]
+    verdict: Verdict | None
     thumbnail: NDArray[np.uint8]
     side_view: NDArray[np.uint8] | None
 
@@ -166,6 +172,7 @@ class Facts(Properties):
             "noise": _short(self.noise),
             "sharpness": _short(self.sharpness),
             "cut": {side: _short(share) for side, share in self.truncation.items() if share},
+            "verdict": self.verdict and self.verdict.as_json(),
             "sha256": self.sha256,
             "notes": list(self.notes),
         }
@@ -201,6 +208,7 @@ def measure(entry: Entry) -> Facts:
         noise=noise,
         sharpness=sharpness,
         truncation=measure_truncation(foreground, is_2d=spacing is None),
+        verdict=scan.verdict,
         thumbnail=thumbnail_of(slices[middle], spacing and spacing[1:]),
         side_view=_side_view(slices, spacing),
     )
@@ -229,7 +237,8 @@ def load(entry: Entry) -> LoadedScan:
         notes=tuple(n.partition(" (")[0] if scan.series else n for n in volume.notes),
     )
     indices = list(range(len(standard.slices)))
-    return LoadedScan(standard.slices, standard.foreground, indices, properties)
+    verdict = check_image(volume, scan.contrast)
+    return LoadedScan(standard.slices, standard.foreground, indices, properties, verdict)
 
 
 def _of_store(record: ScanRecord, path: Path) -> LoadedScan:

@@ -228,6 +228,7 @@ def inspect(
 def _read_images(path: Path, workers: parallel.Workers) -> Inspection:
     """Measure every scan, and run the checks."""
     from mrbridge.inspection.facts import measure
+    from mrbridge.inspection.outliers import find_unknown
     from mrbridge.inspection.report import headline, summary
 
     if path.is_file() and path.suffix.lower() not in (".csv", ".tsv", ".zip"):
@@ -271,7 +272,7 @@ def _read_images(path: Path, workers: parallel.Workers) -> Inspection:
         ignored,
         facts=facts,
         failed=failed,
-        findings=findings,
+        findings=findings + find_unknown(facts),
         headline=headline(facts, findings),
         summary=summary(facts, findings),
         seconds=time.monotonic() - start,

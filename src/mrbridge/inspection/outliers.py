@@ -60,6 +60,20 @@ def find_outliers(facts: Sequence[Facts]) -> list[Finding]:
     ]
 
 
+def find_unknown(facts: Sequence[Facts]) -> list[Finding]:
+    """Scans that `translate` would refuse, or call unusual, by the look of their images."""
+    findings = []
+    for level, key in (("refused", "refused-scans"), ("unusual", "unusual-scans")):
+        groups = [
+            Group((one.name,), "; ".join(one.verdict.reasons))
+            for one in facts
+            if one.verdict is not None and one.verdict.level == level
+        ]
+        if groups:
+            findings.append(finding(key, groups))
+    return findings
+
+
 def _unequal_counts(facts: Sequence[Facts]) -> list[Finding]:
     totals = Counter(one.contrast for one in facts)
     if len(totals) < 2:

@@ -1,0 +1,175 @@
+"""Usual, unusual or refused: by what an image shows, and how it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarks.research import input_check as study
+
+from mrbridge import io, translate
+from mrbridge.bundle import Bundle
+from mrbridge.errors import InputError, ScanRefused, SomeScansFailed
+from mrbridge.inference.appearance import Appearance
+from mrbridge.inference.input_check import Sign, check_image, signs, verdict_of
+from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate
+from mrbridge.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def subject() -> SimulatedSubject:
+    return simulate(PhantomSettings(subjects=1, seed=5, spacing_mm=3.0), 0)
+
+
+def with_voxels(volume: Volume, voxels: Any) -> Volume:
+    return Volume(np.asarray(voxels), volume.affine, contrast=volume.contrast)
+
+
+class TestOfImages:
+    def test_simulated_adults_are_usual(self, subject: SimulatedSubject) -> None:
+        for contrast, volume in (("T1w", subject.t1w), ("T2w", subject.t2w)):
+            verdict = check_image(volume, contrast)
+            assert verdict.level == "usual", verdict
+            assert verdict.reasons == ()
+            assert verdict.measured["turn"] == "upright"
+
+    def test_the_other_contrast_is_refused(self, subject: SimulatedSubject) -> None:
+        verdict = check_image(subject.t2w, "T1w")
+        assert verdict.level == "refused"
+        assert "looks like T2w, and its name or header says T1w" in verdict.reasons[0]
+        assert check_image(subject.t1w, "T2w").level == "refused"
+        assert "it is taken for T2w" in str(check_image(subject.t1w, "T2w", known=False))
+
+    def test_orientation_of_the_file_does_not_matter(self, subject: SimulatedSubject) -> None:
+        volume = subject.t1w
+        flipped = volume.affine.copy()
+        flipped[:3, 0] *= -1
+        flipped[:3, 3] += volume.affine[:3, 0] * (volume.voxels.shape[0] - 1)
+        same = Volume(volume.voxels[::-1].copy(), flipped, contrast="T1w")
+        assert check_image(same, "T1w").level == "usual"
+
+    @pytest.mark.parametrize("kind", ["mask", "label map", "phantom object", "noise", "CT-like"])
+    def test_look_alikes_are_refused(self, subject: SimulatedSubject, kind: str) -> None:
+        rng = np.random.default_rng(0)
+        t1w, t2w = (v.voxels.astype(np.float32) for v in (subject.t1w, subject.t2w))
+        images = study.look_alikes(rng, t1w, t2w, subject.brain_mask.voxels > 0)
+        assert check_image(with_voxels(subject.t1w, images[kind]), "T1w").level == "refused"
+
+    @pytest.mark.parametrize("kind", ["spikes", "cut field of view", "missing slices"])
+    def test_faults_of_the_acquisition(self, subject: SimulatedSubject, kind: str) -> None:
+        spoilt = study.FAULTS[kind](np.random.default_rng(0), subject.t1w.voxels.astype(np.float32))
+        verdict = check_image(with_voxels(subject.t1w, spoilt), "T1w")
+        assert verdict.level != "usual"
+
+    def test_small_objects_are_unusual(self, make_scan: Callable[..., Volume]) -> None:
+        verdict = check_image(make_scan(0, "T1w"), "T1w")
+        assert verdict.level == "unusual"
+        assert "too small for an adult's head" in verdict.reasons[0]
+
+
+class TestOfNumbers:
+    """Grey matter lies between white matter and fluid in T1w; in FLAIR and infants it does not."""
+
+    T1W = Appearance(
+        flat=0.0, values=900, skewness=-0.4, information=0.5, size=0.88, seen=1.0, grey=0.85,
+        ventricles=0.5, low=0.3, high=1.15, highest=1.2, noise=0.02,
+    )  # fmt: skip
+
+    def level(self, contrast: str = "T1w", **changes: Any) -> str:
+        numbers = Appearance(**{**self.T1W.as_json(), **changes})
+        return verdict_of(list(signs(numbers, contrast)), numbers).level
+
+    @pytest.mark.parametrize(
+        ("changes", "level"),
+        [
+            ({}, "usual"),
+            ({"grey": 1.1, "ventricles": 0.6, "high": 1.35}, "refused"),  # FLAIR
+            ({"grey": 0.99, "size": 0.67}, "refused"),  # an infant
+            ({"size": 0.75}, "unusual"),
+            ({"grey": 1.1, "ventricles": 1.1, "low": 0.75}, "refused"),  # PDw
+            ({"highest": 1.8}, "unusual"),  # a contrast agent
+            ({"noise": 0.2}, "unusual"),
+            ({"empty": 2}, "unusual"),
+            ({"flat": 0.7}, "refused"),
+            ({"turn": "upside down", "turned": 1.6}, "refused"),
+            ({"seen": 0.8}, "unusual"),
+            ({"information": 0.05}, "refused"),
+        ],
+    )
+    def test_levels(self, changes: dict[str, Any], level: str) -> None:
+        assert self.level(**changes) == level
+
+    def test_contrasts_that_are_neither_are_not_judged(self) -> None:
+        assert self.level("FLAIR", grey=1.1) == "usual"
+
+    def test_the_strongest_reason_comes_first(self) -> None:
+        verdict = verdict_of(
+            [Sign("a", 1.1, "is a"), Sign("b", 0.9, "is b"), Sign("c", 3, "c")], None
+        )
+        assert (verdict.level, verdict.reasons) == ("refused", ("c", "is a"))
+        assert str(verdict) == "refused: c; is a"
+
+
+class TestTold:
+    """In sidecars, reports, results and exit codes."""
+
+    @pytest.fixture
+    def mask(self, tmp_path: Path, subject: SimulatedSubject) -> Path:
+        path = tmp_path / "scans" / "one_T1w.nii.gz"
+        path.parent.mkdir()
+        io.write(with_voxels(subject.t1w, subject.brain_mask.voxels), path)
+        return path
+
+    def test_refused_and_forced(self, tiny_bundle: Bundle, mask: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out.nii.gz"
+        with pytest.raises(ScanRefused, match="is a mask or a label map by its look") as caught:
+            translate(mask, out, model=tiny_bundle, device="cpu")
+        assert isinstance(caught.value, InputError)
+        assert caught.value.exit_code == 2
+        assert caught.value.path == mask
+        assert not out.exists()
+        (done,) = translate(mask, out, model=tiny_bundle, device="cpu", force=True)
+        assert done.verdict is not None
+        assert done.verdict.level == "refused"
+        sidecar = json.loads((tmp_path / "out.json").read_text())
+        assert sidecar["InputCheck"] == done.verdict.as_json()
+
+    def test_a_batch(
+        self, tiny_bundle: Bundle, mask: Path, tmp_path: Path, subject: SimulatedSubject
+    ) -> None:
+        io.write(subject.t1w, mask.with_name("two_T1w.nii.gz"))
+        with pytest.raises(SomeScansFailed) as caught:
+            translate(mask.parent, tmp_path / "out", model=tiny_bundle, device="cpu")
+        assert caught.value.exit_code == 1
+        levels = {one.source.name: one.verdict.level for one in caught.value.result}
+        assert levels == {"one_T1w.nii.gz": "refused", "two_T1w.nii.gz": "usual"}
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert report["failed"][0]["verdict"]["Level"] == "refused"
+        assert report["done"][0]["verdict"] == {"Level": "usual", "Reasons": []}
+
+    def test_objects(self, tiny_bundle: Bundle, make_scan: Callable[..., Volume]) -> None:
+        made = translate(make_scan(0, "T1w"), model=tiny_bundle, device="cpu")
+        assert made.verdict is not None
+        assert made.verdict.level == "unusual"
+
+
+def test_auroc() -> None:
+    assert study.auroc([2.0, 3.0], [0.0, 1.0]) == 1.0
+    assert study.auroc([0.0, 1.0], [0.0, 1.0]) == 0.5
+
+
+@pytest.mark.slow
+def test_real_scans(real_data: Callable[[str], Path]) -> None:
+    """No T1w or T2w of an adult is refused, healthy ones are usual; what is neither is refused."""
+    lines = [study.judged(case) for case in study.real_cases(real_data("open-ms-mni").parent)]
+    for line in lines:
+        if line["fault"] == "none":
+            assert line["score"] < (1 if "healthy" in line["scan"] else 2), line
+        elif line["fault"] == "contrast agent" or "fetus" in line["scan"]:
+            assert line["score"] >= 1, line
+        else:
+            assert line["score"] >= 2, line
