@@ -155,6 +155,14 @@ class TestPlace:
 
 
 class TestWords:
+    def test_an_unusual_source_is_named(self, source: Path, tmp_path: Path) -> None:
+        scan = io.read(source)
+        made = replace(scan, voxels=scan.voxels.astype(np.float32), synthetic=True)
+        origin = replace(ORIGIN, input_check="unusual")
+        for path in write_series(made, tmp_path / "out", origin, REPORT):
+            comments = pydicom.dcmread(path).ImageComments
+            assert "Input check of the source: unusual for this model." in comments
+
     def test_what_stays_and_what_is_new(self, source: Path, tmp_path: Path) -> None:
         before, made = _files(source), derived(source, tmp_path / "out")
         for one in made:

@@ -70,7 +70,7 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
     for line in _lines(left_out):
         log.info("left out: %s", line)
     if form == "dicom":
-        origin = Origin(to, "mrbridge", __version__, bundle.hash)
+        origin = Origin(to, "mrbridge", __version__, bundle.hash, synthesis.verdict.level)
         report = sidecar | {"series": series} | left_out
         write_series(synthesis.volume, out, origin, report, synthesis.uncertainty)
     else:

@@ -94,12 +94,14 @@ class Origin:
         contrast: its contrast.
         software, version: the program that made it.
         model: SHA-256 of the weights.
+        input_check: whether the model knows such a scan: `usual`, `unusual` or `refused`.
     """
 
     contrast: str
     software: str
     version: str
     model: str
+    input_check: str = "usual"
 
 
 @calm()
@@ -329,6 +331,8 @@ def _words(header: DicomHeader, origin: Origin, *, filled: bool) -> str:
         f"SYNTHETIC {origin.contrast}: computed by {origin.software} {origin.version} from another "
         f"MR series, not acquired. For research, not for diagnosis. Model {origin.model[:16]}."
     ]
+    if origin.input_check != "usual":
+        lines.append(f"Input check of the source: {origin.input_check} for this model.")
     count = len(header.filled)
     if count:
         lines.append(
