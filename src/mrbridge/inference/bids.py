@@ -32,6 +32,7 @@ from mrbridge.inference.synthesis import (
     Translation,
     Translations,
     provenance,
+    report_verdict,
     sidecar_path,
     synthesise,
     uncertainty_path,
@@ -271,6 +272,7 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
         return sidecar | {"Fingerprint": fingerprint | {"SHA256": sha256_of(image)}}
 
     write_synthesis(synthesis, output, with_fingerprint)
+    report_verdict(synthesis, path)
     return replace(
         result,
         contrast=synthesis.contrast,

@@ -13,6 +13,7 @@ from mrbridge.inference.synthesis import (
     Request,
     Translation,
     provenance,
+    report_verdict,
     sidecar_path,
     synthesise,
     uncertainty_path,
@@ -78,6 +79,7 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
             out = out / f"series-{chosen.label.replace(':', '-')}_desc-synth_{to}.nii.gz"
         sidecar |= {"SourceSeries": series, "LeftOut": left_out}
         write_synthesis(synthesis, out, lambda image: sidecar)
+    report_verdict(synthesis, path)
     made = None
     if synthesis.uncertainty is not None:
         made = out / PARAMETRIC_MAP if form == "dicom" else uncertainty_path(out)

@@ -130,9 +130,6 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
         )
     except InputError as error:  # of the voxels, which do not know their file
         raise type(error)(error.what, path=error.path or path, remedy=error.remedy) from error
-    if verdict.level != "usual":
-        how = "unusual" if verdict.level == "unusual" else "refused, and translated by --force"
-        log.warning("%s: %s: %s", _name(path), how, "; ".join(verdict.reasons))
     volume, rounding = result.volume, None
     if dtype != "float32":
         volume, rounding = to_integers(volume, dtype, translator.range_of(to, request.match))
@@ -193,6 +190,14 @@ def _checked(request: Request, scan: Volume, to: str, path: Path | None) -> Verd
     if scan.contrast is None and not scan.other and path is not None:
         log.warning("%s: %s", _name(path), request.assumption(to))
     return verdict
+
+
+def report_verdict(synthesis: Synthesis, path: Path | None) -> None:
+    """Log a verdict that is not `usual`, after the translation was written."""
+    verdict = synthesis.verdict
+    if verdict.level != "usual":
+        how = "unusual" if verdict.level == "unusual" else "refused, and translated by --force"
+        log.warning("%s: %s: %s", _name(path), how, "; ".join(verdict.reasons))
 
 
 def _name(path: Path | None) -> str:
@@ -459,6 +464,7 @@ def translate_to(request: Request, path: Path, output: Path, known: str | None) 
     bundle, to = request.translator.bundle, synthesis.contrast
     source = name_for_sidecar(path, output)
     write_synthesis(synthesis, output, lambda image: provenance(bundle, synthesis, source))
+    report_verdict(synthesis, path)
     notes = scan.notes
     if scan.contrast is None:
         notes += (request.assumption(to),)

@@ -19,6 +19,7 @@ from mrbridge.inference.synthesis import (
     Translations,
     brain_mask,
     mark,
+    report_verdict,
     synthesise,
     translate_file,
 )
@@ -138,6 +139,7 @@ def translate(
     request = Request(translator, settings, reference)
     if not isinstance(image, str | Path):
         synthesis = synthesise(request, as_volume(image, settings.volume), None)
+        report_verdict(synthesis, None)
         made = _in_kind_of(image, synthesis.volume, mark(synthesis.contrast))
         if isinstance(made, Volume):
             made = replace(made, verdict=synthesis.verdict)
