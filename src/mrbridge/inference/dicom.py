@@ -83,9 +83,7 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
     made = None
     if synthesis.uncertainty is not None:
         made = out / PARAMETRIC_MAP if form == "dicom" else uncertainty_path(out)
-    return Translation(
-        path, out, to, bundle.hash, uncertainty=made, verdict=synthesis.verdict
-    )
+    return Translation(path, out, to, bundle.hash, uncertainty=made, verdict=synthesis.verdict)
 
 
 def _form(form: str | None, out: Path) -> str:

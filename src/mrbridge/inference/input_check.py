@@ -133,8 +133,8 @@ def _not_a_scan(seen: Appearance) -> Iterator[Sign]:
     yield Sign(
         "mask",
         max(_graded(seen.flat, 0.0, 0.30, 0.45), _graded(-seen.values, -100, -24, -16)),
-        f"is a mask or a label map by its look: {seen.values} intensities, and {seen.flat:.0%} of "
-        "the voxels equal their neighbours",
+        f"is a mask or a label map by its look (number of intensities: {seen.values}, voxels that "
+        f"equal their neighbours: {seen.flat:.0%})",
     )
 
 
