@@ -30,14 +30,14 @@ from mrbridge.volume import Volume
 
 Array = NDArray[Any]
 
-ADULTS = {
+ADULTS: dict[str, tuple[str, ...]] = {
     "T1w": ("open-ms-mni/*/T1.nii.gz", "open-ms-raw/*/*_T1W.nii.gz", "real-unpaired/T1w/*",
             "tumour-dev/met110/T1.nii.gz"),
     "T2w": ("open-ms-mni/*/T2.nii.gz", "open-ms-raw/*/*_T2W.nii.gz", "real-unpaired/T2w/*",
             "tumour-dev/met110/T2.nii.gz"),
 }  # fmt: skip
 """Real scans that must not be refused; `healthy` in a name: of a healthy adult."""
-OTHERS = {
+OTHERS: dict[str, tuple[str, ...]] = {
     "FLAIR": ("open-ms-mni/*/FLAIR.nii.gz", "open-ms-raw/*/*_FLAIR.nii.gz",
               "tumour-dev/met110/FLAIR.nii.gz"),
     "contrast agent": ("open-ms-mni/*/T1POST.nii.gz", "tumour-dev/met110/T1POST.nii.gz",

@@ -1,4 +1,4 @@
-"""Usual, unusual or refused: by what an image shows, and how it is told."""
+"""Usual, unusual or refused: by what an image shows, and where the verdict is written."""
 
 from __future__ import annotations
 

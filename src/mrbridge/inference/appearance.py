@@ -262,7 +262,9 @@ def _tissues(head: Head, fit: Fit, noise: float) -> dict[str, Any]:
     low, high, highest = np.percentile(values[edge], (1, 99, 99.9)) / white
     ring = moved(parts.outside, back)
     ring = ring[((ring >= 0) & (ring <= top - 0.5)).all(axis=1)]
-    around = np.zeros(1) if not len(ring) else ndimage.map_coordinates(voxels, ring.T, order=1)
+    around: NDArray[Any] = np.zeros(1)
+    if len(ring):
+        around = ndimage.map_coordinates(voxels, ring.T, order=1)
     return result | {
         "skewness": _skewness(values[edge]),
         "noise": noise / float(white),

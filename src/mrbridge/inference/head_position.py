@@ -35,6 +35,8 @@ CENTRE = np.array([0.0, -18.0, 8.0])  # of the template's brain, RAS+ mm
 _WIDTH_MM = 136.0  # of the template's brain
 _BELOW_TOP_MM, _HEAD_MM = 72.0, 120.0  # the brain's centre below the top; lower is face and neck
 _TILTS, _SHIFTS = (-16.0, -5.0, 6.0, 17.0), (-16.0, -8.0, 0.0, 8.0, 16.0)
+_IF_CUT = (24.0, 36.0, 48.0, 60.0)  # shifts upwards if the top of the head may be missing
+_CUT = 0.35  # of the largest slice's foreground in the topmost one, from which it may be
 _SIZES = {False: (0.66, 0.73, 0.80, 0.87), True: (0.68, 0.78, 0.88, 0.98)}  # of the foreground's
 _TURNS = {
     "upside down": (0, 180, 0),
@@ -228,7 +230,9 @@ def _rotation(degrees: tuple[float, float, float]) -> Matrix:
     return result
 
 
-def _starts(points: Matrix, turn: Matrix, stripped: bool, step: int = 1) -> list[Matrix]:
+def _starts(
+    points: Matrix, turn: Matrix, stripped: bool, step: int = 1, cut: bool = False
+) -> list[Matrix]:
     """Template positions to scan positions for a head that was turned, from its outline."""
     own = points @ turn  # as if upright: the inverse of a rotation is its transpose
     top = float(np.percentile(own[:, 2], 99.9))
@@ -239,7 +243,7 @@ def _starts(points: Matrix, turn: Matrix, stripped: bool, step: int = 1) -> list
     results: list[Matrix] = []
     for size in (width * share for share in _SIZES[stripped]):
         for tilt in _TILTS[step // 2 :: step]:
-            for shift in _SHIFTS[step // 2 :: step]:
+            for shift in (*_SHIFTS[step // 2 :: step], *(_IF_CUT if cut else ())):
                 matrix = turn @ _rotation((tilt, 0, 0)) * size
                 start = np.eye(4)
                 start[:3, :3] = matrix
@@ -276,7 +280,9 @@ def find_template(head: Head) -> Fit | None:
     def likely(value: float, size: float) -> float:
         return value - _TOO_LARGE * max(0.0, size - _LARGE)
 
-    upright = _starts(points, np.eye(3), stripped)
+    areas = head.foreground.sum(axis=(1, 2))  # from inferior to superior
+    cut = bool(areas[-1] > _CUT * areas.max())
+    upright = _starts(points, np.eye(3), stripped, cut=cut)
     ranked = []  # the best start of each size
     for start in upright:
         size = size_of(start)

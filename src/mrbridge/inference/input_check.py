@@ -149,7 +149,7 @@ def _not_a_head(seen: Appearance) -> Iterator[Sign]:
         return
     yield Sign(
         "object",
-        _graded(-seen.information, -0.40, -0.17, -0.10),
+        _graded(-seen.information, -0.40, -0.15, -0.07),
         "does not look like a head: hardly any of the template's anatomy is found in it "
         f"({seen.information:.2f} nats)",
     )
