@@ -194,7 +194,8 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
         # Grey matter lies between white matter and fluid; in FLAIR and in infants it does not.
         between = (1 - grey) / max(1 - low, 0.05)
         scores = (
-            _graded(-between, -0.20, -0.10, -0.055),
+            # Refused if grey matter is as bright as white: spin echoes have little contrast.
+            _graded(-between, -0.20, -0.10, 0.0),
             _graded(low, 0.40, 0.74, 0.88),
             _graded(high, 1.15, 1.50, 1.80),
             _graded(skewness, -0.4, 0.0, 0.25),
