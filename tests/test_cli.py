@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mrbridge import cli, console, io, models, training
 from mrbridge.bundle import Bundle
@@ -453,8 +454,9 @@ class TestVerbs:
         real = bids_scans / "sub-01" / "anat" / "sub-01_T2w.nii.gz"
         volume = io.read(real)
         made = volume.voxels + np.random.default_rng(0).normal(0, 20, volume.voxels.shape)
-        lesions = np.zeros(volume.voxels.shape, np.uint8)
-        lesions[tuple(slice(n // 2 - 2, n // 2 + 2) for n in lesions.shape)] = 1
+        lesions: NDArray[np.uint8] = np.zeros(volume.voxels.shape, np.uint8)
+        x, y, z = (size // 2 for size in volume.voxels.shape)
+        lesions[x - 2 : x + 2, y - 2 : y + 2, z - 2 : z + 2] = 1
         files: dict[str, Path] = {"real": real, "source": Path(str(real).replace("T2w", "T1w"))}
         for name, voxels in (
             ("synthetic", made),

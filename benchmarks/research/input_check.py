@@ -45,7 +45,8 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "PDw": ("out-of-scope/*PDw*",),
     "infants": ("out-of-scope/infant*", "out-of-scope/newborn*", "out-of-scope/child*",
                 "out-of-scope/fetus*"),
-    "masks": ("open-ms-mni/*/lesions.nii.gz", "lesion-masks/ms/*brain*", "label-maps/synthsr/brain1_*"),
+    "masks": ("open-ms-mni/*/lesions.nii.gz", "lesion-masks/ms/*brain*",
+              "label-maps/synthsr/brain1_*"),
 }  # fmt: skip
 
 

@@ -297,7 +297,7 @@ def _without_bias(
     solid = (1 - shares[:, 2:]) * np.concatenate(powers, axis=1)
     design = np.concatenate([shares, solid], axis=1).astype(np.float64)
     keep = np.ones(len(values), bool)
-    factors = np.zeros(design.shape[1])
+    factors: NDArray[Any] = np.zeros(design.shape[1])
     for _ in range(3):
         part = design[keep]
         factors = np.linalg.lstsq(part.T @ part, part.T @ values[keep], rcond=None)[0]
