@@ -1,7 +1,7 @@
 """Scale heads for a model, and the calibration of its uncertainty maps.
 
     python -m benchmarks.research.uncertainty --model DIR/bundle --work DIR --labels DIR
-        --masks DIR [--steps 1500] [--people 8]
+        --masks DIR [--steps 1200] [--people 8]
 
 Trains the heads on the simulated subjects that `shipped_model.py` keeps in DIR, the generators
 frozen; then finds the conformal factor (Angelopoulos et al. 2022, arXiv:2202.05265) of each
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from benchmarks.research.shipped_model import Examples
-from mrbridge.bundle import COVERAGE, Bundle, Uncertainty, load_bundle, save_bundle
+from mrbridge.bundle import COVERAGE, Bundle, BundleManifest, Uncertainty, load_bundle, save_bundle
 from mrbridge.dataset.simulated import CANONICAL
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.inference.translator import Translator
@@ -120,34 +121,41 @@ def quality(error: NDArray[Any], width: NDArray[Any]) -> dict[str, float]:
 
 
 def calibrate(bundle: Bundle, subjects: list[VariedSubject]) -> Uncertainty:
-    """The conformal factor of each direction, over the people of `subjects`."""
-    translator = Translator(bundle)
+    """The conformal factor of each direction, in three planes and in one, over `subjects`."""
     known = bundle.manifest.uncertainty
     assert known is not None
-    factor = {}
-    for to in (bundle.target, bundle.source):
-        found = [parts(translator, subject, to) for subject in subjects]
-        errors, scales, spreads, slopes = (np.concatenate(x) for x in zip(*found, strict=True))
-        chosen = np.random.default_rng(0).choice(len(errors), min(len(errors), 2_000_000), False)
-        errors, scales, spreads, slopes = (x[chosen] for x in (errors, scales, spreads, slopes))
-        line = {
-            "scale": quality(errors, scales),
-            "spread": quality(errors, spreads),
-            "gradient": quality(errors, slopes),
-        }
+    factors: dict[str, dict[str, float]] = {"all": {}, "axial": {}}
+    for planes, factor in factors.items():
+        translator = Translator(bundle, planes=planes)
+        for to in (bundle.target, bundle.source):
+            found = [parts(translator, subject, to) for subject in subjects]
+            # Each person counts the same: the mean over people of the share inside is 90 %.
+            ratios = [error / (scale + known.spread * spread) for error, scale, spread, _ in found]
+            low, high = 0.1, 100.0
+            for _ in range(40):
+                middle = (low + high) / 2
+                covered = np.mean([(ratio <= middle).mean() for ratio in ratios])
+                low, high = (low, middle) if covered > COVERAGE else (middle, high)
+            factor[to] = round(high, 3)
+            each = [round(float((ratio <= high).mean()), 3) for ratio in ratios]
+            line = {"to": to, "planes": planes, "factor": factor[to], "coverage": each}
+            print(json.dumps(line | ablation(found)), flush=True)
+    return known.model_copy(
+        update={"factor": factors["all"], "factor_in_one_plane": factors["axial"]}
+    )
+
+
+def ablation(found: Sequence[tuple[NDArray[Any], ...]]) -> dict[str, dict[str, float]]:
+    """How well each part of the map, and the gradient of the source, rank the errors."""
+    errors, scales, spreads, slopes = (np.concatenate(x) for x in zip(*found, strict=True))
+    chosen = np.random.default_rng(0).choice(len(errors), min(len(errors), 2_000_000), False)
+    error, scale, spread, slope = (x[chosen] for x in (errors, scales, spreads, slopes))
+    line = {"scale": quality(error, scale), "gradient": quality(error, slope)}
+    if spread.any():
+        line["spread"] = quality(error, spread)
         for weight in (0.5, 1.0, 2.0):
-            line[f"scale + {weight} spread"] = quality(errors, scales + weight * spreads)
-        # Each person counts the same: the mean over people of the share of voxels inside is 90 %.
-        ratios = [error / (scale + known.spread * spread) for error, scale, spread, _ in found]
-        low, high = 0.1, 100.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            covered = np.mean([(ratio <= middle).mean() for ratio in ratios])
-            low, high = (low, middle) if covered > COVERAGE else (middle, high)
-        factor[to] = round(high, 3)
-        each = [round(float((ratio <= high).mean()), 3) for ratio in ratios]
-        print(json.dumps({"to": to, "factor": factor[to], "coverage": each} | line), flush=True)
-    return known.model_copy(update={"factor": factor})
+            line[f"scale + {weight} spread"] = quality(error, scale + weight * spread)
+    return line
 
 
 def main() -> None:
@@ -157,26 +165,36 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--labels", type=Path, required=True)
     parser.add_argument("--masks", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200, help="0: calibrate the heads it has")
     parser.add_argument("--people", type=int, default=8)
     parser.add_argument("--out", type=Path, help="folder of the bundle; WORK/bundle if absent")
     given = parser.parse_args()
     keep_memory()
     bundle = load_bundle(given.model)
+    calibrated_on = f"{given.people} simulated people of anatomies that no training saw"
+    subjects = people(given.labels, given.masks, given.people)
+    out = given.out or given.work / "bundle"
+    if not given.steps:
+        save_bundle(with_uncertainty(bundle, calibrated_on, subjects), bundle.weights, out)
+        return
     examples = Examples(sorted((given.work / "subjects").glob("*.npy")), seed=1, painted=0.5)
     heads = train_heads(bundle, examples, given.steps)
     weights = dict(bundle.weights)
     for name, head in heads.items():
         weights |= {f"{name}_scale.{k}": v.detach().half() for k, v in head.state_dict().items()}
-    start = Uncertainty(
-        width=WIDTH,
-        factor=dict.fromkeys((bundle.source, bundle.target), 1.0),
-        calibrated_on=f"{given.people} simulated people of anatomies that no training saw",
-    )
+    manifest = with_uncertainty(Bundle(bundle.manifest, weights), calibrated_on, subjects)
+    save_bundle(manifest, weights, out)
+
+
+def with_uncertainty(
+    bundle: Bundle, calibrated_on: str, subjects: list[VariedSubject]
+) -> BundleManifest:
+    """The manifest of a bundle with scale heads, calibrated."""
+    unit = dict.fromkeys((bundle.source, bundle.target), 1.0)
+    start = Uncertainty(width=WIDTH, factor=unit, calibrated_on=calibrated_on)
     manifest = bundle.manifest.model_copy(update={"uncertainty": start})
-    known = calibrate(Bundle(manifest, weights), people(given.labels, given.masks, given.people))
-    out = given.out or given.work / "bundle"
-    save_bundle(manifest.model_copy(update={"uncertainty": known}), weights, out)
+    known = calibrate(Bundle(manifest, bundle.weights), subjects)
+    return manifest.model_copy(update={"uncertainty": known})
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ _MOST_BYTES = 1 << 20  # of bundle.json
 _LARGEST = 1e30  # of intensities: float32 cannot hold the squares of larger ones
 _Contrast = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
 _Network = TypeVar("_Network", bound=torch.nn.Module)
+_Factor = Annotated[float, Field(gt=0, le=1000)]
 _Line = Annotated[str, Field(max_length=200)]
 _TRIES = 100  # each fails only if a training has just replaced the bundle
 
@@ -60,6 +61,7 @@ class Uncertainty(Settings):
         least: the smallest scale.
         spread: weight of the standard deviation over the planes.
         factor: by the contrast that is synthesised.
+        factor_in_one_plane: the same where there is one plane, and so no spread; empty: the other.
         calibrated_on: the scans that the factor was found on.
     """
 
@@ -67,7 +69,8 @@ class Uncertainty(Settings):
     width: int = Field(0, ge=0, le=4096)
     least: float = Field(LEAST, ge=0, le=1)
     spread: float = Field(1.0, ge=0, le=100)
-    factor: dict[_Contrast, Annotated[float, Field(gt=0, le=1000)]]
+    factor: dict[_Contrast, _Factor]
+    factor_in_one_plane: dict[_Contrast, _Factor] = Field(default_factory=dict)
     calibrated_on: _Line = ""
 
 

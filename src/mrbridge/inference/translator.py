@@ -272,7 +272,10 @@ class Translator:
         assert known is not None
         scale, spread = others
         width = np.float32(known.least) + scale + np.float32(known.spread) * spread
-        return image, np.float32(known.factor[to]) * width
+        factor = known.factor[to]
+        if len(planes) == 1:
+            factor = known.factor_in_one_plane.get(to, factor)
+        return image, np.float32(factor) * width
 
     def _moments(
         self, preprocessed: Preprocessed, to: str, planes: tuple[str, ...], uncertainty: bool
