@@ -201,8 +201,14 @@ def report_verdict(synthesis: Synthesis, path: Path | None) -> None:
 
 
 def _name(path: Path | None) -> str:
-    """A scan in messages: the folder of a DICOM study may bear the name of the patient."""
-    return "the scan" if path is None else path.name if is_readable(path) else "the series"
+    """A scan in messages: the folder of a DICOM study may bear the name of the patient.
+
+    Bytes that are not text become escapes, since logs go to places that only take UTF-8.
+    """
+    if path is None:
+        return "the scan"
+    name = path.name.encode("utf-8", "backslashreplace").decode()
+    return name if is_readable(path) else "the series"
 
 
 def brain_mask(translator: Translator, path: Path | None) -> Volume | None:
