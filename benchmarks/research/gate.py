@@ -8,6 +8,9 @@ mean, and by case. `curve` is the best monotone intensity curve, fitted on the v
 scored on: no model sees the answer, the curve does. `cyst` is the contrast of the cyst of met110 to
 white matter in T2w, each scan scaled as for `fit`: of the real scan and of the synthetic one.
 
+`uncertainty`, of models that have maps: coverage of the nominal 90 %, AUROC for the worst 5 % of
+errors (and of the source's gradient), AUSE.
+
 `lesions`: of simulated people of held-out anatomies (label maps 17 to 20), how many lesions over
 0.5 ml that T1w shows have the right sign against a ring of 3 mm in the synthetic T2w, and how many
 have at least half of the real contrast.
@@ -27,9 +30,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.research.quality_sets import TO, Case, patients
-from benchmarks.research.uncertainty import people
+from benchmarks.research.uncertainty import people, quality
 from mrbridge import io, metrics
-from mrbridge.inference.translator import Translator
+from mrbridge.evaluation.calibration import gradient_size
+from mrbridge.inference.translator import Translator, TranslatorResult
 from mrbridge.phantom.subjects import VariedSubject
 from mrbridge.volume import Volume
 
@@ -80,6 +84,25 @@ def contrast(voxels: NDArray[Any], case: Case, real: NDArray[Any]) -> float:
     x, y = metrics.scaled(voxels, case.mask), metrics.scaled(real, case.mask)
     scale, _ = np.polyfit(x[case.mask], y[case.mask], 1)
     return float(max(scale, 0) * (x[inside].mean() - x[white].mean()))
+
+
+def believed(case: Case, result: TranslatorResult, to: str) -> dict[str, Any]:
+    """How far the uncertainty map holds on a real pair, after the fit of scale and offset.
+
+    `gradient` is the AUROC of the source's local gradient instead of the map.
+    """
+    assert result.uncertainty is not None
+    inside, made = case.mask, result.volume.voxels
+    truth = metrics.scaled(case.scans[to].voxels, inside)[inside]
+    scale, offset = np.polyfit(made[inside], truth, 1)
+    error = np.abs(max(scale, 0) * made[inside] + offset - truth)
+    width = max(scale, 0) * result.uncertainty.voxels[inside]
+    found = {"coverage": round(float((error <= width).mean()), 3)} | quality(error, width)
+    slope = gradient_size(case.scans[OTHER[to]].voxels)[inside]
+    found["gradient"] = quality(error, slope)["auroc"]
+    if case.name == "met110" and to == "T2w":
+        found["cyst"] = round(float((error <= width)[cyst(case)[0][inside]].mean()), 3)
+    return found
 
 
 def simulated_lesions(
@@ -151,7 +174,12 @@ def main() -> None:
             for case in of_set:
                 for to in TO:
                     scan = replace(case.scans[OTHER[to]], contrast=OTHER[to])
-                    made = translator.translate(scan, to)
+                    has_map = translator.bundle.manifest.uncertainty is not None
+                    result = translator.result(scan, to, uncertainty=has_map)
+                    made = result.volume
+                    if has_map:
+                        believe = lines[model].setdefault("uncertainty", {})
+                        believe[f"{case.name} {to}"] = believed(case, result, to)
                     lines[model][name][to][case.name] = scored(case, made.voxels, to)
                     if case.name == "met110" and to == "T2w":
                         lines[model]["cyst"] = contrast(made.voxels, case, case.scans[to].voxels)
@@ -173,8 +201,8 @@ def main() -> None:
 def _with_means(line: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in line.items():
-        if isinstance(value, float):
-            result[name] = round(value, 3)
+        if isinstance(value, float) or name == "uncertainty":
+            result[name] = value if isinstance(value, dict) else round(value, 3)
             continue
         result[name] = {
             to: {"mean": np.mean(list(each.values()), axis=0).round(3).tolist()} | each

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage, stats
 
 from benchmarks.research.shipped_model import Examples
 from mrbridge.bundle import COVERAGE, Bundle, BundleManifest, Uncertainty, load_bundle, save_bundle
 from mrbridge.dataset.simulated import CANONICAL
+from mrbridge.evaluation.calibration import auroc_of_worst, ause, gradient_size
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.inference.translator import Translator
 from mrbridge.kernels import Adam, weight_cache
@@ -36,7 +36,7 @@ from mrbridge.phantom.subjects import VariedSubject, varied_subject
 
 HELD_OUT = [f"training_seg_{number}.nii.gz" for number in range(17, 21)]
 PEOPLE_SEED = 4_712
-WIDTH, RATE, WORST = 8, 2e-3, 0.05
+WIDTH, RATE = 8, 2e-3
 
 
 def train_heads(bundle: Bundle, examples: Examples, steps: int) -> dict[str, ScaleHead]:
@@ -101,23 +101,14 @@ def parts(
     truth = CANONICAL[to].normalise(subject.canonical[to].voxels)
     made, scale, spread = translator.parts(source, to)
     inside = (truth > -0.999) & (source.voxels > 0)
-    smooth = source.voxels.astype(np.float32)
-    slope = ndimage.gaussian_gradient_magnitude(smooth, 1)
+    slope = gradient_size(source.voxels)
     return tuple(x[inside] for x in (np.abs(made - truth), scale, spread, slope))  # type: ignore
 
 
 def quality(error: NDArray[Any], width: NDArray[Any]) -> dict[str, float]:
-    """AUROC for the worst 5 % of errors, and AUSE: the area between the curves of the mean error
-    of what is left when the most uncertain, or the most wrong, are removed; over the mean error.
-    """
-    worst = error >= np.quantile(error, 1 - WORST)
-    ranks = stats.rankdata(width)
-    count = np.count_nonzero(worst)
-    auroc = (ranks[worst].sum() - count * (count + 1) / 2) / (count * (len(error) - count))
-    left = 1 + np.arange(len(error))
-    curves = [np.cumsum(error[np.argsort(by)]) / left for by in (width, error)]
-    ause = float(np.mean(curves[0] - curves[1]) / error.mean())
-    return {"auroc": round(float(auroc), 3), "ause": round(ause, 3)}
+    """AUROC for the worst 5 % of errors, and AUSE, of widths or of anything that ranks errors."""
+    found = {"auroc": auroc_of_worst(error, width), "ause": ause(error, width)}
+    return {name: round(value, 3) for name, value in found.items()}
 
 
 def calibrate(bundle: Bundle, subjects: list[VariedSubject]) -> Uncertainty:
