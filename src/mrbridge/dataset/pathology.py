@@ -164,8 +164,9 @@ def _where(layer: Layer, truth: dict[str, NDArray[np.float32]]) -> NDArray[np.fl
 def _levels(
     layer: Layer, texture: NDArray[np.float32], rng: np.random.Generator
 ) -> dict[str, NDArray[np.float32]]:
-    tissue = layer.draw(rng)
-    signals = canonical_signals(tissue.density, tissue.t1 * texture, tissue.t2 * texture)
+    t1 = np.exp(rng.uniform(*np.log(layer.t1))) * texture
+    t2 = np.exp(rng.uniform(*np.log(layer.t2))) * texture
+    signals = canonical_signals(rng.uniform(*layer.density), t1, t2)
     return {name: CANONICAL[name].normalise(signal) for name, signal in signals.items()}
 
 

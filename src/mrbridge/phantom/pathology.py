@@ -26,7 +26,6 @@ from mrbridge.phantom.signals import Tissue
 Range = tuple[float, float]
 
 _OUTLINE_MM, _TEXTURE_MM = (9.0, 18.0), 7.0
-_WATER = 0.8  # how often T1 and T2 of a tissue follow from the same share of water
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,6 @@ class Layer:
     opacity: Range = (1.0, 1.0)
     into: str = "all"
     chance: float = 1.0
-
-    def draw(self, rng: np.random.Generator) -> Tissue:
-        """A tissue of these ranges; T1 and T2 are multiples of white matter's.
-
-        Water lengthens both: where T2 is long, T1 mostly is too. Blood has no such rule.
-        """
-        first, other = rng.random(2)
-        second = first if self.t2[0] >= 1 and rng.random() < _WATER else other
-        t1, t2 = (
-            np.exp(np.log(low) + share * np.log(high / low))
-            for (low, high), share in ((self.t1, first), (self.t2, second))
-        )
-        return Tissue(float(t1), float(t2), rng.uniform(*self.density))
 
 
 _OEDEMA = Layer(
@@ -139,7 +125,7 @@ KINDS = {
         3.0, (6, 28), (0.12, 0.35),
         (
             _OEDEMA,
-            Layer((1.2, 2.0), (1.3, 3.0), (0.8, 0.92), edge_mm=(0.8, 5)),
+            Layer((1.2, 2.2), (1.2, 2.8), (0.8, 0.92), edge_mm=(0.8, 5)),
             Layer((1.8, 4.3), (2.5, 14), (0.88, 1.0), depth_mm=(2, 9), chance=0.55),
         ),
         texture=(0.08, 0.3),
@@ -208,7 +194,11 @@ class Pathology:
         layers = []
         for layer in kind.layers:
             drawn = [rng.uniform(*r) for r in (layer.depth_mm, layer.edge_mm, layer.opacity)]
-            tissue = layer.draw(rng)
+            tissue = Tissue(
+                np.exp(rng.uniform(*np.log(layer.t1))),
+                np.exp(rng.uniform(*np.log(layer.t2))),
+                rng.uniform(*layer.density),
+            )
             depth = min(drawn[0], 0.6 * float(radii.min()))
             if rng.random() < layer.chance:
                 layers.append((layer, depth, drawn[1], drawn[2], tissue))
