@@ -26,6 +26,7 @@ from mrbridge.training.run import Run, train
 from mrbridge.training.settings import TrainSettings
 
 VERBS = ("demo", "phantom", "prepare", "train", "translate", "evaluate", "export", "info")
+TOO_SMALL = "sub-01_T1w.nii.gz: unusual: shows an object of 42 mm, too small for an adult's head"
 TINY = [
     *("--set", "networks.image_size=32", "--set", "validation_slices=2", "--set", "epochs=1"),
     *("--set", "networks.generator={levels: 4, features: 4, max_features: 8}"),
@@ -335,14 +336,17 @@ class TestVerbs:
         out_file = tmp_path / "made.nii.gz"
         common = ["-m", tiny_bundle.path, "--device", "cpu", "--json"]
         code, out, err = run("translate", *common, "-i", scan, "-o", out_file)
-        assert (code, err) == (0, "")
+        assert code == 0
+        assert err.splitlines() == [TOO_SMALL]
         expected = {
             "outputs": [str(out_file)],
             "model": tiny_bundle.hash,
             "skipped": 0,
             "failed": {},
         }
-        assert answer(out) == expected
+        verdicts = answer(out)
+        assert verdicts.pop("verdicts")[str(scan)]["Level"] == "unusual"
+        assert verdicts == expected
         assert io.read(out_file).synthetic
         code, _, err = run("translate", *common, "-i", out_file, "-o", tmp_path / "x.nii.gz")
         assert code == 2
@@ -357,8 +361,8 @@ class TestVerbs:
         assert code == 0
         assert answer(out)["model"] == as_shipped.hash
         assert "the shipped model, trained on simulated subjects only" in err
-        assert err.count("\n") == 1
-        assert run("translate", *files, "-m", "shipped")[::2] == (0, "")
+        assert err.splitlines()[1:] == [TOO_SMALL]
+        assert run("translate", *files, "-m", "shipped")[::2] == (0, TOO_SMALL + "\n")
         assert run("translate", *files, "-q") == (0, "", "")
 
     def test_no_model_at_all(

@@ -247,9 +247,6 @@ def run_translate(
     summary = f"{len(outputs) - skipped} translated"
     if skipped:
         summary += f", {skipped} skipped that were done already"
-    unusual = sum(item.verdict is not None and item.verdict.level == "unusual" for item in done)
-    if unusual:
-        summary += f", {unusual} unusual"
     result = {
         "outputs": outputs,
         "model": done[0].model if done else None,

@@ -102,8 +102,10 @@ def test_demo(traced: Any, tmp_path: Path) -> None:
 
 
 def test_every_verb_is_here() -> None:
+    """Those of the page have their own test in a browser (`tests/web/test_browser.py`)."""
     text = Path(__file__).read_text(encoding="utf-8")
-    assert {verb.__name__ for verb in VERBS if f'"{verb.__name__}"' not in text} == set()
+    names = {verb.__name__ for verb in VERBS if f'"{verb.__name__}"' not in text}
+    assert names <= {"serve", "view"}
 
 
 def test_evaluate_and_info(traced: Any, bids_scans: Path, tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ from mrbridge.volume import Verdict, Volume
 UNUSUAL, REFUSED = 1.0, 2.0
 """Scores from which on a scan is unusual, or refused."""
 
+_DOUBT = 1.9
+"""The highest score of signs that scans of patients may show, too: never refused."""
+
 
 @dataclass(frozen=True)
 class Sign:
@@ -132,7 +135,8 @@ def _not_a_scan(seen: Appearance) -> Iterator[Sign]:
         return
     yield Sign(
         "mask",
-        max(_graded(seen.flat, 0.0, 0.30, 0.45), _graded(-seen.values, -100, -24, -16)),
+        # Both: images of few grey levels have flat parts, and enlarged ones equal neighbours.
+        min(_graded(seen.flat, 0.0, 0.50, 0.85), _graded(-seen.values, -100, -40, -30)),
         f"is a mask or a label map by its look (number of intensities: {seen.values}, voxels that "
         f"equal their neighbours: {seen.flat:.0%})",
     )
@@ -142,31 +146,34 @@ def _not_a_head(seen: Appearance) -> Iterator[Sign]:
     if seen.extent_mm is not None:
         yield Sign(
             "extent",
-            min(_graded(-seen.extent_mm, -160, -110, -60), 1.9),
+            min(_graded(-seen.extent_mm, -160, -110, -60), _DOUBT),
             f"shows an object of {seen.extent_mm:.0f} mm, too small for an adult's head",
         )
     if seen.information is None or seen.size is None or seen.seen is None:
         return
     yield Sign(
         "object",
-        _graded(-seen.information, -0.40, -0.15, -0.07),
+        min(_graded(-seen.information, -0.40, -0.15, -0.07), _DOUBT),
         "does not look like a head: hardly any of the template's anatomy is found in it "
         f"({seen.information:.2f} nats)",
     )
     yield Sign(
         "orientation",
-        _graded(seen.turned, 1.0, 1.15, 1.4) if seen.turn != "upright" else 0.0,
+        min(_graded(seen.turned, 1.0, 1.15, 1.4), _DOUBT) if seen.turn != "upright" else 0.0,
         f"looks {seen.turn}: check the orientation in its header",
     )
     yield Sign(
         "size",
-        max(_graded(-seen.size, -0.88, -0.77, -0.66), _graded(seen.size, 0.95, 1.10, 1.25)),
+        min(
+            max(_graded(-seen.size, -0.88, -0.77, -0.66), _graded(seen.size, 0.95, 1.10, 1.25)),
+            _DOUBT,
+        ),
         f"shows a brain of {seen.size:.2f} times the template's size along each axis; an adult's "
         "has 0.8 to 1.05. It may be a child, or its voxel size may be wrong",
     )
     yield Sign(
         "field of view",
-        _graded(-seen.seen, -1.0, -0.93, -0.50),
+        min(_graded(-seen.seen, -1.0, -0.93, -0.50), _DOUBT),
         f"shows {seen.seen:.0%} of the brain: the field of view cuts it",
     )
 
@@ -179,7 +186,7 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
             other = "T2w" if contrast == "T1w" else "T1w"
             yield Sign(
                 "contrast",
-                _graded(sign * seen.skewness, -0.5, 0.0, 0.35),
+                min(_graded(sign * seen.skewness, -0.5, 0.0, 0.35), _DOUBT),
                 f"looks like {other} ({'bright' if sign > 0 else 'dark'} pixels are the rarer "
                 f"ones), and {says}",
             )
@@ -194,7 +201,7 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
         # Grey matter lies between white matter and fluid; in FLAIR and in infants it does not.
         between = (1 - grey) / max(1 - low, 0.05)
         scores = (
-            # Refused if grey matter is as bright as white: spin echoes have little contrast.
+            # 0 if grey matter is as bright as white; spin echoes come near.
             _graded(-between, -0.20, -0.10, 0.0),
             _graded(low, 0.40, 0.74, 0.88),
             _graded(high, 1.15, 1.50, 1.80),
@@ -208,12 +215,12 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
             _graded(-grey, -1.25, -0.99, -0.90),
             _graded(-skewness, -0.5, -0.15, 0.05),
         )
-    yield Sign("contrast", max(scores), f"looks like {look}, and {says} ({figures})")
+    yield Sign("contrast", min(max(scores), _DOUBT), f"looks like {look}, and {says} ({figures})")
     if contrast == "T1w" and seen.highest is not None:
         # Only unusual: fresh blood and inflow are bright as well.
         yield Sign(
             "agent",
-            min(_graded(seen.highest, 1.2, 1.45, 1.70), 1.9),
+            min(_graded(seen.highest, 1.2, 1.45, 1.70), _DOUBT),
             "has spots in the brain that are far brighter than white matter "
             f"({seen.highest:.2f} times): a contrast agent, blood, or inflow into vessels",
         )
@@ -238,34 +245,36 @@ def _quality(seen: Appearance) -> Iterator[Sign]:
     """Faults of the acquisition: unusual, and hardly ever refused."""
     if seen.noise is not None:
         share = f"{seen.noise:.0%} of white matter"
-        yield Sign("noise", _graded(seen.noise, 0.03, 0.12, 0.40), f"is noisy ({share})")
+        yield Sign(
+            "noise", min(_graded(seen.noise, 0.03, 0.12, 0.40), _DOUBT), f"is noisy ({share})"
+        )
     if seen.spikes is not None:
         yield Sign(
             "spikes",
-            min(_graded(seen.spikes, 3.8, 7.0, 20.0), 1.9),
+            min(_graded(seen.spikes, 3.8, 7.0, 20.0), _DOUBT),
             "has stripes of a single spatial frequency, as from spikes in k-space",
         )
     if seen.ghosts is not None:
         yield Sign(
             "ghosts",
-            min(_graded(seen.ghosts, 0.02, 0.08, 0.40), 1.9),
+            min(_graded(seen.ghosts, 0.02, 0.08, 0.40), _DOUBT),
             "has bright air next to the head: ghosts, motion, or a head that wraps around",
         )
     if seen.jump is not None:
         yield Sign(
             "slices",
-            min(_graded(seen.jump, 1.5, 3.5, 12.0), 1.9),
+            min(_graded(seen.jump, 1.5, 3.5, 12.0), _DOUBT),
             f"has neighbouring slices that differ {seen.jump:.1f} times as much as others: slices "
             "are missing or out of order, or the head moved",
         )
     if seen.empty:
         yield Sign(
             "slices",
-            min(_graded(seen.empty, 0, 1, 10), 1.9),
+            min(_graded(seen.empty, 0, 1, 10), _DOUBT),
             f"has {seen.empty} empty slice{'s' * (seen.empty > 1)} between others",
         )
     yield Sign(
         "wrap",
-        min(_graded(seen.touches, 0.0, 0.3, 1.2), 1.9),
+        min(_graded(seen.touches, 0.0, 0.3, 1.2), _DOUBT),
         "reaches opposite edges of the field of view, which is too small or wraps around",
     )
