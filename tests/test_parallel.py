@@ -213,4 +213,4 @@ def test_what_needs_too_much_memory_does_not_stop_the_others(workers: int) -> No
     results = [result for _, result in map_scans(hungry, [0, 1, 2], workers=workers, label="x")]
     assert [results[0], results[2]] == [0, 2]
     assert isinstance(results[1], MrbridgeError)
-    assert "more memory than there is" in str(results[1])
+    assert "more memory than is available" in str(results[1])

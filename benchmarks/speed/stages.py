@@ -55,7 +55,7 @@ def begin(*given):
     global ready
     from mrbridge.inference import synthesis, translator
 
-    def precision(self, network, slices, in_float32):
+    def precision(self, network, slices, in_float32, head=None):
         return "faint" if in_float32 else "network"
 
     measured(translator.Translator, "__init__", lambda *_: "opening")

@@ -191,7 +191,7 @@ def test_skull_stripping_is_measured_if_no_sidecar_states_it(
     sidecars = [read(tmp_path / "out" / name.replace("nii.gz", "json")) for name in MADE[:3]]
     assert sidecars[0]["SkullStripped"] is sidecars[1]["SkullStripped"] is False
     assert "SkullStripped" not in sidecars[2]
-    assert "ses-1_run-2_T1w.nii.gz: refused, and translated by --force: " in caplog.text
+    assert "ses-1_run-2_T1w.nii.gz: unusual: " in caplog.text
     assert "ses-1_run-2_T1w.nii.gz: it is unknown" not in caplog.text
     assert "sub-01_ses-2_acq-fast_rec-n_T1w.nii.gz: it is unknown whether the skull" in caplog.text
 

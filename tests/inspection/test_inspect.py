@@ -198,7 +198,8 @@ def test_the_table_leaves_out_copies_and_unreadable_scans(messy: Path, tmp_path:
     folder = {s.path.resolve(): (s.subject, s.contrast) for s in find_scans(messy).scans}
     gone = {messy / entry["scan"] for entry in result["left_out"]}
     assert found == {path: known for path, known in folder.items() if path not in gone}
-    assert [f.kind for f in inspect(table, images=True).findings] == ["unequal counts"]
+    kinds = [f.kind for f in inspect(table, images=True).findings]
+    assert [kind for kind in kinds if kind != "unusual scans"] == ["unequal counts"]
 
 
 def test_the_held_out_copy_is_kept(clean_folder: Path, tmp_path: Path) -> None:
