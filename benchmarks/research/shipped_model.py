@@ -5,11 +5,12 @@
     python -m benchmarks.research.uncertainty --model DIR/bundle --work DIR --labels DIR
         --masks DIR --out BUNDLE
 
-The first writes `DIR/bundle`, the second adds scale heads. The generator to T2w of MODEL is kept:
-that of this script at 64 subjects of the template and 2,700 steps, without label maps, pathology
-and painted lesions (version control has it), since a longer training made T2w of two patients with
-MS worse (benchmarks/research/results/gate.jsonl). Subjects are simulated once and kept in DIR; call
-it again to continue a training that was stopped.
+The first writes `DIR/bundle`, the second adds scale heads and calibrates them. What is shipped has
+the generators of an earlier version of this script (64 subjects of the template, 2,700 steps) and
+scale heads by the second command, since longer trainings on more anatomies were better on tumours
+and in T1w, and worse in T2w of two patients with MS (benchmarks/research/results/gate.jsonl).
+`--to-target-of` keeps the generator to T2w of another model. Subjects are simulated once and kept
+in DIR; call it again to continue a training that was stopped.
 
 Label maps: training_seg_01 to 16 of https://github.com/BBillot/SynthSeg, folder
 data/training_label_maps (Apache-2.0; 17 to 20 are for validation). Lesion masks in MNI space: those

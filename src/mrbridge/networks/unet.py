@@ -67,12 +67,7 @@ class UNet(nn.Module):
         """
         return self.with_features(x)[0]
 
-    def with_features(
-        self, x: Float[Tensor, "batch 1 rows columns"]
-    ) -> tuple[
-        Float[Tensor, "batch 1 rows columns"],
-        Float[Tensor, "batch channels half_rows half_columns"],
-    ]:
+    def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The result of `forward`, and the decoder's last features.
 
         The features have the shape (batch, `feature_channels`, rows / 2, columns / 2).
