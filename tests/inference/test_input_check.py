@@ -58,7 +58,7 @@ class TestOfImages:
         t1w, t2w = (v.voxels.astype(np.float32) for v in (subject.t1w, subject.t2w))
         images = study.look_alikes(rng, t1w, t2w, subject.brain_mask.voxels > 0)
         level = check_image(with_voxels(subject.t1w, images[kind]), "T1w").level
-        # What is no head at all may as well be a head with a large tumour: only unusual.
+        # A head with a large tumour may look like this: only unusual.
         assert level == "refused" if kind == "mask" else level != "usual"
 
     @pytest.mark.parametrize("kind", ["spikes", "cut field of view", "missing slices"])
