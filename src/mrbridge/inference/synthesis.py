@@ -404,7 +404,7 @@ def write_synthesis(
         return
     map_path = uncertainty_path(output)
     must_be_ours(map_path)
-    note = f"synthetic: uncertainty of a {note}"
+    note = mark(f"{synthesis.contrast}-uncertainty")
     about = None if is_2d else lambda image: sidecar_of(image) | _ABOUT_UNCERTAINTY
     write(synthesis.uncertainty, map_path, synthetic_note=note, sidecar=about)
 
