@@ -86,7 +86,7 @@ def contrast(voxels: NDArray[Any], case: Case, real: NDArray[Any]) -> float:
     return float(max(scale, 0) * (x[inside].mean() - x[white].mean()))
 
 
-def believed(case: Case, result: TranslatorResult, to: str) -> dict[str, Any]:
+def calibration(case: Case, result: TranslatorResult, to: str) -> dict[str, Any]:
     """How far the uncertainty map holds on a real pair, after the fit of scale and offset.
 
     `gradient` is the AUROC of the source's local gradient instead of the map.
@@ -178,8 +178,8 @@ def main() -> None:
                     result = translator.result(scan, to, uncertainty=has_map)
                     made = result.volume
                     if has_map:
-                        believe = lines[model].setdefault("uncertainty", {})
-                        believe[f"{case.name} {to}"] = believed(case, result, to)
+                        found = lines[model].setdefault("uncertainty", {})
+                        found[f"{case.name} {to}"] = calibration(case, result, to)
                     lines[model][name][to][case.name] = scored(case, made.voxels, to)
                     if case.name == "met110" and to == "T2w":
                         lines[model]["cyst"] = contrast(made.voxels, case, case.scans[to].voxels)

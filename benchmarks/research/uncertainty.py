@@ -99,7 +99,7 @@ def parts(
     """Errors, scales, spreads and the gradient of the source, in [-1, 1], of the head's voxels."""
     source = subject.seen["T1w" if to == "T2w" else "T2w"]
     truth = CANONICAL[to].normalise(subject.canonical[to].voxels)
-    made, scale, spread = translator.parts(source, to)
+    made, scale, spread = translator.uncertainty_parts(source, to)
     inside = (truth > -0.999) & (source.voxels > 0)
     slope = gradient_size(source.voxels)
     return tuple(x[inside] for x in (np.abs(made - truth), scale, spread, slope))  # type: ignore

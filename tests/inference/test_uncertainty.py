@@ -16,7 +16,7 @@ from tests.studies import T1W, datasets, save
 import mrbridge
 from mrbridge import io
 from mrbridge.bundle import Bundle, Uncertainty, load_bundle, save_bundle
-from mrbridge.errors import SettingsError
+from mrbridge.errors import OutputError, SettingsError
 from mrbridge.inference.translator import Translator
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.volume import Volume
@@ -67,7 +67,7 @@ def test_planes_that_differ_are_uncertain(
         certain_bundle.manifest.model_copy(update={"uncertainty": known}), certain_bundle.weights
     )
     translator = Translator(bundle, "cpu", "all")
-    image, scale, spread = translator.parts(make_scan(3, "T1w"), "T2w")
+    image, scale, spread = translator.uncertainty_parts(make_scan(3, "T1w"), "T2w")
     middle = tuple(size // 2 for size in image.shape)
     assert image[middle] == pytest.approx(0.2, abs=1e-3)
     assert spread[middle] == pytest.approx(np.std([-0.5, 0.1, 1.0]), abs=1e-3)
@@ -96,6 +96,20 @@ def test_files(certain_bundle: Bundle, tmp_path: Path, make_scan: Callable[..., 
         about = json.loads(one.uncertainty.with_name(expected[:-7] + ".json").read_text())
         assert about["Coverage"] == 0.9
         assert about["SyntheticData"] is True
+
+
+def test_a_foreign_file_in_the_place_of_the_map_stops_both(
+    certain_bundle: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
+) -> None:
+    source = io.write(make_scan(3, "T1w"), tmp_path / "head.nii.gz")
+    foreign = io.write(make_scan(4, "T1w"), tmp_path / "out" / "head_uncertainty.nii.gz")
+    before = foreign.read_bytes()
+    with pytest.raises(OutputError, match="was not made by mrbridge"):
+        mrbridge.translate(
+            source, tmp_path / "out", model=certain_bundle, to="T2w", uncertainty=True
+        )
+    assert foreign.read_bytes() == before
+    assert not (tmp_path / "out" / "head.nii.gz").exists()
 
 
 def test_dicom(certain_bundle: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]) -> None:

@@ -60,8 +60,8 @@ def paint_lesions(
         for contrast, seen in (("T1w", t1w), ("T2w", t2w))
     }
     rest = {  # noise, bias field and whatever else the curve does not explain
-        "T1w": group[t1w] - _follow(curves["T1w"], truth["T1w"]),
-        "T2w": group[t2w] - _follow(curves["T2w"], truth["T2w"]),
+        "T1w": group[t1w] - _interpolate(curves["T1w"], truth["T1w"]),
+        "T2w": group[t2w] - _interpolate(curves["T2w"], truth["T2w"]),
     }
     inside = (group[t1w] > -1) & (group[t2w] > -1)
     weights = np.array([kind.weight for kind in KINDS.values()])
@@ -70,7 +70,7 @@ def paint_lesions(
         _paint(kind, places[rng.integers(len(places))], truth, covered, inside, rng)
     for contrast, seen in (("T1w", t1w), ("T2w", t2w)):
         shade = np.float32(rng.normal(0, _SHADE))
-        new = _follow(curves[contrast], truth[contrast]) + rest[contrast] + shade * covered
+        new = _interpolate(curves[contrast], truth[contrast]) + rest[contrast] + shade * covered
         group[seen] = np.where(covered > 0, np.clip(new, -0.99, 1), group[seen])
     return covered
 
@@ -112,7 +112,7 @@ def _ranges(x: NDArray[np.float32]) -> list[tuple[int, int]]:
     return [(a, b) for a, b in itertools.pairwise(edges) if b - a >= 8]
 
 
-def _follow(curve: Curve, levels: NDArray[np.float32]) -> NDArray[np.float32]:
+def _interpolate(curve: Curve, levels: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.interp(levels, *curve).astype(np.float32)
 
 

@@ -37,7 +37,7 @@ class TranslateSettings(Settings):
         False,
         description="Also translate scans that are refused: synthetic or of the requested contrast "
         "already; something else by name or header, such as a mask, a map or a scan after a "
-        "contrast agent; or something else by the look of the image.",
+        "contrast agent; or a mask by the look of the image.",
     )
     overwrite: bool = Field(
         False,

@@ -399,11 +399,12 @@ def write_synthesis(
     is_2d = synthesis.source.is_2d
     if not is_2d:
         must_be_ours(sidecar_path(output))
+    map_path = uncertainty_path(output)
+    if synthesis.uncertainty is not None:
+        must_be_ours(map_path)
     write(synthesis.volume, output, synthetic_note=note, sidecar=None if is_2d else sidecar_of)
     if synthesis.uncertainty is None:
         return
-    map_path = uncertainty_path(output)
-    must_be_ours(map_path)
     note = mark(f"{synthesis.contrast}-uncertainty")
     about = None if is_2d else lambda image: sidecar_of(image) | _ABOUT_UNCERTAINTY
     write(synthesis.uncertainty, map_path, synthetic_note=note, sidecar=about)

@@ -164,7 +164,7 @@ class Translator:
         preprocessed = preprocess(volume, self.bundle.manifest.standard, mask, levels)
         planes = planes_for(preprocessed.crop(volume), self.planes)
         if uncertainty:
-            self.must_know_uncertainty(to)
+            self.require_uncertainty(to)
         synthetic, *half_width = self._translate_stack(preprocessed, to, planes, uncertainty)
         range_out = self._range_for(volume, preprocessed, to, match)
         outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
@@ -184,7 +184,7 @@ class Translator:
         width[blank] = 0
         return TranslatorResult(made, planes, replace(made, voxels=width))
 
-    def must_know_uncertainty(self, to: str) -> None:
+    def require_uncertainty(self, to: str) -> None:
         """Refuse an uncertainty map that the bundle cannot make.
 
         Raises:
@@ -265,7 +265,7 @@ class Translator:
         Returns:
             The image, range [-1, 1], and with `uncertainty` half the width of its 90 % interval.
         """
-        image, *others = self._moments(preprocessed, to, planes, uncertainty)
+        image, *others = self._predict(preprocessed, to, planes, uncertainty)
         if not uncertainty:
             return (image,)
         known = self.bundle.manifest.uncertainty
@@ -277,7 +277,7 @@ class Translator:
             factor = known.factor_in_one_plane.get(to, factor)
         return image, np.float32(factor) * width
 
-    def _moments(
+    def _predict(
         self, preprocessed: Preprocessed, to: str, planes: tuple[str, ...], uncertainty: bool
     ) -> tuple[Stack, ...]:
         """The image, range [-1, 1], and with `uncertainty` the scale of its error (0 without a
@@ -302,7 +302,7 @@ class Translator:
         scale = np.maximum(scales[0], 0) if scales else np.zeros_like(image)
         return image, scale, np.sqrt(np.maximum(squares - image**2, 0))
 
-    def parts(self, volume: Volume, to: str) -> tuple[NDArray[np.float32], ...]:
+    def uncertainty_parts(self, volume: Volume, to: str) -> tuple[NDArray[np.float32], ...]:
         """What an uncertainty map is made of, on the grid of the scan, for calibration.
 
         Args:
@@ -315,7 +315,7 @@ class Translator:
         """
         preprocessed = preprocess(volume, self.bundle.manifest.standard)
         planes = planes_for(preprocessed.crop(volume), self.planes)
-        image, scale, spread = self._moments(preprocessed, to, planes, uncertainty=True)
+        image, scale, spread = self._predict(preprocessed, to, planes, uncertainty=True)
         known = self.bundle.manifest.uncertainty
         scale = scale + np.float32(known.least if known else 0)
         return (
