@@ -23,9 +23,9 @@ Arms of pairs are trained once for each patient, on the pair of the other one, f
 arms of pseudo-pairs on the scans of `ms`, each next to the other patient's scan, registered
 non-rigidly to it.
 `preset …` are the original presets with their own networks, losses and weights. Scores are those
-of DESIGN, section 7: kind `fit` inside the brain, in three dimensions, for patients; kind `plain`
-over whole slices for pictures. Every arm starts from the same store; threads are those of the
-environment (OMP_NUM_THREADS).
+of docs/explanation/scoring.md: kind `fit` inside the brain, in three dimensions, for patients; kind
+`plain` over whole slices for 2D images. Every arm starts from the same store; threads are those of
+the environment (OMP_NUM_THREADS).
 """
 
 from __future__ import annotations

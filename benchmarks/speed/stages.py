@@ -53,17 +53,17 @@ def measured(owner, name, stage_of):
 def begin(*given):
     # The verb asks this once, when all is imported, right before the work.
     global ready
-    from mrbridge.inference import synthesis, translator
+    from mrbridge.inference import output, translator
 
     def precision(self, network, slices, in_float32, head=None):
         return "faint" if in_float32 else "network"
 
     measured(translator.Translator, "__init__", lambda *_: "opening")
     measured(translator.Translator, "_network", lambda *_: "opening")
-    measured(synthesis, "read", lambda *_, **__: "reading")
+    measured(output, "read", lambda *_, **__: "reading")
     measured(translator, "preprocess", lambda *_, **__: "preprocessing")
     measured(translator.Translator, "_run", precision)
-    measured(synthesis, "write", lambda *_, **__: "writing")
+    measured(output, "write", lambda *_, **__: "writing")
     ready = time.time()
     return as_far_as_done(*given)
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from mrbridge.evaluation.result import Evaluation
     from mrbridge.evaluation.settings import EvaluateSettings
     from mrbridge.inference.export import export
+    from mrbridge.inference.output import Translation, Translations
     from mrbridge.inference.settings import TranslateSettings
-    from mrbridge.inference.synthesis import Translation, Translations
     from mrbridge.inference.translate import translate
     from mrbridge.inference.translator import Translator
     from mrbridge.inspection.inspect import Inspection, inspect
@@ -56,7 +56,7 @@ _NAMES = {
     "mrbridge.evaluation.settings": ("EvaluateSettings",),
     "mrbridge.evaluation.result": ("Evaluation",),
     "mrbridge.inference.export": ("export",),
-    "mrbridge.inference.synthesis": ("Translation", "Translations"),
+    "mrbridge.inference.output": ("Translation", "Translations"),
     "mrbridge.inference.settings": ("TranslateSettings",),
     "mrbridge.inference.translate": ("translate",),
     "mrbridge.inference.translator": ("Translator",),

@@ -31,6 +31,7 @@ from mrbridge.networks.settings import Networks
 from mrbridge.networks.unet import ScaleHead
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
+from mrbridge.reports import render
 from mrbridge.settings import Planes, Settings
 
 VERSION = 1
@@ -410,43 +411,4 @@ def _load_weights(folder: Path, manifest: BundleManifest) -> Bundle:
 
 def card(manifest: BundleManifest) -> str:
     """The model card, in Markdown."""
-    source, target = manifest.source, manifest.target
-    counts = manifest.networks.describe()
-    trained = "\n".join(
-        f"- {key.replace('_', ' ')}: {value}" for key, value in manifest.trained.items()
-    )
-    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in manifest.scores.items())
-    scores = (
-        f"\n## Scores on the validation slices\n\n| score | value |\n|---|---|\n{rows}\n"
-        if rows
-        else ""
-    )
-    limits = "\n".join(f"- {limit}" for limit in manifest.limits)
-    limits = f"\n## Where it is known to fail\n\n{limits}\n" if limits else ""
-    cut = (
-        "Volumes are translated in three planes, and the results averaged."
-        if manifest.planes == "all"
-        else "Volumes are translated in axial slices."
-    )
-    return f"""# {source} ↔ {target}, preset `{manifest.preset}`
-
-Synthesises brain MR images of one contrast from the other. Its results are synthetic: for
-research, not for diagnosis. It was trained only on what is listed here; it may fail on other
-scanners, sequences, ages and diseases, without any sign of it in the image.
-
-## Networks
-
-| | parameters |
-|---|---|
-| one generator (`{manifest.networks.generator.kind}`) | {counts["generator"]:,} |
-| one critic | {counts["critic"]:,} |
-| all four networks | {counts["total"]:,} |
-
-Images of {manifest.networks.image_size}x{manifest.networks.image_size} in training. {cut}
-
-## Training
-
-{trained}
-{limits}{scores}
-Made by {manifest.created_by}; weights SHA-256 `{manifest.weights_sha256}`.
-"""
+    return render("card.md.j2", model=manifest, parameters=manifest.networks.describe())

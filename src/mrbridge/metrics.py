@@ -119,7 +119,7 @@ def ssim_map(
     def blurred(image: Array) -> NDArray[np.float32]:
         return np.asarray(ndimage.gaussian_filter(image, sigma, truncate=3.5))
 
-    # The variance is a small difference of large numbers: centring keeps float32 exact enough.
+    # The variance is a small difference of large numbers: float32 is exact enough only if centred.
     centre = np.float32(real.mean())
     x, y = np.asarray(real, np.float32) - centre, np.asarray(synthetic, np.float32) - centre
     mean_x, mean_y = blurred(x), blurred(y)
@@ -269,6 +269,7 @@ def _patches(stacks: Sequence[Array], levels: int, seed: int) -> list[NDArray[np
             count, rows, columns = band.shape
             row = generator.integers(0, rows - _PATCH + 1, (count, _PATCHES_PER_IMAGE))
             column = generator.integers(0, columns - _PATCH + 1, (count, _PATCHES_PER_IMAGE))
+            # (slices, rows - 6, columns - 6, 7, 7), a view
             windows = np.lib.stride_tricks.sliding_window_view(band, (_PATCH, _PATCH), axis=(1, 2))
             patches[level].append(windows[np.arange(count)[:, None], row, column])
     return [np.concatenate([part.reshape(-1, _PATCH**2) for part in parts]) for parts in patches]
@@ -296,7 +297,7 @@ def _sliced(a: Array, b: Array, directions: int, generator: np.random.Generator)
     """Mean 1-D Wasserstein distance of two point sets (points, dimensions) over directions."""
     a, b = _standardised(a), _standardised(b)
     count = max(len(a), len(b))
-    # Of unequal sets, the steps of the quantile functions are compared.
+    # Sets of unequal size are compared by their quantile functions, which are step functions.
     ranks = (np.arange(count) + 0.5) / count
     rank_a, rank_b = ((ranks * len(points)).astype(int) for points in (a, b))
     distances = []
@@ -304,6 +305,7 @@ def _sliced(a: Array, b: Array, directions: int, generator: np.random.Generator)
         portion = min(128, directions - start)
         axes = generator.standard_normal((portion, a.shape[1])).astype(np.float32)
         axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+        # (directions, points)
         sorted_a, sorted_b = np.sort(axes @ a.T, axis=1), np.sort(axes @ b.T, axis=1)
         distances.append(np.abs(sorted_a[:, rank_a] - sorted_b[:, rank_b]).mean(axis=1))
     return float(np.concatenate(distances).mean())

@@ -76,14 +76,14 @@ class TestBatch:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        from mrbridge.inference import synthesis
+        from mrbridge.inference import output
 
         def read(path: Path, **how: Any) -> Any:
             if path.name.startswith("sub-02"):
                 raise error
             return io.read(path, **how)
 
-        monkeypatch.setattr(synthesis, "read", read)
+        monkeypatch.setattr(output, "read", read)
         code, _, err = run("translate", "-i", scans, "-o", tmp_path / "out", *MODEL)
         assert code == 1
         assert "Traceback" not in err
@@ -113,16 +113,16 @@ class TestBatch:
     def test_a_source_that_vanishes(
         self, run: Runner, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from mrbridge.inference import synthesis
+        from mrbridge.inference import output
 
-        synthesise = synthesis.synthesise
+        synthesise = output.synthesise
 
         def gone(request: Any, scan: Any, path: Path) -> Any:
             result = synthesise(request, scan, path)
             path.unlink()
             return result
 
-        monkeypatch.setattr(synthesis, "synthesise", gone)
+        monkeypatch.setattr(output, "synthesise", gone)
         assert run("translate", "-i", scans, "-o", tmp_path / "out", *MODEL)[0] == 0
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert len(report["done"]) == 3

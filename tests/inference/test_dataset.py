@@ -25,8 +25,9 @@ from mrbridge.errors import (
 )
 from mrbridge.inference import bids
 from mrbridge.inference.bids import check_dataset
+from mrbridge.inference.output import Translation
 from mrbridge.inference.settings import TranslateSettings
-from mrbridge.inference.synthesis import Request, Translation
+from mrbridge.inference.synthesis import Request
 from mrbridge.inference.translate import translate
 from mrbridge.inference.translator import Translator
 from mrbridge.preprocessing.skull_strip import skull_stripped

@@ -178,6 +178,7 @@ class Augmentation:
             part.mul_(0.5)
             if shades:
                 coefficients = there.field.view(-1, 3, 3)
+                # Legendre polynomials of both coordinates: (images, rows, columns)
                 field = self._polynomials @ coefficients @ self._polynomials.T
                 part.mul_(_exponential_(field)[:, None])
             if bends:
@@ -194,9 +195,11 @@ class Augmentation:
         """Mirrored, rotated, scaled and shifted, bilinear; air, 0, comes in from outside."""
         by_column, by_row, shift = move.view(-1, 3, 1, 2).unbind(1)  # each (images, 1, 2)
         places = self._places[:, None]
-        # Column and row as one complex number: half the passes, and as `grid_sample` wants them.
+        # Column and row as one complex number: half the passes over memory, and in the order that
+        # `grid_sample` takes.
         columns = torch.view_as_complex(places * by_column)
         rows = torch.view_as_complex(places * by_row + shift)
+        # (images, rows, columns, 2)
         origin = torch.view_as_real(columns[:, None] + rows[:, :, None])
         return torch.nn.functional.grid_sample(values, origin, align_corners=False)
 

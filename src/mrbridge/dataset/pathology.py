@@ -56,7 +56,7 @@ def paint_lesions(
     if len(places) < _FEW:
         return covered
     curves = {
-        contrast: _curve(truth[contrast], group[seen], rng)
+        contrast: _curve(truth[contrast], group[seen])
         for contrast, seen in (("T1w", t1w), ("T2w", t2w))
     }
     rest = {  # noise, bias field and whatever else the curve does not explain
@@ -82,10 +82,12 @@ def _between(image: NDArray[np.float32], limits: Range) -> NDArray[np.bool_]:
 Curve = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-def _curve(
-    truth: NDArray[np.float32], seen: NDArray[np.float32], rng: np.random.Generator
-) -> Curve:
-    """The rising curve from canonical levels to those of a scan, as points of a polyline."""
+def _curve(truth: NDArray[np.float32], seen: NDArray[np.float32]) -> Curve:
+    """The rising curve from canonical levels to those of a scan, as points of a polyline.
+
+    Args:
+        truth, seen: the canonical image and the scan, (rows, columns), range [-1, 1].
+    """
     shown = (truth > -0.98) & (seen > -1)
     if np.count_nonzero(shown) < _FEW:
         return np.array([-1, 1], np.float32), np.array([-1, 1], np.float32)
@@ -95,7 +97,7 @@ def _curve(
     parts = [slice(start, end) for start, end in _ranges(x)]
     centres = np.array([np.median(x[part]) for part in parts], np.float32)
     levels = np.maximum.accumulate([np.median(y[part]) for part in parts]).astype(np.float32)
-    # Beyond what this slice shows: straight on, by the slope of the whole.
+    # Beyond the levels that this slice shows, extrapolate with the mean slope.
     slope = max(0.3, float((levels[-1] - levels[0]) / max(centres[-1] - centres[0], 0.2)))
     first = max(-1.0, float(levels[0] - slope * (centres[0] + 1)))
     last = float(levels[-1] + slope * (1.2 - centres[-1]))

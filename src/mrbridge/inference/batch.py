@@ -18,17 +18,16 @@ from mrbridge.errors import (
     ScanRefused,
     SomeScansFailed,
 )
-from mrbridge.inference.synthesis import (
+from mrbridge.inference.output import (
     NOTE,
-    Request,
     Translation,
     Translations,
     output_name,
-    sidecar_path,
     translate_to,
 )
+from mrbridge.inference.synthesis import Request
 from mrbridge.io import is_readable
-from mrbridge.io.atomic import sha256_of, write_json
+from mrbridge.io.atomic import sha256_of, sidecar_path, write_json
 from mrbridge.io.contrast import Identity, of_path
 from mrbridge.io.formats import is_2d, is_file, unreadable_folders
 from mrbridge.io.names import guess_subject, natural_key

@@ -9,18 +9,15 @@ from typing import Any
 
 from mrbridge import __version__
 from mrbridge.errors import InputError, OutputError
-from mrbridge.inference.synthesis import (
-    Request,
+from mrbridge.inference.output import (
     Translation,
     provenance,
-    report_verdict,
-    sidecar_path,
-    synthesise,
     uncertainty_path,
     write_synthesis,
 )
+from mrbridge.inference.synthesis import Request, report_verdict, synthesise
 from mrbridge.io import FORMATS, ownership
-from mrbridge.io.atomic import suffix_of
+from mrbridge.io.atomic import sidecar_path, suffix_of
 from mrbridge.io.dicom import (
     PARAMETRIC_MAP,
     DicomHeader,

@@ -70,7 +70,7 @@ def in_three_planes(
     next(planes)
     results, counts = make(slices, foreground)
     count = _broadcast(counts, slices)
-    totals = [result * count for result in results]
+    totals = [result * count for result in results]  # sums over the planes, axial grid
     rows = _height(len(slices), grid)
     high, inside = with_height(slices, rows), with_height(foreground.astype(np.float32), rows)
     for plane in planes:
@@ -110,5 +110,5 @@ def with_height(stack: Stack, slices: int) -> Stack:
     """Axial slices resampled to another number over the same height, bicubic."""
     if len(stack) == slices:
         return stack
-    seen = np.ascontiguousarray(stack.transpose(1, 0, 2))  # rows, slices, columns
+    seen = np.ascontiguousarray(stack.transpose(1, 0, 2))  # (rows, slices, columns)
     return np.ascontiguousarray(resample(seen, slices, stack.shape[2]).transpose(1, 0, 2))

@@ -13,16 +13,9 @@ from numpy.typing import NDArray
 
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError, at_work_on
+from mrbridge.inference.output import Translations, mark, translate_file
 from mrbridge.inference.settings import TranslateSettings
-from mrbridge.inference.synthesis import (
-    Request,
-    Translations,
-    brain_mask,
-    mark,
-    report_verdict,
-    synthesise,
-    translate_file,
-)
+from mrbridge.inference.synthesis import Request, brain_mask, report_verdict, synthesise
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_dicom, read
 from mrbridge.io.formats import is_2d

@@ -177,7 +177,8 @@ class Translator:
         made = replace(volume, voxels=voxels, contrast=to, synthetic=True)
         if not half_width:
             return TranslatorResult(made, planes)
-        # The range is made of straight lines: the two ends of the interval, not the slope of one.
+        # The intensity range is piecewise linear (a knee), so the two ends of the interval are
+        # restored, not its width.
         ends = [range_out.restore(synthetic + sign * half_width[0]) for sign in (-1, 1)]
         half = ((ends[1] - ends[0]) / 2).astype(np.float32)
         width = np.maximum(preprocessed.undo(half, 0.0), 0).astype(np.float32)
@@ -268,6 +269,7 @@ class Translator:
         image, *others = self._predict(preprocessed, to, planes, uncertainty)
         if not uncertainty:
             return (image,)
+        # All (slices, rows, columns), in [-1, 1] or as differences in that range.
         known = self.bundle.manifest.uncertainty
         assert known is not None
         scale, spread = others
@@ -299,6 +301,7 @@ class Translator:
         if not uncertainty:
             return (image,)
         *scales, squares = others
+        # Interpolation between planes may leave small negative scales and variances.
         scale = np.maximum(scales[0], 0) if scales else np.zeros_like(image)
         return image, scale, np.sqrt(np.maximum(squares - image**2, 0))
 

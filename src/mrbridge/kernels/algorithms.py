@@ -121,7 +121,7 @@ class Winograd:
     def filter_adjoint(self, matrices: Tensor) -> Tensor:
         _, rows, features = matrices.shape
         channels, taps = rows // self.depth**2, self.depth * self.taps
-        # The gradient of a weight is a sum, so it is float32.
+        # The gradient of a weight is a sum over many pixels, so it is float32.
         weight = matrices.new_empty(taps, taps, channels, features, dtype=torch.float32)
         self._call("filter_adjoint", matrices.dtype, matrices, channels, features, weight)
         return weight

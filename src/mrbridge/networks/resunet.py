@@ -75,7 +75,7 @@ class ResUNet(nn.Module):
             skips.append(x)  # (batch, width, rows / 2^(level + 1), columns / 2^(level + 1))
         skips.pop()
         for block in self.residual:
-            x = block(x)
+            x = block(x)  # (batch, channels + width, the same rows and columns)
         for block in self.up:
             x = block(x)
             x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)  # (batch, 2 width, …)

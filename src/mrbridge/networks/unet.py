@@ -123,8 +123,8 @@ class ScaleHead(nn.Module):
             image: what the U-Net took, range [-1, 1].
             synthetic: its result, the same shape and range.
         """
-        x = functional.leaky_relu(self.up(features.detach()), 0.2)
-        x = _concatenate(_concatenate(x, image), synthetic.detach())
+        x = functional.leaky_relu(self.up(features.detach()), 0.2)  # (batch, width, rows, columns)
+        x = _concatenate(_concatenate(x, image), synthetic.detach())  # (batch, width + 2, …)
         log_scale: Tensor = self.refine(x)
         return log_scale.float()
 

@@ -1,6 +1,6 @@
-"""Reports: self-contained HTML pages from the templates in `templates`.
+"""Reports: self-contained HTML pages, and model cards in Markdown, from `templates`.
 
-Every value is escaped; the pages have no script and no link.
+In HTML every value is escaped; the pages have no script and no link.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MINUS = "\u2212"
 
 
 def render(template: str, **values: Any) -> str:
-    """A whole page.
+    """A whole page or card.
 
     Args:
         template: the file's name in `templates`.
@@ -71,7 +71,8 @@ def _environment() -> Environment:
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
+        autoescape=lambda name: name is not None and ".html" in name,
+        keep_trailing_newline=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

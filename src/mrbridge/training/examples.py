@@ -187,7 +187,7 @@ def back_translation(generator: nn.Module, images: Tensor) -> Tensor:
         The same shape and range. Random numbers come from PyTorch's global state.
     """
     synthetic = generator(images).float()
-    per_image = (len(synthetic), 1, 1, 1)
+    per_image = (len(synthetic), 1, 1, 1)  # one random number for each image of the batch
     exponents = _GAMMA ** (2 * torch.rand(per_image, device=synthetic.device) - 1)
     noise = torch.randn_like(synthetic) * (_NOISE * torch.rand(per_image, device=synthetic.device))
     varied = ((synthetic + 1) / 2).clamp(0, 1) ** exponents
@@ -250,9 +250,10 @@ def fit_intensity_mappings(
     ]
     for side, (mapping, bank) in enumerate(zip(mappings, banks, strict=True)):
         chosen = np.linspace(0, len(bank) - 1, min(_FITTED_SLICES, len(bank))).round().astype(int)
+        # (slices, 1, rows, columns), as is `cycled`
         real = torch.from_numpy(np.stack([bank[int(n)] for n in chosen]))[:, None]
         with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
-            cycled = torch.cat(  # (slices, 1, rows, columns)
+            cycled = torch.cat(
                 [
                     generators[side](generators[1 - side](part.to(device)).float()).float().cpu()
                     for part in real.split(8)

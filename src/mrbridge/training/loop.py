@@ -221,7 +221,7 @@ class RunRecorder:
         self._steps_in_epoch += 1
         epoch, rest = divmod(model.step, self.plan.steps_per_epoch)
         if rest == 0 and model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)  # or the time of its work would not be counted
+            torch.cuda.synchronize(model.device)  # its work is asynchronous: count its time, too
         now = time.monotonic()
         self.seconds += now - self._tick
         self._tick = now
@@ -325,7 +325,7 @@ class RunRecorder:
 
     def _save_best(self) -> None:
         folder = self.plan.run / "checkpoints"
-        # In this order: a run that is killed in between computes the best state again.
+        # In this order, so that a run that is killed in between computes the best state again.
         self._save("best.ckpt")
         copy_checkpoint(folder / "best.ckpt", folder / "last.ckpt")
 

@@ -132,7 +132,7 @@ class TranslationModel(nn.Module):
         """
         self.to(device)
         if device.type == "cuda":
-            # cuDNN's bfloat16 kernels copy images and weights in any other order at every call.
+            # In any other order, cuDNN's bfloat16 kernels copy images and weights in every call.
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         precision = self.settings.precision
         self._uses_bfloat16 = precision == "bfloat16" or (
@@ -291,7 +291,7 @@ class TranslationModel(nn.Module):
             ("source_critic", of_source, batch.source, to_source),
             ("target_critic", of_target, batch.target, to_target),
         ):
-            logits = critic(torch.cat([real, synthetic]))
+            logits = critic(torch.cat([real, synthetic]))  # (2 batch, 1, logit rows, columns)
             of_real, of_synthetic = logits.split(len(real))
             results[name] = losses.critic_loss(of_real, of_synthetic, self.settings.adversarial)
         return results

@@ -153,7 +153,7 @@ def read(source: Stack, synthetic: Stack, real: Stack, reference: Stack | None =
         agreement = correlation(synthetic[inside], reference[inside])
         gradients = gradient_correlation(synthetic, reference, inside)
         is_inverted = (agreement + gradients) / 2 < INVERTED_BELOW
-        # If the reference's images resemble their input, a copy does so still more.
+        # A copy resembles the input even more than the reference's images do.
         copy_from = max(COPY_FROM, (1 + rank_correlation(source[inside], reference[inside])) / 2)
     verdict = None
     if synthetic[inside].std() < least:
@@ -292,7 +292,7 @@ class EarlyStopping:
         if is_right != self.best_is_right:
             is_best = is_right
         else:
-            # As long as there is no bundle, a criterion that is not finite has to do.
+            # Until there is a bundle, accept a criterion that is not finite.
             has_none = not math.isfinite(self.best) and not self.best_is_initial
             is_best = criterion > self.best or has_none
         if is_best:

@@ -242,7 +242,7 @@ class LossWeights:
 
 
 PRESETS: dict[str, TrainSettings] = {
-    # The networks, losses and weights of the original projects: DESIGN, section 6.
+    # Networks, losses and weights of the projects that these presets come from.
     "unet": TrainSettings(
         preset="unet",
         networks=Networks(generator=UNetSettings()),

@@ -28,7 +28,7 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class ValidationImages:
-    """The validation slices and what the model makes of them."""
+    """The validation slices and what the model makes of them, each (slices, rows, columns)."""
 
     source: Stack
     target: Stack
@@ -44,7 +44,7 @@ def synthesise(model: TranslationModel, slices: HeldOut) -> ValidationImages:
     """Translate the validation slices there, back, and into their own contrast."""
     to_target, to_source = model.inference_generators()
     target, source = _run(model, to_target, slices.source), _run(model, to_source, slices.target)
-    tensors = [  # (slices, 1, rows, columns)
+    tensors = [  # each (slices, 1, rows, columns), in the order of `ValidationImages`
         slices.source,
         slices.target,
         target,
@@ -132,10 +132,11 @@ def calibrate(
             images = images.to(model.device)
             with model.autocast():
                 made, features = network.with_features(images)
+                # (slices, 1, rows, columns), like `made` and `truth`
                 scale = Uncertainty.LEAST + head(features, images, made).exp()
             ratio = (made.cpu().float() - truth).abs() / scale.cpu().float()
             ratios.append(ratio[truth > -1 + FOREGROUND])
-        inside = torch.cat(ratios)
+        inside = torch.cat(ratios)  # (pixels of anatomy,)
         if not inside.numel():
             return None
         factor[contrast] = float(np.clip(np.quantile(inside.numpy(), COVERAGE), 0.01, 1000))
@@ -189,7 +190,7 @@ def criterion(scores: dict[str, float], anchored: bool) -> float:
 
 
 def paired_scores(real: Stack, synthetic: Stack) -> tuple[float, float]:
-    """PSNR and SSIM of kind `fit` (DESIGN, section 7), with one fit for all slices."""
+    """PSNR and SSIM of kind `fit` (docs/explanation/scoring.md), with one fit for all slices."""
     mask = anatomy(real)
     truth = metrics.scaled(real + 1, mask)
     scale, offset = metrics.fit_nonnegative(truth, synthetic, mask)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrbridge import __version__
+from mrbridge.inference.output import Translation
 from mrbridge.inference.settings import TranslateSettings
-from mrbridge.inference.synthesis import Request, Translation, sidecar_path
+from mrbridge.inference.synthesis import Request
 from mrbridge.inference.translate import translate as run
 from mrbridge.inference.translator import Translator
 from mrbridge.inspection.headers import Item, list_headers
 from mrbridge.io import is_dicom, read
-from mrbridge.io.atomic import suffix_of, write_text
+from mrbridge.io.atomic import sidecar_path, suffix_of, write_text
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.progress import reported
 from mrbridge.volume import CONTRASTS, Volume
