@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mrbridge.errors import InputError, SomeScansFailed
-from mrbridge.evaluation import known_displacement
+from mrbridge.evaluation import registration
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.evaluation.measures import catalogue
 from mrbridge.io import write
@@ -203,8 +203,8 @@ class TestRegistrationError:
             back[0, 3] += off_mm if fixed is target else 0
             return SimpleNamespace(transform=back)
 
-        monkeypatch.setattr(known_displacement, "register", found)
-        errors = known_displacement.registration_errors(target, target, source, 0)
+        monkeypatch.setattr(registration, "register", found)
+        errors = registration.registration_errors(target, target, source, 0)
         assert errors["registration_error_mm"] == pytest.approx(off_mm, abs=1e-6)
         assert errors["registration_error_source_mm"] == pytest.approx(0, abs=1e-6)
 
@@ -212,16 +212,16 @@ class TestRegistrationError:
         def fails(*_):
             raise InputError("registration did not converge")
 
-        monkeypatch.setattr(known_displacement, "register", fails)
-        errors = known_displacement.registration_errors(pair[0], pair[0], None, 0)
+        monkeypatch.setattr(registration, "register", fails)
+        errors = registration.registration_errors(pair[0], pair[0], None, 0)
         assert errors == {"registration_error_mm": float("inf")}
 
     def test_the_displacement_is_rigid_and_about_the_centre(self):
         centre = np.array([10.0, -20.0, 30.0])
-        matrix = known_displacement.displacement(centre)
+        matrix = registration.displacement(centre)
         assert np.allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3))
         shift = (matrix @ [*centre, 1])[:3] - centre
-        assert shift == pytest.approx(known_displacement.SHIFT_MM)
+        assert shift == pytest.approx(registration.SHIFT_MM)
 
     def test_only_if_asked_for(self, single, monkeypatch):
         calls = []
@@ -246,6 +246,6 @@ class TestRegistrationError:
         from mrbridge.phantom.subjects import simulate
 
         subject = simulate(PhantomSettings(spacing_mm=2.0), 0)
-        errors = known_displacement.registration_errors(subject.t2w, subject.t2w, subject.t1w, 0)
+        errors = registration.registration_errors(subject.t2w, subject.t2w, subject.t1w, 0)
         assert errors["registration_error_mm"] < 0.2
         assert errors["registration_error_source_mm"] < 1.0

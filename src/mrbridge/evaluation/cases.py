@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mrbridge.errors import InputError, MrbridgeWarning, must_exist
-from mrbridge.io.atomic import suffix_of
+from mrbridge.io.atomic import stem_of, suffix_of
 from mrbridge.io.bids import find_scans
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast, of_path
@@ -248,8 +248,7 @@ def with_found_files(case: Case) -> Case:
 def _map_of(synthetic: Path) -> Path | None:
     """The uncertainty map in the folder of a synthetic image: by the name that `translate` gives it
     or, if there is only one that matches, by the words of its name."""
-    suffix = suffix_of(synthetic)
-    stem = synthetic.name.removesuffix(suffix)
+    suffix, stem = suffix_of(synthetic), stem_of(synthetic)
     for name in (stem.replace("desc-synth", "desc-uncertainty"), f"{stem}_uncertainty"):
         path = synthetic.with_name(f"{name}{suffix}")
         if path != synthetic and path.is_file():
@@ -379,7 +378,7 @@ def _scans(root: Path, left_out: list[tuple[str, str]], *, force: bool) -> list[
 
 def _words(relative: Path) -> tuple[str, ...]:
     """The words of a file name that identify the scan."""
-    stem = relative.name.removesuffix(suffix_of(relative))
+    stem = stem_of(relative)
     stem = re.sub(r"(desc|label)-[a-zA-Z0-9]+", "", stem)
     words = [word for word in re.split(r"[-_.\s]+", stem) if word]
     return tuple(
@@ -396,7 +395,7 @@ def _name_of_file(relative: Path, path: Path) -> str:
         return "_".join(f"{key}-{name.entities[key]}" for key in keys)
     if not _words(relative):  # `patient07/T2.nii.gz`
         return relative.parent.name or path.parent.name
-    return relative.name[: -len(suffix_of(path))]
+    return stem_of(relative)
 
 
 def _uniquely_named(cases: Sequence[Case]) -> list[Case]:
@@ -407,7 +406,7 @@ def _uniquely_named(cases: Sequence[Case]) -> list[Case]:
         name = case.name
         if counts[name] > 1:
             first = next(iter(case.images.values()))
-            name = f"{name}_{first.name[: -len(suffix_of(first))]}"
+            name = f"{name}_{stem_of(first)}"
         while name in seen:
             name += "_again"
         seen.add(name)

@@ -1,4 +1,10 @@
-"""The scans of a case on one grid, registered first if they are on different grids."""
+"""Registration in an evaluation: of pairs on different grids, and as a use of synthetic scans.
+
+The scans of a case are scored on one grid. The error of a registration in which the synthetic scan
+takes the place of its source is measured by a known displacement: the real target scan is moved by
+a rigid transform, by its affine only, so that no voxel is interpolated, and registered to the
+synthetic scan. The reference is the same with the source itself.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Case, Direction
@@ -18,7 +25,14 @@ from mrbridge.io.remote import not_fetched
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.registration import Registration, register
-from mrbridge.preprocessing.resample import Interpolation, covered, grid_difference, resample
+from mrbridge.preprocessing.resample import (
+    Interpolation,
+    Matrix,
+    covered,
+    grid_difference,
+    moved,
+    resample,
+)
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.preprocessing.skull_strip import find_brain, implausible, mask_path, skull_stripped
 from mrbridge.preprocessing.template import LITRES, volume_l
@@ -29,6 +43,10 @@ Mask = NDArray[np.bool_]  # (slices, rows, columns)
 
 SYNTHETIC = "synthesis"
 """The name of a synthetic image, next to the contrasts of the real scans."""
+
+DEGREES = (6.0, -5.0, 7.0)
+SHIFT_MM = (7.0, -6.0, 5.0)
+"""The known displacement: rotations about the axes through the centre of the head, then a shift."""
 
 _EQUALLY_THICK = 1.05  # ratio of slice thicknesses
 
@@ -288,3 +306,46 @@ def _must_be_on_one_grid(one: Volume, other: Volume, what: str, path: Path) -> N
             path=path,
             remedy="Register one to the other first, or use --register auto.",
         )
+
+
+def registration_errors(
+    target: Volume, synthetic: Volume, source: Volume | None, seed: int
+) -> dict[str, float]:
+    """Mean error over the head, in mm, of the rigid registration of the displaced target scan.
+
+    Args:
+        target: the real scan of the synthetic contrast, in register with the other two.
+        synthetic: made from the source, on its grid.
+        source: the scan that it was made from; None if unknown.
+        seed: of the random voxels of the registration.
+
+    Returns:
+        `registration_error_mm`, with a source also `registration_error_source_mm`. A registration
+        that does not converge gives infinity.
+    """
+    assert target.affine is not None
+    inside = np.argwhere(Head(target).mask)
+    points = moved(inside[:: max(1, len(inside) // 5000)].astype(float), target.affine)
+    known = displacement(points.mean(axis=0))
+    displaced = replace(target, affine=known @ target.affine)
+    result = {}
+    scans = {"registration_error_mm": synthetic, "registration_error_source_mm": source}
+    for key, fixed in scans.items():
+        if fixed is None:
+            continue
+        try:
+            found = register(displaced, fixed, "rigid", seed).transform
+        except InputError:
+            result[key] = float("inf")
+            continue
+        apart = moved(points, found @ known) - points
+        result[key] = float(np.linalg.norm(apart, axis=1).mean())
+    return result
+
+
+def displacement(centre: Matrix) -> Matrix:
+    """The known transform, (4, 4) in RAS+ mm, about a point (3,)."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", DEGREES, degrees=True).as_matrix()
+    matrix[:3, 3] = centre - matrix[:3, :3] @ centre + SHIFT_MM
+    return matrix

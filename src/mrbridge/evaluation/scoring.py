@@ -15,7 +15,6 @@ from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation import figures
 from mrbridge.evaluation.cases import Case, Direction
-from mrbridge.evaluation.known_displacement import registration_errors
 from mrbridge.evaluation.lesions import worst_lesions
 from mrbridge.evaluation.measures import Measured, measure
 from mrbridge.evaluation.registration import (
@@ -24,6 +23,7 @@ from mrbridge.evaluation.registration import (
     PairRegistration,
     Stack,
     register_pair,
+    registration_errors,
 )
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.metrics import MonotoneMapping, Scores

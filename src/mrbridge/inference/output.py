@@ -12,7 +12,7 @@ from mrbridge.bundle import COVERAGE, Bundle
 from mrbridge.errors import OutputError
 from mrbridge.inference.synthesis import Request, Rounding, Synthesis, report_verdict, synthesise
 from mrbridge.io import FORMATS, is_readable, read, write
-from mrbridge.io.atomic import sha256_of, sidecar_path, suffix_of
+from mrbridge.io.atomic import sha256_of, sidecar_path, stem_of, suffix_of
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import is_2d
@@ -116,7 +116,7 @@ def name_for_sidecar(source: Path, output: Path) -> str:
     Raises:
         InputError: the source cannot be read.
     """
-    stem = source.name[: -len(suffix_of(source))]
+    stem = stem_of(source)
     before, _, last = stem.rpartition("_")
     known = before if last in CONTRASTS else stem
     return source.name if known and known in output.name else f"sha256:{sha256_of(source)}"
@@ -228,12 +228,11 @@ def uncertainty_path(output: Path) -> Path:
     `desc-uncertainty` in place of `desc-synth` in BIDS names; otherwise the name of the image and
     `_uncertainty`.
     """
-    suffix = suffix_of(output)
     bids = parse_name(output)
     if bids is not None and "desc" in bids.entities:
         entities = {**bids.entities, "desc": "uncertainty"}
         return output.with_name(str(replace(bids, entities=entities)))
-    return output.with_name(f"{output.name.removesuffix(suffix)}_uncertainty{suffix}")
+    return output.with_name(f"{stem_of(output)}_uncertainty{suffix_of(output)}")
 
 
 def translate_file(request: Request, path: Path, out: Path) -> Translation:

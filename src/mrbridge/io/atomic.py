@@ -33,9 +33,15 @@ def suffix_of(path: str | Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
+def stem_of(path: str | Path) -> str:
+    """The file's name without the suffix, `.nii.gz` as one."""
+    name = Path(path).name
+    return name[: len(name) - len(suffix_of(path))]
+
+
 def sidecar_path(image: Path) -> Path:
     """The path of the JSON file that describes an image."""
-    return image.with_name(image.name[: -len(suffix_of(image))] + ".json")
+    return image.with_name(stem_of(image) + ".json")
 
 
 @contextmanager

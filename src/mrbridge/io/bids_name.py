@@ -64,8 +64,3 @@ def derivative_name(name: BidsName, contrast: str) -> str:
     places = {key: place for place, key in enumerate(ENTITIES)}
     ordered = sorted(entities, key=lambda key: places.get(key, len(ENTITIES) - 1.5))
     return str(BidsName({key: entities[key] for key in ordered}, contrast, name.extension))
-
-
-def stem_of(path: Path) -> str:
-    """A file's name without its suffix."""
-    return path.name[:-7] if path.name.lower().endswith(".nii.gz") else path.stem

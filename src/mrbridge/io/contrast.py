@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mrbridge.io.bids_name import BidsName, parse_name, stem_of
+from mrbridge.io.atomic import stem_of
+from mrbridge.io.bids_name import BidsName, parse_name
 from mrbridge.io.vocabulary import (
     AFTER,
     BOTH,

@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrbridge.io.bids_name import parse_name, stem_of
+from mrbridge.io.atomic import stem_of
+from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import of_text, without_contrast
 
 _SESSION = re.compile(

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.io import read, write
-from mrbridge.io.atomic import suffix_of
+from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids_name import parse_name
 from mrbridge.preprocessing.foreground import Head, Mask, foreground_mask, has_surroundings
 from mrbridge.preprocessing.geometry import to_slices
@@ -147,7 +147,7 @@ def mask_path(scan: Path, pattern: str) -> Path | None:
         pattern: the mask's path from the scan's folder; `{stem}` is the scan's name without its
             extension, `{entities}` the same without the contrast at its end.
     """
-    stem = scan.name[: -len(suffix_of(scan))]
+    stem = stem_of(scan)
     bids = parse_name(scan)
     entities = stem if bids is None else stem.removesuffix(f"_{bids.suffix}")
     name = pattern.format(stem=stem, entities=entities)

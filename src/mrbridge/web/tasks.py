@@ -19,7 +19,7 @@ from mrbridge.inference.translate import translate as run
 from mrbridge.inference.translator import Translator
 from mrbridge.inspection.headers import Item, list_headers
 from mrbridge.io import is_dicom, read
-from mrbridge.io.atomic import sidecar_path, suffix_of, write_text
+from mrbridge.io.atomic import sidecar_path, stem_of, suffix_of, write_text
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.progress import reported
 from mrbridge.volume import CONTRASTS, Volume
@@ -210,8 +210,7 @@ def result_name(scan: Path, to: str) -> str:
     bids = parse_name(scan)
     if bids is not None:
         return derivative_name(bids, to)
-    suffix = suffix_of(scan)
-    stem = scan.name[: -len(suffix)]
+    suffix, stem = suffix_of(scan), stem_of(scan)
     before, _, last = stem.rpartition("_")
     stem = before if last in CONTRASTS else stem
     return f"{stem}_desc-synth_{to}{suffix}" if stem else f"desc-synth_{to}{suffix}"

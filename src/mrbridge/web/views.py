@@ -8,8 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.processing import resample_from_to
-from numpy.typing import NDArray
 
+from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.volume import Volume
 
@@ -76,15 +76,9 @@ def difference(synthetic: Volume, truth: Volume) -> Volume:
 
     The fit takes the voxels where neither is zero. Outside them the difference is zero.
     """
-    made, real = (np.asarray(one.voxels, np.float64) for one in (synthetic, truth))
+    made, real = (np.asarray(one.voxels, np.float32) for one in (synthetic, truth))
     inside = (made != 0) & (real != 0)
     apart = np.zeros(made.shape, np.float32)
     if inside.sum() >= _LEAST_VOXELS:
-        fitted = _fitted(made[inside], real[inside])
-        apart[inside] = fitted - real[inside]
+        apart[inside] = (metrics.fitted(real, made, inside) - real)[inside]
     return replace(synthetic, voxels=apart, synthetic=True, header=None)
-
-
-def _fitted(made: NDArray[np.float64], real: NDArray[np.float64]) -> NDArray[np.float64]:
-    slope = max(float(np.cov(made, real)[0, 1] / max(made.var(), 1e-12)), 0.0)
-    return (made - made.mean()) * slope + real.mean()

@@ -122,9 +122,7 @@ def work(connection: Connection, models: Sequence[str | Path], device: str) -> N
         start = time.monotonic()
         try:
             with remarks.collected():
-                result = tasks.do(
-                    task, translators, lambda share: connection.send(("progress", share))
-                )
+                result = tasks.do(task, translators, report)
         except Exception as error:
             connection.send(("failed", _about(error, task), list(remarks.texts)))
         else:
