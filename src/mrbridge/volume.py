@@ -69,7 +69,7 @@ def corner_distance(
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the model knows such a scan.
+    """Whether the model knows this kind of scan.
 
     Attributes:
         level: `usual`, `unusual` or `refused`; with `--force` a refused scan is translated.
@@ -109,7 +109,7 @@ class Volume:
         notes: what reading corrected or assumed, in words.
         uncertainty: of a synthetic scan for which it was asked: half the width of the 90 % interval
             of each voxel, float32, the shape and units of `voxels`.
-        verdict: of a synthetic scan: whether the model knows such a scan as its source.
+        verdict: of a synthetic scan: whether the model knows this kind of scan as its source.
     """
 
     voxels: NDArray[Any]

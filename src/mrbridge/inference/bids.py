@@ -254,7 +254,7 @@ def _inherited(metadata: dict[str, Any]) -> dict[str, Any]:
     """The fields of the source's sidecar that hold for its translation."""
     facts = {key: metadata[key] for key in _INHERITED if metadata.get(key) is not None}
     if not isinstance(facts.get("SkullStripped"), bool):
-        facts.pop("SkullStripped", None)  # the standard wants true or false
+        facts.pop("SkullStripped", None)  # the standard requires true or false
     return facts
 
 

@@ -1,4 +1,4 @@
-"""Whether the model knows such a scan: usual, unusual, or refused, with the reasons in words.
+"""Whether the model knows this kind of scan: usual, unusual, or refused, with the reasons in words.
 
 First what file and header say (already synthetic, another contrast, a mask), then what the image
 shows (`appearance`). The limits are physical: the order of the tissues' intensities defines a

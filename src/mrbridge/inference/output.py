@@ -35,7 +35,7 @@ class Translation:
         skipped: whether the output was there already, from the same scan, model and settings.
         rounding: how intensities became integers; None for float32 or an output that was kept.
         uncertainty: the file or DICOM series of the uncertainty map; None if none was written.
-        verdict: whether the model knows such a scan; None if it failed for another reason, or
+        verdict: whether the model knows this kind of scan; None if it failed for another reason, or
             nothing is recorded of an output that was kept.
         notes: what reading repaired or assumed.
         source_sha256: SHA-256 of the source, where it was computed.

@@ -80,7 +80,7 @@ class Synthesis:
         contrast: contrast of the synthetic scan.
         planes: planes in which the scan was sliced.
         rounding: how intensities became integers; None for float32.
-        verdict: whether the model knows such a scan.
+        verdict: whether the model knows this kind of scan.
         uncertainty: the uncertainty map, float32 in the units of `volume`; None unless it was
             asked for.
     """
@@ -168,7 +168,7 @@ def integer_factor(top: float, limit: int) -> float:
 
 
 def _checked(request: Request, scan: Volume, to: str, path: Path | None) -> Verdict:
-    """Whether the model knows such a scan.
+    """Whether the model knows this kind of scan.
 
     Raises:
         ScanRefused: it does not, and the scan is not forced.

@@ -106,10 +106,10 @@ def translate(
         (i, j, k), float32 unless `dtype` says otherwise, on the grid of the source. With
         `uncertainty=True` its attribute `uncertainty` is the uncertainty map: an array, or for
         nibabel an image. The attribute `verdict`, of a `Translation` as well, is a `Verdict`:
-        whether the model knows such a scan.
+        whether the model knows this kind of scan.
 
     Raises:
-        ScanRefused: the model does not know such a scan, and `force` is not set.
+        ScanRefused: the model does not know this kind of scan, and `force` is not set.
         InputError: the input cannot be used, or a folder holds nothing to translate.
         OutputError: the output cannot be written there.
         SettingsError: a setting is unknown or impossible, such as a contrast that the model does

@@ -91,8 +91,8 @@ class LoadedScan:
         foreground: mask of the head, same shape.
         indices: position of each slice in the full stack of the scan.
         properties: of its file.
-        verdict: whether the shipped model knows such a scan; None of a store, whose scans were
-            preprocessed.
+        verdict: whether the shipped model knows this kind of scan; None for a store, whose scans
+            were preprocessed.
     """
 
     slices: NDArray[np.float32]

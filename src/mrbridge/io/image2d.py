@@ -131,7 +131,9 @@ def _read(path: Path) -> Volume:
         if data.startswith((b"II*\0", b"MM\0*")):
             what = "is a TIFF image that is damaged or whose pixels are of an unsupported type"
         raise InputError(what, path=path, remedy="Save it as 8-bit or 16-bit greyscale.") from None
-    except Exception as error:  # Pillow's many parsers meet damage with any exception at all
+    except (
+        Exception
+    ) as error:  # Pillow's many parsers raise all kinds of exceptions for damaged files
         raise InputError(
             f"is damaged or truncated ({error})", path=path, remedy="Get a new copy of the file."
         ) from None

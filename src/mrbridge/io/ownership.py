@@ -145,7 +145,7 @@ def _is_our_image2d(path: Path) -> bool:
                 return True
             note = texts.get("Description") or image.getexif().get(_DESCRIPTION, "")
             return _NOTE.match(str(note)) is not None
-    except Exception:  # Pillow's many parsers meet damage with any exception at all
+    except Exception:  # Pillow's many parsers raise all kinds of exceptions for damaged files
         return False
 
 

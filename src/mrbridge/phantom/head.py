@@ -140,7 +140,7 @@ def sample(maps: torch.Tensor, grid: Grid, where: Array) -> Array:
     low = np.array([a[0] for a in grid.axes], np.float32)
     high = np.array([a[-1] for a in grid.axes], np.float32)
     unit = torch.from_numpy((where - low) * (2 / (high - low)) - 1)
-    # grid_sample wants (x, y, z) order for the axes from last to first.
+    # grid_sample expects (x, y, z) order for the axes from last to first.
     unit = unit.flip(-1)[None]
     values = torch.nn.functional.grid_sample(
         maps[None], unit, mode="bilinear", padding_mode="border", align_corners=True

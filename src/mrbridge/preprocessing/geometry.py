@@ -83,7 +83,7 @@ def to_slices(volume: Volume, spacing_mm: float | None) -> tuple[NDArray[np.floa
         Slices (slices, rows, columns), float32, and the grid for `from_slices`.
 
     Raises:
-        InputError: it is to be resampled, and its slices have the size of no head.
+        InputError: it would be resampled, but its slices do not have the size of a head.
     """
     grid = slice_grid(volume, spacing_mm)
     if volume.affine is None:

@@ -200,7 +200,7 @@ def empty_grid(shape: tuple[int, ...], affine: NDArray[np.float64] | None) -> Vo
 
 
 def to_image(volume: Volume) -> sitk.Image:
-    """A volume as SimpleITK has it: axes (k, j, i) in memory, positions LPS+ mm.
+    """A volume as a SimpleITK image: axes (k, j, i) in memory, positions LPS+ mm.
 
     Raises:
         InputError: a 2D image, which has no position in space.
@@ -214,7 +214,7 @@ def to_image(volume: Volume) -> sitk.Image:
 
 
 def to_sitk(transform: Matrix) -> sitk.AffineTransform:
-    """A matrix from moving to fixed, RAS+, as ITK wants it: from fixed to moving, LPS+."""
+    """A matrix from moving to fixed, RAS+, as ITK expects it: from fixed to moving, LPS+."""
     import SimpleITK as sitk
 
     matrix = flipped(np.linalg.inv(transform))

@@ -247,7 +247,7 @@ class _TemplateSearch:
         ]
 
     def ends(self, centre: Matrix, size: float) -> list[tuple[float, sitk.AffineTransform]]:
-        """(mutual information in nats at 4 mm, transform as ITK has it), of the best starts."""
+        """(mutual information in nats at 4 mm, ITK transform) of the best starts."""
         import SimpleITK as sitk
 
         starts = []

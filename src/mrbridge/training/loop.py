@@ -168,7 +168,7 @@ class RunRecorder:
         self._summed: int = kept.get("summed", 0)
         rows = kept.get("rows", [])
         if state and rows and self._summed and rows[-1]["step"] == state["step"]:
-            rows = rows[:-1]  # this epoch was cut by the clock, and is completed now
+            rows = rows[:-1]  # the clock ended this epoch early; it is completed now
         self.log = TrainingLog(plan.run, rows)
         self._live = LiveView()
         self._is_new = state is None or state["step"] == 0

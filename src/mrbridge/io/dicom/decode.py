@@ -128,7 +128,7 @@ def read_planes(
                 padded = _padding(part, plane, None if coded else whole)
             except MemoryError:
                 raise
-            except Exception:  # decoders meet damage with any exception at all
+            except Exception:  # decoders raise all kinds of exceptions for damaged files
                 raise damaged(part.file, "its pixels are damaged or truncated") from None
             if plane.shape != shape or plane.dtype.kind not in "iu":
                 raise damaged(part.file, f"its pixels have the shape {plane.shape}, not {shape}")
@@ -185,7 +185,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         try:
             with calm():
                 np.save(answer, pixel_array(parse(io.BytesIO(file)), index=frame))
-        except Exception:  # decoders meet damage with any exception at all
+        except Exception:  # decoders raise all kinds of exceptions for damaged files
             answer = io.BytesIO()
         answers.write(_ANSWER.pack(len(answer.getvalue())) + answer.getvalue())
         answers.flush()

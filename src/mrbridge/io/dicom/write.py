@@ -94,7 +94,7 @@ class Origin:
         contrast: its contrast.
         software, version: the program that made it.
         model: SHA-256 of the weights.
-        input_check: whether the model knows such a scan: `usual`, `unusual` or `refused`.
+        input_check: whether the model knows this kind of scan: `usual`, `unusual` or `refused`.
     """
 
     contrast: str
