@@ -54,9 +54,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def docs(session: nox.Session) -> None:
-    """Links, snippets and generated pages of the documentation."""
+    """Checks of the documentation, the tutorials executed, the site in build/site."""
     session.install(*CURRENT, "-e", ".[dev]")
     session.run("pytest", "-m", "slow or not slow", "tests/docs", "tests/contrasts", "tests/faults")
+    session.run("python", "docs/notebooks.py")
+    session.run("mkdocs", "build", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(python="3.11")
