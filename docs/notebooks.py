@@ -117,6 +117,20 @@ def _fenced(text: str, language: str) -> str:
     return f"````{language}\n{text.rstrip()}\n````" if text.strip() else ""
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """MkDocs: tutorials, decisions, and pages that the navigation does not list yet."""
+    listed = str(config.nav)
+    for section in config.nav:
+        for title, pages in section.items() if isinstance(section, dict) else ():
+            found = sorted((ROOT / "docs" / title.lower()).glob("*.md"))
+            names = [f"{title.lower()}/{one.name}" for one in found]
+            pages += [name for name in names if name not in listed]
+    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    config.nav.insert(1, {"Tutorials": [f"tutorials/{one.stem}.md" for one in SOURCES]})
+    config.nav.append({"Decisions": [f"decisions/{one.name}" for one in decisions]})
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """MkDocs: add page, figures and notebook of every tutorial."""
     for source in SOURCES:
