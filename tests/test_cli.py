@@ -282,7 +282,10 @@ class TestVerbs:
         more = ["--resume", "--set", "epochs=2"]
         code, out, err = run("train", small_store.path, "-o", path, "--json", *more)
         assert answer(out)["last"]["step"] == 4
-        assert "epoch 2" in err
+        assert "epoch 2  0:0" in err
+        assert "PSNR T1w→T2w" in err
+        assert "best so far: " in err
+        assert "psnr_" not in err
         code, _, err = run("train", small_store.path, "-o", path, "--resume", "--set", "seed=9")
         assert code == 2
         assert "keeps its seed" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from mrbridge import models
 from mrbridge.bundle import Bundle, load_bundle, read_manifest, save_bundle
@@ -24,7 +26,7 @@ from mrbridge.errors import Interrupted, SettingsError
 from mrbridge.networks import build_generator
 from mrbridge.training import loop
 from mrbridge.training.checkpoint import load_checkpoint
-from mrbridge.training.logging import LiveView
+from mrbridge.training.live import LiveView, Status, drawn
 from mrbridge.training.loop import RunRecorder
 from mrbridge.training.monitor import HELD, EarlyStopping, Reading, Reference, Verdict
 from mrbridge.training.run import Run, train
@@ -211,12 +213,25 @@ def test_the_live_view_shows_the_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_monitor("RW")
-    shown: list[str | None] = []
+    shown: list[str] = []
+
+    def show(_: LiveView, status: Status) -> None:
+        page = Console(width=120, record=True, file=io.StringIO())
+        page.print(drawn(status))
+        shown.append(page.export_text())
+
     monkeypatch.setattr(LiveView, "is_on", True)
-    monkeypatch.setattr(LiveView, "update", lambda _, numbers: shown.append(numbers.get("monitor")))
+    monkeypatch.setattr(LiveView, "update", show)
     training(epochs=2)
-    assert shown[:3] == [None, "nothing wrong", "nothing wrong"]
-    assert "T1w to T2w looks inverted" in str(shown[3])
+    before, *between, last = shown
+    assert "Monitor" not in before
+    assert all("Monitor: nothing wrong" in text for text in between[:2])
+    assert "Monitor: T1w to T2w looks inverted" in last
+    assert "epoch 1 of 2, step 1 of 2" in before
+    assert "Best so far: epoch 1, 1 validation ago" in last
+    assert "PSNR T1w→T2w" in last
+    assert "100%" in last
+    assert "psnr_" not in last
 
 
 class TestStop:

@@ -51,7 +51,7 @@ function charts(run) {
   const { scores, losses } = run.names;
   const groups = new Map();
   for (const [column, words] of Object.entries(scores)) {
-    const measure = column.split("_")[0];
+    const measure = column.replace(/_(to_)?(target|source)$/, "");
     groups.set(measure, { ...groups.get(measure), [column]: words });
   }
   const of = (groups) => element("div", { className: "charts" }, ...groups.map((columns) => chart(Object.values(columns)[0], columns, run.rows, run.best_epoch)));
@@ -64,7 +64,7 @@ function charts(run) {
 function state(run) {
   if (!run.rows.length) return "The first epoch is under way.";
   const { epoch } = run.rows.at(-1);
-  const best = run.best_epoch ? ` The best validation so far was in epoch ${run.best_epoch}.` : "";
+  const best = run.best_epoch ? ` The best validation so far was in epoch ${run.best_epoch}.` : run.best_epoch === 0 ? " No validation so far was better than the initial model." : "";
   const left = run.is_training ? ` About ${clock(run.seconds_left)} left.` : " It does not train now.";
   return `${epoch} epoch${epoch > 1 ? "s" : ""} in ${clock(run.rows.at(-1).seconds)}.${best}${left}`;
 }

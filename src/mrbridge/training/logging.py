@@ -1,21 +1,16 @@
-"""The log of a training: metrics.csv, TensorBoard, sample sheets, a live view in the terminal."""
+"""The log of a training: metrics.csv, TensorBoard, sample sheets."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from mrbridge import progress
 from mrbridge.io.atomic import atomic_path, write_text, writing
 from mrbridge.training.validation import Stack, ValidationImages
 
@@ -145,56 +140,3 @@ def sample_sheet(
 def _grey_levels(images: Stack) -> np.ndarray:
     """[-1, 1] to [0, 255], uint8."""
     return np.clip((images + 1) * 127.5, 0, 255).round().astype(np.uint8)
-
-
-class LiveView:
-    """A table that is redrawn while a training runs; nothing if there is no terminal."""
-
-    def __init__(self) -> None:
-        self._live: Live | None = None
-
-    @property
-    def is_on(self) -> bool:
-        """Whether anyone sees it: gathering the numbers costs time, on a GPU a wait each."""
-        return self._live is not None
-
-    def start(self) -> None:
-        """Start to draw, on terminals."""
-        if progress.wanted():
-            self._live = Live(console=Console(stderr=True), refresh_per_second=4)
-            self._live.start()
-
-    def update(self, numbers: Mapping[str, str]) -> None:
-        """Show numbers by their names."""
-        if self._live is not None:
-            table = Table(show_header=False, title="mrbridge train", title_justify="left")
-            for name, value in numbers.items():
-                table.add_row(name, value)
-            self._live.update(table)
-
-    def stop(self) -> None:
-        """Leave the last state on the screen."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def epoch_line(row: Row, failures: Mapping[str, str]) -> str:
-    """An epoch's numbers in one line.
-
-    Args:
-        row: as in metrics.csv.
-        failures: the monitor's messages about this epoch, by direction.
-    """
-    hidden = ("epoch", "step", "seconds", "learning_rate", "criterion")
-    shown = {k: v for k, v in row.items() if k not in hidden and not k.startswith("guard_")}
-    numbers = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
-    notes = "".join(f"  ({message})" for message in failures.values())
-    return f"epoch {int(row['epoch'])}  {clock(row['seconds'])}  {numbers}{notes}"

@@ -21,7 +21,8 @@ from mrbridge.dataset.sampling import HeldOut, Sample
 from mrbridge.errors import Interrupted
 from mrbridge.training import monitor
 from mrbridge.training.checkpoint import copy_checkpoint, save_checkpoint
-from mrbridge.training.logging import LiveView, TrainingLog, clock, epoch_line, sample_sheet
+from mrbridge.training.live import LiveView, Status
+from mrbridge.training.logging import TrainingLog, sample_sheet
 from mrbridge.training.model import TranslationModel
 from mrbridge.training.monitor import GRACE, EarlyStopping, Reference, read_both
 from mrbridge.training.settings import TrainSettings
@@ -33,6 +34,7 @@ from mrbridge.training.validation import (
     synthesise,
     validation_scores,
 )
+from mrbridge.training.words import best_epoch, epoch_line
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +260,7 @@ class RunRecorder:
             self.log.add(row)
             if self.signals.requested or self.is_pause():
                 self._save()
-        log.info("%s", epoch_line(row, failures))
+        log.info("%s", epoch_line(row, self._contrasts, self._best(), failures))
         self._epoch_began = time.monotonic()
         self._steps_in_epoch = 0
 
@@ -315,8 +317,7 @@ class RunRecorder:
         if self.stopping.best_is_initial:
             trained["kept"] = "the initial model"
             changes["least_size"] = self.plan.initial_size  # nothing was trained at another size
-        contrasts = manifest.source, manifest.target
-        known = calibrate(self.model, self.plan.validation, contrasts)
+        known = calibrate(self.model, self.plan.validation, self._contrasts)
         manifest = manifest.model_copy(update=changes | {"uncertainty": known})
         weights = self.model.bundle_weights(scale_heads=known is not None)
         bundle = save_bundle(manifest, weights, self.plan.run / "bundle")
@@ -347,21 +348,44 @@ class RunRecorder:
         }
         save_checkpoint(state, self.plan.run / "checkpoints" / name)
 
+    @property
+    def _contrasts(self) -> tuple[str, str]:
+        return self.plan.manifest.source, self.plan.manifest.target
+
+    def _best(self) -> str:
+        """The best state so far, and since when."""
+        stopping, epoch = self.stopping, best_epoch(self.log.rows)
+        if stopping.best_is_initial:
+            state = "the initial model"
+        elif epoch is None:
+            return ""
+        else:
+            state = f"epoch {epoch}"
+        since = stopping.since_best
+        if not since:
+            return state
+        return f"{state}, {since} validation{'s' if since > 1 else ''} ago"
+
     def _show(self, losses: dict[str, Tensor]) -> None:
         """Redraw the live view."""
-        done = self.progress()
-        epoch, step = divmod(self.model.step, self.plan.steps_per_epoch)
-        numbers = {
-            "epoch": f"{epoch + 1}, step {step} of {self.plan.steps_per_epoch}",
-            "losses": "  ".join(f"{name} {float(value):.3f}" for name, value in losses.items()),
-            "images per second": f"{self._images_per_second():.2f}",
-            "time left": clock(self.seconds * (1 - done) / done) if done > 0 else "",
-        }
-        if self.log.rows:
-            numbers["last epoch"] = epoch_line(self.log.rows[-1], {})
-        if self.stopping.failures is not None:
-            numbers["monitor"] = "; ".join(self.stopping.failures.values()) or "nothing wrong"
-        self._live.update(numbers)
+        settings, total = self.plan.settings, self.plan.steps_per_epoch
+        epoch, step = divmod(self.model.step, total)
+        of = "" if settings.minutes is not None else f" of {settings.epochs}"
+        self._live.update(
+            Status(
+                contrasts=self._contrasts,
+                share=self.progress(),
+                seconds=self.seconds,
+                place=f"epoch {epoch + 1}{of}, step {step} of {total}"
+                if step or not self.finished
+                else f"epoch {epoch}{of}",
+                images_per_second=self._images_per_second(),
+                rows=self.log.rows,
+                losses={name: float(value) for name, value in losses.items()},
+                best=self._best(),
+                failures=self.stopping.failures,
+            )
+        )
 
     def close(self) -> None:
         """Give the terminal back and flush the logs."""

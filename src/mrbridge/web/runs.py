@@ -9,15 +9,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from mrbridge.io.atomic import read_json
 from mrbridge.settings import read_yaml
+from mrbridge.training.words import WARNINGS, best_epoch, loss_names, score_names, verdicts
 
 _SILENT_SECONDS = 120  # and three epochs: a training that wrote nothing for longer has stopped
-MEASURES = {"psnr": "PSNR", "ssim": "SSIM", "swd": "Wasserstein distance"}
-WARNINGS = {
-    1: "inverts its input",
-    2: "copies its input",
-    3: "has collapsed: it returns almost the same image for every input",
-}
 
 
 def describe(run: Path) -> dict[str, Any]:
@@ -31,9 +27,9 @@ def describe(run: Path) -> dict[str, Any]:
     """
     settings = read_yaml(run / "settings.yaml")
     rows = _rows(run / "metrics.csv")
-    source, target = _contrasts(run)
-    judged = [row for row in rows if "criterion" in row]
-    best = max(judged, key=lambda row: row["criterion"], default=None)
+    manifest = _manifest(run)
+    source, target = (str(manifest.get(name, name)) for name in ("source", "target"))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     age = _age(run / "metrics.csv")
     pace = rows[-1]["seconds"] / len(rows) if rows else 0.0
     total = _total_seconds(settings, rows)
@@ -44,8 +40,11 @@ def describe(run: Path) -> dict[str, Any]:
         "preset": settings.get("preset"),
         "contrasts": [source, target],
         "rows": rows,
-        "names": _names(rows, source, target),
-        "best_epoch": None if best is None else best["epoch"],
+        "names": {
+            "scores": score_names(columns, source, target),
+            "losses": loss_names(columns, source, target),
+        },
+        "best_epoch": 0 if "kept" in manifest.get("trained", {}) else best_epoch(rows),
         "samples": sorted(path.name for path in (run / "samples").glob("epoch_*.png")),
         "warnings": _warnings(rows[-1], source, target) if rows else [],
         "is_training": left > 0,
@@ -78,41 +77,20 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _contrasts(run: Path) -> tuple[str, str]:
-    from mrbridge.io.atomic import read_json
-
+def _manifest(run: Path) -> dict[str, Any]:
     try:
-        manifest = read_json(run / "bundle" / "bundle.json")
-        return str(manifest["source"]), str(manifest["target"])
+        return dict(read_json(run / "bundle" / "bundle.json"))
     except Exception:  # before the first validation there is none
-        return "source", "target"
-
-
-def _names(rows: list[dict[str, float]], source: str, target: str) -> dict[str, dict[str, str]]:
-    """The columns that are shown, in words: scores and losses."""
-    arrows = {"target": f"{source}→{target}", "source": f"{target}→{source}"}
-    scores: dict[str, str] = {}
-    losses: dict[str, str] = {}
-    passed = {*("epoch", "step", "seconds", "learning_rate", "images_per_second", "criterion")}
-    for column in dict.fromkeys(name for row in rows for name in row):
-        measure, _, rest = column.partition("_")
-        direction = arrows.get(rest.removeprefix("to_"))
-        if measure in MEASURES and direction:
-            scores[column] = f"{MEASURES[measure]} {direction}"
-        elif column not in passed and not column.startswith(("guard_", "cycle_")):
-            losses[column] = column.replace("_", " ")
-    return {"scores": scores, "losses": losses}
+        return {}
 
 
 def _warnings(row: dict[str, float], source: str, target: str) -> list[str]:
     """What the training monitor says about the last validation."""
     arrows = {"to_target": f"{source}→{target}", "to_source": f"{target}→{source}"}
-    found = []
-    for direction, arrow in arrows.items():
-        verdict = WARNINGS.get(int(row.get(f"guard_verdict_{direction}", 0)))
-        if verdict:
-            found.append(f"The generator {arrow} {verdict}.")
-    return found
+    return [
+        f"The generator {arrows[direction]} {WARNINGS[verdict]}."
+        for direction, verdict in verdicts(row).items()
+    ]
 
 
 def _total_seconds(settings: dict[str, Any], rows: list[dict[str, float]]) -> float:

@@ -1,0 +1,132 @@
+"""The numbers of a training in words: names of scores and losses, trends, a line for each epoch.
+
+Importing it takes no PyTorch: the page of trainings uses it, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+Row = Mapping[str, float]
+"""An epoch's numbers, as in metrics.csv."""
+
+MEASURES = {
+    "psnr": ("PSNR", " dB", 2),
+    "ssim": ("SSIM", "", 3),
+    "swd": ("Wasserstein distance", "", 3),
+    "cycle_psnr": ("cycle PSNR", " dB", 2),
+    "cycle_ssim": ("cycle SSIM", "", 3),
+}
+"""Name, unit and digits of every score of a validation."""
+
+WARNINGS = {
+    1: "inverts its input",
+    2: "copies its input",
+    3: "has collapsed: it returns almost the same image for every input",
+}
+"""What each verdict of the monitor says about a generator."""
+
+_NOT_LOSSES = ("epoch", "step", "seconds", "learning_rate", "images_per_second", "criterion")
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def score_names(columns: Sequence[str], source: str, target: str) -> dict[str, str]:
+    """The columns that are scores, in words: `psnr_target` is `PSNR T1w→T2w`."""
+    names = {}
+    for measure, (words, _, _) in MEASURES.items():
+        for column in columns:
+            direction = column.removeprefix(f"{measure}_").removeprefix("to_")
+            if direction == column or direction not in ("target", "source"):
+                continue
+            if measure.startswith("cycle"):  # compares a contrast with itself
+                names[column] = f"{words} {target if direction == 'target' else source}"
+            else:
+                ends = (source, target) if direction == "target" else (target, source)
+                names[column] = f"{words} {ends[0]}→{ends[1]}"
+    return names
+
+
+def loss_names(columns: Sequence[str], source: str, target: str) -> dict[str, str]:
+    """The columns that are losses, in words; `generators` is the weighted sum of the others."""
+    words = {
+        "generators": "generators, total",
+        "back_translation": "back-translation",
+        "source_critic": f"critic of {source}",
+        "target_critic": f"critic of {target}",
+    }
+    scores = score_names(columns, source, target)
+    return {
+        column: words.get(column, column.replace("_", " "))
+        for column in columns
+        if column not in scores and column not in _NOT_LOSSES and not column.startswith("guard_")
+    }
+
+
+def score(column: str, value: float) -> str:
+    """A score with its unit: `22.31 dB`."""
+    for measure, (_, unit, digits) in MEASURES.items():
+        if column.startswith(f"{measure}_"):
+            return f"{value:.{digits}f}{unit}"
+    return f"{value:.3g}"
+
+
+def best_epoch(rows: Sequence[Row]) -> int | None:
+    """The epoch of the best validation: of those without a verdict of the monitor, if any."""
+    judged = [row for row in rows if "criterion" in row]
+    right = [row for row in judged if not verdicts(row)]
+    best = max(right or judged, key=lambda row: row["criterion"], default=None)
+    return None if best is None else int(best["epoch"])
+
+
+def verdicts(row: Row) -> dict[str, int]:
+    """What the monitor says is wrong after an epoch: direction to the number of its verdict."""
+    found = {d: int(row.get(f"guard_verdict_{d}", 0)) for d in ("to_target", "to_source")}
+    return {direction: verdict for direction, verdict in found.items() if verdict}
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """A trend as one line of bars, of the last `width` finite values."""
+    shown = [value for value in values if math.isfinite(value)][-width:]
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    step = (high - low) / (len(_BARS) - 1) or 1.0
+    return "".join(_BARS[round((value - low) / step)] for value in shown)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def main_scores(columns: Sequence[str], source: str, target: str) -> dict[str, str]:
+    """The scores to read first: of pairs where there are some, else those that need none."""
+    names = score_names(columns, source, target)
+    paired = {c: name for c, name in names.items() if c.startswith(("psnr_", "ssim_"))}
+    return paired or {c: name for c, name in names.items() if not c.startswith("cycle_ssim")}
+
+
+def epoch_line(
+    row: Row, contrasts: tuple[str, str], best: str = "", failures: Mapping[str, str] | None = None
+) -> str:
+    """An epoch in one line, in words.
+
+    Args:
+        row: as in metrics.csv.
+        contrasts: source and target.
+        best: what the best state so far is.
+        failures: the monitor's messages about this epoch, by direction.
+    """
+    columns = list(row)
+    parts = [
+        f"{name} {score(column, row[column])}"
+        for column, name in main_scores(columns, *contrasts).items()
+    ]
+    losses = loss_names(columns, *contrasts)
+    parts += ["losses: " + ", ".join(f"{name} {row[c]:.3g}" for c, name in losses.items())]
+    parts += [f"best so far: {best}"] if best else []
+    notes = "".join(f"  ({message})" for message in (failures or {}).values())
+    return f"epoch {int(row['epoch'])}  {clock(row['seconds'])}  {'; '.join(parts)}{notes}"
