@@ -1,6 +1,6 @@
 // Builds the page of `mrbridge serve` and the viewer of `mrbridge view` into the Python package.
 import { build } from "esbuild";
-import { copyFile, mkdir, readFile, readdir, writeFile } from "node:fs/promises";
+import { mkdir, readFile, readdir, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
@@ -8,10 +8,16 @@ const out = process.argv[2] ?? here("../src/mrbridge/web/static");
 await mkdir(out, { recursive: true });
 const common = { bundle: true, minify: true, target: "es2022", legalComments: "none", logLevel: "warning" };
 const { metafile } = await build({ ...common, metafile: true, entryPoints: [here("src/app.js")], format: "iife", outfile: `${out}/app.js` });
-await build({ ...common, entryPoints: [here("src/view.js")], format: "iife", outfile: `${out}/view.js` });
-await build({ ...common, entryPoints: [here("src/runs.js")], format: "iife", outfile: `${out}/runs.js` });
+for (const name of ["view", "runs", "study"]) await build({ ...common, entryPoints: [here(`src/${name}.js`)], format: "iife", outfile: `${out}/${name}.js` });
 await build({ ...common, entryPoints: [here("src/app.css")], outfile: `${out}/app.css` });
-for (const page of ["index.html", "runs.html"]) await copyFile(here(`src/${page}`), `${out}/${page}`);
+
+// The pages share their head: a comment in the first line has the title and the script.
+const head = await readFile(here("src/head.html"), "utf8");
+for (const page of ["index.html", "runs.html", "study.html"]) {
+  const text = await readFile(here(`src/${page}`), "utf8");
+  const whole = text.replace(/^<!-- head: (.+) \| (\S+) -->\n/, (_, title, script) => head.replace("TITLE", title).replace("SCRIPT", script));
+  await writeFile(`${out}/${page}`, whole);
+}
 
 // The licences of the packages inside: they have to be passed on with them.
 const names = Object.keys(metafile.inputs).map((path) => path.match(/node_modules\/((?:@[^/]+\/)?[^/]+)/)?.[1]);

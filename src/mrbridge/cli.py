@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, TyperException
 
-from mrbridge import __version__, console, interruption, verbs
+from mrbridge import __version__, console, interruption, study_verbs, verbs
 from mrbridge.console import complain
 from mrbridge.errors import Interrupted, as_error
 from mrbridge.options import Verb, new_program, spread
@@ -39,19 +39,32 @@ DOWNLOADS: dict[Verb, str] = {
 }
 """The verbs of `mrbridge download`."""
 
+STUDY: dict[Verb, str] = {
+    study_verbs.setup: "mrbridge study setup --real bids --synthetic translated -o study",
+    study_verbs.rate: "mrbridge study rate study --rater anna",
+    study_verbs.analyse: "mrbridge study analyse study",
+}
+"""The verbs of `mrbridge study`."""
+
 app = new_program(
     "Learns from unpaired scans to turn T1-weighted brain MR images into T2-weighted ones and "
     "back. All its results are synthetic: for research, not for diagnosis.",
     VERBS,
 )
-downloads = new_program("Download public datasets as BIDS.", DOWNLOADS)
-app.add_typer(downloads, name="download", epilog=f"Example: {DOWNLOADS[verbs.ixi]}")
 
 
-@downloads.callback(invoke_without_command=True)
-def _downloads(context: typer.Context) -> None:
+def _show_help(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+for _name, _help, _verbs in (
+    ("download", "Download public datasets as BIDS.", DOWNLOADS),
+    ("study", "Ask raters which scans are synthetic, and how good they are.", STUDY),
+):
+    _group = new_program(_help, _verbs)
+    _group.callback(invoke_without_command=True)(_show_help)
+    app.add_typer(_group, name=_name, epilog=f"Example: {next(iter(_verbs.values()))}")
 
 
 @app.callback(invoke_without_command=True)
@@ -88,7 +101,7 @@ def _run(arguments: Sequence[str] | None, bids_app: Mapping[Verb, str] | None = 
     console.verbosity.answered = False
     try:
         several: set[str] = set()
-        for one in bids_app or (VERBS | DOWNLOADS):
+        for one in bids_app or (VERBS | DOWNLOADS | STUDY):
             if bids_app or one.__name__ in given:
                 one.complete()
                 several |= one.several()

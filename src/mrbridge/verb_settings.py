@@ -301,6 +301,55 @@ class View(VerbSettings):
     out: Annotated[Path, _OUT_PLACE] = Field(description="The page to write (.html).")
 
 
+class Setup(VerbSettings):
+    """Options of `study setup`."""
+
+    stage = "mrbridge.study.settings.StudySettings"
+
+    real: Annotated[Path, Option(place=True)] = Field(description="A folder of real scans.")
+    synthetic: Annotated[
+        Path | None, Option(place=True, default="those of --real with desc-synth in their names")
+    ] = Field(None, description="A folder of synthetic ones of the same people and contrast.")
+    lesions: Annotated[
+        Path | None, Option(place=True, default="those of the dataset's BIDS derivatives")
+    ] = Field(
+        None,
+        description="Lesion masks: a file, or a folder of them. Raters are asked whether the "
+        "lesions are there.",
+    )
+    out: Annotated[Path, _OUT] = Field(description="The folder of the study.")
+    overwrite: bool = Field(
+        False,
+        description=_overwrite("a folder that is not empty is refused")
+        + " A study that has answers is always kept.",
+    )
+
+
+StudyFolder = Annotated[
+    Path,
+    Option(metavar="STUDY", argument=True),
+    Field(description="The folder that mrbridge study setup wrote."),
+]
+
+
+class Rate(VerbSettings):
+    """Options of `study rate`."""
+
+    stage = "mrbridge.web.settings.Address"
+
+    study: StudyFolder
+    rater: str = Field(
+        description="A code for the rater, which names the file of the answers. The same code "
+        "continues."
+    )
+
+
+class Analyse(VerbSettings):
+    """Options of `study analyse`."""
+
+    study: StudyFolder
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         import typer
@@ -352,6 +401,9 @@ VERBS: dict[str, type[VerbSettings]] = {
     "info": Info,
     "serve": Serve,
     "view": View,
+    "setup": Setup,
+    "rate": Rate,
+    "analyse": Analyse,
 }
 """The model of every verb of `mrbridge`."""
 

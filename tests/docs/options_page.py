@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mrbridge.bids_app import EXAMPLE, bids_app
-from mrbridge.cli import DOWNLOADS, VERBS
+from mrbridge.cli import DOWNLOADS, STUDY, VERBS
 from mrbridge.options import Verb, described, metavar, option_names
 from mrbridge.settings import Option
 
@@ -82,8 +82,9 @@ def section(title: str, verb: Verb, example: str) -> list[str]:
 def page() -> str:
     """The whole page."""
     lines = [HEAD]
-    for verb, example in (VERBS | DOWNLOADS).items():
-        title = f"download {verb.__name__}" if verb in DOWNLOADS else verb.__name__
+    for verb, example in (VERBS | DOWNLOADS | STUDY).items():
+        group = "download " if verb in DOWNLOADS else "study " if verb in STUDY else ""
+        title = f"{group}{verb.__name__}"
         lines += section(title, verb, example)
     lines += section("mrbridge_bids", bids_app, EXAMPLE)
     return "\n".join(lines).rstrip() + "\n"

@@ -23,7 +23,7 @@ import pytest
 from tests.web.conftest import TOKEN, Served, serve
 
 from mrbridge.bundle import Bundle
-from mrbridge.web.jobs import Refused
+from mrbridge.web.guard import Refused
 from mrbridge.web.settings import ServeSettings
 from mrbridge.web.uploads import check_zip, safe_name
 

@@ -150,9 +150,11 @@ export class Viewer {
   /**
    * @param {HTMLElement} root where it is shown
    * @param {object[]} layers each with role, label, synthetic, low, high and fetch(), which gives an ArrayBuffer
+   * @param {object} options saves: whether pictures can be saved
    */
-  constructor(root, layers) {
+  constructor(root, layers, { saves = true } = {}) {
     this.root = root;
+    this.saves = saves;
     this.layers = layers.filter((layer) => layer.role !== "uncertainty");
     this.uncertainty = layers.find((layer) => layer.role === "uncertainty");
     this.panels = this.layers.map((layer) => new Panel(layer, this));
@@ -202,7 +204,7 @@ export class Viewer {
       bar.append(element("label", {}, "Compare ", this.mode), this.overLabel, this.split, this.flip);
     }
     if (this.uncertainty) bar.append(...this.#uncertaintyControls());
-    bar.append(button("Save picture", () => this.save()));
+    if (this.saves) bar.append(button("Save picture", () => this.save()));
     return bar;
   }
 
@@ -235,7 +237,7 @@ export class Viewer {
     return element(
       "p",
       { className: "note" },
-      "Click or drag to move the crosshair, turn the wheel to change the slice, drag with the right button to change the window. With the keyboard: arrows, Page Up and Page Down move the crosshair, space switches between two scans. Right of the patient is left in the picture (radiological convention).",
+      `Click or drag to move the crosshair, turn the wheel to change the slice, drag with the right button to change the window. With the keyboard: arrows, Page Up and Page Down move the crosshair${this.panels.length > 1 ? ", space switches between two scans" : ""}. Right of the patient is left in the picture (radiological convention).`,
     );
   }
 
@@ -297,6 +299,14 @@ export class Viewer {
     else if (MOVES[event.code]) panel.nv.moveCrosshairInVox(...MOVES[event.code]);
     else return;
     event.preventDefault();
+  }
+
+  /** Move the crosshair to a position in mm. */
+  goTo(mm) {
+    const { nv } = this.panels[0];
+    nv.scene.crosshairPos = nv.mm2frac(mm);
+    nv.drawScene();
+    nv.createOnLocationChange();
   }
 
   moved(panel, place) {

@@ -35,6 +35,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 }
 """What files are, by their names (`Identity.kind`)."""
 
+_SYNTHETIC = "desc-synth"
 _LESION_MASKS = ("{entities}_label-lesion_mask.nii.gz", "{entities}_desc-lesion_mask.nii.gz")
 
 
@@ -161,7 +162,8 @@ def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = Fal
 
     Args:
         real: a file, or a folder of files.
-        synthetic: a file or folder; each file needs its real scan, but not the other way round.
+        synthetic: a file or folder; each file needs its real scan, but not the other way round. If
+            it is the same folder, its files with `desc-synth` in their names are the synthetic ones.
         force: also use files whose names say that they are something else, such as masks.
 
     Raises:
@@ -170,11 +172,13 @@ def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = Fal
     real, synthetic = Path(real), Path(synthetic)
     left_out: list[tuple[str, str]] = []
     images = _scans(synthetic, left_out, force=force)
+    if real.resolve() == synthetic.resolve() and not real.is_file():
+        images = [one for one in images if _SYNTHETIC in one[0].name]
     inside = {path.resolve() for path, _ in images}
     reals = [
         (path, relative)
         for path, relative in _scans(real, [], force=force)
-        if real.is_file() or (path.resolve() not in inside and "desc-synth" not in path.name)
+        if real.is_file() or (path.resolve() not in inside and _SYNTHETIC not in path.name)
     ]
     are_files = real.is_file() and synthetic.is_file()
     cases: list[Case] = []

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from mrbridge.errors import MrbridgeError, as_error
 from mrbridge.io.temporary import sweep, temporary_name
 from mrbridge.parallel.processes import safe_path
+from mrbridge.web.guard import Refused
 from mrbridge.web.settings import ServeSettings
 from mrbridge.web.worker import Task, work
 
@@ -34,14 +35,6 @@ _POLL_SECONDS = 0.1
 _TIDY_SECONDS = 30.0
 _SHARE_OF_HEAD = 0.6  # of the voxels of a scan, which are those that networks compute
 _SECONDS_PER_VOXEL = 3e-7  # for everything but the networks, measured on a 1 mm head
-
-
-class Refused(Exception):
-    """A request that cannot be accepted now, with the status of HTTP that says why."""
-
-    def __init__(self, status: int, what: str, remedy: str) -> None:
-        super().__init__(f"{what}. {remedy}")
-        self.status, self.what, self.remedy = status, what, remedy
 
 
 @dataclass

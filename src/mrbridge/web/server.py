@@ -1,53 +1,31 @@
-"""The HTTP interface of `mrbridge serve`, and the page.
-
-Every request needs the token of the printed URL. A web page from elsewhere cannot send one, even if
-its name leads to this address (DNS rebinding): Host and Origin are checked too.
-"""
+"""The HTTP interface of `mrbridge serve`, and the page."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import re
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
-from ipaddress import ip_address
-from pathlib import Path, PurePosixPath
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from mrbridge import __version__
-from mrbridge.errors import MrbridgeError, SettingsError
-from mrbridge.web.jobs import ENDED, Job, Jobs, Refused
-from mrbridge.web.page import BUILD_IT, NOT_BUILT, STATIC
+from mrbridge.errors import MrbridgeError
+from mrbridge.web.guard import Refused, add_pages, bound, guarded_app, new_token, serve
+from mrbridge.web.jobs import ENDED, Job, Jobs
 from mrbridge.web.runs import describe, sample
 from mrbridge.web.settings import ServeSettings
 from mrbridge.web.uploads import FORM, choices_of, form_of, keep_truth, receive, room_for
 
 log = logging.getLogger(__name__)
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
-
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' data: blob:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
-    "font-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-
 _POLL_SECONDS = 0.2
 _HEARTBEATS = 75  # polls without a change, after which a comment keeps the connection open
-_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
 def create_app(jobs: Jobs, token: str, host: str, runs: Sequence[Path] = ()) -> FastAPI:
@@ -59,33 +37,14 @@ def create_app(jobs: Jobs, token: str, host: str, runs: Sequence[Path] = ()) -> 
         host: the address that the server listens on.
         runs: the folders of trainings that the page shows.
     """
-    app = FastAPI(
-        title="mrbridge",
-        version=__version__,
-        description="Translates MR scans into the other contrast. Everything it makes is "
+    app = guarded_app(
+        token,
+        host,
+        "mrbridge",
+        "Translates MR scans into the other contrast. Everything it makes is "
         "synthetic: for research, not for diagnosis. Every call needs the token of the printed "
         "URL, as the query parameter `token` or the header `Authorization: Bearer`.",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url="/api/openapi.json",
     )
-
-    @app.middleware("http")
-    async def guard(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        refusal = _refusal(request, token, host)
-        response = refusal or await call_next(request)
-        response.headers.update(HEADERS)
-        return response
-
-    @app.exception_handler(Refused)
-    async def refuse(request: Request, error: Refused) -> JSONResponse:
-        return _error(error.status, error.what, error.remedy)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        return _error(error.status_code, str(error.detail), "")
 
     def job_of(name: str) -> Job:
         job = jobs.get(name)
@@ -187,75 +146,8 @@ def create_app(jobs: Jobs, token: str, host: str, runs: Sequence[Path] = ()) -> 
             raise Refused(404, "There is no such picture", "Reload the page.")
         return FileResponse(path, media_type="image/png")
 
-    @app.get("/", include_in_schema=False)
-    async def index() -> HTMLResponse:
-        return _page("index.html", token)
-
-    @app.get("/runs", include_in_schema=False)
-    async def runs_page() -> HTMLResponse:
-        return _page("runs.html", token)
-
-    @app.get("/{name}", include_in_schema=False)
-    async def static(name: str) -> FileResponse:
-        kind = _TYPES.get(PurePosixPath(name).suffix)
-        path = STATIC / name
-        if kind is None or path.parent != STATIC or not path.is_file():
-            raise Refused(404, "There is no such page", "Open the printed URL.")
-        return FileResponse(path, media_type=kind)
-
+    add_pages(app, token, {"/": "index.html", "/runs": "runs.html"})
     return app
-
-
-_MISSING = f"<!doctype html><title>mrbridge</title><p>The server runs, but {NOT_BUILT}. {BUILD_IT}"
-
-
-def _page(name: str, token: str) -> HTMLResponse:
-    """A page, whose own links have the token."""
-    page = STATIC / name
-    if not page.is_file():
-        return HTMLResponse(_MISSING, 503)
-    text = page.read_text("utf-8")
-    return HTMLResponse(
-        re.sub(r'(src|href)="((app|runs)\.\w+|/|/runs)"', rf'\1="\2?token={token}"', text)
-    )
-
-
-def _error(status: int, what: str, remedy: str) -> JSONResponse:
-    text = f"{what}. {remedy}".strip() if remedy else what
-    return JSONResponse({"error": {"what": what, "remedy": remedy, "text": text}}, status)
-
-
-def _refusal(request: Request, token: str, host: str) -> Response | None:
-    """The answer to a request that may not come in; None if it may."""
-    named = request.headers.get("host", "")
-    name = _host_name(named)
-    if not _is_allowed(name, host):
-        return _error(421, "This server is not called that", "Open the printed URL.")
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != named:
-        return _error(403, "Requests from other pages are refused", "Open the printed URL.")
-    given = request.query_params.get("token") or request.headers.get(
-        "authorization", ""
-    ).removeprefix("Bearer ")
-    if not secrets.compare_digest(given.encode(), token.encode()):
-        return _error(401, "The token is missing or wrong", "Open the URL that was printed.")
-    return None
-
-
-def _host_name(named: str) -> str:
-    with suppress(ValueError):
-        return urlsplit(f"//{named}").hostname or ""
-    return ""
-
-
-def _is_allowed(name: str, host: str) -> bool:
-    """Whether a request may call the server so: by its address, or by the name it was given."""
-    if name in (*LOCAL, host):
-        return True
-    with suppress(ValueError):
-        # Attackers can give their name any address, but cannot make an address their name.
-        return host not in LOCAL and ip_address(name) is not None
-    return False
 
 
 async def _events(jobs: Jobs, job: Job) -> AsyncIterator[str]:
@@ -291,35 +183,11 @@ def run(
     Raises:
         MrbridgeError: a model cannot be loaded, or the address cannot be used.
     """
-    import socket
-
-    import uvicorn
-
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((settings.host, settings.port))
-        except OSError as error:
-            raise SettingsError(
-                f"cannot listen on {settings.host}, port {settings.port} ({error.strerror})",
-                remedy="Choose another --port.",
-            ) from error
+    with bound(settings) as listener:
         jobs = Jobs(models, settings, device)
         try:
-            token = secrets.token_urlsafe(24)
+            token = new_token()
             app = create_app(jobs, token, settings.host, runs)
-            config = uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=2,
-                lifespan="off",
-            )
-            shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-            started(f"http://{shown}:{listener.getsockname()[1]}/?token={token}")
-            with suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run(sockets=[listener])
+            serve(app, listener, settings.host, token, started)
         finally:
             jobs.close()

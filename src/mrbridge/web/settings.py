@@ -7,8 +7,8 @@ from pydantic import Field
 from mrbridge.settings import Settings
 
 
-class ServeSettings(Settings):
-    """Where the page is served, and how much it accepts."""
+class Address(Settings):
+    """Where a page is served."""
 
     host: str = Field(
         "127.0.0.1",
@@ -16,6 +16,11 @@ class ServeSettings(Settings):
         "network connect; they need the token of the printed URL.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 chooses a free one.")
+
+
+class ServeSettings(Address):
+    """Where the page is served, and how much it accepts."""
+
     jobs: int = Field(20, ge=1, description="The most scans that are kept at the same time.")
     waiting: int = Field(8, ge=1, description="The most scans that wait for the worker.")
     upload_mib: int = Field(

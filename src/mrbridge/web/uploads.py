@@ -17,7 +17,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
 from mrbridge.io.formats import is_readable
-from mrbridge.web.jobs import Job, Jobs, Refused
+from mrbridge.web.guard import Refused
+from mrbridge.web.jobs import Job, Jobs
 from mrbridge.web.worker import Task
 
 _MOST_FILES = 20_000  # of one upload

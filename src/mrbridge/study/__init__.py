@@ -1,0 +1,1 @@
+"""Reader studies: raters judge real and synthetic scans without knowing which is which."""
