@@ -50,7 +50,7 @@ def rate(options: options_of.Rate, settings: Address) -> None:
     must_have_web()
     with quick_imports():
         from mrbridge.study.server import rate as run
-        from mrbridge.web.page import must_be_built
+        from mrbridge.viewer import must_be_built
 
     must_be_built()
 

@@ -369,7 +369,7 @@ def serve(options: options_of.Serve, settings: ServeSettings) -> None:
     if not options.model:
         log.info(UNNAMED)
     with quick_imports():
-        from mrbridge.web.page import BUILD_IT, NOT_BUILT, is_built
+        from mrbridge.viewer import BUILD_IT, NOT_BUILT, is_built
         from mrbridge.web.server import run
 
     if not is_built():

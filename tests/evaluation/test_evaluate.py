@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
@@ -15,12 +16,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from mrbridge.bundle import BundleManifest, Networks, save_bundle
 from mrbridge.errors import InputError, SomeScansFailed
+from mrbridge.evaluation import evaluate as evaluate_module
+from mrbridge.evaluation import result as result_module
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.io.ownership import FIGURE_MARK
 from mrbridge.networks import UNetSettings, build_generator
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.registration import Registration
 from mrbridge.preprocessing.settings import PreprocessSettings
+from mrbridge.viewer import is_built
 
 QUICK = EvaluateSettings(cycle=False, shown_cases=0, wasserstein_slices=3)
 
@@ -385,11 +389,40 @@ class TestReport:
         ).report.read_text()
 
     def test_is_self_contained(self, page, tmp_path):
-        assert "<script" not in page
+        assert page.count("<script") == (1 if is_built() else 0), "the one that opens the viewer"
         assert not re.search(r"https?://|<link|url\(|@import", page)
         sources = re.findall(r'src="([^"]{0,30})', page)
         assert len(sources) == 2 * (2 + 2 * 2)
         assert all(source.startswith("data:image/png;base64,") for source in sources)
+
+    def test_the_worst_and_the_median_case_are_embedded(self, bids, world, monkeypatch, tmp_path):
+        monkeypatch.setattr(result_module, "packed_viewer", lambda: "eA==")
+        settings = EvaluateSettings(cycle=False, shown_cases=1, wasserstein_slices=3)
+        found = []
+        for limit in (20, 1):  # the images of all cases are kept, or those of two made again
+            monkeypatch.setattr(evaluate_module, "_EMBEDDED", limit)
+            out = tmp_path / str(limit)
+            result = evaluate(world.Knowing(20), bids, out=out, settings=settings)
+            html = result.report.read_text()
+            layers = re.findall(r'data-layers="([^"]*)"', html)
+            titles = re.findall(r'class="look"[^>]*>Look at (the .*?)</button>', html)
+            found.append((titles, layers))
+        assert found[0] == found[1]
+        titles, layers = found[0]
+        assert len(titles) == 4
+        for direction in ("T1w → T2w", "T2w → T1w"):
+            ranked = sorted(
+                result.cases,
+                key=lambda one: one.results[direction.replace(" → ", "_to_")].scores["model"][
+                    "fit"
+                ]["ssim"],
+            )
+            worst, median = ranked[0], ranked[len(ranked) // 2]
+            assert f"the worst case, {direction}: {worst.case.name}" in titles
+            assert f"the median case, {direction}: {median.case.name}" in titles
+        entries = json.loads(unescape(layers[0]))
+        assert [one["role"] for one in entries] == ["source", "synthetic", "truth", "difference"]
+        assert [one["synthetic"] for one in entries] == [False, True, False, True]
 
     def test_required_statements(self, page):
         for words in (

@@ -19,7 +19,7 @@ from tests.web.conftest import TOKEN, Served
 import mrbridge
 from mrbridge import io
 from mrbridge.bundle import Bundle
-from mrbridge.web.page import is_built
+from mrbridge.viewer import is_built
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io as streams
+import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,9 +16,11 @@ import pytest
 from tests.studies import T1W, datasets, save
 from tests.web.conftest import Served, lines_of, serve
 
+import mrbridge
 from mrbridge import io
 from mrbridge.bundle import Bundle, save_bundle
 from mrbridge.volume import Volume
+from mrbridge.web import comparison
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -126,8 +129,11 @@ def test_a_scan_is_looked_at_before_it_is_translated(web: Served, t1w: Path):
     assert job["scan"]["contrast"] == job["scan"]["items"][0]["contrast"] == "T1w"
     assert job["scan"]["shape"] == [40, 48, 12]
     assert job["scan"]["spacing_mm"] == [1, 1, 4]
-    assert job["verdict"] == {"state": "usual", "reasons": []}
+    # An ellipsoid of 42 mm: the image is judged, too, as `translate` and `inspect` do.
+    assert job["verdict"]["state"] == "unusual"
+    assert "too small for an adult's head" in job["verdict"]["reasons"][0]
     assert job["target"] == "T2w"
+    assert job["estimates"] == [job["estimated_seconds"]]
     assert job["estimated_seconds"] > 0
     assert job["files"] == []
     started = web.client.post(f"/api/jobs/{job['id']}/start", data={"to": "T2w"})
@@ -149,24 +155,61 @@ def test_the_page_shows_the_scan_as_it_is(web: Served, t1w: Path):
     np.testing.assert_allclose(shown.affine, scan.affine)
 
 
-def test_a_true_scan_is_compared_on_the_grid_of_the_source(
-    web: Served, bids_scans: Path, tmp_path: Path
-):
-    t1w = bids_scans / "sub-02/anat/sub-02_T1w.nii.gz"
-    t2w = io.read(bids_scans / "sub-02/anat/sub-02_T2w.nii.gz")
-    flipped = replace(t2w, voxels=t2w.voxels[::-1], affine=t2w.affine @ _flip(t2w), header=None)
-    io.write(flipped, tmp_path / "true_T2w.nii.gz")
-    job = web.translated(t1w, truth=tmp_path / "true_T2w.nii.gz")
-    assert set(job["views"]) == {"source", "synthetic", "truth", "difference"}
-    truth = web.client.get(f"/api/jobs/{job['id']}/files/truth.nii").read()
-    shown = nib.Nifti1Image.from_bytes(truth).get_fdata()
-    np.testing.assert_allclose(shown, t2w.voxels, atol=1e-3)
+class TestTrueScan:
+    @pytest.fixture
+    def pair(self, bids_scans: Path) -> tuple[Path, Path]:
+        t1w, t2w = (bids_scans / f"sub-02/anat/sub-02_{c}.nii.gz" for c in ("T1w", "T2w"))
+        return t1w, t2w
 
+    def test_scores_of_a_scan_on_the_grid_of_the_source(
+        self, web: Served, pair: tuple[Path, Path], tmp_path: Path
+    ):
+        job = web.translated(pair[0], truth=pair[1])
+        assert set(job["views"]) == {"source", "synthetic", "truth", "difference"}
+        assert "as it is" in job["comparison"]["note"]
+        (tmp_path / "made").mkdir()
+        made = tmp_path / "made/sub-02_T2w.nii.gz"
+        made.write_bytes(web.file(job, "scan"))
+        expected = mrbridge.score(pair[1], made).cases[0].results["to_T2w"].scores["model"]
+        for kind, values in job["comparison"]["scores"]["model"].items():
+            assert values == pytest.approx(expected[kind], rel=1e-4)
+        assert json.loads(web.file(job, "scores"))["scores"].keys() == {"model", "floor", "copy"}
 
-def _flip(volume: Volume) -> Any:
-    flip = np.diag([-1.0, 1, 1, 1])
-    flip[0, 3] = volume.voxels.shape[0] - 1
-    return flip
+    def test_a_scan_on_another_grid_is_registered(
+        self,
+        web: Served,
+        pair: tuple[Path, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        t1w, t2w = map(io.read, pair)
+        shift = np.eye(4)
+        shift[:3, 3] = (2, 0, 4)
+        moved = replace(t2w, affine=shift @ t2w.affine)
+        found = SimpleNamespace(transform=np.linalg.inv(shift), displacement_mm=4.5)
+        monkeypatch.setattr(comparison, "register", lambda *_: found)
+        truth, how = comparison.registered(moved, t1w, "T2w")
+        np.testing.assert_allclose(truth.voxels, t2w.voxels, atol=1e-2 * t2w.voxels.max())
+        assert "registered" in how
+        assert "4.5 mm" in how
+
+    def test_a_scan_that_cannot_be_registered_is_refused_with_the_reason(
+        self, web: Served, pair: tuple[Path, Path], tmp_path: Path
+    ):
+        t2w = io.read(pair[1])
+        noise = np.random.default_rng(0).uniform(0, 1000, (20, 20, 20)).astype(np.float32)
+        io.write(Volume(noise, t2w.affine), tmp_path / "noise_T2w.nii.gz")
+        job = web.translated(pair[0], truth=tmp_path / "noise_T2w.nii.gz")
+        assert job["state"] == "done", "the translation stands"
+        assert set(job["views"]) == {"source", "synthetic"}
+        assert job["comparison"]["refused"].startswith("The true scan")
+        assert "scores" not in {file["kind"] for file in job["files"]}
+
+    def test_a_scan_of_the_wrong_kind_is_refused(self, web: Served, pair: tuple[Path, Path]):
+        job = web.translated(pair[0], truth=pair[0])
+        assert job["comparison"] == {
+            "refused": "The true scan is T1w, not T2w. Choose the scan that was acquired."
+        }
 
 
 class TestRefusals:

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 import mrbridge
-from mrbridge import io
+from mrbridge import io, viewer
 from mrbridge.errors import InputError, MrbridgeError
+from mrbridge.viewer import as_image
 from mrbridge.volume import Volume
-from mrbridge.web import page
-from mrbridge.web.views import as_image, difference, on_grid_of
+from mrbridge.web.comparison import difference, on_grid_of
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def _built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (static / "view.js").write_text('const text = "</script>";')
     for name in ("app.css", "index.html"):
         (static / name).write_text("")
-    monkeypatch.setattr(page, "STATIC", static)
+    monkeypatch.setattr(viewer, "STATIC", static)
 
 
 def layers_of(html: str) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def test_it_shows_itself_in_a_notebook(make_scan: Callable[..., Volume]):
 def test_without_npm_it_says_what_is_missing(
     make_scan: Callable[..., Volume], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(page, "STATIC", tmp_path / "nowhere")
+    monkeypatch.setattr(viewer, "STATIC", tmp_path / "nowhere")
     with pytest.raises(MrbridgeError, match="without npm") as caught:
         mrbridge.view(make_scan(1, "T1w"))
     assert "Node.js" in caught.value.remedy

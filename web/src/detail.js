@@ -15,6 +15,7 @@ const KINDS = {
   uncertainty: "the uncertainty map",
   report: "a page with the viewer and the scans inside",
   methods: "a paragraph for a paper",
+  scores: "how near it comes to the true scan (JSON)",
   all: "everything",
 };
 
@@ -43,7 +44,7 @@ export class Detail {
     if (this.id !== job.id) {
       this.clear();
       this.id = job.id;
-      this.parts = { what: element("div"), work: element("div"), look: element("div"), take: element("div") };
+      this.parts = { what: element("div"), work: element("div"), look: element("div"), compare: element("div"), take: element("div") };
       this.root.replaceChildren(...Object.values(this.parts));
       this.drawn = {};
     }
@@ -53,6 +54,7 @@ export class Detail {
       this.bar.value = job.progress;
       this.left.value = this.#timeLeft(job);
     }
+    this.#draw("compare", job.comparison, () => this.#compare(job));
     this.#draw("take", [job.files, job.notes], () => this.#take(job));
     this.#draw("look", job.views, () => this.#look(job));
   }
@@ -112,9 +114,14 @@ export class Detail {
       uncertainty.checked = has;
       about.textContent = has ? " Also an uncertainty map" : " Uncertainty map (this model has none)";
     };
-    model.addEventListener("change", () => (fill(), known()));
+    const time = element("span", { className: "note" });
+    const expected = () => {
+      time.textContent = job.estimates ? `takes about ${seconds(job.estimates[model.value])}` : "";
+    };
+    model.addEventListener("change", () => (fill(), known(), expected()));
     fill();
     known();
+    expected();
     const force = element("input", { type: "checkbox" });
     const gaps = element("input", { type: "checkbox" });
     const isDicom = job.scan.items.some((item) => item.uid);
@@ -128,6 +135,7 @@ export class Detail {
       start.disabled = true;
       this.#do(upload(`/api/jobs/${job.id}/start`, form, () => {}), () => (start.disabled = false));
     }, { className: "main" });
+    model.addEventListener("change", () => (start.textContent = `Translate to ${to.value}`));
     to.addEventListener("change", () => (start.textContent = `Translate to ${to.value}`));
     const refused = job.verdict.state === "refused" || job.error;
     return [
@@ -140,7 +148,7 @@ export class Detail {
             refused ? element("label", {}, force, " Translate it even if it is refused (--force)") : null,
             isDicom ? element("label", {}, gaps, " Fill missing slices (--allow-gaps)") : null)
         : null,
-      element("div", { className: "controls" }, start, job.estimated_seconds ? element("span", { className: "note" }, `takes about ${seconds(job.estimated_seconds)}`) : null, remove),
+      element("div", { className: "controls" }, start, time, remove),
     ];
   }
 
@@ -162,6 +170,22 @@ export class Detail {
     const rows = job.files.map((file) =>
       element("li", {}, element("a", { className: "button", href: address(`/api/jobs/${job.id}/files/${encodeURIComponent(file.name)}`), download: file.name }, file.name), element("span", { className: "what" }, `${KINDS[file.kind] ?? file.kind}, ${size(file.bytes)}`)));
     return [notes, card("Take home", element("ul", { className: "files" }, ...rows))].filter(Boolean);
+  }
+
+  #compare(job) {
+    const { comparison } = job;
+    if (!comparison) return [];
+    const title = "Compared with the true scan";
+    if (comparison.refused) return [card(title, element("div", { className: "error" }, comparison.refused))];
+    const methods = { model: "synthetic scan", floor: "best intensity curve, fitted to this scan", copy: "unchanged source" };
+    const cells = (row, tag = "td") => row.map((text) => element(tag, {}, text));
+    const head = element("tr", {}, ...cells(["", "PSNR", "SSIM", "mean absolute error"], "th"));
+    const rows = Object.entries(methods).map(([method, words]) => {
+      const { psnr, ssim, mae } = comparison.scores[method].fit;
+      return element("tr", {}, element("th", { scope: "row" }, words), ...cells([`${psnr.toFixed(1)} dB`, ssim.toFixed(3), `${(100 * mae).toFixed(1)} %`]));
+    });
+    const table = element("div", { className: "wide" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
+    return [card(title, table, element("p", { className: "note" }, `${comparison.note} Each image is first fitted to the true scan by one scale and one offset, since MR intensities have no unit; 100 % is the true scan's 99.5th percentile. Inside the head of the true scan.`))];
   }
 
   #look(job) {

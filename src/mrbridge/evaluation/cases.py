@@ -162,8 +162,8 @@ def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = Fal
 
     Args:
         real: a file, or a folder of files.
-        synthetic: a file or folder; each file needs its real scan, but not the other way round. If
-            it is the same folder, its files with `desc-synth` in their names are the synthetic ones.
+        synthetic: a file or folder; each file needs its real scan, but not the other way round. Of
+            the same folder, the files with `desc-synth` in their names are the synthetic ones.
         force: also use files whose names say that they are something else, such as masks.
 
     Raises:

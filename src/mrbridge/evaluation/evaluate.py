@@ -20,7 +20,7 @@ from mrbridge.evaluation.cases import (
     with_files,
     with_found_files,
 )
-from mrbridge.evaluation.result import Evaluation, Mode, Scored, finite, some
+from mrbridge.evaluation.result import Evaluation, Mode, Scored, finite, some, worst_and_median
 from mrbridge.evaluation.scoring import (
     Job,
     TranslatorLike,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["EvaluateSettings", "Evaluation", "evaluate", "score"]
 
 log = logging.getLogger(__name__)
+
+_EMBEDDED = 20  # cases whose images for the viewer are kept until the worst one is known
 
 _Result = TypeVar("_Result")
 _Extra = Literal["mask", "source", "lesions", "uncertainty"]
@@ -340,8 +342,19 @@ def _score(
     if out is not None:
         jobs = output.with_figures(jobs, out / "figures")
         output.check_figures(jobs, out)
-    for job, results in successes(score_case, jobs, "Scoring"):
+    embeds = out is not None and bool(jobs) and jobs[0].settings.shown_cases > 0
+    in_first_pass = embeds and len(jobs) <= _EMBEDDED
+    for job, results in successes(
+        score_case, [replace(job, embeds=in_first_pass) for job in jobs], "Scoring"
+    ):
         scored.append(Scored(job.case, results, job.baseline_on, job.registration))
+    if embeds and not in_first_pass:
+        # The images of all cases would take too much memory: those that are shown are made again.
+        wanted = {one.case.name for _, _, one in worst_and_median(scored)}
+        again = [replace(job, embeds=True, figures=None) for job in jobs if job.case.name in wanted]
+        for job, results in successes(score_case, again, "Preparing images"):
+            number = next(k for k, one in enumerate(scored) if one.case.name == job.case.name)
+            scored[number] = scored[number].with_images_of(results)
 
 
 def _failure(job: Job, error: MrbridgeError) -> tuple[str, str]:

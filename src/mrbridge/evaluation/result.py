@@ -7,7 +7,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from mrbridge.evaluation.uses import Use
 from mrbridge.io.formats import is_2d
 from mrbridge.preprocessing.registration import AGREEMENT_MM
 from mrbridge.reports import counted, render
+from mrbridge.viewer import Embedded, packed_viewer
 
 METHODS = ("model", "floor", "copy")
 """The synthetic image, the monotone baseline, the unchanged input; as in JSON and CSV."""
@@ -52,6 +53,11 @@ class Scored:
     baseline_on: str | None = None
     registration: PairRegistration | None = None
 
+    def with_images_of(self, results: dict[str, Result]) -> Scored:
+        """The same with the images for the viewer of other results of this case."""
+        changed = {k: replace(one, embedded=results[k].embedded) for k, one in self.results.items()}
+        return replace(self, results=changed)
+
     def as_json(self) -> dict[str, Any]:
         """The case in scores.json."""
         directions = {
@@ -72,6 +78,23 @@ class Scored:
             "registration": None if self.registration is None else self.registration.as_json(),
             "directions": directions,
         }
+
+
+def worst_and_median(cases: Sequence[Scored]) -> list[tuple[str, str, Scored]]:
+    """The cases to look at: in each direction those with the lowest and the median SSIM (fitted).
+
+    Returns:
+        (direction key, `worst` or `median`, case); no median of a single case.
+    """
+    chosen = []
+    for key in dict.fromkeys(key for one in cases for key in one.results):
+        ranked = sorted(
+            (one for one in cases if key in one.results and one.results[key].scores),
+            key=lambda one: one.results[key].scores["model"]["fit"]["ssim"],
+        )
+        chosen += [(key, "worst", one) for one in ranked[:1]]
+        chosen += [(key, "median", ranked[len(ranked) // 2])] if len(ranked) > 1 else []
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -205,6 +228,8 @@ class Evaluation:
                 for one in self.cases
                 if direction.key in one.results and one.results[direction.key].scores
             ],
+            viewers=self._viewers(),
+            packed=packed_viewer(),
             shown=[one for one in self.cases if any(r.figures for r in one.results.values())],
             catalogue=catalogue(),
             registered=[one for one in self.cases if one.registration is not None],
@@ -213,6 +238,15 @@ class Evaluation:
             baselines_fitted_on=sorted({s.baseline_on for s in self.cases if s.baseline_on}),
             settings=", ".join(f"{key} = {value}" for key, value in settings.items()),
         )
+
+    def _viewers(self) -> list[Embedded]:
+        """The worst and the median case of each direction, for the viewer."""
+        labels = {direction.key: direction.label for direction in self.directions}
+        return [
+            replace(images, title=f"the {name} case, {labels[key]}: {one.case.name}")
+            for key, name, one in worst_and_median(self.cases)
+            if (images := one.results[key].embedded) is not None
+        ]
 
     def as_csv(self) -> str:
         """The content of `scores.csv`: one line for each case, direction, method and kind."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from mrbridge import metrics
 from mrbridge.errors import InputError
@@ -29,6 +30,7 @@ from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.metrics import MonotoneMapping, Scores
 from mrbridge.preprocessing.foreground import foreground_mask
 from mrbridge.preprocessing.skull_strip import read_brain_mask
+from mrbridge.viewer import Embedded, embedded
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Job:
         voxels: of this case to which the baselines of other cases are fitted.
         figures: path of the figures, to which their kind is appended; None draws nothing.
         registration: of a pair on two grids.
+        embeds: whether the result has the images for the report's viewer.
     """
 
     case: Case
@@ -75,6 +78,7 @@ class Job:
     voxels: int = _MOST_VOXELS
     figures: Path | None = None
     registration: PairRegistration | None = None
+    embeds: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ class Result:
         voxels: number of voxels in the mask.
         figures: paths by kind (`slices`, `by_slice`, `lesions`, `reliability`).
         measured: lesions, tissues, detail, uncertainty; empty without a real target.
+        embedded: the images for the report's viewer, if they were asked for.
     """
 
     scores: dict[str, Scores] = field(default_factory=dict)
@@ -103,6 +108,7 @@ class Result:
     voxels: int = 0
     figures: dict[str, Path] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
+    embedded: Embedded | None = None
 
 
 def voxels_per_case(cases: int) -> int:
@@ -258,7 +264,7 @@ def _against_real(
         voxels=int(inside.sum()),
         measured=measure(scans, job.settings, direction, images["model"], inside, widths),
     )
-    if job.figures is None:
+    if job.figures is None and not job.embeds:
         return result
     source = scans.source_of(direction)
     panels = figures.Panels(
@@ -270,6 +276,10 @@ def _against_real(
         inside,
         scans.spacing,
     )
+    if job.embeds:
+        result = replace(result, embedded=_embedded(job.case.name, panels))
+    if job.figures is None:
+        return result
     stem = f"{job.figures.name}_{direction.key}"
     paths = {"slices": job.figures.with_name(f"{stem}_slices.png")}
     figures.draw_slices(panels, result.slices, result.by_slice["model"], paths["slices"])
@@ -285,6 +295,22 @@ def _against_real(
         paths["reliability"] = job.figures.with_name(f"{stem}_reliability.png")
         figures.draw_reliability(result.measured.reliability, paths["reliability"])
     return replace(result, figures=paths)
+
+
+def _embedded(name: str, panels: figures.Panels) -> Embedded:
+    """The images of a case for the viewer."""
+    made, real = panels.synthetic, panels.real
+    target = panels.direction.target
+    stacks = {
+        "synthetic": (f"{target} (synthetic)", made),
+        "truth": (f"{target} (real)", real),
+        "difference": ("Difference", np.where(panels.mask, made - real, 0)),
+    }
+    if panels.source is not None:
+        source = {"source": (f"{panels.direction.source} (input)", panels.source)}
+        stacks = source | stacks
+    shown = ndimage.binary_fill_holes(foreground_mask(real) | panels.mask)
+    return embedded(name, stacks, shown, panels.spacing)
 
 
 def _with_registration_error(

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mrbridge import __version__
-from mrbridge.errors import InputError, OutputError
+from mrbridge.errors import InputError, MrbridgeError, OutputError
 from mrbridge.inspection.duplicates import are_most, exact_copies
-from mrbridge.inspection.facts import BINS, Facts, by_contrast
+from mrbridge.inspection.facts import BINS, Facts, by_contrast, load
 from mrbridge.inspection.findings import SEVERITIES, Finding, Group
 from mrbridge.inspection.headers import holds_store
 from mrbridge.io.atomic import write_text
@@ -31,6 +31,7 @@ from mrbridge.io.names import natural_key
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.reports import counted, render
 from mrbridge.urls import url_of
+from mrbridge.viewer import Embedded, embedded, packed_viewer
 from mrbridge.volume import CONTRASTS
 
 if TYPE_CHECKING:
@@ -165,7 +166,40 @@ def _variables(result: Inspection) -> dict[str, Any]:
             for contrast, scans in by_contrast(result.facts).items()
         ],
         "ignored": _ignored(result),
+        "viewers": _viewers(result),
+        "packed": packed_viewer(),
     }
+
+
+def _viewers(result: Inspection) -> list[Embedded]:
+    """The worst scan, if there is a finding about one, and a typical one, for the viewer."""
+    facts = {one.name: one for one in result.facts}
+    named = [n for finding in result.findings for group in finding.groups for n in group.names]
+    worst = next((facts[name] for name in named if name in facts), None)
+    chosen = {"a typical scan": _typical([one for one in result.facts if one is not worst])}
+    chosen = {"the worst scan": worst} | chosen
+    viewers = []
+    for title, one in chosen.items():
+        if one is None:
+            continue
+        try:
+            scan = load(one.entry)
+        except MrbridgeError:  # it was removed meanwhile
+            continue
+        stacks = {"source": (one.contrast, scan.slices + 1)}  # from 0: background is black
+        viewers.append(
+            embedded(f"{title}: {one.name}", stacks, scan.foreground, scan.properties.spacing)
+        )
+    return viewers
+
+
+def _typical(facts: Sequence[Facts]) -> Facts | None:
+    """The scan whose histogram is nearest to the median of the most frequent contrast."""
+    if not facts:
+        return None
+    scans = max(by_contrast(facts).values(), key=len)
+    shares = np.stack([one.histogram for one in scans])  # (scans, BINS)
+    return scans[int(np.abs(shares - np.median(shares, axis=0)).sum(axis=1).argmin())]
 
 
 def _extent(finding: Finding) -> str:

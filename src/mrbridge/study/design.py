@@ -29,8 +29,8 @@ from mrbridge.preprocessing.registration import register
 from mrbridge.preprocessing.resample import empty_grid, grid_difference, resample
 from mrbridge.progress import track
 from mrbridge.study.settings import StudySettings
+from mrbridge.viewer import as_image
 from mrbridge.volume import Volume
-from mrbridge.web.views import as_image
 
 STUDY, KEY = "study.json", "key.json"
 """What raters may see, and what they may not."""

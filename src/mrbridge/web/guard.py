@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from mrbridge import __version__
 from mrbridge.errors import SettingsError
-from mrbridge.web.page import BUILD_IT, NOT_BUILT, STATIC
+from mrbridge.viewer import BUILD_IT, NOT_BUILT, STATIC
 
 if TYPE_CHECKING:
     from mrbridge.web.settings import Address

@@ -261,10 +261,13 @@ class Jobs:
 
     def as_json(self, job: Job) -> dict[str, Any]:
         """The state of a job, for JSON."""
-        facts, result, model = job.facts, job.result, self.models[job.task.model]
+        facts, result = job.facts, job.result
         seconds = None
         if "work" in facts:
-            seconds = round(seconds_for(facts["work"], model) * self._correction, 2)
+            seconds = [
+                round(self._seconds(job, number) * self._correction, 2)
+                for number in range(len(self.models))
+            ]
         return {
             "id": job.id,
             "name": "DICOM series" if job.task.scan.is_dir() else job.task.scan.name,
@@ -275,9 +278,11 @@ class Jobs:
             "verdict": facts.get("verdict"),
             "target": result.get("target") or job.task.to or facts.get("target"),
             "model": job.task.model,
-            "estimated_seconds": seconds,
+            "estimated_seconds": seconds and seconds[job.task.model],
+            "estimates": seconds,
             "seconds": result.get("seconds") and round(result["seconds"], 2),
             "notes": result.get("notes", facts.get("notes", [])),
+            "comparison": result.get("comparison") or None,
             "views": job.views,
             "files": result.get("files", []),
             "error": job.error,
@@ -391,8 +396,14 @@ class Jobs:
 
     def _learn(self, job: Job, seconds: float) -> None:
         """Correct later estimates by how long this job took."""
-        expected = seconds_for(job.facts["work"], self.models[job.task.model])
+        expected = self._seconds(job, job.task.model)
         self._correction = 0.5 * self._correction + 0.5 * seconds / max(expected, 0.1)
+
+    def _seconds(self, job: Job, model: int) -> float:
+        """The time that a translation by a model is expected to take, before the correction."""
+        voxels, planes = job.facts["work"]["voxels"], job.facts["work"]["planes"][model]
+        networks = planes * _SHARE_OF_HEAD * self.models[model]["seconds_per_pixel"]
+        return float(voxels * (networks + _SECONDS_PER_VOXEL))
 
     def _fail(self, job: Job, error: MrbridgeError) -> None:
         with self._changed:
@@ -444,14 +455,3 @@ def _size_of(folder: Path) -> int:
         with suppress(OSError):
             size += path.lstat().st_size
     return size
-
-
-def seconds_for(work: dict[str, Any], model: dict[str, Any]) -> float:
-    """The time that a translation is expected to take.
-
-    Args:
-        work: the voxels of the scan, and the number of planes in which it is sliced.
-        model: its facts; see `mrbridge.web.tasks.model_facts`.
-    """
-    networks = work["planes"] * _SHARE_OF_HEAD * model["seconds_per_pixel"]
-    return float(work["voxels"] * (networks + _SECONDS_PER_VOXEL))

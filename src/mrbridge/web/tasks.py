@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrbridge import __version__
+from mrbridge.errors import InputError
+from mrbridge.inference.input_check import check
 from mrbridge.inference.output import Translation
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.synthesis import Request
@@ -19,12 +21,12 @@ from mrbridge.inference.translate import translate as run
 from mrbridge.inference.translator import Translator
 from mrbridge.inspection.headers import Item, list_headers
 from mrbridge.io import is_dicom, read
-from mrbridge.io.atomic import sidecar_path, stem_of, suffix_of, write_text
+from mrbridge.io.atomic import sidecar_path, stem_of, suffix_of, write_json, write_text
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.progress import reported
-from mrbridge.volume import CONTRASTS, Volume
-from mrbridge.web.page import Layer, is_built, window, write_page
-from mrbridge.web.views import difference, on_grid_of, write_view
+from mrbridge.viewer import Layer, is_built, window, write_page, write_view
+from mrbridge.volume import CONTRASTS, Verdict, Volume
+from mrbridge.web.comparison import difference, registered, scores
 
 if TYPE_CHECKING:
     from mrbridge.web.worker import Task
@@ -68,21 +70,21 @@ def do(task: Task, translators: Sequence[Translator], report: Callable[[float], 
     Raises:
         MrbridgeError: the scan cannot be read or translated.
     """
-    translator = translators[task.model]
-    return look(task, translator) if task.kind == "look" else translate(task, translator, report)
+    if task.kind == "look":
+        return look(task, translators)
+    return translate(task, translators[task.model], report)
 
 
-def look(task: Task, translator: Translator) -> Facts:
+def look(task: Task, translators: Sequence[Translator]) -> Facts:
     """What a scan is, whether it can be translated, and the volume that the page shows.
 
     Raises:
         MrbridgeError: it cannot be read.
     """
-    items = list_headers(task.scan).items
+    items, translator = list_headers(task.scan).items, translators[task.model]
     volume = _read(replace(task, force=True, allow_gaps=True), translator)
     scan = volume if volume.contrast or volume.other else _with_contrast(volume, items)
     write_view(scan, task.views / "source.nii")
-    planes = translator.planes_for(scan)
     return {
         "scan": {
             "contrast": scan.contrast,
@@ -90,9 +92,12 @@ def look(task: Task, translator: Translator) -> Facts:
             "spacing_mm": scan.spacing and [round(step, 4) for step in scan.spacing],
             "items": [_item(item, task.scan) for item in items],
         },
-        "verdict": verdict(scan, items, translator),
+        "verdict": verdict(scan, translator),
         "target": translator.choose_contrast(scan, None),
-        "work": {"voxels": scan.voxels.size, "planes": len(planes)},
+        "work": {
+            "voxels": scan.voxels.size,
+            "planes": [len(one.planes_for(scan)) for one in translators],
+        },
         "views": {"source": _view("source.nii", scan)},
     }
 
@@ -106,22 +111,24 @@ def _item(item: Item, scan: Path) -> Facts:
     return asdict(item) | {"name": item.name.removeprefix(f"{scan.name}/")}
 
 
-def verdict(scan: Volume, items: Sequence[Item], translator: Translator) -> Facts:
-    """Whether a scan is one that the model knows: usual, unusual or refused, with the reasons.
+def verdict(scan: Volume, translator: Translator) -> Facts:
+    """Whether the model knows such a scan: usual, unusual or refused, with the reasons.
 
-    From its name and header, like those of `inspect` and the refusals of `translate`.
+    The same as `translate` and `inspect` find in its name, its header and its image; and what
+    reading repaired or assumed.
     """
-    refused = [f"It {scan.other}."] if scan.other else []
-    if scan.synthetic:
-        refused.append("It is synthetic already.")
     known = translator.bundle.source, translator.bundle.target
-    if scan.contrast not in (None, *known):
-        refused.append(f"It is {scan.contrast}; this model takes {' and '.join(known)}.")
-    unusual = [f"{note[:1].upper()}{note[1:]}." for note in scan.notes]
-    if scan.contrast is None and not refused:
-        unusual.append(f"Nothing says which contrast it is; {known[0]} is assumed.")
-    state = "refused" if refused else "unusual" if unusual else "usual"
-    return {"state": state, "reasons": refused + unusual}
+    to = translator.choose_contrast(scan, None)
+    try:
+        found = check(scan, to, known, force=True)
+    except InputError as error:  # its size cannot be that of a head
+        found = Verdict("refused", (error.what,))
+    reasons = [f"It {reason}." for reason in found.reasons]
+    notes = [f"{note[:1].upper()}{note[1:]}." for note in scan.notes]
+    if scan.contrast is None and not scan.other:
+        notes.append(f"Nothing says which contrast it is; {known[0]} is assumed.")
+    state = "unusual" if notes and found.level == "usual" else found.level
+    return {"state": state, "reasons": reasons + notes}
 
 
 def translate(task: Task, translator: Translator, report: Callable[[float], None]) -> Facts:
@@ -145,19 +152,26 @@ def translate(task: Task, translator: Translator, report: Callable[[float], None
     out = task.results / (f"synthetic_{to}_dicom" if dicom else result_name(task.scan, to))
     with reported(lambda share: report(0.95 * share)):
         (done,) = run(task.scan, out, model=translator, settings=settings)
-    layers = _layers(task, scan, done, to)
+    layers, compared = _layers(task, scan, done, to)
     for layer in layers[1:]:
         write_view(layer.volume, task.views / f"{layer.role}.nii")
     text = methods(translator, known, to)
+    if compared.get("scores"):
+        write_json(
+            task.results / "scores.json", {"created_by": f"mrbridge {__version__}"} | compared
+        )
     return {
+        "comparison": compared,
         "files": _files(done, task.results, layers, text),
         "views": {one.role: _view(f"{one.role}.nii", one.volume) for one in layers},
         "target": to,
     }
 
 
-def _layers(task: Task, scan: Volume, done: Translation, to: str) -> list[Layer]:
-    """What the page shows: source, synthetic image and what is known about it."""
+def _layers(
+    task: Task, scan: Volume, done: Translation, to: str
+) -> tuple[list[Layer], dict[str, Any]]:
+    """What the page shows: source, synthetic image and what is known about it; and scores."""
     assert done.output is not None
     synthetic = replace(read(done.output, force=True), contrast=to)
     layers = [
@@ -167,12 +181,17 @@ def _layers(task: Task, scan: Volume, done: Translation, to: str) -> list[Layer]
     # In a derived DICOM series it is a parametric map, for other viewers.
     if done.uncertainty is not None and not is_dicom(done.output):
         layers.append(Layer("uncertainty", "Uncertainty", read(done.uncertainty)))
-    if task.truth is not None:
-        truth = on_grid_of(read(task.truth), scan)
-        layers.append(Layer("truth", f"{to} (true scan)", truth))
-        apart = difference(synthetic, truth)
-        layers.append(Layer("difference", "Difference from the true scan", apart))
-    return layers
+    if task.truth is None:
+        return layers, {}
+    try:
+        truth, how = registered(read(task.truth, force=True), scan, to)
+        compared = {"note": how, "scores": scores(scan, synthetic, truth)}
+    except InputError as error:  # the translation stands, without a comparison
+        return layers, {"refused": f"The true scan {error.what}. {error.remedy}"}
+    layers.append(Layer("truth", f"{to} (true scan)", truth))
+    apart = difference(synthetic, truth)
+    layers.append(Layer("difference", "Difference from the true scan", apart))
+    return layers, compared
 
 
 def _files(
@@ -190,6 +209,8 @@ def _files(
                 kinds[path.name] = kind
                 if sidecar_path(path).is_file():
                     kinds[sidecar_path(path).name] = "sidecar"
+    if (results / "scores.json").is_file():
+        kinds["scores.json"] = "scores"
     write_text(results / "methods.txt", methods_text)
     kinds["methods.txt"] = "methods"
     if is_built():

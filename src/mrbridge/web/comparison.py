@@ -1,0 +1,113 @@
+"""A synthetic image next to the true scan: registered first, scored, subtracted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.processing import resample_from_to
+
+from mrbridge import metrics
+from mrbridge.errors import InputError
+from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.geometry import to_slices
+from mrbridge.preprocessing.registration import register
+from mrbridge.preprocessing.resample import covered, grid_difference, resample
+from mrbridge.volume import Volume
+
+_LEAST_VOXELS = 100  # of both scans, for a fit
+
+
+def registered(truth: Volume, scan: Volume, to: str) -> tuple[Volume, str]:
+    """The true scan on the grid of another scan of the same head, and how it came there, in words.
+
+    As in `evaluate`: scans on one grid are compared as they are, others are registered first.
+
+    Args:
+        truth: the true scan.
+        scan: the scan that was translated.
+        to: the contrast of its translation.
+
+    Raises:
+        InputError: it is synthetic, something else or another contrast, a 2D image of another size,
+            or the registration did not converge.
+    """
+    other = "Choose the scan that was acquired."
+    if truth.synthetic:
+        raise InputError("is synthetic itself", remedy=other)
+    if truth.other or truth.contrast not in (None, to):
+        raise InputError(truth.other or f"is {truth.contrast}, not {to}", remedy=other)
+    difference = grid_difference(truth, scan)
+    if difference is None:
+        return truth, "It has the grid of the source and was compared as it is."
+    if truth.affine is None or scan.affine is None:
+        raise InputError(
+            f"has another size ({difference})", remedy="Choose the true scan of the same slice."
+        )
+    found = register(truth, scan, "rigid")
+    moved = resample(truth, scan, found.transform)
+    inside = covered(truth, scan, found.transform)
+    return (
+        replace(moved, voxels=np.where(inside, moved.voxels, 0)),
+        f"It was registered to the source (rigid, moved by {found.displacement_mm:.1f} mm).",
+    )
+
+
+def scores(source: Volume, synthetic: Volume, truth: Volume) -> dict[str, Any]:
+    """The scores of `evaluate` inside the foreground of the true scan, and the baselines.
+
+    Args:
+        source, synthetic, truth: three scans on one grid.
+
+    Returns:
+        By method (`model`; `floor`: the monotone baseline, fitted to this very pair; `copy`: the
+        source), then `fit` and `plain`, then `psnr` (dB), `ssim` and `mae`.
+
+    Raises:
+        InputError: the true scan shows nothing.
+    """
+    made, real, seen = (
+        to_slices(replace(one, voxels=np.asarray(one.voxels, np.float32)), None)[0]
+        for one in (synthetic, truth, source)
+    )
+    inside = Head(truth).foreground
+    if not inside.any():
+        raise InputError("shows nothing", remedy="Choose another scan.")
+    values = metrics.scaled(seen, inside)
+    curve = metrics.fit_monotone(values[inside], metrics.scaled(real, inside)[inside])
+    images = {"model": made, "floor": curve.apply(values), "copy": seen}
+    return {name: metrics.scores(real, image, inside) for name, image in images.items()}
+
+
+def on_grid_of(scan: Volume, other: Volume) -> Volume:
+    """A scan on the grid of another one, by their affines, with linear interpolation.
+
+    Raises:
+        InputError: one is a 2D image and the other is not, or their sizes differ.
+    """
+    if grid_difference(scan, other) is None:
+        return scan
+    if scan.affine is None or other.affine is None:
+        raise InputError(
+            "the scans are not images of the same size",
+            remedy="Choose images of the same slice.",
+        )
+    image = nib.Nifti1Image(np.asarray(scan.voxels, np.float32), scan.affine)
+    moved = resample_from_to(image, (other.voxels.shape, other.affine), order=1)
+    voxels = np.asarray(moved.dataobj, np.float32)
+    return replace(scan, voxels=voxels, affine=other.affine, header=None)
+
+
+def difference(synthetic: Volume, truth: Volume) -> Volume:
+    """The synthetic minus the true scan, after a least-squares fit of scale and offset.
+
+    The fit takes the voxels where neither is zero. Outside them the difference is zero.
+    """
+    made, real = (np.asarray(one.voxels, np.float32) for one in (synthetic, truth))
+    inside = (made != 0) & (real != 0)
+    apart = np.zeros(made.shape, np.float32)
+    if inside.sum() >= _LEAST_VOXELS:
+        apart[inside] = (metrics.fitted(real, made, inside) - real)[inside]
+    return replace(synthetic, voxels=apart, synthetic=True, header=None)
