@@ -70,7 +70,7 @@ def test_commands_of_examples_are_understood(
     page: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Verbs, options, values and settings; only what the verb would do is left out."""
-    for one in cli.VERBS | cli.DOWNLOADS:
+    for one in cli.VERBS | cli.DOWNLOADS | cli.STUDY:
         monkeypatch.setattr(one, "_function", wraps(one._function)(lambda *_: None))
     for words in commands(page):
         if words[0] != "VERB":

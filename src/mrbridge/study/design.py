@@ -15,6 +15,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -249,7 +250,7 @@ def _common_grid(volume: Volume) -> Volume:
     """A grid along the axes of the body that holds a scan."""
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(volume.voxels.shape) - 1)
     assert volume.affine is not None
-    places = nib.affines.apply_affine(volume.affine, corners)
+    places = apply_affine(volume.affine, corners)
     low, high = places.min(axis=0), places.max(axis=0)
     affine = np.diag([_COMMON_MM] * 3 + [1.0])
     affine[:3, 3] = low
@@ -280,7 +281,7 @@ def _spots(
     chosen = [k for k in np.argsort(-sizes) if sizes[k] >= _SMALLEST_ML][:most]
 
     def position(index: NDArray[Any]) -> tuple[float, float, float]:
-        x, y, z = nib.affines.apply_affine(volume.affine, index).round(2).tolist()
+        x, y, z = apply_affine(volume.affine, index).round(2).tolist()
         return x, y, z
 
     spots = []
