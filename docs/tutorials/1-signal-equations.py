@@ -192,6 +192,7 @@ print(f"  in lesions, by the best curve:                    {np.median(by_curve[
 # matter may be a lesion; a dark rim is bone here and a vessel there. Anatomy decides between tissues of equal
 # intensity, and this is all that a network can add. Where two states of tissue have the same T1w intensity *and* the same
 # surroundings, it cannot know either: it will draw what was more frequent in training.
+# [How a GAN lies](3-how-a-gan-lies.md) shows what follows from that.
 #
 # **Try it:** change `te` of the T2-weighted sequence to 20 ms, the proton density weighting of many protocols.
 # Does a curve do better? Give the subject no lesions, or the usual noise (`noise=0.03`).
