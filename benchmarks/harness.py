@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from mrbridge.hardware import fast_bfloat16
+from mrbridge.hardware import fast_bfloat16, vector_extension
 
 Result = TypeVar("Result")
 
@@ -300,7 +300,8 @@ def keep_line(line: Mapping[str, Any], out: Path | None) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What it runs on: processor, cores that may be used, threads, memory, bfloat16, GPU."""
+    """What it runs on: processor, cores that may be used, threads, memory, instructions that
+    may be used, bfloat16, GPU."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
     return {
@@ -308,6 +309,7 @@ def machine() -> dict[str, Any]:
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        "instructions": vector_extension(),
         "bfloat16": fast_bfloat16(torch.device("cpu")),
         "gpu": gpu,
         "system": platform.platform(terse=True),

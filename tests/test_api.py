@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import mrbridge
 from mrbridge.bundle import Bundle
@@ -115,6 +116,19 @@ def test_importing_is_light(code: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_a_2d_image_is_translated_without_nibabel(tmp_path: Path) -> None:
+    picture = tmp_path / "slice_T1w.png"
+    Image.new("L", (64, 64), 90).save(picture)
+    program = (
+        f"import sys, mrbridge.cli; mrbridge.cli._run(['translate', '-q', '-i', {str(picture)!r}, "
+        f"'-o', {str(tmp_path / 'made.png')!r}]); print('nibabel' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
 WRONG = [

@@ -8,7 +8,7 @@ in a fresh process; seconds are medians over the commands:
 
 - `imports`: from the start of the process to the begin of the work (the checksum of the weights is
   measured at the same time);
-- `opening` the model and its network; `reading`, `preprocessing`, `writing`;
+- `opening` the model and its network; `reading`, `checking` the input, `preprocessing`, `writing`;
 - `network`, in bfloat16 where the processor is fast with it, and `faint`: the slices that show
   little, in float32;
 - `leaving`: from the end of the work to the end of the process;
@@ -33,7 +33,8 @@ _PROBE = """
 import json, sys, time
 
 out, began, arguments = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
-seconds = dict.fromkeys(("opening", "reading", "preprocessing", "network", "faint", "writing"), 0.0)
+stages = "opening reading checking preprocessing network faint writing".split()
+seconds = dict.fromkeys(stages, 0.0)
 ready = began
 
 
@@ -53,7 +54,7 @@ def measured(owner, name, stage_of):
 def begin(*given):
     # The verb asks this once, when all is imported, right before the work.
     global ready
-    from mrbridge.inference import output, translator
+    from mrbridge.inference import output, synthesis, translator
 
     def precision(self, network, slices, in_float32, head=None):
         return "faint" if in_float32 else "network"
@@ -61,6 +62,7 @@ def begin(*given):
     measured(translator.Translator, "__init__", lambda *_: "opening")
     measured(translator.Translator, "_network", lambda *_: "opening")
     measured(output, "read", lambda *_, **__: "reading")
+    measured(synthesis, "check", lambda *_, **__: "checking")
     measured(translator, "preprocess", lambda *_, **__: "preprocessing")
     measured(translator.Translator, "_run", precision)
     measured(output, "write", lambda *_, **__: "writing")

@@ -38,7 +38,8 @@ def read_lines(folder: Path) -> list[Line]:
             if line.get("options", {"quick": True})["quick"]:
                 continue  # or of a script that does not use the harness
             what = [line.get(name) for name in ("preset", "model", "scan")]
-            key = [line["benchmark"], what, line["options"], line["machine"]["gpu"]]
+            machine = [line["machine"].get(name) for name in ("gpu", "instructions")]
+            key = [line["benchmark"], what, line["options"], machine]
             last[json.dumps(key)] = line
     return sorted(last.values(), key=lambda line: str(line["date"]))
 
@@ -58,7 +59,7 @@ def _matrix_rate(line: Line) -> Rows:
 
 
 def _train_step(line: Line) -> Rows:
-    changed = " ".join(line["options"].get("set", []))
+    changed = " ".join([*line["options"].get("set", []), _processor(line)])
     rows = []
     for name, arm in line["arms"].items():
         ratio = arm.get("times_mrbridge", 1.0)
@@ -69,12 +70,35 @@ def _train_step(line: Line) -> Rows:
                 f"{arm['seconds']:.2f}",
                 f"{arm['images_per_second']:.2f}",
                 f"{arm['tflops']:.2f}",
-                f"{100 * arm['share_of_bfloat16_rate']:.0f} %",
+                f"{100 * _share(arm):.0f} %",
                 f"{arm['peak_memory_gib']:.1f}",
                 f"{ratio:.2f}",
             ]
         )
     return rows
+
+
+def _share(arm: Line) -> float:
+    """Of the rate of matrix products; lines until 2026-11-28 only knew that of bfloat16."""
+    share: float = arm.get("share_of_rate") or arm["share_of_bfloat16_rate"]
+    return share
+
+
+def _processor(line: Line) -> str:
+    """The limits of the run: instructions, one thread."""
+    machine = line["machine"]
+    limits = ["AVX2"] * (machine.get("instructions") == "AVX2")
+    limits += ["one thread"] * (machine["threads"] == 1)
+    return f"({', '.join(limits)})" if limits else ""
+
+
+def _engines(line: Line) -> Rows:
+    given, times = line["options"], line["milliseconds"]
+    model = given["model"] or f"`{given['preset']}`, untrained"
+    engines = ("mrbridge", "pytorch", "onnxruntime")
+    ratios = [f"{times[name] / times['mrbridge']:.2f}" for name in engines[1:]]
+    model = f"{model} {_processor(line)}".strip()
+    return [[model, *(f"{times[name]:.0f}" for name in engines), *ratios]]
 
 
 def _train_step_busy(line: Line) -> Rows:
@@ -142,18 +166,22 @@ def _translate_volume(line: Line) -> Rows:
 
 
 _STAGES = (
-    *("imports", "opening", "reading", "preprocessing", "network", "faint", "writing"),
+    *("imports", "opening", "reading", "checking", "preprocessing", "network", "faint", "writing"),
     *("leaving", "others", "whole"),
 )
 
 
 def _stages(line: Line) -> Rows:
-    return [[stage, f"{line['seconds'][stage]:.2f}"] for stage in _STAGES]
+    seconds = line["seconds"]  # lines until 2026-11-28 have no `checking`
+    return [[stage, f"{seconds[stage]:.2f}"] for stage in _STAGES if stage in seconds]
 
 
 def _rounding(line: Line) -> Rows:
     ways = [line[name] for name in ("throughout", "kept")]
-    cells = [f"{way['max_difference']:.4f} / {way['psnr']:.1f}" for way in ways]
+    cells = [
+        f"{way['max_difference']:.4f}" + (f" / {way['psnr']:.1f}" if way["psnr"] else "")
+        for way in ways
+    ]
     return [[line["model"], line["scan"], str(line["slices"]), str(line["faint"]), *cells]]
 
 
@@ -173,7 +201,7 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
     "train_step": (
         [
             *("preset", "arm", "seconds", "images per second", "TFLOP/s"),
-            *("share of the bfloat16 rate", "peak GiB", "relative time"),
+            *("share of the matrix rate", "peak GiB", "relative time"),
         ],
         _train_step,
     ),
@@ -212,6 +240,10 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
             *("largest difference", "PSNR dB"),
         ],
         _translate_volume,
+    ),
+    "engines": (
+        ["model", "mrbridge", "PyTorch", "ONNX Runtime", "PyTorch / mrbridge", "ONNX / mrbridge"],
+        _engines,
     ),
     "stages": (["stage", "s"], _stages),
     "rounding": (

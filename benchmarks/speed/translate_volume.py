@@ -14,9 +14,10 @@ untrained one of the preset, or `--model`. Under `engines`, `torch` (once there 
 - `max_difference`, `psnr`: the difference of its axial slices of the whole head from float32, in
   units of the intensity range (the networks' -1 to 1 is a range of 1 here).
 
-`floor_seconds` is what the axial slices that hold anatomy would take at the rate of bfloat16 matrix
-products measured in this run: operations of the generator's convolutions for one slice, padded as
-the network needs it, times their number. `times_floor` is `slices` against the floor of one slice.
+`floor_seconds` is what the axial slices that hold anatomy would take at the rate of matrix products
+measured in this run (in bfloat16 where that is in hardware, else in float32): operations of the
+generator's convolutions for one slice, padded as the network needs it, times their number.
+`times_floor` is `slices` against the floor of one slice.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from benchmarks.harness import (
 )
 from benchmarks.speed.material import QUICK_SIZE as QUICK_IMAGE
 from benchmarks.speed.material import cropped, settings_of, subject, untrained_bundle
-from benchmarks.speed.matrix_rate import QUICK_SIZE, MatrixProduct
+from benchmarks.speed.matrix_rate import QUICK_SIZE, MatrixProduct, fast_dtype
 from benchmarks.speed.textbook import forward_operations
 from mrbridge import io
 from mrbridge.bundle import read_manifest
@@ -79,6 +80,7 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="a run or bundle instead of an untrained one")
     parser.add_argument("--planes", choices=get_args(Planes), help="instead of the model's")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--uncertainty", action="store_true", help="with uncertainty maps")
 
 
 def head_and_model(folder: Path, given: argparse.Namespace) -> tuple[Path, Volume]:
@@ -96,7 +98,7 @@ def translate_arguments(model: Path, folder: Path, given: argparse.Namespace) ->
     """The verb `translate` for the scan in `folder`, with its options."""
     planes = () if given.planes is None else ("--planes", given.planes)
     scans = ("-i", folder / "head.nii.gz", "-o", folder / "made.nii.gz")
-    how = ("--device", given.device, *planes)
+    how = ("--device", given.device, *planes, *["--uncertainty"] * given.uncertainty)
     return [str(word) for word in ("translate", "-q", "-m", model, *scans, *how)]
 
 
@@ -125,7 +127,7 @@ def network_figures(
     with mock.patch("mrbridge.inference.translator.fast_bfloat16", return_value=False):
         exact = translator.translate_slices(standard.slices, TO, foreground=standard.foreground)
 
-    product = MatrixProduct(device, torch.bfloat16, QUICK_SIZE if given.quick else None)
+    product = MatrixProduct(device, fast_dtype(device), QUICK_SIZE if given.quick else None)
     rivals: dict[str, Callable[[], object]] = {
         "torch": partial(translator.translate_slices, stack, TO),
         "matrix": product,
@@ -145,7 +147,7 @@ def network_figures(
     return {
         "slices_translated": len(shown),
         "operations_a_slice_tflop": operations,
-        "matrix_bfloat16_tflops": rate,
+        "matrix_tflops": rate,
         "floor_seconds": floor * len(shown),
         "engines": {"torch": figures},
     }

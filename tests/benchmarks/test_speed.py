@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import harness
-from benchmarks.speed import gpu, loader, scaling, schemes, tables, translate_volume
+from benchmarks.speed import (
+    gpu,
+    loader,
+    matrix_rate,
+    scaling,
+    schemes,
+    tables,
+    translate_volume,
+    versus_cyclegan,
+)
 
 from mrbridge.hardware import fast_bfloat16
 
@@ -44,7 +53,7 @@ def test_train_step(run_script: Run) -> None:
         assert set(line["arms"]) == {"mrbridge", "textbook", "textbook_bf16"}
         for arm in line["arms"].values():
             check_timing(arm)
-            assert 0 < arm["share_of_bfloat16_rate"] < 3
+            assert 0 < arm["share_of_rate"] < 3
             assert arm["tflops"] * arm["seconds"] == pytest.approx(
                 line["operations_tflop"], rel=1e-3
             )
@@ -68,6 +77,57 @@ def test_train_step_beside_a_busy_process(run_script: Run) -> None:
     names = [f"{policy} {when}" for when in ("undisturbed", "busy") for policy in policies]
     assert list(rates) == names
     assert all(rate > 0 for rate in rates.values())
+
+
+def test_rates_are_of_what_the_processor_multiplies_fast(
+    run_script: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix_rate, "fast_bfloat16", lambda _: False)
+    (line,) = run_script("matrix_rate", "--quick")
+    assert set(line["rates"]["cpu"]) == {"float32_tflops", "copy_gb_per_second"}
+
+
+@pytest.mark.slow
+def test_engines(run_script: Run) -> None:
+    (line,) = run_script("engines", "--quick", "--preset", "bridge")
+    assert set(line["milliseconds"]) == {"mrbridge", "pytorch", "onnxruntime"}
+    assert all(time > 0 for time in line["milliseconds"].values())
+    assert line["times_fastest_rival"] > 0
+
+
+PUBLISHED = """
+import torch
+class CycleGANModel:
+    def __init__(self, options):
+        assert (options.netG, options.netD, options.gan_mode) == ("unet_32", "basic", "vanilla")
+        assert (options.lambda_A, options.lambda_identity) == (10.0, 0.5)
+        assert options.input_nc == options.output_nc == 1
+    def set_input(self, images):
+        self.shapes = images["A"].shape, images["B"].shape
+    def optimize_parameters(self):
+        assert self.shapes == ((2, 1, 32, 32),) * 2
+        torch.ones(9).sum()
+"""
+
+
+@pytest.mark.slow
+def test_the_published_code_and_ours_take_turns(run_script: Run, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "cycle_gan_model.py").write_text(PUBLISHED, encoding="utf-8")
+    (line,) = run_script(
+        "versus_cyclegan", str(tmp_path), "--quick", "--preset", "unet", "--batch", "2"
+    )
+    assert set(line["arms"]) == {"mrbridge", "published"}
+    assert 0 < line["times_mrbridge"] < 1
+
+
+def test_another_folder_than_the_published_code_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        versus_cyclegan.main([str(tmp_path)])
+    assert ended.value.code == 2
+    assert "there is no models/cycle_gan_model.py" in capsys.readouterr().err
 
 
 def test_profile_step(run_script: Run) -> None:

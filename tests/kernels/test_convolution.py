@@ -43,6 +43,8 @@ CASES = [
     (lambda: strided(5, 4), (3, 5, 2, 2), Im2col),
     (lambda: strided(5, 4), (1, 5, 7, 9), None),
     (lambda: transposed(128, 64), (2, 128, 16, 18), Winograd),
+    (lambda: transposed(64, 16), (1, 64, 16, 18), Winograd),
+    (lambda: transposed(64, 15), (1, 64, 16, 18), None),
     (lambda: transposed(5, 3, bias=True), (2, 5, 3, 5), Im2col),
     (lambda: transposed(5, 3, bias=True), (1, 5, 17, 18), None),
     (lambda: transposed(5, 1, bias=True), (2, 5, 16, 17), Im2col),
@@ -110,9 +112,10 @@ def check(case, dtype: torch.dtype) -> None:
         assert relative_error(ours, theirs) < limit
 
 
-def test_each_layer_uses_the_algorithm_that_suits_it(case, monkeypatch, processor: None):
-    layer, x, algorithm = case
-    used = []
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[type]:
+    """The algorithms of all layers that were called and use one."""
+    used: list[type] = []
     convolve = module_under_test._convolve
 
     def record(*arguments, **options):
@@ -120,8 +123,26 @@ def test_each_layer_uses_the_algorithm_that_suits_it(case, monkeypatch, processo
         return convolve(*arguments, **options)
 
     monkeypatch.setattr(module_under_test, "_convolve", record)
+    return used
+
+
+def test_each_layer_uses_the_algorithm_that_suits_it(case, used: list[type], processor: None):
+    layer, x, algorithm = case
     layer(x)
     assert used == ([] if algorithm is None else [algorithm])
+
+
+def test_without_gradients_float32_is_by_winograd_unless_there_is_avx512(
+    used: list[type], processor: None
+):
+    with_avx2 = module_under_test.vector_extension() == "AVX2"
+    for layer in (strided(64, 128), transposed(128, 64)):
+        nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(1, layer.in_channels, 32, 32, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            assert relative_error(layer(x), reference(x, layer)) < 1e-5
+        assert used == [Winograd] * with_avx2
+        used.clear()
 
 
 def test_without_gradients_strided_layers_are_direct_and_round_less(processor: None):

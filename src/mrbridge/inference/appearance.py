@@ -100,7 +100,7 @@ def measure(volume: Volume) -> Appearance:
     Raises:
         InputError: its size cannot be that of a head.
     """
-    head = crop_to_head(volume, _MARGIN_MM)[1]
+    head = crop_to_head(volume, _MARGIN_MM, keep=True)[1]  # preprocessing needs the same
     slices, inside = head.slices, head.foreground
     found = Appearance(_flat(slices, inside), _values(slices[inside]))
     if not inside.any() or found.flat > _MOSTLY_FLAT:
@@ -298,9 +298,11 @@ def _without_bias(
     design = np.concatenate([shares, solid], axis=1).astype(np.float64)
     keep = np.ones(len(values), bool)
     factors: NDArray[Any] = np.zeros(design.shape[1])
+    squares, products = design.T @ design, design.T @ values
     for _ in range(3):
-        part = design[keep]
-        factors = np.linalg.lstsq(part.T @ part, part.T @ values[keep], rcond=None)[0]
+        far = design[~keep]  # few, so that they are taken away instead of adding up the others
+        normal = squares - far.T @ far, products - far.T @ values[~keep]
+        factors = np.linalg.lstsq(*normal, rcond=None)[0]
         error = np.abs(values - design @ factors)
         keep = error < 3 * 1.4826 * np.median(error[keep]) + 1e-9
     return np.asarray(values - solid @ factors[3:], np.float64)

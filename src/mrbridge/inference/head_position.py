@@ -101,9 +101,19 @@ def shrunk_to(volume: Volume, spacing_mm: float) -> Volume:
     return Volume(_averaged(volume.voxels.astype(np.float32, copy=False), factors), affine)
 
 
+def _halved(values: NDArray[np.uint8]) -> Array:
+    """Means over blocks of 2x2x2 voxels; an incomplete block at the end is dropped."""
+    size = [length // 2 * 2 for length in values.shape]
+    total = values[: size[0], : size[1], : size[2]].astype(np.uint16)
+    total = total[::2] + total[1::2]
+    total = total[:, ::2] + total[:, 1::2]
+    total = total[:, :, ::2] + total[:, :, 1::2]
+    return np.asarray(total / np.float32(8), np.float32)
+
+
 @lru_cache(maxsize=1)
 def template() -> Template:
-    """The template; 0.2 seconds the first time."""
+    """The template; computed the first time."""
     import nibabel
 
     spec = find_spec("nilearn")
@@ -112,13 +122,10 @@ def template() -> Template:
     folder, maps = Path(spec.origin).parent, []
     for name in ("t1", "gm", "wm"):
         image = nibabel.load(folder / _TEMPLATE.format(name))
-        maps.append(np.asanyarray(image.dataobj).astype(np.float32) / 255)
-    affine = np.eye(4)
-    affine[:3, 3] = _CORNER
-    at_2mm = [shrunk_to(Volume(one, affine), 2.0) for one in maps]
-    place = at_2mm[0].affine
-    assert place is not None
-    head, grey, white = (one.voxels for one in at_2mm)
+        maps.append(_halved(np.asanyarray(image.dataobj)) / np.float32(255))
+    head, grey, white = maps
+    place = np.diag([2.0, 2.0, 2.0, 1.0])
+    place[:3, 3] = _CORNER + 0.5
     mask = ndimage.binary_closing(head > 0.1, iterations=2)
     away = ndimage.distance_transform_edt(~mask) * 2  # mm outside the brain
     fluid = np.clip((away <= 3.0) - grey - white, 0, 1)
@@ -127,7 +134,8 @@ def template() -> Template:
     coarse = [shrunk_to(Volume(one, place), 4.0) for one in (head, labels, around)]
     inside = np.argwhere(mask)
     shares = np.stack([part[mask] for part in (grey, white, np.clip(1 - grey - white, 0, 1))], 1)
-    depth = ndimage.distance_transform_edt(mask)[mask] * 2
+    brain = np.pad(mask[ndimage.find_objects(mask.view(np.uint8))[0]], 1)
+    depth = ndimage.distance_transform_edt(brain)[brain] * 2
     return Template(
         (coarse[0], coarse[1]),
         Volume((coarse[2].voxels > 0.5).astype(np.uint8), coarse[2].affine),

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from mrbridge.preprocessing.geometry import SliceGrid, resample, resampled_size
@@ -41,6 +40,8 @@ def planes_for(volume: Volume, wanted: str) -> tuple[str, ...]:
     """The planes in which a volume is sliced: all, unless axial slices are few or very thick."""
     if volume.affine is None or volume.spacing is None or wanted == "axial":
         return ("axial",)
+    from nibabel.orientations import io_orientation
+
     (upwards,) = np.flatnonzero(io_orientation(volume.affine)[:, 0] == 2)  # its axis nearest to S
     thickness = volume.spacing[upwards]
     is_high = thickness * volume.voxels.shape[upwards] >= _HIGH_MM

@@ -5,10 +5,9 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numpy as np
-from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from mrbridge.bundle import Bundle
@@ -19,7 +18,6 @@ from mrbridge.inference.synthesis import Request, brain_mask, report_verdict, sy
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_dicom, read
 from mrbridge.io.formats import is_2d
-from mrbridge.io.nifti import mark as mark_header
 from mrbridge.io.padding import without_padding
 from mrbridge.io.remote import localise
 from mrbridge.models import SHIPPED
@@ -28,11 +26,14 @@ from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.skull_strip import find_brain
 from mrbridge.volume import Volume
 
-Image = TypeVar("Image", bound=SpatialImage)
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage  # nibabel, which 2D images do not need
+
+Image = TypeVar("Image", bound="SpatialImage")
 ArrayAndAffine = tuple[NDArray[Any], NDArray[Any]]
 """Voxels, shape (i, j, k), and the affine, shape (4, 4), from voxel index to RAS+ mm."""
 
-Scan: TypeAlias = str | Path | Volume | SpatialImage | ArrayAndAffine
+Scan: TypeAlias = "str | Path | Volume | SpatialImage | ArrayAndAffine"
 """A path or URL, or a scan in memory."""
 
 Model = Bundle | Translator | str | Path
@@ -230,6 +231,8 @@ def as_volume(image: Any, index: int | None = None) -> Volume:
     """
     if isinstance(image, Volume):
         return replace(image, voxels=_finite(image.voxels))
+    from nibabel.spatialimages import SpatialImage
+
     if isinstance(image, SpatialImage):
         if image.affine is None:
             raise InputError("the image has no affine", remedy="Give it one.")
@@ -253,6 +256,10 @@ def as_volume(image: Any, index: int | None = None) -> Volume:
 
 def _in_kind_of(image: Any, volume: Volume, note: str) -> Any:
     """The result as the same kind of object: a nibabel image for one, else a `Volume`."""
+    from nibabel.spatialimages import SpatialImage
+
+    from mrbridge.io.nifti import mark as mark_header
+
     if not isinstance(image, SpatialImage):
         return volume
     header = image.header.copy()

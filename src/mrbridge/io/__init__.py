@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrbridge.errors import InputError, OutputError
-from mrbridge.io import image2d, nifti
+from mrbridge.io import image2d
 from mrbridge.io.atomic import suffix_of
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_dicom, is_readable
@@ -73,6 +73,8 @@ def read(
         raise InputError(what, path=path, remedy="Give the path of a scan.")
     try:
         if form == "nifti":
+            from mrbridge.io import nifti  # nibabel, which 2D images do not need
+
             result = nifti.read(path, volume=volume, assume=assume)
         elif volume:
             raise InputError(
@@ -126,6 +128,8 @@ def write(
     if synthetic_note is not None and not synthetic_note.lower().startswith("synthetic"):
         synthetic_note = f"synthetic: {synthetic_note}"
     if form == "nifti":
+        from mrbridge.io import nifti
+
         nifti.write(volume, path, synthetic_note, sidecar)
     else:
         image2d.write(volume, path, synthetic_note)

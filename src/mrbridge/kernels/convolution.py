@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from mrbridge.hardware import vector_extension
 from mrbridge.kernels.algorithms import Algorithm, Im2col, Kn2row, Winograd
 from mrbridge.kernels.library import supports
 
@@ -25,6 +26,8 @@ _MIN_PIXELS = 16 * 16
 """Below this many pixels of an output, Winograd's larger filters cost more than they save."""
 _MIN_CHANNELS, _MIN_FEATURES = 32, 64
 """Below these, the transforms cost what they save (docs/explanation/performance.md)."""
+_MIN_CHANNELS_WITH_GRADIENT = 16
+"""The same for strided and transposed convolutions if a backward pass follows, which saves more."""
 _MAX_TAPS = 64
 """Up to this many features times taps, Kn2row multiplies less than a convolution at its minimum."""
 _MIN_CHANNELS_KN2ROW = 16
@@ -58,7 +61,8 @@ class Conv2d(nn.Conv2d):
         rows, columns = x.shape[2:]
         reflects = self.padding_mode == "reflect"
         if (taps, stride, padding, reflects) == (4, 2, 1, False):
-            return _strided(self.in_channels, self.out_channels, rows, columns)
+            dtype = _compute_dtype(x)
+            return _strided(self.in_channels, self.out_channels, rows, columns, dtype)
         if stride > 1 or padding != (taps - 1) // 2 or rows * columns < _MIN_PIXELS:
             return None
         few_taps = self.out_channels * taps**2 <= _MAX_TAPS
@@ -99,12 +103,13 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         n, _, rows, columns = x.shape
         algorithm = None
         if _kernels_apply(x, self.weight):
-            algorithm = _strided(self.out_channels, self.in_channels, 2 * rows, 2 * columns)
+            size, dtype = (2 * rows, 2 * columns), _compute_dtype(x)
+            algorithm = _strided(self.out_channels, self.in_channels, *size, dtype)
         if algorithm is None:
             weight = _standard(self.weight)
             return functional.conv_transpose2d(x, weight, self.bias, stride=2, padding=1)
-        size = (n, 2 * rows, 2 * columns, self.out_channels)
-        return _add_bias(_convolve(x, self.weight, algorithm, size, transposed=True), self.bias)
+        shape = (n, 2 * rows, 2 * columns, self.out_channels)
+        return _add_bias(_convolve(x, self.weight, algorithm, shape, transposed=True), self.bias)
 
 
 @contextmanager
@@ -171,7 +176,18 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-def _strided(channels: int, features: int, rows: int, columns: int) -> Algorithm | None:
+def _is_exact(dtype: torch.dtype) -> bool:
+    """Whether Winograd is for images that are kept, too.
+
+    In bfloat16 its rounding would show in them. With AVX-512, PyTorch's convolutions in float32
+    are as fast.
+    """
+    return dtype == torch.float32 and vector_extension() != "AVX512"
+
+
+def _strided(
+    channels: int, features: int, rows: int, columns: int, dtype: torch.dtype
+) -> Algorithm | None:
     """The algorithm of a 4x4 convolution with stride 2 or of its transpose; None is PyTorch's.
 
     Args:
@@ -179,14 +195,16 @@ def _strided(channels: int, features: int, rows: int, columns: int) -> Algorithm
         features: of the smaller one.
         rows: of the larger image.
         columns: of the larger image.
+        dtype: in which it is computed.
     """
     if rows % 2 or columns % 2:
         return None
     if rows * columns < 4 * _MIN_PIXELS or channels == 1:
         return Im2col()
-    # Without gradients it saves little, and its rounding would show in an image that is kept.
-    is_large = channels >= _MIN_CHANNELS and features >= _MIN_FEATURES
-    if not (is_large and torch.is_grad_enabled()) or rows % 4 or columns % 4:
+    least = _MIN_CHANNELS_WITH_GRADIENT if torch.is_grad_enabled() else _MIN_CHANNELS
+    if channels < least or features < _MIN_FEATURES or rows % 4 or columns % 4:
+        return None
+    if not (torch.is_grad_enabled() or _is_exact(dtype)):
         return None
     return Winograd.for_4x4(2, (1, rows // 2, columns // 2))
 

@@ -7,6 +7,8 @@ every scan is cropped to the head.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -306,13 +308,33 @@ def head_crop(volume: Volume, margin_mm: float) -> Crop:
     return _search(volume, margin_mm)[0]
 
 
-def crop_to_head(volume: Volume, margin_mm: float) -> tuple[Crop, Head]:
-    """`head_crop`, and the scan in that box."""
-    crop, last = _search(volume, margin_mm)
-    cropped = crop(volume)
-    # Without padding it is the part that was searched last.
-    known = last is not None and last.volume.voxels.shape == cropped.voxels.shape
-    return crop, Head(cropped, last.foreground if last is not None and known else None)
+def crop_to_head(volume: Volume, margin_mm: float, keep: bool = False) -> tuple[Crop, Head]:
+    """`head_crop`, and the scan in that box.
+
+    Args:
+        volume, margin_mm: as for `head_crop`.
+        keep: for the next call in this thread, which needs no search if it is about the same scan
+            and margin.
+
+    Raises:
+        InputError: see `head_crop`.
+    """
+    kept = _kept.__dict__.pop("result", None)
+    if kept is not None and kept[0]() is volume and kept[1] == margin_mm:
+        result: tuple[Crop, Head] = kept[2]
+    else:
+        crop, last = _search(volume, margin_mm)
+        cropped = crop(volume)
+        # Without padding it is the part that was searched last.
+        known = last is not None and last.volume.voxels.shape == cropped.voxels.shape
+        result = crop, Head(cropped, last.foreground if last is not None and known else None)
+    if keep:
+        _kept.result = weakref.ref(volume), margin_mm, result
+    return result
+
+
+_kept = threading.local()
+"""`result`: of the last `crop_to_head` that was asked to keep it, with its scan and margin."""
 
 
 def _search(volume: Volume, margin_mm: float) -> tuple[Crop, Head | None]:
@@ -396,8 +418,8 @@ def _box(head: Head) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
     sizes[0] = 0
     if count > 1:
         mask = (sizes >= _PIECE * sizes.max())[labels]
-    inside = from_slices(mask.astype(np.float32), head.grid) > 0
-    shown = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    lines = [np.asarray(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    shown = [np.flatnonzero(lines[axis][::direction]) for axis, direction in head.grid.transform]
     return np.array([s[0] for s in shown]), np.array([s[-1] + 1 for s in shown])
 
 

@@ -12,13 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import (
-    apply_orientation,
-    axcodes2ornt,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
 from numpy.typing import NDArray
 
 from mrbridge.volume import Volume, check_size
@@ -89,6 +82,8 @@ def to_slices(volume: Volume, spacing_mm: float | None) -> tuple[NDArray[np.floa
     if volume.affine is None:
         slices = volume.voxels.transpose(2, 0, 1)
     else:
+        from nibabel.orientations import apply_orientation
+
         slices = apply_orientation(volume.voxels, np.array(grid.transform, float))
     values = np.ascontiguousarray(slices, dtype=np.float32)
     return resample(values, *grid.shape[1:]), grid
@@ -104,6 +99,8 @@ def slice_grid(volume: Volume, spacing_mm: float | None) -> SliceGrid:
     if volume.affine is None:
         full = shape[2], shape[0], shape[1]
         return SliceGrid(((1, 1), (2, 1), (0, 1)), full, full, None, None)
+    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
     ornt = ornt_transform(io_orientation(volume.affine), axcodes2ornt(_AXES))
     transform = tuple((int(axis), int(flip)) for axis, flip in ornt)
     affine = volume.affine @ inv_ornt_aff(ornt, shape)
@@ -131,6 +128,10 @@ def from_slices(slices: NDArray[np.float32], grid: SliceGrid) -> NDArray[np.floa
     if slices.shape != grid.shape:
         raise ValueError(f"slices have the shape {slices.shape}, the grid {grid.shape}")
     values = resample(np.asarray(slices, np.float32), grid.full[1], grid.full[2])
+    if grid.affine is None:
+        return np.ascontiguousarray(values.transpose(1, 2, 0))
+    from nibabel.orientations import apply_orientation, ornt_transform
+
     back = ornt_transform(_canonical(), np.array(grid.transform, float))
     return np.ascontiguousarray(apply_orientation(values, back))
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from mrbridge.errors import InputError
@@ -171,6 +170,8 @@ def along_axes(head: Head, transform: Matrix, spacing_mm: float | None) -> Place
     inside = np.argwhere(head.mask)
     if not len(inside):
         raise InputError("shows nothing to align", remedy="Leave it out.")
+    from nibabel.orientations import io_orientation
+
     there = transform @ volume.affine
     axes = io_orientation(there)[:, 0].astype(int)  # of the scan's axes, in the new space
     edges = np.empty(3)
