@@ -13,17 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mrbridge.inference.head_position import (
-    CENTRE,
-    Fit,
-    find_template,
-    shrunk_to,
-    size_of,
-    template,
-)
+from mrbridge.inference.head_position import Fit, find_template, shrunk_to, size_of, template
 from mrbridge.preprocessing.corrections import noise_level
 from mrbridge.preprocessing.foreground import Head, Mask, Stack, crop_to_head
 from mrbridge.preprocessing.resample import moved
+from mrbridge.preprocessing.template import CENTRE
 from mrbridge.volume import Volume
 
 _MARGIN_MM = 10.0

@@ -21,6 +21,15 @@ from scipy import ndimage
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.registration import Level
 from mrbridge.preprocessing.resample import Matrix, from_sitk, moved, to_image, to_sitk
+from mrbridge.preprocessing.template import (
+    AROUND_MM,
+    CENTRE,
+    WIDTH_MM,
+    as_affine,
+    climb,
+    outline,
+    surrounded_by_fluid,
+)
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
@@ -31,9 +40,6 @@ Array = NDArray[np.float32]
 _TEMPLATE = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 _CORNER = np.array([-98.0, -134.0, -72.0])  # RAS+ mm of its first voxel, 1 mm
 
-CENTRE = np.array([0.0, -18.0, 8.0])  # of the template's brain, RAS+ mm
-_WIDTH_MM = 136.0  # of the template's brain
-_BELOW_TOP_MM, _HEAD_MM = 72.0, 120.0  # the brain's centre below the top; lower is face and neck
 _TILTS, _SHIFTS = (-16.0, -5.0, 6.0, 17.0), (-16.0, -8.0, 0.0, 8.0, 16.0)
 _IF_CUT = (24.0, 36.0, 48.0, 60.0)  # shifts upwards if the top of the head may be missing
 _CUT = 0.35  # of the largest slice's foreground in the topmost one, from which it may be
@@ -48,11 +54,8 @@ _TURNS = {
     "facing sideways": (0, 0, 90),
 }
 _BINS, _RANKED, _SAMPLES, _ITERATIONS = 24, 2500, 4000, 30
-_LARGE, _TOO_LARGE = (
-    0.95,
-    2.0,
-)  # in a head, nats that a brain larger than this costs: it may be skin
-_RADIUS_MM = 45.0
+_LARGE = 0.95  # size, in units of the template's, from which the fit may be of the skin, and
+_TOO_LARGE = 2.0  # nats that each further unit costs
 
 
 @dataclass(frozen=True)
@@ -128,10 +131,9 @@ def template() -> Template:
     place[:3, 3] = _CORNER + 0.5
     mask = ndimage.binary_closing(head > 0.1, iterations=2)
     away = ndimage.distance_transform_edt(~mask) * 2  # mm outside the brain
-    fluid = np.clip((away <= 3.0) - grey - white, 0, 1)
-    labels = (fluid + 0.5 * grey + 0.3 * white).astype(np.float32)
-    around = (away <= 8.0).astype(np.float32)
-    coarse = [shrunk_to(Volume(one, place), 4.0) for one in (head, labels, around)]
+    around = (away <= AROUND_MM).astype(np.float32)
+    in_fluid = surrounded_by_fluid(grey, white, away)
+    coarse = [shrunk_to(Volume(one, place), 4.0) for one in (head, in_fluid, around)]
     inside = np.argwhere(mask)
     shares = np.stack([part[mask] for part in (grey, white, np.clip(1 - grey - white, 0, 1))], 1)
     brain = np.pad(mask[ndimage.find_objects(mask.view(np.uint8))[0]], 1)
@@ -195,7 +197,7 @@ class _Search:
         return float((share[some] * np.log(share[some] / product[some])).sum())
 
     def placed(self, start: Matrix) -> tuple[float, sitk.Similarity3DTransform]:
-        """Uphill from a start, of one size: free at once, it takes the skin for the brain."""
+        """Uphill from a start, of one size."""
         import SimpleITK as sitk
 
         there = to_sitk(np.linalg.inv(start))
@@ -205,25 +207,13 @@ class _Search:
         similar.SetCenter(centre)
         similar.SetMatrix(there.GetMatrix(), 1e-4)
         similar.SetTranslation(shift)
-        return self._climbed(similar, 2.0, [4 * _RADIUS_MM**2] * 3 + [1.0] * 3 + [1e7])
+        return climb(self.level, similar, 2.0, fixed_size=True)
 
     def shaped(self, similar: sitk.Similarity3DTransform) -> tuple[float, Matrix]:
         """Uphill with a free size, then affine."""
-        import SimpleITK as sitk
-
-        squared = _RADIUS_MM**2
-        similar = self._climbed(similar, 0.5, [4 * squared] * 3 + [1.0] * 3 + [3 * squared])[1]
-        affine = sitk.AffineTransform(3)
-        affine.SetCenter(similar.GetCenter())
-        affine.SetMatrix(similar.GetMatrix())
-        affine.SetTranslation(similar.GetTranslation())
-        value, affine = self._climbed(affine, 0.3, [squared] * 9 + [1.0] * 3)
+        similar = climb(self.level, similar, 0.5)[1]
+        value, affine = climb(self.level, as_affine(similar), 0.3)
         return value, np.linalg.inv(from_sitk(affine))
-
-    def _climbed(
-        self, start: sitk.Transform, step: float, scales: list[float]
-    ) -> tuple[float, sitk.Transform]:
-        return self.level.climb(start, step, scales=scales, keep_best=True)
 
 
 def _rotation(degrees: tuple[float, float, float]) -> Matrix:
@@ -242,12 +232,9 @@ def _starts(
     points: Matrix, turn: Matrix, stripped: bool, step: int = 1, cut: bool = False
 ) -> list[Matrix]:
     """Template positions to scan positions for a head that was turned, from its outline."""
-    own = points @ turn  # as if upright: the inverse of a rotation is its transpose
-    top = float(np.percentile(own[:, 2], 99.9))
-    own = own[own[:, 2] > top - _HEAD_MM]
-    low, high = np.percentile(own[:, :2], (1, 99), axis=0)
-    centre = np.array([*(low + high) / 2, top - _BELOW_TOP_MM])
-    width = float(np.clip((high[0] - low[0]) / _WIDTH_MM, 0.5, 1.4))
+    # As if upright: the inverse of a rotation is its transpose.
+    centre, width_mm = outline(points @ turn)
+    width = float(np.clip(width_mm / WIDTH_MM, 0.5, 1.4))
     results: list[Matrix] = []
     for size in (width * share for share in _SIZES[stripped]):
         for tilt in _TILTS[step // 2 :: step]:

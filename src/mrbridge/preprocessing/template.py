@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.errors import InputError
@@ -62,12 +63,13 @@ LEAST_SEEN = 0.5
 _LOST = 0.75  # those that reach less than this share of the best one's information went astray
 _POINTS = 2000  # of the template's brain, on which distances are measured
 
-_CENTRE = np.array([0.0, -18.0, 8.0])  # of the template's brain, RAS+ mm
-_WIDTH_MM = 136.0  # of the template's brain
+CENTRE = np.array([0.0, -18.0, 8.0])  # of the template's brain, RAS+ mm
+WIDTH_MM = 136.0  # of the template's brain
+AROUND_MM = 8.0  # surroundings of the brain that are compared with a scan
 _SCALP_MM = 22.0  # skin, skull and fluid of both sides together
 _BELOW_TOP_MM = 72.0  # the brain's centre below the top of the head
 _HEAD_MM = 120.0  # below the top: everything lower is face and neck
-_RIM_MM, _AROUND_MM = 3.0, 8.0  # of fluid around the brain, and of surroundings that are looked at
+_RIM_MM = 3.0  # of fluid around the brain
 _TILTS = (-12.0, 0.0, 12.0)  # degrees of nodding to start from,
 _STARTING_SIZES = (0.93, 1.0, 1.06)  # and sizes, in units of what the head's width suggests
 _FOLLOWED = 3  # starts of each version that are followed to the end
@@ -102,13 +104,23 @@ def _template() -> _Template:
         )
     )
     away = ndimage.distance_transform_edt(mask == 0) * 2
-    fluid = np.clip((away <= _RIM_MM) - grey - white, 0, 1)
-    labels = (fluid + 0.5 * grey + 0.3 * white).astype(np.float32)
+    in_fluid = surrounded_by_fluid(grey, white, away)
     return _Template(
-        (Volume(np.asarray(head.dataobj, np.float32), affine), Volume(labels, affine)),
-        Volume((away <= _AROUND_MM).astype(np.uint8), affine),
+        (Volume(np.asarray(head.dataobj, np.float32), affine), Volume(in_fluid, affine)),
+        Volume((away <= AROUND_MM).astype(np.uint8), affine),
         Volume((mask > 0).astype(np.uint8), affine),
     )
+
+
+def surrounded_by_fluid(
+    grey: NDArray[np.float32], white: NDArray[np.float32], away: NDArray[np.floating[Any]]
+) -> NDArray[np.float32]:
+    """The version of the template in which fluid surrounds the brain, from 0 to 1.
+
+    All arrays (i, j, k): shares of grey and white matter; distance from the brain in mm.
+    """
+    fluid = np.clip((away <= _RIM_MM) - grey - white, 0, 1)
+    return (fluid + 0.5 * grey + 0.3 * white).astype(np.float32)
 
 
 def template_brain() -> Volume:
@@ -217,14 +229,19 @@ def _scan_and_start(head: Head) -> tuple[sitk.Image, Matrix, float]:
         raise InputError("shows nothing", remedy="Leave it out.")
     values = volume.voxels.astype(np.float32)
     values = np.minimum(values, np.percentile(values[head.mask], 99.5))
-    points = moved(np.argwhere(head.mask).astype(float), volume.affine)
+    centre, width_mm = outline(moved(np.argwhere(head.mask).astype(float), volume.affine))
+    image = blurred(to_image(Volume(values, volume.affine)), volume, template_brain())
+    size = (width_mm - _SCALP_MM) / WIDTH_MM
+    return shrunk(image, 2.0), centre, float(np.clip(size, 0.75, 1.15))
+
+
+def outline(points: Matrix) -> tuple[Matrix, float]:
+    """Estimates from points of an upright head, (n, 3) in RAS+ mm: the brain's centre, (3,), and
+    the head's width in mm."""
     top = float(np.percentile(points[:, 2], 99.9))
     points = points[points[:, 2] > top - _HEAD_MM]
     low, high = np.percentile(points[:, :2], (1, 99), axis=0)
-    centre = np.array([*(low + high) / 2, top - _BELOW_TOP_MM])
-    image = blurred(to_image(Volume(values, volume.affine)), volume, template_brain())
-    size = (high[0] - low[0] - _SCALP_MM) / _WIDTH_MM
-    return shrunk(image, 2.0), centre, float(np.clip(size, 0.75, 1.15))
+    return np.array([*(low + high) / 2, top - _BELOW_TOP_MM]), high[0] - low[0]
 
 
 class _TemplateSearch:
@@ -254,20 +271,16 @@ class _TemplateSearch:
         for tilt in _TILTS:
             for share in _STARTING_SIZES:
                 start = sitk.Similarity3DTransform()
-                start.SetCenter((_CENTRE * (-1, -1, 1)).tolist())
+                start.SetCenter((CENTRE * (-1, -1, 1)).tolist())
                 start.SetRotation([1.0, 0.0, 0.0], math.radians(tilt))
                 start.SetScale(size * share)
-                start.SetTranslation(((centre - _CENTRE) * (-1, -1, 1)).tolist())
-                # With the size fixed at first: free, the skin is taken for the brain's surface.
+                start.SetTranslation(((centre - CENTRE) * (-1, -1, 1)).tolist())
                 starts.append(self._followed(start, 0, 2.0, fixed_size=True))
         starts.sort(key=lambda end: -end[0])
         results = []
         for _, start in starts[:_FOLLOWED]:
             free = self._followed(sitk.Similarity3DTransform(start), 1, 0.5)[1]
-            affine = sitk.AffineTransform(3)
-            affine.SetCenter(free.GetCenter())
-            affine.SetMatrix(free.GetMatrix())
-            affine.SetTranslation(free.GetTranslation())
+            affine = as_affine(free)
             for step in (0.3, 0.1):
                 value, affine = self._followed(affine, 1, step)
             results.append((value, affine))
@@ -281,14 +294,36 @@ class _TemplateSearch:
     def _followed(
         self, start: sitk.Transform, stage: int, step_mm: float, fixed_size: bool = False
     ) -> tuple[float, sitk.Transform]:
-        """Uphill from a start; the start itself if that does not improve it."""
-        import SimpleITK as sitk
+        return climb(self.levels[stage], start, step_mm, fixed_size=fixed_size)
 
-        scales = [_RADIUS_MM**2] * 9 + [1.0] * 3
-        if isinstance(start, sitk.Similarity3DTransform):
-            size = 1e7 if fixed_size else 3 * _RADIUS_MM**2
-            scales = [4 * _RADIUS_MM**2] * 3 + [1.0] * 3 + [size]
-        return self.levels[stage].climb(start, step_mm, scales=scales, keep_best=True)
+
+def climb(
+    level: Level, start: sitk.Transform, step_mm: float, fixed_size: bool = False
+) -> tuple[float, sitk.Transform]:
+    """Uphill from a start: (mutual information in nats, transform).
+
+    The start, a similarity or an affine transform, is returned if nothing better is found. With
+    `fixed_size` a similarity keeps its size: were that free from the beginning, the skin would be
+    mistaken for the brain's surface.
+    """
+    import SimpleITK as sitk
+
+    scales = [_RADIUS_MM**2] * 9 + [1.0] * 3
+    if isinstance(start, sitk.Similarity3DTransform):
+        size = 1e7 if fixed_size else 3 * _RADIUS_MM**2
+        scales = [4 * _RADIUS_MM**2] * 3 + [1.0] * 3 + [size]
+    return level.climb(start, step_mm, scales=scales, keep_best=True)
+
+
+def as_affine(similar: sitk.Similarity3DTransform) -> sitk.AffineTransform:
+    """The same transform, of a kind that may also stretch and shear."""
+    import SimpleITK as sitk
+
+    affine = sitk.AffineTransform(3)
+    affine.SetCenter(similar.GetCenter())
+    affine.SetMatrix(similar.GetMatrix())
+    affine.SetTranslation(similar.GetTranslation())
+    return affine
 
 
 @dataclass(frozen=True, eq=False)
