@@ -1,16 +1,20 @@
 """Train the model that mrbridge ships, on simulated subjects only.
 
-    python -m benchmarks.research.shipped_model --work DIR --labels DIR --masks DIR
-        --pathology 0.85 --subjects 80 --steps 8000 --schedule 12000 --to-target-of MODEL
+    python -m benchmarks.research.shipped_model --work DIR --labels DIR --masks DIR --steps 12000
     python -m benchmarks.research.uncertainty --model DIR/bundle --work DIR --labels DIR
         --masks DIR --out BUNDLE
 
-The first writes `DIR/bundle`, the second adds scale heads and calibrates them. What is shipped has
-the generators of an earlier version of this script (64 subjects of the template, 2,700 steps) and
-scale heads by the second command, since longer trainings on more anatomies were better on tumours
-and in T1w, and worse in T2w of two patients with MS (benchmarks/research/results/gate.jsonl).
-`--to-target-of` keeps the generator to T2w of another model. Subjects are simulated once and kept
-in DIR; call it again to continue a training that was stopped.
+The first writes `DIR/bundle`, the second adds scale heads and calibrates them. Subjects are
+simulated once and kept in DIR; call it again to continue a training that was stopped.
+
+What is shipped took four trainings, each from the weights of the one before (`--start`), as this
+script grew (benchmarks/research/results/gate.jsonl):
+
+1. 8,000 steps (`--schedule 12000 --painted 0.5 --mixed 0.7 --lesions-from 4000`), slices not
+   cropped, fluid darkened to at most 1.05 of the range;
+2. 1,500 steps (`--schedule 1500 --rate 4e-4 --mixed 0.7 --seed 3`), not cropped;
+3. 9,000 steps of the generator to T2w (`--to T2w --schedule 9000 --seed 4`), not cropped;
+4. STEPS4 steps of both, cropped (`--schedule 6000 --rate 8e-4 --seed 5`).
 
 Label maps: training_seg_01 to 16 of https://github.com/BBillot/SynthSeg, folder
 data/training_label_maps (Apache-2.0; 17 to 20 are for validation). Lesion masks in MNI space: those
@@ -53,7 +57,7 @@ from mrbridge.kernels import Adam, weight_cache
 from mrbridge.networks import build_generator
 from mrbridge.parallel import map_scans
 from mrbridge.phantom.subjects import varied_subject
-from mrbridge.preprocessing.geometry import fit_size
+from mrbridge.preprocessing.geometry import fit_size, size_multiple
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
@@ -64,6 +68,8 @@ SIZE = 256
 SUBJECT_SEED = 20_261_121
 RATE, BATCH, EMA, STRUCTURE, SAVE_SECONDS = 1e-3, 2, 0.9995, 0.2, 300
 WARM_STEPS, AHEAD = 200, 4
+LEAST, MULTIPLE = 96, 64  # rows and columns of a slice
+MARGINS = 2, 40  # pixels around the head, the range of the mean of an exponential distribution
 LESION_WEIGHT = 4.0  # how much more an error in a painted lesion counts
 LABEL_MAPS = [f"training_seg_{number:02d}.nii.gz" for number in range(1, 17)]
 PER_PLANE = {"axial": 48, "coronal": 28, "sagittal": 28}
@@ -142,8 +148,8 @@ def _some(stacks: list[NDArray[np.float32]], count: int, rng: np.random.Generato
 class Examples:
     """An endless sequence of batches, a function only of the seed and the step."""
 
-    def __init__(self, paths: list[Path], seed: int, painted: float) -> None:
-        self.painted = painted
+    def __init__(self, paths: list[Path], seed: int, painted: float, mixed: float) -> None:
+        self.painted, self.mixed = painted, mixed
         self.paths = paths
         self.seed = seed
         self.change = group_augmentation(SIZE)
@@ -162,13 +168,13 @@ class Examples:
         return array
 
     def batch(self, step: int) -> Tensor:
-        """Groups of step `step`, (batch, 5, rows, columns); the last image is 1 in painted
-        lesions, -1 elsewhere."""
+        """Groups of step `step`, (batch, 5, rows, columns), cropped to the head; the last image is
+        1 in painted lesions, -1 elsewhere."""
         rng = np.random.default_rng([self.seed, step])
-        groups = []
+        groups, boxes = [], []
         for _ in range(BATCH):
             path = self.paths[rng.integers(len(self.paths))]
-            group = draw_group(np.load(path, mmap_mode="r"), rng)
+            group = draw_group(np.load(path, mmap_mode="r"), rng, mixed=self.mixed)
             lesion = np.full_like(group[:1], -1)
             if rng.random() < self.painted:
                 lesion[0] += 2 * paint_lesions(group, rng)
@@ -176,8 +182,34 @@ class Examples:
             (group,) = self.change(group[None], [rng])
             for seen in (0, 2):
                 group[seen] = corrupted(group[seen], rng)
-            groups.append(torch.from_numpy(group))
-        return torch.stack(groups)
+            groups.append(group)
+            boxes.append(_box(group, rng))
+        cropped = [group[:, *box] for group, box in zip(groups, boxes, strict=True)]
+        rows, columns = (
+            size_multiple(max(group.shape[axis] for group in cropped), MULTIPLE) for axis in (1, 2)
+        )
+        return torch.from_numpy(np.stack([fit_size(group, rows, columns) for group in cropped]))
+
+
+def _box(group: NDArray[np.float32], rng: np.random.Generator) -> tuple[slice, slice]:
+    """The rows and columns in which an input shows anything, with random margins.
+
+    `translate` crops a scan to the head, and instance norm depends on the share of background:
+    networks trained on slices of full size take a stripped brain that fills its slice for a whole
+    head, and its dark fluid for bone.
+    """
+    shown = (group[0] > -1) | (group[2] > -1)
+    box = []
+    for axis in (0, 1):
+        places = np.flatnonzero(shown.any(axis=1 - axis))
+        first, last = (places[0], places[-1] + 1) if len(places) else (0, SIZE)
+        low, high = (int(rng.exponential(margin)) for margin in rng.uniform(*MARGINS, 2))
+        start, stop = max(0, first - low), min(SIZE, last + high)
+        if stop - start < LEAST:
+            start = max(0, min(start, SIZE - LEAST))
+            stop = start + LEAST
+        box.append(slice(start, stop))
+    return box[0], box[1]
 
 
 def corrupted(image: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -243,29 +275,31 @@ def main() -> None:
     """Simulate, train, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--subjects", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=2700)
+    parser.add_argument("--subjects", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument(
         "--schedule",
         type=int,
-        default=5400,
-        help="steps after which the learning rate would be zero; training to its end fits the "
-        "simulated subjects better and real scans worse",
+        default=12000,
+        help="steps after which the learning rate is zero",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--masks", type=Path)
-    parser.add_argument("--pathology", type=float, default=0.6)
+    parser.add_argument("--pathology", type=float, default=0.85)
     parser.add_argument(
-        "--painted", type=float, default=0.5, help="share of slices with lesions painted in 2D"
+        "--painted", type=float, default=0.6, help="share of slices with lesions painted in 2D"
     )
     parser.add_argument(
-        "--lesions-from", type=int, default=4000, help="step from which errors in them count more"
+        "--mixed", type=float, default=0.15, help="share of slices with parts of another slice"
+    )
+    parser.add_argument("--to", choices=("T1w", "T2w"), help="train only the generator to this")
+    parser.add_argument(
+        "--lesions-from", type=int, default=0, help="step from which errors in them count more"
     )
     parser.add_argument("--start", help="a model whose weights the networks begin with")
     parser.add_argument("--rate", type=float, default=RATE)
-    parser.add_argument("--to-target-of", help="a model whose generator to T2w is kept")
     parser.add_argument("--simulate-only", action="store_true")
     given = parser.parse_args()
     keep_memory()
@@ -283,7 +317,7 @@ def main() -> None:
             raise outcome
         paths.append(outcome)
     if not given.simulate_only:
-        train(given, Examples(sorted(paths), given.seed, given.painted))
+        train(given, Examples(sorted(paths), given.seed, given.painted, given.mixed))
 
 
 def train(given: argparse.Namespace, examples: Examples) -> None:
@@ -330,6 +364,8 @@ def train(given: argparse.Namespace, examples: Examples) -> None:
         for side, (network, mean, optimizer) in enumerate(
             zip(networks, means, optimizers, strict=True)
         ):
+            if given.to == ("T1w", "T2w")[side]:
+                continue
             seen, answer = (batch[:, n : n + 1] for n in ((0, 3), (2, 1))[side])
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -387,13 +423,6 @@ def ship(
         for name, network in means.items()
         for key, value in network.state_dict().items()
     }
-    trained: dict[str, Any] = {}
-    if given.to_target_of:
-        kept = load_bundle(given.to_target_of)
-        weights |= {f"to_target.{k}": v for k, v in kept.generator_weights("to_target").items()}
-        trained["generator to T2w"] = ", ".join(
-            f"{kept.manifest.trained[name]} {name}" for name in ("simulated subjects", "steps")
-        )
     manifest = BundleManifest(
         source="T1w",
         target="T2w",
@@ -409,7 +438,6 @@ def ship(
             "steps": step,
             "minutes": round(seconds / 60, 1),
             "seed": given.seed,
-            **trained,
             **SOURCES,
         },
         scores={},

@@ -168,7 +168,9 @@ def main() -> None:
     if not given.steps:
         save_bundle(with_uncertainty(bundle, calibrated_on, subjects), bundle.weights, out)
         return
-    examples = Examples(sorted((given.work / "subjects").glob("*.npy")), seed=1, painted=0.5)
+    examples = Examples(
+        sorted((given.work / "subjects").glob("*.npy")), seed=1, painted=0.6, mixed=0.15
+    )
     heads = train_heads(bundle, examples, given.steps)
     weights = dict(bundle.weights)
     for name, head in heads.items():

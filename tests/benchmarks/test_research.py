@@ -18,6 +18,7 @@ from benchmarks.research import (
     quality_results,
     quality_scores,
     quality_sets,
+    shipped_model,
 )
 from scipy import ndimage
 
@@ -259,3 +260,17 @@ def test_thicker_slices_stay_where_they_were() -> None:
 def test_every_research_script_can_be_imported(name: str) -> None:
     """Most of them run for hours: at least a renamed function must not break them unnoticed."""
     assert import_module(f"benchmarks.research.{name}")
+
+
+def test_training_slices_of_the_shipped_model_are_cropped_to_the_head(tmp_path: Path) -> None:
+    groups = np.full((9, 4, 256, 256), -1, np.float16)
+    groups[:, :, 90:190, 60:150] = 0.2
+    np.save(tmp_path / "0000.npy", groups)
+    examples = shipped_model.Examples([tmp_path / "0000.npy"], seed=0, painted=0.0, mixed=0.0)
+    batches = [examples.batch(step) for step in range(12)]
+    shapes = {tuple(batch.shape[2:]) for batch in batches}
+    assert len(shapes) > 1
+    for batch in batches:
+        assert batch.shape[:2] == (2, 5)
+        assert all(size % 64 == 0 and 128 <= size <= 256 for size in batch.shape[2:])
+        assert ((batch[:, 1] > -0.5).sum(dim=(1, 2)) > 5000).all()  # nothing of the head is lost

@@ -38,9 +38,9 @@ _MIX_SHARE = (0.1, 0.5)  # which share of it
 _MIX_KNOTS = (5, 12)  # knots along an edge of the random field that outlines the parts
 
 _DARK_OFTEN = 0.7  # how often fluid of T1w is brought down towards black, and
-_DARK_SHARE = (0.7, 1.05)  # how far: 1 is as dark as the darkest; but
+_DARK_SHARE = (0.6, 1.4)  # how far: 1 is as dark as the darkest; but
 _DARK_SHARE_OF_HEADS = (0.0, 0.6)  # if there is a skull, which is darker than fluid
-_CUT_AWAY = 0.5  # share of a slice that is black, from which all but a brain was cut away
+_CUT_AWAY = 0.5  # share of every slice that is black if all but the brain was cut away
 _FLUID = 0.85  # canonical T2w from which a pixel is only fluid, and
 _ENOUGH_FLUID = 60  # how many such pixels tell its level
 _BRIGHT = 0.5  # fluid that would be brighter than that in T1w is left unchanged
@@ -130,7 +130,7 @@ class SimulatedPairs:
 
 
 def draw_group(
-    groups: NDArray[np.float16], rng: np.random.Generator, t1w: int = 0
+    groups: NDArray[np.float16], rng: np.random.Generator, t1w: int = 0, mixed: float = _MIX_OFTEN
 ) -> NDArray[np.float32]:
     """One of a subject's groups, (groups, 4, rows, columns), with other parts and darker fluid.
 
@@ -138,10 +138,12 @@ def draw_group(
         groups: of one subject.
         rng: draws.
         t1w: which image of a group is the T1w input, 0 or 2.
+        mixed: how often parts of a slice come from another slice.
     """
-    group = _mixed(groups, rng)
+    group = _mixed(groups, rng, mixed)
     if rng.random() < _DARK_OFTEN:
-        is_brain = (group[t1w] <= -1).mean() > _CUT_AWAY
+        # Slices at the edge of a whole head are mostly black, too: the subject decides.
+        is_brain = (groups[::8, t1w, ::2, ::2] <= -1).mean(axis=(1, 2)).min() > _CUT_AWAY
         share = rng.uniform(*(_DARK_SHARE if is_brain else _DARK_SHARE_OF_HEADS))
         _darken_fluid(group[t1w], group[(t1w + 3) % 4] > _FLUID, share)
     return group
@@ -166,16 +168,18 @@ def _darken_fluid(t1w: NDArray[np.float32], fluid: NDArray[np.bool_], share: flo
         t1w[:] = (np.clip(stretched, darkest, 1) + 1) * ~outside - 1
 
 
-def _mixed(groups: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float32]:
+def _mixed(
+    groups: NDArray[np.float16], rng: np.random.Generator, often: float
+) -> NDArray[np.float32]:
     """One of a subject's groups, mostly with parts of another.
 
-    All simulated subjects come from one template: a network would learn the position of each
-    tissue in a head, and paint white matter over ventricles larger than any that it saw. Parts of
+    If all subjects come from one template, a network learns the position of each tissue in a head,
+    and paints white matter over ventricles larger than any that it saw. Parts of
     another slice, rotated at random, make it look at the image instead (after CutMix, Yun et al.
     2019, arXiv:1905.04899; both slices are of one scan, so that intensities keep their meaning).
     """
     group = torch.from_numpy(groups[rng.integers(len(groups))])
-    if rng.random() >= _MIX_OFTEN:
+    if rng.random() >= often:
         return to_float32(group)
     donor = torch.from_numpy(groups[rng.integers(len(groups))])
     donor = torch.rot90(donor, int(rng.integers(4)), dims=(1, 2))
