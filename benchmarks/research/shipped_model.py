@@ -14,7 +14,7 @@ script grew (benchmarks/research/results/gate.jsonl):
    cropped, fluid darkened to at most 1.05 of the range;
 2. 1,500 steps (`--schedule 1500 --rate 4e-4 --mixed 0.7 --seed 3`), not cropped;
 3. 9,000 steps of the generator to T2w (`--to T2w --schedule 9000 --seed 4`), not cropped;
-4. STEPS4 steps of both, cropped (`--schedule 6000 --rate 8e-4 --seed 5`).
+4. 6,000 steps of both, cropped (`--schedule 6000 --rate 8e-4 --seed 5`).
 
 Label maps: training_seg_01 to 16 of https://github.com/BBillot/SynthSeg, folder
 data/training_label_maps (Apache-2.0; 17 to 20 are for validation). Lesion masks in MNI space: those
@@ -78,7 +78,7 @@ LEAST_FOREGROUND = 0.02
 _WINDOW = torch.exp(-0.5 * (torch.arange(-5.0, 6.0) / 1.5) ** 2)
 _WINDOW /= _WINDOW.sum()
 SOURCES = {
-    "weights": "Apache-2.0",
+    "licence of the weights": "Apache-2.0",
     "heads": "ICBM 152 2009 (by nilearn), and label maps 1 to 16 of BBillot/SynthSeg (Apache-2.0, "
     "doi:10.1016/j.media.2023.102789)",
     "lesion shapes": "stroke masks of OpenNeuro ds004889 (BSD-2), and random fields",
