@@ -30,6 +30,7 @@ from mrbridge.evaluation.calibration import auroc_of_worst, ause, gradient_size
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.inference.translator import Translator
 from mrbridge.kernels import Adam, weight_cache
+from mrbridge.metrics import fit_nonnegative
 from mrbridge.networks.blocks import init_weights
 from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.phantom.subjects import VariedSubject, varied_subject
@@ -96,11 +97,16 @@ def people(labels: Path, masks: Path, count: int) -> list[VariedSubject]:
 def parts(
     translator: Translator, subject: VariedSubject, to: str
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Errors, scales, spreads and the gradient of the source, in [-1, 1], of the head's voxels."""
-    source = subject.seen["T1w" if to == "T2w" else "T2w"]
-    truth = CANONICAL[to].normalise(subject.canonical[to].voxels)
+    """Errors, scales, spreads and the gradient of the source, in [-1, 1], of the head's voxels.
+
+    The truth is the scan that a scanner would have made, with its own contrast, noise and bias
+    field, after the fit of scale and offset: as real pairs are scored.
+    """
+    source, scan = subject.seen["T1w" if to == "T2w" else "T2w"], subject.seen[to]
     made, scale, spread = translator.uncertainty_parts(source, to)
-    inside = (truth > -0.999) & (source.voxels > 0)
+    inside = (CANONICAL[to].normalise(subject.canonical[to].voxels) > -0.999) & (source.voxels > 0)
+    factor, offset = fit_nonnegative(scan.voxels, CANONICAL[to].restore(made), inside)
+    truth = CANONICAL[to].normalise((scan.voxels - offset) / factor)
     slope = gradient_size(source.voxels)
     return tuple(x[inside] for x in (np.abs(made - truth), scale, spread, slope))  # type: ignore
 
