@@ -19,7 +19,7 @@ from mrbridge.dataset.prepare import prepare
 from mrbridge.dataset.sampling import Sample
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
-from mrbridge.networks import build_generator
+from mrbridge.networks import UNetSettings, build_generator
 from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate, write_bids
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
@@ -49,7 +49,7 @@ def settings_of(preset: str, size: int, quick: bool = False, **changes: Any) -> 
     """
     kept = resolve(preset).networks.generator
     generator: dict[str, Any] = dict(_QUICK_GENERATOR[kept.kind]) if quick else {}
-    if kept.kind == "unet":
+    if isinstance(kept, UNetSettings):
         generator["levels"] = min(kept.levels, (size & -size).bit_length() - 1)
         generator["refine"] = min(kept.refine, 4) if quick else kept.refine
     networks: dict[str, Any] = {"image_size": size, "generator": generator}

@@ -58,7 +58,8 @@ def measure(translator: Translator, scan: Volume) -> dict[str, Any]:
     shares = standard.foreground.mean(axis=(1, 2))
     shown = shares >= EMPTY
     network = translator.bundle.build(translator.bundle.generator_that_makes(to))
-    rows, columns = (size_multiple(n, network.settings.multiple) for n in standard.slices.shape[1:])
+    multiple = manifest.networks.generator.multiple
+    rows, columns = (size_multiple(n, multiple) for n in standard.slices.shape[1:])
     size = standard.slices.shape[1:]
     fitted = fit_size(standard.slices[shown], rows, columns)
     exact = fit_size(_computed(network, fitted, torch.float32), *size)

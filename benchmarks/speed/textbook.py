@@ -23,7 +23,13 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from mrbridge.dataset.sampling import Sample
-from mrbridge.networks import GeneratorSettings, ResNetSettings, ResUNetSettings, UNetSettings
+from mrbridge.networks import (
+    GeneratorSettings,
+    PatchGANSettings,
+    ResNetSettings,
+    ResUNetSettings,
+    UNetSettings,
+)
 from mrbridge.training.settings import TrainSettings
 
 Padding = Literal["reflect", "zeros"]
@@ -184,6 +190,7 @@ def generator(settings: GeneratorSettings, image_size: int) -> nn.Module:
         return UNet(settings)
     if isinstance(settings, ResUNetSettings):
         return ResUNet(settings)
+    assert isinstance(settings, ResNetSettings)
     return resnet(settings, image_size)
 
 
@@ -236,6 +243,7 @@ class TextbookCycleGAN:
         self.to_target, self.to_source = (
             generator(networks.generator, networks.image_size).to(device) for _ in range(2)
         )
+        assert isinstance(networks.critic, PatchGANSettings)
         self.source_critic, self.target_critic = (
             critic(networks.critic.features, networks.critic.strided).to(device) for _ in range(2)
         )

@@ -42,14 +42,17 @@ def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
             remedy="It has sub-… folders; see bids-validator.",
         )
     if options.analysis_level == "participant":
-        verbs.run_translate(bids_dir, output_dir, options.model, settings, device=device)
+        code = {"allow_code": options.allow_code}
+        verbs.run_translate(bids_dir, output_dir, options.model, settings, device=device, **code)
         return
     with quick_imports():
+        from mrbridge.bundle import load_bundle
         from mrbridge.inference.bids import TABLE, check_dataset
         from mrbridge.inference.synthesis import Request
         from mrbridge.inference.translator import Translator
 
-    request = Request(Translator(place, device, settings.planes), settings)
+    bundle = load_bundle(place, allow_code=options.allow_code)
+    request = Request(Translator(bundle, device, settings.planes), settings)
     if settings.to is not None:
         request.translator.bundle.must_make(settings.to)
     states = Counter(state for _, state in check_dataset(request, bids_dir, output_dir))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,15 +23,16 @@ from safetensors.torch import save as save_safetensors
 
 from mrbridge import __version__
 from mrbridge.errors import BundleError, InputError, SettingsError, SizeError
+from mrbridge.extensions import code_in, require
 from mrbridge.io.atomic import atomic_path, sha256_of, write_json, write_text
 from mrbridge.json_text import parse_json, short_repr
+from mrbridge.model_card import card
 from mrbridge.models import bundle_folder, locate
 from mrbridge.networks import Generator, UNet, build_generator
-from mrbridge.networks.settings import Networks
+from mrbridge.networks.settings import GeneratorExtension, Networks
 from mrbridge.networks.unet import ScaleHead
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
-from mrbridge.reports import render
 from mrbridge.settings import Planes, Settings
 
 VERSION = 1
@@ -121,6 +122,11 @@ class BundleManifest(Settings):
                 raise ValueError(f"typical is not a range of {contrast}: {values}")
         return self
 
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The code that translation needs and that is not part of mrbridge, as `module:Name`."""
+        return code_in(self.networks.generator, self.standard)
+
 
 def _is_range(normalisation: IntensityNormalisation) -> bool:
     """Whether all landmarks rise, so that intensities keep their order."""
@@ -147,11 +153,13 @@ class Bundle:
             `to_target_scale.…` and `to_source_scale.…`; those of a loaded bundle are
             memory-mapped.
         path: its folder; None if it is only in memory.
+        allow_code: whether code that it names may be imported.
     """
 
     manifest: BundleManifest
     weights: dict[str, Any]
     path: Path | None = None
+    allow_code: bool = False
 
     def __repr__(self) -> str:
         place = self.path or "in memory"
@@ -227,7 +235,9 @@ class Bundle:
             BundleError: the weights do not fit the networks.
         """
         networks = self.manifest.networks
-        with torch.device("meta"):  # its numbers come from the bundle
+        is_own = isinstance(networks.generator, GeneratorExtension)
+        # Their numbers come from the bundle; the user's own networks may have others, too.
+        with nullcontext() if is_own else torch.device("meta"):
             network = build_generator(networks.generator, networks.image_size)
         return self._load(network, name)
 
@@ -282,7 +292,7 @@ def save_bundle(manifest: BundleManifest, weights: dict[str, Any], folder: str |
         update={"weights": name, "weights_sha256": digest, "scores": scores}
     )
     write_json(folder / "bundle.json", manifest.model_dump(mode="json"))
-    write_text(folder / "card.md", card(manifest))
+    write_text(folder / "card.md", card(manifest, allow_code=True))
     for old in folder.glob("weights-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -357,7 +367,7 @@ def read_manifest(model: str | Path) -> BundleManifest:
         ) from None
 
 
-def load_bundle(model: str | Path) -> Bundle:
+def load_bundle(model: str | Path, *, allow_code: bool = False) -> Bundle:
     """Load the bundle of a run, a bundle's folder or `shipped`, checking every byte of the weights.
 
     The weights are memory-mapped, so that an unused generator takes no memory. If a training
@@ -365,15 +375,18 @@ def load_bundle(model: str | Path) -> Bundle:
 
     Args:
         model: the path of a run or bundle, or `shipped`.
+        allow_code: import code that the bundle names (`module:Name`) and that is installed here.
 
     Raises:
         BundleError: it is absent, damaged, changed, or of an unknown version.
+        SettingsError: it names code, which is not allowed.
     """
     folder = find_bundle(model)
     for attempt in range(_TRIES):
         manifest = read_manifest(folder)
+        require(manifest.code, allow_code, folder)
         try:
-            return _load_weights(folder, manifest)
+            return _load_weights(folder, manifest, allow_code)
         except (BundleError, InputError, OSError, RuntimeError) as error:
             with suppress(BundleError):
                 # It may have been replaced, even by the same weights.
@@ -391,7 +404,7 @@ def load_bundle(model: str | Path) -> Bundle:
     )
 
 
-def _load_weights(folder: Path, manifest: BundleManifest) -> Bundle:
+def _load_weights(folder: Path, manifest: BundleManifest, allow_code: bool) -> Bundle:
     path = folder / Path(manifest.weights).name
     if path.suffix != ".safetensors" or not path.is_file():
         raise BundleError("its weights are missing", path=path, remedy="Get a new copy.")
@@ -406,9 +419,4 @@ def _load_weights(folder: Path, manifest: BundleManifest) -> Bundle:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise BundleError(f"is damaged ({error})", path=path, remedy="Get a new copy.") from None
-    return Bundle(manifest, weights, folder)
-
-
-def card(manifest: BundleManifest) -> str:
-    """The model card, in Markdown."""
-    return render("card.md.j2", model=manifest, parameters=manifest.networks.describe())
+    return Bundle(manifest, weights, folder, allow_code)

@@ -29,6 +29,7 @@ VERBS: dict[Verb, str] = {
     verbs.view: "mrbridge view T1w.nii.gz T2w.nii.gz -o page.html",
     verbs.export: "mrbridge export -m run --to onnx -o exported",
     verbs.info: "mrbridge info unet --json",
+    verbs.doctor: "mrbridge doctor > report.txt",
 }
 """Every verb with an example, in the order of a workflow."""
 

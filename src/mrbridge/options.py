@@ -158,7 +158,7 @@ class Verb:
             defaults = self._stage.defaults()
             for key, field in fields_of(self._stage).items():
                 try:
-                    default = reduce(getattr, key.split("."), defaults)
+                    default = reduce(_setting, key.split("."), defaults)
                 except AttributeError:  # of another kind than the default has
                     default = field.default
                 yield key, (field, default)
@@ -234,7 +234,7 @@ def described(field: FieldInfo, default: Any) -> str:
     if isinstance(default, bool):
         default = "yes" if default else None
     text = field.description or ""
-    if default in (None, (), PydanticUndefined):
+    if default in (None, (), {}, PydanticUndefined):
         return text
     if isinstance(default, tuple):
         default = " ".join(map(str, default))
@@ -273,6 +273,17 @@ def _parameter(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _setting(settings: Any, name: str) -> Any:
+    """The value of a field.
+
+    Raises:
+        AttributeError: there is no such field, even if there is such a property.
+    """
+    if name not in type(settings).model_fields:
+        raise AttributeError(name)
+    return getattr(settings, name)
 
 
 def _option_of(field: FieldInfo) -> Any:

@@ -30,6 +30,13 @@ Force = Annotated[
         "mask, a map, a scan after a contrast agent."
     ),
 ]
+AllowCode = Annotated[
+    bool,
+    Field(
+        description="Import code that the model names and that is installed here "
+        "(docs/how-to/extend.md). Only for models that you trust."
+    ),
+]
 _OUT = Option(("-o", "--out"))
 _OUT_PLACE = Option(("-o", "--out"), place=True)
 
@@ -183,6 +190,11 @@ class Train(VerbSettings):
         1, ge=1, description="Number of processes that train together, each on its own device."
     )
     overwrite: OverwriteFolder = False
+    allow_code: bool = Field(
+        False,
+        description="Import code that the store, the resumed run or the initial model names "
+        "(docs/how-to/extend.md). What --set and --config name is imported in any case.",
+    )
 
 
 class Translate(Parallel):
@@ -200,6 +212,7 @@ class Translate(Parallel):
         None, description="Match the intensity range of the result to this scan."
     )
     device: Device = "auto"
+    allow_code: AllowCode = False
 
 
 class Evaluate(Parallel):
@@ -244,6 +257,7 @@ class Evaluate(Parallel):
     force: Force = False
     overwrite: OverwriteFiles = False
     device: Device = "auto"
+    allow_code: AllowCode = False
 
 
 class Export(VerbSettings):
@@ -253,8 +267,13 @@ class Export(VerbSettings):
         description="A run, a bundle or shipped."
     )
     out: Annotated[Path, _OUT] = Field(description="The folder of the files.")
-    to: Literal["onnx"] = Field("onnx", description="Format.")
+    to: Literal["onnx", "monai", "huggingface"] = Field(
+        "onnx",
+        description="Format: onnx; monai, a MONAI bundle; or huggingface, the bundle with a model "
+        "card for Hugging Face.",
+    )
     overwrite: OverwriteFiles = False
+    allow_code: AllowCode = False
 
 
 class Info(VerbSettings):
@@ -266,6 +285,7 @@ class Info(VerbSettings):
     schema_of: Annotated[str | None, Option(("--schema",), "VERB")] = Field(
         None, description="Show the JSON schema of a verb's options and settings instead."
     )
+    allow_code: AllowCode = False
 
 
 class Serve(VerbSettings):
@@ -281,6 +301,7 @@ class Serve(VerbSettings):
         (), description="Folders of trainings that the page shows, while they train or afterwards."
     )
     device: Device = "auto"
+    allow_code: AllowCode = False
 
 
 class View(VerbSettings):
@@ -350,6 +371,10 @@ class Analyse(VerbSettings):
     study: StudyFolder
 
 
+class Doctor(VerbSettings):
+    """Options of `doctor`: it has none of its own."""
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         import typer
@@ -382,6 +407,7 @@ class BidsApp(VerbSettings):
     )
     model: Model = None
     device: Device = "auto"
+    allow_code: AllowCode = False
     version: Annotated[bool, Option(callback=_print_version)] = Field(
         False, description="Print the version."
     )
@@ -404,6 +430,7 @@ VERBS: dict[str, type[VerbSettings]] = {
     "setup": Setup,
     "rate": Rate,
     "analyse": Analyse,
+    "doctor": Doctor,
 }
 """The model of every verb of `mrbridge`."""
 

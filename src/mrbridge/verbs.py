@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mrbridge.console import answer, as_far_as_done, flush, interruption_of
 from mrbridge.errors import SettingsError, StoreError, must_be_here, must_be_new, must_exist
 from mrbridge.interruption import quick_imports
-from mrbridge.models import SHIPPED, UNNAMED, locate
+from mrbridge.models import SHIPPED, UNNAMED, locate, unnamed
 from mrbridge.options import verb
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
         check_simulated(prepared.source, prepared.target, store.path)
     settings = changes if resume else resolve(None, changes)
     more: dict[str, Any] = {"resume": resume, "device": options.device, "overwrite": overwrite}
-    more |= {} if start is None else {"start": start}
+    more |= {"allow_code": options.allow_code} | ({} if start is None else {"start": start})
     keep_memory()
     if options.devices > 1:
         result = launch(options.devices, run, store.path, out, settings, **more)
@@ -219,16 +219,23 @@ def translate(options: options_of.Translate, settings: TranslateSettings) -> Non
         match=options.match,
         device=options.device,
         workers=options.crew,
+        allow_code=options.allow_code,
     )
 
 
 def run_translate(
-    image: Path, out: Path, model: Path | None, settings: TranslateSettings, **more: Any
+    image: Path,
+    out: Path,
+    model: Path | None,
+    settings: TranslateSettings,
+    *,
+    allow_code: bool = False,
+    **more: Any,
 ) -> None:
     """Translate, and print the result; for the BIDS App, too.
 
     Args:
-        image, out, model, settings: as of the verb.
+        image, out, model, settings, allow_code: as of the verb.
         **more: `match`, `device` and `workers` of `mrbridge.translate`.
     """
     place = locate(model)
@@ -239,9 +246,11 @@ def run_translate(
     if model is None:
         log.info(UNNAMED)
     with quick_imports():
+        from mrbridge.bundle import load_bundle
         from mrbridge.inference.translate import translate as run
 
-    done, failure = as_far_as_done(lambda: run(image, out, model=place, settings=settings, **more))
+    bundle = load_bundle(place, allow_code=allow_code)
+    done, failure = as_far_as_done(lambda: run(image, out, model=bundle, settings=settings, **more))
     outputs = [str(item.output) for item in done if item.output is not None]
     skipped = sum(item.skipped for item in done)
     summary = f"{len(outputs) - skipped} translated"
@@ -287,13 +296,16 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
         )
     more: dict[str, Any] = {"mask": options.mask, "settings": settings, "force": options.force}
     more |= {"lesions": options.lesions, "workers": options.crew}
+    allow_code = options.allow_code
     with quick_imports():
+        from mrbridge.bundle import load_bundle
         from mrbridge.evaluation.evaluate import Evaluation, score
         from mrbridge.evaluation.evaluate import evaluate as run
 
     def work() -> Evaluation:
         if pairs is not None:
-            return run(model, pairs, out, device=options.device, **more)
+            bundle = load_bundle(unnamed() if model is None else model, allow_code=allow_code)
+            return run(bundle, pairs, out, device=options.device, **more)
         more.update(source=options.source, uncertainty=options.uncertainty)
         return score(files[0], files[1], out=out, **more)
 
@@ -316,12 +328,14 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
 
 @verb("mrbridge.verb_settings.Export")
 def export(options: options_of.Export) -> None:
-    """Write both generators for other runtimes."""
+    """Write both generators for other runtimes, or for a model hub."""
     locate(options.model)
     with quick_imports():
+        from mrbridge.bundle import load_bundle
         from mrbridge.inference.export import export as run
 
-    outputs = [str(path) for path in run(options.model, options.out, to=options.to)]
+    bundle = load_bundle(options.model, allow_code=options.allow_code)
+    outputs = [str(path) for path in run(bundle, options.out, to=options.to)]
     answer({"outputs": outputs}, f"written: {' and '.join(outputs)}")
 
 
@@ -351,9 +365,26 @@ def info(options: options_of.Info) -> None:
         return
     with quick_imports():
         from mrbridge.bundle import card, read_manifest
+        from mrbridge.extensions import code_in
 
-    manifest = read_manifest(model)
-    answer(manifest.model_dump(mode="json") | manifest.networks.describe(), card(manifest))
+    manifest, allowed = read_manifest(model), options.allow_code
+    facts = manifest.model_dump(mode="json") | {"code": list(manifest.code)}
+    if allowed or not code_in(manifest.networks):
+        facts |= manifest.networks.describe()
+    answer(facts, card(manifest, allow_code=allowed))
+
+
+@verb("mrbridge.verb_settings.Doctor")
+def doctor(options: options_of.Doctor) -> None:
+    """Describe this installation for a bug report, without personal data.
+
+    Versions, processor, kernels, threads, memory, disk, optional parts, and what could be better.
+    """
+    with quick_imports():
+        from mrbridge.doctor import examine, in_words
+
+    facts = examine()
+    answer(facts, in_words(facts))
 
 
 @verb("mrbridge.verb_settings.Serve")
@@ -379,7 +410,8 @@ def serve(options: options_of.Serve, settings: ServeSettings) -> None:
         answer({"url": url}, f"Open {url}\nCtrl-C ends it.", secrets=True)
         flush(0)
 
-    run(models, settings, started, device=options.device, runs=options.run)
+    more: dict[str, Any] = {"runs": options.run, "allow_code": options.allow_code}
+    run(models, settings, started, device=options.device, **more)
 
 
 def must_have_web() -> None:

@@ -9,7 +9,13 @@ import torch
 from benchmarks.speed import material, textbook, train_step
 from torch import nn
 
-from mrbridge.networks import UNetSettings, build_critic, build_generator, count_parameters
+from mrbridge.networks import (
+    PatchGANSettings,
+    UNetSettings,
+    build_critic,
+    build_generator,
+    count_parameters,
+)
 from mrbridge.training.settings import PRESETS, resolve
 
 CPU = torch.device("cpu")
@@ -26,6 +32,7 @@ def copy_parameters(source: nn.Module, target: nn.Module) -> None:
 def test_parameter_counts_are_those_of_the_preset(preset: str) -> None:
     networks = PRESETS[preset].networks
     counts = networks.describe()
+    assert isinstance(networks.critic, PatchGANSettings)
     with torch.device("meta"):
         generator = textbook.generator(networks.generator, networks.image_size)
         critic = textbook.critic(networks.critic.features, networks.critic.strided)
@@ -38,6 +45,7 @@ def test_parameter_counts_are_those_of_the_preset(preset: str) -> None:
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_networks_give_the_same_images(preset: str) -> None:
     networks = material.settings_of(preset, 32, quick=True).networks
+    assert isinstance(networks.critic, PatchGANSettings)
     rng = torch.Generator().manual_seed(1)
     images = torch.randn(2, 1, 32, 32, generator=rng).clamp(-1, 1)
     pairs = (

@@ -97,7 +97,11 @@ class Augmentation:
             for one, rng in zip(noise, rngs, strict=True):
                 # PyTorch's normal numbers, which take a third of the time of NumPy's.
                 one.normal_(generator=torch.Generator().manual_seed(int(rng.integers(2**63))))
-        return self.apply(torch.from_numpy(images), rows, noise).numpy()
+        made: NDArray[np.float32] = self.apply(torch.from_numpy(images), rows, noise).numpy()
+        for one in self.settings.extra.values():
+            for image, rng in zip(made, rngs, strict=True):  # (slices, rows, columns)
+                image[:] = np.clip(one.change(image, rng), -1, 1)
+        return made
 
     def noise_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the noise for images (images, slices, rows, columns)."""
@@ -105,8 +109,9 @@ class Augmentation:
         return (images, slices if self.intensities is None else len(self.intensities), *size)
 
     def moves_only(self) -> Augmentation:
-        """The same moves, without any change of intensities."""
-        moves = self.settings.changed({"bias_field": 0, "gamma": 0, "noise": 0})
+        """The same moves, without any change of intensities, and without the user's own."""
+        still = {"bias_field": 0.0, "gamma": 0.0, "noise": 0.0, "extra": {}}
+        moves = self.settings.model_copy(update=still)
         return Augmentation(moves, self.image_size, self._places.device)
 
     def draw(self, rngs: Sequence[np.random.Generator]) -> NDArray[np.float32]:

@@ -165,9 +165,10 @@ def _end_with_the_training() -> None:
 def fits(dataset: UnpairedSlices, device: torch.device) -> bool:
     """Whether all slices fit into `SHARE` of what a CUDA device has free.
 
-    A CPU has nothing to gain: slices are in its memory already.
+    A CPU has nothing to gain: slices are in its memory already. Augmentations of the user's own
+    take arrays.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or (dataset.augment and dataset.augment.settings.extra):
         return False
     slices = sum(len(bank) for bank in dataset.banks)
     free, _ = torch.cuda.mem_get_info(device)

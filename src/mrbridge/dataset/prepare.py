@@ -33,6 +33,7 @@ from mrbridge.errors import (
     OutputError,
     SomeScansFailed,
 )
+from mrbridge.extensions import completed
 from mrbridge.io.atomic import write_json
 from mrbridge.io.bids import NOT_RAW, find_scans
 from mrbridge.io.bids_name import parse_name
@@ -89,7 +90,7 @@ def prepare(
         SomeScansFailed: some scans could not be used; the store is complete without them.
         Interrupted: by a signal; scans that are prepared stay, and `report.json` lists them.
     """
-    settings = settings or PrepareSettings()
+    settings = completed(settings or PrepareSettings())
     source = parallel.reachable(localise(source), workers)
     out = Path(parallel.reachable(localise(out), workers))
     if settings.standard.brain == "hd-bet":

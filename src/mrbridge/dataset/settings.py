@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from mrbridge.errors import InputError, SettingsError
+from mrbridge.extensions import Extension
 from mrbridge.preprocessing.settings import PreprocessSettings, TransformKind
 from mrbridge.settings import Option, Settings
 from mrbridge.volume import CONTRASTS
@@ -173,4 +174,10 @@ class AugmentSettings(Settings):
         ge=0,
         le=2,
         description="Maximum standard deviation of Gaussian noise, in the image's range of 2.",
+    )
+    extra: Annotated[dict[str, Extension], Option(metavar="NAME…")] = Field(
+        {},
+        exclude_if=lambda extra: not extra,
+        description="Augmentations of your own: augment.extra.NAME.kind is module:Name, and its "
+        "other keys are settings of that function.",
     )

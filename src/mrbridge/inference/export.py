@@ -15,14 +15,16 @@ from pathlib import Path
 import torch
 
 from mrbridge import __version__
-from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.errors import Interrupted, SettingsError
-from mrbridge.io.atomic import atomic_path
+from mrbridge.bundle import Bundle, load_bundle, save_bundle
+from mrbridge.errors import Interrupted, OutputError, SettingsError, must_exist
+from mrbridge.inference.monai import export_monai
+from mrbridge.io.atomic import atomic_path, write_text
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.remote import remove
+from mrbridge.model_card import huggingface_card
 from mrbridge.networks import Generator
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "monai", "huggingface")
 """The formats that `export` writes."""
 
 _PACKAGES = ("onnx", "onnxscript")
@@ -35,12 +37,14 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
 
     Args:
         model: a bundle, the path of a run or bundle, or `shipped`.
-        out: the folder that gets `<source>_to_<target>.onnx` and `<target>_to_<source>.onnx`.
+        out: the folder. `onnx`: `<source>_to_<target>.onnx` and `<target>_to_<source>.onnx`;
+            `monai`: a MONAI bundle for each direction; `huggingface`: the bundle with a model card
+            in the layout of Hugging Face (README.md).
         to: one of `FORMATS`.
 
     Returns:
-        The two files. Their metadata state the contrasts, the spacing and the intensity range that
-        the network expects, and the SHA-256 of the model.
+        The files or folders. The metadata of ONNX files state the contrasts, the spacing and the
+        intensity range that the network expects, and the SHA-256 of the model.
 
     Raises:
         SettingsError: the format is unknown, or the packages for it are not installed.
@@ -51,13 +55,21 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
         raise SettingsError(
             f"cannot export to '{to}'", remedy=f"Choose one of {', '.join(FORMATS)}."
         )
+    bundle = model if isinstance(model, Bundle) else load_bundle(model)
+    if to == "monai":
+        return export_monai(bundle, Path(out))
+    if to == "huggingface":
+        if Path(out).is_dir() and any(Path(out).iterdir()):
+            must_exist(Path(out) / "bundle.json", OutputError, "Name a new folder.")
+        save_bundle(bundle.manifest, bundle.weights, out)
+        write_text(Path(out) / "README.md", huggingface_card(bundle.manifest))
+        return [Path(out)]
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
         raise SettingsError(
             f"export to ONNX needs {' and '.join(missing)}",
             remedy="Run pip install 'mrbridge[onnx]'.",
         )
-    bundle = model if isinstance(model, Bundle) else load_bundle(model)
     pairs = {
         "to_target": f"{bundle.source}_to_{bundle.target}.onnx",
         "to_source": f"{bundle.target}_to_{bundle.source}.onnx",
@@ -83,7 +95,7 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
 
 def _as_onnx(bundle: Bundle, generator: str) -> bytes:
     network = bundle.build(generator)
-    multiple = network.settings.multiple
+    multiple = bundle.manifest.networks.generator.multiple or 1
     program = _traced(network, multiple)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # paths of source files on this computer

@@ -100,7 +100,8 @@ class Translator:
         if path is None:
             return Translator, (self.bundle, self.device.type, self.planes)
         model = SHIPPED if is_installed(path) else str(path.absolute())
-        return _opened, (model, self.bundle.hash, self.device.type, self.planes)
+        allow_code = self.bundle.allow_code
+        return _opened, (model, self.bundle.hash, self.device.type, self.planes, allow_code)
 
     def __repr__(self) -> str:
         bundle = self.bundle
@@ -167,14 +168,7 @@ class Translator:
             self.require_uncertainty(to)
         synthetic, *half_width = self._translate_stack(preprocessed, to, planes, uncertainty)
         range_out = self._range_for(volume, preprocessed, to, match)
-        outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
-        voxels = preprocessed.undo(range_out.restore(synthetic), outside).astype(np.float32)
-        background = preprocessed.undo((~preprocessed.foreground).astype(np.float32), 1.0) > 0.5
-        blank = background & (volume.voxels == 0)
-        if preprocessed.brain is not None:
-            blank |= ~preprocessed.brain
-        voxels[blank] = 0
-        made = replace(volume, voxels=voxels, contrast=to, synthetic=True)
+        made, blank = restored(volume, preprocessed, synthetic, range_out, to)
         if not half_width:
             return TranslatorResult(made, planes)
         # The intensity range is piecewise linear (a knee), so the two ends of the interval are
@@ -234,7 +228,8 @@ class Translator:
         """The result of `translate_slices`, and with `scale` that of the scale head."""
         network = self._network(to)
         sizes = zip(slices.shape[1:], least or 2 * (self.bundle.manifest.least_size,), strict=True)
-        rows, columns = (size_multiple(max(size), network.settings.multiple) for size in sizes)
+        multiple = self.bundle.manifest.networks.generator.multiple or 1
+        rows, columns = (size_multiple(max(size), multiple) for size in sizes)
         wanted = np.arange(len(slices))
         faint = np.zeros(len(slices), bool)
         if foreground is not None:
@@ -252,6 +247,23 @@ class Translator:
                 for stack, result in zip(made, results, strict=True):
                     stack[chosen] = fit_size(result, *slices.shape[1:])
         return tuple(made)
+
+    def translate_stack(
+        self, network: Generator, preprocessed: Preprocessed, to: str, planes: tuple[str, ...]
+    ) -> Stack:
+        """Translate the slices of a volume with another network than the bundle's.
+
+        Args:
+            network: on the device of the translator.
+            preprocessed: the volume.
+            to: contrast to synthesise.
+            planes: from `planes_for`; the result is the mean over them.
+
+        Returns:
+            Shape as the slices, range [-1, 1].
+        """
+        self._networks[self.bundle.generator_that_makes(to)] = network
+        return self._translate_stack(preprocessed, to, planes, False)[0]
 
     def planes_for(self, volume: Volume) -> tuple[str, ...]:
         """The planes in which this translator slices a volume, such as `("axial",)`."""
@@ -428,20 +440,51 @@ class Translator:
         return self.range_of(to, match)
 
 
+def restored(
+    volume: Volume,
+    preprocessed: Preprocessed,
+    synthetic: Stack,
+    range_out: IntensityNormalisation,
+    to: str,
+) -> tuple[Volume, Mask]:
+    """A synthetic scan on the grid of its source.
+
+    Args:
+        volume: the source.
+        preprocessed: the same, preprocessed.
+        synthetic: shape as its slices, range [-1, 1].
+        range_out: the intensities that -1 and 1 stand for.
+        to: the contrast of the synthetic scan.
+
+    Returns:
+        The scan, and which voxels are blank: zero, since nothing was scanned there.
+    """
+    outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
+    voxels = preprocessed.undo(range_out.restore(synthetic), outside).astype(np.float32)
+    background = preprocessed.undo((~preprocessed.foreground).astype(np.float32), 1.0) > 0.5
+    blank: Mask = background & (volume.voxels == 0)
+    if preprocessed.brain is not None:
+        blank |= ~preprocessed.brain
+    voxels[blank] = 0
+    return replace(volume, voxels=voxels, contrast=to, synthetic=True), blank
+
+
 def _shares(foreground: Mask) -> NDArray[np.float64]:
     """The share of foreground in each slice, shape (slices,)."""
     return foreground.mean(axis=(1, 2))
 
 
 @lru_cache(maxsize=1)
-def _opened(model: str, sha256: str, device: str, planes: str) -> Translator:
+def _opened(
+    model: str, sha256: str, device: str, planes: str, allow_code: bool = False
+) -> Translator:
     """A translator that was pickled in another process, opened once in this one.
 
     Raises:
         BundleError: the bundle is absent, damaged, or was replaced.
         SettingsError: this machine has no such device.
     """
-    translator = Translator(model, device, planes)
+    translator = Translator(load_bundle(model, allow_code=allow_code), device, planes)
     if translator.bundle.hash != sha256:
         raise BundleError(
             "was replaced after the work began", path=translator.bundle.path, remedy="Start again."

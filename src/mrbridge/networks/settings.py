@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from mrbridge.errors import SizeError
+from mrbridge.extensions import Extension
 from mrbridge.settings import Settings
 
 Norm = Literal["instance", "batch", "none"]
 Padding = Literal["reflect", "zeros"]
+_KIND = "Kind of generator, or your own as module:Name."
 
 
 class UNetSettings(Settings):
     """Settings of `UNet`."""
 
-    kind: Literal["unet"] = Field("unet", description="Kind of generator.")
+    kind: Literal["unet"] = Field("unet", description=_KIND)
     levels: int = Field(8, ge=1, le=12, description="Number of downsampling steps.")
     features: int = Field(
         64,
@@ -47,7 +49,7 @@ class UNetSettings(Settings):
 class ResUNetSettings(Settings):
     """Settings of `ResUNet`."""
 
-    kind: Literal["resunet"] = Field("resunet", description="Kind of generator.")
+    kind: Literal["resunet"] = Field("resunet", description=_KIND)
     levels: int = Field(3, ge=1, le=12, description="Number of downsampling steps.")
     features: int = Field(
         64,
@@ -73,7 +75,7 @@ class ResUNetSettings(Settings):
 class ResNetSettings(Settings):
     """Settings of `ResNet`."""
 
-    kind: Literal["resnet"] = Field("resnet", description="Kind of generator.")
+    kind: Literal["resnet"] = Field("resnet", description=_KIND)
     features: int = Field(
         64,
         ge=1,
@@ -100,7 +102,9 @@ class ResNetSettings(Settings):
 class PatchGANSettings(Settings):
     """Settings of `PatchGAN`."""
 
-    kind: Literal["patchgan"] = Field("patchgan", description="Kind of critic.")
+    kind: Literal["patchgan"] = Field(
+        "patchgan", description="Kind of critic, or your own as module:Name."
+    )
     features: int = Field(
         64,
         ge=1,
@@ -140,8 +144,58 @@ class PatchGANSettings(Settings):
         return size - 2  # each of the last two convolutions, 4x4 with padding 1, loses one
 
 
+class GeneratorExtension(Extension):
+    """A generator from the user's own code: a class or function that gives an `nn.Module`."""
+
+    built_in: ClassVar[tuple[str, ...]] = ("unet", "resunet", "resnet")
+
+    multiple: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Rows and columns must be multiples of this; 0: the attribute `multiple` of "
+        "the class, or 1.",
+    )
+
+    def complete(self) -> GeneratorExtension:
+        """The same with the defaults of all settings.
+
+        Raises:
+            SettingsError: it cannot be imported, or a setting is unknown or impossible.
+        """
+        multiple = self.multiple or getattr(self.resolve(), "multiple", 1)
+        return super().complete().changed({"multiple": multiple})
+
+
+class CriticExtension(Extension):
+    """A critic from the user's own code; its output may have any shape."""
+
+    built_in: ClassVar[tuple[str, ...]] = ("patchgan",)
+
+
+def _kind_of(value: Any) -> Any:
+    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+def _generator_tag(value: Any) -> Any:
+    kind = _kind_of(value)
+    return kind if kind is None or kind in GeneratorExtension.built_in else "own"
+
+
+def _critic_tag(value: Any) -> str:
+    return "patchgan" if _kind_of(value) in (None, "patchgan") else "own"
+
+
 GeneratorSettings = Annotated[
-    UNetSettings | ResUNetSettings | ResNetSettings, Field(discriminator="kind")
+    Annotated[UNetSettings, Tag("unet")]
+    | Annotated[ResUNetSettings, Tag("resunet")]
+    | Annotated[ResNetSettings, Tag("resnet")]
+    | Annotated[GeneratorExtension, Tag("own")],
+    Discriminator(_generator_tag),
+]
+CriticSettings = Annotated[
+    Annotated[PatchGANSettings, Tag("patchgan")] | Annotated[CriticExtension, Tag("own")],
+    Discriminator(_critic_tag),
 ]
 
 
@@ -153,7 +207,7 @@ class Networks(Settings):
     """
 
     generator: GeneratorSettings
-    critic: PatchGANSettings = PatchGANSettings()
+    critic: CriticSettings = PatchGANSettings()
     image_size: int = Field(
         256, ge=8, le=8192, description="Rows and columns of training slices, in pixels."
     )
@@ -162,27 +216,36 @@ class Networks(Settings):
     def _check_sizes(self) -> Networks:
         # An impossible size is refused here, before anything is written.
         multiple = self.generator.multiple
-        if self.image_size % multiple:
+        if multiple and self.image_size % multiple:
             raise SizeError(
                 f"image_size cannot be {self.image_size} with this {self.generator.kind}",
                 remedy=f"Use a multiple of {multiple}, or fewer levels.",
             )
-        self.critic.check_size(self.image_size, self.image_size)
+        if isinstance(self.critic, PatchGANSettings):
+            self.critic.check_size(self.image_size, self.image_size)
         return self
 
     def describe(self) -> dict[str, Any]:
-        """Parameter counts and the critic's logits, as in `mrbridge info --json`."""
+        """Parameter counts and the critic's logits, as in `mrbridge info --json`.
+
+        The user's own networks are imported.
+        """
         import torch
 
         from mrbridge.networks import build_critic, build_generator, count_parameters
 
-        with torch.device("meta"):  # neither memory nor time for weights
-            generator = build_generator(self.generator, self.image_size)
+        size = self.image_size
+        with torch.device("meta"), torch.no_grad():  # neither memory nor time for weights
+            generator = build_generator(self.generator, size)
             critic = build_critic(self.critic)
+            if isinstance(self.critic, PatchGANSettings):
+                logits = self.critic.logits_size(size, size)
+            else:
+                logits = tuple(critic(torch.empty(1, 1, size, size)).shape[2:])
         counts = count_parameters(generator), count_parameters(critic)
         return {
             "generator": counts[0],
             "critic": counts[1],
             "total": 2 * sum(counts),
-            "critic_logits": list(self.critic.logits_size(self.image_size, self.image_size)),
+            "critic_logits": list(logits),
         }

@@ -102,7 +102,7 @@ def preprocess(
     Raises:
         InputError: the image is constant or empty, no plausible brain was found in it, or it could
             not be aligned.
-        SettingsError: HD-BET is wanted and not installed.
+        SettingsError: HD-BET is wanted and not installed, or a step of the user's own fails.
     """
     frame = crop  # of the slices, whose margin is filled up
     if crop is None or placement is not None:
@@ -140,6 +140,8 @@ def preprocess(
     if settings.bias == "n4":
         raw = without_bias(raw, foreground, grid.spacing)
         foreground = foreground_mask(raw) if inside is None else inside
+    for step in settings.extra.values():
+        raw = step.change(raw, foreground, grid.spacing)
     normalisation, outside = _intensities(raw, foreground, inside, settings, volume)
     normalisation = normalisation.on_scale(levels)
     slices = normalisation.normalise(raw)

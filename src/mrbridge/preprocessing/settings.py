@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from mrbridge.errors import SettingsError
+from mrbridge.extensions import Extension
 from mrbridge.json_text import shortened
 from mrbridge.settings import Option, Settings
 
@@ -94,6 +95,13 @@ class PreprocessSettings(Settings):
     )
     intensity: IntensitySettings = Field(
         IntensitySettings(), description="How the intensity range is found."
+    )
+    extra: Annotated[dict[str, Extension], Option(metavar="NAME…")] = Field(
+        {},
+        exclude_if=lambda extra: not extra,
+        description="Preprocessing steps of your own: standard.extra.NAME.kind is module:Name, and "
+        "its other keys are settings of that function. They run in the order of the settings, "
+        "after bias field correction.",
     )
 
     @field_validator("brain_mask")

@@ -337,7 +337,7 @@ def repair_bundle(
     known = _manifest_in(state)
     present: str | None = None
     with suppress(BundleError):
-        present = load_bundle(folder).hash
+        present = load_bundle(folder, allow_code=True).hash  # `train` asked already
     if present is not None and (known is None or present == known.get("weights_sha256")):
         return
     best_state = load_state(best) if best.is_file() else None

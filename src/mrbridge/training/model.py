@@ -22,7 +22,7 @@ from mrbridge.training.examples import (
     back_translation,
     translate_together,
 )
-from mrbridge.training.settings import LossWeights, TrainSettings
+from mrbridge.training.settings import LossWeights, TrainSettings, extra_name
 
 _OLD_NAMES = {"mean_to_": "ema_to_", "beginning.": "initial.", "looks.": "intensity_mappings."}
 """Prefixes of tensors in older checkpoints, and what they are called now."""
@@ -79,6 +79,12 @@ class TranslationModel(nn.Module):
         """From the intensities of simulated subjects to those of the data: source, target."""
         self.source_pool = losses.ImagePool(settings.pool_size, settings.seed)
         self.target_pool = losses.ImagePool(settings.pool_size, settings.seed + 1)
+        self.extra_losses = {
+            extra_name(name): (one, one.make())
+            for name, one in settings.extra_losses.items()
+            if one.weight
+        }
+        """The user's own losses; what weights they have is not trained."""
         self.step = 0
         self.optimizers: list[Adam] = []
         """Of the generators and, if there are any, of the critics; empty until `to_device`."""
@@ -131,6 +137,9 @@ class TranslationModel(nn.Module):
             device: of the training; it decides over the precision too.
         """
         self.to(device)
+        for _, loss in self.extra_losses.values():
+            if isinstance(loss, nn.Module):
+                loss.to(device).eval().requires_grad_(False)
         if device.type == "cuda":
             # In any other order, cuDNN's bfloat16 kernels copy images and weights in every call.
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -237,7 +246,8 @@ class TranslationModel(nn.Module):
             The losses, and the translations of source and target slices if critics or the cycle
             loss need them, each (batch, 1, rows, columns).
         """
-        needs_translations = bool(self.critics or self.weights.cycle)
+        needs_cycle = bool(self.weights.cycle) or self._has_extra("cycle")
+        needs_translations = bool(self.critics or needs_cycle or self._has_extra("input"))
         results: dict[str, Tensor] = {}
         translations = []
         for direction, own in ((0, batch.source), (1, batch.target)):
@@ -248,18 +258,51 @@ class TranslationModel(nn.Module):
             for example, output in zip(examples, outputs[needs_translations:], strict=True):
                 loss, name = losses.paired_loss(output, example.target), example.loss
                 results[name] = results[name] + loss if name in results else loss
+                self._add_extra(results, "target", output, example.target, weights[name])
         if self.critics:
             (of_source, of_target), (to_target, to_source) = self.critics, translations
             results["adversarial"] = losses.generator_loss(
                 of_target(to_target), self.settings.adversarial
             ) + losses.generator_loss(of_source(to_source), self.settings.adversarial)
-        if self.weights.cycle:
+        for output, own in zip(translations, (batch.source, batch.target), strict=False):
+            self._add_extra(results, "input", output, own)
+        if needs_cycle:
             to_target, to_source = translations
-            results["cycle"] = losses.cycle_loss(
-                batch.source, self.to_source(to_target)
-            ) + losses.cycle_loss(batch.target, self.to_target(to_source))
+            returned = self.to_source(to_target), self.to_target(to_source)
+            for back, own in zip(returned, (batch.source, batch.target), strict=True):
+                self._add_extra(results, "cycle", back, own)
+            if self.weights.cycle:
+                results["cycle"] = losses.cycle_loss(batch.source, returned[0]) + losses.cycle_loss(
+                    batch.target, returned[1]
+                )
+        weights = weights | {name: one.weight for name, (one, _) in self.extra_losses.items()
+                             if one.on == "target"}  # fmt: skip
         total = torch.stack([weights[name] * value for name, value in results.items()]).sum()
         return {"generators": total} | results, translations
+
+    def _has_extra(self, on: str) -> bool:
+        return any(one.on == on for one, _ in self.extra_losses.values())
+
+    def _add_extra(
+        self,
+        results: dict[str, Tensor],
+        on: str,
+        image: Tensor,
+        reference: Tensor,
+        factor: float = 1.0,
+    ) -> None:
+        """Add the user's own losses of an image and its reference, each (batch, 1, rows, columns).
+
+        Raises:
+            SettingsError: one fails, or does not return one number.
+        """
+        for name, (settings, loss) in self.extra_losses.items():
+            if settings.on == on:
+                value = settings.call(loss, image.float(), reference.float())
+                if not isinstance(value, Tensor) or value.numel() != 1:
+                    raise settings.failed("it does not return one number")
+                value = factor * value.reshape(())
+                results[name] = results[name] + value if name in results else value
 
     def examples(self, batch: Sample, direction: int, weights: dict[str, float]) -> list[Example]:
         """The training examples of a generator: direction 0 to the target, 1 to the source."""

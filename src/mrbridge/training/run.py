@@ -23,6 +23,7 @@ from mrbridge.dataset.sampling import HeldOut, held_out_slices
 from mrbridge.dataset.simulated import CONTRASTS
 from mrbridge.dataset.store import Store
 from mrbridge.errors import BundleError, Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
+from mrbridge.extensions import code_in, completed, require
 from mrbridge.hardware import choose_device, quick_kernels
 from mrbridge.io.atomic import write_text
 from mrbridge.io.lock import only_writer
@@ -92,6 +93,7 @@ def train(
     device: str = "auto",
     start: str | Path = "auto",
     overwrite: bool = False,
+    allow_code: bool = False,
     **overrides: Any,
 ) -> Run:
     """Train a translation model on a prepared store.
@@ -109,6 +111,8 @@ def train(
         start: initial weights of a new run: `auto` (the shipped model if networks and contrasts are
             its own, otherwise random weights), `scratch` (random), `shipped`, or a run or bundle.
         overwrite: replace the run in the folder.
+        allow_code: import code that the store, the resumed run or the initial model names
+            (`module:Name`). Code that `settings` name is imported in any case.
         overrides: single settings, by name; nested ones as mappings.
 
     Raises:
@@ -133,6 +137,8 @@ def train(
         changes = {**settings, **overrides}
     if not resume and not isinstance(changes, TrainSettings):
         changes = resolve(None, changes)
+    if isinstance(changes, TrainSettings) and not resume:
+        changes = completed(changes)
     with (
         process_group(choose_device(device)) as (ranks, own_device),
         # Every step seeds PyTorch's random numbers, which may be the caller's too.
@@ -140,13 +146,15 @@ def train(
         _only_training(run, resume, ranks),
     ):
         opened = store if isinstance(store, Store) else Store.open(store)
+        require(code_in(opened.manifest.settings.standard), allow_code, opened.path)
         if resume:
             first = _resumed(run, changes)
+            require(code_in(first.settings), allow_code, run)
         else:
             assert isinstance(changes, TrainSettings)
             if ranks.is_first:  # the others might see what it has written
                 (check_replaceable if overwrite else check_unused)(run)
-            first = _new(opened, changes, start)
+            first = _new(opened, changes, start, allow_code)
             first.overwrite = overwrite
         return _train(opened, run, first, own_device, ranks)
 
@@ -177,16 +185,23 @@ def _resumed(run: Path, changes: TrainSettings | Mapping[str, Any]) -> _Start:
     return _Start(resumed_settings(state, run, changes), state=state, initial_size=size)
 
 
-def _new(store: Store, settings: TrainSettings, start: str | Path) -> _Start:
+def _new(store: Store, settings: TrainSettings, start: str | Path, allow_code: bool) -> _Start:
     prepared = store.manifest.settings
-    initial = find_initial_model(start, settings, prepared.source, prepared.target)
+    initial = find_initial_model(
+        start, settings, prepared.source, prepared.target, allow_code=allow_code
+    )
     size = None if initial is None else initial.manifest.least_size
     settings = _for_contrasts(settings, store, initial)
     return _Start(settings, initial=initial, initial_size=size)
 
 
 def find_initial_model(
-    start: str | Path, settings: TrainSettings, source: str, target: str
+    start: str | Path,
+    settings: TrainSettings,
+    source: str,
+    target: str,
+    *,
+    allow_code: bool = False,
 ) -> Bundle | None:
     """The bundle whose generators a training starts from; None for random weights.
 
@@ -195,6 +210,7 @@ def find_initial_model(
             bundle.
         settings: of the training.
         source, target: its contrasts, in either order in the bundle.
+        allow_code: import code that the bundle names.
 
     Raises:
         SettingsError: the bundle has other generators or contrasts.
@@ -218,7 +234,7 @@ def find_initial_model(
         differs.append("contrasts")
     if not differs:
         log.info("starting from the model %s", models.SHIPPED if start == "auto" else model)
-        return load_bundle(model)
+        return load_bundle(model, allow_code=allow_code)
     if start == "auto":
         # With simulated pairs, `_for_contrasts` logs it.
         if "contrasts" in differs and not settings.simulated_weight:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.errors import SettingsError
+from mrbridge.extensions import Extension
 from mrbridge.networks.settings import (
     Networks,
     PatchGANSettings,
@@ -22,6 +23,22 @@ from mrbridge.settings import Option, Planes, Settings
 
 AdversarialKind = Literal["bce", "least_squares", "hinge"]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ExtraLoss(Extension):
+    """A loss from the user's own code: a function of two images that returns one number.
+
+    It gets tensors (batch, 1, rows, columns) in [-1, 1]: the generator's image and its reference.
+    """
+
+    weight: float = Field(1.0, ge=0, description="Weight of the loss.")
+    on: Literal["target", "input", "cycle"] = Field(
+        "target",
+        description="What the image is compared with: target, if it is known (pairs, "
+        "simulated subjects, back-translation, identity), in addition to the L1 loss and "
+        "multiplied by its weight; input, the scan that was translated; cycle, the scan that was "
+        "translated twice.",
+    )
 
 
 class TrainSettings(Settings):
@@ -40,6 +57,12 @@ class TrainSettings(Settings):
     )
     cycle_weight: float = Field(10.0, ge=0, description="Weight of the cycle loss.")
     identity_weight: float = Field(5.0, ge=0, description="Weight of the identity loss.")
+    extra_losses: Annotated[dict[str, ExtraLoss], Option(metavar="NAME…")] = Field(
+        {},
+        exclude_if=lambda extra: not extra,
+        description="Losses of your own: extra_losses.NAME.kind is module:Name, .weight its "
+        "weight, .on one of target, input and cycle; its other keys are settings of that function.",
+    )
     supervision: Literal["unpaired", "paired", "weak"] = Field(
         "unpaired",
         description="unpaired ignores known pairs; paired trains on them only; weak trains on "
@@ -184,6 +207,14 @@ class TrainSettings(Settings):
         return kept
 
 
+_UNPAIRED = ("adversarial", "cycle", "identity", "back_translation")
+
+
+def extra_name(name: str) -> str:
+    """The name of a loss of the user's own among all losses, as in metrics.csv."""
+    return f"extra_{name}"
+
+
 @dataclass(frozen=True)
 class LossWeights:
     """The weights of the losses for the data at hand, and what depends on them.
@@ -194,6 +225,7 @@ class LossWeights:
         paired: of the loss on pairs.
         wise_ft: of the initial model in the weights that are validated.
         warm_up: share of the training over which the unpaired weights rise linearly from zero.
+        extra: of the user's own losses that need no target, by name.
     """
 
     adversarial: float
@@ -204,6 +236,7 @@ class LossWeights:
     paired: float
     wise_ft: float
     warm_up: float
+    extra: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: TrainSettings) -> LossWeights:
@@ -217,6 +250,11 @@ class LossWeights:
             paired=settings.paired_weight,
             wise_ft=settings.wise_ft_weight,
             warm_up=settings.warm_up,
+            extra={
+                extra_name(name): one.weight
+                for name, one in settings.extra_losses.items()
+                if one.on != "target" and one.weight
+            },
         )
 
     @property
@@ -225,14 +263,14 @@ class LossWeights:
         return any((*self._unpaired().values(), self.simulated))
 
     def _unpaired(self) -> dict[str, float]:
-        names = ("adversarial", "cycle", "identity", "back_translation")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _UNPAIRED} | dict(self.extra)
 
     def scaled(self, share: float) -> LossWeights:
         """All weights but `paired` multiplied by `share`."""
-        scaled = {name: share * weight for name, weight in self._unpaired().items()}
-        scaled |= {"simulated": share * self.simulated, "wise_ft": share * self.wise_ft}
-        return replace(self, **scaled)
+        names = (*_UNPAIRED, "simulated", "wise_ft")
+        scaled = {name: share * getattr(self, name) for name in names}
+        extra = {name: share * weight for name, weight in self.extra.items()}
+        return replace(self, **scaled, extra=extra)
 
     def at(self, progress: float) -> dict[str, float]:
         """The weight of each loss when `progress`, in [0, 1], of the training is done."""

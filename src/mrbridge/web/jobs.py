@@ -88,6 +88,7 @@ class Jobs:
         models: the paths of models, or `shipped`.
         device: `auto`, `cpu` or `cuda`.
         settings: the limits.
+        allow_code: import code that the models name.
 
     Attributes:
         models: what the worker says about the models.
@@ -97,10 +98,15 @@ class Jobs:
     """
 
     def __init__(
-        self, models: Sequence[str | Path], settings: ServeSettings, device: str = "auto"
+        self,
+        models: Sequence[str | Path],
+        settings: ServeSettings,
+        device: str = "auto",
+        *,
+        allow_code: bool = False,
     ) -> None:
         self.settings = settings
-        self._start = models, device
+        self._start = models, device, allow_code
         self._jobs: dict[str, Job] = {}
         self._queue: list[Job] = []
         self._changed = threading.Condition()
@@ -291,12 +297,11 @@ class Jobs:
     # -- the worker
 
     def _start_worker(self) -> list[dict[str, Any]]:
-        models, device = self._start
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         with safe_path():
             self._worker = context.Process(
-                target=work, args=(theirs, models, device), name="mrbridge-worker", daemon=True
+                target=work, args=(theirs, *self._start), name="mrbridge-worker", daemon=True
             )
             self._worker.start()
         theirs.close()

@@ -170,6 +170,7 @@ def run(
     *,
     device: str = "auto",
     runs: Sequence[Path] = (),
+    allow_code: bool = False,
 ) -> None:
     """Serve until a signal comes.
 
@@ -179,12 +180,13 @@ def run(
         started: called with the URL once the server listens.
         device: `auto`, `cpu` or `cuda`.
         runs: the folders of trainings that the page shows.
+        allow_code: import code that the models name.
 
     Raises:
         MrbridgeError: a model cannot be loaded, or the address cannot be used.
     """
     with bound(settings) as listener:
-        jobs = Jobs(models, settings, device)
+        jobs = Jobs(models, settings, device, allow_code=allow_code)
         try:
             token = new_token()
             app = create_app(jobs, token, settings.host, runs)

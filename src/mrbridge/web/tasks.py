@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrbridge import __version__
+from mrbridge.bundle import load_bundle
 from mrbridge.errors import InputError
 from mrbridge.inference.input_check import check
 from mrbridge.inference.output import Translation
@@ -23,6 +24,7 @@ from mrbridge.inspection.headers import Item, list_headers
 from mrbridge.io import is_dicom, read
 from mrbridge.io.atomic import sidecar_path, stem_of, suffix_of, write_json, write_text
 from mrbridge.io.bids_name import derivative_name, parse_name
+from mrbridge.networks import count_parameters
 from mrbridge.progress import reported
 from mrbridge.viewer import Layer, is_built, window, write_page, write_view
 from mrbridge.volume import CONTRASTS, Verdict, Volume
@@ -36,14 +38,14 @@ _IMAGES = 2  # of 256 x 256 pixels, which are timed
 Facts = dict[str, Any]
 
 
-def load(models: Sequence[str | Path], device: str) -> list[Translator]:
+def load(models: Sequence[str | Path], device: str, allow_code: bool = False) -> list[Translator]:
     """Load the models.
 
     Raises:
         BundleError: one cannot be used.
         SettingsError: there is no such device.
     """
-    return [Translator(model, device) for model in models]
+    return [Translator(load_bundle(model, allow_code=allow_code), device) for model in models]
 
 
 def model_facts(translator: Translator, model: str | Path) -> Facts:
@@ -241,7 +243,7 @@ def methods(translator: Translator, known: str | None, to: str) -> str:
     """A paragraph for the methods section of a paper."""
     manifest = translator.bundle.manifest
     source = manifest.source if to == manifest.target else manifest.target
-    generator = manifest.networks.describe()["generator"]
+    generator = count_parameters(translator.bundle.build("to_target"))
     planes = (
         "The generator was applied to axial, coronal and sagittal slices, and the three results "
         "were averaged."

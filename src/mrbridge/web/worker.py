@@ -86,7 +86,9 @@ class Remarks(logging.Handler):
                 warnings.showwarning = before
 
 
-def work(connection: Connection, models: Sequence[str | Path], device: str) -> None:
+def work(
+    connection: Connection, models: Sequence[str | Path], device: str, allow_code: bool = False
+) -> None:
     """Load the models, then do tasks until the connection is closed.
 
     It answers with pairs: `("loaded", facts of the models)`, then for each task any number of
@@ -102,7 +104,7 @@ def work(connection: Connection, models: Sequence[str | Path], device: str) -> N
     try:
         from mrbridge.web import tasks
 
-        translators = tasks.load(models, device)
+        translators = tasks.load(models, device, allow_code)
         facts = [
             tasks.model_facts(one, model) for one, model in zip(translators, models, strict=True)
         ]

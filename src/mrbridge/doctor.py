@@ -1,0 +1,207 @@
+"""The verb `doctor`: what this installation consists of, for bug reports.
+
+It holds no personal data: no names of users or computers, and no paths.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mrbridge import __version__
+
+_VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"),
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "CUDA_VISIBLE_DEVICES"),
+)
+"""Environment variables whose values matter and say nothing about a person."""
+
+_OPTIONAL = {
+    "cloud": ("s3fs", "gcsfs"),
+    "dask": ("distributed",),
+    "dicom": ("highdicom",),
+    "monai": ("monai",),
+    "onnx": ("onnx", "onnxscript"),
+    "web": ("fastapi", "uvicorn", "python-multipart"),
+}
+"""The extras, and the packages that each needs."""
+
+_LEAST_DISK = 5.0  # GB: a store of a small study and a run
+_LEAST_MEMORY = 4.0  # GB
+
+
+def examine() -> dict[str, Any]:
+    """Versions, processor, kernels, threads, memory, disk and optional parts.
+
+    Returns:
+        Plain values, and under `advice` one sentence for each thing that should be better.
+    """
+    import torch
+
+    from mrbridge.hardware import fast_bfloat16, vector_extension
+    from mrbridge.kernels.library import supports
+    from mrbridge.threads import usable_cores
+    from mrbridge.viewer import is_built
+
+    cpu = torch.device("cpu")
+    facts: dict[str, Any] = {
+        "mrbridge": __version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "installed": "in a container" if _in_container() else "on a machine",
+        "processor": {
+            "model": _processor(),
+            "vector_extension": vector_extension(),
+            "bfloat16": fast_bfloat16(cpu),
+            "usable_cores": usable_cores(),
+            "cores": os.cpu_count(),
+        },
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "compiled_kernels": supports(torch.float32),
+        "threads": torch.get_num_threads(),
+        "memory_gb": _memory(),
+        "free_disk_gb": {
+            "working_directory": _free("."),
+            "temporary": _free(tempfile.gettempdir()),
+        },
+        "page": is_built(),
+        "shipped_model": _shipped_model(),
+        "hd_bet": shutil.which("hd-bet") is not None,
+        "packages": _packages(),
+        "optional": {name: _optional(needed) for name, needed in _OPTIONAL.items()},
+        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+    }
+    return facts | {"advice": _advice(facts)}
+
+
+def in_words(facts: dict[str, Any]) -> str:
+    """What `examine` returned, as text for a bug report."""
+    lines = []
+    for name, value in facts.items():
+        if name == "advice":
+            continue
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
+        lines.append(f"{name.replace('_', ' ')}: {_plain(value)}")
+    advice = [f"- {one}" for one in facts["advice"]] or ["- nothing: all is as it should be"]
+    return "\n".join([*lines, "", "What could be better:", *advice])
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == "":
+        return "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _advice(facts: dict[str, Any]) -> list[str]:
+    found = []
+    if not facts["compiled_kernels"] and facts["processor"]["vector_extension"] != "DEFAULT":
+        found.append(
+            "Training is slower without compiled kernels: install a wheel that has them, or g++ "
+            "before you install mrbridge (x86-64 Linux)."
+        )
+    if facts["shipped_model"] != "complete":
+        found.append(f"The shipped model is {facts['shipped_model']}: install mrbridge again.")
+    if not facts["page"]:
+        found.append("serve and view have no page: install a wheel, or npm before you install.")
+    for place, free in facts["free_disk_gb"].items():
+        if free < _LEAST_DISK:
+            found.append(f"Only {free} GB are free ({place.replace('_', ' ')}).")
+    if facts["memory_gb"] is not None and facts["memory_gb"] < _LEAST_MEMORY:
+        found.append(f"Training may need more than {facts['memory_gb']} GB of memory.")
+    found += [
+        f"{name} is {version}, mrbridge needs {wanted}."
+        for name, (version, wanted) in _outdated().items()
+    ]
+    return found
+
+
+def _required() -> list[str]:
+    """The requirements of mrbridge without extras, such as `zarr<4,>=3.1`."""
+    try:
+        listed = importlib.metadata.requires("mrbridge") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [one for one in listed if "extra ==" not in one]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> dict[str, str | None]:
+    names = [re.split(r"[^\w.-]", one, maxsplit=1)[0] for one in _required()]
+    return {name: _version(name) for name in sorted(names)}
+
+
+def _outdated() -> dict[str, tuple[str | None, str]]:
+    """Required packages whose version does not fit, with the version and the requirement."""
+    found: dict[str, tuple[str | None, str]] = {}
+    for one in _required():
+        name, wanted = re.match(r"([\w.-]+)(.*)", one.partition(";")[0]).groups()  # type: ignore[union-attr]
+        version, least = _version(name), re.search(r">=([\d.]+)", wanted)
+        if version is None or (least and _numbers(version) < _numbers(least[1])):
+            found[name] = (version or "missing", wanted.strip())
+    return found
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(one) for one in re.findall(r"\d+", version.partition("+")[0])[:3]]
+
+
+def _optional(packages: tuple[str, ...]) -> str:
+    versions = [_version(one) for one in packages]
+    return "not installed" if None in versions else " ".join(map(str, versions))
+
+
+def _shipped_model() -> str:
+    from mrbridge import models
+    from mrbridge.bundle import load_bundle
+    from mrbridge.errors import BundleError
+
+    try:
+        folder = models.shipped()
+    except BundleError:
+        return "missing"
+    try:
+        load_bundle(folder)
+    except BundleError:
+        return "damaged"
+    return "complete"
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        try:
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+        except OSError:
+            pass
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> float | None:
+    """In GB; None where the system does not say."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+
+
+def _free(folder: str) -> float:
+    """In GB."""
+    return round(shutil.disk_usage(folder).free / 1e9, 1)
+
+
+def _in_container() -> bool:
+    return any(Path(one).exists() for one in ("/.dockerenv", "/run/.containerenv", "/singularity"))
