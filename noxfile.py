@@ -3,6 +3,8 @@
 Everything is installed from a constraints file, which also keeps PyTorch at its CPU build.
 """
 
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["lint", "tests"]
@@ -27,7 +29,7 @@ SMOKE = (
 )
 
 
-@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
 def tests(session: nox.Session) -> None:
     """The quick tests, on every supported Python that is installed."""
     session.install(*CURRENT, "-e", ".[dev]")
@@ -73,3 +75,14 @@ def no_optional(session: nox.Session) -> None:
     """Only the required dependencies: tests of optional ones are skipped, the others pass."""
     session.install(*CURRENT, "-e", ".", "pytest", "beartype", "hypothesis")
     session.run("pytest", *(session.posargs or SMOKE))
+
+
+@nox.session(python="3.11")
+def wheel(session: nox.Session) -> None:
+    """The wheel, installed where no compiler and no npm is used."""
+    session.install("build")
+    dist = session.create_tmp()
+    session.run("python", "-m", "build", "--wheel", "--outdir", dist)
+    session.install(*CURRENT, *map(str, Path(dist).glob("mrbridge-*.whl")))
+    session.run("mrbridge", "doctor")
+    session.run("mrbridge", "info")

@@ -364,8 +364,9 @@ def info(options: options_of.Info) -> None:
         answer(fields | {"settings": settings.model_dump(mode="json")}, f"{text}# {numbers}")
         return
     with quick_imports():
-        from mrbridge.bundle import card, read_manifest
+        from mrbridge.bundle import read_manifest
         from mrbridge.extensions import code_in
+        from mrbridge.model_card import card
 
     manifest, allowed = read_manifest(model), options.allow_code
     facts = manifest.model_dump(mode="json") | {"code": list(manifest.code)}
