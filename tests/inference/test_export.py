@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from mrbridge import io, translate
 from mrbridge.bundle import Bundle
 from mrbridge.errors import BundleError, OutputError, SettingsError
 from mrbridge.inference import export as module
@@ -102,24 +97,3 @@ def test_packages_that_are_missing(
 def test_weights_that_do_not_fit(tiny_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="do not fit"):
         export(Bundle(tiny_bundle.manifest, {}), tmp_path / "out")
-
-
-def test_the_example_runs_without_pytorch(
-    written: list[Path], tiny_bundle: Bundle, make_scan: Any, tmp_path: Path
-) -> None:
-    script = Path(__file__).parents[2] / "examples" / "onnx" / "translate.py"
-    scan, theirs, ours = (tmp_path / name for name in ("T1w.nii.gz", "theirs.nii.gz", "T2w.nii.gz"))
-    io.write(make_scan(1, "T1w"), scan)
-    command = (
-        "import sys, runpy; sys.argv = sys.argv[1:]; "
-        "runpy.run_path(sys.argv[0], run_name='__main__'); "
-        "assert not {'torch', 'mrbridge'} & sys.modules.keys()"
-    )
-    arguments = [script, written[0], scan, theirs]
-    subprocess.run([sys.executable, "-c", command, *map(str, arguments)], check=True)
-    translate(scan, ours, model=tiny_bundle, to="T2w", planes="axial", force=True)
-    first, second = nib.load(theirs), nib.load(ours)
-    assert np.allclose(first.affine, second.affine)
-    voxels = [np.asarray(one.dataobj, np.float64) for one in (first, second)]
-    inside = np.asarray(nib.load(scan).dataobj) > 0
-    assert np.corrcoef(voxels[0][inside], voxels[1][inside])[0, 1] > 0.95
