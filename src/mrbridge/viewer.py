@@ -29,7 +29,7 @@ STATIC = Path(__file__).with_name("web") / "static"
 NOT_BUILT = "this installation has no page, because it was installed from source without npm"
 BUILD_IT = "Install Node.js with npm, and install mrbridge again."
 
-_MOST_VOXELS = 1_500_000  # of a volume in a report
+_MOST_VOXELS = 600_000  # of a volume in a report: a case with four takes 3.5 MiB
 _MARGIN = 4  # voxels around the anatomy in a report
 _LAYERS = "@@LAYERS@@"
 
@@ -182,7 +182,7 @@ def embedded(
 ) -> Embedded:
     """Volumes for a report: cropped to the anatomy, in 256 grey levels.
 
-    Larger ones than 1.5 million voxels are made smaller, with linear interpolation.
+    Volumes of more than 600,000 voxels are made smaller, with linear interpolation.
 
     Args:
         title: what they show.

@@ -79,29 +79,39 @@ class Served:
 @contextmanager
 def serve(bundle: Bundle, **limits: Any) -> Iterator[Served]:
     """Run a server."""
-    import uvicorn
-
     from mrbridge.web.jobs import Jobs
     from mrbridge.web.server import create_app
 
     jobs = Jobs([bundle.path], ServeSettings(**limits), "cpu")
+    runs: list[Path] = []
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    try:
+        with (
+            running(create_app(jobs, TOKEN, "127.0.0.1", runs)) as url,
+            httpx.Client(base_url=url, headers=headers, timeout=180) as client,
+        ):
+            yield Served(jobs, client, url, runs)
+            jobs.close()  # which ends streams of events
+    finally:
+        jobs.close()
+    assert not jobs.folder.exists()
+
+
+@contextmanager
+def running(app: Any) -> Iterator[str]:
+    """Run an application in this process; gives its URL."""
+    import uvicorn
+
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        runs: list[Path] = []
-        app = create_app(jobs, TOKEN, "127.0.0.1", runs)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        headers = {"Authorization": f"Bearer {TOKEN}"}
         try:
-            with httpx.Client(base_url=url, headers=headers, timeout=180) as client:
-                yield Served(jobs, client, url, runs)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            jobs.close()
             server.should_exit = True
             thread.join(10)
-    assert not jobs.folder.exists()
 
 
 @pytest.fixture(scope="session")

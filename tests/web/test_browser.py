@@ -5,6 +5,8 @@ from __future__ import annotations
 import io as streams
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
-from tests.web.conftest import TOKEN, Served
+from tests.web.conftest import TOKEN, Served, running, serve
 
 import mrbridge
 from mrbridge import io
-from mrbridge.bundle import Bundle
+from mrbridge.bundle import Bundle, save_bundle
+from mrbridge.study.answers import path_for, read_answers
+from mrbridge.study.design import Study, setup
 from mrbridge.viewer import is_built
+from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -120,6 +125,25 @@ def marked(shown: Any) -> int:
     return int((np.abs(shown - SYNTHETIC).max(axis=-1) < 40).sum())
 
 
+def serious_faults(page: Page) -> list[Any]:
+    """What axe-core finds that is serious or critical."""
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: npm ci in the folder web")
+    page.add_script_tag(path=str(AXE))
+    found = page.evaluate("async () => JSON.stringify((await axe.run()).violations)")
+    return [
+        (one["id"], [node["html"][:200] for node in one["nodes"]])
+        for one in json.loads(found)
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+def place_of(page: Page) -> list[float]:
+    """The position of the crosshair, RAS+ mm."""
+    text = page.locator(".place").inner_text()
+    return [float(x) for x in text.removeprefix("At ").partition(" mm")[0].split(", ")]
+
+
 def largest_object(grey: Any) -> Any:
     """The largest bright object, in its bounding box, without the lines of a crosshair."""
     grey = ndimage.median_filter(grey, 9) if len(grey) > 100 else grey
@@ -186,6 +210,94 @@ def test_the_keyboard_moves_one_crosshair_in_all_scans(page: Page, t1w: Path):
     assert page.locator(".panel.upper").evaluate("e => e.style.visibility") == ""
 
 
+def test_the_mouse_moves_one_crosshair_in_all_scans(page: Page, t1w: Path):
+    add(page, t1w)
+    translate(page)
+    page.select_option("select[aria-label=Planes]", "Axial")
+    page.wait_for_timeout(500)
+    box = page.locator("canvas.scan").first.bounding_box()
+    assert box is not None
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.click(*middle)
+    page.wait_for_timeout(1000)
+    start = place_of(page)
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 0.15 * box["width"], middle[1] - 0.1 * box["height"], steps=4)
+    page.mouse.up()
+    moved = "x => !document.querySelector('.place').value.startsWith(`At ${x}`)"
+    page.wait_for_function(moved, arg=f"{start[0]:.0f},")
+    end = place_of(page)
+    assert end[0] < start[0] - 2, "to the right in the picture is to the patient's left"
+    assert end[1] > start[1] + 2
+    assert end[2] == start[2]
+    positions = page.evaluate(
+        "mrbridge.detail.viewer.panels.map(p => [...p.nv.frac2mm(p.nv.scene.crosshairPos)])"
+    )
+    np.testing.assert_allclose(positions[0], positions[1], atol=0.01)
+    before = place_of(page)
+    page.mouse.wheel(0, 300)
+    page.wait_for_timeout(1000)
+    assert place_of(page)[2] != before[2]
+
+
+def test_everything_by_keyboard(page: Page, t1w: Path):
+    add(page, t1w)
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        name = page.evaluate("document.activeElement.textContent || document.activeElement.type")
+        reached.append(name.strip())
+        if name.startswith("Translate to"):
+            break
+    assert "Choose files" in reached
+    page.keyboard.press("Enter")
+    page.wait_for_selector("ul.files")
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.classList.contains('scan')"):
+            break
+    before = place_of(page)
+    page.keyboard.press("ArrowUp")
+    assert place_of(page) != before
+
+
+def test_the_uncertainty_slider(
+    open_page: Callable[..., Page], certain_bundle: Bundle, t1w: Path, tmp_path: Path
+):
+    bundle = save_bundle(certain_bundle.manifest, certain_bundle.weights, tmp_path / "bundle")
+    with serve(bundle) as served:
+        page = open_page(f"{served.url}/?token={TOKEN}")
+        add(page, t1w)
+        translate(page)
+        everything = picture(page, 1)
+        slider = page.locator("input[aria-label^='Hide what']")
+        slider.focus()
+        for _ in range(3):
+            page.keyboard.press("PageDown")
+        page.wait_for_timeout(500)
+        assert "± " in page.locator("label", has_text="Hide what").inner_text()
+        some = picture(page, 1)
+        slider.fill("0")
+        page.wait_for_timeout(500)
+        nothing = picture(page, 1)
+        shares = [(shown.max(axis=-1) > 60).mean() for shown in (everything, some, nothing)]
+        assert shares[0] >= shares[1] >= shares[2]
+        assert shares[2] < 0.7 * shares[0]
+        page.get_by_label("Uncertainty in colour").check()
+        assert served.jobs.all()
+
+
+def test_scores_against_the_true_scan(page: Page, t1w: Path):
+    add(page, t1w)
+    page.set_input_files("input[aria-label='The true scan']", str(t1w).replace("T1w", "T2w"))
+    translate(page)
+    table = page.locator("section", has_text="Compared with the true scan").locator("table")
+    assert "dB" in table.inner_text()
+    assert page.locator("canvas.scan").count() == 4
+    assert marked(picture(page, 2)) == 0, "the true scan"
+
+
 def test_swipe_keeps_the_mark_in_the_visible_part(page: Page, t1w: Path):
     add(page, t1w)
     translate(page)
@@ -228,20 +340,10 @@ def test_two_tabs(page: Page, web: Served, open_page: Callable[..., Page], t1w: 
 def test_axe_finds_no_serious_fault(
     scheme: str, web: Served, open_page: Callable[..., Page], t1w: Path
 ):
-    if not AXE.is_file():
-        pytest.skip("axe-core is not installed: npm ci in the folder web")
-    address = f"{web.url}/?token={TOKEN}"
-    page = open_page(address, bypass_csp=True, color_scheme=scheme)
+    page = open_page(f"{web.url}/?token={TOKEN}", bypass_csp=True, color_scheme=scheme)
     add(page, t1w)
     translate(page)
-    page.add_script_tag(path=str(AXE))
-    found = page.evaluate("async () => JSON.stringify((await axe.run()).violations)")
-    serious = [
-        (one["id"], [node["html"][:200] for node in one["nodes"]])
-        for one in json.loads(found)
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious_faults(page) == []
 
 
 @pytest.mark.parametrize("width", [380, 1280])
@@ -279,6 +381,142 @@ def test_a_training_is_followed(
         page.wait_for_selector("#zone")
     finally:
         web.runs.clear()
+
+
+def test_a_training_is_followed_while_it_runs(
+    web: Served,
+    open_page: Callable[..., Page],
+    small_store: Store,
+    tiny: Callable[..., TrainSettings],
+    quick_phantom: None,
+    tmp_path: Path,
+):
+    run = tmp_path / "run"
+    settings = tiny(epochs=200)
+    thread = threading.Thread(
+        target=mrbridge.train,
+        args=(small_store, run, settings),
+        kwargs={"device": "cpu", "start": "scratch"},
+        daemon=True,
+    )
+    stop = threading.Event()
+    ends = pytest.MonkeyPatch()
+    ends.setattr("mrbridge.training.loop.RunRecorder.is_pause", lambda _: stop.is_set())
+    thread.start()
+    try:
+        until(lambda: (run / "metrics.csv").is_file())
+        web.runs.append(run)
+        page = open_page(f"{web.url}/runs?token={TOKEN}", bypass_csp=True)
+        page.wait_for_selector("#run[data-epochs]")
+        first = int(page.get_attribute("#run", "data-epochs") or 0)
+        page.wait_for_function(
+            "n => Number(document.querySelector('#run').dataset.epochs) > n", arg=first
+        )
+        assert "left." in page.locator("#state").inner_text()
+        assert serious_faults(page) == []
+    finally:
+        stop.set()
+        thread.join(120)
+        ends.undo()
+        web.runs.clear()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+class TestReaderStudy:
+    @pytest.fixture
+    def study(self, make_scan: Callable[..., Volume], tmp_path: Path) -> Study:
+        """A study of one person, with a lesion."""
+        real = make_scan(1, "T2w")
+        mask = np.zeros(real.voxels.shape, np.uint8)
+        mask[12:15, 23:26, 5:8] = 1
+        made = Volume((0.9 * real.voxels).astype(np.int16), real.affine, synthetic=True)
+        for name, volume in (
+            ("sub-01_T2w", real),
+            ("sub-01_desc-synth_T2w", made),
+            ("sub-01_label-lesion_mask", Volume(mask, real.affine)),
+        ):
+            io.write(volume, tmp_path / f"scans/{name}.nii.gz")
+        mask_path = tmp_path / "scans/sub-01_label-lesion_mask.nii.gz"
+        return setup(tmp_path / "scans", None, tmp_path / "study", lesions=mask_path)
+
+    @pytest.fixture
+    def url(self, study: Study) -> Iterator[str]:
+        from mrbridge.study.server import create_app
+
+        with running(create_app(study, "r1", TOKEN, "127.0.0.1")) as url:
+            yield url
+
+    def test_it_is_done_by_keyboard(self, study: Study, url: str, open_page: Callable[..., Page]):
+        page = open_page(f"{url}/?token={TOKEN}", bypass_csp=True)
+        page.wait_for_selector(READY)
+        assert "synthetic scans are not marked" in page.locator("header").inner_text()
+        assert marked(picture(page, 0)) == 0
+        assert page.get_by_text("Save picture").count() == 0
+        assert "T2w" not in page.content()
+        assert serious_faults(page) == []
+        scan, other = study.order_for("r1")
+        spots = list(study.items[scan].items())
+        page.keyboard.press("s")
+        page.keyboard.press("4")
+        for _, mm in spots:
+            page.keyboard.press("p")
+            np.testing.assert_allclose(place_of(page), mm, atol=2.5)
+            page.keyboard.press("n")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("body[data-done='1']")
+        page.reload()
+        page.wait_for_selector(f"body[data-done='1'] {READY}")
+        answers = read_answers(study, path_for(study, "r1"))
+        assert {one.question: one.answer for one in answers} == {
+            "origin": "synthetic",
+            "quality": "4",
+            **{name: "no" for name, _ in spots},
+        }
+        assert {one.scan for one in answers} == {scan}
+        for key in ("r", "1", "p", "y", "p", "y", "Enter"):
+            page.keyboard.press(key)
+        page.wait_for_selector("text=Thank you")
+        assert {one.scan for one in read_answers(study, path_for(study, "r1"))} == {scan, other}
+
+
+class TestReports:
+    def look(self, report: Path, canvases: int, open_page: Callable[..., Page]) -> Page:
+        page = open_page(report.as_uri(), offline=True)
+        assert page.locator("iframe").count() == 0, "nothing is drawn before the click"
+        page.locator("button.look").first.click()
+        frame = page.frame_locator("iframe")
+        frame.locator(READY).wait_for()
+        assert frame.locator("canvas.scan").count() == canvases
+        page.wait_for_timeout(500)
+        return page
+
+    def test_of_evaluate(self, bids_scans: Path, open_page: Callable[..., Page], tmp_path: Path):
+        made = tmp_path / "made"
+        for number in (1, 2, 3):
+            name = f"sub-0{number}/anat/sub-0{number}_T2w.nii.gz"
+            scan = io.read(bids_scans / name)
+            changed = np.clip(scan.voxels * (1 - 0.1 * number), 0, None).astype(np.int16)
+            io.write(Volume(changed, scan.affine, synthetic=True), made / name)
+        result = mrbridge.score(bids_scans, made, out=tmp_path / "scores")
+        assert result.report is not None
+        page = self.look(result.report, 3, open_page)
+        content = page.frame_locator("iframe").locator("canvas.scan").first.screenshot()
+        shown = np.asarray(Image.open(streams.BytesIO(content)).convert("RGB"), np.float64)
+        assert marked(shown) > 50
+        assert page.locator("button.look").count() == 1, "worst and median, one of them open"
+
+    def test_of_inspect(self, bids_scans: Path, open_page: Callable[..., Page], tmp_path: Path):
+        from mrbridge.inspection.inspect import inspect
+
+        inspect(bids_scans, tmp_path / "report.html")
+        self.look(tmp_path / "report.html", 1, open_page)
 
 
 class TestViewPage:

@@ -23,14 +23,14 @@ import pytest
 from tests.web.conftest import TOKEN, Served, serve
 
 from mrbridge.bundle import Bundle
-from mrbridge.web.guard import Refused
+from mrbridge.web.guard import Refused, bound
 from mrbridge.web.settings import ServeSettings
 from mrbridge.web.uploads import check_zip, safe_name
 
 ROOT = Path(__file__).parents[2]
 PATHS = (
     *("/", "/app.js", "/app.css", "/api/health", "/api/openapi.json", "/api/jobs"),
-    *("/api/jobs/x", "/api/jobs/x/events", "/api/jobs/x/files/all.zip"),
+    *("/api/jobs/x", "/api/jobs/x/events", "/api/jobs/x/files/all.zip", "/runs", "/api/runs/0"),
 )
 
 
@@ -58,6 +58,8 @@ def _empty(request: pytest.FixtureRequest) -> Iterator[None]:
 class TestStrangers:
     def test_it_listens_on_this_machine_only(self):
         assert ServeSettings().host == "127.0.0.1"
+        with bound(ServeSettings(port=0)) as listener:
+            assert listener.getsockname()[0] == "127.0.0.1"
 
     @pytest.mark.parametrize("path", PATHS)
     @pytest.mark.parametrize("token", [None, "", "wrong", TOKEN[:-1], f"{TOKEN}x", "ü"])
@@ -103,8 +105,9 @@ class TestPage:
         assert "unsafe" not in policy
         assert not re.search(r"https?:", policy)
 
-    def test_it_has_no_inline_script_or_style(self):
-        page = (ROOT / "web/src/index.html").read_text("utf-8")
+    @pytest.mark.parametrize("name", ["head", "index", "runs", "study"])
+    def test_it_has_no_inline_script_or_style(self, name: str):
+        page = (ROOT / f"web/src/{name}.html").read_text("utf-8")
         assert re.findall(r"<script(?![^>]*\bsrc=)", page) == []
         assert not re.search(r"<style|\sstyle=|\son\w+=", page)
         assert not re.search(r"https?://", page)
@@ -180,6 +183,21 @@ class TestLimits:
         job.touched -= 60 * web.jobs.settings.keep_minutes + 1
         web.jobs.remove_old()
         assert not job.folder.exists()
+
+
+@pytest.mark.slow
+def test_the_server_removes_old_scans_by_itself(
+    tiny_bundle: Bundle, t1w: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert ServeSettings().keep_minutes == 60
+    monkeypatch.setattr("mrbridge.web.jobs._TIDY_SECONDS", 0.2)
+    with serve(tiny_bundle, keep_minutes=0.02) as served:
+        folder = served.jobs.get(served.post(t1w, start="false").json()["id"]).folder
+        deadline = time.monotonic() + 120
+        while folder.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert served.jobs.all() == []
 
 
 class TestNames:
