@@ -91,12 +91,15 @@ def main() -> None:
         shutil.copy(t2w, scans)
         shutil.copy(made, scans)
         study = setup(scans, None, Path(temporary) / "study")
+        # A rater who sees the real scan first: the picture shows no synthetic scan without its mark.
+        kinds_of, raters = study.key["scans"], (f"r{number}" for number in range(1, 100))
+        rater = next(r for r in raters if kinds_of[study.order_for(r)[0]]["is"] == "real")
         save(browser, page.as_uri(), "light", 1280, options.out / "view.webp")
-        with running(create_app(study, "r1", TOKEN, "127.0.0.1")) as url:
-            save(browser, url, "dark", 1280, options.out / "study.webp", "s4")
+        with running(create_app(study, rater, TOKEN, "127.0.0.1")) as url:
+            save(browser, url, "dark", 1280, options.out / "study.webp", "r5")
             for scheme, width in kinds if options.all else ():
                 path = options.out / f"study-{scheme}-{width}.webp"
-                save(browser, url, scheme, width, path, "s4")
+                save(browser, url, scheme, width, path, "r5")
         for scheme, width in kinds if options.all else ():
             path = options.out / f"view-{scheme}-{width}.webp"
             save(browser, page.as_uri(), scheme, width, path)
