@@ -91,7 +91,7 @@ def main() -> None:
         shutil.copy(t2w, scans)
         shutil.copy(made, scans)
         study = setup(scans, None, Path(temporary) / "study")
-        # A rater who sees the real scan first: the picture shows no synthetic scan without its mark.
+        # A rater who sees the real scan first: no synthetic scan is shown without its mark.
         kinds_of, raters = study.key["scans"], (f"r{number}" for number in range(1, 100))
         rater = next(r for r in raters if kinds_of[study.order_for(r)[0]]["is"] == "real")
         save(browser, page.as_uri(), "light", 1280, options.out / "view.webp")
