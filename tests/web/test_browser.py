@@ -215,6 +215,7 @@ def test_the_mouse_moves_one_crosshair_in_all_scans(page: Page, t1w: Path):
     translate(page)
     page.select_option("select[aria-label=Planes]", "Axial")
     page.wait_for_timeout(500)
+    page.locator("canvas.scan").first.scroll_into_view_if_needed()
     box = page.locator("canvas.scan").first.bounding_box()
     assert box is not None
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
