@@ -241,7 +241,8 @@ for name in LOSSES:
 # %% [markdown]
 # Compare the rows. The training on pairs never sees a lesion, and has no critic that asks for some. The critics see that T2w slices often
 # have a bright disc and that T1w slices never have a dark one, and reward generators that follow. Cycle and identity loss cannot forbid it:
-# a lesion that was painted can be removed on the way back. These are small networks after a short training; Cohen and colleagues
+# a lesion that was painted can be removed on the way back. Vanishing needs no critic: a network that never saw a lesion, whatever its loss,
+# makes of it what it knows. These are small networks after a short training; Cohen and colleagues
 # show the same with large ones on patients. The remedy is in the data: the same diseases, as often, in both contrasts.
 #
 # ## Copy, inversion, shift, collapse
