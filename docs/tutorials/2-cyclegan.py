@@ -303,6 +303,10 @@ print("returns to its input best:", table["cycle error"].idxmin())
 print("highest SSIM of those trained here:", table.loc[list(results), "SSIM"].idxmax())
 
 # %% [markdown]
+# An SSIM like that of the input itself means that bright tissue stayed bright: the generator still copies. That is the comfortable
+# optimum of cycle and identity loss, in which early training stays; such slices are sharp, and return nearly perfectly. Without the
+# identity loss nothing holds grey levels in their place, not even those of the background.
+#
 # A low cycle error proves nothing: a perfect copy has a cycle error of zero. One seed of a short training on small slices proves little either; change
 # `seed` and `STEPS` and see which of these differences stay. Is any of them above the monotone curve? If not, the network has
 # not shown that it knows anatomy. [How a GAN lies](3-how-a-gan-lies.md) continues from here.
