@@ -329,7 +329,7 @@ class TestVerbs:
         code, _, err = run("train", small_store.path, "-o", tmp_path / "new", *given)
         assert (code, err) == (0, "")
         chosen = {} if start is None else {"start": start}
-        always = {"resume": False, "device": "auto", "overwrite": False}
+        always = {"resume": False, "device": "auto", "overwrite": False, "allow_code": False}
         assert asked == [always | chosen], "the default start is in `train` only"
 
     def test_translate(
