@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -62,7 +63,8 @@ def commands(page: Path) -> list[list[str]]:
     """Every `mrbridge …` line of the page's code blocks, split into words."""
     blocks = [text for _, text in BLOCK.findall(page.read_text(encoding="utf-8"))]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("mrbridge ")]
+    words = (shlex.split(line, comments=True) for line in lines if line.startswith("mrbridge "))
+    return [list(itertools.takewhile(lambda word: word not in (">", "|"), w[1:])) for w in words]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
