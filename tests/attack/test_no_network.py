@@ -112,3 +112,4 @@ def test_evaluate_and_info(traced: Any, bids_scans: Path, tmp_path: Path) -> Non
     command = ["evaluate", "-m", GOLDEN, "--pairs", bids_scans, "-o", tmp_path / "scores"]
     assert not traced(*command)
     assert not traced("info", GOLDEN)
+    assert not traced("doctor")

@@ -181,7 +181,7 @@ def test_the_length_of_the_page_is_bounded(clean_folder: Path, tmp_path: Path) -
         assert f"The first 40 of {count};" in words
         complete = (tmp_path / "page.findings.json").read_text()
         assert complete.count(f'"scan-{count - 1:05}"') == 4  # three findings and the scan itself
-    assert sizes[1] < 1.05 * sizes[0] < 1_000_000
+    assert sizes[1] < 1.05 * sizes[0] < 2_000_000  # the viewer takes a megabyte
 
 
 def test_the_table_leaves_out_copies_and_unreadable_scans(messy: Path, tmp_path: Path) -> None:
