@@ -24,6 +24,7 @@ import torch
 from benchmarks.harness import OwnProcess, alternate, options, read, report
 from benchmarks.speed.material import QUICK_SIZE, samples, settings_of
 from benchmarks.speed.train_step import arm
+from mrbridge.extensions import Extension
 from mrbridge.training.settings import TrainSettings
 
 CPU = torch.device("cpu")
@@ -85,6 +86,7 @@ def published_options(settings: TrainSettings) -> SimpleNamespace:
     Its own parser is not used, since it imports torchvision.
     """
     generator, critic = settings.networks.generator, settings.networks.critic
+    assert not isinstance(generator, Extension) and not isinstance(critic, Extension)
     size, is_unet = settings.networks.image_size, generator.kind == "unet"
     blocks = 6 if size <= 128 else 9
     return SimpleNamespace(
