@@ -86,7 +86,8 @@ def published_options(settings: TrainSettings) -> SimpleNamespace:
     Its own parser is not used, since it imports torchvision.
     """
     generator, critic = settings.networks.generator, settings.networks.critic
-    assert not isinstance(generator, Extension) and not isinstance(critic, Extension)
+    assert not isinstance(generator, Extension)
+    assert not isinstance(critic, Extension)
     size, is_unet = settings.networks.image_size, generator.kind == "unet"
     blocks = 6 if size <= 128 else 9
     return SimpleNamespace(
