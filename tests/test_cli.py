@@ -25,7 +25,7 @@ from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import TrainSettings
 
-VERBS = ("demo", "phantom", "prepare", "train", "translate", "evaluate", "export", "info")
+VERBS = ("demo", "phantom", "prepare", "train", "tune", "translate", "evaluate", "export", "info")
 TOO_SMALL = "sub-01_T1w.nii.gz: unusual: shows an object of 42 mm, too small for an adult's head"
 TINY = [
     *("--set", "networks.image_size=32", "--set", "validation_slices=2", "--set", "epochs=1"),

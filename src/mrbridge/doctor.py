@@ -29,6 +29,7 @@ _OPTIONAL = {
     "dicom": ("highdicom",),
     "monai": ("monai",),
     "onnx": ("onnx", "onnxscript"),
+    "tune": ("optuna",),
     "web": ("fastapi", "uvicorn", "python-multipart"),
 }
 """The extras, and the packages that each needs."""

@@ -197,6 +197,46 @@ class Train(VerbSettings):
     )
 
 
+class Tune(Processes):
+    """Options of `tune`."""
+
+    stage = "mrbridge.training.settings.TrainSettings"
+    setting_keys = ("preset",)
+
+    store: Annotated[Path, Option(metavar="STORE", place=True, argument=True)] = Field(
+        description="A prepared store with a validation split, by path or URL."
+    )
+    out: Annotated[Path, _OUT] = Field(description="The folder of the search.")
+    trials: int = Field(
+        20, ge=1, description="Number of trainings, with those that the folder has already."
+    )
+    minutes: float = Field(10, gt=0, description="Time of training for each trial, in minutes.")
+    space: Annotated[
+        Path | None,
+        Option(metavar="FILE", default="learning rate, loss weights, EMA and augmentation"),
+    ] = Field(
+        None,
+        description="YAML file of the settings that differ between trials: key: [values], or "
+        "key: {low: 1, high: 9}, with log: true if wanted.",
+    )
+    score: Literal["criterion", "psnr"] = Field(
+        "criterion",
+        description="What is maximised: the criterion by which a training chooses its best state, "
+        "which needs no pairs; or the mean PSNR of both directions on validation pairs.",
+    )
+    start: Annotated[
+        str | None,
+        Option(("--from",), "MODEL", "as of train"),
+    ] = Field(None, description="Initial weights: shipped, scratch (random), a run or a bundle.")
+    device: Device = "auto"
+    overwrite: bool = Field(False, description=_overwrite("the search is continued"))
+    allow_code: bool = Field(
+        False,
+        description="Import code that the store or the initial model names "
+        "(docs/how-to/extend.md). What --set and --config name is imported in any case.",
+    )
+
+
 class Translate(Parallel):
     """Options of `translate`."""
 
@@ -421,6 +461,7 @@ VERBS: dict[str, type[VerbSettings]] = {
     "prepare": Prepare,
     "inspect": Inspect,
     "train": Train,
+    "tune": Tune,
     "translate": Translate,
     "evaluate": Evaluate,
     "export": Export,

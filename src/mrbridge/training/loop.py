@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -37,6 +37,10 @@ from mrbridge.training.validation import (
 from mrbridge.training.words import best_epoch, epoch_line
 
 log = logging.getLogger(__name__)
+
+AfterValidation = Callable[[float, Mapping[str, float]], bool]
+"""Called after each validation with the share of the training that is done, in [0, 1], and the
+epoch's numbers, as in metrics.csv; returns whether the training ends here."""
 
 
 class StopOnSignal:
@@ -88,6 +92,7 @@ class Plan:
         data: what identifies the store's data (`checkpoint.identity`).
         initial_size: `least_size` of the initial model; None if training started from random
             weights.
+        after_validation: called after each validation, if given.
     """
 
     run: Path
@@ -97,6 +102,7 @@ class Plan:
     steps_per_epoch: int
     data: dict[str, Any]
     initial_size: int | None
+    after_validation: AfterValidation | None = None
 
 
 def run_loop(
@@ -284,6 +290,9 @@ class RunRecorder:
         if reason is not None and not self.finished:
             self.finished = True
             log.warning("the training ends here: %s; the best state stays in the bundle", reason)
+        watch = self.plan.after_validation
+        if watch is not None and watch(self.progress(), row):
+            self.finished = True
 
     def _monitor(self, synthetic: ValidationImages, row: dict[str, float]) -> bool:
         """Add the monitor's statistics to a row and warn of failures; whether there are none."""

@@ -46,7 +46,7 @@ from mrbridge.training.examples import (
     weights_for,
 )
 from mrbridge.training.folder import check_replaceable, check_unused, refuse_url
-from mrbridge.training.loop import Plan, RunRecorder, StopOnSignal, run_loop
+from mrbridge.training.loop import AfterValidation, Plan, RunRecorder, StopOnSignal, run_loop
 from mrbridge.training.model import TranslationModel
 from mrbridge.training.monitor import EarlyStopping
 from mrbridge.training.settings import PRESETS, TrainSettings, resolve
@@ -94,6 +94,7 @@ def train(
     start: str | Path = "auto",
     overwrite: bool = False,
     allow_code: bool = False,
+    after_validation: AfterValidation | None = None,
     **overrides: Any,
 ) -> Run:
     """Train a translation model on a prepared store.
@@ -113,6 +114,9 @@ def train(
         overwrite: replace the run in the folder.
         allow_code: import code that the store, the resumed run or the initial model names
             (`module:Name`). Code that `settings` name is imported in any case.
+        after_validation: called after each validation with the share of the training that is done,
+            in [0, 1], and the epoch's numbers, as in metrics.csv; if it returns True, the training
+            ends there.
         overrides: single settings, by name; nested ones as mappings.
 
     Raises:
@@ -156,6 +160,7 @@ def train(
                 (check_replaceable if overwrite else check_unused)(run)
             first = _new(opened, changes, start, allow_code)
             first.overwrite = overwrite
+        first.after_validation = after_validation
         return _train(opened, run, first, own_device, ranks)
 
 
@@ -169,6 +174,7 @@ class _Start:
         initial: the initial model of a new run.
         initial_size: `least_size` of the run's initial model; None if it has none.
         overwrite: whether a new run replaces what is in its folder.
+        after_validation: of `train`.
     """
 
     settings: TrainSettings
@@ -176,6 +182,7 @@ class _Start:
     initial: Bundle | None = None
     initial_size: int | None = None
     overwrite: bool = False
+    after_validation: AfterValidation | None = None
 
 
 def _resumed(run: Path, changes: TrainSettings | Mapping[str, Any]) -> _Start:
@@ -338,6 +345,7 @@ def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: 
         steps_per_epoch,
         identity(store),
         start.initial_size,
+        start.after_validation,
     )
     with StopOnSignal() as signals, plain_errors(), quick_kernels(device):
         recorder = RunRecorder(plan, model, signals, start.state) if ranks.is_first else None

@@ -1,0 +1,1 @@
+"""Hyperparameter search: many short trainings on one store, and the settings of the best."""

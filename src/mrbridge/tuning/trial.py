@@ -1,0 +1,169 @@
+"""One trial of a search: a short training, which ends early if it is worse than the others."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+import sqlalchemy
+from optuna.trial import TrialState
+
+from mrbridge.errors import Interrupted, MrbridgeError, as_error
+from mrbridge.training.run import train
+from mrbridge.training.settings import resolve
+from mrbridge.training.words import Row, best_epoch, verdicts
+from mrbridge.tuning.space import Space, nested
+
+Score = Literal["criterion", "psnr"]
+
+STORAGE = "study.db"
+NAME = "mrbridge"
+WARM_UP_TENTHS = 2
+STARTUP_TRIALS = 4
+_WAIT_SECONDS = 60  # for the lock of the storage, which all workers write
+_DEFAULTS = {"steps_per_epoch": 100}  # so that a short training validates often enough to prune
+_LARGE = ("checkpoints", "simulated.npz")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a search have in common.
+
+    Attributes:
+        store: the prepared store.
+        out: the folder of the search.
+        changes: settings of all trials that differ from the preset's.
+        space: the settings that differ between trials.
+        score: what is maximised.
+        seed: of the search; trials have that of `changes`.
+        more: further arguments of `train`.
+    """
+
+    store: Path
+    out: Path
+    changes: Mapping[str, Any]
+    space: Space
+    score: Score
+    seed: int
+    more: Mapping[str, Any]
+
+
+def open_study(out: Path, seed: int = 0) -> optuna.Study:
+    """The study in the storage of a search, which is created if it is missing."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = sqlalchemy.URL.create("sqlite", database=str((out / STORAGE).absolute()))
+    storage = optuna.storages.RDBStorage(
+        url.render_as_string(), engine_kwargs={"connect_args": {"timeout": _WAIT_SECONDS}}
+    )
+    return optuna.create_study(
+        storage=storage,
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=2 * STARTUP_TRIALS),
+        pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=WARM_UP_TENTHS),
+        study_name=NAME,
+        direction="maximize",
+        load_if_exists=True,
+    )
+
+
+def run_trial(job: Job, index: int) -> int:
+    """Run the next trial of a study, and save its outcome there.
+
+    Args:
+        job: the search.
+        index: of the trial; with the search's seed, the seed of its sampler.
+
+    Returns:
+        The number of the trial in the study.
+
+    Raises:
+        Interrupted: a signal stopped it; it stays unfinished in the study.
+    """
+    study = open_study(job.out, seed=1000 * job.seed + index)
+    trial = study.ask()
+    own = {key: one.suggest(trial, key) for key, one in job.space.items()}
+    name = trial.user_attrs.get("run", f"trials/{trial.number:04}")
+    trial.set_user_attr("run", name)
+    run = job.out / name
+    watch = _Watch(trial, job.score)
+    try:
+        resume = (run / "checkpoints" / "last.ckpt").exists()
+        settings: Any = {} if resume else resolve(None, _DEFAULTS, job.changes, nested(own))
+        with _quiet():
+            result = train(
+                job.store, run, settings, resume=resume, after_validation=watch, **job.more
+            )
+        best = best_epoch(result.rows)
+        row = next((row for row in result.rows if row["epoch"] == best), {})
+        value = score_of(row, job.score)
+        if not math.isfinite(value) or verdicts(row):
+            reason = "its criterion is not finite" if not verdicts(row) else _PATHOLOGICAL
+            raise MrbridgeError(reason, path=run)
+        trial.set_user_attr("score", value)
+        trial.set_user_attr("kept_initial", result.kept_beginning)
+        state = TrialState.PRUNED if watch.pruned else TrialState.COMPLETE
+        study.tell(trial, None if watch.pruned else value, state)
+    except Interrupted:
+        raise
+    except Exception as error:
+        trial.set_user_attr("error", str(as_error(error)))
+        study.tell(trial, state=TrialState.FAIL)
+    for large in _LARGE:
+        path = run / large
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return trial.number
+
+
+_PATHOLOGICAL = "in all its validations, a generator inverts or copies its input or has collapsed"
+
+
+def score_of(row: Row, score: Score) -> float:
+    """The score of an epoch, larger is better; NaN if it has none."""
+    if score == "psnr":
+        return 0.5 * (row.get("psnr_target", math.nan) + row.get("psnr_source", math.nan))
+    return row.get("criterion", math.nan)
+
+
+class _Watch:
+    """Reports the validations of a training to its trial, and ends it if the pruner says so.
+
+    Trials validate at different times. So the score is interpolated to the tenths of the training,
+    at which the pruner compares them.
+    """
+
+    def __init__(self, trial: optuna.Trial, score: Score) -> None:
+        self.trial, self.score, self.pruned = trial, score, False
+        self._points: list[tuple[float, float]] = []  # progress and score
+        self._reported = -1
+
+    def __call__(self, progress: float, row: Row) -> bool:
+        value = score_of(row, self.score)
+        if verdicts(row) or not math.isfinite(value):
+            return False
+        self._points.append((progress, value))
+        xs, ys = zip(*self._points, strict=True)
+        first = max(self._reported + 1, math.ceil(10 * xs[0]))
+        for tenth in range(first, math.floor(10 * progress + 1e-9) + 1):
+            self.trial.report(float(np.interp(tenth / 10, xs, ys)), tenth)
+            self._reported = tenth
+        self.pruned = progress < 1 and self.trial.should_prune()
+        return self.pruned
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Trainings log only errors: the search says what came of each."""
+    logger = logging.getLogger("mrbridge.training")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

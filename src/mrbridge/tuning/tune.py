@@ -1,0 +1,289 @@
+"""The verb `tune`: a hyperparameter search with Optuna."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from mrbridge import interruption
+from mrbridge.dataset.store import Store
+from mrbridge.errors import (
+    Interrupted,
+    MrbridgeError,
+    OutputError,
+    SettingsError,
+    StoreError,
+    must_be_here,
+)
+from mrbridge.io.lock import only_writer
+from mrbridge.io.ownership import check_only
+from mrbridge.training.checkpoint import identity
+from mrbridge.training.folder import FILES as RUN_FILES
+from mrbridge.training.settings import resolve
+from mrbridge.tuning.results import BEST, FIGURE, TABLE, importances, write_results
+from mrbridge.tuning.space import Space
+from mrbridge.tuning.trial import STORAGE, Job, Score, open_study, run_trial
+
+log = logging.getLogger(__name__)
+
+FILES = (STORAGE, f"{STORAGE}-*", BEST, TABLE, FIGURE, *(f"trials/*/{one}" for one in RUN_FILES))
+"""The files of a search, as patterns."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search on disk.
+
+    Attributes:
+        path: its folder; `path / "best.yaml"` has the best settings.
+        score: what was maximised.
+        counts: how many trials are `complete`, `pruned` and `failed`.
+        best: the number of the best trial.
+        value: its score.
+        median: the median score of the complete trials.
+        params: its settings, by their keys.
+        importances: of each setting, their sum is 1; empty if too few trials are complete.
+        kept_initial: whether its bundle is still the initial model, since no state was better.
+    """
+
+    path: Path
+    score: Score
+    counts: dict[str, int]
+    best: int
+    value: float
+    median: float
+    params: dict[str, Any]
+    importances: dict[str, float]
+    kept_initial: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, and where the files are."""
+        fields = dict(vars(self)) | {"path": str(self.path), "trials": self.counts}
+        del fields["counts"]
+        return fields | {"config": str(self.path / BEST), "figure": str(self.path / FIGURE)}
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
+        value, median = (f"{one:.4g}" for one in (self.value, self.median))
+        lines = [f"{self.path}: {sum(self.counts.values())} trials ({counts})"]
+        lines += [f"best: trial {self.best}, {self.score} {value} (median {median})"]
+        for key, setting in self.params.items():
+            share = f"   importance {self.importances[key]:.2f}" if self.importances else ""
+            shown = f"{setting:.4g}" if isinstance(setting, float) else str(setting)
+            lines.append(f"  {key}: {shown}{share}")
+        if self.kept_initial:
+            lines.append("No state of this trial was better than the initial model.")
+        lines.append(f"Train with it: mrbridge train STORE -o RUN --config {self.path / BEST}")
+        return "\n".join(lines)
+
+
+def tune(
+    store: str | Path | Store,
+    out: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    space: Space,
+    trials: int = 20,
+    minutes: float = 10.0,
+    score: Score = "criterion",
+    workers: int = 1,
+    start: str | Path = "auto",
+    device: str = "auto",
+    overwrite: bool = False,
+    allow_code: bool = False,
+) -> Search:
+    """Search for the settings with the best score; the same call continues a search.
+
+    Args:
+        store: the store or its path.
+        out: the folder of the search.
+        settings: those of all trials that differ from the preset's.
+        space: the settings that differ between trials.
+        trials: their number, with those that a continued search has.
+        minutes: of training for each.
+        score: what is maximised, of each trial's best state: `criterion`, the validation criterion
+            of trainings, which needs no pairs; or `psnr`, on the validation pairs, both directions.
+        workers: number of processes, each with one thread if there are several.
+        start, device, allow_code: as of `train`.
+        overwrite: replace the search in the folder.
+
+    Raises:
+        StoreError: the store has no validation split, or no validation pairs for `psnr`.
+        SettingsError: settings or score do not fit the space, or the folder has another search.
+        OutputError: the folder holds something else.
+        Interrupted: a signal came; the finished trials are kept.
+        MrbridgeError: all trials failed.
+    """
+    must_be_here(out)
+    out = Path(out)
+    opened = store if isinstance(store, Store) else Store.open(store)
+    changes = dict(settings or {})
+    base = resolve(None, changes)
+    if changes.get("minutes") is not None:
+        raise SettingsError("'minutes' is an option of tune", remedy="Use --minutes.")
+    _check(opened, space, score, start)
+    more = {"start": start, "device": device, "allow_code": allow_code, "minutes": minutes}
+    job = Job(opened.path.absolute(), out, changes, space, score, base.seed, more)
+    _make_room(out, overwrite)
+    with only_writer(out):
+        study = open_study(out)
+        _must_fit(study, job, opened)
+        _requeue(study)
+        count = trials - len(_finished(study))
+        if count <= 0:
+            log.info("the search has %d trials already", len(_finished(study)))
+        interrupted = False
+        try:
+            for number in _run(job, len(study.trials), count, workers):
+                _report(study, number, trials, score)
+        except (KeyboardInterrupt, Interrupted):
+            interrupted = True
+        done = _result(study, job, opened)
+    if interrupted:
+        raise Interrupted(
+            f"interrupted after {len(_finished(study))} of {trials} trials",
+            path=out,
+            remedy="The same command continues.",
+            result=done,
+        )
+    if done is None:
+        errors = [one.user_attrs["error"] for one in _finished(study) if "error" in one.user_attrs]
+        raise MrbridgeError(f"no trial was completed: {errors[-1]}", path=out)
+    return done
+
+
+def _check(store: Store, space: Space, score: Score, start: str | Path) -> None:
+    prepared = store.manifest.settings
+    contrasts = (prepared.source, prepared.target)
+    if not all(store.records(contrast=one, split="val") for one in contrasts):
+        raise StoreError(
+            "has no validation split, by which trials are scored",
+            path=store.path,
+            remedy="Prepare it again with a larger --set validation_share.",
+        )
+    if score == "psnr" and not any(positions for *_, positions in store.pairs("val")):
+        raise StoreError(
+            "has no pairs in its validation split to compute PSNR",
+            path=store.path,
+            remedy="Leave out --score: the criterion needs no pairs.",
+        )
+    unlike = [k for k in space if k == "wise_ft_weight" or k.startswith("networks.generator")]
+    if score == "criterion" and unlike and start != "scratch":
+        raise SettingsError(
+            f"with different values of '{unlike[0]}', the criteria of trials that start from a "
+            "model cannot be compared",
+            remedy="Use --from scratch, or --score psnr if the store has pairs.",
+        )
+
+
+def _make_room(out: Path, overwrite: bool) -> None:
+    if overwrite and out.exists():
+        check_only(out, FILES)
+        shutil.rmtree(out)
+    if not (out / STORAGE).exists() and out.exists():
+        check_only(out, ())
+
+
+def _must_fit(study: optuna.Study, job: Job, store: Store) -> None:
+    """Save what a search is about, or refuse to continue another one."""
+    plan = {
+        "store": identity(store),
+        "settings": dict(job.changes),
+        "space": {key: one.model_dump(mode="json") for key, one in job.space.items()},
+        "score": job.score,
+        "minutes": job.more["minutes"],
+        "start": str(job.more["start"]),
+    }
+    plan = json.loads(json.dumps(plan, default=str))
+    known = study.user_attrs.get("plan")
+    if known is None:
+        study.set_user_attr("plan", plan)
+        return
+    differ = [name for name, value in plan.items() if known.get(name) != value]
+    if differ:
+        raise OutputError(
+            f"holds a search with another {' and another '.join(differ)}",
+            path=job.out,
+            remedy="Name a new folder, or use --overwrite.",
+        )
+
+
+def _requeue(study: optuna.Study) -> None:
+    """Continue trials that were interrupted: the lock says that nobody works on them."""
+    for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(one.number, state=TrialState.FAIL)
+        run = {"run": one.user_attrs["run"]} if "run" in one.user_attrs else {}
+        study.enqueue_trial(one.params, user_attrs=run)
+
+
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that have an outcome: not those that were interrupted and are continued."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    return [one for one in study.trials if one.state in states or "error" in one.user_attrs]
+
+
+def _run(job: Job, first: int, count: int, workers: int) -> Iterator[int]:
+    """Run trials; yields the number of each that has ended."""
+    indices = range(first, first + count)
+    if workers <= 1:
+        for index in indices:
+            interruption.check()
+            yield run_trial(job, index)
+        return
+    from mrbridge.parallel.processes import in_processes
+
+    for _, number in in_processes(partial(run_trial, job), indices, workers, ()):
+        if isinstance(number, Interrupted):
+            raise number
+        if isinstance(number, MrbridgeError):
+            log.warning("%s", number)
+        else:
+            yield number
+
+
+def _report(study: optuna.Study, number: int, trials: int, score: Score) -> None:
+    one = study.trials[number]
+    settings = ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in one.params.items()
+    )
+    outcome = one.user_attrs.get("error") or f"{score} {one.user_attrs['score']:.4g}"
+    outcome += " (pruned)" if one.state == TrialState.PRUNED else ""
+    log.info(
+        "trial %d (%d of %d): %s: %s", number, len(_finished(study)), trials, settings, outcome
+    )
+
+
+def _result(study: optuna.Study, job: Job, store: Store) -> Search | None:
+    """Write the results so far; None if no trial is complete."""
+    finished = _finished(study)
+    complete = [one for one in finished if one.state == TrialState.COMPLETE]
+    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
+    counts = Counter(names.get(one.state, "failed") for one in finished)
+    if not complete:
+        return None
+    best = max(complete, key=lambda one: one.user_attrs["score"])
+    shares = importances(study)
+    write_results(job, finished, best, shares, store)
+    return Search(
+        path=job.out,
+        score=job.score,
+        counts={name: counts[name] for name in ("complete", "pruned", "failed")},
+        best=best.number,
+        value=best.user_attrs["score"],
+        median=statistics.median(one.user_attrs["score"] for one in complete),
+        params=best.params,
+        importances=shares,
+        kept_initial=best.user_attrs["kept_initial"],
+    )
