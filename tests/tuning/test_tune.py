@@ -69,7 +69,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 def test_it_finds_the_best_rate_and_prunes(
     training: Training, small_store: Store, tmp_path: Path
 ) -> None:
-    found = tune(small_store, tmp_path / "s", {"batch_size": 2}, space=RATES, trials=16)
+    found = tune(small_store, tmp_path / "s", {"batch_size": 2}, space=RATES, trials=24)
     assert found.params["learning_rate"] == pytest.approx(1e-3, rel=0.5)
     assert found.value == max(float(row["criterion"]) for row in table(tmp_path / "s"))
     assert found.importances == {"learning_rate": 1.0}

@@ -22,7 +22,7 @@ from mrbridge.tuning.trial import Job
 
 BEST, TABLE, FIGURE = "best.yaml", "trials.csv", "importance.png"
 
-_FEWEST = 8  # complete trials for importances
+_FEWEST = 6  # complete trials for importances
 _COLOUR, _PALE = "#1f6fb4", "#8a8f98"
 
 
