@@ -220,7 +220,7 @@ def _must_fit(study: optuna.Study, job: Job, store: Store) -> None:
 
 
 def _requeue(study: optuna.Study) -> None:
-    """Continue trials that were interrupted: the lock says that nobody works on them."""
+    """Continue trials that were interrupted: the lock says that no other process works on them."""
     for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(one.number, state=TrialState.FAIL)
         run = {"run": one.user_attrs["run"]} if "run" in one.user_attrs else {}
