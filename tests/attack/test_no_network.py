@@ -78,6 +78,14 @@ def test_train(traced: Any, small_store: Store, tmp_path: Path) -> None:
     assert not traced("train", small_store.path, "-o", tmp_path / "run", *options)
 
 
+def test_tune(traced: Any, small_store: Store, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    config = tmp_path / "small.yaml"
+    config.write_text(yaml.safe_dump(SMALL_RESNET | {"epochs": 1}))
+    options = ["--preset", "resnet", "--config", config, "--trials", "1", "--minutes", "0.001"]
+    assert not traced("tune", small_store.path, "-o", tmp_path / "search", *options)
+
+
 def test_phantom(traced: Any, tmp_path: Path) -> None:
     options = ["--subjects", "1", "--set", "spacing_mm=8", "--workers", "2"]
     assert not traced("phantom", "-o", tmp_path / "phantom", *options)
