@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 from mrbridge import __version__
 
@@ -23,16 +24,8 @@ _VARIABLES = (
 )
 """Environment variables whose values matter and say nothing about a person."""
 
-_OPTIONAL = {
-    "cloud": ("s3fs", "gcsfs"),
-    "dask": ("distributed",),
-    "dicom": ("highdicom",),
-    "monai": ("monai",),
-    "onnx": ("onnx", "onnxscript"),
-    "tune": ("optuna",),
-    "web": ("fastapi", "uvicorn", "python-multipart"),
-}
-"""The extras, and the packages that each needs."""
+_FOR_DEVELOPERS = ("dev", "docs")
+"""Extras that no user needs."""
 
 _LEAST_DISK = 5.0  # GB: a store of a small study and a run
 _LEAST_MEMORY = 4.0  # GB
@@ -75,8 +68,8 @@ def examine() -> dict[str, Any]:
         "page": is_built(),
         "shipped_model": _shipped_model(),
         "hd_bet": shutil.which("hd-bet") is not None,
-        "packages": _packages(),
-        "optional": {name: _optional(needed) for name, needed in _OPTIONAL.items()},
+        "packages": {one.name: _version(one.name) for one in _required()},
+        "optional": {name: _optional(name) for name in _extras()},
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
     return facts | {"advice": _advice(facts)}
@@ -91,8 +84,8 @@ def in_words(facts: dict[str, Any]) -> str:
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
         lines.append(f"{name.replace('_', ' ')}: {_plain(value)}")
-    advice = [f"- {one}" for one in facts["advice"]] or ["- nothing: all is as it should be"]
-    return "\n".join([*lines, "", "What could be better:", *advice])
+    advice = [f"- {one}" for one in facts["advice"]]
+    return "\n".join([*lines, "", "Advice:" if advice else "No problems found.", *advice])
 
 
 def _plain(value: Any) -> str:
@@ -124,13 +117,28 @@ def _advice(facts: dict[str, Any]) -> list[str]:
     return found
 
 
-def _required() -> list[str]:
-    """The requirements of mrbridge without extras, such as `zarr<4,>=3.1`."""
+def _required(extra: str = "") -> list[Requirement]:
+    """The requirements of an extra; without one, those of mrbridge itself."""
     try:
         listed = importlib.metadata.requires("mrbridge") or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    return [one for one in listed if "extra ==" not in one]
+    found = []
+    for one in sorted(map(Requirement, listed), key=lambda one: one.name):
+        marker = one.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if always != bool(extra) and (marker is None or marker.evaluate({"extra": extra})):
+            found.append(one)
+    return found
+
+
+def _extras() -> list[str]:
+    """The extras that users may install."""
+    try:
+        listed = importlib.metadata.metadata("mrbridge").get_all("Provides-Extra") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return sorted(set(listed).difference(_FOR_DEVELOPERS))
 
 
 def _version(package: str) -> str | None:
@@ -140,29 +148,21 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _packages() -> dict[str, str | None]:
-    names = [re.split(r"[^\w.-]", one, maxsplit=1)[0] for one in _required()]
-    return {name: _version(name) for name in sorted(names)}
-
-
 def _outdated() -> dict[str, tuple[str | None, str]]:
     """Required packages whose version does not fit, with the version and the requirement."""
-    found: dict[str, tuple[str | None, str]] = {}
-    for one in _required():
-        name, wanted = re.match(r"([\w.-]+)(.*)", one.partition(";")[0]).groups()  # type: ignore[union-attr]
-        version, least = _version(name), re.search(r">=([\d.]+)", wanted)
-        if version is None or (least and _numbers(version) < _numbers(least[1])):
-            found[name] = (version or "missing", wanted.strip())
-    return found
+    versions = {one: _version(one.name) for one in _required()}
+    return {
+        one.name: (version or "missing", str(one.specifier))
+        for one, version in versions.items()
+        if version is None or not one.specifier.contains(version, prereleases=True)
+    }
 
 
-def _numbers(version: str) -> list[int]:
-    return [int(one) for one in re.findall(r"\d+", version.partition("+")[0])[:3]]
-
-
-def _optional(packages: tuple[str, ...]) -> str:
-    versions = [_version(one) for one in packages]
-    return "not installed" if None in versions else " ".join(map(str, versions))
+def _optional(extra: str) -> str:
+    versions = {one.name: _version(one.name) for one in _required(extra)}
+    if None in versions.values():
+        return "not installed"
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _shipped_model() -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.processing import resample_from_to
 
 from mrbridge import metrics
 from mrbridge.errors import InputError
@@ -79,25 +77,6 @@ def scores(source: Volume, synthetic: Volume, truth: Volume) -> dict[str, Any]:
     curve = metrics.fit_monotone(values[inside], metrics.scaled(real, inside)[inside])
     images = {"model": made, "floor": curve.apply(values), "copy": seen}
     return {name: metrics.scores(real, image, inside) for name, image in images.items()}
-
-
-def on_grid_of(scan: Volume, other: Volume) -> Volume:
-    """A scan on the grid of another one, by their affines, with linear interpolation.
-
-    Raises:
-        InputError: one is a 2D image and the other is not, or their sizes differ.
-    """
-    if grid_difference(scan, other) is None:
-        return scan
-    if scan.affine is None or other.affine is None:
-        raise InputError(
-            "the scans are not images of the same size",
-            remedy="Choose images of the same slice.",
-        )
-    image = nib.Nifti1Image(np.asarray(scan.voxels, np.float32), scan.affine)
-    moved = resample_from_to(image, (other.voxels.shape, other.affine), order=1)
-    voxels = np.asarray(moved.dataobj, np.float32)
-    return replace(scan, voxels=voxels, affine=other.affine, header=None)
 
 
 def difference(synthetic: Volume, truth: Volume) -> Volume:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mrbridge.io import read
 from mrbridge.io.atomic import write_text
+from mrbridge.preprocessing.resample import grid_difference, resample
 from mrbridge.viewer import Layer, must_be_built, page
 from mrbridge.volume import Volume
-from mrbridge.web.comparison import on_grid_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -20,6 +20,7 @@ class View:
     Attributes:
         html: the whole page.
         path: its file, if it was written.
+        height: of the frame in a notebook, in pixels.
     """
 
     html: str
@@ -57,7 +58,7 @@ def view(
         A view, which shows itself in a notebook.
 
     Raises:
-        InputError: a scan cannot be read.
+        InputError: a scan cannot be read, or a 2D image has another size than the first scan.
         OutputError: the page cannot be written.
         MrbridgeError: this installation has no viewer.
     """
@@ -70,7 +71,7 @@ def view(
     }
     first = volumes["source"]
     layers = [
-        Layer(role, _label(role, volume), on_grid_of(volume, first))
+        Layer(role, _label(role, volume), _on_grid_of(first, volume))
         for role, volume in volumes.items()
     ]
     html = page(layers)
@@ -78,6 +79,12 @@ def view(
         return View(html)
     write_text(out, html)
     return View(html, Path(out))
+
+
+def _on_grid_of(first: Volume, volume: Volume) -> Volume:
+    if grid_difference(volume, first) is None:
+        return volume
+    return resample(volume, first, None, "linear")
 
 
 def _label(role: str, volume: Volume) -> str:
