@@ -360,6 +360,7 @@ class View(VerbSettings):
         None, description="The uncertainty map of the synthetic image."
     )
     out: Annotated[Path, _OUT_PLACE] = Field(description="The page to write (.html).")
+    overwrite: OverwriteFiles = False
 
 
 class Setup(VerbSettings):

@@ -438,6 +438,6 @@ def view(options: options_of.View) -> None:
     with quick_imports():
         from mrbridge.web.page import view as run
 
-    result = run(**dict(options))
+    result = run(**options.model_dump(exclude={"overwrite"}))
     size = len(result.html) / 2**20
     answer({"path": str(result.path)}, f"{result.path}: {size:.1f} MiB")

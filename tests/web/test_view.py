@@ -16,7 +16,7 @@ import pytest
 
 import mrbridge
 from mrbridge import io, viewer
-from mrbridge.errors import InputError, MrbridgeError
+from mrbridge.errors import InputError, MrbridgeError, OutputError
 from mrbridge.viewer import as_image
 from mrbridge.volume import Volume
 from mrbridge.web.comparison import difference
@@ -96,6 +96,18 @@ def test_a_2d_image_stands_upright():
     shown = as_image(Volume(pixels, None))
     assert shown.shape == (6, 4, 1)
     np.testing.assert_array_equal(np.argwhere(shown.get_fdata()), [[1, 3, 0]])
+
+
+def test_only_our_pages_are_replaced(make_scan, tmp_path: Path):
+    page = tmp_path / "page.html"
+    mrbridge.view(make_scan(1, "T1w"), out=page)
+    first = page.read_text("utf-8")
+    mrbridge.view(make_scan(2, "T2w"), out=page)
+    assert page.read_text("utf-8") != first
+    page.write_text("<html>a thesis</html>")
+    with pytest.raises(OutputError, match="not made by mrbridge"):
+        mrbridge.view(make_scan(1, "T1w"), out=page)
+    assert "thesis" in page.read_text()
 
 
 class TestComparison:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mrbridge.io import read
 from mrbridge.io.atomic import write_text
+from mrbridge.io.ownership import must_be_ours
 from mrbridge.preprocessing.resample import grid_difference, resample
 from mrbridge.viewer import Layer, must_be_built, page
 from mrbridge.volume import Volume
@@ -59,10 +60,12 @@ def view(
 
     Raises:
         InputError: a scan cannot be read, or a 2D image has another size than the first scan.
-        OutputError: the page cannot be written.
+        OutputError: the page cannot be written, or mrbridge did not write what is there.
         MrbridgeError: this installation has no viewer.
     """
     must_be_built()
+    if out is not None:
+        must_be_ours(Path(out))
     roles = {"source": scan, "synthetic": synthetic, "truth": truth, "uncertainty": uncertainty}
     volumes = {
         role: one if isinstance(one, Volume) else read(one, force=True)
