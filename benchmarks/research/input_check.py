@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mrbridge.inference.appearance import Appearance, measure
+from mrbridge.inference.appearance import MARGIN_MM, Appearance, measure
 from mrbridge.inference.input_check import REFUSED, UNUSUAL, signs
 from mrbridge.io import read
 from mrbridge.phantom import PhantomSettings, simulate
+from mrbridge.preprocessing.foreground import crop_to_head
 from mrbridge.volume import Volume
 
 Array = NDArray[Any]
@@ -172,7 +173,7 @@ FAULTS: dict[str, Callable[[np.random.Generator, Array], Array]] = {
 @lru_cache(maxsize=1)
 def _measured(volume: Volume) -> Appearance:
     """Measured once for all that a scan is taken for."""
-    return measure(volume)
+    return measure(crop_to_head(volume, MARGIN_MM).head)
 
 
 def judged(case: Case) -> dict[str, Any]:

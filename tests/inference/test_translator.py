@@ -272,6 +272,21 @@ def test_the_two_directions_differ(tiny_bundle: Bundle) -> None:
     assert not np.allclose(made[0], made[1], atol=0.01)
 
 
+def test_another_network_makes_one_stack_only(
+    tiny_bundle: Bundle, make_scan: Callable[..., Volume]
+) -> None:
+    translator, scan = Translator(tiny_bundle, "cpu"), make_scan(1, "T1w")
+    preprocessed = translator.preprocess(scan, "T2w")
+    before = translator.translate(scan, "T2w").voxels
+    other = tiny_bundle.build("to_source")
+    stack = translator.translate_stack(other, preprocessed, "T2w", ("axial",))
+    expected = translator.translate_slices(
+        preprocessed.slices, "T1w", foreground=preprocessed.foreground
+    )
+    assert np.array_equal(stack, expected)
+    assert np.array_equal(translator.translate(scan, "T2w").voxels, before)
+
+
 def test_slices_without_anatomy_become_background(tiny_bundle: Bundle) -> None:
     slices = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
     foreground = np.ones(slices.shape, bool)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mrbridge import translate
+from mrbridge.bundle import Bundle
+from mrbridge.inference.appearance import MARGIN_MM
 from mrbridge.preprocessing import foreground
 from mrbridge.preprocessing.foreground import crop_to_head
+from mrbridge.preprocessing.preprocess import preprocess
+from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume
 
 
@@ -31,21 +36,29 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return margins
 
 
-def test_a_kept_head_is_found_once(searches: list[float]) -> None:
-    scan = ball(20)
-    kept = crop_to_head(scan, 10.0, keep=True)
-    assert crop_to_head(scan, 10.0) is kept
-    assert searches == [10.0]
-    again = crop_to_head(scan, 10.0)
-    assert searches == [10.0, 10.0], "it is kept for one call"
-    assert again[0] == kept[0]
+def test_a_head_that_is_given_is_not_searched_again(searches: list[float]) -> None:
+    scan, settings = ball(20), PreprocessSettings()
+    expected = preprocess(scan, settings)
+    found = crop_to_head(scan, settings.margin_mm)
+    searches.clear()
+    given = preprocess(scan, settings, found=found)
+    assert searches == []
+    assert given.crop == expected.crop
+    assert np.array_equal(given.slices, expected.slices)
 
 
-def test_a_kept_head_is_not_that_of_another_scan_or_margin(searches: list[float]) -> None:
-    scan = ball(20)
-    crop_to_head(scan, 10.0, keep=True)
-    small = crop_to_head(ball(12), 10.0)[1]
-    assert np.count_nonzero(small.volume.voxels) < 10_000
-    crop_to_head(scan, 10.0, keep=True)
-    crop_to_head(scan, 4.0)
-    assert searches == [10.0, 10.0, 10.0, 4.0]
+def test_a_head_with_another_margin_is_searched_again(searches: list[float]) -> None:
+    scan, settings = ball(20), PreprocessSettings()
+    found = crop_to_head(scan, settings.margin_mm - 6)
+    searches.clear()
+    given = preprocess(scan, settings, found=found)
+    assert searches == [settings.margin_mm]
+    assert given.crop == crop_to_head(scan, settings.margin_mm).crop != found.crop
+
+
+def test_input_check_and_model_search_for_the_head_once(
+    searches: list[float], tiny_bundle: Bundle
+) -> None:
+    assert tiny_bundle.manifest.standard.margin_mm == MARGIN_MM
+    translate(ball(20), model=tiny_bundle, force=True)
+    assert searches == [MARGIN_MM]

@@ -232,12 +232,12 @@ def _register(volume: Volume, scan: Scan, settings: PrepareSettings) -> _Referen
     kind: TransformKind = "affine" if settings.registration == "affine" else "rigid"
     result = register(volume, fixed, kind, settings.seed)
     record = {"reference": scan.name} | result.as_json()
-    crop, head = crop_to_head(fixed, standard.margin_mm)
+    found = crop_to_head(fixed, standard.margin_mm)
     own = grid_of(head_crop(volume, standard.margin_mm)(volume))
     if standard.align == "none":
-        placement = Placement(result.transform, grid_of(head.volume), own)
-        return _Reference(placement, crop, grid_of(fixed), record)
-    alignment, there = aligned(head, standard.align, standard.spacing_mm)
+        placement = Placement(result.transform, grid_of(found.head.volume), own)
+        return _Reference(placement, found.crop, grid_of(fixed), record)
+    alignment, there = aligned(found.head, standard.align, standard.spacing_mm)
     placement = Placement(there.transform @ result.transform, there.onto, own)
     return _Reference(placement, None, None, record, alignment)
 

@@ -15,12 +15,13 @@ from scipy import ndimage
 
 from mrbridge.inference.head_position import Fit, find_template, shrunk_to, size_of, template
 from mrbridge.preprocessing.corrections import noise_level
-from mrbridge.preprocessing.foreground import Head, Mask, Stack, crop_to_head
+from mrbridge.preprocessing.foreground import Head, Mask, Stack
 from mrbridge.preprocessing.resample import moved
 from mrbridge.preprocessing.template import CENTRE
-from mrbridge.volume import Volume
 
-_MARGIN_MM = 10.0
+MARGIN_MM = 10.0
+"""Around the head in a scan that is measured."""
+
 _LEAST_MM = 90.0  # that a head extends in two directions: less is a part of one
 _LEAST_HEIGHT_MM = 50.0  # and in the third: the template fits anywhere in a few slices
 _MOSTLY_FLAT = 0.5  # of the foreground: no scan, and nothing else needs to be measured
@@ -88,18 +89,17 @@ class Appearance:
         }
 
 
-def measure(volume: Volume) -> Appearance:
+def measure(head: Head) -> Appearance:
     """Measure a scan, in about a second, or a 2D image.
 
-    Raises:
-        InputError: its size cannot be that of a head.
+    Args:
+        head: the scan, from `crop_to_head` with `MARGIN_MM`.
     """
-    head = crop_to_head(volume, _MARGIN_MM, keep=True)[1]  # preprocessing needs the same
     slices, inside = head.slices, head.foreground
     found = Appearance(_flat(slices, inside), _values(slices[inside]))
     if not inside.any() or found.flat > _MOSTLY_FLAT:
         return found
-    if volume.is_2d:
+    if head.volume.is_2d:
         return replace(found, skewness=_skewness(_inner(slices[0], inside[0])))
     chosen = _largest(inside)
     found = replace(

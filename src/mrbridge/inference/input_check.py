@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mrbridge.errors import ScanRefused
-from mrbridge.inference.appearance import Appearance, measure
+from mrbridge.inference.appearance import MARGIN_MM, Appearance, measure
+from mrbridge.preprocessing.foreground import FoundHead, Head, crop_to_head
 from mrbridge.volume import Verdict, Volume
 
 UNUSUAL, REFUSED = 1.0, 2.0
@@ -48,7 +49,9 @@ def verdict_of(signs: list[Sign], measured: Appearance | None) -> Verdict:
     return Verdict(level, reasons, {} if measured is None else measured.as_json())
 
 
-def check(scan: Volume, to: str, contrasts: tuple[str, str], *, force: bool = False) -> Verdict:
+def check(
+    scan: Volume, to: str, contrasts: tuple[str, str], *, force: bool = False
+) -> tuple[Verdict, FoundHead]:
     """Judge a scan that is to be translated.
 
     Args:
@@ -56,6 +59,9 @@ def check(scan: Volume, to: str, contrasts: tuple[str, str], *, force: bool = Fa
         to: the contrast to synthesise.
         contrasts: those of the model.
         force: whether a refused scan is translated all the same.
+
+    Returns:
+        The verdict, and the head in the scan, which preprocessing needs, too.
 
     Raises:
         ScanRefused: it is refused, and not forced.
@@ -65,15 +71,17 @@ def check(scan: Volume, to: str, contrasts: tuple[str, str], *, force: bool = Fa
     if by_header is not None and not force:
         raise ScanRefused(by_header[0], remedy=by_header[1])
     taken_for = contrasts[1] if to == contrasts[0] else contrasts[0]
-    verdict = check_image(scan, scan.contrast or taken_for, scan.contrast is not None)
+    found = crop_to_head(scan, MARGIN_MM)
+    verdict = _check_head(found.head, scan.contrast or taken_for, scan.contrast is not None)
     if verdict.level == "refused" and not force:
         raise ScanRefused(
             "; ".join(verdict.reasons),
             remedy="Look at it, name another scan, or use --force.",
         )
     if by_header is None:
-        return verdict
-    return replace(verdict, level="refused", reasons=(by_header[0], *verdict.reasons))
+        return verdict, found
+    reasons = by_header[0], *verdict.reasons
+    return replace(verdict, level="refused", reasons=reasons), found
 
 
 def _by_header(scan: Volume, to: str, contrasts: tuple[str, str]) -> tuple[str, str] | None:
@@ -101,8 +109,12 @@ def check_image(volume: Volume, contrast: str, known: bool = True) -> Verdict:
     Raises:
         InputError: its size cannot be that of a head.
     """
-    measured = measure(volume)
-    return verdict_of(list(signs(measured, contrast, known, volume.is_2d)), measured)
+    return _check_head(crop_to_head(volume, MARGIN_MM).head, contrast, known)
+
+
+def _check_head(head: Head, contrast: str, known: bool) -> Verdict:
+    measured = measure(head)
+    return verdict_of(list(signs(measured, contrast, known, head.volume.is_2d)), measured)
 
 
 def signs(

@@ -16,6 +16,7 @@ from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_readable
 from mrbridge.preprocessing.intensity import IntensityNormalisation
+from mrbridge.preprocessing.preprocess import Preprocessed
 from mrbridge.preprocessing.skull_strip import read_brain_mask
 from mrbridge.volume import Verdict, Volume
 
@@ -114,9 +115,13 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
         raise SettingsError("a 2D image keeps its bit depth", path=path, remedy="Leave out dtype.")
     mask = brain_mask(translator, path)
     try:
-        verdict = _checked(request, scan, to, path)
+        verdict, preprocessed = _preprocessed(request, scan, to, mask, path)
         result = translator.result(
-            scan, to, match=request.match, mask=mask, uncertainty=request.settings.uncertainty
+            scan,
+            to,
+            match=request.match,
+            uncertainty=request.settings.uncertainty,
+            preprocessed=preprocessed,
         )
     except InputError as error:  # of the voxels, which do not know their file
         raise type(error)(error.what, path=error.path or path, remedy=error.remedy) from error
@@ -167,19 +172,21 @@ def integer_factor(top: float, limit: int) -> float:
     return factor if min(_LEVELS, limit) <= factor * top <= limit else limit / top
 
 
-def _checked(request: Request, scan: Volume, to: str, path: Path | None) -> Verdict:
-    """Whether the model knows this kind of scan.
+def _preprocessed(
+    request: Request, scan: Volume, to: str, mask: Volume | None, path: Path | None
+) -> tuple[Verdict, Preprocessed]:
+    """Whether the model knows this kind of scan; and the scan preprocessed.
 
     Raises:
         ScanRefused: it does not, and the scan is not forced.
-        InputError: its size cannot be that of a head.
+        InputError: its size cannot be that of a head, or it cannot be preprocessed.
     """
     bundle = request.translator.bundle
     contrasts = bundle.source, bundle.target
-    verdict = check(scan, to, contrasts, force=request.settings.force)
+    verdict, found = check(scan, to, contrasts, force=request.settings.force)
     if scan.contrast is None and not scan.other and path is not None:
         log.warning("%s: %s", _name(path), request.assumption(to))
-    return verdict
+    return verdict, request.translator.preprocess(scan, to, mask, found)
 
 
 def report_verdict(synthesis: Synthesis, path: Path | None) -> None:

@@ -21,7 +21,7 @@ from mrbridge.kernels import weight_cache
 from mrbridge.models import SHIPPED, is_installed
 from mrbridge.networks import Generator, UNet
 from mrbridge.networks.unet import ScaleHead
-from mrbridge.preprocessing.foreground import head_crop
+from mrbridge.preprocessing.foreground import FoundHead, head_crop
 from mrbridge.preprocessing.geometry import fit_size, size_multiple
 from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
@@ -148,25 +148,28 @@ class Translator:
         match: Volume | None = None,
         mask: Volume | None = None,
         uncertainty: bool = False,
+        preprocessed: Preprocessed | None = None,
     ) -> TranslatorResult:
         """The result of `translate`, how it was computed and, if wanted, its uncertainty map.
 
         Args:
             volume, to, match, mask: as for `translate`.
             uncertainty: also make the uncertainty map.
+            preprocessed: the scan by `preprocess`, if that was done.
 
         Raises:
             SettingsError: the bundle does not make this contrast, or no uncertainty map.
             InputError: the scan is constant or empty, or no plausible brain was found in it.
         """
         to = self.choose_contrast(volume, to)
-        other = self.bundle.source if to == self.bundle.target else self.bundle.target
-        levels = self.bundle.manifest.typical[other].levels
-        preprocessed = preprocess(volume, self.bundle.manifest.standard, mask, levels)
-        planes = planes_for(preprocessed.crop(volume), self.planes)
         if uncertainty:
             self.require_uncertainty(to)
-        synthetic, *half_width = self._translate_stack(preprocessed, to, planes, uncertainty)
+        if preprocessed is None:
+            preprocessed = self.preprocess(volume, to, mask)
+        planes = planes_for(preprocessed.crop(volume), self.planes)
+        synthetic, *half_width = self._translate_stack(
+            self._network(to), preprocessed, to, planes, uncertainty
+        )
         range_out = self._range_for(volume, preprocessed, to, match)
         made, blank = restored(volume, preprocessed, synthetic, range_out, to)
         if not half_width:
@@ -178,6 +181,27 @@ class Translator:
         width = np.maximum(preprocessed.undo(half, 0.0), 0).astype(np.float32)
         width[blank] = 0
         return TranslatorResult(made, planes, replace(made, voxels=width))
+
+    def preprocess(
+        self,
+        volume: Volume,
+        to: str,
+        mask: Volume | None = None,
+        found: FoundHead | None = None,
+    ) -> Preprocessed:
+        """Preprocess a scan as the model needs it.
+
+        Args:
+            volume, mask: as for `translate`.
+            to: contrast to synthesise.
+            found: the head in the scan, if that was searched.
+
+        Raises:
+            InputError: the scan is constant or empty, or no plausible brain was found in it.
+        """
+        other = self.bundle.source if to == self.bundle.target else self.bundle.target
+        levels = self.bundle.manifest.typical[other].levels
+        return preprocess(volume, self.bundle.manifest.standard, mask, levels, found=found)
 
     def require_uncertainty(self, to: str) -> None:
         """Refuse an uncertainty map that the bundle cannot make.
@@ -215,10 +239,12 @@ class Translator:
         Returns:
             The same shape and range, float32.
         """
-        return self._translate_slices(slices, to, foreground, least, scale=False)[0]
+        network = self._network(to)
+        return self._translate_slices(network, slices, to, foreground, least, scale=False)[0]
 
     def _translate_slices(
         self,
+        network: Generator,
         slices: Stack,
         to: str,
         foreground: Mask | None,
@@ -226,7 +252,6 @@ class Translator:
         scale: bool,
     ) -> tuple[Stack, ...]:
         """The result of `translate_slices`, and with `scale` that of the scale head."""
-        network = self._network(to)
         sizes = zip(slices.shape[1:], least or 2 * (self.bundle.manifest.least_size,), strict=True)
         multiple = self.bundle.manifest.networks.generator.multiple or 1
         rows, columns = (size_multiple(max(size), multiple) for size in sizes)
@@ -262,8 +287,7 @@ class Translator:
         Returns:
             Shape as the slices, range [-1, 1].
         """
-        self._networks[self.bundle.generator_that_makes(to)] = network
-        return self._translate_stack(preprocessed, to, planes, False)[0]
+        return self._translate_stack(network, preprocessed, to, planes, False)[0]
 
     def planes_for(self, volume: Volume) -> tuple[str, ...]:
         """The planes in which this translator slices a volume, such as `("axial",)`."""
@@ -271,14 +295,19 @@ class Translator:
         return planes_for(crop(volume), self.planes)
 
     def _translate_stack(
-        self, preprocessed: Preprocessed, to: str, planes: tuple[str, ...], uncertainty: bool
+        self,
+        network: Generator,
+        preprocessed: Preprocessed,
+        to: str,
+        planes: tuple[str, ...],
+        uncertainty: bool,
     ) -> tuple[Stack, ...]:
         """Translate the slices of a volume: the mean over the planes if there are several.
 
         Returns:
             The image, range [-1, 1], and with `uncertainty` half the width of its 90 % interval.
         """
-        image, *others = self._predict(preprocessed, to, planes, uncertainty)
+        image, *others = self._predict(network, preprocessed, to, planes, uncertainty)
         if not uncertainty:
             return (image,)
         # All (slices, rows, columns), in [-1, 1] or as differences in that range.
@@ -292,7 +321,12 @@ class Translator:
         return image, np.float32(factor) * width
 
     def _predict(
-        self, preprocessed: Preprocessed, to: str, planes: tuple[str, ...], uncertainty: bool
+        self,
+        network: Generator,
+        preprocessed: Preprocessed,
+        to: str,
+        planes: tuple[str, ...],
+        uncertainty: bool,
     ) -> tuple[Stack, ...]:
         """The image, range [-1, 1], and with `uncertainty` the scale of its error (0 without a
         scale head) and the standard deviation over the planes (0 with one plane)."""
@@ -302,7 +336,7 @@ class Translator:
 
         def make(part: Stack, foreground: Mask) -> tuple[tuple[Stack, ...], Mask]:
             least = (part.shape[1] + around, size)
-            made = self._translate_slices(part, to, foreground, least, scale=uncertainty)
+            made = self._translate_slices(network, part, to, foreground, least, uncertainty)
             squares = (made[0] ** 2,) if uncertainty else ()
             return (*made, *squares), _shares(foreground) >= EMPTY
 
@@ -330,7 +364,7 @@ class Translator:
         """
         preprocessed = preprocess(volume, self.bundle.manifest.standard)
         planes = planes_for(preprocessed.crop(volume), self.planes)
-        image, scale, spread = self._predict(preprocessed, to, planes, uncertainty=True)
+        image, scale, spread = self._predict(self._network(to), preprocessed, to, planes, True)
         known = self.bundle.manifest.uncertainty
         scale = scale + np.float32(known.least if known else 0)
         return (

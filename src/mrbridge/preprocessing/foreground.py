@@ -7,8 +7,6 @@ every scan is cropped to the head.
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -308,33 +306,36 @@ def head_crop(volume: Volume, margin_mm: float) -> Crop:
     return _search(volume, margin_mm)[0]
 
 
-def crop_to_head(volume: Volume, margin_mm: float, keep: bool = False) -> tuple[Crop, Head]:
+@dataclass(frozen=True)
+class FoundHead:
+    """Where the head is in a scan.
+
+    Attributes:
+        crop: the box around it.
+        head: the scan in that box.
+        margin_mm: around the foreground, as for `head_crop`.
+    """
+
+    crop: Crop
+    head: Head
+    margin_mm: float
+
+
+def crop_to_head(volume: Volume, margin_mm: float) -> FoundHead:
     """`head_crop`, and the scan in that box.
 
     Args:
         volume, margin_mm: as for `head_crop`.
-        keep: for the next call in this thread, which needs no search if it is about the same scan
-            and margin.
 
     Raises:
         InputError: see `head_crop`.
     """
-    kept = _kept.__dict__.pop("result", None)
-    if kept is not None and kept[0]() is volume and kept[1] == margin_mm:
-        result: tuple[Crop, Head] = kept[2]
-    else:
-        crop, last = _search(volume, margin_mm)
-        cropped = crop(volume)
-        # Without padding it is the part that was searched last.
-        known = last is not None and last.volume.voxels.shape == cropped.voxels.shape
-        result = crop, Head(cropped, last.foreground if last is not None and known else None)
-    if keep:
-        _kept.result = weakref.ref(volume), margin_mm, result
-    return result
-
-
-_kept = threading.local()
-"""`result`: of the last `crop_to_head` that was asked to keep it, with its scan and margin."""
+    crop, last = _search(volume, margin_mm)
+    cropped = crop(volume)
+    # Without padding it is the part that was searched last.
+    known = last is not None and last.volume.voxels.shape == cropped.voxels.shape
+    head = Head(cropped, last.foreground if last is not None and known else None)
+    return FoundHead(crop, head, margin_mm)
 
 
 def _search(volume: Volume, margin_mm: float) -> tuple[Crop, Head | None]:

@@ -10,6 +10,7 @@ from mrbridge.io.image2d import Image2DHeader
 from mrbridge.preprocessing.corrections import without_bias, without_noise
 from mrbridge.preprocessing.foreground import (
     Crop,
+    FoundHead,
     Head,
     Mask,
     Stack,
@@ -85,6 +86,7 @@ def preprocess(
     levels: tuple[float, ...] = (),
     placement: Placement | None = None,
     crop: Crop | None = None,
+    found: FoundHead | None = None,
 ) -> Preprocessed:
     """Bring a volume to axial slices of the wanted spacing and to intensities in [-1, 1].
 
@@ -98,6 +100,8 @@ def preprocess(
             `settings.align` says.
         crop: the part of the scan to use or, with `placement`, of the scan on whose grid it is
             resampled; None takes the head and a margin.
+        found: the head in the scan, if that was searched; it is searched again if the margin is not
+            that of the settings.
 
     Raises:
         InputError: the image is constant or empty, no plausible brain was found in it, or it could
@@ -106,7 +110,9 @@ def preprocess(
     """
     frame = crop  # of the slices, whose margin is filled up
     if crop is None or placement is not None:
-        crop, head = crop_to_head(volume, settings.margin_mm)
+        if found is None or found.margin_mm != settings.margin_mm:
+            found = crop_to_head(volume, settings.margin_mm)
+        crop, head = found.crop, found.head
     else:
         head = Head(crop(volume))
     alignment = noise = brain = inside = None

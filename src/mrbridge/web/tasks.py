@@ -122,7 +122,7 @@ def verdict(scan: Volume, translator: Translator) -> Facts:
     known = translator.bundle.source, translator.bundle.target
     to = translator.choose_contrast(scan, None)
     try:
-        found = check(scan, to, known, force=True)
+        found = check(scan, to, known, force=True)[0]
     except InputError as error:  # its size cannot be that of a head
         found = Verdict("refused", (error.what,))
     reasons = [f"It {reason}." for reason in found.reasons]
