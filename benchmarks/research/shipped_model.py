@@ -104,6 +104,7 @@ class Simulation:
     labels: tuple[Path, ...]
     masks: tuple[Path, ...]
     pathology: float
+    contrasts: tuple[str, ...] = ("T1w", "T2w")
 
     def path(self, index: int) -> Path:
         """The file of a subject's groups, simulated if it is absent."""
@@ -116,17 +117,22 @@ class Simulation:
         return path
 
     def groups(self, index: int) -> NDArray[np.float16]:
-        """Groups of slices of three planes, (slices, 4, rows, columns)."""
+        """Groups of slices of three planes, (slices, 2 contrasts, rows, columns)."""
         # One subject in eight is the template's; the others take turns, five in a row of one map,
         # so that a process reads each once.
         head = None
         if self.labels and index % 8:
             head = self.labels[index // 5 % len(self.labels)]
         subject = varied_subject(
-            SUBJECT_SEED, index, labels=head, pathology=self.pathology, masks=self.masks
+            SUBJECT_SEED,
+            index,
+            contrasts=self.contrasts,
+            labels=head,
+            pathology=self.pathology,
+            masks=self.masks,
         )
         rng = np.random.default_rng([SUBJECT_SEED, index, 2])
-        stacks, _ = subject_stacks(subject, PreprocessSettings(), ("T1w", "T2w"))
+        stacks, _ = subject_stacks(subject, PreprocessSettings(), self.contrasts)
         spacing = subject.seen["T1w"].spacing
         assert spacing is not None
         height = round(len(stacks[0]) * spacing[2])
@@ -138,7 +144,7 @@ class Simulation:
 
 
 def _some(stacks: list[NDArray[np.float32]], count: int, rng: np.random.Generator) -> Any:
-    """Some slices that show a head, (slices, 4, rows, columns) of the size of the network."""
+    """Some slices that show a head, at the size of the network."""
     shown = np.flatnonzero((stacks[0] > -0.95).mean(axis=(1, 2)) > LEAST_FOREGROUND)
     chosen = np.sort(rng.permutation(shown)[:count])
     fitted = [fit_size(stack[chosen], SIZE, SIZE) for stack in stacks]
@@ -148,11 +154,19 @@ def _some(stacks: list[NDArray[np.float32]], count: int, rng: np.random.Generato
 class Examples:
     """An endless sequence of batches, a function only of the seed and the step."""
 
-    def __init__(self, paths: list[Path], seed: int, painted: float, mixed: float) -> None:
+    def __init__(
+        self,
+        paths: list[Path],
+        seed: int,
+        painted: float,
+        mixed: float,
+        contrasts: tuple[str, ...] = ("T1w", "T2w"),
+    ) -> None:
         self.painted, self.mixed = painted, mixed
         self.paths = paths
         self.seed = seed
-        self.change = group_augmentation(SIZE)
+        self.contrasts = contrasts
+        self.change = group_augmentation(SIZE, len(contrasts))
 
     def batches(self, step: int) -> Iterator[Tensor]:
         """Groups of step `step`, the next one, …: another process makes them while one trains."""
@@ -168,19 +182,19 @@ class Examples:
         return array
 
     def batch(self, step: int) -> Tensor:
-        """Groups of step `step`, (batch, 5, rows, columns), cropped to the head; the last image is
-        1 in painted lesions, -1 elsewhere."""
+        """Groups of step `step`, (batch, 2 contrasts + 1, rows, columns), cropped to the head; the
+        last image is 1 in painted lesions, -1 elsewhere."""
         rng = np.random.default_rng([self.seed, step])
         groups, boxes = [], []
         for _ in range(BATCH):
             path = self.paths[rng.integers(len(self.paths))]
-            group = draw_group(np.load(path, mmap_mode="r"), rng, mixed=self.mixed)
+            group = draw_group(np.load(path, mmap_mode="r"), rng, self.contrasts, self.mixed)
             lesion = np.full_like(group[:1], -1)
             if rng.random() < self.painted:
-                lesion[0] += 2 * paint_lesions(group, rng)
+                lesion[0] += 2 * paint_lesions(group, rng, self.contrasts)
             group = np.concatenate([group, lesion])
             (group,) = self.change(group[None], [rng])
-            for seen in (0, 2):
+            for seen in range(0, 2 * len(self.contrasts), 2):
                 group[seen] = corrupted(group[seen], rng)
             groups.append(group)
             boxes.append(_box(group, rng))
@@ -198,7 +212,7 @@ def _box(group: NDArray[np.float32], rng: np.random.Generator) -> tuple[slice, s
     networks trained on slices of full size take a stripped brain that fills its slice for a whole
     head, and its dark fluid for bone.
     """
-    shown = (group[0] > -1) | (group[2] > -1)
+    shown = (group[:-1:2] > -1).any(axis=0)  # in any input
     box = []
     for axis in (0, 1):
         places = np.flatnonzero(shown.any(axis=1 - axis))
@@ -301,6 +315,9 @@ def main() -> None:
     parser.add_argument("--start", help="a model whose weights the networks begin with")
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--simulate-only", action="store_true")
+    parser.add_argument(
+        "--contrasts", nargs="+", default=("T1w", "T2w"), help="of the subjects; four_contrasts.py"
+    )
     given = parser.parse_args()
     keep_memory()
     simulation = Simulation(
@@ -308,6 +325,7 @@ def main() -> None:
         () if given.labels is None else tuple(given.labels / name for name in LABEL_MAPS),
         () if given.masks is None else tuple(sorted(given.masks.glob("*.nii.gz"))),
         given.pathology,
+        tuple(given.contrasts),
     )
     paths = []
     for _, outcome in map_scans(

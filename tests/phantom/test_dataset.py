@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import cast
 
 import nibabel
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from mrbridge.errors import OutputError
 from mrbridge.phantom import PhantomSettings, simulate, write_bids
+from mrbridge.phantom.signals import FastSpinEcho
 
 SETTINGS = PhantomSettings(subjects=2, spacing_mm=4.0)
 
@@ -69,7 +71,9 @@ def test_files_hold_what_was_simulated(dataset):
         np.testing.assert_allclose(image.get_qform(), image.get_sform())
         assert image.header.get_xyzt_units()[0] == "mm"
     sidecar = json.loads((anat / "sub-02_T2w.json").read_text())
-    assert sidecar["EchoTime"] == pytest.approx(subject.spin_echo.te / 1000)
+    assert sidecar["EchoTime"] == pytest.approx(
+        cast(FastSpinEcho, subject.sequences["T2w"]).te / 1000
+    )
     assert 3 < sidecar["RepetitionTime"] < 7  # seconds
     assert sidecar["Simulated"] is True
 

@@ -56,7 +56,7 @@ def test_another_index_or_seed_gives_another_subject(subject, changes, index):
     other = simulate(COARSE.changed(changes), index)
     assert fingerprint(other) != fingerprint(subject)
     assert (other.brain_mask.voxels != subject.brain_mask.voxels).sum() > 200
-    assert other.spin_echo != subject.spin_echo
+    assert other.sequences != subject.sequences
 
 
 def test_noise_and_field_leave_the_anatomy(subject):

@@ -117,9 +117,9 @@ def test_flowing_blood_is_dark_in_a_spin_echo_and_bright_in_a_gradient_echo(
             np.stack(np.broadcast_arrays(*head.grid.mesh()), axis=-1),
             head.grid,
             Lesions.draw(np.random.default_rng(2), (0, 0), head),
-            (t1_weighted, FastSpinEcho(5000, 100)),
+            {"T1w": t1_weighted},
             Matter(inflow=inflow),
-        ).t1w
+        ).signals["T1w"]
         for inflow in (0.0, 0.25)
     ]
     still, fresh = painted
@@ -144,8 +144,8 @@ def test_some_skulls_touch_the_brain_and_some_leave_fluid_around_it() -> None:
             where,
             head.grid,
             Lesions.draw(np.random.default_rng(2), (0, 0), head),
-            (GradientEcho(9, 3, 18), FastSpinEcho(5000, 100)),
-        ).t2w
+            {"T2w": FastSpinEcho(5000, 100)},
+        ).signals["T2w"]
         shares.append(np.mean(t2w[shell] > 0.5 * t2w.max()))
     assert min(shares) < 0.2
     assert max(shares) > 0.5

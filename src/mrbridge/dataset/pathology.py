@@ -8,6 +8,7 @@ equations, and the inputs from the curve that takes this slice's canonical signa
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,13 @@ from mrbridge.preprocessing.intensity import IntensityNormalisation
 CANONICAL = {
     "T1w": IntensityNormalisation(low=0.0095, high=0.075, knee=0.042),
     "T2w": IntensityNormalisation(low=0.0, high=0.68),
+    "PDw": IntensityNormalisation(low=0.0, high=0.75, knee=0.5),
+    "FLAIR": IntensityNormalisation(low=0.0, high=0.38),
 }
 """The canonical signals in [-1, 1]: the same in every subject, whole head or stripped brain.
 
-In T1w white matter is just below the knee and fluid just above black; in T2w fluid is 1.
+In T1w white matter is just below the knee and fluid just above black; in T2w fluid is 1; in FLAIR
+most lesions of white matter are below 1; in PDw the knee is below all of the brain.
 """
 
 _HOW_MANY = (0.55, 0.25, 0.15, 0.05)  # shares of slices with lesions that have one, two, …
@@ -35,43 +39,43 @@ _WHITE_T1W = (0.3, 0.5)  # between grey and white matter
 
 
 def paint_lesions(
-    group: NDArray[np.float32], rng: np.random.Generator, t1w: int = 0
+    group: NDArray[np.float32],
+    rng: np.random.Generator,
+    contrasts: Sequence[str] = ("T1w", "T2w"),
 ) -> NDArray[np.float32]:
     """Paint one to four lesions into a group, in place.
 
     Args:
-        group: (4, rows, columns) in [-1, 1] at about 1 mm: a contrast as input and as ground
-            truth, then the same of the other contrast.
+        group: (2 contrasts, rows, columns) in [-1, 1] at about 1 mm: of each contrast the image as
+            input and as ground truth.
         rng: draws.
-        t1w: which image of the group is the T1w input, 0 or 2.
+        contrasts: of the group, in its order; T1w and T2w, which show where there is tissue, are
+            among them.
 
     Returns:
         The share of lesion in each pixel, (rows, columns).
     """
-    t2w = (t1w + 2) % 4
-    truth = {"T1w": group[t1w + 1], "T2w": group[t2w + 1]}
+    seen = dict(zip(contrasts, group[::2], strict=True))
+    truth = dict(zip(contrasts, group[1::2], strict=True))
     tissue = _between(truth["T1w"], _TISSUE_T1W) & _between(truth["T2w"], _TISSUE_T2W)
     places = np.argwhere(tissue)
     covered = np.zeros(tissue.shape, np.float32)
     if len(places) < _FEW:
         return covered
-    curves = {
-        contrast: _curve(truth[contrast], group[seen])
-        for contrast, seen in (("T1w", t1w), ("T2w", t2w))
-    }
+    curves = {contrast: _curve(truth[contrast], seen[contrast]) for contrast in contrasts}
     rest = {  # noise, bias field and whatever else the curve does not explain
-        "T1w": group[t1w] - _interpolate(curves["T1w"], truth["T1w"]),
-        "T2w": group[t2w] - _interpolate(curves["T2w"], truth["T2w"]),
+        contrast: seen[contrast] - _interpolate(curves[contrast], truth[contrast])
+        for contrast in contrasts
     }
-    inside = (group[t1w] > -1) & (group[t2w] > -1)
+    inside = (seen["T1w"] > -1) & (seen["T2w"] > -1)
     weights = np.array([kind.weight for kind in KINDS.values()])
     for _ in range(1 + rng.choice(len(_HOW_MANY), p=_HOW_MANY)):
         kind = list(KINDS.values())[rng.choice(len(KINDS), p=weights / weights.sum())]
         _paint(kind, places[rng.integers(len(places))], truth, covered, inside, rng)
-    for contrast, seen in (("T1w", t1w), ("T2w", t2w)):
+    for contrast, image in seen.items():
         shade = np.float32(rng.normal(0, _SHADE))
         new = _interpolate(curves[contrast], truth[contrast]) + rest[contrast] + shade * covered
-        group[seen] = np.where(covered > 0, np.clip(new, -0.99, 1), group[seen])
+        image[:] = np.where(covered > 0, np.clip(new, -0.99, 1), image)
     return covered
 
 

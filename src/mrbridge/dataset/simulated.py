@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,6 @@ from mrbridge.progress import track
 CONTRASTS = ("T1w", "T2w")
 """What can be simulated."""
 
-_INPUTS = (0, 2)  # the images of a group that a generator gets; the others are ground truth
 _VARIETY = AugmentSettings(rotate_degrees=12, scale=0.15, shift=0.04, gamma=0.6, noise=0.03)
 
 _MIX_OFTEN = 0.7  # how often parts of a slice come from another slice, and
@@ -83,7 +83,7 @@ class SimulatedPairs:
         cache: Path | None = None,
     ) -> None:
         self.seed = seed
-        self._t1w = 0 if source == "T1w" else 2
+        self._contrasts = source, target
         if pictures:
             straight = IntensitySettings(knee_percentile=100)
             spacing = _FIELD_OF_VIEW_MM / image_size
@@ -126,26 +126,30 @@ class SimulatedPairs:
         # A subject is drawn first, then one of its slices: thick slices are few.
         subject = int(rng.integers(len(self._ends)))
         start = int(self._ends[subject - 1]) if subject else 0
-        return draw_group(self.groups[start : self._ends[subject]], rng, self._t1w)
+        return draw_group(self.groups[start : self._ends[subject]], rng, self._contrasts)
 
 
 def draw_group(
-    groups: NDArray[np.float16], rng: np.random.Generator, t1w: int = 0, mixed: float = _MIX_OFTEN
+    groups: NDArray[np.float16],
+    rng: np.random.Generator,
+    contrasts: Sequence[str] = CONTRASTS,
+    mixed: float = _MIX_OFTEN,
 ) -> NDArray[np.float32]:
-    """One of a subject's groups, (groups, 4, rows, columns), with other parts and darker fluid.
+    """One of a subject's groups, with parts of another and darker fluid in its T1w input.
 
     Args:
-        groups: of one subject.
+        groups: of one subject, (groups, 2 contrasts, rows, columns).
         rng: draws.
-        t1w: which image of a group is the T1w input, 0 or 2.
+        contrasts: of a group, in its order; T1w and T2w are among them.
         mixed: how often parts of a slice come from another slice.
     """
     group = _mixed(groups, rng, mixed)
     if rng.random() < _DARK_OFTEN:
+        t1w, true_t2w = 2 * contrasts.index("T1w"), 2 * contrasts.index("T2w") + 1
         # Slices at the edge of a whole head are mostly black, too: the subject decides.
         is_brain = (groups[::8, t1w, ::2, ::2] <= -1).mean(axis=(1, 2)).min() > _CUT_AWAY
         share = rng.uniform(*(_DARK_SHARE if is_brain else _DARK_SHARE_OF_HEADS))
-        _darken_fluid(group[t1w], group[(t1w + 3) % 4] > _FLUID, share)
+        _darken_fluid(group[t1w], group[true_t2w] > _FLUID, share)
     return group
 
 
@@ -195,9 +199,10 @@ def _mixed(
     return to_float32(torch.where(chosen[:rows, :columns], donor, group))
 
 
-def group_augmentation(image_size: int) -> Augmentation:
+def group_augmentation(image_size: int, contrasts: int = len(CONTRASTS)) -> Augmentation:
     """Augmentation of groups: all images move together, the intensities of inputs change."""
-    return Augmentation(_VARIETY, image_size, intensities=_INPUTS)
+    inputs = tuple(range(0, 2 * contrasts, 2))
+    return Augmentation(_VARIETY, image_size, intensities=inputs)
 
 
 def subject_groups(
@@ -214,7 +219,7 @@ def subject_groups(
 
 
 def subject_stacks(
-    subject: VariedSubject, standard: PreprocessSettings, contrasts: tuple[str, str]
+    subject: VariedSubject, standard: PreprocessSettings, contrasts: Sequence[str]
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
     """The images of `group`, each (slices, rows, columns), and where the first shows a head."""
     images = []

@@ -6,7 +6,7 @@ with a share between 0 and 1 does just that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,9 @@ from mrbridge.phantom.signals import (
     SKIN,
     STATIC_DEPHASING,
     TYPICAL,
-    FastSpinEcho,
     Matter,
-    T1Weighted,
+    PulseSequence,
+    Real,
     Tissue,
 )
 
@@ -60,68 +60,72 @@ class Anatomy:
     """What a perfect scanner would see.
 
     Attributes:
-        t1w, t2w: signals, float32 (x, y, z), 1 being that of pure water after full recovery.
+        signals: by contrast, float32 (x, y, z), 1 being that of pure water after full recovery.
         brain: share of brain (with ventricles and sulci) in each voxel.
         lesions: share of white matter lesion in each voxel.
         pathology: uint8, in which pathology most of a voxel is, from 1; 0: in none.
         white_signals: mean signal of white matter in each contrast, the yardstick of noise.
     """
 
-    t1w: Array
-    t2w: Array
+    signals: dict[str, Array]
     brain: Array
     lesions: Array
     pathology: NDArray[np.uint8]
-    white_signals: tuple[float, float]
+    white_signals: dict[str, float]
 
 
 @dataclass(frozen=True)
 class _Canvas:
-    """Two images of one grid that are painted in register.
+    """Images of one grid that are painted in register.
 
     Attributes:
-        t1w, t2w: float32 (x, y, z), painted in place.
+        images: by contrast, float32 (x, y, z), painted in place.
         grid: theirs.
         places: (x, y, z, 3) template mm of their voxels.
-        sequences: of the T1w and of the T2w scan.
+        sequences: by contrast, of the scans.
     """
 
-    t1w: Array
-    t2w: Array
+    images: dict[str, Array]
     grid: Grid
     places: Array
-    sequences: tuple[T1Weighted, FastSpinEcho]
+    sequences: Mapping[str, PulseSequence]
 
     def part(self, box: tuple[slice, slice, slice]) -> _Canvas:
         """A canvas on a box of this one: painting there paints here."""
-        return _Canvas(
-            self.t1w[box], self.t2w[box], self.grid.part(box), self.places[box], self.sequences
-        )
+        images = {contrast: image[box] for contrast, image in self.images.items()}
+        return _Canvas(images, self.grid.part(box), self.places[box], self.sequences)
 
-    def signals(self, density: float, t1: Array | float, t2: Array | float) -> tuple[Any, Any]:
-        """What tissue of this proton density, T1 and T2 (ms) gives in T1w and T2w."""
-        t1_weighted, spin_echo = self.sequences
-        t1w = t1_weighted.signal(density, t1, t2, STATIC_DEPHASING)
-        return t1w, spin_echo.signal(density, t1, t2)
+    def signals(self, density: Real, t1: Real, t2: Real) -> dict[str, Any]:
+        """What tissue of this proton density, T1 and T2 (ms) gives, by contrast."""
+        return {
+            contrast: sequence.signal(density, t1, t2, STATIC_DEPHASING)
+            for contrast, sequence in self.sequences.items()
+        }
 
     def paint(self, share: NDArray[Any], tissue: Tissue | None) -> None:
         """Paint a tissue (None: air or bone, which give no signal) over the canvas."""
         if tissue is None:
-            return self.paint_signals(share, 0.0, 0.0)
-        t1w, t2w = self.signals(tissue.density, tissue.t1, tissue.t2)
-        return self.paint_signals(share, float(t1w), float(t2w))
+            return self.paint_signals(share, dict.fromkeys(self.images, 0.0))
+        return self.paint_signals(share, self.signals(tissue.density, tissue.t1, tissue.t2))
 
-    def paint_fat(self, share: NDArray[Any], in_fast_spin_echo: Tissue) -> None:
-        """Paint fat over the canvas: in T2w it is brighter than its own relaxation suggests."""
-        t1w, _ = self.signals(FAT.density, FAT.t1, FAT.t2)
-        seen = in_fast_spin_echo
-        _, t2w = self.signals(seen.density, seen.t1, seen.t2)
-        self.paint_signals(share, float(t1w), float(t2w))
+    def paint_fat(self, share: NDArray[Any], in_echo_train: Tissue) -> None:
+        """Paint fat over the canvas: echo trains show it brighter than its own relaxation."""
+        seen = in_echo_train
+        plain = self.signals(FAT.density, FAT.t1, FAT.t2)
+        bright = self.signals(seen.density, seen.t1, seen.t2)
+        self.paint_signals(
+            share,
+            {
+                contrast: (bright if sequence.echo_train else plain)[contrast]
+                for contrast, sequence in self.sequences.items()
+            },
+        )
 
-    def paint_signals(self, share: NDArray[Any], t1w: Array | float, t2w: Array | float) -> None:
-        """Paint signals over the canvas; `share` (x, y, z): of each voxel."""
-        for image, signal in ((self.t1w, t1w), (self.t2w, t2w)):
-            image += share * (signal - image)
+    def paint_signals(self, share: NDArray[Any], signals: Mapping[str, Array | float]) -> None:
+        """Paint signals, by contrast, over the canvas; `share` (x, y, z): of each voxel."""
+        for contrast, image in self.images.items():
+            signal = signals[contrast]
+            image += share * ((signal if np.ndim(signal) else float(signal)) - image)
 
     def inside(self, distance: NDArray[Any]) -> Array:
         """Share of a voxel at negative signed distance (mm)."""
@@ -134,9 +138,9 @@ def paint_head(
     where: Array,
     grid: Grid,
     lesions: Lesions,
-    sequences: tuple[T1Weighted, FastSpinEcho],
+    sequences: Mapping[str, PulseSequence],
     matter: Matter = TYPICAL,
-    pathology: Sequence[Pathology] = (),
+    pathology: Iterable[Pathology] = (),
 ) -> Anatomy:
     """The subject's signals on `grid`.
 
@@ -146,14 +150,14 @@ def paint_head(
         where: (x, y, z, 3) template millimetres of the grid's voxels.
         grid: the subject's.
         lesions: of the white matter.
-        sequences: of the T1w and of the T2w scan.
+        sequences: by contrast, of the scans.
         matter: grey and white, before this subject's own variation.
         pathology: painted one over another.
     """
     maps = dict(maps)
-    blank = np.zeros((3, *grid.shape), np.float32)
-    canvas = _Canvas(blank[0], blank[1], grid, where, sequences)
-    lesion = blank[2]
+    images = {contrast: np.zeros(grid.shape, np.float32) for contrast in sequences}
+    canvas = _Canvas(images, grid, where, sequences)
+    lesion = np.zeros(grid.shape, np.float32)
     around_rng, fluid_rng, brain_rng, vessel_rng = rng.spawn(4)
     pulsation = fluid_rng.uniform(0.1, 0.6)
     if "bone" not in maps:
@@ -174,14 +178,14 @@ def paint_head(
     t1, _ = relaxation["white"]
     within.paint_signals(
         lesion[box],
-        *within.signals(LESION.density, t1 * np.float32(lesions.t1_ratio), lesions.t2),
+        within.signals(LESION.density, t1 * np.float32(lesions.t1_ratio), lesions.t2),
     )
     affected = np.zeros(grid.shape, np.uint8)
     for number, one in enumerate(pathology, start=1):
         core = _paint_pathology(one, shares, parts["hull"], within, matter.white)
         affected[box][core > 0.5] = number
     _paint_vessels(vessel_rng, parts, within, matter.inflow)
-    return Anatomy(canvas.t1w, canvas.t2w, brain, lesion, affected, white_signals)
+    return Anatomy(images, brain, lesion, affected, white_signals)
 
 
 def _tightness(rng: np.random.Generator, grid: Grid) -> Array:
@@ -223,17 +227,21 @@ def _paint_around(
 def _paint_intracranial_fluid(pulsation: float, hull: Array, canvas: _Canvas) -> None:
     """Dura along the skull, and fluid within it."""
     canvas.paint(canvas.inside(hull), DURA)
-    t1w, t2w = _fluid_signals(pulsation, canvas)
-    canvas.paint_signals(canvas.inside(hull + 1.2), t1w, t2w)
+    canvas.paint_signals(canvas.inside(hull + 1.2), _fluid_signals(pulsation, canvas))
 
 
-def _fluid_signals(pulsation: float, canvas: _Canvas) -> tuple[float, Array]:
-    """Signals of cerebrospinal fluid. In T2w it is darker where it pulses, about the brainstem."""
-    fluid = FLUID
-    t1w, t2w = canvas.signals(fluid.density, fluid.t1, fluid.t2)
+def _fluid_signals(pulsation: float, canvas: _Canvas) -> dict[str, Any]:
+    """Signals of cerebrospinal fluid. Echo trains show it darker where it pulses, about the
+    brainstem."""
+    signals = canvas.signals(FLUID.density, FLUID.t1, FLUID.t2)
     squares = ((canvas.places - _PULSATION_CENTRE) ** 2).sum(axis=-1)
     loss = np.float32(pulsation) * np.exp(squares / np.float32(-2 * _PULSATION_MM**2))
-    return float(t1w), np.float32(t2w) * (1 - loss)
+    return {
+        contrast: np.float32(signal) * (1 - loss)
+        if canvas.sequences[contrast].echo_train
+        else float(signal)
+        for contrast, signal in signals.items()
+    }
 
 
 def _paint_brain(
@@ -242,22 +250,22 @@ def _paint_brain(
     relaxation: dict[str, tuple[Array, Array]],
     canvas: _Canvas,
     matter: Matter,
-) -> tuple[float, float]:
+) -> dict[str, float]:
     """Grey matter, white matter, ventricles and sulci; returns the mean signals of white matter."""
     signals = {"fluid": _fluid_signals(pulsation, canvas)}
     for name, tissue in (("grey", matter.grey), ("white", matter.white)):
         signals[name] = canvas.signals(tissue.density, *relaxation[name])
     brain = shares["grey"] + shares["white"] + shares["fluid"]
-    for index, image in enumerate((canvas.t1w, canvas.t2w)):
+    for contrast, image in canvas.images.items():
         image *= 1 - brain  # what is outside the brain keeps its part of the voxel
         for name, share in shares.items():
-            image += share * signals[name][index]
+            image += share * signals[name][contrast]
     white = shares["white"]
     total = white.sum(dtype=np.float64)
-    t1w, t2w = (
-        float((white * signal).sum(dtype=np.float64) / total) for signal in signals["white"]
-    )
-    return t1w, t2w
+    return {
+        contrast: float((white * signal).sum(dtype=np.float64) / total)
+        for contrast, signal in signals["white"].items()
+    }
 
 
 def _paint_pathology(
@@ -286,7 +294,7 @@ def _paint_pathology(
         share = np.float32(opacity) * share * into[layer.into]
         t1 = np.minimum(np.float32(times.t1 * white.t1) * texture, np.float32(FLUID.t1))
         t2 = np.minimum(np.float32(times.t2 * white.t2) * texture, np.float32(FLUID.t2))
-        part.paint_signals(share, *part.signals(times.density, t1, t2))
+        part.paint_signals(share, part.signals(times.density, t1, t2))
         core[box] = share
     return core
 
@@ -334,17 +342,14 @@ def _paint_vessels(
     """Structures in the fluid: falx, choroid plexus, vessels; and spaces around vessels.
 
     Flowing blood leaves the slice of a spin echo before the echo and enters that of a gradient
-    echo unsaturated: dark in T2w, and in T1w dark or bright.
+    echo unsaturated: dark in the one, dark or bright in the other.
     """
     grid, fluid = canvas.grid, maps["fluid"]
     canvas.paint(_folds_of_dura(canvas) * fluid, DURA)
     deep = fluid * np.clip((-30 - maps["hull"]) / 5, 0, 1)
     plexus = np.clip(1.5 * random_field(rng, 9, grid) - 1, 0, 0.8)
     canvas.paint(maps.get("plexus", deep * plexus), CHOROID_PLEXUS)
-    blood = BLOOD
-    steady, still = canvas.signals(blood.density, blood.t1, blood.t2)
-    t1_weighted = canvas.sequences[0]
-    fresh = blood.density * np.sin(np.deg2rad(t1_weighted.flip_degrees))
+    steady = canvas.signals(BLOOD.density, BLOOD.t1, BLOOD.t2)
     drawn = rng.uniform(0.0, 0.25)
     sulci = fluid * np.clip((maps["hull"] + 34) / 8, 0, 1)
     around = np.clip(1 - fluid - maps["grey"] - maps["white"], 0, 1)
@@ -354,11 +359,14 @@ def _paint_vessels(
         (maps["sinus"], 0.0, 0.9),
         (np.maximum(small, maps["artery"]), drawn if inflow is None else inflow, 0.95),
     ):
-        if t1_weighted.refocused:
-            t1w = (1 - washout) * steady
-        else:
-            t1w = (1 - fresh_share) * steady + fresh_share * fresh
-        canvas.paint_signals(share, float(t1w), float(still * (1 - washout)))
+        signals = {}
+        for contrast, sequence in canvas.sequences.items():
+            fresh = BLOOD.density * np.sin(np.deg2rad(sequence.flip_degrees))
+            if sequence.refocused:
+                signals[contrast] = (1 - washout) * steady[contrast]
+            else:
+                signals[contrast] = (1 - fresh_share) * steady[contrast] + fresh_share * fresh
+        canvas.paint_signals(share, signals)
     spaces = _thin_tubes(rng, 10, 0.45, grid) * np.clip(maps["white"] * 2 - 1, 0, 1)
     canvas.paint(np.float32(rng.uniform(0.2, 0.8)) * spaces, FLUID)
 

@@ -17,7 +17,9 @@ from mrbridge.json_text import parse_json
 from mrbridge.parallel import map_scans
 from mrbridge.phantom.labels import label_maps
 from mrbridge.phantom.settings import PhantomSettings
-from mrbridge.phantom.subjects import SimulatedSubject, simulate
+from mrbridge.phantom.signals import FastSpinEcho, FluidAttenuated, GradientEcho, PulseSequence
+from mrbridge.phantom.subjects import simulate
+from mrbridge.volume import CONTRASTS, Volume
 
 SETTINGS_FILE = Path("code", "phantom.json")
 """The settings of a dataset, in its folder."""
@@ -25,7 +27,7 @@ SETTINGS_FILE = Path("code", "phantom.json")
 FILES = (
     *("dataset_description.json", "participants.tsv", "participants.json", "README"),
     *(SETTINGS_FILE.as_posix(), "derivatives/phantom/dataset_description.json"),
-    *("sub-*/anat/sub-*_T[12]w.json", "sub-*/anat/sub-*_T[12]w.nii.gz"),
+    *(f"sub-*/anat/sub-*_{name}.{kind}" for name in CONTRASTS for kind in ("json", "nii.gz")),
     *("derivatives/phantom/sub-*_mask.json", "derivatives/phantom/sub-*_mask.nii.gz"),
 )
 """The files of a dataset, as patterns."""
@@ -40,6 +42,26 @@ _ORIGIN_OF_LABELS = (
     "Simulated. The anatomy is derived from label maps that the user named; their terms apply. The "
     "face and skull of maps without labels for them are derived from the ICBM 152 template."
 )
+_HOW_ACQUIRED: dict[type, dict[str, Any]] = {
+    GradientEcho: {
+        "ScanningSequence": "GR",
+        "SequenceVariant": "SP",
+        "MRAcquisitionType": "3D",
+        "PulseSequenceType": "spoiled gradient echo",
+    },
+    FastSpinEcho: {
+        "ScanningSequence": "SE",
+        "SequenceVariant": "SK",
+        "MRAcquisitionType": "2D",
+        "PulseSequenceType": "fast spin echo",
+    },
+    FluidAttenuated: {
+        "ScanningSequence": ["SE", "IR"],
+        "SequenceVariant": "SK",
+        "MRAcquisitionType": "2D",
+        "PulseSequenceType": "fluid-attenuated inversion recovery",
+    },
+}
 _CITATIONS = [
     "Fonov et al. 2011, NeuroImage 54:313-327, doi:10.1016/j.neuroimage.2010.07.033",
     "Fonov et al. 2009, NeuroImage 47:S102, doi:10.1016/S1053-8119(09)70884-5",
@@ -49,7 +71,7 @@ _CITATIONS = [
 def write_bids(
     out: str | Path, settings: PhantomSettings, *, workers: int = 1, overwrite: bool = False
 ) -> Path:
-    """Write a dataset: T1w and T2w of `settings.subjects` subjects, masks among its derivatives.
+    """Write a dataset: scans of `settings.subjects` subjects, masks among its derivatives.
 
     The folder is complete or absent: it is written under another name next to `out` and renamed. If
     `out` already holds the dataset of the same settings and version, nothing is done.
@@ -123,57 +145,35 @@ def _write_subject(folder: Path, settings: PhantomSettings, index: int) -> None:
     name = f"sub-{subject.label}"
     raw = folder / name / "anat"
     derived = folder / "derivatives" / "phantom" / name / "anat"
-    write(subject.t1w, raw / f"{name}_T1w.nii.gz")
-    write(subject.t2w, raw / f"{name}_T2w.nii.gz")
-    write_json(raw / f"{name}_T1w.json", _t1w_sidecar(subject))
-    write_json(raw / f"{name}_T2w.json", _t2w_sidecar(subject))
+    for contrast, scan in subject.scans.items():
+        write(scan, raw / f"{name}_{contrast}.nii.gz")
+        write_json(raw / f"{name}_{contrast}.json", _sidecar(scan, subject.sequences[contrast]))
     masks = (
         ("desc-brain", "Brain", subject.brain_mask),
         ("label-lesion", "Lesion", subject.lesions),
     )
     for entity, kind, volume in masks:
         write(volume, derived / f"{name}_{entity}_mask.nii.gz")
-        sources = [f"bids:raw:{name}/anat/{name}_{contrast}.nii.gz" for contrast in ("T1w", "T2w")]
+        sources = [f"bids:raw:{name}/anat/{name}_{scan}.nii.gz" for scan in subject.scans]
         write_json(derived / f"{name}_{entity}_mask.json", {"Type": kind, "Sources": sources})
 
 
-def _t1w_sidecar(subject: SimulatedSubject) -> dict[str, Any]:
-    sequence = subject.gradient_echo
-    return {
-        **_shared_fields(subject),
-        "ScanningSequence": "GR",
-        "SequenceVariant": "SP",
-        "MRAcquisitionType": "3D",
-        "PulseSequenceType": "spoiled gradient echo",
-        "RepetitionTime": round(sequence.tr / 1000, 6),
-        "EchoTime": round(sequence.te / 1000, 6),
-        "FlipAngle": sequence.flip_degrees,
-    }
-
-
-def _t2w_sidecar(subject: SimulatedSubject) -> dict[str, Any]:
-    sequence = subject.spin_echo
-    return {
-        **_shared_fields(subject),
-        "ScanningSequence": "SE",
-        "SequenceVariant": "SK",
-        "MRAcquisitionType": "2D",
-        "PulseSequenceType": "fast spin echo",
-        "RepetitionTime": round(sequence.tr / 1000, 6),
-        "EchoTime": round(sequence.te / 1000, 6),
-        "FlipAngle": 90,
-    }
-
-
-def _shared_fields(subject: SimulatedSubject) -> dict[str, Any]:
-    spacing = subject.t1w.spacing
+def _sidecar(scan: Volume, sequence: PulseSequence) -> dict[str, Any]:
+    spacing = scan.spacing
     assert spacing is not None  # simulated volumes have an affine
-    return {
+    fields: dict[str, Any] = {
         "Simulated": True,
         "Manufacturer": "mrbridge phantom (simulated)",
         "MagneticFieldStrength": 3,
         "SliceThickness": round(spacing[2], 6),
+        **_HOW_ACQUIRED[type(sequence)],
     }
+    # BIDS has seconds, sequences have milliseconds.
+    times = {"RepetitionTime": "tr", "EchoTime": "te", "InversionTime": "ti"}
+    for field, name in times.items():
+        if hasattr(sequence, name):
+            fields[field] = round(getattr(sequence, name) / 1000, 6)
+    return {**fields, "FlipAngle": sequence.flip_degrees}
 
 
 def _describe(folder: Path, settings: PhantomSettings) -> None:
@@ -227,8 +227,9 @@ def _origin(settings: PhantomSettings) -> str:
 def _readme(settings: PhantomSettings) -> str:
     return f"""# Simulated subjects
 
-{settings.subjects} simulated heads, T1w and T2w in register, made by mrbridge {version("mrbridge")}
-(`mrbridge phantom`, seed {settings.seed}). All options: `{SETTINGS_FILE.as_posix()}`.
+{settings.subjects} simulated heads, {", ".join(settings.contrasts)} in register, made by mrbridge
+{version("mrbridge")} (`mrbridge phantom`, seed {settings.seed}).
+All options: `{SETTINGS_FILE.as_posix()}`.
 Masks of the brain and of lesions: `derivatives/phantom`.
 
 {_origin(settings)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,9 @@ Count = Annotated[int, Field(ge=0, le=200)]
 class PhantomSettings(Settings):
     """Options of the phantom. A subject depends on these and on its index, on nothing else."""
 
+    contrasts: tuple[Literal["T1w", "T2w", "PDw", "FLAIR"], ...] = Field(
+        default=("T1w", "T2w"), min_length=1, description="Contrasts of each subject."
+    )
     subjects: int = Field(default=8, ge=1, le=10_000, description="How many subjects.")
     seed: int = Field(default=0, ge=0, description="Seed of all randomness.")
     spacing_mm: float = Field(

@@ -3,7 +3,8 @@
 Signal equations: Haacke et al., Magnetic Resonance Imaging: Physical Principles and Sequence Design
 (1999), sections 8.2 (spin echo, inversion recovery) and 18.1 (spoiled gradient echo, the Ernst
 formula); Deichmann et al. 2000 (NeuroImage 12:112, doi:10.1006/nimg.2000.0601), inversion before a
-train of gradient echoes.
+train of gradient echoes; Hajnal et al. 1992 (J Comput Assist Tomogr 16:841), fluid-attenuated
+inversion recovery.
 
 Relaxation at 3 T, each figure with its source:
 Stanisz 2005: Stanisz et al., Magn Reson Med 54:507 (3 T, table 1).
@@ -68,11 +69,14 @@ def inversion_spin_echo(
     return density * np.abs(recovery) * np.exp(-te / t2)
 
 
-class T1Weighted(Protocol):
-    """A T1-weighted sequence."""
+class PulseSequence(Protocol):
+    """A pulse sequence."""
 
     refocused: ClassVar[bool]
     """Whether a pulse makes a spin echo: blood that has flowed on until then is lost to it."""
+
+    echo_train: ClassVar[bool]
+    """Whether many refocusing pulses follow each excitation, which makes fat bright."""
 
     @property
     def flip_degrees(self) -> float:
@@ -89,6 +93,7 @@ class GradientEcho:
     """A T1-weighted 3D spoiled gradient echo. Times in ms."""
 
     refocused: ClassVar[bool] = False
+    echo_train: ClassVar[bool] = False
     tr: float
     te: float
     flip_degrees: float
@@ -103,7 +108,7 @@ class GradientEcho:
         )
 
     def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
-        """As `T1Weighted` says."""
+        """As `PulseSequence` says."""
         t2_star = 1 / (1 / t2 + static_dephasing)
         return spoiled_gradient_echo(
             density, t1, t2_star, tr=self.tr, te=self.te, flip_degrees=self.flip_degrees
@@ -123,6 +128,7 @@ class PreparedGradientEcho:
     """
 
     refocused: ClassVar[bool] = False
+    echo_train: ClassVar[bool] = False
     tr: float
     ti: float
     spacing: float
@@ -143,7 +149,7 @@ class PreparedGradientEcho:
         )
 
     def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
-        """As `T1Weighted` says; the magnitude, in the steady state of many inversions."""
+        """As `PulseSequence` says; the magnitude, in the steady state of many inversions."""
         train = self.spacing * self.pulses
         before = np.exp(-(self.ti - train / 2) / t1)
         after = np.exp(-(self.tr - self.ti - train / 2) / t1)
@@ -165,6 +171,7 @@ class ConventionalSpinEcho:
     """A T1-weighted 2D spin echo. Times in ms."""
 
     refocused: ClassVar[bool] = True
+    echo_train: ClassVar[bool] = False
     tr: float
     te: float
     flip_degrees: float = 90.0
@@ -175,7 +182,7 @@ class ConventionalSpinEcho:
         return cls(tr=rng.uniform(400, 750), te=rng.uniform(8, 18))
 
     def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
-        """As `T1Weighted` says; the echo undoes static dephasing."""
+        """As `PulseSequence` says; the echo undoes static dephasing."""
         return spin_echo(density, t1, t2, tr=self.tr, te=self.te)
 
 
@@ -184,6 +191,7 @@ class InversionSpinEcho:
     """A T1-weighted 2D spin echo after an inversion (TIRM, T1-FLAIR). Times in ms."""
 
     refocused: ClassVar[bool] = True
+    echo_train: ClassVar[bool] = False
     tr: float
     ti: float
     te: float
@@ -195,25 +203,67 @@ class InversionSpinEcho:
         return cls(tr=rng.uniform(1700, 2200), ti=rng.uniform(850, 1000), te=rng.uniform(8, 25))
 
     def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
-        """As `T1Weighted` says; the echo undoes static dephasing."""
+        """As `PulseSequence` says; the echo undoes static dephasing."""
         return inversion_spin_echo(density, t1, t2, tr=self.tr, ti=self.ti, te=self.te)
 
 
 @dataclass(frozen=True)
 class FastSpinEcho:
-    """A T2-weighted fast spin echo, `te` being its effective echo time. Times in ms."""
+    """A fast spin echo, `te` being its effective echo time: T2-weighted, or PD-weighted if short.
 
+    Times in ms.
+    """
+
+    refocused: ClassVar[bool] = True
+    echo_train: ClassVar[bool] = True
     tr: float
     te: float
+    flip_degrees: float = 90.0
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> FastSpinEcho:
         """Parameters within the range of clinical T2-weighted protocols at 3 T (a choice)."""
         return cls(tr=round(rng.uniform(4000, 6500)), te=round(rng.uniform(82, 108), 1))
 
-    def signal(self, density: Real, t1: Real, t2: Real) -> Any:
-        """Signal of tissue with these properties."""
+    @classmethod
+    def draw_proton_density(cls, rng: np.random.Generator) -> FastSpinEcho:
+        """Parameters within the range of clinical PD-weighted protocols (a choice)."""
+        return cls(tr=round(rng.uniform(2400, 5000)), te=round(rng.uniform(8, 30), 1))
+
+    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float = 0.0) -> Any:
+        """As `PulseSequence` says; the echoes undo static dephasing."""
         return spin_echo(density, t1, t2, tr=self.tr, te=self.te)
+
+
+@dataclass(frozen=True)
+class FluidAttenuated:
+    """A FLAIR: a fast spin echo after an inversion that nulls fluid. Times in ms."""
+
+    refocused: ClassVar[bool] = True
+    echo_train: ClassVar[bool] = True
+    tr: float
+    ti: float
+    te: float
+    flip_degrees: float = 90.0
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> FluidAttenuated:
+        """Parameters within the range of clinical protocols, near the null of fluid (a choice)."""
+        tr = round(rng.uniform(7500, 11_000))
+        ti = round(null_of_fluid(tr) * rng.uniform(0.94, 1.03))
+        return cls(tr=tr, ti=ti, te=round(rng.uniform(85, 140), 1))
+
+    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float = 0.0) -> Any:
+        """As `PulseSequence` says; the echoes undo static dephasing."""
+        return inversion_spin_echo(density, t1, t2, tr=self.tr, ti=self.ti, te=self.te)
+
+
+def null_of_fluid(tr: float) -> float:
+    """The inversion time, ms, at which cerebrospinal fluid gives no signal, if TE is short.
+
+    T1 * ln(2 / (1 + exp(-TR / T1)))
+    """
+    return float(FLUID.t1 * np.log(2 / (1 + np.exp(-tr / FLUID.t1))))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Simulated subjects: T1w and T2w of the same head in register, acquired by a simulated scanner.
+"""Simulated subjects: contrasts of the same head in register, acquired by a simulated scanner.
 
 `simulate` gives subjects of a narrow range of clinical protocols, with masks: data for tests and
 demonstrations. `varied_subject` gives subjects to learn from. A network that is to work on scanners
@@ -35,13 +35,15 @@ from mrbridge.phantom.signals import (
     WHITE_MATTER,
     ConventionalSpinEcho,
     FastSpinEcho,
+    FluidAttenuated,
     GradientEcho,
     InversionSpinEcho,
     Matter,
     PreparedGradientEcho,
+    PulseSequence,
     Real,
-    T1Weighted,
     Tissue,
+    null_of_fluid,
 )
 from mrbridge.volume import Volume
 
@@ -76,9 +78,14 @@ _CUT_KNOT_MM, _CUT_SMOOTH_MM = 22.0, 2.5
 
 # The canonical contrast: grey matter is three quarters of the way from fluid to white matter in
 # T1w, a ninth of the way from white matter to fluid in T2w, near what the two patients of
-# open-ms-mni show. The relaxation times for this are at or below the lower end of those in
-# signals.py: a choice of contrast, not a claim about tissue.
-_CANONICAL_SEQUENCES = GradientEcho(8.0, 3.0, 16.0), FastSpinEcho(5500, 105)
+# open-ms-mni show; in FLAIR fluid is black. The relaxation times for this are at or below the lower
+# end of those in signals.py: a choice of contrast, not a claim about tissue.
+_CANONICAL_SEQUENCES: dict[str, PulseSequence] = {
+    "T1w": GradientEcho(8.0, 3.0, 16.0),
+    "T2w": FastSpinEcho(5500, 105),
+    "PDw": FastSpinEcho(3500, 16),
+    "FLAIR": FluidAttenuated(9000, null_of_fluid(9000), 110),
+}
 _CANONICAL_MATTER = Matter(
     grey=Tissue(t1=1250, t2=84, density=GREY_MATTER.density),
     white=Tissue(t1=870, t2=74, density=WHITE_MATTER.density),
@@ -96,10 +103,9 @@ def canonical_signals(density: Real, t1: Real, t2: Real) -> dict[str, Any]:
     """
     white = _CANONICAL_MATTER.white
     t1, t2 = t1 * white.t1, t2 * white.t2
-    first, second = _CANONICAL_SEQUENCES
     return {
-        "T1w": first.signal(density, t1, t2, STATIC_DEPHASING),
-        "T2w": second.signal(density, t1, t2),
+        contrast: sequence.signal(density, t1, t2, STATIC_DEPHASING)
+        for contrast, sequence in _CANONICAL_SEQUENCES.items()
     }
 
 
@@ -108,21 +114,28 @@ class SimulatedSubject:
     """A subject on one RAS+ grid: all volumes have the same shape (i, j, k) and affine.
 
     Attributes:
-        t1w, t2w: int16 scans with an arbitrary gain each.
+        scans: by contrast, int16, with an arbitrary gain each.
         brain_mask: uint8, 1 in the brain with its ventricles and sulci.
         lesions: uint8, 1 if at least half of a voxel is lesion, of white matter or other.
         label: such as "01", the subject's BIDS label.
-        gradient_echo: sequence of the T1w scan.
-        spin_echo: sequence of the T2w scan.
+        sequences: by contrast, of the scans.
     """
 
-    t1w: Volume
-    t2w: Volume
+    scans: Mapping[str, Volume]
     brain_mask: Volume
     lesions: Volume
     label: str
-    gradient_echo: GradientEcho
-    spin_echo: FastSpinEcho
+    sequences: Mapping[str, PulseSequence]
+
+    @property
+    def t1w(self) -> Volume:
+        """The T1w scan."""
+        return self.scans["T1w"]
+
+    @property
+    def t2w(self) -> Volume:
+        """The T2w scan."""
+        return self.scans["T2w"]
 
 
 def simulate(settings: PhantomSettings, index: int) -> SimulatedSubject:
@@ -133,14 +146,21 @@ def simulate(settings: PhantomSettings, index: int) -> SimulatedSubject:
     A subject takes about half a second at 2 mm, and some six seconds and 2 GB at 1 mm, besides a
     few seconds for the first.
     """
-    streams = np.random.default_rng([settings.seed, index]).spawn(7)
-    shape_rng, tissue_rng, lesion_rng, sequence_rng, t1w_rng, t2w_rng, pathology_rng = streams
+    streams = np.random.default_rng([settings.seed, index]).spawn(10)
+    shape_rng, tissue_rng, lesion_rng, sequence_rng, *streams = streams
+    t1w_rng, t2w_rng, pathology_rng, pdw_rng, flair_rng, more_sequences_rng = streams
     spacing = settings.spacing_mm
     maps = () if settings.labels is None else label_maps(settings.labels)
     head = labelled_head(maps[index % len(maps)], spacing) if maps else template_head(spacing)
     where = deformation(shape_rng, head, head.grid, largest=LARGEST)
     lesions = Lesions.draw(lesion_rng, settings.lesions, head)
-    sequences = GradientEcho.draw(sequence_rng), FastSpinEcho.draw(sequence_rng)
+    sequences: dict[str, PulseSequence] = {
+        "T1w": GradientEcho.draw(sequence_rng),
+        "T2w": FastSpinEcho.draw(sequence_rng),
+        "PDw": FastSpinEcho.draw_proton_density(more_sequences_rng),
+        "FLAIR": FluidAttenuated.draw(more_sequences_rng),
+    }
+    sequences = {contrast: sequences[contrast] for contrast in settings.contrasts}
     pathology = _draw_pathology(pathology_rng, head, settings.pathology)
     anatomy = paint_head(
         tissue_rng, head.at(where), where, head.grid, lesions, sequences, pathology=pathology
@@ -165,16 +185,21 @@ def simulate(settings: PhantomSettings, index: int) -> SimulatedSubject:
             image = np.where(brain, image, np.float32(0))
         return digitised(image, top)
 
-    t1w = acquired(t1w_rng, anatomy.t1w, anatomy.white_signals[0])
-    t2w = acquired(t2w_rng, anatomy.t2w, anatomy.white_signals[1])
+    scanners = {"T1w": t1w_rng, "T2w": t2w_rng, "PDw": pdw_rng, "FLAIR": flair_rng}
+    scans = {
+        contrast: Volume(
+            acquired(scanners[contrast], signal, anatomy.white_signals[contrast]),
+            grid.affine,
+            contrast=contrast,
+        )
+        for contrast, signal in anatomy.signals.items()
+    }
     return SimulatedSubject(
-        t1w=Volume(t1w, grid.affine, contrast="T1w"),
-        t2w=Volume(t2w, grid.affine, contrast="T2w"),
+        scans=scans,
         brain_mask=Volume(brain.astype(np.uint8), grid.affine),
         lesions=Volume(lesion.astype(np.uint8), grid.affine),
         label=f"{index + 1:02d}",
-        gradient_echo=sequences[0],
-        spin_echo=sequences[1],
+        sequences=sequences,
     )
 
 
@@ -204,6 +229,7 @@ def varied_subject(
     spacing_mm: float = 1.0,
     stripped: bool | None = None,
     *,
+    contrasts: Sequence[str] = ("T1w", "T2w"),
     labels: Path | None = None,
     pathology: float = 0.0,
     masks: Sequence[Path] = (),
@@ -217,14 +243,15 @@ def varied_subject(
         index: of the subject.
         spacing_mm: edge of a voxel.
         stripped: keeps only the brain, or not; None draws it.
+        contrasts: of the scans; the others do not depend on which there are.
         labels: a label map whose head is deformed instead of the template's (see `labels.py`).
         pathology: how many lesions larger than those of white matter there are on average, between
             0 and 1: the share of subjects that have one to three.
         masks: lesion masks in MNI space, which give shapes to strokes.
     """
-    shape_rng, look_rng, lesion_rng, t1w_rng, t2w_rng, fat_rng, pathology_rng, face_rng = (
-        np.random.default_rng([seed, index]).spawn(8)
-    )
+    shape_rng, look_rng, lesion_rng, *streams = np.random.default_rng([seed, index]).spawn(11)
+    t1w_rng, t2w_rng, fat_rng, pathology_rng, face_rng, *streams = streams
+    pdw_rng, flair_rng, more_sequences_rng = streams
     head = template_head(spacing_mm) if labels is None else labelled_head(labels, spacing_mm)
     where = deformation(shape_rng, head, head.grid, look_rng.uniform(*_WIDENING_MM))
     halo = look_rng.uniform(*_HALO) if look_rng.random() < _HALO_OFTEN else 1.0
@@ -233,7 +260,12 @@ def varied_subject(
     stripped = drawn if stripped is None else stripped
     thickness = look_rng.uniform(*_THICKNESS_MM) if look_rng.random() < _THICK else 0.0
     grid = Grid.over_field_of_view((spacing_mm, spacing_mm, max(spacing_mm, thickness)))
-    sequences = _draw_t1_weighted(look_rng), _draw_t2_weighted(look_rng)
+    sequences: dict[str, PulseSequence] = {
+        "T1w": _draw_t1_weighted(look_rng),
+        "T2w": _draw_t2_weighted(look_rng),
+        "PDw": _draw_proton_density(more_sequences_rng),
+        "FLAIR": _draw_fluid_attenuated(more_sequences_rng),
+    }
     fat = replace(FAT_IN_FAST_SPIN_ECHO, t2=fat_rng.uniform(*_T2_OF_FAT))
     if fat_rng.random() < _SUPPRESSED_OFTEN:
         fat = replace(fat, density=fat.density * fat_rng.uniform(*_SUPPRESSED))
@@ -243,9 +275,10 @@ def varied_subject(
 
     maps = head.at(where)
 
-    def painted(sequences: tuple[T1Weighted, FastSpinEcho], matter: Matter) -> Anatomy:
-        # The same random state each time: the same anatomy in two contrasts.
+    def painted(sequences: Mapping[str, PulseSequence], matter: Matter) -> Anatomy:
+        # The same random state each time: the same anatomy with other relaxation.
         rng = np.random.default_rng([seed, index, 1])
+        sequences = {contrast: sequences[contrast] for contrast in contrasts}
         return paint_head(rng, maps, where, head.grid, lesions, sequences, matter, found)
 
     def sliced(signal: Array) -> Array:
@@ -260,8 +293,9 @@ def varied_subject(
     black = look_rng.uniform(0, _BLACK) if look_rng.random() < _BLACK_OFTEN else 0.0
     if not stripped:  # bone would be no darker than fluid, and differ in position only
         black = 0.0
-    fluid = sequences[0].signal(FLUID.density, FLUID.t1, FLUID.t2, STATIC_DEPHASING)
-    t1w = np.maximum(varied.t1w - np.float32(black * fluid), 0)
+    if "T1w" in contrasts:
+        fluid = sequences["T1w"].signal(FLUID.density, FLUID.t1, FLUID.t2, STATIC_DEPHASING)
+        varied.signals["T1w"] = np.maximum(varied.signals["T1w"] - np.float32(black * fluid), 0)
 
     def acquired(rng: np.random.Generator, signal: Array, yardstick: float) -> NDArray[np.int16]:
         """The scan of a noise-free signal: slices, blur, receive field, noise, stripping, gain."""
@@ -271,14 +305,16 @@ def varied_subject(
         image = rician(rng, image, rng.uniform(*_NOISE) * yardstick)
         return digitised(image * keep, rng.uniform(*_GAIN))
 
-    voxels = {
-        "T1w": acquired(t1w_rng, t1w, varied.white_signals[0]),
-        "T2w": acquired(t2w_rng, varied.t2w, varied.white_signals[1]),
-    }
-    truth = {"T1w": sliced(blurred(ideal.t1w)) * keep, "T2w": sliced(blurred(ideal.t2w)) * keep}
+    scanners = {"T1w": t1w_rng, "T2w": t2w_rng, "PDw": pdw_rng, "FLAIR": flair_rng}
+    seen, truth = {}, {}
+    for name in contrasts:
+        voxels = acquired(scanners[name], varied.signals[name], varied.white_signals[name])
+        seen[name] = Volume(voxels, grid.affine, contrast=name)
+        ideal_voxels = sliced(blurred(ideal.signals[name])) * keep
+        truth[name] = Volume(ideal_voxels, grid.affine, contrast=name)
     return VariedSubject(
-        {name: Volume(image, grid.affine, contrast=name) for name, image in voxels.items()},
-        {name: Volume(image, grid.affine, contrast=name) for name, image in truth.items()},
+        seen,
+        truth,
         stripped,
         Volume(_labels_in_slices(varied.pathology, head.grid, grid), grid.affine),
         tuple(one.kind for one in found),
@@ -328,13 +364,22 @@ def _stripping(rng: np.random.Generator, brain: Array, grid: Grid) -> Array:
     return (soft > ndtr(-cut / _CUT_SMOOTH_MM)).astype(np.float32)
 
 
-def _draw_t1_weighted(rng: np.random.Generator) -> T1Weighted:
+def _draw_t1_weighted(rng: np.random.Generator) -> PulseSequence:
     kinds = (PreparedGradientEcho, GradientEcho, ConventionalSpinEcho, InversionSpinEcho)
     return kinds[rng.choice(4, p=(0.4, 0.25, 0.15, 0.2))].draw(rng)
 
 
 def _draw_t2_weighted(rng: np.random.Generator) -> FastSpinEcho:
     return FastSpinEcho(tr=rng.uniform(2800, 7500), te=rng.uniform(72, 125))
+
+
+def _draw_proton_density(rng: np.random.Generator) -> FastSpinEcho:
+    return FastSpinEcho(tr=rng.uniform(2000, 5500), te=rng.uniform(7, 36))
+
+
+def _draw_fluid_attenuated(rng: np.random.Generator) -> FluidAttenuated:
+    tr = rng.uniform(6000, 11_500)
+    return FluidAttenuated(tr, null_of_fluid(tr) * rng.uniform(0.9, 1.05), rng.uniform(75, 150))
 
 
 def _draw_matter(rng: np.random.Generator) -> Matter:
