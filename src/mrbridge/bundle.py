@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,7 +30,12 @@ from mrbridge.json_text import parse_json, short_repr
 from mrbridge.model_card import card
 from mrbridge.models import bundle_folder, locate
 from mrbridge.networks import Generator, UNet, build_generator
-from mrbridge.networks.settings import GeneratorExtension, Networks
+from mrbridge.networks.settings import (
+    GeneratorExtension,
+    GeneratorSettings,
+    Networks,
+    UNetSettings,
+)
 from mrbridge.networks.unet import ScaleHead
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
@@ -76,6 +82,39 @@ class Uncertainty(Settings):
     calibrated_on: _Line = ""
 
 
+class AnyContrast(Settings):
+    """A generator that takes any of several contrasts, and makes each of the others.
+
+    Attributes:
+        contrasts: of its channels, in and out; one more channel of the input takes scans whose
+            contrast is unknown.
+        generator: the network.
+        width: channels of its scale head; 0: there is none.
+        factor: as `Uncertainty.factor`, by direction, such as `T2w+FLAIR to T1w`, in three planes.
+        factor_in_one_plane: the same where there is one plane.
+    """
+
+    contrasts: tuple[_Contrast, ...] = Field(min_length=2, max_length=16)
+    generator: UNetSettings
+    width: int = Field(0, ge=0, le=4096)
+    factor: dict[_Line, _Factor] = Field(default_factory=dict)
+    factor_in_one_plane: dict[_Line, _Factor] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> AnyContrast:
+        channels = self.generator.inputs, self.generator.outputs
+        if channels != (len(self.contrasts) + 1, len(self.contrasts)):
+            raise ValueError("the generator's channels are not those of the contrasts")
+        if len(set(self.contrasts)) != len(self.contrasts):
+            raise ValueError("a contrast is named twice")
+        return self
+
+    @staticmethod
+    def direction(given: Iterable[str], to: str) -> str:
+        """The name of a direction in `factor`."""
+        return f"{'+'.join(given)} to {to}"
+
+
 class BundleManifest(Settings):
     """`bundle.json`: everything that inference needs, and the origin of the model.
 
@@ -86,6 +125,7 @@ class BundleManifest(Settings):
             surroundings as in training, which instance norms see
             (docs/decisions/0013-surroundings.md). 0: only what the generator needs.
         uncertainty: how uncertainty maps are made; None: the model has none.
+        any_contrast: a third generator, for all other directions; None: there is none.
     """
 
     format: Literal["mrbridge-bundle"] = "mrbridge-bundle"
@@ -101,6 +141,7 @@ class BundleManifest(Settings):
     planes: Planes = "axial"
     least_size: int = Field(default=0, ge=0, le=8192)
     uncertainty: Uncertainty | None = None
+    any_contrast: AnyContrast | None = None
     trained: dict[str, Any]
     scores: dict[str, float]
     limits: tuple[Annotated[str, Field(max_length=10_000)], ...] = ()
@@ -113,7 +154,7 @@ class BundleManifest(Settings):
             raise ValueError(f"source and target are both {self.source}")
         if self.least_size > max(1024, self.networks.image_size):
             raise ValueError(f"least_size is {self.least_size}, far over image_size")
-        for contrast in (self.source, self.target):
+        for contrast in self.contrasts:
             if contrast not in self.typical:
                 raise ValueError(f"typical names no range of {contrast}")
         for contrast, normalisation in self.typical.items():
@@ -121,6 +162,12 @@ class BundleManifest(Settings):
                 values = short_repr(normalisation.model_dump(exclude_defaults=True))
                 raise ValueError(f"typical is not a range of {contrast}: {values}")
         return self
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """All contrasts that the model takes and makes."""
+        more = () if self.any_contrast is None else self.any_contrast.contrasts
+        return tuple(dict.fromkeys((self.source, self.target, *more)))
 
     @property
     def code(self) -> tuple[str, ...]:
@@ -149,9 +196,8 @@ class Bundle:
 
     Attributes:
         manifest: what `bundle.json` says.
-        weights: tensors by name, `to_target.…`, `to_source.…` and, of scale heads,
-            `to_target_scale.…` and `to_source_scale.…`; those of a loaded bundle are
-            memory-mapped.
+        weights: tensors by name, `to_target.…`, `to_source.…`, `to_any.…` and, of scale heads,
+            `to_target_scale.…` and so on; those of a loaded bundle are memory-mapped.
         path: its folder; None if it is only in memory.
         allow_code: whether code that it names may be imported.
     """
@@ -195,25 +241,31 @@ class Bundle:
         """SHA-256 of the weights: which model this is."""
         return self.manifest.weights_sha256
 
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """All contrasts that the model takes and makes; `source` and `target` come first."""
+        return self.manifest.contrasts
+
     def generator_that_makes(self, contrast: str) -> Literal["to_target", "to_source"]:
-        """Which of the two generators makes this contrast, one of `source` and `target`."""
+        """Which of the first two generators makes this contrast, one of `source` and `target`."""
         return "to_target" if contrast == self.target else "to_source"
 
     def must_make(self, contrast: str) -> None:
-        """Refuse a contrast that neither generator makes.
+        """Refuse a contrast that no generator makes.
 
         Raises:
-            SettingsError: it is neither `source` nor `target`.
+            SettingsError: it is none of `contrasts`.
         """
-        if contrast not in (self.source, self.target):
+        if contrast not in self.contrasts:
+            made = (self.target, self.source, *self.contrasts[2:])
             raise SettingsError(
-                f"this model synthesises {self.target} or {self.source}, not {contrast}",
+                f"this model synthesises {_either(made)}, not {contrast}",
                 path=self.path,
-                remedy=f"Use --to {self.target} or --to {self.source}.",
+                remedy=f"Use {_either([f'--to {one}' for one in made])}.",
             )
 
     def generator_weights(self, name: str) -> dict[str, Any]:
-        """The tensors of `to_target` or `to_source`, without their prefix."""
+        """The tensors of a generator or scale head, without their prefix."""
         prefix = f"{name}."
         return {
             key.removeprefix(prefix): value
@@ -229,16 +281,19 @@ class Bundle:
         }
 
     def build(self, name: str) -> Generator:
-        """The generator `to_target` or `to_source`, for inference, in float32 on the CPU.
+        """The generator `to_target`, `to_source` or `to_any`, for inference, in float32 on the CPU.
 
         Raises:
             BundleError: the weights do not fit the networks.
         """
-        networks = self.manifest.networks
-        is_own = isinstance(networks.generator, GeneratorExtension)
+        networks, more = self.manifest.networks, self.manifest.any_contrast
+        settings: GeneratorSettings = networks.generator
+        if name == "to_any" and more is not None:
+            settings = more.generator
+        is_own = isinstance(settings, GeneratorExtension)
         # Their numbers come from the bundle; the user's own networks may have others, too.
         with nullcontext() if is_own else torch.device("meta"):
-            network = build_generator(networks.generator, networks.image_size)
+            network = build_generator(settings, networks.image_size)
         return self._load(network, name)
 
     def build_scale_head(self, name: str, generator: Generator) -> ScaleHead | None:
@@ -247,11 +302,14 @@ class Bundle:
         Raises:
             BundleError: the weights do not fit.
         """
-        uncertainty = self.manifest.uncertainty
-        if uncertainty is None or not uncertainty.width or not isinstance(generator, UNet):
+        known = self.manifest.any_contrast if name == "to_any" else self.manifest.uncertainty
+        if known is None or not known.width or not isinstance(generator, UNet):
             return None
+        settings = generator.settings
         with torch.device("meta"):
-            head = ScaleHead(generator.feature_channels, uncertainty.width)
+            head = ScaleHead(
+                generator.feature_channels, known.width, settings.inputs, settings.outputs
+            )
         return self._load(head, f"{name}_scale")
 
     def _load(self, network: _Network, name: str) -> _Network:
@@ -272,6 +330,11 @@ class Bundle:
                 remedy="Get a new copy.",
             ) from None
         return network.eval().requires_grad_(False)
+
+
+def _either(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def save_bundle(manifest: BundleManifest, weights: dict[str, Any], folder: str | Path) -> Bundle:

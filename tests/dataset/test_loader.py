@@ -44,7 +44,8 @@ def dataset(
 def simulated(images: np.ndarray) -> SimulatedPairs:
     """Groups without a simulation."""
     made = object.__new__(SimulatedPairs)
-    made.seed, made.groups, made._ends, made._t1w = 5, images, np.array([3, 7]), 0
+    made.seed, made.groups, made._ends = 5, images, np.array([3, 7])
+    made._contrasts = "T1w", "T2w"
     return made
 
 

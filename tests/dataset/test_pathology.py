@@ -49,7 +49,9 @@ def test_inputs_follow_the_same_curve_as_before(t1w: int) -> None:
     errors, most = [], 0.0
     for seed in range(20):
         group = before.copy()
-        share = paint_lesions(group, np.random.default_rng(seed), t1w)
+        share = paint_lesions(
+            group, np.random.default_rng(seed), ("T2w", "T1w") if t1w else ("T1w", "T2w")
+        )
         untouched = share == 0
         np.testing.assert_array_equal(group[:, untouched], before[:, untouched])
         assert (group[:, before[0] == -1] == -1).all(), "the background stays black"

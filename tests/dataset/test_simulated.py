@@ -84,7 +84,8 @@ def test_source_and_target_can_be_swapped(pairs: SimulatedPairs) -> None:
 def test_a_subject_with_few_slices_is_drawn_as_often() -> None:
     made = object.__new__(SimulatedPairs)
     levels = np.arange(100)[:, None, None, None] * np.ones((1, 4, 8, 8))
-    made.seed, made.groups, made._ends, made._t1w = 0, levels, np.array([4, 100]), 0  # type: ignore[assignment]
+    made.seed, made.groups, made._ends = 0, levels, np.array([4, 100])  # type: ignore[assignment]
+    made._contrasts = "T1w", "T2w"
     # Both slices of a mixed group are of one subject.
     few = [made.group(index).max() < 4 for index in range(400)]
     assert 150 < sum(few) < 250
@@ -112,7 +113,8 @@ def test_fluid_of_t1w_is_darkened_and_nothing_else(t1w: int) -> None:
     group: Any = np.zeros((4, 32, 32))
     group[t1w] = levels[tissue]
     group[(t1w + 3) % 4] = np.where(tissue == 2, 1.0, -0.5)
-    drawn = [draw_group(group[None], np.random.default_rng(n), t1w) for n in range(60)]
+    contrasts = ("T2w", "T1w") if t1w else ("T1w", "T2w")
+    drawn = [draw_group(group[None], np.random.default_rng(n), contrasts) for n in range(60)]
     drawn = [g for g in drawn if np.array_equal(g[(t1w + 3) % 4], group[(t1w + 3) % 4])]
     assert len(drawn) > 8, "those that are not mixed"
     changed = 0

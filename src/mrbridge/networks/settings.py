@@ -39,6 +39,8 @@ class UNetSettings(Settings):
         description="Channels of two further convolutions at full resolution, applied to the "
         "decoder's output and the input together; 0 omits them, as in the paper.",
     )
+    inputs: int = Field(1, ge=1, le=64, description="Channels of the input.")
+    outputs: int = Field(1, ge=1, le=64, description="Channels of the output.")
 
     @property
     def multiple(self) -> int:

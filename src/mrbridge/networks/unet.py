@@ -38,7 +38,7 @@ class UNet(nn.Module):
             for level in range(settings.levels)
         ]
         self.down = nn.ModuleList()
-        channels = 1
+        channels = settings.inputs
         for level, width in enumerate(widths):
             self.down.append(down_block(channels, width, settings.norm if level else "none"))
             channels = width
@@ -48,19 +48,23 @@ class UNet(nn.Module):
             self.up.append(up_block(channels, width, settings.norm, dropout=dropout))
             channels = 2 * width  # with the skip connection
         self.feature_channels = channels
-        self.last = ConvTranspose2d(channels, settings.refine or 1)
-        self.refine = _refinement(settings.refine) if settings.refine else None
+        self.last = ConvTranspose2d(channels, settings.refine or settings.outputs)
+        self.refine = None
+        if settings.refine:
+            self.refine = _refinement(
+                settings.refine + settings.inputs, settings.refine, settings.outputs
+            )
 
     def forward(
-        self, x: Float[Tensor, "batch 1 rows columns"]
-    ) -> Float[Tensor, "batch 1 rows columns"]:
+        self, x: Float[Tensor, "batch inputs rows columns"]
+    ) -> Float[Tensor, "batch outputs rows columns"]:
         """Translate images.
 
         Args:
-            x: shape (batch, 1, rows, columns), range [-1, 1].
+            x: shape (batch, inputs, rows, columns), range [-1, 1].
 
         Returns:
-            The same shape and range, float32.
+            Shape (batch, outputs, rows, columns), the same range, float32.
 
         Raises:
             SizeError: rows or columns are not multiples of 2**levels.
@@ -102,35 +106,37 @@ class ScaleHead(nn.Module):
     Args:
         channels: of the features (`UNet.feature_channels`).
         width: channels of the head.
+        inputs, outputs: channels of the U-Net's input and output.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, inputs: int = 1, outputs: int = 1) -> None:
         super().__init__()
         self.width = width
         self.up = ConvTranspose2d(channels, width)
-        self.refine = _refinement(width + 1)
+        self.refine = _refinement(width + inputs + outputs, width + 1, outputs)
 
     def forward(
         self,
         features: Float[Tensor, "batch channels half_rows half_columns"],
-        image: Float[Tensor, "batch 1 rows columns"],
-        synthetic: Float[Tensor, "batch 1 rows columns"],
-    ) -> Float[Tensor, "batch 1 rows columns"]:
+        image: Float[Tensor, "batch inputs rows columns"],
+        synthetic: Float[Tensor, "batch outputs rows columns"],
+    ) -> Float[Tensor, "batch outputs rows columns"]:
         """The logarithm of the scale of a Laplace distribution of the error, float32.
 
         Args:
             features: of `UNet.with_features`, (batch, channels, rows / 2, columns / 2).
             image: what the U-Net took, range [-1, 1].
-            synthetic: its result, the same shape and range.
+            synthetic: its result.
         """
         x = functional.leaky_relu(self.up(features.detach()), 0.2)  # (batch, width, rows, columns)
-        x = _concatenate(_concatenate(x, image), synthetic.detach())  # (batch, width + 2, …)
+        x = _concatenate(_concatenate(x, image), synthetic.detach())
+        # (batch, width + inputs + outputs, rows, columns)
         log_scale: Tensor = self.refine(x)
         return log_scale.float()
 
 
 def _concatenate(x: Tensor, image: Tensor) -> Tensor:
-    """The channels of both, (batch, channels + 1, rows, columns), channels last in memory like `x`.
+    """The channels of both, (batch, sum, rows, columns), channels last in memory like `x`.
 
     The strides of an image with one channel fit both memory formats, and `torch.cat` of the two
     would choose the other one.
@@ -139,9 +145,9 @@ def _concatenate(x: Tensor, image: Tensor) -> Tensor:
     return torch.cat(parts, dim=3).permute(0, 3, 1, 2)
 
 
-def _refinement(width: int) -> nn.Sequential:
+def _refinement(channels: int, width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(width + 1, width, 3, padding=1),
+        nn.Conv2d(channels, width, 3, padding=1),
         nn.LeakyReLU(0.2),
-        Conv2d(width, 1, 3, padding=1),
+        Conv2d(width, outputs, 3, padding=1),
     )

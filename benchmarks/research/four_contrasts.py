@@ -1,0 +1,228 @@
+"""Train the network of the shipped model that takes any of four contrasts and makes the others.
+
+    python -m benchmarks.research.shipped_model --work DIR --labels DIR --masks DIR
+        --simulate-only --contrasts T1w T2w PDw FLAIR
+    python -m benchmarks.research.four_contrasts --work DIR --model shipped --steps 16000 --out OUT
+
+One U-Net with a channel for each contrast in and out (Chartsias et al. 2018,
+doi:10.1109/TMI.2017.2764326, and Sharma and Hamarneh 2020, doi:10.1109/TMI.2019.2945521, give the
+idea of any subset as input): absent inputs are 0, the loss counts the absent contrasts only. A
+fifth input takes scans whose contrast is unknown; its simulation is a random mixture of the four
+(after Iglesias et al. 2021, doi:10.1016/j.neuroimage.2021.118206). A scale head learns the size of
+the errors beside it. OUT is the bundle DIR of `--model` with this network added. Call it again to
+continue a training that was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.research.shipped_model import (
+    EMA,
+    LESION_WEIGHT,
+    RATE,
+    SAVE_SECONDS,
+    SIZE,
+    STRUCTURE,
+    WARM_STEPS,
+    Examples,
+    shown,
+    structure_loss,
+)
+from mrbridge.bundle import AnyContrast, Uncertainty, load_bundle, save_bundle
+from mrbridge.dataset.simulated import CANONICAL
+from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
+from mrbridge.kernels import Adam, weight_cache
+from mrbridge.networks import build_generator
+from mrbridge.networks.blocks import init_weights
+from mrbridge.networks.settings import UNetSettings
+from mrbridge.networks.unet import ScaleHead, UNet
+from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
+from mrbridge.training.ema import averaged_copy, update_ema
+from mrbridge.volume import CONTRASTS
+
+GENERATOR = UNetSettings(
+    levels=6,
+    features=32,
+    max_features=192,
+    dropout=0.0,
+    dropout_blocks=0,
+    refine=16,
+    inputs=len(CONTRASTS) + 1,
+    outputs=len(CONTRASTS),
+)
+WIDTH = 8  # channels of the scale head
+UNKNOWN = 0.08  # share of examples whose only input is of no known contrast
+HOW_MANY = (0.6, 0.25, 0.15)  # shares of the others with one, two and three inputs
+HOW_OFTEN = np.array([0.3, 0.3, 0.15, 0.25])  # of T1w, T2w, PDw and FLAIR as the first of them
+
+
+def inputs_of(seen: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Random subsets of the contrasts as the input of the network.
+
+    Args:
+        seen: (batch, contrasts, rows, columns), range [-1, 1].
+        rng: draws.
+
+    Returns:
+        The input, (batch, contrasts + 1, rows, columns), 0 where a contrast is absent; and which
+        contrasts count in the loss, (batch, contrasts, 1, 1).
+    """
+    count, contrasts, rows, columns = seen.shape
+    given = torch.zeros(count, contrasts + 1, rows, columns)
+    wanted = torch.ones(count, contrasts, 1, 1)
+    for place in range(count):
+        if rng.random() < UNKNOWN:
+            given[place, contrasts] = mixture(seen[place], rng)
+            continue
+        order = rng.choice(contrasts, contrasts, replace=False, p=HOW_OFTEN / HOW_OFTEN.sum())
+        for one in order[: 1 + rng.choice(len(HOW_MANY), p=HOW_MANY)]:
+            given[place, one] = seen[place, one]
+            wanted[place, one] = 0
+    return given, wanted
+
+
+def mixture(seen: Tensor, rng: np.random.Generator) -> Tensor:
+    """A contrast that nobody acquired: a random sum of others, the background black.
+
+    Args:
+        seen: (contrasts, rows, columns), range [-1, 1].
+        rng: draws.
+    """
+    weights = torch.from_numpy(rng.normal(size=len(seen)).astype(np.float32))
+    image = (weights[:, None, None] * seen).sum(dim=0)
+    outside = (seen <= -1).all(dim=0)
+    inside = image[~outside]
+    if inside.numel() < 100:
+        return torch.full_like(image, -1)
+    low, high = torch.quantile(
+        inside[:: max(1, inside.numel() // 5000)], torch.tensor([0.01, 0.99])
+    )
+    scaled = ((image - low) / (high - low).clamp(min=1e-3) * 1.9 - 0.95).clamp(-0.99, 1)
+    return torch.where(outside, torch.tensor(-1.0), scaled)
+
+
+def train(given: argparse.Namespace, examples: Examples) -> tuple[UNet, ScaleHead]:
+    """The averaged network and its scale head."""
+    rng = torch.Generator().manual_seed(given.seed)
+    network = build_generator(GENERATOR, SIZE, rng)
+    assert isinstance(network, UNet)
+    head = ScaleHead(network.feature_channels, WIDTH, GENERATOR.inputs, GENERATOR.outputs)
+    init_weights(head, rng)
+    parts = [network, head]
+    means = [averaged_copy(part) for part in parts]
+    optimizers = [Adam(part.parameters(), given.rate, (0.9, 0.999)) for part in parts]
+    step, seconds = 0, 0.0
+    checkpoint = given.work / "four.ckpt"
+    if checkpoint.exists():
+        state = load_checkpoint(checkpoint)
+        step, seconds = state["step"], state["seconds"]
+        for part, mean, optimizer, kept in zip(
+            parts, means, optimizers, state["parts"], strict=True
+        ):
+            part.load_state_dict(kept["network"])
+            mean.load_state_dict(kept["mean"])
+            optimizer.load_state_dict(kept["optimizer"])
+    bfloat16 = fast_bfloat16(torch.device("cpu"))
+    sums, saved = np.zeros(3 + len(CONTRASTS)), seconds
+    batches = examples.batches(step)
+    tick = time.monotonic()
+    while step < given.steps:
+        rate = given.rate * min(1, (step + 1) / WARM_STEPS)
+        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / given.schedule))
+        batch = next(batches)
+        step += 1
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        seen, answer, lesion = batch[:, :-1:2], batch[:, 1:-1:2], batch[:, -1:]
+        image, wanted = inputs_of(seen, np.random.default_rng([given.seed, step, 9]))
+        with weight_cache(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            made, features = network.with_features(image)
+            log_scale = head(features, image, made)
+        weight = wanted
+        if step > given.lesions_from:
+            weight = wanted * (1 + LESION_WEIGHT / 2 * (lesion + 1))
+        error = (made - answer).abs()
+        difference = (weight * error).mean(dim=(0, 2, 3)) / wanted.mean(dim=(0, 2, 3)).clamp(
+            min=0.1
+        )
+        # What is given does not count: it becomes its own answer.
+        structure = structure_loss(
+            torch.where(wanted > 0, made, answer).flatten(0, 1)[:, None],
+            answer.flatten(0, 1)[:, None],
+        )
+        scale = Uncertainty.LEAST + log_scale.exp()
+        counted = wanted * ((answer > -1) | (seen > -1).any(dim=1, keepdim=True))
+        nll = ((error.detach() / scale + scale.log()) * counted).sum() / counted.sum().clamp(min=1)
+        (difference.mean() + STRUCTURE * structure + nll).backward()
+        for part, mean, optimizer in zip(parts, means, optimizers, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            update_ema(mean, part, EMA, step)
+        sums += difference.mean().item(), structure.item(), nll.item(), *difference.tolist()
+        now = time.monotonic()
+        seconds, tick = seconds + now - tick, now
+        if step % 200 == 0:
+            names = ("l1", "ssim", "nll", *CONTRASTS)
+            numbers = {n: round(v, 4) for n, v in zip(names, sums / 200, strict=True)}
+            print(
+                json.dumps({"step": step, "minutes": round(seconds / 60, 1)} | numbers), flush=True
+            )
+            sums[:] = 0
+        if seconds - saved > SAVE_SECONDS or step == given.steps:
+            saved = seconds
+            kept_parts = [
+                {
+                    "network": part.state_dict(),
+                    "mean": mean.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                }
+                for part, mean, optimizer in zip(parts, means, optimizers, strict=True)
+            ]
+            save_checkpoint({"step": step, "seconds": seconds, "parts": kept_parts}, checkpoint)
+            tick = time.monotonic()
+    network, head = means
+    return network, head
+
+
+def main() -> None:
+    """Train, and write the bundle."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--model", default="shipped")
+    parser.add_argument("--steps", type=int, default=16_000)
+    parser.add_argument("--schedule", type=int, default=16_000)
+    parser.add_argument("--lesions-from", type=int, default=4_000)
+    parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    keep_memory()
+    paths = sorted((given.work / "subjects").glob("*.npy"))
+    examples = Examples(paths, given.seed, painted=0.6, mixed=0.15, contrasts=CONTRASTS)
+    network, head = train(given, examples)
+    bundle = load_bundle(given.model)
+    weights = dict(bundle.weights)
+    for name, part in (("to_any", network), ("to_any_scale", head)):
+        weights |= {f"{name}.{k}": v.detach().half() for k, v in part.state_dict().items()}
+    manifest = bundle.manifest.model_copy(
+        update={
+            "any_contrast": AnyContrast(contrasts=CONTRASTS, generator=GENERATOR, width=WIDTH),
+            "typical": {c: shown(CANONICAL[c]) for c in CONTRASTS},
+        }
+    )
+    save_bundle(manifest, weights, given.out)
+
+
+if __name__ == "__main__":
+    with quick_kernels(torch.device("cpu")):
+        main()
