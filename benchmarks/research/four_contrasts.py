@@ -9,7 +9,7 @@ doi:10.1109/TMI.2017.2764326, and Sharma and Hamarneh 2020, doi:10.1109/TMI.2019
 idea of any subset as input): absent inputs are 0, the loss counts the absent contrasts only. A
 fifth input takes scans whose contrast is unknown; its simulation is a random mixture of the four
 (after Iglesias et al. 2021, doi:10.1016/j.neuroimage.2021.118206). A scale head learns the size of
-the errors beside it. OUT is the bundle DIR of `--model` with this network added. Call it again to
+its errors. OUT is the bundle DIR of `--model` with this network added. Call it again to
 continue a training that was stopped.
 """
 
@@ -91,7 +91,7 @@ def inputs_of(seen: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 def mixture(seen: Tensor, rng: np.random.Generator) -> Tensor:
-    """A contrast that nobody acquired: a random sum of others, the background black.
+    """A contrast that no sequence has: a random sum of the others, the background black.
 
     Args:
         seen: (contrasts, rows, columns), range [-1, 1].
@@ -110,7 +110,7 @@ def mixture(seen: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.where(outside, torch.tensor(-1.0), scaled)
 
 
-def train(given: argparse.Namespace, examples: Examples) -> tuple[UNet, ScaleHead]:
+def train(given: argparse.Namespace, examples: Examples) -> list[torch.nn.Module]:
     """The averaged network and its scale head."""
     rng = torch.Generator().manual_seed(given.seed)
     network = build_generator(GENERATOR, SIZE, rng)
@@ -190,8 +190,7 @@ def train(given: argparse.Namespace, examples: Examples) -> tuple[UNet, ScaleHea
             ]
             save_checkpoint({"step": step, "seconds": seconds, "parts": kept_parts}, checkpoint)
             tick = time.monotonic()
-    network, head = means
-    return network, head
+    return means
 
 
 def main() -> None:

@@ -212,7 +212,7 @@ def _box(group: NDArray[np.float32], rng: np.random.Generator) -> tuple[slice, s
     networks trained on slices of full size take a stripped brain that fills its slice for a whole
     head, and its dark fluid for bone.
     """
-    shown = (group[:-1:2] > -1).any(axis=0)  # in any input
+    shown = np.any(group[:-1:2] > -1, axis=0)  # in any input
     box = []
     for axis in (0, 1):
         places = np.flatnonzero(shown.any(axis=1 - axis))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 
 from mrbridge import __version__
+from mrbridge.directions import AnyContrast, Contrast, Direction, Factor, Line, in_words
 from mrbridge.errors import BundleError, InputError, SettingsError, SizeError
 from mrbridge.extensions import code_in, require
 from mrbridge.io.atomic import atomic_path, sha256_of, write_json, write_text
@@ -34,7 +35,6 @@ from mrbridge.networks.settings import (
     GeneratorExtension,
     GeneratorSettings,
     Networks,
-    UNetSettings,
 )
 from mrbridge.networks.unet import ScaleHead
 from mrbridge.preprocessing.intensity import IntensityNormalisation
@@ -48,10 +48,7 @@ COVERAGE = 0.9
 
 _MOST_BYTES = 1 << 20  # of bundle.json
 _LARGEST = 1e30  # of intensities: float32 cannot hold the squares of larger ones
-_Contrast = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
 _Network = TypeVar("_Network", bound=torch.nn.Module)
-_Factor = Annotated[float, Field(gt=0, le=1000)]
-_Line = Annotated[str, Field(max_length=200)]
 _TRIES = 100  # each fails only if a training has just replaced the bundle
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
@@ -77,42 +74,9 @@ class Uncertainty(Settings):
     width: int = Field(0, ge=0, le=4096)
     least: float = Field(LEAST, ge=0, le=1)
     spread: float = Field(1.0, ge=0, le=100)
-    factor: dict[_Contrast, _Factor]
-    factor_in_one_plane: dict[_Contrast, _Factor] = Field(default_factory=dict)
-    calibrated_on: _Line = ""
-
-
-class AnyContrast(Settings):
-    """A generator that takes any of several contrasts, and makes each of the others.
-
-    Attributes:
-        contrasts: of its channels, in and out; one more channel of the input takes scans whose
-            contrast is unknown.
-        generator: the network.
-        width: channels of its scale head; 0: there is none.
-        factor: as `Uncertainty.factor`, by direction, such as `T2w+FLAIR to T1w`, in three planes.
-        factor_in_one_plane: the same where there is one plane.
-    """
-
-    contrasts: tuple[_Contrast, ...] = Field(min_length=2, max_length=16)
-    generator: UNetSettings
-    width: int = Field(0, ge=0, le=4096)
-    factor: dict[_Line, _Factor] = Field(default_factory=dict)
-    factor_in_one_plane: dict[_Line, _Factor] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _check(self) -> AnyContrast:
-        channels = self.generator.inputs, self.generator.outputs
-        if channels != (len(self.contrasts) + 1, len(self.contrasts)):
-            raise ValueError("the generator's channels are not those of the contrasts")
-        if len(set(self.contrasts)) != len(self.contrasts):
-            raise ValueError("a contrast is named twice")
-        return self
-
-    @staticmethod
-    def direction(given: Iterable[str], to: str) -> str:
-        """The name of a direction in `factor`."""
-        return f"{'+'.join(given)} to {to}"
+    factor: dict[Contrast, Factor]
+    factor_in_one_plane: dict[Contrast, Factor] = Field(default_factory=dict)
+    calibrated_on: Line = ""
 
 
 class BundleManifest(Settings):
@@ -130,10 +94,10 @@ class BundleManifest(Settings):
 
     format: Literal["mrbridge-bundle"] = "mrbridge-bundle"
     version: int = VERSION
-    created_by: _Line = f"mrbridge {__version__}"
-    source: _Contrast
-    target: _Contrast
-    preset: _Line
+    created_by: Line = f"mrbridge {__version__}"
+    source: Contrast
+    target: Contrast
+    preset: Line
     networks: Networks
     standard: PreprocessSettings
     typical: dict[str, IntensityNormalisation]
@@ -250,18 +214,61 @@ class Bundle:
         """Which of the first two generators makes this contrast, one of `source` and `target`."""
         return "to_target" if contrast == self.target else "to_source"
 
+    def direction(self, given: Sequence[str | None], to: str) -> Direction:
+        """How to make a contrast from scans.
+
+        Args:
+            given: contrasts of the scans, that of the scan to translate first; None, or one that
+                the model does not take: unknown.
+            to: contrast to synthesise, one of `contrasts`.
+
+        Raises:
+            SettingsError: the model cannot take these scans together.
+        """
+        more = self.manifest.any_contrast
+        pair = self.source, self.target
+        other = self.source if to == self.target else self.target
+        first = given[0] if given[0] in self.contrasts else None
+        if len(given) == 1:
+            # A scan of unknown contrast is taken for the other one of the pair, if there is one.
+            if to in pair and (first in (None, to, other) or more is None):
+                return Direction((other,), to, self.generator_that_makes(to))
+            assert more is not None  # or no other contrast would be made
+            first = None if first == to else first
+            return Direction((first,), to, "to_any", more.generator, more.contrasts)
+        if more is None:
+            raise SettingsError(
+                "this model takes one scan", path=self.path, remedy="Name no other scans."
+            )
+        if first is None or not set(given) <= set(more.contrasts) - {to}:
+            raise SettingsError(
+                f"the model cannot make {to} from "
+                f"{' and '.join(one or 'an unknown contrast' for one in given)} together",
+                path=self.path,
+                remedy=f"Name scans of {in_words(c for c in more.contrasts if c != to)}.",
+            )
+        if len(set(given)) < len(given):
+            raise SettingsError("two of the scans have the same contrast", remedy="Name one.")
+        return Direction(tuple(given), to, "to_any", more.generator, more.contrasts)
+
+    def preferred(self, to: str) -> tuple[str, ...]:
+        """Contrasts to make another one from, the best first."""
+        first = self.source if to == self.target else self.target
+        order = dict.fromkeys((first, self.source, *self.contrasts))
+        return tuple(contrast for contrast in order if contrast != to)
+
     def must_make(self, contrast: str) -> None:
         """Refuse a contrast that no generator makes.
 
         Raises:
-            SettingsError: it is none of `contrasts`.
+            SettingsError: it is not one of `contrasts`.
         """
         if contrast not in self.contrasts:
             made = (self.target, self.source, *self.contrasts[2:])
             raise SettingsError(
-                f"this model synthesises {_either(made)}, not {contrast}",
+                f"this model synthesises {in_words(made)}, not {contrast}",
                 path=self.path,
-                remedy=f"Use {_either([f'--to {one}' for one in made])}.",
+                remedy=f"Use {in_words([f'--to {one}' for one in made])}.",
             )
 
     def generator_weights(self, name: str) -> dict[str, Any]:
@@ -330,11 +337,6 @@ class Bundle:
                 remedy="Get a new copy.",
             ) from None
         return network.eval().requires_grad_(False)
-
-
-def _either(names: Iterable[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 def save_bundle(manifest: BundleManifest, weights: dict[str, Any], folder: str | Path) -> Bundle:

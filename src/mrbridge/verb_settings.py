@@ -98,7 +98,7 @@ class Phantom(Processes):
     """Options of `phantom`."""
 
     stage = "mrbridge.phantom.settings.PhantomSettings"
-    setting_keys = ("subjects", "seed", "labels", "pathology")
+    setting_keys = ("contrasts", "subjects", "seed", "labels", "pathology")
 
     out: Annotated[Path, _OUT] = Field(description="The BIDS dataset to write.")
     overwrite: bool = Field(

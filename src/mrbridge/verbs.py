@@ -54,7 +54,7 @@ def demo(options: options_of.Demo) -> None:
 
 @verb("mrbridge.verb_settings.Phantom")
 def phantom(options: options_of.Phantom, settings: PhantomSettings) -> None:
-    """Simulate T1w and T2w scans in register, as a BIDS dataset."""
+    """Simulate scans of several contrasts in register, as a BIDS dataset."""
     with quick_imports():
         from mrbridge.phantom import write_bids
 

@@ -49,7 +49,7 @@ quick = settings(
 @pytest.fixture
 def identity(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """A bundle whose generators are the identity."""
-    monkeypatch.setattr(Translator, "_run", lambda self, network, slices, *rest: [slices])
+    monkeypatch.setattr(Translator, "_run", lambda self, network, stacks, *rest: stacks)
     return tiny_bundle
 
 

@@ -67,7 +67,7 @@ def test_what_is_only_copied_stays(spacing: float) -> None:
     stack = (np.sin(across)[:, None, None] * noise((1, 20, 22))).astype(np.float32)
     inside = np.ones(shape, bool)
     (made,) = in_three_planes(
-        stack, inside, grid_of(shape, spacing), lambda s, f: ((s,), np.ones(len(s), bool))
+        [stack], inside, grid_of(shape, spacing), lambda s, f: ((s[0],), np.ones(len(s[0]), bool))
     )
     assert made.dtype == np.float32
     np.testing.assert_allclose(made, stack, atol=1e-6 if spacing == 1 else 0.02)
@@ -79,14 +79,14 @@ def test_the_mean_is_over_the_planes_that_were_translated() -> None:
     inside[2:6, 3:, :5] = True
 
     def make(
-        stack: np.ndarray, foreground: np.ndarray
+        stacks: list[np.ndarray], foreground: np.ndarray
     ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         seen.append(foreground)
         level = (-0.5, 0.1, 1.0)[len(seen) - 1]
-        made = np.full(stack.shape, level, np.float32)
+        made = np.full(stacks[0].shape, level, np.float32)
         return (made,), np.asarray(foreground.any(axis=(1, 2)))
 
-    (made,) = in_three_planes(noise(shape), inside, grid_of(shape, 1.0), make)
+    (made,) = in_three_planes([noise(shape)], inside, grid_of(shape, 1.0), make)
     np.testing.assert_array_equal(seen[0], inside)
     for foreground, plane in zip(seen[1:], OTHERS, strict=True):
         np.testing.assert_array_equal(foreground, cut(inside, plane))

@@ -113,8 +113,11 @@ def test_the_shipped_model_hides_its_rounding(source: str, target: str) -> None:
     fine = Volume(np.kron(voxels, np.ones((2, 2, 1), np.int16)), np.eye(4))
     slices = fit_size(preprocess(fine, PreprocessSettings()).slices, 192, 256)
     translator = Translator("shipped", "cpu")
-    network = translator._network(target)
-    fast, in_float32 = (translator._run(network, slices, flag)[0] for flag in (False, True))
+    direction = translator.bundle.direction((source,), target)
+    network = translator._network(direction)
+    fast, in_float32 = (
+        translator._run(network, [slices], direction, flag)[0] for flag in (False, True)
+    )
     assert apart(fast, in_float32) < 1e-2
     assert (apart(fast, in_float32) > 0) == fast_bfloat16(CPU)
 
@@ -154,7 +157,7 @@ def test_batches(
     slices = np.random.default_rng(0).uniform(-1, 1, (5, 32, 48)).astype(np.float32)
     translator = Translator(trained("unet"), "cpu")
     seen: list[int] = []
-    network = translator._network("T2w")
+    network = translator._network(translator.bundle.direction(("T1w",), "T2w"))
     network.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
     monkeypatch.setitem(module._BATCH_PIXELS, "cpu", pixels)
     translator.translate_slices(slices.transpose(0, 2, 1), "T2w")

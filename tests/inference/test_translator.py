@@ -38,7 +38,13 @@ class Copying:
 
 def use(monkeypatch: pytest.MonkeyPatch, run: Callable[..., np.ndarray]) -> None:
     """Let all translators compute with `run(network, slices, in_float32)`."""
-    monkeypatch.setattr(Translator, "_run", lambda self, *given: [run(*given[:3])])
+
+    def instead(
+        self: Translator, network: Any, stacks: list[np.ndarray], direction: Any, *rest: Any
+    ) -> list[np.ndarray]:
+        return [run(network, stacks[0], rest[0])]
+
+    monkeypatch.setattr(Translator, "_run", instead)
 
 
 @pytest.fixture
@@ -358,8 +364,11 @@ def test_faint_slices_are_computed_in_float32(tiny_bundle: Bundle) -> None:
     foreground[1, :1, :10] = True  # 1 %
     made = translator.translate_slices(slices, "T2w", foreground=foreground)
 
-    network = translator._network("T2w")
-    fast, in_float32 = (translator._run(network, slices[:2], flag)[0] for flag in (False, True))
+    direction = tiny_bundle.direction(("T1w",), "T2w")
+    network = translator._network(direction)
+    fast, in_float32 = (
+        translator._run(network, [slices[:2]], direction, flag)[0] for flag in (False, True)
+    )
     np.testing.assert_array_equal(made[1], in_float32[1])
     np.testing.assert_allclose(made[0], fast[0], atol=1e-6)
     assert (made[2] == -1).all()

@@ -58,8 +58,10 @@ def test_planes_that_differ_are_uncertain(
     monkeypatch.setattr("mrbridge.inference.planes._HIGH_MM", 0.0)
     levels = iter((-0.5, 0.1, 1.0))
 
-    def translate(self: Translator, part: np.ndarray, *rest: object, **how: object) -> tuple:
-        return (np.full(part.shape, next(levels), np.float32),)
+    def translate(
+        self: Translator, network: object, stacks: list[np.ndarray], *rest: object
+    ) -> tuple[np.ndarray, ...]:
+        return (np.full(stacks[0].shape, next(levels), np.float32),)
 
     monkeypatch.setattr(Translator, "_translate_slices", translate)
     known = Uncertainty(width=0, least=0.0, factor={"T2w": 3.0}, spread=1.0)
@@ -180,5 +182,5 @@ def test_models_without_calibration_refuse(
         ),
     )
     for bundle in (tiny_bundle, one_way):
-        with pytest.raises(SettingsError, match="never calibrated for T2w"):
+        with pytest.raises(SettingsError, match="never calibrated for T1w to T2w"):
             mrbridge.translate(scan, model=bundle, to="T2w", uncertainty=True)

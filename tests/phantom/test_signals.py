@@ -124,3 +124,33 @@ def test_every_t1_weighted_sequence_shows_white_above_grey_above_fluid(kind, see
     tissue = (signals.WHITE_MATTER, signals.GREY_MATTER, signals.FLUID)
     shown = [sequence.signal(t.density, t.t1, t.t2, signals.STATIC_DEPHASING) for t in tissue]
     assert shown == sorted(shown, reverse=True)
+
+
+def test_flair_nulls_fluid_and_shows_lesions_brightest() -> None:
+    for seed in range(20):
+        sequence = signals.FluidAttenuated.draw(np.random.default_rng(seed))
+        white, grey, fluid, lesion = (
+            sequence.signal(t.density, t.t1, t.t2)
+            for t in (signals.WHITE_MATTER, signals.GREY_MATTER, signals.FLUID, signals.LESION)
+        )
+        assert fluid < 0.25 * white < white < 1.3 * grey
+        assert lesion > 1.3 * max(grey, white)
+
+
+def test_the_null_of_fluid() -> None:
+    fluid = signals.FLUID
+    for tr in (6000.0, 9000.0, 12_000.0):
+        ti = signals.null_of_fluid(tr)
+        left = inversion_spin_echo(1.0, fluid.t1, fluid.t2, tr=tr, ti=ti, te=1e-6)
+        assert left == pytest.approx(0, abs=1e-6)
+    assert 2200 < signals.null_of_fluid(9000) < 2500, "about what clinical protocols have"
+
+
+def test_proton_density_shows_grey_matter_as_bright_as_white_or_brighter() -> None:
+    for seed in range(20):
+        sequence = FastSpinEcho.draw_proton_density(np.random.default_rng(seed))
+        white, grey = (
+            sequence.signal(t.density, t.t1, t.t2)
+            for t in (signals.WHITE_MATTER, signals.GREY_MATTER)
+        )
+        assert 0.98 < grey / white < 1.35

@@ -49,37 +49,41 @@ def planes_for(volume: Volume, wanted: str) -> tuple[str, ...]:
 
 
 def in_three_planes(
-    slices: Stack,
+    stacks: list[Stack],
     foreground: Mask,
     grid: SliceGrid,
-    make: Callable[[Stack, Mask], tuple[tuple[Stack, ...], Mask]],
+    make: Callable[[list[Stack], Mask], tuple[tuple[Stack, ...], Mask]],
 ) -> tuple[Stack, ...]:
     """The means of the results of axial, coronal and sagittal slices.
 
     Args:
-        slices: axial, shape (slices, rows, columns), range [-1, 1].
+        stacks: axial slices of one scan or of several in register, shape (slices, rows, columns)
+            each, range [-1, 1].
         foreground: the same shape.
         grid: of the slices. For the other planes, slices are resampled along their normal to the
             distance between rows.
-        make: takes a stack and its foreground; returns results of the shape of the stack and which
-            of their slices count, shape (slices,).
+        make: takes the stacks in one plane and their foreground; returns results of the shape of a
+            stack and which of their slices count, shape (slices,).
 
     Returns:
-        One stack for each result of `make`, the shape of `slices`; -1 where no slice counts.
+        One stack for each result of `make`, the shape of each of `stacks`; -1 where no slice
+        counts.
     """
     planes = track(("axial", *OTHERS), "planes", 1 + len(OTHERS))
     next(planes)
-    results, counts = make(slices, foreground)
-    count = _broadcast(counts, slices)
+    results, counts = make(stacks, foreground)
+    count = _broadcast(counts, stacks[0])
     totals = [result * count for result in results]  # sums over the planes, axial grid
-    rows = _height(len(slices), grid)
-    high, inside = with_height(slices, rows), with_height(foreground.astype(np.float32), rows)
+    slices = len(stacks[0])
+    rows = _height(slices, grid)
+    high = [with_height(stack, rows) for stack in stacks]
+    inside = with_height(foreground.astype(np.float32), rows)
     for plane in planes:
-        results, counts = make(cut(high, plane), cut(inside, plane) > _HALF)
+        results, counts = make([cut(stack, plane) for stack in high], cut(inside, plane) > _HALF)
         counted = _broadcast(counts, results[0])
         for total, result in zip(totals, results, strict=True):
-            total += with_height(uncut(result * counted, plane), len(slices))
-        count = count + with_height(uncut(counted, plane), len(slices))
+            total += with_height(uncut(result * counted, plane), slices)
+        count = count + with_height(uncut(counted, plane), slices)
     return tuple(
         np.where(count > _HALF, total / np.maximum(count, _HALF), np.float32(-1))
         for total in totals

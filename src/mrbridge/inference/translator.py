@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrbridge.bundle import Bundle, load_bundle
-from mrbridge.errors import BundleError, SettingsError
+from mrbridge.bundle import Bundle, Uncertainty, load_bundle
+from mrbridge.directions import AnyContrast, Direction
+from mrbridge.errors import BundleError, InputError, SettingsError
 from mrbridge.hardware import choose_device, fast_bfloat16
 from mrbridge.inference.planes import Mask, Stack, in_three_planes, planes_for
 from mrbridge.io.image2d import is_eight_bit
@@ -145,6 +147,7 @@ class Translator:
         volume: Volume,
         to: str | None = None,
         *,
+        also: Mapping[str, Volume] | None = None,
         match: Volume | None = None,
         mask: Volume | None = None,
         uncertainty: bool = False,
@@ -154,21 +157,28 @@ class Translator:
 
         Args:
             volume, to, match, mask: as for `translate`.
+            also: more scans of the same head by contrast, on the grid of `volume` and in register.
             uncertainty: also make the uncertainty map.
             preprocessed: the scan by `preprocess`, if that was done.
 
         Raises:
-            SettingsError: the bundle does not make this contrast, or no uncertainty map.
-            InputError: the scan is constant or empty, or no plausible brain was found in it.
+            SettingsError: the bundle does not make this contrast or takes no such scans, or has no
+                uncertainty map.
+            InputError: the scan is constant or empty, no plausible brain was found in it, or a scan
+                of `also` is on another grid.
         """
         to = self.choose_contrast(volume, to)
+        also = also or {}
+        direction = self.bundle.direction((volume.contrast, *also), to)
         if uncertainty:
-            self.require_uncertainty(to)
+            self.require_uncertainty(direction)
         if preprocessed is None:
             preprocessed = self.preprocess(volume, to, mask)
+        stacks = [preprocessed.slices]
+        stacks += [self._in_register(scan, c, preprocessed, volume) for c, scan in also.items()]
         planes = planes_for(preprocessed.crop(volume), self.planes)
         synthetic, *half_width = self._translate_stack(
-            self._network(to), preprocessed, to, planes, uncertainty
+            self._network(direction), stacks, preprocessed, direction, planes, uncertainty
         )
         range_out = self._range_for(volume, preprocessed, to, match)
         made, blank = restored(volume, preprocessed, synthetic, range_out, to)
@@ -199,20 +209,38 @@ class Translator:
         Raises:
             InputError: the scan is constant or empty, or no plausible brain was found in it.
         """
-        other = self.bundle.source if to == self.bundle.target else self.bundle.target
-        levels = self.bundle.manifest.typical[other].levels
+        (contrast,) = self.bundle.direction((volume.contrast,), to).given
+        levels = () if contrast is None else self.bundle.manifest.typical[contrast].levels
         return preprocess(volume, self.bundle.manifest.standard, mask, levels, found=found)
 
-    def require_uncertainty(self, to: str) -> None:
+    def _in_register(
+        self, scan: Volume, contrast: str, preprocessed: Preprocessed, volume: Volume
+    ) -> Stack:
+        """The slices of another scan of the same head, cut as those of the first.
+
+        Raises:
+            InputError: it is on another grid, constant or empty.
+        """
+        alike = scan.voxels.shape == volume.voxels.shape
+        if scan.affine is not None and volume.affine is not None:
+            alike = alike and np.allclose(scan.affine, volume.affine, atol=1e-3)
+        if not alike:
+            raise InputError(
+                f"the {contrast} scan is on another grid", remedy="Resample it to the first scan's."
+            )
+        manifest = self.bundle.manifest
+        levels = manifest.typical[contrast].levels
+        return preprocess(scan, manifest.standard, None, levels, crop=preprocessed.crop).slices
+
+    def require_uncertainty(self, direction: Direction) -> None:
         """Refuse an uncertainty map that the bundle cannot make.
 
         Raises:
-            SettingsError: it was not calibrated for this contrast.
+            SettingsError: it was not calibrated for this direction.
         """
-        known = self.bundle.manifest.uncertainty
-        if known is None or to not in known.factor:
+        if not self._factors(direction):
             raise SettingsError(
-                f"this model's uncertainty was never calibrated for {to}",
+                f"this model's uncertainty was never calibrated for {direction.name}",
                 path=self.bundle.path,
                 remedy="Leave it out, use the shipped model, or train from it with pairs in the "
                 "validation split.",
@@ -239,38 +267,44 @@ class Translator:
         Returns:
             The same shape and range, float32.
         """
-        network = self._network(to)
-        return self._translate_slices(network, slices, to, foreground, least, scale=False)[0]
+        direction = self.bundle.direction((None,), to)
+        network = self._network(direction)
+        return self._translate_slices(network, [slices], direction, foreground, least, False)[0]
 
     def _translate_slices(
         self,
         network: Generator,
-        slices: Stack,
-        to: str,
+        stacks: list[Stack],
+        direction: Direction,
         foreground: Mask | None,
         least: tuple[int, int] | None,
         scale: bool,
     ) -> tuple[Stack, ...]:
-        """The result of `translate_slices`, and with `scale` that of the scale head."""
-        sizes = zip(slices.shape[1:], least or 2 * (self.bundle.manifest.least_size,), strict=True)
-        multiple = self.bundle.manifest.networks.generator.multiple or 1
+        """The result of `translate_slices`, and with `scale` that of the scale head.
+
+        `stacks`: slices of the scans in `direction.given`.
+        """
+        shape = stacks[0].shape
+        sizes = zip(shape[1:], least or 2 * (self.bundle.manifest.least_size,), strict=True)
+        settings = direction.settings or self.bundle.manifest.networks.generator
+        multiple = settings.multiple or 1
         rows, columns = (size_multiple(max(size), multiple) for size in sizes)
-        wanted = np.arange(len(slices))
-        faint = np.zeros(len(slices), bool)
+        wanted = np.arange(shape[0])
+        faint = np.zeros(shape[0], bool)
         if foreground is not None:
             shares = _shares(foreground)
             wanted, faint = np.flatnonzero(shares >= EMPTY), shares < FAINT
-        head = self._scale_head(to) if scale else None
-        made = [np.full(slices.shape, -1, np.float32)]
+        head = self._scale_head(direction) if scale else None
+        made = [np.full(shape, -1, np.float32)]
         if head is not None:
-            made.append(np.zeros(slices.shape, np.float32))
+            made.append(np.zeros(shape, np.float32))
         for in_float32 in (False, True):
             chosen = wanted[faint[wanted] == in_float32]
             if chosen.size:
-                fitted = fit_size(slices[chosen], rows, columns)
-                results = self._run(network, fitted, in_float32, head)
+                fitted = [fit_size(stack[chosen], rows, columns) for stack in stacks]
+                results = self._run(network, fitted, direction, in_float32, head)
                 for stack, result in zip(made, results, strict=True):
-                    stack[chosen] = fit_size(result, *slices.shape[1:])
+                    stack[chosen] = fit_size(result, *shape[1:])
         return tuple(made)
 
     def translate_stack(
@@ -287,7 +321,9 @@ class Translator:
         Returns:
             Shape as the slices, range [-1, 1].
         """
-        return self._translate_stack(network, preprocessed, to, planes, False)[0]
+        direction = self.bundle.direction((None,), to)
+        stacks = [preprocessed.slices]
+        return self._translate_stack(network, stacks, preprocessed, direction, planes, False)[0]
 
     def planes_for(self, volume: Volume) -> tuple[str, ...]:
         """The planes in which this translator slices a volume, such as `("axial",)`."""
@@ -297,8 +333,9 @@ class Translator:
     def _translate_stack(
         self,
         network: Generator,
+        stacks: list[Stack],
         preprocessed: Preprocessed,
-        to: str,
+        direction: Direction,
         planes: tuple[str, ...],
         uncertainty: bool,
     ) -> tuple[Stack, ...]:
@@ -307,7 +344,9 @@ class Translator:
         Returns:
             The image, range [-1, 1], and with `uncertainty` half the width of its 90 % interval.
         """
-        image, *others = self._predict(network, preprocessed, to, planes, uncertainty)
+        image, *others = self._predict(
+            network, stacks, preprocessed, direction, planes, uncertainty
+        )
         if not uncertainty:
             return (image,)
         # All (slices, rows, columns), in [-1, 1] or as differences in that range.
@@ -315,35 +354,45 @@ class Translator:
         assert known is not None
         scale, spread = others
         width = np.float32(known.least) + scale + np.float32(known.spread) * spread
-        factor = known.factor[to]
-        if len(planes) == 1:
-            factor = known.factor_in_one_plane.get(to, factor)
-        return image, np.float32(factor) * width
+        return image, np.float32(self._factors(direction)[len(planes) == 1]) * width
+
+    def _factors(self, direction: Direction) -> tuple[float, float] | tuple[()]:
+        """The conformal factors of a direction in three planes and in one; empty if unknown."""
+        manifest = self.bundle.manifest
+        known: Uncertainty | AnyContrast | None = manifest.uncertainty
+        name = direction.to
+        if known is not None and direction.settings is not None:
+            known, name = manifest.any_contrast, direction.name
+        if known is None or name not in known.factor:
+            return ()
+        factor = known.factor[name]
+        return factor, known.factor_in_one_plane.get(name, factor)
 
     def _predict(
         self,
         network: Generator,
+        stacks: list[Stack],
         preprocessed: Preprocessed,
-        to: str,
+        direction: Direction,
         planes: tuple[str, ...],
         uncertainty: bool,
     ) -> tuple[Stack, ...]:
         """The image, range [-1, 1], and with `uncertainty` the scale of its error (0 without a
         scale head) and the standard deviation over the planes (0 with one plane)."""
-        slices, foreground = preprocessed.slices, preprocessed.foreground
+        foreground = preprocessed.foreground
         size = self.bundle.manifest.least_size
-        around = size - slices.shape[1]  # rows around the head in the axial slices of training
+        around = size - stacks[0].shape[1]  # rows around the head in the axial slices of training
 
-        def make(part: Stack, foreground: Mask) -> tuple[tuple[Stack, ...], Mask]:
-            least = (part.shape[1] + around, size)
-            made = self._translate_slices(network, part, to, foreground, least, uncertainty)
+        def make(parts: list[Stack], foreground: Mask) -> tuple[tuple[Stack, ...], Mask]:
+            least = (parts[0].shape[1] + around, size)
+            made = self._translate_slices(network, parts, direction, foreground, least, uncertainty)
             squares = (made[0] ** 2,) if uncertainty else ()
             return (*made, *squares), _shares(foreground) >= EMPTY
 
         if planes == ("axial",):
-            image, *others = make(slices, foreground)[0]
+            image, *others = make(stacks, foreground)[0]
         else:
-            image, *others = in_three_planes(slices, foreground, preprocessed.grid, make)
+            image, *others = in_three_planes(stacks, foreground, preprocessed.grid, make)
         if not uncertainty:
             return (image,)
         *scales, squares = others
@@ -351,20 +400,29 @@ class Translator:
         scale = np.maximum(scales[0], 0) if scales else np.zeros_like(image)
         return image, scale, np.sqrt(np.maximum(squares - image**2, 0))
 
-    def uncertainty_parts(self, volume: Volume, to: str) -> tuple[NDArray[np.float32], ...]:
+    def uncertainty_parts(
+        self, volume: Volume, to: str, also: Mapping[str, Volume] | None = None
+    ) -> tuple[NDArray[np.float32], ...]:
         """What an uncertainty map is made of, on the grid of the scan, for calibration.
 
         Args:
             volume: the scan.
             to: contrast to synthesise.
+            also: as for `result`.
 
         Returns:
             The image in [-1, 1], the predicted scale of its error, with `least` of the manifest,
             and the standard deviation over the planes. Shapes as the scan.
         """
-        preprocessed = preprocess(volume, self.bundle.manifest.standard)
+        also = also or {}
+        direction = self.bundle.direction((volume.contrast, *also), to)
+        preprocessed = self.preprocess(volume, to)
+        stacks = [preprocessed.slices]
+        stacks += [self._in_register(scan, c, preprocessed, volume) for c, scan in also.items()]
         planes = planes_for(preprocessed.crop(volume), self.planes)
-        image, scale, spread = self._predict(self._network(to), preprocessed, to, planes, True)
+        image, scale, spread = self._predict(
+            self._network(direction), stacks, preprocessed, direction, planes, True
+        )
         known = self.bundle.manifest.uncertainty
         scale = scale + np.float32(known.least if known else 0)
         return (
@@ -406,25 +464,26 @@ class Translator:
             return preprocess(match, still, None, levels).normalisation
         return self.bundle.manifest.typical[to]
 
-    def _network(self, to: str) -> Generator:
-        """The generator that makes a contrast, on the device."""
-        name = self.bundle.generator_that_makes(to)
+    def _network(self, direction: Direction) -> Generator:
+        """The generator of a direction, on the device."""
+        name = direction.generator
         if name not in self._networks:
             self._networks[name] = self.bundle.build(name).to(self.device)
         return self._networks[name]
 
-    def _scale_head(self, to: str) -> ScaleHead | None:
-        """The scale head of the generator that makes a contrast, on the device."""
-        name = self.bundle.generator_that_makes(to)
+    def _scale_head(self, direction: Direction) -> ScaleHead | None:
+        """The scale head of the generator of a direction, on the device."""
+        name = direction.generator
         if name not in self._heads:
-            head = self.bundle.build_scale_head(name, self._network(to))
+            head = self.bundle.build_scale_head(name, self._network(direction))
             self._heads[name] = None if head is None else head.to(self.device)
         return self._heads[name]
 
     def _run(
         self,
         network: Generator,
-        slices: Stack,
+        stacks: list[Stack],
+        direction: Direction,
         in_float32: bool,
         head: ScaleHead | None = None,
     ) -> list[Stack]:
@@ -432,8 +491,9 @@ class Translator:
 
         Args:
             network: a generator.
-            slices: shape (slices, rows, columns), range [-1, 1]; rows and columns are multiples of
-                what the network needs.
+            stacks: of the scans in `direction.given`, shape (slices, rows, columns), range [-1, 1];
+                rows and columns are multiples of what the network needs.
+            direction: the channels of the scans and of the result.
             in_float32: not in bfloat16.
             head: the generator's scale head, or None.
 
@@ -441,10 +501,10 @@ class Translator:
             The same shape and range, float32; with a head also the scale of the error, the same
             shape.
         """
-        count, rows, columns = slices.shape
+        count, rows, columns = stacks[0].shape
         size = max(1, _BATCH_PIXELS[self.device.type] // (rows * columns))
         starts = range(0, count, size)
-        results = [np.empty(slices.shape, np.float32) for _ in range(1 if head is None else 2)]
+        results = [np.empty(stacks[0].shape, np.float32) for _ in range(1 if head is None else 2)]
         is_bfloat16 = fast_bfloat16(self.device) and not in_float32
         with (
             torch.inference_mode(),
@@ -453,15 +513,18 @@ class Translator:
         ):
             for start in track(starts, "slices", len(starts)):
                 batch = slice(start, start + size)
-                images = torch.from_numpy(np.ascontiguousarray(slices[batch], np.float32))
-                images = images[:, None].to(self.device)  # (slices, 1, rows, columns)
+                parts = [torch.from_numpy(np.asarray(stack[batch], np.float32)) for stack in stacks]
+                images = torch.zeros(len(parts[0]), direction.inputs, rows, columns)
+                for contrast, part in zip(direction.given, parts, strict=True):
+                    images[:, direction.channel(contrast)] = part
+                images = images.to(self.device)  # (slices, inputs, rows, columns)
                 if head is None or not isinstance(network, UNet):
                     made: tuple[Tensor, ...] = (network(images),)
                 else:
                     synthetic, features = network.with_features(images)
                     made = synthetic, head(features, images, synthetic).exp()
                 for result, part in zip(results, made, strict=True):
-                    result[batch] = part[:, 0].float().cpu().numpy()
+                    result[batch] = part[:, direction.output].float().cpu().numpy()
         return results
 
     def _range_for(

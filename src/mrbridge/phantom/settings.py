@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from mrbridge.settings import Settings
+from mrbridge.settings import Option, Settings
+from mrbridge.volume import CONTRASTS
 
 Count = Annotated[int, Field(ge=0, le=200)]
 
@@ -15,7 +16,7 @@ Count = Annotated[int, Field(ge=0, le=200)]
 class PhantomSettings(Settings):
     """Options of the phantom. A subject depends on these and on its index, on nothing else."""
 
-    contrasts: tuple[Literal["T1w", "T2w", "PDw", "FLAIR"], ...] = Field(
+    contrasts: Annotated[tuple[str, ...], Option(metavar="|".join(CONTRASTS) + "…")] = Field(
         default=("T1w", "T2w"), min_length=1, description="Contrasts of each subject."
     )
     subjects: int = Field(default=8, ge=1, le=10_000, description="How many subjects.")
@@ -66,6 +67,9 @@ class PhantomSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        for contrast in self.contrasts:
+            if contrast not in CONTRASTS or self.contrasts.count(contrast) > 1:
+                raise ValueError(f"contrasts are some of {', '.join(CONTRASTS)}, each once")
         if self.lesions[0] > self.lesions[1]:
             raise ValueError("the fewest lesions come first")
         thickness = self.slice_thickness_mm

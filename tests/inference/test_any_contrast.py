@@ -1,0 +1,150 @@
+"""One generator for all contrasts: which scans go where, and what several of them change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mrbridge.bundle import Bundle, BundleManifest, Uncertainty, load_bundle, save_bundle
+from mrbridge.directions import AnyContrast
+from mrbridge.errors import BundleError, InputError, SettingsError
+from mrbridge.inference.translator import Translator
+from mrbridge.networks import build_generator
+from mrbridge.networks.settings import UNetSettings
+from mrbridge.networks.unet import ScaleHead, UNet
+from mrbridge.preprocessing.intensity import IntensityNormalisation
+from mrbridge.volume import CONTRASTS, Volume
+
+GENERATOR = UNetSettings(levels=3, features=4, max_features=8, refine=4, inputs=5, outputs=4)
+WIDTH = 2
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with a generator of four contrasts, calibrated for one direction."""
+    network = build_generator(GENERATOR, 32, torch.Generator().manual_seed(1))
+    assert isinstance(network, UNet)
+    head = ScaleHead(network.feature_channels, WIDTH, GENERATOR.inputs, GENERATOR.outputs)
+    weights = dict(tiny_bundle.weights)
+    for name, part in (("to_any", network), ("to_any_scale", head)):
+        weights |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+    typical = {c: IntensityNormalisation(low=0, high=1000) for c in CONTRASTS}
+    more = AnyContrast(
+        contrasts=CONTRASTS, generator=GENERATOR, width=WIDTH, factor={"T1w+FLAIR to T2w": 2.0}
+    )
+    update = {
+        "any_contrast": more,
+        "typical": typical | tiny_bundle.manifest.typical,
+        "uncertainty": Uncertainty(factor={"T2w": 1.0}),
+    }
+    manifest = BundleManifest.build(
+        tiny_bundle.manifest.model_copy(update=update).model_dump(mode="json")
+    )
+    return save_bundle(manifest, weights, tmp_path_factory.mktemp("four") / "bundle")
+
+
+@pytest.fixture
+def scans(make_scan: Callable[..., Volume]) -> dict[str, Volume]:
+    scans = {contrast: make_scan(2, contrast) for contrast in ("T1w", "T2w")}
+    inverted = scans["T2w"].voxels.max() - scans["T2w"].voxels
+    scans["FLAIR"] = replace(scans["T2w"], voxels=inverted, contrast="FLAIR")
+    return scans
+
+
+class TestDirections:
+    def test_the_first_two_contrasts_keep_their_generators(self, bundle: Bundle) -> None:
+        for given in ("T1w", None, "T2w"):  # forced, T2w is taken for T1w, as ever
+            direction = bundle.direction((given,), "T2w")
+            assert (direction.generator, direction.given) == ("to_target", ("T1w",))
+        assert bundle.direction(("T2w",), "T1w").generator == "to_source"
+
+    @pytest.mark.parametrize("to", CONTRASTS)
+    def test_every_subset_of_the_others_makes_each(self, bundle: Bundle, to: str) -> None:
+        others = [one for one in CONTRASTS if one != to]
+        for given in ([one] for one in others):
+            assert bundle.direction(given, to).given == tuple(given)
+        for given in (others[:2], others[1:], others, others[::-1]):
+            direction = bundle.direction(given, to)
+            assert direction.generator == "to_any"
+            assert direction.output == CONTRASTS.index(to)
+        assert bundle.direction(others, to).name == bundle.direction(others[::-1], to).name
+
+    def test_the_best_to_begin_with(self, bundle: Bundle, tiny_bundle: Bundle) -> None:
+        assert bundle.preferred("T2w") == ("T1w", "PDw", "FLAIR")
+        assert bundle.preferred("T1w") == ("T2w", "PDw", "FLAIR")
+        assert bundle.preferred("FLAIR") == ("T2w", "T1w", "PDw")
+        assert tiny_bundle.preferred("T2w") == ("T1w",)
+
+    def test_what_cannot_be(self, bundle: Bundle, tiny_bundle: Bundle) -> None:
+        with pytest.raises(SettingsError, match="takes one scan"):
+            tiny_bundle.direction(("T1w", "FLAIR"), "T2w")
+        with pytest.raises(SettingsError, match="same contrast"):
+            bundle.direction(("T1w", "T1w"), "T2w")
+        for given in ((None, "T1w"), ("T1w", "T2w"), ("T1w", "T2star")):
+            with pytest.raises(SettingsError, match="cannot make T2w from"):
+                bundle.direction(given, "T2w")
+        with pytest.raises(SettingsError, match="T2w, T1w, PDw or FLAIR, not CT"):
+            bundle.must_make("CT")
+
+
+def test_other_contrasts_are_made(bundle: Bundle, scans: dict[str, Volume]) -> None:
+    translator = Translator(bundle, "cpu")
+    made = {to: translator.translate(scans["T1w"], to) for to in ("PDw", "FLAIR")}
+    assert all(made[to].contrast == to and made[to].synthetic for to in made)
+    assert not np.array_equal(made["PDw"].voxels, made["FLAIR"].voxels)
+    unknown = replace(scans["T1w"], contrast=None)
+    taken_as_unknown = translator.translate(unknown, "FLAIR").voxels
+    assert not np.array_equal(taken_as_unknown, made["FLAIR"].voxels)
+
+
+def test_another_scan_counts_and_their_order_does_not(
+    bundle: Bundle, scans: dict[str, Volume]
+) -> None:
+    translator = Translator(bundle, "cpu")
+    t1w, flair = scans["T1w"], scans["FLAIR"]
+    one = translator.result(t1w, "T2w", also={"FLAIR": flair}, uncertainty=True)
+    other = translator.result(flair, "T2w", also={"T1w": t1w}).volume
+    seen = (t1w.voxels > 0) & (flair.voxels > 0)
+    # The first scan decides where the head ends, which is all that remains.
+    same = np.abs(one.volume.voxels - other.voxels)[seen].mean()
+    single = translator.result(t1w, "T2w").volume.voxels
+    assert np.abs(one.volume.voxels - single)[seen].mean() > 5 * same
+    assert one.uncertainty is not None
+    assert one.uncertainty.voxels.max() > 0
+
+
+def test_scans_on_another_grid_are_refused(bundle: Bundle, scans: dict[str, Volume]) -> None:
+    assert scans["FLAIR"].affine is not None
+    moved = replace(scans["FLAIR"], affine=scans["FLAIR"].affine + np.eye(4)[[3, 0, 1, 2]])
+    for other in (moved, replace(moved, voxels=moved.voxels[1:])):
+        with pytest.raises(InputError, match="another grid"):
+            Translator(bundle, "cpu").result(scans["T1w"], "T2w", also={"FLAIR": other})
+
+
+def test_uncertainty_only_where_it_was_calibrated(bundle: Bundle, scans: dict[str, Volume]) -> None:
+    with pytest.raises(SettingsError, match="never calibrated for T1w to FLAIR"):
+        Translator(bundle, "cpu").result(scans["T1w"], "FLAIR", uncertainty=True)
+
+
+def test_files(bundle: Bundle, scans: dict[str, Volume], tmp_path: Path) -> None:
+    assert bundle.path is not None
+    again = load_bundle(bundle.path)
+    assert again.contrasts == CONTRASTS
+    one, other = (
+        Translator(each, "cpu").translate(scans["T2w"], "PDw") for each in (bundle, again)
+    )
+    np.testing.assert_array_equal(one.voxels, other.voxels)
+    wrong = GENERATOR.model_copy(update={"outputs": 3})
+    more = bundle.manifest.any_contrast
+    assert more is not None
+    manifest = bundle.manifest.model_copy(
+        update={"any_contrast": more.model_copy(update={"generator": wrong})}
+    )
+    save_bundle(manifest, bundle.weights, tmp_path)
+    with pytest.raises(BundleError, match="channels"):
+        load_bundle(tmp_path)
