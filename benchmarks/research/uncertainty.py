@@ -9,6 +9,9 @@ direction on simulated people of anatomies that no training saw (label maps 17 t
 `DIR/bundle` with both. One JSON line a direction says what each part of the map brings: coverage,
 AUROC for the worst 5 % of errors, and AUSE, for the scale, the spread over the planes, their sum,
 and the gradient of the source as the baseline.
+
+With `--any`, no head is trained: the model's generator of any contrast (`four_contrasts.py`) has
+one, and each of its directions is calibrated, from every subset of the contrasts.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +83,16 @@ def train_heads(bundle: Bundle, examples: Examples, steps: int) -> dict[str, Sca
     return heads
 
 
-def people(labels: Path, masks: Path, count: int) -> list[VariedSubject]:
+def people(
+    labels: Path, masks: Path, count: int, contrasts: Sequence[str] = ("T1w", "T2w")
+) -> list[VariedSubject]:
     """Simulated people of held-out anatomies, three in four with pathology."""
     outlines = tuple(sorted(masks.glob("*.nii.gz")))
     return [
         varied_subject(
             PEOPLE_SEED,
             index,
+            contrasts=contrasts,
             labels=labels / HELD_OUT[index * len(HELD_OUT) // count],
             pathology=0.75,
             masks=outlines,
@@ -95,15 +102,17 @@ def people(labels: Path, masks: Path, count: int) -> list[VariedSubject]:
 
 
 def parts(
-    translator: Translator, subject: VariedSubject, to: str
+    translator: Translator, subject: VariedSubject, given: Sequence[str], to: str
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Errors, scales, spreads and the gradient of the source, in [-1, 1], of the head's voxels.
 
     The truth is the scan that a scanner would have made, with its own contrast, noise and bias
     field, after the fit of scale and offset: as real pairs are scored.
     """
-    source, scan = subject.seen["T1w" if to == "T2w" else "T2w"], subject.seen[to]
-    made, scale, spread = translator.uncertainty_parts(source, to)
+    first, *rest = given
+    source, scan = subject.seen[first], subject.seen[to]
+    also = {contrast: subject.seen[contrast] for contrast in rest}
+    made, scale, spread = translator.uncertainty_parts(source, to, also)
     inside = (CANONICAL[to].normalise(subject.canonical[to].voxels) > -0.999) & (source.voxels > 0)
     factor, offset = fit_nonnegative(scan.voxels, CANONICAL[to].restore(made), inside)
     truth = CANONICAL[to].normalise((scan.voxels - offset) / factor)
@@ -117,15 +126,18 @@ def quality(error: NDArray[Any], width: NDArray[Any]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in found.items()}
 
 
-def calibrate(bundle: Bundle, subjects: list[VariedSubject]) -> Uncertainty:
+def calibrate(
+    bundle: Bundle, subjects: list[VariedSubject], directions: Sequence[tuple[Sequence[str], str]]
+) -> dict[str, dict[str, float]]:
     """The conformal factor of each direction, in three planes and in one, over `subjects`."""
     known = bundle.manifest.uncertainty
     assert known is not None
-    factors: dict[str, dict[str, float]] = {"all": {}, "axial": {}}
-    for planes, factor in factors.items():
+    factors: dict[str, dict[str, float]] = {"factor": {}, "factor_in_one_plane": {}}
+    for planes, factor in zip(("all", "axial"), factors.values(), strict=True):
         translator = Translator(bundle, planes=planes)
-        for to in (bundle.target, bundle.source):
-            found = [parts(translator, subject, to) for subject in subjects]
+        for given, to in directions:
+            direction = bundle.direction(given, to)
+            found = [parts(translator, subject, given, to) for subject in subjects]
             # Each person counts the same: the mean over people of the share inside is 90 %.
             ratios = [error / (scale + known.spread * spread) for error, scale, spread, _ in found]
             low, high = 0.1, 100.0
@@ -133,13 +145,22 @@ def calibrate(bundle: Bundle, subjects: list[VariedSubject]) -> Uncertainty:
                 middle = (low + high) / 2
                 covered = np.mean([(ratio <= middle).mean() for ratio in ratios])
                 low, high = (low, middle) if covered > COVERAGE else (middle, high)
-            factor[to] = round(high, 3)
+            factor[to if direction.settings is None else direction.name] = round(high, 3)
             each = [round(float((ratio <= high).mean()), 3) for ratio in ratios]
-            line = {"to": to, "planes": planes, "factor": factor[to], "coverage": each}
-            print(json.dumps(line | ablation(found)), flush=True)
-    return known.model_copy(
-        update={"factor": factors["all"], "factor_in_one_plane": factors["axial"]}
-    )
+            line = {"to": to, "given": list(given), "planes": planes, "factor": round(high, 3)}
+            print(json.dumps(line | {"coverage": each} | ablation(found)), flush=True)
+    return factors
+
+
+def subsets(contrasts: Sequence[str], pair: tuple[str, str]) -> list[tuple[Sequence[str], str]]:
+    """Each contrast from each subset of the others, but for the two directions of a pair."""
+    return [
+        (given, to)
+        for to in contrasts
+        for count in range(1, len(contrasts))
+        for given in combinations([one for one in contrasts if one != to], count)
+        if {*given, to} != set(pair)
+    ]
 
 
 def ablation(found: Sequence[tuple[NDArray[Any], ...]]) -> dict[str, dict[str, float]]:
@@ -164,13 +185,23 @@ def main() -> None:
     parser.add_argument("--masks", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1200, help="0: calibrate the heads it has")
     parser.add_argument("--people", type=int, default=8)
+    parser.add_argument("--any", action="store_true")
     parser.add_argument("--out", type=Path, help="folder of the bundle; WORK/bundle if absent")
     given = parser.parse_args()
     keep_memory()
     bundle = load_bundle(given.model)
     calibrated_on = f"{given.people} simulated people of anatomies that no training saw"
-    subjects = people(given.labels, given.masks, given.people)
     out = given.out or given.work / "bundle"
+    if given.any:
+        more = bundle.manifest.any_contrast
+        assert more is not None
+        subjects = people(given.labels, given.masks, given.people, more.contrasts)
+        pair = bundle.source, bundle.target
+        factors = calibrate(bundle, subjects, subsets(more.contrasts, pair))
+        update = {"any_contrast": more.model_copy(update=factors)}
+        save_bundle(bundle.manifest.model_copy(update=update), bundle.weights, out)
+        return
+    subjects = people(given.labels, given.masks, given.people)
     if not given.steps:
         save_bundle(with_uncertainty(bundle, calibrated_on, subjects), bundle.weights, out)
         return
@@ -192,8 +223,9 @@ def with_uncertainty(
     unit = dict.fromkeys((bundle.source, bundle.target), 1.0)
     start = Uncertainty(width=WIDTH, factor=unit, calibrated_on=calibrated_on)
     manifest = bundle.manifest.model_copy(update={"uncertainty": start})
-    known = calibrate(Bundle(manifest, bundle.weights), subjects)
-    return manifest.model_copy(update={"uncertainty": known})
+    pair = [((bundle.source,), bundle.target), ((bundle.target,), bundle.source)]
+    factors = calibrate(Bundle(manifest, bundle.weights), subjects, pair)
+    return manifest.model_copy(update={"uncertainty": start.model_copy(update=factors)})
 
 
 if __name__ == "__main__":

@@ -173,14 +173,14 @@ class Bundle:
 
     def __repr__(self) -> str:
         place = self.path or "in memory"
-        return f"Bundle({self.source} ↔ {self.target}, {self.manifest.preset}, {place})"
+        return f"Bundle({' ↔ '.join(self.contrasts)}, {self.manifest.preset}, {place})"
 
     def _repr_html_(self) -> str:
         from mrbridge.reports import html_table
 
         manifest = self.manifest
         facts = {
-            "contrasts": f"{self.source} ↔ {self.target}",
+            "contrasts": " ↔ ".join(self.contrasts),
             "preset": manifest.preset,
             "generators": manifest.networks.generator.kind,
             "planes": manifest.planes,

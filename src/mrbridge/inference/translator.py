@@ -108,9 +108,7 @@ class Translator:
     def __repr__(self) -> str:
         bundle = self.bundle
         model = bundle.path or "in memory"
-        return (
-            f"Translator({bundle.source} ↔ {bundle.target}, {model}, {self.device}, {self.planes})"
-        )
+        return f"Translator({' ↔ '.join(bundle.contrasts)}, {model}, {self.device}, {self.planes})"
 
     def translate(
         self,
