@@ -84,7 +84,8 @@ _CANONICAL_SEQUENCES: dict[str, PulseSequence] = {
     "T1w": GradientEcho(8.0, 3.0, 16.0),
     "T2w": FastSpinEcho(5500, 105),
     "PDw": FastSpinEcho(3500, 16),
-    "FLAIR": FluidAttenuated(9000, null_of_fluid(9000), 110),
+    # At the long end of clinical echo times: grey matter is then brighter than white, as in scans.
+    "FLAIR": FluidAttenuated(9000, null_of_fluid(9000), 165),
 }
 _CANONICAL_MATTER = Matter(
     grey=Tissue(t1=1250, t2=84, density=GREY_MATTER.density),
