@@ -199,7 +199,7 @@ def train(given: argparse.Namespace, examples: Examples) -> list[torch.nn.Module
 
 
 def _range(contrast: str) -> IntensityNormalisation:
-    """The range in which a contrast is written; FLAIR has no knee, which would dim all but lesions."""
+    """The range in which a contrast is written; with a knee, FLAIR would be dim but for lesions."""
     found = shown(CANONICAL[contrast])
     return found.model_copy(update={"knee": None}) if contrast == "FLAIR" else found
 
