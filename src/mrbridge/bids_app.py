@@ -48,11 +48,13 @@ def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
     with quick_imports():
         from mrbridge.bundle import load_bundle
         from mrbridge.inference.bids import TABLE, check_dataset
+        from mrbridge.inference.output_grid import OutputGrid
         from mrbridge.inference.synthesis import Request
         from mrbridge.inference.translator import Translator
 
     bundle = load_bundle(place, allow_code=options.allow_code)
-    request = Request(Translator(bundle, device, settings.planes), settings)
+    grid = OutputGrid(settings.spacing) if settings.spacing else None
+    request = Request(Translator(bundle, device, settings.planes), settings, grid=grid)
     if settings.to is not None:
         request.translator.bundle.must_make(settings.to)
     states = Counter(state for _, state in check_dataset(request, bids_dir, output_dir))

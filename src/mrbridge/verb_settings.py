@@ -251,6 +251,9 @@ class Translate(Parallel):
     match: Annotated[Path | None, Option(place=True)] = Field(
         None, description="Match the intensity range of the result to this scan."
     )
+    grid: Annotated[Path | None, Option(place=True, default="the grid of the scan")] = Field(
+        None, description="Write the result on the grid of this scan, which is in the same space."
+    )
     device: Device = "auto"
     allow_code: AllowCode = False
 
@@ -431,7 +434,8 @@ class BidsApp(VerbSettings):
 
     stage = "mrbridge.inference.settings.TranslateSettings"
     setting_keys = (
-        *("participants", "sessions", "bids_filter", "to", "planes", "dtype", "overwrite"),
+        *("participants", "sessions", "bids_filter", "to", "planes", "spacing", "dtype"),
+        "overwrite",
     )
 
     bids_dir: Annotated[Path, Option(metavar="BIDS_DIR", argument=True)] = Field(

@@ -217,6 +217,7 @@ def translate(options: options_of.Translate, settings: TranslateSettings) -> Non
         options.model,
         settings,
         match=options.match,
+        grid=options.grid,
         device=options.device,
         workers=options.crew,
         allow_code=options.allow_code,
@@ -236,11 +237,11 @@ def run_translate(
 
     Args:
         image, out, model, settings, allow_code: as of the verb.
-        **more: `match`, `device` and `workers` of `mrbridge.translate`.
+        **more: `match`, `grid`, `device` and `workers` of `mrbridge.translate`.
     """
     place = locate(model)
     must_exist(image, remedy="Check the name.")
-    for path in (more.get("match"), settings.bids_filter):
+    for path in (more.get("match"), more.get("grid"), settings.bids_filter):
         if path is not None:
             must_exist(path)
     if model is None:

@@ -360,3 +360,11 @@ def test_no_patient_is_named(
     texts += [path.read_text() for path in [tmp_path / "out/report.json", tmp_path / "made.json"]]
     for text in texts:
         assert NAME.split("^")[0] not in text
+
+
+def test_another_grid(tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
+    """NIfTI may have it, a derived series not."""
+    with pytest.raises(OutputError, match="has the slices of its source"):
+        run(tiny_bundle, study, tmp_path / "out", spacing=2)
+    made = io.read(run(tiny_bundle, study, tmp_path / "out.nii.gz", spacing=2))
+    assert made.spacing == pytest.approx((2, 2, 2))

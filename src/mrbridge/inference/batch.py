@@ -196,7 +196,7 @@ def translate_folder(request: Request, folder: Path, out: Path, workers: Workers
     for scan in found.scans:
         known = _identity_below(folder, scan.path).contrast
         to = request.target_for(known)
-        output = out / scan.path.relative_to(folder).parent / output_name(scan.path, to)
+        output = out / scan.path.relative_to(folder).parent / output_name(request, scan.path, to)
         items.append(Item(scan.path, output, to, known))
     return translate_batch(
         request,

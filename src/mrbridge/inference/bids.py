@@ -24,6 +24,7 @@ from mrbridge.inference.derivatives import LINK, check_derivatives, describe
 from mrbridge.inference.output import (
     Translation,
     Translations,
+    output_name,
     provenance,
     uncertainty_path,
     write_synthesis,
@@ -32,7 +33,6 @@ from mrbridge.inference.synthesis import Request, report_verdict, synthesise
 from mrbridge.io import read
 from mrbridge.io.atomic import read_json, sha256_of, sidecar_path, write_json, write_text
 from mrbridge.io.bids import NOT_RAW, find_scans
-from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.metadata import read_metadata
 from mrbridge.io.ownership import is_ours, must_be_ours
@@ -189,11 +189,9 @@ def _find(request: Request, root: Path, out: Path) -> FoundScans:
 
 
 def _item(request: Request, scan: Scan, root: Path, out: Path) -> Item:
-    name = parse_name(scan.path)
-    assert name is not None  # `find_scans` takes no other names
     to = _contrasts(request)[1]
     folder = out / scan.path.relative_to(root).parent
-    return Item(scan.path, folder / derivative_name(name, to), to)
+    return Item(scan.path, folder / output_name(request, scan.path, to), to)
 
 
 def _translate_item(request: Request, root: Path, item: Item) -> Translation:
@@ -300,6 +298,7 @@ def _fingerprint(request: Request, scan: Path) -> dict[str, Any]:
         "Match": None if match is None else hashlib.sha256(match.voxels.tobytes()).hexdigest(),
         "Volume": settings.volume,
         "Uncertainty": settings.uncertainty or None,
+        "Grid": None if request.grid is None else request.grid.key,
         "Assume": settings.assume,
     }
     return {

@@ -36,7 +36,8 @@ mrbridge synthesised every image here from another scan of the same person: none
 For research, not for diagnosis.
 
 `desc-synth` in a name marks a synthetic image. It is on the grid of the scan that its sidecar names
-under `Sources`; the sidecar also names the model by the SHA-256 of its weights.
+under `Sources`, unless its name has the entity `res`; the sidecar also names the model by the
+SHA-256 of its weights.
 `report.json` lists what was translated, kept unchanged, left out and what failed.
 """
 _DESCRIPTIONS = (

@@ -53,6 +53,13 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
     if settings.volume is not None or settings.assume is not None:
         raise InputError("is DICOM", path=path, remedy="Leave out --volume and --assume.")
     form = _form(settings.form, out)
+    if form == "dicom" and request.grid is not None:
+        raise OutputError(
+            "a derived DICOM series has the slices of its source: positions, frame of reference "
+            "and references to its images would not hold on another grid",
+            path=out,
+            remedy="Use --as nifti, or leave out --spacing and --grid.",
+        )
     _check_place(path, out, form)
     with nameless(path):
         listing = find_series(path)

@@ -152,6 +152,8 @@ def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, A
         sidecar["Description"] += " Nothing says which contrast its source is."
     if bundle.manifest.standard.brain != "none":
         sidecar["SkullStripped"] = True
+    if synthesis.resolution is not None:
+        sidecar["Resolution"] = synthesis.resolution
     if synthesis.rounding is not None:
         sidecar["Rounding"] = synthesis.rounding.as_json()
     return sidecar
@@ -246,7 +248,7 @@ def translate_file(request: Request, path: Path, out: Path) -> Translation:
     """
     known = of_path(Path(path.parent.resolve().name, path.name)).contrast
     if out.is_dir() or not out.suffix:
-        out = out / output_name(path, request.target_for(known))
+        out = out / output_name(request, path, request.target_for(known))
     elif not is_readable(out):
         raise OutputError(
             "has an unknown format", path=out, remedy=f"Name a folder, or {', '.join(FORMATS)}."
@@ -291,7 +293,9 @@ def translate_to(request: Request, path: Path, output: Path, known: str | None) 
     )
 
 
-def output_name(path: Path, to: str) -> str:
+def output_name(request: Request, path: Path, to: str) -> str:
     """BIDS names become those of derivatives; others stay, so that files of two folders match."""
     bids = parse_name(path)
-    return path.name if bids is None else derivative_name(bids, to)
+    if bids is None:
+        return path.name
+    return derivative_name(bids, to, None if request.grid is None else request.grid.label)

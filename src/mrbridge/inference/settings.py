@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mrbridge.settings import Option, Planes, Settings
 
@@ -27,6 +27,14 @@ class TranslateSettings(Settings):
         False,
         description="Also write an uncertainty map on the same grid: half the width of the 90 % "
         "interval of each voxel, in the units of the synthetic scan.",
+    )
+    spacing: Annotated[
+        tuple[Annotated[float, Field(ge=0.1, le=100)], ...],
+        Option(metavar="MM…", default="the grid of the scan"),
+    ] = Field(
+        (),
+        description="Voxel size of the result in mm along the axes of the scan, one number or "
+        "three, as in 1: for scans with thick slices.",
     )
     dtype: NumberType = Field("float32", description="Data type of synthetic volumes.")
     volume: int | None = Field(None, ge=0, description="Volume of a 4D file, from 0.")
@@ -65,3 +73,16 @@ class TranslateSettings(Settings):
         Literal["dicom", "nifti"] | None,
         Option(("--as",), default="dicom, unless the output is named as a NIfTI file"),
     ] = Field(None, description="DICOM: format of the result.")
+
+    @field_validator("spacing", mode="before")
+    @classmethod
+    def _one_number(cls, value: Any) -> Any:
+        """`spacing=1` in Python."""
+        return (value,) if isinstance(value, int | float) else value
+
+    @field_validator("spacing")
+    @classmethod
+    def _one_or_three(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) not in (0, 1, 3):
+            raise ValueError("one number of mm, or three")
+        return value

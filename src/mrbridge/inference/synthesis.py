@@ -12,6 +12,7 @@ import numpy as np
 
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference.input_check import check
+from mrbridge.inference.output_grid import OutputGrid
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_readable
@@ -34,11 +35,13 @@ class Request:
         translator: the model on its device.
         settings: what to synthesise, and from which scans.
         match: a scan whose intensity range the results get; None: the typical range.
+        grid: that of the results; None: the grid of each scan.
     """
 
     translator: Translator
     settings: TranslateSettings
     match: Volume | None = None
+    grid: OutputGrid | None = None
 
     def target_for(self, known: str | None) -> str:
         """The contrast to synthesise from a scan whose contrast is known, or not (None)."""
@@ -77,13 +80,14 @@ class Synthesis:
 
     Attributes:
         source: the scan as it was read.
-        volume: the synthetic scan on the same grid.
+        volume: the synthetic scan, on the same grid or on that of the request.
         contrast: contrast of the synthetic scan.
         planes: planes in which the scan was sliced.
         rounding: how intensities became integers; None for float32.
         verdict: whether the model knows this kind of scan.
         uncertainty: the uncertainty map, float32 in the units of `volume`; None unless it was
             asked for.
+        resolution: of a grid that is not that of the scan, in words; None: it is that of the scan.
     """
 
     source: Volume
@@ -93,6 +97,7 @@ class Synthesis:
     rounding: Rounding | None
     verdict: Verdict
     uncertainty: Volume | None = None
+    resolution: str | None = None
 
 
 def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
@@ -116,6 +121,7 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
     mask = brain_mask(translator, path)
     try:
         verdict, preprocessed = _preprocessed(request, scan, to, mask, path)
+        grid = None if request.grid is None else request.grid.for_scan(scan)
         result = translator.result(
             scan,
             to,
@@ -125,7 +131,11 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
         )
     except InputError as error:  # of the voxels, which do not know their file
         raise type(error)(error.what, path=error.path or path, remedy=error.remedy) from error
-    volume, rounding = result.volume, None
+    volume, uncertainty, rounding = result.volume, result.uncertainty, None
+    if request.grid is not None and grid is not None:
+        volume = request.grid.place(volume, grid, "cubic")
+        if uncertainty is not None:
+            uncertainty = request.grid.place(uncertainty, grid, "linear")
     if dtype != "float32":
         volume, rounding = to_integers(volume, dtype, translator.range_of(to, request.match))
         log.info(
@@ -133,10 +143,10 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
             "the scan" if path is None else path.name,
             *(rounding.dtype, rounding.factor, rounding.clipped),
         )
-    uncertainty = result.uncertainty
     if uncertainty is not None and rounding is not None:
         uncertainty = replace(uncertainty, voxels=uncertainty.voxels * np.float32(rounding.factor))
-    return Synthesis(scan, volume, to, result.planes, rounding, verdict, uncertainty)
+    resolution = None if request.grid is None else request.grid.words
+    return Synthesis(scan, volume, to, result.planes, rounding, verdict, uncertainty, resolution)
 
 
 def to_integers(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError, at_work_on
 from mrbridge.inference.output import Translations, mark, translate_file
+from mrbridge.inference.output_grid import OutputGrid
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.synthesis import Request, brain_mask, report_verdict, synthesise
 from mrbridge.inference.translator import Translator
@@ -47,6 +48,7 @@ def translate(
     model: Model = SHIPPED,
     settings: TranslateSettings | None = None,
     match: Scan | None = None,
+    grid: Scan | None = None,
     device: str = "auto",
     workers: Workers = 1,
     **changes: Any,
@@ -59,6 +61,7 @@ def translate(
     model: Model = SHIPPED,
     settings: TranslateSettings | None = None,
     match: Scan | None = None,
+    grid: Scan | None = None,
     device: str = "auto",
     **changes: Any,
 ) -> Volume: ...
@@ -70,6 +73,7 @@ def translate(
     model: Model = SHIPPED,
     settings: TranslateSettings | None = None,
     match: Scan | None = None,
+    grid: Scan | None = None,
     device: str = "auto",
     **changes: Any,
 ) -> Image: ...
@@ -80,6 +84,7 @@ def translate(
     model: Model = SHIPPED,
     settings: TranslateSettings | None = None,
     match: Scan | None = None,
+    grid: Scan | None = None,
     device: str = "auto",
     workers: Workers = 1,
     **changes: Any,
@@ -95,6 +100,9 @@ def translate(
         settings: what to synthesise, and from which scans.
         match: a scan of the wanted contrast, a path or an object, whose intensity range the
             results get instead of the typical one.
+        grid: a scan, a path or an object, on whose grid the results are written instead of their
+            sources' grids; both must be in one space. For another voxel size on the axes of the
+            source there is the setting `spacing`.
         device: `auto`, `cpu` or `cuda`; a `Translator` has its own.
         workers: for folders and datasets: number of processes, or the address of a Dask scheduler
             whose workers see the same files at the same absolute paths. Each loads the model from
@@ -104,10 +112,10 @@ def translate(
     Returns:
         For paths and URLs, `Translations`: a list of one `Translation` for each scan. For a
         nibabel image, an image of the same class; for a `Volume` or an array, a `Volume`: shape
-        (i, j, k), float32 unless `dtype` says otherwise, on the grid of the source. With
-        `uncertainty=True` its attribute `uncertainty` is the uncertainty map: an array, or for
-        nibabel an image. The attribute `verdict`, of a `Translation` as well, is a `Verdict`:
-        whether the model knows this kind of scan.
+        (i, j, k), float32 unless `dtype` says otherwise, on the grid of the source unless `grid` or
+        `spacing` says otherwise. With `uncertainty=True` its attribute `uncertainty` is the
+        uncertainty map: an array, or for nibabel an image. The attribute `verdict`, of a
+        `Translation` as well, is a `Verdict`: whether the model knows this kind of scan.
 
     Raises:
         ScanRefused: the model does not know this kind of scan, and `force` is not set.
@@ -130,7 +138,7 @@ def translate(
     if settings.to is not None:
         translator.bundle.must_make(settings.to)
     reference = None if match is None else _reference(translator, match)
-    request = Request(translator, settings, reference)
+    request = Request(translator, settings, reference, _output_grid(settings, grid))
     if not isinstance(image, str | Path):
         synthesis = synthesise(request, as_volume(image, settings.volume), None)
         report_verdict(synthesis, None)
@@ -165,6 +173,27 @@ def translate(
 
             return Translations([translate_series(request, path, target)])
         return Translations([translate_file(request, path, target)])
+
+
+def _output_grid(settings: TranslateSettings, reference: Scan | None) -> OutputGrid | None:
+    """The grid of the results; None: that of each scan.
+
+    Raises:
+        InputError: the reference cannot be read, or is a 2D image.
+        SettingsError: there is a spacing as well.
+    """
+    if reference is None:
+        return OutputGrid(settings.spacing) if settings.spacing else None
+    if settings.spacing:
+        raise SettingsError("--spacing and --grid exclude each other", remedy="Leave one out.")
+    if not isinstance(reference, str | Path):
+        return OutputGrid.of_reference(as_volume(reference))
+    path = Path(localise(reference))
+    try:
+        return OutputGrid.of_reference(read(path))
+    except InputError as error:
+        error.path = error.path or path
+        raise
 
 
 def _is_bids(folder: Path) -> bool:
@@ -264,10 +293,12 @@ def _in_kind_of(image: Any, volume: Volume, note: str) -> Any:
         return volume
     header = image.header.copy()
     header.set_data_dtype(volume.voxels.dtype)
+    header.set_data_shape(volume.voxels.shape)
     mark_header(header, note)
     if getattr(header, "extensions", None):
         header.extensions = type(header.extensions)()  # they may name the patient
-    return type(image)(volume.voxels, image.affine, header)
+    same = np.array_equal(volume.affine, image.affine)
+    return type(image)(volume.voxels, image.affine if same else volume.affine, header)
 
 
 def _check_affine(affine: NDArray[np.float64]) -> None:

@@ -54,13 +54,18 @@ def parse_name(path: str | Path) -> BidsName | None:
     return BidsName(dict(pairs), match[2], match[3])
 
 
-def derivative_name(name: BidsName, contrast: str) -> str:
+def derivative_name(name: BidsName, contrast: str, resolution: str | None = None) -> str:
     """The name of a synthetic scan: all entities of its source, `desc-synth`, the new suffix.
 
     A raw file can never have this name (BIDS derivatives, `desc` entity). Entities stand in the
     order of the standard; those that it does not know stand before `desc`.
+
+    Args:
+        name: of the source.
+        contrast: the new suffix.
+        resolution: the entity `res`, such as `1mm`, of a scan on another grid than its source.
     """
-    entities = {**name.entities, "desc": "synth"}
+    entities = {**name.entities, "desc": "synth"} | ({"res": resolution} if resolution else {})
     places = {key: place for place, key in enumerate(ENTITIES)}
     ordered = sorted(entities, key=lambda key: places.get(key, len(ENTITIES) - 1.5))
     return str(BidsName({key: entities[key] for key in ordered}, contrast, name.extension))

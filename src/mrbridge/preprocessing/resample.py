@@ -7,6 +7,7 @@ positions in the fixed one.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from mrbridge.errors import InputError
 from mrbridge.preprocessing.foreground import Head
-from mrbridge.volume import Volume
+from mrbridge.volume import MAX_VOXELS, Volume
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -193,6 +194,31 @@ def along_axes(head: Head, transform: Matrix, spacing_mm: float | None) -> Place
 def grid_of(volume: Volume) -> Volume:
     """The grid of a scan, without its voxels."""
     return empty_grid(volume.voxels.shape, volume.affine)
+
+
+def grid_with_spacing(volume: Volume, spacing_mm: tuple[float, ...]) -> Volume:
+    """The grid with other voxel sizes that holds the field of view of a scan, centred in it.
+
+    Args:
+        volume: the scan; only its shape (i, j, k) and affine count.
+        spacing_mm: along i, j, k, or one number for all three.
+
+    Raises:
+        InputError: a 2D image, or too many voxels.
+    """
+    affine = _affine(volume)
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    factors = np.broadcast_to(spacing_mm, 3) / steps
+    old = np.array(volume.voxels.shape)
+    new = np.maximum(np.ceil(old / factors - 0.01), 1).astype(int)  # 1 %: no slice for nothing
+    if math.prod(map(int, new)) > MAX_VOXELS:
+        raise InputError(
+            f"would have {' x '.join(map(str, new))} voxels", remedy="Name a larger voxel size."
+        )
+    result = np.array(affine)
+    result[:3, :3] *= factors
+    result[:3, 3] += affine[:3, :3] @ ((old - 1) / 2 - factors * (new - 1) / 2)
+    return empty_grid(tuple(map(int, new)), result)
 
 
 def empty_grid(shape: tuple[int, ...], affine: NDArray[np.float64] | None) -> Volume:
