@@ -299,7 +299,8 @@ def _element(field: FieldInfo) -> tuple[Any, bool]:
         kinds = [one for one in get_args(kind) if one is not NoneType]
         kind = kinds[0] if len(kinds) == 1 else Union[tuple(kinds)]  # noqa: UP007
     if get_origin(kind) is tuple:
-        return get_args(kind)[0], True
+        element = get_args(kind)[0]
+        return (get_args(element)[0] if get_origin(element) is Annotated else element), True
     return kind, False
 
 
@@ -308,8 +309,6 @@ def metavar(field: FieldInfo) -> str:
     option, kind, is_list = _option_of(field), *_element(field)
     if option.metavar is not None:
         return str(option.metavar)
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
     if option.place:
         shown = "PATH|URL"
     elif get_origin(kind) is Literal:

@@ -133,7 +133,8 @@ class Prepare(Parallel):
 
     stage = "mrbridge.dataset.settings.PrepareSettings"
     setting_keys = (
-        *("source", "target", "registration", "standard.brain", "standard.brain_mask"),
+        *("source", "target", "registration"),
+        *("standard.foreground", "standard.brain", "standard.brain_mask"),
         *("standard.align", "standard.denoise", "standard.bias", "standard.intensity.method"),
         "slices",
     )
@@ -251,6 +252,12 @@ class Translate(Parallel):
     match: Annotated[Path | None, Option(place=True)] = Field(
         None, description="Match the intensity range of the result to this scan."
     )
+    also: Annotated[tuple[str, ...], Option(metavar="[CONTRAST=]SCAN…")] = Field(
+        (),
+        description="Other scans of the same person from which the result is made, too, if the "
+        "model takes several, as in FLAIR=scan.nii.gz. They are registered if they are on another "
+        "grid. Of a BIDS dataset, the scans of a session are found.",
+    )
     grid: Annotated[Path | None, Option(place=True, default="the grid of the scan")] = Field(
         None, description="Write the result on the grid of this scan, which is in the same space."
     )
@@ -262,7 +269,7 @@ class Evaluate(Parallel):
     """Options of `evaluate`."""
 
     stage = "mrbridge.evaluation.settings.EvaluateSettings"
-    setting_keys = ("registration", "registration_error")
+    setting_keys = ("contrasts", "registration", "registration_error")
 
     out: Annotated[Path, _OUT_PLACE] = Field(description="Folder for tables and report.")
     model: Model = None

@@ -192,8 +192,7 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
         from mrbridge.training.run import train as run
 
     if changes.get("simulated_weight"):
-        prepared = store.manifest.settings
-        check_simulated(prepared.source, prepared.target, store.path)
+        check_simulated(store)
     settings = changes if resume else resolve(None, changes)
     more: dict[str, Any] = {"resume": resume, "device": options.device, "overwrite": overwrite}
     more |= {"allow_code": options.allow_code} | ({} if start is None else {"start": start})
@@ -218,6 +217,7 @@ def translate(options: options_of.Translate, settings: TranslateSettings) -> Non
         settings,
         match=options.match,
         grid=options.grid,
+        also=options.also,
         device=options.device,
         workers=options.crew,
         allow_code=options.allow_code,
@@ -237,7 +237,7 @@ def run_translate(
 
     Args:
         image, out, model, settings, allow_code: as of the verb.
-        **more: `match`, `grid`, `device` and `workers` of `mrbridge.translate`.
+        **more: `match`, `grid`, `also`, `device` and `workers` of `mrbridge.translate`.
     """
     place = locate(model)
     must_exist(image, remedy="Check the name.")

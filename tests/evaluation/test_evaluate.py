@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mrbridge.bundle import BundleManifest, Networks, save_bundle
-from mrbridge.errors import InputError, SomeScansFailed
+from mrbridge.errors import InputError, SettingsError, SomeScansFailed
 from mrbridge.evaluation import evaluate as evaluate_module
 from mrbridge.evaluation import result as result_module
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
@@ -457,3 +457,14 @@ class TestReport:
         assert all(
             p.parent == tmp_path / "out" / "figures" for p in (tmp_path / "out").rglob("*.png")
         )
+
+
+def test_other_contrasts_than_the_first_two(tiny_bundle, bids_scans):
+    settings = EvaluateSettings(contrasts=("T2w", "T1w"), cycle=False, tissues=False)
+    result = evaluate(tiny_bundle, bids_scans, settings=settings, device="cpu")
+    assert [one.key for one in result.directions] == ["T2w_to_T1w", "T1w_to_T2w"]
+    flair = EvaluateSettings(contrasts=("T2w", "FLAIR"))
+    with pytest.raises(SettingsError, match="not FLAIR"):
+        evaluate(tiny_bundle, bids_scans, settings=flair, device="cpu")
+    with pytest.raises(SettingsError, match="two contrasts"):
+        EvaluateSettings.build({"contrasts": ("T2w",)})

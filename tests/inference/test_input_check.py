@@ -107,8 +107,27 @@ class TestOfNumbers:
     def test_levels(self, changes: dict[str, Any], level: str) -> None:
         assert self.level(**changes) == level
 
-    def test_contrasts_that_are_neither_are_not_judged(self) -> None:
-        assert self.level("FLAIR", grey=1.1) == "usual"
+    def test_contrasts_of_the_user_s_own_are_not_judged(self) -> None:
+        assert self.level("T2star", grey=1.1) == "usual"
+
+    # Grey matter, ventricles, 1st and 99th percentile of real scans, in units of white matter.
+    LOOKS = (
+        ("FLAIR", (1.09, 0.80, 0.45, 1.25)),  # open-ms-mni, patient07
+        ("FLAIR", (0.97, 0.41, 0.18, 1.31)),  # patient19
+        ("FLAIR", (1.15, 0.63, 0.30, 1.34)),  # open-ms-raw, patient01
+        ("FLAIR", (1.20, 0.86, 0.28, 1.47)),  # patient04
+        ("FLAIR", (0.98, 0.58, 0.28, 1.44)),  # a metastasis
+        ("PDw", (1.11, 1.08, 0.73, 1.23)),
+        ("T1w", (0.85, 0.50, 0.30, 1.15)),
+        ("T2w", (1.60, 3.00, 0.80, 3.20)),
+    )
+
+    @pytest.mark.parametrize("contrast", ["PDw", "FLAIR"])
+    @pytest.mark.parametrize(("shown", "look"), LOOKS)
+    def test_looks(self, shown: str, look: tuple[float, ...], contrast: str) -> None:
+        names = dict(zip(("grey", "ventricles", "low", "high"), look, strict=True))
+        level = self.level(contrast, **names, skewness=0.8 if shown == "T2w" else -0.3)
+        assert level == ("usual" if shown == contrast else "unusual")
 
     def test_the_strongest_reason_comes_first(self) -> None:
         verdict = verdict_of(

@@ -14,7 +14,7 @@ import pytest
 
 from mrbridge import io
 from mrbridge.bundle import Bundle
-from mrbridge.errors import InputError, OutputError, SettingsError
+from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference.output_grid import OutputGrid
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translate import translate
@@ -170,12 +170,12 @@ class TestRefusals:
         image = picture_folder / "TrainT1" / "Image #5.png"
         with pytest.raises(InputError, match="2D image has no position"):
             translate(image, tmp_path / "o.png", model=tiny_bundle, device="cpu", spacing=1)
-        with pytest.raises(InputError, match="Image #5.png: is a 2D image"):
+        with pytest.raises(InputError, match="is a 2D image, which has no grid"):
             translate(image, tmp_path / "o.png", model=tiny_bundle, device="cpu", grid=image)
 
     def test_on_the_command_line(self, scan: Path, tmp_path: Path, run: Run) -> None:
         out = tmp_path / "out"
         code, _, err = run("translate", "-i", scan, "-o", out, "--spacing", "1", "2")
-        assert (code, "spacing: one number of mm, or three" in err) == (2, True)
+        assert (code, "one number of mm, or three" in err) == (2, True)
         code, _, err = run("translate", "-i", scan, "-o", out, "--grid", tmp_path / "no.nii")
         assert (code, "no.nii: does not exist" in err) == (2, True)

@@ -89,8 +89,12 @@ class SliceRange:
 class PrepareSettings(Settings):
     """How scans become a prepared dataset."""
 
-    source: str = Field("T1w", description="Source contrast.")
-    target: str = Field("T2w", description="Target contrast.")
+    source: str = Field(
+        "T1w",
+        description="Source contrast: T1w, T2w, PDw, FLAIR, or a name of your own, such as CT, "
+        "that the files have as BIDS suffix or as a word.",
+    )
+    target: str = Field("T2w", description="Target contrast, named in the same way.")
     registration: Annotated[Literal["none", TransformKind], Option(("--register",))] = Field(
         "none",
         description="Register each scan of the target contrast to the scan of the source contrast "
@@ -135,12 +139,13 @@ class PrepareSettings(Settings):
     @model_validator(mode="after")
     def _check(self) -> PrepareSettings:
         for contrast in (self.source, self.target):
-            if contrast not in CONTRASTS:
+            known = next((one for one in CONTRASTS if one.lower() == contrast.lower()), contrast)
+            if known != contrast or not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,31}", contrast):
                 raise SettingsError(
-                    f"'{contrast}' is not a known contrast",
-                    remedy=f"Known: {', '.join(CONTRASTS)}.",
+                    f"'{contrast}' is not the name of a contrast",
+                    remedy=f"Use {', '.join(CONTRASTS)}, or letters and digits, such as CT.",
                 )
-        if self.source == self.target:
+        if self.source.lower() == self.target.lower():
             raise SettingsError(
                 f"source and target are both {self.source}", remedy="Choose two contrasts."
             )

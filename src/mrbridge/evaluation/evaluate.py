@@ -34,6 +34,7 @@ from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.uses import judge_uses
 from mrbridge.io.atomic import write_json
 from mrbridge.io.bids import NOT_RAW
+from mrbridge.io.contrast import recognised
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.remote import localise, not_fetched
 from mrbridge.io.scans import log_left_out
@@ -92,18 +93,24 @@ def evaluate(
         SomeScansFailed: some cases could not be scored; the results of the others are written.
     """
     translator = open_translator(unnamed() if model is None else model, device)
-    source, target = translator.bundle.source, translator.bundle.target
+    settings = settings or EvaluateSettings()
+    for contrast in settings.contrasts:
+        translator.bundle.must_make(contrast)
+    source, target = settings.contrasts or (translator.bundle.source, translator.bundle.target)
+    if translator.bundle.manifest.standard.foreground != "head":
+        settings = settings.changed({"tissues": False})
     pairs = _local(pairs, workers)
-    return _evaluate(
-        find_pairs(pairs, source, target, force=force),
-        [pairs],
-        [Direction(source, target), Direction(target, source)],
-        translator,
-        out=_local(out, workers),
-        extra={"mask": _local(mask, workers), "lesions": _local(lesions, workers)},
-        settings=settings or EvaluateSettings(),
-        workers=workers,
-    )
+    with recognised((source, target)):
+        return _evaluate(
+            find_pairs(pairs, source, target, force=force),
+            [pairs],
+            [Direction(source, target), Direction(target, source)],
+            translator,
+            out=_local(out, workers),
+            extra={"mask": _local(mask, workers), "lesions": _local(lesions, workers)},
+            settings=settings,
+            workers=workers,
+        )
 
 
 def score(

@@ -131,7 +131,9 @@ class CaseScans:
         registration: PairRegistration | None = None,
     ) -> None:
         self._case, self._settings, self._registration = case, settings, registration
-        self.volumes = {contrast: read(path) for contrast, path in case.images.items()}
+        self.volumes = {
+            contrast: _of_contrast(read(path), contrast) for contrast, path in case.images.items()
+        }
         for contrast, volume in self.volumes.items():
             if volume.synthetic:
                 raise InputError(
@@ -296,6 +298,11 @@ class CaseScans:
         whole = self._settings.mask == "whole"
         inside = np.ones(scan.voxels.shape, bool) if whole else Head(scan).mask
         return replace(scan, voxels=inside), contrast
+
+
+def _of_contrast(volume: Volume, contrast: str) -> Volume:
+    """A scan of the contrast that the dataset says, if its own name does not say it."""
+    return replace(volume, contrast=volume.contrast or contrast)
 
 
 def _must_be_on_one_grid(one: Volume, other: Volume, what: str, path: Path) -> None:

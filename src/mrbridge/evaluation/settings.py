@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mrbridge.settings import Option, Settings
 
@@ -12,6 +12,13 @@ from mrbridge.settings import Option, Settings
 class EvaluateSettings(Settings):
     """How synthetic images are scored and shown."""
 
+    contrasts: Annotated[
+        tuple[str, ...], Option(metavar="CONTRAST…", default="source and target of the model")
+    ] = Field(
+        (),
+        description="The two contrasts that are compared, for models of more than two, as in "
+        "T2w FLAIR.",
+    )
     mask: Literal["foreground", "whole", "brain"] = Field(
         "foreground",
         description="Where to score without --mask: the foreground of the real scan (by its "
@@ -62,3 +69,10 @@ class EvaluateSettings(Settings):
         description="Seed of the noise, of the sampled voxels (also of registration) and of the "
         "sliced Wasserstein distance.",
     )
+
+    @field_validator("contrasts")
+    @classmethod
+    def _two(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) not in (0, 2) or len(set(value)) < len(value):
+            raise ValueError("two contrasts")
+        return value

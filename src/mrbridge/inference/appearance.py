@@ -89,15 +89,16 @@ class Appearance:
         }
 
 
-def measure(head: Head) -> Appearance:
+def measure(head: Head, anatomy: bool = True) -> Appearance:
     """Measure a scan, in about a second, or a 2D image.
 
     Args:
         head: the scan, from `crop_to_head` with `MARGIN_MM`.
+        anatomy: False leaves out all that holds for heads only.
     """
     slices, inside = head.slices, head.foreground
     found = Appearance(_flat(slices, inside), _values(slices[inside]))
-    if not inside.any() or found.flat > _MOSTLY_FLAT:
+    if not anatomy or not inside.any() or found.flat > _MOSTLY_FLAT:
         return found
     if head.volume.is_2d:
         return replace(found, skewness=_skewness(_inner(slices[0], inside[0])))

@@ -18,6 +18,7 @@ from mrbridge.errors import (
     ScanRefused,
     SomeScansFailed,
 )
+from mrbridge.inference.further_scans import FurtherScan
 from mrbridge.inference.output import (
     NOTE,
     Translation,
@@ -57,6 +58,7 @@ class Item:
         contrast: the contrast to synthesise.
         known: its own contrast, if its name or folders say it.
         is_taken: whether another scan of the batch has this output, or its sidecar.
+        further: other scans of its session.
     """
 
     source: Path
@@ -64,6 +66,7 @@ class Item:
     contrast: str
     known: str | None = None
     is_taken: bool = False
+    further: tuple[FurtherScan, ...] = ()
 
 
 def _with_taken(items: Iterable[Item]) -> list[Item]:
@@ -266,17 +269,19 @@ def _find(request: Request, folder: Path, out: Path) -> FoundScans:
         if not is_readable(p):
             missing = not_fetched(p)
             ignored.append((p, missing.what if missing else "not an image that mrbridge reads"))
-    bundle, settings = request.translator.bundle, request.settings
-    wanted = bundle.source if settings.to in (None, bundle.target) else bundle.target
+    settings, to = request.settings, request.target_for(None)
+    taken = request.taken(to)
     known = {p: _identity_below(folder, p) for p in images}
     usable = [p for p in images if settings.force or not known[p].is_other]
+    there = {known[p].contrast for p in usable}
+    wanted = next((contrast for contrast in taken if contrast in there), taken[0])
     chosen = [p for p in usable if known[p].contrast == wanted]
     if settings.to is None and not chosen:
-        chosen = [p for p in usable if known[p].contrast == bundle.target]
+        chosen = [p for p in usable if known[p].contrast == to]
     chosen = chosen or [p for p in usable if known[p].contrast is None]
     if not chosen:
         raise InputError(
-            f"holds no {wanted} scan among {len(images)} images"
+            f"holds no {' or '.join(taken)} scan among {len(images)} images"
             + why_left_out([*((p, _why_not(known[p])) for p in images), *ignored]),
             path=folder,
             remedy="Name a folder of scans, and the target contrast with --to.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from mrbridge.inference.batch import (
     translate_batch,
 )
 from mrbridge.inference.derivatives import LINK, check_derivatives, describe
+from mrbridge.inference.further_scans import FurtherScan
 from mrbridge.inference.output import (
     Translation,
     Translations,
@@ -30,9 +32,8 @@ from mrbridge.inference.output import (
     write_synthesis,
 )
 from mrbridge.inference.synthesis import Request, report_verdict, synthesise
-from mrbridge.io import read
 from mrbridge.io.atomic import read_json, sha256_of, sidecar_path, write_json, write_text
-from mrbridge.io.bids import NOT_RAW, find_scans
+from mrbridge.io.bids import NOT_RAW, find_scans_of
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.metadata import read_metadata
 from mrbridge.io.ownership import is_ours, must_be_ours
@@ -82,13 +83,13 @@ def translate_dataset(request: Request, root: Path, out: Path, workers: Workers)
         SomeScansFailed, Interrupted: see `batch.translate_batch`.
     """
     check_derivatives(root, out)
-    found = _find(request, root, out)
+    found, further = _find(request, root, out)
     log_left_out(found.ignored, root)
     describe(root, out)
     return translate_batch(
         request,
         partial(_translate_item, request, root),
-        [_item(request, scan, root, out) for scan in found.scans],
+        [_item(request, scan, root, out, further) for scan in found.scans],
         found.ignored,
         root,
         out,
@@ -111,13 +112,14 @@ def check_dataset(request: Request, root: Path, out: Path) -> list[tuple[Scan, s
     """
     check_derivatives(root, out)
     must_be_ours(out / TABLE)
-    found = _find(request, root, out)
+    found, further = _find(request, root, out)
     states: list[tuple[Scan, str]] = []
     rows = ["participant_id\tsession_id\tsource\toutput\tstate"]
     for scan in track(found.scans, "check", len(found.scans)):
-        output = _item(request, scan, root, out).output
+        item = _item(request, scan, root, out, further)
+        output = item.output
         try:
-            difference = _difference(output, _fingerprint(request, scan.path))
+            difference = _difference(output, _fingerprint(request, item))
         except InputError as error:
             difference = error.what
         state = "missing" if difference is None else difference or "done"
@@ -134,71 +136,103 @@ def check_dataset(request: Request, root: Path, out: Path) -> list[tuple[Scan, s
     return states
 
 
-def _contrasts(request: Request) -> tuple[str, str]:
-    """The contrasts that are taken and synthesised."""
-    bundle = request.translator.bundle
-    source, target = bundle.source, bundle.target
-    return (source, target) if request.settings.to in (None, target) else (target, source)
+Further = dict[Path, tuple[FurtherScan, ...]]
+"""Other scans of the session of a scan."""
 
 
-def _find(request: Request, root: Path, out: Path) -> FoundScans:
-    """The scans to translate, and what is left out.
+def _find(request: Request, root: Path, out: Path) -> tuple[FoundScans, Further]:
+    """The scans to translate, what is left out, and the other scans of their sessions.
+
+    In each session, the scans of the first contrast of `Request.taken` that is there.
 
     Raises:
         InputError: there are none.
     """
-    settings = request.settings
+    settings, to = request.settings, request.target_for(None)
     selection = select(settings.participants, settings.sessions, settings.bids_filter)
-    taken, target = _contrasts(request)
-    everything = find_scans(
+    taken = request.taken(to)
+    everything = find_scans_of(
         root,
-        taken,
-        target,
-        datatypes=selection.datatypes(taken),
+        (*taken, to),
+        datatypes={datatype for contrast in taken for datatype in selection.datatypes(contrast)},
         raw_first=False,
         force=settings.force,
     )
-    others = [scan for scan in everything.scans if scan.contrast != taken]
+    others = [scan for scan in everything.scans if scan.contrast == to]
     found = FoundScans(
-        [scan for scan in everything.scans if scan.contrast == taken],
-        everything.ignored + [(s.path, f"is {s.contrast}, not {taken}") for s in others],
+        [scan for scan in everything.scans if scan.contrast != to],
+        everything.ignored + [(s.path, f"is {s.contrast}, not {_either(taken)}") for s in others],
     )
     if not found.scans:
-        remedy = f"To make {taken} from its {len(others)} {target} scans, use --to {taken}."
+        remedy = f"To make {taken[0]} from its {len(others)} {to} scans, use --to {taken[0]}."
         raise InputError(
-            f"holds no {taken} scan to translate into {target}{why_left_out(everything.ignored)}",
+            f"holds no {_either(taken)} scan to translate into {to}"
+            f"{why_left_out(everything.ignored)}",
             path=root,
             remedy=remedy if others else "Name a BIDS dataset with scans of this contrast.",
         )
     chosen = selection.apply(found, root)
     if not chosen.scans:
         raise InputError(
-            f"has no {taken} scan that fits the selection ({len(found.scans)} do not)",
+            f"has no {_either(taken)} scan that fits the selection ({len(found.scans)} do not)",
             path=root,
             remedy="Check the participants, the sessions and the filter file.",
         )
     subjects = {scan.subject for scan in chosen.scans}
     for label in selection.participants:
         if label not in subjects:
-            log.warning("sub-%s: has no %s scan that fits the selection", label, taken)
-    if selection.origin is not None and taken not in selection.queries:
+            log.warning("sub-%s: has no %s scan that fits the selection", label, _either(taken))
+    if selection.origin is not None and not selection.queries.keys() & set(taken):
         log.warning(
-            "%s: has no query '%s', so it leaves out nothing", selection.origin, taken.lower()
+            "%s: has no query '%s', so it leaves out nothing", selection.origin, taken[0].lower()
         )
-    return outside(prefer_raw(chosen), out)
+    return _by_session(request, outside(prefer_raw(chosen), out), taken)
 
 
-def _item(request: Request, scan: Scan, root: Path, out: Path) -> Item:
-    to = _contrasts(request)[1]
+def _either(contrasts: Sequence[str]) -> str:
+    return " or ".join(contrasts)
+
+
+def _by_session(
+    request: Request, found: FoundScans, taken: Sequence[str]
+) -> tuple[FoundScans, Further]:
+    """The scans of the first contrast in each session, and the others that go with them."""
+    sessions: dict[tuple[str | None, str | None], dict[str, list[Scan]]] = {}
+    for scan in found.scans:
+        session = sessions.setdefault((scan.subject, scan.session), {})
+        session.setdefault(scan.contrast, []).append(scan)
+    scans: list[Scan] = []
+    ignored = list(found.ignored)
+    further: Further = {}
+    for session in sessions.values():
+        first, *others = [contrast for contrast in taken if contrast in session]
+        scans += session[first]
+        used: tuple[FurtherScan, ...] = ()
+        if request.settings.together and request.takes_several:
+            used = tuple(
+                FurtherScan(session[contrast][0].path, contrast, is_needed=False)
+                for contrast in others
+            )
+            further |= {scan.path: used for scan in session[first]}
+        left = {scan.path: scan for contrast in others for scan in session[contrast]}
+        for one in used:
+            left.pop(Path(str(one.path)))
+        ignored += [(path, f"is {scan.contrast}, not {first}") for path, scan in left.items()]
+    return FoundScans(scans, ignored), further
+
+
+def _item(request: Request, scan: Scan, root: Path, out: Path, further: Further) -> Item:
+    to = request.target_for(None)
     folder = out / scan.path.relative_to(root).parent
-    return Item(scan.path, folder / output_name(request, scan.path, to), to)
+    output = folder / output_name(request, scan.path, to)
+    return Item(scan.path, output, to, further=further.get(scan.path, ()))
 
 
 def _translate_item(request: Request, root: Path, item: Item) -> Translation:
     """Translate a scan, unless its translation is up to date."""
     bundle, path, output = request.translator.bundle, item.source, item.output
     check_not_taken(item)
-    fingerprint = _fingerprint(request, path)
+    fingerprint = _fingerprint(request, item)
     difference = _difference(output, fingerprint)
     if difference == "" and request.settings.uncertainty and not uncertainty_path(output).exists():
         difference = None
@@ -219,11 +253,15 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
         remedy = "Move it away, or name another place." if is_foreign else "Use --overwrite."
         raise OutputError(f"already exists, {difference}", path=output, remedy=remedy)
     must_be_ours(sidecar_path(output))
-    scan = read(path, volume=request.settings.volume, assume=request.settings.assume)
+    scan = request.read(path)
     if metadata.get("SyntheticData") is True:
         scan = replace(scan, synthetic=True)
-    synthesis = synthesise(request, scan, path)
-    sidecar = provenance(bundle, synthesis, f"bids:{LINK}:{path.relative_to(root).as_posix()}")
+    synthesis = synthesise(request, scan, path, item.further)
+
+    def uri(file: Path) -> str:
+        return f"bids:{LINK}:{file.relative_to(root).as_posix()}"
+
+    sidecar = provenance(bundle, synthesis, uri(path), uri)
     sidecar |= facts
     if "SkullStripped" not in sidecar and (measured := skull_stripped(scan)) is not None:
         sidecar["SkullStripped"] = measured
@@ -245,6 +283,7 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
         rounding=synthesis.rounding,
         notes=scan.notes,
         verdict=synthesis.verdict,
+        further=synthesis.further,
     )
 
 
@@ -284,7 +323,7 @@ def _earlier(report: Path) -> States:
         return {}
 
 
-def _fingerprint(request: Request, scan: Path) -> dict[str, Any]:
+def _fingerprint(request: Request, item: Item) -> dict[str, Any]:
     """All that decides over the voxels of a translation.
 
     Raises:
@@ -292,17 +331,19 @@ def _fingerprint(request: Request, scan: Path) -> dict[str, Any]:
     """
     translator, settings = request.translator, request.settings
     bundle, match = translator.bundle, request.match
+    further = {str(one.contrast): sha256_of(Path(str(one.path))) for one in item.further}
     options = {
         "Planes": None if translator.planes == bundle.manifest.planes else translator.planes,
         "NumberType": None if settings.dtype == "float32" else settings.dtype,
         "Match": None if match is None else hashlib.sha256(match.voxels.tobytes()).hexdigest(),
         "Volume": settings.volume,
         "Uncertainty": settings.uncertainty or None,
+        "Further": further or None,
         "Grid": None if request.grid is None else request.grid.key,
         "Assume": settings.assume,
     }
     return {
-        "Source": sha256_of(scan),
+        "Source": sha256_of(item.source),
         "Model": bundle.hash,
         "Options": {key: value for key, value in options.items() if value is not None},
     }

@@ -17,7 +17,7 @@ from mrbridge.inference.output import (
 )
 from mrbridge.inference.synthesis import Request, report_verdict, synthesise
 from mrbridge.io import FORMATS, ownership
-from mrbridge.io.atomic import sidecar_path, suffix_of
+from mrbridge.io.atomic import sha256_of, sidecar_path, suffix_of
 from mrbridge.io.dicom import (
     PARAMETRIC_MAP,
     DicomHeader,
@@ -70,7 +70,7 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
         scan = read_series(chosen, allow_gaps=settings.allow_gaps)
     synthesis = synthesise(request, scan, path)
     to = synthesis.contrast
-    sidecar = provenance(bundle, synthesis, source)
+    sidecar = provenance(bundle, synthesis, source, lambda file: f"sha256:{sha256_of(file)}")
     series, left_out = _series_entry(scan), _left_out(listing, chosen)
     for line in _lines(left_out):
         log.info("left out: %s", line)
@@ -87,7 +87,15 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
     made = None
     if synthesis.uncertainty is not None:
         made = out / PARAMETRIC_MAP if form == "dicom" else uncertainty_path(out)
-    return Translation(path, out, to, bundle.hash, uncertainty=made, verdict=synthesis.verdict)
+    return Translation(
+        path,
+        out,
+        to,
+        bundle.hash,
+        uncertainty=made,
+        verdict=synthesis.verdict,
+        further=synthesis.further,
+    )
 
 
 def _form(form: str | None, out: Path) -> str:
@@ -131,10 +139,8 @@ def _check_place(path: Path, out: Path, form: str) -> None:
 
 def _wanted(request: Request) -> list[str]:
     """The contrasts of series that can be translated into the wanted one, the likeliest first."""
-    source, target = request.translator.bundle.source, request.translator.bundle.target
-    if request.settings.to is None:
-        return [source, target]
-    return [target if request.settings.to == source else source]
+    to = request.settings.to
+    return list(request.contrasts if to is None else request.taken(to))
 
 
 def _series_entry(scan: Volume) -> dict[str, Any]:

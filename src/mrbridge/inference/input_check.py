@@ -15,7 +15,7 @@ from typing import Literal
 from mrbridge.errors import ScanRefused
 from mrbridge.inference.appearance import MARGIN_MM, Appearance, measure
 from mrbridge.preprocessing.foreground import FoundHead, Head, crop_to_head
-from mrbridge.volume import Verdict, Volume
+from mrbridge.volume import CONTRASTS, Verdict, Volume
 
 UNUSUAL, REFUSED = 1.0, 2.0
 """Scores from which on a scan is unusual, or refused."""
@@ -50,14 +50,22 @@ def verdict_of(signs: list[Sign], measured: Appearance | None) -> Verdict:
 
 
 def check(
-    scan: Volume, to: str, contrasts: tuple[str, str], *, force: bool = False
+    scan: Volume,
+    to: str,
+    contrasts: tuple[str, ...],
+    *,
+    is_head: bool = True,
+    force: bool = False,
 ) -> tuple[Verdict, FoundHead]:
     """Judge a scan that is to be translated.
 
     Args:
         scan: the scan, as `io.read` returns it.
         to: the contrast to synthesise.
-        contrasts: those of the model.
+        contrasts: those of the model. A scan of unknown contrast is treated as being of the first
+            one that is not `to`.
+        is_head: whether the model is one of heads; otherwise only masks are recognised by their
+            look.
         force: whether a refused scan is translated all the same.
 
     Returns:
@@ -70,9 +78,12 @@ def check(
     by_header = _by_header(scan, to, contrasts)
     if by_header is not None and not force:
         raise ScanRefused(by_header[0], remedy=by_header[1])
-    taken_for = contrasts[1] if to == contrasts[0] else contrasts[0]
+    taken_for = next(contrast for contrast in contrasts if contrast != to)
     found = crop_to_head(scan, MARGIN_MM)
-    verdict = _check_head(found.head, scan.contrast or taken_for, scan.contrast is not None)
+    if is_head:
+        verdict = _check_head(found.head, scan.contrast or taken_for, scan.contrast is not None)
+    else:
+        verdict = verdict_of(list(_not_a_scan(measure(found.head, anatomy=False))), None)
     if verdict.level == "refused" and not force:
         raise ScanRefused(
             "; ".join(verdict.reasons),
@@ -84,7 +95,7 @@ def check(
     return replace(verdict, level="refused", reasons=reasons), found
 
 
-def _by_header(scan: Volume, to: str, contrasts: tuple[str, str]) -> tuple[str, str] | None:
+def _by_header(scan: Volume, to: str, contrasts: tuple[str, ...]) -> tuple[str, str] | None:
     """Why a scan is refused by what its file says, and the remedy; None if it is not."""
     other = "Name another scan, or use --force."
     if scan.other:
@@ -94,7 +105,8 @@ def _by_header(scan: Volume, to: str, contrasts: tuple[str, str]) -> tuple[str, 
     if scan.contrast == to:
         return f"is {to} already", "Choose --to, or use --force."
     if scan.contrast not in (None, *contrasts):
-        return f"is {scan.contrast}; this model takes {contrasts[0]} and {contrasts[1]}", other
+        known = f"{', '.join(contrasts[:-1])} and {contrasts[-1]}"
+        return f"is {scan.contrast}; this model takes {known}", other
     return None
 
 
@@ -124,13 +136,13 @@ def signs(
 
     Args:
         seen: what its image shows.
-        contrast: T1w or T2w, or another one, of which the contrast is not judged.
+        contrast: T1w, T2w, PDw or FLAIR, or another one, of which the contrast is not judged.
         known: whether its name or header says the contrast.
         is_2d: whether it is a 2D image.
     """
     yield from _not_a_scan(seen)
     yield from _not_a_head(seen)
-    if contrast in ("T1w", "T2w"):
+    if contrast in CONTRASTS:
         yield from _contrast(seen, contrast, known, is_2d)
     yield from _quality(seen)
 
@@ -193,7 +205,7 @@ def _not_a_head(seen: Appearance) -> Iterator[Sign]:
 def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iterator[Sign]:
     says = f"its name or header says {contrast}" if known else f"it is taken for {contrast}"
     if is_2d or seen.information is None:
-        if seen.skewness is not None:
+        if seen.skewness is not None and contrast in ("T1w", "T2w"):
             sign = 1 if contrast == "T1w" else -1
             other = "T2w" if contrast == "T1w" else "T1w"
             yield Sign(
@@ -218,6 +230,21 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
             _graded(low, 0.40, 0.74, 0.88),
             _graded(high, 1.15, 1.50, 1.80),
             _graded(skewness, -0.4, 0.0, 0.25),
+        )
+    elif contrast == "FLAIR":
+        # Fluid is darker than both, and grey matter is not darker than white.
+        scores = (
+            _graded(ventricles, 0.88, 1.00, 1.30),
+            _graded(-grey, -0.95, -0.90, -0.75),
+            _graded(high, 1.60, 2.00, 2.60),
+        )
+    elif contrast == "PDw":
+        # Grey matter is brighter than white; fluid is near both, by the repetition time.
+        scores = (
+            _graded(-grey, -1.02, -0.97, -0.85),
+            _graded(-low, -0.60, -0.48, -0.30),
+            _graded(-ventricles, -0.80, -0.65, -0.45),
+            _graded(high, 1.40, 1.75, 2.30),
         )
     else:
         # Fluid is by far the brightest; grey matter is brighter than white.

@@ -10,8 +10,9 @@ from typing import Any
 from mrbridge import __version__
 from mrbridge.bundle import COVERAGE, Bundle
 from mrbridge.errors import OutputError
+from mrbridge.inference.further_scans import PlacedScan
 from mrbridge.inference.synthesis import Request, Rounding, Synthesis, report_verdict, synthesise
-from mrbridge.io import FORMATS, is_readable, read, write
+from mrbridge.io import FORMATS, is_readable, write
 from mrbridge.io.atomic import sha256_of, sidecar_path, stem_of, suffix_of
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.contrast import of_path
@@ -39,6 +40,7 @@ class Translation:
             nothing is recorded of an output that was kept.
         notes: what reading repaired or assumed.
         source_sha256: SHA-256 of the source, where it was computed.
+        further: other scans of the person that it was made from, too.
     """
 
     source: Path
@@ -52,6 +54,7 @@ class Translation:
     source_sha256: str | None = None
     uncertainty: Path | None = None
     verdict: Verdict | None = None
+    further: tuple[PlacedScan, ...] = ()
 
     @property
     def state(self) -> str:
@@ -77,6 +80,8 @@ class Translation:
         entry["source_sha256"] = self.source_sha256
         entry["output"] = self.output.relative_to(out).as_posix()
         entry |= {"contrast": self.contrast, "model": self.model}
+        if self.further:
+            entry["further"] = [one.report(root) for one in self.further]
         if self.notes:
             entry["notes"] = list(self.notes)
         if self.uncertainty is not None:
@@ -122,14 +127,18 @@ def name_for_sidecar(source: Path, output: Path) -> str:
     return source.name if known and known in output.name else f"sha256:{sha256_of(source)}"
 
 
-def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, Any]:
+def provenance(
+    bundle: Bundle, synthesis: Synthesis, source: str, name: Callable[[Path], str]
+) -> dict[str, Any]:
     """The content of a sidecar.
 
     Args:
         bundle: the model.
         synthesis: the scan and its translation.
         source: the scan: a BIDS URI, a DICOM UID, or the result of `name_for_sidecar`.
+        name: how files of further scans are named, in the same way.
     """
+    further = [(one.source(name), one) for one in synthesis.further]
     maker: dict[str, Any] = {
         "Name": "mrbridge",
         "Version": __version__,
@@ -143,7 +152,7 @@ def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, A
     sidecar: dict[str, Any] = {
         "SyntheticData": True,
         "Description": f"Synthetic {synthesis.contrast}, for research, not for diagnosis.",
-        "Sources": [source],
+        "Sources": [source, *(other for other, _ in further)],
         "SpatialReference": source,
         "GeneratedBy": [maker],
         "InputCheck": synthesis.verdict.as_json(),
@@ -152,6 +161,8 @@ def provenance(bundle: Bundle, synthesis: Synthesis, source: str) -> dict[str, A
         sidecar["Description"] += " Nothing says which contrast its source is."
     if bundle.manifest.standard.brain != "none":
         sidecar["SkullStripped"] = True
+    if further:
+        sidecar["FurtherSources"] = [{"Source": name} | one.as_json() for name, one in further]
     if synthesis.resolution is not None:
         sidecar["Resolution"] = synthesis.resolution
     if synthesis.rounding is not None:
@@ -270,12 +281,16 @@ def translate_to(request: Request, path: Path, output: Path, known: str | None) 
         InputError, OutputError, SettingsError: see `translate_file`.
     """
     check_output(path, output)
-    scan = read(path, volume=request.settings.volume, assume=request.settings.assume)
+    scan = request.read(path)
     scan = replace(scan, contrast=scan.contrast or (None if scan.other else known))
     synthesis = synthesise(request, scan, path)
     bundle, to = request.translator.bundle, synthesis.contrast
-    source = name_for_sidecar(path, output)
-    write_synthesis(synthesis, output, lambda image: provenance(bundle, synthesis, source))
+
+    def named(scan: Path) -> str:
+        return name_for_sidecar(scan, output)
+
+    sidecar = provenance(bundle, synthesis, named(path), named)
+    write_synthesis(synthesis, output, lambda image: sidecar)
     report_verdict(synthesis, path)
     notes = scan.notes
     if scan.contrast is None:
@@ -290,6 +305,7 @@ def translate_to(request: Request, path: Path, output: Path, known: str | None) 
         notes=notes,
         uncertainty=made,
         verdict=synthesis.verdict,
+        further=synthesis.further,
     )
 
 

@@ -1,7 +1,7 @@
 """The grid of a synthetic scan, where it is not that of its source.
 
-The scan is translated as it was acquired, and the result resampled
-(docs/explanation/quality.md, "Thick slices").
+A scan with thick slices is resampled to finer ones, translated, and the result is resampled to its
+grid (docs/explanation/quality.md, "Thick slices").
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from mrbridge.preprocessing.resample import (
     grid_with_spacing,
     resample,
 )
-from mrbridge.volume import Volume
+from mrbridge.volume import CONTRASTS, Volume
+
+_MUCH = 0.9
+"""Voxels that are smaller by less are not worth an interpolation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,35 @@ class OutputGrid:
             )
         return self.reference
 
+    def refined(self, scan: Volume, grid: Volume, least_mm: float | None) -> Volume:
+        """The scan with smaller voxels along those of its axes where the result has smaller ones.
+
+        Args:
+            scan: the scan.
+            grid: of the result, from `for_scan`.
+            least_mm: the voxel size of the model; smaller ones would add nothing.
+
+        Returns:
+            The scan itself, if its voxels are small enough.
+        """
+        assert scan.affine is not None
+        assert grid.affine is not None
+        own = np.linalg.norm(scan.affine[:3, :3], axis=0)
+        wanted = np.linalg.norm(grid.affine[:3, :3], axis=0)
+        along = np.abs((scan.affine[:3, :3] / own).T @ (grid.affine[:3, :3] / wanted))
+        sizes = np.maximum(wanted[along.argmax(axis=1)], least_mm or 0)
+        sizes = np.where(sizes < _MUCH * own, sizes, own)
+        if np.array_equal(sizes, own):
+            return scan
+        fine = resample(scan, grid_with_spacing(scan, tuple(map(float, sizes))))
+        return replace(fine, header=scan.header)
+
     def place(self, volume: Volume, grid: Volume, interpolation: Interpolation) -> Volume:
-        """A volume on the grid from `for_scan`, and with its header."""
-        return replace(resample(volume, grid, None, interpolation), header=grid.header)
+        """A volume on the grid from `for_scan`, and with its header.
+
+        Outside of its field of view it is zero, or the lowest value of a contrast that may be
+        negative, such as CT.
+        """
+        low = 0 if volume.contrast in CONTRASTS else min(volume.voxels.min(), 0)
+        placed = resample(replace(volume, voxels=volume.voxels - low), grid, None, interpolation)
+        return replace(placed, voxels=placed.voxels + low, header=grid.header)

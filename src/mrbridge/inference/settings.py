@@ -36,6 +36,11 @@ class TranslateSettings(Settings):
         description="Voxel size of the result in mm along the axes of the scan, one number or "
         "three, as in 1: for scans with thick slices.",
     )
+    together: Annotated[bool, Option(("--together/--no-together",), default="together")] = Field(
+        True,
+        description="BIDS dataset: make the result from all scans of a session, if the model takes "
+        "several; otherwise from the best one.",
+    )
     dtype: NumberType = Field("float32", description="Data type of synthetic volumes.")
     volume: int | None = Field(None, ge=0, description="Volume of a 4D file, from 0.")
     assume: str | None = Field(

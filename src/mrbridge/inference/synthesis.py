@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from mrbridge.errors import InputError, SettingsError
+from mrbridge.inference.further_scans import FurtherScan, PlacedScan, place
 from mrbridge.inference.input_check import check
 from mrbridge.inference.output_grid import OutputGrid
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translator import Translator
-from mrbridge.io import is_readable
+from mrbridge.io import is_readable, read
+from mrbridge.io.contrast import recognised
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.preprocess import Preprocessed
 from mrbridge.preprocessing.skull_strip import read_brain_mask
@@ -36,12 +39,37 @@ class Request:
         settings: what to synthesise, and from which scans.
         match: a scan whose intensity range the results get; None: the typical range.
         grid: that of the results; None: the grid of each scan.
+        further: other scans of the person, for a request about one scan.
     """
 
     translator: Translator
     settings: TranslateSettings
     match: Volume | None = None
     grid: OutputGrid | None = None
+    further: tuple[FurtherScan, ...] = ()
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """Those of the model."""
+        return self.translator.bundle.source, self.translator.bundle.target
+
+    def taken(self, to: str) -> tuple[str, ...]:
+        """The contrasts that `to` is made from, the best first."""
+        return tuple(contrast for contrast in self.contrasts if contrast != to)
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether the model makes a contrast from several scans."""
+        return len(self.contrasts) > 2
+
+    def read(self, path: Path) -> Volume:
+        """Read a scan; a contrast that only the model knows, such as `CT`, is known by its name.
+
+        Raises:
+            InputError: see `mrbridge.io.read`.
+        """
+        with recognised(self.contrasts):
+            return read(path, volume=self.settings.volume, assume=self.settings.assume)
 
     def target_for(self, known: str | None) -> str:
         """The contrast to synthesise from a scan whose contrast is known, or not (None)."""
@@ -50,9 +78,7 @@ class Request:
 
     def assumption(self, to: str) -> str:
         """The warning about a scan of unknown contrast that is translated into `to`."""
-        bundle = self.translator.bundle
-        assumed = bundle.source if to == bundle.target else bundle.target
-        return f"nothing identifies its contrast; assuming it is {assumed}"
+        return f"nothing identifies its contrast; assuming it is {self.taken(to)[0]}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +114,7 @@ class Synthesis:
         uncertainty: the uncertainty map, float32 in the units of `volume`; None unless it was
             asked for.
         resolution: of a grid that is not that of the scan, in words; None: it is that of the scan.
+        further: other scans of the person that it was made from, too.
     """
 
     source: Volume
@@ -98,15 +125,22 @@ class Synthesis:
     verdict: Verdict
     uncertainty: Volume | None = None
     resolution: str | None = None
+    further: tuple[PlacedScan, ...] = ()
 
 
-def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
+def synthesise(
+    request: Request,
+    scan: Volume,
+    path: Path | None,
+    further: Sequence[FurtherScan] | None = None,
+) -> Synthesis:
     """Translate a scan.
 
     Args:
         request: the model and the settings.
         scan: the scan, as `io.read` returns it.
         path: its file, for messages and its brain mask; None for an object.
+        further: other scans of the person; None: those of the request.
 
     Raises:
         ScanRefused: it is synthetic, of the wanted contrast already, or of a contrast that the
@@ -119,15 +153,27 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
     if dtype != "float32" and scan.is_2d:
         raise SettingsError("a 2D image keeps its bit depth", path=path, remedy="Leave out dtype.")
     mask = brain_mask(translator, path)
+    source, grid = scan, None
+    if request.grid is not None:
+        try:
+            grid = request.grid.for_scan(scan)
+        except InputError as error:
+            error.path = error.path or path
+            raise
+        scan = request.grid.refined(scan, grid, translator.bundle.manifest.standard.spacing_mm)
+    placed = place(request, scan, to, request.further if further is None else further)
+    also: dict[str, Any] = {}
+    if placed:
+        also["also"] = {one.contrast: one.volume for one in placed}
     try:
         verdict, preprocessed = _preprocessed(request, scan, to, mask, path)
-        grid = None if request.grid is None else request.grid.for_scan(scan)
         result = translator.result(
             scan,
             to,
             match=request.match,
             uncertainty=request.settings.uncertainty,
             preprocessed=preprocessed,
+            **also,
         )
     except InputError as error:  # of the voxels, which do not know their file
         raise type(error)(error.what, path=error.path or path, remedy=error.remedy) from error
@@ -146,7 +192,8 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
     if uncertainty is not None and rounding is not None:
         uncertainty = replace(uncertainty, voxels=uncertainty.voxels * np.float32(rounding.factor))
     resolution = None if request.grid is None else request.grid.words
-    return Synthesis(scan, volume, to, result.planes, rounding, verdict, uncertainty, resolution)
+    more = (uncertainty, resolution, placed)
+    return Synthesis(source, volume, to, result.planes, rounding, verdict, *more)
 
 
 def to_integers(
@@ -192,8 +239,10 @@ def _preprocessed(
         InputError: its size cannot be that of a head, or it cannot be preprocessed.
     """
     bundle = request.translator.bundle
-    contrasts = bundle.source, bundle.target
-    verdict, found = check(scan, to, contrasts, force=request.settings.force)
+    is_head = bundle.manifest.standard.foreground == "head"
+    verdict, found = check(
+        scan, to, request.contrasts, is_head=is_head, force=request.settings.force
+    )
     if scan.contrast is None and not scan.other and path is not None:
         log.warning("%s: %s", _name(path), request.assumption(to))
     return verdict, request.translator.preprocess(scan, to, mask, found)

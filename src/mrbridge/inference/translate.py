@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError, at_work_on
+from mrbridge.inference.further_scans import parse
 from mrbridge.inference.output import Translations, mark, translate_file
 from mrbridge.inference.output_grid import OutputGrid
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.synthesis import Request, brain_mask, report_verdict, synthesise
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_dicom, read
+from mrbridge.io.contrast import recognised
 from mrbridge.io.formats import is_2d
 from mrbridge.io.padding import without_padding
 from mrbridge.io.remote import localise
@@ -37,6 +40,8 @@ ArrayAndAffine = tuple[NDArray[Any], NDArray[Any]]
 Scan: TypeAlias = "str | Path | Volume | SpatialImage | ArrayAndAffine"
 """A path or URL, or a scan in memory."""
 
+Also: TypeAlias = "Mapping[str, Scan] | Sequence[Scan]"
+
 Model = Bundle | Translator | str | Path
 
 
@@ -49,6 +54,7 @@ def translate(
     settings: TranslateSettings | None = None,
     match: Scan | None = None,
     grid: Scan | None = None,
+    also: Also = (),
     device: str = "auto",
     workers: Workers = 1,
     **changes: Any,
@@ -62,6 +68,7 @@ def translate(
     settings: TranslateSettings | None = None,
     match: Scan | None = None,
     grid: Scan | None = None,
+    also: Also = (),
     device: str = "auto",
     **changes: Any,
 ) -> Volume: ...
@@ -74,6 +81,7 @@ def translate(
     settings: TranslateSettings | None = None,
     match: Scan | None = None,
     grid: Scan | None = None,
+    also: Also = (),
     device: str = "auto",
     **changes: Any,
 ) -> Image: ...
@@ -85,6 +93,7 @@ def translate(
     settings: TranslateSettings | None = None,
     match: Scan | None = None,
     grid: Scan | None = None,
+    also: Also = (),
     device: str = "auto",
     workers: Workers = 1,
     **changes: Any,
@@ -103,6 +112,10 @@ def translate(
         grid: a scan, a path or an object, on whose grid the results are written instead of their
             sources' grids; both must be in one space. For another voxel size on the axes of the
             source there is the setting `spacing`.
+        also: other scans of the same person, which the result is made from, too, if the model takes
+            several: a mapping from contrast to scan, or a sequence of scans whose contrast their
+            files say. One on another grid is registered. In BIDS datasets the scans of a session
+            are found.
         device: `auto`, `cpu` or `cuda`; a `Translator` has its own.
         workers: for folders and datasets: number of processes, or the address of a Dask scheduler
             whose workers see the same files at the same absolute paths. Each loads the model from
@@ -138,27 +151,50 @@ def translate(
     if settings.to is not None:
         translator.bundle.must_make(settings.to)
     reference = None if match is None else _reference(translator, match)
-    request = Request(translator, settings, reference, _output_grid(settings, grid))
-    if not isinstance(image, str | Path):
-        synthesis = synthesise(request, as_volume(image, settings.volume), None)
-        report_verdict(synthesis, None)
-        made = _in_kind_of(image, synthesis.volume, mark(synthesis.contrast))
-        if isinstance(made, Volume):
-            made = replace(made, verdict=synthesis.verdict)
-        else:
-            made.verdict = synthesis.verdict
-        if synthesis.uncertainty is None:
-            return made
-        if isinstance(made, Volume):
-            return replace(made, uncertainty=synthesis.uncertainty.voxels)
-        made.uncertainty = _in_kind_of(image, synthesis.uncertainty, mark(synthesis.contrast))
+    further = parse(also)
+    request = Request(translator, settings, reference, _output_grid(settings, grid), further)
+    if further and not request.takes_several:
+        raise SettingsError(
+            "this model takes one scan", path=translator.bundle.path, remedy="Leave out --also."
+        )
+    with recognised(request.contrasts):
+        if not isinstance(image, str | Path):
+            return _translate_object(request, image)
+        if out is None:
+            raise OutputError("no output is named", path=image, remedy="Name `out`.")
+        path, target = (Path(reachable(localise(place), workers)) for place in (image, out))
+        return _translate_path(request, path, target, workers)
+
+
+def _translate_object(request: Request, image: Any) -> Any:
+    """The result for a scan in memory, as the same kind of object."""
+    synthesis = synthesise(request, as_volume(image, request.settings.volume), None)
+    report_verdict(synthesis, None)
+    made = _in_kind_of(image, synthesis.volume, mark(synthesis.contrast))
+    if isinstance(made, Volume):
+        made = replace(made, verdict=synthesis.verdict)
+    else:
+        made.verdict = synthesis.verdict
+    if synthesis.uncertainty is None:
         return made
-    if out is None:
-        raise OutputError("no output is named", path=image, remedy="Name `out`.")
-    path, target = (Path(reachable(localise(place), workers)) for place in (image, out))
+    if isinstance(made, Volume):
+        return replace(made, uncertainty=synthesis.uncertainty.voxels)
+    made.uncertainty = _in_kind_of(image, synthesis.uncertainty, mark(synthesis.contrast))
+    return made
+
+
+def _translate_path(request: Request, path: Path, target: Path, workers: Workers) -> Translations:
+    """The results for a file, a folder, a dataset or a DICOM series."""
+    settings = request.settings
     dicom = is_dicom(path)  # first: folders called sub-01 may hold what a scanner sent
     is_dataset = not dicom and path.is_dir() and _is_bids(path)
     _check_settings(settings, path, dicom, is_dataset)
+    if request.further and path.is_dir() and not dicom:
+        raise SettingsError(
+            "further scans belong to one scan, and this is a folder",
+            path=path,
+            remedy="Name one scan. In a BIDS dataset, those of its session are used.",
+        )
     if is_dataset:
         from mrbridge.inference.bids import translate_dataset
 
@@ -297,8 +333,7 @@ def _in_kind_of(image: Any, volume: Volume, note: str) -> Any:
     mark_header(header, note)
     if getattr(header, "extensions", None):
         header.extensions = type(header.extensions)()  # they may name the patient
-    same = np.array_equal(volume.affine, image.affine)
-    return type(image)(volume.voxels, image.affine if same else volume.affine, header)
+    return type(image)(volume.voxels, volume.affine, header)
 
 
 def _check_affine(affine: NDArray[np.float64]) -> None:

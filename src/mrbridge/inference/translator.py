@@ -29,7 +29,7 @@ from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.progress import track
 from mrbridge.settings import Planes
-from mrbridge.volume import Volume
+from mrbridge.volume import CONTRASTS, Volume
 
 EMPTY = 0.002
 """A slice with a smaller share of foreground is all background: instance norm would amplify its
@@ -552,7 +552,8 @@ def restored(
         to: the contrast of the synthetic scan.
 
     Returns:
-        The scan, and which voxels are blank: zero, since nothing was scanned there.
+        The scan, and which voxels are blank, since nothing was scanned there: zero, or the
+        background of a contrast that may be negative, such as CT.
     """
     outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
     voxels = preprocessed.undo(range_out.restore(synthetic), outside).astype(np.float32)
@@ -560,7 +561,7 @@ def restored(
     blank: Mask = background & (volume.voxels == 0)
     if preprocessed.brain is not None:
         blank |= ~preprocessed.brain
-    voxels[blank] = 0
+    voxels[blank] = 0 if to in CONTRASTS else min(outside, 0)
     return replace(volume, voxels=voxels, contrast=to, synthetic=True), blank
 
 

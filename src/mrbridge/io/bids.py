@@ -13,8 +13,9 @@ from pathlib import Path
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io import names
+from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids_name import parse_name
-from mrbridge.io.contrast import of_path
+from mrbridge.io.contrast import of_path, own_contrasts, recognised
 from mrbridge.io.formats import FORMATS, is_2d, is_dicom, is_readable
 from mrbridge.io.metadata import participant_splits, read_text, scans_of_table, warn_about
 from mrbridge.io.remote import localise, not_fetched
@@ -49,9 +50,10 @@ def find_scans(
             names tell contrast and subject; a `.csv` or `.tsv` table with the columns subject,
             session, contrast, path (relative to the table, or a URL) and optionally split; or a
             list of two folders, source contrast first. Any of them may be named by URL.
-        source_contrast, target_contrast: BIDS suffixes. Scans of others are ignored.
+        source_contrast, target_contrast: BIDS suffixes, or names of the user's own, such as `CT`.
+            Scans of others are ignored.
         datatypes: of a BIDS dataset, the folders of a subject that hold the scans; `*` means any,
-            None the subject's own folder.
+            None the subject's own folder. A contrast of the user's own may be in any.
         raw_first: leave out what `prefer_raw` leaves out; not of a table.
         force: also take what its name or header says to be something else (a mask, a map, a scan
             after a contrast agent), where a table or two folders say its contrast, or a BIDS name.
@@ -60,9 +62,23 @@ def find_scans(
         InputError: `source` is absent or of none of these kinds, or a table is unusable.
     """
     contrasts = (source_contrast, target_contrast)
+    return find_scans_of(source, contrasts, datatypes=datatypes, raw_first=raw_first, force=force)
+
+
+def find_scans_of(
+    source: str | Path | Sequence[str | Path],
+    contrasts: tuple[str, ...],
+    *,
+    datatypes: Collection[str | None] = DATATYPES,
+    raw_first: bool = True,
+    force: bool = False,
+) -> FoundScans:
+    """As `find_scans`, for any number of contrasts."""
     several = [source] if isinstance(source, str | Path) else source
     paths = [Path(localise(item)) for item in several]
-    found = _of_contrasts(_found(paths, contrasts, datatypes=datatypes, force=force), contrasts)
+    with recognised(contrasts):
+        found = _found(paths, contrasts, datatypes=datatypes, force=force)
+    found = _of_contrasts(found, contrasts)
     return prefer_raw(found) if raw_first and not _is_table(paths) else found
 
 
@@ -179,7 +195,9 @@ def _bids_scan(
     wanted = " or ".join(sorted(datatype for datatype in datatypes if datatype))
     if place is None:
         return f"is not in sub-*/{wanted} or sub-*/ses-*/{wanted}"
-    if place["datatype"] not in datatypes and ANY not in datatypes:
+    own = own_contrasts()
+    in_any = ANY in datatypes or stem_of(path).rpartition("_")[2].lower() in own
+    if place["datatype"] not in datatypes and not in_any:
         return f"is in {place['datatype'] or 'no folder'}, not in {wanted}"
     name = parse_name(path)
     if name is None:
@@ -191,7 +209,7 @@ def _bids_scan(
         return "names another session than its folder"
     if name.entities.get("desc") == "synth":
         return "is synthetic"
-    suffix = _SUFFIXES.get(name.suffix.lower(), name.suffix)
+    suffix = {**_SUFFIXES, **own}.get(name.suffix.lower(), name.suffix)
     identity = of_path(str(replace(name, suffix=suffix)))
     if identity.contrast is None and not (force and suffix in CONTRASTS):
         return identity.reason

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids_name import BidsName, parse_name
@@ -43,6 +47,7 @@ _OTHER_SUFFIXES = frozenset(
     """.split()  # noqa: SIM905
 )
 """Suffixes of the standard for other images (bids-specification, `src/schema/objects/suffixes`)."""
+_OWN: ContextVar[Mapping[str, str]] = ContextVar("_OWN", default=MappingProxyType({}))
 _FREE_ENTITIES = ("acq", "rec", "desc", "proc", "label", "run", "mod")
 
 
@@ -54,8 +59,8 @@ class Identity:
     (neither).
 
     Attributes:
-        contrast: a BIDS suffix of `mrbridge.volume.CONTRASTS`; None if it is something else or
-            unknown.
+        contrast: a BIDS suffix of `mrbridge.volume.CONTRASTS`, or a name of the user's own
+            (`recognised`); None if it is something else or unknown.
         reason: how that is known. Of something else, it completes a sentence that begins with the
             file: "was taken after a contrast agent".
         kind: of something else, what it is in a word or two, such as `mask` or `phase`; else empty.
@@ -86,6 +91,26 @@ class Identity:
 def something_else(kind: str, reason: str) -> Identity:
     """An image that is known not to be one of the contrasts."""
     return Identity(reason=reason, kind=kind)
+
+
+@contextmanager
+def recognised(contrasts: Iterable[str]) -> Iterator[None]:
+    """Recognise contrasts of the user's own, such as `CT`, by their names, inside of the block.
+
+    They are BIDS suffixes or words, in upper or lower case, and take precedence over the rules.
+    Those of `mrbridge.volume.CONTRASTS` are always recognised.
+    """
+    own = {one.lower(): one for one in contrasts if one not in SUFFIXES}
+    token = _OWN.set({**_OWN.get(), **own})
+    try:
+        yield
+    finally:
+        _OWN.reset(token)
+
+
+def own_contrasts() -> Mapping[str, str]:
+    """The contrasts of the user's own that are recognised here, by their names in lower case."""
+    return _OWN.get()
 
 
 def of_path(path: str | Path) -> Identity:
@@ -134,9 +159,10 @@ def of_bids_name(name: BidsName) -> Identity:
         return something_else("MP2RAGE", "is one inversion of an MP2RAGE")
     if name.entities.get("mt") == "on":
         return something_else("MT", "is weighted by magnetization transfer")
-    if name.suffix in _OTHER_SUFFIXES:
+    own = _OWN.get().get(name.suffix.lower())
+    if own is None and name.suffix in _OTHER_SUFFIXES:
         return something_else("suffix", f"has the BIDS suffix {name.suffix}")
-    if name.suffix not in SUFFIXES:
+    if own is None and name.suffix not in SUFFIXES:
         return Identity(reason=f"has the suffix {name.suffix}, which is not a contrast")
     for entity in _FREE_ENTITIES:
         label = name.entities.get(entity, "")
@@ -147,7 +173,7 @@ def of_bids_name(name: BidsName) -> Identity:
         named = of_text(label)
         if named.is_other and named.kind != "agent":
             return named
-    return Identity(name.suffix, "by its BIDS suffix")
+    return Identity(own or name.suffix, "by its BIDS suffix")
 
 
 def guess_contrast(path: str | Path) -> str | None:
@@ -222,6 +248,7 @@ def of_text(text: str) -> Identity:
     Returns:
         The contrast, something else with the reason, or an identity that `is_unknown`.
     """
+    own, text = _own_contrasts(text)
     words = normalised(text)
     other = _first(OTHERS, words)
     if other is not None and not (other.kind in _LABELS and _ENDS_WITH_SUFFIX.search(words)):
@@ -231,7 +258,7 @@ def of_text(text: str) -> Identity:
         return something_else(
             "agent", f"was taken after a contrast agent, by '{agent}' in its name"
         )
-    contrasts = _contrasts(words)
+    contrasts = _contrasts(words) | own
     if contrasts == {"T2w"} and re.search(r"\btirm?\b", words):
         return Identity(reason="its name says an inversion recovery, which may be STIR or FLAIR")
     if len(contrasts) == 1:
@@ -239,6 +266,21 @@ def of_text(text: str) -> Identity:
     if contrasts:
         return Identity(reason=f"its name says {' and '.join(sorted(contrasts))}")
     return _first(WEAK_OTHERS, words) or Identity(reason="its name does not state its contrast")
+
+
+def _own_contrasts(text: str) -> tuple[set[str], str]:
+    """The contrasts of the user's own that a text names, and the text without their names."""
+    own = _OWN.get()
+    words = _words(text) if own else []
+    found = {own[word.lower()] for word in words if word.lower() in own}
+    if not found:
+        return found, text
+    return found, " ".join(word for word in words if word.lower() not in own)
+
+
+def _words(text: str) -> list[str]:
+    """Words as they are written: `trainCT_01` is train, CT, 01."""
+    return re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", text)
 
 
 def _first(others: tuple[tuple[re.Pattern[str], str, str], ...], words: str) -> Identity | None:
@@ -293,4 +335,6 @@ def without_contrast(stem: str) -> str | None:
     left."""
     pattern = r"(?<![a-z0-9])(t1(wi?|mprage)?|t2(wi?|flair)?|pdw?|flair|m(em)?prage)(?![a-z0-9])"
     rest = re.sub(pattern, "", stem, flags=re.IGNORECASE)
+    for name in _OWN.get():
+        rest = re.sub(rf"(?<![a-z0-9]){name}(?![a-z0-9])", "", rest, flags=re.IGNORECASE)
     return re.sub(r"[-_ .]{2,}", "_", rest).strip("-_ .") or None

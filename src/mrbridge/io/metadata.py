@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io import names
-from mrbridge.io.contrast import of_path, of_text
+from mrbridge.io.contrast import of_path, of_text, own_contrasts
 from mrbridge.io.remote import fetch, path_in_table
 from mrbridge.io.scans import FoundScans, Scan
 from mrbridge.json_text import decode, parse_json
@@ -80,7 +80,8 @@ def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
                 path=table,
                 remedy="Use train, val or test, or leave it empty.",
             )
-        contrast = of_text(row["contrast"]).contrast or row["contrast"]
+        own = own_contrasts().get(row["contrast"].lower())
+        contrast = own or of_text(row["contrast"]).contrast or row["contrast"]
         identity = of_path(path.name)
         if identity.is_other and not force:
             found.ignored.append((path, identity.reason))

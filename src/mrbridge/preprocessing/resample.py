@@ -215,7 +215,7 @@ def grid_with_spacing(volume: Volume, spacing_mm: tuple[float, ...]) -> Volume:
         raise InputError(
             f"would have {' x '.join(map(str, new))} voxels", remedy="Name a larger voxel size."
         )
-    result = np.array(affine)
+    result = np.array(affine, np.float64)
     result[:3, :3] *= factors
     result[:3, 3] += affine[:3, :3] @ ((old - 1) / 2 - factors * (new - 1) / 2)
     return empty_grid(tuple(map(int, new)), result)

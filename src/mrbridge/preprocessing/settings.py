@@ -6,7 +6,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from string import Formatter
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mrbridge.errors import SettingsError
 from mrbridge.extensions import Extension
@@ -67,6 +67,13 @@ class PreprocessSettings(Settings):
         le=1000,
         description="Margin around the head; everything further out is cropped.",
     )
+    foreground: Literal["head", "threshold"] = Field(
+        "head",
+        exclude_if=lambda kind: kind == "head",
+        description="What the scans show: head; or threshold, any object that is brighter than "
+        "its background, for other parts of the body. Nothing then assumes a head: neither the "
+        "check of the input, nor training on simulated heads, nor the tissues of evaluate.",
+    )
     brain: BrainKind = Field(
         "none",
         description="Skull-strip: keep only the brain, set everything else to 0. One of none, "
@@ -103,6 +110,18 @@ class PreprocessSettings(Settings):
         "its other keys are settings of that function. They run in the order of the settings, "
         "after bias field correction.",
     )
+
+    @model_validator(mode="after")
+    def _check_foreground(self) -> PreprocessSettings:
+        steps = {"brain": self.brain, "align": self.align}
+        wrong = [name for name, kind in steps.items() if kind != "none"]
+        if self.foreground != "head" and wrong:
+            raise SettingsError(
+                f"--{wrong[0]} {steps[wrong[0]]} needs a head, which --foreground "
+                "threshold excludes",
+                remedy="Leave one of them out.",
+            )
+        return self
 
     @field_validator("brain_mask")
     @classmethod

@@ -194,6 +194,8 @@ def _resumed(run: Path, changes: TrainSettings | Mapping[str, Any]) -> _Start:
 
 def _new(store: Store, settings: TrainSettings, start: str | Path, allow_code: bool) -> _Start:
     prepared = store.manifest.settings
+    if start == "auto" and not _shows_heads(store):  # which all that the shipped model knows are
+        start = "scratch"
     initial = find_initial_model(
         start, settings, prepared.source, prepared.target, allow_code=allow_code
     )
@@ -256,18 +258,26 @@ def find_initial_model(
     )
 
 
-def check_simulated(source: str, target: str, store: Path) -> None:
-    """Refuse simulated pairs of contrasts that cannot be simulated.
+def check_simulated(store: Store) -> None:
+    """Refuse simulated pairs of scans that cannot be simulated.
 
     Raises:
-        SettingsError: one of them cannot.
+        SettingsError: a contrast cannot, or the scans do not show heads.
     """
+    remedy = "Train without simulated pairs: leave out simulated_weight, or set it to 0."
+    if not _shows_heads(store):
+        raise SettingsError(
+            "only heads can be simulated, and it was prepared with --foreground threshold",
+            path=store.path,
+            remedy=remedy,
+        )
+    source, target = store.manifest.settings.source, store.manifest.settings.target
     unknown = [contrast for contrast in (source, target) if contrast not in CONTRASTS]
     if unknown:
         raise SettingsError(
             f"{' and '.join(unknown)} cannot be simulated",
-            path=store,
-            remedy="Train without simulated pairs: leave out simulated_weight, or set it to 0.",
+            path=store.path,
+            remedy=remedy,
         )
 
 
@@ -283,16 +293,22 @@ def _for_contrasts(settings: TrainSettings, store: Store, initial: Bundle | None
         SettingsError: the settings ask for simulated pairs, unlike their preset.
     """
     source, target = store.manifest.settings.source, store.manifest.settings.target
-    if not settings.simulated_weight or {source, target} <= set(CONTRASTS):
+    if not settings.simulated_weight or (
+        {source, target} <= set(CONTRASTS) and _shows_heads(store)
+    ):
         return settings
     if settings.simulated_weight != PRESETS[settings.preset].simulated_weight:
-        check_simulated(source, target, store.path)
+        check_simulated(store)
     log.info(
-        "training %s to %s%s without simulated pairs: only %s and %s can be simulated, and only "
+        "training %s to %s%s without simulated pairs: only heads in %s can be simulated, and only "
         "these does the shipped model translate",
-        *(source, target, "" if initial else " from random weights,", *CONTRASTS),
+        *(source, target, "" if initial else " from random weights,", " and ".join(CONTRASTS)),
     )
     return settings.changed({"simulated_weight": 0.0})
+
+
+def _shows_heads(store: Store) -> bool:
+    return store.manifest.settings.standard.foreground == "head"
 
 
 def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: Ranks) -> Run:

@@ -122,7 +122,8 @@ def verdict(scan: Volume, translator: Translator) -> Facts:
     known = translator.bundle.source, translator.bundle.target
     to = translator.choose_contrast(scan, None)
     try:
-        found = check(scan, to, known, force=True)[0]
+        is_head = translator.bundle.manifest.standard.foreground == "head"
+        found = check(scan, to, known, is_head=is_head, force=True)[0]
     except InputError as error:  # its size cannot be that of a head
         found = Verdict("refused", (error.what,))
     reasons = [f"It {reason}." for reason in found.reasons]
