@@ -46,7 +46,7 @@ class KnowingTranslator:
             target="T2w",
             hash="ab" * 32,
             path=None,
-            manifest=SimpleNamespace(standard=SimpleNamespace(brain="none")),
+            manifest=SimpleNamespace(standard=SimpleNamespace(brain="none", foreground="head")),
         )
         self.noise = noise
         self.calls: list[str] = []

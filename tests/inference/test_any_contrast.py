@@ -8,44 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from mrbridge.bundle import Bundle, BundleManifest, Uncertainty, load_bundle, save_bundle
-from mrbridge.directions import AnyContrast
+from mrbridge.bundle import Bundle, load_bundle, save_bundle
 from mrbridge.errors import BundleError, InputError, SettingsError
 from mrbridge.inference.translator import Translator
-from mrbridge.networks import build_generator
-from mrbridge.networks.settings import UNetSettings
-from mrbridge.networks.unet import ScaleHead, UNet
-from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.volume import CONTRASTS, Volume
 
-GENERATOR = UNetSettings(levels=3, features=4, max_features=8, refine=4, inputs=5, outputs=4)
-WIDTH = 2
 
-
-@pytest.fixture(scope="module")
-def bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tiny bundle with a generator of four contrasts, calibrated for one direction."""
-    network = build_generator(GENERATOR, 32, torch.Generator().manual_seed(1))
-    assert isinstance(network, UNet)
-    head = ScaleHead(network.feature_channels, WIDTH, GENERATOR.inputs, GENERATOR.outputs)
-    weights = dict(tiny_bundle.weights)
-    for name, part in (("to_any", network), ("to_any_scale", head)):
-        weights |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
-    typical = {c: IntensityNormalisation(low=0, high=1000) for c in CONTRASTS}
-    more = AnyContrast(
-        contrasts=CONTRASTS, generator=GENERATOR, width=WIDTH, factor={"T1w+FLAIR to T2w": 2.0}
-    )
-    update = {
-        "any_contrast": more,
-        "typical": typical | tiny_bundle.manifest.typical,
-        "uncertainty": Uncertainty(factor={"T2w": 1.0}),
-    }
-    manifest = BundleManifest.build(
-        tiny_bundle.manifest.model_copy(update=update).model_dump(mode="json")
-    )
-    return save_bundle(manifest, weights, tmp_path_factory.mktemp("four") / "bundle")
+@pytest.fixture
+def bundle(four_bundle: Bundle) -> Bundle:
+    return four_bundle
 
 
 @pytest.fixture
@@ -139,9 +111,9 @@ def test_files(bundle: Bundle, scans: dict[str, Volume], tmp_path: Path) -> None
         Translator(each, "cpu").translate(scans["T2w"], "PDw") for each in (bundle, again)
     )
     np.testing.assert_array_equal(one.voxels, other.voxels)
-    wrong = GENERATOR.model_copy(update={"outputs": 3})
     more = bundle.manifest.any_contrast
     assert more is not None
+    wrong = more.generator.model_copy(update={"outputs": 3})
     manifest = bundle.manifest.model_copy(
         update={"any_contrast": more.model_copy(update={"generator": wrong})}
     )

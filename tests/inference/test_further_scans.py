@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrbridge import io
+from mrbridge import io, models
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference import further_scans
-from mrbridge.inference.synthesis import Request
 from mrbridge.inference.translate import translate
 from mrbridge.inference.translator import Translator, TranslatorResult
 from mrbridge.preprocessing.registration import Registration
@@ -28,20 +27,23 @@ SHIFT = (3.0, -2.0, 4.0)
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Volume]]:
-    """The tiny model, as if it took and made four contrasts; what each translation was given."""
+    """The further scans of each translation, on the grid of the scan."""
     calls: list[dict[str, Volume]] = []
     original = Translator.result
 
-    def result(
-        self: Translator, volume: Volume, to: str, *, also: Any = None, **more: Any
-    ) -> TranslatorResult:
-        calls.append(dict(also or {}))
-        return original(self, volume, to, **more)
+    def result(self: Translator, volume: Volume, to: str, **how: Any) -> TranslatorResult:
+        calls.append(dict(how.get("also") or {}))
+        return original(self, volume, to, **how)
 
     monkeypatch.setattr(Translator, "result", result)
-    four = property(lambda self: ("T1w", "T2w", "PDw", "FLAIR"))
-    monkeypatch.setattr(Request, "contrasts", four)
     return calls
+
+
+@pytest.fixture
+def as_shipped(four_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """The bundle of four contrasts in the place of the one that comes with mrbridge."""
+    monkeypatch.setattr(models, "shipped", lambda: four_bundle.path)
+    return four_bundle
 
 
 @pytest.fixture
@@ -86,9 +88,9 @@ class TestNaming:
 
 class TestFiles:
     def test_on_one_grid(
-        self, given: list[Any], tiny_bundle: Bundle, folder: Path, tmp_path: Path
+        self, given: list[Any], four_bundle: Bundle, folder: Path, tmp_path: Path
     ) -> None:
-        run_one(tiny_bundle, folder, tmp_path / "out", also=[folder / "sub-06_FLAIR.nii.gz"])
+        run_one(four_bundle, folder, tmp_path / "out", also=[folder / "sub-06_FLAIR.nii.gz"])
         ((contrast, scan),) = given[0].items()
         assert contrast == "FLAIR"
         np.testing.assert_array_equal(scan.voxels, io.read(folder / "sub-06_FLAIR.nii.gz").voxels)
@@ -101,10 +103,10 @@ class TestFiles:
 
     @pytest.mark.usefixtures("registered")
     def test_on_another_grid(
-        self, given: list[Any], tiny_bundle: Bundle, folder: Path, tmp_path: Path, caplog: Any
+        self, given: list[Any], four_bundle: Bundle, folder: Path, tmp_path: Path, caplog: Any
     ) -> None:
         with caplog.at_level(logging.INFO, "mrbridge"):
-            run_one(tiny_bundle, folder, tmp_path / "o", also=[folder / "sub-06_PDw.nii.gz"])
+            run_one(four_bundle, folder, tmp_path / "o", also=[folder / "sub-06_PDw.nii.gz"])
         assert "sub-06_PDw.nii.gz: registered to the scan: moved by up to 5.4 mm" in caplog.text
         scan = given[0]["PDw"]
         still = io.read(folder / "sub-06_FLAIR.nii.gz")
@@ -131,9 +133,18 @@ class TestFiles:
         note = json.loads((tmp_path / "o.json").read_text())
         assert all(source.startswith("sha256:") for source in note["Sources"])
 
+    def test_an_unknown_scan_is_of_the_best_contrast_that_is_left(
+        self, given: list[Any], four_bundle: Bundle, folder: Path
+    ) -> None:
+        scan = replace(io.read(folder / "sub-06_FLAIR.nii.gz"), contrast=None)
+        other = io.read(folder / "sub-06_T1w.nii.gz")
+        made = translate(scan, model=four_bundle, device="cpu", also={"T1w": other}, to="T2w")
+        assert list(given[0]) == ["T1w"]
+        alone = translate(scan, model=four_bundle, device="cpu", to="T2w")
+        assert not np.array_equal(made.voxels, alone.voxels)
+
 
 class TestRefusals:
-    @pytest.mark.usefixtures("given")
     @pytest.mark.parametrize(
         ("also", "reason"),
         [
@@ -147,21 +158,20 @@ class TestRefusals:
         ],
     )
     def test_wrong_scans(
-        self, also: str, reason: str, tiny_bundle: Bundle, folder: Path, tmp_path: Path
+        self, also: str, reason: str, four_bundle: Bundle, folder: Path, tmp_path: Path
     ) -> None:
         scan = io.read(folder / "sub-06_FLAIR.nii.gz")
         for name in ("sub-06_T2w.nii.gz", "b.nii.gz", "lesion_mask.nii.gz"):
             io.write(replace(scan, header=None), folder / name)
         named = also.format(folder) if "=" in also else str(folder / also)
         with pytest.raises(InputError, match=reason) as caught:
-            run_one(tiny_bundle, folder, tmp_path / "out", also=[named], to="T2w")
+            run_one(four_bundle, folder, tmp_path / "out", also=[named], to="T2w")
         assert caught.value.path is not None
         assert not (tmp_path / "out").exists()
 
-    @pytest.mark.usefixtures("given")
     def test_registration_that_fails(
         self,
-        tiny_bundle: Bundle,
+        four_bundle: Bundle,
         folder: Path,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -171,17 +181,16 @@ class TestRefusals:
 
         monkeypatch.setattr(further_scans, "register", register)
         with pytest.raises(InputError, match=r"cannot be registered to the scan \(registration"):
-            run_one(tiny_bundle, folder, tmp_path / "o", also=[folder / "sub-06_PDw.nii.gz"])
+            run_one(four_bundle, folder, tmp_path / "o", also=[folder / "sub-06_PDw.nii.gz"])
 
     def test_models_of_one_scan(self, tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="this model takes one scan"):
             run_one(tiny_bundle, folder, tmp_path / "o", also=[folder / "sub-06_FLAIR.nii.gz"])
 
-    @pytest.mark.usefixtures("given")
-    def test_folders(self, tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    def test_folders(self, four_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
         also = [folder / "sub-06_FLAIR.nii.gz"]
         with pytest.raises(SettingsError, match="belong to one scan"):
-            translate(folder, tmp_path / "o", model=tiny_bundle, device="cpu", also=also)
+            translate(folder, tmp_path / "o", model=four_bundle, device="cpu", also=also)
 
 
 class TestSessions:
@@ -204,9 +213,9 @@ class TestSessions:
         return root
 
     def test_they_are_used_together(
-        self, given: list[Any], root: Path, tiny_bundle: Bundle, tmp_path: Path
+        self, given: list[Any], root: Path, four_bundle: Bundle, tmp_path: Path
     ) -> None:
-        how: dict[str, Any] = {"model": tiny_bundle, "device": "cpu"}
+        how: dict[str, Any] = {"model": four_bundle, "device": "cpu"}
         done = translate(root, tmp_path / "out", **how)
         assert [sorted(one) for one in given] == [["FLAIR", "PDw"], [], []]
         assert [one.source.name for one in done] == [
@@ -223,9 +232,9 @@ class TestSessions:
         assert all(one.skipped for one in again)
 
     def test_or_one_by_one(
-        self, given: list[Any], root: Path, tiny_bundle: Bundle, tmp_path: Path
+        self, given: list[Any], root: Path, four_bundle: Bundle, tmp_path: Path
     ) -> None:
-        how: dict[str, Any] = {"model": tiny_bundle, "device": "cpu"}
+        how: dict[str, Any] = {"model": four_bundle, "device": "cpu"}
         translate(root, tmp_path / "out", together=False, **how)
         assert given == [{}, {}, {}]
         report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -233,10 +242,10 @@ class TestSessions:
         assert reasons["1_FLAIR.nii.gz"] == "is FLAIR, not T1w"
 
     def test_one_that_cannot_be_used_is_left_out(
-        self, given: list[Any], root: Path, tiny_bundle: Bundle, tmp_path: Path, caplog: Any
+        self, given: list[Any], root: Path, four_bundle: Bundle, tmp_path: Path, caplog: Any
     ) -> None:
         path = root / "sub-01/ses-1/anat/sub-01_ses-1_PDw.nii.gz"
         path.write_bytes(path.read_bytes()[:200])
-        translate(root, tmp_path / "out", model=tiny_bundle, device="cpu")
+        translate(root, tmp_path / "out", model=four_bundle, device="cpu")
         assert [sorted(one) for one in given] == [["FLAIR"], [], []]
         assert "the further PDw scan is left out" in caplog.text

@@ -224,7 +224,7 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
     if contrast == "T1w":
         # Grey matter lies between white matter and fluid; in FLAIR and in infants it does not.
         between = (1 - grey) / max(1 - low, 0.05)
-        scores = (
+        scores: tuple[float, ...] = (
             # 0 if grey matter is as bright as white; spin echoes come near.
             _graded(-between, -0.20, -0.10, 0.0),
             _graded(low, 0.40, 0.74, 0.88),

@@ -51,16 +51,16 @@ class Request:
     @property
     def contrasts(self) -> tuple[str, ...]:
         """Those of the model."""
-        return self.translator.bundle.source, self.translator.bundle.target
+        return self.translator.bundle.contrasts
 
     def taken(self, to: str) -> tuple[str, ...]:
         """The contrasts that `to` is made from, the best first."""
-        return tuple(contrast for contrast in self.contrasts if contrast != to)
+        return self.translator.bundle.preferred(to)
 
     @property
     def takes_several(self) -> bool:
         """Whether the model makes a contrast from several scans."""
-        return len(self.contrasts) > 2
+        return self.translator.bundle.manifest.any_contrast is not None
 
     def read(self, path: Path) -> Volume:
         """Read a scan; a contrast that only the model knows, such as `CT`, is known by its name.
@@ -76,9 +76,14 @@ class Request:
         bundle = self.translator.bundle
         return self.settings.to or (bundle.source if known == bundle.target else bundle.target)
 
+    def assumed(self, to: str, further: Sequence[FurtherScan] = ()) -> str:
+        """The contrast that a scan of unknown contrast is treated as having."""
+        given = [one.contrast for one in further]
+        return next((one for one in self.taken(to) if one not in given), self.taken(to)[0])
+
     def assumption(self, to: str) -> str:
         """The warning about a scan of unknown contrast that is translated into `to`."""
-        return f"nothing identifies its contrast; assuming it is {self.taken(to)[0]}"
+        return f"nothing identifies its contrast; assuming it is {self.assumed(to, self.further)}"
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,12 @@ def synthesise(
             error.path = error.path or path
             raise
         scan = request.grid.refined(scan, grid, translator.bundle.manifest.standard.spacing_mm)
-    placed = place(request, scan, to, request.further if further is None else further)
+    further = request.further if further is None else further
+    if further and scan.contrast is None and scan.other is None:
+        scan = replace(scan, contrast=request.assumed(to, further))
+        if path is not None:
+            log.warning("%s: %s", _name(path), request.assumption(to))
+    placed = place(request, scan, to, further)
     also: dict[str, Any] = {}
     if placed:
         also["also"] = {one.contrast: one.volume for one in placed}

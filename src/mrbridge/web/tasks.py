@@ -57,7 +57,7 @@ def model_facts(translator: Translator, model: str | Path) -> Facts:
     translator.translate_slices(noise, manifest.target)
     return {
         "name": Path(model).name if isinstance(model, Path) else model,
-        "contrasts": [manifest.source, manifest.target],
+        "contrasts": list(manifest.contrasts),
         "preset": manifest.preset,
         "sha256": translator.bundle.hash,
         "uncertainty": translator.bundle.manifest.uncertainty is not None,
@@ -119,7 +119,7 @@ def verdict(scan: Volume, translator: Translator) -> Facts:
     The same as `translate` and `inspect` find in its name, its header and its image; and what
     reading repaired or assumed.
     """
-    known = translator.bundle.source, translator.bundle.target
+    known = translator.bundle.contrasts
     to = translator.choose_contrast(scan, None)
     try:
         is_head = translator.bundle.manifest.standard.foreground == "head"
@@ -243,8 +243,9 @@ def result_name(scan: Path, to: str) -> str:
 def methods(translator: Translator, known: str | None, to: str) -> str:
     """A paragraph for the methods section of a paper."""
     manifest = translator.bundle.manifest
-    source = manifest.source if to == manifest.target else manifest.target
-    generator = count_parameters(translator.bundle.build("to_target"))
+    source = known or translator.bundle.preferred(to)[0]
+    direction = translator.bundle.direction((known,), to)
+    generator = count_parameters(translator.bundle.build(direction.generator))
     planes = (
         "The generator was applied to axial, coronal and sagittal slices, and the three results "
         "were averaged."
@@ -272,7 +273,7 @@ def _read(task: Task, translator: Translator) -> Volume:
     from mrbridge.io.dicom import choose_series, find_series, nameless, read_series
 
     bundle = translator.bundle
-    wanted = [one for one in (bundle.source, bundle.target) if one != task.to]
+    wanted = [one for one in bundle.contrasts if one != task.to]
     with nameless(task.scan):
         series = choose_series(find_series(task.scan), wanted, task.series, force=task.force)
         return read_series(series, allow_gaps=task.allow_gaps)
