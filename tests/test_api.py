@@ -145,7 +145,7 @@ WRONG = [
     ("train . -o run --config absent.yaml", "absent.yaml: cannot be read"),
     ("prepare absent -o store", "absent: does not exist"),
     ("prepare . -o store", "holds no T1w and no T2w scans"),
-    ("prepare . -o store --source T9w", "'T9w' is not a known contrast"),
+    ("prepare . -o store --source T9-w", "'T9-w' is not the name of a contrast"),
     ("prepare . -o store --set gaps=2", "did you mean 'gap'"),
     ("translate -m absent -i scan.nii -o made.nii", "absent: does not exist"),
     ("translate -m . -i scan.nii -o made.nii", "scan.nii: does not exist"),

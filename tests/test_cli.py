@@ -125,7 +125,7 @@ class TestErrors:
             (["train", ".", "-o", "run", "--from", "absent"], "absent: does not exist. Use auto"),
             (["train", ".", "-o", "run", "--resume", "--from", "auto"], "Leave out --from"),
             (["prepare", "absent", "-o", "store"], "absent: does not exist"),
-            (["prepare", ".", "-o", "store", "--source", "T3w"], "not a known contrast"),
+            (["prepare", ".", "-o", "store", "--source", "T-w"], "not the name of a contrast"),
             (["translate", "-m", "absent", "-i", "x.nii", "-o", "y"], "absent: does not exist"),
             (["translate", "-m", ".", "-i", "x.nii", "-o", "y"], "x.nii: does not exist"),
             (["export", "-m", "absent", "-o", "y"], "absent: does not exist"),

@@ -300,8 +300,7 @@ def _for_contrasts(settings: TrainSettings, store: Store, initial: Bundle | None
     if settings.simulated_weight != PRESETS[settings.preset].simulated_weight:
         check_simulated(store)
     log.info(
-        "training %s to %s%s without simulated pairs: only heads in %s can be simulated, and only "
-        "these does the shipped model translate",
+        "training %s to %s%s without simulated pairs: only heads in %s can be simulated",
         *(source, target, "" if initial else " from random weights,", " and ".join(CONTRASTS)),
     )
     return settings.changed({"simulated_weight": 0.0})
