@@ -140,8 +140,8 @@ class TestFiles:
         other = io.read(folder / "sub-06_T1w.nii.gz")
         made = translate(scan, model=four_bundle, device="cpu", also={"T1w": other}, to="T2w")
         assert list(given[0]) == ["T1w"]
-        alone = translate(scan, model=four_bundle, device="cpu", to="T2w")
-        assert not np.array_equal(made.voxels, alone.voxels)
+        single = translate(scan, model=four_bundle, device="cpu", to="T2w")
+        assert not np.array_equal(made.voxels, single.voxels)
 
 
 class TestRefusals:
