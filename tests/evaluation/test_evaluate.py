@@ -393,7 +393,7 @@ class TestReport:
         assert not re.search(r"https?://|<link|url\(|@import", page)
         sources = re.findall(r'src="([^"]{0,30})', page)
         assert len(sources) == 2 * (2 + 2 * 2)
-        assert all(source.startswith("data:image/png;base64,") for source in sources)
+        assert all(source.startswith("data:image/webp;base64,") for source in sources)
 
     def test_the_worst_and_the_median_case_are_embedded(self, bids, world, monkeypatch, tmp_path):
         monkeypatch.setattr(result_module, "packed_viewer", lambda: "eA==")

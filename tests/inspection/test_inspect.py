@@ -81,7 +81,7 @@ def test_the_page_is_self_contained(messy: Path, tmp_path: Path) -> None:
     assert hashes(messy) == before
     loaded = [value for _, key, value in page.attributes if key in ("src", "href", "srcset")]
     assert loaded
-    assert all(value.startswith("data:image/png;base64,") for value in loaded)
+    assert all(value.startswith("data:image/webp;base64,") for value in loaded)
     html = out.read_text(encoding="utf-8")
     assert not re.search(r"url\(|@import|https?://", html)
     assert html.count("<script") == (1 if is_built() else 0), "only the one that opens the viewer"

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,16 +73,17 @@ class Served:
             yield
         finally:
             if self.jobs.worker_pid == number:
-                os.kill(number, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGCONT)
 
 
 @contextmanager
-def serve(bundle: Bundle, **limits: Any) -> Iterator[Served]:
-    """Run a server."""
+def serve(*bundles: Bundle, **limits: Any) -> Iterator[Served]:
+    """Run a server that offers these models."""
     from mrbridge.web.jobs import Jobs
     from mrbridge.web.server import create_app
 
-    jobs = Jobs([bundle.path], ServeSettings(**limits), "cpu")
+    jobs = Jobs([bundle.path for bundle in bundles], ServeSettings(**limits), "cpu")
     runs: list[Path] = []
     headers = {"Authorization": f"Bearer {TOKEN}"}
     try:

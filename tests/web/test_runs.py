@@ -92,6 +92,18 @@ def test_a_run_that_has_only_begun(run_folder: Path):
     assert (run["rows"], run["is_training"], run["best_epoch"]) == ([], False, None)
 
 
+def test_a_run_that_was_deleted(web: Served, run_folder: Path):
+    web.runs.append(run_folder)
+    (run_folder / "settings.yaml").unlink()
+    try:
+        answer = web.client.get("/api/runs/0")
+    finally:
+        web.runs.clear()
+    assert answer.status_code == 404
+    assert "my-run has no settings.yaml" in answer.json()["error"]["text"]
+    assert str(run_folder) not in answer.text
+
+
 def test_the_interface(web: Served, run_folder: Path):
     web.runs.append(run_folder)
     try:

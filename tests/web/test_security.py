@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -23,7 +24,7 @@ import pytest
 from tests.web.conftest import TOKEN, Served, serve
 
 from mrbridge.bundle import Bundle
-from mrbridge.web.guard import Refused, bound
+from mrbridge.web.guard import Refused, _is_allowed, bound
 from mrbridge.web.settings import ServeSettings
 from mrbridge.web.uploads import check_zip, safe_name
 
@@ -73,8 +74,10 @@ class TestStrangers:
 
     @pytest.mark.parametrize("method", ["POST", "DELETE"])
     def test_changes_need_the_token_too(self, method: str, web: Served):
-        assert httpx.request(method, f"{web.url}/api/jobs/x").status_code in (401, 405)
-        assert httpx.request(method, f"{web.url}/api/jobs/x/start").status_code in (401, 405)
+        for path in ("/api/jobs", "/api/jobs/x", "/api/jobs/x/start", "/api/jobs/x/cancel"):
+            files = {"scan": ("a_T1w.nii", b"x")} if method == "POST" else None
+            assert httpx.request(method, f"{web.url}{path}", files=files).status_code == 401
+        assert web.jobs.all() == []
 
     @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "10.0.0.1", "", "[::"])
     def test_names_that_are_rebound_to_this_address(self, host: str, web: Served):
@@ -84,6 +87,19 @@ class TestStrangers:
     @pytest.mark.parametrize("host", ["127.0.0.1:1", "localhost", "[::1]:8000"])
     def test_its_own_names(self, host: str, web: Served):
         assert web.client.get("/api/health", headers={"Host": host}).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("name", "host", "allowed"),
+        [
+            ("evil.example", "0.0.0.0", False),
+            ("192.168.1.5", "0.0.0.0", True),
+            ("scanner.local", "scanner.local", True),
+            ("evil.example", "scanner.local", False),
+            ("192.168.1.5", "127.0.0.1", False),
+        ],
+    )
+    def test_names_of_a_server_that_others_may_reach(self, name: str, host: str, allowed: bool):
+        assert _is_allowed(name, host) is allowed
 
     @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
     def test_requests_of_other_pages(self, origin: str, web: Served, t1w: Path):
@@ -150,6 +166,8 @@ class TestLimits:
         answer = small.post(t1w)
         assert answer.status_code == 429
         assert "keeps 3 scans" in answer.json()["error"]["text"]
+        with pytest.raises(Refused, match="keeps 3 scans"):  # uploads that were sent together
+            small.jobs.add(small.jobs.all()[0])
 
     def test_all_scans_together_have_a_limit(self, small: Served, tmp_path: Path):
         large = tmp_path / "large_T1w.nii"
@@ -166,6 +184,38 @@ class TestLimits:
         answer = small.post(bomb)
         assert answer.status_code == 413
         assert "unpacks to more than 1 MiB" in answer.json()["error"]["text"]
+
+    def test_a_zip_of_too_many_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("mrbridge.web.uploads._MOST_FILES", 3)
+        path = tmp_path / "many.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for number in range(4):
+                archive.writestr(f"{number}.dcm", b"")
+        with pytest.raises(Refused, match="more than 3 files"):
+            check_zip(path, 1000)
+
+    def test_a_zip_of_nifti_files(self, web: Served, t1w: Path, tmp_path: Path):
+        path = tmp_path / "scans.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(t1w, "sub-01/sub-01_T1w.nii.gz")
+        answer = web.post(path)
+        assert answer.status_code == 422
+        assert "Unpack it" in answer.json()["error"]["text"]
+        assert web.jobs.all() == []
+
+    def test_a_file_that_unpacks_to_more_than_it_promises(
+        self, web: Served, t1w: Path, tmp_path: Path
+    ):
+        import gzip
+
+        bomb = tmp_path / "bomb_T1w.nii.gz"
+        with gzip.open(bomb, "wb") as file:
+            file.write(gzip.decompress(t1w.read_bytes()))
+            for _ in range(64):
+                file.write(bytes(1 << 20))
+        job = web.translated(bomb)
+        assert job["state"] == "failed"
+        assert "more than its header promises" in job["error"]["text"]
 
     def test_a_header_that_promises_too_much(self, web: Served, t1w: Path, tmp_path: Path):
         import gzip
@@ -276,6 +326,19 @@ def test_a_killed_worker_is_replaced(web: Served, t1w: Path):
     assert web.translated(t1w)["state"] == "done"
 
 
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="this system has no waitid")
+def test_a_stopped_worker_is_replaced(web: Served, t1w: Path, monkeypatch: pytest.MonkeyPatch):
+    number = web.jobs.worker_pid
+    with web.paused():
+        job = web.post(t1w).json()
+        monkeypatch.setattr("mrbridge.web.worker._STOPPED_SECONDS", 0.3)
+        failed = web.end_of(job)
+    assert failed["state"] == "failed"
+    assert "worker process was stopped" in failed["error"]["text"]
+    assert web.translated(t1w)["state"] == "done"
+    assert web.jobs.worker_pid != number
+
+
 def test_200_requests_at_once_next_to_slow_clients(web: Served, t1w: Path):
     port = httpx.URL(web.url).port
     slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
@@ -303,10 +366,13 @@ def test_200_requests_at_once_next_to_slow_clients(web: Served, t1w: Path):
 
 
 class TestCommandLine:
-    def start(self, bundle: Bundle, place: Path) -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-m", "mrbridge", "serve", "-m", str(bundle.path)]
+    def start(
+        self, bundle: Path, place: Path, *more: str, cwd: Path | None = None
+    ) -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-m", "mrbridge", "serve", "-m", str(bundle)]
         process = subprocess.Popen(
-            [*command, "--port", "0", "--json"],
+            [*command, "--port", "0", "--json", *more],
+            cwd=cwd,
             env=os.environ | {"TMPDIR": str(place)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -318,7 +384,7 @@ class TestCommandLine:
     def test_ctrl_c_ends_it_and_removes_everything(
         self, tiny_bundle: Bundle, t1w: Path, tmp_path: Path
     ):
-        process, url = self.start(tiny_bundle, tmp_path)
+        process, url = self.start(tiny_bundle.path, tmp_path)
         assert url.startswith("http://127.0.0.1:")
         assert len(httpx.URL(url).params["token"]) >= 32
         health = httpx.get(url.replace("/?", "/api/health?"))
@@ -337,15 +403,46 @@ class TestCommandLine:
     def test_what_a_killed_server_left_is_removed_by_the_next_one(
         self, tiny_bundle: Bundle, tmp_path: Path
     ):
-        process, _ = self.start(tiny_bundle, tmp_path)
+        process, _ = self.start(tiny_bundle.path, tmp_path)
         process.kill()
-        process.communicate()
+        process.communicate()  # ends once the worker, which has the same output, has ended too
         (left,) = tmp_path.iterdir()
-        process, _ = self.start(tiny_bundle, tmp_path)
-        assert not left.exists()
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
-        assert list(tmp_path.iterdir()) == []
+        for number in (signal.SIGTERM, signal.SIGHUP):  # a service is stopped, a terminal closed
+            process, _ = self.start(tiny_bundle.path, tmp_path)
+            assert not left.exists()
+            process.send_signal(number)
+            process.communicate(timeout=120)
+            assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.slow
+    def test_code_that_a_model_names_is_imported_if_allowed(
+        self, tiny_bundle: Bundle, t1w: Path, run: Callable[..., Any], tmp_path: Path
+    ):
+        here, place = tmp_path / "here", tmp_path / "place"
+        place.mkdir()
+        shutil.copytree(tiny_bundle.path, here / "bundle")
+        shutil.copy(ROOT / "examples/extension/mrbridge_example.py", here)
+        manifest = here / "bundle/bundle.json"
+        values = json.loads(manifest.read_text())
+        values["standard"]["extra"] = {"bright": {"kind": "mrbridge_example:clip_bright"}}
+        manifest.write_text(json.dumps(values))
+        code, _, err = run("serve", "-m", here / "bundle", "--port", "0")
+        assert code == 2
+        assert "mrbridge_example:clip_bright" in err
+        assert "--allow-code" in err
+        process, url = self.start(here / "bundle", place, "--allow-code", cwd=here)
+        try:
+            jobs = url.replace("/?", "/api/jobs?")
+            job = httpx.post(jobs, files={"scan": (t1w.name, t1w.read_bytes())}).json()
+            deadline = time.monotonic() + 180
+            while job["state"] in ("queued", "running"):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+                job = httpx.get(url.replace("/?", f"/api/jobs/{job['id']}?")).json()
+            assert job["state"] == "done", job
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=120)
 
     def test_a_port_that_is_taken(self, run: Callable[..., Any], tiny_bundle: Bundle):
         with socket.socket() as taken:

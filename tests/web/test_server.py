@@ -193,6 +193,32 @@ class TestTrueScan:
         assert "registered" in how
         assert "4.5 mm" in how
 
+    @pytest.mark.slow
+    def test_a_simulated_head_that_moved_is_registered(self, web: Served, tmp_path: Path):
+        from mrbridge.phantom import PhantomSettings
+        from mrbridge.phantom.subjects import simulate
+        from mrbridge.preprocessing.resample import resample
+
+        subject = simulate(PhantomSettings(spacing_mm=3, seed=3), 0)
+        turn = np.radians(5)
+        motion = np.eye(4)
+        motion[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+        motion[:3, 3] = 6, -4, 3
+        t1w, t2w = tmp_path / "sub-1_T1w.nii.gz", tmp_path / "sub-1_T2w.nii.gz"
+        io.write(subject.t1w, t1w)
+        io.write(resample(subject.t2w, subject.t2w, motion), t2w)
+        job = web.translated(t1w, truth=t2w)
+        assert job["comparison"]["note"].startswith("It was registered to the source (rigid, moved")
+        content = web.client.get(f"/api/jobs/{job['id']}/files/truth.nii").read()
+        shown = nib.Nifti1Image.from_bytes(content)
+        np.testing.assert_allclose(shown.affine, subject.t1w.affine)
+        core = tuple(slice(n // 4, -(n // 4)) for n in shown.shape)
+
+        def likeness(voxels: np.ndarray) -> float:
+            return float(np.corrcoef(voxels[core].ravel(), subject.t2w.voxels[core].ravel())[0, 1])
+
+        assert likeness(io.read(t2w).voxels) < 0.7 < 0.9 < likeness(shown.get_fdata())
+
     def test_a_scan_that_cannot_be_registered_is_refused_with_the_reason(
         self, web: Served, pair: tuple[Path, Path], tmp_path: Path
     ):

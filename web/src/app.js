@@ -9,7 +9,7 @@ const byId = (id) => document.getElementById(id);
 const STATES = {
   ready: "Ready to translate",
   queued: "Waiting",
-  running: "At work",
+  running: "Translating",
   done: "Translated",
   failed: "Failed",
   cancelled: "Cancelled",
@@ -35,7 +35,7 @@ class Page {
 
   async add(files) {
     const scans = asScans(files);
-    if (!scans.length) this.complain("There is no file in it.");
+    if (!scans.length) this.complain("There are no files in what you dropped.");
     for (const scan of scans) await this.send(scan).catch((error) => this.complain(error));
   }
 
@@ -96,7 +96,8 @@ class Page {
         list.append(row);
       }
       const share = job.state === "running" && job.progress > 0 ? `, ${Math.round(100 * job.progress)} %` : "";
-      row.querySelector(".state").textContent = STATES[job.state] + share;
+      const reading = !job.scan && ["queued", "running"].includes(job.state);
+      row.querySelector(".state").textContent = (reading ? "Reading" : STATES[job.state]) + share;
       row.firstChild.setAttribute("aria-current", String(job.id === this.chosen));
     }
   }

@@ -4,19 +4,19 @@ import { button, element, option } from "./dom.js";
 import { Viewer } from "./viewer.js";
 
 const VERDICTS = {
-  usual: "Usual: nothing speaks against translating it.",
-  unusual: "Unusual: look at the result with care.",
-  refused: "Refused: this is not a scan to translate.",
+  usual: "Usual: the model was made for scans like this one.",
+  unusual: "Unusual: check the result with care.",
+  refused: "Refused: the model was not made for this.",
 };
 
 const KINDS = {
   scan: "the synthetic scan, in the format that came in",
   sidecar: "how it was made (JSON)",
   uncertainty: "the uncertainty map",
-  report: "a page with the viewer and the scans inside",
-  methods: "a paragraph for a paper",
-  scores: "how near it comes to the true scan (JSON)",
-  all: "everything",
+  report: "one page with the scans and a viewer",
+  methods: "a paragraph for the methods section of a paper",
+  scores: "scores against the true scan (JSON)",
+  all: "all files in one zip",
 };
 
 const ROLES = { source: "source", synthetic: "synthetic", truth: "true scan", difference: "difference from the true scan", uncertainty: "uncertainty" };
@@ -36,7 +36,7 @@ export class Detail {
   clear() {
     this.viewer?.close();
     this.id = this.viewer = this.shown = null;
-    this.root.replaceChildren(element("p", { className: "empty" }, "No scan yet. What you add appears here."));
+    this.root.replaceChildren(element("p", { className: "empty" }, "No scan yet. Add one to see what it is, translate it and download the result."));
   }
 
   /** Show a job; parts that do not change stay, so that the focus stays where it is. */
@@ -75,7 +75,7 @@ export class Detail {
     const facts = [
       ["Contrast", scan.contrast ? `${scan.contrast}${item?.reason ? `, ${item.reason}` : ""}` : "unknown"],
       ["Grid", scan.shape.join(" × ")],
-      ["Spacing", scan.spacing_mm ? `${scan.spacing_mm.map((x) => x.toPrecision(3)).join(" × ")} mm` : "a 2D image has none"],
+      ["Spacing", scan.spacing_mm ? `${scan.spacing_mm.map((x) => x.toPrecision(3)).join(" × ")} mm` : "unknown (2D image)"],
     ];
     if (scan.items.length > 1) facts.push(["Series", `${scan.items.length} in the folder`]);
     const list = element("dl", {}, ...facts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)]));
@@ -112,7 +112,7 @@ export class Detail {
       const has = models[model.value].uncertainty;
       uncertainty.disabled = !has;
       uncertainty.checked = has;
-      about.textContent = has ? " Also an uncertainty map" : " Uncertainty map (this model has none)";
+      about.textContent = has ? " Compute an uncertainty map" : " No uncertainty map: this model does not provide one";
     };
     const time = element("span", { className: "note" });
     const expected = () => {
@@ -139,21 +139,21 @@ export class Detail {
     to.addEventListener("change", () => (start.textContent = `Translate to ${to.value}`));
     const refused = job.verdict.state === "refused" || job.error;
     return [
-      element("div", { className: "controls" }, element("label", {}, "Into ", to), models.length > 1 ? element("label", {}, "Model ", model) : null, usable.length > 1 ? element("label", {}, "Series ", series) : null),
+      element("div", { className: "controls" }, element("label", {}, "Contrast ", to), models.length > 1 ? element("label", {}, "Model ", model) : null, usable.length > 1 ? element("label", {}, "Series ", series) : null),
       element("div", { className: "controls" },
         element("label", {}, uncertainty, about)),
-      element("div", { className: "controls" }, element("label", {}, "Compare with the true scan, if there is one: ", truth)),
+      element("div", { className: "controls" }, element("label", {}, "True scan, if you have one, for comparison: ", truth)),
       refused || isDicom
         ? element("div", { className: "controls" },
-            refused ? element("label", {}, force, " Translate it even if it is refused (--force)") : null,
-            isDicom ? element("label", {}, gaps, " Fill missing slices (--allow-gaps)") : null)
+            refused ? element("label", {}, force, " Translate it although it is refused (--force)") : null,
+            isDicom ? element("label", {}, gaps, " Interpolate missing slices (--allow-gaps)") : null)
         : null,
       element("div", { className: "controls" }, start, time, remove),
     ];
   }
 
   #timeLeft(job) {
-    if (job.state === "queued") return job.waiting_for ? `Waits for ${job.waiting_for} other scan${job.waiting_for > 1 ? "s" : ""}.` : "Waits for the scan before it.";
+    if (job.state === "queued") return job.waiting_for ? `${job.waiting_for} scan${job.waiting_for > 1 ? "s" : ""} ahead in the queue.` : "Next in the queue.";
     const now = performance.now() / 1000;
     if (job.progress <= 0.02) {
       this.began = now;
@@ -165,19 +165,19 @@ export class Detail {
   }
 
   #take(job) {
-    const notes = job.notes.length ? card("Remarks", element("ul", {}, ...job.notes.map((note) => element("li", {}, note)))) : null;
+    const notes = job.notes.length ? card("Notes", element("ul", {}, ...job.notes.map((note) => element("li", {}, note)))) : null;
     if (!job.files.length) return notes ? [notes] : [];
     const rows = job.files.map((file) =>
       element("li", {}, element("a", { className: "button", href: address(`/api/jobs/${job.id}/files/${encodeURIComponent(file.name)}`), download: file.name }, file.name), element("span", { className: "what" }, `${KINDS[file.kind] ?? file.kind}, ${size(file.bytes)}`)));
-    return [notes, card("Take home", element("ul", { className: "files" }, ...rows))].filter(Boolean);
+    return [notes, card("Download", element("ul", { className: "files" }, ...rows))].filter(Boolean);
   }
 
   #compare(job) {
     const { comparison } = job;
     if (!comparison) return [];
-    const title = "Compared with the true scan";
+    const title = "Comparison with the true scan";
     if (comparison.refused) return [card(title, element("div", { className: "error" }, comparison.refused))];
-    const methods = { model: "synthetic scan", floor: "best intensity curve, fitted to this scan", copy: "unchanged source" };
+    const methods = { model: "synthetic scan", floor: "best intensity curve, fitted to this pair", copy: "source, unchanged" };
     const cells = (row, tag = "td") => row.map((text) => element(tag, {}, text));
     const head = element("tr", {}, ...cells(["", "PSNR", "SSIM", "mean absolute error"], "th"));
     const rows = Object.entries(methods).map(([method, words]) => {
@@ -203,7 +203,7 @@ export class Detail {
     const order = ["source", "synthetic", "truth", "difference", "uncertainty"];
     layers.sort((a, b) => order.indexOf(a.role) - order.indexOf(b.role));
     this.viewer = new Viewer(place, layers);
-    const shown = card("Look", place);
+    const shown = card("View", place);
     queueMicrotask(() => this.viewer.show().catch((error) => place.replaceChildren(element("div", { className: "error" }, `The scans cannot be shown (${error.message}). The viewer needs WebGL 2.`))));
     return [shown];
   }

@@ -40,7 +40,7 @@ function chart(title, columns, rows, best) {
     const known = rows.filter((row) => row[name] !== undefined);
     const path = known.map((row, i) => `${i ? "L" : "M"}${x(row.epoch).toFixed(1)} ${y(row[name]).toFixed(1)}`).join("");
     picture.append(svg("path", { class: `line-${n}`, d: known.length > 1 ? path : `${path}h3` }));
-    keys.push(element("span", { className: `key-${n}` }, `${words} ${short(known.at(-1)[name])} `));
+    keys.push(element("span", { className: `key-${n}` }, `${words} ${short(known.at(-1)[name])}`));
   });
   picture.setAttribute("aria-label", `${title}, from epoch ${first} to ${last}; now ${keys.map((key) => key.textContent).join(", ")}`);
   return element("figure", {}, picture, element("figcaption", { className: "note" }, ...keys));
@@ -56,7 +56,7 @@ function charts(run) {
   }
   const of = (groups) => element("div", { className: "charts" }, ...groups.map((columns) => chart(Object.values(columns)[0], columns, run.rows, run.best_epoch)));
   return [
-    groups.size ? element("section", { className: "card" }, element("h2", {}, "Validation scores"), of([...groups.values()])) : null,
+    groups.size ? element("section", { className: "card" }, element("h2", {}, "Validation scores"), of([...groups.values()]), run.best_epoch ? element("p", { className: "note" }, "The dotted line is the best epoch so far.") : null) : null,
     element("section", { className: "card" }, element("h2", {}, "Losses"), of(Object.entries(losses).map(([name, words]) => ({ [name]: words })))),
   ];
 }
@@ -64,8 +64,8 @@ function charts(run) {
 function state(run) {
   if (!run.rows.length) return "The first epoch is under way.";
   const { epoch } = run.rows.at(-1);
-  const best = run.best_epoch ? ` The best validation so far was in epoch ${run.best_epoch}.` : run.best_epoch === 0 ? " No validation so far was better than the initial model." : "";
-  const left = run.is_training ? ` About ${clock(run.seconds_left)} left.` : " It does not train now.";
+  const best = run.best_epoch ? ` Best validation so far: epoch ${run.best_epoch}.` : run.best_epoch === 0 ? " So far, no validation was better than the initial model." : "";
+  const left = run.is_training ? ` About ${clock(run.seconds_left)} left.` : " It is not running.";
   return `${epoch} epoch${epoch > 1 ? "s" : ""} in ${clock(run.rows.at(-1).seconds)}.${best}${left}`;
 }
 
@@ -90,11 +90,12 @@ class Runs {
     this.sheet = element("img", { className: "sheet", alt: "" });
     this.samples = element("section", { className: "card" }, element("h2", {}, "Samples"), element("div", { className: "controls" }, this.slider, this.epoch), this.sheet);
     await this.refresh();
-    setInterval(() => this.refresh().catch(() => {}), EVERY_MS);
+    setInterval(() => this.refresh().catch(complain), EVERY_MS);
   }
 
   async refresh() {
     const run = await call("GET", `/api/runs/${this.number}`);
+    byId("messages").replaceChildren();
     const key = JSON.stringify([this.number, run.rows.length, run.samples, run.is_training]);
     const words = element("p", { id: "state" }, state(run));
     if (key === this.shown) return byId("state").replaceWith(words);
@@ -120,4 +121,11 @@ class Runs {
   }
 }
 
-new Runs().start().catch((error) => byId("messages").append(element("div", { className: "error" }, error.message)));
+function complain(error) {
+  byId("messages").replaceChildren(element("div", { className: "error" }, error.message));
+}
+
+new Runs().start().catch((error) => {
+  complain(error);
+  byId("run").replaceChildren();
+});

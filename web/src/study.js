@@ -72,8 +72,8 @@ class Study {
       this.questions.push(question);
       return question;
     });
-    this.save = button("Save, next scan (Enter)", () => this.#save(), { className: "main" });
-    const help = element("p", { className: "note" }, `Keys: R real, S synthetic, 1 to 5 quality${this.spots.length ? ", P next position, Y and N lesion there or not" : ""}, Enter saves. What is saved stays; close the page and continue later whenever you like.`);
+    this.save = button("Save and continue (Enter)", () => this.#save(), { className: "main" });
+    const help = element("p", { className: "note" }, `Keys: R real, S synthetic, 1 to 5 quality${this.spots.length ? ", P next position, Y lesion, N no lesion" : ""}, Enter saves. Saved answers are kept: you can close the page and continue later.`);
     byId("questions").replaceChildren(element("h2", {}, "Questions"), ...this.questions.map((one) => one.root), element("div", { className: "controls" }, this.save), help);
     this.#changed();
     this.viewer = new Viewer(place, [{ role: "source", label: title, synthetic: false, low: 0, high: 255, fetch: () => volume(`/api/scans/${this.scan.scan}`) }], { saves: false });

@@ -197,9 +197,9 @@ export class Viewer {
       this.mode.addEventListener("change", () => this.setMode(this.mode.value));
       this.over = element("select", { ariaLabel: "On top" }, ...this.layers.slice(1).map((layer, n) => option(layer.label, n + 1)));
       this.over.addEventListener("change", () => this.setMode(this.mode.value));
-      this.split = element("input", { type: "range", min: 0, max: 100, value: 50, ariaLabel: "Where the upper scan begins" });
+      this.split = element("input", { type: "range", min: 0, max: 100, value: 50, ariaLabel: "Position of the dividing line" });
       this.split.addEventListener("input", () => this.#swipe());
-      this.flip = button("Switch (space)", () => this.flicker());
+      this.flip = button("Switch (space bar)", () => this.flicker());
       this.overLabel = element("label", {}, "On top ", this.over);
       bar.append(element("label", {}, "Compare ", this.mode), this.overLabel, this.split, this.flip);
     }
@@ -237,7 +237,7 @@ export class Viewer {
     return element(
       "p",
       { className: "note" },
-      `Click or drag to move the crosshair, turn the wheel to change the slice, drag with the right button to change the window. With the keyboard: arrows, Page Up and Page Down move the crosshair${this.panels.length > 1 ? ", space switches between two scans" : ""}. Right of the patient is left in the picture (radiological convention).`,
+      `Mouse: click or drag to move the crosshair, scroll to change the slice, drag with the right button to change the window. Keyboard: the arrow keys, Page Up and Page Down move the crosshair${this.panels.length > 1 ? "; the space bar switches between two scans" : ""}. The patient's right is on the left (radiological convention).`,
     );
   }
 
@@ -289,7 +289,7 @@ export class Viewer {
     this.top.root.style.visibility = this.isTopShown ? "" : "hidden";
     const shown = this.isTopShown ? this.top : this.panels[0];
     shown.canvas.focus();
-    this.#tell(`${shown.layer.label} is shown.`);
+    this.#tell(`${shown.layer.label} is on top.`);
   }
 
   #key(event) {

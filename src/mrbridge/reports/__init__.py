@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +61,13 @@ def mean_and_std(value: Mapping[str, Any], digits: int) -> str:
 
 
 def data_uri(png: bytes | Path) -> str:
-    """A PNG image as the source of an `img` element."""
-    content = png.read_bytes() if isinstance(png, Path) else png
-    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
+    """A PNG image as the source of an `img` element: as lossless WebP, about half as large."""
+    from PIL import Image
+
+    content = BytesIO()
+    with Image.open(png if isinstance(png, Path) else BytesIO(png)) as image:
+        image.save(content, "WEBP", lossless=True)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import signal
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -132,10 +133,10 @@ def _refusal(request: Request, token: str, host: str) -> Response | None:
     named = request.headers.get("host", "")
     name = _host_name(named)
     if not _is_allowed(name, host):
-        return _error(421, "This server is not called that", "Open the printed URL.")
+        return _error(421, "This server does not answer to that host name", "Open the printed URL.")
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != named:
-        return _error(403, "Requests from other pages are refused", "Open the printed URL.")
+        return _error(403, "Requests from other web pages are refused", "Open the printed URL.")
     given = request.query_params.get("token") or request.headers.get(
         "authorization", ""
     ).removeprefix("Bearer ")
@@ -208,5 +209,13 @@ def serve(
     )
     shown = f"[{host}]" if ":" in host else host
     started(f"http://{shown}:{listener.getsockname()[1]}/?token={token}")
+    server = uvicorn.Server(config)
+
+    def hang_up(number: int, frame: object) -> None:
+        server.should_exit = True
+
+    # A terminal that is closed: uvicorn itself listens to SIGINT and SIGTERM only.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, hang_up)
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])

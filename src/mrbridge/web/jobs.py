@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import secrets
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
 from mrbridge.errors import MrbridgeError, as_error
 from mrbridge.io.temporary import sweep, temporary_name
-from mrbridge.parallel.processes import safe_path
 from mrbridge.web.guard import Refused
 from mrbridge.web.settings import ServeSettings
-from mrbridge.web.worker import Task, work
+from mrbridge.web.worker import Task, Worker
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +102,7 @@ class Jobs:
         allow_code: bool = False,
     ) -> None:
         self.settings = settings
-        self._start = models, device, allow_code
+        self._worker = Worker(models, device, allow_code)
         self._jobs: dict[str, Job] = {}
         self._queue: list[Job] = []
         self._changed = threading.Condition()
@@ -114,14 +110,12 @@ class Jobs:
         self._closing = False
         self._reserved = 0
         self._correction = 1.0
-        self._worker: BaseProcess | None = None
-        self._connection: Connection | None = None
         temporary = Path(tempfile.gettempdir())
         sweep(temporary)  # what a server left that was killed
         self.folder = temporary / temporary_name("-serve")
         self.folder.mkdir(mode=0o700)
         try:
-            self.models = self._start_worker()
+            self.models = self._worker.start()
         except BaseException:
             self.close()
             raise
@@ -136,7 +130,7 @@ class Jobs:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._kill_worker()
+        self._worker.kill()
         for one in getattr(self, "_threads", ()):
             one.join(5)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -149,7 +143,7 @@ class Jobs:
     @property
     def worker_pid(self) -> int | None:
         """The process that works."""
-        return None if self._worker is None else self._worker.pid
+        return self._worker.pid
 
     # -- what requests do
 
@@ -162,24 +156,27 @@ class Jobs:
         settings = self.settings
         if size > settings.upload_mib << 20:
             raise Refused(
-                413, f"An upload may have {settings.upload_mib} MiB", "Upload one scan at a time."
+                413, f"The upload exceeds {settings.upload_mib} MiB", "Upload one scan at a time."
             )
         with self._changed:
-            waiting = sum(job.state == "queued" for job in self._jobs.values())
-            if waiting >= settings.waiting:
-                raise Refused(429, f"{waiting} scans are waiting", "Try again when one is done.")
-            if len(self._jobs) >= settings.jobs:
-                raise Refused(
-                    429, f"The server keeps {settings.jobs} scans", "Remove one of them first."
-                )
+            self._check_room()
             used = sum(job.size for job in self._jobs.values()) + self._reserved
             if used + size > settings.total_mib << 20:
                 raise Refused(
                     507,
-                    f"The server keeps {settings.total_mib} MiB of scans and results",
+                    f"Scans and results would exceed {settings.total_mib} MiB",
                     "Remove a scan first.",
                 )
             self._reserved += size
+
+    def _check_room(self) -> None:
+        waiting = sum(job.state == "queued" for job in self._jobs.values())
+        if waiting >= self.settings.waiting:
+            raise Refused(429, f"{waiting} scans are waiting", "Try again when one is done.")
+        if len(self._jobs) >= self.settings.jobs:
+            raise Refused(
+                429, f"The server keeps {self.settings.jobs} scans", "Remove one of them first."
+            )
 
     def release(self, size: int) -> None:
         """Give back room."""
@@ -198,11 +195,10 @@ class Jobs:
         """Queue a job; its files are in its folder already.
 
         Raises:
-            Refused: meanwhile there are too many.
+            Refused: meanwhile there are too many, or too many wait.
         """
         with self._changed:
-            if len(self._jobs) >= self.settings.jobs:
-                raise Refused(429, "The server has no room for another scan", "Remove one first.")
+            self._check_room()
             self._jobs[job.id] = job
             self._queue.append(job)
             self._changed.notify_all()
@@ -220,7 +216,7 @@ class Jobs:
         """
         with self._changed:
             if job.state in ("queued", "running"):
-                raise Refused(409, "It is being worked on", "Wait, or cancel it.")
+                raise Refused(409, "The scan is being processed", "Wait, or cancel it.")
             if not job.facts:
                 raise Refused(409, "The scan could not be read", "Upload it again.")
             if sum(one.state == "queued" for one in self._jobs.values()) >= self.settings.waiting:
@@ -287,7 +283,7 @@ class Jobs:
             "estimated_seconds": seconds and seconds[job.task.model],
             "estimates": seconds,
             "seconds": result.get("seconds") and round(result["seconds"], 2),
-            "notes": result.get("notes", facts.get("notes", [])),
+            "notes": _unsaid(result.get("notes", facts.get("notes", [])), facts.get("verdict")),
             "comparison": result.get("comparison") or None,
             "views": job.views,
             "files": result.get("files", []),
@@ -295,34 +291,6 @@ class Jobs:
         }
 
     # -- the worker
-
-    def _start_worker(self) -> list[dict[str, Any]]:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        with safe_path():
-            self._worker = context.Process(
-                target=work, args=(theirs, *self._start), name="mrbridge-worker", daemon=True
-            )
-            self._worker.start()
-        theirs.close()
-        try:
-            answer = self._connection.recv()
-        except EOFError:
-            raise MrbridgeError(
-                "the worker process ended while it loaded the model", remedy="Check the memory."
-            ) from None
-        if answer[0] == "failed":
-            raise answer[1]
-        loaded: list[dict[str, Any]] = answer[1]
-        return loaded
-
-    def _kill_worker(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker.join(5)
-        if self._connection is not None:
-            with suppress(OSError):
-                self._connection.close()
 
     def _work(self) -> None:
         while True:
@@ -351,23 +319,20 @@ class Jobs:
             EOFError, OSError: the worker has ended.
             MrbridgeError: a new worker could not be started.
         """
-        if self._worker is None or not self._worker.is_alive():
-            self._kill_worker()
-            self._start_worker()
-        assert self._connection is not None
-        self._connection.send(job.task)
+        self._worker.send(job.task)
         while True:
             if job.id in self._cancelled or self._closing:
                 self._cancelled.discard(job.id)
-                self._kill_worker()
+                self._worker.kill()
                 if job.id not in self._jobs:
                     shutil.rmtree(job.folder, ignore_errors=True)
                 if not self._closing:
-                    self._start_worker()
+                    self._worker.start()
                 return
-            if not self._connection.poll(_POLL_SECONDS):
+            answer = self._worker.answer(_POLL_SECONDS)
+            if answer is None:
                 continue
-            kind, *content = self._connection.recv()
+            kind, *content = answer
             if kind == "progress":
                 with self._changed:
                     job.progress = max(job.progress, content[0])
@@ -424,6 +389,7 @@ class Jobs:
         """Report a job whose worker was killed, and start another one."""
         if self._closing:
             return
+        self._worker.kill()
         self._fail(
             job,
             MrbridgeError(
@@ -432,8 +398,7 @@ class Jobs:
             ),
         )
         with suppress(MrbridgeError):  # reported with the next job
-            self._kill_worker()
-            self._start_worker()
+            self._worker.start()
 
     def _touch(self, job: Job) -> None:
         job.version += 1
@@ -451,6 +416,12 @@ class Jobs:
             self.remove_old()
             with self._changed:
                 self._changed.wait(_TIDY_SECONDS)
+
+
+def _unsaid(notes: Sequence[str], verdict: Mapping[str, Any] | None) -> list[str]:
+    """The notes that the reasons of the verdict do not repeat."""
+    said = " ".join(verdict["reasons"]).casefold() if verdict else ""
+    return [note for note in notes if note.casefold() not in said]
 
 
 def _size_of(folder: Path) -> int:

@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from mrbridge.errors import SettingsError
 from mrbridge.io.atomic import read_json
 from mrbridge.settings import read_yaml
 from mrbridge.training.words import WARNINGS, best_epoch, loss_names, score_names, verdicts
@@ -23,8 +24,13 @@ def describe(run: Path) -> dict[str, Any]:
     columns are, for those that are scores or losses.
 
     Raises:
-        SettingsError: its settings.yaml cannot be read.
+        SettingsError: its settings.yaml is missing or cannot be read.
     """
+    if not (run / "settings.yaml").is_file():
+        raise SettingsError(
+            f"the training {run.name} has no settings.yaml any more",
+            remedy="Check whether its folder was moved or deleted.",
+        )
     settings = read_yaml(run / "settings.yaml")
     rows = _rows(run / "metrics.csv")
     manifest = _manifest(run)

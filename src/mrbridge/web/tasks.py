@@ -258,7 +258,8 @@ def methods(translator: Translator, known: str | None, to: str) -> str:
         f"(preset {manifest.preset}, {manifest.networks.generator.kind} generator with "
         f"{generator:,} parameters, weights SHA-256 {translator.bundle.hash[:16]}). {planes} The "
         f"result is on the voxel grid of the input.{unknown} Synthetic images were used for "
-        "research only; they may lack lesions that the source shows, and show what is not there.\n"
+        "research only; they may lack lesions that are visible in the source, and may show "
+        "structures that do not exist.\n"
     )
 
 

@@ -16,7 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
-from mrbridge.io.formats import is_readable
+from mrbridge.io.atomic import suffix_of
+from mrbridge.io.formats import FORMATS, is_readable
 from mrbridge.web.guard import Refused
 from mrbridge.web.jobs import Job, Jobs
 from mrbridge.web.worker import Task
@@ -57,7 +58,7 @@ def choices_of(form: FormData, jobs: Jobs) -> dict[str, Any]:
     """
     number = str(form.get("model") or 0)
     if not number.isdecimal() or int(number) >= len(jobs.models):
-        raise Refused(422, "There is no such model", "Choose one of /api/health.")
+        raise Refused(422, "There is no such model", "Choose one that /api/health lists.")
     to = form.get("to") or None
     makes = jobs.models[int(number)]["contrasts"]
     if to is not None and to not in makes:
@@ -120,7 +121,7 @@ async def receive(request: Request, jobs: Jobs) -> Job:
             limit = jobs.settings.upload_mib << 20
             scan = await run_in_threadpool(_keep, form, "scan", folder / "scan", limit)
             if scan is None:
-                raise Refused(422, "There is no scan in the upload", "Name its field 'scan'.")
+                raise Refused(422, "The upload has no scan", "Send it in the field 'scan'.")
             truth = await run_in_threadpool(_keep, form, "truth", folder / "truth", limit)
             task = Task("look", scan, truth, folder / "results", folder / "views", **choices)
             start = form.get("start") in (None, "") or _is_true(form.get("start"))
@@ -158,7 +159,7 @@ def _keep(form: FormData, field: str, folder: Path, limit: int) -> Path | None:
             check_zip(path, limit)
         return path
     if any(is_readable(Path(safe_name(one.filename or ""))) for one in files):
-        raise Refused(422, "These are several scans", "Upload each of them on its own.")
+        raise Refused(422, "These are several scans", "Upload them one by one.")
     series = folder / "dicom"
     series.mkdir()
     for number, one in enumerate(files):
@@ -186,7 +187,7 @@ def safe_name(name: str) -> str:
     last = re.split(r"[/\\]", name)[-1]
     last = re.sub(r'[\x00-\x1f\x7f:*?"<>|]', "_", last).strip(" .")[-_LONGEST_NAME:]
     if not last:
-        raise Refused(422, "The scan has no name", "Send the file with its name.")
+        raise Refused(422, "The file has no name", "Send it with its name.")
     return last
 
 
@@ -194,20 +195,27 @@ def check_zip(path: Path, limit: int) -> None:
     """Refuse a zip that would unpack to more than `limit` bytes, or has names that lead out of it.
 
     Zips are read in place and never unpacked: this refuses at once what is refused later anyway.
+    A zip may hold a DICOM study, not NIfTI files.
 
     Raises:
-        Refused: it is damaged, too large, or has names that lead elsewhere.
+        Refused: it is damaged, too large, holds NIfTI files or names that lead elsewhere.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise Refused(422, "The zip is not complete", "Make it again.") from error
-    if len(members) > _MOST_FILES or sum(one.file_size for one in members) > limit:
+        raise Refused(422, "The zip is damaged or incomplete", "Create it again.") from error
+    if len(members) > _MOST_FILES:
+        raise Refused(
+            413, f"The zip holds more than {_MOST_FILES:,} files", "Upload one series at a time."
+        )
+    if sum(one.file_size for one in members) > limit:
         raise Refused(
             413, f"The zip unpacks to more than {limit >> 20} MiB", "Upload one series at a time."
         )
+    if any(FORMATS.get(suffix_of(one.filename)) == "nifti" for one in members):
+        raise Refused(422, "The zip holds NIfTI files", "Unpack it, and add the files one by one.")
     for one in members:
         parts = re.split(r"[/\\]", one.filename)
         if ".." in parts or one.filename.startswith(("/", "\\")) or ":" in parts[0]:
-            raise Refused(422, "The zip has names that lead out of it", "Make it again.")
+            raise Refused(422, "The zip has names that lead out of it", "Create it again.")

@@ -10,14 +10,18 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import MrbridgeError, MrbridgeWarning, as_error
+from mrbridge.parallel.processes import safe_path
 from mrbridge.threads import share_the_machine
+
+_STOPPED_SECONDS = 60.0  # after which a stopped worker counts as ended
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,100 @@ def work(
         else:
             result |= {"notes": list(remarks.texts), "seconds": time.monotonic() - start}
             connection.send(("done", result))
+
+
+class Worker:
+    """The process that works, as the server sees it.
+
+    Args:
+        models, device, allow_code: see `work`.
+    """
+
+    def __init__(self, models: Sequence[str | Path], device: str, allow_code: bool) -> None:
+        self._arguments = models, device, allow_code
+        self._process: BaseProcess | None = None
+        self._connection: Connection | None = None
+        self._stopped_since: float | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> list[dict[str, Any]]:
+        """Start it, and wait until it has loaded the models; what it says about them.
+
+        Raises:
+            MrbridgeError: a model cannot be loaded.
+        """
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._stopped_since = None
+        with safe_path():
+            self._process = context.Process(
+                target=work, args=(theirs, *self._arguments), name="mrbridge-worker", daemon=True
+            )
+            self._process.start()
+        theirs.close()
+        try:
+            answer = self._connection.recv()
+        except EOFError:
+            raise MrbridgeError(
+                "the worker process ended while it loaded the model", remedy="Check the memory."
+            ) from None
+        if answer[0] == "failed":
+            raise answer[1]
+        loaded: list[dict[str, Any]] = answer[1]
+        return loaded
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(5)
+        if self._connection is not None:
+            with suppress(OSError):
+                self._connection.close()
+
+    def send(self, task: Task) -> None:
+        """Give it a task; it is started again if it has ended.
+
+        Raises:
+            MrbridgeError: it cannot be started again.
+            OSError: it ended at this moment.
+        """
+        if self._process is None or not self._process.is_alive():
+            self.kill()
+            self.start()
+        assert self._connection is not None
+        self._connection.send(task)
+
+    def answer(self, seconds: float) -> tuple[Any, ...] | None:
+        """What it says next; None if it says nothing for some seconds.
+
+        Raises:
+            EOFError, OSError: it has ended, or was stopped (SIGSTOP) and not continued.
+        """
+        assert self._connection is not None
+        if self._connection.poll(seconds):
+            self._stopped_since = None
+            answer: tuple[Any, ...] = self._connection.recv()
+            return answer
+        if not self._is_stopped():
+            self._stopped_since = None
+        elif self._stopped_since is None:
+            self._stopped_since = time.monotonic()
+        elif time.monotonic() - self._stopped_since > _STOPPED_SECONDS:
+            raise EOFError
+        return None
+
+    def _is_stopped(self) -> bool:
+        if self.pid is None or not hasattr(os, "waitid"):
+            return False
+        with suppress(ChildProcessError):
+            look = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self.pid, look) is not None
+        return False
 
 
 def _about(error: Exception, task: Task) -> MrbridgeError:
