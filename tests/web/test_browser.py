@@ -332,8 +332,8 @@ def test_two_models_and_the_uncertainty_slider(
         (job,) = served.client.get("/api/jobs").json()
         assert job["model"] == 1
         assert job["views"].keys() == {"source", "synthetic", "uncertainty"}
-        sidecar = json.loads(served.file(job, "sidecar"))
-        assert bundle.hash in json.dumps(sidecar)
+        sidecar = f"/api/jobs/{job['id']}/files/sub-01_desc-synth_T2w.json"
+        assert bundle.hash in served.client.get(sidecar).text
         everything = picture(page, 1)
         slider = page.locator("input[aria-label^='Hide what']")
         slider.focus()
