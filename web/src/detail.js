@@ -99,7 +99,7 @@ export class Detail {
 
   #choices(job, remove) {
     const { models } = this.page.server;
-    const model = element("select", { ariaLabel: "Model" }, ...models.map((one, n) => option(`${one.name} (${one.contrasts.join(" ↔ ")})`, n)));
+    const model = element("select", { ariaLabel: "Model" }, ...models.map((one, n) => option(`${one.name} (${one.contrasts.join(one.contrasts.length > 2 ? ", " : " ↔ ")})`, n)));
     model.value = job.model;
     const to = element("select", { ariaLabel: "Contrast to synthesise" });
     const fill = () => {

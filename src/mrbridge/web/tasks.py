@@ -243,8 +243,9 @@ def result_name(scan: Path, to: str) -> str:
 def methods(translator: Translator, known: str | None, to: str) -> str:
     """A paragraph for the methods section of a paper."""
     manifest = translator.bundle.manifest
-    source = known or translator.bundle.preferred(to)[0]
     direction = translator.bundle.direction((known,), to)
+    taken_for = direction.given[0]
+    source = known or taken_for or "MR"
     generator = count_parameters(translator.bundle.build(direction.generator))
     planes = (
         "The generator was applied to axial, coronal and sagittal slices, and the three results "
@@ -252,7 +253,8 @@ def methods(translator: Translator, known: str | None, to: str) -> str:
         if translator.planes == "all"
         else "The generator was applied to axial slices."
     )
-    unknown = f" The contrast of the input was assumed to be {source}." if known is None else ""
+    assumed = f"assumed to be {taken_for}" if taken_for else "unknown"
+    unknown = f" The contrast of the input was {assumed}." if known is None else ""
     return (
         f"The {to} image was synthesised from the {source} image with mrbridge {__version__} "
         f"(preset {manifest.preset}, {manifest.networks.generator.kind} generator with "
