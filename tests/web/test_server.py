@@ -133,6 +133,7 @@ def test_a_scan_is_looked_at_before_it_is_translated(web: Served, t1w: Path):
     assert job["verdict"]["state"] == "unusual"
     assert "too small for an adult's head" in job["verdict"]["reasons"][0]
     assert job["target"] == "T2w"
+    assert job["maps"] == [[]], "this model makes no uncertainty maps"
     assert job["estimates"] == [job["estimated_seconds"]]
     assert job["estimated_seconds"] > 0
     assert job["files"] == []
@@ -327,6 +328,20 @@ def test_a_waiting_scan_is_cancelled(web: Served, t1w: Path):
     assert web.end_of(waiting)["state"] == "cancelled"
 
 
+def test_a_model_of_several_contrasts(four_bundle: Bundle, make_scan: Callable[..., Volume]):
+    from mrbridge.inference.translator import Translator
+    from mrbridge.web import tasks
+
+    translator = Translator(four_bundle, "cpu")
+    facts = tasks.model_facts(translator, "four")
+    assert facts["contrasts"] == ["T1w", "T2w", "PDw", "FLAIR"]
+    assert tasks._mapped(make_scan(1, "T1w"), translator) == ["T2w"]
+    assert "FLAIR image was synthesised from the T1w image" in tasks.methods(
+        translator, "T1w", "FLAIR"
+    )
+    assert "assumed to be T1w" in tasks.methods(translator, None, "T2w")
+
+
 def test_what_is_deleted_is_gone(web: Served, t1w: Path):
     job = web.translated(t1w)
     folder = web.jobs.get(job["id"]).folder
@@ -350,3 +365,4 @@ def test_an_uncertainty_map_is_that_of_the_command_line(
         (name,) = [file["name"] for file in job["files"] if file["kind"] == "uncertainty"]
         assert served.file(job, "uncertainty") == (out / name).read_bytes()
         assert job["views"]["uncertainty"]["high"] > 0
+        assert set(job["maps"][0]) == {"T1w", "T2w"}

@@ -109,10 +109,10 @@ export class Detail {
     const uncertainty = element("input", { type: "checkbox" });
     const about = element("span");
     const known = () => {
-      const has = models[model.value].uncertainty;
+      const has = job.maps[model.value].includes(to.value);
       uncertainty.disabled = !has;
       uncertainty.checked = has;
-      about.textContent = has ? " Compute an uncertainty map" : " No uncertainty map: this model does not provide one";
+      about.textContent = has ? " Compute an uncertainty map" : " No uncertainty map: this model does not provide one for this contrast";
     };
     const time = element("span", { className: "note" });
     const expected = () => {
@@ -136,7 +136,7 @@ export class Detail {
       this.#do(upload(`/api/jobs/${job.id}/start`, form, () => {}), () => (start.disabled = false));
     }, { className: "main" });
     model.addEventListener("change", () => (start.textContent = `Translate to ${to.value}`));
-    to.addEventListener("change", () => (start.textContent = `Translate to ${to.value}`));
+    to.addEventListener("change", () => ((start.textContent = `Translate to ${to.value}`), known()));
     const refused = job.verdict.state === "refused" || job.error;
     return [
       element("div", { className: "controls" }, element("label", {}, "Contrast ", to), models.length > 1 ? element("label", {}, "Model ", model) : null, usable.length > 1 ? element("label", {}, "Series ", series) : null),

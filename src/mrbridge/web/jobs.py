@@ -279,6 +279,7 @@ class Jobs:
             "scan": facts.get("scan"),
             "verdict": facts.get("verdict"),
             "target": result.get("target") or job.task.to or facts.get("target"),
+            "maps": facts.get("maps"),
             "model": job.task.model,
             "estimated_seconds": seconds and seconds[job.task.model],
             "estimates": seconds,

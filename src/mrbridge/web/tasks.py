@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from mrbridge import __version__
 from mrbridge.bundle import load_bundle
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference.input_check import check
 from mrbridge.inference.output import Translation
 from mrbridge.inference.settings import TranslateSettings
@@ -96,12 +97,23 @@ def look(task: Task, translators: Sequence[Translator]) -> Facts:
         },
         "verdict": verdict(scan, translator),
         "target": translator.choose_contrast(scan, None),
+        "maps": [_mapped(scan, one) for one in translators],
         "work": {
             "voxels": scan.voxels.size,
             "planes": [len(one.planes_for(scan)) for one in translators],
         },
         "views": {"source": _view("source.nii", scan)},
     }
+
+
+def _mapped(scan: Volume, translator: Translator) -> list[str]:
+    """The contrasts for which a model makes uncertainty maps from such a scan."""
+    bundle, mapped = translator.bundle, []
+    for to in bundle.contrasts:
+        with suppress(SettingsError):
+            translator.require_uncertainty(bundle.direction((scan.contrast,), to))
+            mapped.append(to)
+    return mapped
 
 
 def _with_contrast(volume: Volume, items: Sequence[Item]) -> Volume:
@@ -243,9 +255,8 @@ def result_name(scan: Path, to: str) -> str:
 def methods(translator: Translator, known: str | None, to: str) -> str:
     """A paragraph for the methods section of a paper."""
     manifest = translator.bundle.manifest
+    source = known or translator.bundle.preferred(to)[0]
     direction = translator.bundle.direction((known,), to)
-    taken_for = direction.given[0]
-    source = known or taken_for or "MR"
     generator = count_parameters(translator.bundle.build(direction.generator))
     planes = (
         "The generator was applied to axial, coronal and sagittal slices, and the three results "
@@ -253,8 +264,7 @@ def methods(translator: Translator, known: str | None, to: str) -> str:
         if translator.planes == "all"
         else "The generator was applied to axial slices."
     )
-    assumed = f"assumed to be {taken_for}" if taken_for else "unknown"
-    unknown = f" The contrast of the input was {assumed}." if known is None else ""
+    unknown = f" The contrast of the input was assumed to be {source}." if known is None else ""
     return (
         f"The {to} image was synthesised from the {source} image with mrbridge {__version__} "
         f"(preset {manifest.preset}, {manifest.networks.generator.kind} generator with "
