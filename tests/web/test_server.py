@@ -207,7 +207,10 @@ class TestTrueScan:
         motion[:3, 3] = 6, -4, 3
         t1w, t2w = tmp_path / "sub-1_T1w.nii.gz", tmp_path / "sub-1_T2w.nii.gz"
         io.write(subject.t1w, t1w)
-        io.write(resample(subject.t2w, subject.t2w, motion), t2w)
+        moved = resample(subject.t2w, subject.t2w, motion)
+        grid = moved.affine.copy()
+        grid[:3, 3] = moved.affine[:3] @ (2, 0, 1, 1)
+        io.write(replace(moved, voxels=moved.voxels[2:, :, 1:], affine=grid), t2w)
         job = web.translated(t1w, truth=t2w)
         assert job["comparison"]["note"].startswith("It was registered to the source (rigid, moved")
         content = web.client.get(f"/api/jobs/{job['id']}/files/truth.nii").read()
@@ -218,7 +221,7 @@ class TestTrueScan:
         def likeness(voxels: np.ndarray) -> float:
             return float(np.corrcoef(voxels[core].ravel(), subject.t2w.voxels[core].ravel())[0, 1])
 
-        assert likeness(io.read(t2w).voxels) < 0.7 < 0.9 < likeness(shown.get_fdata())
+        assert likeness(moved.voxels) < 0.7 < 0.9 < likeness(shown.get_fdata())
 
     def test_a_scan_that_cannot_be_registered_is_refused_with_the_reason(
         self, web: Served, pair: tuple[Path, Path], tmp_path: Path

@@ -284,7 +284,7 @@ class Jobs:
             "estimated_seconds": seconds and seconds[job.task.model],
             "estimates": seconds,
             "seconds": result.get("seconds") and round(result["seconds"], 2),
-            "notes": _unsaid(result.get("notes", facts.get("notes", [])), facts.get("verdict")),
+            "notes": _not_in(result.get("notes", facts.get("notes", [])), facts.get("verdict")),
             "comparison": result.get("comparison") or None,
             "views": job.views,
             "files": result.get("files", []),
@@ -419,10 +419,10 @@ class Jobs:
                 self._changed.wait(_TIDY_SECONDS)
 
 
-def _unsaid(notes: Sequence[str], verdict: Mapping[str, Any] | None) -> list[str]:
-    """The notes that the reasons of the verdict do not repeat."""
-    said = " ".join(verdict["reasons"]).casefold() if verdict else ""
-    return [note for note in notes if note.casefold() not in said]
+def _not_in(notes: Sequence[str], verdict: Mapping[str, Any] | None) -> list[str]:
+    """The notes that are not among the reasons of the verdict."""
+    reasons = " ".join(verdict["reasons"]).casefold() if verdict else ""
+    return [note for note in notes if note.casefold() not in reasons]
 
 
 def _size_of(folder: Path) -> int:
