@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.inference.conftest import four_bundle  # noqa: F401, a fixture
 
 from mrbridge.bundle import Bundle
 from mrbridge.web.settings import ServeSettings
