@@ -441,8 +441,8 @@ class BidsApp(VerbSettings):
 
     stage = "mrbridge.inference.settings.TranslateSettings"
     setting_keys = (
-        *("participants", "sessions", "bids_filter", "to", "planes", "spacing", "dtype"),
-        "overwrite",
+        *("participants", "sessions", "bids_filter", "to", "together", "planes", "spacing"),
+        *("dtype", "overwrite"),
     )
 
     bids_dir: Annotated[Path, Option(metavar="BIDS_DIR", argument=True)] = Field(

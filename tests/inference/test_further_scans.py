@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.studies import T1W, T2W, datasets, save
 
 from mrbridge import io, models
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference import further_scans
+from mrbridge.inference.settings import TranslateSettings
+from mrbridge.inference.synthesis import Request
 from mrbridge.inference.translate import translate
 from mrbridge.inference.translator import Translator, TranslatorResult
 from mrbridge.preprocessing.registration import Registration
@@ -231,6 +234,17 @@ class TestSessions:
         again = translate(root, tmp_path / "out", **how)
         assert all(one.skipped for one in again)
 
+    def test_not_without_calibration(
+        self, given: list[Any], root: Path, four_bundle: Bundle, tmp_path: Path, caplog: Any
+    ) -> None:
+        """`four_bundle` is calibrated for T1w and FLAIR together, not for all three."""
+        how: dict[str, Any] = {"model": four_bundle, "device": "cpu", "uncertainty": True}
+        translate(root, tmp_path / "out", participants=("01",), sessions=("1",), **how)
+        assert given == [{}]
+        assert "was not calibrated for this, so only T1w is used" in caplog.text
+        request = Request(Translator(four_bundle, "cpu"), TranslateSettings(uncertainty=True))
+        assert request.uses_together(("T1w", "FLAIR"))
+
     def test_or_one_by_one(
         self, given: list[Any], root: Path, four_bundle: Bundle, tmp_path: Path
     ) -> None:
@@ -249,3 +263,25 @@ class TestSessions:
         translate(root, tmp_path / "out", model=four_bundle, device="cpu")
         assert [sorted(one) for one in given] == [["FLAIR"], [], []]
         assert "the further PDw scan is left out" in caplog.text
+
+
+class TestDicom:
+    def test_a_second_series_of_the_study(
+        self,
+        given: list[Any],
+        four_bundle: Bundle,
+        make_scan: Callable[..., Volume],
+        tmp_path: Path,
+    ) -> None:
+        study = tmp_path / "study"
+        flair = T2W | {"SeriesDescription": "AX T2 FLAIR", "InversionTime": 2500, "EchoTime": 120}
+        flair |= {"RepetitionTime": 9000}
+        for number, (contrast, tags) in enumerate((("T1w", T1W), ("T2w", flair)), start=3):
+            save(study, datasets(make_scan(6, contrast), number, **tags), prefix=f"IM{number}")
+        translate(study, tmp_path / "out", model=four_bundle, device="cpu", also=[study])
+        ((contrast, scan),) = given[0].items()
+        assert contrast == "FLAIR"
+        assert scan.voxels.shape == (40, 48, 12)
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert len(report["Sources"]) == 2
+        assert all(source.startswith("urn:oid:") for source in report["Sources"])

@@ -223,8 +223,9 @@ def _translated(job: Job, scans: CaseScans, direction: Direction) -> Volume:
         raise InputError("there is neither a synthetic image nor a model")
     mask = read_brain_mask(job.case.images[direction.source], model.bundle.manifest.standard)
     source = scans.volumes[direction.source]
-    known = model.bundle.manifest.uncertainty if isinstance(model, Translator) else None
-    if not isinstance(model, Translator) or known is None or to not in known.factor:
+    if not isinstance(model, Translator) or not model.knows_uncertainty(
+        model.bundle.direction((source.contrast,), to)
+    ):
         return model.translate(source, to, mask=mask)
     result = model.result(source, to, mask=mask, uncertainty=True)
     widths = None if result.uncertainty is None else result.uncertainty.voxels

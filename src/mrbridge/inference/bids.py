@@ -208,7 +208,7 @@ def _by_session(
         first, *others = [contrast for contrast in taken if contrast in session]
         scans += session[first]
         used: tuple[FurtherScan, ...] = ()
-        if request.settings.together and request.takes_several:
+        if others and request.uses_together((first, *others)):
             used = tuple(
                 FurtherScan(session[contrast][0].path, contrast, is_needed=False)
                 for contrast in others

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,7 +149,7 @@ def place(
     taken = {scan.contrast}
     for one in further:
         try:
-            read = _read(request, one, to)
+            read = _read(request, one, to, taken)
             other = read.volume
             if other.contrast in taken:
                 raise InputError(
@@ -169,8 +169,8 @@ def place(
     return tuple(placed)
 
 
-def _read(request: Request, one: FurtherScan, to: str) -> PlacedScan:
-    """A further scan as it is, with its contrast.
+def _read(request: Request, one: FurtherScan, to: str, taken: Collection[str | None]) -> PlacedScan:
+    """A further scan as it is, with its contrast; of a DICOM study, a series of one not yet taken.
 
     Raises:
         InputError: it cannot be read, or the model cannot take it.
@@ -183,7 +183,8 @@ def _read(request: Request, one: FurtherScan, to: str) -> PlacedScan:
         from mrbridge.io.dicom import choose_series, find_series, nameless, read_series
 
         with nameless(one.scan):
-            named = [one.contrast] if one.contrast else wanted
+            left = [contrast for contrast in wanted if contrast not in taken]
+            named = [one.contrast] if one.contrast else left
             chosen = choose_series(find_series(one.scan), named, None, force=force)
             scan = read_series(chosen, allow_gaps=request.settings.allow_gaps)
         uid = chosen.uid

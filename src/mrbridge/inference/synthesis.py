@@ -62,6 +62,20 @@ class Request:
         """Whether the model makes a contrast from several scans."""
         return self.translator.bundle.manifest.any_contrast is not None
 
+    def uses_together(self, given: tuple[str, ...]) -> bool:
+        """Whether scans of a session are used together: if that is wanted and the model can, also
+        with an uncertainty map, if one is asked for."""
+        if not self.settings.together or not self.takes_several:
+            return False
+        direction = self.translator.bundle.direction(given, self.target_for(None))
+        if self.settings.uncertainty and not self.translator.knows_uncertainty(direction):
+            log.warning(
+                "%s: the model's uncertainty was not calibrated for this, so only %s is used",
+                *(direction.name, given[0]),
+            )
+            return False
+        return True
+
     def read(self, path: Path) -> Volume:
         """Read a scan; a contrast that only the model knows, such as `CT`, is known by its name.
 

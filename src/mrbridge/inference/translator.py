@@ -230,6 +230,10 @@ class Translator:
         levels = manifest.typical[contrast].levels
         return preprocess(scan, manifest.standard, None, levels, crop=preprocessed.crop).slices
 
+    def knows_uncertainty(self, direction: Direction) -> bool:
+        """Whether the bundle makes uncertainty maps of this direction."""
+        return bool(self._factors(direction))
+
     def require_uncertainty(self, direction: Direction) -> None:
         """Refuse an uncertainty map that the bundle cannot make.
 
