@@ -35,7 +35,17 @@ HEAVY = (
 def test_every_public_name_is_there() -> None:
     for name in mrbridge.__all__:
         assert getattr(mrbridge, name) is not None
-    for verb in ("prepare", "train", "translate", "evaluate", "score", "inspect", "export"):
+    for verb in (
+        "prepare",
+        "train",
+        "translate",
+        "evaluate",
+        "score",
+        "inspect",
+        "export",
+        "tune",
+        "benchmark",
+    ):
         function = getattr(mrbridge, verb)
         assert callable(function)
         assert function.__name__ == verb

@@ -25,7 +25,18 @@ from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import TrainSettings
 
-VERBS = ("demo", "phantom", "prepare", "train", "tune", "translate", "evaluate", "export", "info")
+VERBS = (
+    "demo",
+    "phantom",
+    "prepare",
+    "train",
+    "tune",
+    "benchmark",
+    "translate",
+    "evaluate",
+    "export",
+    "info",
+)
 TOO_SMALL = "sub-01_T1w.nii.gz: unusual: shows an object of 42 mm, too small for an adult's head"
 TINY = [
     *("--set", "networks.image_size=32", "--set", "validation_slices=2", "--set", "epochs=1"),
@@ -700,3 +711,28 @@ class TestOverwrite:
     @pytest.mark.parametrize("verb", ["ixi", "openneuro"])
     def test_downloads_know_it(self, verb: str, run: Callable[..., Any]) -> None:
         assert "--overwrite" in run("download", verb, "-h")[1]
+
+
+def test_a_shell_completes_verbs_options_and_values() -> None:
+    """What the script of `--install-completion` asks, and what the options of a verb are."""
+
+    def completed(line: str) -> list[str]:
+        words = line.split(" ")
+        asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+        done = subprocess.run(
+            [sys.executable, "-m", "mrbridge"],
+            env=os.environ | asked | {"_MRBRIDGE_COMPLETE": "complete_bash"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.split()
+
+    assert completed("mrbridge tr") == ["train", "translate"]
+    assert completed("mrbridge tune --score ") == ["criterion", "psnr"]
+    assert "--minutes" in completed("mrbridge benchmark --m")
+
+
+def test_the_completion_can_be_shown(run: Callable[..., Any]) -> None:
+    code, out, _ = run("--show-completion", "bash")
+    assert (code, "_MRBRIDGE_COMPLETE=complete_bash" in out) == (0, True)

@@ -216,6 +216,44 @@ def test_what_a_loss_returns_is_checked(
               extra_losses={"own": {"kind": "mine:f"}})  # fmt: skip
 
 
+CRITIC = """
+from torch import nn
+
+class Critic(nn.Module):
+    def __init__(self, width: int = 4):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 4, 2, 1)
+        )
+
+    def forward(self, image):
+        return self.layers(image)
+"""
+
+
+def test_a_critic_is_trained_and_not_needed_to_translate(
+    here: Path, small_store: Any, run: Run
+) -> None:
+    write(here, CRITIC)
+    networks = TINY_NETWORKS | {"critic": {"kind": "mine:Critic", "width": 3}}
+    made = train(
+        small_store, "run", preset="unet", networks=networks, epochs=2, steps_per_epoch=2,
+        validation_slices=2, sample_slices=1, stop_after_epochs=1,
+    )  # fmt: skip
+    assert made.rows[-1]["target_critic"] > 0
+    first = load_checkpoint(here / "run/checkpoints/last.ckpt")["networks"]
+    weights = {name: value for name, value in first.items() if "critic" in name}
+    assert any(value.shape == (3, 1, 4, 4) for value in weights.values())
+    with pytest.raises(SettingsError, match="mine:Critic"):
+        train(small_store, "run", resume=True)
+    train(small_store, "run", resume=True, allow_code=True)
+    last = load_checkpoint(here / "run/checkpoints/last.ckpt")["networks"]
+    assert any((last[name] != value).any() for name, value in weights.items())
+    (here / "mine.py").unlink()  # critics judge in training only
+    assert read_manifest("run").code == ()
+    load_bundle("run")
+
+
 def test_a_network_that_changes_the_size_is_refused(here: Path, small_store: Any) -> None:
     write(here, "from torch import nn\nclass Half(nn.Module):\n"
           "    def __init__(self):\n        super().__init__()\n"

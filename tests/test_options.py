@@ -143,7 +143,8 @@ def test_the_schema_has_options_and_settings() -> None:
 
 def test_functions_have_the_defaults_of_the_verbs() -> None:
     compared = 0
-    for name in ("prepare", "inspect", "train", "translate", "evaluate", "export"):
+    verbs = ("prepare", "inspect", "train", "tune", "benchmark", "translate", "evaluate", "export")
+    for name in verbs:
         fields = VERBS[name].model_fields
         optional = {key for key, field in fields.items() if not field.is_required()}
         for key, parameter in signature(getattr(mrbridge, name)).parameters.items():
@@ -154,7 +155,7 @@ def test_functions_have_the_defaults_of_the_verbs() -> None:
     assert compared > 10
 
 
-DIFFERENT = {("translate", "model"), ("train", "start")}
+DIFFERENT = {("translate", "model"), ("train", "start"), ("tune", "start"), ("benchmark", "start")}
 """None on the command line means the defaults of the functions: the shipped model and `auto`."""
 
 

@@ -20,7 +20,7 @@ import pytest
 import mrbridge
 from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning
 from mrbridge.io.temporary import is_alive
-from mrbridge.parallel import map_scans
+from mrbridge.parallel import map_scans, processes
 
 
 def work(number: int) -> int:
@@ -179,7 +179,7 @@ def idle(folder: str) -> None:
 
 def test_processes_end_with_the_one_that_hands_out_the_work(tmp_path: Path) -> None:
     code = f"""
-from mrbridge.parallel import map_scans
+from mrbridge.parallel import map_scans, processes
 from tests.test_parallel import idle
 if __name__ == "__main__":
     list(map_scans(idle, [{str(tmp_path)!r}] * 2, workers=2, label="idle"))
@@ -214,3 +214,14 @@ def test_what_needs_too_much_memory_does_not_stop_the_others(workers: int) -> No
     assert [results[0], results[2]] == [0, 2]
     assert isinstance(results[1], MrbridgeError)
     assert "more memory than is available" in str(results[1])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_processes_that_start_afresh(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """As on Windows and macOS, which have no fork servers: nothing is inherited."""
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    started = processes._context([])
+    assert started.get_start_method() == "spawn"
+    results = list(map_scans(work, [1, 3][:count], workers=2, label="x"))
+    assert results[0] == (1, 1)
+    assert count == 1 or "is three" in str(results[1][1])

@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mrbridge import errors, phantom
+    from mrbridge.benchmarking.benchmark import benchmark
+    from mrbridge.benchmarking.result import Benchmark
     from mrbridge.bundle import Bundle, load_bundle
     from mrbridge.dataset.prepare import prepare
     from mrbridge.dataset.settings import PrepareSettings
@@ -42,11 +44,14 @@ if TYPE_CHECKING:
     from mrbridge.phantom.settings import PhantomSettings
     from mrbridge.training.run import Run, train
     from mrbridge.training.settings import PRESETS, TrainSettings
+    from mrbridge.tuning.tune import Search, tune
     from mrbridge.volume import Volume
     from mrbridge.web.page import View, view
 
 _NAMES = {
     "mrbridge": ("errors", "phantom"),
+    "mrbridge.benchmarking.benchmark": ("benchmark",),
+    "mrbridge.benchmarking.result": ("Benchmark",),
     "mrbridge.bundle": ("Bundle", "load_bundle"),
     "mrbridge.errors": (
         *("BundleError", "InputError", "Interrupted", "MrbridgeError", "MrbridgeWarning"),
@@ -68,6 +73,7 @@ _NAMES = {
     "mrbridge.dataset.store": ("Store",),
     "mrbridge.training.run": ("Run", "train"),
     "mrbridge.training.settings": ("PRESETS", "TrainSettings"),
+    "mrbridge.tuning.tune": ("Search", "tune"),
     "mrbridge.volume": ("Volume",),
     "mrbridge.web.page": ("View", "view"),
 }
@@ -77,6 +83,7 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "PRESETS",
+    "Benchmark",
     "Bundle",
     "BundleError",
     "EvaluateSettings",
@@ -90,6 +97,7 @@ __all__ = [
     "PhantomSettings",
     "PrepareSettings",
     "Run",
+    "Search",
     "SettingsError",
     "SizeError",
     "SomeScansFailed",
@@ -103,6 +111,7 @@ __all__ = [
     "View",
     "Volume",
     "__version__",
+    "benchmark",
     "errors",
     "evaluate",
     "export",
@@ -114,6 +123,7 @@ __all__ = [
     "score",
     "train",
     "translate",
+    "tune",
     "view",
     "write",
 ]

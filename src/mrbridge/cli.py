@@ -24,6 +24,7 @@ VERBS: dict[Verb, str] = {
     verbs.inspect: "mrbridge inspect bids -o report.html --workers 2",
     verbs.train: "mrbridge train store -o run --preset unet --set epochs=30",
     tuning_verbs.tune: "mrbridge tune store -o search --trials 30 --minutes 10 --workers 2",
+    tuning_verbs.benchmark: "mrbridge benchmark store -o compared --arms bridge unet --minutes 10",
     verbs.translate: "mrbridge translate -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz",
     verbs.evaluate: "mrbridge evaluate -m run --pairs bids -o scores",
     verbs.serve: "mrbridge serve",
@@ -52,6 +53,7 @@ app = new_program(
     "Learns from unpaired scans to turn T1-weighted brain MR images into T2-weighted ones and "
     "back. All its results are synthetic: for research, not for diagnosis.",
     VERBS,
+    completes=True,
 )
 
 
@@ -98,13 +100,17 @@ def main(
 
 def _run(arguments: Sequence[str] | None, bids_app: Mapping[Verb, str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
+    is_completion = not bids_app and _COMPLETE in os.environ  # a shell asks what may follow
+    words = (
+        " ".join(os.environ.get(name, "") for name in _LINES).split() if is_completion else given
+    )
     console.verbosity.json = "--json" in given  # for errors before the options are parsed
     console.verbosity.verbose = "-v" in given or "--verbose" in given
     console.verbosity.answered = False
     try:
         several: set[str] = set()
         for one in bids_app or (VERBS | DOWNLOADS | STUDY):
-            if bids_app or one.__name__ in given:
+            if bids_app or one.__name__ in words:
                 one.complete()
                 several |= one.several()
         interruption.begin()
@@ -129,6 +135,8 @@ def _run(arguments: Sequence[str] | None, bids_app: Mapping[Verb, str] | None = 
 
 
 _TYPER_INTERRUPTED = 130
+_COMPLETE = "_MRBRIDGE_COMPLETE"
+_LINES = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")  # the command line so far, in Bash and elsewhere
 
 
 def _interrupted() -> int:

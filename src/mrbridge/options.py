@@ -148,7 +148,8 @@ class Verb:
         """The keys of the stage's settings that have options."""
         if self._model is None or self._stage is None:
             return ()
-        return self._model.setting_keys or tuple(self._stage.model_fields)
+        keys = self._model.setting_keys
+        return tuple(self._stage.model_fields) if keys is None else keys
 
     def settings(self) -> Iterator[tuple[str, tuple[FieldInfo, Any]]]:
         """The settings of the stage: key, field and default."""
@@ -206,11 +207,19 @@ class Command(TyperCommand):
         return [str(self.options_metavar), *names]
 
 
-def new_program(described: str, verbs: Mapping[Verb, str]) -> typer.Typer:
-    """A program, or a group of verbs, each with an example; `described` is its help."""
+def new_program(
+    described: str, verbs: Mapping[Verb, str], *, completes: bool = False
+) -> typer.Typer:
+    """A program, or a group of verbs, each with an example.
+
+    Args:
+        described: its help.
+        verbs: with their examples.
+        completes: whether it has options to install the completion of a shell.
+    """
     program = typer.Typer(
         help=described,
-        add_completion=False,
+        add_completion=completes,
         context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
         rich_markup_mode=None,

@@ -24,25 +24,16 @@ def tune(options: options_of.Tune, changes: dict[str, Any]) -> None:
     settings of the best trial, for mrbridge train --config; --config and --set change the settings
     of all trials.
     """
-    from mrbridge.settings import read_yaml
-    from mrbridge.training.settings import resolve
-    from mrbridge.tuning.space import default_space, read_space
+    from mrbridge.tuning.space import find_space
 
     must_exist(options.store, StoreError, "Run mrbridge prepare first.")
-    start = "auto" if options.start is None else options.start
-    if start not in ("auto", "scratch"):
-        locate(start, "Use auto, shipped or scratch, or name a run or a bundle.")
+    start = _start(options.start)
     if find_spec("optuna") is None:
         raise SettingsError(
             "tune needs a package that is not installed (optuna)",
             remedy="Run: pip install 'mrbridge[tune]'",
         )
-    base = resolve(None, changes)
-    if options.space is None:
-        space = default_space(base)
-    else:
-        must_exist(options.space)
-        space = read_space(read_yaml(options.space), changes, options.space)
+    space = find_space(options.space, changes)
     with quick_imports():
         from mrbridge.hardware import keep_memory
         from mrbridge.tuning.tune import tune as run
@@ -55,3 +46,36 @@ def tune(options: options_of.Tune, changes: dict[str, Any]) -> None:
     answer(result.as_json() | interruption_of(failure), str(result))
     if failure:
         raise failure
+
+
+@verb("mrbridge.verb_settings.Benchmark")
+def benchmark(options: options_of.Benchmark, changes: dict[str, Any]) -> None:
+    """Compare presets and configurations on a store: same splits, time and seeds.
+
+    Arms are trained one after another and scored on the test split, next to a monotone intensity
+    mapping and the unchanged input, with the spread over seeds. The same command continues a
+    benchmark; with more --arms or --seeds it adds theirs. --config and --set change all arms.
+    DIR/report.html has the figure and the table.
+    """
+    must_exist(options.store, StoreError, "Run mrbridge prepare first.")
+    start = _start(options.start)
+    with quick_imports():
+        from mrbridge.benchmarking.benchmark import benchmark as run
+        from mrbridge.hardware import keep_memory
+
+    keep_memory()
+    more = options.model_dump(exclude={"store", "out", "arms", "start"})
+    result, failure = as_far_as_done(
+        lambda: run(options.store, options.out, options.arms, settings=changes, start=start, **more)
+    )
+    answer(result.as_json() | interruption_of(failure), str(result))
+    if failure:
+        raise failure
+
+
+def _start(named: str | None) -> str:
+    """The initial weights, which must exist."""
+    start = "auto" if named is None else named
+    if start not in ("auto", "scratch"):
+        locate(start, "Use auto, shipped or scratch, or name a run or a bundle.")
+    return start

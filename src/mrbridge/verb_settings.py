@@ -198,7 +198,22 @@ class Train(VerbSettings):
     )
 
 
-class Tune(Processes):
+class SeveralTrainings(VerbSettings):
+    """Options of verbs that train many times on one store."""
+
+    start: Annotated[
+        str | None,
+        Option(("--from",), "MODEL", "as of train"),
+    ] = Field(None, description="Initial weights: shipped, scratch (random), a run or a bundle.")
+    device: Device = "auto"
+    allow_code: bool = Field(
+        False,
+        description="Import code that the store or the initial model names "
+        "(docs/how-to/extend.md). What you name in settings is imported in any case.",
+    )
+
+
+class Tune(Processes, SeveralTrainings):
     """Options of `tune`."""
 
     stage = "mrbridge.training.settings.TrainSettings"
@@ -225,17 +240,27 @@ class Tune(Processes):
         description="What is maximised: the criterion by which a training chooses its best state, "
         "which needs no pairs; or the mean PSNR of both directions on validation pairs.",
     )
-    start: Annotated[
-        str | None,
-        Option(("--from",), "MODEL", "as of train"),
-    ] = Field(None, description="Initial weights: shipped, scratch (random), a run or a bundle.")
-    device: Device = "auto"
     overwrite: bool = Field(False, description=_overwrite("the search is continued"))
-    allow_code: bool = Field(
-        False,
-        description="Import code that the store or the initial model names "
-        "(docs/how-to/extend.md). What --set and --config name is imported in any case.",
+
+
+class Benchmark(SeveralTrainings):
+    """Options of `benchmark`."""
+
+    stage = "mrbridge.training.settings.TrainSettings"
+    setting_keys = ()
+
+    store: Annotated[Path, Option(metavar="STORE", place=True, argument=True)] = Field(
+        description="A prepared store with a test split (or a validation split), by path or URL."
     )
+    out: Annotated[Path, _OUT] = Field(description="The folder of the benchmark.")
+    arms: Annotated[tuple[str, ...], Option(metavar="ARM…")] = Field(
+        description="What is compared: presets, and YAML files of settings, as for train --config."
+    )
+    minutes: float = Field(
+        10, gt=0, description="Time of training for each arm and seed, in minutes."
+    )
+    seeds: int = Field(3, ge=1, description="Number of trainings of each arm.")
+    overwrite: bool = Field(False, description=_overwrite("the benchmark is continued"))
 
 
 class Translate(Parallel):
@@ -474,6 +499,7 @@ VERBS: dict[str, type[VerbSettings]] = {
     "inspect": Inspect,
     "train": Train,
     "tune": Tune,
+    "benchmark": Benchmark,
     "translate": Translate,
     "evaluate": Evaluate,
     "export": Export,

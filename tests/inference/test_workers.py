@@ -50,6 +50,20 @@ def test_a_folder(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_processes_that_start_afresh(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows and macOS: `translate --workers 2` gives what one process gives."""
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    made = []
+    for workers in (1, 2):
+        with pytest.raises(SomeScansFailed, match="1 of 4 scans failed"):
+            translate(folder, tmp_path / str(workers), model=tiny_bundle.path, workers=workers)
+        made.append(files(tmp_path / str(workers)))
+    assert made[0] == made[1]
+
+
+@pytest.mark.slow
 def test_a_data_set_with_a_worker_killed(
     tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
 ) -> None:

@@ -15,7 +15,8 @@ import yaml
 from mrbridge import tuning_verbs
 from mrbridge.dataset.store import Store
 from mrbridge.errors import Interrupted, OutputError, SettingsError, StoreError
-from mrbridge.training.run import Run, train
+from mrbridge.training import run as training_run
+from mrbridge.training.run import Run, as_yaml, train
 from mrbridge.training.settings import TrainSettings, preset, resolve
 from mrbridge.tuning import trial as trials
 from mrbridge.tuning.space import FIXED, Range, Space, default_space, read_space
@@ -32,8 +33,8 @@ class Training:
         self.validated, self.stops_at, self.verdict = list[int](), 99, 0.0
 
     def __call__(
-        self, store: Any, run: Path, settings: Any, *, resume: bool, after_validation: Any,
-        **more: Any,
+        self, store: Any, run: Path, settings: Any = None, *, resume: bool,
+        after_validation: Any, **more: Any,
     ) -> Run:  # fmt: skip
         self.runs.append(f"{run.name}{' resumed' if resume else ''}")
         if not resume:
@@ -41,6 +42,8 @@ class Training:
         checkpoint = run / "checkpoints" / "last.ckpt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text("state")
+        if settings is not None:
+            (run / "settings.yaml").write_text(as_yaml(settings))
         if len(self.runs) == self.stops_at:
             raise Interrupted("stopped at step 3", path=run)
         rows = []
@@ -57,7 +60,7 @@ class Training:
 @pytest.fixture
 def training(monkeypatch: pytest.MonkeyPatch) -> Training:
     fake = Training(lambda rate, progress: progress - abs(math.log10(rate) + 3))
-    monkeypatch.setattr(trials, "train", fake)
+    monkeypatch.setattr(training_run, "train", fake)
     return fake
 
 

@@ -139,14 +139,34 @@ def sample_case(job: Job) -> tuple[PairRegistration | None, Samples]:
         assert source is not None
         images = source, scans.stacks[direction.target]
         inside = scans.masks[direction.target]
-        # Seeded by its name, so that the same voxels of a case are used with any other cases.
-        seed = [job.settings.seed, zlib.crc32(f"{job.case.name}/{direction.key}".encode())]
-        chosen = np.flatnonzero(inside)
-        if chosen.size > job.voxels:
-            chosen = np.random.default_rng(seed).choice(chosen, job.voxels, replace=False)
-        first, second = (metrics.scaled(image, inside).ravel()[chosen] for image in images)
-        samples[direction.key] = first, second
+        words = f"{job.case.name}/{direction.key}"
+        samples[direction.key] = sample_voxels(
+            *images, inside, job.voxels, job.settings.seed, words
+        )
     return registration, samples
+
+
+def sample_voxels(
+    source: Stack, target: Stack, inside: Mask, count: int, seed: int, words: str
+) -> tuple[Stack, Stack]:
+    """Intensities of two scans at the same voxels, scaled by their 99.5th percentiles.
+
+    Args:
+        source, target: shape (slices, rows, columns), zero means no signal.
+        inside: the same shape; where to sample.
+        count: the most voxels.
+        seed: of the choice, with `words`.
+        words: the name of the case, so that the same voxels are used with any other cases.
+
+    Returns:
+        Two arrays, shape (voxels,).
+    """
+    chosen = np.flatnonzero(inside)
+    if chosen.size > count:
+        rng = np.random.default_rng([seed, zlib.crc32(words.encode())])
+        chosen = rng.choice(chosen, count, replace=False)
+    first, second = (metrics.scaled(one, inside).ravel()[chosen] for one in (source, target))
+    return first, second
 
 
 def fit_baselines(
@@ -194,7 +214,9 @@ def score_case(job: Job) -> dict[str, Result]:
         if source is not None:
             images["copy"] = source
             if direction.key in job.baselines:
-                images["floor"] = _baseline(job.baselines[direction.key], source, inside, job)
+                whole = job.settings.mask == "whole" and job.case.mask is None
+                mapping = job.baselines[direction.key]
+                images["floor"] = apply_baseline(mapping, source, inside, whole=whole)
         result = Result(voxels=int(inside.sum()))
         if is_paired:
             widths = scans.uncertainty
@@ -209,7 +231,7 @@ def score_case(job: Job) -> dict[str, Result]:
             cycle = _cycle(job, job.model, scans, direction, synthetic)
         if is_paired:
             images["real"] = scans.stacks[direction.target]
-        samples = _evenly_spaced(images, inside, job.samples)
+        samples = evenly_spaced(images, inside, job.samples)
         results[direction.key] = replace(result, cycle=cycle, samples=samples)
     return results
 
@@ -232,11 +254,15 @@ def _translated(job: Job, scans: CaseScans, direction: Direction) -> Volume:
     return replace(result.volume, uncertainty=widths)
 
 
-def _baseline(mapping: MonotoneMapping, source: Stack, inside: Mask, job: Job) -> Stack:
-    """The source with its intensities mapped; 0 in the background, which a falling mapping would
-    make bright."""
+def apply_baseline(
+    mapping: MonotoneMapping, source: Stack, inside: Mask, *, whole: bool = False
+) -> Stack:
+    """The source with its intensities mapped, shape (slices, rows, columns).
+
+    Unless `whole`, it is 0 in the background, which a falling mapping would make bright.
+    """
     mapped = mapping.apply(metrics.scaled(source, inside))
-    if job.settings.mask == "whole" and job.case.mask is None:
+    if whole:
         return mapped
     return np.where(inside | foreground_mask(source), mapped, np.float32(0))
 
@@ -361,7 +387,7 @@ def _cycle(
     return scores
 
 
-def _evenly_spaced(images: Mapping[str, Stack], inside: Mask, count: int) -> dict[str, Stack]:
+def evenly_spaced(images: Mapping[str, Stack], inside: Mask, count: int) -> dict[str, Stack]:
     """`count` slices of each image, scaled, evenly spaced over those with anatomy."""
     usable = _slices_with_anatomy(inside)
     picked = usable[np.unique(np.linspace(0, len(usable) - 1, count).round().astype(int))]

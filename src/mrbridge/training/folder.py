@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from mrbridge.errors import MrbridgeError, OutputError, must_be_here
@@ -32,6 +33,18 @@ FILES = (
     "bundle/onnx/*.onnx",
 )
 """The files of a run, as patterns."""
+
+CHECKPOINT = Path("checkpoints", "last.ckpt")
+"""What a run is resumed from."""
+
+_LARGE = ("checkpoints", "simulated.npz")
+
+
+def remove_state(run: Path) -> None:
+    """Remove what only resuming needs, and is large."""
+    for name in _LARGE:
+        path = run / name
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def check_replaceable(folder: Path) -> None:

@@ -29,6 +29,7 @@ from mrbridge.io.atomic import write_text
 from mrbridge.io.lock import only_writer
 from mrbridge.io.temporary import LOCK, sweep
 from mrbridge.reports import html_table
+from mrbridge.settings import read_yaml
 from mrbridge.training.checkpoint import (
     check_resumable,
     identity,
@@ -45,7 +46,7 @@ from mrbridge.training.examples import (
     training_slices,
     weights_for,
 )
-from mrbridge.training.folder import check_replaceable, check_unused, refuse_url
+from mrbridge.training.folder import CHECKPOINT, check_replaceable, check_unused, refuse_url
 from mrbridge.training.loop import AfterValidation, Plan, RunRecorder, StopOnSignal, run_loop
 from mrbridge.training.model import TranslationModel
 from mrbridge.training.monitor import EarlyStopping
@@ -53,7 +54,6 @@ from mrbridge.training.settings import PRESETS, TrainSettings, resolve
 
 log = logging.getLogger(__name__)
 
-_LAST = Path("checkpoints", "last.ckpt")
 _UNLIMITED = 10**9  # steps of a training that ends by the clock
 
 
@@ -164,6 +164,37 @@ def train(
         return _train(opened, run, first, own_device, ranks)
 
 
+def train_or_resume(
+    store: str | Path | Store,
+    run: Path,
+    settings: TrainSettings,
+    *,
+    start: str | Path = "auto",
+    allow_code: bool = False,
+    **more: Any,
+) -> Run:
+    """Train, or resume the run in the folder if it has a checkpoint: for many trainings in a row.
+
+    A run without a checkpoint is replaced. Code that `settings` name is imported in any case.
+
+    Args:
+        store, run, settings, start, allow_code: as of `train`.
+        more: further arguments of `train`.
+
+    Raises:
+        MrbridgeError: as of `train`.
+    """
+    if not (run / CHECKPOINT).exists():
+        more |= {"start": start, "overwrite": run.exists(), "allow_code": allow_code}
+        return train(store, run, settings, resume=False, **more)
+    opened = store if isinstance(store, Store) else Store.open(store)
+    require(code_in(opened.manifest.settings.standard), allow_code, opened.path)
+    path = run / "settings.yaml"
+    kept = TrainSettings.build(read_yaml(path), origin=path)
+    is_named = set(code_in(kept)) <= set(code_in(completed(settings)))
+    return train(opened, run, resume=True, allow_code=allow_code or is_named, **more)
+
+
 @dataclass
 class _Start:
     """Where a training starts: from a checkpoint, a model, or random weights.
@@ -186,7 +217,7 @@ class _Start:
 
 
 def _resumed(run: Path, changes: TrainSettings | Mapping[str, Any]) -> _Start:
-    state = load_state(run / _LAST)
+    state = load_state(run / CHECKPOINT)
     kept = state["keeper"]
     size = kept.get("least_size", 0) if kept["begun"] else None
     return _Start(resumed_settings(state, run, changes), state=state, initial_size=size)
@@ -351,7 +382,7 @@ def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: 
     ranks.broadcast(model)
     model.to_device(device)
     if start.state is not None:
-        restore(model, start.state, run / _LAST)
+        restore(model, start.state, run / CHECKPOINT)
     plan = Plan(
         run,
         settings,

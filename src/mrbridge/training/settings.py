@@ -328,6 +328,10 @@ PRESETS: dict[str, TrainSettings] = {
 }
 
 
+SHORT: dict[str, Any] = {"steps_per_epoch": 100}
+"""Changes to presets for trainings of minutes, which would validate too rarely to be compared."""
+
+
 def preset(name: str) -> TrainSettings:
     """The settings of a preset.
 

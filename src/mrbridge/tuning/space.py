@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from mrbridge.errors import SettingsError
-from mrbridge.settings import Settings, fields_of, merged
+from mrbridge.errors import SettingsError, must_exist
+from mrbridge.settings import Settings, fields_of, merged, read_yaml
 from mrbridge.training.settings import TrainSettings, resolve
 
 Number = int | float
@@ -67,6 +67,29 @@ class Range(Settings):
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(key, self.low, self.high, log=self.log)
         return trial.suggest_float(key, self.low, self.high, log=self.log)
+
+
+def find_space(space: Mapping[str, Any] | str | Path | None, changes: Mapping[str, Any]) -> Space:
+    """The space of a search.
+
+    Args:
+        space: the ranges by key; a mapping as in a YAML file; the path of such a file; or None for
+            the default.
+        changes: to the preset, of all trials.
+
+    Raises:
+        InputError: there is no such file.
+        SettingsError: a key is unknown or must not differ between trials, or a value is impossible.
+    """
+    base = resolve(None, changes)
+    if space is None:
+        return default_space(base)
+    if isinstance(space, Mapping):
+        if all(isinstance(one, Range) for one in space.values()):
+            return dict(space)
+        return read_space(space, changes, Path("space"))
+    must_exist(space)
+    return read_space(read_yaml(Path(space)), changes, Path(space))
 
 
 def default_space(base: TrainSettings) -> Space:

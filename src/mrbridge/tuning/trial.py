@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +15,10 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from mrbridge.errors import Interrupted, MrbridgeError, as_error
-from mrbridge.training.run import train
-from mrbridge.training.settings import resolve
+from mrbridge.quiet import at_level
+from mrbridge.training.folder import remove_state
+from mrbridge.training.run import train_or_resume
+from mrbridge.training.settings import SHORT, resolve
 from mrbridge.training.words import Row, best_epoch, verdicts
 from mrbridge.tuning.space import Space, nested
 
@@ -29,8 +29,6 @@ NAME = "mrbridge"
 WARM_UP_TENTHS = 2
 STARTUP_TRIALS = 4
 _WAIT_SECONDS = 60  # for the lock of the storage, which all workers write
-_DEFAULTS = {"steps_per_epoch": 100}  # so that a short training validates often enough to prune
-_LARGE = ("checkpoints", "simulated.npz")
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,9 @@ def run_trial(job: Job, index: int) -> int:
     run = job.out / name
     watch = _Watch(trial, job.score)
     try:
-        resume = (run / "checkpoints" / "last.ckpt").exists()
-        settings: Any = {} if resume else resolve(None, _DEFAULTS, job.changes, nested(own))
-        with _quiet():
-            result = train(
-                job.store, run, settings, resume=resume, after_validation=watch, **job.more
-            )
+        settings = resolve(None, SHORT, job.changes, nested(own))
+        with at_level(logging.ERROR, "mrbridge.training"):
+            result = train_or_resume(job.store, run, settings, after_validation=watch, **job.more)
         best = best_epoch(result.rows)
         row = next((row for row in result.rows if row["epoch"] == best), {})
         value = score_of(row, job.score)
@@ -115,9 +110,7 @@ def run_trial(job: Job, index: int) -> int:
     except Exception as error:
         trial.set_user_attr("error", str(as_error(error)))
         study.tell(trial, state=TrialState.FAIL)
-    for large in _LARGE:
-        path = run / large
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    remove_state(run)
     return trial.number
 
 
@@ -155,15 +148,3 @@ class _Watch:
             self._reported = tenth
         self.pruned = progress < 1 and self.trial.should_prune()
         return self.pruned
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Trainings log only errors: the search says what came of each."""
-    logger = logging.getLogger("mrbridge.training")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -32,7 +32,7 @@ from mrbridge.training.checkpoint import identity
 from mrbridge.training.folder import FILES as RUN_FILES
 from mrbridge.training.settings import resolve
 from mrbridge.tuning.results import BEST, FIGURE, TABLE, importances, write_results
-from mrbridge.tuning.space import Space
+from mrbridge.tuning.space import Space, find_space
 from mrbridge.tuning.trial import STORAGE, Job, Score, open_study, run_trial
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def tune(
     out: str | Path,
     settings: Mapping[str, Any] | None = None,
     *,
-    space: Space,
+    space: Mapping[str, Any] | str | Path | None = None,
     trials: int = 20,
     minutes: float = 10.0,
     score: Score = "criterion",
@@ -109,7 +109,9 @@ def tune(
         store: the store or its path.
         out: the folder of the search.
         settings: those of all trials that differ from the preset's.
-        space: the settings that differ between trials.
+        space: the settings that differ between trials: `{"learning_rate": {"low": 1e-4, "high":
+            1e-2, "log": True}, "batch_size": [1, 2]}`, or a YAML file of that form; None: learning
+            rate, loss weights, EMA and augmentation.
         trials: their number, with those that a continued search has.
         minutes: of training for each.
         score: what is maximised, of each trial's best state: `criterion`, the validation criterion
@@ -120,7 +122,9 @@ def tune(
 
     Raises:
         StoreError: the store has no validation split, or no validation pairs for `psnr`.
-        SettingsError: settings or score do not fit the space, or the folder has another search.
+        InputError: the file of the space does not exist.
+        SettingsError: settings or space are impossible, the score does not fit them, or the folder
+            has another search.
         OutputError: the folder holds something else.
         Interrupted: a signal came; the finished trials are kept.
         MrbridgeError: all trials failed.
@@ -132,9 +136,10 @@ def tune(
     base = resolve(None, changes)
     if changes.get("minutes") is not None:
         raise SettingsError("'minutes' is an option of tune", remedy="Use --minutes.")
-    _check(opened, space, score, start)
+    chosen = find_space(space, changes)
+    _check(opened, chosen, score, start)
     more = {"start": start, "device": device, "allow_code": allow_code, "minutes": minutes}
-    job = Job(opened.path.absolute(), out, changes, space, score, base.seed, more)
+    job = Job(opened.path.absolute(), out, changes, chosen, score, base.seed, more)
     _make_room(out, overwrite)
     with only_writer(out):
         study = open_study(out)

@@ -1,0 +1,1 @@
+"""Benchmarks: trainings with different settings on one store, compared under equal conditions."""
