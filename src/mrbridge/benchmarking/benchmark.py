@@ -165,6 +165,7 @@ def read_arms(arms: Arms, common: Mapping[str, Any]) -> dict[str, TrainSettings]
                 f"'{key}' cannot be changed for all arms",
                 remedy=remedy.get(key, "Leave it out: all arms train to the end of their time."),
             )
+    named: list[tuple[str, Mapping[str, Any] | TrainSettings, str | None]]
     if isinstance(arms, Mapping):
         named = [(name, values, None) for name, values in arms.items()]
     else:
