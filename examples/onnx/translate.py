@@ -35,8 +35,8 @@ def main(model, source, out):
     stack = ras.transpose(2, 1, 0)[:, ::-1, ::-1]
     spacing = np.abs(nib.affines.voxel_sizes(image.affine))[np.argsort(orientation[:, 0])][::-1]
 
-    # Crop to the head with a margin, then resample the slices.
-    box = around(foreground(stack), float(expects["margin_mm"]) / spacing)
+    # Crop to the head, then resample the slices. What the margin lacks in the scan is air.
+    box, lacks = around(foreground(stack), float(expects["margin_mm"]) / spacing)
     head = stack[box]
     size = head.shape[1:]
     if expects["spacing_mm"] != "as scanned":
@@ -50,11 +50,17 @@ def main(model, source, out):
     slices = normalised(raw, curve)
     if outside is not None:
         slices[outside] = -1
+    air = [
+        np.round(np.array(lacks[axis]) * size[axis - 1] / head.shape[axis]).astype(int)
+        for axis in (1, 2)
+    ]
+    slices = np.pad(slices, [(0, 0), *air], constant_values=-1)
     multiple, least = int(expects["multiple"]), int(expects["least_size"])
     rows, columns = (multiple * math.ceil(max(n, least) / multiple) for n in slices.shape[1:])
+    top, left = (rows - slices.shape[1]) // 2, (columns - slices.shape[2]) // 2
     padded = np.full((len(slices), 1, rows, columns), -1, np.float32)
-    top, left = (rows - size[0]) // 2, (columns - size[1]) // 2
-    padded[:, 0, top : top + size[0], left : left + size[1]] = slices
+    padded[:, 0, top : top + slices.shape[1], left : left + slices.shape[2]] = slices
+    top, left = top + air[0][0], left + air[1][0]  # where the scan begins
     made = [
         session.run(["synthesis"], {"image": padded[start : start + BATCH]})[0]
         for start in range(0, len(padded), BATCH)
@@ -123,13 +129,15 @@ def shifted(mask, combine):
 
 
 def around(mask, margin):
-    """The box of a mask, with a margin in voxels, within the field of view."""
-    box = []
+    """The box of a mask with a margin in voxels, as far as the scan goes, and what it lacks."""
+    box, lacks = [], []
     for axis, wide in enumerate(np.ceil(margin).astype(int)):
         shown = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        low, high = (shown[0], shown[-1] + 1) if shown.size else (0, mask.shape[axis])
-        box.append(slice(max(0, low - wide), min(mask.shape[axis], high + wide)))
-    return tuple(box)
+        low, high = (shown[0], shown[-1] + 1) if shown.size else (wide, mask.shape[axis] - wide)
+        low, high = low - wide, high + wide
+        lacks.append((max(0, -low), max(0, high - mask.shape[axis])))
+        box.append(slice(max(0, low), min(mask.shape[axis], high)))
+    return tuple(box), lacks
 
 
 def resized(stack, rows, columns):
