@@ -224,6 +224,8 @@ def _initial(
 ) -> str | None:
     """The model that an arm starts from; None for random weights."""
     prepared = store.manifest.settings
+    if start == "auto" and prepared.standard.foreground != "head":
+        return None  # the shipped model knows heads only
     with at_level(logging.ERROR, "mrbridge.training"):
         found = find_initial_model(
             start, settings, prepared.source, prepared.target, allow_code=allow_code
