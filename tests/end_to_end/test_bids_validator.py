@@ -104,6 +104,21 @@ def test_uncertainty_maps(raw: Path, certain_bundle: Bundle, tmp_path: Path) -> 
     assert [one.uncertainty for one in again] == [one.uncertainty for one in done]
 
 
+def test_another_grid(raw: Path, certain_bundle: Bundle, tmp_path: Path) -> None:
+    out = raw.parent / "finer"
+    how: dict[str, Any] = {
+        "model": certain_bundle,
+        "device": "cpu",
+        "uncertainty": True,
+        "spacing": 4.0,
+    }
+    for one in translate(raw, out, **how):
+        assert one.output is not None
+        assert "_res-4mm_desc-synth_T2w" in one.output.name
+    assert errors(out) == []
+    assert passes(out)
+
+
 def test_the_merged_data_set(raw: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
     merged = shutil.copytree(raw, tmp_path / "merged")
     for to in ("T2w", "T1w"):
