@@ -170,10 +170,18 @@ def quick_phantom(monkeypatch: pytest.MonkeyPatch) -> None:
     from mrbridge.dataset import simulated
 
     def varied_subject(
-        seed: int, index: int, spacing_mm: float, stripped: bool | None = None
+        seed: int,
+        index: int,
+        spacing_mm: float,
+        stripped: bool | None = None,
+        *,
+        contrasts: tuple[str, ...],
     ) -> SimpleNamespace:
-        scans = {c: ellipsoids(seed % 1000 + index, c) for c in ("T1w", "T2w")}
-        tops = {"T1w": 0.04, "T2w": 0.6}
+        tops = {"T1w": 0.04, "T2w": 0.6, "PDw": 0.7, "FLAIR": 0.2}
+        scans = {
+            c: replace(ellipsoids(seed % 1000 + index, "T1w" if c == "T1w" else "T2w"), contrast=c)
+            for c in contrasts
+        }
         canonical = {
             c: replace(v, voxels=(v.voxels * (tops[c] / v.voxels.max())).astype(np.float32))
             for c, v in scans.items()

@@ -195,7 +195,7 @@ def test_cached_groups_are_not_simulated_again(
     cache = tmp_path / "run" / "simulated.npz"
     assert np.array_equal(simulated(cache=cache).groups, pairs.groups)
 
-    def forbidden(*_: object) -> None:
+    def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("simulated again")
 
     with monkeypatch.context() as patched:

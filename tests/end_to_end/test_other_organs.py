@@ -156,8 +156,8 @@ class TestEndToEnd:
         settings = tiny("bridge", epochs=1, steps_per_epoch=1)
         with caplog.at_level(logging.INFO, "mrbridge"):
             train(store, tmp_path / "run", settings, device="cpu")
-        (line,) = [m for m in caplog.messages if "random weights" in m]
-        assert "without simulated pairs: only heads" in line
+        assert any("random weights" in m for m in caplog.messages)
+        assert any("without simulated pairs: only heads" in m for m in caplog.messages)
 
     def test_simulated_heads_are_refused(self, store: Store, run: Any, tmp_path: Path) -> None:
         code, _, err = run("train", store.path, "-o", tmp_path / "run", "--set",

@@ -28,9 +28,7 @@ from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import IntensitySettings, PreprocessSettings
 from mrbridge.progress import track
 
-CONTRASTS = ("T1w", "T2w")
-"""What can be simulated."""
-
+_PAIR = ("T1w", "T2w")
 _VARIETY = AugmentSettings(rotate_degrees=12, scale=0.15, shift=0.04, gamma=0.6, noise=0.03)
 
 _MIX_OFTEN = 0.7  # how often parts of a slice come from another slice, and
@@ -59,7 +57,7 @@ class SimulatedPairs:
     Args:
         standard: preprocessing of the store's scans.
         pictures: whether they are 2D images, which have no spacing and a fixed range.
-        source: contrast of the first two slices of a group, T1w or T2w.
+        source: contrast of the first two slices of a group, one of T1w, T2w, PDw and FLAIR.
         target: contrast of the other two.
         image_size: rows and columns of the slices.
         subjects: how many subjects.
@@ -99,7 +97,13 @@ class SimulatedPairs:
         if cached is None:
             groups = [
                 subject_groups(
-                    varied_subject(_SEED + seed, index, standard.spacing_mm or 1.0, stripped),
+                    varied_subject(
+                        _SEED + seed,
+                        index,
+                        standard.spacing_mm or 1.0,
+                        stripped,
+                        contrasts=(source, target),
+                    ),
                     simulated,
                     (source, target),
                     image_size,
@@ -132,7 +136,7 @@ class SimulatedPairs:
 def draw_group(
     groups: NDArray[np.float16],
     rng: np.random.Generator,
-    contrasts: Sequence[str] = CONTRASTS,
+    contrasts: Sequence[str] = _PAIR,
     mixed: float = _MIX_OFTEN,
 ) -> NDArray[np.float32]:
     """One of a subject's groups, with parts of another and darker fluid in its T1w input.
@@ -140,11 +144,11 @@ def draw_group(
     Args:
         groups: of one subject, (groups, 2 contrasts, rows, columns).
         rng: draws.
-        contrasts: of a group, in its order; T1w and T2w are among them.
+        contrasts: of a group, in its order; fluid is darkened if T1w and T2w are among them.
         mixed: how often parts of a slice come from another slice.
     """
     group = _mixed(groups, rng, mixed)
-    if rng.random() < _DARK_OFTEN:
+    if set(_PAIR) <= set(contrasts) and rng.random() < _DARK_OFTEN:
         t1w, true_t2w = 2 * contrasts.index("T1w"), 2 * contrasts.index("T2w") + 1
         # Slices at the edge of a whole head are mostly black, too: the subject decides.
         is_brain = (groups[::8, t1w, ::2, ::2] <= -1).mean(axis=(1, 2)).min() > _CUT_AWAY
@@ -199,7 +203,7 @@ def _mixed(
     return to_float32(torch.where(chosen[:rows, :columns], donor, group))
 
 
-def group_augmentation(image_size: int, contrasts: int = len(CONTRASTS)) -> Augmentation:
+def group_augmentation(image_size: int, contrasts: int = 2) -> Augmentation:
     """Augmentation of groups: all images move together, the intensities of inputs change."""
     inputs = tuple(range(0, 2 * contrasts, 2))
     return Augmentation(_VARIETY, image_size, intensities=inputs)

@@ -20,8 +20,8 @@ from mrbridge import models
 from mrbridge.bundle import Bundle, BundleManifest, load_bundle, read_manifest
 from mrbridge.dataset.loader import batches_from, plain_errors
 from mrbridge.dataset.sampling import HeldOut, held_out_slices
-from mrbridge.dataset.simulated import CONTRASTS
 from mrbridge.dataset.store import Store
+from mrbridge.directions import in_words
 from mrbridge.errors import BundleError, Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.extensions import code_in, completed, require
 from mrbridge.hardware import choose_device, quick_kernels
@@ -51,6 +51,7 @@ from mrbridge.training.loop import AfterValidation, Plan, RunRecorder, StopOnSig
 from mrbridge.training.model import TranslationModel
 from mrbridge.training.monitor import EarlyStopping
 from mrbridge.training.settings import PRESETS, TrainSettings, resolve
+from mrbridge.volume import CONTRASTS
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +232,7 @@ def _new(store: Store, settings: TrainSettings, start: str | Path, allow_code: b
         start, settings, prepared.source, prepared.target, allow_code=allow_code
     )
     size = None if initial is None else initial.manifest.least_size
-    settings = _for_contrasts(settings, store, initial)
+    settings = _for_contrasts(settings, store)
     return _Start(settings, initial=initial, initial_size=size)
 
 
@@ -276,11 +277,11 @@ def find_initial_model(
         log.info("starting from the model %s", models.SHIPPED if start == "auto" else model)
         return load_bundle(model, allow_code=allow_code)
     if start == "auto":
-        # With simulated pairs, `_for_contrasts` logs it.
-        if "contrasts" in differs and not settings.simulated_weight:
+        if "contrasts" in differs:
             log.info(
-                "starting from random weights: the shipped model translates %s and %s, not %s",
-                *(manifest.source, manifest.target, f"{source} to {target}"),
+                "starting from random weights: the shipped model starts trainings of %s and %s, "
+                "not of %s and %s",
+                *(manifest.source, manifest.target, source, target),
             )
         return None
     raise SettingsError(
@@ -312,13 +313,12 @@ def check_simulated(store: Store) -> None:
         )
 
 
-def _for_contrasts(settings: TrainSettings, store: Store, initial: Bundle | None) -> TrainSettings:
+def _for_contrasts(settings: TrainSettings, store: Store) -> TrainSettings:
     """Settings without the preset's simulated pairs if a contrast cannot be simulated.
 
     Args:
         settings: of a new training.
         store: its data.
-        initial: the model that it starts from, if any.
 
     Raises:
         SettingsError: the settings ask for simulated pairs, unlike their preset.
@@ -331,8 +331,8 @@ def _for_contrasts(settings: TrainSettings, store: Store, initial: Bundle | None
     if settings.simulated_weight != PRESETS[settings.preset].simulated_weight:
         check_simulated(store)
     log.info(
-        "training %s to %s%s without simulated pairs: only heads in %s can be simulated",
-        *(source, target, "" if initial else " from random weights,", " and ".join(CONTRASTS)),
+        "training %s to %s without simulated pairs: only heads in %s can be simulated",
+        *(source, target, in_words(CONTRASTS)),
     )
     return settings.changed({"simulated_weight": 0.0})
 
