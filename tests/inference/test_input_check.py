@@ -40,9 +40,9 @@ class TestOfImages:
     def test_the_other_contrast_is_unusual(self, subject: SimulatedSubject) -> None:
         verdict = check_image(subject.t2w, "T1w")
         assert verdict.level == "unusual"
-        assert "looks like T2w, and its name or header says T1w" in verdict.reasons[0]
+        assert "looks like T2w, but its name or header says T1w" in verdict.reasons[0]
         assert check_image(subject.t1w, "T2w").level == "unusual"
-        assert "it is taken for T2w" in str(check_image(subject.t1w, "T2w", known=False))
+        assert "but is taken for T2w" in str(check_image(subject.t1w, "T2w", known=False))
 
     def test_orientation_of_the_file_does_not_matter(self, subject: SimulatedSubject) -> None:
         volume = subject.t1w

@@ -383,8 +383,12 @@ def test_an_error_is_shown_with_its_remedy(page: Page, t1w: Path, tmp_path: Path
     page.set_input_files("#file-input", str(damaged))
     text = page.locator(".error").inner_text()
     assert text.startswith("cut_T1w.nii.gz: ")
+    assert "could not be read" in page.locator("#detail").inner_text()
     page.click("text=Remove this scan")
     page.wait_for_selector("text=No scan yet")
+    page.evaluate("mrbridge.server.limits.upload_mib = 0")
+    page.set_input_files("#file-input", str(t1w))
+    page.wait_for_selector("#messages >> text=sub-01_T1w.nii.gz: The upload exceeds 0 MiB.")
 
 
 def test_cancel(page: Page, web: Served, t1w: Path):

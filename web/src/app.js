@@ -15,6 +15,8 @@ const STATES = {
   cancelled: "Cancelled",
 };
 
+const nameOf = (files) => (files.length > 1 ? `DICOM series, ${files.length} files` : files[0].name);
+
 class Page {
   jobs = new Map();
   sources = new Map();
@@ -36,11 +38,13 @@ class Page {
   async add(files) {
     const scans = asScans(files);
     if (!scans.length) this.complain("There are no files in what you dropped.");
-    for (const scan of scans) await this.send(scan).catch((error) => this.complain(error));
+    for (const scan of scans) await this.send(scan).catch((error) => this.complain(`${nameOf(scan)}: ${error.message}`));
   }
 
   async send(files) {
-    const name = files.length > 1 ? `DICOM series, ${files.length} files` : files[0].name;
+    const name = nameOf(files);
+    const most = this.server.limits.upload_mib; // told at once, not after minutes of uploading
+    if (files.reduce((sum, file) => sum + file.size, 0) > most * 2 ** 20) throw new Error(`The upload exceeds ${most} MiB. Upload one scan at a time.`);
     const bar = element("progress", { max: 1, value: 0, ariaLabel: `Upload of ${name}` });
     const row = element("li", {}, `Uploading ${name}`, bar);
     byId("scans").append(row);

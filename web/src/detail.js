@@ -48,7 +48,7 @@ export class Detail {
       this.root.replaceChildren(...Object.values(this.parts));
       this.drawn = {};
     }
-    this.#draw("what", [job.scan, job.verdict], () => this.#what(job));
+    this.#draw("what", [job.scan, job.verdict, Boolean(job.error)], () => this.#what(job));
     this.#draw("work", [job.state, Boolean(job.scan)], () => this.#work(job));
     if (this.bar) {
       this.bar.value = job.progress;
@@ -70,7 +70,7 @@ export class Detail {
   #what(job) {
     const { scan, verdict } = job;
     const title = element("h2", {}, job.name);
-    if (!scan) return [element("section", { className: "card" }, title, element("p", { className: "note" }, "Reading the scan …"))];
+    if (!scan) return [element("section", { className: "card" }, title, element("p", { className: "note" }, job.error ? "The scan could not be read." : "Reading the scan …"))];
     const item = scan.items.length === 1 ? scan.items[0] : null;
     const facts = [
       ["Contrast", scan.contrast ? `${scan.contrast}${item?.reason ? `, ${item.reason}` : ""}` : "unknown"],
@@ -93,7 +93,7 @@ export class Detail {
     }
     const error = job.error ? element("div", { className: "error", role: "alert" }, job.error.text) : null;
     const remove = button("Remove this scan", () => this.page.remove(job.id).catch((e) => this.page.complain(e)));
-    if (!job.scan) return [card("Translate", error, element("div", { className: "controls" }, remove))];
+    if (!job.scan) return [card(error ? "Error" : "Cancelled", error, element("div", { className: "controls" }, remove))];
     return [card(job.state === "done" ? "Translate again" : "Translate", error, ...this.#choices(job, remove))];
   }
 

@@ -178,8 +178,8 @@ def _not_a_head(seen: Appearance) -> Iterator[Sign]:
     yield Sign(
         "object",
         min(_graded(-seen.information, -0.40, -0.15, -0.07), _DOUBT),
-        "does not look like a head: hardly any of the template's anatomy is found in it "
-        f"({seen.information:.2f} nats)",
+        "does not look like a head: it shares hardly any anatomy with the template (mutual "
+        f"information {seen.information:.2f} nats)",
     )
     yield Sign(
         "orientation",
@@ -192,18 +192,18 @@ def _not_a_head(seen: Appearance) -> Iterator[Sign]:
             max(_graded(-seen.size, -0.88, -0.77, -0.66), _graded(seen.size, 0.95, 1.10, 1.25)),
             _DOUBT,
         ),
-        f"shows a brain of {seen.size:.2f} times the template's size along each axis; an adult's "
-        "has 0.8 to 1.05. It may be a child, or its voxel size may be wrong",
+        f"shows a brain {seen.size:.2f} times the template's size along each axis (adults: 0.8 to "
+        "1.05); it may be a child's, or the voxel size may be wrong",
     )
     yield Sign(
         "field of view",
         min(_graded(-seen.seen, -1.0, -0.93, -0.50), _DOUBT),
-        f"shows {seen.seen:.0%} of the brain: the field of view cuts it",
+        f"shows only {seen.seen:.0%} of the brain: the field of view cuts it off",
     )
 
 
 def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iterator[Sign]:
-    says = f"its name or header says {contrast}" if known else f"it is taken for {contrast}"
+    says = f"but its name or header says {contrast}" if known else f"but is taken for {contrast}"
     if is_2d or seen.information is None:
         if seen.skewness is not None and contrast in ("T1w", "T2w"):
             sign = 1 if contrast == "T1w" else -1
@@ -212,7 +212,7 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
                 "contrast",
                 min(_graded(sign * seen.skewness, -0.5, 0.0, 0.35), _DOUBT),
                 f"looks like {other} ({'bright' if sign > 0 else 'dark'} pixels are the rarer "
-                f"ones), and {says}",
+                f"ones), {says}",
             )
         return
     values = seen.grey, seen.ventricles, seen.low, seen.high, seen.skewness
@@ -220,7 +220,7 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
         return
     grey, ventricles, low, high, skewness = (float(value or 0.0) for value in values)
     look = _look(grey, ventricles, low, high, skewness, seen.size or 1.0)
-    figures = f"grey matter {grey:.2f}, ventricles {ventricles:.2f} of white matter's intensity"
+    figures = f"relative to white matter: grey matter {grey:.2f}, ventricles {ventricles:.2f}"
     if contrast == "T1w":
         # Grey matter lies between white matter and fluid; in FLAIR and in infants it does not.
         between = (1 - grey) / max(1 - low, 0.05)
@@ -254,14 +254,14 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
             _graded(-grey, -1.25, -0.99, -0.90),
             _graded(-skewness, -0.5, -0.15, 0.05),
         )
-    yield Sign("contrast", min(max(scores), _DOUBT), f"looks like {look}, and {says} ({figures})")
+    yield Sign("contrast", min(max(scores), _DOUBT), f"looks like {look}, {says} ({figures})")
     if contrast == "T1w" and seen.highest is not None:
         # Only unusual: fresh blood and inflow are bright as well.
         yield Sign(
             "agent",
             min(_graded(seen.highest, 1.2, 1.45, 1.70), _DOUBT),
             "has spots in the brain that are far brighter than white matter "
-            f"({seen.highest:.2f} times): a contrast agent, blood, or inflow into vessels",
+            f"({seen.highest:.2f} times): perhaps a contrast agent, blood, or inflow in vessels",
         )
 
 
@@ -283,7 +283,7 @@ def _look(
 def _quality(seen: Appearance) -> Iterator[Sign]:
     """Faults of the acquisition: unusual, and hardly ever refused."""
     if seen.noise is not None:
-        share = f"{seen.noise:.0%} of white matter"
+        share = f"noise: {seen.noise:.0%} of white matter's intensity"
         yield Sign(
             "noise", min(_graded(seen.noise, 0.03, 0.12, 0.40), _DOUBT), f"is noisy ({share})"
         )
@@ -297,14 +297,14 @@ def _quality(seen: Appearance) -> Iterator[Sign]:
         yield Sign(
             "ghosts",
             min(_graded(seen.ghosts, 0.02, 0.08, 0.40), _DOUBT),
-            "has bright air next to the head: ghosts, motion, or a head that wraps around",
+            "has signal in the air around the head: ghosting, motion, or wrap-around",
         )
     if seen.jump is not None:
         yield Sign(
             "slices",
             min(_graded(seen.jump, 1.5, 3.5, 12.0), _DOUBT),
             f"has neighbouring slices that differ {seen.jump:.1f} times as much as others: slices "
-            "are missing or out of order, or the head moved",
+            "may be missing or out of order, or the head moved",
         )
     if seen.empty:
         yield Sign(
@@ -315,5 +315,5 @@ def _quality(seen: Appearance) -> Iterator[Sign]:
     yield Sign(
         "wrap",
         min(_graded(seen.touches, 0.0, 0.3, 1.2), _DOUBT),
-        "reaches opposite edges of the field of view, which is too small or wraps around",
+        "reaches opposite edges of the image: the field of view is too small, or it wraps around",
     )
