@@ -103,6 +103,9 @@ class Panel {
     this.setWindow(this.layer.low, this.layer.high);
     this.isFlat = this.image.dims[3] === 1;
     if (this.isFlat) this.nv.setSliceType(SLICE_TYPE.AXIAL);
+    // A 2D image comes with the identity: nobody knows where the patient's right is.
+    this.isPicture = this.isFlat && this.image.hdr.affine.flat().every((x, n) => x === (n % 5 ? 0 : 1));
+    if (this.isPicture) this.nv.opts.isOrientationTextVisible = false;
   }
 
   /** The uncertainty map, once to be shown in colour and once to hide what it covers. */
@@ -174,6 +177,7 @@ export class Viewer {
       await panel.load();
     }
     this.planes.hidden = this.panels.every((panel) => panel.isFlat);
+    this.convention.hidden = this.panels.every((panel) => panel.isPicture);
     if (this.uncertainty) {
       const made = this.panels.find((panel) => panel.layer.role === "synthetic");
       made.nv.addColormap("hide", { R: [20, 20], G: [24, 24], B: [32, 32], A: [0, 255], I: [0, 255] });
@@ -237,7 +241,8 @@ export class Viewer {
     return element(
       "p",
       { className: "note" },
-      `Mouse: click or drag to move the crosshair, scroll to change the slice, drag with the right button to change the window. Keyboard: the arrow keys, Page Up and Page Down move the crosshair${this.panels.length > 1 ? "; the space bar switches between two scans" : ""}. The patient's right is on the left (radiological convention).`,
+      `Mouse: click or drag to move the crosshair, scroll to change the slice, drag with the right button to change the window. Keyboard: the arrow keys, Page Up and Page Down move the crosshair${this.panels.length > 1 ? "; the space bar switches between two scans" : ""}. `,
+      (this.convention = element("span", {}, "The patient's right is on the left (radiological convention).")),
     );
   }
 
