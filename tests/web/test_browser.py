@@ -195,7 +195,7 @@ def test_a_2d_image(page: Page, picture_folder: Path, tmp_path: Path):
     add(page, scan)
     assert "unknown (2D image)" in page.locator("#detail").inner_text()
     assert page.locator("select[aria-label=Planes]").is_hidden()
-    assert page.get_by_text("radiological convention").is_hidden(), "nobody knows"
+    assert page.get_by_text("radiological convention").is_hidden()
     translate(page)
     assert marked(picture(page, 1)) > 100
     assert marked(picture(page, 0)) == 0

@@ -103,7 +103,7 @@ class Panel {
     this.setWindow(this.layer.low, this.layer.high);
     this.isFlat = this.image.dims[3] === 1;
     if (this.isFlat) this.nv.setSliceType(SLICE_TYPE.AXIAL);
-    // A 2D image comes with the identity: nobody knows where the patient's right is.
+    // A 2D image comes with the identity: its orientation is unknown.
     this.isPicture = this.isFlat && this.image.hdr.affine.flat().every((x, n) => x === (n % 5 ? 0 : 1));
     if (this.isPicture) this.nv.opts.isOrientationTextVisible = false;
   }
