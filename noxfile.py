@@ -38,9 +38,16 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def slow(session: nox.Session) -> None:
-    """The tests that take minutes."""
+    """The tests that take seconds to a minute each."""
     session.install(*CURRENT, "-e", ".[dev]")
     session.run("pytest", "-m", "slow", "-n", "2", *session.posargs)
+
+
+@nox.session(python="3.11")
+def nightly(session: nox.Session) -> None:
+    """The tests that take longest: whole tutorials, many kills, minutes of fuzzing."""
+    session.install(*CURRENT, "-e", ".[dev]")
+    session.run("pytest", "-m", "nightly", "-n", "2", *session.posargs)
 
 
 @nox.session(python="3.11")
@@ -58,7 +65,7 @@ def lint(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Checks of the documentation, the tutorials executed, the site in build/site."""
     session.install(*CURRENT, "-e", ".[dev]")
-    session.run("pytest", "-m", "slow or not slow", "tests/docs", "tests/contrasts", "tests/faults")
+    session.run("pytest", "-m", "not nightly", "tests/docs", "tests/contrasts", "tests/faults")
     session.run("python", "docs/notebooks.py")
     session.run("mkdocs", "build", env={"NO_MKDOCS_2_WARNING": "1"})
 

@@ -30,6 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "docs" / "tutorials").glob("[0-9]*.py"))
 EXECUTED = ROOT / "build" / "tutorials"
 
+MOST_CPU_SECONDS = 600
+"""Of a tutorial: five minutes on two cores; other programs do not count."""
+
 SHIM = "https://unpkg.com/iframe-worker/shim"  # what the theme loads for search in opened files
 
 
@@ -47,24 +50,36 @@ def executed(source: Path) -> Any | None:
     return notebook if notebook.metadata["mrbridge"]["source"] == source_hash(source) else None
 
 
-def execute(source: Path) -> Any:
-    """Run a tutorial in an empty folder on two threads, and write its notebook.
+def run(notebook: Any) -> None:
+    """Run a notebook in an empty folder on two threads.
 
     Raises:
         CellExecutionError: a cell fails.
     """
-    notebook, version = jupytext.read(source), source_hash(source)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ |= {"OMP_NUM_THREADS": "2", "COLUMNS": "100", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    started, used = time.monotonic(), _cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(notebook, timeout=None, kernel_name="python3")
         client.execute(cwd=folder)
+
+
+def execute(source: Path) -> Any:
+    """Run a tutorial, and write its notebook.
+
+    Raises:
+        CellExecutionError: a cell fails.
+        RuntimeError: it takes too long.
+    """
+    notebook, version = jupytext.read(source), source_hash(source)
+    started, used = time.monotonic(), _cpu_seconds()
+    run(notebook)
     notebook.metadata["mrbridge"] = {
         "source": version,
         "seconds": round(time.monotonic() - started),
         "cpu_seconds": round(_cpu_seconds() - used),
     }
+    if notebook.metadata["mrbridge"]["cpu_seconds"] > MOST_CPU_SECONDS:
+        raise RuntimeError(f"{source.name} takes more than {MOST_CPU_SECONDS} s of processor time")
     EXECUTED.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, EXECUTED / f"{source.stem}.ipynb")
     return notebook

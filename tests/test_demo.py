@@ -55,7 +55,7 @@ def test_the_command_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_
     assert received == {"out": out, "minutes": 2.0, "seed": 3, "overwrite": False}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_minute_is_enough(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     done = subprocess.run(

@@ -28,7 +28,7 @@ def test_a_share() -> None:
     assert lines == [{"cases": dict.fromkeys(hostile.GENERATORS, 1), "found": 0}]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_minute() -> None:
     code, lines = run("--seed", "8", "--cases", "90", "--minutes", "1")
     assert code == 0, lines

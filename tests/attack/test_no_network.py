@@ -66,11 +66,13 @@ def test_translate(traced: Any, bids_scans: Path, tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_prepare_and_inspect(traced: Any, bids_scans: Path, tmp_path: Path) -> None:
     assert not traced("prepare", bids_scans, "-o", tmp_path / "store", "--workers", "2")
     assert not traced("inspect", bids_scans, "-o", tmp_path / "page.html")
 
 
+@pytest.mark.slow
 def test_train(traced: Any, small_store: Store, tmp_path: Path) -> None:
     config = tmp_path / "small.yaml"
     config.write_text(yaml.safe_dump(SMALL_RESNET | {"epochs": 1}))
@@ -78,6 +80,7 @@ def test_train(traced: Any, small_store: Store, tmp_path: Path) -> None:
     assert not traced("train", small_store.path, "-o", tmp_path / "run", *options)
 
 
+@pytest.mark.slow
 def test_tune(traced: Any, small_store: Store, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     config = tmp_path / "small.yaml"
@@ -86,17 +89,20 @@ def test_tune(traced: Any, small_store: Store, tmp_path: Path) -> None:
     assert not traced("tune", small_store.path, "-o", tmp_path / "search", *options)
 
 
+@pytest.mark.slow
 def test_phantom(traced: Any, tmp_path: Path) -> None:
     options = ["--subjects", "1", "--set", "spacing_mm=8", "--workers", "2"]
     assert not traced("phantom", "-o", tmp_path / "phantom", *options)
 
 
+@pytest.mark.slow
 def test_export(traced: Any, tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     assert not traced("export", "-m", GOLDEN, "-o", tmp_path / "exported")
 
 
+@pytest.mark.slow
 def test_bids_app(traced: Any, bids_scans: Path, tmp_path: Path) -> None:
     program = str(Path(sys.executable).with_name("mrbridge_bids"))
     for level in ("participant", "group"):
@@ -116,6 +122,7 @@ def test_every_verb_is_here() -> None:
     assert names <= {"serve", "view"}
 
 
+@pytest.mark.slow
 def test_evaluate_and_info(traced: Any, bids_scans: Path, tmp_path: Path) -> None:
     command = ["evaluate", "-m", GOLDEN, "--pairs", bids_scans, "-o", tmp_path / "scores"]
     assert not traced(*command)

@@ -310,7 +310,7 @@ def test_tables_print_what_the_lines_hold(
     assert f"| cpu | {rate:.3g} |" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_gpu_benchmark_runs_on_a_cpu(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -272,15 +272,10 @@ def test_some_kills(
     assert len(kill(server, cases[name], count, 1, tmp_path)) >= count
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [("prepare", 40), ("dataset", 40), ("files", 40), ("dicom", 40), ("train", 40)],
-)
-def test_many_kills(
-    name: str, count: int, server: Server, cases: dict[str, Case], tmp_path: Path
-) -> None:
-    assert len(kill(server, cases[name], count, 2, tmp_path)) >= count
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["prepare", "dataset", "files", "dicom", "train"])
+def test_many_kills(name: str, server: Server, cases: dict[str, Case], tmp_path: Path) -> None:
+    assert len(kill(server, cases[name], 40, 2, tmp_path)) >= 40
 
 
 @pytest.mark.parametrize("name", ["prepare", "dataset", "files", "dicom", "train"])

@@ -142,7 +142,7 @@ COMMANDS = {
     "train": Command(TRAIN, there("run/settings.yaml")),
     "train together": Command([*TRAIN, "--devices", "2"], there("run/settings.yaml")),
 }
-QUICK = ("translate a folder", "translate BIDS", "prepare with workers", "evaluate", "train")
+QUICK = ("translate a folder", "prepare with workers", "train")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ RANGE, CORRELATION = 0.005, 0.999
 """How far values inside the head may differ, as a share of the range, and correlate at least."""
 
 quick = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

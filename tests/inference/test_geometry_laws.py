@@ -39,7 +39,7 @@ PLACE = (
 )
 
 quick = settings(
-    max_examples=30,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

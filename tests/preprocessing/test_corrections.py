@@ -119,6 +119,7 @@ def simulated(noise: float) -> Volume:
     return Volume(head.voxels[:, :, 30:54].astype(np.float32), head.affine)
 
 
+@pytest.mark.slow
 def test_simulated_heads_get_closer_to_the_truth() -> None:
     perfect = simulated(0.0)
     truth = perfect.voxels

@@ -229,6 +229,33 @@ def test_skull_stripping_and_alignment_share_the_search(monkeypatch: pytest.Monk
         assert len(searches) == number * versions
 
 
+@pytest.mark.parametrize(("well", "heights"), [(2, 1), (1, 2), (0, 2)])
+def test_a_tall_head_is_searched_lower_if_fewer_than_two_searches_end_well(
+    monkeypatch: pytest.MonkeyPatch, well: int, heights: int
+) -> None:
+    import SimpleITK as sitk
+
+    centres: list[float] = []
+
+    class Search:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def ends(self, centre: np.ndarray, _: float) -> list[tuple[float, sitk.AffineTransform]]:
+            first = not centres or centre[2] == centres[0]
+            centres.append(centre[2])
+            values = [0.4] * well + [0.2] if first else [0.5, 0.5]
+            return [(value, sitk.AffineTransform(3)) for value in values]
+
+        def last(self, _: object) -> TemplateFit:
+            return TemplateFit(np.diag([0.9, 0.9, 0.9, 1]), 0.4)
+
+    monkeypatch.setattr(template, "_TemplateSearch", Search)
+    align(Head(head()), "rigid")
+    assert len(set(centres)) == heights
+    assert min(centres) == max(centres) - 16 * (heights - 1)
+
+
 KNOWN = turn(9, 0, (2, -3, 6))
 
 

@@ -72,6 +72,7 @@ _HEAD_MM = 120.0  # below the top: everything lower is face and neck
 _RIM_MM = 3.0  # of fluid around the brain
 _TILTS = (-12.0, 0.0, 12.0)  # degrees of nodding to start from,
 _STARTING_SIZES = (0.93, 1.0, 1.06)  # and sizes, in units of what the head's width suggests
+_LOWER_MM = (0.0, 16.0)  # than the estimated centre: second, if the first starts end badly
 _FOLLOWED = 3  # starts of each version that are followed to the end
 _LITRES_OF_FIT = (0.6, 2.3)  # others have matched the brain to the scalp, or to a ventricle
 _RADIUS_MM = 45.0
@@ -204,14 +205,22 @@ def _ends(head: Head) -> _Ends:
         raise InputError("is a 2D image: its brain cannot be found", remedy="Use --brain none.")
     scan, start, size = _scan_and_start(head)
     searches = [_TemplateSearch(version, scan) for version in _template().versions]
-    ends = [(value, end, search) for search in searches for value, end in search.ends(start, size)]
     low, high = _LITRES_OF_FIT
     own = volume_l(template_brain().voxels > 0, template_brain())
-    fitting = [end for end in ends if low <= own * _growth(end[1]) <= high]
-    if not fitting:
+    fitting: list[tuple[float, sitk.AffineTransform, _TemplateSearch]] = []
+    for lower_mm in _LOWER_MM:
+        ends = [
+            (value, end, search)
+            for search in searches
+            for value, end in search.ends(start - (0, 0, lower_mm), size)
+        ]
+        fitting += [end for end in ends if low <= own * _growth(end[1]) <= high]
+        best = max(fitting, key=lambda end: end[0], default=None)
+        if best and sum(s is best[2] and value >= _LOST * best[0] for value, _, s in fitting) > 1:
+            break
+    if best is None:
         raise InputError("no brain was found", remedy="Check that it shows a head.")
-    best = max(fitting, key=lambda end: end[0])[2]
-    fitting.sort(key=lambda end: (end[2] is not best, -end[0]))
+    fitting.sort(key=lambda end: (end[2] is not best[2], -end[0]))
     return [(search, end) for _, end, search in fitting]
 
 
