@@ -17,8 +17,10 @@ from PIL.PngImagePlugin import PngInfo
 from mrbridge.bundle import BundleManifest, Networks, save_bundle
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
 from mrbridge.evaluation import evaluate as evaluate_module
+from mrbridge.evaluation import figures
 from mrbridge.evaluation import result as result_module
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
+from mrbridge.io.atomic import atomic_path
 from mrbridge.io.ownership import FIGURE_MARK
 from mrbridge.networks import UNetSettings, build_generator
 from mrbridge.preprocessing.intensity import IntensityNormalisation
@@ -27,6 +29,26 @@ from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.viewer import is_built
 
 QUICK = EvaluateSettings(cycle=False, shown_cases=0, wasserstein_slices=3)
+DRAW = figures._save
+
+
+@pytest.fixture(autouse=True)
+def _blank_figures(monkeypatch):
+    """Figures of one pixel: drawing them takes longer than all else with such small scans."""
+
+    def blank(_, path):
+        info = PngInfo()
+        info.add_text(*next(iter(FIGURE_MARK.items())))
+        with atomic_path(path) as temporary:
+            Image.new("L", (1, 1)).save(temporary, "PNG", pnginfo=info)
+
+    monkeypatch.setattr(figures, "_save", blank)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures as they are."""
+    monkeypatch.setattr(figures, "_save", DRAW)
 
 
 def lines_of(out):
@@ -35,6 +57,7 @@ def lines_of(out):
 
 
 class TestPairs:
+    @pytest.mark.usefixtures("drawn")
     def test_tables_json_and_figures_are_written_and_consistent(self, bids, world, tmp_path):
         out = tmp_path / "out"
         result = evaluate(world.Knowing(20), bids, out=out)
