@@ -285,9 +285,9 @@ def test_few_images() -> None:
 
 @pytest.mark.slow
 def test_simulated_subjects(tmp_path: Path) -> None:
-    write_bids(tmp_path / "bids", PhantomSettings(subjects=4, spacing_mm=3.0, seed=3))
+    write_bids(tmp_path / "bids", PhantomSettings(subjects=6, spacing_mm=2.0, seed=3))
     found = inspect(tmp_path / "bids", images=True)
-    assert found.contrasts == {"T1w": 4, "T2w": 4}
+    assert found.contrasts == {"T1w": 6, "T2w": 6}
     assert found.findings == []
     # After two names are swapped, only these scans are found.
     one, other = (tmp_path / f"bids/sub-02/anat/sub-02_{c}.nii.gz" for c in ("T1w", "T2w"))
