@@ -315,8 +315,8 @@ def test_the_store_may_lie_inside_its_source(bids: Maker) -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(SettingsError, match="T9w"):
-        PrepareSettings(target="T9w")
+    with pytest.raises(SettingsError, match="T9-w"):
+        PrepareSettings(target="T9-w")
     with pytest.raises(SettingsError, match="both"):
         PrepareSettings(target="T1w")
     with pytest.raises(SettingsError, match="did you mean 'gap'"):
