@@ -220,6 +220,7 @@ class TestErrors:
         expected = '{"error": "interrupted", "exit_code": 3, "interrupted": true}\n'
         assert run("info", "unet", "--json") == (3, expected, "error: interrupted\n")
 
+    @pytest.mark.usefixtures("quick_phantom")
     def test_a_signal_whose_exception_is_lost_before_training(
         self,
         run: Callable[..., Any],
@@ -688,6 +689,7 @@ class TestOverwrite:
         assert run("prepare", bids_scans, "-o", tmp_path / "s", "--overwrite")[0] == 0
         assert all(new > old for new, old in zip(times(), first, strict=True))
 
+    @pytest.mark.usefixtures("quick_phantom")
     def test_a_run(self, run: Callable[..., Any], small_store: Store, tmp_path: Path) -> None:
         command = ["train", small_store.path, "-o", tmp_path / "run", *TINY]
         assert run(*command, "--set", "epochs=2")[0] == 0

@@ -174,6 +174,7 @@ class TestPairs:
         with pytest.raises(SettingsError, match="--set paired_weight=1"):
             weights_for(without.changed({"supervision": "paired"}), dataset)
 
+    @pytest.mark.usefixtures("quick_phantom")
     def test_a_training_on_pairs_learns_them(
         self, tiny: Callable[..., Any], small_store: Store, tmp_path: Path
     ) -> None:
