@@ -11,7 +11,7 @@ AUROC for the worst 5 % of errors, and AUSE, for the scale, the spread over the 
 and the gradient of the source as the baseline.
 
 With `--any`, no head is trained: the model's generator of any contrast (`four_contrasts.py`) has
-one, and each of its directions is calibrated, from every subset of the contrasts.
+one, and its directions are calibrated, from several scans those without PDw.
 """
 
 from __future__ import annotations
@@ -153,13 +153,14 @@ def calibrate(
 
 
 def subsets(contrasts: Sequence[str], pair: tuple[str, str]) -> list[tuple[Sequence[str], str]]:
-    """Each contrast from each subset of the others, but for the two directions of a pair."""
+    """Each contrast from each of the others, but for the two directions of a pair, and from those
+    subsets of them without PDw."""
     return [
         (given, to)
         for to in contrasts
         for count in range(1, len(contrasts))
         for given in combinations([one for one in contrasts if one != to], count)
-        if {*given, to} != set(pair)
+        if {*given, to} != set(pair) and (count == 1 or "PDw" not in given)
     ]
 
 

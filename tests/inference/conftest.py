@@ -11,6 +11,7 @@ from jaxtyping import config
 from mrbridge.bundle import Bundle, BundleManifest, Uncertainty, save_bundle
 from mrbridge.directions import AnyContrast
 from mrbridge.networks import build_generator
+from mrbridge.networks.blocks import init_weights
 from mrbridge.networks.settings import UNetSettings
 from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.preprocessing.intensity import IntensityNormalisation
@@ -35,6 +36,7 @@ def four_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -
     network = build_generator(FOUR, 32, torch.Generator().manual_seed(1))
     assert isinstance(network, UNet)
     head = ScaleHead(network.feature_channels, WIDTH, FOUR.inputs, FOUR.outputs)
+    init_weights(head, torch.Generator().manual_seed(2))
     weights = dict(tiny_bundle.weights)
     for name, part in (("to_any", network), ("to_any_scale", head)):
         weights |= {f"{name}.{key}": value for key, value in part.state_dict().items()}

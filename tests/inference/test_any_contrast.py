@@ -11,6 +11,7 @@ import pytest
 
 from mrbridge.bundle import Bundle, load_bundle, save_bundle
 from mrbridge.errors import BundleError, InputError, SettingsError
+from mrbridge.inference.input_check import check
 from mrbridge.inference.translator import Translator
 from mrbridge.volume import CONTRASTS, Volume
 
@@ -120,3 +121,14 @@ def test_files(bundle: Bundle, scans: dict[str, Volume], tmp_path: Path) -> None
     save_bundle(manifest, bundle.weights, tmp_path)
     with pytest.raises(BundleError, match="channels"):
         load_bundle(tmp_path)
+
+
+def test_a_scan_of_unknown_contrast_is_unusual(
+    four_bundle: Bundle, scans: dict[str, Volume]
+) -> None:
+    unknown = replace(scans["T1w"], contrast=None)
+    contrasts = four_bundle.contrasts
+    verdict = check(unknown, "FLAIR", contrasts, force=True)[0]
+    assert verdict.level != "usual"
+    assert "has a contrast that nothing identifies" in verdict.reasons
+    assert "nothing identifies" not in str(check(unknown, "T2w", contrasts, force=True)[0])

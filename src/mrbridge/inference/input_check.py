@@ -62,8 +62,8 @@ def check(
     Args:
         scan: the scan, as `io.read` returns it.
         to: the contrast to synthesise.
-        contrasts: those of the model. A scan of unknown contrast is treated as being of the first
-            one that is not `to`.
+        contrasts: those of the model. A scan of unknown contrast is taken for the other one of the
+            first two if `to` is one of them; else it remains unknown, which is unusual.
         is_head: whether the model is one of heads; otherwise only masks are recognised by their
             look.
         force: whether a refused scan is translated all the same.
@@ -78,10 +78,12 @@ def check(
     by_header = _by_header(scan, to, contrasts)
     if by_header is not None and not force:
         raise ScanRefused(by_header[0], remedy=by_header[1])
-    taken_for = next(contrast for contrast in contrasts if contrast != to)
+    contrast = scan.contrast
+    if contrast is None and to in contrasts[:2]:
+        contrast = next(one for one in contrasts if one != to)
     found = crop_to_head(scan, MARGIN_MM)
     if is_head:
-        verdict = _check_head(found.head, scan.contrast or taken_for, scan.contrast is not None)
+        verdict = _check_head(found.head, contrast, scan.contrast is not None)
     else:
         verdict = verdict_of(list(_not_a_scan(measure(found.head, anatomy=False))), None)
     if verdict.level == "refused" and not force:
@@ -124,9 +126,12 @@ def check_image(volume: Volume, contrast: str, known: bool = True) -> Verdict:
     return _check_head(crop_to_head(volume, MARGIN_MM).head, contrast, known)
 
 
-def _check_head(head: Head, contrast: str, known: bool) -> Verdict:
+def _check_head(head: Head, contrast: str | None, known: bool) -> Verdict:
     measured = measure(head)
-    return verdict_of(list(signs(measured, contrast, known, head.volume.is_2d)), measured)
+    found = list(signs(measured, contrast or "unknown", known, head.volume.is_2d))
+    if contrast is None:
+        found.append(Sign("contrast", UNUSUAL, "has a contrast that nothing identifies"))
+    return verdict_of(found, measured)
 
 
 def signs(

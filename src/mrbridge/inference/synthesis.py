@@ -97,6 +97,8 @@ class Request:
 
     def assumption(self, to: str) -> str:
         """The warning about a scan of unknown contrast that is translated into `to`."""
+        if self.translator.bundle.direction((None,), to).given == (None,) and not self.further:
+            return "nothing identifies its contrast; translating it as an unknown one"
         return f"nothing identifies its contrast; assuming it is {self.assumed(to, self.further)}"
 
 

@@ -264,7 +264,12 @@ def methods(translator: Translator, known: str | None, to: str) -> str:
         if translator.planes == "all"
         else "The generator was applied to axial slices."
     )
-    unknown = f" The contrast of the input was assumed to be {source}." if known is None else ""
+    unknown = ""
+    if known is None:
+        source = direction.given[0] or "input"
+        unknown = f" The contrast of the input was assumed to be {source}."
+        if direction.given[0] is None:
+            unknown = " The contrast of the input was unknown."
     return (
         f"The {to} image was synthesised from the {source} image with mrbridge {__version__} "
         f"(preset {manifest.preset}, {manifest.networks.generator.kind} generator with "
