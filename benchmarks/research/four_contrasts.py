@@ -41,6 +41,7 @@ from benchmarks.research.shipped_model import (
     shown,
     structure_loss,
 )
+from benchmarks.research.shipped_model import LIMITS as SIMPLER_LIMITS
 from mrbridge.bundle import AnyContrast, Uncertainty, load_bundle, save_bundle
 from mrbridge.dataset.simulated import CANONICAL
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
@@ -68,6 +69,14 @@ WIDTH = 8  # channels of the scale head
 UNKNOWN = 0.04  # share of examples whose only input is of no known contrast
 HOW_MANY = (0.55, 0.35, 0.1)  # shares of the others with one, two and three inputs
 HOW_OFTEN = np.array([0.33, 0.4, 0.07, 0.2])  # of T1w, T2w, PDw and FLAIR as the first of them
+
+
+LIMITS = (
+    *SIMPLER_LIMITS,
+    "FLAIR: most lesions of white matter are lost or too faint, also from T2w; fluid may be grey "
+    "where only T2w is given. T1w and T2w together are better than either.",
+    "PDw was never scored on real scans.",
+)
 
 
 def inputs_of(seen: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -228,6 +237,8 @@ def main() -> None:
         update={
             "any_contrast": AnyContrast(contrasts=CONTRASTS, generator=GENERATOR, width=WIDTH),
             "typical": {c: _range(c) for c in CONTRASTS},
+            "trained": bundle.manifest.trained | {"steps of any contrast": f"{given.steps:,}"},
+            "limits": LIMITS,
         }
     )
     save_bundle(manifest, weights, given.out)

@@ -92,7 +92,7 @@ LIMITS = (
     "cortex are lost.",
     "Fluid at the very edge of a skull-stripped brain, as dark in T1w as what was cut away, is "
     "made too dark in T2w.",
-    "Contrast agents and suppressed fluid (FLAIR) were never simulated.",
+    "Contrast agents were never simulated.",
 )
 
 
