@@ -209,7 +209,7 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
 
 @verb("mrbridge.verb_settings.Translate")
 def translate(options: options_of.Translate, settings: TranslateSettings) -> None:
-    """Translate scans into the other contrast, each on its own grid."""
+    """Translate scans into another contrast, each on its own grid."""
     run_translate(
         options.image,
         options.out,
