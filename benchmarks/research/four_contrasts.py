@@ -237,7 +237,8 @@ def main() -> None:
         update={
             "any_contrast": AnyContrast(contrasts=CONTRASTS, generator=GENERATOR, width=WIDTH),
             "typical": {c: _range(c) for c in CONTRASTS},
-            "trained": bundle.manifest.trained | {"steps of any contrast": f"{given.steps:,}"},
+            "trained": bundle.manifest.trained
+            | {"steps of the third generator": f"{given.steps:,}"},
             "limits": LIMITS,
         }
     )

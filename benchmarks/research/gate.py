@@ -86,10 +86,13 @@ def contrast(voxels: NDArray[Any], case: Case, real: NDArray[Any]) -> float:
     return float(max(scale, 0) * (x[inside].mean() - x[white].mean()))
 
 
-def calibration(case: Case, result: TranslatorResult, to: str) -> dict[str, Any]:
+def calibration(
+    case: Case, result: TranslatorResult, to: str, source: str | None = None
+) -> dict[str, Any]:
     """How far the uncertainty map holds on a real pair, after the fit of scale and offset.
 
-    `gradient` is the AUROC of the source's local gradient instead of the map.
+    `gradient` is the AUROC of the local gradient of `source`, the other contrast of the pair unless
+    given, instead of the map.
     """
     assert result.uncertainty is not None
     inside, made = case.mask, result.volume.voxels
@@ -98,9 +101,9 @@ def calibration(case: Case, result: TranslatorResult, to: str) -> dict[str, Any]
     error = np.abs(max(scale, 0) * made[inside] + offset - truth)
     width = max(scale, 0) * result.uncertainty.voxels[inside]
     found = {"coverage": round(float((error <= width).mean()), 3)} | quality(error, width)
-    slope = gradient_size(case.scans[OTHER[to]].voxels)[inside]
+    slope = gradient_size(case.scans[source or OTHER[to]].voxels)[inside]
     found["gradient"] = quality(error, slope)["auroc"]
-    if case.name == "met110" and to == "T2w":
+    if case.name == "met110" and to == "T2w" and source is None:
         found["cyst"] = round(float((error <= width)[cyst(case)[0][inside]].mean()), 3)
     return found
 
