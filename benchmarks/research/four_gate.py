@@ -7,8 +7,9 @@ One JSON line a set and direction: PSNR (dB) and SSIM of kind `fit` inside the b
 cases; `curve` is the best monotone intensity curve of a single input, fitted on the very pair that
 it is scored on. To FLAIR in `ms`, `lesions` counts the expert lesions that are kept (same sign, at
 least half the real contrast) of those that the real FLAIR shows, and `fluid` is the mean of the
-ventricles over that of white matter, in the real scan and in the synthetic one. `uncertainty`, where the direction is calibrated: coverage of
-the nominal 90 %, AUROC for the worst 5 % of errors (and of the first scan's gradient), AUSE.
+ventricles over that of white matter, in the real scan and in the synthetic one. `uncertainty`,
+where the direction is calibrated: coverage of the nominal 90 %, AUROC for the worst 5 % of errors
+(and of the first scan's gradient), AUSE.
 """
 
 from __future__ import annotations
