@@ -35,6 +35,7 @@ from mrbridge.evaluation.result import Evaluation
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read, write
 from mrbridge.preprocessing.resample import resample
+from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume
 
 SOURCE, TARGET = "T1w", "T2w"
@@ -59,7 +60,7 @@ class SuperSynth:
             source=SOURCE,
             target=TARGET,
             hash="mri_super_synth",
-            manifest=SimpleNamespace(standard=SimpleNamespace(brain="none")),
+            manifest=SimpleNamespace(standard=PreprocessSettings()),
         )
         matched = find_pairs(pairs, SOURCE, TARGET)
         self._names = {

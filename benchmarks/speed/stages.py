@@ -56,12 +56,12 @@ def begin(*given):
     global ready
     from mrbridge.inference import output, synthesis, translator
 
-    def precision(self, network, slices, in_float32, head=None):
+    def precision(self, network, stacks, direction, in_float32, head=None):
         return "faint" if in_float32 else "network"
 
     measured(translator.Translator, "__init__", lambda *_: "opening")
     measured(translator.Translator, "_network", lambda *_: "opening")
-    measured(output, "read", lambda *_, **__: "reading")
+    measured(synthesis, "read", lambda *_, **__: "reading")
     measured(synthesis, "check", lambda *_, **__: "checking")
     measured(translator, "preprocess", lambda *_, **__: "preprocessing")
     measured(translator.Translator, "_run", precision)
