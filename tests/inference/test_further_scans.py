@@ -240,10 +240,10 @@ class TestSessions:
         """`four_bundle` is calibrated for T1w and FLAIR together, not for all three."""
         how: dict[str, Any] = {"model": four_bundle, "device": "cpu", "uncertainty": True}
         translate(root, tmp_path / "out", participants=("01",), sessions=("1",), **how)
-        assert given == [{}]
-        assert "was not calibrated for this, so only T1w is used" in caplog.text
+        assert [list(one) for one in given] == [["FLAIR"]]
+        assert "was not calibrated for this, so it takes T1w and FLAIR only" in caplog.text
         request = Request(Translator(four_bundle, "cpu"), TranslateSettings(uncertainty=True))
-        assert request.uses_together(("T1w", "FLAIR"))
+        assert request.used_together(("T1w", "PDw")) == ("T1w",)
 
     def test_or_one_by_one(
         self, given: list[Any], root: Path, four_bundle: Bundle, tmp_path: Path

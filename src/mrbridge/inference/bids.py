@@ -207,12 +207,11 @@ def _by_session(
     for session in sessions.values():
         first, *others = [contrast for contrast in taken if contrast in session]
         scans += session[first]
-        used: tuple[FurtherScan, ...] = ()
-        if others and request.uses_together((first, *others)):
-            used = tuple(
-                FurtherScan(session[contrast][0].path, contrast, is_needed=False)
-                for contrast in others
-            )
+        used = tuple(
+            FurtherScan(session[contrast][0].path, contrast, is_needed=False)
+            for contrast in request.used_together((first, *others))[1:]
+        )
+        if used:
             further |= {scan.path: used for scan in session[first]}
         left = {scan.path: scan for contrast in others for scan in session[contrast]}
         for one in used:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +63,34 @@ class Request:
         """Whether the model makes a contrast from several scans."""
         return self.translator.bundle.manifest.any_contrast is not None
 
-    def uses_together(self, given: tuple[str, ...]) -> bool:
-        """Whether scans of a session are used together: if that is wanted and the model can, also
-        with an uncertainty map, if one is asked for."""
+    def used_together(self, given: tuple[str, ...]) -> tuple[str, ...]:
+        """The contrasts of a session, the best first, that are used together.
+
+        Only the first, unless more are wanted and the model takes them; with an uncertainty map,
+        the largest subset for which the model's uncertainty is calibrated.
+        """
         if not self.settings.together or not self.takes_several:
-            return False
-        direction = self.translator.bundle.direction(given, self.target_for(None))
-        if self.settings.uncertainty and not self.translator.knows_uncertainty(direction):
+            return given[:1]
+        if not self.settings.uncertainty:
+            return given
+        bundle, to = self.translator.bundle, self.target_for(None)
+        first, *others = given
+        subsets = (
+            (first, *chosen)
+            for count in range(len(others), 0, -1)
+            for chosen in combinations(others, count)
+        )
+        known = (
+            one for one in subsets if self.translator.knows_uncertainty(bundle.direction(one, to))
+        )
+        used = next(known, (first,))
+        if used != given:
             log.warning(
-                "%s: the model's uncertainty was not calibrated for this, so only %s is used",
-                *(direction.name, given[0]),
+                "%s: the model's uncertainty was not calibrated for this, so it takes %s only",
+                bundle.direction(given, to).name,
+                " and ".join(used),
             )
-            return False
-        return True
+        return used
 
     def read(self, path: Path) -> Volume:
         """Read a scan; a contrast that only the model knows, such as `CT`, is known by its name.

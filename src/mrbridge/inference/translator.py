@@ -244,7 +244,9 @@ class Translator:
             raise SettingsError(
                 f"this model's uncertainty was never calibrated for {direction.name}",
                 path=self.bundle.path,
-                remedy="Leave it out, use the shipped model, or train from it with pairs in the "
+                remedy="Leave it out, or translate from other scans."
+                if self.bundle.manifest.any_contrast
+                else "Leave it out, use the shipped model, or train from it with pairs in the "
                 "validation split.",
             )
 
