@@ -33,6 +33,7 @@ GUARDED = {
     ("io/dicom/decode.py", "resource"),  # ImportError
     ("doctor.py", "os.sysconf"),  # hasattr(os, "sysconf")
     ("threads.py", "os.sched_getaffinity"),  # hasattr
+    ("web/guard.py", "signal.SIGHUP"),  # hasattr
 }
 """Where the line above checks that the system has it, and what does."""
 

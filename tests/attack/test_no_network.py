@@ -90,6 +90,14 @@ def test_tune(traced: Any, small_store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_benchmark(traced: Any, small_store: Store, tmp_path: Path) -> None:
+    config = tmp_path / "small.yaml"
+    config.write_text(yaml.safe_dump({"preset": "resnet"} | SMALL_RESNET))
+    options = ["--arms", config, "--seeds", "1", "--minutes", "0.01"]
+    assert not traced("benchmark", small_store.path, "-o", tmp_path / "scores", *options)
+
+
+@pytest.mark.slow
 def test_phantom(traced: Any, tmp_path: Path) -> None:
     options = ["--subjects", "1", "--set", "spacing_mm=8", "--workers", "2"]
     assert not traced("phantom", "-o", tmp_path / "phantom", *options)

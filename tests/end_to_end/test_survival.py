@@ -76,14 +76,14 @@ class TestBatch:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        from mrbridge.inference import output
+        from mrbridge.inference import synthesis
 
         def read(path: Path, **how: Any) -> Any:
             if path.name.startswith("sub-02"):
                 raise error
             return io.read(path, **how)
 
-        monkeypatch.setattr(output, "read", read)
+        monkeypatch.setattr(synthesis, "read", read)
         code, _, err = run("translate", "-i", scans, "-o", tmp_path / "out", *MODEL)
         assert code == 1
         assert "Traceback" not in err

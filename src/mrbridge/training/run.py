@@ -226,7 +226,8 @@ def _resumed(run: Path, changes: TrainSettings | Mapping[str, Any]) -> _Start:
 
 def _new(store: Store, settings: TrainSettings, start: str | Path, allow_code: bool) -> _Start:
     prepared = store.manifest.settings
-    if start == "auto" and not _shows_heads(store):  # which all that the shipped model knows are
+    if start == "auto" and not _shows_heads(store):
+        log.info("starting from random weights: the shipped model knows only heads")
         start = "scratch"
     initial = find_initial_model(
         start, settings, prepared.source, prepared.target, allow_code=allow_code
