@@ -83,4 +83,5 @@ def test_with_the_shipped_model(tmp_path: Path, stripped: bool) -> None:
     scan = phantom.simulate(settings, 0).t1w
     model = export("shipped", tmp_path / "onnx")[0]
     ours = Translator(device="cpu", planes="axial").translate(scan, "T2w")
-    assert compared(model, scan, ours, tmp_path) > 0.99
+    # The example finds the head and the intensities in a simpler way.
+    assert compared(model, scan, ours, tmp_path) > 0.97

@@ -142,6 +142,7 @@ def serious_faults(page: Page) -> list[Any]:
 
 def place_of(page: Page) -> list[float]:
     """The position of the crosshair, RAS+ mm."""
+    page.wait_for_selector(".place:has-text('mm')")
     text = page.locator(".place").inner_text()
     return [float(x) for x in text.removeprefix("At ").partition(" mm")[0].split(", ")]
 
@@ -418,7 +419,7 @@ def test_several_files_are_dropped_at_once(page: Page, web: Served, t1w: Path):
         files,
     )
     for name in ("sub-01_T1w.nii.gz", "sub-01_T2w.nii.gz"):
-        page.wait_for_selector(f"#scans >> text={name}Ready to translate")
+        page.locator("#scans button", has_text=name).locator("text=Ready to translate").wait_for()
     jobs = web.client.get("/api/jobs").json()
     assert [job["name"] for job in jobs] == ["sub-01_T1w.nii.gz", "sub-01_T2w.nii.gz"]
     assert [job["target"] for job in jobs] == ["T2w", "T1w"]
