@@ -6,7 +6,7 @@ import csv
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -56,10 +56,10 @@ class Page(HTMLParser):
         self.words += data
 
 
-@pytest.fixture
-def messy(clean_folder: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def messy(clean_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy, a copy under another contrast, a broken file, and a name that is markup."""
-    folder = tmp_path / "messy"
+    folder = tmp_path_factory.mktemp("inspection") / "messy"
     shutil.copytree(clean_folder, folder)
     shutil.copy(folder / "sub-01_T1w.nii.gz", folder / "sub-08_T1w.nii.gz")
     shutil.copy(folder / "sub-02_T1w.nii.gz", folder / "sub-09_T2w.nii.gz")
@@ -69,20 +69,34 @@ def messy(clean_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Inspected:
+    """The messy folder's result and page, and whether the folder is as it was."""
+
+    result: Inspection
+    page: Path
+    is_unchanged: bool
+
+
+@pytest.fixture(scope="module")
+def inspected(messy: Path, tmp_path_factory: pytest.TempPathFactory) -> Inspected:
+    before = hashes(messy)
+    page = tmp_path_factory.mktemp("page") / "report.html"
+    result = inspect(messy, page)
+    return Inspected(result, page, hashes(messy) == before)
+
+
 def hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in folder.iterdir()}
 
 
-def test_the_page_is_self_contained(messy: Path, tmp_path: Path) -> None:
-    before = hashes(messy)
-    out = tmp_path / "report.html"
-    inspect(messy, out)
-    page = Page(out)
-    assert hashes(messy) == before
+def test_the_page_is_self_contained(inspected: Inspected) -> None:
+    page = Page(inspected.page)
+    assert inspected.is_unchanged
     loaded = [value for _, key, value in page.attributes if key in ("src", "href", "srcset")]
     assert loaded
     assert all(value.startswith("data:image/webp;base64,") for value in loaded)
-    html = out.read_text(encoding="utf-8")
+    html = inspected.page.read_text(encoding="utf-8")
     assert not re.search(r"url\(|@import|https?://", html)
     assert html.count("<script") == (1 if is_built() else 0), "only the one that opens the viewer"
     described = [value for tag, key, value in page.attributes if (tag, key) == ("img", "alt")]
@@ -90,15 +104,13 @@ def test_the_page_is_self_contained(messy: Path, tmp_path: Path) -> None:
     assert all(described)
 
 
-def test_file_names_are_escaped(messy: Path, tmp_path: Path) -> None:
-    inspect(messy, tmp_path / "report.html")
-    assert "<b>" not in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<b>&T1.nii.gz" in Page(tmp_path / "report.html").words
+def test_file_names_are_escaped(inspected: Inspected) -> None:
+    assert "<b>" not in inspected.page.read_text(encoding="utf-8")
+    assert "<b>&T1.nii.gz" in Page(inspected.page).words
 
 
-def test_the_page_lists_the_findings(messy: Path, tmp_path: Path) -> None:
-    inspect(messy, tmp_path / "report.html")
-    words = Page(tmp_path / "report.html").words
+def test_the_page_lists_the_findings(inspected: Inspected) -> None:
+    words = Page(inspected.page).words
     assert "Not fit for training as it is" in words
     assert "The same voxels appear under several contrasts" in words
     for text in ("Exact duplicates", "Unreadable scans", "sub-10_T2w.nii.gz", "80", "2 × 2"):
@@ -118,19 +130,21 @@ def test_a_clean_page(clean_folder: Path, tmp_path: Path) -> None:
     assert "No problems found" in Page(tmp_path / "report.html").words
 
 
-def test_the_output_does_not_depend_on_the_number_of_workers(messy: Path, tmp_path: Path) -> None:
-    pages = [tmp_path / str(workers) / "page.html" for workers in (1, 2)]
-    for workers, page in enumerate(pages, start=1):
-        inspect(messy, page, workers=workers)
+def test_the_output_does_not_depend_on_the_number_of_workers(
+    messy: Path, inspected: Inspected, tmp_path: Path
+) -> None:
+    inspect(messy, tmp_path / "report.html", workers=2)
     for suffix in (".html", ".findings.json"):
+        pages = (inspected.page, tmp_path / "report.html")
         one, two = (page.with_suffix(suffix).read_bytes() for page in pages)
         assert one == two
 
 
-def test_the_complete_list_is_written_next_to_the_page(messy: Path, tmp_path: Path) -> None:
-    result = inspect(messy, tmp_path / "report.html").as_json()
-    complete = json.loads((tmp_path / "report.findings.json").read_text())
-    assert result["complete"] == str(tmp_path / "report.findings.json")
+def test_the_complete_list_is_written_next_to_the_page(inspected: Inspected) -> None:
+    result = inspected.result.as_json()
+    written = inspected.page.with_suffix(".findings.json")
+    complete = json.loads(written.read_text())
+    assert result["complete"] == str(written)
     for key in ("findings", "failed", "ignored", "contrasts", "headline", "verdict"):
         assert complete[key] == result[key]
     assert complete["of"] == "messy"
@@ -139,7 +153,7 @@ def test_the_complete_list_is_written_next_to_the_page(messy: Path, tmp_path: Pa
     assert scans["sub-01_T1w.nii.gz"]["shape"] == [24, 96, 80]
     assert scans["sub-01_T1w.nii.gz"]["spacing_mm"] == [4, 2, 2]
     assert scans["sub-08_T1w.nii.gz"]["sha256"] == scans["sub-01_T1w.nii.gz"]["sha256"]
-    assert "report.findings.json" in Page(tmp_path / "report.html").words
+    assert "report.findings.json" in Page(inspected.page).words
 
 
 def many_findings(clean_folder: Path, count: int) -> Inspection:
@@ -288,8 +302,8 @@ def test_refusals(clean_folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "r.html").exists()
 
 
-def test_results_in_a_notebook_are_escaped(messy: Path) -> None:
-    for result in (inspect(messy), inspect(messy, images=True)):
+def test_results_in_a_notebook_are_escaped(messy: Path, inspected: Inspected) -> None:
+    for result in (inspect(messy), inspected.result):
         html = result._repr_html_()
         assert "<b>" not in html
     assert "Not fit for training as it is" in html
