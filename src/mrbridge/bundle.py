@@ -220,11 +220,12 @@ class Bundle:
         Args:
             given: contrasts of the scans, that of the scan to translate first; None, or one that
                 the model does not take: unknown.
-            to: contrast to synthesise, one of `contrasts`.
+            to: contrast to synthesise.
 
         Raises:
-            SettingsError: the model cannot take these scans together.
+            SettingsError: the model does not make it, or cannot take these scans together.
         """
+        self.must_make(to)
         more = self.manifest.any_contrast
         pair = self.source, self.target
         other = self.source if to == self.target else self.target
@@ -233,7 +234,7 @@ class Bundle:
             # A scan of unknown contrast is taken for the other one of the pair, if there is one.
             if to in pair and (first in (None, to, other) or more is None):
                 return Direction((other,), to, self.generator_that_makes(to))
-            assert more is not None  # or no other contrast would be made
+            assert more is not None  # there are other contrasts than the pair
             first = None if first == to else first
             return Direction((first,), to, "to_any", more.generator, more.contrasts)
         if more is None:

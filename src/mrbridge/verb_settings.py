@@ -466,7 +466,7 @@ class BidsApp(VerbSettings):
 
     stage = "mrbridge.inference.settings.TranslateSettings"
     setting_keys = (
-        *("participants", "sessions", "bids_filter", "to", "together", "planes", "spacing"),
+        *("participants", "sessions", "bids_filter", "to", "combine", "planes", "spacing"),
         *("dtype", "overwrite"),
     )
 

@@ -18,7 +18,7 @@ from mrbridge.errors import (
     ScanRefused,
     SomeScansFailed,
 )
-from mrbridge.inference.further_scans import FurtherScan
+from mrbridge.inference.additional_scans import AdditionalScan
 from mrbridge.inference.output import (
     NOTE,
     Translation,
@@ -58,7 +58,7 @@ class Item:
         contrast: the contrast to synthesise.
         known: its own contrast, if its name or folders say it.
         is_taken: whether another scan of the batch has this output, or its sidecar.
-        further: other scans of its session.
+        additional: other scans of its session.
     """
 
     source: Path
@@ -66,7 +66,7 @@ class Item:
     contrast: str
     known: str | None = None
     is_taken: bool = False
-    further: tuple[FurtherScan, ...] = ()
+    additional: tuple[AdditionalScan, ...] = ()
 
 
 def _with_taken(items: Iterable[Item]) -> list[Item]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import InputError, OutputError
+from mrbridge.inference.additional_scans import AdditionalScan
 from mrbridge.inference.batch import (
     REPORT,
     Item,
@@ -22,7 +23,6 @@ from mrbridge.inference.batch import (
     translate_batch,
 )
 from mrbridge.inference.derivatives import LINK, check_derivatives, describe
-from mrbridge.inference.further_scans import FurtherScan
 from mrbridge.inference.output import (
     Translation,
     Translations,
@@ -83,13 +83,13 @@ def translate_dataset(request: Request, root: Path, out: Path, workers: Workers)
         SomeScansFailed, Interrupted: see `batch.translate_batch`.
     """
     check_derivatives(root, out)
-    found, further = _find(request, root, out)
+    found, additional = _find(request, root, out)
     log_left_out(found.ignored, root)
     describe(root, out)
     return translate_batch(
         request,
         partial(_translate_item, request, root),
-        [_item(request, scan, root, out, further) for scan in found.scans],
+        [_item(request, scan, root, out, additional) for scan in found.scans],
         found.ignored,
         root,
         out,
@@ -112,11 +112,11 @@ def check_dataset(request: Request, root: Path, out: Path) -> list[tuple[Scan, s
     """
     check_derivatives(root, out)
     must_be_ours(out / TABLE)
-    found, further = _find(request, root, out)
+    found, additional = _find(request, root, out)
     states: list[tuple[Scan, str]] = []
     rows = ["participant_id\tsession_id\tsource\toutput\tstate"]
     for scan in track(found.scans, "check", len(found.scans)):
-        item = _item(request, scan, root, out, further)
+        item = _item(request, scan, root, out, additional)
         output = item.output
         try:
             difference = _difference(output, _fingerprint(request, item))
@@ -136,11 +136,11 @@ def check_dataset(request: Request, root: Path, out: Path) -> list[tuple[Scan, s
     return states
 
 
-Further = dict[Path, tuple[FurtherScan, ...]]
+Additional = dict[Path, tuple[AdditionalScan, ...]]
 """Other scans of the session of a scan."""
 
 
-def _find(request: Request, root: Path, out: Path) -> tuple[FoundScans, Further]:
+def _find(request: Request, root: Path, out: Path) -> tuple[FoundScans, Additional]:
     """The scans to translate, what is left out, and the other scans of their sessions.
 
     In each session, the scans of the first contrast of `Request.taken` that is there.
@@ -195,7 +195,7 @@ def _either(contrasts: Sequence[str]) -> str:
 
 def _by_session(
     request: Request, found: FoundScans, taken: Sequence[str]
-) -> tuple[FoundScans, Further]:
+) -> tuple[FoundScans, Additional]:
     """The scans of the first contrast in each session, and the others that go with them."""
     sessions: dict[tuple[str | None, str | None], dict[str, list[Scan]]] = {}
     for scan in found.scans:
@@ -203,28 +203,28 @@ def _by_session(
         session.setdefault(scan.contrast, []).append(scan)
     scans: list[Scan] = []
     ignored = list(found.ignored)
-    further: Further = {}
+    additional: Additional = {}
     for session in sessions.values():
         first, *others = [contrast for contrast in taken if contrast in session]
         scans += session[first]
         used = tuple(
-            FurtherScan(session[contrast][0].path, contrast, is_needed=False)
-            for contrast in request.used_together((first, *others))[1:]
+            AdditionalScan(session[contrast][0].path, contrast, is_needed=False)
+            for contrast in request.combined((first, *others))[1:]
         )
         if used:
-            further |= {scan.path: used for scan in session[first]}
+            additional |= {scan.path: used for scan in session[first]}
         left = {scan.path: scan for contrast in others for scan in session[contrast]}
         for one in used:
             left.pop(Path(str(one.path)))
         ignored += [(path, f"is {scan.contrast}, not {first}") for path, scan in left.items()]
-    return FoundScans(scans, ignored), further
+    return FoundScans(scans, ignored), additional
 
 
-def _item(request: Request, scan: Scan, root: Path, out: Path, further: Further) -> Item:
+def _item(request: Request, scan: Scan, root: Path, out: Path, additional: Additional) -> Item:
     to = request.target_for(None)
     folder = out / scan.path.relative_to(root).parent
     output = folder / output_name(request, scan.path, to)
-    return Item(scan.path, output, to, further=further.get(scan.path, ()))
+    return Item(scan.path, output, to, additional=additional.get(scan.path, ()))
 
 
 def _translate_item(request: Request, root: Path, item: Item) -> Translation:
@@ -255,7 +255,7 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
     scan = request.read(path)
     if metadata.get("SyntheticData") is True:
         scan = replace(scan, synthetic=True)
-    synthesis = synthesise(request, scan, path, item.further)
+    synthesis = synthesise(request, scan, path, item.additional)
 
     def uri(file: Path) -> str:
         return f"bids:{LINK}:{file.relative_to(root).as_posix()}"
@@ -282,7 +282,7 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
         rounding=synthesis.rounding,
         notes=scan.notes,
         verdict=synthesis.verdict,
-        further=synthesis.further,
+        additional=synthesis.additional,
     )
 
 
@@ -330,14 +330,14 @@ def _fingerprint(request: Request, item: Item) -> dict[str, Any]:
     """
     translator, settings = request.translator, request.settings
     bundle, match = translator.bundle, request.match
-    further = {str(one.contrast): sha256_of(Path(str(one.path))) for one in item.further}
+    additional = {str(one.contrast): sha256_of(Path(str(one.path))) for one in item.additional}
     options = {
         "Planes": None if translator.planes == bundle.manifest.planes else translator.planes,
         "NumberType": None if settings.dtype == "float32" else settings.dtype,
         "Match": None if match is None else hashlib.sha256(match.voxels.tobytes()).hexdigest(),
         "Volume": settings.volume,
         "Uncertainty": settings.uncertainty or None,
-        "Further": further or None,
+        "Additional": additional or None,
         "Grid": None if request.grid is None else request.grid.key,
         "Assume": settings.assume,
     }

@@ -94,7 +94,7 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
         bundle.hash,
         uncertainty=made,
         verdict=synthesis.verdict,
-        further=synthesis.further,
+        additional=synthesis.additional,
     )
 
 

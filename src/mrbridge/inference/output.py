@@ -10,7 +10,7 @@ from typing import Any
 from mrbridge import __version__
 from mrbridge.bundle import COVERAGE, Bundle
 from mrbridge.errors import OutputError
-from mrbridge.inference.further_scans import PlacedScan
+from mrbridge.inference.additional_scans import PlacedScan
 from mrbridge.inference.synthesis import Request, Rounding, Synthesis, report_verdict, synthesise
 from mrbridge.io import FORMATS, is_readable, write
 from mrbridge.io.atomic import sha256_of, sidecar_path, stem_of, suffix_of
@@ -40,7 +40,7 @@ class Translation:
             nothing is recorded of an output that was kept.
         notes: what reading repaired or assumed.
         source_sha256: SHA-256 of the source, where it was computed.
-        further: other scans of the person that it was made from, too.
+        additional: other scans of the person that it was made from, too.
     """
 
     source: Path
@@ -54,7 +54,7 @@ class Translation:
     source_sha256: str | None = None
     uncertainty: Path | None = None
     verdict: Verdict | None = None
-    further: tuple[PlacedScan, ...] = ()
+    additional: tuple[PlacedScan, ...] = ()
 
     @property
     def state(self) -> str:
@@ -80,8 +80,8 @@ class Translation:
         entry["source_sha256"] = self.source_sha256
         entry["output"] = self.output.relative_to(out).as_posix()
         entry |= {"contrast": self.contrast, "model": self.model}
-        if self.further:
-            entry["further"] = [one.report(root) for one in self.further]
+        if self.additional:
+            entry["additional"] = [one.report(root) for one in self.additional]
         if self.notes:
             entry["notes"] = list(self.notes)
         if self.uncertainty is not None:
@@ -136,9 +136,9 @@ def provenance(
         bundle: the model.
         synthesis: the scan and its translation.
         source: the scan: a BIDS URI, a DICOM UID, or the result of `name_for_sidecar`.
-        name: how files of further scans are named, in the same way.
+        name: how files of additional scans are named, in the same way.
     """
-    further = [(one.source(name), one) for one in synthesis.further]
+    additional = [(one.source(name), one) for one in synthesis.additional]
     maker: dict[str, Any] = {
         "Name": "mrbridge",
         "Version": __version__,
@@ -152,7 +152,7 @@ def provenance(
     sidecar: dict[str, Any] = {
         "SyntheticData": True,
         "Description": f"Synthetic {synthesis.contrast}, for research, not for diagnosis.",
-        "Sources": [source, *(other for other, _ in further)],
+        "Sources": [source, *(other for other, _ in additional)],
         "SpatialReference": source,
         "GeneratedBy": [maker],
         "InputCheck": synthesis.verdict.as_json(),
@@ -161,8 +161,10 @@ def provenance(
         sidecar["Description"] += " Nothing says which contrast its source is."
     if bundle.manifest.standard.brain != "none":
         sidecar["SkullStripped"] = True
-    if further:
-        sidecar["FurtherSources"] = [{"Source": name} | one.as_json() for name, one in further]
+    if additional:
+        sidecar["AdditionalSources"] = [
+            {"Source": name} | one.as_json() for name, one in additional
+        ]
     if synthesis.resolution is not None:
         sidecar["Resolution"] = synthesis.resolution
     if synthesis.rounding is not None:
@@ -305,7 +307,7 @@ def translate_to(request: Request, path: Path, output: Path, known: str | None) 
         notes=notes,
         uncertainty=made,
         verdict=synthesis.verdict,
-        further=synthesis.further,
+        additional=synthesis.additional,
     )
 
 

@@ -36,7 +36,7 @@ class TranslateSettings(Settings):
         description="Voxel size of the result in mm along the axes of the scan, one number or "
         "three, as in 1: for scans with thick slices.",
     )
-    together: Annotated[bool, Option(("--together/--no-together",), default="together")] = Field(
+    combine: Annotated[bool, Option(("--combine/--no-combine",), default="combine")] = Field(
         True,
         description="BIDS dataset: make the result from all scans of a session, if the model takes "
         "several; otherwise from the best one.",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mrbridge.errors import InputError, SettingsError
-from mrbridge.inference.further_scans import FurtherScan, PlacedScan, place
+from mrbridge.inference.additional_scans import AdditionalScan, PlacedScan, place
 from mrbridge.inference.input_check import check
 from mrbridge.inference.output_grid import OutputGrid
 from mrbridge.inference.settings import TranslateSettings
@@ -40,14 +40,14 @@ class Request:
         settings: what to synthesise, and from which scans.
         match: a scan whose intensity range the results get; None: the typical range.
         grid: that of the results; None: the grid of each scan.
-        further: other scans of the person, for a request about one scan.
+        additional: other scans of the person, for a request about one scan.
     """
 
     translator: Translator
     settings: TranslateSettings
     match: Volume | None = None
     grid: OutputGrid | None = None
-    further: tuple[FurtherScan, ...] = ()
+    additional: tuple[AdditionalScan, ...] = ()
 
     @property
     def contrasts(self) -> tuple[str, ...]:
@@ -63,13 +63,13 @@ class Request:
         """Whether the model makes a contrast from several scans."""
         return self.translator.bundle.manifest.any_contrast is not None
 
-    def used_together(self, given: tuple[str, ...]) -> tuple[str, ...]:
+    def combined(self, given: tuple[str, ...]) -> tuple[str, ...]:
         """The contrasts of a session, the best first, that are used together.
 
         Only the first, unless more are wanted and the model takes them; with an uncertainty map,
         the largest subset for which the model's uncertainty is calibrated.
         """
-        if not self.settings.together or not self.takes_several:
+        if not self.settings.combine or not self.takes_several:
             return given[:1]
         if not self.settings.uncertainty:
             return given
@@ -106,16 +106,18 @@ class Request:
         bundle = self.translator.bundle
         return self.settings.to or (bundle.source if known == bundle.target else bundle.target)
 
-    def assumed(self, to: str, further: Sequence[FurtherScan] = ()) -> str:
+    def assumed(self, to: str, additional: Sequence[AdditionalScan] = ()) -> str:
         """The contrast that a scan of unknown contrast is treated as having."""
-        given = [one.contrast for one in further]
+        given = [one.contrast for one in additional]
         return next((one for one in self.taken(to) if one not in given), self.taken(to)[0])
 
     def assumption(self, to: str) -> str:
         """The warning about a scan of unknown contrast that is translated into `to`."""
-        if self.translator.bundle.direction((None,), to).given == (None,) and not self.further:
+        if self.translator.bundle.direction((None,), to).given == (None,) and not self.additional:
             return "nothing identifies its contrast; translating it as an unknown one"
-        return f"nothing identifies its contrast; assuming it is {self.assumed(to, self.further)}"
+        return (
+            f"nothing identifies its contrast; assuming it is {self.assumed(to, self.additional)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Synthesis:
         uncertainty: the uncertainty map, float32 in the units of `volume`; None unless it was
             asked for.
         resolution: of a grid that is not that of the scan, in words; None: it is that of the scan.
-        further: other scans of the person that it was made from, too.
+        additional: other scans of the person that it was made from, too.
     """
 
     source: Volume
@@ -162,14 +164,14 @@ class Synthesis:
     verdict: Verdict
     uncertainty: Volume | None = None
     resolution: str | None = None
-    further: tuple[PlacedScan, ...] = ()
+    additional: tuple[PlacedScan, ...] = ()
 
 
 def synthesise(
     request: Request,
     scan: Volume,
     path: Path | None,
-    further: Sequence[FurtherScan] | None = None,
+    additional: Sequence[AdditionalScan] | None = None,
 ) -> Synthesis:
     """Translate a scan.
 
@@ -177,7 +179,7 @@ def synthesise(
         request: the model and the settings.
         scan: the scan, as `io.read` returns it.
         path: its file, for messages and its brain mask; None for an object.
-        further: other scans of the person; None: those of the request.
+        additional: other scans of the person; None: those of the request.
 
     Raises:
         ScanRefused: it is synthetic, of the wanted contrast already, or of a contrast that the
@@ -198,12 +200,12 @@ def synthesise(
             error.path = error.path or path
             raise
         scan = request.grid.refined(scan, grid, translator.bundle.manifest.standard.spacing_mm)
-    further = request.further if further is None else further
-    if further and scan.contrast is None and scan.other is None:
-        scan = replace(scan, contrast=request.assumed(to, further))
+    additional = request.additional if additional is None else additional
+    if additional and scan.contrast is None and scan.other is None:
+        scan = replace(scan, contrast=request.assumed(to, additional))
         if path is not None:
             log.warning("%s: %s", _name(path), request.assumption(to))
-    placed = place(request, scan, to, further)
+    placed = place(request, scan, to, additional)
     also: dict[str, Any] = {}
     if placed:
         also["also"] = {one.contrast: one.volume for one in placed}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, SettingsError, at_work_on
-from mrbridge.inference.further_scans import parse
+from mrbridge.inference.additional_scans import parse
 from mrbridge.inference.output import Translations, mark, translate_file
 from mrbridge.inference.output_grid import OutputGrid
 from mrbridge.inference.settings import TranslateSettings
@@ -151,9 +151,9 @@ def translate(
     if settings.to is not None:
         translator.bundle.must_make(settings.to)
     reference = None if match is None else _reference(translator, match)
-    further = parse(also)
-    request = Request(translator, settings, reference, _output_grid(settings, grid), further)
-    if further and not request.takes_several:
+    additional = parse(also)
+    request = Request(translator, settings, reference, _output_grid(settings, grid), additional)
+    if additional and not request.takes_several:
         raise SettingsError(
             "this model takes one scan", path=translator.bundle.path, remedy="Leave out --also."
         )
@@ -189,9 +189,9 @@ def _translate_path(request: Request, path: Path, target: Path, workers: Workers
     dicom = is_dicom(path)  # first: folders called sub-01 may hold what a scanner sent
     is_dataset = not dicom and path.is_dir() and _is_bids(path)
     _check_settings(settings, path, dicom, is_dataset)
-    if request.further and path.is_dir() and not dicom:
+    if request.additional and path.is_dir() and not dicom:
         raise SettingsError(
-            "further scans belong to one scan, and this is a folder",
+            "additional scans belong to one scan, and this is a folder",
             path=path,
             remedy="Name one scan. In a BIDS dataset, those of its session are used.",
         )

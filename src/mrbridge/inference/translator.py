@@ -27,6 +27,7 @@ from mrbridge.preprocessing.foreground import FoundHead, head_crop
 from mrbridge.preprocessing.geometry import fit_size, size_multiple
 from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
+from mrbridge.preprocessing.resample import grid_difference
 from mrbridge.progress import track
 from mrbridge.settings import Planes
 from mrbridge.volume import CONTRASTS, Volume
@@ -172,8 +173,7 @@ class Translator:
             self.require_uncertainty(direction)
         if preprocessed is None:
             preprocessed = self.preprocess(volume, to, mask)
-        stacks = [preprocessed.slices]
-        stacks += [self._in_register(scan, c, preprocessed, volume) for c, scan in also.items()]
+        stacks = self._stacks(volume, also, preprocessed)
         planes = planes_for(preprocessed.crop(volume), self.planes)
         synthetic, *half_width = self._translate_stack(
             self._network(direction), stacks, preprocessed, direction, planes, uncertainty
@@ -211,24 +211,25 @@ class Translator:
         levels = () if contrast is None else self.bundle.manifest.typical[contrast].levels
         return preprocess(volume, self.bundle.manifest.standard, mask, levels, found=found)
 
-    def _in_register(
-        self, scan: Volume, contrast: str, preprocessed: Preprocessed, volume: Volume
-    ) -> Stack:
-        """The slices of another scan of the same head, cut as those of the first.
+    def _stacks(
+        self, volume: Volume, also: Mapping[str, Volume], preprocessed: Preprocessed
+    ) -> list[Stack]:
+        """The slices of a scan, and of others of the same head, all cut like those of the first.
 
         Raises:
-            InputError: it is on another grid, constant or empty.
+            InputError: one of the others is on another grid, constant or empty.
         """
-        alike = scan.voxels.shape == volume.voxels.shape
-        if scan.affine is not None and volume.affine is not None:
-            alike = alike and np.allclose(scan.affine, volume.affine, atol=1e-3)
-        if not alike:
-            raise InputError(
-                f"the {contrast} scan is on another grid", remedy="Resample it to the first scan's."
-            )
-        manifest = self.bundle.manifest
-        levels = manifest.typical[contrast].levels
-        return preprocess(scan, manifest.standard, None, levels, crop=preprocessed.crop).slices
+        stacks = [preprocessed.slices]
+        for contrast, scan in also.items():
+            if grid_difference(scan, volume) is not None:
+                raise InputError(
+                    f"the {contrast} scan is on another grid",
+                    remedy="Resample it to that of the first scan.",
+                )
+            manifest, crop = self.bundle.manifest, preprocessed.crop
+            levels = manifest.typical[contrast].levels
+            stacks.append(preprocess(scan, manifest.standard, None, levels, crop=crop).slices)
+        return stacks
 
     def knows_uncertainty(self, direction: Direction) -> bool:
         """Whether the bundle makes uncertainty maps of this direction."""
@@ -421,8 +422,7 @@ class Translator:
         also = also or {}
         direction = self.bundle.direction((volume.contrast, *also), to)
         preprocessed = self.preprocess(volume, to)
-        stacks = [preprocessed.slices]
-        stacks += [self._in_register(scan, c, preprocessed, volume) for c, scan in also.items()]
+        stacks = self._stacks(volume, also, preprocessed)
         planes = planes_for(preprocessed.crop(volume), self.planes)
         image, scale, spread = self._predict(
             self._network(direction), stacks, preprocessed, direction, planes, True

@@ -16,7 +16,7 @@ from tests.studies import T1W, T2W, datasets, save
 from mrbridge import io, models
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, SettingsError
-from mrbridge.inference import further_scans
+from mrbridge.inference import additional_scans
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.synthesis import Request
 from mrbridge.inference.translate import translate
@@ -30,7 +30,7 @@ SHIFT = (3.0, -2.0, 4.0)
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Volume]]:
-    """The further scans of each translation, on the grid of the scan."""
+    """The additional scans of each translation, on the grid of the scan."""
     calls: list[dict[str, Volume]] = []
     original = Translator.result
 
@@ -55,7 +55,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     transform = np.eye(4)
     transform[:3, 3] = SHIFT
     found = Registration(transform, "rigid", 0.1, 0.5, 5.385, 0.08, 4, 5, 1.0)
-    monkeypatch.setattr(further_scans, "register", lambda *_: found)
+    monkeypatch.setattr(additional_scans, "register", lambda *_: found)
 
 
 @pytest.fixture
@@ -79,14 +79,14 @@ def run_one(model: Bundle, folder: Path, out: Path, **how: Any) -> Any:
 class TestNaming:
     def test_forms(self, tmp_path: Path) -> None:
         (tmp_path / "a=b.nii").touch()
-        named = further_scans.parse(["x.nii", "FLAIR=y.nii", str(tmp_path / "a=b.nii")])
+        named = additional_scans.parse(["x.nii", "FLAIR=y.nii", str(tmp_path / "a=b.nii")])
         assert [(one.contrast, one.path) for one in named] == [
             (None, Path("x.nii")), ("FLAIR", Path("y.nii")), (None, tmp_path / "a=b.nii"),
         ]  # fmt: skip
-        (one,) = further_scans.parse({"PDw": tmp_path / "z.nii"})
+        (one,) = additional_scans.parse({"PDw": tmp_path / "z.nii"})
         assert (one.contrast, one.path) == ("PDw", tmp_path / "z.nii")
         with pytest.raises(SettingsError, match="names no scan"):
-            further_scans.parse(["FLAIR="])
+            additional_scans.parse(["FLAIR="])
 
 
 class TestFiles:
@@ -100,7 +100,7 @@ class TestFiles:
         note = json.loads((tmp_path / "out" / "sub-06_desc-synth_T2w.json").read_text())
         assert note["Sources"] == ["sub-06_T1w.nii.gz", "sub-06_FLAIR.nii.gz"]
         assert note["SpatialReference"] == "sub-06_T1w.nii.gz"
-        assert note["FurtherSources"] == [
+        assert note["AdditionalSources"] == [
             {"Source": "sub-06_FLAIR.nii.gz", "Contrast": "FLAIR", "Registered": False}
         ]
 
@@ -116,7 +116,7 @@ class TestFiles:
         np.testing.assert_allclose(scan.affine, still.affine)
         np.testing.assert_allclose(scan.voxels, still.voxels, atol=1)
         note = json.loads((tmp_path / "o" / "sub-06_desc-synth_T2w.json").read_text())
-        (entry,) = note["FurtherSources"]
+        (entry,) = note["AdditionalSources"]
         assert entry["DisplacementMillimetres"] == 5.385
         assert entry["UncertaintyMillimetres"] == 0.08
 
@@ -182,7 +182,7 @@ class TestRefusals:
         def register(*_: Any) -> Registration:
             raise InputError("registration did not converge: starts disagree")
 
-        monkeypatch.setattr(further_scans, "register", register)
+        monkeypatch.setattr(additional_scans, "register", register)
         with pytest.raises(InputError, match=r"cannot be registered to the scan \(registration"):
             run_one(four_bundle, folder, tmp_path / "o", also=[folder / "sub-06_PDw.nii.gz"])
 
@@ -215,7 +215,7 @@ class TestSessions:
         (root / "FLAIR.json").write_text('{"SkullStripped": false}')
         return root
 
-    def test_they_are_used_together(
+    def test_they_are_combined(
         self, given: list[Any], root: Path, four_bundle: Bundle, tmp_path: Path
     ) -> None:
         how: dict[str, Any] = {"model": four_bundle, "device": "cpu"}
@@ -230,7 +230,7 @@ class TestSessions:
         below = "bids:raw:sub-01/ses-1/anat/sub-01_ses-1"
         assert note["Sources"] == [f"{below}_{c}.nii.gz" for c in ("T1w", "PDw", "FLAIR")]
         report = json.loads((tmp_path / "out" / "report.json").read_text())
-        assert [one["contrast"] for one in report["done"][0]["further"]] == ["PDw", "FLAIR"]
+        assert [one["contrast"] for one in report["done"][0]["additional"]] == ["PDw", "FLAIR"]
         again = translate(root, tmp_path / "out", **how)
         assert all(one.skipped for one in again)
 
@@ -243,13 +243,13 @@ class TestSessions:
         assert [list(one) for one in given] == [["FLAIR"]]
         assert "was not calibrated for this, so it takes T1w and FLAIR only" in caplog.text
         request = Request(Translator(four_bundle, "cpu"), TranslateSettings(uncertainty=True))
-        assert request.used_together(("T1w", "PDw")) == ("T1w",)
+        assert request.combined(("T1w", "PDw")) == ("T1w",)
 
     def test_or_one_by_one(
         self, given: list[Any], root: Path, four_bundle: Bundle, tmp_path: Path
     ) -> None:
         how: dict[str, Any] = {"model": four_bundle, "device": "cpu"}
-        translate(root, tmp_path / "out", together=False, **how)
+        translate(root, tmp_path / "out", combine=False, **how)
         assert given == [{}, {}, {}]
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         reasons = {one["source"][-14:]: one["reason"] for one in report["ignored"]}
@@ -262,7 +262,7 @@ class TestSessions:
         path.write_bytes(path.read_bytes()[:200])
         translate(root, tmp_path / "out", model=four_bundle, device="cpu")
         assert [sorted(one) for one in given] == [["FLAIR"], [], []]
-        assert "the further PDw scan is left out" in caplog.text
+        assert "the additional PDw scan is left out" in caplog.text
 
 
 class TestDicom:

@@ -1,4 +1,4 @@
-"""Further scans of a person, which a contrast is made from together with the scan to translate."""
+"""Additional scans of a person, for models that make a contrast from several."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class FurtherScan:
-    """A further scan as it was named.
+class AdditionalScan:
+    """An additional scan as it was named.
 
     Attributes:
         scan: its file, a folder or zip with a DICOM series, or the scan itself.
@@ -48,14 +48,14 @@ class FurtherScan:
     def shown(self) -> str:
         """Its name in messages; folders of DICOM studies may bear the names of patients."""
         if self.contrast is not None:
-            return f"the further {self.contrast} scan"
+            return f"the additional {self.contrast} scan"
         is_named = isinstance(self.scan, Path) and not is_dicom(self.scan)
-        return f"the further scan {self.scan.name}" if is_named else "the further scan"  # type: ignore[union-attr]
+        return f"the additional scan {self.scan.name}" if is_named else "the additional scan"  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True, eq=False)
 class PlacedScan:
-    """A further scan on the grid of the scan to translate.
+    """An additional scan on the grid of the scan to translate.
 
     Attributes:
         contrast: its own.
@@ -98,8 +98,8 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def parse(named: Mapping[str, Any] | Sequence[Any]) -> tuple[FurtherScan, ...]:
-    """Further scans as users name them.
+def parse(named: Mapping[str, Any] | Sequence[Any]) -> tuple[AdditionalScan, ...]:
+    """Additional scans as users name them.
 
     Args:
         named: scans by contrast; or a sequence of scans, or of paths such as `FLAIR=scan.nii.gz`.
@@ -117,21 +117,21 @@ def parse(named: Mapping[str, Any] | Sequence[Any]) -> tuple[FurtherScan, ...]:
     result = []
     for contrast, scan in pairs:
         if not isinstance(scan, str | Path):
-            result.append(FurtherScan(as_volume(scan), contrast))
+            result.append(AdditionalScan(as_volume(scan), contrast))
             continue
         before, sign, after = str(scan).partition("=")
         if contrast is None and sign and before.isalnum() and not Path(scan).exists():
             contrast, scan = before, after
         if not str(scan):
             raise SettingsError(f"--also {contrast}= names no scan", remedy="Name its file.")
-        result.append(FurtherScan(Path(localise(scan)), contrast))
+        result.append(AdditionalScan(Path(localise(scan)), contrast))
     return tuple(result)
 
 
 def place(
-    request: Request, scan: Volume, to: str, further: Sequence[FurtherScan]
+    request: Request, scan: Volume, to: str, additional: Sequence[AdditionalScan]
 ) -> tuple[PlacedScan, ...]:
-    """Read further scans, and bring them onto the grid of the scan to translate.
+    """Read additional scans, and bring them onto the grid of the scan to translate.
 
     One that is on another grid is registered to the scan (rigidly: both show one head) and
     resampled once.
@@ -140,14 +140,14 @@ def place(
         request: the model and the settings.
         scan: the scan to translate.
         to: the contrast to synthesise.
-        further: the others.
+        additional: the others.
 
     Raises:
         InputError: one cannot be read, has no or the wrong contrast, or cannot be registered.
     """
     placed: list[PlacedScan] = []
     taken = {scan.contrast}
-    for one in further:
+    for one in additional:
         try:
             read = _read(request, one, to, taken)
             other = read.volume
@@ -169,8 +169,10 @@ def place(
     return tuple(placed)
 
 
-def _read(request: Request, one: FurtherScan, to: str, taken: Collection[str | None]) -> PlacedScan:
-    """A further scan as it is, with its contrast; of a DICOM study, a series of one not yet taken.
+def _read(
+    request: Request, one: AdditionalScan, to: str, taken: Collection[str | None]
+) -> PlacedScan:
+    """An additional scan as it is; of a DICOM study, a series of a contrast that is not yet taken.
 
     Raises:
         InputError: it cannot be read, or the model cannot take it.
@@ -211,7 +213,7 @@ def _read(request: Request, one: FurtherScan, to: str, taken: Collection[str | N
 
 
 def _on_grid_of(scan: Volume, other: PlacedScan, shown: str) -> PlacedScan:
-    """A further scan on the grid of the scan to translate.
+    """An additional scan on the grid of the scan to translate.
 
     Raises:
         InputError: it cannot be registered.
