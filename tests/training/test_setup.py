@@ -13,6 +13,7 @@ import torch
 
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.dataset.sampling import UnpairedSlices
+from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
 from mrbridge.errors import BundleError, SettingsError
 from mrbridge.training.checkpoint import load_checkpoint
@@ -26,10 +27,12 @@ from mrbridge.training.model import TranslationModel
 from mrbridge.training.run import find_initial_model, train
 from mrbridge.training.settings import LossWeights
 
+PREPARED = PrepareSettings()
+
 
 class TestInitialModel:
     def test_random_weights_on_request(self, tiny: Callable[..., Any]) -> None:
-        assert find_initial_model("scratch", tiny("bridge"), "T1w", "T2w") is None
+        assert find_initial_model("scratch", tiny("bridge"), PREPARED) is None
 
     def test_a_bundle_of_the_same_networks(
         self, tiny: Callable[..., Any], tiny_bundle: Bundle
@@ -38,7 +41,7 @@ class TestInitialModel:
         settings = tiny("bridge").changed(
             {"networks": tiny_bundle.manifest.networks.model_dump(mode="json")}
         )
-        initial = find_initial_model(tiny_bundle.path, settings, "T1w", "T2w")
+        initial = find_initial_model(tiny_bundle.path, settings, PREPARED)
         assert initial is not None
         assert initial.hash == tiny_bundle.hash
         model = TranslationModel(settings)
@@ -66,14 +69,14 @@ class TestInitialModel:
         wider = {"networks": {"generator": {"features": 6}}}
         settings = tiny("bridge").changed(wider)
         with pytest.raises(SettingsError, match="other generators"):
-            find_initial_model(tiny_bundle.path, settings, "T1w", "T2w")
+            find_initial_model(tiny_bundle.path, settings, PREPARED)
         with pytest.raises(SettingsError, match="other generators and other contrasts"):
-            find_initial_model(tiny_bundle.path, settings, "T1w", "PDw")
-        assert find_initial_model("auto", settings, "T1w", "T2w") is None
+            find_initial_model(tiny_bundle.path, settings, PrepareSettings(target="PDw"))
+        assert find_initial_model("auto", settings, PREPARED) is None
 
     def test_a_missing_model_is_refused(self, tiny: Callable[..., Any], tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="does not exist"):
-            find_initial_model(tmp_path / "none", tiny("bridge"), "T1w", "T2w")
+            find_initial_model(tmp_path / "none", tiny("bridge"), PREPARED)
 
     def test_a_run_keeps_the_weights_of_its_initial_model(
         self, tiny: Callable[..., Any], tiny_bundle: Bundle, small_store: Store, tmp_path: Path

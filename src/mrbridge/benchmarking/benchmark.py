@@ -223,13 +223,8 @@ def _initial(
     settings: TrainSettings, store: Store, start: str | Path, allow_code: bool
 ) -> str | None:
     """The model that an arm starts from; None for random weights."""
-    prepared = store.manifest.settings
-    if start == "auto" and prepared.standard.foreground != "head":
-        return None  # the shipped model knows heads only
     with at_level(logging.ERROR, "mrbridge.training"):
-        found = find_initial_model(
-            start, settings, prepared.source, prepared.target, allow_code=allow_code
-        )
+        found = find_initial_model(start, settings, store.manifest.settings, allow_code=allow_code)
     if found is None:
         return None
     return "the shipped model" if start in ("auto", "shipped") else str(start)

@@ -20,6 +20,7 @@ from mrbridge import models
 from mrbridge.bundle import Bundle, BundleManifest, load_bundle, read_manifest
 from mrbridge.dataset.loader import batches_from, plain_errors
 from mrbridge.dataset.sampling import HeldOut, held_out_slices
+from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
 from mrbridge.directions import in_words
 from mrbridge.errors import BundleError, Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
@@ -226,12 +227,7 @@ def _resumed(run: Path, changes: TrainSettings | Mapping[str, Any]) -> _Start:
 
 def _new(store: Store, settings: TrainSettings, start: str | Path, allow_code: bool) -> _Start:
     prepared = store.manifest.settings
-    if start == "auto" and not _shows_heads(store):
-        log.info("starting from random weights: the shipped model knows only heads")
-        start = "scratch"
-    initial = find_initial_model(
-        start, settings, prepared.source, prepared.target, allow_code=allow_code
-    )
+    initial = find_initial_model(start, settings, prepared, allow_code=allow_code)
     size = None if initial is None else initial.manifest.least_size
     settings = _for_contrasts(settings, store)
     return _Start(settings, initial=initial, initial_size=size)
@@ -240,8 +236,7 @@ def _new(store: Store, settings: TrainSettings, start: str | Path, allow_code: b
 def find_initial_model(
     start: str | Path,
     settings: TrainSettings,
-    source: str,
-    target: str,
+    prepared: PrepareSettings,
     *,
     allow_code: bool = False,
 ) -> Bundle | None:
@@ -251,13 +246,17 @@ def find_initial_model(
         start: `scratch`; `auto`, the shipped model if it fits; `shipped`; or the path of a run or
             bundle.
         settings: of the training.
-        source, target: its contrasts, in either order in the bundle.
+        prepared: how its scans were prepared; the bundle has their contrasts in either order.
         allow_code: import code that the bundle names.
 
     Raises:
         SettingsError: the bundle has other generators or contrasts.
         BundleError: there is none, or it is damaged.
     """
+    source, target = prepared.source, prepared.target
+    if start == "auto" and prepared.standard.foreground != "head":
+        log.info("starting from random weights: the shipped model knows only heads")
+        start = "scratch"
     if start == "scratch":
         return None
     try:
