@@ -202,7 +202,7 @@ class InversionSpinEcho:
         """Parameters within the range of clinical protocols, which null fluid (a choice)."""
         return cls(tr=rng.uniform(1700, 2200), ti=rng.uniform(850, 1000), te=rng.uniform(8, 25))
 
-    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
+    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float = 0.0) -> Any:
         """As `PulseSequence` says; the echo undoes static dephasing."""
         return inversion_spin_echo(density, t1, t2, tr=self.tr, ti=self.ti, te=self.te)
 
@@ -236,15 +236,10 @@ class FastSpinEcho:
 
 
 @dataclass(frozen=True)
-class FluidAttenuated:
+class FluidAttenuated(InversionSpinEcho):
     """A FLAIR: a fast spin echo after an inversion that nulls fluid. Times in ms."""
 
-    refocused: ClassVar[bool] = True
     echo_train: ClassVar[bool] = True
-    tr: float
-    ti: float
-    te: float
-    flip_degrees: float = 90.0
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> FluidAttenuated:
@@ -252,10 +247,6 @@ class FluidAttenuated:
         tr = round(rng.uniform(7500, 11_000))
         ti = round(null_of_fluid(tr) * rng.uniform(0.94, 1.03))
         return cls(tr=tr, ti=ti, te=round(rng.uniform(85, 140), 1))
-
-    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float = 0.0) -> Any:
-        """As `PulseSequence` says; the echoes undo static dephasing."""
-        return inversion_spin_echo(density, t1, t2, tr=self.tr, ti=self.ti, te=self.te)
 
 
 def null_of_fluid(tr: float) -> float:
