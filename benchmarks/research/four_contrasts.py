@@ -20,9 +20,6 @@ the T2w to the PDw answer gives.
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +27,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.research.shipped_model import (
-    EMA,
     LESION_WEIGHT,
     RATE,
-    SAVE_SECONDS,
     SIZE,
     STRUCTURE,
-    WARM_STEPS,
     Examples,
+    Training,
     shown,
     structure_loss,
 )
@@ -45,14 +40,12 @@ from benchmarks.research.shipped_model import LIMITS as SIMPLER_LIMITS
 from mrbridge.bundle import AnyContrast, Uncertainty, load_bundle, save_bundle
 from mrbridge.dataset.simulated import CANONICAL
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
-from mrbridge.kernels import Adam, weight_cache
+from mrbridge.kernels import weight_cache
 from mrbridge.networks import build_generator
 from mrbridge.networks.blocks import init_weights
 from mrbridge.networks.settings import UNetSettings
 from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.preprocessing.intensity import IntensityNormalisation
-from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
-from mrbridge.training.ema import averaged_copy, update_ema
 from mrbridge.volume import CONTRASTS
 
 GENERATOR = UNetSettings(
@@ -131,44 +124,23 @@ def train(given: argparse.Namespace, examples: Examples) -> list[torch.nn.Module
     assert isinstance(network, UNet)
     head = ScaleHead(network.feature_channels, WIDTH, GENERATOR.inputs, GENERATOR.outputs)
     init_weights(head, rng)
-    parts = [network, head]
-    means = [averaged_copy(part) for part in parts]
-    optimizers = [Adam(part.parameters(), given.rate, (0.9, 0.999)) for part in parts]
-    step, seconds = 0, 0.0
-    checkpoint = given.work / "four.ckpt"
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        step, seconds = state["step"], state["seconds"]
-        for part, mean, optimizer, kept in zip(
-            parts, means, optimizers, state["parts"], strict=True
-        ):
-            part.load_state_dict(kept["network"])
-            mean.load_state_dict(kept["mean"])
-            optimizer.load_state_dict(kept["optimizer"])
+    training = Training([network, head], given, given.work / "four.ckpt")
     bfloat16 = fast_bfloat16(torch.device("cpu"))
-    sums, saved = np.zeros(3 + len(CONTRASTS)), seconds
-    batches = examples.batches(step)
-    tick = time.monotonic()
-    while step < given.steps:
-        rate = given.rate * min(1, (step + 1) / WARM_STEPS)
-        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / given.schedule))
+    batches = examples.batches(training.step)
+    while training.step < given.steps:
         batch = next(batches)
-        step += 1
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        training.begin()
         seen, answer, lesion = batch[:, :-1:2], batch[:, 1:-1:2], batch[:, -1:]
-        image, wanted = inputs_of(seen, np.random.default_rng([given.seed, step, 9]))
+        image, wanted = inputs_of(seen, np.random.default_rng([given.seed, training.step, 9]))
         with weight_cache(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             made, features = network.with_features(image)
             log_scale = head(features, image, made)
         weight = wanted
-        if step > given.lesions_from:
+        if training.step > given.lesions_from:
             weight = wanted * (1 + LESION_WEIGHT / 2 * (lesion + 1))
         error = (made - answer).abs()
-        difference = (weight * error).mean(dim=(0, 2, 3)) / wanted.mean(dim=(0, 2, 3)).clamp(
-            min=0.1
-        )
+        counts = wanted.mean(dim=(0, 2, 3)).clamp(min=0.1)
+        difference = (weight * error).mean(dim=(0, 2, 3)) / counts  # (contrasts,)
         # What is given does not count: it becomes its own answer.
         structure = structure_loss(
             torch.where(wanted > 0, made, answer).flatten(0, 1)[:, None],
@@ -178,37 +150,16 @@ def train(given: argparse.Namespace, examples: Examples) -> list[torch.nn.Module
         counted = wanted * ((answer > -1) | (seen > -1).any(dim=1, keepdim=True))
         nll = ((error.detach() / scale + scale.log()) * counted).sum() / counted.sum().clamp(min=1)
         (difference.mean() + STRUCTURE * structure + nll).backward()
-        for part, mean, optimizer in zip(parts, means, optimizers, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            update_ema(mean, part, EMA, step)
-        sums += difference.mean().item(), structure.item(), nll.item(), *difference.tolist()
-        now = time.monotonic()
-        seconds, tick = seconds + now - tick, now
-        if step % 200 == 0:
-            names = ("l1", "ssim", "nll", *CONTRASTS)
-            numbers = {n: round(v, 4) for n, v in zip(names, sums / 200, strict=True)}
-            print(
-                json.dumps({"step": step, "minutes": round(seconds / 60, 1)} | numbers), flush=True
-            )
-            sums[:] = 0
-        if seconds - saved > SAVE_SECONDS or step == given.steps:
-            saved = seconds
-            kept_parts = [
-                {
-                    "network": part.state_dict(),
-                    "mean": mean.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                }
-                for part, mean, optimizer in zip(parts, means, optimizers, strict=True)
-            ]
-            save_checkpoint({"step": step, "seconds": seconds, "parts": kept_parts}, checkpoint)
-            tick = time.monotonic()
-    return means
+        for index in range(2):
+            training.update(index)
+        losses = {"l1": difference.mean(), "ssim": structure, "nll": nll}
+        losses |= dict(zip(CONTRASTS, difference, strict=True))
+        training.end({name: loss.item() for name, loss in losses.items()})
+    return training.means
 
 
 def _range(contrast: str) -> IntensityNormalisation:
-    """The range in which a contrast is written; with a knee, FLAIR would be dim but for lesions."""
+    """The range in which a contrast is written; FLAIR has no knee, or tissue would be too dark."""
     found = shown(CANONICAL[contrast])
     return found.model_copy(update={"knee": None}) if contrast == "FLAIR" else found
 

@@ -28,7 +28,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -41,8 +41,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.research.painted_lesions import paint_lesions
 from mrbridge.bundle import BundleManifest, load_bundle, save_bundle
-from mrbridge.dataset.pathology import paint_lesions
 from mrbridge.dataset.simulated import (
     CANONICAL,
     draw_group,
@@ -67,7 +67,7 @@ from mrbridge.training.settings import preset
 SIZE = 256
 SUBJECT_SEED = 20_261_121
 RATE, BATCH, EMA, STRUCTURE, SAVE_SECONDS = 1e-3, 2, 0.9995, 0.2, 300
-WARM_STEPS, AHEAD = 200, 4
+WARM_STEPS, PRINT_STEPS, AHEAD = 200, 200, 4
 LEAST, MULTIPLE = 96, 64  # rows and columns of a slice
 MARGINS = 2, 40  # pixels around the head, the range of the mean of an exponential distribution
 LESION_WEIGHT = 4.0  # how much more an error in a painted lesion counts
@@ -338,6 +338,66 @@ def main() -> None:
         train(given, Examples(sorted(paths), given.seed, given.painted, given.mixed))
 
 
+class Training:
+    """Networks in training, each with its optimizer and EMA, and how far they are.
+
+    A training continues from `checkpoint`, if there is one.
+    """
+
+    def __init__(
+        self, networks: Sequence[torch.nn.Module], given: argparse.Namespace, checkpoint: Path
+    ) -> None:
+        self.networks, self.given, self.checkpoint = networks, given, checkpoint
+        self.means = [averaged_copy(network) for network in networks]
+        self.optimizers = [Adam(one.parameters(), given.rate, (0.9, 0.999)) for one in networks]
+        self.step, self.seconds = 0, 0.0
+        if checkpoint.exists():
+            state = load_checkpoint(checkpoint)
+            self.step, self.seconds = state["step"], state["seconds"]
+            for owners, kept in zip(self._owners(), state["parts"], strict=True):
+                for owner, values in zip(owners, kept, strict=True):
+                    owner.load_state_dict(values)
+        self._saved, self._tick = self.seconds, time.monotonic()
+        self._sums: dict[str, float] = {}
+
+    def _owners(self) -> Iterator[tuple[Any, ...]]:
+        return zip(self.networks, self.means, self.optimizers, strict=True)
+
+    def begin(self) -> None:
+        """Begin a step: its number and its learning rate, a cosine after a short rise."""
+        rate = self.given.rate * min(1, (self.step + 1) / WARM_STEPS)
+        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.step / self.given.schedule))
+        self.step += 1
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def update(self, index: int) -> None:
+        """Apply the gradients of a network."""
+        self.optimizers[index].step()
+        self.optimizers[index].zero_grad()
+        update_ema(self.means[index], self.networks[index], EMA, self.step)
+
+    def end(self, losses: Mapping[str, float]) -> bool:
+        """End a step: print means of the losses now and then; whether a checkpoint was written."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value / PRINT_STEPS
+        now = time.monotonic()
+        self.seconds, self._tick = self.seconds + now - self._tick, now
+        if self.step % PRINT_STEPS == 0:
+            line = {"step": self.step, "minutes": round(self.seconds / 60, 1)}
+            print(json.dumps(line | {n: round(v, 4) for n, v in self._sums.items()}), flush=True)
+            self._sums = {}
+        if self.seconds - self._saved <= SAVE_SECONDS and self.step < self.given.steps:
+            return False
+        self._saved = self.seconds
+        parts = [[owner.state_dict() for owner in owners] for owners in self._owners()]
+        state = {"step": self.step, "seconds": self.seconds, "parts": parts}
+        save_checkpoint(state, self.checkpoint)
+        self._tick = time.monotonic()
+        return True
+
+
 def train(given: argparse.Namespace, examples: Examples) -> None:
     """Both generators side by side."""
     settings = preset("bridge").networks
@@ -345,84 +405,35 @@ def train(given: argparse.Namespace, examples: Examples) -> None:
     names = ("to_target", "to_source")
     networks = [build_generator(settings.generator, SIZE, rng) for _ in names]
     if given.start:
-        weights = load_bundle(given.start).weights
+        start = load_bundle(given.start)
         for name, network in zip(names, networks, strict=True):
-            own = {
-                k.removeprefix(f"{name}."): v.float()
-                for k, v in weights.items()
-                if k.startswith(f"{name}.")
-            }
-            network.load_state_dict(own)
-    means = [averaged_copy(network) for network in networks]
-    optimizers = [Adam(network.parameters(), given.rate, (0.9, 0.999)) for network in networks]
-    step, seconds = 0, 0.0
-    checkpoint = given.work / "last.ckpt"
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        step, seconds = state["step"], state["seconds"]
-        for network, mean, optimizer, kept in zip(
-            networks, means, optimizers, state["sides"], strict=True
-        ):
-            network.load_state_dict(kept["network"])
-            mean.load_state_dict(kept["mean"])
-            optimizer.load_state_dict(kept["optimizer"])
+            own = start.generator_weights(name)
+            network.load_state_dict({key: value.float() for key, value in own.items()})
+    training = Training(networks, given, given.work / "last.ckpt")
+    averaged = dict(zip(names, training.means, strict=True))
     bfloat16 = fast_bfloat16(torch.device("cpu"))
-    sums, saved = np.zeros(4), seconds
-    batches = examples.batches(step)
-    tick = time.monotonic()
-    while step < given.steps:
-        progress = min(1.0, step / given.schedule)
-        rate = (
-            given.rate
-            * min(1, (step + 1) / WARM_STEPS)
-            * (0.5 + 0.5 * math.cos(math.pi * progress))
-        )
+    batches = examples.batches(training.step)
+    while training.step < given.steps:
         batch = next(batches)
-        step += 1
-        for side, (network, mean, optimizer) in enumerate(
-            zip(networks, means, optimizers, strict=True)
-        ):
-            if given.to == ("T1w", "T2w")[side]:
+        training.begin()
+        losses: dict[str, float] = {}
+        for side, (network, to) in enumerate(zip(networks, ("T2w", "T1w"), strict=True)):
+            if given.to not in (None, to):
                 continue
             seen, answer = (batch[:, n : n + 1] for n in ((0, 3), (2, 1))[side])
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             with weight_cache(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 made = network(seen)
             weight = 1 + (
-                LESION_WEIGHT / 2 * (batch[:, 4:] + 1) if step > given.lesions_from else 0
+                LESION_WEIGHT / 2 * (batch[:, 4:] + 1) if training.step > given.lesions_from else 0
             )
             difference = (weight * (made - answer).abs()).mean()
             structure = structure_loss(made, answer)
             (difference + STRUCTURE * structure).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            update_ema(mean, network, EMA, step)
-            sums[2 * side : 2 * side + 2] += difference.item(), structure.item()
-        now = time.monotonic()
-        seconds, tick = seconds + now - tick, now
-        if step % 200 == 0:
-            losses_of = zip(("l1_t2w", "ssim_t2w", "l1_t1w", "ssim_t1w"), sums / 200, strict=True)
-            numbers = {name: round(value, 4) for name, value in losses_of}
-            print(
-                json.dumps({"step": step, "minutes": round(seconds / 60, 1)} | numbers), flush=True
-            )
-            sums[:] = 0
-        if seconds - saved > SAVE_SECONDS or step == given.steps:
-            saved = seconds
-            sides = [
-                {
-                    "network": network.state_dict(),
-                    "mean": mean.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                }
-                for network, mean, optimizer in zip(networks, means, optimizers, strict=True)
-            ]
-            save_checkpoint({"step": step, "seconds": seconds, "sides": sides}, checkpoint)
-            ship(given, dict(zip(names, means, strict=True)), step, seconds)
-            tick = time.monotonic()
-    if step >= given.steps:
-        ship(given, dict(zip(names, means, strict=True)), step, seconds)
+            training.update(side)
+            losses |= {f"l1_{to}": difference.item(), f"ssim_{to}": structure.item()}
+        if training.end(losses):
+            ship(given, averaged, training.step, training.seconds)
+    ship(given, averaged, training.step, training.seconds)
 
 
 def shown(recipe: IntensityNormalisation) -> IntensityNormalisation:

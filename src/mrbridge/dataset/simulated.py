@@ -18,15 +18,27 @@ import torch
 from numpy.typing import NDArray
 
 from mrbridge.dataset.augment import Augmentation, to_float32
-from mrbridge.dataset.pathology import CANONICAL
 from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.io.atomic import atomic_path
 from mrbridge.phantom.subjects import VariedSubject, varied_subject
 from mrbridge.preprocessing.foreground import head_crop
 from mrbridge.preprocessing.geometry import fit_size, to_slices
+from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import IntensitySettings, PreprocessSettings
 from mrbridge.progress import track
+
+CANONICAL = {
+    "T1w": IntensityNormalisation(low=0.0095, high=0.075, knee=0.042),
+    "T2w": IntensityNormalisation(low=0.0, high=0.68),
+    "PDw": IntensityNormalisation(low=0.0, high=0.75),
+    "FLAIR": IntensityNormalisation(low=0.0, high=0.36, knee=0.12),
+}
+"""The canonical signals in [-1, 1]: the same in every subject, whole head or stripped brain.
+
+In T1w white matter is just below the knee and fluid just above black; in T2w fluid is 1; in FLAIR
+the knee is between grey matter and most lesions.
+"""
 
 _PAIR = ("T1w", "T2w")
 _VARIETY = AugmentSettings(rotate_degrees=12, scale=0.15, shift=0.04, gamma=0.6, noise=0.03)

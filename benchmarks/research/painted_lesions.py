@@ -14,21 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mrbridge.dataset.simulated import CANONICAL
 from mrbridge.phantom.pathology import KINDS, Kind, Layer, Range
 from mrbridge.phantom.subjects import canonical_signals
-from mrbridge.preprocessing.intensity import IntensityNormalisation
-
-CANONICAL = {
-    "T1w": IntensityNormalisation(low=0.0095, high=0.075, knee=0.042),
-    "T2w": IntensityNormalisation(low=0.0, high=0.68),
-    "PDw": IntensityNormalisation(low=0.0, high=0.75),
-    "FLAIR": IntensityNormalisation(low=0.0, high=0.36, knee=0.12),
-}
-"""The canonical signals in [-1, 1]: the same in every subject, whole head or stripped brain.
-
-In T1w white matter is just below the knee and fluid just above black; in T2w fluid is 1; in FLAIR
-the knee is between grey matter and most lesions.
-"""
 
 _HOW_MANY = (0.55, 0.25, 0.15, 0.05)  # shares of slices with lesions that have one, two, …
 _BINS = 24
