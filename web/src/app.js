@@ -42,6 +42,7 @@ class Page {
   }
 
   async send(files) {
+    await this.started; // which knows the limits
     const name = nameOf(files);
     const most = this.server.limits.upload_mib; // told at once, not after minutes of uploading
     if (files.reduce((sum, file) => sum + file.size, 0) > most * 2 ** 20) throw new Error(`The upload exceeds ${most} MiB. Upload one scan at a time.`);
@@ -126,5 +127,6 @@ document.addEventListener("drop", async (event) => {
   zone.classList.remove("over");
   page.add(await droppedFiles(event.dataTransfer));
 });
-page.start().catch((error) => page.complain(error));
+page.started = page.start();
+page.started.catch((error) => page.complain(error));
 window.mrbridge = page; // for tests

@@ -207,8 +207,6 @@ def serve(
         timeout_graceful_shutdown=2,
         lifespan="off",
     )
-    shown = f"[{host}]" if ":" in host else host
-    started(f"http://{shown}:{listener.getsockname()[1]}/?token={token}")
     server = uvicorn.Server(config)
 
     def hang_up(number: int, frame: object) -> None:
@@ -217,5 +215,7 @@ def serve(
     # A terminal that is closed: uvicorn itself listens to SIGINT and SIGTERM only.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, hang_up)
+    shown = f"[{host}]" if ":" in host else host
+    started(f"http://{shown}:{listener.getsockname()[1]}/?token={token}")
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
