@@ -8,6 +8,8 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -139,3 +141,21 @@ def test_pictures_read_in_overlapping_threads_leave_no_filter(
         a_is_out.set()
         b.result()
     assert warnings.filters == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libgomp is GNU's OpenMP")
+def test_pytorch_shares_the_machine_though_the_environment_stays() -> None:
+    code = """
+import os
+before = dict(os.environ)
+import mrbridge
+mrbridge.Translator
+assert dict(os.environ) == before
+"""
+    removed = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    inherited = {name: value for name, value in os.environ.items() if name not in removed}
+    asked = inherited | {"OMP_DISPLAY_ENV": "verbose"}  # the library prints what it has read
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=asked, capture_output=True, text=True, check=True
+    )
+    assert "GOMP_SPINCOUNT = '1000'" in done.stderr

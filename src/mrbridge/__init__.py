@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mrbridge.threads import sharing_the_machine
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -133,9 +135,10 @@ def __getattr__(name: str) -> Any:
     module = _MODULES.get(name)
     if module is None:
         raise AttributeError(f"module 'mrbridge' has no attribute '{name}'")
-    if module == "mrbridge":
-        return import_module(f"mrbridge.{name}")
-    return getattr(import_module(module), name)
+    with sharing_the_machine():  # PyTorch reads it when it is loaded
+        if module == "mrbridge":
+            return import_module(f"mrbridge.{name}")
+        return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:

@@ -101,8 +101,9 @@ def share_the_machine(root: Path = Path("/")) -> None:
 
 
 @contextmanager
-def for_new_processes() -> Iterator[None]:
-    """Within this context, new processes share the machine; its end restores the environment."""
+def sharing_the_machine() -> Iterator[None]:
+    """Within this context, new processes and libraries that are loaded share the machine, as
+    `share_the_machine` says; its end restores the environment."""
     before = dict(os.environ)
     share_the_machine()
     try:

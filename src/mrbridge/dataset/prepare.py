@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__, parallel
-from mrbridge.dataset.prepare_scan import Job, prepare_scan
+from mrbridge.dataset.prepare_scan import Job, prepare_scan, prepare_scans
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.split import Request, split_scans
 from mrbridge.dataset.store import (
@@ -57,7 +57,8 @@ log = logging.getLogger(__name__)
 REPORT = "report.json"
 """In the store, next to the manifest: files that were left out, and failures."""
 
-_SLOW_IMPORTS = ("torch", "zarr")  # which resampling and the store import when they need them
+_Prepared = ScanRecord | MrbridgeError | None
+"""What became of a scan; None if it is a 2D image that shows nothing."""
 
 
 def prepare(
@@ -122,9 +123,7 @@ def _prepare(
         for path, reason in unreadable_folders(Path(root), NOT_RAW)
     ]
     ignored = [Remark(name=_shown(path, source), reason=reason) for path, reason in scans.ignored]
-    outcomes = parallel.map_scans(
-        prepare_scan, jobs, workers=workers, label="Preparing", imports=_SLOW_IMPORTS
-    )
+    outcomes = _outcomes(jobs, workers)
     try:
         for job, outcome in release_when_done(outcomes, jobs, lambda job: job.touched):
             name = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
@@ -171,6 +170,30 @@ def _prepare(
             result=store,
         )
     return store
+
+
+def _outcomes(jobs: list[Job], workers: parallel.Workers) -> Iterator[tuple[Job, _Prepared]]:
+    """Prepare all scans, those of a session in one process. In the order of the sessions."""
+    sessions: dict[object, list[Job]] = {}
+    for job in jobs:
+        scan = job.scan
+        alone = scan.subject is None or is_2d(scan.path)
+        sessions.setdefault(job.id if alone else (scan.subject, scan.session), []).append(job)
+    for several in sessions.values():
+        several.sort(key=lambda job: job.reference is not None)
+    rest = list(sessions.values())
+    while rest:
+        killed: list[list[Job]] = []
+        for several, outcome in parallel.map_scans(
+            prepare_scans, rest, workers=workers, label="Preparing", imports=["zarr"]
+        ):
+            if not isinstance(outcome, MrbridgeError):
+                yield from zip(several, outcome, strict=True)
+            elif len(several) > 1:  # perhaps one of them only
+                killed += [[job] for job in several]
+            else:
+                yield several[0], outcome
+        rest = killed
 
 
 def _find(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mrbridge.dataset.store import (
     read_if_current,
     write_scan,
 )
-from mrbridge.errors import InputError, MrbridgeError
+from mrbridge.errors import InputError, MrbridgeError, as_error
 from mrbridge.io import read
 from mrbridge.io.atomic import sha256_of
 from mrbridge.io.scans import Scan
@@ -32,10 +33,6 @@ from mrbridge.preprocessing.template import Alignment, aligned, volume_l
 from mrbridge.volume import Volume
 
 _ARRAYS = 2  # raise it when the same settings begin to give other arrays
-
-# Crop and grid of the file that was prepared last, by its hash and the margin: the scans of its
-# subject and session come next, and are cropped like it.
-_LAST_CROP: dict[tuple[str, float], tuple[Crop, Volume]] = {}
 
 
 @dataclass(frozen=True)
@@ -117,8 +114,34 @@ class _Reference:
     alignment: Alignment | None = None
 
 
-def prepare_scan(job: Job) -> ScanRecord | None:
+_Found = tuple[Crop, Volume]
+"""The box around the head in a scan, and the grid of the whole scan."""
+
+
+def prepare_scans(jobs: Sequence[Job]) -> list[ScanRecord | MrbridgeError | None]:
+    """Prepare the scans of one session, as `prepare_scan` does; an error does not stop the others.
+
+    Args:
+        jobs: the reference first: the head is searched once if the others are on its grid.
+    """
+    results: list[ScanRecord | MrbridgeError | None] = []
+    found: dict[Path, _Found] = {}
+    for job in jobs:
+        try:
+            results.append(prepare_scan(job, found))
+        except Warning:  # the user made warnings errors
+            raise
+        except Exception as error:
+            results.append(as_error(error))
+    return results
+
+
+def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecord | None:
     """Prepare one scan into the store, unless it is there; None for an empty 2D image.
+
+    Args:
+        job: the scan.
+        found: where the head is in the references of this session, by path; this one is added.
 
     Raises:
         InputError: it cannot be read, is synthetic, or shows nothing usable.
@@ -140,7 +163,7 @@ def prepare_scan(job: Job) -> ScanRecord | None:
     if job.reference is not None and job.registers:
         reference = _register(volume, job.reference, settings)
     elif job.reference is not None:
-        known = _LAST_CROP.get((str(reference_sha256), settings.standard.margin_mm))
+        known = (found or {}).get(job.reference.path)
         reference = _take_crop(volume, job.reference, settings, known)
     result = preprocess(
         volume,
@@ -149,9 +172,8 @@ def prepare_scan(job: Job) -> ScanRecord | None:
         placement=reference.placement,
         crop=reference.crop,
     )
-    if job.reference is None and scan.series is None:
-        _LAST_CROP.clear()
-        _LAST_CROP[source_sha256, settings.standard.margin_mm] = result.crop, grid_of(volume)
+    if job.reference is None and scan.series is None and found is not None:
+        found[scan.path] = result.crop, grid_of(volume)
     kept = _kept_slices(result, job)
     if not kept.size:
         if volume.is_2d:
@@ -243,7 +265,7 @@ def _register(volume: Volume, scan: Scan, settings: PrepareSettings) -> _Referen
 
 
 def _take_crop(
-    volume: Volume, scan: Scan, settings: PrepareSettings, known: tuple[Crop, Volume] | None
+    volume: Volume, scan: Scan, settings: PrepareSettings, known: _Found | None
 ) -> _Reference:
     """The crop of the reference, if that can be read and is on the scan's own grid.
 

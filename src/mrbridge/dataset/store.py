@@ -368,7 +368,7 @@ def write_scan(store: Path, record: ScanRecord, values: NDArray[np.float16]) -> 
             # would have hundreds of thousands of them.
             shards=values.shape,
             # With a checksum for each slice, since one may be read without the others.
-            compressors=[ZstdCodec(), Crc32cCodec()],
+            compressors=[ZstdCodec(level=1), Crc32cCodec()],
             dtype="float16",
             fill_value=float("nan"),
             attributes={"mrbridge": record.model_dump(mode="json", exclude={"segments"})},

@@ -257,8 +257,9 @@ def find_template(head: Head) -> Fit | None:
     mask = head.mask
     if volume.affine is None or not mask.any():
         return None
-    voxels = np.argwhere(mask)
-    voxels = voxels[:: max(1, len(voxels) // 20_000)]
+    inside = np.flatnonzero(mask)
+    chosen = inside[:: max(1, len(inside) // 20_000)]
+    voxels = np.stack(np.unravel_index(chosen, mask.shape), axis=1)
     points = moved(voxels.astype(float), volume.affine)
     # Fat, much brighter than the brain, would draw the template to the skin.
     middle = (points.min(axis=0) + points.max(axis=0)) / 2

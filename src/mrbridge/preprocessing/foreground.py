@@ -89,13 +89,15 @@ def foreground_mask(slices: Stack) -> Mask:
     Returns:
         A mask of the same shape; empty for a constant image.
     """
-    background = float(np.median(slices[slices <= np.percentile(slices, 10)]))
-    top = float(np.percentile(slices, 99.9))
+    shares = np.array((10, 99.9), slices.dtype)
+    dark, top = np.percentile(slices, shares).tolist()
+    background = float(np.median(slices[slices <= dark]))
     if not top > background:
         top = float(slices.max())
     if not top > background:
         return np.zeros(slices.shape, bool)
-    roots = np.sqrt(np.clip((slices - background) / (top - background), 0, 1))
+    roots = (slices - background) / (top - background)
+    np.sqrt(np.clip(roots, 0, 1, out=roots), out=roots)
     threshold = _otsu(roots)
     noise = float(np.percentile(_edges(roots), 90))
     return _solid(roots > max(0.5 * threshold, min(noise, threshold)))
@@ -240,7 +242,7 @@ class Crop:
             widths.append((max(first - low, 0), max(high - last, 0)))
         kept = scanned[tuple(keep)]
         if any(map(any, widths)):
-            fill = [[_face(scanned, axis, side)[0] for side in (0, -1)] for axis in range(3)]
+            fill = [[value for value, _ in sides] for sides in _faces(scanned)]
             kept = np.pad(kept, widths, constant_values=np.array(fill, kept.dtype))
         if volume.affine is None:
             return replace(volume, voxels=kept)
@@ -363,8 +365,8 @@ def _search(volume: Volume, margin_mm: float) -> tuple[Crop, Head | None]:
             inside = part
             break
     missing = []
-    for axis in range(3):
-        blank = [_face(shown.voxels, axis, side)[1] for side in (0, -1)]
+    for axis, sides in enumerate(_faces(shown.voxels)):
+        blank = [is_blank for _, is_blank in sides]
         lacks = max(0, int(low[axis] - first[axis])), max(0, int(last[axis] - high[axis]))
         missing.append((0 if blank[0] else lacks[0], 0 if blank[1] else lacks[1]))
         first[axis] += missing[axis][0]
@@ -424,16 +426,22 @@ def _box(head: Head) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
     return np.array([s[0] for s in shown]), np.array([s[-1] + 1 for s in shown])
 
 
-def _face(voxels: NDArray[Any], axis: int, side: int) -> tuple[float, bool]:
-    """The background beyond a face, and whether it fills most of the face.
+def _faces(voxels: NDArray[Any]) -> list[list[tuple[float, bool]]]:
+    """By axis and side, the background beyond a face, and whether it fills most of the face.
 
     It is 0, or the value of most of the face if that is dark.
     """
-    face = np.take(voxels, side, axis)
-    value, low, high = float(np.median(face)), float(voxels.min()), float(voxels.max())
+    low, high = float(voxels.min()), float(voxels.max())
     nothing = _NOTHING * high
-    if abs(value) <= nothing:
-        value = 0.0
-    elif value - low > _DARK * (high - low):
-        return min(max(0.0, low), high), False
-    return value, bool(np.mean(np.abs(face - value) <= nothing) >= _BLANK_FACE)
+
+    def background(face: NDArray[Any]) -> tuple[float, bool]:
+        value = float(np.median(face))
+        if abs(value) <= nothing:
+            value = 0.0
+        elif value - low > _DARK * (high - low):
+            return min(max(0.0, low), high), False
+        return value, bool(np.mean(np.abs(face - value) <= nothing) >= _BLANK_FACE)
+
+    return [
+        [background(np.moveaxis(voxels, axis, 0)[side]) for side in (0, -1)] for axis in range(3)
+    ]

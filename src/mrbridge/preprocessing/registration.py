@@ -87,6 +87,9 @@ class Level:
         """Mutual information in nats; 0 without any overlap."""
         method = self._method(seed, samples or self.samples)
         method.SetInitialTransform(transform)
+        # A value needs no gradients, which would be computed of whole images.
+        method.MetricUseFixedImageGradientFilterOff()
+        method.MetricUseMovingImageGradientFilterOff()
         try:
             return -float(method.MetricEvaluate(self.fixed, self.moving))
         except RuntimeError:
@@ -118,19 +121,16 @@ class Level:
         )
         if scales is not None:
             method.SetOptimizerScales(scales)
-        end, before = type(start)(start), 0.0
+        method.MetricUseFixedImageGradientFilterOff()
+        end = type(start)(start)
+        method.SetInitialTransform(end, inPlace=True)
         try:
-            if keep_best:
-                method.SetInitialTransform(start)
-                before = -float(method.MetricEvaluate(self.fixed, self.moving))
-            method.SetInitialTransform(end, inPlace=True)
             method.Execute(self.fixed, self.moving)
-            if not keep_best:
-                return -float(method.GetMetricValue()), end
-            method.SetInitialTransform(end)
-            after = -float(method.MetricEvaluate(self.fixed, self.moving))
         except RuntimeError:
             return 0.0, start
+        if not keep_best:
+            return -float(method.GetMetricValue()), end
+        before, after = self.information(start, seed), self.information(end, seed)
         return (after, end) if after >= before else (before, start)
 
     def _method(self, seed: int, samples: int) -> sitk.ImageRegistrationMethod:

@@ -27,7 +27,7 @@ from mrbridge import console
 from mrbridge.errors import Interrupted, MrbridgeError, SettingsError, as_error
 from mrbridge.hardware import keep_memory
 from mrbridge.parallel.processes import safe_path
-from mrbridge.threads import for_new_processes, is_count_given
+from mrbridge.threads import is_count_given, sharing_the_machine
 
 _RENDEZVOUS = "MRBRIDGE_RENDEZVOUS"
 """The variable with the URL of the file by which the processes of `launch` find each other."""
@@ -177,7 +177,7 @@ def launch(count: int, work: Callable[..., T], *arguments: Any, **options: Any) 
             process: BaseProcess = context.Process(
                 target=_run_rank, args=(variables, console.verbosity, theirs, *call)
             )
-            with for_new_processes(), safe_path():
+            with sharing_the_machine(), safe_path():
                 process.start()
             theirs.close()
             processes.append(process)
