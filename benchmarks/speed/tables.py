@@ -176,6 +176,15 @@ def _stages(line: Line) -> Rows:
     return [[stage, f"{seconds[stage]:.2f}"] for stage in _STAGES if stage in seconds]
 
 
+def _folder(line: Line) -> Rows:
+    rows = []
+    for name, figures in line["commands"].items():
+        gain = line["speed_up"].get(name)
+        cells = [f"{figures['seconds']:.1f}", f"{figures['peak_memory_gib']:.2f}"]
+        rows.append([name, *cells, "" if gain is None else f"{gain:.2f}"])
+    return [*rows, ["each later volume", f"{line['later_seconds']:.2f}", "", ""]]
+
+
 def _rounding(line: Line) -> Rows:
     ways = [line[name] for name in ("throughout", "kept")]
     cells = [
@@ -246,6 +255,7 @@ TABLES: dict[str, tuple[list[str], Callable[[Line], Rows]]] = {
         _engines,
     ),
     "stages": (["stage", "s"], _stages),
+    "folder": (["command", "s", "peak GiB", "times as fast as one thread"], _folder),
     "rounding": (
         ["model", "scan", "slices", "faint", "bfloat16 throughout", "as translated"],
         _rounding,

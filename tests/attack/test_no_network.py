@@ -118,7 +118,7 @@ def test_bids_app(traced: Any, bids_scans: Path, tmp_path: Path) -> None:
         assert not traced(command=command)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_demo(traced: Any, tmp_path: Path) -> None:
     assert not traced("demo", "-o", tmp_path / "demo", "--minutes", "0.2")
 

@@ -69,7 +69,7 @@ def test_train_step_without_rivals_and_epoch(run_script: Run) -> None:
     assert "epoch_0_seconds" not in line
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_train_step_beside_a_busy_process(run_script: Run) -> None:
     (line,) = run_script("train_step", "--quick", "--busy", "0.2")
     rates = line["steps_per_second"]
@@ -231,6 +231,17 @@ def test_prepare(run_script: Run) -> None:
     one = line["workers"]["1"]
     assert one["volumes_per_minute"] * one["seconds"] == pytest.approx(360, rel=1e-3)
     assert one["speed_up"] == 1
+
+
+@pytest.mark.nightly
+def test_folder(run_script: Run) -> None:
+    (line,) = run_script("folder", "--quick")
+    for command in ("one", "one busy", "folder", "one thread", "two workers", "dask"):
+        check_command(line["commands"][command])
+    seconds = {name: one["seconds"] for name, one in line["commands"].items()}
+    assert line["later_seconds"] == pytest.approx(seconds["folder"] - seconds["one"], rel=1e-3)
+    for name, speed_up in line["speed_up"].items():
+        assert speed_up == pytest.approx(seconds["one thread"] / seconds[name], rel=1e-3)
 
 
 def test_loader(run_script: Run) -> None:

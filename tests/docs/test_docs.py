@@ -121,7 +121,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "<!-- run -->" in page.read_text(encoding="utf-8")],
     ids=lambda page: page.name,

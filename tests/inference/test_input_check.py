@@ -185,7 +185,7 @@ def test_auroc() -> None:
     assert study.auroc([0.0, 1.0], [0.0, 1.0]) == 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_scans(real_data: Callable[[str], Path]) -> None:
     """No T1w or T2w of an adult is refused, healthy ones are usual; what is neither is noticed."""
     lines = [study.judged(case) for case in study.real_cases(real_data("open-ms-mni").parent)]

@@ -76,7 +76,7 @@ def test_what_it_cannot_do_is_refused(exported: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "made.nii.gz").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("stripped", [False, True])
 def test_with_the_shipped_model(tmp_path: Path, stripped: bool) -> None:
     settings = phantom.PhantomSettings(spacing_mm=2, stripped=stripped, seed=3)

@@ -51,7 +51,7 @@ def test_ixi_slices_contain_two_pairs_and_a_near_duplicate(found_in: FoundIn) ->
     assert len(findings) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_no_finding_in_the_patients(found_in: FoundIn) -> None:
     for name, words in (("open-ms-mni", "on one grid"), ("open-ms-raw", "on different grids")):
         found, findings = found_in(name)

@@ -283,7 +283,7 @@ def test_few_images() -> None:
     assert near_duplicates([black, image(0)]) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_simulated_subjects(tmp_path: Path) -> None:
     write_bids(tmp_path / "bids", PhantomSettings(subjects=6, spacing_mm=2.0, seed=3))
     found = inspect(tmp_path / "bids", images=True)

@@ -93,7 +93,7 @@ def test_a_compiled_run_is_resumed_without_compilation(
     assert not compiled
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("unchecked")
 def test_generated_code_learns_the_same(
     small_store: Store, tiny: Callable[..., Any], tmp_path: Path

@@ -250,7 +250,7 @@ def test_on_the_command_line(
     assert (code, "pip install 'mrbridge[tune]'" in err) == (2, True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_several_processes_share_a_search(small_store: Store, tmp_path: Path) -> None:
     space: Space = RATES | {"batch_size": Range(choices=(1, 2))}
     more: dict[str, Any] = {"space": space, "minutes": 0.02, "start": "scratch", "workers": 2}

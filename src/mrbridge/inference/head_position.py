@@ -258,8 +258,8 @@ def find_template(head: Head) -> Fit | None:
     if volume.affine is None or not mask.any():
         return None
     inside = np.flatnonzero(mask)
-    chosen = inside[:: max(1, len(inside) // 20_000)]
-    voxels = np.stack(np.unravel_index(chosen, mask.shape), axis=1)
+    sampled = inside[:: max(1, len(inside) // 20_000)]
+    voxels = np.stack(np.unravel_index(sampled, mask.shape), axis=1)
     points = moved(voxels.astype(float), volume.affine)
     # Fat, much brighter than the brain, would draw the template to the skin.
     middle = (points.min(axis=0) + points.max(axis=0)) / 2

@@ -148,6 +148,6 @@ def _concatenate(x: Tensor, image: Tensor) -> Tensor:
 def _refinement(channels: int, width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(0.2, inplace=True),
         Conv2d(width, outputs, 3, padding=1),
     )
