@@ -11,7 +11,7 @@ Prints one JSON line. The volumes are one simulated head and copies of it. Whole
 - `one thread`, `two workers`, `dask`: all volumes with one worker of one thread, with
   `--workers 2`, and by two workers of a Dask scheduler, which are started beforehand.
 
-`later_seconds` is what each volume after the first adds, and `speed_up` is relative to `one thread`.
+`later_seconds` is what each volume after the first adds; `speed_up` is relative to `one thread`.
 """
 
 from __future__ import annotations

@@ -177,8 +177,8 @@ def _outcomes(jobs: list[Job], workers: parallel.Workers) -> Iterator[tuple[Job,
     sessions: dict[object, list[Job]] = {}
     for job in jobs:
         scan = job.scan
-        alone = scan.subject is None or is_2d(scan.path)
-        sessions.setdefault(job.id if alone else (scan.subject, scan.session), []).append(job)
+        is_own = scan.subject is None or is_2d(scan.path)  # which has no reference
+        sessions.setdefault(job.id if is_own else (scan.subject, scan.session), []).append(job)
     for several in sessions.values():
         several.sort(key=lambda job: job.reference is not None)
     rest = list(sessions.values())
