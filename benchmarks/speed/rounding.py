@@ -9,7 +9,7 @@ Prints one JSON line a model and scan; without `--scans`, a simulated T1w head. 
 
 Each is described by the largest difference of a voxel and the PSNR (dB), in units of the intensity
 range (the networks' -1 to 1 is a range of 1 here), over the slices that show something, and by the
-largest difference of those slices that are not faint (`mrbridge.inference.translator.FAINT`).
+largest difference of those slices that are not faint (`mrbridge.inference.slices.FAINT`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from benchmarks.speed.material import subject
 from benchmarks.speed.translate_volume import differences
 from mrbridge import io
 from mrbridge.inference.planes import Stack
-from mrbridge.inference.translator import EMPTY, FAINT, Translator
+from mrbridge.inference.slices import EMPTY, FAINT
+from mrbridge.inference.translator import Translator
 from mrbridge.models import SHIPPED
 from mrbridge.networks import Generator
 from mrbridge.preprocessing.geometry import fit_size, size_multiple

@@ -54,9 +54,9 @@ def measured(owner, name, stage_of):
 def begin(*given):
     # The verb asks this once, when all is imported, right before the work.
     global ready
-    from mrbridge.inference import output, synthesis, translator
+    from mrbridge.inference import output, slices, synthesis, translator
 
-    def precision(self, network, stacks, direction, in_float32, head=None):
+    def precision(self, stacks, in_float32):
         return "faint" if in_float32 else "network"
 
     measured(translator.Translator, "__init__", lambda *_: "opening")
@@ -64,7 +64,7 @@ def begin(*given):
     measured(synthesis, "read", lambda *_, **__: "reading")
     measured(synthesis, "check", lambda *_, **__: "checking")
     measured(translator, "preprocess", lambda *_, **__: "preprocessing")
-    measured(translator.Translator, "_run", precision)
+    measured(slices.SliceTranslator, "computed", precision)
     measured(output, "write", lambda *_, **__: "writing")
     ready = time.time()
     return as_far_as_done(*given)

@@ -22,6 +22,7 @@ from scipy.spatial.transform import Rotation
 from mrbridge import io
 from mrbridge.bundle import Bundle
 from mrbridge.errors import MrbridgeWarning
+from mrbridge.inference.slices import SliceTranslator
 from mrbridge.inference.translate import translate
 from mrbridge.inference.translator import Translator
 from mrbridge.preprocessing.preprocess import preprocess
@@ -49,7 +50,7 @@ quick = settings(
 @pytest.fixture
 def identity(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """A bundle whose generators are the identity."""
-    monkeypatch.setattr(Translator, "_run", lambda self, network, stacks, *rest: stacks)
+    monkeypatch.setattr(SliceTranslator, "computed", lambda self, stacks, *rest: stacks)
     return tiny_bundle
 
 

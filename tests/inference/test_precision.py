@@ -12,7 +12,7 @@ import torch
 
 from mrbridge.bundle import Bundle, Networks, save_bundle
 from mrbridge.hardware import fast_bfloat16
-from mrbridge.inference import translator as module
+from mrbridge.inference import slices as module
 from mrbridge.inference.translator import Translator
 from mrbridge.networks import build_generator
 from mrbridge.phantom.subjects import varied_subject
@@ -114,10 +114,8 @@ def test_the_shipped_model_hides_its_rounding(source: str, target: str) -> None:
     slices = fit_size(preprocess(fine, PreprocessSettings()).slices, 192, 256)
     translator = Translator("shipped", "cpu")
     direction = translator.bundle.direction((source,), target)
-    network = translator._network(direction)
-    fast, in_float32 = (
-        translator._run(network, [slices], direction, flag)[0] for flag in (False, True)
-    )
+    compute = translator.slice_translator(direction).computed
+    fast, in_float32 = (compute([slices], in_float32=flag)[0] for flag in (False, True))
     assert apart(fast, in_float32) < 1e-2
     assert (apart(fast, in_float32) > 0) == fast_bfloat16(CPU)
 

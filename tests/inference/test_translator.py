@@ -17,7 +17,8 @@ from scipy import ndimage
 from mrbridge import io
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, SettingsError
-from mrbridge.inference import translator as module
+from mrbridge.inference import slices as module
+from mrbridge.inference.slices import SliceTranslator
 from mrbridge.inference.translator import Translator
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings
@@ -40,11 +41,11 @@ def use(monkeypatch: pytest.MonkeyPatch, run: Callable[..., np.ndarray]) -> None
     """Let all translators compute with `run(network, slices, in_float32)`."""
 
     def instead(
-        self: Translator, network: Any, stacks: list[np.ndarray], direction: Any, *rest: Any
+        self: SliceTranslator, stacks: list[np.ndarray], in_float32: bool
     ) -> list[np.ndarray]:
-        return [run(network, stacks[0], rest[0])]
+        return [run(self.network, stacks[0], in_float32)]
 
-    monkeypatch.setattr(Translator, "_run", instead)
+    monkeypatch.setattr(SliceTranslator, "computed", instead)
 
 
 @pytest.fixture
@@ -365,10 +366,8 @@ def test_faint_slices_are_computed_in_float32(tiny_bundle: Bundle) -> None:
     made = translator.translate_slices(slices, "T2w", foreground=foreground)
 
     direction = tiny_bundle.direction(("T1w",), "T2w")
-    network = translator._network(direction)
-    fast, in_float32 = (
-        translator._run(network, [slices[:2]], direction, flag)[0] for flag in (False, True)
-    )
+    compute = translator.slice_translator(direction).computed
+    fast, in_float32 = (compute([slices[:2]], in_float32=flag)[0] for flag in (False, True))
     np.testing.assert_array_equal(made[1], in_float32[1])
     np.testing.assert_allclose(made[0], fast[0], atol=1e-6)
     assert (made[2] == -1).all()

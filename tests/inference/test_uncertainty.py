@@ -17,6 +17,7 @@ import mrbridge
 from mrbridge import io
 from mrbridge.bundle import Bundle, Uncertainty, load_bundle, save_bundle
 from mrbridge.errors import OutputError, SettingsError
+from mrbridge.inference.slices import SliceTranslator
 from mrbridge.inference.translator import Translator
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.volume import Volume
@@ -59,11 +60,11 @@ def test_planes_that_differ_are_uncertain(
     levels = iter((-0.5, 0.1, 1.0))
 
     def translate(
-        self: Translator, network: object, stacks: list[np.ndarray], *rest: object
+        self: SliceTranslator, stacks: list[np.ndarray], *rest: object
     ) -> tuple[np.ndarray, ...]:
         return (np.full(stacks[0].shape, next(levels), np.float32),)
 
-    monkeypatch.setattr(Translator, "_translate_slices", translate)
+    monkeypatch.setattr(SliceTranslator, "__call__", translate)
     known = Uncertainty(width=0, least=0.0, factor={"T2w": 3.0}, spread=1.0)
     bundle = Bundle(
         certain_bundle.manifest.model_copy(update={"uncertainty": known}), certain_bundle.weights

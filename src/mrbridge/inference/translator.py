@@ -9,40 +9,24 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mrbridge.bundle import Bundle, Uncertainty, load_bundle
 from mrbridge.directions import AnyContrast, Direction
 from mrbridge.errors import BundleError, InputError, SettingsError
-from mrbridge.hardware import choose_device, fast_bfloat16
-from mrbridge.inference.planes import Mask, Stack, in_three_planes, planes_for
+from mrbridge.hardware import choose_device
+from mrbridge.inference.planes import Mask, Stack, planes_for
+from mrbridge.inference.slices import SliceTranslator
 from mrbridge.io.image2d import is_eight_bit
-from mrbridge.kernels import weight_cache
 from mrbridge.models import SHIPPED, is_installed
-from mrbridge.networks import Generator, UNet
+from mrbridge.networks import Generator
 from mrbridge.networks.unet import ScaleHead
 from mrbridge.preprocessing.foreground import FoundHead, head_crop
-from mrbridge.preprocessing.geometry import fit_size, size_multiple
 from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.preprocessing.resample import grid_difference
-from mrbridge.progress import track
 from mrbridge.settings import Planes
 from mrbridge.volume import CONTRASTS, Volume
-
-EMPTY = 0.002
-"""A slice with a smaller share of foreground is all background: instance norm would amplify its
-noise into an image."""
-
-FAINT = 0.02
-"""In a slice with a smaller share of foreground, instance norm amplifies the little there is, and
-with it the rounding to bfloat16: by up to 3 % of the range, measured, instead of less than 1 %.
-Such slices are computed in float32."""
-
-_BATCH_PIXELS = {"cpu": 4 * 256 * 256, "cuda": 32 * 256 * 256}
-"""Larger batches leave the caches of a CPU; a GPU needs them to be busy."""
 
 
 @dataclass(frozen=True)
@@ -175,16 +159,17 @@ class Translator:
             preprocessed = self.preprocess(volume, to, mask)
         stacks = self._stacks(volume, also, preprocessed)
         planes = planes_for(preprocessed.crop(volume), self.planes)
-        synthetic, *half_width = self._translate_stack(
-            self._network(direction), stacks, preprocessed, direction, planes, uncertainty
-        )
+        slices = self.slice_translator(direction, with_scale=uncertainty)
+        synthetic, *parts = slices.in_planes(stacks, preprocessed, planes, spread=uncertainty)
         range_out = self._range_for(volume, preprocessed, to, match)
         made, blank = restored(volume, preprocessed, synthetic, range_out, to)
-        if not half_width:
+        if not parts:
             return TranslatorResult(made, planes)
+        scale, spread = parts
+        half_width = self._half_width(scale, spread, direction, is_one_plane=len(planes) == 1)
         # The intensity range is piecewise linear (a knee), so the two ends of the interval are
         # restored, not its width.
-        ends = [range_out.restore(synthetic + sign * half_width[0]) for sign in (-1, 1)]
+        ends = [range_out.restore(synthetic + sign * half_width) for sign in (-1, 1)]
         half = ((ends[1] - ends[0]) / 2).astype(np.float32)
         width = np.maximum(preprocessed.undo(half, 0.0), 0).astype(np.float32)
         width[blank] = 0
@@ -272,45 +257,8 @@ class Translator:
         Returns:
             The same shape and range, float32.
         """
-        direction = self.bundle.direction((None,), to)
-        network = self._network(direction)
-        return self._translate_slices(network, [slices], direction, foreground, least, False)[0]
-
-    def _translate_slices(
-        self,
-        network: Generator,
-        stacks: list[Stack],
-        direction: Direction,
-        foreground: Mask | None,
-        least: tuple[int, int] | None,
-        scale: bool,
-    ) -> tuple[Stack, ...]:
-        """The result of `translate_slices`, and with `scale` that of the scale head.
-
-        `stacks`: slices of the scans in `direction.given`.
-        """
-        shape = stacks[0].shape
-        sizes = zip(shape[1:], least or 2 * (self.bundle.manifest.least_size,), strict=True)
-        settings = direction.settings or self.bundle.manifest.networks.generator
-        multiple = settings.multiple or 1
-        rows, columns = (size_multiple(max(size), multiple) for size in sizes)
-        wanted = np.arange(shape[0])
-        faint = np.zeros(shape[0], bool)
-        if foreground is not None:
-            shares = _shares(foreground)
-            wanted, faint = np.flatnonzero(shares >= EMPTY), shares < FAINT
-        head = self._scale_head(direction) if scale else None
-        made = [np.full(shape, -1, np.float32)]
-        if head is not None:
-            made.append(np.zeros(shape, np.float32))
-        for in_float32 in (False, True):
-            chosen = wanted[faint[wanted] == in_float32]
-            if chosen.size:
-                fitted = [fit_size(stack[chosen], rows, columns) for stack in stacks]
-                results = self._run(network, fitted, direction, in_float32, head)
-                for stack, result in zip(made, results, strict=True):
-                    stack[chosen] = fit_size(result, *shape[1:])
-        return tuple(made)
+        translate = self.slice_translator(self.bundle.direction((None,), to))
+        return translate([slices], foreground, least)[0]
 
     def translate_stack(
         self, network: Generator, preprocessed: Preprocessed, to: str, planes: tuple[str, ...]
@@ -326,40 +274,23 @@ class Translator:
         Returns:
             Shape as the slices, range [-1, 1].
         """
-        direction = self.bundle.direction((None,), to)
-        stacks = [preprocessed.slices]
-        return self._translate_stack(network, stacks, preprocessed, direction, planes, False)[0]
+        slices = self.slice_translator(self.bundle.direction((None,), to), network)
+        return slices.in_planes([preprocessed.slices], preprocessed, planes, spread=False)[0]
 
     def planes_for(self, volume: Volume) -> tuple[str, ...]:
         """The planes in which this translator slices a volume, such as `("axial",)`."""
         crop = head_crop(volume, self.bundle.manifest.standard.margin_mm)
         return planes_for(crop(volume), self.planes)
 
-    def _translate_stack(
-        self,
-        network: Generator,
-        stacks: list[Stack],
-        preprocessed: Preprocessed,
-        direction: Direction,
-        planes: tuple[str, ...],
-        uncertainty: bool,
-    ) -> tuple[Stack, ...]:
-        """Translate the slices of a volume: the mean over the planes if there are several.
-
-        Returns:
-            The image, range [-1, 1], and with `uncertainty` half the width of its 90 % interval.
-        """
-        image, *others = self._predict(
-            network, stacks, preprocessed, direction, planes, uncertainty
-        )
-        if not uncertainty:
-            return (image,)
-        # All (slices, rows, columns), in [-1, 1] or as differences in that range.
+    def _half_width(
+        self, scale: Stack, spread: Stack, direction: Direction, *, is_one_plane: bool
+    ) -> Stack:
+        """Half the width of the 90 % interval, as a difference in [-1, 1], from the two results of
+        `SliceTranslator.in_planes`."""
         known = self.bundle.manifest.uncertainty
         assert known is not None
-        scale, spread = others
         width = np.float32(known.least) + scale + np.float32(known.spread) * spread
-        return image, np.float32(self._factors(direction)[len(planes) == 1]) * width
+        return np.asarray(np.float32(self._factors(direction)[is_one_plane]) * width)
 
     def _factors(self, direction: Direction) -> tuple[float, float] | tuple[()]:
         """The conformal factors of a direction in three planes and in one; empty if unknown."""
@@ -372,38 +303,6 @@ class Translator:
             return ()
         factor = known.factor[name]
         return factor, known.factor_in_one_plane.get(name, factor)
-
-    def _predict(
-        self,
-        network: Generator,
-        stacks: list[Stack],
-        preprocessed: Preprocessed,
-        direction: Direction,
-        planes: tuple[str, ...],
-        uncertainty: bool,
-    ) -> tuple[Stack, ...]:
-        """The image, range [-1, 1], and with `uncertainty` the scale of its error (0 without a
-        scale head) and the standard deviation over the planes (0 with one plane)."""
-        foreground = preprocessed.foreground
-        size = self.bundle.manifest.least_size
-        around = size - stacks[0].shape[1]  # rows around the head in the axial slices of training
-
-        def make(parts: list[Stack], foreground: Mask) -> tuple[tuple[Stack, ...], Mask]:
-            least = (parts[0].shape[1] + around, size)
-            made = self._translate_slices(network, parts, direction, foreground, least, uncertainty)
-            squares = (made[0] ** 2,) if uncertainty else ()
-            return (*made, *squares), _shares(foreground) >= EMPTY
-
-        if planes == ("axial",):
-            image, *others = make(stacks, foreground)[0]
-        else:
-            image, *others = in_three_planes(stacks, foreground, preprocessed.grid, make)
-        if not uncertainty:
-            return (image,)
-        *scales, squares = others
-        # Interpolation between planes may leave small negative scales and variances.
-        scale = np.maximum(scales[0], 0) if scales else np.zeros_like(image)
-        return image, scale, np.sqrt(np.maximum(squares - image**2, 0))
 
     def uncertainty_parts(
         self, volume: Volume, to: str, also: Mapping[str, Volume] | None = None
@@ -424,9 +323,8 @@ class Translator:
         preprocessed = self.preprocess(volume, to)
         stacks = self._stacks(volume, also, preprocessed)
         planes = planes_for(preprocessed.crop(volume), self.planes)
-        image, scale, spread = self._predict(
-            self._network(direction), stacks, preprocessed, direction, planes, True
-        )
+        slices = self.slice_translator(direction, with_scale=True)
+        image, scale, spread = slices.in_planes(stacks, preprocessed, planes, spread=True)
         known = self.bundle.manifest.uncertainty
         scale = scale + np.float32(known.least if known else 0)
         return (
@@ -468,6 +366,20 @@ class Translator:
             return preprocess(match, still, None, levels).normalisation
         return self.bundle.manifest.typical[to]
 
+    def slice_translator(
+        self, direction: Direction, network: Generator | None = None, *, with_scale: bool = False
+    ) -> SliceTranslator:
+        """What computes slices of a direction, with the bundle's network or another one."""
+        settings = direction.settings or self.bundle.manifest.networks.generator
+        return SliceTranslator(
+            self._network(direction) if network is None else network,
+            direction,
+            self.device,
+            self.bundle.manifest.least_size,
+            settings.multiple or 1,
+            self._scale_head(direction) if with_scale else None,
+        )
+
     def _network(self, direction: Direction) -> Generator:
         """The generator of a direction, on the device."""
         name = direction.generator
@@ -482,54 +394,6 @@ class Translator:
             head = self.bundle.build_scale_head(name, self._network(direction))
             self._heads[name] = None if head is None else head.to(self.device)
         return self._heads[name]
-
-    def _run(
-        self,
-        network: Generator,
-        stacks: list[Stack],
-        direction: Direction,
-        in_float32: bool,
-        head: ScaleHead | None = None,
-    ) -> list[Stack]:
-        """Compute slices in batches: in bfloat16 if the device is fast with it, or in float32.
-
-        Args:
-            network: a generator.
-            stacks: of the scans in `direction.given`, shape (slices, rows, columns), range [-1, 1];
-                rows and columns are multiples of what the network needs.
-            direction: the channels of the scans and of the result.
-            in_float32: not in bfloat16.
-            head: the generator's scale head, or None.
-
-        Returns:
-            The same shape and range, float32; with a head also the scale of the error, the same
-            shape.
-        """
-        count, rows, columns = stacks[0].shape
-        size = max(1, _BATCH_PIXELS[self.device.type] // (rows * columns))
-        starts = range(0, count, size)
-        results = [np.empty(stacks[0].shape, np.float32) for _ in range(1 if head is None else 2)]
-        is_bfloat16 = fast_bfloat16(self.device) and not in_float32
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16),
-            weight_cache(),
-        ):
-            for start in track(starts, "slices", len(starts)):
-                batch = slice(start, start + size)
-                parts = [torch.from_numpy(np.asarray(stack[batch], np.float32)) for stack in stacks]
-                images = torch.zeros(len(parts[0]), direction.inputs, rows, columns)
-                for contrast, part in zip(direction.given, parts, strict=True):
-                    images[:, direction.channel(contrast)] = part
-                images = images.to(self.device)  # (slices, inputs, rows, columns)
-                if head is None or not isinstance(network, UNet):
-                    made: tuple[Tensor, ...] = (network(images),)
-                else:
-                    synthetic, features = network.with_features(images)
-                    made = synthetic, head(features, images, synthetic).exp()
-                for result, part in zip(results, made, strict=True):
-                    result[batch] = part[:, direction.output].float().cpu().numpy()
-        return results
 
     def _range_for(
         self, volume: Volume, preprocessed: Preprocessed, to: str, match: Volume | None
@@ -569,11 +433,6 @@ def restored(
         blank |= ~preprocessed.brain
     voxels[blank] = 0 if to in CONTRASTS else min(outside, 0)
     return replace(volume, voxels=voxels, contrast=to, synthetic=True), blank
-
-
-def _shares(foreground: Mask) -> NDArray[np.float64]:
-    """The share of foreground in each slice, shape (slices,)."""
-    return foreground.mean(axis=(1, 2))
 
 
 @lru_cache(maxsize=1)
