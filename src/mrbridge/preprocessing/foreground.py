@@ -89,9 +89,8 @@ def foreground_mask(slices: Stack) -> Mask:
     Returns:
         A mask of the same shape; empty for a constant image.
     """
-    shares = np.array((10, 99.9), slices.dtype)
-    dark, top = np.percentile(slices, shares).tolist()
-    background = float(np.median(slices[slices <= dark]))
+    background = float(np.median(slices[slices <= np.percentile(slices, 10)]))
+    top = float(np.percentile(slices, 99.9))
     if not top > background:
         top = float(slices.max())
     if not top > background:

@@ -140,10 +140,7 @@ def find_normalisation(
             return WINDOW
     if settings.method == "zscore":
         return _zscore(inside, low, settings.zscore_limit)
-    high = knee = low
-    if inside.size:
-        shares = np.array((settings.upper_percentile, settings.knee_percentile), inside.dtype)
-        high, knee = np.percentile(inside, shares).tolist()
+    high = float(np.percentile(inside, settings.upper_percentile)) if inside.size else low
     if not high > low:
         high = float(voxels.max())
     if not high > low:
@@ -151,6 +148,7 @@ def find_normalisation(
     if abs(low) <= _NOTHING * high:
         low = 0.0  # whether it is exactly 0 depends on how much air the field of view holds
     result = IntensityNormalisation(low=low, high=high)
+    knee = float(np.percentile(inside, settings.knee_percentile)) if inside.size else high
     if low < knee < result.bend:
         result = result.model_copy(update={"knee": knee})
     if settings.method != "nyul" or not inside.size:
