@@ -1,6 +1,7 @@
 """The pictures of README.md: a simulated head in the viewer and in a reader study, by Chromium.
 
-    mrbridge demo -o demo && python -m benchmarks.screenshots demo docs/how-to/pictures [--all]
+    mrbridge phantom -o phantom --subjects 4
+    python -m benchmarks.screenshots phantom docs/how-to/pictures [--all]
 
 `--all` makes them light and dark, wide and narrow, to look at. It needs the extra `web`, Playwright
 for Python, and Chromium on the path.
@@ -49,17 +50,15 @@ def running(app: Any) -> Iterator[str]:
 
 
 def save(browser: Browser, url: str, scheme: Any, width: int, path: Path, keys: str = "") -> None:
-    """Save a page, light or dark, in a window of a width, as WebP, after pressing keys."""
-    context = browser.new_context(
-        viewport={"width": width, "height": 760 if width > 600 else 1600}, color_scheme=scheme
-    )
+    """Save a whole page, light or dark, of some width, as WebP, after pressing keys."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     page.goto(url, timeout=_WAIT_MS)
     page.wait_for_selector("#viewer[data-ready=yes]", timeout=_WAIT_MS)
     for key in keys:
         page.keyboard.press(key)
     page.wait_for_timeout(3000)
-    shown = Image.open(io.BytesIO(page.screenshot(timeout=_WAIT_MS)))
+    shown = Image.open(io.BytesIO(page.screenshot(full_page=True, timeout=_WAIT_MS)))
     shown.convert("RGB").save(path, "WEBP", quality=80, method=6)
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB", flush=True)
     context.close()
@@ -68,28 +67,26 @@ def save(browser: Browser, url: str, scheme: Any, width: int, path: Path, keys: 
 def main() -> None:
     """Make the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("demo", type=Path, help="the folder that mrbridge demo wrote")
+    parser.add_argument("phantom", type=Path, help="what mrbridge phantom wrote")
     parser.add_argument("out", type=Path)
     parser.add_argument("--all", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    made = sorted(options.demo.glob("translated/sub-*_desc-synth_T2w.nii.gz"))[0]
-    subject = made.name.partition("_")[0]
-    t1w, t2w = (
-        next((options.demo / "phantom").rglob(f"{subject}_{contrast}.nii.gz"))
-        for contrast in ("T1w", "T2w")
-    )
+    t1w = sorted(options.phantom.rglob("*_T1w.nii.gz"))[-1]
+    t2w = t1w.with_name(t1w.name.replace("_T1w", "_T2w"))
     kinds = (("light", 1280), ("dark", 1280), ("light", 380), ("dark", 380))
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=list(CHROMIUM)
         )
         page = Path(temporary) / "page.html"
-        mrbridge.view(t1w, made, page)
+        synthetic = Path(temporary) / t1w.name.replace("_T1w", "_desc-synth_T2w")
+        (done,) = mrbridge.translate(t1w, synthetic, uncertainty=True)
+        mrbridge.view(t1w, synthetic, page, uncertainty=done.uncertainty)
         scans = Path(temporary) / "scans"
         scans.mkdir()
         shutil.copy(t2w, scans)
-        shutil.copy(made, scans)
+        shutil.copy(synthetic, scans)
         study = setup(scans, None, Path(temporary) / "study")
         # A rater who sees the real scan first: no synthetic scan is shown without its mark.
         kinds_of, raters = study.key["scans"], (f"r{number}" for number in range(1, 100))

@@ -61,42 +61,51 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open pages that may not complain, and may ask no other host than their own."""
-    contexts: list[Any] = []
-    complaints: list[str] = []
+class Pages:
+    """Opens pages that may not complain, and may ask no other host than their own."""
 
-    def hear(message: Any) -> None:
-        if message.type in ("error", "warning"):
-            complaints.append(message.text)
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self.contexts: list[Any] = []
+        self.complaints: list[str] = []
 
-    def open_one(url: str, **how: Any) -> Page:
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, **how)
+    def __call__(self, url: str, **how: Any) -> Page:
+        context = self.browser.new_context(viewport={"width": 1280, "height": 900}, **how)
         context.set_default_timeout(WAIT)
-        contexts.append(context)
+        self.contexts.append(context)
         page = context.new_page()
         parts = urlsplit(url)
         own = url if parts.scheme == "file" else f"{parts.scheme}://{parts.netloc}/"
 
+        def hear(message: Any) -> None:
+            if message.type in ("error", "warning"):
+                self.complaints.append(message.text)
+
         def watch(request: Any) -> None:
             if not request.url.startswith((own, "data:", "blob:", "about:")):
-                complaints.append(request.url)
+                self.complaints.append(request.url)
 
         page.on("console", hear)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", watch)
         page.goto(url)
         return page
 
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert complaints == []
+    def close(self) -> None:
+        for context in self.contexts:
+            context.close()
+        assert self.complaints == []
 
 
 @pytest.fixture
-def page(web: Served, open_page: Callable[..., Page]) -> Page:
+def open_page(browser: Browser) -> Iterator[Pages]:
+    pages = Pages(browser)
+    yield pages
+    pages.close()
+
+
+@pytest.fixture
+def page(web: Served, open_page: Pages) -> Page:
     return open_page(f"{web.url}/?token={TOKEN}")
 
 
@@ -214,83 +223,120 @@ def test_a_dicom_folder(page: Page, make_scan: Callable[..., Volume], tmp_path: 
     assert "synthetic_T2w_dicom.zip" in page.locator("ul.files").inner_text()
 
 
-def test_the_window(page: Page, t1w: Path):
-    add(page, t1w)
-    white = page.get_by_label("white at, T1w (source)")
-    before, bright = white.input_value(), picture(page, 0).mean()
-    white.fill(str(3 * float(before)))
-    white.press("Enter")
-    page.wait_for_timeout(500)
-    assert picture(page, 0).mean() < 0.8 * bright
-    page.get_by_role("button", name="Reset the window").click()
-    page.wait_for_timeout(500)
-    assert white.input_value() == before
-    assert picture(page, 0).mean() == pytest.approx(bright, rel=0.05)
-    page.select_option("select[aria-label=Planes]", "Axial")
-    page.wait_for_timeout(500)
-    box = page.locator("canvas.scan").bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"])
-    page.mouse.down(button="right")
-    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.6 * box["height"], steps=4)
-    page.mouse.up(button="right")
-    changed = "x => document.querySelector(\"input[aria-label^='white at']\").value !== x"
-    page.wait_for_function(changed, arg=before)
-
-
-def test_the_keyboard_moves_one_crosshair_in_all_scans(page: Page, t1w: Path):
-    add(page, t1w)
+@pytest.fixture(scope="class")
+def translated(server: Served, browser: Browser, bids_scans: Path) -> Iterator[Page]:
+    pages = Pages(browser)
+    page = pages(f"{server.url}/?token={TOKEN}", bypass_csp=True)
+    add(page, bids_scans / "sub-01/anat/sub-01_T1w.nii.gz")
     translate(page)
-    place = page.locator(".place")
-    before = place.inner_text()
-    page.locator("canvas.scan").nth(1).focus()
-    for _ in range(5):
-        page.keyboard.press("ArrowLeft")
-        page.keyboard.press("PageUp")
-    after = place.inner_text()
-    assert after != before
-    scan = io.read(t1w)
-    mm = [float(x) for x in after.removeprefix("At ").partition(" mm")[0].split(", ")]
-    i, j, k, _ = np.linalg.inv(scan.affine) @ [*mm, 1]
-    near = scan.voxels[round(i) - 1 : round(i) + 2, round(j) - 1 : round(j) + 2, round(k)]
-    shown = float(after.partition("(source) ")[2].partition(",")[0])
-    assert np.abs(near - shown).min() < 0.5
-    page.keyboard.press("Space")
-    assert page.locator(".panel.upper").evaluate("e => e.style.visibility") == "hidden"
-    page.keyboard.press("Space")
-    assert page.locator(".panel.upper").evaluate("e => e.style.visibility") == ""
+    yield page
+    for job in server.jobs.all():
+        server.jobs.remove(job)
+    pages.close()
 
 
-def test_the_mouse_moves_one_crosshair_in_all_scans(page: Page, t1w: Path):
-    add(page, t1w)
-    translate(page)
-    page.select_option("select[aria-label=Planes]", "Axial")
-    page.wait_for_timeout(500)
-    page.locator("canvas.scan").first.scroll_into_view_if_needed()
-    box = page.locator("canvas.scan").first.bounding_box()
-    assert box is not None
-    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.click(*middle)
-    page.wait_for_timeout(1000)
-    start = place_of(page)
-    page.mouse.move(*middle)
-    page.mouse.down()
-    page.mouse.move(middle[0] + 0.15 * box["width"], middle[1] - 0.1 * box["height"], steps=4)
-    page.mouse.up()
-    moved = "x => !document.querySelector('.place').value.startsWith(`At ${x}`)"
-    page.wait_for_function(moved, arg=f"{start[0]:.0f},")
-    end = place_of(page)
-    assert end[0] < start[0] - 2, "to the right in the picture is to the patient's left"
-    assert end[1] > start[1] + 2
-    assert end[2] == start[2]
-    positions = page.evaluate(
-        "mrbridge.detail.viewer.panels.map(p => [...p.nv.frac2mm(p.nv.scene.crosshairPos)])"
-    )
-    np.testing.assert_allclose(positions[0], positions[1], atol=0.01)
-    before = place_of(page)
-    page.mouse.wheel(0, 300)
-    page.wait_for_timeout(1000)
-    assert place_of(page)[2] != before[2]
+class TestLook:
+    """One translated scan in the viewer."""
+
+    @pytest.fixture
+    def page(self, translated: Page) -> Page:
+        """The page, as it was at first."""
+        translated.set_viewport_size({"width": 1280, "height": 900})
+        translated.select_option("select[aria-label=Planes]", "Three planes")
+        translated.select_option("select[aria-label=Compare]", "side")
+        translated.evaluate(
+            "(v => v.goTo(v.panels[0].nv.frac2mm([0.5, 0.5, 0.5]).slice(0, 3)))"
+            "(mrbridge.detail.viewer)"
+        )
+        translated.wait_for_timeout(300)  # until it is drawn
+        return translated
+
+    def test_the_window(self, page: Page):
+        white = page.get_by_label("white at, T1w (source)")
+        before, bright = white.input_value(), picture(page, 0).mean()
+        white.fill(str(3 * float(before)))
+        white.press("Enter")
+        until(lambda: picture(page, 0).mean() < 0.8 * bright)
+        page.get_by_role("button", name="Reset the window of T1w (source)").click()
+        until(lambda: abs(picture(page, 0).mean() - bright) < 0.05 * bright)
+        assert white.input_value() == before
+        page.select_option("select[aria-label=Planes]", "Axial")
+        page.wait_for_timeout(500)
+        box = page.locator("canvas.scan").first.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"])
+        page.mouse.down(button="right")
+        page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.6 * box["height"], steps=4)
+        page.mouse.up(button="right")
+        changed = "x => document.querySelector(\"input[aria-label^='white at']\").value !== x"
+        page.wait_for_function(changed, arg=before)
+
+    def test_the_keyboard_moves_one_crosshair_in_all_scans(self, page: Page, t1w: Path):
+        place = page.locator(".place")
+        before = place.inner_text()
+        page.locator("canvas.scan").nth(1).focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowLeft")
+            page.keyboard.press("PageUp")
+        after = place.inner_text()
+        assert after != before
+        scan = io.read(t1w)
+        mm = [float(x) for x in after.removeprefix("At ").partition(" mm")[0].split(", ")]
+        i, j, k, _ = np.linalg.inv(scan.affine) @ [*mm, 1]
+        near = scan.voxels[round(i) - 1 : round(i) + 2, round(j) - 1 : round(j) + 2, round(k)]
+        shown = float(after.partition("(source) ")[2].partition(",")[0])
+        assert np.abs(near - shown).min() < 0.5
+        page.keyboard.press("Space")
+        assert page.locator(".panel.upper").evaluate("e => e.style.visibility") == "hidden"
+        page.keyboard.press("Space")
+        assert page.locator(".panel.upper").evaluate("e => e.style.visibility") == ""
+
+    def test_the_mouse_moves_one_crosshair_in_all_scans(self, page: Page):
+        page.select_option("select[aria-label=Planes]", "Axial")
+        page.wait_for_timeout(500)
+        page.locator("canvas.scan").first.scroll_into_view_if_needed()
+        box = page.locator("canvas.scan").first.bounding_box()
+        assert box is not None
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.click(*middle)
+        page.wait_for_timeout(500)
+        start = place_of(page)
+        page.mouse.move(*middle)
+        page.mouse.down()
+        page.mouse.move(middle[0] + 0.15 * box["width"], middle[1] - 0.1 * box["height"], steps=4)
+        page.mouse.up()
+        moved = "x => !document.querySelector('.place').value.startsWith(`At ${x}`)"
+        page.wait_for_function(moved, arg=f"{start[0]:.0f},")
+        end = place_of(page)
+        assert end[0] < start[0] - 2, "to the right in the picture is to the patient's left"
+        assert end[1] > start[1] + 2
+        assert end[2] == start[2]
+        positions = page.evaluate(
+            "mrbridge.detail.viewer.panels.map(p => [...p.nv.frac2mm(p.nv.scene.crosshairPos)])"
+        )
+        np.testing.assert_allclose(positions[0], positions[1], atol=0.01)
+        before = place_of(page)
+        page.mouse.wheel(0, 300)
+        until(lambda: place_of(page)[2] != before[2])
+
+    def test_swipe_keeps_the_mark_in_the_visible_part(self, page: Page):
+        page.select_option("select[aria-label=Compare]", "swipe")
+        for share in ("20", "80"):
+            page.locator("input[aria-label^='Position of the dividing']").fill(share)
+            until(
+                lambda: "path(" in page.locator(".upper .frame").evaluate("e => e.style.clipPath")
+            )
+            assert marked(picture(page, 0)) > 30  # the lower canvas, with the upper one over it
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_axe_finds_no_serious_fault(self, scheme: Any, page: Page):
+        page.emulate_media(color_scheme=scheme)
+        assert serious_faults(page) == []
+
+    @pytest.mark.parametrize("width", [380, 1280])
+    def test_nothing_is_wider_than_the_window(self, width: int, page: Page):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_everything_by_keyboard(page: Page, t1w: Path):
@@ -315,7 +361,7 @@ def test_everything_by_keyboard(page: Page, t1w: Path):
 
 
 def test_two_models_and_the_uncertainty_slider(
-    open_page: Callable[..., Page],
+    open_page: Pages,
     tiny_bundle: Bundle,
     certain_bundle: Bundle,
     t1w: Path,
@@ -369,16 +415,6 @@ def test_scores_against_the_true_scan(page: Page, t1w: Path):
     assert marked(picture(page, 2)) == 0, "the true scan"
 
 
-def test_swipe_keeps_the_mark_in_the_visible_part(page: Page, t1w: Path):
-    add(page, t1w)
-    translate(page)
-    page.select_option("select[aria-label=Compare]", "swipe")
-    for share in ("20", "80"):
-        page.locator("input[aria-label^='Position of the dividing']").fill(share)
-        page.wait_for_timeout(300)
-        assert marked(picture(page, 0)) > 30  # the lower canvas, with the upper one over it
-
-
 def test_an_error_is_shown_with_its_remedy(page: Page, t1w: Path, tmp_path: Path):
     damaged = tmp_path / "cut_T1w.nii.gz"
     damaged.write_bytes(t1w.read_bytes()[:-500])
@@ -430,7 +466,7 @@ def test_several_files_are_dropped_at_once(page: Page, web: Served, t1w: Path):
 
 def test_an_upload_shows_its_progress(page: Page, tmp_path: Path):
     large = tmp_path / "noise_T1w.nii"
-    large.write_bytes(bytes(8_000_000))
+    large.write_bytes(bytes(2_000_000))
     network = page.context.new_cdp_session(page)
     slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 1_000_000}
     network.send("Network.emulateNetworkConditions", slow)
@@ -444,36 +480,86 @@ def test_an_upload_shows_its_progress(page: Page, tmp_path: Path):
     assert page.locator("#scans progress").count() == 0
 
 
-def test_two_tabs(page: Page, web: Served, open_page: Callable[..., Page], t1w: Path):
+def test_an_upload_waits_for_the_first_answer_of_the_server(page: Page, web: Served, t1w: Path):
+    held: list[Any] = []
+    page.route("**/api/health", lambda route: held.append(route))
+    page.reload()
+    page.set_input_files("#file-input", str(t1w))
+    page.wait_for_timeout(300)
+    (health,) = held
+    assert web.jobs.all() == []
+    health.continue_()
+    page.wait_for_selector(READY)
+
+
+def test_an_answer_that_comes_after_the_end(page: Page, t1w: Path):
+    """The answer "queued" is late: the later state stays."""
+    late: list[tuple[Any, Any]] = []
+    page.route("**/start", lambda route: late.append((route, route.fetch())))
+    add(page, t1w)
+    translate(page)
+    ((route, response),) = late
+    route.fulfill(response=response)
+    page.wait_for_timeout(300)
+    assert page.locator("#scans .state").inner_text() == "Translated"
+    assert page.locator("ul.files").is_visible()
+
+
+def test_more_scans_wait_than_a_browser_opens_connections(page: Page, web: Served, t1w: Path):
+    with web.paused():
+        for _ in range(8):
+            web.post(t1w, start="false")
+        page.wait_for_selector("#scans li:nth-child(8) >> text=Reading")
+        page.set_input_files("#file-input", str(t1w))
+        page.wait_for_selector("#scans li[data-id]:nth-child(9)", timeout=20_000)
+    page.wait_for_selector("#scans li:nth-child(9) >> text=Ready to translate")
+
+
+def test_a_large_upload_is_refused_with_the_reason(
+    page: Page,
+    web: Served,
+    open_page: Pages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The browser hears the refusal, although it comes before the upload has ended."""
+    large = tmp_path / "large_T1w.nii"
+    large.write_bytes(bytes(50_000_000))
+    monkeypatch.setattr(web.jobs, "settings", web.jobs.settings.changed({"total_mib": 1}))
+    page.set_input_files("#file-input", str(large))
+    text = page.locator("#messages .error").inner_text()
+    assert text.startswith("large_T1w.nii: Scans and results would exceed 1 MiB"), text
+    assert "507 (Insufficient Storage)" in open_page.complaints.pop()
+
+
+def test_a_drop_of_3_gb_is_refused_at_once(page: Page, web: Served, tmp_path: Path):
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method))
+    large = tmp_path / "large_T1w.nii"
+    with large.open("wb") as file:
+        file.truncate(3 << 30)  # takes no room on the disk
+    page.set_input_files("#file-input", str(large))
+    page.wait_for_selector(
+        "#messages >> text=large_T1w.nii: The upload exceeds 2048 MiB.", timeout=10_000
+    )
+    assert "POST" not in sent
+    assert web.jobs.all() == []
+
+
+def test_two_tabs(page: Page, web: Served, open_page: Pages, t1w: Path):
     add(page, t1w)
     other = open_page(f"{web.url}/?token={TOKEN}")
     other.wait_for_selector(READY)
     translate(page)
-    other.reload()
     other.wait_for_selector("ul.files")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(
-    scheme: str, web: Served, open_page: Callable[..., Page], t1w: Path
-):
-    page = open_page(f"{web.url}/?token={TOKEN}", bypass_csp=True, color_scheme=scheme)
-    add(page, t1w)
-    translate(page)
-    assert serious_faults(page) == []
-
-
-@pytest.mark.parametrize("width", [380, 1280])
-def test_nothing_is_wider_than_the_window(width: int, page: Page, t1w: Path):
-    page.set_viewport_size({"width": width, "height": 800})
-    add(page, t1w)
-    translate(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.click("text=Remove this scan")
+    other.wait_for_selector("text=No scan yet")
+    assert other.locator("#scans li").count() == 0
 
 
 def test_a_training_is_followed(
     web: Served,
-    open_page: Callable[..., Page],
+    open_page: Pages,
     small_store: Store,
     tiny: Callable[..., TrainSettings],
     quick_phantom: None,
@@ -503,7 +589,7 @@ def test_a_training_is_followed(
 
 def test_a_training_is_followed_while_it_runs(
     web: Served,
-    open_page: Callable[..., Page],
+    open_page: Pages,
     small_store: Store,
     tiny: Callable[..., TrainSettings],
     quick_phantom: None,
@@ -571,7 +657,7 @@ class TestReaderStudy:
         with running(create_app(study, "r1", TOKEN, "127.0.0.1")) as url:
             yield url
 
-    def test_it_is_done_by_keyboard(self, study: Study, url: str, open_page: Callable[..., Page]):
+    def test_it_is_done_by_keyboard(self, study: Study, url: str, open_page: Pages):
         page = open_page(f"{url}/?token={TOKEN}", bypass_csp=True)
         page.wait_for_selector(READY)
         assert "synthetic scans are not marked" in page.locator("header").inner_text()
@@ -605,7 +691,7 @@ class TestReaderStudy:
 
 
 class TestReports:
-    def look(self, report: Path, canvases: int, open_page: Callable[..., Page]) -> Page:
+    def look(self, report: Path, canvases: int, open_page: Pages) -> Page:
         page = open_page(report.as_uri(), offline=True, bypass_csp=True)
         assert serious_faults(page) == []
         assert page.locator("iframe").count() == 0, "nothing is drawn before the click"
@@ -616,7 +702,7 @@ class TestReports:
         page.wait_for_timeout(500)
         return page
 
-    def test_of_evaluate(self, bids_scans: Path, open_page: Callable[..., Page], tmp_path: Path):
+    def test_of_evaluate(self, bids_scans: Path, open_page: Pages, tmp_path: Path):
         made = tmp_path / "made"
         for number in (1, 2, 3):
             name = f"sub-0{number}/anat/sub-0{number}_T2w.nii.gz"
@@ -631,7 +717,7 @@ class TestReports:
         assert marked(shown) > 50
         assert page.locator("button.look").count() == 1, "worst and median, one of them open"
 
-    def test_of_inspect(self, bids_scans: Path, open_page: Callable[..., Page], tmp_path: Path):
+    def test_of_inspect(self, bids_scans: Path, open_page: Pages, tmp_path: Path):
         from mrbridge.inspection.inspect import inspect
 
         inspect(bids_scans, tmp_path / "report.html")
@@ -644,7 +730,7 @@ class TestViewPage:
         t1w, t2w = (bids_scans / f"sub-01/anat/sub-01_{c}.nii.gz" for c in ("T1w", "T2w"))
         return mrbridge.view(t1w, t2w, tmp_path / "page.html", uncertainty=t1w)
 
-    def test_it_opens_from_disk_without_a_network(self, view: Any, open_page: Callable[..., Page]):
+    def test_it_opens_from_disk_without_a_network(self, view: Any, open_page: Pages):
         page = open_page(view.path.as_uri(), offline=True, bypass_csp=True)
         page.wait_for_selector(READY)
         assert serious_faults(page) == []
@@ -655,7 +741,7 @@ class TestViewPage:
         assert "± " in page.locator("label", has_text="Hide what").inner_text()
         assert picture(page, 1)[..., 1].mean() < 0.9 * before
 
-    def test_a_notebook_shows_it(self, view: Any, open_page: Callable[..., Page], tmp_path: Path):
+    def test_a_notebook_shows_it(self, view: Any, open_page: Pages, tmp_path: Path):
         notebook = tmp_path / "notebook.html"
         notebook.write_text(f"<!doctype html><body>{view._repr_html_()}</body>", "utf-8")
         page = open_page(notebook.as_uri(), offline=True)

@@ -166,6 +166,8 @@ class TestLimits:
         answer = small.post(t1w)
         assert answer.status_code == 429
         assert "keeps 3 scans" in answer.json()["error"]["text"]
+        with pytest.raises(Refused, match="keeps 3 scans"):  # before it is received
+            small.jobs.reserve(1)
         with pytest.raises(Refused, match="keeps 3 scans"):  # uploads that were sent together
             small.jobs.add(small.jobs.all()[0])
 
@@ -177,13 +179,58 @@ class TestLimits:
         assert answer.status_code == 507
         assert "2 MiB" in answer.json()["error"]["text"]
 
-    def test_a_zip_that_unpacks_to_too_much(self, small: Served, tmp_path: Path):
-        bomb = tmp_path / "bomb.zip"
-        with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+    def test_uploads_at_the_same_time_count_together(self, small: Served):
+        small.jobs.reserve(1 << 20)
+        small.jobs.reserve(1 << 20)
+        with pytest.raises(Refused, match="2 MiB"):
+            small.jobs.reserve(1)
+        small.jobs.release(1 << 20)
+        small.jobs.reserve(1 << 20)
+        small.jobs.release(2 << 20)
+
+    def test_results_count_too(self, web: Served, t1w: Path):
+        job = web.jobs.get(web.translated(t1w)["id"])
+        files = [path for path in job.folder.rglob("*") if path.is_file()]
+        assert job.size >= sum(path.stat().st_size for path in files) > len(t1w.read_bytes())
+
+    def test_a_form_of_too_many_parts(
+        self, web: Served, t1w: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        fields = {f"field{number}": "x" for number in range(21)}
+        assert web.post(t1w, **fields).status_code == 400
+        monkeypatch.setattr("mrbridge.web.uploads._MOST_FILES", 3)
+        assert web.post(*[t1w] * 4).status_code == 400
+        assert list(web.jobs.folder.iterdir()) == []
+
+    @pytest.fixture
+    def bomb(self, tmp_path: Path) -> Path:
+        """A zip of two kB that unpacks to 2 MiB."""
+        path = tmp_path / "bomb.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("zeros", bytes(2 << 20))
+        return path
+
+    def test_a_zip_that_unpacks_to_too_much(self, small: Served, bomb: Path):
         answer = small.post(bomb)
         assert answer.status_code == 413
         assert "unpacks to more than 1 MiB" in answer.json()["error"]["text"]
+        assert list(small.jobs.folder.iterdir()) == []
+
+    def test_a_true_scan_that_unpacks_to_too_much(self, small: Served, t1w: Path, bomb: Path):
+        assert small.post(t1w, truth=bomb).status_code == 413
+        job = small.translated(t1w, start="false")
+        files = {"truth": (bomb.name, bomb.read_bytes())}
+        answer = small.client.post(f"/api/jobs/{job['id']}/start", files=files)
+        assert answer.status_code == 413
+        answer = small.client.post(f"/api/jobs/{job['id']}/start", content=iter([b"x"]))
+        assert answer.status_code == 411
+
+    def test_a_damaged_zip(self, web: Served, tmp_path: Path, bomb: Path):
+        damaged = tmp_path / "damaged.zip"
+        damaged.write_bytes(bomb.read_bytes()[:-30])
+        answer = web.post(damaged)
+        assert answer.status_code == 422
+        assert "damaged or incomplete" in answer.json()["error"]["text"]
 
     def test_a_zip_of_too_many_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("mrbridge.web.uploads._MOST_FILES", 3)
@@ -230,9 +277,15 @@ class TestLimits:
         job = web.jobs.get(web.translated(t1w, start="false")["id"])
         web.jobs.remove_old()
         assert job.folder.is_dir()
-        job.touched -= 60 * web.jobs.settings.keep_minutes + 1
-        web.jobs.remove_old()
+        age = 60 * web.jobs.settings.keep_minutes + 1
+        job.touched -= age
+        with web.paused():
+            busy = web.jobs.get(web.post(t1w).json()["id"])
+            web.end_of({"id": busy.id}, "running")
+            busy.touched -= age
+            web.jobs.remove_old()
         assert not job.folder.exists()
+        assert busy.folder.is_dir(), "it is being translated"
 
 
 @pytest.mark.slow

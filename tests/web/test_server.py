@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io as streams
 import json
+import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from mrbridge import io
 from mrbridge.bundle import Bundle, save_bundle
 from mrbridge.volume import Volume
 from mrbridge.web import comparison
+from mrbridge.web.guard import Refused
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -329,6 +331,64 @@ def test_a_waiting_scan_is_cancelled(web: Served, t1w: Path):
         web.client.post(f"/api/jobs/{waiting['id']}/cancel")
     assert web.end_of(running)["state"] == "done"
     assert web.end_of(waiting)["state"] == "cancelled"
+
+
+def test_a_translation_starts_once(web: Served, t1w: Path, tmp_path: Path):
+    job = web.translated(t1w, start="false")
+    start = f"/api/jobs/{job['id']}/start"
+    with web.paused():
+        assert web.client.post(start).status_code == 202
+        assert web.client.post(start).status_code == 409
+    assert web.end_of(job)["state"] == "done"
+    damaged = tmp_path / "cut_T1w.nii.gz"
+    damaged.write_bytes(t1w.read_bytes()[:-500])
+    unread = web.translated(damaged, start="false")
+    answer = web.client.post(f"/api/jobs/{unread['id']}/start")
+    assert answer.status_code == 409
+    assert "could not be read" in answer.json()["error"]["text"]
+    removed = web.jobs.get(job["id"])
+    web.jobs.remove(removed)
+    with pytest.raises(Refused, match="no such scan"):
+        web.jobs.start(removed)
+
+
+def test_only_some_translations_wait(web: Served, t1w: Path, monkeypatch: pytest.MonkeyPatch):
+    job = web.translated(t1w, start="false")
+    monkeypatch.setattr(web.jobs, "settings", web.jobs.settings.changed({"waiting": 1}))
+    with web.paused():
+        web.end_of(web.post(t1w).json(), "running")
+        web.post(t1w)
+        assert web.client.post(f"/api/jobs/{job['id']}/start").status_code == 429
+
+
+def test_one_connection_tells_of_all_scans(web: Served, t1w: Path):
+    with web.paused():
+        running, first, second = (web.post(t1w).json()["id"] for _ in range(3))
+        web.end_of({"id": running}, "running")
+        with web.client.stream("GET", "/api/events") as stream:
+            messages = lines_of(stream)
+            all_of_them = next(messages)
+            assert [job["id"] for job in all_of_them["jobs"]] == [running, first, second]
+            assert [job["waiting_for"] for job in all_of_them["jobs"]] == [0, 0, 1]
+            web.client.post(f"/api/jobs/{first}/cancel")
+            changed = {job["id"]: job for job in next(messages)["jobs"]}
+            assert changed.keys() == {first, second}, "the other one moved up"
+            assert changed[first]["state"] == "cancelled"
+            assert changed[second]["waiting_for"] == 0
+            web.client.delete(f"/api/jobs/{second}")
+            assert next(one["removed"] for one in messages if one["removed"]) == [second]
+
+
+def test_a_state_is_never_half_changed(web: Served, t1w: Path):
+    job = web.jobs.get(web.translated(t1w, start="false")["id"])
+    states: list[dict[str, object]] = []
+    asking = threading.Thread(target=lambda: states.append(web.jobs.as_json(job)))
+    with web.jobs._changed:
+        asking.start()
+        asking.join(0.2)
+        assert states == []
+    asking.join(10)
+    assert states[0]["state"] == "ready"
 
 
 def test_a_model_of_several_contrasts(four_bundle: Bundle, make_scan: Callable[..., Volume]):

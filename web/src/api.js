@@ -13,6 +13,8 @@ const textOf = (body, status) => {
   }
 };
 
+const failure = (body, status) => Object.assign(new Error(textOf(body, status)), { status });
+
 export async function call(method, path, body) {
   let response;
   try {
@@ -21,7 +23,7 @@ export async function call(method, path, body) {
     throw new Error("The server does not answer. Is it still running?");
   }
   const text = await response.text();
-  if (!response.ok) throw new Error(textOf(text, response.status));
+  if (!response.ok) throw failure(text, response.status);
   return text ? JSON.parse(text) : null;
 }
 
@@ -34,7 +36,7 @@ export function upload(path, form, progress) {
     request.upload.addEventListener("progress", (event) => event.lengthComputable && progress(event.loaded / event.total));
     request.addEventListener("load", () => {
       if (request.status < 300) resolve(JSON.parse(request.responseText));
-      else reject(new Error(textOf(request.responseText, request.status)));
+      else reject(failure(request.responseText, request.status));
     });
     request.addEventListener("error", () => reject(new Error("The upload was interrupted. Is the server still running?")));
     request.send(form);
@@ -43,18 +45,17 @@ export function upload(path, form, progress) {
 
 export async function volume(path) {
   const response = await fetch(path, { headers });
-  if (!response.ok) throw new Error(textOf(await response.text(), response.status));
+  if (!response.ok) throw failure(await response.text(), response.status);
   return response.arrayBuffer();
 }
 
-/** Follow a job; `changed` is called with every state. */
-export function follow(id, changed) {
-  const source = new EventSource(address(`/api/jobs/${id}/events`));
-  source.addEventListener("message", (event) => {
-    const job = JSON.parse(event.data);
-    changed(job);
-    if (!["queued", "running"].includes(job.state)) source.close();
-  });
-  source.addEventListener("error", () => source.readyState === EventSource.CLOSED && source.close());
-  return source;
+/**
+ * Follow all scans by one connection: browsers open only six to a server, whatever the number of scans and tabs.
+ * `changed` is called with the scans that changed and the ids of those that are gone, `connected` with whether the server answers.
+ */
+export function follow(changed, connected) {
+  const source = new EventSource(address("/api/events"));
+  source.addEventListener("message", (event) => changed(JSON.parse(event.data)));
+  source.addEventListener("open", () => connected(true));
+  source.addEventListener("error", () => connected(false)); // the browser tries again by itself
 }

@@ -19,15 +19,24 @@ const nameOf = (files) => (files.length > 1 ? `DICOM series, ${files.length} fil
 
 class Page {
   jobs = new Map();
-  sources = new Map();
   chosen = null;
 
   async start() {
     this.server = await call("GET", "/api/health");
     this.detail = new Detail(byId("detail"), this);
-    for (const job of await call("GET", "/api/jobs")) this.changed(job);
-    for (const job of this.jobs.values()) this.follow(job.id);
-    if (this.jobs.size) this.choose([...this.jobs.keys()].at(-1));
+    follow((message) => this.heard(message), (answers) => this.connected(answers));
+  }
+
+  /** Show what the server tells: in other tabs, too, scans are added, translated and removed. */
+  heard({ jobs, removed }) {
+    for (const job of jobs) this.changed(job);
+    for (const id of removed) this.forget(id);
+    if (!this.chosen) this.chooseLast();
+  }
+
+  connected(answers) {
+    if (answers) this.silence?.remove();
+    else if (!this.silence?.isConnected) byId("messages").append((this.silence = element("div", { className: "error" }, "The server does not answer. Is it still running? When it is started again, it prints a new URL.")));
   }
 
   complain(error) {
@@ -38,10 +47,13 @@ class Page {
   async add(files) {
     const scans = asScans(files);
     if (!scans.length) this.complain("There are no files in what you dropped.");
-    for (const scan of scans) await this.send(scan).catch((error) => this.complain(`${nameOf(scan)}: ${error.message}`));
+    for (const scan of scans) {
+      // Only the first one is shown by itself: what a user looks at does not change at the end of an upload.
+      await this.send(scan, scan === scans[0]).catch((error) => this.complain(`${nameOf(scan)}: ${error.message}`));
+    }
   }
 
-  async send(files) {
+  async send(files, show) {
     await this.started; // which knows the limits
     const name = nameOf(files);
     const most = this.server.limits.upload_mib; // told at once, not after minutes of uploading
@@ -55,21 +67,18 @@ class Page {
     try {
       const job = await upload("/api/jobs", form, (share) => (bar.value = share));
       this.changed(job);
-      this.follow(job.id);
-      this.choose(job.id);
+      if (show) this.choose(job.id);
     } finally {
       row.remove();
     }
   }
 
-  follow(id) {
-    this.sources.get(id)?.close();
-    this.sources.set(id, follow(id, (job) => this.changed(job)));
-  }
-
   changed(job) {
+    const known = this.jobs.get(job.id);
+    if (known && job.version < known.version) return; // an answer that was overtaken by a later state
     this.jobs.set(job.id, job);
     this.#list();
+    if (known?.state !== job.state) byId("said").textContent = `${job.name}: ${this.#words(job)}`;
     if (job.id === this.chosen) this.detail.show(job);
   }
 
@@ -80,12 +89,27 @@ class Page {
   }
 
   async remove(id) {
-    await call("DELETE", `/api/jobs/${id}`);
-    this.sources.get(id)?.close();
+    await call("DELETE", `/api/jobs/${id}`).catch((error) => {
+      if (error.status !== 404) throw error; // it is gone already
+    });
+    this.forget(id);
+  }
+
+  forget(id) {
     this.jobs.delete(id);
     this.#list();
-    if (this.jobs.size) this.choose([...this.jobs.keys()].at(-1));
-    else this.detail.clear();
+    if (this.chosen === id) this.chooseLast();
+  }
+
+  chooseLast() {
+    if (this.jobs.size) return this.choose([...this.jobs.keys()].at(-1));
+    this.chosen = null;
+    this.detail.clear();
+  }
+
+  #words(job) {
+    const isReading = !job.scan && ["queued", "running"].includes(job.state);
+    return isReading ? "Reading" : STATES[job.state];
   }
 
   #list() {
@@ -101,8 +125,7 @@ class Page {
         list.append(row);
       }
       const share = job.state === "running" && job.progress > 0 ? `, ${Math.round(100 * job.progress)} %` : "";
-      const reading = !job.scan && ["queued", "running"].includes(job.state);
-      row.querySelector(".state").textContent = (reading ? "Reading" : STATES[job.state]) + share;
+      row.querySelector(".state").textContent = this.#words(job) + share;
       row.firstChild.setAttribute("aria-current", String(job.id === this.chosen));
     }
   }
@@ -122,10 +145,10 @@ document.addEventListener("dragover", (event) => {
   zone.classList.add("over");
 });
 document.addEventListener("dragleave", (event) => event.relatedTarget === null && zone.classList.remove("over"));
-document.addEventListener("drop", async (event) => {
+document.addEventListener("drop", (event) => {
   event.preventDefault();
   zone.classList.remove("over");
-  page.add(await droppedFiles(event.dataTransfer));
+  droppedFiles(event.dataTransfer).then((files) => page.add(files)).catch((error) => page.complain(error));
 });
 page.started = page.start();
 page.started.catch((error) => page.complain(error));

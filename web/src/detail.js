@@ -52,7 +52,7 @@ export class Detail {
     this.#draw("work", [job.state, Boolean(job.scan)], () => this.#work(job));
     if (this.bar) {
       this.bar.value = job.progress;
-      this.left.value = this.#timeLeft(job);
+      this.left.textContent = this.#timeLeft(job);
     }
     this.#draw("compare", job.comparison, () => this.#compare(job));
     this.#draw("take", [job.files, job.notes], () => this.#take(job));
@@ -63,8 +63,10 @@ export class Detail {
     const key = JSON.stringify(depends);
     if (this.drawn[part] === key) return;
     this.drawn[part] = key;
-    const made = make();
-    if (made !== undefined) this.parts[part].replaceChildren(...made);
+    const root = this.parts[part];
+    const hadFocus = root.contains(document.activeElement);
+    root.replaceChildren(...make());
+    if (hadFocus) root.querySelector("button, select, input")?.focus(); // "Translate" became "Cancel"
   }
 
   #what(job) {
@@ -87,7 +89,7 @@ export class Detail {
     this.bar = this.left = null;
     if (job.state === "running" || job.state === "queued") {
       this.bar = element("progress", { max: 1, value: job.progress, ariaLabel: "Progress" });
-      this.left = element("output", { className: "note" }, this.#timeLeft(job));
+      this.left = element("span", { className: "note" }, this.#timeLeft(job));
       const stop = button("Cancel", () => this.#do(call("POST", `/api/jobs/${job.id}/cancel`)));
       return job.scan ? [card("Translate", this.bar, element("div", { className: "controls" }, stop, this.left))] : [];
     }
@@ -154,13 +156,13 @@ export class Detail {
 
   #timeLeft(job) {
     if (job.state === "queued") return job.waiting_for ? `${job.waiting_for} scan${job.waiting_for > 1 ? "s" : ""} ahead in the queue.` : "Next in the queue.";
+    if (job.progress <= 0.02) return job.estimated_seconds ? `About ${seconds(job.estimated_seconds)}.` : "";
     const now = performance.now() / 1000;
-    if (job.progress <= 0.02) {
-      this.began = now;
-      return job.estimated_seconds ? `About ${seconds(job.estimated_seconds)}.` : "";
-    }
-    const passed = now - (this.began ?? now);
-    const left = passed > 2 ? (passed * (1 - job.progress)) / job.progress : job.estimated_seconds * (1 - job.progress);
+    if (this.since?.id !== job.id || this.since.progress > job.progress) this.since = { id: job.id, progress: job.progress, now };
+    const { progress, now: began } = this.since;
+    const isKnown = now - began > 2 && job.progress > progress;
+    const whole = isKnown ? (now - began) / (job.progress - progress) : job.estimated_seconds;
+    const left = whole * (1 - job.progress);
     return `${Math.round(100 * job.progress)} %, about ${seconds(left)} left.`;
   }
 
@@ -192,6 +194,7 @@ export class Detail {
     const views = Object.entries(job.views);
     if (!views.length) return [];
     this.viewer?.close();
+    this.viewer = null;
     const place = element("div", { id: "viewer" });
     const layers = views.map(([role, view]) => ({
       ...view,
@@ -202,16 +205,15 @@ export class Detail {
     }));
     const order = ["source", "synthetic", "truth", "difference", "uncertainty"];
     layers.sort((a, b) => order.indexOf(a.role) - order.indexOf(b.role));
-    this.viewer = new Viewer(place, layers);
+    const viewer = (this.viewer = new Viewer(place, layers));
     const shown = card("View", place);
-    queueMicrotask(() => this.viewer.show().catch((error) => place.replaceChildren(element("div", { className: "error" }, `The scans cannot be shown (${error.message}). The viewer needs WebGL 2.`))));
+    queueMicrotask(() => viewer.show().catch((error) => place.replaceChildren(element("div", { className: "error" }, `The scans cannot be shown (${error.message}). The viewer needs WebGL 2.`))));
     return [shown];
   }
 
   async #do(request, after = () => {}) {
     try {
       this.page.changed(await request);
-      this.page.follow(this.id);
     } catch (error) {
       this.page.complain(error);
       after();

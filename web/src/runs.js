@@ -24,22 +24,21 @@ function chart(title, columns, rows, best) {
   const points = rows.flatMap((row) => Object.keys(columns).map((name) => row[name])).filter((x) => x !== undefined);
   const [low, high] = [Math.min(...points), Math.max(...points)];
   const [first, last] = [rows[0].epoch, rows.at(-1).epoch];
-  const x = (epoch) => LEFT + ((epoch - first) / Math.max(1, last - first)) * (WIDTH - LEFT - 8);
-  const y = (value) => 10 + (1 - (value - low) / Math.max(1e-12, high - low)) * (HEIGHT - 34);
+  // A single epoch, or a constant, is in the middle.
+  const x = (epoch) => LEFT + (last > first ? (epoch - first) / (last - first) : 0.5) * (WIDTH - LEFT - 8);
+  const y = (value) => 10 + (high > low ? (high - value) / (high - low) : 0.5) * (HEIGHT - 34);
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   picture.append(
     svg("path", { class: "axis", d: `M${LEFT} 6V${HEIGHT - 20}H${WIDTH - 4}` }),
-    svg("text", { x: LEFT - 4, y: 14, "text-anchor": "end" }, short(high)),
-    svg("text", { x: LEFT - 4, y: HEIGHT - 22, "text-anchor": "end" }, short(low)),
-    svg("text", { x: LEFT, y: HEIGHT - 5 }, `epoch ${first}`),
-    svg("text", { x: WIDTH - 4, y: HEIGHT - 5, "text-anchor": "end" }, String(last)),
+    ...(high > low ? [high, low] : [low]).map((value) => svg("text", { x: LEFT - 4, y: y(value) + 4, "text-anchor": "end" }, short(value))),
+    ...(last > first ? [first, last] : [first]).map((epoch) => svg("text", { x: x(epoch), y: HEIGHT - 5, "text-anchor": epoch === first && last > first ? "start" : "middle" }, epoch === first ? `epoch ${first}` : String(last))),
   );
   if (best) picture.append(svg("path", { class: "best", d: `M${x(best)} 6V${HEIGHT - 20}` }));
   const keys = [];
   Object.entries(columns).forEach(([name, words], n) => {
     const known = rows.filter((row) => row[name] !== undefined);
     const path = known.map((row, i) => `${i ? "L" : "M"}${x(row.epoch).toFixed(1)} ${y(row[name]).toFixed(1)}`).join("");
-    picture.append(svg("path", { class: `line-${n}`, d: known.length > 1 ? path : `${path}h3` }));
+    picture.append(known.length > 1 ? svg("path", { class: `line-${n}`, d: path }) : svg("circle", { class: `line-${n}`, cx: x(known[0].epoch), cy: y(known[0][name]), r: 4 }));
     keys.push(element("span", { className: `key-${n}` }, `${words} ${short(known.at(-1)[name])}`));
   });
   picture.setAttribute("aria-label", `${title}, from epoch ${first} to ${last}; now ${keys.map((key) => key.textContent).join(", ")}`);
@@ -80,7 +79,7 @@ class Runs {
       select.addEventListener("change", () => {
         this.number = Number(select.value);
         this.shown = null;
-        this.refresh();
+        this.refresh().catch(complain);
       });
       byId("choice").append(element("label", {}, "Training ", select));
     }
@@ -94,13 +93,15 @@ class Runs {
   }
 
   async refresh() {
-    const run = await call("GET", `/api/runs/${this.number}`);
+    const { number } = this;
+    const run = await call("GET", `/api/runs/${number}`);
+    if (number !== this.number) return; // another one was chosen meanwhile
     byId("messages").replaceChildren();
-    const key = JSON.stringify([this.number, run.rows.length, run.samples, run.is_training]);
+    const key = JSON.stringify([number, run.rows.length, run.samples, run.is_training]);
     const words = element("p", { id: "state" }, state(run));
     if (key === this.shown) return byId("state").replaceWith(words);
     this.shown = key;
-    this.run = run;
+    this.run = { ...run, number };
     const atEnd = this.slider.value === this.slider.max;
     this.slider.max = Math.max(0, run.samples.length - 1);
     if (atEnd) this.slider.value = this.slider.max;
@@ -116,7 +117,7 @@ class Runs {
     if (!name) return;
     const epoch = Number(name.match(/\d+/)[0]);
     this.epoch.value = epoch ? `epoch ${epoch}` : "before training";
-    this.sheet.src = address(`/api/runs/${this.number}/samples/${name}`);
+    this.sheet.src = address(`/api/runs/${this.run.number}/samples/${name}`);
     this.sheet.alt = `Slices, their translations, cycles and identities, ${this.epoch.value}`;
   }
 }

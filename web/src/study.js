@@ -55,6 +55,7 @@ class Study {
       return;
     }
     this.scan = study.next;
+    this.at = -1;
     this.began = performance.now();
     const title = `Scan ${study.done + 1} of ${study.scans}`;
     const place = element("div", { id: "viewer" });
@@ -78,7 +79,6 @@ class Study {
     this.#changed();
     this.viewer = new Viewer(place, [{ role: "source", label: title, synthetic: false, low: 0, high: 255, fetch: () => volume(`/api/scans/${this.scan.scan}`) }], { saves: false });
     await this.viewer.show();
-    this.at = -1;
   }
 
   #changed() {

@@ -96,6 +96,7 @@ class Panel {
   async load() {
     await this.nv.attachToCanvas(this.canvas, false);
     const image = await toImage(this.layer);
+    if (this.viewer.isClosed) return;
     this.nv.addVolume(image);
     this.image = this.nv.volumes[0];
     this.nv.onLocationChange = (place) => this.viewer.moved(this, place);
@@ -172,9 +173,11 @@ export class Viewer {
     this.stage = element("div", { className: "stage" }, ...this.panels.map((panel) => panel.root));
     this.root.replaceChildren(this.#controls(), this.stage, this.status, this.#help());
     this.stage.addEventListener("keydown", (event) => this.#key(event));
-    new ResizeObserver(() => this.#resized()).observe(this.stage);
+    this.observer = new ResizeObserver(() => this.#resized());
+    this.observer.observe(this.stage);
     for (const panel of this.panels) {
       await panel.load();
+      if (this.isClosed) return;
     }
     this.planes.hidden = this.panels.every((panel) => panel.isFlat);
     this.convention.hidden = this.panels.every((panel) => panel.isPicture);
@@ -182,6 +185,7 @@ export class Viewer {
       const made = this.panels.find((panel) => panel.layer.role === "synthetic");
       made.nv.addColormap("hide", { R: [20, 20], G: [24, 24], B: [32, 32], A: [0, 255], I: [0, 255] });
       await made.loadUncertainty(this.uncertainty);
+      if (this.isClosed) return;
       this.made = made;
     }
     this.setMode("side");
@@ -283,7 +287,11 @@ export class Viewer {
   }
 
   #resized() {
-    for (const panel of this.panels) panel.nv.resizeListener();
+    for (const { nv } of this.panels) {
+      nv.resizeListener();
+      const [slice] = nv.screenSlices;
+      if (slice) nv.setCrosshairWidth(Math.max(0.4, 120 / slice.leftTopWidthHeight[2])); // a pixel, also of a narrow window
+    }
     if (this.current === "swipe") this.#swipe();
   }
 
@@ -308,6 +316,7 @@ export class Viewer {
 
   /** Move the crosshair to a position in mm. */
   goTo(mm) {
+    if (!this.root.dataset.ready) return;
     const { nv } = this.panels[0];
     nv.scene.crosshairPos = nv.mm2frac(mm);
     nv.drawScene();
@@ -372,6 +381,8 @@ export class Viewer {
   }
 
   close() {
+    this.isClosed = true;
+    this.observer?.disconnect();
     for (const panel of this.panels) panel.nv.cleanup?.();
     this.root.replaceChildren();
   }

@@ -212,9 +212,12 @@ class Jobs:
             **changes: of its task, such as `to`.
 
         Raises:
-            Refused: it is queued or running already, was not looked at, or too many wait.
+            Refused: it is queued or running already, was not looked at, was removed, or too many
+                wait.
         """
         with self._changed:
+            if self._jobs.get(job.id) is not job:
+                raise gone()
             if job.state in ("queued", "running"):
                 raise Refused(409, "The scan is being processed", "Wait, or cancel it.")
             if not job.facts:
@@ -262,7 +265,11 @@ class Jobs:
         log.info("scan %s: removed", job.id)
 
     def as_json(self, job: Job) -> dict[str, Any]:
-        """The state of a job, for JSON."""
+        """The state of a job, for JSON; never one that is only half changed."""
+        with self._changed:
+            return self._state_of(job)
+
+    def _state_of(self, job: Job) -> dict[str, Any]:
         facts, result = job.facts, job.result
         seconds = None
         if "work" in facts:
@@ -274,6 +281,7 @@ class Jobs:
             "id": job.id,
             "name": "DICOM series" if job.task.scan.is_dir() else job.task.scan.name,
             "state": job.state,
+            "version": job.version,
             "progress": round(job.progress, 3),
             "waiting_for": self._queue.index(job) if job in self._queue else 0,
             "scan": facts.get("scan"),
@@ -312,6 +320,8 @@ class Jobs:
                 self._worker_ended(job)
             except Exception as error:  # a worker cannot be started again, for example
                 self._fail(job, as_error(error))
+            if job.id not in self._jobs:  # removed while the worker wrote
+                shutil.rmtree(job.folder, ignore_errors=True)
 
     def _do(self, job: Job) -> None:
         """Send a task to the worker, and follow it to its end.
@@ -325,8 +335,6 @@ class Jobs:
             if job.id in self._cancelled or self._closing:
                 self._cancelled.discard(job.id)
                 self._worker.kill()
-                if job.id not in self._jobs:
-                    shutil.rmtree(job.folder, ignore_errors=True)
                 if not self._closing:
                     self._worker.start()
                 return
@@ -417,6 +425,11 @@ class Jobs:
             self.remove_old()
             with self._changed:
                 self._changed.wait(_TIDY_SECONDS)
+
+
+def gone() -> Refused:
+    """The refusal of a scan that is not there (any more)."""
+    return Refused(404, "There is no such scan", "It may have been removed.")
 
 
 def _not_in(notes: Sequence[str], verdict: Mapping[str, Any] | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from mrbridge import __version__
 from mrbridge.errors import MrbridgeError
 from mrbridge.web.guard import Refused, add_pages, bound, guarded_app, new_token, serve
-from mrbridge.web.jobs import ENDED, Job, Jobs
+from mrbridge.web.jobs import ENDED, Job, Jobs, gone
 from mrbridge.web.runs import describe, sample
 from mrbridge.web.settings import ServeSettings
 from mrbridge.web.uploads import FORM, choices_of, form_of, keep_truth, receive, room_for
@@ -49,7 +49,7 @@ def create_app(jobs: Jobs, token: str, host: str, runs: Sequence[Path] = ()) -> 
     def job_of(name: str) -> Job:
         job = jobs.get(name)
         if job is None:
-            raise Refused(404, "There is no such scan", "It may have been removed.")
+            raise gone()
         return job
 
     @app.get("/api/health")
@@ -89,6 +89,8 @@ def create_app(jobs: Jobs, token: str, host: str, runs: Sequence[Path] = ()) -> 
             try:
                 choices = choices_of(form, jobs)
                 truth = await run_in_threadpool(keep_truth, form, job, jobs)
+            except FileNotFoundError:  # removed during the upload
+                raise gone() from None
             finally:
                 await form.close()
             jobs.start(job, **choices, **({} if truth is None else {"truth": truth}))
@@ -104,7 +106,13 @@ def create_app(jobs: Jobs, token: str, host: str, runs: Sequence[Path] = ()) -> 
     @app.get("/api/jobs/{job_id}/events")
     async def events(job_id: str) -> StreamingResponse:
         """Server-sent events: the same as `GET /api/jobs/ID`, at every change until the end."""
-        return StreamingResponse(_events(jobs, job_of(job_id)), media_type="text/event-stream")
+        return _stream(jobs, _states(jobs, job_of(job_id)))
+
+    @app.get("/api/events")
+    async def changes() -> StreamingResponse:
+        """Server-sent events for a page: `jobs`, those that changed (at first all), as in `GET
+        /api/jobs/ID`, and `removed`, the ids of those that are gone."""
+        return _stream(jobs, _changes(jobs))
 
     @app.get("/api/jobs/{job_id}/files/{name}")
     async def file(job_id: str, name: str) -> FileResponse:
@@ -150,17 +158,52 @@ def create_app(jobs: Jobs, token: str, host: str, runs: Sequence[Path] = ()) -> 
     return app
 
 
-async def _events(jobs: Jobs, job: Job) -> AsyncIterator[str]:
-    seen, still = -1, 0
-    while not jobs.is_closing and jobs.get(job.id) is job:
-        if job.version != seen:
-            seen, still = job.version, 0
-            yield f"data: {json.dumps(jobs.as_json(job))}\n\n"
-            if job.state in (*ENDED, "ready"):
+def _states(jobs: Jobs, job: Job) -> Iterator[dict[str, Any] | None]:
+    """The state of a job at each change, otherwise None; until it has ended or is removed."""
+    seen = -1
+    while jobs.get(job.id) is job:
+        state = jobs.as_json(job)
+        yield None if state["version"] == seen else state
+        if state["state"] in (*ENDED, "ready"):
+            return
+        seen = state["version"]
+
+
+def _changes(jobs: Jobs) -> Iterator[dict[str, Any] | None]:
+    """What changed in all jobs since the last look, at first all of them; None: nothing."""
+    seen: dict[str, int] | None = None
+    while True:
+        known = jobs.all()
+        now = {job.id: job.version for job in known}
+        if now == seen:
+            yield None
+            continue
+        before, seen = seen or {}, now
+        # A job that waits moves up in the queue without a change of its own.
+        changed = [
+            jobs.as_json(job)
+            for job in known
+            if job.state == "queued" or now[job.id] != before.get(job.id)
+        ]
+        yield {"jobs": changed, "removed": sorted(before.keys() - now.keys())}
+
+
+def _stream(jobs: Jobs, messages: Iterator[dict[str, Any] | None]) -> StreamingResponse:
+    """Server-sent events, until the messages or the server end; None sends nothing."""
+
+    async def events() -> AsyncIterator[str]:
+        still = 0
+        for message in messages:
+            if jobs.is_closing:
                 return
-        elif (still := still + 1) % _HEARTBEATS == 0:
-            yield ": still here\n\n"
-        await asyncio.sleep(_POLL_SECONDS)
+            if message is not None:
+                still = 0
+                yield f"data: {json.dumps(message)}\n\n"
+            elif (still := still + 1) % _HEARTBEATS == 0:
+                yield ": still here\n\n"
+            await asyncio.sleep(_POLL_SECONDS)
+
+    return StreamingResponse(events(), media_type="text/event-stream")
 
 
 def run(

@@ -10,6 +10,9 @@ for (const button of document.querySelectorAll("button.look")) {
     frame.setAttribute("sandbox", "allow-scripts allow-downloads");
     frame.title = button.textContent;
     frame.srcdoc = page.replace("@@LAYERS@@", () => button.dataset.layers);
+    addEventListener("message", (event) => {
+      if (event.source === frame.contentWindow && event.data.mrbridgeHeight > 0) frame.style.height = `${event.data.mrbridgeHeight + 2}px`;
+    });
     button.replaceWith(frame);
   });
 }
