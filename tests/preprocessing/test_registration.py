@@ -185,6 +185,21 @@ class TestRefusals:
         np.testing.assert_array_equal(module._plausible(found).transform, np.eye(4))
 
 
+    def test_of_a_flat_optimum_the_scans_as_they_are(self, head, monkeypatch):
+        """Searches may end beside the best place, by less than half of a thick slice."""
+        beside = motion((0, 0, 0), (0, 0, 1.5))
+        monkeypatch.setattr(module._PairSearch, "refined", lambda *_: beside)
+        i, j, k = head.t1w.voxels.shape
+        thick = Volume(np.zeros((i, j, k // 2)), head.t1w.affine @ np.diag([1, 1, 2, 1]))
+        t1w, t2w = (resample(scan, thick) for scan in (head.t1w, head.t2w))
+        found = register(t2w, t1w)
+        assert errors(head, found.transform, np.eye(4))[1] < 0.5
+        assert found.after >= found.before
+        assert found.residual_mm > 1
+        with pytest.raises(InputError, match="falls from"):
+            register(head.t2w, head.t1w)
+
+
 @pytest.fixture(scope="module")
 def small(head) -> SimpleNamespace:
     """The same head with voxels of 5 mm: quick, and good enough where precision is not asked."""

@@ -52,7 +52,6 @@ _RELAXATION = 0.7  # by which a step shrinks that overshoots: halved, it ends to
 _ITERATIONS = 100
 _BINS = 50
 _SAMPLES = (20_000, 20_000, 80_000)  # voxels of each step, at each level
-_COMPARED = 200_000  # voxels that results are compared on
 _REFINED = 3  # starts that are followed to the end
 _TILT = math.radians(12)
 _MARGIN_MM = 10.0  # of air around the head
@@ -83,9 +82,9 @@ class Level:
     iterations: int
     mask: sitk.Image | None = None
 
-    def information(self, transform: sitk.Transform, seed: int = 0, samples: int = 0) -> float:
-        """Mutual information in nats; 0 without any overlap."""
-        method = self._method(seed, samples or self.samples)
+    def information(self, transform: sitk.Transform, seed: int = 0) -> float:
+        """Mutual information in nats, on all voxels; 0 without any overlap."""
+        method = self._method(seed, self.samples)
         method.SetInitialTransform(transform)
         # A value needs no gradients, which would be computed of whole images.
         method.MetricUseFixedImageGradientFilterOff()
@@ -245,17 +244,25 @@ def register(
     residual = search.spread(equal)
     if len(equal) < 2 or residual > AGREEMENT_MM:
         raise _not_converged(f"starts end up to {search.spread(ends):.1f} mm apart")
+    before, end, after = search.information(np.eye(4)), ends[best], values[best]
+    if after <= before:
+        # Between thick slices the optimum is flat, and the way from 8 mm may end beside it.
+        near = search.refined_from_identity()
+        apart = search.spread([near, end])
+        if apart <= max(AGREEMENT_MM, search.thickness_mm / 2):
+            end, after = near, search.information(near)
+            residual = max(residual, apart)
     return _plausible(
         Registration(
-            transform=ends[best],
+            transform=end,
             kind=kind,
-            before=search.information(np.eye(4)),
-            after=values[best],
-            displacement_mm=search.spread([np.eye(4), ends[best]]),
+            before=before,
+            after=after,
+            displacement_mm=search.spread([np.eye(4), end]),
             residual_mm=residual,
-            agreeing=sum(search.spread([end, ends[best]]) <= _NEAR_MM for end in coarse),
+            agreeing=sum(search.spread([other, end]) <= _NEAR_MM for other in coarse),
             starts=len(coarse),
-            overlap=share_inside(search.fixed.points, ends[best], moving),
+            overlap=share_inside(search.fixed.points, end, moving),
         )
     )
 
@@ -347,6 +354,7 @@ class _PairSearch:
         # radius of gyration, one of either moves the head as far as one of the other.
         square = np.square(fixed.points - fixed.centre).mean()
         self.unit = math.sqrt(2 * float(square))
+        self.thickness_mm = max(*(part.spacing or ()), *(whole.spacing or ()))
         self.levels = [
             Level(
                 _in_units(shrunk(images[0], spacing), self.unit),
@@ -394,9 +402,13 @@ class _PairSearch:
             result = self._followed(result, 1, "affine", seed)[1]
         return self._followed(result, 2, self.kind, seed)[1]
 
+    def refined_from_identity(self) -> Matrix:
+        """The nearest optimum at the finest level; identity if that is one."""
+        return self._followed(np.eye(4), 2, self.kind, self.seed, keep_best=True)[1]
+
     def information(self, transform: Matrix) -> float:
-        """Mutual information in nats at the finest level, always on the same random voxels."""
-        return self.levels[2].information(self._to_sitk(transform, "affine"), self.seed, _COMPARED)
+        """Mutual information in nats at the finest level, on all its voxels."""
+        return self.levels[2].information(self._to_sitk(transform, "affine"), self.seed)
 
     def spread(self, transforms: list[Matrix]) -> float:
         """The largest distance between the positions from which two of them bring a point of the
@@ -405,11 +417,19 @@ class _PairSearch:
         return max((furthest(one, other) for one in places for other in places), default=0.0)
 
     def _followed(
-        self, start: Matrix, level: int, kind: TransformKind, seed: int
+        self,
+        start: Matrix,
+        level: int,
+        kind: TransformKind,
+        seed: int,
+        *,
+        keep_best: bool = False,
     ) -> tuple[float, Matrix]:
         """Uphill from a start at one level: (mutual information, transform)."""
         step = _STEPS_MM[level] / self.unit
-        value, end = self.levels[level].climb(self._to_sitk(start, kind), step, seed)
+        value, end = self.levels[level].climb(
+            self._to_sitk(start, kind), step, seed, keep_best=keep_best
+        )
         if value == 0:
             return 0.0, start
         matrix = from_sitk(end)
