@@ -184,7 +184,6 @@ class TestRefusals:
         found = module.Registration(shaken, "rigid", 0.61, 0.6, 0.3, 0.1, 9, 9, 1.0)
         np.testing.assert_array_equal(module._plausible(found).transform, np.eye(4))
 
-
     def test_of_a_flat_optimum_the_scans_as_they_are(self, head, monkeypatch):
         """Searches may end beside the best place, by less than half of a thick slice."""
         beside = motion((0, 0, 0), (0, 0, 1.5))

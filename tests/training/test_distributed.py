@@ -193,7 +193,7 @@ def test_a_signal_stops_all_processes_after_the_same_step(
     run = tmp_path / "run"
     (process,) = torchrun(run, epochs=10_000)
     deadline = time.monotonic() + SECONDS
-    while not (run / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+    while not (run / "metrics.csv").exists() and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
