@@ -83,6 +83,8 @@ def main(model, source, out):
 
 def check(expects):
     """Refuse models whose preprocessing this example does not have."""
+    if "source" not in expects:
+        sys.exit("the model takes several contrasts; name the file of one direction")
     others = {
         "skull stripping": expects.get("brain", "none") != "none",
         "alignment": expects["alignment"] != "none",

@@ -14,6 +14,7 @@ from mrbridge.bundle import Bundle
 from mrbridge.errors import BundleError, OutputError, SettingsError
 from mrbridge.inference import export as module
 from mrbridge.inference.export import export
+from mrbridge.inference.translator import Translator
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -60,6 +61,27 @@ def test_they_state_what_they_are(written: list[Path], tiny_bundle: Bundle) -> N
     assert "synthetic; for research, not for diagnosis" in metadata["description"]
     typical = tiny_bundle.manifest.typical["T1w"]
     assert json.loads(metadata["typical"]) == typical.model_dump(mode="json")
+
+
+def test_the_generator_of_any_contrast(four_bundle: Bundle, tmp_path: Path) -> None:
+    path = export(four_bundle, tmp_path)[-1]
+    assert path.name == "any_contrast.onnx"
+    metadata = {p.key: p.value for p in onnx.load(str(path)).metadata_props}
+    inputs = json.loads(metadata["input_channels"])
+    outputs = json.loads(metadata["output_channels"])
+    assert inputs == [*outputs, "unknown"]
+    assert json.loads(metadata["typical"]).keys() == set(outputs)
+
+    direction = four_bundle.direction(("T2w", "T1w"), "FLAIR")
+    stacks = list(np.random.default_rng(0).uniform(-1, 1, (2, 3, 32, 64)).astype(np.float32))
+    images = np.zeros((3, len(inputs), 32, 64), np.float32)
+    for contrast, stack in zip(direction.given, stacks, strict=True):
+        images[:, inputs.index(str(contrast))] = stack
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (made,) = session.run(["synthesis"], {"image": images})
+    translate = Translator(four_bundle, "cpu").slice_translator(direction)
+    (expected,) = translate.computed(stacks, in_float32=True)
+    np.testing.assert_allclose(made[:, outputs.index("FLAIR")], expected, atol=1e-5)
 
 
 def test_they_do_not_reveal_where_they_were_written(written: list[Path]) -> None:

@@ -1,14 +1,17 @@
 """The verb `export`: generators for other runtimes.
 
-An ONNX file holds one generator in float32: `image` to `synthesis`, both (batch, 1, rows, columns)
-in [-1, 1]. Batch, rows and columns are free; rows and columns are multiples of the number in its
-metadata.
+An ONNX file holds one generator in float32: `image` to `synthesis`, both (batch, channels, rows,
+columns) in [-1, 1]. Batch, rows and columns are free; rows and columns are multiples of the number
+in its metadata. There is one channel, except in the generator of any contrast.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,17 +32,19 @@ FORMATS = ("onnx", "monai", "huggingface")
 
 _PACKAGES = ("onnx", "onnxscript")
 _OPSET = 18  # the one that PyTorch's exporter writes without converting
+_LAYOUT = "rows to posterior, columns to the patient's left; axial slices"
 _MOST = 8192  # rows, columns and batch that an exported network promises to take
 
 
 def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> list[Path]:
-    """Write both generators for other runtimes.
+    """Write the generators for other runtimes.
 
     Args:
         model: a bundle, the path of a run or bundle, or `shipped`.
-        out: the folder. `onnx`: `<source>_to_<target>.onnx` and `<target>_to_<source>.onnx`;
-            `monai`: a MONAI bundle for each direction; `huggingface`: the bundle with a model card
-            in the layout of Hugging Face (README.md).
+        out: the folder. `onnx`: `<source>_to_<target>.onnx`, `<target>_to_<source>.onnx` and, of a
+            model of more contrasts, `any_contrast.onnx`; `monai`: a MONAI bundle for each of the
+            two directions; `huggingface`: the bundle with a model card in the layout of Hugging
+            Face (README.md).
         to: one of `FORMATS`.
 
     Returns:
@@ -70,44 +75,50 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
             f"export to ONNX needs {' and '.join(missing)}",
             remedy="Run pip install 'mrbridge[onnx]'.",
         )
-    pairs = {
+    names = {
         "to_target": f"{bundle.source}_to_{bundle.target}.onnx",
         "to_source": f"{bundle.target}_to_{bundle.source}.onnx",
     }
-    paths = {generator: Path(out) / name for generator, name in pairs.items()}
+    if bundle.manifest.any_contrast is not None:
+        names["to_any"] = "any_contrast.onnx"
+    paths = {generator: Path(out) / name for generator, name in names.items()}
     for path in paths.values():
         must_be_ours(path)
-    first, second = paths.values()
     try:
-        with atomic_path(first) as one, atomic_path(second) as other:
-            one.write_bytes(_as_onnx(bundle, "to_target"))
-            other.write_bytes(_as_onnx(bundle, "to_source"))
-            remove(first)  # killed before both are written, this leaves no pair of two models
+        with ExitStack() as unfinished:
+            for generator, path in paths.items():
+                temporary = unfinished.enter_context(atomic_path(path))
+                temporary.write_bytes(_as_onnx(bundle, generator))
+            # Killed before all are written, this leaves no set of two models: the first comes last.
+            remove(paths["to_target"])
     except KeyboardInterrupt:
         raise Interrupted(
             "interrupted; no file was written",
             path=out,
             remedy="Run it again.",
-            counts={"done": 0, "files": len(pairs)},
+            counts={"done": 0, "files": len(paths)},
         ) from None
-    return [first, second]
+    return list(paths.values())
 
 
 def _as_onnx(bundle: Bundle, generator: str) -> bytes:
     network = bundle.build(generator)
-    multiple = bundle.manifest.networks.generator.multiple or 1
-    program = _traced(network, multiple)
+    more = bundle.manifest.any_contrast if generator == "to_any" else None
+    settings = bundle.manifest.networks.generator if more is None else more.generator
+    multiple = settings.multiple or 1
+    program = _traced(network, multiple, 1 if more is None else more.generator.inputs)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # paths of source files on this computer
-    program.model.metadata_props.update(_metadata(bundle, generator, multiple))
+    channels = _contrasts(bundle, generator) if more is None else _channels(bundle, more.contrasts)
+    program.model.metadata_props.update(_metadata(bundle, multiple) | channels)
     program.model.producer_name, program.model.producer_version = "mrbridge", __version__
     content: bytes = program.model_proto.SerializeToString()
     return content
 
 
-def _traced(network: Generator, multiple: int) -> torch.onnx.ONNXProgram:
+def _traced(network: Generator, multiple: int, channels: int) -> torch.onnx.ONNXProgram:
     # Tracing treats sizes that are 1, or equal, in its example as constants.
-    image = torch.zeros(2, 1, 2 * multiple, 3 * multiple)
+    image = torch.zeros(2, channels, 2 * multiple, 3 * multiple)
     free = {0: torch.export.Dim("batch", min=1, max=_MOST)} | {
         axis: multiple * torch.export.Dim(name, min=2, max=_MOST // multiple)
         for axis, name in ((2, "rows"), (3, "columns"))
@@ -134,16 +145,38 @@ def _traced(network: Generator, multiple: int) -> torch.onnx.ONNXProgram:
     return program
 
 
-def _metadata(bundle: Bundle, generator: str, multiple: int) -> dict[str, str]:
+def _contrasts(bundle: Bundle, generator: str) -> dict[str, str]:
+    """The metadata of a generator of one direction."""
     source, target = bundle.source, bundle.target
     if generator == "to_source":
         source, target = target, source
-    spacing = bundle.manifest.standard.spacing_mm
     return {
         "description": f"Synthesises {target} from {source}: synthetic; for research, not for "
         "diagnosis.",
         "source": source,
         "target": target,
+        "layout": f"batch, 1, {_LAYOUT}",
+        "typical": bundle.manifest.typical[target].model_dump_json(),
+    }
+
+
+def _channels(bundle: Bundle, contrasts: Sequence[str]) -> dict[str, str]:
+    """The metadata of the generator of any contrast."""
+    typical = bundle.manifest.typical
+    return {
+        "description": f"Synthesises any of {', '.join(contrasts)} from one or several others: "
+        "synthetic; for research, not for diagnosis.",
+        "input_channels": json.dumps([*contrasts, "unknown"]),
+        "output_channels": json.dumps(list(contrasts)),
+        "layout": f"batch, channels (0 where a scan is absent), {_LAYOUT}",
+        "typical": json.dumps({one: typical[one].model_dump(mode="json") for one in contrasts}),
+    }
+
+
+def _metadata(bundle: Bundle, multiple: int) -> dict[str, str]:
+    """What holds for all generators of a bundle."""
+    spacing = bundle.manifest.standard.spacing_mm
+    return {
         "spacing_mm": "as scanned" if spacing is None else f"{spacing:g}",
         "margin_mm": f"{bundle.manifest.standard.margin_mm:g}",
         "alignment": bundle.manifest.standard.align,
@@ -152,9 +185,7 @@ def _metadata(bundle: Bundle, generator: str, multiple: int) -> dict[str, str]:
         "range": "[-1, 1]",
         "multiple": str(multiple),
         "least_size": str(bundle.manifest.least_size),
-        "layout": "batch, 1, rows to posterior, columns to the patient's left; axial slices",
         "intensities": bundle.manifest.standard.intensity.model_dump_json(),
-        "typical": bundle.manifest.typical[target].model_dump_json(),
         "preset": bundle.manifest.preset,
         "bundle_sha256": bundle.hash,
         "created_by": f"mrbridge {__version__}",
