@@ -50,7 +50,8 @@ def use(monkeypatch: pytest.MonkeyPatch, run: Callable[..., np.ndarray]) -> None
 
 @pytest.fixture
 def copying(monkeypatch: pytest.MonkeyPatch) -> Copying:
-    """What all translators compute with."""
+    """What all translators compute with, all slices of a plane at once."""
+    monkeypatch.setitem(module._BATCH_PIXELS, "cpu", 10**9)
     copying = Copying()
     use(monkeypatch, copying)
     return copying

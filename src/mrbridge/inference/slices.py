@@ -112,16 +112,22 @@ class SliceTranslator:
         made = [np.full(shape, -1, np.float32)]
         if self.head is not None:
             made.append(np.zeros(shape, np.float32))
+        size = max(1, _BATCH_PIXELS[self.device.type] // (rows * columns))
         for in_float32 in (False, True):
             chosen = wanted[faint[wanted] == in_float32]
-            if chosen.size:
-                fitted = [fit_size(stack[chosen], rows, columns) for stack in stacks]
-                for stack, result in zip(made, self.computed(fitted, in_float32), strict=True):
-                    stack[chosen] = fit_size(result, *shape[1:])
+            starts = range(0, len(chosen), size)
+            if not starts:
+                continue
+            with self._precision(in_float32), weight_cache():  # of all batches
+                for start in track(starts, "slices", len(starts)):
+                    batch = chosen[start : start + size]
+                    fitted = [fit_size(stack[batch], rows, columns) for stack in stacks]
+                    for stack, result in zip(made, self.computed(fitted, in_float32), strict=True):
+                        stack[batch] = fit_size(result, *shape[1:])
         return tuple(made)
 
     def computed(self, stacks: list[Stack], in_float32: bool) -> list[Stack]:
-        """Compute slices in batches: in bfloat16 if the device is fast with it, or in float32.
+        """Compute one batch: in bfloat16 if the device is fast with it, or in float32.
 
         Args:
             stacks: as for a call; rows and columns are multiples of what the network needs.
@@ -131,27 +137,17 @@ class SliceTranslator:
             As a call.
         """
         count, rows, columns = stacks[0].shape
-        size = max(1, _BATCH_PIXELS[self.device.type] // (rows * columns))
-        starts = range(0, count, size)
-        results = [
-            np.empty(stacks[0].shape, np.float32) for _ in range(1 if self.head is None else 2)
-        ]
+        with torch.inference_mode(), self._precision(in_float32):
+            images = torch.zeros(count, self.direction.inputs, rows, columns)
+            for contrast, stack in zip(self.direction.given, stacks, strict=True):
+                part = torch.from_numpy(np.asarray(stack, np.float32))
+                images[:, self.direction.channel(contrast)] = part
+            made = self._made(images.to(self.device))
+            return [part[:, self.direction.output].float().cpu().numpy() for part in made]
+
+    def _precision(self, in_float32: bool) -> torch.autocast:
         is_bfloat16 = fast_bfloat16(self.device) and not in_float32
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16),
-            weight_cache(),
-        ):
-            for start in track(starts, "slices", len(starts)):
-                batch = slice(start, start + size)
-                parts = [torch.from_numpy(np.asarray(stack[batch], np.float32)) for stack in stacks]
-                images = torch.zeros(len(parts[0]), self.direction.inputs, rows, columns)
-                for contrast, part in zip(self.direction.given, parts, strict=True):
-                    images[:, self.direction.channel(contrast)] = part
-                made = self._made(images.to(self.device))
-                for result, part in zip(results, made, strict=True):
-                    result[batch] = part[:, self.direction.output].float().cpu().numpy()
-        return results
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16)
 
     def _made(self, images: Tensor) -> tuple[Tensor, ...]:
         """The result of images (slices, inputs, rows, columns) and, with a head, its scale."""
