@@ -185,9 +185,9 @@ class TestRefusals:
         np.testing.assert_array_equal(module._plausible(found).transform, np.eye(4))
 
     def test_of_a_flat_optimum_the_scans_as_they_are(self, head, monkeypatch):
-        """Searches may end beside the best place, by less than half of a thick slice."""
-        beside = motion((0, 0, 0), (0, 0, 1.5))
-        monkeypatch.setattr(module._PairSearch, "refined", lambda *_: beside)
+        """Searches may end next to the best place, by less than half of a thick slice."""
+        near = motion((0, 0, 0), (0, 0, 1.5))
+        monkeypatch.setattr(module._PairSearch, "refined", lambda *_: near)
         i, j, k = head.t1w.voxels.shape
         thick = Volume(np.zeros((i, j, k // 2)), head.t1w.affine @ np.diag([1, 1, 2, 1]))
         t1w, t2w = (resample(scan, thick) for scan in (head.t1w, head.t2w))

@@ -170,6 +170,9 @@ class TestLimits:
             small.jobs.reserve(1)
         with pytest.raises(Refused, match="keeps 3 scans"):  # uploads that were sent together
             small.jobs.add(small.jobs.all()[0])
+        kept = {"id": small.jobs.all()[0].id}
+        assert small.client.post(f"/api/jobs/{kept['id']}/start").status_code == 202
+        assert small.end_of(kept)["state"] == "done"
 
     def test_all_scans_together_have_a_limit(self, small: Served, tmp_path: Path):
         large = tmp_path / "large_T1w.nii"

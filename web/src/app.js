@@ -78,7 +78,7 @@ class Page {
     if (known && job.version < known.version) return; // an answer that was overtaken by a later state
     this.jobs.set(job.id, job);
     this.#list();
-    if (known?.state !== job.state) byId("said").textContent = `${job.name}: ${this.#words(job)}`;
+    if (known?.state !== job.state) byId("status").textContent = `${job.name}: ${this.#words(job)}`;
     if (job.id === this.chosen) this.detail.show(job);
   }
 
@@ -93,6 +93,7 @@ class Page {
       if (error.status !== 404) throw error; // it is gone already
     });
     this.forget(id);
+    byId("detail").focus(); // the button is gone
   }
 
   forget(id) {

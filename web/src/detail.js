@@ -131,11 +131,12 @@ export class Detail {
     const series = element("select", { ariaLabel: "Series" }, option("chosen by contrast", ""), ...usable.map((item) => option(`${item.name}: ${item.contrast ?? item.kind}, ${item.shape?.[2] ?? "?"} slices`, item.name)));
     const truth = element("input", { type: "file", ariaLabel: "The true scan" });
     const start = button(`Translate to ${to.value}`, () => {
+      if (start.ariaDisabled) return;
       const form = new FormData();
       for (const [name, value] of Object.entries({ to: to.value, model: model.value, uncertainty: uncertainty.checked, force: force.checked, allow_gaps: gaps.checked, series: series.value })) form.append(name, value);
       for (const file of truth.files) form.append("truth", file, file.name);
-      start.disabled = true;
-      this.#do(upload(`/api/jobs/${job.id}/start`, form, () => {}), () => (start.disabled = false));
+      start.ariaDisabled = "true"; // "disabled" would take the focus from it
+      this.#do(upload(`/api/jobs/${job.id}/start`, form, () => {}), () => (start.ariaDisabled = null));
     }, { className: "main" });
     model.addEventListener("change", () => (start.textContent = `Translate to ${to.value}`));
     to.addEventListener("change", () => ((start.textContent = `Translate to ${to.value}`), known()));

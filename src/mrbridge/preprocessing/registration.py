@@ -246,7 +246,7 @@ def register(
         raise _not_converged(f"starts end up to {search.spread(ends):.1f} mm apart")
     before, end, after = search.information(np.eye(4)), ends[best], values[best]
     if after <= before:
-        # Between thick slices the optimum is flat, and the way from 8 mm may end beside it.
+        # Between thick slices the optimum is flat, and the way from 8 mm may end next to it.
         near = search.refined_from_identity()
         apart = search.spread([near, end])
         if apart <= max(AGREEMENT_MM, search.thickness_mm / 2):

@@ -147,11 +147,15 @@ class Jobs:
 
     # -- what requests do
 
-    def reserve(self, size: int) -> None:
+    def reserve(self, size: int, *, new: bool = True) -> None:
         """Reserve room for an upload of `size` bytes; `release` gives it back.
 
+        Args:
+            size: of the request.
+            new: whether it brings a new scan.
+
         Raises:
-            Refused: it is too large, or there are too many scans.
+            Refused: it is too large, or there are too many scans for a new one.
         """
         settings = self.settings
         if size > settings.upload_mib << 20:
@@ -159,7 +163,8 @@ class Jobs:
                 413, f"The upload exceeds {settings.upload_mib} MiB", "Upload one scan at a time."
             )
         with self._changed:
-            self._check_room()
+            if new:
+                self._check_room()
             used = sum(job.size for job in self._jobs.values()) + self._reserved
             if used + size > settings.total_mib << 20:
                 raise Refused(

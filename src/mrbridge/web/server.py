@@ -84,7 +84,7 @@ def create_app(jobs: Jobs, token: str, host: str, runs: Sequence[Path] = ()) -> 
     async def start(job_id: str, request: Request) -> dict[str, Any]:
         """Translate a scan that was looked at: `truth` and the choices of an upload."""
         job = job_of(job_id)
-        with room_for(request, jobs):
+        with room_for(request, jobs, new=False):
             form = await form_of(request)
             try:
                 choices = choices_of(form, jobs)

@@ -78,8 +78,8 @@ def _is_true(value: Any) -> bool:
 
 
 @contextmanager
-def room_for(request: Request, jobs: Jobs) -> Iterator[int]:
-    """Reserve room for an upload while it is received; gives its size in bytes.
+def room_for(request: Request, jobs: Jobs, *, new: bool = True) -> Iterator[int]:
+    """Reserve room for an upload, of a new scan or not, while it is received; gives its bytes.
 
     Raises:
         Refused: it is too large, or its size is unknown.
@@ -87,7 +87,7 @@ def room_for(request: Request, jobs: Jobs) -> Iterator[int]:
     length = request.headers.get("content-length", "")
     if not length.isdecimal():
         raise Refused(411, "The size of the upload is unknown", "Send Content-Length.")
-    jobs.reserve(int(length))
+    jobs.reserve(int(length), new=new)
     try:
         yield int(length)
     finally:
