@@ -30,6 +30,17 @@ VARIANTS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}
 """The suffix of each library, and GCC's name of its instruction set."""
 
 
+def _platform_tag() -> str:
+    """What a wheel with kernels needs: this version of glibc or a newer one (PEP 600).
+
+    The kernels also need libgomp, which PyTorch brings.
+    """
+    library, version = platform.libc_ver()
+    if library == "glibc":
+        return f"manylinux_{version.replace('.', '_')}_{platform.machine()}"
+    return sysconfig.get_platform().replace("-", "_")
+
+
 class KernelsAndPage(BuildHookInterface):
     """A build hook of hatchling; the environment variable `CXX` names another compiler."""
 
@@ -46,7 +57,7 @@ class KernelsAndPage(BuildHookInterface):
         compiled = [variant for variant in VARIANTS if self._compile(source, variant)]
         if compiled:
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_')}"
+            build_data["tag"] = f"py3-none-{_platform_tag()}"
 
     def _compile(self, source: Path, variant: str) -> bool:
         compiler = shutil.which(os.environ.get("CXX", "g++"))

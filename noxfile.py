@@ -1,6 +1,7 @@
 """Sessions that run the checks in fresh environments: `nox -l` lists them, `nox -s tests` runs one.
 
-Everything is installed from a constraints file, which also keeps PyTorch at its CPU build.
+Everything is installed from a constraints file. With PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu,
+PyTorch is its CPU build.
 """
 
 from pathlib import Path

@@ -3,8 +3,9 @@
     python docs/notebooks.py [NAME …]     # execute the tutorials, or those named, that have changed
 
 A tutorial is a Python file in jupytext's percent format. Executed notebooks are in
-`build/tutorials`. MkDocs imports this file as a hook and adds a page and a notebook to download for
-every tutorial: with its outputs, if it was executed since it was changed.
+`build/tutorials`; how long they took goes into the table of `docs/tutorials/index.md`. MkDocs
+imports this file as a hook and adds a page and a notebook to download for every tutorial: with its
+outputs, if it was executed since it was changed.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "docs" / "tutorials").glob("[0-9]*.py"))
 EXECUTED = ROOT / "build" / "tutorials"
+INDEX = ROOT / "docs" / "tutorials" / "index.md"
 
 MOST_CPU_SECONDS = 600
 """Of a tutorial: five minutes on two cores; other programs do not count."""
@@ -83,6 +85,21 @@ def execute(source: Path) -> Any:
     EXECUTED.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, EXECUTED / f"{source.stem}.ipynb")
     return notebook
+
+
+def write_times() -> None:
+    """Enter the times of what was executed here, and is unchanged, into the table of the index."""
+    lines = INDEX.read_text(encoding="utf-8").splitlines()
+    for source in SOURCES:
+        notebook = executed(source)
+        for number, line in enumerate(lines):
+            if notebook and line.startswith("|") and f"({source.stem}.md)" in line:
+                facts = notebook.metadata["mrbridge"]
+                cells = line.split("|")[:-3] + [
+                    f" {facts[key]} " for key in ("cpu_seconds", "seconds")
+                ]
+                lines[number] = "|".join([*cells, ""])
+    INDEX.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _cpu_seconds() -> float:
@@ -141,7 +158,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             names = [f"{title.lower()}/{one.name}" for one in found]
             pages += [name for name in names if name not in listed]
     decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-    config.nav.insert(1, {"Tutorials": [f"tutorials/{one.stem}.md" for one in SOURCES]})
+    tutorials = ["index", *(one.stem for one in SOURCES)]
+    config.nav.insert(1, {"Tutorials": [f"tutorials/{one}.md" for one in tutorials]})
     config.nav.append({"Decisions": [f"decisions/{one.name}" for one in decisions]})
     return config
 
@@ -178,3 +196,4 @@ if __name__ == "__main__":
             print(one.stem, flush=True)
             facts = execute(one).metadata["mrbridge"]
             print(f"  {facts['seconds']} s, {facts['cpu_seconds']} s of processor time", flush=True)
+    write_times()

@@ -118,7 +118,7 @@ for direction, measured in result.measures.items():
 #
 # ## Lesions
 #
-# Lesions fill about one voxel in a hundred. A method could lose them all, and the scores above would hardly change. The phantom
+# Lesions fill about one voxel in a thousand. A method could lose them all, and the scores above would hardly change. The phantom
 # knows where they are, so they can be counted, by how visible they are in the source:
 
 # %%

@@ -73,6 +73,14 @@ def test_tutorials_can_be_downloaded_as_notebooks(site: Path) -> None:
         assert f"{source.stem}.ipynb" in page
 
 
+def test_the_table_of_times_has_every_tutorial_in_five_minutes() -> None:
+    text = (DOCS / "tutorials" / "index.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(.*)\]\((.*)\.md\) \|.*\| (\d+) \| (\d+) \|$", text, re.M)
+    titles = {one.stem: one.read_text(encoding="utf-8").splitlines()[1] for one in TUTORIALS}
+    assert {stem: f"# # {title}" for title, stem, *_ in rows} == titles
+    assert all(0 < int(processor) <= 600 for *_, processor, _ in rows)
+
+
 SHORTER = (
     (r"^STEPS, BATCH = \d+", "STEPS, BATCH = 12"),
     (r"\bepochs=\d+", "epochs=2"),

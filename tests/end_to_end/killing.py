@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import itertools
 import json
 import os
 import resource
@@ -23,7 +24,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 CALLS = ("replace", "rename", "fsync", "unlink", "remove", "mkdir", "rmdir", "link")
@@ -57,7 +60,37 @@ def train(store: str, out: str, start: str, settings: dict[str, Any]) -> None:
         train(store, out, resolve("unet", settings), device="cpu", start=start)
 
 
-VERBS: dict[str, Callable[..., None]] = {"prepare": prepare, "translate": translate, "train": train}
+def count_steps() -> None:
+    """Let trainings take one second a step, so that those of a given time are reproducible."""
+    from mrbridge.dataset import loader
+    from mrbridge.training import loop
+
+    loader._SPARE_FROM = 10**9  # no process of its own for batches
+    clock = itertools.count()
+    loop.time = SimpleNamespace(monotonic=lambda: float(next(clock)))  # type: ignore[assignment]
+
+
+def benchmark(store: str, out: str, arms: dict[str, Any], steps: int) -> None:
+    """The verb `benchmark`, which continues a benchmark if there is one."""
+    from mrbridge.benchmarking.benchmark import benchmark
+
+    count_steps()
+    benchmark(store, out, arms, minutes=steps / 60, seeds=1, start="scratch", device="cpu")
+
+
+def tune(store: str, out: str, settings: dict[str, Any], steps: int, trials: int) -> None:
+    """The verb `tune`, which continues a search if there is one."""
+    from mrbridge.tuning.tune import tune
+
+    count_steps()
+    space = {"learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}}
+    more: dict[str, Any] = {"minutes": steps / 60, "start": "scratch", "device": "cpu"}
+    tune(store, out, settings, space=space, trials=trials, score="psnr", **more)
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    one.__name__: one for one in (prepare, translate, train, benchmark, tune)
+}
 
 
 class Instants:
@@ -127,9 +160,13 @@ def serve() -> None:
     import torch
     import zarr  # noqa: F401
 
+    import mrbridge.benchmarking.benchmark
     import mrbridge.dataset.prepare
     import mrbridge.inference.translate
-    import mrbridge.training.run  # noqa: F401
+    import mrbridge.training.run
+
+    if find_spec("optuna"):
+        import mrbridge.tuning.tune  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:

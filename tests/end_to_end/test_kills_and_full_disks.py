@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from tests import studies
 from tests.training.conftest import differences
@@ -29,6 +31,9 @@ from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.volume import Volume
 
 Content = dict[str, str]
+COMPARING = ("benchmark", "tune")
+"""The verbs that compare trainings."""
+
 IN_A_ROW = 3
 """After so many kills the verb may finish, if it has not before."""
 
@@ -117,6 +122,10 @@ class Case:
         if self.verb == "train":
             check_run_whole(out)
             return
+        if self.verb in COMPARING:
+            for run in [*out.glob("runs/*/*"), *out.glob("trials/*")]:
+                check_run_whole(run)
+            return
         for name, digest in content(out).items():
             if name == "report.json":  # tells what this very run did
                 json.loads((out / name).read_text())
@@ -128,6 +137,9 @@ class Case:
         assert not [path for path in out.parent.rglob("*") if is_temporary(path)]
         if self.verb == "train":
             assert run_differences(self.calm, out) == []
+            return
+        if self.verb in COMPARING:
+            assert comparison(out) == comparison(self.calm)
             return
         ours, calm = content(out), content(self.calm)
         if "dataset_description.json" in calm:  # what was made before is skipped and reported
@@ -142,6 +154,21 @@ def content(out: Path) -> Content:
         for path in sorted(out.rglob("*"))
         if path.is_file() and not any(is_temporary(part) for part in path.relative_to(out).parts)
     }
+
+
+def comparison(out: Path) -> list[Any]:
+    """What a benchmark or a search found, and the names of its files; not how long it took."""
+    names = {re.sub(r"trials/\d+", "trials/N", name) for name in content(out)}
+    found: list[Any] = [sorted(name for name in names if "tensorboard" not in name)]
+    if (out / "benchmark.json").exists():
+        return [*found, *(json.loads((out / name).read_text()) if name.endswith("json")
+                          else (out / name).read_text()
+                          for name in ("benchmark.json", "scores.csv", "summary.csv"))]  # fmt: skip
+    with (out / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:  # a trial that was continued has a new number
+        del row["trial"], row["seconds"]
+    return [*found, rows, yaml.safe_load((out / "best.yaml").read_text())]
 
 
 def check_run_whole(run: Path) -> None:
@@ -229,6 +256,29 @@ def cases(
     return found
 
 
+@pytest.fixture(scope="module")
+def comparisons(
+    server: Server,
+    small_store: Store,
+    tiny_networks: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Case]:
+    """The verbs that compare trainings; here a step of a training counts as one second."""
+    pytest.importorskip("optuna")
+    folder = tmp_path_factory.mktemp("calm")
+    small = {"preset": "unet", "validation_slices": 2, "sample_slices": 1, "steps_per_epoch": 2}
+    small["networks"] = tiny_networks
+    arms = {"plain": small, "quick": small | {"learning_rate": 1e-3}}
+    more = {"store": small_store.path, "steps": 6}
+    found = {
+        "benchmark": Case("benchmark", more | {"arms": arms}, folder / "benchmark"),
+        "tune": Case("tune", more | {"settings": small, "trials": 7}, folder / "search"),
+    }
+    for case in found.values():
+        case.learn(server)
+    return found
+
+
 def kill(server: Server, case: Case, count: int, seed: int, folder: Path) -> list[str]:
     """Kill a verb `count` times, each time on what the last one left; returns how.
 
@@ -276,6 +326,14 @@ def test_some_kills(
 @pytest.mark.parametrize("name", ["prepare", "dataset", "files", "dicom", "train"])
 def test_many_kills(name: str, server: Server, cases: dict[str, Case], tmp_path: Path) -> None:
     assert len(kill(server, cases[name], 40, 2, tmp_path)) >= 40
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", COMPARING)
+def test_killed_comparisons_find_the_same(
+    name: str, server: Server, comparisons: dict[str, Case], tmp_path: Path
+) -> None:
+    assert len(kill(server, comparisons[name], 6, 3, tmp_path)) >= 6
 
 
 @pytest.mark.parametrize("name", ["prepare", "dataset", "files", "dicom", "train"])

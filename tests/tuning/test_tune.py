@@ -88,8 +88,12 @@ def test_it_finds_the_best_rate_and_prunes(
 
 def test_scores_are_compared_at_the_same_share_of_the_training(small_store: Store) -> None:
     class Reports:
-        def __init__(self) -> None:
+        def __init__(self, **attributes: Any) -> None:
             self.made: dict[int, float] = {}
+            self.user_attrs = attributes
+
+        def set_user_attr(self, key: str, value: Any) -> None:
+            self.user_attrs[key] = value
 
         def report(self, value: float, step: int) -> None:
             self.made[step] = value
@@ -103,6 +107,10 @@ def test_scores_are_compared_at_the_same_share_of_the_training(small_store: Stor
         watch(progress, {"criterion": 100 * progress})
     watch(0.7, {"criterion": 999.0, "guard_verdict_to_target": 2.0})  # copies its input
     assert reports.made == pytest.approx({2: 20, 3: 30, 4: 40, 5: 50})
+    # The trial was killed before it had saved its last state, and is continued.
+    continued: Any = Reports(**json.loads(json.dumps(reports.user_attrs)))
+    trials._Watch(continued, "criterion")(0.55, {"criterion": 100 * 0.55})
+    assert continued.made == reports.made
 
 
 def test_an_interrupted_trial_is_continued(

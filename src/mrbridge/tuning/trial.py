@@ -28,6 +28,7 @@ STORAGE = "study.db"
 NAME = "mrbridge"
 WARM_UP_TENTHS = 2
 STARTUP_TRIALS = 4
+_POINTS = "points"
 _WAIT_SECONDS = 60  # for the lock of the storage, which all workers write
 
 
@@ -76,7 +77,8 @@ def run_trial(job: Job, index: int) -> int:
 
     Args:
         job: the search.
-        index: of the trial; with the search's seed, the seed of its sampler.
+        index: of the trial in a search without interruptions; with the search's seed, the seed of
+            its sampler.
 
     Returns:
         The number of the trial in the study.
@@ -128,11 +130,13 @@ class _Watch:
     """Reports the validations of a training to its trial, and ends it if the pruner says so.
 
     Trials validate at different times. So the score is interpolated to the tenths of the training,
-    at which the pruner compares them.
+    at which the pruner compares them. The study keeps the scores, so that a trial that is continued
+    reports what it would have reported without the interruption.
     """
 
     def __init__(self, trial: optuna.Trial, score: Score) -> None:
         self.trial, self.score, self.pruned = trial, score, False
+        self._kept: list[tuple[float, float]] = trial.user_attrs.get(_POINTS, [])
         self._points: list[tuple[float, float]] = []  # progress and score
         self._reported = -1
 
@@ -140,11 +144,18 @@ class _Watch:
         value = score_of(row, self.score)
         if verdicts(row) or not math.isfinite(value):
             return False
+        earlier = [point for point in self._kept if point[0] < progress]
+        self._kept = []
+        for point in (*earlier, (progress, value)):
+            self._add(*point)
+        self.trial.set_user_attr(_POINTS, self._points)
+        self.pruned = progress < 1 and self.trial.should_prune()
+        return self.pruned
+
+    def _add(self, progress: float, value: float) -> None:
         self._points.append((progress, value))
         xs, ys = zip(*self._points, strict=True)
         first = max(self._reported + 1, math.ceil(10 * xs[0]))
         for tenth in range(first, math.floor(10 * progress + 1e-9) + 1):
             self.trial.report(float(np.interp(tenth / 10, xs, ys)), tenth)
             self._reported = tenth
-        self.pruned = progress < 1 and self.trial.should_prune()
-        return self.pruned

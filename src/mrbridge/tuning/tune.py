@@ -150,7 +150,7 @@ def tune(
             log.info("the search has %d trials already", len(_finished(study)))
         interrupted = False
         try:
-            for number in _run(job, len(study.trials), count, workers):
+            for number in _run(job, len(_finished(study)), count, workers):
                 _report(study, number, trials, score)
         except (KeyboardInterrupt, Interrupted):
             interrupted = True
@@ -225,11 +225,14 @@ def _must_fit(study: optuna.Study, job: Job, store: Store) -> None:
 
 
 def _requeue(study: optuna.Study) -> None:
-    """Continue trials that were interrupted: the lock says that no other process works on them."""
+    """Continue trials that were interrupted: the lock says that no other process works on them.
+
+    One that had not begun to train is drawn again, with the same seed.
+    """
     for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(one.number, state=TrialState.FAIL)
-        run = {"run": one.user_attrs["run"]} if "run" in one.user_attrs else {}
-        study.enqueue_trial(one.params, user_attrs=run)
+        if "run" in one.user_attrs:
+            study.enqueue_trial(one.params, user_attrs=one.user_attrs)
 
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
