@@ -85,7 +85,8 @@ def test_an_installed_wheel_needs_neither_compiler_nor_npm(compiled: bool, tmp_p
     shutil.copytree(ROOT / "src", source / "src", ignore=left_out)
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    wheel = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
+    options = ["-q", "--no-deps", "--no-build-isolation", "-w"]
+    wheel = [*pip, "wheel", *options, str(tmp_path), str(source)]
     compiler = os.environ | ({} if compiled else {"CXX": "no-such-compiler"})
     subprocess.run(wheel, check=True, env=compiler)
     (built,) = tmp_path.glob("*.whl")
