@@ -124,7 +124,7 @@ def network_figures(
     shown = np.flatnonzero((whole > -1).any(axis=(1, 2)))
     middle = shown[max(0, len(shown) - given.slices) // 2 :][: given.slices]
     stack = standard.slices[middle]
-    with mock.patch("mrbridge.inference.translator.fast_bfloat16", return_value=False):
+    with mock.patch("mrbridge.inference.slices.fast_bfloat16", return_value=False):
         exact = translator.translate_slices(standard.slices, TO, foreground=standard.foreground)
 
     product = MatrixProduct(device, fast_dtype(device), QUICK_SIZE if given.quick else None)

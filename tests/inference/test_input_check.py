@@ -17,12 +17,18 @@ from mrbridge.errors import InputError, ScanRefused, SomeScansFailed
 from mrbridge.inference.appearance import Appearance
 from mrbridge.inference.input_check import Sign, check_image, signs, verdict_of
 from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate
+from mrbridge.preprocessing.resample import moved
 from mrbridge.volume import Volume
 
 
 @pytest.fixture(scope="module")
 def subject() -> SimulatedSubject:
     return simulate(PhantomSettings(subjects=1, seed=5, spacing_mm=3.0), 0)
+
+
+@pytest.fixture(scope="module")
+def spotless() -> SimulatedSubject:
+    return simulate(PhantomSettings(subjects=1, seed=5, spacing_mm=3.0, lesions=(0, 0)), 0)
 
 
 def with_voxels(volume: Volume, voxels: Any) -> Volume:
@@ -66,6 +72,45 @@ class TestOfImages:
         spoilt = study.FAULTS[kind](np.random.default_rng(0), subject.t1w.voxels.astype(np.float32))
         verdict = check_image(with_voxels(subject.t1w, spoilt), "T1w")
         assert verdict.level != "usual"
+
+    @pytest.mark.parametrize(
+        ("sides", "radius_mm", "level"),
+        [
+            ((-26,), 17, "unusual"),
+            ((26,), 17, "unusual"),
+            ((-26, 26), 17, "usual"),
+            ((26,), 6, "usual"),
+        ],
+    )
+    @pytest.mark.parametrize("contrast", ["T1w", "T2w"])
+    def test_a_lesion_on_one_side(
+        self,
+        spotless: SimulatedSubject,
+        contrast: str,
+        sides: tuple[int, ...],
+        radius_mm: int,
+        level: str,
+    ) -> None:
+        """Fluid in the white matter; ventricles, where they are not as in the template, are on
+        both sides."""
+        scan = spotless.t1w if contrast == "T1w" else spotless.t2w
+        voxels = scan.voxels.astype(np.float32)
+        inside = spotless.brain_mask.voxels > 0
+        assert scan.affine is not None
+        places = moved(np.argwhere(inside).astype(float), scan.affine)
+        middle = places.mean(axis=0) + np.array((0, 25, 22))
+        fluid = np.percentile(voxels[inside], 2 if contrast == "T1w" else 98)
+        for side in sides:
+            away = np.linalg.norm(places - middle - (side, 0, 0), axis=1)
+            voxels[tuple(np.argwhere(inside)[away < radius_mm].T)] = fluid
+        verdict = check_image(with_voxels(scan, voxels), contrast)
+        assert verdict.level == level, verdict
+        if level == "unusual":
+            assert "ml or more on one side" in verdict.reasons[0]
+            found = np.array(verdict.measured["focal_at"])
+            assert np.linalg.norm(found - middle - (sides[0], 0, 0)) < 10
+            volume = 4 / 3 * np.pi * (radius_mm / 10) ** 3
+            assert 0.4 * volume < verdict.measured["focal"] < volume
 
     def test_small_objects_are_unusual(self, make_scan: Callable[..., Volume]) -> None:
         verdict = check_image(make_scan(0, "T1w"), "T1w")

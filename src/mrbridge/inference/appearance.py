@@ -29,6 +29,8 @@ _MEASURED = 9  # slices, evenly spaced, in which noise and spikes are measured
 _LEAST_VOXELS = 1000  # of the brain at 2 mm
 _DEEP_MM, _EDGE_MM = 12.0, 5.0  # below the brain's surface
 _SMALL = 0.3  # of the largest slice's foreground: smaller ones are the top or the bottom of a head
+_FOCAL_MM = 8.0  # below the surface, where white matter is judged voxel by voxel
+_OTHER = 0.8  # of the distance of grey from white matter: voxels further off are another tissue
 _LOW_FREQUENCY = 0.25  # of the highest: spikes are sought beyond
 
 
@@ -57,6 +59,9 @@ class Appearance:
         grey, ventricles: medians where the template has deep grey matter, and ventricles.
         low, high, highest: 1st, 99th and 99.9th percentiles of the brain.
         around: 90th percentile 8 to 20 mm outside the brain.
+        focal: ml of the largest region of one hemisphere's white matter that looks like another
+            tissue where the other hemisphere does not.
+        focal_at: its centre in the scan, RAS+ mm; None without one.
     """
 
     flat: float
@@ -80,6 +85,8 @@ class Appearance:
     high: float | None = None
     highest: float | None = None
     around: float | None = None
+    focal: float | None = None
+    focal_at: tuple[int, ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Rounded numbers."""
@@ -260,7 +267,12 @@ def _tissues(head: Head, fit: Fit, noise: float) -> dict[str, Any]:
     around: NDArray[Any] = np.zeros(1)
     if len(ring):
         around = ndimage.map_coordinates(voxels, ring.T, order=1)
+    focal, centre = _focal(values, shares, depth, parts.places[inside], float(grey), float(white))
+    if centre is not None:
+        place = moved(centre[None], fit.transform)[0]
+        result["focal_at"] = tuple(int(mm) for mm in place.round())
     return result | {
+        "focal": focal,
         "skewness": _skewness(values[edge]),
         "noise": noise / float(white),
         "grey": float(grey / white),
@@ -271,6 +283,44 @@ def _tissues(head: Head, fit: Fit, noise: float) -> dict[str, Any]:
         "around": float(np.percentile(around, 90) / white),
     }
 
+
+def _focal(
+    values: NDArray[np.floating[Any]],
+    shares: NDArray[np.float32],
+    depth: NDArray[np.float32],
+    places: NDArray[np.floating[Any]],
+    grey: float,
+    white: float,
+) -> tuple[float, NDArray[np.float64] | None]:
+    """The volume in ml and the centre (template, mm) of the largest focal region.
+
+    Ventricles, and what an affine fit misplaces, lie on both sides: what has a counterpart within
+    2 mm of its mirror image does not count, nor does what is thinner than 6 mm.
+
+    Args:
+        values: intensities without bias, (n,).
+        shares, depth, places: of the same voxels, as in `Template`.
+        grey, white: intensities of the tissues.
+    """
+    first = places.min(axis=0)
+    voxels = np.rint((places - first) / _STEP_MM).astype(int)
+    is_other = (np.abs(values - white) > _OTHER * abs(grey - white)) & (depth > _FOCAL_MM)
+    there = np.zeros(voxels.max(axis=0) + 1, bool)
+    there[tuple(voxels[is_other & (shares[:, 1] > _PURE[1])].T)] = True
+    opposite = np.rint(-2 * first[0] / _STEP_MM).astype(int) - np.arange(len(there))
+    mirrored = there[np.clip(opposite, 0, len(there) - 1)]
+    mirrored[(opposite < 0) | (opposite >= len(there))] = False
+    there &= ~ndimage.binary_dilation(mirrored)
+    labels, count = ndimage.label(ndimage.binary_opening(there))
+    if not count:
+        return 0.0, None
+    sizes = np.bincount(labels.ravel())[1:]
+    centre = np.argwhere(labels == sizes.argmax() + 1).mean(axis=0)
+    return float(sizes.max() * _STEP_MM**3 / 1000), first + centre * _STEP_MM
+
+
+_STEP_MM = 2.0
+"""Between the voxels of the template in which tissues are measured."""
 
 _PURE = (0.8, 0.9, 0.6)
 """Shares of grey matter, white matter and fluid from which the template counts as pure."""
