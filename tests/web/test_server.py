@@ -371,10 +371,11 @@ def test_one_connection_tells_of_all_scans(web: Served, t1w: Path):
             assert [job["id"] for job in all_of_them["jobs"]] == [running, first, second]
             assert [job["waiting_for"] for job in all_of_them["jobs"]] == [0, 0, 1]
             web.client.post(f"/api/jobs/{first}/cancel")
-            changed = {job["id"]: job for job in next(messages)["jobs"]}
-            assert changed.keys() == {first, second}, "the other one moved up"
-            assert changed[first]["state"] == "cancelled"
-            assert changed[second]["waiting_for"] == 0
+            for message in messages:
+                changed = {job["id"]: job for job in message["jobs"]}
+                if changed.get(first, {}).get("state") == "cancelled":
+                    break
+            assert changed[second]["waiting_for"] == 0, "it moved up"
             web.client.delete(f"/api/jobs/{second}")
             third = web.post(t1w).json()["id"]
             removed = []
