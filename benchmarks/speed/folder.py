@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--spacing", type=float, default=2.0, help="edge of a voxel, mm")
     parser.add_argument("--model", default="shipped", help="a run or bundle")
     given = read(parser, arguments, volumes=2, warm_up=0, spacing=QUICK_SPACING_MM)
+    environment = dict(os.environ)  # the cluster sets one thread in that of this process
     with tempfile.TemporaryDirectory() as name, _cluster(Path(name)) as address:
         place = Path(name)
         head = simulate(PhantomSettings(spacing_mm=given.spacing), given.seed).t1w
@@ -57,13 +58,14 @@ def main(arguments: list[str] | None = None) -> None:
             copy = place / f"scans/head-{number:03}_T1w.nii.gz"
             shutil.copy(place / "scans/head-000_T1w.nii.gz", copy)
         one, scans = place / "scans/head-000_T1w.nii.gz", place / "scans"
-        translated = partial(_translated, place / "made", given.model)
+        made, single = place / "made", environment | {"OMP_NUM_THREADS": "1"}
+        translated = partial(_translated, made, given.model, environment)
         found = alternate_commands(
             {
                 "one": partial(translated, one),
                 "one busy": partial(_next_to_busy, partial(translated, one)),
                 "folder": partial(translated, scans),
-                "one thread": partial(translated, scans, threads="1"),
+                "one thread": partial(_translated, made, given.model, single, scans),
                 "two workers": partial(translated, scans, "--workers", "2"),
                 "dask": partial(translated, scans, "--dask", address),
             },
@@ -78,13 +80,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _translated(
-    out: Path, model: str, scans: Path, *more: str, threads: str | None = None
+    out: Path, model: str, environment: Mapping[str, str], scans: Path, *more: str
 ) -> Finished:
     """Translate into an empty place, which is not part of the time."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     target = out / "made_T2w.nii.gz" if scans.is_file() else out
-    with patch.dict(os.environ, {} if threads is None else {"OMP_NUM_THREADS": threads}):
+    with patch.dict(os.environ, environment, clear=True):
         return run_command(
             mrbridge_command("translate", "-q", "-m", model, "-i", scans, "-o", target, *more)
         )

@@ -81,6 +81,7 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--planes", choices=get_args(Planes), help="instead of the model's")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--uncertainty", action="store_true", help="with uncertainty maps")
+    parser.add_argument("--to", default=TO, help="the contrast that whole commands make")
 
 
 def head_and_model(folder: Path, given: argparse.Namespace) -> tuple[Path, Volume]:
@@ -98,7 +99,8 @@ def translate_arguments(model: Path, folder: Path, given: argparse.Namespace) ->
     """The verb `translate` for the scan in `folder`, with its options."""
     planes = () if given.planes is None else ("--planes", given.planes)
     scans = ("-i", folder / "head.nii.gz", "-o", folder / "made.nii.gz")
-    how = ("--device", given.device, *planes, *["--uncertainty"] * given.uncertainty)
+    maps = ["--uncertainty"] * given.uncertainty
+    how = ("--device", given.device, *planes, *maps, "--to", given.to)
     return [str(word) for word in ("translate", "-q", "-m", model, *scans, *how)]
 
 

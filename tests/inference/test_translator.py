@@ -226,6 +226,17 @@ def test_slices_of_any_size_come_back_in_their_size(tiny_bundle: Bundle) -> None
         assert np.abs(made).max() <= 1
 
 
+@pytest.mark.parametrize("planes", ["axial", "all"])
+def test_the_work_is_what_the_network_computes(
+    planes: str, tiny_bundle: Bundle, copying: Copying, make_scan: Callable[..., Volume]
+) -> None:
+    scan = Volume(np.random.default_rng(0).random((80, 96, 70)) + 1, np.eye(4))
+    translator = Translator(tiny_bundle, "cpu", planes)
+    translator.translate(scan, "T2w")
+    computed = sum(int(np.prod(shape)) for shape in copying.shapes)
+    assert computed <= translator.work(scan) < 1.25 * computed  # slices of air are left out
+
+
 def test_the_network_gets_the_slices_that_show_something(
     identity: Translator, copying: Copying
 ) -> None:

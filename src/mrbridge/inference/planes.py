@@ -9,7 +9,7 @@ views.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,30 @@ def planes_for(volume: Volume, wanted: str) -> tuple[str, ...]:
     thickness = volume.spacing[upwards]
     is_high = thickness * volume.voxels.shape[upwards] >= _HIGH_MM
     return ("axial", *OTHERS) if thickness <= _THICK_MM and is_high else ("axial",)
+
+
+def pixels(
+    grid: SliceGrid,
+    margin: Sequence[tuple[int, int]],
+    planes: tuple[str, ...],
+    padded: Callable[[int], int],
+) -> int:
+    """The pixels of all slices of a volume.
+
+    Args:
+        grid: of its axial slices.
+        margin: what is added before and after slices, rows and columns.
+        planes: from `planes_for`.
+        padded: the size to which rows and columns are padded.
+    """
+    slices, rows, columns = (
+        size + sum(added) for size, added in zip(grid.shape, margin, strict=True)
+    )
+    total = slices * padded(rows) * padded(columns)
+    if planes != ("axial",):
+        height = padded(_height(slices, grid))
+        total += rows * height * padded(columns) + columns * height * padded(rows)
+    return total
 
 
 def in_three_planes(

@@ -15,13 +15,14 @@ from mrbridge.bundle import Bundle, Uncertainty, load_bundle
 from mrbridge.directions import AnyContrast, Direction
 from mrbridge.errors import BundleError, InputError, SettingsError
 from mrbridge.hardware import choose_device
-from mrbridge.inference.planes import Mask, Stack, planes_for
+from mrbridge.inference.planes import Mask, Stack, pixels, planes_for
 from mrbridge.inference.slices import SliceTranslator
 from mrbridge.io.image2d import is_eight_bit
 from mrbridge.models import SHIPPED, is_installed
 from mrbridge.networks import Generator
 from mrbridge.networks.unet import ScaleHead
 from mrbridge.preprocessing.foreground import FoundHead, head_crop
+from mrbridge.preprocessing.geometry import size_multiple, slice_grid
 from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.preprocessing.resample import grid_difference
@@ -281,6 +282,20 @@ class Translator:
         """The planes in which this translator slices a volume, such as `("axial",)`."""
         crop = head_crop(volume, self.bundle.manifest.standard.margin_mm)
         return planes_for(crop(volume), self.planes)
+
+    def work(self, volume: Volume) -> int:
+        """How many pixels the network computes at most to translate a volume, for estimates."""
+        manifest = self.bundle.manifest
+        crop = head_crop(volume, manifest.standard.margin_mm)
+        head = crop(volume)
+        grid = slice_grid(head, manifest.standard.spacing_mm)
+        settings = manifest.networks.generator
+        return pixels(
+            grid,
+            crop.lacks(grid),
+            planes_for(head, self.planes),
+            lambda size: size_multiple(max(size, manifest.least_size), settings.multiple or 1),
+        )
 
     def _half_width(
         self, scale: Stack, spread: Stack, direction: Direction, *, is_one_plane: bool

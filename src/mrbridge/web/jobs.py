@@ -29,8 +29,9 @@ ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 
 _POLL_SECONDS = 0.1
 _TIDY_SECONDS = 30.0
-_SHARE_OF_HEAD = 0.6  # of the voxels of a scan, which are those that networks compute
 _SECONDS_PER_VOXEL = 3e-7  # for everything but the networks, measured on a 1 mm head
+_SECONDS_PER_SCAN = 1.0  # of the check, most of all
+_UNCERTAINTY = 1.3  # times as long for the networks
 
 
 @dataclass
@@ -385,9 +386,11 @@ class Jobs:
 
     def _seconds(self, job: Job, model: int) -> float:
         """The time that a translation by a model is expected to take, before the correction."""
-        voxels, planes = job.facts["work"]["voxels"], job.facts["work"]["planes"][model]
-        networks = planes * _SHARE_OF_HEAD * self.models[model]["seconds_per_pixel"]
-        return float(voxels * (networks + _SECONDS_PER_VOXEL))
+        work = job.facts["work"]
+        networks = work["pixels"][model] * self.models[model]["seconds_per_pixel"]
+        if job.task.uncertainty:
+            networks *= _UNCERTAINTY
+        return float(networks + work["voxels"] * _SECONDS_PER_VOXEL + _SECONDS_PER_SCAN)
 
     def _fail(self, job: Job, error: MrbridgeError) -> None:
         with self._changed:
