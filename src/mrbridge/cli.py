@@ -93,6 +93,8 @@ def main(
     code = _run(arguments, bids_app)
     interruption.finish(code)
     code = console.flush(code)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        os._exit(code)  # now and then a thread of Gloo aborts an orderly exit, and all trainings
     # Before it ends, Python searches all objects for cycles once more: a second, with PyTorch.
     gc.freeze()
     sys.exit(code)
