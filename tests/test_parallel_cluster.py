@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -209,3 +211,27 @@ def test_only_a_cluster_wants_absolute_paths(monkeypatch: pytest.MonkeyPatch) ->
     assert reachable("bids", "tcp://there:1") == Path("/bids")
     assert reachable(["a", Path("/b")], "tcp://there:1") == [Path("/a"), Path("/b")]
     assert reachable(None, "tcp://there:1") is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_workers_keep_freed_memory() -> None:
+    code = """
+import resource
+import numpy as np
+from mrbridge.parallel import cluster
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(1_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+before = faults()
+cluster.keep_some_memory()
+faults()
+after = faults()
+assert after < before / 5, (before, after)
+"""
+    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}  # of Dask's nanny
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
