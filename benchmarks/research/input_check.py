@@ -177,9 +177,10 @@ def _measured(volume: Volume) -> Appearance:
 
 
 def judged(case: Case) -> dict[str, Any]:
-    """One line: the score, the strongest sign, and the seconds it took."""
+    """One line: the score, the strongest sign, the largest lesion, and the seconds it took."""
     start = time.process_time()
-    found = list(signs(_measured(case.volume), case.taken_for, True, case.volume.is_2d))
+    measured = _measured(case.volume)
+    found = list(signs(measured, case.taken_for, True, case.volume.is_2d))
     worst = max(found, key=lambda sign: sign.score)
     return {
         "fault": case.fault,
@@ -187,6 +188,7 @@ def judged(case: Case) -> dict[str, Any]:
         "taken_for": case.taken_for,
         "score": round(worst.score, 3),
         "sign": worst.kind,
+        "lesion_ml": measured.lesion_ml,
         "cpu_seconds": round(time.process_time() - start, 2),
     }
 

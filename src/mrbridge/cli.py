@@ -94,7 +94,7 @@ def main(
     interruption.finish(code)
     code = console.flush(code)
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        os._exit(code)  # now and then a thread of Gloo aborts an orderly exit, and all trainings
+        os._exit(code)  # a thread of Gloo sometimes aborts a normal exit: torchrun would stop all
     # Before it ends, Python searches all objects for cycles once more: a second, with PyTorch.
     gc.freeze()
     sys.exit(code)

@@ -88,14 +88,9 @@ SHORTER = (
 )
 """What makes a tutorial train for a moment only; `nox -s docs` executes all of it."""
 
-LONG = ("4-your-own-scans", "5-is-it-any-good")
-"""Those that take minutes even so: they run at night."""
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "source", [one for one in TUTORIALS if one.stem not in LONG], ids=lambda source: source.stem
-)
+@pytest.mark.parametrize("source", TUTORIALS, ids=lambda source: source.stem)
 def test_tutorials_run(source: Path) -> None:
     notebooks = runpy.run_path(str(DOCS / "notebooks.py"))
     notebook = notebooks["jupytext"].read(source)

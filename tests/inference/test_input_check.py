@@ -106,11 +106,11 @@ class TestOfImages:
         verdict = check_image(with_voxels(scan, voxels), contrast)
         assert verdict.level == level, verdict
         if level == "unusual":
-            assert "ml or more on one side" in verdict.reasons[0]
-            found = np.array(verdict.measured["focal_at"])
+            assert "of white matter on one side" in verdict.reasons[0]
+            found = np.array(verdict.measured["lesion_at"])
             assert np.linalg.norm(found - middle - (sides[0], 0, 0)) < 10
             volume = 4 / 3 * np.pi * (radius_mm / 10) ** 3
-            assert 0.4 * volume < verdict.measured["focal"] < volume
+            assert 0.4 * volume < verdict.measured["lesion_ml"] < volume
 
     def test_small_objects_are_unusual(self, make_scan: Callable[..., Volume]) -> None:
         verdict = check_image(make_scan(0, "T1w"), "T1w")

@@ -51,6 +51,12 @@ ARGUMENTS = (
 READY = "#viewer[data-ready=yes]"
 WAIT = 120_000  # ms
 SYNTHETIC = (255, 191, 51)
+STRICTEST_NOTEBOOK = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src https: http: data:; font-src https:; connect-src https:; child-src https: data:"
+)
+"""The policy of VS Code's notebooks with `notebook.experimental.enableCsp`; by default there is
+none. From its source, backLayerWebView.ts."""
 
 
 @pytest.fixture(scope="module")
@@ -751,9 +757,11 @@ class TestViewPage:
         assert "± " in page.locator("label", has_text="Hide what").inner_text()
         assert picture(page, 1)[..., 1].mean() < 0.9 * before
 
-    def test_a_notebook_shows_it(self, view: Any, open_page: Pages, tmp_path: Path):
+    @pytest.mark.parametrize("policy", ["", STRICTEST_NOTEBOOK])
+    def test_a_notebook_shows_it(self, view: Any, open_page: Pages, tmp_path: Path, policy: str):
         notebook = tmp_path / "notebook.html"
-        notebook.write_text(f"<!doctype html><body>{view._repr_html_()}</body>", "utf-8")
+        head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">' if policy else ""
+        notebook.write_text(f"<!doctype html>{head}<body>{view._repr_html_()}</body>", "utf-8")
         page = open_page(notebook.as_uri(), offline=True)
         frame = page.frame_locator("iframe")
         frame.locator(READY).wait_for()

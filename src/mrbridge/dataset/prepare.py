@@ -57,9 +57,6 @@ log = logging.getLogger(__name__)
 REPORT = "report.json"
 """In the store, next to the manifest: files that were left out, and failures."""
 
-_Prepared = ScanRecord | MrbridgeError | None
-"""What became of a scan; None if it is a 2D image that shows nothing."""
-
 
 def prepare(
     source: str | Path | Sequence[str | Path],
@@ -147,6 +144,8 @@ def _prepare(
             remedy="Run it again: it continues from here.",
             counts={"done": len(prepared), "failed": len(failures), "scans": len(jobs)},
         ) from None
+    places = {job.id: place for place, job in enumerate(jobs)}
+    prepared.sort(key=lambda one: places[one.record.id])
     sweep(out / "scans")  # what killed workers left
     log_left_out(
         [(Path(remark.name), remark.reason) for remark in ignored],
@@ -172,28 +171,34 @@ def _prepare(
     return store
 
 
-def _outcomes(jobs: list[Job], workers: parallel.Workers) -> Iterator[tuple[Job, _Prepared]]:
-    """Prepare all scans, those of a session in one process. In the order of the sessions."""
+def _outcomes(
+    jobs: list[Job], workers: parallel.Workers
+) -> Iterator[tuple[Job, ScanRecord | MrbridgeError | None]]:
+    """Prepare all scans session by session, each session in one process.
+
+    A session whose processes were killed is split, so that one scan does not spoil the others.
+    """
     sessions: dict[object, list[Job]] = {}
     for job in jobs:
         scan = job.scan
-        is_own = scan.subject is None or is_2d(scan.path)  # which has no reference
-        sessions.setdefault(job.id if is_own else (scan.subject, scan.session), []).append(job)
+        has_reference = scan.subject is not None and not is_2d(scan.path)
+        key = (scan.subject, scan.session) if has_reference else job.id
+        sessions.setdefault(key, []).append(job)
     for several in sessions.values():
         several.sort(key=lambda job: job.reference is not None)
     rest = list(sessions.values())
     while rest:
-        killed: list[list[Job]] = []
+        split: list[list[Job]] = []
         for several, outcome in parallel.map_scans(
             prepare_scans, rest, workers=workers, label="Preparing", imports=["zarr"]
         ):
             if not isinstance(outcome, MrbridgeError):
                 yield from zip(several, outcome, strict=True)
-            elif len(several) > 1:  # perhaps one of them only
-                killed += [[job] for job in several]
+            elif len(several) > 1:
+                split += [[job] for job in several]
             else:
                 yield several[0], outcome
-        rest = killed
+        rest = split
 
 
 def _find(

@@ -29,8 +29,8 @@ _MEASURED = 9  # slices, evenly spaced, in which noise and spikes are measured
 _LEAST_VOXELS = 1000  # of the brain at 2 mm
 _DEEP_MM, _EDGE_MM = 12.0, 5.0  # below the brain's surface
 _SMALL = 0.3  # of the largest slice's foreground: smaller ones are the top or the bottom of a head
-_FOCAL_MM = 8.0  # below the surface, where white matter is judged voxel by voxel
-_OTHER = 0.8  # of the distance of grey from white matter: voxels further off are another tissue
+_LESION_MM = 8.0  # below the brain's surface, from where on lesions are sought
+_LESION_CONTRAST = 0.8  # to white matter, in units of the contrast of grey to white matter
 _LOW_FREQUENCY = 0.25  # of the highest: spikes are sought beyond
 
 
@@ -59,9 +59,9 @@ class Appearance:
         grey, ventricles: medians where the template has deep grey matter, and ventricles.
         low, high, highest: 1st, 99th and 99.9th percentiles of the brain.
         around: 90th percentile 8 to 20 mm outside the brain.
-        focal: ml of the largest region of one hemisphere's white matter that looks like another
-            tissue where the other hemisphere does not.
-        focal_at: its centre in the scan, RAS+ mm; None without one.
+        lesion_ml: volume of the largest region of white matter that looks like another tissue in
+            one hemisphere only.
+        lesion_at: its centre in the scan, RAS+ mm; None without one.
     """
 
     flat: float
@@ -85,8 +85,8 @@ class Appearance:
     high: float | None = None
     highest: float | None = None
     around: float | None = None
-    focal: float | None = None
-    focal_at: tuple[int, ...] | None = None
+    lesion_ml: float | None = None
+    lesion_at: tuple[int, ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Rounded numbers."""
@@ -267,12 +267,12 @@ def _tissues(head: Head, fit: Fit, noise: float) -> dict[str, Any]:
     around: NDArray[Any] = np.zeros(1)
     if len(ring):
         around = ndimage.map_coordinates(voxels, ring.T, order=1)
-    focal, centre = _focal(values, shares, depth, parts.places[inside], float(grey), float(white))
+    lesion, centre = _lesion(values, shares, depth, parts.places[inside], float(grey), float(white))
     if centre is not None:
         place = moved(centre[None], fit.transform)[0]
-        result["focal_at"] = tuple(int(mm) for mm in place.round())
+        result["lesion_at"] = tuple(int(mm) for mm in place.round())
     return result | {
-        "focal": focal,
+        "lesion_ml": lesion,
         "skewness": _skewness(values[edge]),
         "noise": noise / float(white),
         "grey": float(grey / white),
@@ -284,7 +284,7 @@ def _tissues(head: Head, fit: Fit, noise: float) -> dict[str, Any]:
     }
 
 
-def _focal(
+def _lesion(
     values: NDArray[np.floating[Any]],
     shares: NDArray[np.float32],
     depth: NDArray[np.float32],
@@ -292,7 +292,7 @@ def _focal(
     grey: float,
     white: float,
 ) -> tuple[float, NDArray[np.float64] | None]:
-    """The volume in ml and the centre (template, mm) of the largest focal region.
+    """The volume in ml and the centre (template, mm) of what may be the largest lesion.
 
     Ventricles, and what an affine fit misplaces, lie on both sides: what has a counterpart within
     2 mm of its mirror image does not count, nor does what is thinner than 6 mm.
@@ -304,9 +304,10 @@ def _focal(
     """
     first = places.min(axis=0)
     voxels = np.rint((places - first) / _STEP_MM).astype(int)
-    is_other = (np.abs(values - white) > _OTHER * abs(grey - white)) & (depth > _FOCAL_MM)
+    is_white = (shares[:, 1] > _PURE[1]) & (depth > _LESION_MM)
+    is_other = np.abs(values - white) > _LESION_CONTRAST * abs(grey - white)
     there = np.zeros(voxels.max(axis=0) + 1, bool)
-    there[tuple(voxels[is_other & (shares[:, 1] > _PURE[1])].T)] = True
+    there[tuple(voxels[is_white & is_other].T)] = True
     opposite = np.rint(-2 * first[0] / _STEP_MM).astype(int) - np.arange(len(there))
     mirrored = there[np.clip(opposite, 0, len(there) - 1)]
     mirrored[(opposite < 0) | (opposite >= len(there))] = False

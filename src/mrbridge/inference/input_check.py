@@ -260,14 +260,15 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
             _graded(-skewness, -0.5, -0.15, 0.05),
         )
     yield Sign("contrast", min(max(scores), _DOUBT), f"looks like {look}, {says} ({figures})")
-    if contrast in ("T1w", "T2w") and seen.focal is not None and seen.focal_at is not None:
-        # Without a large lesion it was at most 4 ml in real scans, and 6 in simulated ones.
-        where = "({}, {}, {}) mm".format(*seen.focal_at)
+    if contrast in ("T1w", "T2w") and seen.lesion_ml is not None and seen.lesion_at is not None:
+        # Without a large lesion it was at most 2 ml in real scans, and 6 in simulated ones.
+        where = "({}, {}, {}) mm".format(*seen.lesion_at)
         yield Sign(
             "lesion",
-            min(_graded(seen.focal, 4.0, 7.0, 40.0), _DOUBT),
-            f"has {seen.focal:.0f} ml or more on one side, around {where}, that look like another "
-            "tissue than white matter: a lesion, perhaps; synthetic intensities may be wrong there",
+            min(_graded(seen.lesion_ml, 4.0, 7.0, 40.0), _DOUBT),
+            f"has at least {seen.lesion_ml:.0f} ml of white matter on one side, around {where}, "
+            "that looks like another tissue, perhaps a lesion: synthetic intensities may be wrong "
+            "there",
         )
     if contrast == "T1w" and seen.highest is not None:
         # Only unusual: fresh blood and inflow are bright as well.

@@ -278,13 +278,8 @@ class Translator:
         slices = self.slice_translator(self.bundle.direction((None,), to), network)
         return slices.in_planes([preprocessed.slices], preprocessed, planes, spread=False)[0]
 
-    def planes_for(self, volume: Volume) -> tuple[str, ...]:
-        """The planes in which this translator slices a volume, such as `("axial",)`."""
-        crop = head_crop(volume, self.bundle.manifest.standard.margin_mm)
-        return planes_for(crop(volume), self.planes)
-
-    def work(self, volume: Volume) -> int:
-        """How many pixels the network computes at most to translate a volume, for estimates."""
+    def pixels(self, volume: Volume) -> int:
+        """How many pixels the network computes at most to translate a volume."""
         manifest = self.bundle.manifest
         crop = head_crop(volume, manifest.standard.margin_mm)
         head = crop(volume)

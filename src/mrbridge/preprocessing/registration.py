@@ -67,7 +67,7 @@ class Level:
 
     Attributes:
         fixed, moving: the images.
-        samples: random voxels that the measure looks at.
+        samples: random voxels that the ascent looks at.
         bins: of the joint histogram, along each axis.
         last_step: at which the gradient ascent ends, in the unit of the images.
         iterations: at most.
@@ -82,9 +82,9 @@ class Level:
     iterations: int
     mask: sitk.Image | None = None
 
-    def information(self, transform: sitk.Transform, seed: int = 0) -> float:
+    def information(self, transform: sitk.Transform) -> float:
         """Mutual information in nats, on all voxels; 0 without any overlap."""
-        method = self._method(seed, self.samples)
+        method = self._method()
         method.SetInitialTransform(transform)
         # A value needs no gradients, which would be computed of whole images.
         method.MetricUseFixedImageGradientFilterOff()
@@ -114,7 +114,10 @@ class Level:
         Returns:
             (0, start) without any overlap.
         """
-        method = self._method(seed, self.samples)
+        method = self._method()
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        share = min(1.0, self.samples / self.fixed.GetNumberOfPixels())
+        method.SetMetricSamplingPercentage(share, seed + 1)  # 0 would take the clock
         method.SetOptimizerAsRegularStepGradientDescent(
             step, self.last_step, self.iterations, _RELAXATION, 1e-6
         )
@@ -129,19 +132,16 @@ class Level:
             return 0.0, start
         if not keep_best:
             return -float(method.GetMetricValue()), end
-        before, after = self.information(start, seed), self.information(end, seed)
+        before, after = self.information(start), self.information(end)
         return (after, end) if after >= before else (before, start)
 
-    def _method(self, seed: int, samples: int) -> sitk.ImageRegistrationMethod:
+    def _method(self) -> sitk.ImageRegistrationMethod:
         import SimpleITK as sitk
 
         method = sitk.ImageRegistrationMethod()
         method.SetNumberOfThreads(1)
         method.SetNumberOfWorkUnits(1)
         method.SetMetricAsMattesMutualInformation(self.bins)
-        method.SetMetricSamplingStrategy(method.RANDOM)
-        share = min(1.0, samples / self.fixed.GetNumberOfPixels())
-        method.SetMetricSamplingPercentage(share, seed + 1)  # 0 would take the clock
         if self.mask is not None:
             method.SetMetricFixedMask(self.mask)
         method.SetInterpolator(sitk.sitkLinear)
@@ -408,7 +408,7 @@ class _PairSearch:
 
     def information(self, transform: Matrix) -> float:
         """Mutual information in nats at the finest level, on all its voxels."""
-        return self.levels[2].information(self._to_sitk(transform, "affine"), self.seed)
+        return self.levels[2].information(self._to_sitk(transform, "affine"))
 
     def spread(self, transforms: list[Matrix]) -> float:
         """The largest distance between the positions from which two of them bring a point of the

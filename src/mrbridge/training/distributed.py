@@ -251,7 +251,7 @@ def _run_rank(
 
 
 def _rank_process(*given: Any) -> None:
-    """`_run_rank`, and the end: now and then a thread of Gloo aborts an orderly exit."""
+    """`_run_rank`, then end at once: a thread of Gloo sometimes aborts a normal exit."""
     _run_rank(*given)
     console.flush(0)
     os._exit(0)

@@ -30,8 +30,8 @@ ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 _POLL_SECONDS = 0.1
 _TIDY_SECONDS = 30.0
 _SECONDS_PER_VOXEL = 3e-7  # for everything but the networks, measured on a 1 mm head
-_SECONDS_PER_SCAN = 1.0  # of the check, most of all
-_UNCERTAINTY = 1.3  # times as long for the networks
+_SECONDS_PER_SCAN = 1.0  # mostly for the check of the input
+_UNCERTAINTY = 1.3  # how many times as long networks take with an uncertainty map
 
 
 @dataclass

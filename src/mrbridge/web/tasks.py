@@ -100,7 +100,7 @@ def look(task: Task, translators: Sequence[Translator]) -> Facts:
         "maps": [_mapped(scan, one) for one in translators],
         "work": {
             "voxels": scan.voxels.size,
-            "pixels": [one.work(scan) for one in translators],
+            "pixels": [one.pixels(scan) for one in translators],
         },
         "views": {"source": _view("source.nii", scan)},
     }
