@@ -108,6 +108,16 @@ def test_pictures(pictures: Maker, tmp_path: Path) -> None:
     assert [r.data_sha256 for r in two.records()] == [r.data_sha256 for r in store.records()]
 
 
+def test_the_store_is_in_the_order_of_the_scans(bids: Maker, tmp_path: Path) -> None:
+    """Though in each session the reference, here T2w, comes first."""
+    settings = PrepareSettings(source="T2w", target="T1w")
+    for workers in (1, 2):
+        store = prepare(bids(3), tmp_path / f"store{workers}", settings, workers=workers)
+        names = [record.name for record in store.records()]
+        assert len(names) == 6
+        assert names == sorted(names)
+
+
 def test_a_table_with_splits(bids: Maker, tmp_path: Path) -> None:
     bids(3)
     rows = ["subject,session,contrast,path,split"]
