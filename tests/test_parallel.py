@@ -91,6 +91,22 @@ def dies_once(mark: Path, number: int) -> int:
     return number * number
 
 
+def interrupts_when_repeated(folder: Path, caller: int, number: int) -> int:
+    """The first item dies once the second is done, and has the caller interrupted the next time."""
+    if number:
+        (folder / "done").touch()
+        return number
+    if not (folder / "dead").exists():
+        while not (folder / "done").exists():
+            time.sleep(0.01)
+        time.sleep(0.5)  # the result arrives
+        (folder / "dead").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(caller, signal.SIGINT)
+    time.sleep(60)
+    return number
+
+
 def says(number: int) -> None:
     logging.getLogger("mrbridge.tests").info("100 %% of %d", number)
 
@@ -127,6 +143,20 @@ def test_a_process_killed_once_changes_nothing(tmp_path: Path) -> None:
     outcomes = list(map_scans(work, range(9), workers=2, label="Working"))
     assert outcomes == [(number, number * number) for number in range(9)]
     assert (tmp_path / "died").exists()
+
+
+def test_results_survive_an_interruption_while_a_killed_item_is_repeated(tmp_path: Path) -> None:
+    results = []
+    with pytest.raises(KeyboardInterrupt):
+        results.extend(
+            map_scans(
+                partial(interrupts_when_repeated, tmp_path, os.getpid()),
+                range(2),
+                workers=2,
+                label="x",
+            )
+        )
+    assert results == [(1, 1)]
 
 
 def test_logs_of_other_processes_are_repeated(caplog: pytest.LogCaptureFixture) -> None:

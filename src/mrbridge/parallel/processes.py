@@ -63,36 +63,38 @@ def _in_processes(
 ) -> Iterator[tuple[Item, Result | MrbridgeError]]:
     context = _context([_module(function), *imports])
     rest = iter(items)
+    waiting: deque[tuple[Item, Future[Outcome[Any]]]] = deque()
     is_broken = True
-    while is_broken:
-        is_broken = False
-        pool = _pool(min(workers, max(1, len(items))), context)
-        waiting: deque[tuple[Item, Future[Outcome[Any]]]] = deque()
-        try:
-            for item in rest:
-                waiting.append((item, _submit(pool, packed(function, item))))
-                if len(waiting) > AHEAD * workers:
+    try:
+        while is_broken:
+            is_broken = False
+            pool = _pool(min(workers, max(1, len(items))), context)
+            try:
+                for item in rest:
+                    waiting.append((item, _submit(pool, packed(function, item))))
+                    if len(waiting) > AHEAD * workers:
+                        yield _oldest(waiting)
+                while waiting:
                     yield _oldest(waiting)
+            except BrokenProcessPool:
+                is_broken = True
+            except BaseException:  # a signal, or the caller no longer takes results
+                _stop(pool)
+                raise
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+            # Any of them may have killed the process: one at a time, each can only kill its own.
             while waiting:
-                yield _oldest(waiting)
-        except BrokenProcessPool:
-            is_broken = True
-        except KeyboardInterrupt:
-            _stop(pool)
-            for item, future in waiting:
-                if future.done() and not future.cancelled() and future.exception() is None:
-                    yield item, future.result().replayed()
-            raise
-        except BaseException:  # the caller no longer takes results
-            _stop(pool)
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        # Any of them may have killed the process: one at a time, each can only kill its own.
+                item, future = waiting[0]
+                is_lost = isinstance(future.exception(), BrokenProcessPool)
+                outcome = _repeat(packed(function, item), context) if is_lost else future.result()
+                waiting.popleft()
+                yield item, outcome.replayed()
+    except KeyboardInterrupt:
         for item, future in waiting:
-            is_lost = isinstance(future.exception(), BrokenProcessPool)
-            outcome = _repeat(packed(function, item), context) if is_lost else future.result()
-            yield item, outcome.replayed()
+            if future.done() and not future.cancelled() and future.exception() is None:
+                yield item, future.result().replayed()
+        raise
 
 
 def _pool(workers: int, context: BaseContext) -> ProcessPoolExecutor:
