@@ -36,11 +36,12 @@ class Served:
     runs: list[Path]
 
     def post(self, *paths: Path, **fields: Any) -> httpx.Response:
-        """Upload scans: `truth` and the other fields by name."""
+        """Upload scans: `truth`, `also` (several) and the other fields by name."""
         files = [("scan", (path.name, path.read_bytes())) for path in paths]
         truth = fields.pop("truth", None)
         if truth is not None:
             files.append(("truth", (truth.name, truth.read_bytes())))
+        files += [("also", (path.name, path.read_bytes())) for path in fields.pop("also", ())]
         return self.client.post("/api/jobs", files=files, data=fields)
 
     def translated(self, *paths: Path, **fields: Any) -> dict[str, Any]:

@@ -426,6 +426,62 @@ def test_scores_against_the_true_scan(page: Page, t1w: Path):
     assert marked(picture(page, 2)) == 0, "the true scan"
 
 
+def test_other_scans_of_the_person(
+    open_page: Pages,
+    tiny_bundle: Bundle,
+    four_bundle: Bundle,
+    t1w: Path,
+    run: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+):
+    flair = tmp_path / "sub-01_FLAIR.nii.gz"
+    flair.write_bytes(t1w.with_name("sub-01_T2w.nii.gz").read_bytes())
+    with serve(tiny_bundle, four_bundle) as served:
+        page = open_page(f"{served.url}/?token={TOKEN}", bypass_csp=True)
+        add(page, t1w)
+        others = page.get_by_label("Other scans of this person")
+        assert others.is_hidden(), "the first model takes one scan"
+        page.select_option("select[aria-label=Model]", "1")
+        page.select_option("select[aria-label^=Contrast]", "T2w")
+        assert page.get_by_label(
+            "Other scans of this person to use as well (PDw, FLAIR)"
+        ).is_visible()
+        single = page.get_by_role("button", name="Use this scan only")
+        assert single.is_hidden()
+
+        others.set_input_files([t1w])
+        page.click("button.main")
+        page.wait_for_selector("#detail .error >> text=Name one scan of each contrast.")
+        assert page.locator("#detail .error").get_attribute("role") == "alert"
+        others.set_input_files([flair])
+        assert single.is_visible()
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert serious_faults(page) == []
+        page.set_viewport_size({"width": 380, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        translate(page)
+        assert "Made from sub-01_T1w.nii.gz and sub-01_FLAIR.nii.gz." in page.content()
+        with page.expect_download() as download:
+            page.click("text=sub-01_desc-synth_T2w.nii.gz")
+        options = ("-m", four_bundle.path, "--also", flair, "--to", "T2w")
+        code, _, err = run("translate", "-i", t1w, "-o", tmp_path / "out", *options)
+        assert code == 0, err
+        expected = (tmp_path / "out/sub-01_desc-synth_T2w.nii.gz").read_bytes()
+        assert Path(download.value.path()).read_bytes() == expected
+
+        assert others.evaluate("input => input.files[0].name") == flair.name, "kept"
+        single.focus()
+        page.keyboard.press("Enter")
+        assert others.evaluate("input => input === document.activeElement && !input.files.length")
+        page.click("button.main")
+        page.wait_for_selector("text=Made from", state="detached")
+        page.wait_for_selector("ul.files")
+        (job,) = served.client.get("/api/jobs").json()
+        assert (job["state"], job["also"]) == ("done", [])
+        page.close()
+
+
 def test_an_error_is_shown_with_its_remedy(page: Page, t1w: Path, tmp_path: Path):
     damaged = tmp_path / "cut_T1w.nii.gz"
     damaged.write_bytes(t1w.read_bytes()[:-500])

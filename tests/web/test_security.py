@@ -228,6 +228,37 @@ class TestLimits:
         answer = small.client.post(f"/api/jobs/{job['id']}/start", content=iter([b"x"]))
         assert answer.status_code == 411
 
+    def test_additional_scans_have_the_same_limits(
+        self, four_bundle: Bundle, t1w: Path, bomb: Path, tmp_path: Path
+    ):
+        with serve(four_bundle, upload_mib=1) as served:
+            assert served.post(t1w, also=[bomb]).status_code == 413
+            large = tmp_path / "large_FLAIR.nii"
+            large.write_bytes(bytes(2 << 20))
+            assert served.post(t1w, also=[large]).status_code == 413
+            assert list(served.jobs.folder.iterdir()) == []
+            job = served.translated(t1w, start="false")
+            folder = served.jobs.get(job["id"]).folder
+            before = sorted(folder.iterdir())
+            start = f"/api/jobs/{job['id']}/start"
+            files = [("also", ("../../../a_FLAIR.nii.gz", t1w.read_bytes()))]
+            answer = served.client.post(
+                start, files=[*files, ("also", (bomb.name, bomb.read_bytes()))]
+            )
+            assert answer.status_code == 413
+            assert sorted(folder.iterdir()) == before
+            with served.paused():
+                busy = served.post(t1w).json()
+                served.end_of(busy, "running")
+                answer = served.client.post(f"/api/jobs/{busy['id']}/start", files=files)
+                assert answer.status_code == 409
+                assert list(served.jobs.get(busy["id"]).folder.glob("more-*")) == []
+            assert served.client.post(start, files=files).status_code == 202
+            (scan,) = served.jobs.get(job["id"]).task.also
+            assert scan.name == "a_FLAIR.nii.gz"
+            assert scan.parents[1].parent == folder
+            assert served.end_of(job, "done", "failed")["state"] == "done"
+
     def test_a_damaged_zip(self, web: Served, tmp_path: Path, bomb: Path):
         damaged = tmp_path / "damaged.zip"
         damaged.write_bytes(bomb.read_bytes()[:-30])
@@ -350,7 +381,13 @@ class TestNames:
         assert web.client.get(f"/api/jobs/{job['id']}/files/{name}").status_code == 404
 
     def test_no_names_in_logs(
-        self, web: Served, t1w: Path, caplog: pytest.LogCaptureFixture, capfd: Any, tmp_path: Path
+        self,
+        web: Served,
+        four_bundle: Bundle,
+        t1w: Path,
+        caplog: pytest.LogCaptureFixture,
+        capfd: Any,
+        tmp_path: Path,
     ):
         scan = tmp_path / "MUSTERMANN_ERIKA.nii.gz"
         scan.write_bytes(t1w.read_bytes())
@@ -359,6 +396,10 @@ class TestNames:
         with caplog.at_level(logging.DEBUG):
             assert web.translated(scan)["state"] == "done"
             assert web.translated(damaged)["state"] == "failed"
+            with serve(four_bundle) as four:
+                other = damaged.rename(tmp_path / "MUSTERMANN_ERIKA_FLAIR.nii.gz")
+                job = four.translated(scan, also=[other], to="T2w")
+                assert job["error"]["text"].startswith("MUSTERMANN_ERIKA_FLAIR.nii.gz: ")
         text = caplog.text + "".join(capfd.readouterr())
         assert "done in" in text
         assert "MUSTERMANN" not in text

@@ -6,15 +6,16 @@ import io as streams
 import json
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-from tests.studies import T1W, datasets, save
+from tests.studies import T1W, T2W, datasets, save
 from tests.web.conftest import Served, lines_of, serve
 
 import mrbridge
@@ -242,6 +243,153 @@ class TestTrueScan:
         assert job["comparison"] == {
             "refused": "The true scan is T1w, not T2w. Choose the scan that was acquired."
         }
+
+
+@pytest.fixture(scope="module")
+def four(four_bundle: Bundle, tiny_bundle: Bundle) -> Iterator[Served]:
+    """A server with a model that takes four contrasts, and one that takes one scan."""
+    with serve(four_bundle, tiny_bundle, jobs=100) as served:
+        yield served
+
+
+class TestSeveralScans:
+    """Additional scans of the person."""
+
+    @pytest.fixture
+    def scans(self, make_scan: Callable[..., Volume], tmp_path: Path) -> dict[str, Path]:
+        """Scans of one person on one grid, by contrast."""
+        paths = {c: tmp_path / "in" / f"sub-06_{c}.nii.gz" for c in ("T1w", "FLAIR", "PDw")}
+        for contrast, path in paths.items():
+            io.write(make_scan(6, "T1w" if contrast == "T1w" else "T2w"), path)
+        return paths
+
+    @pytest.mark.parametrize("others", [["FLAIR"], ["PDw", "FLAIR"]])
+    def test_the_result_is_that_of_the_command_line(
+        self,
+        others: list[str],
+        four: Served,
+        scans: dict[str, Path],
+        four_bundle: Bundle,
+        run: Run,
+        tmp_path: Path,
+    ):
+        also = [scans[one] for one in others]
+        job = four.translated(scans["T1w"], also=also, to="T2w")
+        assert job["state"] == "done", job
+        assert job["also"] == [path.name for path in also]
+        more = [text for path in also for text in ("--also", str(path))]
+        out = by_command_line(run, four_bundle, scans["T1w"], tmp_path, "--to", "T2w", *more)
+        for kind, suffix in (("scan", ".nii.gz"), ("sidecar", ".json")):
+            assert four.file(job, kind) == (out / f"sub-06_desc-synth_T2w{suffix}").read_bytes()
+        images = f"from the {', '.join(['T1w', *others[:-1]])} and {others[-1]} images"
+        assert images in four.file(job, "methods").decode()
+        single = four.translated(scans["T1w"], to="T2w")
+        assert four.file(single, "scan") != four.file(job, "scan")
+
+    @pytest.mark.slow
+    def test_a_scan_on_another_grid_is_registered_as_by_the_command_line(
+        self, four: Served, four_bundle: Bundle, run: Run, tmp_path: Path
+    ):
+        from mrbridge.phantom import PhantomSettings
+        from mrbridge.phantom.subjects import simulate
+
+        subject = simulate(PhantomSettings(spacing_mm=3, seed=3), 0)
+        t1w, flair = tmp_path / "sub-1_T1w.nii.gz", tmp_path / "sub-1_FLAIR.nii.gz"
+        io.write(subject.t1w, t1w)
+        affine = subject.t2w.affine.copy()
+        affine[:3, 3] += 4, -3, 2
+        io.write(replace(subject.t2w, affine=affine), flair)
+        job = four.translated(t1w, also=[flair], to="T2w")
+        assert job["state"] == "done", job
+        assert any("registered to the scan: moved by up to 5." in note for note in job["notes"])
+        assert "FLAIR image was registered" in four.file(job, "methods").decode()
+        out = by_command_line(
+            run, four_bundle, t1w, tmp_path / "out", "--to", "T2w", "--also", str(flair)
+        )
+        for kind, suffix in (("scan", ".nii.gz"), ("sidecar", ".json")):
+            assert four.file(job, kind) == (out / f"sub-1_desc-synth_T2w{suffix}").read_bytes()
+
+    def test_a_dicom_series(
+        self, four: Served, scans: dict[str, Path], make_scan: Callable[..., Volume], tmp_path: Path
+    ):
+        save(tmp_path / "study", datasets(make_scan(6, "T2w"), 3, **T2W))
+        files = [*(tmp_path / "study").iterdir(), scans["FLAIR"]]
+        job = four.translated(scans["T1w"], also=files, to="PDw")
+        assert job["state"] == "done", job
+        assert job["also"] == ["sub-06_FLAIR.nii.gz", "DICOM series"]
+        assert "from the T1w, FLAIR and T2w images" in four.file(job, "methods").decode()
+
+    def test_each_translation_has_its_own(self, four: Served, scans: dict[str, Path]):
+        job = four.translated(scans["T1w"], also=[scans["FLAIR"]], to="T2w", start="false")
+        assert job["state"] == "ready"
+        folder = four.jobs.get(job["id"]).folder
+
+        def again(files: list[tuple[str, Any]] | None, **data: str) -> dict[str, Any]:
+            start = f"/api/jobs/{job['id']}/start"
+            answer = four.client.post(start, data={"to": "T2w"} | data, files=files)
+            assert answer.status_code == 202, answer.text
+            return four.end_of(job, "done", "failed")
+
+        kept = again(None)
+        assert kept["also"] == ["sub-06_FLAIR.nii.gz"]
+        made = four.file(kept, "scan")
+        assert made == four.file(again(None), "scan")
+        pdw = ("also", (scans["PDw"].name, scans["PDw"].read_bytes()))
+        assert again([pdw])["also"] == ["sub-06_PDw.nii.gz"]
+        assert list(folder.rglob("sub-06_FLAIR.nii.gz")) == []
+        none = again(None, also="")
+        assert none["also"] == []
+        assert four.file(none, "scan") != made
+        assert list(folder.rglob("sub-06_PDw.nii.gz")) == []
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            (
+                "sub-06_T1w.nii.gz",
+                "sub-06_T1w.nii.gz: is T1w, as another of the scans is. Name one",
+            ),
+            ("sub-06_T2w.nii.gz", "is T2w, which is the contrast to synthesise. Name "),
+            ("b.nii.gz", "b.nii.gz: has a contrast that nothing identifies. Name it,"),
+            (
+                "sub-06_desc-brain_mask.nii.gz",
+                "mask.nii.gz: has the BIDS suffix mask. Name another",
+            ),
+        ],
+    )
+    def test_wrong_scans(
+        self, name: str, words: str, four: Served, scans: dict[str, Path], tmp_path: Path
+    ):
+        other = tmp_path / name
+        other.write_bytes(scans["FLAIR"].read_bytes())
+        job = four.translated(scans["T1w"], also=[other], to="T2w")
+        assert job["state"] == "failed"
+        assert words in job["error"]["text"]
+        assert str(four.jobs.folder) not in str(job)
+        assert job["files"] == []
+
+    def test_the_same_contrast_twice(self, four: Served, scans: dict[str, Path]):
+        job = four.translated(scans["T1w"], also=2 * [scans["FLAIR"]], to="T2w")
+        assert "is FLAIR, as another of the scans is" in job["error"]["text"]
+
+    def test_too_many(self, four: Served, scans: dict[str, Path]):
+        answer = four.post(scans["T1w"], also=3 * [scans["FLAIR"]], to="T2w")
+        assert answer.status_code == 422
+        assert "no more than 2 additional scans" in answer.json()["error"]["text"]
+
+    def test_a_model_of_one_scan(self, four: Served, scans: dict[str, Path]):
+        several = [one["takes_several"] for one in four.client.get("/api/health").json()["models"]]
+        assert several == [True, False]
+        known = len(four.jobs.all())
+        answer = four.post(scans["T1w"], also=[scans["FLAIR"]], model="1")
+        assert answer.status_code == 422
+        assert "This model takes one scan. Leave out" in answer.json()["error"]["text"]
+        assert len(four.jobs.all()) == known
+        job = four.translated(scans["T1w"], also=[scans["FLAIR"]], to="T2w", start="false")
+        start = f"/api/jobs/{job['id']}/start"
+        assert four.client.post(start, data={"model": "1"}).status_code == 422
+        assert four.client.post(start, data={"model": "1", "also": ""}).status_code == 202
+        assert four.end_of(job, "done", "failed")["state"] == "done"
 
 
 class TestRefusals:

@@ -47,6 +47,7 @@ export class Detail {
       this.parts = { what: element("div"), work: element("div"), look: element("div"), compare: element("div"), take: element("div") };
       this.root.replaceChildren(...Object.values(this.parts));
       this.drawn = {};
+      this.also = element("input", { type: "file", multiple: true }); // one for all translations, which keeps the chosen files
     }
     this.#draw("what", [job.scan, job.verdict, Boolean(job.error)], () => this.#what(job));
     this.#draw("work", [job.state, Boolean(job.scan)], () => this.#work(job));
@@ -108,18 +109,32 @@ export class Detail {
       to.replaceChildren(...models[model.value].contrasts.map((one) => option(one)));
       if (job.target) to.value = job.target;
     };
+    const { also } = this;
+    const wanted = element("span");
+    const single = button("Use this scan only", () => {
+      also.value = "";
+      also.onchange();
+      also.focus(); // the button is gone
+    });
+    const others = element("div", { className: "controls" }, element("label", {}, wanted, also), single);
+    const useOthers = () => models[model.value].takes_several && also.files.length > 0;
     const uncertainty = element("input", { type: "checkbox" });
     const about = element("span");
     const known = () => {
-      const has = job.maps[model.value].includes(to.value);
+      const { contrasts, takes_several: takesSeveral, uncertainty: hasMaps } = models[model.value];
+      others.hidden = !takesSeveral;
+      single.hidden = !also.files.length;
+      wanted.textContent = `Other scans of this person to use as well (${contrasts.filter((one) => ![to.value, job.scan.contrast].includes(one)).join(", ")}): `;
+      uncertainty.checked = job.maps[model.value].includes(to.value);
+      const has = uncertainty.checked || (useOthers() && hasMaps); // of several scans, the translation knows
       uncertainty.disabled = !has;
-      uncertainty.checked = has;
       about.textContent = has ? " Compute an uncertainty map" : " No uncertainty map: this model does not provide one for this contrast";
     };
     const time = element("span", { className: "note" });
     const expected = () => {
       time.textContent = job.estimates ? `takes about ${seconds(job.estimates[model.value])}` : "";
     };
+    also.onchange = known;
     model.addEventListener("change", () => (fill(), known(), expected()));
     fill();
     known();
@@ -135,6 +150,8 @@ export class Detail {
       const form = new FormData();
       for (const [name, value] of Object.entries({ to: to.value, model: model.value, uncertainty: uncertainty.checked, force: force.checked, allow_gaps: gaps.checked, series: series.value })) form.append(name, value);
       for (const file of truth.files) form.append("truth", file, file.name);
+      if (useOthers()) [...also.files].forEach((file) => form.append("also", file, file.name));
+      else form.append("also", ""); // not those of an earlier translation
       start.ariaDisabled = "true"; // "disabled" would take the focus from it
       this.#do(upload(`/api/jobs/${job.id}/start`, form, () => {}), () => (start.ariaDisabled = null));
     }, { className: "main" });
@@ -143,6 +160,7 @@ export class Detail {
     const refused = job.verdict.state === "refused" || job.error;
     return [
       element("div", { className: "controls" }, element("label", {}, "Contrast ", to), models.length > 1 ? element("label", {}, "Model ", model) : null, usable.length > 1 ? element("label", {}, "Series ", series) : null),
+      others,
       element("div", { className: "controls" },
         element("label", {}, uncertainty, about)),
       element("div", { className: "controls" }, element("label", {}, "True scan, if you have one, for comparison: ", truth)),
@@ -172,7 +190,8 @@ export class Detail {
     if (!job.files.length) return notes ? [notes] : [];
     const rows = job.files.map((file) =>
       element("li", {}, element("a", { className: "button", href: address(`/api/jobs/${job.id}/files/${encodeURIComponent(file.name)}`), download: file.name }, file.name), element("span", { className: "what" }, `${KINDS[file.kind] ?? file.kind}, ${size(file.bytes)}`)));
-    return [notes, card("Download", element("ul", { className: "files" }, ...rows))].filter(Boolean);
+    const made = job.also.length ? element("p", { className: "note" }, `Made from ${[job.name, ...job.also].join(" and ")}.`) : null;
+    return [notes, card("Download", made, element("ul", { className: "files" }, ...rows))].filter(Boolean);
   }
 
   #compare(job) {

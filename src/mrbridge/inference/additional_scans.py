@@ -199,7 +199,8 @@ def _read(
     contrast = one.contrast or scan.contrast
     if contrast is None:
         raise InputError(
-            "has a contrast that nothing identifies", remedy="Name it, as in --also FLAIR=PATH."
+            "has a contrast that nothing identifies",
+            remedy="Name it, as in --also FLAIR=PATH, or name the file after it.",
         )
     if scan.contrast not in (None, contrast) and not force:
         raise InputError(

@@ -31,6 +31,7 @@ _POLL_SECONDS = 0.1
 _TIDY_SECONDS = 30.0
 _SECONDS_PER_VOXEL = 3e-7  # for everything but the networks, measured on a 1 mm head
 _SECONDS_PER_SCAN = 1.0  # mostly for the check of the input
+_SECONDS_PER_REGISTRATION = 8.0  # of an additional scan
 _UNCERTAINTY = 1.3  # how many times as long networks take with an uncertainty map
 
 
@@ -230,10 +231,13 @@ class Jobs:
                 raise Refused(409, "The scan could not be read", "Upload it again.")
             if sum(one.state == "queued" for one in self._jobs.values()) >= self.settings.waiting:
                 raise Refused(429, "Too many scans are waiting", "Try again when one is done.")
-            job.task = replace(job.task, kind="translate", **changes)
+            before = job.task
+            job.task = replace(before, kind="translate", **changes)
             job.start, job.result, job.error, job.progress = True, {}, None, 0.0
             for earlier in job.task.results.iterdir():
                 shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink()
+            for unused in {*before.also} - {*job.task.also}:
+                shutil.rmtree(unused.parent, ignore_errors=True)
             job.state = "queued"
             self._touch(job)
             self._queue.append(job)
@@ -285,7 +289,8 @@ class Jobs:
             ]
         return {
             "id": job.id,
-            "name": "DICOM series" if job.task.scan.is_dir() else job.task.scan.name,
+            "name": _name(job.task.scan),
+            "also": [_name(scan) for scan in job.task.also],
             "state": job.state,
             "version": job.version,
             "progress": round(job.progress, 3),
@@ -381,6 +386,8 @@ class Jobs:
 
     def _learn(self, job: Job, seconds: float) -> None:
         """Correct later estimates by how long this job took."""
+        if job.task.also:
+            return  # they may be on the grid of the scan, and take no registration
         expected = self._seconds(job, job.task.model)
         self._correction = 0.5 * self._correction + 0.5 * seconds / max(expected, 0.1)
 
@@ -390,7 +397,8 @@ class Jobs:
         networks = work["pixels"][model] * self.models[model]["seconds_per_pixel"]
         if job.task.uncertainty:
             networks *= _UNCERTAINTY
-        return float(networks + work["voxels"] * _SECONDS_PER_VOXEL + _SECONDS_PER_SCAN)
+        others = len(job.task.also) * _SECONDS_PER_REGISTRATION
+        return float(networks + work["voxels"] * _SECONDS_PER_VOXEL + _SECONDS_PER_SCAN + others)
 
     def _fail(self, job: Job, error: MrbridgeError) -> None:
         with self._changed:
@@ -438,6 +446,10 @@ class Jobs:
 def gone() -> Refused:
     """The refusal of a scan that is not there (any more)."""
     return Refused(404, "There is no such scan", "It may have been removed.")
+
+
+def _name(scan: Path) -> str:
+    return "DICOM series" if scan.is_dir() else scan.name
 
 
 def _not_in(notes: Sequence[str], verdict: Mapping[str, Any] | None) -> list[str]:

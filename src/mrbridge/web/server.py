@@ -20,7 +20,7 @@ from mrbridge.web.guard import Refused, add_pages, bound, guarded_app, new_token
 from mrbridge.web.jobs import ENDED, Job, Jobs, gone
 from mrbridge.web.runs import describe, sample
 from mrbridge.web.settings import ServeSettings
-from mrbridge.web.uploads import FORM, choices_of, form_of, keep_truth, receive, room_for
+from mrbridge.web.uploads import FORM, receive, receive_start
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +82,12 @@ def create_app(jobs: Jobs, token: str, host: str, runs: Sequence[Path] = ()) -> 
 
     @app.post("/api/jobs/{job_id}/start", status_code=202)
     async def start(job_id: str, request: Request) -> dict[str, Any]:
-        """Translate a scan that was looked at: `truth` and the choices of an upload."""
+        """Translate a scan that was looked at: `truth`, `also` and the choices of an upload.
+
+        Without the field `also`, the additional scans are those of before; an empty one means none.
+        """
         job = job_of(job_id)
-        with room_for(request, jobs, new=False):
-            form = await form_of(request)
-            try:
-                choices = choices_of(form, jobs)
-                truth = await run_in_threadpool(keep_truth, form, job, jobs)
-            except FileNotFoundError:  # removed during the upload
-                raise gone() from None
-            finally:
-                await form.close()
-            jobs.start(job, **choices, **({} if truth is None else {"truth": truth}))
+        await receive_start(request, job, jobs)
         return jobs.as_json(job)
 
     @app.post("/api/jobs/{job_id}/cancel")

@@ -15,6 +15,7 @@ import numpy as np
 from mrbridge import __version__
 from mrbridge.bundle import load_bundle
 from mrbridge.errors import InputError, SettingsError
+from mrbridge.inference.additional_scans import PlacedScan
 from mrbridge.inference.input_check import check
 from mrbridge.inference.output import Translation
 from mrbridge.inference.settings import TranslateSettings
@@ -61,7 +62,8 @@ def model_facts(translator: Translator, model: str | Path) -> Facts:
         "contrasts": list(manifest.contrasts),
         "preset": manifest.preset,
         "sha256": translator.bundle.hash,
-        "uncertainty": translator.bundle.manifest.uncertainty is not None,
+        "uncertainty": manifest.uncertainty is not None,
+        "takes_several": manifest.any_contrast is not None,
         "seconds_per_pixel": (time.perf_counter() - start) / noise.size,
         "limits": list(manifest.limits),
     }
@@ -166,11 +168,11 @@ def translate(task: Task, translator: Translator, report: Callable[[float], None
     to = Request(translator, settings).target_for(known)
     out = task.results / (f"synthetic_{to}_dicom" if dicom else result_name(task.scan, to))
     with reported(lambda share: report(0.95 * share)):
-        (done,) = run(task.scan, out, model=translator, settings=settings)
+        (done,) = run(task.scan, out, model=translator, settings=settings, also=task.also)
     layers, compared = _layers(task, scan, done, to)
     for layer in layers[1:]:
         write_view(layer.volume, task.views / f"{layer.role}.nii")
-    text = methods(translator, known, to)
+    text = methods(translator, known, to, done.additional)
     if compared.get("scores"):
         write_json(
             task.results / "scores.json", {"created_by": f"mrbridge {__version__}"} | compared
@@ -252,11 +254,22 @@ def result_name(scan: Path, to: str) -> str:
     return f"{stem}_desc-synth_{to}{suffix}" if stem else f"desc-synth_{to}{suffix}"
 
 
-def methods(translator: Translator, known: str | None, to: str) -> str:
-    """A paragraph for the methods section of a paper."""
+def methods(
+    translator: Translator, known: str | None, to: str, additional: Sequence[PlacedScan] = ()
+) -> str:
+    """A paragraph for the methods section of a paper.
+
+    Args:
+        translator: the model.
+        known: the contrast of the scan; None: it is unknown.
+        to: the contrast that was synthesised.
+        additional: other scans of the person that it was made from, too.
+    """
     manifest = translator.bundle.manifest
     source = known or translator.bundle.preferred(to)[0]
-    direction = translator.bundle.direction((known,), to)
+    others = [one.contrast for one in additional]
+    given = (source, *others) if others else (known,)
+    direction = translator.bundle.direction(given, to)
     generator = count_parameters(translator.bundle.build(direction.generator))
     planes = (
         "The generator was applied to axial, coronal and sagittal slices, and the three results "
@@ -270,13 +283,19 @@ def methods(translator: Translator, known: str | None, to: str) -> str:
         unknown = f" The contrast of the input was assumed to be {source}."
         if direction.given[0] is None:
             unknown = " The contrast of the input was unknown."
+    images = f"{source} image"
+    if others:
+        images = f"{', '.join([source, *others[:-1]])} and {others[-1]} images"
+    grid = f"{source} image" if others else "input"
+    moved = [one.contrast for one in additional if one.registration is not None]
+    registered = "".join(f" The {one} image was registered to it (rigid)." for one in moved)
     return (
-        f"The {to} image was synthesised from the {source} image with mrbridge {__version__} "
+        f"The {to} image was synthesised from the {images} with mrbridge {__version__} "
         f"(preset {manifest.preset}, {manifest.networks.generator.kind} generator with "
         f"{generator:,} parameters, weights SHA-256 {translator.bundle.hash[:16]}). {planes} The "
-        f"result is on the voxel grid of the input.{unknown} Synthetic images were used for "
-        "research only; they may lack lesions that are visible in the source, and may show "
-        "structures that do not exist.\n"
+        f"result is on the voxel grid of the {grid}.{registered}{unknown} Synthetic images were "
+        "used for research only; they may lack lesions that are visible in the source, and may "
+        "show structures that do not exist.\n"
     )
 
 

@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from starlette.formparsers import MultiPartException
 from mrbridge.io.atomic import suffix_of
 from mrbridge.io.formats import FORMATS, is_readable
 from mrbridge.web.guard import Refused
-from mrbridge.web.jobs import Job, Jobs
+from mrbridge.web.jobs import Job, Jobs, gone
 from mrbridge.web.worker import Task
 
 _MOST_FILES = 20_000  # of one upload
@@ -36,6 +37,11 @@ FORM: dict[str, Any] = {
                 "properties": {
                     "scan": _FILES | {"description": "A scan; several files are a DICOM folder."},
                     "truth": _FILES | {"description": "The true scan, to compare with."},
+                    "also": _FILES
+                    | {
+                        "description": "Other scans of the person, which the result is made from, "
+                        "too; all DICOM files together are one."
+                    },
                     "to": {"type": "string", "description": "Contrast to synthesise."},
                     "model": {"type": "integer", "description": "Which model of /api/health."},
                     "uncertainty": {"type": "boolean", "description": "Also an uncertainty map."},
@@ -50,7 +56,7 @@ FORM: dict[str, Any] = {
 }
 
 
-def choices_of(form: FormData, jobs: Jobs) -> dict[str, Any]:
+def _choices_of(form: FormData, jobs: Jobs) -> dict[str, Any]:
     """The choices of a request, such as `to`, as attributes of a task.
 
     Raises:
@@ -78,7 +84,7 @@ def _is_true(value: Any) -> bool:
 
 
 @contextmanager
-def room_for(request: Request, jobs: Jobs, *, new: bool = True) -> Iterator[int]:
+def _room_for(request: Request, jobs: Jobs, *, new: bool = True) -> Iterator[int]:
     """Reserve room for an upload, of a new scan or not, while it is received; gives its bytes.
 
     Raises:
@@ -94,7 +100,7 @@ def room_for(request: Request, jobs: Jobs, *, new: bool = True) -> Iterator[int]
         jobs.release(int(length))
 
 
-async def form_of(request: Request) -> FormData:
+async def _form_of(request: Request) -> FormData:
     """The fields of a request.
 
     Raises:
@@ -113,17 +119,17 @@ async def receive(request: Request, jobs: Jobs) -> Job:
     Raises:
         Refused: it is too large, or not a scan that can be accepted now.
     """
-    with room_for(request, jobs) as size:
-        form = await form_of(request)
+    with _room_for(request, jobs) as size:
+        form = await _form_of(request)
         name, folder = jobs.new_folder()
         try:
-            choices = choices_of(form, jobs)
+            choices = _choices_of(form, jobs)
             limit = jobs.settings.upload_mib << 20
-            scan = await run_in_threadpool(_keep, form, "scan", folder / "scan", limit)
+            scan = await run_in_threadpool(_keep, _files(form, "scan"), folder / "scan", limit)
             if scan is None:
                 raise Refused(422, "The upload has no scan", "Send it in the field 'scan'.")
-            truth = await run_in_threadpool(_keep, form, "truth", folder / "truth", limit)
-            task = Task("look", scan, truth, folder / "results", folder / "views", **choices)
+            task = Task("look", scan, None, folder / "results", folder / "views", **choices)
+            task = replace(task, **await run_in_threadpool(_keep_more, form, folder, jobs, task))
             start = form.get("start") in (None, "") or _is_true(form.get("start"))
             return jobs.add(Job(name, folder, task, start, size))
         except BaseException:
@@ -133,15 +139,75 @@ async def receive(request: Request, jobs: Jobs) -> Job:
             await form.close()
 
 
-def keep_truth(form: FormData, job: Job, jobs: Jobs) -> Path | None:
-    """Keep the true scan of a job in place of an earlier one."""
-    folder = job.folder / f"truth-{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o700)
-    return _keep(form, "truth", folder, jobs.settings.upload_mib << 20)
+async def receive_start(request: Request, job: Job, jobs: Jobs) -> None:
+    """Start the translation of a scan that was looked at, with what the request brings.
+
+    Raises:
+        Refused: what it brings cannot be accepted, or the translation cannot start now.
+    """
+    with _room_for(request, jobs, new=False):
+        form = await _form_of(request)
+        folder = job.folder / f"more-{secrets.token_hex(4)}"
+        try:
+            changes = _choices_of(form, jobs)
+            task = replace(job.task, **changes)
+            folder.mkdir(mode=0o700)
+            changes |= await run_in_threadpool(_keep_more, form, folder, jobs, task)
+            jobs.start(job, **changes)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, FileNotFoundError):  # removed during the upload
+                raise gone() from None
+            raise
+        finally:
+            await form.close()
 
 
-def _keep(form: FormData, field: str, folder: Path, limit: int) -> Path | None:
-    """Move the uploaded files of a field into a folder; the path of the scan, None without one.
+def _keep_more(form: FormData, folder: Path, jobs: Jobs, task: Task) -> dict[str, Any]:
+    """Keep the true scan and the additional scans of a request; gives the changes of its task.
+
+    Raises:
+        Refused: they cannot be accepted, or the model does not take so many.
+    """
+    limit = jobs.settings.upload_mib << 20
+    also = _scans(_files(form, "also"))
+    model, count = jobs.models[task.model], len(also) if "also" in form else len(task.also)
+    if count and not model["takes_several"]:
+        raise Refused(422, "This model takes one scan", "Leave out the others.")
+    if count > (most := len(model["contrasts"]) - 2):
+        raise Refused(
+            422,
+            f"This model takes no more than {most} additional scans",
+            "Send one of each contrast, none of the contrast to synthesise.",
+        )
+    changes: dict[str, Any] = {}
+    truth = _keep(_files(form, "truth"), folder / "truth", limit)
+    if truth is not None:
+        changes["truth"] = truth
+    if "also" in form:
+        kept = (_keep(one, folder / f"also-{n}", limit) for n, one in enumerate(also))
+        changes["also"] = tuple(path for path in kept if path is not None)
+    return changes
+
+
+def _files(form: FormData, field: str) -> list[UploadFile]:
+    return [one for one in form.getlist(field) if isinstance(one, UploadFile) and one.filename]
+
+
+def _scans(files: list[UploadFile]) -> list[list[UploadFile]]:
+    """Files by scan: an image or zip is one, all others are the files of a DICOM folder."""
+    images, series = [], []
+    for one in files:
+        path = Path(safe_name(one.filename or ""))
+        if is_readable(path) or path.suffix.lower() == ".zip":
+            images.append([one])
+        else:
+            series.append(one)
+    return [*images, series] if series else images
+
+
+def _keep(files: list[UploadFile], folder: Path, limit: int) -> Path | None:
+    """Move the files of a scan into a folder; the path of the scan, None without files.
 
     Several files are a DICOM folder. They keep their names, which show what is a damaged slice and
     what is something else. Files of the same name, of different folders, get folders of their own.
@@ -149,9 +215,9 @@ def _keep(form: FormData, field: str, folder: Path, limit: int) -> Path | None:
     Raises:
         Refused: a zip would unpack to too much, or has names that lead elsewhere.
     """
-    files = [one for one in form.getlist(field) if isinstance(one, UploadFile) and one.filename]
     if not files:
         return None
+    folder.mkdir(mode=0o700, exist_ok=True)
     if len(files) == 1:
         path = folder / safe_name(files[0].filename or "")
         _move(files[0], path)

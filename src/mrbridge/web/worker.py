@@ -32,6 +32,7 @@ class Task:
         kind: `look` or `translate`.
         scan: the uploaded file, or the folder of DICOM files.
         truth: the true scan of the other contrast, to compare with; or None.
+        also: other scans of the person, which the result is made from, too.
         results: the folder of what is given to the user.
         views: the folder of the volumes that the page shows.
         model: the index of the model.
@@ -53,6 +54,7 @@ class Task:
     force: bool = False
     allow_gaps: bool = False
     series: str | None = None
+    also: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -233,9 +235,9 @@ class Worker:
 def _about(error: Exception, task: Task) -> MrbridgeError:
     """The error with the name that the user gave the scan, in place of its path on the server."""
     reported = as_error(error)
-    what, remedy = (
-        text.replace(f"{task.scan.parent}{os.sep}", "") for text in (reported.what, reported.remedy)
-    )
+    what, remedy = reported.what, reported.remedy
+    for scan in (task.scan, *task.also):
+        what, remedy = (text.replace(f"{scan.parent}{os.sep}", "") for text in (what, remedy))
     path = reported.path
     is_named = path is not None and not (path == task.scan and path.is_dir())
     return type(reported)(what, path=path.name if path and is_named else None, remedy=remedy)
