@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt
 
 from mrbridge import io
 from mrbridge.dataset.prepare import prepare
@@ -49,6 +51,22 @@ def apart(bids: Maker) -> Path:
 
 def paired(store: Store) -> int:
     return sum(len(store.pairs(split)) for split in ("train", "val", "test"))
+
+
+def test_the_order_of_axes_in_files_does_not_matter(bids: Maker, tmp_path: Path) -> None:
+    root = bids(3)
+    for path in root.glob("sub-*/anat/*_T2w.nii.gz"):
+        scan = io.read(path)
+        low = np.argwhere(scan.voxels > scan.voxels.max() / 4).min(axis=0)[0]
+        scan.voxels[: low + 4] = 0  # its own crop differs from that of the T1w scan
+        io.write(scan, path)
+    plain = prepare(root, tmp_path / "plain")
+    for path in root.glob("sub-*/anat/*_T2w.nii.gz"):
+        nib.save(nib.load(path).as_reoriented(axcodes2ornt("PSR")), path)
+    stored = prepare(root, tmp_path / "stored")
+    assert [one.data_sha256 for one in stored.manifest.records] == [
+        one.data_sha256 for one in plain.manifest.records
+    ]
 
 
 def test_registration_makes_pairs_and_is_recorded(

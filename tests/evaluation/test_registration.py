@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Case, Direction
@@ -141,6 +143,57 @@ class TestPlaced:
     def test_without_a_registration_two_grids_are_refused(self, pair):
         with pytest.raises(InputError, match="not on one grid"):
             CaseScans(pair.case, PLAIN)
+
+
+class TestOrderOfAxes:
+    """One grid, with its axes in another order in the file: nothing is registered or resampled."""
+
+    @pytest.fixture
+    def stored(self, world, tmp_path):
+        """A case on one grid, and the same with each other file stored differently."""
+        t1w = world.t1w_of(0, SHAPE)
+        t2w, mask = world.t2w_of(t1w), (t1w > 500).astype(np.float32)
+        arrays = {"t1": t1w, "t2": t2w, "made": t2w + 1, "mask": mask}
+        cases = []
+        for axes in ("LAS", "PSR"):
+            paths = {}
+            for name, array in arrays.items():
+                image = nib.Nifti1Image(array, AFFINE)
+                if name != "t1":
+                    image = image.as_reoriented(
+                        ornt_transform(nib.io_orientation(AFFINE), axcodes2ornt(axes))
+                    )
+                paths[name] = tmp_path / axes / f"{name}.nii.gz"
+                paths[name].parent.mkdir(exist_ok=True)
+                nib.save(image, paths[name])
+            images = {"T1w": paths["t1"], "T2w": paths["t2"]}
+            masks = {"mask": paths["mask"], "lesions": paths["mask"]}
+            cases.append(Case("a", "a", images, synthetic=paths["made"], **masks))
+        return cases
+
+    def test_pairs_masks_and_lesions(self, stored):
+        stored = [replace(case, synthetic=None) for case in stored]
+        assert [register_pair(case, PLAIN) for case in stored] == [None, None]
+        plain, other = (CaseScans(case, PLAIN) for case in stored)
+        for contrast in ("T1w", "T2w"):
+            np.testing.assert_array_equal(plain.stacks[contrast], other.stacks[contrast])
+            np.testing.assert_array_equal(plain.masks[contrast], other.masks[contrast])
+        np.testing.assert_array_equal(plain.lesions, other.lesions)
+
+    def test_synthetic_images(self, stored):
+        plain, other = (
+            CaseScans(replace(case, images={"T1w": case.images["T1w"]}), PLAIN) for case in stored
+        )
+        np.testing.assert_array_equal(
+            plain.stack_of(plain.synthetic, None), other.stack_of(other.synthetic, None)
+        )
+
+
+def test_a_synthetic_image_of_another_contrast_is_refused(pair, world, tmp_path):
+    made = world.save(pair.t1w, tmp_path / "sub-01_desc-synth_T2w.nii.gz", AFFINE)
+    case = Case("a", "a", {"T1w": pair.case.images["T1w"]}, synthetic=made)
+    with pytest.raises(InputError, match="is T1w, and its synthetic image is T2w"):
+        CaseScans(case, PLAIN)
 
 
 class TestScores:

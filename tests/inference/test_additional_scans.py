@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt
 from tests.studies import T1W, T2W, datasets, save
 
 from mrbridge import io, models
@@ -103,6 +105,17 @@ class TestFiles:
         assert note["AdditionalSources"] == [
             {"Source": "sub-06_FLAIR.nii.gz", "Contrast": "FLAIR", "Registered": False}
         ]
+
+    def test_on_one_grid_with_its_axes_in_another_order(
+        self, given: list[Any], four_bundle: Bundle, folder: Path, tmp_path: Path
+    ) -> None:
+        flair = io.read(folder / "sub-06_FLAIR.nii.gz")
+        stored = nib.load(folder / "sub-06_FLAIR.nii.gz").as_reoriented(axcodes2ornt("PSR"))
+        nib.save(stored, folder / "sub-06_FLAIR.nii.gz")
+        run_one(four_bundle, folder, tmp_path / "out", also=[folder / "sub-06_FLAIR.nii.gz"])
+        np.testing.assert_array_equal(given[0]["FLAIR"].voxels, flair.voxels)
+        note = json.loads((tmp_path / "out" / "sub-06_desc-synth_T2w.json").read_text())
+        assert not note["AdditionalSources"][0]["Registered"]
 
     @pytest.mark.usefixtures("registered")
     def test_on_another_grid(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -13,6 +14,7 @@ from mrbridge.preprocessing.resample import (
     from_sitk,
     grid_difference,
     resample,
+    stored_like,
     to_image,
     to_sitk,
 )
@@ -160,3 +162,24 @@ def test_pictures_are_refused():
         resample(picture, Volume(np.zeros((4, 5, 6)), OBLIQUE))
     with pytest.raises(InputError, match="no position in space"):
         resample(Volume(np.zeros((4, 5, 6)), OBLIQUE), picture)
+
+
+@pytest.mark.parametrize("affine", [np.diag([-1.0, 1, 2, 1]), OBLIQUE, SHEARED])
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PSR", "IRA"])
+def test_another_order_of_the_axes_is_undone_without_interpolation(affine, axes):
+    voxels = np.random.default_rng(0).integers(0, 99, (4, 5, 6)).astype(np.int16)
+    scan = Volume(voxels, affine, contrast="T1w")
+    turn = nib.orientations.axcodes2ornt(axes)
+    stored = nib.Nifti1Image(voxels, affine).as_reoriented(turn)
+    found = stored_like(Volume(np.asanyarray(stored.dataobj), stored.affine), scan)
+    np.testing.assert_array_equal(found.voxels, voxels)
+    np.testing.assert_allclose(found.affine, affine, atol=1e-9)
+
+
+def test_scans_on_other_grids_stay_as_they_are():
+    scan = Volume(np.zeros((4, 5, 6), np.int16), OBLIQUE)
+    moved = Volume(scan.voxels[::-1], SHIFT @ OBLIQUE)
+    image = Volume(np.zeros((4, 5, 1), np.uint8), None)
+    assert stored_like(moved, scan) is moved
+    assert stored_like(image, scan) is image
+    assert stored_like(scan, scan) is scan

@@ -72,6 +72,23 @@ def test_it_shows_itself_in_a_notebook(make_scan: Callable[..., Volume]):
     assert "MiB" in repr(view)
 
 
+@pytest.mark.parametrize("axes", ["RAS", "PIL"])
+def test_it_takes_objects_with_axes_in_any_order(axes: str, make_scan: Callable[..., Volume]):
+    scan = make_scan(0, "T1w")
+    image = nib.Nifti1Image(scan.voxels, scan.affine)
+    stored = image.as_reoriented(
+        nib.orientations.ornt_transform(
+            nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes)
+        )
+    )
+    pair = np.asanyarray(stored.dataobj), stored.affine
+    first, second, third = (
+        voxels_of(layer) for layer in layers_of(mrbridge.view(scan, stored, truth=pair).html)
+    )
+    np.testing.assert_array_equal(second, first)
+    np.testing.assert_array_equal(third, first)
+
+
 def test_without_npm_it_says_what_is_missing(
     make_scan: Callable[..., Volume], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -27,7 +27,7 @@ from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.foreground import Crop, crop_to_head, head_crop
 from mrbridge.preprocessing.geometry import slice_grid
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
-from mrbridge.preprocessing.resample import Placement, grid_difference, grid_of
+from mrbridge.preprocessing.resample import Placement, grid_difference, grid_of, stored_like
 from mrbridge.preprocessing.settings import TransformKind
 from mrbridge.preprocessing.template import Alignment, aligned, volume_l
 from mrbridge.volume import Volume
@@ -164,7 +164,7 @@ def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecor
         reference = _register(volume, job.reference, settings)
     elif job.reference is not None:
         known = (found or {}).get(job.reference.path)
-        reference = _take_crop(volume, job.reference, settings, known)
+        reference, volume = _take_crop(volume, job.reference, settings, known)
     result = preprocess(
         volume,
         settings.standard,
@@ -266,8 +266,9 @@ def _register(volume: Volume, scan: Scan, settings: PrepareSettings) -> _Referen
 
 def _take_crop(
     volume: Volume, scan: Scan, settings: PrepareSettings, known: _Found | None
-) -> _Reference:
-    """The crop of the reference, if that can be read and is on the scan's own grid.
+) -> tuple[_Reference, Volume]:
+    """The crop of the reference, if that can be read and is on the scan's own grid; and the scan,
+    with its axes like those of the reference.
 
     Args:
         known: crop and grid of the reference, unless it must be read for them.
@@ -276,12 +277,13 @@ def _take_crop(
         try:
             other = read(scan.path, series=scan.series, files=scan.files)
         except MrbridgeError:  # reported for the reference itself
-            return _Reference()
-        if grid_difference(volume, other) is None:
+            return _Reference(), volume
+        if grid_difference(stored_like(volume, other), other) is None:
             known = head_crop(other, settings.standard.margin_mm), grid_of(other)
-    if known is None or grid_difference(volume, known[1]) is not None:
-        return _Reference()
-    return _Reference(crop=known[0], grid=known[1])
+    turned = volume if known is None else stored_like(volume, known[1])
+    if known is None or grid_difference(turned, known[1]) is not None:
+        return _Reference(), volume
+    return _Reference(crop=known[0], grid=known[1]), turned
 
 
 def _source_sha256(scan: Scan) -> str:

@@ -8,6 +8,7 @@ synthetic scan. The reference is the same with the source itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ from mrbridge.preprocessing.resample import (
     grid_difference,
     moved,
     resample,
+    stored_like,
 )
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.preprocessing.skull_strip import find_brain, implausible, mask_path, skull_stripped
@@ -90,6 +92,7 @@ def register_pair(case: Case, settings: EvaluateSettings) -> PairRegistration | 
     if len(scans) < 2:
         return None
     (first, one), (second, other) = scans.items()
+    other = stored_like(other, one)
     is_2d = one.affine is None or other.affine is None
     if settings.registration == "auto" and (is_2d or grid_difference(one, other) is None):
         return None
@@ -131,8 +134,9 @@ class CaseScans:
         registration: PairRegistration | None = None,
     ) -> None:
         self._case, self._settings, self._registration = case, settings, registration
+        real = {contrast: read(path) for contrast, path in case.images.items()}
         self.volumes = {
-            contrast: _of_contrast(read(path), contrast) for contrast, path in case.images.items()
+            contrast: _of_contrast(volume, contrast) for contrast, volume in real.items()
         }
         for contrast, volume in self.volumes.items():
             if volume.synthetic:
@@ -141,7 +145,14 @@ class CaseScans:
                     path=case.images[contrast],
                     remedy="Use the scan as it was acquired.",
                 )
-        self.synthetic = None if case.synthetic is None else read(case.synthetic)
+        first = next(iter(self.volumes.values()))
+        self.volumes = {
+            contrast: stored_like(volume, first) for contrast, volume in self.volumes.items()
+        }
+        self.synthetic = (
+            None if case.synthetic is None else stored_like(read(case.synthetic), first)
+        )
+        _must_be_of_one_contrast(list(real.values()), self.synthetic, self._path)
         self.source = None if case.source is None else read(case.source)
         self._scans = dict(self.volumes)
         if self.synthetic is not None:
@@ -245,12 +256,18 @@ class CaseScans:
 
     def _on_its_grid(self, image: Volume, path: Path, interpolation: Interpolation) -> Stack:
         """An image on the grid of any of the scans, as slices on the grid of the scores."""
-        same = (n for n, scan in self._scans.items() if grid_difference(scan, image) is None)
-        name = next(same, None)
-        if name is None:
-            first = next(iter(self._scans))
-            _must_be_on_one_grid(self._scans[first], image, f"scan and {path.name}", path)
-        return self._slices(image, str(name), interpolation)
+        name, image = self._scan_on_its_grid(image, list(self._scans))
+        _must_be_on_one_grid(self._scans[name], image, f"scan and {path.name}", path)
+        return self._slices(image, name, interpolation)
+
+    def _scan_on_its_grid(self, image: Volume, names: Sequence[str]) -> tuple[str, Volume]:
+        """The first of the scans whose grid an image has, and the image with its axes like those of
+        this scan; the first scan and the image as it is if it has the grid of none."""
+        for name in names:
+            turned = stored_like(image, self._scans[name])
+            if grid_difference(self._scans[name], turned) is None:
+                return name, turned
+        return names[0], image
 
     @property
     def _path(self) -> Path:
@@ -284,8 +301,7 @@ class CaseScans:
         if path is not None:
             mask = read(path)
             names = [contrast, *(name for name in self._scans if name != contrast)]
-            same = (n for n in names if grid_difference(self._scans[n], mask) is None)
-            name = next(same, contrast)
+            name, mask = self._scan_on_its_grid(mask, names)
             _must_be_on_one_grid(self._scans[name], mask, "scan and mask", path)
             threshold = 0.5 * min(1.0, float(mask.voxels.max()))
             return replace(mask, voxels=mask.voxels > threshold), name
@@ -303,6 +319,18 @@ class CaseScans:
 def _of_contrast(volume: Volume, contrast: str) -> Volume:
     """A scan of the contrast that the dataset says, if its own name does not say it."""
     return replace(volume, contrast=volume.contrast or contrast)
+
+
+def _must_be_of_one_contrast(real: list[Volume], synthetic: Volume | None, path: Path) -> None:
+    """Refuse a synthetic image whose name says another contrast than that of the real scan."""
+    made = None if synthetic is None else synthetic.contrast
+    known = [volume.contrast for volume in real]
+    if made is not None and made not in known and None not in known:
+        raise InputError(
+            f"is {known[0]}, and its synthetic image is {made}",
+            path=path,
+            remedy=f"Name the real {made} scan; --source names the scan it was made from.",
+        )
 
 
 def _must_be_on_one_grid(one: Volume, other: Volume, what: str, path: Path) -> None:

@@ -13,7 +13,7 @@ from mrbridge.errors import InputError, SettingsError
 from mrbridge.io import is_dicom
 from mrbridge.io.remote import localise
 from mrbridge.preprocessing.registration import Registration, register
-from mrbridge.preprocessing.resample import grid_difference, resample
+from mrbridge.preprocessing.resample import grid_difference, resample, stored_like
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
@@ -219,6 +219,7 @@ def _on_grid_of(scan: Volume, other: PlacedScan, shown: str) -> PlacedScan:
     Raises:
         InputError: it cannot be registered.
     """
+    other = replace(other, volume=stored_like(other.volume, scan))
     if grid_difference(scan, other.volume) is None:
         return other
     try:

@@ -46,6 +46,25 @@ def grid_difference(one: Volume, other: Volume) -> str | None:
     return None if distance <= GRID_TOLERANCE_MM else f"up to {distance:.3g} mm apart"
 
 
+def stored_like(volume: Volume, onto: Volume) -> Volume:
+    """The volume with its axes in the order and the directions of those of `onto`, if their grids
+    differ in nothing else; otherwise the volume as it is. No voxel is interpolated."""
+    if volume.affine is None or onto.affine is None or grid_difference(volume, onto) is None:
+        return volume
+    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
+    turn = io_orientation(np.linalg.inv(onto.affine) @ volume.affine)
+    if np.isnan(turn).any():
+        return volume
+    turned = replace(
+        volume,
+        voxels=np.ascontiguousarray(apply_orientation(volume.voxels, turn)),
+        affine=volume.affine @ inv_ornt_aff(turn, volume.voxels.shape),
+        header=None,
+    )
+    return turned if grid_difference(turned, onto) is None else volume
+
+
 def resample(
     volume: Volume,
     onto: Volume,

@@ -27,7 +27,7 @@ from mrbridge.io.atomic import atomic_folder, read_json, write_json
 from mrbridge.io.ownership import check_only
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.registration import register
-from mrbridge.preprocessing.resample import empty_grid, grid_difference, resample
+from mrbridge.preprocessing.resample import empty_grid, grid_difference, resample, stored_like
 from mrbridge.progress import track
 from mrbridge.study.settings import StudySettings
 from mrbridge.viewer import as_image
@@ -222,6 +222,7 @@ def _prepared(
     (path,) = case.images.values()
     real, synthetic = read(path), read(case.synthetic, force=True)
     mask = None if case.lesions is None else read(case.lesions, force=True)
+    synthetic = stored_like(synthetic, real)
     difference = grid_difference(real, synthetic)
     if difference is not None:
         if real.affine is None or synthetic.affine is None:
@@ -233,7 +234,7 @@ def _prepared(
         transform = register(real, synthetic, "rigid", settings.seed).transform
         onto = _common_grid(synthetic)
         if mask is not None:
-            is_of_real = grid_difference(mask, real) is None
+            is_of_real = grid_difference(stored_like(mask, real), real) is None
             mask = resample(mask, onto, transform if is_of_real else None, "nearest")
         real, synthetic = resample(real, onto, transform), resample(synthetic, onto)
     elif mask is not None and grid_difference(mask, real) is not None:

@@ -12,7 +12,7 @@ from mrbridge.errors import InputError
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.registration import register
-from mrbridge.preprocessing.resample import covered, grid_difference, resample
+from mrbridge.preprocessing.resample import covered, grid_difference, resample, stored_like
 from mrbridge.volume import Volume
 
 _LEAST_VOXELS = 100  # of both scans, for a fit
@@ -37,6 +37,7 @@ def registered(truth: Volume, scan: Volume, to: str) -> tuple[Volume, str]:
         raise InputError("is synthetic itself", remedy=other)
     if truth.other or truth.contrast not in (None, to):
         raise InputError(truth.other or f"is {truth.contrast}, not {to}", remedy=other)
+    truth = stored_like(truth, scan)
     difference = grid_difference(truth, scan)
     if difference is None:
         return truth, "It has the grid of the source and was compared as it is."

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mrbridge.io import read
 from mrbridge.io.atomic import write_text
 from mrbridge.io.ownership import must_be_ours
-from mrbridge.preprocessing.resample import grid_difference, resample
+from mrbridge.preprocessing.resample import grid_difference, resample, stored_like
 from mrbridge.viewer import Layer, must_be_built, page
 from mrbridge.volume import Volume
+
+if TYPE_CHECKING:
+    from mrbridge.inference.translate import Scan
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,17 +43,18 @@ class View:
 
 
 def view(
-    scan: str | Path | Volume,
-    synthetic: str | Path | Volume | None = None,
+    scan: Scan,
+    synthetic: Scan | None = None,
     out: str | Path | None = None,
     *,
-    uncertainty: str | Path | Volume | None = None,
-    truth: str | Path | Volume | None = None,
+    uncertainty: Scan | None = None,
+    truth: Scan | None = None,
 ) -> View:
     """One self-contained page to look at scans, which needs no network.
 
     Args:
-        scan: a path, or a volume.
+        scan: a path or URL; or a `Volume`, a nibabel image, or an array (i, j, k) with its affine
+            (4, 4) to RAS+ mm.
         synthetic: its synthetic image.
         out: the page to write (.html).
         uncertainty: the uncertainty map of the synthetic image.
@@ -68,7 +73,7 @@ def view(
         must_be_ours(Path(out))
     roles = {"source": scan, "synthetic": synthetic, "truth": truth, "uncertainty": uncertainty}
     volumes = {
-        role: one if isinstance(one, Volume) else read(one, force=True)
+        role: read(one, force=True) if isinstance(one, str | Path) else _in_memory(one)
         for role, one in roles.items()
         if one is not None
     }
@@ -84,7 +89,16 @@ def view(
     return View(html, Path(out))
 
 
+def _in_memory(scan: Scan) -> Volume:
+    if isinstance(scan, Volume):
+        return scan
+    from mrbridge.inference.translate import as_volume  # which takes PyTorch
+
+    return as_volume(scan)
+
+
 def _on_grid_of(first: Volume, volume: Volume) -> Volume:
+    volume = stored_like(volume, first)
     if grid_difference(volume, first) is None:
         return volume
     return resample(volume, first, None, "linear")
