@@ -496,6 +496,10 @@ class TestVerbs:
             code, _, err = run("evaluate", *wrong)
             assert code == 2
             assert "belong to --real and --synthetic" in err
+        wrong = [*options, "--contrasts", "T1w", "T2w", "-o", tmp_path / "no"]
+        code, _, err = run("evaluate", *wrong)
+        assert code == 2
+        assert "--contrasts belongs to --pairs" in err
 
     def test_evaluate_the_shipped_model(
         self, run: Callable[..., Any], as_shipped: Bundle, bids_scans: Path, tmp_path: Path

@@ -295,6 +295,11 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
             "--source and --uncertainty belong to --real and --synthetic",
             remedy="Leave them out: with --pairs, the model translates the scans itself.",
         )
+    if files and settings.contrasts:
+        raise SettingsError(
+            "--contrasts belongs to --pairs",
+            remedy="Leave it out: the names of --real and --synthetic say what is compared.",
+        )
     more: dict[str, Any] = {"mask": options.mask, "settings": settings, "force": options.force}
     more |= {"lesions": options.lesions, "workers": options.crew}
     allow_code = options.allow_code

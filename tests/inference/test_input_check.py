@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,20 @@ class TestOfNumbers:
         names = dict(zip(("grey", "ventricles", "low", "high"), look, strict=True))
         level = self.level(contrast, **names, skewness=0.8 if shown == "T2w" else -0.3)
         assert level == ("usual" if shown == contrast else "unusual")
+
+    @pytest.mark.parametrize("contrast", ["T1w", "T2w", "PDw", "FLAIR"])
+    def test_what_looks_like_its_contrast_is_not_said_to_look_otherwise(
+        self, contrast: str
+    ) -> None:
+        numbers = (0.5, 0.8, 0.93, 0.98, 1.05, 1.4, 1.6)
+        for grey, ventricles, low in itertools.product(numbers, repeat=3):
+            look = {"grey": grey, "ventricles": ventricles, "low": low, "high": 2.0}
+            for skewness in (-1.0, 1.0):
+                seen = Appearance(**{**self.T1W.as_json(), **look, "skewness": skewness})
+                assert not any(
+                    sign.reason.startswith(f"looks like {contrast}")
+                    for sign in signs(seen, contrast)
+                )
 
     def test_the_strongest_reason_comes_first(self) -> None:
         verdict = verdict_of(

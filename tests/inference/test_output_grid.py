@@ -124,6 +124,22 @@ class TestFiles:
         )
         np.testing.assert_allclose(with_object.voxels, made.get_fdata(), rtol=1e-3, atol=0.5)
 
+    def test_a_reference_of_several_volumes(
+        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
+        affine = np.diag([3.0, 3, 3, 1])
+        series = nib.Nifti1Image(np.zeros((12, 11, 10, 2), np.int16), affine)
+        nib.save(series, tmp_path / "bold.nii.gz")
+        translate(
+            scan, tmp_path / "o.nii.gz", model=tiny_bundle, device="cpu",
+            grid=tmp_path / "bold.nii.gz",
+        )  # fmt: skip
+        made = nib.load(tmp_path / "o.nii.gz")
+        assert made.shape == (12, 11, 10)
+        np.testing.assert_allclose(made.header.get_zooms(), 3)
+        with_object = translate(nib.load(scan), model=tiny_bundle, device="cpu", grid=series)
+        assert with_object.shape == (12, 11, 10)
+
     def test_outside_the_field_of_view_is_zero(self, tiny_bundle: Bundle, scan: Path) -> None:
         volume = io.read(scan)
         large = grid_with_spacing(volume, (2.0,))
@@ -172,6 +188,9 @@ class TestRefusals:
             translate(image, tmp_path / "o.png", model=tiny_bundle, device="cpu", spacing=1)
         with pytest.raises(InputError, match="is a 2D image, which has no grid"):
             translate(image, tmp_path / "o.png", model=tiny_bundle, device="cpu", grid=image)
+        grid = (np.zeros((9, 9, 9)), np.eye(4))
+        with pytest.raises(InputError, match="2D image has no position"):
+            translate(image, tmp_path / "o.png", model=tiny_bundle, device="cpu", grid=grid)
 
     def test_on_the_command_line(self, scan: Path, tmp_path: Path, run: Run) -> None:
         out = tmp_path / "out"

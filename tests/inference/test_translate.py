@@ -19,6 +19,7 @@ from mrbridge import io
 from mrbridge.bundle import Bundle
 from mrbridge.errors import (
     InputError,
+    MrbridgeError,
     MrbridgeWarning,
     OutputError,
     SettingsError,
@@ -28,6 +29,7 @@ from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translate import translate
 from mrbridge.inference.translator import Translator
 from mrbridge.io.atomic import sha256_of
+from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.volume import Volume
 
 
@@ -150,6 +152,66 @@ class TestObjects:
     def test_what_is_not_a_scan(self, image: Any, tiny_bundle: Bundle) -> None:
         with pytest.raises(InputError):
             translate(image, model=tiny_bundle, device="cpu")
+
+    def test_a_nibabel_image_has_the_contrast_of_its_file(
+        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
+        image = nib.load(scan)
+        how: dict[str, Any] = {"model": tiny_bundle, "device": "cpu"}
+        for name in ("a_T2w.nii.gz", "a_mask.nii.gz", "a_ce-gad_T1w.nii.gz"):
+            nib.save(nib.Nifti1Image(image.get_fdata(), image.affine), tmp_path / name)
+        made = translate(nib.load(tmp_path / "a_T2w.nii.gz"), **how)
+        assert bytes(made.header["descrip"].item()).startswith(b"synthetic T1w")
+        with pytest.raises(InputError, match="T2w already"):
+            translate(nib.load(tmp_path / "a_T2w.nii.gz"), to="T2w", **how)
+        with pytest.raises(InputError, match="mask"):
+            translate(nib.load(tmp_path / "a_mask.nii.gz"), **how)
+        with pytest.raises(InputError, match="contrast agent"):
+            translate(nib.load(tmp_path / "a_ce-gad_T1w.nii.gz"), **how)
+
+    def test_a_nibabel_image_without_orientation(
+        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
+        image = nib.load(scan)
+        bare = nib.Nifti1Image(image.get_fdata(dtype=np.float32), None)
+        bare.header.set_zooms(image.header.get_zooms())
+        nib.save(bare, tmp_path / "bare_T1w.nii")
+        how: dict[str, Any] = {"model": tiny_bundle, "device": "cpu"}
+        with pytest.raises(InputError, match="does not state its orientation"):
+            translate(nib.load(tmp_path / "bare_T1w.nii"), **how)
+        with pytest.warns(MrbridgeWarning, match="LPS was assumed"):
+            made = translate(nib.load(tmp_path / "bare_T1w.nii"), assume="LPS", **how)
+        assert nib.aff2axcodes(made.affine) == ("L", "P", "S")
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"out": "out.nii.gz"}, "is returned, not written"),
+            ({"volume": 1}, "has no volume 1"),
+            ({"series": "3"}, "not a DICOM series"),
+            ({"form": "nifti"}, "not a DICOM series"),
+            ({"allow_gaps": True}, "not a DICOM series"),
+            ({"participants": ["01"]}, "for BIDS datasets"),
+        ],
+    )
+    def test_arguments_that_would_do_nothing(
+        self, changes: dict[str, Any], message: str, tiny_bundle: Bundle, scan: Path
+    ) -> None:
+        with pytest.raises(MrbridgeError, match=message):
+            translate(nib.load(scan), model=tiny_bundle, device="cpu", **changes)
+
+    def test_an_affine_of_something_else(self, tiny_bundle: Bundle, scan: Path) -> None:
+        volume = io.read(scan)
+        assert volume.affine is not None
+        rows = volume.affine.T  # as other programs write it
+        with pytest.raises(InputError, match="last row"):
+            translate((volume.voxels, rows), model=tiny_bundle, device="cpu")
+
+    def test_intensities_beyond_float32(self, tiny_bundle: Bundle, scan: Path) -> None:
+        volume = io.read(scan)
+        far = volume.voxels.astype(np.float64) + 1
+        with pytest.raises(InputError, match="no finite voxel"):
+            translate((far * 1e300, volume.affine), model=tiny_bundle, device="cpu")
 
     def test_match_takes_paths_and_objects(
         self, tiny_bundle: Bundle, scan: Path, make_scan: Callable[..., Volume], tmp_path: Path
@@ -299,6 +361,45 @@ class TestFiles:
         assert sorted(tree(tmp_path / "out")) == ["Image #10.png"]
         with pytest.raises(OutputError, match="cannot become NIfTI"):
             translate(source, tmp_path / "made.nii.gz", model=tiny_bundle, device="cpu")
+
+
+class TestDepthOf2DImages:
+    """The range of a result is one that its pixels can hold."""
+
+    @pytest.fixture
+    def images(self, picture_folder: Path, tmp_path: Path) -> dict[int, Path]:
+        """One slice in 8 and in 16 bits."""
+        source = picture_folder / "TrainT1" / "Image #5.png"
+        paths = {8: tmp_path / "8_T1w.png", 16: tmp_path / "16_T1w.png"}
+        shutil.copy(source, paths[8])
+        deep = np.asarray(Image.open(source)).astype(np.uint16) * 200
+        Image.fromarray(deep).save(paths[16])
+        return paths
+
+    def test_another_depth_is_not_matched(
+        self, tiny_bundle: Bundle, images: dict[int, Path], scan: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out.png"
+        for depth, match in ((8, images[16]), (16, images[8]), (8, scan)):
+            with pytest.raises(InputError, match=f"is not a 2D image of {depth} bits"):
+                translate(images[depth], out, model=tiny_bundle, device="cpu", match=match)
+        translate(images[16], out, model=tiny_bundle, device="cpu", match=images[16])
+
+    @pytest.mark.parametrize("trained", [8, 16])
+    @pytest.mark.parametrize("depth", [8, 16])
+    def test_a_model_of_2d_images_takes_both_depths(
+        self, trained: int, depth: int, tiny_bundle: Bundle, images: dict[int, Path], tmp_path: Path
+    ) -> None:
+        top = {8: 255.0, 16: 50_000.0}
+        known = IntensityNormalisation(low=0, high=top[trained])
+        manifest = tiny_bundle.manifest.model_copy(
+            update={"pictures": True, "typical": {"T1w": known, "T2w": known}}
+        )
+        model = Translator(Bundle(manifest, tiny_bundle.weights), "cpu")
+        image = io.read(images[depth])
+        preprocessed = model.preprocess(image, "T2w")
+        found = model._range_for(image, preprocessed, "T2w", None)
+        assert top[depth] / 3 < found.high <= {8: 255, 16: 65535}[depth]
 
 
 class TestFolders:

@@ -349,6 +349,7 @@ def test_no_patient_is_named(
         ["inspect", ".", "--json"],
         ["translate", "-i", ".", "-o", str(tmp_path / "out"), "-v", "--device", "cpu"],
         ["translate", "-i", ".", "-o", str(tmp_path / "made.nii.gz"), "-v", "--device", "cpu"],
+        ["translate", "-i", str(study), "-o", str(tmp_path / "i.nii.gz"), "--dtype", "int16"],
         ["translate", "-i", ".", "-o", str(tmp_path / "out"), "-v", "--series", "99"],
     ):
         with pytest.raises(SystemExit):

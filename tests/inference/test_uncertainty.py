@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -185,3 +186,31 @@ def test_models_without_calibration_refuse(
     for bundle in (tiny_bundle, one_way):
         with pytest.raises(SettingsError, match="never calibrated for T1w to T2w"):
             mrbridge.translate(scan, model=bundle, to="T2w", uncertainty=True)
+
+
+@pytest.mark.parametrize("name", ["out.nii.gz", "sub-01_desc-synth_T2w.nii.gz"])
+def test_no_map_of_an_earlier_image_stays(
+    name: str, certain_bundle: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
+) -> None:
+    """`evaluate` would use it for the image next to it."""
+    for seed in (1, 2):
+        io.write(make_scan(seed, "T1w"), tmp_path / f"sub-0{seed}_T1w.nii.gz")
+    how: dict[str, Any] = {"model": certain_bundle, "device": "cpu"}
+    out = tmp_path / "out" / name
+    (first,) = mrbridge.translate(tmp_path / "sub-01_T1w.nii.gz", out, uncertainty=True, **how)
+    assert first.uncertainty is not None
+    assert first.uncertainty.is_file()
+    mrbridge.translate(tmp_path / "sub-02_T1w.nii.gz", out, **how)
+    assert sorted(path.name for path in out.parent.iterdir()) == sorted(
+        [name, name.replace(".nii.gz", ".json")]
+    )
+
+
+def test_a_foreign_file_in_the_place_of_the_map_stays(
+    certain_bundle: Bundle, tmp_path: Path, make_scan: Callable[..., Volume]
+) -> None:
+    io.write(make_scan(1, "T1w"), tmp_path / "sub-01_T1w.nii.gz")
+    io.write(make_scan(1, "T1w"), tmp_path / "out_uncertainty.nii.gz")
+    how: dict[str, Any] = {"model": certain_bundle, "device": "cpu"}
+    mrbridge.translate(tmp_path / "sub-01_T1w.nii.gz", tmp_path / "out.nii.gz", **how)
+    assert (tmp_path / "out_uncertainty.nii.gz").is_file()

@@ -259,7 +259,10 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
             _graded(-grey, -1.25, -0.99, -0.90),
             _graded(-skewness, -0.5, -0.15, 0.05),
         )
-    yield Sign("contrast", min(max(scores), _DOUBT), f"looks like {look}, {says} ({figures})")
+    what = f"looks like {look}, {says}"
+    if look.startswith(contrast):
+        what = f"has other intensities than {contrast} scans usually have"
+    yield Sign("contrast", min(max(scores), _DOUBT), f"{what} ({figures})")
     if contrast in ("T1w", "T2w") and seen.lesion_ml is not None and seen.lesion_at is not None:
         # Without a large lesion it was at most 2 ml in real scans, and 6 in simulated ones.
         where = "({}, {}, {}) mm".format(*seen.lesion_at)

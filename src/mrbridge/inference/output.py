@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from mrbridge.io.atomic import sha256_of, sidecar_path, stem_of, suffix_of
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import is_2d
-from mrbridge.io.ownership import must_be_ours
+from mrbridge.io.ownership import is_ours, must_be_ours
 from mrbridge.volume import CONTRASTS, Verdict
+
+log = logging.getLogger(__name__)
 
 NOTE = "Synthetic images, for research, not for diagnosis."
 
@@ -223,10 +226,23 @@ def write_synthesis(
         must_be_ours(map_path)
     write(synthesis.volume, output, synthetic_note=note, sidecar=None if is_2d else sidecar_of)
     if synthesis.uncertainty is None:
+        _remove_earlier_map(map_path)
         return
     note = mark(f"{synthesis.contrast}-uncertainty")
     about = None if is_2d else lambda image: sidecar_of(image) | _ABOUT_UNCERTAINTY
     write(synthesis.uncertainty, map_path, synthetic_note=note, sidecar=about)
+
+
+def _remove_earlier_map(path: Path) -> None:
+    """Remove the uncertainty map of the image that was there before: `evaluate` and viewers would
+    use it for the new image. A file that mrbridge did not write stays."""
+    if not (path.is_file() and is_ours(path)):
+        return
+    path.unlink()
+    sidecar = sidecar_path(path)
+    if not is_2d(path) and sidecar.is_file() and is_ours(sidecar):
+        sidecar.unlink()
+    log.info("%s: removed: it was the uncertainty map of the earlier image", path.name)
 
 
 _ABOUT_UNCERTAINTY = {

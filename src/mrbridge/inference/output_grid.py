@@ -80,9 +80,14 @@ class OutputGrid:
         Raises:
             InputError: a 2D image, too many voxels, or the scan reaches nothing of the reference.
         """
+        if scan.affine is None:
+            raise InputError(
+                "cannot be put on another grid: a 2D image has no position in space",
+                remedy="Leave out --spacing and --grid.",
+            )
         if self.reference is None:
             return grid_with_spacing(scan, self.spacing)
-        if scan.affine is not None and not covered(scan, self.reference).any():
+        if not covered(scan, self.reference).any():
             raise InputError(
                 "is not where the grid is: their fields of view do not overlap",
                 remedy="Register the two scans, or use --spacing.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -83,7 +84,7 @@ class TranslateSettings(Settings):
     @classmethod
     def _one_number(cls, value: Any) -> Any:
         """`spacing=1` in Python."""
-        return (value,) if isinstance(value, int | float) else value
+        return (value,) if isinstance(value, Real) else value
 
     @field_validator("spacing")
     @classmethod

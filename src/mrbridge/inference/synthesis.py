@@ -189,8 +189,8 @@ def synthesise(
     """
     translator, dtype = request.translator, request.settings.dtype
     to = translator.choose_contrast(scan, request.settings.to)
-    if dtype != "float32" and scan.is_2d:
-        raise SettingsError("a 2D image keeps its bit depth", path=path, remedy="Leave out dtype.")
+    if scan.is_2d:
+        _check_2d(request, scan, path)
     mask = brain_mask(translator, path)
     source, grid = scan, None
     if request.grid is not None:
@@ -230,7 +230,7 @@ def synthesise(
         volume, rounding = to_integers(volume, dtype, translator.range_of(to, request.match))
         log.info(
             "%s: rounded to %s after multiplication by %g, %d voxels clipped",
-            "the scan" if path is None else path.name,
+            _name(path),
             *(rounding.dtype, rounding.factor, rounding.clipped),
         )
     if uncertainty is not None and rounding is not None:
@@ -238,6 +238,25 @@ def synthesise(
     resolution = None if request.grid is None else request.grid.words
     more = (uncertainty, resolution, placed)
     return Synthesis(source, volume, to, result.planes, rounding, verdict, *more)
+
+
+def _check_2d(request: Request, scan: Volume, path: Path | None) -> None:
+    """Refuse options that a 2D image cannot follow.
+
+    Raises:
+        InputError: its pixels cannot hold the range of the scan to match.
+        SettingsError: another number type.
+    """
+    if request.settings.dtype != "float32":
+        raise SettingsError("a 2D image keeps its bit depth", path=path, remedy="Leave out dtype.")
+    match = request.match
+    depths = [getattr(one.header, "depth", None) for one in (scan, match) if one is not None]
+    if match is not None and depths[0] is not None and depths[0] != depths[1]:
+        raise InputError(
+            f"has {depths[0]} bits, and the scan to match is not a 2D image of {depths[0]} bits",
+            path=path,
+            remedy="Match another one, or leave out --match.",
+        )
 
 
 def to_integers(

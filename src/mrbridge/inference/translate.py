@@ -20,7 +20,7 @@ from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.synthesis import Request, brain_mask, report_verdict, synthesise
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_dicom, read
-from mrbridge.io.contrast import recognised
+from mrbridge.io.contrast import Identity, of_path, recognised
 from mrbridge.io.formats import is_2d
 from mrbridge.io.padding import without_padding
 from mrbridge.io.remote import localise
@@ -103,7 +103,8 @@ def translate(
     Args:
         image: a path or URL of a 2D image, a NIfTI file, a folder of them, a BIDS dataset or a
             DICOM series; or a scan in memory: a `Volume`, a nibabel image, or an array (i, j, k)
-            with its affine (4, 4) to RAS+ mm.
+            with its affine (4, 4) to RAS+ mm. A nibabel image of a file has the contrast that the
+            name of the file says.
         out: for paths and URLs, the output: a file for a file, otherwise a folder.
         model: `shipped`, the path of a run or bundle, a `Bundle`, or a `Translator`.
         settings: what to synthesise, and from which scans.
@@ -159,6 +160,13 @@ def translate(
         )
     with recognised(request.contrasts):
         if not isinstance(image, str | Path):
+            if out is not None:
+                raise OutputError(
+                    "the result of a scan in memory is returned, not written",
+                    path=out,
+                    remedy="Leave out `out`, and save the result.",
+                )
+            _check_settings(settings, None, False, False)
             return _translate_object(request, image)
         if out is None:
             raise OutputError("no output is named", path=image, remedy="Name `out`.")
@@ -168,7 +176,8 @@ def translate(
 
 def _translate_object(request: Request, image: Any) -> Any:
     """The result for a scan in memory, as the same kind of object."""
-    synthesis = synthesise(request, as_volume(image, request.settings.volume), None)
+    settings = request.settings
+    synthesis = synthesise(request, as_volume(image, settings.volume, settings.assume), None)
     report_verdict(synthesis, None)
     made = _in_kind_of(image, synthesis.volume, mark(synthesis.contrast))
     if isinstance(made, Volume):
@@ -223,10 +232,10 @@ def _output_grid(settings: TranslateSettings, reference: Scan | None) -> OutputG
     if settings.spacing:
         raise SettingsError("--spacing and --grid exclude each other", remedy="Leave one out.")
     if not isinstance(reference, str | Path):
-        return OutputGrid.of_reference(as_volume(reference))
+        return OutputGrid.of_reference(as_volume(reference, 0))
     path = Path(localise(reference))
     try:
-        return OutputGrid.of_reference(read(path))
+        return OutputGrid.of_reference(read(path, volume=0))  # all of its volumes have one grid
     except InputError as error:
         error.path = error.path or path
         raise
@@ -238,8 +247,10 @@ def _is_bids(folder: Path) -> bool:
     return is_bids(folder)
 
 
-def _check_settings(settings: TranslateSettings, path: Path, dicom: bool, is_dataset: bool) -> None:
-    """Refuse settings that do not apply to this kind of input.
+def _check_settings(
+    settings: TranslateSettings, path: Path | None, dicom: bool, is_dataset: bool
+) -> None:
+    """Refuse settings that do not apply to this kind of input; a scan in memory has no path.
 
     Raises:
         InputError, OutputError, SettingsError: one does not.
@@ -251,7 +262,7 @@ def _check_settings(settings: TranslateSettings, path: Path, dicom: bool, is_dat
             path=path,
             remedy="Translate the DICOM series that it was converted from.",
         )
-    nifti_from_image2d = settings.form is not None and is_2d(path)
+    nifti_from_image2d = settings.form is not None and (path is None or is_2d(path))
     if not dicom and (settings.series is not None or settings.allow_gaps or nifti_from_image2d):
         raise InputError(
             "is not a DICOM series", path=path, remedy="Leave out --series, --allow-gaps and --as."
@@ -280,16 +291,18 @@ def _reference(translator: Translator, match: Scan) -> Volume:
     return replace(scan, voxels=np.where(brain, scan.voxels, 0).astype(scan.voxels.dtype))
 
 
-def as_volume(image: Any, index: int | None = None) -> Volume:
+def as_volume(image: Any, index: int | None = None, assume: str | None = None) -> Volume:
     """A scan in memory as a `Volume`.
 
     Args:
         image: a `Volume`; a nibabel image of 3 axes (or 4, with `index`); or a pair of an array
             (i, j, k) and its affine (4, 4) to RAS+ mm.
         index: which volume of an image of 4 axes.
+        assume: the orientation, such as RAS, of a NIfTI image that states none.
 
     Returns:
-        Finite voxels: NaN, infinity and padding are replaced, with a warning, as in files.
+        Finite voxels: NaN, infinity and padding are replaced, with a warning, as in files. A
+        nibabel image that was read from a file, or written, has the contrast that its name says.
 
     Raises:
         InputError: it is not one of these, or does not hold real numbers.
@@ -301,10 +314,19 @@ def as_volume(image: Any, index: int | None = None) -> Volume:
     if isinstance(image, SpatialImage):
         if image.affine is None:
             raise InputError("the image has no affine", remedy="Give it one.")
-        _check_affine(np.asarray(image.affine, np.float64))
         voxels = _three_axes(np.asanyarray(image.dataobj), index)
+        affine = _affine_of(image, voxels.shape, assume)
         marked = "descrip" in image.header and _says_synthetic(image.header["descrip"])
-        return Volume(_finite(voxels), np.asarray(image.affine, np.float64), synthetic=marked)
+        name, identity = image.get_filename(), Identity()
+        if name is not None:
+            identity = of_path(Path(Path(name).resolve().parent.name, Path(name).name))
+        return Volume(
+            _finite(voxels),
+            affine,
+            contrast=identity.contrast,
+            other=identity.reason if identity.is_other else None,
+            synthetic=marked,
+        )
     if isinstance(image, tuple) and len(image) == 2:
         voxels, affine = np.asarray(image[0]), np.asarray(image[1], np.float64)
         if affine.shape != (4, 4):
@@ -336,15 +358,41 @@ def _in_kind_of(image: Any, volume: Volume, note: str) -> Any:
     return type(image)(volume.voxels, volume.affine, header)
 
 
+def _affine_of(
+    image: SpatialImage, shape: tuple[int, ...], assume: str | None
+) -> NDArray[np.float64]:
+    """The affine of a nibabel image, which makes one up for NIfTI files that state none."""
+    from nibabel.nifti1 import Nifti1Header
+
+    from mrbridge.io.nifti_header import find_affine
+
+    affine, header = np.asarray(image.affine, np.float64), image.header
+    if isinstance(header, Nifti1Header) and not (header["sform_code"] or header["qform_code"]):
+        notes: list[str] = []
+        affine = find_affine(header.copy(), shape, None, assume, notes)
+        for note in notes:
+            warnings.warn(note, MrbridgeWarning, stacklevel=4)
+    _check_affine(affine)
+    return affine
+
+
 def _check_affine(affine: NDArray[np.float64]) -> None:
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise InputError("the affine has no inverse", remedy="Pass the affine of the image.")
+    if not np.allclose(affine[3], (0, 0, 0, 1)):
+        raise InputError(
+            f"the last row of the affine is {affine[3].tolist()}, not 0, 0, 0, 1",
+            remedy="Pass the affine of the image.",
+        )
 
 
 def _three_axes(voxels: NDArray[Any], index: int | None) -> NDArray[Any]:
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
-    if voxels.ndim == 4 and index is not None and 0 <= index < voxels.shape[3]:
+    count = voxels.shape[3] if voxels.ndim == 4 else 1
+    if index is not None and index >= count:
+        raise InputError(f"has no volume {index}", remedy=f"Choose one of 0..{count - 1}.")
+    if voxels.ndim == 4 and index is not None:
         voxels = voxels[..., index]
     if voxels.ndim != 3:
         raise InputError(
@@ -360,8 +408,11 @@ def _finite(voxels: NDArray[Any]) -> NDArray[Any]:
             f"voxels of shape {voxels.shape} and type {voxels.dtype} are not a real image",
             remedy="Pass real numbers, at least one.",
         )
-    if voxels.dtype.kind == "f" and not np.isfinite(voxels).any():
-        raise InputError("the image has no finite voxel", remedy="Leave it out.")
+    if voxels.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # as in files
+            voxels = voxels.astype(np.float32, copy=False)
+        if not np.isfinite(voxels).any():
+            raise InputError("the image has no finite voxel", remedy="Leave it out.")
     voxels, notes = without_padding(voxels)
     for note in notes:
         warnings.warn(note, MrbridgeWarning, stacklevel=4)

@@ -409,7 +409,12 @@ class Translator:
         self, volume: Volume, preprocessed: Preprocessed, to: str, match: Volume | None
     ) -> IntensityNormalisation:
         """The intensities that -1 and 1 stand for in the result."""
-        if match is None and volume.is_2d and not self.bundle.manifest.pictures:
+        manifest = self.bundle.manifest
+        # A model of 2D images knows the range of those of its own bit depth.
+        is_known = manifest.pictures and is_eight_bit(volume) == (
+            manifest.typical[to].high <= WINDOW.high
+        )
+        if match is None and volume.is_2d and not is_known:
             # A 2D image has no typical range, so it keeps its own; 8 bits are used in full.
             return WINDOW if is_eight_bit(volume) else preprocessed.normalisation
         return self.range_of(to, match)

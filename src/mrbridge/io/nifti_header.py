@@ -24,14 +24,14 @@ _ALIGNED_MM = 0.01  # qform and sform closer than this are equal
 
 
 def find_affine(
-    header: Any, shape: tuple[int, ...], path: Path, assume: str | None, notes: list[str]
+    header: Any, shape: tuple[int, ...], path: Path | None, assume: str | None, notes: list[str]
 ) -> NDArray[np.float64]:
     """The affine of a NIfTI file, (4, 4) to RAS+ mm: the sform, or else the qform.
 
     Args:
         header: it is corrected in place where that is possible in one way only.
         shape: (i, j, k).
-        path: the file, for errors.
+        path: the file, for errors; None for an image in memory.
         assume: the orientation of a file without any, such as RAS.
         notes: what was corrected or assumed is added here.
 
