@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from mrbridge import export, io, load_bundle, translate
-from mrbridge.errors import OutputError
+from mrbridge.errors import InputError, OutputError, SettingsError
+from mrbridge.inference.monai import Preprocessing
 
 if TYPE_CHECKING:
     from mrbridge.bundle import Bundle
@@ -70,6 +71,32 @@ def exported(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
+@pytest.fixture(scope="module")
+def exported_any(four_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    paths = export(four_bundle, tmp_path_factory.mktemp("monai"), to="monai")
+    assert [path.name for path in paths] == ["T1w_to_T2w", "T2w_to_T1w", "any_contrast"]
+    return paths[-1]
+
+
+def run_bundle(
+    folder: Path, scans: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *more: str
+) -> None:
+    """What `python -m monai.bundle run` does."""
+    arguments = [
+        *("run", "--config_file", str(folder / "configs/inference.json")),
+        *("--meta_file", str(folder / "configs/metadata.json"), "--bundle_root", str(folder)),
+        *("--dataset_dir", str(scans), "--output_dir", str(out), "--device", "cpu", *more),
+    ]
+    monkeypatch.setattr(sys, "argv", ["monai.bundle", *arguments])
+    runpy.run_module("monai.bundle", run_name="__main__")
+
+
+def assert_same(theirs: Path, ours: Path) -> None:
+    one, other = nib.load(theirs), nib.load(ours)
+    assert np.array_equal(one.affine, other.affine)
+    assert np.array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
+
+
 @pytest.mark.parametrize("to", ["T2w", "T1w"])
 def test_monai_bundle_run_gives_the_result_of_translate(
     exported: Path,
@@ -84,19 +111,69 @@ def test_monai_bundle_run_gives_the_result_of_translate(
     io.write(make_scan(1, other), scan)
     ours = tmp_path / "ours.nii.gz"
     translate(scan, ours, model=tiny_bundle, to=to)
-    folder = exported / f"{other}_to_{to}"
-    arguments = [
-        *("run", "--config_file", str(folder / "configs/inference.json")),
-        *("--meta_file", str(folder / "configs/metadata.json"), "--bundle_root", str(folder)),
-        *("--dataset_dir", str(scan.parent), "--output_dir", str(tmp_path / "out")),
-        *("--device", "cpu"),
+    run_bundle(exported / f"{other}_to_{to}", scan.parent, tmp_path / "out", monkeypatch)
+    assert_same(tmp_path / "out" / f"sub-01_{other}_desc-synth_{to}.nii.gz", ours)
+
+
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [
+        ("sub-01_T1w", "FLAIR"),
+        ("sub-01_T2w", "PDw"),
+        ("sub-01_FLAIR", "T1w"),
+        ("scan", "FLAIR"),  # of unknown contrast
+    ],
+)
+def test_the_bundle_of_any_contrast_gives_the_result_of_translate(
+    exported_any: Path,
+    four_bundle: Bundle,
+    make_scan: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    to: str,
+) -> None:
+    scan, ours = tmp_path / "in" / f"{name}.nii.gz", tmp_path / "ours.nii.gz"
+    io.write(make_scan(1, "T1w"), scan)
+    translate(scan, ours, model=four_bundle, to=to)
+    more = () if to == "FLAIR" else ("--to", to)  # the default
+    run_bundle(exported_any, scan.parent, tmp_path / "out", monkeypatch, *more)
+    assert_same(tmp_path / "out" / f"{name}_desc-synth_{to}.nii.gz", ours)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "to", "reason"),
+    [
+        ("any_contrast", "T1w", "is T1w already"),
+        ("any_contrast", "T2w", "by another generator. Run the bundle T1w_to_T2w."),
+        ("T1w_to_T2w", "FLAIR", "by another generator. Run the bundle any_contrast."),
+    ],
+)
+def test_what_another_bundle_is_for(
+    exported_any: Path, make_scan: Any, tmp_path: Path, bundle: str, to: str, reason: str
+) -> None:
+    scan, manifest = tmp_path / SCAN, str(exported_any / "configs/mrbridge.json")
+    io.write(make_scan(1, "T1w"), scan)
+    generator = "to_any" if bundle == "any_contrast" else "to_target"
+    with pytest.raises(InputError) as caught:
+        Preprocessing(manifest, to, generator)(str(scan))
+    assert reason in str(caught.value)
+    with pytest.raises(SettingsError, match="CT"):
+        Preprocessing(manifest, "CT", generator)
+
+
+def test_the_metadata_name_the_channels_of_any_contrast(exported_any: Path) -> None:
+    import jsonschema
+
+    values = json.loads((exported_any / "configs/metadata.json").read_text())
+    jsonschema.validate(values, SCHEMA)
+    formats = values["network_data_format"]
+    image, made = formats["inputs"]["image"], formats["outputs"]["pred"]
+    assert (image["num_channels"], made["num_channels"]) == (5, 4)
+    assert list(image["channel_def"].values()) == [
+        *("T1w", "T2w", "PDw", "FLAIR", "unknown contrast"),
     ]
-    monkeypatch.setattr(sys, "argv", ["monai.bundle", *arguments])
-    runpy.run_module("monai.bundle", run_name="__main__")
-    theirs = nib.load(tmp_path / "out" / f"sub-01_{other}_desc-synth_{to}.nii.gz")
-    mine = nib.load(ours)
-    assert np.array_equal(theirs.affine, mine.affine)
-    assert np.array_equal(np.asarray(theirs.dataobj), np.asarray(mine.dataobj))
+    assert made["channel_def"]["3"] == "synthetic FLAIR"
 
 
 def test_the_metadata_follow_the_specification(exported: Path) -> None:

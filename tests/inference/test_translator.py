@@ -297,7 +297,8 @@ def test_another_network_makes_one_stack_only(
     preprocessed = translator.preprocess(scan, "T2w")
     before = translator.translate(scan, "T2w").voxels
     other = tiny_bundle.build("to_source")
-    stack = translator.translate_stack(other, preprocessed, "T2w", ("axial",))
+    direction = tiny_bundle.direction(("T1w",), "T2w")
+    stack = translator.translate_stack(other, preprocessed, direction, ("axial",))
     expected = translator.translate_slices(
         preprocessed.slices, "T1w", foreground=preprocessed.foreground
     )

@@ -42,8 +42,8 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
     Args:
         model: a bundle, the path of a run or bundle, or `shipped`.
         out: the folder. `onnx`: `<source>_to_<target>.onnx`, `<target>_to_<source>.onnx` and, of a
-            model of more contrasts, `any_contrast.onnx`; `monai`: a MONAI bundle for each of the
-            two directions; `huggingface`: the bundle with a model card in the layout of Hugging
+            model of more contrasts, `any_contrast.onnx`; `monai`: a MONAI bundle for each of
+            these; `huggingface`: the bundle with a model card in the layout of Hugging
             Face (README.md).
         to: one of `FORMATS`.
 

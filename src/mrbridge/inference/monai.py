@@ -9,7 +9,7 @@ so the result is that of `mrbridge translate`, and mrbridge must be installed.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from torch import nn
 
 from mrbridge import __version__, io
 from mrbridge.bundle import Bundle, BundleManifest
-from mrbridge.errors import OutputError, SettingsError, must_exist
+from mrbridge.directions import AnyContrast, Direction
+from mrbridge.errors import InputError, OutputError, SettingsError, must_exist
 from mrbridge.extensions import code_in, require
 from mrbridge.inference.planes import Stack, planes_for
 from mrbridge.inference.translator import Translator, restored
 from mrbridge.io.atomic import atomic_path, write_json, write_text
+from mrbridge.io.contrast import recognised
 from mrbridge.model_card import card, huggingface_card
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.volume import Volume
@@ -34,7 +36,8 @@ SCHEMA = (
     "meta_schema_20240725.json"
 )
 _MODULE = "mrbridge.inference.monai"
-_DIRECTIONS = ("to_target", "to_source")
+ANY = "any_contrast"
+"""The name of the generator of any contrast among what is exported."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Item:
     Attributes:
         path: of the scan.
         volume: the scan.
+        direction: the channels of the scan and of the result.
         preprocessed: its slices, and the way back.
         synthetic: slices of the synthetic scan, range [-1, 1]; None before inference.
     """
 
     path: Path
     volume: Volume
+    direction: Direction
     preprocessed: Preprocessed
     synthetic: Stack | None = None
 
@@ -60,18 +65,46 @@ class Preprocessing:
     Args:
         manifest: the path of mrbridge.json.
         to: the contrast to synthesise.
-        allow_code: import code that it names.
+        generator: `to_target`, `to_source` or `to_any`.
+        allow_code: import code that the manifest names.
+
+    Raises:
+        SettingsError: the model does not make the contrast.
     """
 
-    def __init__(self, manifest: str, to: str, allow_code: bool = False) -> None:
-        self.manifest = read(manifest, allow_code)
-        self.source = self.manifest.source if to == self.manifest.target else self.manifest.target
+    def __init__(self, manifest: str, to: str, generator: str, allow_code: bool = False) -> None:
+        self.manifest, self.to, self.generator = read(manifest, allow_code), to, generator
+        self.bundle = Bundle(self.manifest, {})
+        self.bundle.must_make(to)
 
     def __call__(self, path: str) -> Item:
-        """Read and preprocess the scan at a path."""
-        volume = io.read(path)
-        levels = self.manifest.typical[self.source].levels
-        return Item(Path(path), volume, preprocess(volume, self.manifest.standard, None, levels))
+        """Read and preprocess the scan at a path.
+
+        Raises:
+            InputError: it cannot be read, or another generator translates it.
+        """
+        with recognised(self.bundle.contrasts):
+            volume = io.read(path)
+        direction = self._direction(volume.contrast, path)
+        (contrast,) = direction.given
+        levels = () if contrast is None else self.manifest.typical[contrast].levels
+        preprocessed = preprocess(volume, self.manifest.standard, None, levels)
+        return Item(Path(path), volume, direction, preprocessed)
+
+    def _direction(self, contrast: str | None, path: str) -> Direction:
+        if self.generator != "to_any":  # it takes one contrast only, whatever the file is called
+            contrast = None
+        if contrast == self.to:
+            raise InputError(f"is {contrast} already", path=path, remedy="Leave it out.")
+        direction = self.bundle.direction((contrast,), self.to)
+        if direction.generator != self.generator:
+            right = f"{direction.given[0]}_to_{self.to}"
+            raise InputError(
+                f"is translated into {self.to} by another generator",
+                path=path,
+                remedy=f"Run the bundle {ANY if direction.generator == 'to_any' else right}.",
+            )
+        return direction
 
 
 class PlanesInferer:
@@ -79,12 +112,11 @@ class PlanesInferer:
 
     Args:
         manifest: the path of mrbridge.json.
-        to: the contrast to synthesise.
         device: `auto`, `cpu` or `cuda`.
     """
 
-    def __init__(self, manifest: str, to: str, device: str = "auto") -> None:
-        self.to, self.device, self.manifest = to, device, read(manifest, True)
+    def __init__(self, manifest: str, device: str = "auto") -> None:
+        self.device, self.manifest = device, read(manifest, True)
 
     def __call__(self, item: Item, network: nn.Module) -> Item:
         """Translate the slices of an item."""
@@ -92,8 +124,8 @@ class PlanesInferer:
         network = network.eval().requires_grad_(False).to(translator.device)
         crop = item.preprocessed.crop(item.volume)
         planes = planes_for(crop, translator.planes)
-        synthetic = translator.translate_stack(network, item.preprocessed, self.to, planes)
-        return Item(item.path, item.volume, item.preprocessed, synthetic)
+        made = translator.translate_stack(network, item.preprocessed, item.direction, planes)
+        return replace(item, synthetic=made)
 
 
 class Postprocessing:
@@ -101,20 +133,20 @@ class Postprocessing:
 
     Args:
         manifest: the path of mrbridge.json.
-        to: the contrast to synthesise.
         output_dir: the folder of the results.
     """
 
-    def __init__(self, manifest: str, to: str, output_dir: str) -> None:
-        self.to, self.output_dir, self.manifest = to, Path(output_dir), read(manifest, True)
+    def __init__(self, manifest: str, output_dir: str) -> None:
+        self.output_dir, self.manifest = Path(output_dir), read(manifest, True)
 
     def __call__(self, item: Item) -> str:
         """Write an item that was inferred, and return the path."""
         assert item.synthetic is not None
-        range_out = self.manifest.typical[self.to]
-        made, _ = restored(item.volume, item.preprocessed, item.synthetic, range_out, self.to)
+        to = item.direction.to
+        range_out = self.manifest.typical[to]
+        made, _ = restored(item.volume, item.preprocessed, item.synthetic, range_out, to)
         stem = item.path.name.split(".")[0]
-        path = self.output_dir / f"{stem}_desc-synth_{self.to}.nii.gz"
+        path = self.output_dir / f"{stem}_desc-synth_{to}.nii.gz"
         io.write(made, path)
         return str(path)
 
@@ -130,28 +162,28 @@ def read(path: str | Path, allow_code: bool) -> BundleManifest:
     return manifest
 
 
-def build_network(manifest: str, weights: str, allow_code: bool = False) -> nn.Module:
+def build_network(
+    manifest: str, weights: str, generator: str, allow_code: bool = False
+) -> nn.Module:
     """The generator of an exported bundle, with its weights, in float32 on the CPU.
 
     Args:
         manifest: the path of mrbridge.json.
         weights: the path of its state dictionary, which is read without unpickling code.
+        generator: `to_target`, `to_source` or `to_any`.
         allow_code: import code that the manifest names.
     """
-    bundle = Bundle(read(manifest, allow_code), _prefixed(weights), allow_code=allow_code)
-    return bundle.build("to_target")
-
-
-def _prefixed(weights: str) -> dict[str, Any]:
     state = torch.load(weights, map_location="cpu", weights_only=True)
-    return {f"to_target.{name}": value for name, value in state.items()}
+    prefixed = {f"{generator}.{name}": value for name, value in state.items()}
+    return Bundle(read(manifest, allow_code), prefixed, allow_code=allow_code).build(generator)
 
 
 def export_monai(bundle: Bundle, out: Path) -> list[Path]:
-    """Write a MONAI bundle for each direction.
+    """Write a MONAI bundle for each generator.
 
     Returns:
-        Their folders, `<source>_to_<target>` and `<target>_to_<source>`.
+        Their folders: `<source>_to_<target>`, `<target>_to_<source>` and, of a model of more
+        contrasts, `any_contrast`.
 
     Raises:
         OutputError: they cannot be written.
@@ -163,11 +195,19 @@ def export_monai(bundle: Bundle, out: Path) -> list[Path]:
             path=bundle.path,
             remedy="Export to onnx, or train on scans without --brain mask.",
         )
+    source, target, more = bundle.source, bundle.target, bundle.manifest.any_contrast
+    metadata = {
+        "to_target": _of_direction(bundle, source, target),
+        "to_source": _of_direction(bundle, target, source),
+    }
+    defaults = {"to_target": target, "to_source": source}
+    names = {"to_target": f"{source}_to_{target}", "to_source": f"{target}_to_{source}"}
+    if more is not None:
+        metadata["to_any"] = _of_any(bundle, more)
+        defaults["to_any"], names["to_any"] = more.contrasts[-1], ANY
     folders = []
-    for name in _DIRECTIONS:
-        to = bundle.target if name == "to_target" else bundle.source
-        source = bundle.source if name == "to_target" else bundle.target
-        folder = out / f"{source}_to_{to}"
+    for name in names:
+        folder = out / names[name]
         if folder.is_dir() and any(folder.iterdir()):
             must_exist(folder / "configs" / "mrbridge.json", OutputError, "Name a new folder.")
         for part in ("configs", "models", "docs"):
@@ -177,37 +217,40 @@ def export_monai(bundle: Bundle, out: Path) -> list[Path]:
         with atomic_path(folder / "models" / "model.pt") as temporary:
             torch.save(weights, temporary)
         write_json(folder / "configs" / "mrbridge.json", bundle.manifest.model_dump(mode="json"))
-        write_json(folder / "configs" / "metadata.json", _metadata(bundle, source, to))
-        write_json(folder / "configs" / "inference.json", _inference(to))
+        write_json(folder / "configs" / "metadata.json", metadata[name])
+        write_json(folder / "configs" / "inference.json", _inference(defaults[name], name))
         write_text(folder / "docs" / "README.md", card(bundle.manifest, allow_code=True))
         write_text(folder / "README.md", huggingface_card(bundle.manifest, "monai"))
         folders.append(folder)
     return folders
 
 
-def _inference(to: str) -> dict[str, Any]:
-    """`inference.json`: what `python -m monai.bundle run` does."""
-    manifest = {"manifest": "@manifest", "to": to}
+def _inference(to: str, generator: str) -> dict[str, Any]:
+    """`inference.json`: what `python -m monai.bundle run` does.
+
+    Args:
+        to: the contrast to synthesise; for the generator of any contrast, unless `--to` names one.
+        generator: `to_target`, `to_source` or `to_any`.
+    """
+    manifest = {"manifest": "@manifest"}
+    code = {"generator": generator, "allow_code": "@allow_code"}
     return {
         "imports": ["$import glob", "$import os"],
         "bundle_root": ".",
         "manifest": "$@bundle_root + '/configs/mrbridge.json'",
         "dataset_dir": "$@bundle_root + '/data'",
         "output_dir": "$@bundle_root + '/eval'",
+        "to": to,
         "device": "auto",
         "allow_code": False,
         "datalist": "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))",
         "network_def": {
             "_target_": f"{_MODULE}.build_network",
-            "manifest": "@manifest",
-            "weights": "$@bundle_root + '/models/model.pt'",
-            "allow_code": "@allow_code",
-        },
-        "preprocessing": {
-            "_target_": f"{_MODULE}.Preprocessing",
             **manifest,
-            "allow_code": "@allow_code",
+            "weights": "$@bundle_root + '/models/model.pt'",
+            **code,
         },
+        "preprocessing": {"_target_": f"{_MODULE}.Preprocessing", **manifest, "to": "@to", **code},
         "inferer": {"_target_": f"{_MODULE}.PlanesInferer", **manifest, "device": "@device"},
         "postprocessing": {
             "_target_": f"{_MODULE}.Postprocessing",
@@ -221,19 +264,59 @@ def _inference(to: str) -> dict[str, Any]:
     }
 
 
-def _metadata(bundle: Bundle, source: str, to: str) -> dict[str, Any]:
-    """`metadata.json`, after MONAI's schema."""
-    multiple = bundle.manifest.networks.generator.multiple or 1
+def _of_direction(bundle: Bundle, source: str, to: str) -> dict[str, Any]:
+    """`metadata.json` of a generator of one direction."""
+    settings = bundle.manifest.networks.generator
+    what = {
+        "name": f"{source} to {to}",
+        "task": f"Synthesis of {to} from {source} brain MR images",
+        "description": f"Synthesises {to} from {source}.",
+        "image_classes": f"{source}, one channel, normalised to [-1, 1]",
+        "label_classes": f"{to}, one channel, normalised to [-1, 1]",
+        "pred_classes": f"synthetic {to}, one channel, in [-1, 1]",
+        "eval_metrics": dict(bundle.manifest.scores),
+    }
+    return _metadata(what, settings.multiple or 1, [source], [to])
+
+
+def _of_any(bundle: Bundle, more: AnyContrast) -> dict[str, Any]:
+    """`metadata.json` of the generator of any contrast."""
+    names = ", ".join(more.contrasts)
+    what = {
+        "name": ANY,
+        "task": f"Synthesis of brain MR images of one contrast of {names} from another",
+        "description": f"Synthesises any of {names} from another: the contrast that `to` names, "
+        f"except {bundle.source} and {bundle.target} from each other.",
+        "image_classes": "a channel for each contrast, normalised to [-1, 1], and one for a scan "
+        "whose contrast is unknown; 0 in those that are absent",
+        "label_classes": "a channel for each contrast, normalised to [-1, 1]",
+        "pred_classes": "a synthetic image for each contrast, in [-1, 1]; that of `to` is written",
+        "eval_metrics": {},
+    }
+    inputs = [*more.contrasts, "unknown contrast"]
+    return _metadata(what, more.generator.multiple, inputs, list(more.contrasts))
+
+
+def _metadata(
+    what: dict[str, Any], multiple: int, inputs: list[str], outputs: list[str]
+) -> dict[str, Any]:
+    """`metadata.json`, after MONAI's schema.
+
+    Args:
+        what: the fields that describe this generator.
+        multiple: rows and columns are multiples of it.
+        inputs, outputs: contrasts of its channels.
+    """
     tensor = {
         "type": "image",
         "format": "magnitude",
         "modality": "MR",
-        "num_channels": 1,
         "spatial_shape": [f"{multiple}*n", f"{multiple}*n"],
         "dtype": "float32",
         "value_range": [-1, 1],
         "is_patch_data": False,
     }
+
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -242,25 +325,25 @@ def _metadata(bundle: Bundle, source: str, to: str) -> dict[str, Any]:
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": np.__version__,
         "required_packages_version": {"mrbridge": __version__, "nibabel": version("nibabel")},
-        "name": f"{source} to {to}",
-        "task": f"Synthesis of {to} from {source} brain MR images",
-        "description": f"Synthesises {to} from {source}. Its results are synthetic: for research, "
-        "not for diagnosis.",
+        **what,
+        "description": f"{what['description']} Its results are synthetic: for research, not for "
+        "diagnosis.",
         "authors": "The mrbridge developers and who trained the model",
         "copyright": "See the licence of the model",
         "data_source": "See docs/README.md",
         "data_type": "nifti",
-        "image_classes": f"{source}, one channel, normalised to [-1, 1]",
-        "label_classes": f"{to}, one channel, normalised to [-1, 1]",
-        "pred_classes": f"synthetic {to}, one channel, in [-1, 1]",
-        "eval_metrics": dict(bundle.manifest.scores),
         "intended_use": "Research only, not for diagnosis",
         "references": ["https://arxiv.org/abs/1703.10593"],
         "network_data_format": {
-            "inputs": {"image": tensor | {"channel_def": {"0": source}}},
-            "outputs": {"pred": tensor | {"channel_def": {"0": f"synthetic {to}"}}},
+            "inputs": {"image": tensor | _channels(inputs)},
+            "outputs": {"pred": tensor | _channels([f"synthetic {one}" for one in outputs])},
         },
     }
+
+
+def _channels(names: list[str]) -> dict[str, Any]:
+    numbered = {str(number): name for number, name in enumerate(names)}
+    return {"num_channels": len(names), "channel_def": numbered}
 
 
 def _installed(package: str, otherwise: str) -> str:

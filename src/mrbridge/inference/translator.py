@@ -262,20 +262,24 @@ class Translator:
         return translate([slices], foreground, least)[0]
 
     def translate_stack(
-        self, network: Generator, preprocessed: Preprocessed, to: str, planes: tuple[str, ...]
+        self,
+        network: Generator,
+        preprocessed: Preprocessed,
+        direction: Direction,
+        planes: tuple[str, ...],
     ) -> Stack:
         """Translate the slices of a volume with another network than the bundle's.
 
         Args:
             network: on the device of the translator.
             preprocessed: the volume.
-            to: contrast to synthesise.
+            direction: the channels of the volume and of the result.
             planes: from `planes_for`; the result is the mean over them.
 
         Returns:
             Shape as the slices, range [-1, 1].
         """
-        slices = self.slice_translator(self.bundle.direction((None,), to), network)
+        slices = self.slice_translator(direction, network)
         return slices.in_planes([preprocessed.slices], preprocessed, planes, spread=False)[0]
 
     def pixels(self, volume: Volume) -> int:
