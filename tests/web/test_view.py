@@ -115,6 +115,24 @@ def test_a_2d_image_stands_upright():
     np.testing.assert_array_equal(np.argwhere(shown.get_fdata()), [[1, 3, 0]])
 
 
+@pytest.mark.parametrize("name", ["page.pdf", "page", "scan.nii.gz"])
+def test_a_page_has_the_name_of_one(
+    name: str, make_scan: Callable[..., Volume], tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match=r"Use a name with \.html"):
+        mrbridge.view(make_scan(0, "T1w"), out=tmp_path / name)
+    assert not list(tmp_path.glob("page*"))
+
+
+def test_it_names_no_option_that_it_does_not_have(
+    make_scan: Callable[..., Volume], tmp_path: Path
+) -> None:
+    scan = make_scan(0, "T1w")
+    nib.save(nib.Nifti1Image(np.stack([scan.voxels] * 2, 3), scan.affine), tmp_path / "4d.nii")
+    with pytest.raises(InputError, match=r"of translate.*or save it in a file of its own"):
+        mrbridge.view(tmp_path / "4d.nii")
+
+
 def test_only_our_pages_are_replaced(make_scan, tmp_path: Path):
     page = tmp_path / "page.html"
     mrbridge.view(make_scan(1, "T1w"), out=page)

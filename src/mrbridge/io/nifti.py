@@ -316,7 +316,10 @@ def _choose_volume(layout: _Layout, volume: int | None, path: Path) -> int:
     count = layout.shape[3]
     if volume is None and count > 1:
         raise InputError(
-            f"holds {count} volumes", path=path, remedy=f"Choose one with --volume 0..{count - 1}."
+            f"holds {count} volumes",
+            path=path,
+            remedy=f"Choose one with --volume 0..{count - 1} (of translate), or save it in a file "
+            "of its own.",
         )
     index = volume or 0
     if not 0 <= index < count:

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mrbridge.errors import OutputError
 from mrbridge.io import read
 from mrbridge.io.atomic import write_text
 from mrbridge.io.ownership import must_be_ours
@@ -70,6 +71,10 @@ def view(
     """
     must_be_built()
     if out is not None:
+        if Path(out).suffix.lower() not in (".html", ".htm"):
+            raise OutputError(
+                "is not the name of a page", path=out, remedy="Use a name with .html."
+            )
         must_be_ours(Path(out))
     roles = {"source": scan, "synthetic": synthetic, "truth": truth, "uncertainty": uncertainty}
     volumes = {

@@ -46,7 +46,8 @@ def choose_series(
             raise InputError(
                 f"holds {len(fitting)} {what}: {_in_words(fitting)}",
                 path=listing.path,
-                remedy=f"Choose one with --series, as in --series {fitting[0].label}.",
+                remedy=f"Choose one with --series (of translate), as in --series "
+                f"{fitting[0].label}, or put it into a folder of its own.",
             )
     for one in listing.series:
         if one.refusal and one.refusal.path and one.contrast in (contrasts or (one.contrast,)):
