@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
 
 from mrbridge.errors import SettingsError
-from mrbridge.hardware import choose_device, quick_kernels
+from mrbridge.hardware import choose_device, in_threads, quick_kernels
 
 
 def test_auto_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +91,42 @@ def test_quick_kernels_are_for_cuda_and_for_a_while() -> None:
     with quick_kernels(torch.device("cuda")):
         assert chosen() == ("high", True)
     assert chosen() == before
+
+
+def test_threads_share_the_items_and_compute_alone() -> None:
+    before = torch.get_num_threads()
+    met = threading.Barrier(3, timeout=60)
+    done: list[int] = []
+
+    def work(items: Iterable[int]) -> Iterator[None]:
+        assert torch.get_num_threads() == 1
+        for item in items:
+            if item < 3:
+                met.wait()  # three threads are here
+            done.append(item)
+            yield
+
+    torch.set_num_threads(3)
+    try:
+        assert len(list(in_threads(work, range(20), most=8))) == 20
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(done) == list(range(20))
+
+
+def test_an_error_in_a_thread_ends_the_others() -> None:
+    before = torch.get_num_threads()
+    begun: list[int] = []
+
+    def work(items: Iterable[int]) -> Iterator[None]:
+        for item in items:
+            begun.append(item)
+            if item == 2:
+                raise MemoryError("two")
+            yield
+
+    with pytest.raises(MemoryError, match="two"):
+        list(in_threads(work, range(1000), most=1))
+    assert begun == [0, 1, 2]
+    assert torch.get_num_threads() == before

@@ -146,7 +146,7 @@ def test_a_process_killed_once_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_results_survive_an_interruption_while_a_killed_item_is_repeated(tmp_path: Path) -> None:
-    results = []
+    results: list[tuple[int, int | MrbridgeError]] = []
     with pytest.raises(KeyboardInterrupt):
         results.extend(
             map_scans(

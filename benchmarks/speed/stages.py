@@ -9,8 +9,7 @@ in a fresh process; seconds are medians over the commands:
 - `imports`: from the start of the process to the begin of the work (the checksum of the weights is
   measured at the same time);
 - `opening` the model and its network; `reading`, `checking` the input, `preprocessing`, `writing`;
-- `network`, in bfloat16 where the processor is fast with it, and `faint`: the slices that show
-  little, in float32;
+- `network`: the slices, padded and computed, several batches at a time;
 - `leaving`: from the end of the work to the end of the process;
 - `others`: the rest of `whole`.
 """
@@ -33,7 +32,7 @@ _PROBE = """
 import json, sys, time
 
 out, began, arguments = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
-stages = "opening reading checking preprocessing network faint writing".split()
+stages = "opening reading checking preprocessing network writing".split()
 seconds = dict.fromkeys(stages, 0.0)
 ready = began
 
@@ -56,15 +55,12 @@ def begin(*given):
     global ready
     from mrbridge.inference import output, slices, synthesis, translator
 
-    def precision(self, stacks, in_float32):
-        return "faint" if in_float32 else "network"
-
     measured(translator.Translator, "__init__", lambda *_: "opening")
     measured(translator.Translator, "_network", lambda *_: "opening")
     measured(synthesis, "read", lambda *_, **__: "reading")
     measured(synthesis, "check", lambda *_, **__: "checking")
     measured(translator, "preprocess", lambda *_, **__: "preprocessing")
-    measured(slices.SliceTranslator, "computed", precision)
+    measured(slices.SliceTranslator, "__call__", lambda *_: "network")
     measured(output, "write", lambda *_, **__: "writing")
     ready = time.time()
     return as_far_as_done(*given)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from threading import Thread
+from typing import TypeVar
 
 import torch
 
 from mrbridge.errors import SettingsError
+from mrbridge.quiet import Shared
+
+T = TypeVar("T")
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -85,6 +92,71 @@ def quick_kernels(device: torch.device) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.benchmark = tries
+
+
+@contextmanager
+def _with_its_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+_keeping_threads = Shared(_with_its_threads)
+
+
+def in_threads(
+    work: Callable[[Iterable[T]], Iterator[object]], items: Iterable[T], most: int
+) -> Iterator[None]:
+    """Let several threads work on items side by side, each with one thread of PyTorch's.
+
+    Small layers keep several threads busy only if each has a batch of its own: threads that share a
+    layer wait for each other after every operation. And the results do not depend on the number
+    of threads.
+
+    Args:
+        work: takes items, works on them, and yields after each; once per thread.
+        items: what there is to do.
+        most: how many threads at most; not more than PyTorch would use.
+
+    Yields:
+        After each item.
+
+    Raises:
+        Whatever `work` raises; items that no thread has begun are then left.
+    """
+    todo = deque(items)
+    done: SimpleQueue[BaseException | None] = SimpleQueue()
+    count = len(todo)
+
+    def rest() -> Iterator[T]:
+        with suppress(IndexError):
+            while True:
+                yield todo.popleft()
+
+    def run() -> None:
+        try:
+            torch.set_num_threads(1)  # of this thread, and of those that begin later
+            for _ in work(rest()):
+                done.put(None)
+        except BaseException as error:
+            done.put(error)
+
+    with _keeping_threads():
+        threads = [Thread(target=run) for _ in range(min(torch.get_num_threads(), count, most))]
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in range(count):
+                error = done.get()
+                if error is not None:
+                    raise error
+                yield
+        finally:
+            todo.clear()
+            for thread in threads:
+                thread.join()
 
 
 def keep_memory() -> None:

@@ -8,9 +8,11 @@ from threading import Barrier
 
 import numpy as np
 import pytest
+import torch
 
 from mrbridge import translate
 from mrbridge.bundle import Bundle
+from mrbridge.inference import slices
 from mrbridge.inference.translator import Translator
 from mrbridge.volume import Volume
 
@@ -49,3 +51,20 @@ def test_threads_do_not_disturb_each_other(
         for made, wanted in zip(pool.map(work, range(THREADS)), expected, strict=True):
             for one in made:
                 np.testing.assert_array_equal(one, wanted)
+
+
+def test_the_number_of_threads_changes_no_voxel(
+    tiny_bundle: Bundle, make_scan: Callable[..., Volume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(slices._BATCH_PIXELS, "cpu", 3 * 64 * 64)
+    scan = make_scan(1, "T1w", shape=(60, 64, 40))
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            made.append(Translator(tiny_bundle, "cpu", "all").translate(scan).voxels)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for other in made[1:]:
+        np.testing.assert_array_equal(other, made[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrbridge.directions import Direction
-from mrbridge.hardware import fast_bfloat16
+from mrbridge.hardware import fast_bfloat16, in_threads
 from mrbridge.inference.planes import Mask, Stack, in_three_planes
 from mrbridge.kernels import weight_cache
 from mrbridge.networks import Generator, UNet
@@ -30,6 +32,9 @@ Such slices are computed in float32."""
 
 _BATCH_PIXELS = {"cpu": 4 * 256 * 256, "cuda": 32 * 256 * 256}
 """Larger batches leave the caches of a CPU; a GPU needs them to be busy."""
+
+_MOST_THREADS = 8
+"""On a CPU, so many batches are computed at a time at most: each takes about 60 MB."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +118,36 @@ class SliceTranslator:
         if self.head is not None:
             made.append(np.zeros(shape, np.float32))
         size = max(1, _BATCH_PIXELS[self.device.type] // (rows * columns))
+        is_one_batch = len(wanted) <= size
         for in_float32 in (False, True):
             chosen = wanted[faint[wanted] == in_float32]
-            starts = range(0, len(chosen), size)
-            if not starts:
-                continue
-            with self._precision(in_float32), weight_cache():  # of all batches
-                for start in track(starts, "slices", len(starts)):
-                    batch = chosen[start : start + size]
-                    fitted = [fit_size(stack[batch], rows, columns) for stack in stacks]
-                    for stack, result in zip(made, self.computed(fitted, in_float32), strict=True):
-                        stack[batch] = fit_size(result, *shape[1:])
+            batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+
+            def make(batch: NDArray[np.int64], in_float32: bool = in_float32) -> None:
+                fitted = [fit_size(stack[batch], rows, columns) for stack in stacks]
+                for stack, result in zip(made, self.computed(fitted, in_float32), strict=True):
+                    stack[batch] = fit_size(result, *shape[1:])
+
+            work = partial(self._work, make, in_float32)
+            if is_one_batch or self.device.type != "cpu":
+                calls = work(batches)
+            else:
+                calls = in_threads(work, batches, _MOST_THREADS)
+            for _ in track(calls, "slices", len(batches)):
+                pass
         return tuple(made)
+
+    def _work(
+        self,
+        make: Callable[[NDArray[np.int64]], None],
+        in_float32: bool,
+        batches: Iterable[NDArray[np.int64]],
+    ) -> Iterator[None]:
+        """Make each of the batches; yields after each."""
+        with self._precision(in_float32), weight_cache():  # of all batches
+            for batch in batches:
+                make(batch)
+                yield
 
     def computed(self, stacks: list[Stack], in_float32: bool) -> list[Stack]:
         """Compute one batch: in bfloat16 if the device is fast with it, or in float32.
