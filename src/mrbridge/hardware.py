@@ -156,7 +156,8 @@ def in_threads(
         finally:
             todo.clear()
             for thread in threads:
-                thread.join()
+                if thread.is_alive():  # not if a signal came before its start
+                    thread.join()
 
 
 def keep_memory() -> None:
