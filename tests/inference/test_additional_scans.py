@@ -117,6 +117,19 @@ class TestFiles:
         note = json.loads((tmp_path / "out" / "sub-06_desc-synth_T2w.json").read_text())
         assert not note["AdditionalSources"][0]["Registered"]
 
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_a_volume_is_chosen_where_there_are_several(
+        self, count: int, given: list[Any], four_bundle: Bundle, folder: Path, tmp_path: Path
+    ) -> None:
+        flair = io.read(folder / "sub-06_FLAIR.nii.gz")
+        for name, number in (("T1w", 2), ("FLAIR", count)):
+            image = nib.load(folder / f"sub-06_{name}.nii.gz")
+            voxels = np.stack([np.asanyarray(image.dataobj)] * number, 3)
+            nib.save(nib.Nifti1Image(voxels, image.affine), image.get_filename())
+        also = [folder / "sub-06_FLAIR.nii.gz"]
+        run_one(four_bundle, folder, tmp_path / "out", also=also, volume=1)
+        np.testing.assert_array_equal(given[0]["FLAIR"].voxels, flair.voxels)
+
     @pytest.mark.usefixtures("registered")
     def test_on_another_grid(
         self, given: list[Any], four_bundle: Bundle, folder: Path, tmp_path: Path, caplog: Any

@@ -191,7 +191,7 @@ def _read(
             scan = read_series(chosen, allow_gaps=request.settings.allow_gaps)
         uid = chosen.uid
     else:
-        scan = request.read(one.scan)
+        scan = request.read(one.scan, is_additional=True)
     if scan.other is not None and not force:
         raise InputError(scan.other, remedy="Name another scan, or use --force.")
     if scan.synthetic and not force:

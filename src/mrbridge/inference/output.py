@@ -280,7 +280,9 @@ def translate_file(request: Request, path: Path, out: Path) -> Translation:
         out = out / output_name(request, path, request.target_for(known))
     elif not is_readable(out):
         raise OutputError(
-            "has an unknown format", path=out, remedy=f"Name a folder, or {', '.join(FORMATS)}."
+            "has an unknown format",
+            path=out,
+            remedy=f"Name a folder (a new one has no dot in its name), or {', '.join(FORMATS)}.",
         )
     return translate_to(request, path, out, known)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -92,14 +93,22 @@ class Request:
             )
         return used
 
-    def read(self, path: Path) -> Volume:
+    def read(self, path: Path, *, is_additional: bool = False) -> Volume:
         """Read a scan; a contrast that only the model knows, such as `CT`, is known by its name.
+
+        Args:
+            path: its file.
+            is_additional: whether it may be of one volume where the settings choose a volume.
 
         Raises:
             InputError: see `mrbridge.io.read`.
         """
+        settings = self.settings
         with recognised(self.contrasts):
-            return read(path, volume=self.settings.volume, assume=self.settings.assume)
+            if is_additional and settings.volume:
+                with suppress(InputError):  # it has several, or the next line says what is wrong
+                    return read(path, assume=settings.assume)
+            return read(path, volume=settings.volume, assume=settings.assume)
 
     def target_for(self, known: str | None) -> str:
         """The contrast to synthesise from a scan whose contrast is known, or not (None)."""
