@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 from mrbridge import interruption
+
+
+def _begin() -> None:
+    interruption.listen()
+    # Pydantic looks for plugins in all installed packages, which is a tenth of a quick command.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def main() -> None:
     """The program `mrbridge`."""
-    interruption.listen()
+    _begin()
     from mrbridge import cli
 
     cli.main()
@@ -15,7 +23,7 @@ def main() -> None:
 
 def bids_main() -> None:
     """The program `mrbridge_bids`."""
-    interruption.listen()
+    _begin()
     from mrbridge import bids_app
 
     bids_app.main()
