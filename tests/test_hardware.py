@@ -93,7 +93,7 @@ def test_quick_kernels_are_for_cuda_and_for_a_while() -> None:
     assert chosen() == before
 
 
-def test_threads_share_the_items_and_compute_alone() -> None:
+def test_items_are_shared_among_threads_of_one_thread_each() -> None:
     before = torch.get_num_threads()
     met = threading.Barrier(3, timeout=60)
     done: list[int] = []
@@ -115,7 +115,7 @@ def test_threads_share_the_items_and_compute_alone() -> None:
     assert sorted(done) == list(range(20))
 
 
-def test_an_error_in_a_thread_ends_the_others() -> None:
+def test_an_error_is_raised_and_the_remaining_items_are_skipped() -> None:
     before = torch.get_num_threads()
     begun: list[int] = []
 

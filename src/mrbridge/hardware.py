@@ -109,36 +109,36 @@ _keeping_threads = Shared(_with_its_threads)
 def in_threads(
     work: Callable[[Iterable[T]], Iterator[object]], items: Iterable[T], most: int
 ) -> Iterator[None]:
-    """Let several threads work on items side by side, each with one thread of PyTorch's.
+    """Process items in several threads, in each of which PyTorch uses one thread only.
 
-    Small layers keep several threads busy only if each has a batch of its own: threads that share a
-    layer wait for each other after every operation. And the results do not depend on the number
-    of threads.
+    Threads that share a small layer wait for each other after every operation; threads with a batch
+    of their own do not. The results do not depend on the number of threads either.
 
     Args:
-        work: takes items, works on them, and yields after each; once per thread.
-        items: what there is to do.
-        most: how many threads at most; not more than PyTorch would use.
+        work: called once in each thread; takes the items of this thread, processes them and yields
+            after each.
+        items: all items.
+        most: the maximum number of threads; PyTorch's own number is another limit.
 
     Yields:
         After each item.
 
     Raises:
-        Whatever `work` raises; items that no thread has begun are then left.
+        Whatever `work` raises; items that were not started are then skipped.
     """
     todo = deque(items)
     done: SimpleQueue[BaseException | None] = SimpleQueue()
     count = len(todo)
 
-    def rest() -> Iterator[T]:
+    def remaining() -> Iterator[T]:
         with suppress(IndexError):
             while True:
                 yield todo.popleft()
 
     def run() -> None:
         try:
-            torch.set_num_threads(1)  # of this thread, and of those that begin later
-            for _ in work(rest()):
+            torch.set_num_threads(1)  # in this thread, and in those that start later
+            for _ in work(remaining()):
                 done.put(None)
         except BaseException as error:
             done.put(error)
@@ -156,7 +156,7 @@ def in_threads(
         finally:
             todo.clear()
             for thread in threads:
-                if thread.is_alive():  # not if a signal came before its start
+                if thread.is_alive():  # a signal may come before it starts
                     thread.join()
 
 

@@ -34,7 +34,7 @@ _BATCH_PIXELS = {"cpu": 4 * 256 * 256, "cuda": 32 * 256 * 256}
 """Larger batches leave the caches of a CPU; a GPU needs them to be busy."""
 
 _MOST_THREADS = 8
-"""On a CPU, so many batches are computed at a time at most: each takes about 60 MB."""
+"""The maximum number of batches that a CPU computes at the same time; each takes about 60 MB."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class SliceTranslator:
         in_float32: bool,
         batches: Iterable[NDArray[np.int64]],
     ) -> Iterator[None]:
-        """Make each of the batches; yields after each."""
+        """Call `make` with each batch, in the right precision; yields after each."""
         with self._precision(in_float32), weight_cache():  # of all batches
             for batch in batches:
                 make(batch)
