@@ -275,7 +275,7 @@ def tiny_bundle(
     import torch
 
     from mrbridge.bundle import BundleManifest, Networks, save_bundle
-    from mrbridge.networks import build_generator
+    from mrbridge.networks.build import build_generator
 
     networks = Networks.build(tiny_networks)
     rng = torch.Generator().manual_seed(0)
@@ -307,8 +307,7 @@ def certain_bundle(tiny_bundle: Bundle) -> Bundle:
     import torch
 
     from mrbridge.bundle import Bundle, Uncertainty
-    from mrbridge.networks import UNet
-    from mrbridge.networks.unet import ScaleHead
+    from mrbridge.networks.unet import ScaleHead, UNet
 
     weights = dict(tiny_bundle.weights)
     for name in ("to_target", "to_source"):

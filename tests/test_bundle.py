@@ -24,7 +24,7 @@ from mrbridge.bundle import (
 )
 from mrbridge.errors import BundleError, SizeError
 from mrbridge.inference.translator import Translator
-from mrbridge.networks import PatchGANSettings, ResNetSettings, UNetSettings
+from mrbridge.networks.settings import PatchGANSettings, ResNetSettings, UNetSettings
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from benchmarks.research.shipped_model import (
     LESION_WEIGHT,
+    LIMITS as SIMPLER_LIMITS,
     RATE,
     SIZE,
     STRUCTURE,
@@ -36,13 +37,12 @@ from benchmarks.research.shipped_model import (
     shown,
     structure_loss,
 )
-from benchmarks.research.shipped_model import LIMITS as SIMPLER_LIMITS
 from mrbridge.bundle import AnyContrast, Uncertainty, load_bundle, save_bundle
 from mrbridge.dataset.simulated import CANONICAL
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.kernels import weight_cache
-from mrbridge.networks import build_generator
 from mrbridge.networks.blocks import init_weights
+from mrbridge.networks.build import build_generator
 from mrbridge.networks.settings import UNetSettings
 from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.preprocessing.intensity import IntensityNormalisation

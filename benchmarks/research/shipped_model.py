@@ -54,7 +54,7 @@ from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.inference.planes import OTHERS, cut, with_height
 from mrbridge.io.atomic import atomic_path
 from mrbridge.kernels import Adam, weight_cache
-from mrbridge.networks import build_generator
+from mrbridge.networks.build import build_generator
 from mrbridge.parallel import map_scans
 from mrbridge.phantom.subjects import varied_subject
 from mrbridge.preprocessing.geometry import fit_size, size_multiple

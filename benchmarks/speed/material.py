@@ -19,7 +19,8 @@ from mrbridge.dataset.prepare import prepare
 from mrbridge.dataset.sampling import Sample
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
-from mrbridge.networks import UNetSettings, build_generator
+from mrbridge.networks.build import build_generator
+from mrbridge.networks.settings import UNetSettings
 from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate, write_bids
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings

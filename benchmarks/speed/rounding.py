@@ -29,7 +29,7 @@ from mrbridge.inference.planes import Stack
 from mrbridge.inference.slices import EMPTY, FAINT
 from mrbridge.inference.translator import Translator
 from mrbridge.models import SHIPPED
-from mrbridge.networks import Generator
+from mrbridge.networks.build import Generator
 from mrbridge.preprocessing.geometry import fit_size, size_multiple
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.volume import Volume

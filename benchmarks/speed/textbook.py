@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from mrbridge.dataset.sampling import Sample
-from mrbridge.networks import (
+from mrbridge.networks.settings import (
     GeneratorSettings,
     PatchGANSettings,
     ResNetSettings,

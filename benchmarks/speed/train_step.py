@@ -46,8 +46,7 @@ import torch
 
 from benchmarks.harness import OwnProcess, alternate, in_turn, options, read, report
 from benchmarks.speed.material import QUICK_SIZE, samples, settings_of
-from benchmarks.speed.matrix_rate import QUICK_SIZE as QUICK_MATRIX
-from benchmarks.speed.matrix_rate import MatrixProduct, fast_dtype
+from benchmarks.speed.matrix_rate import QUICK_SIZE as QUICK_MATRIX, MatrixProduct, fast_dtype
 from benchmarks.speed.textbook import TextbookCycleGAN, step_operations
 from mrbridge.dataset.sampling import Sample
 from mrbridge.hardware import keep_memory

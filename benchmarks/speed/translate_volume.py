@@ -44,8 +44,13 @@ from benchmarks.harness import (
     report,
     run_command,
 )
-from benchmarks.speed.material import QUICK_SIZE as QUICK_IMAGE
-from benchmarks.speed.material import cropped, settings_of, subject, untrained_bundle
+from benchmarks.speed.material import (
+    QUICK_SIZE as QUICK_IMAGE,
+    cropped,
+    settings_of,
+    subject,
+    untrained_bundle,
+)
 from benchmarks.speed.matrix_rate import QUICK_SIZE, MatrixProduct, fast_dtype
 from benchmarks.speed.textbook import forward_operations
 from mrbridge import io

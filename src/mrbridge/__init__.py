@@ -14,41 +14,41 @@ from mrbridge.threads import sharing_the_machine
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mrbridge import errors, phantom
-    from mrbridge.benchmarking.benchmark import benchmark
-    from mrbridge.benchmarking.result import Benchmark
-    from mrbridge.bundle import Bundle, load_bundle
-    from mrbridge.dataset.prepare import prepare
-    from mrbridge.dataset.settings import PrepareSettings
-    from mrbridge.dataset.store import Store
+    from mrbridge import errors as errors, phantom as phantom
+    from mrbridge.benchmarking.benchmark import benchmark as benchmark
+    from mrbridge.benchmarking.result import Benchmark as Benchmark
+    from mrbridge.bundle import Bundle as Bundle, load_bundle as load_bundle
+    from mrbridge.dataset.prepare import prepare as prepare
+    from mrbridge.dataset.settings import PrepareSettings as PrepareSettings
+    from mrbridge.dataset.store import Store as Store
     from mrbridge.errors import (
-        BundleError,
-        InputError,
-        Interrupted,
-        MrbridgeError,
-        MrbridgeWarning,
-        OutputError,
-        SettingsError,
-        SizeError,
-        SomeScansFailed,
-        StoreError,
+        BundleError as BundleError,
+        InputError as InputError,
+        Interrupted as Interrupted,
+        MrbridgeError as MrbridgeError,
+        MrbridgeWarning as MrbridgeWarning,
+        OutputError as OutputError,
+        SettingsError as SettingsError,
+        SizeError as SizeError,
+        SomeScansFailed as SomeScansFailed,
+        StoreError as StoreError,
     )
-    from mrbridge.evaluation.evaluate import evaluate, score
-    from mrbridge.evaluation.result import Evaluation
-    from mrbridge.evaluation.settings import EvaluateSettings
-    from mrbridge.inference.export import export
-    from mrbridge.inference.output import Translation, Translations
-    from mrbridge.inference.settings import TranslateSettings
-    from mrbridge.inference.translate import translate
-    from mrbridge.inference.translator import Translator
-    from mrbridge.inspection.inspect import Inspection, inspect
-    from mrbridge.io import read, write
-    from mrbridge.phantom.settings import PhantomSettings
-    from mrbridge.training.run import Run, train
-    from mrbridge.training.settings import PRESETS, TrainSettings
-    from mrbridge.tuning.tune import Search, tune
-    from mrbridge.volume import Volume
-    from mrbridge.web.page import View, view
+    from mrbridge.evaluation.evaluate import evaluate as evaluate, score as score
+    from mrbridge.evaluation.result import Evaluation as Evaluation
+    from mrbridge.evaluation.settings import EvaluateSettings as EvaluateSettings
+    from mrbridge.inference.export import export as export
+    from mrbridge.inference.output import Translation as Translation, Translations as Translations
+    from mrbridge.inference.settings import TranslateSettings as TranslateSettings
+    from mrbridge.inference.translate import translate as translate
+    from mrbridge.inference.translator import Translator as Translator
+    from mrbridge.inspection.inspect import Inspection as Inspection, inspect as inspect
+    from mrbridge.io import read as read, write as write
+    from mrbridge.phantom.settings import PhantomSettings as PhantomSettings
+    from mrbridge.training.run import Run as Run, train as train
+    from mrbridge.training.settings import PRESETS as PRESETS, TrainSettings as TrainSettings
+    from mrbridge.tuning.tune import Search as Search, tune as tune
+    from mrbridge.volume import Volume as Volume
+    from mrbridge.web.page import View as View, view as view
 
 _NAMES = {
     "mrbridge": ("errors", "phantom"),
@@ -83,52 +83,7 @@ _NAMES = {
 
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "PRESETS",
-    "Benchmark",
-    "Bundle",
-    "BundleError",
-    "EvaluateSettings",
-    "Evaluation",
-    "InputError",
-    "Inspection",
-    "Interrupted",
-    "MrbridgeError",
-    "MrbridgeWarning",
-    "OutputError",
-    "PhantomSettings",
-    "PrepareSettings",
-    "Run",
-    "Search",
-    "SettingsError",
-    "SizeError",
-    "SomeScansFailed",
-    "Store",
-    "StoreError",
-    "TrainSettings",
-    "TranslateSettings",
-    "Translation",
-    "Translations",
-    "Translator",
-    "View",
-    "Volume",
-    "__version__",
-    "benchmark",
-    "errors",
-    "evaluate",
-    "export",
-    "inspect",
-    "load_bundle",
-    "phantom",
-    "prepare",
-    "read",
-    "score",
-    "train",
-    "translate",
-    "tune",
-    "view",
-    "write",
-]
+__all__ = ["__version__", *sorted(_MODULES)]
 
 
 def __getattr__(name: str) -> Any:

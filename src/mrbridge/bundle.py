@@ -30,13 +30,13 @@ from mrbridge.io.atomic import atomic_path, sha256_of, write_json, write_text
 from mrbridge.json_text import parse_json, short_repr
 from mrbridge.model_card import card
 from mrbridge.models import bundle_folder, locate
-from mrbridge.networks import Generator, UNet, build_generator
+from mrbridge.networks.build import Generator, build_generator
 from mrbridge.networks.settings import (
     GeneratorExtension,
     GeneratorSettings,
     Networks,
 )
-from mrbridge.networks.unet import ScaleHead
+from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.settings import Planes, Settings

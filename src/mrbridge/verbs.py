@@ -188,8 +188,7 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     with quick_imports():
         from mrbridge.hardware import keep_memory
         from mrbridge.training.distributed import launch
-        from mrbridge.training.run import check_simulated
-        from mrbridge.training.run import train as run
+        from mrbridge.training.run import check_simulated, train as run
 
     if changes.get("simulated_weight"):
         check_simulated(store)
@@ -305,8 +304,7 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
     allow_code = options.allow_code
     with quick_imports():
         from mrbridge.bundle import load_bundle
-        from mrbridge.evaluation.evaluate import Evaluation, score
-        from mrbridge.evaluation.evaluate import evaluate as run
+        from mrbridge.evaluation.evaluate import Evaluation, evaluate as run, score
 
     def work() -> Evaluation:
         if pairs is not None:

@@ -9,13 +9,8 @@ import torch
 from benchmarks.speed import material, textbook, train_step
 from torch import nn
 
-from mrbridge.networks import (
-    PatchGANSettings,
-    UNetSettings,
-    build_critic,
-    build_generator,
-    count_parameters,
-)
+from mrbridge.networks.build import build_critic, build_generator, count_parameters
+from mrbridge.networks.settings import PatchGANSettings, UNetSettings
 from mrbridge.training.settings import PRESETS, resolve
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ import torch
 
 from mrbridge.bundle import BundleManifest, Networks, save_bundle
 from mrbridge.inference.translate import translate
-from mrbridge.networks import build_generator
+from mrbridge.networks.build import build_generator
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume

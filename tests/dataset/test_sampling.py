@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrbridge.dataset import loader
-from mrbridge.dataset import sampling as module
+from mrbridge.dataset import loader, sampling as module
 from mrbridge.dataset.augment import Augmentation
 from mrbridge.dataset.loader import batches_from
 from mrbridge.dataset.sampling import SliceBank, UnpairedSlices, held_out_slices

@@ -10,8 +10,8 @@ from jaxtyping import config
 
 from mrbridge.bundle import Bundle, BundleManifest, Uncertainty, save_bundle
 from mrbridge.directions import AnyContrast
-from mrbridge.networks import build_generator
 from mrbridge.networks.blocks import init_weights
+from mrbridge.networks.build import build_generator
 from mrbridge.networks.settings import UNetSettings
 from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.preprocessing.intensity import IntensityNormalisation

@@ -14,7 +14,7 @@ from mrbridge.bundle import Bundle, Networks, save_bundle
 from mrbridge.hardware import fast_bfloat16
 from mrbridge.inference import slices as module
 from mrbridge.inference.translator import Translator
-from mrbridge.networks import build_generator
+from mrbridge.networks.build import build_generator
 from mrbridge.phantom.subjects import varied_subject
 from mrbridge.preprocessing.geometry import fit_size
 from mrbridge.preprocessing.preprocess import preprocess

@@ -45,8 +45,7 @@ from tests.studies import (
 from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.inspection.inspect import inspect
-from mrbridge.io.dicom import choose_series, find_series
-from mrbridge.io.dicom import files as dicom_files
+from mrbridge.io.dicom import choose_series, files as dicom_files, find_series
 from mrbridge.volume import Volume
 
 

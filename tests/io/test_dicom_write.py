@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydicom.dataset import Dataset
 from tests.io.test_dicom_read import by_dcm2niix
 from tests.studies import (
@@ -31,8 +30,8 @@ from tests.studies import (
     positions_of,
     save,
     values_at,
+    write_series as write_source,
 )
-from tests.studies import write_series as write_source
 
 from mrbridge import io
 from mrbridge.errors import MrbridgeWarning, OutputError

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrbridge.kernels import Conv2d, ConvTranspose2d, weight_cache
-from mrbridge.kernels import convolution as module_under_test
+from mrbridge.kernels import Conv2d, ConvTranspose2d, convolution as module_under_test, weight_cache
 from mrbridge.kernels.algorithms import Im2col, Kn2row, Winograd
 
 BF16 = torch.bfloat16

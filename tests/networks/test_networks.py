@@ -8,14 +8,12 @@ import torch
 
 from mrbridge.errors import SizeError
 from mrbridge.kernels import library
-from mrbridge.networks import (
+from mrbridge.networks.build import build_critic, build_generator, count_parameters
+from mrbridge.networks.settings import (
     PatchGANSettings,
     ResNetSettings,
     ResUNetSettings,
     UNetSettings,
-    build_critic,
-    build_generator,
-    count_parameters,
 )
 
 SMALL = [
@@ -179,7 +177,7 @@ def test_refining_layers_see_the_input_at_full_size():
 
 def test_settings_do_not_need_pytorch():
     code = (
-        "import sys; from mrbridge.networks import UNetSettings, settings; "
+        "import sys; from mrbridge.networks.settings import UNetSettings; "
         "UNetSettings(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

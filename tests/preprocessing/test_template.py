@@ -15,8 +15,7 @@ from mrbridge.dataset.prepare import prepare
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
-from mrbridge.preprocessing import preprocess as preprocessing
-from mrbridge.preprocessing import registration, template
+from mrbridge.preprocessing import preprocess as preprocessing, registration, template
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.registration import Registration

@@ -23,7 +23,7 @@ from mrbridge import models
 from mrbridge.bundle import Bundle, load_bundle, read_manifest, save_bundle
 from mrbridge.dataset.store import Store
 from mrbridge.errors import Interrupted, SettingsError
-from mrbridge.networks import build_generator
+from mrbridge.networks.build import build_generator
 from mrbridge.training import loop
 from mrbridge.training.checkpoint import load_checkpoint
 from mrbridge.training.live import LiveView, Status, drawn

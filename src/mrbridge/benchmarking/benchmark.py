@@ -38,8 +38,7 @@ from mrbridge.io.ownership import check_only
 from mrbridge.quiet import at_level
 from mrbridge.settings import read_yaml
 from mrbridge.training.checkpoint import identity
-from mrbridge.training.folder import FILES as RUN_FILES
-from mrbridge.training.folder import remove_state
+from mrbridge.training.folder import FILES as RUN_FILES, remove_state
 from mrbridge.training.run import find_initial_model, train_or_resume
 from mrbridge.training.settings import PRESETS, SHORT, TrainSettings, resolve
 from mrbridge.training.words import best_epoch, verdicts

@@ -25,7 +25,7 @@ from mrbridge.io.atomic import atomic_path, write_text
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.remote import remove
 from mrbridge.model_card import huggingface_card
-from mrbridge.networks import Generator
+from mrbridge.networks.build import Generator
 
 FORMATS = ("onnx", "monai", "huggingface")
 """The formats that `export` writes."""

@@ -15,8 +15,8 @@ from mrbridge.directions import Direction
 from mrbridge.hardware import fast_bfloat16, in_threads
 from mrbridge.inference.planes import Mask, Stack, in_three_planes
 from mrbridge.kernels import weight_cache
-from mrbridge.networks import Generator, UNet
-from mrbridge.networks.unet import ScaleHead
+from mrbridge.networks.build import Generator
+from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.preprocessing.geometry import fit_size, size_multiple
 from mrbridge.preprocessing.preprocess import Preprocessed
 from mrbridge.progress import track

@@ -19,7 +19,7 @@ from mrbridge.inference.planes import Mask, Stack, pixels, planes_for
 from mrbridge.inference.slices import SliceTranslator
 from mrbridge.io.image2d import is_eight_bit
 from mrbridge.models import SHIPPED, is_installed
-from mrbridge.networks import Generator
+from mrbridge.networks.build import Generator
 from mrbridge.networks.unet import ScaleHead
 from mrbridge.preprocessing.foreground import FoundHead, head_crop
 from mrbridge.preprocessing.geometry import size_multiple, slice_grid

@@ -234,7 +234,7 @@ class Networks(Settings):
         """
         import torch
 
-        from mrbridge.networks import build_critic, build_generator, count_parameters
+        from mrbridge.networks.build import build_critic, build_generator, count_parameters
 
         size = self.image_size
         with torch.device("meta"), torch.no_grad():  # neither memory nor time for weights

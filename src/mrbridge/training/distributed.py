@@ -20,8 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeGuard, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch import distributed as dist
+from torch import Tensor, distributed as dist, nn
 
 from mrbridge import console
 from mrbridge.errors import Interrupted, MrbridgeError, SettingsError, as_error

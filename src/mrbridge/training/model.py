@@ -11,7 +11,7 @@ from mrbridge.bundle import Bundle
 from mrbridge.dataset.sampling import Sample
 from mrbridge.hardware import fast_bfloat16
 from mrbridge.kernels import Adam, weight_cache
-from mrbridge.networks import build_critic, build_generator
+from mrbridge.networks.build import build_critic, build_generator
 from mrbridge.networks.unet import ScaleHead
 from mrbridge.training import losses
 from mrbridge.training.distributed import Ranks

@@ -13,8 +13,7 @@ from mrbridge import metrics, models
 from mrbridge.bundle import COVERAGE, Uncertainty, load_bundle, read_manifest
 from mrbridge.dataset.sampling import HeldOut
 from mrbridge.errors import BundleError
-from mrbridge.networks import UNet
-from mrbridge.networks.unet import ScaleHead
+from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.training.model import TranslationModel
 
 Stack = NDArray[np.float32]

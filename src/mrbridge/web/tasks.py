@@ -26,7 +26,7 @@ from mrbridge.inspection.headers import Item, list_headers
 from mrbridge.io import is_dicom, read
 from mrbridge.io.atomic import sidecar_path, stem_of, suffix_of, write_json, write_text
 from mrbridge.io.bids_name import derivative_name, parse_name
-from mrbridge.networks import count_parameters
+from mrbridge.networks.build import count_parameters
 from mrbridge.progress import reported
 from mrbridge.viewer import Layer, is_built, window, write_page, write_view
 from mrbridge.volume import CONTRASTS, Verdict, Volume
