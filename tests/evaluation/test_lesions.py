@@ -123,7 +123,7 @@ def test_counts_add_up():
     assert one["all"]["invented"]["number"] == 1
     assert "invented" not in one["clear"]
     assert "hidden" not in one
-    both = lesions.add_counts([one, one])
+    both = lesions.count([*found, *found])
     assert both["all"]["lost"]["number"] == 2
     assert both["all"]["lost"]["ml"] == pytest.approx(2 * one["all"]["lost"]["ml"])
 

@@ -63,10 +63,8 @@ def draw_slices(
     """Input, synthetic image, real scan and difference of the middle and the worst slice.
 
     Args:
-        panels: the stacks.
         slices: numbers of the slices that have scores.
         scores: their `psnr` and `ssim`.
-        path: the PNG to write.
     """
     middle, worst = len(slices) // 2, int(np.argmin(scores["ssim"]))
     rows = [("middle", middle), ("worst", worst)] if worst != middle else [("worst", worst)]
@@ -118,7 +116,6 @@ def draw_lesions(panels: Panels, lesions: Sequence[Lesion], path: Path) -> None:
     Args:
         panels: the stacks, each scaled by its own percentile.
         lesions: at least one.
-        path: the PNG to write.
     """
     stacks = {f"real {panels.direction.target}": panels.real}
     stacks[f"synthetic {panels.direction.target}"] = panels.synthetic
@@ -164,7 +161,6 @@ def draw_reliability(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
     Args:
         rows: from `calibration.reliability`.
-        path: the PNG to write.
     """
     figure = _figure(9.5, 3.2)
     first, second = figure.subplots(1, 2)
@@ -172,16 +168,12 @@ def draw_reliability(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     top = 1.05 * max(*stated, *found, 1e-6)
     first.plot([0, top], [0, top], color=COLOURS["copy"], linewidth=1)
     first.plot(stated, found, "o-", color=COLOURS["model"], ms=4)
-    first.set_xlabel("half width that the map states", fontsize=_SMALL)
-    first.set_ylabel("90 % quantile of the errors found", fontsize=_SMALL)
     second.axhline(NOMINAL, color=COLOURS["copy"], linewidth=1)
     tenths = np.arange(1, len(rows) + 1)
     second.bar(tenths, [row["coverage"] for row in rows], color=COLOURS["model"])
-    second.set_xlabel("tenth of the voxels, by rising width", fontsize=_SMALL)
-    second.set_ylabel("coverage", fontsize=_SMALL)
     second.set_ylim(0, 1)
-    for axis in (first, second):
-        _tidy(axis)
+    _tidy(first, "half width that the map states", "90 % quantile of the errors found")
+    _tidy(second, "tenth of the voxels, by rising width", "coverage")
     _save(figure, path)
 
 
@@ -193,7 +185,6 @@ def draw_by_slice(
     Args:
         slices: their numbers, inferior first.
         scores: by method, then `psnr` and `ssim`.
-        path: the PNG to write.
     """
     figure = _figure(9.5, 2.4)
     for axis, (measure, label) in zip(figure.subplots(1, 2), _MEASURES.items(), strict=True):
@@ -205,9 +196,7 @@ def draw_by_slice(
                 linewidth=1.6 if method == "model" else 1.0,
                 label=LABELS[method],
             )
-        axis.set_xlabel("slice, inferior to superior", fontsize=_SMALL)
-        axis.set_ylabel(label, fontsize=_SMALL)
-        _tidy(axis)
+        _tidy(axis, "slice, inferior to superior", label)
     if len(scores) > 1:
         figure.axes[0].legend(fontsize=_SMALL, frameon=False)
     _save(figure, path)
@@ -219,9 +208,7 @@ def draw_by_case(
     """PSNR and SSIM of each case, one row per case: whether the model is better in all cases.
 
     Args:
-        names: of the cases.
         scores: by method, then `psnr` and `ssim`, in the order of `names`.
-        path: the PNG to write.
     """
     figure = _figure(9.5, 1.2 + min(0.24, 12 / len(names)) * len(names))
     places = np.arange(len(names))
@@ -239,8 +226,7 @@ def draw_by_case(
                 ms=5,
                 label=LABELS[method],
             )
-        axis.set_xlabel(label, fontsize=_SMALL)
-        _tidy(axis)
+        _tidy(axis, label)
     first = figure.axes[0]
     step = max(1, len(names) // 40)
     first.set_yticks(places[::step], [names[k] for k in places[::step]])
@@ -271,8 +257,6 @@ def draw_joint_histogram(counts: NDArray[np.int64], direction: Direction, path: 
 
     Args:
         counts: from `count_jointly`, summed over cases.
-        direction: for the labels.
-        path: the PNG to write.
     """
     figure = _figure(4.7, 3.9)
     axis = figure.subplots()
@@ -285,9 +269,7 @@ def draw_joint_histogram(counts: NDArray[np.int64], direction: Direction, path: 
         cmap="viridis",
     )
     axis.plot([0, HISTOGRAM_TOP], [0, HISTOGRAM_TOP], color="#d1742a", linewidth=1)
-    axis.set_xlabel(f"real {direction.target}", fontsize=_SMALL)
-    axis.set_ylabel(f"synthetic {direction.target}, fitted", fontsize=_SMALL)
-    _tidy(axis)
+    _tidy(axis, f"real {direction.target}", f"synthetic {direction.target}, fitted")
     axis.grid(False)
     bar = figure.colorbar(shown, ax=axis)
     bar.set_label("voxels", fontsize=_SMALL)
@@ -323,7 +305,9 @@ def _mark_sides(axis: Any) -> None:
         )  # fmt: skip
 
 
-def _tidy(axis: Any) -> None:
+def _tidy(axis: Any, x: str, y: str = "") -> None:
+    axis.set_xlabel(x, fontsize=_SMALL)
+    axis.set_ylabel(y, fontsize=_SMALL)
     axis.tick_params(labelsize=_SMALL)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(True, color="#e6e8eb", linewidth=0.7)

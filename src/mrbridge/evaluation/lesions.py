@@ -8,7 +8,7 @@ that contrast over the spread of the ring.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -172,18 +172,6 @@ def count(lesions: Sequence[Lesion]) -> dict[str, dict[str, dict[str, float]]]:
         if visibility == "all" or any(cell["number"] for cell in row.values()):
             table[visibility] = row
     return table
-
-
-def add_counts(tables: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """The sum of several tables of `count`."""
-    total: dict[str, dict[str, dict[str, float]]] = {}
-    for table in tables:
-        for visibility, row in table.items():
-            for outcome, cell in row.items():
-                at = total.setdefault(visibility, {}).setdefault(outcome, {"number": 0, "ml": 0.0})
-                at["number"] += cell["number"]
-                at["ml"] = round(at["ml"] + cell["ml"], 3)
-    return total
 
 
 def _measured(

@@ -82,39 +82,39 @@ def measure(
     Raises:
         InputError: the lesion mask or the uncertainty map cannot be used.
     """
-    target = scans.stacks[direction.target]
-    source = scans.source_of(direction)
+    target, mask, spacing = scans.stacks[direction.target], scans.lesions, scans.spacing
     real, made = metrics.scaled(target, inside), metrics.scaled(synthetic, inside)
-    spacing = scans.spacing
     values = {
         "sharpness": detail.sharpness(real, made, inside, spacing),
         **detail.power_ratios(real, made, inside, spacing),
         **detail.whole_picture(target, synthetic),
     }
-    result = Measured(values)
-    mask = scans.lesions
-    if spacing is None:
-        if mask is not None:
-            raise InputError(
-                "lesions are measured in millimetres, and a 2D image has no voxel size",
-                remedy="Leave out --lesions, or use NIfTI files.",
-            )
-        return _with_uncertainty(result, scans, direction, synthetic, inside, widths, {})
-    anatomy = _anatomy(scans, settings, direction, synthetic)
+    if spacing is None and mask is not None:
+        raise InputError(
+            "lesions are measured in millimetres, and a 2D image has no voxel size",
+            remedy="Leave out --lesions, or use NIfTI files.",
+        )
     parts: dict[str, Mask] = {}
-    if anatomy is not None:
-        values |= tissues.compare(anatomy.real, anatomy.synthetic, spacing)
-        parts = {tissue: anatomy.real == number for tissue, number in tissues.TISSUES.items()}
-        depth = ndimage.distance_transform_edt(anatomy.brain, spacing)
-        parts["edge"] = anatomy.brain & (depth <= _EDGE_MM)
-    if mask is not None:
-        parts["lesions"] = mask
-    scaled_source = None if source is None else metrics.scaled(source, inside)
-    result = _with_lesions(
-        result, direction, mask, (real, made, scaled_source), inside, anatomy, spacing
-    )
-    result = replace(result, lesions=_placed(result.lesions, scans))
-    return _with_uncertainty(result, scans, direction, synthetic, inside, widths, parts)
+    found: list[Lesion] | None = None
+    if spacing is not None:
+        anatomy = _anatomy(scans, settings, direction, synthetic)
+        if anatomy is not None:
+            values |= tissues.compare(anatomy.real, anatomy.synthetic, spacing)
+            parts = {tissue: anatomy.real == number for tissue, number in tissues.TISSUES.items()}
+            depth = ndimage.distance_transform_edt(anatomy.brain, spacing)
+            parts["edge"] = anatomy.brain & (depth <= _EDGE_MM)
+        if mask is not None:
+            parts["lesions"] = mask
+        source = scans.source_of(direction)
+        images = real, made, None if source is None else metrics.scaled(source, inside)
+        found, of_lesions = _lesions(direction, mask, images, inside, anatomy, spacing)
+        values |= of_lesions
+        found = _placed(found, scans)
+    reliability: list[dict[str, float]] = []
+    if widths is not None:
+        of_map, reliability = _uncertainty(scans, direction, synthetic, inside, widths, parts)
+        values |= of_map
+    return Measured(values, found, mask is not None, reliability)
 
 
 @dataclass(frozen=True)
@@ -159,16 +159,16 @@ def _anatomy(
     return _Anatomy(brain, of_real, of_synthetic, best == tissues.TISSUES["fluid"], white)
 
 
-def _with_lesions(
-    result: Measured,
+def _lesions(
     direction: Direction,
     mask: Mask | None,
     images: tuple[Stack, Stack, Stack | None],
     inside: Mask,
     anatomy: _Anatomy | None,
     spacing: tuple[float, float, float],
-) -> Measured:
-    values = dict(result.values)
+) -> tuple[list[Lesion] | None, dict[str, float]]:
+    """The lesions of a mask and invented ones, and their measures."""
+    values: dict[str, float] = {}
     found: list[Lesion] | None = None
     if mask is not None:
         usable = inside if anatomy is None else anatomy.brain & ~anatomy.fluid
@@ -187,7 +187,7 @@ def _with_lesions(
         values["invented_lesions"] = float(len(invented))
         values["invented_lesions_ml"] = math.fsum(one.volume_ml for one in invented)
         found = (found or []) + invented
-    return replace(result, values=values, lesions=found, has_mask=mask is not None)
+    return found, values
 
 
 def _placed(found: list[Lesion] | None, scans: CaseScans) -> list[Lesion] | None:
@@ -202,23 +202,21 @@ def _placed(found: list[Lesion] | None, scans: CaseScans) -> list[Lesion] | None
     ]
 
 
-def _with_uncertainty(
-    result: Measured,
+def _uncertainty(
     scans: CaseScans,
     direction: Direction,
     synthetic: Stack,
     inside: Mask,
-    widths: Stack | None,
+    widths: Stack,
     parts: Mapping[str, Mask],
-) -> Measured:
-    if widths is None:
-        return result
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """The measures of an uncertainty map, and its reliability."""
     real = metrics.scaled(scans.stacks[direction.target], inside)
     scale, offset = metrics.fit_nonnegative(real, synthetic, inside)
     chosen = {name: part[inside] for name, part in parts.items()}
     error = np.abs(real - (scale * synthetic + offset))[inside]
     half = scale * widths[inside]
-    values = result.values | calibration.assess(error, half, chosen)
+    values = calibration.assess(error, half, chosen)
     own = float(np.percentile(synthetic[inside], metrics.REFERENCE_PERCENTILE))
     if own > 0:
         plain = np.abs(real - synthetic / own)[inside]
@@ -227,4 +225,4 @@ def _with_uncertainty(
     if source is not None:
         gradient = calibration.gradient_size(source)[inside]
         values["auroc_source_gradient"] = calibration.auroc_of_worst(error, gradient)
-    return replace(result, values=values, reliability=calibration.reliability(error, half))
+    return values, calibration.reliability(error, half)

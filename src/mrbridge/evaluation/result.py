@@ -250,57 +250,52 @@ class Evaluation:
 
     def as_csv(self) -> str:
         """The content of `scores.csv`: one line for each case, direction, method and kind."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        keys = ["case", "subject", "direction", "method", "kind"]
-        registered = ["registered", "displacement_mm", "residual_mm"]
-        writer.writerow([*keys, *MEASURES, "floor_fitted_on", *registered])
-        for scored in self.cases:
+        rows = []
+        for scored, names, result in self._rows():
             of_registration = ["no", "", ""]
             if scored.registration is not None:
                 registration = scored.registration.result
                 numbers = (registration.displacement_mm, registration.residual_mm)
                 of_registration = [registration.kind, *(f"{value:.3f}" for value in numbers)]
-            names = [cell(scored.case.name), cell(scored.case.subject)]
-            for key, result in scored.results.items():
-                for method in METHODS:
-                    fitted_on = scored.baseline_on if method == "floor" else ""
-                    for kind, values in result.scores.get(method, {}).items():
-                        scores = [f"{values[measure]:.6g}" for measure in MEASURES]
-                        row = [*names, key, method, kind, *scores, fitted_on, *of_registration]
-                        writer.writerow(row)
-        return text.getvalue()
+            for method in METHODS:
+                fitted_on = scored.baseline_on if method == "floor" else ""
+                for kind, values in result.scores.get(method, {}).items():
+                    scores = [f"{values[measure]:.6g}" for measure in MEASURES]
+                    rows.append([*names, method, kind, *scores, fitted_on, *of_registration])
+        columns = ["method", "kind", *MEASURES, "floor_fitted_on"]
+        return _table([*columns, "registered", "displacement_mm", "residual_mm"], rows)
 
     def measures_as_csv(self) -> str:
         """The content of `measures.csv`: one line for each case, direction and measure."""
         rows = [
             [*names, key, f"{value:.6g}"]
-            for names, result in self._rows()
+            for _, names, result in self._rows()
             for key, value in result.measured.values.items()
         ]
-        return _table(["case", "subject", "direction", "measure", "value"], rows)
+        return _table(["measure", "value"], rows)
 
     def lesions_as_csv(self) -> str:
         """The content of `lesions.csv`: one line for each lesion and each invented one."""
         rows = []
         columns: list[str] = []
-        for names, result in self._rows():
+        for _, names, result in self._rows():
             for number, lesion in enumerate(result.measured.lesions or [], start=1):
                 values = lesion.as_json()
                 columns = list(values)
                 rows.append([*names, number, *values.values()])
-        return _table(["case", "subject", "direction", "lesion", *columns], rows)
+        return _table(["lesion", *columns], rows)
 
-    def _rows(self) -> Iterator[tuple[list[str], Result]]:
+    def _rows(self) -> Iterator[tuple[Scored, list[str], Result]]:
+        """Each case and direction: the case, the first cells of its rows, its result."""
         for scored in self.cases:
             for key, result in scored.results.items():
-                yield [cell(scored.case.name), cell(scored.case.subject), key], result
+                yield scored, [cell(scored.case.name), cell(scored.case.subject), key], result
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(["case", "subject", "direction", *columns])
     writer.writerows(rows)
     return text.getvalue()
 

@@ -11,7 +11,7 @@ import numpy as np
 from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Direction
-from mrbridge.evaluation.lesions import add_counts, count
+from mrbridge.evaluation.lesions import Lesion, count
 from mrbridge.evaluation.result import KINDS, MEASURES, METHODS, Outcome, Scored, Verdict
 from mrbridge.evaluation.tissues import limits_of_agreement
 from mrbridge.metrics import Scores
@@ -27,7 +27,6 @@ def summarise(
     the sample (n - 1); None for a single subject.
 
     Args:
-        cases: with their results.
         of: scores of the methods, or of the cycle, whose methods are `cycle` and `noisy`.
     """
     methods = METHODS if of == "scores" else ("cycle", "noisy")
@@ -61,12 +60,12 @@ def agreement(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
 
 def lesion_counts(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
     """Numbers and volumes of lesions over the cases with a lesion mask: direction, visibility."""
-    tables: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[str, list[Lesion]] = defaultdict(list)
     for one in cases:
         for key, result in one.results.items():
             if result.measured.has_mask:
-                tables[key].append(count(result.measured.lesions or []))
-    return {key: add_counts(of_direction) for key, of_direction in tables.items()}
+                found[key] += result.measured.lesions or []
+    return {key: count(of_direction) for key, of_direction in found.items()}
 
 
 def wasserstein(

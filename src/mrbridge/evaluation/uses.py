@@ -53,7 +53,7 @@ def judge_uses(
         outcome: of the comparison with the monotone baseline (`better`, `mixed`, `worse`,
             `unknown`).
         means: over subjects, by measure: `mean`, `std`, `n`.
-        lesions: from `lesions.add_counts`; None without lesion masks.
+        lesions: from `lesions.count`; None without lesion masks.
         flattered: whether the baseline was fitted to the scans that it is scored on.
     """
     value = {key: one["mean"] for key, one in means.items()}
