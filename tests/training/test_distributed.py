@@ -227,6 +227,7 @@ def test_processes_share_the_threads_unless_the_user_sets_their_number(
     if result is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", result)
     ours, theirs = Pipe()
+    monkeypatch.setattr(os, "_exit", lambda code: None)
     torch.set_num_threads(4)  # the choice of PyTorch
     try:
         distributed._run_rank(place, console.verbosity, theirs, torch.get_num_threads, (), {})

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 
-from mrbridge import models
+from mrbridge import models, progress
 from mrbridge.bundle import Bundle, load_bundle, read_manifest, save_bundle
 from mrbridge.dataset.store import Store
 from mrbridge.errors import Interrupted, SettingsError
 from mrbridge.networks.build import build_generator
 from mrbridge.training import loop
 from mrbridge.training.checkpoint import load_checkpoint
-from mrbridge.training.live import LiveView, Status, drawn
 from mrbridge.training.loop import RunRecorder
 from mrbridge.training.monitor import HELD, EarlyStopping, Reading, Reference, Verdict
 from mrbridge.training.run import Run, train
@@ -215,13 +215,14 @@ def test_the_live_view_shows_the_verdict(
     fake_monitor("RW")
     shown: list[str] = []
 
-    def show(_: LiveView, status: Status) -> None:
+    def show(_: Live, view: Group) -> None:
         page = Console(width=120, record=True, file=io.StringIO())
-        page.print(drawn(status))
+        page.print(view)
         shown.append(page.export_text())
 
-    monkeypatch.setattr(LiveView, "is_on", True)
-    monkeypatch.setattr(LiveView, "update", show)
+    monkeypatch.setattr(progress, "wanted", lambda: True)
+    monkeypatch.setattr(Live, "start", lambda _: None)
+    monkeypatch.setattr(Live, "update", show)
     training(epochs=2)
     before, *between, last = shown
     assert "Monitor" not in before

@@ -37,6 +37,8 @@ _END_BYTES = 22
 _MARK = b"mrbridge sha256 "
 _COMMENT_BYTES = len(_MARK) + 64
 _BLOCK = 1 << 24
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, zipfile.BadZipFile,
+            pickle.UnpicklingError)  # fmt: skip
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -81,9 +83,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         _check(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError) as error:
-        raise _unusable(path, f"the checkpoint is damaged ({_first_line(error)})") from None
-    except (pickle.UnpicklingError, zipfile.BadZipFile, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise _unusable(path, f"the checkpoint is damaged ({_first_line(error)})") from None
     if not isinstance(state, dict):
         raise _unusable(path, "is not a training checkpoint")

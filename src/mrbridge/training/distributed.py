@@ -174,7 +174,7 @@ def launch(count: int, work: Callable[..., T], *arguments: Any, **options: Any) 
             }
             call = (work, arguments, options)
             process: BaseProcess = context.Process(
-                target=_rank_process, args=(variables, console.verbosity, theirs, *call)
+                target=_run_rank, args=(variables, console.verbosity, theirs, *call)
             )
             with sharing_the_machine(), safe_path():
                 process.start()
@@ -247,13 +247,8 @@ def _run_rank(
     except Exception as error:
         result = as_error(error)
     connection.send(result)
-
-
-def _rank_process(*given: Any) -> None:
-    """`_run_rank`, then end at once: a thread of Gloo sometimes aborts a normal exit."""
-    _run_rank(*given)
     console.flush(0)
-    os._exit(0)
+    os._exit(0)  # at once: a thread of Gloo sometimes aborts a normal exit
 
 
 def _interrupted_early() -> Interrupted:

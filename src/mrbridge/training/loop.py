@@ -13,15 +13,16 @@ from types import FrameType
 from typing import Any
 
 import torch
+from rich.console import Console, Group
+from rich.live import Live
 from torch import Tensor
 
-from mrbridge import interruption
+from mrbridge import interruption, progress
 from mrbridge.bundle import BundleManifest, save_bundle
 from mrbridge.dataset.sampling import HeldOut, Sample
 from mrbridge.errors import Interrupted
-from mrbridge.training import monitor
+from mrbridge.training import live, monitor
 from mrbridge.training.checkpoint import copy_checkpoint, save_checkpoint
-from mrbridge.training.live import LiveView, Status
 from mrbridge.training.logging import TrainingLog, sample_sheet
 from mrbridge.training.model import TranslationModel
 from mrbridge.training.monitor import GRACE, EarlyStopping, Reference, read_both
@@ -178,7 +179,7 @@ class RunRecorder:
         if state and rows and self._summed and rows[-1]["step"] == state["step"]:
             rows = rows[:-1]  # the clock ended this epoch early; it is completed now
         self.log = TrainingLog(plan.run, rows)
-        self._live = LiveView()
+        self._live: Live | None = None
         self._is_new = state is None or state["step"] == 0
         self._tick = self._epoch_began = time.monotonic()
         self._steps_in_epoch = 0  # of this session
@@ -198,7 +199,9 @@ class RunRecorder:
 
     def start(self) -> None:
         """Validate a new training before its first step; its initial model is the first bundle."""
-        self._live.start()
+        if progress.wanted():
+            self._live = Live(console=Console(stderr=True), refresh_per_second=4)
+            self._live.start()
         if self._is_new:
             # Before the bundle, so that a run with a bundle can always be resumed.
             self._save()
@@ -241,8 +244,8 @@ class RunRecorder:
             self._end_epoch(epoch + (rest > 0))
         elif self.signals.requested:
             self._save()
-        if self._live.is_on:
-            self._show(losses)
+        if self._live is not None:  # gathering the numbers takes time, on a GPU a wait for each
+            self._live.update(self._view(losses))
         self._tick = time.monotonic()  # validation and saving do not count as training time
 
     def _images_per_second(self) -> float:
@@ -375,28 +378,26 @@ class RunRecorder:
             return state
         return f"{state}, {since} validation{'s' if since > 1 else ''} ago"
 
-    def _show(self, losses: dict[str, Tensor]) -> None:
-        """Redraw the live view."""
+    def _view(self, losses: dict[str, Tensor]) -> Group:
         settings, total = self.plan.settings, self.plan.steps_per_epoch
         epoch, step = divmod(self.model.step, total)
         of = "" if settings.minutes is not None else f" of {settings.epochs}"
-        self._live.update(
-            Status(
-                contrasts=self._contrasts,
-                share=self.progress(),
-                seconds=self.seconds,
-                place=f"epoch {epoch + 1}{of}, step {step} of {total}"
-                if step or not self.finished
-                else f"epoch {epoch}{of}",
-                images_per_second=self._images_per_second(),
-                rows=self.log.rows,
-                losses={name: float(value) for name, value in losses.items()},
-                best=self._best(),
-                failures=self.stopping.failures,
-            )
+        place = f"epoch {epoch}{of}"
+        if step or not self.finished:
+            place = f"epoch {epoch + 1}{of}, step {step} of {total}"
+        return live.view(
+            contrasts=self._contrasts,
+            share=self.progress(),
+            seconds=self.seconds,
+            about=f"{place}; {self._images_per_second():.2f} images per second",
+            rows=self.log.rows,
+            losses={name: float(value) for name, value in losses.items()},
+            best=self._best(),
+            failures=self.stopping.failures,
         )
 
     def close(self) -> None:
         """Give the terminal back and flush the logs."""
-        self._live.stop()
+        if self._live is not None:
+            self._live.stop()
         self.log.close()

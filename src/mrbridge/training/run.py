@@ -296,49 +296,39 @@ def check_simulated(store: Store) -> None:
     Raises:
         SettingsError: a contrast cannot, or the scans do not show heads.
     """
-    remedy = "Train without simulated pairs: leave out simulated_weight, or set it to 0."
-    if not _shows_heads(store):
+    reason = _cannot_simulate(store)
+    if reason is not None:
         raise SettingsError(
-            "only heads can be simulated, and it was prepared with --foreground threshold",
+            reason,
             path=store.path,
-            remedy=remedy,
+            remedy="Train without simulated pairs: leave out simulated_weight, or set it to 0.",
         )
-    source, target = store.manifest.settings.source, store.manifest.settings.target
-    unknown = [contrast for contrast in (source, target) if contrast not in CONTRASTS]
-    if unknown:
-        raise SettingsError(
-            f"{' and '.join(unknown)} cannot be simulated",
-            path=store.path,
-            remedy=remedy,
-        )
+
+
+def _cannot_simulate(store: Store) -> str | None:
+    """Why scans like those of a store cannot be simulated; None if they can."""
+    prepared = store.manifest.settings
+    if prepared.standard.foreground != "head":
+        return "only heads can be simulated, and it was prepared with --foreground threshold"
+    unknown = [one for one in (prepared.source, prepared.target) if one not in CONTRASTS]
+    return f"{' and '.join(unknown)} cannot be simulated" if unknown else None
 
 
 def _for_contrasts(settings: TrainSettings, store: Store) -> TrainSettings:
     """Settings without the preset's simulated pairs if a contrast cannot be simulated.
 
-    Args:
-        settings: of a new training.
-        store: its data.
-
     Raises:
         SettingsError: the settings ask for simulated pairs, unlike their preset.
     """
-    source, target = store.manifest.settings.source, store.manifest.settings.target
-    if not settings.simulated_weight or (
-        {source, target} <= set(CONTRASTS) and _shows_heads(store)
-    ):
+    if not settings.simulated_weight or _cannot_simulate(store) is None:
         return settings
     if settings.simulated_weight != PRESETS[settings.preset].simulated_weight:
         check_simulated(store)
     log.info(
         "training %s to %s without simulated pairs: only heads in %s can be simulated",
-        *(source, target, in_words(CONTRASTS)),
+        *(store.manifest.settings.source, store.manifest.settings.target, in_words(CONTRASTS)),
     )
     return settings.changed({"simulated_weight": 0.0})
-
-
-def _shows_heads(store: Store) -> bool:
-    return store.manifest.settings.standard.foreground == "head"
 
 
 def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: Ranks) -> Run:
