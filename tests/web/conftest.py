@@ -69,12 +69,12 @@ class Served:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Within it the worker stands still."""
-        number = self.jobs.worker_pid
+        number = self.jobs.worker.pid
         os.kill(number, signal.SIGSTOP)
         try:
             yield
         finally:
-            if self.jobs.worker_pid == number:
+            if self.jobs.worker.pid == number:
                 with suppress(ProcessLookupError):
                     os.kill(number, signal.SIGCONT)
 

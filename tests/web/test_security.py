@@ -166,8 +166,8 @@ class TestLimits:
         answer = small.post(t1w)
         assert answer.status_code == 429
         assert "keeps 3 scans" in answer.json()["error"]["text"]
-        with pytest.raises(Refused, match="keeps 3 scans"):  # before it is received
-            small.jobs.reserve(1)
+        with pytest.raises(Refused, match="keeps 3 scans"), small.jobs.reserved(1):
+            pass  # before it is received
         with pytest.raises(Refused, match="keeps 3 scans"):  # uploads that were sent together
             small.jobs.add(small.jobs.all()[0])
         kept = {"id": small.jobs.all()[0].id}
@@ -183,13 +183,15 @@ class TestLimits:
         assert "2 MiB" in answer.json()["error"]["text"]
 
     def test_uploads_at_the_same_time_count_together(self, small: Served):
-        small.jobs.reserve(1 << 20)
-        small.jobs.reserve(1 << 20)
-        with pytest.raises(Refused, match="2 MiB"):
-            small.jobs.reserve(1)
-        small.jobs.release(1 << 20)
-        small.jobs.reserve(1 << 20)
-        small.jobs.release(2 << 20)
+        with small.jobs.reserved(1 << 20):
+            with (
+                small.jobs.reserved(1 << 20),
+                pytest.raises(Refused, match="2 MiB"),
+                small.jobs.reserved(1),
+            ):
+                pass
+            with small.jobs.reserved(1 << 20):
+                pass
 
     def test_results_count_too(self, web: Served, t1w: Path):
         job = web.jobs.get(web.translated(t1w)["id"])
@@ -416,7 +418,7 @@ def test_a_killed_worker_is_replaced(web: Served, t1w: Path):
     with web.paused():
         job = web.post(t1w).json()
         web.end_of(job, "running")
-        os.kill(web.jobs.worker_pid, signal.SIGKILL)
+        os.kill(web.jobs.worker.pid, signal.SIGKILL)
         failed = web.end_of(job)
     assert failed["state"] == "failed"
     assert "worker process was stopped" in failed["error"]["text"]
@@ -425,7 +427,7 @@ def test_a_killed_worker_is_replaced(web: Served, t1w: Path):
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="this system has no waitid")
 def test_a_stopped_worker_is_replaced(web: Served, t1w: Path, monkeypatch: pytest.MonkeyPatch):
-    number = web.jobs.worker_pid
+    number = web.jobs.worker.pid
     with web.paused():
         job = web.post(t1w).json()
         monkeypatch.setattr("mrbridge.web.worker._STOPPED_SECONDS", 0.3)
@@ -433,7 +435,7 @@ def test_a_stopped_worker_is_replaced(web: Served, t1w: Path, monkeypatch: pytes
     assert failed["state"] == "failed"
     assert "worker process was stopped" in failed["error"]["text"]
     assert web.translated(t1w)["state"] == "done"
-    assert web.jobs.worker_pid != number
+    assert web.jobs.worker.pid != number
 
 
 def test_200_requests_at_once_next_to_slow_clients(web: Served, t1w: Path):

@@ -112,20 +112,19 @@ class Outcome(Generic[Result]):
 
     Attributes:
         result: the result of the function, or its error.
-        warned: its warnings.
-        logged: its log records: name of the logger, level, message.
+        heard: its warnings and log records (`listening`).
     """
 
     result: Result | MrbridgeError
-    warned: tuple[str, ...] = ()
-    logged: tuple[tuple[str, int, str], ...] = ()
+    heard: tuple[Heard, ...] = ()
 
     def replayed(self) -> Result | MrbridgeError:
         """The result, after its warnings and logs are repeated in this process."""
-        for message in self.warned:
-            warnings.warn(message, MrbridgeWarning, stacklevel=4)
-        for name, level, words in self.logged:
-            logging.getLogger(name).log(level, "%s", words)
+        for logger, level, words in self.heard:
+            if logger is None:
+                warnings.warn(words, MrbridgeWarning, stacklevel=4)
+            else:
+                logging.getLogger(logger).log(level, "%s", words)
         return self.result
 
 
@@ -140,16 +139,14 @@ def packed(function: Callable[[Item], Result], item: Item) -> bytes:
 
 def call(packed: bytes) -> Outcome[Any]:
     """Call a `packed` function in another process, and collect its warnings and logs."""
-    with warnings.catch_warnings(record=True) as caught, _listening() as logged:
-        warnings.simplefilter("always", MrbridgeWarning)
+    with listening() as heard:
         result: Any
         try:
             function, item = pickle.loads(packed)
             result = function(item)
         except Exception as error:
             result = as_error(error)
-    warned = [str(w.message) for w in caught if issubclass(w.category, MrbridgeWarning)]
-    return Outcome(result, tuple(warned), tuple(logged))
+    return Outcome(result, tuple(heard))
 
 
 def killed(processes: str) -> Outcome[Any]:
@@ -171,8 +168,12 @@ def use_one_thread() -> None:
         torch.set_num_threads(1)
 
 
+Heard = tuple[str | None, int, str]
+"""Name of the logger, level, message; a warning has no logger."""
+
+
 class _Listener(logging.Handler):
-    def __init__(self, heard: list[tuple[str, int, str]]) -> None:
+    def __init__(self, heard: list[Heard]) -> None:
         super().__init__(logging.INFO)
         self.heard = heard
 
@@ -181,15 +182,23 @@ class _Listener(logging.Handler):
 
 
 @contextmanager
-def _listening() -> Iterator[list[tuple[str, int, str]]]:
-    """Collect the log records of mrbridge, for the process that shows them."""
+def listening() -> Iterator[list[Heard]]:
+    """Collect what mrbridge logs and warns of, for the process that shows it."""
     logger = logging.getLogger("mrbridge")
     before = logger.handlers, logger.propagate, logger.level
-    heard: list[tuple[str, int, str]] = []
+    heard: list[Heard] = []
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, MrbridgeWarning):
+            heard.append((None, logging.WARNING, str(message)))
+
     logger.handlers, logger.propagate = [_Listener(heard)], False
     logger.setLevel(logging.INFO)
     try:
-        yield heard
+        with warnings.catch_warnings():  # puts back `showwarning`, too
+            warnings.simplefilter("always", MrbridgeWarning)
+            warnings.showwarning = show
+            yield heard
     finally:
         logger.handlers, logger.propagate = before[:2]
         logger.setLevel(before[2])

@@ -13,7 +13,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mrbridge import interruption
@@ -119,9 +118,7 @@ def _set_up() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
-    threading.Thread(
-        target=_end_with, args=(multiprocessing.parent_process(),), daemon=True
-    ).start()
+    end_with_parent()
 
 
 _at_work = False
@@ -149,14 +146,19 @@ def _work(work: bytes) -> Outcome[Any]:
         _at_work = False
 
 
-def _end_with(parent: BaseProcess | None) -> None:
-    """End when the parent has ended, which sends no signal if it is killed.
+def end_with_parent() -> None:
+    """End this process when its parent has ended, which sends no signal if it is killed.
 
-    The queues of the pool do not show it: every process has both their ends open.
+    The queues of a pool do not show it: every process has both their ends open.
     """
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _submit(pool: ProcessPoolExecutor, work: bytes) -> Future[Outcome[Any]]:

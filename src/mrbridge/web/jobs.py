@@ -8,8 +8,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -90,6 +90,7 @@ class Jobs:
 
     Attributes:
         models: what the worker says about the models.
+        worker: the process.
 
     Raises:
         MrbridgeError: a model cannot be loaded.
@@ -104,7 +105,7 @@ class Jobs:
         allow_code: bool = False,
     ) -> None:
         self.settings = settings
-        self._worker = Worker(models, device, allow_code)
+        self.worker = Worker(models, device, allow_code)
         self._jobs: dict[str, Job] = {}
         self._queue: list[Job] = []
         self._changed = threading.Condition()
@@ -117,7 +118,7 @@ class Jobs:
         self.folder = temporary / temporary_name("-serve")
         self.folder.mkdir(mode=0o700)
         try:
-            self.models = self._worker.start()
+            self.models = self.worker.start()
         except BaseException:
             self.close()
             raise
@@ -132,7 +133,7 @@ class Jobs:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._worker.kill()
+        self.worker.kill()
         for one in getattr(self, "_threads", ()):
             one.join(5)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -142,19 +143,11 @@ class Jobs:
         """Whether the server ends."""
         return self._closing
 
-    @property
-    def worker_pid(self) -> int | None:
-        """The process that works."""
-        return self._worker.pid
-
     # -- what requests do
 
-    def reserve(self, size: int, *, new: bool = True) -> None:
-        """Reserve room for an upload of `size` bytes; `release` gives it back.
-
-        Args:
-            size: of the request.
-            new: whether it brings a new scan.
+    @contextmanager
+    def reserved(self, size: int, *, new: bool = True) -> Iterator[None]:
+        """Reserve room for an upload of `size` bytes, of a new scan or not, while it is received.
 
         Raises:
             Refused: it is too large, or there are too many scans for a new one.
@@ -175,6 +168,11 @@ class Jobs:
                     "Remove a scan first.",
                 )
             self._reserved += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._reserved -= size
 
     def _check_room(self) -> None:
         waiting = sum(job.state == "queued" for job in self._jobs.values())
@@ -184,11 +182,6 @@ class Jobs:
             raise Refused(
                 429, f"The server keeps {self.settings.jobs} scans", "Remove one of them first."
             )
-
-    def release(self, size: int) -> None:
-        """Give back room."""
-        with self._changed:
-            self._reserved -= size
 
     def new_folder(self) -> tuple[str, Path]:
         """A random name for a job, and its folder."""
@@ -341,15 +334,15 @@ class Jobs:
             EOFError, OSError: the worker has ended.
             MrbridgeError: a new worker could not be started.
         """
-        self._worker.send(job.task)
+        self.worker.send(job.task)
         while True:
             if job.id in self._cancelled or self._closing:
                 self._cancelled.discard(job.id)
-                self._worker.kill()
+                self.worker.kill()
                 if not self._closing:
-                    self._worker.start()
+                    self.worker.start()
                 return
-            answer = self._worker.answer(_POLL_SECONDS)
+            answer = self.worker.answer(_POLL_SECONDS)
             if answer is None:
                 continue
             kind, *content = answer
@@ -414,7 +407,7 @@ class Jobs:
         """Report a job whose worker was killed, and start another one."""
         if self._closing:
             return
-        self._worker.kill()
+        self.worker.kill()
         self._fail(
             job,
             MrbridgeError(
@@ -423,7 +416,7 @@ class Jobs:
             ),
         )
         with suppress(MrbridgeError):  # reported with the next job
-            self._worker.start()
+            self.worker.start()
 
     def _touch(self, job: Job) -> None:
         job.version += 1

@@ -6,8 +6,6 @@ import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,21 +81,11 @@ def _is_true(value: Any) -> bool:
     return str(value or "").lower() in ("1", "true", "yes", "on")
 
 
-@contextmanager
-def _room_for(request: Request, jobs: Jobs, *, new: bool = True) -> Iterator[int]:
-    """Reserve room for an upload, of a new scan or not, while it is received; gives its bytes.
-
-    Raises:
-        Refused: it is too large, or its size is unknown.
-    """
+def _bytes_of(request: Request) -> int:
     length = request.headers.get("content-length", "")
     if not length.isdecimal():
         raise Refused(411, "The size of the upload is unknown", "Send Content-Length.")
-    jobs.reserve(int(length), new=new)
-    try:
-        yield int(length)
-    finally:
-        jobs.release(int(length))
+    return int(length)
 
 
 async def _form_of(request: Request) -> FormData:
@@ -119,7 +107,8 @@ async def receive(request: Request, jobs: Jobs) -> Job:
     Raises:
         Refused: it is too large, or not a scan that can be accepted now.
     """
-    with _room_for(request, jobs) as size:
+    size = _bytes_of(request)
+    with jobs.reserved(size):
         form = await _form_of(request)
         name, folder = jobs.new_folder()
         try:
@@ -145,7 +134,7 @@ async def receive_start(request: Request, job: Job, jobs: Jobs) -> None:
     Raises:
         Refused: what it brings cannot be accepted, or the translation cannot start now.
     """
-    with _room_for(request, jobs, new=False):
+    with jobs.reserved(_bytes_of(request), new=False):
         form = await _form_of(request)
         folder = job.folder / f"more-{secrets.token_hex(4)}"
         try:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
-import threading
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from mrbridge.errors import MrbridgeError, MrbridgeWarning, as_error
-from mrbridge.parallel.processes import safe_path
+from mrbridge.errors import MrbridgeError, as_error
+from mrbridge.parallel import listening
+from mrbridge.parallel.processes import end_with_parent, safe_path
 from mrbridge.threads import share_the_machine
 
 _STOPPED_SECONDS = 60.0  # after which a stopped worker counts as ended
@@ -57,65 +55,29 @@ class Task:
     also: tuple[Path, ...] = ()
 
 
-@dataclass
-class Remarks(logging.Handler):
-    """Collects log records and warnings, which may name files: they go to the user, into no log."""
-
-    texts: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__(logging.INFO)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record."""
-        self.texts.append(record.getMessage())
-
-    @contextmanager
-    def collected(self) -> Iterator[None]:
-        """Within it, everything that mrbridge logs or warns of is collected."""
-        self.texts.clear()
-
-        def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-            if issubclass(category, MrbridgeWarning):
-                self.texts.append(str(message))
-
-        before = warnings.showwarning
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", MrbridgeWarning)
-            warnings.showwarning = show
-            try:
-                yield
-            finally:
-                warnings.showwarning = before
-
-
 def work(
     connection: Connection, models: Sequence[str | Path], device: str, allow_code: bool = False
 ) -> None:
     """Load the models, then do tasks until the connection is closed.
 
     It answers with pairs: `("loaded", facts of the models)`, then for each task any number of
-    `("progress", share)`, and `("done", result)` or `("failed", MrbridgeError, remarks)`.
+    `("progress", share)`, and `("done", result)` or `("failed", MrbridgeError)`. What mrbridge logs
+    or warns of may name files: it goes to the user, into no log.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends it
     share_the_machine()
-    _end_with_the_server()
-    remarks = Remarks()
-    logger = logging.getLogger("mrbridge")
-    logger.handlers, logger.propagate = [remarks], False
-    logger.setLevel(logging.INFO)
+    end_with_parent()
     try:
         from mrbridge.web import tasks
 
-        translators = tasks.load(models, device, allow_code)
-        facts = [
-            tasks.model_facts(one, model) for one, model in zip(translators, models, strict=True)
-        ]
+        with listening():
+            translators = tasks.load(models, device, allow_code)
+            facts = [
+                tasks.model_facts(one, model)
+                for one, model in zip(translators, models, strict=True)
+            ]
     except Exception as error:
-        connection.send(("failed", as_error(error), []))
+        connection.send(("failed", as_error(error)))
         return
     connection.send(("loaded", facts))
 
@@ -129,12 +91,13 @@ def work(
             return
         start = time.monotonic()
         try:
-            with remarks.collected():
+            with listening() as heard:
                 result = tasks.do(task, translators, report)
         except Exception as error:
-            connection.send(("failed", _about(error, task), list(remarks.texts)))
+            connection.send(("failed", _about(error, task)))
         else:
-            result |= {"notes": list(remarks.texts), "seconds": time.monotonic() - start}
+            notes = [words for _, _, words in heard]
+            result |= {"notes": notes, "seconds": time.monotonic() - start}
             connection.send(("done", result))
 
 
@@ -241,14 +204,3 @@ def _about(error: Exception, task: Task) -> MrbridgeError:
     path = reported.path
     is_named = path is not None and not (path == task.scan and path.is_dir())
     return type(reported)(what, path=path.name if path and is_named else None, remedy=remedy)
-
-
-def _end_with_the_server() -> None:
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
