@@ -108,6 +108,14 @@ class TestInvented:
         white = WHITE & ~ndimage.binary_dilation(mask(1), iterations=4)
         assert not lesions.find_invented(tissue(0), made, None, white, SPACING, 1)
 
+    @pytest.mark.parametrize("spacing", [SPACING, (2.0, 2.0, 2.0), (5.0, 0.5, 0.5)])
+    def test_not_partial_volume_at_its_edge(self, spacing):
+        white = np.zeros(SHAPE, bool)
+        white[5:25, 10:50, 10:50] = True
+        made = tissue(1)
+        made[white & ~ndimage.binary_erosion(white)] += 0.2
+        assert not lesions.find_invented(tissue(0), made, None, white, spacing, 1)
+
     def test_without_white_matter_there_are_none(self):
         nothing = np.zeros(SHAPE, bool)
         assert lesions.find_invented(tissue(0), tissue(1), None, nothing, SPACING, 1) == []

@@ -121,7 +121,9 @@ def find_invented(
         sign: 1 if lesions are bright in this contrast, -1 if they are dark.
     """
     widths = [_EDGE_MM / step for step in spacing]
-    core = ndimage.distance_transform_edt(white, spacing) > _EDGE_MM
+    # Voxels at the edge of the mask are partial volume, however large they are.
+    core = ndimage.binary_erosion(white, border_value=1)
+    core &= ndimage.distance_transform_edt(white, spacing) > _EDGE_MM
     if not core.any():
         return []
     local = {
