@@ -34,6 +34,10 @@ def test_values_are_taken() -> None:
         ({"zzz": 1}, "there is no key 'zzz', nor one like it. Known keys: rate, inner.epochs.$"),
         ({"inner": {"epochs": 0}}, r"'inner\.epochs' cannot be 0.* Choose another value\.$"),
         ({"rate": "fast"}, "'rate' cannot be 'fast'"),
+        (
+            {"inner": {"epochs": True}},
+            r"in 'inner', 'epochs' cannot be True: it is a number\. Choose",
+        ),
     ],
 )
 def test_problems_are_named(values: dict[str, object], message: str) -> None:
@@ -120,6 +124,24 @@ def test_assignments() -> None:
     for bad in ("novalue", "=3", "a=[1", "a=" + "[" * 10_000, "a=\x07"):
         with pytest.raises(SettingsError, match=r"assignment|YAML"):
             read_assignments([bad])
+
+
+@pytest.mark.parametrize("text", ["epochs=1:30", "epochs=010", "rate=1:30.5", "a={b: 1, b: 2}"])
+def test_what_yaml_reads_as_something_else_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"not a plain decimal number|'b' occurs twice"):
+        read_assignments([text])
+    assert read_assignments(["name='010'", "rate=0.5", "n=1_000"]) == {
+        "name": "010",
+        "rate": 0.5,
+        "n": 1000,
+    }
+
+
+def test_a_key_that_occurs_twice(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("inner:\n  epochs: 4\nrate: 0.5\ninner:\n  epochs: 7\n")
+    with pytest.raises(SettingsError, match=r"run\.yaml.*the key 'inner' occurs twice"):
+        read_yaml(path)
 
 
 def test_yaml(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Each stage declares its settings next to its code; the command line and YAML fil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import (
     get_origin,
 )
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from mrbridge.errors import SettingsError
@@ -70,6 +71,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True, protected_namespaces=()
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, values: Any) -> Any:
+        """Pydantic takes true, and `yes` of YAML, for 1."""
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            if isinstance(value, bool) and key in cls.model_fields:
+                kinds = _kinds(cls.model_fields[key].annotation)
+                if bool not in kinds and (int in kinds or float in kinds):
+                    raise ValueError(f"'{key}' cannot be {value}: it is a number")
+        return values
 
     @classmethod
     def defaults(cls) -> Self:
@@ -202,7 +214,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             values = _parse_yaml(file.read(_MOST_BYTES + 1).decode())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        what = f"cannot be read ({error.strerror or error})"
+        raise SettingsError(what, path=path, remedy="Check the path.") from None
+    except ValueError as error:
         raise SettingsError(
             f"cannot be read as YAML ({error})", path=path, remedy="Check the file."
         ) from None
@@ -231,6 +246,7 @@ def _parse_yaml(text: str) -> Any:
             return None
         if _count(node, {}) > _MOST_VALUES:
             raise ValueError(f"it holds more than {_MOST_VALUES} values")
+        _check_plain(node)
         return loader.construct_document(node)
     except RecursionError:
         raise ValueError("nested too deep") from None
@@ -255,12 +271,42 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
+def _check_plain(node: yaml.Node) -> None:
+    """Refuse what YAML 1.1 reads as something that nobody meant: 1:30 as 90, 010 as 8.
+
+    Args:
+        node: not nested too deep, without cycles.
+
+    Raises:
+        ValueError: it has such a number, or a key twice, of which the last would count.
+    """
+    if isinstance(node.value, str):
+        is_number = node.tag.rpartition(":")[2] in ("int", "float")
+        if is_number and re.search(r":|^[-+]?0[\d_]", node.value):
+            raise ValueError(f"'{shortened(node.value)}' is not a plain decimal number")
+        return
+    seen = set()
+    for one in node.value:
+        parts = one if isinstance(one, tuple) else (one,)
+        for part in parts:
+            _check_plain(part)
+        if len(parts) == 2 and isinstance(key := parts[0].value, str):
+            if key in seen:
+                raise ValueError(f"the key '{shortened(key)}' occurs twice")
+            seen.add(key)
+
+
 def _models(annotation: Any) -> list[type[BaseModel]]:
     """The settings class that a field holds, or the several that it may hold."""
+    kinds = _kinds(annotation)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """The types that a field may have."""
     union = get_origin(annotation) in (Union, UnionType)
     kinds = get_args(annotation) if union else (annotation,)
-    kinds = tuple(get_args(one)[0] if get_origin(one) is Annotated else one for one in kinds)
-    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return tuple(get_args(one)[0] if get_origin(one) is Annotated else one for one in kinds)
 
 
 def _in_words(model: type[BaseModel], detail: Any) -> str:
@@ -280,7 +326,10 @@ def _in_words(model: type[BaseModel], detail: Any) -> str:
             kinds = [kind for kind in kinds if _is_called(kind, part)] or kinds
     key = prefix + last
     if detail["type"] != "extra_forbidden":
-        return f"'{key}' cannot be {short_repr(detail['input'])}: {shortened(detail['msg'], 500)}"
+        why = shortened(str(detail["msg"]).removeprefix("Value error, "), 500)
+        if detail["type"] == "value_error" and isinstance(detail["input"], Mapping):
+            return f"in '{key}', {why}"
+        return f"'{key}' cannot be {short_repr(detail['input'])}: {why}"
     here = {name: prefix + name for kind in kinds for name in known_keys(kind)}
     elsewhere = {name.rpartition(".")[2]: name for name in known_keys(model)}
     if prefix:  # keys of the other kinds do not help

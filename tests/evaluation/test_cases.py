@@ -151,6 +151,34 @@ class TestSyntheses:
         for case in found.cases:
             assert case.synthetic.parent.name == case.images["T2w"].parent.name == case.name
 
+    @pytest.mark.parametrize(
+        ("here", "there"),
+        [
+            ("b/T2.nii.gz", "a/T2.nii.gz"),
+            ("b/001_T2.nii.gz", "a/001_T2.nii.gz"),
+            ("sub-1/ses-1/anat/sub-1_T2w.nii.gz", "sub-1/ses-2/anat/sub-1_T2w.nii.gz"),
+            ("sub-1/anat/sub-1_T2w.nii.gz", "sub-1/anat/old/sub-1_T2w.nii.gz"),
+        ],
+    )
+    def test_a_real_scan_that_is_missing_is_not_replaced_by_that_of_another(
+        self, here, there, tmp_path
+    ):
+        real, synthetic = touch(tmp_path / "real", here), touch(tmp_path / "made", here, there)
+        found = find_synthetic(real, synthetic)
+        assert [case.synthetic for case in found.cases] == [synthetic / here]
+        assert found.left_out == [(Path(there).name, "matches no real scan, or more than one")]
+
+    def test_a_mask_in_the_folder_of_another_subject_is_not_taken(self, tmp_path):
+        real, made = (touch(tmp_path / n, "a/T2.nii.gz", "b/T2.nii.gz") for n in ("real", "made"))
+        masks = touch(tmp_path / "masks", "b/T2.nii.gz")
+        cases = with_files(find_synthetic(real, made).cases, masks, "mask")
+        assert [case.mask for case in cases] == [None, masks / "b/T2.nii.gz"]
+
+    def test_several_methods_are_scored_against_one_real_scan(self, tmp_path):
+        real = touch(tmp_path / "real", "sub-1_T2w.nii.gz")
+        made = touch(tmp_path / "made", "one/sub-1_T2w.nii.gz", "two/sub-1_T2w.nii.gz")
+        assert len(find_synthetic(real, made).cases) == 2
+
     def test_nothing_matches(self, tmp_path):
         touch(tmp_path, "real/a.nii.gz", "fake/b.nii.gz")
         with pytest.raises(InputError, match="no synthetic image that matches"):

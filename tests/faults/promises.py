@@ -11,6 +11,7 @@ _CHECKED = "attack/test_checked_when_read.py"
 _HEADERS = "attack/test_dicom_headers.py"
 _NAMES = "attack/test_no_names.py"
 _OURS = "attack/test_only_ours.py"
+_SYNTHESES = "evaluation/test_cases.py::TestSyntheses"
 _UNBOUNDED = "attack/test_nothing_unbounded.py"
 _WRITERS = "attack/test_two_writers.py"
 
@@ -195,6 +196,22 @@ PROMISES: list[tuple[str, list[str]]] = [
     (
         "An edited store manifest is refused in one line",
         [f"{_CHECKED}::test_edited_manifests_are_reported_in_one_line"],
+    ),
+    (
+        "A synthetic image or a mask is never matched to the scan of another subject or session",
+        [
+            f"{_SYNTHESES}::test_a_real_scan_that_is_missing_is_not_replaced_by_that_of_another",
+            f"{_SYNTHESES}::test_a_mask_in_the_folder_of_another_subject_is_not_taken",
+        ],
+    ),
+    (
+        "In settings, a key that occurs twice, 1:30 (90 in YAML), 010 (8) and `yes` for a number are "
+        "refused",
+        [
+            "test_settings.py::test_a_key_that_occurs_twice",
+            "test_settings.py::test_what_yaml_reads_as_something_else_is_refused",
+            "test_settings.py::test_problems_are_named",
+        ],
     ),
     (
         "A pipe is not replaced by an output",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 """What files are, by their names (`Identity.kind`)."""
 
 _SYNTHETIC = "desc-synth"
+_NO_MATCH = "matches no real scan, or more than one"
 _LESION_MASKS = ("{entities}_label-lesion_mask.nii.gz", "{entities}_desc-lesion_mask.nii.gz")
 
 
@@ -185,13 +186,15 @@ def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = Fal
     for path, relative in images:
         match = reals[0] if are_files else partner(relative, reals)
         if match is None:
-            left_out.append((path.name, "matches no real scan, or more than one"))
+            left_out.append((path.name, _NO_MATCH))
             continue
         file, below = match
         name = _name_of_file(below, file)
         contrast = guess_contrast(Path(file.parent.name, file.name)) or guess_contrast(path)
         subject = guess_subject(below, is_2d=is_2d(file))[0] or name
         cases.append(Case(name, subject, {contrast or "scan": file}, synthetic=path))
+    if not are_files:
+        cases = _of_equal_folders(cases, dict(images) | dict(reals), left_out)
     if not cases:
         raise InputError(
             "contains no synthetic image that matches a real scan",
@@ -267,9 +270,10 @@ def partner(relative: Path, candidates: Sequence[tuple[Path, Path]]) -> tuple[Pa
 
     The first of these rules that leaves one candidate decides: the same relative path, the same
     name, then the same words (without contrast, `desc-…` and words such as `mask`) and the same
-    contrast or folder.
+    contrast or folder. Folders of other subjects or sessions never match.
     """
     words, contrast = _words(relative), guess_contrast(Path(relative.name))
+    candidates = [item for item in candidates if not _of_others(relative, item[1])]
     same_words = [item for item in candidates if _words(item[1]) == words]
     same_folder = [item for item in same_words if item[1].parent == relative.parent]
 
@@ -285,6 +289,44 @@ def partner(relative: Path, candidates: Sequence[tuple[Path, Path]]) -> tuple[Pa
     if words:  # `T2.nii.gz` identifies a scan only inside its folder
         attempts += [of_contrast(same_words), same_words]
     return next((attempt[0] for attempt in attempts if len(attempt) == 1), None)
+
+
+def _of_others(one: Path, other: Path) -> bool:
+    """Whether the folders of two files name different subjects or sessions.
+
+    A name such as `T2.nii.gz` says nothing: then all words of the folders count.
+    """
+    named = _words(one) or _words(other)
+    one, other = one.parent, other.parent
+    if named:
+        ids = [dict(p.split("-", 1) for p in path.parts if p[:4] in ("sub-", "ses-"))
+               for path in (one, other)]  # fmt: skip
+        return any(ids[0][key] != ids[1][key] for key in ids[0].keys() & ids[1].keys())
+    mine, yours = ({word for p in path.parts for word in _words(Path(p))} for path in (one, other))
+    return not (mine <= yours or yours <= mine)
+
+
+def _of_equal_folders(
+    cases: Sequence[Case], relative: Mapping[Path, Path], left_out: list[tuple[str, str]]
+) -> list[Case]:
+    """The cases without those whose real scan has a synthetic image in the same folder of its tree:
+    `b/001.nii.gz` is that of `b/001.nii.gz`, not of `a/001.nii.gz`.
+
+    Args:
+        cases: each of one real scan.
+        relative: the path of every file in its tree.
+        left_out: those that are left out are added here.
+    """
+
+    def is_of_folder(case: Case) -> bool:
+        assert case.synthetic is not None
+        (real,) = case.images.values()
+        return relative[case.synthetic].parent == relative[real].parent
+
+    taken = {path for case in cases if is_of_folder(case) for path in case.images.values()}
+    kept = [c for c in cases if is_of_folder(c) or taken.isdisjoint(c.images.values())]
+    left_out += [(c.synthetic.name, _NO_MATCH) for c in cases if c not in kept and c.synthetic]
+    return kept
 
 
 def _groups(scans: Sequence[Scan]) -> dict[tuple[str, ...], list[Scan]]:
