@@ -103,6 +103,16 @@ def test_a_scale_that_is_not_a_number(keyword: str, text: str, run: Run, tmp_pat
     assert f"its {keyword} is not a number" in err
 
 
+def test_a_scale_that_is_missing_in_some(run: Run, tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "dcm", slope=2.0)
+    one = pydicom.dcmread(paths[2])
+    del one.RescaleSlope
+    one.save_as(paths[2])
+    code, _, err = translate(run, tmp_path / "dcm")
+    assert code == 2
+    assert "RescaleSlope is missing in 1 of 7 images (image 5), and is not 1 in the others" in err
+
+
 def test_a_decimal_comma_is_read(tmp_path: Path) -> None:
     volume = marked()
     paths = write_series(tmp_path / "dcm", slope=1.5, volume=volume)

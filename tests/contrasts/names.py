@@ -287,6 +287,8 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
         ("MToff.nii.gz", OTHER),
     ),
     "Other sequences": (
+        ("MAGiC_T2.nii.gz", OTHER),
+        ("SyMRI_T1w.nii.gz", OTHER),
         ("T2_merge.nii.gz", OTHER),
         ("DIR.nii.gz", OTHER),
         ("3D_DIR.nii.gz", OTHER),

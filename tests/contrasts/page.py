@@ -27,6 +27,9 @@ entities or its DICOM header. There are three answers:
 - **unknown**: nothing identifies the image. It is used only if you name the file, or if the folder
   or study holds nothing better, and the output says so.
 
+A file whose name says `synth`, `synthetic`, `synthesised` or `fake` has its contrast, and is
+refused in the same way. `evaluate` and `study` take such files as synthetic images.
+
 The name of the file takes precedence over the names of its folders. For a DICOM series, the rules
 first check whether it is something else, then echo, repetition and inversion time, then the
 description. A series whose description contradicts its timing is never preferred to a certain one.

@@ -81,6 +81,45 @@ def test_translate_takes_of_a_folder_what_is_known_first(
     assert "does not state its contrast" in reasons["a.nii.gz"]
 
 
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("sub-01_desc-synth_T1w.nii.gz", "synth"),
+        ("a_desc-synth.nii.gz", "synth"),
+        ("synthT1.nii.gz", "synth"),
+        ("T1_synthetic.nii.gz", "synthetic"),
+        ("fake_A.nii.gz", "fake"),
+    ],
+)
+def test_what_is_synthetic_by_its_name_alone_is_refused(
+    name: str, word: str, put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    """Other programs do not keep the note in its header."""
+    path, out = put(f"in/{name}"), tmp_path / "out.nii.gz"
+    code, _, error = run("translate", "-i", path, "-o", out)
+    assert code == 2
+    assert f"is synthetic, by '{word}' in its name. Name another scan, or use --force" in error
+    _, listed, _ = run("inspect", path.parent)
+    assert "0 of 1 files can be used as they are" in listed
+    table = tmp_path / "table.csv"
+    table.write_text(f"subject,contrast,path\n1,T1w,{path}")
+    for source in (path.parent, table):
+        assert [reason for _, reason in find_scans(source).ignored] == [
+            f"is synthetic, by '{word}' in its name"
+        ]
+    put("in/b_T1w.nii.gz")
+    assert run("translate", "-i", path.parent, "-o", tmp_path / "out")[0] == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["source"] for row in report["done"]] == ["b_T1w.nii.gz"]
+    assert run("translate", "-i", path, "-o", out, "--force")[0] == 0
+
+
+def test_tools_that_are_called_synth_strip_skulls(put: Callable[..., Path], run: Run) -> None:
+    for name in ("a_T1w_synthstrip.nii.gz", "T1_SynthStrip.nii.gz", "sub-synth_T1w.nii.gz"):
+        path = put(f"in/{name}")
+        assert run("translate", "-i", path, "-o", path.parent / "out.nii.gz")[0] == 0
+
+
 def test_translate_takes_the_unknown_only_where_nothing_is_known(
     put: Callable[..., Path], run: Run, tmp_path: Path
 ) -> None:

@@ -82,9 +82,11 @@ PROMISES: list[tuple[str, list[str]]] = [
         [f"{_SURVIVAL}::test_one_scan_fails_in_any_way"],
     ),
     (
-        "A rescale slope that is not a number is refused; a decimal comma is read",
+        "A rescale slope that is not a number, or that some images lack, is refused; a decimal "
+        "comma is read",
         [
             f"{_HEADERS}::test_a_scale_that_is_not_a_number",
+            f"{_HEADERS}::test_a_scale_that_is_missing_in_some",
             f"{_HEADERS}::test_a_decimal_comma_is_read",
         ],
     ),
@@ -205,12 +207,22 @@ PROMISES: list[tuple[str, list[str]]] = [
         ],
     ),
     (
-        "In settings, a key that occurs twice, 1:30 (90 in YAML), 010 (8) and `yes` for a number are "
-        "refused",
+        "In settings, a key that occurs twice, 1:30 (90 in YAML), 010 (8) and `yes` for a number "
+        "are refused",
         [
             "test_settings.py::test_a_key_that_occurs_twice",
             "test_settings.py::test_what_yaml_reads_as_something_else_is_refused",
             "test_settings.py::test_problems_are_named",
+        ],
+    ),
+    (
+        "Masked voxels of arrays count as NaN",
+        ["inference/test_translate.py::TestObjects::test_masked_voxels_count_as_nan"],
+    ),
+    (
+        "A scan that is synthetic by its name alone is refused; no training uses it",
+        [
+            "contrasts/test_refusals.py::test_what_is_synthetic_by_its_name_alone_is_refused",
         ],
     ),
     (

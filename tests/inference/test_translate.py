@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mrbridge
@@ -115,6 +116,35 @@ class TestObjects:
                 made = translate(kind, model=tiny_bundle, device="cpu")
             values = made.voxels if isinstance(made, Volume) else np.asarray(made.dataobj)
             assert np.isfinite(values).all()
+
+    def test_masked_voxels_count_as_nan(self, tiny_bundle: Bundle, scan: Path) -> None:
+        volume = io.read(scan)
+        voxels = volume.voxels.astype(np.float32)
+        hidden = np.zeros(voxels.shape, bool)
+        hidden[:, :15] = True
+        expected = translate((np.where(hidden, 0, voxels), volume.affine), model=tiny_bundle)
+        masked = np.ma.masked_array(np.where(hidden, 9999, voxels), hidden)
+        for kind in (
+            replace(volume, voxels=masked),
+            (masked, volume.affine),
+            (np.ma.masked_array(masked.astype(np.int16), hidden), volume.affine),
+            nib.Nifti1Image(masked, volume.affine),
+        ):
+            with pytest.warns(MrbridgeWarning, match=f"{hidden.sum()} voxels were NaN"):
+                made = translate(kind, model=tiny_bundle, device="cpu")
+            values = made.voxels if isinstance(made, Volume) else np.asarray(made.dataobj)
+            assert np.array_equal(values, expected.voxels)
+
+    def test_what_cannot_become_an_array(self, tiny_bundle: Bundle, scan: Path) -> None:
+        volume = io.read(scan)
+        tensor = torch.zeros(volume.voxels.shape)
+        for voxels, affine in (
+            (tensor.requires_grad_(), volume.affine),
+            (tensor.detach().bfloat16(), volume.affine),
+            (volume.voxels, "affine"),
+        ):
+            with pytest.raises(InputError, match=r"cannot become arrays \(.*Pass NumPy arrays"):
+                translate((voxels, affine), model=tiny_bundle, device="cpu")
 
     @pytest.mark.parametrize("value", [0.0, np.nan])
     def test_an_affine_without_inverse(self, tiny_bundle: Bundle, scan: Path, value: float) -> None:

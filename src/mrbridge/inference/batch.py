@@ -272,7 +272,7 @@ def _find(request: Request, folder: Path, out: Path) -> FoundScans:
     settings, to = request.settings, request.target_for(None)
     taken = request.taken(to)
     known = {p: _identity_below(folder, p) for p in images}
-    usable = [p for p in images if settings.force or not known[p].is_other]
+    usable = [p for p in images if settings.force or not known[p].objection]
     there = {known[p].contrast for p in usable}
     wanted = next((contrast for contrast in taken if contrast in there), taken[0])
     chosen = [p for p in usable if known[p].contrast == wanted]
@@ -299,7 +299,9 @@ def _scan(folder: Path, path: Path, contrast: str) -> Scan:
 
 def _why_not(identity: Identity) -> str:
     """Why a file is left out: it is something else, or there is something better."""
-    return f"is {identity.contrast}" if identity.contrast else identity.reason
+    if identity.contrast and not identity.objection:
+        return f"is {identity.contrast}"
+    return identity.objection or identity.reason
 
 
 def _identity_below(folder: Path, path: Path) -> Identity:

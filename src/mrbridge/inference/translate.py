@@ -103,8 +103,8 @@ def translate(
     Args:
         image: a path or URL of a 2D image, a NIfTI file, a folder of them, a BIDS dataset or a
             DICOM series; or a scan in memory: a `Volume`, a nibabel image, or an array (i, j, k)
-            with its affine (4, 4) to RAS+ mm. A nibabel image of a file has the contrast that the
-            name of the file says.
+            with its affine (4, 4) to RAS+ mm; masked voxels count as NaN. A nibabel image of a
+            file has the contrast that the name of the file says.
         out: for paths and URLs, the output: a file for a file, otherwise a folder.
         model: `shipped`, the path of a run or bundle, a `Bundle`, or a `Translator`.
         settings: what to synthesise, and from which scans.
@@ -301,8 +301,9 @@ def as_volume(image: Any, index: int | None = None, assume: str | None = None) -
         assume: the orientation, such as RAS, of a NIfTI image that states none.
 
     Returns:
-        Finite voxels: NaN, infinity and padding are replaced, with a warning, as in files. A
-        nibabel image that was read from a file, or written, has the contrast that its name says.
+        Finite voxels: NaN, infinity, padding and what a masked array masks are replaced, with a
+        warning, as in files. A nibabel image that was read from a file, or written, has the
+        contrast that its name says.
 
     Raises:
         InputError: it is not one of these, or does not hold real numbers.
@@ -324,11 +325,16 @@ def as_volume(image: Any, index: int | None = None, assume: str | None = None) -
             _finite(voxels),
             affine,
             contrast=identity.contrast,
-            other=identity.reason if identity.is_other else None,
+            other=identity.objection if not marked or identity.is_other else None,
             synthetic=marked,
         )
     if isinstance(image, tuple) and len(image) == 2:
-        voxels, affine = np.asarray(image[0]), np.asarray(image[1], np.float64)
+        try:
+            voxels, affine = np.asanyarray(image[0]), np.asarray(image[1], np.float64)
+        except (TypeError, ValueError, RuntimeError) as error:  # such as tensors with a gradient
+            raise InputError(
+                f"cannot become arrays ({error})", remedy="Pass NumPy arrays of numbers."
+            ) from None
         if affine.shape != (4, 4):
             raise InputError(
                 f"the affine has shape {affine.shape}", remedy="Pass one of shape (4, 4)."
@@ -403,6 +409,9 @@ def _three_axes(voxels: NDArray[Any], index: int | None) -> NDArray[Any]:
 
 
 def _finite(voxels: NDArray[Any]) -> NDArray[Any]:
+    if isinstance(voxels, np.ma.MaskedArray) and voxels.dtype.kind in "biuf":
+        voxels = np.ma.filled(voxels.astype(np.float64), np.nan)  # what is masked is not known
+    voxels = np.asarray(voxels)
     if voxels.dtype.kind not in "biuf" or voxels.size == 0:
         raise InputError(
             f"voxels of shape {voxels.shape} and type {voxels.dtype} are not a real image",

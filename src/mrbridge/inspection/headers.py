@@ -208,8 +208,8 @@ def _file_item(file: Path, root: Path) -> Item:
     folder = root.parent if file == root else root
     relative = file.relative_to(folder) if file.is_relative_to(folder) else file.name
     identity = of_path(Path(folder.resolve().name, relative))  # the folder may name the contrast
-    if problem is None and identity.is_other:
-        problem = f"{identity.reason}; use --force to take it anyway"
+    if problem is None and identity.objection:
+        problem = f"{identity.objection}; use --force to take it anyway"
     kind = identity.kind or ("picture" if is_2d(file) else "volume")
     return Item(
         name=below(file, root),

@@ -88,7 +88,7 @@ def read(
         ) from error
     # Only the nearest folder: further up, a name says little about this file.
     identity = of_path(Path(path.resolve().parent.name, path.name))
-    other = identity.reason if identity.is_other else None
+    other = identity.objection if not result.synthetic or identity.is_other else None
     return replace(result, contrast=identity.contrast, other=other)
 
 

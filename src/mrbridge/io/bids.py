@@ -211,6 +211,8 @@ def _bids_scan(
         return "is synthetic"
     suffix = {**_SUFFIXES, **own}.get(name.suffix.lower(), name.suffix)
     identity = of_path(str(replace(name, suffix=suffix)))
+    if identity.synthetic and not force:
+        return identity.synthetic
     if identity.contrast is None and not (force and suffix in CONTRASTS):
         return identity.reason
     return Scan(path, subject, place["ses"] or session, suffix, path.name)
@@ -263,8 +265,8 @@ def _in_folder(root: Path, wanted: str | None, *, force: bool = False) -> FoundS
             continue
         identity = of_path(relative)
         contrast = wanted or identity.contrast
-        if contrast is None or (identity.is_other and not force):
-            found.ignored.append((path, identity.reason))
+        if contrast is None or (identity.objection and not force):
+            found.ignored.append((path, identity.objection or identity.reason))
             continue
         subject, session = names.guess_subject(relative, is_2d=is_2d(path))
         split = names.guess_split(relative)

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from mrbridge.io.vocabulary import (
     GLUED,
     OTHERS,
     SPACE,
+    SYNTHETIC,
     WEAK_OTHERS,
     WITHOUT,
 )
@@ -66,12 +67,14 @@ class Identity:
         kind: of something else, what it is in a word or two, such as `mask` or `phase`; else empty.
         is_doubtful: whether something speaks against `contrast`. Such a scan is never preferred to
             one without doubt.
+        synthetic: of a file whose name says so: "is synthetic, by 'synth' in its name".
     """
 
     contrast: str | None = None
     reason: str = "nothing identifies its contrast"
     kind: str = ""
     is_doubtful: bool = False
+    synthetic: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind and self.contrast is not None:
@@ -81,6 +84,11 @@ class Identity:
     def is_other(self) -> bool:
         """Whether it is known to be something else."""
         return bool(self.kind)
+
+    @property
+    def objection(self) -> str | None:
+        """Why it is not used without `--force`: it is something else, or synthetic by its name."""
+        return self.reason if self.is_other else self.synthetic
 
     @property
     def is_unknown(self) -> bool:
@@ -125,8 +133,13 @@ def of_path(path: str | Path) -> Identity:
         masks.
     """
     path = Path(path)
-    stem = stem_of(path)
-    name = parse_name(path)
+    name, stem = parse_name(path), stem_of(path)
+    said = SYNTHETIC.search(normalised(stem if name is None else _without_people(name, stem)))
+    synthetic = None if said is None else f"is synthetic, by '{said[0]}' in its name"
+    return replace(_of_path(path, name, stem), synthetic=synthetic)
+
+
+def _of_path(path: Path, name: BidsName | None, stem: str) -> Identity:
     found = Identity() if name is None else of_bids_name(name)
     if found.is_unknown:
         found = _of_stem(stem if name is None else _without_people(name, stem))

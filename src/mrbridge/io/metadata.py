@@ -83,8 +83,8 @@ def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
         own = own_contrasts().get(row["contrast"].lower())
         contrast = own or of_text(row["contrast"]).contrast or row["contrast"]
         identity = of_path(path.name)
-        if identity.is_other and not force:
-            found.ignored.append((path, identity.reason))
+        if identity.objection and not force:
+            found.ignored.append((path, identity.objection))
             continue
         subject, session = row.get("subject") or None, row.get("session") or None
         found.scans.append(Scan(path, subject, session, contrast, path.name, split))

@@ -114,7 +114,7 @@ OTHERS = _others(
         b ?\d{3,4}
         """),
     ("derived map", "is one of the scans of a quantitative map",
-        r"vfa[0-9]*|magic|symri|mdme|qalas|despot[0-9]?|mpm|variable flip[a-z]*"),
+        r"vfa[0-9]*|magi ?c|sy ?mri|mdme|qalas|despot[0-9]?|mpm|variable flip[a-z]*"),
     ("functional", "is a functional image", r"bold|fmri|resting|sbref"),
     ("dynamic", "is a perfusion or dynamic series",
         r"perf|perfusion|p?c?asl|pasl|dsc|dce|dyn|dynamics?|dynamique|dynamisch|dinamic[ao]"),
@@ -150,6 +150,10 @@ OTHERS = _others(
     ("other modality", "is of another modality", r"fdg|pet|spect|fluoro"),
     ("screen save", "is a screenshot or a report", r"screen ?(?:save|shot)|report"),
 )  # fmt: skip
+SYNTHETIC = _words(
+    r"synth(?! (?:strip|seg|morph|rad)\b)|synthetic|synthetique|synthetisch[a-z]*|sintetic[ao]|"
+    r"synthesi[sz]ed|synthsr|fake"
+)
 # The same where no word says a contrast: CT_T1 may be the T1w scan of a control.
 WEAK_OTHERS = _others(
     ("derived map", "is a statistical map",
