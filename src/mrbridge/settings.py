@@ -272,7 +272,7 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def _check_plain(node: yaml.Node) -> None:
-    """Refuse what YAML 1.1 reads as something that nobody meant: 1:30 as 90, 010 as 8.
+    """Refuse what YAML 1.1 reads as another number than it looks like: 1:30 as 90, 010 as 8.
 
     Args:
         node: not nested too deep, without cycles.

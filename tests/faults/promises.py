@@ -220,7 +220,7 @@ PROMISES: list[tuple[str, list[str]]] = [
         ["inference/test_translate.py::TestObjects::test_masked_voxels_count_as_nan"],
     ),
     (
-        "A scan that is synthetic by its name alone is refused; no training uses it",
+        "A scan whose name says that it is synthetic is refused; no training uses it",
         [
             "contrasts/test_refusals.py::test_what_is_synthetic_by_its_name_alone_is_refused",
         ],

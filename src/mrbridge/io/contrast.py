@@ -134,8 +134,8 @@ def of_path(path: str | Path) -> Identity:
     """
     path = Path(path)
     name, stem = parse_name(path), stem_of(path)
-    said = SYNTHETIC.search(normalised(stem if name is None else _without_people(name, stem)))
-    synthetic = None if said is None else f"is synthetic, by '{said[0]}' in its name"
+    word = SYNTHETIC.search(normalised(stem if name is None else _without_people(name, stem)))
+    synthetic = None if word is None else f"is synthetic, by '{word[0]}' in its name"
     return replace(_of_path(path, name, stem), synthetic=synthetic)
 
 
