@@ -111,7 +111,7 @@ def _run(out: Path, minutes: float, seed: int, stages: _Stages) -> dict[str, Any
     stages.end("train")
     table = _test_table(bids, store, out / "test.csv")
     prepared = store.manifest.settings
-    for scan in find_scans(table, prepared.source, prepared.target).scans:
+    for scan in find_scans(table, (prepared.source, prepared.target)).scans:
         translate(scan.path, out / "translated", model=run.path)
     stages.end("translate")
     evaluation = evaluate(model=run.path, pairs=table, out=out / "scores")

@@ -136,7 +136,7 @@ class TestSources:
         bids = write(tmp_path / "bids", lambda n, c: f"sub-{n}/ct/sub-{n}_{c}.nii.gz", 2)
         (bids / "dataset_description.json").write_text("{}")
         for source in (by_folder, two, table, bids):
-            found = find_scans(source, "T2star", "CT").scans
+            found = find_scans(source, ("T2star", "CT")).scans
             assert sorted((scan.contrast, scan.subject) for scan in found) in (
                 [(c, f"{who}{n}") for c in ("CT", "T2star") for n in (1, 2)]
                 for who in ("patient", "")

@@ -265,7 +265,7 @@ def test_contrast_folders_of_2d_images(tmp_path: Path) -> None:
 
 def test_two_folders_are_source_and_target_whatever_their_names(tmp_path: Path) -> None:
     make(tmp_path, "x/1.png", "T1/2.png")
-    found = find_scans([tmp_path / "x", tmp_path / "T1"], "T1w", "T2w")
+    found = find_scans([tmp_path / "x", tmp_path / "T1"])
     assert {scan.name: scan.contrast for scan in found.scans} == {"1.png": "T1w", "2.png": "T2w"}
 
 

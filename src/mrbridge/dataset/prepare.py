@@ -208,7 +208,7 @@ def _find(
     *,
     force: bool,
 ) -> FoundScans:
-    scans = outside(find_scans(source, settings.source, settings.target, force=force), out)
+    scans = outside(find_scans(source, (settings.source, settings.target), force=force), out)
     present = Counter(scan.contrast for scan in scans.scans)
     missing = [c for c in (settings.source, settings.target) if not present[c]]
     if missing:

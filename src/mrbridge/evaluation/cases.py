@@ -115,7 +115,7 @@ def find_pairs(
         InputError: there is no usable scan.
     """
     several = list(pairs) if isinstance(pairs, list | tuple) else pairs
-    found = find_scans(several, source, target, force=force)
+    found = find_scans(several, (source, target), force=force)
     left_out = [(path.name, reason) for path, reason in found.ignored]
     if not found.scans:
         raise InputError(

@@ -33,7 +33,7 @@ from mrbridge.inference.output import (
 )
 from mrbridge.inference.synthesis import Request, report_verdict, synthesise
 from mrbridge.io.atomic import read_json, sha256_of, sidecar_path, write_json, write_text
-from mrbridge.io.bids import NOT_RAW, find_scans_of
+from mrbridge.io.bids import NOT_RAW, find_scans
 from mrbridge.io.formats import unreadable_folders
 from mrbridge.io.metadata import read_metadata
 from mrbridge.io.ownership import is_ours, must_be_ours
@@ -151,7 +151,7 @@ def _find(request: Request, root: Path, out: Path) -> tuple[FoundScans, Addition
     settings, to = request.settings, request.target_for(None)
     selection = select(settings.participants, settings.sessions, settings.bids_filter)
     taken = request.taken(to)
-    everything = find_scans_of(
+    everything = find_scans(
         root,
         (*taken, to),
         datatypes={datatype for contrast in taken for datatype in selection.datatypes(contrast)},

@@ -21,9 +21,6 @@ from mrbridge.io.temporary import discard, sweep, temporary_name
 from mrbridge.json_text import parse_json
 from mrbridge.urls import url_of
 
-_PART_BYTES = 2**24
-"""The part of a file that a checksum reads at a time."""
-
 _swept: set[Path] = set()
 
 
@@ -205,17 +202,13 @@ def sha256_of(path: str | Path) -> str:
         InputError: it cannot be read.
     """
     fetch(Path(path))
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb", buffering=0) as file:
-            part = memoryview(bytearray(min(_PART_BYTES, os.fstat(file.fileno()).st_size) or 1))
-            while read := file.readinto(part):
-                digest.update(part[:read])
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(
             f"cannot be read ({error.strerror})", path=path, remedy="Check the file."
         ) from None
-    return digest.hexdigest()
 
 
 @contextmanager

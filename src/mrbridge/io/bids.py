@@ -33,8 +33,7 @@ _SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ".cff", "
 
 def find_scans(
     source: str | Path | Sequence[str | Path],
-    source_contrast: str = "T1w",
-    target_contrast: str = "T2w",
+    contrasts: tuple[str, ...] = ("T1w", "T2w"),
     *,
     datatypes: Collection[str | None] = DATATYPES,
     raw_first: bool = True,
@@ -43,15 +42,15 @@ def find_scans(
     """Find the scans of a BIDS dataset, a folder, two folders, a table, or DICOM files.
 
     Args:
-        source: a BIDS dataset, raw or of derivatives (files outside of `sub-*/[ses-*/]anat`
+        source: a BIDS dataset, raw or of derivatives (what is outside of `sub-*/[ses-*/]anat`
             or is listed in `.bidsignore` is left out; a column `split` of `participants.tsv`
             counts); a folder or zip of DICOM files, whose timing tells the
             contrasts (see `mrbridge.io.dicom.scans`); any other folder, in which file and folder
             names tell contrast and subject; a `.csv` or `.tsv` table with the columns subject,
             session, contrast, path (relative to the table, or a URL) and optionally split; or a
-            list of two folders, source contrast first. Any of them may be named by URL.
-        source_contrast, target_contrast: BIDS suffixes, or names of the user's own, such as `CT`.
-            Scans of others are ignored.
+            list of two folders, in the order of `contrasts`. Any of them may be named by URL.
+        contrasts: BIDS suffixes, or names of the user's own, such as `CT`. Scans of others are
+            ignored.
         datatypes: of a BIDS dataset, the folders of a subject that hold the scans; `*` means any,
             None the subject's own folder. A contrast of the user's own may be in any.
         raw_first: leave out what `prefer_raw` leaves out; not of a table.
@@ -61,19 +60,6 @@ def find_scans(
     Raises:
         InputError: `source` is absent or of none of these kinds, or a table is unusable.
     """
-    contrasts = (source_contrast, target_contrast)
-    return find_scans_of(source, contrasts, datatypes=datatypes, raw_first=raw_first, force=force)
-
-
-def find_scans_of(
-    source: str | Path | Sequence[str | Path],
-    contrasts: tuple[str, ...],
-    *,
-    datatypes: Collection[str | None] = DATATYPES,
-    raw_first: bool = True,
-    force: bool = False,
-) -> FoundScans:
-    """As `find_scans`, for any number of contrasts."""
     several = [source] if isinstance(source, str | Path) else source
     paths = [Path(localise(item)) for item in several]
     with recognised(contrasts):
@@ -113,25 +99,23 @@ def _found(
             (_in_dicom if is_dicom(path) else _in_folder)(path, contrast, force=force)
             for path, contrast in zip(paths, contrasts, strict=True)
         ]
-        result = FoundScans(
+        return FoundScans(
             _with_people([scan for part in found for scan in part.scans]),
             [item for part in found for item in part.ignored],
         )
-    elif len(paths) == 1 and is_dicom(paths[0]):
-        result = _in_dicom(paths[0], None, allow_gaps=allow_gaps)
-    elif len(paths) == 1 and paths[0].is_dir():
+    if len(paths) == 1 and is_dicom(paths[0]):
+        return _in_dicom(paths[0], None, allow_gaps=allow_gaps)
+    if len(paths) == 1 and paths[0].is_dir():
         root = paths[0]
         result = _in_bids(root, datatypes, force) if is_bids(root) else _in_folder(root, None)
-        result = FoundScans(_with_people(result.scans), result.ignored)
-    elif len(paths) == 1 and paths[0].suffix.lower() in (".csv", ".tsv"):
-        result = scans_of_table(paths[0], force=force)
-    else:
-        raise InputError(
-            "is not a dataset",
-            path=paths[0] if paths else None,
-            remedy="Give a folder, two folders (source contrast first), or a .csv or .tsv table.",
-        )
-    return result
+        return FoundScans(_with_people(result.scans), result.ignored)
+    if _is_table(paths):
+        return scans_of_table(paths[0], force=force)
+    raise InputError(
+        "is not a dataset",
+        path=paths[0] if paths else None,
+        remedy="Give a folder, two folders (source contrast first), or a .csv or .tsv table.",
+    )
 
 
 def is_bids(folder: Path) -> bool:

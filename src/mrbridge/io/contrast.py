@@ -284,16 +284,16 @@ def of_text(text: str) -> Identity:
 def _own_contrasts(text: str) -> tuple[set[str], str]:
     """The contrasts of the user's own that a text names, and the text without their names."""
     own = _OWN.get()
-    words = _words(text) if own else []
+    words = words_of(text) if own else []
     found = {own[word.lower()] for word in words if word.lower() in own}
     if not found:
         return found, text
     return found, " ".join(word for word in words if word.lower() not in own)
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
     """Words as they are written: `trainCT_01` is train, CT, 01."""
-    return re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", text)
+    return [word for word in re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", text) if word]
 
 
 def _first(others: tuple[tuple[re.Pattern[str], str, str], ...], words: str) -> Identity | None:

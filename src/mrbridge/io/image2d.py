@@ -131,9 +131,7 @@ def _read(path: Path) -> Volume:
         if data.startswith((b"II*\0", b"MM\0*")):
             what = "is a TIFF image that is damaged or whose pixels are of an unsupported type"
         raise InputError(what, path=path, remedy="Save it as 8-bit or 16-bit greyscale.") from None
-    except (
-        Exception
-    ) as error:  # Pillow's many parsers raise all kinds of exceptions for damaged files
+    except Exception as error:  # Pillow's parsers raise all kinds of them for damaged files
         raise InputError(
             f"is damaged or truncated ({error})", path=path, remedy="Get a new copy of the file."
         ) from None
@@ -162,7 +160,9 @@ def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
             "JPEG cannot store 16 bits", path=path, remedy="Write it as .png or .tif."
         )
     pixels = _quantised(volume.voxels[:, :, 0], header.depth, path)
-    image = _coloured(pixels, header.mode)
+    image = Image.fromarray(pixels)
+    if header.mode != "L":  # 8 bits
+        image = image.convert(header.mode)
     with atomic_path(path) as temporary:
         image.save(temporary, form, **_options(form, synthetic_note))
         written = read(temporary).voxels[:, :, 0]
@@ -406,15 +406,6 @@ def _quantised(values: NDArray[Any], depth: int, path: Path) -> NDArray[Any]:
     rounded = np.rint(values) if values.dtype.kind == "f" else values
     top = 2**depth - 1
     return np.clip(rounded, 0, top).astype(np.uint8 if depth == 8 else np.uint16)
-
-
-def _coloured(pixels: NDArray[Any], mode: str) -> Image.Image:
-    if mode == "L":
-        return Image.fromarray(pixels)
-    channels = [pixels] * (_CHANNELS[mode] - (mode in _PLAIN))
-    if mode in _PLAIN:
-        channels.append(np.full_like(pixels, 255))
-    return Image.fromarray(np.stack(channels, axis=2))
 
 
 def _options(form: str, note: str | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids_name import parse_name
-from mrbridge.io.contrast import of_text, without_contrast
+from mrbridge.io.contrast import of_text, without_contrast, words_of
 
 _SESSION = re.compile(
     r"^(ses|session|visit|study|timepoint|tp|scan|baseline|followup|year|month|week|day)"
@@ -57,7 +57,7 @@ def guess_split(relative: Path) -> str | None:
     `train` is ignored: part of such a folder may still be held out.
     """
     for folder in relative.parents:
-        words = {word.lower() for word in _words(folder.name)}
+        words = {word.lower() for word in words_of(folder.name)}
         splits = {_SPLITS[word] for word in words if word in _SPLITS}
         others = {w for w in words if w not in _SPLITS and of_text(w).contrast is None}
         if len(splits) == 1 and not others and splits != {"train"}:
@@ -202,11 +202,6 @@ def natural_key(text: str | Path) -> list[tuple[int, int, str]]:
     ranks = [part.lstrip("0") if n % 2 else part for n, part in enumerate(parts)]
     keys = [(0, len(rank), rank) if n % 2 else (1, 0, rank) for n, rank in enumerate(ranks)]
     return [*keys, (2, 0, str(text))]
-
-
-def _words(text: str) -> list[str]:
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
-    return [word for word in re.split(r"[^a-zA-Z0-9]+", apart) if word]
 
 
 def _says_image(folder: str) -> bool:

@@ -117,8 +117,8 @@ class DicomFile:
             with self._archive.open(self.member) as file:
                 yield file
 
-    def header(self, tags: Sequence[str | tuple[int, int]] | None) -> Dataset:
-        """The header: the named tags, or all.
+    def header(self, tags: Sequence[str | tuple[int, int]]) -> Dataset:
+        """The named tags of the header.
 
         Raises:
             InputError: it is not a DICOM file, or is damaged.
@@ -126,8 +126,7 @@ class DicomFile:
         return self.header_and_pixels(tags)[0]
 
     def header_and_pixels(
-        self,
-        tags: Sequence[str | tuple[int, int]] | None,
+        self, tags: Sequence[str | tuple[int, int]]
     ) -> tuple[Dataset, PixelData | None]:
         """The header as from `header`, and how the pixels are stored.
 
@@ -138,8 +137,7 @@ class DicomFile:
             # A member of a zip is read to its end, where its CRC is checked.
             source = file if self.member is None else io.BytesIO(file.read())
             _refuse_inflating(source, self)
-            wanted = None if tags is None else [Tag(tag) for tag in tags]
-            header = parse(source, stop_before_pixels=True, specific_tags=wanted)
+            header = parse(source, stop_before_pixels=True, specific_tags=[Tag(t) for t in tags])
             return header, _pixel_data(source, header, self.size)
 
     def read(self) -> bytes:

@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from mrbridge.errors import OutputError
@@ -273,10 +272,6 @@ def _common(
     derived.SourceImageSequence = _sources(header)
     # Type 1: of the defined terms, only "research mode" is true of an image that is not acquired.
     derived.ScanningSequence, derived.SequenceVariant = "RM", "NONE"
-    derived.SamplesPerPixel, derived.PhotometricInterpretation = 1, "MONOCHROME2"
-    derived.Columns, derived.Rows = stored.shape[:2]
-    derived.BitsAllocated = derived.BitsStored = 16
-    derived.HighBit, derived.PixelRepresentation = 15, 0
     derived.RescaleSlope, derived.RescaleIntercept = _decimal(slope), _decimal(intercept)
     derived.RescaleType = "US"
     derived.WindowCenter, derived.WindowWidth = _window(volume.voxels)
@@ -318,10 +313,8 @@ def _instance(
     for keyword in _EMPTY:
         if keyword not in one:
             setattr(one, keyword, None)
-    one.PixelData = np.ascontiguousarray(pixels.T, "<u2").tobytes()
-    one["PixelData"].VR = "OW"
-    one.file_meta = FileMetaDataset()
-    one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    frame = np.ascontiguousarray(pixels.T, "<u2")
+    one.set_pixel_data(frame, "MONOCHROME2", 16, generate_instance_uid=False)
     return one
 
 
