@@ -151,7 +151,6 @@ def read_arms(arms: Arms, common: Mapping[str, Any]) -> dict[str, TrainSettings]
     """The settings of every arm by its name: a preset, or the name of its file without extension.
 
     Args:
-        arms: as of `benchmark`.
         common: changes to all arms.
 
     Raises:

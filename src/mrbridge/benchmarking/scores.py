@@ -60,10 +60,8 @@ class HeldOutScans:
     """The scans of the split that arms are scored on.
 
     Attributes:
-        store: the prepared store.
         split: `test`, or `val` if the store has no test split.
         cases: pairs of scans of one subject and session; single scans if there are no pairs.
-        paired: whether they are pairs.
         places: of each case, the record and the positions of its slices, by contrast.
     """
 

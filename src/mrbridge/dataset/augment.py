@@ -54,7 +54,6 @@ class Augmentation:
     interpolation: training waits for its loader.
 
     Args:
-        settings: which changes, how strong.
         image_size: rows and columns of the slices.
         device: of the images that `apply` gets.
         intensities: the slices of an image whose intensities change; None: all. All of them move.

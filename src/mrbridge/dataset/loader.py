@@ -53,10 +53,6 @@ def batches_from(
     one another at every operation.
 
     Args:
-        dataset: of the samples, its simulated pairs included.
-        batch_size: samples in a batch.
-        first_step, last_step: one batch per step.
-        device: of the training.
         share: (n, of m) if m processes train together: of every step's m batches the n-th.
     """
     indices = BatchIndices(batch_size, first_step, last_step, share)
@@ -182,7 +178,6 @@ class GpuSlices:
     device and is a function of the seed, of the batch's position in the sequence and of its size.
 
     Args:
-        dataset: which slices, which changes.
         device: keeps the slices, in half precision.
 
     Raises:

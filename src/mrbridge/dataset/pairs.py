@@ -122,9 +122,6 @@ def best_matches(
     product of matrices, work grows with the number of images. Every image has a best match, right
     or wrong: see `are_in_register`.
 
-    Args:
-        sources, targets: of the two contrasts.
-
     Returns:
         Their numbers, by that of the source.
     """

@@ -40,10 +40,7 @@ class Job:
     """One scan to prepare.
 
     Attributes:
-        scan: its file or series, and its subject.
         id: its name in the store.
-        store: the store's folder.
-        settings: of all scans.
         reference: the first scan of the source contrast of the same subject and session, which this
             one is registered to, or cropped like if both are on one grid; None for that scan
             itself.
@@ -140,7 +137,6 @@ def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecor
     """Prepare one scan into the store, unless it is there; None for an empty 2D image.
 
     Args:
-        job: the scan.
         found: where the head is in the references of this session, by path; this one is added.
 
     Raises:

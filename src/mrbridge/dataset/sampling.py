@@ -53,8 +53,6 @@ class SliceBank:
     it is stored.
 
     Args:
-        store: a prepared store.
-        contrast: which scans.
         split: `train`, `val` or `test`.
         image_size: rows and columns of the images.
     """
@@ -97,7 +95,6 @@ class SliceBank:
         that was shifted before stays there.
 
         Args:
-            record: of this bank.
             other: centred.
         """
         if record.id not in self._shifts:
@@ -124,7 +121,6 @@ class UnpairedSlices(Dataset[Sample]):
     slice comes again; the two orders are independent.
 
     Args:
-        store: a prepared store.
         image_size: rows and columns of the images.
         seed: of orders and changes.
         augment: random changes; None: none.

@@ -62,7 +62,6 @@ class SliceRange:
 
         Args:
             filled: shape (slices,), from inferior to superior: which of them show the head.
-            grid: theirs.
 
         Raises:
             InputError: 2D images, whose position in the head is unknown.

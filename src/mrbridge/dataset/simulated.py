@@ -71,8 +71,6 @@ class SimulatedPairs:
         pictures: whether they are 2D images, which have no spacing and a fixed range.
         source: contrast of the first two slices of a group, one of T1w, T2w, PDw and FLAIR.
         target: contrast of the other two.
-        image_size: rows and columns of the slices.
-        subjects: how many subjects.
         seed: of the subjects and of the order of the groups.
         cache: a file that keeps the groups, since a subject at 1 mm takes seconds to simulate; one
             that is damaged or of other arguments is replaced. None: no file.
@@ -155,7 +153,6 @@ def draw_group(
 
     Args:
         groups: of one subject, (groups, 2 contrasts, rows, columns).
-        rng: draws.
         contrasts: of a group, in its order; fluid is darkened if T1w and T2w are among them.
         mixed: how often parts of a slice come from another slice.
     """

@@ -44,10 +44,6 @@ def split_scans(requests: Sequence[Request], settings: PrepareSettings) -> dict[
     The user's table comes first; everything else follows the rules above. A subject is never in two
     splits, unless all scans are split in blocks.
 
-    Args:
-        requests: the scans of the two contrasts.
-        settings: shares, gap and seed.
-
     Returns:
         Record id to its segments.
 

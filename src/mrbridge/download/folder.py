@@ -53,7 +53,6 @@ class Folder:
     """A folder that one download fills, and its record (`.mrbridge-download.json`).
 
     Attributes:
-        path: the folder.
         record: JSON; contains the identity (source, dataset, version).
     """
 
@@ -168,10 +167,7 @@ def fetch(
     or changed file is downloaded once more.
 
     Args:
-        session: the connections.
-        url: of the file.
         path: the final name. Its folder is created.
-        expected: what the archive lists.
         advance: gets the number of bytes received; negative ones if they are discarded.
 
     Raises:
@@ -311,8 +307,6 @@ class Report:
     """What a download did.
 
     Attributes:
-        path: the folder.
-        plan: what was planned.
         scans: number of requested scans that are complete in the folder.
         failed: what could not be downloaded, with the reason.
         dry_run: nothing was downloaded.
@@ -355,7 +349,6 @@ def in_parallel(
 
     Args:
         session: is stopped if anything but the error of a single item occurs.
-        items: what to work on.
         work: may raise a `MrbridgeError` that concerns only its item; an `OutputError` ends all.
         label: of a progress bar that counts the items.
 

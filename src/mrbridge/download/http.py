@@ -132,8 +132,6 @@ class Session:
         """Send JSON and return the JSON of the answer, of any status.
 
         Args:
-            url: where to.
-            body: what to send.
             check: gets the answer and may raise `Busy` to send the request again.
 
         Raises:
@@ -252,8 +250,6 @@ class Stream:
     """A remote file, read forwards from any byte; a broken connection is resumed.
 
     Args:
-        session: the connections.
-        url: of the file.
         position: the next byte to be read.
         state: of the file; None before the first read if it is not known.
         limit: the most bytes that the file may have.

@@ -67,7 +67,6 @@ def download(out: Path, settings: DownloadSettings) -> Report:
     """Download the scans of some contrasts as a BIDS dataset.
 
     Args:
-        out: the folder.
         settings: contrasts of T1w, T2w and PDw; subjects as numbers such as 2, 002, sub-002 or
             IXI002; as mirror the address of the folder with the tar files.
 
@@ -156,7 +155,6 @@ class _Archive:
     """One tar file, the scans wanted of it, and which of them are intact on the disk.
 
     Attributes:
-        record: what is known of the archive.
         intact: wanted subjects whose scan has the recorded checksum.
         failed: scans that cannot be used, with the reason.
     """
@@ -366,8 +364,6 @@ def write_participants(
     Everything else in the table stays: users add columns to it.
 
     Args:
-        session: the connections.
-        folder: the dataset.
         hospitals: of each subject (three digits).
         site: address of the folder with the site's own table.
 

@@ -182,7 +182,6 @@ def find_undeclared_pairs(facts: Sequence[Facts], workers: parallel.Workers = 1)
     """Scans of two contrasts that show one head in register although their names do not say so.
 
     Args:
-        facts: of all scans.
         workers: processes, or the address of a Dask scheduler, to read candidates again.
     """
     candidates: list[tuple[Facts, Facts]] = []

@@ -44,7 +44,6 @@ class Entry:
     """A scan of the dataset: a file, a DICOM series, or a record of a store.
 
     Attributes:
-        name: its name in reports.
         scan: what is known before it is opened; for a record, what the store knows.
         record: of a store; None for a file or series.
     """
@@ -90,7 +89,6 @@ class LoadedScan:
         slices: (slices, rows, columns), range [-1, 1], inferior first; rows run to posterior.
         foreground: mask of the head, same shape.
         indices: position of each slice in the full stack of the scan.
-        properties: of its file.
         verdict: whether the shipped model knows this kind of scan; None for a store, whose scans
             were preprocessed.
     """
@@ -107,13 +105,11 @@ class Facts(Properties):
     """Properties, measurements and thumbnails of one scan, about 20 kB.
 
     Attributes:
-        entry: the scan.
         shape: (slices, rows, columns).
         histogram: shares of the foreground's voxels in `BINS` bins from -1 to 1; shape (BINS,).
         skewness: see `measure_skewness`; None if there is too little foreground.
         noise, sharpness: see `measure_texture`; None if the head is too small.
         truncation: see `measure_truncation`, by side of the image.
-        verdict: see `LoadedScan`.
         thumbnail: uint8, (THUMBNAIL, THUMBNAIL), of the middle slice.
         side_view: the same of the middle sagittal plane, superior up, anterior left; None if there
             are too few slices.

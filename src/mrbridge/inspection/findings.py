@@ -24,7 +24,6 @@ class Group:
     """Scans that belong together in a finding: a pair, copies of one another, or a single scan.
 
     Attributes:
-        names: of the scans.
         remark: more about them, such as a measurement; may be empty.
     """
 
@@ -43,7 +42,6 @@ class Finding:
 
     Attributes:
         kind: a short name, such as `exact duplicates`.
-        severity: how bad it is.
         text: what was found, a sentence or two.
         remedy: what to do, a sentence or two.
         groups: the scans concerned; empty if all are.

@@ -37,7 +37,6 @@ class Item:
         shape: of the image (i, j, k); None if not known.
         spacing_mm: along i, j, k.
         uid, description: of the series, from the scanner.
-        gaps: number of missing slices.
         problem: why it cannot be used as it is; None if it can.
         notes: what was assumed or left out.
     """

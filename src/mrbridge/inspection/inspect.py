@@ -289,7 +289,6 @@ def run_checks(
     Args:
         facts: of the scans that could be read, at least one.
         failed: the others, each with the reason.
-        workers: for checks that read scans again.
     """
     from mrbridge.inspection.duplicates import find_duplicates, find_undeclared_pairs
     from mrbridge.inspection.outliers import find_outliers

@@ -387,11 +387,6 @@ def write_table(
     Of copies of one contrast one is kept: a held-out one if there is one, else the first. Copies
     under several contrasts are all left out, because the right label is unknown.
 
-    Args:
-        result: of files.
-        table: a `.csv` file.
-        overwrite: replace an existing table.
-
     Returns:
         The scans that were left out, each with the reason.
 

@@ -49,7 +49,6 @@ def atomic_path(path: str | Path, sidecar: Callable[[Path], Any] | None = None) 
     old `path` stays as it was.
 
     Args:
-        path: the file.
         sidecar: returns the content of the file's sidecar, from the path of the complete file. A
             sidecar is never next to an image that it does not describe: the old one goes just
             before the new file takes its place.
@@ -183,7 +182,6 @@ def read_json(path: Path, constant: Callable[[str], Any] | None = None) -> Any:
     """The content of a JSON file, local or remote.
 
     Args:
-        path: the file.
         constant: returns the value of NaN and infinities, as for `parse_json`.
 
     Raises:

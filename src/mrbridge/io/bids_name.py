@@ -61,8 +61,6 @@ def derivative_name(name: BidsName, contrast: str, resolution: str | None = None
     order of the standard; those that it does not know stand before `desc`.
 
     Args:
-        name: of the source.
-        contrast: the new suffix.
         resolution: the entity `res`, such as `1mm`, of a scan on another grid than its source.
     """
     entities = {**name.entities, "desc": "synth"} | ({"res": resolution} if resolution else {})

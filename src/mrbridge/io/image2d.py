@@ -249,9 +249,7 @@ def _grey(
     """The mode to write back, and the pixels (rows, columns), uint8 or uint16, on black.
 
     Args:
-        image: loaded.
         deep: its samples where Pillow keeps only a part of their bits.
-        data: the file.
         path, notes: where it is; notes to log about it.
     """
     if image.mode.startswith("I"):

@@ -138,7 +138,6 @@ def read_description(root: Path, *, needed: bool = True) -> dict[str, Any]:
     """The content of `dataset_description.json`; empty if there is none.
 
     Args:
-        root: the dataset.
         needed: False treats one that cannot be read as absent, with a warning.
 
     Raises:
@@ -155,10 +154,6 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
 
     A sidecar applies to every scan at or below its folder whose name has the same suffix and all
     its entities. A nearer sidecar takes precedence; in one folder, one with more entities.
-
-    Args:
-        scan: a scan in the dataset.
-        root: the dataset.
 
     Returns:
         The fields; a sidecar that cannot be read is skipped, with a warning.

@@ -185,8 +185,6 @@ def release_when_done(
     temporary folder.
 
     Args:
-        outcomes: items with their results, one after the other.
-        items: all of them.
         touched: the files and folders that an item reads or writes.
     """
     users = Counter(path for item in items for path in touched(item))

@@ -64,10 +64,8 @@ class Scan:
     """A scan and what is known about it before it is opened.
 
     Attributes:
-        path: the file.
         subject, session: None if unknown.
         contrast: a BIDS suffix such as T1w.
-        name: the file's name.
         split: `train`, `val` or `test` if the user named one.
         series: which series, if `path` holds DICOM files.
         files: below `path`, those that hold the series, so that they are not searched again.
@@ -157,10 +155,6 @@ class Selection:
 
     def apply(self, found: FoundScans, root: Path) -> FoundScans:
         """Keep the scans that are wanted, and list the others as ignored, with the reason.
-
-        Args:
-            found: the scans of a BIDS dataset.
-            root: the dataset.
 
         Raises:
             InputError: the dataset has no such participant or session.
@@ -309,7 +303,6 @@ def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) 
     """Log what was left out, by reason: the number of files, and one of them.
 
     Args:
-        ignored: files with reasons.
         root: paths are shown relative to it; None shows no paths.
     """
     counts = Counter(reason for _, reason in ignored)

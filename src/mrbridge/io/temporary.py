@@ -82,7 +82,6 @@ def is_alive(pid: int, start: int | str | None = None) -> bool:
     """Whether a process of this machine runs, of any user.
 
     Args:
-        pid: its number.
         start: its `process_start`, if known.
     """
     try:

@@ -80,7 +80,6 @@ class _Canvas:
 
     Attributes:
         images: by contrast, float32 (x, y, z), painted in place.
-        grid: theirs.
         places: (x, y, z, 3) template mm of their voxels.
         sequences: by contrast, of the scans.
     """
@@ -145,11 +144,8 @@ def paint_head(
     """The subject's signals on `grid`.
 
     Args:
-        rng: draws the tissues of the subject.
         maps: the head at `where` (`Head.at`).
         where: (x, y, z, 3) template millimetres of the grid's voxels.
-        grid: the subject's.
-        lesions: of the white matter.
         sequences: by contrast, of the scans.
         matter: grey and white, before this subject's own variation.
         pathology: painted one over another.
@@ -163,7 +159,8 @@ def paint_head(
     if "bone" not in maps:
         maps["hull"] = maps["hull"] + _tightness(around_rng, grid)
     _paint_around(around_rng, maps, canvas, matter.fat)
-    _paint_intracranial_fluid(pulsation, maps["hull"], canvas)
+    canvas.paint(canvas.inside(maps["hull"]), DURA)  # along the skull, and fluid within it
+    canvas.paint_signals(canvas.inside(maps["hull"] + 1.2), _fluid_signals(pulsation, canvas))
     brain = maps["grey"] + maps["white"] + maps["fluid"]
     x, y, z = ndimage.find_objects((brain > 0).astype(np.uint8))[0]
     box = (x, y, z)
@@ -222,12 +219,6 @@ def _paint_around(
     fatty = np.clip(0.75 + 0.2 * random_field(rng, 12, grid), 0, 1)
     canvas.paint(marrow * fatty, MARROW)
     canvas.paint(maps["air"] * inside(3 - hull), None)
-
-
-def _paint_intracranial_fluid(pulsation: float, hull: Array, canvas: _Canvas) -> None:
-    """Dura along the skull, and fluid within it."""
-    canvas.paint(canvas.inside(hull), DURA)
-    canvas.paint_signals(canvas.inside(hull + 1.2), _fluid_signals(pulsation, canvas))
 
 
 def _fluid_signals(pulsation: float, canvas: _Canvas) -> dict[str, Any]:

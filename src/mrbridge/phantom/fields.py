@@ -68,6 +68,10 @@ class Grid:
         x, y, z = (a.astype(np.float32) for a in self.axes)
         return x[:, None, None], y[None, :, None], z[None, None, :]
 
+    def places(self) -> Array:
+        """The coordinates of all voxels, (X, Y, Z, 3)."""
+        return np.stack(np.broadcast_arrays(*self.mesh()), axis=-1)
+
 
 def spline(coefficients: Array, start_mm: NDArray[np.float64], knot_mm: float, grid: Grid) -> Array:
     """A uniform cubic B-spline on a grid.

@@ -129,10 +129,7 @@ def template_head(spacing_mm: float) -> Head:
 
 def resample(maps: torch.Tensor, source: Grid, target: Grid) -> Array:
     """Linear interpolation of (channel, x, y, z) from one grid to another; edges are repeated."""
-    x, y, z = target.mesh()
-    shape = target.shape
-    where = np.stack([np.broadcast_to(a, shape) for a in (x, y, z)], axis=-1)
-    return sample(maps, source, where)
+    return sample(maps, source, target.places())
 
 
 def sample(maps: torch.Tensor, grid: Grid, where: Array) -> Array:

@@ -10,7 +10,7 @@ A map without labels around the brain gets the skull and the face of the templat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -175,10 +175,6 @@ class _Space:
         x, y, z = (np.arange(n, dtype=np.float64) for n in labels.shape)
         self._grid = Grid((x, y, z))
 
-    def has(self, labels: Iterable[int]) -> bool:
-        """Whether there are more than a few voxels of these labels."""
-        return int(np.isin(self.labels, list(labels)).sum()) > 100
-
     def share(self, shares: Mapping[int, float]) -> Array:
         """Sum of the labels' shares in each voxel of `NATIVE`, with partial volumes."""
         table = np.zeros(int(self.labels.max()) + 1, np.float32)
@@ -196,17 +192,16 @@ class _Space:
 def _around(space: _Space, brain: NDArray[np.bool_]) -> dict[str, tuple[Array, Grid]]:
     """The maps of what surrounds the brain, of the labels or, if there are none, the template's."""
     mask = resample(torch.from_numpy(brain.astype(np.float32))[None], NATIVE, COARSE)[0] > 0.5
-    if not space.has(_BONE):
+    if np.isin(space.labels, _BONE).sum() <= 100:  # a few voxels are not a skull
         hull = hull_around(mask)
         surface, air, eye = face_around(hull)
-        sinus = np.zeros(NATIVE.shape, np.float32)
         return {
             "hull": (hull, COARSE),
             "surface": (surface, COARSE),
             "air": (air, COARSE),
             "eye": (eye, COARSE),
             "artery": (arteries(), NATIVE),
-            "sinus": (sinus, NATIVE),
+            "sinus": (np.zeros(NATIVE.shape, np.float32), NATIVE),
         }
     head = _largest(space.sampled(space.labels > 0) > 0.5)
     head = ndimage.binary_fill_holes(_closed(head))
@@ -261,11 +256,9 @@ def _voxels_of_template(
     u, _, v = np.linalg.svd((b - middle_b).T @ (a - middle_a))
     rotation = v.T @ np.diag([1, 1, np.sign(np.linalg.det(v.T @ u.T))]) @ u.T
     matrix = np.linalg.inv(affine[:3, :3])
-    x, y, z = NATIVE.mesh()
-    places = np.stack(np.broadcast_arrays(x, y, z), axis=-1)  # (x, y, z, 3)
     turned = (matrix @ rotation).astype(np.float32)
     start = matrix @ (middle_a - rotation @ middle_b - affine[:3, 3])
-    return places @ turned.T + start.astype(np.float32)
+    return NATIVE.places() @ turned.T + start.astype(np.float32)
 
 
 def _cropped(labels: NDArray[np.int32], where: Array) -> tuple[NDArray[np.int32], Array]:

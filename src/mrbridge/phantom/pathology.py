@@ -182,7 +182,6 @@ class Pathology:
         """A lesion of a random kind, anywhere in the brain.
 
         Args:
-            rng: draws.
             head: the subject's, before deformation.
             masks: lesion masks in MNI space, which give shapes and places to some kinds.
         """

@@ -50,9 +50,6 @@ def deformation(
     gyri. Small enough to be invertible: no tissue folds over.
 
     Args:
-        rng: draws the shape.
-        head: the template.
-        grid: the subject's.
         widening: by how much the walls of the ventricles are moved, mm, at most 9; None draws it.
         largest: a head that would be larger, by volume in units of the template's, is shrunk to it.
 
@@ -60,8 +57,7 @@ def deformation(
         (x, y, z, 3) MNI millimetres for the voxels of `grid`.
     """
     lattice = _lattice()
-    x, y, z = (a.astype(np.float32) for a in lattice.mesh())
-    base = np.stack(np.broadcast_arrays(x, y, z), axis=-1).astype(np.float64)
+    base = lattice.places().astype(np.float64)
     growth = rng.normal(1.0, 0.03) * (1 + rng.normal(0, 0.02, 3))
     size = max(1.0, float(growth.prod()) / largest) ** (1 / 3) / growth
     turn = Rotation.from_euler("xyz", rng.normal(0, 2.5, 3), degrees=True).as_matrix()

@@ -181,7 +181,7 @@ class ConventionalSpinEcho:
         """Parameters within the range of clinical protocols (a choice)."""
         return cls(tr=rng.uniform(400, 750), te=rng.uniform(8, 18))
 
-    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
+    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float = 0.0) -> Any:
         """As `PulseSequence` says; the echo undoes static dephasing."""
         return spin_echo(density, t1, t2, tr=self.tr, te=self.te)
 
@@ -208,17 +208,13 @@ class InversionSpinEcho:
 
 
 @dataclass(frozen=True)
-class FastSpinEcho:
+class FastSpinEcho(ConventionalSpinEcho):
     """A fast spin echo, `te` being its effective echo time: T2-weighted, or PD-weighted if short.
 
     Times in ms.
     """
 
-    refocused: ClassVar[bool] = True
     echo_train: ClassVar[bool] = True
-    tr: float
-    te: float
-    flip_degrees: float = 90.0
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> FastSpinEcho:
@@ -229,10 +225,6 @@ class FastSpinEcho:
     def draw_proton_density(cls, rng: np.random.Generator) -> FastSpinEcho:
         """Parameters within the range of clinical PD-weighted protocols (a choice)."""
         return cls(tr=round(rng.uniform(2400, 5000)), te=round(rng.uniform(8, 30), 1))
-
-    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float = 0.0) -> Any:
-        """As `PulseSequence` says; the echoes undo static dephasing."""
-        return spin_echo(density, t1, t2, tr=self.tr, te=self.te)
 
 
 @dataclass(frozen=True)
@@ -318,7 +310,6 @@ class Matter:
     """Grey and white matter of a subject, before regions and iron differ.
 
     Attributes:
-        grey, white: the tissues.
         atrophy: logarithm of how much fluid there is in sulci, against the template; None draws it.
         fat: as a fast spin echo sees it.
         inflow: share of blood in arteries and in vessels of the sulci that comes unsaturated into

@@ -240,9 +240,6 @@ def varied_subject(
     A voxel size of 1 mm takes about ten seconds, besides a few for the first of a head.
 
     Args:
-        seed: of the sequence.
-        index: of the subject.
-        spacing_mm: edge of a voxel.
         stripped: keeps only the brain, or not; None draws it.
         contrasts: of the scans; the others do not depend on which there are.
         labels: a label map whose head is deformed instead of the template's (see `labels.py`).
@@ -263,8 +260,10 @@ def varied_subject(
     grid = Grid.over_field_of_view((spacing_mm, spacing_mm, max(spacing_mm, thickness)))
     sequences: dict[str, PulseSequence] = {
         "T1w": _draw_t1_weighted(look_rng),
-        "T2w": _draw_t2_weighted(look_rng),
-        "PDw": _draw_proton_density(more_sequences_rng),
+        "T2w": FastSpinEcho(look_rng.uniform(2800, 7500), look_rng.uniform(72, 125)),
+        "PDw": FastSpinEcho(
+            more_sequences_rng.uniform(2000, 5500), more_sequences_rng.uniform(7, 36)
+        ),
         "FLAIR": _draw_fluid_attenuated(more_sequences_rng),
     }
     fat = replace(FAT_IN_FAST_SPIN_ECHO, t2=fat_rng.uniform(*_T2_OF_FAT))
@@ -313,19 +312,10 @@ def varied_subject(
         seen[name] = Volume(voxels, grid.affine, contrast=name)
         ideal_voxels = sliced(blurred(ideal.signals[name])) * keep
         truth[name] = Volume(ideal_voxels, grid.affine, contrast=name)
-    return VariedSubject(
-        seen,
-        truth,
-        stripped,
-        Volume(_labels_in_slices(varied.pathology, head.grid, grid), grid.affine),
-        tuple(one.kind for one in found),
-    )
-
-
-def _labels_in_slices(labels: NDArray[np.uint8], source: Grid, target: Grid) -> NDArray[np.uint8]:
-    """The label in the middle of each of the target's slices."""
-    middle = np.abs(np.subtract.outer(target.axes[2], source.axes[2])).argmin(axis=1)
-    return labels[:, :, middle]
+    # Of labels, those in the middle of each slice.
+    middle = np.abs(np.subtract.outer(grid.axes[2], head.grid.axes[2])).argmin(axis=1)
+    affected = Volume(varied.pathology[:, :, middle], grid.affine)
+    return VariedSubject(seen, truth, stripped, affected, tuple(one.kind for one in found))
 
 
 def _face(rng: np.random.Generator, where: Array, hull: Array) -> Array:
@@ -333,7 +323,6 @@ def _face(rng: np.random.Generator, where: Array, hull: Array) -> Array:
     skull.
 
     Args:
-        rng: draws the plane.
         where: (x, y, z, 3) template mm.
         hull: signed distance to the inner face of the skull, mm.
     """
@@ -368,14 +357,6 @@ def _stripping(rng: np.random.Generator, brain: Array, grid: Grid) -> Array:
 def _draw_t1_weighted(rng: np.random.Generator) -> PulseSequence:
     kinds = (PreparedGradientEcho, GradientEcho, ConventionalSpinEcho, InversionSpinEcho)
     return kinds[rng.choice(4, p=(0.4, 0.25, 0.15, 0.2))].draw(rng)
-
-
-def _draw_t2_weighted(rng: np.random.Generator) -> FastSpinEcho:
-    return FastSpinEcho(tr=rng.uniform(2800, 7500), te=rng.uniform(72, 125))
-
-
-def _draw_proton_density(rng: np.random.Generator) -> FastSpinEcho:
-    return FastSpinEcho(tr=rng.uniform(2000, 5500), te=rng.uniform(7, 36))
 
 
 def _draw_fluid_attenuated(rng: np.random.Generator) -> FluidAttenuated:
@@ -428,7 +409,6 @@ def rician(rng: np.random.Generator, signal: Array, sigma: float) -> Array:
     """Magnitude of a signal with normal noise in both channels (Gudbjartsson & Patz 1995).
 
     Args:
-        rng: draws the noise.
         signal: real and not negative, any shape.
         sigma: standard deviation in each channel, in the signal's unit. Without signal the result
             has the mean sigma * sqrt(pi / 2).

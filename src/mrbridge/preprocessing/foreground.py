@@ -43,7 +43,6 @@ class Head:
     """A scan with its slices and its foreground, each computed once.
 
     Attributes:
-        volume: the scan.
         slices: float32 (slices, rows, columns) on its own grid.
         grid: the way back from these slices.
         foreground: bool (slices, rows, columns), see `foreground_mask`.
@@ -325,9 +324,6 @@ class FoundHead:
 def crop_to_head(volume: Volume, margin_mm: float) -> FoundHead:
     """`head_crop`, and the scan in that box.
 
-    Args:
-        volume, margin_mm: as for `head_crop`.
-
     Raises:
         InputError: see `head_crop`.
     """
@@ -394,8 +390,7 @@ def _content(voxels: NDArray[Any]) -> Crop | None:
         before = list(low), list(high)
         for axis in range(3):
             part = np.moveaxis(voxels[tuple(map(slice, low, high))], axis, 0)
-            flat = [_is_flat(plane) for plane in (part[0], part[-1])]
-            if not any(flat):
+            if all(plane.min() != plane.max() for plane in (part[0], part[-1])):
                 continue
             planes = part.reshape(len(part), -1)
             rough = np.flatnonzero(planes.min(axis=1) != planes.max(axis=1))
@@ -404,10 +399,6 @@ def _content(voxels: NDArray[Any]) -> Crop | None:
             start = low[axis]
             low[axis], high[axis] = start + int(rough[0]), start + int(rough[-1]) + 1
     return Crop.box(voxels.shape, low, high)
-
-
-def _is_flat(plane: NDArray[Any]) -> bool:
-    return bool(plane.min() == plane.max())
 
 
 def _box(head: Head) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:

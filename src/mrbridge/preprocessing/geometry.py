@@ -123,16 +123,15 @@ def from_slices(slices: NDArray[np.float32], grid: SliceGrid) -> NDArray[np.floa
 
     Args:
         slices: (slices, rows, columns) of `grid.shape`.
-        grid: from `to_slices`.
     """
     if slices.shape != grid.shape:
         raise ValueError(f"slices have the shape {slices.shape}, the grid {grid.shape}")
     values = resample(np.asarray(slices, np.float32), grid.full[1], grid.full[2])
     if grid.affine is None:
         return np.ascontiguousarray(values.transpose(1, 2, 0))
-    from nibabel.orientations import apply_orientation, ornt_transform
+    from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
-    back = ornt_transform(_canonical(), np.array(grid.transform, float))
+    back = ornt_transform(axcodes2ornt("RAS"), np.array(grid.transform, float))
     return np.ascontiguousarray(apply_orientation(values, back))
 
 
@@ -155,10 +154,6 @@ def fit_size(
 def size_multiple(size: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `size`."""
     return -(-size // multiple) * multiple
-
-
-def _canonical() -> NDArray[np.float64]:
-    return np.array([[0, 1], [1, 1], [2, 1]], float)
 
 
 def resampled_size(size: int, step: float, spacing_mm: float | None) -> int:

@@ -119,7 +119,6 @@ def find_normalisation(
     Args:
         voxels: intensities of any unit, any shape.
         foreground: where the head is; same shape.
-        settings: method and percentiles.
         bit_depth: bits of a 2D image; None for a volume. Images of 8 bits that use three
             quarters of 0..255 keep this range: their window was chosen when they were exported.
 

@@ -91,8 +91,6 @@ def preprocess(
     """Bring a volume to axial slices of the wanted spacing and to intensities in [-1, 1].
 
     Args:
-        volume: the scan.
-        settings: the steps.
         mask: its brain mask, if `settings.brain` is `mask`.
         levels: the standard scale of its contrast, if the method of normalisation is `nyul` and a
             scale was learned.

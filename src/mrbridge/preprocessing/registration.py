@@ -66,11 +66,9 @@ class Level:
     """Two images at one resolution, and how a transform from fixed to moving is optimised there.
 
     Attributes:
-        fixed, moving: the images.
         samples: random voxels that the ascent looks at.
         bins: of the joint histogram, along each axis.
         last_step: at which the gradient ascent ends, in the unit of the images.
-        iterations: at most.
         mask: the part of the fixed image that is looked at; None: all of it.
     """
 
@@ -107,7 +105,6 @@ class Level:
         Args:
             start: of the kind that is optimised.
             step: the first one, in the unit of the images.
-            seed: of the random voxels.
             scales: weights of the parameters; None: equal.
             keep_best: whether to return the start if the end is no better.
 
@@ -163,7 +160,6 @@ def share_inside(points: Matrix, transform: Matrix, volume: Volume) -> float:
     Args:
         points: (n, 3), RAS+ mm.
         transform: (4, 4), from positions in the volume to the space of the points.
-        volume: the scan.
     """
     assert volume.affine is not None
     voxels = moved(points, np.linalg.inv(volume.affine) @ np.linalg.inv(transform))
@@ -223,7 +219,6 @@ def register(
     Args:
         moving, fixed: scans with affines; whole heads or stripped brains, not one of each.
         kind: `rigid` within a session; `affine` if scanners differ or scans are distorted.
-        seed: of the random voxels.
 
     Raises:
         InputError: a 2D image, an image that shows nothing, or it did not converge: starts

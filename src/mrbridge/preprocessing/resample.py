@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mrbridge.errors import InputError
 from mrbridge.preprocessing.foreground import Head
-from mrbridge.volume import MAX_VOXELS, Volume
+from mrbridge.volume import MAX_VOXELS, Volume, corner_distance
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -41,8 +41,7 @@ def grid_difference(one: Volume, other: Volume) -> str | None:
         return None
     if one.affine is None or other.affine is None:
         return "one is a 2D image, the other is not"
-    corners = box_corners(np.zeros(3), np.array(one.voxels.shape) - 1)
-    distance = furthest(moved(corners, one.affine), moved(corners, other.affine))
+    distance = corner_distance(one.affine, other.affine, one.voxels.shape)
     return None if distance <= GRID_TOLERANCE_MM else f"up to {distance:.3g} mm apart"
 
 
@@ -174,7 +173,6 @@ def along_axes(head: Head, transform: Matrix, spacing_mm: float | None) -> Place
     field of view reaches.
 
     Args:
-        head: the scan.
         transform: (4, 4), from positions in the scan to positions in the new space, RAS+ mm.
         spacing_mm: edges of the voxels within axial slices; None takes those of the scan, as does
             the distance of slices.

@@ -79,7 +79,6 @@ def implausible(inside: Mask, head: Head) -> str | None:
 
     Args:
         inside: the mask, (i, j, k).
-        head: its scan.
     """
     litres = volume_l(inside, head.volume)
     if not LITRES[0] <= litres <= LITRES[1]:
@@ -143,7 +142,6 @@ def mask_path(scan: Path, pattern: str) -> Path | None:
     It is next to the scan or, in a BIDS dataset, at the same place in one of its derivatives.
 
     Args:
-        scan: a file.
         pattern: the mask's path from the scan's folder; `{stem}` is the scan's name without its
             extension, `{entities}` the same without the contrast at its end.
     """

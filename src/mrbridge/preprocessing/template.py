@@ -178,7 +178,6 @@ def template_fits(head: Head, count: int) -> list[TemplateFit]:
     no measure.
 
     Args:
-        head: as for `brain_by_template`.
         count: how many are followed to the end; there may be fewer.
 
     Raises:
@@ -284,26 +283,21 @@ class _TemplateSearch:
                 start.SetRotation([1.0, 0.0, 0.0], math.radians(tilt))
                 start.SetScale(size * share)
                 start.SetTranslation(((centre - CENTRE) * (-1, -1, 1)).tolist())
-                starts.append(self._followed(start, 0, 2.0, fixed_size=True))
+                starts.append(climb(self.levels[0], start, 2.0, fixed_size=True))
         starts.sort(key=lambda end: -end[0])
         results = []
         for _, start in starts[:_FOLLOWED]:
-            free = self._followed(sitk.Similarity3DTransform(start), 1, 0.5)[1]
+            free = climb(self.levels[1], sitk.Similarity3DTransform(start), 0.5)[1]
             affine = as_affine(free)
             for step in (0.3, 0.1):
-                value, affine = self._followed(affine, 1, step)
+                value, affine = climb(self.levels[1], affine, step)
             results.append((value, affine))
         return results
 
     def last(self, affine: sitk.AffineTransform) -> TemplateFit:
         """One of the ends, followed at 2 mm."""
-        value, end = self._followed(affine, 2, 0.2)
+        value, end = climb(self.levels[2], affine, 0.2)
         return TemplateFit(np.linalg.inv(from_sitk(end)), value)
-
-    def _followed(
-        self, start: sitk.Transform, stage: int, step_mm: float, fixed_size: bool = False
-    ) -> tuple[float, sitk.Transform]:
-        return climb(self.levels[stage], start, step_mm, fixed_size=fixed_size)
 
 
 def climb(

@@ -145,7 +145,6 @@ def analyse(study: str | Path, *, write: bool = True) -> Analysis:
     """Analyse the answers of all raters so far.
 
     Args:
-        study: the folder.
         write: also write `analysis.json` and `report.html` into it.
 
     Raises:

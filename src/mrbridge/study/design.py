@@ -62,8 +62,6 @@ class Study:
     """A study, as it was set up.
 
     Attributes:
-        path: its folder.
-        seed: of the order.
         items: the blinded scans: name to the positions to ask about, each with its name.
     """
 
@@ -134,7 +132,6 @@ def setup(
         out: the folder of the study, with the blinded scans and the key.
         lesions: lesion masks on the grids of the scans, a file or a folder; otherwise those of BIDS
             derivatives are used where they exist.
-        settings: what is asked.
         overwrite: replace an earlier study; its answers are lost.
 
     Raises:

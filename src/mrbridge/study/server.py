@@ -25,7 +25,6 @@ def create_app(study: Study, rater: str, token: str, host: str) -> FastAPI:
     """The application.
 
     Args:
-        study: the study.
         rater: whose answers it collects.
         token: what every request has to bring.
         host: the address that the server listens on.
@@ -93,7 +92,6 @@ def rate(study: str | Path, rater: str, address: Address, started: Callable[[str
     """Serve the page until a signal comes.
 
     Args:
-        study: the folder.
         rater: whose answers it collects: a code rather than a name.
         address: where it listens.
         started: called with the URL once it listens.

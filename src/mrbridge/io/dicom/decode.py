@@ -88,7 +88,6 @@ def read_planes(
     """The stored pixels of each slice; every file is opened once.
 
     Args:
-        slices: of any files.
         shape: of each image (rows, columns).
 
     Yields:

@@ -310,7 +310,6 @@ def find_files(
     """All files below a folder or in a zip, or the one file.
 
     Args:
-        path: the folder, zip or file.
         only: names of files in it (`DicomFile.below`) that are wanted; none means all.
 
     Yields:

@@ -97,7 +97,6 @@ class Slice:
     """One slice: a file, or a frame of one.
 
     Attributes:
-        file: its path.
         frame: which frame of a multi-frame file, from 0; None for a classic file.
         header: the tags listed above, no more.
         fault: why its pixels cannot be read; None if they probably can.

@@ -32,9 +32,7 @@ def write_parametric_map(
     Args:
         frames: shape (slices, rows, columns), in the order of `images`, and in their units.
         images: the files of the derived series, one a slice.
-        folder: of the file, which is `NAME`.
         uids: of the series and of the instance.
-        description: of the series.
 
     Raises:
         OutputError: highdicom is not installed, or does not take these images.

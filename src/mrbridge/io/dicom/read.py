@@ -26,7 +26,6 @@ class DicomHeader:
     """What a derived series must know of its source.
 
     Attributes:
-        series: the source.
         geometry: the positions of its slices.
         filled: places whose slice was missing and was interpolated.
     """
@@ -40,7 +39,6 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
     """Read a series.
 
     Args:
-        series: one of a listing.
         allow_gaps: fill missing slices by linear interpolation between their neighbours, with a
             warning.
 

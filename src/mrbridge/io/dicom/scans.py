@@ -138,7 +138,6 @@ def find_scans(
     """The complete series of a folder or zip, of any number of patients.
 
     Args:
-        root: the folder or zip.
         wanted: the contrast of all of them; None takes that of each series' header.
         allow_gaps: also those that lack slices.
         force: with `wanted`, also series that are known to be something else.
@@ -225,8 +224,6 @@ def series_sha256(root: Path, selector: str, files: Collection[str] = ()) -> str
     """The SHA-256 of a series: of its files' bytes, in the order of their UIDs.
 
     Args:
-        root: the folder or zip.
-        selector: of the series.
         files: in it, those of the series; none looks through all.
 
     Raises:

@@ -154,7 +154,6 @@ class Listing:
     """The content of a folder or zip.
 
     Attributes:
-        path: the folder, zip or file.
         series: in the order of their numbers.
         ignored: files that are not DICOM files, or copies of others, each with the reason.
         damaged: DICOM files that cannot be read. Each may be a slice of any series.
@@ -171,7 +170,6 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
     """List the series of a folder, a zip or a file, from headers only.
 
     Args:
-        path: the folder, zip or file.
         only: names of files in it to look at; none means all.
 
     Raises:

@@ -90,7 +90,6 @@ class Origin:
     """How a derived series was made.
 
     Attributes:
-        contrast: its contrast.
         software, version: the program that made it.
         model: SHA-256 of the weights.
         input_check: whether the model knows this kind of scan: `usual`, `unusual` or `refused`.
@@ -119,7 +118,6 @@ def write_series(
     Args:
         volume: a translation of what `read_series` gave, on its grid.
         folder: new, empty, or an earlier output.
-        origin: who made it.
         report: what goes into `report.json` next to the files.
         uncertainty: the uncertainty map of the volume, which becomes a Parametric Map in the same
             folder.
@@ -170,7 +168,6 @@ def must_be_ours(folder: Path, source: str | None = None) -> None:
     """Refuse to replace a folder, unless it is a derived series that mrbridge wrote.
 
     Args:
-        folder: that of the output.
         source: only a series derived from this source, as its report names it, may be replaced;
             None allows any.
 
