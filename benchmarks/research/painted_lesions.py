@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from scipy import ndimage
 
 from mrbridge.dataset.simulated import CANONICAL
 from mrbridge.phantom.pathology import KINDS, Kind, Layer, Range
-from mrbridge.phantom.subjects import canonical_signals
+from mrbridge.phantom.signals import STATIC_DEPHASING, Real
+from mrbridge.phantom.subjects import CANONICAL_MATTER, CANONICAL_SEQUENCES
 
 _HOW_MANY = (0.55, 0.25, 0.15, 0.05)  # shares of slices with lesions that have one, two, …
 _BINS = 24
@@ -24,6 +26,21 @@ _FEW = 400  # pixels of tissue below which a slice is left as it is
 _SHADE = 0.06  # standard deviation of what a scan adds to the curve, a choice
 _TISSUE_T1W, _TISSUE_T2W = (-0.3, 0.75), (-0.85, 0.2)  # levels of tissue of the brain
 _WHITE_T1W = (0.3, 0.5)  # between grey and white matter
+
+
+def canonical_signals(density: Real, t1: Real, t2: Real) -> dict[str, Any]:
+    """Signals of tissue in the canonical contrasts, by contrast; 1 is fully recovered water.
+
+    Args:
+        density: proton density, a share of that of water.
+        t1, t2: multiples of white matter's. Numbers or arrays that broadcast together.
+    """
+    white = CANONICAL_MATTER.white
+    t1, t2 = t1 * white.t1, t2 * white.t2
+    return {
+        contrast: sequence.signal(density, t1, t2, STATIC_DEPHASING)
+        for contrast, sequence in CANONICAL_SEQUENCES.items()
+    }
 
 
 def paint_lesions(

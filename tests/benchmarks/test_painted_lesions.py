@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from benchmarks.research.painted_lesions import paint_lesions
+from benchmarks.research.painted_lesions import canonical_signals, paint_lesions
 
 from mrbridge.dataset.simulated import CANONICAL
-from mrbridge.phantom.subjects import canonical_signals
 
 SIZE = 128
 

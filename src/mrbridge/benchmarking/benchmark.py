@@ -6,7 +6,6 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ def benchmark(
     _make_room(out, overwrite)
     with only_writer(out):
         state = _state(out, opened, chosen, minutes, str(start))
-        state.scored_on(scans)
+        state.values |= {"split": scans.split, "paired": scans.paired}
         wanted = [(name, seed) for seed in range(seeds) for name in chosen]
         left = [one for one in wanted if not state.is_done(*one)]
         log.info(
@@ -113,14 +112,19 @@ def benchmark(
                 state.keep_baselines(scans)
             for name, seed in left:
                 interruption.check()
-                job = _Job(
-                    opened, out, name, seed, chosen[name], minutes, start, device, allow_code
+                folder, own = out / "runs" / name / str(seed), {"seed": seed, "minutes": minutes}
+                how: dict[str, Any] = {"start": start, "device": device, "allow_code": allow_code}
+                scores = _run(opened, folder, chosen[name].changed(own), scans, how)
+                entry = {"arm": name, "seed": seed} | scores
+                state.keep(entry)
+                outcome = entry.get("error") or f"{entry['steps']} steps"
+                log.info(
+                    "%s, seed %d (%d of %d): %s",
+                    *(name, seed, len(state.runs), len(wanted), outcome),
                 )
-                state.keep(_run(job, scans))
-                _report(state, name, seed, len(wanted))
         except (KeyboardInterrupt, Interrupted):
             interrupted = True
-        result = state.result(out, scans)
+        result = Benchmark.of(out, state.values, scans)
         if result is not None:
             result.write()
     if interrupted:
@@ -198,25 +202,6 @@ def _named(arm: str | Path) -> tuple[str, Mapping[str, Any], str | None]:
     )
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One training of a benchmark."""
-
-    store: Store
-    out: Path
-    arm: str
-    seed: int
-    settings: TrainSettings
-    minutes: float
-    start: str | Path
-    device: str
-    allow_code: bool
-
-    @property
-    def run(self) -> Path:
-        return self.out / "runs" / self.arm / str(self.seed)
-
-
 def _initial(
     settings: TrainSettings, store: Store, start: str | Path, allow_code: bool
 ) -> str | None:
@@ -228,23 +213,29 @@ def _initial(
     return "the shipped model" if start in ("auto", "shipped") else str(start)
 
 
-def _run(job: _Job, scans: HeldOutScans) -> dict[str, Any]:
-    """Train and score; the entry of benchmark.json.
+def _run(
+    store: Store,
+    folder: Path,
+    settings: TrainSettings,
+    scans: HeldOutScans,
+    how: dict[str, Any],
+) -> dict[str, Any]:
+    """Train into a folder and score; the scores for benchmark.json, or the error.
+
+    Args:
+        how: `start`, `device` and `allow_code`, as of `train`.
 
     Raises:
         Interrupted: a signal stopped it.
     """
-    entry: dict[str, Any] = {"arm": job.arm, "seed": job.seed}
     try:
-        settings = job.settings.changed({"seed": job.seed, "minutes": job.minutes})
-        more: dict[str, Any] = {"device": job.device, "allow_code": job.allow_code}
         with at_level(logging.ERROR, "mrbridge.training"):
-            run = train_or_resume(job.store, job.run, settings, start=job.start, **more)
+            run = train_or_resume(store, folder, settings, **how)
         best = best_epoch(run.rows)
         row = next((one for one in run.rows if one["epoch"] == best), {})
         bundle = load_bundle(run.path, allow_code=True)  # it needs what was just trained
-        scored = score_model(scans, Translator(bundle, job.device))
-        entry |= {
+        scored = score_model(scans, Translator(bundle, how["device"]))
+        entry = {
             "steps": int(run.rows[-1]["step"]) if run.rows else 0,
             "kept_initial": run.kept_beginning,
             "verdicts": verdicts(row),
@@ -254,8 +245,8 @@ def _run(job: _Job, scans: HeldOutScans) -> dict[str, Any]:
     except (Interrupted, KeyboardInterrupt):
         raise
     except Exception as error:
-        entry["error"] = str(as_error(error))
-    remove_state(job.run)
+        entry = {"error": str(as_error(error))}
+    remove_state(folder)
     return entry
 
 
@@ -282,9 +273,6 @@ class _State:
             (one["arm"], one["seed"]) == (arm, seed) and "error" not in one for one in self.runs
         )
 
-    def scored_on(self, scans: HeldOutScans) -> None:
-        self.values |= {"split": scans.split, "paired": scans.paired}
-
     def keep_baselines(self, scans: HeldOutScans) -> None:
         scored = score_baselines(scans)
         self.values["baselines"] = {
@@ -306,9 +294,6 @@ class _State:
 
     def _write(self) -> None:
         write_json(self.path, finite(self.values))
-
-    def result(self, out: Path, scans: HeldOutScans) -> Benchmark | None:
-        return Benchmark.of(out, self.values, scans)
 
 
 def _state(
@@ -346,9 +331,3 @@ def _state(
                 f"holds a benchmark in which '{name}' has other settings", path=out, remedy=remedy
             )
     return _State(path, values | {"arms": values["arms"] | described})
-
-
-def _report(state: _State, arm: str, seed: int, wanted: int) -> None:
-    entry = next(one for one in state.runs if (one["arm"], one["seed"]) == (arm, seed))
-    outcome = entry.get("error") or f"{entry['steps']} steps"
-    log.info("%s, seed %d (%d of %d): %s", arm, seed, len(state.runs), wanted, outcome)

@@ -34,7 +34,7 @@ from mrbridge.errors import (
     SomeScansFailed,
 )
 from mrbridge.extensions import completed
-from mrbridge.io.atomic import write_json
+from mrbridge.io.atomic import write_json, writing
 from mrbridge.io.bids import NOT_RAW, find_scans
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.formats import is_2d, unreadable_folders
@@ -89,19 +89,20 @@ def prepare(
         Interrupted: by a signal; scans that are prepared stay, and `report.json` lists them.
     """
     settings = completed(settings or PrepareSettings())
-    source = parallel.reachable(localise(source), workers)
+    several = [source] if isinstance(source, str | Path) else list(source)
+    roots = [Path(root) for root in parallel.reachable(localise(several), workers)]
     out = Path(parallel.reachable(localise(out), workers))
     if settings.standard.brain == "hd-bet":
         hd_bet_program()  # once, not for each scan
-    scans = _find(source, out, settings, force=force)
+    scans = _find(roots, out, settings, force=force)
     _must_be_store(out)
     with only_writer(out):
-        return _prepare(scans, source, out, settings, workers, overwrite=overwrite)
+        return _prepare(scans, roots, out, settings, workers, overwrite=overwrite)
 
 
 def _prepare(
     scans: FoundScans,
-    source: str | Path | Sequence[str | Path],
+    roots: list[Path],
     out: Path,
     settings: PrepareSettings,
     workers: parallel.Workers,
@@ -109,21 +110,25 @@ def _prepare(
     overwrite: bool,
 ) -> Store:
     """Prepare scans as the only writer of the store."""
-    _make_ready(out)
+    _must_be_store(out)  # once more, now that only this process writes
+    with writing(out):
+        (out / "scans").mkdir(exist_ok=True)
+    sweep(out)
+    sweep(out / "scans")
     if overwrite:
         _remove_others(out, set())
     jobs = _jobs(scans.scans, out, settings)
     prepared: list[Request] = []
     failures = [
-        Remark(name=_shown(path, source), reason=reason)
-        for root in ([source] if isinstance(source, str | Path) else source)
-        for path, reason in unreadable_folders(Path(root), NOT_RAW)
+        Remark(name=_shown(path, roots), reason=reason)
+        for root in roots
+        for path, reason in unreadable_folders(root, NOT_RAW)
     ]
-    ignored = [Remark(name=_shown(path, source), reason=reason) for path, reason in scans.ignored]
+    ignored = [Remark(name=_shown(path, roots), reason=reason) for path, reason in scans.ignored]
     outcomes = _outcomes(jobs, workers)
     try:
         for job, outcome in release_when_done(outcomes, jobs, lambda job: job.touched):
-            name = _shown(job.scan.path, source) if job.scan.series is None else job.scan.name
+            name = _shown(job.scan.path, roots) if job.scan.series is None else job.scan.name
             if isinstance(outcome, OutputError):
                 raise outcome  # not the scan's fault, and the others would meet it, too
             if isinstance(outcome, MrbridgeError):
@@ -201,23 +206,16 @@ def _outcomes(
         rest = split
 
 
-def _find(
-    source: str | Path | Sequence[str | Path],
-    out: Path,
-    settings: PrepareSettings,
-    *,
-    force: bool,
-) -> FoundScans:
-    scans = outside(find_scans(source, (settings.source, settings.target), force=force), out)
+def _find(roots: list[Path], out: Path, settings: PrepareSettings, *, force: bool) -> FoundScans:
+    scans = outside(find_scans(roots, (settings.source, settings.target), force=force), out)
     present = Counter(scan.contrast for scan in scans.scans)
     missing = [c for c in (settings.source, settings.target) if not present[c]]
     if missing:
         counts = ", ".join(f"{count} {contrast}" for contrast, count in sorted(present.items()))
-        first = source if isinstance(source, str | Path) else None
         raise InputError(
             f"holds no {' and no '.join(missing)} scans; found {counts or 'no scans'}"
             + why_left_out(scans.ignored),
-            path=first,
+            path=roots[0] if len(roots) == 1 else None,
             remedy="Name files or folders after their contrast, or give a table (subject, "
             "session, contrast, path).",
         )
@@ -230,21 +228,15 @@ def _must_be_store(out: Path) -> None:
     must_be_ours(out / REPORT)
 
 
-def _make_ready(out: Path) -> None:
-    _must_be_store(out)  # once more, now that only this process writes
-    try:
-        (out / "scans").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot be created ({error.strerror})", path=out, remedy="Choose another place."
-        ) from None
-    sweep(out)
-    sweep(out / "scans")
-
-
 def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[Job]:
     taken: set[str] = set()
-    references = _references(scans, settings)
+    # The first scan of the source contrast of each subject and session. Those of the target
+    # contrast are registered to it, and others on its grid cropped like it.
+    references: dict[tuple[str | None, str | None], Scan] = {
+        (scan.subject, scan.session): scan
+        for scan in reversed(scans)
+        if scan.contrast == settings.source and scan.subject is not None and not is_2d(scan.path)
+    }
     jobs = []
     for scan in scans:
         plain = _plain_id(scan)
@@ -253,29 +245,14 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[Job]:
             number += 1
             id = f"{plain}_{number}"
         taken.add(id.casefold())
-        reference = None
-        if not is_2d(scan.path):
-            reference = references.get((scan.subject, scan.session))
-        if reference is scan:
+        reference = references.get((scan.subject, scan.session))
+        if reference is scan or is_2d(scan.path):
             reference = None
         mask = None
         if settings.standard.brain == "mask" and scan.series is None:
             mask = mask_path(scan.path, settings.standard.brain_mask)
         jobs.append(Job(scan, id, out, settings, reference, mask))
     return jobs
-
-
-def _references(
-    scans: list[Scan], settings: PrepareSettings
-) -> dict[tuple[str | None, str | None], Scan]:
-    """By subject and session, the first scan of the source contrast: those of the target contrast
-    are registered to it, and others on its grid cropped like it. 2D images, and scans without a
-    subject, have none."""
-    return {
-        (scan.subject, scan.session): scan
-        for scan in reversed(scans)
-        if scan.contrast == settings.source and scan.subject is not None and not is_2d(scan.path)
-    }
 
 
 def _plain_id(scan: Scan) -> str:
@@ -383,10 +360,9 @@ def _remove_others(out: Path, ids: set[str]) -> None:
             remove(entry)
 
 
-def _shown(path: Path, source: str | Path | Sequence[str | Path]) -> str:
+def _shown(path: Path, roots: list[Path]) -> str:
     """A path as the manifest lists it: relative to the source, if it is in there."""
-    roots = [source] if isinstance(source, str | Path) else list(source)
-    for root in map(Path, roots):
+    for root in roots:
         base = root if root.is_dir() else root.parent
         if path.is_relative_to(base):
             relative = path.relative_to(base)

@@ -123,7 +123,8 @@ class SimulatedPairs:
             ends = np.cumsum([len(group) for group in groups])
             cached = np.concatenate(groups), ends
             if cache is not None:
-                _write_cache(cache, key, *cached)
+                with atomic_path(cache) as temporary, open(temporary, "wb") as file:
+                    np.savez(file, key=np.array(key), groups=cached[0], ends=ends)
         self.groups, self._ends = cached
 
     def __len__(self) -> int:
@@ -245,13 +246,6 @@ def subject_stacks(
         if contrast == contrasts[0]:
             foreground = scan.foreground
     return images, foreground
-
-
-def _write_cache(
-    cache: Path, key: str, groups: NDArray[np.float16], ends: NDArray[np.int64]
-) -> None:
-    with atomic_path(cache) as temporary, open(temporary, "wb") as file:
-        np.savez(file, key=np.array(key), groups=groups, ends=ends)
 
 
 def _read_cache(cache: Path, key: str) -> tuple[NDArray[np.float16], NDArray[np.int64]] | None:

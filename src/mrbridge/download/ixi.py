@@ -14,7 +14,6 @@ import io
 import logging
 import re
 import tarfile
-import tomllib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -41,6 +40,7 @@ from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError, MrbridgeWarning, SettingsError
 from mrbridge.io.atomic import atomic_path, write_json, write_text
 from mrbridge.io.bids_name import BIDS_VERSION
+from mrbridge.io.metadata import filled_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -337,11 +337,9 @@ def _label(subject: str) -> str:
 
 
 def _texts() -> dict[str, Any]:
-    text = Path(__file__).with_name("ixi.toml").read_text(encoding="utf-8")
     values = {"page": PAGE, "licence": LICENCE, "bids_version": BIDS_VERSION}
-    for name, value in (values | {"version": version("mrbridge")}).items():
-        text = text.replace(f"{{{name}}}", value)
-    return tomllib.loads(text)
+    file = Path(__file__).with_name("ixi.toml")
+    return filled_texts(file, **values, version=version("mrbridge"))
 
 
 def write_description(out: Path) -> None:

@@ -25,7 +25,7 @@ from mrbridge.preprocessing.foreground import Crop, foreground_mask
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings
-from mrbridge.volume import Verdict, Volume
+from mrbridge.volume import Verdict
 
 BINS = 64
 """Bins of an intensity histogram, from -1 to 1."""
@@ -223,12 +223,13 @@ def load(entry: Entry) -> LoadedScan:
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Leave it out.")
     standard = preprocess(volume, PreprocessSettings(spacing_mm=None), crop=Crop.whole(volume))
+    turned, _ = to_slices(volume, None)  # equal for copies in other orientations and types
     properties = Properties(
         range=(standard.normalisation.low, standard.normalisation.high),
         spacing=standard.grid.spacing,
         grid=standard.grid.hash,
         orientation=None if volume.affine is None else "".join(aff2axcodes(volume.affine)),
-        sha256=_voxel_hash(volume),
+        sha256=hashlib.sha256(repr(turned.shape).encode() + turned.tobytes()).hexdigest(),
         # Notes on a DICOM series name files in brackets, and file names may hold patient names.
         notes=tuple(n.partition(" (")[0] if scan.series else n for n in volume.notes),
     )
@@ -248,12 +249,6 @@ def _of_store(record: ScanRecord, path: Path) -> LoadedScan:
         notes=(),
     )
     return LoadedScan(slices, foreground_mask(slices), record.slice_indices, properties)
-
-
-def _voxel_hash(volume: Volume) -> str:
-    """Of the voxels in one orientation and data type: equal for copies in other files."""
-    slices, _ = to_slices(volume, None)
-    return hashlib.sha256(repr(slices.shape).encode() + slices.tobytes()).hexdigest()
 
 
 def measure_skewness(plane: NDArray[np.float32], inside: NDArray[np.bool_]) -> float | None:

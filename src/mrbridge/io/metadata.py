@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tomllib
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,14 @@ def _decoded(file: Path) -> tuple[str, str]:
 def _warn_of_encoding(file: Path, encoding: str) -> None:
     if encoding != "utf-8":
         warn_about(file, f"is not UTF-8; it is read as {encoding}")
+
+
+def filled_texts(file: Path, **values: object) -> dict[str, Any]:
+    """The texts of a TOML file, for the files of a new dataset; `{name}` becomes a value."""
+    text = file.read_text(encoding="utf-8")
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", str(value))
+    return tomllib.loads(text)
 
 
 def warn_about(file: Path, what: str) -> None:

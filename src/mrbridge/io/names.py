@@ -73,12 +73,9 @@ def read_split(word: str) -> str | None:
 def subject_folders(relative: Path) -> tuple[str, ...]:
     """The folders of a path that may name a subject or what is above it, such as a site: all that
     name neither a contrast, a session, a split nor something that every dataset has."""
-    return tuple(part for part in relative.parts[:-1] if _may_be_subject(part))
-
-
-def _may_be_subject(folder: str) -> bool:
-    named = folder.lower() in _PLAIN_FOLDERS or folder.lower() in _SPLITS
-    return not (named or _says_image(folder) or _SESSION.match(folder))
+    return tuple(
+        part for part in relative.parts[:-1] if not _is_common(part) and not _SESSION.match(part)
+    )
 
 
 def guess_subject(relative: Path, *, is_2d: bool) -> tuple[str | None, str | None]:
@@ -99,9 +96,7 @@ def guess_subject(relative: Path, *, is_2d: bool) -> tuple[str | None, str | Non
     subject: str | None = None
     sessions: list[str] = []
     for folder in (part.name for part in relative.parents):
-        if not folder or folder.lower() in _PLAIN_FOLDERS or _says_image(folder):
-            continue
-        if _SPLITS.get(folder.lower()):
+        if not folder or _is_common(folder):
             continue
         if not _SESSION.match(folder):
             subject = folder
@@ -204,7 +199,9 @@ def natural_key(text: str | Path) -> list[tuple[int, int, str]]:
     return [*keys, (2, 0, str(text))]
 
 
-def _says_image(folder: str) -> bool:
-    """Whether a folder is named after its images, such as `T1` or `masks`, not after a person."""
+def _is_common(folder: str) -> bool:
+    """Whether a folder is named after a split, what every dataset has, or its images, such as `T1`
+    or `masks`: not after a person, a site or a session."""
     identity = of_text(folder)
-    return identity.contrast is not None or identity.kind in ("mask", "agent")
+    shows_image = identity.contrast is not None or identity.kind in ("mask", "agent")
+    return shows_image or folder.lower() in (*_PLAIN_FOLDERS, *_SPLITS)

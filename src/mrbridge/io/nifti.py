@@ -118,8 +118,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float]
         layout = _checked_layout(header, stream, path)
         if stream.layers and (len(stream.layers) > 1 or _stated_size(path) != layout.end % 2**32):
             _skip(stream.file, layout.end - stream.file.tell(), path)
-            for layer in reversed(stream.layers):
-                _drain(layer, _most_bytes(layout), path)
+            _drain(stream, layout, path)
     affine = find_affine(header, layout.shape[:3], path, None, [])
     check_size(layout.shape[:3], affine)
     i, j, k = np.linalg.norm(affine[:3, :3], axis=0)
@@ -225,8 +224,7 @@ def _load(path: Path, volume: int | None, notes: list[str]) -> tuple[Any, NDArra
         data = _read_span(
             stream.file, layout.offset + index * layout.volume_bytes, layout.volume_bytes, path
         )
-        for layer in reversed(stream.layers):
-            _drain(layer, _most_bytes(layout), path)
+        _drain(stream, layout, path)
     if len(stream.layers) > 1:
         notes.append("it is compressed twice (a gzip file within a gzip file)")
     voxels = np.frombuffer(data, layout.dtype).reshape(layout.shape[:3], order="F")
@@ -356,11 +354,12 @@ def _stated_size(path: Path) -> int:
         return int.from_bytes(file.read(4), "little")
 
 
-def _drain(stream: IO[bytes], limit: int, path: Path) -> None:
-    """Read to the end, where gzip keeps the CRC, but never beyond byte `limit`."""
-    while stream.read(_CHUNK):
-        if stream.tell() > limit:
-            raise _damaged("holds far more than its header promises", path)
+def _drain(stream: _Stream, layout: _Layout, path: Path) -> None:
+    """Read all layers to their ends, where gzip keeps the CRC, but never far beyond the voxels."""
+    for layer in reversed(stream.layers):
+        while layer.read(_CHUNK):
+            if layer.tell() > _most_bytes(layout):
+                raise _damaged("holds far more than its header promises", path)
 
 
 def _scale(header: Any, path: Path) -> tuple[float | None, float | None]:

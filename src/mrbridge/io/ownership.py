@@ -60,7 +60,7 @@ def must_be_ours(path: Path) -> None:
 
 def is_ours(path: Path) -> bool:
     """Whether a file says that mrbridge made it. What cannot be read is not ours."""
-    suffix = suffix_of(path).lower()
+    suffix = suffix_of(path)
     kind = FORMATS.get(suffix, suffix)
     try:
         fetch(path)

@@ -166,15 +166,10 @@ class Selection:
         }
         self._check(root, "participant", self.participants, present["participant"])
         self._check(root, "session", self.sessions, present["session"])
-        kept: list[Scan] = []
-        ignored = list(found.ignored)
-        for scan in found.scans:
-            reason = self._against(scan)
-            if reason is None:
-                kept.append(scan)
-            else:
-                ignored.append((scan.path, reason))
-        return FoundScans(kept, ignored)
+        reasons = [(scan, self._against(scan)) for scan in found.scans]
+        unwanted = [(scan.path, reason) for scan, reason in reasons if reason is not None]
+        kept = [scan for scan, reason in reasons if reason is None]
+        return FoundScans(kept, [*found.ignored, *unwanted])
 
     def datatypes(self, contrast: str) -> tuple[str | None, ...]:
         """The folders of a subject in which scans of a contrast are looked for."""

@@ -11,13 +11,14 @@ from mrbridge.errors import OutputError, must_be_here
 from mrbridge.io import write
 from mrbridge.io.atomic import atomic_folder, sha256_of, write_json, write_text
 from mrbridge.io.bids_name import BIDS_VERSION
+from mrbridge.io.metadata import filled_texts
 from mrbridge.io.ownership import check_only, is_our_json
 from mrbridge.io.temporary import sweep
 from mrbridge.json_text import parse_json
 from mrbridge.parallel import map_scans
 from mrbridge.phantom.labels import label_maps
 from mrbridge.phantom.settings import PhantomSettings
-from mrbridge.phantom.signals import FastSpinEcho, FluidAttenuated, GradientEcho, PulseSequence
+from mrbridge.phantom.signals import PulseSequence
 from mrbridge.phantom.subjects import simulate
 from mrbridge.volume import CONTRASTS, Volume
 
@@ -31,41 +32,6 @@ FILES = (
     *("derivatives/phantom/sub-*_mask.json", "derivatives/phantom/sub-*_mask.nii.gz"),
 )
 """The files of a dataset, as patterns."""
-
-_ORIGIN = (
-    "Simulated. The anatomy is derived from the ICBM 152 nonlinear symmetric 2009a template "
-    "(copyright 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological "
-    "Institute, McGill University), as distributed with nilearn; its terms, which permit use and "
-    "distribution with this notice, apply to that part. No subject is a real person."
-)
-_ORIGIN_OF_LABELS = (
-    "Simulated. The anatomy is derived from label maps that the user named; their terms apply. The "
-    "face and skull of maps without labels for them are derived from the ICBM 152 template."
-)
-_HOW_ACQUIRED: dict[type, dict[str, Any]] = {
-    GradientEcho: {
-        "ScanningSequence": "GR",
-        "SequenceVariant": "SP",
-        "MRAcquisitionType": "3D",
-        "PulseSequenceType": "spoiled gradient echo",
-    },
-    FastSpinEcho: {
-        "ScanningSequence": "SE",
-        "SequenceVariant": "SK",
-        "MRAcquisitionType": "2D",
-        "PulseSequenceType": "fast spin echo",
-    },
-    FluidAttenuated: {
-        "ScanningSequence": ["SE", "IR"],
-        "SequenceVariant": "SK",
-        "MRAcquisitionType": "2D",
-        "PulseSequenceType": "fluid-attenuated inversion recovery",
-    },
-}
-_CITATIONS = [
-    "Fonov et al. 2011, NeuroImage 54:313-327, doi:10.1016/j.neuroimage.2010.07.033",
-    "Fonov et al. 2009, NeuroImage 47:S102, doi:10.1016/S1053-8119(09)70884-5",
-]
 
 
 def write_bids(
@@ -145,9 +111,12 @@ def _write_subject(folder: Path, settings: PhantomSettings, index: int) -> None:
     name = f"sub-{subject.label}"
     raw = folder / name / "anat"
     derived = folder / "derivatives" / "phantom" / name / "anat"
+    acquired = _texts(settings)["sequences"]
     for contrast, scan in subject.scans.items():
         write(scan, raw / f"{name}_{contrast}.nii.gz")
-        write_json(raw / f"{name}_{contrast}.json", _sidecar(scan, subject.sequences[contrast]))
+        sequence = subject.sequences[contrast]
+        sidecar = _sidecar(scan, sequence, acquired[type(sequence).__name__])
+        write_json(raw / f"{name}_{contrast}.json", sidecar)
     masks = (
         ("desc-brain", "Brain", subject.brain_mask),
         ("label-lesion", "Lesion", subject.lesions),
@@ -158,7 +127,7 @@ def _write_subject(folder: Path, settings: PhantomSettings, index: int) -> None:
         write_json(derived / f"{name}_{entity}_mask.json", {"Type": kind, "Sources": sources})
 
 
-def _sidecar(scan: Volume, sequence: PulseSequence) -> dict[str, Any]:
+def _sidecar(scan: Volume, sequence: PulseSequence, acquired: dict[str, Any]) -> dict[str, Any]:
     spacing = scan.spacing
     assert spacing is not None  # simulated volumes have an affine
     fields: dict[str, Any] = {
@@ -166,7 +135,7 @@ def _sidecar(scan: Volume, sequence: PulseSequence) -> dict[str, Any]:
         "Manufacturer": "mrbridge phantom (simulated)",
         "MagneticFieldStrength": 3,
         "SliceThickness": round(spacing[2], 6),
-        **_HOW_ACQUIRED[type(sequence)],
+        **acquired,
     }
     # BIDS has seconds, sequences have milliseconds.
     times = {"RepetitionTime": "tr", "EchoTime": "te", "InversionTime": "ti"}
@@ -176,63 +145,30 @@ def _sidecar(scan: Volume, sequence: PulseSequence) -> dict[str, Any]:
     return {**fields, "FlipAngle": sequence.flip_degrees}
 
 
+def _texts(settings: PhantomSettings) -> dict[str, Any]:
+    """The content of `dataset.toml` for these settings."""
+    heads = "template" if settings.labels is None else "labels"
+    values = {
+        "subjects": settings.subjects,
+        "contrasts": ", ".join(settings.contrasts),
+        "seed": settings.seed,
+        "settings_file": SETTINGS_FILE.as_posix(),
+        "bids_version": BIDS_VERSION,
+        "version": version("mrbridge"),
+    }
+    file = Path(__file__).with_name("dataset.toml")
+    texts = filled_texts(file, **values, origin=filled_texts(file)["origins"][heads])
+    texts["raw"]["ReferencesAndLinks"] = texts["raw"]["ReferencesAndLinks"][heads]
+    return texts
+
+
 def _describe(folder: Path, settings: PhantomSettings) -> None:
-    generator = {
-        "Name": "mrbridge",
-        "Version": version("mrbridge"),
-        "Description": f"mrbridge phantom, seed {settings.seed}: simulated subjects",
-    }
-    shared = {
-        "BIDSVersion": BIDS_VERSION,
-        "GeneratedBy": [generator],
-        "License": _origin(settings),
-    }
-    write_json(
-        folder / "dataset_description.json",
-        {
-            "Name": "mrbridge phantom (simulated)",
-            "DatasetType": "raw",
-            **shared,
-            "ReferencesAndLinks": _CITATIONS if settings.labels is None else [],
-        },
-    )
-    write_json(
-        folder / "derivatives" / "phantom" / "dataset_description.json",
-        {
-            "Name": "mrbridge phantom: masks (simulated)",
-            "DatasetType": "derivative",
-            **shared,
-            "DatasetLinks": {"raw": "../.."},
-        },
-    )
+    texts = _texts(settings)
+    write_json(folder / "dataset_description.json", texts["raw"])
+    derived = folder / "derivatives" / "phantom" / "dataset_description.json"
+    write_json(derived, texts["derivatives"])
     labels = [f"sub-{index + 1:02d}" for index in range(settings.subjects)]
     rows = ["participant_id\tsimulated", *(f"{label}\tyes" for label in labels)]
     write_text(folder / "participants.tsv", "\n".join(rows) + "\n")
-    write_json(
-        folder / "participants.json",
-        {
-            "simulated": {
-                "Description": "Whether the subject was simulated rather than scanned",
-                "Levels": {"yes": "simulated"},
-            }
-        },
-    )
-    write_text(folder / "README", _readme(settings))
-
-
-def _origin(settings: PhantomSettings) -> str:
-    return _ORIGIN if settings.labels is None else _ORIGIN_OF_LABELS
-
-
-def _readme(settings: PhantomSettings) -> str:
-    return f"""# Simulated subjects
-
-{settings.subjects} simulated heads, {", ".join(settings.contrasts)} in register, made by mrbridge
-{version("mrbridge")} (`mrbridge phantom`, seed {settings.seed}).
-All options: `{SETTINGS_FILE.as_posix()}`.
-Masks of the brain and of lesions: `derivatives/phantom`.
-
-{_origin(settings)}
-
-For research and tests, not for diagnosis.
-"""
+    write_json(folder / "participants.json", texts["participants"])
+    write_text(folder / "README", texts["readme"])

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +40,6 @@ from mrbridge.phantom.signals import (
     Matter,
     PreparedGradientEcho,
     PulseSequence,
-    Real,
     Tissue,
     null_of_fluid,
 )
@@ -80,34 +78,19 @@ _CUT_KNOT_MM, _CUT_SMOOTH_MM = 22.0, 2.5
 # T1w, a ninth of the way from white matter to fluid in T2w, near what the two patients of
 # open-ms-mni show; in FLAIR fluid is black. The relaxation times for this are at or below the lower
 # end of those in signals.py: a choice of contrast, not a claim about tissue.
-_CANONICAL_SEQUENCES: dict[str, PulseSequence] = {
+CANONICAL_SEQUENCES: dict[str, PulseSequence] = {
     "T1w": GradientEcho(8.0, 3.0, 16.0),
     "T2w": FastSpinEcho(5500, 105),
     "PDw": FastSpinEcho(3500, 16),
     # At the long end of clinical echo times: grey matter is then brighter than white, as in scans.
     "FLAIR": FluidAttenuated(9000, null_of_fluid(9000), 165),
 }
-_CANONICAL_MATTER = Matter(
+CANONICAL_MATTER = Matter(
     grey=Tissue(t1=1250, t2=84, density=GREY_MATTER.density),
     white=Tissue(t1=870, t2=74, density=WHITE_MATTER.density),
     inflow=0.0,
     population=False,
 )
-
-
-def canonical_signals(density: Real, t1: Real, t2: Real) -> dict[str, Any]:
-    """Signals of tissue in the canonical contrasts, by contrast; 1 is fully recovered water.
-
-    Args:
-        density: proton density, a share of that of water.
-        t1, t2: multiples of white matter's. Numbers or arrays that broadcast together.
-    """
-    white = _CANONICAL_MATTER.white
-    t1, t2 = t1 * white.t1, t2 * white.t2
-    return {
-        contrast: sequence.signal(density, t1, t2, STATIC_DEPHASING)
-        for contrast, sequence in _CANONICAL_SEQUENCES.items()
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,7 +254,7 @@ def varied_subject(
         fat = replace(fat, density=fat.density * fat_rng.uniform(*_SUPPRESSED))
     matter = replace(_draw_matter(look_rng), fat=fat)
     found = _draw_pathology(pathology_rng, head, pathology, masks)
-    same_shape = replace(_CANONICAL_MATTER, atrophy=matter.atrophy)
+    same_shape = replace(CANONICAL_MATTER, atrophy=matter.atrophy)
 
     maps = head.at(where)
 
@@ -284,7 +267,7 @@ def varied_subject(
     def sliced(signal: Array) -> Array:
         return thick_slices(signal, head.grid, grid)
 
-    varied, ideal = painted(sequences, matter), painted(_CANONICAL_SEQUENCES, same_shape)
+    varied, ideal = painted(sequences, matter), painted(CANONICAL_SEQUENCES, same_shape)
     keep = _stripping(look_rng, sliced(varied.brain), grid)
     if not stripped:
         keep = np.ones_like(keep)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
@@ -22,9 +22,6 @@ from mrbridge.study.design import Study
 
 _RESAMPLES = 2000
 _LEVEL = 0.95
-
-Answers = dict[tuple[str, str], dict[str, str]]
-"""(scan, question) to the answer of each rater."""
 
 
 def share(successes: int, number: int) -> dict[str, float | int] | None:
@@ -155,40 +152,21 @@ def analyse(study: str | Path, *, write: bool = True) -> Analysis:
     if write:
         must_be_ours(report)
         must_be_ours(numbers)
-    answers: Answers = defaultdict(dict)
-    raters: list[str] = []
-    for path in sorted((opened.path / "answers").glob("*.csv")):
-        given = read_answers(opened, path)
-        raters += [path.stem] * bool(given)
-        for one in given:
-            answers[one.scan, one.question][path.stem] = one.answer
-    if not raters:
-        raise InputError(
-            "has no answers yet",
-            path=opened.path,
-            remedy="Let raters judge the scans with mrbridge study rate.",
-        )
-    key = opened.key
-    scans, spots = key["scans"], key["spots"]
-    people = {scan: facts["person"] for scan, facts in scans.items()}
-    rights = [
-        (rater, people[scan], scans[scan]["is"], answer == scans[scan]["is"])
-        for (scan, question), of_raters in answers.items()
-        if question == ORIGIN
-        for rater, answer in of_raters.items()
-    ]
+    answers = _answers(opened)
+    origin = answers[answers["question"] == ORIGIN]
     result = Analysis(
-        raters={rater: _right([one for one in rights if one[0] == rater]) for rater in raters},
-        pooled={
-            name: _clustered([(one[1], float(one[3])) for one in rights if name in ("all", one[2])])
-            for name in ("all", "real", "synthetic")
+        raters={
+            rater: {"judged": len(of_one)}
+            | _by_kind(of_one, lambda of: share(int(of.sum()), len(of)))
+            for rater, of_one in origin.groupby("rater", sort=False)
         },
+        pooled=_by_kind(origin, lambda right: _clustered(origin["person"][right.index], right)),
         agreement=_agreement(answers),
-        quality=_quality(answers, scans, people),
-        detection=_detection(answers, spots, scans),
-        lesions=_lesions(answers, spots, scans),
-        scans=len(scans),
-        people=len(set(people.values())),
+        quality=_quality(answers),
+        detection=_detection(answers),
+        lesions=_lesions(answers),
+        scans=len(opened.key["scans"]),
+        people=len({scan["person"] for scan in opened.key["scans"].values()}),
         out=report if write else None,
     )
     if write:
@@ -197,26 +175,52 @@ def analyse(study: str | Path, *, write: bool = True) -> Analysis:
     return result
 
 
-def _right(rights: Sequence[tuple[str, str, str, bool]]) -> dict[str, Any]:
-    shares: dict[str, Any] = {"judged": len(rights)}
-    for name in ("all", "real", "synthetic"):
-        chosen = [right for _, _, kind, right in rights if name in ("all", kind)]
-        shares[name] = share(sum(chosen), len(chosen))
-    return shares
+def _answers(study: Study) -> pd.DataFrame:
+    """All answers, as text, with what the key says of the scan and, if any, of the position."""
+    scans, spots = study.key["scans"], study.key["spots"]
+    rows = []
+    for path in sorted((study.path / "answers").glob("*.csv")):
+        for one in read_answers(study, path):
+            spot = spots.get(one.question, {"lesion": None, "volume_ml": None})
+            place = "lesions" if spot["lesion"] is not None else "positions without a lesion"
+            rows.append(
+                {
+                    "rater": path.stem,
+                    "scan": one.scan,
+                    "question": one.question,
+                    "answer": one.answer,
+                    "person": scans[one.scan]["person"],
+                    "kind": scans[one.scan]["is"],
+                    "place": place if one.question in spots else None,
+                    "lesion": spot["lesion"],
+                    "volume_ml": spot["volume_ml"],
+                }
+            )
+    if not rows:
+        raise InputError(
+            "has no answers yet",
+            path=study.path,
+            remedy="Let raters judge the scans with mrbridge study rate.",
+        )
+    return pd.DataFrame(rows, dtype=object)
 
 
-def _clustered(values: Sequence[tuple[str, float]]) -> dict[str, Any] | None:
+def _by_kind(origin: pd.DataFrame, measure: Callable[[pd.Series], Any]) -> dict[str, Any]:
+    """A measure of which answers about the origin are right: of all, and by what the scans are."""
+    right = origin["answer"] == origin["kind"]
+    kinds = {kind: right[origin["kind"] == kind] for kind in ("real", "synthetic")}
+    return {name: measure(one) for name, one in ({"all": right} | kinds).items()}
+
+
+def _clustered(people: pd.Series, values: pd.Series) -> dict[str, Any] | None:
     """The mean of values of people, with a 95 % percentile bootstrap interval over people.
 
     Raters judge the same scans, so their answers are not independent; people are.
     """
-    if not values:
+    if not len(values):
         return None
-    of_people: dict[str, list[float]] = defaultdict(list)
-    for person, value in values:
-        of_people[person].append(value)
-    sums = np.array([sum(one) for one in of_people.values()])
-    counts = np.array([len(one) for one in of_people.values()])
+    of_people = values.astype(float).groupby(people, sort=False)
+    sums, counts = of_people.sum().to_numpy(), of_people.size().to_numpy()
     chosen = np.random.default_rng(0).integers(0, len(sums), (_RESAMPLES, len(sums)))
     means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
     tail = (1 - _LEVEL) / 2
@@ -231,40 +235,31 @@ def _clustered(values: Sequence[tuple[str, float]]) -> dict[str, Any] | None:
     }
 
 
-def _agreement(answers: Answers) -> dict[str, float | None]:
-    kinds: dict[str, tuple[Callable[[str], bool], Literal["nominal", "ordinal"]]] = {
-        "origin": (lambda question: question == ORIGIN, "nominal"),
-        "quality": (lambda question: question == QUALITY, "ordinal"),
-        "lesions": (lambda question: question not in (ORIGIN, QUALITY), "nominal"),
-    }
+def _agreement(answers: pd.DataFrame) -> dict[str, float | None]:
     codes = {"real": 0.0, "synthetic": 1.0, "no": 0.0, "yes": 1.0}
+    values = answers["answer"].map(lambda answer: codes[answer] if answer in codes else int(answer))
+    kinds: dict[str, tuple[pd.Series, Literal["nominal", "ordinal"]]] = {
+        "origin": (answers["question"] == ORIGIN, "nominal"),
+        "quality": (answers["question"] == QUALITY, "ordinal"),
+        "lesions": (answers["place"].notna(), "nominal"),
+    }
+    by = [answers["scan"], answers["question"]]
     return {
         name: krippendorff_alpha(
-            [
-                [codes[value] if value in codes else float(value) for value in of_raters.values()]
-                for (_, question), of_raters in answers.items()
-                if chosen(question)
-            ],
-            level,
+            [of_raters.tolist() for _, of_raters in values[chosen].groupby(by, sort=False)], level
         )
         for name, (chosen, level) in kinds.items()
     }
 
 
-def _quality(
-    answers: Answers, scans: Mapping[str, Any], people: Mapping[str, str]
-) -> dict[str, Any]:
-    grades: dict[str, dict[tuple[str, str], int]] = {"real": {}, "synthetic": {}}
-    for (scan, question), of_raters in answers.items():
-        if question == QUALITY:
-            for rater, answer in of_raters.items():
-                grades[scans[scan]["is"]][rater, people[scan]] = int(answer)
-    if not all(grades.values()):
+def _quality(answers: pd.DataFrame) -> dict[str, Any]:
+    grades = answers[answers["question"] == QUALITY]
+    grades = grades.set_index(["rater", "person", "kind"])["answer"].astype(float).unstack("kind")
+    if {"real", "synthetic"} - set(grades):
         return {}
-    both = grades["real"].keys() & grades["synthetic"].keys()
-    apart = [(p, float(grades["synthetic"][r, p] - grades["real"][r, p])) for r, p in sorted(both)]
-    difference = _clustered(apart)
-    means = {kind: float(np.mean(list(of_kind.values()))) for kind, of_kind in grades.items()}
+    means = {kind: float(grades[kind].mean()) for kind in ("real", "synthetic")}
+    apart = (grades["synthetic"] - grades["real"]).dropna()
+    difference = _clustered(apart.index.get_level_values("person"), apart)
     if difference is None:
         return means | {"difference": None}
     return means | {
@@ -276,38 +271,20 @@ def _quality(
     }
 
 
-def _detection(
-    answers: Answers, spots: Mapping[str, Any], scans: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
+def _detection(answers: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """The share of `yes` at lesions and elsewhere, in real and synthetic scans."""
-    found: dict[str, dict[str, list[tuple[str, float]]]] = {}
-    for (scan, question), of_raters in answers.items():
-        if question in spots:
-            place = "positions without a lesion"
-            place = "lesions" if spots[question]["lesion"] is not None else place
-            yes = found.setdefault(place, {}).setdefault(scans[scan]["is"], [])
-            yes += [(scans[scan]["person"], float(one == "yes")) for one in of_raters.values()]
-    return {
-        place: {kind: _clustered(values) for kind, values in sorted(kinds.items())}
-        for place, kinds in sorted(found.items())
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for (place, kind), one in answers.groupby(["place", "kind"]):
+        found.setdefault(place, {})[kind] = _clustered(one["person"], one["answer"] == "yes")
+    return found
 
 
-def _lesions(
-    answers: Answers, spots: Mapping[str, Any], scans: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for (scan, question), of_raters in answers.items():
-        spot = spots.get(question)
-        if spot is None or spot["lesion"] is None:
-            continue
-        person, number = scans[scan]["person"], spot["lesion"]
-        row = rows.setdefault(
-            (person, number),
-            {"person": person, "lesion": number, "volume_ml": spot["volume_ml"]},
+def _lesions(answers: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for (person, number), of_one in answers.groupby(["person", "lesion"]):
+        seen = (of_one["answer"] == "yes").groupby(of_one["kind"], sort=False)
+        rows.append(
+            {"person": person, "lesion": int(number), "volume_ml": of_one["volume_ml"].iloc[0]}
+            | {kind: {"seen": int(one.sum()), "of": len(one)} for kind, one in seen}
         )
-        row[scans[scan]["is"]] = {
-            "seen": sum(one == "yes" for one in of_raters.values()),
-            "of": len(of_raters),
-        }
-    return [rows[one] for one in sorted(rows)]
+    return rows

@@ -194,22 +194,16 @@ def find_scans(
 
 def _files(series: Series, root: Path, suspects: dict[Path | None, set[str]]) -> tuple[str, ...]:
     """Names of the files that hold a series, and of damaged ones that may belong to it."""
-    held = {part.file for echo in series.echoes for part in echo}
-    folders = {file.shown.parent for file in held}
+    folders = {file.shown.parent for file in series.files}
     maybe = {name for folder in (*folders, None) for name in suspects.get(folder, ())}
-    return tuple(sorted(maybe | {file.below(root) for file in held}))
+    return tuple(sorted(maybe | {file.below(root) for file in series.files}))
 
 
 def _suspects(listing: Listing) -> dict[Path | None, set[str]]:
     """Damaged files, each a slice of an unknown series, by their folder; by None, which stands for
     any series, if no series has a file in their folder."""
     root = listing.path
-    folders = {
-        part.file.shown.parent
-        for series in listing.series
-        for echo in series.echoes
-        for part in echo
-    }
+    folders = {file.shown.parent for series in listing.series for file in series.files}
     suspects: dict[Path | None, set[str]] = defaultdict(set)
     for error in listing.damaged:
         path = error.path or root

@@ -82,6 +82,11 @@ class Series:
         return self.echoes[0]
 
     @property
+    def files(self) -> set[DicomFile]:
+        """Those that hold it."""
+        return {part.file for echo in self.echoes for part in echo}
+
+    @property
     def label(self) -> str:
         """Its name for `--series`: its number, with the part if there are several."""
         number = self.uid if self.number is None else str(self.number)
@@ -412,11 +417,15 @@ def _series(identity: Identity, refusal: InputError | None, echoes: list[list[Sl
     if refusal is None:
         try:
             stacks = [arrange(stack) for stack in echoes]
-            if any(not _alike(stack, stacks[0]) for stack in stacks):
+            geometry = stacks[0]
+            if any(
+                stack.missing != geometry.missing
+                or not np.allclose(stack.affine, geometry.affine, atol=1e-3)
+                for stack in stacks
+            ):
                 raise InputError(
                     "its echoes have different geometries", remedy="Choose another series."
                 )
-            geometry = stacks[0]
         except InputError as error:
             refusal, geometry = error, None
     number = first.number("SeriesNumber")
@@ -434,7 +443,3 @@ def _series(identity: Identity, refusal: InputError | None, echoes: list[list[Sl
         geometry=geometry,
         refusal=refusal,
     )
-
-
-def _alike(one: Geometry, other: Geometry) -> bool:
-    return one.missing == other.missing and np.allclose(one.affine, other.affine, atol=1e-3)
