@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from mrbridge.preprocessing.geometry import SliceGrid
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 _NUMBER = r"([+-]?\d+(?:\.\d+)?)"
 _RANGE = re.compile(rf"\s*{_NUMBER}\s*(%|mm)\s*:\s*{_NUMBER}\s*(%|mm)\s*")
 
@@ -102,28 +104,21 @@ class PrepareSettings(Settings):
     standard: PreprocessSettings = Field(
         PreprocessSettings(), description="Preprocessing of every scan."
     )
-    min_foreground: float = Field(
-        0.02,
-        ge=0,
-        lt=1,
-        description="Share of a slice that must show the head; emptier slices are left out.",
+    min_foreground: Share = Field(
+        0.02, description="Share of a slice that must show the head; emptier slices are left out."
     )
     slices: Annotated[str | None, Option(metavar="FROM:TO", default="all")] = Field(
         None,
         description="Which slices: 20%:80% of those that show the head, or -40mm:60mm along the "
         "third axis of each scan's own space.",
     )
-    validation_share: float = Field(
+    validation_share: Share = Field(
         0.1,
-        ge=0,
-        lt=1,
         description="Share of the subjects for validation. With too few subjects it is a block of "
         "that share of the slices of each series of at least 8.",
     )
-    test_share: float = Field(
+    test_share: Share = Field(
         0.1,
-        ge=0,
-        lt=1,
         description="Share of the subjects for testing; with too few subjects there is no test "
         "split.",
     )
@@ -163,8 +158,8 @@ class AugmentSettings(Settings):
     rotate_degrees: float = Field(
         5.0, ge=0, le=180, description="Maximum rotation in either direction, in degrees."
     )
-    scale: float = Field(
-        0.05, ge=0, lt=1, description="Maximum relative change of size along rows and columns."
+    scale: Share = Field(
+        0.05, description="Maximum relative change of size along rows and columns."
     )
     shift: float = Field(0.03, ge=0, le=1, description="Maximum shift, as a share of the image.")
     bias_field: float = Field(

@@ -11,6 +11,7 @@ from mrbridge.settings import Option, Settings
 from mrbridge.volume import CONTRASTS
 
 Count = Annotated[int, Field(ge=0, le=200)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class PhantomSettings(Settings):
@@ -37,17 +38,13 @@ class PhantomSettings(Settings):
         default=(2, 16),
         description="Fewest and most white matter lesions of a subject; 0 0: healthy subjects.",
     )
-    noise: float = Field(
+    noise: Share = Field(
         default=0.03,
-        ge=0.0,
-        le=1.0,
         description="Standard deviation of the noise in each of the two channels of the receiver, "
         "as a share of white matter's mean signal (the convention of BrainWeb); varies by subject.",
     )
-    bias: float = Field(
+    bias: Share = Field(
         default=0.12,
-        ge=0.0,
-        le=1.0,
         description="The bias field varies smoothly between exp(-bias) and exp(bias), in each "
         "contrast differently; 0: uniform.",
     )
@@ -57,10 +54,8 @@ class PhantomSettings(Settings):
         description="Folder of label maps in FreeSurfer's numbering (NIfTI files or aseg.mgz); "
         "subjects take turns with them. Unless given, all come from the ICBM 152 template.",
     )
-    pathology: float = Field(
+    pathology: Share = Field(
         default=0.0,
-        ge=0.0,
-        le=1.0,
         description="Share of subjects with one to three tumours, strokes, cysts, haemorrhages, "
         "oedemas or resection cavities.",
     )

@@ -17,6 +17,8 @@ BrainKind = Literal["none", "auto", "hd-bet", "mask"]
 TransformKind = Literal["rigid", "affine"]
 """6 or 12 degrees of freedom."""
 
+Percentile = Annotated[float, Field(gt=50, le=100)]
+
 _LONGEST_PATTERN = 1000
 
 
@@ -32,17 +34,13 @@ class IntensitySettings(Settings):
     lower_percentile: float = Field(
         1.0, ge=0, le=50, description="Percentile of all voxels that is the background."
     )
-    upper_percentile: float = Field(
+    upper_percentile: Percentile = Field(
         99.5,
-        gt=50,
-        le=100,
         description="Percentile of the foreground above which intensities are clipped (vessels, "
         "spikes).",
     )
-    knee_percentile: float = Field(
+    knee_percentile: Percentile = Field(
         90.0,
-        gt=50,
-        le=100,
         description="Percentile of the foreground at which the intensity curve bends, if that is "
         "below 80 % of the range; 100: a straight line.",
     )
