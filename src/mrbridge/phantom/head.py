@@ -25,18 +25,6 @@ from mrbridge.phantom.signals import IRON_OF_CORTEX, IRON_OF_NUCLEI
 NATIVE = Grid.over_field_of_view((1.0, 1.0, 1.0))
 COARSE = Grid.over_field_of_view((2.0, 2.0, 2.0))
 
-CHANNELS = ("grey", "white", "fluid", "hull", "surface", "iron", "air", "eye", "artery", "sinus")
-"""What `Head.maps` holds, in order.
-
-grey, white, fluid: shares of a voxel, their sum is the brain mask. hull, surface, eye: signed
-distances in mm (negative inside) to the inner face of the skull, to the skin, to the eyeballs.
-iron: mg/100 g beyond that of the cortex. air: share of air in sinuses. artery, sinus: share of
-large arteries and of venous sinuses.
-"""
-
-MORE_CHANNELS = ("bone", "marrow", "plexus", "lesion")
-"""What a label map adds: shares of a voxel."""
-
 _EYES = ((-32.0, 66.0, -37.0), (32.0, 66.0, -37.0))
 _EYE_RADIUS = 12.0
 
@@ -74,7 +62,7 @@ class Head:
 
     Attributes:
         grid: of `maps`.
-        names: of the channels of `maps`: `CHANNELS`, and for a label map `MORE_CHANNELS`.
+        names: of the channels of `maps`, see `HeadMaps`.
         maps: (channel, x, y, z) float32.
         ventricle_pull: (3, a, b, c) on `COARSE`: unit-less direction away from the ventricles,
             at most 1 long, fading out within some 20 mm.
@@ -96,7 +84,16 @@ class Head:
 
 @dataclass(frozen=True)
 class HeadMaps:
-    """A head before it is put on one grid: maps by name, each with its grid; the rest as `Head`."""
+    """A head before it is put on one grid.
+
+    Attributes:
+        maps: by name, each with its grid. grey, white, fluid: shares of a voxel, their sum is the
+            brain mask. hull, surface, eye: signed distances in mm (negative inside) to the inner
+            face of the skull, to the skin, to the eyeballs. iron: mg/100 g beyond that of the
+            cortex. air: share of air in sinuses. artery, sinus: share of large arteries and of
+            venous sinuses. A label map adds the shares of bone, marrow, plexus and lesion.
+        ventricle_pull, sites, weights: as of `Head`.
+    """
 
     maps: dict[str, tuple[Array, Grid]]
     ventricle_pull: Array

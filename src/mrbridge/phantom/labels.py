@@ -25,9 +25,7 @@ from mrbridge import io
 from mrbridge.errors import InputError
 from mrbridge.phantom.fields import Array, Grid
 from mrbridge.phantom.head import (
-    CHANNELS,
     COARSE,
-    MORE_CHANNELS,
     NATIVE,
     Head,
     HeadMaps,
@@ -129,8 +127,7 @@ def _maps(path: Path) -> HeadMaps:
     both = torch.from_numpy(np.stack([white, ventricles]))
     white, ventricles = resample(both, NATIVE, COARSE)
     pull, sites, weights = lesion_places(ventricles > 0.5, white, hull)
-    order = CHANNELS + MORE_CHANNELS if "bone" in placed else (*CHANNELS, "plexus", "lesion")
-    return HeadMaps({name: placed[name] for name in order}, pull, sites, weights)
+    return HeadMaps(placed, pull, sites, weights)
 
 
 def _read(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from mrbridge.errors import InputError
 from mrbridge.io.dicom.header import Slice, plane_of
 
+Array = NDArray[np.float64]
+
 # Exports round direction cosines differently from slice to slice (dwv #1877, dcmstack #42).
 # dcm2niix lets each differ by 1e-4, ITK by 1e-6. What counts is how far that moves a slice.
 _PARALLEL = 0.5  # of a pixel: how far the centre of a slice may move if its plane is the common one
@@ -44,7 +46,7 @@ class Geometry:
     """
 
     order: tuple[int | None, ...]
-    affine: NDArray[np.float64]
+    affine: Array
     spacing: tuple[float, float, float]
     positions: tuple[float, ...]
 
@@ -61,7 +63,7 @@ def planes_of(slices: Sequence[Slice]) -> list[list[int]]:
     one plane for the other. A slice without an orientation is in no group, nor is one in a
     ninth plane.
     """
-    groups: list[tuple[NDArray[np.float64], list[int]]] = []
+    groups: list[tuple[Array, list[int]]] = []
     for index, part in enumerate(slices):
         plane = plane_of(part)
         if plane is None:
@@ -147,7 +149,7 @@ def name_gaps(geometry: Geometry, slices: Sequence[Slice]) -> str:
     return f"{count} of {len(geometry.order)} slices {verb} missing ({'; '.join(named)}{more})"
 
 
-def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _places(slices: Sequence[Slice]) -> tuple[Array, Array]:
     """The common plane (3, 3) and each slice's position (slices, 3), LPS mm."""
     sizes = [(part.number("Columns"), part.number("Rows")) for part in slices]
     usual = Counter(sizes).most_common(1)[0][0]
@@ -191,14 +193,14 @@ def _places(slices: Sequence[Slice]) -> tuple[NDArray[np.float64], NDArray[np.fl
     return common, np.array(places, np.float64)
 
 
-def _common_plane(planes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+def _common_plane(planes: Sequence[Array]) -> Array:
     """The median of planes (3, 3), whose axes are as they are written."""
     row, column, _ = np.median(planes, axis=0)
     normal = np.cross(row, column)
     return np.stack([row, column, normal / np.linalg.norm(normal)])
 
 
-def _tilt(part: Slice, plane: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+def _tilt(part: Slice, plane: Array, other: Array) -> float:
     """How far the centre of a slice moves, in pixels, if its plane is another one; it turns around
     its first pixel, whose position is known."""
     rows, columns = part.number("Rows") or 1, part.number("Columns") or 1
@@ -211,9 +213,7 @@ def _tilt(part: Slice, plane: NDArray[np.float64], other: NDArray[np.float64]) -
     return float(moved) / min(rows_mm, columns_mm)
 
 
-def _line(
-    places: NDArray[np.float64], steps: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _line(places: Array, steps: NDArray[np.int64]) -> tuple[Array, Array]:
     """The position of step 0 and the vector of a step that fit positions (n, 3) best."""
     offsets = steps - steps.mean()
     step = offsets @ places / (offsets @ offsets)
@@ -243,9 +243,7 @@ def _thickness(part: Slice) -> float:
     return 1.0
 
 
-def _refuse_duplicates(
-    slices: Sequence[Slice], along: NDArray[np.float64], order: NDArray[np.intp]
-) -> None:
+def _refuse_duplicates(slices: Sequence[Slice], along: Array, order: NDArray[np.intp]) -> None:
     twice = np.flatnonzero(np.diff(along[order]) < _SAME_PLACE_MM)
     if not twice.size:
         return
@@ -266,7 +264,7 @@ def _refuse_duplicates(
     raise InputError(f"{twice.size} {noun} duplicated ({named})", remedy="Remove one of each pair.")
 
 
-def _steps(sorted_mm: NDArray[np.float64], slices: Sequence[Slice]) -> NDArray[np.int64]:
+def _steps(sorted_mm: Array, slices: Sequence[Slice]) -> NDArray[np.int64]:
     """The number of each slice's place, from 0: gaps leave numbers out."""
     apart = np.diff(sorted_mm)
     if not apart.size:
@@ -280,11 +278,7 @@ def _steps(sorted_mm: NDArray[np.float64], slices: Sequence[Slice]) -> NDArray[n
 
 
 def _refuse_uneven(
-    off: NDArray[np.float64],
-    normal: NDArray[np.float64],
-    sorted_mm: NDArray[np.float64],
-    steps: NDArray[np.int64],
-    pixel_mm: float,
+    off: Array, normal: Array, sorted_mm: Array, steps: NDArray[np.int64], pixel_mm: float
 ) -> None:
     """Refuse positions (n, 3) that are off their line, along it or across it."""
     spacing = (sorted_mm[-1] - sorted_mm[0]) / steps[-1]
@@ -299,7 +293,7 @@ def _refuse_uneven(
         )
 
 
-def _uneven(apart: NDArray[np.float64]) -> InputError:
+def _uneven(apart: Array) -> InputError:
     return InputError(
         f"its slices are not evenly spaced ({apart.min():.3g} to {apart.max():.3g} mm)",
         remedy="Choose another series.",
