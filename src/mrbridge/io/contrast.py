@@ -142,11 +142,15 @@ def of_path(path: str | Path) -> Identity:
 def _of_path(path: Path, name: BidsName | None, stem: str) -> Identity:
     found = Identity() if name is None else of_bids_name(name)
     if found.is_unknown:
-        found = _of_stem(stem if name is None else _without_people(name, stem))
+        if name is not None:  # without the labels of subjects and sessions: `sub-PD01_T1`
+            stem = re.sub(r"(?:^|_)(?:sub|ses)-[a-zA-Z0-9+]+", "", stem)
+        found = _of_stem(stem)
     if not found.is_unknown:
         return found
     for folder in path.parents:
-        named = _of_folder(folder.name)
+        named = of_text(folder.name)
+        if named.is_other and normalised(folder.name) in ("real", "ph"):
+            continue  # `real` next to `synthetic` holds acquired scans, not parts of complex images
         if named.is_other and len(normalised(folder.name).split()) > 3:
             continue  # "ms_lesion_study_2020" holds more than lesions
         if found.is_unknown and not named.is_unknown:
@@ -202,17 +206,6 @@ def _of_stem(stem: str) -> Identity:
     if _TISSUE.match(stem):
         return something_else("mask", "is a tissue map of SPM or CAT12, by the start of its name")
     return of_text(stem)
-
-
-def _of_folder(folder: str) -> Identity:
-    """`real` next to `synthetic` holds acquired scans, not the real part of complex images."""
-    named = of_text(folder)
-    return Identity() if named.is_other and normalised(folder) in ("real", "ph") else named
-
-
-def _without_people(name: BidsName, stem: str) -> str:
-    """A name without the labels of subjects and sessions: `sub-PD01_T1`."""
-    return re.sub(r"(?:^|_)(?:sub|ses)-[a-zA-Z0-9+]+", "", stem) if name.entities else stem
 
 
 @lru_cache(maxsize=4096)

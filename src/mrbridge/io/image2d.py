@@ -120,7 +120,8 @@ def _read(path: Path) -> Volume:
                 image.load()
                 form = "JPEG" if image.format == "MPO" else str(image.format)
                 exif = _exif(image)
-                note = _note(image, exif)
+                texts = getattr(image, "text", {}) if image.format == "PNG" else {}
+                note = str(texts.get("Description") or exif.get(_DESCRIPTION, ""))
                 mode, pixels = _grey(image, _deep(data, image) if deep else None, data, path, notes)
                 if form != "TIFF":  # Pillow rotates these
                     pixels = _turned(pixels, exif.get(_ORIENTATION))
@@ -382,11 +383,6 @@ def _exif(image: Image.Image) -> Mapping[int, Any]:
         return image.getexif()
     except Exception:  # the pixels are whole
         return {}
-
-
-def _note(image: Image.Image, exif: Mapping[int, Any]) -> str:
-    texts = getattr(image, "text", {}) if image.format == "PNG" else {}
-    return str(texts.get("Description") or exif.get(_DESCRIPTION, ""))
 
 
 def _header_for(volume: Volume, form: str) -> Image2DHeader:

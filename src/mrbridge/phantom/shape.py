@@ -56,7 +56,10 @@ def deformation(
     Returns:
         (x, y, z, 3) MNI millimetres for the voxels of `grid`.
     """
-    lattice = _lattice()
+    # Knots 4 mm apart that reach two knots beyond the field of view.
+    edges = zip(LOW_MM - 2 * _LATTICE_MM, HIGH_MM + 3 * _LATTICE_MM, strict=True)
+    x, y, z = (np.arange(low, high, _LATTICE_MM) for low, high in edges)
+    lattice = Grid((x, y, z))
     base = lattice.places().astype(np.float64)
     growth = rng.normal(1.0, 0.03) * (1 + rng.normal(0, 0.02, 3))
     size = max(1.0, float(growth.prod()) / largest) ** (1 / 3) / growth
@@ -93,13 +96,6 @@ def to_subject(places: NDArray[np.floating], where: Array, grid: Grid) -> NDArra
         centre = start + index * step
         result = places + (centre - where[tuple(index.T)])
     return result
-
-
-def _lattice() -> Grid:
-    """Knots 4 mm apart that reach two knots beyond the field of view."""
-    low, high = LOW_MM - 2 * _LATTICE_MM, HIGH_MM + 3 * _LATTICE_MM
-    x, y, z = (np.arange(a, b, _LATTICE_MM) for a, b in zip(low, high, strict=True))
-    return Grid((x, y, z))
 
 
 @dataclass(frozen=True)

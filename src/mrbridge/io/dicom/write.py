@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import re
 import uuid
@@ -256,7 +257,9 @@ def _common(
     if not derived.get("FrameOfReferenceUID"):
         derived.FrameOfReferenceUID = _uid(digest, "frame of reference")
     derived.SOPClassUID, derived.Modality = MR, "MR"
-    derived.SeriesNumber = _free_number(header)
+    # Free in the study: 5001 for the first one derived from series 5.
+    numbers = itertools.count((header.series.number or 9) * 1000 + 1)
+    derived.SeriesNumber = next(n for n in numbers if n not in header.series.taken)
     derived.SeriesDescription = (
         f"SYNTHETIC {origin.contrast} ({origin.software}), not for diagnosis"
     )
@@ -379,14 +382,6 @@ def _code(value: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
     return item
-
-
-def _free_number(header: DicomHeader) -> int:
-    """A series number that is free in the study: 5001 for the first one derived from series 5."""
-    number = (header.series.number or 9) * 1000 + 1
-    while number in header.series.taken:
-        number += 1
-    return number
 
 
 def _window(voxels: NDArray[Any]) -> tuple[str, str]:
