@@ -134,7 +134,9 @@ def of_path(path: str | Path) -> Identity:
     """
     path = Path(path)
     name, stem = parse_name(path), stem_of(path)
-    word = SYNTHETIC.search(normalised(stem if name is None else _without_people(name, stem)))
+    if name is not None:  # without the labels of subjects and sessions: `sub-PD01_T1`
+        stem = re.sub(r"(?:^|_)(?:sub|ses)-[a-zA-Z0-9+]+", "", stem)
+    word = SYNTHETIC.search(normalised(stem))
     synthetic = None if word is None else f"is synthetic, by '{word[0]}' in its name"
     return replace(_of_path(path, name, stem), synthetic=synthetic)
 
@@ -142,8 +144,6 @@ def of_path(path: str | Path) -> Identity:
 def _of_path(path: Path, name: BidsName | None, stem: str) -> Identity:
     found = Identity() if name is None else of_bids_name(name)
     if found.is_unknown:
-        if name is not None:  # without the labels of subjects and sessions: `sub-PD01_T1`
-            stem = re.sub(r"(?:^|_)(?:sub|ses)-[a-zA-Z0-9+]+", "", stem)
         found = _of_stem(stem)
     if not found.is_unknown:
         return found
