@@ -20,7 +20,6 @@ import typer
 
 from mrbridge.errors import (
     Interrupted,
-    MrbridgeError,
     MrbridgeWarning,
     OutputError,
     SomeScansFailed,
@@ -84,13 +83,41 @@ def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
         warnings.simplefilter("ignore", MrbridgeWarning)
 
 
-def answer(result: dict[str, Any], text: str, *, secrets: bool = False) -> None:
+def answer(
+    result: dict[str, Any],
+    text: str,
+    failure: SomeScansFailed | Interrupted | None = None,
+    *,
+    secrets: bool = False,
+) -> None:
     """Print the result of a verb: one JSON object, or text.
 
     Args:
         result, text: both forms.
+        failure: why it is not complete (`as_far_as_done`), raised at the end.
         secrets: also print what URLs in them keep secret: the user needs it.
+
+    Raises:
+        MrbridgeError: the failure.
     """
+    if isinstance(failure, Interrupted):
+        result = result | {
+            "interrupted": True,
+            "error": str(failure),
+            "exit_code": failure.exit_code,
+        }
+    _print(result, text, secrets=secrets)
+    if failure is not None:
+        raise failure
+
+
+def answer_url(url: str) -> None:
+    """Print the URL of a server that has started, with its token."""
+    answer({"url": url}, f"Open {url}\nCtrl-C ends it.", secrets=True)
+    flush(0)
+
+
+def _print(result: dict[str, Any], text: str, *, secrets: bool = False) -> None:
     verbosity.answered = True
     if not verbosity.json and verbosity.quiet:
         return
@@ -109,23 +136,13 @@ def answer(result: dict[str, Any], text: str, *, secrets: bool = False) -> None:
 def as_far_as_done(
     work: Callable[[], Result],
 ) -> tuple[Result, SomeScansFailed | Interrupted | None]:
-    """The results of a batch, and the error if some of it failed or it was interrupted.
-
-    The caller prints the results, and then raises the error.
-    """
+    """The results of a batch, and the error if some of it failed or it was interrupted."""
     try:
         return work(), None
     except (SomeScansFailed, Interrupted) as error:
         if error.result is None:
             raise
         return error.result, error
-
-
-def interruption_of(failure: MrbridgeError | None) -> dict[str, Any]:
-    """The keys that an interruption adds to the JSON of a verb."""
-    if not isinstance(failure, Interrupted):
-        return {}
-    return {"interrupted": True, "error": str(failure), "exit_code": failure.exit_code}
 
 
 class ReaderGone(Exception):

@@ -115,15 +115,19 @@ def must_be_here(path: str | Path, remedy: str = "Name a folder of this machine.
 
 
 def must_exist(
-    path: str | Path, kind: type[MrbridgeError] = InputError, remedy: str = "Check the path."
+    path: str | Path | None,
+    kind: type[MrbridgeError] = InputError,
+    remedy: str = "Check the path.",
 ) -> None:
-    """Refuse a path that does not exist.
+    """Refuse a path that does not exist; None is no path.
 
     The command line asks this before it imports what takes seconds.
 
     Raises:
         MrbridgeError: of that kind.
     """
+    if path is None:
+        return
     must_be_here(path)
     # A broken link may be of a DataLad dataset: reading it gives the better message.
     if not Path(path).exists() and not Path(path).is_symlink():

@@ -8,7 +8,6 @@ imported by callers that may (`require`).
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from mrbridge.errors import SettingsError
-from mrbridge.json_text import short_repr, shortened
+from mrbridge.json_text import did_you_mean, short_repr, shortened
 from mrbridge.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,9 +56,8 @@ class Extension(Settings):
         installed = {one.name: one.value for one in entry_points(group=GROUP)}
         if kind in installed:
             return installed[kind]
-        near = difflib.get_close_matches(kind, [*cls.built_in, *installed], n=1)
-        hint = f", did you mean '{near[0]}'?" if near else "; name your own code as module:Name"
-        raise ValueError(f"there is no such kind{hint}")
+        hint = did_you_mean(kind, [*cls.built_in, *installed])
+        raise ValueError(f"there is no such kind{hint or '; name your own code as module:Name'}")
 
     @property
     def options(self) -> dict[str, Any]:

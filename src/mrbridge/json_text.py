@@ -6,7 +6,7 @@ import codecs
 import json
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -46,6 +46,14 @@ def short_repr(value: Any) -> str:
         return brief.repr(value)
     except ValueError:  # Python refuses to write integers of thousands of digits
         return "a number of thousands of digits"
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`, did you mean 'x'?` with the known word that is nearest to a misspelt one, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), 1, cutoff)
+    return f", did you mean '{near[0]}'?" if near else ""
 
 
 def decode(data: bytes) -> tuple[str, str]:

@@ -66,17 +66,7 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
     if outer:
         yield from _below(outer[0], items, label, total)
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    with _bar("MofNCompleteColumn") as bar:
         _bars.append(bar)
         try:
             yield from bar.track(items, description=label, total=total)
@@ -93,22 +83,19 @@ def transfer(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     if not wanted():
         yield lambda count: None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(
-        *columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)
-    ) as bar:
+    with _bar("DownloadColumn", "TransferSpeedColumn") as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def _bar(*middle: str) -> Progress:
+    """A bar on standard error, with these columns of `rich.progress` before the time left."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = [getattr(progress, name)() for name in ("BarColumn", *middle, "TimeRemainingColumn")]
+    label = progress.TextColumn("{task.description}")
+    return progress.Progress(label, *columns, console=Console(stderr=True))
 
 
 def _reporting(items: Iterable[T], total: int | None) -> Iterator[T]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mrbridge.console import answer, as_far_as_done, flush
+from mrbridge.console import answer, answer_url, as_far_as_done
 from mrbridge.errors import must_exist
 from mrbridge.interruption import quick_imports
 from mrbridge.options import verb
@@ -24,8 +24,7 @@ def setup(options: options_of.Setup, settings: StudySettings) -> None:
     mark SYNTHETIC is left out. STUDY/key.json says which is which: keep it from the raters.
     """
     for path in (options.real, options.synthetic, options.lesions):
-        if path is not None:
-            must_exist(path)
+        must_exist(path)
     with quick_imports():
         from mrbridge.study.design import setup as run
 
@@ -34,9 +33,8 @@ def setup(options: options_of.Setup, settings: StudySettings) -> None:
     answer(
         {"path": str(study.path), "scans": len(study.items), "spots": spots},
         f"{study.path}: {len(study.items)} scans, {spots} positions to ask about",
+        failure,
     )
-    if failure:
-        raise failure
 
 
 @verb("mrbridge.verb_settings.Rate")
@@ -53,12 +51,7 @@ def rate(options: options_of.Rate, settings: Address) -> None:
         from mrbridge.viewer import must_be_built
 
     must_be_built()
-
-    def started(url: str) -> None:
-        answer({"url": url}, f"Open {url}\nCtrl-C ends it.", secrets=True)
-        flush(0)
-
-    run(options.study, options.rater, settings, started)
+    run(options.study, options.rater, settings, answer_url)
 
 
 @verb("mrbridge.verb_settings.Analyse")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from mrbridge.console import answer, as_far_as_done, interruption_of
+from mrbridge.console import answer, as_far_as_done
 from mrbridge.errors import SettingsError, StoreError, must_exist
 from mrbridge.interruption import quick_imports
 from mrbridge.models import locate
@@ -43,9 +43,7 @@ def tune(options: options_of.Tune, changes: dict[str, Any]) -> None:
     result, failure = as_far_as_done(
         lambda: run(options.store, options.out, changes, space=space, start=start, **more)
     )
-    answer(result.as_json() | interruption_of(failure), str(result))
-    if failure:
-        raise failure
+    answer(result.as_json(), str(result), failure)
 
 
 @verb("mrbridge.verb_settings.Benchmark")
@@ -68,9 +66,7 @@ def benchmark(options: options_of.Benchmark, changes: dict[str, Any]) -> None:
     result, failure = as_far_as_done(
         lambda: run(options.store, options.out, options.arms, settings=changes, start=start, **more)
     )
-    answer(result.as_json() | interruption_of(failure), str(result))
-    if failure:
-        raise failure
+    answer(result.as_json(), str(result), failure)
 
 
 def _start(named: str | None) -> str:

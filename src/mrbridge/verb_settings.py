@@ -37,6 +37,8 @@ AllowCode = Annotated[
         "(docs/how-to/extend.md). Only for models that you trust."
     ),
 ]
+Place = Annotated[Path | None, Option(place=True)]
+StorePlace = Annotated[Path, Option(metavar="STORE", place=True, argument=True)]
 _OUT = Option(("-o", "--out"))
 _OUT_PLACE = Option(("-o", "--out"), place=True)
 
@@ -159,7 +161,7 @@ class Inspect(Parallel):
     out: Annotated[Path | None, _OUT_PLACE] = Field(
         None, description="Also check the images, and write this report (.html)."
     )
-    fix: Annotated[Path | None, Option(place=True)] = Field(
+    fix: Place = Field(
         None,
         description="Also check the images, and write a table (.csv) for prepare without exact "
         "duplicates and unreadable files. The source is not changed.",
@@ -173,9 +175,7 @@ class Train(VerbSettings):
     stage = "mrbridge.training.settings.TrainSettings"
     setting_keys = ("preset",)
 
-    store: Annotated[Path, Option(metavar="STORE", place=True, argument=True)] = Field(
-        description="A prepared store, by path or URL."
-    )
+    store: StorePlace = Field(description="A prepared store, by path or URL.")
     out: Annotated[Path, _OUT] = Field(description="The run's folder.")
     start: Annotated[
         str | None,
@@ -219,7 +219,7 @@ class Tune(Processes, SeveralTrainings):
     stage = "mrbridge.training.settings.TrainSettings"
     setting_keys = ("preset",)
 
-    store: Annotated[Path, Option(metavar="STORE", place=True, argument=True)] = Field(
+    store: StorePlace = Field(
         description="A prepared store with a validation split, by path or URL."
     )
     out: Annotated[Path, _OUT] = Field(description="The folder of the search.")
@@ -249,7 +249,7 @@ class Benchmark(SeveralTrainings):
     stage = "mrbridge.training.settings.TrainSettings"
     setting_keys = ()
 
-    store: Annotated[Path, Option(metavar="STORE", place=True, argument=True)] = Field(
+    store: StorePlace = Field(
         description="A prepared store with a test split (or a validation split), by path or URL."
     )
     out: Annotated[Path, _OUT] = Field(description="The folder of the benchmark.")
@@ -274,9 +274,7 @@ class Translate(Parallel):
     )
     out: Annotated[Path, _OUT_PLACE] = Field(description="A file for a file, otherwise a folder.")
     model: Model = None
-    match: Annotated[Path | None, Option(place=True)] = Field(
-        None, description="Match the intensity range of the result to this scan."
-    )
+    match: Place = Field(None, description="Match the intensity range of the result to this scan.")
     also: Annotated[tuple[str, ...], Option(metavar="[CONTRAST=]SCAN…")] = Field(
         (),
         description="Other scans of the same person from which the result is made, too, if the "
@@ -298,16 +296,10 @@ class Evaluate(Parallel):
 
     out: Annotated[Path, _OUT_PLACE] = Field(description="Folder for tables and report.")
     model: Model = None
-    pairs: Annotated[Path | None, Option(place=True)] = Field(
-        None, description="Scans with both contrasts: BIDS, folder or table."
-    )
-    real: Annotated[Path | None, Option(place=True)] = Field(
-        None, description="Real scans: a file or a folder."
-    )
-    synthetic: Annotated[Path | None, Option(place=True)] = Field(
-        None, description="Synthetic images to score against --real."
-    )
-    mask: Annotated[Path | None, Option(place=True)] = Field(
+    pairs: Place = Field(None, description="Scans with both contrasts: BIDS, folder or table.")
+    real: Place = Field(None, description="Real scans: a file or a folder.")
+    synthetic: Place = Field(None, description="Synthetic images to score against --real.")
+    mask: Place = Field(
         None, description="Score only inside this mask: a file, or a folder of them."
     )
     lesions: Annotated[
@@ -317,7 +309,7 @@ class Evaluate(Parallel):
         description="Also report which lesions of this mask were kept, lost or invented: a file, "
         "or a folder of them.",
     )
-    source: Annotated[Path | None, Option(place=True)] = Field(
+    source: Place = Field(
         None,
         description="The scans that --synthetic was made from: for the monotone baseline, and for "
         "how visible lesions are in them.",
@@ -388,12 +380,8 @@ class View(VerbSettings):
     synthetic: Annotated[Path | None, Option(metavar="SYNTHETIC", place=True, argument=True)] = (
         Field(None, description="Its synthetic image.")
     )
-    truth: Annotated[Path | None, Option(place=True)] = Field(
-        None, description="The true scan of the contrast of the synthetic image."
-    )
-    uncertainty: Annotated[Path | None, Option(place=True)] = Field(
-        None, description="The uncertainty map of the synthetic image."
-    )
+    truth: Place = Field(None, description="The true scan of the contrast of the synthetic image.")
+    uncertainty: Place = Field(None, description="The uncertainty map of the synthetic image.")
     out: Annotated[Path, _OUT_PLACE] = Field(description="The page to write (.html).")
     overwrite: OverwriteFiles = False
 

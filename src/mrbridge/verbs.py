@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrbridge.console import answer, as_far_as_done, flush, interruption_of
+from mrbridge.console import answer, answer_url, as_far_as_done
 from mrbridge.errors import SettingsError, StoreError, must_be_here, must_be_new, must_exist
 from mrbridge.interruption import quick_imports
 from mrbridge.models import SHIPPED, UNNAMED, locate, unnamed
@@ -124,9 +124,7 @@ def prepare(options: options_of.Prepare, settings: PrepareSettings) -> None:
     words += f"; {result['ignored']} file{'' if result['ignored'] == 1 else 's'} ignored"
     reasons = result["ignored_because"].most_common(_MOST_REASONS)
     because = "".join(f"\n{count} ignored: {reason}" for reason, count in reasons)
-    answer(result, f"{store.path}: {words}{because}")
-    if failure:
-        raise failure
+    answer(result, f"{store.path}: {words}{because}", failure)
 
 
 def _slices_per_subject(counts: dict[str, dict[str, int]]) -> str:
@@ -241,8 +239,7 @@ def run_translate(
     place = locate(model)
     must_exist(image, remedy="Check the name.")
     for path in (more.get("match"), more.get("grid"), settings.bids_filter):
-        if path is not None:
-            must_exist(path)
+        must_exist(path)
     if model is None:
         log.info(UNNAMED)
     with quick_imports():
@@ -265,11 +262,7 @@ def run_translate(
         },
         "failed": {str(item.source): item.error for item in done if item.error},
     }
-    answer(
-        result | interruption_of(failure), f"{summary}: {outputs[0] if len(outputs) == 1 else out}"
-    )
-    if failure:
-        raise failure
+    answer(result, f"{summary}: {outputs[0] if len(outputs) == 1 else out}", failure)
 
 
 @verb("mrbridge.verb_settings.Evaluate")
@@ -281,8 +274,7 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
     of_synthetic = options.source, options.uncertainty
     for path in (pairs, options.real, options.synthetic, options.mask, options.lesions,
                  *of_synthetic):  # fmt: skip
-        if path is not None:
-            must_exist(path)
+        must_exist(path)
     files = [path for path in (options.real, options.synthetic) if path is not None]
     if len(files) != (2 if pairs is None else 0) or (files and model is not None):
         raise SettingsError(
@@ -325,9 +317,8 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
             "failed": dict(result.failures),
         },
         f"{result.uses_in_words()}The report: {out / 'report.html'}",
+        failure,
     )
-    if failure:
-        raise failure
 
 
 @verb("mrbridge.verb_settings.Export")
@@ -411,12 +402,8 @@ def serve(options: options_of.Serve, settings: ServeSettings) -> None:
     if not is_built():
         log.warning("%s; only the HTTP interface works. %s", NOT_BUILT, BUILD_IT)
 
-    def started(url: str) -> None:
-        answer({"url": url}, f"Open {url}\nCtrl-C ends it.", secrets=True)
-        flush(0)
-
     more: dict[str, Any] = {"runs": options.run, "allow_code": options.allow_code}
-    run(models, settings, started, device=options.device, **more)
+    run(models, settings, answer_url, device=options.device, **more)
 
 
 def must_have_web() -> None:
@@ -437,8 +424,7 @@ def must_have_web() -> None:
 def view(options: options_of.View) -> None:
     """Write one page to look at a scan and its synthetic image, without a network."""
     for path in (options.scan, options.synthetic, options.truth, options.uncertainty):
-        if path is not None:
-            must_exist(path)
+        must_exist(path)
     with quick_imports():
         from mrbridge.web.page import view as run
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +20,7 @@ from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.uses import Use
 from mrbridge.io.formats import is_2d
 from mrbridge.preprocessing.registration import AGREEMENT_MM
-from mrbridge.reports import counted, render
+from mrbridge.reports import counted, csv_table, render
 from mrbridge.viewer import Embedded, packed_viewer
 
 METHODS = ("model", "floor", "copy")
@@ -32,6 +30,7 @@ KINDS = ("fit", "plain")
 MEASURES = ("psnr", "ssim", "mae")
 
 _FILES = 4  # listed for each reason in the report
+_ROW = ("case", "subject", "direction")  # the first columns of every table
 
 Mode = Literal["pairs", "unpaired", "files"]
 Outcome = Literal["better", "mixed", "worse", "unknown"]
@@ -263,7 +262,7 @@ class Evaluation:
                     scores = [f"{values[measure]:.6g}" for measure in MEASURES]
                     rows.append([*names, method, kind, *scores, fitted_on, *of_registration])
         columns = ["method", "kind", *MEASURES, "floor_fitted_on"]
-        return _table([*columns, "registered", "displacement_mm", "residual_mm"], rows)
+        return csv_table([*_ROW, *columns, "registered", "displacement_mm", "residual_mm"], rows)
 
     def measures_as_csv(self) -> str:
         """The content of `measures.csv`: one line for each case, direction and measure."""
@@ -272,7 +271,7 @@ class Evaluation:
             for _, names, result in self._rows()
             for key, value in result.measured.values.items()
         ]
-        return _table(["measure", "value"], rows)
+        return csv_table([*_ROW, "measure", "value"], rows)
 
     def lesions_as_csv(self) -> str:
         """The content of `lesions.csv`: one line for each lesion and each invented one."""
@@ -283,21 +282,13 @@ class Evaluation:
                 values = lesion.as_json()
                 columns = list(values)
                 rows.append([*names, number, *values.values()])
-        return _table(["lesion", *columns], rows)
+        return csv_table([*_ROW, "lesion", *columns], rows)
 
     def _rows(self) -> Iterator[tuple[Scored, list[str], Result]]:
         """Each case and direction: the case, the first cells of its rows, its result."""
         for scored in self.cases:
             for key, result in scored.results.items():
                 yield scored, [cell(scored.case.name), cell(scored.case.subject), key], result
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "subject", "direction", *columns])
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def cell(text: str) -> str:

@@ -13,25 +13,27 @@ from mrbridge.settings import Settings
 Norm = Literal["instance", "batch", "none"]
 Padding = Literal["reflect", "zeros"]
 _KIND = "Kind of generator, or your own as module:Name."
+_Width = Annotated[int, Field(ge=1, le=4096)]
+_FirstWidth = Annotated[
+    _Width, Field(description="Channels after the first level; they double until max_features.")
+]
+_LastWidth = Annotated[_Width, Field(description="Channels of the widest level.")]
+_Levels = Annotated[int, Field(ge=1, le=12, description="Number of downsampling steps.")]
+_Norm = Annotated[Norm, Field(description="Normalisation layer.")]
 
 
 class UNetSettings(Settings):
     """Settings of `UNet`."""
 
     kind: Literal["unet"] = Field("unet", description=_KIND)
-    levels: int = Field(8, ge=1, le=12, description="Number of downsampling steps.")
-    features: int = Field(
-        64,
-        ge=1,
-        le=4096,
-        description="Channels after the first level; they double until max_features.",
-    )
-    max_features: int = Field(512, ge=1, le=4096, description="Channels of the widest level.")
+    levels: _Levels = 8
+    features: _FirstWidth = 64
+    max_features: _LastWidth = 512
     dropout: float = Field(
         0.5, ge=0, lt=1, description="Probability of dropout in the innermost up blocks."
     )
     dropout_blocks: int = Field(3, ge=0, description="Number of innermost up blocks with dropout.")
-    norm: Norm = Field("instance", description="Normalisation layer.")
+    norm: _Norm = "instance"
     refine: int = Field(
         0,
         ge=0,
@@ -52,21 +54,16 @@ class ResUNetSettings(Settings):
     """Settings of `ResUNet`."""
 
     kind: Literal["resunet"] = Field("resunet", description=_KIND)
-    levels: int = Field(3, ge=1, le=12, description="Number of downsampling steps.")
-    features: int = Field(
-        64,
-        ge=1,
-        le=4096,
-        description="Channels after the first level; they double until max_features.",
-    )
-    max_features: int = Field(256, ge=1, le=4096, description="Channels of the widest level.")
+    levels: _Levels = 3
+    features: _FirstWidth = 64
+    max_features: _LastWidth = 256
     blocks: int = Field(
         6,
         ge=0,
         le=100,
         description="Residual blocks at the coarsest level; each adds max_features channels.",
     )
-    norm: Norm = Field("instance", description="Normalisation layer.")
+    norm: _Norm = "instance"
 
     @property
     def multiple(self) -> int:
@@ -78,11 +75,8 @@ class ResNetSettings(Settings):
     """Settings of `ResNet`."""
 
     kind: Literal["resnet"] = Field("resnet", description=_KIND)
-    features: int = Field(
-        64,
-        ge=1,
-        le=4096,
-        description="Channels after the first 7x7 convolution; they double twice.",
+    features: _Width = Field(
+        64, description="Channels after the first 7x7 convolution; they double twice."
     )
     blocks: int | None = Field(
         None,
@@ -90,7 +84,7 @@ class ResNetSettings(Settings):
         le=100,
         description="Number of residual blocks; none: 6 for images up to 128x128, otherwise 9.",
     )
-    norm: Norm = Field("instance", description="Normalisation layer.")
+    norm: _Norm = "instance"
     padding: Padding = Field(
         "reflect", description="reflect as in the paper, or zeros, which is faster."
     )
@@ -107,10 +101,8 @@ class PatchGANSettings(Settings):
     kind: Literal["patchgan"] = Field(
         "patchgan", description="Kind of critic, or your own as module:Name."
     )
-    features: int = Field(
+    features: _Width = Field(
         64,
-        ge=1,
-        le=4096,
         description="Channels after the first block; they double in each further one, up to 8 "
         "times.",
     )
@@ -120,7 +112,7 @@ class PatchGANSettings(Settings):
         le=12,
         description="Number of strided blocks; 3 give a receptive field of 70x70 pixels.",
     )
-    norm: Norm = Field("instance", description="Normalisation layer.")
+    norm: _Norm = "instance"
 
     def logits_size(self, rows: int, columns: int) -> tuple[int, int]:
         """Rows and columns of the logits for an image of this size."""

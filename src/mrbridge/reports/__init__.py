@@ -6,11 +6,12 @@ In HTML every value is escaped; the pages have no script and no link.
 from __future__ import annotations
 
 import base64
+import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,15 @@ def html_table(rows: Iterable[Iterable[Any]], head: Sequence[str] = ()) -> str:
     for row in rows:
         lines.append(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>")
     return f"<table>{''.join(lines)}</table>"
+
+
+def csv_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table as CSV."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def number(value: float | None, digits: int) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from unittest import mock
 
@@ -12,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.utils.tensorboard import SummaryWriter
 
 from mrbridge.io.atomic import atomic_path, write_text, writing
+from mrbridge.reports import csv_table
 from mrbridge.training.validation import Stack, ValidationImages
 
 Row = dict[str, float]
@@ -45,12 +44,9 @@ class TrainingLog:
             for name, value in row.items():
                 if name != "epoch" and np.isfinite(value):
                     self._board.add_scalar(name, value, int(row["epoch"]))
-        text = io.StringIO()
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: f"{value:.7g}" for name, value in r.items()} for r in self.rows)
-        write_text(self._run / "metrics.csv", text.getvalue())
+        rows = [[f"{r[name]:.7g}" if name in r else "" for name in names] for r in self.rows]
+        write_text(self._run / "metrics.csv", csv_table(names, rows))
 
     def add_samples(self, synthetic: ValidationImages, sheet: Image.Image, epoch: int) -> None:
         """Save the sample sheet; add it and histograms of intensities to TensorBoard."""

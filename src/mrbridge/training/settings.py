@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ from pydantic import Field, model_validator
 from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.errors import SettingsError
 from mrbridge.extensions import Extension
+from mrbridge.json_text import did_you_mean
 from mrbridge.networks.settings import (
     Networks,
     PatchGANSettings,
@@ -23,6 +23,8 @@ from mrbridge.settings import Option, Planes, Settings
 
 AdversarialKind = Literal["bce", "least_squares", "hinge"]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class ExtraLoss(Extension):
@@ -31,7 +33,7 @@ class ExtraLoss(Extension):
     It gets tensors (batch, 1, rows, columns) in [-1, 1]: the generator's image and its reference.
     """
 
-    weight: float = Field(1.0, ge=0, description="Weight of the loss.")
+    weight: Weight = Field(1.0, description="Weight of the loss.")
     on: Literal["target", "input", "cycle"] = Field(
         "target",
         description="What the image is compared with: target, if it is known (pairs, "
@@ -50,13 +52,11 @@ class TrainSettings(Settings):
     )
     networks: Networks = Field(description="Generators, critics and image size.")
     adversarial: AdversarialKind = Field("least_squares", description="Adversarial loss.")
-    adversarial_weight: float = Field(
-        1.0,
-        ge=0,
-        description="Weight of the generators' adversarial loss; 0 trains without critics.",
+    adversarial_weight: Weight = Field(
+        1.0, description="Weight of the generators' adversarial loss; 0 trains without critics."
     )
-    cycle_weight: float = Field(10.0, ge=0, description="Weight of the cycle loss.")
-    identity_weight: float = Field(5.0, ge=0, description="Weight of the identity loss.")
+    cycle_weight: Weight = Field(10.0, description="Weight of the cycle loss.")
+    identity_weight: Weight = Field(5.0, description="Weight of the identity loss.")
     extra_losses: Annotated[dict[str, ExtraLoss], Option(metavar="NAME…")] = Field(
         {},
         exclude_if=lambda extra: not extra,
@@ -73,25 +73,22 @@ class TrainSettings(Settings):
         description="Find slices of both contrasts that show the same anatomy without being known "
         "as pairs, and train on them as pairs.",
     )
-    paired_weight: float = Field(
+    paired_weight: Weight = Field(
         10.0,
-        ge=0,
         description="Weight of the loss on pairs. The other losses are computed on slices without "
         "a partner; if every slice has one, they are omitted.",
     )
-    back_translation_weight: float = Field(
+    back_translation_weight: Weight = Field(
         0.0,
-        ge=0,
         description="Weight of the loss on synthetic images of real slices, which the other "
         "generator translates back.",
     )
-    simulated_weight: float = Field(
+    simulated_weight: Weight = Field(
         0.0,
-        ge=0,
         description="Weight of the paired loss on simulated subjects, which teach from the first "
         "step how the intensity of each tissue changes; 0 disables simulation.",
     )
-    simulated_subjects: int = Field(8, ge=1, description="Number of simulated subjects.")
+    simulated_subjects: Count = Field(8, description="Number of simulated subjects.")
     wise_ft_weight: float = Field(
         0.0,
         ge=0,
@@ -116,8 +113,8 @@ class TrainSettings(Settings):
         1.0, gt=0, description="The critics' learning rate, as a multiple of the generators'."
     )
     betas: tuple[DecayRate, DecayRate] = Field((0.5, 0.999), description="Adam's decay rates.")
-    epochs: int = Field(
-        100, ge=1, description="Number of passes over the slices of the larger contrast."
+    epochs: Count = Field(
+        100, description="Number of passes over the slices of the larger contrast."
     )
     minutes: float | None = Field(
         None,
@@ -133,7 +130,7 @@ class TrainSettings(Settings):
         le=1,
         description="Share of the training after which the learning rate falls linearly to zero.",
     )
-    batch_size: int = Field(1, ge=1, description="Slices of each contrast in a step.")
+    batch_size: Count = Field(1, description="Slices of each contrast in a step.")
     steps_per_epoch: Annotated[int | None, Option(default="one pass over the larger contrast")] = (
         Field(None, ge=1, description="Length of an epoch.")
     )
@@ -157,14 +154,13 @@ class TrainSettings(Settings):
         description="Compile the networks with torch.compile (experimental). On a CPU this takes "
         "minutes and replaces mrbridge's convolutions by PyTorch's.",
     )
-    validate_every: int = Field(
+    validate_every: Count = Field(
         1,
-        ge=1,
         description="Epochs between validations; each writes a sample sheet, a checkpoint and, if "
         "the scores are the best so far, the bundle.",
     )
-    validation_slices: int = Field(
-        32, ge=1, description="Maximum number of validation slices of each contrast."
+    validation_slices: Count = Field(
+        32, description="Maximum number of validation slices of each contrast."
     )
     guard: Literal["warn", "stop"] = Field(
         "warn",
@@ -176,7 +172,7 @@ class TrainSettings(Settings):
         ge=1,
         description="Early stopping: number of validations without improvement.",
     )
-    sample_slices: int = Field(4, ge=1, description="Rows of the sample sheets.")
+    sample_slices: Count = Field(4, description="Rows of the sample sheets.")
     seed: int = Field(
         0,
         ge=0,
@@ -241,14 +237,9 @@ class LossWeights:
     @classmethod
     def of(cls, settings: TrainSettings) -> LossWeights:
         """The weights as the settings have them."""
+        names = (*_UNPAIRED, "simulated", "paired", "wise_ft")
         return cls(
-            adversarial=settings.adversarial_weight,
-            cycle=settings.cycle_weight,
-            identity=settings.identity_weight,
-            back_translation=settings.back_translation_weight,
-            simulated=settings.simulated_weight,
-            paired=settings.paired_weight,
-            wise_ft=settings.wise_ft_weight,
+            **{name: getattr(settings, f"{name}_weight") for name in names},
             warm_up=settings.warm_up,
             extra={
                 extra_name(name): one.weight
@@ -339,10 +330,9 @@ def preset(name: str) -> TrainSettings:
         SettingsError: there is no preset of this name.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f", did you mean '{near[0]}'?" if near else ""
         raise SettingsError(
-            f"there is no preset '{name}'{hint}", remedy=f"Choose one of {', '.join(PRESETS)}."
+            f"there is no preset '{name}'{did_you_mean(name, PRESETS)}",
+            remedy=f"Choose one of {', '.join(PRESETS)}.",
         )
     return PRESETS[name]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from mrbridge import __version__
 from mrbridge.dataset.store import Store
 from mrbridge.io.atomic import atomic_path, write_text
 from mrbridge.io.ownership import FIGURE_MARK
+from mrbridge.reports import csv_table
 from mrbridge.settings import merged
 from mrbridge.tuning.space import nested
 from mrbridge.tuning.trial import Job
@@ -62,18 +61,16 @@ def write_results(
 
 
 def _table(job: Job, trials: Sequence[FrozenTrial]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", job.score, "seconds", *job.space, "error"])
+    rows = []
     for one in trials:
         known = one.user_attrs
         duration = "" if one.duration is None else round(one.duration.total_seconds(), 1)
         values = [one.params.get(key, "") for key in job.space]
         state = one.state.name.lower()
-        writer.writerow(
+        rows.append(
             [one.number, state, known.get("score", ""), duration, *values, known.get("error", "")]
         )
-    return text.getvalue()
+    return csv_table(["trial", "state", job.score, "seconds", *job.space, "error"], rows)
 
 
 def _draw(

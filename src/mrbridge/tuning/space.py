@@ -5,7 +5,6 @@ Importing it takes neither PyTorch nor Optuna.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from mrbridge.errors import SettingsError, must_exist
+from mrbridge.json_text import did_you_mean
 from mrbridge.settings import Settings, fields_of, merged, read_yaml
 from mrbridge.training.settings import TrainSettings, resolve
 
@@ -139,9 +139,8 @@ def read_space(values: Mapping[str, Any], base: Mapping[str, Any], origin: Path)
                 remedy="Leave it out, or change it for all with --set.",
             )
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f", did you mean '{near[0]}'?" if near else ""
-            remedy = "" if near else "mrbridge train -h lists the keys."
+            hint = did_you_mean(str(key), known, 0.5)
+            remedy = "" if hint else "mrbridge train -h lists the keys."
             raise SettingsError(f"there is no key '{key}'{hint}", path=origin, remedy=remedy)
         given = {"choices": value} if isinstance(value, list) else value
         if not isinstance(given, Mapping):
