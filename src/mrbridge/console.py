@@ -187,7 +187,6 @@ def complain(text: str, code: int, more: dict[str, Any] | None = None) -> int:
     """Print an error in one line; with -v its traceback; with --json as JSON, unless a result was.
 
     Args:
-        text: the error.
         code: the exit code, which is returned.
         more: further keys of the JSON.
     """

@@ -117,7 +117,6 @@ def in_threads(
     Args:
         work: called once in each thread; takes the items of this thread, processes them and yields
             after each.
-        items: all items.
         most: the maximum number of threads; PyTorch's own number is another limit.
 
     Yields:

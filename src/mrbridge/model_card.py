@@ -17,7 +17,6 @@ def card(manifest: BundleManifest, *, allow_code: bool = False) -> str:
     """The model card, in Markdown.
 
     Args:
-        manifest: of the bundle.
         allow_code: whether code that it names may be imported, to count its parameters.
     """
     is_known = allow_code or not code_in(manifest.networks)
@@ -27,10 +26,6 @@ def card(manifest: BundleManifest, *, allow_code: bool = False) -> str:
 
 def huggingface_card(manifest: BundleManifest, library: str = "mrbridge") -> str:
     """The model card with the front matter of Hugging Face's model cards.
-
-    Args:
-        manifest: of the bundle.
-        library: that runs the model.
 
     Source: https://huggingface.co/docs/hub/model-cards
     """

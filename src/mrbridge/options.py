@@ -213,8 +213,6 @@ def new_program(
     """A program, or a group of verbs, each with an example.
 
     Args:
-        described: its help.
-        verbs: with their examples.
         completes: whether it has options to install the completion of a shell.
     """
     program = typer.Typer(

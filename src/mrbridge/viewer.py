@@ -70,7 +70,6 @@ def as_image(volume: Volume, *, rounded: bool = False) -> nib.Nifti1Image:
     A 2D image is laid on its back with square pixels of 1 mm, so that viewers show it upright.
 
     Args:
-        volume: the scan.
         rounded: store 65,536 levels of intensity (int16 with a scale) instead of all.
     """
     voxels, affine = np.asarray(volume.voxels), volume.affine
@@ -158,12 +157,7 @@ def window(volume: Volume) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Volumes in a report, shown by a viewer behind a click.
-
-    Attributes:
-        title: what they show.
-        layers: JSON for the viewer.
-    """
+    """Volumes in a report, shown by a viewer behind a click."""
 
     title: str
     layers: str

@@ -108,8 +108,6 @@ def find_pairs(
 
     Args:
         pairs: any source of `find_scans`.
-        source, target: the contrasts, as BIDS suffixes.
-        force: as of `find_scans`.
 
     Raises:
         InputError: there is no usable scan.

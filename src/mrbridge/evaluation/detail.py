@@ -56,9 +56,6 @@ def power_ratios(
 
     Radially averaged power spectrum of the slices, outside of the mask set to the mean inside.
 
-    Args:
-        real, synthetic, mask, spacing: as of `sharpness`.
-
     Returns:
         `power_ratio_LOW_HIGH` for each of `BANDS`.
     """

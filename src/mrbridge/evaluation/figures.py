@@ -41,11 +41,6 @@ class Panels:
     """Images side by side: stacks (slices, rows, columns), 1 is the 99.5th percentile.
 
     Attributes:
-        direction: for the titles.
-        source: the input; None if it is not known.
-        synthetic: the synthetic image, fitted.
-        real: the real scan.
-        mask: where it is scored.
         spacing: mm between slices, rows, columns; None for 2D images.
     """
 

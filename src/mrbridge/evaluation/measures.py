@@ -72,9 +72,6 @@ def measure(
     """Everything but the registration error.
 
     Args:
-        scans: of the case.
-        settings: whether tissues are segmented.
-        direction: whose real target is in `scans`.
         synthetic: shape (slices, rows, columns), on the grid of the scores.
         inside: where it is scored, the same shape.
         widths: the uncertainty map, the same shape and unit as `synthetic`; None if there is none.

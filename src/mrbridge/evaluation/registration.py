@@ -110,11 +110,6 @@ def register_pair(case: Case, settings: EvaluateSettings) -> PairRegistration | 
 class CaseScans:
     """The scans of a case in memory, on one grid.
 
-    Args:
-        case: what to score.
-        settings: where to score.
-        registration: from `register_pair`.
-
     Attributes:
         volumes: the real scans on their own grids, by contrast: the input of a model.
         synthetic: the synthetic image, if it is not made by a model.

@@ -41,8 +41,6 @@ class Scored:
     """A case with its results, by direction key.
 
     Attributes:
-        case: what was scored.
-        results: by direction key.
         baseline_on: to what the monotone baseline was fitted: `others`, `itself`, or None.
         registration: of its scans, if they were registered.
     """

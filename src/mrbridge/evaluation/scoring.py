@@ -55,9 +55,7 @@ class Job:
     """The work on one case; can be pickled if `model` can.
 
     Attributes:
-        case: what to score.
         directions: those whose source (or, with a synthetic image, target) is in the case.
-        settings: how to score.
         model: a translator; None if there is a synthetic image.
         baselines: the monotone baseline of each direction, by its key.
         baseline_on: to what they were fitted: `others` or `itself`; None if there are none.

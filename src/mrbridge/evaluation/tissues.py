@@ -50,7 +50,6 @@ def segment(image: NDArray[Any], brain: NDArray[np.bool_], contrast: str) -> Lab
     Args:
         image: intensities of any unit, shape (slices, rows, columns).
         brain: the brain mask with its fluid, the same shape.
-        contrast: `T1w`, `T2w`, `PDw` or `FLAIR`.
 
     Raises:
         InputError: the brain has fewer than three intensities.

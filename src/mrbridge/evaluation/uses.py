@@ -49,7 +49,6 @@ def judge_uses(
     """The answers for one direction.
 
     Args:
-        direction: its key.
         outcome: of the comparison with the monotone baseline (`better`, `mixed`, `worse`,
             `unknown`).
         means: over subjects, by measure: `mean`, `std`, `n`.

@@ -85,8 +85,6 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution with a 4x4 filter, stride 2 and padding 1, which doubles the size.
 
     Args:
-        in_channels: of the image.
-        out_channels: of the output.
         bias: whether to add an offset to each output channel.
     """
 
@@ -195,7 +193,6 @@ def _strided(
         features: of the smaller one.
         rows: of the larger image.
         columns: of the larger image.
-        dtype: in which it is computed.
     """
     if rows % 2 or columns % 2:
         return None

@@ -21,9 +21,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     mean is zero, so the offset remains.
 
     Args:
-        num_features: channels of the images.
         negative_slope: of a leaky ReLU that follows in the same pass; 0 is a ReLU, 1 the identity.
-        eps: added to the variances.
     """
 
     def __init__(self, num_features: int, negative_slope: float = 1.0, eps: float = 1e-5) -> None:

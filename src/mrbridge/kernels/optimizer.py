@@ -24,7 +24,6 @@ class Adam(torch.optim.Adam):
 
     Args:
         parameters: float32, dense (without gaps in memory), on one device.
-        rate: the learning rate.
         betas: decay rates of the running means of gradients and of their squares.
     """
 

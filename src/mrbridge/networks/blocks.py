@@ -38,8 +38,6 @@ def norm_and_activation(norm: Norm, channels: int, negative_slope: float) -> lis
     Dropout in between changes nothing, since it commutes with a ReLU.
 
     Args:
-        norm: which normalisation.
-        channels: of the images.
         negative_slope: of a leaky ReLU; 0 is a ReLU, 1 the identity.
     """
     if norm == "instance":

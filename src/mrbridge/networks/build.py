@@ -33,7 +33,6 @@ def build_generator(
     """Build a generator for square images, with weights drawn from `rng`.
 
     Args:
-        settings: which generator.
         image_size: rows and columns in pixels; a ResNet's number of blocks depends on it.
         rng: without it, weights stay uninitialised for the caller to load.
 
@@ -76,7 +75,6 @@ def _own(
     """The user's own network, which initialises its weights itself.
 
     Args:
-        settings: which one.
         image_size: of images whose shape it must keep; None: any output will do.
         rng: seeds the initialisation.
 

@@ -200,8 +200,6 @@ def resumed_settings(
     """The settings of a resumed run: those of its folder, with changes.
 
     Args:
-        state: of the last checkpoint.
-        run: the run's folder.
         changes: to settings that may change, or all settings.
 
     Raises:
@@ -245,13 +243,6 @@ def check_resumable(
     """Refuse to resume a run with other data, losses or processes than it was trained with.
 
     Other scans of the same kind are accepted with a warning.
-
-    Args:
-        state: of the last checkpoint.
-        run: the run's folder.
-        store: to train on.
-        weights: of the losses, with this store.
-        processes: that train together.
 
     Raises:
         SettingsError: the number of processes, the contrasts or the preprocessing differ, or the
@@ -323,12 +314,6 @@ def repair_bundle(
     state: dict[str, Any], run: Path, settings: TrainSettings, weights: LossWeights
 ) -> None:
     """Write a missing, damaged or foreign bundle again from the best checkpoint, with a warning.
-
-    Args:
-        state: of the last checkpoint.
-        run: the run's folder.
-        settings: of the run.
-        weights: of its losses.
 
     Raises:
         BundleError: the best checkpoint does not hold it.

@@ -90,8 +90,6 @@ def weights_for(
     model's share: pairs know better. There is no warm-up without pairs, or from an initial model.
 
     Args:
-        settings: of the training.
-        dataset: its slices and pairs.
         has_initial: whether training started from a model.
 
     Raises:
@@ -239,9 +237,6 @@ def fit_intensity_mappings(
 
     Args:
         mappings: an `IntensityMapping` of the source and one of the target.
-        banks: training slices of source and target.
-        contrasts: of source and target.
-        device: where to compute.
     """
     canonical = load_bundle(models.shipped())
     generators = [

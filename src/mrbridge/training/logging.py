@@ -23,7 +23,6 @@ class TrainingLog:
     """Writes one row of numbers an epoch, and the sample sheets of validations.
 
     Args:
-        run: the run's folder.
         rows: of earlier sessions; what the files hold beyond them is dropped, since the resumed
             training computes it again.
     """
@@ -101,7 +100,6 @@ def sample_sheet(
 
     Args:
         synthetic: the validation slices and what the model makes of them.
-        rows: how many slices, evenly spread.
         source: contrast of the images in the left half.
         target: contrast of the images in the right half.
         title: the line at the top, such as the epoch.

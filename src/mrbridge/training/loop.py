@@ -85,10 +85,8 @@ class Plan:
     """What is fixed before the first step.
 
     Attributes:
-        run: the run's folder.
         settings: of the training, as in the run's folder.
         manifest: of the bundle, without scores and weights.
-        validation: the validation slices.
         steps_per_epoch: optimiser steps that make an epoch.
         data: what identifies the store's data (`checkpoint.identity`).
         initial_size: `least_size` of the initial model; None if training started from random
@@ -152,9 +150,6 @@ class RunRecorder:
     a verdict of the monitor if there are any: at first the initial model, if there is one.
 
     Args:
-        plan: of the training.
-        model: the trained model.
-        signals: whether a stop is requested.
         state: of the checkpoint to resume from, if any.
     """
 

@@ -44,7 +44,6 @@ class TranslationModel(nn.Module):
     averaged over the processes, and all hold the same pools, filled by all of them.
 
     Args:
-        settings: of the training.
         weights: of the losses; None: as the settings have them.
         ranks: this process among those that train together.
     """

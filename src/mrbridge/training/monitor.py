@@ -209,8 +209,6 @@ def messages(
     """A sentence for each direction with a verdict.
 
     Args:
-        readings: of both directions.
-        source, target: the contrasts.
         reference: the name of the reference, if there is one.
     """
     sentences = {}

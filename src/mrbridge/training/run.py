@@ -202,12 +202,9 @@ class _Start:
     """Where a training starts: from a checkpoint, a model, or random weights.
 
     Attributes:
-        settings: of the run.
         state: of the last checkpoint of a resumed run.
-        initial: the initial model of a new run.
         initial_size: `least_size` of the run's initial model; None if it has none.
         overwrite: whether a new run replaces what is in its folder.
-        after_validation: of `train`.
     """
 
     settings: TrainSettings
@@ -245,7 +242,6 @@ def find_initial_model(
     Args:
         start: `scratch`; `auto`, the shipped model if it fits; `shipped`; or the path of a run or
             bundle.
-        settings: of the training.
         prepared: how its scans were prepared; the bundle has their contrasts in either order.
         allow_code: import code that the bundle names.
 

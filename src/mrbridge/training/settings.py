@@ -216,9 +216,6 @@ class LossWeights:
     """The weights of the losses for the data at hand, and what depends on them.
 
     Attributes:
-        adversarial, cycle, identity, back_translation: of the unpaired losses.
-        simulated: of the loss on simulated pairs.
-        paired: of the loss on pairs.
         wise_ft: of the initial model in the weights that are validated.
         warm_up: share of the training over which the unpaired weights rise linearly from zero.
         extra: of the user's own losses that need no target, by name.

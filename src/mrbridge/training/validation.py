@@ -63,8 +63,6 @@ def shipped_translations(
 
     Args:
         model: its device and precision are used.
-        source, target: the contrasts of the training.
-        slices: the validation slices.
 
     Returns:
         Synthetic targets and sources; None if there is no shipped model for these contrasts and
@@ -105,8 +103,6 @@ def calibrate(
 
     Args:
         model: with the scale heads of its initial model.
-        slices: the validation slices.
-        contrasts: source and target.
 
     Returns:
         None if there are no held-out pairs, or no heads.

@@ -115,8 +115,6 @@ def epoch_line(
     """An epoch in one line, in words.
 
     Args:
-        row: as in metrics.csv.
-        contrasts: source and target.
         best: what the best state so far is.
         failures: the monitor's messages about this epoch, by direction.
     """

@@ -37,8 +37,6 @@ class Job:
     """What all trials of a search have in common.
 
     Attributes:
-        store: the prepared store.
-        out: the folder of the search.
         changes: settings of all trials that differ from the preset's.
         space: the settings that differ between trials.
         score: what is maximised.

@@ -23,11 +23,6 @@ def registered(truth: Volume, scan: Volume, to: str) -> tuple[Volume, str]:
 
     As in `evaluate`: scans on one grid are compared as they are, others are registered first.
 
-    Args:
-        truth: the true scan.
-        scan: the scan that was translated.
-        to: the contrast of its translation.
-
     Raises:
         InputError: it is synthetic, something else or another contrast, a 2D image of another size,
             or the registration did not converge.

@@ -58,7 +58,6 @@ def guarded_app(token: str, host: str, title: str, description: str) -> FastAPI:
     Args:
         token: what every request has to bring, as `?token=` or `Authorization: Bearer`.
         host: the address that the server listens on.
-        title, description: for its documentation.
     """
     app = FastAPI(
         title=title,
@@ -188,15 +187,7 @@ def new_token() -> str:
 def serve(
     app: FastAPI, listener: socket.socket, host: str, token: str, started: Callable[[str], None]
 ) -> None:
-    """Answer requests until a signal comes.
-
-    Args:
-        app: the application.
-        listener: from `bound`.
-        host: the address, for the URL.
-        token: of the application.
-        started: called with the URL.
-    """
+    """Answer requests until a signal comes; `started` is called with the URL."""
     import uvicorn
 
     config = uvicorn.Config(

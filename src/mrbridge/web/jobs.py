@@ -40,14 +40,10 @@ class Job:
     """One scan, and its translation.
 
     Attributes:
-        id: a random name, in URLs.
-        folder: its files.
-        task: what is or will be done with it.
         start: whether it is translated as soon as it was looked at.
         state, progress: how far it is; the share that is done, from 0 to 1.
         facts: what looking at it found; see `mrbridge.web.tasks.look`.
         result: the files, volumes and remarks of the translation.
-        error: what went wrong and what to do.
         size: bytes of the upload, or of the whole folder once it was worked on.
         version: increases with every change.
     """
@@ -84,9 +80,6 @@ class Jobs:
 
     Args:
         models: the paths of models, or `shipped`.
-        device: `auto`, `cpu` or `cuda`.
-        settings: the limits.
-        allow_code: import code that the models name.
 
     Attributes:
         models: what the worker says about the models.

@@ -213,11 +213,8 @@ def run(
 
     Args:
         models: the paths of models, or `shipped`.
-        settings: the address and the limits.
         started: called with the URL once the server listens.
-        device: `auto`, `cpu` or `cuda`.
         runs: the folders of trainings that the page shows.
-        allow_code: import code that the models name.
 
     Raises:
         MrbridgeError: a model cannot be loaded, or the address cannot be used.

@@ -260,9 +260,7 @@ def methods(
     """A paragraph for the methods section of a paper.
 
     Args:
-        translator: the model.
         known: the contrast of the scan; None: it is unknown.
-        to: the contrast that was synthesised.
         additional: other scans of the person that it was made from, too.
     """
     manifest = translator.bundle.manifest
