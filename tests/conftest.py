@@ -274,8 +274,10 @@ def tiny_bundle(
     """A bundle of untrained tiny generators, on disk, with the store's intensity ranges."""
     import torch
 
-    from mrbridge.bundle import BundleManifest, Networks, save_bundle
+    from mrbridge.bundle import save_bundle
+    from mrbridge.manifest import BundleManifest
     from mrbridge.networks.build import build_generator
+    from mrbridge.networks.settings import Networks
 
     networks = Networks.build(tiny_networks)
     rng = torch.Generator().manual_seed(0)
@@ -306,7 +308,8 @@ def certain_bundle(tiny_bundle: Bundle) -> Bundle:
 
     import torch
 
-    from mrbridge.bundle import Bundle, Uncertainty
+    from mrbridge.bundle import Bundle
+    from mrbridge.manifest import Uncertainty
     from mrbridge.networks.unet import ScaleHead, UNet
 
     weights = dict(tiny_bundle.weights)

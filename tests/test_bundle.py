@@ -13,18 +13,10 @@ import pytest
 import torch
 from tests.data import golden_bundle
 
-from mrbridge.bundle import (
-    Bundle,
-    Networks,
-    card,
-    find_bundle,
-    load_bundle,
-    read_manifest,
-    save_bundle,
-)
+from mrbridge.bundle import Bundle, card, find_bundle, load_bundle, read_manifest, save_bundle
 from mrbridge.errors import BundleError, SizeError
 from mrbridge.inference.translator import Translator
-from mrbridge.networks.settings import PatchGANSettings, ResNetSettings, UNetSettings
+from mrbridge.networks.settings import Networks, PatchGANSettings, ResNetSettings, UNetSettings
 
 
 @pytest.fixture

@@ -37,10 +37,11 @@ from benchmarks.research.shipped_model import (
     shown,
     structure_loss,
 )
-from mrbridge.bundle import AnyContrast, Uncertainty, load_bundle, save_bundle
+from mrbridge.bundle import load_bundle, save_bundle
 from mrbridge.dataset.simulated import CANONICAL
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.kernels import weight_cache
+from mrbridge.manifest import AnyContrast, Uncertainty
 from mrbridge.networks.blocks import init_weights
 from mrbridge.networks.build import build_generator
 from mrbridge.networks.settings import UNetSettings

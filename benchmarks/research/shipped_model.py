@@ -42,7 +42,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.research.painted_lesions import paint_lesions
-from mrbridge.bundle import BundleManifest, load_bundle, save_bundle
+from mrbridge.bundle import load_bundle, save_bundle
 from mrbridge.dataset.simulated import (
     CANONICAL,
     draw_group,
@@ -54,6 +54,7 @@ from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.inference.planes import OTHERS, cut, with_height
 from mrbridge.io.atomic import atomic_path
 from mrbridge.kernels import Adam, weight_cache
+from mrbridge.manifest import BundleManifest
 from mrbridge.networks.build import build_generator
 from mrbridge.parallel import map_scans
 from mrbridge.phantom.subjects import varied_subject

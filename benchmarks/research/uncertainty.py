@@ -28,12 +28,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.research.shipped_model import Examples
-from mrbridge.bundle import COVERAGE, Bundle, BundleManifest, Uncertainty, load_bundle, save_bundle
+from mrbridge.bundle import Bundle, load_bundle, save_bundle
 from mrbridge.dataset.simulated import CANONICAL
 from mrbridge.evaluation.calibration import auroc_of_worst, ause, gradient_size
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.inference.translator import Translator
 from mrbridge.kernels import Adam, weight_cache
+from mrbridge.manifest import COVERAGE, BundleManifest, Uncertainty
 from mrbridge.metrics import fit_nonnegative
 from mrbridge.networks.blocks import init_weights
 from mrbridge.networks.unet import ScaleHead, UNet

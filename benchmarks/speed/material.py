@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mrbridge.bundle import Bundle, BundleManifest, save_bundle
+from mrbridge.bundle import Bundle, save_bundle
 from mrbridge.dataset.prepare import prepare
 from mrbridge.dataset.sampling import Sample
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
+from mrbridge.manifest import BundleManifest
 from mrbridge.networks.build import build_generator
 from mrbridge.networks.settings import UNetSettings
 from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate, write_bids

@@ -13,145 +13,29 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 
-from mrbridge import __version__
-from mrbridge.directions import AnyContrast, Contrast, Direction, Factor, Line, in_words
 from mrbridge.errors import BundleError, InputError, SettingsError, SizeError
-from mrbridge.extensions import code_in, require
+from mrbridge.extensions import require
 from mrbridge.io.atomic import atomic_path, sha256_of, write_json, write_text
 from mrbridge.json_text import parse_json, short_repr
+from mrbridge.manifest import VERSION, BundleManifest, Direction, in_words
 from mrbridge.model_card import card
 from mrbridge.models import bundle_folder, locate
 from mrbridge.networks.build import Generator, build_generator
-from mrbridge.networks.settings import (
-    GeneratorExtension,
-    GeneratorSettings,
-    Networks,
-)
+from mrbridge.networks.settings import GeneratorExtension, GeneratorSettings
 from mrbridge.networks.unet import ScaleHead, UNet
-from mrbridge.preprocessing.intensity import IntensityNormalisation
-from mrbridge.preprocessing.settings import PreprocessSettings
-from mrbridge.settings import Planes, Settings
-
-VERSION = 1
-
-COVERAGE = 0.9
-"""Share of the true values within an uncertainty map's interval."""
 
 _MOST_BYTES = 1 << 20  # of bundle.json
-_LARGEST = 1e30  # of intensities: float32 cannot hold the squares of larger ones
 _Network = TypeVar("_Network", bound=torch.nn.Module)
 _TRIES = 100  # each fails only if a training has just replaced the bundle
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
-
-
-class Uncertainty(Settings):
-    """How the uncertainty of a voxel follows from what a translation knows of it.
-
-    Half the width of the 90 % interval is `factor` times (`least` + predicted scale + `spread`
-    times the standard deviation over the planes), in [-1, 1]. The factor is the conformal one of
-    Angelopoulos et al. 2022 (arXiv:2202.05265).
-
-    Attributes:
-        width: channels of the scale heads; 0: there are none.
-        least: the smallest scale.
-        spread: weight of the standard deviation over the planes.
-        factor: by the contrast that is synthesised.
-        factor_in_one_plane: the same where there is one plane, and so no spread; empty: the other.
-        calibrated_on: the scans that the factor was found on.
-    """
-
-    LEAST: ClassVar[float] = 0.01
-    width: int = Field(0, ge=0, le=4096)
-    least: float = Field(LEAST, ge=0, le=1)
-    spread: float = Field(1.0, ge=0, le=100)
-    factor: dict[Contrast, Factor]
-    factor_in_one_plane: dict[Contrast, Factor] = Field(default_factory=dict)
-    calibrated_on: Line = ""
-
-
-class BundleManifest(Settings):
-    """`bundle.json`: everything that inference needs, and the origin of the model.
-
-    Its author is unknown: whatever becomes a name or a path is checked, and sizes have limits.
-
-    Attributes:
-        least_size: rows and columns to which smaller slices are padded, so that they have the same
-            surroundings as in training, which instance norms see
-            (docs/decisions/0013-surroundings.md). 0: only what the generator needs.
-        uncertainty: how uncertainty maps are made; None: the model has none.
-        any_contrast: a third generator, for all other directions; None: there is none.
-    """
-
-    format: Literal["mrbridge-bundle"] = "mrbridge-bundle"
-    version: int = VERSION
-    created_by: Line = f"mrbridge {__version__}"
-    source: Contrast
-    target: Contrast
-    preset: Line
-    networks: Networks
-    standard: PreprocessSettings
-    typical: dict[str, IntensityNormalisation]
-    pictures: bool
-    planes: Planes = "axial"
-    least_size: int = Field(default=0, ge=0, le=8192)
-    uncertainty: Uncertainty | None = None
-    any_contrast: AnyContrast | None = None
-    trained: dict[str, Any]
-    scores: dict[str, float]
-    limits: tuple[Annotated[str, Field(max_length=10_000)], ...] = ()
-    weights: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors)?$")
-    weights_sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
-
-    @model_validator(mode="after")
-    def _check(self) -> BundleManifest:
-        if self.source == self.target:
-            raise ValueError(f"source and target are both {self.source}")
-        if self.least_size > max(1024, self.networks.image_size):
-            raise ValueError(f"least_size is {self.least_size}, far over image_size")
-        for contrast in self.contrasts:
-            if contrast not in self.typical:
-                raise ValueError(f"typical names no range of {contrast}")
-        for contrast, normalisation in self.typical.items():
-            if not _is_range(normalisation):
-                values = short_repr(normalisation.model_dump(exclude_defaults=True))
-                raise ValueError(f"typical is not a range of {contrast}: {values}")
-        return self
-
-    @property
-    def contrasts(self) -> tuple[str, ...]:
-        """All contrasts that the model takes and makes."""
-        more = () if self.any_contrast is None else self.any_contrast.contrasts
-        return tuple(dict.fromkeys((self.source, self.target, *more)))
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """The code that translation needs and that is not part of mrbridge, as `module:Name`."""
-        return code_in(self.networks.generator, self.standard)
-
-
-def _is_range(normalisation: IntensityNormalisation) -> bool:
-    """Whether all landmarks rise, so that intensities keep their order."""
-    knee = [] if normalisation.knee is None else [normalisation.knee]
-    line = [normalisation.low, *knee, normalisation.high]
-    lines = (line, normalisation.landmarks, normalisation.levels)
-    least = max(1e-6 * max(map(abs, line)), 1 / _LARGEST)
-    if len(normalisation.levels) not in (0, len(normalisation.landmarks)):
-        return False
-    return all(after - before > least for before, after in pairwise(line)) and all(
-        all(abs(value) < _LARGEST for value in values)
-        and all(before < after for before, after in pairwise(values))
-        for values in lines
-    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -281,13 +165,6 @@ class Bundle:
             if key.startswith(prefix)
         }
 
-    def _in_float32(self, name: str) -> dict[str, Any]:
-        """The tensors of a generator; some bundles hold them in half precision."""
-        return {
-            key: value.float() if value.is_floating_point() else value
-            for key, value in self.generator_weights(name).items()
-        }
-
     def build(self, name: str) -> Generator:
         """The generator `to_target`, `to_source` or `to_any`, for inference, in float32 on the CPU.
 
@@ -326,9 +203,13 @@ class Bundle:
         Raises:
             BundleError: they do not fit.
         """
+        weights = {  # some bundles hold them in half precision
+            key: value.float() if value.is_floating_point() else value
+            for key, value in self.generator_weights(name).items()
+        }
         try:
             types = {key: value.dtype for key, value in network.state_dict().items()}
-            network.load_state_dict(self._in_float32(name), assign=True)
+            network.load_state_dict(weights, assign=True)
             if any(value.dtype != types[key] for key, value in network.state_dict().items()):
                 raise RuntimeError  # complex numbers
         except RuntimeError:

@@ -10,7 +10,7 @@ from mrbridge.extensions import code_in
 from mrbridge.reports import render
 
 if TYPE_CHECKING:
-    from mrbridge.bundle import BundleManifest
+    from mrbridge.manifest import BundleManifest
 
 
 def card(manifest: BundleManifest, *, allow_code: bool = False) -> str:

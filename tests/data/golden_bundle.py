@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mrbridge.bundle import BundleManifest, Networks, save_bundle
+from mrbridge.bundle import save_bundle
 from mrbridge.inference.translate import translate
+from mrbridge.manifest import BundleManifest
 from mrbridge.networks.build import build_generator
+from mrbridge.networks.settings import Networks
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume

@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mrbridge.bundle import BundleManifest, Networks, save_bundle
+from mrbridge.bundle import save_bundle
 from mrbridge.errors import InputError, SettingsError, SomeScansFailed
 from mrbridge.evaluation import evaluate as evaluate_module, figures, result as result_module
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.io.atomic import atomic_path
 from mrbridge.io.ownership import FIGURE_MARK
+from mrbridge.manifest import BundleManifest
 from mrbridge.networks.build import build_generator
-from mrbridge.networks.settings import UNetSettings
+from mrbridge.networks.settings import Networks, UNetSettings
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.registration import Registration
 from mrbridge.preprocessing.settings import PreprocessSettings

@@ -8,8 +8,8 @@ import pytest
 import torch
 from jaxtyping import config
 
-from mrbridge.bundle import Bundle, BundleManifest, Uncertainty, save_bundle
-from mrbridge.directions import AnyContrast
+from mrbridge.bundle import Bundle, save_bundle
+from mrbridge.manifest import AnyContrast, BundleManifest, Uncertainty
 from mrbridge.networks.blocks import init_weights
 from mrbridge.networks.build import build_generator
 from mrbridge.networks.settings import UNetSettings

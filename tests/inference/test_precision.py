@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from mrbridge.bundle import Bundle, Networks, save_bundle
+from mrbridge.bundle import Bundle, save_bundle
 from mrbridge.hardware import fast_bfloat16
 from mrbridge.inference import slices as module
 from mrbridge.inference.translator import Translator
 from mrbridge.networks.build import build_generator
+from mrbridge.networks.settings import Networks
 from mrbridge.phantom.subjects import varied_subject
 from mrbridge.preprocessing.geometry import fit_size
 from mrbridge.preprocessing.preprocess import preprocess

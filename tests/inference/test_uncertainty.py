@@ -16,10 +16,11 @@ from tests.studies import T1W, datasets, save
 
 import mrbridge
 from mrbridge import io
-from mrbridge.bundle import Bundle, Uncertainty, load_bundle, save_bundle
+from mrbridge.bundle import Bundle, load_bundle, save_bundle
 from mrbridge.errors import OutputError, SettingsError
 from mrbridge.inference.slices import SliceTranslator
 from mrbridge.inference.translator import Translator
+from mrbridge.manifest import Uncertainty
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.volume import Volume
 

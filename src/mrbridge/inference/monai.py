@@ -19,14 +19,14 @@ import torch
 from torch import nn
 
 from mrbridge import __version__, io
-from mrbridge.bundle import Bundle, BundleManifest
-from mrbridge.directions import AnyContrast, Direction
+from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, OutputError, SettingsError, must_exist
 from mrbridge.extensions import code_in, require
 from mrbridge.inference.planes import Stack, planes_for
 from mrbridge.inference.translator import Translator, restored
 from mrbridge.io.atomic import atomic_path, write_json, write_text
 from mrbridge.io.contrast import recognised
+from mrbridge.manifest import AnyContrast, BundleManifest, Direction
 from mrbridge.model_card import card, huggingface_card
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.volume import Volume

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__
-from mrbridge.bundle import COVERAGE, Bundle
+from mrbridge.bundle import Bundle
 from mrbridge.errors import OutputError
 from mrbridge.inference.additional_scans import PlacedScan
 from mrbridge.inference.synthesis import Request, Rounding, Synthesis, report_verdict, synthesise
@@ -19,6 +19,7 @@ from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import is_2d
 from mrbridge.io.ownership import is_ours, must_be_ours
+from mrbridge.manifest import COVERAGE
 from mrbridge.volume import CONTRASTS, Verdict
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrbridge.directions import Direction
 from mrbridge.hardware import fast_bfloat16, in_threads
 from mrbridge.inference.planes import Mask, Stack, in_three_planes
 from mrbridge.kernels import weight_cache
+from mrbridge.manifest import Direction
 from mrbridge.networks.build import Generator
 from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.preprocessing.geometry import fit_size, size_multiple

@@ -11,13 +11,13 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mrbridge.bundle import Bundle, Uncertainty, load_bundle
-from mrbridge.directions import AnyContrast, Direction
+from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import BundleError, InputError, SettingsError
 from mrbridge.hardware import choose_device
 from mrbridge.inference.planes import Mask, Stack, pixels, planes_for
 from mrbridge.inference.slices import SliceTranslator
 from mrbridge.io.image2d import is_eight_bit
+from mrbridge.manifest import AnyContrast, Direction, Uncertainty
 from mrbridge.models import SHIPPED, is_installed
 from mrbridge.networks.build import Generator
 from mrbridge.networks.unet import ScaleHead

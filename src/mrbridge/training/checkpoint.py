@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from mrbridge.bundle import BundleManifest, load_bundle, save_bundle
+from mrbridge.bundle import load_bundle, save_bundle
 from mrbridge.dataset.store import Store
 from mrbridge.errors import BundleError, InputError, MrbridgeWarning, SettingsError
 from mrbridge.io.atomic import atomic_path
+from mrbridge.manifest import BundleManifest
 from mrbridge.settings import read_yaml
 from mrbridge.training.model import TranslationModel, is_of_critic
 from mrbridge.training.settings import LossWeights, TrainSettings

@@ -18,9 +18,10 @@ from rich.live import Live
 from torch import Tensor
 
 from mrbridge import interruption, progress
-from mrbridge.bundle import BundleManifest, save_bundle
+from mrbridge.bundle import save_bundle
 from mrbridge.dataset.sampling import HeldOut, Sample
 from mrbridge.errors import Interrupted
+from mrbridge.manifest import BundleManifest
 from mrbridge.training import live, monitor
 from mrbridge.training.checkpoint import copy_checkpoint, save_checkpoint
 from mrbridge.training.logging import TrainingLog, sample_sheet

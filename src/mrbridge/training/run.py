@@ -17,18 +17,18 @@ import yaml
 from pydantic import BaseModel
 
 from mrbridge import models
-from mrbridge.bundle import Bundle, BundleManifest, load_bundle, read_manifest
+from mrbridge.bundle import Bundle, load_bundle, read_manifest
 from mrbridge.dataset.loader import batches_from, plain_errors
 from mrbridge.dataset.sampling import HeldOut, held_out_slices
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
-from mrbridge.directions import in_words
 from mrbridge.errors import BundleError, Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.extensions import code_in, completed, require
 from mrbridge.hardware import choose_device, quick_kernels
 from mrbridge.io.atomic import write_text
 from mrbridge.io.lock import only_writer
 from mrbridge.io.temporary import LOCK, sweep
+from mrbridge.manifest import BundleManifest, in_words
 from mrbridge.reports import html_table
 from mrbridge.settings import read_yaml
 from mrbridge.training.checkpoint import (

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrbridge import metrics, models
-from mrbridge.bundle import COVERAGE, Uncertainty, load_bundle, read_manifest
+from mrbridge.bundle import load_bundle, read_manifest
 from mrbridge.dataset.sampling import HeldOut
 from mrbridge.errors import BundleError
+from mrbridge.manifest import COVERAGE, Uncertainty
 from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.training.model import TranslationModel
 
