@@ -210,11 +210,11 @@ def score_case(job: Job) -> dict[str, Result]:
         images = {"model": scans.stack_of(synthetic, direction.source)}
         source = scans.source_of(direction)
         if source is not None:
-            images["copy"] = source
             if direction.key in job.baselines:
                 whole = job.settings.mask == "whole" and job.case.mask is None
                 mapping = job.baselines[direction.key]
                 images["floor"] = apply_baseline(mapping, source, inside, whole=whole)
+            images["copy"] = source
         result = Result(voxels=int(inside.sum()))
         if is_paired:
             widths = scans.uncertainty

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -12,10 +12,11 @@ from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Direction
 from mrbridge.evaluation.lesions import Lesion, count
-from mrbridge.evaluation.result import KINDS, MEASURES, METHODS, Outcome, Scored, Verdict
+from mrbridge.evaluation.result import MEASURES, METHODS, Outcome, Scored, Verdict
 from mrbridge.evaluation.tissues import limits_of_agreement
-from mrbridge.metrics import Scores
 from mrbridge.reports import counted
+
+_Key = TypeVar("_Key")
 
 
 def summarise(
@@ -29,33 +30,29 @@ def summarise(
     Args:
         of: scores of the methods, or of the cycle, whose methods are `cycle` and `noisy`.
     """
-    methods = METHODS if of == "scores" else ("cycle", "noisy")
     result: dict[str, dict[str, Any]] = {}
-    for key in dict.fromkeys(key for one in cases for key in one.results):
-        tables = {method: _by_subject(cases, key, method, of) for method in methods}
-        if any(tables.values()):
-            result[key] = {m: _statistics(table) for m, table in tables.items() if table}
+    for (direction, method, kind, measure), values in _scores(cases, of).items():
+        at = result.setdefault(direction, {}).setdefault(method, {}).setdefault(kind, {})
+        at[measure] = _mean_and_std(list(values.values()))
     return result
 
 
 def summarise_measures(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
     """Mean and standard deviation over subjects of the measures: direction, key."""
-    return {
-        direction: {key: _mean_and_std(list(values.values())) for key, values in by_key.items()}
-        for direction, by_key in _measures_by_subject(cases).items()
-    }
+    result: dict[str, dict[str, Any]] = defaultdict(dict)
+    for (direction, key), values in _measures(cases).items():
+        result[direction][key] = _mean_and_std(list(values.values()))
+    return result
 
 
 def agreement(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
     """Limits of agreement of the tissue volumes over subjects: direction, key."""
-    return {
-        direction: {
-            key: limits_of_agreement(list(values.values()))
-            for key, values in by_key.items()
-            if key.startswith("volume_bias_")
-        }
-        for direction, by_key in _measures_by_subject(cases).items()
-    }
+    result: dict[str, dict[str, Any]] = defaultdict(dict)
+    for (direction, key), values in _measures(cases).items():
+        of_direction = result[direction]
+        if key.startswith("volume_bias_"):
+            of_direction[key] = limits_of_agreement(list(values.values()))
+    return result
 
 
 def lesion_counts(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
@@ -113,11 +110,11 @@ def judge(cases: Sequence[Scored], direction: Direction, summary: Mapping[str, A
     if "floor" not in summary[key]:
         text = "without the input scans there is no monotone baseline to compare with."
         return Verdict(key, "unknown", f"{label}: {scores}; {text}")
-    model, baseline = (_by_subject(cases, key, method) for method in ("model", "floor"))
-    gains = {
-        measure: np.array([model[s]["fit"][measure] - baseline[s]["fit"][measure] for s in model])
-        for measure in ("psnr", "ssim")
-    }
+    of_subjects = _scores(cases)
+    gains = {}
+    for measure in ("psnr", "ssim"):
+        model, baseline = (of_subjects[key, m, "fit", measure] for m in ("model", "floor"))
+        gains[measure] = np.array([model[subject] - baseline[subject] for subject in model])
     psnr, ssim = (float(gains[measure].mean()) for measure in ("psnr", "ssim"))
     amount = f"{abs(psnr):.2f} dB PSNR and {abs(ssim):.3f} SSIM"
     outcome: Outcome
@@ -134,9 +131,10 @@ def judge(cases: Sequence[Scored], direction: Direction, summary: Mapping[str, A
             f"but {abs(ssim):.3f} SSIM {second} it"
         )
     noun = "case" if all(one.case.subject == one.case.name for one in cases) else "subject"
-    extent = counted(len(model), noun)
-    if len(model) > 1:
-        extent += f", higher PSNR in {int((gains['psnr'] > 0).sum())} of {len(model)}"
+    subjects = len(gains["psnr"])
+    extent = counted(subjects, noun)
+    if subjects > 1:
+        extent += f", higher PSNR in {int((gains['psnr'] > 0).sum())} of {subjects}"
     text = f"{label}: {comparison} ({extent}). Scores of the model: {scores}."
     if any(one.baseline_on == "itself" for one in cases):
         text += (
@@ -145,38 +143,38 @@ def judge(cases: Sequence[Scored], direction: Direction, summary: Mapping[str, A
     return Verdict(key, outcome, text)
 
 
-def _by_subject(
-    cases: Sequence[Scored], key: str, method: str, of: str = "scores"
-) -> dict[str, Scores]:
-    """The scores of one method in one direction, cases of one subject averaged."""
-    groups: dict[str, list[Scores]] = defaultdict(list)
-    for one in cases:
-        scores = getattr(one.results[key], of).get(method) if key in one.results else None
-        if scores is not None:
-            groups[one.case.subject].append(scores)
-    return {
-        subject: {
-            kind: {m: float(np.mean([scores[kind][m] for scores in group])) for m in MEASURES}
-            for kind in KINDS
-        }
-        for subject, group in groups.items()
-    }
+def _scores(
+    cases: Sequence[Scored], of: Literal["scores", "cycle"] = "scores"
+) -> dict[tuple[str, str, str, str], dict[str, float]]:
+    """By direction, method, kind and measure, the scores of the subjects."""
+    return _by_subject(
+        ((direction, method, kind, measure), one.case.subject, value)
+        for one in cases
+        for direction, result in one.results.items()
+        for method, kinds in getattr(result, of).items()
+        for kind, measures in kinds.items()
+        for measure, value in measures.items()
+    )
 
 
-def _measures_by_subject(cases: Sequence[Scored]) -> dict[str, dict[str, dict[str, float]]]:
-    """Direction, key, subject; sessions of one subject are averaged."""
-    groups: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for one in cases:
-        for direction, result in one.results.items():
-            for key, value in result.measured.values.items():
-                of_key = groups.setdefault(direction, {}).setdefault(key, defaultdict(list))
-                of_key[one.case.subject].append(value)
+def _measures(cases: Sequence[Scored]) -> dict[tuple[str, str], dict[str, float]]:
+    """By direction and key, the measures of the subjects."""
+    return _by_subject(
+        ((direction, key), one.case.subject, value)
+        for one in cases
+        for direction, result in one.results.items()
+        for key, value in result.measured.values.items()
+    )
+
+
+def _by_subject(values: Iterable[tuple[_Key, str, float]]) -> dict[_Key, dict[str, float]]:
+    """Values (key, subject, value) by key and subject; several cases of a subject are averaged."""
+    groups: dict[_Key, dict[str, list[float]]] = {}
+    for key, subject, value in values:
+        groups.setdefault(key, defaultdict(list))[subject].append(value)
     return {
-        direction: {
-            key: {subject: float(np.mean(values)) for subject, values in of_key.items()}
-            for key, of_key in by_key.items()
-        }
-        for direction, by_key in groups.items()
+        key: {subject: float(np.mean(several)) for subject, several in of_key.items()}
+        for key, of_key in groups.items()
     }
 
 
@@ -185,12 +183,3 @@ def _mean_and_std(values: Sequence[float]) -> dict[str, float | int | None]:
     has_std = len(array) > 1 and bool(np.isfinite(array).all())
     std = float(array.std(ddof=1)) if has_std else None
     return {"mean": float(array.mean()), "std": std, "n": len(array)}
-
-
-def _statistics(table: Mapping[str, Scores]) -> dict[str, dict[str, dict[str, float | int | None]]]:
-    """Mean, standard deviation and number of subjects, by kind and measure."""
-
-    return {
-        kind: {m: _mean_and_std([scores[kind][m] for scores in table.values()]) for m in MEASURES}
-        for kind in KINDS
-    }
