@@ -262,7 +262,7 @@ def tiny(tiny_networks: dict[str, Any]) -> Callable[..., TrainSettings]:
             "validation_slices": 3,
             "sample_slices": 2,
         }
-        return resolve(preset, small, changes)
+        return resolve({"preset": preset}, small, changes)
 
     return make
 

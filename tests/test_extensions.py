@@ -65,7 +65,7 @@ def write(folder: Path, code: str) -> None:
 
 
 def settings_of(**changes: Any) -> TrainSettings:
-    return resolve("resnet", {"networks": {"image_size": 32}}, changes)
+    return resolve({"preset": "resnet"}, {"networks": {"image_size": 32}}, changes)
 
 
 @pytest.mark.slow

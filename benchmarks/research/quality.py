@@ -303,7 +303,7 @@ def _train(
     changes = {"seed": seed, "guard": "warn"}
     if not given.recipe:
         changes |= {"minutes": given.minutes, "steps_per_epoch": 60}
-    settings = resolve(arm.preset, arm.changes, changes)
+    settings = resolve({"preset": arm.preset}, arm.changes, changes)
     path = folder / f"{name}-{seed}".replace(" ", "-").replace(",", "")
     epoch = 0
     while True:

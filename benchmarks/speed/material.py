@@ -49,7 +49,7 @@ def settings_of(preset: str, size: int, quick: bool = False, **changes: Any) -> 
         quick: with very narrow networks.
         changes: of further settings.
     """
-    kept = resolve(preset).networks.generator
+    kept = resolve({"preset": preset}).networks.generator
     generator: dict[str, Any] = dict(_QUICK_GENERATOR[kept.kind]) if quick else {}
     if isinstance(kept, UNetSettings):
         generator["levels"] = min(kept.levels, (size & -size).bit_length() - 1)
@@ -57,7 +57,7 @@ def settings_of(preset: str, size: int, quick: bool = False, **changes: Any) -> 
     networks: dict[str, Any] = {"image_size": size, "generator": generator}
     if quick:
         networks["critic"] = {"features": 4, "strided": 1}
-    return resolve(preset, {"networks": networks}, changes)
+    return resolve({"preset": preset}, {"networks": networks}, changes)
 
 
 def samples(settings: TrainSettings, count: int, seed: int, device: torch.device) -> list[Sample]:

@@ -27,6 +27,7 @@ _VARIABLES = (
 _FOR_DEVELOPERS = ("dev", "docs")
 """Extras that no user needs."""
 
+_CONTAINERS = ("/.dockerenv", "/run/.containerenv", "/singularity")
 _LEAST_DISK = 5.0  # GB: a store of a small study and a run
 _LEAST_MEMORY = 4.0  # GB
 
@@ -49,7 +50,7 @@ def examine() -> dict[str, Any]:
         "mrbridge": __version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "installed": "in a container" if _in_container() else "on a machine",
+        "installed": "in a container" if any(map(os.path.exists, _CONTAINERS)) else "on a machine",
         "processor": {
             "model": _processor(),
             "vector_extension": vector_extension(),
@@ -202,7 +203,3 @@ def _memory() -> float | None:
 def _free(folder: str) -> float:
     """In GB."""
     return round(shutil.disk_usage(folder).free / 1e9, 1)
-
-
-def _in_container() -> bool:
-    return any(Path(one).exists() for one in ("/.dockerenv", "/run/.containerenv", "/singularity"))

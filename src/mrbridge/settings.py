@@ -104,7 +104,7 @@ class Settings(BaseModel):
                 problems.append(f"and {len(details) - _MOST_PROBLEMS} more problems")
             remedy = "" if any("did you mean" in words for words in problems) else _OTHER_VALUE
             if any(words.endswith(_NOT_NEAR) for words in problems):
-                remedy = f"Known keys: {', '.join(known_keys(cls))}."
+                remedy = f"Known keys: {', '.join(fields_of(cls))}."
             raise SettingsError("; ".join(problems), path=origin, remedy=remedy) from None
 
     def changed(self, values: Mapping[str, Any], *, origin: str | Path | None = None) -> Self:
@@ -157,11 +157,6 @@ def _either(first: FieldInfo, second: FieldInfo) -> FieldInfo:
         words = get_args(first.annotation) + get_args(second.annotation)
         first.annotation = Literal[*dict.fromkeys(words)]  # type: ignore[assignment]
     return first
-
-
-def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every key of a settings class, nested ones dotted."""
-    return list(fields_of(model, prefix))
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,8 +325,8 @@ def _in_words(model: type[BaseModel], detail: Any) -> str:
         if detail["type"] == "value_error" and isinstance(detail["input"], Mapping):
             return f"in '{key}', {why}"
         return f"'{key}' cannot be {short_repr(detail['input'])}: {why}"
-    here = {name: prefix + name for kind in kinds for name in known_keys(kind)}
-    elsewhere = {name.rpartition(".")[2]: name for name in known_keys(model)}
+    here = {name: prefix + name for kind in kinds for name in fields_of(kind)}
+    elsewhere = {name.rpartition(".")[2]: name for name in fields_of(model)}
     if prefix:  # keys of the other kinds do not help
         elsewhere = {name: at for name, at in elsewhere.items() if not at.startswith(prefix)}
     for known, cutoff in ((here, 0.8), (elsewhere, 0.8), (here, 0.5)):

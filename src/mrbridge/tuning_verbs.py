@@ -26,8 +26,7 @@ def tune(options: options_of.Tune, changes: dict[str, Any]) -> None:
     """
     from mrbridge.tuning.space import find_space
 
-    must_exist(options.store, StoreError, "Run mrbridge prepare first.")
-    start = _start(options.start)
+    start = _start(options)
     if find_spec("optuna") is None:
         raise SettingsError(
             "tune needs a package that is not installed (optuna)",
@@ -55,8 +54,7 @@ def benchmark(options: options_of.Benchmark, changes: dict[str, Any]) -> None:
     benchmark; with more --arms or --seeds it adds theirs. --config and --set change all arms.
     DIR/report.html has the figure and the table.
     """
-    must_exist(options.store, StoreError, "Run mrbridge prepare first.")
-    start = _start(options.start)
+    start = _start(options)
     with quick_imports():
         from mrbridge.benchmarking.benchmark import benchmark as run
         from mrbridge.hardware import keep_memory
@@ -69,9 +67,10 @@ def benchmark(options: options_of.Benchmark, changes: dict[str, Any]) -> None:
     answer(result.as_json(), str(result), failure)
 
 
-def _start(named: str | None) -> str:
-    """The initial weights, which must exist."""
-    start = "auto" if named is None else named
+def _start(options: options_of.Tune | options_of.Benchmark) -> str:
+    """The initial weights, which must exist, as must the store."""
+    must_exist(options.store, StoreError, "Run mrbridge prepare first.")
+    start = "auto" if options.start is None else options.start
     if start not in ("auto", "scratch"):
         locate(start, "Use auto, shipped or scratch, or name a run or a bundle.")
     return start

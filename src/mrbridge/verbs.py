@@ -190,7 +190,7 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
 
     if changes.get("simulated_weight"):
         check_simulated(store)
-    settings = changes if resume else resolve(None, changes)
+    settings = changes if resume else resolve(changes)
     more: dict[str, Any] = {"resume": resume, "device": options.device, "overwrite": overwrite}
     more |= {"allow_code": options.allow_code} | ({} if start is None else {"start": start})
     keep_memory()

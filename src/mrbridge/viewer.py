@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.errors import MrbridgeError
-from mrbridge.io.atomic import write_text
 from mrbridge.reports import render
 from mrbridge.volume import Volume
 
@@ -92,15 +91,6 @@ def write_view(volume: Volume, path: Path) -> None:
     """Write a volume for the page: neither compressed nor rounded."""
     path.parent.mkdir(exist_ok=True)
     nib.save(as_image(volume), path)
-
-
-def write_page(path: Path, layers: Sequence[Layer]) -> None:
-    """Write a page.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    write_text(path, page(layers))
 
 
 def page(layers: Sequence[Layer]) -> str:

@@ -119,8 +119,8 @@ def test_a_stranger_is_scored_by_a_training_that_may_learn_from_no_pairs(
     } == {"patient07"}
     banks = (SliceBank(at.store, "T1w", "train", 32), SliceBank(at.store, "T2w", "train", 32))
     assert all(len(bank) > 0 for bank in banks)
-    assert choose_pairs(resolve("bridge"), at.store, banks) == []
-    assert choose_pairs(resolve("bridge", {"supervision": "weak"}), at.store, banks)
+    assert choose_pairs(resolve(), at.store, banks) == []
+    assert choose_pairs(resolve({"supervision": "weak"}), at.store, banks)
 
 
 def test_checkpoints_are_validations_with_pairs() -> None:

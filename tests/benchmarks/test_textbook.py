@@ -108,7 +108,7 @@ def test_operations_of_one_convolution_are_known_by_hand() -> None:
 
 
 def test_operations_of_the_unet_step_are_those_that_are_needed() -> None:
-    settings = resolve("unet")
+    settings = resolve({"preset": "unet"})
     networks = settings.networks
     forward = textbook.forward_operations(networks.generator, 256, 256, 256)
     assert forward == pytest.approx(11.9e9, rel=0.01)
@@ -127,7 +127,7 @@ def test_operations_of_the_unet_step_are_those_that_are_needed() -> None:
 
 
 def test_operations_of_the_bridge_step_are_those_that_are_needed() -> None:
-    settings = resolve("bridge")
+    settings = resolve({"preset": "bridge"})
     forward = textbook.forward_operations(settings.networks.generator, 256, 256, 256)
     first_of_generator = 128 * 128 * 32 * 16 * 2
     # Two generators: a question without gradients, and two answers with both gradients, but for the

@@ -57,7 +57,7 @@ def train(store: str, out: str, start: str, settings: dict[str, Any]) -> None:
     if Path(out, "checkpoints", "last.ckpt").exists():
         train(store, out, resume=True, device="cpu")
     else:
-        train(store, out, resolve("unet", settings), device="cpu", start=start)
+        train(store, out, resolve({"preset": "unet"}, settings), device="cpu", start=start)
 
 
 def count_steps() -> None:

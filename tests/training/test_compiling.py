@@ -26,10 +26,8 @@ CYCLEGAN = {"adversarial_weight": 1.0, "cycle_weight": 10.0}
 
 @pytest.mark.parametrize(("value", "expected"), [("on", True), ("off", False), ("auto", False)])
 def test_values_of_the_setting(value: str, expected: bool) -> None:
-    assert resolve("unet", read_assignments([f"compile={value}"])).compile is expected
-    assert (
-        TrainSettings.build(resolve("unet").model_dump() | {"compile": value}).compile is expected
-    )
+    assert resolve(read_assignments([f"compile={value}"])).compile is expected
+    assert TrainSettings.build(resolve().model_dump() | {"compile": value}).compile is expected
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_gradients_are_those_of_the_joined_batch(
     small_store: Store, tmp_path: Path, torchrun: Callable[..., Any]
 ) -> None:
     """After one step Adam's first moment is the gradient, times one minus its decay rate."""
-    settings = resolve("resnet", SMALL, {"batch_size": 4})
+    settings = resolve({"preset": "resnet"}, SMALL, {"batch_size": 4})
     one = train(small_store, tmp_path / "one", settings, device="cpu").path
     finish(torchrun(tmp_path / "two"))
     states = [checkpoint(one), checkpoint(tmp_path / "two")]
@@ -238,7 +238,7 @@ def test_processes_share_the_threads_unless_the_user_sets_their_number(
 
 @pytest.mark.slow
 def test_a_signal_ends_all_processes_of_devices(small_store: Store, tmp_path: Path) -> None:
-    wanted = resolve("resnet", SMALL, {"epochs": 10_000})
+    wanted = resolve({"preset": "resnet"}, SMALL, {"epochs": 10_000})
     run = tmp_path / "run"
 
     def stop_when_it_runs() -> None:

@@ -469,18 +469,18 @@ class Trap:
 
 class TestSettings:
     def test_layers_override_the_preset(self) -> None:
-        made = resolve("unet", {"epochs": 7, "networks": {"generator": {"features": 8}}})
+        made = resolve({"preset": "unet", "epochs": 7, "networks": {"generator": {"features": 8}}})
         assert (made.preset, made.epochs, made.adversarial) == ("unet", 7, "bce")
         assert made.networks.generator.features == 8
         assert made.networks.generator.levels == 8
-        assert resolve(None, {"preset": "resnet"}).networks.generator.kind == "resnet"
-        assert resolve(None) == PRESETS["bridge"]
+        assert resolve({"preset": "resnet"}).networks.generator.kind == "resnet"
+        assert resolve() == PRESETS["bridge"]
 
     def test_settings_of_older_versions(self) -> None:
         old = {"structure_weight": 0.0, "beginning_share": 0.5}
-        assert resolve("bridge", old) == resolve("bridge", {"wise_ft_weight": 0.5})
+        assert resolve(old) == resolve({"wise_ft_weight": 0.5})
         with pytest.raises(SettingsError, match="guard=restart was removed"):
-            resolve("bridge", {"guard": "restart"})
+            resolve({"guard": "restart"})
 
     def test_unknown_presets_name_the_nearest(self) -> None:
         with pytest.raises(MrbridgeError, match="did you mean 'resunet'"):
@@ -498,7 +498,7 @@ class TestSettings:
     )
     def test_unknown_keys_name_the_nearest(self, change: dict[str, Any], near: str) -> None:
         with pytest.raises(MrbridgeError, match=f"did you mean '.*{near}'"):
-            resolve("unet", change)
+            resolve({"preset": "unet"}, change)
 
     def test_the_original_presets(self) -> None:
         unet, resunet, resnet = (PRESETS[name] for name in ("unet", "resunet", "resnet"))

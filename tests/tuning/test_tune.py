@@ -81,7 +81,7 @@ def test_it_finds_the_best_rate_and_prunes(
     assert set(training.validated[: trials.STARTUP_TRIALS]) == {10}, "nothing to compare with"
     best = yaml.safe_load((tmp_path / "s" / "best.yaml").read_text())
     assert best == {"preset": "bridge", "batch_size": 2} | found.params
-    assert resolve(None, best).learning_rate == found.params["learning_rate"]
+    assert resolve(best).learning_rate == found.params["learning_rate"]
     assert (tmp_path / "s" / "importance.png").stat().st_size > 1000
     assert not list(tmp_path.glob("s/trials/*/checkpoints"))
 
@@ -248,9 +248,7 @@ def test_on_the_command_line(
     assert result["trials"] == {"complete": 1, "pruned": 0, "failed": 0}
     assert 0 < result["value"] < 40
     assert 1e-4 <= result["params"]["learning_rate"] <= 1e-2
-    assert (
-        resolve(None, yaml.safe_load(Path(result["config"]).read_text())).networks.image_size == 32
-    )
+    assert resolve(yaml.safe_load(Path(result["config"]).read_text())).networks.image_size == 32
     (tmp_path / "space.yaml").write_text("learing_rate: [1]\n")
     assert "did you mean 'learning_rate'" in run(*command)[2]
     monkeypatch.setattr(tuning_verbs, "find_spec", lambda name: None)

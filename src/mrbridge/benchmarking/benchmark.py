@@ -185,7 +185,7 @@ def read_arms(arms: Arms, common: Mapping[str, Any]) -> dict[str, TrainSettings]
         if isinstance(values, TrainSettings):
             values = values.model_dump()
         own = {key: value for key, value in values.items() if key not in _OPTIONS}
-        chosen[name] = resolve(None, SHORT, own, common, _EQUAL, origin=origin)
+        chosen[name] = resolve(SHORT, own, common, _EQUAL, origin=origin)
     return chosen
 
 

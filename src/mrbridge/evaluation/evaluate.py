@@ -25,7 +25,6 @@ from mrbridge.evaluation.scoring import (
     Job,
     TranslatorLike,
     fit_baselines,
-    open_translator,
     sample_case,
     score_case,
     voxels_per_case,
@@ -92,7 +91,11 @@ def evaluate(
         InputError: nothing could be scored.
         SomeScansFailed: some cases could not be scored; the results of the others are written.
     """
-    translator = open_translator(unnamed() if model is None else model, device)
+    from mrbridge.bundle import Bundle
+    from mrbridge.inference.translator import Translator
+
+    named = unnamed() if model is None else model
+    translator = Translator(named, device) if isinstance(named, Bundle | str | Path) else named
     settings = settings or EvaluateSettings()
     for contrast in settings.contrasts:
         translator.bundle.must_make(contrast)
@@ -361,7 +364,11 @@ def _score(
         again = [replace(job, embeds=True, figures=None) for job in jobs if job.case.name in wanted]
         for job, results in successes(score_case, again, "Preparing images"):
             number = next(k for k, one in enumerate(scored) if one.case.name == job.case.name)
-            scored[number] = scored[number].with_images_of(results)
+            seen = {
+                key: replace(one, embedded=results[key].embedded)
+                for key, one in scored[number].results.items()
+            }
+            scored[number] = replace(scored[number], results=seen)
 
 
 def _failure(job: Job, error: MrbridgeError) -> tuple[str, str]:

@@ -131,7 +131,8 @@ class CaseScans:
         self._case, self._settings, self._registration = case, settings, registration
         real = {contrast: read(path) for contrast, path in case.images.items()}
         self.volumes = {
-            contrast: _of_contrast(volume, contrast) for contrast, volume in real.items()
+            contrast: replace(volume, contrast=volume.contrast or contrast)
+            for contrast, volume in real.items()
         }
         for contrast, volume in self.volumes.items():
             if volume.synthetic:
@@ -309,11 +310,6 @@ class CaseScans:
         whole = self._settings.mask == "whole"
         inside = np.ones(scan.voxels.shape, bool) if whole else Head(scan).mask
         return replace(scan, voxels=inside), contrast
-
-
-def _of_contrast(volume: Volume, contrast: str) -> Volume:
-    """A scan of the contrast that the dataset says, if its own name does not say it."""
-    return replace(volume, contrast=volume.contrast or contrast)
 
 
 def _must_be_of_one_contrast(real: list[Volume], synthetic: Volume | None, path: Path) -> None:

@@ -50,11 +50,6 @@ class Scored:
     baseline_on: str | None = None
     registration: PairRegistration | None = None
 
-    def with_images_of(self, results: dict[str, Result]) -> Scored:
-        """The same with the images for the viewer of other results of this case."""
-        changed = {k: replace(one, embedded=results[k].embedded) for k, one in self.results.items()}
-        return replace(self, results=changed)
-
     def as_json(self) -> dict[str, Any]:
         """The case in scores.json."""
         directions = {

@@ -390,11 +390,3 @@ def evenly_spaced(images: Mapping[str, Stack], inside: Mask, count: int) -> dict
     usable = _slices_with_anatomy(inside)
     picked = usable[np.unique(np.linspace(0, len(usable) - 1, count).round().astype(int))]
     return {name: metrics.scaled(image, inside)[picked] for name, image in images.items()}
-
-
-def open_translator(model: Bundle | str | Path | TranslatorLike, device: str) -> TranslatorLike:
-    """The translator of a model that is named or loaded; a translator is returned unchanged."""
-    from mrbridge.bundle import Bundle
-    from mrbridge.inference.translator import Translator
-
-    return Translator(model, device) if isinstance(model, Bundle | str | Path) else model

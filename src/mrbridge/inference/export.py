@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -26,6 +25,7 @@ from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.remote import remove
 from mrbridge.model_card import huggingface_card
 from mrbridge.networks.build import Generator
+from mrbridge.quiet import at_level, without_warnings
 
 FORMATS = ("onnx", "monai", "huggingface")
 """The formats that `export` writes."""
@@ -123,24 +123,18 @@ def _traced(network: Generator, multiple: int, channels: int) -> torch.onnx.ONNX
         axis: multiple * torch.export.Dim(name, min=2, max=_MOST // multiple)
         for axis, name in ((2, "rows"), (3, "columns"))
     }
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it lists the operators of torchvision that are missing
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network,
-                (image,),
-                input_names=["image"],
-                output_names=["synthesis"],
-                dynamic_shapes=(free,),
-                opset_version=_OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        logger.setLevel(level)
+    # Its log lists the operators of torchvision that are missing.
+    with at_level(logging.ERROR, "torch.onnx"), without_warnings(), torch.no_grad():
+        program = torch.onnx.export(
+            network,
+            (image,),
+            input_names=["image"],
+            output_names=["synthesis"],
+            dynamic_shapes=(free,),
+            opset_version=_OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     return program
 

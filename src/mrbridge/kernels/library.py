@@ -63,11 +63,10 @@ _ARGUMENTS: dict[str, list[Any]] = {
 """The C types of each function's arguments, without the number of threads, which comes last."""
 
 
-def _image(x: Tensor) -> _Image:
-    return _Image(x.data_ptr(), *x.shape, *x.stride()[:3])
-
-
-_CONVERSIONS: dict[Any, Callable[[Tensor], Any]] = {_IMAGE: _image, _ADDRESS: Tensor.data_ptr}
+_CONVERSIONS: dict[Any, Callable[[Tensor], Any]] = {
+    _IMAGE: lambda x: _Image(x.data_ptr(), *x.shape, *x.stride()[:3]),
+    _ADDRESS: Tensor.data_ptr,
+}
 
 
 def supports(dtype: torch.dtype) -> bool:

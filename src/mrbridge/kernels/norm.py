@@ -24,8 +24,8 @@ class InstanceNorm2d(nn.InstanceNorm2d):
         negative_slope: of a leaky ReLU that follows in the same pass; 0 is a ReLU, 1 the identity.
     """
 
-    def __init__(self, num_features: int, negative_slope: float = 1.0, eps: float = 1e-5) -> None:
-        super().__init__(num_features, eps=eps, affine=True)
+    def __init__(self, num_features: int, negative_slope: float = 1.0) -> None:
+        super().__init__(num_features, affine=True)
         self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:

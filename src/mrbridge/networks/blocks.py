@@ -79,8 +79,8 @@ def in_float32(layers: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def init_weights(network: nn.Module, generator: torch.Generator, std: float = 0.02) -> None:
-    """Draw convolution weights from N(0, std) and norm scales from N(1, std); biases are zero.
+def init_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw convolution weights from N(0, 0.02) and norm scales from N(1, 0.02); biases are zero.
 
     The initialisation of DCGAN (Radford et al. 2015, arXiv:1511.06434), which pix2pix and CycleGAN
     use. Layers without a norm (those of `refine`) preserve the variance instead (He et al. 2015,
@@ -98,10 +98,10 @@ def init_weights(network: nn.Module, generator: torch.Generator, std: float = 0.
             if module in without_norm:
                 nn.init.kaiming_normal_(values, 0.2, generator=generator)
             else:
-                nn.init.normal_(values, 0.0, std, generator=generator)
+                nn.init.normal_(values, 0.0, 0.02, generator=generator)
             module.weight.copy_(values)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, InstanceNorm2d | nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1.0, std, generator=generator)
+            nn.init.normal_(module.weight, 1.0, 0.02, generator=generator)
             nn.init.zeros_(module.bias)

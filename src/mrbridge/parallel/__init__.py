@@ -64,7 +64,7 @@ def map_scans(
         from mrbridge.parallel.cluster import on_cluster
 
         outcomes = on_cluster(function, items, workers)
-    elif stays_here(workers):
+    elif workers <= 1:
         outcomes = _here(function, items)
     else:
         from mrbridge.parallel.processes import in_processes
@@ -85,11 +85,6 @@ def reachable(path: Any, workers: Workers) -> Any:
     if isinstance(path, str | Path):
         return Path(path).absolute()
     return [Path(one).absolute() for one in path] if isinstance(path, list | tuple) else path
-
-
-def stays_here(workers: Workers) -> bool:
-    """Whether this process does the work."""
-    return not isinstance(workers, str) and workers <= 1
 
 
 def _here(

@@ -60,7 +60,8 @@ def in_processes(
 def _in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, imports: Sequence[str]
 ) -> Iterator[tuple[Item, Result | MrbridgeError]]:
-    context = _context([_module(function), *imports])
+    its_module = str(getattr(function, "func", function).__module__)  # of a `partial`, too
+    context = _context([its_module, *imports])
     rest = iter(items)
     waiting: deque[tuple[Item, Future[Outcome[Any]]]] = deque()
     is_broken = True
@@ -208,8 +209,3 @@ def _context(imports: Sequence[str]) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mrbridge.one_thread", *imports])
     return context
-
-
-def _module(function: Callable[..., object]) -> str:
-    """The module of a function, or of the function in a `functools.partial`."""
-    return str(getattr(function, "func", function).__module__)

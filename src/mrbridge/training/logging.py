@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mrbridge.io.atomic import atomic_path, write_text, writing
 from mrbridge.reports import csv_table
-from mrbridge.training.validation import Stack, ValidationImages
+from mrbridge.training.validation import ValidationImages
 
 Row = dict[str, float]
 
@@ -124,13 +124,8 @@ def sample_sheet(
     for column, (label, stack) in enumerate(columns):
         left = _GAP + column * (width + _GAP)
         pen.text((left, _TITLE + 5), label, fill=255, font=font)
-        grey = _grey_levels(stack)
+        grey = np.clip((stack + 1) * 127.5, 0, 255).round().astype(np.uint8)  # from [-1, 1]
         for row in range(rows):
             image = Image.fromarray(grey[int((row + 0.5) * len(stack) / rows)])
             sheet.paste(image, (left, 2 * _TITLE + row * (height + _GAP)))
     return sheet
-
-
-def _grey_levels(images: Stack) -> np.ndarray:
-    """[-1, 1] to [0, 255], uint8."""
-    return np.clip((images + 1) * 127.5, 0, 255).round().astype(np.uint8)

@@ -142,7 +142,7 @@ def train(
     elif settings:
         changes = {**settings, **overrides}
     if not resume and not isinstance(changes, TrainSettings):
-        changes = resolve(None, changes)
+        changes = resolve(changes)
     if isinstance(changes, TrainSettings) and not resume:
         changes = completed(changes)
     with (

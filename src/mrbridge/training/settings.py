@@ -334,23 +334,19 @@ def preset(name: str) -> TrainSettings:
     return PRESETS[name]
 
 
-def resolve(
-    preset_name: str | None, *layers: Mapping[str, Any], origin: str | None = None
-) -> TrainSettings:
+def resolve(*layers: Mapping[str, Any], origin: str | None = None) -> TrainSettings:
     """A preset with changes: first of a YAML file, say, then of the command line.
 
     Args:
-        preset_name: None: the last `preset` among the layers, or else `bridge`.
-        layers: changes, nested mappings; later ones win.
+        layers: changes, nested mappings; later ones win. The last `preset` among them is the one
+            that is changed, without one `bridge`.
         origin: the file that errors name.
 
     Raises:
         SettingsError: a setting or the preset is unknown, or a value impossible.
     """
-    named = preset_name or next(
-        (str(layer["preset"]) for layer in reversed(layers) if "preset" in layer), "bridge"
-    )
-    settings = preset(named)
+    named = [str(layer["preset"]) for layer in layers if "preset" in layer]
+    settings = preset(named[-1] if named else "bridge")
     for layer in layers:
         changes = {key: value for key, value in layer.items() if key != "preset"}
         settings = settings.changed(changes, origin=origin)

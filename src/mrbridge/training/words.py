@@ -85,9 +85,9 @@ def verdicts(row: Row) -> dict[str, int]:
     return {direction: verdict for direction, verdict in found.items() if verdict}
 
 
-def sparkline(values: Sequence[float], width: int = 24) -> str:
-    """A trend as one line of bars, of the last `width` finite values."""
-    shown = [value for value in values if math.isfinite(value)][-width:]
+def sparkline(values: Sequence[float]) -> str:
+    """A trend as one line of bars, of the last 24 finite values."""
+    shown = [value for value in values if math.isfinite(value)][-24:]
     if not shown:
         return ""
     low, high = min(shown), max(shown)

@@ -81,7 +81,7 @@ def find_space(space: Mapping[str, Any] | str | Path | None, changes: Mapping[st
         InputError: there is no such file.
         SettingsError: a key is unknown or must not differ between trials, or a value is impossible.
     """
-    base = resolve(None, changes)
+    base = resolve(changes)
     if space is None:
         return default_space(base)
     if isinstance(space, Mapping):
@@ -156,7 +156,7 @@ def read_space(values: Mapping[str, Any], base: Mapping[str, Any], origin: Path)
                 f"the range of '{key}': {error.what}", path=origin, remedy=error.remedy
             ) from None
         for end in space[key].ends:
-            resolve(None, base, nested({key: end}), origin=str(origin))
+            resolve(base, nested({key: end}), origin=str(origin))
     return space
 
 

@@ -92,7 +92,7 @@ def run_trial(job: Job, index: int) -> int:
     run = job.out / name
     watch = _Watch(trial, job.score)
     try:
-        settings = resolve(None, SHORT, job.changes, nested(own))
+        settings = resolve(SHORT, job.changes, nested(own))
         with at_level(logging.ERROR, "mrbridge.training"):
             result = train_or_resume(job.store, run, settings, after_validation=watch, **job.more)
         best = best_epoch(result.rows)

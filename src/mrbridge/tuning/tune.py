@@ -133,7 +133,7 @@ def tune(
     out = Path(out)
     opened = store if isinstance(store, Store) else Store.open(store)
     changes = dict(settings or {})
-    base = resolve(None, changes)
+    base = resolve(changes)
     if changes.get("minutes") is not None:
         raise SettingsError("'minutes' is an option of tune", remedy="Use --minutes.")
     chosen = find_space(space, changes)

@@ -28,7 +28,7 @@ from mrbridge.io.atomic import sidecar_path, stem_of, suffix_of, write_json, wri
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.networks.build import count_parameters
 from mrbridge.progress import reported
-from mrbridge.viewer import Layer, is_built, window, write_page, write_view
+from mrbridge.viewer import Layer, is_built, page, window, write_view
 from mrbridge.volume import CONTRASTS, Verdict, Volume
 from mrbridge.web.comparison import difference, registered, scores
 
@@ -40,14 +40,17 @@ _IMAGES = 2  # of 256 x 256 pixels, which are timed
 Facts = dict[str, Any]
 
 
-def load(models: Sequence[str | Path], device: str, allow_code: bool = False) -> list[Translator]:
-    """Load the models.
+def load(
+    models: Sequence[str | Path], device: str, allow_code: bool
+) -> tuple[list[Translator], list[Facts]]:
+    """Load the models, and what the page says about each.
 
     Raises:
         BundleError: one cannot be used.
         SettingsError: there is no such device.
     """
-    return [Translator(load_bundle(model, allow_code=allow_code), device) for model in models]
+    loaded = [Translator(load_bundle(model, allow_code=allow_code), device) for model in models]
+    return loaded, [model_facts(one, model) for one, model in zip(loaded, models, strict=True)]
 
 
 def model_facts(translator: Translator, model: str | Path) -> Facts:
@@ -67,17 +70,6 @@ def model_facts(translator: Translator, model: str | Path) -> Facts:
         "seconds_per_pixel": (time.perf_counter() - start) / noise.size,
         "limits": list(manifest.limits),
     }
-
-
-def do(task: Task, translators: Sequence[Translator], report: Callable[[float], None]) -> Facts:
-    """Do a task; `report` is called with the share that is done.
-
-    Raises:
-        MrbridgeError: the scan cannot be read or translated.
-    """
-    if task.kind == "look":
-        return look(task, translators)
-    return translate(task, translators[task.model], report)
 
 
 def look(task: Task, translators: Sequence[Translator]) -> Facts:
@@ -149,7 +141,7 @@ def verdict(scan: Volume, translator: Translator) -> Facts:
 
 
 def translate(task: Task, translator: Translator, report: Callable[[float], None]) -> Facts:
-    """Translate a scan, and write what the user takes home.
+    """Translate a scan, and write what the user takes home; `report` gets the share that is done.
 
     Raises:
         MrbridgeError: the scan is refused, or cannot be translated.
@@ -231,7 +223,7 @@ def _files(
     write_text(results / "methods.txt", methods_text)
     kinds["methods.txt"] = "methods"
     if is_built():
-        write_page(results / "report.html", layers)
+        write_text(results / "report.html", page(layers))
         kinds["report.html"] = "report"
     with zipfile.ZipFile(results / "all.zip", "w", zipfile.ZIP_STORED) as archive:
         for name in kinds:

@@ -71,11 +71,7 @@ def work(
         from mrbridge.web import tasks
 
         with listening():
-            translators = tasks.load(models, device, allow_code)
-            facts = [
-                tasks.model_facts(one, model)
-                for one, model in zip(translators, models, strict=True)
-            ]
+            translators, facts = tasks.load(models, device, allow_code)
     except Exception as error:
         connection.send(("failed", as_error(error)))
         return
@@ -92,7 +88,10 @@ def work(
         start = time.monotonic()
         try:
             with listening() as heard:
-                result = tasks.do(task, translators, report)
+                if task.kind == "look":
+                    result = tasks.look(task, translators)
+                else:
+                    result = tasks.translate(task, translators[task.model], report)
         except Exception as error:
             connection.send(("failed", _about(error, task)))
         else:
