@@ -253,7 +253,7 @@ def tiny(tiny_networks: dict[str, Any]) -> Callable[..., TrainSettings]:
     """Settings of a training of seconds: `tiny(preset="unet", epochs=2, …)`."""
     from mrbridge.training.settings import resolve
 
-    def make(preset: str | None = None, **changes: Any) -> TrainSettings:
+    def make(preset: str = "bridge", **changes: Any) -> TrainSettings:
         small: dict[str, Any] = {
             "networks": tiny_networks,
             "simulated_subjects": 1,
