@@ -119,7 +119,7 @@ def must_exist(
     kind: type[MrbridgeError] = InputError,
     remedy: str = "Check the path.",
 ) -> None:
-    """Refuse a path that does not exist; None is no path.
+    """Refuse a path that does not exist; None is not checked.
 
     The command line asks this before it imports what takes seconds.
 
