@@ -10,7 +10,7 @@ idea of any subset as input): absent inputs are 0, the loss counts the absent co
 fifth input takes scans whose contrast is unknown; its simulation is a random mixture of the four
 (after Iglesias et al. 2021, doi:10.1016/j.neuroimage.2021.118206). A scale head learns the size of
 its errors. OUT is the bundle DIR of `--model` with this network added. Call it again to
-continue a training that was stopped.
+continue a training that was stopped. `--start` begins with the network of a model.
 
 What is shipped was trained with FLAIR answers that had been simulated with an echo time of 110 ms;
 they were brought to 165 ms, the echo time of the canonical FLAIR now, with the T2 that the ratio of
@@ -125,6 +125,11 @@ def train(given: argparse.Namespace, examples: Examples) -> list[torch.nn.Module
     assert isinstance(network, UNet)
     head = ScaleHead(network.feature_channels, WIDTH, GENERATOR.inputs, GENERATOR.outputs)
     init_weights(head, rng)
+    if given.start:
+        start = load_bundle(given.start)
+        for name, part in (("to_any", network), ("to_any_scale", head)):
+            own = start.generator_weights(name)
+            part.load_state_dict({key: value.float() for key, value in own.items()})
     training = Training([network, head], given, given.work / "four.ckpt")
     bfloat16 = fast_bfloat16(torch.device("cpu"))
     batches = examples.batches(training.step)
@@ -174,6 +179,7 @@ def main() -> None:
     parser.add_argument("--schedule", type=int, default=16_000)
     parser.add_argument("--lesions-from", type=int, default=4_000)
     parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--start", help="a model whose third generator the training begins with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from benchmarks.research.painted_lesions import canonical_signals, paint_lesions
+from scipy import ndimage
 
 from mrbridge.dataset.simulated import CANONICAL
 
@@ -78,6 +79,24 @@ def test_fluid_is_bright_in_t2w_and_dark_in_t1w() -> None:
             dark.append(np.median(group[1][fluid]) < level("T1w", *WHITE))
     assert len(dark) > 5
     assert np.mean(dark) > 0.7, "all but old blood"
+
+
+def test_small_lesions_are_as_grey_as_cortex_in_t2w_and_bright_in_flair() -> None:
+    """As in multiple sclerosis: what is grey within white matter is not always grey matter."""
+    group = head(0)
+    flair = level("FLAIR", *WHITE) * np.ones((SIZE, SIZE), np.float32)
+    before = np.concatenate([group, [flair, flair]])
+    grey = level("T2w", *GREY)
+    found = 0
+    for seed in range(20):
+        group = before.copy()
+        share = paint_lesions(group, np.random.default_rng(seed), ("T1w", "T2w", "FLAIR"))
+        parts, count = ndimage.label(share > 0.6)
+        for number in range(1, count + 1):
+            inside = parts == number
+            if 5 <= inside.sum() <= 100 and abs(group[3][inside].mean() - grey) < 0.15:
+                found += int(group[5][inside].mean() > level("FLAIR", *GREY) + 0.15)
+    assert found > 5
 
 
 def test_it_depends_on_the_random_state_only() -> None:

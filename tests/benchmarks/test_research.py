@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.research import (
+    four_contrasts,
     planes,
     quality,
     quality_results,
@@ -274,3 +275,20 @@ def test_training_slices_of_the_shipped_model_are_cropped_to_the_head(tmp_path: 
         assert batch.shape[:2] == (2, 5)
         assert all(size % 64 == 0 and 128 <= size <= 256 for size in batch.shape[2:])
         assert ((batch[:, 1] > -0.5).sum(dim=(1, 2)) > 5000).all()  # nothing of the head is lost
+
+
+@pytest.mark.slow
+def test_training_of_four_contrasts_begins_with_the_weights_of_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "subjects").mkdir()
+    groups = np.full((9, 8, 256, 256), -1, np.float16)
+    groups[:, :, 90:190, 60:150] = 0.2
+    np.save(tmp_path / "subjects" / "0000.npy", groups)
+    options = ["--work", tmp_path, "--start", "shipped", "--out", tmp_path / "bundle"]
+    options += ["--steps", 1, "--rate", 1e-9]
+    monkeypatch.setattr("sys.argv", ["four_contrasts", *map(str, options)])
+    four_contrasts.main()
+    shipped, trained = load_bundle("shipped").weights, load_bundle(tmp_path / "bundle").weights
+    for name, weight in shipped.items():
+        torch.testing.assert_close(trained[name], weight, msg=name)
