@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import runpy
 import sys
@@ -191,6 +192,20 @@ def test_other_folders_are_left_alone(tiny_bundle: Bundle, tmp_path: Path) -> No
         export(tiny_bundle, tmp_path, to="monai")
     with pytest.raises(OutputError):
         export(tiny_bundle, tmp_path, to="huggingface")
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_continues(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Path, content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fails)
+        with pytest.raises(OutputError, match=r"model\.pt: cannot be written \(No space left"):
+            export(tiny_bundle, tmp_path / "out", to="monai")
+    for folder in export(tiny_bundle, tmp_path / "out", to="monai"):
+        assert (folder / "models" / "model.pt").is_file()
 
 
 def test_the_card_for_hugging_face_has_front_matter(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -157,6 +157,12 @@ def test_a_constant_image_is_refused(depth: int | None) -> None:
         find_normalisation(image, foreground_mask(image), DEFAULT, depth)
 
 
+def test_a_range_that_float32_cannot_stretch_is_refused() -> None:
+    image, where = head()
+    with pytest.raises(InputError, match="shows nothing"):
+        find_normalisation((image * 1e-39).astype(np.float32), where, DEFAULT)
+
+
 def test_one_bright_voxel_is_enough() -> None:
     image = np.zeros((1, 9, 9), np.float32)
     image[0, 4, 4] = 7

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
+from optuna.exceptions import StorageInternalError
 
 from mrbridge import tuning_verbs
 from mrbridge.dataset.store import Store
@@ -254,6 +256,22 @@ def test_on_the_command_line(
     monkeypatch.setattr(tuning_verbs, "find_spec", lambda name: None)
     code, _, err = run(*command)
     assert (code, "pip install 'mrbridge[tune]'" in err) == (2, True)
+
+
+def test_a_storage_that_cannot_be_used(
+    training: Training, small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "study.db").write_text("damaged" * 1000)
+    with pytest.raises(OutputError, match=r"study\.db: cannot be read or .*not a database"):
+        tune(small_store, tmp_path / "damaged", trials=1)
+
+    def full(*_: Any) -> None:
+        raise StorageInternalError from OSError("database or disk is full")
+
+    monkeypatch.setattr(optuna.Trial, "set_user_attr", full)
+    with pytest.raises(OutputError, match=r"study\.db: cannot .*disk is full\)\. Check the free"):
+        tune(small_store, tmp_path / "full", trials=1)
 
 
 @pytest.mark.nightly

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +215,12 @@ def export_monai(bundle: Bundle, out: Path) -> list[Path]:
             (folder / part).mkdir(parents=True, exist_ok=True)
         weights = {key: value.float().contiguous() for key, value in
                    bundle.generator_weights(name).items()}  # fmt: skip
-        with atomic_path(folder / "models" / "model.pt") as temporary:
-            torch.save(weights, temporary)
+        # First what says that the folder is ours: the same command continues after a full disk.
         write_json(folder / "configs" / "mrbridge.json", bundle.manifest.model_dump(mode="json"))
+        content = BytesIO()  # writing to a file, PyTorch reports a full disk as a RuntimeError
+        torch.save(weights, content)
+        with atomic_path(folder / "models" / "model.pt") as temporary:
+            temporary.write_bytes(content.getbuffer())
         write_json(folder / "configs" / "metadata.json", metadata[name])
         write_json(folder / "configs" / "inference.json", _inference(defaults[name], name))
         write_text(folder / "docs" / "README.md", card(bundle.manifest, allow_code=True))

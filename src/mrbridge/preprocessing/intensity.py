@@ -102,6 +102,9 @@ WINDOW = IntensityNormalisation(low=0.0, high=255.0)
 """The range of 8-bit images that use it, and of all 8-bit synthetic images: what is darker or has
 fewer levels would look wrong next to them."""
 
+_SMALLEST = 1e-30
+"""Smaller ranges have slopes that float32 does not hold."""
+
 _USED = 0.75
 """The share of 0..255 that an 8-bit image uses, between the percentiles, for its window to count.
 The 80 slices of a series exported with one window use 0.81 to 0.99; slices that were scaled to 0.63
@@ -142,7 +145,7 @@ def find_normalisation(
     high = float(np.percentile(inside, settings.upper_percentile)) if inside.size else low
     if not high > low:
         high = float(voxels.max())
-    if not high > low:
+    if not high - low > _SMALLEST:
         raise InputError("shows nothing above its background", remedy="Leave it out.")
     if abs(low) <= _NOTHING * high:
         low = 0.0  # whether it is exactly 0 depends on how much air the field of view holds

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import optuna
 import sqlalchemy
 from optuna.trial import TrialState
 
-from mrbridge.errors import Interrupted, MrbridgeError, as_error
+from mrbridge.errors import Interrupted, MrbridgeError, OutputError, as_error
 from mrbridge.quiet import at_level
 from mrbridge.training.folder import remove_state
 from mrbridge.training.run import train_or_resume
@@ -70,6 +71,24 @@ def open_study(out: Path, seed: int = 0) -> optuna.Study:
     )
 
 
+@contextmanager
+def storage_errors(out: Path) -> Iterator[None]:
+    """Within it, a storage that cannot be read or written, as on a full disk, is an error in words.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        raise OutputError(
+            f"cannot be read or written ({getattr(cause, 'orig', cause)})",
+            path=out / STORAGE,
+            remedy="Check the free space and the permissions, or name another folder.",
+        ) from error
+
+
 def run_trial(job: Job, index: int) -> int:
     """Run the next trial of a study, and save its outcome there.
 
@@ -83,7 +102,13 @@ def run_trial(job: Job, index: int) -> int:
 
     Raises:
         Interrupted: a signal stopped it; it stays unfinished in the study.
+        OutputError: the study cannot be saved.
     """
+    with storage_errors(job.out):
+        return _run_trial(job, index)
+
+
+def _run_trial(job: Job, index: int) -> int:
     study = open_study(job.out, seed=1000 * job.seed + index)
     trial = study.ask()
     own = {key: one.suggest(trial, key) for key, one in job.space.items()}

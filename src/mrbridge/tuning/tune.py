@@ -33,7 +33,14 @@ from mrbridge.training.folder import FILES as RUN_FILES
 from mrbridge.training.settings import resolve
 from mrbridge.tuning.results import BEST, FIGURE, TABLE, importances, write_results
 from mrbridge.tuning.space import Space, find_space
-from mrbridge.tuning.trial import STORAGE, Job, Score, open_study, run_trial
+from mrbridge.tuning.trial import (
+    STORAGE,
+    Job,
+    Score,
+    open_study,
+    run_trial,
+    storage_errors,
+)
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +132,7 @@ def tune(
         InputError: the file of the space does not exist.
         SettingsError: settings or space are impossible, the score does not fit them, or the folder
             has another search.
-        OutputError: the folder holds something else.
+        OutputError: the folder holds something else, or cannot be written.
         Interrupted: a signal came; the finished trials are kept.
         MrbridgeError: all trials failed.
     """
@@ -141,7 +148,7 @@ def tune(
     more = {"start": start, "device": device, "allow_code": allow_code, "minutes": minutes}
     job = Job(opened.path.absolute(), out, changes, chosen, score, base.seed, more)
     _make_room(out, overwrite)
-    with only_writer(out):
+    with only_writer(out), storage_errors(out):
         study = open_study(out)
         _must_fit(study, job, opened)
         _requeue(study)
@@ -252,7 +259,7 @@ def _run(job: Job, first: int, count: int, workers: int) -> Iterator[int]:
     from mrbridge.parallel.processes import in_processes
 
     for _, number in in_processes(partial(run_trial, job), indices, workers, ()):
-        if isinstance(number, Interrupted):
+        if isinstance(number, Interrupted | OutputError):
             raise number
         if isinstance(number, MrbridgeError):
             log.warning("%s", number)
