@@ -133,10 +133,13 @@ PROMISES: list[tuple[str, list[str]]] = [
     ),
     ("A training that diverges ends in one line", [f"{_SURVIVAL}::test_a_training_that_diverges"]),
     (
-        "A full disk in training is one line, and the run can be resumed",
+        "A full disk in training, a search or an export is one line, and the same command or "
+        "`--resume` continues",
         [
             f"{_SURVIVAL}::test_no_room_for_tensorboard",
             "end_to_end/test_kills_and_full_disks.py::test_a_full_disk",
+            "tuning/test_tune.py::test_a_storage_that_cannot_be_used",
+            "inference/test_monai.py::test_a_full_disk_is_one_line_and_the_same_command_continues",
         ],
     ),
     (
