@@ -96,37 +96,43 @@ def in_three_planes(
     planes = track(("axial", *OTHERS), "planes", 1 + len(OTHERS))
     next(planes)
     results, counts = make(stacks, foreground)
-    count = _broadcast(counts, stacks[0])
-    totals = [result * count for result in results]  # sums over the planes, axial grid
+    # How many planes count in a voxel is a sum of three vectors, one for each axis.
+    count = _along(0, counts).astype(np.uint8)
+    totals = [np.where(_along(0, counts), result, 0) for result in results]  # sums over the planes
+    del results  # large; the next plane needs the memory
     slices = len(stacks[0])
     rows = _height(slices, grid)
-    high = [with_height(stack, rows) for stack in stacks]
-    inside = with_height(foreground.astype(np.float32), rows)
+    high, inside = stacks, foreground
+    if rows != slices:
+        high = [with_height(stack, rows) for stack in stacks]
+        inside = with_height(foreground.astype(np.float32), rows) > _HALF
     for plane in planes:
-        results, counts = make([cut(stack, plane) for stack in high], cut(inside, plane) > _HALF)
-        counted = _broadcast(counts, results[0])
+        results, counts = make([cut(stack, plane) for stack in high], cut(inside, plane))
+        counted = _along(OTHERS[plane][0], counts)
         for total, result in zip(totals, results, strict=True):
-            total += with_height(uncut(result * counted, plane), slices)
-        count = count + with_height(uncut(counted, plane), slices)
-    return tuple(
-        np.where(count > _HALF, total / np.maximum(count, _HALF), np.float32(-1))
-        for total in totals
-    )
+            part = with_height(uncut(result, plane), slices)
+            np.add(total, part, out=total, where=counted)
+        del results
+        count = count + counted
+    for total in totals:
+        total /= np.maximum(count, 1)
+        total[count == 0] = -1
+    return tuple(totals)
 
 
-def _broadcast(counts: Mask, like: Stack) -> Stack:
-    """Which slices count, as 0 or 1 in each of their pixels."""
-    return np.broadcast_to(counts[:, None, None], like.shape).astype(np.float32)
+def _along(axis: int, counts: Mask) -> Mask:
+    """Which slices across an axis count, to be broadcast to the shape of an axial stack."""
+    return np.expand_dims(counts, [other for other in range(3) if other != axis])
 
 
 def cut(stack: NDArray[Any], plane: str) -> NDArray[Any]:
-    """Axial slices (slices, rows, columns) as coronal or sagittal ones; superior is up."""
-    return np.ascontiguousarray(stack.transpose(OTHERS[plane])[:, ::-1])
+    """A view of axial slices (slices, rows, columns) as coronal or sagittal ones, superior up."""
+    return stack.transpose(OTHERS[plane])[:, ::-1]
 
 
 def uncut(stack: NDArray[Any], plane: str) -> NDArray[Any]:
     """Undo `cut`."""
-    return np.ascontiguousarray(stack[:, ::-1].transpose(np.argsort(OTHERS[plane])))
+    return stack[:, ::-1].transpose(np.argsort(OTHERS[plane]))
 
 
 def _height(slices: int, grid: SliceGrid) -> int:
