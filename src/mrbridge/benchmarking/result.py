@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from mrbridge.evaluation.figures import COLOURS, LABELS
 from mrbridge.evaluation.result import MEASURES, Verdict, cell, finite
 from mrbridge.io.atomic import atomic_path, write_text
 from mrbridge.io.ownership import FIGURE_MARK
-from mrbridge.reports import counted, mean_and_std, render
+from mrbridge.reports import counted, csv_table, mean_and_std, render
 from mrbridge.training.words import WARNINGS
 
 STATE, TABLE, SUMMARY = "benchmark.json", "scores.csv", "summary.csv"
@@ -240,7 +238,7 @@ class Benchmark:
                             ]
                             arm = cell(run["arm"] or method)
                             rows.append([arm, run["seed"], cell(case), key, method, kind, *scores])
-        return _csv(["arm", "seed", "case", "direction", "method", "kind", *MEASURES], rows)
+        return csv_table(["arm", "seed", "case", "direction", "method", "kind", *MEASURES], rows)
 
     def _summary(self) -> str:
         """One line for each direction, arm or baseline, and measure."""
@@ -253,7 +251,7 @@ class Benchmark:
             for measure, value in measures.items()
         ]
         heads = ["direction", "arm", "measure", "mean", "std_over_seeds", "seeds"]
-        return _csv([*heads, "std_over_subjects"], rows)
+        return csv_table([*heads, "std_over_subjects"], rows)
 
     def _draw(self) -> None:
         """Every seed a dot, the mean a line; baselines as lines through all arms."""
@@ -355,11 +353,3 @@ def _ranked(
         both = None if std is None or first_std is None else math.hypot(std, first_std)
         differences[name] = (sign * (first - score), both)
     return tuple(ranking), differences
-
-
-def _csv(heads: list[str], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
-    return text.getvalue()

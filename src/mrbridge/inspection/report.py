@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from io import BytesIO, StringIO
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from mrbridge.io.atomic import write_text
 from mrbridge.io.formats import is_dicom
 from mrbridge.io.names import natural_key
 from mrbridge.io.ownership import must_be_ours
-from mrbridge.reports import counted, render
+from mrbridge.reports import counted, csv_table, render
 from mrbridge.urls import url_of
 from mrbridge.viewer import Embedded, embedded, packed_viewer
 from mrbridge.volume import CONTRASTS
@@ -396,9 +395,7 @@ def write_table(
     check_table(table, overwrite=overwrite)
     left_out = [(entry.name, reason) for entry, reason in result.failed]
     copies = _copies(result.facts)
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    rows = []
     folder = table.resolve().parent
     for one in result.facts:
         scan = one.entry.scan
@@ -407,9 +404,9 @@ def write_table(
         if reason:
             left_out.append((one.name, reason))
         else:
-            row = [one.subject or "", one.session or "", one.contrast, path, scan.split or ""]
-            writer.writerow(row)
-    write_text(table, text.getvalue())
+            subject, session = one.subject or "", one.session or ""
+            rows.append([subject, session, one.contrast, path, scan.split or ""])
+    write_text(table, csv_table(_COLUMNS, rows))
     return left_out
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.io.atomic import write_text
+from mrbridge.reports import csv_table
 from mrbridge.study.design import Study
 
 COLUMNS = ("scan", "question", "answer", "seconds")
@@ -97,6 +98,4 @@ def add_answers(study: Study, path: Path, scan: str, given: dict[str, str], seco
     if any(one.scan == scan for one in answers):
         raise ValueError("this scan was judged already")
     answers += [Answer(scan, k, given[k], round(seconds, 1)) for k in questions]
-    lines = [",".join(COLUMNS)]
-    lines += [f"{one.scan},{one.question},{one.answer},{one.seconds}" for one in answers]
-    write_text(path, "\n".join([*lines, ""]))
+    write_text(path, csv_table(COLUMNS, map(astuple, answers)))

@@ -377,7 +377,7 @@ def _fault(slices: list[Slice]) -> InputError | None:
             "its images differ in PhotometricInterpretation",
             remedy="Export them all as plain greyscale (MONOCHROME2).",
         )
-    scaled = [part for part in slices if part.number("RescaleSlope") not in (None, 1)]
+    scaled = [part for part in slices if part.number("RescaleSlope") not in (None, 0, 1)]
     if scaled and (bare := [part for part in slices if not part.text("RescaleSlope")]):
         return InputError(
             f"RescaleSlope is missing in {len(bare)} of {len(slices)} images ({bare[0].shown}), "
