@@ -297,11 +297,16 @@ def _of_others(one: Path, other: Path) -> bool:
     named = _words(one) or _words(other)
     one, other = one.parent, other.parent
     if named:
-        ids = [dict(p.split("-", 1) for p in path.parts if p[:4] in ("sub-", "ses-"))
-               for path in (one, other)]  # fmt: skip
-        return any(ids[0][key] != ids[1][key] for key in ids[0].keys() & ids[1].keys())
-    mine, yours = ({word for p in path.parts for word in _words(Path(p))} for path in (one, other))
-    return not (mine <= yours or yours <= mine)
+        mine, yours = (_labels(path) for path in (one, other))
+        return any(mine[key] != yours[key] for key in mine.keys() & yours.keys())
+    first, second = ({w for p in path.parts for w in _words(Path(p))} for path in (one, other))
+    return not (first <= second or second <= first)
+
+
+def _labels(folder: Path) -> dict[str, str]:
+    """The BIDS labels of subject and session in a path, such as {"sub": "01"}."""
+    labels = (part.partition("-") for part in folder.parts)
+    return {key: label for key, _, label in labels if key in ("sub", "ses")}
 
 
 def _of_equal_folders(
