@@ -272,8 +272,14 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
     if model is not None:
         locate(model)
     of_synthetic = options.source, options.uncertainty
-    for path in (pairs, options.real, options.synthetic, options.mask, options.lesions,
-                 *of_synthetic):  # fmt: skip
+    for path in (
+        pairs,
+        options.real,
+        options.synthetic,
+        options.mask,
+        options.lesions,
+        *of_synthetic,
+    ):
         must_exist(path)
     files = [path for path in (options.real, options.synthetic) if path is not None]
     if len(files) != (2 if pairs is None else 0) or (files and model is not None):

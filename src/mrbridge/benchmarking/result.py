@@ -338,8 +338,11 @@ def _ranked(
     """Arms, best first, and the difference of each from the first."""
     of_arm: dict[str, tuple[float, float | None]] = {}
     for name in names:
-        rows = [of_direction[name][measure] for of_direction in means.values()
-                if measure in of_direction[name]]  # fmt: skip
+        rows = [
+            of_direction[name][measure]
+            for of_direction in means.values()
+            if measure in of_direction[name]
+        ]
         # The seeds of both directions together: the arm's score with each seed.
         seeds = np.mean([row["seeds"] for row in rows], axis=0) if rows else np.array([math.nan])
         std = float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None

@@ -241,8 +241,9 @@ def with_found_files(case: Case) -> Case:
     masks = (mask_path(path, name) for path in case.images.values() for name in _LESION_MASKS)
     lesions = case.lesions or next((mask for mask in masks if mask is not None), None)
     if lesions is not None and (missing := not_fetched(lesions)) is not None:
-        warnings.warn(f"{missing} Without it, lesions are not measured.", MrbridgeWarning,
-                      stacklevel=2)  # fmt: skip
+        warnings.warn(
+            f"{missing} Without it, lesions are not measured.", MrbridgeWarning, stacklevel=2
+        )
         lesions = None
     uncertainty = case.uncertainty
     if uncertainty is None and case.synthetic is not None:
@@ -389,8 +390,9 @@ def _brain_masks(root: Path) -> dict[tuple[str, str], Path]:
         name = parse_name(path)
         missing = not_fetched(path)
         if missing is not None:
-            warnings.warn(f"{missing} Without it, this mask is not used.", MrbridgeWarning,
-                          stacklevel=2)  # fmt: skip
+            warnings.warn(
+                f"{missing} Without it, this mask is not used.", MrbridgeWarning, stacklevel=2
+            )
         elif name is not None:
             masks.setdefault((name.entities["sub"], name.entities.get("ses", "")), path)
     return masks

@@ -295,9 +295,15 @@ def _mark_sides(axis: Any) -> None:
     """R and L, in radiological convention: columns run to the patient's left."""
     for x, letter in ((0.02, "R"), (0.98, "L")):
         axis.text(
-            x, 0.98, letter, color="white", fontsize=_SMALL, transform=axis.transAxes,
-            ha="left" if letter == "R" else "right", va="top",
-        )  # fmt: skip
+            x,
+            0.98,
+            letter,
+            color="white",
+            fontsize=_SMALL,
+            transform=axis.transAxes,
+            ha="left" if letter == "R" else "right",
+            va="top",
+        )
 
 
 def _tidy(axis: Any, x: str, y: str = "") -> None:

@@ -213,8 +213,9 @@ def export_monai(bundle: Bundle, out: Path) -> list[Path]:
             must_exist(folder / "configs" / "mrbridge.json", OutputError, "Name a new folder.")
         for part in ("configs", "models", "docs"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-        weights = {key: value.float().contiguous() for key, value in
-                   bundle.generator_weights(name).items()}  # fmt: skip
+        weights = {
+            key: value.float().contiguous() for key, value in bundle.generator_weights(name).items()
+        }
         # First what says that the folder is ours: the same command continues after a full disk.
         write_json(folder / "configs" / "mrbridge.json", bundle.manifest.model_dump(mode="json"))
         content = BytesIO()  # writing to a file, PyTorch reports a full disk as a RuntimeError

@@ -237,8 +237,9 @@ def normalised(text: str) -> str:
     plain = re.sub(r"\bw ?/ ?(and|&|\+)? ?w ?/ ?o\b|\bw ?(/|&|\+) ?wo\b", " with without ", plain)
     plain = re.sub(r"\bw ?[/\\] ?o\b|\bs ?/", " without ", plain)
     plain = re.sub(r"\b[wc] ?/ ?(?=[a-z])", " with ", plain)
-    plain = re.sub(r"\+ ?(?=(c|ce|gd|gado?|gado\w*|km|mdc|contrast\w*|kontrast\w*)(?![a-z]))",
-                   " with ", plain)  # fmt: skip
+    plain = re.sub(
+        r"\+ ?(?=(c|ce|gd|gado?|gado\w*|km|mdc|contrast\w*|kontrast\w*)(?![a-z]))", " with ", plain
+    )
     plain = re.sub(r"(?<![a-z])c ?\+", " with contrast ", plain)
     plain = re.sub(r"(?<=t2)(w?)[ _-]?\*", r"\1 star ", plain)
     words = re.findall(r"[a-z0-9]+", plain)

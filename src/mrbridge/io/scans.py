@@ -108,8 +108,11 @@ def prefer_raw(found: FoundScans) -> FoundScans:
         alike: dict[str, list[tuple[Scan, BidsName]]] = defaultdict(list)
         for scan, name in group:
             if _distance(name) > best:
-                what = next(f"{key}-{name.entities[key]}" for key in reversed(_DERIVED)
-                            if key in name.entities)  # fmt: skip
+                what = next(
+                    f"{key}-{name.entities[key]}"
+                    for key in reversed(_DERIVED)
+                    if key in name.entities
+                )
                 reasons[scan.path] = f"is derived ({what}), and {first}"
             else:
                 alike[str(replace(name, suffix="", extension=""))].append((scan, name))

@@ -86,9 +86,18 @@ class Adam(torch.optim.Adam):
         number, (beta1, beta2) = state["step"].item(), group["betas"]
         rate, correction = group["lr"] / (1 - beta1**number), math.sqrt(1 - beta2**number)
         call(
-            "adam", gradient.dtype, rate, beta1, beta2, group["eps"], correction,
-            parameter.numel(), gradient, parameter, *(state[name] for name in _MOMENTS),
-        )  # fmt: skip
+            "adam",
+            gradient.dtype,
+            rate,
+            beta1,
+            beta2,
+            group["eps"],
+            correction,
+            parameter.numel(),
+            gradient,
+            parameter,
+            *(state[name] for name in _MOMENTS),
+        )
 
 
 def _ordered_as(parameter: Tensor, x: Tensor) -> Tensor:

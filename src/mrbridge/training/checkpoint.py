@@ -38,8 +38,15 @@ _END_BYTES = 22
 _MARK = b"mrbridge sha256 "
 _COMMENT_BYTES = len(_MARK) + 64
 _BLOCK = 1 << 24
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, zipfile.BadZipFile,
-            pickle.UnpicklingError)  # fmt: skip
+_DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:

@@ -274,8 +274,9 @@ class TranslationModel(nn.Module):
                 results["cycle"] = losses.cycle_loss(batch.source, returned[0]) + losses.cycle_loss(
                     batch.target, returned[1]
                 )
-        weights = weights | {name: one.weight for name, (one, _) in self.extra_losses.items()
-                             if one.on == "target"}  # fmt: skip
+        weights = weights | {
+            name: one.weight for name, (one, _) in self.extra_losses.items() if one.on == "target"
+        }
         total = torch.stack([weights[name] * value for name, value in results.items()]).sum()
         return {"generators": total} | results, translations
 

@@ -100,8 +100,14 @@ def _draw(
             numbers = [one.number for one in shown]
             right.scatter(numbers, scores, c=colour, edgecolors=edge, label=label)
     right.axhline(best.user_attrs["score"], color=_PALE, linewidth=0.8, zorder=0)
-    right.annotate(f"trial {best.number}", (best.number, best.user_attrs["score"]),
-                   textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8)  # fmt: skip
+    right.annotate(
+        f"trial {best.number}",
+        (best.number, best.user_attrs["score"]),
+        textcoords="offset points",
+        xytext=(0, 5),
+        ha="center",
+        fontsize=8,
+    )
     right.margins(y=0.15)
     right.xaxis.get_major_locator().set_params(integer=True)
     right.set_xlabel("trial")

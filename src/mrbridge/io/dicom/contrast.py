@@ -103,8 +103,11 @@ def part_of(image: Slice) -> str:
     magnitude images too (dcm2niix, issue 256).
     """
     types = [*image.words("ImageType")[2:], *image.words(SIEMENS_TYPE)]
-    parts = [_PARTS[word] for word in (t if t in _PARTS else t.split("_")[0] for t in types)
-             if word in _PARTS]  # fmt: skip
+    parts = [
+        _PARTS[word]
+        for word in (t if t in _PARTS else t.split("_")[0] for t in types)
+        if word in _PARTS
+    ]
     ge = image.number(GE_PART)
     component = _PARTS.get(image.text("ComplexImageComponent").upper(), "magnitude")
     if ge is not None and 0 < ge < len(_GE_PARTS):
@@ -166,8 +169,11 @@ def _by_description(slices: Sequence[Slice]) -> Identity | None:
     for keyword in ("SeriesDescription", "ProtocolName"):
         text = first.text(keyword)
         identity = of_text(text)
-        if identity.is_other and identity.kind != "agent" and not (keyword != "SeriesDescription"
-                                                           and _is_of_exam(text)):  # fmt: skip
+        if (
+            identity.is_other
+            and identity.kind != "agent"
+            and not (keyword != "SeriesDescription" and _is_of_exam(text))
+        ):
             where = "its description" if keyword == "SeriesDescription" else "its protocol"
             return replace(identity, reason=identity.reason.replace("its name", where))
         if not identity.is_unknown:
@@ -225,12 +231,14 @@ def _gradient_lookalike(slices: Sequence[Slice], acquired: _Acquisition) -> Iden
         )
     echoes = {round(t, 1) for s in slices if (t := s.number("EchoTime")) is not None}
     if len(echoes) > 1:
-        return something_else("calibration", "is a gradient echo of several echoes: a field map "
-                              "or a T2* series")  # fmt: skip
+        return something_else(
+            "calibration", "is a gradient echo of several echoes: a field map or a T2* series"
+        )
     volumetric = slices[0].text("MRAcquisitionType").upper() != "2D"
     if "FC" in slices[0].words("ScanOptions") and volumetric and repetition <= 50:
-        return something_else("angiography", "is a flow-compensated 3D gradient echo: angiography "
-                              "or SWI")  # fmt: skip
+        return something_else(
+            "angiography", "is a flow-compensated 3D gradient echo: angiography or SWI"
+        )
     return None
 
 
@@ -356,8 +364,11 @@ def _inversion_recovery(acquired: _Acquisition, echo: float, repetition: float) 
     if inversion < 350 and repetition > 1500:
         return something_else("STIR", f"is a STIR: fat is nulled by inversion ({acquired.timing})")
     if acquired.spin and inversion < 1400 and repetition > 4500:
-        return something_else("DIR", f"has a short inversion and a long repetition: double "
-                              f"inversion recovery ({acquired.timing})")  # fmt: skip
+        return something_else(
+            "DIR",
+            f"has a short inversion and a long repetition: double "
+            f"inversion recovery ({acquired.timing})",
+        )
     if 350 <= inversion < 1400 and echo <= 40:
         return Identity("T1w", f"inversion, short echo ({acquired.timing})")
     return None
