@@ -20,7 +20,14 @@ from mrbridge.dataset import prepare_scan
 from mrbridge.dataset.prepare import prepare
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
-from mrbridge.errors import InputError, OutputError, SettingsError, SomeScansFailed, StoreError
+from mrbridge.errors import (
+    InputError,
+    MrbridgeWarning,
+    OutputError,
+    SettingsError,
+    SomeScansFailed,
+    StoreError,
+)
 from mrbridge.io.temporary import this_machine
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings
@@ -116,6 +123,29 @@ def test_the_store_is_in_the_order_of_the_scans(bids: Maker, tmp_path: Path) -> 
         names = [record.name for record in store.records()]
         assert len(names) == 6
         assert names == sorted(names)
+
+
+def test_a_row_that_is_repeated_counts_once(bids: Maker, tmp_path: Path) -> None:
+    root, table = bids(subjects=2), tmp_path / "table.csv"
+    rows = [f"s{n},{c},{p}" for c in ("T1w", "T2w") for n, p in enumerate(root.rglob(f"*{c}*"))]
+    table.write_text("subject,contrast,path\n" + "\n".join([*rows, rows[0]]))
+    store = prepare(table, tmp_path / "store")
+    assert len(store.records()) == 4
+    assert [one.reason for one in store.manifest.ignored] == ["is listed twice"]
+
+
+@pytest.mark.parametrize("contrast", ["T1w", "T2w"])
+def test_a_file_under_another_name_is_a_leak(contrast: str, bids: Maker, tmp_path: Path) -> None:
+    root = bids(subjects=3)
+    copy = root / f"sub-09/anat/sub-09_{contrast}.nii.gz"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(root / "sub-01/anat/sub-01_T1w.nii.gz", copy)
+    (root / "participants.tsv").write_text(
+        "participant_id\tsplit\nsub-01\ttrain\nsub-02\ttrain\nsub-03\tval\nsub-09\ttest\n"
+    )
+    message = rf"such as sub-01_T1w and sub-09_{contrast}: scores will be too good.*--fix"
+    with pytest.warns(MrbridgeWarning, match=message):
+        prepare(root, tmp_path / "store")
 
 
 def test_a_table_with_splits(bids: Maker, tmp_path: Path) -> None:

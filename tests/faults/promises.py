@@ -219,6 +219,10 @@ PROMISES: list[tuple[str, list[str]]] = [
         ],
     ),
     (
+        "Equal files in several splits, or as several contrasts, are reported by `prepare`",
+        ["dataset/test_prepare.py::test_a_file_under_another_name_is_a_leak"],
+    ),
+    (
         "Masked voxels of arrays count as NaN",
         ["inference/test_translate.py::TestObjects::test_masked_voxels_count_as_nan"],
     ),

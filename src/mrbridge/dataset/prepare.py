@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from mrbridge.errors import (
     InputError,
     Interrupted,
     MrbridgeError,
+    MrbridgeWarning,
     OutputError,
     SomeScansFailed,
 )
@@ -160,6 +162,7 @@ def _prepare(
     manifest = _manifest(prepared, failures, ignored, settings)
     if settings.standard.intensity.method == "nyul":
         manifest = _standard_scale(manifest, out, {job.id: job for job in jobs})
+    _warn_about_copies(manifest.records)
     _remove_others(out, {record.id for record in manifest.records})
     write_manifest(out, manifest)
     write_json(out / REPORT, _report(manifest.records, failures, ignored))
@@ -271,6 +274,28 @@ def _check_contrasts(done: Counter[str], settings: PrepareSettings, failures: li
             f"no {' and no '.join(missing)} scan could be used "
             f"({_listed(failures) or 'all are empty'})",
             remedy="Repair the scans, and run mrbridge prepare again.",
+        )
+
+
+def _warn_about_copies(records: Sequence[ScanRecord]) -> None:
+    """Warn about equal files in several splits, or as several contrasts: names did not tell."""
+    copies: dict[str, list[ScanRecord]] = {}
+    for record in records:
+        copies.setdefault(record.source_sha256, []).append(record)
+    several = [
+        [one.id for one in group]
+        for group in copies.values()
+        if len(group) > 1
+        and (len({s for one in group for s in one.segments}) > 1
+             or len({one.contrast for one in group}) > 1)
+    ]  # fmt: skip
+    if several:
+        warnings.warn(
+            f"{len(several)} files are in several splits, or as several contrasts, under different "
+            f"names, such as {' and '.join(several[0][:2])}: scores will be too good. "
+            "mrbridge inspect --fix writes a table without copies.",
+            MrbridgeWarning,
+            stacklevel=2,
         )
 
 

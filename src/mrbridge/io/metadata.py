@@ -72,7 +72,7 @@ def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
     Raises:
         InputError: it cannot be read, or a line lacks contrast or path or has an unknown split.
     """
-    found = FoundScans([])
+    found, seen = FoundScans([]), set[Scan]()
     for line, row in _rows(table):
         missing = [key for key in ("contrast", "path") if not row.get(key)]
         if missing:
@@ -96,7 +96,12 @@ def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
             found.ignored.append((path, identity.objection))
             continue
         subject, session = row.get("subject") or None, row.get("session") or None
-        found.scans.append(Scan(path, subject, session, contrast, path.name, split))
+        scan = Scan(path, subject, session, contrast, path.name, split)
+        if scan in seen:
+            found.ignored.append((path, "is listed twice"))
+            continue
+        seen.add(scan)
+        found.scans.append(scan)
     return found
 
 
