@@ -18,12 +18,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from mrbridge.errors import (
-    Interrupted,
-    MrbridgeWarning,
-    OutputError,
-    SomeScansFailed,
-)
+from mrbridge.errors import Interrupted, MrbridgeWarning, OutputError, SomeScansFailed
 from mrbridge.quiet import tolerate_warnings
 from mrbridge.urls import shown, without_secrets
 

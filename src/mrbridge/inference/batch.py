@@ -19,13 +19,7 @@ from mrbridge.errors import (
     SomeScansFailed,
 )
 from mrbridge.inference.additional_scans import AdditionalScan
-from mrbridge.inference.output import (
-    NOTE,
-    Translation,
-    Translations,
-    output_name,
-    translate_to,
-)
+from mrbridge.inference.output import NOTE, Translation, Translations, output_name, translate_to
 from mrbridge.inference.synthesis import Request
 from mrbridge.io import is_readable
 from mrbridge.io.atomic import sha256_of, sidecar_path, write_json

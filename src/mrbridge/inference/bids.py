@@ -15,13 +15,7 @@ from typing import Any
 
 from mrbridge.errors import InputError, OutputError
 from mrbridge.inference.additional_scans import AdditionalScan
-from mrbridge.inference.batch import (
-    REPORT,
-    Item,
-    States,
-    check_not_taken,
-    translate_batch,
-)
+from mrbridge.inference.batch import REPORT, Item, States, check_not_taken, translate_batch
 from mrbridge.inference.derivatives import LINK, check_derivatives, describe
 from mrbridge.inference.output import (
     Translation,

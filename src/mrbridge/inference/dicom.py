@@ -9,12 +9,7 @@ from typing import Any
 
 from mrbridge import __version__
 from mrbridge.errors import InputError, OutputError
-from mrbridge.inference.output import (
-    Translation,
-    provenance,
-    uncertainty_path,
-    write_synthesis,
-)
+from mrbridge.inference.output import Translation, provenance, uncertainty_path, write_synthesis
 from mrbridge.inference.synthesis import Request, report_verdict, synthesise
 from mrbridge.io import FORMATS, ownership
 from mrbridge.io.atomic import sha256_of, sidecar_path, suffix_of
