@@ -141,10 +141,9 @@ def train(
         changes = settings.changed(overrides) if overrides else settings
     elif settings:
         changes = {**settings, **overrides}
-    if not resume and not isinstance(changes, TrainSettings):
-        changes = resolve(changes)
-    if isinstance(changes, TrainSettings) and not resume:
-        changes = completed(changes)
+    new: TrainSettings | None = None
+    if not resume:
+        new = completed(changes if isinstance(changes, TrainSettings) else resolve(changes))
     with (
         process_group(choose_device(device)) as (ranks, own_device),
         # Every step seeds PyTorch's random numbers, which may be the caller's too.
@@ -153,14 +152,13 @@ def train(
     ):
         opened = store if isinstance(store, Store) else Store.open(store)
         require(code_in(opened.manifest.settings.standard), allow_code, opened.path)
-        if resume:
+        if new is None:
             first = _resumed(run, changes)
             require(code_in(first.settings), allow_code, run)
         else:
-            assert isinstance(changes, TrainSettings)
             if ranks.is_first:  # the others might see what it has written
                 (check_replaceable if overwrite else check_unused)(run)
-            first = _new(opened, changes, start, allow_code)
+            first = _new(opened, new, start, allow_code)
             first.overwrite = overwrite
         first.after_validation = after_validation
         return _train(opened, run, first, own_device, ranks)
