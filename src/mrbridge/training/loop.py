@@ -22,7 +22,7 @@ from mrbridge.bundle import save_bundle
 from mrbridge.dataset.sampling import HeldOut, Sample
 from mrbridge.errors import Interrupted
 from mrbridge.manifest import BundleManifest
-from mrbridge.training import live, monitor
+from mrbridge.training import monitor
 from mrbridge.training.checkpoint import copy_checkpoint, save_checkpoint
 from mrbridge.training.logging import TrainingLog, sample_sheet
 from mrbridge.training.model import TranslationModel
@@ -36,7 +36,7 @@ from mrbridge.training.validation import (
     synthesise,
     validation_scores,
 )
-from mrbridge.training.words import best_epoch, epoch_line
+from mrbridge.training.words import best_epoch, epoch_line, view
 
 log = logging.getLogger(__name__)
 
@@ -381,7 +381,7 @@ class RunRecorder:
         place = f"epoch {epoch}{of}"
         if step or not self.finished:
             place = f"epoch {epoch + 1}{of}, step {step} of {total}"
-        return live.view(
+        return view(
             contrasts=self._contrasts,
             share=self.progress(),
             seconds=self.seconds,
