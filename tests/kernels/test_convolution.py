@@ -180,6 +180,21 @@ def test_gradients_of_only_the_image_leave_no_trace():
     assert torch.equal(again, expected)
 
 
+@pytest.mark.parametrize("pixels", [4, 64], ids=["few rows", "many rows"])
+def test_gradients_of_many_calls_add_up(pixels: int):
+    """Also if a backward pass that did not ask for the weight left its parts."""
+    layer = strided(64, 128)
+    nn.init.normal_(layer.weight, std=0.05, generator=torch.Generator().manual_seed(0))
+    images = [torch.randn(1, 64, pixels, pixels, requires_grad=True) for _ in range(37)]
+    with weight_cache():
+        results = [layer(image).square().mean() for image in images]
+    torch.autograd.grad(results[3], images[3], retain_graph=True)
+    chosen = [result for index, result in enumerate(results) if index != 3]
+    (found,) = torch.autograd.grad(sum(chosen), layer.weight, retain_graph=True)
+    one_by_one = [torch.autograd.grad(one, layer.weight, retain_graph=True)[0] for one in chosen]
+    torch.testing.assert_close(found, torch.stack(one_by_one).sum(0), rtol=1e-3, atol=1e-4)
+
+
 def test_transformed_weights_do_not_outlive_a_change():
     layer = strided(64, 128)
     nn.init.ones_(layer.weight)

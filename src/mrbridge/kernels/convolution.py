@@ -31,6 +31,8 @@ _MIN_CHANNELS_WITH_GRADIENT = 16
 _MAX_TAPS = 64
 """Up to this many features times taps, Kn2row multiplies less than a convolution at its minimum."""
 _MIN_CHANNELS_KN2ROW = 16
+_MOST_CALLS = 16
+"""How many calls share the backward pass of a transform."""
 
 
 class Conv2d(nn.Conv2d):
@@ -135,8 +137,23 @@ class _Key(NamedTuple):
     requires_grad: bool
 
 
-_cache: ContextVar[dict[_Key, tuple[Tensor, Tensor]] | None] = ContextVar("weights", default=None)
-"""The weight, kept alive so that its `id` stays unique, and its transform."""
+class _Transformed(NamedTuple):
+    """A weight as matrices, and how the calls that use them return small parts of its gradient.
+
+    Attributes:
+        weight: kept alive, so that its `id` stays unique.
+        matrices: (products, k, features).
+        ticket: (`_MOST_CALLS`,), zeros. The gradient of its element n is 1 if call n left a part.
+        parts: by the number of the call, what `_FilterTransform` multiplies.
+    """
+
+    weight: Tensor
+    matrices: Tensor
+    ticket: Tensor
+    parts: list[tuple[Tensor, Tensor] | None]
+
+
+_cache: ContextVar[dict[_Key, _Transformed] | None] = ContextVar("weights", default=None)
 
 
 def _reordered(weight: Tensor) -> Tensor:
@@ -212,23 +229,25 @@ def _convolve(
     """Convolve (n, channels, rows, columns); `size` of the result is (n, h, w, features)."""
     dtype = _compute_dtype(x)
     with torch.autocast("cpu", enabled=False):
-        matrices = _transformed(weight, algorithm, dtype)
+        _, *filters = _transformed(weight, algorithm, dtype)
         image = _channels_last(x.to(dtype).permute(0, 2, 3, 1))  # (n, rows, columns, channels)
-        result: Tensor = _Convolution.apply(image, matrices, algorithm, size, transposed)
+        result: Tensor = _Convolution.apply(image, *filters, algorithm, size, transposed)
         return result.permute(0, 3, 1, 2)  # (n, features, h, w), channels last in memory
 
 
-def _transformed(weight: Tensor, algorithm: Algorithm, dtype: torch.dtype) -> Tensor:
+def _transformed(weight: Tensor, algorithm: Algorithm, dtype: torch.dtype) -> _Transformed:
     requires_grad = weight.requires_grad and torch.is_grad_enabled()
     version = -1 if weight.is_inference() else weight._version  # inference tensors have none
     key = _Key(id(weight), version, weight.data_ptr(), algorithm, dtype, requires_grad)
     cache = _cache.get()
-    if cache is not None and key in cache:
-        return cache[key][1]
-    matrices: Tensor = _FilterTransform.apply(weight, algorithm, dtype)
-    if cache is not None:
-        cache[key] = weight, matrices
-    return matrices
+    found = None if cache is None else cache.get(key)
+    if found is None or len(found.parts) == _MOST_CALLS:
+        parts: list[tuple[Tensor, Tensor] | None] = []
+        matrices, ticket = _FilterTransform.apply(weight, algorithm, dtype, parts)
+        found = _Transformed(weight, matrices, ticket, parts)
+        if cache is not None:
+            cache[key] = found
+    return found
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -248,17 +267,41 @@ def _filter(weight: Tensor) -> Tensor:
 
 
 class _FilterTransform(torch.autograd.Function):
-    """B(w). Autograd sums the gradients of all calls before they come back through here."""
+    """B(w), and a ticket.
+
+    Autograd sums the gradients of all calls before they come back through here. To write a large
+    gradient and to add it takes longer than to compute it, so calls of few rows leave the matrices
+    whose product it is, and one product is made of those of all calls. The gradient of the ticket
+    says which calls were part of this backward pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, algorithm: Algorithm, dtype: torch.dtype) -> Tensor:
-        ctx.algorithm = algorithm
-        return algorithm.filter_transform(_filter(weight), dtype)
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        algorithm: Algorithm,
+        dtype: torch.dtype,
+        parts: list[tuple[Tensor, Tensor] | None],
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.algorithm, ctx.parts = algorithm, parts
+        return algorithm.filter_transform(_filter(weight), dtype), weight.new_zeros(_MOST_CALLS)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.algorithm.filter_adjoint(gradient).permute(3, 2, 0, 1), None, None
+    def backward(
+        ctx: Any, gradient: Tensor | None, of_ticket: Tensor | None
+    ) -> tuple[Tensor, None, None, None]:
+        if of_ticket is not None:
+            calls = of_ticket.nonzero().flatten().tolist()
+            parts = zip(*(ctx.parts[call] for call in calls), strict=True)
+            left, right = (torch.cat(matrices, dim=1) for matrices in parts)
+            for call in calls:
+                ctx.parts[call] = None
+            product = torch.bmm(left.mT, right)
+            gradient = product if gradient is None else gradient + product
+        assert gradient is not None
+        return ctx.algorithm.filter_adjoint(gradient).permute(3, 2, 0, 1), None, None, None
 
 
 class _Convolution(torch.autograd.Function):
@@ -269,6 +312,8 @@ class _Convolution(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         matrices: Tensor,
+        ticket: Tensor,
+        parts: list[tuple[Tensor, Tensor] | None],
         algorithm: Algorithm,
         size: tuple[int, ...],
         transposed: bool,
@@ -278,6 +323,8 @@ class _Convolution(torch.autograd.Function):
         kept = None
         if ctx.needs_input_grad[1]:
             kept = rows if algorithm.keeps_matrices else x
+            ctx.parts, ctx.call = parts, len(parts)
+            parts.append(None)
         ctx.save_for_backward(kept, matrices)
         products = torch.bmm(rows, matrices.mT if transposed else matrices)
         return _from_rows(algorithm, products, size, is_input=transposed)
@@ -288,7 +335,7 @@ class _Convolution(torch.autograd.Function):
         kept, matrices = ctx.saved_tensors
         algorithm, transposed = ctx.algorithm, ctx.transposed
         rows = _to_rows(algorithm, _channels_last(gradient), is_input=transposed)
-        of_x = of_matrices = None
+        of_x = of_matrices = of_ticket = None
         if ctx.needs_input_grad[0]:
             products = torch.bmm(rows, matrices if transposed else matrices.mT)
             of_x = _from_rows(algorithm, products, ctx.size, is_input=not transposed)
@@ -296,8 +343,13 @@ class _Convolution(torch.autograd.Function):
             if not algorithm.keeps_matrices:
                 kept = _to_rows(algorithm, kept, is_input=not transposed)
             left, right = (rows, kept) if transposed else (kept, rows)
-            of_matrices = torch.bmm(left.mT, right)  # (products, k, features)
-        return of_x, of_matrices, None, None, None
+            (m, k), features = left.shape[1:], right.shape[2]
+            if m * (k + features) < k * features:  # smaller than their product
+                ctx.parts[ctx.call] = left, right
+                of_ticket = functional.one_hot(torch.tensor(ctx.call), _MOST_CALLS).float()
+            else:
+                of_matrices = torch.bmm(left.mT, right)  # (products, k, features)
+        return of_x, of_matrices, of_ticket, None, None, None, None
 
 
 def _to_rows(algorithm: Algorithm, image: Tensor, is_input: bool) -> Tensor:
