@@ -109,6 +109,20 @@ class TestPairs:
         assert pairs_of(table) == {"k10": {"T1w": "Image #10.png", "T2w": "Image #70.png"}}
         assert find_pairs(table, "T1w", "T2w").remarks == []
 
+    @pytest.mark.parametrize(
+        "mask",
+        [
+            "anat/sub-01_ses-a_space-MNI152NLin2009cAsym_res-2_desc-brain_mask.nii.gz",
+            "func/sub-01_ses-a_task-rest_space-T1w_desc-brain_mask.nii.gz",
+            "dwi/sub-01_ses-a_desc-brain_mask.nii.gz",
+        ],
+    )
+    def test_brain_masks_on_other_grids_are_not(self, tmp_path, mask):
+        names = [f"sub-01/ses-a/anat/sub-01_ses-a_{name}.nii.gz" for name in ("T1w", "T2w")]
+        root = touch(tmp_path, *names, f"derivatives/fmriprep/sub-01/ses-a/{mask}")
+        (case,) = find_pairs(root, "T1w", "T2w").cases
+        assert case.mask is None
+
     def test_brain_masks_of_derivatives_are_used(self, tmp_path):
         mask = "derivatives/tool/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
         names = ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T2w.nii.gz", mask)

@@ -20,6 +20,7 @@ from mrbridge.io.names import guess_subject, natural_key, series_name, slice_num
 from mrbridge.io.remote import not_fetched
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.skull_strip import mask_path
+from mrbridge.volume import CONTRASTS
 
 # Words of file names that do not identify a scan.
 _GENERIC = {
@@ -384,10 +385,16 @@ def _case_of(scan: Scan, images: dict[str, Path], masks: dict[tuple[str, str], P
 
 
 def _brain_masks(root: Path) -> dict[tuple[str, str], Path]:
-    """Brain masks of BIDS derivatives by subject and session."""
+    """Brain masks of BIDS derivatives by subject and session, of anatomical scans in their own space.
+
+    Tools such as fMRIPrep also write masks in a template's space and of functional scans.
+    """
     masks: dict[tuple[str, str], Path] = {}
     for path in sorted(root.glob("derivatives/*/sub-*/**/*_desc-brain_mask.nii.gz")):
         name = parse_name(path)
+        is_anatomical = path.parent.name == "anat" or path.parent.name[:4] in ("sub-", "ses-")
+        if not is_anatomical or (name and name.entities.get("space", "T1w") not in CONTRASTS):
+            continue
         missing = not_fetched(path)
         if missing is not None:
             warnings.warn(
