@@ -385,7 +385,7 @@ def _case_of(scan: Scan, images: dict[str, Path], masks: dict[tuple[str, str], P
 
 
 def _brain_masks(root: Path) -> dict[tuple[str, str], Path]:
-    """Brain masks of BIDS derivatives by subject and session, of anatomical scans in their own space.
+    """Brain masks of BIDS derivatives by subject and session: anatomical, in the scan's own space.
 
     Tools such as fMRIPrep also write masks in a template's space and of functional scans.
     """
