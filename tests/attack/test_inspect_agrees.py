@@ -81,7 +81,7 @@ HEADERS: dict[str, dict[str, Any]] = {
     "NaN intercept": {"scl_inter": NAN},
     "infinite intercept": {"scl_inter": -INF},
     "another number": {"magic": b"nope"},
-    "synthetic": {"descrip": b"synthetic T2w by another program"},
+    "of a program": {"descrip": b"synthetic T2w by another program"},
     "of a pair": {"magic": b"ni1"},
     "no number": {"magic": b""},
     "wrong header size": {"sizeof_hdr": 1},
@@ -174,7 +174,7 @@ def images2d() -> Iterator[tuple[str, bytes]]:
     yield "too few rows_T1w.png", png(64, 64, 8, 0, grey[:1000])
     yield "another format_T1w.png", nifti()
     text = (b"tEXt", b"Description\0Synthetic T2w by another program")
-    yield "synthetic_T1w.png", joined([head, text, pixels, end])
+    yield "of a program_T1w.png", joined([head, text, pixels, end])
 
 
 def mrbridge(*arguments: Any) -> subprocess.CompletedProcess[str]:

@@ -274,6 +274,7 @@ RIGID = PrepareSettings().changed({"standard": {"align": "rigid"}})
 
 
 @pytest.mark.usefixtures("known")
+@pytest.mark.filterwarnings("ignore:.* in several splits")
 class TestPrepare:
     def test_a_bright_spot_is_at_its_position_in_the_store(self, tmp_path: Path) -> None:
         """Through the record's affine, a pixel of the store is a place in the template."""

@@ -114,7 +114,7 @@ def _prepare(
     """Prepare scans as the only writer of the store."""
     _must_be_store(out)  # once more, now that only this process writes
     with writing(out):
-        (out / "scans").mkdir(exist_ok=True)
+        (out / "scans").mkdir(parents=True, exist_ok=True)
     sweep(out)
     sweep(out / "scans")
     if overwrite:
@@ -282,18 +282,19 @@ def _warn_about_copies(records: Sequence[ScanRecord]) -> None:
     copies: dict[str, list[ScanRecord]] = {}
     for record in records:
         copies.setdefault(record.source_sha256, []).append(record)
+    groups = [group for group in copies.values() if len(group) > 1]
     several = [
-        [one.id for one in group]
-        for group in copies.values()
-        if len(group) > 1
-        and (len({s for one in group for s in one.segments}) > 1
-             or len({one.contrast for one in group}) > 1)
-    ]  # fmt: skip
+        group
+        for group in groups
+        if len({split for one in group for split in one.segments}) > 1
+        or len({one.contrast for one in group}) > 1
+    ]
     if several:
+        count = f"{len(several)} files are" if len(several) > 1 else "one file is"
         warnings.warn(
-            f"{len(several)} files are in several splits, or as several contrasts, under different "
-            f"names, such as {' and '.join(several[0][:2])}: scores will be too good. "
-            "mrbridge inspect --fix writes a table without copies.",
+            f"{count} in several splits, or as several contrasts, under different names, such as "
+            f"{several[0][0].id} and {several[0][1].id}: scores will be too good. mrbridge inspect "
+            "--fix writes a table without copies.",
             MrbridgeWarning,
             stacklevel=2,
         )
