@@ -139,7 +139,7 @@ print(f"from T1w to T2w, {kept} of {total} lesions were kept; a T1w scan hardly 
 
 # %% [markdown]
 # What the source does not show, the network cannot know; and the few lesions that these T1w scans do show were lost, too.
-# The other direction has it easier: T2w shows all of them.
+# The other direction is easier, since T2w shows all of them:
 
 # %%
 back = {outcome: cell["number"] for outcome, cell in result.lesions["T2w_to_T1w"]["all"].items()}
@@ -148,7 +148,7 @@ print(f"the true T1w scans show {shown} lesions; {back['kept']} of them were kep
 print(f"and {back['invented']} invented")
 
 # %% [markdown]
-# Do not look for lesions in synthetic images.
+# Still, do not look for lesions in synthetic images: nothing in a T2w image says which ones are missing.
 #
 # ## Volumes
 #

@@ -120,7 +120,11 @@ def benchmark(
                 outcome = entry.get("error") or f"{entry['steps']} steps"
                 log.info(
                     "%s, seed %d (%d of %d): %s",
-                    *(name, seed, len(state.runs), len(wanted), outcome),
+                    name,
+                    seed,
+                    len(state.runs),
+                    len(wanted),
+                    outcome,
                 )
         except (KeyboardInterrupt, Interrupted):
             interrupted = True

@@ -278,7 +278,7 @@ def _check_contrasts(done: Counter[str], settings: PrepareSettings, failures: li
 
 
 def _warn_about_copies(records: Sequence[ScanRecord]) -> None:
-    """Warn about equal files in several splits, or as several contrasts: names did not tell."""
+    """Warn about equal files in several splits, or as several contrasts."""
     copies: dict[str, list[ScanRecord]] = {}
     for record in records:
         copies.setdefault(record.source_sha256, []).append(record)

@@ -138,19 +138,19 @@ class _Key(NamedTuple):
 
 
 class _Transformed(NamedTuple):
-    """A weight as matrices, and how the calls that use them return small parts of its gradient.
+    """A weight as matrices, and how the calls that use them share one gradient product.
 
     Attributes:
         weight: kept alive, so that its `id` stays unique.
         matrices: (products, k, features).
-        ticket: (`_MOST_CALLS`,), zeros. The gradient of its element n is 1 if call n left a part.
-        parts: by the number of the call, what `_FilterTransform` multiplies.
+        marker: (`_MOST_CALLS`,), zeros. The gradient of element n is 1 if call n stored factors.
+        factors: by the number of the call, the two factors of its part of the gradient.
     """
 
     weight: Tensor
     matrices: Tensor
-    ticket: Tensor
-    parts: list[tuple[Tensor, Tensor] | None]
+    marker: Tensor
+    factors: list[tuple[Tensor, Tensor] | None]
 
 
 _cache: ContextVar[dict[_Key, _Transformed] | None] = ContextVar("weights", default=None)
@@ -241,10 +241,10 @@ def _transformed(weight: Tensor, algorithm: Algorithm, dtype: torch.dtype) -> _T
     key = _Key(id(weight), version, weight.data_ptr(), algorithm, dtype, requires_grad)
     cache = _cache.get()
     found = None if cache is None else cache.get(key)
-    if found is None or len(found.parts) == _MOST_CALLS:
-        parts: list[tuple[Tensor, Tensor] | None] = []
-        matrices, ticket = _FilterTransform.apply(weight, algorithm, dtype, parts)
-        found = _Transformed(weight, matrices, ticket, parts)
+    if found is None or len(found.factors) == _MOST_CALLS:
+        factors: list[tuple[Tensor, Tensor] | None] = []
+        matrices, marker = _FilterTransform.apply(weight, algorithm, dtype, factors)
+        found = _Transformed(weight, matrices, marker, factors)
         if cache is not None:
             cache[key] = found
     return found
@@ -267,12 +267,11 @@ def _filter(weight: Tensor) -> Tensor:
 
 
 class _FilterTransform(torch.autograd.Function):
-    """B(w), and a ticket.
+    """B(w), and a marker whose gradient tells which calls took part in a backward pass.
 
-    Autograd sums the gradients of all calls before they come back through here. To write a large
-    gradient and to add it takes longer than to compute it, so calls of few rows leave the matrices
-    whose product it is, and one product is made of those of all calls. The gradient of the ticket
-    says which calls were part of this backward pass.
+    Autograd sums the gradients of all calls. Writing and adding large gradients takes longer than
+    computing them, so calls with few rows only store the two factors of their gradient, and the
+    backward pass here makes one product of the factors of all calls.
     """
 
     @staticmethod
@@ -281,23 +280,23 @@ class _FilterTransform(torch.autograd.Function):
         weight: Tensor,
         algorithm: Algorithm,
         dtype: torch.dtype,
-        parts: list[tuple[Tensor, Tensor] | None],
+        factors: list[tuple[Tensor, Tensor] | None],
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.algorithm, ctx.parts = algorithm, parts
+        ctx.algorithm, ctx.factors = algorithm, factors
         return algorithm.filter_transform(_filter(weight), dtype), weight.new_zeros(_MOST_CALLS)
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, gradient: Tensor | None, of_ticket: Tensor | None
+        ctx: Any, gradient: Tensor | None, of_marker: Tensor | None
     ) -> tuple[Tensor, None, None, None]:
-        if of_ticket is not None:
-            calls = of_ticket.nonzero().flatten().tolist()
-            parts = zip(*(ctx.parts[call] for call in calls), strict=True)
-            left, right = (torch.cat(matrices, dim=1) for matrices in parts)
+        if of_marker is not None:
+            calls = of_marker.nonzero().flatten().tolist()
+            pairs = zip(*(ctx.factors[call] for call in calls), strict=True)
+            left, right = (torch.cat(matrices, dim=1) for matrices in pairs)
             for call in calls:
-                ctx.parts[call] = None
+                ctx.factors[call] = None
             product = torch.bmm(left.mT, right)
             gradient = product if gradient is None else gradient + product
         assert gradient is not None
@@ -312,8 +311,8 @@ class _Convolution(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         matrices: Tensor,
-        ticket: Tensor,
-        parts: list[tuple[Tensor, Tensor] | None],
+        marker: Tensor,
+        factors: list[tuple[Tensor, Tensor] | None],
         algorithm: Algorithm,
         size: tuple[int, ...],
         transposed: bool,
@@ -323,8 +322,8 @@ class _Convolution(torch.autograd.Function):
         kept = None
         if ctx.needs_input_grad[1]:
             kept = rows if algorithm.keeps_matrices else x
-            ctx.parts, ctx.call = parts, len(parts)
-            parts.append(None)
+            ctx.factors, ctx.call = factors, len(factors)
+            factors.append(None)
         ctx.save_for_backward(kept, matrices)
         products = torch.bmm(rows, matrices.mT if transposed else matrices)
         return _from_rows(algorithm, products, size, is_input=transposed)
@@ -335,7 +334,7 @@ class _Convolution(torch.autograd.Function):
         kept, matrices = ctx.saved_tensors
         algorithm, transposed = ctx.algorithm, ctx.transposed
         rows = _to_rows(algorithm, _channels_last(gradient), is_input=transposed)
-        of_x = of_matrices = of_ticket = None
+        of_x = of_matrices = of_marker = None
         if ctx.needs_input_grad[0]:
             products = torch.bmm(rows, matrices if transposed else matrices.mT)
             of_x = _from_rows(algorithm, products, ctx.size, is_input=not transposed)
@@ -345,11 +344,11 @@ class _Convolution(torch.autograd.Function):
             left, right = (rows, kept) if transposed else (kept, rows)
             (m, k), features = left.shape[1:], right.shape[2]
             if m * (k + features) < k * features:  # smaller than their product
-                ctx.parts[ctx.call] = left, right
-                of_ticket = functional.one_hot(torch.tensor(ctx.call), _MOST_CALLS).float()
+                ctx.factors[ctx.call] = left, right
+                of_marker = functional.one_hot(torch.tensor(ctx.call), _MOST_CALLS).float()
             else:
                 of_matrices = torch.bmm(left.mT, right)  # (products, k, features)
-        return of_x, of_matrices, of_ticket, None, None, None, None
+        return of_x, of_matrices, of_marker, None, None, None, None
 
 
 def _to_rows(algorithm: Algorithm, image: Tensor, is_input: bool) -> Tensor:
