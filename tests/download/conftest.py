@@ -12,7 +12,7 @@ import pytest
 from tests.download.server import Served, Server, scan, tar
 
 from mrbridge import cli
-from mrbridge.download.http import Session
+from mrbridge.download.fetch import Session
 from mrbridge.download.settings import DownloadSettings
 
 TABLE = Path(__file__).with_name("IXI.xls")

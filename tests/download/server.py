@@ -108,13 +108,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(file, fault)
 
     def _send_file(self, file: Served, fault: Any) -> None:
-        content, status, start = file.content, 200, 0
+        content = body = file.content
+        status = 200
         headers: dict[str, str | None] = {"ETag": file.etag}
-        asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
-        if file.ranges and asked and condition in (None, file.headers.get("ETag", file.etag)):
-            start, status = int(asked.removeprefix("bytes=").rstrip("-")), 206
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        body, announced = content[start:], len(content) - start
+        asked = self.headers.get("Range")
+        if file.ranges and asked:
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, status = int(first), 206
+            body = content[start : int(last) + 1 if last else None]
+            if start >= len(content):
+                self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+                return
+            headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(content)}"
+        announced = len(body)
         kind, value = fault if isinstance(fault, tuple) else (None, None)
         if kind == "lie":
             announced += value

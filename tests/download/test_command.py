@@ -54,7 +54,7 @@ def test_several_values(ixi: dict[str, bytes], server: Server, run: Run, tmp_pat
 def test_a_dry_run(ixi: dict[str, bytes], server: Server, run: Run, tmp_path: Path) -> None:
     code, out, err = run("ixi", "-o", tmp_path / "x", "--mirror", server.url, "--dry-run")
     assert (code, err) == (0, "")
-    assert out.startswith("IXI: 2 archives, ")
+    assert out.startswith("IXI: 7 files, ")
     assert not (tmp_path / "x").exists()
 
 
@@ -110,11 +110,11 @@ def test_the_bar_on_a_terminal(
         (["ixi", "--mirror", "x", "-o", "x"], "x/IXI-T1.tar is not a usable address"),
         (["ixi", "--set", "worker=3", "-o", "x"], "did you mean 'workers'?"),
         (["ixi", "--workers", "0", "-o", "x"], "--workers"),
-        (["ixi", "--mirror", "http://127.0.0.1:9", "-o", "x"], "Check the network"),
+        (["ixi", "--mirror", "http://127.0.0.1:9", "-o", "x"], "Check the network and --mirror"),
         (["openneuro", "ds1", "-o", "x"], "is not a dataset of OpenNeuro"),
         (
             ["openneuro", "ds002330", "--mirror", "http://127.0.0.1:9", "-o", "x"],
-            "cannot be reached",
+            "cannot be downloaded",
         ),
     ],
 )

@@ -13,7 +13,7 @@ import yaml
 from tests.download.conftest import QUICK
 from tests.download.server import Served, Server, scan
 
-from mrbridge.download import folder, openneuro
+from mrbridge.download import fetch, folder
 from mrbridge.download.folder import RECORD, Report
 from mrbridge.download.openneuro import TERMS, download
 from mrbridge.errors import InputError, Interrupted, OutputError
@@ -304,7 +304,8 @@ def test_a_server_that_stays_busy(archive: OpenNeuro, out: Path) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        *(b"<html>", [], {}, 5, None, {"data": None}, {"data": {"dataset": None}}),
+        *(b"<html>", b"", b"\xff", b"[" * 100_000, [], {}, 5, None),
+        *({"data": None}, {"data": {"dataset": None}}),
         {"data": {"dataset": {"snapshots": "x"}}},
         {"errors": "x"},
         {"errors": ["x"]},
@@ -317,6 +318,15 @@ def test_unknown_answers(server: Server, out: Path, answer: Any) -> None:
     with pytest.raises(InputError):
         download("ds002330", out, QUICK.changed({"mirror": server.url}))
     assert not out.exists()
+
+
+def test_an_answer_that_is_too_long(
+    server: Server, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_TEXT", 1_000_000)
+    server.graphql = lambda question: b'"' + b"x" * 2_000_000 + b'"'
+    with pytest.raises(InputError, match="sends more than 1000000 bytes"):
+        download("ds002330", out, QUICK.changed({"mirror": server.url}))
 
 
 @pytest.mark.parametrize(
@@ -354,7 +364,7 @@ def test_ctrl_c(archive: OpenNeuro, out: Path, monkeypatch: pytest.MonkeyPatch) 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "as_completed", interrupt)
+        patch.setattr(fetch, "as_completed", interrupt)
         with pytest.raises(Interrupted, match="resumes from here"):
             get(archive, out)
     get(archive, out)
@@ -367,6 +377,6 @@ def test_a_full_disk_ends_everything(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device", str(out))
 
-    monkeypatch.setattr(openneuro, "fetch", full)
+    monkeypatch.setattr(folder, "fetch", full)
     with pytest.raises(OutputError, match="No space left"):
         get(archive, out)

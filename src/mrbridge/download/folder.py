@@ -1,275 +1,73 @@
-"""The folder of a download: its record, its files (resumed, limited in size and verified), what is
-planned and done, and parallel work.
-"""
+"""The folder of a download: its record, what is missing in it, and what was done."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import logging
-import re
 import shutil
 import threading
-import zlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
-import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from rich.filesize import decimal
 
 from mrbridge import progress
-from mrbridge.download.http import Damaged, FileState, Session, Stopped, Stream
-from mrbridge.errors import Interrupted, MrbridgeError, OutputError, SomeScansFailed
-from mrbridge.io.atomic import settle, suffix_of, write_json, write_text
+from mrbridge.download.fetch import RemoteFile, Session, fetch, in_parallel
+from mrbridge.errors import InputError, OutputError, SomeScansFailed
+from mrbridge.io.atomic import sha256_of, write_json
 from mrbridge.io.lock import only_writer
-from mrbridge.io.temporary import is_temporary, sweep
-from mrbridge.json_text import parse_json
-from mrbridge.volume import MAX_VOXELS
-
-MAX_FILE = 1 << 28
-"""Upper limit in bytes of one scan, and of a file that the archive lists without a size."""
-
-MAX_UNPACKED = 4 * MAX_VOXELS
-"""Upper limit in bytes of an unpacked `.nii.gz`: a float32 volume of the most voxels allowed."""
+from mrbridge.io.temporary import is_temporary
 
 RECORD = ".mrbridge-download.json"
-_ANNEX_KEY = re.compile(r"(MD5|SHA1|SHA256|SHA512)E?-s(\d{1,18})--([0-9a-f]+)")
-_BLOCK = 1 << 18
-_SURPLUS = 1 << 16  # bytes accepted beyond a listed size: that of texts in git may be wrong
 _SPARE = 64 << 20  # bytes of the disk that stay free
 _MOST_NAMED = 20  # failures that are logged; --json has all of them
 
 log = logging.getLogger(__name__)
 
-Item = TypeVar("Item", bound=Hashable)
+
+class ArchivedScan(BaseModel):
+    """Where the content of a scan starts in a tar file, its size in bytes, and its hospital."""
+
+    offset: int = Field(ge=0)
+    size: int = Field(ge=0)
+    site: str
 
 
-class Folder:
-    """A folder that one download fills, and its record (`.mrbridge-download.json`).
-
-    Attributes:
-        record: JSON; contains the identity (source, dataset, version).
-    """
-
-    def __init__(self, path: Path, **identity: str) -> None:
-        """Read the record; nothing is written.
-
-        Raises:
-            OutputError: the folder contains something else than this download.
-        """
-        self.path, self._identity = path, identity
-        self._lock = threading.Lock()
-        self.record: dict[str, Any] = self._read()
-
-    def _read(self) -> dict[str, Any]:
-        path = self.path
-        if path.is_file():
-            raise OutputError("is a file", path=path, remedy="Name a new folder.")
-        if not (path / RECORD).is_file():
-            if path.is_dir() and not all(is_temporary(entry) for entry in path.iterdir()):
-                raise OutputError(
-                    "is not empty and was not started by mrbridge download",
-                    path=path,
-                    remedy="Name a new folder.",
-                )
-            return dict(self._identity)
-        try:
-            record = parse_json((path / RECORD).read_text(encoding="utf-8"))
-            found = [record.get(key) for key in ("source", "dataset", "version")]
-            if not record["source"] or not all(isinstance(value, str | None) for value in found):
-                raise ValueError
-        except (OSError, ValueError, KeyError, AttributeError):
-            raise OutputError(
-                "is damaged or was edited", path=path / RECORD, remedy="Name a new folder."
-            ) from None
-        if any(record.get(key, value) != value for key, value in self._identity.items()):
-            contents = " ".join(value for value in found if value)
-            raise OutputError(f"contains {contents}", path=path, remedy="Name a new folder.")
-        return {**record, **self._identity}
-
-    def save(self, **changes: Any) -> None:
-        """Change the record and write it; thread-safe."""
-        with self._lock:
-            self.record = {**self.record, **changes}
-            write_json(self.path / RECORD, self.record)
-
-    def require_space(self, count: int) -> None:
-        """Raise `OutputError` if the disk has no room for `count` more bytes."""
-        existing = next(parent for parent in (self.path, *self.path.parents) if parent.exists())
-        free = shutil.disk_usage(existing).free
-        if count + _SPARE > free:
-            raise OutputError(
-                f"needs {decimal(count)}, {decimal(free)} are free",
-                path=self.path,
-                remedy="Free some space, choose another disk, or name fewer --subjects.",
-            )
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Lock the folder against other downloads, and write the record.
-
-        Raises:
-            OutputError: another download is running, or the folder cannot be written.
-        """
-        try:
-            with only_writer(self.path, "is in use by another download"):
-                for place in (self.path, *self.path.glob("sub-*/**/anat")):
-                    sweep(place)
-                self.record = self._read()  # another download may have written it meanwhile
-                self.save()
-                yield
-        except OSError as error:
-            raise OutputError(
-                f"cannot be written ({error.strerror or error})",
-                path=error.filename or self.path,
-                remedy="Check free space and permissions, then run the same command again.",
-            ) from error
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What an archive lists about a file.
+class Archive(BaseModel):
+    """What is known of a tar file: its scans up to the byte `end`, by subject.
 
     Attributes:
-        size: in bytes.
-        algorithm, digest: of its checksum, in hexadecimal.
+        state: of the file, `state_of`; begins with its length in bytes.
+        complete: `end` is the end of the archive.
     """
 
-    size: int | None = None
-    algorithm: str | None = None
-    digest: str | None = None
-
-    @classmethod
-    def from_annex(cls, key: str) -> Expected | None:
-        """Read a git-annex key such as `MD5E-s123--0cc1….nii.gz`; None for anything else.
-
-        Source: https://git-annex.branchable.com/internals/key_format
-        """
-        match = _ANNEX_KEY.match(key)
-        return cls(int(match[2]), match[1].lower(), match[3]) if match else None
+    state: str = Field(pattern="^[0-9]{1,18} ")
+    scans: dict[Annotated[str, StringConstraints(pattern="^[0-9]{3}$")], ArchivedScan] = {}
+    end: int = Field(default=0, ge=0)
+    complete: bool = False
 
 
-def fetch(
-    session: Session,
-    url: str,
-    path: Path,
-    expected: Expected,
-    advance: Callable[[int], object] = lambda count: None,
-) -> None:
-    """Download a file to `path`, or resume an earlier download of it.
+class Record(BaseModel):
+    """What the record of a folder (`.mrbridge-download.json`) contains.
 
-    Unfinished content is in `NAME.part`, the remote file's state in `NAME.part.json`. A damaged
-    or changed file is downloaded once more.
-
-    Args:
-        path: the final name. Its folder is created.
-        advance: gets the number of bytes received; negative ones if they are discarded.
-
-    Raises:
-        InputError: it cannot be downloaded, or is damaged.
-        OSError: it cannot be written.
+    Attributes:
+        source, dataset, version: what the folder is a copy of.
+        sha256: checksums by path, of the scans for which the source lists none.
+        archives: the tar files of the source, by name.
     """
-    part, note = _part_of(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for is_last in (False, True):
-        try:
-            _receive(session, url, part, note, expected, advance)
-            if not is_scan(path) and expected.digest is None:
-                expected = Expected()  # the size of texts in git is sometimes listed wrong
-            problem = damage(part, expected, suffix_of(path))
-            if problem:
-                raise Damaged(
-                    problem, path=path, remedy="Try again later, or report it to the archive."
-                )
-        except Damaged:
-            advance(-part.stat().st_size if part.exists() else 0)
-            part.unlink(missing_ok=True)
-            note.unlink(missing_ok=True)
-            if is_last:
-                raise
-        else:
-            settle(part, path)
-            note.unlink(missing_ok=True)
-            return
 
+    model_config = ConfigDict(strict=True)
 
-def damage(file: Path, expected: Expected, suffix: str) -> str | None:
-    """What is wrong with a file: its size, its checksum, or the CRC of a `.nii.gz` without one.
-
-    Returns:
-        A phrase such as "has 12 bytes instead of 15"; None if the file is intact.
-    """
-    size = file.stat().st_size
-    if expected.size not in (None, size):
-        return f"has {size} bytes instead of {expected.size}"
-    if expected.digest and expected.algorithm:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, expected.algorithm).hexdigest()
-        if digest != expected.digest:
-            name = expected.algorithm.upper()
-            return f"is damaged: its {name} is {digest} instead of {expected.digest}"
-    elif suffix == ".nii.gz":
-        count = 0
-        try:
-            with gzip.open(file) as unpacked:
-                while block := unpacked.read(_BLOCK):
-                    count += len(block)
-                    if count > MAX_UNPACKED:
-                        return "is larger than any scan once unpacked"
-        except EOFError:
-            return "is truncated"
-        except (gzip.BadGzipFile, zlib.error) as error:
-            return f"is damaged ({error})"
-        if not count:
-            return "is empty"
-    return None
-
-
-def is_scan(path: str | Path) -> bool:
-    """Whether a path is that of a NIfTI file."""
-    return suffix_of(path) in (".nii", ".nii.gz")
-
-
-def received(path: Path) -> int:
-    """Number of bytes of an unfinished file that a new run does not download again."""
-    part, note = _part_of(path)
-    return part.stat().st_size if part.is_file() and note.is_file() else 0
-
-
-def _receive(
-    session: Session,
-    url: str,
-    part: Path,
-    note: Path,
-    expected: Expected,
-    advance: Callable[[int], object],
-) -> None:
-    """Append the missing bytes to `part`."""
-    state = None
-    with suppress(OSError, ValueError):  # without a readable note the part is of no use
-        noted = FileState.model_validate_json(note.read_bytes())
-        state = noted if noted.validator and part.is_file() else None
-    start = part.stat().st_size if state else 0
-    advance(start)
-    if state and state.length is not None and start > state.length:
-        raise Damaged(f"{part} is longer than {url}")
-    limit = MAX_FILE if expected.size is None else expected.size + _SURPLUS
-    stream = Stream(session, url, position=start, state=state, limit=limit, advance=advance)
-    with closing(stream), part.open("ab" if state else "wb") as file:
-        while block := stream.read1(_BLOCK):
-            if stream.state and not state:
-                state = stream.state
-                write_text(note, state.model_dump_json())
-            file.write(block)
-
-
-def _part_of(path: Path) -> tuple[Path, Path]:
-    return path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
+    source: str = Field(min_length=1)
+    dataset: str | None = None
+    version: str | None = None
+    sha256: dict[str, str] = {}
+    archives: dict[str, Archive] = {}
 
 
 @dataclass(frozen=True)
@@ -278,28 +76,23 @@ class Plan:
 
     Attributes:
         title: the dataset and its version.
-        files: number of files.
-        bytes: their size; None if a server does not say.
+        files, bytes: their number and size.
         missing_files, missing_bytes: the part of them that is not in the folder yet.
         licence: in the words of the archive.
-        kind: what the files are: "files" or "archives".
-        note: anything else the user should know.
     """
 
     title: str
     files: int
-    bytes: int | None
+    bytes: int
     missing_files: int
-    missing_bytes: int | None
+    missing_bytes: int
     licence: str
-    kind: str = "files"
-    note: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.title}: {self.files} {self.kind}, {_size(self.bytes)}"
+        text = f"{self.title}: {self.files} files, {decimal(self.bytes)}"
         if self.missing_files < self.files:
-            text += f"; missing: {self.missing_files} {self.kind}, {_size(self.missing_bytes)}"
-        return f"{text}. Licence: {self.licence}.{f' {self.note}' if self.note else ''}"
+            text += f"; missing: {self.missing_files} files, {decimal(self.missing_bytes)}"
+        return f"{text}. Licence: {self.licence}."
 
 
 @dataclass(frozen=True)
@@ -339,67 +132,126 @@ class Report:
             )
 
 
-def in_parallel(
-    session: Session,
-    items: Sequence[Item],
-    work: Callable[[Item], None],
-    label: str | None = None,
-) -> dict[Item, MrbridgeError]:
-    """Call `work` for every item, in as many threads as the session's settings say.
+class Folder:
+    """A folder that one download fills.
 
-    Args:
-        session: is stopped if anything but the error of a single item occurs.
-        work: may raise a `MrbridgeError` that concerns only its item; an `OutputError` ends all.
-        label: of a progress bar that counts the items.
-
-    Returns:
-        The errors of the items that failed.
-
-    Raises:
-        Interrupted: Ctrl-C or SIGTERM.
-        OutputError: something cannot be written.
+    Attributes:
+        record: what it contains; new for a new folder.
     """
-    failed: dict[Item, MrbridgeError] = {}
-    with ThreadPoolExecutor(max_workers=session.settings.workers) as pool:
-        futures = {pool.submit(work, item): item for item in items}
+
+    def __init__(self, path: Path, **identity: str) -> None:
+        """Read the record; nothing is written.
+
+        Raises:
+            OutputError: the folder contains something else than this download.
+        """
+        self.path, self._identity = path, identity
+        self._lock = threading.Lock()
+        self.record = self._read()
+
+    def _read(self) -> Record:
+        path, file, remedy = self.path, self.path / RECORD, "Name a new folder."
+        if path.is_file():
+            raise OutputError("is a file", path=path, remedy=remedy)
+        if not file.is_file():
+            if path.is_dir() and not all(is_temporary(entry) for entry in path.iterdir()):
+                problem = "is not empty and was not started by mrbridge download"
+                raise OutputError(problem, path=path, remedy=remedy)
+            return Record.model_validate(self._identity)
         try:
-            completed = as_completed(futures)
-            for future in progress.track(completed, label, len(items)) if label else completed:
-                error = future.exception()
-                if isinstance(error, MrbridgeError) and not isinstance(error, OutputError):
-                    failed[futures[future]] = error
-                elif error is not None:
-                    raise error
-        except BaseException as error:
-            session.stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            if not isinstance(error, KeyboardInterrupt | Stopped):
-                raise
-            raise Interrupted(
-                "was interrupted", remedy="Run the same command again: it resumes from here."
-            ) from None
-    return failed
+            record = Record.model_validate_json(file.read_bytes())
+        except (OSError, ValueError):
+            raise OutputError("is damaged or was edited", path=file, remedy=remedy) from None
+        known = record.model_dump(include={"source", "dataset", "version"}, exclude_none=True)
+        if any(known.get(key, value) != value for key, value in self._identity.items()):
+            raise OutputError(f"contains {' '.join(known.values())}", path=path, remedy=remedy)
+        return record.model_copy(update=self._identity)
 
+    def _save(self) -> None:
+        write_json(self.path / RECORD, self.record.model_dump(exclude_defaults=True))
 
-def write_citation(
-    folder: Path, *, title: str, url: str, authors: Sequence[str], **more: str
-) -> None:
-    """Write `CITATION.cff`, which BIDS allows at the top of a dataset.
+    def download(
+        self,
+        session: Session,
+        title: str,
+        licence: str,
+        files: Sequence[RemoteFile],
+        describe: Callable[[], None],
+        failed: Mapping[str, str] | None = None,
+    ) -> Report:
+        """Show the plan and, unless this is a dry run, download what is missing.
 
-    Source: https://github.com/citation-file-format/citation-file-format (1.2.0)
-    """
-    citation = {
-        "cff-version": "1.2.0",
-        "message": "If you use this dataset, please cite it.",
-        "type": "dataset",
-        "title": title,
-        "authors": [{"name": author} for author in authors],
-        **more,
-        "url": url,
-    }
-    text = yaml.safe_dump(citation, sort_keys=False, allow_unicode=True)
-    write_text(folder / "CITATION.cff", text)
+        Args:
+            describe: writes licence, citation and whatever else the archive has no file of.
+            failed: what the archive does not have, with the reason.
 
+        Raises:
+            OutputError: the disk has no room, another download is running, or the folder cannot be
+                written.
+            Interrupted: Ctrl-C or SIGTERM.
+        """
+        missing = self._missing(session, title, files)
+        sizes, to_come = ([file.size or 0 for file in some] for some in (files, missing))
+        plan = Plan(title, len(files), sum(sizes), len(missing), sum(to_come), licence)
+        self._require_space(plan.missing_bytes)
+        errors: dict[RemoteFile, InputError] = {}
+        if not session.settings.dry_run:
+            log.info("%s", plan)
+            with self._writing(), progress.transfer(title, plan.missing_bytes) as advance:
+                describe()
+                errors = in_parallel(session, missing, partial(self._fetch, session, advance))
+            missing = list(errors)
+        scans = sum(file.is_scan and file not in missing for file in files)
+        reasons = dict(failed or {}) | {file.path: str(error) for file, error in errors.items()}
+        return Report(str(self.path), plan, scans, reasons, session.settings.dry_run)
 
-def _size(count: int | None) -> str:
-    return "unknown size" if count is None else decimal(count)
+    def _missing(
+        self, session: Session, title: str, files: Sequence[RemoteFile]
+    ) -> list[RemoteFile]:
+        """Scans without the right checksum, and others that do not exist: users may edit these."""
+        intact = set[RemoteFile]()
+
+        def verify(file: RemoteFile) -> None:
+            path, digest = self.path / file.path, file.digest or self.record.sha256.get(file.path)
+            if not path.is_file() or (file.is_scan and not digest):
+                return
+            if file.is_scan and replace(file, digest=digest).damage(path):
+                log.warning("%s: is damaged; it is downloaded again", path)
+            else:
+                intact.add(file)
+
+        kept = [file for file in files if not (file.is_scan and session.settings.overwrite)]
+        in_parallel(session, kept, verify, f"Verifying {title}")
+        return [file for file in files if file not in intact]
+
+    def _require_space(self, count: int) -> None:
+        existing = next(parent for parent in (self.path, *self.path.parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
+        if count + _SPARE > free:
+            raise OutputError(
+                f"needs {decimal(count)}, {decimal(free)} are free",
+                path=self.path,
+                remedy="Free some space, choose another disk, or name fewer --subjects.",
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with only_writer(self.path, "is in use by another download"):
+                self._read()  # another download may have started it meanwhile
+                self._save()
+                yield
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written ({error.strerror or error})",
+                path=error.filename or self.path,
+                remedy="Check free space and permissions, then run the same command again.",
+            ) from error
+
+    def _fetch(self, session: Session, advance: Callable[[int], object], file: RemoteFile) -> None:
+        fetch(session, file, self.path, advance)
+        if file.is_scan and file.digest is None:
+            digest = sha256_of(self.path / file.path)
+            with self._lock:
+                self.record.sha256[file.path] = digest
+                self._save()

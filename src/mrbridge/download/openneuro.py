@@ -9,36 +9,23 @@ https://docs.openneuro.org/faq.html.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from mrbridge import progress
-from mrbridge.download.folder import (
-    Expected,
-    Folder,
-    Plan,
-    Report,
-    damage,
-    fetch,
-    in_parallel,
-    is_scan,
-    received,
-    write_citation,
-)
-from mrbridge.download.http import Busy, Session
+from mrbridge.download.fetch import Busy, RemoteFile, Session, in_parallel
+from mrbridge.download.folder import Folder, Report
 from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError, SettingsError
-from mrbridge.io.atomic import suffix_of, write_text
+from mrbridge.io.atomic import write_text
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast
+from mrbridge.json_text import parse_json
 from mrbridge.volume import CONTRASTS
 
 SITE = "https://openneuro.org"
@@ -47,8 +34,6 @@ TERMS = (
     "(https://docs.openneuro.org/faq.html)"
 )
 
-log = logging.getLogger(__name__)
-
 _TOP_FILES = re.compile(
     r"dataset_description\.json|participants\.(tsv|json)|README(\.\w+)?|CHANGES|LICENSE"
     r"|CITATION\.cff"
@@ -56,6 +41,8 @@ _TOP_FILES = re.compile(
 # The folders on the way to scans: sub-01, sub-01/ses-1, sub-01/anat, sub-01/ses-1/anat.
 _FOLDERS = re.compile(r"sub-[a-zA-Z0-9+]+(/ses-[a-zA-Z0-9+]+)?(/anat)?")
 _MOST_NAME_BYTES = 240
+# https://git-annex.branchable.com/internals/key_format, such as MD5E-s123--0cc1….nii.gz
+_ANNEX_KEY = re.compile(r"(MD5|SHA1|SHA256|SHA512)E?-s(\d{1,18})--([0-9a-f]+)")
 _PASSING = re.compile(r"^(502|504)|ECONNREFUSED|timeout$|^fetch failed$")
 _FIELDS = "id filename size directory urls"
 _SNAPSHOTS = (
@@ -86,13 +73,9 @@ class _Entry(BaseModel):
     urls: list[str | None] | None = None
 
 
-class _Tag(BaseModel):
-    tag: str
-
-
 class _Dataset(BaseModel):
-    snapshots: list[_Tag]
-    latestSnapshot: _Tag
+    snapshots: list[dict[Literal["tag"], str]]
+    latestSnapshot: dict[Literal["tag"], str]
 
 
 class _Listing(BaseModel):
@@ -101,15 +84,6 @@ class _Listing(BaseModel):
 
 
 Answer = TypeVar("Answer", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class _File:
-    """A wanted file of a snapshot: its path in the dataset, its address, what is listed."""
-
-    path: str
-    url: str
-    expected: Expected
 
 
 def download(
@@ -130,112 +104,67 @@ def download(
         OutputError: the folder contains something else, or the disk is full.
         Interrupted: Ctrl-C or SIGTERM.
     """
-    with Session(settings) as session:
-        return _download(session, dataset, out, version)
-
-
-def _download(session: Session, dataset: str, out: Path, version: str | None) -> Report:
-    settings = session.settings
-    contrasts, subjects = settings.contrast, settings.subjects
-    unknown = [contrast for contrast in contrasts if contrast not in CONTRASTS]
-    if unknown:
-        raise SettingsError(
-            f"'{unknown[0]}' is not a contrast that mrbridge knows",
-            remedy=f"Known: {', '.join(CONTRASTS)}.",
+    for contrast in settings.contrast:
+        if contrast not in CONTRASTS:
+            raise SettingsError(
+                f"'{contrast}' is not a contrast that mrbridge knows",
+                remedy=f"Known: {', '.join(CONTRASTS)}.",
+            )
+    if not re.fullmatch(r"ds[0-9]{6}", dataset):
+        raise InputError(
+            f"'{dataset}' is not a dataset of OpenNeuro",
+            remedy="Its name is ds and six digits, such as ds002330.",
         )
-    begun = Folder(out, source="openneuro", dataset=dataset).record.get("version")
-    server = _Server(session, settings.mirror or SITE)
-    version = server.find_version(dataset, version or begun)
-    folder = Folder(out, source="openneuro", dataset=dataset, version=version)
-    labels = None if subjects is None else [label.removeprefix("sub-") for label in subjects]
-    files, about = server.list_files(dataset, version, contrasts, labels)
-    url = f"{SITE}/datasets/{dataset}/versions/{version}"
-    licence = " ".join(str(about.get("License") or "").split())
-    missing = files
-    if not settings.overwrite:
-        intact: set[_File] = set()
-        in_parallel(session, files, partial(_verify, out, intact), f"Verifying {dataset}")
-        missing = [file for file in files if file not in intact]
-    elif out.is_dir():  # tables and descriptions that users may have edited stay
-        missing = [file for file in files if is_scan(file.path) or not (out / file.path).exists()]
-    missing_bytes = sum((f.expected.size or 0) - received(out / f.path) for f in missing)
-    plan = Plan(
-        title=f"{dataset} {version}",
-        files=len(files),
-        bytes=sum(file.expected.size or 0 for file in files),
-        missing_files=len(missing),
-        missing_bytes=missing_bytes,
-        licence=licence or "not stated in dataset_description.json",
-    )
-    folder.require_space(missing_bytes)
-    failed: dict[str, str] = {}
-    if not settings.dry_run:
-        log.info("%s", plan)
-        with folder.writing():
-            folder.save(url=url)
-            _write_licence(out, plan, url, about, {file.path for file in files})
-            with progress.transfer(plan.title, sum(f.expected.size or 0 for f in missing)) as step:
-                errors = in_parallel(
-                    session,
-                    missing,
-                    lambda file: fetch(session, file.url, out / file.path, file.expected, step),
-                )
-            failed = {file.path: str(error) for file, error in errors.items()}
-    absent = {file.path for file in missing} if settings.dry_run else set(failed)
-    scans = sum(is_scan(file.path) and file.path not in absent for file in files)
-    return Report(str(out), plan, scans, failed, settings.dry_run)
+    begun = Folder(out, source="openneuro", dataset=dataset).record.version
+    with Session(settings) as session:
+        server = _Server(session, dataset, version or begun)
+        folder = Folder(out, source="openneuro", dataset=dataset, version=server.version)
+        files, about = server.list_files()
+        title = f"{dataset} {server.version}"
+        licence = " ".join(str(about.get("License") or "").split())
+        licence = licence or "not stated in dataset_description.json"
 
+        def describe() -> None:
+            present = {file.path for file in files} | {path.name for path in out.iterdir()}
+            for name, text in _texts(dataset, server.version, licence, about).items():
+                if name not in present:
+                    write_text(out / name, text)
 
-def _verify(out: Path, intact: set[_File], file: _File) -> None:
-    """Add a file to `intact` if it is there; a scan also has the listed size and checksum."""
-    path = out / file.path
-    if path.is_file():
-        if is_scan(path) and damage(path, file.expected, suffix_of(path)):
-            log.warning("%s: is damaged; it is downloaded again", path)
-        else:
-            intact.add(file)
+        return folder.download(session, title, licence, files, describe)
 
 
 class _Server:
-    """The GraphQL interface of OpenNeuro."""
+    """The GraphQL interface of OpenNeuro, and one version of a dataset there.
 
-    def __init__(self, session: Session, site: str) -> None:
-        self._session = session
-        self._url = f"{site.rstrip('/')}/crn/graphql"
+    Attributes:
+        version: the requested one, or the newest.
+    """
 
-    def find_version(self, dataset: str, version: str | None) -> str:
-        """The version if it exists; the newest if it is None.
+    def __init__(self, session: Session, dataset: str, version: str | None) -> None:
+        """Look the version up.
 
         Raises:
             InputError: no such dataset or version.
         """
-        if not re.fullmatch(r"ds[0-9]{6}", dataset):
-            raise InputError(
-                f"'{dataset}' is not a dataset of OpenNeuro",
-                remedy="Its name is ds and six digits, such as ds002330.",
-            )
+        self._session = session
+        self._url = f"{(session.settings.mirror or SITE).rstrip('/')}/crn/graphql"
         answer = self._ask(_SNAPSHOTS, "dataset", _Dataset, dataset=dataset)
-        tags = [snapshot.tag for snapshot in answer.snapshots]
+        tags = [snapshot["tag"] for snapshot in answer.snapshots]
         if version is not None and version not in tags:
             raise InputError(
                 f"{dataset} has no version {version}", remedy=f"It has {', '.join(tags)}."
             )
-        return version or answer.latestSnapshot.tag
+        self.version = version or answer.latestSnapshot["tag"]
+        self._snapshot = {"dataset": dataset, "tag": self.version}
 
-    def list_files(
-        self,
-        dataset: str,
-        version: str,
-        contrasts: Sequence[str],
-        subjects: Sequence[str] | None,
-    ) -> tuple[list[_File], dict[str, Any]]:
-        """The wanted files of a snapshot, and its description as the server has it.
+    def list_files(self) -> tuple[list[RemoteFile], dict[str, Any]]:
+        """The wanted files, and the description of the dataset as the server has it.
 
         Raises:
             InputError: no such subject or scan.
         """
-        snapshot = {"dataset": dataset, "tag": version}
-        files: dict[str, _File] = {}
+        settings, dataset = self._session.settings, self._snapshot["dataset"]
+        files: dict[str, RemoteFile] = {}
 
         def add(parent: str, entries: Sequence[_Entry]) -> dict[str, str]:
             """Add the wanted files of a folder; return the trees of its folders."""
@@ -244,39 +173,47 @@ class _Server:
                 path = f"{parent}{_checked(entry.filename)}"
                 if entry.directory and _FOLDERS.fullmatch(path):
                     trees[path] = entry.id
-                elif not entry.directory and _is_wanted(path, contrasts):
+                elif not entry.directory and _is_wanted(path, settings.contrast):
                     files[path] = self._file(path, entry)
             return trees
 
         def walk(folder: tuple[str, str]) -> None:
             path, tree = folder
-            listing = self._ask(_TREE, "snapshot", _Listing, **snapshot, tree=tree)
+            listing = self._ask(_TREE, "snapshot", _Listing, **self._snapshot, tree=tree)
             for below in add(f"{path}/", listing.files).items():
                 walk(below)
 
-        top = self._ask(_ABOUT, "snapshot", _Listing, **snapshot)
-        folders = _only(add("", top.files), subjects, dataset)
+        top = self._ask(_ABOUT, "snapshot", _Listing, **self._snapshot)
+        folders = add("", top.files)
+        if settings.subjects is not None:
+            wanted = [f"sub-{label.removeprefix('sub-')}" for label in settings.subjects]
+            _require(folders, wanted, dataset)
+            folders = {path: folders[path] for path in wanted}
         errors = in_parallel(self._session, list(folders.items()), walk, f"Listing {dataset}")
         for error in errors.values():
             raise error
-        if not any(map(is_scan, files)):
+        if not any(file.is_scan for file in files.values()):
+            contrasts = " or ".join(settings.contrast)
             raise InputError(
-                f"{dataset} {version} has no scans of {' or '.join(contrasts)} for these subjects",
+                f"{dataset} {self.version} has no scans of {contrasts} for these subjects",
                 remedy="Choose another --contrast or other --subjects.",
             )
         return [files[path] for path in sorted(files)], top.description or {}
 
-    def _file(self, path: str, entry: _Entry) -> _File:
+    def _file(self, path: str, entry: _Entry) -> RemoteFile:
         schemes = {"https", self._url.partition(":")[0]}  # a local mirror may have no TLS
         for url in entry.urls or []:
             if url and url.partition(":")[0] in schemes:
-                return _File(path, url, Expected.from_annex(entry.id) or Expected(entry.size))
+                key = _ANNEX_KEY.match(entry.id)
+                if key is None:
+                    return RemoteFile(url, path, entry.size)
+                return RemoteFile(url, path, int(key[2]), key[3], key[1].lower())
         raise InputError(f"the archive lists no address of {path}", remedy="Try again later.")
 
     def _ask(self, query: str, key: str, model: type[Answer], **variables: str) -> Answer:
         """The answer to a query under `key`."""
         body = {"query": query, "variables": variables}
-        answer = self._session.post(self._url, body, _raise_errors)
+        answer = self._session.retrying(self._url)(self._send, body)
         try:
             value = answer["data"][key]
             if value is None:
@@ -287,17 +224,25 @@ class _Server:
                 f"{self._url} answers in an unknown form", remedy="Check --mirror, or report this."
             ) from None
 
-
-def _raise_errors(answer: Any) -> None:
-    """Raise the error of a GraphQL answer; a busy server reports it with status 200."""
-    errors = answer.get("errors") if isinstance(answer, dict) else None
-    if isinstance(errors, list) and errors:
-        message = str(errors[0].get("message")) if isinstance(errors[0], dict) else "an error"
-        if _PASSING.search(message):
-            raise Busy(message)
-        raise InputError(
-            f"OpenNeuro answers: {message}", remedy="Check the dataset's name and version."
-        )
+    def _send(self, body: dict[str, Any]) -> Any:
+        """Send a query once; a busy server reports it in the answer, with status 200."""
+        content, response = self._session.read("POST", self._url, json=body)
+        try:
+            answer = parse_json(content)
+        except ValueError:
+            raise InputError(
+                f"{self._url} does not answer with JSON (status {response.status_code})",
+                remedy="Check --mirror, or try again later.",
+            ) from None
+        errors = answer.get("errors") if isinstance(answer, dict) else None
+        if isinstance(errors, list) and errors:
+            message = str(errors[0].get("message")) if isinstance(errors[0], dict) else "an error"
+            if _PASSING.search(message):
+                raise Busy(message)
+            raise InputError(
+                f"OpenNeuro answers: {message}", remedy="Check the dataset's name and version."
+            )
+        return answer
 
 
 def _checked(name: str) -> str:
@@ -308,18 +253,15 @@ def _checked(name: str) -> str:
     return name
 
 
-def _only(folders: dict[str, str], subjects: Sequence[str] | None, dataset: str) -> dict[str, str]:
-    """The folders of the named subjects."""
-    if subjects is None:
-        return folders
-    absent = [label for label in subjects if f"sub-{label}" not in folders]
+def _require(folders: dict[str, str], wanted: Sequence[str], dataset: str) -> None:
+    """Refuse subjects that the dataset does not have."""
+    absent = [path.removeprefix("sub-") for path in wanted if path not in folders]
     if absent:
         known = sorted(path.removeprefix("sub-") for path in folders)
         raise InputError(
             f"{dataset} has no subject {', '.join(absent)}",
             remedy=f"It has {', '.join(known[:6])}{', …' if len(known) > 6 else ''}.",
         )
-    return {f"sub-{label}": folders[f"sub-{label}"] for label in subjects}
 
 
 def _is_wanted(path: str, contrasts: Sequence[str]) -> bool:
@@ -327,34 +269,37 @@ def _is_wanted(path: str, contrasts: Sequence[str]) -> bool:
     name = PurePosixPath(path).name
     if path == name and _TOP_FILES.fullmatch(name):
         return True
-    if suffix_of(name) == ".json":  # also without entities, by inheritance: T1w.json
+    if name.endswith(".json"):  # also without entities, by inheritance: T1w.json
         return name.removesuffix(".json").split("_")[-1] in contrasts
-    return is_scan(name) and parse_name(name) is not None and guess_contrast(name) in contrasts
+    is_scan = name.lower().endswith((".nii", ".nii.gz"))
+    return is_scan and parse_name(name) is not None and guess_contrast(name) in contrasts
 
 
-def _write_licence(out: Path, plan: Plan, url: str, about: dict[str, Any], own: set[str]) -> None:
-    """Write licence and citation, unless they exist or the dataset has its own."""
-    dataset, _, version = plan.title.partition(" ")
-    name = str(about.get("Name") or dataset)
-    if "LICENSE" not in own and not (out / "LICENSE").exists():
-        text = (
-            f"{name} ({dataset}, version {version}, {url})\n\n"
-            f"Licence in its dataset_description.json: {plan.licence}\n{TERMS}.\n"
-        )
-        if about.get("HowToAcknowledge"):
-            text += f"\nHow to acknowledge: {about['HowToAcknowledge']}\n"
-        write_text(out / "LICENSE", text)
-    if "CITATION.cff" not in own and not (out / "CITATION.cff").exists():
-        authors = about.get("Authors")
-        authors = [str(name) for name in authors if name] if isinstance(authors, list) else []
-        doi = str(about.get("DatasetDOI") or "").removeprefix("doi:")
-        more = {"version": version} | ({"doi": doi} if doi.startswith("10.") else {})
-        if plan.licence.upper() in ("CC0", "CC0-1.0"):
-            more["license"] = "CC0-1.0"
-        write_citation(
-            out,
-            title=name,
-            url=url,
-            authors=authors or [f"The authors of {dataset}"],
-            **more,
-        )
+def _texts(dataset: str, version: str, licence: str, about: dict[str, Any]) -> dict[str, str]:
+    """Licence and citation by file name, for a dataset that has none of its own.
+
+    Source of the citation's form: https://github.com/citation-file-format/citation-file-format
+    (1.2.0); BIDS allows it at the top of a dataset.
+    """
+    name, url = str(about.get("Name") or dataset), f"{SITE}/datasets/{dataset}/versions/{version}"
+    text = (
+        f"{name} ({dataset}, version {version}, {url})\n\n"
+        f"Licence in its dataset_description.json: {licence}\n{TERMS}.\n"
+    )
+    if about.get("HowToAcknowledge"):
+        text += f"\nHow to acknowledge: {about['HowToAcknowledge']}\n"
+    authors, doi = about.get("Authors"), str(about.get("DatasetDOI") or "").removeprefix("doi:")
+    authors = [str(one) for one in authors if one] if isinstance(authors, list) else []
+    citation = {
+        "cff-version": "1.2.0",
+        "message": "If you use this dataset, please cite it.",
+        "type": "dataset",
+        "title": name,
+        "authors": [{"name": one} for one in authors or [f"The authors of {dataset}"]],
+        "version": version,
+        **({"doi": doi} if doi.startswith("10.") else {}),
+        **({"license": "CC0-1.0"} if licence.upper() in ("CC0", "CC0-1.0") else {}),
+        "url": url,
+    }
+    cff = yaml.safe_dump(citation, sort_keys=False, allow_unicode=True)
+    return {"LICENSE": text, "CITATION.cff": cff}

@@ -27,7 +27,7 @@ class DownloadSettings(Settings):
     )
     workers: int = Field(4, ge=1, le=32, description="Parallel downloads.")
     attempts: int = Field(
-        6, ge=1, description="Consecutive attempts without progress before a file is given up."
+        6, ge=1, description="Attempts before a file is given up; each one resumes it."
     )
     first_wait_seconds: float = Field(
         1.0, ge=0, description="Wait after the first failed attempt; it doubles each time."
