@@ -29,7 +29,7 @@ def names(folder: Path) -> set[str]:
 
 
 def look(session: Session, url: str) -> bytes:
-    content, _ = session.retrying(url)(session.read, "GET", url)
+    content, _ = session.retry(session.read, "GET", url)
     return content
 
 

@@ -23,6 +23,7 @@ import httpx
 from tenacity import (
     RetryCallState,
     Retrying,
+    before_sleep_log,
     retry_if_exception_type,
     sleep_using_event,
     wait_exponential,
@@ -61,8 +62,7 @@ class RemoteFile:
         path: its place in the folder.
         size: in bytes; None if it is not listed.
         digest, algorithm: its checksum in hexadecimal; None if it is not known.
-        offset: where it starts in what is at the URL.
-        state: the `state_of` the tar file around it when it was listed.
+        offset: where it starts in what is at the URL, such as a tar file.
     """
 
     url: str
@@ -71,7 +71,6 @@ class RemoteFile:
     digest: str | None = None
     algorithm: str = "sha256"
     offset: int = 0
-    state: str | None = None
 
     @property
     def is_scan(self) -> bool:
@@ -81,13 +80,8 @@ class RemoteFile:
     @property
     def is_resumable(self) -> bool:
         """Whether its checks would notice that its parts are of two states of the file."""
-        return self.size is not None and (self.digest or self.state) is not None
-
-    def span(self, start: int) -> str | None:
-        """The bytes from `start` on, as in a request; None for all of them."""
-        if self.size is None or not self.is_resumable:
-            return None
-        return f"{self.offset + start}-{self.offset + self.size - 1}"
+        is_checked = self.digest is not None or suffix_of(self.path) == ".nii.gz"
+        return self.size is not None and is_checked
 
     @property
     def limit(self) -> int:
@@ -126,8 +120,8 @@ class RemoteFile:
 class Busy(Exception):
     """The attempt failed, the next one may succeed; `wait` is what the server asks for, in s."""
 
-    def __init__(self, reason: str, wait: float = 0) -> None:
-        super().__init__(reason)
+    def __init__(self, url: str, reason: str, wait: float = 0) -> None:
+        super().__init__(f"{url} cannot be downloaded ({reason})")
         self.wait = wait
 
 
@@ -137,6 +131,8 @@ class Session:
     Attributes:
         settings: how patient to be.
         stop: set it to end all downloads.
+        retry: calls a function until it does not raise `Busy`, with growing waits in between;
+            `InputError` when the last attempt has failed.
     """
 
     def __init__(self, settings: DownloadSettings) -> None:
@@ -149,6 +145,16 @@ class Session:
             follow_redirects=True,
             headers={"User-Agent": f"mrbridge/{version('mrbridge')}"},
         )
+        first, longest = settings.first_wait_seconds, settings.longest_wait_seconds
+        backoff = wait_exponential(first, longest) + wait_random(0, first)
+        self.retry = Retrying(
+            retry=retry_if_exception_type(Busy),
+            stop=self._is_last,
+            wait=lambda call: max(backoff(call), _error(call).wait),
+            sleep=sleep_using_event(self.stop),
+            before_sleep=before_sleep_log(log, logging.DEBUG),
+            retry_error_callback=self._give_up,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -158,34 +164,18 @@ class Session:
         if kind is KeyboardInterrupt:
             raise _interrupted() from None
 
-    def retrying(self, url: str) -> Retrying:
-        """Attempts with growing waits in between; `InputError` when the last one has failed."""
-        settings = self.settings
-        first, longest = settings.first_wait_seconds, settings.longest_wait_seconds
-        backoff = wait_exponential(first, longest) + wait_random(0, first)
+    def _is_last(self, call: RetryCallState) -> bool:
+        attempts, longest = self.settings.attempts, self.settings.longest_wait_seconds
+        # A host that never answered is most likely out of reach: do not keep the user waiting.
+        limit = attempts if self._is_reached else min(2, attempts)
+        return call.attempt_number >= limit or _error(call).wait > longest
 
-        def is_last(call: RetryCallState) -> bool:
-            # A host that never answered is most likely out of reach: do not keep the user waiting.
-            limit = settings.attempts if self._is_reached else min(2, settings.attempts)
-            return call.attempt_number >= limit or _error(call).wait > longest
-
-        def give_up(call: RetryCallState) -> None:
-            self._is_reached = False
-            raise InputError(
-                f"{url} cannot be downloaded ({_error(call)})",
-                remedy="Check the network and --mirror, or run the same command again later: it "
-                "resumes where it stopped.",
-            )
-
-        return Retrying(
-            retry=retry_if_exception_type(Busy),
-            stop=is_last,
-            wait=lambda call: max(backoff(call), _error(call).wait),
-            sleep=sleep_using_event(self.stop),
-            before_sleep=lambda call: log.debug(
-                "%s: %s, next attempt in %.1f s", url, _error(call), call.upcoming_sleep
-            ),
-            retry_error_callback=give_up,
+    def _give_up(self, call: RetryCallState) -> None:
+        self._is_reached = False
+        raise InputError(
+            str(_error(call)),
+            remedy="Check the network and --mirror, or run the same command again later: it "
+            "resumes where it stopped.",
         )
 
     @contextmanager
@@ -218,7 +208,7 @@ class Session:
                 if status in _BUSY:
                     asked = response.headers.get("Retry-After", "")
                     wait = float(asked) if re.fullmatch("[0-9]{1,18}", asked) else 0.0
-                    raise Busy(f"status {status}{f', wait {asked} s' if wait else ''}", wait)
+                    raise Busy(url, f"status {status}{f', wait {asked} s' if wait else ''}", wait)
                 if method == "GET" and status not in (200, 206) and not (span and status == 416):
                     raise InputError(
                         f"{url} is refused ({status} {response.reason_phrase})",
@@ -227,7 +217,7 @@ class Session:
                 sent = response.headers.get("Content-Range", "")
                 first = span.partition("-")[0] if span else ""
                 if status == 206 and not re.fullmatch(rf"bytes {first}-\d+/\d{{1,18}}", sent):
-                    raise Busy("the server sent another range")
+                    raise Busy(url, "the server sent another range")
                 yield response
         except (
             *(httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects),
@@ -235,7 +225,7 @@ class Session:
         ) as error:
             raise InputError(f"{url} is not a usable address ({error})") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
-            raise Busy(str(error) or type(error).__name__) from error
+            raise Busy(url, str(error) or type(error).__name__) from error
 
     def read(self, method: str, url: str, **options: Any) -> tuple[bytes, httpx.Response]:
         """The content of a response, and the response, in one attempt.
@@ -257,14 +247,6 @@ class Session:
                 if len(content) > MAX_TEXT:
                     raise InputError(f"{url} sends more than {MAX_TEXT} bytes")
         return bytes(content), response
-
-
-def state_of(response: httpx.Response) -> str:
-    """What tells one state of a file from another: its length, entity tag and date, where a
-    response with a range of the file has them."""
-    length = response.headers.get("Content-Range", "").rpartition("/")[2]
-    headers = [response.headers.get(name, "") for name in ("ETag", "Last-Modified")]
-    return " ".join([length, *headers])
 
 
 def fetch(
@@ -291,7 +273,7 @@ def fetch(
         known = position
 
     for _ in range(2):
-        session.retrying(file.url)(_receive, session, file, part, reach)
+        session.retry(_receive, session, file, part, reach)
         problem = file.damage(part)
         if problem is None:
             settle(part, path)
@@ -306,15 +288,13 @@ def _receive(
 ) -> None:
     """Append what is missing of a file to `part`, over one connection."""
     with part.open("ab" if file.is_resumable else "wb") as target:
-        position = target.tell()
+        position, span = target.tell(), None
         reach(position)
-        if file.is_resumable and position >= (file.size or 0):
-            return
-        with session.request("GET", file.url, file.span(position)) as response:
-            if file.state is not None and state_of(response) != file.state:
-                raise InputError(
-                    f"{file.url} changed on the server", remedy="Run the same command again."
-                )
+        if file.is_resumable and file.size is not None:
+            if position >= file.size:
+                return
+            span = f"{file.offset + position}-{file.offset + file.size - 1}"
+        with session.request("GET", file.url, span) as response:
             if response.status_code == 416:  # the part is longer than the file: it is damaged
                 return
             if response.status_code == 200:  # the whole file

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +17,7 @@ from rich.filesize import decimal
 from mrbridge import progress
 from mrbridge.download.fetch import RemoteFile, Session, fetch, in_parallel
 from mrbridge.errors import InputError, OutputError, SomeScansFailed
-from mrbridge.io.atomic import sha256_of, write_json
+from mrbridge.io.atomic import write_json
 from mrbridge.io.lock import only_writer
 from mrbridge.io.temporary import is_temporary
 
@@ -42,7 +40,7 @@ class Archive(BaseModel):
     """What is known of a tar file: its scans up to the byte `end`, by subject.
 
     Attributes:
-        state: of the file, `state_of`; begins with its length in bytes.
+        state: its length in bytes, entity tag and date, by which a change is noticed.
         complete: `end` is the end of the archive.
     """
 
@@ -57,7 +55,6 @@ class Record(BaseModel):
 
     Attributes:
         source, dataset, version: what the folder is a copy of.
-        sha256: checksums by path, of the scans for which the source lists none.
         archives: the tar files of the source, by name.
     """
 
@@ -66,7 +63,6 @@ class Record(BaseModel):
     source: str = Field(min_length=1)
     dataset: str | None = None
     version: str | None = None
-    sha256: dict[str, str] = {}
     archives: dict[str, Archive] = {}
 
 
@@ -146,7 +142,6 @@ class Folder:
             OutputError: the folder contains something else than this download.
         """
         self.path, self._identity = path, identity
-        self._lock = threading.Lock()
         self.record = self._read()
 
     def _read(self) -> Record:
@@ -166,9 +161,6 @@ class Folder:
         if any(known.get(key, value) != value for key, value in self._identity.items()):
             raise OutputError(f"contains {' '.join(known.values())}", path=path, remedy=remedy)
         return record.model_copy(update=self._identity)
-
-    def _save(self) -> None:
-        write_json(self.path / RECORD, self.record.model_dump(exclude_defaults=True))
 
     def download(
         self,
@@ -197,9 +189,12 @@ class Folder:
         errors: dict[RemoteFile, InputError] = {}
         if not session.settings.dry_run:
             log.info("%s", plan)
-            with self._writing(), progress.transfer(title, plan.missing_bytes) as advance:
+            with self._writing():
                 describe()
-                errors = in_parallel(session, missing, partial(self._fetch, session, advance))
+                with progress.transfer(title, plan.missing_bytes) as advance:
+                    errors = in_parallel(
+                        session, missing, lambda file: fetch(session, file, self.path, advance)
+                    )
             missing = list(errors)
         scans = sum(file.is_scan and file not in missing for file in files)
         reasons = dict(failed or {}) | {file.path: str(error) for file, error in errors.items()}
@@ -208,14 +203,14 @@ class Folder:
     def _missing(
         self, session: Session, title: str, files: Sequence[RemoteFile]
     ) -> list[RemoteFile]:
-        """Scans without the right checksum, and others that do not exist: users may edit these."""
+        """Absent files and damaged scans. Users may edit the other files."""
         intact = set[RemoteFile]()
 
         def verify(file: RemoteFile) -> None:
-            path, digest = self.path / file.path, file.digest or self.record.sha256.get(file.path)
-            if not path.is_file() or (file.is_scan and not digest):
+            path = self.path / file.path
+            if not path.is_file():
                 return
-            if file.is_scan and replace(file, digest=digest).damage(path):
+            if file.is_scan and file.damage(path):
                 log.warning("%s: is damaged; it is downloaded again", path)
             else:
                 intact.add(file)
@@ -239,7 +234,7 @@ class Folder:
         try:
             with only_writer(self.path, "is in use by another download"):
                 self._read()  # another download may have started it meanwhile
-                self._save()
+                write_json(self.path / RECORD, self.record.model_dump(exclude_defaults=True))
                 yield
         except OSError as error:
             raise OutputError(
@@ -247,11 +242,3 @@ class Folder:
                 path=error.filename or self.path,
                 remedy="Check free space and permissions, then run the same command again.",
             ) from error
-
-    def _fetch(self, session: Session, advance: Callable[[int], object], file: RemoteFile) -> None:
-        fetch(session, file, self.path, advance)
-        if file.is_scan and file.digest is None:
-            digest = sha256_of(self.path / file.path)
-            with self._lock:
-                self.record.sha256[file.path] = digest
-                self._save()

@@ -12,13 +12,13 @@ import io
 import re
 import tarfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrbridge import progress
-from mrbridge.download.fetch import RemoteFile, Session, in_parallel, state_of
+from mrbridge.download.fetch import RemoteFile, Session
 from mrbridge.download.folder import Archive, ArchivedScan, Folder, Report
 from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError, MrbridgeWarning, SettingsError
@@ -75,33 +75,20 @@ def _list(
     session: Session, folder: Folder, site: str, labels: set[str] | None
 ) -> tuple[list[RemoteFile], dict[str, str], dict[str, str]]:
     """The wanted scans, what cannot be downloaded and why, and the hospitals of the subjects."""
-    settings, record = session.settings, folder.record
     files: list[RemoteFile] = []
     failed: dict[str, str] = {}
     hospitals: dict[str, str] = {}
-    archives: dict[str, tuple[Archive, str]] = {}
-    with progress.transfer("Listing IXI", None) as advance:
-
-        def index(contrast: str) -> None:
-            name = ARCHIVES[contrast]
-            known = None if settings.overwrite else record.archives.get(name)
-            archives[contrast] = _index(session, f"{site}/{name}", known, contrast, labels, advance)
-
-        for error in in_parallel(session, sorted(set(settings.contrast)), index).values():
-            raise error
-    for contrast in dict.fromkeys(settings.contrast):
-        archive, problem = archives[contrast]
-        name, end = ARCHIVES[contrast], f"_{contrast}.nii.gz"
-        if record.archives.get(name) is not archive:  # it is new or changed: so may be its scans
-            record.sha256 = {x: sum_ for x, sum_ in record.sha256.items() if not x.endswith(end)}
-            record.archives[name] = archive
+    for contrast in dict.fromkeys(session.settings.contrast):
+        name = ARCHIVES[contrast]
+        url = f"{site}/{name}"
+        known = None if session.settings.overwrite else folder.record.archives.get(name)
+        archive, problem = _index(session, url, known, contrast, labels)
+        folder.record.archives[name] = archive
         for label, scan in archive.scans.items():
             if labels is None or label in labels:
                 hospitals[f"sub-{label}"] = scan.site
-                path = f"sub-{label}/anat/sub-{label}{end}"
-                tar = f"{site}/{name}"
-                file = RemoteFile(tar, path, scan.size, offset=scan.offset, state=archive.state)
-                files.append(file)
+                path = f"sub-{label}/anat/sub-{label}_{contrast}.nii.gz"
+                files.append(RemoteFile(url, path, scan.size, offset=scan.offset))
         if problem or not archive.scans:
             failed[name] = problem or "contains no scans"
         else:
@@ -111,12 +98,7 @@ def _list(
 
 
 def _index(
-    session: Session,
-    url: str,
-    known: Archive | None,
-    contrast: str,
-    labels: set[str] | None,
-    advance: Callable[[int], object],
+    session: Session, url: str, known: Archive | None, contrast: str, labels: set[str] | None
 ) -> tuple[Archive, str]:
     """Read the headers of a tar file up to that of the last wanted scan.
 
@@ -131,34 +113,40 @@ def _index(
 
     def read(start: int) -> tuple[bytes, str]:
         span = f"{start}-{start + tarfile.BLOCKSIZE - 1}"
-        content, response = session.retrying(url)(session.read, "GET", url, span=span)
-        return content, state_of(response)
+        content, response = session.retry(session.read, "GET", url, span=span)
+        length = response.headers["Content-Range"].rpartition("/")[2]
+        more = [response.headers.get(name, "") for name in ("ETag", "Last-Modified")]
+        return content, " ".join([length, *more])
+
+    def problem(what: str) -> tuple[Archive, str]:
+        return archive, f"{url} is not a complete tar file ({what} at byte {archive.end})"
 
     header, state = read(0)
     archive = known if known and known.state == state else Archive(state=state)
     length = int(state.split()[0])
-    while not archive.complete and (labels is None or not labels <= archive.scans.keys()):
-        offset = archive.end
-        if offset:
-            header = read(offset)[0] if offset < length else b""
-        if header == bytes(tarfile.BLOCKSIZE):
-            archive.complete = True
-            break
-        try:
-            member = tarfile.TarInfo.frombuf(header, "utf-8", "backslashreplace")
-        except tarfile.TarError as error:
-            return archive, f"{url} is not a complete tar file ({error} at byte {offset})"
-        size = 0 if member.type in _WITHOUT_CONTENT else member.size
-        begin = offset + tarfile.BLOCKSIZE
-        archive.end = begin + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        if size < 0 or archive.end > length:
-            archive.end = offset
-            return archive, f"{url} is not a complete tar file (its last entry ends outside of it)"
-        match = _NAME.fullmatch(member.name)
-        if match and f"{match[3]}w" == contrast and member.isreg():
-            scan = ArchivedScan(offset=begin, size=size, site=match[2])
-            archive.scans.setdefault(match[1], scan)
-        advance(archive.end - offset)
+    with progress.transfer(f"Listing {url.rpartition('/')[2]}", length) as advance:
+        advance(archive.end)
+        while not archive.complete and (labels is None or not labels <= archive.scans.keys()):
+            if archive.end:
+                header = read(archive.end)[0] if archive.end < length else b""
+            if header == bytes(tarfile.BLOCKSIZE):
+                archive.complete = True
+                break
+            try:
+                member = tarfile.TarInfo.frombuf(header, "utf-8", "backslashreplace")
+            except tarfile.TarError as error:
+                return problem(str(error))
+            size = 0 if member.type in _WITHOUT_CONTENT else member.size
+            begin = archive.end + tarfile.BLOCKSIZE
+            end = begin + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            if size < 0 or end > length:
+                return problem("an entry that ends outside of it")
+            match = _NAME.fullmatch(member.name)
+            if match and f"{match[3]}w" == contrast and member.isreg():
+                scan = ArchivedScan(offset=begin, size=size, site=match[2])
+                archive.scans.setdefault(match[1], scan)
+            advance(end - archive.end)
+            archive.end = end
     return archive, ""
 
 
@@ -208,7 +196,7 @@ def write_participants(session: Session, out: Path, hospitals: Mapping[str, str]
         return
     people = pd.DataFrame()
     try:
-        people = read_people(session.retrying(url)(session.read, "GET", url)[0])
+        people = read_people(session.retry(session.read, "GET", url)[0])
     except (InputError, ValueError) as error:
         warnings.warn(f"no age and sex of the subjects: {error}", MrbridgeWarning, stacklevel=2)
     more = pd.DataFrame({"site": hospitals}).combine_first(people)

@@ -22,10 +22,9 @@ from mrbridge.download.fetch import Busy, RemoteFile, Session, in_parallel
 from mrbridge.download.folder import Folder, Report
 from mrbridge.download.settings import DownloadSettings
 from mrbridge.errors import InputError, SettingsError
-from mrbridge.io.atomic import write_text
+from mrbridge.io.atomic import suffix_of, write_text
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast
-from mrbridge.json_text import parse_json
 from mrbridge.volume import CONTRASTS
 
 SITE = "https://openneuro.org"
@@ -73,6 +72,15 @@ class _Entry(BaseModel):
     urls: list[str | None] | None = None
 
 
+class _Error(BaseModel):
+    message: str
+
+
+class _Answer(BaseModel):
+    errors: list[_Error] | None = None
+    data: dict[str, Any] | None = None
+
+
 class _Dataset(BaseModel):
     snapshots: list[dict[Literal["tag"], str]]
     latestSnapshot: dict[Literal["tag"], str]
@@ -83,7 +91,7 @@ class _Listing(BaseModel):
     description: dict[str, Any] | None = None
 
 
-Answer = TypeVar("Answer", bound=BaseModel)
+Value = TypeVar("Value", bound=BaseModel)
 
 
 def download(
@@ -184,12 +192,8 @@ class _Server:
                 walk(below)
 
         top = self._ask(_ABOUT, "snapshot", _Listing, **self._snapshot)
-        folders = add("", top.files)
-        if settings.subjects is not None:
-            wanted = [f"sub-{label.removeprefix('sub-')}" for label in settings.subjects]
-            _require(folders, wanted, dataset)
-            folders = {path: folders[path] for path in wanted}
-        errors = in_parallel(self._session, list(folders.items()), walk, f"Listing {dataset}")
+        folders = _only(add("", top.files), settings.subjects, dataset)
+        errors = in_parallel(self._session, folders, walk, f"Listing {dataset}")
         for error in errors.values():
             raise error
         if not any(file.is_scan for file in files.values()):
@@ -210,39 +214,29 @@ class _Server:
                 return RemoteFile(url, path, int(key[2]), key[3], key[1].lower())
         raise InputError(f"the archive lists no address of {path}", remedy="Try again later.")
 
-    def _ask(self, query: str, key: str, model: type[Answer], **variables: str) -> Answer:
-        """The answer to a query under `key`."""
+    def _ask(self, query: str, key: str, model: type[Value], **variables: str) -> Value:
+        """What the server answers to a query under `key`."""
         body = {"query": query, "variables": variables}
-        answer = self._session.retrying(self._url)(self._send, body)
+        return self._session.retry(self._send, body, key, model)
+
+    def _send(self, body: dict[str, Any], key: str, model: type[Value]) -> Value:
+        content, response = self._session.read("POST", self._url, json=body)
         try:
-            value = answer["data"][key]
+            answer = _Answer.model_validate_json(content)
+            for error in answer.errors or ():  # also of a busy server, with status 200
+                if _PASSING.search(error.message):
+                    raise Busy(self._url, error.message)
+                remedy = "Check the dataset's name and version."
+                raise InputError(f"OpenNeuro answers: {error.message}", remedy=remedy)
+            value = (answer.data or {})[key]
             if value is None:
                 raise InputError("OpenNeuro has no such public dataset", remedy="Check its name.")
             return model.model_validate(value)
-        except (KeyError, TypeError, ValidationError):
+        except (KeyError, ValidationError):
             raise InputError(
-                f"{self._url} answers in an unknown form", remedy="Check --mirror, or report this."
+                f"{self._url} answers in an unknown form (status {response.status_code})",
+                remedy="Check --mirror, or report this.",
             ) from None
-
-    def _send(self, body: dict[str, Any]) -> Any:
-        """Send a query once; a busy server reports it in the answer, with status 200."""
-        content, response = self._session.read("POST", self._url, json=body)
-        try:
-            answer = parse_json(content)
-        except ValueError:
-            raise InputError(
-                f"{self._url} does not answer with JSON (status {response.status_code})",
-                remedy="Check --mirror, or try again later.",
-            ) from None
-        errors = answer.get("errors") if isinstance(answer, dict) else None
-        if isinstance(errors, list) and errors:
-            message = str(errors[0].get("message")) if isinstance(errors[0], dict) else "an error"
-            if _PASSING.search(message):
-                raise Busy(message)
-            raise InputError(
-                f"OpenNeuro answers: {message}", remedy="Check the dataset's name and version."
-            )
-        return answer
 
 
 def _checked(name: str) -> str:
@@ -253,15 +247,21 @@ def _checked(name: str) -> str:
     return name
 
 
-def _require(folders: dict[str, str], wanted: Sequence[str], dataset: str) -> None:
-    """Refuse subjects that the dataset does not have."""
-    absent = [path.removeprefix("sub-") for path in wanted if path not in folders]
+def _only(
+    trees: dict[str, str], subjects: Sequence[str] | None, dataset: str
+) -> list[tuple[str, str]]:
+    """The folders of the named subjects, and their trees."""
+    if subjects is None:
+        return list(trees.items())
+    wanted = [f"sub-{label.removeprefix('sub-')}" for label in subjects]
+    absent = [path.removeprefix("sub-") for path in wanted if path not in trees]
     if absent:
-        known = sorted(path.removeprefix("sub-") for path in folders)
+        known = sorted(path.removeprefix("sub-") for path in trees)
         raise InputError(
             f"{dataset} has no subject {', '.join(absent)}",
             remedy=f"It has {', '.join(known[:6])}{', …' if len(known) > 6 else ''}.",
         )
+    return [(path, trees[path]) for path in wanted]
 
 
 def _is_wanted(path: str, contrasts: Sequence[str]) -> bool:
@@ -271,7 +271,7 @@ def _is_wanted(path: str, contrasts: Sequence[str]) -> bool:
         return True
     if name.endswith(".json"):  # also without entities, by inheritance: T1w.json
         return name.removesuffix(".json").split("_")[-1] in contrasts
-    is_scan = name.lower().endswith((".nii", ".nii.gz"))
+    is_scan = suffix_of(name) in (".nii", ".nii.gz")
     return is_scan and parse_name(name) is not None and guess_contrast(name) in contrasts
 
 
