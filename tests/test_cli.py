@@ -178,6 +178,23 @@ class TestErrors:
         assert "Traceback (most recent call last)" in err
         assert message in err.splitlines()[-1]
 
+    @pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE"])
+    @pytest.mark.parametrize("value", ["x", "", "-1", "1.5"])
+    def test_a_variable_of_torchrun_that_is_not_a_number(
+        self,
+        variable: str,
+        value: str,
+        run: Callable[..., Any],
+        small_store: Store,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv(variable, value)
+        code, out, err = run("train", small_store.path, "-o", tmp_path / "run", *TINY)
+        assert (code, out) == (2, "")
+        assert f"error: the environment variable {variable} is '{value}', not a number." in err
+        assert list(tmp_path.iterdir()) == []
+
     @pytest.mark.parametrize(
         "arguments", [["info", "unett"], ["trian"], ["translate", "-i", "x.nii"], ["info", "--no"]]
     )

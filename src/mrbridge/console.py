@@ -18,7 +18,13 @@ from typing import Any, TypeVar
 
 import typer
 
-from mrbridge.errors import Interrupted, MrbridgeWarning, OutputError, SomeScansFailed
+from mrbridge.errors import (
+    Interrupted,
+    MrbridgeWarning,
+    OutputError,
+    SettingsError,
+    SomeScansFailed,
+)
 from mrbridge.quiet import tolerate_warnings
 from mrbridge.urls import shown, without_secrets
 
@@ -68,14 +74,36 @@ def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
     """Apply -q, -v and --json.
 
     Of processes that train together, only the first prints more than errors.
+
+    Raises:
+        SettingsError: `RANK` is not a number.
     """
-    if int(os.environ.get("RANK", "0")) > 0:
+    if number_of("RANK", 0) > 0:
         quiet, as_json = True, False
     verbosity.quiet, verbosity.verbose, verbosity.json = quiet, verbose, as_json
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     logging.getLogger("mrbridge").setLevel(level)
     if quiet:
         warnings.simplefilter("ignore", MrbridgeWarning)
+
+
+def number_of(variable: str, default: int | None = None) -> int:
+    """The number in an environment variable, as `torchrun` sets it for processes that train
+    together.
+
+    Args:
+        default: the number if the variable is not set; None if it must be.
+
+    Raises:
+        SettingsError: it is not a number from 0.
+    """
+    value = os.environ.get(variable, "" if default is None else str(default))
+    if not (value.isascii() and value.isdigit()):
+        raise SettingsError(
+            f"the environment variable {variable} is '{value}', not a number",
+            remedy="Unset it: torchrun sets it itself.",
+        )
+    return int(value)
 
 
 def answer(

@@ -80,18 +80,34 @@ def decode(data: bytes) -> tuple[str, str]:
         return data.decode("cp1252", errors="replace"), "cp1252"
 
 
-def parse_json(text: str | bytes | bytearray, constant: Callable[[str], Any] | None = None) -> Any:
+def parse_json(
+    text: str | bytes | bytearray,
+    constant: Callable[[str], Any] | None = None,
+    *,
+    unique: bool = False,
+) -> Any:
     """What a JSON text holds.
 
     Args:
         text: the text.
         constant: what `NaN`, `Infinity` and `-Infinity` become, which JSON does not have; None
             takes them as numbers.
+        unique: refuse a key that an object holds twice; otherwise the last one counts.
 
     Raises:
         ValueError: it is not JSON, or is nested deeper than Python reads it.
     """
+    pairs = _unique if unique else None
     try:
-        return json.loads(text, parse_constant=constant)
+        return json.loads(text, parse_constant=constant, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {short_repr(twice)} occurs twice")
+    return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from pydicom import dcmread
-from pydicom.uid import UID
+from pydicom.uid import UID, generate_uid
 from tests import studies
 from tests.data.golden_bundle import scan
 from tests.faults.scans import put, stored
@@ -78,6 +78,28 @@ def excess_pixels(workshop: Workshop) -> Outcome:
     one = dcmread(path)
     one.PixelData = one.PixelData * 2
     one.save_as(path)
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def high_bit(workshop: Workshop) -> Outcome:
+    """Pixels of 12 bits at the upper end of 16 (HighBit 15)"""
+    study(HighBit=15)
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def half_a_step_apart(workshop: Workshop) -> Outcome:
+    """Two acquisitions in one series, the slices of one between those of the other"""
+    one = Volume(scan().voxels.astype("u2"), studies.oblique())
+    affine = one.affine.copy()
+    affine[:3, 3] += affine[:3, 2] / 2
+    made = []
+    for number, volume in enumerate((one, Volume(one.voxels, affine)), start=1):
+        made += studies.datasets(volume, AcquisitionNumber=number, **studies.T1W)
+    for dataset in made:
+        dataset.SOPInstanceUID = generate_uid(entropy_srcs=[str(dataset.ImagePositionPatient)])
+    studies.save(Path("study"), made)
     return workshop.refuses("study", out="out")
 
 

@@ -112,6 +112,19 @@ def one_bad_scan(workshop: Workshop) -> Outcome:
 
 
 @fault("batch")
+def differ_in_case(workshop: Workshop) -> Outcome:
+    """Two subjects whose names differ only in case, and whose results would replace each other"""
+    for folder in ("s1", "S1"):
+        Path("in", folder).mkdir(parents=True)
+        put(*stored(), name=f"in/{folder}/T1w.nii.gz")
+    outcome = workshop.translate("in", out="out")
+    report = json.loads(Path("out/report.json").read_text())
+    assert "output of another scan" in report["failed"][0]["error"]
+    assert len(report["done"]) == 1
+    return outcome
+
+
+@fault("batch")
 def one_bad_scan_to_prepare(workshop: Workshop) -> Outcome:
     """A folder with one damaged scan, prepared"""
     Path("in").mkdir()

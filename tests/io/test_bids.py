@@ -64,6 +64,17 @@ def test_a_bids_data_set(tmp_path: Path) -> None:
     assert "synthetic" in reasons(found)["sub-9_ses-a_desc-synth_T1w.nii.gz"]
 
 
+@pytest.mark.parametrize("other", ["S1", "mu\u0308ller"])
+def test_subjects_that_differ_only_in_case_or_encoding(other: str, tmp_path: Path) -> None:
+    """They may be one person, and are one folder on Windows and macOS (BIDS, "Case collision")."""
+    first = "s1" if other == "S1" else "m\u00fcller"
+    make(tmp_path, f"{first}/T1w.nii.gz", f"{other}/T2w.nii.gz", "s2/T1w.nii.gz")
+    with pytest.warns(MrbridgeWarning, match=f"{other}.* differ only in case") as caught:
+        found = find_scans(tmp_path)
+    assert len(caught) == 1
+    assert {scan.subject for scan in found.scans} == {first, other, "s2"}
+
+
 def test_only_the_folders_of_raw_scans_count(tmp_path: Path) -> None:
     left_out = {
         "sub-01/derivatives/tool/sub-01/anat/sub-01_T1w.nii.gz": "is in derivatives",

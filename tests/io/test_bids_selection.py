@@ -87,6 +87,10 @@ def test_the_case_of_a_suffix_does_not_matter(root: Path) -> None:
         ("{", InputError, "is not JSON"),
         ("[]", InputError, "holds no queries"),
         ('{"t1w": "01"}', InputError, "holds no queries"),
+        ('{"t1w": {"run": 1, "run": 2}}', InputError, "the key 'run' occurs twice"),
+        ('{"t1w": {"run": 1}, "t1w": {"run": 2}}', InputError, "the key 't1w' occurs twice"),
+        ('{"t1w": {"acq": "a", "acquisition": "b"}}', InputError, "two spellings of one key"),
+        ('{"t1w": {"run": 1}, "T1w": {"run": 2}}', InputError, "two spellings of one key"),
         ('{"t1w": {"sesion": "01"}}', SettingsError, "'sesion'. did you mean 'session'"),
     ],
 )

@@ -68,6 +68,24 @@ def refused(path: Path, match: str, **how: Any) -> InputError:
     return caught.value
 
 
+def frames(change: Callable[[int, Dataset], None], parts: list[Volume]) -> Dataset:
+    """Several volumes as one enhanced image; `change` marks the frames of each."""
+    made = [enhanced(part, **T2W) for part in parts]
+    one = made[0]
+    groups = []
+    for number, part in enumerate(made):
+        for group in part.PerFrameFunctionalGroupsSequence:
+            group.PlaneOrientationSequence = part.SharedFunctionalGroupsSequence[
+                0
+            ].PlaneOrientationSequence
+            change(number, group)
+            groups.append(group)
+    one.PixelData, one["PixelData"].VR = b"".join(part.PixelData for part in made), "OW"
+    del one.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+    one.PerFrameFunctionalGroupsSequence, one.NumberOfFrames = groups, len(groups)
+    return one
+
+
 class TestSlices:
     def test_a_missing_slice_is_named_by_its_neighbours(self, tmp_path: Path) -> None:
         paths = write_series(tmp_path)
@@ -95,6 +113,37 @@ class TestSlices:
                 one.SOPInstanceUID = generate_uid()
             save(tmp_path, made, prefix=f"time{number}-")
         refused(tmp_path, "holds 2 images at each of 7 positions")
+
+    @pytest.mark.parametrize("kind", ["classic", "stacks", "frames"])
+    def test_two_volumes_half_a_step_apart(self, kind: str, tmp_path: Path) -> None:
+        first, second = marked(), marked(seed=2)
+        second.affine[:3, 3] += second.affine[:3, 2] / 2
+        volumes = (first, second)
+        if kind == "classic":
+            for number, volume in enumerate(volumes, start=1):
+                made = datasets(volume, AcquisitionNumber=number, **T1W)
+                for one in made:
+                    one.SOPInstanceUID = generate_uid()
+                save(tmp_path, made, prefix=f"time{number}-")
+        else:
+            keyword = "StackID" if kind == "stacks" else "FrameAcquisitionNumber"
+
+            def mark(number: int, group: Dataset) -> None:
+                value = number + 1
+                content = group.FrameContentSequence[0]
+                setattr(content, keyword, str(value) if keyword == "StackID" else value)
+
+            save(tmp_path, [frames(mark, [first, second])])
+        refused(tmp_path, "holds 2 series.*5:1.*(stack|acquisition) 1.*5:2")
+        for number, volume in enumerate(volumes, start=1):
+            assert_same(io.read(tmp_path, series=f"5:{number}"), volume)
+
+    def test_an_interleaved_acquisition_is_one_volume(self, tmp_path: Path) -> None:
+        made = datasets(marked(), **T1W)
+        for place, one in enumerate(made):
+            one.AcquisitionNumber = place % 2 + 1
+        save(tmp_path, made)
+        assert_same(io.read(tmp_path), marked())
 
     def test_slices_unevenly_apart(self, tmp_path: Path) -> None:
         made = datasets(marked())
@@ -236,6 +285,12 @@ class TestTolerance:
 
 
 class TestPixelData:
+    @pytest.mark.parametrize("high", [15, 12, 3])
+    def test_bits_in_another_place_are_refused(self, high: int, tmp_path: Path) -> None:
+        """They would be read as other values (PS3.5, 8.1.1)."""
+        save(tmp_path, datasets(marked(), HighBit=high, **T1W))
+        refused(tmp_path, rf"its HighBit is {high} with 12 BitsStored, not 11 .*\(7 of 7 files\)")
+
     """Their length is what the header promises, and at most one byte of padding more."""
 
     @pytest.mark.parametrize("more", [2, 960, -2, -480])
@@ -365,30 +420,13 @@ class TestCopies:
 
 
 class TestEnhanced:
-    def frames(self, change: Callable[[int, Dataset], None], parts: list[Volume]) -> Dataset:
-        """Several volumes as one enhanced image; `change` marks the frames of each."""
-        made = [enhanced(part, **T2W) for part in parts]
-        one = made[0]
-        groups = []
-        for number, part in enumerate(made):
-            for group in part.PerFrameFunctionalGroupsSequence:
-                group.PlaneOrientationSequence = part.SharedFunctionalGroupsSequence[
-                    0
-                ].PlaneOrientationSequence
-                change(number, group)
-                groups.append(group)
-        one.PixelData, one["PixelData"].VR = b"".join(part.PixelData for part in made), "OW"
-        del one.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
-        one.PerFrameFunctionalGroupsSequence, one.NumberOfFrames = groups, len(groups)
-        return one
-
     def test_two_stacks(self, tmp_path: Path) -> None:
         def stack(number: int, group: Dataset) -> None:
             group.FrameContentSequence[0].StackID = str(number + 1)
 
         tra = marked()
         cor = Volume(marked(seed=4).voxels, oblique((90, 5, 10)))
-        save(tmp_path, [self.frames(stack, [tra, cor])])
+        save(tmp_path, [frames(stack, [tra, cor])])
         refused(tmp_path, r"5:1 .*stack 1.*5:2 .*stack 2")
         for label, volume in (("5:1", tra), ("5:2", cor)):
             read = io.read(tmp_path, series=label)
@@ -408,7 +446,7 @@ class TestEnhanced:
         def time(number: int, group: Dataset) -> None:
             group.FrameContentSequence[0].TemporalPositionIndex = number + 1
 
-        save(tmp_path, [self.frames(time, [marked(), marked(seed=2)])])
+        save(tmp_path, [frames(time, [marked(), marked(seed=2)])])
         refused(tmp_path, "is a dynamic series of 2 points in time")
         assert "2 points in time" in str(inspect(tmp_path).items[0].problem)
 
@@ -419,7 +457,7 @@ class TestEnhanced:
             group.MREchoSequence = [item]
 
         first, second = marked(), marked(seed=2)
-        save(tmp_path, [self.frames(echo, [first, second])])
+        save(tmp_path, [frames(echo, [first, second])])
         assert_same(io.read(tmp_path, series="5:1"), first)
         assert_same(io.read(tmp_path, series="5:2"), second)
 

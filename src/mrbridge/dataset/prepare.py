@@ -41,6 +41,7 @@ from mrbridge.io.bids import NOT_RAW, find_scans
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.formats import is_2d, unreadable_folders
 from mrbridge.io.lock import only_writer
+from mrbridge.io.names import folded
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.remote import localise, not_fetched, release_when_done, remove
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, why_left_out
@@ -244,10 +245,10 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[Job]:
     for scan in scans:
         plain = _plain_id(scan)
         id, number = plain, 1
-        while id.casefold() in taken:
+        while folded(id) in taken:
             number += 1
             id = f"{plain}_{number}"
-        taken.add(id.casefold())
+        taken.add(folded(id))
         reference = references.get((scan.subject, scan.session))
         if reference is scan or is_2d(scan.path):
             reference = None

@@ -19,6 +19,7 @@ from mrbridge.evaluation.cases import Direction
 from mrbridge.evaluation.result import Evaluation, Scored, finite
 from mrbridge.evaluation.scoring import Job
 from mrbridge.io.atomic import read_json, write_json, write_text
+from mrbridge.io.names import folded
 from mrbridge.io.ownership import is_ours, must_be_ours
 from mrbridge.io.remote import remove
 from mrbridge.io.temporary import sweep
@@ -35,8 +36,8 @@ def with_figures(jobs: Sequence[Job], folder: Path) -> list[Job]:
     for number, job in enumerate(jobs):
         if number < job.settings.shown_cases:
             stem = re.sub(r"[^\w.+-]+", "-", job.case.name)[:80].strip("-.") or "case"
-            stem = f"{stem}-{number + 1}" if stem in stems else stem
-            stems.add(stem)
+            stem = f"{stem}-{number + 1}" if folded(stem) in stems else stem
+            stems.add(folded(stem))
             job = replace(job, figures=folder / stem)
         result.append(job)
     return result

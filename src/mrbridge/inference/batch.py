@@ -25,7 +25,7 @@ from mrbridge.io import is_readable
 from mrbridge.io.atomic import sha256_of, sidecar_path, write_json
 from mrbridge.io.contrast import Identity, of_path
 from mrbridge.io.formats import is_2d, is_file, unreadable_folders
-from mrbridge.io.names import guess_subject, natural_key
+from mrbridge.io.names import folded, guess_subject, natural_key
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.remote import not_fetched, release_when_done
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
@@ -64,11 +64,12 @@ class Item:
 
 
 def _with_taken(items: Iterable[Item]) -> list[Item]:
-    """Mark items whose output or sidecar is that of an earlier one: `a.nii` and `a.nii.gz`."""
+    """Mark items whose output or sidecar is that of an earlier one: `a.nii` and `a.nii.gz`, and on
+    Windows and macOS also `a.nii` and `A.nii`."""
     marked: list[Item] = []
-    taken: set[Path] = set()
+    taken: set[str] = set()
     for item in items:
-        place = item.output if is_2d(item.output) else sidecar_path(item.output)
+        place = folded(item.output if is_2d(item.output) else sidecar_path(item.output))
         marked.append(replace(item, is_taken=place in taken))
         taken.add(place)
     return marked
@@ -230,7 +231,9 @@ def check_not_taken(item: Item) -> None:
     sweep(item.output.parent)
     if item.is_taken:
         raise OutputError(
-            f"{item.output.name} is the output of another scan already", path=item.source
+            f"{item.output.name} is the output of another scan already",
+            path=item.source,
+            remedy="Rename one: names that differ only in format or case have one output.",
         )
 
 

@@ -129,10 +129,29 @@ def is_bids(folder: Path) -> bool:
 
 def _of_contrasts(found: FoundScans, contrasts: Sequence[str]) -> FoundScans:
     scans = sorted(found.scans, key=_order)
+    _warn_of_case(scans)
     ignored = list(found.ignored)
     ignored += [(s.path, f"is {s.contrast}") for s in scans if s.contrast not in contrasts]
     ignored.sort(key=lambda item: names.natural_key(item[0]))
     return FoundScans([scan for scan in scans if scan.contrast in contrasts], ignored)
+
+
+def _warn_of_case(scans: Sequence[Scan]) -> None:
+    """Warn about subjects that BIDS does not allow next to each other ("Case collision
+    intolerance")."""
+    alike: dict[str, dict[str, None]] = defaultdict(dict)
+    for scan in scans:
+        if scan.subject is not None:
+            alike[names.folded(scan.subject)][scan.subject] = None
+    for several in alike.values():
+        if len(several) > 1:
+            warnings.warn(
+                f"the subjects {' and '.join(several)} differ only in case or in the encoding of "
+                "their accents, and are treated as several people: rename them if they are one, "
+                "and also if their files go to Windows or macOS, where one would replace the other",
+                MrbridgeWarning,
+                stacklevel=2,
+            )
 
 
 def _order(scan: Scan) -> tuple[object, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -188,6 +189,12 @@ def series_name(name: str) -> str:
     """A 2D image's name without its contrast: equal for the two images of one slice."""
     stem = stem_of(Path(name))
     return without_contrast(stem) or stem
+
+
+def folded(text: str | Path) -> str:
+    """Equal for names that are one file on Windows or macOS: they differ in case, or in how their
+    accents are encoded (NFC, NFD)."""
+    return unicodedata.normalize("NFC", str(text)).casefold()
 
 
 def natural_key(text: str | Path) -> list[tuple[int, int, str]]:

@@ -234,7 +234,7 @@ def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
     """The queries of our contrasts; those for other images, such as `bold`, are skipped."""
     remedy = 'Write queries such as {"t1w": {"session": "01", "acquisition": null}}.'
     try:
-        queries = parse_json(decode(path.read_bytes())[0])
+        queries = parse_json(decode(path.read_bytes())[0], unique=True)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from None
     except ValueError as error:
@@ -244,11 +244,19 @@ def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
     ):
         raise InputError("holds no queries by kind of image", path=path, remedy=remedy)
     contrasts = {contrast.lower(): contrast for contrast in CONTRASTS}
-    return {
-        contrasts[kind.lower()]: {_entity(key, path): value for key, value in query.items()}
-        for kind, query in queries.items()
-        if kind.lower() in contrasts
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for kind, query in queries.items():
+        if kind.lower() not in contrasts:
+            continue
+        entities = {_entity(key, path): value for key, value in query.items()}
+        if contrasts[kind.lower()] in found or len(entities) < len(query):
+            raise InputError(
+                f"has two spellings of one key ('{kind}', or an entity in it)",
+                path=path,
+                remedy=remedy,
+            )
+        found[contrasts[kind.lower()]] = entities
+    return found
 
 
 def _entity(key: str, path: Path) -> str:

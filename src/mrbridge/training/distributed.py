@@ -121,13 +121,14 @@ def process_group(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         This process among them, and its device.
 
     Raises:
-        SettingsError: there are more processes on this machine than CUDA devices.
+        SettingsError: there are more processes on this machine than CUDA devices, or a variable of
+            the environment is not a number.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = console.number_of("WORLD_SIZE", 1)
     if count == 1:
         yield Ranks(), device
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    rank, local = console.number_of("RANK"), console.number_of("LOCAL_RANK", 0)
     backend = "gloo"
     if device.type == "cuda":
         available = torch.cuda.device_count()

@@ -25,6 +25,7 @@ from pydicom.uid import (
     EnhancedMRImageStorage,
     LegacyConvertedEnhancedMRImageStorage,
     MRImageStorage,
+    RLELossless,
 )
 from pydicom.valuerep import format_number_as_ds
 
@@ -60,8 +61,8 @@ _TAGS: tuple[Keyword, ...] = (
     SpacingBetweenSlices SliceLocationVector FrameIncrementPointer CardiacNumberOfImages
 
     Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored
-    PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit RescaleSlope RescaleIntercept
-    ModalityLUTSequence DirectoryRecordSequence
+    HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit RescaleSlope
+    RescaleIntercept ModalityLUTSequence DirectoryRecordSequence
     """.split(),  # noqa: SIM905
 )
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
@@ -85,6 +86,7 @@ _CLASSIC_TAGS = (
     ("MRImageFrameTypeSequence", "ComplexImageComponent", "ComplexImageComponent"),
     ("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"),
     ("FrameContentSequence", "StackID", "StackID"),
+    ("FrameContentSequence", "FrameAcquisitionNumber", "AcquisitionNumber"),
 )
 _TIME_TAGS = {
     *("FrameTime", "FrameTimeVector", "TemporalPositionIdentifier", "TriggerTime", "EchoTime")
@@ -390,6 +392,16 @@ def _pixel_fault(one: Slice, pixels: PixelData | None, frames: int) -> InputErro
     is_signed = one.number("PixelRepresentation")
     if not 0 < stored <= allocated or is_signed not in (0, 1) or not one.number("SamplesPerPixel"):
         return damaged(file, "does not state how its pixels are stored (bits, sign, samples)")
+    high = one.number("HighBit")
+    # Older standards allowed other places. Compressed pixels state their bits themselves.
+    packed = syntax.is_encapsulated and syntax != RLELossless
+    if high is not None and high != stored - 1 and not packed:
+        return InputError(
+            f"its HighBit is {high:g} with {stored:g} BitsStored, not {stored - 1:g} (PS3.5, "
+            "8.1.1): which bits hold the intensities is not clear",
+            path=file.shown,
+            remedy="Export it again, or correct the header.",
+        )
     if pixels is None:
         deflated = syntax == DeflatedExplicitVRLittleEndian
         return None if deflated else damaged(file, "ends before its pixels")

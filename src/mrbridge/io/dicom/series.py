@@ -31,6 +31,7 @@ UNREADABLE = ("no image", "screen save", "mosaic")
 """Kinds that `--force` does not read."""
 
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
+_OVERLAPPING = 0.75  # of the thickness: slices closer than this overlap
 _ALL_NAMED = 5  # images named in one message
 # Tags that must be equal in two files of one image, besides their pixels.
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
@@ -319,27 +320,53 @@ def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ..
         if len(parts) > 1:
             detail = [f"echo time {one.slices[0].number('EchoTime') or 0:g} ms"]
             if len(stacks) > 1:
-                detail = [f"stack {one.slices[0].text('StackID')}", view_of(one.slices[0])]
+                first = one.slices[0]
+                acquisition, stack = first.text("AcquisitionNumber"), first.text("StackID")
+                detail = [f"stack {stack}" if stack else f"acquisition {acquisition}"]
+                detail.append(view_of(first))
             one = replace(one, part=number, detail=", ".join(detail))
         made.append(one)
     return made
 
 
 def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
-    """Slices of an enhanced image by stack, if its stacks are not a single volume; else all.
+    """Slices of an enhanced image by stack, if its stacks are not a single volume, or of any image
+    by acquisition, if each is a volume that lies between the slices of the others; else all.
 
     Stacks of three orientations are left together: they are a localizer.
     """
-    stacks: dict[str, list[Slice]] = defaultdict(list)
-    for part in slices:
-        stacks[part.text("StackID")].append(part)
-    if len(stacks) < 2 or min(map(len, stacks.values())) < 2 or len(planes_of(slices)) > 2:
-        return [slices]
+    stacks, acquisitions = (_grouped(slices, k) for k in ("StackID", "AcquisitionNumber"))
+    if len(stacks) < 2 or min(map(len, stacks)) < 2 or len(planes_of(slices)) > 2:
+        return acquisitions if _overlap(slices, acquisitions) else [slices]
     try:
-        one_volume = not arrange(slices).missing
+        one_volume = not (arrange(slices).missing or _overlap(slices, stacks))
     except InputError:
         one_volume = False
-    return [slices] if one_volume else list(stacks.values())
+    return [slices] if one_volume else stacks
+
+
+def _grouped(slices: list[Slice], keyword: str) -> list[list[Slice]]:
+    groups: dict[str, list[Slice]] = defaultdict(list)
+    for part in slices:
+        groups[part.text(keyword)].append(part)
+    return list(groups.values())
+
+
+def _overlap(slices: list[Slice], groups: list[list[Slice]]) -> bool:
+    """Whether groups of slices are volumes of their own between one another: together, the slices
+    are thicker than their distance, and those of each group are further apart.
+
+    The slices of an interleaved acquisition of one volume are no thicker than their distance.
+    """
+    thickness = slices[0].number("SliceThickness") or slices[0].number("SpacingBetweenSlices") or 0
+    if len(groups) < 2 or min(map(len, groups)) < 2:
+        return False
+    try:
+        apart = arrange(slices).spacing[2]
+        alone = min(arrange(group).spacing[2] for group in groups)
+    except InputError:
+        return False
+    return apart < _OVERLAPPING * thickness and alone > apart / _OVERLAPPING
 
 
 def _by_contrast(
