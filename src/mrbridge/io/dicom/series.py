@@ -356,17 +356,17 @@ def _overlap(slices: list[Slice], groups: list[list[Slice]]) -> bool:
     """Whether groups of slices are volumes of their own between one another: together, the slices
     are thicker than their distance, and those of each group are further apart.
 
-    The slices of an interleaved acquisition of one volume are no thicker than their distance.
+    In an interleaved acquisition of one volume, slices are at most as thick as their distance.
     """
     thickness = slices[0].number("SliceThickness") or slices[0].number("SpacingBetweenSlices") or 0
     if len(groups) < 2 or min(map(len, groups)) < 2:
         return False
     try:
         apart = arrange(slices).spacing[2]
-        alone = min(arrange(group).spacing[2] for group in groups)
+        own = min(arrange(group).spacing[2] for group in groups)
     except InputError:
         return False
-    return apart < _OVERLAPPING * thickness and alone > apart / _OVERLAPPING
+    return apart < _OVERLAPPING * thickness and own > apart / _OVERLAPPING
 
 
 def _by_contrast(
