@@ -7,10 +7,13 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -52,6 +55,33 @@ def test_every_public_name_is_there() -> None:
         assert function.__doc__
     assert issubclass(mrbridge.InputError, mrbridge.MrbridgeError)
     assert callable(mrbridge.phantom.write_bids)
+
+
+@pytest.mark.parametrize("kind", ["image", "Volume", "pair", "array"])
+def test_an_object_where_only_a_path_will_do(kind: str, tmp_path: Path) -> None:
+    voxels, affine = np.ones((4, 5, 6), np.float32), np.eye(4)
+    objects: dict[str, Any] = {
+        "image": nib.Nifti1Image(voxels, affine),
+        "Volume": mrbridge.Volume(voxels, affine),
+        "pair": (voxels, affine),
+        "array": voxels,
+    }
+    one, scan = objects[kind], tmp_path / "scan.nii.gz"
+    nib.save(objects["image"], scan)
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: mrbridge.score(one, one),
+        lambda: mrbridge.score(scan, scan, one),
+        lambda: mrbridge.evaluate(None, one),
+        lambda: mrbridge.prepare(one, tmp_path / "store"),
+        lambda: mrbridge.prepare([one, one], tmp_path / "store"),
+        lambda: mrbridge.inspect(one),
+        lambda: mrbridge.train(one, tmp_path / "run"),
+        lambda: mrbridge.read(one),
+    )
+    for call in calls:
+        with pytest.raises(mrbridge.InputError, match=r"is not a path\. Save it"):
+            call()
+    assert list(tmp_path.iterdir()) == [scan]
 
 
 @pytest.fixture

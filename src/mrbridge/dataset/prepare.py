@@ -92,7 +92,7 @@ def prepare(
         Interrupted: by a signal; scans that are prepared stay, and `report.json` lists them.
     """
     settings = completed(settings or PrepareSettings())
-    several = [source] if isinstance(source, str | Path) else list(source)
+    several = list(source) if isinstance(source, list | tuple) else [source]
     roots = [Path(root) for root in parallel.reachable(localise(several), workers)]
     out = Path(parallel.reachable(localise(out), workers))
     if settings.standard.brain == "hd-bet":

@@ -49,19 +49,23 @@ def localise(place: Any) -> Any:
     """The local path of a URL, where the names at the URL are listed now.
 
     Args:
-        place: a path, a URL (as text or path), or several of them. Anything else is returned as it
-            is. A path in a mirror stays.
+        place: a path, a URL (as text or path), several of them, or None. A path in a mirror stays.
 
     Raises:
         InputError: the URL cannot be reached. It is not an error that nothing exists there: it may
-            be the place of an output.
+            be the place of an output. Or it is an object in memory.
         SettingsError: fsspec does not know this kind of URL or lacks a package for it, or the URL
             contains a password.
     """
     if isinstance(place, list | tuple):
         return [localise(item) for item in place]
     if not is_url(place):
-        return place
+        if place is None or isinstance(place, str | os.PathLike):
+            return place
+        raise InputError(
+            f"a {type(place).__name__} is not a path",
+            remedy="Save it, and pass its path: only translate and view take objects.",
+        )
     path = path_of(place)
     if url_of(path) is not None:
         _list(path)
