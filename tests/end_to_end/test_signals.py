@@ -89,6 +89,8 @@ class Command:
 MODEL = ["-m", str(GOLDEN), "--device", "cpu"]
 TINY = ["--set", "networks.image_size=64", "--set", "simulated_subjects=40"]
 TRAIN = ["train", "store", "-o", "run", "--from", "scratch", "--device", "cpu", *TINY]
+SEARCH = ["--from", "scratch", "--device", "cpu", *TINY]
+ARMS = ["--arms", "resnet", "bridge", "--minutes", "5"]
 COMMANDS = {
     "translate a file": Command(
         ["translate", "-i", "scans/sub-001_T1w.nii.gz", "-o", "x.nii.gz", *MODEL],
@@ -140,6 +142,11 @@ COMMANDS = {
     "demo": Command(["demo", "-o", "out", "--minutes", "5"], there("out/.~*")),
     "export": Command(["export", "-m", str(GOLDEN), "-o", "out"], loaded("libtorch")),
     "train": Command(TRAIN, there("run/settings.yaml")),
+    "benchmark": Command(
+        ["benchmark", "store", "-o", "out", *ARMS, *SEARCH],
+        there("out/runs/*/*/settings.yaml"),
+    ),
+    "tune": Command(["tune", "store", "-o", "out", *SEARCH], there("out/trials/*/settings.yaml")),
     "train together": Command([*TRAIN, "--devices", "2"], there("run/settings.yaml")),
 }
 QUICK = ("translate a folder", "prepare with workers", "train")

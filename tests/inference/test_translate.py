@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -505,6 +507,17 @@ class TestFolders:
         assert len(made) == len(report["done"]) == 3
         assert tree(root) == before
         assert {p.name for p in tmp_path.iterdir()} == {"bids", "out"}, "written elsewhere"
+
+    def test_a_folder_that_cannot_be_written_is_found_before_the_first_scan(
+        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(**_: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write anywhere
+        with pytest.raises(OutputError, match=r"out: cannot be written \(Permission denied\)"):
+            translate(scan.parent, tmp_path / "out", model=tiny_bundle, device="cpu")
+        assert not (tmp_path / "out").exists()
 
     def test_two_scans_never_become_one_file(
         self, tiny_bundle: Bundle, scan: Path, tmp_path: Path

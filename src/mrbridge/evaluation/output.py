@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from os.path import lexists as exists
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mrbridge import __version__
-from mrbridge.errors import OutputError
 from mrbridge.evaluation import figures
 from mrbridge.evaluation.cases import Direction
 from mrbridge.evaluation.result import Evaluation, Scored, finite
 from mrbridge.evaluation.scoring import Job
 from mrbridge.io.atomic import read_json, write_json, write_text
 from mrbridge.io.names import folded
-from mrbridge.io.ownership import is_ours, must_be_ours
+from mrbridge.io.ownership import is_ours, must_be_ours, must_be_writable
 from mrbridge.io.remote import remove
 from mrbridge.io.temporary import sweep
 
@@ -94,16 +91,7 @@ def check_place(out: Path) -> None:
         must_be_ours(out / name)
     sweep(out)
     sweep(out / "figures")
-    nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if exists(folder))
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror})",
-            path=out,
-            remedy="Check the free space and the permissions, or choose another place.",
-        ) from None
+    must_be_writable(out)
 
 
 def interrupted(scored: Sequence[Scored], failures: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from mrbridge.io.atomic import sha256_of, sidecar_path, write_json
 from mrbridge.io.contrast import Identity, of_path
 from mrbridge.io.formats import is_2d, is_file, unreadable_folders
 from mrbridge.io.names import folded, guess_subject, natural_key
-from mrbridge.io.ownership import must_be_ours
+from mrbridge.io.ownership import must_be_ours, must_be_writable
 from mrbridge.io.remote import not_fetched, release_when_done
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
 from mrbridge.io.temporary import sweep
@@ -209,10 +209,10 @@ def translate_folder(request: Request, folder: Path, out: Path, workers: Workers
 
 
 def check_output_folder(folder: Path, out: Path) -> None:
-    """Refuse an output folder that is the input, or the name of a file.
+    """Refuse an output folder that is the input, or the name of a file, or cannot be written.
 
     Raises:
-        OutputError: it is.
+        OutputError: it is, or cannot.
     """
     if out.resolve() == folder.resolve():
         raise OutputError("is the input itself", path=out, remedy="Name another output folder.")
@@ -220,6 +220,7 @@ def check_output_folder(folder: Path, out: Path) -> None:
         raise OutputError(
             "is the name of a file, but the input is a folder", path=out, remedy="Name a folder."
         )
+    must_be_writable(out)
 
 
 def check_not_taken(item: Item) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gzip
 import re
+import tempfile
 import zlib
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,25 @@ _PAGE = '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
 _ONNX = b"\x12\x08mrbridge"  # onnx.proto: field 2 of ModelProto, producer_name
 _DESCRIPTION = 270  # TIFF 6.0 and Exif: ImageDescription
 _DESCRIP = {348: 148, 540: 240}  # of NIfTI-1 and NIfTI-2: where `descrip` begins, 80 bytes
+
+
+def must_be_writable(folder: Path) -> None:
+    """Refuse a folder of results that cannot be written, before anything is computed for it.
+
+    Raises:
+        OutputError: it cannot, or where it is to be created.
+    """
+    place = folder.absolute()
+    nearest = next(above for above in (place, *place.parents) if lexists(above))
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror})",
+            path=folder,
+            remedy="Check the free space and the permissions, or choose another place.",
+        ) from None
 
 
 def must_be_ours(path: Path) -> None:
