@@ -113,6 +113,25 @@ def test_a_scale_that_is_missing_in_some(run: Run, tmp_path: Path) -> None:
     assert "RescaleSlope is missing in 1 of 7 images (image 5), and is not 1 in the others" in err
 
 
+def test_an_intercept_that_is_missing_in_some(run: Run, tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "dcm")
+    one = pydicom.dcmread(paths[2])
+    one.RescaleIntercept = 100
+    one.save_as(paths[2])
+    code, _, err = translate(run, tmp_path / "dcm")
+    assert code == 2
+    assert "RescaleIntercept is missing in 6 of 7 images" in err
+
+
+def test_several_frames_of_reference(tmp_path: Path) -> None:
+    """Positions in two of them cannot be compared (PS3.3, C.7.4.1)."""
+    made = datasets(marked(), **T1W)
+    made[2].FrameOfReferenceUID = "1.2.3"
+    save(tmp_path, made)
+    with pytest.warns(MrbridgeWarning, match="its images name 2 frames of reference, taken as one"):
+        io.read(tmp_path)
+
+
 def test_a_decimal_comma_is_read(tmp_path: Path) -> None:
     volume = marked()
     paths = write_series(tmp_path / "dcm", slope=1.5, volume=volume)

@@ -111,6 +111,13 @@ def oversized(workshop: Workshop) -> Outcome:
 
 
 @fault("damage")
+def half_a_header(workshop: Workshop) -> Outcome:
+    """A header that promises fewer voxels than the file holds"""
+    header, voxels = stored()
+    return workshop.refuses(put(header, voxels * 4, name="sub-01_T1w.nii"))
+
+
+@fault("damage")
 def gzip_bomb(workshop: Workshop) -> Outcome:
     """A gzip bomb after the voxels"""
     return workshop.refuses(put(*stored(), behind=bytes(16 << 20)))
@@ -366,6 +373,23 @@ def flat_sform(workshop: Workshop) -> Outcome:
     """A singular sform and a valid qform"""
     header, voxels = stored()
     header["srow_z"] = 0
+    return workshop.translate(put(header, voxels))
+
+
+@fault("orientation")
+def other_spacing(workshop: Workshop) -> Outcome:
+    """Voxel sizes (pixdim) that are not those of the sform, and no qform"""
+    header, voxels = stored()
+    header["qform_code"] = 0
+    header["pixdim"][3] *= 2
+    return workshop.translate(put(header, voxels))
+
+
+@fault("numbers")
+def other_bits(workshop: Workshop) -> Outcome:
+    """A number of bits (bitpix) that is not that of the data type"""
+    header, voxels = stored()
+    header["bitpix"] = 32
     return workshop.translate(put(header, voxels))
 
 

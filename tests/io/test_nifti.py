@@ -214,6 +214,43 @@ def test_an_unusable_sform_yields_to_a_whole_qform(
     assert item.spacing_mm == pytest.approx((1, 1, 3))
 
 
+def test_voxel_sizes_that_are_not_those_of_the_sform(tmp_path: Path) -> None:
+    head = header()
+    head["pixdim"][1:4] = 0.7, 0.8, 1
+    with pytest.warns(MrbridgeWarning, match=r"0.7 x 0.8 x 1 mm by pixdim and .* x 3.31 mm by sf"):
+        read = io.read(save(tmp_path / "a.nii", head, ramp()))
+    assert np.array_equal(read.affine, head.get_sform())
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("lie", ["half of the slices", "half of the bits"])
+def test_a_file_with_twice_the_voxels(lie: str, suffix: str, tmp_path: Path) -> None:
+    """A header of other voxels would read some of them, or nonsense."""
+    whole, short = header(), header()
+    shape = (30, 25, 8)
+    whole.set_data_shape(shape)
+    short.set_data_shape((*shape[:2], 4) if lie == "half of the slices" else shape)
+    if lie == "half of the bits":
+        whole.set_data_dtype(np.int32)
+    path = save(tmp_path / f"a{suffix}", whole, ramp(shape))
+    content = gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes()
+    short["vox_offset"], short["magic"] = 352, short.single_magic
+    content = short.binaryblock + content[348:]
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    with pytest.raises(InputError, match=r"holds \d+ bytes, and its header promises"):
+        io.read(path)
+    (item,) = inspect(path).items
+    assert "its header promises" in str(item.problem)
+
+
+def test_bits_that_are_not_those_of_the_data_type(tmp_path: Path) -> None:
+    head = header()
+    head["bitpix"] = 32
+    with pytest.warns(MrbridgeWarning, match="its bitpix is 32; its voxels are read as int16"):
+        read = io.read(save(tmp_path / "a.nii", head, ramp()))
+    assert np.array_equal(read.voxels, ramp())
+
+
 def test_an_unusable_qform_yields_to_a_whole_sform(tmp_path: Path) -> None:
     head = both_forms()
     head["quatern_b"] = np.nan

@@ -37,6 +37,7 @@ from mrbridge.volume import MAX_VOXELS, Volume, check_size
 
 _CHUNK = 1 << 20
 _SLACK = 1 << 20  # bytes after the voxels that are read through; more is not a NIfTI file
+_LEAST_EXCESS = 4096  # fewer bytes after the voxels may pad the file to whole blocks
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
 _GZIP, _MOST_LAYERS = b"\x1f\x8b", 2  # RFC 1952, 2.3.1
 _NOT_REAL = {  # nifti1.h
@@ -227,6 +228,9 @@ def _load(path: Path, volume: int | None, notes: list[str]) -> tuple[Any, NDArra
         _drain(stream, layout, path)
     if len(stream.layers) > 1:
         notes.append("it is compressed twice (a gzip file within a gzip file)")
+    bits = int(header["bitpix"])
+    if bits not in (0, 8 * layout.dtype.itemsize):
+        notes.append(f"its bitpix is {bits}; its voxels are read as {layout.dtype.name}")
     voxels = np.frombuffer(data, layout.dtype).reshape(layout.shape[:3], order="F")
     return header, _scaled(voxels, header, path)
 
@@ -239,6 +243,8 @@ def _checked_layout(header: Any, stream: _Stream, path: Path) -> _Layout:
         raise _damaged(f"its header promises {layout.end} bytes, more than it holds", path)
     if stream.limiter is not None:
         stream.limiter.limit = _most_bytes(layout)
+    if not stream.layers:
+        _refuse_excess(stream.size, layout, path)
     return layout
 
 
@@ -360,6 +366,15 @@ def _drain(stream: _Stream, layout: _Layout, path: Path) -> None:
         while layer.read(_CHUNK):
             if layer.tell() > _most_bytes(layout):
                 raise _damaged("holds far more than its header promises", path)
+    if stream.layers:
+        _refuse_excess(stream.file.tell(), layout, path)
+
+
+def _refuse_excess(end: int, layout: _Layout, path: Path) -> None:
+    """Refuse a file that holds as much again as its header promises: size or data type are others,
+    and its voxels would be read in part, or as nonsense."""
+    if end > _most_bytes(layout) or end - layout.end >= max(layout.volume_bytes, _LEAST_EXCESS):
+        raise _damaged(f"holds {end} bytes, and its header promises {layout.end}", path)
 
 
 def _scale(header: Any, path: Path) -> tuple[float | None, float | None]:

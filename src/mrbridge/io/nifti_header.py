@@ -20,6 +20,7 @@ from mrbridge.volume import Volume, corner_distance
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: metres, millimetres, micrometres
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a voxel of another size is an error
 _LONGEST_QUATERNION = 1.0005  # four decimals make one so long
+_OTHER_SPACING = 0.1  # share by which voxel sizes may differ, as those of a sheared sform do
 _ALIGNED_MM = 0.01  # qform and sform closer than this are equal
 
 
@@ -66,7 +67,21 @@ def find_affine(
     elif stored[1] is not None:
         notes.append("its qform is singular or not finite; the sform is used")
         header["qform_code"] = 0
+    else:
+        notes.extend(_other_spacing(header, sform, shape))
     return sform
+
+
+def _other_spacing(header: Any, sform: NDArray[np.float64], shape: tuple[int, ...]) -> list[str]:
+    """A note if the voxel sizes of a header without qform are not those of its sform."""
+    unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    sizes = unit * np.array(header["pixdim"][1:4], np.float64)
+    steps = np.linalg.norm(sform[:3, :3], axis=0)
+    differ = (np.abs(sizes / steps - 1) > _OTHER_SPACING) & (np.array(shape) > 1)
+    if not (sizes > 0).all() or not differ.any():
+        return []
+    stated, used = (" x ".join(f"{size:.3g}" for size in of) for of in (sizes, steps))
+    return [f"its voxel sizes are {stated} mm by pixdim and {used} mm by sform; sform is used"]
 
 
 def _why_no_affine(header: Any, stored: tuple[NDArray[np.float64] | None, ...]) -> str:

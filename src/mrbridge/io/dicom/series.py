@@ -315,7 +315,10 @@ def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ..
     made = []
     for number, (identity, reason, echoes) in enumerate(parts, start=1):
         one = _series(identity, reason, echoes)
-        assumed = dict.fromkeys(note for part in one.slices for note in part.assumed)
+        assumed = list(dict.fromkeys(note for part in one.slices for note in part.assumed))
+        frames = {part.text("FrameOfReferenceUID") for part in one.slices} - {""}
+        if len(frames) > 1:
+            assumed.append(f"its images name {len(frames)} frames of reference, taken as one")
         one = replace(one, notes=(*assumed, *notes))
         if len(parts) > 1:
             detail = [f"echo time {one.slices[0].number('EchoTime') or 0:g} ms"]
@@ -404,13 +407,14 @@ def _fault(slices: list[Slice]) -> InputError | None:
             "its images differ in PhotometricInterpretation",
             remedy="Export them all as plain greyscale (MONOCHROME2).",
         )
-    scaled = [part for part in slices if part.number("RescaleSlope") not in (None, 0, 1)]
-    if scaled and (bare := [part for part in slices if not part.text("RescaleSlope")]):
-        return InputError(
-            f"RescaleSlope is missing in {len(bare)} of {len(slices)} images ({bare[0].shown}), "
-            "and is not 1 in the others",
-            remedy="Export the series again.",
-        )
+    for keyword, plain in (("RescaleSlope", 1), ("RescaleIntercept", 0)):
+        bare = [part for part in slices if not part.text(keyword)]
+        if bare and any(part.number(keyword) not in (None, 0, plain) for part in slices):
+            return InputError(
+                f"{keyword} is missing in {len(bare)} of {len(slices)} images ({bare[0].shown}), "
+                f"and is not {plain} in the others",
+                remedy="Export the series again.",
+            )
     faults = {part.file: part.fault for part in slices if part.fault is not None}
     if not faults:
         return None
