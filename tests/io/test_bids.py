@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,6 +208,45 @@ def test_participants_in_any_encoding(
     assert [scan.split for scan in found.scans] == [splits]
 
 
+@pytest.mark.parametrize(
+    ("rows", "splits", "warning"),
+    [
+        (["S1\ttest", "s2\tval"], [None, "val"], "splits of 1 subjects without scans, such as S1"),
+        (["s1\ttest", "s1\ttrain"], ["test", None], "line 3 has another split of s1"),
+        (["s1\tdev", "s2\tdev"], [None, None], "line 2 has the split 'dev', .* and 1 more"),
+        (["s1\tn/a", "s2\t"], [None, None], None),
+    ],
+)
+def test_splits_of_participants_that_cannot_be_used(
+    rows: list[str], splits: list[str | None], warning: str | None, tmp_path: Path
+) -> None:
+    """Those of another spelling would train on what the user holds out."""
+    make(tmp_path, "sub-s1/anat/sub-s1_T1w.nii.gz", "sub-s2/anat/sub-s2_T1w.nii.gz")
+    table = "\n".join(["participant_id\tsplit", *(f"sub-{row}" for row in rows)])
+    (tmp_path / "participants.tsv").write_text(table)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = find_scans(tmp_path)
+    assert [scan.split for scan in found.scans] == splits
+    assert len(caught) == (warning is not None)
+    assert all(re.search(f"{warning}", str(one.message)) for one in caught)
+
+
+@pytest.mark.parametrize(
+    ("head", "warning"),
+    [
+        ("subject,contrast,path,splits", "column 'splits' is not read, did you mean 'split'"),
+        ("subject id,contrast,path,age", "did you mean 'subject'"),
+        ("participant_id,contrast,path,age", "has no column 'subject': whose scans they are"),
+    ],
+)
+def test_columns_that_are_not_read(head: str, warning: str, tmp_path: Path) -> None:
+    """Without its subjects, a table is split by slices; without its splits, by chance."""
+    (tmp_path / "scans.csv").write_text(f"{head}\n1,T1w,a.nii.gz,test\n")
+    with pytest.warns(MrbridgeWarning, match=warning):
+        find_scans(tmp_path / "scans.csv")
+
+
 def test_participants_that_are_not_fetched(tmp_path: Path) -> None:
     make(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
     (tmp_path / "participants.tsv").symlink_to(".git/annex/objects/k")
@@ -306,7 +347,9 @@ def test_a_table(suffix: str, separator: str, tmp_path: Path) -> None:
     [
         ("subject,contrast\na,T1w\n", "line 2 has no path"),
         ("subject,contrast,path\na,T1w,x.nii\nb,,y.nii\n", "line 3 has no contrast"),
-        ("contrast,path,split\nT1w,x.nii,maybe\n", "split 'maybe'"),
+        ("subject,contrast,path,split\n1,T1w,x.nii,maybe\n", "split 'maybe'"),
+        ("subject,contrast,path,Path \na,T1w,x.nii,y.nii\n", "has two columns 'path'"),
+        ("subject,contrast,path\na,T1w,x,y.nii\n", "line 2 has more cells than the table has"),
     ],
 )
 def test_unusable_tables(text: str, message: str, tmp_path: Path) -> None:

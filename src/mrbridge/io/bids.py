@@ -176,6 +176,12 @@ def _in_bids(root: Path, datatypes: Collection[str | None], force: bool) -> Foun
             found.ignored.append((path, scan))
         else:
             found.scans.append(replace(scan, split=splits.get(str(scan.subject))))
+    absent = sorted(splits.keys() - {scan.subject for scan in found.scans})
+    if absent:
+        warn_about(
+            root / "participants.tsv",
+            f"has splits of {len(absent)} subjects without scans, such as {absent[0]}",
+        )
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import tomllib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,13 @@ from mrbridge.io import names
 from mrbridge.io.contrast import of_path, of_text, own_contrasts
 from mrbridge.io.remote import fetch, path_in_table
 from mrbridge.io.scans import FoundScans, Scan
-from mrbridge.json_text import decode, parse_json
+from mrbridge.json_text import decode, did_you_mean, parse_json
 from mrbridge.urls import shown
 
 DESCRIPTION = "dataset_description.json"
 _CORRECT = "Correct it; bids-validator shows more."
 _COLUMNS = ("subject", "session", "contrast", "path")
+_KNOWN_COLUMNS = {*_COLUMNS, "split"}
 
 
 def read_text(file: Path) -> str:
@@ -73,7 +75,9 @@ def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
         InputError: it cannot be read, or a line lacks contrast or path or has an unknown split.
     """
     found, seen = FoundScans([]), set[Scan]()
-    for line, row in _rows(table):
+    rows = _rows(table)
+    _warn_of_columns(table, rows)
+    for line, row in rows:
         missing = [key for key in ("contrast", "path") if not row.get(key)]
         if missing:
             raise InputError(
@@ -105,6 +109,18 @@ def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
     return found
 
 
+def _warn_of_columns(table: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> None:
+    """Warn about columns that are not read but seem to be meant, and if none names subjects."""
+    columns = {column for _, row in rows for column in row}
+    for column in sorted(columns - _KNOWN_COLUMNS):
+        hint = did_you_mean(column, _KNOWN_COLUMNS - columns, 0.75)
+        if hint:
+            warn_about(table, f"its column '{column}' is not read{hint}")
+            return
+    if columns and "subject" not in columns:
+        warn_about(table, "has no column 'subject': whose scans they are is not known")
+
+
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Line numbers and rows, keys in lower case, values stripped, empty lines left out."""
     text = read_text(table)
@@ -114,13 +130,26 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     lines = text.splitlines()
     try:
-        table_rows = list(csv.DictReader(lines, delimiter=separator, quoting=quoting))
+        reader = csv.DictReader(lines, delimiter=separator, quoting=quoting)
+        columns = [name.strip().lower() for name in reader.fieldnames or ()]
+        table_rows = list(reader)
     except csv.Error as error:
         raise InputError(
             f"is not a table ({error})", path=table, remedy="Check its quotes."
         ) from None
+    twice = [name for name in columns if name and columns.count(name) > 1]
+    if twice:
+        raise InputError(
+            f"has two columns '{twice[0]}'", path=table, remedy="Rename or remove one of them."
+        )
     rows = []
     for number, row in enumerate(table_rows, start=2):
+        if any(cell.strip() for cell in row.get(None) or ()):
+            raise InputError(
+                f"line {number} has more cells than the table has columns",
+                path=table,
+                remedy="Put quotes around cells with commas.",
+            )
         clean = {
             key.strip().lower(): value.strip()
             for key, value in row.items()
@@ -135,16 +164,24 @@ def participant_splits(table: Path) -> dict[str, str]:
     """Splits by subject, from the column `split` of `participants.tsv`, if it has one."""
     if not (table.is_file() or table.is_symlink()):
         return {}
-    splits = {}
+    splits: dict[str, str] = {}
     try:
         rows = _rows(table)
     except InputError as error:
         warn_about(table, f"{error.what}; its splits, if it has any, are not used")
         return {}
-    for _, row in rows:
-        split = names.read_split(row.get("split", ""))
-        if split:
-            splits[row.get("participant_id", "").removeprefix("sub-")] = split
+    problems = []
+    for line, row in rows:
+        word = row.get("split", "")
+        split = names.read_split(word)
+        subject = row.get("participant_id", "").removeprefix("sub-")
+        if word and word.lower() != "n/a" and not split:
+            problems.append(f"line {line} has the split '{word}', not train, val or test")
+        if split and splits.setdefault(subject, split) != split:
+            problems.append(f"line {line} has another split of {subject}")
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        warn_about(table, f"{problems[0]}, which is not used{more}")
     return splits
 
 
