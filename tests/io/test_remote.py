@@ -179,7 +179,8 @@ def test_keys_that_point_out_of_the_folder_are_ignored(bucket: Bucket) -> None:
 def test_a_table_names_scans_by_url_and_by_relative_path(bucket: Bucket, scan: Volume) -> None:
     io.write(scan, "counted://b/in/one.nii.gz")
     io.write(scan, "counted://other/two.nii.gz")
-    table = "contrast,path\nT1w,../in/one.nii.gz\nT2w,counted://other/two.nii.gz\nT2w,none.nii.gz"
+    rows = ("T1w,../in/one.nii.gz", "T2w,counted://other/two.nii.gz", "T2w,none.nii.gz")
+    table = "\n".join(["subject,contrast,path", *(f"a,{row}" for row in rows)])
     bucket.pipe("/b/tables/scans.csv", table.encode())
     scans = find_scans("counted://b/tables/scans.csv").scans
     assert [url_of(one.path) for one in scans] == [
