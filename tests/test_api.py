@@ -66,11 +66,12 @@ def test_an_object_where_only_a_path_will_do(kind: str, tmp_path: Path) -> None:
         "pair": (voxels, affine),
         "array": voxels,
     }
-    one, scan = objects[kind], tmp_path / "scan.nii.gz"
-    nib.save(objects["image"], scan)
+    one, scan, made = objects[kind], tmp_path / "scan.nii.gz", tmp_path / "made.nii.gz"
+    for path in (scan, made):
+        nib.save(objects["image"], path)
     calls: tuple[Callable[[], Any], ...] = (
         lambda: mrbridge.score(one, one),
-        lambda: mrbridge.score(scan, scan, one),
+        lambda: mrbridge.score(scan, made, one),
         lambda: mrbridge.evaluate(None, one),
         lambda: mrbridge.prepare(one, tmp_path / "store"),
         lambda: mrbridge.prepare([one, one], tmp_path / "store"),
@@ -81,7 +82,7 @@ def test_an_object_where_only_a_path_will_do(kind: str, tmp_path: Path) -> None:
     for call in calls:
         with pytest.raises(mrbridge.InputError, match=r"is not a path\. Save it"):
             call()
-    assert list(tmp_path.iterdir()) == [scan]
+    assert {*tmp_path.iterdir()} == {scan, made}
 
 
 @pytest.fixture

@@ -140,6 +140,16 @@ class TestSyntheses:
         found = find_synthetic(tmp_path / "a/anything.nii.gz", tmp_path / "b/else.nii.gz")
         assert [(c.name, c.synthetic.name) for c in found.cases] == [("anything", "else.nii.gz")]
 
+    def test_the_real_scan_is_not_its_own_synthetic_image(self, tmp_path):
+        touch(tmp_path, "a_T2w.nii.gz", "b_T2w.nii.gz")
+        scan, link = tmp_path / "a_T2w.nii.gz", tmp_path / "link.nii.gz"
+        link.symlink_to(scan)
+        for synthetic in (scan, link):
+            with pytest.raises(InputError, match="is the real scan itself"):
+                find_synthetic(scan, synthetic)
+        with pytest.raises(InputError, match="no synthetic image"):
+            find_synthetic(scan, tmp_path)
+
     def test_equal_file_names(self, tmp_path):
         touch(tmp_path, "real/x1.png", "real/x2.png", "fake/x2.png", "fake/x3.png")
         found = find_synthetic(tmp_path / "real", tmp_path / "fake")

@@ -37,6 +37,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 """What files are, by their names (`Identity.kind`)."""
 
 _SYNTHETIC = "desc-synth"
+_ITSELF = "is the real scan itself"
 _NO_MATCH = "matches no real scan, or more than one"
 _LESION_MASKS = ("{entities}_label-lesion_mask.nii.gz", "{entities}_desc-lesion_mask.nii.gz")
 
@@ -188,6 +189,11 @@ def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = Fal
             left_out.append((path.name, _NO_MATCH))
             continue
         file, below = match
+        if file.resolve() == path.resolve():
+            if are_files:
+                raise InputError(_ITSELF, path=path, remedy="Name its synthetic image.")
+            left_out.append((path.name, _ITSELF))
+            continue
         name = _name_of_file(below, file)
         contrast = guess_contrast(Path(file.parent.name, file.name)) or guess_contrast(path)
         subject = guess_subject(below, is_2d=is_2d(file))[0] or name

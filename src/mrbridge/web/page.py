@@ -80,7 +80,7 @@ def view(
     volumes = {
         role: read(one, force=True) if isinstance(one, str | Path) else _in_memory(one)
         for role, one in roles.items()
-        if one is not None
+        if one is not None or role == "source"
     }
     first = volumes["source"]
     layers = [
