@@ -178,22 +178,35 @@ class TestErrors:
         assert "Traceback (most recent call last)" in err
         assert message in err.splitlines()[-1]
 
-    @pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE"])
-    @pytest.mark.parametrize("value", ["x", "", "-1", "1.5"])
-    def test_a_variable_of_torchrun_that_is_not_a_number(
-        self,
-        variable: str,
-        value: str,
-        run: Callable[..., Any],
-        small_store: Store,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+    @pytest.mark.parametrize(
+        ("variables", "message"),
+        [
+            ({"WORLD_SIZE": "x"}, "the environment variable WORLD_SIZE is 'x', not a number."),
+            ({"WORLD_SIZE": "2"}, "the environment variable RANK is '', not a number."),
+            ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK is '-1', not a number."),
+            ({"WORLD_SIZE": "2", "RANK": "0"}, "the processes cannot find one another"),
+        ],
+    )
+    def test_variables_that_are_not_those_of_torchrun(
+        self, variables: dict[str, str], message: str, small_store: Store, tmp_path: Path
     ) -> None:
-        monkeypatch.setenv(variable, value)
-        code, out, err = run("train", small_store.path, "-o", tmp_path / "run", *TINY)
-        assert (code, out) == (2, "")
-        assert f"error: the environment variable {variable} is '{value}', not a number." in err
+        command = [sys.executable, "-m", "mrbridge", "train", small_store.path, "-o", "run", *TINY]
+        others = {name: os.environ[name] for name in os.environ if name != "MASTER_ADDR"}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=others | variables, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert message in done.stderr
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("rank", ["1", "x"])
+    def test_a_rank_without_other_processes_means_nothing(
+        self, rank: str, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RANK", rank)
+        assert "generator" in answer(run("info", "unet", "--json")[1])
 
     @pytest.mark.parametrize(
         "arguments", [["info", "unett"], ["trian"], ["translate", "-i", "x.nii"], ["info", "--no"]]

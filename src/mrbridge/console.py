@@ -76,9 +76,9 @@ def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
     Of processes that train together, only the first prints more than errors.
 
     Raises:
-        SettingsError: `RANK` is not a number.
+        SettingsError: a variable that `torchrun` sets is not a number.
     """
-    if number_of("RANK", 0) > 0:
+    if is_follower():
         quiet, as_json = True, False
     verbosity.quiet, verbosity.verbose, verbosity.json = quiet, verbose, as_json
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
@@ -101,9 +101,19 @@ def number_of(variable: str, default: int | None = None) -> int:
     if not (value.isascii() and value.isdigit()):
         raise SettingsError(
             f"the environment variable {variable} is '{value}', not a number",
-            remedy="Unset it: torchrun sets it itself.",
+            remedy="Unset WORLD_SIZE and RANK: torchrun sets them itself.",
         )
     return int(value)
+
+
+def is_follower() -> bool:
+    """Whether this is another process than the first of several that train together, which prints
+    and writes for all.
+
+    Raises:
+        SettingsError: a variable that `torchrun` sets is not a number.
+    """
+    return number_of("WORLD_SIZE", 1) > 1 and number_of("RANK") > 0
 
 
 def answer(

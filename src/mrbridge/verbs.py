@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrbridge.console import answer, answer_url, as_far_as_done
+from mrbridge.console import answer, answer_url, as_far_as_done, is_follower
 from mrbridge.errors import SettingsError, StoreError, must_be_here, must_be_new, must_exist
 from mrbridge.interruption import quick_imports
 from mrbridge.models import SHIPPED, UNNAMED, locate, unnamed
@@ -157,7 +157,7 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     RUN/bundle can be used from the first validation on. The defaults shown are those of the preset
     bridge.
     """
-    from mrbridge.training.folder import check_replaceable, check_unused, is_follower, refuse_url
+    from mrbridge.training.folder import check_replaceable, check_unused, refuse_url
     from mrbridge.training.settings import preset, resolve
 
     out, start, resume, overwrite = options.out, options.start, options.resume, options.overwrite

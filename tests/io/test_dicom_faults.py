@@ -543,6 +543,7 @@ class TestFiles:
         index.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
         assert io.read(tmp_path).voxels.shape == (20, 24, 7)
         assert "DICOMDIR" in find_series(tmp_path).ignored[0][1]
+        refused(tmp_path / "DICOMDIR", r"holds no DICOM series .*is an index of files \(DICOMDIR")
 
     def test_a_truncated_enhanced_file(self, tmp_path: Path) -> None:
         (path,) = save(tmp_path, [enhanced(marked())])

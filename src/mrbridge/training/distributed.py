@@ -121,8 +121,8 @@ def process_group(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         This process among them, and its device.
 
     Raises:
-        SettingsError: there are more processes on this machine than CUDA devices, or a variable of
-            the environment is not a number.
+        SettingsError: there are more processes on this machine than CUDA devices, or the
+            environment's variables are not those of `torchrun`.
     """
     count = console.number_of("WORLD_SIZE", 1)
     if count == 1:
@@ -140,7 +140,13 @@ def process_group(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         device, backend = torch.device("cuda", local), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
     url = os.environ.get(_RENDEZVOUS, "env://")
-    dist.init_process_group(backend, url, _TIMEOUT, world_size=count, rank=rank)
+    try:
+        dist.init_process_group(backend, url, _TIMEOUT, world_size=count, rank=rank)
+    except ValueError as error:
+        raise SettingsError(
+            f"WORLD_SIZE is {count}, and the processes cannot find one another ({error})",
+            remedy="Unset WORLD_SIZE and RANK, or start with torchrun.",
+        ) from None
     try:
         yield Ranks(rank, count), device
     finally:

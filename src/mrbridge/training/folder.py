@@ -5,16 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from mrbridge.console import number_of
 from mrbridge.errors import MrbridgeError, OutputError, must_be_here
 from mrbridge.io.ownership import check_only
 from mrbridge.io.temporary import is_temporary
 from mrbridge.settings import read_yaml
-
-
-def is_follower() -> bool:
-    """Whether another process writes the folder: the first of several that train together."""
-    return number_of("RANK", 0) > 0
 
 
 def refuse_url(run: str | Path) -> None:

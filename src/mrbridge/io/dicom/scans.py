@@ -10,7 +10,7 @@ from pathlib import Path
 from mrbridge.errors import InputError
 from mrbridge.io.dicom.files import calm, nameless
 from mrbridge.io.dicom.series import UNREADABLE, Listing, Series, find_series
-from mrbridge.io.scans import FoundScans, Scan
+from mrbridge.io.scans import FoundScans, Scan, why_left_out
 
 
 def choose_series(
@@ -54,7 +54,9 @@ def choose_series(
             raise _as_error(one, listing.path)
     if not listing.series:
         raise InputError(
-            "holds no DICOM series", path=listing.path, remedy="Name the folder of a study."
+            f"holds no DICOM series{why_left_out(listing.ignored)}",
+            path=listing.path,
+            remedy="Name the folder of a study.",
         )
     wanted = f"{' or '.join(contrasts)} series" if contrasts else "series"
     raise InputError(
