@@ -190,7 +190,16 @@ class TestErrors:
     def test_variables_that_are_not_those_of_torchrun(
         self, variables: dict[str, str], message: str, small_store: Store, tmp_path: Path
     ) -> None:
-        command = [sys.executable, "-m", "mrbridge", "train", small_store.path, "-o", "run", *TINY]
+        command = [
+            sys.executable,
+            "-m",
+            "mrbridge",
+            "train",
+            str(small_store.path),
+            "-o",
+            "run",
+            *TINY,
+        ]
         others = {name: os.environ[name] for name in os.environ if name != "MASTER_ADDR"}
         done = subprocess.run(
             command, cwd=tmp_path, env=others | variables, capture_output=True, text=True
