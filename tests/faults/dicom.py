@@ -89,6 +89,13 @@ def high_bit(workshop: Workshop) -> Outcome:
 
 
 @fault("dicom")
+def more_bits(workshop: Workshop) -> Outcome:
+    """Pixels with bits beyond BitsStored"""
+    study(BitsStored=8, HighBit=7)
+    return workshop.translate("study", out="out")
+
+
+@fault("dicom")
 def half_a_step_apart(workshop: Workshop) -> Outcome:
     """Two acquisitions in one series, the slices of one between those of the other"""
     one = Volume(scan().voxels.astype("u2"), studies.oblique())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import subprocess
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -292,6 +293,23 @@ class TestPixelData:
         refused(tmp_path, rf"its HighBit is {high} with 12 BitsStored, not 11 .*\(7 of 7 files\)")
 
     """Their length is what the header promises, and at most one byte of padding more."""
+
+    @pytest.mark.parametrize("overlay", [None, 0, 15])
+    def test_bits_beyond_those_of_pixels(self, overlay: int | None, tmp_path: Path) -> None:
+        """An overlay may be there; larger values than BitsStored allows are cut off."""
+        made = datasets(marked(), **T1W)
+        for one in made[:3]:
+            pixels = np.frombuffer(one.PixelData, "<u2") | np.uint16(0x8000)
+            one.PixelData, one["PixelData"].VR = pixels.tobytes(), "OW"
+            if overlay is not None:  # 0: apart from the pixels
+                one.add_new((0x6000, 0x0102), "US", overlay)
+        save(tmp_path, made)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            np.testing.assert_array_equal(io.read(tmp_path).voxels, marked().voxels)
+        messages = [str(one.message) for one in caught]
+        words = "3 images have pixels with bits beyond the 12 of BitsStored, which are not read"
+        assert messages == ([] if overlay else [f"series 5: {words}"])
 
     @pytest.mark.parametrize("more", [2, 960, -2, -480])
     def test_another_length_is_refused(self, more: int, tmp_path: Path) -> None:

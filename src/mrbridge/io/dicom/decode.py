@@ -84,15 +84,15 @@ class Decoder:
 
 def read_planes(
     slices: Sequence[Slice], shape: tuple[int, int]
-) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_] | None]]:
+) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_] | None, bool]]:
     """The stored pixels of each slice; every file is opened once.
 
     Args:
         shape: of each image (rows, columns).
 
     Yields:
-        The slice's index, its pixels (rows, columns), and which of them are padding (None where
-        the header names none).
+        The slice's index, its pixels (rows, columns), which of them are padding (None where the
+        header names none), and whether others have bits beyond BitsStored, which are not read.
 
     Raises:
         InputError: pixels are absent, damaged, or not of that shape.
@@ -119,13 +119,14 @@ def read_planes(
                 else:
                     plane = pixel_array(whole, index=frame)
                 padded = _padding(part, plane, None if coded else whole)
+                excess = not coded and _has_excess(whole, plane, frame, padded)
             except MemoryError:
                 raise
             except Exception:  # decoders raise all kinds of exceptions for damaged files
                 raise damaged(part.file, "its pixels are damaged or truncated") from None
             if plane.shape != shape or plane.dtype.kind not in "iu":
                 raise damaged(part.file, f"its pixels have the shape {plane.shape}, not {shape}")
-            yield index, plane, padded
+            yield index, plane, padded, excess
 
 
 def _padding(part: Slice, plane: NDArray[Any], whole: Dataset | None) -> NDArray[np.bool_] | None:
@@ -149,6 +150,20 @@ def _padding(part: Slice, plane: NDArray[Any], whole: Dataset | None) -> NDArray
         plane = pixel_array(whole, index=part.frame or 0)
         whole.BitsStored, whole.HighBit = kept
     return (plane >= low) & (plane <= high)
+
+
+def _has_excess(
+    whole: Dataset, plane: NDArray[Any], frame: int, padded: NDArray[np.bool_] | None
+) -> bool:
+    """Whether unsigned pixels have bits beyond BitsStored that are not those of an overlay (PS3.5,
+    8.1.2). Decoding removes them: values that are too large become small."""
+    if whole.PixelRepresentation or whole.BitsStored == whole.BitsAllocated:
+        return False
+    overlays = (whole.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2))
+    if any(position is not None and position.value for position in overlays):
+        return False
+    differs = pixel_array(whole, index=frame, correct_unused_bits=False) != plane
+    return bool((differs if padded is None else differs & ~padded).any())
 
 
 def _stored(value: Any, bits: int, signed: bool) -> int | None:

@@ -110,7 +110,9 @@ def _stack(slices: Sequence[Slice], geometry: Geometry) -> tuple[NDArray[Any], l
     scaled = any(scale != (1.0, 0.0) for scale in scales)
     voxels: NDArray[Any] | None = None
     padding: NDArray[np.bool_] | None = None
-    for index, plane, padded in read_planes(slices, (rows, columns)):
+    cut = 0
+    for index, plane, padded, excess in read_planes(slices, (rows, columns)):
+        cut += excess
         place = place_of[index]
         if scaled:
             slope, intercept = scales[index]
@@ -127,6 +129,9 @@ def _stack(slices: Sequence[Slice], geometry: Geometry) -> tuple[NDArray[Any], l
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         raise damaged(first.file, "has intensities that are not finite")
     notes = []
+    if cut:
+        bits = f"the {first.number('BitsStored'):g} of BitsStored"
+        notes.append(f"{cut} images have pixels with bits beyond {bits}, which are not read")
     image = np.ones(shape, bool) if padding is None else ~padding
     image[:, :, list(geometry.missing)] = False
     if first.text("PhotometricInterpretation").upper() == "MONOCHROME1":
