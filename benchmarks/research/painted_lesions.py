@@ -4,11 +4,14 @@ The phantom paints lesions in 3D, once a subject. Here each slice gets others ea
 at no cost: T1 and T2 come from the same `KINDS` as there, the canonical signals from the same
 equations, and the inputs from the curve that takes this slice's canonical signals to its own scan.
 
-Half of the slices get many small lesions of white matter instead, as in multiple sclerosis. Those
+A third of the slices gets many small lesions of white matter instead, as in multiple sclerosis. Those
 of the phantom have 2.2 to 3.2 times the T2 of white matter. The 81 lesions of at least 10 mm³ of
 the two patients of open-ms-mni have 1.1 to 2.0 times (10th to 90th percentile; from the ratio of
 T2w signals, with an echo time of 105 ms), and many are as bright as grey matter in T2w. The ranges
-here are wider. What is shipped was trained without these.
+here are wider.
+
+Lesions are painted into the brain only: pixels of its levels that an opening leaves, since thin
+layers outside it, mixtures, have such levels too.
 """
 
 from __future__ import annotations
@@ -30,10 +33,11 @@ _HOW_MANY = (0.55, 0.25, 0.15, 0.05)  # shares of slices with lesions that have 
 _BINS = 24
 _FEW = 400  # pixels of tissue below which a slice is left as it is
 _SHADE = 0.06  # standard deviation of what a scan adds to the curve, a choice
-_TISSUE_T1W, _TISSUE_T2W = (-0.3, 0.75), (-0.85, 0.2)  # levels of tissue of the brain
+_TISSUE_T1W, _TISSUE_T2W = (-0.3, 0.55), (-0.52, 0.2)  # of the brain; muscle has -0.65 in T2w
+_LAYER, _SURFACE = 2, 4  # pixels: half of the thickest layer outside; cortex mixed with fluid
 _WHITE_T1W = (0.15, 0.35)  # between grey matter, 0.09, and white matter, 0.41
 
-_PLAQUES_OFTEN = 0.5  # share of slices with lesions that have those of multiple sclerosis, and
+_PLAQUES_OFTEN = 0.35  # share of slices with lesions that have those of multiple sclerosis, and
 _PLAQUES = (2, 25)  # how many
 _RIM_OFTEN, _RIM_MM = 0.25, (1.0, 10.0)  # how often the ventricles have a rim of lesion; its width
 _NEAR_MM = 9.0  # from the ventricles: where most plaques are
@@ -84,6 +88,7 @@ def paint_lesions(
     seen = dict(zip(contrasts, group[::2], strict=True))
     truth = dict(zip(contrasts, group[1::2], strict=True))
     tissue = _between(truth["T1w"], _TISSUE_T1W) & _between(truth["T2w"], _TISSUE_T2W)
+    tissue = ndimage.binary_opening(tissue, iterations=_LAYER)
     places = np.argwhere(tissue)
     covered = np.zeros(tissue.shape, np.float32)
     if len(places) < _FEW:
@@ -93,7 +98,8 @@ def paint_lesions(
         contrast: seen[contrast] - _interpolate(curves[contrast], truth[contrast])
         for contrast in contrasts
     }
-    inside = (seen["T1w"] > -1) & (seen["T2w"] > -1)
+    brain = ndimage.binary_fill_holes(ndimage.binary_dilation(tissue, iterations=_SURFACE))
+    inside = brain & (seen["T1w"] > -1) & (seen["T2w"] > -1)
     if rng.random() < _PLAQUES_OFTEN:
         _paint_plaques(truth, covered, inside, rng)
     else:

@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("--masks", type=Path)
     parser.add_argument("--pathology", type=float, default=0.85)
     parser.add_argument(
-        "--painted", type=float, default=0.6, help="share of slices with lesions painted in 2D"
+        "--painted", type=float, default=0.85, help="share of slices with lesions painted in 2D"
     )
     parser.add_argument(
         "--mixed", type=float, default=0.15, help="share of slices with parts of another slice"
@@ -447,12 +447,28 @@ def shown(recipe: IntensityNormalisation) -> IntensityNormalisation:
 def ship(
     given: argparse.Namespace, means: dict[str, torch.nn.Module], step: int, seconds: float
 ) -> None:
-    """Write the bundle; half precision halves its size."""
+    """Write the bundle; half precision halves its size. Other parts are those of `--start`."""
+    trained_to = {"to_target": "T2w", "to_source": "T1w"}
     weights = {
         f"{name}.{key}": value.half() if value.is_floating_point() else value
         for name, network in means.items()
+        if given.to in (None, trained_to[name])
         for key, value in network.state_dict().items()
     }
+    trained: dict[str, Any] = {
+        "simulated subjects": given.subjects,
+        "real scans": 0,
+        "steps": step,
+        "minutes": round(seconds / 60, 1),
+        "seed": given.seed,
+        **SOURCES,
+    }
+    if given.start:
+        start = load_bundle(given.start)
+        earlier = {"started from": start.manifest.trained}
+        manifest = start.manifest.model_copy(update={"trained": trained | earlier})
+        save_bundle(manifest, {**start.weights, **weights}, given.work / "bundle")
+        return
     manifest = BundleManifest(
         source="T1w",
         target="T2w",
@@ -462,14 +478,7 @@ def ship(
         typical={contrast: shown(recipe) for contrast, recipe in CANONICAL.items()},
         pictures=False,
         planes=preset("bridge").planes,
-        trained={
-            "simulated subjects": given.subjects,
-            "real scans": 0,
-            "steps": step,
-            "minutes": round(seconds / 60, 1),
-            "seed": given.seed,
-            **SOURCES,
-        },
+        trained=trained,
         scores={},
         limits=LIMITS,
     )

@@ -45,10 +45,11 @@ PEOPLE_SEED = 4_712
 WIDTH, RATE = 8, 2e-3
 
 
-def train_heads(bundle: Bundle, examples: Examples, steps: int) -> dict[str, ScaleHead]:
+def train_heads(
+    bundle: Bundle, examples: Examples, steps: int, names: Sequence[str]
+) -> dict[str, ScaleHead]:
     """A scale head for each generator, trained by the Laplace likelihood of its errors."""
     rng = torch.Generator().manual_seed(0)
-    names = ("to_target", "to_source")
     networks = {name: bundle.build(name) for name in names}
     heads, optimizers = {}, {}
     for name, network in networks.items():
@@ -57,11 +58,12 @@ def train_heads(bundle: Bundle, examples: Examples, steps: int) -> dict[str, Sca
         init_weights(heads[name], rng)
         optimizers[name] = Adam(heads[name].parameters(), RATE, (0.9, 0.999))
     bfloat16 = fast_bfloat16(torch.device("cpu"))
-    sums, batches = np.zeros(2), examples.batches(10_000_000)
+    sums, batches = np.zeros(len(names)), examples.batches(10_000_000)
     for step in range(steps):
         batch = next(batches)
         for side, name in enumerate(names):
-            seen, answer = (batch[:, n : n + 1] for n in ((0, 3), (2, 1))[side])
+            places = (0, 3) if name == "to_target" else (2, 1)
+            seen, answer = (batch[:, n : n + 1] for n in places)
             network = networks[name]
             assert isinstance(network, UNet)
             for group in optimizers[name].param_groups:
@@ -188,6 +190,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200, help="0: calibrate the heads it has")
     parser.add_argument("--people", type=int, default=8)
     parser.add_argument("--any", action="store_true")
+    parser.add_argument("--to", choices=("T1w", "T2w"), help="only this direction")
     parser.add_argument("--out", type=Path, help="folder of the bundle; WORK/bundle if absent")
     given = parser.parse_args()
     keep_memory()
@@ -204,29 +207,40 @@ def main() -> None:
         save_bundle(bundle.manifest.model_copy(update=update), bundle.weights, out)
         return
     subjects = people(given.labels, given.masks, given.people)
+    directions = {"to_target": bundle.target, "to_source": bundle.source}
+    directions = {name: to for name, to in directions.items() if given.to in (None, to)}
+    wanted = list(directions.values())
     if not given.steps:
-        save_bundle(with_uncertainty(bundle, calibrated_on, subjects), bundle.weights, out)
+        manifest = with_uncertainty(bundle, calibrated_on, subjects, wanted)
+        save_bundle(manifest, bundle.weights, out)
         return
     examples = Examples(
         sorted((given.work / "subjects").glob("*.npy")), seed=1, painted=0.6, mixed=0.15
     )
-    heads = train_heads(bundle, examples, given.steps)
+    heads = train_heads(bundle, examples, given.steps, list(directions))
     weights = dict(bundle.weights)
     for name, head in heads.items():
         weights |= {f"{name}_scale.{k}": v.detach().half() for k, v in head.state_dict().items()}
-    manifest = with_uncertainty(Bundle(bundle.manifest, weights), calibrated_on, subjects)
+    manifest = with_uncertainty(Bundle(bundle.manifest, weights), calibrated_on, subjects, wanted)
     save_bundle(manifest, weights, out)
 
 
 def with_uncertainty(
-    bundle: Bundle, calibrated_on: str, subjects: list[VariedSubject]
+    bundle: Bundle, calibrated_on: str, subjects: list[VariedSubject], wanted: Sequence[str]
 ) -> BundleManifest:
-    """The manifest of a bundle with scale heads, calibrated."""
+    """The manifest of a bundle with scale heads, the wanted directions calibrated."""
+    known = bundle.manifest.uncertainty
     unit = dict.fromkeys((bundle.source, bundle.target), 1.0)
     start = Uncertainty(width=WIDTH, factor=unit, calibrated_on=calibrated_on)
     manifest = bundle.manifest.model_copy(update={"uncertainty": start})
     pair = [((bundle.source,), bundle.target), ((bundle.target,), bundle.source)]
-    factors = calibrate(Bundle(manifest, bundle.weights), subjects, pair)
+    found = calibrate(
+        Bundle(manifest, bundle.weights), subjects, [one for one in pair if one[1] in wanted]
+    )
+    factors = {
+        name: ({} if known is None else getattr(known, name) or {}) | factor
+        for name, factor in found.items()
+    }
     return manifest.model_copy(update={"uncertainty": start.model_copy(update=factors)})
 
 
