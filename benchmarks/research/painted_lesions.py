@@ -4,9 +4,9 @@ The phantom paints lesions in 3D, once a subject. Here each slice gets others ea
 at no cost: T1 and T2 come from the same `KINDS` as there, the canonical signals from the same
 equations, and the inputs from the curve that takes this slice's canonical signals to its own scan.
 
-A third of the slices gets many small lesions of white matter instead, as in multiple sclerosis. Those
-of the phantom have 2.2 to 3.2 times the T2 of white matter. The 81 lesions of at least 10 mm³ of
-the two patients of open-ms-mni have 1.1 to 2.0 times (10th to 90th percentile; from the ratio of
+A fifth of the slices gets many small lesions of white matter instead, as in multiple sclerosis.
+Those of the phantom have 2.2 to 3.2 times the T2 of white matter. The 81 lesions of at least 10 mm³
+of the two patients of open-ms-mni have 1.1 to 2.0 times (10th to 90th percentile; from the ratio of
 T2w signals, with an echo time of 105 ms), and many are as bright as grey matter in T2w. The ranges
 here are wider.
 
@@ -30,6 +30,7 @@ from mrbridge.phantom.signals import STATIC_DEPHASING, Real
 from mrbridge.phantom.subjects import CANONICAL_MATTER, CANONICAL_SEQUENCES
 
 _HOW_MANY = (0.55, 0.25, 0.15, 0.05)  # shares of slices with lesions that have one, two, …
+_LEAST = 1.4  # smallest radius over that of the kind: no network can tell smaller ones from cortex
 _BINS = 24
 _FEW = 400  # pixels of tissue below which a slice is left as it is
 _SHADE = 0.06  # standard deviation of what a scan adds to the curve, a choice
@@ -37,7 +38,7 @@ _TISSUE_T1W, _TISSUE_T2W = (-0.3, 0.55), (-0.52, 0.2)  # of the brain; muscle ha
 _LAYER, _SURFACE = 2, 4  # pixels: half of the thickest layer outside; cortex mixed with fluid
 _WHITE_T1W = (0.15, 0.35)  # between grey matter, 0.09, and white matter, 0.41
 
-_PLAQUES_OFTEN = 0.35  # share of slices with lesions that have those of multiple sclerosis, and
+_PLAQUES_OFTEN = 0.2  # share of slices with lesions that have those of multiple sclerosis, and
 _PLAQUES = (2, 25)  # how many
 _RIM_OFTEN, _RIM_MM = 0.25, (1.0, 10.0)  # how often the ventricles have a rim of lesion; its width
 _NEAR_MM = 9.0  # from the ventricles: where most plaques are
@@ -192,7 +193,8 @@ def _paint(
     inside: NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> None:
-    low, high = np.log(kind.radius_mm)
+    smallest, largest = kind.radius_mm
+    low, high = np.log((smallest if kind is _PLAQUE else _LEAST * smallest, largest))
     radius = float(np.exp(rng.uniform(low, high)))
     reach = int(1.8 * radius + 24)
     rows, columns = (
