@@ -360,7 +360,7 @@ class TestNames:
         with pytest.raises(Refused):
             safe_name(name)
 
-    # Slow: late in the whole default suite the server answered 500 twice, for a reason not found yet.
+    # Slow: late in the whole default suite, the server answered 500 twice; the cause is not known.
     @pytest.mark.slow
     def test_an_upload_stays_in_its_folder(self, web: Served, t1w: Path):
         files = {"scan": ("../../../sub-01_T1w.nii.gz", t1w.read_bytes())}
@@ -384,7 +384,7 @@ class TestNames:
         job = web.translated(t1w)
         assert web.client.get(f"/api/jobs/{job['id']}/files/{name}").status_code == 404
 
-    # Slow: late in the whole default suite the server answered 500 twice, for a reason not found yet.
+    # Slow: late in the whole default suite, the server answered 500 twice; the cause is not known.
     @pytest.mark.slow
     def test_no_names_in_logs(
         self,
