@@ -86,6 +86,23 @@ def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_a_process_that_is_killed_as_it_takes_a_lock_over(is_locked: bool, tmp_path: Path) -> None:
+    first = hold(tmp_path)
+    first.kill()
+    first.wait()
+    takeover = tmp_path / f"{LOCK}-takeover"
+    takeover.write_bytes((tmp_path / LOCK).read_bytes())
+    if not is_locked:
+        (tmp_path / LOCK).unlink()
+    with only_writer(tmp_path):
+        assert os.listdir(tmp_path) == [LOCK]
+    # Another computer is taking it over.
+    takeover.write_text(json.dumps(HOLDER))
+    with only_writer(tmp_path):
+        assert takeover.exists()
+
+
 @pytest.mark.parametrize("text", ['{"host": "node7", "pid": 3, "machine": "abcdef"}', "", "[1]"])
 def test_a_lock_of_another_computer_counts_while_it_is_fresh(text: str, tmp_path: Path) -> None:
     path = tmp_path / LOCK

@@ -94,9 +94,10 @@ class _FileLock:
 
     def take(self, me: Holder) -> bool:
         """Create the lock, or take it over from a dead holder; False if another one holds it."""
-        takeover = self.path.with_name(f"{LOCK}-takeover")
+        takeover = _FileLock(self.path.with_name(f"{LOCK}-takeover"))
         for _ in range(10):
             if _create(self.path, json.dumps(me)):
+                takeover.remove_if_dead()  # of a process that was killed just then
                 return True
             holder, stamp = self.read(), self._stamp()
             if stamp is None:
@@ -105,17 +106,15 @@ class _FileLock:
                 return False
             # Two may find the same dead holder. Only one creates the file `takeover`; the other
             # then finds another lock than the dead one.
-            if not _create(takeover, json.dumps(me)):
-                with suppress(FileNotFoundError):
-                    if time.time() - takeover.stat().st_mtime > STALE_SECONDS:
-                        takeover.unlink()
+            if not _create(takeover.path, json.dumps(me)):
+                takeover.remove_if_dead()
                 time.sleep(0.05)
                 continue
             try:
                 if self._stamp() == stamp:
                     self.remove()
             finally:
-                takeover.unlink(missing_ok=True)
+                takeover.remove()
         return False
 
     def read(self) -> Holder | None:
@@ -130,6 +129,11 @@ class _FileLock:
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+    def remove_if_dead(self) -> None:
+        """Remove it if its holder has ended."""
+        if self._is_dead(self.read()):
+            self.remove()
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
