@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import multiprocessing
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from mrbridge.bundle import Bundle
 from mrbridge.web.guard import Refused, _is_allowed, bound
 from mrbridge.web.settings import ServeSettings
 from mrbridge.web.uploads import check_zip, safe_name
+from mrbridge.web.worker import Task, Worker
 
 ROOT = Path(__file__).parents[2]
 PATHS = (
@@ -360,8 +362,6 @@ class TestNames:
         with pytest.raises(Refused):
             safe_name(name)
 
-    # Slow: late in the whole default suite, the server answered 500 twice; the cause is not known.
-    @pytest.mark.slow
     def test_an_upload_stays_in_its_folder(self, web: Served, t1w: Path):
         files = {"scan": ("../../../sub-01_T1w.nii.gz", t1w.read_bytes())}
         job = web.client.post("/api/jobs", files=files).json()
@@ -384,8 +384,6 @@ class TestNames:
         job = web.translated(t1w)
         assert web.client.get(f"/api/jobs/{job['id']}/files/{name}").status_code == 404
 
-    # Slow: late in the whole default suite, the server answered 500 twice; the cause is not known.
-    @pytest.mark.slow
     def test_no_names_in_logs(
         self,
         web: Served,
@@ -430,6 +428,25 @@ def test_a_killed_worker_is_replaced(web: Served, t1w: Path):
 
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="this system has no waitid")
+def test_a_late_answer_about_another_scan_is_ignored(monkeypatch: pytest.MonkeyPatch, t1w: Path):
+    ours, theirs = multiprocessing.Pipe()
+    worker = Worker([], "cpu", allow_code=False)
+    monkeypatch.setattr(worker, "_connection", ours)
+    monkeypatch.setattr(worker, "_process", multiprocessing.current_process())
+    theirs.send((0, "loaded", []))
+    task = Task("look", t1w, None, t1w, t1w)
+    for scan in ("first", "second"):
+        worker.send(task)
+        number, sent = theirs.recv()
+        assert sent == task
+        if scan == "second":
+            theirs.send((number - 1, "done", "first"))
+            theirs.send((number, "progress", 0.5))
+        theirs.send((number, "done", scan))
+    answers = [worker.answer(0) for _ in range(5)]
+    assert [one for one in answers if one] == [("progress", 0.5), ("done", "second")]
+
+
 def test_a_stopped_worker_is_replaced(web: Served, t1w: Path, monkeypatch: pytest.MonkeyPatch):
     number = web.jobs.worker.pid
     with web.paused():

@@ -338,16 +338,16 @@ class Jobs:
             answer = self.worker.answer(_POLL_SECONDS)
             if answer is None:
                 continue
-            kind, *content = answer
+            kind, content = answer
             if kind == "progress":
                 with self._changed:
-                    job.progress = max(job.progress, content[0])
+                    job.progress = max(job.progress, content)
                     self._touch(job)
             elif kind == "failed":
-                self._fail(job, content[0])
+                self._fail(job, content)
                 return
             else:
-                self._finish(job, content[0])
+                self._finish(job, content)
                 return
 
     def _finish(self, job: Job, result: dict[str, Any]) -> None:

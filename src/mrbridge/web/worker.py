@@ -60,9 +60,10 @@ def work(
 ) -> None:
     """Load the models, then do tasks until the connection is closed.
 
-    It answers with pairs: `("loaded", facts of the models)`, then for each task any number of
-    `("progress", share)`, and `("done", result)` or `("failed", MrbridgeError)`. What mrbridge logs
-    or warns of may name files: it goes to the user, into no log.
+    It answers `(0, "loaded", facts of the models)`, then for each pair of a number and a task any
+    times `(number, "progress", share)`, and once `(number, "done", result)` or `(number, "failed",
+    MrbridgeError)`. What mrbridge logs or warns of may name files: it goes to the user, into no
+    log.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends it
     share_the_machine()
@@ -73,16 +74,18 @@ def work(
         with listening():
             translators, facts = tasks.load(models, device, allow_code)
     except Exception as error:
-        connection.send(("failed", as_error(error)))
+        connection.send((0, "failed", as_error(error)))
         return
-    connection.send(("loaded", facts))
+    connection.send((0, "loaded", facts))
+    number = 0
+    task: Task
 
     def report(share: float) -> None:
-        connection.send(("progress", share))
+        connection.send((number, "progress", share))
 
     while True:
         try:
-            task: Task = connection.recv()
+            number, task = connection.recv()
         except EOFError:
             return
         start = time.monotonic()
@@ -93,11 +96,11 @@ def work(
                 else:
                     result = tasks.translate(task, translators[task.model], report)
         except Exception as error:
-            connection.send(("failed", _about(error, task)))
+            connection.send((number, "failed", _about(error, task)))
         else:
             notes = [words for _, _, words in heard]
             result |= {"notes": notes, "seconds": time.monotonic() - start}
-            connection.send(("done", result))
+            connection.send((number, "done", result))
 
 
 class Worker:
@@ -112,6 +115,7 @@ class Worker:
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._stopped_since: float | None = None
+        self._number = 0  # of the last task
 
     @property
     def pid(self) -> int | None:
@@ -139,9 +143,10 @@ class Worker:
             raise MrbridgeError(
                 "the worker process ended while it loaded the model", remedy="Check the memory."
             ) from None
-        if answer[0] == "failed":
-            raise answer[1]
-        loaded: list[dict[str, Any]] = answer[1]
+        _, kind, content = answer
+        if kind == "failed":
+            raise content
+        loaded: list[dict[str, Any]] = content
         return loaded
 
     def kill(self) -> None:
@@ -164,10 +169,13 @@ class Worker:
             self.kill()
             self.start()
         assert self._connection is not None
-        self._connection.send(task)
+        self._number += 1
+        self._connection.send((self._number, task))
 
-    def answer(self, seconds: float) -> tuple[Any, ...] | None:
-        """What it says next; None if it says nothing for some seconds.
+    def answer(self, seconds: float) -> tuple[str, Any] | None:
+        """What it says next about the last task; None if it says nothing for some seconds.
+
+        Answers about any other task are ignored, so that no scan gets the result of another.
 
         Raises:
             EOFError, OSError: it has ended, or was stopped (SIGSTOP) and not continued.
@@ -175,8 +183,8 @@ class Worker:
         assert self._connection is not None
         if self._connection.poll(seconds):
             self._stopped_since = None
-            answer: tuple[Any, ...] = self._connection.recv()
-            return answer
+            number, kind, content = self._connection.recv()
+            return (kind, content) if number == self._number else None
         if not self._is_stopped():
             self._stopped_since = None
         elif self._stopped_since is None:
