@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
@@ -132,6 +133,19 @@ def test_a_row_that_is_repeated_counts_once(bids: Maker, tmp_path: Path) -> None
     store = prepare(table, tmp_path / "store")
     assert len(store.records()) == 4
     assert [one.reason for one in store.manifest.ignored] == ["is listed twice"]
+
+
+def test_a_scan_in_another_format_is_a_leak(bids: Maker, tmp_path: Path) -> None:
+    root = bids(subjects=3)
+    copy = root / "sub-09/anat/sub-09_T1w.nii"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(gzip.decompress((root / "sub-01/anat/sub-01_T1w.nii.gz").read_bytes()))
+    (root / "participants.tsv").write_text(
+        "participant_id\tsplit\nsub-01\ttrain\nsub-02\ttrain\nsub-03\tval\nsub-09\ttest\n"
+    )
+    message = "one file is in .*such as sub-01_T1w and sub-09_T1w: scores will be too good"
+    with pytest.warns(MrbridgeWarning, match=message):
+        prepare(root, tmp_path / "store")
 
 
 @pytest.mark.parametrize("contrast", ["T1w", "T2w"])

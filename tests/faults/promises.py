@@ -219,8 +219,20 @@ PROMISES: list[tuple[str, list[str]]] = [
         ],
     ),
     (
-        "Equal files in several splits, or as several contrasts, are reported by `prepare`",
-        ["dataset/test_prepare.py::test_a_file_under_another_name_is_a_leak"],
+        "Equal scans in several splits, or as several contrasts, are reported by `prepare`",
+        [
+            "dataset/test_prepare.py::test_a_file_under_another_name_is_a_leak",
+            "dataset/test_prepare.py::test_a_scan_in_another_format_is_a_leak",
+        ],
+    ),
+    (
+        "The visits of a person are in one split, whether folders or names tell them apart; 1 next "
+        "to 01 is reported",
+        [
+            "io/test_names.py::test_visits_of_a_person_are_of_one_subject",
+            "io/test_names.py::test_contrasts_of_a_visit_are_of_one_subject_and_session",
+            "io/test_bids.py::test_subjects_that_differ_only_in_zeros",
+        ],
     ),
     (
         "Masked voxels of arrays count as NaN",

@@ -77,6 +77,33 @@ def test_subjects_that_differ_only_in_case_or_encoding(other: str, tmp_path: Pat
     assert {scan.subject for scan in found.scans} == {first, other, "s2"}
 
 
+def test_subjects_that_differ_only_in_zeros(tmp_path: Path) -> None:
+    make(tmp_path, "P1/T1w.nii.gz", "P01/T2w.nii.gz", "P10/T1w.nii.gz")
+    with pytest.warns(MrbridgeWarning, match="P01 and P1 differ only in leading zeros"):
+        found = find_scans(tmp_path)
+    assert {scan.subject for scan in found.scans} == {"P1", "P01", "P10"}
+
+
+def test_a_subject_with_and_without_its_prefix_is_one(tmp_path: Path) -> None:
+    make(tmp_path, "T1/sub-01_T1w.nii.gz", "T2/sub-01.nii.gz", "T2/sub-02.nii.gz")
+    found = find_scans([tmp_path / "T1", tmp_path / "T2"])
+    assert [scan.subject for scan in found.scans] == ["01", "01", "sub-02"]
+
+
+@pytest.mark.parametrize("absent", ["", "n/a", "NA", "nan", "None"])
+def test_cells_of_a_table_that_mean_nothing(absent: str, tmp_path: Path) -> None:
+    """Else scans of unknown people would be of one person with that name."""
+    make(tmp_path, "a.nii", "b.nii")
+    table = tmp_path / "scans.csv"
+    rows = [
+        f"{absent},{absent},{contrast},{path}"
+        for contrast, path in (("T1w", "a.nii"), ("T2w", "b.nii"))
+    ]
+    table.write_text("\n".join(["subject,session,contrast,path", *rows]))
+    found = find_scans(table)
+    assert {(scan.subject, scan.session) for scan in found.scans} == {(None, None)}
+
+
 def test_only_the_folders_of_raw_scans_count(tmp_path: Path) -> None:
     left_out = {
         "sub-01/derivatives/tool/sub-01/anat/sub-01_T1w.nii.gz": "is in derivatives",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 
+from mrbridge.io.bids import find_scans
 from mrbridge.io.bids_name import derivative_name, parse_name
 from mrbridge.io.names import (
     guess_split,
@@ -44,6 +46,8 @@ from mrbridge.io.names import (
         ("T1/BraTS20_Training_001_t1_80.png", True, "BraTS20_Training_001", None),
         ("T1/TCGA_CS_4941_19960909_12.tif", True, "TCGA_CS_4941", None),
         ("T1/002_S_0413_T1_45.png", True, "002_S_0413", None),
+        ("sub-01/T1.nii.gz", False, "sub-01", None),
+        ("12345678/T1.nii.gz", False, "12345678", None),
         ("T1/slice_7.png", True, None, None),
         ("T1/IM0001.png", True, None, None),
         ("T1/0001.png", True, None, None),
@@ -53,6 +57,64 @@ from mrbridge.io.names import (
 )
 def test_subjects(path: str, is_2d: bool, subject: str | None, session: str | None) -> None:
     assert guess_subject(Path(path), is_2d=is_2d) == (subject, session)
+
+
+@pytest.mark.parametrize(
+    ("subject", "paths"),
+    [
+        ("patient01", "patient01_visit1_T1.nii.gz patient01_visit2_T1.nii.gz"),
+        ("patient01", "patient01_20190301_T1.nii.gz patient01_2020-03-01_T1.nii.gz"),
+        ("patient01", "patient01/2019-03-01/T1.nii.gz patient01/2020-03-01/T1.nii.gz"),
+        ("patient01", "patient01/1/T1.nii.gz patient01/2/T1.nii.gz"),
+        ("patient01", "visit1/patient01/T1.nii.gz visit2/patient01/T1.nii.gz"),
+        ("sub-01", "sub-01_ses-1/T1.nii.gz sub-01_ses-2/T1.nii.gz"),
+        ("001", "001_visit1/T1.nii.gz 001_visit2/T1.nii.gz"),
+        ("001", "001_baseline_T1.nii.gz 001_followup_T1.nii.gz"),
+        ("001", "001_bl_T1.nii.gz 001_m12_T1.nii.gz"),
+        ("OAS1_0001", "OAS1_0001_MR1_T1.nii.gz OAS1_0001_MR2_T1.nii.gz"),
+        (
+            "BraTS-GLI-00001",
+            "BraTS-GLI-00001-000/BraTS-GLI-00001-000-t1n.nii.gz "
+            "BraTS-GLI-00001-001/BraTS-GLI-00001-001-t1n.nii.gz",
+        ),
+        ("UCSF-PDGM-0429", "UCSF-PDGM-0429_T1.nii.gz UCSF-PDGM-0429_FU003d_T1.nii.gz"),
+        (
+            "002_S_0295",
+            "002_S_0295/MP-RAGE/2006-04-18_08_20_30.0/I13721/a_T1.nii "
+            "002_S_0295/MP-RAGE/2007-04-18_08_20_30.0/I13799/a_T1.nii",
+        ),
+        ("Patient-001", "Patient-001/week-000-1/T1.nii.gz Patient-001/week-044/T1.nii.gz"),
+    ],
+)
+def test_visits_of_a_person_are_of_one_subject(subject: str, paths: str, tmp_path: Path) -> None:
+    for path in paths.split():
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scans = find_scans(tmp_path).scans
+    assert [scan.subject for scan in scans] == [subject, subject]
+    assert len({scan.session for scan in scans}) == 2
+
+
+@pytest.mark.parametrize(
+    ("subject", "paths"),
+    [
+        ("p01", "p01_T1_SAG_MPRAGE.nii.gz p01_T2_AX_TSE.nii.gz"),
+        ("p01", "T1/p01_3D_T1_TFE.nii.gz T2/p01_T2_TSE_3mm.nii.gz"),
+        ("patient01", "patient01/T1_MPRAGE.nii.gz patient01/T2_TSE.nii.gz"),
+        ("patient01", "T1/patient01_mprage.nii.gz T2/patient01_tse.nii.gz"),
+        ("BraTS-GLI-00001", "BraTS-GLI-00001-000-t1n.nii.gz BraTS-GLI-00001-000-t2w.nii.gz"),
+        ("mr_001_abc", "mr_001_abc_T1.nii.gz mr_001_abc_T2.nii.gz"),
+        ("scan_001", "scan_001_T1.nii.gz scan_001_T2.nii.gz"),
+        ("HC012", "HC012_T1.nii.gz HC012_T2.nii.gz"),
+    ],
+)
+def test_contrasts_of_a_visit_are_of_one_subject_and_session(subject: str, paths: str) -> None:
+    one, other = (guess_subject(Path(path), is_2d=False) for path in paths.split())
+    assert one == other
+    assert one[0] == subject
 
 
 @pytest.mark.parametrize(

@@ -279,14 +279,16 @@ def _check_contrasts(done: Counter[str], settings: PrepareSettings, failures: li
 
 
 def _warn_about_copies(records: Sequence[ScanRecord]) -> None:
-    """Warn about equal files in several splits, or as several contrasts."""
+    """Warn about equal files in several splits, or as several contrasts; also about equal scans in
+    files that differ, such as `.nii` and `.nii.gz`."""
     copies: dict[str, list[ScanRecord]] = {}
     for record in records:
-        copies.setdefault(record.source_sha256, []).append(record)
-    groups = [group for group in copies.values() if len(group) > 1]
+        for digest in (record.source_sha256, record.data_sha256):
+            copies.setdefault(digest, []).append(record)
+    groups = {tuple(one.id for one in group): group for group in copies.values() if len(group) > 1}
     several = [
         group
-        for group in groups
+        for group in groups.values()
         if len({split for one in group for split in one.segments}) > 1
         or len({one.contrast for one in group}) > 1
     ]

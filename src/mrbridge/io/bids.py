@@ -28,6 +28,7 @@ NOT_RAW = ("derivatives", "sourcedata", "code")
 
 _PLACE = re.compile(r"sub-(?P<sub>[^/]+)/(?:ses-(?P<ses>[^/]+)/)?(?:(?P<datatype>[^/]+)/)?[^/]+")
 _SUFFIXES = {contrast.lower(): contrast for contrast in CONTRASTS}  # T1w of T1W
+_CASE_REMEDY = ", and also if their files go to Windows or macOS, where one would replace the other"
 _SIDECARS = {".json", ".tsv", ".csv", ".bval", ".bvec", ".txt", ".md", ".cff", ""}
 
 
@@ -128,30 +129,48 @@ def is_bids(folder: Path) -> bool:
 
 
 def _of_contrasts(found: FoundScans, contrasts: Sequence[str]) -> FoundScans:
-    scans = sorted(found.scans, key=_order)
-    _warn_of_case(scans)
+    scans = sorted(_one_name_each(found.scans), key=_order)
+    _warn_of_similar(scans)
     ignored = list(found.ignored)
     ignored += [(s.path, f"is {s.contrast}") for s in scans if s.contrast not in contrasts]
     ignored.sort(key=lambda item: names.natural_key(item[0]))
     return FoundScans([scan for scan in scans if scan.contrast in contrasts], ignored)
 
 
-def _warn_of_case(scans: Sequence[Scan]) -> None:
+def _one_name_each(scans: Sequence[Scan]) -> list[Scan]:
+    """Scans, of whose subjects `sub-01` is 01 if there is a 01, as in BIDS names."""
+    subjects = {scan.subject for scan in scans}
+    return [
+        replace(scan, subject=label)
+        if scan.subject and (label := scan.subject.removeprefix("sub-")) in subjects
+        else scan
+        for scan in scans
+    ]
+
+
+def _warn_of_similar(scans: Sequence[Scan]) -> None:
     """Warn about subjects that BIDS does not allow next to each other ("Case collision
-    intolerance")."""
+    intolerance"), and about 1 next to 01."""
     alike: dict[str, dict[str, None]] = defaultdict(dict)
     for scan in scans:
         if scan.subject is not None:
-            alike[names.folded(scan.subject)][scan.subject] = None
+            key = re.sub(r"(?<!\d)0+(?=\d)", "", names.folded(scan.subject))
+            alike[key][scan.subject] = None
+    groups: dict[bool, list[str]] = defaultdict(list)
     for several in alike.values():
         if len(several) > 1:
-            warnings.warn(
-                f"the subjects {' and '.join(several)} differ only in case or in the encoding of "
-                "their accents, and are treated as several people: rename them if they are one, "
-                "and also if their files go to Windows or macOS, where one would replace the other",
-                MrbridgeWarning,
-                stacklevel=2,
-            )
+            only_case = len(set(map(names.folded, several))) == 1
+            groups[only_case].append(" and ".join(several))
+    for only_case, found in groups.items():
+        more = f" (and {len(found) - 1} more such groups)" if len(found) > 1 else ""
+        warnings.warn(
+            f"the subjects {found[0]}{more} differ only in "
+            + ("case or in the encoding of their accents" if only_case else "leading zeros")
+            + ", and are treated as several people: rename them if they are one"
+            + (_CASE_REMEDY if only_case else ""),
+            MrbridgeWarning,
+            stacklevel=2,
+        )
 
 
 def _order(scan: Scan) -> tuple[object, ...]:

@@ -21,6 +21,8 @@ DESCRIPTION = "dataset_description.json"
 _CORRECT = "Correct it; bids-validator shows more."
 _COLUMNS = ("subject", "session", "contrast", "path")
 _KNOWN_COLUMNS = {*_COLUMNS, "split"}
+_ABSENT = {"", "n/a", "N/A", "NA", "nan", "NaN", "None", "null"}
+"""Cells that BIDS, R and Python write where there is no value."""
 
 
 def read_text(file: Path) -> str:
@@ -99,7 +101,9 @@ def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
         if identity.objection and not force:
             found.ignored.append((path, identity.objection))
             continue
-        subject, session = row.get("subject") or None, row.get("session") or None
+        subject, session = (
+            None if row.get(key, "") in _ABSENT else row[key] for key in ("subject", "session")
+        )
         scan = Scan(path, subject, session, contrast, path.name, split)
         if scan in seen:
             found.ignored.append((path, "is listed twice"))

@@ -12,9 +12,10 @@ from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import of_text, without_contrast, words_of
 
-_SESSION = re.compile(
-    r"^(ses|session|visit|study|timepoint|tp|scan|baseline|followup|year|month|week|day)"
-    r"[-_ ]?\w*$|^\d{8}$",
+_DATE = r"(?:19|20)\d\d(?P<sign>[-_.]?)(?:0[1-9]|1[0-2])(?P=sign)(?:0[1-9]|[12]\d|3[01])"
+_SESSION = re.compile(  # a folder
+    r"^(ses|session|visit|study|timepoint|tp|scan|baseline|followup|wave|year|month|week|day)"
+    rf"(?:[-_ ]?\w*|[-_ ]?\d[-\w.]*)$|^{_DATE}(?:[-_ T.][-\d_:.]*)?$",
     re.IGNORECASE,
 )
 _PLAIN_FOLDERS = {"anat", "nii", "nifti", "images", "image", "png", "data", "slices", "scans"}
@@ -49,6 +50,28 @@ _PART_OF_VISIT = re.compile(  # with something after it: else its number is that
 _SLICE = re.compile(
     r"(?<![a-z0-9])(?:slices?|slc|sl|z|images?|img|frame)[-_ #(]*(\d+)", re.IGNORECASE
 )
+# Of volumes and folders, whose names may hold more. In `HC012_T1` or `vol3` all is the identifier.
+_UNSURE_PERSON = {"volume", "vol", "control", "hc", "pid", "id", "hgg", "hg", "lgg", "lg"}
+_ACQUISITION = re.compile(
+    r"(?<![a-z0-9])(?:t1n|t2f|weighted|ax|axi|axial|sag|sagittal|cor|coronal|tra|trans|transversal"
+    r"|[23]d|\d+(?:\.\d+)?(?:mm|t)|iso|hires|fs|fatsat|se|tse|fse|frfse|ffe|tfe|gre|f?spgr|bravo"
+    r"|flash|vibe|space|spc|cube|tirm|tir|blade|propeller|haste|turbo|spin|echo|dark|fluid|mpr"
+    r"|nii|nifti)(?![a-z0-9])",
+    re.IGNORECASE,
+)
+"""How a scan was acquired, which says nothing about the person or the visit."""
+_VISIT = re.compile(
+    r"(?<![a-z0-9])(?:(?:ses|session|visit|timepoint|tp)[-_ ]?[a-z]{0,2}\d+|baseline|follow[-_ ]?up"
+    r"[-_ ]?\d*|pre|post|preop|postop|brain|bet|stripped|skullstripped|reg|registered|coreg|n4"
+    r"|biascorr|corrected|mni|raw|orig|defaced)(?![a-z0-9])",
+    re.IGNORECASE,
+)
+"""Which visit of a person, and what became of the scan."""
+_VISIT_AFTER_NUMBER = re.compile(  # where another number is left, which may be that of the person
+    rf"(?<![a-z0-9])(?:{_DATE}|(?:scan|study|run|year|month|week|day|wave)[-_ ]?\d+"
+    r"|(?:mr|m|v|fu)\d+|bl|fu)(?![a-z0-9])",
+    re.IGNORECASE,
+)
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -72,43 +95,52 @@ def read_split(word: str) -> str | None:
 
 
 def subject_folders(relative: Path) -> tuple[str, ...]:
-    """The folders of a path that may name a subject or what is above it, such as a site: all that
-    name neither a contrast, a session, a split nor something that every dataset has."""
-    return tuple(
-        part for part in relative.parts[:-1] if not _is_common(part) and not _SESSION.match(part)
-    )
+    """The folders of a path that may name a subject or what is above it, such as a site, without
+    what they say of the visit: those that name neither a contrast, a session, a split nor something
+    that every dataset has, up to the one that names a person, if any does."""
+    folders = relative.parts[:-1]
+    person = _person_folder(folders)
+    above = folders if person is None else folders[: person + 1]
+    return tuple(_subject_and_rest(part)[0] or part for part in above if _may_name_subject(part))
 
 
 def guess_subject(relative: Path, *, is_2d: bool) -> tuple[str | None, str | None]:
     """Subject and session of a file, from its path relative to the folder that the user named.
 
-    The subject is the nearest folder that names neither a contrast nor a session. Without one, a
-    volume's subject is the rest of its name (`IXI002-Guys-0828-T1` is IXI002-Guys-0828), and a 2D
-    image's is the person in its name (`patient3_slice_10.png`); see also `tell_people_apart`.
+    The subject is the nearest folder that names a person (`patient3`, `sub-01`, an identifier of a
+    well-known dataset); without one, the person in the file's name; without one, the nearest folder
+    that names neither a contrast nor a session. Without such a folder, a volume's subject is the
+    rest of its name (`IXI002-Guys-0828-T1` is IXI002-Guys-0828), and of a 2D image see also
+    `tell_people_apart`. Visits, dates and words for the acquisition are not part of a subject:
+    else the visits of a person could be in different splits.
     """
     name = parse_name(relative)
     if name is not None:
         return name.entities["sub"], name.entities.get("ses")
+    folders, stem = relative.parts[:-1], stem_of(relative)
     if is_2d:
-        folders = [folder.name for folder in relative.parents if _person_in(folder.name)]
-        person = _person_in(stem_of(relative))
-        if person is not None and not folders:
+        person = _person_in(stem)
+        if person is not None and not any(map(_person_in, folders)):
             return person, None
-    subject: str | None = None
-    sessions: list[str] = []
-    for folder in (part.name for part in relative.parents):
-        if not folder or _is_common(folder):
-            continue
-        if not _SESSION.match(folder):
-            subject = folder
-            break
-        sessions.insert(0, folder)
-    rest = None if is_2d else without_contrast(stem_of(relative))
-    if subject is None:
-        subject = rest
-    elif rest and rest != subject:
-        sessions.append(rest)
-    return subject, "-".join(sessions) or None
+    own, words = (None, None) if is_2d else _subject_and_rest(stem)
+    place = _person_folder(folders)
+    if place is None and (is_2d or _sure_person(stem) is None):
+        possible = [n for n, part in enumerate(folders) if _may_name_subject(part)]
+        place = possible[-1] if possible else None
+    visits = [
+        part
+        for n, part in enumerate(folders)
+        if _SESSION.match(part) or (place is not None and n > place and not _is_common(part))
+    ]
+    if place is None:
+        subject = own if is_2d else own or without_contrast(stem)
+    else:
+        named, more = _subject_and_rest(folders[place])
+        subject = named or folders[place]
+        visits += [more] if more else []
+        visits += [own] if own and folded(own) != folded(subject) else []
+    visits += [words] if words else []
+    return subject, "-".join(dict.fromkeys(visits)) or None
 
 
 def tell_people_apart(names: Sequence[str]) -> dict[str, str]:
@@ -156,6 +188,46 @@ def _person_in(text: str) -> str | None:
     if found is None:
         return None
     return found["label"] or found["whole"] or found["word"].lower() + found["number"]
+
+
+def _sure_person(text: str) -> re.Match[str] | None:
+    """What names a person in the name of a folder or of a volume."""
+    found = _PERSON.search(text)
+    return found if found and (found["word"] or "").lower() not in _UNSURE_PERSON else None
+
+
+def _person_folder(folders: Sequence[str]) -> int | None:
+    """The number of the innermost folder that names a person."""
+    return max((n for n, part in enumerate(folders) if _sure_person(part)), default=None)
+
+
+def _may_name_subject(folder: str) -> bool:
+    return not _is_common(folder) and not _SESSION.match(folder)
+
+
+def _subject_and_rest(text: str) -> tuple[str | None, str | None]:
+    """Subject and session in the name of a volume or folder; None for what it does not say."""
+    text = _without(_ACQUISITION, without_contrast(text) or "")
+    person = _sure_person(text)
+    if person is not None:
+        rest = text[: person.start()] + " " + text[person.end() :]
+        return person.group(), _without(None, rest) or None
+    subject = _without(_VISIT, text)
+    shorter = _without(_VISIT_AFTER_NUMBER, subject)
+    if re.search(r"\d", shorter):
+        subject = shorter
+    if not subject:
+        return text or None, None
+    words = re.split(r"[-_ .]+", text)
+    for word in re.split(r"[-_ .]+", subject):
+        words.remove(word)
+    return subject, "_".join(words) or None
+
+
+def _without(pattern: re.Pattern[str] | None, text: str) -> str:
+    """A name without words, and without the signs between them."""
+    text = text if pattern is None else pattern.sub("", text)
+    return re.sub(r"[-_ .]{2,}", "_", text).strip("-_ .")
 
 
 def _person_and_slice(stem: str) -> tuple[str, str] | None:
