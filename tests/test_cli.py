@@ -326,6 +326,9 @@ class TestVerbs:
         code, _, err = run("train", small_store.path, "-o", path, *TINY)
         assert code == 2
         assert "not empty" in err
+        clock = ["--set", "minutes=0.001", "--set", "epochs=3", "-o", tmp_path / "clock"]
+        _, _, err = run("train", small_store.path, *TINY, *clock)
+        assert "epochs is not used: this training takes 0.001 minutes" in err
         # The same command with --resume continues, or has nothing to do.
         code, out, _ = run("train", small_store.path, "-o", path, "--json", "--resume", *TINY)
         assert code == 0

@@ -22,6 +22,9 @@ VERSION = 1
 COVERAGE = 0.9
 """Share of the true values within an uncertainty map's interval."""
 
+MOST_SCANS = 20_000
+"""The most scans that a bundle lists."""
+
 _LARGEST = 1e30  # of intensities: float32 cannot hold the squares of larger ones
 
 Contrast = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
@@ -136,6 +139,8 @@ class BundleManifest(Settings):
             (docs/decisions/0013-surroundings.md). 0: only what the generator needs.
         uncertainty: how uncertainty maps are made; None: the model has none.
         any_contrast: a third generator, for all other directions; None: there is none.
+        trained_on: of the scans that it learned from, also as initial model, the beginnings of the
+            SHA-256 of their files; empty if there are more than `MOST_SCANS`, or it is not known.
     """
 
     format: Literal["mrbridge-bundle"] = "mrbridge-bundle"
@@ -153,6 +158,9 @@ class BundleManifest(Settings):
     uncertainty: Uncertainty | None = None
     any_contrast: AnyContrast | None = None
     trained: dict[str, Any]
+    trained_on: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...] = Field(
+        (), max_length=MOST_SCANS, exclude_if=lambda scans: not scans
+    )
     scores: dict[str, float]
     limits: tuple[Annotated[str, Field(max_length=10_000)], ...] = ()
     weights: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors)?$")

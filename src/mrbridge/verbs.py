@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mrbridge.evaluation.settings import EvaluateSettings
     from mrbridge.inference.settings import TranslateSettings
     from mrbridge.phantom.settings import PhantomSettings
+    from mrbridge.training.settings import TrainSettings
     from mrbridge.web.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     bridge.
     """
     from mrbridge.training.folder import check_replaceable, check_unused, refuse_url
-    from mrbridge.training.settings import preset, resolve
+    from mrbridge.training.settings import TrainSettings, preset, resolve
 
     out, start, resume, overwrite = options.out, options.start, options.resume, options.overwrite
     refuse_url(out)
@@ -191,6 +192,8 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     if changes.get("simulated_weight"):
         check_simulated(store)
     settings = changes if resume else resolve(changes)
+    if isinstance(settings, TrainSettings):
+        _warn_of_epochs(settings)
     more: dict[str, Any] = {"resume": resume, "device": options.device, "overwrite": overwrite}
     more |= {"allow_code": options.allow_code} | ({} if start is None else {"start": start})
     keep_memory()
@@ -202,6 +205,14 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     summary = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
     fields = {"path": str(out), "bundle": str(out / "bundle"), "last": last}
     answer(fields | {"kept_beginning": result.kept_beginning}, summary)
+
+
+def _warn_of_epochs(settings: TrainSettings) -> None:
+    """Warn if epochs are asked for that do not count. A run's settings.yaml names the preset's."""
+    from mrbridge.training.settings import preset
+
+    if settings.minutes and settings.epochs != preset(settings.preset).epochs:
+        log.warning("epochs is not used: this training takes %g minutes", settings.minutes)
 
 
 @verb("mrbridge.verb_settings.Translate")

@@ -46,7 +46,9 @@ class KnowingTranslator:
             target="T2w",
             hash="ab" * 32,
             path=None,
-            manifest=SimpleNamespace(standard=SimpleNamespace(brain="none", foreground="head")),
+            manifest=SimpleNamespace(
+                standard=SimpleNamespace(brain="none", foreground="head"), trained_on=()
+            ),
         )
         self.noise = noise
         self.calls: list[str] = []

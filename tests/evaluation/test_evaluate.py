@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -15,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mrbridge.bundle import save_bundle
-from mrbridge.errors import InputError, SettingsError, SomeScansFailed
+from mrbridge.errors import InputError, MrbridgeWarning, SettingsError, SomeScansFailed
 from mrbridge.evaluation import evaluate as evaluate_module, figures, result as result_module
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.io.atomic import atomic_path
@@ -96,6 +97,15 @@ class TestPairs:
         assert [verdict.outcome for verdict in bad.verdicts] == ["worse", "worse"]
         assert "Warning: not better than the monotone baseline" in bad.report.read_text()
         assert "Warning" not in good.report.read_text()
+
+    def test_cases_that_the_model_was_trained_on(self, bids, world):
+        model = world.Knowing(5)
+        scan = (bids / "sub-02/anat/sub-02_T2w.nii.gz").read_bytes()
+        model.bundle.manifest.trained_on = (hashlib.sha256(scan).hexdigest()[:16],)
+        message = r"trained on scans of 1 of the 3 cases \(sub-02\): their scores are too good"
+        with pytest.warns(MrbridgeWarning, match=message):
+            result = evaluate(model, bids, settings=QUICK)
+        assert [one for one in result.remarks if "too good" in one]
 
     def test_infinite_scores_are_null_in_json(self, bids, world, tmp_path):
         scan = bids / "sub-01/anat/sub-01_T2w.nii.gz"

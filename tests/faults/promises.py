@@ -226,6 +226,14 @@ PROMISES: list[tuple[str, list[str]]] = [
         ],
     ),
     (
+        "Scores of scans that the model was trained on are reported, also after a resume or with "
+        "--from on another split",
+        [
+            "evaluation/test_evaluate.py::TestPairs::test_cases_that_the_model_was_trained_on",
+            "training/test_resume.py::TestRefusals::test_a_store_with_another_split",
+        ],
+    ),
+    (
         "The visits of a person are in one split, whether folders or names tell them apart; 1 next "
         "to 01 is reported",
         [

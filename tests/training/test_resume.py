@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mrbridge.bundle import load_bundle
 from mrbridge.dataset import loader
 from mrbridge.dataset.prepare import prepare
 from mrbridge.dataset.settings import PrepareSettings
@@ -279,6 +280,38 @@ class TestRefusals:
         store = prepare(fewer, tmp_path / "store")
         with pytest.warns(MrbridgeWarning, match="other scans than this run was trained on"):
             train(store, run, resume=True, epochs=2, device="cpu")
+
+    def test_a_store_with_another_split(
+        self, run: Path, bids_scans: Path, small_store: Store, tmp_path: Path
+    ) -> None:
+        """What was trained on is held out now, for a resumed run and one that starts from it."""
+        other = prepare(bids_scans, tmp_path / "store", PrepareSettings(seed=1))
+        trained = {one.short_hash for one in small_store.records(split="train")}
+        held = [one for one in other.records() if "train" not in one.segments]
+        seen = [one for one in held if one.short_hash in trained]
+        assert seen
+        message = f"was trained on {len(seen)} of the {len(held)} scans that the store holds out"
+        with pytest.warns(MrbridgeWarning, match=f"the initial model {message}"):
+            train(other, tmp_path / "new", shrunken("bridge", epochs=1), start=run, device="cpu")
+        with (
+            pytest.warns(MrbridgeWarning, match="splits them otherwise"),
+            pytest.warns(MrbridgeWarning, match=f"this run {message}"),
+        ):
+            train(other, run, resume=True, epochs=2, device="cpu")
+        both = trained | {one.short_hash for one in other.records(split="train")}
+        for folder in (run, tmp_path / "new"):
+            state = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+            assert set(state["keeper"]["data"]["trained_on"]) == both
+            assert trained <= set(load_bundle(folder).manifest.trained_on) <= both
+
+    def test_epochs_of_a_run_by_the_clock(self, small_store: Store, tmp_path: Path) -> None:
+        settings = shrunken("unet", minutes=0.001)
+        run = train(small_store, tmp_path / "run", settings, device="cpu")
+        with pytest.raises(SettingsError, match=r"trains for 0\.001 minutes.*minutes=null"):
+            train(small_store, run.path, resume=True, epochs=50, device="cpu")
+        epochs = int(run.rows[-1]["epoch"]) + 1
+        more = train(small_store, run.path, resume=True, epochs=epochs, minutes=None, device="cpu")
+        assert more.rows[-1]["epoch"] == epochs
 
     def test_a_misspelt_setting(self, small_store: Store, run: Path) -> None:
         with pytest.raises(SettingsError, match="did you mean 'epochs'"):

@@ -108,6 +108,11 @@ class ScanRecord(Settings):
         return self
 
     @property
+    def short_hash(self) -> str:
+        """What a bundle that was trained on the scan knows it by (`BundleManifest.trained_on`)."""
+        return self.source_sha256[:16]
+
+    @property
     def is_2d(self) -> bool:
         """Whether it is a 2D image."""
         return self.spacing_mm is None

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from mrbridge.errors import InputError, Interrupted, MrbridgeError, OutputError, SomeScansFailed
+from mrbridge.errors import (
+    InputError,
+    Interrupted,
+    MrbridgeError,
+    MrbridgeWarning,
+    OutputError,
+    SomeScansFailed,
+)
 from mrbridge.evaluation import output, summary
 from mrbridge.evaluation.cases import (
     Case,
@@ -31,7 +40,7 @@ from mrbridge.evaluation.scoring import (
 )
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.evaluation.uses import judge_uses
-from mrbridge.io.atomic import write_json
+from mrbridge.io.atomic import sha256_of, write_json
 from mrbridge.io.bids import NOT_RAW
 from mrbridge.io.contrast import recognised
 from mrbridge.io.formats import unreadable_folders
@@ -47,6 +56,7 @@ __all__ = ["EvaluateSettings", "Evaluation", "evaluate", "score"]
 
 log = logging.getLogger(__name__)
 
+_NAMED = 4  # cases, in a remark
 _EMBEDDED = 20  # cases whose images for the viewer are kept until the worst one is known
 
 _Result = TypeVar("_Result")
@@ -104,8 +114,9 @@ def evaluate(
         settings = settings.changed({"tissues": False})
     pairs = _local(pairs, workers)
     with recognised((source, target)):
+        matched = find_pairs(pairs, source, target, force=force)
         return _evaluate(
-            find_pairs(pairs, source, target, force=force),
+            _with_remark(matched, set(translator.bundle.manifest.trained_on)),
             [pairs],
             [Direction(source, target), Direction(target, source)],
             translator,
@@ -264,6 +275,27 @@ def _evaluate(
             result=result,
         )
     return result
+
+
+def _with_remark(matched: MatchedCases, trained_on: Collection[str]) -> MatchedCases:
+    """Cases, with a remark and a warning if the model was trained on some of them."""
+    cases = matched.cases or matched.singles
+    seen = [case.name for case in cases if _is_among(case, trained_on)] if trained_on else []
+    if not seen:
+        return matched
+    names = ", ".join(seen[:_NAMED]) + (", …" if len(seen) > _NAMED else "")
+    remark = (
+        f"The model was trained on scans of {len(seen)} of the {len(cases)} cases ({names}): their "
+        "scores are too good. A table (subject, session, contrast, path) of other scans avoids it."
+    )
+    warnings.warn(remark, MrbridgeWarning, stacklevel=3)
+    return replace(matched, remarks=[*matched.remarks, remark])
+
+
+def _is_among(case: Case, trained_on: Collection[str]) -> bool:
+    with suppress(InputError):  # reported where it is scored
+        return any(sha256_of(path)[:16] in trained_on for path in case.images.values())
+    return False
 
 
 def _unmatched(cases: Sequence[Case], what: _Extra, place: Path) -> list[str]:

@@ -230,6 +230,12 @@ def resumed_settings(
     if isinstance(changes, TrainSettings):
         settings = changes
     else:
+        if changes.get("epochs") and kept.minutes and "minutes" not in changes:
+            raise SettingsError(
+                f"this run trains for {kept.minutes:g} minutes, whatever its epochs are",
+                path=run,
+                remedy="Raise minutes, or add --set minutes=null to train by epochs.",
+            )
         settings = kept.changed({"stop_after_epochs": None, **changes})
     fixed = [
         key
@@ -277,8 +283,8 @@ def check_resumable(
             )
         if known["scans"] != now["scans"]:
             warnings.warn(
-                f"{run}: the store holds other scans than this run was trained on; it continues "
-                "with these",
+                f"{run}: the store holds other scans than this run was trained on, or splits them "
+                "otherwise; it continues with these",
                 MrbridgeWarning,
                 stacklevel=2,
             )

@@ -247,6 +247,8 @@ def fit_intensity_mappings(
         chosen = np.linspace(0, len(bank) - 1, min(_FITTED_SLICES, len(bank))).round().astype(int)
         # (slices, 1, rows, columns), as is `cycled`
         real = torch.from_numpy(np.stack([bank[int(n)] for n in chosen]))[:, None]
+        short = -bank.image_size % (canonical.manifest.networks.generator.multiple or 1)
+        real = nn.functional.pad(real, (0, short, 0, short), value=-1)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
             cycled = torch.cat(
                 [

@@ -89,9 +89,11 @@ class Plan:
         settings: of the training, as in the run's folder.
         manifest: of the bundle, without scores and weights.
         steps_per_epoch: optimiser steps that make an epoch.
-        data: what identifies the store's data (`checkpoint.identity`).
+        data: what identifies the store's data (`checkpoint.identity`), and the scans that the run
+            was trained on (`BundleManifest.trained_on`).
         initial_size: `least_size` of the initial model; None if training started from random
             weights.
+        initial_scans: those that the initial model was trained on.
         after_validation: called after each validation, if given.
     """
 
@@ -102,6 +104,7 @@ class Plan:
     steps_per_epoch: int
     data: dict[str, Any]
     initial_size: int | None
+    initial_scans: tuple[str, ...] = ()
     after_validation: AfterValidation | None = None
 
 
@@ -325,6 +328,7 @@ class RunRecorder:
         if self.stopping.best_is_initial:
             trained["kept"] = "the initial model"
             changes["least_size"] = self.plan.initial_size  # nothing was trained at another size
+            changes["trained_on"] = self.plan.initial_scans
         known = calibrate(self.model, self.plan.validation, self._contrasts)
         manifest = manifest.model_copy(update=changes | {"uncertainty": known})
         weights = self.model.bundle_weights(scale_heads=known is not None)

@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from mrbridge.hardware import choose_device, quick_kernels
 from mrbridge.io.atomic import write_text
 from mrbridge.io.lock import only_writer
 from mrbridge.io.temporary import LOCK, sweep
-from mrbridge.manifest import BundleManifest, in_words
+from mrbridge.manifest import MOST_SCANS, BundleManifest, in_words
 from mrbridge.reports import html_table
 from mrbridge.settings import read_yaml
 from mrbridge.training.checkpoint import (
@@ -334,6 +334,7 @@ def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: 
     samples_per_step = settings.batch_size * ranks.count
     steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // samples_per_step)
     last_step = _UNLIMITED if settings.minutes else settings.epochs * steps_per_epoch
+    known = _scans_before(start)
     if start.state is not None:
         check_resumable(start.state, run, store, weights, ranks.count)
         if ranks.is_first:
@@ -343,6 +344,7 @@ def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: 
             kept = start.state["keeper"]
             is_initial = EarlyStopping.from_state(kept["watch"]).best_is_initial
             return Run(run, settings, kept["rows"], is_initial)
+    _warn_of_leaks(store, known, "this run" if start.initial is None else "the initial model")
     if not validation.held_out:
         warnings.warn(
             "the store has no validation split: validation scores are of training slices",
@@ -367,14 +369,16 @@ def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: 
     model.to_device(device)
     if start.state is not None:
         restore(model, start.state, run / CHECKPOINT)
+    manifest = bundle_manifest(store, settings, validation, known)
     plan = Plan(
         run,
         settings,
-        bundle_manifest(store, settings, validation),
+        manifest,
         validation,
         steps_per_epoch,
-        identity(store),
+        identity(store) | {"trained_on": list(manifest.trained_on)},
         start.initial_size,
+        () if start.initial is None else start.initial.manifest.trained_on,
         start.after_validation,
     )
     with StopOnSignal() as signals, plain_errors(), quick_kernels(device):
@@ -391,9 +395,37 @@ def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: 
     return Run(run, settings, []) if recorder is None else _result(recorder)
 
 
-def bundle_manifest(store: Store, settings: TrainSettings, validation: HeldOut) -> BundleManifest:
-    """The manifest of a training's bundle, without scores and weights."""
+def _scans_before(start: _Start) -> frozenset[str]:
+    """The scans that the initial model, or the run so far, was trained on."""
+    if start.state is not None:
+        return frozenset(start.state["keeper"].get("data", {}).get("trained_on", ()))
+    return frozenset(() if start.initial is None else start.initial.manifest.trained_on)
+
+
+def _warn_of_leaks(store: Store, known: Collection[str], who: str) -> None:
+    """Warn if scans that the store holds out were trained on before."""
+    held = [one for one in store.records() if one.segments and "train" not in one.segments]
+    seen = [one for one in held if one.short_hash in known]
+    if seen:
+        warnings.warn(
+            f"{who} was trained on {len(seen)} of the {len(held)} scans that the store holds out "
+            "for validation and test: their scores will be too good. A column split of "
+            "participants.tsv or of a table keeps a split when scans are added.",
+            MrbridgeWarning,
+            stacklevel=4,
+        )
+
+
+def bundle_manifest(
+    store: Store, settings: TrainSettings, validation: HeldOut, known: Collection[str] = ()
+) -> BundleManifest:
+    """The manifest of a training's bundle, without scores and weights.
+
+    Args:
+        known: the scans that the initial model, or the run so far, was trained on.
+    """
     prepared = store.manifest.settings
+    scans = sorted({*known, *(one.short_hash for one in store.records(split="train"))})
     trained: dict[str, Any] = {
         "scans": {
             contrast: len(store.records(contrast=contrast, split="train"))
@@ -414,6 +446,7 @@ def bundle_manifest(store: Store, settings: TrainSettings, validation: HeldOut) 
         planes=settings.planes,
         least_size=settings.networks.image_size,
         trained=trained,
+        trained_on=tuple(scans) if len(scans) <= MOST_SCANS else (),
         scores={},
     )
 
