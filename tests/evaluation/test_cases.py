@@ -12,10 +12,10 @@ from mrbridge.evaluation.cases import (
     Case,
     find_pairs,
     find_synthetic,
-    partner,
     with_files,
     with_found_files,
 )
+from mrbridge.evaluation.partners import partner
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -219,8 +219,63 @@ class TestSyntheses:
         candidates = [(Path("patient07/T2.nii.gz"), Path("patient07/T2.nii.gz"))]
         assert partner(Path("patient19/T2w_synthetic.nii.gz"), candidates) is None
 
+    def test_subjects_whose_folders_tell_them_apart(self, tmp_path):
+        names = ("001/scan_T2.nii.gz", "002/scan_T2.nii.gz")
+        real, made = (touch(tmp_path / root, *names) for root in ("real", "made"))
+        cases = find_synthetic(real, made).cases
+        assert [(case.name, case.subject) for case in cases] == [
+            ("scan_T2_001", "001"),
+            ("scan_T2_002", "002"),
+        ]
+        (real / names[1]).unlink()
+        (made / names[0]).unlink()
+        with pytest.raises(InputError, match="no synthetic image that matches"):
+            find_synthetic(real, made)
+
+    def test_subject_1_of_two_sites_is_two_people(self, tmp_path):
+        names = ("A/001/T2.nii.gz", "B/001/T2.nii.gz")
+        real, made = (touch(tmp_path / root, *names) for root in ("real", "made"))
+        with pytest.warns(MrbridgeWarning, match="several people"):
+            cases = find_synthetic(real, made).cases
+        assert {case.subject for case in cases} == {"A_001", "B_001"}
+
+    def test_the_real_scan_is_not_the_source(self, tmp_path):
+        real, made = (touch(tmp_path / n, "p_T2w.nii.gz") / "p_T2w.nii.gz" for n in ("r", "m"))
+        cases = find_synthetic(real, made).cases
+        for source, what in ((real, "real scan"), (made, "synthetic image")):
+            with pytest.raises(InputError, match=f"is the {what} itself, not its source"):
+                with_files(cases, source, "source")
+
 
 class TestMasks:
+    @pytest.mark.parametrize("people", [("001", "002", "003"), ("anna", "bert", "carl")])
+    @pytest.mark.parametrize("name", ["scan_T2.nii.gz", "scan_lesions.nii.gz"])
+    @pytest.mark.parametrize("folder", ["", "anat/"])
+    def test_of_the_only_subject_that_has_one(self, people, name, folder, tmp_path):
+        names = [f"{person}/{folder}scan_T2.nii.gz" for person in people]
+        real, made = (touch(tmp_path / root, *names) for root in ("real", "made"))
+        masks = touch(tmp_path / "masks", f"{people[1]}/{folder}{name}")
+        found = with_files(find_synthetic(real, made).cases, masks, "lesions")
+        assert [case.lesions is not None for case in found] == [False, True, False]
+
+    def test_lesions_are_not_the_brain(self, tmp_path):
+        root = touch(
+            tmp_path, *(f"sub-0{k}/anat/sub-0{k}_T{c}w.nii.gz" for k in "12" for c in "12")
+        )
+        masks = touch(
+            tmp_path / "derivatives/m",
+            "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+            "sub-02/anat/sub-02_label-lesion_mask.nii.gz",
+        )
+        cases = find_pairs(root, "T1w", "T2w").cases
+        first, second = with_files(cases, masks, "lesions")
+        assert (first.lesions, second.lesions.name) == (None, "sub-02_label-lesion_mask.nii.gz")
+        first, second = with_files(cases, masks, "mask")
+        assert (first.mask.name, second.mask) == ("sub-01_desc-brain_mask.nii.gz", None)
+        # A folder of lesion masks may be where to score.
+        (masks / "sub-01/anat/sub-01_desc-brain_mask.nii.gz").unlink()
+        assert with_files(cases, masks, "mask")[1].mask is not None
+
     def test_one_mask_for_all_cases_or_a_folder_matched_by_name(self, tmp_path):
         root = touch(
             tmp_path / "data",

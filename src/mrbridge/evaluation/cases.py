@@ -7,26 +7,22 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
 from mrbridge.errors import InputError, MrbridgeWarning, must_exist
+from mrbridge.evaluation.partners import partner, partner_of_file, words_of
 from mrbridge.io.atomic import stem_of, suffix_of
-from mrbridge.io.bids import find_scans
+from mrbridge.io.bids import find_scans, told_apart
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast, of_path
 from mrbridge.io.formats import is_2d, is_readable, walk
-from mrbridge.io.names import guess_subject, natural_key, series_name, slice_number
+from mrbridge.io.names import guess_subject, natural_key, series_name, slice_number, subject_folders
 from mrbridge.io.remote import not_fetched
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.skull_strip import mask_path
 from mrbridge.volume import CONTRASTS
-
-# Words of file names that do not identify a scan.
-_GENERIC = {
-    *("synth", "synthetic", "real", "mask", "brain", "brainmask", "foreground", "lesion"),
-    *("lesions", "uncertainty"),
-}
 
 _KINDS: dict[str, tuple[str, ...]] = {
     "mask": ("mask", "suffix"),
@@ -35,6 +31,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "source": (),
 }
 """What files are, by their names (`Identity.kind`)."""
+_LESION_WORDS = {"lesion", "lesions", "wmh", "tumor", "tumour", "stroke", "infarct"}
 
 _SYNTHETIC = "desc-synth"
 _ITSELF = "is the real scan itself"
@@ -206,7 +203,22 @@ def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = Fal
             path=synthetic,
             remedy="Use equal file names, BIDS names, or one file each.",
         )
+    if not real.is_file():
+        cases = _told_apart(cases, real)
     return MatchedCases(_uniquely_named(cases), [], left_out)
+
+
+def _told_apart(cases: Sequence[Case], root: Path) -> list[Case]:
+    """The cases, subject 1 of one site apart from subject 1 of another."""
+    files = [next(iter(case.images.values())) for case in cases]
+    scans = [
+        Scan(file, case.subject, None, "", file.name)
+        for file, case in zip(files, cases, strict=True)
+    ]
+    return [
+        replace(case, subject=str(scan.subject))
+        for case, scan in zip(cases, told_apart(scans, root), strict=True)
+    ]
 
 
 def with_files(
@@ -229,17 +241,55 @@ def with_files(
         return replace(case, **changes)
 
     if Path(place).is_file():
+        cases = list(cases)
+        if what == "source":
+            _must_be_another(files[0][0], cases)
         return [with_file(case, files[0][0]) for case in cases]
     # In a folder that holds scans, too, only masks and maps count.
     files = [item for item in files if of_path(item[1]).kind in _KINDS[what]] or files
-    result = []
+    if what in ("mask", "lesions"):  # a folder may hold masks of the brain and of lesions
+        is_wanted = [_is_of_lesions(item[1]) == (what == "lesions") for item in files]
+        files = list(compress(files, is_wanted)) or files
+    matches: list[tuple[Case, tuple[Path, Path] | None]] = []
+    subjects: dict[Path, set[str]] = defaultdict(set)
     for case in cases:
         known = [*case.images.values(), *([case.synthetic] if case.synthetic else [])]
         others = [item for item in files if item[0].resolve() not in {p.resolve() for p in known}]
-        candidates = (partner(Path(path.parent.name, path.name), others) for path in known)
+        candidates = (partner_of_file(path, others) for path in known)
         match = next((candidate for candidate in candidates if candidate is not None), None)
-        result.append(with_file(case, None if match is None else match[0]))
-    return result
+        matches.append((case, match))
+        if match is not None:
+            subjects[match[0]].add(case.subject)
+
+    def is_of(case: Case, file: Path, relative: Path) -> bool:
+        """Of files whose name several subjects have, only that in the folder of the subject."""
+        nearest = subject_folders(relative)[-1:]
+        if len(subjects[file]) == 1 or not nearest:
+            return True
+        return any(nearest[0] in path.parts for path in case.images.values())
+
+    return [
+        with_file(case, match[0] if match is not None and is_of(case, *match) else None)
+        for case, match in matches
+    ]
+
+
+def _must_be_another(source: Path, cases: Sequence[Case]) -> None:
+    """Refuse a real scan or a synthetic image as the source."""
+    for case in cases:
+        synthetic = [] if case.synthetic is None else [case.synthetic]
+        for path in (*case.images.values(), *synthetic):
+            if path.resolve() == source.resolve():
+                what = "synthetic image" if path in synthetic else "real scan"
+                raise InputError(
+                    f"is the {what} itself, not its source",
+                    path=source,
+                    remedy="Name the scan that the synthetic image was made from.",
+                )
+
+
+def _is_of_lesions(relative: Path) -> bool:
+    return not _LESION_WORDS.isdisjoint(re.split(r"[^a-z]+", stem_of(relative).lower()))
 
 
 def with_found_files(case: Case) -> Case:
@@ -269,52 +319,6 @@ def _map_of(synthetic: Path) -> Path | None:
     maps = sorted(synthetic.parent.glob("*uncertainty*"))
     match = partner(Path(synthetic.name), [(m, Path(m.name)) for m in maps if is_readable(m)])
     return None if match is None else match[0]
-
-
-def partner(relative: Path, candidates: Sequence[tuple[Path, Path]]) -> tuple[Path, Path] | None:
-    """The only candidate (path, relative path) that matches a file; None if none or several do.
-
-    The first of these rules that leaves one candidate decides: the same relative path, the same
-    name, then the same words (without contrast, `desc-…` and words such as `mask`) and the same
-    contrast or folder. Folders of other subjects or sessions never match.
-    """
-    words, contrast = _words(relative), guess_contrast(Path(relative.name))
-    candidates = [item for item in candidates if not _of_others(relative, item[1])]
-    same_words = [item for item in candidates if _words(item[1]) == words]
-    same_folder = [item for item in same_words if item[1].parent == relative.parent]
-
-    def of_contrast(items: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-        return [item for item in items if guess_contrast(Path(item[1].name)) == contrast]
-
-    attempts = [
-        [item for item in candidates if item[1] == relative],
-        [item for item in candidates if item[1].name == relative.name],
-        of_contrast(same_folder),
-        same_folder,
-    ]
-    if words:  # `T2.nii.gz` identifies a scan only inside its folder
-        attempts += [of_contrast(same_words), same_words]
-    return next((attempt[0] for attempt in attempts if len(attempt) == 1), None)
-
-
-def _of_others(one: Path, other: Path) -> bool:
-    """Whether the folders of two files name different subjects or sessions.
-
-    A name such as `T2.nii.gz` says nothing: then all words of the folders count.
-    """
-    named = _words(one) or _words(other)
-    one, other = one.parent, other.parent
-    if named:
-        mine, yours = (_labels(path) for path in (one, other))
-        return any(mine[key] != yours[key] for key in mine.keys() & yours.keys())
-    first, second = ({w for p in path.parts for w in _words(Path(p))} for path in (one, other))
-    return not (first <= second or second <= first)
-
-
-def _labels(folder: Path) -> dict[str, str]:
-    """The BIDS labels of subject and session in a path, such as {"sub": "01"}."""
-    labels = (part.partition("-") for part in folder.parts)
-    return {key: label for key, _, label in labels if key in ("sub", "ses")}
 
 
 def _of_equal_folders(
@@ -440,37 +444,34 @@ def _scans(root: Path, left_out: list[tuple[str, str]], *, force: bool) -> list[
     return kept
 
 
-def _words(relative: Path) -> tuple[str, ...]:
-    """The words of a file name that identify the scan."""
-    stem = stem_of(relative)
-    stem = re.sub(r"(desc|label)-[a-zA-Z0-9]+", "", stem)
-    words = [word for word in re.split(r"[-_.\s]+", stem) if word]
-    return tuple(
-        word
-        for word in words
-        if word.lower() not in _GENERIC and guess_contrast(Path(f"{word}.nii.gz")) is None
-    )
-
-
 def _name_of_file(relative: Path, path: Path) -> str:
     name = parse_name(path)
     if name is not None:
         keys = [key for key in ("sub", "ses") if key in name.entities]
         return "_".join(f"{key}-{name.entities[key]}" for key in keys)
-    if not _words(relative):  # `patient07/T2.nii.gz`
+    if not words_of(relative):  # `patient07/T2.nii.gz`
         return relative.parent.name or path.parent.name
     return stem_of(relative)
 
 
 def _uniquely_named(cases: Sequence[Case]) -> list[Case]:
-    """The cases, with the file's name added if several have the same name."""
-    counts = Counter(case.name for case in cases)
+    """The cases; of those with one name, the name of each gets what tells them apart: the subject,
+    the name of the real scan, or the folder of the synthetic image."""
+    groups: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        groups[case.name].append(case)
+    names: dict[int, str] = {}
+    for name, group in groups.items():
+        if len(group) == 1:
+            continue
+        stems = [stem_of(next(iter(case.images.values()))) for case in group]
+        folders = [case.synthetic.parent.name if case.synthetic else "" for case in group]
+        ways = [case.subject for case in group], stems, folders
+        labels = next((way for way in ways if len(set(way)) == len(group)), stems)
+        names |= {id(c): f"{name}_{label}" for c, label in zip(group, labels, strict=True)}
     result, seen = [], set()
     for case in cases:
-        name = case.name
-        if counts[name] > 1:
-            first = next(iter(case.images.values()))
-            name = f"{name}_{stem_of(first)}"
+        name = names.get(id(case), case.name)
         while name in seen:
             name += "_again"
         seen.add(name)

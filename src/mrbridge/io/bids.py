@@ -299,10 +299,10 @@ def _in_folder(root: Path, wanted: str | None, *, force: bool = False) -> FoundS
         subject, session = names.guess_subject(relative, is_2d=is_2d(path))
         split = names.guess_split(relative)
         found.scans.append(Scan(path, subject, session, contrast, path.name, split))
-    return FoundScans(_told_apart(found.scans, root), found.ignored)
+    return FoundScans(told_apart(found.scans, root), found.ignored)
 
 
-def _told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
+def told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
     """Scans, whose subjects are named after all their folders if a name occurs in several places:
     subject 1 of one site is not subject 1 of another."""
     places: dict[str, set[tuple[str, ...]]] = defaultdict(set)
