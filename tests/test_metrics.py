@@ -145,6 +145,16 @@ class TestKnownValues:
             expected[mask].mean(), abs=1e-5
         )
 
+    def test_no_data_values_leave_ssim_finite(self):
+        for image in (REAL, REAL + 0.1 * noise(SHAPE)):
+            spoilt = image.copy()
+            spoilt[0, 0, 0] = 3e38
+            for one, other in ((spoilt, REAL), (REAL, spoilt)):
+                similarity = metrics.ssim_map(one, other, 1.0)
+                assert np.isfinite(similarity).all()
+                truth = metrics.ssim_map(image, REAL, 1.0)
+                np.testing.assert_allclose(similarity[:, 8:], truth[:, 8:], atol=1e-4)
+
     def test_ssim_stays_exact_on_a_high_pedestal(self):
         real, other = blobs(SHAPE, 3) + 100, blobs(SHAPE, 3) + 0.1 * noise(SHAPE) + 100
         _, expected = structural_similarity(

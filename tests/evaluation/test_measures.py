@@ -13,7 +13,7 @@ from mrbridge.errors import InputError, SomeScansFailed
 from mrbridge.evaluation import registration
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.evaluation.measures import catalogue
-from mrbridge.io import write
+from mrbridge.io import read, write
 from mrbridge.volume import Volume
 
 QUICK = EvaluateSettings(cycle=False, shown_cases=0, wasserstein_slices=3)
@@ -118,6 +118,16 @@ class TestPairs:
         with pytest.raises(InputError, match="no lesion mask that matches a case"):
             evaluate(world.Knowing(20), bids, lesions=tmp_path / "other", settings=QUICK)
 
+    @pytest.mark.parametrize("shift", [0, 2, 1000])
+    def test_a_brain_mask_that_was_found_fails_no_case(self, bids, world, shift):
+        mask = world.inside() & (shift > 0)
+        affine = world.AFFINE.copy()
+        affine[2, 3] -= shift
+        folder = bids / "derivatives/m/sub-01/anat"
+        world.save(mask[:, :, :-1], folder / "sub-01_desc-brain_mask.nii.gz", affine)
+        result = evaluate(world.Knowing(20), bids, settings=QUICK)
+        assert ("dice_white" in result.measures["T1w_to_T2w"]) == (shift == 2)
+
     def test_a_lesion_mask_on_another_grid_fails_its_case(self, bids, world, tmp_path):
         for number in (1, 2, 3):
             mask = spots(world)[:, :, :-1] if number == 2 else spots(world)
@@ -158,6 +168,25 @@ class TestFiles:
         (kept,) = [row for row in rows_of(single.out / "lesions.csv") if row["outcome"] == "kept"]
         # Centre of the first lesion, voxel (9, 11, 9), by the affine of the files.
         assert [float(kept[f"{axis}_mm"]) for axis in "xyz"] == [12, 2, 3]
+
+    def test_masks_of_probabilities(self, single, world):
+        world.save(0.4 * spots(world), single.lesions)
+        result = score(single.real, single.synthetic, lesions=single.lesions, settings=QUICK)
+        assert result.measures["to_T2w"]["lesions"]["mean"] == 2
+
+    def test_what_covers_the_brain_is_not_a_lesion(self, single, world):
+        world.save(~spots(world), single.lesions)
+        with pytest.raises(InputError, match=r"covers \d+% of the image .*not a mask of lesions"):
+            score(single.real, single.synthetic, lesions=single.lesions, settings=QUICK)
+
+    def test_without_errors_nothing_is_worst(self, single, world):
+        result = score(
+            single.real, world.save(read(single.real).voxels, single.synthetic), settings=QUICK
+        )
+        values = result.measures["to_T2w"]
+        assert "auroc_worst_5_percent" not in values
+        assert values["coverage"]["mean"] == 1
+        assert "AUROC" not in result.as_json()["uses"][-1]["because"]
 
     def test_without_the_source_visibility_is_unknown(self, single):
         result = score(single.real, single.synthetic, lesions=single.lesions, settings=QUICK)

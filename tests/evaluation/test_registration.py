@@ -103,7 +103,8 @@ class TestPlaced:
         for onto, transform in (("T1w", MOTION), ("T2w", np.linalg.inv(MOTION))):
             scans = CaseScans(pair.case, PLAIN, known(onto, transform))
             itself = to_slices(read(pair.case.images[onto]), None)[0]
-            np.testing.assert_array_equal(scans.stacks[onto], itself)
+            first = 10 if onto == "T1w" else 0
+            np.testing.assert_array_equal(scans.stacks[onto][first:], itself[first:])
             assert {stack.shape for stack in scans.stacks.values()} == {itself.shape}
             assert to_slices(scans.grid, None)[0].shape == itself.shape
 
@@ -120,6 +121,17 @@ class TestPlaced:
             assert inside[10:].any()
         if mask == "whole":
             assert scans.masks["T1w"][10:].all()
+
+    def test_what_one_scan_does_not_cover_is_in_no_measure(self, pair, world, tmp_path):
+        everywhere = np.ones(SHAPE)
+        lesions = world.save(
+            np.arange(SHAPE[2]) % 20 == 5 * everywhere, tmp_path / "l.nii.gz", AFFINE
+        )
+        world.save(everywhere, tmp_path / "t1_desc-brain_mask.nii.gz", AFFINE)
+        scans = CaseScans(replace(pair.case, lesions=lesions), PLAIN, known())
+        for stack in (*scans.stacks.values(), scans.lesions, scans.brain):
+            assert not stack[:10].any()
+            assert stack[10:].any()
 
     def test_a_mask_file_may_have_the_grid_of_either_scan(self, pair, world, tmp_path):
         inside = world.inside(SHAPE)
@@ -152,7 +164,7 @@ class TestOrderOfAxes:
     def stored(self, world, tmp_path):
         """A case on one grid, and the same with each other file stored differently."""
         t1w = world.t1w_of(0, SHAPE)
-        t2w, mask = world.t2w_of(t1w), (t1w > 500).astype(np.float32)
+        t2w, mask = world.t2w_of(t1w), (t1w > 720).astype(np.float32)
         arrays = {"t1": t1w, "t2": t2w, "made": t2w + 1, "mask": mask}
         cases = []
         for axes in ("LAS", "PSR"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mrbridge import metrics
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.scoring import Job, fit_baselines, sample_case, score_case, voxels_per_case
 from mrbridge.evaluation.settings import EvaluateSettings
@@ -118,6 +118,62 @@ class TestGrid:
             score_case(other)
 
 
+class TestBackground:
+    """Zero must mean no signal: what has another background is brought there first."""
+
+    @pytest.mark.parametrize(
+        "scaled",
+        [lambda x: x / x.max() * 2 - 1, lambda x: x + 1000, lambda x: x - 1024],
+        ids=["-1 to 1", "1000 more", "1024 less"],
+    )
+    def test_a_constant_changes_nothing(self, job, world, scaled, tmp_path):
+        t1w = world.t1w_of(0)
+        images = {
+            "T1w": world.save(scaled(t1w), tmp_path / "u1.nii.gz"),
+            "T2w": world.save(scaled(world.t2w_of(t1w)), tmp_path / "u2.nii.gz"),
+        }
+        noise = 40 * np.random.default_rng(0).standard_normal(world.SHAPE)
+        made = np.where(t1w > 0, world.t2w_of(t1w) + noise, 0)
+        made_of = [
+            world.save(x, tmp_path / f"{k}.nii.gz") for k, x in enumerate((made, scaled(made)))
+        ]
+        found = []
+        for real in (job.case.images["T2w"], images["T2w"]):
+            for synthetic in made_of:
+                case = Case("a", "a", {"T2w": real}, synthetic=synthetic)
+                found.append(score_case(Job(case, (Direction(None, "T2w"),), PLAIN))["to_T2w"])
+        for other in found[1:]:
+            for kind, values in found[0].scores["model"].items():
+                assert other.scores["model"][kind] == pytest.approx(values, rel=1e-3)
+            assert other.measured.values == pytest.approx(found[0].measured.values, rel=1e-3)
+
+    def test_a_brain_of_mean_0_has_black_surroundings(self, job, world, tmp_path):
+        inside = world.inside()
+
+        def zscores(image):
+            return np.where(inside, (image - image[inside].mean()) / image[inside].std(), 0)
+
+        t2w = world.t2w_of(world.t1w_of(0))
+        t2w[12, 10:18, 8:12] = 20  # the darkest voxels, as in vessels
+        noise = 40 * np.random.default_rng(0).standard_normal(world.SHAPE)
+        made = np.where(inside, np.maximum(t2w + noise, 5), 0)
+        scores = []
+        for name, change in (("raw", np.asarray), ("z", zscores)):
+            real = world.save(change(t2w), tmp_path / f"{name}_r.nii.gz")
+            synthetic = world.save(change(made), tmp_path / f"{name}_s.nii.gz")
+            case = Case("a", "a", {"T2w": real}, synthetic=synthetic)
+            jobs = Job(case, (Direction(None, "T2w"),), PLAIN)
+            if name == "z":
+                with pytest.warns(MrbridgeWarning, match="taken for no signal"):
+                    found = score_case(jobs)["to_T2w"]
+            else:
+                found = score_case(jobs)["to_T2w"]
+            scores.append((found.voxels, found.scores["model"]["fit"]))
+        assert scores[1][0] == pytest.approx(scores[0][0], rel=0.02)
+        assert scores[1][1]["psnr"] == pytest.approx(scores[0][1]["psnr"], abs=0.5)
+        assert scores[1][1]["ssim"] == pytest.approx(scores[0][1]["ssim"], abs=0.02)
+
+
 class TestMask:
     def test_whole_image_counts_every_voxel(self, job, world):
         found = score_case(replace(job, settings=PLAIN.changed({"mask": "whole"})))
@@ -143,6 +199,13 @@ class TestMask:
         path = world.save(np.ones((4, 4, 4)), tmp_path / "mask.nii.gz")
         with pytest.raises(InputError, match="scan and mask are not on one grid"):
             score_case(replace(job, case=replace(job.case, mask=path)))
+
+    def test_a_scan_is_not_a_mask(self, job, world, tmp_path):
+        signed = np.where(world.inside(), -1, 0)  # 255 as a signed byte
+        for image, why in ((world.t1w_of(0), "intensities of a scan"), (signed, "negative values")):
+            path = world.save(image, tmp_path / "mask.nii.gz")
+            with pytest.raises(InputError, match=f"is not a mask: it has.*{why}"):
+                score_case(replace(job, case=replace(job.case, mask=path)))
 
     def test_an_empty_mask_is_refused(self, job, world, tmp_path):
         path = world.save(np.zeros(world.SHAPE), tmp_path / "mask.nii.gz")

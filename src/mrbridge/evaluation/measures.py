@@ -111,7 +111,8 @@ def measure(
     if widths is not None:
         of_map, reliability = _uncertainty(scans, direction, synthetic, inside, widths, parts)
         values |= of_map
-    return Measured(values, found, mask is not None, reliability)
+    known = {key: value for key, value in values.items() if not math.isnan(value)}
+    return Measured(known, found, mask is not None, reliability)
 
 
 @dataclass(frozen=True)

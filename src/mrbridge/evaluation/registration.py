@@ -8,6 +8,8 @@ synthetic scan. The reference is the same with the source itself.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read
 from mrbridge.io.remote import not_fetched
-from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.foreground import Head, black_background
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.registration import Registration, register
 from mrbridge.preprocessing.resample import (
@@ -36,7 +38,13 @@ from mrbridge.preprocessing.resample import (
     stored_like,
 )
 from mrbridge.preprocessing.settings import PreprocessSettings
-from mrbridge.preprocessing.skull_strip import find_brain, implausible, mask_path, skull_stripped
+from mrbridge.preprocessing.skull_strip import (
+    brain_of_mask,
+    find_brain,
+    implausible,
+    mask_path,
+    skull_stripped,
+)
 from mrbridge.preprocessing.template import LITRES, volume_l
 from mrbridge.volume import Volume
 
@@ -51,6 +59,9 @@ SHIFT_MM = (7.0, -6.0, 5.0)
 """The known displacement: rotations about the axes through the centre of the head, then a shift."""
 
 _EQUALLY_THICK = 1.05  # ratio of slice thicknesses
+_MOST_LABELS = 64  # of a mask; with more, and few neighbours that are equal, it is a scan
+_MOST_LESIONS_L, _MOST_LESIONS = 0.7, 0.5
+"""Litres (half of a brain), and share of the image: more is not a mask of lesions."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +97,9 @@ def register_pair(case: Case, settings: EvaluateSettings) -> PairRegistration | 
     """
     if settings.registration == "off":
         return None
-    scans = {contrast: read(path) for contrast, path in case.images.items()}
+    scans = {contrast: black_background(read(path)) for contrast, path in case.images.items()}
     if case.synthetic is not None:
-        scans[SYNTHETIC] = read(case.synthetic)
+        scans[SYNTHETIC] = black_background(read(case.synthetic))
     if len(scans) < 2:
         return None
     (first, one), (second, other) = scans.items()
@@ -149,17 +160,22 @@ class CaseScans:
             None if case.synthetic is None else stored_like(read(case.synthetic), first)
         )
         _must_be_of_one_contrast(list(real.values()), self.synthetic, self._path)
-        self.source = None if case.source is None else read(case.source)
-        self._scans = dict(self.volumes)
+        self.source = None if case.source is None else black_background(read(case.source))
+        self._scans = {c: black_background(volume) for c, volume in self.volumes.items()}
+        for contrast, volume in self._scans.items():
+            for note in volume.notes[len(self.volumes[contrast].notes) :]:
+                text = f"{case.images[contrast]}: {note}"
+                warnings.warn(text, MrbridgeWarning, stacklevel=2)
         if self.synthetic is not None:
-            self._scans[SYNTHETIC] = self.synthetic
+            self._scans[SYNTHETIC] = self.synthetic = black_background(self.synthetic)
         self.grid, *others = self._scans.values()
         if registration is not None:
             self.grid = self._scans[registration.fixed]
         else:
             for other in others:
                 _must_be_on_one_grid(self.grid, other, "the scans of the pair", self._path)
-        self.stacks = {c: self._slices(volume, c) for c, volume in self.volumes.items()}
+        self._covered = self._find_covered()
+        self.stacks = {c: self._slices(self._scans[c], c) for c in self.volumes}
         self.masks = {contrast: self._mask(contrast) for contrast in self.volumes}
 
     @property
@@ -171,6 +187,17 @@ class CaseScans:
     def spacing(self) -> tuple[float, float, float] | None:
         """Between slices, rows, columns in mm; None for a 2D image."""
         return to_slices(self.grid, None)[1].spacing
+
+    def _find_covered(self) -> Mask | None:
+        """Where both scans of a registered pair were scanned, on the grid of the scores; None:
+        everywhere."""
+        if self._registration is None:
+            return None
+        fixed, transform = self._registration.fixed, self._registration.result.transform
+        other = next(volume for name, volume in self._scans.items() if name != fixed)
+        covers = replace(self.grid, voxels=covered(other, self.grid, transform))
+        found: Mask = to_slices(covers, None)[0] > 0.5
+        return None if found.all() else found
 
     def stack_of(self, image: Volume, source: str | None) -> Stack:
         """An image, on the grid of the real scan `source` (None: of the synthetic image), as slices
@@ -191,9 +218,26 @@ class CaseScans:
 
     @cached_property
     def lesions(self) -> Mask | None:
-        """The lesion mask on the grid of the scores; None if there is none."""
+        """The lesion mask on the grid of the scores; None if there is none.
+
+        Raises:
+            InputError: it is not a mask, covers most of the brain, or is on another grid.
+        """
         path = self._case.lesions
-        return None if path is None else self._on_its_grid(read(path), path, "nearest") > 0.5
+        if path is None:
+            return None
+        mask = self._on_its_grid(_read_mask(path), path, "nearest") > 0.5
+        if self.spacing is None:
+            return mask
+        litres = np.count_nonzero(mask) * math.prod(self.spacing) / 1e6
+        if litres > _MOST_LESIONS_L or mask.mean() > _MOST_LESIONS:
+            raise InputError(
+                f"covers {mask.mean():.0%} of the image ({litres:.1f} litres), so it is not a mask "
+                "of lesions",
+                path=path,
+                remedy="Give a file that is 0 outside of the lesions.",
+            )
+        return mask
 
     @cached_property
     def uncertainty(self) -> Stack | None:
@@ -230,8 +274,12 @@ class CaseScans:
         for contrast in names:
             path = mask_path(self._case.images[contrast], PreprocessSettings().brain_mask)
             if path is not None and not_fetched(path) is None:
-                return self._on_its_grid(read(path), path, "nearest") > 0.5
-        head = Head(self.volumes[names[0]])
+                scan = self._scans[contrast]
+                inside = brain_of_mask(Head(scan), read(path))
+                brain = self._slices(replace(scan, voxels=inside), contrast, "nearest") > 0.5
+                if brain.any():
+                    return brain
+        head = Head(self._scans[names[0]])
         if volume_l(head.mask, head.volume) < LITRES[0]:
             return None
         try:
@@ -274,18 +322,14 @@ class CaseScans:
         registration = self._registration
         if registration is not None and scan != registration.fixed:
             image = resample(image, self.grid, registration.result.transform, interpolation)
-        return to_slices(image, None)[0]
+        stack = to_slices(image, None)[0]
+        # What only one of the scans covers is as if neither did.
+        return stack if self._covered is None else np.where(self._covered, stack, np.float32(0))
 
     def _mask(self, contrast: str) -> Mask:
         """Where to score against one real scan, on the grid of the scores."""
         volume, scan = self._mask_and_its_grid(contrast)
         inside = self._slices(volume, scan, "nearest") > 0.5
-        if self._registration is not None:
-            # The field of view of the other scan may not contain all of the grid.
-            fixed, transform = self._registration.fixed, self._registration.result.transform
-            other = next(volume for name, volume in self._scans.items() if name != fixed)
-            covers = replace(self.grid, voxels=covered(other, self.grid, transform))
-            inside &= to_slices(covers, None)[0] > 0.5
         if not inside.any():
             path = self._case.mask or self._path
             raise InputError("the mask is empty", path=path, remedy="Check the scan and its mask.")
@@ -295,12 +339,11 @@ class CaseScans:
         """A binary mask, and the scan whose grid it has."""
         scan, path = self._scans[contrast], self._case.mask
         if path is not None:
-            mask = read(path)
+            mask = _read_mask(path)
             names = [contrast, *(name for name in self._scans if name != contrast)]
             name, mask = self._scan_on_its_grid(mask, names)
             _must_be_on_one_grid(self._scans[name], mask, "scan and mask", path)
-            threshold = 0.5 * min(1.0, float(mask.voxels.max()))
-            return replace(mask, voxels=mask.voxels > threshold), name
+            return mask, name
         if self._settings.mask == "brain":
             raise InputError(
                 "has no brain mask (…_desc-brain_mask.nii.gz in the dataset's derivatives)",
@@ -310,6 +353,33 @@ class CaseScans:
         whole = self._settings.mask == "whole"
         inside = np.ones(scan.voxels.shape, bool) if whole else Head(scan).mask
         return replace(scan, voxels=inside), contrast
+
+
+def _read_mask(path: Path) -> Volume:
+    """A mask of ones and zeros: of a label map every label, of probabilities those from half of
+    the largest on, or from 0.5 on if there are larger ones.
+
+    Raises:
+        InputError: it cannot be read, or is a scan.
+    """
+    mask = read(path)
+    voxels = mask.voxels
+    top = float(voxels.max())
+    inside = voxels[voxels != 0]
+    if voxels.min() < 0 or (top > 1 and _varies(inside)):
+        raise InputError(
+            "is not a mask: it has "
+            + ("negative values" if voxels.min() < 0 else "the intensities of a scan"),
+            path=path,
+            remedy="Give a file that is 0 outside and 1 inside.",
+        )
+    return replace(mask, voxels=(voxels > 0.5 * min(1.0, top)).astype(np.uint8))
+
+
+def _varies(inside: NDArray[Any]) -> bool:
+    """Whether values are intensities rather than labels: many, few of them like their neighbour."""
+    values = np.unique(inside[:: max(1, len(inside) // 100_000)])
+    return len(values) > _MOST_LABELS and float(np.mean(inside[1:] == inside[:-1])) < 0.5
 
 
 def _must_be_of_one_contrast(real: list[Volume], synthetic: Volume | None, path: Path) -> None:

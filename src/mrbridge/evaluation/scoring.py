@@ -28,7 +28,7 @@ from mrbridge.evaluation.registration import (
 )
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.metrics import MonotoneMapping, Scores
-from mrbridge.preprocessing.foreground import foreground_mask
+from mrbridge.preprocessing.foreground import black_background, foreground_mask
 from mrbridge.preprocessing.skull_strip import read_brain_mask
 from mrbridge.viewer import Embedded, embedded
 from mrbridge.volume import Volume
@@ -207,7 +207,7 @@ def score_case(job: Job) -> dict[str, Result]:
         is_paired = direction.target in scans.volumes
         inside = scans.masks[direction.target if is_paired else str(direction.source)]
         synthetic = scans.synthetic or _translated(job, scans, direction)
-        images = {"model": scans.stack_of(synthetic, direction.source)}
+        images = {"model": scans.stack_of(black_background(synthetic), direction.source)}
         source = scans.source_of(direction)
         if source is not None:
             if direction.key in job.baselines:
@@ -380,8 +380,9 @@ def _cycle(
     mask = read_brain_mask(job.case.images[contrast], model.bundle.manifest.standard)
     scores = {}
     for name, image in {"cycle": synthetic, "noisy": replace(synthetic, voxels=noisy)}.items():
-        returned = scans.stack_of(model.translate(image, contrast, mask=mask), contrast)
-        scores[name] = metrics.scores(scans.stacks[contrast], returned, scans.masks[contrast])
+        returned = black_background(model.translate(image, contrast, mask=mask))
+        stack = scans.stack_of(returned, contrast)
+        scores[name] = metrics.scores(scans.stacks[contrast], stack, scans.masks[contrast])
     return scores
 
 

@@ -114,7 +114,9 @@ def judge(cases: Sequence[Scored], direction: Direction, summary: Mapping[str, A
     gains = {}
     for measure in ("psnr", "ssim"):
         model, baseline = (of_subjects[key, m, "fit", measure] for m in ("model", "floor"))
-        gains[measure] = np.array([model[subject] - baseline[subject] for subject in model])
+        pairs = [(model[subject], baseline[subject]) for subject in model]
+        # Infinite scores of equal images may be equal, too.
+        gains[measure] = np.array([0.0 if one == other else one - other for one, other in pairs])
     psnr, ssim = (float(gains[measure].mean()) for measure in ("psnr", "ssim"))
     amount = f"{abs(psnr):.2f} dB PSNR and {abs(ssim):.3f} SSIM"
     outcome: Outcome

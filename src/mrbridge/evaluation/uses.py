@@ -107,7 +107,7 @@ def _volumes(value: Mapping[str, Any]) -> _Row:
     )
     row = "tissue_volumes", "volumes of fluid, grey and white matter"
     if "dice_grey" not in value:
-        return *row, "unknown", "no brain mask was found", rule
+        return *row, "unknown", "tissues were not measured", rule
     tissues = ("fluid", "grey", "white")
     dices = [value[f"dice_{tissue}"] for tissue in tissues]
     biases = [value[f"volume_bias_{tissue}_percent"] for tissue in tissues]
@@ -176,8 +176,8 @@ def _detail(value: Mapping[str, Any]) -> _Row:
 def _uncertainty(value: Mapping[str, Any]) -> _Row:
     low, high = COVERAGE
     rule = f"coverage {low:.0%} to {high:.0%}, AUROC at least {LEAST_AUROC:g}"
-    coverage, auroc = value["coverage"], value["auroc_worst_5_percent"]
-    good = low <= coverage <= high and auroc >= LEAST_AUROC
-    because = f"coverage {coverage:.0%}, AUROC {auroc:.2f}"
+    coverage, auroc = value["coverage"], value.get("auroc_worst_5_percent")
+    good = low <= coverage <= high and auroc is not None and auroc >= LEAST_AUROC
+    because = f"coverage {coverage:.0%}" + ("" if auroc is None else f", AUROC {auroc:.2f}")
     purpose = "judging which voxels to believe, by its uncertainty map"
     return "uncertainty_map", purpose, "yes" if good else "no", because, rule

@@ -14,11 +14,16 @@ from typing import Literal
 
 from mrbridge.errors import ScanRefused
 from mrbridge.inference.appearance import MARGIN_MM, Appearance, measure
-from mrbridge.preprocessing.foreground import FoundHead, Head, crop_to_head
+from mrbridge.preprocessing.foreground import FoundHead, Head, black_background, crop_to_head
 from mrbridge.volume import CONTRASTS, Verdict, Volume
 
 UNUSUAL, REFUSED = 1.0, 2.0
 """Scores from which on a scan is unusual, or refused."""
+
+_NOT_BLACK = (
+    "has a background that is not black (intensities around 0, from -1 on, or with a constant "
+    "added), which may become tissue"
+)
 
 _DOUBT = 1.9
 """The highest score of signs that scans of patients may show, too: never refused."""
@@ -83,7 +88,7 @@ def check(
         contrast = next(one for one in contrasts if one != to)
     found = crop_to_head(scan, MARGIN_MM)
     if is_head:
-        verdict = _check_head(found.head, contrast, scan.contrast is not None)
+        verdict = _check_head(found.head, contrast, scan.contrast is not None, scan)
     else:
         verdict = verdict_of(list(_not_a_scan(measure(found.head, anatomy=False))), None)
     if verdict.level == "refused" and not force:
@@ -123,12 +128,14 @@ def check_image(volume: Volume, contrast: str, known: bool = True) -> Verdict:
     Raises:
         InputError: its size cannot be that of a head.
     """
-    return _check_head(crop_to_head(volume, MARGIN_MM).head, contrast, known)
+    return _check_head(crop_to_head(volume, MARGIN_MM).head, contrast, known, volume)
 
 
-def _check_head(head: Head, contrast: str | None, known: bool) -> Verdict:
+def _check_head(head: Head, contrast: str | None, known: bool, scan: Volume) -> Verdict:
     measured = measure(head)
     found = list(signs(measured, contrast or "unknown", known, head.volume.is_2d))
+    if black_background(scan) is not scan:
+        found.append(Sign("background", UNUSUAL, _NOT_BLACK))
     if contrast is None:
         found.append(Sign("contrast", UNUSUAL, "has a contrast that nothing identifies"))
     return verdict_of(found, measured)

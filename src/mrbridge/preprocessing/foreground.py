@@ -36,6 +36,13 @@ _BLANK_FACE = 0.6  # share of a face with one value, from which that value is th
 _NOTHING = 0.005  # up to this share of the brightest value; it is within
 _DARK = 0.1  # this share of the range from the darkest value
 
+_NOT_BLACK = 0.1  # of the range of intensities: a background further below zero is not black
+_ONE_VALUE = 0.9  # share of the faces with one value, from which on it is the background
+_DARKER = 5  # per cent of the image that are darker than the surroundings of a brain of mean 0
+_BLACK = 0.5  # per cent of a brain of mean 0 that are black
+_SAMPLE = 1 << 18  # voxels, at most, of which percentiles are taken
+_MEAN_0 = "its brain has intensities around 0: the darkest ones are taken for no signal"
+
 Index = tuple[int, int, int]
 
 
@@ -73,6 +80,44 @@ class Head:
         if outside is None:
             return None
         return from_slices((~outside).astype(np.float32), self.grid) > 0.5
+
+
+def black_background(volume: Volume) -> Volume:
+    """A scan with zero where there is no signal, as in magnitude images; usually the scan itself.
+
+    A background of one value other than zero, or far below zero, is subtracted: scans in [-1, 1],
+    with a constant added, or whole heads scaled to mean 0. If only the brain was scaled to mean 0,
+    its surroundings, which are exactly zero, are as bright as the brain: its darkest voxels and the
+    surroundings become zero.
+
+    Args:
+        volume: finite voxels of any type, (i, j, k).
+
+    Returns:
+        The scan itself, or another one in float32; with a note in the second case.
+    """
+    voxels = volume.voxels
+    longest = np.argsort(voxels.shape)[1:]  # faces of thin slabs are slices
+    faces = np.concatenate([voxels.take(end, n).ravel() for n in longest for end in (0, -1)])
+    level = float(np.median(faces))
+    if level == 0 and voxels.min() >= 0:
+        return volume
+    values = voxels.ravel(order="K")[:: max(1, voxels.size // _SAMPLE) | 1].astype(np.float64)
+    is_one_value = bool(np.mean(faces == level) >= _ONE_VALUE)
+    values = values[values != level] if is_one_value else values
+    if not values.size:
+        return volume
+    black, dark, top = (float(x) for x in np.percentile(values, (_BLACK, _DARKER, 99.9)))
+    limit = _NOT_BLACK * (top - level)
+    result = voxels.astype(np.float32)
+    if is_one_value and dark < level - limit:
+        result = np.where(voxels == level, 0, np.maximum(result - np.float32(black), 0))
+        return replace(volume, voxels=result, notes=(*volume.notes, _MEAN_0))
+    if level < -limit or (is_one_value and _NOTHING * top < level <= dark):
+        result -= np.float32(level)
+    else:
+        return volume
+    return replace(volume, voxels=result)
 
 
 def foreground_mask(slices: Stack) -> Mask:

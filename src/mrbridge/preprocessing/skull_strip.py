@@ -63,7 +63,7 @@ def find_brain(head: Head, kind: BrainKind, mask: Volume | None = None) -> Mask:
     if kind == "hd-bet":
         inside = _brain_by_hd_bet(head)
     elif kind == "mask":
-        inside = _brain_of_mask(head, mask)
+        inside = brain_of_mask(head, mask)
     else:
         inside = brain_by_template(head)
         if head.stripped is not None and head.stripped.sum() < _STRIPPED * inside.sum():
@@ -110,7 +110,12 @@ def _cut_off(brain: Mask) -> str | None:
     return None
 
 
-def _brain_of_mask(head: Head, mask: Volume | None) -> Mask:
+def brain_of_mask(head: Head, mask: Volume | None) -> Mask:
+    """A brain mask on the grid of a scan, (i, j, k); its own grid is in the same scanner space.
+
+    Raises:
+        InputError: there is none and the scan is not stripped, or it is a 2D image.
+    """
     if mask is None:
         if head.stripped is None:
             raise InputError(
@@ -202,7 +207,7 @@ def _brain_by_hd_bet(head: Head) -> Mask:
                 f"hd-bet wrote no mask ({lines[-1] if lines else f'exit code {ran.returncode}'})",
                 remedy="Check that hd-bet -h works and is version 2, or use --brain auto.",
             )
-        return _brain_of_mask(head, read(mask))
+        return brain_of_mask(head, read(mask))
 
 
 def skull_stripped(scan: Volume) -> bool | None:
