@@ -13,7 +13,7 @@ from mrbridge.errors import InputError, SomeScansFailed
 from mrbridge.evaluation import registration
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.evaluation.measures import catalogue
-from mrbridge.io import read, write
+from mrbridge.io import write
 from mrbridge.volume import Volume
 
 QUICK = EvaluateSettings(cycle=False, shown_cases=0, wasserstein_slices=3)
@@ -179,14 +179,13 @@ class TestFiles:
         with pytest.raises(InputError, match=r"covers \d+% of the image .*not a mask of lesions"):
             score(single.real, single.synthetic, lesions=single.lesions, settings=QUICK)
 
-    def test_without_errors_nothing_is_worst(self, single, world):
-        result = score(
-            single.real, world.save(read(single.real).voxels, single.synthetic), settings=QUICK
-        )
-        values = result.measures["to_T2w"]
-        assert "auroc_worst_5_percent" not in values
-        assert values["coverage"]["mean"] == 1
-        assert "AUROC" not in result.as_json()["uses"][-1]["because"]
+    def test_what_cannot_be_measured_is_left_out(self, single, world, tmp_path):
+        world.save(500.0 * world.inside(), single.real)  # no detail to compare with
+        mask = world.save(world.inside(), tmp_path / "mask.nii.gz")
+        result = score(single.real, single.synthetic, mask=mask, settings=QUICK)
+        assert not {"sharpness", "power_ratio_75_100"} & result.measures["to_T2w"].keys()
+        answers = {use.use: use.because for use in result.uses}
+        assert answers["fine_detail"] == "not measured"
 
     def test_without_the_source_visibility_is_unknown(self, single):
         result = score(single.real, single.synthetic, lesions=single.lesions, settings=QUICK)
@@ -209,7 +208,8 @@ class TestFiles:
         for name in ("one", "other", "third"):
             image = np.zeros((40, 36, 1), np.uint8)
             image[5:35, 5:30, 0] = rng.integers(50, 250, (30, 25))
-            write(Volume(image, None), tmp_path / f"{name}.png")
+            image = 255 * (image > 200) if name == "third" else image
+            write(Volume(image.astype(np.uint8), None), tmp_path / f"{name}.png")
         real, made, lesions = (tmp_path / f"{name}.png" for name in ("one", "other", "third"))
         with pytest.raises(InputError, match="no voxel size"):
             score(real, made, lesions=lesions, settings=QUICK)
