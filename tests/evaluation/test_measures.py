@@ -208,8 +208,9 @@ class TestFiles:
         for name in ("one", "other", "third"):
             image = np.zeros((40, 36, 1), np.uint8)
             image[5:35, 5:30, 0] = rng.integers(50, 250, (30, 25))
-            image = 255 * (image > 200) if name == "third" else image
-            write(Volume(image.astype(np.uint8), None), tmp_path / f"{name}.png")
+            if name == "third":
+                image = np.where(image > 200, np.uint8(255), np.uint8(0))
+            write(Volume(image, None), tmp_path / f"{name}.png")
         real, made, lesions = (tmp_path / f"{name}.png" for name in ("one", "other", "third"))
         with pytest.raises(InputError, match="no voxel size"):
             score(real, made, lesions=lesions, settings=QUICK)
