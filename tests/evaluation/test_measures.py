@@ -174,6 +174,13 @@ class TestFiles:
         result = score(single.real, single.synthetic, lesions=single.lesions, settings=QUICK)
         assert result.measures["to_T2w"]["lesions"]["mean"] == 2
 
+    def test_without_a_lesion_the_table_has_its_columns(self, single, world):
+        world.save(np.zeros(world.SHAPE), single.lesions)
+        score(single.real, single.synthetic, out=single.out, lesions=single.lesions, settings=QUICK)
+        head, *rows = (single.out / "lesions.csv").read_text().splitlines()
+        assert "outcome,visibility,volume_ml" in head
+        assert not rows
+
     def test_what_covers_the_brain_is_not_a_lesion(self, single, world):
         world.save(~spots(world), single.lesions)
         with pytest.raises(InputError, match=r"covers \d+% of the image .*not a mask of lesions"):

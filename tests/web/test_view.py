@@ -19,7 +19,7 @@ from mrbridge import io, viewer
 from mrbridge.errors import InputError, MrbridgeError, OutputError
 from mrbridge.viewer import as_image
 from mrbridge.volume import Volume
-from mrbridge.web.comparison import difference
+from mrbridge.web.comparison import difference, scores
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +133,15 @@ def test_it_names_no_option_that_it_does_not_have(
         mrbridge.view(tmp_path / "4d.nii")
 
 
+def test_scans_of_other_places_are_refused(make_scan: Callable[..., Volume]):
+    scan = make_scan(0, "T1w")
+    assert scan.affine is not None
+    affine = scan.affine.copy()
+    affine[0, 3] += 1000
+    with pytest.raises(InputError, match="synthetic image shows another part of space"):
+        mrbridge.view(scan, Volume(scan.voxels[:, :, 1:], affine))
+
+
 def test_only_our_pages_are_replaced(make_scan, tmp_path: Path):
     page = tmp_path / "page.html"
     mrbridge.view(make_scan(1, "T1w"), out=page)
@@ -165,3 +174,18 @@ class TestComparison:
         for first in (large, make_scan(1, "T1w")):
             with pytest.raises(InputError, match="2D image"):
                 mrbridge.view(first, small)
+
+
+def test_scores_do_not_depend_on_a_constant(make_scan: Callable[..., Volume]):
+    source = make_scan(0, "T1w")
+    inside = source.voxels > 0
+    made = Volume(np.where(inside, 2000 - source.voxels.astype(float), 0), source.affine)
+    noise = 50 * np.random.default_rng(0).standard_normal(inside.shape)
+    truth = Volume(np.where(inside, made.voxels + noise, 0), source.affine)
+    shifted = (
+        Volume(one.voxels.astype(float) - 1024.5, one.affine) for one in (source, made, truth)
+    )
+    found, same = scores(source, made, truth), scores(*shifted)
+    for method, kinds in found.items():
+        for kind, values in kinds.items():
+            assert same[method][kind] == pytest.approx(values, rel=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from mrbridge import __version__
 from mrbridge.evaluation.cases import Case, Direction
+from mrbridge.evaluation.lesions import Lesion
 from mrbridge.evaluation.measures import catalogue
 from mrbridge.evaluation.registration import PairRegistration
 from mrbridge.evaluation.scoring import Result
@@ -268,13 +269,12 @@ class Evaluation:
 
     def lesions_as_csv(self) -> str:
         """The content of `lesions.csv`: one line for each lesion and each invented one."""
-        rows = []
-        columns: list[str] = []
-        for _, names, result in self._rows():
-            for number, lesion in enumerate(result.measured.lesions or [], start=1):
-                values = lesion.as_json()
-                columns = list(values)
-                rows.append([*names, number, *values.values()])
+        columns = [field.name for field in fields(Lesion)]
+        rows = [
+            [*names, number, *lesion.as_json().values()]
+            for _, names, result in self._rows()
+            for number, lesion in enumerate(result.measured.lesions or [], start=1)
+        ]
         return csv_table([*_ROW, "lesion", *columns], rows)
 
     def _rows(self) -> Iterator[tuple[Scored, list[str], Result]]:

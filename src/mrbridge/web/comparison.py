@@ -9,7 +9,7 @@ import numpy as np
 
 from mrbridge import metrics
 from mrbridge.errors import InputError
-from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.foreground import Head, black_background, foreground_mask
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.registration import register
 from mrbridge.preprocessing.resample import covered, grid_difference, resample, stored_like
@@ -62,16 +62,18 @@ def scores(source: Volume, synthetic: Volume, truth: Volume) -> dict[str, Any]:
     Raises:
         InputError: the true scan shows nothing.
     """
+    scans = [black_background(one) for one in (synthetic, truth, source)]
     made, real, seen = (
-        to_slices(replace(one, voxels=np.asarray(one.voxels, np.float32)), None)[0]
-        for one in (synthetic, truth, source)
+        to_slices(replace(one, voxels=np.asarray(one.voxels, np.float32)), None)[0] for one in scans
     )
-    inside = Head(truth).foreground
+    inside = Head(scans[1]).foreground
     if not inside.any():
         raise InputError("shows nothing", remedy="Choose another scan.")
     values = metrics.scaled(seen, inside)
     curve = metrics.fit_monotone(values[inside], metrics.scaled(real, inside)[inside])
-    images = {"model": made, "floor": curve.apply(values), "copy": seen}
+    # A falling curve would make the background bright.
+    floor = np.where(inside | foreground_mask(seen), curve.apply(values), np.float32(0))
+    images = {"model": made, "floor": floor, "copy": seen}
     return {name: metrics.scores(real, image, inside) for name, image in images.items()}
 
 

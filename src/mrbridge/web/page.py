@@ -7,11 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrbridge.errors import OutputError
+from mrbridge.errors import InputError, OutputError
 from mrbridge.io import read
 from mrbridge.io.atomic import write_text
 from mrbridge.io.ownership import must_be_ours
-from mrbridge.preprocessing.resample import grid_difference, resample, stored_like
+from mrbridge.preprocessing.resample import covered, grid_difference, resample, stored_like
 from mrbridge.viewer import Layer, must_be_built, page
 from mrbridge.volume import Volume
 
@@ -65,7 +65,8 @@ def view(
         A view, which shows itself in a notebook.
 
     Raises:
-        InputError: a scan cannot be read, or a 2D image has another size than the first scan.
+        InputError: a scan cannot be read, a 2D image has another size than the first scan, or a
+            volume shows another part of space.
         OutputError: the page cannot be written, or mrbridge did not write what is there.
         MrbridgeError: this installation has no viewer.
     """
@@ -84,7 +85,7 @@ def view(
     }
     first = volumes["source"]
     layers = [
-        Layer(role, _label(role, volume), _on_grid_of(first, volume))
+        Layer(role, _label(role, volume), _on_grid_of(first, volume, role))
         for role, volume in volumes.items()
     ]
     html = page(layers)
@@ -102,10 +103,15 @@ def _in_memory(scan: Scan) -> Volume:
     return as_volume(scan)
 
 
-def _on_grid_of(first: Volume, volume: Volume) -> Volume:
+def _on_grid_of(first: Volume, volume: Volume, role: str) -> Volume:
     volume = stored_like(volume, first)
     if grid_difference(volume, first) is None:
         return volume
+    if first.affine is not None and volume.affine is not None and not covered(volume, first).any():
+        raise InputError(
+            f"the {role} image shows another part of space than the first scan",
+            remedy="Register one to the other, or check their headers.",
+        )
     return resample(volume, first, None, "linear")
 
 
