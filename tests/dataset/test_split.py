@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.split import Request, split_scans
 from mrbridge.dataset.store import ScanRecord
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 
 SPLITS = ("train", "val", "test")
@@ -259,6 +259,21 @@ def test_validation_is_chosen_if_the_table_names_only_a_test_split() -> None:
     result = split_scans(wishes, PrepareSettings())
     assert simulate(wishes, result, "test", "T1w") == {"b0"}
     assert len(simulate(wishes, result, "val", "T1w") - {"b0"}) == 1
+
+
+def test_validation_is_taken_from_subjects_without_a_split_first() -> None:
+    train = {"b0", "b1", "b2", "b3"}
+    for seed in range(5):
+        settings = PrepareSettings(seed=seed)
+        wishes = [
+            Request(w.record, "train" if w.record.subject in train else None) for w in cohort(6)
+        ]
+        result = split_scans(wishes, settings)
+        assert train <= simulate(wishes, result, "train", "T1w")
+        wishes = [Request(w.record, "train") for w in cohort(6)]
+        with pytest.warns(MrbridgeWarning, match="2 of the 6 subjects with the split train"):
+            result = split_scans(wishes, settings)
+        assert len(simulate(wishes, result, "val", "T1w")) == 1
 
 
 def test_a_split_of_one_scan_holds_for_its_subject() -> None:

@@ -226,6 +226,13 @@ PROMISES: list[tuple[str, list[str]]] = [
         ],
     ),
     (
+        "A copy of a rater's answers, and answers to another study, are refused",
+        [
+            "study/test_study.py::TestAnswers::test_answers_that_are_there_twice",
+            "study/test_study.py::TestDesign::test_answers_to_another_study_are_refused",
+        ],
+    ),
+    (
         "Scores of scans that the model was trained on are reported, also after a resume or with "
         "--from on another split",
         [

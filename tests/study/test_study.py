@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,17 @@ class TestDesign:
         other = setup(scans, None, tmp_path / "other", settings=StudySettings(seed=1))
         assert not set(other.items) & set(study.items)
 
+    def test_answers_to_another_study_are_refused(self, study: Study, scans: Path, tmp_path: Path):
+        """Of the same people, by another model, with the same seed."""
+        for file in scans.glob("*/*synth*"):
+            made = io.read(file)
+            io.write(replace(made, voxels=made.voxels // 2 + 40), file)
+        other = setup(scans, None, tmp_path / "other", lesions=tmp_path / "masks")
+        answer_all(study, "r1", lambda scan, question: answers.allowed(study, scan)[question][0])
+        shutil.copy(answers.path_for(study, "r1"), answers.path_for(other, "r1"))
+        with pytest.raises(InputError, match="not an answer to a question of this study"):
+            analyse(other.path)
+
     def test_lesions_and_as_many_positions_without_one(self, study: Study):
         spots = study.key["spots"].values()
         assert len(spots) == 4, "a lesion and another position, in both scans"
@@ -198,6 +211,22 @@ class TestAnswers:
             path.write_text(text)
             with pytest.raises(InputError, match=r"r1\.csv"):
                 analyse(study.path)
+
+    def test_answers_that_are_there_twice(self, study: Study):
+        """Else a copy counts as another rater, who agrees."""
+        path = answers.path_for(study, "r1")
+        for number, scan in enumerate(study.order_for("r1")):
+            given = {q: choices[0] for q, choices in answers.allowed(study, scan).items()}
+            answers.add_answers(study, path, scan, given, 2.0 + number)
+        copy = path.with_name("r1_copy.csv")
+        shutil.copy(path, copy)
+        with pytest.raises(InputError, match=r"r1_copy\.csv.* one of the two is a copy"):
+            analyse(study.path)
+        copy.unlink()
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines, lines[1]]))
+        with pytest.raises(InputError, match=r"answers a question about .* twice"):
+            analyse(study.path)
 
 
 class TestStatistics:

@@ -11,15 +11,16 @@ slices at most one more leaves the training split with each further slice.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Range, ScanRecord
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.names import natural_key
 
 Segments = dict[str, list[Range]]
@@ -62,15 +63,34 @@ def split_scans(requests: Sequence[Request], settings: PrepareSettings) -> dict[
             result[request.record.id] = {"train": [(0, request.record.shape[0])]}
         else:
             free.append(request.record)
-    return result | _split_free(free, settings, with_test="test" not in asked)
+    wanted = {subject for subject, split in fixed.items() if split == "train"}
+    result |= _split_free(free, settings, wanted, with_test="test" not in asked)
+    lost = {r.subject for r in free if r.subject in wanted and "train" not in result[r.id]}
+    if lost:
+        warnings.warn(
+            f"no scan has the split val: {len(lost)} of the {len(wanted)} subjects with the split "
+            "train are held out",
+            MrbridgeWarning,
+            stacklevel=2,
+        )
+    return result
 
 
 def _split_free(
-    records: list[ScanRecord], settings: PrepareSettings, *, with_test: bool
+    records: list[ScanRecord],
+    settings: PrepareSettings,
+    wanted: Collection[str],
+    *,
+    with_test: bool,
 ) -> dict[str, Segments]:
+    """Split what the user's table leaves open.
+
+    Args:
+        wanted: subjects for training, which are held out only if there are no others.
+    """
     generator = np.random.default_rng(settings.seed)
     known = [record for record in records if record.subject is not None]
-    held = _hold_out(known, settings, generator, with_test=with_test)
+    held = _hold_out(known, settings, generator, wanted, with_test=with_test)
     result: dict[str, Segments] = {}
     blocked = [record for record in records if record.subject is None]
     if held is None:
@@ -89,6 +109,7 @@ def _hold_out(
     records: list[ScanRecord],
     settings: PrepareSettings,
     generator: np.random.Generator,
+    wanted: Collection[str],
     *,
     with_test: bool,
 ) -> dict[str, str] | None:
@@ -101,7 +122,7 @@ def _hold_out(
     # Those with both contrasts first: they can be scored as pairs. Then the smallest sets of 2D
     # images. Volumes have about equally many slices, and their order stays random.
     sizes = Counter(str(record.subject) for record in records if record.is_2d)
-    subjects.sort(key=lambda subject: (-len(contrasts[subject]), sizes[subject]))
+    subjects.sort(key=lambda one: (one in wanted, -len(contrasts[one]), sizes[one]))
     wanted = {settings.source, settings.target}
     training = {c: sum(c in contrasts[s] for s in subjects) for c in wanted}
     counts = {c: _held_counts(n, settings, with_test=with_test) for c, n in training.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from mrbridge.errors import InputError
 from mrbridge.io.atomic import write_json, write_text
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.reports import render
-from mrbridge.study.answers import ORIGIN, QUALITY, read_answers
+from mrbridge.study.answers import ORIGIN, QUALITY, Answer, read_answers
 from mrbridge.study.design import Study
 
 _RESAMPLES = 2000
@@ -179,8 +180,12 @@ def _answers(study: Study) -> pd.DataFrame:
     """All answers, as text, with what the key says of the scan and, if any, of the position."""
     scans, spots = study.key["scans"], study.key["spots"]
     rows = []
-    for path in sorted((study.path / "answers").glob("*.csv")):
-        for one in read_answers(study, path):
+    files = {
+        path: read_answers(study, path) for path in sorted((study.path / "answers").glob("*.csv"))
+    }
+    _refuse_copies(files)
+    for path, answers in files.items():
+        for one in answers:
             spot = spots.get(one.question, {"lesion": None, "volume_ml": None})
             place = "lesions" if spot["lesion"] is not None else "positions without a lesion"
             rows.append(
@@ -203,6 +208,22 @@ def _answers(study: Study) -> pd.DataFrame:
             remedy="Let raters judge the scans with mrbridge study rate.",
         )
     return pd.DataFrame(rows, dtype=object)
+
+
+def _refuse_copies(files: Mapping[Path, Sequence[Answer]]) -> None:
+    """Refuse answers that are in two files: the copy would count as another rater, who agrees.
+
+    Raises:
+        InputError: all answers of one are in the other, to the tenth of a second.
+    """
+    for (path, answers), (other, others) in permutations(files.items(), 2):
+        if len({one.seconds for one in answers}) > 1 and set(answers) <= set(others):
+            raise InputError(
+                f"holds only answers that {other.name} has, too, with the same times: one of the "
+                "two is a copy",
+                path=path,
+                remedy="Move the copy out of the folder.",
+            )
 
 
 def _by_kind(origin: pd.DataFrame, measure: Callable[[pd.Series], Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -82,6 +83,13 @@ def read_answers(study: Study, path: Path) -> list[Answer]:
                 path=path,
                 remedy="Correct the line, or move the file out of the folder.",
             )
+    twice = [key for key, n in Counter((a.scan, a.question) for a in answers).items() if n > 1]
+    if twice:
+        raise InputError(
+            f"answers a question about {twice[0][0]} twice",
+            path=path,
+            remedy="Remove one of the two lines.",
+        )
     return answers
 
 

@@ -145,7 +145,7 @@ def setup(
     if lesions is not None:
         cases = with_files(cases, lesions, "lesions")
     rng = np.random.default_rng(settings.seed)
-    names = _random_names(rng)
+    taken: set[str] = set()
     failures: list[tuple[str, str]] = []
     items: dict[str, dict[str, list[float]]] = {}
     key: dict[str, dict[str, Any]] = {"scans": {}, "spots": {}}
@@ -158,6 +158,9 @@ def setup(
             except MrbridgeError as error:
                 failures.append((case.name, str(error)))
                 continue
+            # By the images, too: answers to a study of other images are no answers to this one.
+            digests = [zlib.crc32(volume.voxels.tobytes()) for volume in pair.values()]
+            names = _random_names(np.random.default_rng([settings.seed, *digests]), taken)
             for kind, volume in pair.items():
                 item = next(names)
                 nib.save(as_image(volume), folder / "images" / f"{item}.nii")
@@ -198,12 +201,11 @@ def _must_be_replaceable(out: Path, overwrite: bool) -> None:
     check_only(out, ("images/*.nii", STUDY, KEY, "report.html", "analysis.json"))
 
 
-def _random_names(rng: np.random.Generator) -> Iterator[str]:
-    known: set[str] = set()
+def _random_names(rng: np.random.Generator, taken: set[str]) -> Iterator[str]:
     while True:
         name = rng.bytes(4).hex()
-        if name not in known:
-            known.add(name)
+        if name not in taken:
+            taken.add(name)
             yield name
 
 
