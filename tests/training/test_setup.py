@@ -21,6 +21,7 @@ from mrbridge.training.examples import (
     IntensityMapping,
     choose_pairs,
     fit_intensity_mappings,
+    training_slices,
     weights_for,
 )
 from mrbridge.training.model import TranslationModel
@@ -28,6 +29,21 @@ from mrbridge.training.run import find_initial_model, train
 from mrbridge.training.settings import LossWeights
 
 PREPARED = PrepareSettings()
+
+
+@pytest.mark.parametrize("image_size", [16, 32])
+def test_heads_that_are_larger_than_the_images(
+    image_size: int,
+    small_store: Store,
+    tiny: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else only the middle of each slice would be learned from, without a word; margins are air."""
+    assert max(small_store.records()[0].shape[1:]) > 1.2 * 32
+    training_slices(small_store, tiny("resnet").changed({"networks": {"image_size": image_size}}))
+    warned = [one for one in caplog.messages if "only the middle" in one]
+    assert len(warned) == (image_size == 16)
+    assert not warned or "in 4 of 4 scans the head has up to 38 pixels" in warned[0]
 
 
 class TestInitialModel:

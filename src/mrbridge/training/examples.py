@@ -29,6 +29,7 @@ _GAMMA = 1.2  # largest exponent of a back-translated input's intensities; 1 / 1
 _NOISE = 0.03  # largest standard deviation of the noise on it, in the range of 2
 _KNOTS = 65
 _BACKGROUND_BELOW = -0.95
+_SLIGHTLY_LARGER = 1.2  # than the images of a training: a head that loses its rim
 _FITTED_SLICES = 48  # of each contrast: enough for a curve
 _HARDLY_ANY = 0.25
 """Share of slices without a partner, of the contrast with more of them, up to which a training
@@ -43,9 +44,31 @@ def training_slices(store: Store, settings: TrainSettings) -> UnpairedSlices:
         StoreError: a contrast has no training slice.
     """
     size = settings.networks.image_size
+    _warn_of_edges(store, size)
     dataset = UnpairedSlices(store, size, settings.seed, Augmentation(settings.augment, size))
     dataset.pairs = choose_pairs(settings, store, dataset.banks)
     return dataset
+
+
+def _warn_of_edges(store: Store, image_size: int) -> None:
+    """Warn if heads are larger than the images of the training, which show their middle then."""
+    margin = store.manifest.settings.standard.margin_mm
+    records = store.records(split="train")
+    sizes = [
+        max(
+            pixels - 2 * round(margin / step)
+            for pixels, step in zip(one.shape[1:], (one.spacing_mm or (1, 1, 1))[1:], strict=True)
+        )
+        for one in records
+    ]
+    larger = [size for size in sizes if size > image_size * _SLIGHTLY_LARGER]
+    if larger:
+        log.warning(
+            "in %d of %d scans the head has up to %d pixels, and networks.image_size is %d: the "
+            "training sees only the middle of their slices. Raise it, or prepare %s",
+            *(len(larger), len(records), max(larger), image_size),
+            "smaller images" if is_2d(store) else "with a larger --set standard.spacing_mm",
+        )
 
 
 def choose_pairs(
