@@ -38,7 +38,7 @@ def test_heads_that_are_larger_than_the_images(
     tiny: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Else only the middle of each slice would be learned from, without a word; margins are air."""
+    """Else only the middle of each slice would be learned from, unnoticed; margins are air."""
     assert max(small_store.records()[0].shape[1:]) > 1.2 * 32
     training_slices(small_store, tiny("resnet").changed({"networks": {"image_size": image_size}}))
     warned = [one for one in caplog.messages if "only the middle" in one]

@@ -158,7 +158,7 @@ def setup(
             except MrbridgeError as error:
                 failures.append((case.name, str(error)))
                 continue
-            # By the images, too: answers to a study of other images are no answers to this one.
+            # By the images, too: answers to a study of other images do not fit this one.
             digests = [zlib.crc32(volume.voxels.tobytes()) for volume in pair.values()]
             names = _random_names(np.random.default_rng([settings.seed, *digests]), taken)
             for kind, volume in pair.items():
