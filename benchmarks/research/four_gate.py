@@ -119,10 +119,9 @@ def main() -> None:
                 first, *rest = given
                 also = {contrast: case.scans[contrast] for contrast in rest}
                 has_map = translator.knows_uncertainty(translator.bundle.direction(given, to))
-                result = translator.result(case.scans[first], to, also=also, uncertainty=has_map)
-                made = result.volume
+                made = translator.translate(case.scans[first], to, also=also, uncertainty=has_map)
                 if has_map:
-                    found = calibration(case, result, to, first)
+                    found = calibration(case, made, to, first)
                     line.setdefault("uncertainty", {})[case.name] = found
                 scores.append(scored(case, made.voxels, to))
                 curves.append(max(curve(case, contrast, to) for contrast in given))

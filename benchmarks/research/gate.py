@@ -33,7 +33,7 @@ from benchmarks.research.quality_sets import TO, Case, patients
 from benchmarks.research.uncertainty import people, quality
 from mrbridge import io, metrics
 from mrbridge.evaluation.calibration import gradient_size
-from mrbridge.inference.translator import Translator, TranslatorResult
+from mrbridge.inference.translator import Translator
 from mrbridge.phantom.subjects import VariedSubject
 from mrbridge.volume import Volume
 
@@ -86,20 +86,18 @@ def contrast(voxels: NDArray[Any], case: Case, real: NDArray[Any]) -> float:
     return float(max(scale, 0) * (x[inside].mean() - x[white].mean()))
 
 
-def calibration(
-    case: Case, result: TranslatorResult, to: str, source: str | None = None
-) -> dict[str, Any]:
+def calibration(case: Case, made: Volume, to: str, source: str | None = None) -> dict[str, Any]:
     """How far the uncertainty map holds on a real pair, after the fit of scale and offset.
 
     `gradient` is the AUROC of the local gradient of `source`, the other contrast of the pair unless
     given, instead of the map.
     """
-    assert result.uncertainty is not None
-    inside, made = case.mask, result.volume.voxels
+    assert made.uncertainty is not None
+    inside, voxels = case.mask, made.voxels
     truth = metrics.scaled(case.scans[to].voxels, inside)[inside]
-    scale, offset = np.polyfit(made[inside], truth, 1)
-    error = np.abs(max(scale, 0) * made[inside] + offset - truth)
-    width = max(scale, 0) * result.uncertainty.voxels[inside]
+    scale, offset = np.polyfit(voxels[inside], truth, 1)
+    error = np.abs(max(scale, 0) * voxels[inside] + offset - truth)
+    width = max(scale, 0) * made.uncertainty[inside]
     found = {"coverage": round(float((error <= width).mean()), 3)} | quality(error, width)
     slope = gradient_size(case.scans[source or OTHER[to]].voxels)[inside]
     found["gradient"] = quality(error, slope)["auroc"]
@@ -178,11 +176,10 @@ def main() -> None:
                 for to in TO:
                     scan = replace(case.scans[OTHER[to]], contrast=OTHER[to])
                     has_map = translator.bundle.manifest.uncertainty is not None
-                    result = translator.result(scan, to, uncertainty=has_map)
-                    made = result.volume
+                    made = translator.translate(scan, to, uncertainty=has_map)
                     if has_map:
                         found = lines[model].setdefault("uncertainty", {})
-                        found[f"{case.name} {to}"] = calibration(case, result, to)
+                        found[f"{case.name} {to}"] = calibration(case, made, to)
                     lines[model][name][to][case.name] = scored(case, made.voxels, to)
                     if case.name == "met110" and to == "T2w":
                         lines[model]["cyst"] = contrast(made.voxels, case, case.scans[to].voxels)

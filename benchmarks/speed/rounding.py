@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measure(translator: Translator, scan: Volume) -> dict[str, Any]:
     """How far both ways are from float32, for the generator that takes this scan."""
-    to = translator.choose_contrast(scan, None)
+    to = translator.bundle.target_for(scan.contrast)
     manifest = translator.bundle.manifest
     given = manifest.source if to == manifest.target else manifest.target
     standard = preprocess(scan, manifest.standard, None, manifest.typical[given].levels)

@@ -31,6 +31,9 @@ from mrbridge.networks.build import Generator, build_generator
 from mrbridge.networks.settings import GeneratorExtension, GeneratorSettings
 from mrbridge.networks.unet import ScaleHead, UNet
 
+ANY_CONTRAST = "any_contrast"
+"""The name of the generator of any contrast where it is exported."""
+
 _MOST_BYTES = 1 << 20  # of bundle.json
 _Network = TypeVar("_Network", bound=torch.nn.Module)
 _TRIES = 100  # each fails only if a training has just replaced the bundle
@@ -94,6 +97,13 @@ class Bundle:
         """All contrasts that the model takes and makes; `source` and `target` come first."""
         return self.manifest.contrasts
 
+    @property
+    def generators(self) -> dict[str, str]:
+        """The generators, with the names that they have where they are exported."""
+        source, target = self.source, self.target
+        names = {"to_target": f"{source}_to_{target}", "to_source": f"{target}_to_{source}"}
+        return names | ({"to_any": ANY_CONTRAST} if self.manifest.any_contrast else {})
+
     def generator_that_makes(self, contrast: str) -> Literal["to_target", "to_source"]:
         """Which of the first two generators makes this contrast, one of `source` and `target`."""
         return "to_target" if contrast == self.target else "to_source"
@@ -135,6 +145,10 @@ class Bundle:
         if len(set(given)) < len(given):
             raise SettingsError("two of the scans have the same contrast", remedy="Name one.")
         return Direction(tuple(given), to, "to_any", more.generator, more.contrasts)
+
+    def target_for(self, contrast: str | None) -> str:
+        """The contrast to synthesise from a scan of this contrast, or of an unknown one (None)."""
+        return self.source if contrast == self.target else self.target
 
     def preferred(self, to: str) -> tuple[str, ...]:
         """Contrasts to make another one from, the best first."""

@@ -22,7 +22,7 @@ from mrbridge.inference import additional_scans
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.synthesis import Request
 from mrbridge.inference.translate import translate
-from mrbridge.inference.translator import Translator, TranslatorResult
+from mrbridge.inference.translator import Translator
 from mrbridge.preprocessing.registration import Registration
 from mrbridge.volume import Volume
 
@@ -34,13 +34,13 @@ SHIFT = (3.0, -2.0, 4.0)
 def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Volume]]:
     """The additional scans of each translation, on the grid of the scan."""
     calls: list[dict[str, Volume]] = []
-    original = Translator.result
+    original = Translator.translate
 
-    def result(self: Translator, volume: Volume, to: str, **how: Any) -> TranslatorResult:
+    def result(self: Translator, volume: Volume, to: str, **how: Any) -> Volume:
         calls.append(dict(how.get("also") or {}))
         return original(self, volume, to, **how)
 
-    monkeypatch.setattr(Translator, "result", result)
+    monkeypatch.setattr(Translator, "translate", result)
     return calls
 
 

@@ -80,15 +80,15 @@ def test_another_scan_counts_and_their_order_does_not(
 ) -> None:
     translator = Translator(bundle, "cpu")
     t1w, flair = scans["T1w"], scans["FLAIR"]
-    one = translator.result(t1w, "T2w", also={"FLAIR": flair}, uncertainty=True)
-    other = translator.result(flair, "T2w", also={"T1w": t1w}).volume
+    one = translator.translate(t1w, "T2w", also={"FLAIR": flair}, uncertainty=True)
+    other = translator.translate(flair, "T2w", also={"T1w": t1w})
     seen = (t1w.voxels > 0) & (flair.voxels > 0)
     # The first scan decides where the head ends, which is all that remains.
-    same = np.abs(one.volume.voxels - other.voxels)[seen].mean()
-    single = translator.result(t1w, "T2w").volume.voxels
-    assert np.abs(one.volume.voxels - single)[seen].mean() > 5 * same
+    same = np.abs(one.voxels - other.voxels)[seen].mean()
+    single = translator.translate(t1w, "T2w").voxels
+    assert np.abs(one.voxels - single)[seen].mean() > 5 * same
     assert one.uncertainty is not None
-    assert one.uncertainty.voxels.max() > 0
+    assert one.uncertainty.max() > 0
 
 
 def test_scans_on_another_grid_are_refused(bundle: Bundle, scans: dict[str, Volume]) -> None:
@@ -96,12 +96,12 @@ def test_scans_on_another_grid_are_refused(bundle: Bundle, scans: dict[str, Volu
     moved = replace(scans["FLAIR"], affine=scans["FLAIR"].affine + np.eye(4)[[3, 0, 1, 2]])
     for other in (moved, replace(moved, voxels=moved.voxels[1:])):
         with pytest.raises(InputError, match="another grid"):
-            Translator(bundle, "cpu").result(scans["T1w"], "T2w", also={"FLAIR": other})
+            Translator(bundle, "cpu").translate(scans["T1w"], "T2w", also={"FLAIR": other})
 
 
 def test_uncertainty_only_where_it_was_calibrated(bundle: Bundle, scans: dict[str, Volume]) -> None:
     with pytest.raises(SettingsError, match="never calibrated for T1w to FLAIR"):
-        Translator(bundle, "cpu").result(scans["T1w"], "FLAIR", uncertainty=True)
+        Translator(bundle, "cpu").translate(scans["T1w"], "FLAIR", uncertainty=True)
 
 
 def test_files(bundle: Bundle, scans: dict[str, Volume], tmp_path: Path) -> None:

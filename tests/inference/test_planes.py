@@ -8,8 +8,8 @@ from hypothesis import given, strategies as st
 
 from mrbridge.inference.planes import (
     OTHERS,
-    _height,
     cut,
+    height,
     in_three_planes,
     planes_for,
     uncut,
@@ -49,7 +49,7 @@ def test_the_head_stands_upright() -> None:
 @pytest.mark.parametrize(("spacing", "rows"), [(1.0, 20), (1.005, 20), (3.0, 60), (0.5, 10)])
 def test_slices_become_as_far_apart_as_rows(spacing: float, rows: int) -> None:
     shape = (20, 4, 5)
-    assert _height(shape[0], grid_of(shape, spacing)) == rows
+    assert height(shape[0], grid_of(shape, spacing)) == rows
     ramp = np.broadcast_to(np.linspace(-1, 1, 20, dtype=np.float32)[:, None, None], shape)
     high = with_height(ramp, rows)
     assert high.shape == (rows, 4, 5)

@@ -298,7 +298,8 @@ def test_another_network_makes_one_stack_only(
     before = translator.translate(scan, "T2w").voxels
     other = tiny_bundle.build("to_source")
     direction = tiny_bundle.direction(("T1w",), "T2w")
-    stack = translator.translate_stack(other, preprocessed, direction, ("axial",))
+    slices = translator.slice_translator(direction, other)
+    stack = slices.in_planes([preprocessed.slices], preprocessed, ("axial",), spread=False)[0]
     expected = translator.translate_slices(
         preprocessed.slices, "T1w", foreground=preprocessed.foreground
     )
@@ -318,12 +319,11 @@ def test_slices_without_anatomy_become_background(tiny_bundle: Bundle) -> None:
 def test_the_contrast_to_make(tiny_bundle: Bundle, make_scan: Callable[..., Volume]) -> None:
     translator = Translator(tiny_bundle, "cpu")
     unknown = replace(make_scan(1, "T1w"), contrast=None)
-    assert translator.choose_contrast(make_scan(1, "T1w"), None) == "T2w"
-    assert translator.choose_contrast(make_scan(1, "T2w"), None) == "T1w"
-    assert translator.choose_contrast(unknown, None) == "T2w"
-    assert translator.choose_contrast(unknown, "T1w") == "T1w"
+    for scan, to in ((make_scan(1, "T1w"), "T2w"), (make_scan(1, "T2w"), "T1w"), (unknown, "T2w")):
+        assert translator.translate(scan).contrast == to
+    assert translator.translate(unknown, "T1w").contrast == "T1w"
     with pytest.raises(SettingsError, match="synthesises T2w or T1w, not FLAIR"):
-        translator.choose_contrast(unknown, "FLAIR")
+        translator.translate(unknown, "FLAIR")
 
 
 def test_devices(tiny_bundle: Bundle) -> None:

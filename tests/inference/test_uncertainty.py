@@ -31,14 +31,14 @@ def test_the_map_has_the_units_of_the_synthetic_scan(
     scan = make_scan(3, "T1w")
     straight = {name: IntensityNormalisation(low=0, high=500) for name in ("T1w", "T2w")}
     manifest = certain_bundle.manifest.model_copy(update={"typical": straight})
-    result = Translator(Bundle(manifest, certain_bundle.weights), "cpu").result(
+    result = Translator(Bundle(manifest, certain_bundle.weights), "cpu").translate(
         scan, "T2w", uncertainty=True
     )
     assert result.uncertainty is not None
-    width = result.uncertainty.voxels
+    width = result.uncertainty
     assert width.shape == scan.voxels.shape
     assert width.dtype == np.float32
-    np.testing.assert_array_equal(result.uncertainty.affine, scan.affine)
+    np.testing.assert_array_equal(result.affine, scan.affine)
     inside = width[width > 0]
     # 2 x (0.01 + 0.05) of [-1, 1], which is 500 wide; interpolation goes beyond a little.
     assert np.median(inside) == pytest.approx(0.12 * 250, rel=0.02)
@@ -50,7 +50,7 @@ def test_the_image_does_not_change(
 ) -> None:
     scan = make_scan(3, "T1w")
     translator = Translator(certain_bundle, "cpu")
-    with_map = translator.result(scan, "T2w", uncertainty=True).volume
+    with_map = translator.translate(scan, "T2w", uncertainty=True)
     np.testing.assert_array_equal(with_map.voxels, translator.translate(scan, "T2w").voxels)
 
 

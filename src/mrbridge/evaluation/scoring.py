@@ -247,9 +247,7 @@ def _translated(job: Job, scans: CaseScans, direction: Direction) -> Volume:
         model.bundle.direction((source.contrast,), to)
     ):
         return model.translate(source, to, mask=mask)
-    result = model.result(source, to, mask=mask, uncertainty=True)
-    widths = None if result.uncertainty is None else result.uncertainty.voxels
-    return replace(result.volume, uncertainty=widths)
+    return model.translate(source, to, mask=mask, uncertainty=True)
 
 
 def apply_baseline(

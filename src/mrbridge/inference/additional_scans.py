@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrbridge.errors import InputError, SettingsError
+from mrbridge.inference.in_memory import as_volume
 from mrbridge.io import is_dicom
 from mrbridge.io.remote import localise
 from mrbridge.preprocessing.registration import Registration, register
@@ -109,8 +110,6 @@ def parse(named: Mapping[str, Any] | Sequence[Any]) -> tuple[AdditionalScan, ...
         SettingsError: one has no path.
         InputError: an object is not a scan.
     """
-    from mrbridge.inference.translate import as_volume
-
     if isinstance(named, str | Path):
         named = [named]
     pairs = list(named.items()) if isinstance(named, Mapping) else [(None, one) for one in named]
@@ -178,7 +177,7 @@ def _read(
         InputError: it cannot be read, or the model cannot take it.
     """
     force, uid = request.settings.force, None
-    wanted = [contrast for contrast in request.contrasts if contrast != to]
+    wanted = [contrast for contrast in request.bundle.contrasts if contrast != to]
     if isinstance(one.scan, Volume):
         scan = one.scan
     elif is_dicom(one.scan):

@@ -90,12 +90,9 @@ def translate_batch(
     """Translate scans, and write `report.json`; a scan that fails does not stop the others.
 
     Args:
-        request: the model and the settings.
         translate_one: translates one scan; picklable if `workers` are other processes.
-        items: the scans.
         ignored: the files that are left out, with the reason.
-        root: the folder of the scans.
-        out: the folder of the outputs.
+        root, out: the folders of the scans and of the outputs.
         workers: see `mrbridge.parallel.map_scans`; a model that is only in memory is
             used only in this process.
         unreadable: folders that cannot be read, with the reason.
@@ -106,7 +103,7 @@ def translate_batch(
         SomeScansFailed: some failed; its `result` holds all.
         Interrupted: a signal came; its `result` holds what is done.
     """
-    bundle, items = request.translator.bundle, _with_taken(items)
+    bundle, items = request.bundle, _with_taken(items)
     if bundle.path is None:
         workers = 1
     target = request.target_for(None)
@@ -268,7 +265,7 @@ def _find(request: Request, folder: Path, out: Path) -> FoundScans:
             missing = not_fetched(p)
             ignored.append((p, missing.what if missing else "not an image that mrbridge reads"))
     settings, to = request.settings, request.target_for(None)
-    taken = request.taken(to)
+    taken = request.bundle.preferred(to)
     known = {p: _identity_below(folder, p) for p in images}
     usable = [p for p in images if settings.force or not known[p].objection]
     there = {known[p].contrast for p in usable}

@@ -25,7 +25,7 @@ from mrbridge.inference.output import (
     uncertainty_path,
     write_synthesis,
 )
-from mrbridge.inference.synthesis import Request, report_verdict, synthesise
+from mrbridge.inference.synthesis import Request, synthesise
 from mrbridge.io.atomic import read_json, sha256_of, sidecar_path, write_json, write_text
 from mrbridge.io.bids import NOT_RAW, find_scans
 from mrbridge.io.formats import unreadable_folders
@@ -64,12 +64,6 @@ describe an acquisition."""
 
 def translate_dataset(request: Request, root: Path, out: Path, workers: Workers) -> Translations:
     """Translate the scans of a BIDS dataset into derivatives.
-
-    Args:
-        request: the model and the settings.
-        root: the dataset.
-        out: the dataset of derivatives.
-        workers: see `mrbridge.parallel.map_scans`.
 
     Raises:
         InputError: there is nothing to translate.
@@ -137,14 +131,14 @@ Additional = dict[Path, tuple[AdditionalScan, ...]]
 def _find(request: Request, root: Path, out: Path) -> tuple[FoundScans, Additional]:
     """The scans to translate, what is left out, and the other scans of their sessions.
 
-    In each session, the scans of the first contrast of `Request.taken` that is there.
+    In each session, the scans of the first contrast of `Bundle.preferred` that is there.
 
     Raises:
         InputError: there are none.
     """
     settings, to = request.settings, request.target_for(None)
     selection = select(settings.participants, settings.sessions, settings.bids_filter)
-    taken = request.taken(to)
+    taken = request.bundle.preferred(to)
     everything = find_scans(
         root,
         (*taken, to),
@@ -223,26 +217,30 @@ def _item(request: Request, scan: Scan, root: Path, out: Path, additional: Addit
 
 def _translate_item(request: Request, root: Path, item: Item) -> Translation:
     """Translate a scan, unless its translation is up to date."""
-    bundle, path, output = request.translator.bundle, item.source, item.output
+    path, output, settings = item.source, item.output, request.settings
     check_not_taken(item)
     fingerprint = _fingerprint(request, item)
     difference = _difference(output, fingerprint)
-    if difference == "" and request.settings.uncertainty and not uncertainty_path(output).exists():
+    map_path = uncertainty_path(output) if settings.uncertainty else None
+    if difference == "" and map_path is not None and not map_path.exists():
         difference = None
     metadata = read_metadata(path, root)
     facts = _inherited(metadata)
-    if bundle.manifest.standard.brain != "none":
+    if request.bundle.manifest.standard.brain != "none":
         facts["SkullStripped"] = True  # whatever the source is
-    digest = fingerprint["Source"]
-    made = uncertainty_path(output) if request.settings.uncertainty else None
-    result = Translation(
-        path, output, item.contrast, bundle.hash, source_sha256=digest, uncertainty=made
-    )
-    if difference == "" and not request.settings.overwrite:
-        _refresh(sidecar_path(output), facts)
-        return replace(result, skipped=True, verdict=_recorded_verdict(sidecar_path(output)))
+    if difference == "" and not settings.overwrite:
+        return Translation(
+            path,
+            output,
+            item.contrast,
+            request.bundle.hash,
+            skipped=True,
+            source_sha256=fingerprint["Source"],
+            uncertainty=map_path,
+            verdict=_refreshed(sidecar_path(output), facts),
+        )
     is_foreign = difference == _NOT_OURS
-    if is_foreign or (difference and not request.settings.overwrite):
+    if is_foreign or (difference and not settings.overwrite):
         remedy = "Move it away, or name another place." if is_foreign else "Use --overwrite."
         raise OutputError(f"already exists, {difference}", path=output, remedy=remedy)
     must_be_ours(sidecar_path(output))
@@ -254,8 +252,7 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
     def uri(file: Path) -> str:
         return f"bids:{LINK}:{file.relative_to(root).as_posix()}"
 
-    sidecar = provenance(bundle, synthesis, uri(path), uri)
-    sidecar |= facts
+    sidecar = provenance(request, synthesis, uri(path), uri) | facts
     if "SkullStripped" not in sidecar and (measured := skull_stripped(scan)) is not None:
         sidecar["SkullStripped"] = measured
     if "SkullStripped" not in sidecar:
@@ -268,16 +265,8 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
     def with_fingerprint(image: Path) -> dict[str, Any]:
         return sidecar | {"Fingerprint": fingerprint | {"SHA256": sha256_of(image)}}
 
-    write_synthesis(synthesis, output, with_fingerprint)
-    report_verdict(synthesis, path)
-    return replace(
-        result,
-        contrast=synthesis.contrast,
-        rounding=synthesis.rounding,
-        notes=scan.notes,
-        verdict=synthesis.verdict,
-        additional=synthesis.additional,
-    )
+    result = write_synthesis(request, synthesis, path, output, with_fingerprint)
+    return replace(result, source_sha256=fingerprint["Source"])
 
 
 def _inherited(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -288,20 +277,20 @@ def _inherited(metadata: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _recorded_verdict(sidecar: Path) -> Verdict | None:
-    """The verdict in the sidecar of a translation that is kept; None if there is none."""
-    try:
-        entry = read_json(sidecar, lambda _: None)["InputCheck"]
-        return Verdict(entry["Level"], tuple(map(str, entry["Reasons"])))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _refreshed(sidecar: Path, facts: dict[str, Any]) -> Verdict | None:
+    """Update the sidecar of a translation that is kept with what that of its source says now.
 
-
-def _refresh(sidecar: Path, facts: dict[str, Any]) -> None:
-    """Update a sidecar with what the sidecar of its source says now."""
+    Returns:
+        The verdict in it; None if there is none.
+    """
     content = read_json(sidecar, lambda _: None)  # NaN and infinity become null
     if {**content, **facts} != content:
         write_json(sidecar, {**content, **facts})
+    try:
+        entry = content["InputCheck"]
+        return Verdict(entry["Level"], tuple(map(str, entry["Reasons"])))
+    except (KeyError, TypeError):
+        return None
 
 
 def _earlier(report: Path) -> States:
@@ -323,7 +312,7 @@ def _fingerprint(request: Request, item: Item) -> dict[str, Any]:
         InputError: the scan cannot be read.
     """
     translator, settings = request.translator, request.settings
-    bundle, match = translator.bundle, request.match
+    bundle, match = request.bundle, request.match
     additional = {str(one.contrast): sha256_of(Path(str(one.path))) for one in item.additional}
     options = {
         "Planes": None if translator.planes == bundle.manifest.planes else translator.planes,

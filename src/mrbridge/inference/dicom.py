@@ -9,8 +9,8 @@ from typing import Any
 
 from mrbridge import __version__
 from mrbridge.errors import InputError, OutputError
-from mrbridge.inference.output import Translation, provenance, uncertainty_path, write_synthesis
-from mrbridge.inference.synthesis import Request, report_verdict, synthesise
+from mrbridge.inference.output import Translation, provenance, write_synthesis
+from mrbridge.inference.synthesis import Request, synthesise
 from mrbridge.io import FORMATS, ownership
 from mrbridge.io.atomic import sha256_of, sidecar_path, suffix_of
 from mrbridge.io.dicom import (
@@ -36,15 +36,13 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
     """Translate one series of a folder, a zip or a file.
 
     Args:
-        request: the model and the settings.
-        path: the folder, zip or file.
         out: the folder of the derived series; for NIfTI a file, or a folder.
 
     Raises:
         InputError: no series fits, several do, or it cannot be used.
         OutputError: the output cannot be written there.
     """
-    settings, bundle = request.settings, request.translator.bundle
+    settings = request.settings
     if settings.volume is not None or settings.assume is not None:
         raise InputError("is DICOM", path=path, remedy="Leave out --volume and --assume.")
     form = _form(settings.form, out)
@@ -56,41 +54,33 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
             remedy="Use --as nifti, or leave out --spacing and --grid.",
         )
     _check_place(path, out, form)
+    bundle, to = request.bundle, settings.to
+    wanted = bundle.contrasts if to is None else bundle.preferred(to)  # the likeliest first
     with nameless(path):
         listing = find_series(path)
-        chosen = choose_series(listing, _wanted(request), settings.series, force=settings.force)
+        chosen = choose_series(listing, wanted, settings.series, force=settings.force)
         source = f"urn:oid:{chosen.uid}"
         if form == "dicom" and not settings.overwrite:
             must_be_ours(out, source)
         scan = read_series(chosen, allow_gaps=settings.allow_gaps)
     synthesis = synthesise(request, scan, path)
-    to = synthesis.contrast
-    sidecar = provenance(bundle, synthesis, source, lambda file: f"sha256:{sha256_of(file)}")
+    sidecar = provenance(request, synthesis, source, lambda file: f"sha256:{sha256_of(file)}")
     series, left_out = _series_entry(scan), _left_out(listing, chosen)
     for line in _lines(left_out):
         log.info("left out: %s", line)
-    if form == "dicom":
-        origin = Origin(to, "mrbridge", __version__, bundle.hash, synthesis.verdict.level)
-        report = sidecar | {"series": series} | left_out
-        write_series(synthesis.volume, out, origin, report, synthesis.uncertainty)
-    else:
+    if form == "nifti":
         if not _is_nifti(out):
-            out = out / f"series-{chosen.label.replace(':', '-')}_desc-synth_{to}.nii.gz"
+            name = f"series-{chosen.label.replace(':', '-')}_desc-synth_{synthesis.contrast}.nii.gz"
+            out = out / name
         sidecar |= {"SourceSeries": series, "LeftOut": left_out}
-        write_synthesis(synthesis, out, lambda image: sidecar)
-    report_verdict(synthesis, path)
-    made = None
-    if synthesis.uncertainty is not None:
-        made = out / PARAMETRIC_MAP if form == "dicom" else uncertainty_path(out)
-    return Translation(
-        path,
-        out,
-        to,
-        bundle.hash,
-        uncertainty=made,
-        verdict=synthesis.verdict,
-        additional=synthesis.additional,
+        return write_synthesis(request, synthesis, path, out, lambda image: sidecar)
+    origin = Origin(
+        synthesis.contrast, "mrbridge", __version__, request.bundle.hash, synthesis.verdict.level
     )
+    report = sidecar | {"series": series} | left_out
+    write_series(synthesis.volume, out, origin, report, synthesis.uncertainty)
+    made = None if synthesis.uncertainty is None else out / PARAMETRIC_MAP
+    return Translation.of(request, synthesis, path, out, made)
 
 
 def _form(form: str | None, out: Path) -> str:
@@ -130,12 +120,6 @@ def _check_place(path: Path, out: Path, form: str) -> None:
             "is the name of a file; a derived series has many", path=out, remedy="Name a folder."
         )
     must_be_ours(out)
-
-
-def _wanted(request: Request) -> list[str]:
-    """The contrasts of series that can be translated into the wanted one, the likeliest first."""
-    to = request.settings.to
-    return list(request.contrasts if to is None else request.taken(to))
 
 
 def _series_entry(scan: Volume) -> dict[str, Any]:

@@ -75,13 +75,7 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
             f"export to ONNX needs {' and '.join(missing)}",
             remedy="Run pip install 'mrbridge[onnx]'.",
         )
-    names = {
-        "to_target": f"{bundle.source}_to_{bundle.target}.onnx",
-        "to_source": f"{bundle.target}_to_{bundle.source}.onnx",
-    }
-    if bundle.manifest.any_contrast is not None:
-        names["to_any"] = "any_contrast.onnx"
-    paths = {generator: Path(out) / name for generator, name in names.items()}
+    paths = {key: Path(out) / f"{name}.onnx" for key, name in bundle.generators.items()}
     for path in paths.values():
         must_be_ours(path)
     try:

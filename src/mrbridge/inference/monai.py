@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from mrbridge import __version__, io
-from mrbridge.bundle import Bundle
+from mrbridge.bundle import ANY_CONTRAST, Bundle
 from mrbridge.errors import InputError, OutputError, SettingsError, must_exist
 from mrbridge.extensions import code_in, require
-from mrbridge.inference.planes import Stack, planes_for
+from mrbridge.inference.planes import Stack
 from mrbridge.inference.translator import Translator, restored
 from mrbridge.io.atomic import atomic_path, write_json, write_text
 from mrbridge.io.contrast import recognised
-from mrbridge.manifest import AnyContrast, BundleManifest, Direction
+from mrbridge.manifest import BundleManifest, Direction
 from mrbridge.model_card import card, huggingface_card
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.volume import Volume
@@ -37,8 +37,6 @@ SCHEMA = (
     "meta_schema_20240725.json"
 )
 _MODULE = "mrbridge.inference.monai"
-ANY = "any_contrast"
-"""The name of the generator of any contrast among what is exported."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +97,10 @@ class Preprocessing:
             raise InputError(f"is {contrast} already", path=path, remedy="Leave it out.")
         direction = self.bundle.direction((contrast,), self.to)
         if direction.generator != self.generator:
-            right = f"{direction.given[0]}_to_{self.to}"
             raise InputError(
                 f"is translated into {self.to} by another generator",
                 path=path,
-                remedy=f"Run the bundle {ANY if direction.generator == 'to_any' else right}.",
+                remedy=f"Run the bundle {self.bundle.generators[direction.generator]}.",
             )
         return direction
 
@@ -123,9 +120,11 @@ class PlanesInferer:
         """Translate the slices of an item."""
         translator = Translator(Bundle(self.manifest, {}), self.device)
         network = network.eval().requires_grad_(False).to(translator.device)
-        crop = item.preprocessed.crop(item.volume)
-        planes = planes_for(crop, translator.planes)
-        made = translator.translate_stack(network, item.preprocessed, item.direction, planes)
+        planes = translator.planes_of(item.volume, item.preprocessed)
+        slices = translator.slice_translator(item.direction, network)
+        (made,) = slices.in_planes(
+            [item.preprocessed.slices], item.preprocessed, planes, spread=False
+        )
         return replace(item, synthetic=made)
 
 
@@ -197,33 +196,28 @@ def export_monai(bundle: Bundle, out: Path) -> list[Path]:
             remedy="Export to onnx, or train on scans without --brain mask.",
         )
     source, target, more = bundle.source, bundle.target, bundle.manifest.any_contrast
-    metadata = {
-        "to_target": _of_direction(bundle, source, target),
-        "to_source": _of_direction(bundle, target, source),
-    }
     defaults = {"to_target": target, "to_source": source}
-    names = {"to_target": f"{source}_to_{target}", "to_source": f"{target}_to_{source}"}
     if more is not None:
-        metadata["to_any"] = _of_any(bundle, more)
-        defaults["to_any"], names["to_any"] = more.contrasts[-1], ANY
+        defaults["to_any"] = more.contrasts[-1]
     folders = []
-    for name in names:
-        folder = out / names[name]
+    for generator, name in bundle.generators.items():
+        folder = out / name
         if folder.is_dir() and any(folder.iterdir()):
             must_exist(folder / "configs" / "mrbridge.json", OutputError, "Name a new folder.")
         for part in ("configs", "models", "docs"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-        weights = {
-            key: value.float().contiguous() for key, value in bundle.generator_weights(name).items()
-        }
+        state = bundle.generator_weights(generator)
+        weights = {key: value.float().contiguous() for key, value in state.items()}
         # First what says that the folder is ours: the same command continues after a full disk.
         write_json(folder / "configs" / "mrbridge.json", bundle.manifest.model_dump(mode="json"))
         content = BytesIO()  # writing to a file, PyTorch reports a full disk as a RuntimeError
         torch.save(weights, content)
         with atomic_path(folder / "models" / "model.pt") as temporary:
             temporary.write_bytes(content.getbuffer())
-        write_json(folder / "configs" / "metadata.json", metadata[name])
-        write_json(folder / "configs" / "inference.json", _inference(defaults[name], name))
+        write_json(folder / "configs" / "metadata.json", _metadata(bundle, generator))
+        write_json(
+            folder / "configs" / "inference.json", _inference(defaults[generator], generator)
+        )
         write_text(folder / "docs" / "README.md", card(bundle.manifest, allow_code=True))
         write_text(folder / "README.md", huggingface_card(bundle.manifest, "monai"))
         folders.append(folder)
@@ -269,49 +263,39 @@ def _inference(to: str, generator: str) -> dict[str, Any]:
     }
 
 
-def _of_direction(bundle: Bundle, source: str, to: str) -> dict[str, Any]:
-    """`metadata.json` of a generator of one direction."""
-    settings = bundle.manifest.networks.generator
-    what = {
-        "name": f"{source} to {to}",
-        "task": f"Synthesis of {to} from {source} brain MR images",
-        "description": f"Synthesises {to} from {source}.",
-        "image_classes": f"{source}, one channel, normalised to [-1, 1]",
-        "label_classes": f"{to}, one channel, normalised to [-1, 1]",
-        "pred_classes": f"synthetic {to}, one channel, in [-1, 1]",
-        "eval_metrics": dict(bundle.manifest.scores),
-    }
-    return _metadata(what, settings.multiple or 1, [source], [to])
-
-
-def _of_any(bundle: Bundle, more: AnyContrast) -> dict[str, Any]:
-    """`metadata.json` of the generator of any contrast."""
-    names = ", ".join(more.contrasts)
-    what = {
-        "name": ANY,
-        "task": f"Synthesis of brain MR images of one contrast of {names} from another",
-        "description": f"Synthesises any of {names} from another: the contrast that `to` names, "
-        f"except {bundle.source} and {bundle.target} from each other.",
-        "image_classes": "a channel for each contrast, normalised to [-1, 1], and one for a scan "
-        "whose contrast is unknown; 0 in those that are absent",
-        "label_classes": "a channel for each contrast, normalised to [-1, 1]",
-        "pred_classes": "a synthetic image for each contrast, in [-1, 1]; that of `to` is written",
-        "eval_metrics": {},
-    }
-    inputs = [*more.contrasts, "unknown contrast"]
-    return _metadata(what, more.generator.multiple, inputs, list(more.contrasts))
-
-
-def _metadata(
-    what: dict[str, Any], multiple: int, inputs: list[str], outputs: list[str]
-) -> dict[str, Any]:
-    """`metadata.json`, after MONAI's schema.
-
-    Args:
-        what: the fields that describe this generator.
-        multiple: rows and columns are multiples of it.
-        inputs, outputs: contrasts of its channels.
-    """
+def _metadata(bundle: Bundle, generator: str) -> dict[str, Any]:
+    """`metadata.json` of a generator, after MONAI's schema."""
+    manifest, more = bundle.manifest, bundle.manifest.any_contrast
+    if generator == "to_any" and more is not None:
+        names = ", ".join(more.contrasts)
+        multiple, inputs = more.generator.multiple, [*more.contrasts, "unknown contrast"]
+        outputs = list(more.contrasts)
+        what = {
+            "name": ANY_CONTRAST,
+            "task": f"Synthesis of brain MR images of one contrast of {names} from another",
+            "description": f"Synthesises any of {names} from another: the contrast that `to` "
+            f"names, except {bundle.source} and {bundle.target} from each other.",
+            "image_classes": "a channel for each contrast, normalised to [-1, 1], and one for a "
+            "scan whose contrast is unknown; 0 in those that are absent",
+            "label_classes": "a channel for each contrast, normalised to [-1, 1]",
+            "pred_classes": "a synthetic image for each contrast, in [-1, 1]; that of `to` is "
+            "written",
+            "eval_metrics": {},
+        }
+    else:
+        source, to = bundle.source, bundle.target
+        if generator == "to_source":
+            source, to = to, source
+        multiple, inputs, outputs = manifest.networks.generator.multiple or 1, [source], [to]
+        what = {
+            "name": f"{source} to {to}",
+            "task": f"Synthesis of {to} from {source} brain MR images",
+            "description": f"Synthesises {to} from {source}.",
+            "image_classes": f"{source}, one channel, normalised to [-1, 1]",
+            "label_classes": f"{to}, one channel, normalised to [-1, 1]",
+            "pred_classes": f"synthetic {to}, one channel, in [-1, 1]",
+            "eval_metrics": dict(manifest.scores),
+        }
     tensor = {
         "type": "image",
         "format": "magnitude",
@@ -321,7 +305,6 @@ def _metadata(
         "value_range": [-1, 1],
         "is_patch_data": False,
     }
-
     return {
         "schema": SCHEMA,
         "version": __version__,

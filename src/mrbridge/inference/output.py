@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__
-from mrbridge.bundle import Bundle
 from mrbridge.errors import OutputError
 from mrbridge.inference.additional_scans import PlacedScan
-from mrbridge.inference.synthesis import Request, Rounding, Synthesis, report_verdict, synthesise
+from mrbridge.inference.synthesis import Request, Rounding, Synthesis, synthesise
 from mrbridge.io import FORMATS, is_readable, write
 from mrbridge.io.atomic import sha256_of, sidecar_path, stem_of, suffix_of
 from mrbridge.io.bids_name import derivative_name, parse_name
@@ -59,6 +58,28 @@ class Translation:
     uncertainty: Path | None = None
     verdict: Verdict | None = None
     additional: tuple[PlacedScan, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        request: Request,
+        synthesis: Synthesis,
+        source: Path,
+        output: Path,
+        uncertainty: Path | None,
+    ) -> Translation:
+        """The result for a scan that was translated and written."""
+        return cls(
+            source,
+            output,
+            synthesis.contrast,
+            request.bundle.hash,
+            rounding=synthesis.rounding,
+            notes=synthesis.notes,
+            uncertainty=uncertainty,
+            verdict=synthesis.verdict,
+            additional=synthesis.additional,
+        )
 
     @property
     def state(self) -> str:
@@ -132,16 +153,17 @@ def name_for_sidecar(source: Path, output: Path) -> str:
 
 
 def provenance(
-    bundle: Bundle, synthesis: Synthesis, source: str, name: Callable[[Path], str]
+    request: Request, synthesis: Synthesis, source: str, name: Callable[[Path], str]
 ) -> dict[str, Any]:
     """The content of a sidecar.
 
     Args:
-        bundle: the model.
+        request: the model, and the grid of the result.
         synthesis: the scan and its translation.
         source: the scan: a BIDS URI, a DICOM UID, or the result of `name_for_sidecar`.
         name: how files of additional scans are named, in the same way.
     """
+    bundle = request.bundle
     additional = [(one.source(name), one) for one in synthesis.additional]
     maker: dict[str, Any] = {
         "Name": "mrbridge",
@@ -169,8 +191,8 @@ def provenance(
         sidecar["AdditionalSources"] = [
             {"Source": name} | one.as_json() for name, one in additional
         ]
-    if synthesis.resolution is not None:
-        sidecar["Resolution"] = synthesis.resolution
+    if request.grid is not None:
+        sidecar["Resolution"] = request.grid.words
     if synthesis.rounding is not None:
         sidecar["Rounding"] = synthesis.rounding.as_json()
     return sidecar
@@ -205,33 +227,39 @@ def check_output(source: Path, output: Path) -> None:
 
 
 def write_synthesis(
-    synthesis: Synthesis, output: Path, sidecar_of: Callable[[Path], dict[str, Any]]
-) -> None:
-    """Write a synthetic image and its sidecar; 2D images have none.
+    request: Request,
+    synthesis: Synthesis,
+    source: Path,
+    output: Path,
+    sidecar_of: Callable[[Path], dict[str, Any]],
+) -> Translation:
+    """Write a synthetic image, its uncertainty map, and their sidecars; 2D images have none.
 
     Args:
+        request: the model and the settings.
         synthesis: the scan and its translation.
+        source: the file of the scan.
         output: a file, which is replaced only if mrbridge wrote it.
         sidecar_of: returns the sidecar, from the path of the complete image.
 
     Raises:
         OutputError: the output cannot be written, or mrbridge did not write what is there.
     """
-    note = mark(synthesis.contrast)
+    is_2d, map_path = synthesis.source.is_2d, uncertainty_path(output)
     must_be_ours(output)
-    is_2d = synthesis.source.is_2d
     if not is_2d:
         must_be_ours(sidecar_path(output))
-    map_path = uncertainty_path(output)
     if synthesis.uncertainty is not None:
         must_be_ours(map_path)
+    note = mark(synthesis.contrast)
     write(synthesis.volume, output, synthetic_note=note, sidecar=None if is_2d else sidecar_of)
     if synthesis.uncertainty is None:
         _remove_earlier_map(map_path)
-        return
+        return Translation.of(request, synthesis, source, output, None)
     note = mark(f"{synthesis.contrast}-uncertainty")
     about = None if is_2d else lambda image: sidecar_of(image) | _ABOUT_UNCERTAINTY
     write(synthesis.uncertainty, map_path, synthetic_note=note, sidecar=about)
+    return Translation.of(request, synthesis, source, output, map_path)
 
 
 def _remove_earlier_map(path: Path) -> None:
@@ -292,9 +320,6 @@ def translate_to(request: Request, path: Path, output: Path, known: str | None) 
     """Read, translate and write one file.
 
     Args:
-        request: the model and the settings.
-        path: the scan.
-        output: the synthetic image.
         known: the contrast of the scan, if its name or folders say it; the file itself takes
             precedence.
 
@@ -305,29 +330,12 @@ def translate_to(request: Request, path: Path, output: Path, known: str | None) 
     scan = request.read(path)
     scan = replace(scan, contrast=scan.contrast or (None if scan.other else known))
     synthesis = synthesise(request, scan, path)
-    bundle, to = request.translator.bundle, synthesis.contrast
 
     def named(scan: Path) -> str:
         return name_for_sidecar(scan, output)
 
-    sidecar = provenance(bundle, synthesis, named(path), named)
-    write_synthesis(synthesis, output, lambda image: sidecar)
-    report_verdict(synthesis, path)
-    notes = scan.notes
-    if scan.contrast is None:
-        notes += (request.assumption(to),)
-    made = uncertainty_path(output) if request.settings.uncertainty else None
-    return Translation(
-        path,
-        output,
-        to,
-        bundle.hash,
-        rounding=synthesis.rounding,
-        notes=notes,
-        uncertainty=made,
-        verdict=synthesis.verdict,
-        additional=synthesis.additional,
-    )
+    sidecar = provenance(request, synthesis, named(path), named)
+    return write_synthesis(request, synthesis, path, output, lambda image: sidecar)
 
 
 def output_name(request: Request, path: Path, to: str) -> str:

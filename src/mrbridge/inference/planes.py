@@ -9,7 +9,7 @@ views.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,30 +48,6 @@ def planes_for(volume: Volume, wanted: str) -> tuple[str, ...]:
     return ("axial", *OTHERS) if thickness <= _THICK_MM and is_high else ("axial",)
 
 
-def pixels(
-    grid: SliceGrid,
-    margin: Sequence[tuple[int, int]],
-    planes: tuple[str, ...],
-    padded: Callable[[int], int],
-) -> int:
-    """The pixels of all slices of a volume.
-
-    Args:
-        grid: of its axial slices.
-        margin: what is added before and after slices, rows and columns.
-        planes: from `planes_for`.
-        padded: the size to which rows and columns are padded.
-    """
-    slices, rows, columns = (
-        size + sum(added) for size, added in zip(grid.shape, margin, strict=True)
-    )
-    total = slices * padded(rows) * padded(columns)
-    if planes != ("axial",):
-        height = padded(_height(slices, grid))
-        total += rows * height * padded(columns) + columns * height * padded(rows)
-    return total
-
-
 def in_three_planes(
     stacks: list[Stack],
     foreground: Mask,
@@ -101,7 +77,7 @@ def in_three_planes(
     totals = [np.where(_along(0, counts), result, 0) for result in results]  # sums over the planes
     del results  # large; the next plane needs the memory
     slices = len(stacks[0])
-    rows = _height(slices, grid)
+    rows = height(slices, grid)
     high, inside = stacks, foreground
     if rows != slices:
         high = [with_height(stack, rows) for stack in stacks]
@@ -135,7 +111,7 @@ def uncut(stack: NDArray[Any], plane: str) -> NDArray[Any]:
     return stack[:, ::-1].transpose(np.argsort(OTHERS[plane]))
 
 
-def _height(slices: int, grid: SliceGrid) -> int:
+def height(slices: int, grid: SliceGrid) -> int:
     """The number of axial slices, as far apart as rows are, that cover the height of a stack."""
     assert grid.spacing is not None
     return resampled_size(slices, *grid.spacing[:2])

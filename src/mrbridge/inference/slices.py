@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -123,12 +123,7 @@ class SliceTranslator:
             chosen = wanted[faint[wanted] == in_float32]
             batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
-            def make(batch: NDArray[np.int64], in_float32: bool = in_float32) -> None:
-                fitted = [fit_size(stack[batch], rows, columns) for stack in stacks]
-                for stack, result in zip(made, self.computed(fitted, in_float32), strict=True):
-                    stack[batch] = fit_size(result, *shape[1:])
-
-            work = partial(self._work, make, in_float32)
+            work = partial(self._work, stacks, made, (rows, columns), in_float32)
             if is_one_batch or self.device.type != "cpu":
                 calls = work(batches)
             else:
@@ -139,14 +134,18 @@ class SliceTranslator:
 
     def _work(
         self,
-        make: Callable[[NDArray[np.int64]], None],
+        stacks: list[Stack],
+        made: list[Stack],
+        padded: tuple[int, int],
         in_float32: bool,
         batches: Iterable[NDArray[np.int64]],
     ) -> Iterator[None]:
-        """Call `make` with each batch, in the right precision; yields after each."""
+        """Compute batches of slices, padded to this size, into `made`; yields after each."""
         with self._precision(in_float32), weight_cache():  # of all batches
             for batch in batches:
-                make(batch)
+                fitted = [fit_size(stack[batch], *padded) for stack in stacks]
+                for stack, result in zip(made, self.computed(fitted, in_float32), strict=True):
+                    stack[batch] = fit_size(result, *stack.shape[1:])
                 yield
 
     def computed(self, stacks: list[Stack], in_float32: bool) -> list[Stack]:
@@ -165,19 +164,17 @@ class SliceTranslator:
             for contrast, stack in zip(self.direction.given, stacks, strict=True):
                 part = torch.from_numpy(np.asarray(stack, np.float32))
                 images[:, self.direction.channel(contrast)] = part
-            made = self._made(images.to(self.device))
+            images = images.to(self.device)
+            if self.head is None or not isinstance(self.network, UNet):
+                made: tuple[Tensor, ...] = (self.network(images),)
+            else:
+                synthetic, features = self.network.with_features(images)
+                made = synthetic, self.head(features, images, synthetic).exp()
             return [part[:, self.direction.output].float().cpu().numpy() for part in made]
 
     def _precision(self, in_float32: bool) -> torch.autocast:
         is_bfloat16 = fast_bfloat16(self.device) and not in_float32
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16)
-
-    def _made(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The result of images (slices, inputs, rows, columns) and, with a head, its scale."""
-        if self.head is None or not isinstance(self.network, UNet):
-            return (self.network(images),)
-        synthetic, features = self.network.with_features(images)
-        return synthetic, self.head(features, images, synthetic).exp()
 
 
 def shares_of(foreground: Mask) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.inference.additional_scans import AdditionalScan, PlacedScan, place
 from mrbridge.inference.input_check import check
@@ -22,7 +23,6 @@ from mrbridge.inference.translator import Translator
 from mrbridge.io import is_readable, read
 from mrbridge.io.contrast import recognised
 from mrbridge.preprocessing.intensity import IntensityNormalisation
-from mrbridge.preprocessing.preprocess import Preprocessed
 from mrbridge.preprocessing.skull_strip import read_brain_mask
 from mrbridge.volume import Verdict, Volume
 
@@ -51,18 +51,9 @@ class Request:
     additional: tuple[AdditionalScan, ...] = ()
 
     @property
-    def contrasts(self) -> tuple[str, ...]:
-        """Those of the model."""
-        return self.translator.bundle.contrasts
-
-    def taken(self, to: str) -> tuple[str, ...]:
-        """The contrasts that `to` is made from, the best first."""
-        return self.translator.bundle.preferred(to)
-
-    @property
-    def takes_several(self) -> bool:
-        """Whether the model makes a contrast from several scans."""
-        return self.translator.bundle.manifest.any_contrast is not None
+    def bundle(self) -> Bundle:
+        """The model."""
+        return self.translator.bundle
 
     def combined(self, given: tuple[str, ...]) -> tuple[str, ...]:
         """The contrasts of a session, the best first, that are used together.
@@ -70,11 +61,11 @@ class Request:
         Only the first, unless more are wanted and the model takes them; with an uncertainty map,
         the largest subset for which the model's uncertainty is calibrated.
         """
-        if not self.settings.combine or not self.takes_several:
+        if not self.settings.combine or self.bundle.manifest.any_contrast is None:
             return given[:1]
         if not self.settings.uncertainty:
             return given
-        bundle, to = self.translator.bundle, self.target_for(None)
+        bundle, to = self.bundle, self.target_for(None)
         first, *others = given
         subsets = (
             (first, *chosen)
@@ -104,7 +95,7 @@ class Request:
             InputError: see `mrbridge.io.read`.
         """
         settings = self.settings
-        with recognised(self.contrasts):
+        with recognised(self.bundle.contrasts):
             if is_additional and settings.volume:
                 with suppress(InputError):  # it has several, or the next line says what is wrong
                     return read(path, assume=settings.assume)
@@ -112,17 +103,17 @@ class Request:
 
     def target_for(self, known: str | None) -> str:
         """The contrast to synthesise from a scan whose contrast is known, or not (None)."""
-        bundle = self.translator.bundle
-        return self.settings.to or (bundle.source if known == bundle.target else bundle.target)
+        return self.settings.to or self.bundle.target_for(known)
 
     def assumed(self, to: str, additional: Sequence[AdditionalScan] = ()) -> str:
         """The contrast that a scan of unknown contrast is treated as having."""
         given = [one.contrast for one in additional]
-        return next((one for one in self.taken(to) if one not in given), self.taken(to)[0])
+        taken = self.bundle.preferred(to)
+        return next((one for one in taken if one not in given), taken[0])
 
     def assumption(self, to: str) -> str:
         """The warning about a scan of unknown contrast that is translated into `to`."""
-        if self.translator.bundle.direction((None,), to).given == (None,) and not self.additional:
+        if self.bundle.direction((None,), to).given == (None,) and not self.additional:
             return "nothing identifies its contrast; translating it as an unknown one"
         return (
             f"nothing identifies its contrast; assuming it is {self.assumed(to, self.additional)}"
@@ -161,8 +152,8 @@ class Synthesis:
         verdict: whether the model knows this kind of scan.
         uncertainty: the uncertainty map, float32 in the units of `volume`; None unless it was
             asked for.
-        resolution: of a grid that is not that of the scan, in words; None: it is that of the scan.
         additional: other scans of the person that it was made from, too.
+        notes: what reading repaired or assumed, and what contrast was assumed.
     """
 
     source: Volume
@@ -171,9 +162,9 @@ class Synthesis:
     planes: tuple[str, ...]
     rounding: Rounding | None
     verdict: Verdict
-    uncertainty: Volume | None = None
-    resolution: str | None = None
-    additional: tuple[PlacedScan, ...] = ()
+    uncertainty: Volume | None
+    additional: tuple[PlacedScan, ...]
+    notes: tuple[str, ...]
 
 
 def synthesise(
@@ -196,11 +187,10 @@ def synthesise(
         InputError: it cannot be translated.
         SettingsError: it is a 2D image, and the number type is not float32.
     """
-    translator, dtype = request.translator, request.settings.dtype
-    to = translator.choose_contrast(scan, request.settings.to)
+    translator, settings = request.translator, request.settings
+    to, notes = request.target_for(scan.contrast), scan.notes
     if scan.is_2d:
         _check_2d(request, scan, path)
-    mask = brain_mask(translator, path)
     source, grid = scan, None
     if request.grid is not None:
         try:
@@ -208,45 +198,56 @@ def synthesise(
         except InputError as error:
             error.path = error.path or path
             raise
-        scan = request.grid.refined(scan, grid, translator.bundle.manifest.standard.spacing_mm)
+        least_mm = request.bundle.manifest.standard.spacing_mm
+        scan = request.grid.refined(scan, grid, least_mm)
     additional = request.additional if additional is None else additional
-    if additional and scan.contrast is None and scan.other is None:
+    if source.contrast is None and not source.other and additional:
         scan = replace(scan, contrast=request.assumed(to, additional))
-        if path is not None:
-            log.warning("%s: %s", _name(path), request.assumption(to))
     placed = place(request, scan, to, additional)
-    also: dict[str, Any] = {}
-    if placed:
-        also["also"] = {one.contrast: one.volume for one in placed}
     try:
-        verdict, preprocessed = _preprocessed(request, scan, to, mask, path)
-        result = translator.result(
+        is_head = request.bundle.manifest.standard.foreground == "head"
+        verdict, found = check(
+            scan, to, request.bundle.contrasts, is_head=is_head, force=settings.force
+        )
+        if source.contrast is None:
+            notes += (request.assumption(to),)
+            if path is not None and not source.other:
+                log.warning("%s: %s", _name(path), notes[-1])
+        preprocessed = translator.preprocess(scan, to, brain_mask(request.bundle, path), found)
+        volume = translator.translate(
             scan,
             to,
+            also={one.contrast: one.volume for one in placed},
             match=request.match,
-            uncertainty=request.settings.uncertainty,
+            uncertainty=settings.uncertainty,
             preprocessed=preprocessed,
-            **also,
         )
     except InputError as error:  # of the voxels, which do not know their file
         raise type(error)(error.what, path=error.path or path, remedy=error.remedy) from error
-    volume, uncertainty, rounding = result.volume, result.uncertainty, None
+    uncertainty, rounding = None, None
+    if volume.uncertainty is not None:
+        uncertainty = replace(volume, voxels=volume.uncertainty, uncertainty=None)
+        volume = replace(volume, uncertainty=None)
     if request.grid is not None and grid is not None:
         volume = request.grid.place(volume, grid, "cubic")
         if uncertainty is not None:
             uncertainty = request.grid.place(uncertainty, grid, "linear")
-    if dtype != "float32":
-        volume, rounding = to_integers(volume, dtype, translator.range_of(to, request.match))
+    if settings.dtype != "float32":
+        range_out = translator.range_of(to, request.match)
+        volume, rounding = to_integers(volume, settings.dtype, range_out)
         log.info(
             "%s: rounded to %s after multiplication by %g, %d voxels clipped",
             _name(path),
             *(rounding.dtype, rounding.factor, rounding.clipped),
         )
-    if uncertainty is not None and rounding is not None:
-        uncertainty = replace(uncertainty, voxels=uncertainty.voxels * np.float32(rounding.factor))
-    resolution = None if request.grid is None else request.grid.words
-    more = (uncertainty, resolution, placed)
-    return Synthesis(source, volume, to, result.planes, rounding, verdict, *more)
+        if uncertainty is not None:
+            voxels = uncertainty.voxels * np.float32(rounding.factor)
+            uncertainty = replace(uncertainty, voxels=voxels)
+    if verdict.level != "usual":
+        how = "unusual" if verdict.level == "unusual" else "refused, and translated by --force"
+        log.warning("%s: %s: %s", _name(path), how, "; ".join(verdict.reasons))
+    planes = translator.planes_of(scan, preprocessed)
+    return Synthesis(source, volume, to, planes, rounding, verdict, uncertainty, placed, notes)
 
 
 def _check_2d(request: Request, scan: Volume, path: Path | None) -> None:
@@ -301,33 +302,6 @@ def integer_factor(top: float, limit: int) -> float:
     return factor if min(_LEVELS, limit) <= factor * top <= limit else limit / top
 
 
-def _preprocessed(
-    request: Request, scan: Volume, to: str, mask: Volume | None, path: Path | None
-) -> tuple[Verdict, Preprocessed]:
-    """Whether the model knows this kind of scan; and the scan preprocessed.
-
-    Raises:
-        ScanRefused: it does not, and the scan is not forced.
-        InputError: its size cannot be that of a head, or it cannot be preprocessed.
-    """
-    bundle = request.translator.bundle
-    is_head = bundle.manifest.standard.foreground == "head"
-    verdict, found = check(
-        scan, to, request.contrasts, is_head=is_head, force=request.settings.force
-    )
-    if scan.contrast is None and not scan.other and path is not None:
-        log.warning("%s: %s", _name(path), request.assumption(to))
-    return verdict, request.translator.preprocess(scan, to, mask, found)
-
-
-def report_verdict(synthesis: Synthesis, path: Path | None) -> None:
-    """Log a verdict that is not `usual`, after the translation was written."""
-    verdict = synthesis.verdict
-    if verdict.level != "usual":
-        how = "unusual" if verdict.level == "unusual" else "refused, and translated by --force"
-        log.warning("%s: %s: %s", _name(path), how, "; ".join(verdict.reasons))
-
-
 def _name(path: Path | None) -> str:
     """A scan in messages: the folder of a DICOM study may bear the name of the patient.
 
@@ -339,8 +313,8 @@ def _name(path: Path | None) -> str:
     return name if is_readable(path) else "the series"
 
 
-def brain_mask(translator: Translator, path: Path | None) -> Volume | None:
+def brain_mask(bundle: Bundle, path: Path | None) -> Volume | None:
     """The brain mask next to a scan, for models of scans that were masked in that way."""
     if path is None or not path.is_file():
         return None
-    return read_brain_mask(path, translator.bundle.manifest.standard)
+    return read_brain_mask(path, bundle.manifest.standard)

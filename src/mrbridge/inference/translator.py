@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import BundleError, InputError, SettingsError
 from mrbridge.hardware import choose_device
-from mrbridge.inference.planes import Mask, Stack, pixels, planes_for
+from mrbridge.inference.planes import Mask, Stack, height, planes_for
 from mrbridge.inference.slices import SliceTranslator
 from mrbridge.io.image2d import is_eight_bit
 from mrbridge.manifest import AnyContrast, Direction, Uncertainty
@@ -28,22 +28,6 @@ from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.preprocessing.resample import grid_difference
 from mrbridge.settings import Planes
 from mrbridge.volume import CONTRASTS, Volume
-
-
-@dataclass(frozen=True)
-class TranslatorResult:
-    """A synthetic scan and what is known of it.
-
-    Attributes:
-        volume: the synthetic scan.
-        planes: the planes in which the scan was sliced.
-        uncertainty: on the same grid, half the width of the 90 % interval of each voxel in the
-            units of the synthetic scan; None unless it was asked for.
-    """
-
-    volume: Volume
-    planes: tuple[str, ...]
-    uncertainty: Volume | None = None
 
 
 class Translator:
@@ -101,8 +85,11 @@ class Translator:
         volume: Volume,
         to: str | None = None,
         *,
+        also: Mapping[str, Volume] | None = None,
         match: Volume | None = None,
         mask: Volume | None = None,
+        uncertainty: bool = False,
+        preprocessed: Preprocessed | None = None,
     ) -> Volume:
         """Translate a scan.
 
@@ -110,9 +97,12 @@ class Translator:
             volume: the scan, shape (i, j, k); voxels of any real type.
             to: contrast to synthesise; None: the bundle's target, or its source if the scan is
                 known to be of the target contrast.
+            also: more scans of the same head by contrast, on the grid of `volume` and in register.
             match: a scan of the wanted contrast whose intensity range the result gets, instead
                 of the range that is typical for the training data.
             mask: the brain mask of the scan, for models of skull-stripped scans.
+            uncertainty: also make the uncertainty map.
+            preprocessed: the scan by `preprocess`, if that was done.
 
         Returns:
             The synthetic scan, with the grid and header of the source: shape (i, j, k), float32,
@@ -121,60 +111,35 @@ class Translator:
             is zero.
 
         Raises:
-            SettingsError: the bundle does not make this contrast.
-            InputError: the scan is constant or empty, or no plausible brain was found in it.
-        """
-        return self.result(volume, to, match=match, mask=mask).volume
-
-    def result(
-        self,
-        volume: Volume,
-        to: str | None = None,
-        *,
-        also: Mapping[str, Volume] | None = None,
-        match: Volume | None = None,
-        mask: Volume | None = None,
-        uncertainty: bool = False,
-        preprocessed: Preprocessed | None = None,
-    ) -> TranslatorResult:
-        """The result of `translate`, how it was computed and, if wanted, its uncertainty map.
-
-        Args:
-            volume, to, match, mask: as for `translate`.
-            also: more scans of the same head by contrast, on the grid of `volume` and in register.
-            uncertainty: also make the uncertainty map.
-            preprocessed: the scan by `preprocess`, if that was done.
-
-        Raises:
             SettingsError: the bundle does not make this contrast or takes no such scans, or has no
                 uncertainty map.
             InputError: the scan is constant or empty, no plausible brain was found in it, or a scan
                 of `also` is on another grid.
         """
-        to = self.choose_contrast(volume, to)
+        to = to or self.bundle.target_for(volume.contrast)
         also = also or {}
         direction = self.bundle.direction((volume.contrast, *also), to)
         if uncertainty:
             self.require_uncertainty(direction)
-        if preprocessed is None:
-            preprocessed = self.preprocess(volume, to, mask)
-        stacks = self._stacks(volume, also, preprocessed)
-        planes = planes_for(preprocessed.crop(volume), self.planes)
-        slices = self.slice_translator(direction, with_scale=uncertainty)
-        synthetic, *parts = slices.in_planes(stacks, preprocessed, planes, spread=uncertainty)
+        preprocessed = preprocessed or self.preprocess(volume, to, mask)
+        synthetic, *parts = self._computed(volume, also, preprocessed, direction, uncertainty)
         range_out = self._range_for(volume, preprocessed, to, match)
         made, blank = restored(volume, preprocessed, synthetic, range_out, to)
         if not parts:
-            return TranslatorResult(made, planes)
+            return made
+        known = self.bundle.manifest.uncertainty
+        assert known is not None
+        is_one_plane = len(self.planes_of(volume, preprocessed)) == 1
+        factor = np.float32(self._factors(direction)[is_one_plane])
         scale, spread = parts
-        half_width = self._half_width(scale, spread, direction, is_one_plane=len(planes) == 1)
+        half_width = factor * (np.float32(known.least) + scale + np.float32(known.spread) * spread)
         # The intensity range is piecewise linear (a knee), so the two ends of the interval are
         # restored, not its width.
         ends = [range_out.restore(synthetic + sign * half_width) for sign in (-1, 1)]
         half = ((ends[1] - ends[0]) / 2).astype(np.float32)
         width = np.maximum(preprocessed.undo(half, 0.0), 0).astype(np.float32)
         width[blank] = 0
-        return TranslatorResult(made, planes, replace(made, voxels=width))
+        return replace(made, uncertainty=width)
 
     def preprocess(
         self,
@@ -197,10 +162,20 @@ class Translator:
         levels = () if contrast is None else self.bundle.manifest.typical[contrast].levels
         return preprocess(volume, self.bundle.manifest.standard, mask, levels, found=found)
 
-    def _stacks(
-        self, volume: Volume, also: Mapping[str, Volume], preprocessed: Preprocessed
-    ) -> list[Stack]:
-        """The slices of a scan, and of others of the same head, all cut like those of the first.
+    def planes_of(self, volume: Volume, preprocessed: Preprocessed) -> tuple[str, ...]:
+        """The planes in which a scan is sliced."""
+        return planes_for(preprocessed.crop(volume), self.planes)
+
+    def _computed(
+        self,
+        volume: Volume,
+        also: Mapping[str, Volume],
+        preprocessed: Preprocessed,
+        direction: Direction,
+        with_error: bool,
+    ) -> tuple[Stack, ...]:
+        """What `SliceTranslator.in_planes` makes of a scan and others of the same head, all cut
+        like the first.
 
         Raises:
             InputError: one of the others is on another grid, constant or empty.
@@ -215,7 +190,9 @@ class Translator:
             manifest, crop = self.bundle.manifest, preprocessed.crop
             levels = manifest.typical[contrast].levels
             stacks.append(preprocess(scan, manifest.standard, None, levels, crop=crop).slices)
-        return stacks
+        slices = self.slice_translator(direction, with_scale=with_error)
+        planes = self.planes_of(volume, preprocessed)
+        return slices.in_planes(stacks, preprocessed, planes, spread=with_error)
 
     def knows_uncertainty(self, direction: Direction) -> bool:
         """Whether the bundle makes uncertainty maps of this direction."""
@@ -261,50 +238,24 @@ class Translator:
         translate = self.slice_translator(self.bundle.direction((None,), to))
         return translate([slices], foreground, least)[0]
 
-    def translate_stack(
-        self,
-        network: Generator,
-        preprocessed: Preprocessed,
-        direction: Direction,
-        planes: tuple[str, ...],
-    ) -> Stack:
-        """Translate the slices of a volume with another network than the bundle's.
-
-        Args:
-            network: on the device of the translator.
-            preprocessed: the volume.
-            direction: the channels of the volume and of the result.
-            planes: from `planes_for`; the result is the mean over them.
-
-        Returns:
-            Shape as the slices, range [-1, 1].
-        """
-        slices = self.slice_translator(direction, network)
-        return slices.in_planes([preprocessed.slices], preprocessed, planes, spread=False)[0]
-
     def pixels(self, volume: Volume) -> int:
         """How many pixels the network computes at most to translate a volume."""
         manifest = self.bundle.manifest
+        multiple = manifest.networks.generator.multiple or 1
         crop = head_crop(volume, manifest.standard.margin_mm)
-        head = crop(volume)
-        grid = slice_grid(head, manifest.standard.spacing_mm)
-        settings = manifest.networks.generator
-        return pixels(
-            grid,
-            crop.lacks(grid),
-            planes_for(head, self.planes),
-            lambda size: size_multiple(max(size, manifest.least_size), settings.multiple or 1),
+        grid = slice_grid(crop(volume), manifest.standard.spacing_mm)
+        slices, rows, columns = (
+            size + sum(added) for size, added in zip(grid.shape, crop.lacks(grid), strict=True)
         )
 
-    def _half_width(
-        self, scale: Stack, spread: Stack, direction: Direction, *, is_one_plane: bool
-    ) -> Stack:
-        """Half the width of the 90 % interval, as a difference in [-1, 1], from the two results of
-        `SliceTranslator.in_planes`."""
-        known = self.bundle.manifest.uncertainty
-        assert known is not None
-        width = np.float32(known.least) + scale + np.float32(known.spread) * spread
-        return np.asarray(np.float32(self._factors(direction)[is_one_plane]) * width)
+        def padded(size: int) -> int:
+            return size_multiple(max(size, manifest.least_size), multiple)
+
+        total = slices * padded(rows) * padded(columns)
+        if planes_for(crop(volume), self.planes) != ("axial",):
+            upright = padded(height(slices, grid))
+            total += rows * upright * padded(columns) + columns * upright * padded(rows)
+        return total
 
     def _factors(self, direction: Direction) -> tuple[float, float] | tuple[()]:
         """The conformal factors of a direction in three planes and in one; empty if unknown."""
@@ -326,7 +277,7 @@ class Translator:
         Args:
             volume: the scan.
             to: contrast to synthesise.
-            also: as for `result`.
+            also: as for `translate`.
 
         Returns:
             The image in [-1, 1], the predicted scale of its error, with `least` of the manifest,
@@ -335,10 +286,7 @@ class Translator:
         also = also or {}
         direction = self.bundle.direction((volume.contrast, *also), to)
         preprocessed = self.preprocess(volume, to)
-        stacks = self._stacks(volume, also, preprocessed)
-        planes = planes_for(preprocessed.crop(volume), self.planes)
-        slices = self.slice_translator(direction, with_scale=True)
-        image, scale, spread = slices.in_planes(stacks, preprocessed, planes, spread=True)
+        image, scale, spread = self._computed(volume, also, preprocessed, direction, True)
         known = self.bundle.manifest.uncertainty
         scale = scale + np.float32(known.least if known else 0)
         return (
@@ -346,23 +294,6 @@ class Translator:
             preprocessed.undo(scale, 0.0),
             preprocessed.undo(spread, 0.0),
         )
-
-    def choose_contrast(self, volume: Volume, to: str | None) -> str:
-        """The contrast to synthesise from a scan.
-
-        Args:
-            volume: the scan.
-            to: the wanted contrast; None: the other contrast of the bundle, or its target if that
-                of the scan is unknown.
-
-        Raises:
-            SettingsError: the bundle does not make it.
-        """
-        if to is None:
-            source, target = self.bundle.source, self.bundle.target
-            return source if volume.contrast == target else target
-        self.bundle.must_make(to)
-        return to
 
     def range_of(self, to: str, match: Volume | None) -> IntensityNormalisation:
         """The intensity range of synthetic volumes.

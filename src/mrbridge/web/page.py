@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mrbridge.errors import InputError, OutputError
+from mrbridge.inference.in_memory import Scan, as_volume
 from mrbridge.io import read
 from mrbridge.io.atomic import write_text
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.preprocessing.resample import covered, grid_difference, resample, stored_like
 from mrbridge.viewer import Layer, must_be_built, page
 from mrbridge.volume import Volume
-
-if TYPE_CHECKING:
-    from mrbridge.inference.translate import Scan
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,11 +93,7 @@ def view(
 
 
 def _in_memory(scan: Scan) -> Volume:
-    if isinstance(scan, Volume):
-        return scan
-    from mrbridge.inference.translate import as_volume  # which takes PyTorch
-
-    return as_volume(scan)
+    return scan if isinstance(scan, Volume) else as_volume(scan)
 
 
 def _on_grid_of(first: Volume, volume: Volume, role: str) -> Volume:

@@ -19,7 +19,6 @@ from mrbridge.inference.additional_scans import PlacedScan
 from mrbridge.inference.input_check import check
 from mrbridge.inference.output import Translation
 from mrbridge.inference.settings import TranslateSettings
-from mrbridge.inference.synthesis import Request
 from mrbridge.inference.translate import translate as run
 from mrbridge.inference.translator import Translator
 from mrbridge.inspection.headers import Item, list_headers
@@ -90,7 +89,7 @@ def look(task: Task, translators: Sequence[Translator]) -> Facts:
             "items": [_item(item, task.scan) for item in items],
         },
         "verdict": verdict(scan, translator),
-        "target": translator.choose_contrast(scan, None),
+        "target": translator.bundle.target_for(scan.contrast),
         "maps": [_mapped(scan, one) for one in translators],
         "work": {
             "voxels": scan.voxels.size,
@@ -126,7 +125,7 @@ def verdict(scan: Volume, translator: Translator) -> Facts:
     reading repaired or assumed.
     """
     known = translator.bundle.contrasts
-    to = translator.choose_contrast(scan, None)
+    to = translator.bundle.target_for(scan.contrast)
     try:
         is_head = translator.bundle.manifest.standard.foreground == "head"
         found = check(scan, to, known, is_head=is_head, force=True)[0]
@@ -157,7 +156,7 @@ def translate(task: Task, translator: Translator, report: Callable[[float], None
     scan = _read(task, translator)
     settings = TranslateSettings().changed(changes)
     known = _with_contrast(scan, list_headers(task.scan).items).contrast
-    to = Request(translator, settings).target_for(known)
+    to = task.to or translator.bundle.target_for(known)
     out = task.results / (f"synthetic_{to}_dicom" if dicom else result_name(task.scan, to))
     with reported(lambda share: report(0.95 * share)):
         (done,) = run(task.scan, out, model=translator, settings=settings, also=task.also)

@@ -1,0 +1,164 @@
+"""Scans in memory: nibabel images and arrays as volumes, and the results as the same."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.io.contrast import Identity, of_path
+from mrbridge.io.padding import without_padding
+from mrbridge.volume import Volume
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage  # nibabel, which 2D images do not need
+
+ArrayAndAffine = tuple[NDArray[Any], NDArray[Any]]
+"""Voxels, shape (i, j, k), and the affine, shape (4, 4), from voxel index to RAS+ mm."""
+
+Scan: TypeAlias = "str | Path | Volume | SpatialImage | ArrayAndAffine"
+"""A path or URL, or a scan in memory."""
+
+
+def as_volume(image: Any, index: int | None = None, assume: str | None = None) -> Volume:
+    """A scan in memory as a `Volume`.
+
+    Args:
+        image: a `Volume`; a nibabel image of 3 axes (or 4, with `index`); or a pair of an array
+            (i, j, k) and its affine (4, 4) to RAS+ mm.
+        index: which volume of an image of 4 axes.
+        assume: the orientation, such as RAS, of a NIfTI image that states none.
+
+    Returns:
+        Finite voxels: NaN, infinity, padding and what a masked array masks are replaced, with a
+        warning, as in files. A nibabel image that was read from a file, or written, has the
+        contrast that its name says.
+
+    Raises:
+        InputError: it is not one of these, or does not hold real numbers.
+    """
+    if isinstance(image, Volume):
+        return replace(image, voxels=_finite(image.voxels))
+    from nibabel.spatialimages import SpatialImage
+
+    if isinstance(image, SpatialImage):
+        if image.affine is None:
+            raise InputError("the image has no affine", remedy="Give it one.")
+        voxels = _three_axes(np.asanyarray(image.dataobj), index)
+        affine = _affine_of(image, voxels.shape, assume)
+        marked = "descrip" in image.header and _says_synthetic(image.header["descrip"])
+        name, identity = image.get_filename(), Identity()
+        if name is not None:
+            identity = of_path(Path(Path(name).resolve().parent.name, Path(name).name))
+        return Volume(
+            _finite(voxels),
+            affine,
+            contrast=identity.contrast,
+            other=identity.objection if not marked or identity.is_other else None,
+            synthetic=marked,
+        )
+    if isinstance(image, tuple) and len(image) == 2:
+        try:
+            voxels, affine = np.asanyarray(image[0]), np.asarray(image[1], np.float64)
+        except (TypeError, ValueError, RuntimeError) as error:  # such as tensors with a gradient
+            raise InputError(
+                f"cannot become arrays ({error})", remedy="Pass NumPy arrays of numbers."
+            ) from None
+        if affine.shape != (4, 4):
+            raise InputError(
+                f"the affine has shape {affine.shape}", remedy="Pass one of shape (4, 4)."
+            )
+        _check_affine(affine)
+        return Volume(_finite(_three_axes(voxels, index)), affine)
+    raise InputError(
+        f"a {type(image).__name__} is not a scan",
+        remedy="Pass a path, a Volume, a nibabel image, or (array, affine).",
+    )
+
+
+def in_kind_of(image: Any, volume: Volume, note: str) -> Any:
+    """The result as the same kind of object: a nibabel image for one, else a `Volume`."""
+    if isinstance(image, Volume | tuple):
+        return volume
+    from mrbridge.io.nifti import mark as mark_header
+
+    header = image.header.copy()
+    header.set_data_dtype(volume.voxels.dtype)
+    header.set_data_shape(volume.voxels.shape)
+    mark_header(header, note)
+    if getattr(header, "extensions", None):
+        header.extensions = type(header.extensions)()  # they may name the patient
+    return type(image)(volume.voxels, volume.affine, header)
+
+
+def _affine_of(
+    image: SpatialImage, shape: tuple[int, ...], assume: str | None
+) -> NDArray[np.float64]:
+    """The affine of a nibabel image, which makes one up for NIfTI files that state none."""
+    from nibabel.nifti1 import Nifti1Header
+
+    from mrbridge.io.nifti_header import find_affine
+
+    affine, header = np.asarray(image.affine, np.float64), image.header
+    if isinstance(header, Nifti1Header) and not (header["sform_code"] or header["qform_code"]):
+        notes: list[str] = []
+        affine = find_affine(header.copy(), shape, None, assume, notes)
+        for note in notes:
+            warnings.warn(note, MrbridgeWarning, stacklevel=4)
+    _check_affine(affine)
+    return affine
+
+
+def _check_affine(affine: NDArray[np.float64]) -> None:
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        raise InputError("the affine has no inverse", remedy="Pass the affine of the image.")
+    if not np.allclose(affine[3], (0, 0, 0, 1)):
+        raise InputError(
+            f"the last row of the affine is {affine[3].tolist()}, not 0, 0, 0, 1",
+            remedy="Pass the affine of the image.",
+        )
+
+
+def _three_axes(voxels: NDArray[Any], index: int | None) -> NDArray[Any]:
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:
+        voxels = voxels[..., 0]
+    count = voxels.shape[3] if voxels.ndim == 4 else 1
+    if index is not None and index >= count:
+        raise InputError(f"has no volume {index}", remedy=f"Choose one of 0..{count - 1}.")
+    if voxels.ndim == 4 and index is not None:
+        voxels = voxels[..., index]
+    if voxels.ndim != 3:
+        raise InputError(
+            f"the image has the shape {voxels.shape}, not three axes",
+            remedy="Choose one volume of it.",
+        )
+    return voxels
+
+
+def _finite(voxels: NDArray[Any]) -> NDArray[Any]:
+    if isinstance(voxels, np.ma.MaskedArray) and voxels.dtype.kind in "biuf":
+        voxels = np.ma.filled(voxels.astype(np.float64), np.nan)  # what is masked is not known
+    voxels = np.asarray(voxels)
+    if voxels.dtype.kind not in "biuf" or voxels.size == 0:
+        raise InputError(
+            f"voxels of shape {voxels.shape} and type {voxels.dtype} are not a real image",
+            remedy="Pass real numbers, at least one.",
+        )
+    if voxels.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # as in files
+            voxels = voxels.astype(np.float32, copy=False)
+        if not np.isfinite(voxels).any():
+            raise InputError("the image has no finite voxel", remedy="Leave it out.")
+    voxels, notes = without_padding(voxels)
+    for note in notes:
+        warnings.warn(note, MrbridgeWarning, stacklevel=4)
+    return voxels
+
+
+def _says_synthetic(description: Any) -> bool:
+    return bytes(description.item()).decode("latin-1").lower().startswith("synthetic")
