@@ -6,82 +6,23 @@ imported at their first use, so that `import mrbridge` is quick.
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from mrbridge.threads import sharing_the_machine
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from mrbridge import errors as errors, phantom as phantom
-    from mrbridge.benchmarking.benchmark import benchmark as benchmark
-    from mrbridge.benchmarking.result import Benchmark as Benchmark
-    from mrbridge.bundle import Bundle as Bundle, load_bundle as load_bundle
-    from mrbridge.dataset.prepare import prepare as prepare
-    from mrbridge.dataset.settings import PrepareSettings as PrepareSettings
-    from mrbridge.dataset.store import Store as Store
-    from mrbridge.errors import (
-        BundleError as BundleError,
-        InputError as InputError,
-        Interrupted as Interrupted,
-        MrbridgeError as MrbridgeError,
-        MrbridgeWarning as MrbridgeWarning,
-        OutputError as OutputError,
-        SettingsError as SettingsError,
-        SizeError as SizeError,
-        SomeScansFailed as SomeScansFailed,
-        StoreError as StoreError,
-    )
-    from mrbridge.evaluation.evaluate import evaluate as evaluate, score as score
-    from mrbridge.evaluation.result import Evaluation as Evaluation
-    from mrbridge.evaluation.settings import EvaluateSettings as EvaluateSettings
-    from mrbridge.inference.export import export as export
-    from mrbridge.inference.output import Translation as Translation, Translations as Translations
-    from mrbridge.inference.settings import TranslateSettings as TranslateSettings
-    from mrbridge.inference.translate import translate as translate
-    from mrbridge.inference.translator import Translator as Translator
-    from mrbridge.inspection.inspect import Inspection as Inspection, inspect as inspect
-    from mrbridge.io import read as read, write as write
-    from mrbridge.phantom.settings import PhantomSettings as PhantomSettings
-    from mrbridge.training.run import Run as Run, train as train
-    from mrbridge.training.settings import PRESETS as PRESETS, TrainSettings as TrainSettings
-    from mrbridge.tuning.tune import Search as Search, tune as tune
-    from mrbridge.volume import Volume as Volume
-    from mrbridge.web.page import View as View, view as view
-
-_NAMES = {
-    "mrbridge": ("errors", "phantom"),
-    "mrbridge.benchmarking.benchmark": ("benchmark",),
-    "mrbridge.benchmarking.result": ("Benchmark",),
-    "mrbridge.bundle": ("Bundle", "load_bundle"),
-    "mrbridge.errors": (
-        *("BundleError", "InputError", "Interrupted", "MrbridgeError", "MrbridgeWarning"),
-        *("OutputError", "SettingsError", "SizeError", "SomeScansFailed", "StoreError"),
-    ),
-    "mrbridge.evaluation.evaluate": ("evaluate", "score"),
-    "mrbridge.evaluation.settings": ("EvaluateSettings",),
-    "mrbridge.evaluation.result": ("Evaluation",),
-    "mrbridge.inference.export": ("export",),
-    "mrbridge.inference.output": ("Translation", "Translations"),
-    "mrbridge.inference.settings": ("TranslateSettings",),
-    "mrbridge.inference.translate": ("translate",),
-    "mrbridge.inference.translator": ("Translator",),
-    "mrbridge.inspection.inspect": ("Inspection", "inspect"),
-    "mrbridge.io": ("read", "write"),
-    "mrbridge.phantom.settings": ("PhantomSettings",),
-    "mrbridge.dataset.prepare": ("prepare",),
-    "mrbridge.dataset.settings": ("PrepareSettings",),
-    "mrbridge.dataset.store": ("Store",),
-    "mrbridge.training.run": ("Run", "train"),
-    "mrbridge.training.settings": ("PRESETS", "TrainSettings"),
-    "mrbridge.tuning.tune": ("Search", "tune"),
-    "mrbridge.volume": ("Volume",),
-    "mrbridge.web.page": ("View", "view"),
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_MODULES = {
+    name.name: str(line.module)
+    for line in _STUB.body
+    if isinstance(line, ast.ImportFrom)
+    for name in line.names
 }
-"""The public names by module; those above tell type checkers the same."""
-
-_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+"""The public names and their modules, from what type checkers read."""
 
 __all__ = ["__version__", *sorted(_MODULES)]
 
