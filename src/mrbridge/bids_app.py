@@ -30,10 +30,10 @@ def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
 
     All its results are synthetic: for research, not for diagnosis.
     """
-    bids_dir, output_dir, device = options.bids_dir, options.output_dir, options.device
-    place = locate(options.model)
+    bids_dir, output_dir, place = options.bids_dir, options.output_dir, locate(options.model)
     must_exist(bids_dir)
     from mrbridge.io.bids import is_bids
+    from mrbridge.verb_settings import Translate
 
     if not (bids_dir.is_dir() and is_bids(bids_dir)):
         raise InputError(
@@ -42,8 +42,8 @@ def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
             remedy="It has sub-… folders; see bids-validator.",
         )
     if options.analysis_level == "participant":
-        code = {"allow_code": options.allow_code}
-        verbs.run_translate(bids_dir, output_dir, options.model, settings, device=device, **code)
+        same = options.model_dump(include={"model", "device", "allow_code"})
+        verbs.translate.function(Translate(image=bids_dir, out=output_dir, **same), settings)
         return
     with quick_imports():
         from mrbridge.bundle import load_bundle
@@ -54,9 +54,9 @@ def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
 
     bundle = load_bundle(place, allow_code=options.allow_code)
     grid = OutputGrid(settings.spacing) if settings.spacing else None
-    request = Request(Translator(bundle, device, settings.planes), settings, grid=grid)
+    request = Request(Translator(bundle, options.device, settings.planes), settings, grid=grid)
     if settings.to is not None:
-        request.translator.bundle.must_make(settings.to)
+        bundle.must_make(settings.to)
     states = Counter(state for _, state in check_dataset(request, bids_dir, output_dir))
     lacking = states.total() - states["done"]
     answer(

@@ -129,7 +129,9 @@ def _run(arguments: Sequence[str] | None, bids_app: Mapping[Verb, str] | None = 
     except SystemExit as error:  # of Typer, whose own output has no reader
         return console.READER_GONE if error.code == 1 else int(error.code or 0)
     except FileNotFoundError as error:
-        if _is_working_directory_gone():
+        try:
+            os.getcwd()
+        except FileNotFoundError:
             return complain("the working directory was deleted. Change to another one.", 2)
         return _failed(error)
     except Exception as error:
@@ -158,14 +160,6 @@ def _failed(error: Exception) -> int:
     reported = as_error(cause if isinstance(cause, Exception) else error)
     more = {"interrupted": True} | reported.counts if isinstance(reported, Interrupted) else None
     return complain(str(reported), reported.exit_code, more)
-
-
-def _is_working_directory_gone() -> bool:
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return True
-    return False
 
 
 if __name__ == "__main__":

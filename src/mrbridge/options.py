@@ -86,7 +86,7 @@ class Verb:
     """
 
     def __init__(self, function: Callable[..., None], path: str) -> None:
-        self._function, self._path = function, path
+        self.function, self._path = function, path
         self._model: type[VerbSettings] | None = None
         self._stage: type[Settings] | None = None
         self.__name__, self.__doc__ = function.__name__, function.__doc__
@@ -102,9 +102,9 @@ class Verb:
         arguments: list[Any] = [self._model.build(own)]
         if self._stage is not None:
             changes = self._changes(named.pop("config", None), named.pop("assignments", ()), named)
-            is_raw = "changes" in inspect.signature(self._function).parameters
+            is_raw = "changes" in inspect.signature(self.function).parameters
             arguments.append(changes if is_raw else self._stage.defaults().changed(changes))
-        self._function(*arguments)
+        self.function(*arguments)
 
     def _changes(
         self, config: Path | None, assignments: Sequence[str], named: Mapping[str, Any]

@@ -479,25 +479,11 @@ class BidsApp(VerbSettings):
 
 
 VERBS: dict[str, type[VerbSettings]] = {
-    "demo": Demo,
-    "phantom": Phantom,
-    "ixi": Ixi,
-    "openneuro": OpenNeuro,
-    "prepare": Prepare,
-    "inspect": Inspect,
-    "train": Train,
-    "tune": Tune,
-    "benchmark": Benchmark,
-    "translate": Translate,
-    "evaluate": Evaluate,
-    "export": Export,
-    "info": Info,
-    "serve": Serve,
-    "view": View,
-    "setup": Setup,
-    "rate": Rate,
-    "analyse": Analyse,
-    "doctor": Doctor,
+    model.__name__.lower(): model
+    for model in (
+        *(Demo, Phantom, Ixi, OpenNeuro, Prepare, Inspect, Train, Tune, Benchmark, Translate),
+        *(Evaluate, Export, Info, Serve, View, Setup, Rate, Analyse, Doctor),
+    )
 }
 """The model of every verb of `mrbridge`."""
 

@@ -107,9 +107,9 @@ def prepare(options: options_of.Prepare, settings: PrepareSettings) -> None:
         from mrbridge.dataset.store import splits_in_words
 
     paths = options.sources[0] if len(options.sources) == 1 else list(options.sources)
-    writing: dict[str, Any] = {"overwrite": options.overwrite, "force": options.force}
+    more = options.model_dump(include={"overwrite", "force"})
     store, failure = as_far_as_done(
-        lambda: run(paths, options.out, settings, workers=workers, **writing)
+        lambda: run(paths, options.out, settings, workers=workers, **more)
     )
     manifest = store.manifest
     result: dict[str, Any] = {
@@ -161,10 +161,10 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     from mrbridge.training.folder import check_replaceable, check_unused, refuse_url
     from mrbridge.training.settings import TrainSettings, preset, resolve
 
-    out, start, resume, overwrite = options.out, options.start, options.resume, options.overwrite
+    out, start, resume = options.out, options.start, options.resume
     refuse_url(out)
     must_exist(options.store, StoreError, "Run mrbridge prepare first.")
-    if resume and overwrite:
+    if resume and options.overwrite:
         raise SettingsError(
             "a run is either resumed or overwritten",
             path=out,
@@ -179,7 +179,7 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     if "preset" in changes:
         preset(str(changes["preset"]))
     if not resume and not is_follower():
-        (check_replaceable if overwrite else check_unused)(out)
+        (check_replaceable if options.overwrite else check_unused)(out)
     with quick_imports():
         from mrbridge.dataset.store import Store
 
@@ -194,8 +194,8 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     settings = changes if resume else resolve(changes)
     if isinstance(settings, TrainSettings):
         _warn_of_epochs(settings)
-    more: dict[str, Any] = {"resume": resume, "device": options.device, "overwrite": overwrite}
-    more |= {"allow_code": options.allow_code} | ({} if start is None else {"start": start})
+    more = options.model_dump(include={"resume", "device", "overwrite", "allow_code"})
+    more |= {} if start is None else {"start": start}
     keep_memory()
     if options.devices > 1:
         result = launch(options.devices, run, store.path, out, settings, **more)
@@ -218,47 +218,20 @@ def _warn_of_epochs(settings: TrainSettings) -> None:
 @verb("mrbridge.verb_settings.Translate")
 def translate(options: options_of.Translate, settings: TranslateSettings) -> None:
     """Translate scans into another contrast, each on its own grid."""
-    run_translate(
-        options.image,
-        options.out,
-        options.model,
-        settings,
-        match=options.match,
-        grid=options.grid,
-        also=options.also,
-        device=options.device,
-        workers=options.crew,
-        allow_code=options.allow_code,
-    )
-
-
-def run_translate(
-    image: Path,
-    out: Path,
-    model: Path | None,
-    settings: TranslateSettings,
-    *,
-    allow_code: bool = False,
-    **more: Any,
-) -> None:
-    """Translate, and print the result; for the BIDS App, too.
-
-    Args:
-        image, out, model, settings, allow_code: as of the verb.
-        **more: `match`, `grid`, `also`, `device` and `workers` of `mrbridge.translate`.
-    """
-    place = locate(model)
-    must_exist(image, remedy="Check the name.")
-    for path in (more.get("match"), more.get("grid"), settings.bids_filter):
+    place, workers = locate(options.model), options.crew
+    must_exist(options.image, remedy="Check the name.")
+    for path in (options.match, options.grid, settings.bids_filter):
         must_exist(path)
-    if model is None:
+    if options.model is None:
         log.info(UNNAMED)
     with quick_imports():
         from mrbridge.bundle import load_bundle
         from mrbridge.inference.translate import translate as run
 
-    bundle = load_bundle(place, allow_code=allow_code)
-    done, failure = as_far_as_done(lambda: run(image, out, model=bundle, settings=settings, **more))
+    named = options.model_dump(include={"match", "grid", "also", "device"})
+    bundle = load_bundle(place, allow_code=options.allow_code)
+    named |= {"model": bundle, "settings": settings, "workers": workers}
+    done, failure = as_far_as_done(lambda: run(options.image, options.out, **named))
     outputs = [str(item.output) for item in done if item.output is not None]
     skipped = sum(item.skipped for item in done)
     summary = f"{len(outputs) - skipped} translated"
@@ -273,7 +246,7 @@ def run_translate(
         },
         "failed": {str(item.source): item.error for item in done if item.error},
     }
-    answer(result, f"{summary}: {outputs[0] if len(outputs) == 1 else out}", failure)
+    answer(result, f"{summary}: {outputs[0] if len(outputs) == 1 else options.out}", failure)
 
 
 @verb("mrbridge.verb_settings.Evaluate")
@@ -283,16 +256,9 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
     if model is not None:
         locate(model)
     of_synthetic = options.source, options.uncertainty
-    for path in (
-        pairs,
-        options.real,
-        options.synthetic,
-        options.mask,
-        options.lesions,
-        *of_synthetic,
-    ):
-        must_exist(path)
     files = [path for path in (options.real, options.synthetic) if path is not None]
+    for path in (pairs, *files, options.mask, options.lesions, *of_synthetic):
+        must_exist(path)
     if len(files) != (2 if pairs is None else 0) or (files and model is not None):
         raise SettingsError(
             "what to score is not clear",
@@ -308,16 +274,16 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
             "--contrasts belongs to --pairs",
             remedy="Leave it out: the names of --real and --synthetic say what is compared.",
         )
-    more: dict[str, Any] = {"mask": options.mask, "settings": settings, "force": options.force}
-    more |= {"lesions": options.lesions, "workers": options.crew}
-    allow_code = options.allow_code
+    more = options.model_dump(include={"mask", "lesions", "force"})
+    more |= {"settings": settings, "workers": options.crew}
     with quick_imports():
         from mrbridge.bundle import load_bundle
         from mrbridge.evaluation.evaluate import Evaluation, evaluate as run, score
 
     def work() -> Evaluation:
         if pairs is not None:
-            bundle = load_bundle(unnamed() if model is None else model, allow_code=allow_code)
+            named = unnamed() if model is None else model
+            bundle = load_bundle(named, allow_code=options.allow_code)
             return run(bundle, pairs, out, device=options.device, **more)
         more.update(source=options.source, uncertainty=options.uncertainty)
         return score(files[0], files[1], out=out, **more)

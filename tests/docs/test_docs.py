@@ -77,7 +77,7 @@ def test_commands_of_examples_are_understood(
 ) -> None:
     """Verbs, options, values and settings; only what the verb would do is left out."""
     for one in cli.VERBS | cli.DOWNLOADS | cli.STUDY:
-        monkeypatch.setattr(one, "_function", wraps(one._function)(lambda *_: None))
+        monkeypatch.setattr(one, "function", wraps(one.function)(lambda *_: None))
     for words in commands(page):
         if words[0] != "VERB":
             code, _, err = run(*(word.replace("s3://", "") for word in words))  # without network
