@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import reduce
 from importlib import import_module
+from operator import getitem
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -156,11 +157,11 @@ class Verb:
         from mrbridge.settings import fields_of
 
         if self._stage is not None:
-            defaults = self._stage.defaults()
+            defaults = self._stage.defaults().model_dump()
             for key, field in fields_of(self._stage).items():
                 try:
-                    default = reduce(_setting, key.split("."), defaults)
-                except AttributeError:  # of another kind than the default has
+                    default = reduce(getitem, key.split("."), defaults)
+                except KeyError:  # of another kind than the default has
                     default = field.default
                 yield key, (field, default)
 
@@ -280,17 +281,6 @@ def _parameter(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
-
-
-def _setting(settings: Any, name: str) -> Any:
-    """The value of a field.
-
-    Raises:
-        AttributeError: there is no such field, even if there is such a property.
-    """
-    if name not in type(settings).model_fields:
-        raise AttributeError(name)
-    return getattr(settings, name)
 
 
 def _option_of(field: FieldInfo) -> Any:

@@ -1,4 +1,5 @@
-"""One model for each verb: its arguments and options, from which help and documentation derive.
+"""One model for each verb, with its name: its arguments and options, from which help and
+documentation derive.
 
 Importing them takes neither PyTorch nor NumPy.
 """
@@ -88,8 +89,6 @@ class Parallel(Processes):
 
 
 class Demo(VerbSettings):
-    """Options of `demo`."""
-
     out: Annotated[Path, _OUT] = Field(description="A new folder.")
     minutes: float = Field(5, ge=0.2, description="Time for the whole demo, in minutes.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of subjects, splits and training.")
@@ -97,8 +96,6 @@ class Demo(VerbSettings):
 
 
 class Phantom(Processes):
-    """Options of `phantom`."""
-
     stage = "mrbridge.phantom.settings.PhantomSettings"
     setting_keys = ("contrasts", "subjects", "seed", "labels", "pathology")
 
@@ -109,8 +106,6 @@ class Phantom(Processes):
 
 
 class Ixi(VerbSettings):
-    """Options of `download ixi`."""
-
     stage = "mrbridge.download.settings.DownloadSettings"
     setting_keys = ("contrast", "subjects", "mirror", "dry_run", "overwrite", "workers")
 
@@ -120,8 +115,6 @@ class Ixi(VerbSettings):
 
 
 class OpenNeuro(Ixi):
-    """Options of `download openneuro`."""
-
     dataset: Annotated[str, Option(metavar="DATASET", argument=True)] = Field(
         description="Accession number, such as ds002330."
     )
@@ -131,8 +124,6 @@ class OpenNeuro(Ixi):
 
 
 class Prepare(Parallel):
-    """Options of `prepare`."""
-
     stage = "mrbridge.dataset.settings.PrepareSettings"
     setting_keys = (
         *("source", "target", "registration"),
@@ -152,8 +143,6 @@ class Prepare(Parallel):
 
 
 class Inspect(Parallel):
-    """Options of `inspect`."""
-
     path: Annotated[Path, Option(metavar="SRC|STORE", place=True, argument=True)] = Field(
         description="A BIDS dataset, a folder of NIfTI files or 2D images, a table, a folder or "
         "zip of DICOM files, one scan, or a prepared store."
@@ -170,8 +159,6 @@ class Inspect(Parallel):
 
 
 class Train(VerbSettings):
-    """Options of `train`."""
-
     stage = "mrbridge.training.settings.TrainSettings"
     setting_keys = ("preset",)
 
@@ -214,8 +201,6 @@ class SeveralTrainings(VerbSettings):
 
 
 class Tune(Processes, SeveralTrainings):
-    """Options of `tune`."""
-
     stage = "mrbridge.training.settings.TrainSettings"
     setting_keys = ("preset",)
 
@@ -244,8 +229,6 @@ class Tune(Processes, SeveralTrainings):
 
 
 class Benchmark(SeveralTrainings):
-    """Options of `benchmark`."""
-
     stage = "mrbridge.training.settings.TrainSettings"
     setting_keys = ()
 
@@ -264,8 +247,6 @@ class Benchmark(SeveralTrainings):
 
 
 class Translate(Parallel):
-    """Options of `translate`."""
-
     stage = "mrbridge.inference.settings.TranslateSettings"
 
     image: Annotated[Path, Option(("-i", "--in"), place=True)] = Field(
@@ -289,8 +270,6 @@ class Translate(Parallel):
 
 
 class Evaluate(Parallel):
-    """Options of `evaluate`."""
-
     stage = "mrbridge.evaluation.settings.EvaluateSettings"
     setting_keys = ("contrasts", "registration", "registration_error")
 
@@ -328,8 +307,6 @@ class Evaluate(Parallel):
 
 
 class Export(VerbSettings):
-    """Options of `export`."""
-
     model: Annotated[Path, Option(("-m", "--model"), "MODEL")] = Field(
         description="A run, a bundle or shipped."
     )
@@ -344,8 +321,6 @@ class Export(VerbSettings):
 
 
 class Info(VerbSettings):
-    """Options of `info`."""
-
     model: Annotated[str, Option(metavar="MODEL|PRESET", argument=True)] = Field(
         SHIPPED, description="A run, a bundle, shipped or a preset."
     )
@@ -356,8 +331,6 @@ class Info(VerbSettings):
 
 
 class Serve(VerbSettings):
-    """Options of `serve`."""
-
     stage = "mrbridge.web.settings.ServeSettings"
     setting_keys = ("host", "port")
 
@@ -372,8 +345,6 @@ class Serve(VerbSettings):
 
 
 class View(VerbSettings):
-    """Options of `view`."""
-
     scan: Annotated[Path, Option(metavar="SCAN", place=True, argument=True)] = Field(
         description="A NIfTI file, a 2D image, or a folder or zip with one DICOM series."
     )
@@ -387,8 +358,6 @@ class View(VerbSettings):
 
 
 class Setup(VerbSettings):
-    """Options of `study setup`."""
-
     stage = "mrbridge.study.settings.StudySettings"
 
     real: Annotated[Path, Option(place=True)] = Field(description="A folder of real scans.")
@@ -418,8 +387,6 @@ StudyFolder = Annotated[
 
 
 class Rate(VerbSettings):
-    """Options of `study rate`."""
-
     stage = "mrbridge.web.settings.Address"
 
     study: StudyFolder
@@ -430,13 +397,11 @@ class Rate(VerbSettings):
 
 
 class Analyse(VerbSettings):
-    """Options of `study analyse`."""
-
     study: StudyFolder
 
 
 class Doctor(VerbSettings):
-    """Options of `doctor`: it has none of its own."""
+    """It has no options of its own."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -450,7 +415,7 @@ def _print_version(wanted: bool) -> None:
 
 
 class BidsApp(VerbSettings):
-    """Options of the program `mrbridge_bids`."""
+    """The program `mrbridge_bids`."""
 
     stage = "mrbridge.inference.settings.TranslateSettings"
     setting_keys = (
@@ -501,6 +466,6 @@ def schema(verb: str) -> dict[str, object]:
     stage = VERBS[verb].stage_settings()
     return {
         "verb": verb,
-        "options": VERBS[verb].model_json_schema(),
+        "options": VERBS[verb].model_json_schema() | {"description": f"Options of `{verb}`."},
         "settings": None if stage is None else stage.model_json_schema(),
     }

@@ -135,12 +135,6 @@ def place(
     One that is on another grid is registered to the scan (rigidly: both show one head) and
     resampled once.
 
-    Args:
-        request: the model and the settings.
-        scan: the scan to translate.
-        to: the contrast to synthesise.
-        additional: the others.
-
     Raises:
         InputError: one cannot be read, has no or the wrong contrast, or cannot be registered.
     """
@@ -208,8 +202,7 @@ def _read(
     if contrast not in wanted:
         what = "is the contrast to synthesise" if contrast == to else "is not one the model takes"
         raise InputError(f"is {contrast}, which {what}", remedy=f"Name {' or '.join(wanted)}.")
-    path = None if isinstance(one.scan, Volume) else one.scan
-    return PlacedScan(contrast, replace(scan, contrast=contrast), path, uid)
+    return PlacedScan(contrast, replace(scan, contrast=contrast), one.path, uid)
 
 
 def _on_grid_of(scan: Volume, other: PlacedScan, shown: str) -> PlacedScan:

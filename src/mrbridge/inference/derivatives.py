@@ -50,10 +50,6 @@ _DESCRIPTIONS = (
 def check_derivatives(root: Path, out: Path) -> None:
     """Refuse a folder into which the derivatives of a dataset must not be written.
 
-    Args:
-        root: the source dataset.
-        out: the folder of the derivatives.
-
     Raises:
         OutputError: it is the dataset itself, is among its raw scans, or is another dataset.
     """

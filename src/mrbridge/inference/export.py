@@ -96,15 +96,15 @@ def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> 
 
 
 def _as_onnx(bundle: Bundle, generator: str) -> bytes:
-    network = bundle.build(generator)
     more = bundle.manifest.any_contrast if generator == "to_any" else None
     settings = bundle.manifest.networks.generator if more is None else more.generator
     multiple = settings.multiple or 1
-    program = _traced(network, multiple, 1 if more is None else more.generator.inputs)
+    channels = 1 if more is None else more.generator.inputs
+    program = _traced(bundle.build(generator), multiple, channels)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # paths of source files on this computer
-    channels = _contrasts(bundle, generator) if more is None else _channels(bundle, more.contrasts)
-    program.model.metadata_props.update(_metadata(bundle, multiple) | channels)
+    about = _contrasts(bundle, generator) if more is None else _channels(bundle, more.contrasts)
+    program.model.metadata_props.update(_metadata(bundle, multiple) | about)
     program.model.producer_name, program.model.producer_version = "mrbridge", __version__
     content: bytes = program.model_proto.SerializeToString()
     return content
@@ -163,17 +163,18 @@ def _channels(bundle: Bundle, contrasts: Sequence[str]) -> dict[str, str]:
 
 def _metadata(bundle: Bundle, multiple: int) -> dict[str, str]:
     """What holds for all generators of a bundle."""
-    spacing = bundle.manifest.standard.spacing_mm
+    standard = bundle.manifest.standard
+    spacing = standard.spacing_mm
     return {
         "spacing_mm": "as scanned" if spacing is None else f"{spacing:g}",
-        "margin_mm": f"{bundle.manifest.standard.margin_mm:g}",
-        "alignment": bundle.manifest.standard.align,
-        "denoised": str(bundle.manifest.standard.denoise).lower(),
-        "bias_correction": bundle.manifest.standard.bias,
+        "margin_mm": f"{standard.margin_mm:g}",
+        "alignment": standard.align,
+        "denoised": str(standard.denoise).lower(),
+        "bias_correction": standard.bias,
         "range": "[-1, 1]",
         "multiple": str(multiple),
         "least_size": str(bundle.manifest.least_size),
-        "intensities": bundle.manifest.standard.intensity.model_dump_json(),
+        "intensities": standard.intensity.model_dump_json(),
         "preset": bundle.manifest.preset,
         "bundle_sha256": bundle.hash,
         "created_by": f"mrbridge {__version__}",

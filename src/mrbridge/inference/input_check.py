@@ -121,8 +121,7 @@ def check_image(volume: Volume, contrast: str, known: bool = True) -> Verdict:
     """Judge a scan by what its image shows.
 
     Args:
-        volume: the scan.
-        contrast: its contrast, or the one that it is taken for.
+        contrast: that of the scan, or the one that it is taken for.
         known: whether its name or header says so.
 
     Raises:
@@ -153,10 +152,9 @@ def signs(
         is_2d: whether it is a 2D image.
     """
     yield from _not_a_scan(seen)
-    yield from _not_a_head(seen)
-    if contrast in CONTRASTS:
-        yield from _contrast(seen, contrast, known, is_2d)
-    yield from _quality(seen)
+    tissues = _contrast(seen, contrast, known, is_2d) if contrast in CONTRASTS else ()
+    for one in (*_not_a_head(seen), *tissues, *_quality(seen)):
+        yield replace(one, score=min(one.score, _DOUBT))
 
 
 def _graded(value: float, usual: float, unusual: float, refused: float) -> float:
@@ -182,34 +180,31 @@ def _not_a_head(seen: Appearance) -> Iterator[Sign]:
     if seen.extent_mm is not None:
         yield Sign(
             "extent",
-            min(_graded(-seen.extent_mm, -160, -110, -60), _DOUBT),
+            _graded(-seen.extent_mm, -160, -110, -60),
             f"shows an object of {seen.extent_mm:.0f} mm, too small for an adult's head",
         )
     if seen.information is None or seen.size is None or seen.seen is None:
         return
     yield Sign(
         "object",
-        min(_graded(-seen.information, -0.40, -0.15, -0.07), _DOUBT),
+        _graded(-seen.information, -0.40, -0.15, -0.07),
         "does not look like a head: it shares hardly any anatomy with the template (mutual "
         f"information {seen.information:.2f} nats)",
     )
     yield Sign(
         "orientation",
-        min(_graded(seen.turned, 1.0, 1.15, 1.4), _DOUBT) if seen.turn != "upright" else 0.0,
+        _graded(seen.turned, 1.0, 1.15, 1.4) if seen.turn != "upright" else 0.0,
         f"looks {seen.turn}: check the orientation in its header",
     )
     yield Sign(
         "size",
-        min(
-            max(_graded(-seen.size, -0.88, -0.77, -0.66), _graded(seen.size, 0.95, 1.10, 1.25)),
-            _DOUBT,
-        ),
+        max(_graded(-seen.size, -0.88, -0.77, -0.66), _graded(seen.size, 0.95, 1.10, 1.25)),
         f"shows a brain {seen.size:.2f} times the template's size along each axis (adults: 0.8 to "
         "1.05); it may be a child's, or the voxel size may be wrong",
     )
     yield Sign(
         "field of view",
-        min(_graded(-seen.seen, -1.0, -0.93, -0.50), _DOUBT),
+        _graded(-seen.seen, -1.0, -0.93, -0.50),
         f"shows only {seen.seen:.0%} of the brain: the field of view cuts it off",
     )
 
@@ -222,7 +217,7 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
             other = "T2w" if contrast == "T1w" else "T1w"
             yield Sign(
                 "contrast",
-                min(_graded(sign * seen.skewness, -0.5, 0.0, 0.35), _DOUBT),
+                _graded(sign * seen.skewness, -0.5, 0.0, 0.35),
                 f"looks like {other} ({'bright' if sign > 0 else 'dark'} pixels are the rarer "
                 f"ones), {says}",
             )
@@ -269,13 +264,13 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
     what = f"looks like {look}, {says}"
     if look.startswith(contrast):
         what = f"has other intensities than {contrast} scans usually have"
-    yield Sign("contrast", min(max(scores), _DOUBT), f"{what} ({figures})")
+    yield Sign("contrast", max(scores), f"{what} ({figures})")
     if contrast in ("T1w", "T2w") and seen.lesion_ml is not None and seen.lesion_at is not None:
         # Without a large lesion it was at most 2 ml in real scans, and 6 in simulated ones.
         where = "({}, {}, {}) mm".format(*seen.lesion_at)
         yield Sign(
             "lesion",
-            min(_graded(seen.lesion_ml, 4.0, 7.0, 40.0), _DOUBT),
+            _graded(seen.lesion_ml, 4.0, 7.0, 40.0),
             f"has at least {seen.lesion_ml:.0f} ml of white matter on one side, around {where}, "
             "that looks like another tissue, perhaps a lesion: synthetic intensities may be wrong "
             "there",
@@ -284,7 +279,7 @@ def _contrast(seen: Appearance, contrast: str, known: bool, is_2d: bool) -> Iter
         # Only unusual: fresh blood and inflow are bright as well.
         yield Sign(
             "agent",
-            min(_graded(seen.highest, 1.2, 1.45, 1.70), _DOUBT),
+            _graded(seen.highest, 1.2, 1.45, 1.70),
             "has spots in the brain that are far brighter than white matter "
             f"({seen.highest:.2f} times): perhaps a contrast agent, blood, or inflow in vessels",
         )
@@ -309,36 +304,34 @@ def _quality(seen: Appearance) -> Iterator[Sign]:
     """Faults of the acquisition: unusual, and hardly ever refused."""
     if seen.noise is not None:
         share = f"noise: {seen.noise:.0%} of white matter's intensity"
-        yield Sign(
-            "noise", min(_graded(seen.noise, 0.03, 0.12, 0.40), _DOUBT), f"is noisy ({share})"
-        )
+        yield Sign("noise", _graded(seen.noise, 0.03, 0.12, 0.40), f"is noisy ({share})")
     if seen.spikes is not None:
         yield Sign(
             "spikes",
-            min(_graded(seen.spikes, 3.8, 7.0, 20.0), _DOUBT),
+            _graded(seen.spikes, 3.8, 7.0, 20.0),
             "has stripes of a single spatial frequency, as from spikes in k-space",
         )
     if seen.ghosts is not None:
         yield Sign(
             "ghosts",
-            min(_graded(seen.ghosts, 0.02, 0.08, 0.40), _DOUBT),
+            _graded(seen.ghosts, 0.02, 0.08, 0.40),
             "has signal in the air around the head: ghosting, motion, or wrap-around",
         )
     if seen.jump is not None:
         yield Sign(
             "slices",
-            min(_graded(seen.jump, 1.5, 3.5, 12.0), _DOUBT),
+            _graded(seen.jump, 1.5, 3.5, 12.0),
             f"has neighbouring slices that differ {seen.jump:.1f} times as much as others: slices "
             "may be missing or out of order, or the head moved",
         )
     if seen.empty:
         yield Sign(
             "slices",
-            min(_graded(seen.empty, 0, 1, 10), _DOUBT),
+            _graded(seen.empty, 0, 1, 10),
             f"has {seen.empty} empty slice{'s' * (seen.empty > 1)} between others",
         )
     yield Sign(
         "wrap",
-        min(_graded(seen.touches, 0.0, 0.3, 1.2), _DOUBT),
+        _graded(seen.touches, 0.0, 0.3, 1.2),
         "reaches opposite edges of the image: the field of view is too small, or it wraps around",
     )

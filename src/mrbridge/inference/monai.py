@@ -4,6 +4,9 @@ Source: the MONAI Bundle Specification, https://docs.monai.io/en/stable/mb_speci
 bundle holds the weights as a state dictionary and the whole translation as a configuration that
 `python -m monai.bundle run` runs. Preprocessing, inferer and postprocessing are those of mrbridge,
 so the result is that of `mrbridge translate`, and mrbridge must be installed.
+
+In the configuration, `manifest` is the path of mrbridge.json, `generator` one of `to_target`,
+`to_source` and `to_any`, and `allow_code` whether code that the manifest names may be imported.
 """
 
 from __future__ import annotations
@@ -61,12 +64,6 @@ class Item:
 class Preprocessing:
     """Reads a scan, and makes the slices that the network sees.
 
-    Args:
-        manifest: the path of mrbridge.json.
-        to: the contrast to synthesise.
-        generator: `to_target`, `to_source` or `to_any`.
-        allow_code: import code that the manifest names.
-
     Raises:
         SettingsError: the model does not make the contrast.
     """
@@ -106,12 +103,7 @@ class Preprocessing:
 
 
 class PlanesInferer:
-    """Applies the network to the slices of a scan, in one plane or in three, and takes the mean.
-
-    Args:
-        manifest: the path of mrbridge.json.
-        device: `auto`, `cpu` or `cuda`.
-    """
+    """Applies the network to the slices of a scan, in one plane or in three, and takes the mean."""
 
     def __init__(self, manifest: str, device: str = "auto") -> None:
         self.device, self.manifest = device, read(manifest, True)
@@ -129,12 +121,7 @@ class PlanesInferer:
 
 
 class Postprocessing:
-    """Writes the synthetic scan on the grid of its source, as NIfTI.
-
-    Args:
-        manifest: the path of mrbridge.json.
-        output_dir: the folder of the results.
-    """
+    """Writes the synthetic scan on the grid of its source, as NIfTI."""
 
     def __init__(self, manifest: str, output_dir: str) -> None:
         self.output_dir, self.manifest = Path(output_dir), read(manifest, True)
@@ -168,10 +155,7 @@ def build_network(
     """The generator of an exported bundle, with its weights, in float32 on the CPU.
 
     Args:
-        manifest: the path of mrbridge.json.
         weights: the path of its state dictionary, which is read without unpickling code.
-        generator: `to_target`, `to_source` or `to_any`.
-        allow_code: import code that the manifest names.
     """
     state = torch.load(weights, map_location="cpu", weights_only=True)
     prefixed = {f"{generator}.{name}": value for name, value in state.items()}
@@ -229,7 +213,6 @@ def _inference(to: str, generator: str) -> dict[str, Any]:
 
     Args:
         to: the contrast to synthesise; for the generator of any contrast, unless `--to` names one.
-        generator: `to_target`, `to_source` or `to_any`.
     """
     manifest = {"manifest": "@manifest"}
     code = {"generator": generator, "allow_code": "@allow_code"}

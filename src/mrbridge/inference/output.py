@@ -158,8 +158,6 @@ def provenance(
     """The content of a sidecar.
 
     Args:
-        request: the model, and the grid of the result.
-        synthesis: the scan and its translation.
         source: the scan: a BIDS URI, a DICOM UID, or the result of `name_for_sidecar`.
         name: how files of additional scans are named, in the same way.
     """
@@ -201,10 +199,6 @@ def provenance(
 def check_output(source: Path, output: Path) -> None:
     """Refuse to replace anything but an earlier synthetic image.
 
-    Args:
-        source: the scan to translate.
-        output: the synthetic image.
-
     Raises:
         OutputError: this would replace the scan itself, another image or sidecar that mrbridge did
             not write, or give both the same sidecar.
@@ -236,8 +230,6 @@ def write_synthesis(
     """Write a synthetic image, its uncertainty map, and their sidecars; 2D images have none.
 
     Args:
-        request: the model and the settings.
-        synthesis: the scan and its translation.
         source: the file of the scan.
         output: a file, which is replaced only if mrbridge wrote it.
         sidecar_of: returns the sidecar, from the path of the complete image.

@@ -176,7 +176,6 @@ def synthesise(
     """Translate a scan.
 
     Args:
-        request: the model and the settings.
         scan: the scan, as `io.read` returns it.
         path: its file, for messages and its brain mask; None for an object.
         additional: other scans of the person; None: those of the request.
@@ -275,8 +274,6 @@ def to_integers(
     """Round a synthetic scan to integers; zero stays zero.
 
     Args:
-        volume: float32 voxels.
-        dtype: a number type of integers.
         range_out: the intensity range of synthetic scans, the same for all that are compared.
     """
     limits = np.iinfo(dtype)

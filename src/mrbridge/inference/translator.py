@@ -151,8 +151,6 @@ class Translator:
         """Preprocess a scan as the model needs it.
 
         Args:
-            volume, mask: as for `translate`.
-            to: contrast to synthesise.
             found: the head in the scan, if that was searched.
 
         Raises:
@@ -274,11 +272,6 @@ class Translator:
     ) -> tuple[NDArray[np.float32], ...]:
         """What an uncertainty map is made of, on the grid of the scan, for calibration.
 
-        Args:
-            volume: the scan.
-            to: contrast to synthesise.
-            also: as for `translate`.
-
         Returns:
             The image in [-1, 1], the predicted scale of its error, with `least` of the manifest,
             and the standard deviation over the planes. Shapes as the scan.
@@ -366,10 +359,8 @@ def restored(
 
     Args:
         volume: the source.
-        preprocessed: the same, preprocessed.
         synthetic: shape as its slices, range [-1, 1].
         range_out: the intensities that -1 and 1 stand for.
-        to: the contrast of the synthetic scan.
 
     Returns:
         The scan, and which voxels are blank, since nothing was scanned there: zero, or the
