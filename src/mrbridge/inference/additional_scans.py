@@ -127,9 +127,7 @@ def parse(named: Mapping[str, Any] | Sequence[Any]) -> tuple[AdditionalScan, ...
     return tuple(result)
 
 
-def place(
-    request: Request, scan: Volume, to: str, additional: Sequence[AdditionalScan]
-) -> tuple[PlacedScan, ...]:
+def place(request: Request, scan: Volume, to: str) -> tuple[PlacedScan, ...]:
     """Read additional scans, and bring them onto the grid of the scan to translate.
 
     One that is on another grid is registered to the scan (rigidly: both show one head) and
@@ -140,7 +138,7 @@ def place(
     """
     placed: list[PlacedScan] = []
     taken = {scan.contrast}
-    for one in additional:
+    for one in request.additional:
         try:
             read = _read(request, one, to, taken)
             other = read.volume

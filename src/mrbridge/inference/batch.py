@@ -283,13 +283,11 @@ def _find(request: Request, folder: Path, out: Path) -> FoundScans:
         )
     others = set(images) - set(chosen)
     ignored += [(p, _why_not(known[p])) for p in images if p in others]
-    scans = [_scan(folder, p, known[p].contrast or wanted) for p in chosen]
+    scans = []
+    for p in chosen:
+        person = guess_subject(p.relative_to(folder), is_2d=is_2d(p))
+        scans.append(Scan(p, *person, known[p].contrast or wanted, p.name))
     return prefer_raw(FoundScans(scans, ignored))
-
-
-def _scan(folder: Path, path: Path, contrast: str) -> Scan:
-    subject, session = guess_subject(path.relative_to(folder), is_2d=is_2d(path))
-    return Scan(path, subject, session, contrast, path.name)
 
 
 def _why_not(identity: Identity) -> str:

@@ -247,7 +247,7 @@ def _translate_item(request: Request, root: Path, item: Item) -> Translation:
     scan = request.read(path)
     if metadata.get("SyntheticData") is True:
         scan = replace(scan, synthetic=True)
-    synthesis = synthesise(request, scan, path, item.additional)
+    synthesis = synthesise(replace(request, additional=item.additional), scan, path)
 
     def uri(file: Path) -> str:
         return f"bids:{LINK}:{file.relative_to(root).as_posix()}"

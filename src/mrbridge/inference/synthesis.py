@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -41,7 +40,7 @@ class Request:
         settings: what to synthesise, and from which scans.
         match: a scan whose intensity range the results get; None: the typical range.
         grid: that of the results; None: the grid of each scan.
-        additional: other scans of the person, for a request about one scan.
+        additional: other scans of the person, where it is about one scan.
     """
 
     translator: Translator
@@ -105,9 +104,9 @@ class Request:
         """The contrast to synthesise from a scan whose contrast is known, or not (None)."""
         return self.settings.to or self.bundle.target_for(known)
 
-    def assumed(self, to: str, additional: Sequence[AdditionalScan] = ()) -> str:
+    def assumed(self, to: str) -> str:
         """The contrast that a scan of unknown contrast is treated as having."""
-        given = [one.contrast for one in additional]
+        given = [one.contrast for one in self.additional]
         taken = self.bundle.preferred(to)
         return next((one for one in taken if one not in given), taken[0])
 
@@ -115,9 +114,7 @@ class Request:
         """The warning about a scan of unknown contrast that is translated into `to`."""
         if self.bundle.direction((None,), to).given == (None,) and not self.additional:
             return "nothing identifies its contrast; translating it as an unknown one"
-        return (
-            f"nothing identifies its contrast; assuming it is {self.assumed(to, self.additional)}"
-        )
+        return f"nothing identifies its contrast; assuming it is {self.assumed(to)}"
 
 
 @dataclass(frozen=True)
@@ -167,18 +164,12 @@ class Synthesis:
     notes: tuple[str, ...]
 
 
-def synthesise(
-    request: Request,
-    scan: Volume,
-    path: Path | None,
-    additional: Sequence[AdditionalScan] | None = None,
-) -> Synthesis:
+def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
     """Translate a scan.
 
     Args:
         scan: the scan, as `io.read` returns it.
         path: its file, for messages and its brain mask; None for an object.
-        additional: other scans of the person; None: those of the request.
 
     Raises:
         ScanRefused: it is synthetic, of the wanted contrast already, or of a contrast that the
@@ -187,6 +178,7 @@ def synthesise(
         SettingsError: it is a 2D image, and the number type is not float32.
     """
     translator, settings = request.translator, request.settings
+    standard = request.bundle.manifest.standard
     to, notes = request.target_for(scan.contrast), scan.notes
     if scan.is_2d:
         _check_2d(request, scan, path)
@@ -197,17 +189,13 @@ def synthesise(
         except InputError as error:
             error.path = error.path or path
             raise
-        least_mm = request.bundle.manifest.standard.spacing_mm
-        scan = request.grid.refined(scan, grid, least_mm)
-    additional = request.additional if additional is None else additional
-    if source.contrast is None and not source.other and additional:
-        scan = replace(scan, contrast=request.assumed(to, additional))
-    placed = place(request, scan, to, additional)
+        scan = request.grid.refined(scan, grid, standard.spacing_mm)
+    if source.contrast is None and not source.other and request.additional:
+        scan = replace(scan, contrast=request.assumed(to))
+    placed = place(request, scan, to)
     try:
-        is_head = request.bundle.manifest.standard.foreground == "head"
-        verdict, found = check(
-            scan, to, request.bundle.contrasts, is_head=is_head, force=settings.force
-        )
+        known, is_head = request.bundle.contrasts, standard.foreground == "head"
+        verdict, found = check(scan, to, known, is_head=is_head, force=settings.force)
         if source.contrast is None:
             notes += (request.assumption(to),)
             if path is not None and not source.other:
