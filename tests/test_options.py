@@ -15,7 +15,7 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 import mrbridge
-from mrbridge import study_verbs, tuning_verbs, verbs
+from mrbridge import study_verbs, training_verbs, verbs
 from mrbridge.bids_app import bids_app
 from mrbridge.errors import SettingsError
 from mrbridge.options import new_program, option_names, verb
@@ -39,7 +39,7 @@ class Example(Settings):
 
 
 class Show(VerbSettings):
-    stage = f"{__name__}.Example"
+    stage = f"{__name__}:Example"
     setting_keys = ("kind", "part.size", "names", "path", "quick")
 
     target: Annotated[str, Option(metavar="TARGET", argument=True)] = Field(description="What.")
@@ -50,7 +50,7 @@ Invoke = Callable[..., Any]
 got: list[Any] = []
 
 
-@verb(f"{__name__}.Show")
+@verb(f"{__name__}:Show")
 def show(options: Show, settings: Example) -> None:
     """Show the settings."""
     got.append((options.target, settings))
@@ -118,7 +118,7 @@ def test_every_option_and_setting_is_described(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*VERBS, "bids_app"])
 def test_no_two_options_of_a_verb_have_the_same_name(name: str) -> None:
-    places = (verbs, study_verbs, tuning_verbs)
+    places = (verbs, study_verbs, training_verbs)
     own = next((getattr(place, name) for place in places if hasattr(place, name)), None)
     chosen = bids_app if name == "bids_app" else own
     chosen.complete()

@@ -115,7 +115,14 @@ def parts(
     first, *rest = given
     source, scan = subject.seen[first], subject.seen[to]
     also = {contrast: subject.seen[contrast] for contrast in rest}
-    made, scale, spread = translator.uncertainty_parts(source, to, also)
+    direction = translator.bundle.direction(given, to)
+    preprocessed = translator.preprocess(source, to)
+    stacks = translator.computed(source, also, preprocessed, direction, with_error=True)
+    made, scale, spread = (
+        preprocessed.undo(one, beyond) for one, beyond in zip(stacks, (-1.0, 0.0, 0.0), strict=True)
+    )
+    known = translator.bundle.manifest.uncertainty
+    scale = scale + np.float32(known.least if known else 0)
     inside = (CANONICAL[to].normalise(subject.canonical[to].voxels) > -0.999) & (source.voxels > 0)
     factor, offset = fit_nonnegative(scan.voxels, CANONICAL[to].restore(made), inside)
     truth = CANONICAL[to].normalise((scan.voxels - offset) / factor)

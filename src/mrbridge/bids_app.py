@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXAMPLE = "mrbridge_bids bids bids/derivatives/mrbridge participant --to T2w"
 
 
-@verb("mrbridge.verb_settings.BidsApp")
+@verb("mrbridge.verb_settings:BidsApp")
 def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
     """Translate the scans of a BIDS dataset into the contrast that was not acquired.
 

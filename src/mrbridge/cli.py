@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, TyperException
 
-from mrbridge import __version__, console, interruption, study_verbs, tuning_verbs, verbs
+from mrbridge import __version__, console, interruption, study_verbs, training_verbs, verbs
 from mrbridge.console import complain
 from mrbridge.errors import Interrupted, as_error
 from mrbridge.options import Verb, new_program, spread
@@ -22,9 +22,11 @@ VERBS: dict[Verb, str] = {
     verbs.phantom: "mrbridge phantom -o phantom --subjects 8",
     verbs.prepare: "mrbridge prepare bids -o store --workers 2",
     verbs.inspect: "mrbridge inspect bids -o report.html --workers 2",
-    verbs.train: "mrbridge train store -o run --preset unet --set epochs=30",
-    tuning_verbs.tune: "mrbridge tune store -o search --trials 30 --minutes 10 --workers 2",
-    tuning_verbs.benchmark: "mrbridge benchmark store -o compared --arms bridge unet --minutes 10",
+    training_verbs.train: "mrbridge train store -o run --preset unet --set epochs=30",
+    training_verbs.tune: "mrbridge tune store -o search --trials 30 --minutes 10 --workers 2",
+    training_verbs.benchmark: (
+        "mrbridge benchmark store -o compared --arms bridge unet --minutes 10"
+    ),
     verbs.translate: "mrbridge translate -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz",
     verbs.evaluate: "mrbridge evaluate -m run --pairs bids -o scores",
     verbs.serve: "mrbridge serve",

@@ -11,6 +11,7 @@ import platform
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def examine() -> dict[str, Any]:
         "page": is_built(),
         "shipped_model": _shipped_model(),
         "hd_bet": shutil.which("hd-bet") is not None,
-        "packages": {one.name: _version(one.name) for one in _required()},
+        "packages": {one.name: version for one, version in _packages().items()},
         "optional": {name: _optional(name) for name in _extras()},
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
@@ -111,25 +112,26 @@ def _advice(facts: dict[str, Any]) -> list[str]:
             found.append(f"Only {free} GB are free ({place.replace('_', ' ')}).")
     if facts["memory_gb"] is not None and facts["memory_gb"] < _LEAST_MEMORY:
         found.append(f"Training may need more than {facts['memory_gb']} GB of memory.")
-    found += [
-        f"{name} is {version}, mrbridge needs {wanted}."
-        for name, (version, wanted) in _outdated().items()
-    ]
+    for one, version in _packages().items():
+        if version is None or not one.specifier.contains(version, prereleases=True):
+            found.append(f"{one.name} is {version or 'missing'}, mrbridge needs {one.specifier}.")
     return found
 
 
-def _required(extra: str = "") -> list[Requirement]:
-    """The requirements of an extra; without one, those of mrbridge itself."""
+def _packages(extra: str = "") -> dict[Requirement, str | None]:
+    """The requirements of an extra, or of mrbridge itself, and the versions that are installed."""
     try:
         listed = importlib.metadata.requires("mrbridge") or []
     except importlib.metadata.PackageNotFoundError:
-        return []
-    found = []
+        return {}
+    found: dict[Requirement, str | None] = {}
     for one in sorted(map(Requirement, listed), key=lambda one: one.name):
         marker = one.marker
         always = marker is None or marker.evaluate({"extra": ""})
         if always != bool(extra) and (marker is None or marker.evaluate({"extra": extra})):
-            found.append(one)
+            found[one] = None
+            with suppress(importlib.metadata.PackageNotFoundError):
+                found[one] = importlib.metadata.version(one.name)
     return found
 
 
@@ -142,28 +144,11 @@ def _extras() -> list[str]:
     return sorted(set(listed).difference(_FOR_DEVELOPERS))
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _outdated() -> dict[str, tuple[str | None, str]]:
-    """Required packages whose version does not fit, with the version and the requirement."""
-    versions = {one: _version(one.name) for one in _required()}
-    return {
-        one.name: (version or "missing", str(one.specifier))
-        for one, version in versions.items()
-        if version is None or not one.specifier.contains(version, prereleases=True)
-    }
-
-
 def _optional(extra: str) -> str:
-    versions = {one.name: _version(one.name) for one in _required(extra)}
-    if None in versions.values():
+    packages = _packages(extra)
+    if None in packages.values():
         return "not installed"
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
+    return ", ".join(f"{one.name} {version}" for one, version in packages.items())
 
 
 def _shipped_model() -> str:

@@ -14,9 +14,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial, reduce
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
@@ -70,17 +71,17 @@ class Extension(Settings):
         Raises:
             SettingsError: it cannot be imported.
         """
-        module, _, name = self.kind.partition(":")
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
             importlib.invalidate_caches()
         try:
-            return reduce(getattr, name.split("."), importlib.import_module(module))
+            return resolve_name(self.kind)
         except Exception as error:  # of any code
+            top = re.split("[.:]", self.kind)[0]
             raise SettingsError(
                 f"'{self.kind}' cannot be imported ({type(error).__name__}: "
                 f"{shortened(str(error), 300)})",
-                remedy=f"Install the package, or run mrbridge where {module.split('.')[0]}.py is.",
+                remedy=f"Install the package, or run mrbridge where {top}.py is.",
             ) from error
 
     def complete(self) -> Self:

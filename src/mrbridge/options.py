@@ -6,9 +6,9 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import reduce
-from importlib import import_module
 from operator import getitem
 from pathlib import Path
+from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -124,9 +124,8 @@ class Verb:
 
     def complete(self) -> None:
         """Import the model, and add the parameters."""
-        module, _, name = self._path.rpartition(".")
         with quick_imports():
-            model: type[VerbSettings] = getattr(import_module(module), name)
+            model: type[VerbSettings] = resolve_name(self._path)
             self._model, self._stage = model, model.stage_settings()
         parameters = [_parameter(name, field, field.default) for name, field in self.fields()]
         if self._stage is not None:
@@ -229,7 +228,7 @@ def new_program(
 
 
 def verb(model: str) -> Callable[[Callable[..., None]], Verb]:
-    """Make a function a `Verb` with the model of this dotted name."""
+    """Make a function a `Verb` with the model of this name (`module:Name`)."""
     return lambda function: Verb(function, model)
 
 

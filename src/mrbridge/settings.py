@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from types import UnionType
 from typing import (
     TYPE_CHECKING,
@@ -116,8 +116,8 @@ class VerbSettings(Settings):
     """The base of the arguments and options of a verb.
 
     Attributes:
-        stage: the dotted name of the settings that `--config` and `--set` change, if any. They are
-            imported only for the verb that is run.
+        stage: the name (`module:Name`) of the settings that `--config` and `--set` change, if any.
+            They are imported only for the verb that is run.
         setting_keys: those of the stage's settings that have an option of their own; None: all.
     """
 
@@ -127,11 +127,7 @@ class VerbSettings(Settings):
     @classmethod
     def stage_settings(cls) -> type[Settings] | None:
         """The settings class of the stage."""
-        if cls.stage is None:
-            return None
-        module, _, name = cls.stage.rpartition(".")
-        settings: type[Settings] = getattr(import_module(module), name)
-        return settings
+        return None if cls.stage is None else resolve_name(cls.stage)
 
 
 def fields_of(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:

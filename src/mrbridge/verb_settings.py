@@ -96,7 +96,7 @@ class Demo(VerbSettings):
 
 
 class Phantom(Processes):
-    stage = "mrbridge.phantom.settings.PhantomSettings"
+    stage = "mrbridge.phantom.settings:PhantomSettings"
     setting_keys = ("contrasts", "subjects", "seed", "labels", "pathology")
 
     out: Annotated[Path, _OUT] = Field(description="The BIDS dataset to write.")
@@ -106,7 +106,7 @@ class Phantom(Processes):
 
 
 class Ixi(VerbSettings):
-    stage = "mrbridge.download.settings.DownloadSettings"
+    stage = "mrbridge.download.settings:DownloadSettings"
     setting_keys = ("contrast", "subjects", "mirror", "dry_run", "overwrite", "workers")
 
     out: Annotated[Path, _OUT] = Field(
@@ -124,7 +124,7 @@ class OpenNeuro(Ixi):
 
 
 class Prepare(Parallel):
-    stage = "mrbridge.dataset.settings.PrepareSettings"
+    stage = "mrbridge.dataset.settings:PrepareSettings"
     setting_keys = (
         *("source", "target", "registration"),
         *("standard.foreground", "standard.brain", "standard.brain_mask"),
@@ -159,19 +159,19 @@ class Inspect(Parallel):
 
 
 class Train(VerbSettings):
-    stage = "mrbridge.training.settings.TrainSettings"
+    stage = "mrbridge.training.settings:TrainSettings"
     setting_keys = ("preset",)
 
     store: StorePlace = Field(description="A prepared store, by path or URL.")
     out: Annotated[Path, _OUT] = Field(description="The run's folder.")
     start: Annotated[
-        str | None,
+        str,
         Option(
             ("--from",),
             "MODEL",
             "shipped if it has the preset's networks and the store's contrasts, otherwise scratch",
         ),
-    ] = Field(None, description="Initial weights: shipped, scratch (random), a run or a bundle.")
+    ] = Field("auto", description="Initial weights: shipped, scratch (random), a run or a bundle.")
     resume: bool = Field(False, description="Resume a run that was stopped.")
     device: Device = "auto"
     devices: int = Field(
@@ -188,10 +188,9 @@ class Train(VerbSettings):
 class SeveralTrainings(VerbSettings):
     """Options of verbs that train many times on one store."""
 
-    start: Annotated[
-        str | None,
-        Option(("--from",), "MODEL", "as of train"),
-    ] = Field(None, description="Initial weights: shipped, scratch (random), a run or a bundle.")
+    start: Annotated[str, Option(("--from",), "MODEL", "as of train")] = Field(
+        "auto", description="Initial weights: shipped, scratch (random), a run or a bundle."
+    )
     device: Device = "auto"
     allow_code: bool = Field(
         False,
@@ -201,7 +200,7 @@ class SeveralTrainings(VerbSettings):
 
 
 class Tune(Processes, SeveralTrainings):
-    stage = "mrbridge.training.settings.TrainSettings"
+    stage = "mrbridge.training.settings:TrainSettings"
     setting_keys = ("preset",)
 
     store: StorePlace = Field(
@@ -229,7 +228,7 @@ class Tune(Processes, SeveralTrainings):
 
 
 class Benchmark(SeveralTrainings):
-    stage = "mrbridge.training.settings.TrainSettings"
+    stage = "mrbridge.training.settings:TrainSettings"
     setting_keys = ()
 
     store: StorePlace = Field(
@@ -247,7 +246,7 @@ class Benchmark(SeveralTrainings):
 
 
 class Translate(Parallel):
-    stage = "mrbridge.inference.settings.TranslateSettings"
+    stage = "mrbridge.inference.settings:TranslateSettings"
 
     image: Annotated[Path, Option(("-i", "--in"), place=True)] = Field(
         description="A 2D image, a NIfTI file, a folder of them, a BIDS dataset, or a DICOM folder "
@@ -270,7 +269,7 @@ class Translate(Parallel):
 
 
 class Evaluate(Parallel):
-    stage = "mrbridge.evaluation.settings.EvaluateSettings"
+    stage = "mrbridge.evaluation.settings:EvaluateSettings"
     setting_keys = ("contrasts", "registration", "registration_error")
 
     out: Annotated[Path, _OUT_PLACE] = Field(description="Folder for tables and report.")
@@ -331,7 +330,7 @@ class Info(VerbSettings):
 
 
 class Serve(VerbSettings):
-    stage = "mrbridge.web.settings.ServeSettings"
+    stage = "mrbridge.web.settings:ServeSettings"
     setting_keys = ("host", "port")
 
     model: Annotated[tuple[Path, ...], Option(("-m", "--model"), "MODEL…", "the shipped model")] = (
@@ -358,7 +357,7 @@ class View(VerbSettings):
 
 
 class Setup(VerbSettings):
-    stage = "mrbridge.study.settings.StudySettings"
+    stage = "mrbridge.study.settings:StudySettings"
 
     real: Annotated[Path, Option(place=True)] = Field(description="A folder of real scans.")
     synthetic: Annotated[
@@ -387,7 +386,7 @@ StudyFolder = Annotated[
 
 
 class Rate(VerbSettings):
-    stage = "mrbridge.web.settings.Address"
+    stage = "mrbridge.web.settings:Address"
 
     study: StudyFolder
     rater: str = Field(
@@ -417,7 +416,7 @@ def _print_version(wanted: bool) -> None:
 class BidsApp(VerbSettings):
     """The program `mrbridge_bids`."""
 
-    stage = "mrbridge.inference.settings.TranslateSettings"
+    stage = "mrbridge.inference.settings:TranslateSettings"
     setting_keys = (
         *("participants", "sessions", "bids_filter", "to", "combine", "planes", "spacing"),
         *("dtype", "overwrite"),

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrbridge.console import answer, answer_url, as_far_as_done, is_follower
-from mrbridge.errors import SettingsError, StoreError, must_be_here, must_be_new, must_exist
+from mrbridge.console import answer, answer_url, as_far_as_done
+from mrbridge.errors import SettingsError, must_be_here, must_be_new, must_exist
 from mrbridge.interruption import quick_imports
 from mrbridge.models import SHIPPED, UNNAMED, locate, unnamed
 from mrbridge.options import verb
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mrbridge.evaluation.settings import EvaluateSettings
     from mrbridge.inference.settings import TranslateSettings
     from mrbridge.phantom.settings import PhantomSettings
-    from mrbridge.training.settings import TrainSettings
     from mrbridge.web.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 _MOST_REASONS = 10  # shown on the terminal; the store has all
 
 
-@verb("mrbridge.verb_settings.Demo")
+@verb("mrbridge.verb_settings:Demo")
 def demo(options: options_of.Demo) -> None:
     """Run the whole pipeline on simulated subjects.
 
@@ -53,7 +52,7 @@ def demo(options: options_of.Demo) -> None:
     answer(summary, f"{summary['note']}\nThe report: {options.out / 'report.html'}")
 
 
-@verb("mrbridge.verb_settings.Phantom")
+@verb("mrbridge.verb_settings:Phantom")
 def phantom(options: options_of.Phantom, settings: PhantomSettings) -> None:
     """Simulate scans of several contrasts in register, as a BIDS dataset."""
     with quick_imports():
@@ -66,7 +65,7 @@ def phantom(options: options_of.Phantom, settings: PhantomSettings) -> None:
     )
 
 
-@verb("mrbridge.verb_settings.Ixi")
+@verb("mrbridge.verb_settings:Ixi")
 def ixi(options: options_of.Ixi, settings: DownloadSettings) -> None:
     """IXI: nearly 600 healthy subjects, T1w, T2w and PDw. CC BY-SA 3.0."""
     must_be_here(options.out)
@@ -75,7 +74,7 @@ def ixi(options: options_of.Ixi, settings: DownloadSettings) -> None:
     _answer_download(download(options.out, settings))
 
 
-@verb("mrbridge.verb_settings.OpenNeuro")
+@verb("mrbridge.verb_settings:OpenNeuro")
 def openneuro(options: options_of.OpenNeuro, settings: DownloadSettings) -> None:
     """A dataset of OpenNeuro: the scans of some contrasts and their metadata."""
     must_be_here(options.out)
@@ -89,7 +88,7 @@ def _answer_download(report: Report) -> None:
     report.raise_if_incomplete()
 
 
-@verb("mrbridge.verb_settings.Prepare")
+@verb("mrbridge.verb_settings:Prepare")
 def prepare(options: options_of.Prepare, settings: PrepareSettings) -> None:
     """Prepare scans for training.
 
@@ -136,7 +135,7 @@ def _slices_per_subject(counts: dict[str, dict[str, int]]) -> str:
     return f"{len(sums)} subject{'s' if len(sums) > 1 else ''} of {several} slices"
 
 
-@verb("mrbridge.verb_settings.Inspect")
+@verb("mrbridge.verb_settings:Inspect")
 def inspect(options: options_of.Inspect) -> None:
     """List scans from their headers, or check a dataset.
 
@@ -151,71 +150,7 @@ def inspect(options: options_of.Inspect) -> None:
     answer(result.as_json(), str(result))
 
 
-@verb("mrbridge.verb_settings.Train")
-def train(options: options_of.Train, changes: dict[str, Any]) -> None:
-    """Train a translation model.
-
-    RUN/bundle can be used from the first validation on. The defaults shown are those of the preset
-    bridge.
-    """
-    from mrbridge.training.folder import check_replaceable, check_unused, refuse_url
-    from mrbridge.training.settings import TrainSettings, preset, resolve
-
-    out, start, resume = options.out, options.start, options.resume
-    refuse_url(out)
-    must_exist(options.store, StoreError, "Run mrbridge prepare first.")
-    if resume and options.overwrite:
-        raise SettingsError(
-            "a run is either resumed or overwritten",
-            path=out,
-            remedy="Leave out --resume or --overwrite.",
-        )
-    if resume and start is not None:
-        raise SettingsError(
-            "a resumed run has weights already", path=out, remedy="Leave out --from or --resume."
-        )
-    if start not in (None, "auto", "scratch"):
-        locate(start, "Use auto, shipped or scratch, or name a run or a bundle.")
-    if "preset" in changes:
-        preset(str(changes["preset"]))
-    if not resume and not is_follower():
-        (check_replaceable if options.overwrite else check_unused)(out)
-    with quick_imports():
-        from mrbridge.dataset.store import Store
-
-    store = Store.open(options.store)
-    with quick_imports():
-        from mrbridge.hardware import keep_memory
-        from mrbridge.training.distributed import launch
-        from mrbridge.training.run import check_simulated, train as run
-
-    if changes.get("simulated_weight"):
-        check_simulated(store)
-    settings = changes if resume else resolve(changes)
-    if isinstance(settings, TrainSettings):
-        _warn_of_epochs(settings)
-    more = options.model_dump(include={"resume", "device", "overwrite", "allow_code"})
-    more |= {} if start is None else {"start": start}
-    keep_memory()
-    if options.devices > 1:
-        result = launch(options.devices, run, store.path, out, settings, **more)
-    else:
-        result = run(store, out, settings, **more)
-    last = result.rows[-1] if result.rows else {}
-    summary = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
-    fields = {"path": str(out), "bundle": str(out / "bundle"), "last": last}
-    answer(fields | {"kept_beginning": result.kept_beginning}, summary)
-
-
-def _warn_of_epochs(settings: TrainSettings) -> None:
-    """Warn if epochs are asked for that do not count. A run's settings.yaml names the preset's."""
-    from mrbridge.training.settings import preset
-
-    if settings.minutes and settings.epochs != preset(settings.preset).epochs:
-        log.warning("epochs is not used: this training takes %g minutes", settings.minutes)
-
-
-@verb("mrbridge.verb_settings.Translate")
+@verb("mrbridge.verb_settings:Translate")
 def translate(options: options_of.Translate, settings: TranslateSettings) -> None:
     """Translate scans into another contrast, each on its own grid."""
     place, workers = locate(options.model), options.crew
@@ -249,7 +184,7 @@ def translate(options: options_of.Translate, settings: TranslateSettings) -> Non
     answer(result, f"{summary}: {outputs[0] if len(outputs) == 1 else options.out}", failure)
 
 
-@verb("mrbridge.verb_settings.Evaluate")
+@verb("mrbridge.verb_settings:Evaluate")
 def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
     """Score a model on pairs, or synthetic against real scans."""
     model, pairs, out = options.model, options.pairs, options.out
@@ -304,7 +239,7 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
     )
 
 
-@verb("mrbridge.verb_settings.Export")
+@verb("mrbridge.verb_settings:Export")
 def export(options: options_of.Export) -> None:
     """Write both generators for other runtimes, or for a model hub."""
     locate(options.model)
@@ -317,7 +252,7 @@ def export(options: options_of.Export) -> None:
     answer({"outputs": outputs}, f"written: {' and '.join(outputs)}")
 
 
-@verb("mrbridge.verb_settings.Info")
+@verb("mrbridge.verb_settings:Info")
 def info(options: options_of.Info) -> None:
     """Show the card of a model, or a preset."""
     from mrbridge.training.settings import PRESETS, preset
@@ -353,7 +288,7 @@ def info(options: options_of.Info) -> None:
     answer(facts, card(manifest, allow_code=allowed))
 
 
-@verb("mrbridge.verb_settings.Doctor")
+@verb("mrbridge.verb_settings:Doctor")
 def doctor(options: options_of.Doctor) -> None:
     """Describe this installation for a bug report, without personal data.
 
@@ -366,7 +301,7 @@ def doctor(options: options_of.Doctor) -> None:
     answer(facts, in_words(facts))
 
 
-@verb("mrbridge.verb_settings.Serve")
+@verb("mrbridge.verb_settings:Serve")
 def serve(options: options_of.Serve, settings: ServeSettings) -> None:
     """Serve a page to translate scans and to look at them, on this machine only.
 
@@ -403,7 +338,7 @@ def must_have_web() -> None:
         )
 
 
-@verb("mrbridge.verb_settings.View")
+@verb("mrbridge.verb_settings:View")
 def view(options: options_of.View) -> None:
     """Write one page to look at a scan and its synthetic image, without a network."""
     for path in (options.scan, options.synthetic, options.truth, options.uncertainty):

@@ -72,7 +72,9 @@ def test_planes_that_differ_are_uncertain(
         certain_bundle.manifest.model_copy(update={"uncertainty": known}), certain_bundle.weights
     )
     translator = Translator(bundle, "cpu", "all")
-    image, scale, spread = translator.uncertainty_parts(make_scan(3, "T1w"), "T2w")
+    scan = make_scan(3, "T1w")
+    direction, preprocessed = bundle.direction(("T1w",), "T2w"), translator.preprocess(scan, "T2w")
+    image, scale, spread = translator.computed(scan, {}, preprocessed, direction, True)
     middle = tuple(size // 2 for size in image.shape)
     assert image[middle] == pytest.approx(0.2, abs=1e-3)
     assert spread[middle] == pytest.approx(np.std([-0.5, 0.1, 1.0]), abs=1e-3)

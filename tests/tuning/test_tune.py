@@ -14,7 +14,7 @@ import pytest
 import yaml
 from optuna.exceptions import StorageInternalError
 
-from mrbridge import tuning_verbs
+from mrbridge import training_verbs
 from mrbridge.dataset.store import Store
 from mrbridge.errors import Interrupted, OutputError, SettingsError, StoreError
 from mrbridge.training import run as training_run
@@ -253,7 +253,7 @@ def test_on_the_command_line(
     assert resolve(yaml.safe_load(Path(result["config"]).read_text())).networks.image_size == 32
     (tmp_path / "space.yaml").write_text("learing_rate: [1]\n")
     assert "did you mean 'learning_rate'" in run(*command)[2]
-    monkeypatch.setattr(tuning_verbs, "find_spec", lambda name: None)
+    monkeypatch.setattr(training_verbs, "find_spec", lambda name: None)
     code, _, err = run(*command)
     assert (code, "pip install 'mrbridge[tune]'" in err) == (2, True)
 

@@ -58,7 +58,6 @@ class Appearance:
         seen: share of the brain in the field of view.
         grey, ventricles: medians where the template has deep grey matter, and ventricles.
         low, high, highest: 1st, 99th and 99.9th percentiles of the brain.
-        around: 90th percentile 8 to 20 mm outside the brain.
         lesion_ml: volume of the largest region of white matter that looks like another tissue in
             one hemisphere only.
         lesion_at: its centre in the scan, RAS+ mm; None without one.
@@ -84,7 +83,6 @@ class Appearance:
     low: float | None = None
     high: float | None = None
     highest: float | None = None
-    around: float | None = None
     lesion_ml: float | None = None
     lesion_at: tuple[int, ...] | None = None
 
@@ -262,11 +260,6 @@ def _tissues(head: Head, fit: Fit, noise: float) -> dict[str, Any]:
     if not white > 0:
         return result
     low, high, highest = np.percentile(values[edge], (1, 99, 99.9)) / white
-    ring = moved(parts.outside, back)
-    ring = ring[((ring >= 0) & (ring <= top - 0.5)).all(axis=1)]
-    around: NDArray[Any] = np.zeros(1)
-    if len(ring):
-        around = ndimage.map_coordinates(voxels, ring.T, order=1)
     lesion, centre = _lesion(values, shares, depth, parts.places[inside], float(grey), float(white))
     if centre is not None:
         place = moved(centre[None], fit.transform)[0]
@@ -280,7 +273,6 @@ def _tissues(head: Head, fit: Fit, noise: float) -> dict[str, Any]:
         "low": float(low),
         "high": float(high),
         "highest": float(highest),
-        "around": float(np.percentile(around, 90) / white),
     }
 
 

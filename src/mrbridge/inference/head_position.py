@@ -68,7 +68,6 @@ class Template:
         places: (n, 3), voxels of the brain at 2 mm, RAS+ mm.
         shares: (n, 3), of grey matter, white matter and fluid in them.
         depth: (n,), mm below the brain's surface.
-        outside: (m, 3), voxels 8 to 20 mm outside of the brain, above the face, RAS+ mm.
     """
 
     versions: tuple[Volume, Volume]
@@ -76,7 +75,6 @@ class Template:
     places: Matrix
     shares: Array
     depth: Array
-    outside: Matrix
 
 
 def _averaged(values: Array, factors: tuple[int, ...]) -> Array:
@@ -144,7 +142,6 @@ def template() -> Template:
         moved(inside.astype(float), place),
         shares.astype(np.float32),
         depth.astype(np.float32),
-        moved(np.argwhere((away > 8) & (away < 20))[::5].astype(float), place),
     )
 
 

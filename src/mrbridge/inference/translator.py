@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import BundleError, InputError, SettingsError
@@ -122,7 +121,7 @@ class Translator:
         if uncertainty:
             self.require_uncertainty(direction)
         preprocessed = preprocessed or self.preprocess(volume, to, mask)
-        synthetic, *parts = self._computed(volume, also, preprocessed, direction, uncertainty)
+        synthetic, *parts = self.computed(volume, also, preprocessed, direction, uncertainty)
         range_out = self._range_for(volume, preprocessed, to, match)
         made, blank = restored(volume, preprocessed, synthetic, range_out, to)
         if not parts:
@@ -164,7 +163,7 @@ class Translator:
         """The planes in which a scan is sliced."""
         return planes_for(preprocessed.crop(volume), self.planes)
 
-    def _computed(
+    def computed(
         self,
         volume: Volume,
         also: Mapping[str, Volume],
@@ -266,27 +265,6 @@ class Translator:
             return ()
         factor = known.factor[name]
         return factor, known.factor_in_one_plane.get(name, factor)
-
-    def uncertainty_parts(
-        self, volume: Volume, to: str, also: Mapping[str, Volume] | None = None
-    ) -> tuple[NDArray[np.float32], ...]:
-        """What an uncertainty map is made of, on the grid of the scan, for calibration.
-
-        Returns:
-            The image in [-1, 1], the predicted scale of its error, with `least` of the manifest,
-            and the standard deviation over the planes. Shapes as the scan.
-        """
-        also = also or {}
-        direction = self.bundle.direction((volume.contrast, *also), to)
-        preprocessed = self.preprocess(volume, to)
-        image, scale, spread = self._computed(volume, also, preprocessed, direction, True)
-        known = self.bundle.manifest.uncertainty
-        scale = scale + np.float32(known.least if known else 0)
-        return (
-            preprocessed.undo(image, -1.0),
-            preprocessed.undo(scale, 0.0),
-            preprocessed.undo(spread, 0.0),
-        )
 
     def range_of(self, to: str, match: Volume | None) -> IntensityNormalisation:
         """The intensity range of synthetic volumes.
